@@ -1,0 +1,1 @@
+"""The ground: contracts, settings, errors, and the doors to Ray, Iceberg and MLflow."""

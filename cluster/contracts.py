@@ -1,0 +1,151 @@
+"""Frozen nouns that one stage hands to the next, and the names they agree on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+TaskKind = Literal["binary", "multiclass", "regression"]
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+Variant = Literal["champion", "challenger"]
+
+ACTOR_NAMESPACE = "rayloop"
+
+
+class Frozen(BaseModel):
+    """A value: immutable, compared by content, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+
+class Task(Frozen):
+    """What a model predicts.
+
+    Scores, everywhere in rayloop: binary, shape [n], the probability of the positive class;
+    multiclass, shape [n, len(classes)], probabilities in the order of ``classes``;
+    regression, shape [n], the value itself.
+    Labels: binary 0.0 or 1.0; multiclass the index into ``classes``; regression the value.
+    """
+
+    kind: TaskKind
+    label: str
+    classes: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """Number of scores for one row."""
+        return len(self.classes) if self.kind == "multiclass" else 1
+
+
+class Snapshot(Frozen):
+    """An immutable state of an Iceberg table."""
+
+    table: str
+    id: int
+    rows: int
+
+
+class ModelVersion(Frozen):
+    """A registered version: where its bundle lies and what it was made of."""
+
+    model: str
+    version: str
+    run_id: str
+    bundle_uri: str
+    tags: dict[str, str] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that determined this version; equal work has an equal fingerprint."""
+        return self.tags.get("rayloop.fingerprint", "")
+
+    def __str__(self) -> str:
+        return f"{self.model} v{self.version}"
+
+
+class Check(Frozen):
+    """One threshold of a gate: what was measured, what was asked, whether it holds."""
+
+    name: str
+    value: float
+    limit: float
+    passed: bool
+    reason: str
+
+
+class GateReport(Frozen):
+    """The verdict on a candidate. It passes when every check does."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
+
+class Decision(Frozen):
+    """One entry of a rollout's journal.
+
+    ``at`` is seconds since the epoch, by the wall clock; ``share`` the challenger's share of
+    requests in [0, 1] after the action.
+    """
+
+    rollout: str
+    at: float
+    action: Literal["start", "hold", "advance", "promote", "abort", "pause", "resume"]
+    share: float
+    reason: str
+    champion: str
+    challenger: str
+    evidence: dict[str, float] = {}
+
+
+class Alarm(Frozen):
+    """What the drift monitor calls out, with its evidence.
+
+    ``window`` is the start of the newest window that contributed, seconds since the epoch in
+    event time; ``features`` maps a feature to its statistic divided by its threshold.
+    """
+
+    model: str
+    version: str
+    window: float
+    reason: str
+    features: dict[str, float]
+
+
+def ledger_actor(model: str) -> str:
+    """Name of the actor that keeps a model's prediction and label log."""
+    return f"ledger:{model}"
+
+
+def monitor_actor(model: str) -> str:
+    """Name of a model's drift monitor actor."""
+    return f"monitor:{model}"
+
+
+def rollout_actor(model: str) -> str:
+    """Name of the actor that steers a model's rollout."""
+    return f"rollout:{model}"
+
+
+def predictions_table(model: str) -> str:
+    """Iceberg table of a model's answered requests, one row per predicted row."""
+    return f"{model}.predictions"
+
+
+def labels_table(model: str) -> str:
+    """Iceberg table of a model's labels as they arrived."""
+    return f"{model}.labels"
+
+
+def journal_table(model: str) -> str:
+    """Iceberg table of a model's rollout decisions."""
+    return f"{model}.journal"

@@ -1,0 +1,171 @@
+"""The only door to MLflow: runs, versions, aliases, bundles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+from mlflow.exceptions import MlflowException
+
+from cluster.contracts import ModelVersion
+from cluster.errors import RegistryUnavailable, VersionNotFound
+from cluster.settings import Settings
+
+BUNDLE_PATH = "bundle"
+FINGERPRINT_TAG = "rayloop.fingerprint"
+GATE_TAG = "rayloop.gate"
+# MLflow retries a dead server for minutes by default; a person waiting at a prompt should not.
+_HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+
+
+class Run:
+    """One MLflow run that is being written."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client = client
+        self.id = run_id
+
+    def parameters(self, values: Mapping[str, object]) -> None:
+        for name, value in values.items():
+            self._client.log_param(self.id, name, value)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        for name, value in values.items():
+            self._client.log_metric(self.id, name, value, step=step)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            self._client.set_tag(self.id, name, value)
+
+    def artifacts(self, folder: Path, path: str) -> None:
+        self._client.log_artifacts(self.id, str(folder), path)
+
+
+class Registry:
+    """Runs and model versions of one MLflow store."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        uri = self._settings.mlflow_uri
+        for name, value in _HTTP_LIMITS.items():
+            os.environ.setdefault(name, value)
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        try:
+            client.search_experiments(max_results=1)
+        except MlflowException as error:
+            raise RegistryUnavailable(
+                f"MLflow at {uri} does not answer", "start it, or set RAYLOOP_TRACKING_URI"
+            ) from error
+        return client
+
+    def check(self) -> None:
+        """Raises RegistryUnavailable when MLflow does not answer."""
+        _ = self._client
+
+    @contextmanager
+    def run(self, experiment: str, name: str, parent: str = "") -> Iterator[Run]:
+        """Open a run; it ends as FINISHED, or as FAILED when the body raises."""
+        tags = {"mlflow.runName": name} | ({"mlflow.parentRunId": parent} if parent else {})
+        entity = self._client.create_run(self._experiment(experiment), tags=tags)
+        run = Run(self._client, entity.info.run_id)
+        try:
+            yield run
+        except BaseException:
+            self._client.set_terminated(run.id, "FAILED")
+            raise
+        self._client.set_terminated(run.id, "FINISHED")
+
+    def register(self, model: str, run: Run, bundle: Path, tags: Mapping[str, str]) -> ModelVersion:
+        """Store ``bundle`` with the run and register it as the model's next version."""
+        run.artifacts(bundle, BUNDLE_PATH)
+        if not self._has(model):
+            self._client.create_registered_model(model)
+        source = f"{self._client.get_run(run.id).info.artifact_uri}/{BUNDLE_PATH}"
+        made = self._client.create_model_version(model, source, run_id=run.id, tags=dict(tags))
+        return _version(made)
+
+    def find(self, model: str, fingerprint: str) -> ModelVersion | None:
+        """The version with this fingerprint, so that equal work is not registered twice."""
+        for version in self.versions(model):
+            if version.fingerprint == fingerprint:
+                return version
+        return None
+
+    def versions(self, model: str) -> list[ModelVersion]:
+        """All versions, oldest first."""
+        found = self._client.search_model_versions(f"name = '{model}'", max_results=1000)
+        return sorted((_version(v) for v in found), key=lambda v: int(v.version))
+
+    def version(self, model: str, version: str) -> ModelVersion:
+        try:
+            return _version(self._client.get_model_version(model, version))
+        except MlflowException as error:
+            known = ", ".join(v.version for v in self.versions(model)) or "none"
+            raise VersionNotFound(f"model {model!r} has no version {version!r}", f"registered are: {known}") from error
+
+    def aliased(self, model: str, alias: str) -> ModelVersion | None:
+        try:
+            return _version(self._client.get_model_version_by_alias(model, alias))
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise RegistryUnavailable(f"MLflow cannot tell the {alias} of {model!r}: {error.message}") from error
+
+    def set_alias(self, version: ModelVersion, alias: str) -> None:
+        self._client.set_registered_model_alias(version.model, alias, version.version)
+
+    def clear_alias(self, model: str, alias: str) -> None:
+        """Take the alias away; absent is fine."""
+        if self.aliased(model, alias):
+            self._client.delete_registered_model_alias(model, alias)
+
+    def tag(self, version: ModelVersion, name: str, value: str) -> None:
+        self._client.set_model_version_tag(version.model, version.version, name, value)
+
+    def fetch(self, version: ModelVersion) -> Path:
+        """Folder on this machine that holds the version's bundle."""
+        return local_bundle(version.bundle_uri) or Path(
+            mlflow.artifacts.download_artifacts(version.bundle_uri, tracking_uri=self._settings.mlflow_uri)
+        )
+
+    def forget(self, model: str) -> None:
+        """Delete a registered model with all its versions; absent is fine."""
+        if self._has(model):
+            self._client.delete_registered_model(model)
+
+    def _has(self, model: str) -> bool:
+        return bool(self._client.search_registered_models(f"name = '{model}'"))
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found:
+            return str(found.experiment_id)
+        return str(self._client.create_experiment(name, artifact_location=f"{self._settings.mlflow_artifacts}/{name}"))
+
+
+def local_bundle(uri: str) -> Path | None:
+    """The folder behind a file URI or plain path; None when the bundle lies elsewhere."""
+    parsed = urlparse(uri)
+    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
+
+
+def _version(found: MlflowVersion) -> ModelVersion:
+    return ModelVersion(
+        model=found.name,
+        version=str(found.version),
+        run_id=found.run_id or "",
+        bundle_uri=found.source or "",
+        tags=dict(found.tags),
+    )

@@ -1,0 +1,286 @@
+"""The local Ray cluster: start it, connect to it, stop every process it has started.
+
+Each process of a cluster inherits the variable ``RAYLOOP_SESSION`` from ``ray start``. That is how
+``stop`` finds them all, HAProxy and MLflow's server included, and ends nobody else's: ``ray stop``
+ends every Ray process on the machine and leaves HAProxy behind.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from cluster.contracts import ACTOR_NAMESPACE
+from cluster.errors import ClusterUnavailable, OutOfMemory, PortInUse
+from cluster.settings import Settings
+
+SESSION_VARIABLE = "RAYLOOP_SESSION"
+_GIB = 1024**3
+MIN_MEMORY_GIB = 4
+_START_SECONDS = 120
+_STOP_SECONDS = 5
+_KILL_SECONDS = 5
+
+
+# Python complains about a child that is dropped while it runs; this one is meant to outlive the command.
+_servers: list[subprocess.Popen[bytes]] = []
+
+
+def start(settings: Settings, note: Callable[[str], None] = lambda line: None) -> bool:
+    """Start the local cluster and MLflow's server; False when they were running already.
+
+    Raises PortInUse, OutOfMemory, or ClusterUnavailable with what Ray said.
+    """
+    if running(settings):
+        return False
+    # A cluster that died half-way may have left processes, and so ports, behind.
+    stop(settings)
+    _check_memory()
+    _check_ports(settings)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    # Ray's logs stay after a stop, for whoever asks what happened, until the next start.
+    shutil.rmtree(_scratch(settings), ignore_errors=True)
+    Path(_scratch(settings)).mkdir(mode=0o700)
+    session = uuid.uuid4().hex
+    environment = cluster_environment(settings) | {SESSION_VARIABLE: session}
+    _session_file(settings).write_text(json.dumps({"session": session}))
+    _ensure_token(environment)
+    note("starting Ray")
+    _ray_start(settings, environment)
+    _start_mlflow(settings, environment)
+    return True
+
+
+def running(settings: Settings) -> bool:
+    """Whether this home's cluster is up and answers."""
+    return bool(processes(settings)) and _listens(settings.dashboard_port) and _listens(settings.gcs_port)
+
+
+def stop(settings: Settings) -> int:
+    """End every process of this home's cluster; returns how many there were."""
+    found = processes(settings)
+    for process in found:
+        _signal(process, signal.SIGTERM)
+    _, alive = psutil.wait_procs(found, timeout=_STOP_SECONDS)
+    # Ray's workers may have started more while they were being told to stop.
+    rest = {process.pid: process for process in [*alive, *processes(settings)]}
+    for process in rest.values():
+        _signal(process, signal.SIGKILL)
+    _, survivors = psutil.wait_procs(list(rest.values()), timeout=_KILL_SECONDS)
+    if survivors:
+        pids = ", ".join(str(p.pid) for p in survivors)
+        raise ClusterUnavailable(f"processes {pids} of the cluster do not end", "end them by hand")
+    _session_file(settings).unlink(missing_ok=True)
+    return len(found)
+
+
+def processes(settings: Settings) -> list[psutil.Process]:
+    """The processes that this home's cluster has started and that are still there."""
+    session = _session(settings)
+    if not session:
+        return []
+    return [p for p in psutil.process_iter() if p.pid != os.getpid() and _belongs(p, session)]
+
+
+def connect(settings: Settings) -> None:
+    """Connect this process to the cluster it runs in, or to this home's cluster."""
+    import ray
+
+    use_token()
+    if ray.is_initialized():
+        return
+    if not in_job() and not running(settings):
+        raise ClusterUnavailable("no Ray cluster is running here", "start one with `rayloop up`")
+    address = os.environ.get("RAY_ADDRESS") or f"127.0.0.1:{settings.gcs_port}"
+    try:
+        ray.init(address=address, namespace=ACTOR_NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
+    except ConnectionError as error:
+        raise ClusterUnavailable(
+            f"the Ray cluster at {address} does not answer", "check it with `rayloop doctor`"
+        ) from error
+
+
+def in_job() -> bool:
+    """Whether this process is the driver of a Ray job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def use_token() -> None:
+    """Let Ray's clients in this process carry the token, when there is one."""
+    has_token = (Path.home() / ".ray" / "auth_token").exists() or "RAY_AUTH_TOKEN" in os.environ
+    if "RAY_AUTH_MODE" in os.environ or not has_token:
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    # Ray reads its environment once, when it is imported.
+    Config.initialize("")
+
+
+def cluster_environment(settings: Settings) -> dict[str, str]:
+    """Variables that must be set where the head starts."""
+    scratch = _scratch(settings)
+    haproxy = {
+        "CONFIG_FILE_LOC": f"{scratch}/haproxy.cfg",
+        "SOCKET_PATH": f"{scratch}/admin.sock",
+        "METRICS_SOCKET_PATH": f"{scratch}/metrics.sock",
+        "SERVER_STATE_BASE": scratch,
+        "SERVER_STATE_FILE": f"{scratch}/server-state",
+        "STATS_PORT": str(settings.haproxy_stats_port),
+        "METRICS_PORT": str(settings.haproxy_metrics_port),
+    }
+    ray = {
+        # Ray's job manager finds "its" cluster by a file in this folder; two clusters must not share it.
+        "RAY_TMPDIR": scratch,
+        "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(settings.replica_ports_from),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(settings.replica_ports_from + 999),
+        # HAProxy sends to these while an application has no replica. Ray opens them with SO_REUSEPORT: two clusters of
+        # one machine with the same port would get each other's requests, and answer them with 404.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(settings.replica_ports_from + 1000),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(settings.replica_ports_from + 1001),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_V2_ENABLED": "1",
+        # Each trial and worker of a training run would print its own progress into the job's log.
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    }
+    # RAY_ADDRESS of another cluster would make `ray start` and the workers look there.
+    base = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return base | ray | {f"RAY_SERVE_HAPROXY_{k}": v for k, v in haproxy.items()} | settings.environment()
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _ray_start(settings: Settings, environment: dict[str, str]) -> None:
+    command = [
+        str(Path(sys.executable).with_name("ray")), "start", "--head", "--disable-usage-stats",
+        "--node-ip-address=127.0.0.1", f"--port={settings.gcs_port}",
+        "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={settings.dashboard_port}",
+        f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}",
+        # Random worker ports, so that no range is barred for the other settings or for a second cluster.
+        "--min-worker-port=0", "--max-worker-port=0", f"--num-cpus={settings.cpus}",
+    ]  # fmt: skip
+    log = settings.home / "ray-start.log"
+    with log.open("w") as out:
+        try:
+            code = subprocess.run(
+                command, env=environment, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                timeout=_START_SECONDS, check=False,
+            ).returncode  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            stop(settings)
+            raise ClusterUnavailable(f"Ray did not start within {_START_SECONDS} s", f"see {log}") from error
+    if code:
+        stop(settings)
+        raise ClusterUnavailable(f"`ray start` ended with code {code}", f"see {log}")
+
+
+def _start_mlflow(settings: Settings, environment: dict[str, str]) -> None:
+    """MLflow's pages, when the store is this machine's own; a remote one has its own server."""
+    if settings.tracking_uri.startswith("http"):
+        return
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(settings.mlflow_port),
+        "--workers", "1", "--backend-store-uri", settings.mlflow_uri, "--default-artifact-root", settings.mlflow_artifacts,
+    ]  # fmt: skip
+    # Its background job runners are not needed to look at pages.
+    environment = environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (settings.home / "mlflow.log").open("w") as out:
+        process = subprocess.Popen(
+            command, env=environment, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            start_new_session=True, cwd=settings.home,
+        )  # fmt: skip
+    _servers.append(process)
+
+
+def _ensure_token(environment: dict[str, str]) -> None:
+    if environment["RAY_AUTH_MODE"] != "token":
+        return
+    token = Path.home() / ".ray" / "auth_token"
+    if token.exists() or "RAY_AUTH_TOKEN" in os.environ:
+        return
+    ray = str(Path(sys.executable).with_name("ray"))
+    subprocess.run([ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
+
+
+def _check_memory() -> None:
+    available = psutil.virtual_memory().available / _GIB
+    if available < MIN_MEMORY_GIB:
+        raise OutOfMemory(
+            f"only {available:.1f} GiB of memory are free, a cluster needs {MIN_MEMORY_GIB}", "close other programs"
+        )
+
+
+def _check_ports(settings: Settings) -> None:
+    names = ("gcs_port", "dashboard_port", "serve_port", "mlflow_port", "haproxy_stats_port", "haproxy_metrics_port")
+    for name in names:
+        port = getattr(settings, name)
+        if _listens(port):
+            raise PortInUse(
+                f"port {port} ({name.replace('_', ' ')}) is in use{_holder(port)}",
+                f"free it, or set RAYLOOP_{name.upper()} to another one",
+            )
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return bool(probe.connect_ex(("127.0.0.1", port)) == 0)
+
+
+def _holder(port: int) -> str:
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            try:
+                return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
+            except psutil.NoSuchProcess:
+                return ""
+    return ""
+
+
+def _belongs(process: psutil.Process, session: str) -> bool:
+    try:
+        return bool(process.environ().get(SESSION_VARIABLE) == session)
+    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        return False
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
+
+
+def _session_file(settings: Settings) -> Path:
+    return settings.home / "cluster.json"
+
+
+def _session(settings: Settings) -> str:
+    path = _session_file(settings)
+    return str(json.loads(path.read_text())["session"]) if path.exists() else ""
+
+
+def _scratch(settings: Settings) -> str:
+    """A folder with a short name: a Unix socket's path may have 107 bytes at most."""
+    tag = uuid.uuid5(uuid.NAMESPACE_URL, str(settings.home.absolute())).hex[:12]
+    return str(Path(tempfile.gettempdir()) / f"rayloop-{tag}")

@@ -1,0 +1,84 @@
+"""Settings: embedded defaults for one machine, ``RAYLOOP_*`` variables for a cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cluster.errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """Where state lies and which ports are used. Each field is ``RAYLOOP_<NAME>`` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="RAYLOOP_", frozen=True, extra="ignore")
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".rayloop")
+    tracking_uri: str = ""
+    artifact_root: str = ""
+    catalog_uri: str = ""
+    warehouse: str = ""
+    online_store: str = ""
+    address: str = ""
+    dashboard_port: int = Field(default=8265, ge=1, le=65535)
+    serve_port: int = Field(default=8000, ge=1, le=65535)
+    gcs_port: int = Field(default=6379, ge=1, le=65535)
+    mlflow_port: int = Field(default=5000, ge=1, le=65535)
+    haproxy_stats_port: int = Field(default=8404, ge=1, le=65535)
+    haproxy_metrics_port: int = Field(default=9101, ge=1, le=65535)
+    replica_ports_from: int = Field(default=30000, ge=1024, le=60000)
+    cpus: int = Field(default_factory=lambda: max(4, os.cpu_count() or 1), ge=2)
+
+    @property
+    def mlflow_uri(self) -> str:
+        """MLflow's tracking and registry store."""
+        return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> str:
+        return self.artifact_root or (self.home / "artifacts").as_uri()
+
+    @property
+    def iceberg(self) -> dict[str, str]:
+        """Keyword arguments of pyiceberg's ``load_catalog``."""
+        return {
+            "name": "rayloop",
+            "type": "rest" if self.catalog_uri.startswith("http") else "sql",
+            "uri": self.catalog_uri or f"sqlite:///{self.home / 'catalog.db'}",
+            "warehouse": self.warehouse or (self.home / "warehouse").as_uri(),
+        }
+
+    @property
+    def online_store_uri(self) -> str:
+        return self.online_store or f"lmdb://{self.home / 'online'}"
+
+    @property
+    def dashboard(self) -> str:
+        """Address of the dashboard, which is also that of the Jobs and Serve REST APIs."""
+        return self.address or f"http://127.0.0.1:{self.dashboard_port}"
+
+    @property
+    def mlflow_server(self) -> str:
+        """Where MLflow's pages are for a person to look at."""
+        return self.tracking_uri if self.tracking_uri.startswith("http") else f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.serve_port}"
+
+    def environment(self) -> dict[str, str]:
+        """The variables that reproduce these settings in another process."""
+        return {f"RAYLOOP_{name.upper()}": str(value) for name, value in self.model_dump().items() if value != ""}
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment. Raises SettingsError naming the variable at fault."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = f"RAYLOOP_{str(first['loc'][0]).upper()}"
+        raise SettingsError(f"{variable}={first['input']!r}: {first['msg']}", "set it right or unset it") from error

@@ -1,0 +1,209 @@
+"""The only door to Iceberg: named tables, immutable snapshots, appends that happen once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+import pyarrow as pa
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.exceptions import (
+    NamespaceAlreadyExistsError,
+    NoSuchTableError,
+    ResolveError,
+    TableAlreadyExistsError,
+    ValidationError,
+)
+from pyiceberg.expressions import AlwaysTrue, BooleanExpression, EqualTo
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
+from sqlalchemy.exc import OperationalError
+
+from cluster.contracts import Snapshot
+from cluster.errors import DataError, SnapshotNotFound
+from cluster.settings import Settings
+
+if TYPE_CHECKING:
+    import ray.data
+
+_KEY = "rayloop.key"
+
+
+class Tables:
+    """Tables of one catalog. Names are ``namespace.table``; timestamps are microseconds, UTC."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        options = self._settings.iceberg
+        warehouse = urlparse(options["warehouse"])
+        if warehouse.scheme == "file":
+            Path(warehouse.path).mkdir(parents=True, exist_ok=True)
+        try:
+            return load_catalog(**options)
+        except OperationalError as error:
+            raise DataError(
+                f"the table catalog {options['uri']} does not answer", "check RAYLOOP_CATALOG_URI"
+            ) from error
+
+    def exists(self, name: str) -> bool:
+        return self._catalog.table_exists(name)
+
+    def append(self, name: str, rows: pa.Table, key: str = "", evolve: bool = False) -> Snapshot:
+        """Append rows, creating the table when absent.
+
+        With a ``key``, an append that was made before under the same key is not repeated: its
+        snapshot is returned instead. That is what makes a stage safe to run again. With ``evolve``, columns (and
+        fields of structs) that the table lacks are added to it, and those that the rows lack are null.
+        """
+        table = self._create(name, rows.schema)
+        if key and (made := _keyed(table, key)):
+            return made
+        if evolve:
+            rows = _evolved(rows, table, name)
+        table.append(_aligned(rows, table, name), snapshot_properties={_KEY: key} if key else {})
+        return _current(table, name)
+
+    def write(
+        self, name: str, dataset: ray.data.Dataset, schema: pa.Schema, key: str = "", replace: bool = False
+    ) -> Snapshot:
+        """Append a Ray Dataset, written by its workers and committed once; ``key`` as in append.
+
+        With ``replace`` the new snapshot holds these rows alone; older snapshots stay readable.
+        """
+        from ray.data import SaveMode
+
+        table = self._create(name, schema)
+        if key and (made := _keyed(table, key)):
+            return made
+        dataset.write_iceberg(
+            name,
+            catalog_kwargs=self._settings.iceberg,
+            snapshot_properties={_KEY: key} if key else {},
+            mode=SaveMode.OVERWRITE if replace and table.current_snapshot() else SaveMode.APPEND,
+        )
+        return _current(self._load(name), name)
+
+    def made(self, name: str, key: str) -> Snapshot | None:
+        """The snapshot appended under ``key``, if there is one."""
+        return _keyed(self._load(name), key) if self.exists(name) else None
+
+    def latest(self, name: str) -> Snapshot | None:
+        if not self.exists(name):
+            return None
+        table = self._load(name)
+        return _current(table, name) if table.current_snapshot() else None
+
+    def read(
+        self,
+        name: str,
+        snapshot: int | None = None,
+        columns: Sequence[str] | None = None,
+        where: tuple[str, str] | None = None,
+    ) -> pa.Table:
+        """Rows of a snapshot (default: the newest), of those with ``where`` = (column, value). Raises SnapshotNotFound."""
+        table = self._load(name)
+        self._check(table, name, snapshot)
+        fields = tuple(columns) if columns else ("*",)
+        rows: BooleanExpression = EqualTo(term=where[0], value=where[1]) if where else AlwaysTrue()  # type: ignore[arg-type]
+        return table.scan(row_filter=rows, snapshot_id=snapshot, selected_fields=fields).to_arrow()
+
+    def check(self) -> None:
+        """Raises DataError when the catalog does not answer."""
+        self._catalog.list_namespaces()
+
+    def dataset(self, snapshot: Snapshot, columns: Sequence[str] | None = None) -> ray.data.Dataset:
+        """A snapshot as a Ray Dataset. Raises SnapshotNotFound before any work starts."""
+        import ray.data
+
+        self._check(self._load(snapshot.table), snapshot.table, snapshot.id)
+        rows = ray.data.read_iceberg(
+            table_identifier=snapshot.table, snapshot_id=snapshot.id, catalog_kwargs=self._settings.iceberg
+        )
+        return rows.select_columns(list(columns)) if columns else rows
+
+    def drop(self, name: str) -> None:
+        """Forget a table and delete its files; absent is fine."""
+        if self.exists(name):
+            self._catalog.purge_table(name)
+
+    def _create(self, name: str, schema: pa.Schema) -> Table:
+        namespace = name.rpartition(".")[0]
+        if not namespace:
+            raise DataError(f"table name {name!r} lacks its namespace", "write it as namespace.table")
+        if self.exists(name):
+            return self._load(name)
+        # Two processes may get here together; whoever comes second finds the first one's table.
+        with suppress(NamespaceAlreadyExistsError):
+            self._catalog.create_namespace(namespace)
+        try:
+            return self._catalog.create_table(name, schema=schema)
+        except TableAlreadyExistsError:
+            return self._load(name)
+
+    def _load(self, name: str) -> Table:
+        try:
+            return self._catalog.load_table(name)
+        except NoSuchTableError as error:
+            raise SnapshotNotFound(f"table {name!r} does not exist", "run the stage that writes it first") from error
+
+    @staticmethod
+    def _check(table: Table, name: str, snapshot: int | None) -> None:
+        if snapshot is not None and table.snapshot_by_id(snapshot) is None:
+            newest = table.current_snapshot()
+            hint = f"the newest is {newest.snapshot_id}" if newest else "the table is empty"
+            raise SnapshotNotFound(f"table {name!r} has no snapshot {snapshot}", hint)
+
+
+def _keyed(table: Table, key: str) -> Snapshot | None:
+    for snapshot in reversed(table.snapshots()):
+        if _properties(snapshot).get(_KEY) == key:
+            return _named(snapshot, ".".join(table.name()))
+    return None
+
+
+def _current(table: Table, name: str) -> Snapshot:
+    snapshot = table.current_snapshot()
+    if snapshot is None:
+        raise SnapshotNotFound(f"table {name!r} is empty")
+    return _named(snapshot, name)
+
+
+def _named(snapshot: IcebergSnapshot, name: str) -> Snapshot:
+    return Snapshot(table=name, id=snapshot.snapshot_id, rows=int(_properties(snapshot).get("total-records", 0)))
+
+
+def _properties(snapshot: IcebergSnapshot) -> dict[str, Any]:
+    return snapshot.summary.additional_properties if snapshot.summary else {}
+
+
+def _evolved(rows: pa.Table, table: Table, name: str) -> pa.Table:
+    """Widen the table to hold ``rows``, and ``rows`` to the table's columns."""
+    try:
+        with table.update_schema() as update:
+            update.union_by_name(rows.schema)
+    except (ValidationError, ResolveError) as error:
+        raise DataError(f"rows for table {name!r} have a column of another type than it: {error}") from error
+    for field in table.schema().as_arrow():
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows
+
+
+def _aligned(rows: pa.Table, table: Table, name: str) -> pa.Table:
+    """Order and cast the columns as the table has them."""
+    schema = table.schema().as_arrow()
+    missing = [field.name for field in schema if field.name not in rows.column_names]
+    extra = [column for column in rows.column_names if column not in schema.names]
+    if missing or extra:
+        raise DataError(
+            f"rows for table {name!r} have other columns than it: missing {missing or 'none'}, unknown {extra or 'none'}",
+            "append rows of the table's schema, or use a new table",
+        )
+    return rows.select(schema.names).cast(schema)

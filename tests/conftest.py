@@ -1,0 +1,39 @@
+"""One Ray cluster, with Serve's doors and an MLflow store, for the whole run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from cluster import session
+from cluster.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a home and of ports that nobody else uses."""
+    ports = ("dashboard_port", "serve_port", "gcs_port", "mlflow_port", "haproxy_stats_port", "haproxy_metrics_port")
+    return Settings(
+        home=tmp_path_factory.mktemp("home"),
+        cpus=4,
+        replica_ports_from=34000,
+        **{p: session.free_port() for p in ports},
+    )
+
+
+@pytest.fixture(scope="session")
+def cluster(settings: Settings) -> Iterator[Settings]:
+    """The running cluster, and this process connected to it."""
+    import ray
+
+    session.start(settings)
+    session.use_token()
+    os.environ.update(settings.environment())
+    try:
+        session.connect(settings)
+        yield settings
+    finally:
+        ray.shutdown()
+        session.stop(settings)

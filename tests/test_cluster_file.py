@@ -1,0 +1,26 @@
+"""ray-cluster.yaml, by Ray's own schema and checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+FILE = Path(__file__).parent.parent / "ray-cluster.yaml"
+
+
+def test_it_passes_ray_s_own_check() -> None:
+    config = prepare_config(yaml.safe_load(FILE.read_text()))
+    validate_config(config)
+    assert config["head_node_type"] in config["available_node_types"]
+
+
+def test_it_has_autoscaling_cpu_and_gpu_workers_and_serve_s_variables() -> None:
+    config = yaml.safe_load(FILE.read_text())
+    groups = config["available_node_types"]
+    assert groups["cpu-worker"]["max_workers"] > groups["cpu-worker"]["min_workers"]
+    assert groups["gpu-worker"]["resources"]["GPU"] >= 1
+    text = FILE.read_text()
+    assert "RAY_SERVE_ENABLE_HA_PROXY=1" in text
+    assert "RAY_SERVE_THROUGHPUT_OPTIMIZED=1" in text
