@@ -1,0 +1,55 @@
+"""What a model version carries, as a folder of JSON, ONNX and safetensors. Nothing is pickled.
+
+manifest.json         task, feature set (as data) and its hash, encoder, lineage
+model.onnx            inputs ``numbers`` and ``codes`` (features/encoding.py), output ``scores``
+weights.safetensors   the training module's parameters, to continue training from
+profile.json          reference profile (features/profiles.py), as its own bytes
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError
+
+from cluster.contracts import Frozen, Snapshot, Task
+from cluster.errors import DataError
+from features.definitions import FeatureSet
+from features.encoding import Encoder
+
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+WEIGHTS = "weights.safetensors"
+PROFILE = "profile.json"
+
+
+class Manifest(Frozen):
+    """Everything about a version but its weights. ``recipe`` is what it takes to train it again, as JSON."""
+
+    model: str
+    task: Task
+    features: FeatureSet
+    feature_hash: str
+    encoder: Encoder
+    snapshot: Snapshot
+    code_version: str
+    recipe: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        (folder / MANIFEST).write_text(self.model_dump_json(indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Raises DataError when the folder holds no usable manifest, or one whose features were altered."""
+        path = folder / MANIFEST
+        try:
+            manifest = cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError as error:
+            raise DataError(f"no model bundle at {folder}", "was the artifact store moved or cleaned?") from error
+        except ValidationError as error:
+            raise DataError(f"{path} does not describe a model bundle: {error.errors()[0]['msg']}") from error
+        if manifest.features.content_hash != manifest.feature_hash:
+            raise DataError(f"{path}: the feature set is not the one the model was trained on (hash differs)")
+        return manifest

@@ -1,0 +1,164 @@
+"""The training frame: examples with their features as of their own time, as an Iceberg snapshot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import ray
+import ray.data
+
+from cluster.contracts import Snapshot, Task
+from cluster.errors import DataError
+from cluster.settings import Settings
+from cluster.tables import Tables
+from features.definitions import Column, FeatureSet, FeatureView
+from features.landing import schema_of
+from features.pit import AS_OF, INSTANT, Prepared, lookup, prepare
+from features.reader import request_features
+from features.sources import Examples
+from features.split import SPLIT, Split
+
+LABEL = "label"
+ID = "id"
+KNOWN = "label_known_at"
+
+
+def frame_schema(features: FeatureSet) -> pa.Schema:
+    """id, as_of, label, label_known_at, split, and every available feature."""
+    moment = Column(name=AS_OF, kind="timestamp")
+    head = [(ID, pa.string()), (AS_OF, schema_of((moment,)).field(0).type), (LABEL, pa.float64())]
+    head += [(KNOWN, head[1][1]), (SPLIT, pa.string())]
+    return pa.schema(head + list(schema_of(features.available)))
+
+
+def build_frame(
+    features: FeatureSet,
+    examples: Examples,
+    task: Task,
+    split: Split,
+    landed: Mapping[str, Snapshot],
+    tables: Tables,
+    settings: Settings,
+    name: str,
+    until: datetime | None = None,
+) -> Snapshot:
+    """Join every example that is known ``until`` with its features; append to table ``name`` once.
+
+    The same features over the same snapshots give the snapshot that was made before. Raises
+    DataError when no example is left.
+    """
+    key = _key(features, examples, split, landed, until)
+    if made := tables.made(name, key):
+        return made
+    prepared = _prepared(features, landed, settings)
+    needed = {examples.id, examples.label_known_at, *(c.name for c in features.request)} | (
+        {examples.event_time} - {""}
+    )
+    needed |= set(examples.label.meta.root_names())
+    rows = tables.dataset(landed[examples.source], sorted(needed))
+    join = partial(_join, features=features, examples=examples, task=task, split=split, until=until, prepared=prepared)
+    joined = rows.repartition(_blocks()).map_batches(join, batch_size=None, batch_format="pyarrow").materialize()
+    if not joined.count():
+        raise DataError(f"no example of source {examples.source!r} is labelled and inside the split", "check both")
+    return tables.write(name, joined, frame_schema(features), key, replace=True)
+
+
+def feature_frame(
+    features: FeatureSet, requests: ray.data.Dataset, landed: Mapping[str, Snapshot], settings: Settings
+) -> ray.data.Dataset:
+    """Requests with all their features, as of each request's own time, for batch prediction.
+
+    Without ``as_of`` in the feature set, a request column of that name dates the rows.
+    """
+    prepared = _prepared(features, landed, settings)
+
+    def join(block: pa.Table) -> pa.Table:
+        rows = pl.DataFrame(block)
+        named = request_features(features, rows)
+        rest = rows.drop([c for c in rows.columns if c in named.columns])
+        return _looked_up(features, pl.concat([rest, named], how="horizontal"), prepared).to_arrow()
+
+    return requests.map_batches(join, batch_size=None, batch_format="pyarrow")
+
+
+def label_values(task: Task, label: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """The label as float64: class names become their index. Unknown names give null."""
+    if task.kind == "multiclass" and dtype == pl.String:
+        return label.replace_strict(list(task.classes), range(len(task.classes)), default=None).cast(pl.Float64)
+    return label.cast(pl.Float64)
+
+
+def _join(
+    block: pa.Table,
+    features: FeatureSet,
+    examples: Examples,
+    task: Task,
+    split: Split,
+    until: datetime | None,
+    prepared: list[ray.ObjectRef],
+) -> pa.Table:
+    rows = examples_of(pl.DataFrame(block), features, examples, task, until)
+    rows = rows.with_columns(split.label().alias(SPLIT)).drop_nulls(SPLIT)
+    schema = frame_schema(features)
+    return _looked_up(features, rows, prepared).select(schema.names).to_arrow().cast(schema)
+
+
+def examples_of(
+    rows: pl.DataFrame, features: FeatureSet, examples: Examples, task: Task, until: datetime | None
+) -> pl.DataFrame:
+    """Labelled rows with request-time features, id, as_of, label and its known-at time."""
+    dtype = rows.lazy().select(examples.label.alias(LABEL)).collect_schema()[LABEL]
+    known = pl.col(examples.label_known_at).cast(INSTANT)
+    head = rows.select(
+        pl.col(examples.id).cast(pl.String).alias(ID),
+        label_values(task, examples.label, dtype).alias(LABEL),
+        known.alias(KNOWN),
+    )
+    dated = pl.col(examples.event_time or examples.label_known_at).cast(INSTANT).alias(AS_OF)
+    request = rows if features.as_of is not None else rows.with_columns(dated)
+    named = request_features(features, request)
+    clash = [c for c in head.columns if c in named.columns]
+    labelled = pl.concat([head, named.drop(clash)], how="horizontal").drop_nulls([LABEL, KNOWN])
+    return labelled if until is None else labelled.filter(pl.col(KNOWN) <= pl.lit(until).cast(INSTANT))
+
+
+def _prepared(features: FeatureSet, landed: Mapping[str, Snapshot], settings: Settings) -> list[ray.ObjectRef]:
+    return [_prepare.remote(view, settings, landed[view.source]) for view in features.views]
+
+
+def _looked_up(features: FeatureSet, rows: pl.DataFrame, prepared: list[ray.ObjectRef]) -> pl.DataFrame:
+    views: list[Prepared] = ray.get(prepared)
+    found = [lookup(view, events, rows) for view, events in zip(features.views, views, strict=True)]
+    return pl.concat([rows, *found], how="horizontal")
+
+
+@ray.remote(num_cpus=0.5)
+def _prepare(view: FeatureView, settings: Settings, snapshot: Snapshot) -> Prepared:
+    events = Tables(settings).read(snapshot.table, snapshot.id, columns=view.source_columns)
+    return prepare(view, pl.DataFrame(events))
+
+
+def _blocks() -> int:
+    resources: dict[str, float] = ray.cluster_resources()
+    return max(2, int(resources.get("CPU", 2)) // 2)
+
+
+def _key(
+    features: FeatureSet, examples: Examples, split: Split, landed: Mapping[str, Snapshot], until: datetime | None
+) -> str:
+    body: dict[str, Any] = {
+        "features": features.content_hash,
+        "sources": {name: snapshot.id for name, snapshot in sorted(landed.items())},
+        "label": examples.label.meta.serialize(format="json"),
+        "examples": [examples.source, examples.id, examples.label_known_at],
+        "split": split.model_dump(mode="json"),
+        "until": until.isoformat() if until else "",
+    }
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

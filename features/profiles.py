@@ -1,0 +1,196 @@
+"""Mergeable profiles of a frame: what the training data looked like, what live traffic looks like.
+
+A profile is small whatever the traffic, and merges in any order: counts are exact, moments are exact
+up to rounding, quantiles keep the error bound of their sketch, category counts that of theirs
+(features/summaries.py). A number and a category have a summary each; a tensor has two, of the mean and of
+the standard deviation of each row; timestamps are not profiled.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ValidationError
+
+from cluster.contracts import Frozen
+from cluster.errors import DataError
+from features.definitions import Column
+from features.summaries import (
+    MAX_MAGNITUDE,
+    MAX_VALUE_CHARS,
+    CategorySummary,
+    CategoryWire,
+    Count,
+    NumberSummary,
+    NumberWire,
+)
+
+_FORMAT = 1
+_NUMBER_TYPES = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean, pa.types.is_null)
+_CATEGORY_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
+
+
+class _Wire(Frozen):
+    format: int
+    rows: Count
+    columns: tuple[Column, ...]
+    numbers: dict[str, NumberWire]
+    categories: dict[str, CategoryWire]
+
+
+class Profile:
+    """Summaries of the columns of a frame.
+
+    ``rows`` counts the rows given to ``update``. ``numbers`` and ``categories`` map a column to its
+    summary; a tensor column ``x`` is found in ``numbers`` as ``x.mean`` and ``x.std``.
+    """
+
+    def __init__(
+        self,
+        columns: tuple[Column, ...],
+        numbers: dict[str, NumberSummary],
+        categories: dict[str, CategorySummary],
+        rows: int = 0,
+    ) -> None:
+        self.columns = columns
+        self.numbers = numbers
+        self.categories = categories
+        self.rows = rows
+
+    @classmethod
+    def empty(cls, columns: tuple[Column, ...]) -> Self:
+        """A profile of no rows; timestamp columns are left out."""
+        columns = tuple(c for c in columns if c.kind != "timestamp")
+        numbers, categories = _series(columns)
+        return cls(columns, {n: NumberSummary() for n in numbers}, {n: CategorySummary() for n in categories})
+
+    def update(self, frame: pa.Table) -> None:
+        """Add the rows of ``frame``. A column it lacks is skipped; cells of a wrong type are counted as such."""
+        present = set(frame.column_names)
+        for column in self.columns:
+            if column.name in present:
+                self._add(column, frame.column(column.name))
+        self.rows += frame.num_rows
+
+    def merge(self, other: Profile) -> None:
+        """Add another profile's rows. Raises DataError when it is of other columns."""
+        if other.columns != self.columns:
+            raise DataError(
+                f"profiles of different columns: {_names(self.columns)} and {_names(other.columns)}",
+                "profiles merge within one model version",
+            )
+        for name, number in self.numbers.items():
+            number.merge(other.numbers[name])
+        for name, category in self.categories.items():
+            category.merge(other.categories[name])
+        self.rows += other.rows
+
+    def restricted(self, columns: tuple[Column, ...]) -> Profile:
+        """The same rows seen through other columns: those it lacks are empty, those not asked for are left out.
+
+        The summaries are shared with this profile, not copied.
+        """
+        made = Profile.empty(columns)
+        mine = set(self.columns)
+        numbers, categories = _series(tuple(c for c in made.columns if c in mine))
+        made.numbers |= {name: self.numbers[name] for name in numbers}
+        made.categories |= {name: self.categories[name] for name in categories}
+        made.rows = self.rows
+        return made
+
+    def to_bytes(self) -> bytes:
+        """JSON, sketches in base64."""
+        wire = _Wire(
+            format=_FORMAT,
+            rows=self.rows,
+            columns=self.columns,
+            numbers={name: s.wire() for name, s in self.numbers.items()},
+            categories={name: s.wire() for name, s in self.categories.items()},
+        )
+        return wire.model_dump_json().encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Raises DataError when ``data`` is not a profile that this version can read."""
+        try:
+            wire = _Wire.model_validate_json(data)
+            numbers = {name: NumberSummary.from_wire(w) for name, w in wire.numbers.items()}
+            categories = {name: CategorySummary.from_wire(w) for name, w in wire.categories.items()}
+        except (ValidationError, ValueError, RuntimeError, IndexError) as error:
+            raise DataError(f"{len(data)} bytes that are not a profile: {str(error).splitlines()[0]}") from error
+        if wire.format != _FORMAT or (tuple(numbers), tuple(categories)) != _series(wire.columns):
+            raise DataError(f"a profile of format {wire.format} whose summaries do not fit its columns")
+        return cls(wire.columns, numbers, categories, wire.rows)
+
+    def _add(self, column: Column, values: pa.ChunkedArray) -> None:
+        if column.kind == "number":
+            _add_numbers(self.numbers[column.name], values)
+        elif column.kind == "category":
+            _add_categories(self.categories[column.name], values)
+        else:
+            mean, std = self.numbers[f"{column.name}.mean"], self.numbers[f"{column.name}.std"]
+            _add_tensors(mean, std, values, math.prod(column.shape))
+
+
+@lru_cache
+def _series(columns: tuple[Column, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the number summaries and of the category summaries of ``columns``."""
+    numbers: list[str] = []
+    for column in columns:
+        if column.kind == "number":
+            numbers.append(column.name)
+        elif column.kind == "tensor":
+            numbers += [f"{column.name}.mean", f"{column.name}.std"]
+    return tuple(numbers), tuple(c.name for c in columns if c.kind == "category")
+
+
+def _add_numbers(summary: NumberSummary, values: pa.ChunkedArray) -> None:
+    kind = values.type
+    if any(is_type(kind) for is_type in _NUMBER_TYPES):
+        summary.add(values.cast(pa.float64(), safe=False).to_numpy())
+    else:
+        summary.nulls += values.null_count
+        summary.mistyped += len(values) - values.null_count
+
+
+def _add_categories(summary: CategorySummary, values: pa.ChunkedArray) -> None:
+    summary.nulls += values.null_count
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if any(is_type(kind) for is_type in _CATEGORY_TYPES):
+        text = pc.utf8_slice_codeunits(values.drop_null().cast(pa.string()), 0, MAX_VALUE_CHARS)
+        counted = pc.value_counts(text)
+        summary.add(dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)))
+    elif not pa.types.is_null(kind):
+        summary.mistyped += len(values) - values.null_count
+
+
+def _add_tensors(mean: NumberSummary, std: NumberSummary, values: pa.ChunkedArray, size: int) -> None:
+    rows = _tensor_rows(values.drop_null(), size)
+    wrong = len(values) - values.null_count - len(rows)
+    for summary in (mean, std):
+        summary.nulls += values.null_count
+        summary.mistyped += wrong
+    mean.add(rows.mean(axis=1))
+    std.add(rows.std(axis=1))
+
+
+def _tensor_rows(values: pa.ChunkedArray, size: int) -> np.ndarray:
+    """The rows that are lists of ``size`` numbers, float64 [rows, size]; any other row is left out."""
+    joined = values.combine_chunks()
+    kind = joined.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return np.empty((0, size))
+    if not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+        return np.empty((0, size))
+    fitting = joined.filter(pc.equal(pc.list_value_length(joined), size))
+    flat = fitting.flatten().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return np.where(np.abs(flat) <= MAX_MAGNITUDE, flat, np.nan).reshape(len(fitting), size)
+
+
+def _names(columns: tuple[Column, ...]) -> str:
+    return ", ".join(c.name for c in columns)

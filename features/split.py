@@ -1,0 +1,72 @@
+"""Which rows train, which validate, which test: by time, or by a hash of the row's id. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Self
+
+import polars as pl
+from pydantic import AwareDatetime, model_validator
+
+from cluster.contracts import Frozen
+from cluster.errors import ProjectError
+from features.pit import AS_OF, INSTANT
+
+SPLIT = "split"
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+_BUCKETS = 10_000
+
+
+class TimeSplit(Frozen):
+    """Train on [start, validate), choose on [validate, test), judge on [test, end)."""
+
+    start: AwareDatetime
+    validate_from: AwareDatetime
+    test_from: AwareDatetime
+    end: AwareDatetime
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.start < self.validate_from < self.test_from < self.end:
+            raise ProjectError("time split: start, validate_from, test_from and end must follow each other")
+        return self
+
+    def label(self) -> pl.Expr:
+        """ "train", "validation", "test", or null outside, from ``as_of``."""
+        at = pl.col(AS_OF)
+        return (
+            pl.when(at < _at(self.start)).then(None)
+            .when(at < _at(self.validate_from)).then(pl.lit(TRAIN))
+            .when(at < _at(self.test_from)).then(pl.lit(VALIDATION))
+            .when(at < _at(self.end)).then(pl.lit(TEST))
+        )  # fmt: skip
+
+    def moved(self, now: datetime, holdout: timedelta) -> Self:
+        """The split for a retrain at ``now``: the newest ``holdout`` tests, the one before validates."""
+        return self.model_copy(update={"end": now, "test_from": now - holdout, "validate_from": now - 2 * holdout})
+
+
+class HashSplit(Frozen):
+    """A share of the ids, drawn by hash: the same id always falls on the same side."""
+
+    validation: float = 0.2
+    test: float = 0.2
+
+    def label(self) -> pl.Expr:
+        place = (pl.col("id").hash(seed=0) % _BUCKETS).cast(pl.Float64) / _BUCKETS
+        return (
+            pl.when(place < self.test).then(pl.lit(TEST))
+            .when(place < self.test + self.validation).then(pl.lit(VALIDATION))
+            .otherwise(pl.lit(TRAIN))
+        )  # fmt: skip
+
+    def moved(self, now: datetime, holdout: timedelta) -> Self:
+        """Ids do not move with time."""
+        return self
+
+
+Split = TimeSplit | HashSplit
+
+
+def _at(moment: datetime) -> pl.Expr:
+    return pl.lit(moment).cast(INSTANT)

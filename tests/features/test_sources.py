@@ -1,0 +1,89 @@
+"""Landing's pure check: every bad row gets its reason, none is lost."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.errors import DataError, ProjectError
+from features.declare import category, number, timestamp
+from features.sources import REASON, Source, check, quarantined
+
+NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
+LATER = datetime(2024, 1, 1, 13, tzinfo=UTC)
+
+
+def source(**changes: object) -> Source:
+    declared = {
+        "name": "visits",
+        "key": ("id",),
+        "columns": (*category("id", "shop"), *number("spent"), *timestamp("at", "known")),
+        "event_time": "at",
+        "known_at": "known",
+        "required": ("shop",),
+        "ranges": {"spent": (0, 100)},
+        "read": lambda: None,
+    }
+    return Source(**{**declared, **changes})
+
+
+def rows(*cells: tuple) -> pl.DataFrame:
+    return pl.DataFrame(list(cells), schema=["id", "shop", "spent", "at", "known"], orient="row", strict=False)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (("a", "x", 5.0, NOON, LATER), None),
+        (("a", "x", None, NOON, LATER), None),
+        (("a", "x", "five", NOON, LATER), "spent is not a number"),
+        ((None, "x", 5.0, NOON, LATER), "id is missing"),
+        (("a", None, 5.0, NOON, LATER), "shop is missing"),
+        (("a", "x", 101.0, NOON, LATER), "spent is outside 0 to 100"),
+        (("a", "x", 5.0, LATER, NOON), "known is before at"),
+        (("a", "x", 5.0, None, LATER), "at is missing"),
+    ],
+)
+def test_each_rule_gives_its_reason(row: tuple, reason: str | None) -> None:
+    assert check(source(), rows(row)).get_column(REASON).to_list() == [reason]
+
+
+def test_of_repeats_the_first_known_is_kept() -> None:
+    judged = check(source(), rows(("a", "late", 1.0, NOON, LATER), ("a", "early", 1.0, NOON, NOON)))
+    kept = judged.filter(pl.col(REASON).is_null())
+    assert kept.get_column("shop").to_list() == ["early"]
+    assert judged.get_column(REASON).drop_nulls().to_list() == ["repeats the key id"]
+
+
+def test_a_bad_row_does_not_make_a_good_one_a_repeat() -> None:
+    judged = check(source(), rows(("a", None, 1.0, NOON, NOON), ("a", "x", 1.0, NOON, LATER)))
+    assert judged.get_column(REASON).null_count() == 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b", None]), st.sampled_from(["x", None]), st.floats(-10, 200)), max_size=20
+    )
+)
+def test_no_row_vanishes(cells: list[tuple]) -> None:
+    given_rows = rows(*[(i, s, v, NOON, LATER) for i, s, v in cells]) if cells else rows()
+    judged = check(source(), given_rows) if cells else given_rows.with_columns(pl.lit(None).alias(REASON))
+    assert judged.height == len(cells)
+    bad = judged.drop_nulls(REASON) if cells else judged
+    assert quarantined(source(), bad).height == bad.height
+
+
+def test_a_missing_column_stops_the_landing() -> None:
+    with pytest.raises(DataError, match="lacks column spent"):
+        check(source(), rows(("a", "x", 1.0, NOON, LATER)).drop("spent"))
+
+
+def test_a_source_that_contradicts_itself_is_refused() -> None:
+    with pytest.raises(ProjectError, match="'nowhere'"):
+        source(required=("nowhere",))
+    with pytest.raises(ProjectError, match="must be a timestamp"):
+        source(event_time="spent")
