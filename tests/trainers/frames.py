@@ -1,0 +1,110 @@
+"""Small frames with every kind of input and of task, and models trained on them in this process."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from cluster.contracts import Task, TaskKind
+from features.definitions import Column
+from features.encoding import Encoder
+from trainers import loop
+from trainers.config import ModelSpec, TrainConfig
+from trainers.feed import MemoryFeed, MemoryHeldOut, Rows
+from trainers.fit import FitResult
+from trainers.inputs import InputSpec
+from trainers.models import TabularInput
+
+COLUMNS = (
+    Column(name="plain", kind="number"),
+    Column(name="heavy", kind="number"),
+    Column(name="gappy", kind="number"),
+    Column(name="colour", kind="category"),
+    Column(name="pixels", kind="tensor", shape=(2, 2)),
+)
+COLOURS = ("blue", "green", "red")
+TASKS: dict[TaskKind, Task] = {
+    "binary": Task(kind="binary", label="late"),
+    "multiclass": Task(kind="multiclass", label="which", classes=("low", "middle", "high")),
+    "regression": Task(kind="regression", label="price"),
+}
+
+
+def frame(kind: TaskKind = "binary", rows: int = 600, seed: int = 0) -> pa.Table:
+    """Labels follow from "plain", "colour" and "pixels"; the last fifth is for validation."""
+    random = np.random.default_rng(seed)
+    plain, heavy = random.normal(size=rows), random.standard_cauchy(size=rows)
+    gappy = np.where(random.random(rows) < 0.3, np.nan, random.normal(size=rows))
+    colour = random.integers(4, size=rows)
+    pixels = random.normal(size=(rows, 4)).astype(np.float32)
+    signal = plain + (colour == 1) - (colour == 2) + pixels.sum(axis=1) / 2 + 0.3 * random.normal(size=rows)
+    labels = {
+        "binary": (signal > 0).astype(float),
+        "multiclass": np.digitize(signal, [-0.7, 0.7]).astype(float),
+        "regression": 1000 + 50 * signal,
+    }[kind]
+    names = [*COLOURS, None]
+    return pa.table(
+        {
+            "plain": plain,
+            "heavy": heavy,
+            "gappy": pa.array(gappy, from_pandas=True),
+            "colour": pa.array([names[i] for i in colour], pa.string()),
+            "pixels": pa.FixedSizeListArray.from_arrays(pa.array(pixels.ravel()), 4),
+            "label": labels,
+            "split": np.where(np.arange(rows) < rows * 4 // 5, "train", "validation"),
+            "as_of": pa.array(np.arange(rows) * 86_400_000_000, pa.timestamp("us", "UTC")),
+            "id": np.arange(rows),
+        }
+    )
+
+
+def part(table: pa.Table, split: str) -> pa.Table:
+    return table.filter(pa.compute.equal(table["split"], split))
+
+
+def rows(table: pa.Table, encoder: Encoder) -> Rows:
+    arrays = encoder.encode(table)
+    return Rows(arrays["numbers"], arrays["codes"], table["label"].to_numpy().astype(np.float32))
+
+
+def trained(
+    kind: TaskKind = "binary",
+    spec: ModelSpec | None = None,
+    config: TrainConfig | None = None,
+    columns: tuple[Column, ...] = COLUMNS,
+    table: pa.Table | None = None,
+) -> FitResult:
+    """What fit.fit returns, trained in this process."""
+    spec = spec or ModelSpec(parameters={"hidden": (16,)})
+    config = config or TrainConfig(epochs=2, batch_size=64, workers=1)
+    table = frame(kind) if table is None else table
+    encoder = Encoder.fit(columns, part(table, "train"))
+    train, validation = rows(part(table, "train"), encoder), rows(part(table, "validation"), encoder)
+    task = TASKS[kind]
+    inputs = InputSpec.fit(encoder, task, {"numbers": train.numbers, "codes": train.codes}, train.labels)
+    outcome = loop.train(
+        loop.Job(spec, config, task, inputs),
+        MemoryFeed(train, config.batch_size, config.seed),
+        MemoryHeldOut(validation),
+        loop.World(),
+        lambda epoch: None,
+    )
+    return FitResult(
+        spec, config, task, encoder, inputs, outcome.state, outcome.epochs, outcome.best.metrics, {}, {"total": 0.0}
+    )
+
+
+class Small(nn.Module):
+    """A user's own module."""
+
+    def __init__(self, inputs: InputSpec, task: Task, width: int = 8) -> None:
+        super().__init__()
+        self.inputs = TabularInput(inputs)
+        self.body = nn.Sequential(nn.Linear(self.inputs.width, width), nn.ReLU(), nn.Linear(width, task.outputs))
+
+    def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.body(self.inputs(numbers, codes))
+        return logits

@@ -1,0 +1,81 @@
+"""Feeds: every row is seen, in the same order whatever the number of workers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainers.feed import MemoryFeed, MemoryHeldOut, Rows, share_of
+
+ROWS = st.integers(1, 90)
+WORKERS = st.integers(1, 5)
+BATCH = st.integers(5, 40)
+
+
+def _numbered(count: int) -> Rows:
+    return Rows(np.zeros((count, 1), np.float32), np.zeros((count, 0), np.int64), np.arange(count, dtype=np.float32))
+
+
+def _epoch(count: int, batch: int, workers: int, number: int, seed: int = 0) -> list[list[list[float]]]:
+    """Labels by worker and step."""
+    feeds = [MemoryFeed(_numbered(count), batch, seed, rank, workers) for rank in range(workers)]
+    assert len({feed.steps for feed in feeds}) == 1
+    return [[b.labels.tolist() for b in feed.epoch(number)] for feed in feeds]
+
+
+@given(ROWS, BATCH, WORKERS, st.integers(1, 3))
+def test_an_epoch_shows_every_row_in_equal_batches_on_every_worker(
+    count: int, batch: int, workers: int, number: int
+) -> None:
+    shown = _epoch(count, batch, workers, number)
+    sizes = {len(labels) for worker in shown for labels in worker}
+    assert len(sizes) == 1
+    assert len({len(worker) for worker in shown}) == 1
+    seen = [row for worker in shown for labels in worker for row in labels]
+    assert set(seen) == set(range(count))
+    assert len(seen) - count < sizes.pop() * workers or count < workers
+
+
+@given(st.integers(1, 8), WORKERS)
+def test_a_step_sees_the_same_rows_whatever_the_number_of_workers(steps: int, workers: int) -> None:
+    batch = 12 * workers
+    alone, together = _epoch(steps * batch, batch, 1, 1), _epoch(steps * batch, batch, workers, 1)
+    for step in range(steps):
+        assert alone[0][step] == [row for worker in together for row in worker[step]]
+
+
+@given(st.integers(50, 90))
+def test_epochs_and_seeds_differ_and_repeat(count: int) -> None:
+    assert _epoch(count, 10, 1, 1) == _epoch(count, 10, 1, 1)
+    assert _epoch(count, 10, 1, 1) != _epoch(count, 10, 1, 2)
+    assert _epoch(count, 10, 1, 1) != _epoch(count, 10, 1, 1, seed=1)
+
+
+@given(st.integers(0, 200), st.integers(1, 9))
+def test_shares_cut_the_rows_without_gap_or_overlap(count: int, workers: int) -> None:
+    shares = [share_of(count, rank, workers) for rank in range(workers)]
+    assert shares[0][0] == 0
+    assert shares[-1][1] == count
+    assert all(left[1] == right[0] for left, right in pairwise(shares))
+    assert max(end - start for start, end in shares) - min(end - start for start, end in shares) <= 1
+
+
+@given(ROWS, WORKERS)
+def test_held_out_rows_are_seen_once_each_at_their_place(count: int, workers: int) -> None:
+    places = {}
+    for rank in range(workers):
+        for first, batch in MemoryHeldOut(_numbered(count), rank, workers).parts():
+            for offset, label in enumerate(batch.labels.tolist()):
+                assert first + offset not in places
+                places[first + offset] = label
+    assert places == {i: float(i) for i in range(count)}
+
+
+@given(st.integers(1, 500), st.integers(1, 50))
+def test_a_sample_is_no_larger_than_asked(count: int, asked: int) -> None:
+    sample = _numbered(count).every(asked)
+    assert 1 <= len(sample) <= asked
+    assert sample.labels[0] == 0

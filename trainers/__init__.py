@@ -1,0 +1,1 @@
+"""Training, tuning, evaluation, the gate, and export of models."""

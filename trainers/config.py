@@ -1,0 +1,139 @@
+"""What to train, how, and over what to search. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from cluster.contracts import Frozen
+from cluster.errors import ProjectError
+
+Parameter = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
+Schedule = Literal["onecycle", "cosine", "constant"]
+
+MEBIBYTE = 1 << 20
+
+
+class TrainConfig(Frozen):
+    """How to train. ``batch_size`` counts the rows of one step over all workers together.
+
+    ``warmup`` is the share of all steps in which "onecycle" and "cosine" raise the learning rate to ``lr``.
+    ``clip_norm`` bounds the gradient's norm, 0 leaves it alone. ``patience`` is the number of epochs without a
+    better validation metric after which training stops, 0 never. ``threads`` is per worker, on a CPU; weights
+    repeat bit for bit for the same seed, data, workers and threads. ``gpu="auto"`` takes what the cluster has.
+    Encoded rows of up to ``cache_mib`` are held in memory and shuffled as a whole every epoch; more are
+    streamed and shuffled within a buffer of ``shuffle_rows``.
+    """
+
+    epochs: int = Field(default=3, ge=1)
+    batch_size: int = Field(default=2048, ge=1)
+    lr: float = Field(default=3e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    schedule: Schedule = "onecycle"
+    warmup: float = Field(default=0.3, ge=0, lt=1)
+    clip_norm: float = Field(default=1.0, ge=0)
+    patience: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)
+    workers: int = Field(default=2, ge=1)
+    threads: int = Field(default=1, ge=1)
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    gpu: bool | Literal["auto"] = "auto"
+    cache_mib: int = Field(default=1024, ge=0)
+    shuffle_rows: int = Field(default=100_000, ge=0)
+
+    @model_validator(mode="after")
+    def _a_batch_feeds_every_worker(self) -> Self:
+        if self.batch_size < self.workers:
+            raise ProjectError(
+                f"batch_size={self.batch_size} does not give each of workers={self.workers} a row",
+                "raise batch_size or lower workers",
+            )
+        return self
+
+
+class ModelSpec(Frozen):
+    """A built-in kind, or a function ``build(inputs: InputSpec, task: Task, **parameters) -> torch.nn.Module``.
+
+    The function is pickled by Ray within the job, and never needed to serve.
+    """
+
+    build: Literal["linear", "mlp"] | Callable[..., Any] = "mlp"
+    parameters: dict[str, Parameter] = Field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.build if isinstance(self.build, str) else getattr(self.build, "__qualname__", repr(self.build))
+
+
+class Uniform(Frozen):
+    """A float between ``low`` and ``high``."""
+
+    low: float
+    high: float
+
+
+class LogUniform(Frozen):
+    """A float whose logarithm is uniform between those of ``low`` and ``high``."""
+
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+
+
+class IntRange(Frozen):
+    """A whole number from ``low`` to ``high``, both included."""
+
+    low: int
+    high: int
+
+
+class Choice(Frozen):
+    """One of ``options``."""
+
+    options: tuple[Parameter, ...] = Field(min_length=1)
+
+
+Space = Uniform | LogUniform | IntRange | Choice
+
+
+class TuneConfig(Frozen):
+    """How to search. ``space`` maps fields of TrainConfig, or parameters of the model, to what may be chosen.
+
+    The first trial takes the base values as they stand, where they lie in the space. ``minutes`` ends the search
+    early, 0 never. ASHA lets a trial past ``grace_epochs`` * ``reduction`` ** i epochs only if it is among the best
+    1 / ``reduction`` there. A trial with one worker trains in the trial's own process; with several it is a
+    data-parallel Ray Train job.
+    """
+
+    space: dict[str, Space]
+    trials: int = Field(default=8, ge=1)
+    max_concurrent: int = Field(default=2, ge=1)
+    minutes: float = Field(default=0.0, ge=0)
+    grace_epochs: int = Field(default=1, ge=1)
+    reduction: int = Field(default=3, ge=2)
+    workers_per_trial: int = Field(default=1, ge=1)
+    cpus_per_trial: float = Field(default=1.0, gt=0)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _ranges_are_ranges(self) -> Self:
+        for name, space in self.space.items():
+            if not isinstance(space, Choice) and space.low >= space.high:
+                raise ProjectError(f"search space {name!r}: low={space.low} is not below high={space.high}")
+        return self
+
+
+def applied(spec: ModelSpec, config: TrainConfig, chosen: Mapping[str, Any]) -> tuple[ModelSpec, TrainConfig]:
+    """Set ``chosen``: fields of TrainConfig there, everything else as model parameters. Raises ProjectError."""
+    fields = {name: value for name, value in chosen.items() if name in TrainConfig.model_fields}
+    parameters = {name: value for name, value in chosen.items() if name not in fields}
+    try:
+        return (
+            ModelSpec(build=spec.build, parameters={**spec.parameters, **parameters}),
+            TrainConfig(**{**config.model_dump(), **fields}),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ProjectError(f"search space: {place}={first['input']!r}: {first['msg']}") from error

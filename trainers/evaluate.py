@@ -1,0 +1,134 @@
+"""Scores of an exported model, and its metrics as a whole, by group and over time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pyarrow as pa
+from ray.data import Dataset
+
+from cluster.contracts import Frozen, Task
+from cluster.errors import DataError
+from features.bundle import MODEL, Manifest
+from features.encoding import Arrays, Encoder
+from trainers import tasks
+from trainers.feed import SCORE_ROWS
+from trainers.tasks import evaluate
+
+__all__ = [
+    "CalibrationBin",
+    "by_group",
+    "by_time",
+    "calibration",
+    "evaluate",
+    "predict",
+    "score",
+    "score_table",
+    "session",
+]
+
+Metrics = dict[str, float]
+
+
+class CalibrationBin(Frozen):
+    """Rows of similar score: their mean score, and the share of them that came true."""
+
+    score: float
+    share: float
+    rows: int
+
+
+def session(model: Path | bytes, threads: int = 1) -> ort.InferenceSession:
+    """An inference session on the CPU. Raises DataError when there is no model file."""
+    if isinstance(model, Path) and not model.exists():
+        raise DataError(f"no model at {model}", "was the artifact store moved or cleaned?")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    source = str(model) if isinstance(model, Path) else model
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def score(model: ort.InferenceSession, arrays: Arrays) -> np.ndarray:
+    """Scores of encoded rows, float32, in the convention of contracts.Task."""
+    names = [node.name for node in model.get_inputs()]
+    rows = len(arrays["numbers"])
+    starts = range(0, max(1, rows), SCORE_ROWS)
+    parts = [model.run(None, {name: arrays[name][at : at + SCORE_ROWS] for name in names})[0] for at in starts]
+    return np.concatenate(parts)
+
+
+def score_table(folder: Path, frame: pa.Table, threads: int = 1) -> np.ndarray:
+    """Scores of a feature frame by the model of a bundle."""
+    return score(session(folder / MODEL, threads), Manifest.load(folder).encoder.encode(frame))
+
+
+def predict(folder: Path, dataset: Dataset, concurrency: int = 1) -> Dataset:
+    """Add a model's scores to the rows of a feature frame.
+
+    Binary and regression: column "score"; multiclass: "scores" (a list in the order of the classes) and "predicted".
+    """
+    manifest = Manifest.load(folder)
+    model = (folder / MODEL).read_bytes()
+    return dataset.map_batches(
+        _Predictor,
+        fn_constructor_args=(model, manifest.encoder, manifest.task),
+        batch_format="pyarrow",
+        batch_size=SCORE_ROWS,
+        concurrency=concurrency,
+    )
+
+
+class _Predictor:
+    """Holds the session in a Ray Data worker."""
+
+    def __init__(self, model: bytes, encoder: Encoder, task: Task) -> None:
+        self._model = session(model)
+        self._encoder = encoder
+        self._task = task
+
+    def __call__(self, frame: pa.Table) -> pa.Table:
+        scores = score(self._model, self._encoder.encode(frame))
+        if self._task.kind != "multiclass":
+            return frame.append_column("score", pa.array(scores, pa.float64()))
+        classes = np.asarray(self._task.classes)
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel(), pa.float64()), len(classes))
+        return frame.append_column("scores", lists).append_column(
+            "predicted", pa.array(classes[scores.argmax(axis=1)], pa.string())
+        )
+
+
+def calibration(task: Task, scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> tuple[CalibrationBin, ...]:
+    """Reliability of probabilities, in bins of about equal numbers of rows (multiclass: of the predicted class).
+
+    Raises DataError for regression, which has none.
+    """
+    if task.kind == "regression":
+        raise DataError("a regression has no calibration curve of probabilities")
+    chance = scores if task.kind == "binary" else scores.max(axis=1)
+    hits = labels if task.kind == "binary" else scores.argmax(axis=1) == labels
+    order = np.argsort(chance, kind="stable")
+    return tuple(
+        CalibrationBin(score=float(chance[part].mean()), share=float(hits[part].mean()), rows=len(part))
+        for part in np.array_split(order, bins)
+        if len(part)
+    )
+
+
+def by_group(task: Task, scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, Metrics]:
+    """Metrics and the number of rows of each group, in the groups' order. ``groups`` [n] has anything that sorts."""
+    result = {}
+    for group in np.unique(groups):
+        here = groups == group
+        result[str(group)] = {**tasks.evaluate(task, scores[here], labels[here]), "rows": float(here.sum())}
+    return result
+
+
+def by_time(
+    task: Task, scores: np.ndarray, labels: np.ndarray, as_of: pa.ChunkedArray | pa.Array, unit: str = "M"
+) -> dict[str, Metrics]:
+    """Metrics per period of ``as_of`` (timestamps, UTC); ``unit`` is NumPy's: "M" month, "W" week, "D" day."""
+    instants = as_of.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    return by_group(task, scores, labels, instants.astype("datetime64[us]").astype(f"datetime64[{unit}]"))

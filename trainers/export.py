@@ -1,0 +1,94 @@
+"""A trained module as files that need no Python to load: ONNX and safetensors."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.numpy import save_file
+from torch import nn
+
+from cluster.errors import DataError
+from features.bundle import MODEL, WEIGHTS
+from features.encoding import Arrays
+from trainers import evaluate
+from trainers.fit import FitResult
+from trainers.inputs import InputSpec
+from trainers.quiet import quiet
+
+TRACE_ROWS = 2
+
+
+class _Numbers(nn.Module):
+    """A model without categories, as a function of numbers alone."""
+
+    def __init__(self, scored: nn.Module) -> None:
+        super().__init__()
+        self.scored = scored
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.scored(numbers, numbers.new_zeros((numbers.shape[0], 0), dtype=torch.int64))
+        return scores
+
+
+class _Codes(nn.Module):
+    """A model without numbers, as a function of codes alone."""
+
+    def __init__(self, scored: nn.Module) -> None:
+        super().__init__()
+        self.scored = scored
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.scored(codes.new_zeros((codes.shape[0], 0), dtype=torch.float32), codes)
+        return scores
+
+
+def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
+    """Write model.onnx and weights.safetensors into ``folder``; returns the largest difference of scores on ``sample``.
+
+    The difference is absolute, between the training module and the ONNX file; of a regression, in standard
+    deviations of the label. Raises DataError when ``sample`` has no row.
+    """
+    if not sample.num_rows:
+        raise DataError("no rows to compare the exported model on", "give export a sample of real rows")
+    scored = result.scored()
+    save_onnx(scored, result.inputs, folder / MODEL)
+    save_file({name: value.copy(order="C") for name, value in result.state.items()}, folder / WEIGHTS)
+    arrays = result.encoder.encode(sample)
+    with torch.inference_mode():
+        ours = scored(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
+    theirs = evaluate.score(evaluate.session(folder / MODEL), arrays)
+    return float(np.abs(ours.astype(np.float64) - theirs).max()) / result.inputs.label_std
+
+
+def save_onnx(scored: nn.Module, inputs: InputSpec, path: Path) -> None:
+    """One self-contained file: inputs "numbers" and "codes" as far as they have columns, output "scores", any batch."""
+    module, arguments = _traced(scored, inputs)
+    batch = torch.export.Dim("batch")
+    # It warns about torchvision's absence and about its own internals; neither concerns a caller.
+    with quiet("torch.onnx"), warnings.catch_warnings(action="ignore"):
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(torch.from_numpy(value) for value in arguments.values()),
+            input_names=list(arguments),
+            output_names=["scores"],
+            dynamic_shapes={name: {0: batch} for name in arguments},
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def _traced(scored: nn.Module, inputs: InputSpec) -> tuple[nn.Module, Arrays]:
+    """The module as a function of the inputs that have columns, and example values for them."""
+    numbers = np.zeros((TRACE_ROWS, inputs.width), np.float32)
+    codes = np.zeros((TRACE_ROWS, len(inputs.cardinalities)), np.int64)
+    if not inputs.cardinalities:
+        return _Numbers(scored), {"numbers": numbers}
+    if not inputs.width:
+        return _Codes(scored), {"codes": codes}
+    return scored, {"numbers": numbers, "codes": codes}

@@ -1,0 +1,128 @@
+"""Where a worker's batches come from, as seen by the training loop; and the feed over rows in memory.
+
+Every worker takes the same number of steps with batches of the same size. The last batch of an epoch is filled up by
+starting over with the epoch's first rows: some rows count twice in an epoch, none is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+SCORE_ROWS = 16_384
+
+
+class Batch(NamedTuple):
+    """numbers float32 [n, k], codes int64 [n, c], labels float32 [n]."""
+
+    numbers: torch.Tensor
+    codes: torch.Tensor
+    labels: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(part.to(device, non_blocking=True) for part in self))
+
+
+class Feed(Protocol):
+    """Training batches of one worker."""
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch, the same for all workers."""
+
+    @property
+    def rows(self) -> int:
+        """Rows in an epoch over all workers, each counted once."""
+
+    def epoch(self, number: int) -> Iterator[Batch]: ...
+
+
+class HeldOut(Protocol):
+    """One worker's share of the held-out rows; ``rows`` counts those of all workers."""
+
+    @property
+    def rows(self) -> int: ...
+
+    def parts(self) -> Iterator[tuple[int, Batch]]:
+        """Batches with the position of their first row among all held-out rows."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded rows in memory; the arrays may be read-only views of Ray's object store."""
+
+    numbers: np.ndarray
+    codes: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, which: np.ndarray) -> Batch:
+        parts = (self.numbers, self.codes, self.labels)
+        return Batch(*(torch.from_numpy(np.take(part, which, axis=0)) for part in parts))
+
+    def every(self, count: int) -> Rows:
+        """At most ``count`` rows, evenly spaced."""
+        step = max(1, -(-len(self) // count))
+        return Rows(self.numbers[::step], self.codes[::step], self.labels[::step])
+
+
+def share_of(rows: int, rank: int, workers: int) -> tuple[int, int]:
+    """First row and end of a worker's share; shares differ by at most one row."""
+    return rows * rank // workers, rows * (rank + 1) // workers
+
+
+def local_batch(rows: int, batch_size: int, workers: int) -> int:
+    """Rows of one worker's batch: its part of ``batch_size``, or of all rows when there are fewer."""
+    return -(-min(rows, batch_size) // workers)
+
+
+class MemoryFeed:
+    """All rows in the memory of every worker, permuted as a whole for each epoch by ``seed``.
+
+    The workers draw the same permutation and take turns in it, so that one step sees the same rows whatever the
+    number of workers.
+    """
+
+    def __init__(self, rows: Rows, batch_size: int, seed: int, rank: int = 0, workers: int = 1) -> None:
+        self._rows = rows
+        self._seed = seed
+        self._rank = rank
+        self._local = local_batch(len(rows), batch_size, workers)
+        self._global = self._local * workers
+
+    @property
+    def rows(self) -> int:
+        return len(self._rows)
+
+    @property
+    def steps(self) -> int:
+        return -(-self.rows // self._global)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        order = np.random.default_rng([self._seed, number]).permutation(self.rows)
+        order = np.resize(order, self.steps * self._global)
+        for start in range(self._rank * self._local, len(order), self._global):
+            yield self._rows.take(order[start : start + self._local])
+
+
+class MemoryHeldOut:
+    """One worker's share of held-out rows that every worker has in memory."""
+
+    def __init__(self, rows: Rows, rank: int = 0, workers: int = 1) -> None:
+        self._rows = rows
+        self._bounds = share_of(len(rows), rank, workers)
+
+    @property
+    def rows(self) -> int:
+        return len(self._rows)
+
+    def parts(self) -> Iterator[tuple[int, Batch]]:
+        first, end = self._bounds
+        for start in range(first, end, SCORE_ROWS):
+            yield start, self._rows.take(np.arange(start, min(start + SCORE_ROWS, end)))

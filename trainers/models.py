@@ -1,0 +1,166 @@
+"""Modules: ``forward(numbers, codes) -> logits`` with numbers float32 [n, k], codes int64 [n, c], logits [n, outputs].
+
+A module takes the arrays of features/encoding.py as they are: NaN stands for missing, and scaling is its own
+business. TabularInput does what most need.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from cluster.contracts import Task
+from cluster.errors import ProjectError
+from features.encoding import UNKNOWN_CODE
+from trainers import tasks
+from trainers.config import ModelSpec
+from trainers.inputs import InputSpec
+
+CLIP_STD = 5.0
+EMBEDDING_STD = 0.1
+
+
+class TabularInput(nn.Module):
+    """Standardised numbers clipped at 5 standard deviations, missing-value indicators, embeddings: [n, width].
+
+    Missing is the mean, plus an indicator where the training rows had missing values. ``embedding`` caps the width of
+    an embedding, which is otherwise half the category's cardinality. In training, a share ``unknown`` of codes
+    is replaced by the unknown one, so that unseen values meet a trained embedding.
+    """
+
+    def __init__(self, inputs: InputSpec, embedding: int = 8, unknown: float = 0.02) -> None:
+        super().__init__()
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
+        self.missing: torch.Tensor
+        self.register_buffer("mean", torch.tensor(inputs.mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(inputs.std, dtype=torch.float32))
+        self.register_buffer("missing", torch.tensor(inputs.missing, dtype=torch.int64))
+        widths = [min(embedding, (size + 1) // 2) for size in inputs.cardinalities]
+        sizes = zip(inputs.cardinalities, widths, strict=True)
+        self.embeddings = nn.ModuleList(_embedding(size, width) for size, width in sizes)
+        self.unknown = unknown
+        self.width = inputs.width + len(inputs.missing) + sum(widths)
+
+    def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        if self.training and self.unknown:
+            codes = torch.where(torch.rand(codes.shape, device=codes.device) < self.unknown, UNKNOWN_CODE, codes)
+        absent = torch.isnan(numbers)
+        scaled = ((numbers - self.mean) / self.std).clamp(-CLIP_STD, CLIP_STD)
+        parts = [torch.where(absent, torch.zeros_like(scaled), scaled)]
+        if self.missing.numel():
+            parts.append(absent[:, self.missing].to(scaled.dtype))
+        return torch.cat([*parts, *(table(codes[:, i]) for i, table in enumerate(self.embeddings))], dim=1)
+
+
+class Linear(nn.Module):
+    """Logistic, softmax or linear regression on TabularInput."""
+
+    def __init__(self, inputs: InputSpec, task: Task, embedding: int = 8, unknown: float = 0.02) -> None:
+        super().__init__()
+        self.inputs = TabularInput(inputs, embedding, unknown)
+        self.head = nn.Linear(self.inputs.width, task.outputs)
+
+    def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.inputs(numbers, codes))
+        return logits
+
+
+class Mlp(nn.Module):
+    """Fully connected layers on TabularInput: linear, ``norm`` ("batch", "layer", "none"), SiLU, dropout."""
+
+    def __init__(
+        self,
+        inputs: InputSpec,
+        task: Task,
+        hidden: tuple[int, ...] = (256, 128),
+        dropout: float = 0.2,
+        norm: str = "batch",
+        embedding: int = 8,
+        unknown: float = 0.02,
+    ) -> None:
+        super().__init__()
+        self.inputs = TabularInput(inputs, embedding, unknown)
+        layers: list[nn.Module] = []
+        width = self.inputs.width
+        for size in hidden:
+            layers += [nn.Linear(width, size), _norm(norm, size), nn.SiLU(), nn.Dropout(dropout)]
+            width = size
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(width, task.outputs)
+
+    def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.body(self.inputs(numbers, codes)))
+        return logits
+
+
+class Scored(nn.Module):
+    """A module whose output is the scores of contracts.Task."""
+
+    def __init__(self, module: nn.Module, task: Task, inputs: InputSpec) -> None:
+        super().__init__()
+        self.module = module
+        self.task = task
+        self.scale = inputs.label_std
+        self.shift = inputs.label_mean
+
+    def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        scores = tasks.activate(self.task, self.module(numbers, codes))
+        return scores * self.scale + self.shift if self.task.kind == "regression" else scores
+
+
+def build(spec: ModelSpec, inputs: InputSpec, task: Task) -> nn.Module:
+    """The module that ``spec`` describes, its weights drawn from torch's generator. Raises ProjectError."""
+    builder = _builder(spec)
+    try:
+        inspect.signature(builder).bind(inputs, task, **spec.parameters)
+    except TypeError as error:
+        raise ProjectError(f"model {spec.name!r} cannot be built with its parameters: {error}") from error
+    module = builder(inputs, task, **spec.parameters)
+    if not isinstance(module, nn.Module):
+        raise ProjectError(f"model builder {spec.name!r} returned {type(module).__name__}", "return a torch.nn.Module")
+    return module
+
+
+def check_parameters(spec: ModelSpec, names: Iterable[str]) -> None:
+    """Raise ProjectError naming the first of ``names`` that the model's builder does not take."""
+    taken = inspect.signature(_builder(spec)).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values()):
+        return
+    offered = list(taken)[2:]
+    for name in names:
+        if name not in offered:
+            has = ", ".join(offered) or "none"
+            raise ProjectError(f"model {spec.name!r} has no parameter {name!r}", f"it has {has}")
+
+
+def parameters(spec: ModelSpec) -> dict[str, Any]:
+    """The model's parameters: those of ``spec``, and the builder's defaults for the others."""
+    taken = inspect.signature(_builder(spec)).parameters.values()
+    return {p.name: p.default for p in taken if p.default is not inspect.Parameter.empty} | spec.parameters
+
+
+def _builder(spec: ModelSpec) -> Callable[..., nn.Module]:
+    built_in: dict[str, Callable[..., nn.Module]] = {"linear": Linear, "mlp": Mlp}
+    return built_in[spec.build] if isinstance(spec.build, str) else spec.build
+
+
+def _embedding(size: int, width: int) -> nn.Embedding:
+    table = nn.Embedding(size, width)
+    nn.init.normal_(table.weight, std=EMBEDDING_STD)
+    return table
+
+
+def _norm(kind: str, size: int) -> nn.Module:
+    kinds: dict[str, Callable[[int], nn.Module]] = {
+        "batch": nn.BatchNorm1d,
+        "layer": nn.LayerNorm,
+        "none": lambda _: nn.Identity(),
+    }
+    if kind not in kinds:
+        raise ProjectError(f"norm={kind!r} is not one of {', '.join(kinds)}")
+    return kinds[kind](size)

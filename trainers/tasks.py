@@ -1,0 +1,180 @@
+"""Losses, scores and metrics of each kind of task.
+
+A metric is prepared once for given scores and labels and evaluated under many weightings of the rows, which is
+what a bootstrap needs. Weights are non-negative, of shape [n]; none means one each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from cluster.contracts import Task, TaskKind
+from cluster.errors import ProjectError
+
+PROBABILITY_FLOOR = 1e-7
+CALIBRATION_BINS = 15
+
+Direction = Literal["max", "min"]
+Weighted = Callable[[np.ndarray | None], float]
+
+
+class Primary(NamedTuple):
+    """The metric by which epochs, trials and versions are compared."""
+
+    name: str
+    direction: Direction
+
+    def better(self, value: float, than: float) -> bool:
+        return value > than if self.direction == "max" else value < than
+
+    @property
+    def worst(self) -> float:
+        return -np.inf if self.direction == "max" else np.inf
+
+
+_PRIMARY: dict[TaskKind, Primary] = {
+    "binary": Primary("auc", "max"),
+    "multiclass": Primary("log_loss", "min"),
+    "regression": Primary("rmse", "min"),
+}
+
+METRICS: dict[TaskKind, tuple[str, ...]] = {
+    "binary": ("auc", "log_loss", "brier", "accuracy", "ece"),
+    "multiclass": ("accuracy", "log_loss", "auc", "ece"),
+    "regression": ("rmse", "mae", "r2"),
+}
+
+_LARGER_IS_BETTER = frozenset({"auc", "accuracy", "r2"})
+
+
+def primary(task: Task) -> Primary:
+    return _PRIMARY[task.kind]
+
+
+def direction(metric: str) -> Direction:
+    return "max" if metric in _LARGER_IS_BETTER else "min"
+
+
+def loss(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean loss of one batch: logits [n, outputs], labels [n] (regression: standardised)."""
+    if task.kind == "binary":
+        return functional.binary_cross_entropy_with_logits(logits[:, 0], labels)
+    if task.kind == "multiclass":
+        return functional.cross_entropy(logits, labels.long())
+    return functional.mse_loss(logits[:, 0], labels)
+
+
+def activate(task: Task, logits: torch.Tensor) -> torch.Tensor:
+    """Scores of contracts.Task from logits [n, outputs] (regression: still standardised)."""
+    if task.kind == "multiclass":
+        return torch.softmax(logits, dim=1)
+    return torch.sigmoid(logits[:, 0]) if task.kind == "binary" else logits[:, 0]
+
+
+def evaluate(task: Task, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Every metric of the task's kind. A metric that these labels do not define (one class only) is NaN."""
+    return {name: prepare(task, name, scores, labels)(None) for name in METRICS[task.kind]}
+
+
+def prepare(task: Task, metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
+    """The metric over these rows, as a function of their weights. Raises ProjectError for an unknown metric."""
+    if metric not in METRICS[task.kind]:
+        raise ProjectError(f"{task.kind} has no metric {metric!r}", f"there are {', '.join(METRICS[task.kind])}")
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
+    if task.kind == "regression":
+        return _regression(metric, scores, labels)
+    return _binary(metric, scores, labels) if task.kind == "binary" else _multiclass(metric, scores, labels)
+
+
+def _binary(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
+    if metric == "auc":
+        return auc(scores, labels)
+    if metric == "ece":
+        return calibration_error(scores, labels)
+    if metric == "brier":
+        return _mean((scores - labels) ** 2)
+    return _mean(row_loss("binary", scores, labels) if metric == "log_loss" else (scores >= 0.5) == (labels == 1))
+
+
+def _multiclass(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
+    if metric == "auc":
+        return _macro_auc(scores, labels)
+    hits = scores.argmax(axis=1) == labels
+    if metric == "ece":
+        return calibration_error(scores.max(axis=1), hits)
+    return _mean(row_loss("multiclass", scores, labels) if metric == "log_loss" else hits)
+
+
+def _regression(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
+    if metric == "mae":
+        return _mean(np.abs(scores - labels))
+    squared = _mean((scores - labels) ** 2)
+    if metric == "rmse":
+        return lambda weights: float(np.sqrt(squared(weights)))
+    return lambda weights: _r2(squared(weights), labels, weights)
+
+
+def row_loss(kind: TaskKind, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Negative log likelihood of each row, probabilities clipped at 1e-7; regression: squared error."""
+    if kind == "regression":
+        return np.asarray((scores - labels) ** 2)
+    if kind == "binary":
+        given = np.where(labels == 1, scores, 1 - scores)
+    else:
+        given = scores[np.arange(len(labels)), labels.astype(int)]
+    return np.asarray(-np.log(np.clip(given, PROBABILITY_FLOOR, 1.0)))
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> Weighted:
+    """Area under the ROC curve as the Mann-Whitney statistic, ties counted half (Hanley & McNeil 1982)."""
+    values, group = np.unique(scores, return_inverse=True)
+    positive = np.asarray(labels == 1, np.float64)
+
+    def weighted(weights: np.ndarray | None) -> float:
+        weight = np.ones_like(positive) if weights is None else weights
+        up = np.bincount(group, weight * positive, minlength=len(values))
+        down = np.bincount(group, weight * (1 - positive), minlength=len(values))
+        pairs = up.sum() * down.sum()
+        return float(up @ (np.cumsum(down) - down / 2) / pairs) if pairs else float("nan")
+
+    return weighted
+
+
+def calibration_error(scores: np.ndarray, hits: np.ndarray) -> Weighted:
+    """Expected calibration error over 15 equal-width bins (Naeini et al. 2015; Guo et al. 2017, section 2)."""
+    bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = scores - hits
+
+    def weighted(weights: np.ndarray | None) -> float:
+        weight = np.ones_like(gaps) if weights is None else weights
+        return float(np.abs(np.bincount(bins, weight * gaps, minlength=CALIBRATION_BINS)).sum() / weight.sum())
+
+    return weighted
+
+
+def _macro_auc(scores: np.ndarray, labels: np.ndarray) -> Weighted:
+    """Mean one-against-rest AUC of the classes that occur (Hand & Till 2001 discuss the alternatives)."""
+    each = [auc(scores[:, k], labels == k) for k in range(scores.shape[1]) if np.any(labels == k)]
+
+    def weighted(weights: np.ndarray | None) -> float:
+        values = np.array([one(weights) for one in each])
+        known = values[~np.isnan(values)]
+        return float(known.mean()) if len(known) else float("nan")
+
+    return weighted
+
+
+def _mean(values: np.ndarray) -> Weighted:
+    rows = np.asarray(values, np.float64)
+    return lambda weights: float(rows.mean() if weights is None else rows @ weights / weights.sum())
+
+
+def _r2(squared_error: float, labels: np.ndarray, weights: np.ndarray | None) -> float:
+    centre = np.average(labels, weights=weights)
+    variance = float(np.average((labels - centre) ** 2, weights=weights))
+    return 1 - squared_error / variance if variance > 0 else float("nan")
