@@ -1,0 +1,141 @@
+"""JSON values to typed Arrow columns. Each error names the field, down to the value at fault.
+
+number      float64; null and NaN are missing; infinities and what float32 cannot hold are refused
+category    string; null is missing
+timestamp   timestamp[us, UTC] from ISO 8601 text (without an offset: UTC) or integer microseconds; never null
+tensor      list of float32, flattened in row-major order; never null
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.errors import RequestError
+from features.definitions import Column, FeatureSet
+
+MAX_NUMBER = float(np.finfo(np.float32).max)
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_MISTYPED = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError)
+# Years 1 to 9999, what datetime and Polars can print and calculate with.
+_FIRST_US = -62_135_596_800_000_000
+_LAST_US = 253_402_300_799_999_999
+
+
+def build_table(features: FeatureSet, values: Mapping[str, pa.Array]) -> pa.Table:
+    """The request table in the feature set's order; ``values`` holds every request column."""
+    return pa.table({column.name: values[column.name] for column in features.request})
+
+
+def required(features: FeatureSet) -> frozenset[str]:
+    """Request columns that may not be null: ``as_of`` is computed from them."""
+    return frozenset(features.as_of.expr.meta.root_names()) if features.as_of else frozenset()
+
+
+def build_column(
+    column: Column, values: Sequence[Any], field: str, *, kind: pa.DataType | None = None, required: bool = False
+) -> pa.Array:
+    """One request column of ``len(values)`` rows; ``kind`` is the stricter Arrow type a number was declared with.
+
+    Raises RequestError naming ``field[i]``.
+    """
+    if column.kind == "number":
+        array = _numbers(values, field, kind)
+    elif column.kind == "category":
+        array = _typed(values, pa.string(), field, "text or null")
+    elif column.kind == "timestamp":
+        return pa.array([_microseconds(value, f"{field}[{i}]") for i, value in enumerate(values)], TIMESTAMP)
+    else:
+        return _tensors(column, values, field)
+    if required and array.null_count:
+        raise RequestError(f"{column.name!r} may not be null: the features' time is computed from it", field=field)
+    return array
+
+
+def microseconds(value: object, field: str) -> int:
+    """Microseconds since the epoch, UTC, of ISO 8601 text or integer microseconds."""
+    return _microseconds(value, field)
+
+
+def _microseconds(value: object, field: str) -> int:
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+            return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
+        except (ValueError, OverflowError) as error:
+            raise RequestError(f"{value[:40]!r} is no ISO 8601 time", field=field) from error
+    if isinstance(value, int) and not isinstance(value, bool) and _FIRST_US <= value <= _LAST_US:
+        return value
+    raise RequestError("expected ISO 8601 text or integer microseconds since 1970, UTC", field=field)
+
+
+def _numbers(values: Sequence[Any], field: str, kind: pa.DataType | None) -> pa.Array:
+    array = _typed(values, kind or pa.float64(), field, f"{kind or 'a number'} or null")
+    if kind is not None and kind != pa.float64():
+        # Booleans have no direct cast to float64.
+        array = (array.cast(pa.int8()) if kind == pa.bool_() else array).cast(pa.float64(), safe=False)
+    floats = array.to_numpy(zero_copy_only=False)
+    if (np.abs(floats) > MAX_NUMBER).any():
+        at = int(np.argmax(np.abs(floats) > MAX_NUMBER))
+        raise RequestError(f"numbers lie within ±{MAX_NUMBER:.4g}", field=f"{field}[{at}]")
+    return array
+
+
+def _typed(values: Sequence[Any], kind: pa.DataType, field: str, expected: str) -> pa.Array:
+    try:
+        array = _array(values, kind)
+    except _MISTYPED as error:
+        at = next((i for i, value in enumerate(values) if not _converts(value, kind)), 0)
+        raise RequestError(f"expected {expected}, got {_shown(values[at])}", field=f"{field}[{at}]") from error
+    return array
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    # Arrow cuts the fraction off a float that is to be an integer, without a word.
+    if pa.types.is_integer(kind) and any(isinstance(value, float) for value in values):
+        raise pa.ArrowInvalid("floating-point value in an integer column")
+    return pa.array(values, kind, from_pandas=True)
+
+
+def _converts(value: object, kind: pa.DataType) -> bool:
+    try:
+        _array([value], kind)
+    except _MISTYPED:
+        return False
+    return True
+
+
+def _tensors(column: Column, values: Sequence[Any], field: str) -> pa.Array:
+    size = math.prod(column.shape)
+    flat = [value for i, row in enumerate(values) for value in _flatten(row, column.shape, f"{field}[{i}]")]
+    numbers = _typed(flat, pa.float32(), field, "a finite number")
+    if numbers.null_count or not np.isfinite(numbers.to_numpy(zero_copy_only=False)).all():
+        raise RequestError("tensors hold finite numbers only", field=field)
+    return pa.FixedSizeListArray.from_arrays(numbers, size).cast(pa.list_(pa.float32()))
+
+
+def _flatten(row: object, shape: tuple[int, ...], field: str) -> list[Any]:
+    """One row, flat or nested as ``shape`` says, as a flat list."""
+    if not isinstance(row, list):
+        raise RequestError(f"expected an array of shape {list(shape)}", field=field)
+    if len(shape) == 1 or (len(row) == math.prod(shape) and not isinstance(row[0], list)):
+        if len(row) != math.prod(shape):
+            raise RequestError(f"{len(row)} values, expected {math.prod(shape)} (shape {list(shape)})", field=field)
+        return row
+    if len(row) != shape[0]:
+        raise RequestError(f"{len(row)} entries, expected {shape[0]}", field=field)
+    return list(chain.from_iterable(_flatten(part, shape[1:], f"{field}[{i}]") for i, part in enumerate(row)))
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -1,0 +1,43 @@
+"""The application at /v2: health, and a clear answer for models and paths that do not exist."""
+
+from __future__ import annotations
+
+from ray import serve
+from ray.serve import Application
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cluster.errors import RequestError
+from deployments.http import error_answer, json_answer
+from deployments.protocol import PLATFORM
+
+ROUTE = "/v2"
+APP = "rayloop-front"
+_HEALTH = {"/health/live": {"live": True}, "/health/ready": {"ready": True}}
+_SERVER = {"name": "rayloop", "extensions": [], "platform": PLATFORM}
+
+
+@serve.deployment(name="Front", max_ongoing_requests=256)
+class Front:
+    """Answers what no model's application does."""
+
+    async def __call__(self, request: Request) -> Response:
+        path = request.scope["path"].removeprefix(ROUTE).rstrip("/")
+        known = {"": _SERVER} | _HEALTH
+        if path not in known:
+            return error_answer(RequestError(_unknown(path), status=404))
+        if request.method != "GET":
+            return error_answer(RequestError("use GET", status=405), {"allow": "GET"})
+        return json_answer(known[path])
+
+
+def _unknown(path: str) -> str:
+    parts = path.split("/")
+    if len(parts) > 2 and parts[1] == "models":
+        return f"no model {parts[2][:100]!r} is deployed"
+    return f"no such path: {ROUTE}{path[:100]}"
+
+
+def build(args: dict) -> Application:
+    """Serve's entry point (import_path); takes no arguments."""
+    return Front.bind()  # type: ignore[attr-defined, no-any-return]

@@ -1,0 +1,181 @@
+"""The ledger: a detached actor per model, the one writer of its prediction and label log.
+
+Replicas send batches; a batch is acknowledged once it is committed to Iceberg, and counts once however often it is
+sent. Evidence of the running rollout is kept in memory, and rebuilt from the tables when the actor comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import ray
+from ray.actor import ActorHandle
+
+from cluster.contracts import ACTOR_NAMESPACE, Task, labels_table, ledger_actor, predictions_table
+from cluster.errors import DataError
+from cluster.settings import Settings
+from cluster.tables import Tables
+from deployments.evidence import RolloutEvidence
+from deployments.log import from_ipc
+from deployments.measure import RolloutLog, columns_read
+
+COMMIT_EVERY_S = 2.0
+MAX_KNOWN_BATCHES = 100_000
+# Replicas wait for a commit with each batch they have under way; evidence must get through all the same.
+_CONCURRENT_CALLS = 1000
+
+_log = logging.getLogger(__name__)
+
+Done = asyncio.Future[None]
+
+
+class _Batch(NamedTuple):
+    kind: str
+    rows: pa.Table
+    done: Done
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Batches that go into a table together: after a promotion another feature set may follow."""
+        return self.kind, str(self.rows.schema)
+
+
+def connect(model: str, settings: Settings) -> ActorHandle:
+    """The ledger of ``model``, started when absent."""
+    options = {
+        "name": ledger_actor(model),
+        "namespace": ACTOR_NAMESPACE,
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "max_restarts": -1,
+        "num_cpus": 0,
+        "max_concurrency": _CONCURRENT_CALLS,
+    }
+    actor: Any = ray.remote(Ledger)
+    handle: ActorHandle = actor.options(**options).remote(model, settings)
+    return handle
+
+
+class Ledger:
+    """See the module. All methods share one event loop; only table work leaves it."""
+
+    async def __init__(self, model: str, settings: Settings) -> None:  # type: ignore[misc]
+        self._tables = Tables(settings)
+        self._names = {"predictions": predictions_table(model), "labels": labels_table(model)}
+        self._pending: list[_Batch] = []
+        self._known: dict[str, Done | None] = await asyncio.to_thread(self._committed)
+        self._totals = await asyncio.to_thread(self._count)
+        self._rollout: RolloutLog | None = None
+        self._committing = asyncio.Lock()
+        self._loop = asyncio.get_running_loop().create_task(self._commit_now_and_then())
+
+    async def append(self, kind: str, batch: str, data: bytes) -> None:
+        """Take a batch of ``predictions`` or ``labels`` (Arrow IPC); returns once it is committed.
+
+        Raises DataError when the rows do not fit the table.
+        """
+        if batch in self._known:
+            done = self._known[batch]
+        else:
+            done = self._known[batch] = asyncio.get_running_loop().create_future()
+            self._pending.append(_Batch(kind, from_ipc(data), done))
+            if self._rollout is not None:
+                _take(self._rollout, self._pending[-1])
+        if done is not None:
+            await asyncio.shield(done)
+
+    async def evidence(self, rollout: str, task: Task) -> RolloutEvidence:
+        """What is known about a rollout now."""
+        if self._rollout is None or self._rollout.rollout != rollout:
+            # Between reading the tables and taking in what is pending, nothing may move from one to the other.
+            async with self._committing:
+                log = await asyncio.to_thread(self._rebuilt, rollout, task)
+                for batch in self._pending:
+                    _take(log, batch)
+                self._rollout = log
+        return self._rollout.evidence(task)
+
+    async def flush(self) -> dict[str, int]:
+        """Commit what has arrived. Returns the rows in each table, ``predictions`` and ``labels``."""
+        await self._commit()
+        return dict(self._totals)
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    async def _commit_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(COMMIT_EVERY_S)
+            try:
+                await self._commit()
+            except Exception:
+                # A catalog that does not answer now may answer later; the rows are kept till then.
+                _log.exception("the log could not be committed")
+
+    async def _commit(self) -> None:
+        async with self._committing:
+            taken = sorted(self._pending, key=lambda batch: batch.group)
+            for (kind, _), group in groupby(taken, key=lambda batch: batch.group):
+                batches = list(group)
+                refusal = await self._write(kind, pa.concat_tables([batch.rows for batch in batches]))
+                written = {id(batch.done) for batch in batches}
+                self._pending = [batch for batch in self._pending if id(batch.done) not in written]
+                for batch in batches:
+                    _settle(batch.done, refusal)
+            self._forget_old_batches()
+
+    async def _write(self, kind: str, rows: pa.Table) -> DataError | None:
+        """Append rows; returns why the table refuses them for what they are, if it does."""
+        try:
+            snapshot = await asyncio.to_thread(self._tables.append, self._names[kind], rows, evolve=True)
+        except DataError as error:
+            _log.error("%d rows of %s are refused: %s", rows.num_rows, kind, error)
+            return error
+        self._totals[kind] = snapshot.rows
+        return None
+
+    def _rebuilt(self, rollout: str, task: Task) -> RolloutLog:
+        log = RolloutLog(rollout)
+        if self._tables.exists(self._names["predictions"]):
+            log.add_predictions(self._tables.read(self._names["predictions"], columns=columns_read(task)))
+        if self._tables.exists(self._names["labels"]):
+            log.add_labels(self._tables.read(self._names["labels"], columns=("id", "label", "received")))
+        return log
+
+    def _committed(self) -> dict[str, Done | None]:
+        """Batches that are in the tables already, the oldest left out beyond the bound."""
+        known: dict[str, Done | None] = {}
+        for name in self._names.values():
+            if self._tables.exists(name):
+                column = self._tables.read(name, columns=("batch",)).column("batch")
+                known |= dict.fromkeys(column.unique().to_pylist()[-MAX_KNOWN_BATCHES:])
+        return known
+
+    def _count(self) -> dict[str, int]:
+        latest = {kind: self._tables.latest(name) for kind, name in self._names.items()}
+        return {kind: snapshot.rows if snapshot else 0 for kind, snapshot in latest.items()}
+
+    def _forget_old_batches(self) -> None:
+        while len(self._known) > MAX_KNOWN_BATCHES:
+            del self._known[next(iter(self._known))]
+
+
+def _take(log: RolloutLog, batch: _Batch) -> None:
+    if batch.kind == "predictions":
+        log.add_predictions(batch.rows)
+    else:
+        log.add_labels(batch.rows)
+
+
+def _settle(done: Done, refusal: DataError | None) -> None:
+    if refusal is None:
+        done.set_result(None)
+    else:
+        done.set_exception(refusal)
+        # Marks the exception as seen: a replica that died meanwhile will never ask for it.
+        done.exception()

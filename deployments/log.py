@@ -1,0 +1,155 @@
+"""The prediction and label log as tables. Pure.
+
+Predictions, one row for each predicted row. ``features`` is a struct of the feature frame, so that no feature's name
+can collide with the log's own columns; ``features_of`` gives the frame back.
+
+    id, request, row        row id (labels come back by it), request id, index within the request
+    batch                   the replica's batch it came in; what makes a batch that is sent twice count once
+    rollout, share          the rollout that was on, and the challenger's share at the time; null without one
+    assigned, variant       who should have answered by the split, and who did
+    version, as_of, at      version that answered (the champion's when nobody did); time of the features; wall clock
+    latency_ms              milliseconds the answering variant spent on features and model
+    error, champion_error   why the challenger, or the champion, failed; null when it did not
+    score | probabilities, predicted         what was answered; the former for binary and regression
+    champion_*, challenger_*                 what each variant said, where it was asked
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.contracts import CHALLENGER, Task, Variant
+from deployments.columns import TIMESTAMP
+from deployments.protocol import predicted, row_ids
+
+_PROBABILITIES = pa.list_(pa.float64())
+
+PREDICTION_COLUMNS: dict[str, pa.DataType] = {
+    "id": pa.string(),
+    "request": pa.string(),
+    "row": pa.int64(),
+    "batch": pa.string(),
+    "rollout": pa.string(),
+    "share": pa.float64(),
+    "assigned": pa.string(),
+    "variant": pa.string(),
+    "version": pa.string(),
+    "at": TIMESTAMP,
+    "latency_ms": pa.float64(),
+    "error": pa.string(),
+    "champion_error": pa.string(),
+}
+_SCORES = ("", "champion_", "challenger_")
+LABEL_COLUMNS: dict[str, pa.DataType] = {
+    "id": pa.string(),
+    "label": pa.float64(),
+    "time": TIMESTAMP,
+    "received": TIMESTAMP,
+    "batch": pa.string(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One request and what came of it. ``frame`` is the champion's feature frame; scores as contracts.Task says."""
+
+    request: str
+    frame: pa.Table
+    task: Task
+    champion_version: str
+    version: str
+    assigned: Variant
+    variant: Variant
+    at_us: int
+    latency_ms: float
+    rollout: str | None = None
+    share: float | None = None
+    champion: np.ndarray | None = None
+    challenger: np.ndarray | None = None
+    error: str | None = None
+    champion_error: str | None = None
+
+    @property
+    def scores(self) -> np.ndarray | None:
+        """What was answered; None when nobody could."""
+        return self.challenger if self.variant == CHALLENGER else self.champion
+
+
+def predictions(answers: Sequence[Answer], batch: str) -> pa.Table:
+    """Log rows of answers that share a champion version, hence a feature set and a task."""
+    sizes = [answer.frame.num_rows for answer in answers]
+    frame = pa.concat_tables([answer.frame for answer in answers]).combine_chunks()
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
+        "id": pa.array(chain.from_iterable(row_ids(a.request, n) for a, n in zip(answers, sizes, strict=True))),
+        "row": pa.array(chain.from_iterable(map(range, sizes)), pa.int64()),
+        "batch": pa.array([batch] * sum(sizes), pa.string()),
+        "as_of": frame.column("as_of"),
+        "at": _spread([a.at_us for a in answers], sizes, TIMESTAMP),
+    }
+    for name, kind in PREDICTION_COLUMNS.items():
+        if name not in columns:
+            columns[name] = _spread([getattr(a, name) for a in answers], sizes, kind)
+    task = answers[0].task
+    for prefix, of in zip(_SCORES, ("scores", "champion", "challenger"), strict=True):
+        columns |= _scores(task, prefix, [getattr(a, of) for a in answers], sizes)
+    return pa.table(columns | {"features": _struct(frame)})
+
+
+def labels(rows: pa.Table, received_us: int, batch: str) -> pa.Table:
+    """Log rows of parsed feedback (protocol.parse_feedback)."""
+    stamped = rows.append_column("received", pa.array([received_us] * rows.num_rows, TIMESTAMP))
+    return stamped.append_column("batch", pa.array([batch] * rows.num_rows, pa.string()))
+
+
+def features_of(rows: pa.Table) -> pa.Table:
+    """The feature frame of logged predictions, ``as_of`` included."""
+    frame = pa.Table.from_struct_array(rows.column("features").combine_chunks())
+    return frame.append_column("as_of", rows.column("as_of"))
+
+
+def to_ipc(rows: pa.Table) -> bytes:
+    """An Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue())
+
+
+def from_ipc(data: bytes) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()
+
+
+def _spread(values: list[Any], sizes: list[int], kind: pa.DataType) -> pa.Array:
+    """One value a request to one a row."""
+    return pa.array(chain.from_iterable(map(repeat, values, sizes)), kind)
+
+
+def _scores(task: Task, prefix: str, scores: list[np.ndarray | None], sizes: list[int]) -> dict[str, pa.Array]:
+    blocks = [_block(task, block, size) for block, size in zip(scores, sizes, strict=True)]
+    joined = np.concatenate(blocks) if blocks else np.empty(0)
+    missing = np.isnan(joined if joined.ndim == 1 else joined[:, 0])
+    if task.kind != "multiclass":
+        return {f"{prefix}score": pa.array(joined, pa.float64(), mask=missing)}
+    names = [None if gone else name for gone, name in zip(missing, predicted(task, joined), strict=True)]
+    rows = [None if gone else row for gone, row in zip(missing, joined.tolist(), strict=True)]
+    columns = {f"{prefix}probabilities": pa.array(rows, _PROBABILITIES)}
+    return columns if prefix else columns | {"predicted": pa.array(names, pa.string())}
+
+
+def _block(task: Task, scores: np.ndarray | None, size: int) -> np.ndarray:
+    if scores is not None:
+        return scores
+    return np.full((size, task.outputs) if task.kind == "multiclass" else size, math.nan)
+
+
+def _struct(frame: pa.Table) -> pa.Array:
+    features = frame.drop_columns(["as_of"])
+    struct = features.to_struct_array()
+    return struct.combine_chunks() if isinstance(struct, pa.ChunkedArray) else struct

@@ -1,0 +1,119 @@
+"""A model version in memory: features, encoder and ONNX session. Nothing is unpickled, MLflow is not imported."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+import onnxruntime as ort
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
+
+from cluster.contracts import ModelVersion
+from cluster.errors import DataError, RequestError
+from cluster.settings import Settings
+from features.bundle import MODEL, Manifest
+from features.encoding import Arrays
+from features.online import open_store
+from features.reader import FeatureReader
+
+_WARM_UP_ROWS = (1, 1, 8)
+
+
+class Scored(NamedTuple):
+    """``frame`` the feature frame, ``scores`` as contracts.Task says, ``latency_ms`` spent on both."""
+
+    frame: pa.Table
+    scores: np.ndarray
+    latency_ms: float
+
+
+class Predictor:
+    """A bundle folder, ready to score. Raises DataError when the folder holds no usable bundle."""
+
+    def __init__(self, folder: Path) -> None:
+        self.manifest = Manifest.load(folder)
+        self._session = _session(folder / MODEL)
+        self._inputs = frozenset(node.name for node in self._session.get_inputs())
+        for rows in _WARM_UP_ROWS:
+            self._run(self._blank(rows))
+
+    def predict(self, frame: pa.Table) -> np.ndarray:
+        """Scores of a feature frame, float32 [n] or [n, classes]. Raises RequestError when one is not finite."""
+        scores = self._run(self.manifest.encoder.encode(frame))
+        if not np.isfinite(scores).all():
+            row = int(np.argmin(np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)))
+            raise RequestError(
+                f"the model gives no finite score for row {row}", field="inputs", todo="are its values in a sane range?"
+            )
+        return scores
+
+    def _run(self, arrays: Arrays) -> np.ndarray:
+        fed = {name: array for name, array in arrays.items() if name in self._inputs}
+        scores = np.asarray(self._session.run(["scores"], fed)[0])
+        return scores if self.manifest.task.kind == "multiclass" else scores.reshape(-1)
+
+    def _blank(self, rows: int) -> Arrays:
+        encoder = self.manifest.encoder
+        return {
+            "numbers": np.zeros((rows, encoder.width), np.float32),
+            "codes": np.zeros((rows, len(encoder.categories)), np.int64),
+        }
+
+
+class Scorer:
+    """A version with its own way to features: request rows in, scores out."""
+
+    def __init__(self, version: ModelVersion, settings: Settings) -> None:
+        self.version = version.version
+        self._predictor = Predictor(bundle_folder(version, settings))
+        self.manifest = self._predictor.manifest
+        self._reader = FeatureReader(self.manifest.features, open_store(settings.online_store_uri))
+
+    def frame(self, rows: pa.Table, now_us: int) -> pa.Table:
+        """The feature frame of request rows. Raises RequestError when it cannot be computed from them."""
+        try:
+            frame = self._reader.frame(rows, now_us)
+        except (DataError, pl.exceptions.PolarsError, pa.ArrowInvalid, OverflowError) as error:
+            raise RequestError(f"features cannot be computed: {str(error).splitlines()[0]}", field="inputs") from error
+        if frame.column("as_of").null_count:
+            row = pc.index(frame.column("as_of").is_null(), True).as_py()
+            raise RequestError(f"row {row} gives no time to look features up at", field="inputs")
+        return frame
+
+    def predict(self, frame: pa.Table) -> np.ndarray:
+        """Scores of a feature frame (Predictor.predict)."""
+        return self._predictor.predict(frame)
+
+    def score(self, rows: pa.Table, now_us: int) -> Scored:
+        """Features and scores of request rows."""
+        started = time.perf_counter()
+        frame = self.frame(rows, now_us)
+        scores = self.predict(frame)
+        return Scored(frame, scores, (time.perf_counter() - started) * 1e3)
+
+
+def bundle_folder(version: ModelVersion, settings: Settings) -> Path:
+    """The version's bundle on this machine, fetched when it lies elsewhere."""
+    parsed = urlparse(version.bundle_uri)
+    if parsed.scheme in ("", "file"):
+        return Path(unquote(parsed.path))
+    # A replica whose bundles are local files never pays MLflow's import.
+    from cluster.registry import Registry
+
+    return Registry(settings).fetch(version)
+
+
+def _session(path: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except (Fail, InvalidGraph, InvalidProtobuf, NoSuchFile) as error:
+        raise DataError(f"{path} is no usable ONNX model: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,257 @@
+"""What a replica tells about its answers, off the request path: prediction log, labels, live profiles, metrics.
+
+A request appends to a buffer; a thread of its own ships it every half second. A batch is kept until the ledger has
+committed it and is sent again when the ledger dies, so the log lacks at most what a killed replica had not shipped.
+Buffers are bounded: beyond the bound rows are dropped and counted, and no request ever waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.metrics import Counter, Histogram
+
+from cluster.contracts import ACTOR_NAMESPACE, CHALLENGER, ledger_actor, monitor_actor
+from deployments.log import Answer, labels, predictions, to_ipc
+from deployments.protocol import predicted
+from features.definitions import Column
+from features.profiles import Profile
+
+FLUSH_EVERY_S = 0.5
+MAX_BUFFERED_ROWS = 50_000
+_RETRY_LOOKUP_S = 5.0
+_LATENCY_MS = [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 1000.0]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Rows on their way to the ledger; ``sent`` is None when it must be sent (again)."""
+
+    kind: str
+    id: str
+    rows: int
+    data: bytes
+    sent: ray.ObjectRef | None = field(default=None)
+
+
+class Telemetry:
+    """One replica's reporting. ``answered`` and ``labelled`` may be called from any thread, and return at once."""
+
+    def __init__(self, model: str) -> None:
+        self._replica = uuid4().hex[:12]
+        self._buffer = _Buffer()
+        self._ledger = _Peer(ledger_actor(model))
+        self._monitor = _Peer(monitor_actor(model))
+        self._metrics = _Metrics(model)
+        self._batches: list[_Batch] = []
+        self._sequence = 0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"telemetry-{model}", daemon=True)
+        self._thread.start()
+
+    def answered(self, answer: Answer, columns: tuple[Column, ...], window_s: float) -> None:
+        """Report an answer; ``columns`` are the model's inputs, ``window_s`` the width of a profile's window."""
+        self._buffer.put((answer, columns, window_s), answer.frame.num_rows)
+
+    def labelled(self, rows: pa.Table) -> None:
+        """Report labels (protocol.parse_feedback)."""
+        self._buffer.put((rows, time.time_ns() // 1000), rows.num_rows)
+
+    def close(self, deadline_s: float) -> None:
+        """Ship what is left; gives up after ``deadline_s`` seconds."""
+        self._closing.set()
+        self._thread.join(deadline_s)
+
+    def _run(self) -> None:
+        while not self._closing.wait(FLUSH_EVERY_S):
+            self._guarded_flush()
+        self._guarded_flush()
+        while self._batches:
+            self._guarded_flush()
+            self._closing_pause()
+
+    def _closing_pause(self) -> None:
+        pending = [batch.sent for batch in self._batches if batch.sent is not None]
+        if pending:
+            ray.wait(pending, timeout=FLUSH_EVERY_S)
+        else:
+            time.sleep(FLUSH_EVERY_S)
+
+    def _guarded_flush(self) -> None:
+        # The thread must outlive whatever a flush runs into, or the replica reports nothing any more.
+        try:
+            self._flush()
+        except Exception:
+            _log.exception("telemetry of replica %s failed to flush", self._replica)
+
+    def _flush(self) -> None:
+        items = self._buffer.drain()
+        reported = [item for item in items if isinstance(item[0], Answer)]
+        for _, group in groupby(reported, key=lambda item: item[0].champion_version):
+            self._report(list(group))
+        for rows, received_us in (item for item in items if isinstance(item[0], pa.Table)):
+            batch = self._next()
+            self._queue("labels", batch, labels(rows, received_us, batch))
+        self._metrics.dropped(self._buffer.take_dropped())
+        self._ship()
+
+    def _report(self, items: Sequence[tuple[Answer, tuple[Column, ...], float]]) -> None:
+        answers = [answer for answer, _, _ in items]
+        batch = self._next()
+        self._queue("predictions", batch, predictions(answers, batch))
+        self._metrics.answered(answers)
+        monitor = self._monitor.get()
+        if monitor is not None:
+            for start_s, profile in profiles(answers, items[-1][1], items[-1][2]).items():
+                monitor.observe.remote(answers[0].champion_version, start_s, profile.to_bytes())
+
+    def _next(self) -> str:
+        self._sequence += 1
+        return f"{self._replica}:{self._sequence}"
+
+    def _queue(self, kind: str, batch: str, rows: pa.Table) -> None:
+        self._batches.append(_Batch(kind, batch, rows.num_rows, to_ipc(rows)))
+        while sum(b.rows for b in self._batches) > MAX_BUFFERED_ROWS:
+            self._metrics.dropped(self._batches.pop(0).rows)
+
+    def _ship(self) -> None:
+        self._settle()
+        ledger = self._ledger.get()
+        if ledger is None:
+            return
+        for batch in self._batches:
+            if batch.sent is None:
+                batch.sent = ledger.append.remote(batch.kind, batch.id, batch.data)
+
+    def _settle(self) -> None:
+        """Forget what was committed; mark for sending again what was lost with the ledger."""
+        for batch in list(self._batches):
+            if batch.sent is None or not ray.wait([batch.sent], timeout=0)[0]:
+                continue
+            try:
+                ray.get(batch.sent)
+            except RayActorError:
+                batch.sent = None
+                self._ledger.forget()
+                continue
+            except RayTaskError as error:
+                # The ledger refuses these rows for what they are: sending them again would not help.
+                _log.error("the ledger refused batch %s: %s", batch.id, error)
+                self._metrics.dropped(batch.rows)
+            self._batches.remove(batch)
+
+
+def profiles(answers: Sequence[Answer], columns: tuple[Column, ...], window_s: float) -> dict[float, Profile]:
+    """Live profiles of the model's inputs and the champion's scores, by start of the event-time window, seconds."""
+    multiclass = answers[0].task.kind == "multiclass"
+    output = Column(name="predicted", kind="category") if multiclass else Column(name="score", kind="number")
+    frames = [_with_output(answer, output.name) for answer in answers if answer.champion is not None]
+    if not frames:
+        return {}
+    frame = pa.concat_tables(frames)
+    width_us = int(window_s * 1e6)
+    starts = pc.multiply(pc.floor(pc.divide(frame["as_of"].cast(pa.int64()).cast(pa.float64()), width_us)), window_s)
+    made: dict[float, Profile] = defaultdict(lambda: Profile.empty((*columns, output)))
+    for start in pc.unique(starts).to_pylist():
+        made[start].update(frame.filter(pc.equal(starts, start)))
+    return dict(made)
+
+
+def _with_output(answer: Answer, name: str) -> pa.Table:
+    assert answer.champion is not None
+    values = (
+        pa.array(predicted(answer.task, answer.champion))
+        if name == "predicted"
+        else pa.array(answer.champion, pa.float64())
+    )
+    return answer.frame.append_column(name, values)
+
+
+class _Buffer:
+    """A bounded queue of items that each stand for a number of rows."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._items: deque[tuple] = deque()
+        self._rows = 0
+        self._dropped = 0
+
+    def put(self, item: tuple, rows: int) -> None:
+        with self._lock:
+            if self._rows + rows > MAX_BUFFERED_ROWS:
+                self._dropped += rows
+                return
+            self._items.append(item)
+            self._rows += rows
+
+    def drain(self) -> list[tuple]:
+        with self._lock:
+            items, self._items, self._rows = list(self._items), deque(), 0
+            return items
+
+    def take_dropped(self) -> int:
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+            return dropped
+
+
+class _Peer:
+    """A named actor that may come and go; looked up again after a while when it is absent."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._handle: ActorHandle | None = None
+        self._next_lookup = 0.0
+
+    def get(self) -> ActorHandle | None:
+        if self._handle is None and time.monotonic() >= self._next_lookup:
+            self._next_lookup = time.monotonic() + _RETRY_LOOKUP_S
+            try:
+                self._handle = ray.get_actor(self._name, ACTOR_NAMESPACE)
+            except ValueError:
+                # Ray's way to say that there is no such actor: a model without a monitor is served all the same.
+                self._handle = None
+        return self._handle
+
+    def forget(self) -> None:
+        self._handle, self._next_lookup = None, 0.0
+
+
+class _Metrics:
+    """Ray metrics, in the dashboard and for Prometheus."""
+
+    def __init__(self, model: str) -> None:
+        tags = ("model", "version", "variant")
+        self._model = model
+        self._requests = Counter("rayloop_requests", "Requests answered.", tags)
+        self._errors = Counter("rayloop_errors", "Requests that the variant failed.", tags)
+        self._latency = Histogram("rayloop_latency_ms", "Features and model, by request.", _LATENCY_MS, tags)
+        self._dropped = Counter("rayloop_log_dropped_rows", "Log rows given up, buffers being full.", ("model",))
+
+    def answered(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            tags = {"model": self._model, "version": answer.version, "variant": answer.variant}
+            self._requests.inc(tags=tags)
+            self._latency.observe(answer.latency_ms, tags=tags)
+            if answer.error:
+                self._errors.inc(tags=tags | {"variant": CHALLENGER})
+            if answer.champion_error:
+                self._errors.inc(tags=tags)
+
+    def dropped(self, rows: int) -> None:
+        if rows:
+            self._dropped.inc(rows, tags={"model": self._model})

@@ -1,0 +1,59 @@
+"""What replicas are told through Serve's ``user_config``: plain JSON, applied without a restart."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from cluster.contracts import Frozen, ModelVersion
+
+DEFAULT_BODY_BYTES = 16 * 1024 * 1024
+DEFAULT_ROWS = 4096
+
+
+class Limits(Frozen):
+    """The largest request that is answered; beyond it, HTTP 413."""
+
+    body_bytes: int = Field(default=DEFAULT_BODY_BYTES, ge=1)
+    rows: int = Field(default=DEFAULT_ROWS, ge=1)
+
+
+class Trial(Frozen):
+    """A challenger's share of the requests. ``rollout`` also salts the split."""
+
+    rollout: str
+    challenger: ModelVersion
+    share: float = Field(ge=0.0, le=1.0)
+    timeout_s: float = Field(gt=0.0)
+
+
+class ServerConfig(Frozen):
+    """What a ``ModelServer`` replica serves. ``profile_window_s`` is the width of a live profile's window."""
+
+    champion: ModelVersion
+    trial: Trial | None = None
+    profile_window_s: float = Field(default=3600.0, gt=0.0)
+    limits: Limits = Limits()
+
+
+class ChallengerConfig(Frozen):
+    """What a ``Challenger`` replica serves."""
+
+    challenger: ModelVersion
+
+
+def server_app(model: str) -> str:
+    """Name of the Serve application that answers for ``model``."""
+    return model
+
+
+def challenger_app(model: str, rollout: str) -> str:
+    """Name of the application that exists while a rollout does. Model names hold no dot.
+
+    A name of its own for each rollout: Serve takes half a minute to drain an application, and until then its name.
+    """
+    return f"{challenger_prefix(model)}{rollout}"
+
+
+def challenger_prefix(model: str) -> str:
+    """What the names of all challengers' applications of ``model`` begin with."""
+    return f"{model}.challenger."

@@ -1,0 +1,105 @@
+"""Small real bundles: torch modules exported to ONNX, with the manifest a training run would write."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from cluster.contracts import ModelVersion, Snapshot, Task
+from cluster.registry import Registry
+from features.bundle import MODEL, Manifest
+from features.declare import derive
+from features.definitions import Column, FeatureSet
+from features.encoding import Encoder
+
+BINARY = Task(kind="binary", label="late")
+CLASSES = ("ash", "birch", "cedar")
+MULTICLASS = Task(kind="multiclass", label="tree", classes=CLASSES)
+
+FEATURES = FeatureSet(
+    name="trips",
+    request=(
+        Column(name="distance", kind="number"),
+        Column(name="carrier", kind="category"),
+        Column(name="departs", kind="timestamp"),
+    ),
+    derived=(derive("hour", pl.col("departs").dt.hour().cast(pl.Float64)),),
+    as_of=derive("as_of", pl.col("departs") - pl.duration(hours=2), kind="timestamp"),
+)
+ENCODER = Encoder(columns=FEATURES.columns, vocabularies={"carrier": ("AA", "UA")})
+
+IMAGES = FeatureSet(name="images", request=(Column(name="pixels", kind="tensor", shape=(2, 3)),))
+IMAGE_ENCODER = Encoder(columns=IMAGES.columns, vocabularies={})
+
+
+class Slope(torch.nn.Module):
+    """score = sigmoid(slope * distance), with a term for the carrier that is too small to matter."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(4, 2)
+        self.linear = torch.nn.Linear(2, 1)
+        self.slope = torch.nn.Parameter(torch.tensor(slope))
+        torch.nn.init.constant_(self.linear.weight, 1e-6)
+        torch.nn.init.zeros_(self.linear.bias)
+
+    def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        distance = torch.nan_to_num(numbers[:, 0])
+        small = self.linear(self.embedding(codes[:, 0]))[:, 0]
+        return torch.sigmoid(self.slope * distance + small)
+
+
+class Pixels(torch.nn.Module):
+    """Softmax of the sums of each column of a 2 x 3 image."""
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(numbers[:, :3] + numbers[:, 3:], dim=1)
+
+
+def write_bundle(
+    folder: Path,
+    module: torch.nn.Module,
+    *,
+    task: Task = BINARY,
+    features: FeatureSet = FEATURES,
+    encoder: Encoder = ENCODER,
+) -> Path:
+    """A bundle folder for ``module``; inputs without columns are left out of the graph."""
+    folder.mkdir(parents=True)
+    inputs = {
+        "numbers": torch.zeros(2, encoder.width),
+        "codes": torch.zeros(2, len(encoder.categories), dtype=torch.long),
+    }
+    inputs = {name: value for name, value in inputs.items() if value.shape[1]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            str(folder / MODEL),
+            input_names=list(inputs),
+            output_names=["scores"],
+            dynamic_axes={name: {0: "rows"} for name in (*inputs, "scores")},
+            dynamo=False,
+        )
+    Manifest(
+        model="trips",
+        task=task,
+        features=features,
+        feature_hash=features.content_hash,
+        encoder=encoder,
+        snapshot=Snapshot(table="trips.training", id=1, rows=100),
+        code_version="test",
+    ).save(folder)
+    return folder
+
+
+def register(registry: Registry, model: str, folder: Path, spoil: Callable[[Path], None] | None = None) -> ModelVersion:
+    """Register a bundle as the model's next version; ``spoil`` damages it once it is stored."""
+    with registry.run("tests", "test") as run:
+        version = registry.register(model, run, folder, {})
+    if spoil is not None:
+        spoil(registry.fetch(version))
+    return version

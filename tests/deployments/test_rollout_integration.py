@@ -1,0 +1,152 @@
+"""Rollouts on a real cluster, under load: no request fails, whatever becomes of the challenger."""
+
+import os
+import signal
+
+import httpx
+import pytest
+import ray
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+from cluster.contracts import CHALLENGER, CHAMPION, ModelVersion
+from cluster.errors import RolloutError
+from cluster.registry import Registry
+from cluster.settings import Settings
+from deployments import config, controller
+from deployments.controller import RolloutStatus
+from deployments.policy import RolloutPolicy
+from deployments.user_config import challenger_prefix
+from tests.deployments.conftest import MODEL, TRUE_SLOPE, Versions
+from tests.deployments.traffic import Load, infer_body, until
+
+pytestmark = pytest.mark.cluster
+
+POLICY = RolloutPolicy(
+    steps=(0.3, 1.0), min_requests=20, min_labelled=20, max_error_rate=0.2, margin=0.1, poll_s=0.2, deadline_s=120.0
+)
+FROZEN = POLICY.model_copy(update={"min_labelled": 10**6, "min_requests": 10**6})
+
+
+@pytest.fixture
+def rollout(cluster: Settings, registry: Registry, served: ModelVersion, versions: Versions):
+    """The controller, with the champion as it was when the test began and after it ends."""
+    actor = controller.connect(MODEL, cluster)
+    yield actor
+    status: RolloutStatus = ray.get(actor.status.remote())
+    if status.state is not None and status.state.active:
+        ray.get(actor.abort.remote("end of test"))
+    ray.get(config.connect(cluster).set_champion.remote(versions.champion))
+    registry.set_alias(versions.champion, CHAMPION)
+
+
+def finished(actor) -> RolloutStatus:
+    status: RolloutStatus = ray.get(actor.status.remote())
+
+    def over() -> bool:
+        status = ray.get(actor.status.remote())
+        return status.settled and not status.state.active
+
+    until(over, f"end of rollout {status.state}")
+    return ray.get(actor.status.remote())
+
+
+def has_challenger(settings: Settings) -> bool:
+    found = ServeSubmissionClient(settings.dashboard).get_serve_details()["applications"]
+    return any(name.startswith(challenger_prefix(MODEL)) and app["status"] != "DELETING" for name, app in found.items())
+
+
+def version_served(http: httpx.Client) -> str:
+    return http.post("/infer", json=infer_body([0.5])).json()["model_version"]
+
+
+def test_a_sound_challenger_becomes_champion(
+    cluster: Settings, registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    with Load(str(http.base_url), TRUE_SLOPE, name="good") as load:
+        ray.get(rollout.start.remote(versions.good, POLICY))
+        assert registry.aliased(MODEL, CHALLENGER) == registry.version(MODEL, versions.good.version)
+        status = finished(rollout)
+        until(lambda: version_served(http) == versions.good.version, "the new champion answers")
+    assert status.state.status == "promoted", status.state.reason
+    assert [d.action for d in status.decisions] == ["start", "advance", "promote"]
+    assert "not worse" in status.state.reason
+    assert load.failed == []
+    assert load.outcomes[200, "challenger"] > 0
+    assert registry.aliased(MODEL, CHAMPION).version == versions.good.version
+    assert registry.aliased(MODEL, CHALLENGER) is None
+    assert not has_challenger(cluster)
+
+
+def test_a_bad_challenger_is_aborted_by_its_loss(
+    registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    with Load(str(http.base_url), TRUE_SLOPE, name="bad") as load:
+        ray.get(rollout.start.remote(versions.bad, POLICY))
+        status = finished(rollout)
+    assert status.state.status == "aborted"
+    assert "the challenger is worse" in status.state.reason
+    assert load.failed == []
+    assert version_served(http) == versions.champion.version
+    assert registry.aliased(MODEL, CHAMPION).version == versions.champion.version
+    assert registry.aliased(MODEL, CHALLENGER) is None
+
+
+def test_a_challenger_that_fails_requests_is_aborted_and_callers_see_nothing(
+    http: httpx.Client, versions: Versions, rollout
+) -> None:
+    with Load(str(http.base_url), TRUE_SLOPE, name="failing") as load:
+        ray.get(rollout.start.remote(versions.failing, POLICY))
+        status = finished(rollout)
+    assert status.state.status == "aborted"
+    assert "failed" in status.state.reason
+    assert status.evidence.total.challenger.errors > 0
+    assert load.failed == []
+    assert set(load.outcomes) == {(200, "champion")}
+
+
+def test_a_challenger_that_does_not_load_is_refused(
+    cluster: Settings, registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    with pytest.raises(RolloutError, match="no usable ONNX model"):
+        ray.get(rollout.start.remote(versions.broken, POLICY, config.ServingOptions(deadline_s=60.0)))
+    status: RolloutStatus = ray.get(rollout.status.remote())
+    assert [d.action for d in status.decisions] == ["start", "abort"]
+    assert version_served(http) == versions.champion.version
+    assert registry.aliased(MODEL, CHALLENGER) is None
+    assert not has_challenger(cluster)
+
+
+def test_controller_resumes_after_a_kill_and_obeys_orders(
+    cluster: Settings, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    with Load(str(http.base_url), TRUE_SLOPE, threads=1, name="orders") as load:
+        ray.get(rollout.start.remote(versions.good, FROZEN))
+        with pytest.raises(RolloutError, match="under way"):
+            ray.get(rollout.start.remote(versions.bad, FROZEN))
+        ray.get(rollout.pause.remote("night"))
+        os.kill(ray.get(rollout.pid.remote()), signal.SIGKILL)
+        until(lambda: _status(rollout) == "paused", "the controller is back")
+        assert ray.get(config.connect(cluster).current.remote(MODEL)).trial.share == FROZEN.steps[0]
+        ray.get(rollout.resume.remote())
+        answered = load.outcomes[200, "challenger"]
+        until(lambda: load.outcomes[200, "challenger"] > answered, "the challenger answers its share")
+        status: RolloutStatus = ray.get(rollout.abort.remote("enough"))
+        assert ray.get(config.connect(cluster).current.remote(MODEL)).trial is None
+    assert [d.action for d in status.decisions] == ["start", "pause", "resume", "abort"]
+    assert load.failed == []
+
+
+def test_a_header_forces_the_variant(http: httpx.Client, versions: Versions, rollout) -> None:
+    ray.get(rollout.start.remote(versions.good, FROZEN))
+    for variant, version in (("champion", versions.champion), ("challenger", versions.good)):
+        response = http.post("/infer", json=infer_body([0.5]), headers={"x-rayloop-variant": variant})
+        assert response.headers["x-rayloop-variant"] == variant
+        assert response.json()["model_version"] == version.version
+    assert http.post("/infer", json=infer_body([0.5]), headers={"x-rayloop-variant": "x"}).status_code == 400
+
+
+def _status(actor) -> str:
+    try:
+        return ray.get(actor.status.remote()).state.status
+    except ray.exceptions.ActorUnavailableError:
+        return ""

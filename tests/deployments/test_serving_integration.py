@@ -1,0 +1,181 @@
+"""Real bundles behind real Serve and HAProxy: what callers get, and what the log keeps."""
+
+import os
+import signal
+
+import httpx
+import numpy as np
+import pytest
+import ray
+
+from cluster.contracts import ModelVersion
+from cluster.errors import RayloopError
+from cluster.settings import Settings
+from cluster.tables import Tables
+from deployments import config, ledger
+from deployments.log import features_of
+from deployments.user_config import DEFAULT_ROWS
+from tests.deployments.conftest import MODEL, TRUE_SLOPE, Versions
+from tests.deployments.traffic import Load, infer_body, sigmoid, until
+
+pytestmark = pytest.mark.cluster
+
+ROW = {"distance": 0.5, "carrier": "AA", "departs": "2024-05-01T10:00:00Z"}
+EXPECTED = sigmoid(np.array([0.75 * TRUE_SLOPE * 0.5]))
+
+
+def with_input(index: int, **change: object) -> dict:
+    body = infer_body([0.5])
+    body["inputs"][index] |= change
+    return body
+
+
+def test_infer_answers_with_scores_version_and_variant(http: httpx.Client, served: ModelVersion) -> None:
+    distances = [0.5, None, -1.0]
+    response = http.post("/infer", json=infer_body(distances, "three"))
+    body = response.json()
+    assert response.status_code == 200
+    assert body["model_version"] == served.version == response.headers["x-rayloop-version"]
+    assert body["id"] == "three"
+    assert body["parameters"] == {"variant": "champion"} == {"variant": response.headers["x-rayloop-variant"]}
+    assert body["outputs"][0] | {"data": None} == {"name": "score", "datatype": "FP32", "shape": [3], "data": None}
+    expected = sigmoid(0.75 * TRUE_SLOPE * np.array([0.5, 0.0, -1.0]))
+    np.testing.assert_allclose(body["outputs"][0]["data"], expected, atol=1e-4)
+
+
+def test_request_id_of_the_header_is_kept(http: httpx.Client) -> None:
+    response = http.post("/infer", json=infer_body([0.5]), headers={"x-request-id": "from-header"})
+    assert response.json()["id"] == response.headers["x-request-id"] == "from-header"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataframe_split": {"columns": list(ROW), "data": [list(ROW.values())]}},
+        {"dataframe_records": [ROW]},
+        {"instances": [ROW]},
+        {"inputs": {name: [value] for name, value in ROW.items()}},
+    ],
+    ids=lambda body: next(iter(body)),
+)
+def test_invocations_in_each_shape(http: httpx.Client, served: ModelVersion, body: dict) -> None:
+    answer = http.post("/invocations", json=body).json()
+    assert answer["model_version"] == served.version
+    np.testing.assert_allclose(answer["predictions"], EXPECTED, atol=1e-4)
+
+
+def test_metadata_tells_the_request_schema(http: httpx.Client) -> None:
+    body = http.get("").json()
+    assert [(i["name"], i["datatype"], i["shape"]) for i in body["inputs"]] == [
+        ("distance", "FP64", [-1]),
+        ("carrier", "BYTES", [-1]),
+        ("departs", "BYTES", [-1]),
+    ]
+    assert http.get("/ready").json() == {"name": MODEL, "ready": True}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "field"),
+    [
+        ("/infer", b"{", 400, "body"),
+        ("/infer", b"[1]", 400, "body"),
+        ("/infer", b"\xff\xfe", 400, "body"),
+        ("/infer", b"[" * 5000, 400, "body"),
+        ("/infer", {}, 400, "inputs"),
+        ("/infer", with_input(0, data=["far"]), 400, "inputs[0].data[0]"),
+        ("/infer", with_input(0, data=[1e300]), 400, "inputs[0].data[0]"),
+        ("/infer", with_input(0, shape=[2]), 400, "inputs[0].shape"),
+        ("/infer", with_input(1, datatype="FP32"), 400, "inputs[1].datatype"),
+        ("/infer", with_input(1, name="airline"), 400, "inputs[1].name"),
+        ("/infer", with_input(2, data=["tomorrow"]), 400, "inputs[2].data[0]"),
+        ("/infer", with_input(2, data=[None]), 400, "inputs[2].data[0]"),
+        ("/infer", infer_body([0.5], "bad id\r\n"), 400, "id"),
+        ("/infer", infer_body([0.5] * (DEFAULT_ROWS + 1)), 413, "inputs"),
+        ("/infer", b" " * (17 * 1024 * 1024), 413, "body"),
+        ("/invocations", {"instances": [{"distance": 1}]}, 400, "instances[0]"),
+        ("/invocations", {}, 400, "body"),
+        ("/feedback", {"labels": [{"id": "a", "label": 2}]}, 400, "labels[0].label"),
+        ("/feedback", {"labels": []}, 400, "labels"),
+    ],
+)
+def test_bad_requests_are_refused_with_the_field(
+    http: httpx.Client, path: str, body: object, status: int, field: str
+) -> None:
+    sent = {"content": body} if isinstance(body, bytes) else {"json": body}
+    response = http.post(path, **sent)
+    assert response.status_code == status
+    assert response.json()["field"] == field
+    assert {"x-request-id", "x-rayloop-version", "x-rayloop-variant"} <= set(response.headers)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", f"/v2/models/{MODEL}/infer", 405),
+        ("POST", f"/v2/models/{MODEL}", 405),
+        ("GET", f"/v2/models/{MODEL}/nothing", 404),
+        ("POST", "/v2/models/nobody/infer", 404),
+        ("GET", f"/v2/models/{MODEL}x", 404),
+        ("GET", "/v2/nothing", 404),
+        ("POST", "/v2/health/live", 405),
+        ("GET", "/v2/health/live", 200),
+        ("GET", "/v2/health/ready", 200),
+    ],
+)
+def test_paths_and_methods(cluster: Settings, served: ModelVersion, method: str, path: str, status: int) -> None:
+    response = httpx.request(method, cluster.endpoint + path)
+    assert response.status_code == status
+    assert ("error" in response.json()) == (status != 200)
+
+
+def test_a_version_that_does_not_load_is_refused_and_the_old_one_serves_on(
+    cluster: Settings, http: httpx.Client, served: ModelVersion, versions: Versions
+) -> None:
+    with pytest.raises(RayloopError, match="no usable ONNX model"):
+        ray.get(config.connect(cluster).deploy.remote(versions.broken, config.ServingOptions()))
+    assert http.post("/infer", json=infer_body([0.5])).json()["model_version"] == served.version
+
+
+def test_log_holds_each_answered_row_once_though_the_ledger_is_killed(
+    cluster: Settings, http: httpx.Client, served: ModelVersion
+) -> None:
+    actor = ledger.connect(MODEL, cluster)
+    tables = Tables(cluster)
+
+    def logged() -> list[str]:
+        if not tables.exists(f"{MODEL}.predictions"):
+            return []
+        ids = tables.read(f"{MODEL}.predictions", columns=["id"]).column("id").to_pylist()
+        return [id for id in ids if id.startswith("kill-")]
+
+    with Load(str(http.base_url), TRUE_SLOPE, name="kill") as load:
+        until(lambda: len(logged()) > 50, "first rows committed")
+        os.kill(ray.get(actor.pid.remote()), signal.SIGKILL)
+        sent = load.answered
+        until(lambda: load.answered > sent + 200, "more requests after the kill")
+    until(lambda: len(logged()) >= load.answered, "all rows committed")
+    assert load.failed == []
+    assert sorted(logged()) == sorted(load.ids)
+
+
+def test_log_keeps_features_scores_and_labels(cluster: Settings, http: httpx.Client, served: ModelVersion) -> None:
+    http.post("/infer", json=infer_body([0.5, -0.25], "kept")).raise_for_status()
+    http.post("/feedback", json={"labels": [{"id": "kept/0", "label": 1, "time": "2024-05-01T12:00:00Z"}]})
+    tables = Tables(cluster)
+
+    def rows() -> list[dict]:
+        found = tables.read(f"{MODEL}.predictions")
+        return [row for row in found.to_pylist() if row["request"] == "kept"]
+
+    def labels() -> list[dict]:
+        if not tables.exists(f"{MODEL}.labels"):
+            return []
+        return [row for row in tables.read(f"{MODEL}.labels").to_pylist() if row["id"] == "kept/0"]
+
+    until(lambda: bool(rows()) and bool(labels()), "rows and labels committed")
+    assert [row["id"] for row in rows()] == ["kept/0", "kept/1"]
+    assert rows()[0]["score"] == pytest.approx(EXPECTED[0], abs=1e-4)
+    assert rows()[0]["features"]["hour"] == 10.0
+    assert rows()[0]["as_of"].hour == 8
+    assert labels()[0]["label"] == 1.0
+    assert "distance" in features_of(tables.read(f"{MODEL}.predictions")).column_names
