@@ -1,0 +1,248 @@
+"""From windows to alarms: what the policy asks for, what a window showed, when to call out.
+
+A detector in river's manner: ``update`` with a window's result, then read ``alarm``. It calls out once per
+episode: after an alarm it stays silent until ``release`` windows in a row were quiet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from cluster.contracts import Alarm, Frozen
+from cluster.errors import ProjectError
+from features.profiles import Profile
+from monitoring.calibrate import MIN_RUNS, Calibration, Watch, rejected
+from monitoring.drift import Direction, Distances
+
+DAY_S = 86_400.0
+NAMED_COLUMNS = 3
+"""Columns that a reason sentence names; the alarm itself lists all."""
+
+
+class DriftPolicy(Frozen):
+    """When a model's traffic counts as drifted, and what is done about it. Times are event time, in seconds.
+
+    The newest ``span`` windows of ``window_s`` are compared as one; a window of fewer than ``min_rows`` rows is
+    passed over. ``alpha`` is the rate of false alarms per window asked for over the watched columns; ``effect``
+    the least distance (share of rows moved) worth an alarm.
+    An alarm needs ``needed`` drifted windows among the last ``of``. ``watch`` empty means every column, both ways.
+    A retrain waits for ``cooldown_s`` after the last and for the ``budget`` per ``budget_s``.
+    A window closes when one that starts ``lateness_s`` or more after its end holds ``min_rows`` rows.
+    """
+
+    window_s: float = Field(default=DAY_S, gt=0)
+    span: int = Field(default=3, ge=1)
+    min_rows: int = Field(default=200, ge=1)
+    alpha: float = Field(default=0.01, gt=0, lt=1)
+    effect: float = Field(default=0.1, ge=0, le=1)
+    needed: int = Field(default=1, ge=1)
+    of: int = Field(default=1, ge=1)
+    release: int = Field(default=3, ge=1)
+    watch: tuple[Watch, ...] = ()
+    action: Literal["retrain", "notify"] = "retrain"
+    cooldown_s: float = Field(default=3 * DAY_S, ge=0)
+    budget: int = Field(default=2, ge=0)
+    budget_s: float = Field(default=7 * DAY_S, gt=0)
+    lateness_s: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _persistence_is_possible(self) -> Self:
+        if self.needed > self.of:
+            raise ProjectError(f"the drift policy needs {self.needed} drifted windows of {self.of}", "lower 'needed'")
+        return self
+
+
+class ColumnResult(Frozen):
+    """A column in one window. ``ratio`` is the statistic divided by ``threshold``; from 1 on it is too far."""
+
+    distances: Distances
+    direction: Direction
+    threshold: float
+    ratio: float
+    p_value: float
+    watched: bool
+    drifted: bool
+    mean: float | None = None
+    reference_mean: float | None = None
+
+
+class WindowResult(Frozen):
+    """The verdict on the run of windows that ends with the one starting at ``window``.
+
+    ``judged`` is false, and ``note`` says why, when there was too little to judge; ``columns`` is empty then.
+    """
+
+    version: str
+    window: float
+    since: float
+    rows: int
+    judged: bool
+    note: str = ""
+    columns: dict[str, ColumnResult] = Field(default_factory=dict)
+
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """Watched columns beyond their thresholds, farthest first."""
+        found = [name for name, column in self.columns.items() if column.drifted]
+        return tuple(sorted(found, key=lambda name: -self.columns[name].ratio))
+
+
+class DetectorState(Frozen):
+    """What a detector remembers between windows: enough to go on after a restart."""
+
+    recent: tuple[bool, ...] = ()
+    drifting: bool = False
+    quiet: int = 0
+    retrained: tuple[float, ...] = ()
+
+
+class DriftDetector:
+    """Calls out drift of one model version."""
+
+    def __init__(self, model: str, version: str, policy: DriftPolicy, state: DetectorState | None = None) -> None:
+        self.model = model
+        self.version = version
+        self.policy = policy
+        self.state = state or DetectorState()
+        self.alarm: Alarm | None = None
+
+    def update(self, result: WindowResult) -> Self:
+        """Take in a closed window; ``alarm`` is then what it raised, or None. An unjudged one changes nothing."""
+        self.alarm = None
+        if not result.judged:
+            return self
+        hit = bool(result.drifted)
+        recent = (*self.state.recent, hit)[-self.policy.of :]
+        quiet = 0 if hit else self.state.quiet + 1
+        raised = hit and not self.state.drifting and sum(recent) >= self.policy.needed
+        drifting = raised or (self.state.drifting and quiet < self.policy.release)
+        self.state = self.state.model_copy(update={"recent": recent, "quiet": quiet, "drifting": drifting})
+        if raised:
+            self.alarm = self._call(result, sum(recent), len(recent))
+        return self
+
+    def claim_retrain(self, window: float) -> str:
+        """Take a retrain from the budget. Returns "" when granted, else the reason why it is held back."""
+        policy, past = self.policy, self.state.retrained
+        if past and window < past[-1] + policy.cooldown_s:
+            return f"cooling down until {_day(past[-1] + policy.cooldown_s)}"
+        if sum(when > window - policy.budget_s for when in past) >= policy.budget:
+            return f"budget of {policy.budget} retrains per {policy.budget_s / DAY_S:g} days is spent"
+        kept = tuple(when for when in past if when > window - policy.budget_s)
+        self.state = self.state.model_copy(update={"retrained": (*kept, window)})
+        return ""
+
+    def _call(self, result: WindowResult, hits: int, seen: int) -> Alarm:
+        ratios = {name: column.ratio for name, column in result.columns.items() if column.watched}
+        return Alarm(
+            model=self.model,
+            version=self.version,
+            window=result.window,
+            reason=reason(result, hits, seen),
+            features=dict(sorted(ratios.items(), key=lambda item: -item[1])),
+        )
+
+
+def judge(
+    calibration: Calibration, policy: DriftPolicy, version: str, starts: tuple[float, ...], run: Profile
+) -> WindowResult:
+    """Compare a live run, the windows at ``starts`` merged, with the reference.
+
+    Benjamini-Hochberg over the watched columns decides which are too far; the others are held to the same
+    level, for people to look at, and never drift.
+    """
+    if len(starts) < policy.span:
+        return unjudged(version, starts, run.rows, f"{len(starts)} of {policy.span} windows so far")
+    measured = calibration.distances(run)
+    p_values = {name: _p_value(calibration, name, distances) for name, distances in measured.items()}
+    count = max(1, rejected({name: p_values[name] for name in calibration.watched}, policy.alpha))
+    level = policy.alpha * count / len(calibration.watched)
+    columns = {
+        name: _column(calibration, policy, name, distances, p_values[name], level, run)
+        for name, distances in measured.items()
+    }
+    return WindowResult(
+        version=version,
+        window=starts[-1],
+        since=starts[0],
+        rows=run.rows,
+        judged=True,
+        note=_note(calibration, measured),
+        columns=columns,
+    )
+
+
+def unjudged(version: str, starts: tuple[float, ...], rows: int, note: str) -> WindowResult:
+    """A window that there is no verdict on, and why."""
+    return WindowResult(version=version, window=starts[-1], since=starts[0], rows=rows, judged=False, note=note)
+
+
+def reason(result: WindowResult, hits: int, seen: int) -> str:
+    """What happened, in a sentence with figures."""
+    told = [_told(name, result.columns[name]) for name in result.drifted[:NAMED_COLUMNS]]
+    more = len(result.drifted) - len(told)
+    span = f"{_day(result.since)} to {_day(result.window)}" if result.since < result.window else _day(result.window)
+    often = f"{hits} of the last {seen} windows drifted; " if seen > 1 else ""
+    return f"{often}{span}, {result.rows:,} rows: {'; '.join(told)}" + (f"; and {more} more" if more else "")
+
+
+def _note(calibration: Calibration, measured: Mapping[str, Distances]) -> str:
+    notes = []
+    if calibration.runs < MIN_RUNS:
+        notes.append(f"the reference holds {calibration.runs} runs of windows: only sampling noise is tested against")
+    unseen = [name for name in calibration.watched if not measured[name].rows]
+    if unseen:
+        notes.append(f"watched, but not in the traffic: {', '.join(unseen)}")
+    return "; ".join(notes)
+
+
+def _p_value(calibration: Calibration, name: str, distances: Distances) -> float:
+    return calibration.nulls[name].p_value(distances.statistic, distances.rows, distances.reference_rows)
+
+
+def _column(
+    calibration: Calibration,
+    policy: DriftPolicy,
+    name: str,
+    distances: Distances,
+    p_value: float,
+    level: float,
+    run: Profile,
+) -> ColumnResult:
+    null = calibration.nulls[name]
+    threshold = max(policy.effect, null.threshold(level, distances.rows, distances.reference_rows))
+    watched = name in calibration.watched
+    too_far = p_value <= level and distances.statistic >= policy.effect
+    return ColumnResult(
+        distances=distances,
+        direction=calibration.directions[name],
+        threshold=threshold,
+        ratio=distances.statistic / threshold,
+        p_value=p_value,
+        watched=watched,
+        drifted=watched and too_far,
+        mean=_mean(run, name),
+        reference_mean=_mean(calibration.reference.total, name),
+    )
+
+
+def _mean(profile: Profile, name: str) -> float | None:
+    summary = profile.numbers.get(name)
+    return summary.mean if summary is not None and summary.count else None
+
+
+def _told(name: str, column: ColumnResult) -> str:
+    means = ""
+    if column.mean is not None and column.reference_mean is not None:
+        means = f", mean {column.mean:.3g} against {column.reference_mean:.3g} in training"
+    moved = f"{column.distances.statistic:.2f} of rows moved, {column.threshold:.2f} allowed, p = {column.p_value:.2g}"
+    return f"{name} is {column.ratio:.1f} x its threshold ({moved}{means})"
+
+
+def _day(seconds: float) -> str:
+    when = datetime.fromtimestamp(seconds, UTC)
+    return f"{when:%Y-%m-%d}" if seconds % DAY_S == 0 else f"{when:%Y-%m-%d %H:%M}"
