@@ -1,0 +1,71 @@
+"""The flagship project: will a flight out of New York arrive more than 15 minutes late?"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from examples.flights.features import examples, features, flights, weather
+from pipelines import (
+    Choice,
+    DriftPolicy,
+    GatePolicy,
+    LogUniform,
+    ModelSpec,
+    Period,
+    Project,
+    Rehearsal,
+    Retrain,
+    RolloutPolicy,
+    Task,
+    Threshold,
+    TimeSplit,
+    TrainConfig,
+    TuneConfig,
+    Uniform,
+    Watch,
+)
+
+
+def _day(month: int, day: int = 1) -> datetime:
+    return datetime(2013, month, day, tzinfo=UTC)
+
+
+project = Project(
+    name="flights",
+    task=Task(kind="binary", label="late"),
+    sources=(flights, weather),
+    features=features,
+    examples=examples,
+    split=TimeSplit(start=_day(1), validate_from=_day(9), test_from=_day(10), end=datetime(2014, 1, 2, tzinfo=UTC)),
+    model=ModelSpec(build="mlp", parameters={"hidden": (256, 128), "dropout": 0.2}),
+    train=TrainConfig(epochs=3, batch_size=2048, lr=3e-3, weight_decay=1e-2, workers=2),
+    tune=TuneConfig(
+        trials=8,
+        space={
+            "lr": LogUniform(low=1e-3, high=8e-3),
+            "dropout": Uniform(low=0.1, high=0.35),
+            "weight_decay": LogUniform(low=3e-3, high=1e-1),
+            "batch_size": Choice(options=(1024, 2048, 4096)),
+        },
+    ),
+    gate=GatePolicy(
+        thresholds=(Threshold(metric="auc", min=0.70), Threshold(metric="ece", max=0.06)), margin=0.01, max_gap=0.1
+    ),
+    rollout=RolloutPolicy(steps=(0.05, 0.25, 0.5, 1.0), poll_s=0.5),
+    # Calmer days than in training are no reason to retrain: only more delay than usual is.
+    drift=DriftPolicy(
+        watch=(
+            Watch(column="score", direction="up"),
+            Watch(column="dest_arrivals_6h_mean", direction="up"),
+            Watch(column="origin_departures_2h_mean", direction="up"),
+        )
+    ),
+    retrain=Retrain(holdout=timedelta(days=28)),
+    rehearsal=Rehearsal(
+        quiet=Period(_day(8, 22), _day(8, 28)),
+        sound=Period(_day(10), _day(10, 16)),
+        sabotage=Period(_day(10, 16), _day(11)),
+        drift=Period(_day(12), _day(12, 31)),
+        step=timedelta(hours=6),
+    ),
+)

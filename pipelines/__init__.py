@@ -1,0 +1,49 @@
+"""The loop and its command line. A project module imports its vocabulary from here."""
+
+from cluster.contracts import Task
+from deployments.policy import RolloutPolicy
+from features.declare import category, derive, number, rolling, tensor, timestamp
+from features.definitions import Aggregate, Column, Entity, FeatureSet, FeatureView, Latest
+from features.sources import Examples, Source
+from features.split import HashSplit, TimeSplit
+from monitoring.alarm import DriftPolicy
+from monitoring.calibrate import Watch
+from pipelines.project import Period, Project, Rehearsal, Retrain
+from trainers.config import Choice, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform
+from trainers.gate import GatePolicy, Threshold
+
+__all__ = [
+    "Aggregate",
+    "Choice",
+    "Column",
+    "DriftPolicy",
+    "Entity",
+    "Examples",
+    "FeatureSet",
+    "FeatureView",
+    "GatePolicy",
+    "HashSplit",
+    "IntRange",
+    "Latest",
+    "LogUniform",
+    "ModelSpec",
+    "Period",
+    "Project",
+    "Rehearsal",
+    "Retrain",
+    "RolloutPolicy",
+    "Source",
+    "Task",
+    "Threshold",
+    "TimeSplit",
+    "TrainConfig",
+    "TuneConfig",
+    "Uniform",
+    "Watch",
+    "category",
+    "derive",
+    "number",
+    "rolling",
+    "tensor",
+    "timestamp",
+]

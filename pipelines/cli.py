@@ -1,0 +1,269 @@
+"""``rayloop``: the command line. ``python -m pipelines`` is the same.
+
+What does work runs on the cluster: outside of it a command ships the project's folder and submits itself as a Ray job;
+inside a Ray job it runs where it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from cluster import session
+from cluster.errors import RayloopError
+from cluster.settings import load_settings
+
+EXIT_USER_ERROR = 2
+_DEMO = "examples.flights.project"
+
+app = typer.Typer(
+    help="A closed loop for models on a Ray cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ProjectArgument = Annotated[str, typer.Argument(help="Path or module name of the project: folder/project.py")]
+Until = Annotated[str, typer.Option(help="Leave out what was not known at this time (ISO 8601)")]
+Reason = Annotated[str, typer.Option(help="Why; it goes into the journal")]
+
+
+def main() -> None:
+    """Run the command line; a RayloopError becomes one line and exit code 2."""
+    try:
+        app()
+    except RayloopError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command again to go on", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if (known := _deliberate(error)) is None:
+            raise
+        _fail(known)
+
+
+@app.command()
+def up() -> None:
+    """Start the local Ray cluster, its dashboard and MLflow's pages."""
+    settings = load_settings()
+    started = session.start(settings, typer.echo)
+    typer.echo(
+        f"{'started' if started else 'already running'}: dashboard {settings.dashboard}, MLflow {settings.mlflow_server}"
+    )
+
+
+@app.command()
+def down() -> None:
+    """End every process of the local cluster, HAProxy and MLflow's pages included."""
+    settings = load_settings()
+    if session.running(settings):
+        _flush_logs(settings)
+    count = session.stop(settings)
+    typer.echo(f"stopped {count} processes" if count else "nothing was running")
+
+
+@app.command()
+def status() -> None:
+    """Show the cluster, the models it serves, their rollouts and drift monitors."""
+    from pipelines.people import show_status
+
+    show_status(load_settings(), typer.echo)
+
+
+@app.command()
+def doctor() -> None:
+    """Check the machine, the stores and the cluster; say what to mend."""
+    from pipelines.people import check_machine
+
+    if not check_machine(load_settings(), typer.echo):
+        sys.exit(EXIT_USER_ERROR)
+
+
+@app.command()
+def demo() -> None:
+    """Start a cluster, clear the last demo, and rehearse the whole loop on the flights of 2013."""
+    settings = load_settings()
+    session.start(settings, typer.echo)
+    _work("run", _DEMO, "--rehearse", "--fresh")
+
+
+@app.command()
+def run(
+    project: ProjectArgument,
+    rehearse: Annotated[bool, typer.Option(help="Replay history as live traffic after the first version")] = False,
+    fresh: Annotated[bool, typer.Option(help="Forget this project's tables, versions and state first")] = False,
+) -> None:
+    """Land, join, tune, train, gate, register, serve; the report at the end."""
+    flags = ["--rehearse"] * rehearse + ["--fresh"] * fresh
+    _work("run", project, *flags, action=lambda ws: _commands().run(ws, rehearse=rehearse, fresh=fresh))
+
+
+@app.command()
+def tune(project: ProjectArgument) -> None:
+    """Search for the best settings and show the table of trials."""
+    _work("tune", project, action=lambda ws: _commands().tune(ws))
+
+
+@app.command()
+def train(project: ProjectArgument) -> None:
+    """Train the project's model as declared, gate and register it."""
+    _work("train", project, action=lambda ws: _commands().train(ws))
+
+
+@app.command()
+def retrain(project: ProjectArgument, until: Until = "", reason: Reason = "by hand") -> None:
+    """Train the champion's recipe on the newest data and roll the result out."""
+    moment = _moment(until)
+    words = ["retrain", project, "--until", moment.isoformat(), "--reason", reason]
+    _work(*words, action=lambda ws: _commands().retrain(ws, moment, reason))
+
+
+@app.command()
+def deploy(
+    project: ProjectArgument, version: Annotated[str, typer.Option(help="Version; default: the newest")] = ""
+) -> None:
+    """Serve a version: the first outright, a later one behind a rollout."""
+    _work(
+        "deploy",
+        project,
+        *(["--version", version] if version else []),
+        action=lambda ws: _commands().deploy(ws, version),
+    )
+
+
+@app.command()
+def predict(
+    project: ProjectArgument,
+    table: Annotated[str, typer.Argument(help="Parquet file or folder with the request columns")],
+    out: Annotated[str, typer.Argument(help="Folder for the scored Parquet files")],
+    version: Annotated[str, typer.Option(help="Version; default: the champion")] = "",
+) -> None:
+    """Score a table with a registered version."""
+    words = ["predict", project, str(Path(table).absolute()), str(Path(out).absolute())]
+    option = ["--version", version] if version else []
+    _work(*words, *option, action=lambda ws: _commands().predict(ws, words[2], words[3], version))
+
+
+@app.command()
+def promote(model: str, reason: Reason = "by hand") -> None:
+    """Make the challenger champion now."""
+    _order(model, "promote", reason)
+
+
+@app.command()
+def abort(model: str, reason: Reason = "by hand") -> None:
+    """Send all requests to the champion now."""
+    _order(model, "abort", reason)
+
+
+@app.command()
+def pause(model: str, reason: Reason = "by hand") -> None:
+    """Hold the rollout at its share."""
+    _order(model, "pause", reason)
+
+
+@app.command()
+def resume(model: str, reason: Reason = "by hand") -> None:
+    """Let a paused rollout go on."""
+    _order(model, "resume", reason)
+
+
+@app.command()
+def report(project: ProjectArgument) -> None:
+    """Write the HTML report of what happened to a model."""
+    _work("report", project, action=lambda ws: _commands().report(ws))
+
+
+@app.command()
+def trace(model: str, request: Annotated[str, typer.Argument(help="Request id of an answer")]) -> None:
+    """From one prediction to its version, run, snapshot, features and code."""
+    from pipelines.people import show_trace
+
+    show_trace(load_settings(), model, request, typer.echo)
+
+
+def _work(*words: str, action: Callable[[Any], None] | None = None) -> None:
+    """Run ``action`` on the project if this is a Ray job; otherwise submit the same command as one."""
+    from pipelines.project import load, locate
+
+    location = locate(words[1])
+    loaded = load(location)
+    settings = load_settings()
+    if session.in_job() and action is not None:
+        from pipelines.progress import Progress
+        from pipelines.workspace import Workspace
+
+        session.connect(settings)
+        action(Workspace(loaded, location, settings, Progress()))
+        return
+    _submit([words[0], location.module, *words[2:]], location.folder)
+
+
+def _submit(words: list[str], folder: Path) -> None:
+    from cluster import jobs
+
+    settings = load_settings()
+    python = sys.executable if not settings.address else "python"
+    job = jobs.submit(settings, [python, "-m", "pipelines", *words], folder)
+    typer.echo(f"Ray job {job} (dashboard: {settings.dashboard}/#/jobs/{job})")
+    try:
+        done = jobs.follow(settings, job, lambda text: typer.echo(text, nl=False))
+    except KeyboardInterrupt:
+        jobs.cancel(settings, job)
+        raise
+    if not done:
+        sys.exit(jobs.exit_code(settings, job))
+
+
+def _order(model: str, order: str, reason: str) -> None:
+    from pipelines.people import steer
+
+    steer(load_settings(), model, order, reason, typer.echo)
+
+
+def _flush_logs(settings: Any) -> None:
+    from pipelines.people import flush_logs
+
+    try:
+        flush_logs(settings, typer.echo)
+    except Exception as error:
+        # A cluster that is half dead must still be stopped.
+        typer.echo(f"the prediction log could not be committed: {error}", err=True)
+
+
+def _commands() -> Any:
+    from pipelines import commands
+
+    return commands
+
+
+def _moment(text: str) -> datetime:
+    if not text:
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise RayloopError(f"--until {text!r} is no time", "write it like 2013-12-10T00:00:00+00:00") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _deliberate(error: BaseException | None) -> RayloopError | None:
+    """The RayloopError that Ray has wrapped on its way from a worker, if there is one."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, RayloopError):
+            return error
+        seen.add(id(error))
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
+
+
+def _fail(error: RayloopError) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    sys.exit(EXIT_USER_ERROR)

@@ -1,0 +1,104 @@
+"""What the commands do once they run beside the cluster."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from cluster.contracts import CHAMPION
+from cluster.errors import ProjectError, VersionNotFound
+from pipelines import baselines, rehearsal, reporting, reset, serving, stages
+from pipelines.summary import summarise
+from pipelines.versions import tune as search
+from pipelines.workspace import Workspace
+
+
+def run(workspace: Workspace, *, rehearse: bool, fresh: bool) -> None:
+    """The loop: data, features, tuning, training, gate, registry, serving; then the rehearsal when asked for."""
+    plan = workspace.project.rehearsal
+    if rehearse and plan is None:
+        raise ProjectError(
+            f"{workspace.project.name} declares no rehearsal", "add Project(rehearsal=...) or leave --rehearse out"
+        )
+    workspace.registry.check()
+    if fresh:
+        reset.forget(workspace)
+    elif rehearse and workspace.registry.versions(workspace.project.name):
+        raise ProjectError(
+            f"{workspace.project.name} has versions already, and a rehearsal would mix with them",
+            "add --fresh to forget them, or rehearse under another project name",
+        )
+    landed = stages.land_sources(workspace)
+    snapshots = stages.snapshots(landed)
+    frame = stages.training_frame(workspace, snapshots)
+    comparison = baselines.start(workspace, frame)
+    first, recipe = stages.first_version(workspace, frame)
+    if not rehearse:
+        stages.materialize_online(workspace, snapshots, datetime.now(UTC))
+    stages.release(workspace, first.version)
+    story = rehearsal.rehearse(workspace, plan, snapshots, recipe) if rehearse and plan else None
+    with workspace.progress.stage("report"):
+        results = baselines.collect(workspace, comparison)
+        page = reporting.write(workspace, results)
+    summarise(workspace, landed, first, results, story, page)
+
+
+def tune(workspace: Workspace) -> None:
+    frame = stages.training_frame(workspace, stages.snapshots(stages.land_sources(workspace)))
+    with workspace.progress.stage("tune"):
+        recipe, found = search(workspace, frame)
+        if found is None:
+            raise ProjectError(f"{workspace.project.name} declares no search", "add Project(tune=TuneConfig(...))")
+        for trial in sorted(found.trials, key=lambda t: t.number):
+            chosen = "  ".join(f"{name}={value}" for name, value in trial.parameters.items())
+            workspace.progress(
+                f"{trial.number:3d}  {trial.status:<8}  {trial.epochs} epochs  {trial.metric:.4f}  {chosen}"
+            )
+        workspace.progress(f"best: {recipe.config.model_dump_json()} {dict(recipe.spec.parameters)}")
+
+
+def train(workspace: Workspace) -> None:
+    from pipelines.versions import Recipe, make_version
+
+    frame = stages.training_frame(workspace, stages.snapshots(stages.land_sources(workspace)))
+    with workspace.progress.stage("train"):
+        made = make_version(
+            workspace, frame, Recipe(workspace.project.model, workspace.project.train), "trained by hand"
+        )
+        workspace.progress(f"{made.version}: serve it with `rayloop deploy {workspace.location.module}`")
+
+
+def retrain(workspace: Workspace, until: datetime, reason: str) -> None:
+    workspace.progress(f"retraining {workspace.project.name} on what was known at {until:%Y-%m-%d %H:%M}: {reason}")
+    made = stages.retrain(workspace, until)
+    workspace.registry.tag(made.version, "rayloop.retrained_because", reason)
+    stages.release(workspace, made.version)
+
+
+def deploy(workspace: Workspace, version: str) -> None:
+    name = workspace.project.name
+    versions = workspace.registry.versions(name)
+    if not versions:
+        raise VersionNotFound(f"model {name!r} has no version", f"make one: rayloop run {workspace.location.module}")
+    chosen = workspace.registry.version(name, version) if version else versions[-1]
+    landed = stages.snapshots(stages.land_sources(workspace))
+    stages.materialize_online(workspace, landed, datetime.now(UTC))
+    stages.release(workspace, chosen)
+
+
+def predict(workspace: Workspace, table: str, out: str, version: str) -> None:
+    from pipelines.batch import score_parquet
+
+    name = workspace.project.name
+    chosen = workspace.registry.version(name, version) if version else workspace.registry.aliased(name, CHAMPION)
+    if chosen is None:
+        raise VersionNotFound(f"model {name!r} has no champion", "give --version, or deploy one")
+    with workspace.progress.stage("predict"):
+        score_parquet(workspace, chosen, table, out)
+
+
+def report(workspace: Workspace) -> None:
+    with workspace.progress.stage("report"):
+        workspace.progress(f"written to {reporting.write(workspace, baselines.stored(workspace))}")
+
+
+__all__ = ["deploy", "predict", "report", "retrain", "run", "serving", "train", "tune"]

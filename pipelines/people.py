@@ -1,0 +1,186 @@
+"""What a person asks at the prompt: is it up, is it sound, what made that decision, stop that rollout."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+import ray
+
+from cluster import session
+from cluster.contracts import ACTOR_NAMESPACE, ledger_actor, monitor_actor, predictions_table, rollout_actor
+from cluster.errors import DataError, RayloopError, RolloutError
+from cluster.registry import Registry
+from cluster.settings import Settings
+from cluster.tables import Tables
+from deployments.config import connect as serve_config
+from pipelines.serving import call
+
+Tell = Callable[[str], None]
+
+_GIB = 1024**3
+_MIN_DISK_GIB = 5
+_FLUSH_S = 30.0
+
+
+def show_status(settings: Settings, tell: Tell) -> None:
+    """One block a served model: versions, rollout, drift."""
+    session.connect(settings)
+    resources, free = ray.cluster_resources(), ray.available_resources()
+    cpus = f"{free.get('CPU', 0):g} of {resources.get('CPU', 0):g} CPUs free"
+    tell(f"cluster {settings.dashboard}: {len(ray.nodes())} nodes, {cpus}, {resources.get('GPU', 0):g} GPUs")
+    models = _models()
+    for model in models:
+        _show_model(settings, model, tell)
+    if not models:
+        tell("no model is served; `rayloop run <project>` serves one")
+
+
+def check_machine(settings: Settings, tell: Tell) -> bool:
+    """A line for each thing that must hold; False when one does not."""
+    checks = (_versions, _memory, _disk, _mlflow, _tables, _cluster)
+    passed = [_passes(check, settings, tell) for check in checks]
+    return all(passed)
+
+
+def show_trace(settings: Settings, model: str, request: str, tell: Tell) -> None:
+    """Print what led to an answer. Raises DataError when the log has no such request."""
+    table = predictions_table(model)
+    rows = Tables(settings).read(table, where=("request", request))
+    if not rows.num_rows:
+        raise DataError(
+            f"{model} has answered no request {request!r}", "rows reach the log within seconds; is the id right?"
+        )
+    for row in rows.to_pylist():
+        _tell_row(row, tell)
+    registry = Registry(settings)
+    for number in sorted(set(rows["version"].to_pylist())):
+        version = registry.version(model, number)
+        tell(f"version   {version}")
+        tell(f"run       {settings.mlflow_server}/#/runs/{version.run_id}")
+        for label, tag in (
+            ("snapshot", "rayloop.snapshot"),
+            ("features", "rayloop.features"),
+            ("code", "rayloop.code"),
+        ):
+            tell(f"{label:<9} {version.tags.get(tag, 'unknown')}")
+        tell(f"bundle    {version.bundle_uri}")
+
+
+def steer(settings: Settings, model: str, order: str, reason: str, tell: Tell) -> None:
+    """Give the rollout of ``model`` an order."""
+    session.connect(settings)
+    actor = _actor(rollout_actor(model))
+    if actor is None:
+        raise RolloutError(f"{model!r} has no rollout on this cluster", "see `rayloop status`")
+    state = call(getattr(actor, order).remote(reason)).state
+    tell(f"{model}: {state.status} at {state.share:.0%}: {state.reason}")
+
+
+def flush_logs(settings: Settings, tell: Tell) -> None:
+    """Commit what the prediction logs of all served models still hold in memory."""
+    session.connect(settings)
+    for model in _models():
+        actor = _actor(ledger_actor(model))
+        if actor is not None:
+            counts = ray.get(actor.flush.remote(), timeout=_FLUSH_S)
+            tell(f"{model}: log committed, {counts['predictions']:,} predictions and {counts['labels']:,} labels")
+    ray.shutdown()
+
+
+def _models() -> list[str]:
+    """Models that have a log on this cluster, served or not any more."""
+    names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == ACTOR_NAMESPACE]
+    prefix = ledger_actor("")
+    return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+
+def _show_model(settings: Settings, model: str, tell: Tell) -> None:
+    served = call(serve_config(settings).current.remote(model))
+    tell(f"\n{model}: " + (f"champion v{served.champion.version}" if served else "not served"))
+    if served and served.trial:
+        tell(f"  challenger v{served.trial.challenger.version} at {served.trial.share:.0%}")
+    rollout = _actor(rollout_actor(model))
+    state = call(rollout.status.remote()).state if rollout is not None else None
+    if state is not None:
+        tell(f"  rollout {state.id}: {state.status} at {state.share:.0%}: {state.reason}")
+    monitor = _actor(monitor_actor(model))
+    if monitor is not None:
+        found = call(monitor.status.remote())
+        drifting = "DRIFTING" if found["drifting"] else "quiet"
+        tell(f"  drift: {drifting}, {found['windows']} windows judged, {len(found['alarms'])} alarms")
+        for entry in found["alarms"][-3:]:
+            tell(f"    {_when(entry['at'])} {entry['action']} {entry['outcome']}: {entry['alarm']['reason']}")
+    tell(f"  {settings.endpoint}/v2/models/{model}")
+
+
+def _tell_row(row: dict[str, Any], tell: Tell) -> None:
+    features = row["features"] or {}
+    tell(f"request   {row['id']}, answered {row['at']:%Y-%m-%d %H:%M:%S} UTC, features as of {features.get('as_of')}")
+    score = row.get("score") if row.get("score") is not None else row.get("probabilities")
+    tell(f"answer    {score} by the {row['variant']}, v{row['version']}, in {row['latency_ms']:.2f} ms")
+    for name, value in features.items():
+        tell(f"  {name} = {value}")
+
+
+def _actor(name: str) -> Any:
+    try:
+        return ray.get_actor(name, namespace=ACTOR_NAMESPACE)
+    except ValueError:
+        return None
+
+
+def _when(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
+
+
+def _passes(check: Callable[[Settings], str], settings: Settings, tell: Tell) -> bool:
+    name = check.__name__.strip("_")
+    try:
+        tell(f"ok    {name}: {check(settings)}")
+    except RayloopError as error:
+        tell(f"FAIL  {name}: {error}")
+        return False
+    return True
+
+
+def _versions(settings: Settings) -> str:
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ray", "torch", "mlflow", "pyiceberg"))
+
+
+def _memory(settings: Settings) -> str:
+    free = psutil.virtual_memory().available / _GIB
+    if free < session.MIN_MEMORY_GIB:
+        raise RayloopError(f"{free:.1f} GiB free, {session.MIN_MEMORY_GIB} are needed", "close other programs")
+    return f"{free:.1f} GiB free"
+
+
+def _disk(settings: Settings) -> str:
+    place = next(p for p in (settings.home, *settings.home.parents) if p.exists())
+    free = shutil.disk_usage(place).free / _GIB
+    if free < _MIN_DISK_GIB:
+        raise RayloopError(
+            f"{free:.1f} GiB free at {place}, {_MIN_DISK_GIB} are needed", "free some, or set RAYLOOP_HOME"
+        )
+    return f"{free:.0f} GiB free at {place}"
+
+
+def _mlflow(settings: Settings) -> str:
+    Registry(settings).check()
+    return settings.mlflow_uri
+
+
+def _tables(settings: Settings) -> str:
+    Tables(settings).check()
+    return str(settings.iceberg["uri"])
+
+
+def _cluster(settings: Settings) -> str:
+    if not session.running(settings):
+        return "not running; `rayloop up` starts it"
+    session.connect(settings)
+    return f"{len(ray.nodes())} nodes at {settings.dashboard}"

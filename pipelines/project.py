@@ -1,0 +1,183 @@
+"""A project: one Python module that names sources, features, model and policies."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from cluster.contracts import Task
+from cluster.errors import ProjectError, RayloopError
+from deployments.policy import RolloutPolicy
+from features.definitions import FeatureSet
+from features.sources import Examples, Source, require_columns
+from features.split import Split
+from monitoring.alarm import DriftPolicy
+from trainers.config import ModelSpec, TrainConfig, TuneConfig
+from trainers.gate import GatePolicy
+
+# A project folder with one of these in it would hide the package of that name on the cluster.
+_RESERVED = ("cluster", "features", "trainers", "deployments", "monitoring", "pipelines")
+_NAME = "abcdefghijklmnopqrstuvwxyz0123456789_"
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """How a model is trained again: the newest ``holdout`` is held out, the one before validates."""
+
+    holdout: timedelta = timedelta(days=14)
+
+
+@dataclass(frozen=True)
+class Period:
+    """Rows whose ``as_of`` lies in [start, end)."""
+
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """History replayed as live traffic, to see the loop turn before real traffic does.
+
+    ``quiet``: like the training data, must raise no alarm. ``sound``: a challenger trained on all data
+    so far is rolled out. ``sabotage``: a challenger trained on shuffled labels is rolled out. ``drift``:
+    should raise an alarm, be trained on, and see the new challenger through its rollout.
+    """
+
+    quiet: Period
+    sound: Period
+    sabotage: Period
+    drift: Period
+    step: timedelta = timedelta(hours=1)
+    connections: int = 8
+
+
+@dataclass(frozen=True)
+class Project:
+    """Everything rayloop needs to know about one model.
+
+    ``without_views`` of the baselines shows what point-in-time features are worth.
+    """
+
+    name: str
+    task: Task
+    sources: tuple[Source, ...]
+    features: FeatureSet
+    examples: Examples
+    split: Split
+    model: ModelSpec
+    train: TrainConfig
+    gate: GatePolicy
+    tune: TuneConfig | None = None
+    rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
+    drift: DriftPolicy = field(default_factory=DriftPolicy)
+    retrain: Retrain = field(default_factory=Retrain)
+    rehearsal: Rehearsal | None = None
+    baseline: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.name or not set(self.name) <= set(_NAME) or self.name[0] not in _NAME[:26]:
+            raise ProjectError(
+                f"project name {self.name!r} cannot name tables and routes",
+                "use lower-case letters, digits and _, beginning with a letter",
+            )
+        repeated = {s.name for s in self.sources if [t.name for t in self.sources].count(s.name) > 1}
+        if repeated:
+            raise ProjectError(f"project {self.name!r} declares source {', '.join(sorted(repeated))} twice")
+        if self.task.kind == "multiclass" and len(self.task.classes) < 2:
+            raise ProjectError(f"project {self.name!r} is multiclass but names {len(self.task.classes)} classes")
+        require_columns(self.features, self.examples, self.sources)
+
+
+class Location(NamedTuple):
+    """Where a project lies: the folder to ship, and the module to import there."""
+
+    folder: Path
+    module: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/{self.module.replace('.', '/')}.py"
+
+
+def locate(reference: str) -> Location:
+    """Find a project by path (``a/b/project.py``) or by module name (``a.b.project``).
+
+    A file inside packages belongs to the folder that holds the outermost one. Raises ProjectError.
+    """
+    path = Path(reference)
+    if path.suffix == ".py" or path.exists():
+        if not path.is_file():
+            raise ProjectError(f"{reference} is no Python file", "give the path of a project module, or its name")
+        return _outermost(path.resolve())
+    parts = reference.split(".")
+    for folder in (Path.cwd(), *map(Path, sys.path)):
+        if folder.joinpath(*parts).with_suffix(".py").is_file():
+            return Location(folder.resolve(), reference)
+    raise ProjectError(
+        f"no project module {reference!r} here or on the Python path", "give its path: folder/project.py"
+    )
+
+
+def load(location: Location) -> Project:
+    """Import the module and return its ``project``. Raises ProjectError for whatever goes wrong in it."""
+    _refuse_shadows(location.folder)
+    if str(location.folder) not in sys.path:
+        sys.path.insert(0, str(location.folder))
+    try:
+        module = importlib.import_module(location.module)
+    except RayloopError:
+        raise
+    # A user's module may fail in any way; whatever it is, the user gets the line at fault.
+    except Exception as error:
+        raise ProjectError(
+            f"{_line(error, location)}: {type(error).__name__}: {error}", "mend the project module"
+        ) from error
+    return _project_of(module, location)
+
+
+def _project_of(module: ModuleType, location: Location) -> Project:
+    found = getattr(module, "project", None)
+    if not isinstance(found, Project):
+        what = f"defines `project` as {type(found).__name__}" if found is not None else "defines no `project`"
+        raise ProjectError(f"{location.path} {what}", "assign project = pipelines.Project(...)")
+    return found
+
+
+def _outermost(path: Path) -> Location:
+    folder, parts = path.parent, [path.stem]
+    while (folder / "__init__.py").exists():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return Location(folder, ".".join(parts))
+
+
+def _refuse_shadows(folder: Path) -> None:
+    ours = Path(__file__).resolve().parent.parent
+    if folder.resolve() == ours:
+        return
+    for name in _RESERVED:
+        if (folder / name).is_dir() or (folder / f"{name}.py").exists():
+            raise ProjectError(
+                f"{folder} contains {name!r}, which would hide rayloop's own package {name}",
+                "rename it or move the project",
+            )
+
+
+def _line(error: Exception, location: Location) -> str:
+    """File and line of the innermost frame that lies in the project's folder."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    trace, place = error.__traceback__, location.path
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if name.startswith(str(location.folder)):
+            place = f"{name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place

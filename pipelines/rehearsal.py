@@ -1,0 +1,235 @@
+"""The rehearsal: history replayed as live traffic, so that one sees the loop turn.
+
+Four acts: quiet traffic (no alarm), a sound challenger (promoted), a sabotaged one (aborted), drift (alarm, retrain by a
+Ray job that the monitor submits, rollout of its challenger). What happened is measured, and handed on as a value.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import polars as pl
+import ray
+
+from cluster import jobs
+from cluster.contracts import Alarm, Decision, Snapshot, monitor_actor
+from cluster.errors import RayloopError, RolloutError
+from deployments.controller import RolloutStatus
+from features.frame import ID, KNOWN, LABEL, label_values
+from features.pit import AS_OF, INSTANT
+from features.reader import request_features
+from monitoring.alarm import WindowResult
+from pipelines import serving, stages
+from pipelines.project import Period, Rehearsal
+from pipelines.replay import Replay
+from pipelines.traffic import Client, Tally
+from pipelines.versions import Frame, Recipe, make_version
+from pipelines.workspace import Workspace
+
+_POLL_S = 0.25
+_JOB_S = 600.0
+_SETTLE_S = 120.0
+_SABOTAGE_EPOCHS = 1
+
+
+@dataclass
+class Act:
+    """One act: what was tried, what the client saw, what was decided."""
+
+    name: str
+    tally: Tally
+    decisions: tuple[Decision, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
+    note: str = ""
+
+
+@dataclass
+class Story:
+    """What happened in a rehearsal."""
+
+    acts: list[Act] = field(default_factory=list)
+    windows: tuple[WindowResult, ...] = ()
+    retrain_job: str = ""
+    retrain_seconds: float = 0.0
+    log_rows: Mapping[str, int] = field(default_factory=dict)
+
+
+def rehearse(workspace: Workspace, plan: Rehearsal, landed: Mapping[str, Snapshot], recipe: Recipe) -> Story:
+    """Play all acts. Raises RolloutError when one does not end as it must."""
+    story = Story()
+    with workspace.progress.stage("replay"):
+        stage = _Stage(workspace, plan, landed)
+        stage.replay.push(plan.quiet.start)
+    story.acts.append(_quiet(stage, plan.quiet))
+    frame, sound = _sound_challenger(workspace, landed, plan, recipe)
+    story.acts.append(_rollout(stage, "sound challenger", sound, plan.sound, "promoted"))
+    story.acts.append(
+        _rollout(stage, "sabotaged challenger", _sabotage(workspace, frame, recipe), plan.sabotage, "aborted")
+    )
+    _drift(stage, plan.drift, story)
+    story.log_rows = serving.flush_log(workspace)
+    story.windows = tuple(serving.call(stage.monitor.history.remote()))
+    return story
+
+
+class _Stage:
+    """The replay and the actors that the acts play with."""
+
+    def __init__(self, workspace: Workspace, plan: Rehearsal, landed: Mapping[str, Snapshot]) -> None:
+        self.workspace = workspace
+        project = workspace.project
+        sources = {name: pl.DataFrame(workspace.tables.read(s.table, s.id)) for name, s in landed.items()}
+        rows = _traffic_rows(workspace, sources[project.examples.source])
+        client = Client(workspace.settings.endpoint, project.name, plan.connections)
+        self.replay = Replay(project.features, rows, sources, workspace.store, client, plan.step)
+        self.monitor = ray.get_actor(monitor_actor(project.name))
+
+    def play(self, period: Period, enough: Callable[[], bool] = lambda: False, what: str = "") -> Tally:
+        """Replay a period as live traffic, with a line for each tenth of it."""
+        tell, project = self.workspace.progress, self.workspace.project
+        if self.replay.now is None or self.replay.now < period.start:
+            self.replay.push(period.start)
+        told = [0]
+
+        def tick(now: datetime, tally: Tally) -> None:
+            tenth = int(10 * (now - period.start) / (period.end - period.start))
+            if tenth > told[0]:
+                told[0] = tenth
+                rate = tally.requests / max(tally.seconds, 1e-9)
+                tell(
+                    f"{what or project.name} at {now:%d %b}: {tally.requests:,} requests, {tally.failed} failed, {rate:,.0f} req/s"
+                )
+
+        return self.replay.run(period.start, period.end, enough, tick)
+
+    def alarms(self) -> list[Alarm]:
+        return [entry.alarm for entry in serving.call(self.monitor.journal.remote())]
+
+
+def _traffic_rows(workspace: Workspace, rows: pl.DataFrame) -> pl.DataFrame:
+    """Every row of the examples' source as a request, with its label where it has one."""
+    project = workspace.project
+    examples = project.examples
+    dtype = rows.lazy().select(examples.label.alias(LABEL)).collect_schema()[LABEL]
+    dated = pl.col(examples.event_time or examples.label_known_at).cast(INSTANT).alias(AS_OF)
+    request = request_features(project.features, rows if project.features.as_of else rows.with_columns(dated))
+    head = rows.select(
+        pl.col(examples.id).cast(pl.String).alias(ID),
+        label_values(project.task, examples.label, dtype).alias(LABEL),
+        pl.col(examples.label_known_at).cast(INSTANT).alias(KNOWN),
+    )
+    wanted = request.select(AS_OF, *(c.name for c in project.features.request if c.name != ID))
+    return pl.concat([head, wanted], how="horizontal")
+
+
+def _quiet(stage: _Stage, period: Period) -> Act:
+    with stage.workspace.progress.stage("quiet"):
+        tally = stage.play(period, what="quiet traffic")
+        alarms = tuple(stage.alarms())
+        stage.workspace.progress(f"{len(alarms)} alarms on traffic like the training data")
+        return Act("quiet traffic", tally, alarms=alarms)
+
+
+def _sound_challenger(
+    workspace: Workspace, landed: Mapping[str, Snapshot], plan: Rehearsal, recipe: Recipe
+) -> tuple[Frame, str]:
+    """Train on all that was known when the rollout begins."""
+    now = plan.sound.start
+    split = workspace.project.split.moved(now, workspace.project.retrain.holdout)
+    frame = stages.training_frame(workspace, landed, split, now)
+    with workspace.progress.stage("train"):
+        made = make_version(workspace, frame, recipe, f"all data until {now:%Y-%m-%d}")
+    return frame, made.version.version
+
+
+def _sabotage(workspace: Workspace, frame: Frame, recipe: Recipe) -> str:
+    config = recipe.config.model_copy(update={"epochs": _SABOTAGE_EPOCHS})
+    with workspace.progress.stage("train"):
+        spoilt = Recipe(recipe.spec, config, shuffle_labels=True)
+        why = "rehearsal: the rollout, not the gate, shall stop it"
+        return make_version(workspace, frame, spoilt, "shuffled labels", override_gate=why).version.version
+
+
+def _rollout(stage: _Stage, name: str, version: str, period: Period, expected: str) -> Act:
+    """Roll a version out under replayed traffic, until the rollout has ended and the period is over."""
+    workspace = stage.workspace
+    with workspace.progress.stage("rollout"):
+        serving.start_rollout(workspace, workspace.registry.version(workspace.project.name, version))
+        tally = _under_traffic(stage, name, period)
+        status = _ended(stage, name, period)
+        _expect(status, expected, name)
+        return Act(name, tally, decisions=status.decisions)
+
+
+def _under_traffic(stage: _Stage, name: str, period: Period) -> Tally:
+    told = [0]
+
+    def ended() -> bool:
+        status = serving.rollout_status(stage.workspace)
+        for decision in status.decisions[told[0] :]:
+            stage.workspace.progress(_sentence(decision))
+        told[0] = len(status.decisions)
+        return status.state is not None and status.settled and not status.state.active
+
+    return stage.play(period, ended, name)
+
+
+def _ended(stage: _Stage, name: str, period: Period) -> RolloutStatus:
+    try:
+        return serving.wait_for_rollout(stage.workspace, _SETTLE_S)
+    except RolloutError as error:
+        raise RolloutError(
+            f"{name}: {error.what} and the traffic until {period.end:%d %B} is used up", error.todo
+        ) from error
+
+
+def _expect(status: RolloutStatus, expected: str, name: str) -> None:
+    state = status.state
+    if state is None or state.status != expected:
+        found = f"{state.status}: {state.reason}" if state else "never begun"
+        raise RolloutError(f"the {name} should have been {expected}, but is {found}", "see the report and the journal")
+
+
+def _sentence(decision: Decision) -> str:
+    return f"{decision.action} at {decision.share:.0%}: {decision.reason}"
+
+
+def _drift(stage: _Stage, period: Period, story: Story) -> None:
+    """Replay until the alarm; let its retrain job finish; replay on until its challenger's rollout has ended."""
+    workspace, known = stage.workspace, len(stage.alarms())
+    with workspace.progress.stage("drift"):
+        tally = stage.play(period, lambda: len(stage.alarms()) > known, "drifting traffic")
+        alarms = tuple(stage.alarms()[known:])
+        if not alarms:
+            raise RolloutError("the drifting period raised no alarm", "see the drift policy, and the report")
+        workspace.progress(f"ALARM {alarms[0].reason}")
+        story.acts.append(Act("drift", tally, alarms=alarms))
+    with workspace.progress.stage("retrain"):
+        began = time.monotonic()
+        story.retrain_job = _retrained(stage)
+        story.retrain_seconds = time.monotonic() - began
+    with workspace.progress.stage("rollout"):
+        rest = Period(stage.replay.now or period.start, period.end)
+        tally = _under_traffic(stage, "retrained challenger", rest)
+        status = _ended(stage, "retrained challenger", period)
+        _expect(status, "promoted", "retrained challenger")
+        story.acts.append(Act("retrained challenger", tally, decisions=status.decisions))
+
+
+def _retrained(stage: _Stage) -> str:
+    """Wait for the retrain job that the alarm has submitted; its output is passed on."""
+    entry = serving.call(stage.monitor.journal.remote())[-1]
+    settings, tell = stage.workspace.settings, stage.workspace.progress
+    job = entry.outcome
+    if entry.failed or entry.action != "retrain":
+        raise RayloopError(
+            f"the alarm submitted no retrain job: {entry.action}, {entry.outcome}", "see the monitor's status"
+        )
+    tell(f"the monitor submitted job {job}")
+    done = jobs.follow(settings, job, lambda text: [tell(f"| {line}") for line in text.splitlines() if line.strip()])
+    if not done:
+        raise RayloopError(f"retrain job {job} failed: {jobs.outcome(settings, job)[1]}", f"ray job logs {job}")
+    return job

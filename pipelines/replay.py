@@ -1,0 +1,80 @@
+"""History as live traffic: events reach the online store, requests the endpoint, labels follow.
+
+Time is the history's own. It moves in steps; within one, first the events known by its end are pushed (a look-up
+filters by each request's own time), then the step's requests are sent, then the labels known by its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from features.definitions import FeatureSet, FeatureView
+from features.frame import ID, KNOWN, LABEL
+from features.materialize import materialize
+from features.online import OnlineStore
+from features.pit import AS_OF
+from pipelines.traffic import NOTHING, Client, Tally
+
+Until = Callable[[], bool]
+
+
+class Replay:
+    """One history, replayed forwards. ``rows``: id, as_of, label, label_known_at and the request columns."""
+
+    def __init__(
+        self,
+        features: FeatureSet,
+        rows: pl.DataFrame,
+        events: dict[str, pl.DataFrame],
+        store: OnlineStore,
+        client: Client,
+        step: timedelta,
+    ) -> None:
+        self._features = features
+        self._rows = rows.sort(AS_OF)
+        self._events = {v.name: _sorted_events(v, events[v.source]) for v in features.views}
+        self._store = store
+        self._client = client
+        self._step = step
+        self._unlabelled = self._rows.clear()
+        self.now: datetime | None = None
+
+    def run(self, start: datetime, end: datetime, enough: Until, tick: Callable[[datetime, Tally], None]) -> Tally:
+        """Replay [start, end), or until ``enough`` says so; ``tick`` is told after every step."""
+        total, at = NOTHING, start
+        while at < end and not enough():
+            upto = min(at + self._step, end)
+            self.push(upto)
+            total += self._requests(at, upto)
+            total += self._labels(upto)
+            self.now = at = upto
+            tick(at, total)
+        return total
+
+    def push(self, until: datetime) -> None:
+        """Bring the online store up to what was known at ``until``."""
+        until_us = round(until.timestamp() * 1_000_000)
+        for view in self._features.views:
+            events = self._events[view.name]
+            upto = events.get_column(view.known_at).search_sorted(until, side="right")
+            materialize(self._store, view, events.head(int(upto)), until_us)
+            self._events[view.name] = events.slice(int(upto))
+
+    def _requests(self, start: datetime, end: datetime) -> Tally:
+        rows = self._rows.filter((pl.col(AS_OF) >= start) & (pl.col(AS_OF) < end))
+        self._unlabelled = pl.concat([self._unlabelled, rows.drop_nulls([LABEL, KNOWN])])
+        return self._client.predict(self._features, rows.get_column(ID).to_list(), rows)
+
+    def _labels(self, until: datetime) -> Tally:
+        known = pl.col(KNOWN) <= until
+        due = self._unlabelled.filter(known)
+        self._unlabelled = self._unlabelled.filter(~known)
+        times = due.get_column(KNOWN).dt.epoch("us").to_list()
+        return self._client.label(due.get_column(ID).to_list(), due.get_column(LABEL).to_list(), times)
+
+
+def _sorted_events(view: FeatureView, events: pl.DataFrame) -> pl.DataFrame:
+    return events.select(view.source_columns).drop_nulls(view.known_at).sort(view.known_at, maintain_order=True)

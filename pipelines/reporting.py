@@ -1,0 +1,178 @@
+"""Gather what happened to a model from the stores that own it, and write the report."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import ray
+
+from cluster.contracts import (
+    ACTOR_NAMESPACE,
+    CHAMPION,
+    Decision,
+    ModelVersion,
+    labels_table,
+    monitor_actor,
+    predictions_table,
+)
+from deployments.journal import Journal
+from features.bundle import Manifest
+from features.frame import LABEL
+from features.pit import AS_OF, INSTANT
+from features.split import SPLIT, TEST, TRAIN
+from monitoring.nouns import Action, CalibrationCurve, Quality, Report, Rollout, Series, Timing, VersionRow
+from monitoring.report import render
+from pipelines.baselines import Results
+from pipelines.serving import call
+from pipelines.workspace import Workspace
+from trainers import evaluate, tasks
+
+Months = dict[str, dict[str, float]]
+
+
+def write(workspace: Workspace, baselines: Results) -> Path:
+    """Write report.html into the project's folder; returns its path."""
+    workspace.folder.mkdir(parents=True, exist_ok=True)
+    page = workspace.folder / "report.html"
+    page.write_text(render(gather(workspace, baselines)))
+    return page
+
+
+def gather(workspace: Workspace, baselines: Results) -> Report:
+    """Everything on the page."""
+    name = workspace.project.name
+    versions = workspace.registry.versions(name)
+    held_out = _HeldOut(workspace, versions[0]) if versions else None
+    live = _live_quality(workspace)
+    monitor = _monitor(name)
+    return Report(
+        model=name,
+        made_at=time.time(),
+        facts=_facts(workspace, versions, held_out),
+        quality=(_quality(workspace, held_out, baselines, live),) if held_out else (),
+        calibration=_calibration(workspace, held_out) if held_out else (),
+        drift=tuple(call(monitor.history.remote())) if monitor else (),
+        actions=_actions(monitor),
+        rollouts=_rollouts(workspace),
+        versions=tuple(_version(workspace, v) for v in versions),
+        timings=tuple(Timing(stage=s, seconds=t) for s, t in workspace.progress.seconds.items()),
+    )
+
+
+class _HeldOut:
+    """A version's scores on the rows that it was not trained on."""
+
+    def __init__(self, workspace: Workspace, version: ModelVersion) -> None:
+        folder = workspace.registry.fetch(version)
+        snapshot = Manifest.load(folder).snapshot
+        rows = workspace.tables.read(snapshot.table, snapshot.id)
+        self.version = version
+        self.rows = rows.filter(pa.compute.not_equal(rows[SPLIT], TRAIN))
+        self.labels = self.rows[LABEL].to_numpy()
+        self.scores = evaluate.score_table(folder, self.rows)
+        self.months: Months = evaluate.by_time(workspace.project.task, self.scores, self.labels, self.rows[AS_OF])
+        self.test = np.asarray(pa.compute.equal(self.rows[SPLIT], TEST))
+
+
+def _facts(
+    workspace: Workspace, versions: list[ModelVersion], held_out: _HeldOut | None
+) -> tuple[tuple[str, str], ...]:
+    champion = workspace.registry.aliased(workspace.project.name, CHAMPION)
+    facts = [("champion", f"v{champion.version}" if champion else "none"), ("versions", str(len(versions)))]
+    if held_out is not None:
+        metric = tasks.primary(workspace.project.task).name
+        value = tasks.evaluate(workspace.project.task, held_out.scores[held_out.test], held_out.labels[held_out.test])[
+            metric
+        ]
+        facts.append((f"{metric} of v{held_out.version.version} on held-out rows", f"{value:.4f}"))
+    return tuple(facts)
+
+
+def _quality(workspace: Workspace, held_out: _HeldOut, baselines: Results, live: Months) -> Quality:
+    metric = tasks.primary(workspace.project.task)
+    found = {f"v{held_out.version.version}, held out": held_out.months, "as answered live": live}
+    found |= {name: result["months"] for name, result in baselines.items()}
+    periods = tuple(sorted({period for months in found.values() for period in months}))
+    series = tuple(
+        Series(name=name, values=tuple(_figure(months, period, metric.name) for period in periods))
+        for name, months in found.items()
+        if months
+    )
+    better: Literal["higher", "lower"] = "higher" if metric.direction == "max" else "lower"
+    return Quality(metric=metric.name, better=better, periods=periods, series=series)
+
+
+def _figure(months: Months, period: str, metric: str) -> float | None:
+    value = months.get(period, {}).get(metric)
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _calibration(workspace: Workspace, held_out: _HeldOut) -> tuple[CalibrationCurve, ...]:
+    if workspace.project.task.kind == "regression":
+        return ()
+    here = held_out.test
+    bins = evaluate.calibration(workspace.project.task, held_out.scores[here], held_out.labels[here])
+    return (
+        CalibrationCurve(
+            name=f"v{held_out.version.version}",
+            predicted=tuple(b.score for b in bins),
+            observed=tuple(b.share for b in bins),
+            counts=tuple(b.rows for b in bins),
+        ),
+    )
+
+
+def _live_quality(workspace: Workspace) -> Months:
+    """Metrics of what was answered, by month of the features' time, for the rows whose labels have come."""
+    name, task = workspace.project.name, workspace.project.task
+    if not (workspace.tables.exists(predictions_table(name)) and workspace.tables.exists(labels_table(name))):
+        return {}
+    said = "probabilities" if task.kind == "multiclass" else "score"
+    answers = pl.DataFrame(workspace.tables.read(predictions_table(name), columns=["id", said, "features"]))
+    answers = answers.select("id", said, pl.col("features").struct.field(AS_OF).cast(INSTANT)).drop_nulls(said)
+    labels = pl.DataFrame(workspace.tables.read(labels_table(name), columns=["id", "label", "received"]))
+    newest = labels.sort("received").unique("id", keep="last")
+    both = answers.unique("id", keep="last").join(newest, on="id")
+    if not both.height:
+        return {}
+    scores = np.asarray(both.get_column(said).to_list(), np.float64)
+    return evaluate.by_time(task, scores, both.get_column("label").to_numpy(), both.get_column(AS_OF).to_arrow())
+
+
+def _rollouts(workspace: Workspace) -> tuple[Rollout, ...]:
+    by_rollout: dict[str, list[Decision]] = {}
+    for decision in Journal(workspace.project.name, workspace.tables).decisions():
+        by_rollout.setdefault(decision.rollout, []).append(decision)
+    return tuple(
+        Rollout(name=f"v{found[0].challenger} against v{found[0].champion}", decisions=tuple(found))
+        for found in by_rollout.values()
+    )
+
+
+def _actions(monitor: ray.actor.ActorHandle | None) -> tuple[Action, ...]:
+    if monitor is None:
+        return ()
+    entries = call(monitor.journal.remote())
+    return tuple(Action(at=e.at, alarm=e.alarm, done=f"{e.action}: {e.outcome}") for e in entries)
+
+
+def _version(workspace: Workspace, version: ModelVersion) -> VersionRow:
+    champion = workspace.registry.aliased(workspace.project.name, CHAMPION)
+    metrics = json.loads(version.tags.get("rayloop.summary", "{}"))
+    role = "champion" if champion and champion.version == version.version else ""
+    return VersionRow(
+        version=version.version, role=role, trained_on=version.tags.get("rayloop.snapshot", ""), metrics=metrics
+    )
+
+
+def _monitor(name: str) -> ray.actor.ActorHandle | None:
+    try:
+        return ray.get_actor(monitor_actor(name), namespace=ACTOR_NAMESPACE)
+    except ValueError:
+        return None

@@ -1,0 +1,48 @@
+"""Forget a project: what it serves, its tables, versions, online state and files."""
+
+from __future__ import annotations
+
+import shutil
+
+import ray
+
+from cluster.contracts import (
+    ACTOR_NAMESPACE,
+    journal_table,
+    labels_table,
+    ledger_actor,
+    monitor_actor,
+    predictions_table,
+    rollout_actor,
+)
+from deployments import config
+from features.landing import QUARANTINE
+from features.materialize import forget as forget_view
+from pipelines.serving import call
+from pipelines.workspace import Workspace
+
+
+def forget(workspace: Workspace) -> None:
+    """Remove every trace of the project from this cluster and its stores."""
+    name = workspace.project.name
+    with workspace.progress.stage("reset"):
+        call(config.connect(workspace.settings).remove.remote(name))
+        for actor in (rollout_actor(name), monitor_actor(name), ledger_actor(name)):
+            _end(actor)
+        sources = [f"{name}.{source.name}" for source in workspace.project.sources]
+        logs = [predictions_table(name), labels_table(name), journal_table(name), f"{name}.{QUARANTINE}"]
+        for table in [*sources, *logs, workspace.frame_table]:
+            workspace.tables.drop(table)
+        workspace.registry.forget(name)
+        for view in workspace.project.features.views:
+            forget_view(workspace.store, view)
+        shutil.rmtree(workspace.folder, ignore_errors=True)
+        shutil.rmtree(workspace.settings.home / "monitors" / name, ignore_errors=True)
+        workspace.progress("what an earlier run left is removed")
+
+
+def _end(actor: str) -> None:
+    try:
+        ray.kill(ray.get_actor(actor, namespace=ACTOR_NAMESPACE))
+    except ValueError:
+        return

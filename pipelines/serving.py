@@ -1,0 +1,105 @@
+"""Deploy, roll out, watch: the calls into the actors that own what is served and what is watched."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from cluster import jobs
+from cluster.contracts import CHAMPION, Alarm, ModelVersion
+from cluster.errors import RayloopError, RolloutError
+from cluster.settings import Settings
+from deployments import config, controller, ledger
+from deployments.config import ServingOptions
+from deployments.controller import RolloutStatus
+from monitoring.monitor import start_monitor
+from pipelines.project import Location
+from pipelines.versions import reference_of
+from pipelines.workspace import Workspace
+
+_POLL_S = 0.25
+
+
+def call(reference: ray.ObjectRef) -> Any:
+    """Wait for an actor's answer; its RayloopError comes out as itself, not wrapped in Ray's."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, RayloopError):
+            raise cause from error
+        raise
+
+
+def deploy(workspace: Workspace, version: ModelVersion) -> None:
+    """Serve ``version`` as champion, watch it for drift, and move the alias."""
+    call(config.connect(workspace.settings).deploy.remote(version, serving_options(workspace)))
+    workspace.registry.set_alias(version, CHAMPION)
+    watch(workspace, version)
+
+
+def serving_options(workspace: Workspace) -> ServingOptions:
+    return ServingOptions(profile_window_s=workspace.project.drift.window_s)
+
+
+def watch(workspace: Workspace, version: ModelVersion) -> None:
+    """Point the drift monitor at the version's reference profile."""
+    act = retrain_job(workspace.settings, workspace.location, workspace.project.drift.window_s, shipped_folder())
+    monitor = start_monitor(workspace.settings, workspace.project.name, act)
+    call(monitor.watch.remote(version.version, reference_of(workspace, version), workspace.project.drift))
+
+
+def retrain_job(settings: Settings, location: Location, window_s: float, folder: str) -> Callable[[Alarm], str]:
+    """What an alarm does: submit a Ray job that retrains on what was known when its window ended."""
+
+    def act(alarm: Alarm) -> str:
+        until = datetime.fromtimestamp(alarm.window, UTC) + timedelta(seconds=window_s)
+        words = [sys.executable, "-m", "pipelines", "retrain", location.module, "--until", until.isoformat()]
+        # The monitor may ask again for the same alarm after a crash; Ray refuses a second job of one name.
+        name = f"retrain-{alarm.model}-v{alarm.version}-{until:%Y%m%dT%H%M}"
+        return jobs.submit(settings, [*words, "--reason", alarm.reason], folder, name=name)
+
+    return act
+
+
+def shipped_folder() -> str:
+    """The package URI that this job's project came in, for processes that outlive the job."""
+    return str(ray.get_runtime_context().runtime_env.get("working_dir", ""))
+
+
+def start_rollout(workspace: Workspace, challenger: ModelVersion) -> RolloutStatus:
+    actor = controller.connect(workspace.project.name, workspace.settings)
+    status: RolloutStatus = call(actor.start.remote(challenger, workspace.project.rollout, serving_options(workspace)))
+    return status
+
+
+def rollout_status(workspace: Workspace) -> RolloutStatus:
+    status: RolloutStatus = call(controller.connect(workspace.project.name, workspace.settings).status.remote())
+    return status
+
+
+def wait_for_rollout(workspace: Workspace, limit_s: float) -> RolloutStatus:
+    """Wait until the rollout under way has ended. Raises RolloutError when it has not within ``limit_s``."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        status = rollout_status(workspace)
+        if status.state is None or (status.settled and not status.state.active):
+            return status
+        if time.monotonic() > deadline:
+            raise RolloutError(
+                f"the rollout of {workspace.project.name} v{status.state.challenger} is undecided after {limit_s:.0f} s",
+                "see `rayloop status`; abort or promote it",
+            )
+        time.sleep(_POLL_S)
+
+
+def flush_log(workspace: Workspace) -> dict[str, int]:
+    """Commit what the prediction and label log has received; returns the rows of both tables."""
+    counts: dict[str, int] = call(ledger.connect(workspace.project.name, workspace.settings).flush.remote())
+    return counts

@@ -1,0 +1,113 @@
+"""The last page of a run: every figure in it was measured by that run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from features.landing import Landed
+from pipelines.baselines import Results
+from pipelines.rehearsal import Act, Story
+from pipelines.traffic import example_curl
+from pipelines.versions import Candidate
+from pipelines.workspace import Workspace
+from trainers import tasks
+
+_WIDTH = 110
+
+
+def summarise(
+    workspace: Workspace,
+    landed: Mapping[str, Landed],
+    first: Candidate,
+    baselines: Results,
+    story: Story | None,
+    page: Path,
+) -> None:
+    """Print data, quality, rollouts, drift, time, and where to look next."""
+    console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
+    console.rule(f"{workspace.project.name}: summary", align="left")
+    console.print(_data(landed))
+    console.print(_quality(workspace, first, baselines))
+    if story is not None:
+        for act in story.acts:
+            _tell_act(console, act)
+        rows = ", ".join(f"{count:,} {name}" for name, count in story.log_rows.items())
+        console.print(
+            f"Logged: {rows}. The alarm's retrain job {story.retrain_job} took {story.retrain_seconds:.0f} s.\n"
+        )
+    console.print(_time(workspace))
+    _next(console, workspace, page)
+
+
+def _data(landed: Mapping[str, Landed]) -> Table:
+    table = _table("Data", "source", "rows", "in quarantine", "why")
+    for name, one in landed.items():
+        why = "; ".join(f"{count} x {reason}" for reason, count in one.quarantined.items())
+        table.add_row(name, f"{one.snapshot.rows:,}", f"{sum(one.quarantined.values()):,}", why or "-")
+    return table
+
+
+def _quality(workspace: Workspace, first: Candidate, baselines: Results) -> Table:
+    metrics = list(first.quality)
+    table = _table(
+        f"Quality on the held-out rows ({tasks.primary(workspace.project.task).name} decides)", "model", *metrics
+    )
+    named = {f"this model ({first.version})": first.quality} | {name: b["metrics"] for name, b in baselines.items()}
+    for name, values in named.items():
+        table.add_row(name, *(f"{values[m]:.4f}" if m in values else "-" for m in metrics))
+    return table
+
+
+def _tell_act(console: Console, act: Act) -> None:
+    t = act.tally
+    latency = f"p50 {t.percentile_ms(50):.1f} ms, p99 {t.percentile_ms(99):.1f} ms"
+    console.print(f"[bold]{act.name}[/bold]: {t.requests:,} requests, {t.failed} failed, {latency}")
+    for decision in act.decisions:
+        if decision.action != "hold":
+            console.print(f"  {decision.action} at {decision.share:.0%}: {decision.reason}", soft_wrap=True)
+    for alarm in act.alarms:
+        console.print(f"  [bold]alarm[/bold] {alarm.reason}", soft_wrap=True)
+    if not act.alarms and not act.decisions:
+        console.print("  no alarm")
+    console.print()
+
+
+def _time(workspace: Workspace) -> Table:
+    total = workspace.progress.elapsed_s
+    table = _table(f"Where {total:.0f} s went", "stage", "seconds", "share")
+    for name, seconds in sorted(workspace.progress.seconds.items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{seconds:.1f}", f"{seconds / total:.0%}")
+    return table
+
+
+def _next(console: Console, workspace: Workspace, page: Path) -> None:
+    settings, name = workspace.settings, workspace.project.name
+    console.rule("Where to look next", align="left")
+    console.print(f"Report         {page.as_uri()}", soft_wrap=True)
+    console.print(f"MLflow         {settings.mlflow_server}/#/models/{name}", soft_wrap=True)
+    console.print(
+        f"Ray dashboard  {settings.dashboard}   (asks for the token that `ray get-auth-token` prints)", soft_wrap=True
+    )
+    console.print(f"Endpoint       {settings.endpoint}/v2/models/{name}")
+    console.print(_curl(workspace), soft_wrap=True, markup=False)
+    console.print("Stop it all    make down   (or: rayloop down)")
+
+
+def _curl(workspace: Workspace) -> str:
+    project, source = workspace.project, workspace.project.examples.source
+    names = [c.name for c in project.features.request]
+    newest = pl.DataFrame(workspace.tables.read(f"{project.name}.{source}", columns=names)).drop_nulls().tail(1)
+    return example_curl(project.features, workspace.settings.endpoint, project.name, newest)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 or column == "why" else "right")
+    return table

@@ -1,0 +1,120 @@
+"""Requests and labels as a client sends them. Open Inference Protocol over HTTP, one row a request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import aiohttp
+import numpy as np
+import polars as pl
+
+from features.definitions import Column, FeatureSet
+
+_DATATYPE = {"number": "FP64", "category": "BYTES", "timestamp": "INT64", "tensor": "FP32"}
+_TIMEOUT_S = 30.0
+_LABELS_A_REQUEST = 500
+
+
+class Tally(NamedTuple):
+    """What the client saw: requests, those not answered with 200, seconds, and each latency in ms."""
+
+    requests: int
+    failed: int
+    seconds: float
+    latencies_ms: tuple[float, ...]
+    failures: tuple[str, ...] = ()
+
+    def __add__(self, other: object) -> Tally:
+        assert isinstance(other, Tally)
+        return Tally(
+            self.requests + other.requests,
+            self.failed + other.failed,
+            self.seconds + other.seconds,
+            self.latencies_ms + other.latencies_ms,
+            self.failures + other.failures,
+        )
+
+    def percentile_ms(self, q: float) -> float:
+        return float(np.percentile(self.latencies_ms, q)) if self.latencies_ms else float("nan")
+
+
+NOTHING = Tally(0, 0, 0.0, ())
+
+
+class Client:
+    """Talks to one model's endpoint over ``connections`` connections at once."""
+
+    def __init__(self, endpoint: str, model: str, connections: int) -> None:
+        self._url = f"{endpoint}/v2/models/{model}"
+        self._connections = connections
+
+    def predict(self, features: FeatureSet, ids: Sequence[str], rows: pl.DataFrame) -> Tally:
+        """One request a row; the row's id is the request's id and routing key."""
+        columns = [(c, _cells(rows.get_column(c.name), c)) for c in features.request]
+        bodies = [_infer_body(id, [(c, cells[i]) for c, cells in columns]) for i, id in enumerate(ids)]
+        return asyncio.run(self._send("infer", bodies))
+
+    def label(self, ids: Sequence[str], labels: Sequence[Any], known_us: Sequence[int]) -> Tally:
+        """Send labels for answered requests."""
+        entries = [{"id": i, "label": y, "time": t} for i, y, t in zip(ids, labels, known_us, strict=True)]
+        parts = [entries[at : at + _LABELS_A_REQUEST] for at in range(0, len(entries), _LABELS_A_REQUEST)]
+        return asyncio.run(self._send("feedback", [{"labels": part} for part in parts]))
+
+    async def _send(self, path: str, bodies: list[dict[str, Any]]) -> Tally:
+        if not bodies:
+            return NOTHING
+        queue = iter(bodies)
+        latencies: list[float] = []
+        failures: list[str] = []
+        began = time.perf_counter()
+
+        async def work(http: aiohttp.ClientSession) -> None:
+            for body in queue:
+                start = time.perf_counter()
+                failure = await _post(http, f"{self._url}/{path}", body)
+                latencies.append((time.perf_counter() - start) * 1000)
+                failures.extend([failure] if failure else [])
+
+        connector = aiohttp.TCPConnector(limit=self._connections)
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+            await asyncio.gather(*(work(http) for _ in range(self._connections)))
+        return Tally(len(bodies), len(failures), time.perf_counter() - began, tuple(latencies), tuple(failures[:3]))
+
+
+async def _post(http: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> str:
+    """Empty when answered with 200, else what went wrong."""
+    try:
+        async with http.post(url, json=body) as answer:
+            text = await answer.text()
+            return "" if answer.status == 200 else f"{answer.status} {text[:200]}"
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return f"{type(error).__name__} {error}"
+
+
+def _infer_body(id: str, cells: list[tuple[Column, Any]]) -> dict[str, Any]:
+    inputs = [
+        {
+            "name": c.name,
+            "shape": [1, *c.shape],
+            "datatype": _DATATYPE[c.kind],
+            "data": v if c.kind == "tensor" else [v],
+        }
+        for c, v in cells
+    ]
+    return {"id": id, "inputs": inputs}
+
+
+def _cells(values: pl.Series, column: Column) -> list[Any]:
+    return values.dt.epoch("us").to_list() if column.kind == "timestamp" else values.to_list()
+
+
+def example_curl(features: FeatureSet, endpoint: str, model: str, row: pl.DataFrame) -> str:
+    """A shell line that asks the endpoint about the first of ``row``."""
+    cells = [(c, _cells(row.get_column(c.name), c)[0]) for c in features.request]
+    body = json.dumps(_infer_body("hello", cells))
+    return f"curl -s {endpoint}/v2/models/{model}/infer -H 'content-type: application/json' -d '{body}'"

@@ -1,0 +1,105 @@
+"""scikit-learn's digits: 8 x 8 images, ten classes, no entities. A project outside the repository, in one file."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import ray.data
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from pipelines import (
+    DriftPolicy,
+    Examples,
+    FeatureSet,
+    GatePolicy,
+    HashSplit,
+    ModelSpec,
+    Period,
+    Project,
+    Rehearsal,
+    RolloutPolicy,
+    Source,
+    Task,
+    TrainConfig,
+    category,
+    derive,
+    tensor,
+    timestamp,
+)
+
+START, SECONDS_APART, REPEATS = datetime(2024, 1, 1, tzinfo=UTC), 60, 4
+
+
+def read() -> ray.data.Dataset:
+    """The images, four times over with a little noise; the last quarter is scanned badly (drift)."""
+    digits = load_digits()
+    images = np.tile(digits.data, (REPEATS, 1)).astype(np.float32)
+    images += np.random.default_rng(0).normal(0, 0.5, images.shape).astype(np.float32)
+    quarter = len(digits.data)
+    images[-quarter:] = images[-quarter:] * 0.4 + 6
+    rows = len(images)
+    taken = [START + timedelta(seconds=SECONDS_APART * i) for i in range(rows)]
+    frame = pl.DataFrame({
+        "scan": [f"s{i:05d}" for i in range(rows)],
+        "image": pl.Series(images.tolist(), dtype=pl.List(pl.Float32)),
+        "digit": np.tile(digits.target, REPEATS).astype(str),
+        "taken_at": taken,
+        "read_at": [t + timedelta(minutes=5) for t in taken],
+    })  # fmt: skip
+    return ray.data.from_arrow(frame.to_arrow())
+
+
+class Strokes(nn.Module):
+    """A user's own module: numbers hold the image, flattened; there are no codes."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, outputs))
+
+    def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        return self.layers(numbers / 16.0)
+
+
+def build(inputs, task) -> nn.Module:
+    return Strokes(inputs.width, task.outputs)
+
+
+def at(share: float) -> datetime:
+    return START + timedelta(seconds=SECONDS_APART * int(share * REPEATS * 1797))
+
+
+project = Project(
+    name="digits",
+    task=Task(kind="multiclass", label="digit", classes=tuple("0123456789")),
+    sources=(
+        Source(
+            name="scans",
+            key=("scan",),
+            columns=(*category("scan", "digit"), *tensor("image", 8, 8), *timestamp("taken_at", "read_at")),
+            event_time="taken_at",
+            known_at="read_at",
+            read=read,
+        ),
+    ),
+    features=FeatureSet(
+        name="digits",
+        request=(*tensor("image", 8, 8), *timestamp("taken_at")),
+        as_of=derive("as_of", pl.col("taken_at"), "timestamp"),
+    ),
+    examples=Examples(source="scans", id="scan", label=pl.col("digit"), label_known_at="read_at"),
+    split=HashSplit(validation=0.2, test=0.2),
+    model=ModelSpec(build=build),
+    train=TrainConfig(epochs=8, batch_size=128, lr=1e-2, workers=1),
+    gate=GatePolicy(),
+    rollout=RolloutPolicy(steps=(0.2, 1.0), margin=0.5, poll_s=0.2),
+    drift=DriftPolicy(window_s=6 * 3600.0, span=1, min_rows=100),
+    baseline=False,
+    rehearsal=Rehearsal(
+        quiet=Period(at(0.0), at(0.15)),
+        sound=Period(at(0.25), at(0.5)),
+        sabotage=Period(at(0.5), at(0.75)),
+        drift=Period(at(0.75), at(1.0)),
+    ),
+)
