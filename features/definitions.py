@@ -182,13 +182,13 @@ class FeatureSet(Frozen):
                 )
         return self
 
-    @property
+    @cached_property
     def available(self) -> tuple[Column, ...]:
         """Every column a model could use, request columns first."""
         derived = tuple(Column(name=d.name, kind=d.kind) for d in self.derived)
         return self.request + derived + tuple(c for view in self.views for c in view.columns)
 
-    @property
+    @cached_property
     def columns(self) -> tuple[Column, ...]:
         """The model's input columns, in order."""
         by_name = {c.name: c for c in self.available}

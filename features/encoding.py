@@ -10,6 +10,7 @@ the vocabularies alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Self
 
@@ -38,69 +39,80 @@ class Encoder(Frozen):
     def fit(cls, columns: tuple[Column, ...], frame: pa.Table, min_count: int = 1) -> Self:
         """Learn the vocabularies of ``frame``; values seen less than ``min_count`` times stay unknown."""
         vocabularies = {}
+        present = dict(zip(frame.column_names, frame.columns, strict=True))
         for column in columns:
             if column.kind != "category":
                 continue
-            counts = pc.value_counts(_column(frame, column.name).drop_null().cast(pa.string()))
+            counts = pc.value_counts(_column(present, column.name).drop_null().cast(pa.string()))
             kept = [str(row["values"]) for row in counts.to_pylist() if row["counts"] >= min_count]
             vocabularies[column.name] = tuple(sorted(kept))
         return cls(columns=columns, vocabularies=vocabularies)
 
-    @property
+    @cached_property
     def numbers(self) -> tuple[str, ...]:
         """Number columns, in the order of ``numbers``' first columns."""
         return tuple(c.name for c in self.columns if c.kind == "number")
 
-    @property
+    @cached_property
     def tensors(self) -> tuple[Column, ...]:
         return tuple(c for c in self.columns if c.kind == "tensor")
 
-    @property
+    @cached_property
     def categories(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.columns if c.kind == "category")
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Columns of ``numbers``, tensors included."""
         return len(self.numbers) + sum(math.prod(c.shape) for c in self.tensors)
 
-    @property
+    @cached_property
     def cardinalities(self) -> tuple[int, ...]:
         """Number of codes of each category, the two reserved ones included."""
         return tuple(len(self.vocabularies[name]) + FIRST_CODE for name in self.categories)
 
     @cached_property
-    def _value_sets(self) -> dict[str, pa.Array]:
-        return {name: pa.array(values, pa.string()) for name, values in self.vocabularies.items()}
+    def _codes_of(self) -> dict[str, dict[str, int]]:
+        return {
+            name: {value: FIRST_CODE + i for i, value in enumerate(values)}
+            for name, values in self.vocabularies.items()
+        }
 
     def encode(self, frame: pa.Table) -> Arrays:
         """Encode the columns of ``frame``. Raises DataError naming a column that is absent or mistyped."""
+        present = dict(zip(frame.column_names, frame.columns, strict=True))
         numbers = np.empty((frame.num_rows, self.width), np.float32)
         for i, name in enumerate(self.numbers):
-            numbers[:, i] = _floats(_column(frame, name), name)
+            numbers[:, i] = _floats(_column(present, name), name)
         at = len(self.numbers)
         for column in self.tensors:
             size = math.prod(column.shape)
-            numbers[:, at : at + size] = _flat(_column(frame, column.name), column, size)
+            numbers[:, at : at + size] = _flat(_column(present, column.name), column, size)
             at += size
         codes = np.empty((frame.num_rows, len(self.categories)), np.int64)
         for i, name in enumerate(self.categories):
-            codes[:, i] = self._codes(_column(frame, name), name)
+            codes[:, i] = self._codes(_column(present, name), name)
         return {"numbers": numbers, "codes": codes}
 
     def _codes(self, values: pa.ChunkedArray, name: str) -> np.ndarray:
-        index = pc.index_in(values.cast(pa.string()), value_set=self._value_sets[name])
-        codes = pc.fill_null(pc.add(index, FIRST_CODE), UNKNOWN_CODE)
-        return np.asarray(pc.if_else(values.is_null(), MISSING_CODE, codes), np.int64)
+        text = values if pa.types.is_string(values.type) else values.cast(pa.string())
+        found = text.combine_chunks().dictionary_encode()
+        known = self._codes_of[name]
+        table = [known.get(value, UNKNOWN_CODE) for value in found.dictionary.to_pylist()]
+        # A null has no index; -1 takes the last entry.
+        codes: np.ndarray = np.array([*table, MISSING_CODE], np.int64)[found.indices.fill_null(-1).to_numpy()]
+        return codes
 
 
-def _column(frame: pa.Table, name: str) -> pa.ChunkedArray:
-    if name not in frame.column_names:
-        raise DataError(f"column {name!r} is missing", f"present are {', '.join(frame.column_names)}")
-    return frame.column(name)
+def _column(present: Mapping[str, pa.ChunkedArray], name: str) -> pa.ChunkedArray:
+    if name not in present:
+        raise DataError(f"column {name!r} is missing", f"present are {', '.join(present)}")
+    return present[name]
 
 
 def _floats(values: pa.ChunkedArray, name: str) -> np.ndarray:
+    if pa.types.is_floating(values.type):
+        return np.asarray(values.to_numpy())
     try:
         return np.asarray(values.cast(pa.float32(), safe=False).to_numpy())
     except pa.ArrowInvalid as error:

@@ -19,7 +19,7 @@ from cluster.errors import DataError
 from cluster.settings import Settings
 from cluster.tables import Tables
 from features.definitions import Column, FeatureSet, FeatureView
-from features.landing import schema_of
+from features.landing import half_the_cpus, schema_of
 from features.pit import AS_OF, INSTANT, Prepared, lookup, prepare
 from features.reader import request_features
 from features.sources import Examples
@@ -64,7 +64,7 @@ def build_frame(
     needed |= set(examples.label.meta.root_names())
     rows = tables.dataset(landed[examples.source], sorted(needed))
     join = partial(_join, features=features, examples=examples, task=task, split=split, until=until, prepared=prepared)
-    joined = rows.repartition(_blocks()).map_batches(join, batch_size=None, batch_format="pyarrow").materialize()
+    joined = rows.repartition(half_the_cpus()).map_batches(join, batch_size=None, batch_format="pyarrow").materialize()
     if not joined.count():
         raise DataError(f"no example of source {examples.source!r} is labelled and inside the split", "check both")
     return tables.write(name, joined, frame_schema(features), key, replace=True)
@@ -143,11 +143,6 @@ def _looked_up(features: FeatureSet, rows: pl.DataFrame, prepared: list[ray.Obje
 def _prepare(view: FeatureView, settings: Settings, snapshot: Snapshot) -> Prepared:
     events = Tables(settings).read(snapshot.table, snapshot.id, columns=view.source_columns)
     return prepare(view, pl.DataFrame(events))
-
-
-def _blocks() -> int:
-    resources: dict[str, float] = ray.cluster_resources()
-    return max(2, int(resources.get("CPU", 2)) // 2)
 
 
 def _key(

@@ -19,7 +19,6 @@ from features.reader import arrow_type
 from features.sources import REASON, Source, check, quarantined
 
 QUARANTINE = "quarantine"
-_BLOCKS = 4
 
 
 class Landed(NamedTuple):
@@ -52,6 +51,12 @@ def land(source: Source, tables: Tables, namespace: str) -> Landed:
     return Landed(snapshot, added, snapshot.rows - added, reasons)
 
 
+def half_the_cpus() -> int:
+    """How many blocks to work on at once: enough to use the cores, few enough not to start a worker process for each."""
+    resources: dict[str, float] = ray.cluster_resources()
+    return max(2, int(resources.get("CPU", 2)) // 2)
+
+
 def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
     """Arrow schema of declared columns."""
     return pa.schema([(c.name, arrow_type(c)) for c in columns])
@@ -73,7 +78,7 @@ def _judge(source: Source, present: ray.ObjectRef) -> ray.data.Dataset:
     absent = [name for name in source.names if name not in names]
     if absent:
         raise DataError(f"source {source.name!r} lacks column {', '.join(absent)}", f"it has {', '.join(names)}")
-    shuffled = rows.select_columns(source.names).repartition(_BLOCKS, keys=list(source.key))
+    shuffled = rows.select_columns(source.names).repartition(half_the_cpus(), keys=list(source.key))
     arguments: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
     judged: ray.data.Dataset = shuffled.map_batches(judge, **arguments).materialize()
     return judged

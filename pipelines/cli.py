@@ -200,6 +200,7 @@ def _work(*words: str, action: Callable[[Any], None] | None = None) -> None:
         from pipelines.workspace import Workspace
 
         session.connect(settings)
+        session.quiet_data()
         action(Workspace(loaded, location, settings, Progress()))
         return
     _submit([words[0], location.module, *words[2:]], location.folder)

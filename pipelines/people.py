@@ -120,7 +120,7 @@ def _show_model(settings: Settings, model: str, tell: Tell) -> None:
 
 def _tell_row(row: dict[str, Any], tell: Tell) -> None:
     features = row["features"] or {}
-    tell(f"request   {row['id']}, answered {row['at']:%Y-%m-%d %H:%M:%S} UTC, features as of {features.get('as_of')}")
+    tell(f"request   {row['id']}, answered {row['at']:%Y-%m-%d %H:%M:%S} UTC, features as of {row['as_of']}")
     score = row.get("score") if row.get("score") is not None else row.get("probabilities")
     tell(f"answer    {score} by the {row['variant']}, v{row['version']}, in {row['latency_ms']:.2f} ms")
     for name, value in features.items():

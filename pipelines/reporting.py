@@ -24,7 +24,7 @@ from cluster.contracts import (
 from deployments.journal import Journal
 from features.bundle import Manifest
 from features.frame import LABEL
-from features.pit import AS_OF, INSTANT
+from features.pit import AS_OF
 from features.split import SPLIT, TEST, TRAIN
 from monitoring.nouns import Action, CalibrationCurve, Quality, Report, Rollout, Series, Timing, VersionRow
 from monitoring.report import render
@@ -32,6 +32,9 @@ from pipelines.baselines import Results
 from pipelines.serving import call
 from pipelines.workspace import Workspace
 from trainers import evaluate, tasks
+
+# A month at the edge of the data with a handful of rows says nothing.
+MIN_ROWS = 200
 
 Months = dict[str, dict[str, float]]
 
@@ -98,7 +101,8 @@ def _quality(workspace: Workspace, held_out: _HeldOut, baselines: Results, live:
     metric = tasks.primary(workspace.project.task)
     found = {f"v{held_out.version.version}, held out": held_out.months, "as answered live": live}
     found |= {name: result["months"] for name, result in baselines.items()}
-    periods = tuple(sorted({period for months in found.values() for period in months}))
+    enough = {period for months in found.values() for period, values in months.items() if values["rows"] >= MIN_ROWS}
+    periods = tuple(sorted(enough))
     series = tuple(
         Series(name=name, values=tuple(_figure(months, period, metric.name) for period in periods))
         for name, months in found.items()
@@ -134,8 +138,8 @@ def _live_quality(workspace: Workspace) -> Months:
     if not (workspace.tables.exists(predictions_table(name)) and workspace.tables.exists(labels_table(name))):
         return {}
     said = "probabilities" if task.kind == "multiclass" else "score"
-    answers = pl.DataFrame(workspace.tables.read(predictions_table(name), columns=["id", said, "features"]))
-    answers = answers.select("id", said, pl.col("features").struct.field(AS_OF).cast(INSTANT)).drop_nulls(said)
+    answers = pl.DataFrame(workspace.tables.read(predictions_table(name), columns=["id", said, AS_OF]))
+    answers = answers.drop_nulls(said)
     labels = pl.DataFrame(workspace.tables.read(labels_table(name), columns=["id", "label", "received"]))
     newest = labels.sort("received").unique("id", keep="last")
     both = answers.unique("id", keep="last").join(newest, on="id")

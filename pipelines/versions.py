@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from ray.data.expressions import col
 
 from cluster.contracts import CHAMPION, GateReport, ModelVersion, Snapshot
 from cluster.errors import DataError, GateFailed
@@ -22,8 +21,7 @@ from features.definitions import Column
 from features.encoding import Encoder
 from features.frame import LABEL
 from features.pit import AS_OF
-from features.profiles import Profile
-from features.reference import ReferenceProfile, merge_windows, profile_windows
+from features.reference import ReferenceProfile, profile_windows
 from features.split import SPLIT, TEST, TRAIN, VALIDATION
 from pipelines.workspace import Workspace
 from trainers import evaluate, tasks
@@ -163,21 +161,19 @@ def _write_bundle(workspace: Workspace, frame: Frame, fitted: FitResult, folder:
 
 
 def _reference(workspace: Workspace, frame: Frame, folder: Path) -> ReferenceProfile:
-    """Profile the training rows and the model's output on them, block by block on the cluster."""
+    """Profile the training rows, and the model's output on them, by the windows of the drift policy."""
     window_s = workspace.project.drift.window_s
-    columns = (*workspace.project.features.columns, output_column(workspace))
-    rows = workspace.tables.dataset(frame.snapshot).filter(expr=col(SPLIT) == TRAIN)
-    scored = evaluate.predict(folder, rows)
+    output, train = output_column(workspace), frame.part(TRAIN)
+    scored = train.append_column(output.name, _output(workspace, evaluate.score_table(folder, train)))
+    columns = (*workspace.project.features.columns, output)
+    return ReferenceProfile.build(profile_windows(scored, columns, window_s, AS_OF), window_s)
 
-    def profile(block: pa.Table) -> pa.Table:
-        windows = profile_windows(block, columns, window_s, AS_OF)
-        return pa.table({"start": list(windows), "profile": [p.to_bytes() for p in windows.values()]})
 
-    parts = scored.map_batches(profile, batch_format="pyarrow", batch_size=None).take_all()
-    merged: dict[float, Profile] = {}
-    for part in parts:
-        merge_windows(merged, {part["start"]: Profile.from_bytes(part["profile"])})
-    return ReferenceProfile.build(merged, window_s)
+def _output(workspace: Workspace, scores: np.ndarray) -> pa.Array:
+    task = workspace.project.task
+    if task.kind == "multiclass":
+        return pa.array(np.asarray(task.classes)[scores.argmax(axis=1)])
+    return pa.array(scores, pa.float64())
 
 
 def _gate(

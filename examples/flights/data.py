@@ -24,7 +24,7 @@ from features.pit import INSTANT
 _DAY_MINUTES = 24 * 60
 # Destinations that the airports table lacks lie in Puerto Rico and the Virgin Islands.
 _UNLISTED_ZONE = "America/Puerto_Rico"
-_BLOCKS = 4
+_BLOCKS = 2
 
 
 def read_flights() -> ray.data.Dataset:

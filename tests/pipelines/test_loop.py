@@ -1,0 +1,139 @@
+"""The whole loop in short form, on a project outside the repository: digits, ten classes, a user's own module."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from sklearn.datasets import load_digits
+
+from cluster.contracts import CHAMPION, labels_table, predictions_table
+from cluster.registry import GATE_TAG, Registry
+from cluster.settings import Settings
+from cluster.tables import Tables
+from deployments.journal import Journal
+
+HERE = Path(__file__).parent
+LIMIT_S = 540
+
+
+def rayloop(settings: Settings, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user types it, in a folder that is not the repository."""
+    command = [sys.executable, "-m", "pipelines", *words]
+    environment = {**os.environ, **settings.environment()}
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, cwd=folder, timeout=LIMIT_S, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("elsewhere")
+    (path / "digits.py").write_text((HERE / "digits.py").read_text())
+    return path
+
+
+@pytest.fixture(scope="module")
+def rehearsed(cluster: Settings, folder: Path) -> str:
+    done = rayloop(cluster, folder, "run", "digits.py", "--rehearse")
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.cluster
+def test_every_act_ends_as_it_must(rehearsed: str) -> None:
+    assert "0 alarms on traffic like the training data" in rehearsed
+    assert "promote at" in rehearsed
+    assert "abort at" in rehearsed
+    assert "ALARM" in rehearsed
+    assert "the monitor submitted job retrain-digits-" in rehearsed
+    assert " failed" in rehearsed
+    assert all(" 0 failed" in line for line in rehearsed.splitlines() if "requests," in line)
+
+
+@pytest.mark.cluster
+def test_the_retrained_version_is_champion_and_says_what_it_is_made_of(rehearsed: str, cluster: Settings) -> None:
+    registry = Registry(cluster)
+    champion = registry.aliased("digits", CHAMPION)
+    assert champion is not None
+    assert champion.version == registry.versions("digits")[-1].version
+    assert {"rayloop.snapshot", "rayloop.features", "rayloop.code", GATE_TAG} <= set(champion.tags)
+    bundle = registry.fetch(champion)
+    assert sorted(p.name for p in bundle.iterdir()) == [
+        "manifest.json",
+        "model.onnx",
+        "profile.json",
+        "weights.safetensors",
+    ]
+
+
+@pytest.mark.cluster
+def test_the_journal_and_the_log_hold_what_happened(rehearsed: str, cluster: Settings) -> None:
+    tables = Tables(cluster)
+    ends = [d.action for d in Journal("digits", tables).decisions() if d.action in ("promote", "abort")]
+    assert ends == ["promote", "abort", "promote"]
+    answered = tables.read(predictions_table("digits"), columns=["id"])["id"].to_pylist()
+    assert len(answered) == len(set(answered))
+    assert set(tables.read(labels_table("digits"), columns=["id"])["id"].to_pylist()) <= set(answered)
+
+
+@pytest.mark.cluster
+def test_it_answers_and_the_answer_can_be_traced(rehearsed: str, cluster: Settings, folder: Path) -> None:
+    image = load_digits().data[0].tolist()
+    inputs = [
+        {"name": "image", "shape": [1, 8, 8], "datatype": "FP32", "data": image},
+        {"name": "taken_at", "shape": [1], "datatype": "BYTES", "data": ["2024-02-01T00:00:00Z"]},
+    ]
+    body = {"id": "look-me-up", "inputs": inputs}
+    answer = httpx.post(f"{cluster.endpoint}/v2/models/digits/infer", json=body, timeout=30)
+    assert answer.status_code == 200, answer.text
+    outputs = {o["name"]: o["data"] for o in answer.json()["outputs"]}
+    assert outputs["label"] == ["0"]
+    status = rayloop(cluster, folder, "status")
+    assert f"champion v{answer.json()['model_version']}" in status.stdout
+    traced = _traced(cluster, folder)
+    assert f"digits v{answer.json()['model_version']}" in traced
+    assert "snapshot  digits.frame_" in traced
+
+
+def _traced(cluster: Settings, folder: Path) -> str:
+    """The log is committed every few seconds; asking again is waiting for a condition."""
+    for _ in range(10):
+        done = rayloop(cluster, folder, "trace", "digits", "look-me-up")
+        if done.returncode == 0:
+            return done.stdout
+        assert "has answered no request" in done.stderr
+    raise AssertionError(done.stderr)
+
+
+@pytest.mark.cluster
+def test_the_report_has_its_parts(rehearsed: str, cluster: Settings) -> None:
+    page = (cluster.home / "projects" / "digits" / "report.html").read_text()
+    for part in ("Quality over time", "Calibration", "Drift", "Rollouts"):
+        assert part in page
+    assert "<script src" not in page
+
+
+@pytest.mark.cluster
+def test_a_second_rehearsal_is_refused_unless_told_to_forget(rehearsed: str, cluster: Settings, folder: Path) -> None:
+    done = rayloop(cluster, folder, "run", "digits.py", "--rehearse")
+    assert done.returncode == 2
+    assert "add --fresh" in done.stdout
+
+
+@pytest.mark.cluster
+def test_predict_scores_a_table(rehearsed: str, cluster: Settings, folder: Path) -> None:
+    import pyarrow.parquet as pq
+
+    rows = Tables(cluster).read("digits.scans").slice(0, 50)
+    pq.write_table(rows, folder / "in.parquet")
+    done = rayloop(cluster, folder, "predict", "digits.py", "in.parquet", "out")
+    assert done.returncode == 0, done.stdout
+    scored = pq.read_table(folder / "out")
+    assert scored.num_rows == 50
+    right = [p == d for p, d in zip(scored["predicted"].to_pylist(), scored["digit"].to_pylist(), strict=True)]
+    assert sum(right) > 40

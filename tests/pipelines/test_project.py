@@ -1,0 +1,70 @@
+"""Project modules: found wherever they lie, and refused with one clear line when they are wrong."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import ProjectError
+from pipelines.project import load, locate
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def clean_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("shop", "digits"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def module(folder: Path, text: str) -> str:
+    path = folder / "shop.py"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_file_in_a_package_belongs_to_the_folder_above_it() -> None:
+    found = locate("examples/flights/project.py")
+    assert found.module == "examples.flights.project"
+    assert found == locate("examples.flights.project")
+    assert load(found).name == "flights"
+
+
+def test_a_file_outside_stands_alone(tmp_path: Path) -> None:
+    path = tmp_path / "digits.py"
+    path.write_text((HERE / "digits.py").read_text())
+    found = locate(str(path))
+    assert (found.folder, found.module) == (tmp_path, "digits")
+    assert load(found).task.outputs == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("project = 3", "defines `project` as int"),
+        ("", "defines no `project`"),
+        ("x = = 3", "shop.py:1"),
+        ("import nowhere_at_all", "shop.py:1: ModuleNotFoundError"),
+        ("def f():\n    return 1 / 0\n\nf()", "shop.py:2: ZeroDivisionError"),
+    ],
+)
+def test_what_is_wrong_in_a_module_is_one_line_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ProjectError, match=r"shop\.py") as caught:
+        load(locate(module(tmp_path, text)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_hides_our_packages_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "features.py").write_text("")
+    with pytest.raises(ProjectError, match="'features'"):
+        load(locate(module(tmp_path, "project = None")))
+
+
+@pytest.mark.parametrize("reference", ["no/such/file.py", "no.such.module"])
+def test_a_project_that_is_nowhere_is_said_to_be(reference: str) -> None:
+    with pytest.raises(ProjectError, match="no"):
+        locate(reference)
