@@ -26,7 +26,9 @@ def forget(workspace: Workspace) -> None:
     """Remove every trace of the project from this cluster and its stores."""
     name = workspace.project.name
     with workspace.progress.stage("reset"):
-        call(config.connect(workspace.settings).remove.remote(name))
+        # Without the writer of Serve's configuration nothing was ever served here.
+        if _exists(config.ACTOR):
+            call(config.connect(workspace.settings).remove.remote(name))
         for actor in (rollout_actor(name), monitor_actor(name), ledger_actor(name)):
             _end(actor)
         sources = [f"{name}.{source.name}" for source in workspace.project.sources]
@@ -41,8 +43,10 @@ def forget(workspace: Workspace) -> None:
         workspace.progress("what an earlier run left is removed")
 
 
+def _exists(actor: str) -> bool:
+    return {"name": actor, "namespace": ACTOR_NAMESPACE} in ray.util.list_named_actors(all_namespaces=True)
+
+
 def _end(actor: str) -> None:
-    try:
+    if _exists(actor):
         ray.kill(ray.get_actor(actor, namespace=ACTOR_NAMESPACE))
-    except ValueError:
-        return
