@@ -146,7 +146,7 @@ def _sound_challenger(
 
 
 def _sabotage(workspace: Workspace, frame: Frame, recipe: Recipe) -> str:
-    config = recipe.config.model_copy(update={"epochs": _SABOTAGE_EPOCHS})
+    config = recipe.config.model_copy(update={"epochs": _SABOTAGE_EPOCHS, "workers": 1})
     with workspace.progress.stage("train"):
         spoilt = Recipe(recipe.spec, config, shuffle_labels=True)
         why = "rehearsal: the rollout, not the gate, shall stop it"
