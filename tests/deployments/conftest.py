@@ -5,17 +5,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hypothesis import settings
 
 from cluster.contracts import CHAMPION, ModelVersion
 from cluster.registry import Registry
 from cluster.settings import Settings
 from features.definitions import Column
 from tests.deployments.bundles import FEATURES, Slope, register, write_bundle
-
-# The machine may be busy with a cluster: how long an example takes says nothing.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
 
 MODEL = "trips"
 TRUE_SLOPE = 2.0
