@@ -44,6 +44,12 @@ def deploy(workspace: Workspace, version: ModelVersion) -> None:
     watch(workspace, version)
 
 
+def serves(workspace: Workspace, version: ModelVersion) -> bool:
+    """Whether ``version`` is the champion that answers now."""
+    served = call(config.connect(workspace.settings).current.remote(version.model))
+    return served is not None and bool(served.champion.version == version.version)
+
+
 def serving_options(workspace: Workspace) -> ServingOptions:
     return ServingOptions(profile_window_s=workspace.project.drift.window_s)
 

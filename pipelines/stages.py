@@ -15,7 +15,7 @@ from features.frame import build_frame
 from features.landing import Landed, land
 from features.materialize import materialize
 from features.split import Split
-from pipelines.serving import deploy, start_rollout
+from pipelines.serving import deploy, serves, start_rollout
 from pipelines.versions import Candidate, Frame, Recipe, make_version, tune
 from pipelines.workspace import Workspace
 from trainers.config import ModelSpec, TrainConfig
@@ -101,7 +101,8 @@ def release(workspace: Workspace, version: ModelVersion) -> str:
             deploy(workspace, version)
             done = f"{version} is champion already"
         else:
-            deploy(workspace, champion)
+            if not serves(workspace, champion):
+                deploy(workspace, champion)
             start_rollout(workspace, version)
             done = f"{version} is on its way as challenger of v{champion.version}"
         workspace.progress(done)

@@ -66,6 +66,6 @@ project = Project(
         sound=Period(_day(10), _day(10, 16)),
         sabotage=Period(_day(10, 16), _day(11)),
         drift=Period(_day(12, 5), _day(12, 31)),
-        step=timedelta(hours=6),
+        step=timedelta(hours=12),
     ),
 )
