@@ -84,7 +84,7 @@ class _Stage:
         sources = {name: pl.DataFrame(workspace.tables.read(s.table, s.id)) for name, s in landed.items()}
         rows = _traffic_rows(workspace, sources[project.examples.source])
         client = Client(workspace.settings.endpoint, project.name, plan.connections)
-        self.replay = Replay(project.features, rows, sources, workspace.store, client, plan.step)
+        self.replay = Replay(project.task, project.features, rows, sources, workspace.store, client, plan.step)
         self.monitor = ray.get_actor(monitor_actor(project.name))
 
     def play(self, period: Period, enough: Callable[[], bool] = lambda: False, what: str = "") -> Tally:
@@ -92,9 +92,12 @@ class _Stage:
         tell, project = self.workspace.progress, self.workspace.project
         if self.replay.now is None or self.replay.now < period.start:
             self.replay.push(period.start)
-        told = [0]
+        told = [0, 0]
 
         def tick(now: datetime, tally: Tally) -> None:
+            for failure in tally.failures[told[1] :]:
+                tell(f"a request failed: {failure}")
+            told[1] = len(tally.failures)
             tenth = int(10 * (now - period.start) / (period.end - period.start))
             if tenth > told[0]:
                 told[0] = tenth

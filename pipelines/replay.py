@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
+from cluster.contracts import Task
 from features.definitions import FeatureSet, FeatureView
 from features.frame import ID, KNOWN, LABEL
 from features.materialize import materialize
@@ -26,6 +27,7 @@ class Replay:
 
     def __init__(
         self,
+        task: Task,
         features: FeatureSet,
         rows: pl.DataFrame,
         events: dict[str, pl.DataFrame],
@@ -33,6 +35,7 @@ class Replay:
         client: Client,
         step: timedelta,
     ) -> None:
+        self._task = task
         self._features = features
         self._rows = rows.sort(AS_OF)
         self._events = {v.name: _sorted_events(v, events[v.source]) for v in features.views}
@@ -73,7 +76,15 @@ class Replay:
         due = self._unlabelled.filter(known)
         self._unlabelled = self._unlabelled.filter(~known)
         times = due.get_column(KNOWN).dt.epoch("us").to_list()
-        return self._client.label(due.get_column(ID).to_list(), due.get_column(LABEL).to_list(), times)
+        labels = [_said(self._task, label) for label in due.get_column(LABEL).to_list()]
+        return self._client.label(due.get_column(ID).to_list(), labels, times)
+
+
+def _said(task: Task, label: float) -> int | str | float:
+    """A label as a client says it: 0 or 1, the name of a class, a number."""
+    if task.kind == "multiclass":
+        return task.classes[int(label)]
+    return int(label) if task.kind == "binary" else label
 
 
 def _sorted_events(view: FeatureView, events: pl.DataFrame) -> pl.DataFrame:
