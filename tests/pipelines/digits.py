@@ -14,14 +14,15 @@ from pipelines import (
     Examples,
     FeatureSet,
     GatePolicy,
-    HashSplit,
     ModelSpec,
     Period,
     Project,
     Rehearsal,
+    Retrain,
     RolloutPolicy,
     Source,
     Task,
+    TimeSplit,
     TrainConfig,
     category,
     derive,
@@ -33,10 +34,11 @@ START, SECONDS_APART, REPEATS = datetime(2024, 1, 1, tzinfo=UTC), 60, 4
 
 
 def read() -> ray.data.Dataset:
-    """The images, four times over with a little noise; the last quarter is scanned badly (drift)."""
-    digits = load_digits()
-    images = np.tile(digits.data, (REPEATS, 1)).astype(np.float32)
-    images += np.random.default_rng(0).normal(0, 0.5, images.shape).astype(np.float32)
+    """The images, four times over, shuffled, with a little noise; the last quarter is scanned badly (drift)."""
+    digits, draw = load_digits(), np.random.default_rng(0)
+    order = np.concatenate([draw.permutation(len(digits.data)) for _ in range(REPEATS)])
+    images = digits.data[order].astype(np.float32)
+    images += draw.normal(0, 0.5, images.shape).astype(np.float32)
     quarter = len(digits.data)
     images[-quarter:] = images[-quarter:] * 0.4 + 6
     rows = len(images)
@@ -44,7 +46,7 @@ def read() -> ray.data.Dataset:
     frame = pl.DataFrame({
         "scan": [f"s{i:05d}" for i in range(rows)],
         "image": pl.Series(images.tolist(), dtype=pl.List(pl.Float32)),
-        "digit": np.tile(digits.target, REPEATS).astype(str),
+        "digit": digits.target[order].astype(str),
         "taken_at": taken,
         "read_at": [t + timedelta(minutes=5) for t in taken],
     })  # fmt: skip
@@ -89,12 +91,13 @@ project = Project(
         as_of=derive("as_of", pl.col("taken_at"), "timestamp"),
     ),
     examples=Examples(source="scans", id="scan", label=pl.col("digit"), label_known_at="read_at"),
-    split=HashSplit(validation=0.2, test=0.2),
+    split=TimeSplit(start=at(0.0), validate_from=at(0.15), test_from=at(0.2), end=at(0.25)),
     model=ModelSpec(build=build),
     train=TrainConfig(epochs=8, batch_size=128, lr=1e-2, workers=1),
     gate=GatePolicy(),
     rollout=RolloutPolicy(steps=(0.2, 1.0), margin=0.5, poll_s=0.2),
     drift=DriftPolicy(window_s=6 * 3600.0, span=1, min_rows=100),
+    retrain=Retrain(holdout=timedelta(hours=4)),
     baseline=False,
     rehearsal=Rehearsal(
         quiet=Period(at(0.0), at(0.15)),
