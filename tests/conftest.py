@@ -18,11 +18,14 @@ hypothesis.settings.load_profile("unhurried")
 
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings of a home and of ports that nobody else uses."""
+    """Settings of a home and of ports that nobody else uses.
+
+    Models stay served while others train: with fewer CPUs a fit's workers would leave none to the tasks that feed them.
+    """
     ports = ("dashboard_port", "serve_port", "gcs_port", "mlflow_port", "haproxy_stats_port", "haproxy_metrics_port")
     return Settings(
         home=tmp_path_factory.mktemp("home"),
-        cpus=4,
+        cpus=8,
         replica_ports_from=34000,
         **{p: session.free_port() for p in ports},
     )
