@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote, urlparse
 
 from pydantic import BaseModel, ConfigDict
 
@@ -61,6 +63,12 @@ class ModelVersion(Frozen):
     def fingerprint(self) -> str:
         """Hash of all that determined this version; equal work has an equal fingerprint."""
         return self.tags.get("rayloop.fingerprint", "")
+
+    @property
+    def local_folder(self) -> Path | None:
+        """The bundle's folder on this machine; None when it lies elsewhere and has to be fetched."""
+        parsed = urlparse(self.bundle_uri)
+        return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
 
     def __str__(self) -> str:
         return f"{self.model} v{self.version}"

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 import mlflow
 from mlflow import MlflowClient
@@ -136,7 +135,7 @@ class Registry:
 
     def fetch(self, version: ModelVersion) -> Path:
         """Folder on this machine that holds the version's bundle."""
-        return local_bundle(version.bundle_uri) or Path(
+        return version.local_folder or Path(
             mlflow.artifacts.download_artifacts(version.bundle_uri, tracking_uri=self._settings.mlflow_uri)
         )
 
@@ -153,12 +152,6 @@ class Registry:
         if found:
             return str(found.experiment_id)
         return str(self._client.create_experiment(name, artifact_location=f"{self._settings.mlflow_artifacts}/{name}"))
-
-
-def local_bundle(uri: str) -> Path | None:
-    """The folder behind a file URI or plain path; None when the bundle lies elsewhere."""
-    parsed = urlparse(uri)
-    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
 
 
 def _version(found: MlflowVersion) -> ModelVersion:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 import onnxruntime as ort
@@ -100,9 +99,8 @@ class Scorer:
 
 def bundle_folder(version: ModelVersion, settings: Settings) -> Path:
     """The version's bundle on this machine, fetched when it lies elsewhere."""
-    parsed = urlparse(version.bundle_uri)
-    if parsed.scheme in ("", "file"):
-        return Path(unquote(parsed.path))
+    if version.local_folder is not None:
+        return version.local_folder
     # A replica whose bundles are local files never pays MLflow's import.
     from cluster.registry import Registry
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from cluster.contracts import CHAMPION
 from cluster.errors import ProjectError, VersionNotFound
-from pipelines import baselines, rehearsal, reporting, reset, serving, stages
+from pipelines import baselines, rehearsal, reporting, reset, stages
 from pipelines.summary import summarise
 from pipelines.versions import tune as search
 from pipelines.workspace import Workspace
@@ -99,6 +99,3 @@ def predict(workspace: Workspace, table: str, out: str, version: str) -> None:
 def report(workspace: Workspace) -> None:
     with workspace.progress.stage("report"):
         workspace.progress(f"written to {reporting.write(workspace, baselines.stored(workspace))}")
-
-
-__all__ = ["deploy", "predict", "report", "retrain", "run", "serving", "train", "tune"]

@@ -62,7 +62,7 @@ class Rehearsal:
 class Project:
     """Everything rayloop needs to know about one model.
 
-    ``without_views`` of the baselines shows what point-in-time features are worth.
+    ``baseline`` trains boosted trees beside the model, with and without the point-in-time features.
     """
 
     name: str
