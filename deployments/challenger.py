@@ -6,6 +6,8 @@ It gets request rows, not features: its feature set may differ from the champion
 from __future__ import annotations
 
 import asyncio
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 from ray import serve
@@ -17,6 +19,15 @@ from deployments.predictor import Scorer
 from deployments.user_config import ChallengerConfig
 
 MAX_ONGOING_REQUESTS = 64
+
+
+class Said(NamedTuple):
+    """What the challenger said of one request. ``scores`` is None when it failed, and ``error`` says how."""
+
+    version: str
+    scores: np.ndarray | None
+    latency_ms: float
+    error: str | None
 
 
 @serve.deployment(name="Challenger", max_ongoing_requests=MAX_ONGOING_REQUESTS)
@@ -32,11 +43,16 @@ class Challenger:
         version = ChallengerConfig.model_validate(user_config).challenger
         self._scorer = await asyncio.to_thread(Scorer, version, self._settings)
 
-    async def score(self, rows: bytes, now_us: int) -> tuple[str, np.ndarray, float]:
-        """Version, scores and milliseconds spent on request rows (Arrow IPC)."""
+    async def score(self, rows: bytes, sizes: list[int], now_us: int) -> list[Said]:
+        """What is said of each of several requests: their rows after one another (Arrow IPC), and how many each has."""
         assert self._scorer is not None
-        scored = self._scorer.score(from_ipc(rows), now_us)
-        return self._scorer.version, scored.scores, scored.latency_ms
+        table, starts = from_ipc(rows), [0, *accumulate(sizes)]
+        parts = [table.slice(start, size) for start, size in zip(starts, sizes, strict=False)]
+        version = self._scorer.version
+        return [
+            Said(version, scored.scores, scored.latency_ms, str(scored.failure) if scored.failure else None)
+            for scored in self._scorer.score_each(parts, now_us)
+        ]
 
     async def version(self) -> str:
         return self._scorer.version if self._scorer else ""

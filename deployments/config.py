@@ -234,6 +234,8 @@ class ServeConfig:
             "import_path": f"{module}:build",
             "args": {},
             "runtime_env": _runtime_env(self._settings),
+            # Every prediction is in the prediction log already.
+            "logging_config": {"enable_access_log": False},
             "deployments": [deployment],
         }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +27,15 @@ _WARM_UP_ROWS = (1, 1, 8)
 
 
 class Scored(NamedTuple):
-    """``frame`` the feature frame, ``scores`` as contracts.Task says, ``latency_ms`` spent on both."""
+    """``frame`` the feature frame, ``scores`` as contracts.Task says, ``latency_ms`` the request waited for both.
 
-    frame: pa.Table
-    scores: np.ndarray
+    What could not be had is None, and ``failure`` says why: RequestError when the request is to blame.
+    """
+
+    frame: pa.Table | None
+    scores: np.ndarray | None
     latency_ms: float
+    failure: Exception | None = None
 
 
 class Predictor:
@@ -89,12 +95,35 @@ class Scorer:
         """Scores of a feature frame (Predictor.predict)."""
         return self._predictor.predict(frame)
 
-    def score(self, rows: pa.Table, now_us: int) -> Scored:
-        """Features and scores of request rows."""
+    def score_each(self, requests: Sequence[pa.Table], now_us: int) -> list[Scored]:
+        """Score requests in one pass; when that fails, one by one, so that nobody fails for another's rows."""
+        together = self._score(pa.concat_tables(requests), now_us)
+        if len(requests) == 1:
+            return [together]
+        if together.failure is not None:
+            return [self._score(rows, now_us) for rows in requests]
+        return _dealt(together, [rows.num_rows for rows in requests])
+
+    def _score(self, rows: pa.Table, now_us: int) -> Scored:
         started = time.perf_counter()
-        frame = self.frame(rows, now_us)
-        scores = self.predict(frame)
-        return Scored(frame, scores, (time.perf_counter() - started) * 1e3)
+        frame, scores, failure = None, None, None
+        try:
+            frame = self.frame(rows, now_us)
+            scores = self.predict(frame)
+        except Exception as error:
+            failure = error
+        return Scored(frame, scores, (time.perf_counter() - started) * 1e3, failure)
+
+
+def _dealt(scored: Scored, sizes: Sequence[int]) -> list[Scored]:
+    """Each request's own part."""
+    assert scored.frame is not None
+    assert scored.scores is not None
+    ends = list(accumulate(sizes))
+    return [
+        Scored(scored.frame.slice(end - size, size), scored.scores[end - size : end], scored.latency_ms)
+        for size, end in zip(sizes, ends, strict=True)
+    ]
 
 
 def bundle_folder(version: ModelVersion, settings: Settings) -> Path:

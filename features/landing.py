@@ -16,7 +16,7 @@ from cluster.errors import DataError
 from cluster.tables import Tables
 from features.definitions import Column
 from features.reader import arrow_type
-from features.sources import REASON, Source, check, quarantined
+from features.sources import REASON, Source, check, quarantined, unknown
 
 QUARANTINE = "quarantine"
 
@@ -65,11 +65,12 @@ def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
 def _judge(source: Source, present: ray.ObjectRef) -> ray.data.Dataset:
     """One checked Dataset; rows of one key meet in one block, so that repeats are seen."""
 
+    def fresh(block: pa.Table) -> pa.Table:
+        return unknown(source, pl.DataFrame(block), ray.get(present)).to_arrow()
+
     def judge(block: pa.Table) -> pa.Table:
-        rows = check(source, pl.DataFrame(block))
-        fresh = rows.join(ray.get(present), on=list(source.key), how="anti", nulls_equal=True, maintain_order="left")
         schema = schema_of(source.columns).append(pa.field(REASON, pa.string()))
-        return fresh.select(schema.names).to_arrow().cast(schema)
+        return check(source, pl.DataFrame(block)).select(schema.names).to_arrow().cast(schema)
 
     rows = source.read()
     names = rows.columns() or []
@@ -78,8 +79,10 @@ def _judge(source: Source, present: ray.ObjectRef) -> ray.data.Dataset:
     absent = [name for name in source.names if name not in names]
     if absent:
         raise DataError(f"source {source.name!r} lacks column {', '.join(absent)}", f"it has {', '.join(names)}")
-    shuffled = rows.select_columns(source.names).repartition(half_the_cpus(), keys=list(source.key))
     arguments: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+    # Most rows of a later landing are known; the shuffle need not carry them.
+    new = rows.select_columns(source.names).map_batches(fresh, **arguments)
+    shuffled = new.repartition(half_the_cpus(), keys=list(source.key))
     judged: ray.data.Dataset = shuffled.map_batches(judge, **arguments).materialize()
     return judged
 

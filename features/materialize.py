@@ -10,6 +10,7 @@ from features.pit import INSTANT
 from features.state import LATENESS_US, Layout, State
 
 _WATERMARK = b"watermark"
+_ROW = "__row"
 
 
 def state_prefix(view: FeatureView) -> bytes:
@@ -66,12 +67,12 @@ def _known_between(view: FeatureView, events: pl.DataFrame, since: int | None, u
 
 def _merged(store: OnlineStore, view: FeatureView, fresh: pl.DataFrame) -> dict[bytes, bytes]:
     layout, prefix = Layout(view), state_prefix(view)
-    # A view may use its key, or a time, as a value too: partition_by keeps the columns.
-    groups = fresh.partition_by(list(view.entity.keys), as_dict=True, maintain_order=True)
-    keys = [state_key(prefix, tuple(str(v) for v in values)) for values in groups]
-    stored = store.get_many(keys)
+    groups = fresh.with_row_index(_ROW).group_by(view.entity.keys, maintain_order=True).agg(pl.col(_ROW))
+    keys = [state_key(prefix, values) for values in groups.select(view.entity.keys).iter_rows()]
+    # One conversion for all entities: most have an event or two.
+    events = layout.events(fresh)
     writes = {}
-    for key, old, rows in zip(keys, stored, groups.values(), strict=True):
+    for key, old, rows in zip(keys, store.get_many(keys), groups.get_column(_ROW).to_list(), strict=True):
         state: State = layout.unpack(old) if old else layout.empty
-        writes[key] = layout.pack(layout.extend(state, layout.events(rows)))
+        writes[key] = layout.pack(layout.extend(state, events.take(rows)))
     return writes

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import ray.data
 
 REASON = "__reason"
+_ROW = "__row"
 _TYPES: dict[str, pl.DataType] = {
     "number": pl.Float64(),
     "category": pl.String(),
@@ -101,6 +102,17 @@ def check(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
         .otherwise(pl.col(REASON))
         .alias(REASON)
     )
+
+
+def unknown(source: Source, rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """The rows, as they are, whose key is not among the ``known`` keys."""
+    keys = rows.select(
+        _cast(column, rows.schema[column.name]) for column in source.columns if column.name in source.key
+    )
+    fresh = keys.with_row_index(_ROW).join(
+        known, on=list(source.key), how="anti", nulls_equal=True, maintain_order="left"
+    )
+    return rows[fresh.get_column(_ROW)]
 
 
 def quarantined(source: Source, bad: pl.DataFrame) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -36,6 +37,10 @@ class State(NamedTuple):
     cut: int
     matrix: np.ndarray
     texts: list[list[str | None]]
+
+    def take(self, events: Sequence[int] | np.ndarray) -> State:
+        """The events at these positions, in this order."""
+        return State(self.cut, self.matrix[:, events], [[column[i] for i in events] for column in self.texts])
 
 
 class Layout:
@@ -69,7 +74,7 @@ class Layout:
         return State(cut, matrix, texts)
 
     def events(self, rows: pl.DataFrame) -> State:
-        """Rows of the source, all of one entity, sorted by known-at time, as a state."""
+        """Rows of the source, sorted by known-at time, as a state; those of one entity, or to be taken apart (State.take)."""
         times = [rows.get_column(c).dt.epoch("us") for c in (self.view.known_at, self.view.event_time)]
         sums = [rows.select(units(a)).to_series().fill_null(_NEVER) for a in self._sums]
         numbers = [_bits(rows.get_column(f.column)) for f in self._numbers]
@@ -79,9 +84,9 @@ class Layout:
     def extend(self, state: State, more: State) -> State:
         """Both together in known-at order, less what no exact look-up can need any more."""
         joined = np.concatenate([state.matrix, more.matrix], axis=1)
+        texts = [old + new for old, new in zip(state.texts, more.texts, strict=True)]
         order = np.argsort(joined[_KNOWN], kind="stable")
-        texts = [[(old + new)[i] for i in order] for old, new in zip(state.texts, more.texts, strict=True)]
-        return self._trim(State(state.cut, joined[:, order], texts))
+        return self._trim(State(state.cut, joined, texts).take(order))
 
     def _trim(self, state: State) -> State:
         known = state.matrix[_KNOWN]

@@ -6,19 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import pyarrow as pa
 import ray
 
-from cluster.contracts import Task
-from features.encoding import Encoder
-from features.frame import LABEL
-from features.pit import AS_OF
 from features.split import TEST, TRAIN
 from pipelines.versions import Frame
 from pipelines.workspace import Workspace
-from trainers import tasks
-from trainers.baseline import baseline_scores
-from trainers.evaluate import by_time
+from trainers.baseline import compare
 
 WITH, WITHOUT = "LightGBM, same features", "LightGBM, request-time features only"
 _FILE = "baselines.json"
@@ -36,7 +29,8 @@ def start(workspace: Workspace, frame: Frame) -> Mapping[str, ray.ObjectRef]:
     request = {c.name for view in project.features.views for c in view.columns}
     kept = [c.name for c in project.features.columns if c.name not in request]
     wanted = {WITH: None} | ({WITHOUT: kept} if len(kept) < len(project.features.columns) else {})
-    return {name: _fit.remote(project.task, frame.encoder, train, test, columns) for name, columns in wanted.items()}
+    task = ray.remote(num_cpus=1)(compare)
+    return {name: task.remote(project.task, frame.encoder, train, test, columns) for name, columns in wanted.items()}
 
 
 def collect(workspace: Workspace, running: Mapping[str, ray.ObjectRef]) -> Results:
@@ -51,10 +45,3 @@ def stored(workspace: Workspace) -> Results:
     """The figures of the last run; empty when there was none."""
     path = workspace.folder / _FILE
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-@ray.remote(num_cpus=1)
-def _fit(task: Task, encoder: Encoder, train: pa.Table, test: pa.Table, columns: list[str] | None) -> dict[str, Any]:
-    scores, labels = baseline_scores(task, encoder, train, test, columns=columns), test[LABEL].to_numpy()
-    months = by_time(task, scores, labels, test[AS_OF])
-    return {"metrics": tasks.evaluate(task, scores, labels), "months": months}

@@ -55,7 +55,7 @@ class Rehearsal:
     sabotage: Period
     drift: Period
     step: timedelta = timedelta(hours=1)
-    connections: int = 8
+    connections: int = 32
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 import pyarrow as pa
 
 from cluster.contracts import Task
 from features.encoding import MISSING_CODE, Encoder
+from features.frame import LABEL
+from features.pit import AS_OF
+from trainers import tasks
+from trainers.evaluate import by_time
 
 TREES = 400
 PARAMETERS: dict[str, Any] = {
@@ -24,6 +27,15 @@ PARAMETERS: dict[str, Any] = {
     "force_row_wise": True,
     "verbosity": -1,
 }
+
+
+def compare(
+    task: Task, encoder: Encoder, train: pa.Table, test: pa.Table, columns: Sequence[str] | None
+) -> dict[str, Any]:
+    """Fit on ``train``; the ``metrics`` on ``test``, and the same by month as ``months``."""
+    scores, labels = baseline_scores(task, encoder, train, test, columns=columns), test[LABEL].to_numpy()
+    months = by_time(task, scores, labels, test[AS_OF])
+    return {"metrics": tasks.evaluate(task, scores, labels), "months": months}
 
 
 def baseline_scores(
@@ -41,6 +53,9 @@ def baseline_scores(
 
     With all features, or only those in ``columns``.
     """
+    # It takes more than a second to import, and only the process that fits has need of it.
+    import lightgbm as lgb
+
     chosen = encoder if columns is None else only(encoder, columns)
     options = {**PARAMETERS, **_objective(task), "num_threads": threads, "seed": seed}
     rows = lgb.Dataset(_matrix(chosen, train), _labels(train), categorical_feature=_categorical(chosen))

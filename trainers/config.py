@@ -14,6 +14,8 @@ Parameter = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
 Schedule = Literal["onecycle", "cosine", "constant"]
 
 MEBIBYTE = 1 << 20
+SCORE_ROWS = 16_384
+"""Rows that a model scores at a time."""
 
 
 class TrainConfig(Frozen):

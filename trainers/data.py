@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 from ray.data import DataIterator, Dataset
 from ray.exceptions import RayTaskError
@@ -20,6 +18,7 @@ from cluster.contracts import Task
 from cluster.errors import DataError
 from features.encoding import Encoder
 from trainers.config import MEBIBYTE, TrainConfig
+from trainers.encode import PARTS, Encode, Only
 from trainers.failures import deliberate
 from trainers.feed import Feed, HeldOut, MemoryFeed, MemoryHeldOut, Rows
 from trainers.inputs import InputSpec
@@ -28,7 +27,6 @@ from trainers.stream import EncodedPart, StreamFeed, StreamHeldOut, rows_of
 
 SAMPLE_ROWS = 200_000
 TABLE_BLOCKS = 8
-SPLITS = ("train", "validation")
 
 
 class TrainingData:
@@ -37,23 +35,21 @@ class TrainingData:
     Rows are taken in the order of the Datasets, so that the same frame trains the same weights.
     """
 
-    def __init__(self, train: Dataset, validation: Dataset) -> None:
-        self._datasets = {"train": train, "validation": validation}
+    def __init__(self, frame: Dataset) -> None:
+        self._frame = frame
         self._encoded: dict[tuple[str, str, int], EncodedData] = {}
 
     @classmethod
     def of(cls, frame: Dataset | pa.Table) -> TrainingData:
-        """Split a training frame by its column "split"."""
-        if isinstance(frame, pa.Table):
-            frame = ray.data.from_arrow(_pieces(frame))
-        return cls(*(frame.map_batches(_Only(split), batch_format="pyarrow") for split in SPLITS))
+        """A training frame; its column "split" says which rows are which."""
+        return cls(ray.data.from_arrow(_pieces(frame)) if isinstance(frame, pa.Table) else frame)
 
     def encoded(self, encoder: Encoder, task: Task, cache_mib: int) -> EncodedData:
         """Encode both parts, once for equal arguments. Raises DataError for columns that are not as declared."""
         key = (encoder.model_dump_json(), task.model_dump_json(), cache_mib)
         if key not in self._encoded:
             with quiet("ray.data"):
-                parts = {name: _encode(dataset, encoder, name, cache_mib) for name, dataset in self._datasets.items()}
+                parts = _encode(self._frame, encoder, cache_mib)
             sample = parts["train"].sample(SAMPLE_ROWS)
             inputs = InputSpec.fit(encoder, task, {"numbers": sample.numbers, "codes": sample.codes}, sample.labels)
             self._encoded[key] = EncodedData(parts["train"], parts["validation"], inputs, ray.put(vars(sample)))
@@ -110,60 +106,36 @@ def feeds(
     return feed, held_out
 
 
-class _Only:
-    """Keeps the rows of one split."""
-
-    def __init__(self, split: str) -> None:
-        self._split = split
-
-    def __call__(self, frame: pa.Table) -> pa.Table:
-        if "split" not in frame.column_names:
-            raise DataError("the training frame has no column 'split'", f"present are {', '.join(frame.column_names)}")
-        return frame.filter(pc.equal(frame["split"], self._split))
-
-
-class _Encode:
-    """Frame rows to the columns "numbers", "codes" (each unless it has no column) and "labels"."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-
-    def __call__(self, frame: pa.Table) -> dict[str, np.ndarray]:
-        if "label" not in frame.column_names:
-            raise DataError("the training frame has no column 'label'", f"present are {', '.join(frame.column_names)}")
-        arrays = self._encoder.encode(frame)
-        # Arrow has no tensors of width 0.
-        kept = {name: values for name, values in arrays.items() if values.shape[1]}
-        return {**kept, "labels": _labels(frame["label"])}
-
-
-def _labels(column: pa.ChunkedArray) -> np.ndarray:
-    if not pa.types.is_floating(column.type) and not pa.types.is_integer(column.type):
-        raise DataError(
-            f"column 'label' is {column.type}, not a number", "multiclass labels are positions in 'classes'"
-        )
-    labels = np.asarray(column.cast(pa.float64()), np.float32)
-    if not np.isfinite(labels).all():
-        raise DataError("the training frame has rows without a finite label", "leave them out")
-    return labels
-
-
-def _encode(dataset: Dataset, encoder: Encoder, name: str, cache_mib: int) -> EncodedPart:
-    ordered = Dataset.copy(dataset, _deep_copy=True)
+def _encode(frame: Dataset, encoder: Encoder, cache_mib: int) -> dict[str, EncodedPart]:
+    """Both parts, from one pass over the frame."""
+    ordered = Dataset.copy(frame, _deep_copy=True)
     ordered.context.execution_options.preserve_order = True
     ordered.context.enable_progress_bars = False
     try:
-        encoded = ordered.map_batches(_Encode(encoder), batch_format="pyarrow", batch_size=None).materialize()
+        encoded = ordered.map_batches(Encode(encoder), batch_format="pyarrow", batch_size=None).materialize()
     except RayTaskError as error:
         raise deliberate(str(error)) or error from error
-    rows = encoded.count()
+    in_memory = encoded.size_bytes() <= cache_mib * MEBIBYTE
+    part = _stored if in_memory else _streamed
+    return {name: part(encoded, encoder, name) for name in PARTS}
+
+
+def _stored(encoded: Dataset, encoder: Encoder, name: str) -> EncodedPart:
+    batches = [Only(name)(batch) for batch in encoded.iter_batches(batch_size=None, batch_format="numpy")]
+    count = _counted(sum(len(batch["labels"]) for batch in batches), name)
+    width, codes = encoder.width, len(encoder.categories)
+    return EncodedPart(count, codes, width, stored=ray.put(vars(rows_of(batches, width, codes))))
+
+
+def _streamed(encoded: Dataset, encoder: Encoder, name: str) -> EncodedPart:
+    part = encoded.map_batches(Only(name), batch_format="numpy", batch_size=None).materialize()
+    return EncodedPart(_counted(part.count(), name), len(encoder.categories), encoder.width, dataset=part)
+
+
+def _counted(rows: int, name: str) -> int:
     if not rows:
         raise DataError(f"there are no {name} rows", f"does the frame's column 'split' say {name!r} anywhere?")
-    part = EncodedPart(rows, len(encoder.categories), encoder.width, dataset=encoded)
-    if encoded.size_bytes() > cache_mib * MEBIBYTE:
-        return part
-    rows_in_memory = rows_of(list(encoded.iter_batches(batch_size=None, batch_format="numpy")), part.width, part.codes)
-    return EncodedPart(rows, part.codes, part.width, stored=ray.put(vars(rows_in_memory)))
+    return rows
 
 
 def _pieces(frame: pa.Table) -> list[pa.Table]:

@@ -14,7 +14,7 @@ from cluster.errors import DataError
 from features.bundle import MODEL, Manifest
 from features.encoding import Arrays, Encoder
 from trainers import tasks
-from trainers.feed import SCORE_ROWS
+from trainers.config import SCORE_ROWS
 from trainers.tasks import evaluate
 
 __all__ = [

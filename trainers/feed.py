@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-SCORE_ROWS = 16_384
+from trainers.config import SCORE_ROWS
+from trainers.shares import local_batch, share_of
 
 
 class Batch(NamedTuple):
@@ -70,16 +71,6 @@ class Rows:
         """At most ``count`` rows, evenly spaced."""
         step = max(1, -(-len(self) // count))
         return Rows(self.numbers[::step], self.codes[::step], self.labels[::step])
-
-
-def share_of(rows: int, rank: int, workers: int) -> tuple[int, int]:
-    """First row and end of a worker's share; shares differ by at most one row."""
-    return rows * rank // workers, rows * (rank + 1) // workers
-
-
-def local_batch(rows: int, batch_size: int, workers: int) -> int:
-    """Rows of one worker's batch: its part of ``batch_size``, or of all rows when there are fewer."""
-    return -(-min(rows, batch_size) // workers)
 
 
 class MemoryFeed:

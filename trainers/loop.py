@@ -16,7 +16,7 @@ from torch import nn
 
 from cluster.contracts import Frozen, Task
 from cluster.errors import DataError
-from trainers import models, tasks
+from trainers import losses, models, tasks
 from trainers.config import ModelSpec, TrainConfig
 from trainers.feed import Feed, HeldOut
 from trainers.inputs import InputSpec
@@ -203,7 +203,7 @@ def _pass(step: Stepper, feed: Feed, number: int, world: World) -> float:
 
 def _loss(job: Job) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     shift, scale = job.inputs.label_mean, job.inputs.label_std
-    return lambda logits, labels: tasks.loss(job.task, logits, (labels - shift) / scale)
+    return lambda logits, labels: losses.loss(job.task, logits, (labels - shift) / scale)
 
 
 def _checked(loss: float, metrics: dict[str, float], metric: str, number: int) -> float:

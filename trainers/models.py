@@ -16,7 +16,7 @@ from torch import nn
 from cluster.contracts import Task
 from cluster.errors import ProjectError
 from features.encoding import UNKNOWN_CODE
-from trainers import tasks
+from trainers import losses
 from trainers.config import ModelSpec
 from trainers.inputs import InputSpec
 
@@ -109,7 +109,7 @@ class Scored(nn.Module):
         self.shift = inputs.label_mean
 
     def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        scores = tasks.activate(self.task, self.module(numbers, codes))
+        scores = losses.activate(self.task, self.module(numbers, codes))
         return scores * self.scale + self.shift if self.task.kind == "regression" else scores
 
 

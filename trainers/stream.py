@@ -12,8 +12,9 @@ import torch
 from ray.data import DataIterator, Dataset
 
 from cluster.errors import DataError
-from trainers.config import TrainConfig
-from trainers.feed import SCORE_ROWS, Batch, Rows, local_batch, share_of
+from trainers.config import SCORE_ROWS, TrainConfig
+from trainers.feed import Batch, Rows
+from trainers.shares import local_batch, share_of
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Losses, scores and metrics of each kind of task.
+"""Metrics of each kind of task, on scores and labels as numpy arrays.
 
 A metric is prepared once for given scores and labels and evaluated under many weightings of the rows, which is
 what a bootstrap needs. Weights are non-negative, of shape [n]; none means one each.
@@ -10,8 +10,6 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from cluster.contracts import Task, TaskKind
 from cluster.errors import ProjectError
@@ -58,22 +56,6 @@ def primary(task: Task) -> Primary:
 
 def direction(metric: str) -> Direction:
     return "max" if metric in _LARGER_IS_BETTER else "min"
-
-
-def loss(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean loss of one batch: logits [n, outputs], labels [n] (regression: standardised)."""
-    if task.kind == "binary":
-        return functional.binary_cross_entropy_with_logits(logits[:, 0], labels)
-    if task.kind == "multiclass":
-        return functional.cross_entropy(logits, labels.long())
-    return functional.mse_loss(logits[:, 0], labels)
-
-
-def activate(task: Task, logits: torch.Tensor) -> torch.Tensor:
-    """Scores of contracts.Task from logits [n, outputs] (regression: still standardised)."""
-    if task.kind == "multiclass":
-        return torch.softmax(logits, dim=1)
-    return torch.sigmoid(logits[:, 0]) if task.kind == "binary" else logits[:, 0]
 
 
 def evaluate(task: Task, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

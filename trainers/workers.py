@@ -13,8 +13,6 @@ from typing import Any
 import ray
 import torch
 from ray import train as ray_train
-from ray.data import DataIterator, Dataset
-from ray.train import DataConfig
 from ray.train.torch import TorchConfig, get_device, prepare_model
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import LoggingConfig, RunConfig, ScalingConfig
@@ -28,9 +26,9 @@ from trainers import loop
 from trainers.config import TrainConfig
 from trainers.data import EncodedData, feeds
 from trainers.failures import deliberate, last_line
-from trainers.feed import share_of
 from trainers.loop import Epoch, Job, Outcome
 from trainers.quiet import environment
+from trainers.shards import Shards
 
 TRAIN_VARIABLES = {
     # A report waits until the controller has looked; by default it looks every two seconds.
@@ -56,16 +54,6 @@ class Ranks(loop.World):
         if self.size > 1:
             distributed.all_reduce(tensor)
         return tensor
-
-
-class Shards(DataConfig):
-    """Gives each worker its exact part of the rows, in order. Ray's own split drops rows to make parts equal."""
-
-    def configure(
-        self, datasets: dict[str, Dataset], world_size: int, *_: Any, **__: Any
-    ) -> list[dict[str, DataIterator]]:
-        parts = {name: _split(dataset, world_size) for name, dataset in datasets.items()}
-        return [{name: part[rank].iterator() for name, part in parts.items()} for rank in range(world_size)]
 
 
 def on_workers(
@@ -129,12 +117,6 @@ def _scaling(config: TrainConfig) -> ScalingConfig:
     gpus = gpus_per_worker(config, config.workers)
     resources = {"CPU": config.cpus_per_worker, **({"GPU": gpus} if gpus else {})}
     return ScalingConfig(num_workers=config.workers, use_gpu=bool(gpus), resources_per_worker=resources)
-
-
-def _split(dataset: Dataset, workers: int) -> Sequence[Dataset]:
-    rows = dataset.count()
-    cuts = [share_of(rows, rank, workers)[1] for rank in range(workers - 1)]
-    return dataset.split_at_indices(cuts) if cuts else [dataset]
 
 
 def _cause(error: TrainingFailedError) -> RayloopError:

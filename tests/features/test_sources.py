@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import DataError, ProjectError
 from features.declare import category, number, timestamp
-from features.sources import REASON, Source, check, quarantined
+from features.sources import REASON, Source, check, quarantined, unknown
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 LATER = datetime(2024, 1, 1, 13, tzinfo=UTC)
@@ -75,6 +75,17 @@ def test_no_row_vanishes(cells: list[tuple]) -> None:
     assert judged.height == len(cells)
     bad = judged.drop_nulls(REASON) if cells else judged
     assert quarantined(source(), bad).height == bad.height
+
+
+@given(st.lists(st.tuples(st.sampled_from(["1", "2", None]), st.sampled_from([1, 2.0, None])), max_size=12))
+def test_rows_with_a_known_key_are_left_out_and_the_others_stay_as_they_are(cells: list[tuple]) -> None:
+    keyed = source(key=("id", "spent"))
+    given = rows(*((a, "x", b, NOON, LATER) for a, b in cells))
+    known = pl.DataFrame({"id": ["1", None], "spent": [1.0, 2.0]})
+    left = unknown(keyed, given, known)
+    expected = [cell for cell in given.rows() if (cell[0], cell[2]) not in set(known.rows())]
+    assert left.rows() == expected
+    assert left.schema == given.schema
 
 
 def test_a_missing_column_stops_the_landing() -> None:

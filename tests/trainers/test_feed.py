@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.feed import MemoryFeed, MemoryHeldOut, Rows, share_of
+from trainers.feed import MemoryFeed, MemoryHeldOut, Rows
+from trainers.shares import share_of
 
 ROWS = st.integers(1, 90)
 WORKERS = st.integers(1, 5)

@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 from cluster.contracts import TaskKind
 from cluster.errors import ProjectError
 from tests.trainers.frames import TASKS
-from trainers import tasks
+from trainers import losses, tasks
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -109,8 +109,8 @@ def test_a_step_against_the_gradient_lowers_the_loss(kind: TaskKind) -> None:
     task = TASKS[kind]
     logits = torch.randn(32, task.outputs, requires_grad=True)
     labels = torch.randint(0, max(2, task.outputs), (32,)).float()
-    before = tasks.loss(task, logits, labels)
+    before = losses.loss(task, logits, labels)
     (gradient,) = torch.autograd.grad(before, logits)
     assert torch.isfinite(gradient).all()
     assert gradient.abs().max() > 0
-    assert tasks.loss(task, logits - gradient, labels) < before
+    assert losses.loss(task, logits - gradient, labels) < before
