@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -68,3 +69,11 @@ def test_a_folder_that_hides_our_packages_is_refused(tmp_path: Path) -> None:
 def test_a_project_that_is_nowhere_is_said_to_be(reference: str) -> None:
     with pytest.raises(ProjectError, match="no"):
         locate(reference)
+
+
+def test_the_project_in_the_readme_is_short_and_sound(tmp_path: Path) -> None:
+    readme = (HERE.parent.parent / "README.md").read_text()
+    (text,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len(text.splitlines()) < 60
+    found = load(locate(module(tmp_path, text)))
+    assert (found.name, found.task.kind) == ("demand", "regression")
