@@ -10,6 +10,7 @@ from shlex import join
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cluster.errors import ClusterUnavailable
+from cluster.quiet import quiet
 from cluster.session import use_token
 from cluster.settings import Settings
 
@@ -41,7 +42,9 @@ def submit(settings: Settings, words: Sequence[str], folder: Path | str, name: s
         "working_dir": str(folder),
         "excludes": _EXCLUDES,
     }
-    return str(jobs.submit_job(entrypoint=join(words), runtime_env=runtime, submission_id=name or None))
+    # Ray tells at length what it packs; a failure is raised.
+    with quiet("ray"):
+        return str(jobs.submit_job(entrypoint=join(words), runtime_env=runtime, submission_id=name or None))
 
 
 def follow(settings: Settings, job: str, write: Callable[[str], None]) -> bool:
@@ -52,7 +55,8 @@ def follow(settings: Settings, job: str, write: Callable[[str], None]) -> bool:
         async for lines in jobs.tail_job_logs(job):
             write(lines)
 
-    asyncio.run(tail())
+    with quiet("ray"):
+        asyncio.run(tail())
     return bool(jobs.get_job_status(job) == JobStatus.SUCCEEDED)
 
 

@@ -67,12 +67,14 @@ class DriftMonitor:
         """
         try:
             self._refuse_impossible(window_s)
-            self._live.observe(version, window_s, Profile.from_bytes(profile))
+            live = Profile.from_bytes(profile)
+            self._live.observe(version, window_s, live)
         except (DataError, TypeError, ValueError) as error:
             self._count("rejected", str(error))
             return
         if self._detector is not None and version == self._detector.version:
             self._close(self._live.due(version, self._policy))
+        self._counters["rows"] = self._counters.get("rows", 0) + live.rows
         if time.monotonic() - self._saved_at > CHECKPOINT_S:
             self._save()
 

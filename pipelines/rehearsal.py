@@ -29,8 +29,8 @@ from pipelines.traffic import Client, Tally
 from pipelines.versions import Frame, Recipe, make_version
 from pipelines.workspace import Workspace
 
-_POLL_S = 0.25
-_JOB_S = 600.0
+_POLL_S = 0.1
+_SEEN_S = 10.0
 _SETTLE_S = 120.0
 _SABOTAGE_EPOCHS = 1
 
@@ -86,10 +86,15 @@ class _Stage:
         client = Client(workspace.settings.endpoint, project.name, plan.connections)
         self.replay = Replay(project.task, project.features, rows, sources, workspace.store, client, plan.step)
         self.monitor = ray.get_actor(monitor_actor(project.name))
+        self._seen_before = self._seen()
 
-    def play(self, period: Period, enough: Callable[[], bool] = lambda: False, what: str = "") -> Tally:
-        """Replay a period as live traffic, with a line for each tenth of it."""
-        tell, project = self.workspace.progress, self.workspace.project
+    def play(self, period: Period, enough: Callable[[], bool], what: str) -> Tally:
+        """Replay a period as live traffic until ``enough``, which is asked after each step; a line for each tenth.
+
+        ``enough`` also waits for whoever judges to have seen the step: what an act shows shall depend on the data,
+        not on how fast this machine is.
+        """
+        tell = self.workspace.progress
         if self.replay.now is None or self.replay.now < period.start:
             self.replay.push(period.start)
         told = [0, 0]
@@ -102,11 +107,17 @@ class _Stage:
             if tenth > told[0]:
                 told[0] = tenth
                 rate = tally.requests / max(tally.seconds, 1e-9)
-                tell(
-                    f"{what or project.name} at {now:%d %b}: {tally.requests:,} requests, {tally.failed} failed, {rate:,.0f} req/s"
-                )
+                tell(f"{what} at {now:%d %b}: {tally.requests:,} requests, {tally.failed} failed, {rate:,.0f} req/s")
 
         return self.replay.run(period.start, period.end, enough, tick)
+
+    def watched(self) -> bool:
+        """Wait until the monitor has seen every answer so far; False, for it may go on."""
+        _wait(lambda: self._seen() - self._seen_before >= self.replay.asked)
+        return False
+
+    def _seen(self) -> int:
+        return int(serving.call(self.monitor.status.remote())["counters"].get("rows", 0))
 
     def alarms(self) -> list[Alarm]:
         return [entry.alarm for entry in serving.call(self.monitor.journal.remote())]
@@ -130,7 +141,7 @@ def _traffic_rows(workspace: Workspace, rows: pl.DataFrame) -> pl.DataFrame:
 
 def _quiet(stage: _Stage, period: Period) -> Act:
     with stage.workspace.progress.stage("quiet"):
-        tally = stage.play(period, what="quiet traffic")
+        tally = stage.play(period, stage.watched, "quiet traffic")
         alarms = tuple(stage.alarms())
         stage.workspace.progress(f"{len(alarms)} alarms on traffic like the training data")
         return Act("quiet traffic", tally, alarms=alarms)
@@ -168,16 +179,42 @@ def _rollout(stage: _Stage, name: str, version: str, period: Period, expected: s
 
 
 def _under_traffic(stage: _Stage, name: str, period: Period) -> Tally:
-    told = [0]
+    told, before = [0], stage.replay.asked
 
     def ended() -> bool:
-        status = serving.rollout_status(stage.workspace)
+        status = _judged(stage, stage.replay.asked - before)
         for decision in status.decisions[told[0] :]:
             stage.workspace.progress(_sentence(decision))
         told[0] = len(status.decisions)
-        return status.state is not None and status.settled and not status.state.active
+        return _over(status)
 
     return stage.play(period, ended, name)
+
+
+def _judged(stage: _Stage, requests: int) -> RolloutStatus:
+    """The rollout's status once its evidence holds this many requests, or it is over."""
+    latest = [serving.rollout_status(stage.workspace)]
+
+    def seen() -> bool:
+        total = latest[0].evidence.total
+        if _over(latest[0]) or total.champion.requests + total.challenger.requests >= requests:
+            return True
+        latest[0] = serving.rollout_status(stage.workspace)
+        return False
+
+    _wait(seen)
+    return latest[0]
+
+
+def _over(status: RolloutStatus) -> bool:
+    return status.state is not None and status.settled and not status.state.active
+
+
+def _wait(holds: Callable[[], bool]) -> None:
+    """Wait for a condition. What has not come by the deadline was lost with a process that died: time goes on."""
+    deadline = time.monotonic() + _SEEN_S
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
 
 
 def _ended(stage: _Stage, name: str, period: Period) -> RolloutStatus:
@@ -204,7 +241,7 @@ def _drift(stage: _Stage, period: Period, story: Story) -> None:
     """Replay until the alarm; let its retrain job finish; replay on until its challenger's rollout has ended."""
     workspace, known = stage.workspace, len(stage.alarms())
     with workspace.progress.stage("drift"):
-        tally = stage.play(period, lambda: len(stage.alarms()) > known, "drifting traffic")
+        tally = stage.play(period, lambda: stage.watched() or len(stage.alarms()) > known, "drifting traffic")
         alarms = tuple(stage.alarms()[known:])
         if not alarms:
             raise RolloutError("the drifting period raised no alarm", "see the drift policy, and the report")

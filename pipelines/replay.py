@@ -44,17 +44,21 @@ class Replay:
         self._step = step
         self._unlabelled = self._rows.clear()
         self.now: datetime | None = None
+        self.asked = 0
+        """Requests for a prediction so far."""
 
     def run(self, start: datetime, end: datetime, enough: Until, tick: Callable[[datetime, Tally], None]) -> Tally:
-        """Replay [start, end), or until ``enough`` says so; ``tick`` is told after every step."""
+        """Replay [start, end), or until ``enough`` says so; ``tick`` is told, and it is asked, after every step."""
         total, at = NOTHING, start
-        while at < end and not enough():
+        while at < end:
             upto = min(at + self._step, end)
             self.push(upto)
             total += self._requests(at, upto)
             total += self._labels(upto)
             self.now = at = upto
             tick(at, total)
+            if enough():
+                break
         return total
 
     def push(self, until: datetime) -> None:
@@ -68,6 +72,7 @@ class Replay:
 
     def _requests(self, start: datetime, end: datetime) -> Tally:
         rows = self._rows.filter((pl.col(AS_OF) >= start) & (pl.col(AS_OF) < end))
+        self.asked += rows.height
         self._unlabelled = pl.concat([self._unlabelled, rows.drop_nulls([LABEL, KNOWN])])
         return self._client.predict(self._features, rows.get_column(ID).to_list(), rows)
 

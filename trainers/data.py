@@ -16,13 +16,13 @@ from ray.exceptions import RayTaskError
 
 from cluster.contracts import Task
 from cluster.errors import DataError
+from cluster.quiet import quiet
 from features.encoding import Encoder
 from trainers.config import MEBIBYTE, TrainConfig
 from trainers.encode import PARTS, Encode, Only
 from trainers.failures import deliberate
 from trainers.feed import Feed, HeldOut, MemoryFeed, MemoryHeldOut, Rows
 from trainers.inputs import InputSpec
-from trainers.quiet import quiet
 from trainers.stream import EncodedPart, StreamFeed, StreamHeldOut, rows_of
 
 SAMPLE_ROWS = 200_000

@@ -12,12 +12,12 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from cluster.errors import DataError
+from cluster.quiet import quiet
 from features.bundle import MODEL, WEIGHTS
 from features.encoding import Arrays
 from trainers import evaluate
 from trainers.fit import FitResult
 from trainers.inputs import InputSpec
-from trainers.quiet import quiet
 
 TRACE_ROWS = 2
 

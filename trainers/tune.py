@@ -21,13 +21,13 @@ from ray.tune.search.optuna import OptunaSearch
 
 from cluster.contracts import Frozen, Task
 from cluster.errors import RayloopError
+from cluster.quiet import environment, quiet
 from features.encoding import Encoder
 from trainers import loop, models, tasks
 from trainers.config import Choice, IntRange, LogUniform, ModelSpec, Parameter, Space, TrainConfig, TuneConfig, applied
 from trainers.data import EncodedData, TrainingData
 from trainers.failures import deliberate, last_line
 from trainers.loop import Epoch, Job
-from trainers.quiet import environment, quiet
 from trainers.workers import gpus_per_worker, on_workers
 
 OBJECTIVE = "best_so_far"

@@ -22,12 +22,12 @@ from ray.util.queue import Queue
 from torch import distributed, nn
 
 from cluster.errors import RayloopError
+from cluster.quiet import environment
 from trainers import loop
 from trainers.config import TrainConfig
 from trainers.data import EncodedData, feeds
 from trainers.failures import deliberate, last_line
 from trainers.loop import Epoch, Job, Outcome
-from trainers.quiet import environment
 from trainers.shards import Shards
 
 TRAIN_VARIABLES = {
