@@ -14,6 +14,9 @@ from cluster.quiet import quiet
 from cluster.session import use_token
 from cluster.settings import Settings
 
+# Ray's loggers that tell each step of a submission; a failure is raised.
+_TALKATIVE = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
+
 # What a project folder may hold besides code; none of it is needed on the cluster.
 _EXCLUDES = [".git", ".venv", "**/__pycache__", ".rayloop", "*.egg-info", ".*_cache", ".hypothesis"]
 
@@ -42,8 +45,7 @@ def submit(settings: Settings, words: Sequence[str], folder: Path | str, name: s
         "working_dir": str(folder),
         "excludes": _EXCLUDES,
     }
-    # Ray tells at length what it packs; a failure is raised.
-    with quiet("ray"):
+    with quiet(*_TALKATIVE):
         return str(jobs.submit_job(entrypoint=join(words), runtime_env=runtime, submission_id=name or None))
 
 
@@ -55,7 +57,7 @@ def follow(settings: Settings, job: str, write: Callable[[str], None]) -> bool:
         async for lines in jobs.tail_job_logs(job):
             write(lines)
 
-    with quiet("ray"):
+    with quiet(*_TALKATIVE):
         asyncio.run(tail())
     return bool(jobs.get_job_status(job) == JobStatus.SUCCEEDED)
 

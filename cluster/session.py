@@ -161,6 +161,8 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
         # one machine with the same port would get each other's requests, and answer them with 404.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(settings.replica_ports_from + 1000),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(settings.replica_ports_from + 1001),
+        # HAProxy notices within six seconds that a replica is on its way out; by default Serve lets it drain for thirty.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_V2_ENABLED": "1",
         # Each trial and worker of a training run would print its own progress into the job's log.

@@ -53,6 +53,7 @@ class DriftMonitor:
         self._results: list[WindowResult] = []
         self._journal: list[Entry] = []
         self._counters: dict[str, int] = {}
+        self._rows = 0
         self._last_error = ""
         self._policy = DriftPolicy()
         self._detector: DriftDetector | None = None
@@ -65,16 +66,19 @@ class DriftMonitor:
 
         Never raises for what it is given: a profile that cannot be used is counted, and ``status`` says why.
         """
+        rows = 0
         try:
-            self._refuse_impossible(window_s)
             live = Profile.from_bytes(profile)
+            rows = live.rows
+            self._refuse_impossible(window_s)
             self._live.observe(version, window_s, live)
         except (DataError, TypeError, ValueError) as error:
             self._count("rejected", str(error))
-            return
-        if self._detector is not None and version == self._detector.version:
-            self._close(self._live.due(version, self._policy))
-        self._counters["rows"] = self._counters.get("rows", 0) + live.rows
+        else:
+            if self._detector is not None and version == self._detector.version:
+                self._close(self._live.due(version, self._policy))
+        # Also those of a rejected profile: they have been seen.
+        self._rows += rows
         if time.monotonic() - self._saved_at > CHECKPOINT_S:
             self._save()
 
@@ -116,6 +120,7 @@ class DriftMonitor:
             "last_window": self._results[-1].model_dump() if self._results else None,
             "alarms": [entry.model_dump() for entry in self._journal],
             "counters": dict(self._counters),
+            "rows_since_start": self._rows,
             "last_error": self._last_error,
         }
 

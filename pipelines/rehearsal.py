@@ -117,7 +117,7 @@ class _Stage:
         return False
 
     def _seen(self) -> int:
-        return int(serving.call(self.monitor.status.remote())["counters"].get("rows", 0))
+        return int(serving.call(self.monitor.status.remote())["rows_since_start"])
 
     def alarms(self) -> list[Alarm]:
         return [entry.alarm for entry in serving.call(self.monitor.journal.remote())]

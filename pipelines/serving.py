@@ -14,6 +14,7 @@ from ray.exceptions import RayTaskError
 from cluster import jobs
 from cluster.contracts import CHAMPION, Alarm, ModelVersion
 from cluster.errors import RayloopError, RolloutError
+from cluster.registry import Registry
 from cluster.settings import Settings
 from deployments import config, controller, ledger
 from deployments.config import ServingOptions
@@ -67,8 +68,10 @@ def retrain_job(settings: Settings, location: Location, window_s: float, folder:
     def act(alarm: Alarm) -> str:
         until = datetime.fromtimestamp(alarm.window, UTC) + timedelta(seconds=window_s)
         words = [sys.executable, "-m", "pipelines", "retrain", location.module, "--until", until.isoformat()]
-        # The monitor may ask again for the same alarm after a crash; Ray refuses a second job of one name.
-        name = f"retrain-{alarm.model}-v{alarm.version}-{until:%Y%m%dT%H%M}"
+        # The monitor may ask again for the same alarm after a crash; a second job of one name is not submitted. The
+        # run tells apart two versions of one number, when the first was forgotten.
+        run = Registry(settings).version(alarm.model, alarm.version).run_id
+        name = f"retrain-{alarm.model}-v{alarm.version}-{run[:8]}-{until:%Y%m%dT%H%M}"
         return jobs.submit(settings, [*words, "--reason", alarm.reason], folder, name=name)
 
     return act

@@ -95,11 +95,12 @@ project = Project(
     model=ModelSpec(build=build),
     train=TrainConfig(epochs=8, batch_size=128, lr=1e-2, workers=1),
     gate=GatePolicy(),
-    rollout=RolloutPolicy(steps=(0.2, 1.0), margin=0.5, poll_s=0.2),
+    rollout=RolloutPolicy(steps=(0.5, 1.0), margin=0.5, poll_s=0.2),
     drift=DriftPolicy(window_s=6 * 3600.0, span=1, min_rows=100),
     retrain=Retrain(holdout=timedelta(hours=4)),
     baseline=False,
     rehearsal=Rehearsal(
+        step=timedelta(hours=2),
         quiet=Period(at(0.0), at(0.15)),
         sound=Period(at(0.25), at(0.5)),
         sabotage=Period(at(0.5), at(0.75)),

@@ -45,7 +45,6 @@ def rehearsed(cluster: Settings, folder: Path) -> str:
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
 def test_every_act_ends_as_it_must(rehearsed: str) -> None:
     assert "0 alarms on traffic like the training data" in rehearsed
     assert "promote at" in rehearsed
@@ -57,7 +56,6 @@ def test_every_act_ends_as_it_must(rehearsed: str) -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
 def test_the_retrained_version_is_champion_and_says_what_it_is_made_of(rehearsed: str, cluster: Settings) -> None:
     registry = Registry(cluster)
     champion = registry.aliased("digits", CHAMPION)
@@ -74,7 +72,6 @@ def test_the_retrained_version_is_champion_and_says_what_it_is_made_of(rehearsed
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
 def test_the_journal_and_the_log_hold_what_happened(rehearsed: str, cluster: Settings) -> None:
     tables = Tables(cluster)
     ends = [d.action for d in Journal("digits", tables).decisions() if d.action in ("promote", "abort")]
@@ -85,7 +82,6 @@ def test_the_journal_and_the_log_hold_what_happened(rehearsed: str, cluster: Set
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
 def test_it_answers_and_the_answer_can_be_traced(rehearsed: str, cluster: Settings, folder: Path) -> None:
     image = load_digits().data[0].tolist()
     inputs = [
@@ -115,7 +111,6 @@ def _traced(cluster: Settings, folder: Path) -> str:
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
 def test_the_report_has_its_parts(rehearsed: str, cluster: Settings) -> None:
     page = (cluster.home / "projects" / "digits" / "report.html").read_text()
     for part in ("Quality over time", "Calibration", "Drift", "Rollouts"):
@@ -124,7 +119,6 @@ def test_the_report_has_its_parts(rehearsed: str, cluster: Settings) -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
 def test_a_second_rehearsal_is_refused_unless_told_to_forget(rehearsed: str, cluster: Settings, folder: Path) -> None:
     done = rayloop(cluster, folder, "run", "digits.py", "--rehearse")
     assert done.returncode == 2
@@ -132,7 +126,6 @@ def test_a_second_rehearsal_is_refused_unless_told_to_forget(rehearsed: str, clu
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
 def test_predict_scores_a_table(rehearsed: str, cluster: Settings, folder: Path) -> None:
     import pyarrow.parquet as pq
 
