@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check down clean
+.PHONY: demo test check down clean
 
 demo: $(STAMP)
 	$(BIN)/rayloop demo
@@ -13,10 +13,7 @@ down: $(STAMP)
 	$(BIN)/rayloop down
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
-
-test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest
 
 check: $(STAMP)
 	$(BIN)/ruff check .
