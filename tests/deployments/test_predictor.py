@@ -1,0 +1,71 @@
+"""Requests scored in one pass: each gets its own scores, and a bad one fails alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from cluster.contracts import ModelVersion
+from cluster.errors import RequestError
+from cluster.settings import Settings
+from deployments.columns import TIMESTAMP
+from deployments.predictor import Scorer
+from tests.deployments.bundles import Slope, write_bundle
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+
+class Cliff(torch.nn.Module):
+    """No number at all beyond a distance of 100."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = Slope(1.0)
+
+    def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.slope(numbers, codes)
+        return torch.where(numbers[:, 0] > 100, torch.full_like(scores, float("nan")), scores)
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
+    folder = tmp_path_factory.mktemp("home")
+    bundle: Path = write_bundle(folder / "bundle", Cliff())
+    version = ModelVersion(model="trips", version="1", run_id="r", bundle_uri=bundle.as_uri())
+    return Scorer(version, Settings(home=folder))
+
+
+def request(*distances: float, departs: datetime | None = NOON) -> pa.Table:
+    count = len(distances)
+    return pa.table({
+        "distance": pa.array(distances, pa.float64()),
+        "carrier": pa.array(["AA"] * count),
+        "departs": pa.array([departs] * count, TIMESTAMP),
+    })  # fmt: skip
+
+
+def test_each_request_gets_its_own_rows(scorer: Scorer) -> None:
+    requests = [request(0.0), request(1.0, -1.0, 3.0), request(-2.0)]
+    together = scorer.score_each(requests, 0)
+    for one, alone in zip(together, [scorer.score_each([r], 0)[0] for r in requests], strict=True):
+        assert one.failure is None
+        assert one.scores is not None
+        assert one.scores.tolist() == alone.scores.tolist()
+        assert one.frame.equals(alone.frame)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"), [(request(1.0, 101.0), "no finite score for row 1"), (request(1.0, departs=None), "row 0")]
+)
+def test_a_bad_request_fails_alone(scorer: Scorer, bad: pa.Table, message: str) -> None:
+    first, middle, last = scorer.score_each([request(1.0), bad, request(2.0)], 0)
+    assert isinstance(middle.failure, RequestError)
+    assert message in str(middle.failure)
+    for good in (first, last):
+        assert good.failure is None
+        assert np.isfinite(good.scores).all()
