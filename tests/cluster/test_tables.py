@@ -1,0 +1,83 @@
+"""Named tables: appends that happen once, snapshots that stay, and errors for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cluster.contracts import Snapshot
+from cluster.errors import DataError, SnapshotNotFound
+from cluster.settings import Settings
+from cluster.tables import Tables
+
+NAME = "shop.sales"
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    return Tables(Settings(home=tmp_path))
+
+
+def rows(*numbers: int) -> pa.Table:
+    return pa.table({"n": pa.array(numbers, pa.int64())})
+
+
+def numbers(table: pa.Table) -> list[int]:
+    return sorted(table["n"].to_pylist())
+
+
+def test_an_append_under_one_key_happens_once(tables: Tables) -> None:
+    first = tables.append(NAME, rows(1, 2), key="january")
+    assert tables.append(NAME, rows(1, 2), key="january") == first
+    assert tables.append(NAME, rows(3), key="february").rows == 3
+    assert tables.made(NAME, "january") == first
+    assert tables.made(NAME, "march") is None
+    assert numbers(tables.read(NAME)) == [1, 2, 3]
+
+
+def test_an_older_snapshot_stays_readable(tables: Tables) -> None:
+    first = tables.append(NAME, rows(1))
+    tables.append(NAME, rows(2))
+    assert numbers(tables.read(NAME, first.id)) == [1]
+    assert tables.latest(NAME).rows == 2
+
+
+def test_a_snapshot_or_table_that_does_not_exist_is_named(tables: Tables) -> None:
+    with pytest.raises(SnapshotNotFound, match=r"shop\.sales.*does not exist"):
+        tables.read(NAME)
+    newest = tables.append(NAME, rows(1))
+    for ask in (lambda: tables.read(NAME, 42), lambda: tables.dataset(Snapshot(table=NAME, id=42, rows=1))):
+        with pytest.raises(SnapshotNotFound, match=rf"no snapshot 42.*{newest.id}"):
+            ask()
+
+
+def test_rows_of_another_shape_are_refused_and_nothing_is_written(tables: Tables) -> None:
+    tables.append(NAME, rows(1))
+    with pytest.raises(DataError, match=r"missing.*unknown"):
+        tables.append(NAME, pa.table({"m": [1]}))
+    assert numbers(tables.read(NAME)) == [1]
+
+
+def test_a_column_more_is_taken_in_when_that_is_asked_for(tables: Tables) -> None:
+    tables.append(NAME, rows(1))
+    tables.append(NAME, rows(2).append_column("m", [["x"]]), evolve=True)
+    tables.append(NAME, rows(3), evolve=True)
+    assert dict(zip(*tables.read(NAME).to_pydict().values(), strict=True)) == {1: None, 2: "x", 3: None}
+
+
+def test_a_dropped_table_leaves_no_file_and_its_name_is_free(tables: Tables, tmp_path: Path) -> None:
+    for number in range(3):
+        tables.append(NAME, rows(number))
+    assert list(tmp_path.rglob("*.parquet"))
+    tables.drop(NAME)
+    tables.drop(NAME)
+    assert not tables.exists(NAME)
+    assert not list(tmp_path.rglob("*.parquet"))
+    assert tables.append(NAME, rows(7)).rows == 1
+
+
+def test_a_name_without_its_namespace_is_refused(tables: Tables) -> None:
+    with pytest.raises(DataError, match=r"namespace\.table"):
+        tables.append("sales", rows(1))

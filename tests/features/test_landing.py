@@ -1,0 +1,91 @@
+"""Landing on Ray: what is new is added once, what is bad is put aside, and no row is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import polars as pl
+import pytest
+import ray.data
+
+from cluster.errors import DataError
+from cluster.settings import Settings
+from cluster.tables import Tables
+from features.declare import category, number, timestamp
+from features.landing import QUARANTINE, land
+from features.sources import Source
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+pytestmark = pytest.mark.cluster
+
+
+def visits(rows: int, **changes: object) -> pl.DataFrame:
+    at = [START + timedelta(minutes=i) for i in range(rows)]
+    whole = {"id": [f"v{i}" for i in range(rows)], "spent": [float(i % 90) for i in range(rows)], "at": at, "known": at}
+    return pl.DataFrame(whole | changes)
+
+
+def source(frame: pl.DataFrame) -> Source:
+    return Source(
+        name="visits",
+        key=("id",),
+        columns=(*category("id"), *number("spent"), *timestamp("at", "known")),
+        event_time="at",
+        known_at="known",
+        ranges={"spent": (0, 100)},
+        read=lambda: ray.data.from_arrow(frame.to_arrow()),
+    )
+
+
+@pytest.fixture
+def tables(cluster: Settings) -> Tables:
+    return Tables(cluster)
+
+
+@pytest.fixture
+def shop(tables: Tables) -> Iterator[str]:
+    """A namespace of the test's own."""
+    name = f"shop{uuid4().hex[:8]}"
+    yield name
+    for table in ("visits", QUARANTINE):
+        tables.drop(f"{name}.{table}")
+
+
+def test_only_what_is_new_is_added(tables: Tables, shop: str) -> None:
+    first = land(source(visits(200)), tables, shop)
+    assert (first.added, first.present, first.quarantined) == (200, 0, {})
+    again = land(source(visits(200)), tables, shop)
+    assert (again.added, again.present, again.snapshot) == (0, 200, first.snapshot)
+    grown = land(source(visits(250)), tables, shop)
+    assert (grown.added, grown.present) == (50, 200)
+    ids = tables.read(f"{shop}.visits")["id"].to_pylist()
+    assert sorted(ids) == sorted(f"v{i}" for i in range(250))
+
+
+def test_bad_rows_are_put_aside_once_with_their_reason(tables: Tables, shop: str) -> None:
+    spoilt = visits(50, spent=[-1.0 if i == 7 else None if i == 8 else float(i) for i in range(50)])
+    for _ in range(2):
+        landed = land(source(spoilt), tables, shop)
+        assert landed.quarantined == {"spent is outside 0 to 100": 1}
+    aside = tables.read(f"{shop}.{QUARANTINE}").to_pylist()
+    assert [(row["source"], row["reason"]) for row in aside] == [("visits", "spent is outside 0 to 100")]
+    assert '"v7"' in aside[0]["row"]
+    assert tables.read(f"{shop}.visits").num_rows == 49
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (visits(0), "is empty|no usable row"),
+        (visits(5).drop("spent"), "lacks column spent"),
+        (visits(3, spent=[500.0, 500.0, 500.0]), "no usable row .3 rows: spent is outside"),
+    ],
+)
+def test_a_source_that_gives_nothing_leaves_no_rows(
+    tables: Tables, shop: str, frame: pl.DataFrame, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        land(source(frame), tables, shop)
+    assert not tables.exists(f"{shop}.visits") or tables.read(f"{shop}.visits").num_rows == 0
