@@ -1,7 +1,7 @@
 """The local Ray cluster: start it, connect to it, stop every process it has started.
 
 Each process of a cluster inherits the variable ``RAYLOOP_SESSION`` from ``ray start``. That is how
-``stop`` finds them all, HAProxy and MLflow's server included, and ends nobody else's: ``ray stop``
+``stop`` finds them and their children, HAProxy and MLflow's server included, and ends nobody else's: ``ray stop``
 ends every Ray process on the machine and leaves HAProxy behind.
 """
 
@@ -91,7 +91,12 @@ def processes(settings: Settings) -> list[psutil.Process]:
     session = _session(settings)
     if not session:
         return []
-    return [p for p in psutil.process_iter() if p.pid != os.getpid() and _belongs(p, session)]
+    everyone = list(psutil.process_iter(["ppid"]))
+    ours = {p.pid for p in everyone if _belongs(p, session)}
+    # Ray's agents write their titles over their environment, and with it over the mark; their parents still have it.
+    while children := {p.pid for p in everyone if p.info["ppid"] in ours} - ours:
+        ours |= children
+    return [p for p in everyone if p.pid in ours and p.pid != os.getpid()]
 
 
 def connect(settings: Settings) -> None:
