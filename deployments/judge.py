@@ -2,17 +2,19 @@
 
 Two questions are asked of each look, both by tests that stay valid however often one looks:
 
-loss    Does the challenger's mean loss exceed (1 + margin) times the champion's, on the same rows? By one-sided
-        asymptotic confidence sequences for the mean of ``challenger - (1 + margin) * champion``.
+loss    Is the challenger's mean loss above the champion's, on the same rows; is it below (1 + margin) times the
+        champion's? By one-sided asymptotic confidence sequences for the mean of ``challenger - champion`` and of
+        ``challenger - (1 + margin) * champion``.
 errors  Does the challenger fail more than ``max_error_rate`` of the requests that the champion can answer? By
         e-processes on the counts.
 
-*Worse* (either test says above its limit): abort. *Not worse* (both say below, and the step has its minimum
-counts): advance. Otherwise *undecided*: hold, until the step's deadline, then as the policy declares. Absence of
+*Worse* (the loss is above the champion's and not shown to be within the margin, or errors are above their limit):
+abort. *Not worse* (loss within the margin and errors below their limit, and the step has its minimum counts): advance.
+A challenger that is a little worse, within the margin, gets whichever is shown first. Otherwise *undecided*: hold, until the step's deadline, then as the policy declares. Absence of
 evidence of harm never advances a rollout; evidence of absence does.
 
-Errors of the verdict, over all looks together: a challenger within both limits is aborted with probability <=
-alpha (each test spends alpha / 2); one beyond either limit is advanced with probability <= alpha (to advance,
+Errors of the verdict, over all looks together: a challenger no worse than the champion, and within the limit of
+errors, is aborted with probability <= alpha (each test spends alpha / 2); one beyond margin or limit is advanced with probability <= alpha (to advance,
 both tests must reject at alpha). The bound on errors is exact, that on loss is asymptotic in ``min_labelled``.
 Loss evidence is summed over the steps; each step must add its own minimum.
 """
@@ -104,12 +106,12 @@ def _width(excess: Moments, alpha: float, optimum: int) -> float:
 
 
 def _figures(total: Evidence, step: Evidence, policy: RolloutPolicy) -> dict[str, float]:
-    excess = total.paired.excess(policy.margin)
+    excess, difference = total.paired.excess(policy.margin), total.paired.excess(0.0)
     half = policy.alpha / 2.0
     bounds = {}
     if excess.n >= MINIMUM_PAIRS:
         bounds = {
-            "excess_lower": lower_bound(excess, half, policy.optimum),
+            "difference_lower": lower_bound(difference, half, policy.optimum),
             "excess_upper": upper_bound(excess, policy.alpha, policy.optimum),
         }
     errors, requests = total.challenger.errors, total.challenger.requests
@@ -138,8 +140,11 @@ def _harm(total: Evidence, figures: dict[str, float], policy: RolloutPolicy) -> 
             f"the challenger failed {arm.errors} of {arm.requests} requests that the champion answered, "
             f"more than {policy.max_error_rate:.1%} is allowed"
         )
-    if total.paired.n >= policy.pairs_needed and figures.get("excess_lower", -math.inf) > 0.0:
-        return f"the challenger is worse: {_losses(total)}, beyond the margin of {policy.margin:.1%}"
+    worse = total.paired.n >= policy.pairs_needed and figures.get("difference_lower", -math.inf) > 0.0
+    if worse and figures["excess_upper"] > 0.0:
+        return (
+            f"the challenger is worse: {_losses(total)}, and not shown to be within the margin of {policy.margin:.1%}"
+        )
     return ""
 
 

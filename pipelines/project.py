@@ -47,7 +47,8 @@ class Rehearsal:
 
     ``quiet``: like the training data, must raise no alarm. ``sound``: a challenger trained on all data
     so far is rolled out. ``sabotage``: a challenger trained on shuffled labels is rolled out. ``drift``:
-    should raise an alarm, be trained on, and see the new challenger through its rollout.
+    should raise an alarm, be trained on, and see the new challenger through its rollout. An act begins where the
+    one before it ended, when that is later than its own start.
     """
 
     quiet: Period

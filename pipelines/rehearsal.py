@@ -95,21 +95,21 @@ class _Stage:
         not on how fast this machine is.
         """
         tell = self.workspace.progress
-        if self.replay.now is None or self.replay.now < period.start:
-            self.replay.push(period.start)
+        start = max(period.start, self.replay.now or period.start)
+        self.replay.push(start)
         told = [0, 0]
 
         def tick(now: datetime, tally: Tally) -> None:
             for failure in tally.failures[told[1] :]:
                 tell(f"a request failed: {failure}")
             told[1] = len(tally.failures)
-            tenth = int(10 * (now - period.start) / (period.end - period.start))
+            tenth = int(10 * (now - start) / (period.end - start))
             if tenth > told[0]:
                 told[0] = tenth
                 rate = tally.requests / max(tally.seconds, 1e-9)
                 tell(f"{what} at {now:%d %b}: {tally.requests:,} requests, {tally.failed} failed, {rate:,.0f} req/s")
 
-        return self.replay.run(period.start, period.end, enough, tick)
+        return self.replay.run(start, period.end, enough, tick)
 
     def watched(self) -> bool:
         """Wait until the monitor has seen every answer so far; False, for it may go on."""
@@ -252,8 +252,7 @@ def _drift(stage: _Stage, period: Period, story: Story) -> None:
         story.retrain_job = _retrained(stage)
         story.retrain_seconds = time.monotonic() - began
     with workspace.progress.stage("rollout"):
-        rest = Period(stage.replay.now or period.start, period.end)
-        tally = _under_traffic(stage, "retrained challenger", rest)
+        tally = _under_traffic(stage, "retrained challenger", period)
         status = _ended(stage, "retrained challenger", period)
         _expect(status, "promoted", "retrained challenger")
         story.acts.append(Act("retrained challenger", tally, decisions=status.decisions))

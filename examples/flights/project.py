@@ -51,7 +51,7 @@ project = Project(
     gate=GatePolicy(
         thresholds=(Threshold(metric="auc", min=0.68), Threshold(metric="ece", max=0.06)), margin=0.02, max_gap=0.1
     ),
-    rollout=RolloutPolicy(steps=(0.05, 0.25, 0.5, 1.0), margin=0.08, max_error_rate=0.03, poll_s=0.5),
+    rollout=RolloutPolicy(steps=(0.05, 0.25, 0.5, 1.0), margin=0.08, max_error_rate=0.03, alpha=0.02, poll_s=0.5),
     # Calmer days than in training are no reason to retrain: only more delay than usual is.
     drift=DriftPolicy(
         watch=(
@@ -63,8 +63,8 @@ project = Project(
     retrain=Retrain(holdout=timedelta(days=21)),
     rehearsal=Rehearsal(
         quiet=Period(_day(8, 24), _day(8, 28)),
-        sound=Period(_day(10), _day(10, 16)),
-        sabotage=Period(_day(10, 16), _day(11)),
+        sound=Period(_day(10), _day(11)),
+        sabotage=Period(_day(10), _day(11)),
         drift=Period(_day(12, 5), _day(12, 31)),
         step=timedelta(hours=12),
     ),
