@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from shlex import join
+from types import MappingProxyType
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -32,8 +33,15 @@ def client(settings: Settings) -> JobSubmissionClient:
         ) from error
 
 
-def submit(settings: Settings, words: Sequence[str], folder: Path | str, name: str = "") -> str:
-    """Submit a command to run beside the cluster; ``folder`` (or its package URI) becomes its working directory.
+def submit(
+    settings: Settings,
+    words: Sequence[str],
+    folder: Path | str,
+    name: str = "",
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Submit a command to run beside the cluster; ``folder`` (or its package URI) becomes its working directory, ``variables``
+    are added to its environment.
 
     A job that was submitted under the same ``name`` before is not submitted again. Returns the job's id.
     """
@@ -41,7 +49,7 @@ def submit(settings: Settings, words: Sequence[str], folder: Path | str, name: s
     if name and any(job.submission_id == name for job in jobs.list_jobs()):
         return name
     runtime: dict[str, object] = {
-        "env_vars": settings.environment() | {"PYTHONUNBUFFERED": "1"},
+        "env_vars": settings.environment() | {"PYTHONUNBUFFERED": "1"} | dict(variables),
         "working_dir": str(folder),
         "excludes": _EXCLUDES,
     }

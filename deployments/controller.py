@@ -169,7 +169,7 @@ class Controller:
         if self._task is None:
             self._task = await asyncio.to_thread(self._read_task, state.champion)
         self._evidence = await self._ledger.evidence.remote(state.id, self._task)
-        return judge(self._evidence, state.share, time.time() - state.since, state.policy)
+        return judge(self._evidence, state.share, state.step_age_s(time.time()), state.policy)
 
     async def _enter(self, state: RolloutState, decision: Decision) -> None:
         """From here on the new state is what shall be."""

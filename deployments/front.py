@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from ray import serve
 from ray.serve import Application
+from ray.serve.schema import ApplicationStatus
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,7 +16,6 @@ from deployments.protocol import PLATFORM
 
 ROUTE = "/v2"
 APP = "rayloop-front"
-_HEALTH = {"/health/live": {"live": True}, "/health/ready": {"ready": True}}
 _SERVER = {"name": "rayloop", "extensions": [], "platform": PLATFORM}
 
 
@@ -23,12 +25,20 @@ class Front:
 
     async def __call__(self, request: Request) -> Response:
         path = request.scope["path"].removeprefix(ROUTE).rstrip("/")
-        known = {"": _SERVER} | _HEALTH
-        if path not in known:
+        if path not in ("", "/health/live", "/health/ready"):
             return error_answer(RequestError(_unknown(path), status=404))
         if request.method != "GET":
             return error_answer(RequestError("use GET", status=405), {"allow": "GET"})
-        return json_answer(known[path])
+        if path == "/health/ready":
+            ready = await asyncio.to_thread(_ready)
+            return json_answer({"ready": ready}, status=200 if ready else 503)
+        return json_answer({"live": True} if path else _SERVER)
+
+
+def _ready() -> bool:
+    """Whether any model answers; whether a certain one does, its own path tells."""
+    applications = serve.status().applications
+    return any(app.status == ApplicationStatus.RUNNING for name, app in applications.items() if name != APP)
 
 
 def _unknown(path: str) -> str:

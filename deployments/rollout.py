@@ -39,6 +39,10 @@ class RolloutState(Frozen):
     def active(self) -> bool:
         return self.status in ("running", "paused")
 
+    def step_age_s(self, now: float) -> float:
+        """Seconds at this step that count towards its deadline; none do while it is paused."""
+        return 0.0 if self.status == "paused" else now - self.since
+
     @property
     def share(self) -> float:
         """The challenger's share of requests, as it should be."""
@@ -66,7 +70,8 @@ def begin(id: str, model: str, champion: str, challenger: str, policy: RolloutPo
 def advance(state: RolloutState, verdict: Verdict, now: float) -> tuple[RolloutState, Decision]:
     """Apply a verdict. A paused rollout does not advance, but harm aborts it all the same."""
     if not state.active or verdict.kind == "hold" or (state.status == "paused" and verdict.kind == "advance"):
-        after = state.model_copy(update={"reason": verdict.reason})
+        # Why a person paused it stays to be read.
+        after = state if state.status == "paused" else state.model_copy(update={"reason": verdict.reason})
         return after, entry(after, "hold", now, verdict.figures)
     if verdict.kind == "abort":
         return _end(state, "aborted", verdict.reason, now, verdict.figures)

@@ -24,7 +24,7 @@ def state_key(prefix: bytes, values: tuple[str, ...]) -> bytes:
 
 
 def watermark(store: OnlineStore, view: FeatureView) -> int | None:
-    """Known-at time (microseconds) up to which the view is materialised."""
+    """Known-at time (microseconds) of the newest event that the view's state holds."""
     (stored,) = store.get_many([_WATERMARK + b"/" + state_prefix(view)])
     return int(stored) if stored else None
 
@@ -37,12 +37,16 @@ def materialize(store: OnlineStore, view: FeatureView, events: pl.DataFrame, unt
     """
     since = watermark(store, view)
     fresh = _known_between(view, events, since, until_us)
+    if fresh.is_empty():
+        return 0
+    newest = int(fresh.get_column(view.known_at).dt.epoch("us")[-1])
     if since is None and not view.latest:
         # A first load needs no more history than a look-up can reach.
-        oldest = until_us - view.max_window_us - LATENESS_US
+        oldest = newest - view.max_window_us - LATENESS_US
         fresh = fresh.filter(pl.col(view.known_at).dt.epoch("us") > oldest)
     writes = _merged(store, view, fresh)
-    writes[_WATERMARK + b"/" + state_prefix(view)] = b"%d" % max(until_us, since or until_us)
+    # Not ``until_us``: what became known before it may still be on its way here.
+    writes[_WATERMARK + b"/" + state_prefix(view)] = b"%d" % newest
     store.put_many(writes)
     return fresh.height
 

@@ -191,8 +191,8 @@ def _gaps(results: Sequence[WindowResult]) -> list[int]:
 
 
 def _dates(results: Sequence[WindowResult]) -> tuple[list[float], list[str]]:
-    """Labels in window time, a dozen at most."""
-    every = max(1, -(-len(results) // 12))
+    """Labels in window time, eight at most."""
+    every = max(1, -(-len(results) // 8))
     places = range(0, len(results), every)
     whole_days = all(r.window % 86_400 == 0 for r in results)
     style = "%-d %b" if whole_days else "%-d %b %H:%M"

@@ -208,10 +208,11 @@ def _work(*words: str, action: Callable[[Any], None] | None = None) -> None:
 
 def _submit(words: list[str], folder: Path) -> None:
     from cluster import jobs
+    from pipelines.code import COMMIT, commit_of
 
     settings = load_settings()
     python = sys.executable if not settings.address else "python"
-    job = jobs.submit(settings, [python, "-m", "pipelines", *words], folder)
+    job = jobs.submit(settings, [python, "-m", "pipelines", *words], folder, variables={COMMIT: commit_of(folder)})
     typer.echo(f"Ray job {job} (dashboard: {settings.dashboard}/#/jobs/{job})")
     try:
         done = jobs.follow(settings, job, lambda text: typer.echo(text, nl=False))

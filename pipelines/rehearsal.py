@@ -31,7 +31,7 @@ from pipelines.workspace import Workspace
 
 _POLL_S = 0.1
 _SEEN_S = 10.0
-_SETTLE_S = 120.0
+_SETTLE_S = 20.0
 _SABOTAGE_EPOCHS = 1
 
 
@@ -107,7 +107,9 @@ class _Stage:
             if tenth > told[0]:
                 told[0] = tenth
                 rate = tally.requests / max(tally.seconds, 1e-9)
-                tell(f"{what} at {now:%d %b}: {tally.requests:,} requests, {tally.failed} failed, {rate:,.0f} req/s")
+                tell(
+                    f"{what} at {now:%d %b %H:%M}: {tally.requests:,} requests, {tally.failed} failed, {rate:,.0f} req/s"
+                )
 
         return self.replay.run(start, period.end, enough, tick)
 
@@ -184,7 +186,7 @@ def _under_traffic(stage: _Stage, name: str, period: Period) -> Tally:
     def ended() -> bool:
         status = _judged(stage, stage.replay.asked - before)
         for decision in status.decisions[told[0] :]:
-            stage.workspace.progress(_sentence(decision))
+            stage.workspace.progress(sentence(decision))
         told[0] = len(status.decisions)
         return _over(status)
 
@@ -221,8 +223,10 @@ def _ended(stage: _Stage, name: str, period: Period) -> RolloutStatus:
     try:
         return serving.wait_for_rollout(stage.workspace, _SETTLE_S)
     except RolloutError as error:
+        why = f"the rehearsal's traffic until {period.end:%d %B} is used up"
+        serving.abort_rollout(stage.workspace, why)
         raise RolloutError(
-            f"{name}: {error.what} and the traffic until {period.end:%d %B} is used up", error.todo
+            f"{name}: {error.what}, and {why}; it is aborted", "`rayloop report` shows the evidence; widen the period"
         ) from error
 
 
@@ -233,8 +237,10 @@ def _expect(status: RolloutStatus, expected: str, name: str) -> None:
         raise RolloutError(f"the {name} should have been {expected}, but is {found}", "see the report and the journal")
 
 
-def _sentence(decision: Decision) -> str:
-    return f"{decision.action} at {decision.share:.0%}: {decision.reason}"
+def sentence(decision: Decision) -> str:
+    """A decision for people; "advance" names the share it leads to."""
+    share = f" at {decision.share:.0%}" if decision.action in ("start", "advance") else ""
+    return f"{decision.action}{share}: {decision.reason}"
 
 
 def _drift(stage: _Stage, period: Period, story: Story) -> None:

@@ -23,7 +23,7 @@ from pipelines.workspace import Workspace
 
 
 def forget(workspace: Workspace) -> None:
-    """Remove every trace of the project from this cluster and its stores."""
+    """Stop serving the project and remove its tables, versions, online state and files. MLflow's runs stay, as history."""
     name = workspace.project.name
     with workspace.progress.stage("reset"):
         # Without the writer of Serve's configuration nothing was ever served here.
@@ -40,7 +40,7 @@ def forget(workspace: Workspace) -> None:
             forget_view(workspace.store, view)
         shutil.rmtree(workspace.folder, ignore_errors=True)
         shutil.rmtree(workspace.settings.home / "monitors" / name, ignore_errors=True)
-        workspace.progress("what an earlier run left is removed")
+        workspace.progress(f"{name} starts from nothing")
 
 
 def _exists(actor: str) -> bool:

@@ -20,6 +20,7 @@ from deployments import config, controller, ledger
 from deployments.config import ServingOptions
 from deployments.controller import RolloutStatus
 from monitoring.monitor import start_monitor
+from pipelines.code import COMMIT, commit_of
 from pipelines.project import Location
 from pipelines.versions import reference_of
 from pipelines.workspace import Workspace
@@ -64,6 +65,7 @@ def watch(workspace: Workspace, version: ModelVersion) -> None:
 
 def retrain_job(settings: Settings, location: Location, window_s: float, folder: str) -> Callable[[Alarm], str]:
     """What an alarm does: submit a Ray job that retrains on what was known when its window ended."""
+    variables = {COMMIT: commit_of(location.folder)}
 
     def act(alarm: Alarm) -> str:
         until = datetime.fromtimestamp(alarm.window, UTC) + timedelta(seconds=window_s)
@@ -72,7 +74,7 @@ def retrain_job(settings: Settings, location: Location, window_s: float, folder:
         # run tells apart two versions of one number, when the first was forgotten.
         run = Registry(settings).version(alarm.model, alarm.version).run_id
         name = f"retrain-{alarm.model}-v{alarm.version}-{run[:8]}-{until:%Y%m%dT%H%M}"
-        return jobs.submit(settings, [*words, "--reason", alarm.reason], folder, name=name)
+        return jobs.submit(settings, [*words, "--reason", alarm.reason], folder, name, variables)
 
     return act
 
@@ -86,6 +88,10 @@ def start_rollout(workspace: Workspace, challenger: ModelVersion) -> RolloutStat
     actor = controller.connect(workspace.project.name, workspace.settings)
     status: RolloutStatus = call(actor.start.remote(challenger, workspace.project.rollout, serving_options(workspace)))
     return status
+
+
+def abort_rollout(workspace: Workspace, reason: str) -> None:
+    call(controller.connect(workspace.project.name, workspace.settings).abort.remote(reason))
 
 
 def rollout_status(workspace: Workspace) -> RolloutStatus:

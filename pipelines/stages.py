@@ -60,10 +60,12 @@ def materialize_online(workspace: Workspace, landed: Snapshots, until: datetime)
     """Bring the online store up to what was known ``until``."""
     views = workspace.project.features.views
     with workspace.progress.stage("online"):
-        for view in views:
-            snapshot = landed[view.source]
-            events = pl.DataFrame(workspace.tables.read(snapshot.table, snapshot.id, view.source_columns))
-            materialize(workspace.store, view, events, round(until.timestamp() * 1_000_000))
+        for source in {view.source for view in views}:
+            mine = [view for view in views if view.source == source]
+            columns = sorted({column for view in mine for column in view.source_columns})
+            events = pl.DataFrame(workspace.tables.read(landed[source].table, landed[source].id, columns))
+            for view in mine:
+                materialize(workspace.store, view, events, round(until.timestamp() * 1_000_000))
         if views:
             workspace.progress(f"{len(views)} views materialised until {until:%Y-%m-%d %H:%M}")
 
@@ -116,6 +118,7 @@ def retrain(workspace: Workspace, until: datetime) -> Candidate:
     if champion is None:
         raise ProjectError(f"{project.name} has no champion to retrain", "run the project first")
     landed = snapshots(land_sources(workspace))
+    materialize_online(workspace, landed, until)
     frame = training_frame(workspace, landed, project.split.moved(until, project.retrain.holdout), until)
     with workspace.progress.stage("train"):
         return make_version(workspace, frame, recipe_of(workspace, champion), f"retrained {until:%Y-%m-%d}")

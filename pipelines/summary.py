@@ -12,7 +12,7 @@ from rich.table import Table
 
 from features.landing import Landed
 from pipelines.baselines import Results
-from pipelines.rehearsal import Act, Story
+from pipelines.rehearsal import Act, Story, sentence
 from pipelines.traffic import example_curl
 from pipelines.versions import Candidate
 from pipelines.workspace import Workspace
@@ -70,7 +70,7 @@ def _tell_act(console: Console, act: Act) -> None:
     console.print(f"[bold]{act.name}[/bold]: {t.requests:,} requests, {t.failed} failed, {latency}")
     for decision in act.decisions:
         if decision.action != "hold":
-            console.print(f"  {decision.action} at {decision.share:.0%}: {decision.reason}", soft_wrap=True)
+            console.print(f"  {sentence(decision)}", soft_wrap=True)
     for alarm in act.alarms:
         console.print(f"  [bold]alarm[/bold] {alarm.reason}", soft_wrap=True)
     if not act.alarms and not act.decisions:
@@ -88,11 +88,12 @@ def _time(workspace: Workspace) -> Table:
 
 def _next(console: Console, workspace: Workspace, page: Path) -> None:
     settings, name = workspace.settings, workspace.project.name
+    ray = Path(sys.executable).with_name("ray")
     console.rule("Where to look next", align="left")
     console.print(f"Report         {page.as_uri()}", soft_wrap=True)
     console.print(f"MLflow         {settings.mlflow_server}/#/models/{name}", soft_wrap=True)
     console.print(
-        f"Ray dashboard  {settings.dashboard}   (asks for the token that `ray get-auth-token` prints)", soft_wrap=True
+        f"Ray dashboard  {settings.dashboard}   (asks for the token that `{ray} get-auth-token` prints)", soft_wrap=True
     )
     console.print(f"Endpoint       {settings.endpoint}/v2/models/{name}")
     console.print(_curl(workspace), soft_wrap=True, markup=False)

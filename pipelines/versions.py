@@ -121,6 +121,8 @@ def make_version(
                 f"{name} of {project.name} fails its gate: " + "; ".join(c.reason for c in report.failures),
                 "it is not registered; the run and its figures are in MLflow",
             )
+        if not report.passed:
+            tell(f"registered all the same: {override_gate}")
         with workspace.registry.run(project.name, name) as run:
             _log(run, workspace, frame, recipe, fitted, quality)
             version = workspace.registry.register(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +10,7 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.tables import Tables
 from features.online import OnlineStore, open_store
+from pipelines.code import code_version
 from pipelines.progress import Progress
 from pipelines.project import Location, Project
 
@@ -49,17 +48,4 @@ class Workspace:
 
     @cached_property
     def code_version(self) -> str:
-        """The git commit of the project, and a hash of its Python files: two that differ, differ in code."""
-        digest = hashlib.sha256()
-        for path in sorted(self.location.folder.rglob("*.py")):
-            relative = path.relative_to(self.location.folder)
-            if not any(part.startswith(".") for part in relative.parts):
-                digest.update(str(relative).encode() + b"\0" + path.read_bytes())
-        return f"{_commit(self.location.folder)}+{digest.hexdigest()[:12]}"
-
-
-def _commit(folder: Path) -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() if found.returncode == 0 else "nogit"
+        return code_version(self.location.folder)

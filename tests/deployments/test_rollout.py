@@ -52,7 +52,10 @@ def test_a_paused_rollout_keeps_its_share_and_is_still_aborted_for_harm() -> Non
 
 
 def test_the_deadline_starts_anew_after_a_pause() -> None:
+    assert started().step_age_s(started().since + 5.0) == 5.0
     state, _ = command(started(), "pause", "night", 110.0)
+    assert state.step_age_s(1e9) == 0.0
+    assert advance(state, verdict("hold"), 120.0)[0].reason == "night"
     assert command(state, "resume", "day", 500.0)[0].since == 500.0
 
 

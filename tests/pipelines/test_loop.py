@@ -47,8 +47,8 @@ def rehearsed(cluster: Settings, folder: Path) -> str:
 @pytest.mark.cluster
 def test_every_act_ends_as_it_must(rehearsed: str) -> None:
     assert "0 alarms on traffic like the training data" in rehearsed
-    assert "promote at" in rehearsed
-    assert "abort at" in rehearsed
+    assert "promote: " in rehearsed
+    assert "abort: " in rehearsed
     assert "ALARM" in rehearsed
     assert "the monitor submitted job retrain-digits-" in rehearsed
     assert " failed" in rehearsed
