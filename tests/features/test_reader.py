@@ -84,6 +84,20 @@ def test_online_is_offline_bit_for_bit(tmp_path, seed: int) -> None:
     assert online.equals(offline.select(online.columns))
 
 
+def test_an_event_that_is_delivered_after_a_later_run_is_not_lost(tmp_path) -> None:
+    """Yesterday's export is taken up this afternoon; what was known this morning comes with tomorrow's."""
+    everything = history(500, 3)
+    yesterday = everything.filter(pl.col("known") <= START + timedelta(hours=20))
+    now, later = (round((START + timedelta(hours=h)).timestamp() * 1e6) for h in (30, 47))
+    late, prompt = LmdbStore(tmp_path / "late"), LmdbStore(tmp_path / "prompt")
+    for view in VIEWS:
+        materialize(late, view, yesterday, now)
+        materialize(late, view, everything, later)
+        materialize(prompt, view, everything, later)
+    asked = requests(200, 3).filter(pl.col("when") < START + timedelta(hours=47)).to_arrow()
+    assert FeatureReader(FEATURES, late).frame(asked, 0).equals(FeatureReader(FEATURES, prompt).frame(asked, 0))
+
+
 def test_the_watermark_moves_and_forget_forgets(tmp_path) -> None:
     store, view = LmdbStore(tmp_path), VIEWS[0]
     assert watermark(store, view) is None

@@ -1,0 +1,46 @@
+"""A version names the code that made it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipelines.code import COMMIT, code_version, commit_of
+
+
+@pytest.fixture(autouse=True)
+def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(COMMIT, raising=False)
+
+
+def test_two_that_differ_in_code_differ_and_others_do_not(tmp_path: Path) -> None:
+    (tmp_path / "project.py").write_text("a = 1")
+    first = code_version(tmp_path)
+    (tmp_path / "notes.txt").write_text("no code")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "other.py").write_text("b = 2")
+    assert code_version(tmp_path) == first
+    (tmp_path / "project.py").write_text("a = 2")
+    assert code_version(tmp_path) != first
+
+
+def test_a_folder_without_history_says_so_and_a_job_goes_by_what_it_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert commit_of(tmp_path) == "nogit"
+    monkeypatch.setenv(COMMIT, "abc1234")
+    assert code_version(tmp_path).startswith("abc1234+")
+
+
+def test_the_commit_is_that_of_the_folder(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        return subprocess.run(
+            ["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    assert commit_of(tmp_path) == git("rev-parse", "--short", "HEAD").strip()
