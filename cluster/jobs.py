@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from shlex import join
-from types import MappingProxyType
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -38,18 +37,17 @@ def submit(
     words: Sequence[str],
     folder: Path | str,
     name: str = "",
-    variables: Mapping[str, str] = MappingProxyType({}),
+    variables: Mapping[str, str] | None = None,
 ) -> str:
-    """Submit a command to run beside the cluster; ``folder`` (or its package URI) becomes its working directory, ``variables``
-    are added to its environment.
+    """Submit a command to run beside the cluster.
 
-    A job that was submitted under the same ``name`` before is not submitted again. Returns the job's id.
+    ``folder`` (or its package URI) becomes its working directory, ``variables`` are added to its environment. A job that was submitted under the same ``name`` before is not submitted again. Returns the job's id.
     """
     jobs = client(settings)
     if name and any(job.submission_id == name for job in jobs.list_jobs()):
         return name
     runtime: dict[str, object] = {
-        "env_vars": settings.environment() | {"PYTHONUNBUFFERED": "1"} | dict(variables),
+        "env_vars": settings.environment() | {"PYTHONUNBUFFERED": "1"} | dict(variables or {}),
         "working_dir": str(folder),
         "excludes": _EXCLUDES,
     }

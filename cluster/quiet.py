@@ -1,4 +1,4 @@
-"""Libraries kept quiet, or told something by their environment, for the length of a block."""
+"""Libraries kept quiet, or told something by their environment: for the length of a block, or a whole job."""
 
 from __future__ import annotations
 
@@ -31,3 +31,11 @@ def environment(**variables: str) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+def quiet_data() -> None:
+    """Keep Ray Data's own lines out of a job's log: stages tell their progress themselves."""
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -117,14 +117,6 @@ def connect(settings: Settings) -> None:
         ) from error
 
 
-def quiet_data() -> None:
-    """Keep Ray Data's own lines out of a job's log: stages tell their progress themselves."""
-    import ray.data
-
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
 def in_job() -> bool:
     """Whether this process is the driver of a Ray job."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

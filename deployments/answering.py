@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,11 +15,9 @@ from cluster.errors import RequestError
 from deployments.challenger import Said
 from deployments.http import VARIANT
 from deployments.log import Answer, to_ipc
-from deployments.predictor import Scored, Scorer
+from deployments.predictor import Scored, Scorer, one_line
 from deployments.split import assign
 from deployments.user_config import ServerConfig, Trial
-
-_log = logging.getLogger(__name__)
 
 
 class Live(NamedTuple):
@@ -70,30 +67,28 @@ async def answer_each(live: Live, asked: Sequence[Asked]) -> list[Answer | Excep
 
 
 def _answer(asked: Asked, champion: Scored, challenger: Said | None, at_us: int) -> Answer | Exception:
-    if champion.failure is not None:
-        if champion.frame is None or isinstance(champion.failure, RequestError):
-            return champion.failure
-        _log.error("the champion failed", exc_info=champion.failure)
+    if champion.failure is not None and (champion.frame is None or isinstance(champion.failure, RequestError)):
+        return champion.failure
     config, manifest = asked.live.config, asked.live.champion.manifest
     trial = config.trial
-    answered = challenger is not None and challenger.scores is not None
+    answers = challenger if challenger is not None and challenger.scores is not None else None
     assert champion.frame is not None
     return Answer(
         request=asked.id,
         frame=champion.frame,
         task=manifest.task,
         champion_version=asked.live.champion.version,
-        version=challenger.version if challenger is not None and answered else asked.live.champion.version,
+        version=answers.version if answers else asked.live.champion.version,
         assigned=asked.assigned,
-        variant="challenger" if answered else "champion",
+        variant="challenger" if answers else "champion",
         at_us=at_us,
-        latency_ms=challenger.latency_ms if challenger is not None and answered else champion.latency_ms,
+        latency_ms=(answers or champion).latency_ms,
         rollout=trial.rollout if trial else None,
         share=trial.share if trial else None,
         champion=champion.scores,
         challenger=challenger.scores if challenger else None,
         error=challenger.error if challenger else None,
-        champion_error=one_line(champion.failure) if champion.failure else None,
+        champion_error=champion.error,
     )
 
 
@@ -116,9 +111,3 @@ async def _ask(handle: DeploymentHandle, trial: Trial, rows: list[pa.Table], now
 async def result(response: Any) -> Any:
     """A handle's response as a coroutine, which asyncio can give a time limit."""
     return await response
-
-
-def one_line(error: Exception) -> str:
-    """An error in one line; Ray's carry a traceback, whose last line says it."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300]

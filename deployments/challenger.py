@@ -50,7 +50,7 @@ class Challenger:
         parts = [table.slice(start, size) for start, size in zip(starts, sizes, strict=False)]
         version = self._scorer.version
         return [
-            Said(version, scored.scores, scored.latency_ms, str(scored.failure) if scored.failure else None)
+            Said(version, scored.scores, scored.latency_ms, scored.error)
             for scored in self._scorer.score_each(parts, now_us)
         ]
 

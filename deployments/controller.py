@@ -49,6 +49,11 @@ class RolloutStatus(Frozen):
     evidence: RolloutEvidence
     decisions: tuple[Decision, ...]
 
+    @property
+    def over(self) -> bool:
+        """Whether there was a rollout, and it has ended in all its effects."""
+        return self.state is not None and self.settled and not self.state.active
+
 
 def connect(model: str, settings: Settings) -> ActorHandle:
     """The rollout controller of ``model``, started when absent."""

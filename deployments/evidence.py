@@ -131,6 +131,10 @@ class Evidence(Frozen):
     challenger: Arm = Arm()
     paired: Paired = Paired()
 
+    @property
+    def requests(self) -> int:
+        return self.champion.requests + self.challenger.requests
+
     def __add__(self, other: Evidence) -> Evidence:
         return Evidence(
             champion=self.champion + other.champion,

@@ -10,12 +10,14 @@ errors  Does the challenger fail more than ``max_error_rate`` of the requests th
 
 *Worse* (the loss is above the champion's and not shown to be within the margin, or errors are above their limit):
 abort. *Not worse* (loss within the margin and errors below their limit, and the step has its minimum counts): advance.
-A challenger that is a little worse, within the margin, gets whichever is shown first. Otherwise *undecided*: hold, until the step's deadline, then as the policy declares. Absence of
-evidence of harm never advances a rollout; evidence of absence does.
+A challenger that is a little worse, within the margin, gets whichever is shown first. Otherwise *undecided*: hold,
+until the step's deadline, then as the policy declares. Absence of evidence of harm never advances a rollout; evidence
+of absence does.
 
 Errors of the verdict, over all looks together: a challenger no worse than the champion, and within the limit of
-errors, is aborted with probability <= alpha (each test spends alpha / 2); one beyond margin or limit is advanced with probability <= alpha (to advance,
-both tests must reject at alpha). The bound on errors is exact, that on loss is asymptotic in ``min_labelled``.
+errors, is aborted with probability <= alpha (each test spends alpha / 2); one beyond margin or limit is advanced with
+probability <= alpha (to advance, both tests must reject at alpha). The bound on errors is exact, that on loss is
+asymptotic in ``min_labelled``.
 Loss evidence is summed over the steps; each step must add its own minimum.
 """
 
@@ -32,6 +34,8 @@ from deployments.policy import RolloutPolicy
 
 MINIMUM_PAIRS = 30
 """Below it a standard deviation is too poorly known for the asymptotic sequence, whatever the policy asks."""
+
+_TUNED_ALPHA = 0.05
 
 
 class Verdict(Frozen):
@@ -98,8 +102,9 @@ def _log_mixture(tail: special.betainc, errors: int, requests: int, limit: float
 def _width(excess: Moments, alpha: float, optimum: int) -> float:
     if not excess.n:
         return math.inf
-    # Section 3.5 of the same paper: the mixture's precision that is sharpest at ``optimum`` observations.
-    rho2 = (-2.0 * math.log(alpha) + math.log(-2.0 * math.log(alpha)) + 1.0) / optimum
+    # Section 3.5 of the same paper: the mixture's precision that is sharpest at ``optimum`` observations. Any precision is
+    # valid; one for every alpha makes a stricter bound the wider one at any count.
+    rho2 = (-2.0 * math.log(_TUNED_ALPHA) + math.log(-2.0 * math.log(_TUNED_ALPHA)) + 1.0) / optimum
     t = excess.n * rho2 + 1.0
     log_term = math.log1p(math.sqrt(t) / (2.0 * alpha))
     return math.sqrt(excess.variance * 2.0 * t / (excess.n**2 * rho2) * log_term)

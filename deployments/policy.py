@@ -14,7 +14,7 @@ class RolloutPolicy(Frozen):
     """Steps of a rollout, and what is asked of a challenger at each.
 
     ``steps`` are shares of requests, rising to 1. ``margin`` is how much larger than the champion's the challenger's
-    mean loss may be, as a fraction of it; ``max_error_rate`` how many of the requests that the champion could answer
+    mean loss may be for it to advance, as a fraction of it; ``max_error_rate`` how many of the requests that the champion could answer
     it may fail. ``alpha`` bounds the probability of a wrong abort, and of a wrong advance, over a whole rollout.
     ``min_requests`` and ``min_labelled`` (rows) are counted anew at each step. After ``deadline_s`` seconds at one
     step without a decision, ``on_undecided`` applies; "advance" only where the minimum counts are met.

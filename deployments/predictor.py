@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from itertools import accumulate
@@ -25,6 +26,8 @@ from features.reader import FeatureReader
 
 _WARM_UP_ROWS = (1, 1, 8)
 
+_log = logging.getLogger(__name__)
+
 
 class Scored(NamedTuple):
     """``frame`` the feature frame, ``scores`` as contracts.Task says, ``latency_ms`` the request waited for both.
@@ -36,6 +39,11 @@ class Scored(NamedTuple):
     scores: np.ndarray | None
     latency_ms: float
     failure: Exception | None = None
+
+    @property
+    def error(self) -> str | None:
+        """The failure in one line."""
+        return one_line(self.failure) if self.failure is not None else None
 
 
 class Predictor:
@@ -106,11 +114,15 @@ class Scorer:
 
     def _score(self, rows: pa.Table, now_us: int) -> Scored:
         started = time.perf_counter()
-        frame, scores, failure = None, None, None
+        frame, scores = None, None
+        failure: Exception | None = None
         try:
             frame = self.frame(rows, now_us)
             scores = self.predict(frame)
+        except RequestError as error:
+            failure = error
         except Exception as error:
+            _log.exception("v%s failed", self.version)
             failure = error
         return Scored(frame, scores, (time.perf_counter() - started) * 1e3, failure)
 
@@ -124,6 +136,12 @@ def _dealt(scored: Scored, sizes: Sequence[int]) -> list[Scored]:
         Scored(scored.frame.slice(end - size, size), scored.scores[end - size : end], scored.latency_ms)
         for size, end in zip(sizes, ends, strict=True)
     ]
+
+
+def one_line(error: Exception) -> str:
+    """An error in one line; Ray's carry a traceback, whose last line says it."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300]
 
 
 def bundle_folder(version: ModelVersion, settings: Settings) -> Path:

@@ -49,7 +49,7 @@ def server_app(model: str) -> str:
 def challenger_app(model: str, rollout: str) -> str:
     """Name of the application that exists while a rollout does. Model names hold no dot.
 
-    A name of its own for each rollout: Serve takes half a minute to drain an application, and until then its name.
+    A name of its own for each rollout: Serve takes its time to drain an application, and until then its name.
     """
     return f"{challenger_prefix(model)}{rollout}"
 

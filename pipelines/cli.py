@@ -196,11 +196,12 @@ def _work(*words: str, action: Callable[[Any], None] | None = None) -> None:
     loaded = load(location)
     settings = load_settings()
     if session.in_job() and action is not None:
+        from cluster.quiet import quiet_data
         from pipelines.progress import Progress
         from pipelines.workspace import Workspace
 
         session.connect(settings)
-        session.quiet_data()
+        quiet_data()
         action(Workspace(loaded, location, settings, Progress()))
         return
     _submit([words[0], location.module, *words[2:]], location.folder)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 import polars as pl
 import ray
@@ -33,6 +34,8 @@ _POLL_S = 0.1
 _SEEN_S = 10.0
 _SETTLE_S = 20.0
 _SABOTAGE_EPOCHS = 1
+
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -113,10 +116,20 @@ class _Stage:
 
         return self.replay.run(start, period.end, enough, tick)
 
-    def watched(self) -> bool:
-        """Wait until the monitor has seen every answer so far; False, for it may go on."""
-        _wait(lambda: self._seen() - self._seen_before >= self.replay.asked)
-        return False
+    def wait_for_monitor(self) -> None:
+        """Wait until the monitor has seen every answer so far."""
+        answered = self._seen_before + self.replay.asked
+        self.once(self._seen, lambda rows: rows >= answered, "the monitor")
+
+    def once(self, ask: Callable[[], _T], holds: Callable[[_T], bool], who: str) -> _T:
+        """Ask until the answer holds. After the deadline, which it tells, time goes on: the rest was lost with a process."""
+        deadline = time.monotonic() + _SEEN_S
+        while not holds(answer := ask()):
+            if time.monotonic() > deadline:
+                self.workspace.progress(f"{who} has not seen every answer within {_SEEN_S:.0f} s; the replay goes on")
+                break
+            time.sleep(_POLL_S)
+        return answer
 
     def _seen(self) -> int:
         return int(serving.call(self.monitor.status.remote())["rows_since_start"])
@@ -143,7 +156,12 @@ def _traffic_rows(workspace: Workspace, rows: pl.DataFrame) -> pl.DataFrame:
 
 def _quiet(stage: _Stage, period: Period) -> Act:
     with stage.workspace.progress.stage("quiet"):
-        tally = stage.play(period, stage.watched, "quiet traffic")
+
+        def enough() -> bool:
+            stage.wait_for_monitor()
+            return False
+
+        tally = stage.play(period, enough, "quiet traffic")
         alarms = tuple(stage.alarms())
         stage.workspace.progress(f"{len(alarms)} alarms on traffic like the training data")
         return Act("quiet traffic", tally, alarms=alarms)
@@ -184,39 +202,18 @@ def _under_traffic(stage: _Stage, name: str, period: Period) -> Tally:
     told, before = [0], stage.replay.asked
 
     def ended() -> bool:
-        status = _judged(stage, stage.replay.asked - before)
+        sent = stage.replay.asked - before
+        status = stage.once(
+            lambda: serving.rollout_status(stage.workspace),
+            lambda found: found.over or found.evidence.total.requests >= sent,
+            "the rollout's evidence",
+        )
         for decision in status.decisions[told[0] :]:
             stage.workspace.progress(sentence(decision))
         told[0] = len(status.decisions)
-        return _over(status)
+        return status.over
 
     return stage.play(period, ended, name)
-
-
-def _judged(stage: _Stage, requests: int) -> RolloutStatus:
-    """The rollout's status once its evidence holds this many requests, or it is over."""
-    latest = [serving.rollout_status(stage.workspace)]
-
-    def seen() -> bool:
-        total = latest[0].evidence.total
-        if _over(latest[0]) or total.champion.requests + total.challenger.requests >= requests:
-            return True
-        latest[0] = serving.rollout_status(stage.workspace)
-        return False
-
-    _wait(seen)
-    return latest[0]
-
-
-def _over(status: RolloutStatus) -> bool:
-    return status.state is not None and status.settled and not status.state.active
-
-
-def _wait(holds: Callable[[], bool]) -> None:
-    """Wait for a condition. What has not come by the deadline was lost with a process that died: time goes on."""
-    deadline = time.monotonic() + _SEEN_S
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
 
 
 def _ended(stage: _Stage, name: str, period: Period) -> RolloutStatus:
@@ -246,8 +243,13 @@ def sentence(decision: Decision) -> str:
 def _drift(stage: _Stage, period: Period, story: Story) -> None:
     """Replay until the alarm; let its retrain job finish; replay on until its challenger's rollout has ended."""
     workspace, known = stage.workspace, len(stage.alarms())
+
+    def alarmed() -> bool:
+        stage.wait_for_monitor()
+        return len(stage.alarms()) > known
+
     with workspace.progress.stage("drift"):
-        tally = stage.play(period, lambda: stage.watched() or len(stage.alarms()) > known, "drifting traffic")
+        tally = stage.play(period, alarmed, "drifting traffic")
         alarms = tuple(stage.alarms()[known:])
         if not alarms:
             raise RolloutError("the drifting period raised no alarm", "see the drift policy, and the report")

@@ -104,7 +104,7 @@ def wait_for_rollout(workspace: Workspace, limit_s: float) -> RolloutStatus:
     deadline = time.monotonic() + limit_s
     while True:
         status = rollout_status(workspace)
-        if status.state is None or (status.settled and not status.state.active):
+        if status.state is None or status.over:
             return status
         if time.monotonic() > deadline:
             raise RolloutError(

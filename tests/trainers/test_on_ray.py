@@ -143,7 +143,7 @@ def test_a_frame_that_is_not_as_declared_is_refused(cluster: Settings, change: o
 
 def test_a_trial_may_have_workers_of_its_own(cluster: Settings) -> None:
     table, free = frame(), ray.available_resources()["CPU"]
-    tuning = TuneConfig(space={"lr": LogUniform(low=1e-3, high=1e-2)}, trials=1, max_concurrent=1, workers_per_trial=2)
+    tuning = TuneConfig(space={"lr": LogUniform(low=1e-3, high=1e-2)}, trials=2, max_concurrent=1, workers_per_trial=2)
     result = search(
         TINY, TrainConfig(epochs=2, batch_size=64), tuning, TASKS["binary"], _encoder(table), TrainingData.of(table)
     )
