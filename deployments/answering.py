@@ -29,10 +29,11 @@ class Live(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A request's typed rows, the state it came in under, and who is to answer it by the split."""
+    """A request's typed rows, the state it came in under, and who is to answer it by the split of routing keys."""
 
     live: Live
     id: str
+    key: str
     rows: pa.Table
     assigned: Variant
 
@@ -75,6 +76,7 @@ def _answer(asked: Asked, champion: Scored, challenger: Said | None, at_us: int)
     assert champion.frame is not None
     return Answer(
         request=asked.id,
+        key=asked.key,
         frame=champion.frame,
         task=manifest.task,
         champion_version=asked.live.champion.version,

@@ -4,6 +4,7 @@ Predictions, one row for each predicted row. ``features`` is a struct of the fea
 can collide with the log's own columns; ``features_of`` gives the frame back.
 
     id, request, row        row id (labels come back by it), request id, index within the request
+    key                     what the split deals by: the routing key, else the request id
     batch                   the replica's batch it came in; what makes a batch that is sent twice count once
     rollout, share          the rollout that was on, and the challenger's share at the time; null without one
     assigned, variant       who should have answered by the split, and who did
@@ -34,6 +35,7 @@ _PROBABILITIES = pa.list_(pa.float64())
 PREDICTION_COLUMNS: dict[str, pa.DataType] = {
     "id": pa.string(),
     "request": pa.string(),
+    "key": pa.string(),
     "row": pa.int64(),
     "batch": pa.string(),
     "rollout": pa.string(),
@@ -61,6 +63,7 @@ class Answer:
     """One request and what came of it. ``frame`` is the champion's feature frame; scores as contracts.Task says."""
 
     request: str
+    key: str
     frame: pa.Table
     task: Task
     champion_version: str

@@ -153,9 +153,9 @@ class ModelServer:
 
     async def _answer(self, live: Live, request: Request, request_id: str, rows: pa.Table) -> Answer:
         """Score rows together with those of other requests that wait; raises when nobody could."""
-        forced, key = request.headers.get(VARIANT), request.headers.get(ROUTING_KEY)
-        dealt = assigned(live.config.trial, forced, key or request_id)
-        answer = await self._batches(Asked(live, request_id, rows, dealt))
+        key = request.headers.get(ROUTING_KEY) or request_id
+        dealt = assigned(live.config.trial, request.headers.get(VARIANT), key)
+        answer = await self._batches(Asked(live, request_id, key, rows, dealt))
         if answer.scores is None:
             raise RequestError(f"the model failed: {answer.champion_error}", status=500)
         return answer

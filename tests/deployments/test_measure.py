@@ -27,6 +27,7 @@ def answer(id: str, champion: float | None = 0.5, challenger: float | None = Non
     dealt = challenger is not None or rest.get("error") is not None
     values = {
         "request": id,
+        "key": id,
         "frame": frame(rows),
         "task": BINARY,
         "champion_version": "1",
