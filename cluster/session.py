@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ MIN_MEMORY_GIB = 4
 _START_SECONDS = 120
 _STOP_SECONDS = 5
 _KILL_SECONDS = 5
+_POLL_SECONDS = 0.1
 
 
 # Python complains about a child that is dropped while it runs; this one is meant to outlive the command.
@@ -57,9 +59,10 @@ def start(settings: Settings, note: Callable[[str], None] = lambda line: None) -
     environment = cluster_environment(settings) | {SESSION_VARIABLE: session}
     _session_file(settings).write_text(json.dumps({"session": session}))
     _ensure_token(environment)
-    note("starting Ray")
+    note("starting Ray and MLflow")
+    server = _start_mlflow(settings, environment)
     _ray_start(settings, environment)
-    _start_mlflow(settings, environment)
+    _await_mlflow(settings, server)
     return True
 
 
@@ -167,6 +170,8 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
     }
     # RAY_ADDRESS of another cluster would make `ray start` and the workers look there.
     base = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    # A job's `python` is the first in the head's PATH: it should be this one, also when no environment is activated.
+    base["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", os.defpath)])
     return base | ray | {f"RAY_SERVE_HAPROXY_{k}": v for k, v in haproxy.items()} | settings.environment()
 
 
@@ -201,10 +206,10 @@ def _ray_start(settings: Settings, environment: dict[str, str]) -> None:
         raise ClusterUnavailable(f"`ray start` ended with code {code}", f"see {log}")
 
 
-def _start_mlflow(settings: Settings, environment: dict[str, str]) -> None:
+def _start_mlflow(settings: Settings, environment: dict[str, str]) -> subprocess.Popen[bytes] | None:
     """MLflow's pages, when the store is this machine's own; a remote one has its own server."""
     if settings.tracking_uri.startswith("http"):
-        return
+        return None
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(settings.mlflow_port),
         "--workers", "1", "--backend-store-uri", settings.mlflow_uri, "--default-artifact-root", settings.mlflow_artifacts,
@@ -217,6 +222,17 @@ def _start_mlflow(settings: Settings, environment: dict[str, str]) -> None:
             start_new_session=True, cwd=settings.home,
         )  # fmt: skip
     _servers.append(process)
+    return process
+
+
+def _await_mlflow(settings: Settings, server: subprocess.Popen[bytes] | None) -> None:
+    """Wait until the pages are there: until then the server creates the tables, and two who do so at once both fail."""
+    deadline = time.monotonic() + _START_SECONDS
+    while server is not None and not _listens(settings.mlflow_port):
+        if server.poll() is not None or time.monotonic() > deadline:
+            stop(settings)
+            raise ClusterUnavailable("MLflow's server did not start", f"see {settings.home / 'mlflow.log'}")
+        time.sleep(_POLL_SECONDS)
 
 
 def _ensure_token(environment: dict[str, str]) -> None:

@@ -43,13 +43,14 @@ Applications = dict[str, dict[str, Any]]
 
 
 class ServingOptions(Frozen):
-    """Resources of a model's application, and what its replicas hold back. CPUs and GPUs are per replica."""
+    """Resources of a model's application, and what its replicas hold back (user_config). CPUs are per replica."""
 
     replicas: int = 1
     cpus: float = 0.5
     challenger_cpus: float = 0.25
     profile_window_s: float = 3600.0
     limits: Limits = Limits()
+    report: bool = True
     deadline_s: float = 90.0
 
 
@@ -92,7 +93,12 @@ class ServeConfig:
                     f"{champion.model} has a rollout under way: {current.trial.rollout}", "abort it first"
                 )
             apps.setdefault(front.APP, self._application(front.APP, front.ROUTE, "deployments.front", _FRONT))
-            config = ServerConfig(champion=champion, profile_window_s=options.profile_window_s, limits=options.limits)
+            config = ServerConfig(
+                champion=champion,
+                profile_window_s=options.profile_window_s,
+                limits=options.limits,
+                report=options.report,
+            )
             apps[server_app(champion.model)] = self._application(
                 server_app(champion.model),
                 f"{front.ROUTE}/models/{champion.model}",
@@ -234,8 +240,8 @@ class ServeConfig:
             "import_path": f"{module}:build",
             "args": {},
             "runtime_env": _runtime_env(self._settings),
-            # Every prediction is in the prediction log already.
-            "logging_config": {"enable_access_log": False},
+            # Every prediction is in the prediction log already; Serve would still make a record of each and drop it.
+            "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
             "deployments": [deployment],
         }
 

@@ -26,8 +26,10 @@ def answer(id: str, champion: float | None = 0.5, challenger: float | None = Non
     """An answer dealt to the challenger when that has a score or an error."""
     dealt = challenger is not None or rest.get("error") is not None
     values = {
-        "request": id,
-        "key": id,
+        "requests": [id],
+        "keys": [id],
+        "forced": [False],
+        "sizes": [rows],
         "frame": frame(rows),
         "task": BINARY,
         "champion_version": "1",
@@ -35,7 +37,8 @@ def answer(id: str, champion: float | None = 0.5, challenger: float | None = Non
         "assigned": "challenger" if dealt else "champion",
         "variant": "challenger" if challenger is not None else "champion",
         "at_us": 0,
-        "latency_ms": 2.0,
+        "champion_latency_ms": None if champion is None else 2.0,
+        "challenger_latency_ms": None if challenger is None else 2.0,
         "rollout": "r",
         "share": 0.5,
         "champion": None if champion is None else np.full(rows, champion, np.float32),
