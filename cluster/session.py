@@ -156,11 +156,13 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(settings.replica_ports_from),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(settings.replica_ports_from + 999),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(settings.replica_ports_from + 499),
         # HAProxy sends to these while an application has no replica. Ray opens them with SO_REUSEPORT: two clusters of
         # one machine with the same port would get each other's requests, and answer them with 404.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(settings.replica_ports_from + 1000),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(settings.replica_ports_from + 1001),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(settings.replica_ports_from + 500),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(settings.replica_ports_from + 999),
         # HAProxy notices within six seconds that a replica is on its way out; by default Serve lets it drain for thirty.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -254,7 +256,10 @@ def _check_memory() -> None:
 
 
 def _check_ports(settings: Settings) -> None:
-    names = ("gcs_port", "dashboard_port", "serve_port", "mlflow_port", "haproxy_stats_port", "haproxy_metrics_port")
+    names = (
+        "gcs_port", "dashboard_port", "serve_port", "grpc_port", "mlflow_port", "haproxy_stats_port",
+        "haproxy_metrics_port",
+    )  # fmt: skip
     for name in names:
         port = getattr(settings, name)
         if _listens(port):

@@ -31,6 +31,23 @@ class Live(NamedTuple):
     form: Form
     challenger: DeploymentHandle | None
 
+    @property
+    def versions(self) -> dict[str, Variant]:
+        """The versions that answer now, and the variant that each of them is."""
+        served: dict[str, Variant] = {self.champion.version: "champion"}
+        if self.config.trial is not None:
+            served[self.config.trial.challenger.version] = "challenger"
+        return served
+
+    def forced(self, version: str | None, header: str | None) -> str | None:
+        """The variant that a path's version, or a tester's header, asks for. Raises RequestError: 404."""
+        if version is None:
+            return header
+        if version not in self.versions:
+            known = ", ".join(self.versions)
+            raise RequestError(f"v{version[:20]} is not served", status=404, todo=f"served is {known}")
+        return self.versions[version]
+
 
 class Asked(NamedTuple):
     """A request's rows, the state it came in under, and who is to answer it by the split of routing keys, or by force."""

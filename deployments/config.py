@@ -35,6 +35,7 @@ from deployments.user_config import (
 
 ACTOR = "serve-config"
 _POLL_S = 0.1
+_INFERENCE_SERVICE = "deployments.inference_pb.add_inference_service"
 _SERVER, _CHALLENGER = "ModelServer", "Challenger"
 _DRAIN_S = 120.0
 _GONE = ("DELETING", "NOT_STARTED")
@@ -175,7 +176,12 @@ class ServeConfig:
         apps = _declared(details)
         change(apps)
         http = {"host": "127.0.0.1", "port": self._settings.serve_port} | _kept(details.get("http_options"))
-        config = {"proxy_location": details.get("proxy_location") or "HeadOnly", "http_options": http}
+        grpc = {"port": self._settings.grpc_port, "grpc_servicer_functions": [_INFERENCE_SERVICE]}
+        config = {
+            "proxy_location": details.get("proxy_location") or "HeadOnly",
+            "http_options": http,
+            "grpc_options": details.get("grpc_options") or grpc,
+        }
         self._client().deploy_applications(config | {"applications": list(apps.values())})
 
     def _read(self) -> Applications:

@@ -142,11 +142,11 @@ class Form:
         return [inputs[i] for i in order], order
 
     def _row_count(self, tensors: Sequence[Mapping[str, Any]], order: Sequence[int]) -> int:
-        rows = _rows_of(tensors[0], order[0])
-        for tensor, i in zip(tensors, order, strict=True):
-            other = _rows_of(tensor, i)
-            if other != rows:
-                raise RequestError(f"{other} rows, another input has {rows}", field=f"inputs[{i}].shape")
+        counts = [_rows_of(tensor, i) for tensor, i in zip(tensors, order, strict=True)]
+        rows = max(counts)
+        if min(counts) != rows:
+            field = f"inputs[{order[counts.index(rows)]}].shape"
+            raise RequestError(f"inputs differ in rows: {sorted(set(counts))}", field=field)
         if rows > self._max_rows:
             what = f"{rows} rows, at most {self._max_rows} are answered at once"
             raise RequestError(what, field="inputs", status=413)

@@ -20,6 +20,7 @@ from deployments.answering import Live, result
 from deployments.binary import HEADER_LENGTH
 from deployments.engine import Engine, Outcome
 from deployments.feedback import parse_feedback
+from deployments.grpc_door import GrpcDoor
 from deployments.http import (
     BINARY,
     JSON,
@@ -60,7 +61,7 @@ _Handler = Callable[[_Asked], Awaitable[Reply]]
 
 @serve.deployment(name="ModelServer", max_ongoing_requests=MAX_ONGOING_REQUESTS)
 @serve.ingress()
-class ModelServer:
+class ModelServer(GrpcDoor):
     """Open Inference Protocol v2, /invocations and /feedback of the model its ``user_config`` (ServerConfig) names."""
 
     def __init__(self) -> None:
@@ -116,7 +117,7 @@ class ModelServer:
             version, method, handler = self._route(call.path, live.config.champion.model)
             if call.method != method:
                 raise RequestError(f"use {method}", status=405)
-            reply = await handler(_Asked(live, call, request_id, _forced(live, version, call.header(VARIANT))))
+            reply = await handler(_Asked(live, call, request_id, live.forced(version, call.header(VARIANT))))
         except RequestError as error:
             reply = error_reply(error, {"allow": method} if error.status == 405 else {})
         except Exception as error:
@@ -138,9 +139,7 @@ class ModelServer:
 
     async def _metadata(self, asked: _Asked) -> Reply:
         config, manifest = asked.live.config, asked.live.champion.manifest
-        return json_reply(
-            metadata(config.champion.model, list(_versions(asked.live)), manifest.features, manifest.task)
-        )
+        return json_reply(metadata(config.champion.model, list(asked.live.versions), manifest.features, manifest.task))
 
     async def _ready(self, asked: _Asked) -> Reply:
         return json_reply({"name": asked.live.config.champion.model, "ready": True})
@@ -212,22 +211,6 @@ class ModelServer:
 def build(args: dict) -> Application:
     """Serve's entry point (import_path); takes no arguments."""
     return ModelServer.bind()  # type: ignore[attr-defined, no-any-return]
-
-
-def _versions(live: Live) -> dict[str, str]:
-    """The versions that answer now, by number, and the variant each of them is."""
-    trial = live.config.trial
-    return {live.champion.version: "champion"} | ({trial.challenger.version: "challenger"} if trial else {})
-
-
-def _forced(live: Live, version: str | None, header: str | None) -> str | None:
-    """The variant that a path with a version, or a tester's header, asks for."""
-    if version is None:
-        return header
-    served = _versions(live)
-    if version not in served:
-        raise RequestError(f"v{version[:20]} is not served", status=404, todo=f"served is {', '.join(served)}")
-    return served[version]
 
 
 def _headers(outcome: Outcome) -> dict[str, str]:
