@@ -163,6 +163,12 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(settings.replica_ports_from + 1001),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(settings.replica_ports_from + 500),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(settings.replica_ports_from + 999),
+        # A replica that dies takes its requests with it; a prediction may be asked for again. HAProxy can do so when it
+        # has the whole request; Serve gives no door to that option but the end of this line of its configuration.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
+        "RAY_SERVE_HAPROXY_RETRIES": "3",
+        # HAProxy starts anew when replicas come and go: callers' connections are told to close, not cut, meanwhile.
+        "RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S": "60",
         # HAProxy notices within six seconds that a replica is on its way out; by default Serve lets it drain for thirty.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
         "RAY_USAGE_STATS_ENABLED": "0",

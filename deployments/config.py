@@ -34,6 +34,11 @@ from deployments.user_config import (
 )
 
 ACTOR = "serve-config"
+MAX_QUEUED_REQUESTS = 256
+"""Requests that wait in a replica beyond those it works on; more are answered with 503."""
+RETRY_AFTER_S = 1
+REQUEST_TIMEOUT_S = 60.0
+"""After it a request is answered with 408."""
 _POLL_S = 0.1
 _INFERENCE_SERVICE = "deployments.inference_pb.add_inference_service"
 _SERVER, _CHALLENGER = "ModelServer", "Challenger"
@@ -175,7 +180,8 @@ class ServeConfig:
         details = self._details()
         apps = _declared(details)
         change(apps)
-        http = {"host": "127.0.0.1", "port": self._settings.serve_port} | _kept(details.get("http_options"))
+        own = {"host": "127.0.0.1", "port": self._settings.serve_port, "request_timeout_s": REQUEST_TIMEOUT_S}
+        http = own | _kept(details.get("http_options"))
         grpc = {"port": self._settings.grpc_port, "grpc_servicer_functions": [_INFERENCE_SERVICE]}
         config = {
             "proxy_location": details.get("proxy_location") or "HeadOnly",
@@ -259,6 +265,8 @@ def _deployment(name: str, replicas: int, cpus: float, config: Frozen) -> dict[s
     return {
         "name": name,
         "num_replicas": replicas,
+        "max_queued_requests": MAX_QUEUED_REQUESTS,
+        "backpressure_config": {"status_code": 503, "retry_after_s": RETRY_AFTER_S},
         "ray_actor_options": {"num_cpus": cpus},
         "user_config": config.model_dump(mode="json"),
     }
@@ -316,7 +324,7 @@ def _message(app: dict[str, Any]) -> str:
 
 def _kept(options: dict[str, Any] | None) -> dict[str, Any]:
     """HTTP options as they are: Serve cannot change them while it runs, and refuses the attempt."""
-    return {key: options[key] for key in ("host", "port") if key in options} if options else {}
+    return {key: options[key] for key in ("host", "port", "request_timeout_s") if key in options} if options else {}
 
 
 def _dumped(update: dict[str, Any]) -> dict[str, Any]:
