@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -14,44 +11,9 @@ from deployments.consent import Consent
 from deployments.policy import RolloutPolicy, Webhook
 from deployments.rollout import RolloutState, begin, entry
 from deployments.webhooks import SIGNATURE, check, post, signature
+from tests.deployments.endpoint import Endpoint
 
 SECRET = "RAYLOOP_TEST_HOOK_SECRET"
-
-
-class Endpoint:
-    """Answers the status that its path names; /hang answers when the test is over."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, dict[str, str], bytes]] = []
-        self.over = threading.Event()
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                endpoint.heard.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-                if self.path == "/hang":
-                    endpoint.over.wait(60.0)
-                self.send_response(int(self.path[1:]) if self.path[1:].isdigit() else 200)
-                self.end_headers()
-
-            def log_message(self, *unused: object) -> None:
-                """Tests are quiet."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    made = Endpoint()
-    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.over.set()
-    made.server.shutdown()
-    made.server.server_close()
-    thread.join()
 
 
 def step(*hooks: Webhook) -> tuple[RolloutState, Decision]:
