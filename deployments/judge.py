@@ -59,7 +59,7 @@ def judge(evidence: RolloutEvidence, share: float, step_age_s: float, policy: Ro
     for answer in answers:
         if answer.harm:
             return Verdict(kind="abort", reason=answer.harm, figures=figures)
-    few, broken = _few(step, policy), answers[0].lacking
+    few, broken = _few(step, share, policy), answers[0].lacking
     lacking = broken or few or next((answer.lacking for answer in answers if answer.lacking), "")
     if not lacking:
         return Verdict(kind="advance", reason=_sound(total, policy), figures=figures)
@@ -73,10 +73,12 @@ def judge(evidence: RolloutEvidence, share: float, step_age_s: float, policy: Ro
     return Verdict(kind=default, reason=reason, figures=figures, remark=remark)
 
 
-def _few(step: Evidence, policy: RolloutPolicy) -> str:
-    """Which minimum count this step lacks; empty when none."""
+def _few(step: Evidence, share: float, policy: RolloutPolicy) -> str:
+    """Which minimum count this step lacks; empty when none. At the full share the champion gets no requests."""
     if step.challenger.requests < policy.min_requests:
         return f"{step.challenger.requests} of {policy.min_requests} requests"
+    if share < 1.0 and step.champion.requests < policy.min_requests:
+        return f"{step.champion.requests} of {policy.min_requests} requests to the champion"
     if step.paired.n < policy.min_labelled:
         return f"{step.paired.n} of {policy.min_labelled} labelled rows"
     return ""

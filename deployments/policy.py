@@ -46,7 +46,7 @@ class RolloutPolicy(Frozen):
     ``latency_to_advance``.
 
     Certainty. ``alpha`` bounds the probability of a wrong abort, and of a wrong advance, over a whole rollout.
-    ``min_requests`` (of the challenger) and ``min_labelled`` (rows) are counted anew at each step. After ``deadline_s`` seconds at one
+    ``min_requests`` (of each variant) and ``min_labelled`` (rows) are counted anew at each step. After ``deadline_s`` seconds at one
     step without a decision, ``on_undecided`` applies, or ``no_data`` where the minimum counts are not met.
     """
 

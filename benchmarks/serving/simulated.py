@@ -23,7 +23,7 @@ from deployments.policy import RolloutPolicy
 SHARE = 0.5
 _TASK = Task(kind="binary", label="y")
 _NOISE = 0.3
-_CALIBRATION_ROWS = 400_000
+_CALIBRATION_ROWS = 200_000
 _MOST_NOISE = 4.0
 _ERROR_RATE = 0.005
 _LATENCY_SPREAD = 0.5
@@ -65,7 +65,7 @@ def costs(chance: np.random.Generator, rows: int, noise: float, metric: Metric) 
 def noise_for(points: float) -> float:
     """How much noise lowers the accuracy by so many points of a hundred, to a tenth of a point."""
     low, high = 0.0, _MOST_NOISE
-    for _ in range(20):
+    for _ in range(12):
         middle = (low + high) / 2.0
         champion, challenger = costs(np.random.default_rng(0), _CALIBRATION_ROWS, middle, "accuracy").mean(axis=1)
         low, high = (middle, high) if 100.0 * (challenger - champion) < points else (low, middle)

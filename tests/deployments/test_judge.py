@@ -77,6 +77,16 @@ def test_equal_variants_at_the_limits_are_seldom_aborted_though_every_batch_is_l
     assert outcomes.count("advance") <= at_most(POLICY.alpha, ROLLOUTS)
 
 
+def test_a_test_for_a_fixed_horizon_does_not_keep_its_alpha_when_it_peeks() -> None:
+    looks = np.arange(BATCH, LOOKS * BATCH + 1, BATCH)
+    drawn = np.array([simulated(np.random.default_rng(seed), LOOKS * BATCH, 0.0, "loss") for seed in range(ROLLOUTS)])
+    difference = drawn[:, 1] - drawn[:, 0]
+    mean, square = (np.cumsum(d, axis=1)[:, looks - 1] / looks for d in (difference, difference**2))
+    beyond = mean / np.sqrt((square - mean**2) / (looks - 1)) > stats.t.ppf(1.0 - POLICY.alpha, looks - 1)
+    assert beyond[:, -1].sum() <= at_most(POLICY.alpha, ROLLOUTS)
+    assert beyond.any(axis=1).mean() >= 2.0 * POLICY.alpha
+
+
 @pytest.mark.parametrize(("metric", "margin"), [("loss", 0.05), ("accuracy", 0.3)])
 def test_equal_variants_are_advanced_within_the_margin(metric: Metric, margin: float) -> None:
     policy = POLICY.model_copy(update={"metric": metric, "margin": margin})
@@ -152,6 +162,14 @@ def test_each_step_needs_its_own_counts() -> None:
     held = judge(seen, 1.0, 0.0, POLICY)
     assert held.kind == "hold"
     assert "0 of 50 requests" in held.reason
+
+
+def test_each_variant_needs_its_requests_while_both_get_some() -> None:
+    loss = np.random.default_rng(1).exponential(0.5, 5_000)
+    alone = Evidence(challenger=Arm(requests=5_000), paired=Paired.of(loss, loss))
+    held = judge(RolloutEvidence(by_share={0.5: alone}), 0.5, 0.0, POLICY)
+    assert (held.kind, "0 of 50 requests to the champion" in held.reason) == ("hold", True)
+    assert judge(RolloutEvidence(by_share={1.0: alone}), 1.0, 0.0, POLICY).kind == "advance"
 
 
 def test_undecided_past_the_deadline_is_settled_by_policy() -> None:
