@@ -117,6 +117,10 @@ class Tables:
         rows: BooleanExpression = EqualTo(term=where[0], value=where[1]) if where else AlwaysTrue()  # type: ignore[arg-type]
         return table.scan(row_filter=rows, snapshot_id=snapshot, selected_fields=fields).to_arrow()
 
+    def columns(self, name: str) -> tuple[str, ...]:
+        """Names of the table's columns. Raises SnapshotNotFound."""
+        return tuple(field.name for field in self._load(name).schema().fields)
+
     def check(self) -> None:
         """Raises DataError when the catalog does not answer."""
         self._catalog.list_namespaces()
