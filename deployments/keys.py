@@ -157,7 +157,8 @@ def _engine(uri: str) -> tuple[URL, Engine]:
         ) from error
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"the store of API keys needs the Python package {error.name}", "install it, psycopg2-binary for PostgreSQL"
+            f"the store of API keys needs the Python package {error.name}",
+            "install it; postgresql+psycopg2:// needs psycopg2-binary",
         ) from error
 
 
