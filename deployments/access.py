@@ -26,6 +26,15 @@ from cluster.errors import RayloopError, RequestError
 Scope = Literal["infer", "feedback", "read"]
 SCOPES: tuple[Scope, ...] = ("infer", "feedback", "read")
 ANY_MODEL = "*"
+# What a path after /v2/models/{name} asks for; None: open to all, as are /v2 and /v2/health.
+SCOPE_OF: dict[str, Scope | None] = {
+    "": "read",
+    "/ready": None,
+    "/openapi.json": "read",
+    "/infer": "infer",
+    "/invocations": "infer",
+    "/feedback": "feedback",
+}
 KEY_PREFIX = "rayloop_"
 ID_BYTES = 6
 SECRET_BYTES = 32

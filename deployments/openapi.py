@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cluster.contracts import CHALLENGER, CHAMPION, Task
-from deployments.access import Scope
+from deployments.access import SCOPE_OF
 from deployments.http import REQUEST_ID, ROUTING_KEY, VARIANT, VERSION
 from deployments.protocol import metadata
 from deployments.schemas import ID, Schema, feedback_request, infer_request, invocation_request
@@ -61,9 +61,9 @@ def document(
         "Error": _ERROR,
     }
     paths = {
-        at: {"get": _operation("metadata", "The model's inputs and outputs", "read", access, _ref("Metadata"))},
-        f"{at}/ready": {"get": _operation("ready", "Whether the model answers", None, access, _READY)},
-        f"{at}/openapi.json": {"get": _operation("openapi", "This document", "read", access, {"type": "object"})},
+        at: {"get": _operation("", "The model's inputs and outputs", access, _ref("Metadata"))},
+        f"{at}/ready": {"get": _operation("/ready", "Whether the model answers", access, _READY)},
+        f"{at}/openapi.json": {"get": _operation("/openapi.json", "This document", access, {"type": "object"})},
         f"{at}/infer": {"post": _infer(features, limits, access)},
         f"{at}/invocations": {"post": _invocations(features, limits, access)},
         f"{at}/feedback": {"post": _feedback(task, limits, access)},
@@ -95,30 +95,32 @@ def example_feedback(task: Task) -> dict[str, Any]:
 
 
 def _infer(features: FeatureSet, limits: Limits, access: bool) -> Schema:
-    operation = _operation("infer", "Predictions, Open Inference Protocol v2", "infer", access, _ref("InferResponse"))
+    operation = _operation("/infer", "Predictions, Open Inference Protocol v2", access, _ref("InferResponse"))
     examples = {"row": example_infer(features)} if _small(features) else {}
     return operation | _body("InferRequest", examples, limits) | _parameters(ROUTING_KEY, VARIANT)
 
 
 def _invocations(features: FeatureSet, limits: Limits, access: bool) -> Schema:
     answer = _ref("InvocationResponse")
-    operation = _operation("invocations", "Predictions, MLflow's four request shapes", "infer", access, answer)
+    operation = _operation("/invocations", "Predictions, MLflow's four request shapes", access, answer)
     examples = example_invocations(features) if _small(features) else {}
     return operation | _body("InvocationRequest", examples, limits) | _parameters(ROUTING_KEY, VARIANT)
 
 
 def _feedback(task: Task, limits: Limits, access: bool) -> Schema:
     accepted = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}}}
-    operation = _operation("feedback", "True labels of answered rows", "feedback", access, accepted)
+    operation = _operation("/feedback", "True labels of answered rows", access, accepted)
     return operation | _body("FeedbackRequest", {"label": example_feedback(task)}, limits)
 
 
-def _operation(id: str, summary: str, scope: Scope | None, access: bool, answer: Schema) -> Schema:
+def _operation(path: str, summary: str, access: bool, answer: Schema) -> Schema:
+    scope = SCOPE_OF[path]
     guarded = access and scope is not None
     statuses = [s for s in _ERRORS if guarded or s not in (401, 403, 429)]
     responses = {"200": _response("answered", answer, _ANSWER_HEADERS)}
     responses |= {str(s): _response(_ERRORS[s], _ref("Error"), _ERROR_HEADERS.get(s, {})) for s in statuses}
-    operation = {"operationId": id, "summary": summary, "responses": responses} | _parameters()
+    name = path.strip("/").removesuffix(".json") or "metadata"
+    operation = {"operationId": name, "summary": summary, "responses": responses} | _parameters()
     if not guarded:
         return operation
     return operation | {"security": [{name: []} for name in _SECURITY], "description": f"Asks for scope `{scope}`."}

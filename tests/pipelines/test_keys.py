@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from cluster.errors import RayloopError
-from cluster.settings import load_settings
-from deployments.access import recognise
+from cluster.errors import RayloopError, RequestError
+from cluster.settings import Settings, load_settings
+from deployments.access import presented, recognise
 from deployments.keys import KeyStore
 from pipelines.cli import app
+from pipelines.keys import own_key
+from pipelines.traffic import Client
 
 DAY_S = 86400
 
@@ -102,3 +106,43 @@ def test_what_is_typed_wrong_is_refused_and_nothing_is_stored(words: str, part: 
 
 def test_a_key_names_its_models() -> None:
     assert "--model" in rayloop("create", "shop").stderr
+
+
+def test_the_loop_s_own_key_counts_for_as_long_as_it_is_needed(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setattr("deployments.gate.COUNTS_WITHIN_S", 0.0)
+    settings = Settings(home=home, access=True)
+    store = KeyStore(settings.access_uri)
+    with own_key(settings, "trips", "rehearsal") as headers:
+        credential = presented([(b"authorization", headers["authorization"].encode())])
+        assert recognise(credential, store.read(), time.time()).models == {"trips"}
+    with pytest.raises(RequestError, match="revoked"):
+        recognise(credential, store.read(), time.time())
+
+
+def test_where_access_is_open_the_loop_makes_no_key(home: Path) -> None:
+    with own_key(Settings(home=home), "trips", "rehearsal") as headers:
+        assert headers == {}
+    assert list(home.iterdir()) == []
+
+
+def test_the_loop_s_client_brings_its_key() -> None:
+    brought: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            brought.append(self.headers["authorization"])
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Not in a test's output."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        sent = Client(endpoint, "trips", 1, {"authorization": "Bearer abc"}).label(["a"], [1], [0])
+        thread.join()
+    assert (sent.requests, sent.failed, brought) == (1, 0, ["Bearer abc"])
