@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from cluster.errors import SettingsError
 from cluster.settings import Settings
 from deployments.access import Grant, Headers, Key, Scope, anonymous, is_key, permit, presented, recognise, unauthorised
-from deployments.keys import KeyStore
+from deployments.api_keys import KeyStore
 from deployments.rates import Windows, open_windows, parse_rate, take
 from deployments.refresh import Refreshed
 from deployments.tokens import ALGORITHMS, Issuer, PublicKeys, Tokens, fetch, not_yet, public_keys

@@ -16,7 +16,7 @@ from cluster.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from deployments.access import Key, Scope
-    from deployments.keys import KeyStore
+    from deployments.api_keys import KeyStore
 
 _UNITS_S = {"m": 60, "h": 3600, "d": 86400}
 # The common rate limit is not meant for the loop's own traffic.
@@ -79,7 +79,7 @@ def own_key(settings: Settings, model: str, name: str) -> Iterator[dict[str, str
     """Headers that let the loop's own requests to ``model`` in, while the block lasts; none where access is open."""
     from deployments.access import SCOPES
     from deployments.gate import COUNTS_WITHIN_S
-    from deployments.keys import KeyStore
+    from deployments.api_keys import KeyStore
 
     if not settings.access:
         yield {}
@@ -95,7 +95,7 @@ def own_key(settings: Settings, model: str, name: str) -> Iterator[dict[str, str
 
 
 def _store() -> KeyStore:
-    from deployments.keys import KeyStore
+    from deployments.api_keys import KeyStore
 
     return KeyStore(load_settings().access_uri)
 

@@ -16,7 +16,7 @@ from cluster.tables import Tables
 from deployments import config
 from deployments.access import SCOPES, Scope
 from deployments.gate import COUNTS_WITHIN_S
-from deployments.keys import KeyStore
+from deployments.api_keys import KeyStore
 from tests.deployments.bundles import Slope, register, write_bundle
 from tests.deployments.issuer import AUDIENCE, NAME, Publisher, SigningKey
 from tests.deployments.traffic import infer_body, until

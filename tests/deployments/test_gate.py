@@ -13,7 +13,7 @@ from cluster.settings import Settings
 from deployments import gate as gates
 from deployments.access import Key, Scope
 from deployments.gate import Gate, open_gate
-from deployments.keys import KeyStore
+from deployments.api_keys import KeyStore
 from tests.deployments.issuer import AUDIENCE, NAME, Publisher, SigningKey, jwks
 from tests.deployments.traffic import until
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from cluster.errors import RayloopError, RequestError
 from cluster.settings import Settings, load_settings
 from deployments.access import presented, recognise
-from deployments.keys import KeyStore
+from deployments.api_keys import KeyStore
 from pipelines.cli import app
 from pipelines.keys import own_key
 from pipelines.traffic import Client

@@ -9,7 +9,7 @@ from sqlalchemy import create_engine, text
 
 from cluster.errors import DataError, SettingsError
 from deployments import access
-from deployments.keys import KeyStore
+from deployments.api_keys import KeyStore
 from deployments.refresh import Refreshed
 from tests.deployments.traffic import until
 
