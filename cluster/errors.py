@@ -19,6 +19,8 @@ A message says what was wrong, where, and what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class RayloopError(Exception):
     """Base of all deliberate errors. ``what`` and ``todo`` make up the line the user reads."""
@@ -79,10 +81,14 @@ class RolloutError(RayloopError):
 class RequestError(RayloopError):
     """A request that cannot be answered as it stands.
 
-    ``status`` is the HTTP status (4xx); ``field`` names the offending part of the request.
+    ``status`` is the HTTP status (4xx); ``field`` names the offending part of the request; ``headers`` belong to the
+    answer, such as ``Retry-After``.
     """
 
-    def __init__(self, what: str, *, field: str = "", status: int = 400, todo: str = "") -> None:
+    def __init__(
+        self, what: str, *, field: str = "", status: int = 400, todo: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(what, todo)
         self.field = field
         self.status = status
+        self.headers = dict(headers or {})

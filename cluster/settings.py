@@ -23,6 +23,17 @@ class Settings(BaseSettings):
     warehouse: str = ""
     online_store: str = ""
     address: str = ""
+    access: bool = False
+    access_store: str = ""
+    access_rate: str = ""
+    rate_store: str = ""
+    jwks_url: str = ""
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
+    jwt_algorithms: str = "RS256,ES256"
+    jwt_models_claim: str = "models"
+    jwt_scopes_claim: str = "scope"
+    jwt_leeway_s: float = Field(default=30.0, ge=0.0, le=300.0)
     dashboard_port: int = Field(default=8265, ge=1, le=65535)
     serve_port: int = Field(default=8000, ge=1, le=65535)
     grpc_port: int = Field(default=9000, ge=1, le=65535)
@@ -55,6 +66,11 @@ class Settings(BaseSettings):
     @property
     def online_store_uri(self) -> str:
         return self.online_store or f"lmdb://{self.home / 'online'}"
+
+    @property
+    def access_uri(self) -> str:
+        """SQLAlchemy URI of the table of API keys."""
+        return self.access_store or f"sqlite:///{self.home / 'access.db'}"
 
     @property
     def dashboard(self) -> str:

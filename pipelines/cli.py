@@ -17,6 +17,7 @@ import typer
 from cluster import session
 from cluster.errors import RayloopError
 from cluster.settings import load_settings
+from pipelines.keys import app as keys
 
 EXIT_USER_ERROR = 2
 _DEMO = "examples.flights.project"
@@ -27,6 +28,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(keys, name="keys")
 
 ProjectArgument = Annotated[str, typer.Argument(help="Path or module name of the project: folder/project.py")]
 Until = Annotated[str, typer.Option(help="Leave out what was not known at this time (ISO 8601)")]

@@ -24,6 +24,7 @@ from features.pit import AS_OF, INSTANT
 from features.reader import request_features
 from monitoring.alarm import WindowResult
 from pipelines import serving, stages
+from pipelines.keys import own_key
 from pipelines.project import Period, Rehearsal
 from pipelines.replay import Replay
 from pipelines.traffic import Client, Tally
@@ -62,9 +63,20 @@ class Story:
 
 def rehearse(workspace: Workspace, plan: Rehearsal, landed: Mapping[str, Snapshot], recipe: Recipe) -> Story:
     """Play all acts. Raises RolloutError when one does not end as it must."""
+    with own_key(workspace.settings, workspace.project.name, "rehearsal") as headers:
+        return _rehearse(workspace, plan, landed, recipe, headers)
+
+
+def _rehearse(
+    workspace: Workspace,
+    plan: Rehearsal,
+    landed: Mapping[str, Snapshot],
+    recipe: Recipe,
+    headers: Mapping[str, str],
+) -> Story:
     story = Story()
     with workspace.progress.stage("replay"):
-        stage = _Stage(workspace, plan, landed)
+        stage = _Stage(workspace, plan, landed, headers)
         stage.replay.push(plan.quiet.start)
     story.acts.append(_quiet(stage, plan.quiet))
     frame, sound = _sound_challenger(workspace, landed, plan, recipe)
@@ -81,12 +93,14 @@ def rehearse(workspace: Workspace, plan: Rehearsal, landed: Mapping[str, Snapsho
 class _Stage:
     """The replay and the actors that the acts play with."""
 
-    def __init__(self, workspace: Workspace, plan: Rehearsal, landed: Mapping[str, Snapshot]) -> None:
+    def __init__(
+        self, workspace: Workspace, plan: Rehearsal, landed: Mapping[str, Snapshot], headers: Mapping[str, str]
+    ) -> None:
         self.workspace = workspace
         project = workspace.project
         sources = {name: pl.DataFrame(workspace.tables.read(s.table, s.id)) for name, s in landed.items()}
         rows = _traffic_rows(workspace, sources[project.examples.source])
-        client = Client(workspace.settings.endpoint, project.name, plan.connections)
+        client = Client(workspace.settings.endpoint, project.name, plan.connections, headers)
         self.replay = Replay(project.task, project.features, rows, sources, workspace.store, client, plan.step)
         self.monitor = ray.get_actor(monitor_actor(project.name))
         self._seen_before = self._seen()

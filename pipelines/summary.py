@@ -104,7 +104,8 @@ def _curl(workspace: Workspace) -> str:
     project, source = workspace.project, workspace.project.examples.source
     names = [c.name for c in project.features.request]
     newest = pl.DataFrame(workspace.tables.read(f"{project.name}.{source}", columns=names)).drop_nulls().tail(1)
-    return example_curl(project.features, workspace.settings.endpoint, project.name, newest)
+    settings = workspace.settings
+    return example_curl(project.features, settings.endpoint, project.name, newest, access=settings.access)
 
 
 def _table(title: str, *columns: str) -> Table:

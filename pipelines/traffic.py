@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -48,8 +48,9 @@ NOTHING = Tally(0, 0, 0.0, ())
 class Client:
     """Talks to one model's endpoint over ``connections`` connections at once."""
 
-    def __init__(self, endpoint: str, model: str, connections: int) -> None:
+    def __init__(self, endpoint: str, model: str, connections: int, headers: Mapping[str, str] | None = None) -> None:
         self._url = f"{endpoint}/v2/models/{model}"
+        self._headers = headers
         self._connections = connections
 
     def predict(self, features: FeatureSet, ids: Sequence[str], rows: pl.DataFrame) -> Tally:
@@ -81,7 +82,7 @@ class Client:
 
         connector = aiohttp.TCPConnector(limit=self._connections)
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._headers) as http:
             await asyncio.gather(*(work(http) for _ in range(self._connections)))
         return Tally(len(bodies), len(failures), time.perf_counter() - began, tuple(latencies), tuple(failures[:3]))
 
@@ -113,8 +114,9 @@ def _cells(values: pl.Series, column: Column) -> list[Any]:
     return values.dt.epoch("us").to_list() if column.kind == "timestamp" else values.to_list()
 
 
-def example_curl(features: FeatureSet, endpoint: str, model: str, row: pl.DataFrame) -> str:
-    """A shell line that asks the endpoint about the first of ``row``."""
+def example_curl(features: FeatureSet, endpoint: str, model: str, row: pl.DataFrame, *, access: bool) -> str:
+    """A shell line that asks the endpoint about the first of ``row``; with ``access`` it brings an API key."""
     cells = [(c, _cells(row.get_column(c.name), c)[0]) for c in features.request]
     body = json.dumps(_infer_body("hello", cells))
-    return f"curl -s {endpoint}/v2/models/{model}/infer -H 'content-type: application/json' -d '{body}'"
+    key = ' -H "Authorization: Bearer $KEY"' if access else ""
+    return f"curl -s {endpoint}/v2/models/{model}/infer{key} -H 'content-type: application/json' -d '{body}'"

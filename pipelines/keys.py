@@ -1,0 +1,133 @@
+"""``rayloop keys``: make, list and revoke the API keys of served models. docs/access.md tells how they are used."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from cluster.errors import RayloopError
+from cluster.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from deployments.access import Key, Scope
+    from deployments.api_keys import KeyStore
+
+_UNITS_S = {"m": 60, "h": 3600, "d": 86400}
+# The common rate limit is not meant for the loop's own traffic.
+_OWN_RATE = "100000/second"
+_COLUMNS = ("id", "state", "name", "models", "scopes", "rate", "created", "expires")
+
+app = typer.Typer(help="API keys of the served models.", no_args_is_help=True)
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Who it is for; shown in the list")],
+    model: Annotated[list[str], typer.Option(help="A model it is for, repeatable; '*' for every model")],
+    scope: Annotated[list[str] | None, typer.Option(help="infer, feedback or read, repeatable; default: all")] = None,
+    expires: Annotated[str, typer.Option(help="Time after which it no longer counts: 12h, 90d; default: never")] = "",
+    rate: Annotated[str, typer.Option(help="Its rate limit: 100/minute; default: RAYLOOP_ACCESS_RATE")] = "",
+) -> None:
+    """Make a key. The key alone goes to standard output, this once: KEY=$(rayloop keys create …)."""
+    from deployments.gate import COUNTS_WITHIN_S
+    from deployments.rates import parse_rate
+
+    settings = load_settings()
+    now = time.time()
+    expires_at = now + _seconds(expires) if expires else None
+    if rate:
+        parse_rate(rate)
+    key, text = _store().issue(name, tuple(model), _scopes(scope), now, rate=rate, expires_at=expires_at)
+    typer.echo(text)
+    typer.echo(
+        f"key {key.id} of {name}: {', '.join(key.models)} ({', '.join(key.scopes)}), expires {_day(expires_at)}.\n"
+        f"It is shown this once, and counts within {COUNTS_WITHIN_S:g} s. With it in KEY:\n"
+        f'curl -H "Authorization: Bearer $KEY" {settings.endpoint}/v2/models/{_example(key)}',
+        err=True,
+    )
+    if not settings.access:
+        typer.echo("Access control is off here: RAYLOOP_ACCESS=on turns it on for what is deployed after.", err=True)
+
+
+@app.command("list")
+def show() -> None:
+    """Show all keys, newest last; never their secrets."""
+    now = time.time()
+    rows = [_COLUMNS, *(_row(key, now) for key in _store().read().values())]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@app.command()
+def revoke(id: Annotated[str, typer.Argument(help="The key's id, as `rayloop keys list` shows it")]) -> None:
+    """Let a key count no longer."""
+    from deployments.gate import COUNTS_WITHIN_S
+
+    key = _store().revoke(id, time.time())
+    typer.echo(f"key {key.id} of {key.name} counts no longer, on every replica within {COUNTS_WITHIN_S:g} s")
+
+
+@contextmanager
+def own_key(settings: Settings, model: str, name: str) -> Iterator[dict[str, str]]:
+    """Headers that let the loop's own requests to ``model`` in, while the block lasts; none where access is open."""
+    from deployments.access import SCOPES
+    from deployments.gate import COUNTS_WITHIN_S
+    from deployments.api_keys import KeyStore
+
+    if not settings.access:
+        yield {}
+        return
+    store, now = KeyStore(settings.access_uri), time.time()
+    # A process that is killed cannot revoke its key.
+    key, text = store.issue(name, (model,), SCOPES, now, rate=_OWN_RATE, expires_at=now + _UNITS_S["d"])
+    time.sleep(COUNTS_WITHIN_S)
+    try:
+        yield {"authorization": f"Bearer {text}"}
+    finally:
+        store.revoke(key.id, time.time())
+
+
+def _store() -> KeyStore:
+    from deployments.api_keys import KeyStore
+
+    return KeyStore(load_settings().access_uri)
+
+
+def _scopes(names: list[str] | None) -> tuple[Scope, ...]:
+    from deployments.access import SCOPES
+
+    unknown = [name for name in names or () if name not in SCOPES]
+    if unknown:
+        raise RayloopError(f"--scope {unknown[0]!r} is none", f"scopes are {', '.join(SCOPES)}")
+    return cast("tuple[Scope, ...]", tuple(names)) if names else SCOPES
+
+
+def _seconds(text: str) -> int:
+    found = re.fullmatch(r"(\d{1,6})([mhd])", text)
+    if not found:
+        raise RayloopError(f"--expires {text!r} is no duration", "write it like 30m, 12h or 90d")
+    return int(found[1]) * _UNITS_S[found[2]]
+
+
+def _row(key: Key, now: float) -> tuple[str, ...]:
+    expired = key.expires_at is not None and now >= key.expires_at
+    state = "revoked" if key.revoked_at is not None else "expired" if expired else "active"
+    names = (",".join(key.models), ",".join(key.scopes), key.rate or "-")
+    return (key.id, state, key.name, *names, _day(key.created_at), _day(key.expires_at))
+
+
+def _day(at: float | None) -> str:
+    return "never" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%MZ")
+
+
+def _example(key: Key) -> str:
+    from deployments.access import ANY_MODEL
+
+    return "MODEL" if key.models[0] == ANY_MODEL else key.models[0]

@@ -1,0 +1,148 @@
+"""`rayloop keys`: what a person sees, and what is stored."""
+
+from __future__ import annotations
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from cluster.errors import RayloopError, RequestError
+from cluster.settings import Settings, load_settings
+from deployments.access import presented, recognise
+from deployments.api_keys import KeyStore
+from pipelines.cli import app
+from pipelines.keys import own_key
+from pipelines.traffic import Client
+
+DAY_S = 86400
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RAYLOOP_HOME", str(tmp_path))
+    for name in ("RAYLOOP_ACCESS", "RAYLOOP_ACCESS_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def rayloop(*words: str) -> Result:
+    return CliRunner().invoke(app, ["keys", *words])
+
+
+def create(*words: str) -> str:
+    done = rayloop("create", "shop", *words)
+    assert done.exit_code == 0, done.output
+    return done.stdout.strip()
+
+
+def test_a_new_key_is_alone_on_standard_output_and_counts() -> None:
+    now = time.time()
+    done = rayloop(
+        *[
+            "create",
+            "shop",
+            "--model",
+            "trips",
+            "--model",
+            "flights",
+            "--scope",
+            "infer",
+            "--expires",
+            "2d",
+            "--rate",
+            "3/minute",
+        ]
+    )
+    [text] = done.stdout.splitlines()
+    keys = KeyStore(load_settings().access_uri).read()
+    [key] = keys.values()
+    assert recognise(text, keys, now) == key.grant
+    assert (key.name, key.models, key.scopes, key.rate) == ("shop", ("trips", "flights"), ("infer",), "3/minute")
+    assert key.expires_at == pytest.approx(now + 2 * DAY_S, abs=60)
+    assert text not in done.stderr
+    assert f"key {key.id} of shop: trips, flights (infer)" in done.stderr
+    assert "RAYLOOP_ACCESS=on" in done.stderr
+
+
+def test_without_options_a_key_is_for_every_kind_of_request_and_does_not_expire() -> None:
+    create("--model", "*")
+    [key] = KeyStore(load_settings().access_uri).read().values()
+    assert (key.models, key.scopes, key.expires_at, key.rate) == (("*",), ("infer", "feedback", "read"), None, "")
+
+
+def test_the_list_shows_keys_and_their_state_but_no_secret() -> None:
+    texts = [create("--model", "trips") for _ in range(2)]
+    first = texts[0].split("_")[1]
+    assert f"key {first} of shop counts no longer" in rayloop("revoke", first).stdout
+    shown = rayloop("list").stdout
+    assert [line.split()[:3] for line in shown.splitlines()] == [
+        ["id", "state", "name"],
+        [first, "revoked", "shop"],
+        [texts[1].split("_")[1], "active", "shop"],
+    ]
+    assert not any(text.split("_", 2)[2] in shown for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("create shop --model trips --expires soon", "12h"),
+        ("create shop --model trips --rate often", "100/minute"),
+        ("create shop --model trips --scope root", "infer, feedback, read"),
+        ("revoke nobody", "rayloop keys list"),
+    ],
+)
+def test_what_is_typed_wrong_is_refused_and_nothing_is_stored(words: str, part: str) -> None:
+    done = rayloop(*words.split())
+    assert isinstance(done.exception, RayloopError)
+    assert part in str(done.exception)
+    assert KeyStore(load_settings().access_uri).read() == {}
+
+
+def test_a_key_names_its_models() -> None:
+    assert "--model" in rayloop("create", "shop").stderr
+
+
+def test_the_loop_s_own_key_counts_for_as_long_as_it_is_needed(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setattr("deployments.gate.COUNTS_WITHIN_S", 0.0)
+    settings = Settings(home=home, access=True)
+    store = KeyStore(settings.access_uri)
+    with own_key(settings, "trips", "rehearsal") as headers:
+        credential = presented([(b"authorization", headers["authorization"].encode())])
+        assert recognise(credential, store.read(), time.time()).models == {"trips"}
+    with pytest.raises(RequestError, match="revoked"):
+        recognise(credential, store.read(), time.time())
+
+
+def test_where_access_is_open_the_loop_makes_no_key(home: Path) -> None:
+    with own_key(Settings(home=home), "trips", "rehearsal") as headers:
+        assert headers == {}
+    assert list(home.iterdir()) == []
+
+
+def test_the_loop_s_client_brings_its_key() -> None:
+    brought: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            brought.append(self.headers["authorization"])
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Not in a test's output."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        sent = Client(endpoint, "trips", 1, {"authorization": "Bearer abc"}).label(["a"], [1], [0])
+        thread.join()
+    assert (sent.requests, sent.failed, brought) == (1, 0, ["Bearer abc"])
