@@ -1,0 +1,141 @@
+"""rayloop as it runs for a project: cluster, registry, Serve, prediction log, drift monitor, rollout controller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from benchmarks.serving import model, samples
+from benchmarks.serving.processes import ServerFailed
+from benchmarks.serving.subjects import Subject
+from cluster import session
+from cluster.contracts import CHAMPION, ModelVersion
+from cluster.registry import Registry
+from cluster.settings import Settings
+from deployments import config, controller, ledger
+from deployments.config import ServingOptions
+from deployments.policy import RolloutPolicy
+from features.bundle import PROFILE
+from monitoring.alarm import DriftPolicy
+from monitoring.monitor import start_monitor
+
+NAME = "rayloop"
+SHARE = 0.1
+VARIANT, VERSION = "x-rayloop-variant", "x-rayloop-version"
+
+_PATH = f"/v2/models/{model.NAME}/infer"
+_REPLICA_PORTS_FROM = 46000
+# Replicas report twice a second, the ledger commits every two.
+_QUIET_S = 8.0
+_POLL_S = 0.5
+_NEVER = 10**9
+# A rollout that can never have enough evidence stays at its first step.
+_POLICY = RolloutPolicy(
+    steps=(SHARE, 1.0), min_requests=_NEVER, min_labelled=_NEVER, deadline_s=float(_NEVER), on_undecided="hold"
+)
+_DRIFT = DriftPolicy(window_s=model.WINDOW_S, action="notify")
+
+
+def can_be_silent() -> bool:
+    """Whether this rayloop can be told not to report (no log, no profile), for what reporting costs."""
+    return "report" in ServingOptions.model_fields
+
+
+class Rayloop:
+    """A cluster with the benchmark's model served, all of it on. Used again for each round: the home stays."""
+
+    def __init__(self, folder: Path, bundles: tuple[Path, Path]) -> None:
+        names = ("dashboard_port", "serve_port", "gcs_port", "mlflow_port", "haproxy_stats_port", "haproxy_metrics_port")
+        ports = {name: session.free_port() for name in names}
+        self.settings = Settings(home=folder, replica_ports_from=_REPLICA_PORTS_FROM, **ports)
+        self._bundles = bundles
+        self._versions: list[ModelVersion] = []
+
+    @contextmanager
+    def running(self) -> Iterator[Subject]:
+        """The champion answers, is logged and watched, until the block ends."""
+        session.start(self.settings)
+        session.use_token()
+        try:
+            session.connect(self.settings)
+            self._register()
+            self.deploy(report=True)
+            monitor = start_monitor(self.settings, model.NAME, None, None)
+            reference = (self._bundles[0] / PROFILE).read_bytes()
+            ray.get(monitor.watch.remote(self.champion.version, reference, _DRIFT))
+            self._monitor = monitor
+            self._logged_before = self._logged()
+            port = self.settings.serve_port
+            yield Subject(NAME, port, _PATH, samples.open_inference, samples.open_inference_scores, VARIANT)
+        finally:
+            ray.shutdown()
+            session.stop(self.settings)
+
+    @property
+    def champion(self) -> ModelVersion:
+        return self._versions[0]
+
+    @property
+    def challenger(self) -> ModelVersion:
+        return self._versions[1]
+
+    def deploy(self, report: bool) -> None:
+        """Serve the champion, reporting or, where ``can_be_silent``, not."""
+        fields: dict[str, Any] = {"profile_window_s": model.WINDOW_S}
+        if can_be_silent():
+            fields["report"] = report
+        ray.get(config.connect(self.settings).deploy.remote(self.champion, ServingOptions(**fields)))
+
+    def set_champion(self, version: ModelVersion) -> None:
+        """Returns when every replica serves ``version``."""
+        ray.get(config.connect(self.settings).set_champion.remote(version))
+
+    def start_rollout(self) -> None:
+        """Put the second version on a share of the requests, for good."""
+        options = ServingOptions(profile_window_s=model.WINDOW_S)
+        ray.get(self._controller().start.remote(self.challenger, _POLICY, options))
+
+    def abort_rollout(self) -> None:
+        ray.get(self._controller().abort.remote("measured"))
+
+    def share(self) -> float:
+        """The challenger's share as Serve is told now."""
+        current = ray.get(config.connect(self.settings).current.remote(model.NAME))
+        return current.trial.share if current is not None and current.trial is not None else 0.0
+
+    def reported(self, expected: int) -> tuple[int, int]:
+        """Rows that the prediction log, and the monitor, got since the start; waits for ``expected`` while more come."""
+        found, since = (0, 0), time.monotonic()
+        while min(found) < expected and time.monotonic() < since + _QUIET_S:
+            now = self._logged() - self._logged_before, self._profiled()
+            if now != found:
+                found, since = now, time.monotonic()
+            time.sleep(_POLL_S)
+        return found
+
+    def _register(self) -> None:
+        if self._versions:
+            return
+        registry = Registry(self.settings)
+        for bundle in self._bundles:
+            with registry.run("benchmarks", "serving") as run:
+                self._versions.append(registry.register(model.NAME, run, bundle, {}))
+        registry.set_alias(self.champion, CHAMPION)
+
+    def _logged(self) -> int:
+        counts: dict[str, int] = ray.get(ledger.connect(model.NAME, self.settings).flush.remote())
+        return counts["predictions"]
+
+    def _profiled(self) -> int:
+        status = ray.get(self._monitor.status.remote())
+        if status["counters"].get("rejected"):
+            raise ServerFailed(f"the monitor rejects profiles: {status['last_error']}")
+        return int(status["rows_since_start"])
+
+    def _controller(self) -> Any:
+        return controller.connect(model.NAME, self.settings)
