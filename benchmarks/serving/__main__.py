@@ -51,7 +51,9 @@ def main() -> None:
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     every = (*VISITED, *OWN)
-    parser.add_argument("--only", type=_listed(every), default=every, help=f"some of {','.join(every)}; others are kept")
+    parser.add_argument(
+        "--only", type=_listed(every), default=every, help=f"some of {','.join(every)}; others are kept"
+    )
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="how often each server is visited")
     parser.add_argument("--seconds", type=float, default=_SECONDS, help="length of one measurement")
     names = tuple(dict.fromkeys(peer.folder for peer in PEERS_ALL))

@@ -81,7 +81,10 @@ def _changes(found: Measures) -> Iterator[Row]:
 
 def _everything_on(found: Measures) -> Iterator[Row]:
     """That the log and the profile were on is shown, not said: the worst round counts."""
-    works = {m.LOGGED: "prediction log, rows per answered request", m.PROFILED: "live profile, rows per answered request"}
+    works = {
+        m.LOGGED: "prediction log, rows per answered request",
+        m.PROFILED: "live profile, rows per answered request",
+    }
     for measure, work in works.items():
         values = found.values(NAME, measure)
         worst = max(values, key=lambda value: abs(value - 1.0)) if values else None
@@ -104,7 +107,9 @@ def _rates(found: Measures, work: str, measure: str, peers: list[str], target: T
     ordered = sorted(peers, key=lambda name: -(found.median(name, m.RATE) or 0.0))
     for place, name in enumerate(ordered):
         notes = ["the best peer"] if not place and len(ordered) > 1 else []
-        yield _compared(found, work, "requests/s", measure, name, m.RATE, target, "; ".join(notes + [note] * bool(note)))
+        yield _compared(
+            found, work, "requests/s", measure, name, m.RATE, target, "; ".join(notes + [note] * bool(note))
+        )
 
 
 def _compared(

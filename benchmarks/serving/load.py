@@ -118,6 +118,10 @@ class Connection(asyncio.Protocol):
         response = parse_response(self._buffer)
         if response is not None:
             self._buffer, self.busy = b"", False
+            if response.header(b"connection") == b"close":
+                # The server says that it will take nothing more here; connection_lost opens another.
+                self.open = False
+                self.close()
             self._driver.answered(self, response)
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 _MARK = "RAYLOOP_BENCHMARK_SERVER"
-_STOP_S = 20.0
+_STOP_S = 10.0
 _KILL_S = 5.0
 _POLL_S = 0.1
 _TOLD_CHARS = 600
@@ -26,7 +26,12 @@ class ServerFailed(Exception):
 
 @contextmanager
 def server(
-    command: Sequence[str], environment: Mapping[str, str], cwd: Path, log: Path, answers: Callable[[], bool], limit_s: float
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    cwd: Path,
+    log: Path,
+    answers: Callable[[], bool],
+    limit_s: float,
 ) -> Iterator[None]:
     """A server that ``answers``, until the block ends. Raises ServerFailed with the end of its log.
 

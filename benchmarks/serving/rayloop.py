@@ -50,7 +50,14 @@ class Rayloop:
     """A cluster with the benchmark's model served, all of it on. Used again for each round: the home stays."""
 
     def __init__(self, folder: Path, bundles: tuple[Path, Path]) -> None:
-        names = ("dashboard_port", "serve_port", "gcs_port", "mlflow_port", "haproxy_stats_port", "haproxy_metrics_port")
+        names = (
+            "dashboard_port",
+            "serve_port",
+            "gcs_port",
+            "mlflow_port",
+            "haproxy_stats_port",
+            "haproxy_metrics_port",
+        )
         ports = {name: session.free_port() for name in names}
         self.settings = Settings(home=folder, replica_ports_from=_REPLICA_PORTS_FROM, **ports)
         self._bundles = bundles

@@ -74,7 +74,10 @@ PEERS_ALL = (
             "MLSERVER_METRICS_PORT": "{port2}", "MLSERVER_PARALLEL_WORKERS": "0", "MLSERVER_DEBUG": "false",
         },
     ),
-    Peer("mlflow models serve", "mlflow", _SERVER, "/invocations", samples.dataframe_split, samples.predictions_scores),
+    Peer(
+        "mlflow models serve", "mlflow", _SERVER, "/invocations", samples.dataframe_split, samples.predictions_scores,
+        variables={"UVICORN_ACCESS_LOG": "false"},
+    ),
     Peer(
         "BentoML", "bentoml",
         ("{bin}/bentoml", "serve", "server:MlpService", "--host", "127.0.0.1", "--port", "{port}", "--api-workers", "1"),

@@ -143,9 +143,7 @@ def _setting(rayloop: Rayloop, version: ModelVersion) -> Callable[[], None]:
     return lambda: rayloop.set_champion(version)
 
 
-def _change(
-    subject: Subject, work: Work, found: Measures, measure: str, old: str, change: Callable[[], None]
-) -> int:
+def _change(subject: Subject, work: Work, found: Measures, measure: str, old: str, change: Callable[[], None]) -> int:
     """Milliseconds from the call until the last answer of ``old``, as the load's header tells it."""
     with loading(closed_plan(subject, _requests(subject, work), _CHANGE_S)) as running:
         running.wait_for_first()

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
+from kserve.logging import trace_logger
 from mlp import Mlp
 
 
@@ -17,16 +18,24 @@ class MlpModel(Model):
         self.ready = True
         return self.ready
 
-    async def predict(self, payload: InferRequest, headers: dict[str, str] | None = None, **context: Any) -> InferResponse:
+    async def predict(
+        self, payload: InferRequest, headers: dict[str, str] | None = None, **context: Any
+    ) -> InferResponse:
         scores = self._model.score({tensor.name: tensor.data for tensor in payload.inputs})
         output = InferOutput(name="score", shape=[len(scores)], datatype="FP32", data=scores.tolist())
         return InferResponse(response_id=payload.id or "", model_name=self.name, infer_outputs=[output])
 
 
 if __name__ == "__main__":
+    # Two lines for each request otherwise, which no other server here writes.
+    trace_logger.addFilter(lambda record: False)
     model = MlpModel("mlp")
     model.load()
     server = ModelServer(
-        http_port=int(os.environ["PORT"]), workers=1, enable_grpc=False, enable_latency_logging=False, access_log_format=None
+        http_port=int(os.environ["PORT"]),
+        workers=1,
+        enable_grpc=False,
+        enable_latency_logging=False,
+        access_log_format=None,
     )
     server.start([model])

@@ -77,16 +77,12 @@ def application(kind: str) -> Application:
 
 
 def main(kind: str, port: int, folder: str) -> None:
-    """Serve until SIGTERM; then Serve goes first, or HAProxy would stay behind."""
+    """Serve until a signal ends this process; who started it ends HAProxy, which Ray would leave behind."""
     ray.init(num_cpus=LOGICAL_CPUS, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port), logging_config=QUIET)
     serve.run(application(kind), logging_config=QUIET)
-    signal.sigwait({signal.SIGTERM})
-    serve.shutdown()
-    ray.shutdown()
+    signal.pause()
 
 
 if __name__ == "__main__":
-    # Blocked before any thread starts, so that it waits for sigwait.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
