@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,9 +43,9 @@ def main() -> None:
     asked = _arguments(sys.argv[1:])
     sections = frozenset(asked.only)
     if sections & frozenset(VISITED):
-        _visits(sections & frozenset(VISITED), asked.rounds, asked.seconds, asked.peers)
+        _visits(sections & frozenset(VISITED), asked)
     for name in [name for name in OWN if name in sections]:
-        _own(name)
+        _own(name, asked.out)
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -58,10 +58,11 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=_SECONDS, help="length of one measurement")
     names = tuple(dict.fromkeys(peer.folder for peer in PEERS_ALL))
     parser.add_argument("--peers", type=_listed(names), default=names, help=f"some of {','.join(names)}; for trials")
+    parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
     return parser.parse_args(words)
 
 
-def _listed(known: Sequence[str]):  # type: ignore[no-untyped-def]
+def _listed(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
         words = tuple(word for word in text.split(",") if word)
         if unknown := [word for word in words if word not in known]:
@@ -71,19 +72,19 @@ def _listed(known: Sequence[str]):  # type: ignore[no-untyped-def]
     return parse
 
 
-def _visits(sections: frozenset[str], rounds: int, seconds: float, folders: Sequence[str]) -> None:
+def _visits(sections: frozenset[str], asked: argparse.Namespace) -> None:
     home = Path(tempfile.mkdtemp(prefix="rayloop-benchmark-"))
     say = _Teller()
     found = Measures(say)
     try:
         bundles = (model.write_bundle(home / "champion", 1), model.write_bundle(home / "challenger", 2))
-        work = Work.of(sections, seconds, bundles[0])
+        work = Work.of(sections, asked.seconds, bundles[0])
         rayloop = Rayloop(home / "rayloop", bundles)
-        peers = [peer for peer in _wanted(work) if peer.folder in folders]
-        for turn in range(rounds):
-            say.place = f"round {turn + 1} of {rounds}"
+        peers = [peer for peer in _wanted(work) if peer.folder in asked.peers]
+        for turn in range(asked.rounds):
+            say.place = f"round {turn + 1} of {asked.rounds}"
             _round(turn, rayloop, peers, work, found, say)
-            page = results.write(AREA, comparisons.rows(found, sections), _versions(), _ABOUT)
+            page = results.write(AREA, comparisons.rows(found, sections), _versions(), _ABOUT, asked.out)
         say(f"written to {page}")
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -125,14 +126,14 @@ def _generator(work: Work, found: Measures) -> None:
     found.add(comparisons.GENERATOR, measures.RATE, report.per_second)
 
 
-def _own(name: str) -> None:
+def _own(name: str, out: Path) -> None:
     """A section in a module of its own, when it is there."""
     module = f"benchmarks.serving.{name}"
     if importlib.util.find_spec(module) is None:
         print(f"no section {name} yet", flush=True)
         return
     rows = [results.Row.model_validate(made) for made in importlib.import_module(module).rows()]
-    print(f"written to {results.write(AREA, rows, _versions(), _ABOUT)}", flush=True)
+    print(f"written to {results.write(AREA, rows, _versions(), _ABOUT, out)}", flush=True)
 
 
 def _versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 _HEAD_END = b"\r\n\r\n"
-_LENGTH = b"content-length:"
+_LENGTH = b"\r\ncontent-length:"
 _CHUNKED = b"transfer-encoding: chunked"
 
 
@@ -43,7 +43,7 @@ def parse_response(buffer: bytes) -> Response | None:
     start = end + len(_HEAD_END)
     at = head.find(_LENGTH)
     if at >= 0:
-        stop = head.find(b"\r\n", at)
+        stop = head.find(b"\r\n", at + 2)
         size = start + int(head[at + len(_LENGTH) : stop if stop >= 0 else None])
         return Response(int(head[9:12]), head, buffer[start:size], size) if len(buffer) >= size else None
     if _CHUNKED not in head:

@@ -12,17 +12,18 @@ import ray
 
 from benchmarks.serving import model, samples
 from benchmarks.serving.processes import ServerFailed
-from benchmarks.serving.subjects import Subject
+from benchmarks.serving.subjects import Subject, own_settings
 from cluster import session
 from cluster.contracts import CHAMPION, ModelVersion
 from cluster.registry import Registry
-from cluster.settings import Settings
 from deployments import config, controller, ledger
 from deployments.config import ServingOptions
 from deployments.policy import RolloutPolicy
+from deployments.user_config import ServerConfig
 from features.bundle import PROFILE
 from monitoring.alarm import DriftPolicy
 from monitoring.monitor import start_monitor
+from pipelines.serving import call
 
 NAME = "rayloop"
 SHARE = 0.1
@@ -50,18 +51,11 @@ class Rayloop:
     """A cluster with the benchmark's model served, all of it on. Used again for each round: the home stays."""
 
     def __init__(self, folder: Path, bundles: tuple[Path, Path]) -> None:
-        names = (
-            "dashboard_port",
-            "serve_port",
-            "gcs_port",
-            "mlflow_port",
-            "haproxy_stats_port",
-            "haproxy_metrics_port",
-        )
-        ports = {name: session.free_port() for name in names}
-        self.settings = Settings(home=folder, replica_ports_from=_REPLICA_PORTS_FROM, **ports)
+        self.settings = own_settings(folder, _REPLICA_PORTS_FROM)
         self._bundles = bundles
         self._versions: list[ModelVersion] = []
+        self._logged_before = 0
+        self._monitor: Any = None
 
     @contextmanager
     def running(self) -> Iterator[Subject]:
@@ -72,10 +66,9 @@ class Rayloop:
             session.connect(self.settings)
             self._register()
             self.deploy(report=True)
-            monitor = start_monitor(self.settings, model.NAME, None, None)
+            self._monitor = start_monitor(self.settings, model.NAME, metrics_port=None)
             reference = (self._bundles[0] / PROFILE).read_bytes()
-            ray.get(monitor.watch.remote(self.champion.version, reference, _DRIFT))
-            self._monitor = monitor
+            call(self._monitor.watch.remote(self.champion.version, reference, _DRIFT))
             self._logged_before = self._logged()
             port = self.settings.serve_port
             yield Subject(NAME, port, _PATH, samples.open_inference, samples.open_inference_scores, VARIANT)
@@ -96,23 +89,23 @@ class Rayloop:
         fields: dict[str, Any] = {"profile_window_s": model.WINDOW_S}
         if can_be_silent():
             fields["report"] = report
-        ray.get(config.connect(self.settings).deploy.remote(self.champion, ServingOptions(**fields)))
+        call(config.connect(self.settings).deploy.remote(self.champion, ServingOptions(**fields)))
 
     def set_champion(self, version: ModelVersion) -> None:
         """Returns when every replica serves ``version``."""
-        ray.get(config.connect(self.settings).set_champion.remote(version))
+        call(config.connect(self.settings).set_champion.remote(version))
 
     def start_rollout(self) -> None:
         """Put the second version on a share of the requests, for good."""
         options = ServingOptions(profile_window_s=model.WINDOW_S)
-        ray.get(self._controller().start.remote(self.challenger, _POLICY, options))
+        call(self._controller().start.remote(self.challenger, _POLICY, options))
 
     def abort_rollout(self) -> None:
-        ray.get(self._controller().abort.remote("measured"))
+        call(self._controller().abort.remote("measured"))
 
     def share(self) -> float:
         """The challenger's share as Serve is told now."""
-        current = ray.get(config.connect(self.settings).current.remote(model.NAME))
+        current: ServerConfig | None = call(config.connect(self.settings).current.remote(model.NAME))
         return current.trial.share if current is not None and current.trial is not None else 0.0
 
     def reported(self, expected: int) -> tuple[int, int]:
@@ -135,11 +128,11 @@ class Rayloop:
         registry.set_alias(self.champion, CHAMPION)
 
     def _logged(self) -> int:
-        counts: dict[str, int] = ray.get(ledger.connect(model.NAME, self.settings).flush.remote())
+        counts: dict[str, int] = call(ledger.connect(model.NAME, self.settings).flush.remote())
         return counts["predictions"]
 
     def _profiled(self) -> int:
-        status = ray.get(self._monitor.status.remote())
+        status = call(self._monitor.status.remote())
         if status["counters"].get("rejected"):
             raise ServerFailed(f"the monitor rejects profiles: {status['last_error']}")
         return int(status["rows_since_start"])

@@ -109,7 +109,8 @@ def open_inference_scores(response: Response) -> list[float]:
         return list(output["data"])
     size = output["parameters"]["binary_data_size"]
     kind = {"FP32": "<f4", "FP64": "<f8"}[output["datatype"]]
-    return np.frombuffer(response.body[int(length) : int(length) + size], kind).tolist()
+    values: list[float] = np.frombuffer(response.body[int(length) : int(length) + size], kind).tolist()
+    return values
 
 
 def no_scores(response: Response) -> list[float]:

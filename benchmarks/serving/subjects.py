@@ -110,6 +110,20 @@ def running(peer: Peer, model: Path, note: Callable[[str], None]) -> Iterator[Su
             yield subject
 
 
+def own_settings(home: Path, replica_ports_from: int) -> Settings:
+    """Settings of a cluster that shares no port with another one of this machine."""
+    return Settings(
+        home=home,
+        replica_ports_from=replica_ports_from,
+        dashboard_port=session.free_port(),
+        serve_port=session.free_port(),
+        gcs_port=session.free_port(),
+        mlflow_port=session.free_port(),
+        haproxy_stats_port=session.free_port(),
+        haproxy_metrics_port=session.free_port(),
+    )
+
+
 def answers(port: int, probe: bytes) -> bool:
     """Whether a server gives HTTP 200 to a request."""
     try:
@@ -124,9 +138,7 @@ def _environment(peer: Peer, binaries: Path, folder: Path) -> dict[str, str]:
     base |= {"PATH": f"{binaries}:{base.get('PATH', '')}", "RAY_USAGE_STATS_ENABLED": "0"}
     if peer.ray != "haproxy":
         return base
-    names = ("haproxy_stats_port", "haproxy_metrics_port", "serve_port", "gcs_port", "dashboard_port", "mlflow_port")
-    free = {name: session.free_port() for name in names}
-    settings = Settings(home=folder / "home", replica_ports_from=REPLICA_PORTS_FROM, **free)
+    settings = own_settings(folder / "home", REPLICA_PORTS_FROM)
     wanted = session.cluster_environment(settings)
     Path(wanted["RAY_TMPDIR"]).mkdir(exist_ok=True)
     return base | {name: value for name, value in wanted.items() if name.startswith("RAY_")}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
-from kserve.logging import trace_logger
 from mlp import Mlp
 
 
@@ -27,8 +27,9 @@ class MlpModel(Model):
 
 
 if __name__ == "__main__":
-    # Two lines for each request otherwise, which no other server here writes.
-    trace_logger.addFilter(lambda record: False)
+    # Three lines for each request otherwise, which no other server here writes.
+    for name in ("kserve.trace", "uvicorn.access"):
+        logging.getLogger(name).addFilter(lambda record: False)
     model = MlpModel("mlp")
     model.load()
     server = ModelServer(
