@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks import results
 from benchmarks.serving import comparisons, measures, model, samples
 from benchmarks.serving.client import ROOT, load
-from benchmarks.serving.environments import pinned
+from benchmarks.serving.environments import environment, pinned
 from benchmarks.serving.measures import Measures
 from benchmarks.serving.processes import server
 from benchmarks.serving.rayloop import NAME, Rayloop
@@ -81,6 +81,9 @@ def _visits(sections: frozenset[str], asked: argparse.Namespace) -> None:
         work = Work.of(sections, asked.seconds, bundles[0])
         rayloop = Rayloop(home / "rayloop", bundles)
         peers = [peer for peer in _wanted(work) if peer.folder in asked.peers]
+        for peer in [peer for peer in peers if not peer.ray]:
+            with found.running(peer.name):
+                environment(peer.folder, say)
         for turn in range(asked.rounds):
             say.place = f"round {turn + 1} of {asked.rounds}"
             _round(turn, rayloop, peers, work, found, say)
@@ -146,7 +149,7 @@ class _Teller:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self.place = ""
+        self.place = "before"
 
     def __call__(self, line: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)

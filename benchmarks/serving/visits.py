@@ -26,6 +26,7 @@ OPEN_RATE = 200.0
 """Requests per second of the open load."""
 TENSOR_ROWS = 1024
 TOLERANCE = 1e-5
+MODEL, ENCODED = "the model alone in a loop, one thread", "encoding and model in a loop, one thread"
 
 _WARM_UP_S = 1.0
 _CHECKED = 64
@@ -92,8 +93,10 @@ def check(subject: Subject, work: Work) -> int:
 
 
 def model_alone(work: Work, found: Measures) -> None:
-    """The yardstick of the tensors: the same rows, no server."""
-    found.add("model", m.TENSORS, model.alone(work.folder, samples.sample(TENSOR_ROWS, 2), work.seconds))
+    """The yardsticks of the tensors: the same rows, no server."""
+    columns = samples.sample(TENSOR_ROWS, 2)
+    found.add(MODEL, m.TENSORS, model.alone(work.folder, columns, work.seconds))
+    found.add(ENCODED, m.TENSORS, model.encoded(work.folder, columns, work.seconds))
 
 
 def closed_plan(subject: Subject, requests: list[bytes], seconds: float) -> Plan:
