@@ -30,7 +30,6 @@ SHARE = 0.1
 VARIANT, VERSION = "x-rayloop-variant", "x-rayloop-version"
 
 _PATH = f"/v2/models/{model.NAME}/infer"
-_REPLICA_PORTS_FROM = 46000
 # Replicas report twice a second, the ledger commits every two.
 _QUIET_S = 8.0
 _POLL_S = 0.5
@@ -42,16 +41,11 @@ _POLICY = RolloutPolicy(
 _DRIFT = DriftPolicy(window_s=model.WINDOW_S, action="notify")
 
 
-def can_be_silent() -> bool:
-    """Whether this rayloop can be told not to report (no log, no profile), for what reporting costs."""
-    return "report" in ServingOptions.model_fields
-
-
 class Rayloop:
     """A cluster with the benchmark's model served, all of it on. Used again for each round: the home stays."""
 
     def __init__(self, folder: Path, bundles: tuple[Path, Path]) -> None:
-        self.settings = own_settings(folder, _REPLICA_PORTS_FROM)
+        self.settings = own_settings(folder)
         self._bundles = bundles
         self._versions: list[ModelVersion] = []
         self._logged_before = 0
@@ -85,11 +79,9 @@ class Rayloop:
         return self._versions[1]
 
     def deploy(self, report: bool) -> None:
-        """Serve the champion, reporting or, where ``can_be_silent``, not."""
-        fields: dict[str, Any] = {"profile_window_s": model.WINDOW_S}
-        if can_be_silent():
-            fields["report"] = report
-        call(config.connect(self.settings).deploy.remote(self.champion, ServingOptions(**fields)))
+        """Serve the champion, reporting or not."""
+        options = ServingOptions(profile_window_s=model.WINDOW_S, report=report)
+        call(config.connect(self.settings).deploy.remote(self.champion, options))
 
     def set_champion(self, version: ModelVersion) -> None:
         """Returns when every replica serves ``version``."""

@@ -19,9 +19,8 @@ from benchmarks.serving.samples import Columns
 from cluster import session
 from cluster.settings import Settings
 
-REPLICA_PORTS_FROM = 47000
-"""Of the peers on Ray: others on this machine may use the default."""
-
+# Some thousand that no other cluster of this machine is likely to use, below those that the system gives out.
+_REPLICA_PORTS_FROM = 10_800
 _START_S = 120.0
 _OK = 200
 
@@ -110,13 +109,14 @@ def running(peer: Peer, model: Path, note: Callable[[str], None]) -> Iterator[Su
             yield subject
 
 
-def own_settings(home: Path, replica_ports_from: int) -> Settings:
+def own_settings(home: Path) -> Settings:
     """Settings of a cluster that shares no port with another one of this machine."""
     return Settings(
         home=home,
-        replica_ports_from=replica_ports_from,
+        replica_ports_from=_REPLICA_PORTS_FROM,
         dashboard_port=session.free_port(),
         serve_port=session.free_port(),
+        grpc_port=session.free_port(),
         gcs_port=session.free_port(),
         mlflow_port=session.free_port(),
         haproxy_stats_port=session.free_port(),
@@ -138,7 +138,7 @@ def _environment(peer: Peer, binaries: Path, folder: Path) -> dict[str, str]:
     base |= {"PATH": f"{binaries}:{base.get('PATH', '')}", "RAY_USAGE_STATS_ENABLED": "0"}
     if peer.ray != "haproxy":
         return base
-    settings = own_settings(folder / "home", REPLICA_PORTS_FROM)
+    settings = own_settings(folder / "home")
     wanted = session.cluster_environment(settings)
     Path(wanted["RAY_TMPDIR"]).mkdir(exist_ok=True)
     return base | {name: value for name, value in wanted.items() if name.startswith("RAY_")}

@@ -15,7 +15,7 @@ from benchmarks.serving.client import ask, load, loading
 from benchmarks.serving.load import Plan, Report
 from benchmarks.serving.measures import Measures
 from benchmarks.serving.processes import ServerFailed
-from benchmarks.serving.rayloop import NAME, SHARE, VERSION, Rayloop, can_be_silent
+from benchmarks.serving.rayloop import NAME, SHARE, VERSION, Rayloop
 from benchmarks.serving.samples import Columns
 from benchmarks.serving.subjects import EMPTY, Encode, Scores, Subject
 from cluster.contracts import CHALLENGER, ModelVersion
@@ -80,7 +80,7 @@ def visit_rayloop(rayloop: Rayloop, subject: Subject, work: Work, found: Measure
     if work.wants("tensors"):
         with found.measuring(NAME, m.TENSORS):
             _tensors(rayloop, subject, work, found, logged)
-    if work.wants("reporting") and can_be_silent():
+    if work.wants("reporting"):
         _reporting(rayloop, subject, work, found)
 
 

@@ -21,7 +21,7 @@ from starlette.requests import Request
 SHARE = 0.1
 """Of requests that the second model answers."""
 LOGICAL_CPUS = 4
-QUIET = {"enable_access_log": False}
+QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 # The default of 5 would make callers wait for no reason.
 WIDE = {"max_ongoing_requests": 256, "ray_actor_options": {"num_cpus": 0.5}}
 
