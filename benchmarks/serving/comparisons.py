@@ -49,7 +49,9 @@ def _open_loop(found: Measures) -> Iterator[Row]:
     for measure in (m.P50, m.P99):
         for peer in PEERS_ALL:
             if peer.name != EMPTY:
-                yield _compared(found, f"{_OPEN}: {measure[:3]}", "ms", measure, peer.name, measure, below)
+                late = " and ".join(f"{found.median(name, m.LATE) or 0.0:.2f} ms" for name in (NAME, peer.name))
+                note = f"the load left up to {late} late (p99)" if measure == m.P99 else ""
+                yield _compared(found, f"{_OPEN}: {measure[:3]}", "ms", measure, peer.name, measure, below, note)
 
 
 def _reporting(found: Measures) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from benchmarks.results import middle
 from benchmarks.serving.environments import InstallFailed
 from benchmarks.serving.processes import ServerFailed
 
-RATE, P50, P99 = "requests/s", "p50 ms", "p99 ms"
+RATE, P50, P99, LATE = "requests/s", "p50 ms", "p99 ms", "ms late left the load (p99)"
 CANARY, CHALLENGED = "requests/s, canary", "challenger's share"
 REPORTING, SILENT = "requests/s, reporting", "requests/s, silent"
 TENSORS, LOST = "rows/s, tensors", "share of rows not logged"
