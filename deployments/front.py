@@ -30,7 +30,7 @@ class Front:
         if path not in ("", "/health/live", "/health/ready"):
             return error_reply(RequestError(_unknown(path), status=404))
         if call.method != "GET":
-            return error_reply(RequestError("use GET", status=405), {"allow": "GET"})
+            return error_reply(RequestError("use GET", status=405, headers={"allow": "GET"}))
         if path == "/health/ready":
             ready = await asyncio.to_thread(_ready)
             return json_reply({"ready": ready}, status=200 if ready else 503)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import grpc
 from ray.serve.grpc_util import RayServegRPCContext
 
 from cluster.errors import RequestError
+from deployments.access import Scope
 from deployments.answering import Live
 from deployments.engine import Engine
 from deployments.http import ROUTING_KEY, VARIANT
 from deployments.inference_pb import MESSAGES
 from deployments.protocol import check_id
 from deployments.tensors import body_of, infer_response, metadata_response
+
+if TYPE_CHECKING:
+    from deployments.gate import Gate
 
 EXTENSIONS = ("binary_tensor_data",)
 _CODES = {
@@ -26,16 +30,18 @@ _CODES = {
     413: grpc.StatusCode.OUT_OF_RANGE,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
 }
 
 _log = logging.getLogger(__name__)
 
 
 class GrpcDoor:
-    """What a deployment inherits to answer gRPC: it has ``_live`` and ``_engine``."""
+    """What a deployment inherits to answer gRPC: it has ``_live``, ``_engine`` and, where callers are checked, ``_gate``."""
 
     _live: Live | None
     _engine: Engine
+    _gate: Gate | None
 
     async def ServerLive(self, request: Any) -> Any:  # noqa: N802
         return MESSAGES["ServerLiveResponse"](live=True)
@@ -57,6 +63,7 @@ class GrpcDoor:
     async def ModelMetadata(self, request: Any, grpc_context: RayServegRPCContext) -> Any:  # noqa: N802
         async def told(live: Live) -> Any:
             self._named(live, request.name)
+            await self._admit(grpc_context, request.name, "read")
             manifest = live.champion.manifest
             return metadata_response(request.name, list(live.versions), manifest.features, manifest.task)
 
@@ -67,6 +74,7 @@ class GrpcDoor:
 
         async def infer(live: Live) -> Any:
             self._named(live, request.model_name)
+            await self._admit(grpc_context, request.model_name, "infer")
             forced = live.forced(request.model_version or None, sent.get(VARIANT))
             default = check_id(grpc_context.request_id() or uuid4().hex)
             asked = live.form.parse(body_of(request), default)
@@ -75,6 +83,10 @@ class GrpcDoor:
             return infer_response(asked, request.model_name, outcome.version, outcome.variant, task, outcome.scores)
 
         return await self._guarded(infer, grpc_context, "ModelInferResponse")
+
+    async def _admit(self, context: RayServegRPCContext, model: str, scope: Scope) -> None:
+        if self._gate is not None:
+            await self._gate.admit(context.invocation_metadata(), model, scope)
 
     def _named(self, live: Live, name: str) -> None:
         if name != live.config.champion.model:

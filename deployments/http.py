@@ -87,10 +87,10 @@ def json_reply(body: object, headers: Mapping[str, str] | None = None, status: i
     return Reply(to_json(body), status, headers or {})
 
 
-def error_reply(error: RequestError, headers: Mapping[str, str] | None = None) -> Reply:
-    """``{"error": …, "field": …}`` with the error's status."""
+def error_reply(error: RequestError) -> Reply:
+    """``{"error": …, "field": …}`` with the error's status and headers."""
     body = {"error": str(error)} | ({"field": error.field} if error.field else {})
-    return json_reply(body, headers, error.status)
+    return json_reply(body, error.headers, error.status)
 
 
 async def _live_through(receive: Receive, send: Send) -> None:

@@ -128,7 +128,7 @@ def predictions(answers: Sequence[Answer], batch: str) -> pa.Table:
 
 
 def labels(rows: pa.Table, received_us: int, batch: str) -> pa.Table:
-    """Log rows of parsed feedback (protocol.parse_feedback)."""
+    """Log rows of parsed feedback (feedback.parse_feedback)."""
     stamped = rows.append_column("received", pa.array([received_us] * rows.num_rows, TIMESTAMP))
     return stamped.append_column("batch", pa.array([batch] * rows.num_rows, pa.string()))
 

@@ -48,7 +48,7 @@ def document(
     features: FeatureSet, task: Task, model: str, version: str, limits: Limits, *, access: bool
 ) -> dict[str, Any]:
     """What the paths of ``model`` accept and answer while ``version`` is champion; ``access``: credentials are asked for."""
-    told = metadata(model, version, features, task)
+    told = metadata(model, [version], features, task)
     names = [output["name"] for output in told["outputs"]]
     at = f"/v2/models/{model}"
     schemas = {

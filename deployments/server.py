@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from cluster.contracts import CHAMPION
 from cluster.errors import RayloopError, RequestError
 from cluster.settings import load_settings
+from deployments.access import SCOPE_OF
 from deployments.answering import Live, result
 from deployments.binary import HEADER_LENGTH
 from deployments.engine import Engine, Outcome
@@ -35,10 +36,14 @@ from deployments.http import (
     json_reply,
 )
 from deployments.invocations import invocation_answer, parse_invocation
+from deployments.openapi import document
 from deployments.predictor import Scorer
 from deployments.protocol import Form, check_id, infer_answer, metadata, parse_body
 from deployments.rows import Rows
 from deployments.user_config import ServerConfig, challenger_app
+
+if TYPE_CHECKING:
+    from deployments.gate import Gate
 
 MAX_ONGOING_REQUESTS = 256
 _CLOSE_WITHIN_S = 8.0
@@ -69,10 +74,12 @@ class ModelServer(GrpcDoor):
         self._live: Live | None = None
         self._failure = ""
         self._engine = Engine()
+        self._gate = self._opened_gate()
         self._reconfiguring = asyncio.Lock()
         self._routes: dict[str, tuple[str, _Handler]] = {
             "": ("GET", self._metadata),
             "/ready": ("GET", self._ready),
+            "/openapi.json": ("GET", self._openapi),
             "/infer": ("POST", self._infer),
             "/invocations": ("POST", self._invocations),
             "/feedback": ("POST", self._feedback),
@@ -114,19 +121,22 @@ class ModelServer(GrpcDoor):
         try:
             # Serve puts the header on each request that lacks it, and on each answer.
             request_id = check_id(call.header(REQUEST_ID) or uuid4().hex, REQUEST_ID)
-            version, method, handler = self._route(call.path, live.config.champion.model)
+            tail, version = self._tail(call.path, live.config.champion.model)
+            method, handler = self._routes[tail]
+            if self._gate is not None and (scope := SCOPE_OF[tail]) is not None:
+                await self._gate.admit(call.raw_headers.items(), live.config.champion.model, scope)
             if call.method != method:
-                raise RequestError(f"use {method}", status=405)
+                raise RequestError(f"use {method}", status=405, headers={"allow": method})
             reply = await handler(_Asked(live, call, request_id, live.forced(version, call.header(VARIANT))))
         except RequestError as error:
-            reply = error_reply(error, {"allow": method} if error.status == 405 else {})
+            reply = error_reply(error)
         except Exception as error:
             _log.exception("request failed")
             reply = json_reply({"error": f"the model failed: {type(error).__name__}"}, status=500)
         return reply._replace(headers={VERSION: live.champion.version, VARIANT: CHAMPION, **reply.headers})
 
-    def _route(self, path: str, name: str) -> tuple[str | None, str, _Handler]:
-        """The version that a path names, if any, and who handles it."""
+    def _tail(self, path: str, name: str) -> tuple[str, str | None]:
+        """The path within the model's, and the version that it names, if any."""
         tail = path.partition(f"/models/{name}")[2].rstrip("/")
         version = None
         if tail.startswith("/versions/"):
@@ -135,7 +145,15 @@ class ModelServer(GrpcDoor):
         if tail not in self._routes:
             known = ", ".join(route for route in self._routes if route)
             raise RequestError(f"no such path: {path[:100]}", status=404, todo=f"there are {known}")
-        return version, *self._routes[tail]
+        return tail, version
+
+    def _opened_gate(self) -> Gate | None:
+        if not self._settings.access:
+            return None
+        # What it takes to check tokens and count calls is not loaded where access is open.
+        from deployments.gate import open_gate
+
+        return open_gate(self._settings)
 
     async def _metadata(self, asked: _Asked) -> Reply:
         config, manifest = asked.live.config, asked.live.champion.manifest
@@ -143,6 +161,12 @@ class ModelServer(GrpcDoor):
 
     async def _ready(self, asked: _Asked) -> Reply:
         return json_reply({"name": asked.live.config.champion.model, "ready": True})
+
+    async def _openapi(self, asked: _Asked) -> Reply:
+        live, manifest = asked.live, asked.live.champion.manifest
+        name, version = live.config.champion.model, live.champion.version
+        access = self._gate is not None
+        return json_reply(document(manifest.features, manifest.task, name, version, live.config.limits, access=access))
 
     async def _infer(self, asked: _Asked) -> Reply:
         live, limits = asked.live, asked.live.config.limits
@@ -203,9 +227,11 @@ class ModelServer(GrpcDoor):
 
     def __del__(self) -> None:
         # Also runs when the constructor failed.
-        engine = getattr(self, "_engine", None)
+        engine, gate = getattr(self, "_engine", None), getattr(self, "_gate", None)
         if engine is not None:
             engine.close(_CLOSE_WITHIN_S)
+        if gate is not None:
+            gate.close()
 
 
 def build(args: dict) -> Application:

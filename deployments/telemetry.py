@@ -69,7 +69,7 @@ class Telemetry:
         self._buffer.put((answer, columns, window_s), answer.frame.num_rows)
 
     def labelled(self, rows: pa.Table) -> None:
-        """Report labels (protocol.parse_feedback)."""
+        """Report labels (feedback.parse_feedback)."""
         self._buffer.put((rows, time.time_ns() // 1000), rows.num_rows)
 
     def unshadowed(self) -> None:

@@ -15,10 +15,12 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from cluster.contracts import Task
 from cluster.errors import RequestError
-from deployments.http import error_answer
+from deployments.feedback import parse_feedback
+from deployments.http import error_reply
 from deployments.invocations import invocation_answer, parse_invocation
 from deployments.openapi import document
-from deployments.protocol import infer_answer, metadata, parse_feedback, parse_infer
+from deployments.protocol import Form, infer_answer, metadata
+from deployments.rows import Assembler
 from deployments.user_config import Limits
 from features.definitions import Column, FeatureSet
 from tests.deployments.bundles import BINARY, FEATURES, IMAGES, MULTICLASS
@@ -60,9 +62,9 @@ def parse(model: str, path: str, body: Any) -> Any:
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object")
     if path == "/infer":
-        return parse_infer(body, features, task, "default", LIMITS.rows)
+        return Assembler(features).table([Form(features, task, LIMITS.rows).parse(body, "default").rows])
     if path == "/invocations":
-        return parse_invocation(body, features, LIMITS.rows)
+        return Assembler(features).table([parse_invocation(body, features, LIMITS.rows)])
     return parse_feedback(body, task, LIMITS.rows)
 
 
@@ -174,14 +176,14 @@ def test_a_model_with_one_input_takes_bare_values() -> None:
 def test_answers_are_as_described(model: str) -> None:
     features, task = MODELS[model]
     scores = SCORES[task.kind].astype(np.float32)
-    request = parse(model, "/infer", examples(model, "/infer")["row"])
-    answer = json.loads(infer_answer(request, model, "7", "champion", task, scores))
+    request = Form(features, task, LIMITS.rows).parse(examples(model, "/infer")["row"], "default")
+    answer = json.loads(infer_answer(request, model, "7", "champion", task, scores).body)
     schema(model, "InferResponse").validate(answer)
     assert not schema(model, "InferResponse").is_valid(answer | {"outputs": [{"name": "other"}]})
     schema(model, "InvocationResponse").validate(json.loads(invocation_answer("7", task, scores)))
-    schema(model, "Metadata").validate(metadata(model, "7", features, task))
-    error = error_answer(RequestError("no", field="body", status=413))
-    schema(model, "Error").validate(json.loads(bytes(error.body)))
+    schema(model, "Metadata").validate(metadata(model, ["7"], features, task))
+    error = error_reply(RequestError("no", field="body", status=413))
+    schema(model, "Error").validate(json.loads(error.body))
 
 
 def test_with_access_on_each_path_but_ready_asks_for_a_credential() -> None:
