@@ -78,8 +78,8 @@ def revoke(id: Annotated[str, typer.Argument(help="The key's id, as `rayloop key
 def own_key(settings: Settings, model: str, name: str) -> Iterator[dict[str, str]]:
     """Headers that let the loop's own requests to ``model`` in, while the block lasts; none where access is open."""
     from deployments.access import SCOPES
-    from deployments.gate import COUNTS_WITHIN_S
     from deployments.api_keys import KeyStore
+    from deployments.gate import COUNTS_WITHIN_S
 
     if not settings.access:
         yield {}

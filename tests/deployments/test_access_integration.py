@@ -15,8 +15,8 @@ from cluster.settings import Settings
 from cluster.tables import Tables
 from deployments import config
 from deployments.access import SCOPES, Scope
-from deployments.gate import COUNTS_WITHIN_S
 from deployments.api_keys import KeyStore
+from deployments.gate import COUNTS_WITHIN_S
 from tests.deployments.bundles import Slope, register, write_bundle
 from tests.deployments.issuer import AUDIENCE, NAME, Publisher, SigningKey
 from tests.deployments.traffic import infer_body, until

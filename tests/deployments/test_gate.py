@@ -12,8 +12,8 @@ from cluster.session import free_port
 from cluster.settings import Settings
 from deployments import gate as gates
 from deployments.access import Key, Scope
-from deployments.gate import Gate, open_gate
 from deployments.api_keys import KeyStore
+from deployments.gate import Gate, open_gate
 from tests.deployments.issuer import AUDIENCE, NAME, Publisher, SigningKey, jwks
 from tests.deployments.traffic import until
 
