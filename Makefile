@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check down clean
+.PHONY: demo test check bench-serving down clean
 
 demo: $(STAMP)
 	$(BIN)/rayloop demo
@@ -21,6 +21,10 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# ARGS="--only one_row,canary --rounds 1" for less; docs/benchmarks.md.
+bench-serving: $(STAMP)
+	$(BIN)/python -m benchmarks.serving $(ARGS)
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rayloop needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
@@ -29,4 +33,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean: down
-	rm -rf $(VENV)
+	rm -rf $(VENV) benchmarks/.venvs

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ MIN_MEMORY_GIB = 4
 _START_SECONDS = 120
 _STOP_SECONDS = 5
 _KILL_SECONDS = 5
+_POLL_SECONDS = 0.1
 
 
 # Python complains about a child that is dropped while it runs; this one is meant to outlive the command.
@@ -57,9 +59,10 @@ def start(settings: Settings, note: Callable[[str], None] = lambda line: None) -
     environment = cluster_environment(settings) | {SESSION_VARIABLE: session}
     _session_file(settings).write_text(json.dumps({"session": session}))
     _ensure_token(environment)
-    note("starting Ray")
+    note("starting Ray and MLflow")
+    server = _start_mlflow(settings, environment)
     _ray_start(settings, environment)
-    _start_mlflow(settings, environment)
+    _await_mlflow(settings, server)
     return True
 
 
@@ -153,11 +156,19 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(settings.replica_ports_from),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(settings.replica_ports_from + 999),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(settings.replica_ports_from + 499),
         # HAProxy sends to these while an application has no replica. Ray opens them with SO_REUSEPORT: two clusters of
         # one machine with the same port would get each other's requests, and answer them with 404.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(settings.replica_ports_from + 1000),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(settings.replica_ports_from + 1001),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(settings.replica_ports_from + 500),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(settings.replica_ports_from + 999),
+        # A replica that dies takes its requests with it; a prediction may be asked for again. HAProxy can do so when it
+        # has the whole request; Serve gives no door to that option but the end of this line of its configuration.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
+        "RAY_SERVE_HAPROXY_RETRIES": "3",
+        # HAProxy starts anew when replicas come and go: callers' connections are told to close, not cut, meanwhile.
+        "RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S": "60",
         # HAProxy notices within six seconds that a replica is on its way out; by default Serve lets it drain for thirty.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -167,6 +178,8 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
     }
     # RAY_ADDRESS of another cluster would make `ray start` and the workers look there.
     base = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    # A job's `python` is the first in the head's PATH: it should be this one, also when no environment is activated.
+    base["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", os.defpath)])
     return base | ray | {f"RAY_SERVE_HAPROXY_{k}": v for k, v in haproxy.items()} | settings.environment()
 
 
@@ -201,10 +214,10 @@ def _ray_start(settings: Settings, environment: dict[str, str]) -> None:
         raise ClusterUnavailable(f"`ray start` ended with code {code}", f"see {log}")
 
 
-def _start_mlflow(settings: Settings, environment: dict[str, str]) -> None:
+def _start_mlflow(settings: Settings, environment: dict[str, str]) -> subprocess.Popen[bytes] | None:
     """MLflow's pages, when the store is this machine's own; a remote one has its own server."""
     if settings.tracking_uri.startswith("http"):
-        return
+        return None
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(settings.mlflow_port),
         "--workers", "1", "--backend-store-uri", settings.mlflow_uri, "--default-artifact-root", settings.mlflow_artifacts,
@@ -217,6 +230,17 @@ def _start_mlflow(settings: Settings, environment: dict[str, str]) -> None:
             start_new_session=True, cwd=settings.home,
         )  # fmt: skip
     _servers.append(process)
+    return process
+
+
+def _await_mlflow(settings: Settings, server: subprocess.Popen[bytes] | None) -> None:
+    """Wait until the pages are there: until then the server creates the tables, and two who do so at once both fail."""
+    deadline = time.monotonic() + _START_SECONDS
+    while server is not None and not _listens(settings.mlflow_port):
+        if server.poll() is not None or time.monotonic() > deadline:
+            stop(settings)
+            raise ClusterUnavailable("MLflow's server did not start", f"see {settings.home / 'mlflow.log'}")
+        time.sleep(_POLL_SECONDS)
 
 
 def _ensure_token(environment: dict[str, str]) -> None:
@@ -238,7 +262,10 @@ def _check_memory() -> None:
 
 
 def _check_ports(settings: Settings) -> None:
-    names = ("gcs_port", "dashboard_port", "serve_port", "mlflow_port", "haproxy_stats_port", "haproxy_metrics_port")
+    names = (
+        "gcs_port", "dashboard_port", "serve_port", "grpc_port", "mlflow_port", "haproxy_stats_port",
+        "haproxy_metrics_port",
+    )  # fmt: skip
     for name in names:
         port = getattr(settings, name)
         if _listens(port):

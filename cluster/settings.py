@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     jwt_leeway_s: float = Field(default=30.0, ge=0.0, le=300.0)
     dashboard_port: int = Field(default=8265, ge=1, le=65535)
     serve_port: int = Field(default=8000, ge=1, le=65535)
+    grpc_port: int = Field(default=9000, ge=1, le=65535)
     gcs_port: int = Field(default=6379, ge=1, le=65535)
     mlflow_port: int = Field(default=5000, ge=1, le=65535)
     haproxy_stats_port: int = Field(default=8404, ge=1, le=65535)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,11 @@ from pyiceberg.exceptions import (
     ValidationError,
 )
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression, EqualTo
-from pyiceberg.table import Table
+from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
+from pyiceberg.schema import Schema
+from pyiceberg.table import FileScanTask, Table
+from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from sqlalchemy.exc import OperationalError
 
@@ -117,6 +122,10 @@ class Tables:
         rows: BooleanExpression = EqualTo(term=where[0], value=where[1]) if where else AlwaysTrue()  # type: ignore[arg-type]
         return table.scan(row_filter=rows, snapshot_id=snapshot, selected_fields=fields).to_arrow()
 
+    def columns(self, name: str) -> tuple[str, ...]:
+        """Names of the table's columns. Raises SnapshotNotFound."""
+        return tuple(field.name for field in self._load(name).schema().fields)
+
     def check(self) -> None:
         """Raises DataError when the catalog does not answer."""
         self._catalog.list_namespaces()
@@ -134,6 +143,14 @@ class Tables:
             override_num_blocks=max(_MIN_BLOCKS, snapshot.rows // _BLOCK_ROWS),
         )
         return rows.select_columns(list(columns)) if columns else rows
+
+    def parts(self, snapshot: Snapshot) -> tuple[pa.Schema, list[TablePart]]:
+        """A snapshot's schema and its data files, each to be read on its own. Raises SnapshotNotFound."""
+        table = self._load(snapshot.table)
+        self._check(table, snapshot.table, snapshot.id)
+        scan = table.scan(snapshot_id=snapshot.id)
+        files = [TablePart(table.metadata, table.io, scan.projection(), task) for task in scan.plan_files()]
+        return schema_to_pyarrow(scan.projection(), include_field_ids=False), files
 
     def drop(self, name: str) -> None:
         """Forget a table and delete its files; absent is fine."""
@@ -174,6 +191,29 @@ class Tables:
             newest = table.current_snapshot()
             hint = f"the newest is {newest.snapshot_id}" if newest else "the table is empty"
             raise SnapshotNotFound(f"table {name!r} has no snapshot {snapshot}", hint)
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """One data file of a snapshot; it is read where the part is, rows that were deleted since left out."""
+
+    metadata: TableMetadata
+    io: FileIO
+    schema: Schema
+    task: FileScanTask
+
+    @property
+    def rows(self) -> int:
+        """Rows of the file, deleted ones included."""
+        return self.task.file.record_count
+
+    def read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The rows, in batches of the file's reader. The file's columns are in memory until the last one is read."""
+        chosen = self.schema.select(*columns)
+        schema = schema_to_pyarrow(chosen, include_field_ids=False)
+        scan = ArrowScan(self.metadata, self.io, chosen, AlwaysTrue())
+        for batch in scan.to_record_batches([self.task]):
+            yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
 
 
 def _keyed(table: Table, key: str) -> Snapshot | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from ray.serve.handle import DeploymentHandle
 
@@ -16,6 +17,8 @@ from deployments.challenger import Said
 from deployments.http import VARIANT
 from deployments.log import Answer, to_ipc
 from deployments.predictor import Scored, Scorer, one_line
+from deployments.protocol import Form
+from deployments.rows import Rows
 from deployments.split import assign
 from deployments.user_config import ServerConfig, Trial
 
@@ -25,17 +28,37 @@ class Live(NamedTuple):
 
     config: ServerConfig
     champion: Scorer
+    form: Form
     challenger: DeploymentHandle | None
+
+    @property
+    def versions(self) -> dict[str, Variant]:
+        """The versions that answer now, and the variant that each of them is."""
+        served: dict[str, Variant] = {self.champion.version: "champion"}
+        if self.config.trial is not None:
+            served[self.config.trial.challenger.version] = "challenger"
+        return served
+
+    def forced(self, version: str | None, header: str | None) -> str | None:
+        """The variant that a path's version, or a tester's header, asks for. Raises RequestError: 404."""
+        if version is None:
+            return header
+        if version not in self.versions:
+            known = ", ".join(self.versions)
+            raise RequestError(f"v{version[:20]} is not served", status=404, todo=f"served is {known}")
+        return self.versions[version]
 
 
 class Asked(NamedTuple):
-    """A request's typed rows, the state it came in under, and who is to answer it by the split of routing keys."""
+    """A request's rows, the state it came in under, and who is to answer it by the split of routing keys, or by force."""
 
     live: Live
     id: str
     key: str
-    rows: pa.Table
+    forced: bool
+    rows: Rows
     assigned: Variant
+    at_us: int
 
 
 def assigned(trial: Trial | None, forced: str | None, key: str) -> Variant:
@@ -49,42 +72,47 @@ def assigned(trial: Trial | None, forced: str | None, key: str) -> Variant:
     return assign(trial.rollout, key, trial.share)
 
 
-async def answer_each(live: Live, asked: Sequence[Asked]) -> list[Answer | Exception]:
-    """Score requests with the champion and, those dealt to it, with the challenger.
+def score(live: Live, asked: Sequence[Asked]) -> tuple[list[Answer], list[Scored | Exception]]:
+    """Score requests with the champion.
 
-    An exception stands for a request that is bad (RequestError), or of which not even features could be had.
+    Returns the answers to those that the challenger has no part in, and what each request got; an exception stands for
+    a request that is bad (RequestError), or of which not even features could be had.
     """
-    at_us = time.time_ns() // 1000
-    dealt = [i for i, one in enumerate(asked) if one.assigned == CHALLENGER]
-    ahead = None
-    if dealt and live.config.trial is not None and live.challenger is not None:
-        rows = [asked[i].rows for i in dealt]
-        ahead = asyncio.ensure_future(_ask(live.challenger, live.config.trial, rows, at_us))
-        # Lets the challenger's call leave before the champion takes this thread.
-        await asyncio.sleep(0)
-    champion = live.champion.score_each([one.rows for one in asked], at_us)
-    said: Mapping[int, Said] = dict(zip(dealt, await ahead, strict=True)) if ahead is not None else {}
-    return [_answer(one, champion[i], said.get(i), at_us) for i, one in enumerate(asked)]
+    answers: list[Answer] = []
+    each: list[Scored | Exception] = []
+    for scored in live.champion.score([one.rows for one in asked], asked[0].at_us):
+        part = asked[len(each) : len(each) + len(scored.sizes)]
+        if scored.failure is not None and (scored.frame is None or isinstance(scored.failure, RequestError)):
+            each.append(scored.failure)
+            continue
+        each += _shares(part, scored)
+        own = [one.assigned == CHAMPION for one in part]
+        if any(own):
+            kept = scored if all(own) else _only(scored, own)
+            answers.append(answer([one for one, mine in zip(part, own, strict=True) if mine], kept))
+    return answers, each
 
 
-def _answer(asked: Asked, champion: Scored, challenger: Said | None, at_us: int) -> Answer | Exception:
-    if champion.failure is not None and (champion.frame is None or isinstance(champion.failure, RequestError)):
-        return champion.failure
-    config, manifest = asked.live.config, asked.live.champion.manifest
+def answer(asked: Sequence[Asked], champion: Scored, challenger: Said | None = None) -> Answer:
+    """What came of requests that were scored together; with a challenger, of one."""
+    config, manifest = asked[0].live.config, asked[0].live.champion.manifest
     trial = config.trial
-    answers = challenger if challenger is not None and challenger.scores is not None else None
+    answers = challenger is not None and challenger.scores is not None and not (trial and trial.shadow)
     assert champion.frame is not None
     return Answer(
-        request=asked.id,
-        key=asked.key,
+        requests=[one.id for one in asked],
+        keys=[one.key for one in asked],
+        forced=[one.forced for one in asked],
+        sizes=champion.sizes,
         frame=champion.frame,
         task=manifest.task,
-        champion_version=asked.live.champion.version,
-        version=answers.version if answers else asked.live.champion.version,
-        assigned=asked.assigned,
+        champion_version=asked[0].live.champion.version,
+        version=challenger.version if challenger and answers else asked[0].live.champion.version,
+        assigned=asked[0].assigned,
         variant="challenger" if answers else "champion",
-        at_us=at_us,
-        latency_ms=(answers or champion).latency_ms,
+        at_us=asked[0].at_us,
+        champion_latency_ms=None if champion.scores is None else champion.latency_ms,
+        challenger_latency_ms=challenger.latency_ms if challenger and challenger.scores is not None else None,
         rollout=trial.rollout if trial else None,
         share=trial.share if trial else None,
         champion=champion.scores,
@@ -94,22 +122,68 @@ def _answer(asked: Asked, champion: Scored, challenger: Said | None, at_us: int)
     )
 
 
-async def _ask(handle: DeploymentHandle, trial: Trial, rows: list[pa.Table], now_us: int) -> list[Said]:
-    """What the challenger says within its time; any failure is an outcome, not an exception."""
-    started = time.perf_counter()
-    response: Any = handle.score.remote(to_ipc(pa.concat_tables(rows)), [part.num_rows for part in rows], now_us)
+async def ask(asked: Sequence[Asked]) -> list[Said | Exception]:
+    """What the challenger says of requests, with one call for each state they came in under."""
+    said: list[Said | Exception] = []
+    for _, together in groupby(asked, key=lambda one: id(one.live)):
+        group = list(together)
+        try:
+            said += await _call(group)
+        except Exception as error:
+            said += [error] * len(group)
+    return said
+
+
+async def _call(asked: Sequence[Asked]) -> list[Said]:
+    """Raises what went wrong with the call, or TimeoutError."""
+    live = asked[0].live
+    assert live.config.trial is not None
+    assert live.challenger is not None
+    rows = live.champion.table([one.rows for one in asked])
+    response: Any = live.challenger.score.remote(to_ipc(rows), [one.rows.size for one in asked], asked[0].at_us)
     try:
-        said: list[Said] = await asyncio.wait_for(result(response), trial.timeout_s)
-        return said
+        said: list[Said] = await asyncio.wait_for(result(response), live.config.trial.timeout_s)
     except TimeoutError:
         response.cancel()
-        failure = f"no answer within {trial.timeout_s:g} s"
-    except Exception as error:
-        failure = one_line(error)
-    took_ms = (time.perf_counter() - started) * 1e3
-    return [Said(trial.challenger.version, None, took_ms, failure)] * len(rows)
+        raise
+    return said
+
+
+def failed(trial: Trial, error: Exception) -> Said:
+    """A challenger's failure as an outcome."""
+    late = isinstance(error, TimeoutError)
+    return Said(
+        trial.challenger.version, None, None, f"no answer within {trial.timeout_s:g} s" if late else one_line(error)
+    )
 
 
 async def result(response: Any) -> Any:
     """A handle's response as a coroutine, which asyncio can give a time limit."""
     return await response
+
+
+def _shares(asked: Sequence[Asked], scored: Scored) -> list[Scored | Exception]:
+    """Each request's part of what was scored together; the frame only where the challenger is to be compared."""
+    if len(asked) == 1:
+        return [scored]
+    assert scored.scores is not None
+    assert scored.frame is not None
+    ends = np.cumsum((0, *scored.sizes)).tolist()
+    return [
+        Scored(
+            (j - i,),
+            scored.frame.slice(i, j - i) if one.assigned == CHALLENGER else None,
+            scored.scores[i:j],
+            scored.latency_ms,
+        )
+        for one, (i, j) in zip(asked, pairwise(ends), strict=True)
+    ]
+
+
+def _only(scored: Scored, kept: list[bool]) -> Scored:
+    """The part of some of the requests."""
+    rows = np.repeat(kept, scored.sizes)
+    assert scored.scores is not None
+    assert scored.frame is not None
+    sizes = tuple(size for size, keep in zip(scored.sizes, kept, strict=True) if keep)
+    return Scored(sizes, scored.frame.filter(pa.array(rows)), scored.scores[rows], scored.latency_ms)

@@ -22,7 +22,7 @@ class Batcher(Generic[Item, Result]):
     """Deals single items out to ``run`` in batches.
 
     ``run`` gives a result, or an exception to be raised, for each item in order. A batch holds items of at most
-    ``limit`` by ``size``, or one that is larger.
+    ``limit`` by ``size``, or one that is larger. No more than ``at_once`` batches are under way; the rest wait.
     """
 
     def __init__(
@@ -30,10 +30,12 @@ class Batcher(Generic[Item, Result]):
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         size: Callable[[Item], int],
         limit: int,
+        at_once: int = 1_000_000,
     ) -> None:
         self._run = run
         self._size = size
         self._limit = limit
+        self._at_once = at_once
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._turns_left = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -50,21 +52,36 @@ class Batcher(Generic[Item, Result]):
 
     def _turn(self) -> None:
         self._turns_left -= 1
-        loop = asyncio.get_running_loop()
         if self._turns_left:
-            loop.call_soon(self._turn)
-            return
-        while self._waiting:
-            task = loop.create_task(self._work(self._next()))
+            asyncio.get_running_loop().call_soon(self._turn)
+        else:
+            self._start()
+
+    def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        while len(self._running) < self._at_once and (batch := self._next()):
+            task = loop.create_task(self._work(batch))
             # The loop itself holds no more than a weak reference to a task.
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not self._turns_left:
+            self._start()
 
     def _next(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        batch = [self._waiting.popleft()]
-        size = self._size(batch[0][0])
-        while self._waiting and (size := size + self._size(self._waiting[0][0])) <= self._limit:
-            batch.append(self._waiting.popleft())
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        size = 0
+        while self._waiting:
+            item, done = self._waiting[0]
+            # Who asked may have gone away while the item waited.
+            if not done.done():
+                size += self._size(item)
+                if batch and size > self._limit:
+                    break
+                batch.append((item, done))
+            self._waiting.popleft()
         return batch
 
     async def _work(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
@@ -73,7 +90,6 @@ class Batcher(Generic[Item, Result]):
         except Exception as error:
             results = [error] * len(batch)
         for (_, done), result in zip(batch, results, strict=True):
-            # Who asked may have gone away.
             if done.done():
                 continue
             if isinstance(result, Exception):

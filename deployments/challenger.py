@@ -6,7 +6,7 @@ It gets request rows, not features: its feature set may differ from the champion
 from __future__ import annotations
 
 import asyncio
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from ray.serve import Application
 
 from cluster.settings import load_settings
 from deployments.log import from_ipc
-from deployments.predictor import Scorer
+from deployments.predictor import Scored, Scorer
 from deployments.user_config import ChallengerConfig
 
 MAX_ONGOING_REQUESTS = 64
@@ -26,7 +26,7 @@ class Said(NamedTuple):
 
     version: str
     scores: np.ndarray | None
-    latency_ms: float
+    latency_ms: float | None
     error: str | None
 
 
@@ -46,16 +46,17 @@ class Challenger:
     async def score(self, rows: bytes, sizes: list[int], now_us: int) -> list[Said]:
         """What is said of each of several requests: their rows after one another (Arrow IPC), and how many each has."""
         assert self._scorer is not None
-        table, starts = from_ipc(rows), [0, *accumulate(sizes)]
-        parts = [table.slice(start, size) for start, size in zip(starts, sizes, strict=False)]
-        version = self._scorer.version
-        return [
-            Said(version, scored.scores, scored.latency_ms, scored.error)
-            for scored in self._scorer.score_each(parts, now_us)
-        ]
+        scored = self._scorer.score_table(from_ipc(rows), sizes, now_us)
+        return [said for together in scored for said in _each(self._scorer.version, together)]
 
     async def version(self) -> str:
         return self._scorer.version if self._scorer else ""
+
+
+def _each(version: str, scored: Scored) -> list[Said]:
+    ends = [0, *accumulate(scored.sizes)]
+    parts = [None if scored.scores is None else scored.scores[i:j] for i, j in pairwise(ends)]
+    return [Said(version, scores, scored.latency_ms, scored.error) for scores in parts]
 
 
 def build(args: dict) -> Application:

@@ -9,13 +9,14 @@ tensor      list of float32, flattened in row-major order; never null
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cluster.errors import RequestError
 from features.definitions import Column, FeatureSet
@@ -29,11 +30,6 @@ _MISTYPED = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError)
 # Years 1 to 9999, what datetime and Polars can print and calculate with.
 _FIRST_US = -62_135_596_800_000_000
 _LAST_US = 253_402_300_799_999_999
-
-
-def build_table(features: FeatureSet, values: Mapping[str, pa.Array]) -> pa.Table:
-    """The request table in the feature set's order; ``values`` holds every request column."""
-    return pa.table({column.name: values[column.name] for column in features.request})
 
 
 def required(features: FeatureSet) -> frozenset[str]:
@@ -56,9 +52,21 @@ def build_column(
         return pa.array([_microseconds(value, f"{field}[{i}]") for i, value in enumerate(values)], TIMESTAMP)
     else:
         return _tensors(column, values, field)
-    if required and array.null_count:
-        raise RequestError(f"{column.name!r} may not be null: the features' time is computed from it", field=field)
-    return array
+    return _check_nulls(column, array, field) if required else array
+
+
+def typed_column(column: Column, values: pa.Array, field: str, *, required: bool = False) -> pa.Array:
+    """One request column from an array that came in binary, NaN being missing. Raises RequestError naming the value."""
+    if column.kind == "timestamp" and pa.types.is_integer(values.type):
+        return _instants(values, field)
+    if column.kind == "number":
+        array = pc.if_else(pc.is_nan(values), None, values) if pa.types.is_floating(values.type) else values
+        array = (array.cast(pa.int8()) if pa.types.is_boolean(array.type) else array).cast(pa.float64(), safe=False)
+        _check_range(array, field)
+        return _check_nulls(column, array, field) if required else array
+    if column.kind == "tensor":
+        return _tensor_array(column, values.cast(pa.float32(), safe=False), field)
+    return build_column(column, values.to_pylist(), field, required=required)
 
 
 def microseconds(value: object, field: str) -> int:
@@ -83,11 +91,28 @@ def _numbers(values: Sequence[Any], field: str, kind: pa.DataType | None) -> pa.
     if kind is not None and kind != pa.float64():
         # Booleans have no direct cast to float64.
         array = (array.cast(pa.int8()) if kind == pa.bool_() else array).cast(pa.float64(), safe=False)
-    floats = array.to_numpy(zero_copy_only=False)
-    if (np.abs(floats) > MAX_NUMBER).any():
-        at = int(np.argmax(np.abs(floats) > MAX_NUMBER))
-        raise RequestError(f"numbers lie within ±{MAX_NUMBER:.4g}", field=f"{field}[{at}]")
+    _check_range(array, field)
     return array
+
+
+def _check_range(array: pa.Array, field: str) -> None:
+    beyond = np.abs(array.to_numpy(zero_copy_only=False)) > MAX_NUMBER
+    if beyond.any():
+        raise RequestError(f"numbers lie within ±{MAX_NUMBER:.4g}", field=f"{field}[{int(np.argmax(beyond))}]")
+
+
+def _check_nulls(column: Column, array: pa.Array, field: str) -> pa.Array:
+    if array.null_count:
+        raise RequestError(f"{column.name!r} may not be null: the features' time is computed from it", field=field)
+    return array
+
+
+def _instants(values: pa.Array, field: str) -> pa.Array:
+    moments = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    beyond = (moments < _FIRST_US) | (moments > _LAST_US)
+    if beyond.any():
+        raise RequestError("microseconds outside the years 1 to 9999", field=f"{field}[{int(np.argmax(beyond))}]")
+    return pa.array(moments, TIMESTAMP)
 
 
 def _typed(values: Sequence[Any], kind: pa.DataType, field: str, expected: str) -> pa.Array:
@@ -115,12 +140,14 @@ def _converts(value: object, kind: pa.DataType) -> bool:
 
 
 def _tensors(column: Column, values: Sequence[Any], field: str) -> pa.Array:
-    size = math.prod(column.shape)
     flat = [value for i, row in enumerate(values) for value in _flatten(row, column.shape, f"{field}[{i}]")]
-    numbers = _typed(flat, pa.float32(), field, "a finite number")
+    return _tensor_array(column, _typed(flat, pa.float32(), field, "a finite number"), field)
+
+
+def _tensor_array(column: Column, numbers: pa.Array, field: str) -> pa.Array:
     if numbers.null_count or not np.isfinite(numbers.to_numpy(zero_copy_only=False)).all():
         raise RequestError("tensors hold finite numbers only", field=field)
-    return pa.FixedSizeListArray.from_arrays(numbers, size).cast(pa.list_(pa.float32()))
+    return pa.FixedSizeListArray.from_arrays(numbers, math.prod(column.shape)).cast(pa.list_(pa.float32()))
 
 
 def _flatten(row: object, shape: tuple[int, ...], field: str) -> list[Any]:

@@ -34,7 +34,13 @@ from deployments.user_config import (
 )
 
 ACTOR = "serve-config"
+MAX_QUEUED_REQUESTS = 256
+"""Requests that wait in a replica beyond those it works on; more are answered with 503."""
+RETRY_AFTER_S = 1
+REQUEST_TIMEOUT_S = 60.0
+"""After it a request is answered with 408."""
 _POLL_S = 0.1
+_INFERENCE_SERVICE = "deployments.inference_pb.add_inference_service"
 _SERVER, _CHALLENGER = "ModelServer", "Challenger"
 _DRAIN_S = 120.0
 _GONE = ("DELETING", "NOT_STARTED")
@@ -43,13 +49,14 @@ Applications = dict[str, dict[str, Any]]
 
 
 class ServingOptions(Frozen):
-    """Resources of a model's application, and what its replicas hold back. CPUs and GPUs are per replica."""
+    """Resources of a model's application, and what its replicas hold back (user_config). CPUs are per replica."""
 
     replicas: int = 1
     cpus: float = 0.5
     challenger_cpus: float = 0.25
     profile_window_s: float = 3600.0
     limits: Limits = Limits()
+    report: bool = True
     deadline_s: float = 90.0
 
 
@@ -92,7 +99,12 @@ class ServeConfig:
                     f"{champion.model} has a rollout under way: {current.trial.rollout}", "abort it first"
                 )
             apps.setdefault(front.APP, self._application(front.APP, front.ROUTE, "deployments.front", _FRONT))
-            config = ServerConfig(champion=champion, profile_window_s=options.profile_window_s, limits=options.limits)
+            config = ServerConfig(
+                champion=champion,
+                profile_window_s=options.profile_window_s,
+                limits=options.limits,
+                report=options.report,
+            )
             apps[server_app(champion.model)] = self._application(
                 server_app(champion.model),
                 f"{front.ROUTE}/models/{champion.model}",
@@ -168,8 +180,14 @@ class ServeConfig:
         details = self._details()
         apps = _declared(details)
         change(apps)
-        http = {"host": "127.0.0.1", "port": self._settings.serve_port} | _kept(details.get("http_options"))
-        config = {"proxy_location": details.get("proxy_location") or "HeadOnly", "http_options": http}
+        own = {"host": "127.0.0.1", "port": self._settings.serve_port, "request_timeout_s": REQUEST_TIMEOUT_S}
+        http = own | _kept(details.get("http_options"))
+        grpc = {"port": self._settings.grpc_port, "grpc_servicer_functions": [_INFERENCE_SERVICE]}
+        config = {
+            "proxy_location": details.get("proxy_location") or "HeadOnly",
+            "http_options": http,
+            "grpc_options": details.get("grpc_options") or grpc,
+        }
         self._client().deploy_applications(config | {"applications": list(apps.values())})
 
     def _read(self) -> Applications:
@@ -234,8 +252,8 @@ class ServeConfig:
             "import_path": f"{module}:build",
             "args": {},
             "runtime_env": _runtime_env(self._settings),
-            # Every prediction is in the prediction log already.
-            "logging_config": {"enable_access_log": False},
+            # Every prediction is in the prediction log already; Serve would still make a record of each and drop it.
+            "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
             "deployments": [deployment],
         }
 
@@ -247,6 +265,8 @@ def _deployment(name: str, replicas: int, cpus: float, config: Frozen) -> dict[s
     return {
         "name": name,
         "num_replicas": replicas,
+        "max_queued_requests": MAX_QUEUED_REQUESTS,
+        "backpressure_config": {"status_code": 503, "retry_after_s": RETRY_AFTER_S},
         "ray_actor_options": {"num_cpus": cpus},
         "user_config": config.model_dump(mode="json"),
     }
@@ -304,7 +324,7 @@ def _message(app: dict[str, Any]) -> str:
 
 def _kept(options: dict[str, Any] | None) -> dict[str, Any]:
     """HTTP options as they are: Serve cannot change them while it runs, and refuses the attempt."""
-    return {key: options[key] for key in ("host", "port") if key in options} if options else {}
+    return {key: options[key] for key in ("host", "port", "request_timeout_s") if key in options} if options else {}
 
 
 def _dumped(update: dict[str, Any]) -> dict[str, Any]:

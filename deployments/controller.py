@@ -1,8 +1,11 @@
 """Act: a detached actor per model that takes a challenger through its rollout.
 
-One pass: evidence, verdict, journal entry, Serve's configuration, aliases. The entry comes first, and states what shall
-be so; everything after it is made so again by any later pass. A controller that dies between any two of them resumes
-from the journal, compares with what Serve is told, and goes on.
+One pass: evidence, verdict, consent, journal entry, Serve's configuration, aliases. The entry comes first, and states
+what shall be so; everything after it is made so again by any later pass. A controller that dies between any two of them
+resumes from the journal, compares with what Serve is told, and goes on.
+
+An abort beats a promotion: harm that is shown when a person asks to promote aborts instead, and an abort that is ordered
+while a step waits for consent, or a promotion for its turn, goes first.
 """
 
 from __future__ import annotations
@@ -16,24 +19,22 @@ from uuid import uuid4
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayTaskError
 
-from cluster.contracts import ACTOR_NAMESPACE, CHALLENGER, CHAMPION, Decision, Frozen, ModelVersion, Task, rollout_actor
-from cluster.errors import ClusterUnavailable, RolloutError
-from cluster.registry import Registry
+from cluster.contracts import ACTOR_NAMESPACE, Decision, Frozen, ModelVersion, Task, rollout_actor
+from cluster.errors import RolloutError
 from cluster.settings import Settings
 from cluster.tables import Tables
+from deployments import webhooks
 from deployments.config import ServingOptions
-from deployments.config import connect as connect_config
+from deployments.consent import Consent
+from deployments.effects import Effects
 from deployments.evidence import RolloutEvidence
 from deployments.journal import Journal
 from deployments.judge import Verdict, judge
 from deployments.ledger import connect as connect_ledger
+from deployments.losses import check_metric
 from deployments.policy import RolloutPolicy
-from deployments.predictor import bundle_folder
 from deployments.rollout import Command, RolloutState, advance, begin, command, entry
-from deployments.user_config import ServerConfig, Trial
-from features.bundle import Manifest
 
 _log = logging.getLogger(__name__)
 
@@ -75,15 +76,15 @@ class Controller:
 
     async def __init__(self, model: str, settings: Settings) -> None:  # type: ignore[misc]
         self._model = model
-        self._settings = settings
-        self._registry = Registry(settings)
         self._journal = Journal(model, Tables(settings))
-        self._config = connect_config(settings)
+        self._effects = Effects(model, settings)
         self._ledger = connect_ledger(model, settings)
+        self._consent = Consent(self._report)
         self._turn = asyncio.Lock()
         self._evidence = RolloutEvidence()
         self._options = ServingOptions()
         self._task: Task | None = None
+        self._untold: list[Decision] = []
         self._state = await asyncio.to_thread(self._journal.last)
         # Also after a rollout that ended: its last effects may not have been applied.
         self._applied = self._state is None
@@ -94,8 +95,8 @@ class Controller:
     ) -> RolloutStatus:
         """Put ``challenger`` on trial against the version that is served.
 
-        Raises RolloutError while another rollout is under way, when nothing is served, and, the rollout being journaled
-        as aborted, when the challenger cannot be served.
+        Raises RolloutError while another rollout is under way, when nothing is served, when the policy does not fit or a
+        webhook objects, and, the rollout being journaled as aborted, when the challenger cannot be served.
         """
         async with self._turn:
             if self._state is not None and (self._state.active or not self._applied):
@@ -103,14 +104,18 @@ class Controller:
                     f"{self._model} has a rollout under way: v{self._state.challenger} at {self._state.share:.0%}",
                     "abort it or let it end first",
                 )
-            served: ServerConfig | None = await self._config.current.remote(self._model)
-            if served is None:
-                raise RolloutError(f"{self._model} is not served", "deploy a champion first")
+            webhooks.check(policy.webhooks)
+            champion = (await self._effects.champion()).version
+            task = await self._effects.task(champion)
+            check_metric(task, policy.metric)
             name = f"{self._model}-{challenger.version}-{uuid4().hex[:8]}"
-            state = begin(name, self._model, served.champion.version, challenger.version, policy, time.time())
-            self._options = options or ServingOptions()
-            self._task, self._evidence = None, RolloutEvidence()
-            await self._enter(state, entry(state, "start", state.since, {}))
+            state = begin(name, self._model, champion, challenger.version, policy, time.time())
+            decision = entry(state, "start", state.since, {})
+            self._consent.renew()
+            if refusal := await self._consent.refusal(state, decision):
+                raise RolloutError(f"the rollout may not start: {refusal}")
+            self._options, self._task, self._evidence = options or ServingOptions(), task, RolloutEvidence()
+            await self._enter(state, decision)
             await self._make_so()
         if self._state is not None and self._state.status == "aborted":
             raise RolloutError(self._state.reason)
@@ -126,15 +131,23 @@ class Controller:
         return await self._command("pause", reason)
 
     async def resume(self, reason: str = "by hand") -> RolloutStatus:
+        """Go on after a pause, or open the gate that the rollout waits at."""
         return await self._command("resume", reason)
 
     async def abort(self, reason: str = "by hand") -> RolloutStatus:
         """All requests to the champion, now."""
-        return await self._command("abort", reason)
+        with self._consent:
+            return await self._command("abort", reason)
 
     async def promote(self, reason: str = "by hand") -> RolloutStatus:
-        """The challenger becomes champion, now, whatever the evidence."""
-        return await self._command("promote", reason)
+        """The challenger becomes champion, now, whatever is undecided.
+
+        Raises RolloutError when an abort was ordered as well, and when harm is shown, which aborts the rollout.
+        """
+        status = await self._command("promote", reason)
+        if status.state is not None and status.state.status == "aborted":
+            raise RolloutError(status.state.reason)
+        return status
 
     async def pid(self) -> int:
         return os.getpid()
@@ -143,9 +156,25 @@ class Controller:
         async with self._turn:
             if self._state is None:
                 raise RolloutError(f"{self._model} has had no rollout", "start one first")
-            await self._enter(*command(self._state, order, reason, time.time()))
+            state, decision = command(self._state, order, reason, time.time())
+            if order == "promote":
+                state, decision = await self._unharmed(self._state, state, decision)
+            await self._enter(state, decision)
             await self._make_so()
         return await self.status()
+
+    async def _unharmed(
+        self, before: RolloutState, state: RolloutState, decision: Decision
+    ) -> tuple[RolloutState, Decision]:
+        """The promotion that a person asks for; or the abort, when harm is shown."""
+        # At no age is a deadline over: only harm aborts.
+        verdict = await self._verdict(before, 0.0)
+        if self._consent.aborting:
+            raise RolloutError(f"{self._model}: an abort was ordered as well, and goes first")
+        if verdict.kind != "abort":
+            return state, decision
+        after, entered = command(before, "abort", f"promotion was asked for, but {verdict.reason}", time.time())
+        return after, entered.model_copy(update={"evidence": entry(after, "abort", 0.0, verdict.figures).evidence})
 
     async def _run(self) -> None:
         while True:
@@ -162,64 +191,53 @@ class Controller:
             await self._make_so()
         if self._state is None or not self._state.active:
             return
-        verdict = await self._verdict(self._state)
+        verdict = await self._verdict(self._state, self._state.step_age_s(time.time()))
         state, decision = advance(self._state, verdict, time.time())
+        if decision.action in ("advance", "promote") and (refusal := await self._consent.refusal(state, decision)):
+            if self._consent.aborting:
+                return
+            held = verdict.model_copy(
+                update={"kind": "hold", "reason": f"{refusal}; {verdict.reason}", "remark": refusal}
+            )
+            state, decision = advance(self._state, held, time.time())
         if decision.action == "hold":
-            self._state = state
+            await self._hold(state, decision)
             return
         await self._enter(state, decision)
         await self._make_so()
 
-    async def _verdict(self, state: RolloutState) -> Verdict:
+    async def _verdict(self, state: RolloutState, step_age_s: float) -> Verdict:
         if self._task is None:
-            self._task = await asyncio.to_thread(self._read_task, state.champion)
-        self._evidence = await self._ledger.evidence.remote(state.id, self._task)
-        return judge(self._evidence, state.share, state.step_age_s(time.time()), state.policy)
+            self._task = await self._effects.task(state.champion)
+        self._evidence = await self._ledger.evidence.remote(state.id, self._task, state.policy.metric)
+        return judge(self._evidence, state.share, step_age_s, state.policy)
+
+    async def _hold(self, state: RolloutState, decision: Decision) -> None:
+        """Nothing changes; what a person should know of why is journaled, once."""
+        assert self._state is not None
+        if state.remark and state.remark != self._state.remark:
+            await asyncio.to_thread(self._journal.record, decision, state.policy)
+        self._state = state
 
     async def _enter(self, state: RolloutState, decision: Decision) -> None:
         """From here on the new state is what shall be."""
         await asyncio.to_thread(self._journal.record, decision, state.policy)
         self._state, self._applied = state, False
+        self._untold.append(decision)
 
     async def _make_so(self) -> None:
-        """Bring Serve and the aliases to what the state says. Safe to repeat."""
+        """Bring Serve and the aliases to what the state says, then tell of it. Safe to repeat."""
         assert self._state is not None
-        state = self._state
-        if state.active:
-            await self._make_trial(state)
-        elif state.status == "promoted":
-            await self._end(state, state.challenger)
-        else:
-            await self._end(state, state.champion)
+        if refusal := await self._effects.make_so(self._state, self._options):
+            await self._enter(*command(self._state, "abort", refusal, time.time()))
+            await self._effects.make_so(self._state, self._options)
         self._applied = True
+        told, self._untold = self._untold, []
+        for decision in told:
+            self._consent.tell(self._state, decision)
 
-    async def _make_trial(self, state: RolloutState) -> None:
-        challenger = await asyncio.to_thread(self._registry.version, self._model, state.challenger)
-        try:
-            if not await self._config.has_challenger.remote(self._model, state.id):
-                await self._config.start_challenger.remote(state.id, challenger, self._options)
-        except RayTaskError as error:
-            if isinstance(error.cause, ClusterUnavailable):
-                raise
-            reason = f"the challenger cannot be served: {error.cause}"
-            await self._enter(*command(state, "abort", reason, time.time()))
-            await self._make_so()
-            return
-        timeout_s = state.policy.challenger_timeout_s
-        trial = Trial(rollout=state.id, challenger=challenger, share=state.share, timeout_s=timeout_s)
-        await self._config.set_rollout.remote(self._model, trial)
-        await asyncio.to_thread(self._registry.set_alias, challenger, CHALLENGER)
-
-    async def _end(self, state: RolloutState, champion: str) -> None:
-        """One version answers, the challenger's application and alias are gone."""
-        version = await asyncio.to_thread(self._registry.version, self._model, champion)
-        if await self._config.current.remote(self._model) is not None:
-            await self._config.set_champion.remote(version)
-        await self._config.stop_challenger.remote(self._model)
-        if state.status == "promoted":
-            await asyncio.to_thread(self._registry.set_alias, version, CHAMPION)
-        await asyncio.to_thread(self._registry.clear_alias, self._model, CHALLENGER)
-
-    def _read_task(self, champion: str) -> Task:
-        version = self._registry.version(self._model, champion)
-        return Manifest.load(bundle_folder(version, self._settings)).task
+    async def _report(self, state: RolloutState, failure: str) -> None:
+        """Journal what is no step of the rollout."""
+        async with self._turn:
+            decision = entry(state.model_copy(update={"reason": failure}), "hold", time.time(), {})
+            await asyncio.to_thread(self._journal.record, decision, state.policy)

@@ -3,132 +3,61 @@
 from __future__ import annotations
 
 import math
-from typing import Self
 
-import numpy as np
 from pydantic import Field
 
-from cluster.contracts import Frozen, Task
-
-PROBABILITY_FLOOR = 1e-6
-"""Probabilities are clipped to [floor, 1 - floor]: one confident mistake costs 13.8 nats, not infinitely many."""
-
-
-def losses(task: Task, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Loss of each row, float64 [n]: log loss in nats, or squared error for regression.
-
-    ``scores`` and ``labels`` as contracts.Task says.
-    """
-    if task.kind == "regression":
-        return np.asarray(np.square(scores - labels))
-    if task.kind == "multiclass":
-        probability = scores[np.arange(len(labels)), labels.astype(np.int64)]
-    else:
-        probability = np.where(labels > 0.5, scores, 1.0 - scores)
-    clipped: np.ndarray = np.clip(probability, PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
-    return np.asarray(-np.log(clipped))
-
-
-class Moments(Frozen):
-    """Count, mean, and sum of squared deviations."""
-
-    n: int = 0
-    mean: float = 0.0
-    m2: float = 0.0
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> Self:
-        if not values.size:
-            return cls()
-        mean = float(values.mean())
-        return cls(n=values.size, mean=mean, m2=float(np.square(values - mean).sum()))
-
-    @property
-    def variance(self) -> float:
-        """Population variance; 0 without values."""
-        return self.m2 / self.n if self.n else 0.0
-
-    def __add__(self, other: Moments) -> Moments:
-        """Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm", 1979, eq. 2.1."""
-        n = self.n + other.n
-        if not n:
-            return self
-        delta = other.mean - self.mean
-        return Moments(
-            n=n, mean=self.mean + delta * other.n / n, m2=self.m2 + other.m2 + delta**2 * self.n * other.n / n
-        )
-
-
-class Paired(Frozen):
-    """Losses of both variants on the same labelled rows: two means, and all second moments about them."""
-
-    n: int = 0
-    champion: float = 0.0
-    challenger: float = 0.0
-    m2_champion: float = 0.0
-    m2_challenger: float = 0.0
-    co: float = 0.0
-
-    @classmethod
-    def of(cls, champion: np.ndarray, challenger: np.ndarray) -> Self:
-        """From losses of equal length, row by row."""
-        if not champion.size:
-            return cls()
-        a, b = float(champion.mean()), float(challenger.mean())
-        return cls(
-            n=champion.size,
-            champion=a,
-            challenger=b,
-            m2_champion=float(np.square(champion - a).sum()),
-            m2_challenger=float(np.square(challenger - b).sum()),
-            co=float(((champion - a) * (challenger - b)).sum()),
-        )
-
-    def excess(self, margin: float) -> Moments:
-        """Moments of ``challenger - (1 + margin) * champion``: above 0, the challenger loses more than allowed."""
-        factor = 1.0 + margin
-        m2 = self.m2_challenger + factor**2 * self.m2_champion - 2.0 * factor * self.co
-        return Moments(n=self.n, mean=self.challenger - factor * self.champion, m2=max(m2, 0.0))
-
-    def __add__(self, other: Paired) -> Paired:
-        n = self.n + other.n
-        if not n:
-            return self
-        weight = self.n * other.n / n
-        a, b = other.champion - self.champion, other.challenger - self.challenger
-        return Paired(
-            n=n,
-            champion=self.champion + a * other.n / n,
-            challenger=self.challenger + b * other.n / n,
-            m2_champion=self.m2_champion + other.m2_champion + a * a * weight,
-            m2_challenger=self.m2_challenger + other.m2_challenger + b * b * weight,
-            co=self.co + other.co + a * b * weight,
-        )
+from cluster.contracts import Frozen
+from deployments.latencies import Latencies
+from deployments.moments import Paired
 
 
 class Arm(Frozen):
-    """Requests dealt to a variant, those it failed, and the milliseconds it spent on those it answered.
+    """Requests dealt to a variant, and what became of them.
 
-    A challenger's failure counts when the champion could answer the same request.
+    ``errors`` are requests that this variant failed and the other could answer, ``failures`` all that it failed; the
+    champion's are the same, for the other is not asked. ``latency`` holds one observation for each batch that the
+    predictor worked on. ``keys`` counts the keys that were dealt, or those of a sample of them that does not depend on
+    the split. Three sums over ordered pairs of different requests of one key, all 0 when each key comes once: ``pairs``
+    counts them, ``half_pairs`` those of which the first failed, ``failed_pairs`` those of which both did.
     """
 
     requests: int = 0
     errors: int = 0
-    latency_ms: Moments = Moments()
+    failures: int = 0
+    keys: int = 0
+    pairs: int = 0
+    half_pairs: int = 0
+    failed_pairs: int = 0
+    latency: Latencies = Field(default_factory=Latencies)
+
+    @property
+    def design_effect(self) -> float:
+        """The variance of the number of failures, by that of as many from requests of strangers; at least 1.
+
+        Rao, Scott, "A simple method for the analysis of clustered binary data", Biometrics 48(2), 1992. Where all
+        requests ended alike nothing tells how alike those of one key are: taken as wholly (``kish_effect``).
+        """
+        rate = self.failures / self.requests if self.requests else 0.0
+        if rate in (0.0, 1.0):
+            return self.kish_effect
+        excess = self.failed_pairs - 2.0 * rate * self.half_pairs + rate**2 * self.pairs
+        return 1.0 + max(excess, 0.0) / (self.requests * rate * (1.0 - rate))
+
+    @property
+    def kish_effect(self) -> float:
+        """The same when all requests of a key end alike: never less than what holds (Kish, 1965, section 8.2)."""
+        return 1.0 + self.pairs / self.requests if self.requests else 1.0
 
     def __add__(self, other: Arm) -> Arm:
-        return Arm(
-            requests=self.requests + other.requests,
-            errors=self.errors + other.errors,
-            latency_ms=self.latency_ms + other.latency_ms,
-        )
+        """Exact when no key is in both."""
+        return Arm(**{name: getattr(self, name) + getattr(other, name) for name in Arm.model_fields})
 
 
 class Evidence(Frozen):
     """What a stretch of a rollout has shown."""
 
-    champion: Arm = Arm()
-    challenger: Arm = Arm()
+    champion: Arm = Field(default_factory=Arm)
+    challenger: Arm = Field(default_factory=Arm)
     paired: Paired = Paired()
 
     @property
@@ -144,13 +73,17 @@ class Evidence(Frozen):
 
 
 class RolloutEvidence(Frozen):
-    """Evidence by the challenger's share at the time, in the order of the shares."""
+    """Evidence by the challenger's share at the time, in the order of the shares.
+
+    ``whole`` is that of all shares together, measured where keys came again at another share; without it, their sum.
+    """
 
     by_share: dict[float, Evidence] = Field(default_factory=dict)
+    whole: Evidence | None = None
 
     @property
     def total(self) -> Evidence:
-        return sum(self.by_share.values(), Evidence())
+        return self.whole if self.whole is not None else sum(self.by_share.values(), Evidence())
 
     def at(self, share: float) -> Evidence:
         """What was seen at this share alone."""

@@ -7,32 +7,34 @@ import asyncio
 from ray import serve
 from ray.serve import Application
 from ray.serve.schema import ApplicationStatus
-from starlette.requests import Request
-from starlette.responses import Response
 
 from cluster.errors import RequestError
-from deployments.http import error_answer, json_answer
+from deployments.http import Asgi, Call, Reply, error_reply, json_reply
 from deployments.protocol import PLATFORM
 
 ROUTE = "/v2"
 APP = "rayloop-front"
-_SERVER = {"name": "rayloop", "extensions": [], "platform": PLATFORM}
+_SERVER = {"name": "rayloop", "extensions": ["binary_tensor_data"], "version": "2", "platform": PLATFORM}
 
 
 @serve.deployment(name="Front", max_ongoing_requests=256)
+@serve.ingress()
 class Front:
     """Answers what no model's application does."""
 
-    async def __call__(self, request: Request) -> Response:
-        path = request.scope["path"].removeprefix(ROUTE).rstrip("/")
+    def __serve_build_asgi_app__(self) -> Asgi:
+        return Asgi(self._reply)
+
+    async def _reply(self, call: Call) -> Reply:
+        path = call.path.removeprefix(ROUTE).rstrip("/")
         if path not in ("", "/health/live", "/health/ready"):
-            return error_answer(RequestError(_unknown(path), status=404))
-        if request.method != "GET":
-            return error_answer(RequestError("use GET", status=405), {"allow": "GET"})
+            return error_reply(RequestError(_unknown(path), status=404))
+        if call.method != "GET":
+            return error_reply(RequestError("use GET", status=405), {"allow": "GET"})
         if path == "/health/ready":
             ready = await asyncio.to_thread(_ready)
-            return json_answer({"ready": ready}, status=200 if ready else 503)
-        return json_answer({"live": True} if path else _SERVER)
+            return json_reply({"ready": ready}, status=200 if ready else 503)
+        return json_reply({"live": True} if path else _SERVER)
 
 
 def _ready() -> bool:

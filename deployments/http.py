@@ -1,12 +1,14 @@
-"""HTTP answers: JSON bodies, error bodies, and request bodies within their limit."""
+"""HTTP without a framework: an ASGI application of one function from call to reply. No Ray.
+
+A framework's request and response objects cost more than a small model takes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
 
 from pydantic_core import to_json
-from starlette.requests import Request
-from starlette.responses import Response
 
 from cluster.errors import RequestError
 
@@ -15,30 +17,94 @@ VERSION = "x-rayloop-version"
 VARIANT = "x-rayloop-variant"
 ROUTING_KEY = "x-rayloop-key"
 
+JSON = "application/json"
+BINARY = "application/octet-stream"
 
-def json_answer(body: object, headers: Mapping[str, str] | None = None, status: int = 200) -> Response:
-    """A JSON response; ``body`` is a value, or JSON bytes."""
-    content = body if isinstance(body, bytes) else to_json(body)
-    return Response(content, status, dict(headers or {}), "application/json")
+# https://asgi.readthedocs.io/en/latest/specs/www.html
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-def error_answer(error: RequestError, headers: Mapping[str, str] | None = None) -> Response:
+class Call(NamedTuple):
+    """A request. ``raw_headers`` as ASGI gives them: names in lower case, latin-1 bytes."""
+
+    method: str
+    path: str
+    raw_headers: Mapping[bytes, bytes]
+    receive: Receive
+
+    def header(self, name: str) -> str | None:
+        value = self.raw_headers.get(name.encode("latin-1"))
+        return None if value is None else value.decode("latin-1")
+
+    async def body(self, limit: int) -> bytes:
+        """The body. Raises RequestError with status 413 beyond ``limit`` bytes."""
+        declared = self.header("content-length") or ""
+        if declared.isdecimal() and int(declared) > limit:
+            raise _too_long(limit)
+        chunks, size, more = [], 0, True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise RequestError("the caller went away before the body was complete", field="body", status=400)
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > limit:
+                raise _too_long(limit)
+            more = message.get("more_body", False)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+class Reply(NamedTuple):
+    """An answer; header names in lower case."""
+
+    body: bytes
+    status: int = 200
+    headers: Mapping[str, str] = {}
+    content_type: str = JSON
+
+
+class Asgi:
+    """The ASGI application of ``handle``."""
+
+    def __init__(self, handle: Callable[[Call], Awaitable[Reply]]) -> None:
+        self._handle = handle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _live_through(receive, send)
+        elif scope["type"] == "http":
+            reply = await self._handle(Call(scope["method"], scope["path"], dict(scope["headers"]), receive))
+            await send({"type": "http.response.start", "status": reply.status, "headers": _headers(reply)})
+            await send({"type": "http.response.body", "body": reply.body})
+        else:
+            await send({"type": "websocket.close", "code": 1003})
+
+
+def json_reply(body: object, headers: Mapping[str, str] | None = None, status: int = 200) -> Reply:
+    """A JSON reply."""
+    return Reply(to_json(body), status, headers or {})
+
+
+def error_reply(error: RequestError, headers: Mapping[str, str] | None = None) -> Reply:
     """``{"error": …, "field": …}`` with the error's status."""
     body = {"error": str(error)} | ({"field": error.field} if error.field else {})
-    return json_answer(body, headers, error.status)
+    return json_reply(body, headers, error.status)
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The request's body. Raises RequestError with status 413 beyond ``limit`` bytes."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise _too_long(limit)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_long(limit)
-    return bytes(body)
+async def _live_through(receive: Receive, send: Send) -> None:
+    while True:
+        event = (await receive())["type"]
+        await send({"type": f"{event}.complete"})
+        if event == "lifespan.shutdown":
+            return
+
+
+def _headers(reply: Reply) -> list[tuple[bytes, bytes]]:
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
+    length = str(len(reply.body)).encode()
+    return [(b"content-type", reply.content_type.encode()), (b"content-length", length), *headers]
 
 
 def _too_long(limit: int) -> RequestError:

@@ -1,4 +1,4 @@
-"""MLflow's ``/invocations``: its four JSON shapes to typed rows, scores to ``predictions``. Pure.
+"""MLflow's ``/invocations``: its four JSON shapes to rows, scores to ``predictions``. Pure.
 
 {"dataframe_split": {"columns": ["a", "b"], "data": [[1, "x"], …]}}
 {"dataframe_records": [{"a": 1, "b": "x"}, …]}
@@ -12,20 +12,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from pydantic_core import to_json
 
 from cluster.contracts import Task
 from cluster.errors import RequestError
-from deployments.columns import build_column, build_table, required
 from deployments.protocol import predicted
+from deployments.rows import Rows
 from features.definitions import FeatureSet
 
 Values = dict[str, list[Any]]
 
 
-def parse_invocation(body: Mapping[str, Any], features: FeatureSet, max_rows: int) -> pa.Table:
-    """Typed rows. Raises RequestError naming the field, with status 413 beyond ``max_rows``."""
+def parse_invocation(body: Mapping[str, Any], features: FeatureSet, max_rows: int) -> Rows:
+    """The rows asked about. Raises RequestError naming the field, with status 413 beyond ``max_rows``."""
     shapes = [shape for shape in _SHAPES if shape in body]
     if len(shapes) != 1:
         raise RequestError(f"expected exactly one of {', '.join(_SHAPES)}", field="body")
@@ -33,12 +32,8 @@ def parse_invocation(body: Mapping[str, Any], features: FeatureSet, max_rows: in
     names = [column.name for column in features.request]
     values = _SHAPES[shape](body[shape], names, shape)
     _check(values, names, shape, max_rows)
-    needed = required(features)
-    arrays = {
-        column.name: build_column(column, values[column.name], f"{shape}.{column.name}", required=column.name in needed)
-        for column in features.request
-    }
-    return build_table(features, arrays)
+    fields = tuple(f"{shape}.{name}" for name in names)
+    return Rows(len(values[names[0]]), tuple(values[name] for name in names), fields)
 
 
 def invocation_answer(version: str, task: Task, scores: np.ndarray) -> bytes:

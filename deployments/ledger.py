@@ -22,6 +22,7 @@ from cluster.settings import Settings
 from cluster.tables import Tables
 from deployments.evidence import RolloutEvidence
 from deployments.log import from_ipc
+from deployments.losses import Metric
 from deployments.measure import RolloutLog, columns_read
 
 COMMIT_EVERY_S = 2.0
@@ -89,8 +90,8 @@ class Ledger:
         if done is not None:
             await asyncio.shield(done)
 
-    async def evidence(self, rollout: str, task: Task) -> RolloutEvidence:
-        """What is known about a rollout now."""
+    async def evidence(self, rollout: str, task: Task, metric: Metric = "loss") -> RolloutEvidence:
+        """What is known about a rollout now, predictions being judged by ``metric``."""
         if self._rollout is None or self._rollout.rollout != rollout:
             # Between reading the tables and taking in what is pending, nothing may move from one to the other.
             async with self._committing:
@@ -98,7 +99,7 @@ class Ledger:
                 for batch in self._pending:
                     _take(log, batch)
                 self._rollout = log
-        return self._rollout.evidence(task)
+        return self._rollout.evidence(task, metric)
 
     async def flush(self) -> dict[str, int]:
         """Commit what has arrived. Returns the rows in each table, ``predictions`` and ``labels``."""
@@ -142,7 +143,9 @@ class Ledger:
     def _rebuilt(self, rollout: str, task: Task) -> RolloutLog:
         log = RolloutLog(rollout)
         if self._tables.exists(self._names["predictions"]):
-            log.add_predictions(self._tables.read(self._names["predictions"], columns=columns_read(task)))
+            there = self._tables.columns(self._names["predictions"])
+            columns = [name for name in columns_read(task) if name in there]
+            log.add_predictions(self._tables.read(self._names["predictions"], columns=columns))
         if self._tables.exists(self._names["labels"]):
             log.add_labels(self._tables.read(self._names["labels"], columns=("id", "label", "received")))
         return log

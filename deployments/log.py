@@ -7,9 +7,11 @@ can collide with the log's own columns; ``features_of`` gives the frame back.
     key                     what the split deals by: the routing key, else the request id
     batch                   the replica's batch it came in; what makes a batch that is sent twice count once
     rollout, share          the rollout that was on, and the challenger's share at the time; null without one
+    forced                  whether a header named the variant: the split then had no say
     assigned, variant       who should have answered by the split, and who did
     version, as_of, at      version that answered (the champion's when nobody did); time of the features; wall clock
-    latency_ms              milliseconds the answering variant spent on features and model
+    latency_ms              milliseconds the answering variant spent on features and model; champion_latency_ms and
+                            challenger_latency_ms what each took that was asked
     error, champion_error   why the challenger, or the champion, failed; null when it did not
     score | probabilities, predicted         what was answered; the former for binary and regression
     champion_*, challenger_*                 what each variant said, where it was asked
@@ -20,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -40,11 +42,14 @@ PREDICTION_COLUMNS: dict[str, pa.DataType] = {
     "batch": pa.string(),
     "rollout": pa.string(),
     "share": pa.float64(),
+    "forced": pa.bool_(),
     "assigned": pa.string(),
     "variant": pa.string(),
     "version": pa.string(),
     "at": TIMESTAMP,
     "latency_ms": pa.float64(),
+    "champion_latency_ms": pa.float64(),
+    "challenger_latency_ms": pa.float64(),
     "error": pa.string(),
     "champion_error": pa.string(),
 }
@@ -60,10 +65,16 @@ LABEL_COLUMNS: dict[str, pa.DataType] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One request and what came of it. ``frame`` is the champion's feature frame; scores as contracts.Task says."""
+    """One or several requests, and what came of them all alike.
 
-    request: str
-    key: str
+    ``requests``, ``keys``, ``forced`` and ``sizes`` (rows) have an entry a request; ``frame`` is the champion's feature frame
+    of all their rows; scores as contracts.Task says. A latency is None where a variant was not asked, or failed.
+    """
+
+    requests: Sequence[str]
+    keys: Sequence[str]
+    forced: Sequence[bool]
+    sizes: Sequence[int]
     frame: pa.Table
     task: Task
     champion_version: str
@@ -71,7 +82,8 @@ class Answer:
     assigned: Variant
     variant: Variant
     at_us: int
-    latency_ms: float
+    champion_latency_ms: float | None
+    challenger_latency_ms: float | None = None
     rollout: str | None = None
     share: float | None = None
     champion: np.ndarray | None = None
@@ -84,24 +96,34 @@ class Answer:
         """What was answered; None when nobody could."""
         return self.challenger if self.variant == CHALLENGER else self.champion
 
+    @property
+    def latency_ms(self) -> float | None:
+        """What the answering variant took."""
+        return self.challenger_latency_ms if self.variant == CHALLENGER else self.champion_latency_ms
+
 
 def predictions(answers: Sequence[Answer], batch: str) -> pa.Table:
     """Log rows of answers that share a champion version, hence a feature set and a task."""
-    sizes = [answer.frame.num_rows for answer in answers]
+    rows = [answer.frame.num_rows for answer in answers]
+    sizes = [size for answer in answers for size in answer.sizes]
+    requests = [request for answer in answers for request in answer.requests]
     frame = pa.concat_tables([answer.frame for answer in answers]).combine_chunks()
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
-        "id": pa.array(chain.from_iterable(row_ids(a.request, n) for a, n in zip(answers, sizes, strict=True))),
+        "id": pa.array(chain.from_iterable(map(row_ids, requests, sizes)), pa.string()),
+        "request": _spread(requests, sizes, pa.string()),
+        "key": _spread(list(chain.from_iterable(a.keys for a in answers)), sizes, pa.string()),
+        "forced": _spread(list(chain.from_iterable(a.forced for a in answers)), sizes, pa.bool_()),
         "row": pa.array(chain.from_iterable(map(range, sizes)), pa.int64()),
-        "batch": pa.array([batch] * sum(sizes), pa.string()),
+        "batch": _spread([batch], [sum(rows)], pa.string()),
         "as_of": frame.column("as_of"),
-        "at": _spread([a.at_us for a in answers], sizes, TIMESTAMP),
+        "at": _spread([a.at_us for a in answers], rows, TIMESTAMP),
     }
     for name, kind in PREDICTION_COLUMNS.items():
         if name not in columns:
-            columns[name] = _spread([getattr(a, name) for a in answers], sizes, kind)
+            columns[name] = _spread([getattr(a, name) for a in answers], rows, kind)
     task = answers[0].task
     for prefix, of in zip(_SCORES, ("scores", "champion", "challenger"), strict=True):
-        columns |= _scores(task, prefix, [getattr(a, of) for a in answers], sizes)
+        columns |= _scores(task, prefix, [getattr(a, of) for a in answers], rows)
     return pa.table(columns | {"features": _struct(frame)})
 
 
@@ -129,9 +151,9 @@ def from_ipc(data: bytes) -> pa.Table:
     return pa.ipc.open_stream(data).read_all()
 
 
-def _spread(values: list[Any], sizes: list[int], kind: pa.DataType) -> pa.Array:
-    """One value a request to one a row."""
-    return pa.array(chain.from_iterable(map(repeat, values, sizes)), kind)
+def _spread(values: Sequence[Any], sizes: Sequence[int], kind: pa.DataType) -> pa.Array:
+    """One value a request, or an answer, to one a row."""
+    return pa.array(values, kind).take(np.repeat(np.arange(len(values)), sizes))
 
 
 def _scores(task: Task, prefix: str, scores: list[np.ndarray | None], sizes: list[int]) -> dict[str, pa.Array]:

@@ -10,17 +10,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.contracts import CHALLENGER, CHAMPION, Task
-from deployments.evidence import Arm, Evidence, Moments, Paired, RolloutEvidence, losses
+from deployments.evidence import Arm, Evidence, RolloutEvidence
+from deployments.keys import Keys
+from deployments.losses import Metric, losses
+from deployments.moments import Paired
+from deployments.timing import Timing
 
 MAX_LABELS = 500_000
 """Labels kept to be joined. Beyond it the oldest go; those of rows that no challenger saw are never needed."""
 
+_WHOLE = -1.0
+"""Stands for all shares together."""
+
 
 def columns_read(task: Task) -> tuple[str, ...]:
-    """The log's columns that evidence is computed from."""
+    """The log's columns that evidence is computed from; an older log may lack some of them."""
     name = _scores(task.kind == "multiclass")
-    always = ("id", "row", "rollout", "share", "assigned", "variant", "latency_ms", "error", "champion_error")
-    return (*always, f"champion_{name}", f"challenger_{name}")
+    dealt = ("id", "row", "key", "forced", "rollout", "share", "assigned", "variant", "error", "champion_error")
+    timed = ("at", "latency_ms", f"{CHAMPION}_latency_ms", f"{CHALLENGER}_latency_ms")
+    return (*dealt, *timed, f"{CHAMPION}_{name}", f"{CHALLENGER}_{name}")
 
 
 def _scores(multiclass: bool) -> str:
@@ -29,6 +37,7 @@ def _scores(multiclass: bool) -> str:
 
 class _Pair(NamedTuple):
     share: float
+    key: int
     champion: float | list[float]
     challenger: float | list[float]
 
@@ -39,17 +48,23 @@ class RolloutLog:
     def __init__(self, rollout: str) -> None:
         self.rollout = rollout
         self._arms: dict[tuple[float, str], Arm] = defaultdict(Arm)
+        self._keys: dict[float, Keys] = defaultdict(Keys)
+        self._timing = Timing()
         self._pairs: dict[str, _Pair] = {}
+        self._numbers: dict[str, int] = {}
         self._labels: dict[str, tuple[int, float]] = {}
 
     def add_predictions(self, rows: pa.Table) -> None:
-        """Take in log rows (log.predictions); those of other rollouts are passed over."""
-        mine = rows.filter(pc.fill_null(pc.equal(rows.column("rollout"), self.rollout), False))
-        for share in pc.unique(mine.column("share")).to_pylist():
-            at_share = mine.filter(pc.equal(mine.column("share"), share))
+        """Take in log rows (log.predictions); those of other rollouts, and of testers, are passed over."""
+        mine = _keyed(_untested(rows.filter(pc.fill_null(pc.equal(rows.column("rollout"), self.rollout), False))))
+        firsts = mine.filter(pc.equal(mine.column("row"), 0))
+        for share in pc.unique(firsts.column("share")).to_pylist():
+            at_share = firsts.filter(pc.equal(firsts.column("share"), share))
             for variant in (CHAMPION, CHALLENGER):
                 dealt = at_share.filter(pc.equal(at_share.column("assigned"), variant))
-                self._arms[share, variant] += _arm(dealt, variant)
+                latency = self._timing.new(at_share, variant)
+                self._arms[share, variant] += _arm(dealt, variant).model_copy(update={"latency": latency})
+                self._add_keys(share, variant, dealt)
         self._add_pairs(mine)
 
     def add_labels(self, rows: pa.Table) -> None:
@@ -61,38 +76,76 @@ class RolloutLog:
         while len(self._labels) > MAX_LABELS:
             del self._labels[next(iter(self._labels))]
 
-    def evidence(self, task: Task) -> RolloutEvidence:
-        """All that is known now, by share."""
+    def evidence(self, task: Task, metric: Metric = "loss") -> RolloutEvidence:
+        """All that is known now, by share and as a whole."""
         labelled: dict[float, list[tuple[_Pair, float]]] = defaultdict(list)
         for id, pair in self._pairs.items():
             if id in self._labels:
                 labelled[pair.share].append((pair, self._labels[id][1]))
         shares = sorted({share for share, _ in self._arms})
-        return RolloutEvidence(by_share={share: self._at(share, task, labelled[share]) for share in shares})
+        by_share = {share: self._at(share, _paired(task, metric, labelled[share])) for share in shares}
+        joined = [one for share in shares for one in labelled[share]]
+        whole = sum(by_share.values(), Evidence())
+        return RolloutEvidence(by_share=by_share, whole=self._joined(whole, _paired(task, metric, joined)))
 
-    def _at(self, share: float, task: Task, labelled: list[tuple[_Pair, float]]) -> Evidence:
-        paired = Paired()
-        if labelled:
-            truth = np.array([label for _, label in labelled])
-            champion = losses(task, np.array([pair.champion for pair, _ in labelled]), truth)
-            challenger = losses(task, np.array([pair.challenger for pair, _ in labelled]), truth)
-            paired = Paired.of(champion, challenger)
-        return Evidence(champion=self._arms[share, CHAMPION], challenger=self._arms[share, CHALLENGER], paired=paired)
+    def _at(self, share: float, paired: Paired) -> Evidence:
+        arms = {v: self._arms[share, v].model_copy(update=self._keys[share].sums(v)) for v in (CHAMPION, CHALLENGER)}
+        return Evidence(champion=arms[CHAMPION], challenger=arms[CHALLENGER], paired=paired)
+
+    def _joined(self, total: Evidence, paired: Paired) -> Evidence:
+        """The sum over the shares, a key that came at several of them being one."""
+        keys = self._keys[_WHOLE]
+        return Evidence(
+            champion=total.champion.model_copy(update=keys.sums(CHAMPION)),
+            challenger=total.challenger.model_copy(update=keys.sums(CHALLENGER)),
+            paired=paired,
+        )
+
+    def _add_keys(self, share: float, variant: str, dealt: pa.Table) -> None:
+        requests = list(zip(dealt["key"].to_pylist(), _failed(dealt, variant).to_pylist(), strict=True))
+        for scope in (share, _WHOLE):
+            self._keys[scope].add(variant, requests)
 
     def _add_pairs(self, rows: pa.Table) -> None:
         name = _scores("champion_probabilities" in rows.column_names)
         champion, challenger = rows.column(f"champion_{name}"), rows.column(f"challenger_{name}")
         both = rows.filter(pc.and_(champion.is_valid(), challenger.is_valid()))
-        columns = [both.column(c).to_pylist() for c in ("id", "share", f"champion_{name}", f"challenger_{name}")]
-        for id, share, a, b in zip(*columns, strict=True):
-            self._pairs[id] = _Pair(share, a, b)
+        columns = [both.column(c).to_pylist() for c in ("id", "key", "share", f"champion_{name}", f"challenger_{name}")]
+        for id, key, share, a, b in zip(*columns, strict=True):
+            self._pairs[id] = _Pair(share, self._numbers.setdefault(key, len(self._numbers)), a, b)
 
 
-def _arm(rows: pa.Table, variant: str) -> Arm:
-    """Counts of the requests dealt to one variant; the first row stands for its request."""
-    firsts = rows.filter(pc.equal(rows.column("row"), 0))
-    failed, champion_failed = firsts.column("error").is_valid(), firsts.column("champion_error").is_valid()
-    errors = pc.and_not(failed, champion_failed) if variant == CHALLENGER else champion_failed
-    answered = firsts.filter(pc.equal(firsts.column("variant"), variant))
-    latency = answered.column("latency_ms").drop_null().to_numpy()
-    return Arm(requests=firsts.num_rows, errors=pc.sum(errors).as_py() or 0, latency_ms=Moments.of(latency))
+def _paired(task: Task, metric: Metric, labelled: list[tuple[_Pair, float]]) -> Paired:
+    if not labelled:
+        return Paired()
+    truth = np.array([label for _, label in labelled])
+    champion = losses(task, np.array([pair.champion for pair, _ in labelled]), truth, metric)
+    challenger = losses(task, np.array([pair.challenger for pair, _ in labelled]), truth, metric)
+    return Paired.of(champion, challenger, np.array([pair.key for pair, _ in labelled]))
+
+
+def _untested(rows: pa.Table) -> pa.Table:
+    """Without requests whose variant a tester forced: nobody dealt them, and they are no sample of the traffic."""
+    if "forced" not in rows.column_names:
+        return rows
+    return rows.filter(pc.invert(pc.fill_null(rows.column("forced"), False)))
+
+
+def _keyed(rows: pa.Table) -> pa.Table:
+    """Where a log of old names no key, each row is a key of its own."""
+    ids = rows.column("id")
+    if "key" not in rows.column_names:
+        return rows.append_column("key", ids)
+    at = rows.column_names.index("key")
+    return rows.set_column(at, "key", pc.coalesce(rows.column("key"), ids))
+
+
+def _failed(dealt: pa.Table, variant: str) -> pa.ChunkedArray:
+    return dealt.column("error" if variant == CHALLENGER else "champion_error").is_valid()
+
+
+def _arm(dealt: pa.Table, variant: str) -> Arm:
+    """Counts of the requests dealt to one variant, given the first row of each."""
+    failed, champion_failed = _failed(dealt, variant), dealt.column("champion_error").is_valid()
+    errors = pc.and_not(failed, champion_failed) if variant == CHALLENGER else failed
+    return Arm(requests=dealt.num_rows, errors=pc.sum(errors).as_py() or 0, failures=pc.sum(failed).as_py() or 0)

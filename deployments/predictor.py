@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, Inva
 from cluster.contracts import ModelVersion
 from cluster.errors import DataError, RequestError
 from cluster.settings import Settings
+from deployments.rows import Assembler, Rows
 from features.bundle import MODEL, Manifest
 from features.encoding import Arrays
 from features.online import open_store
@@ -30,11 +32,13 @@ _log = logging.getLogger(__name__)
 
 
 class Scored(NamedTuple):
-    """``frame`` the feature frame, ``scores`` as contracts.Task says, ``latency_ms`` the request waited for both.
+    """One or several requests of ``sizes`` rows that were scored together.
 
+    ``frame`` is their feature frame, ``scores`` as contracts.Task says, ``latency_ms`` what each of them waited for both.
     What could not be had is None, and ``failure`` says why: RequestError when the request is to blame.
     """
 
+    sizes: tuple[int, ...]
     frame: pa.Table | None
     scores: np.ndarray | None
     latency_ms: float
@@ -86,13 +90,18 @@ class Scorer:
         self.version = version.version
         self._predictor = Predictor(bundle_folder(version, settings))
         self.manifest = self._predictor.manifest
+        self._assembler = Assembler(self.manifest.features)
         self._reader = FeatureReader(self.manifest.features, open_store(settings.online_store_uri))
+
+    def table(self, requests: Sequence[Rows]) -> pa.Table:
+        """The typed rows of requests, one after another. Raises RequestError when one does not fit its types."""
+        return self._assembler.table(requests)
 
     def frame(self, rows: pa.Table, now_us: int) -> pa.Table:
         """The feature frame of request rows. Raises RequestError when it cannot be computed from them."""
         try:
             frame = self._reader.frame(rows, now_us)
-        except (DataError, pl.exceptions.PolarsError, pa.ArrowInvalid, OverflowError) as error:
+        except (DataError, pl.exceptions.PolarsError, pa.ArrowInvalid, OverflowError, KeyError) as error:
             raise RequestError(f"features cannot be computed: {str(error).splitlines()[0]}", field="inputs") from error
         if frame.column("as_of").null_count:
             row = pc.index(frame.column("as_of").is_null(), True).as_py()
@@ -103,39 +112,35 @@ class Scorer:
         """Scores of a feature frame (Predictor.predict)."""
         return self._predictor.predict(frame)
 
-    def score_each(self, requests: Sequence[pa.Table], now_us: int) -> list[Scored]:
+    def score(self, requests: Sequence[Rows], now_us: int) -> list[Scored]:
         """Score requests in one pass; when that fails, one by one, so that nobody fails for another's rows."""
-        together = self._score(pa.concat_tables(requests), now_us)
-        if len(requests) == 1:
-            return [together]
-        if together.failure is not None:
-            return [self._score(rows, now_us) for rows in requests]
-        return _dealt(together, [rows.num_rows for rows in requests])
+        return self._parts([rows.size for rows in requests], lambda i, j: self._assembler.table(requests[i:j]), now_us)
 
-    def _score(self, rows: pa.Table, now_us: int) -> Scored:
+    def score_table(self, rows: pa.Table, sizes: Sequence[int], now_us: int) -> list[Scored]:
+        """The same for the typed rows of several requests, one after another in a table."""
+        ends = [0, *accumulate(sizes)]
+        return self._parts(sizes, lambda i, j: rows.slice(ends[i], ends[j] - ends[i]), now_us)
+
+    def _parts(self, sizes: Sequence[int], table: Callable[[int, int], pa.Table], now_us: int) -> list[Scored]:
+        """``table(i, j)`` gives the rows of requests i to j."""
+        together = self._score(tuple(sizes), lambda: table(0, len(sizes)), now_us)
+        if together.failure is None or len(sizes) == 1:
+            return [together]
+        return [self._score((size,), partial(table, i, i + 1), now_us) for i, size in enumerate(sizes)]
+
+    def _score(self, sizes: tuple[int, ...], table: Callable[[], pa.Table], now_us: int) -> Scored:
         started = time.perf_counter()
         frame, scores = None, None
         failure: Exception | None = None
         try:
-            frame = self.frame(rows, now_us)
+            frame = self.frame(table(), now_us)
             scores = self.predict(frame)
         except RequestError as error:
             failure = error
         except Exception as error:
             _log.exception("v%s failed", self.version)
             failure = error
-        return Scored(frame, scores, (time.perf_counter() - started) * 1e3, failure)
-
-
-def _dealt(scored: Scored, sizes: Sequence[int]) -> list[Scored]:
-    """Each request's own part."""
-    assert scored.frame is not None
-    assert scored.scores is not None
-    ends = list(accumulate(sizes))
-    return [
-        Scored(scored.frame.slice(end - size, size), scored.scores[end - size : end], scored.latency_ms)
-        for size, end in zip(sizes, ends, strict=True)
-    ]
+        return Scored(sizes, frame, scores, (time.perf_counter() - started) * 1e3, failure)
 
 
 def one_line(error: Exception) -> str:

@@ -1,61 +1,75 @@
-"""The application that answers for one model.
-
-The champion scores in this process. During a rollout the challenger's share of requests goes to the challenger's
-application as well, while the champion scores the same rows here: that gives paired evidence, and an answer at hand
-when the challenger fails, is late or is missing. A caller never sees a challenger's error.
-"""
+"""The application that answers for one model: its doors, and what is behind them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from itertools import groupby
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 from uuid import uuid4
 
-import pyarrow as pa
 from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
-from starlette.requests import Request
-from starlette.responses import Response
 
 from cluster.contracts import CHAMPION
 from cluster.errors import RayloopError, RequestError
 from cluster.settings import load_settings
-from deployments.answering import Asked, Live, answer_each, assigned, result
-from deployments.batching import Batcher
-from deployments.http import REQUEST_ID, ROUTING_KEY, VARIANT, VERSION, error_answer, json_answer, read_body
+from deployments.answering import Live, result
+from deployments.binary import HEADER_LENGTH
+from deployments.engine import Engine, Outcome
+from deployments.feedback import parse_feedback
+from deployments.grpc_door import GrpcDoor
+from deployments.http import (
+    BINARY,
+    JSON,
+    REQUEST_ID,
+    ROUTING_KEY,
+    VARIANT,
+    VERSION,
+    Asgi,
+    Call,
+    Reply,
+    error_reply,
+    json_reply,
+)
 from deployments.invocations import invocation_answer, parse_invocation
-from deployments.log import Answer
 from deployments.predictor import Scorer
-from deployments.protocol import check_id, infer_answer, metadata, parse_body, parse_feedback, parse_infer
-from deployments.telemetry import Telemetry
+from deployments.protocol import Form, check_id, infer_answer, metadata, parse_body
+from deployments.rows import Rows
 from deployments.user_config import ServerConfig, challenger_app
 
 MAX_ONGOING_REQUESTS = 256
-MAX_BATCH_ROWS = 1024
 _CLOSE_WITHIN_S = 8.0
 _WARM_UP_S = 5.0
 
 _log = logging.getLogger(__name__)
 
 
-_Handler = Callable[[Live, Request, str], Awaitable[Response]]
+class _Asked(NamedTuple):
+    """A call on its way through a handler."""
+
+    live: Live
+    call: Call
+    id: str
+    forced: str | None
+
+
+_Handler = Callable[[_Asked], Awaitable[Reply]]
 
 
 @serve.deployment(name="ModelServer", max_ongoing_requests=MAX_ONGOING_REQUESTS)
-class ModelServer:
+@serve.ingress()
+class ModelServer(GrpcDoor):
     """Open Inference Protocol v2, /invocations and /feedback of the model its ``user_config`` (ServerConfig) names."""
 
     def __init__(self) -> None:
         self._settings = load_settings()
         self._live: Live | None = None
         self._failure = ""
-        self._telemetry: Telemetry | None = None
+        self._engine = Engine()
         self._reconfiguring = asyncio.Lock()
-        self._batches = Batcher(self._together, lambda asked: asked.rows.num_rows, MAX_BATCH_ROWS)
         self._routes: dict[str, tuple[str, _Handler]] = {
             "": ("GET", self._metadata),
             "/ready": ("GET", self._ready),
@@ -63,6 +77,9 @@ class ModelServer:
             "/invocations": ("POST", self._invocations),
             "/feedback": ("POST", self._feedback),
         }
+
+    def __serve_build_asgi_app__(self) -> Asgi:
+        return Asgi(self._reply)
 
     async def reconfigure(self, user_config: dict) -> None:
         """Load what is new beside what is served, warm it up, then swap.
@@ -91,99 +108,84 @@ class ModelServer:
             "failure": self._failure,
         }
 
-    async def __call__(self, request: Request) -> Response:
+    async def _reply(self, call: Call) -> Reply:
         assert self._live is not None
         live = self._live
-        name = live.config.champion.model
-        headers = {VERSION: live.champion.version, VARIANT: CHAMPION}
         try:
             # Serve puts the header on each request that lacks it, and on each answer.
-            request_id = check_id(request.headers.get(REQUEST_ID) or uuid4().hex, REQUEST_ID)
-            method, handler = self._route(request, name)
-            if request.method != method:
+            request_id = check_id(call.header(REQUEST_ID) or uuid4().hex, REQUEST_ID)
+            version, method, handler = self._route(call.path, live.config.champion.model)
+            if call.method != method:
                 raise RequestError(f"use {method}", status=405)
-            response = await handler(live, request, request_id)
+            reply = await handler(_Asked(live, call, request_id, live.forced(version, call.header(VARIANT))))
         except RequestError as error:
-            response = error_answer(error, {"allow": method} if error.status == 405 else {})
+            reply = error_reply(error, {"allow": method} if error.status == 405 else {})
         except Exception as error:
             _log.exception("request failed")
-            response = json_answer({"error": f"the model failed: {type(error).__name__}"}, status=500)
-        for key, value in headers.items():
-            response.headers.setdefault(key, value)
-        return response
+            reply = json_reply({"error": f"the model failed: {type(error).__name__}"}, status=500)
+        return reply._replace(headers={VERSION: live.champion.version, VARIANT: CHAMPION, **reply.headers})
 
-    def _route(self, request: Request, name: str) -> tuple[str, _Handler]:
-        _, _, path = request.scope["path"].partition(f"/models/{name}")
-        if path.rstrip("/") not in self._routes:
+    def _route(self, path: str, name: str) -> tuple[str | None, str, _Handler]:
+        """The version that a path names, if any, and who handles it."""
+        tail = path.partition(f"/models/{name}")[2].rstrip("/")
+        version = None
+        if tail.startswith("/versions/"):
+            version, slash, rest = tail.removeprefix("/versions/").partition("/")
+            tail = slash + rest
+        if tail not in self._routes:
             known = ", ".join(route for route in self._routes if route)
             raise RequestError(f"no such path: {path[:100]}", status=404, todo=f"there are {known}")
-        return self._routes[path.rstrip("/")]
+        return version, *self._routes[tail]
 
-    async def _metadata(self, live: Live, request: Request, request_id: str) -> Response:
-        champion, manifest = live.champion, live.champion.manifest
-        return json_answer(metadata(live.config.champion.model, champion.version, manifest.features, manifest.task))
+    async def _metadata(self, asked: _Asked) -> Reply:
+        config, manifest = asked.live.config, asked.live.champion.manifest
+        return json_reply(metadata(config.champion.model, list(asked.live.versions), manifest.features, manifest.task))
 
-    async def _ready(self, live: Live, request: Request, request_id: str) -> Response:
-        return json_answer({"name": live.config.champion.model, "ready": True})
+    async def _ready(self, asked: _Asked) -> Reply:
+        return json_reply({"name": asked.live.config.champion.model, "ready": True})
 
-    async def _infer(self, live: Live, request: Request, request_id: str) -> Response:
-        manifest, limits = live.champion.manifest, live.config.limits
-        body = parse_body(await read_body(request, limits.body_bytes))
-        asked = parse_infer(body, manifest.features, manifest.task, request_id, limits.rows)
-        answer = await self._answer(live, request, asked.id, asked.rows)
-        assert answer.scores is not None
+    async def _infer(self, asked: _Asked) -> Reply:
+        live, limits = asked.live, asked.live.config.limits
+        body = await asked.call.body(limits.body_bytes)
+        request = live.form.read(body, asked.call.header(HEADER_LENGTH), asked.id)
+        outcome = await self._outcome(asked, request.id, request.rows)
         content = infer_answer(
-            asked, live.config.champion.model, answer.version, answer.variant, manifest.task, answer.scores
+            request,
+            live.config.champion.model,
+            outcome.version,
+            outcome.variant,
+            live.champion.manifest.task,
+            outcome.scores,
         )
-        return json_answer(content, _headers(answer))
+        headers = _headers(outcome)
+        if content.header_length is None:
+            return Reply(content.body, 200, headers, JSON)
+        return Reply(content.body, 200, headers | {HEADER_LENGTH: str(content.header_length)}, BINARY)
 
-    async def _invocations(self, live: Live, request: Request, request_id: str) -> Response:
-        manifest, limits = live.champion.manifest, live.config.limits
-        body = parse_body(await read_body(request, limits.body_bytes))
-        answer = await self._answer(live, request, request_id, parse_invocation(body, manifest.features, limits.rows))
-        assert answer.scores is not None
-        return json_answer(invocation_answer(answer.version, manifest.task, answer.scores), _headers(answer))
+    async def _invocations(self, asked: _Asked) -> Reply:
+        manifest, limits = asked.live.champion.manifest, asked.live.config.limits
+        body = parse_body(await asked.call.body(limits.body_bytes))
+        outcome = await self._outcome(asked, asked.id, parse_invocation(body, manifest.features, limits.rows))
+        return Reply(invocation_answer(outcome.version, manifest.task, outcome.scores), 200, _headers(outcome))
 
-    async def _feedback(self, live: Live, request: Request, request_id: str) -> Response:
-        limits = live.config.limits
-        body = parse_body(await read_body(request, limits.body_bytes))
-        rows = parse_feedback(body, live.champion.manifest.task, limits.rows)
-        self._reporting(live).labelled(rows)
-        return json_answer({"accepted": rows.num_rows})
+    async def _feedback(self, asked: _Asked) -> Reply:
+        limits = asked.live.config.limits
+        body = parse_body(await asked.call.body(limits.body_bytes))
+        rows = parse_feedback(body, asked.live.champion.manifest.task, limits.rows)
+        self._engine.reporting(asked.live).labelled(rows)
+        return json_reply({"accepted": rows.num_rows})
 
-    async def _answer(self, live: Live, request: Request, request_id: str, rows: pa.Table) -> Answer:
-        """Score rows together with those of other requests that wait; raises when nobody could."""
-        key = request.headers.get(ROUTING_KEY) or request_id
-        dealt = assigned(live.config.trial, request.headers.get(VARIANT), key)
-        answer = await self._batches(Asked(live, request_id, key, rows, dealt))
-        if answer.scores is None:
-            raise RequestError(f"the model failed: {answer.champion_error}", status=500)
-        return answer
-
-    async def _together(self, asked: Sequence[Asked]) -> list[Answer | Exception]:
-        """A batch by the state its requests came in under: a swap may fall between two of them."""
-        answers: list[Answer | Exception] = []
-        for _, together in groupby(asked, key=lambda one: id(one.live)):
-            group = list(together)
-            live = group[0].live
-            columns, window_s = live.champion.manifest.features.columns, live.config.profile_window_s
-            for one in await answer_each(live, group):
-                if isinstance(one, Answer):
-                    self._reporting(live).answered(one, columns, window_s)
-                answers.append(one)
-        return answers
-
-    def _reporting(self, live: Live) -> Telemetry:
-        if self._telemetry is None:
-            self._telemetry = Telemetry(live.config.champion.model)
-        return self._telemetry
+    async def _outcome(self, asked: _Asked, request: str, rows: Rows) -> Outcome:
+        return await self._engine.answer(asked.live, request, rows, asked.call.header(ROUTING_KEY), asked.forced)
 
     async def _loaded(self, config: ServerConfig) -> Live:
-        if self._live is not None and self._live.config.champion == config.champion:
-            champion = self._live.champion
+        before = self._live
+        if before is not None and before.config.champion == config.champion:
+            champion = before.champion
         else:
             champion = await asyncio.to_thread(Scorer, config.champion, self._settings)
-        return Live(config, champion, await self._challenger_handle(config))
+        form = Form(champion.manifest.features, champion.manifest.task, config.limits.rows)
+        return Live(config, champion, form, await self._challenger_handle(config))
 
     async def _challenger_handle(self, config: ServerConfig) -> DeploymentHandle | None:
         if config.trial is None:
@@ -201,9 +203,9 @@ class ModelServer:
 
     def __del__(self) -> None:
         # Also runs when the constructor failed.
-        telemetry = getattr(self, "_telemetry", None)
-        if telemetry is not None:
-            telemetry.close(_CLOSE_WITHIN_S)
+        engine = getattr(self, "_engine", None)
+        if engine is not None:
+            engine.close(_CLOSE_WITHIN_S)
 
 
 def build(args: dict) -> Application:
@@ -211,5 +213,5 @@ def build(args: dict) -> Application:
     return ModelServer.bind()  # type: ignore[attr-defined, no-any-return]
 
 
-def _headers(answer: Answer) -> dict[str, str]:
-    return {VERSION: answer.version, VARIANT: answer.variant}
+def _headers(outcome: Outcome) -> dict[str, str]:
+    return {VERSION: outcome.version, VARIANT: outcome.variant}

@@ -23,7 +23,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.metrics import Counter, Histogram
 
-from cluster.contracts import ACTOR_NAMESPACE, CHALLENGER, ledger_actor, monitor_actor
+from cluster.contracts import ACTOR_NAMESPACE, CHALLENGER, CHAMPION, ledger_actor, monitor_actor
 from deployments.log import Answer, labels, predictions, to_ipc
 from deployments.protocol import predicted
 from features.definitions import Column
@@ -59,6 +59,7 @@ class Telemetry:
         self._metrics = _Metrics(model)
         self._batches: list[_Batch] = []
         self._sequence = 0
+        self._unshadowed = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"telemetry-{model}", daemon=True)
         self._thread.start()
@@ -70,6 +71,10 @@ class Telemetry:
     def labelled(self, rows: pa.Table) -> None:
         """Report labels (protocol.parse_feedback)."""
         self._buffer.put((rows, time.time_ns() // 1000), rows.num_rows)
+
+    def unshadowed(self) -> None:
+        """Count a request that was not copied to the challenger, too many being under way."""
+        self._unshadowed += 1
 
     def close(self, deadline_s: float) -> None:
         """Ship what is left; gives up after ``deadline_s`` seconds."""
@@ -107,6 +112,8 @@ class Telemetry:
             batch = self._next()
             self._queue("labels", batch, labels(rows, received_us, batch))
         self._metrics.dropped(self._buffer.take_dropped())
+        unshadowed, self._unshadowed = self._unshadowed, 0
+        self._metrics.unshadowed(unshadowed)
         self._ship()
 
     def _report(self, items: Sequence[tuple[Answer, tuple[Column, ...], float]]) -> None:
@@ -241,17 +248,25 @@ class _Metrics:
         self._errors = Counter("rayloop_errors", "Requests that the variant failed.", tags)
         self._latency = Histogram("rayloop_latency_ms", "Features and model, by request.", _LATENCY_MS, tags)
         self._dropped = Counter("rayloop_log_dropped_rows", "Log rows given up, buffers being full.", ("model",))
+        self._unshadowed = Counter("rayloop_shadow_dropped", "Requests not copied to the challenger.", ("model",))
 
     def answered(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
             tags = {"model": self._model, "version": answer.version, "variant": answer.variant}
-            self._requests.inc(tags=tags)
-            self._latency.observe(answer.latency_ms, tags=tags)
+            requests = len(answer.requests)
+            self._requests.inc(requests, tags=tags)
+            if answer.latency_ms is not None:
+                for _ in range(requests):
+                    self._latency.observe(answer.latency_ms, tags=tags)
             if answer.error:
-                self._errors.inc(tags=tags | {"variant": CHALLENGER})
+                self._errors.inc(requests, tags=tags | {"variant": CHALLENGER})
             if answer.champion_error:
-                self._errors.inc(tags=tags)
+                self._errors.inc(requests, tags=tags | {"version": answer.champion_version, "variant": CHAMPION})
 
     def dropped(self, rows: int) -> None:
         if rows:
             self._dropped.inc(rows, tags={"model": self._model})
+
+    def unshadowed(self, requests: int) -> None:
+        if requests:
+            self._unshadowed.inc(requests, tags={"model": self._model})

@@ -18,20 +18,28 @@ class Limits(Frozen):
 
 
 class Trial(Frozen):
-    """A challenger's share of the requests. ``rollout`` also salts the split."""
+    """A challenger's share of the requests. ``rollout`` also salts the split.
+
+    With ``shadow`` the challenger gets a copy of its share, and the champion answers all.
+    """
 
     rollout: str
     challenger: ModelVersion
     share: float = Field(ge=0.0, le=1.0)
     timeout_s: float = Field(gt=0.0)
+    shadow: bool = False
 
 
 class ServerConfig(Frozen):
-    """What a ``ModelServer`` replica serves. ``profile_window_s`` is the width of a live profile's window."""
+    """What a ``ModelServer`` replica serves.
+
+    ``profile_window_s`` is the width of a live profile's window; without ``report`` nothing is logged or profiled.
+    """
 
     champion: ModelVersion
     trial: Trial | None = None
     profile_window_s: float = Field(default=3600.0, gt=0.0)
+    report: bool = True
     limits: Limits = Limits()
 
 

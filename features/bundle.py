@@ -2,6 +2,7 @@
 
 manifest.json         task, feature set (as data) and its hash, encoder, lineage
 model.onnx            inputs ``numbers`` and ``codes`` (features/encoding.py), output ``scores``
+portable.onnx         the same model with the encoders inside: an input for each column (trainers/portable.py)
 weights.safetensors   the training module's parameters, to continue training from
 profile.json          reference profile (features/profiles.py), as its own bytes
 """
@@ -9,7 +10,7 @@ profile.json          reference profile (features/profiles.py), as its own bytes
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
@@ -20,12 +21,18 @@ from features.encoding import Encoder
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+PORTABLE = "portable.onnx"
 WEIGHTS = "weights.safetensors"
 PROFILE = "profile.json"
 
+Precision = Literal["float32", "int8"]
+
 
 class Manifest(Frozen):
-    """Everything about a version but its weights. ``recipe`` is what it takes to train it again, as JSON."""
+    """Everything about a version but its weights. ``recipe`` is what it takes to train it again, as JSON.
+
+    ``precision`` is that of the weights in model.onnx and portable.onnx.
+    """
 
     model: str
     task: Task
@@ -36,6 +43,7 @@ class Manifest(Frozen):
     code_version: str
     recipe: dict[str, dict[str, Any]] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
+    precision: Precision = "float32"
 
     def save(self, folder: Path) -> None:
         (folder / MANIFEST).write_text(self.model_dump_json(indent=1))

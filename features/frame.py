@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from cluster.tables import Tables
 from features.definitions import Column, FeatureSet, FeatureView
 from features.landing import half_the_cpus, schema_of
 from features.pit import AS_OF, INSTANT, Prepared, lookup, prepare
-from features.reader import request_features
+from features.reader import arrow_type, request_features
 from features.sources import Examples
 from features.split import SPLIT, Split
 
@@ -70,22 +70,46 @@ def build_frame(
     return tables.write(name, joined, frame_schema(features), key, replace=True)
 
 
-def feature_frame(
-    features: FeatureSet, requests: ray.data.Dataset, landed: Mapping[str, Snapshot], settings: Settings
-) -> ray.data.Dataset:
-    """Requests with all their features, as of each request's own time, for batch prediction.
+class RequestFrame:
+    """Requests with all their features, as of each request's own time: block by block, in any worker of the cluster.
 
     Without ``as_of`` in the feature set, a request column of that name dates the rows.
     """
-    prepared = _prepared(features, landed, settings)
 
-    def join(block: pa.Table) -> pa.Table:
-        rows = pl.DataFrame(block)
-        named = request_features(features, rows)
-        rest = rows.drop([c for c in rows.columns if c in named.columns])
-        return _looked_up(features, pl.concat([rest, named], how="horizontal"), prepared).to_arrow()
+    def __init__(self, features: FeatureSet, landed: Mapping[str, Snapshot], settings: Settings) -> None:
+        self._features = features
+        self._prepared = _prepared(features, landed, settings)
 
-    return requests.map_batches(join, batch_size=None, batch_format="pyarrow")
+    def columns(self, present: Sequence[str]) -> list[str]:
+        """Columns that are needed of a table that has ``present``. Raises DataError when nothing dates the rows."""
+        needed = [column.name for column in self._features.request]
+        if self._features.as_of is not None or not self._prepared:
+            return needed
+        if AS_OF not in present:
+            raise DataError(f"features are looked up as of each row's time, and no column {AS_OF!r} gives one")
+        return [*needed, AS_OF]
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        if self._is_frame(block.schema):
+            return block
+        rows = pl.DataFrame(block.select(self.columns(block.column_names)))
+        return _looked_up(self._features, request_features(self._features, rows), self._prepared).to_arrow()
+
+    def _is_frame(self, schema: pa.Schema) -> bool:
+        """Whether the request columns are all the features there are, and need no cast."""
+        features = self._features
+        return not (features.derived or features.views) and all(
+            _encodes(column, schema.field(column.name).type) for column in features.columns
+        )
+
+
+def _encodes(column: Column, kind: pa.DataType) -> bool:
+    """Whether features/encoding.py takes values of this type as they are."""
+    if column.kind == "number":
+        return bool(pa.types.is_floating(kind))
+    if column.kind == "category":
+        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return column.kind == "timestamp" or kind == arrow_type(column)
 
 
 def label_values(task: Task, label: pl.Expr, dtype: pl.DataType) -> pl.Expr:
@@ -134,7 +158,7 @@ def _prepared(features: FeatureSet, landed: Mapping[str, Snapshot], settings: Se
 
 
 def _looked_up(features: FeatureSet, rows: pl.DataFrame, prepared: list[ray.ObjectRef]) -> pl.DataFrame:
-    views: list[Prepared] = ray.get(prepared)
+    views: list[Prepared] = ray.get(prepared) if prepared else []
     found = [lookup(view, events, rows) for view, events in zip(features.views, views, strict=True)]
     return pl.concat([rows, *found], how="horizontal")
 

@@ -34,13 +34,16 @@ def request_features(features: FeatureSet, request: pl.DataFrame, now_us: int | 
 
 
 def _request_expressions(features: FeatureSet, dated: bool, now_us: int | None) -> list[pl.Expr]:
-    columns = [_cast(column) for column in features.request]
+    columns, computed = [_cast(column) for column in features.request], _computed(features)
+    if features.as_of is None:
+        computed.append((pl.col(AS_OF) if dated else pl.lit(now_us)).cast(INSTANT).alias(AS_OF))
+    return columns + computed
+
+
+def _computed(features: FeatureSet) -> list[pl.Expr]:
+    """What is computed from request columns: derived features, and ``as_of`` where it is declared."""
     derived = [d.expr.cast(_POLARS_TYPE[d.kind]) for d in features.derived]
-    if features.as_of is not None:
-        as_of = features.as_of.expr.cast(INSTANT)
-    else:
-        as_of = (pl.col(AS_OF) if dated else pl.lit(now_us)).cast(INSTANT)
-    return [*columns, *derived, as_of.alias(AS_OF)]
+    return derived if features.as_of is None else [*derived, features.as_of.expr.cast(INSTANT).alias(AS_OF)]
 
 
 def _cast(column: Column) -> pl.Expr:
@@ -57,11 +60,11 @@ class FeatureReader:
         self._store = store
         self._views = [_View(view) for view in features.views]
         # Building expressions costs more than running them on one row.
-        self._expressions = _request_expressions(features, False, 0)
+        self._computed = _computed(features)
+        self._read = sorted({name for expr in self._computed for name in expr.meta.root_names()})
         clock = Column(name=AS_OF, kind="timestamp")
-        own = (*features.request, *(Column(name=d.name, kind=d.kind) for d in features.derived), clock)
-        self._own = pa.schema([(c.name, arrow_type(c)) for c in own])
-        self._schema = pa.schema([(c.name, arrow_type(c)) for c in (*features.available, clock)])
+        self._types = {c.name: arrow_type(c) for c in (*features.available, clock)}
+        self._schema = pa.schema(list(self._types.items()))
 
     def frame(self, request: pa.Table, now_us: int) -> pa.Table:
         """Every column of ``features.available`` and ``as_of``, one row for each row of ``request``.
@@ -69,18 +72,24 @@ class FeatureReader:
         ``now_us`` is the server's clock, microseconds since the epoch; it stands in for a feature
         set's ``as_of`` when that declares none.
         """
-        rows = pl.DataFrame(request).select(self._expressions)
-        if self._features.as_of is None:
-            rows = rows.with_columns(pl.lit(now_us).cast(INSTANT).alias(AS_OF))
-        own = rows.to_arrow().cast(self._own)
-        columns = dict(zip(own.column_names, own.columns, strict=True)) | self._look_up(rows)
+        columns = {c.name: self._typed(c.name, request.column(c.name)) for c in self._features.request}
+        if self._computed:
+            made = pl.DataFrame(request.select(self._read)).select(self._computed)
+            columns |= {name: self._typed(name, made.get_column(name).to_arrow()) for name in made.columns}
+        if AS_OF not in columns:
+            columns[AS_OF] = pa.array([now_us] * request.num_rows, self._types[AS_OF])
+        columns |= self._look_up(columns)
         return pa.Table.from_arrays([columns[name] for name in self._schema.names], schema=self._schema)
 
-    def _look_up(self, rows: pl.DataFrame) -> dict[str, pa.Array]:
+    def _typed(self, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+        kind = self._types[name]
+        return values if values.type == kind else values.cast(kind)
+
+    def _look_up(self, rows: dict[str, pa.Array | pa.ChunkedArray]) -> dict[str, pa.Array]:
         if not self._views:
             return {}
-        as_of = rows.get_column(AS_OF).dt.epoch("us").to_list()
-        cells = {name: rows.get_column(name).to_list() for name in {k for v in self._views for k in v.entity_keys}}
+        as_of = rows[AS_OF].cast(pa.int64()).to_pylist()
+        cells = {name: rows[name].to_pylist() for name in {k for v in self._views for k in v.entity_keys}}
         wanted = [view.keys(cells) for view in self._views]
         states = iter(self._store.get_many([key for keys in wanted for key in keys if key is not None]))
         columns: dict[str, pa.Array] = {}

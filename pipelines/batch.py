@@ -1,36 +1,132 @@
-"""Batch prediction: a table of requests in, the same table with scores out, by Ray Data."""
+"""Batch prediction: a table of requests in, the same table with scores out, by Ray Data.
+
+The table is cut into parts (cluster/parts.py); a task reads its part a few rows at a time, computes features, scores
+them, and writes one Parquet file. No row passes through the object store, and no process ever holds more than a few
+tens of thousands of rows, however large the table is.
+"""
 
 from __future__ import annotations
 
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import ray.data
 
-from cluster.contracts import ModelVersion
+from cluster.contracts import ModelVersion, Snapshot
 from cluster.errors import DataError
-from features.bundle import Manifest
-from features.frame import feature_frame
+from cluster.parts import Cut, cut
+from features.bundle import MODEL, Manifest
+from features.frame import RequestFrame
 from pipelines import stages
 from pipelines.workspace import Workspace
-from trainers.evaluate import predict
+from trainers.batch import STAGES, Job, Receipt, score_part
+from trainers.evaluate import output_columns
+
+_TELL_EVERY_S = 10.0
 
 
-def score_parquet(workspace: Workspace, version: ModelVersion, table: str, out: str) -> None:
-    """Score the Parquet file or folder ``table`` into the folder ``out``, with features as of each row's own time.
+class Scored(NamedTuple):
+    """What was written, how long it took by the wall clock, and where the tasks' time went."""
 
-    Raises DataError when there is no such table, or a request column is missing; ``out`` is not touched then.
+    rows: int
+    seconds: float
+    stage_seconds: dict[str, float]
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.rows / self.seconds
+
+    def __str__(self) -> str:
+        total = sum(self.stage_seconds.values()) or 1.0
+        shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in self.stage_seconds.items())
+        return f"{self.rows:,} rows in {self.seconds:.1f} s, {self.rows_per_second:,.0f} rows/s ({shares})"
+
+
+def predict(workspace: Workspace, version: ModelVersion, table: str, out: str, keep: Sequence[str] = ()) -> Scored:
+    """Score ``table`` into the folder ``out``, with features as of each row's own time.
+
+    ``table`` is a Parquet file, a folder of them, or a table of the catalog, "namespace.table" with or without
+    "@snapshot"; ``keep`` names the columns that are written beside the scores, all by default. Raises DataError when
+    there is no such table, a column is missing, or ``out`` holds something already; ``out`` is there when all of it is.
     """
-    if not Path(table).exists():
-        raise DataError(f"no table at {table}", "give a Parquet file or a folder of them")
-    folder = workspace.registry.fetch(version)
-    features = Manifest.load(folder).features
-    rows = ray.data.read_parquet(table)
-    missing = [c.name for c in features.request if c.name not in (rows.columns() or [])]
+    began = time.perf_counter()
+    bundle = workspace.registry.fetch(version)
+    manifest = Manifest.load(bundle)
+    rows = cut(table, workspace.tables, int(ray.cluster_resources().get("CPU", 1)))
+    kept = _kept(rows, manifest, keep)
+    with _folder(Path(out)) as folder:
+        frame = RequestFrame(manifest.features, _landed(workspace, manifest), workspace.settings)
+        model = (bundle / MODEL).read_bytes()
+        job = Job(manifest.task, manifest.encoder, model, frame, rows.schema, kept, str(folder), tuple(rows.parts))
+        receipts = _run(workspace, job, rows)
+        _keep_only(folder, {receipt.file for receipt in receipts})
+    spent = {stage: sum(receipt.seconds[stage] for receipt in receipts) for stage in STAGES}
+    scored = Scored(sum(receipt.rows for receipt in receipts), time.perf_counter() - began, spent)
+    workspace.progress(f"{rows.name} scored with {version}, written to {out}: {scored}")
+    return scored
+
+
+def _run(workspace: Workspace, job: Job, rows: Cut) -> list[Receipt]:
+    """Score every part; says how far it is every few seconds."""
+    reference, began = ray.put(job), time.monotonic()
+    numbers = ray.data.range(len(job.parts), override_num_blocks=len(job.parts))
+    receipts: list[Receipt] = []
+    told = began
+    for row in numbers.map(score_part, fn_args=(reference,)).iter_rows():  # type: ignore[arg-type]
+        receipts.append(Receipt(**row))
+        if (now := time.monotonic()) - told > _TELL_EVERY_S:
+            done, told = sum(r.rows for r in receipts), now
+            workspace.progress(f"{done:,} of {rows.rows:,} rows, {done / (now - began):,.0f} rows/s")
+    return receipts
+
+
+def _kept(rows: Cut, manifest: Manifest, keep: Sequence[str]) -> tuple[str, ...]:
+    """The columns to write. Raises DataError for a column that is needed and missing, or that a score would hide."""
+    present = rows.schema.names
+    missing = [name for name in (*(c.name for c in manifest.features.request), *keep) if name not in present]
     if missing:
+        raise DataError(f"{rows.name} lacks the columns {', '.join(missing)}", f"it has {', '.join(present)}")
+    kept = tuple(keep) or tuple(present)
+    hidden = [name for name in output_columns(manifest.task) if name in kept]
+    if hidden:
         raise DataError(
-            f"{table} lacks the request columns {', '.join(missing)}", f"it has {', '.join(rows.columns() or [])}"
+            f"{rows.name} has a column {hidden[0]!r} already, where the model's output goes",
+            "leave it out by naming with --keep what to write",
         )
-    landed = stages.latest_snapshots(workspace)
-    scored = predict(folder, feature_frame(features, rows, landed, workspace.settings))
-    scored.write_parquet(out)
-    workspace.progress(f"scored with {version}, written to {out}")
+    return kept
+
+
+def _landed(workspace: Workspace, manifest: Manifest) -> dict[str, Snapshot]:
+    return stages.latest_snapshots(workspace) if manifest.features.views else {}
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its place when the body has ended, and vanishes when it fails."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists and is not an empty folder", "name another one, or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+    partial.mkdir()
+    try:
+        yield partial
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+
+
+def _keep_only(folder: Path, files: set[str]) -> None:
+    """Remove what a task wrote that died before it could report; its repetition wrote the part again."""
+    present = {path.name for path in folder.iterdir()}
+    if absent := files - present:
+        raise DataError(
+            f"{len(absent)} files of {folder} are not to be seen from here", "write to a folder that all machines share"
+        )
+    for name in present - files:
+        (folder / name).unlink()

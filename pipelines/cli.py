@@ -143,14 +143,17 @@ def deploy(
 @app.command()
 def predict(
     project: ProjectArgument,
-    table: Annotated[str, typer.Argument(help="Parquet file or folder with the request columns")],
-    out: Annotated[str, typer.Argument(help="Folder for the scored Parquet files")],
+    table: Annotated[str, typer.Argument(help="Parquet file or folder, or a table of the catalog: namespace.table")],
+    out: Annotated[str, typer.Argument(help="Folder for the scored Parquet files; it must not hold anything")],
     version: Annotated[str, typer.Option(help="Version; default: the champion")] = "",
+    keep: Annotated[list[str] | None, typer.Option(help="Column to write beside the scores; default: all")] = None,
 ) -> None:
     """Score a table with a registered version."""
-    words = ["predict", project, str(Path(table).absolute()), str(Path(out).absolute())]
-    option = ["--version", version] if version else []
-    _work(*words, *option, action=lambda ws: _commands().predict(ws, words[2], words[3], version))
+    place = str(Path(table).absolute()) if Path(table).exists() else table
+    words = ["predict", project, place, str(Path(out).absolute())]
+    kept = keep or []
+    options = (["--version", version] if version else []) + [word for name in kept for word in ("--keep", name)]
+    _work(*words, *options, action=lambda ws: _commands().predict(ws, words[2], words[3], version, kept))
 
 
 @app.command()

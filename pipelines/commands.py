@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from cluster.contracts import CHAMPION
@@ -85,15 +86,15 @@ def deploy(workspace: Workspace, version: str) -> None:
     stages.release(workspace, chosen)
 
 
-def predict(workspace: Workspace, table: str, out: str, version: str) -> None:
-    from pipelines.batch import score_parquet
+def predict(workspace: Workspace, table: str, out: str, version: str, keep: Sequence[str] = ()) -> None:
+    from pipelines import batch
 
     name = workspace.project.name
     chosen = workspace.registry.version(name, version) if version else workspace.registry.aliased(name, CHAMPION)
     if chosen is None:
         raise VersionNotFound(f"model {name!r} has no champion", "give --version, or deploy one")
     with workspace.progress.stage("predict"):
-        score_parquet(workspace, chosen, table, out)
+        batch.predict(workspace, chosen, table, out, keep)
 
 
 def report(workspace: Workspace) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from cluster.contracts import CHAMPION, GateReport, ModelVersion, Snapshot
 from cluster.errors import DataError, GateFailed
 from cluster.registry import FINGERPRINT_TAG, GATE_TAG, Run
-from features.bundle import PROFILE, Manifest
+from features.bundle import MODEL, PROFILE, Manifest, Precision
 from features.definitions import Column
 from features.encoding import Encoder
 from features.frame import LABEL
@@ -29,11 +29,14 @@ from trainers.config import ModelSpec, TrainConfig
 from trainers.data import TrainingData
 from trainers.export import export
 from trainers.fit import FitResult, fit
-from trainers.gate import judge
+from trainers.latency import latencies, runtime_line
+from trainers.precision import choose
 from trainers.tune import TuneResult, search
 
 MIN_CATEGORY_ROWS = 20
 SUMMARY = "rayloop.summary"
+PRECISION = "rayloop.precision"
+RUNTIME = "rayloop.runtime"
 _PARITY_ROWS = 2000
 _SCORE_COLUMN = "score"
 _PREDICTED_COLUMN = "predicted"
@@ -107,12 +110,16 @@ def make_version(
     project, tell = workspace.project, workspace.progress
     fitted = fit(recipe.spec, recipe.config, project.task, frame.encoder, data, tell)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        parity = export(fitted, folder, frame.part(TEST).slice(0, _PARITY_ROWS))
-        test = frame.part(TEST)
-        scores = _write_bundle(workspace, frame, fitted, folder, test)
-        quality = tasks.evaluate(project.task, scores, test[LABEL].to_numpy())
-        report = _gate(workspace, fitted, scores, test, parity, compare)
+        folder, test = Path(temporary), frame.part(TEST)
+        labels, sample = test[LABEL].to_numpy(), test.slice(0, _PARITY_ROWS)
+        parity = export(fitted, folder, sample)
+        theirs = _champion_scores(workspace, test) if compare else None
+        served = choose(project.gate, fitted, folder, test, labels, parity=parity, champion_scores=theirs)
+        latency = latencies(evaluate.session(folder / MODEL), fitted.scored(), fitted.encoder.encode(sample))
+        tell(f"exported in {served}; {runtime_line(latency)}")
+        _write_bundle(workspace, frame, fitted, folder, served.precision)
+        quality = tasks.evaluate(project.task, served.scores, labels)
+        report = served.report
         for check in report.checks:
             tell(f"gate {'pass' if check.passed else 'FAIL'}: {check.name}: {check.reason}")
         if not report.passed and not override_gate:
@@ -125,9 +132,10 @@ def make_version(
             tell(f"registered all the same: {override_gate}")
         with workspace.registry.run(project.name, name) as run:
             _log(run, workspace, frame, recipe, fitted, quality)
-            version = workspace.registry.register(
-                project.name, run, folder, _tags(workspace, frame, fingerprint, report, quality, override_gate)
-            )
+            run.metrics(latency)
+            tags = _tags(workspace, frame, fingerprint, report, quality, override_gate)
+            tags |= {PRECISION: str(served), RUNTIME: runtime_line(latency)}
+            version = workspace.registry.register(project.name, run, folder, tags)
     tell(f"registered {version}: {_told(quality)}")
     return Candidate(version, report, quality, False)
 
@@ -143,8 +151,8 @@ def output_column(workspace: Workspace) -> Column:
     return Column(name=_PREDICTED_COLUMN, kind="category") if multiclass else Column(name=_SCORE_COLUMN, kind="number")
 
 
-def _write_bundle(workspace: Workspace, frame: Frame, fitted: FitResult, folder: Path, test: pa.Table) -> np.ndarray:
-    """Manifest and reference profile beside the exported model; returns the scores of the test rows."""
+def _write_bundle(workspace: Workspace, frame: Frame, fitted: FitResult, folder: Path, precision: Precision) -> None:
+    """Manifest and reference profile beside the exported model."""
     project = workspace.project
     Manifest(
         model=project.name,
@@ -156,10 +164,9 @@ def _write_bundle(workspace: Workspace, frame: Frame, fitted: FitResult, folder:
         code_version=workspace.code_version,
         recipe={"model": fitted.spec.parameters, "train": fitted.config.model_dump(mode="json")},
         metrics=fitted.metrics,
+        precision=precision,
     ).save(folder)
-    reference = _reference(workspace, frame, folder)
-    (folder / PROFILE).write_bytes(reference.to_bytes())
-    return evaluate.score_table(folder, test)
+    (folder / PROFILE).write_bytes(_reference(workspace, frame, folder).to_bytes())
 
 
 def _reference(workspace: Workspace, frame: Frame, folder: Path) -> ReferenceProfile:
@@ -178,21 +185,9 @@ def _output(workspace: Workspace, scores: np.ndarray) -> pa.Array:
     return pa.array(scores, pa.float64())
 
 
-def _gate(
-    workspace: Workspace, fitted: FitResult, scores: np.ndarray, test: pa.Table, parity: float, compare: bool
-) -> GateReport:
-    champion = workspace.registry.aliased(workspace.project.name, CHAMPION) if compare else None
-    theirs = evaluate.score_table(workspace.registry.fetch(champion), test) if champion else None
-    return judge(
-        workspace.project.gate,
-        workspace.project.task,
-        scores,
-        test[LABEL].to_numpy(),
-        parity=parity,
-        train_metrics=fitted.train_metrics,
-        validation_metrics=fitted.metrics,
-        champion_scores=theirs,
-    )
+def _champion_scores(workspace: Workspace, test: pa.Table) -> np.ndarray | None:
+    champion = workspace.registry.aliased(workspace.project.name, CHAMPION)
+    return evaluate.score_table(workspace.registry.fetch(champion), test) if champion else None
 
 
 def _fingerprint(workspace: Workspace, snapshot: Snapshot, recipe: Recipe) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 
 import hypothesis
@@ -22,13 +23,32 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
     Models stay served while others train: with fewer CPUs a fit's workers would leave none to the tasks that feed them.
     """
-    ports = ("dashboard_port", "serve_port", "gcs_port", "mlflow_port", "haproxy_stats_port", "haproxy_metrics_port")
+    ports = (
+        "dashboard_port",
+        "serve_port",
+        "grpc_port",
+        "gcs_port",
+        "mlflow_port",
+        "haproxy_stats_port",
+        "haproxy_metrics_port",
+    )
     return Settings(
         home=tmp_path_factory.mktemp("home"),
         cpus=8,
-        replica_ports_from=34000,
+        replica_ports_from=_replica_ports(),
         **{p: session.free_port() for p in ports},
     )
+
+
+def _replica_ports() -> int:
+    """Where 1,002 ports begin that no other cluster of this machine uses; below those the system gives out."""
+    starts = range(12_000, 31_000, 1_100)
+    first = os.getpid() % len(starts)
+    for start in [*starts[first:], *starts[:first]]:
+        with socket.socket() as fallback:
+            if fallback.connect_ex(("127.0.0.1", start + 1_000)):
+                return start
+    raise AssertionError("every range of replica ports is in use")
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ class TrainConfig(Frozen):
     better validation metric after which training stops, 0 never. ``threads`` is per worker, on a CPU; weights
     repeat bit for bit for the same seed, data, workers and threads. ``gpu="auto"`` takes what the cluster has.
     Encoded rows of up to ``cache_mib`` are held in memory and shuffled as a whole every epoch; more are
-    streamed and shuffled within a buffer of ``shuffle_rows``.
+    streamed and shuffled within a buffer of ``shuffle_rows``. ``quantize="int8"`` serves the model with int8 weights if
+    it passes the gate with them, and as it is otherwise.
     """
 
     epochs: int = Field(default=3, ge=1)
@@ -44,6 +45,7 @@ class TrainConfig(Frozen):
     gpu: bool | Literal["auto"] = "auto"
     cache_mib: int = Field(default=1024, ge=0)
     shuffle_rows: int = Field(default=100_000, ge=0)
+    quantize: Literal["none", "int8"] = "none"
 
     @model_validator(mode="after")
     def _a_batch_feeds_every_worker(self) -> Self:

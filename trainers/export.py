@@ -13,11 +13,12 @@ from torch import nn
 
 from cluster.errors import DataError
 from cluster.quiet import quiet
-from features.bundle import MODEL, WEIGHTS
+from features.bundle import MODEL, PORTABLE, WEIGHTS
 from features.encoding import Arrays
 from trainers import evaluate
 from trainers.fit import FitResult
 from trainers.inputs import InputSpec
+from trainers.portable import score_portable, write_portable
 
 TRACE_ROWS = 2
 
@@ -47,10 +48,10 @@ class _Codes(nn.Module):
 
 
 def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
-    """Write model.onnx and weights.safetensors into ``folder``; returns the largest difference of scores on ``sample``.
+    """Write model.onnx, portable.onnx and weights.safetensors into ``folder``; returns how far scores on ``sample`` differ.
 
-    The difference is absolute, between the training module and the ONNX file; of a regression, in standard
-    deviations of the label. Raises DataError when ``sample`` has no row.
+    That is the largest absolute difference between the training module and model.onnx, or between that and
+    portable.onnx; of a regression, in standard deviations of the label. Raises DataError when ``sample`` has no row.
     """
     if not sample.num_rows:
         raise DataError("no rows to compare the exported model on", "give export a sample of real rows")
@@ -61,6 +62,20 @@ def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
     with torch.inference_mode():
         ours = scored(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
     theirs = evaluate.score(evaluate.session(folder / MODEL), arrays)
+    return max(_difference(result, ours, theirs), export_portable(result, folder, sample))
+
+
+def export_portable(result: FitResult, folder: Path, sample: pa.Table) -> float:
+    """Write portable.onnx from the model.onnx of ``folder``; returns how far their scores differ, measured as in export."""
+    write_portable(folder, result.encoder)
+    # Rounding of activations to int8 depends on the rows that come together: both must get the same ones at a time.
+    sample = sample.slice(0, evaluate.CALL_ROWS)
+    served = evaluate.score(evaluate.session(folder / MODEL), result.encoder.encode(sample))
+    portable = score_portable(evaluate.session(folder / PORTABLE), result.encoder, sample)
+    return _difference(result, served, portable)
+
+
+def _difference(result: FitResult, ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours.astype(np.float64) - theirs).max()) / result.inputs.label_std
 
 

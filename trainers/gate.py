@@ -26,12 +26,15 @@ class GatePolicy(Frozen):
     bound is one-sided with error ``alpha``, from a paired bootstrap. None compares with no champion.
     ``max_gap``: the primary metric may be worse on validation than on training rows by this much. None: by any amount.
     ``max_parity``: the exported model's scores may differ from the training module's by this much.
+    ``max_quantization_loss``: with int8 weights its primary metric may be worse by this share of the metric's value, with
+    the same kind of bound as ``margin``.
     """
 
     thresholds: tuple[Threshold, ...] = ()
     margin: float | None = Field(default=None, ge=0)
     max_gap: float | None = Field(default=None, ge=0)
     max_parity: float = Field(default=1e-4, gt=0)
+    max_quantization_loss: float = Field(default=0.005, ge=0)
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     resamples: int = Field(default=500, ge=100)
     seed: int = Field(default=0, ge=0)
@@ -54,9 +57,11 @@ def judge(
     train_metrics: Mapping[str, float],
     validation_metrics: Mapping[str, float],
     champion_scores: np.ndarray | None = None,
+    exact_scores: np.ndarray | None = None,
 ) -> GateReport:
     """Judge a candidate by its scores on held-out rows; ``champion_scores`` are the champion's on the same rows.
 
+    ``exact_scores`` are those of the model before its weights were quantised, when they were.
     A metric that is not a number fails its check. Raises ProjectError for a metric that the task does not have.
     """
     checks = [
@@ -66,6 +71,8 @@ def judge(
     ]
     if policy.margin is not None and champion_scores is not None:
         checks.append(_against(policy, policy.margin, task, scores, champion_scores, labels))
+    if exact_scores is not None:
+        checks.append(_quantized(policy, task, scores, exact_scores, labels))
     return GateReport(checks=tuple(checks))
 
 
@@ -130,6 +137,16 @@ def _against(
     )
     what = f"{tasks.primary(task).name} against the champion {found.value:+.4f}, lower bound"
     return _check("not worse than the champion", found.low, -margin, found.low >= -margin, "at least", what)
+
+
+def _quantized(policy: GatePolicy, task: Task, scores: np.ndarray, exact: np.ndarray, labels: np.ndarray) -> Check:
+    found = paired_difference(
+        task, scores, exact, labels, alpha=policy.alpha, resamples=policy.resamples, seed=policy.seed
+    )
+    metric = tasks.primary(task).name
+    allowed = policy.max_quantization_loss * abs(tasks.prepare(task, metric, exact, labels)(None))
+    what = f"{metric} against the same model before quantisation {found.value:+.4g}, lower bound"
+    return _check("int8 as good as float", found.low, -allowed, found.low >= -allowed, "at least", what)
 
 
 def _check(name: str, value: float, limit: float, passed: bool, relation: str, what: str) -> Check:

@@ -11,6 +11,7 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from features.definitions import Column
 from tests.deployments.bundles import FEATURES, Slope, register, write_bundle
+from tests.deployments.endpoint import Endpoint
 
 MODEL = "trips"
 TRUE_SLOPE = 2.0
@@ -29,6 +30,13 @@ class Versions:
         # Its request columns are not those that callers of the champion send.
         other = FEATURES.model_copy(update={"request": (*FEATURES.request, _WEIGHT)})
         self.failing = register(registry, MODEL, write_bundle(folder / "failing", Slope(TRUE_SLOPE), features=other))
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    made = Endpoint()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,12 @@ class Doubled:
         return [ValueError(str(item)) if item < 0 else 2 * item for item in items]
 
 
+async def settled() -> None:
+    """Let the loop turn until all that can start has started."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 @given(st.lists(st.integers(-20, 20), min_size=1, max_size=40), st.integers(1, 60))
 def test_each_gets_its_own_answer_in_batches_within_the_limit(items: list[int], limit: int) -> None:
     work = Doubled(limit)
@@ -77,3 +83,47 @@ def test_one_who_goes_away_does_not_disturb_the_others() -> None:
         assert gone.cancelled() or gone.cancelling()
 
     asyncio.run(ask())
+
+
+def test_no_more_batches_at_once_than_allowed() -> None:
+    async def scenario() -> tuple[list[int], int]:
+        gate, running, most = asyncio.Event(), 0, 0
+
+        async def run(items: Sequence[int]) -> list[int]:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await gate.wait()
+            running -= 1
+            return [item * 2 for item in items]
+
+        batcher: Batcher[int, int] = Batcher(run, lambda item: 1, 1, at_once=2)
+        asked = [asyncio.ensure_future(batcher(i)) for i in range(7)]
+        await settled()
+        gate.set()
+        return await asyncio.gather(*asked), most
+
+    results, most = asyncio.run(scenario())
+    assert results == [0, 2, 4, 6, 8, 10, 12]
+    assert most == 2
+
+
+def test_who_went_away_while_waiting_is_not_worked_for() -> None:
+    async def scenario() -> list[int]:
+        gate, seen = asyncio.Event(), []
+
+        async def run(items: Sequence[int]) -> list[int]:
+            seen.extend(items)
+            await gate.wait()
+            return list(items)
+
+        batcher: Batcher[int, int] = Batcher(run, lambda item: 1, 1, at_once=1)
+        first, gone, last = (asyncio.ensure_future(batcher(i)) for i in range(3))
+        await settled()
+        gone.cancel()
+        gate.set()
+        assert await first == 0
+        assert await last == 2
+        return seen
+
+    assert asyncio.run(scenario()) == [0, 2]

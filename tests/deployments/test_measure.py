@@ -6,13 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.evidence import losses
 from deployments.log import Answer, features_of, from_ipc, labels, predictions, to_ipc
+from deployments.losses import losses
 from deployments.measure import RolloutLog, columns_read
 from deployments.telemetry import profiles
 from features.definitions import Column
 from tests.deployments.bundles import BINARY, CLASSES, MULTICLASS
 
+LATER = {"forced", "champion_latency_ms", "challenger_latency_ms"}
+"""Columns that a log of old does without."""
 DAY_US = 86_400_000_000
 COLUMNS = (Column(name="distance", kind="number"),)
 
@@ -26,8 +28,10 @@ def answer(id: str, champion: float | None = 0.5, challenger: float | None = Non
     """An answer dealt to the challenger when that has a score or an error."""
     dealt = challenger is not None or rest.get("error") is not None
     values = {
-        "request": id,
-        "key": id,
+        "requests": [id],
+        "keys": [id],
+        "forced": [False],
+        "sizes": [rows],
         "frame": frame(rows),
         "task": BINARY,
         "champion_version": "1",
@@ -35,7 +39,8 @@ def answer(id: str, champion: float | None = 0.5, challenger: float | None = Non
         "assigned": "challenger" if dealt else "champion",
         "variant": "challenger" if challenger is not None else "champion",
         "at_us": 0,
-        "latency_ms": 2.0,
+        "champion_latency_ms": None if champion is None else 2.0,
+        "challenger_latency_ms": None if challenger is None else 2.0,
         "rollout": "r",
         "share": 0.5,
         "champion": None if champion is None else np.full(rows, champion, np.float32),
@@ -68,8 +73,8 @@ def test_counts_by_arm_are_requests_not_rows() -> None:
     seen = log.evidence(BINARY).total
     assert (seen.champion.requests, seen.champion.errors) == (2, 1)
     # The challenger's failure on a request that the champion fails as well is not held against it.
-    assert (seen.challenger.requests, seen.challenger.errors) == (3, 1)
-    assert seen.challenger.latency_ms.n == 1
+    assert (seen.challenger.requests, seen.challenger.errors, seen.challenger.failures) == (3, 1, 2)
+    assert (seen.champion.keys, seen.challenger.keys) == (2, 3)
 
 
 @settings(max_examples=25)
@@ -108,6 +113,75 @@ def test_labels_of_rows_that_only_the_champion_saw_are_no_paired_evidence() -> N
     assert log.evidence(BINARY).total.paired.n == 0
 
 
+def with_columns(answers: list[Answer], **columns: list) -> pa.Table:
+    """Log rows of single-row answers, with columns that are not written by ``predictions`` replaced or added."""
+    table = predictions(answers, "b")
+    for name, values in columns.items():
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        table = table.append_column(name, pa.array(values))
+    return table
+
+
+def test_a_tester_who_forces_the_variant_is_no_evidence() -> None:
+    answers = [answer("a", 0.5, 0.9), answer("b", 0.5, 0.9), answer("c", error="x")]
+    log = RolloutLog("r")
+    log.add_predictions(with_columns(answers, forced=[False, True, True]))
+    log.add_labels(feedback({"a": 1.0, "b": 1.0}))
+    total = log.evidence(BINARY).total
+    assert (total.challenger.requests, total.challenger.keys, total.challenger.errors, total.paired.n) == (1, 1, 0, 1)
+
+
+def test_a_batch_tells_one_latency_and_only_where_both_variants_worked_on_it() -> None:
+    answers = [
+        answer("a", at_us=1),
+        answer("b", 0.5, 0.9, at_us=1),
+        answer("c", 0.5, 0.9, at_us=1),
+        answer("d", at_us=2),
+    ]
+    champion, challenger = [4.0, 4.0, 4.0, 100.0], [None, 16.0, 16.0, None]
+    rows = with_columns(answers, champion_latency_ms=champion, challenger_latency_ms=challenger)
+    log = RolloutLog("r")
+    for part in (rows.slice(0, 2), rows.slice(2)):
+        log.add_predictions(part)
+    total = log.evidence(BINARY).total
+    assert (total.champion.latency.n, total.challenger.latency.n) == (1, 1)
+    assert (total.champion.latency.quantile(0.5), total.challenger.latency.quantile(0.5)) == (4.0, 16.0)
+
+
+def test_a_log_of_old_tells_the_latency_of_who_answered() -> None:
+    answers = [
+        answer("a", at_us=1),
+        answer("b", at_us=2, latency_ms=8.0),
+        answer("c", 0.5, 0.9, at_us=1, latency_ms=16.0),
+    ]
+    log = RolloutLog("r")
+    log.add_predictions(predictions(answers, "b"))
+    total = log.evidence(BINARY).total
+    assert (total.champion.latency.n, total.challenger.latency.quantile(0.5)) == (2, 16.0)
+
+
+def test_keys_are_counted_once_at_each_share_and_once_as_a_whole() -> None:
+    at = [("u", 0.05, 0.9), ("u", 0.05, 0.9), ("u", 0.25, 0.9), ("v", 0.05, None), ("w", 0.25, None)]
+    answers = [answer(f"q{i}", 0.5, score, key=key, share=share) for i, (key, share, score) in enumerate(at)]
+    log = RolloutLog("r")
+    log.add_predictions(predictions(answers, "b"))
+    log.add_labels(feedback(dict.fromkeys(("q0", "q1", "q2"), 1.0)))
+    seen = log.evidence(BINARY)
+    assert [(seen.at(s).champion.keys, seen.at(s).challenger.keys) for s in (0.05, 0.25)] == [(1, 1), (1, 1)]
+    assert (seen.at(0.05).challenger.pairs, seen.total.challenger.pairs, seen.total.challenger.keys) == (2, 6, 1)
+    assert (seen.at(0.05).paired.strangers, seen.total.paired.strangers) == (1.0, 1.0)
+    assert seen.total.paired.n == 3
+
+
+def test_evidence_by_accuracy_counts_mistakes() -> None:
+    log = RolloutLog("r")
+    log.add_predictions(predictions([answer("a", 0.4, 0.9), answer("b", 0.4, 0.2), answer("c", 0.7, 0.8)], "b"))
+    log.add_labels(feedback({"a": 1.0, "b": 1.0, "c": 1.0}))
+    paired = log.evidence(BINARY, "accuracy").total.paired
+    assert (paired.champion, paired.challenger) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+
+
 def test_evidence_is_kept_by_share() -> None:
     log = RolloutLog("r")
     log.add_predictions(predictions([answer("a", 0.5, 0.9, share=0.05), answer("b", 0.5, 0.9, share=1.0)], "b"))
@@ -124,7 +198,7 @@ def test_log_rows_hold_ids_scores_and_features() -> None:
     assert table.column("challenger_score").to_pylist() == [0.75, 0.75, None]
     assert table.column("champion_score").to_pylist() == [0.25, 0.25, 0.5]
     assert features_of(table).column("distance").to_pylist() == [0.0, 1.0, 0.0]
-    assert set(columns_read(BINARY)) <= set(table.column_names)
+    assert set(columns_read(BINARY)) - LATER <= set(table.column_names)
 
 
 def test_multiclass_rows_hold_probabilities_and_class() -> None:
@@ -135,7 +209,7 @@ def test_multiclass_rows_hold_probabilities_and_class() -> None:
     assert table.column("predicted").to_pylist() == [CLASSES[2]]
     assert table.column("probabilities").to_pylist() == [[0.1, 0.1, 0.8]]
     log = RolloutLog("r")
-    log.add_predictions(table.select(columns_read(MULTICLASS)))
+    log.add_predictions(table.select([name for name in columns_read(MULTICLASS) if name in table.column_names]))
     log.add_labels(feedback({"a": 1.0}))
     paired = log.evidence(MULTICLASS).total.paired
     assert (paired.champion, paired.challenger) == pytest.approx((-np.log(0.5), -np.log(0.1)))

@@ -15,6 +15,7 @@ from cluster.errors import RequestError
 from cluster.settings import Settings
 from deployments.columns import TIMESTAMP
 from deployments.predictor import Scorer
+from deployments.rows import Rows
 from tests.deployments.bundles import Slope, write_bundle
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -40,30 +41,33 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     return Scorer(version, Settings(home=folder))
 
 
-def request(*distances: float, departs: datetime | None = NOON) -> pa.Table:
+def request(*distances: float, departs: datetime | None = NOON) -> Rows:
     count = len(distances)
-    return pa.table({
-        "distance": pa.array(distances, pa.float64()),
-        "carrier": pa.array(["AA"] * count),
-        "departs": pa.array([departs] * count, TIMESTAMP),
-    })  # fmt: skip
+    values = (list(distances), ["AA"] * count, pa.array([departs] * count, TIMESTAMP))
+    return Rows(count, values, ("distance", "carrier", "departs"))
 
 
 def test_each_request_gets_its_own_rows(scorer: Scorer) -> None:
     requests = [request(0.0), request(1.0, -1.0, 3.0), request(-2.0)]
-    together = scorer.score_each(requests, 0)
-    for one, alone in zip(together, [scorer.score_each([r], 0)[0] for r in requests], strict=True):
-        assert one.failure is None
-        assert one.scores is not None
-        assert one.scores.tolist() == alone.scores.tolist()
-        assert one.frame.equals(alone.frame)
+    (together,) = scorer.score(requests, 0)
+    alone = [scorer.score([r], 0)[0] for r in requests]
+    assert together.failure is None
+    assert together.sizes == (1, 3, 1)
+    assert together.scores.tolist() == np.concatenate([one.scores for one in alone]).tolist()
+    assert together.frame.equals(pa.concat_tables([one.frame for one in alone]))
+
+
+def test_rows_that_came_in_a_table_score_the_same(scorer: Scorer) -> None:
+    requests = [request(0.0), request(1.0, -1.0, 3.0), request(-2.0)]
+    (by_table,) = scorer.score_table(scorer.table(requests), [1, 3, 1], 0)
+    assert by_table.scores.tolist() == scorer.score(requests, 0)[0].scores.tolist()
 
 
 @pytest.mark.parametrize(
     ("bad", "message"), [(request(1.0, 101.0), "no finite score for row 1"), (request(1.0, departs=None), "row 0")]
 )
-def test_a_bad_request_fails_alone(scorer: Scorer, bad: pa.Table, message: str) -> None:
-    first, middle, last = scorer.score_each([request(1.0), bad, request(2.0)], 0)
+def test_a_bad_request_fails_alone(scorer: Scorer, bad: Rows, message: str) -> None:
+    first, middle, last = scorer.score([request(1.0), bad, request(2.0)], 0)
     assert isinstance(middle.failure, RequestError)
     assert message in str(middle.failure)
     for good in (first, last):

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,16 +13,10 @@ from hypothesis import strategies as st
 from cluster.contracts import Task
 from cluster.errors import RequestError
 from deployments.columns import MAX_NUMBER
+from deployments.feedback import parse_feedback
 from deployments.invocations import invocation_answer, parse_invocation
-from deployments.protocol import (
-    infer_answer,
-    metadata,
-    outputs,
-    parse_body,
-    parse_feedback,
-    parse_infer,
-    row_ids,
-)
+from deployments.protocol import Form, InferRequest, infer_answer, metadata, outputs, parse_body, row_ids
+from deployments.rows import Assembler
 from tests.deployments.bundles import BINARY, CLASSES, FEATURES, IMAGES, MULTICLASS
 from tests.deployments.traffic import infer_body
 
@@ -38,8 +33,13 @@ anything = st.recursive(
 )
 
 
-def parse(body: dict, features=FEATURES, task: Task = BINARY):
-    return parse_infer(body, features, task, "default", MAX_ROWS)
+def parse(body: dict, features=FEATURES, task: Task = BINARY) -> pa.Table:
+    """The typed rows that a request asks about."""
+    return Assembler(features).table([request_of(body, features, task).rows])
+
+
+def request_of(body: dict, features=FEATURES, task: Task = BINARY) -> InferRequest:
+    return Form(features, task, MAX_ROWS).parse(body, "default")
 
 
 def refused(body: dict, features=FEATURES, task: Task = BINARY) -> RequestError:
@@ -61,7 +61,7 @@ def test_columns_keep_values_order_and_nulls(rows: list[tuple]) -> None:
     n = len(rows)
     body = infer_body([row[0] for row in rows])
     body["inputs"][1] |= {"data": [row[1] for row in rows]}
-    table = parse(body).rows
+    table = parse(body)
     assert table.column("distance").to_pylist() == [None if r[0] is None else float(r[0]) for r in rows]
     assert table.column("carrier").to_pylist() == [row[1] for row in rows]
     assert table.num_rows == n
@@ -72,19 +72,19 @@ def test_columns_keep_values_order_and_nulls(rows: list[tuple]) -> None:
 def test_times_as_text_and_as_microseconds_are_the_same(us: int) -> None:
     body = infer_body([1.0])
     body["inputs"][2] |= {"datatype": "INT64", "data": [us]}
-    first = parse(body).rows.column("departs")
+    first = parse(body).column("departs")
     body["inputs"][2] |= {"datatype": "BYTES", "data": [first[0].as_py().isoformat()]}
-    assert parse(body).rows.column("departs").equals(first)
+    assert parse(body).column("departs").equals(first)
 
 
 def test_a_time_without_offset_is_utc_and_with_one_is_converted() -> None:
     body = infer_body([1.0, 1.0])
     body["inputs"][2] |= {"data": ["2024-05-01T10:00:00", "2024-05-01T12:00:00+02:00"]}
-    assert len(set(parse(body).rows.column("departs").to_pylist())) == 1
+    assert len(set(parse(body).column("departs").to_pylist())) == 1
 
 
 def test_nan_is_missing_and_infinity_is_refused() -> None:
-    assert parse(infer_body([math.nan])).rows.column("distance").null_count == 1
+    assert parse(infer_body([math.nan])).column("distance").null_count == 1
     assert refused(infer_body([1.0, math.inf])).field == "inputs[0].data[1]"
 
 
@@ -113,7 +113,7 @@ def test_declared_types_hold(datatype: str, data: object, fine: bool) -> None:
     body = infer_body([0.0])
     body["inputs"][0] |= {"datatype": datatype, "data": data}
     if fine:
-        assert parse(body).rows.num_rows == 1
+        assert parse(body).num_rows == 1
     else:
         assert refused(body).field.startswith("inputs[0].")
 
@@ -138,7 +138,7 @@ def test_wrong_inputs_are_named(change, field: str | None) -> None:
     body = infer_body([1.0])
     change(body["inputs"])
     if field is None:
-        assert parse(body).rows.num_rows == 1
+        assert parse(body).num_rows == 1
     else:
         assert refused(body).field == field
 
@@ -162,7 +162,7 @@ def test_any_value_in_any_place_is_parsed_or_refused(value: object, index: int, 
 @given(anything, st.sampled_from(["dataframe_split", "dataframe_records", "instances", "inputs"]))
 def test_any_invocation_is_parsed_or_refused(value: object, shape: str) -> None:
     with pytest.raises(RequestError):
-        parse_invocation({shape: value}, FEATURES, MAX_ROWS)
+        Assembler(FEATURES).table([parse_invocation({shape: value}, FEATURES, MAX_ROWS)])
 
 
 @given(st.binary(max_size=50))
@@ -176,7 +176,7 @@ def test_tensors_flat_or_nested(nested: bool) -> None:
     data = images.tolist() if nested else images.ravel().tolist()
     table = parse(
         {"inputs": [{"name": "pixels", "shape": [2, 2, 3], "datatype": "FP32", "data": data}]}, IMAGES, MULTICLASS
-    ).rows
+    )
     np.testing.assert_array_equal(np.array(table.column("pixels").to_pylist()), images.reshape(2, 6))
 
 
@@ -189,19 +189,19 @@ def test_ragged_tensors_are_refused(data: list) -> None:
 def test_requested_outputs_are_the_ones_given() -> None:
     body = {"inputs": [{"name": "pixels", "shape": [1, 2, 3], "datatype": "FP32", "data": [1, 2, 3, 4, 5, 6]}]}
     scores = np.array([[0.1, 0.7, 0.2]], np.float32)
-    request = parse(body | {"outputs": [{"name": "label"}]}, IMAGES, MULTICLASS)
-    answer = json.loads(infer_answer(request, "trees", "7", "challenger", MULTICLASS, scores))
+    request = request_of(body | {"outputs": [{"name": "label"}]}, IMAGES, MULTICLASS)
+    answer = json.loads(infer_answer(request, "trees", "7", "challenger", MULTICLASS, scores).body)
     assert answer["outputs"] == [{"name": "label", "datatype": "BYTES", "shape": [1], "data": ["birch"]}]
     assert answer["parameters"] == {"variant": "challenger"}
     assert refused(body | {"outputs": [{"name": "score"}]}, IMAGES, MULTICLASS).field == "outputs[0].name"
 
 
 def test_metadata_matches_what_is_answered() -> None:
-    told = metadata("trees", "7", IMAGES, MULTICLASS)
+    told = metadata("trees", ["7"], IMAGES, MULTICLASS)
     made = outputs(MULTICLASS, np.zeros((5, 3), np.float32))
     assert told["inputs"] == [{"name": "pixels", "datatype": "FP32", "shape": [-1, 2, 3]}]
     assert [(o["name"], o["datatype"], o["shape"][1:]) for o in told["outputs"]] == [
-        (o["name"], o["datatype"], o["shape"][1:]) for o in made
+        (o.name, o.datatype, o.shape[1:]) for o in made
     ]
 
 
@@ -214,7 +214,8 @@ def test_invocations_answer_by_task() -> None:
 def test_invocation_with_one_column_takes_bare_values() -> None:
     images = [[[1, 2, 3], [4, 5, 6]]]
     for shape in ("instances", "inputs"):
-        assert parse_invocation({shape: images}, IMAGES, MAX_ROWS).column("pixels").to_pylist() == [[1, 2, 3, 4, 5, 6]]
+        table = Assembler(IMAGES).table([parse_invocation({shape: images}, IMAGES, MAX_ROWS)])
+        assert table.column("pixels").to_pylist() == [[1, 2, 3, 4, 5, 6]]
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,27 @@
 """A rollout goes only where its verdicts and orders lead, and its journal tells the same story."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.contracts import Decision
 from cluster.errors import RolloutError
+from deployments.freeze import FreezeWindow
 from deployments.judge import Verdict
-from deployments.policy import RolloutPolicy
+from deployments.policy import RolloutPolicy, Webhook
 from deployments.rollout import RolloutState, advance, begin, command, entry, replay
 
 POLICY = RolloutPolicy(steps=(0.1, 0.5, 1.0))
+GATED = RolloutPolicy(steps=(0.1, 0.5, 1.0), gates=(0.1, 1.0), bake_s=5.0)
 events = st.lists(
     st.sampled_from(["advance", "hold", "verdict-abort", "pause", "resume", "abort", "promote"]), max_size=12
 )
 
 
-def started() -> RolloutState:
-    return begin("r1", "trips", "1", "2", POLICY, 100.0)
+def started(policy: RolloutPolicy = POLICY) -> RolloutState:
+    return begin("r1", "trips", "1", "2", policy, 100.0)
 
 
 def verdict(kind: str) -> Verdict:
@@ -77,19 +81,22 @@ def test_steps_must_rise_to_one(steps: tuple[float, ...]) -> None:
         RolloutPolicy(steps=steps)
 
 
+@pytest.mark.parametrize("policy", [POLICY, GATED])
 @given(events)
-def test_the_journal_replays_to_the_same_state(history: list[str]) -> None:
-    state = started()
+def test_the_journal_replays_to_the_same_state(policy: RolloutPolicy, history: list[str]) -> None:
+    state = started(policy)
     journal = [entry(state, "start", state.since, {})]
     for at, event in enumerate(history, start=101):
         try:
-            state, decision = apply(state, event, float(at))
+            # The bake is over at every second event.
+            state, decision = apply(state, event, float(3 * at))
         except RolloutError:
             continue
-        if decision.action != "hold":
+        if decision.action != "hold" or state.remark:
             journal.append(decision)
-    again = replay("trips", journal, POLICY)
-    assert again.model_dump(exclude={"reason"}) == state.model_dump(exclude={"reason"})
+    again = replay("trips", journal, policy)
+    left_out = {"reason", "remark"}
+    assert again.model_dump(exclude=left_out) == state.model_dump(exclude=left_out)
     assert journal[-1].share == again.share
 
 
@@ -104,3 +111,108 @@ def test_shares_only_grow_until_the_end(history: list[str]) -> None:
         if state.active:
             shares.append(state.share)
     assert shares == sorted(shares)
+
+
+def test_a_step_takes_its_bake_time_also_the_last_one() -> None:
+    state, seen = started(RolloutPolicy(steps=(0.5, 1.0), bake_s=60.0)), []
+    for now in (130.0, 159.0, 160.0, 219.0, 220.0):
+        state, decision = advance(state, verdict("advance"), now)
+        seen.append((decision.action, state.remark))
+    assert seen == [
+        ("hold", "bakes at 50%"),
+        ("hold", "bakes at 50%"),
+        ("advance", ""),
+        ("hold", "bakes at 100%"),
+        ("promote", ""),
+    ]
+    assert advance(started(RolloutPolicy(bake_s=60.0)), verdict("abort"), 101.0)[0].status == "aborted"
+
+
+def test_a_gate_waits_for_a_person_and_is_opened_once() -> None:
+    state, decision = advance(started(GATED), verdict("advance"), 106.0)
+    assert (state.status, state.share, decision.action, decision.share) == ("waiting", 0.1, "pause", 0.1)
+    assert "gate at 10%" in decision.reason
+    assert state.step_age_s(1e9) == 0.0
+    assert advance(state, verdict("advance"), 200.0)[0].status == "waiting"
+    assert advance(state, verdict("abort"), 200.0)[0].status == "aborted"
+    opened, _ = command(state, "resume", "looks fine", 300.0)
+    assert opened.status == "running"
+    # What has baked before the gate need not bake again.
+    after, decision = advance(opened, verdict("advance"), 301.0)
+    assert (after.share, decision.action) == (0.5, "advance")
+    assert advance(after, verdict("advance"), 307.0)[0].share == 1.0
+    assert command(state, "promote", "now", 300.0)[0].status == "promoted"
+
+
+def test_a_pause_before_the_gate_does_not_open_it() -> None:
+    paused, _ = command(started(GATED), "pause", "night", 101.0)
+    resumed, _ = command(paused, "resume", "day", 102.0)
+    assert advance(resumed, verdict("advance"), 108.0)[0].status == "waiting"
+
+
+def test_nothing_advances_in_a_freeze_and_harm_aborts() -> None:
+    # 1970 began on a Thursday.
+    policy = RolloutPolicy(steps=(0.5, 1.0), freezes=(FreezeWindow(start="thu 00:00", end="thu 01:00"),))
+    held, decision = advance(started(policy), verdict("advance"), 3599.0)
+    assert (decision.action, held.remark, "frozen" in decision.reason) == (
+        "hold",
+        "frozen from thu 00:00 until thu 01:00 UTC",
+        True,
+    )
+    assert advance(held, verdict("advance"), 3600.0)[1].action == "advance"
+    assert advance(held, verdict("abort"), 3599.0)[1].action == "abort"
+
+
+def test_a_dry_run_tells_what_it_would_do_and_does_it_not() -> None:
+    state = started(RolloutPolicy(steps=(0.1, 1.0), dry_run=True))
+    for kind, would in (("advance", "advance"), ("abort", "abort")):
+        after, decision = advance(state, verdict(kind), 1e6)
+        assert (after.status, after.share, decision.action) == ("running", 0.1, "hold")
+        assert (after.remark, f"would {would}: because {kind}" in decision.reason) == (f"dry run: {would}", True)
+    assert command(state, "abort", "seen enough", 1e6)[0].status == "aborted"
+    single = started(RolloutPolicy(steps=(1.0,), dry_run=True))
+    assert advance(single, verdict("advance"), 1e6)[0].remark == "dry run: promote"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "zone", "inside", "outside"),
+    [
+        ("fri 16:00", "mon 08:00", "Europe/Berlin", "2024-05-03T14:00", "2024-05-03T13:59"),
+        ("fri 16:00", "mon 08:00", "Europe/Berlin", "2024-05-06T05:59", "2024-05-06T06:00"),
+        # The same window by the same clocks, in winter.
+        ("fri 16:00", "mon 08:00", "Europe/Berlin", "2024-01-05T15:00", "2024-01-05T14:59"),
+        ("tue 09:00", "tue 10:30", "UTC", "2024-05-07T10:29", "2024-05-07T10:30"),
+    ],
+)
+def test_freeze_windows_follow_the_clocks_of_their_zone(
+    start: str, end: str, zone: str, inside: str, outside: str
+) -> None:
+    window = FreezeWindow(start=start, end=end, zone=zone)
+    moments = [datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp() for at in (inside, outside)]
+    assert [window.holds(moment) for moment in moments] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("window", "said"),
+    [
+        ({"start": "friday", "end": "mon 08:00"}, "no moment of a week"),
+        ({"start": "fri 16:00", "end": "fri 16:00"}, "is empty"),
+        ({"start": "fri 16:00", "end": "mon 08:00", "zone": "Mars/Olympus"}, "no time zone"),
+    ],
+)
+def test_freeze_windows_that_cannot_be_read_are_refused(window: dict[str, str], said: str) -> None:
+    with pytest.raises(RolloutError, match=said):
+        FreezeWindow(**window)
+
+
+def test_policies_that_contradict_themselves_are_refused() -> None:
+    with pytest.raises(RolloutError, match="no step of the rollout is at the gates"):
+        RolloutPolicy(steps=(0.1, 1.0), gates=(0.5,))
+    with pytest.raises(RolloutError, match="without a latency_quantile"):
+        RolloutPolicy(latency_quantile=None, latency_to_advance=True)
+
+
+def test_a_policy_survives_the_journal() -> None:
+    hook = Webhook(url="https://ops.example/hook", moment="before", secret_env="SECRET")
+    policy = RolloutPolicy(freezes=(FreezeWindow(start="fri 16:00", end="mon 08:00"),), webhooks=(hook,), gates=(0.5,))
+    assert RolloutPolicy.model_validate_json(policy.model_dump_json()) == policy

@@ -1,5 +1,6 @@
 """Rollouts on a real cluster, under load: no request fails, whatever becomes of the challenger."""
 
+import json
 import os
 import signal
 
@@ -14,9 +15,10 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from deployments import config, controller
 from deployments.controller import RolloutStatus
-from deployments.policy import RolloutPolicy
+from deployments.policy import RolloutPolicy, Webhook
 from deployments.user_config import challenger_prefix
 from tests.deployments.conftest import MODEL, TRUE_SLOPE, Versions
+from tests.deployments.endpoint import Endpoint
 from tests.deployments.traffic import Load, infer_body, until
 
 pytestmark = pytest.mark.cluster
@@ -136,6 +138,50 @@ def test_controller_resumes_after_a_kill_and_obeys_orders(
     assert load.failed == []
 
 
+def test_a_gate_waits_for_a_person_and_a_webhook_has_a_say(
+    registry: Registry, http: httpx.Client, versions: Versions, rollout, endpoint: Endpoint
+) -> None:
+    before = Webhook(url=f"{endpoint.url}/before", moment="before", retry_s=0.2)
+    after = Webhook(url=f"{endpoint.url}/after")
+    policy = POLICY.model_copy(update={"gates": (0.3,), "webhooks": (before, after)})
+    with Load(str(http.base_url), TRUE_SLOPE, name="gate") as load:
+        ray.get(rollout.start.remote(versions.good, policy))
+        until(lambda: _status(rollout) == "waiting", "the gate is reached")
+        endpoint.answers["/before"] = 409
+        ray.get(rollout.resume.remote("go on"))
+        until(lambda: "HTTP 409" in ray.get(rollout.status.remote()).state.reason, "the webhook objects")
+        assert ray.get(rollout.status.remote()).state.share == 0.3
+        endpoint.answers["/before"] = 200
+        status = finished(rollout)
+        until(lambda: told(endpoint)[-1:] == ["promote"], "the webhook hears of the promotion")
+    assert [d.action for d in status.decisions] == ["start", "pause", "resume", "hold", "advance", "promote"]
+    assert told(endpoint) == ["start", "pause", "resume", "advance", "promote"]
+    assert registry.aliased(MODEL, CHAMPION).version == versions.good.version
+    assert load.failed == []
+
+
+def test_a_dry_run_changes_nothing_and_harm_beats_a_promotion(
+    registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    policy = POLICY.model_copy(update={"dry_run": True})
+    with Load(str(http.base_url), TRUE_SLOPE, name="dry") as load:
+        ray.get(rollout.start.remote(versions.bad, policy))
+        until(lambda: _actions(rollout)[-1:] == ["hold"], "the dry run has something to tell")
+        status: RolloutStatus = ray.get(rollout.status.remote())
+        assert (status.state.status, status.state.share) == ("running", 0.3)
+        assert "dry run, would abort: the challenger is worse" in status.decisions[-1].reason
+        with pytest.raises(RolloutError, match="promotion was asked for, but the challenger is worse"):
+            ray.get(rollout.promote.remote("never mind"))
+    assert _actions(rollout) == ["start", "hold", "abort"]
+    assert registry.aliased(MODEL, CHAMPION).version == versions.champion.version
+    assert load.failed == []
+
+
+def told(endpoint: Endpoint) -> list[str]:
+    """Actions that the webhook after each step was told of."""
+    return [json.loads(body)["decision"]["action"] for path, _, body in endpoint.heard if path == "/after"]
+
+
 def test_a_header_forces_the_variant(http: httpx.Client, versions: Versions, rollout) -> None:
     ray.get(rollout.start.remote(versions.good, FROZEN))
     for variant, version in (("champion", versions.champion), ("challenger", versions.good)):
@@ -150,3 +196,7 @@ def _status(actor) -> str:
         return ray.get(actor.status.remote()).state.status
     except ray.exceptions.ActorUnavailableError:
         return ""
+
+
+def _actions(actor) -> list[str]:
+    return [d.action for d in ray.get(actor.status.remote()).decisions]

@@ -62,10 +62,13 @@ def test_the_retrained_version_is_champion_and_says_what_it_is_made_of(rehearsed
     assert champion is not None
     assert champion.version == registry.versions("digits")[-1].version
     assert {"rayloop.snapshot", "rayloop.features", "rayloop.code", GATE_TAG} <= set(champion.tags)
+    assert champion.tags["rayloop.precision"] == "float32"
+    assert champion.tags["rayloop.runtime"].startswith("ONNX Runtime ")
     bundle = registry.fetch(champion)
     assert sorted(p.name for p in bundle.iterdir()) == [
         "manifest.json",
         "model.onnx",
+        "portable.onnx",
         "profile.json",
         "weights.safetensors",
     ]
@@ -137,3 +140,20 @@ def test_predict_scores_a_table(rehearsed: str, cluster: Settings, folder: Path)
     assert scored.num_rows == 50
     right = [p == d for p, d in zip(scored["predicted"].to_pylist(), scored["digit"].to_pylist(), strict=True)]
     assert sum(right) > 40
+    again = rayloop(cluster, folder, "predict", "digits.py", "in.parquet", "out")
+    assert again.returncode == 2
+    assert "is not an empty folder" in again.stdout
+
+
+@pytest.mark.cluster
+def test_predict_scores_a_table_of_the_catalog(rehearsed: str, cluster: Settings, folder: Path) -> None:
+    import pyarrow.parquet as pq
+
+    done = rayloop(
+        cluster, folder, "predict", "digits.py", "digits.scans", "scans", "--keep", "scan", "--keep", "digit"
+    )
+    assert done.returncode == 0, done.stdout
+    scored = pq.read_table(folder / "scans")
+    assert scored.column_names == ["scan", "digit", "scores", "predicted"]
+    assert sorted(scored["scan"].to_pylist()) == sorted(Tables(cluster).read("digits.scans")["scan"].to_pylist())
+    assert f"{scored.num_rows:,} rows in " in done.stdout

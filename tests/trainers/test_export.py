@@ -16,13 +16,14 @@ from safetensors.numpy import load_file
 
 from cluster.contracts import Snapshot, TaskKind
 from cluster.errors import DataError
-from features.bundle import MODEL, WEIGHTS, Manifest
+from features.bundle import MODEL, PORTABLE, WEIGHTS, Manifest
 from features.definitions import Column, FeatureSet
 from tests.trainers.frames import COLUMNS, Small, frame, trained
 from trainers import evaluate
 from trainers.config import ModelSpec
 from trainers.export import export
 from trainers.fit import FitResult
+from trainers.portable import MISSING_KEY, missing_text, score_portable
 
 PARITY = 1e-5
 
@@ -51,7 +52,7 @@ def test_parity_of_every_task_and_of_inputs_without_columns(
     model = onnx.load(tmp_path / MODEL)
     assert [node.name for node in model.graph.input] == names
     assert [node.name for node in model.graph.output] == ["scores"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [MODEL, WEIGHTS]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MODEL, PORTABLE, WEIGHTS]
     for rows in (1, 3):
         ours, theirs = _both(result, tmp_path, frame(kind, rows=rows, seed=9))
         assert ours.shape == theirs.shape == ((rows, 3) if kind == "multiclass" else (rows,))
@@ -92,6 +93,48 @@ def test_anything_that_encodes_scores_alike(exported: tuple[FitResult, Path], gi
     ours, theirs = _both(result, folder, table)
     assert np.isfinite(theirs).all()
     assert np.abs(ours - theirs).max() < PARITY
+
+
+@given(st.lists(row, min_size=1, max_size=5))
+def test_the_portable_model_encodes_as_training_does(exported: tuple[FitResult, Path], given_rows: list[tuple]) -> None:
+    result, folder = exported
+    plain, heavy, gappy, colour = zip(*given_rows, strict=True)
+    # The empty text stands for missing there.
+    colour = [text or None for text in colour]
+    pixels = np.zeros((len(plain), 2, 2), np.float32)
+    numbers = {n: pa.array(v, pa.float64()) for n, v in (("plain", plain), ("heavy", heavy), ("gappy", gappy))}
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(pixels.ravel()), 4)
+    table = pa.table({**numbers, "colour": pa.array(colour, pa.string()), "pixels": flat})
+    model = evaluate.session(folder / PORTABLE)
+    missing = model.get_modelmeta().custom_metadata_map[MISSING_KEY]
+    fed = {
+        n: np.array([math.nan if v is None else v for v in c], np.float32)
+        for n, c in zip(numbers, (plain, heavy, gappy), strict=True)
+    }
+    (theirs,) = model.run(
+        ["scores"], fed | {"colour": np.array([missing if t is None else t for t in colour], object), "pixels": pixels}
+    )
+    ours, _ = _both(result, folder, table)
+    assert np.abs(ours - theirs).max() < PARITY
+    assert np.array_equal(score_portable(model, result.encoder, table), theirs)
+
+
+def test_a_vocabulary_with_the_empty_text_has_another_one_for_missing(tmp_path: Path) -> None:
+    table = frame()
+    colours = ["" if c == "red" else c for c in table["colour"].to_pylist()]
+    table = table.set_column(table.column_names.index("colour"), "colour", pa.array(colours, pa.string()))
+    result = trained(table=table)
+    assert missing_text(result.encoder) == "?"
+    assert export(result, tmp_path, table) < PARITY
+
+
+def test_a_column_called_scores_leaves_the_output_another_name(tmp_path: Path) -> None:
+    columns = (Column(name="scores", kind="number"), Column(name="numbers", kind="number"))
+    table = frame().rename_columns({"plain": "scores", "heavy": "numbers"})
+    assert export(trained(columns=columns, table=table), tmp_path, table) < PARITY
+    model = onnx.load(tmp_path / PORTABLE)
+    assert [node.name for node in model.graph.input] == ["scores", "numbers"]
+    assert [node.name for node in model.graph.output] == ["scores_"]
 
 
 def test_weights_are_the_state_and_load_without_pickle(exported: tuple[FitResult, Path]) -> None:

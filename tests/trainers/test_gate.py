@@ -41,6 +41,9 @@ def _judge(policy: GatePolicy, skill: float = 2.0, **given: object) -> GateRepor
         (GatePolicy(margin=0.01), {"champion_scores": _rows(4.0)[0]}, ["not worse than the champion"]),
         (GatePolicy(margin=0.01), {"champion_scores": None}, []),
         (GatePolicy(), {"champion_scores": _rows(4.0)[0]}, []),
+        (GatePolicy(), {"exact_scores": _rows(2.0)[0]}, []),
+        (GatePolicy(), {"exact_scores": _rows(2.2)[0]}, ["int8 as good as float"]),
+        (GatePolicy(max_quantization_loss=0.2), {"exact_scores": _rows(2.2)[0]}, []),
     ],
 )
 def test_a_check_fails_for_its_own_reason(policy: GatePolicy, given: dict[str, object], failed: list[str]) -> None:

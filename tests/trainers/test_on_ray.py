@@ -14,14 +14,11 @@ import pytest
 import ray
 from torch import nn
 
-from cluster.contracts import Snapshot, Task
+from cluster.contracts import Task
 from cluster.errors import DataError, ProjectError, RayloopError
 from cluster.settings import Settings
-from features.bundle import Manifest
-from features.definitions import FeatureSet
 from features.encoding import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part, trained
-from trainers import evaluate
 from trainers.config import Choice, LogUniform, ModelSpec, TrainConfig, TuneConfig
 from trainers.data import TrainingData
 from trainers.export import export
@@ -64,22 +61,6 @@ def test_rows_that_do_not_fit_are_streamed_to_a_users_own_module(cluster: Settin
     assert result.metrics["rmse"] == pytest.approx(alone.metrics["rmse"], rel=0.3)
     assert result.inputs == alone.inputs
     assert export(result, tmp_path, table) < 1e-5
-    _check_batch_prediction(result.task, result.encoder, tmp_path, table)
-
-
-def _check_batch_prediction(task: Task, encoder: Encoder, folder: Path, table: pa.Table) -> None:
-    features = FeatureSet(name="all", request=COLUMNS)
-    Manifest(
-        model="toy",
-        task=task,
-        features=features,
-        feature_hash=features.content_hash,
-        encoder=encoder,
-        snapshot=Snapshot(table="t", id=1, rows=1),
-        code_version="x",
-    ).save(folder)
-    predicted = evaluate.predict(folder, ray.data.from_arrow(table)).sort("id").to_pandas()
-    assert np.allclose(predicted["score"], evaluate.score_table(folder, table))
 
 
 def test_four_trials_of_three_classes_end_in_a_table_and_a_winner(cluster: Settings) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks: rayloop and its peers side by side, written to ``benchmarks/results``."""

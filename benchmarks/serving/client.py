@@ -1,0 +1,79 @@
+"""Starts loads, and asks single questions."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.serving.http import Response, parse_response
+from benchmarks.serving.load import DRAIN_S, Plan, Report
+
+ROOT = Path(__file__).parents[2]
+_START_S = 30.0
+_RECEIVE_BYTES = 1 << 16
+
+
+class Running:
+    """A load under way."""
+
+    def __init__(self, plan: Plan, process: subprocess.Popen[str]) -> None:
+        self._plan, self._process = plan, process
+        self._first = ""
+
+    def wait_for_first(self) -> None:
+        """Return when the first answer is there."""
+        assert self._process.stdout is not None
+        self._first = self._process.stdout.readline()
+
+    def report(self) -> Report:
+        """Wait for the end. Raises RuntimeError when the load broke."""
+        limit_s = _START_S + self._plan.warm_up_s + self._plan.seconds + DRAIN_S
+        out, errors = self._process.communicate(timeout=limit_s)
+        lines = [line for line in out.splitlines() if line != "started"]
+        if self._process.returncode or not lines:
+            raise RuntimeError(f"the load broke: {errors.strip()[-500:]}")
+        return Report(**json.loads(lines[-1]))
+
+
+@contextmanager
+def loading(plan: Plan) -> Iterator[Running]:
+    """A load that runs while the block does something else; the block asks for its report."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.serving.load"],
+        cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdin is not None
+        process.stdin.write(plan.to_json())
+        process.stdin.close()
+        # What communicate() would otherwise try to flush.
+        process.stdin = None
+        yield Running(plan, process)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def load(plan: Plan) -> Report:
+    """Carry out a plan."""
+    with loading(plan) as running:
+        return running.report()
+
+
+def ask(port: int, request: bytes, limit_s: float = 30.0) -> Response:
+    """One request on a connection of its own. Raises OSError when nobody answers, or the connection breaks."""
+    with socket.create_connection(("127.0.0.1", port), timeout=limit_s) as connection:
+        connection.sendall(request)
+        buffer = b""
+        while (response := parse_response(buffer)) is None:
+            received = connection.recv(_RECEIVE_BYTES)
+            if not received:
+                raise ConnectionError(f"the server hung up after {len(buffer)} bytes")
+            buffer += received
+        return response

@@ -1,0 +1,52 @@
+"""A virtual environment for each peer, made when it is first needed and again when its pins change."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+PEERS = Path(__file__).parent / "peers"
+VENVS = Path(__file__).parents[1] / ".venvs"
+
+_STAMP = ".installed"
+_TOLD_CHARS = 800
+
+
+class InstallFailed(Exception):
+    """A peer's packages that could not be installed; the message says why."""
+
+
+def requirements(peer: str) -> Path:
+    return PEERS / peer / "requirements.txt"
+
+
+def pinned(peer: str) -> tuple[str, str]:
+    """Name and version of the peer itself, the first line of its requirements."""
+    name, _, version = requirements(peer).read_text().splitlines()[0].partition("==")
+    return name, version
+
+
+def environment(peer: str, note: Callable[[str], None]) -> Path:
+    """The ``bin`` folder of the peer's environment. Raises InstallFailed."""
+    folder = VENVS / peer
+    wanted = hashlib.sha256(requirements(peer).read_bytes()).hexdigest()
+    stamp = folder / _STAMP
+    if not stamp.exists() or stamp.read_text() != wanted:
+        note(f"installing {peer}")
+        shutil.rmtree(folder, ignore_errors=True)
+        _run([sys.executable, "-m", "venv", str(folder)])
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        # The pins are the whole environment: nothing is left for pip to choose.
+        _run([*pip, "--no-deps", "-r", str(requirements(peer))])
+        stamp.write_text(wanted)
+    return folder / "bin"
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InstallFailed(f"{' '.join(command[:4])} ... failed: {done.stderr.strip()[-_TOLD_CHARS:]}")

@@ -1,0 +1,70 @@
+"""What was measured so far: values by server and measure, and what went wrong."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from benchmarks.results import middle
+from benchmarks.serving.environments import InstallFailed
+from benchmarks.serving.processes import ServerFailed
+
+RATE, P50, P99, LATE = "requests/s", "p50 ms", "p99 ms", "ms late left the load (p99)"
+CANARY, CHALLENGED = "requests/s, canary", "challenger's share"
+REPORTING, SILENT = "requests/s, reporting", "requests/s, silent"
+TENSORS, LOST = "rows/s, tensors", "share of rows not logged"
+ABORT, WEIGHTS = "abort ms", "weight change ms"
+LOGGED, PROFILED = "rows logged per answer", "rows profiled per answer"
+
+_WRONG = (ServerFailed, InstallFailed, OSError, subprocess.SubprocessError, ValueError)
+
+
+class Measures:
+    """Repeats are kept one by one; ``say`` tells a person."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._values: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self._notes: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self._failed: dict[str, str] = {}
+
+    def add(self, name: str, measure: str, value: float) -> None:
+        self._values[name, measure].append(value)
+        self._say(f"{name}: {value:,.4g} {measure}")
+
+    def note(self, name: str, measure: str, text: str) -> None:
+        """Something that a reader of the row must know; a failed request, say."""
+        self._notes[name, measure].append(text)
+        self._say(f"{name}: {measure}: {text}")
+
+    def notes(self, name: str, measure: str) -> str:
+        return "; ".join(dict.fromkeys(self._notes[name, measure]))
+
+    def values(self, name: str, measure: str) -> list[float]:
+        return self._values[name, measure]
+
+    def median(self, name: str, measure: str) -> float | None:
+        return middle(self._values[name, measure])
+
+    def failure(self, name: str) -> str:
+        """Why a server could not be run; empty when it could."""
+        return self._failed.get(name, "")
+
+    @contextmanager
+    def running(self, name: str) -> Iterator[None]:
+        """A block that a server's failure ends, for good: it is not tried again."""
+        try:
+            yield
+        except _WRONG as error:
+            self._failed[name] = f"{type(error).__name__}: {error}"
+            self._say(f"{name} could not be run: {self._failed[name]}")
+
+    @contextmanager
+    def measuring(self, name: str, measure: str) -> Iterator[None]:
+        """A block that a server's failure at this one thing ends."""
+        try:
+            yield
+        except _WRONG as error:
+            self.note(name, measure, f"{type(error).__name__}: {error}")

@@ -1,0 +1,133 @@
+"""rayloop as it runs for a project: cluster, registry, Serve, prediction log, drift monitor, rollout controller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from benchmarks.serving import model, samples
+from benchmarks.serving.processes import ServerFailed
+from benchmarks.serving.subjects import Subject, own_settings
+from cluster import session
+from cluster.contracts import CHAMPION, ModelVersion
+from cluster.registry import Registry
+from deployments import config, controller, ledger
+from deployments.config import ServingOptions
+from deployments.policy import RolloutPolicy
+from deployments.user_config import ServerConfig
+from features.bundle import PROFILE
+from monitoring.alarm import DriftPolicy
+from monitoring.monitor import start_monitor
+from pipelines.serving import call
+
+NAME = "rayloop"
+SHARE = 0.1
+VARIANT, VERSION = "x-rayloop-variant", "x-rayloop-version"
+
+_PATH = f"/v2/models/{model.NAME}/infer"
+# Replicas report twice a second, the ledger commits every two.
+_QUIET_S = 8.0
+_POLL_S = 0.5
+_NEVER = 10**9
+# A rollout that can never have enough evidence stays at its first step.
+_POLICY = RolloutPolicy(
+    steps=(SHARE, 1.0), min_requests=_NEVER, min_labelled=_NEVER, deadline_s=float(_NEVER), on_undecided="hold"
+)
+_DRIFT = DriftPolicy(window_s=model.WINDOW_S, action="notify")
+
+
+class Rayloop:
+    """A cluster with the benchmark's model served, all of it on. Used again for each round: the home stays."""
+
+    def __init__(self, folder: Path, bundles: tuple[Path, Path]) -> None:
+        self.settings = own_settings(folder)
+        self._bundles = bundles
+        self._versions: list[ModelVersion] = []
+        self._logged_before = 0
+        self._monitor: Any = None
+
+    @contextmanager
+    def running(self) -> Iterator[Subject]:
+        """The champion answers, is logged and watched, until the block ends."""
+        session.start(self.settings)
+        session.use_token()
+        try:
+            session.connect(self.settings)
+            self._register()
+            self.deploy(report=True)
+            self._monitor = start_monitor(self.settings, model.NAME, metrics_port=None)
+            reference = (self._bundles[0] / PROFILE).read_bytes()
+            call(self._monitor.watch.remote(self.champion.version, reference, _DRIFT))
+            self._logged_before = self._logged()
+            port = self.settings.serve_port
+            yield Subject(NAME, port, _PATH, samples.open_inference, samples.open_inference_scores, VARIANT)
+        finally:
+            ray.shutdown()
+            session.stop(self.settings)
+
+    @property
+    def champion(self) -> ModelVersion:
+        return self._versions[0]
+
+    @property
+    def challenger(self) -> ModelVersion:
+        return self._versions[1]
+
+    def deploy(self, report: bool) -> None:
+        """Serve the champion, reporting or not."""
+        options = ServingOptions(profile_window_s=model.WINDOW_S, report=report)
+        call(config.connect(self.settings).deploy.remote(self.champion, options))
+
+    def set_champion(self, version: ModelVersion) -> None:
+        """Returns when every replica serves ``version``."""
+        call(config.connect(self.settings).set_champion.remote(version))
+
+    def start_rollout(self) -> None:
+        """Put the second version on a share of the requests, for good."""
+        options = ServingOptions(profile_window_s=model.WINDOW_S)
+        call(self._controller().start.remote(self.challenger, _POLICY, options))
+
+    def abort_rollout(self) -> None:
+        call(self._controller().abort.remote("measured"))
+
+    def share(self) -> float:
+        """The challenger's share as Serve is told now."""
+        current: ServerConfig | None = call(config.connect(self.settings).current.remote(model.NAME))
+        return current.trial.share if current is not None and current.trial is not None else 0.0
+
+    def reported(self, expected: int) -> tuple[int, int]:
+        """Rows that the prediction log, and the monitor, got since the start; waits for ``expected`` while more come."""
+        found, since = (0, 0), time.monotonic()
+        while min(found) < expected and time.monotonic() < since + _QUIET_S:
+            now = self._logged() - self._logged_before, self._profiled()
+            if now != found:
+                found, since = now, time.monotonic()
+            time.sleep(_POLL_S)
+        return found
+
+    def _register(self) -> None:
+        if self._versions:
+            return
+        registry = Registry(self.settings)
+        for bundle in self._bundles:
+            with registry.run("benchmarks", "serving") as run:
+                self._versions.append(registry.register(model.NAME, run, bundle, {}))
+        registry.set_alias(self.champion, CHAMPION)
+
+    def _logged(self) -> int:
+        counts: dict[str, int] = call(ledger.connect(model.NAME, self.settings).flush.remote())
+        return counts["predictions"]
+
+    def _profiled(self) -> int:
+        status = call(self._monitor.status.remote())
+        if status["counters"].get("rejected"):
+            raise ServerFailed(f"the monitor rejects profiles: {status['last_error']}")
+        return int(status["rows_since_start"])
+
+    def _controller(self) -> Any:
+        return controller.connect(model.NAME, self.settings)

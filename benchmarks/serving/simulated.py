@@ -1,0 +1,101 @@
+"""Simulated rollouts of variants of known quality, judged by the very judge that steers real ones. Pure, seeded.
+
+A row has a true log-odds; a variant knows it up to noise. Equal variants have noise of their own of the same spread; a
+challenger that is so many points worse has that much more that its accuracy is lower by so many points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from cluster.contracts import Task
+from deployments.evidence import Arm, Evidence, RolloutEvidence
+from deployments.judge import judge
+from deployments.latencies import Latencies
+from deployments.losses import Metric, losses
+from deployments.moments import Paired
+from deployments.policy import RolloutPolicy
+
+SHARE = 0.5
+_TASK = Task(kind="binary", label="y")
+_NOISE = 0.3
+_CALIBRATION_ROWS = 200_000
+_MOST_NOISE = 4.0
+_ERROR_RATE = 0.005
+_LATENCY_SPREAD = 0.5
+_BATCHES_A_LOOK = 10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How often a rollout is looked at, after how many labelled rows each time."""
+
+    looks: int
+    rows: int
+    policy: RolloutPolicy
+
+    @property
+    def horizon(self) -> int:
+        return self.looks * self.rows
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a rollout, after how many labelled rows, and what its rows cost: losses [2, rows]."""
+
+    kind: str
+    rows: int
+    costs: np.ndarray
+
+
+def costs(chance: np.random.Generator, rows: int, noise: float, metric: Metric) -> np.ndarray:
+    """Costs of the champion's and of the challenger's predictions on the same rows, [2, rows]."""
+    truth = chance.normal(-1.0, 1.0, rows)
+    labels = (chance.random(rows) < 1.0 / (1.0 + np.exp(-truth))).astype(float)
+    known = truth + chance.normal(0.0, _NOISE, (2, rows))
+    known[1] += noise * chance.normal(0.0, 1.0, rows)
+    return np.array([losses(_TASK, 1.0 / (1.0 + np.exp(-one)), labels, metric) for one in known])
+
+
+@cache
+def noise_for(points: float) -> float:
+    """How much noise lowers the accuracy by so many points of a hundred, to a tenth of a point."""
+    low, high = 0.0, _MOST_NOISE
+    for _ in range(12):
+        middle = (low + high) / 2.0
+        champion, challenger = costs(np.random.default_rng(0), _CALIBRATION_ROWS, middle, "accuracy").mean(axis=1)
+        low, high = (middle, high) if 100.0 * (challenger - champion) < points else (low, middle)
+    return low
+
+
+def rollouts(count: int, points: float, plan: Plan) -> Iterator[Outcome]:
+    """Rollouts of a challenger that is ``points`` worse, judged after each batch until a verdict or the last row."""
+    noise = noise_for(points) if points else 0.0
+    for seed in range(count):
+        yield _rollout(np.random.default_rng(seed), noise, plan)
+
+
+def _rollout(chance: np.random.Generator, noise: float, plan: Plan) -> Outcome:
+    drawn = costs(chance, plan.horizon, noise, plan.policy.metric)
+    seen = Evidence()
+    for look in range(1, plan.looks + 1):
+        end = look * plan.rows
+        paired = Paired.of(*drawn[:, end - plan.rows : end])
+        challenger = int(chance.binomial(2 * plan.rows, SHARE))
+        arms = [_arm(chance, requests) for requests in (2 * plan.rows - challenger, challenger)]
+        seen += Evidence(champion=arms[0], challenger=arms[1], paired=paired)
+        verdict = judge(RolloutEvidence(by_share={SHARE: seen}), SHARE, 0.0, plan.policy)
+        if verdict.kind != "hold":
+            return Outcome(verdict.kind, end, drawn)
+    return Outcome("hold", plan.horizon, drawn)
+
+
+def _arm(chance: np.random.Generator, requests: int) -> Arm:
+    """Requests of one variant since the last look: both fail as seldom, and are as quick."""
+    failures = int(chance.binomial(requests, _ERROR_RATE))
+    latency = Latencies.of(20.0 * chance.lognormal(0.0, _LATENCY_SPREAD, _BATCHES_A_LOOK))
+    return Arm(requests=requests, errors=failures, failures=failures, keys=requests, latency=latency)

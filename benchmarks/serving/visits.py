@@ -1,0 +1,197 @@
+"""One visit to a running server: is it right, and how fast is it?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.serving import measures as m
+from benchmarks.serving import model, samples
+from benchmarks.serving.client import ask, load, loading
+from benchmarks.serving.load import Plan, Report
+from benchmarks.serving.measures import Measures
+from benchmarks.serving.processes import ServerFailed
+from benchmarks.serving.rayloop import NAME, SHARE, VERSION, Rayloop
+from benchmarks.serving.samples import Columns
+from benchmarks.serving.subjects import EMPTY, Encode, Scores, Subject
+from cluster.contracts import CHALLENGER, ModelVersion
+
+CONNECTIONS = 16
+OPEN_CONNECTIONS = 64
+OPEN_RATE = 200.0
+"""Requests per second of the open load."""
+TENSOR_ROWS = 1024
+TOLERANCE = 1e-5
+MODEL, ENCODED = "the model alone in a loop, one thread", "encoding and model in a loop, one thread"
+
+_WARM_UP_S = 2.0
+_CHECKED = 64
+_DISTINCT = 512
+_TENSOR_REQUESTS = 16
+_CHANGE_AT_S = 1.5
+_CHANGE_S = 4.0
+_OK = 200
+
+
+class Work(NamedTuple):
+    """What is asked for, the same of every server: sections, seconds a measurement, the model and its rows."""
+
+    sections: frozenset[str]
+    seconds: float
+    folder: Path
+    rows: Columns
+
+    @classmethod
+    def of(cls, sections: frozenset[str], seconds: float, folder: Path) -> Work:
+        return cls(sections, seconds, folder, samples.sample(_DISTINCT, 1))
+
+    def wants(self, *sections: str) -> bool:
+        return not self.sections.isdisjoint(sections)
+
+
+def visit(subject: Subject, work: Work, found: Measures) -> int:
+    """Check and measure a server with one row a request. Returns the requests answered."""
+    answered = check(subject, work)
+    if work.wants("one_row", "canary"):
+        answered += _closed(subject, work, found, m.RATE).total
+    if work.wants("open_loop") and subject.name != EMPTY:
+        answered += _open(subject, work, found)
+    return answered
+
+
+def visit_rayloop(rayloop: Rayloop, subject: Subject, work: Work, found: Measures) -> None:
+    """All of it for rayloop; the log is checked against the answers before anything is switched off."""
+    answered = visit(subject, work, found)
+    if work.wants("canary", "changes"):
+        rayloop.start_rollout()
+        if work.wants("canary"):
+            answered += _canary(rayloop, subject, work, found)
+        if work.wants("changes"):
+            answered += _changes(rayloop, subject, work, found)
+        else:
+            rayloop.abort_rollout()
+    logged, profiled = rayloop.reported(answered)
+    found.add(NAME, m.LOGGED, logged / answered)
+    found.add(NAME, m.PROFILED, profiled / answered)
+    if work.wants("tensors"):
+        with found.measuring(NAME, m.TENSORS):
+            _tensors(rayloop, subject, work, found, logged)
+    if work.wants("reporting"):
+        _reporting(rayloop, subject, work, found)
+
+
+def check(subject: Subject, work: Work) -> int:
+    """Whether the server gives the model's scores, before its speed means anything. Raises ServerFailed."""
+    parts = samples.split({name: values[:_CHECKED] for name, values in work.rows.items()}, 1)
+    for part in parts:
+        _check(subject, part, subject.encode, subject.scores, work)
+    return len(parts)
+
+
+def model_alone(work: Work, found: Measures) -> None:
+    """The yardsticks of the tensors: the same rows, no server."""
+    columns = samples.sample(TENSOR_ROWS, 2)
+    found.add(MODEL, m.TENSORS, model.alone(work.folder, columns, work.seconds))
+    found.add(ENCODED, m.TENSORS, model.encoded(work.folder, columns, work.seconds))
+
+
+def closed_plan(subject: Subject, requests: list[bytes], seconds: float) -> Plan:
+    return Plan(subject.port, requests, CONNECTIONS, _WARM_UP_S, seconds, header=subject.header)
+
+
+def _requests(subject: Subject, work: Work) -> list[bytes]:
+    return [subject.encode(subject.path, part) for part in samples.split(work.rows, 1)]
+
+
+def _closed(subject: Subject, work: Work, found: Measures, measure: str) -> Report:
+    report = load(closed_plan(subject, _requests(subject, work), work.seconds))
+    found.add(subject.name, measure, report.per_second)
+    _note_failures(report, subject, measure, found)
+    return report
+
+
+def _open(subject: Subject, work: Work, found: Measures) -> int:
+    plan = closed_plan(subject, _requests(subject, work), 2.0 * work.seconds)
+    report = load(plan._replace(connections=OPEN_CONNECTIONS, rate=OPEN_RATE))
+    found.add(subject.name, m.P50, report.p50_ms)
+    found.add(subject.name, m.P99, report.p99_ms)
+    found.add(subject.name, m.LATE, report.late_ms)
+    for measure in (m.P50, m.P99):
+        _note_failures(report, subject, measure, found)
+    return report.total
+
+
+def _canary(rayloop: Rayloop, subject: Subject, work: Work, found: Measures) -> int:
+    report = _closed(subject, work, found, m.CANARY)
+    found.add(NAME, m.CHALLENGED, report.seen.get(CHALLENGER, (0, 0.0))[0] / max(1, report.total))
+    if rayloop.share() != SHARE:
+        found.note(NAME, m.CANARY, f"the challenger's share became {rayloop.share():g}")
+    return report.total
+
+
+def _changes(rayloop: Rayloop, subject: Subject, work: Work, found: Measures) -> int:
+    """Abort, then a weight change there and back, each under load of its own."""
+    answered = _change(subject, work, found, m.ABORT, CHALLENGER, rayloop.abort_rollout)
+    by_version = subject._replace(header=VERSION)
+    there, back = rayloop.challenger, rayloop.champion
+    for old, new in ((back, there), (there, back)):
+        answered += _change(by_version, work, found, m.WEIGHTS, old.version, _setting(rayloop, new))
+    return answered
+
+
+def _setting(rayloop: Rayloop, version: ModelVersion) -> Callable[[], None]:
+    return lambda: rayloop.set_champion(version)
+
+
+def _change(subject: Subject, work: Work, found: Measures, measure: str, old: str, change: Callable[[], None]) -> int:
+    """Milliseconds from the call until the last answer of ``old``, as the load's header tells it."""
+    with loading(closed_plan(subject, _requests(subject, work), _CHANGE_S)) as running:
+        running.wait_for_first()
+        time.sleep(_CHANGE_AT_S)
+        called = time.monotonic()
+        change()
+        report = running.report()
+    if old not in report.seen:
+        raise ServerFailed(f"no answer came from {old} before it was to change")
+    found.add(NAME, measure, max(0.0, report.seen[old][1] - called) * 1e3)
+    _note_failures(report, subject, measure, found)
+    return report.total
+
+
+def _tensors(rayloop: Rayloop, subject: Subject, work: Work, found: Measures, logged: int) -> None:
+    columns = samples.sample(_TENSOR_REQUESTS * TENSOR_ROWS, 2)
+    parts = samples.split(columns, TENSOR_ROWS)
+    _check(subject, parts[0], samples.binary_tensors, samples.open_inference_scores, work)
+    requests = [samples.binary_tensors(subject.path, part) for part in parts]
+    report = load(closed_plan(subject, requests, work.seconds))
+    found.add(NAME, m.TENSORS, report.per_second * TENSOR_ROWS)
+    _note_failures(report, subject, m.TENSORS, found)
+    sent = (1 + report.total) * TENSOR_ROWS
+    found.add(NAME, m.LOST, 1.0 - (rayloop.reported(logged + sent)[0] - logged) / sent)
+
+
+def _reporting(rayloop: Rayloop, subject: Subject, work: Work, found: Measures) -> None:
+    """On and off by turns, so that the machine's drift meets both."""
+    for measure, report in ((m.REPORTING, True), (m.SILENT, False), (m.SILENT, False), (m.REPORTING, True)):
+        rayloop.deploy(report)
+        _closed(subject, work, found, measure)
+
+
+def _check(subject: Subject, columns: Columns, encode: Encode, scores: Scores, work: Work) -> None:
+    response = ask(subject.port, encode(subject.path, columns))
+    if response.status != _OK:
+        raise ServerFailed(f"status {response.status}: {response.body[:300].decode(errors='replace')}")
+    if subject.name == EMPTY:
+        return
+    said, expected = np.array(scores(response), np.float64), model.scores(work.folder, columns)
+    if said.shape != expected.shape or not np.allclose(said, expected, rtol=0.0, atol=TOLERANCE):
+        raise ServerFailed(f"it scores {said[:3].tolist()}, the model says {expected[:3].tolist()}")
+
+
+def _note_failures(report: Report, subject: Subject, measure: str, found: Measures) -> None:
+    for what, count in report.failures.items():
+        found.note(subject.name, measure, f"{count} x {what}")

@@ -1,0 +1,139 @@
+"""The protocol's binary tensor extension: raw tensor bytes behind the JSON part of a body. Pure.
+
+https://github.com/kserve/open-inference-protocol, "Binary Tensor Data Extension". Numbers are little-endian, in row-major
+order; each BYTES element has its length before it, 4 bytes little-endian. A NaN is a missing number; there is no null
+for text.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.errors import RequestError
+
+HEADER_LENGTH = "inference-header-content-length"
+SIZE = "binary_data_size"
+
+DTYPES: dict[str, np.dtype] = {
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BOOL": np.dtype("?"),
+    **{f"INT{bits}": np.dtype(f"<i{bits // 8}") for bits in (8, 16, 32, 64)},
+    **{f"UINT{bits}": np.dtype(f"<u{bits // 8}") for bits in (8, 16, 32, 64)},
+}
+_LENGTH = struct.Struct("<I")
+
+
+def split(body: bytes, header: str | None) -> tuple[memoryview, memoryview | None]:
+    """The JSON part of a body, and what follows it. Raises RequestError when ``header`` does not fit the body."""
+    view = memoryview(body)
+    if header is None:
+        return view, None
+    if not header.isdecimal() or int(header) > len(body):
+        raise RequestError(f"expected the length of the JSON part, at most {len(body)}", field=HEADER_LENGTH)
+    return view[: int(header)], view[int(header) :]
+
+
+def attach(tensors: Sequence[Mapping[str, Any]], tail: memoryview) -> list[Mapping[str, Any]]:
+    """Tensors with their binary data, which follow one another in ``tail``, as Arrow arrays under ``data``."""
+    attached, at = [], 0
+    for i, tensor in enumerate(tensors):
+        size = _size(tensor, f"inputs[{i}].parameters.{SIZE}")
+        if size is None:
+            attached.append(tensor)
+            continue
+        if at + size > len(tail):
+            raise RequestError(f"{size} bytes announced, {len(tail) - at} are left", field=f"inputs[{i}]")
+        data = decode(tail[at : at + size], tensor.get("datatype"), f"inputs[{i}]")
+        attached.append({**tensor, "data": data})
+        at += size
+    if at != len(tail):
+        raise RequestError(f"{len(tail) - at} bytes that no input announces", field="body")
+    return attached
+
+
+def decode(data: memoryview, datatype: object, field: str) -> pa.Array:
+    """The values of one tensor's bytes. Raises RequestError when they are none of ``datatype``."""
+    if datatype == "BYTES":
+        return _texts(data, field)
+    dtype = DTYPES.get(datatype) if isinstance(datatype, str) else None
+    if dtype is None:
+        raise RequestError(f"datatype {str(datatype)[:20]!r} has no binary form here", field=f"{field}.datatype")
+    if len(data) % dtype.itemsize:
+        raise RequestError(f"{len(data)} bytes are no whole number of {datatype}", field=field)
+    return pa.array(np.frombuffer(data, dtype))
+
+
+def encode(values: np.ndarray | Sequence[str]) -> bytes:
+    """One output's bytes: float32 numbers, or texts with their lengths."""
+    if isinstance(values, np.ndarray):
+        return np.ascontiguousarray(values, "<f4").tobytes()
+    return b"".join(_with_lengths(values))
+
+
+def _with_lengths(texts: Iterable[str]) -> Iterable[bytes]:
+    for text in texts:
+        encoded = text.encode()
+        yield _LENGTH.pack(len(encoded))
+        yield encoded
+
+
+def _size(tensor: Mapping[str, Any], field: str) -> int | None:
+    parameters = tensor.get("parameters") if isinstance(tensor, dict) else None
+    size = parameters.get(SIZE) if isinstance(parameters, dict) else None
+    if size is not None and (type(size) is not int or size < 0):
+        raise RequestError("expected a number of bytes", field=field)
+    if size is not None and "data" in tensor:
+        raise RequestError("data is given twice, in JSON and in binary", field=field)
+    return size
+
+
+def _texts(data: memoryview, field: str) -> pa.Array:
+    """Texts between their lengths: offsets first, then the bytes without the lengths."""
+    raw = np.frombuffer(data, np.uint8)
+    starts, lengths = _boundaries(data, field)
+    ends = np.cumsum(lengths)
+    offsets = np.concatenate([[0], ends]).astype(np.int32)
+    # Which byte of ``data`` each byte of the joined texts is.
+    kept = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    array = pa.Array.from_buffers(
+        pa.string(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(raw[kept].tobytes())]
+    )
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise RequestError("text must be UTF-8", field=field) from error
+    return array
+
+
+def _boundaries(data: memoryview, field: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where each text starts, and its length, both int64 [n]."""
+    first = _LENGTH.unpack_from(data)[0] if len(data) >= _LENGTH.size else 0
+    stride = first + _LENGTH.size
+    # Codes are mostly of one length; then there is nothing to walk.
+    if len(data) % stride == 0 and len(data):
+        lengths = np.frombuffer(data, np.uint8).reshape(-1, stride)[:, : _LENGTH.size].copy().view("<u4").ravel()
+        if (lengths == first).all():
+            starts = np.arange(len(lengths), dtype=np.int64) * stride + _LENGTH.size
+            return starts, lengths.astype(np.int64)
+    return _walked(data, field)
+
+
+def _walked(data: memoryview, field: str) -> tuple[np.ndarray, np.ndarray]:
+    starts, lengths, at = [], [], 0
+    while at < len(data):
+        if at + _LENGTH.size > len(data):
+            raise RequestError("the bytes end within a length", field=field)
+        length = _LENGTH.unpack_from(data, at)[0]
+        at += _LENGTH.size
+        starts.append(at)
+        lengths.append(length)
+        at += length
+    if at != len(data):
+        raise RequestError("the bytes end within a text", field=field)
+    return np.array(starts, np.int64), np.array(lengths, np.int64)

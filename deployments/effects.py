@@ -1,0 +1,74 @@
+"""Bring Serve and the MLflow aliases to what a rollout's state says. Safe to repeat."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ray.exceptions import RayTaskError
+
+from cluster.contracts import CHALLENGER, CHAMPION, ModelVersion, Task
+from cluster.errors import ClusterUnavailable, RolloutError
+from cluster.registry import Registry
+from cluster.settings import Settings
+from deployments.config import ServingOptions, connect
+from deployments.predictor import bundle_folder
+from deployments.rollout import RolloutState
+from deployments.user_config import ServerConfig, Trial
+from features.bundle import Manifest
+
+
+class Effects:
+    """One model's."""
+
+    def __init__(self, model: str, settings: Settings) -> None:
+        self._model = model
+        self._settings = settings
+        self._registry = Registry(settings)
+        self._config = connect(settings)
+
+    async def champion(self) -> ModelVersion:
+        """The version that is served. Raises RolloutError when none is."""
+        served: ServerConfig | None = await self._config.current.remote(self._model)
+        if served is None:
+            raise RolloutError(f"{self._model} is not served", "deploy a champion first")
+        return served.champion
+
+    async def task(self, champion: str) -> Task:
+        """What the champion predicts."""
+        return await asyncio.to_thread(self._read_task, champion)
+
+    async def make_so(self, state: RolloutState, options: ServingOptions) -> str:
+        """Have the variants answer as ``state`` says. Returns why the challenger cannot be served, if so."""
+        if state.active:
+            return await self._try(state, options)
+        await self._end(state, state.challenger if state.status == "promoted" else state.champion)
+        return ""
+
+    async def _try(self, state: RolloutState, options: ServingOptions) -> str:
+        challenger = await asyncio.to_thread(self._registry.version, self._model, state.challenger)
+        try:
+            if not await self._config.has_challenger.remote(self._model, state.id):
+                await self._config.start_challenger.remote(state.id, challenger, options)
+        except RayTaskError as error:
+            if isinstance(error.cause, ClusterUnavailable):
+                raise
+            return f"the challenger cannot be served: {error.cause}"
+        timeout_s = state.policy.challenger_timeout_s
+        trial = Trial(rollout=state.id, challenger=challenger, share=state.share, timeout_s=timeout_s)
+        await self._config.set_rollout.remote(self._model, trial)
+        await asyncio.to_thread(self._registry.set_alias, challenger, CHALLENGER)
+        return ""
+
+    async def _end(self, state: RolloutState, champion: str) -> None:
+        """One version answers, the challenger's application and alias are gone."""
+        version = await asyncio.to_thread(self._registry.version, self._model, champion)
+        if await self._config.current.remote(self._model) is not None:
+            await self._config.set_champion.remote(version)
+        await self._config.stop_challenger.remote(self._model)
+        if state.status == "promoted":
+            await asyncio.to_thread(self._registry.set_alias, version, CHAMPION)
+        await asyncio.to_thread(self._registry.clear_alias, self._model, CHALLENGER)
+
+    def _read_task(self, champion: str) -> Task:
+        version = self._registry.version(self._model, champion)
+        return Manifest.load(bundle_folder(version, self._settings)).task

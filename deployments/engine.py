@@ -1,0 +1,145 @@
+"""Answers by champion and challenger, in batches, and the report of what came of them.
+
+The champion scores in this process. During a rollout the challenger's share of requests goes to the challenger's
+application as well, while the champion scores the same rows here: that gives paired evidence, and an answer at hand
+when the challenger fails, is late or is missing. A caller never sees a challenger's error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+
+from cluster.contracts import CHALLENGER, CHAMPION, Variant
+from cluster.errors import RequestError
+from deployments import answering
+from deployments.answering import Asked, Live
+from deployments.batching import Batcher
+from deployments.challenger import Said
+from deployments.log import Answer
+from deployments.predictor import Scored
+from deployments.rows import Rows
+from deployments.telemetry import Telemetry
+
+MAX_BATCH_ROWS = 1024
+MAX_SHADOWED_REQUESTS = 64
+"""Requests whose copies are with the challenger or wait to be. Beyond it none is copied, which is counted."""
+
+# A call costs more than a row does: under load few calls carry many requests.
+_CHALLENGER_CALLS = 2
+
+
+class Outcome(NamedTuple):
+    """What a caller gets: scores as contracts.Task says, and who gave them."""
+
+    scores: np.ndarray
+    version: str
+    variant: Variant
+
+
+class Engine:
+    """One replica's way from rows to answers."""
+
+    def __init__(self) -> None:
+        self._champion: Batcher[Asked, Scored] = Batcher(self._score, _rows, MAX_BATCH_ROWS)
+        self._challenger: Batcher[Asked, Said] = Batcher(answering.ask, _rows, MAX_BATCH_ROWS, _CHALLENGER_CALLS)
+        self._shadows: set[asyncio.Task[None]] = set()
+        self._telemetry: Telemetry | None = None
+
+    async def answer(self, live: Live, request: str, rows: Rows, key: str | None, forced: str | None) -> Outcome:
+        """Answer one request. Raises RequestError: 400 when it is bad, 500 when nobody could answer."""
+        asked = self._asked(live, request, rows, key or request, forced)
+        if asked.assigned == CHAMPION:
+            return _by_champion(live, await self._champion(asked))
+        said = asyncio.ensure_future(self._said(asked))
+        try:
+            scored = await self._champion(asked)
+        except BaseException:
+            said.cancel()
+            raise
+        if live.config.trial is not None and live.config.trial.shadow:
+            self._follow(asked, scored, said)
+            return _by_champion(live, scored)
+        answer = answering.answer([asked], scored, await said)
+        self._report(live, answer)
+        if answer.scores is None:
+            raise _failed(scored)
+        return Outcome(answer.scores, answer.version, answer.variant)
+
+    def reporting(self, live: Live) -> Telemetry:
+        """Where this replica's reports go."""
+        if self._telemetry is None:
+            self._telemetry = Telemetry(live.config.champion.model)
+        return self._telemetry
+
+    def close(self, within_s: float) -> None:
+        """Ship what is not reported yet."""
+        if self._telemetry is not None:
+            self._telemetry.close(within_s)
+
+    def _asked(self, live: Live, request: str, rows: Rows, key: str, forced: str | None) -> Asked:
+        trial = live.config.trial
+        assigned = answering.assigned(trial, forced, key)
+        if (
+            assigned == CHALLENGER
+            and trial is not None
+            and trial.shadow
+            and len(self._shadows) >= MAX_SHADOWED_REQUESTS
+        ):
+            self.reporting(live).unshadowed()
+            assigned = "champion"
+        return Asked(live, request, key, forced is not None, rows, assigned, time.time_ns() // 1000)
+
+    async def _score(self, asked: Sequence[Asked]) -> list[Scored | Exception]:
+        """A batch by the state its requests came in under: a swap may fall between two of them."""
+        each: list[Scored | Exception] = []
+        for _, together in groupby(asked, key=lambda one: id(one.live)):
+            group = list(together)
+            answers, scored = answering.score(group[0].live, group)
+            each += scored
+            for answer in answers:
+                self._report(group[0].live, answer)
+        return each
+
+    async def _said(self, asked: Asked) -> Said:
+        """What the challenger says within its time; any failure is an outcome, not an exception."""
+        trial = asked.live.config.trial
+        assert trial is not None
+        try:
+            return await asyncio.wait_for(self._challenger(asked), trial.timeout_s)
+        except Exception as error:
+            return answering.failed(trial, error)
+
+    def _follow(self, asked: Asked, scored: Scored, said: asyncio.Future[Said]) -> None:
+        """Report a shadowed request once the challenger has spoken."""
+
+        async def follow() -> None:
+            self._report(asked.live, answering.answer([asked], scored, await said))
+
+        task = asyncio.get_running_loop().create_task(follow())
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+
+    def _report(self, live: Live, answer: Answer) -> None:
+        if live.config.report:
+            columns = live.champion.manifest.features.columns
+            self.reporting(live).answered(answer, columns, live.config.profile_window_s)
+
+
+def _rows(asked: Asked) -> int:
+    return asked.rows.size
+
+
+def _by_champion(live: Live, scored: Scored) -> Outcome:
+    if scored.scores is None:
+        raise _failed(scored)
+    return Outcome(scored.scores, live.champion.version, "champion")
+
+
+def _failed(scored: Scored) -> RequestError:
+    return RequestError(f"the model failed: {scored.error}", status=500)

@@ -1,0 +1,71 @@
+"""How often each routing key came, and failed, by variant: what the split dealt, and how far requests are not strangers.
+Pure.
+
+Memory is bounded: beyond MAX_KEYS only keys whose hash lies below a limit are kept, and the limit is halved as often
+as needed (Gibbons, "Distinct sampling for highly-accurate answers to distinct values queries", VLDB 2001). The hash is not that of
+the split, so the sample is dealt as all keys are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from hashlib import blake2b
+
+MAX_KEYS = 200_000
+_HASHES = 2**64
+
+Counts = list[int]
+"""Requests and failures of one key."""
+
+
+class Keys:
+    """Keys of one share of a rollout, or of all shares together."""
+
+    def __init__(self, most: int = MAX_KEYS) -> None:
+        self._most = most
+        self._limit = _HASHES
+        self._counts: dict[str, dict[str, Counts]] = defaultdict(dict)
+        self._sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+
+    def add(self, variant: str, requests: Iterable[tuple[str, bool]]) -> None:
+        """Count requests of a variant: the key of each, and whether the variant failed it."""
+        counts, sums = self._counts[variant], self._sums[variant]
+        for key, failed in requests:
+            if self._limit < _HASHES and _hash(key) >= self._limit:
+                continue
+            one = counts.setdefault(key, [0, 0])
+            _pair(sums, one, failed)
+            one[0] += 1
+            one[1] += failed
+        while sum(len(of) for of in self._counts.values()) > self._most:
+            self._thin()
+
+    def sums(self, variant: str) -> dict[str, int]:
+        """Fields of evidence.Arm: ``keys`` that were kept, and estimates of the sums over pairs of requests."""
+        scale = _HASHES // self._limit
+        pairs, half, failed = (value * scale for value in self._sums[variant])
+        return {"keys": len(self._counts[variant]), "pairs": pairs, "half_pairs": half, "failed_pairs": failed}
+
+    def _thin(self) -> None:
+        self._limit //= 2
+        for variant, counts in self._counts.items():
+            kept = {key: one for key, one in counts.items() if _hash(key) < self._limit}
+            self._counts[variant] = kept
+            self._sums[variant] = [
+                sum(n * (n - 1) for n, _ in kept.values()),
+                sum(f * (n - 1) for n, f in kept.values()),
+                sum(f * (f - 1) for _, f in kept.values()),
+            ]
+
+
+def _pair(sums: list[int], before: Counts, failed: bool) -> None:
+    """Add the ordered pairs that one more request makes with those before it."""
+    requests, failures = before
+    sums[0] += 2 * requests
+    sums[1] += failures + failed * requests
+    sums[2] += 2 * failures * failed
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big")

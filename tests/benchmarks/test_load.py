@@ -1,0 +1,105 @@
+"""The load counts what is answered, and charges a stall to all who came meanwhile."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+
+from benchmarks.serving.http import encode_request
+from benchmarks.serving.load import Closed, Open, Plan, Report, arrivals, quantile
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Version: %d\r\n\r\nok"
+BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
+BYE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+REQUEST = encode_request("/", b"{}")
+STALL_S = 0.3
+
+
+class Server(asyncio.Protocol):
+    """Answers the n-th request with what ``answer`` says; it may block the loop, as a stalled server does."""
+
+    def __init__(self, answer: Callable[[], bytes]) -> None:
+        self._answer = answer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        answer = self._answer()
+        self._transport.write(answer)
+        if b"Connection: close" in answer:
+            self._transport.close()
+
+
+def run(answer: Callable[[], bytes], **plan: object) -> Report:
+    async def both() -> Report:
+        server = await asyncio.get_running_loop().create_server(lambda: Server(answer), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        made = Plan(
+            **({"port": port, "requests": [REQUEST], "connections": 4, "warm_up_s": 0.0, "seconds": 0.2} | plan)
+        )
+        load = Open(made) if made.rate else Closed(made)
+        report = await load.run()
+        for connection in load.connections:
+            connection.close()
+        server.close()
+        return report
+
+    return asyncio.run(both())
+
+
+def test_a_closed_load_counts_every_answer_and_every_failure() -> None:
+    turns = itertools.count()
+    sent: list[bytes] = []
+
+    def answer() -> bytes:
+        sent.append(BUSY if next(turns) % 10 == 3 else OK % 1)
+        return sent[-1]
+
+    report = run(answer)
+    assert report.total == sent.count(OK % 1)
+    assert report.failures == {"status 503": sent.count(BUSY)}
+    assert 0 < report.answered <= report.total
+
+
+def test_answers_are_told_apart_by_a_header() -> None:
+    turns = itertools.count()
+    report = run(lambda: OK % (2 if next(turns) >= 50 else 1), header="x-version")
+    assert report.seen["1"][0] == 50
+    assert report.seen["1"][1] <= report.seen["2"][1]
+    assert report.seen["2"][0] == report.total - 50
+
+
+def test_a_connection_that_the_server_closes_with_notice_is_no_failure() -> None:
+    report = run(lambda: BYE)
+    assert report.failures == {}
+    assert report.total > 4
+
+
+def test_a_stall_is_charged_to_all_who_came_meanwhile() -> None:
+    turns = itertools.count()
+
+    def answer() -> bytes:
+        if next(turns) == 20:
+            time.sleep(STALL_S)
+        return OK % 1
+
+    report = run(answer, rate=200.0, seconds=1.0)
+    late = 200 * STALL_S
+    # With 4 connections a closed load would see 4 slow answers; here about 60 came during the stall.
+    assert report.failures == {}
+    assert report.p99_ms > 0.8 * STALL_S * 1e3
+    assert report.p50_ms < 0.5 * STALL_S * 1e3
+    assert report.total > 2 * late
+
+
+def test_arrivals_are_poisson_and_the_same_for_everyone() -> None:
+    times = arrivals(200.0, 50.0, seed=1)
+    assert times == arrivals(200.0, 50.0, seed=1)
+    assert times == sorted(times)
+    assert abs(len(times) - 10_000) < 5 * 100
+
+
+def test_quantiles() -> None:
+    ordered = [float(i) for i in range(100)]
+    assert (quantile(ordered, 0.5), quantile(ordered, 0.99), quantile([], 0.5)) == (50.0, 99.0, 0.0)

@@ -1,0 +1,103 @@
+"""A table cut into parts is the table, in its order, whatever its files look like."""
+
+from __future__ import annotations
+
+import pickle
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.errors import DataError, SnapshotNotFound
+from cluster.parts import READ_ROWS, Cut, _ends, cut, cut_parquet
+from cluster.settings import Settings
+from cluster.tables import Tables
+
+ROWS = pa.table({"n": pa.array(range(1000), pa.int64()), "text": [f"t{i % 7}" for i in range(1000)]})
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    return Tables(Settings(home=tmp_path / "home"))
+
+
+def _read(found: Cut, columns: list[str]) -> pa.Table:
+    # A part travels to the worker that reads it.
+    parts = [pickle.loads(pickle.dumps(part)) for part in found.parts]
+    return pa.concat_tables([table for part in parts for table in part.read(columns)])
+
+
+@given(st.lists(st.integers(0, 50), max_size=20), st.integers(1, 60))
+def test_runs_of_row_groups_cover_all_of_them_once(counts: list[int], size: int) -> None:
+    ends = _ends(counts, size)
+    assert ends[0] == 0
+    assert ends[-1] == len(counts)
+    runs = [counts[a:b] for a, b in pairwise(ends)]
+    assert [n for run in runs for n in run] == counts
+    assert all(sum(run) >= size for run in runs[:-1])
+    assert all(sum(run[:-1]) < size for run in runs)
+
+
+def test_one_large_file_is_cut_by_its_row_groups(tmp_path: Path) -> None:
+    rows = pa.table({"n": pa.array(range(4 * READ_ROWS + 1), pa.int64())})
+    pq.write_table(rows, tmp_path / "a.parquet", row_group_size=READ_ROWS // 2)
+    found = cut_parquet(str(tmp_path / "a.parquet"), cpus=2)
+    assert [part.rows for part in found.parts] == [READ_ROWS] * 4 + [1]
+    assert found.rows == rows.num_rows
+    assert _read(found, ["n"]).equals(rows)
+    assert all(table.num_rows <= READ_ROWS for part in found.parts for table in part.read(["n"]))
+
+
+def test_a_folder_keeps_the_order_of_its_files_and_the_columns_of_its_folders(tmp_path: Path) -> None:
+    for day, at in ((1, 0), (2, 500)):
+        (tmp_path / f"day={day}").mkdir()
+        pq.write_table(ROWS.slice(at, 500), tmp_path / f"day={day}" / "a.parquet")
+    found = cut(str(tmp_path), Tables(Settings(home=tmp_path / "home")), cpus=2)
+    assert found.schema.names == ["n", "text", "day"]
+    read = _read(found, ["day", "n"])
+    assert read["n"].to_pylist() == list(range(1000))
+    assert read["day"].to_pylist() == [1] * 500 + [2] * 500
+
+
+def test_a_table_of_the_catalog_is_cut_by_its_data_files(tables: Tables) -> None:
+    first = tables.append("shop.sales", ROWS.slice(0, 400))
+    tables.append("shop.sales", ROWS.slice(400))
+    found = cut("shop.sales", tables, cpus=2)
+    assert (len(found.parts), found.rows) == (2, 1000)
+    read = _read(found, ["text", "n"]).select(["n", "text"])
+    assert read.schema == found.schema
+    assert read.cast(ROWS.schema).sort_by("n").equals(ROWS)
+    older = cut(f"shop.sales@{first.id}", tables, cpus=2)
+    assert older.name == f"shop.sales@{first.id}"
+    assert _read(older, ["n"])["n"].to_pylist() == list(range(400))
+
+
+def test_a_column_that_came_later_is_null_in_older_files(tables: Tables) -> None:
+    tables.append("shop.sales", ROWS.select(["n"]).slice(0, 2))
+    tables.append("shop.sales", ROWS.slice(2, 2), evolve=True)
+    read = _read(cut("shop.sales", tables, cpus=2), ["n", "text"]).sort_by("n")
+    assert read["text"].to_pylist() == [None, None, "t2", "t3"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "no/where.parquet", "shop.nothing", "shop.nothing@5"])
+def test_a_table_that_is_nowhere_is_named(name: str, tables: Tables) -> None:
+    with pytest.raises(DataError, match=f"no table at {name.partition('@')[0]}"):
+        cut(name, tables, cpus=2)
+
+
+def test_what_is_no_table_is_refused(tables: Tables, tmp_path: Path) -> None:
+    snapshot = tables.append("shop.sales", ROWS)
+    with pytest.raises(SnapshotNotFound, match="no snapshot 7"):
+        cut("shop.sales@7", tables, cpus=2)
+    with pytest.raises(DataError, match=rf"'x' is no snapshot of shop\.sales; the newest is {snapshot.id}"):
+        cut("shop.sales@x", tables, cpus=2)
+    (tmp_path / "a.parquet").write_text("n")
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read as Parquet"):
+        cut_parquet(str(tmp_path / "a.parquet"), cpus=2)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no Parquet file"):
+        cut_parquet(str(tmp_path / "empty"), cpus=2)

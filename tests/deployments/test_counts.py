@@ -1,0 +1,133 @@
+"""Sequential tests on counts: never wrong more often than alpha, however often one looks, and sharp enough to be of use."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from deployments.counts import log_e_dealt, log_e_more, log_wealth
+from deployments.evidence import Arm, Evidence, RolloutEvidence
+from deployments.sample_ratio import CONCENTRATION, log_e_split, shares_dealt
+
+ALPHA = 0.05
+THRESHOLD = math.log(1.0 / ALPHA)
+RUNS = 1_000
+STEPS = (0.05, 0.25, 0.5, 1.0)
+
+
+def at_most(bound: float, runs: int = RUNS) -> int:
+    """Events that a probability of ``bound`` exceeds in one of a thousand experiments."""
+    return int(stats.binom.ppf(0.999, runs, bound))
+
+
+def dealt(champion: int, challenger: int, share: float) -> Evidence:
+    return Evidence(champion=Arm(keys=champion), challenger=Arm(keys=challenger))
+
+
+def test_a_sound_split_is_seldom_called_broken_though_it_is_looked_at_often() -> None:
+    chance = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(RUNS):
+        by_share: dict[float, Evidence] = {}
+        alarm = False
+        for share in STEPS[:-1]:
+            for keys in range(200, 2_001, 200):
+                before = by_share.get(share, Evidence()).challenger.keys
+                challenger = before + int(chance.binomial(200, share))
+                by_share[share] = dealt(keys - challenger, challenger, share)
+                alarm = alarm or log_e_split(RolloutEvidence(by_share=by_share), STEPS) >= THRESHOLD
+        alarms += alarm
+    assert alarms <= at_most(ALPHA)
+
+
+def test_each_step_alone_keeps_its_bound_at_every_key() -> None:
+    chance = np.random.default_rng(1)
+    challenger = (chance.random((RUNS, 1_000)) < 0.25).cumsum(axis=1)
+    shares, alarms = np.array([0.75, 0.25]), 0
+    for row in challenger:
+        looks = (
+            log_e_dealt(np.array([n - row[n - 1], row[n - 1]]), shares, CONCENTRATION) for n in range(10, 1_001, 10)
+        )
+        alarms += any(log_e >= THRESHOLD for log_e in looks)
+    assert alarms <= at_most(ALPHA)
+
+
+@pytest.mark.parametrize(("share", "real", "keys"), [(0.05, 0.03, 5_000), (0.25, 0.2, 4_000), (0.5, 0.46, 6_000)])
+def test_a_broken_split_is_found(share: float, real: float, keys: int) -> None:
+    chance = np.random.default_rng(2)
+    found = 0
+    for _ in range(200):
+        challenger = int(chance.binomial(keys, real))
+        evidence = RolloutEvidence(by_share={share: dealt(keys - challenger, challenger, share)})
+        found += log_e_split(evidence, STEPS) >= THRESHOLD
+    assert found >= 180
+
+
+def test_one_key_to_the_champion_breaks_a_full_share() -> None:
+    assert log_e_split(RolloutEvidence(by_share={1.0: dealt(1, 1_000, 1.0)}), STEPS) == math.inf
+    assert log_e_split(RolloutEvidence(by_share={1.0: dealt(0, 1_000, 1.0)}), STEPS) <= 0.0
+    assert shares_dealt(RolloutEvidence(by_share={1.0: dealt(1, 9, 1.0)})) == {1.0: (1, 9)}
+
+
+@given(st.lists(st.integers(0, 500), min_size=2, max_size=4), st.integers(0, 100))
+def test_the_dirichlet_mixture_is_a_mean_over_what_may_come_next(counts: list[int], seed: int) -> None:
+    # One more key, dealt by the shares: the expected e-value is today's. That is what makes it an e-process.
+    shares = np.random.default_rng(seed).dirichlet(np.ones(len(counts)) * 5.0)
+    now = log_e_dealt(np.array(counts), shares, CONCENTRATION)
+    after = [log_e_dealt(np.array(counts) + one, shares, CONCENTRATION) for one in np.eye(len(counts), dtype=int)]
+    assert float(shares @ np.exp(np.array(after) - now)) == pytest.approx(1.0, rel=1e-9)
+
+
+@given(st.dictionaries(st.sampled_from(STEPS[:-1]), st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1))
+def test_an_error_more_is_a_fair_bet_when_rates_are_at_the_margin(errors: dict[float, tuple[int, int]]) -> None:
+    margin, now = 0.5, log_e_more(errors, 0.5)
+    for share, (champion, challenger) in errors.items():
+        odds = (1.0 + margin) * share / (1.0 - share)
+        more = [(champion + 1, challenger), (champion, challenger + 1)]
+        expected = [math.exp(log_e_more(errors | {share: to}, margin) - now) for to in more]
+        assert (expected[0] + odds * expected[1]) / (1.0 + odds) == pytest.approx(1.0, rel=1e-9)
+
+
+def test_equal_error_rates_are_seldom_told_apart_though_rates_change_with_time() -> None:
+    chance = np.random.default_rng(3)
+    alarms = 0
+    for _ in range(RUNS):
+        seen: dict[float, tuple[int, int]] = {}
+        alarm = False
+        for share in STEPS[:-1]:
+            champion = challenger = 0
+            for _ in range(20):
+                rate = chance.choice([0.0, 0.005, 0.05])
+                challenger += int(chance.binomial(int(100 * share), rate))
+                champion += int(chance.binomial(int(100 * (1.0 - share)), rate))
+                seen[share] = (champion, challenger)
+                alarm = alarm or log_e_more(seen, 0.0) >= THRESHOLD
+        alarms += alarm
+    assert alarms <= at_most(ALPHA)
+
+
+def test_twice_the_errors_are_found_soon() -> None:
+    chance = np.random.default_rng(4)
+    found = 0
+    for _ in range(200):
+        champion, challenger = int(chance.binomial(5_000, 0.01)), int(chance.binomial(5_000, 0.025))
+        found += log_e_more({0.5: (champion, challenger)}, 0.0) >= THRESHOLD
+    assert found >= 180
+
+
+@given(st.lists(st.integers(0, 200), min_size=3, max_size=3), st.floats(0.0, 0.5))
+def test_betting_on_a_mean_of_nought_wins_nothing_on_average(counts: list[int], margin: float) -> None:
+    values = np.array([-1.0, 0.0, 1.0 + margin])
+    # Probabilities under which the mean is 0.
+    chances = np.array([1.0 + margin, 1.0, 1.0]) / (3.0 + margin)
+    now = log_wealth(zip(values, counts, strict=True))
+    after = [log_wealth(zip(values, np.array(counts) + one, strict=True)) for one in np.eye(3)]
+    assert float(chances @ np.exp(np.array(after) - now)) == pytest.approx(1.0, rel=1e-9)
+
+
+def test_betting_finds_a_mean_above_nought() -> None:
+    assert log_wealth([(1.0, 130.0), (-1.0, 70.0)]) >= THRESHOLD
+    assert log_wealth([(1.0, 100.0), (-1.0, 100.0)]) < 0.0

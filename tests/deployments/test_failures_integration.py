@@ -1,0 +1,161 @@
+"""Whatever breaks under load, no request fails, and no acknowledged row of the log is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import ray
+from ray.actor import ActorHandle
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+from cluster.contracts import ModelVersion
+from cluster.registry import Registry
+from cluster.settings import Settings
+from cluster.tables import Tables
+from deployments import config, controller
+from deployments.controller import RolloutStatus
+from deployments.policy import RolloutPolicy
+from deployments.user_config import challenger_app
+from tests.deployments.bundles import Slope, register, write_bundle
+from tests.deployments.misbehaving import hanging, raising
+from tests.deployments.traffic import Load, infer_body, until
+
+pytestmark = pytest.mark.cluster
+
+MODEL = "fragile"
+SLOPE = 2.0
+POLICY = RolloutPolicy(
+    steps=(0.3, 1.0), min_requests=10**6, max_error_rate=0.2, challenger_timeout_s=0.3, poll_s=0.2, deadline_s=300.0
+)
+
+
+@pytest.fixture(scope="module")
+def champion(cluster: Settings, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelVersion]:
+    folder = tmp_path_factory.mktemp("fragile")
+    version = register(registry, MODEL, write_bundle(folder / "champion", Slope(SLOPE)))
+    writer = config.connect(cluster)
+    ray.get(writer.deploy.remote(version, config.ServingOptions(profile_window_s=86400.0, cpus=0.25)))
+    yield version
+    ray.get(writer.remove.remote(MODEL))
+
+
+@pytest.fixture
+def rollout(cluster: Settings, champion: ModelVersion) -> Iterator[ActorHandle]:
+    actor = controller.connect(MODEL, cluster)
+    yield actor
+    status: RolloutStatus = ray.get(actor.status.remote())
+    if status.state is not None and status.state.active:
+        ray.get(actor.abort.remote("end of test"))
+
+
+@pytest.fixture
+def endpoint(cluster: Settings, champion: ModelVersion) -> str:
+    return f"{cluster.endpoint}/v2/models/{MODEL}"
+
+
+def aborted(actor: ActorHandle) -> RolloutStatus:
+    until(lambda: ray.get(actor.status.remote()).over, "the rollout is over")
+    status: RolloutStatus = ray.get(actor.status.remote())
+    assert status.state.status == "aborted", status.state.reason
+    return status
+
+
+def replicas(settings: Settings, app: str) -> dict[str, int]:
+    """Running replicas of an application's only deployment: id and process."""
+    found = ServeSubmissionClient(settings.dashboard).get_serve_details()["applications"][app]
+    (deployment,) = found["deployments"].values()
+    return {r["replica_id"]: r["pid"] for r in deployment["replicas"] if r["state"] == "RUNNING"}
+
+
+def logged(settings: Settings, name: str) -> list[str]:
+    """Request ids of a load in the prediction log."""
+    tables = Tables(settings)
+    if not tables.exists(f"{MODEL}.predictions"):
+        return []
+    ids = tables.read(f"{MODEL}.predictions", columns=["id"]).column("id").to_pylist()
+    return [id for id in ids if id.startswith(f"{name}-")]
+
+
+@pytest.mark.parametrize(
+    ("misbehave", "reason"),
+    [(raising, "InvalidArgument"), (hanging, "no answer within 0.3 s")],
+    ids=["raises", "hangs"],
+)
+def test_a_misbehaving_challenger_is_aborted_and_callers_see_nothing(
+    registry: Registry, endpoint: str, rollout: ActorHandle, tmp_path: Path, misbehave, reason: str, cluster: Settings
+) -> None:
+    challenger = register(registry, MODEL, misbehave(tmp_path / "challenger"))
+    with Load(endpoint, SLOPE, name=misbehave.__name__) as load:
+        ray.get(rollout.start.remote(challenger, POLICY))
+        status = aborted(rollout)
+    assert "failed" in status.state.reason
+    assert load.failed == []
+    assert set(load.outcomes) == {(200, "champion")}
+    tables = Tables(cluster)
+
+    def why() -> set[str]:
+        errors = tables.read(f"{MODEL}.predictions", columns=["id", "error"]).to_pylist()
+        return {row["error"] for row in errors if row["error"] and row["id"].startswith(misbehave.__name__)}
+
+    until(lambda: any(reason in error for error in why()), "the log says why")
+
+
+def test_a_killed_challenger_replica_is_replaced_and_callers_see_nothing(
+    cluster: Settings, registry: Registry, endpoint: str, rollout: ActorHandle, tmp_path: Path
+) -> None:
+    challenger = register(registry, MODEL, write_bundle(tmp_path / "good", Slope(SLOPE)))
+    lasting = POLICY.model_copy(update={"max_error_rate": 0.9})
+    with Load(endpoint, SLOPE, name="killed") as load:
+        status: RolloutStatus = ray.get(rollout.start.remote(challenger, lasting))
+        app = challenger_app(MODEL, status.state.id)
+        until(lambda: load.outcomes[200, "challenger"] > 20, "the challenger answers")
+        (first,) = replicas(cluster, app).values()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: set(replicas(cluster, app).values()) - {first} != set(), "another replica runs")
+        answered = load.outcomes[200, "challenger"]
+        until(lambda: load.outcomes[200, "challenger"] > answered + 20, "the challenger answers again")
+    assert load.failed == []
+
+
+def test_scaling_and_a_killed_champion_replica_cost_no_request(
+    cluster: Settings, champion: ModelVersion, endpoint: str
+) -> None:
+    writer = config.connect(cluster)
+
+    def scale(count: int) -> None:
+        options = config.ServingOptions(replicas=count, profile_window_s=86400.0, cpus=0.25)
+        ray.get(writer.deploy.remote(champion, options))
+        until(lambda: len(replicas(cluster, MODEL)) == count, f"{count} replicas run")
+
+    with Load(endpoint, SLOPE, threads=4, name="scale") as load:
+        scale(2)
+        first = min(replicas(cluster, MODEL).values())
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(set(replicas(cluster, MODEL).values()) - {first}) == 2, "two replicas run again")
+        scale(1)
+        answered = load.answered
+        until(lambda: load.answered > answered + 100, "one replica answers alone")
+    assert load.failed == []
+    until(lambda: len(logged(cluster, "scale")) >= 0.5 * load.answered, "the log arrives")
+    rows = logged(cluster, "scale")
+    assert len(rows) == len(set(rows))
+
+
+def test_a_change_takes_effect_within_a_second_under_load(
+    cluster: Settings, registry: Registry, champion: ModelVersion, endpoint: str, tmp_path: Path
+) -> None:
+    other = register(registry, MODEL, write_bundle(tmp_path / "other", Slope(SLOPE)))
+    writer = config.connect(cluster)
+    with Load(endpoint, SLOPE, name="swap") as load, httpx.Client(base_url=endpoint) as client:
+        until(lambda: load.answered > 50, "load runs")
+        ray.get(writer.set_champion.remote(other))
+        # From the moment the change is confirmed on, nobody gets the old version any more.
+        seen = {client.post("/infer", json=infer_body([0.5])).json()["model_version"] for _ in range(50)}
+    assert seen == {other.version}
+    assert load.failed == []
+    ray.get(writer.set_champion.remote(champion))

@@ -1,0 +1,151 @@
+"""Sticky traffic: keys are counted once each, and what repeats is judged by key."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from deployments.comparison import quality
+from deployments.evidence import Arm, Evidence, RolloutEvidence
+from deployments.keys import Keys
+from deployments.means import lower_bound
+from deployments.moments import Moments, Paired
+from deployments.policy import RolloutPolicy
+from deployments.questions import errors
+
+POLICY = RolloutPolicy(min_labelled=50, margin=0.05)
+ROLLOUTS = 200
+rows = st.lists(st.tuples(st.floats(0, 14), st.floats(0, 14), st.integers(0, 9)), max_size=40)
+
+
+def of_pairs(paired: Paired) -> RolloutEvidence:
+    return RolloutEvidence(by_share={0.5: Evidence(paired=paired)})
+
+
+@given(rows, st.floats(0, 1))
+def test_the_variance_is_that_of_the_keys_sums(drawn: list[tuple[float, float, int]], margin: float) -> None:
+    array = np.array(drawn).reshape(-1, 3)
+    excess = Paired.of(array[:, 0], array[:, 1], array[:, 2]).excess(margin)
+    deviations = array[:, 1] - (1.0 + margin) * array[:, 0]
+    deviations = deviations - deviations.mean() if deviations.size else deviations
+    sums = [deviations[array[:, 2] == key].sum() for key in np.unique(array[:, 2])]
+    assert excess.m2 + excess.between == pytest.approx(float(np.square(sums).sum()), rel=1e-6, abs=1e-6)
+
+
+@given(rows, st.integers(0, 40))
+def test_parts_without_a_common_key_merge(drawn: list[tuple[float, float, int]], cut: int) -> None:
+    array = np.array(drawn).reshape(-1, 3)
+    first, second = array[array[:, 2] < cut], array[array[:, 2] >= cut]
+    merged = Paired.of(*first.T) + Paired.of(*second.T)
+    whole = Paired.of(*array.T)
+    assert merged.repeats.model_dump() == pytest.approx(whole.repeats.model_dump(), rel=1e-9, abs=1e-6)
+    assert merged.strangers == pytest.approx(whole.strangers)
+
+
+@given(st.lists(st.tuples(st.floats(0, 14), st.floats(0, 14)), min_size=1, max_size=40))
+def test_keys_that_come_once_change_nothing(drawn: list[tuple[float, float]]) -> None:
+    champion, challenger = np.array(drawn).T
+    keyed = Paired.of(champion, challenger, np.arange(len(drawn)))
+    assert keyed == Paired.of(champion, challenger)
+    assert keyed.excess(0.1).design_effect == 1.0
+    assert keyed.strangers == len(drawn)
+
+
+def sticky(chance: np.random.Generator, keys: int, visits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Equal variants, of which each suits some users better: losses of both, and the key, of each visit."""
+    key = chance.integers(0, keys, visits)
+    user = chance.normal(0.0, 0.2, keys)
+    champion = chance.exponential(0.5, visits)
+    return champion, champion + user[key] + chance.normal(0.0, 0.2, visits), key
+
+
+def test_sticky_traffic_is_seldom_a_false_alarm_by_key_and_often_by_request() -> None:
+    by_key = by_request = 0
+    for seed in range(ROLLOUTS):
+        champion, challenger, key = sticky(np.random.default_rng(seed), 150, 6_000)
+        looks = range(200, 6_001, 200)
+        of_keys = (Paired.of(champion[:n], challenger[:n], key[:n]) for n in looks)
+        of_rows = (Paired.of(champion[:n], challenger[:n]) for n in looks)
+        by_key += any(quality(of_pairs(paired), POLICY).harm for paired in of_keys)
+        by_request += any(quality(of_pairs(paired), POLICY).harm for paired in of_rows)
+    assert by_key <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.test_alpha)
+    # Per request, the very same traffic is aborted many times as often as alpha allows.
+    assert by_request >= 5.0 * POLICY.alpha * ROLLOUTS
+
+
+def test_a_plainly_worse_challenger_is_found_in_sticky_traffic() -> None:
+    for seed in range(20):
+        champion, challenger, key = sticky(np.random.default_rng(seed), 150, 3_000)
+        assert quality(of_pairs(Paired.of(champion, challenger + 0.2, key)), POLICY).harm
+
+
+def test_one_key_however_busy_tells_nothing() -> None:
+    chance = np.random.default_rng(0)
+    champion = chance.exponential(0.5, 5_000)
+    answer = quality(of_pairs(Paired.of(champion, champion + 1.0, np.zeros(5_000))), POLICY)
+    assert (answer.harm, "as much as 1 of keys" in answer.lacking) == ("", True)
+
+
+def test_the_bound_widens_with_the_design_effect() -> None:
+    alone, sticky = Moments(n=1_000, mean=1.0, m2=1_000.0), Moments(n=1_000, mean=1.0, m2=1_000.0, between=3_000.0)
+    assert sticky.design_effect == pytest.approx(4.0)
+    assert 1.6 < (1.0 - lower_bound(sticky, 0.05, 200)) / (1.0 - lower_bound(alone, 0.05, 200)) < 2.4
+
+
+requests = st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=60)
+
+
+@given(requests)
+def test_pairs_of_one_key_are_counted_as_they_come(drawn: list[tuple[int, bool]]) -> None:
+    keys = Keys()
+    for key, failed in drawn:
+        keys.add("challenger", [(str(key), failed)])
+    counts = [(sum(k == key for k, _ in drawn), sum(f for k, f in drawn if k == key)) for key in {k for k, _ in drawn}]
+    assert keys.sums("challenger") == {
+        "keys": len(counts),
+        "pairs": sum(n * (n - 1) for n, _ in counts),
+        "half_pairs": sum(f * (n - 1) for n, f in counts),
+        "failed_pairs": sum(f * (f - 1) for _, f in counts),
+    }
+
+
+def test_beyond_the_bound_a_sample_of_the_keys_is_kept_that_is_dealt_as_all_are() -> None:
+    keys = Keys(most=1_000)
+    for i in range(40_000):
+        keys.add("challenger" if i % 4 == 0 else "champion", [(f"user-{i}", False)] * 2)
+    kept = [keys.sums(variant) for variant in ("champion", "challenger")]
+    total = sum(one["keys"] for one in kept)
+    assert 400 <= total <= 1_000
+    assert kept[1]["keys"] / total == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / total))
+    # Each key makes one unordered pair of requests.
+    assert kept[0]["pairs"] == pytest.approx(60_000, rel=0.15)
+
+
+def arm_of(failing: np.ndarray, visits: int) -> Arm:
+    """An arm of as many keys, each of which comes ``visits`` times and always fails or never."""
+    keys = Keys()
+    keys.add("challenger", [(str(i), bool(fails)) for i, fails in enumerate(failing) for _ in range(visits)])
+    failures = int(failing.sum()) * visits
+    return Arm(requests=len(failing) * visits, errors=failures, failures=failures, **keys.sums("challenger"))
+
+
+def test_the_design_effect_of_keys_that_always_end_alike_is_the_number_of_visits() -> None:
+    failing = np.random.default_rng(0).random(2_000) < 0.3
+    assert arm_of(failing, 1).design_effect == pytest.approx(1.0)
+    assert arm_of(failing, 20).design_effect == pytest.approx(20.0, rel=1e-6)
+    assert arm_of(np.zeros(50, bool), 20).design_effect == pytest.approx(20.0)
+
+
+def test_users_whose_requests_all_fail_are_counted_as_users() -> None:
+    chance, aborts, advances = np.random.default_rng(1), 0, 0
+    for _ in range(ROLLOUTS):
+        failing = chance.random(300) < POLICY.max_error_rate
+        seen = [arm_of(failing[:n], 10) for n in range(50, 301, 50)]
+        answers = [errors(RolloutEvidence(by_share={0.5: Evidence(challenger=arm)}), POLICY) for arm in seen]
+        aborts += any(answer.harm for answer in answers)
+        advances += any(not answer.lacking for answer in answers)
+    assert aborts <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.test_alpha)
+    assert advances <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.alpha)
