@@ -9,7 +9,8 @@ import numpy as np
 
 from cluster.contracts import CHALLENGER, CHAMPION, Task
 from deployments.access import SCOPE_OF
-from deployments.http import REQUEST_ID, ROUTING_KEY, VARIANT, VERSION
+from deployments.binary import HEADER_LENGTH
+from deployments.http import BINARY, JSON, REQUEST_ID, ROUTING_KEY, VARIANT, VERSION
 from deployments.protocol import metadata
 from deployments.schemas import ID, Schema, feedback_request, infer_request, invocation_request
 from deployments.user_config import Limits
@@ -41,6 +42,7 @@ _ERROR_HEADERS: dict[int, Schema] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
     405: {"Allow": {"schema": {"type": "string"}}},
     429: _WAIT,
+    503: _WAIT,
 }
 
 
@@ -51,6 +53,7 @@ def document(
     told = metadata(model, [version], features, task)
     names = [output["name"] for output in told["outputs"]]
     at = f"/v2/models/{model}"
+    infer, invocations = _infer(features, limits, access), _invocations(features, limits, access)
     schemas = {
         "InferRequest": infer_request(features, names, limits.rows),
         "InferResponse": _infer_response(told["outputs"], model),
@@ -64,8 +67,10 @@ def document(
         at: {"get": _operation("", "The model's inputs and outputs", access, _ref("Metadata"))},
         f"{at}/ready": {"get": _operation("/ready", "Whether the model answers", access, _READY)},
         f"{at}/openapi.json": {"get": _operation("/openapi.json", "This document", access, {"type": "object"})},
-        f"{at}/infer": {"post": _infer(features, limits, access)},
-        f"{at}/invocations": {"post": _invocations(features, limits, access)},
+        f"{at}/infer": {"post": infer},
+        f"{at}/versions/{version}/infer": {"post": _by_version(infer)},
+        f"{at}/invocations": {"post": invocations},
+        f"{at}/versions/{version}/invocations": {"post": _by_version(invocations)},
         f"{at}/feedback": {"post": _feedback(task, limits, access)},
     }
     components: dict[str, Any] = {"schemas": schemas} | ({"securitySchemes": _SECURITY} if access else {})
@@ -97,7 +102,10 @@ def example_feedback(task: Task) -> dict[str, Any]:
 def _infer(features: FeatureSet, limits: Limits, access: bool) -> Schema:
     operation = _operation("/infer", "Predictions, Open Inference Protocol v2", access, _ref("InferResponse"))
     examples = {"row": example_infer(features)} if _small(features) else {}
-    return operation | _body("InferRequest", examples, limits) | _parameters(ROUTING_KEY, VARIANT)
+    body = _body("InferRequest", examples, limits)
+    body["requestBody"]["content"][BINARY] = {"schema": _BYTES}
+    operation["responses"]["200"]["content"][BINARY] = {"schema": _BYTES}
+    return operation | body | _parameters(ROUTING_KEY, VARIANT, HEADER_LENGTH)
 
 
 def _invocations(features: FeatureSet, limits: Limits, access: bool) -> Schema:
@@ -111,6 +119,11 @@ def _feedback(task: Task, limits: Limits, access: bool) -> Schema:
     accepted = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}}}
     operation = _operation("/feedback", "True labels of answered rows", access, accepted)
     return operation | _body("FeedbackRequest", {"label": example_feedback(task)}, limits)
+
+
+def _by_version(operation: Schema) -> Schema:
+    """The same, answered by the version that the path names."""
+    return operation | {"operationId": f"{operation['operationId']}_by_version"}
 
 
 def _operation(path: str, summary: str, access: bool, answer: Schema) -> Schema:
@@ -127,7 +140,7 @@ def _operation(path: str, summary: str, access: bool, answer: Schema) -> Schema:
 
 
 def _response(description: str, schema: Schema, headers: Schema) -> Schema:
-    response = {"description": description, "content": {"application/json": {"schema": schema}}}
+    response = {"description": description, "content": {JSON: {"schema": schema}}}
     return response | ({"headers": headers} if headers else {})
 
 
@@ -136,7 +149,7 @@ def _body(schema: str, examples: dict[str, Any], limits: Limits) -> Schema:
     if examples:
         content["examples"] = {name: {"value": value} for name, value in examples.items()}
     description = f"JSON of at most {limits.body_bytes:,} bytes"
-    return {"requestBody": {"required": True, "description": description, "content": {"application/json": content}}}
+    return {"requestBody": {"required": True, "description": description, "content": {JSON: content}}}
 
 
 def _parameters(*names: str) -> Schema:
@@ -152,10 +165,20 @@ _HEADERS = {
     REQUEST_ID: _header(REQUEST_ID, "id of the request; default: a new one", {"anyOf": [ID, {"const": ""}]}),
     ROUTING_KEY: _header(ROUTING_KEY, "requests of one key stay with one variant; default: the id", {"type": "string"}),
     VARIANT: _header(VARIANT, "for testers: who is to answer", {"enum": [CHAMPION, CHALLENGER]}),
+    HEADER_LENGTH: _header(
+        HEADER_LENGTH, "length of the JSON part when tensors follow it in binary", {"type": "integer", "minimum": 0}
+    ),
 }
 _ANSWER_HEADERS: Schema = {
     VERSION: {"description": "version that answered", "schema": {"type": "string"}},
     VARIANT: {"description": "variant that answered", "schema": {"enum": [CHAMPION, CHALLENGER]}},
+}
+
+
+_BYTES: Schema = {
+    "description": f"JSON with `parameters.binary_data_size` in place of `data`, then the tensors; see {HEADER_LENGTH}",
+    "type": "string",
+    "format": "binary",
 }
 
 
