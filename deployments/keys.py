@@ -1,9 +1,8 @@
-"""How often each routing key came, and failed, by variant: what the split dealt, and how far requests are not strangers.
-Pure.
+"""How often each routing key came, and failed, by variant: what the split dealt, and who comes again. Pure.
 
 Memory is bounded: beyond MAX_KEYS only keys whose hash lies below a limit are kept, and the limit is halved as often
-as needed (Gibbons, "Distinct sampling for highly-accurate answers to distinct values queries", VLDB 2001). The hash is not that of
-the split, so the sample is dealt as all keys are.
+as needed (Gibbons, "Distinct sampling for highly-accurate answers to distinct values queries", VLDB 2001). The hash is
+not that of the split, so the sample is dealt as all keys are.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Latencies(Frozen):
         return edge(int(bins[shown][-1]) - 1) if shown.any() else 0.0
 
     def upper_limit(self, probability: float, alpha: float) -> float:
-        """A limit, ms, that ever falls below the quantile with probability <= ``alpha``; infinite when nothing is known."""
+        """The mirror image of lower_limit; infinite when nothing is known."""
         bins, above = self._above()
         if not bins.size:
             return math.inf
