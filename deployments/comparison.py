@@ -1,6 +1,7 @@
 """The question of quality: what do the two variants' predictions cost, on the same labelled rows? Pure.
 
-For the metric "loss" by asymptotic confidence sequences, for "accuracy" by betting, which is exact however few the rows.
+For the metric "loss" by asymptotic confidence sequences, for "accuracy" by betting, which is exact however few the
+rows.
 """
 
 from __future__ import annotations

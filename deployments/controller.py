@@ -4,8 +4,8 @@ One pass: evidence, verdict, consent, journal entry, Serve's configuration, alia
 what shall be so; everything after it is made so again by any later pass. A controller that dies between any two of them
 resumes from the journal, compares with what Serve is told, and goes on.
 
-An abort beats a promotion: harm that is shown when a person asks to promote aborts instead, and an abort that is ordered
-while a step waits for consent, or a promotion for its turn, goes first.
+An abort beats a promotion: harm that is shown when a person asks to promote aborts instead, and an abort that is
+ordered while a step waits for consent, or a promotion for its turn, goes first.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class Controller:
     ) -> RolloutStatus:
         """Put ``challenger`` on trial against the version that is served.
 
-        Raises RolloutError while another rollout is under way, when nothing is served, when the policy does not fit or a
-        webhook objects, and, the rollout being journaled as aborted, when the challenger cannot be served.
+        Raises RolloutError while another rollout is under way, when nothing is served, when the policy does not fit or
+        a webhook objects, and, the rollout being journaled as aborted, when the challenger cannot be served.
         """
         async with self._turn:
             if self._state is not None and (self._state.active or not self._applied):

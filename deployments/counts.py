@@ -37,8 +37,8 @@ def log_e_below(errors: Count, requests: Count, limit: float) -> Any:
 def log_e_dealt(counts: np.ndarray, shares: np.ndarray, concentration: float) -> float:
     """Against "each is dealt to arm i with probability shares[i]", counts and shares [arms].
 
-    Lindon, Malek, "Anytime-valid inference for multinomial count data", NeurIPS 2022, section 3: the marginal
-    likelihood under a Dirichlet(concentration * shares), over the likelihood under the shares.
+    Lindon, Malek, "Anytime-valid inference for multinomial count data", NeurIPS 2022, the multinomial test: the
+    marginal likelihood under a Dirichlet(concentration * shares), over the likelihood under the shares.
     """
     prior = concentration * shares
     marginal = special.gammaln(concentration) - special.gammaln(concentration + counts.sum())
@@ -51,8 +51,8 @@ def log_e_more(errors: Mapping[float, tuple[float, float]], margin: float) -> fl
 
     ``errors`` are the champion's and the challenger's, by the share of requests that the challenger got. Given an
     error, it is the challenger's with odds of share / (1 - share) times the ratio of the rates, however the rates
-    themselves change with time: Lindon and Malek, section 4. One-sided, and averaged over ratios that hold for all
-    shares, so that what is seen at several of them adds up.
+    themselves change with time: Lindon and Malek's test of time-inhomogeneous Bernoulli processes. Here it is
+    one-sided, and averaged over ratios that hold for all shares, so that what is seen at several of them adds up.
     """
     growth = np.zeros_like(_RATIOS)
     for share, (champion, challenger) in errors.items():

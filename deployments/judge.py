@@ -2,16 +2,16 @@
 
 What is asked, and how:
 
-errors   Does the challenger fail more than ``max_error_rate`` of the requests that the champion can answer? Does it fail
-         more often than the champion, beyond ``error_margin``, and is not shown to be below that limit? (counts.py)
+errors   Does the challenger fail more than ``max_error_rate`` of the requests that the champion can answer? Does it
+         fail more often than the champion, beyond ``error_margin``, and is not shown to be below the limit? (counts.py)
 quality  Is its mean loss, or its share of mistakes, above the champion's on the same rows; is it below (1 + margin)
          times the champion's? (comparison.py)
 latency  Is a quantile of its time in the predictor beyond the champion's, with margin and floor? (latencies.py)
 split    Was the traffic dealt as configured? (sample_ratio.py)
 
-*Worse* (harm in any answer): abort. *Not worse* (quality within the margin and errors below their limit, both shown; the
-step has its minimum counts; the split is sound): advance. A challenger that is a little worse, within the margin, gets
-whichever is shown first. Otherwise *undecided*: hold, until the step's deadline, then as the policy declares. Absence
+*Worse* (harm in any answer): abort. *Not worse* (quality within the margin and errors below their limit, both shown;
+the step has its minimum counts; the split is sound): advance. A challenger that is a little worse, within the margin,
+gets whichever is shown first. Otherwise *undecided*: hold, until the step's deadline, then as the policy declares. Absence
 of evidence of harm never advances a rollout; evidence of absence does. Latency advances nothing and, unless the policy
 says so, need not be shown either: see docs/decisions/0013.
 

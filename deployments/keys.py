@@ -1,9 +1,10 @@
-"""How often each routing key came, and failed, by variant: what the split dealt, and how far requests are not strangers.
-Pure.
+"""How often each routing key came, and failed, by variant: what the split dealt, and who comes again. Pure.
 
-Memory is bounded: beyond MAX_KEYS only keys whose hash lies below a limit are kept, and the limit is halved as often
-as needed (Gibbons, "Distinct sampling for highly-accurate answers to distinct values queries", VLDB 2001). The hash is not that of
-the split, so the sample is dealt as all keys are.
+Memory is bounded: beyond MAX_KEYS only keys whose hash lies below a limit are remembered, and the limit is halved as
+often as needed (Gibbons, "Distinct sampling for highly-accurate answers to distinct values queries", VLDB 2001). The
+hash is not that of the split, so what is remembered is dealt as all keys are. A key that was counted stays counted when
+it is forgotten, and is passed over when it comes again: whether a key counts is settled before it comes, as the
+sequential test of the split asks.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from hashlib import blake2b
 
-MAX_KEYS = 200_000
+MAX_KEYS = 50_000
 _HASHES = 2**64
 
 Counts = list[int]
@@ -27,6 +28,11 @@ class Keys:
         self._limit = _HASHES
         self._counts: dict[str, dict[str, Counts]] = defaultdict(dict)
         self._sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+        self._dealt: dict[str, int] = defaultdict(int)
+
+    def __len__(self) -> int:
+        """Keys that are remembered."""
+        return sum(len(counts) for counts in self._counts.values())
 
     def add(self, variant: str, requests: Iterable[tuple[str, bool]]) -> None:
         """Count requests of a variant: the key of each, and whether the variant failed it."""
@@ -34,18 +40,19 @@ class Keys:
         for key, failed in requests:
             if self._limit < _HASHES and _hash(key) >= self._limit:
                 continue
+            self._dealt[variant] += key not in counts
             one = counts.setdefault(key, [0, 0])
             _pair(sums, one, failed)
             one[0] += 1
             one[1] += failed
-        while sum(len(of) for of in self._counts.values()) > self._most:
+        while len(self) > self._most:
             self._thin()
 
     def sums(self, variant: str) -> dict[str, int]:
-        """Fields of evidence.Arm: ``keys`` that were kept, and estimates of the sums over pairs of requests."""
+        """Fields of evidence.Arm: ``keys`` that were counted, and estimates of the sums over pairs of requests."""
         scale = _HASHES // self._limit
         pairs, half, failed = (value * scale for value in self._sums[variant])
-        return {"keys": len(self._counts[variant]), "pairs": pairs, "half_pairs": half, "failed_pairs": failed}
+        return {"keys": self._dealt[variant], "pairs": pairs, "half_pairs": half, "failed_pairs": failed}
 
     def _thin(self) -> None:
         self._limit //= 2

@@ -39,7 +39,7 @@ class Latencies(Frozen):
     def quantile(self, probability: float) -> float:
         """Upper edge, ms, of the bin that the quantile lies in; 0 without observations."""
         bins, above = self._above()
-        return edge(int(bins[np.argmax(above <= self.n * (1.0 - probability))])) if bins.size else 0.0
+        return edge(int(bins[np.argmax(self.n - above >= self.n * probability)])) if bins.size else 0.0
 
     def lower_limit(self, probability: float, alpha: float) -> float:
         """A limit, ms, that ever exceeds the quantile with probability <= ``alpha``; 0 when nothing is known.
@@ -58,7 +58,7 @@ class Latencies(Frozen):
         return edge(int(bins[shown][-1]) - 1) if shown.any() else 0.0
 
     def upper_limit(self, probability: float, alpha: float) -> float:
-        """A limit, ms, that ever falls below the quantile with probability <= ``alpha``; infinite when nothing is known."""
+        """The mirror image of lower_limit; infinite when nothing is known."""
         bins, above = self._above()
         if not bins.size:
             return math.inf

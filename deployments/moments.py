@@ -43,7 +43,10 @@ class Moments(Frozen):
 
 
 class Repeats(Frozen):
-    """Sums over ordered pairs of different rows of one key: of ``champion * champion`` losses, and so on; ``pairs`` counts."""
+    """Sums over ordered pairs of different rows of one key: of the product of the champion's losses, and so on.
+
+    ``pairs`` counts them; ``champion`` and ``challenger`` sum the loss of the first.
+    """
 
     pairs: float = 0.0
     champion: float = 0.0

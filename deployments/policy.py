@@ -33,21 +33,22 @@ class Webhook(Frozen):
 class RolloutPolicy(Frozen):
     """Steps of a rollout, and what is asked of a challenger at each.
 
-    Path. ``steps`` are shares of requests, rising to 1; at each the challenger stays ``bake_s`` seconds at least, also at
-    the last before it is promoted. At the shares in ``gates`` it then waits for a person (`resume` or `promote`).
-    During ``freezes`` nothing advances. With ``dry_run`` it stays at its first share: what would have been done is journaled, and only
-    a person's orders are carried out.
+    Path. ``steps`` are shares of requests, rising to 1; at each the challenger stays ``bake_s`` seconds at least, also
+    at the last before it is promoted. At the shares in ``gates`` it then waits for a person (`resume` or `promote`).
+    During ``freezes`` nothing advances. With ``dry_run`` it stays at its first share: what would have been done is
+    journaled, and only a person's orders are carried out.
 
     Asked. ``metric`` says what a prediction costs; ``margin`` is how much larger than the champion's the challenger's
     mean cost may be for it to advance, as a fraction of it. ``max_error_rate`` is how many of the requests that the
-    champion could answer it may fail, ``error_margin`` by how much it may fail more often than the champion, as a fraction
-    (None: not compared). Its ``latency_quantile`` in the predictor may be longer than the champion's by the fraction
-    ``latency_margin`` and ``latency_floor_ms`` (None: not compared); to advance this must be shown only with
+    champion could answer it may fail, ``error_margin`` by how much it may fail more often than the champion, as a
+    fraction (None: not compared). Its ``latency_quantile`` in the predictor may be longer than the champion's by the
+    fraction ``latency_margin`` and ``latency_floor_ms`` (None: not compared); to advance this must be shown only with
     ``latency_to_advance``.
 
     Certainty. ``alpha`` bounds the probability of a wrong abort, and of a wrong advance, over a whole rollout.
-    ``min_requests`` (of each variant) and ``min_labelled`` (rows) are counted anew at each step. After ``deadline_s`` seconds at one
-    step without a decision, ``on_undecided`` applies, or ``no_data`` where the minimum counts are not met.
+    ``min_requests`` (of each variant) and ``min_labelled`` (rows) are counted anew at each step. After ``deadline_s``
+    seconds at one step without a decision, ``on_undecided`` applies, or ``no_data`` where the minimum counts are not
+    met.
     """
 
     steps: tuple[float, ...] = (0.05, 0.25, 0.5, 1.0)

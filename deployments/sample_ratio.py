@@ -22,8 +22,8 @@ def log_e_split(evidence: RolloutEvidence, steps: tuple[float, ...]) -> float:
     """Log of an e-value against "at each step, each key was dealt by that step's share".
 
     That of the most suspicious step, divided by the number of ``steps``: a key that comes back at the next step is
-    dealt by the same hash, so steps depend on one another, and the union bound holds all the same. By Ville's inequality it ever
-    reaches log(1/alpha) with probability <= alpha.
+    dealt by the same hash, so steps depend on one another, and the union bound holds all the same. By Ville's
+    inequality it ever reaches log(1/alpha) with probability <= alpha.
     """
     by_step = [_log_e(evidence, share) for share in steps]
     return max(by_step) - math.log(len(steps))

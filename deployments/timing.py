@@ -1,8 +1,8 @@
 """Measure: times in the predictor, one observation a batch. Pure.
 
 Requests that a replica answers together share one time, so each batch (same moment, same time) counts once. The two
-variants are compared on batches that both worked on: a busy minute then weighs on both alike. A log that gives only the answering
-variant's time is read as far as it goes.
+variants are compared on batches that both worked on: a busy minute then weighs on both alike. A log that gives only
+the answering variant's time is read as far as it goes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The door to those who want a say, or word, when a rollout takes a step: HTTP POST of the state and the decision.
 
-The body is JSON: {"moment": "before" | "after", "state": RolloutState, "decision": Decision}; where a secret is named, header
-``x-rayloop-signature`` is "sha256=" and the hex HMAC-SHA256 of the body under it. The state is the one that the decision
-leads to. Only an answer 2xx in time agrees.
+The body is JSON: {"moment": "before" | "after", "state": RolloutState, "decision": Decision}; where a secret is named,
+header ``x-rayloop-signature`` is "sha256=" and the hex HMAC-SHA256 of the body under it. The state is the one that the
+decision leads to. Only an answer 2xx in time agrees.
 """
 
 from __future__ import annotations

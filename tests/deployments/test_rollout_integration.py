@@ -177,6 +177,18 @@ def test_a_dry_run_changes_nothing_and_harm_beats_a_promotion(
     assert load.failed == []
 
 
+def test_an_abort_beats_a_promotion_that_is_ordered_with_it(
+    registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    ray.get(rollout.start.remote(versions.good, FROZEN))
+    promotion, abort = rollout.promote.remote("go"), rollout.abort.remote("stop")
+    assert ray.get(abort).state.status == "aborted"
+    with pytest.raises(RolloutError, match=r"an abort was ordered as well|it is aborted"):
+        ray.get(promotion)
+    assert version_served(http) == versions.champion.version
+    assert registry.aliased(MODEL, CHAMPION).version == versions.champion.version
+
+
 def told(endpoint: Endpoint) -> list[str]:
     """Actions that the webhook after each step was told of."""
     return [json.loads(body)["decision"]["action"] for path, _, body in endpoint.heard if path == "/after"]

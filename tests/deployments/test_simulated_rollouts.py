@@ -1,0 +1,27 @@
+"""The whole judge, all its tests together, on simulated rollouts: the benchmark of verdicts with fewer repeats."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.serving.simulated import SHARE, Plan, costs, noise_for, rollouts
+from deployments.policy import RolloutPolicy
+
+POLICY = RolloutPolicy(steps=(SHARE, 1.0), margin=0.0, error_margin=0.0)
+
+
+def test_equal_variants_are_seldom_aborted_by_any_of_the_tests() -> None:
+    outcomes = [one.kind for one in rollouts(200, 0.0, Plan(15, 100, POLICY))]
+    assert outcomes.count("abort") <= stats.binom.ppf(0.999, 200, POLICY.alpha)
+
+
+@pytest.mark.parametrize(("points", "most_rows"), [(2.0, 2_500), (5.0, 800)])
+def test_a_worse_challenger_is_aborted_soon(points: float, most_rows: int) -> None:
+    found = list(rollouts(25, points, Plan(60, 100, POLICY)))
+    assert [one.kind for one in found].count("abort") >= 24
+    assert np.median([one.rows for one in found]) <= most_rows
+
+
+def test_a_challenger_is_as_much_worse_as_it_is_said_to_be() -> None:
+    champion, challenger = costs(np.random.default_rng(1), 400_000, noise_for(2.0), "accuracy").mean(axis=1)
+    assert 100.0 * (challenger - champion) == pytest.approx(2.0, abs=0.3)
