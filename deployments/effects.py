@@ -53,8 +53,13 @@ class Effects:
             if isinstance(error.cause, ClusterUnavailable):
                 raise
             return f"the challenger cannot be served: {error.cause}"
-        timeout_s = state.policy.challenger_timeout_s
-        trial = Trial(rollout=state.id, challenger=challenger, share=state.share, timeout_s=timeout_s)
+        trial = Trial(
+            rollout=state.id,
+            challenger=challenger,
+            share=state.share,
+            timeout_s=state.policy.challenger_timeout_s,
+            shadow=state.policy.shadow,
+        )
         await self._config.set_rollout.remote(self._model, trial)
         await asyncio.to_thread(self._registry.set_alias, challenger, CHALLENGER)
         return ""

@@ -38,6 +38,9 @@ class RolloutPolicy(Frozen):
     During ``freezes`` nothing advances. With ``dry_run`` it stays at its first share: what would have been done is
     journaled, and only a person's orders are carried out.
 
+    With ``shadow`` the challenger gets copies: the shares are of requests that it answers as well, callers get the champion's answers
+    throughout, and a promotion is the first they hear of it. Copies are dropped under load, which ``rayloop_shadow_dropped`` counts.
+
     Asked. ``metric`` says what a prediction costs; ``margin`` is how much larger than the champion's the challenger's
     mean cost may be for it to advance, as a fraction of it. ``max_error_rate`` is how many of the requests that the
     champion could answer it may fail, ``error_margin`` by how much it may fail more often than the champion, as a
@@ -56,6 +59,7 @@ class RolloutPolicy(Frozen):
     gates: tuple[float, ...] = ()
     freezes: tuple[FreezeWindow, ...] = ()
     dry_run: bool = False
+    shadow: bool = False
     webhooks: tuple[Webhook, ...] = ()
     metric: Metric = "loss"
     min_requests: int = Field(default=50, ge=1)

@@ -46,6 +46,8 @@ def answer(id: str, champion: float | None = 0.5, challenger: float | None = Non
         "champion": None if champion is None else np.full(rows, champion, np.float32),
         "challenger": None if challenger is None else np.full(rows, challenger, np.float32),
     }
+    if "key" in rest:
+        values["keys"] = [rest.pop("key")]
     return Answer(**(values | rest))
 
 
@@ -152,11 +154,13 @@ def test_a_batch_tells_one_latency_and_only_where_both_variants_worked_on_it() -
 def test_a_log_of_old_tells_the_latency_of_who_answered() -> None:
     answers = [
         answer("a", at_us=1),
-        answer("b", at_us=2, latency_ms=8.0),
-        answer("c", 0.5, 0.9, at_us=1, latency_ms=16.0),
+        answer("b", at_us=2, champion_latency_ms=8.0),
+        answer("c", 0.5, 0.9, at_us=1, challenger_latency_ms=16.0),
     ]
     log = RolloutLog("r")
-    log.add_predictions(predictions(answers, "b"))
+    log.add_predictions(
+        predictions(answers, "b").drop_columns(["champion_latency_ms", "challenger_latency_ms", "forced"])
+    )
     total = log.evidence(BINARY).total
     assert (total.champion.latency.n, total.challenger.latency.quantile(0.5)) == (2, 16.0)
 

@@ -79,6 +79,21 @@ def test_a_sound_challenger_becomes_champion(
     assert not has_challenger(cluster)
 
 
+def test_a_shadow_answers_nobody_until_it_is_promoted(
+    registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    policy = POLICY.model_copy(update={"shadow": True})
+    with Load(str(http.base_url), TRUE_SLOPE, name="shadow") as load:
+        ray.get(rollout.start.remote(versions.good, policy))
+        until(lambda: ray.get(rollout.status.remote()).evidence.total.paired.n > 20, "pairs are seen")
+        assert set(load.outcomes) == {(200, "champion")}
+        status = finished(rollout)
+    assert status.state.status == "promoted", status.state.reason
+    assert status.evidence.total.challenger.errors == 0
+    assert load.failed == []
+    assert registry.aliased(MODEL, CHAMPION).version == versions.good.version
+
+
 def test_a_bad_challenger_is_aborted_by_its_loss(
     registry: Registry, http: httpx.Client, versions: Versions, rollout
 ) -> None:
