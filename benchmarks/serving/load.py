@@ -60,8 +60,8 @@ class Report(NamedTuple):
     """``answered`` and the latencies are those of answers (HTTP 200) in the measured time; ``total`` counts all answers.
 
     ``failures`` counts the rest by what happened: a status, a lost connection, no answer. ``late_ms`` is the 99th
-    percentile of how much later than meant a request left. ``seen`` is, for each value of the plan's header, how
-    often it came and when last (CLOCK_MONOTONIC, seconds).
+    percentile of how much later than meant the load itself came to a request: a machine too busy, no fault of the
+    server. ``seen`` is, for each value of the plan's header, how often it came and when last (CLOCK_MONOTONIC, seconds).
     """
 
     answered: int
@@ -278,7 +278,10 @@ class Open(_Load):
             asyncio.get_running_loop().call_at(self._start + self._due[0], self._arrive)
 
     def _arrive(self) -> None:
-        self._waiting.append(self._start + self._due.popleft())
+        meant = self._start + self._due.popleft()
+        if meant >= self.begin:
+            self._late.append(time.monotonic() - meant)
+        self._waiting.append(meant)
         self._schedule()
         self._send()
 
@@ -289,8 +292,6 @@ class Open(_Load):
             if connection.busy or not connection.open:
                 continue
             meant = self._waiting.popleft()
-            if meant >= self.begin:
-                self._late.append(time.monotonic() - meant)
             connection.send(self.take(), meant)
 
 

@@ -187,7 +187,11 @@ def _check(subject: Subject, columns: Columns, encode: Encode, scores: Scores, w
         raise ServerFailed(f"status {response.status}: {response.body[:300].decode(errors='replace')}")
     if subject.name == EMPTY:
         return
-    said, expected = np.array(scores(response), np.float64), model.scores(work.folder, columns)
+    try:
+        said = np.array(scores(response), np.float64)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ServerFailed(f"an answer of another shape: {response.body[:300]!r}") from error
+    expected = model.scores(work.folder, columns)
     if said.shape != expected.shape or not np.allclose(said, expected, rtol=0.0, atol=TOLERANCE):
         raise ServerFailed(f"it scores {said[:3].tolist()}, the model says {expected[:3].tolist()}")
 
