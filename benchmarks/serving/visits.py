@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks.serving import measures as m
 from benchmarks.serving import model, samples
 from benchmarks.serving.client import ask, load, loading
-from benchmarks.serving.load import Plan, Report
 from benchmarks.serving.measures import Measures
+from benchmarks.serving.plan import Plan, Report
 from benchmarks.serving.processes import ServerFailed
 from benchmarks.serving.rayloop import NAME, SHARE, VERSION, Rayloop
 from benchmarks.serving.samples import Columns
