@@ -95,15 +95,25 @@ def middle(values: Sequence[float]) -> float | None:
     return median(values) if values else None
 
 
-def write(area: str, rows: Sequence[Row], versions: Mapping[str, str], about: str, folder: Path = RESULTS) -> Path:
-    """Write the rows of an area, in place of earlier rows about the same work; others are kept. Returns the page."""
+def write(
+    area: str,
+    rows: Sequence[Row],
+    versions: Mapping[str, str],
+    about: str,
+    folder: Path = RESULTS,
+    host: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the rows of an area, in place of earlier rows about the same work; others are kept. Returns the page.
+
+    ``host`` is ``machine()`` as it was before the work began.
+    """
     today = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     data = folder / f"{area}.json"
     before = json.loads(data.read_text()) if data.exists() else {"rows": [], "versions": {}}
     kept = [Row.model_validate(one) for one in before["rows"]]
     merged = _merged(kept, [one.model_copy(update={"date": today}) for one in rows])
     content = {
-        "machine": machine(),
+        "machine": dict(host or machine()),
         "versions": before["versions"] | dict(versions),
         "date": today,
         "rows": [one.model_dump() for one in merged],

@@ -41,11 +41,12 @@ _START_S = 20.0
 def main() -> None:
     """Run the sections that were asked for, and write the results."""
     asked = _arguments(sys.argv[1:])
+    asked.host = results.machine()
     sections = frozenset(asked.only)
     if sections & frozenset(VISITED):
         _visits(sections & frozenset(VISITED), asked)
     for name in [name for name in OWN if name in sections]:
-        _own(name, asked.out)
+        _own(name, asked)
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -87,7 +88,7 @@ def _visits(sections: frozenset[str], asked: argparse.Namespace) -> None:
         for turn in range(asked.rounds):
             say.place = f"round {turn + 1} of {asked.rounds}"
             _round(turn, rayloop, peers, work, found, say)
-            page = results.write(AREA, comparisons.rows(found, sections), _versions(), _ABOUT, asked.out)
+            page = results.write(AREA, comparisons.rows(found, sections), _versions(), _ABOUT, asked.out, asked.host)
         say(f"written to {page}")
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -129,14 +130,14 @@ def _generator(work: Work, found: Measures) -> None:
     found.add(comparisons.GENERATOR, measures.RATE, report.per_second)
 
 
-def _own(name: str, out: Path) -> None:
+def _own(name: str, asked: argparse.Namespace) -> None:
     """A section in a module of its own, when it is there."""
     module = f"benchmarks.serving.{name}"
     if importlib.util.find_spec(module) is None:
         print(f"no section {name} yet", flush=True)
         return
     rows = [results.Row.model_validate(made) for made in importlib.import_module(module).rows()]
-    print(f"written to {results.write(AREA, rows, _versions(), _ABOUT, out)}", flush=True)
+    print(f"written to {results.write(AREA, rows, _versions(), _ABOUT, asked.out, asked.host)}", flush=True)
 
 
 def _versions() -> dict[str, str]:

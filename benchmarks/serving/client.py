@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.serving.drivers import DRAIN_S
 from benchmarks.serving.http import Response, parse_response
-from benchmarks.serving.load import DRAIN_S, Plan, Report
+from benchmarks.serving.plan import Plan, Report
 
 ROOT = Path(__file__).parents[2]
 _START_S = 30.0

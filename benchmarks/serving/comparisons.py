@@ -118,8 +118,8 @@ def _compared(
     value = found.median(peer, theirs)
     if value is None:
         note = f"{_NOT_RUN}{found.failure(peer) or 'not measured'}"
-    elif found.notes(peer, theirs):
-        note = f"{note}; {peer}: {found.notes(peer, theirs)}".removeprefix("; ")
+    elif wrong := found.notes(peer, theirs) or found.failure(peer):
+        note = f"{note}; {peer}: {wrong}".removeprefix("; ")
     return _held(found, ours, row(work, unit, found.median(NAME, ours), peer, value, target, note))
 
 

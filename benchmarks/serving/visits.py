@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks.serving import measures as m
 from benchmarks.serving import model, samples
 from benchmarks.serving.client import ask, load, loading
-from benchmarks.serving.load import Plan, Report
 from benchmarks.serving.measures import Measures
+from benchmarks.serving.plan import Plan, Report
 from benchmarks.serving.processes import ServerFailed
 from benchmarks.serving.rayloop import NAME, SHARE, VERSION, Rayloop
 from benchmarks.serving.samples import Columns
@@ -187,7 +187,11 @@ def _check(subject: Subject, columns: Columns, encode: Encode, scores: Scores, w
         raise ServerFailed(f"status {response.status}: {response.body[:300].decode(errors='replace')}")
     if subject.name == EMPTY:
         return
-    said, expected = np.array(scores(response), np.float64), model.scores(work.folder, columns)
+    try:
+        said = np.array(scores(response), np.float64)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ServerFailed(f"an answer of another shape: {response.body[:300]!r}") from error
+    expected = model.scores(work.folder, columns)
     if said.shape != expected.shape or not np.allclose(said, expected, rtol=0.0, atol=TOLERANCE):
         raise ServerFailed(f"it scores {said[:3].tolist()}, the model says {expected[:3].tolist()}")
 

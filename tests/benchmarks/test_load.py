@@ -5,8 +5,9 @@ import itertools
 import time
 from collections.abc import Callable
 
+from benchmarks.serving.drivers import Closed, Open
 from benchmarks.serving.http import encode_request
-from benchmarks.serving.load import Closed, Open, Plan, Report, arrivals, quantile
+from benchmarks.serving.plan import Plan, Report, arrivals, quantile
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Version: %d\r\n\r\nok"
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"

@@ -1,0 +1,67 @@
+"""What a load is to do, and what it found. Standard library only: the load starts fast and carries nothing along."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Plan(NamedTuple):
+    """``rate`` requests per second make an open load, 0 a closed one. The warm-up does not count.
+
+    ``header`` names a response header by whose values answers are counted and timed.
+    """
+
+    port: int
+    requests: list[bytes]
+    connections: int
+    warm_up_s: float
+    seconds: float
+    rate: float = 0.0
+    seed: int = 0
+    header: str = ""
+
+    def to_json(self) -> str:
+        encoded = [base64.b64encode(request).decode() for request in self.requests]
+        return json.dumps(self._replace(requests=encoded)._asdict())  # type: ignore[arg-type]
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        plan = cls(**json.loads(text))
+        return plan._replace(requests=[base64.b64decode(request) for request in plan.requests])
+
+
+class Report(NamedTuple):
+    """``answered`` and the latencies are those of answers (HTTP 200) in the measured time; ``total`` counts all answers.
+
+    ``failures`` counts the rest by what happened: a status, a lost connection, no answer. ``late_ms`` is the 99th
+    percentile of how much later than meant the load itself came to a request: a machine too busy, no fault of the
+    server. ``seen`` is, for each value of the plan's header, how often it came and when last (CLOCK_MONOTONIC, seconds).
+    """
+
+    answered: int
+    per_second: float
+    total: int
+    failures: dict[str, int]
+    p50_ms: float
+    p99_ms: float
+    late_ms: float
+    seen: dict[str, tuple[int, float]]
+
+
+def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
+    """Times of a Poisson process of ``rate`` per second in [0, seconds)."""
+    chance = random.Random(seed)
+    times, now = [], chance.expovariate(rate)
+    while now < seconds:
+        times.append(now)
+        now += chance.expovariate(rate)
+    return times
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The smallest value that at least ``share`` of ``ordered`` do not exceed; 0 of none."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
