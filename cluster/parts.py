@@ -23,6 +23,8 @@ READ_ROWS = 65_536
 MAX_PART_ROWS = 1 << 20
 """Rows of a part: a task ends, and its rows count as progress, every few seconds."""
 _PARTS_A_CPU = 4
+# Read as a stream: fetched ahead, all of a part's bytes would lie in memory.
+_PARQUET = ds.ParquetFileFormat(pre_buffer=False, use_buffered_stream=True, buffer_size=1 << 18)
 
 
 class Part(Protocol):
@@ -85,7 +87,7 @@ def cut(table: str, tables: Tables, cpus: int) -> Cut:
 def cut_parquet(path: str, cpus: int) -> Cut:
     """Cut by row groups, so that a single large file keeps every core busy. Raises DataError when none is Parquet."""
     try:
-        dataset = ds.dataset(path, format="parquet", partitioning="hive")
+        dataset = ds.dataset(path, format=_PARQUET, partitioning="hive")
         fragments = list(dataset.get_fragments())
         rows = sum(fragment.count_rows() for fragment in fragments)
     except pa.ArrowInvalid as error:
