@@ -36,7 +36,7 @@ from features.bundle import MODEL, Manifest
 from features.definitions import Column, FeatureSet
 from features.encoding import Arrays, Encoder
 
-TABLE_ROWS = 1 << 23
+TABLE_ROWS = 1 << 22
 MEMORY_ROWS = 1 << 20
 GROWTH = (1, 4, 16)
 CHUNK_ROWS = 1 << 18
