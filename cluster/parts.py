@@ -59,7 +59,10 @@ class ParquetPart:
     rows: int
 
     def read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """The rows, ``READ_ROWS`` at a time. Threads of Arrow's own would take the cores of other tasks."""
+        """The rows, ``READ_ROWS`` at a time. Raises DataError for a damaged file.
+
+        Threads of Arrow's own would take the cores of other tasks.
+        """
         batches = self.fragment.to_batches(
             schema=self.schema,
             columns=list(columns),
@@ -68,8 +71,11 @@ class ParquetPart:
             fragment_readahead=0,
             use_threads=False,
         )
-        for batch in batches:
-            yield pa.Table.from_batches([batch])
+        try:
+            for batch in batches:
+                yield pa.Table.from_batches([batch])
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.fragment.path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def cut(table: str, tables: Tables, cpus: int) -> Cut:

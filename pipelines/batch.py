@@ -28,6 +28,7 @@ from trainers.batch import STAGES, Job, Receipt, score_part
 from trainers.evaluate import output_columns
 
 _TELL_EVERY_S = 10.0
+_REMOVALS = 3
 
 
 class Scored(NamedTuple):
@@ -52,12 +53,14 @@ def predict(workspace: Workspace, version: ModelVersion, table: str, out: str, k
 
     ``table`` is a Parquet file, a folder of them, or a table of the catalog, "namespace.table" with or without
     "@snapshot"; ``keep`` names the columns that are written beside the scores, all by default. Raises DataError when
-    there is no such table, a column is missing, or ``out`` holds something already; ``out`` is there when all of it is.
+    there is no such table, or no row in it, a column is missing, or ``out`` holds something already; ``out`` is there when all of it is.
     """
     began = time.perf_counter()
     bundle = workspace.registry.fetch(version)
     manifest = Manifest.load(bundle)
     rows = cut(table, workspace.tables, int(ray.cluster_resources().get("CPU", 1)))
+    if not rows.parts:
+        raise DataError(f"{rows.name} has no rows", "there is nothing to score")
     kept = _kept(rows, manifest, keep)
     with _folder(Path(out)) as folder:
         frame = RequestFrame(manifest.features, _landed(workspace, manifest), workspace.settings)
@@ -117,7 +120,9 @@ def _folder(out: Path) -> Iterator[Path]:
         yield partial
         partial.rename(out)
     except BaseException:
-        shutil.rmtree(partial)
+        # Tasks that are not told yet that it is over may still put a file into it.
+        for _ in range(_REMOVALS):
+            shutil.rmtree(partial, ignore_errors=True)
         raise
 
 

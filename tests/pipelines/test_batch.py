@@ -25,6 +25,7 @@ from features.definitions import Column, Entity, FeatureSet, FeatureView, Latest
 from features.frame import RequestFrame
 from features.pit import join
 from pipelines import batch
+from pipelines.cli import _deliberate
 from pipelines.progress import Progress
 from pipelines.project import Location
 from pipelines.workspace import Workspace
@@ -161,8 +162,11 @@ def test_a_file_that_breaks_half_way_leaves_nothing(cluster: Settings, version: 
     content = bytearray((source / "torn.parquet").read_bytes())
     content[8 : len(content) // 2] = b"\xff" * (len(content) // 2 - 8)
     (source / "torn.parquet").write_bytes(content)
-    with pytest.raises(Exception, match=r"(?i)deserialize|corrupt|invalid|thrift|unexpected"):
+    with pytest.raises(Exception, match=r"torn\.parquet cannot be read") as caught:
         batch.predict(_workspace(cluster), version, str(source), str(tmp_path / "out"))
+    told = _deliberate(caught.value)
+    assert isinstance(told, DataError)
+    assert "\n" not in str(told)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
