@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import ray.data
+from ray.exceptions import RayTaskError
 
 from cluster.contracts import ModelVersion, Snapshot
 from cluster.errors import DataError
@@ -26,6 +27,7 @@ from pipelines import stages
 from pipelines.workspace import Workspace
 from trainers.batch import STAGES, Job, Receipt, score_part
 from trainers.evaluate import output_columns
+from trainers.failures import deliberate
 
 _TELL_EVERY_S = 10.0
 _REMOVALS = 3
@@ -76,16 +78,25 @@ def predict(workspace: Workspace, version: ModelVersion, table: str, out: str, k
 
 def _run(workspace: Workspace, job: Job, rows: Cut) -> list[Receipt]:
     """Score every part; says how far it is every few seconds."""
-    reference, began = ray.put(job), time.monotonic()
-    numbers = ray.data.range(len(job.parts), override_num_blocks=len(job.parts))
+    began = told = time.monotonic()
     receipts: list[Receipt] = []
-    told = began
-    for row in numbers.map(score_part, fn_args=(reference,)).iter_rows():  # type: ignore[arg-type]
-        receipts.append(Receipt(**row))
+    for receipt in _receipts(job):
+        receipts.append(receipt)
         if (now := time.monotonic()) - told > _TELL_EVERY_S:
             done, told = sum(r.rows for r in receipts), now
             workspace.progress(f"{done:,} of {rows.rows:,} rows, {done / (now - began):,.0f} rows/s")
     return receipts
+
+
+def _receipts(job: Job) -> Iterator[Receipt]:
+    """A receipt for each part, as its task ends. Raises what a task raised on purpose as itself."""
+    numbers = ray.data.range(len(job.parts), override_num_blocks=len(job.parts))
+    scored = numbers.map(score_part, fn_args=(ray.put(job),))  # type: ignore[arg-type]
+    try:
+        for row in scored.iter_rows():
+            yield Receipt(**row)
+    except RayTaskError as error:
+        raise deliberate(str(error)) or error from error
 
 
 def _kept(rows: Cut, manifest: Manifest, keep: Sequence[str]) -> tuple[str, ...]:

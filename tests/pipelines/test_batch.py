@@ -25,7 +25,6 @@ from features.definitions import Column, Entity, FeatureSet, FeatureView, Latest
 from features.frame import RequestFrame
 from features.pit import join
 from pipelines import batch
-from pipelines.cli import _deliberate
 from pipelines.progress import Progress
 from pipelines.project import Location
 from pipelines.workspace import Workspace
@@ -162,11 +161,8 @@ def test_a_file_that_breaks_half_way_leaves_nothing(cluster: Settings, version: 
     content = bytearray((source / "torn.parquet").read_bytes())
     content[8 : len(content) // 2] = b"\xff" * (len(content) // 2 - 8)
     (source / "torn.parquet").write_bytes(content)
-    with pytest.raises(Exception, match=r"torn\.parquet cannot be read") as caught:
+    with pytest.raises(DataError, match=r"^\S+torn\.parquet cannot be read: [^\n]+$"):
         batch.predict(_workspace(cluster), version, str(source), str(tmp_path / "out"))
-    told = _deliberate(caught.value)
-    assert isinstance(told, DataError)
-    assert "\n" not in str(told)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
