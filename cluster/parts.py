@@ -23,6 +23,8 @@ READ_ROWS = 65_536
 MAX_PART_ROWS = 1 << 20
 """Rows of a part: a task ends, and its rows count as progress, every few seconds."""
 _PARTS_A_CPU = 4
+# Read as a stream: fetched ahead, all of a part's bytes would lie in memory.
+_PARQUET = ds.ParquetFileFormat(pre_buffer=False, use_buffered_stream=True, buffer_size=1 << 18)
 
 
 class Part(Protocol):
@@ -57,7 +59,10 @@ class ParquetPart:
     rows: int
 
     def read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """The rows, ``READ_ROWS`` at a time. Threads of Arrow's own would take the cores of other tasks."""
+        """The rows, ``READ_ROWS`` at a time. Raises DataError for a damaged file.
+
+        Threads of Arrow's own would take the cores of other tasks.
+        """
         batches = self.fragment.to_batches(
             schema=self.schema,
             columns=list(columns),
@@ -66,8 +71,11 @@ class ParquetPart:
             fragment_readahead=0,
             use_threads=False,
         )
-        for batch in batches:
-            yield pa.Table.from_batches([batch])
+        try:
+            for batch in batches:
+                yield pa.Table.from_batches([batch])
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.fragment.path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def cut(table: str, tables: Tables, cpus: int) -> Cut:
@@ -85,7 +93,7 @@ def cut(table: str, tables: Tables, cpus: int) -> Cut:
 def cut_parquet(path: str, cpus: int) -> Cut:
     """Cut by row groups, so that a single large file keeps every core busy. Raises DataError when none is Parquet."""
     try:
-        dataset = ds.dataset(path, format="parquet", partitioning="hive")
+        dataset = ds.dataset(path, format=_PARQUET, partitioning="hive")
         fragments = list(dataset.get_fragments())
         rows = sum(fragment.count_rows() for fragment in fragments)
     except pa.ArrowInvalid as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import ray.data
+from ray.exceptions import RayTaskError
 
 from cluster.contracts import ModelVersion, Snapshot
 from cluster.errors import DataError
@@ -26,8 +27,10 @@ from pipelines import stages
 from pipelines.workspace import Workspace
 from trainers.batch import STAGES, Job, Receipt, score_part
 from trainers.evaluate import output_columns
+from trainers.failures import deliberate
 
 _TELL_EVERY_S = 10.0
+_REMOVALS = 3
 
 
 class Scored(NamedTuple):
@@ -52,12 +55,14 @@ def predict(workspace: Workspace, version: ModelVersion, table: str, out: str, k
 
     ``table`` is a Parquet file, a folder of them, or a table of the catalog, "namespace.table" with or without
     "@snapshot"; ``keep`` names the columns that are written beside the scores, all by default. Raises DataError when
-    there is no such table, a column is missing, or ``out`` holds something already; ``out`` is there when all of it is.
+    there is no such table, or no row in it, a column is missing, or ``out`` holds something already; ``out`` is there when all of it is.
     """
     began = time.perf_counter()
     bundle = workspace.registry.fetch(version)
     manifest = Manifest.load(bundle)
     rows = cut(table, workspace.tables, int(ray.cluster_resources().get("CPU", 1)))
+    if not rows.parts:
+        raise DataError(f"{rows.name} has no rows", "there is nothing to score")
     kept = _kept(rows, manifest, keep)
     with _folder(Path(out)) as folder:
         frame = RequestFrame(manifest.features, _landed(workspace, manifest), workspace.settings)
@@ -73,16 +78,25 @@ def predict(workspace: Workspace, version: ModelVersion, table: str, out: str, k
 
 def _run(workspace: Workspace, job: Job, rows: Cut) -> list[Receipt]:
     """Score every part; says how far it is every few seconds."""
-    reference, began = ray.put(job), time.monotonic()
-    numbers = ray.data.range(len(job.parts), override_num_blocks=len(job.parts))
+    began = told = time.monotonic()
     receipts: list[Receipt] = []
-    told = began
-    for row in numbers.map(score_part, fn_args=(reference,)).iter_rows():  # type: ignore[arg-type]
-        receipts.append(Receipt(**row))
+    for receipt in _receipts(job):
+        receipts.append(receipt)
         if (now := time.monotonic()) - told > _TELL_EVERY_S:
             done, told = sum(r.rows for r in receipts), now
             workspace.progress(f"{done:,} of {rows.rows:,} rows, {done / (now - began):,.0f} rows/s")
     return receipts
+
+
+def _receipts(job: Job) -> Iterator[Receipt]:
+    """A receipt for each part, as its task ends. Raises what a task raised on purpose as itself."""
+    numbers = ray.data.range(len(job.parts), override_num_blocks=len(job.parts))
+    scored = numbers.map(score_part, fn_args=(ray.put(job),))  # type: ignore[arg-type]
+    try:
+        for row in scored.iter_rows():
+            yield Receipt(**row)
+    except RayTaskError as error:
+        raise deliberate(str(error)) or error from error
 
 
 def _kept(rows: Cut, manifest: Manifest, keep: Sequence[str]) -> tuple[str, ...]:
@@ -117,7 +131,9 @@ def _folder(out: Path) -> Iterator[Path]:
         yield partial
         partial.rename(out)
     except BaseException:
-        shutil.rmtree(partial)
+        # Tasks that are not told yet that it is over may still put a file into it.
+        for _ in range(_REMOVALS):
+            shutil.rmtree(partial, ignore_errors=True)
         raise
 
 

@@ -1,4 +1,7 @@
-"""How long the exported model and the training module take for the same rows, on one thread of this machine."""
+"""How long the exported model and the training module take for the same rows, on one thread of this machine.
+
+Time is the thread's own: whoever else works on the machine while a version is made changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _MICROSECONDS = 1e6
 def latencies(model: ort.InferenceSession, scored: nn.Module, arrays: Arrays) -> dict[str, float]:
     """Median microseconds for a call: "onnxruntime_us_1", "torch_us_1", "onnxruntime_us_1024", "torch_us_1024".
 
-    Both take the same rows, repeated from ``arrays``, turn by turn, so that what else the machine does hits both.
+    Both take the same rows, repeated from ``arrays``, turn by turn, so that a change of the core's clock rate hits both.
     """
     found: dict[str, float] = {}
     with _one_thread():
@@ -61,9 +64,9 @@ def _medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Microseconds a call; a round has as many calls as fill a millisecond."""
     counts = {name: _calls_a_round(call) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    began = time.perf_counter()
+    began = time.thread_time()
     for done in range(ROUNDS):
-        if done >= _MIN_ROUNDS and time.perf_counter() - began > _ENOUGH_S:
+        if done >= _MIN_ROUNDS and time.thread_time() - began > _ENOUGH_S:
             break
         for name, call in calls.items():
             seconds[name].append(_seconds(call, counts[name]) / counts[name])
@@ -78,10 +81,10 @@ def _calls_a_round(call: Callable[[], object]) -> int:
 
 
 def _seconds(call: Callable[[], object], count: int) -> float:
-    began = time.perf_counter()
+    began = time.thread_time()
     for _ in range(count):
         call()
-    return time.perf_counter() - began
+    return time.thread_time() - began
 
 
 @contextmanager
