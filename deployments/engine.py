@@ -71,10 +71,15 @@ class Engine:
             raise _failed(scored)
         return Outcome(answer.scores, answer.version, answer.variant)
 
-    def reporting(self, live: Live) -> Telemetry:
-        """Where this replica's reports go."""
+    def open(self, model: str) -> None:
+        """Get ready to report; takes seconds. Before the first answer."""
         if self._telemetry is None:
-            self._telemetry = Telemetry(live.config.champion.model)
+            self._telemetry = Telemetry(model)
+
+    @property
+    def reporting(self) -> Telemetry:
+        """Where this replica's reports go."""
+        assert self._telemetry is not None
         return self._telemetry
 
     def close(self, within_s: float) -> None:
@@ -91,7 +96,7 @@ class Engine:
             and trial.shadow
             and len(self._shadows) >= MAX_SHADOWED_REQUESTS
         ):
-            self.reporting(live).unshadowed()
+            self.reporting.unshadowed()
             assigned = "champion"
         return Asked(live, request, key, forced is not None, rows, assigned, time.time_ns() // 1000)
 
@@ -128,7 +133,7 @@ class Engine:
     def _report(self, live: Live, answer: Answer) -> None:
         if live.config.report:
             columns = live.champion.manifest.features.columns
-            self.reporting(live).answered(answer, columns, live.config.profile_window_s)
+            self.reporting.answered(answer, columns, live.config.profile_window_s)
 
 
 def _rows(asked: Asked) -> int:

@@ -196,7 +196,7 @@ class ModelServer(GrpcDoor):
         limits = asked.live.config.limits
         body = parse_body(await asked.call.body(limits.body_bytes))
         rows = parse_feedback(body, asked.live.champion.manifest.task, limits.rows)
-        self._engine.reporting(asked.live).labelled(rows)
+        self._engine.reporting.labelled(rows)
         return json_reply({"accepted": rows.num_rows})
 
     async def _outcome(self, asked: _Asked, request: str, rows: Rows) -> Outcome:
@@ -208,6 +208,7 @@ class ModelServer(GrpcDoor):
             champion = before.champion
         else:
             champion = await asyncio.to_thread(Scorer, config.champion, self._settings)
+            await asyncio.to_thread(self._engine.open, config.champion.model)
         form = Form(champion.manifest.features, champion.manifest.task, config.limits.rows)
         return Live(config, champion, form, await self._challenger_handle(config))
 

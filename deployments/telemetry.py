@@ -52,11 +52,14 @@ class Telemetry:
     """One replica's reporting. ``answered`` and ``labelled`` may be called from any thread, and return at once."""
 
     def __init__(self, model: str) -> None:
+        """Looks its peers up at once: to get an actor's handle loads its class, seconds of import, not to be had amid requests."""
         self._replica = uuid4().hex[:12]
         self._buffer = _Buffer()
         self._ledger = _Peer(ledger_actor(model))
         self._monitor = _Peer(monitor_actor(model))
         self._metrics = _Metrics(model)
+        for peer in (self._ledger, self._monitor):
+            peer.get()
         self._batches: list[_Batch] = []
         self._sequence = 0
         self._unshadowed = 0

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 
 from cluster import jobs
@@ -41,6 +42,8 @@ def call(reference: ray.ObjectRef) -> Any:
 
 def deploy(workspace: Workspace, version: ModelVersion) -> None:
     """Serve ``version`` as champion, watch it for drift, and move the alias."""
+    # First of all, so that replicas find the monitor when they start.
+    _monitor(workspace)
     call(config.connect(workspace.settings).deploy.remote(version, serving_options(workspace)))
     workspace.registry.set_alias(version, CHAMPION)
     watch(workspace, version)
@@ -58,9 +61,13 @@ def serving_options(workspace: Workspace) -> ServingOptions:
 
 def watch(workspace: Workspace, version: ModelVersion) -> None:
     """Point the drift monitor at the version's reference profile."""
+    reference = reference_of(workspace, version)
+    call(_monitor(workspace).watch.remote(version.version, reference, workspace.project.drift))
+
+
+def _monitor(workspace: Workspace) -> ActorHandle:
     act = retrain_job(workspace.settings, workspace.location, workspace.project.drift.window_s, shipped_folder())
-    monitor = start_monitor(workspace.settings, workspace.project.name, act)
-    call(monitor.watch.remote(version.version, reference_of(workspace, version), workspace.project.drift))
+    return start_monitor(workspace.settings, workspace.project.name, act)
 
 
 def retrain_job(settings: Settings, location: Location, window_s: float, folder: str) -> Callable[[Alarm], str]:
