@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from ray import serve
 from ray.serve import Application
 from ray.serve.schema import ApplicationStatus
 
 from cluster.errors import RequestError
+from cluster.settings import load_settings
 from deployments.http import Asgi, Call, Reply, error_reply, json_reply
 from deployments.protocol import PLATFORM
+
+if TYPE_CHECKING:
+    from deployments.gate import Gate
 
 ROUTE = "/v2"
 APP = "rayloop-front"
@@ -20,7 +25,15 @@ _SERVER = {"name": "rayloop", "extensions": ["binary_tensor_data"], "version": "
 @serve.deployment(name="Front", max_ongoing_requests=256)
 @serve.ingress()
 class Front:
-    """Answers what no model's application does."""
+    """Answers what no model's application does. Where callers are checked, a stranger does not learn which models there are."""
+
+    def __init__(self) -> None:
+        self._gate: Gate | None = None
+        settings = load_settings()
+        if settings.access:
+            from deployments.gate import open_gate
+
+            self._gate = open_gate(settings)
 
     def __serve_build_asgi_app__(self) -> Asgi:
         return Asgi(self._reply)
@@ -28,13 +41,21 @@ class Front:
     async def _reply(self, call: Call) -> Reply:
         path = call.path.removeprefix(ROUTE).rstrip("/")
         if path not in ("", "/health/live", "/health/ready"):
-            return error_reply(RequestError(_unknown(path), status=404))
+            return error_reply(await self._refusal(call, path))
         if call.method != "GET":
             return error_reply(RequestError("use GET", status=405, headers={"allow": "GET"}))
         if path == "/health/ready":
             ready = await asyncio.to_thread(_ready)
             return json_reply({"ready": ready}, status=200 if ready else 503)
         return json_reply({"live": True} if path else _SERVER)
+
+    async def _refusal(self, call: Call, path: str) -> RequestError:
+        if self._gate is not None:
+            try:
+                await self._gate.admit(call.raw_headers.items(), _model(path), "read")
+            except RequestError as error:
+                return error
+        return RequestError(_unknown(path), status=404)
 
 
 def _ready() -> bool:
@@ -43,11 +64,15 @@ def _ready() -> bool:
     return any(app.status == ApplicationStatus.RUNNING for name, app in applications.items() if name != APP)
 
 
-def _unknown(path: str) -> str:
+def _model(path: str) -> str:
+    """The model that a path names; empty when it names none."""
     parts = path.split("/")
-    if len(parts) > 2 and parts[1] == "models":
-        return f"no model {parts[2][:100]!r} is deployed"
-    return f"no such path: {ROUTE}{path[:100]}"
+    return parts[2] if len(parts) > 2 and parts[1] == "models" else ""
+
+
+def _unknown(path: str) -> str:
+    model = _model(path)
+    return f"no model {model[:100]!r} is deployed" if model else f"no such path: {ROUTE}{path[:100]}"
 
 
 def build(args: dict) -> Application:

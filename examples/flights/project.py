@@ -51,7 +51,9 @@ project = Project(
     gate=GatePolicy(
         thresholds=(Threshold(metric="auc", min=0.68), Threshold(metric="ece", max=0.06)), margin=0.02, max_gap=0.1
     ),
-    rollout=RolloutPolicy(steps=(0.05, 0.25, 0.5, 1.0), margin=0.08, max_error_rate=0.03, latency_floor_ms=50.0, poll_s=0.5),
+    rollout=RolloutPolicy(
+        steps=(0.05, 0.25, 0.5, 1.0), margin=0.08, max_error_rate=0.03, latency_floor_ms=50.0, poll_s=0.5
+    ),
     # Calmer days than in training are no reason to retrain: only more delay than usual is.
     drift=DriftPolicy(
         watch=(
