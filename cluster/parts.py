@@ -67,7 +67,7 @@ class ParquetPart:
             schema=self.schema,
             columns=list(columns),
             batch_size=READ_ROWS,
-            batch_readahead=1,
+            batch_readahead=0,
             fragment_readahead=0,
             use_threads=False,
         )
