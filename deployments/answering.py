@@ -40,12 +40,16 @@ class Live(NamedTuple):
         return served
 
     def forced(self, version: str | None, header: str | None) -> str | None:
-        """The variant that a path's version, or a tester's header, asks for. Raises RequestError: 404."""
+        """The variant that a path's version, or a tester's header, asks for. Raises RequestError: 404, 400."""
+        if header not in (None, CHAMPION, CHALLENGER):
+            raise RequestError(f"expected {CHAMPION} or {CHALLENGER}", field=VARIANT)
         if version is None:
             return header
         if version not in self.versions:
             known = ", ".join(self.versions)
             raise RequestError(f"v{version[:20]} is not served", status=404, todo=f"served is {known}")
+        if header not in (None, self.versions[version]):
+            raise RequestError(f"v{version} is the {self.versions[version]}", field=VARIANT)
         return self.versions[version]
 
 
@@ -62,9 +66,7 @@ class Asked(NamedTuple):
 
 
 def assigned(trial: Trial | None, forced: str | None, key: str) -> Variant:
-    """The variant that the split deals ``key`` to, or the one a tester's header forces. Raises RequestError."""
-    if forced not in (None, CHAMPION, CHALLENGER):
-        raise RequestError(f"expected {CHAMPION} or {CHALLENGER}", field=VARIANT)
+    """The variant that the split deals ``key`` to, or the one that is forced (``Live.forced``)."""
     if trial is None or forced == CHAMPION:
         return "champion"
     if forced == CHALLENGER:

@@ -288,7 +288,7 @@ def _cluster() -> Iterator[tuple[Any, Path]]:
     """A cluster of this machine's cores with ports and a home of its own, and a workspace on it; warm when it is given."""
     with _scratch(None) as base:
         ports = {port: session.free_port() for port in _PORTS}
-        settings = Settings(home=base / "home", cpus=max(2, os.cpu_count() or 2), replica_ports_from=37000, **ports)
+        settings = Settings(home=base / "home", cpus=max(2, os.cpu_count() or 2), replica_ports_from=37000, **ports)  # type: ignore[arg-type]
         session.start(settings)
         session.use_token()
         os.environ.update(settings.environment())

@@ -44,6 +44,7 @@ class Load:
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(threads)]
         self._lock = threading.Lock()
+        self._began = time.monotonic()
         self.outcomes: Counter[tuple[int, str]] = Counter()
         self.ids: list[str] = []
         self.problems: list[str] = []
@@ -77,14 +78,21 @@ class Load:
 
     def _one(self, client: httpx.Client, chance: random.Random, id: str) -> dict[str, Any]:
         distance = chance.gauss(0.0, 1.0)
-        response = client.post("/infer", json=infer_body([distance], id))
-        self._note(response)
-        with self._lock:
-            self.ids.append(id)
-            self.outcomes[response.status_code, response.headers.get("x-rayloop-variant", "")] += 1
+        try:
+            response = client.post("/infer", json=infer_body([distance], id))
+        except httpx.TransportError as error:
+            self._problem(f"{id}: {error!r}")
+        else:
+            self._note(response)
+            with self._lock:
+                self.ids.append(id)
+                self.outcomes[response.status_code, response.headers.get("x-rayloop-variant", "")] += 1
         return {"id": id, "label": int(chance.random() < 1.0 / (1.0 + np.exp(-self._slope * distance)))}
 
     def _note(self, response: httpx.Response) -> None:
         if response.status_code != 200:
-            with self._lock:
-                self.problems.append(f"{response.status_code} {response.headers} {response.text[:200]}")
+            self._problem(f"{response.status_code} {response.headers} {response.text[:200]}")
+
+    def _problem(self, what: str) -> None:
+        with self._lock:
+            self.problems.append(f"at {time.monotonic() - self._began:.1f} s: {what}")
