@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench-serving down clean
+.PHONY: demo test test-slow check bench-serving down clean
 
 demo: $(STAMP)
 	$(BIN)/rayloop demo
@@ -14,6 +14,9 @@ down: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff check .

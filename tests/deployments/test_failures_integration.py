@@ -25,7 +25,7 @@ from tests.deployments.bundles import Slope, register, write_bundle
 from tests.deployments.misbehaving import hanging, raising
 from tests.deployments.traffic import Load, infer_body, until
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 MODEL = "fragile"
 SLOPE = 2.0
