@@ -130,7 +130,8 @@ def test_a_trial_may_have_workers_of_its_own(cluster: Settings) -> None:
     )
     assert all(0.5 < trial.metric <= 1 for trial in result.trials)
     assert result.trials[0].status == "finished"
-    assert _eventually(lambda: ray.available_resources().get("CPU") == free)
+    # More than before is free when what earlier tests left has gone meanwhile.
+    assert _eventually(lambda: ray.available_resources().get("CPU", 0.0) >= free)
 
 
 def _eventually(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
