@@ -8,6 +8,12 @@ from cluster.contracts import Frozen, ModelVersion
 
 DEFAULT_BODY_BYTES = 16 * 1024 * 1024
 DEFAULT_ROWS = 4096
+MAX_ONGOING_REQUESTS = 256
+MAX_QUEUED_REQUESTS = 256
+"""Requests that wait in a replica beyond those it works on; more are answered with 503."""
+RETRY_AFTER_S = 1
+REQUEST_TIMEOUT_S = 60.0
+"""After it a request is answered with 408."""
 
 
 class Limits(Frozen):

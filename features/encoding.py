@@ -27,6 +27,8 @@ UNKNOWN_CODE = 1
 FIRST_CODE = 2
 
 _FILL_ROWS = 2048
+# Below it a dictionary of the values costs more than to look each of them up.
+_FEW_ROWS = 128
 
 Arrays = dict[str, np.ndarray]
 
@@ -96,9 +98,14 @@ class Encoder(Frozen):
         return {"numbers": numbers, "codes": codes}
 
     def _codes(self, values: pa.ChunkedArray, name: str) -> np.ndarray:
-        text = values if pa.types.is_string(values.type) else values.cast(pa.string())
-        found = text.combine_chunks().dictionary_encode()
         known = self._codes_of[name]
+        text = values if pa.types.is_string(values.type) else values.cast(pa.string())
+        if len(text) <= _FEW_ROWS:
+            one_by_one = [
+                MISSING_CODE if value is None else known.get(value, UNKNOWN_CODE) for value in text.to_pylist()
+            ]
+            return np.array(one_by_one, np.int64)
+        found = text.combine_chunks().dictionary_encode()
         table = [known.get(value, UNKNOWN_CODE) for value in found.dictionary.to_pylist()]
         # A null has no index; -1 takes the last entry.
         codes: np.ndarray = np.array([*table, MISSING_CODE], np.int64)[found.indices.fill_null(-1).to_numpy()]
