@@ -75,6 +75,7 @@ class Ledger:
         self._known: dict[str, Done | None] = await asyncio.to_thread(self._committed)
         self._totals = await asyncio.to_thread(self._count)
         self._rollout: RolloutLog | None = None
+        self._grown: dict[tuple[str, str], float] = {}
         self._committing = asyncio.Lock()
         self._loop = asyncio.get_running_loop().create_task(self._commit_now_and_then())
 
@@ -102,7 +103,12 @@ class Ledger:
                 for batch in self._pending:
                     _take(log, batch)
                 self._rollout = log
-        return self._rollout.evidence(task, metric)
+        grown = max((mib for (of, _), mib in self._grown.items() if of == rollout), default=0.0)
+        return self._rollout.evidence(task, metric).model_copy(update={"grown_mib": grown})
+
+    async def grown(self, rollout: str, version: str, mib: float) -> None:
+        """Take in how far a replica of a rollout's challenger has grown."""
+        self._grown[rollout, version] = max(mib, self._grown.get((rollout, version), 0.0))
 
     async def flush(self) -> dict[str, int]:
         """Commit what has arrived. Returns the rows in each table, ``predictions`` and ``labels``."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import ray
 from ray.actor import ActorHandle
@@ -23,13 +24,16 @@ from deployments.ledger import connect as connect_ledger
 from deployments.policy import RolloutPolicy
 from deployments.user_config import challenger_app
 from tests.deployments.bundles import Slope, register, write_bundle
-from tests.deployments.misbehaving import hanging, raising
+from tests.deployments.misbehaving import hanging, leaking, raising
 from tests.deployments.traffic import Load, infer_body, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 MODEL = "fragile"
 SLOPE = 2.0
+GROWTH_MIB = 256.0
+SLACK_MIB = 1024.0
+"""What an eater may take between two looks at it, on a busy machine."""
 HALF_SENT = 1
 """Answers of a connection whose headers were sent when the replica was killed, and whose body was not."""
 POLICY = RolloutPolicy(
@@ -106,6 +110,26 @@ def test_a_misbehaving_challenger_is_aborted_and_callers_see_nothing(
         return {row["error"] for row in errors if row["error"] and row["id"].startswith(misbehave.__name__)}
 
     until(lambda: any(reason in error for error in why()), "the log says why")
+
+
+def test_a_challenger_that_eats_memory_is_ended_before_the_node_is_in_danger(
+    registry: Registry, endpoint: str, rollout: ActorHandle, tmp_path: Path, cluster: Settings
+) -> None:
+    challenger = register(registry, MODEL, leaking(tmp_path / "challenger"))
+    # Its failures would abort it as well, and do not tell why.
+    frugal = POLICY.model_copy(update={"max_growth_mib": GROWTH_MIB, "max_error_rate": 0.99, "error_margin": None})
+    champions = replicas(cluster, MODEL)
+    with Load(endpoint, SLOPE, name="leaking") as load:
+        status: RolloutStatus = ray.get(rollout.start.remote(challenger, frugal))
+        (eater,) = replicas(cluster, challenger_app(MODEL, status.state.id)).values()
+        until(lambda: not psutil.pid_exists(eater), "its replica is gone")
+        status = aborted(rollout)
+    assert "the challenger's memory grew by" in status.state.reason
+    grown = status.decisions[-1].evidence["challenger_grown_mib"]
+    assert GROWTH_MIB < grown < GROWTH_MIB + SLACK_MIB
+    assert replicas(cluster, MODEL) == champions
+    assert load.failed == []
+    assert set(load.outcomes) == {(200, "champion")}
 
 
 def test_a_killed_challenger_replica_is_replaced_and_callers_see_nothing(
