@@ -115,10 +115,13 @@ class ServeConfig:
         await self._settled(front.APP, deadline)
         await self._served(champion.model, deadline)
 
-    async def start_challenger(self, rollout: str, challenger: ModelVersion, options: ServingOptions) -> None:
+    async def start_challenger(
+        self, rollout: str, challenger: ModelVersion, options: ServingOptions, max_growth_mib: float | None = None
+    ) -> None:
         """Start the challenger's application beside the champion's. It is taken away again when it does not come up."""
         name = challenger_app(challenger.model, rollout)
-        deployment = _deployment(_CHALLENGER, 1, options.challenger_cpus, ChallengerConfig(challenger=challenger))
+        config = ChallengerConfig(challenger=challenger, rollout=rollout, max_growth_mib=max_growth_mib)
+        deployment = _deployment(_CHALLENGER, 1, options.challenger_cpus, config)
 
         def change(apps: Applications) -> None:
             apps[name] = self._application(name, None, "deployments.challenger", deployment)

@@ -48,7 +48,7 @@ class Effects:
         challenger = await asyncio.to_thread(self._registry.version, self._model, state.challenger)
         try:
             if not await self._config.has_challenger.remote(self._model, state.id):
-                await self._config.start_challenger.remote(state.id, challenger, options)
+                await self._config.start_challenger.remote(state.id, challenger, options, state.policy.max_growth_mib)
         except RayTaskError as error:
             if isinstance(error.cause, ClusterUnavailable):
                 raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +10,10 @@ import pyarrow.compute as pc
 
 from cluster.contracts import CHALLENGER, CHAMPION, Task
 from deployments.evidence import Arm, Evidence, RolloutEvidence
-from deployments.keys import Keys
+from deployments.keys import Keys, key_hash
 from deployments.losses import Metric, losses
 from deployments.moments import Paired
+from deployments.pairs import Label, Pair, Pairs
 from deployments.timing import Timing
 
 MAX_LABELS = 500_000
@@ -35,13 +35,6 @@ def _scores(multiclass: bool) -> str:
     return "probabilities" if multiclass else "score"
 
 
-class _Pair(NamedTuple):
-    share: float
-    key: int
-    champion: float | list[float]
-    challenger: float | list[float]
-
-
 class RolloutLog:
     """What one rollout's evidence is computed from. The newest label of a row counts, and only it."""
 
@@ -50,9 +43,8 @@ class RolloutLog:
         self._arms: dict[tuple[float, str], Arm] = defaultdict(Arm)
         self._keys: dict[float, Keys] = defaultdict(Keys)
         self._timing = Timing()
-        self._pairs: dict[str, _Pair] = {}
-        self._numbers: dict[str, int] = {}
-        self._labels: dict[str, tuple[int, float]] = {}
+        self._pairs = Pairs()
+        self._labels: dict[str, Label] = {}
 
     def add_predictions(self, rows: pa.Table) -> None:
         """Take in log rows (log.predictions); those of other rollouts, and of testers, are passed over."""
@@ -73,20 +65,21 @@ class RolloutLog:
         for id, label, at in zip(rows["id"].to_pylist(), rows["label"].to_pylist(), received, strict=True):
             known = self._labels.pop(id, (at, label))
             self._labels[id] = (at, label) if at >= known[0] else known
+            self._pairs.label(id, self._labels[id])
         while len(self._labels) > MAX_LABELS:
             del self._labels[next(iter(self._labels))]
 
     def evidence(self, task: Task, metric: Metric = "loss") -> RolloutEvidence:
         """All that is known now, by share and as a whole."""
-        labelled: dict[float, list[tuple[_Pair, float]]] = defaultdict(list)
-        for id, pair in self._pairs.items():
-            if id in self._labels:
-                labelled[pair.share].append((pair, self._labels[id][1]))
+        labelled: dict[float, list[tuple[Pair, float]]] = defaultdict(list)
+        for pair, label in self._pairs.labelled():
+            labelled[pair.share].append((pair, label))
         shares = sorted({share for share, _ in self._arms})
         by_share = {share: self._at(share, _paired(task, metric, labelled[share])) for share in shares}
         joined = [one for share in shares for one in labelled[share]]
         whole = sum(by_share.values(), Evidence())
-        return RolloutEvidence(by_share=by_share, whole=self._joined(whole, _paired(task, metric, joined)))
+        whole = self._joined(whole, _paired(task, metric, joined))
+        return RolloutEvidence(by_share=by_share, whole=whole, given_up=self._pairs.given_up)
 
     def _at(self, share: float, paired: Paired) -> Evidence:
         arms = {v: self._arms[share, v].model_copy(update=self._keys[share].sums(v)) for v in (CHAMPION, CHALLENGER)}
@@ -111,11 +104,11 @@ class RolloutLog:
         champion, challenger = rows.column(f"champion_{name}"), rows.column(f"challenger_{name}")
         both = rows.filter(pc.and_(champion.is_valid(), challenger.is_valid()))
         columns = [both.column(c).to_pylist() for c in ("id", "key", "share", f"champion_{name}", f"challenger_{name}")]
-        for id, key, share, a, b in zip(*columns, strict=True):
-            self._pairs[id] = _Pair(share, self._numbers.setdefault(key, len(self._numbers)), a, b)
+        for id, key, share, a, b, at in zip(*columns, both.column("at").cast(pa.int64()).to_pylist(), strict=True):
+            self._pairs.add(id, Pair(share, key_hash(key), a, b, at), self._labels.get(id))
 
 
-def _paired(task: Task, metric: Metric, labelled: list[tuple[_Pair, float]]) -> Paired:
+def _paired(task: Task, metric: Metric, labelled: list[tuple[Pair, float]]) -> Paired:
     if not labelled:
         return Paired()
     truth = np.array([label for _, label in labelled])

@@ -1,8 +1,9 @@
 """What a replica tells about its answers, off the request path: prediction log, labels, live profiles, metrics.
 
 A request appends to a buffer; a thread of its own ships it every half second. A batch is kept until the ledger has
-committed it and is sent again when the ledger dies, so the log lacks at most what a killed replica had not shipped.
-Buffers are bounded: beyond the bound rows are dropped and counted, and no request ever waits.
+committed it and is sent again when the ledger dies, so the log lacks at most what a killed replica had not shipped: a
+tally that outlives the replica says how much that was, and another replica has the ledger settle it. Buffers are
+bounded: beyond the bound rows are dropped and counted, and no request ever waits.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.metrics import Counter, Histogram
 
 from cluster.contracts import ACTOR_NAMESPACE, CHALLENGER, CHAMPION, ledger_actor, monitor_actor
-from deployments.log import Answer, labels, predictions, to_ipc
+from cluster.settings import load_settings
+from deployments import tally
+from deployments.log import Answer, batch_id, labels, predictions, to_ipc
 from deployments.protocol import predicted
 from features.definitions import Column
 from features.profiles import Profile
@@ -32,6 +35,8 @@ from features.profiles import Profile
 FLUSH_EVERY_S = 0.5
 MAX_BUFFERED_ROWS = 50_000
 _RETRY_LOOKUP_S = 5.0
+_SETTLE_EVERY_S = 5.0
+_SETTLE_WITHIN_S = 30.0
 _LATENCY_MS = [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 1000.0]
 
 _log = logging.getLogger(__name__)
@@ -54,6 +59,9 @@ class Telemetry:
     def __init__(self, model: str) -> None:
         """Looks its peers up at once: to get an actor's handle loads its class, seconds of import, not to be had amid requests."""
         self._replica = uuid4().hex[:12]
+        self._tallies = tally.folder(load_settings(), model)
+        self._tally = tally.Tally(self._tallies, self._replica)
+        self._next_search = 0.0
         self._buffer = _Buffer()
         self._ledger = _Peer(ledger_actor(model))
         self._monitor = _Peer(monitor_actor(model))
@@ -69,11 +77,11 @@ class Telemetry:
 
     def answered(self, answer: Answer, columns: tuple[Column, ...], window_s: float) -> None:
         """Report an answer; ``columns`` are the model's inputs, ``window_s`` the width of a profile's window."""
-        self._buffer.put((answer, columns, window_s), answer.frame.num_rows)
+        self._put("predictions", (answer, columns, window_s), answer.frame.num_rows)
 
     def labelled(self, rows: pa.Table) -> None:
         """Report labels (feedback.parse_feedback)."""
-        self._buffer.put((rows, time.time_ns() // 1000), rows.num_rows)
+        self._put("labels", (rows, time.time_ns() // 1000), rows.num_rows)
 
     def unshadowed(self) -> None:
         """Count a request that was not copied to the challenger, too many being under way."""
@@ -84,6 +92,10 @@ class Telemetry:
         self._closing.set()
         self._thread.join(deadline_s)
 
+    def _put(self, kind: str, item: tuple, rows: int) -> None:
+        if self._buffer.put(item, rows):
+            self._tally.add(kind, rows)
+
     def _run(self) -> None:
         while not self._closing.wait(FLUSH_EVERY_S):
             self._guarded_flush()
@@ -91,6 +103,7 @@ class Telemetry:
         while self._batches:
             self._guarded_flush()
             self._closing_pause()
+        self._tally.close()
 
     def _closing_pause(self) -> None:
         pending = [batch.sent for batch in self._batches if batch.sent is not None]
@@ -118,6 +131,9 @@ class Telemetry:
         unshadowed, self._unshadowed = self._unshadowed, 0
         self._metrics.unshadowed(unshadowed)
         self._ship()
+        if time.monotonic() >= self._next_search and not self._closing.is_set():
+            self._next_search = time.monotonic() + _SETTLE_EVERY_S
+            self._settle_debts()
 
     def _report(self, items: Sequence[tuple[Answer, tuple[Column, ...], float]]) -> None:
         answers = [answer for answer, _, _ in items]
@@ -131,12 +147,16 @@ class Telemetry:
 
     def _next(self) -> str:
         self._sequence += 1
-        return f"{self._replica}:{self._sequence}"
+        return batch_id(self._replica, self._sequence)
 
     def _queue(self, kind: str, batch: str, rows: pa.Table) -> None:
         self._batches.append(_Batch(kind, batch, rows.num_rows, to_ipc(rows)))
         while sum(b.rows for b in self._batches) > MAX_BUFFERED_ROWS:
-            self._metrics.dropped(self._batches.pop(0).rows)
+            self._give_up(self._batches.pop(0))
+
+    def _give_up(self, batch: _Batch) -> None:
+        self._metrics.dropped(batch.rows)
+        self._tally.add(batch.kind, -batch.rows)
 
     def _ship(self) -> None:
         self._settle()
@@ -161,8 +181,17 @@ class Telemetry:
             except RayTaskError as error:
                 # The ledger refuses these rows for what they are: sending them again would not help.
                 _log.error("the ledger refused batch %s: %s", batch.id, error)
-                self._metrics.dropped(batch.rows)
+                self._give_up(batch)
             self._batches.remove(batch)
+
+    def _settle_debts(self) -> None:
+        """Have the ledger count what replicas of this node that are dead took with them."""
+        ledger = self._ledger.get()
+        if ledger is None:
+            return
+        for debt in tally.debts(self._tallies):
+            ray.get(ledger.settle.remote(debt.replica, debt.owed), timeout=_SETTLE_WITHIN_S)
+            debt.forget()
 
 
 def profiles(answers: Sequence[Answer], columns: tuple[Column, ...], window_s: float) -> dict[float, Profile]:
@@ -200,13 +229,15 @@ class _Buffer:
         self._rows = 0
         self._dropped = 0
 
-    def put(self, item: tuple, rows: int) -> None:
+    def put(self, item: tuple, rows: int) -> bool:
+        """False when there is no room."""
         with self._lock:
             if self._rows + rows > MAX_BUFFERED_ROWS:
                 self._dropped += rows
-                return
+                return False
             self._items.append(item)
             self._rows += rows
+            return True
 
     def drain(self) -> list[tuple]:
         with self._lock:

@@ -50,9 +50,11 @@ class ServerConfig(Frozen):
 
 
 class ChallengerConfig(Frozen):
-    """What a ``Challenger`` replica serves."""
+    """What a ``Challenger`` replica serves, in which rollout, and by how many MiB it may grow (None: by any)."""
 
     challenger: ModelVersion
+    rollout: str
+    max_growth_mib: float | None = None
 
 
 def server_app(model: str) -> str:

@@ -104,6 +104,10 @@ def _show_model(settings: Settings, model: str, tell: Tell) -> None:
     tell(f"\n{model}: " + (f"champion v{served.champion.version}" if served else "not served"))
     if served and served.trial:
         tell(f"  challenger v{served.trial.challenger.version} at {served.trial.share:.0%}")
+    lost = call(_actor(ledger_actor(model)).lost.remote())
+    if lost["replicas"]:
+        rows = f"{lost['predictions']:,} predictions and {lost['labels']:,} labels"
+        tell(f"  log: {rows} were lost with {lost['replicas']} killed replica(s)")
     rollout = _actor(rollout_actor(model))
     state = call(rollout.status.remote()).state if rollout is not None else None
     if state is not None:
