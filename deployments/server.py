@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -105,9 +106,14 @@ class ModelServer(GrpcDoor):
         exception by killing the replica. Without an old one the exception fails the deployment.
         """
         async with self._reconfiguring:
+            first = self._live is None
             try:
                 self._live = await self._loaded(ServerConfig.model_validate(user_config))
                 self._failure = ""
+                if first:
+                    # What is loaded by now stays: the collector need not go through it while requests wait.
+                    gc.collect()
+                    gc.freeze()
             except (RayloopError, OSError, ValidationError) as error:
                 if self._live is None:
                     raise
@@ -143,6 +149,7 @@ class ModelServer(GrpcDoor):
         except Exception as error:
             _log.exception("request failed")
             reply = json_reply({"error": f"the model failed: {type(error).__name__}"}, status=500)
+        self._engine.reporting.replied(reply.status)
         told = {REQUEST_ID: request_id, VERSION: live.champion.version, VARIANT: CHAMPION}
         return reply._replace(headers={**told, **reply.headers})
 

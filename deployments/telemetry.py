@@ -11,12 +11,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter as Counted
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -70,6 +72,8 @@ class Telemetry:
             peer.get()
         self._batches: list[_Batch] = []
         self._sequence = 0
+        self._statuses: Counted[int] = Counted()
+        self._told: Counted[int] = Counted()
         self._unshadowed = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"telemetry-{model}", daemon=True)
@@ -82,6 +86,10 @@ class Telemetry:
     def labelled(self, rows: pa.Table) -> None:
         """Report labels (feedback.parse_feedback)."""
         self._put("labels", (rows, time.time_ns() // 1000), rows.num_rows)
+
+    def replied(self, status: int) -> None:
+        """Count an HTTP answer."""
+        self._statuses[status] += 1
 
     def unshadowed(self) -> None:
         """Count a request that was not copied to the challenger, too many being under way."""
@@ -128,6 +136,9 @@ class Telemetry:
             batch = self._next()
             self._queue("labels", batch, labels(rows, received_us, batch))
         self._metrics.dropped(self._buffer.take_dropped())
+        statuses = Counted(dict(self._statuses))
+        self._metrics.replied(statuses - self._told)
+        self._told = statuses
         unshadowed, self._unshadowed = self._unshadowed, 0
         self._metrics.unshadowed(unshadowed)
         self._ship()
@@ -198,26 +209,26 @@ def profiles(answers: Sequence[Answer], columns: tuple[Column, ...], window_s: f
     """Live profiles of the model's inputs and the champion's scores, by start of the event-time window, seconds."""
     multiclass = answers[0].task.kind == "multiclass"
     output = Column(name="predicted", kind="category") if multiclass else Column(name="score", kind="number")
-    frames = [_with_output(answer, output.name) for answer in answers if answer.champion is not None]
-    if not frames:
+    scored = [answer for answer in answers if answer.champion is not None]
+    if not scored:
         return {}
-    frame = pa.concat_tables(frames)
+    # In one piece: Arrow's kernels take a chunk at a time, and there is one for each answer.
+    frame = pa.concat_tables([answer.frame for answer in scored]).combine_chunks()
+    frame = frame.append_column(output.name, _output(scored))
     width_us = int(window_s * 1e6)
     starts = pc.multiply(pc.floor(pc.divide(frame["as_of"].cast(pa.int64()).cast(pa.float64()), width_us)), window_s)
+    distinct = pc.unique(starts).to_pylist()
     made: dict[float, Profile] = defaultdict(lambda: Profile.empty((*columns, output)))
-    for start in pc.unique(starts).to_pylist():
-        made[start].update(frame.filter(pc.equal(starts, start)))
+    for start in distinct:
+        made[start].update(frame if len(distinct) == 1 else frame.filter(pc.equal(starts, start)))
     return dict(made)
 
 
-def _with_output(answer: Answer, name: str) -> pa.Table:
-    assert answer.champion is not None
-    values = (
-        pa.array(predicted(answer.task, answer.champion))
-        if name == "predicted"
-        else pa.array(answer.champion, pa.float64())
-    )
-    return answer.frame.append_column(name, values)
+def _output(scored: Sequence[Answer]) -> pa.Array:
+    """What the champion said: a class, or a number."""
+    said = np.concatenate([answer.champion for answer in scored if answer.champion is not None])
+    task = scored[0].task
+    return pa.array(predicted(task, said) if task.kind == "multiclass" else said.astype(np.float64))
 
 
 class _Buffer:
@@ -279,6 +290,7 @@ class _Metrics:
         tags = ("model", "version", "variant")
         self._model = model
         self._requests = Counter("rayloop_requests", "Requests answered.", tags)
+        self._statuses = Counter("rayloop_http_requests", "HTTP answers by status.", ("model", "status"))
         self._errors = Counter("rayloop_errors", "Requests that the variant failed.", tags)
         self._latency = Histogram("rayloop_latency_ms", "Features and model, by request.", _LATENCY_MS, tags)
         self._dropped = Counter("rayloop_log_dropped_rows", "Log rows given up, buffers being full.", ("model",))
@@ -296,6 +308,10 @@ class _Metrics:
                 self._errors.inc(requests, tags=tags | {"variant": CHALLENGER})
             if answer.champion_error:
                 self._errors.inc(requests, tags=tags | {"version": answer.champion_version, "variant": CHAMPION})
+
+    def replied(self, statuses: Mapping[int, int]) -> None:
+        for status, times in statuses.items():
+            self._statuses.inc(times, tags={"model": self._model, "status": str(status)})
 
     def dropped(self, rows: int) -> None:
         if rows:
