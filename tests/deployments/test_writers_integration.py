@@ -21,7 +21,7 @@ from deployments import config
 from tests.deployments.bundles import Slope, register, write_bundle
 from tests.deployments.traffic import Load, infer_body, sigmoid, until
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 FOREIGN = "foreign"
 OPTIONS = config.ServingOptions(profile_window_s=86400.0, cpus=0.1)

@@ -1,0 +1,57 @@
+"""Serve's configuration is written whole: each change is made to what the change before it left."""
+
+import asyncio
+import copy
+import threading
+from typing import Any
+
+import pytest
+
+from cluster.settings import Settings
+from deployments.config import ServeConfig
+
+CHANGES = 20
+WINDOW_S = 0.005
+"""Between reading and writing, for another to come in between."""
+
+
+class Serve:
+    """Its REST API, as far as the writer uses it: a write replaces all applications."""
+
+    def __init__(self) -> None:
+        self.applications: dict[str, dict[str, Any]] = {}
+        self._pause = threading.Event()
+
+    def get_serve_details(self) -> dict[str, Any]:
+        apps = {n: {"status": "RUNNING", "deployed_app_config": copy.deepcopy(a)} for n, a in self.applications.items()}
+        self._pause.wait(WINDOW_S)
+        return {"applications": apps}
+
+    def deploy_applications(self, config: dict[str, Any]) -> None:
+        self.applications = {app["name"]: app for app in config["applications"]}
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
+    made = Serve()
+    monkeypatch.setattr(ServeConfig, "_client", lambda self: made)
+    return made
+
+
+async def changed(serve: Serve, settings: Settings) -> None:
+    writer: Any = ServeConfig.__new__(ServeConfig)
+    await writer.__init__(settings)
+
+    def adding(name: str) -> Any:
+        return lambda apps: apps.update({name: {"name": name}})
+
+    await asyncio.gather(*(writer._write(adding(f"model-{i}")) for i in range(CHANGES)))
+    await asyncio.gather(*(writer._write(lambda apps, i=i: apps.pop(f"model-{i}")) for i in range(0, CHANGES, 2)))
+
+
+def test_no_change_is_lost_when_many_are_made_at_once(serve: Serve, settings: Settings) -> None:
+    serve.applications = {"foreign": {"name": "foreign", "import_path": "somebody:app"}}
+    asyncio.run(changed(serve, settings))
+    left = {f"model-{i}" for i in range(1, CHANGES, 2)}
+    assert set(serve.applications) == left | {"foreign"}
+    assert serve.applications["foreign"]["import_path"] == "somebody:app"
