@@ -90,12 +90,14 @@ class Ledger:
         if done is not None:
             await asyncio.shield(done)
 
-    async def evidence(self, rollout: str, task: Task, metric: Metric = "loss") -> RolloutEvidence:
-        """What is known about a rollout now, predictions being judged by ``metric``."""
+    async def evidence(
+        self, rollout: str, challengers: tuple[str, ...], task: Task, metric: Metric = "loss"
+    ) -> dict[str, RolloutEvidence]:
+        """What is known about each challenger of a rollout now, predictions being judged by ``metric``."""
         if self._rollout is None or self._rollout.rollout != rollout:
             # Between reading the tables and taking in what is pending, nothing may move from one to the other.
             async with self._committing:
-                log = await asyncio.to_thread(self._rebuilt, rollout, task)
+                log = await asyncio.to_thread(self._rebuilt, rollout, challengers, task)
                 for batch in self._pending:
                     _take(log, batch)
                 self._rollout = log
@@ -140,8 +142,8 @@ class Ledger:
         self._totals[kind] = snapshot.rows
         return None
 
-    def _rebuilt(self, rollout: str, task: Task) -> RolloutLog:
-        log = RolloutLog(rollout)
+    def _rebuilt(self, rollout: str, challengers: tuple[str, ...], task: Task) -> RolloutLog:
+        log = RolloutLog(rollout, challengers)
         if self._tables.exists(self._names["predictions"]):
             there = self._tables.columns(self._names["predictions"])
             columns = [name for name in columns_read(task) if name in there]

@@ -1,8 +1,13 @@
-"""Measure: one rollout's log rows to evidence. Labels join predictions by row id, whichever comes first. Pure."""
+"""Measure: one rollout's log rows to evidence. Labels join predictions by row id, whichever comes first. Pure.
+
+Each challenger is measured on the requests that were dealt to it or to the champion: those of other challengers tell
+nothing about it.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +33,8 @@ def columns_read(task: Task) -> tuple[str, ...]:
     name = _scores(task.kind == "multiclass")
     dealt = ("id", "row", "key", "forced", "rollout", "share", "assigned", "variant", "error", "champion_error")
     timed = ("at", "latency_ms", f"{CHAMPION}_latency_ms", f"{CHALLENGER}_latency_ms")
-    return (*dealt, *timed, f"{CHAMPION}_{name}", f"{CHALLENGER}_{name}")
+    several = ("champion_share", "challenger_version")
+    return (*dealt, *timed, *several, f"{CHAMPION}_{name}", f"{CHALLENGER}_{name}")
 
 
 def _scores(multiclass: bool) -> str:
@@ -43,29 +49,18 @@ class _Pair(NamedTuple):
 
 
 class RolloutLog:
-    """What one rollout's evidence is computed from. The newest label of a row counts, and only it."""
+    """What the evidence on a rollout's challengers is computed from. The newest label of a row counts, and only it."""
 
-    def __init__(self, rollout: str) -> None:
+    def __init__(self, rollout: str, challengers: Sequence[str]) -> None:
         self.rollout = rollout
-        self._arms: dict[tuple[float, str], Arm] = defaultdict(Arm)
-        self._keys: dict[float, Keys] = defaultdict(Keys)
-        self._timing = Timing()
-        self._pairs: dict[str, _Pair] = {}
-        self._numbers: dict[str, int] = {}
+        self._contests = {version: _Contest() for version in challengers}
         self._labels: dict[str, tuple[int, float]] = {}
 
     def add_predictions(self, rows: pa.Table) -> None:
         """Take in log rows (log.predictions); those of other rollouts, and of testers, are passed over."""
-        mine = _keyed(_untested(rows.filter(pc.fill_null(pc.equal(rows.column("rollout"), self.rollout), False))))
-        firsts = mine.filter(pc.equal(mine.column("row"), 0))
-        for share in pc.unique(firsts.column("share")).to_pylist():
-            at_share = firsts.filter(pc.equal(firsts.column("share"), share))
-            for variant in (CHAMPION, CHALLENGER):
-                dealt = at_share.filter(pc.equal(at_share.column("assigned"), variant))
-                latency = self._timing.new(at_share, variant)
-                self._arms[share, variant] += _arm(dealt, variant).model_copy(update={"latency": latency})
-                self._add_keys(share, variant, dealt)
-        self._add_pairs(mine)
+        mine = _untested(rows.filter(pc.fill_null(pc.equal(rows.column("rollout"), self.rollout), False)))
+        for version, contest in self._contests.items():
+            contest.add(_contested(_keyed(_against(mine, version))))
 
     def add_labels(self, rows: pa.Table) -> None:
         """Take in label rows (log.labels)."""
@@ -76,12 +71,39 @@ class RolloutLog:
         while len(self._labels) > MAX_LABELS:
             del self._labels[next(iter(self._labels))]
 
-    def evidence(self, task: Task, metric: Metric = "loss") -> RolloutEvidence:
-        """All that is known now, by share and as a whole."""
+    def evidence(self, task: Task, metric: Metric = "loss") -> dict[str, RolloutEvidence]:
+        """All that is known now, by challenger, then by share and as a whole."""
+        return {version: contest.evidence(task, metric, self._labels) for version, contest in self._contests.items()}
+
+
+class _Contest:
+    """What is known of one challenger and the champion."""
+
+    def __init__(self) -> None:
+        self._arms: dict[tuple[float, str], Arm] = defaultdict(Arm)
+        self._keys: dict[float, Keys] = defaultdict(Keys)
+        self._timing = Timing()
+        self._pairs: dict[str, _Pair] = {}
+        self._numbers: dict[str, int] = {}
+
+    def add(self, mine: pa.Table) -> None:
+        """Take in rows that were dealt to one of the two; their shares are those of the two."""
+        firsts = mine.filter(pc.equal(mine.column("row"), 0))
+        for share in pc.unique(firsts.column("share")).to_pylist():
+            at_share = firsts.filter(pc.equal(firsts.column("share"), share))
+            for variant in (CHAMPION, CHALLENGER):
+                dealt = at_share.filter(pc.equal(at_share.column("assigned"), variant))
+                latency = self._timing.new(at_share, variant)
+                self._arms[share, variant] += _arm(dealt, variant).model_copy(update={"latency": latency})
+                self._add_keys(share, variant, dealt)
+        self._add_pairs(mine)
+
+    def evidence(self, task: Task, metric: Metric, labels: Mapping[str, tuple[int, float]]) -> RolloutEvidence:
+        """By share and as a whole."""
         labelled: dict[float, list[tuple[_Pair, float]]] = defaultdict(list)
         for id, pair in self._pairs.items():
-            if id in self._labels:
-                labelled[pair.share].append((pair, self._labels[id][1]))
+            if id in labels:
+                labelled[pair.share].append((pair, labels[id][1]))
         shares = sorted({share for share, _ in self._arms})
         by_share = {share: self._at(share, _paired(task, metric, labelled[share])) for share in shares}
         joined = [one for share in shares for one in labelled[share]]
@@ -129,6 +151,22 @@ def _untested(rows: pa.Table) -> pa.Table:
     if "forced" not in rows.column_names:
         return rows
     return rows.filter(pc.invert(pc.fill_null(rows.column("forced"), False)))
+
+
+def _against(rows: pa.Table, version: str) -> pa.Table:
+    """Without requests that another challenger was asked about. A log of old names none: there was one."""
+    if "challenger_version" not in rows.column_names:
+        return rows
+    return rows.filter(pc.fill_null(pc.equal(rows.column("challenger_version"), version), True))
+
+
+def _contested(rows: pa.Table) -> pa.Table:
+    """With the share of the challenger in what it and the champion get; in a log of old they get all."""
+    if "champion_share" not in rows.column_names:
+        return rows
+    share, at = rows.column("share"), rows.column_names.index("share")
+    champion = pc.coalesce(rows.column("champion_share"), pc.subtract(1.0, share))
+    return rows.set_column(at, "share", pc.divide(share, pc.add(share, champion)))
 
 
 def _keyed(rows: pa.Table) -> pa.Table:

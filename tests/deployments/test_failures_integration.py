@@ -112,7 +112,7 @@ def test_a_killed_challenger_replica_is_replaced_and_callers_see_nothing(
     lasting = POLICY.model_copy(update={"max_error_rate": 0.9})
     with Load(endpoint, SLOPE, name="killed") as load:
         status: RolloutStatus = ray.get(rollout.start.remote(challenger, lasting))
-        app = challenger_app(MODEL, status.state.id)
+        app = challenger_app(MODEL, status.state.id, challenger.version)
         until(lambda: load.outcomes[200, "challenger"] > 20, "the challenger answers")
         (first,) = replicas(cluster, app).values()
         os.kill(first, signal.SIGKILL)
