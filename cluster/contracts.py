@@ -155,6 +155,11 @@ def labels_table(model: str) -> str:
     return f"{model}.labels"
 
 
+def lost_table(model: str) -> str:
+    """Iceberg table of the rows that killed replicas took with them, by replica."""
+    return f"{model}.lost"
+
+
 def journal_table(model: str) -> str:
     """Iceberg table of a model's rollout decisions."""
     return f"{model}.journal"

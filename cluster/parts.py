@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
+from pyarrow.fs import FileSystem
 
 from cluster.contracts import Snapshot
 from cluster.errors import DataError
@@ -20,11 +22,9 @@ if TYPE_CHECKING:
 
 READ_ROWS = 65_536
 """Rows that a task holds at a time."""
-MAX_PART_ROWS = 1 << 20
-"""Rows of a part: a task ends, and its rows count as progress, every few seconds."""
+MAX_PART_ROWS = 1 << 18
+"""Rows of a part. What a process keeps grows with its part, so that parts must not grow with the table."""
 _PARTS_A_CPU = 4
-# Read as a stream: fetched ahead, all of a part's bytes would lie in memory.
-_PARQUET = ds.ParquetFileFormat(pre_buffer=False, use_buffered_stream=True, buffer_size=1 << 18)
 
 
 class Part(Protocol):
@@ -33,8 +33,11 @@ class Part(Protocol):
     @property
     def rows(self) -> int: ...
 
-    def read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """The rows, at most ``READ_ROWS`` at a time from a Parquet file."""
+    def read(self, columns: Sequence[str], coded: Sequence[str] = ()) -> Iterator[pa.Table]:
+        """The rows, at most ``READ_ROWS`` at a time from a Parquet file.
+
+        Columns of text that are named in ``coded`` come as a dictionary and codes if the file can be read so.
+        """
         ...
 
 
@@ -52,30 +55,54 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True)
 class ParquetPart:
-    """Row groups of one Parquet file."""
+    """Row groups of one Parquet file; ``partition`` says what the names of its folders tell of every row."""
 
-    fragment: ds.ParquetFileFragment
+    path: str
+    filesystem: FileSystem
+    partition: pc.Expression
+    groups: range
     schema: pa.Schema
     rows: int
 
-    def read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """The rows, ``READ_ROWS`` at a time. Raises DataError for a damaged file.
-
-        Threads of Arrow's own would take the cores of other tasks.
-        """
-        batches = self.fragment.to_batches(
-            schema=self.schema,
-            columns=list(columns),
-            batch_size=READ_ROWS,
-            batch_readahead=0,
-            fragment_readahead=0,
-            use_threads=False,
-        )
+    def read(self, columns: Sequence[str], coded: Sequence[str] = ()) -> Iterator[pa.Table]:
+        """The rows, ``READ_ROWS`` at a time. Raises DataError for a damaged file."""
+        reader = parquet_format(coded)
         try:
-            for batch in batches:
-                yield pa.Table.from_batches([batch])
+            fragment = reader.make_fragment(self.path, self.filesystem, self.partition, list(self.groups))
+            yield from read_fragment(fragment, self.schema, columns, coded)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.fragment.path} cannot be read: {str(error).splitlines()[0]}") from error
+            raise DataError(f"{self.path} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def parquet_format(coded: Sequence[str] = ()) -> ds.ParquetFileFormat:
+    """How Parquet is read: as a stream, since all of a part's bytes would lie in memory if they were fetched ahead."""
+    options = ds.ParquetReadOptions(dictionary_columns=list(coded))
+    return ds.ParquetFileFormat(options, pre_buffer=False, use_buffered_stream=True, buffer_size=1 << 18)
+
+
+def read_fragment(
+    fragment: ds.ParquetFileFragment, schema: pa.Schema, columns: Sequence[str], coded: Sequence[str]
+) -> Iterator[pa.Table]:
+    """``columns`` of a fragment that was made with ``parquet_format(coded)``, ``READ_ROWS`` rows at a time.
+
+    Threads of Arrow's own would take the cores of other tasks.
+    """
+    batches = fragment.to_batches(
+        schema=_coded(schema, set(coded) & set(fragment.physical_schema.names)),
+        columns=list(columns),
+        batch_size=READ_ROWS,
+        batch_readahead=0,
+        fragment_readahead=0,
+        use_threads=False,
+    )
+    for batch in batches:
+        yield pa.Table.from_batches([batch])
+
+
+def _coded(schema: pa.Schema, names: Set[str]) -> pa.Schema:
+    """``schema`` with columns of text as what a Parquet reader makes of them when it keeps their dictionary."""
+    kinds = [pa.dictionary(pa.int32(), field.type) if field.name in names else field.type for field in schema]
+    return pa.schema([field.with_type(kind) for field, kind in zip(schema, kinds, strict=True)])
 
 
 def cut(table: str, tables: Tables, cpus: int) -> Cut:
@@ -93,7 +120,7 @@ def cut(table: str, tables: Tables, cpus: int) -> Cut:
 def cut_parquet(path: str, cpus: int) -> Cut:
     """Cut by row groups, so that a single large file keeps every core busy. Raises DataError when none is Parquet."""
     try:
-        dataset = ds.dataset(path, format=_PARQUET, partitioning="hive")
+        dataset = ds.dataset(path, format=parquet_format(), partitioning="hive")
         fragments = list(dataset.get_fragments())
         rows = sum(fragment.count_rows() for fragment in fragments)
     except pa.ArrowInvalid as error:
@@ -107,8 +134,8 @@ def cut_parquet(path: str, cpus: int) -> Cut:
 def _cut_file(fragment: ds.ParquetFileFragment, schema: pa.Schema, size: int) -> Iterator[ParquetPart]:
     counts = [group.num_rows for group in fragment.row_groups]
     for start, end in pairwise(_ends(counts, size)):
-        groups = fragment.subset(row_group_ids=list(range(start, end)))
-        yield ParquetPart(groups, schema, sum(counts[start:end]))
+        where = fragment.path, fragment.filesystem, fragment.partition_expression
+        yield ParquetPart(*where, range(start, end), schema, sum(counts[start:end]))
 
 
 def _ends(counts: Sequence[int], size: int) -> list[int]:

@@ -23,6 +23,7 @@ from pyiceberg.exceptions import (
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression, EqualTo
 from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
+from pyiceberg.manifest import FileFormat
 from pyiceberg.schema import Schema
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.metadata import TableMetadata
@@ -31,6 +32,7 @@ from sqlalchemy.exc import OperationalError
 
 from cluster.contracts import Snapshot
 from cluster.errors import DataError, SnapshotNotFound
+from cluster.parts import parquet_format, read_fragment
 from cluster.settings import Settings
 
 if TYPE_CHECKING:
@@ -150,7 +152,7 @@ class Tables:
         self._check(table, snapshot.table, snapshot.id)
         scan = table.scan(snapshot_id=snapshot.id)
         files = [TablePart(table.metadata, table.io, scan.projection(), task) for task in scan.plan_files()]
-        return schema_to_pyarrow(scan.projection(), include_field_ids=False), files
+        return _arrow(scan.projection()), files
 
     def drop(self, name: str) -> None:
         """Forget a table and delete its files; absent is fine."""
@@ -207,13 +209,49 @@ class TablePart:
         """Rows of the file, deleted ones included."""
         return self.task.file.record_count
 
-    def read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """The rows, in batches of the file's reader. The file's columns are in memory until the last one is read."""
+    def read(self, columns: Sequence[str], coded: Sequence[str] = ()) -> Iterator[pa.Table]:
+        """The rows; of a file with the table's columns and no deleted row, ``READ_ROWS`` at a time, as of any Parquet file.
+
+        Other files are read by pyiceberg, which reads well ahead. Raises DataError for a damaged file.
+        """
         chosen = self.schema.select(*columns)
-        schema = schema_to_pyarrow(chosen, include_field_ids=False)
-        scan = ArrowScan(self.metadata, self.io, chosen, AlwaysTrue())
-        for batch in scan.to_record_batches([self.task]):
+        try:
+            with self.io.new_input(self.task.file.file_path).open() as file:
+                fragment = parquet_format(coded).make_fragment(file)
+                if self._whole() and _holds(fragment.physical_schema, chosen):
+                    yield from read_fragment(fragment, _arrow(chosen), columns, coded)
+                else:
+                    yield from self._adapted(chosen)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.task.file.file_path} cannot be read: {str(error).splitlines()[0]}") from error
+
+    def _whole(self) -> bool:
+        """Whether it is Parquet, and no row was deleted since."""
+        return self.task.file.file_format == FileFormat.PARQUET and not self.task.delete_files
+
+    def _adapted(self, chosen: Schema) -> Iterator[pa.Table]:
+        schema = _arrow(chosen)
+        for batch in ArrowScan(self.metadata, self.io, chosen, AlwaysTrue()).to_record_batches([self.task]):
             yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+
+
+def _arrow(schema: Schema) -> pa.Schema:
+    return schema_to_pyarrow(schema, include_field_ids=False)
+
+
+def _holds(physical: pa.Schema, chosen: Schema) -> bool:
+    """Whether a data file has the columns of ``chosen`` by the same names, ids and types."""
+    return all(
+        field.name in physical.names and _is(physical.field(field.name), field.field_id, arrow.type)
+        for field, arrow in zip(chosen.fields, _arrow(chosen), strict=True)
+    )
+
+
+def _is(physical: pa.Field, number: int, kind: pa.DataType) -> bool:
+    """Whether a column of a data file is the field of that number; the two lengths of text are one type."""
+    found = physical.type.value_type if pa.types.is_dictionary(physical.type) else physical.type
+    same = found == kind or (pa.types.is_string(found) and pa.types.is_large_string(kind))
+    return same and (physical.metadata or {}).get(b"PARQUET:field_id") == str(number).encode()
 
 
 def _keyed(table: Table, key: str) -> Snapshot | None:

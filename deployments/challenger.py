@@ -1,24 +1,36 @@
 """The challenger's deployment: an application of its own that exists only while there is a challenger.
 
-It gets request rows, not features: its feature set may differ from the champion's.
+It gets request rows, not features: its feature set may differ from the champion's. A replica that grows beyond what the
+policy allows tells the ledger, so that the judge knows, and ends itself: the champion answers, and Serve starts another.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
+import ray
 from ray import serve
+from ray.actor import ActorHandle
 from ray.serve import Application
 
+from cluster.contracts import ACTOR_NAMESPACE, ledger_actor
 from cluster.settings import load_settings
 from deployments.log import from_ipc
+from deployments.memory import GrowthWatch
 from deployments.predictor import Scored, Scorer
 from deployments.user_config import ChallengerConfig
 
 MAX_ONGOING_REQUESTS = 64
+OVERGROWN = 137
+"""Exit code of a replica that grew too far; that of a container which was out of memory."""
+_LAST_WORDS_S = 2.0
+
+_log = logging.getLogger(__name__)
 
 
 class Said(NamedTuple):
@@ -37,11 +49,15 @@ class Challenger:
     def __init__(self) -> None:
         self._settings = load_settings()
         self._scorer: Scorer | None = None
+        self._watch: GrowthWatch | None = None
 
     async def reconfigure(self, user_config: dict) -> None:
         """Load a version. An exception fails the deployment, which the rollout's controller sees."""
-        version = ChallengerConfig.model_validate(user_config).challenger
-        self._scorer = await asyncio.to_thread(Scorer, version, self._settings)
+        config = ChallengerConfig.model_validate(user_config)
+        self._scorer = await asyncio.to_thread(Scorer, config.challenger, self._settings)
+        if self._watch is not None:
+            self._watch.close()
+        self._watch = await asyncio.to_thread(_watch, config)
 
     async def score(self, rows: bytes, sizes: list[int], now_us: int) -> list[Said]:
         """What is said of each of several requests: their rows after one another (Arrow IPC), and how many each has."""
@@ -51,6 +67,31 @@ class Challenger:
 
     async def version(self) -> str:
         return self._scorer.version if self._scorer else ""
+
+
+def _watch(config: ChallengerConfig) -> GrowthWatch | None:
+    """Has the ledger know how far this process grows from now on, and ends it when that is too far."""
+    if config.max_growth_mib is None:
+        return None
+    # The handle's first use imports the ledger's module: that is not the model's growth.
+    ledger: ActorHandle = ray.get_actor(ledger_actor(config.challenger.model), ACTOR_NAMESPACE)
+
+    def tell(grown_mib: float) -> ray.ObjectRef:
+        return ledger.grown.remote(config.rollout, config.challenger.version, grown_mib)
+
+    def end(grown_mib: float) -> None:
+        _log.error(
+            "%s grew by %.0f MiB since it was loaded, %.0f MiB are allowed: this replica ends",
+            config.challenger, grown_mib, config.max_growth_mib,
+        )  # fmt: skip
+        try:
+            ray.get(tell(grown_mib), timeout=_LAST_WORDS_S)
+        except Exception:
+            # Of the next replica, which grows as this one did, the ledger may hear.
+            _log.exception("the ledger was not told")
+        os._exit(OVERGROWN)
+
+    return GrowthWatch(config.max_growth_mib, tell, end)
 
 
 def _each(version: str, scored: Scored) -> list[Said]:

@@ -69,6 +69,23 @@ def typed_column(column: Column, values: pa.Array, field: str, *, required: bool
     return build_column(column, values.to_pylist(), field, required=required)
 
 
+def numbers(values: Sequence[Any]) -> pa.Array | None:
+    """Values as a number column holds them, or None when one does not fit."""
+    try:
+        array = pa.array(values, pa.float64(), from_pandas=True)
+    except _MISTYPED:
+        return None
+    return None if _beyond(array).any() else array
+
+
+def texts(values: Sequence[Any]) -> pa.Array | None:
+    """Values as a category column holds them, or None when one does not fit."""
+    try:
+        return pa.array(values, pa.string(), from_pandas=True)
+    except _MISTYPED:
+        return None
+
+
 def microseconds(value: object, field: str) -> int:
     """Microseconds since the epoch, UTC, of ISO 8601 text or integer microseconds."""
     return _microseconds(value, field)
@@ -96,9 +113,15 @@ def _numbers(values: Sequence[Any], field: str, kind: pa.DataType | None) -> pa.
 
 
 def _check_range(array: pa.Array, field: str) -> None:
-    beyond = np.abs(array.to_numpy(zero_copy_only=False)) > MAX_NUMBER
+    beyond = _beyond(array)
     if beyond.any():
         raise RequestError(f"numbers lie within ±{MAX_NUMBER:.4g}", field=f"{field}[{int(np.argmax(beyond))}]")
+
+
+def _beyond(numbers: pa.Array) -> np.ndarray:
+    """Which of float64 numbers a float32 cannot hold."""
+    beyond: np.ndarray = np.abs(numbers.to_numpy(zero_copy_only=False)) > MAX_NUMBER
+    return beyond
 
 
 def _check_nulls(column: Column, array: pa.Array, field: str) -> pa.Array:

@@ -24,6 +24,9 @@ from deployments import front
 from deployments.ledger import connect as connect_ledger
 from deployments.predictor import Scorer
 from deployments.user_config import (
+    MAX_QUEUED_REQUESTS,
+    REQUEST_TIMEOUT_S,
+    RETRY_AFTER_S,
     ChallengerConfig,
     Limits,
     ServerConfig,
@@ -34,11 +37,6 @@ from deployments.user_config import (
 )
 
 ACTOR = "serve-config"
-MAX_QUEUED_REQUESTS = 256
-"""Requests that wait in a replica beyond those it works on; more are answered with 503."""
-RETRY_AFTER_S = 1
-REQUEST_TIMEOUT_S = 60.0
-"""After it a request is answered with 408."""
 _POLL_S = 0.1
 _INFERENCE_SERVICE = "deployments.inference_pb.add_inference_service"
 _SERVER, _CHALLENGER = "ModelServer", "Challenger"
@@ -117,10 +115,13 @@ class ServeConfig:
         await self._settled(front.APP, deadline)
         await self._served(champion.model, deadline)
 
-    async def start_challenger(self, rollout: str, challenger: ModelVersion, options: ServingOptions) -> None:
+    async def start_challenger(
+        self, rollout: str, challenger: ModelVersion, options: ServingOptions, max_growth_mib: float | None = None
+    ) -> None:
         """Start the challenger's application beside the champion's. It is taken away again when it does not come up."""
         name = challenger_app(challenger.model, rollout, challenger.version)
-        deployment = _deployment(_CHALLENGER, 1, options.challenger_cpus, ChallengerConfig(challenger=challenger))
+        config = ChallengerConfig(challenger=challenger, rollout=rollout, max_growth_mib=max_growth_mib)
+        deployment = _deployment(_CHALLENGER, 1, options.challenger_cpus, config)
 
         def change(apps: Applications) -> None:
             apps[name] = self._application(name, None, "deployments.challenger", deployment)

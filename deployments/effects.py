@@ -51,7 +51,7 @@ class Effects:
         versions = [
             await asyncio.to_thread(self._registry.version, self._model, version) for version in state.challengers
         ]
-        refusals = await asyncio.gather(*(self._start(state.id, version, options) for version in versions))
+        refusals = await asyncio.gather(*(self._start(state, version, options) for version in versions))
         if any(refusals):
             return {v.version: refusal for v, refusal in zip(versions, refusals, strict=True) if refusal}
         trial = Trial(
@@ -69,11 +69,11 @@ class Effects:
             await asyncio.to_thread(self._registry.set_alias, versions[0], CHALLENGER)
         return {}
 
-    async def _start(self, rollout: str, challenger: ModelVersion, options: ServingOptions) -> str:
+    async def _start(self, state: RolloutState, challenger: ModelVersion, options: ServingOptions) -> str:
         """Start a challenger that is not there. Returns why it cannot be served, if so."""
         try:
-            if not await self._config.has_challenger.remote(self._model, rollout, challenger.version):
-                await self._config.start_challenger.remote(rollout, challenger, options)
+            if not await self._config.has_challenger.remote(self._model, state.id, challenger.version):
+                await self._config.start_challenger.remote(state.id, challenger, options, state.policy.max_growth_mib)
         except RayTaskError as error:
             if isinstance(error.cause, ClusterUnavailable):
                 raise

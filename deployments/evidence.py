@@ -85,11 +85,15 @@ class RolloutEvidence(Frozen):
     """Evidence on one challenger by its share at the time, in the order of the shares.
 
     Where several are on trial it is judged on its own requests and the champion's, and the share is that of those two
-    (``contested``). ``whole`` is that of all shares together, measured where keys came again at another share; without it, their sum.
+    (``contested``). ``whole`` is that of all shares together, measured where keys came again at another share; without
+    it, their sum. ``grown_mib`` is the most that a replica of the challenger has grown by, ``given_up`` how many rows
+    wait no longer for their labels (pairs.py).
     """
 
     by_share: dict[float, Evidence] = Field(default_factory=dict)
     whole: Evidence | None = None
+    grown_mib: float = 0.0
+    given_up: int = 0
 
     @property
     def total(self) -> Evidence:

@@ -66,7 +66,7 @@ class Reply(NamedTuple):
 
 
 class Asgi:
-    """The ASGI application of ``handle``."""
+    """The ASGI application of ``handle``: the way of requests that come through Serve's own proxy."""
 
     def __init__(self, handle: Callable[[Call], Awaitable[Reply]]) -> None:
         self._handle = handle
@@ -102,7 +102,9 @@ async def _live_through(receive: Receive, send: Send) -> None:
 
 
 def _headers(reply: Reply) -> list[tuple[bytes, bytes]]:
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
+    # The request's id is put on by a middleware of Serve.
+    told = [(name, value) for name, value in reply.headers.items() if name != REQUEST_ID]
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in told]
     length = str(len(reply.body)).encode()
     return [(b"content-type", reply.content_type.encode()), (b"content-length", length), *headers]
 

@@ -8,6 +8,7 @@ quality  Is its mean loss, or its share of mistakes, above the champion's on the
          times the champion's? (comparison.py)
 latency  Is a quantile of its time in the predictor beyond the champion's, with margin and floor? (latencies.py)
 split    Was the traffic dealt as configured? (sample_ratio.py)
+memory   Did a replica of it grow further than it may?
 
 *Worse* (harm in any answer): abort. *Not worse* (quality within the margin and errors below their limit, both shown;
 the step has its minimum counts; the split is sound): advance. A challenger that is a little worse, within the margin,
@@ -32,10 +33,10 @@ from cluster.contracts import Frozen
 from deployments.comparison import quality, told_costs
 from deployments.evidence import Evidence, RolloutEvidence, contested
 from deployments.policy import RolloutPolicy
-from deployments.questions import errors, errors_compared, latency, split
+from deployments.questions import errors, errors_compared, latency, memory, split
 from deployments.sample_ratio import shares_possible
 
-_QUESTIONS = (errors, errors_compared, quality, latency)
+_QUESTIONS = (memory, errors, errors_compared, quality, latency)
 
 
 class Verdict(Frozen):
@@ -80,7 +81,7 @@ def judge(
     evidence = evidence.model_copy(update={"whole": total})
     sound = split(evidence, policy, shares_possible(policy.steps, entrants))
     answers = [sound, *(ask(evidence, policy) for ask in _QUESTIONS)]
-    figures = _counted(total, step)
+    figures = _counted(total, step) | {"given_up": float(evidence.given_up)}
     for answer in answers:
         figures |= answer.figures
     for answer in answers:

@@ -38,7 +38,7 @@ class Keys:
         """Count requests of a variant: the key of each, and whether the variant failed it."""
         counts, sums = self._counts[variant], self._sums[variant]
         for key, failed in requests:
-            if self._limit < _HASHES and _hash(key) >= self._limit:
+            if self._limit < _HASHES and key_hash(key) >= self._limit:
                 continue
             self._dealt[variant] += key not in counts
             one = counts.setdefault(key, [0, 0])
@@ -57,7 +57,7 @@ class Keys:
     def _thin(self) -> None:
         self._limit //= 2
         for variant, counts in self._counts.items():
-            kept = {key: one for key, one in counts.items() if _hash(key) < self._limit}
+            kept = {key: one for key, one in counts.items() if key_hash(key) < self._limit}
             self._counts[variant] = kept
             self._sums[variant] = [
                 sum(n * (n - 1) for n, _ in kept.values()),
@@ -74,5 +74,6 @@ def _pair(sums: list[int], before: Counts, failed: bool) -> None:
     sums[2] += 2 * failures * failed
 
 
-def _hash(key: str) -> int:
+def key_hash(key: str) -> int:
+    """64 bits that have nothing to do with those of the split."""
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big")

@@ -1,7 +1,8 @@
 """The ledger: a detached actor per model, the one writer of its prediction and label log.
 
 Replicas send batches; a batch is acknowledged once it is committed to Iceberg, and counts once however often it is
-sent. Evidence of the running rollout is kept in memory, and rebuilt from the tables when the actor comes back.
+sent. Evidence of the running rollout is kept in memory, and rebuilt from the tables when the actor comes back. What a
+killed replica had acknowledged and not sent is counted, in a table of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from cluster.tables import Tables
 from deployments.evidence import RolloutEvidence
 from deployments.log import from_ipc
 from deployments.losses import Metric
+from deployments.lost import LostRows
 from deployments.measure import RolloutLog, columns_read
 
 COMMIT_EVERY_S = 2.0
@@ -69,9 +71,11 @@ class Ledger:
         self._tables = Tables(settings)
         self._names = {"predictions": predictions_table(model), "labels": labels_table(model)}
         self._pending: list[_Batch] = []
+        self._lost = await asyncio.to_thread(LostRows, model, self._tables)
         self._known: dict[str, Done | None] = await asyncio.to_thread(self._committed)
         self._totals = await asyncio.to_thread(self._count)
         self._rollout: RolloutLog | None = None
+        self._grown: dict[tuple[str, str], float] = {}
         self._committing = asyncio.Lock()
         self._loop = asyncio.get_running_loop().create_task(self._commit_now_and_then())
 
@@ -101,12 +105,28 @@ class Ledger:
                 for batch in self._pending:
                     _take(log, batch)
                 self._rollout = log
-        return self._rollout.evidence(task, metric)
+        seen = self._rollout.evidence(task, metric)
+        grown = {version: self._grown.get((rollout, version), 0.0) for version in seen}
+        return {version: one.model_copy(update={"grown_mib": grown[version]}) for version, one in seen.items()}
+
+    async def grown(self, rollout: str, version: str, mib: float) -> None:
+        """Take in how far a replica of a rollout's challenger has grown."""
+        self._grown[rollout, version] = max(mib, self._grown.get((rollout, version), 0.0))
 
     async def flush(self) -> dict[str, int]:
         """Commit what has arrived. Returns the rows in each table, ``predictions`` and ``labels``."""
         await self._commit()
         return dict(self._totals)
+
+    async def settle(self, replica: str, owed: dict[str, int]) -> None:
+        """Count what a dead replica owed (tally.py) and the log lacks; once, however often it is told."""
+        await self._commit()
+        async with self._committing:
+            await asyncio.to_thread(self._lost.settle, replica, owed)
+
+    async def lost(self) -> dict[str, int]:
+        """How many ``replicas`` were killed with rows that they had not shipped, and the rows: ``predictions``, ``labels``."""
+        return self._lost.counts()
 
     async def pid(self) -> int:
         return os.getpid()
@@ -140,6 +160,7 @@ class Ledger:
             _log.error("%d rows of %s are refused: %s", rows.num_rows, kind, error)
             return error
         self._totals[kind] = snapshot.rows
+        self._lost.written(kind, rows.column("batch"))
         return None
 
     def _rebuilt(self, rollout: str, challengers: tuple[str, ...], task: Task) -> RolloutLog:
@@ -155,9 +176,10 @@ class Ledger:
     def _committed(self) -> dict[str, Done | None]:
         """Batches that are in the tables already, the oldest left out beyond the bound."""
         known: dict[str, Done | None] = {}
-        for name in self._names.values():
+        for kind, name in self._names.items():
             if self._tables.exists(name):
                 column = self._tables.read(name, columns=("batch",)).column("batch")
+                self._lost.written(kind, column)
                 known |= dict.fromkeys(column.unique().to_pylist()[-MAX_KNOWN_BATCHES:])
         return known
 

@@ -145,6 +145,15 @@ def features_of(rows: pa.Table) -> pa.Table:
     return frame.append_column("as_of", rows.column("as_of"))
 
 
+def batch_id(replica: str, number: int) -> str:
+    """Name of a replica's batch; ``replica_of`` gives the replica back."""
+    return f"{replica}:{number}"
+
+
+def replica_of(batch: str) -> str:
+    return batch.rpartition(":")[0]
+
+
 def to_ipc(rows: pa.Table) -> bytes:
     """An Arrow IPC stream."""
     sink = pa.BufferOutputStream()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +15,10 @@ import pyarrow.compute as pc
 
 from cluster.contracts import CHALLENGER, CHAMPION, Task
 from deployments.evidence import Arm, Evidence, RolloutEvidence
-from deployments.keys import Keys
+from deployments.keys import Keys, key_hash
 from deployments.losses import Metric, losses
 from deployments.moments import Paired
+from deployments.pairs import Label, Pair, Pairs
 from deployments.timing import Timing
 
 MAX_LABELS = 500_000
@@ -41,26 +41,19 @@ def _scores(multiclass: bool) -> str:
     return "probabilities" if multiclass else "score"
 
 
-class _Pair(NamedTuple):
-    share: float
-    key: int
-    champion: float | list[float]
-    challenger: float | list[float]
-
-
 class RolloutLog:
     """What the evidence on a rollout's challengers is computed from. The newest label of a row counts, and only it."""
 
     def __init__(self, rollout: str, challengers: Sequence[str]) -> None:
         self.rollout = rollout
         self._contests = {version: _Contest() for version in challengers}
-        self._labels: dict[str, tuple[int, float]] = {}
+        self._labels: dict[str, Label] = {}
 
     def add_predictions(self, rows: pa.Table) -> None:
         """Take in log rows (log.predictions); those of other rollouts, and of testers, are passed over."""
         mine = _untested(rows.filter(pc.fill_null(pc.equal(rows.column("rollout"), self.rollout), False)))
         for version, contest in self._contests.items():
-            contest.add(_contested(_keyed(_against(mine, version))))
+            contest.add(_contested(_keyed(_against(mine, version))), self._labels)
 
     def add_labels(self, rows: pa.Table) -> None:
         """Take in label rows (log.labels)."""
@@ -68,12 +61,14 @@ class RolloutLog:
         for id, label, at in zip(rows["id"].to_pylist(), rows["label"].to_pylist(), received, strict=True):
             known = self._labels.pop(id, (at, label))
             self._labels[id] = (at, label) if at >= known[0] else known
+            for contest in self._contests.values():
+                contest.pairs.label(id, self._labels[id])
         while len(self._labels) > MAX_LABELS:
             del self._labels[next(iter(self._labels))]
 
     def evidence(self, task: Task, metric: Metric = "loss") -> dict[str, RolloutEvidence]:
         """All that is known now, by challenger, then by share and as a whole."""
-        return {version: contest.evidence(task, metric, self._labels) for version, contest in self._contests.items()}
+        return {version: contest.evidence(task, metric) for version, contest in self._contests.items()}
 
 
 class _Contest:
@@ -83,11 +78,10 @@ class _Contest:
         self._arms: dict[tuple[float, str], Arm] = defaultdict(Arm)
         self._keys: dict[float, Keys] = defaultdict(Keys)
         self._timing = Timing()
-        self._pairs: dict[str, _Pair] = {}
-        self._numbers: dict[str, int] = {}
+        self.pairs = Pairs()
 
-    def add(self, mine: pa.Table) -> None:
-        """Take in rows that were dealt to one of the two; their shares are those of the two."""
+    def add(self, mine: pa.Table, labels: Mapping[str, Label]) -> None:
+        """Take in rows that were dealt to one of the two, with the labels that came first; shares are those of the two."""
         firsts = mine.filter(pc.equal(mine.column("row"), 0))
         for share in pc.unique(firsts.column("share")).to_pylist():
             at_share = firsts.filter(pc.equal(firsts.column("share"), share))
@@ -96,19 +90,19 @@ class _Contest:
                 latency = self._timing.new(at_share, variant)
                 self._arms[share, variant] += _arm(dealt, variant).model_copy(update={"latency": latency})
                 self._add_keys(share, variant, dealt)
-        self._add_pairs(mine)
+        self._add_pairs(mine, labels)
 
-    def evidence(self, task: Task, metric: Metric, labels: Mapping[str, tuple[int, float]]) -> RolloutEvidence:
+    def evidence(self, task: Task, metric: Metric) -> RolloutEvidence:
         """By share and as a whole."""
-        labelled: dict[float, list[tuple[_Pair, float]]] = defaultdict(list)
-        for id, pair in self._pairs.items():
-            if id in labels:
-                labelled[pair.share].append((pair, labels[id][1]))
+        labelled: dict[float, list[tuple[Pair, float]]] = defaultdict(list)
+        for pair, label in self.pairs.labelled():
+            labelled[pair.share].append((pair, label))
         shares = sorted({share for share, _ in self._arms})
         by_share = {share: self._at(share, _paired(task, metric, labelled[share])) for share in shares}
         joined = [one for share in shares for one in labelled[share]]
         whole = sum(by_share.values(), Evidence())
-        return RolloutEvidence(by_share=by_share, whole=self._joined(whole, _paired(task, metric, joined)))
+        whole = self._joined(whole, _paired(task, metric, joined))
+        return RolloutEvidence(by_share=by_share, whole=whole, given_up=self.pairs.given_up)
 
     def _at(self, share: float, paired: Paired) -> Evidence:
         arms = {v: self._arms[share, v].model_copy(update=self._keys[share].sums(v)) for v in (CHAMPION, CHALLENGER)}
@@ -128,16 +122,16 @@ class _Contest:
         for scope in (share, _WHOLE):
             self._keys[scope].add(variant, requests)
 
-    def _add_pairs(self, rows: pa.Table) -> None:
+    def _add_pairs(self, rows: pa.Table, labels: Mapping[str, Label]) -> None:
         name = _scores("champion_probabilities" in rows.column_names)
         champion, challenger = rows.column(f"champion_{name}"), rows.column(f"challenger_{name}")
         both = rows.filter(pc.and_(champion.is_valid(), challenger.is_valid()))
         columns = [both.column(c).to_pylist() for c in ("id", "key", "share", f"champion_{name}", f"challenger_{name}")]
-        for id, key, share, a, b in zip(*columns, strict=True):
-            self._pairs[id] = _Pair(share, self._numbers.setdefault(key, len(self._numbers)), a, b)
+        for id, key, share, a, b, at in zip(*columns, both.column("at").cast(pa.int64()).to_pylist(), strict=True):
+            self.pairs.add(id, Pair(share, key_hash(key), a, b, at), labels.get(id))
 
 
-def _paired(task: Task, metric: Metric, labelled: list[tuple[_Pair, float]]) -> Paired:
+def _paired(task: Task, metric: Metric, labelled: list[tuple[Pair, float]]) -> Paired:
     if not labelled:
         return Paired()
     truth = np.array([label for _, label in labelled])

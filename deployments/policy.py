@@ -44,7 +44,8 @@ class RolloutPolicy(Frozen):
     Asked. ``metric`` says what a prediction costs; ``margin`` is how much larger than the champion's the challenger's
     mean cost may be for it to advance, as a fraction of it. ``max_error_rate`` is how many of the requests that the
     champion could answer it may fail, ``error_margin`` by how much it may fail more often than the champion, as a
-    fraction (None: not compared). Its ``latency_quantile`` in the predictor may be longer than the champion's by the
+    fraction (None: not compared). Its replica may grow by ``max_growth_mib`` MiB of memory after it was loaded (None: by
+    any); one that grows further is ended on the spot. Its ``latency_quantile`` in the predictor may be longer than the champion's by the
     fraction ``latency_margin`` and ``latency_floor_ms`` (None: not compared); to advance this must be shown only with
     ``latency_to_advance``.
 
@@ -68,6 +69,7 @@ class RolloutPolicy(Frozen):
     margin: float = Field(default=0.05, ge=0.0)
     max_error_rate: float = Field(default=0.02, gt=0.0, lt=1.0)
     error_margin: float | None = Field(default=0.5, ge=0.0)
+    max_growth_mib: float | None = Field(default=1024.0, gt=0.0)
     latency_quantile: float | None = Field(default=0.95, gt=0.0, lt=1.0)
     latency_margin: float = Field(default=0.5, ge=0.0)
     latency_floor_ms: float = Field(default=10.0, ge=0.0)

@@ -68,6 +68,16 @@ def errors_compared(evidence: RolloutEvidence, policy: RolloutPolicy) -> Answer:
     return Answer(harm=harm, figures=figures)
 
 
+def memory(evidence: RolloutEvidence, policy: RolloutPolicy) -> Answer:
+    """Did a replica of the challenger grow further than it may? A reading, not a sample: it spends no alpha."""
+    if policy.max_growth_mib is None:
+        return Answer()
+    grown = evidence.grown_mib
+    harm = f"the challenger's memory grew by {grown:.0f} MiB since it was loaded, {policy.max_growth_mib:.0f} MiB are allowed"
+    figures = {"challenger_grown_mib": grown}
+    return Answer(harm=harm if grown > policy.max_growth_mib else "", figures=figures)
+
+
 def latency(evidence: RolloutEvidence, policy: RolloutPolicy) -> Answer:
     """Is a quantile of the challenger's time in the predictor beyond the champion's, with margin and floor?
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +20,7 @@ from cluster.settings import load_settings
 from deployments.access import SCOPE_OF
 from deployments.answering import Live, result
 from deployments.binary import HEADER_LENGTH
+from deployments.direct import Door, install
 from deployments.engine import Engine, Outcome
 from deployments.feedback import parse_feedback
 from deployments.grpc_door import GrpcDoor
@@ -40,12 +42,20 @@ from deployments.openapi import document
 from deployments.predictor import Scorer
 from deployments.protocol import Form, check_id, infer_answer, metadata, parse_body
 from deployments.rows import Rows
-from deployments.user_config import ServerConfig, challenger_app
+from deployments.user_config import (
+    MAX_ONGOING_REQUESTS,
+    MAX_QUEUED_REQUESTS,
+    REQUEST_TIMEOUT_S,
+    RETRY_AFTER_S,
+    ServerConfig,
+    challenger_app,
+)
 
 if TYPE_CHECKING:
     from deployments.gate import Gate
 
-MAX_ONGOING_REQUESTS = 256
+_UNDER_WAY = MAX_ONGOING_REQUESTS + MAX_QUEUED_REQUESTS
+_MODELS = b"/v2/models/"
 _CLOSE_WITHIN_S = 8.0
 _WARM_UP_S = 5.0
 
@@ -84,6 +94,7 @@ class ModelServer(GrpcDoor):
             "/invocations": ("POST", self._invocations),
             "/feedback": ("POST", self._feedback),
         }
+        install(Door(self._reply, _MODELS, self._body_bytes, _UNDER_WAY, RETRY_AFTER_S, REQUEST_TIMEOUT_S))
 
     def __serve_build_asgi_app__(self) -> Asgi:
         return Asgi(self._reply)
@@ -95,9 +106,14 @@ class ModelServer(GrpcDoor):
         exception by killing the replica. Without an old one the exception fails the deployment.
         """
         async with self._reconfiguring:
+            first = self._live is None
             try:
                 self._live = await self._loaded(ServerConfig.model_validate(user_config))
                 self._failure = ""
+                if first:
+                    # What is loaded by now stays: the collector need not go through it while requests wait.
+                    gc.collect()
+                    gc.freeze()
             except (RayloopError, OSError, ValidationError) as error:
                 if self._live is None:
                     raise
@@ -118,9 +134,9 @@ class ModelServer(GrpcDoor):
     async def _reply(self, call: Call) -> Reply:
         assert self._live is not None
         live = self._live
+        request_id = call.header(REQUEST_ID) or uuid4().hex
         try:
-            # Serve puts the header on each request that lacks it, and on each answer.
-            request_id = check_id(call.header(REQUEST_ID) or uuid4().hex, REQUEST_ID)
+            check_id(request_id, REQUEST_ID)
             tail, version = self._tail(call.path, live.config.champion.model)
             method, handler = self._routes[tail]
             if self._gate is not None and (scope := SCOPE_OF[tail]) is not None:
@@ -133,7 +149,13 @@ class ModelServer(GrpcDoor):
         except Exception as error:
             _log.exception("request failed")
             reply = json_reply({"error": f"the model failed: {type(error).__name__}"}, status=500)
-        return reply._replace(headers={VERSION: live.champion.version, VARIANT: CHAMPION, **reply.headers})
+        self._engine.reporting.replied(reply.status)
+        told = {REQUEST_ID: request_id, VERSION: live.champion.version, VARIANT: CHAMPION}
+        return reply._replace(headers={**told, **reply.headers})
+
+    def _body_bytes(self) -> int:
+        assert self._live is not None
+        return self._live.config.limits.body_bytes
 
     def _tail(self, path: str, name: str) -> tuple[str, str | None]:
         """The path within the model's, and the version that it names, if any."""

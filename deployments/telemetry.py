@@ -1,8 +1,9 @@
 """What a replica tells about its answers, off the request path: prediction log, labels, live profiles, metrics.
 
 A request appends to a buffer; a thread of its own ships it every half second. A batch is kept until the ledger has
-committed it and is sent again when the ledger dies, so the log lacks at most what a killed replica had not shipped.
-Buffers are bounded: beyond the bound rows are dropped and counted, and no request ever waits.
+committed it and is sent again when the ledger dies, so the log lacks at most what a killed replica had not shipped: a
+tally that outlives the replica says how much that was, and another replica has the ledger settle it. Buffers are
+bounded: beyond the bound rows are dropped and counted, and no request ever waits.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter as Counted
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -24,7 +27,9 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.metrics import Counter, Histogram
 
 from cluster.contracts import ACTOR_NAMESPACE, CHALLENGER, CHAMPION, ledger_actor, monitor_actor
-from deployments.log import Answer, labels, predictions, to_ipc
+from cluster.settings import load_settings
+from deployments import tally
+from deployments.log import Answer, batch_id, labels, predictions, to_ipc
 from deployments.protocol import predicted
 from features.definitions import Column
 from features.profiles import Profile
@@ -32,6 +37,8 @@ from features.profiles import Profile
 FLUSH_EVERY_S = 0.5
 MAX_BUFFERED_ROWS = 50_000
 _RETRY_LOOKUP_S = 5.0
+_SETTLE_EVERY_S = 5.0
+_SETTLE_WITHIN_S = 30.0
 _LATENCY_MS = [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 1000.0]
 
 _log = logging.getLogger(__name__)
@@ -54,6 +61,9 @@ class Telemetry:
     def __init__(self, model: str) -> None:
         """Looks its peers up at once: to get an actor's handle loads its class, seconds of import, not to be had amid requests."""
         self._replica = uuid4().hex[:12]
+        self._tallies = tally.folder(load_settings(), model)
+        self._tally = tally.Tally(self._tallies, self._replica)
+        self._next_search = 0.0
         self._buffer = _Buffer()
         self._ledger = _Peer(ledger_actor(model))
         self._monitor = _Peer(monitor_actor(model))
@@ -62,6 +72,8 @@ class Telemetry:
             peer.get()
         self._batches: list[_Batch] = []
         self._sequence = 0
+        self._statuses: Counted[int] = Counted()
+        self._told: Counted[int] = Counted()
         self._unshadowed = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"telemetry-{model}", daemon=True)
@@ -69,11 +81,15 @@ class Telemetry:
 
     def answered(self, answer: Answer, columns: tuple[Column, ...], window_s: float) -> None:
         """Report an answer; ``columns`` are the model's inputs, ``window_s`` the width of a profile's window."""
-        self._buffer.put((answer, columns, window_s), answer.frame.num_rows)
+        self._put("predictions", (answer, columns, window_s), answer.frame.num_rows)
 
     def labelled(self, rows: pa.Table) -> None:
         """Report labels (feedback.parse_feedback)."""
-        self._buffer.put((rows, time.time_ns() // 1000), rows.num_rows)
+        self._put("labels", (rows, time.time_ns() // 1000), rows.num_rows)
+
+    def replied(self, status: int) -> None:
+        """Count an HTTP answer."""
+        self._statuses[status] += 1
 
     def unshadowed(self) -> None:
         """Count a request that was not copied to the challenger, too many being under way."""
@@ -84,6 +100,10 @@ class Telemetry:
         self._closing.set()
         self._thread.join(deadline_s)
 
+    def _put(self, kind: str, item: tuple, rows: int) -> None:
+        if self._buffer.put(item, rows):
+            self._tally.add(kind, rows)
+
     def _run(self) -> None:
         while not self._closing.wait(FLUSH_EVERY_S):
             self._guarded_flush()
@@ -91,6 +111,7 @@ class Telemetry:
         while self._batches:
             self._guarded_flush()
             self._closing_pause()
+        self._tally.close()
 
     def _closing_pause(self) -> None:
         pending = [batch.sent for batch in self._batches if batch.sent is not None]
@@ -115,9 +136,15 @@ class Telemetry:
             batch = self._next()
             self._queue("labels", batch, labels(rows, received_us, batch))
         self._metrics.dropped(self._buffer.take_dropped())
+        statuses = Counted(dict(self._statuses))
+        self._metrics.replied(statuses - self._told)
+        self._told = statuses
         unshadowed, self._unshadowed = self._unshadowed, 0
         self._metrics.unshadowed(unshadowed)
         self._ship()
+        if time.monotonic() >= self._next_search and not self._closing.is_set():
+            self._next_search = time.monotonic() + _SETTLE_EVERY_S
+            self._settle_debts()
 
     def _report(self, items: Sequence[tuple[Answer, tuple[Column, ...], float]]) -> None:
         answers = [answer for answer, _, _ in items]
@@ -131,12 +158,16 @@ class Telemetry:
 
     def _next(self) -> str:
         self._sequence += 1
-        return f"{self._replica}:{self._sequence}"
+        return batch_id(self._replica, self._sequence)
 
     def _queue(self, kind: str, batch: str, rows: pa.Table) -> None:
         self._batches.append(_Batch(kind, batch, rows.num_rows, to_ipc(rows)))
         while sum(b.rows for b in self._batches) > MAX_BUFFERED_ROWS:
-            self._metrics.dropped(self._batches.pop(0).rows)
+            self._give_up(self._batches.pop(0))
+
+    def _give_up(self, batch: _Batch) -> None:
+        self._metrics.dropped(batch.rows)
+        self._tally.add(batch.kind, -batch.rows)
 
     def _ship(self) -> None:
         self._settle()
@@ -161,34 +192,43 @@ class Telemetry:
             except RayTaskError as error:
                 # The ledger refuses these rows for what they are: sending them again would not help.
                 _log.error("the ledger refused batch %s: %s", batch.id, error)
-                self._metrics.dropped(batch.rows)
+                self._give_up(batch)
             self._batches.remove(batch)
+
+    def _settle_debts(self) -> None:
+        """Have the ledger count what replicas of this node that are dead took with them."""
+        ledger = self._ledger.get()
+        if ledger is None:
+            return
+        for debt in tally.debts(self._tallies):
+            ray.get(ledger.settle.remote(debt.replica, debt.owed), timeout=_SETTLE_WITHIN_S)
+            debt.forget()
 
 
 def profiles(answers: Sequence[Answer], columns: tuple[Column, ...], window_s: float) -> dict[float, Profile]:
     """Live profiles of the model's inputs and the champion's scores, by start of the event-time window, seconds."""
     multiclass = answers[0].task.kind == "multiclass"
     output = Column(name="predicted", kind="category") if multiclass else Column(name="score", kind="number")
-    frames = [_with_output(answer, output.name) for answer in answers if answer.champion is not None]
-    if not frames:
+    scored = [answer for answer in answers if answer.champion is not None]
+    if not scored:
         return {}
-    frame = pa.concat_tables(frames)
+    # In one piece: Arrow's kernels take a chunk at a time, and there is one for each answer.
+    frame = pa.concat_tables([answer.frame for answer in scored]).combine_chunks()
+    frame = frame.append_column(output.name, _output(scored))
     width_us = int(window_s * 1e6)
     starts = pc.multiply(pc.floor(pc.divide(frame["as_of"].cast(pa.int64()).cast(pa.float64()), width_us)), window_s)
+    distinct = pc.unique(starts).to_pylist()
     made: dict[float, Profile] = defaultdict(lambda: Profile.empty((*columns, output)))
-    for start in pc.unique(starts).to_pylist():
-        made[start].update(frame.filter(pc.equal(starts, start)))
+    for start in distinct:
+        made[start].update(frame if len(distinct) == 1 else frame.filter(pc.equal(starts, start)))
     return dict(made)
 
 
-def _with_output(answer: Answer, name: str) -> pa.Table:
-    assert answer.champion is not None
-    values = (
-        pa.array(predicted(answer.task, answer.champion))
-        if name == "predicted"
-        else pa.array(answer.champion, pa.float64())
-    )
-    return answer.frame.append_column(name, values)
+def _output(scored: Sequence[Answer]) -> pa.Array:
+    """What the champion said: a class, or a number."""
+    said = np.concatenate([answer.champion for answer in scored if answer.champion is not None])
+    task = scored[0].task
+    return pa.array(predicted(task, said) if task.kind == "multiclass" else said.astype(np.float64))
 
 
 class _Buffer:
@@ -200,13 +240,15 @@ class _Buffer:
         self._rows = 0
         self._dropped = 0
 
-    def put(self, item: tuple, rows: int) -> None:
+    def put(self, item: tuple, rows: int) -> bool:
+        """False when there is no room."""
         with self._lock:
             if self._rows + rows > MAX_BUFFERED_ROWS:
                 self._dropped += rows
-                return
+                return False
             self._items.append(item)
             self._rows += rows
+            return True
 
     def drain(self) -> list[tuple]:
         with self._lock:
@@ -248,6 +290,7 @@ class _Metrics:
         tags = ("model", "version", "variant")
         self._model = model
         self._requests = Counter("rayloop_requests", "Requests answered.", tags)
+        self._statuses = Counter("rayloop_http_requests", "HTTP answers by status.", ("model", "status"))
         self._errors = Counter("rayloop_errors", "Requests that the variant failed.", tags)
         self._latency = Histogram("rayloop_latency_ms", "Features and model, by request.", _LATENCY_MS, tags)
         self._dropped = Counter("rayloop_log_dropped_rows", "Log rows given up, buffers being full.", ("model",))
@@ -266,6 +309,10 @@ class _Metrics:
                 self._errors.inc(requests, tags=tags | {"version": asked, "variant": CHALLENGER})
             if answer.champion_error:
                 self._errors.inc(requests, tags=tags | {"version": answer.champion_version, "variant": CHAMPION})
+
+    def replied(self, statuses: Mapping[int, int]) -> None:
+        for status, times in statuses.items():
+            self._statuses.inc(times, tags={"model": self._model, "status": str(status)})
 
     def dropped(self, rows: int) -> None:
         if rows:

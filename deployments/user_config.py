@@ -8,6 +8,12 @@ from cluster.contracts import Frozen, ModelVersion
 
 DEFAULT_BODY_BYTES = 16 * 1024 * 1024
 DEFAULT_ROWS = 4096
+MAX_ONGOING_REQUESTS = 256
+MAX_QUEUED_REQUESTS = 256
+"""Requests that wait in a replica beyond those it works on; more are answered with 503."""
+RETRY_AFTER_S = 1
+REQUEST_TIMEOUT_S = 60.0
+"""After it a request is answered with 408."""
 
 
 class Limits(Frozen):
@@ -51,9 +57,11 @@ class ServerConfig(Frozen):
 
 
 class ChallengerConfig(Frozen):
-    """What a ``Challenger`` replica serves."""
+    """What a ``Challenger`` replica serves, in which rollout, and by how many MiB it may grow (None: by any)."""
 
     challenger: ModelVersion
+    rollout: str
+    max_growth_mib: float | None = None
 
 
 def server_app(model: str) -> str:

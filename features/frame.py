@@ -90,13 +90,13 @@ class RequestFrame:
         return [*needed, AS_OF]
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        if self._is_frame(block.schema):
+        if self.passes(block.schema):
             return block
         rows = pl.DataFrame(block.select(self.columns(block.column_names)))
         return _looked_up(self._features, request_features(self._features, rows), self._prepared).to_arrow()
 
-    def _is_frame(self, schema: pa.Schema) -> bool:
-        """Whether the request columns are all the features there are, and need no cast."""
+    def passes(self, schema: pa.Schema) -> bool:
+        """Whether the request columns are all the features there are, and need no cast: blocks come back as they are."""
         features = self._features
         return not (features.derived or features.views) and all(
             _encodes(column, schema.field(column.name).type) for column in features.columns
@@ -108,8 +108,12 @@ def _encodes(column: Column, kind: pa.DataType) -> bool:
     if column.kind == "number":
         return bool(pa.types.is_floating(kind))
     if column.kind == "category":
-        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+        return is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)
     return column.kind == "timestamp" or kind == arrow_type(column)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def label_values(task: Task, label: pl.Expr, dtype: pl.DataType) -> pl.Expr:

@@ -104,6 +104,10 @@ def _models() -> list[str]:
 def _show_model(settings: Settings, model: str, tell: Tell) -> None:
     served = call(serve_config(settings).current.remote(model))
     tell(f"\n{model}: " + (f"champion v{served.champion.version}" if served else "not served"))
+    lost = call(_actor(ledger_actor(model)).lost.remote())
+    if lost["replicas"]:
+        rows = f"{lost['predictions']:,} predictions and {lost['labels']:,} labels"
+        tell(f"  log: {rows} were lost with {lost['replicas']} killed replica(s)")
     rollout = _actor(rollout_actor(model))
     status = call(rollout.status.remote()) if rollout is not None else None
     if served and served.trial:

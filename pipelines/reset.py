@@ -11,11 +11,12 @@ from cluster.contracts import (
     journal_table,
     labels_table,
     ledger_actor,
+    lost_table,
     monitor_actor,
     predictions_table,
     rollout_actor,
 )
-from deployments import config
+from deployments import config, tally
 from features.landing import QUARANTINE
 from features.materialize import forget as forget_view
 from pipelines.serving import call
@@ -32,14 +33,15 @@ def forget(workspace: Workspace) -> None:
         for actor in (rollout_actor(name), monitor_actor(name), ledger_actor(name)):
             _end(actor)
         sources = [f"{name}.{source.name}" for source in workspace.project.sources]
-        logs = [predictions_table(name), labels_table(name), journal_table(name), f"{name}.{QUARANTINE}"]
-        for table in [*sources, *logs, workspace.frame_table]:
+        logs = [predictions_table(name), labels_table(name), lost_table(name), journal_table(name)]
+        for table in [*sources, *logs, f"{name}.{QUARANTINE}", workspace.frame_table]:
             workspace.tables.drop(table)
         workspace.registry.forget(name)
         for view in workspace.project.features.views:
             forget_view(workspace.store, view)
         shutil.rmtree(workspace.folder, ignore_errors=True)
         shutil.rmtree(workspace.settings.home / "monitors" / name, ignore_errors=True)
+        shutil.rmtree(tally.folder(workspace.settings, name), ignore_errors=True)
         workspace.progress(f"{name} starts from nothing")
 
 

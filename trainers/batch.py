@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 import ray
 
 from cluster.contracts import Task
-from cluster.parts import Part
+from cluster.parts import READ_ROWS, Part
 from features.encoding import Encoder
-from features.frame import RequestFrame
+from features.frame import RequestFrame, is_text
 from trainers.evaluate import outputs, score, session
+
+_PAGE_BYTES = 1 << 20
 
 STAGES = ("read", "features", "encode", "model", "write")
 
@@ -64,6 +66,7 @@ class Worker:
         self._model = session(job.model)
         needed = dict.fromkeys((*job.kept, *job.frame.columns(job.schema.names)))
         self._columns = [name for name in job.schema.names if name in needed]
+        self._coded = _coded(job)
 
     def run(self, number: int) -> Receipt:
         clock = _Clock()
@@ -72,7 +75,7 @@ class Worker:
         empty = pa.schema([self._job.schema.field(c) for c in self._columns]).empty_table()
         schema, rows = self._scored(empty, _Clock()).schema, 0
         with _writer(Path(self._job.folder) / name, schema) as writer:
-            blocks = self._job.parts[number].read(self._columns)
+            blocks = self._job.parts[number].read(self._columns, self._coded)
             while (block := clock.timed("read", next, blocks, None)) is not None:
                 scored = self._scored(block, clock)
                 clock.timed("write", writer.write_table, scored.cast(schema))
@@ -103,7 +106,27 @@ class _Clock:
         return done
 
 
+def _coded(job: Job) -> list[str]:
+    """Columns that the encoder takes as codes and a dictionary, which saves it from looking at every value."""
+    if not job.frame.passes(job.schema):
+        return []
+    return [name for name in job.encoder.categories if is_text(job.schema.field(name).type)]
+
+
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Text is written with a dictionary, numbers as they are: to compress them would take half as long as a small model does."""
-    text = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-    return pq.ParquetWriter(path, schema, use_dictionary=text, compression="none")
+    """Text is written with a dictionary, numbers as they are: to compress them would take half as long as a small model does.
+
+    One page for a column of a row group, and no smallest and largest value of floats, halve the time that writing takes.
+    """
+    text = [field.name for field in schema if is_text(field.type)]
+    bounded = [field.name for field in schema if not pa.types.is_floating(field.type)]
+    return pq.ParquetWriter(
+        path,
+        schema,
+        use_dictionary=text,
+        compression="none",
+        write_statistics=bounded,
+        data_page_size=_PAGE_BYTES,
+        max_rows_per_page=READ_ROWS,
+        write_batch_size=READ_ROWS,
+    )

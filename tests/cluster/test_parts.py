@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster import parts
 from cluster.errors import DataError, SnapshotNotFound
 from cluster.parts import READ_ROWS, Cut, _ends, cut, cut_parquet
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.tables import TablePart, Tables
 
 ROWS = pa.table({"n": pa.array(range(1000), pa.int64()), "text": [f"t{i % 7}" for i in range(1000)]})
 
@@ -27,8 +28,8 @@ def tables(tmp_path: Path) -> Tables:
 
 def _read(found: Cut, columns: list[str]) -> pa.Table:
     # A part travels to the worker that reads it.
-    parts = [pickle.loads(pickle.dumps(part)) for part in found.parts]
-    return pa.concat_tables([table for part in parts for table in part.read(columns)])
+    sent = [pickle.loads(pickle.dumps(part)) for part in found.parts]
+    return pa.concat_tables([table for part in sent for table in part.read(columns)])
 
 
 @given(st.lists(st.integers(0, 50), max_size=20), st.integers(1, 60))
@@ -81,6 +82,31 @@ def test_a_column_that_came_later_is_null_in_older_files(tables: Tables) -> None
     tables.append("shop.sales", ROWS.slice(2, 2), evolve=True)
     read = _read(cut("shop.sales", tables, cpus=2), ["n", "text"]).sort_by("n")
     assert read["text"].to_pylist() == [None, None, "t2", "t3"]
+
+
+def test_text_that_is_asked_for_as_codes_comes_so_from_parquet_and_from_the_catalog(
+    tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in" / "day=a").mkdir(parents=True)
+    pq.write_table(ROWS, tmp_path / "in" / "day=a" / "a.parquet", row_group_size=300)
+    tables.append("shop.sales", ROWS)
+    # pyiceberg's own reader is for files that are not as the table is.
+    monkeypatch.setattr(TablePart, "_adapted", None)
+    for source, names in ((str(tmp_path / "in"), ["text", "day", "n"]), ("shop.sales", ["text", "n"])):
+        found = cut(source, tables, cpus=2)
+        read = pa.concat_tables([t for part in found.parts for t in part.read(names, ["text", "day"])])
+        assert pa.types.is_dictionary(read["text"].type)
+        assert read["text"].to_pylist() == ROWS["text"].to_pylist()
+        assert read["n"].to_pylist() == ROWS["n"].to_pylist()
+
+
+def test_parts_do_not_grow_with_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "READ_ROWS", 10)
+    monkeypatch.setattr(parts, "MAX_PART_ROWS", 40)
+    for times in (1, 16):
+        path = tmp_path / f"{times}.parquet"
+        pq.write_table(pa.table({"n": range(400 * times)}), path, row_group_size=10)
+        assert max(part.rows for part in cut_parquet(str(path), cpus=2).parts) == 40
 
 
 @pytest.mark.parametrize("name", ["nowhere", "no/where.parquet", "shop.nothing", "shop.nothing@5"])

@@ -1,4 +1,4 @@
-"""Models that misbehave, as bundles: one that does not come back, one that always fails."""
+"""Models that misbehave, as bundles: one that does not come back, one that always fails, one that eats memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tests.deployments.bundles import Slope, write_bundle
 
 TURNS = 10_000_000
 """Of an empty loop within the graph: half a minute."""
+MEALS = 4_000
+"""Half a MiB each."""
 
 
 def hanging(folder: Path) -> Path:
@@ -26,6 +28,13 @@ def raising(folder: Path) -> Path:
     """A bundle that loads and warms up, and fails on any row whose distance is not zero."""
     write_bundle(folder, Slope(1.0))
     save(folder, _graph(_out_of_range()))
+    return folder
+
+
+def leaking(folder: Path) -> Path:
+    """A bundle that loads and warms up, and takes 2 GiB, bit by bit, for any row whose distance is not zero."""
+    write_bundle(folder, Slope(1.0))
+    save(folder, _graph(_meals()))
     return folder
 
 
@@ -86,6 +95,34 @@ def _turns() -> list[onnx.NodeProto]:
     return [
         helper.make_node("Constant", [], ["most"], value=most),
         helper.make_node("Loop", ["most", "asked", "zero"], ["extra"], body=body),
+    ]
+
+
+def _meals() -> list[onnx.NodeProto]:
+    """A loop of MEALS turns when asked, of none otherwise; it keeps what each turn makes until the last."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["on"]),
+            helper.make_node("Cast", ["i"], ["turn"], to=TensorProto.FLOAT),
+            helper.make_node("Constant", [], ["size"], value=numpy_helper.from_array(np.array([128 * 1024], np.int64))),
+            helper.make_node("Expand", ["turn", "size"], ["meal"]),
+        ],
+        "turn",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("meal", TensorProto.FLOAT, [128 * 1024]),
+        ],
+    )
+    most = numpy_helper.from_array(np.asarray(MEALS, np.int64))
+    return [
+        helper.make_node("Constant", [], ["most"], value=most),
+        helper.make_node("Loop", ["most", "asked"], ["meals"], body=body),
+        helper.make_node("ReduceSum", ["meals"], ["eaten"], keepdims=0),
+        helper.make_node("Mul", ["eaten", "zero"], ["extra"]),
     ]
 
 

@@ -134,6 +134,16 @@ def test_one_that_fails_at_the_limit_is_seldom_aborted_over_a_long_rollout() -> 
     assert sum(aborted) <= at_most(POLICY.test_alpha, ROLLOUTS)
 
 
+def test_a_challenger_that_grew_too_far_is_aborted_without_any_request() -> None:
+    most = POLICY.max_growth_mib
+    assert judge(RolloutEvidence(grown_mib=most), 0.5, 0.0, POLICY).kind == "hold"
+    verdict = judge(RolloutEvidence(grown_mib=most + 1.0), 0.5, 0.0, POLICY)
+    assert (verdict.kind, verdict.figures["challenger_grown_mib"]) == ("abort", 1025.0)
+    assert verdict.reason == "the challenger's memory grew by 1025 MiB since it was loaded, 1024 MiB are allowed"
+    anything = POLICY.model_copy(update={"max_growth_mib": None})
+    assert judge(RolloutEvidence(grown_mib=1e6), 0.5, 0.0, anything).kind == "hold"
+
+
 def test_without_data_the_policy_decides_and_only_past_the_deadline() -> None:
     for share in POLICY.steps:
         assert judge(RolloutEvidence(), share, 0.0, POLICY).kind == "hold"

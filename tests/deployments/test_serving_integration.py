@@ -7,14 +7,17 @@ import httpx
 import numpy as np
 import pytest
 import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
 from cluster.contracts import ModelVersion
 from cluster.errors import RayloopError
 from cluster.settings import Settings
 from cluster.tables import Tables
-from deployments import config, ledger
+from deployments import config, ledger, tally
 from deployments.log import features_of
 from deployments.user_config import DEFAULT_ROWS
+from pipelines.people import show_status
 from tests.deployments.conftest import MODEL, TRUE_SLOPE, Versions
 from tests.deployments.traffic import Load, infer_body, sigmoid, until
 
@@ -156,6 +159,36 @@ def test_log_holds_each_answered_row_once_though_the_ledger_is_killed(
     until(lambda: len(logged()) >= load.answered, "all rows committed")
     assert load.failed == []
     assert sorted(logged()) == sorted(load.ids)
+
+
+def test_rows_that_a_killed_replica_owed_are_counted_once_kept_and_shown(
+    cluster: Settings, http: httpx.Client, served: ModelVersion
+) -> None:
+    actor = ledger.connect(MODEL, cluster)
+    before = ray.get(actor.lost.remote())
+    left = tally.folder(cluster, MODEL)
+    # No process holds its lock: whoever wrote it is dead.
+    (left / ".dead").write_bytes(np.array([7, 2], np.int64).tobytes())
+    (left / ".dead").rename(left / "dead")
+    until(lambda: not (left / "dead").exists(), "a living replica has found it")
+    ray.get(actor.settle.remote("dead", {"predictions": 7, "labels": 2}))
+    after = {"replicas": 1, "predictions": 7, "labels": 2}
+    assert {key: count - before[key] for key, count in ray.get(actor.lost.remote()).items()} == after
+    os.kill(ray.get(actor.pid.remote()), signal.SIGKILL)
+    told: list[str] = []
+    until(lambda: ledger_answers(actor), "the ledger is back")
+    show_status(cluster, told.append)
+    assert {key: count - before[key] for key, count in ray.get(actor.lost.remote()).items()} == after
+    assert any(
+        f"{before['predictions'] + 7} predictions and {before['labels'] + 2} labels were lost" in line for line in told
+    )
+
+
+def ledger_answers(actor: ActorHandle) -> bool:
+    try:
+        return bool(ray.get(actor.lost.remote()))
+    except RayActorError:
+        return False
 
 
 def test_log_keeps_features_scores_and_labels(cluster: Settings, http: httpx.Client, served: ModelVersion) -> None:

@@ -64,3 +64,15 @@ def test_what_does_not_fit_is_named() -> None:
     short = pa.array([[1.0]], pa.list_(pa.float32()))
     with pytest.raises(DataError, match="shape"):
         ENCODER.encode(frame(["red"], [1.0]).set_column(2, "image", short))
+
+
+def test_dictionaries_of_several_chunks_encode_as_their_values_do() -> None:
+    encoder = Encoder(columns=category("c"), vocabularies={"c": ("1", "2")})
+    chunks = [pa.array([1, None, 3]).dictionary_encode(), pa.array([2, 1]).dictionary_encode()]
+    gap = pa.DictionaryArray.from_arrays(pa.array([0, 1, None], pa.int64()), pa.array([2, None]))
+    alone = encoder.encode(pa.table({"c": pa.chunked_array([gap])}))["codes"][:, 0]
+    assert alone.tolist() == [3, 0, 0]
+    coded = pa.chunked_array(chunks)
+    codes = encoder.encode(pa.table({"c": coded}))["codes"][:, 0]
+    assert codes.tolist() == [2, 0, 1, 3, 2]
+    assert codes.tolist() == encoder.encode(pa.table({"c": coded.cast(pa.int64())}))["codes"][:, 0].tolist()

@@ -177,8 +177,8 @@ class KilledOnce:
     def rows(self) -> int:
         return self.part.rows
 
-    def read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        for table in self.part.read(columns):
+    def read(self, columns: Sequence[str], coded: Sequence[str] = ()) -> Iterator[pa.Table]:
+        for table in self.part.read(columns, coded):
             yield table.slice(0, 10)
             if not os.path.exists(self.mark):
                 Path(self.mark).touch()

@@ -64,6 +64,23 @@ def test_each_part_becomes_a_file_of_its_rows_and_their_scores(binary: tuple[Fit
     assert all(r.seconds["model"] > 0 for r in receipts)
 
 
+def test_text_is_scored_from_the_codes_of_its_file_and_written_as_the_text_it_was(
+    binary: tuple[FitResult, Path], tmp_path: Path
+) -> None:
+    at = REQUESTS.column_names.index("pixels")
+    plain = REQUESTS.set_column(at, "pixels", REQUESTS["pixels"].cast(pa.list_(pa.float32())))
+    job = _job(*binary, plain, tmp_path)
+    worker = Worker(job)
+    assert worker._coded == ["colour"]
+    block = next(job.parts[0].read(["colour"], worker._coded))
+    assert pa.types.is_dictionary(block["colour"].type)
+    _, scored = _run(job)
+    assert scored["colour"].type == pa.string()
+    assert scored["colour"].to_pylist() == REQUESTS["colour"].to_pylist()
+    expected = evaluate.score(evaluate.session(binary[1] / MODEL), binary[0].encoder.encode(REQUESTS))
+    assert np.allclose(scored["score"], expected, atol=1e-6)
+
+
 def test_only_the_columns_that_are_kept_are_written(binary: tuple[FitResult, Path], tmp_path: Path) -> None:
     _, scored = _run(_job(*binary, REQUESTS, tmp_path, kept=("id",)))
     assert scored.column_names == ["id", "score"]

@@ -1,0 +1,290 @@
+"""Requests past Serve, over real connections to a real uvicorn."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.protocols.http import auto
+
+from cluster.errors import RequestError
+from deployments import direct
+from deployments.direct import Door, install
+from deployments.http import Call, Reply, error_reply
+
+LIMIT = 1000
+DEADLINE_S = 20.0
+
+
+async def echo(call: Call) -> Reply:
+    try:
+        body = await call.body(LIMIT)
+    except RequestError as error:
+        return error_reply(error)
+    return Reply(f"{call.method} {call.path} ".encode() + body, headers={"x-own": "1"}, content_type="text/plain")
+
+
+async def serve_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+    await send({"type": "http.response.body", "body": b"serve"})
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    handle: Callable[[Call], Awaitable[Reply]] = echo, most: int = 8, within_s: float = DEADLINE_S
+) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+    before = auto.AutoHTTPProtocol
+    install(Door(handle, b"/v2/models/", lambda: LIMIT, most, 1, within_s))
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(serve_app, lifespan="off", log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    try:
+        while not server.started:
+            await asyncio.sleep(0)
+        yield server, sock.getsockname()[1]
+    finally:
+        auto.AutoHTTPProtocol = before
+        server.should_exit = True
+        await asyncio.wait_for(task, DEADLINE_S)
+
+
+def request(path: str, body: bytes = b"", *lines: str, method: str = "POST", version: str = "1.1") -> bytes:
+    head = "".join(f"{line}\r\n" for line in ("host: x", f"content-length: {len(body)}", *lines))
+    return f"{method} {path} HTTP/{version}\r\n{head}\r\n".encode() + body
+
+
+async def answers(
+    port: int, *writes: bytes, expected: int = 1, no_body: bool = False
+) -> list[tuple[int, bytes, bytes]]:
+    """Status, head and body of ``expected`` answers to what is written over one connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for part in writes:
+            writer.write(part)
+            await writer.drain()
+        return [await asyncio.wait_for(answer(reader, no_body), DEADLINE_S) for _ in range(expected)]
+    finally:
+        writer.close()
+
+
+async def answer(reader: asyncio.StreamReader, no_body: bool = False) -> tuple[int, bytes, bytes]:
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
+    return int(head.split()[1]), head, b"" if no_body else await reader.readexactly(length)
+
+
+def test_a_model_is_answered_by_the_door_and_the_rest_by_serve() -> None:
+    async def run() -> None:
+        async with serving() as (_, port):
+            ((status, head, body),) = await answers(port, request("/v2/models/a/infer?x=1", b"rows"))
+            assert (status, body) == (200, b"POST /v2/models/a/infer rows")
+            assert b"\r\nx-own: 1\r\n" in head
+            assert b"\r\ndate: " in head
+            ((_, _, body),) = await answers(port, request("/-/healthz", method="GET"))
+            assert body == b"serve"
+
+    asyncio.run(run())
+
+
+def test_an_answer_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[bytes] = []
+    made = direct._Connection.connection_made
+
+    class Spy:
+        def __init__(self, transport: asyncio.Transport) -> None:
+            self._transport = transport
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._transport, name)
+
+        def write(self, data: bytes) -> None:
+            writes.append(data)
+            self._transport.write(data)
+
+    monkeypatch.setattr(direct._Connection, "connection_made", lambda self, transport: made(self, Spy(transport)))
+
+    async def run() -> None:
+        async with serving() as (_, port):
+            await answers(port, request("/v2/models/a/infer", b"rows"))
+
+    asyncio.run(run())
+    assert len(writes) == 1
+    assert writes[0].endswith(b"rows")
+
+
+def test_a_connection_serves_one_request_after_another() -> None:
+    async def run() -> None:
+        async with serving() as (server, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for i in range(50):
+                path = "/v2/models/a" if i % 3 else "/-/healthz"
+                writer.write(request(path, str(i).encode()))
+                status, _, body = await asyncio.wait_for(answer(reader), DEADLINE_S)
+                assert (status, body) == (200, f"POST {path} {i}".encode() if i % 3 else b"serve")
+            writer.close()
+            assert server.server_state.total_requests == 50
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("cut", [1, 7, 40, 100])
+def test_pipelined_requests_are_answered_in_order_however_they_arrive(cut: int) -> None:
+    async def slower_first(call: Call) -> Reply:
+        body = await call.body(LIMIT)
+        for _ in range(10 - int(body)):
+            await asyncio.sleep(0)
+        return Reply(body)
+
+    stream = b"".join(request("/-/healthz") if i == 4 else request("/v2/models/a", str(i).encode()) for i in range(8))
+
+    async def run() -> None:
+        async with serving(slower_first) as (_, port):
+            parts = [stream[i : i + cut] for i in range(0, len(stream), cut)]
+            got = await answers(port, *parts, expected=8)
+            assert [body for _, _, body in got] == [b"serve" if i == 4 else str(i).encode() for i in range(8)]
+
+    asyncio.run(run())
+
+
+def test_a_body_in_chunks_is_put_together_and_one_too_long_is_refused() -> None:
+    head = b"POST /v2/models/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    big = b"%x\r\n" % (2 * LIMIT) + b"x" * 2 * LIMIT + b"\r\n0\r\n\r\n"
+
+    async def run() -> None:
+        async with serving() as (_, port):
+            got = await answers(
+                port, head, b"2\r\nab\r\n", b"1\r\nc\r\n0\r\n\r\n", head + big, request("/v2/models/b"), expected=3
+            )
+            assert [status for status, _, _ in got] == [200, 413, 200]
+            assert got[0][2].endswith(b" abc")
+            got = await answers(port, request("/v2/models/a", b"x" * (LIMIT + 1)), request("/v2/models/b"), expected=2)
+            assert [status for status, _, _ in got] == [413, 200]
+
+    asyncio.run(run())
+
+
+def test_head_has_no_body_and_expect_is_told_to_go_on() -> None:
+    async def run() -> None:
+        async with serving() as (_, port):
+            ((status, head, _),) = await answers(port, request("/v2/models/a", method="HEAD"), no_body=True)
+            assert status == 200
+            assert b"content-length: 18" in head
+            expecting = request("/v2/models/a", b"rows", "expect: 100-continue").removesuffix(b"rows")
+            got = await answers(port, expecting, b"rows", expected=2)
+            assert [status for status, _, _ in got] == [100, 200]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("version", "line"), [("1.0", "x: y"), ("1.1", "connection: close")])
+def test_a_connection_is_closed_where_the_caller_wants_it(version: str, line: str) -> None:
+    async def run() -> None:
+        async with serving() as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request("/v2/models/a", b"", line, version=version))
+            everything = await asyncio.wait_for(reader.read(), DEADLINE_S)
+            assert b"connection: close\r\n" in everything
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_what_is_no_http_gets_400() -> None:
+    async def run() -> None:
+        async with serving() as (_, port):
+            ((status, _, _),) = await answers(port, b"what is this\r\n\r\n")
+            assert status == 400
+
+    asyncio.run(run())
+
+
+def test_more_requests_than_there_is_room_for_are_told_to_come_back() -> None:
+    go = asyncio.Event()
+
+    async def waits(call: Call) -> Reply:
+        await go.wait()
+        return Reply(b"late")
+
+    async def run() -> None:
+        async with serving(waits, most=2) as (_, port):
+            first = [asyncio.create_task(answers(port, request("/v2/models/a"))) for _ in range(2)]
+            ((status, head, _),) = await _until_refused(port)
+            assert status == 503
+            assert b"retry-after: 1\r\n" in head
+            go.set()
+            assert [(await one)[0][0] for one in first] == [200, 200]
+
+    async def _until_refused(port: int) -> list[tuple[int, bytes, bytes]]:
+        # The first two may not have arrived; whoever comes too early gets its answer with them.
+        while True:
+            asked = asyncio.create_task(answers(port, request("/v2/models/a")))
+            done, _ = await asyncio.wait([asked], timeout=0.2)
+            if done:
+                return asked.result()
+            waiting.append(asked)
+
+    waiting: list[asyncio.Task] = []
+    asyncio.run(run())
+
+
+def test_a_request_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "_WATCH_EVERY_S", 0.02)
+
+    async def forever(call: Call) -> Reply:
+        if call.path.endswith("/quick"):
+            return Reply(b"quick")
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def run() -> None:
+        async with serving(forever, within_s=0.1) as (_, port):
+            got = await answers(port, request("/v2/models/slow"), request("/v2/models/quick"), expected=2)
+            assert [status for status, _, _ in got] == [408, 200]
+
+    asyncio.run(run())
+
+
+def test_a_handler_that_raises_costs_its_connection_and_nothing_else() -> None:
+    async def breaks(call: Call) -> Reply:
+        if call.path.endswith("/bad"):
+            raise RuntimeError("no")
+        return Reply(b"good")
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        async with serving(breaks) as (_, port):
+            with pytest.raises(asyncio.IncompleteReadError):
+                await answers(port, request("/v2/models/bad"))
+            ((status, _, _),) = await answers(port, request("/v2/models/good"))
+            assert status == 200
+
+    asyncio.run(run())
+
+
+def test_a_server_that_stops_answers_what_is_under_way() -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def waits(call: Call) -> Reply:
+        asked.set()
+        await go.wait()
+        return Reply(b"done")
+
+    async def run() -> None:
+        async with serving(waits) as (server, port):
+            answer = asyncio.create_task(answers(port, request("/v2/models/a")))
+            await asyncio.wait_for(asked.wait(), DEADLINE_S)
+            server.should_exit = True
+            while server.servers and server.servers[0].is_serving():
+                await asyncio.sleep(0)
+            go.set()
+            ((status, head, body),) = await answer
+            assert (status, body) == (200, b"done")
+            assert b"connection: close\r\n" in head
+
+    asyncio.run(run())
