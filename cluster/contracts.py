@@ -101,17 +101,18 @@ class GateReport(Frozen):
 class Decision(Frozen):
     """One entry of a rollout's journal.
 
-    ``at`` is seconds since the epoch, by the wall clock; ``share`` the challenger's share of
-    requests in [0, 1] after the action.
+    ``at`` is seconds since the epoch, by the wall clock; ``share`` each challenger's share of requests in [0, 1] after
+    the action. ``challengers`` are the versions that the entry is about: those on trial after it, the one that was
+    dropped or promoted, those that were on trial when all was aborted.
     """
 
     rollout: str
     at: float
-    action: Literal["start", "hold", "advance", "promote", "abort", "pause", "resume"]
+    action: Literal["start", "hold", "advance", "drop", "promote", "abort", "pause", "resume"]
     share: float
     reason: str
     champion: str
-    challenger: str
+    challengers: tuple[str, ...]
     evidence: dict[str, float] = {}
 
 

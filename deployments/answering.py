@@ -1,9 +1,9 @@
-"""Who answers, and what came of it: the champion here, the challenger over its handle, both on the same rows."""
+"""Who answers, and what came of it: the champion here, a challenger over its handle, both on the same rows."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
@@ -29,49 +29,66 @@ class Live(NamedTuple):
     config: ServerConfig
     champion: Scorer
     form: Form
-    challenger: DeploymentHandle | None
+    challengers: Mapping[str, DeploymentHandle]
 
     @property
     def versions(self) -> dict[str, Variant]:
         """The versions that answer now, and the variant that each of them is."""
         served: dict[str, Variant] = {self.champion.version: "champion"}
-        if self.config.trial is not None:
-            served[self.config.trial.challenger.version] = "challenger"
+        served.update(dict.fromkeys(self.challengers, "challenger"))
         return served
 
     def forced(self, version: str | None, header: str | None) -> str | None:
-        """The variant that a path's version, or a tester's header, asks for. Raises RequestError: 404, 400."""
+        """The version that a path, or a tester's header, asks for. Raises RequestError: 404, 400."""
+        if version is None and header is None:
+            return None
         if header not in (None, CHAMPION, CHALLENGER):
             raise RequestError(f"expected {CHAMPION} or {CHALLENGER}", field=VARIANT)
         if version is None:
-            return header
+            return self._only(header)
         if version not in self.versions:
             known = ", ".join(self.versions)
             raise RequestError(f"v{version[:20]} is not served", status=404, todo=f"served is {known}")
         if header not in (None, self.versions[version]):
             raise RequestError(f"v{version} is the {self.versions[version]}", field=VARIANT)
-        return self.versions[version]
+        return version
+
+    def _only(self, header: str | None) -> str:
+        """The one version that is the variant; without a challenger the champion stands in. Raises RequestError: 400."""
+        if header == CHAMPION or not self.challengers:
+            return self.champion.version
+        if len(self.challengers) > 1:
+            known = ", ".join(self.challengers)
+            raise RequestError(
+                f"{len(self.challengers)} challengers are on trial", field=VARIANT, todo=f"name a version: {known}"
+            )
+        return next(iter(self.challengers))
 
 
 class Asked(NamedTuple):
-    """A request's rows, the state it came in under, and who is to answer it by the split of routing keys, or by force."""
+    """A request's rows, the state it came in under, and who is to answer it by the split of routing keys, or by force.
+
+    ``challenger`` is the version of the challenger to ask; None: the champion answers alone.
+    """
 
     live: Live
     id: str
     key: str
     forced: bool
     rows: Rows
-    assigned: Variant
+    challenger: str | None
     at_us: int
 
 
-def assigned(trial: Trial | None, forced: str | None, key: str) -> Variant:
-    """The variant that the split deals ``key`` to, or the one that is forced (``Live.forced``)."""
-    if trial is None or forced == CHAMPION:
-        return "champion"
-    if forced == CHALLENGER:
-        return "challenger"
-    return assign(trial.rollout, key, trial.share)
+def dealt(live: Live, forced: str | None, key: str) -> str | None:
+    """The challenger that the split deals ``key`` to, or whose version is forced (``Live.forced``); None: the champion."""
+    trial = live.config.trial
+    if trial is None:
+        return None
+    if forced is not None:
+        return forced if forced in live.challengers else None
+    index = assign(trial.rollout, key, trial.share, trial.starts)
+    return None if index is None else trial.challengers[index].version
 
 
 def score(live: Live, asked: Sequence[Asked]) -> tuple[list[Answer], list[Scored | Exception]]:
@@ -88,7 +105,7 @@ def score(live: Live, asked: Sequence[Asked]) -> tuple[list[Answer], list[Scored
             each.append(scored.failure)
             continue
         each += _shares(part, scored)
-        own = [one.assigned == CHAMPION for one in part]
+        own = [one.challenger is None for one in part]
         if any(own):
             kept = scored if all(own) else _only(scored, own)
             answers.append(answer([one for one, mine in zip(part, own, strict=True) if mine], kept))
@@ -110,13 +127,15 @@ def answer(asked: Sequence[Asked], champion: Scored, challenger: Said | None = N
         task=manifest.task,
         champion_version=asked[0].live.champion.version,
         version=challenger.version if challenger and answers else asked[0].live.champion.version,
-        assigned=asked[0].assigned,
+        assigned="champion" if asked[0].challenger is None else "challenger",
         variant="challenger" if answers else "champion",
         at_us=asked[0].at_us,
         champion_latency_ms=None if champion.scores is None else champion.latency_ms,
         challenger_latency_ms=challenger.latency_ms if challenger and challenger.scores is not None else None,
         rollout=trial.rollout if trial else None,
         share=trial.share if trial else None,
+        champion_share=trial.champion_share if trial else None,
+        challenger_version=asked[0].challenger,
         champion=champion.scores,
         challenger=challenger.scores if challenger else None,
         error=challenger.error if challenger else None,
@@ -125,7 +144,7 @@ def answer(asked: Sequence[Asked], champion: Scored, challenger: Said | None = N
 
 
 async def ask(asked: Sequence[Asked]) -> list[Said | Exception]:
-    """What the challenger says of requests, with one call for each state they came in under."""
+    """What a challenger says of requests, with one call for each state they came in under."""
     said: list[Said | Exception] = []
     for _, together in groupby(asked, key=lambda one: id(one.live)):
         group = list(together)
@@ -140,9 +159,11 @@ async def _call(asked: Sequence[Asked]) -> list[Said]:
     """Raises what went wrong with the call, or TimeoutError."""
     live = asked[0].live
     assert live.config.trial is not None
-    assert live.challenger is not None
+    assert asked[0].challenger is not None
     rows = live.champion.table([one.rows for one in asked])
-    response: Any = live.challenger.score.remote(to_ipc(rows), [one.rows.size for one in asked], asked[0].at_us)
+    response: Any = live.challengers[asked[0].challenger].score.remote(
+        to_ipc(rows), [one.rows.size for one in asked], asked[0].at_us
+    )
     try:
         said: list[Said] = await asyncio.wait_for(result(response), live.config.trial.timeout_s)
     except TimeoutError:
@@ -151,12 +172,10 @@ async def _call(asked: Sequence[Asked]) -> list[Said]:
     return said
 
 
-def failed(trial: Trial, error: Exception) -> Said:
+def failed(trial: Trial, version: str, error: Exception) -> Said:
     """A challenger's failure as an outcome."""
     late = isinstance(error, TimeoutError)
-    return Said(
-        trial.challenger.version, None, None, f"no answer within {trial.timeout_s:g} s" if late else one_line(error)
-    )
+    return Said(version, None, None, f"no answer within {trial.timeout_s:g} s" if late else one_line(error))
 
 
 async def result(response: Any) -> Any:
@@ -174,7 +193,7 @@ def _shares(asked: Sequence[Asked], scored: Scored) -> list[Scored | Exception]:
     return [
         Scored(
             (j - i,),
-            scored.frame.slice(i, j - i) if one.assigned == CHALLENGER else None,
+            scored.frame.slice(i, j - i) if one.challenger is not None else None,
             scored.scores[i:j],
             scored.latency_ms,
         )

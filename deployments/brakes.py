@@ -1,36 +1,36 @@
-"""What keeps a verdict from being carried out: bake time, freeze windows, a dry run. Pure.
+"""What keeps a ruling from being carried out: bake time, freeze windows, a dry run. Pure.
 
 Only a dry run keeps harm from aborting.
 """
 
 from __future__ import annotations
 
-from deployments.judge import Verdict
+from deployments.judge import Ruling
 from deployments.policy import RolloutPolicy
 
 
-def braked(verdict: Verdict, policy: RolloutPolicy, share: float, bake_left_s: float, now: float) -> Verdict:
-    """The verdict, or a hold that says what it would have been, and why it is not."""
-    if policy.dry_run and verdict.kind != "hold":
-        would = _would(verdict, policy, share)
-        return _held(verdict, f"dry run, would {would}: {verdict.reason}", f"dry run: {would}")
-    if verdict.kind != "advance":
-        return verdict
+def braked(ruling: Ruling, policy: RolloutPolicy, share: float, bake_left_s: float, now: float) -> Ruling:
+    """The ruling, or a hold that says what it would have been, and why it is not."""
+    if policy.dry_run and ruling.kind != "hold":
+        would = _would(ruling, policy, share)
+        return _held(ruling, f"dry run, would {would}: {ruling.reason}", f"dry run: {would}")
+    if ruling.kind != "advance":
+        return ruling
     if bake_left_s > 0.0:
         return _held(
-            verdict, f"bakes at {share:.0%}, {bake_left_s:.0f} s more; {verdict.reason}", f"bakes at {share:.0%}"
+            ruling, f"bakes at {share:.0%}, {bake_left_s:.0f} s more; {ruling.reason}", f"bakes at {share:.0%}"
         )
     for window in policy.freezes:
         if window.holds(now):
-            return _held(verdict, f"frozen from {window}; {verdict.reason}", f"frozen from {window}")
-    return verdict
+            return _held(ruling, f"frozen from {window}; {ruling.reason}", f"frozen from {window}")
+    return ruling
 
 
-def _would(verdict: Verdict, policy: RolloutPolicy, share: float) -> str:
-    if verdict.kind == "advance":
+def _would(ruling: Ruling, policy: RolloutPolicy, share: float) -> str:
+    if ruling.kind == "advance":
         return "promote" if share == policy.steps[-1] else "advance"
-    return "abort"
+    return f"drop v{ruling.versions[0]}" if ruling.kind == "drop" else "abort"
 
 
-def _held(verdict: Verdict, reason: str, remark: str) -> Verdict:
-    return verdict.model_copy(update={"kind": "hold", "reason": reason, "remark": remark})
+def _held(ruling: Ruling, reason: str, remark: str) -> Ruling:
+    return ruling.model_copy(update={"kind": "hold", "reason": reason, "remark": remark})

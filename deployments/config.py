@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import ray
@@ -119,7 +119,7 @@ class ServeConfig:
         self, rollout: str, challenger: ModelVersion, options: ServingOptions, max_growth_mib: float | None = None
     ) -> None:
         """Start the challenger's application beside the champion's. It is taken away again when it does not come up."""
-        name = challenger_app(challenger.model, rollout)
+        name = challenger_app(challenger.model, rollout, challenger.version)
         config = ChallengerConfig(challenger=challenger, rollout=rollout, max_growth_mib=max_growth_mib)
         deployment = _deployment(_CHALLENGER, 1, options.challenger_cpus, config)
 
@@ -130,15 +130,18 @@ class ServeConfig:
         try:
             await self._settled(name, time.monotonic() + options.deadline_s)
         except RayloopError:
-            await self.stop_challenger(challenger.model)
+            await self._write(lambda apps: apps.pop(name, None))
             raise
 
-    async def stop_challenger(self, model: str) -> None:
-        """Take the model's challenger away; absent is fine. Its replica drains in the background."""
-        await self._write(lambda apps: _drop_challengers(apps, model))
+    async def keep_challengers(self, model: str, rollout: str, versions: tuple[str, ...]) -> None:
+        """Take the model's other challengers away, if there are any. Their replicas drain in the background."""
+        kept = {challenger_app(model, rollout, version) for version in versions}
+        found = _challengers(await asyncio.to_thread(self._read), model)
+        if not found <= kept:
+            await self._write(lambda apps: _drop_challengers(apps, model, kept))
 
     async def set_rollout(self, model: str, trial: Trial | None, deadline_s: float = 30.0) -> None:
-        """Set the challenger's share of requests; None sends all to the champion."""
+        """Set the challengers and their share of requests; None sends all to the champion."""
         await self._change_server(model, {"trial": trial}, deadline_s)
 
     async def set_champion(self, champion: ModelVersion, deadline_s: float = 30.0) -> None:
@@ -149,8 +152,8 @@ class ServeConfig:
         """What Serve is told to serve for ``model``; None when nothing is deployed."""
         return _server_config(await asyncio.to_thread(self._read), model)
 
-    async def has_challenger(self, model: str, rollout: str) -> bool:
-        return challenger_app(model, rollout) in await asyncio.to_thread(self._read)
+    async def has_challenger(self, model: str, rollout: str, version: str) -> bool:
+        return challenger_app(model, rollout, version) in await asyncio.to_thread(self._read)
 
     async def remove(self, model: str) -> None:
         """Stop serving ``model``; absent is fine."""
@@ -289,8 +292,12 @@ def _declared(details: dict[str, Any]) -> Applications:
     }
 
 
-def _drop_challengers(apps: Applications, model: str) -> None:
-    for name in [name for name in apps if name.startswith(challenger_prefix(model))]:
+def _challengers(apps: Applications, model: str) -> set[str]:
+    return {name for name in apps if name.startswith(challenger_prefix(model))}
+
+
+def _drop_challengers(apps: Applications, model: str, kept: Set[str] = frozenset()) -> None:
+    for name in _challengers(apps, model) - kept:
         del apps[name]
 
 

@@ -1,6 +1,6 @@
-"""Act: a detached actor per model that takes a challenger through its rollout.
+"""Act: a detached actor per model that takes its challengers through a rollout.
 
-One pass: evidence, verdict, consent, journal entry, Serve's configuration, aliases. The entry comes first, and states
+One pass: evidence, verdicts, consent, journal entry, Serve's configuration, aliases. The entry comes first, and states
 what shall be so; everything after it is made so again by any later pass. A controller that dies between any two of them
 resumes from the journal, compares with what Serve is told, and goes on.
 
@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -30,11 +31,12 @@ from deployments.consent import Consent
 from deployments.effects import Effects
 from deployments.evidence import RolloutEvidence
 from deployments.journal import Journal
-from deployments.judge import Verdict, judge
+from deployments.judge import Verdict
 from deployments.ledger import connect as connect_ledger
 from deployments.losses import check_metric
+from deployments.panel import rule, verdicts_on
 from deployments.policy import RolloutPolicy
-from deployments.rollout import Command, RolloutState, advance, begin, command, entry
+from deployments.rollout import Command, RolloutState, advance, begin, command, drop, entry, named
 
 _log = logging.getLogger(__name__)
 
@@ -42,18 +44,28 @@ _log = logging.getLogger(__name__)
 class RolloutStatus(Frozen):
     """``state`` is None before a model's first rollout; ``decisions`` are those of the newest one.
 
-    ``settled`` tells whether Serve and the aliases are as the state says they shall be.
+    ``settled`` tells whether Serve and the aliases are as the state says they shall be. ``evidence`` and the newest
+    ``verdicts`` are by the challenger's version.
     """
 
     state: RolloutState | None
     settled: bool
-    evidence: RolloutEvidence
+    evidence: dict[str, RolloutEvidence]
+    verdicts: dict[str, Verdict]
     decisions: tuple[Decision, ...]
 
     @property
     def over(self) -> bool:
         """Whether there was a rollout, and it has ended in all its effects."""
         return self.state is not None and self.settled and not self.state.active
+
+    @property
+    def requests(self) -> int:
+        """Requests that were dealt, as far as is known."""
+        totals = [one.total for one in self.evidence.values()]
+        return max((one.champion.requests for one in totals), default=0) + sum(
+            one.challenger.requests for one in totals
+        )
 
 
 def connect(model: str, settings: Settings) -> ActorHandle:
@@ -81,7 +93,8 @@ class Controller:
         self._ledger = connect_ledger(model, settings)
         self._consent = Consent(self._report)
         self._turn = asyncio.Lock()
-        self._evidence = RolloutEvidence()
+        self._evidence: dict[str, RolloutEvidence] = {}
+        self._verdicts: dict[str, Verdict] = {}
         self._options = ServingOptions()
         self._task: Task | None = None
         self._untold: list[Decision] = []
@@ -91,30 +104,36 @@ class Controller:
         self._loop = asyncio.get_running_loop().create_task(self._run())
 
     async def start(
-        self, challenger: ModelVersion, policy: RolloutPolicy, options: ServingOptions | None = None
+        self,
+        challengers: ModelVersion | Sequence[ModelVersion],
+        policy: RolloutPolicy,
+        options: ServingOptions | None = None,
     ) -> RolloutStatus:
-        """Put ``challenger`` on trial against the version that is served.
+        """Put one challenger, or several, on trial against the version that is served.
 
         Raises RolloutError while another rollout is under way, when nothing is served, when the policy does not fit or
-        a webhook objects, and, the rollout being journaled as aborted, when the challenger cannot be served.
+        a webhook objects, and, the rollout being journaled as aborted, when no challenger can be served.
         """
+        several = [challengers] if isinstance(challengers, ModelVersion) else challengers
+        versions = [challenger.version for challenger in several]
         async with self._turn:
             if self._state is not None and (self._state.active or not self._applied):
                 raise RolloutError(
-                    f"{self._model} has a rollout under way: v{self._state.challenger} at {self._state.share:.0%}",
+                    f"{self._model} has a rollout under way: {named(self._state.challengers)} at {self._state.share:.0%}",
                     "abort it or let it end first",
                 )
             webhooks.check(policy.webhooks)
             champion = (await self._effects.champion()).version
             task = await self._effects.task(champion)
             check_metric(task, policy.metric)
-            name = f"{self._model}-{challenger.version}-{uuid4().hex[:8]}"
-            state = begin(name, self._model, champion, challenger.version, policy, time.time())
+            name = f"{self._model}-{'-'.join(versions)}-{uuid4().hex[:8]}"
+            state = begin(name, self._model, champion, versions, policy, time.time())
             decision = entry(state, "start", state.since, {})
             self._consent.renew()
             if refusal := await self._consent.refusal(state, decision):
                 raise RolloutError(f"the rollout may not start: {refusal}")
-            self._options, self._task, self._evidence = options or ServingOptions(), task, RolloutEvidence()
+            self._options, self._task = options or ServingOptions(), task
+            self._evidence, self._verdicts = {}, {}
             await self._enter(state, decision)
             await self._make_so()
         if self._state is not None and self._state.status == "aborted":
@@ -124,7 +143,13 @@ class Controller:
     async def status(self) -> RolloutStatus:
         decisions = await asyncio.to_thread(self._journal.decisions)
         mine = tuple(d for d in decisions if self._state is not None and d.rollout == self._state.id)
-        return RolloutStatus(state=self._state, settled=self._applied, evidence=self._evidence, decisions=mine)
+        return RolloutStatus(
+            state=self._state,
+            settled=self._applied,
+            evidence=self._evidence,
+            verdicts=self._verdicts,
+            decisions=mine,
+        )
 
     async def pause(self, reason: str = "by hand") -> RolloutStatus:
         """Hold the share where it is; harm still aborts."""
@@ -134,29 +159,30 @@ class Controller:
         """Go on after a pause, or open the gate that the rollout waits at."""
         return await self._command("resume", reason)
 
-    async def abort(self, reason: str = "by hand") -> RolloutStatus:
-        """All requests to the champion, now."""
+    async def abort(self, reason: str = "by hand", version: str = "") -> RolloutStatus:
+        """All requests to the champion, now; or those of one ``version`` of several."""
         with self._consent:
-            return await self._command("abort", reason)
+            return await self._command("abort", reason, version)
 
-    async def promote(self, reason: str = "by hand") -> RolloutStatus:
-        """The challenger becomes champion, now, whatever is undecided.
+    async def promote(self, reason: str = "by hand", version: str = "") -> RolloutStatus:
+        """The challenger becomes champion, now, whatever is undecided; of several the ``version`` that is named.
 
-        Raises RolloutError when an abort was ordered as well, and when harm is shown, which aborts the rollout.
+        Raises RolloutError when an abort was ordered as well, and when harm is shown: that version is then dropped, and
+        with the last one the rollout aborted.
         """
-        status = await self._command("promote", reason)
-        if status.state is not None and status.state.status == "aborted":
-            raise RolloutError(status.state.reason)
+        status = await self._command("promote", reason, version)
+        if status.state is not None and status.state.status != "promoted":
+            raise RolloutError(status.decisions[-1].reason)
         return status
 
     async def pid(self) -> int:
         return os.getpid()
 
-    async def _command(self, order: Command, reason: str) -> RolloutStatus:
+    async def _command(self, order: Command, reason: str, version: str = "") -> RolloutStatus:
         async with self._turn:
             if self._state is None:
                 raise RolloutError(f"{self._model} has had no rollout", "start one first")
-            state, decision = command(self._state, order, reason, time.time())
+            state, decision = command(self._state, order, reason, time.time(), version)
             if order == "promote":
                 state, decision = await self._unharmed(self._state, state, decision)
             await self._enter(state, decision)
@@ -168,13 +194,15 @@ class Controller:
     ) -> tuple[RolloutState, Decision]:
         """The promotion that a person asks for; or the abort, when harm is shown."""
         # At no age is a deadline over: only harm aborts.
-        verdict = await self._verdict(before, 0.0)
+        await self._look(before, 0.0)
         if self._consent.aborting:
             raise RolloutError(f"{self._model}: an abort was ordered as well, and goes first")
+        (version,) = state.challengers
+        verdict = self._verdicts[version]
         if verdict.kind != "abort":
             return state, decision
-        after, entered = command(before, "abort", f"promotion was asked for, but {verdict.reason}", time.time())
-        return after, entered.model_copy(update={"evidence": entry(after, "abort", 0.0, verdict.figures).evidence})
+        reason = f"promotion was asked for, but {verdict.reason}"
+        return drop(before, version, reason, time.time(), verdict.figures)
 
     async def _run(self) -> None:
         while True:
@@ -191,26 +219,37 @@ class Controller:
             await self._make_so()
         if self._state is None or not self._state.active:
             return
-        verdict = await self._verdict(self._state, self._state.step_age_s(time.time()))
-        state, decision = advance(self._state, verdict, time.time())
+        await self._look(self._state, self._state.step_age_s(time.time()))
+        # Each turn drops one challenger, or is the last.
+        while self._state.active and await self._step(self._state) == "drop":
+            pass
+
+    async def _step(self, before: RolloutState) -> str:
+        """Take the step that the verdicts ask for. Returns the action; empty when an abort goes first."""
+        ruling = rule(before, self._verdicts, self._evidence)
+        state, decision = advance(before, ruling, time.time())
         if decision.action in ("advance", "promote") and (refusal := await self._consent.refusal(state, decision)):
             if self._consent.aborting:
-                return
-            held = verdict.model_copy(
-                update={"kind": "hold", "reason": f"{refusal}; {verdict.reason}", "remark": refusal}
+                return ""
+            held = ruling.model_copy(
+                update={"kind": "hold", "reason": f"{refusal}; {ruling.reason}", "remark": refusal}
             )
-            state, decision = advance(self._state, held, time.time())
+            state, decision = advance(before, held, time.time())
         if decision.action == "hold":
             await self._hold(state, decision)
-            return
-        await self._enter(state, decision)
-        await self._make_so()
+        else:
+            await self._enter(state, decision)
+            await self._make_so()
+        return decision.action
 
-    async def _verdict(self, state: RolloutState, step_age_s: float) -> Verdict:
+    async def _look(self, state: RolloutState, step_age_s: float) -> None:
+        """Evidence and verdicts as they are now."""
         if self._task is None:
             self._task = await self._effects.task(state.champion)
-        self._evidence = await self._ledger.evidence.remote(state.id, self._task, state.policy.metric)
-        return judge(self._evidence, state.share, step_age_s, state.policy)
+        seen = await self._ledger.evidence.remote(state.id, state.entrants, self._task, state.policy.metric)
+        # What came after a challenger was dropped is no evidence on it.
+        self._evidence |= {version: seen[version] for version in state.challengers}
+        self._verdicts |= verdicts_on(state, self._evidence, step_age_s)
 
     async def _hold(self, state: RolloutState, decision: Decision) -> None:
         """Nothing changes; what a person should know of why is journaled, once."""
@@ -228,9 +267,9 @@ class Controller:
     async def _make_so(self) -> None:
         """Bring Serve and the aliases to what the state says, then tell of it. Safe to repeat."""
         assert self._state is not None
-        if refusal := await self._effects.make_so(self._state, self._options):
-            await self._enter(*command(self._state, "abort", refusal, time.time()))
-            await self._effects.make_so(self._state, self._options)
+        while refusals := await self._effects.make_so(self._state, self._options):
+            for version, refusal in refusals.items():
+                await self._enter(*drop(self._state, version, refusal, time.time(), {}))
         self._applied = True
         told, self._untold = self._untold, []
         for decision in told:

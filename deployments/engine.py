@@ -1,6 +1,6 @@
 """Answers by champion and challenger, in batches, and the report of what came of them.
 
-The champion scores in this process. During a rollout the challenger's share of requests goes to the challenger's
+The champion scores in this process. During a rollout a challenger's share of requests goes to that challenger's
 application as well, while the champion scores the same rows here: that gives paired evidence, and an answer at hand
 when the challenger fails, is late or is missing. A caller never sees a challenger's error.
 """
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 
-from cluster.contracts import CHALLENGER, CHAMPION, Variant
+from cluster.contracts import Variant
 from cluster.errors import RequestError
 from deployments import answering
 from deployments.answering import Asked, Live
@@ -47,16 +48,19 @@ class Engine:
 
     def __init__(self) -> None:
         self._champion: Batcher[Asked, Scored] = Batcher(self._score, _rows, MAX_BATCH_ROWS)
-        self._challenger: Batcher[Asked, Said] = Batcher(answering.ask, _rows, MAX_BATCH_ROWS, _CHALLENGER_CALLS)
+        # By version: one challenger that hangs must not keep the others waiting.
+        self._challengers: defaultdict[str, Batcher[Asked, Said]] = defaultdict(
+            lambda: Batcher(answering.ask, _rows, MAX_BATCH_ROWS, _CHALLENGER_CALLS)
+        )
         self._shadows: set[asyncio.Task[None]] = set()
         self._telemetry: Telemetry | None = None
 
     async def answer(self, live: Live, request: str, rows: Rows, key: str | None, forced: str | None) -> Outcome:
         """Answer one request. Raises RequestError: 400 when it is bad, 500 when nobody could answer."""
         asked = self._asked(live, request, rows, key or request, forced)
-        if asked.assigned == CHAMPION:
+        if asked.challenger is None:
             return _by_champion(live, await self._champion(asked))
-        said = asyncio.ensure_future(self._said(asked))
+        said = asyncio.ensure_future(self._said(asked, asked.challenger))
         try:
             scored = await self._champion(asked)
         except BaseException:
@@ -89,16 +93,16 @@ class Engine:
 
     def _asked(self, live: Live, request: str, rows: Rows, key: str, forced: str | None) -> Asked:
         trial = live.config.trial
-        assigned = answering.assigned(trial, forced, key)
+        challenger = answering.dealt(live, forced, key)
         if (
-            assigned == CHALLENGER
+            challenger is not None
             and trial is not None
             and trial.shadow
             and len(self._shadows) >= MAX_SHADOWED_REQUESTS
         ):
             self.reporting.unshadowed()
-            assigned = "champion"
-        return Asked(live, request, key, forced is not None, rows, assigned, time.time_ns() // 1000)
+            challenger = None
+        return Asked(live, request, key, forced is not None, rows, challenger, time.time_ns() // 1000)
 
     async def _score(self, asked: Sequence[Asked]) -> list[Scored | Exception]:
         """A batch by the state its requests came in under: a swap may fall between two of them."""
@@ -111,14 +115,14 @@ class Engine:
                 self._report(group[0].live, answer)
         return each
 
-    async def _said(self, asked: Asked) -> Said:
+    async def _said(self, asked: Asked, challenger: str) -> Said:
         """What the challenger says within its time; any failure is an outcome, not an exception."""
         trial = asked.live.config.trial
         assert trial is not None
         try:
-            return await asyncio.wait_for(self._challenger(asked), trial.timeout_s)
+            return await asyncio.wait_for(self._challengers[challenger](asked), trial.timeout_s)
         except Exception as error:
-            return answering.failed(trial, error)
+            return answering.failed(trial, challenger, error)
 
     def _follow(self, asked: Asked, scored: Scored, said: asyncio.Future[Said]) -> None:
         """Report a shadowed request once the challenger has spoken."""

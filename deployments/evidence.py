@@ -72,12 +72,22 @@ class Evidence(Frozen):
         )
 
 
-class RolloutEvidence(Frozen):
-    """Evidence by the challenger's share at the time, in the order of the shares.
+def contested(share: float, champion: float) -> float:
+    """A challenger's part of the requests that go to it or to the champion, from the shares of both in all requests.
 
-    ``whole`` is that of all shares together, measured where keys came again at another share; without it, their sum.
-    ``grown_mib`` is the most that a replica of the challenger has grown by, ``given_up`` how many rows wait no longer for
-    their labels (pairs.py).
+    Alone with the champion it is its share. Given that a request, or an error, is one of the two's, it is the
+    challenger's by this probability, whatever others get.
+    """
+    return share / (share + champion) if share else 0.0
+
+
+class RolloutEvidence(Frozen):
+    """Evidence on one challenger by its share at the time, in the order of the shares.
+
+    Where several are on trial it is judged on its own requests and the champion's, and the share is that of those two
+    (``contested``). ``whole`` is that of all shares together, measured where keys came again at another share; without
+    it, their sum. ``grown_mib`` is the most that a replica of the challenger has grown by, ``given_up`` how many rows
+    wait no longer for their labels (pairs.py).
     """
 
     by_share: dict[float, Evidence] = Field(default_factory=dict)

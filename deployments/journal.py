@@ -40,6 +40,8 @@ class Journal:
         """Append an entry. The policy goes with the entry that starts a rollout."""
         row = decision.model_dump()
         row["at"] = round(decision.at * 1e6)
+        # One column of text, as it was when a rollout had one challenger; versions are numbers.
+        row["challenger"] = ",".join(row.pop("challengers"))
         row["evidence"] = json.dumps(decision.evidence)
         row["policy"] = policy.model_dump_json() if decision.action == "start" else None
         self._tables.append(self._name, pa.Table.from_pylist([row], _SCHEMA))
@@ -68,5 +70,6 @@ class Journal:
 
 
 def _decision(row: dict[str, Any]) -> Decision:
-    fields = {name: row[name] for name in Decision.model_fields}
-    return Decision.model_validate(fields | {"at": row["at"] / 1e6, "evidence": json.loads(row["evidence"])})
+    fields = {name: row[name] for name in Decision.model_fields if name in row}
+    read = {"at": row["at"] / 1e6, "evidence": json.loads(row["evidence"])}
+    return Decision.model_validate(fields | read | {"challengers": tuple(row["challenger"].split(","))})

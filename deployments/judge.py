@@ -20,7 +20,8 @@ Errors of the verdict, over all looks together. A challenger no worse than the c
 aborted or held for a broken split with probability <= alpha: each of the (at most five) tests spends an equal part.
 One beyond margin or limit is advanced with probability <= alpha: to advance, all tests must reject at alpha. The bounds
 are exact for errors, accuracy, latency and the split where each key comes once; those on loss are asymptotic in
-``min_labelled``, and all are in the number of keys where keys repeat.
+``min_labelled``, and all are in the number of keys where keys repeat. Of several challengers each is judged by itself,
+by an equal part of alpha: the bounds hold for all of them together (panel.py).
 Evidence is summed over the steps; each step must add its own minimum.
 """
 
@@ -30,11 +31,12 @@ from typing import Literal
 
 from cluster.contracts import Frozen
 from deployments.comparison import quality, told_costs
-from deployments.evidence import Evidence, RolloutEvidence
+from deployments.evidence import Evidence, RolloutEvidence, contested
 from deployments.policy import RolloutPolicy
 from deployments.questions import errors, errors_compared, latency, memory, split
+from deployments.sample_ratio import shares_possible
 
-_QUESTIONS = (split, memory, errors, errors_compared, quality, latency)
+_QUESTIONS = (memory, errors, errors_compared, quality, latency)
 
 
 class Verdict(Frozen):
@@ -49,18 +51,43 @@ class Verdict(Frozen):
     remark: str = ""
 
 
-def judge(evidence: RolloutEvidence, share: float, step_age_s: float, policy: RolloutPolicy) -> Verdict:
-    """The verdict on a challenger that has been at ``share`` for ``step_age_s`` seconds."""
-    total, step = evidence.total, evidence.at(share)
+class Ruling(Frozen):
+    """What becomes of a rollout by the verdicts on its challengers (panel.py).
+
+    ``versions`` are those that advance, or the one that is dropped; the rest as in Verdict.
+    """
+
+    kind: Literal["advance", "hold", "drop", "abort"]
+    versions: tuple[str, ...]
+    reason: str
+    figures: dict[str, float]
+    remark: str = ""
+
+
+def judge(
+    evidence: RolloutEvidence,
+    share: float,
+    step_age_s: float,
+    policy: RolloutPolicy,
+    entrants: int = 1,
+    on_trial: int = 1,
+) -> Verdict:
+    """The verdict on a challenger that has been at ``share`` for ``step_age_s`` seconds.
+
+    It is one of so many that are ``on_trial`` at that share each, of ``entrants`` that began.
+    """
+    policy, dealt = policy.shared(entrants), contested(share, 1.0 - on_trial * share)
+    total, step = evidence.total, evidence.at(dealt)
     evidence = evidence.model_copy(update={"whole": total})
-    answers = [ask(evidence, policy) for ask in _QUESTIONS]
+    sound = split(evidence, policy, shares_possible(policy.steps, entrants))
+    answers = [sound, *(ask(evidence, policy) for ask in _QUESTIONS)]
     figures = _counted(total, step) | {"given_up": float(evidence.given_up)}
     for answer in answers:
         figures |= answer.figures
     for answer in answers:
         if answer.harm:
             return Verdict(kind="abort", reason=answer.harm, figures=figures)
-    few, broken = _few(step, share, policy), answers[0].lacking
+    few, broken = _few(step, dealt, policy), sound.lacking
     lacking = broken or few or next((answer.lacking for answer in answers if answer.lacking), "")
     if not lacking:
         return Verdict(kind="advance", reason=_sound(total, policy), figures=figures)

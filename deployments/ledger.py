@@ -94,17 +94,20 @@ class Ledger:
         if done is not None:
             await asyncio.shield(done)
 
-    async def evidence(self, rollout: str, task: Task, metric: Metric = "loss") -> RolloutEvidence:
-        """What is known about a rollout now, predictions being judged by ``metric``."""
+    async def evidence(
+        self, rollout: str, challengers: tuple[str, ...], task: Task, metric: Metric = "loss"
+    ) -> dict[str, RolloutEvidence]:
+        """What is known about each challenger of a rollout now, predictions being judged by ``metric``."""
         if self._rollout is None or self._rollout.rollout != rollout:
             # Between reading the tables and taking in what is pending, nothing may move from one to the other.
             async with self._committing:
-                log = await asyncio.to_thread(self._rebuilt, rollout, task)
+                log = await asyncio.to_thread(self._rebuilt, rollout, challengers, task)
                 for batch in self._pending:
                     _take(log, batch)
                 self._rollout = log
-        grown = max((mib for (of, _), mib in self._grown.items() if of == rollout), default=0.0)
-        return self._rollout.evidence(task, metric).model_copy(update={"grown_mib": grown})
+        seen = self._rollout.evidence(task, metric)
+        grown = {version: self._grown.get((rollout, version), 0.0) for version in seen}
+        return {version: one.model_copy(update={"grown_mib": grown[version]}) for version, one in seen.items()}
 
     async def grown(self, rollout: str, version: str, mib: float) -> None:
         """Take in how far a replica of a rollout's challenger has grown."""
@@ -160,8 +163,8 @@ class Ledger:
         self._lost.written(kind, rows.column("batch"))
         return None
 
-    def _rebuilt(self, rollout: str, task: Task) -> RolloutLog:
-        log = RolloutLog(rollout)
+    def _rebuilt(self, rollout: str, challengers: tuple[str, ...], task: Task) -> RolloutLog:
+        log = RolloutLog(rollout, challengers)
         if self._tables.exists(self._names["predictions"]):
             there = self._tables.columns(self._names["predictions"])
             columns = [name for name in columns_read(task) if name in there]

@@ -6,10 +6,12 @@ can collide with the log's own columns; ``features_of`` gives the frame back.
     id, request, row        row id (labels come back by it), request id, index within the request
     key                     what the split deals by: the routing key, else the request id
     batch                   the replica's batch it came in; what makes a batch that is sent twice count once
-    rollout, share          the rollout that was on, and the challenger's share at the time; null without one
+    rollout, share          the rollout that was on, and each challenger's share at the time; null without one
+    champion_share          what the challengers left to the champion
     forced                  whether a header named the variant: the split then had no say
     assigned, variant       who should have answered by the split, and who did
     version, as_of, at      version that answered (the champion's when nobody did); time of the features; wall clock
+    challenger_version      version of the challenger that was asked; null when none was
     latency_ms              milliseconds the answering variant spent on features and model; champion_latency_ms and
                             challenger_latency_ms what each took that was asked
     error, champion_error   why the challenger, or the champion, failed; null when it did not
@@ -42,10 +44,12 @@ PREDICTION_COLUMNS: dict[str, pa.DataType] = {
     "batch": pa.string(),
     "rollout": pa.string(),
     "share": pa.float64(),
+    "champion_share": pa.float64(),
     "forced": pa.bool_(),
     "assigned": pa.string(),
     "variant": pa.string(),
     "version": pa.string(),
+    "challenger_version": pa.string(),
     "at": TIMESTAMP,
     "latency_ms": pa.float64(),
     "champion_latency_ms": pa.float64(),
@@ -86,6 +90,8 @@ class Answer:
     challenger_latency_ms: float | None = None
     rollout: str | None = None
     share: float | None = None
+    champion_share: float | None = None
+    challenger_version: str | None = None
     champion: np.ndarray | None = None
     challenger: np.ndarray | None = None
     error: str | None = None
@@ -161,7 +167,9 @@ def from_ipc(data: bytes) -> pa.Table:
 
 
 def _spread(values: Sequence[Any], sizes: Sequence[int], kind: pa.DataType) -> pa.Array:
-    """One value a request, or an answer, to one a row."""
+    """One value a request, or an answer, to one a row. What is said only during a rollout costs nothing without one."""
+    if all(value is None for value in values):
+        return pa.nulls(sum(sizes), kind)
     return pa.array(values, kind).take(np.repeat(np.arange(len(values)), sizes))
 
 

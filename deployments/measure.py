@@ -1,8 +1,13 @@
-"""Measure: one rollout's log rows to evidence. Labels join predictions by row id, whichever comes first. Pure."""
+"""Measure: one rollout's log rows to evidence. Labels join predictions by row id, whichever comes first. Pure.
+
+Each challenger is measured on the requests that were dealt to it or to the champion: those of other challengers tell
+nothing about it.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +33,8 @@ def columns_read(task: Task) -> tuple[str, ...]:
     name = _scores(task.kind == "multiclass")
     dealt = ("id", "row", "key", "forced", "rollout", "share", "assigned", "variant", "error", "champion_error")
     timed = ("at", "latency_ms", f"{CHAMPION}_latency_ms", f"{CHALLENGER}_latency_ms")
-    return (*dealt, *timed, f"{CHAMPION}_{name}", f"{CHALLENGER}_{name}")
+    several = ("champion_share", "challenger_version")
+    return (*dealt, *timed, *several, f"{CHAMPION}_{name}", f"{CHALLENGER}_{name}")
 
 
 def _scores(multiclass: bool) -> str:
@@ -36,19 +42,46 @@ def _scores(multiclass: bool) -> str:
 
 
 class RolloutLog:
-    """What one rollout's evidence is computed from. The newest label of a row counts, and only it."""
+    """What the evidence on a rollout's challengers is computed from. The newest label of a row counts, and only it."""
 
-    def __init__(self, rollout: str) -> None:
+    def __init__(self, rollout: str, challengers: Sequence[str]) -> None:
         self.rollout = rollout
-        self._arms: dict[tuple[float, str], Arm] = defaultdict(Arm)
-        self._keys: dict[float, Keys] = defaultdict(Keys)
-        self._timing = Timing()
-        self._pairs = Pairs()
+        self._contests = {version: _Contest() for version in challengers}
         self._labels: dict[str, Label] = {}
 
     def add_predictions(self, rows: pa.Table) -> None:
         """Take in log rows (log.predictions); those of other rollouts, and of testers, are passed over."""
-        mine = _keyed(_untested(rows.filter(pc.fill_null(pc.equal(rows.column("rollout"), self.rollout), False))))
+        mine = _untested(rows.filter(pc.fill_null(pc.equal(rows.column("rollout"), self.rollout), False)))
+        for version, contest in self._contests.items():
+            contest.add(_contested(_keyed(_against(mine, version))), self._labels)
+
+    def add_labels(self, rows: pa.Table) -> None:
+        """Take in label rows (log.labels)."""
+        received = rows.column("received").cast(pa.int64()).to_pylist()
+        for id, label, at in zip(rows["id"].to_pylist(), rows["label"].to_pylist(), received, strict=True):
+            known = self._labels.pop(id, (at, label))
+            self._labels[id] = (at, label) if at >= known[0] else known
+            for contest in self._contests.values():
+                contest.pairs.label(id, self._labels[id])
+        while len(self._labels) > MAX_LABELS:
+            del self._labels[next(iter(self._labels))]
+
+    def evidence(self, task: Task, metric: Metric = "loss") -> dict[str, RolloutEvidence]:
+        """All that is known now, by challenger, then by share and as a whole."""
+        return {version: contest.evidence(task, metric) for version, contest in self._contests.items()}
+
+
+class _Contest:
+    """What is known of one challenger and the champion."""
+
+    def __init__(self) -> None:
+        self._arms: dict[tuple[float, str], Arm] = defaultdict(Arm)
+        self._keys: dict[float, Keys] = defaultdict(Keys)
+        self._timing = Timing()
+        self.pairs = Pairs()
+
+    def add(self, mine: pa.Table, labels: Mapping[str, Label]) -> None:
+        """Take in rows that were dealt to one of the two, with the labels that came first; shares are those of the two."""
         firsts = mine.filter(pc.equal(mine.column("row"), 0))
         for share in pc.unique(firsts.column("share")).to_pylist():
             at_share = firsts.filter(pc.equal(firsts.column("share"), share))
@@ -57,29 +90,19 @@ class RolloutLog:
                 latency = self._timing.new(at_share, variant)
                 self._arms[share, variant] += _arm(dealt, variant).model_copy(update={"latency": latency})
                 self._add_keys(share, variant, dealt)
-        self._add_pairs(mine)
+        self._add_pairs(mine, labels)
 
-    def add_labels(self, rows: pa.Table) -> None:
-        """Take in label rows (log.labels)."""
-        received = rows.column("received").cast(pa.int64()).to_pylist()
-        for id, label, at in zip(rows["id"].to_pylist(), rows["label"].to_pylist(), received, strict=True):
-            known = self._labels.pop(id, (at, label))
-            self._labels[id] = (at, label) if at >= known[0] else known
-            self._pairs.label(id, self._labels[id])
-        while len(self._labels) > MAX_LABELS:
-            del self._labels[next(iter(self._labels))]
-
-    def evidence(self, task: Task, metric: Metric = "loss") -> RolloutEvidence:
-        """All that is known now, by share and as a whole."""
+    def evidence(self, task: Task, metric: Metric) -> RolloutEvidence:
+        """By share and as a whole."""
         labelled: dict[float, list[tuple[Pair, float]]] = defaultdict(list)
-        for pair, label in self._pairs.labelled():
+        for pair, label in self.pairs.labelled():
             labelled[pair.share].append((pair, label))
         shares = sorted({share for share, _ in self._arms})
         by_share = {share: self._at(share, _paired(task, metric, labelled[share])) for share in shares}
         joined = [one for share in shares for one in labelled[share]]
         whole = sum(by_share.values(), Evidence())
         whole = self._joined(whole, _paired(task, metric, joined))
-        return RolloutEvidence(by_share=by_share, whole=whole, given_up=self._pairs.given_up)
+        return RolloutEvidence(by_share=by_share, whole=whole, given_up=self.pairs.given_up)
 
     def _at(self, share: float, paired: Paired) -> Evidence:
         arms = {v: self._arms[share, v].model_copy(update=self._keys[share].sums(v)) for v in (CHAMPION, CHALLENGER)}
@@ -99,13 +122,13 @@ class RolloutLog:
         for scope in (share, _WHOLE):
             self._keys[scope].add(variant, requests)
 
-    def _add_pairs(self, rows: pa.Table) -> None:
+    def _add_pairs(self, rows: pa.Table, labels: Mapping[str, Label]) -> None:
         name = _scores("champion_probabilities" in rows.column_names)
         champion, challenger = rows.column(f"champion_{name}"), rows.column(f"challenger_{name}")
         both = rows.filter(pc.and_(champion.is_valid(), challenger.is_valid()))
         columns = [both.column(c).to_pylist() for c in ("id", "key", "share", f"champion_{name}", f"challenger_{name}")]
         for id, key, share, a, b, at in zip(*columns, both.column("at").cast(pa.int64()).to_pylist(), strict=True):
-            self._pairs.add(id, Pair(share, key_hash(key), a, b, at), self._labels.get(id))
+            self.pairs.add(id, Pair(share, key_hash(key), a, b, at), labels.get(id))
 
 
 def _paired(task: Task, metric: Metric, labelled: list[tuple[Pair, float]]) -> Paired:
@@ -122,6 +145,22 @@ def _untested(rows: pa.Table) -> pa.Table:
     if "forced" not in rows.column_names:
         return rows
     return rows.filter(pc.invert(pc.fill_null(rows.column("forced"), False)))
+
+
+def _against(rows: pa.Table, version: str) -> pa.Table:
+    """Without requests that another challenger was asked about. A log of old names none: there was one."""
+    if "challenger_version" not in rows.column_names:
+        return rows
+    return rows.filter(pc.fill_null(pc.equal(rows.column("challenger_version"), version), True))
+
+
+def _contested(rows: pa.Table) -> pa.Table:
+    """With the share of the challenger in what it and the champion get; in a log of old they get all."""
+    if "champion_share" not in rows.column_names:
+        return rows
+    share, at = rows.column("share"), rows.column_names.index("share")
+    champion = pc.coalesce(rows.column("champion_share"), pc.subtract(1.0, share))
+    return rows.set_column(at, "share", pc.divide(share, pc.add(share, champion)))
 
 
 def _keyed(rows: pa.Table) -> pa.Table:

@@ -164,7 +164,11 @@ _HEADERS = {
     # An empty header is none.
     REQUEST_ID: _header(REQUEST_ID, "id of the request; default: a new one", {"anyOf": [ID, {"const": ""}]}),
     ROUTING_KEY: _header(ROUTING_KEY, "requests of one key stay with one variant; default: the id", {"type": "string"}),
-    VARIANT: _header(VARIANT, "for testers: who is to answer", {"enum": [CHAMPION, CHALLENGER]}),
+    VARIANT: _header(
+        VARIANT,
+        "for testers: who is to answer; of several challengers a path names the version",
+        {"enum": [CHAMPION, CHALLENGER]},
+    ),
     HEADER_LENGTH: _header(
         HEADER_LENGTH, "length of the JSON part when tensors follow it in binary", {"type": "integer", "minimum": 0}
     ),

@@ -49,7 +49,8 @@ class RolloutPolicy(Frozen):
     fraction ``latency_margin`` and ``latency_floor_ms`` (None: not compared); to advance this must be shown only with
     ``latency_to_advance``.
 
-    Certainty. ``alpha`` bounds the probability of a wrong abort, and of a wrong advance, over a whole rollout.
+    Certainty. ``alpha`` bounds the probability of a wrong abort, and of a wrong advance, over a whole rollout, however
+    many challengers it has: they share it. The shares in ``steps`` are those of all challengers together.
     ``min_requests`` (of each variant) and ``min_labelled`` (rows) are counted anew at each step. After ``deadline_s``
     seconds at one step without a decision, ``on_undecided`` applies, or ``no_data`` where the minimum counts are not
     met.
@@ -95,6 +96,10 @@ class RolloutPolicy(Frozen):
         if self.latency_to_advance and self.latency_quantile is None:
             raise RolloutError("latency_to_advance without a latency_quantile", "name the quantile, such as 0.95")
         return self
+
+    def shared(self, entrants: int) -> RolloutPolicy:
+        """What is asked of each of several challengers: the same, by an equal part of alpha (Bonferroni)."""
+        return self if entrants == 1 else self.model_copy(update={"alpha": self.alpha / entrants})
 
     @property
     def test_alpha(self) -> float:

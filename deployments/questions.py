@@ -108,9 +108,12 @@ def latency(evidence: RolloutEvidence, policy: RolloutPolicy) -> Answer:
     )
 
 
-def split(evidence: RolloutEvidence, policy: RolloutPolicy) -> Answer:
-    """Was the traffic dealt as configured? If not, that is no harm of the challenger's, but nothing can be compared."""
-    figures = {"log_e_split": log_e_split(evidence, policy.steps)}
+def split(evidence: RolloutEvidence, policy: RolloutPolicy, shares: tuple[float, ...]) -> Answer:
+    """Was the traffic dealt as configured? If not, that is no harm of the challenger's, but nothing can be compared.
+
+    ``shares`` are all that may have been configured (sample_ratio.shares_possible).
+    """
+    figures = {"log_e_split": log_e_split(evidence, shares)}
     if figures["log_e_split"] < math.log(1.0 / policy.test_alpha):
         return Answer(figures=figures)
     dealt = ", ".join(f"{b} of {a + b} keys at {share:.0%}" for share, (a, b) in shares_dealt(evidence).items())

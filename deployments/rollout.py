@@ -1,11 +1,15 @@
-"""A rollout as a state machine: verdicts and commands in, states and journal entries out. Pure.
+"""A rollout as a state machine: rulings and commands in, states and journal entries out. Pure.
 
 running ──advance──▶ running at the next share … ──advance at 100 %──▶ promoted
  │  │ ▲                                                                  ▲
  │ pause (by hand), or a gate is reached; resume        promote ─────────┘ (by hand, at any share)
  │  ▼ │
  │ paused, waiting
- └──abort (by hand, by evidence, or because the challenger cannot be served), from any of these──▶ aborted
+ └──abort (by hand, by evidence, or because no challenger can be served), from any of these──▶ aborted
+
+Several challengers share a step equally, and advance together. One that is worse is dropped: its part goes to the
+champion, and the step begins anew for the others. At the last step before 100 % one is chosen. An advance that leaves a
+single challenger gives it the whole of the step that it is at; from there on it is a rollout like any other.
 """
 
 from __future__ import annotations
@@ -17,8 +21,9 @@ from typing import Any, Literal
 from cluster.contracts import Decision, Frozen
 from cluster.errors import RolloutError
 from deployments.brakes import braked
-from deployments.judge import Verdict
+from deployments.judge import Ruling
 from deployments.policy import RolloutPolicy
+from deployments.split import start
 
 Status = Literal["running", "paused", "waiting", "promoted", "aborted"]
 Command = Literal["pause", "resume", "abort", "promote"]
@@ -30,14 +35,18 @@ _GATE = "gate"
 class RolloutState(Frozen):
     """Where a rollout stands. ``since`` is when the present step began, seconds since the epoch.
 
-    ``opened`` is the step whose gate a person has opened; ``remark`` what the journal was last told of a hold.
+    ``challengers`` are those still on trial of the ``entrants``, or those that were at the end; a step's share is divided
+    into equal ``parts``. ``opened`` is the step whose gate a person has opened; ``remark`` what the journal was last
+    told of a hold.
     """
 
     id: str
     model: str
     champion: str
-    challenger: str
+    entrants: tuple[str, ...]
+    challengers: tuple[str, ...]
     policy: RolloutPolicy
+    parts: int
     step: int
     since: float
     status: Status
@@ -59,27 +68,48 @@ class RolloutState(Frozen):
 
     @property
     def share(self) -> float:
-        """The challenger's share of requests, as it should be."""
-        return self.policy.steps[self.step] if self.active else 0.0
+        """Each challenger's share of requests, as it should be."""
+        return self.policy.steps[self.step] / self.parts if self.active else 0.0
+
+    @property
+    def starts(self) -> tuple[float, ...]:
+        """Where the slice of each of ``challengers`` begins; it never moves."""
+        return tuple(start(self.entrants.index(version), len(self.entrants)) for version in self.challengers)
+
+    @property
+    def choosing(self) -> bool:
+        """Whether the next advance is that of one of several: beyond this step the champion has no requests."""
+        return len(self.challengers) > 1 and self.step + 2 == len(self.policy.steps)
 
     @property
     def gated(self) -> bool:
         """Whether a person has yet to open this step's gate."""
-        gate = any(math.isclose(self.share, gate) for gate in self.policy.gates)
+        gate = any(math.isclose(self.policy.steps[self.step], gate) for gate in self.policy.gates)
         return gate and self.opened != self.step
 
 
-def begin(id: str, model: str, champion: str, challenger: str, policy: RolloutPolicy, now: float) -> RolloutState:
-    """A rollout at its first step."""
-    if champion == challenger:
-        raise RolloutError(f"{model} v{challenger} is the champion already", "name another version")
-    reason = f"v{challenger} on trial against v{champion}" + (", in a dry run" if policy.dry_run else "")
+def begin(
+    id: str, model: str, champion: str, challengers: Sequence[str], policy: RolloutPolicy, now: float
+) -> RolloutState:
+    """A rollout at its first step. Raises RolloutError when these versions cannot compete."""
+    if champion in challengers:
+        raise RolloutError(f"{model} v{champion} is the champion already", "name another version")
+    if not challengers or len(set(challengers)) < len(challengers):
+        raise RolloutError(f"{model}: {named(challengers)} is no list of different versions", "name each once")
+    if len(challengers) > 1 and len(policy.steps) == 1:
+        raise RolloutError(
+            f"{model}: several challengers are compared while the champion answers too",
+            "declare a step below 1, such as (0.5, 1.0)",
+        )
+    reason = f"{named(challengers)} on trial against v{champion}" + (", in a dry run" if policy.dry_run else "")
     return RolloutState(
         id=id,
         model=model,
         champion=champion,
-        challenger=challenger,
+        entrants=tuple(challengers),
+        challengers=tuple(challengers),
         policy=policy,
+        parts=len(challengers),
         step=0,
         since=now,
         status="running",
@@ -87,46 +117,76 @@ def begin(id: str, model: str, champion: str, challenger: str, policy: RolloutPo
     )
 
 
-def advance(state: RolloutState, verdict: Verdict, now: float) -> tuple[RolloutState, Decision]:
-    """Apply a verdict. A rollout that is paused, or waits, does not advance, but harm aborts it all the same."""
-    if state.status == "running" or verdict.kind == "abort":
-        verdict = braked(verdict, state.policy, state.share, state.bake_left_s(now), now)
-    if not state.active or verdict.kind == "hold" or (state.status != "running" and verdict.kind == "advance"):
-        return _hold(state, verdict, now)
-    if verdict.kind == "abort":
-        return _end(state, "aborted", verdict.reason, now, verdict.figures)
+def advance(state: RolloutState, ruling: Ruling, now: float) -> tuple[RolloutState, Decision]:
+    """Apply a ruling. A rollout that is paused, or waits, does not advance, but harm ends or thins it all the same."""
+    if state.status == "running" or ruling.kind in ("abort", "drop"):
+        ruling = braked(ruling, state.policy, state.share, state.bake_left_s(now), now)
+    if not state.active or ruling.kind == "hold" or (state.status != "running" and ruling.kind == "advance"):
+        return _hold(state, ruling, now)
+    if ruling.kind == "abort":
+        return _end(state, "aborted", ruling.reason, now, ruling.figures)
+    if ruling.kind == "drop":
+        return drop(state, ruling.versions[0], ruling.reason, now, ruling.figures)
     if state.gated:
-        reason = f"the gate at {state.share:.0%} waits for a person to resume or promote; {verdict.reason}"
+        reason = f"the gate at {state.share:.0%} waits for a person to resume or promote; {ruling.reason}"
         after = state.model_copy(update={"status": "waiting", "since": now, "reason": reason, "remark": ""})
-        return after, entry(after, "pause", now, verdict.figures | {_GATE: state.share})
+        return after, entry(after, "pause", now, ruling.figures | {_GATE: state.share})
     if state.step + 1 == len(state.policy.steps):
-        return _end(state, "promoted", verdict.reason, now, verdict.figures)
-    update = {"step": state.step + 1, "since": now, "reason": verdict.reason, "remark": ""}
-    after = state.model_copy(update=update)
-    return after, entry(after, "advance", now, verdict.figures)
+        return _end(state, "promoted", ruling.reason, now, ruling.figures)
+    after = _advanced(state, ruling.versions, ruling.reason, now)
+    return after, entry(after, "advance", now, ruling.figures)
 
 
-def _hold(state: RolloutState, verdict: Verdict, now: float) -> tuple[RolloutState, Decision]:
+def drop(
+    state: RolloutState, version: str, reason: str, now: float, figures: dict[str, float]
+) -> tuple[RolloutState, Decision]:
+    """Take one challenger out; the rollout goes on with the others, or ends with the last."""
+    if state.challengers == (version,):
+        return _end(state, "aborted", reason, now, figures)
+    after = _without(state, version, reason, now)
+    return after, entry(after.model_copy(update={"reason": reason}), "drop", now, figures, (version,))
+
+
+def _hold(state: RolloutState, ruling: Ruling, now: float) -> tuple[RolloutState, Decision]:
     # Why a person paused it, or what it waits for, stays to be read.
-    reason = verdict.reason if state.status == "running" else state.reason
-    after = state.model_copy(update={"reason": reason, "remark": verdict.remark})
-    return after, entry(after.model_copy(update={"reason": verdict.reason}), "hold", now, verdict.figures)
+    reason = ruling.reason if state.status == "running" else state.reason
+    after = state.model_copy(update={"reason": reason, "remark": ruling.remark})
+    return after, entry(after.model_copy(update={"reason": ruling.reason}), "hold", now, ruling.figures)
 
 
-def command(state: RolloutState, order: Command, reason: str, now: float) -> tuple[RolloutState, Decision]:
-    """Apply a person's order. Raises RolloutError when it makes no sense in this state."""
+def command(
+    state: RolloutState, order: Command, reason: str, now: float, version: str = ""
+) -> tuple[RolloutState, Decision]:
+    """Apply a person's order. Raises RolloutError when it makes no sense in this state.
+
+    A promotion of one of several names its ``version``; an abort that does takes out that one alone.
+    """
     if not state.active or (order, state.status) in (("pause", "paused"), ("resume", "running")):
         raise RolloutError(f"cannot {order} rollout {state.id} of {state.model}: it is {state.status}")
+    if version and (order not in ("abort", "promote") or version not in state.challengers):
+        raise RolloutError(
+            f"cannot {order} v{version} of {state.model}", f"on trial is {named(state.challengers)}; pause stops all"
+        )
     if order == "abort":
-        return _end(state, "aborted", reason, now, {})
+        return drop(state, version, reason, now, {}) if version else _end(state, "aborted", reason, now, {})
     if order == "promote":
-        return _end(state, "promoted", reason, now, {})
+        if len(state.challengers) > 1 and not version:
+            raise RolloutError(f"on trial of {state.model} is {named(state.challengers)}", "say which: --version")
+        chosen = state.model_copy(update={"challengers": (version,) if version else state.challengers})
+        return _end(chosen, "promoted", reason, now, {})
     after = _turned(state, order, now).model_copy(update={"reason": reason})
     return after, entry(after, order, now, {})
 
 
-def entry(state: RolloutState, action: str, now: float, figures: dict[str, float]) -> Decision:
-    """The journal entry that says how ``state`` came about."""
+def named(versions: Sequence[str]) -> str:
+    """Versions as people read them."""
+    return ", ".join(f"v{version}" for version in versions)
+
+
+def entry(
+    state: RolloutState, action: str, now: float, figures: dict[str, float], about: tuple[str, ...] = ()
+) -> Decision:
+    """The journal entry that says how ``state`` came about; it is ``about`` those on trial unless others are named."""
     return Decision.model_validate(
         {
             "rollout": state.id,
@@ -135,7 +195,7 @@ def entry(state: RolloutState, action: str, now: float, figures: dict[str, float
             "share": state.share,
             "reason": state.reason,
             "champion": state.champion,
-            "challenger": state.challenger,
+            "challengers": about or state.challengers,
             "evidence": {name: value for name, value in figures.items() if math.isfinite(value)},
         }
     )
@@ -144,7 +204,7 @@ def entry(state: RolloutState, action: str, now: float, figures: dict[str, float
 def replay(model: str, decisions: Sequence[Decision], policy: RolloutPolicy) -> RolloutState:
     """The state after the journal entries of one rollout, oldest first."""
     first = decisions[0]
-    state = begin(first.rollout, model, first.champion, first.challenger, policy, first.at)
+    state = begin(first.rollout, model, first.champion, first.challengers, policy, first.at)
     for decision in decisions[1:]:
         # An entry to hold is a remark: it changes nothing.
         state = state if decision.action == "hold" else _replayed(state, decision)
@@ -154,14 +214,32 @@ def replay(model: str, decisions: Sequence[Decision], policy: RolloutPolicy) -> 
 def _replayed(state: RolloutState, decision: Decision) -> RolloutState:
     update: dict[str, Any] = {"reason": decision.reason}
     if decision.action == "advance":
-        update |= {"step": state.step + 1, "since": decision.at}
-    elif decision.action == "pause" and _GATE in decision.evidence:
+        return _advanced(state, decision.challengers, decision.reason, decision.at)
+    if decision.action == "drop":
+        return _without(state, decision.challengers[0], decision.reason, decision.at)
+    if decision.action == "pause" and _GATE in decision.evidence:
         update |= {"status": "waiting", "since": decision.at}
     elif decision.action in ("pause", "resume"):
         state = _turned(state, decision.action, decision.at)
     elif decision.action in ("promote", "abort"):
         update |= {"status": "promoted" if decision.action == "promote" else "aborted"}
+        update |= {"challengers": decision.challengers}
     return state.model_copy(update=update)
+
+
+def _advanced(state: RolloutState, versions: tuple[str, ...], reason: str, now: float) -> RolloutState:
+    """At the next share: the same part of the next step, or the whole of this one for who goes on alone."""
+    alone = state.parts > 1 and len(versions) == 1
+    onwards: dict[str, Any] = {"parts": 1, "opened": -1} if alone else {"step": state.step + 1}
+    told = {"challengers": versions, "since": now, "reason": reason, "remark": ""}
+    return state.model_copy(update=onwards | told)
+
+
+def _without(state: RolloutState, version: str, reason: str, now: float) -> RolloutState:
+    left = tuple(one for one in state.challengers if one != version)
+    # Why it is paused, or what it waits for, stays to be read.
+    told = {"reason": reason} if state.status == "running" else {}
+    return state.model_copy(update={"challengers": left, "since": now, "remark": ""} | told)
 
 
 def _turned(state: RolloutState, order: str, now: float) -> RolloutState:

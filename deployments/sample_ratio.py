@@ -12,10 +12,21 @@ import math
 import numpy as np
 
 from deployments.counts import log_e_dealt
-from deployments.evidence import RolloutEvidence
+from deployments.evidence import RolloutEvidence, contested
 
 CONCENTRATION = 100.0
 """Of the Dirichlet that is bet on: shares within some 2 points at 5 %, 5 points at 50 %, of the configured one."""
+
+
+def shares_possible(steps: tuple[float, ...], entrants: int) -> tuple[float, ...]:
+    """Every share at which a rollout of so many challengers can come to deal keys, as evidence tells shares.
+
+    Until one goes on alone each has its part of a step, and the champion has what those still on trial leave.
+    """
+    if entrants == 1:
+        return steps
+    parts = [step / entrants for step in steps if step < 1.0]
+    return *(contested(part, 1.0 - left * part) for part in parts for left in range(1, entrants + 1)), *steps
 
 
 def log_e_split(evidence: RolloutEvidence, steps: tuple[float, ...]) -> float:

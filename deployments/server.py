@@ -232,15 +232,23 @@ class ModelServer(GrpcDoor):
             champion = await asyncio.to_thread(Scorer, config.champion, self._settings)
             await asyncio.to_thread(self._engine.open, config.champion.model)
         form = Form(champion.manifest.features, champion.manifest.task, config.limits.rows)
-        return Live(config, champion, form, await self._challenger_handle(config))
+        return Live(config, champion, form, await self._challenger_handles(config))
 
-    async def _challenger_handle(self, config: ServerConfig) -> DeploymentHandle | None:
+    async def _challenger_handles(self, config: ServerConfig) -> dict[str, DeploymentHandle]:
+        """A handle to each challenger on trial, by version; those that there are already stay."""
         if config.trial is None:
-            return None
+            return {}
         before = self._live.config.trial if self._live is not None else None
-        if self._live is not None and before is not None and before.rollout == config.trial.rollout:
-            return self._live.challenger
-        handle = serve.get_deployment_handle("Challenger", challenger_app(config.champion.model, config.trial.rollout))
+        same = self._live is not None and before is not None and before.rollout == config.trial.rollout
+        known = self._live.challengers if self._live is not None and same else {}
+        versions = [challenger.version for challenger in config.trial.challengers]
+        names = [challenger_app(config.champion.model, config.trial.rollout, version) for version in versions]
+        new = {v: self._challenger_handle(name) for v, name in zip(versions, names, strict=True) if v not in known}
+        made = dict(zip(new, await asyncio.gather(*new.values()), strict=True))
+        return {version: made.get(version) or known[version] for version in versions}
+
+    async def _challenger_handle(self, app: str) -> DeploymentHandle:
+        handle = serve.get_deployment_handle("Challenger", app)
         # A handle finds its replicas with the first call, which should not be a caller's.
         try:
             await asyncio.wait_for(result(handle.version.remote()), _WARM_UP_S)

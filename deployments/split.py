@@ -1,14 +1,16 @@
-"""Who gets the challenger: a salted hash of the routing key.
+"""Who gets a challenger: a salted hash of the routing key gives each key a place in [0, 1), as on a circle.
 
-Sticky: one key, one answer, as long as the share stays. Monotone: as the share grows, nobody moves
-back to the champion. Another salt (each rollout has its own) deals the keys anew.
+Each challenger owns a slice of the circle. Of n challengers the i-th slice starts at i/n and grows from there; what no
+slice covers is the champion's. Sticky: one key, one answer, as long as the shares stay. Monotone: as a challenger's
+share grows, none of its keys moves to the champion or to another challenger, for a start never moves. While all grow
+alike and none beyond 1/n, slices do not meet; one that is left alone grows on, over the end of the circle into what
+the others have left. Another salt (each rollout has its own) deals the keys anew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
-
-from cluster.contracts import Variant
 
 # A float64 holds 53 bits exactly: with more, the largest hashes would round up to 1.0.
 _BITS = 53
@@ -20,6 +22,15 @@ def position(salt: str, key: str) -> float:
     return (int.from_bytes(digest.digest(), "big") >> (64 - _BITS)) / 2.0**_BITS
 
 
-def assign(salt: str, key: str, share: float) -> Variant:
-    """The variant that serves ``key`` when the challenger's share of keys is ``share`` in [0, 1]."""
-    return "challenger" if position(salt, key) < share else "champion"
+def start(index: int, challengers: int) -> float:
+    """Where the slice of one of several challengers begins: on the grid of positions, so that distances are exact."""
+    return (index << _BITS) // challengers / 2.0**_BITS
+
+
+def assign(salt: str, key: str, share: float, starts: Sequence[float] = (0.0,)) -> int | None:
+    """Which of the challengers serves ``key``, each having a slice of ``share`` in [0, 1]; None: the champion."""
+    at = position(salt, key)
+    for index, begin in enumerate(starts):
+        if (at - begin) % 1.0 < share:
+            return index
+    return None

@@ -305,7 +305,8 @@ class _Metrics:
                 for _ in range(requests):
                     self._latency.observe(answer.latency_ms, tags=tags)
             if answer.error:
-                self._errors.inc(requests, tags=tags | {"variant": CHALLENGER})
+                asked = answer.challenger_version or answer.version
+                self._errors.inc(requests, tags=tags | {"version": asked, "variant": CHALLENGER})
             if answer.champion_error:
                 self._errors.inc(requests, tags=tags | {"version": answer.champion_version, "variant": CHAMPION})
 

@@ -24,16 +24,23 @@ class Limits(Frozen):
 
 
 class Trial(Frozen):
-    """A challenger's share of the requests. ``rollout`` also salts the split.
+    """The challengers on trial, and the share of the requests that each of them has. ``rollout`` also salts the split.
 
-    With ``shadow`` the challenger gets a copy of its share, and the champion answers all.
+    ``starts`` says for each challenger where its slice of the routing keys begins (deployments/split.py). With
+    ``shadow`` challengers get a copy of their share, and the champion answers all.
     """
 
     rollout: str
-    challenger: ModelVersion
+    challengers: tuple[ModelVersion, ...] = Field(min_length=1)
+    starts: tuple[float, ...] = (0.0,)
     share: float = Field(ge=0.0, le=1.0)
     timeout_s: float = Field(gt=0.0)
     shadow: bool = False
+
+    @property
+    def champion_share(self) -> float:
+        """What is left to the champion."""
+        return 1.0 - len(self.challengers) * self.share
 
 
 class ServerConfig(Frozen):
@@ -62,12 +69,12 @@ def server_app(model: str) -> str:
     return model
 
 
-def challenger_app(model: str, rollout: str) -> str:
-    """Name of the application that exists while a rollout does. Model names hold no dot.
+def challenger_app(model: str, rollout: str, version: str) -> str:
+    """Name of a challenger's application, which exists while it is on trial. Model names hold no dot.
 
-    A name of its own for each rollout: Serve takes its time to drain an application, and until then its name.
+    A name of its own in each rollout: Serve takes its time to drain an application, and until then its name.
     """
-    return f"{challenger_prefix(model)}{rollout}"
+    return f"{challenger_prefix(model)}{rollout}.{version}"
 
 
 def challenger_prefix(model: str) -> str:

@@ -52,6 +52,7 @@ _MARKERS = {
     "start": ("o", SERIES[0]),
     "advance": ("^", GOOD),
     "promote": ("*", GOOD),
+    "drop": ("v", BAD),
     "abort": ("X", BAD),
     "pause": ("s", WAIT),
     "resume": ("D", WAIT),
@@ -135,7 +136,7 @@ def drift_map(results: Sequence[WindowResult], alarms: Sequence[Alarm]) -> str:
 
 @matplotlib.rc_context(_STYLE)
 def rollouts(found: Sequence[Rollout]) -> str:
-    """The challenger's share over time, a step line for each rollout, a marker for each decision."""
+    """Each challenger's share over time, a step line for each rollout, a marker for each decision."""
     figure, axes = _figure(8.6, 3.3)
     begin = min((d.at for r in found for d in r.decisions), default=0.0)
     latest = max((d.at for r in found for d in r.decisions), default=1.0)

@@ -14,6 +14,7 @@ from monitoring.style import STYLE
 _TURNS = {
     "start": "version {new} is on trial beside version {old}",
     "promote": "version {new} takes over from version {old}",
+    "drop": "version {new} is withdrawn, the trial goes on without it",
     "abort": "version {new} is withdrawn, version {old} answers",
     "pause": "the trial of version {new} stands still",
     "resume": "the trial of version {new} goes on",
@@ -104,7 +105,7 @@ def _rollouts(report: Report) -> str:
     if not any(rollout.decisions for rollout in report.rollouts):
         return _section("Rollouts", "", _none("No rollout took place."))
     caption = (
-        "The challenger's share of the traffic. ▲ advanced, ★ promoted, ✕ aborted; hover for the reason. "
+        "Each challenger's share of the traffic. ▲ advanced, ▼ dropped, ★ promoted, ✕ aborted; hover for the reason. "
         "The table leaves out decisions to hold."
     )
     rows = [
@@ -143,7 +144,7 @@ def _beyond(action: Action) -> list[str]:
 
 
 def _turn(decision: Decision) -> str:
-    return _TURNS[decision.action].format(new=decision.challenger, old=decision.champion)
+    return _TURNS[decision.action].format(new=", ".join(decision.challengers), old=decision.champion)
 
 
 def _versions(report: Report) -> str:

@@ -37,7 +37,7 @@ td.w { white-space: nowrap; }
 .none { color: var(--soft); font-style: italic; margin: 4px 0 0; }
 .tag { font-weight: 600; }
 .promote, .advance { color: var(--good); }
-.abort, .alarm { color: var(--bad); }
+.abort, .drop, .alarm { color: var(--bad); }
 .pause, .resume, .held { color: var(--wait); }
 .hold, .start { color: var(--soft); }
 .bar { background: var(--bar); height: 11px; border-radius: 3px; min-width: 2px; opacity: .8; }

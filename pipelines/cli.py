@@ -34,6 +34,7 @@ app.add_typer(keys, name="keys")
 ProjectArgument = Annotated[str, typer.Argument(help="Path or module name of the project: folder/project.py")]
 Until = Annotated[str, typer.Option(help="Leave out what was not known at this time (ISO 8601)")]
 Reason = Annotated[str, typer.Option(help="Why; it goes into the journal")]
+OneOf = Annotated[str, typer.Option("--version", help="Which challenger, where there are several")]
 
 
 def main() -> None:
@@ -129,15 +130,15 @@ def retrain(project: ProjectArgument, until: Until = "", reason: Reason = "by ha
 
 @app.command()
 def deploy(
-    project: ProjectArgument, version: Annotated[str, typer.Option(help="Version; default: the newest")] = ""
+    project: ProjectArgument,
+    version: Annotated[
+        list[str] | None, typer.Option(help="Version; default: the newest. Several are tried at once")
+    ] = None,
 ) -> None:
-    """Serve a version: the first outright, a later one behind a rollout."""
-    _work(
-        "deploy",
-        project,
-        *(["--version", version] if version else []),
-        action=lambda ws: _commands().deploy(ws, version),
-    )
+    """Serve a version: the first outright, a later one, or several, behind a rollout."""
+    versions = version or []
+    words = [word for number in versions for word in ("--version", number)]
+    _work("deploy", project, *words, action=lambda ws: _commands().deploy(ws, versions))
 
 
 @app.command()
@@ -157,15 +158,15 @@ def predict(
 
 
 @app.command()
-def promote(model: str, reason: Reason = "by hand") -> None:
+def promote(model: str, version: OneOf = "", reason: Reason = "by hand") -> None:
     """Make the challenger champion now."""
-    _order(model, "promote", reason)
+    _order(model, "promote", reason, version)
 
 
 @app.command()
-def abort(model: str, reason: Reason = "by hand") -> None:
-    """Send all requests to the champion now."""
-    _order(model, "abort", reason)
+def abort(model: str, version: OneOf = "", reason: Reason = "by hand") -> None:
+    """Send all requests to the champion now, or those of one challenger of several."""
+    _order(model, "abort", reason, version)
 
 
 @app.command()
@@ -230,10 +231,10 @@ def _submit(words: list[str], folder: Path) -> None:
         sys.exit(jobs.exit_code(settings, job))
 
 
-def _order(model: str, order: str, reason: str) -> None:
+def _order(model: str, order: str, reason: str, version: str = "") -> None:
     from pipelines.people import steer
 
-    steer(load_settings(), model, order, reason, typer.echo)
+    steer(load_settings(), model, order, reason, typer.echo, version)
 
 
 def _flush_logs(settings: Any) -> None:

@@ -75,15 +75,15 @@ def retrain(workspace: Workspace, until: datetime, reason: str) -> None:
     stages.release(workspace, made.version)
 
 
-def deploy(workspace: Workspace, version: str) -> None:
+def deploy(workspace: Workspace, numbers: Sequence[str]) -> None:
     name = workspace.project.name
     versions = workspace.registry.versions(name)
     if not versions:
         raise VersionNotFound(f"model {name!r} has no version", f"make one: rayloop run {workspace.location.module}")
-    chosen = workspace.registry.version(name, version) if version else versions[-1]
+    chosen = [workspace.registry.version(name, number) for number in numbers] or versions[-1:]
     landed = stages.snapshots(stages.land_sources(workspace))
     stages.materialize_online(workspace, landed, datetime.now(UTC))
-    stages.release(workspace, chosen)
+    stages.release(workspace, *chosen)
 
 
 def predict(workspace: Workspace, table: str, out: str, version: str, keep: Sequence[str] = ()) -> None:

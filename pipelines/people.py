@@ -18,6 +18,8 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.tables import Tables
 from deployments.config import connect as serve_config
+from deployments.controller import RolloutStatus
+from deployments.rollout import named
 from pipelines.serving import call
 
 Tell = Callable[[str], None]
@@ -71,13 +73,13 @@ def show_trace(settings: Settings, model: str, request: str, tell: Tell) -> None
         tell(f"bundle    {version.bundle_uri}")
 
 
-def steer(settings: Settings, model: str, order: str, reason: str, tell: Tell) -> None:
-    """Give the rollout of ``model`` an order."""
+def steer(settings: Settings, model: str, order: str, reason: str, tell: Tell, version: str = "") -> None:
+    """Give the rollout of ``model`` an order, about one ``version`` where it names one."""
     session.connect(settings)
     actor = _actor(rollout_actor(model))
     if actor is None:
         raise RolloutError(f"{model!r} has no rollout on this cluster", "see `rayloop status`")
-    state = call(getattr(actor, order).remote(reason)).state
+    state = call(getattr(actor, order).remote(reason, *([version] if version else []))).state
     tell(f"{model}: {state.status} at {state.share:.0%}: {state.reason}")
 
 
@@ -102,16 +104,17 @@ def _models() -> list[str]:
 def _show_model(settings: Settings, model: str, tell: Tell) -> None:
     served = call(serve_config(settings).current.remote(model))
     tell(f"\n{model}: " + (f"champion v{served.champion.version}" if served else "not served"))
-    if served and served.trial:
-        tell(f"  challenger v{served.trial.challenger.version} at {served.trial.share:.0%}")
     lost = call(_actor(ledger_actor(model)).lost.remote())
     if lost["replicas"]:
         rows = f"{lost['predictions']:,} predictions and {lost['labels']:,} labels"
         tell(f"  log: {rows} were lost with {lost['replicas']} killed replica(s)")
     rollout = _actor(rollout_actor(model))
-    state = call(rollout.status.remote()).state if rollout is not None else None
-    if state is not None:
-        tell(f"  rollout {state.id}: {state.status} at {state.share:.0%}: {state.reason}")
+    status = call(rollout.status.remote()) if rollout is not None else None
+    if served and served.trial:
+        for challenger in served.trial.challengers:
+            tell(f"  challenger v{challenger.version} at {100 * served.trial.share:.3g}%")
+    if status is not None and status.state is not None:
+        _show_rollout(status, tell)
     monitor = _actor(monitor_actor(model))
     if monitor is not None:
         found = call(monitor.status.remote())
@@ -120,6 +123,22 @@ def _show_model(settings: Settings, model: str, tell: Tell) -> None:
         for entry in found["alarms"][-3:]:
             tell(f"    {_when(entry['at'])} {entry['action']} {entry['outcome']}: {entry['alarm']['reason']}")
     tell(f"  {settings.endpoint}/v2/models/{model}")
+
+
+def _show_rollout(status: RolloutStatus, tell: Tell) -> None:
+    state = status.state
+    assert state is not None
+    if len(state.entrants) == 1 or not state.active:
+        tell(f"  rollout {state.id}: {state.status} at {state.share:.0%}: {state.reason}")
+        return
+    tell(f"  rollout {state.id}: {state.status} with {named(state.challengers)} at {100 * state.share:.3g}% each")
+    for version in state.challengers:
+        if version in status.verdicts:
+            verdict = status.verdicts[version]
+            tell(f"    v{version}: {verdict.kind}: {verdict.reason}")
+    for decision in status.decisions:
+        if decision.action == "drop":
+            tell(f"    {named(decision.challengers)} was dropped: {decision.reason}")
 
 
 def _tell_row(row: dict[str, Any], tell: Tell) -> None:

@@ -205,7 +205,7 @@ def _rollout(stage: _Stage, name: str, version: str, period: Period, expected: s
     """Roll a version out under replayed traffic, until the rollout has ended and the period is over."""
     workspace = stage.workspace
     with workspace.progress.stage("rollout"):
-        serving.start_rollout(workspace, workspace.registry.version(workspace.project.name, version))
+        serving.start_rollout(workspace, [workspace.registry.version(workspace.project.name, version)])
         tally = _under_traffic(stage, name, period)
         status = _ended(stage, name, period)
         _expect(status, expected, name)
@@ -219,7 +219,7 @@ def _under_traffic(stage: _Stage, name: str, period: Period) -> Tally:
         sent = stage.replay.asked - before
         status = stage.once(
             lambda: serving.rollout_status(stage.workspace),
-            lambda found: found.over or found.evidence.total.requests >= sent,
+            lambda found: found.over or found.requests >= sent,
             "the rollout's evidence",
         )
         for decision in status.decisions[told[0] :]:

@@ -22,6 +22,7 @@ from cluster.contracts import (
     predictions_table,
 )
 from deployments.journal import Journal
+from deployments.rollout import named
 from features.bundle import Manifest
 from features.frame import LABEL
 from features.pit import AS_OF
@@ -154,7 +155,7 @@ def _rollouts(workspace: Workspace) -> tuple[Rollout, ...]:
     for decision in Journal(workspace.project.name, workspace.tables).decisions():
         by_rollout.setdefault(decision.rollout, []).append(decision)
     return tuple(
-        Rollout(name=f"v{found[0].challenger} against v{found[0].champion}", decisions=tuple(found))
+        Rollout(name=f"{named(found[0].challengers)} against v{found[0].champion}", decisions=tuple(found))
         for found in by_rollout.values()
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from cluster.settings import Settings
 from deployments import config, controller, ledger
 from deployments.config import ServingOptions
 from deployments.controller import RolloutStatus
+from deployments.rollout import named
 from monitoring.monitor import start_monitor
 from pipelines.code import COMMIT, commit_of
 from pipelines.project import Location
@@ -91,9 +92,10 @@ def shipped_folder() -> str:
     return str(ray.get_runtime_context().runtime_env.get("working_dir", ""))
 
 
-def start_rollout(workspace: Workspace, challenger: ModelVersion) -> RolloutStatus:
+def start_rollout(workspace: Workspace, challengers: Sequence[ModelVersion]) -> RolloutStatus:
     actor = controller.connect(workspace.project.name, workspace.settings)
-    status: RolloutStatus = call(actor.start.remote(challenger, workspace.project.rollout, serving_options(workspace)))
+    started: ray.ObjectRef = actor.start.remote(challengers, workspace.project.rollout, serving_options(workspace))
+    status: RolloutStatus = call(started)
     return status
 
 
@@ -115,7 +117,7 @@ def wait_for_rollout(workspace: Workspace, limit_s: float) -> RolloutStatus:
             return status
         if time.monotonic() > deadline:
             raise RolloutError(
-                f"the rollout of {workspace.project.name} v{status.state.challenger} is undecided after {limit_s:.0f} s",
+                f"the rollout of {workspace.project.name} {named(status.state.challengers)} is undecided after {limit_s:.0f} s",
                 "see `rayloop status`; abort or promote it",
             )
         time.sleep(_POLL_S)

@@ -9,7 +9,7 @@ from datetime import datetime
 import polars as pl
 
 from cluster.contracts import CHAMPION, ModelVersion, Snapshot
-from cluster.errors import ProjectError, SnapshotNotFound
+from cluster.errors import ProjectError, RolloutError, SnapshotNotFound
 from features.bundle import Manifest
 from features.frame import build_frame
 from features.landing import Landed, land
@@ -92,21 +92,23 @@ def first_version(workspace: Workspace, frame: Frame) -> tuple[Candidate, Recipe
         return make_version(workspace, frame, recipe, "winner"), recipe
 
 
-def release(workspace: Workspace, version: ModelVersion) -> str:
-    """Serve the first version outright; roll out any later one against the champion. Says which was done."""
-    champion = workspace.registry.aliased(workspace.project.name, CHAMPION)
+def release(workspace: Workspace, *versions: ModelVersion) -> str:
+    """Serve the first version outright; roll out any later one, or several, against the champion. Says which was done."""
+    champion, version = workspace.registry.aliased(workspace.project.name, CHAMPION), versions[0]
+    if champion is None and len(versions) > 1:
+        raise RolloutError(f"{workspace.project.name} has no champion to try several versions against", "deploy one")
     with workspace.progress.stage("serve"):
         if champion is None:
             deploy(workspace, version)
             done = f"{version} serves as the first champion"
-        elif champion.version == version.version:
+        elif (champion.version,) == tuple(one.version for one in versions):
             deploy(workspace, version)
             done = f"{version} is champion already"
         else:
             if not serves(workspace, champion):
                 deploy(workspace, champion)
-            start_rollout(workspace, version)
-            done = f"{version} is on its way as challenger of v{champion.version}"
+            start_rollout(workspace, versions)
+            done = f"{' and '.join(map(str, versions))} on the way to challenge v{champion.version}"
         workspace.progress(done)
     return done
 

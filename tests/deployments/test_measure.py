@@ -13,7 +13,7 @@ from deployments.telemetry import profiles
 from features.definitions import Column
 from tests.deployments.bundles import BINARY, CLASSES, MULTICLASS
 
-LATER = {"forced", "champion_latency_ms", "challenger_latency_ms"}
+LATER = {"forced", "champion_latency_ms", "challenger_latency_ms", "champion_share", "challenger_version"}
 """Columns that a log of old does without."""
 DAY_US = 86_400_000_000
 COLUMNS = (Column(name="distance", kind="number"),)
@@ -43,6 +43,8 @@ def answer(id: str, champion: float | None = 0.5, challenger: float | None = Non
         "challenger_latency_ms": None if challenger is None else 2.0,
         "rollout": "r",
         "share": 0.5,
+        "champion_share": 1.0 - rest.get("share", 0.5) if rest.get("share", 0.5) is not None else None,
+        "challenger_version": "2" if dealt else None,
         "champion": None if champion is None else np.full(rows, champion, np.float32),
         "challenger": None if challenger is None else np.full(rows, challenger, np.float32),
     }
@@ -57,7 +59,7 @@ def feedback(rows: dict[str, float], received_us: int = 0) -> pa.Table:
 
 
 def test_counts_by_arm_are_requests_not_rows() -> None:
-    log = RolloutLog("r")
+    log = RolloutLog("r", ("2",))
     log.add_predictions(
         predictions(
             [
@@ -72,7 +74,7 @@ def test_counts_by_arm_are_requests_not_rows() -> None:
             "b",
         )
     )
-    seen = log.evidence(BINARY).total
+    seen = log.evidence(BINARY)["2"].total
     assert (seen.champion.requests, seen.champion.errors) == (2, 1)
     # The challenger's failure on a request that the champion fails as well is not held against it.
     assert (seen.challenger.requests, seen.challenger.errors, seen.challenger.failures) == (3, 1, 2)
@@ -84,7 +86,7 @@ def test_counts_by_arm_are_requests_not_rows() -> None:
 def test_evidence_is_the_same_in_any_order_of_arrival(order: list[int], data: st.DataObject) -> None:
     scores = np.linspace(0.1, 0.9, 6)
     truth = [0.0, 1.0, 1.0, 0.0, 1.0, 0.0]
-    log = RolloutLog("r")
+    log = RolloutLog("r", ("2",))
     for i in order:
         steps = [
             lambda i=i: log.add_predictions(predictions([answer(f"q{i}", 0.5, scores[i])], "b")),
@@ -92,27 +94,27 @@ def test_evidence_is_the_same_in_any_order_of_arrival(order: list[int], data: st
         ]
         for step in data.draw(st.permutations(steps)):
             step()
-    paired = log.evidence(BINARY).total.paired
+    paired = log.evidence(BINARY)["2"].total.paired
     assert paired.n == 6
     assert paired.challenger == pytest.approx(losses(BINARY, scores, np.array(truth)).mean(), abs=1e-6)
     assert paired.champion == pytest.approx(np.log(2.0), abs=1e-6)
 
 
 def test_the_newest_label_of_a_row_counts_and_only_it() -> None:
-    log = RolloutLog("r")
+    log = RolloutLog("r", ("2",))
     log.add_predictions(predictions([answer("a", 0.5, 0.9)], "b"))
     for received, label in ((1, 0.0), (3, 1.0), (2, 0.0)):
         log.add_labels(feedback({"a": label}, received))
-    paired = log.evidence(BINARY).total.paired
+    paired = log.evidence(BINARY)["2"].total.paired
     assert paired.n == 1
     assert paired.challenger == pytest.approx(-np.log(0.9), abs=1e-6)
 
 
 def test_labels_of_rows_that_only_the_champion_saw_are_no_paired_evidence() -> None:
-    log = RolloutLog("r")
+    log = RolloutLog("r", ("2",))
     log.add_predictions(predictions([answer("a")], "b"))
     log.add_labels(feedback({"a": 1.0, "unknown": 0.0}))
-    assert log.evidence(BINARY).total.paired.n == 0
+    assert log.evidence(BINARY)["2"].total.paired.n == 0
 
 
 def with_columns(answers: list[Answer], **columns: list) -> pa.Table:
@@ -127,10 +129,10 @@ def with_columns(answers: list[Answer], **columns: list) -> pa.Table:
 
 def test_a_tester_who_forces_the_variant_is_no_evidence() -> None:
     answers = [answer("a", 0.5, 0.9), answer("b", 0.5, 0.9), answer("c", error="x")]
-    log = RolloutLog("r")
+    log = RolloutLog("r", ("2",))
     log.add_predictions(with_columns(answers, forced=[False, True, True]))
     log.add_labels(feedback({"a": 1.0, "b": 1.0}))
-    total = log.evidence(BINARY).total
+    total = log.evidence(BINARY)["2"].total
     assert (total.challenger.requests, total.challenger.keys, total.challenger.errors, total.paired.n) == (1, 1, 0, 1)
 
 
@@ -143,10 +145,10 @@ def test_a_batch_tells_one_latency_and_only_where_both_variants_worked_on_it() -
     ]
     champion, challenger = [4.0, 4.0, 4.0, 100.0], [None, 16.0, 16.0, None]
     rows = with_columns(answers, champion_latency_ms=champion, challenger_latency_ms=challenger)
-    log = RolloutLog("r")
+    log = RolloutLog("r", ("2",))
     for part in (rows.slice(0, 2), rows.slice(2)):
         log.add_predictions(part)
-    total = log.evidence(BINARY).total
+    total = log.evidence(BINARY)["2"].total
     assert (total.champion.latency.n, total.challenger.latency.n) == (1, 1)
     assert (total.champion.latency.quantile(0.5), total.challenger.latency.quantile(0.5)) == (4.0, 16.0)
 
@@ -157,21 +159,19 @@ def test_a_log_of_old_tells_the_latency_of_who_answered() -> None:
         answer("b", at_us=2, champion_latency_ms=8.0),
         answer("c", 0.5, 0.9, at_us=1, challenger_latency_ms=16.0),
     ]
-    log = RolloutLog("r")
-    log.add_predictions(
-        predictions(answers, "b").drop_columns(["champion_latency_ms", "challenger_latency_ms", "forced"])
-    )
-    total = log.evidence(BINARY).total
+    log = RolloutLog("r", ("2",))
+    log.add_predictions(predictions(answers, "b").drop_columns(sorted(LATER)))
+    total = log.evidence(BINARY)["2"].total
     assert (total.champion.latency.n, total.challenger.latency.quantile(0.5)) == (2, 16.0)
 
 
 def test_keys_are_counted_once_at_each_share_and_once_as_a_whole() -> None:
     at = [("u", 0.05, 0.9), ("u", 0.05, 0.9), ("u", 0.25, 0.9), ("v", 0.05, None), ("w", 0.25, None)]
     answers = [answer(f"q{i}", 0.5, score, key=key, share=share) for i, (key, share, score) in enumerate(at)]
-    log = RolloutLog("r")
+    log = RolloutLog("r", ("2",))
     log.add_predictions(predictions(answers, "b"))
     log.add_labels(feedback(dict.fromkeys(("q0", "q1", "q2"), 1.0)))
-    seen = log.evidence(BINARY)
+    seen = log.evidence(BINARY)["2"]
     assert [(seen.at(s).champion.keys, seen.at(s).challenger.keys) for s in (0.05, 0.25)] == [(1, 1), (1, 1)]
     assert (seen.at(0.05).challenger.pairs, seen.total.challenger.pairs, seen.total.challenger.keys) == (2, 6, 1)
     assert (seen.at(0.05).paired.strangers, seen.total.paired.strangers) == (1.0, 1.0)
@@ -179,18 +179,18 @@ def test_keys_are_counted_once_at_each_share_and_once_as_a_whole() -> None:
 
 
 def test_evidence_by_accuracy_counts_mistakes() -> None:
-    log = RolloutLog("r")
+    log = RolloutLog("r", ("2",))
     log.add_predictions(predictions([answer("a", 0.4, 0.9), answer("b", 0.4, 0.2), answer("c", 0.7, 0.8)], "b"))
     log.add_labels(feedback({"a": 1.0, "b": 1.0, "c": 1.0}))
-    paired = log.evidence(BINARY, "accuracy").total.paired
+    paired = log.evidence(BINARY, "accuracy")["2"].total.paired
     assert (paired.champion, paired.challenger) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
 
 
 def test_evidence_is_kept_by_share() -> None:
-    log = RolloutLog("r")
+    log = RolloutLog("r", ("2",))
     log.add_predictions(predictions([answer("a", 0.5, 0.9, share=0.05), answer("b", 0.5, 0.9, share=1.0)], "b"))
     log.add_labels(feedback({"b": 1.0}))
-    seen = log.evidence(BINARY)
+    seen = log.evidence(BINARY)["2"]
     assert (seen.at(0.05).challenger.requests, seen.at(0.05).paired.n) == (1, 0)
     assert (seen.at(1.0).challenger.requests, seen.at(1.0).paired.n) == (1, 1)
 
@@ -212,10 +212,10 @@ def test_multiclass_rows_hold_probabilities_and_class() -> None:
     table = predictions([made], "b")
     assert table.column("predicted").to_pylist() == [CLASSES[2]]
     assert table.column("probabilities").to_pylist() == [[0.1, 0.1, 0.8]]
-    log = RolloutLog("r")
+    log = RolloutLog("r", ("2",))
     log.add_predictions(table.select([name for name in columns_read(MULTICLASS) if name in table.column_names]))
     log.add_labels(feedback({"a": 1.0}))
-    paired = log.evidence(MULTICLASS).total.paired
+    paired = log.evidence(MULTICLASS)["2"].total.paired
     assert (paired.champion, paired.challenger) == pytest.approx((-np.log(0.5), -np.log(0.1)))
 
 

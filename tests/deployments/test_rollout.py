@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cluster.contracts import Decision
 from cluster.errors import RolloutError
 from deployments.freeze import FreezeWindow
-from deployments.judge import Verdict
+from deployments.judge import Ruling
 from deployments.policy import RolloutPolicy, Webhook
 from deployments.rollout import RolloutState, advance, begin, command, entry, replay
 
@@ -21,45 +21,46 @@ events = st.lists(
 
 
 def started(policy: RolloutPolicy = POLICY) -> RolloutState:
-    return begin("r1", "trips", "1", "2", policy, 100.0)
+    return begin("r1", "trips", "1", ("2",), policy, 100.0)
 
 
-def verdict(kind: str) -> Verdict:
-    return Verdict.model_validate({"kind": kind, "reason": f"because {kind}", "figures": {"loss": 1.0}})
+def ruling(kind: str) -> Ruling:
+    told = {"kind": kind, "versions": ("2",), "reason": f"because {kind}", "figures": {"loss": 1.0}}
+    return Ruling.model_validate(told)
 
 
 def apply(state: RolloutState, event: str, now: float) -> tuple[RolloutState, Decision]:
     if event in ("advance", "hold", "verdict-abort"):
-        return advance(state, verdict(event.removeprefix("verdict-")), now)
+        return advance(state, ruling(event.removeprefix("verdict-")), now)
     return command(state, event, f"because {event}", now)
 
 
 def test_each_advance_takes_one_step_and_the_last_promotes() -> None:
     state, seen = started(), []
     while state.active:
-        state, decision = advance(state, verdict("advance"), 101.0)
+        state, decision = advance(state, ruling("advance"), 101.0)
         seen.append((decision.action, decision.share))
     assert seen == [("advance", 0.5), ("advance", 1.0), ("promote", 0.0)]
     assert (state.status, state.share) == ("promoted", 0.0)
 
 
 def test_abort_ends_it_at_once() -> None:
-    state, decision = advance(started(), verdict("abort"), 101.0)
+    state, decision = advance(started(), ruling("abort"), 101.0)
     assert (state.status, state.share, decision.action, decision.reason) == ("aborted", 0.0, "abort", "because abort")
 
 
 def test_a_paused_rollout_keeps_its_share_and_is_still_aborted_for_harm() -> None:
     state, _ = command(started(), "pause", "night", 110.0)
-    held, decision = advance(state, verdict("advance"), 120.0)
+    held, decision = advance(state, ruling("advance"), 120.0)
     assert (held.status, held.share, decision.action) == ("paused", 0.1, "hold")
-    assert advance(state, verdict("abort"), 120.0)[0].status == "aborted"
+    assert advance(state, ruling("abort"), 120.0)[0].status == "aborted"
 
 
 def test_the_deadline_starts_anew_after_a_pause() -> None:
     assert started().step_age_s(started().since + 5.0) == 5.0
     state, _ = command(started(), "pause", "night", 110.0)
     assert state.step_age_s(1e9) == 0.0
-    assert advance(state, verdict("hold"), 120.0)[0].reason == "night"
+    assert advance(state, ruling("hold"), 120.0)[0].reason == "night"
     assert command(state, "resume", "day", 500.0)[0].since == 500.0
 
 
@@ -72,7 +73,7 @@ def test_orders_to_an_ended_rollout_are_refused(order: str) -> None:
 
 def test_a_version_cannot_challenge_itself() -> None:
     with pytest.raises(RolloutError, match="is the champion already"):
-        begin("r1", "trips", "2", "2", POLICY, 0.0)
+        begin("r1", "trips", "2", ("2",), POLICY, 0.0)
 
 
 @pytest.mark.parametrize("steps", [(), (0.5,), (0.5, 0.1, 1.0), (0.0, 1.0), (0.5, 0.5, 1.0)])
@@ -116,7 +117,7 @@ def test_shares_only_grow_until_the_end(history: list[str]) -> None:
 def test_a_step_takes_its_bake_time_also_the_last_one() -> None:
     state, seen = started(RolloutPolicy(steps=(0.5, 1.0), bake_s=60.0)), []
     for now in (130.0, 159.0, 160.0, 219.0, 220.0):
-        state, decision = advance(state, verdict("advance"), now)
+        state, decision = advance(state, ruling("advance"), now)
         seen.append((decision.action, state.remark))
     assert seen == [
         ("hold", "bakes at 50%"),
@@ -125,53 +126,53 @@ def test_a_step_takes_its_bake_time_also_the_last_one() -> None:
         ("hold", "bakes at 100%"),
         ("promote", ""),
     ]
-    assert advance(started(RolloutPolicy(bake_s=60.0)), verdict("abort"), 101.0)[0].status == "aborted"
+    assert advance(started(RolloutPolicy(bake_s=60.0)), ruling("abort"), 101.0)[0].status == "aborted"
 
 
 def test_a_gate_waits_for_a_person_and_is_opened_once() -> None:
-    state, decision = advance(started(GATED), verdict("advance"), 106.0)
+    state, decision = advance(started(GATED), ruling("advance"), 106.0)
     assert (state.status, state.share, decision.action, decision.share) == ("waiting", 0.1, "pause", 0.1)
     assert "gate at 10%" in decision.reason
     assert state.step_age_s(1e9) == 0.0
-    assert advance(state, verdict("advance"), 200.0)[0].status == "waiting"
-    assert advance(state, verdict("abort"), 200.0)[0].status == "aborted"
+    assert advance(state, ruling("advance"), 200.0)[0].status == "waiting"
+    assert advance(state, ruling("abort"), 200.0)[0].status == "aborted"
     opened, _ = command(state, "resume", "looks fine", 300.0)
     assert opened.status == "running"
     # What has baked before the gate need not bake again.
-    after, decision = advance(opened, verdict("advance"), 301.0)
+    after, decision = advance(opened, ruling("advance"), 301.0)
     assert (after.share, decision.action) == (0.5, "advance")
-    assert advance(after, verdict("advance"), 307.0)[0].share == 1.0
+    assert advance(after, ruling("advance"), 307.0)[0].share == 1.0
     assert command(state, "promote", "now", 300.0)[0].status == "promoted"
 
 
 def test_a_pause_before_the_gate_does_not_open_it() -> None:
     paused, _ = command(started(GATED), "pause", "night", 101.0)
     resumed, _ = command(paused, "resume", "day", 102.0)
-    assert advance(resumed, verdict("advance"), 108.0)[0].status == "waiting"
+    assert advance(resumed, ruling("advance"), 108.0)[0].status == "waiting"
 
 
 def test_nothing_advances_in_a_freeze_and_harm_aborts() -> None:
     # 1970 began on a Thursday.
     policy = RolloutPolicy(steps=(0.5, 1.0), freezes=(FreezeWindow(start="thu 00:00", end="thu 01:00"),))
-    held, decision = advance(started(policy), verdict("advance"), 3599.0)
+    held, decision = advance(started(policy), ruling("advance"), 3599.0)
     assert (decision.action, held.remark, "frozen" in decision.reason) == (
         "hold",
         "frozen from thu 00:00 until thu 01:00 UTC",
         True,
     )
-    assert advance(held, verdict("advance"), 3600.0)[1].action == "advance"
-    assert advance(held, verdict("abort"), 3599.0)[1].action == "abort"
+    assert advance(held, ruling("advance"), 3600.0)[1].action == "advance"
+    assert advance(held, ruling("abort"), 3599.0)[1].action == "abort"
 
 
 def test_a_dry_run_tells_what_it_would_do_and_does_it_not() -> None:
     state = started(RolloutPolicy(steps=(0.1, 1.0), dry_run=True))
     for kind, would in (("advance", "advance"), ("abort", "abort")):
-        after, decision = advance(state, verdict(kind), 1e6)
+        after, decision = advance(state, ruling(kind), 1e6)
         assert (after.status, after.share, decision.action) == ("running", 0.1, "hold")
         assert (after.remark, f"would {would}: because {kind}" in decision.reason) == (f"dry run: {would}", True)
     assert command(state, "abort", "seen enough", 1e6)[0].status == "aborted"
     single = started(RolloutPolicy(steps=(1.0,), dry_run=True))
-    assert advance(single, verdict("advance"), 1e6)[0].remark == "dry run: promote"
+    assert advance(single, ruling("advance"), 1e6)[0].remark == "dry run: promote"
 
 
 @pytest.mark.parametrize(

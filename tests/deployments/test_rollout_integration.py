@@ -15,6 +15,7 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from deployments import config, controller
 from deployments.controller import RolloutStatus
+from deployments.evidence import Evidence
 from deployments.policy import RolloutPolicy, Webhook
 from deployments.user_config import challenger_prefix
 from tests.deployments.conftest import MODEL, TRUE_SLOPE, Versions
@@ -85,11 +86,11 @@ def test_a_shadow_answers_nobody_until_it_is_promoted(
     policy = POLICY.model_copy(update={"shadow": True})
     with Load(str(http.base_url), TRUE_SLOPE, name="shadow") as load:
         ray.get(rollout.start.remote(versions.good, policy))
-        until(lambda: ray.get(rollout.status.remote()).evidence.total.paired.n > 20, "pairs are seen")
+        until(lambda: _evidence(rollout, versions.good).paired.n > 20, "pairs are seen")
         assert set(load.outcomes) == {(200, "champion")}
         status = finished(rollout)
     assert status.state.status == "promoted", status.state.reason
-    assert status.evidence.total.challenger.errors == 0
+    assert _evidence(rollout, versions.good).challenger.errors == 0
     assert load.failed == []
     assert registry.aliased(MODEL, CHAMPION).version == versions.good.version
 
@@ -116,7 +117,7 @@ def test_a_challenger_that_fails_requests_is_aborted_and_callers_see_nothing(
         status = finished(rollout)
     assert status.state.status == "aborted"
     assert "failed" in status.state.reason
-    assert status.evidence.total.challenger.errors > 0
+    assert _evidence(rollout, versions.failing).challenger.errors > 0
     assert load.failed == []
     assert set(load.outcomes) == {(200, "champion")}
 
@@ -218,11 +219,48 @@ def test_a_header_forces_the_variant(http: httpx.Client, versions: Versions, rol
     assert http.post("/infer", json=infer_body([0.5]), headers={"x-rayloop-variant": "x"}).status_code == 400
 
 
+def test_of_two_challengers_the_bad_one_is_dropped_and_the_good_one_promoted(
+    cluster: Settings, registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    good, bad = versions.good.version, versions.bad.version
+    with Load(str(http.base_url), TRUE_SLOPE, name="several") as load:
+        policy = POLICY.model_copy(update={"steps": (0.6, 1.0), "gates": (0.6,)})
+        ray.get(rollout.start.remote([versions.bad, versions.good], policy))
+        told = http.get("").json()["versions"]
+        assert set(told) >= {versions.champion.version, good, bad}
+        for version in (bad, good):
+            response = http.post(f"/versions/{version}/infer", json=infer_body([0.5]))
+            assert (response.headers["x-rayloop-version"], response.status_code) == (version, 200)
+        unclear = http.post("/infer", json=infer_body([0.5]), headers={"x-rayloop-variant": "challenger"})
+        assert (unclear.status_code, unclear.json()["field"]) == (400, "x-rayloop-variant")
+        assert "2 challengers are on trial" in unclear.json()["error"]
+        until(lambda: "drop" in _actions(rollout), "the bad one is dropped")
+        dropped = next(d for d in ray.get(rollout.status.remote()).decisions if d.action == "drop")
+        assert (dropped.challengers, "the challenger is worse" in dropped.reason) == ((bad,), True)
+        until(lambda: registry.aliased(MODEL, CHALLENGER) is not None, "one is left")
+        assert http.post(f"/versions/{bad}/infer", json=infer_body([0.5])).status_code == 404
+        os.kill(ray.get(rollout.pid.remote()), signal.SIGKILL)
+        until(lambda: _status(rollout) == "waiting", "the controller is back, and the gate is reached")
+        state = ray.get(rollout.status.remote()).state
+        assert (state.challengers, state.entrants, state.share) == ((good,), (bad, good), 0.3)
+        ray.get(rollout.promote.remote("seen enough", good))
+        until(lambda: version_served(http) == good, "the new champion answers")
+    assert _actions(rollout) == ["start", "drop", "pause", "promote"]
+    assert load.failed == []
+    assert registry.aliased(MODEL, CHAMPION).version == good
+    assert not has_challenger(cluster)
+
+
 def _status(actor) -> str:
     try:
         return ray.get(actor.status.remote()).state.status
     except ray.exceptions.ActorUnavailableError:
         return ""
+
+
+def _evidence(actor, version: ModelVersion) -> Evidence:
+    found = ray.get(actor.status.remote()).evidence
+    return found[version.version].total if version.version in found else Evidence()
 
 
 def _actions(actor) -> list[str]:

@@ -1,42 +1,75 @@
-"""The split is sticky, monotone, uniform, and dealt anew by another salt."""
+"""The split is sticky, monotone for each challenger, uniform, and dealt anew by another salt."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.contracts import CHALLENGER, CHAMPION
-from deployments.split import assign, position
+from deployments.split import assign, position, start
 
 PLACE = 0.6624169971365433
+keys = st.text(st.characters(codec="utf-8"))
 shares = st.floats(0.0, 1.0)
 
 
-@given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
+def starts(challengers: int) -> tuple[float, ...]:
+    return tuple(start(index, challengers) for index in range(challengers))
+
+
+@given(keys, keys)
 def test_a_key_has_a_place_in_the_unit_interval(salt: str, key: str) -> None:
     assert 0.0 <= position(salt, key) < 1.0
 
 
 def test_places_do_not_change_between_versions_of_the_code() -> None:
     assert position("rollout", "user-1") == pytest.approx(PLACE, abs=1e-15)
+    # One challenger has the same keys that it had before there could be several.
+    assert [assign("rollout", "user-1", share) for share in (PLACE - 1e-9, PLACE + 1e-9)] == [None, 0]
 
 
-@given(st.text(st.characters(codec="utf-8")), shares, shares)
-def test_nobody_moves_back_as_the_share_grows(key: str, a: float, b: float) -> None:
-    if assign("s", key, min(a, b)) == CHALLENGER:
-        assert assign("s", key, max(a, b)) == CHALLENGER
+@given(keys, st.integers(1, 7), shares, shares)
+def test_nobody_moves_to_the_champion_or_to_another_challenger_as_shares_grow(
+    key: str, challengers: int, a: float, b: float
+) -> None:
+    before, after = (assign("s", key, share / challengers, starts(challengers)) for share in sorted((a, b)))
+    assert before in (None, after)
 
 
-@given(st.text(st.characters(codec="utf-8")))
-def test_nobody_at_zero_everybody_at_one(key: str) -> None:
-    assert assign("s", key, 0.0) == CHAMPION
-    assert assign("s", key, 1.0) == CHALLENGER
+@given(keys, st.integers(2, 7), st.data())
+def test_when_others_are_dropped_who_is_left_keeps_its_keys_and_may_take_all(
+    key: str, challengers: int, data: st.DataObject
+) -> None:
+    all_of_them = starts(challengers)
+    left = data.draw(st.lists(st.integers(0, challengers - 1), min_size=1, unique=True))
+    share = data.draw(shares) / challengers
+    before = assign("s", key, share, all_of_them)
+    found = assign("s", key, share, [all_of_them[index] for index in left])
+    # The others' keys are the champion's; nobody else moves.
+    assert (None if found is None else left[found]) == (before if before in left else None)
+    alone = [all_of_them[left[0]]]
+    if before == left[0]:
+        assert assign("s", key, data.draw(st.floats(share, 1.0)), alone) == 0
+    assert assign("s", key, 1.0, alone) == 0
 
 
+@given(keys, st.integers(1, 7))
+def test_nobody_at_zero(key: str, challengers: int) -> None:
+    assert assign("s", key, 0.0, starts(challengers)) is None
+
+
+@given(st.integers(0, 2**53 - 1), st.integers(1, 9), st.data())
+def test_distances_on_the_circle_are_exact(place: int, challengers: int, data: st.DataObject) -> None:
+    begin = start(data.draw(st.integers(0, challengers - 1)), challengers)
+    assert 0.0 <= (place / 2.0**53 - begin) % 1.0 < 1.0
+
+
+@pytest.mark.parametrize("challengers", [1, 3])
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.5])
-def test_the_share_of_keys_is_the_share_asked_for(share: float) -> None:
-    dealt = [assign("rollout", f"user-{i}", share) == CHALLENGER for i in range(20_000)]
-    assert np.mean(dealt) == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 20_000))
+def test_the_share_of_keys_is_the_share_asked_for(share: float, challengers: int) -> None:
+    each = share / challengers
+    dealt = [assign("rollout", f"user-{i}", each, starts(challengers)) for i in range(20_000)]
+    for index in range(challengers):
+        assert dealt.count(index) / 20_000 == pytest.approx(each, abs=4 * np.sqrt(each * (1 - each) / 20_000))
 
 
 def test_another_salt_deals_independently() -> None:

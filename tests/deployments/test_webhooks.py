@@ -17,7 +17,7 @@ SECRET = "RAYLOOP_TEST_HOOK_SECRET"
 
 
 def step(*hooks: Webhook) -> tuple[RolloutState, Decision]:
-    state = begin("r1", "trips", "1", "2", RolloutPolicy(webhooks=hooks), 100.0)
+    state = begin("r1", "trips", "1", ("2",), RolloutPolicy(webhooks=hooks), 100.0)
     return state, entry(state, "advance", 101.0, {"loss": 0.5})
 
 

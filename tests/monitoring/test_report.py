@@ -36,7 +36,7 @@ def decisions(*actions: str) -> tuple[Decision, ...]:
             share=0.0 if action in ("promote", "abort") else 0.25 * (i + 1),
             reason=f"because {NASTY} {i}",
             champion="1",
-            challenger="2",
+            challengers=("2",),
         )
         for i, action in enumerate(actions)
     )
