@@ -21,6 +21,7 @@ from features.definitions import Aggregate, FeatureView
 AS_OF = "as_of"
 INSTANT = pl.Datetime("us", "UTC")
 
+
 _ROW = "__row"
 _AT = "__at"
 # Beyond this many units a sum of many values could leave 64 bits.
