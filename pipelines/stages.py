@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime
 
 import polars as pl
 
@@ -27,11 +27,18 @@ def land_sources(workspace: Workspace) -> dict[str, Landed]:
     """Land every source of the project; they wait on disk and on one another's tasks, so they go side by side."""
     project = workspace.project
     with workspace.progress.stage("data"), ThreadPoolExecutor(len(project.sources)) as pool:
-        found = list(pool.map(lambda source: land(source, workspace.tables, project.name), project.sources))
+        now = datetime.now(UTC)
+        found = list(
+            pool.map(
+                lambda source: land(source, workspace.tables, project.name, workspace.settings, now), project.sources
+            )
+        )
         landed = {source.name: one for source, one in zip(project.sources, found, strict=True)}
         for name, one in landed.items():
-            put_aside = sum(one.quarantined.values())
+            put_aside = one.put_aside
             workspace.progress(f"{name}: {one.added:,} rows landed, {one.present:,} known, {put_aside:,} in quarantine")
+            if one.stale:
+                workspace.progress(f"WARNING: {one.stale}")
     return landed
 
 
