@@ -21,7 +21,7 @@ import polars as pl
 
 from cluster.errors import DataError
 from features.definitions import Aggregate, FeatureView
-from features.pit import units
+from features.history import units
 
 # How far behind the newest event a look-up may lie and still be exact.
 LATENESS_US = 24 * 3600 * 1_000_000
@@ -76,7 +76,7 @@ class Layout:
     def events(self, rows: pl.DataFrame) -> State:
         """Rows of the source, sorted by known-at time, as a state; those of one entity, or to be taken apart (State.take)."""
         times = [rows.get_column(c).dt.epoch("us") for c in (self.view.known_at, self.view.event_time)]
-        sums = [rows.select(units(a)).to_series().fill_null(_NEVER) for a in self._sums]
+        sums = [units(self.view, a, rows.select(_finite(a.column)).to_series()).fill_null(_NEVER) for a in self._sums]
         numbers = [_bits(rows.get_column(f.column)) for f in self._numbers]
         matrix = np.stack([np.asarray(column, np.int64) for column in [*times, *sums, *numbers]])
         return State(_NEVER, matrix, [rows.get_column(f.column).cast(pl.String).to_list() for f in self._texts])
@@ -152,6 +152,11 @@ def _value(aggregate: Aggregate, count: int, units_sum: int) -> float | None:
     if aggregate.op == "sum":
         return total
     return total / count if count else None
+
+
+def _finite(column: str) -> pl.Expr:
+    value = pl.col(column).cast(pl.Float64)
+    return pl.when(value.is_finite()).then(value)
 
 
 def _bits(values: pl.Series) -> np.ndarray:
