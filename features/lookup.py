@@ -77,7 +77,8 @@ class Lookup:
         self._led_width = _column([self.layouts[v].width for v in self._led])
         self._event_word = _column([words[v]["event", ""] for v in self._led])
         self._lead_word = _column([words[v]["lead", ""] for v in self._led])
-        self._ttl = _column([view.ttl_us if view.ttl_us is not None else 0 for view in (views[v] for v in self._led)])
+        # Until when (before the time of a row) the newest event lasts.
+        self._ttl = _column([view.strict + view.ttl_us if view.ttl_us is not None else 0 for view in (views[v] for v in self._led)])
         self._expires = _column([views[v].ttl is not None for v in self._led], bool)
         numbers = [(v, f) for v, f in latest if f.kind == "number"]
         self._last = np.array([self._at[f.name] for _, f in numbers], np.intp)

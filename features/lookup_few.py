@@ -59,13 +59,13 @@ class RowLookup:
                 n = words[upto + word] - words[since + word]
                 for i, read in reads:
                     numbers[i] = read(words, since, upto, n)
-        return numbers, self._newest(state, words, upto, at, numbers) if self._last or self._texts else []
+        return numbers, self._newest(state, words, upto, seen, numbers) if self._last or self._texts else []
 
     def _newest(
-        self, state: bytes, words: memoryview, upto: int, at: int, numbers: list[float]
+        self, state: bytes, words: memoryview, upto: int, seen: int, numbers: list[float]
     ) -> list[str | None]:
         lead = upto - words[upto + self._words["lead", ""]] * self._width
-        if self._ttl is not None and words[lead + self._words["event", ""]] <= at - self._ttl:
+        if self._ttl is not None and words[lead + self._words["event", ""]] <= seen - self._ttl:
             return [None] * len(self._texts)
         for i, word in self._last:
             numbers[i] = words[lead + word : lead + word + 1].cast("B").cast("d")[0]
