@@ -162,7 +162,7 @@ class FeatureView(Frozen):
 
     ``latest`` takes the row with the newest event time among those that count; of equals the one known last, of these
     the one with the largest ``ties`` (a number or timestamp column; missing is smallest), of these the one that stands
-    last in the source. Rows older than ``ttl`` (event time <= t - ttl) are missing values.
+    last in the source. When that row is older than ``ttl``, event time <= t - ttl (< with ``strict``), there is none.
 
     ``derived`` are columns computed from the source's own, row by row; ``aggregates``, ``latest`` and ``ties`` may name
     them. ``owner`` and ``description`` are for people, and no part of the content hash.
