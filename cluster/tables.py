@@ -29,6 +29,7 @@ from pyiceberg.manifest import ManifestFile
 from pyiceberg.schema import Schema
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from pyiceberg.types import TimestamptzType
 from pyiceberg.utils.datetime import micros_to_timestamptz
@@ -40,6 +41,9 @@ from cluster.settings import Settings
 
 if TYPE_CHECKING:
     import ray.data
+
+Where = Mapping[str, Collection[str]]
+"""For each of some text columns the values that are meant."""
 
 _KEY = "rayloop.key"
 _BLOCK_ROWS = 65_536
@@ -163,6 +167,10 @@ class Tables:
             return []
         return sorted(".".join(identifier) for identifier in self._catalog.list_tables(namespace))
 
+    def has_snapshot(self, snapshot: Snapshot) -> bool:
+        """Whether the snapshot can still be read."""
+        return self.exists(snapshot.table) and self._load(snapshot.table).snapshot_by_id(snapshot.id) is not None
+
     def newest(self, name: str, column: str) -> datetime | None:
         """Largest value of a timestamp column, by the files' statistics; None without rows. Raises SnapshotNotFound."""
         table = self._load(name)
@@ -173,16 +181,26 @@ class Tables:
         values = [int(from_bytes(field.field_type, bound)) for bound in bounds if bound is not None]
         return micros_to_timestamptz(max(values)) if values else None
 
-    def delete(self, name: str, where: Mapping[str, Collection[str]]) -> int:
+    def find(self, name: str, where: Where, columns: Sequence[str]) -> pa.Table:
+        """Columns of the newest snapshot's rows whose text columns each have one of the values given."""
+        return self._load(name).scan(row_filter=_filter(where), selected_fields=tuple(columns)).to_arrow()
+
+    def held(self, name: str, where: Where) -> bool:
+        """Whether an older snapshot has such rows, which were deleted or replaced since."""
+        table = self._load(name)
+        if all(snapshot.summary and snapshot.summary.operation == Operation.APPEND for snapshot in table.snapshots()):
+            return False
+        scans = (table.scan(_filter(where), snapshot_id=old.snapshot_id) for old in table.snapshots()[:-1])
+        return any(scan.select(*where).to_arrow().num_rows for scan in scans)
+
+    def delete(self, name: str, where: Where) -> int:
         """Delete the rows whose text columns each have one of the values given; returns how many there were.
 
         Files that hold such rows are written anew without them. What they held stays in older snapshots (``expire``).
         """
-        table = self._load(name)
-        rows = reduce(And, (In(term=column, values=set(values)) for column, values in where.items()), AlwaysTrue())  # type: ignore[arg-type]
-        found = int(table.scan(row_filter=rows, selected_fields=tuple(where)).to_arrow().num_rows)
+        found = self.find(name, where, tuple(where)).num_rows
         if found:
-            table.delete(rows)
+            self._load(name).delete(_filter(where))
         return found
 
     def expire(self, name: str) -> tuple[int, ...]:
@@ -270,6 +288,11 @@ class TablePart:
         scan = ArrowScan(self.metadata, self.io, chosen, AlwaysTrue())
         for batch in scan.to_record_batches([self.task]):
             yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+
+
+def _filter(where: Where) -> BooleanExpression:
+    """In, for each column; a value that occurs in no column is fine."""
+    return reduce(And, (In(term=column, values=set(values)) for column, values in where.items()), AlwaysTrue())  # type: ignore[arg-type]
 
 
 def _manifests(table: Table) -> list[ManifestFile]:

@@ -51,7 +51,7 @@ def gather(workspace: Workspace, baselines: Results) -> Report:
     """Everything on the page."""
     name = workspace.project.name
     versions = workspace.registry.versions(name)
-    held_out = _HeldOut(workspace, versions[0]) if versions else None
+    held_out = _held_out(workspace, versions)
     live = _live_quality(workspace)
     monitor = _monitor(name)
     return Report(
@@ -66,6 +66,14 @@ def gather(workspace: Workspace, baselines: Results) -> Report:
         versions=tuple(_version(workspace, v) for v in versions),
         timings=tuple(Timing(stage=s, seconds=t) for s, t in workspace.progress.seconds.items()),
     )
+
+
+def _held_out(workspace: Workspace, versions: list[ModelVersion]) -> _HeldOut | None:
+    """Of the first version whose training frame is still there: rows may have had to be forgotten."""
+    for version in versions:
+        if workspace.tables.has_snapshot(Manifest.load(workspace.registry.fetch(version)).snapshot):
+            return _HeldOut(workspace, version)
+    return None
 
 
 class _HeldOut:

@@ -116,6 +116,19 @@ def test_deleted_rows_are_nowhere_once_older_snapshots_are_expired(tables: Table
     assert tables.append(NAME, customers("dora-4")).rows == 3
 
 
+def test_older_snapshots_hold_what_was_deleted_since(tables: Tables) -> None:
+    anna = {"customer": ["anna-1"]}
+    tables.append(NAME, customers("anna-1", "bert-2"))
+    tables.append(NAME, customers("bert-2"))
+    assert not tables.held(NAME, anna)
+    assert tables.find(NAME, anna, ["at"]).num_rows == 1
+    tables.delete(NAME, anna)
+    assert tables.held(NAME, anna)
+    assert not tables.held(NAME, {"customer": ["carl-3"]})
+    tables.expire(NAME)
+    assert not tables.held(NAME, anna)
+
+
 def test_a_deletion_of_nobody_makes_no_snapshot(tables: Tables) -> None:
     made = tables.append(NAME, customers("bert-2"))
     assert tables.delete(NAME, {"customer": ["anna-1"]}) == 0
