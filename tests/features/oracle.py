@@ -89,8 +89,15 @@ def _finished(view: FeatureView, row: dict) -> dict[str, Cell]:
             newest = None
     for latest in view.latest:
         value = newest[latest.column] if newest else None
-        values[latest.name] = None if isinstance(value, float) and math.isnan(value) else value
+        values[latest.name] = _plain(value)
     return values
+
+
+def _plain(value: Cell) -> Cell:
+    """NaN is missing, and there is one zero."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else value + 0.0
+    return value
 
 
 def _value(aggregate: Aggregate, row: dict, name: str) -> float | None:
