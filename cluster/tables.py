@@ -198,7 +198,7 @@ class Tables:
 
         Files that hold such rows are written anew without them. What they held stays in older snapshots (``expire``).
         """
-        found = self.find(name, where, tuple(where)).num_rows
+        found: int = self.find(name, where, tuple(where)).num_rows
         if found:
             self._load(name).delete(_filter(where))
         return found
