@@ -131,7 +131,10 @@ class ViewReader:
         view_of = {c.name: v for v, view in enumerate(views) for c in view.columns}
         self._view_of_number = np.array([view_of[name] for name in self._lookup.numbers], np.intp)
         self._view_of_text = [view_of[name] for name in self._lookup.texts]
-        blanks = [([c.kind for c in view.columns].count("number"), [c.kind for c in view.columns].count("category")) for view in views]
+        blanks = [
+            ([c.kind for c in view.columns].count("number"), [c.kind for c in view.columns].count("category"))
+            for view in views
+        ]
         self._blanks = [([math.nan] * numbers, [None] * texts) for numbers, texts in blanks]
 
     def columns(self, rows: Mapping[str, Cells], size: int) -> dict[str, pa.Array]:
@@ -167,9 +170,7 @@ class ViewReader:
         if times.null_count:
             times = times.fill_null(_END_OF_TIME)
         which, wanted, views = self._slots({key: _texts(cells) for key, cells in keys.items()})
-        states = [
-            state or self._empty[view] for state, view in zip(self._store.get_many(wanted), views, strict=True)
-        ]
+        states = [state or self._empty[view] for state, view in zip(self._store.get_many(wanted), views, strict=True)]
         found = self._lookup(states, which, np.asarray(times))
         return found if usable is None else self._masked(found, usable)
 

@@ -154,7 +154,9 @@ def _supertype(one: Compiled, other: Compiled) -> Compiled:
     return one
 
 
-def _both(do: Callable[[Any, Any], Any], left: Callable[[Row], Any], right: Callable[[Row], Any]) -> Callable[[Row], Any]:
+def _both(
+    do: Callable[[Any, Any], Any], left: Callable[[Row], Any], right: Callable[[Row], Any]
+) -> Callable[[Row], Any]:
     def run(row: Row) -> Any:
         a, b = left(row), right(row)
         return None if a is None or b is None else do(a, b)
@@ -209,7 +211,9 @@ def _temporal(function: Any, of: Compiled) -> Compiled:
 @lru_cache(maxsize=8192)
 def _offset(zone: str, quarter: int) -> int:
     """Microseconds by which the clocks of a zone are ahead of UTC in this quarter of an hour since the epoch, by Polars."""
-    ends = pl.Series([quarter * _QUARTER_US, (quarter + 1) * _QUARTER_US - 1], dtype=pl.Int64).cast(pl.Datetime("us", "UTC"))
+    ends = pl.Series([quarter * _QUARTER_US, (quarter + 1) * _QUARTER_US - 1], dtype=pl.Int64).cast(
+        pl.Datetime("us", "UTC")
+    )
     local = ends.dt.convert_time_zone(zone).dt.replace_time_zone(None)
     first, last = (local.to_physical() - ends.to_physical()).to_list()
     if first != last:

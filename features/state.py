@@ -215,7 +215,7 @@ class Layout:
         some = last_gone > first
         source = np.arange(len(at))
         if self.view.latest:
-            source[first] = (last_gone - self._lead(events)[last_gone])
+            source[first] = last_gone - self._lead(events)[last_gone]
         matrix = events.matrix.copy()
         matrix[:, self._kept] = events.matrix[np.ix_(source, self._kept)]
         texts = [
@@ -270,9 +270,12 @@ class Layout:
         starts = np.arange(len(first)) * HEAD + first * self.width
         words = np.empty(len(first) * HEAD + matrix.size, np.int64)
         words[starts + _COUNT], words[starts + _CUT], words[starts + _PEAK] = rows - 1, cut, peak
-        words[(starts + HEAD)[entity][:, None] + (np.arange(len(entity)) - first[entity])[:, None] * self.width + np.arange(self.width)] = matrix
+        words[
+            (starts + HEAD)[entity][:, None]
+            + (np.arange(len(entity)) - first[entity])[:, None] * self.width
+            + np.arange(self.width)
+        ] = matrix
         return _cut_up(words, np.append(starts, len(words)), first, events.texts)
-
 
     def _check_sums(self, column: str, rows: np.ndarray, largest: np.ndarray) -> None:
         if float((rows.astype(np.float64) * largest).max()) > _MAX_SUM:

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
-import polars as pl
-
 from cluster.contracts import CHAMPION, ModelVersion, Snapshot
 from cluster.errors import ProjectError, SnapshotNotFound
 from features.bundle import Manifest
 from features.frame import build_frame
 from features.landing import Landed, land
-from features.materialize import materialize
+from features.loading import load
 from features.split import Split
 from pipelines.serving import deploy, serves, start_rollout
 from pipelines.versions import Candidate, Frame, Recipe, make_version, tune
@@ -60,12 +58,8 @@ def materialize_online(workspace: Workspace, landed: Snapshots, until: datetime)
     """Bring the online store up to what was known ``until``."""
     views = workspace.project.features.views
     with workspace.progress.stage("online"):
-        for source in {view.source for view in views}:
-            mine = [view for view in views if view.source == source]
-            columns = sorted({column for view in mine for column in view.source_columns})
-            events = pl.DataFrame(workspace.tables.read(landed[source].table, landed[source].id, columns))
-            for view in mine:
-                materialize(workspace.store, view, events, round(until.timestamp() * 1_000_000))
+        for view in views:
+            load(workspace.store, view, workspace.tables, landed[view.source], round(until.timestamp() * 1_000_000))
         if views:
             workspace.progress(f"{len(views)} views materialised until {until:%Y-%m-%d %H:%M}")
 

@@ -21,7 +21,15 @@ from tests.features.stores import MemoryStore
 CASES = 200
 END_US = 1 << 60
 # value, category, sequence
-VALUES = ((0.1, "u", 1), (0.2, "v", 2), (0.3, "u", 1), (-2.5, "", None), (None, None, 0), (float("inf"), "u", 2), (1e10, "w", 1))
+VALUES = (
+    (0.1, "u", 1),
+    (0.2, "v", 2),
+    (0.3, "u", 1),
+    (-2.5, "", None),
+    (None, None, 0),
+    (float("inf"), "u", 2),
+    (1e10, "w", 1),
+)
 
 
 def online(view: FeatureView, store: MemoryStore, rows: pl.DataFrame, at_once: int) -> pl.DataFrame:
@@ -56,7 +64,12 @@ def edges(case: Case) -> pl.DataFrame:
 
 
 def assert_same(case: Case, store: MemoryStore) -> None:
-    for rows, at_once in ((case.rows, 1), (case.rows, 1000), (edges(case), 1000), (edges(case).sample(fraction=0.02, seed=1), 1)):
+    for rows, at_once in (
+        (case.rows, 1),
+        (case.rows, 1000),
+        (edges(case), 1000),
+        (edges(case).sample(fraction=0.02, seed=1), 1),
+    ):
         if rows.height:
             expected = pit.join(case.view, case.events, rows)
             assert bits(online(case.view, store, rows, at_once)).equals(bits(expected))
@@ -72,7 +85,9 @@ def crowded(draw: st.DrawFn) -> Case:
     ]
     names = ("a", "b", "happened", "known", "x", "c", "sequence")
     events = pl.DataFrame(cells, schema=names, orient="row", strict=False).with_columns(
-        (pl.col("happened", "known") * MINUTE_US).cast(INSTANT), pl.col("x").cast(pl.Float64), revised=pl.lit(None, INSTANT)
+        (pl.col("happened", "known") * MINUTE_US).cast(INSTANT),
+        pl.col("x").cast(pl.Float64),
+        revised=pl.lit(None, INSTANT),
     )
     return Case(draw(views()), events, events.select("a", "b", pl.col("known").alias(AS_OF)).head(3))
 

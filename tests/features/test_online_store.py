@@ -81,13 +81,18 @@ def test_one_address_is_one_store(uri: str) -> None:
 
 def asked(times: int) -> pl.DataFrame:
     when = [EPOCH + timedelta(hours=100, minutes=7 * i) for i in range(times)]
-    return pl.DataFrame({"a": "p", "b": ["q", "nobody"] * (times // 2), AS_OF: when}).with_columns(pl.col(AS_OF).cast(INSTANT))
+    return pl.DataFrame({"a": "p", "b": ["q", "nobody"] * (times // 2), AS_OF: when}).with_columns(
+        pl.col(AS_OF).cast(INSTANT)
+    )
 
 
 def read(store: OnlineStore, rows: pl.DataFrame) -> pl.DataFrame:
     features = FeatureSet(name="set", request=category("a", "b"), views=(VIEW,))
     reader = FeatureReader(features, store)
-    parts = [reader.frame(r.select("a", "b").to_arrow(), round(r.item(0, AS_OF).timestamp() * 1e6)) for r in rows.iter_slices(1)]
+    parts = [
+        reader.frame(r.select("a", "b").to_arrow(), round(r.item(0, AS_OF).timestamp() * 1e6))
+        for r in rows.iter_slices(1)
+    ]
     return pl.DataFrame(pa.concat_tables(parts)).select(c.name for c in VIEW.columns)
 
 

@@ -89,7 +89,10 @@ def same(one: object, other: object) -> bool:
 
 @given(features, rows)
 @settings(max_examples=1500, deadline=None)
-@example(derive("f", (T.dt.hour() * 60).cast(pl.Int32), "number"), {"t": at(2020, 1, 1, 20), "u": 0, "x": 1.0, "y": 1.0, "c": ""})
+@example(
+    derive("f", (T.dt.hour() * 60).cast(pl.Int32), "number"),
+    {"t": at(2020, 1, 1, 20), "u": 0, "x": 1.0, "y": 1.0, "c": ""},
+)
 def test_one_row_is_as_polars_makes_it(derived: Derived, row: dict) -> None:
     run = compiled(derived, COLUMNS)
     if run is None:
@@ -108,14 +111,21 @@ def test_the_features_of_the_flights_need_no_polars(derived: Derived) -> None:
         run({"scheduled_at": at(2013, 1, 1) + hour * 3_600_000_000})
 
 
-@pytest.mark.parametrize("expression", [X.log1p(), pl.when(X > 1).then(X).otherwise(Y), X.cast(pl.String), X // 2, T.dt.week()])
+@pytest.mark.parametrize(
+    "expression", [X.log1p(), pl.when(X > 1).then(X).otherwise(Y), X.cast(pl.String), X // 2, T.dt.week()]
+)
 def test_what_is_not_known_is_left_to_polars(expression: pl.Expr) -> None:
     assert compiled(derive("f", expression), COLUMNS) is None
-    reader = FeatureReader(FeatureSet(name="s", request=COLUMNS, derived=(derive("f", expression.cast(pl.Float64, strict=False)),)), MemoryStore())
+    reader = FeatureReader(
+        FeatureSet(name="s", request=COLUMNS, derived=(derive("f", expression.cast(pl.Float64, strict=False)),)),
+        MemoryStore(),
+    )
     row = {"t": [at(2020, 5, 1)], "u": [0], "x": [7.5], "y": [2.0], "c": [None]}
     table = pl.DataFrame(row, schema_overrides={"c": pl.String}).with_columns(pl.col("t", "u").cast(INSTANT)).to_arrow()
     frame = reader.frame(table, 0)
-    assert frame.column("f").to_pylist() == [by_polars(derive("f", expression.cast(pl.Float64, strict=False)), {k: v[0] for k, v in row.items()})]
+    assert frame.column("f").to_pylist() == [
+        by_polars(derive("f", expression.cast(pl.Float64, strict=False)), {k: v[0] for k, v in row.items()})
+    ]
 
 
 def test_a_doubtful_row_is_left_to_polars() -> None:
