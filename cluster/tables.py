@@ -207,6 +207,12 @@ class TablePart:
         """Rows of the file, deleted ones included."""
         return self.task.file.record_count
 
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """The rows at once."""
+        chosen = self.schema.select(*columns)
+        whole = ArrowScan(self.metadata, self.io, chosen, AlwaysTrue()).to_table([self.task])
+        return whole.select(list(columns))
+
     def read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The rows, in batches of the file's reader. The file's columns are in memory until the last one is read."""
         chosen = self.schema.select(*columns)

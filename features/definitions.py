@@ -102,7 +102,7 @@ class Aggregate(Frozen):
 
 
 class Latest(Frozen):
-    """The newest known value of a column of the source; NaN is null."""
+    """The newest known value of a column of the source; NaN is null, -0.0 is 0.0."""
 
     column: str
     name: str

@@ -53,7 +53,7 @@ def value_of(aggregate: Aggregate) -> str:
 
 
 def newest_of(latest: Latest) -> str:
-    """The history's column of what a latest reads: float64, NaN null; or text."""
+    """The history's column of what a latest reads: float64, NaN null, -0.0 0.0; or text."""
     return f"latest {latest.name}"
 
 
@@ -105,7 +105,7 @@ def _value(view: FeatureView, aggregate: Aggregate, schema: pl.Schema) -> pl.Exp
 def _newest(view: FeatureView, latest: Latest, schema: pl.Schema) -> pl.Expr:
     if latest.kind == "category":
         return pl.col(latest.column).cast(pl.String)
-    return _number(view, latest.column, schema).fill_nan(None)
+    return _one_zero(_number(view, latest.column, schema)).fill_nan(None)
 
 
 def _tie(view: FeatureView, schema: pl.Schema) -> pl.Expr:

@@ -6,6 +6,7 @@ times tie often. Each time column is in a zone and unit of its own.
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -32,24 +33,34 @@ class Case(NamedTuple):
     rows: pl.DataFrame
 
 
-_key = st.one_of(st.sampled_from(["p", "q"]), st.sampled_from(["p", "pq", "", None]))
-_number = st.one_of(
-    st.sampled_from([0.1, 0.2, 0.3, 1.0, -0.0, 0.0, -2.5, 2.0**-17, 3 * 2.0**-17]),
-    st.floats(-1e6, 1e6),
-    st.sampled_from([None, float("nan"), float("inf"), float("-inf"), 2.0**35, -(2.0**35)]),
+KEYS = ("p", "q", "pq", "", None)
+NUMBERS = (
+    *(0.1, 0.2, 0.3, 1.0, -0.0, 0.0, -2.5, 2.0**-17, 3 * 2.0**-17, 1e6 / 3, -1e6 / 7, 2.0**35, -(2.0**35)),
+    *(None, float("nan"), float("inf"), float("-inf")),
 )
-_text = st.sampled_from(["u", "v", "", None])
-_event = st.tuples(
-    _key,
-    _key,
-    st.one_of(st.integers(-60, 60), st.none()),
-    st.one_of(st.just(0), st.integers(-3, 40), st.none()),
-    _number,
-    _text,
-    st.one_of(st.integers(0, 2), st.none()),
-    st.sampled_from([1, 1, 1, 2, 3]),
-)
-_row = st.tuples(_key, _key, st.one_of(st.integers(-60, 90), st.none()))
+TEXTS = ("u", "v", "", None)
+MINUTES = (*range(-60, 90), None)
+LAGS = (0, 0, 0, *range(-3, 40), None)
+SEQUENCE = (0, 1, 2, None)
+COPIES = (1, 1, 1, 2, 3)
+_EVENT = (KEYS, KEYS, MINUTES, LAGS, NUMBERS, TEXTS, SEQUENCE, COPIES)
+_ROW = (KEYS, KEYS, MINUTES)
+
+
+def _of(choices: tuple[tuple, ...]) -> st.SearchStrategy[list]:
+    """One of each of the choices, by a single number: drawing is what most of the time goes to."""
+
+    def chosen(number: int) -> list:
+        cells = []
+        for choice in choices:
+            number, place = divmod(number, len(choice))
+            cells.append(choice[place])
+        return cells
+
+    return st.integers(0, math.prod(map(len, choices)) - 1).map(chosen)
+
+
+_history = st.tuples(st.lists(_of(_EVENT), max_size=12), st.lists(_of(_ROW), max_size=6))
 _window = st.sampled_from([timedelta(microseconds=1), timedelta(minutes=1), timedelta(minutes=7), timedelta(hours=9)])
 
 
@@ -93,28 +104,32 @@ def _times(minutes: list[int | None], around: datetime, zone: str, unit: str) ->
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def cases(draw: st.DrawFn, histories: int) -> Case:
+    """One view over histories that share no key, and so do not know of each other: as many cases in one."""
     around = draw(st.sampled_from(CHANGES))
     zones = draw(st.lists(st.sampled_from(ZONES), min_size=4, max_size=4))
     units = draw(st.lists(st.sampled_from(["us", "us", "ms", "ns"]), min_size=4, max_size=4))
-    drawn = draw(st.lists(_event, max_size=20))
-    cells = [event for event in drawn for _ in range(event[-1])]
-    happened = [cell[2] for cell in cells]
+    drawn = draw(st.lists(_history, min_size=histories, max_size=histories))
+    cells = [_apart(i, event) for i, (events, _) in enumerate(drawn) for event in events for _ in range(event[-1])]
     known = [None if None in cell[2:4] else cell[2] + cell[3] for cell in cells]
     events = pl.DataFrame({
         "a": pl.Series([cell[0] for cell in cells], dtype=pl.String),
         "b": pl.Series([cell[1] for cell in cells], dtype=pl.String),
-        "happened": _times(happened, around, zones[0], units[0]),
+        "happened": _times([cell[2] for cell in cells], around, zones[0], units[0]),
         "known": _times(known, around, zones[1], units[1]),
         "x": pl.Series([cell[4] for cell in cells], dtype=pl.Float64),
         "c": pl.Series([cell[5] for cell in cells], dtype=pl.String),
         "sequence": pl.Series([cell[6] for cell in cells], dtype=pl.Int64),
         "revised": _times([cell[6] for cell in cells], around, zones[2], units[2]),
     })  # fmt: skip
-    asked = draw(st.lists(_row, max_size=10))
+    asked = [_apart(i, row) for i, (_, rows) in enumerate(drawn) for row in rows]
     rows = pl.DataFrame({
         "a": pl.Series([row[0] for row in asked], dtype=pl.String),
         "b": pl.Series([row[1] for row in asked], dtype=pl.String),
         AS_OF: _times([row[2] for row in asked], around, zones[3], units[3]),
     })  # fmt: skip
     return Case(draw(views()), events, rows)
+
+
+def _apart(number: int, cells: list) -> list:
+    return [None if cells[0] is None else f"{number}{cells[0]}", *cells[1:]]
