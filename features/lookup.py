@@ -40,7 +40,9 @@ class Lookup:
         self._plan_latest(views)
 
     def _plan_points(self, views: Sequence[FeatureView]) -> None:
-        points = {(v, back): None for v, view in enumerate(views) for back in (0, *(a.window_us for a in view.aggregates))}
+        points = {
+            (v, back): None for v, view in enumerate(views) for back in (0, *(a.window_us for a in view.aggregates))
+        }
         self._point = {point: i for i, point in enumerate(points)}
         self._view = np.array([v for v, _ in points], np.intp)
         # A strict view sees what counts before the time: with whole microseconds, until one before it.
@@ -78,7 +80,9 @@ class Lookup:
         self._event_word = _column([words[v]["event", ""] for v in self._led])
         self._lead_word = _column([words[v]["lead", ""] for v in self._led])
         # Until when (before the time of a row) the newest event lasts.
-        self._ttl = _column([view.strict + view.ttl_us if view.ttl_us is not None else 0 for view in (views[v] for v in self._led)])
+        self._ttl = _column(
+            [view.strict + view.ttl_us if view.ttl_us is not None else 0 for view in (views[v] for v in self._led)]
+        )
         self._expires = _column([views[v].ttl is not None for v in self._led], bool)
         numbers = [(v, f) for v, f in latest if f.kind == "number"]
         self._last = np.array([self._at[f.name] for _, f in numbers], np.intp)
@@ -189,7 +193,13 @@ class Lookup:
         return result.reshape(len(of), -1)
 
     def _latest(
-        self, words: np.ndarray, index: np.ndarray, row: np.ndarray, base: np.ndarray, at: np.ndarray, numbers: np.ndarray
+        self,
+        words: np.ndarray,
+        index: np.ndarray,
+        row: np.ndarray,
+        base: np.ndarray,
+        at: np.ndarray,
+        numbers: np.ndarray,
     ) -> list[list[str | None]]:
         upto = row[self._led_point]
         back = words[upto + self._lead_word]

@@ -61,9 +61,7 @@ class RowLookup:
                     numbers[i] = read(words, since, upto, n)
         return numbers, self._newest(state, words, upto, seen, numbers) if self._last or self._texts else []
 
-    def _newest(
-        self, state: bytes, words: memoryview, upto: int, seen: int, numbers: list[float]
-    ) -> list[str | None]:
+    def _newest(self, state: bytes, words: memoryview, upto: int, seen: int, numbers: list[float]) -> list[str | None]:
         lead = upto - words[upto + self._words["lead", ""]] * self._width
         if self._ttl is not None and words[lead + self._words["event", ""]] <= seen - self._ttl:
             return [None] * len(self._texts)

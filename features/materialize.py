@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from features.definitions import FeatureView
-from features.history import AT, TIE, history
+from features.history import AT, EVENT, TIE, history
 from features.online import OnlineStore
-from features.state import Layout
+from features.state import LATENESS_US, Layout
 from features.state_keys import keys_of, state_prefix
 
 _WATERMARK = b"watermark/"
@@ -32,7 +32,7 @@ def materialize(store: OnlineStore, view: FeatureView, events: pl.DataFrame, unt
     Events that count from the watermark on or earlier are taken to be there already: to run this again, after a
     failure or with a longer table, changes nothing twice. A chunk and its watermark are written in one transaction.
     """
-    return apply(store, view, fresh(view, events, watermark(store, view), until_us))
+    return advance(store, view, history(view, events), until_us)
 
 
 def push(
@@ -59,16 +59,24 @@ def push(
 
 def fresh(view: FeatureView, events: pl.DataFrame, since_us: int | None, until_us: int) -> pl.DataFrame:
     """The history of events that count after ``since_us``, at ``until_us`` at the latest, in no order."""
-    found = history(view, events)
-    wanted = pl.col(AT) <= until_us
-    return found.filter(wanted if since_us is None else wanted & (pl.col(AT) > since_us))
+    return _between(history(view, events), since_us, until_us)
+
+
+def advance(store: OnlineStore, view: FeatureView, found: pl.DataFrame, until_us: int) -> int:
+    """``materialize`` for a history."""
+    return apply(store, view, _between(found, watermark(store, view), until_us))
 
 
 def apply(store: OnlineStore, view: FeatureView, found: pl.DataFrame) -> int:
-    """Add events later than all that are there, chunk by chunk; returns how many."""
+    """Add a history of events later than all that are there, chunk by chunk; returns how many."""
     for chunk in _chunks(_in_order(view, found)):
         store.put_many(_writes(store, view, chunk))
     return found.height
+
+
+def _between(found: pl.DataFrame, since_us: int | None, until_us: int) -> pl.DataFrame:
+    wanted = pl.col(AT) <= until_us
+    return found.filter(wanted if since_us is None else wanted & (pl.col(AT) > since_us))
 
 
 def forget(store: OnlineStore, view: FeatureView) -> None:
@@ -103,14 +111,40 @@ def _writes(store: OnlineStore, view: FeatureView, chunk: pl.DataFrame) -> dict[
     what counts before it may still be on its way here.
     """
     layout = Layout(view)
+    mark = _WATERMARK + state_prefix(view)
     entity, names = _entities(view, chunk)
     keys = keys_of(view, names)
-    mark = _WATERMARK + state_prefix(view)
     *states, stored = store.get_many([*keys, mark])
-    extended = layout.extend([state or layout.empty for state in states], layout.events(chunk, entity))
+    needed = _needed(view, chunk, entity)
+    extended = layout.extend([state or layout.empty for state in states], layout.events(chunk[needed], entity[needed]))
     newest = int(chunk.item(-1, AT))
     newest = newest if stored is None else max(newest, int(stored))
     return dict(zip(keys, extended, strict=True)) | {mark: b"%d" % newest}
+
+
+def _needed(view: FeatureView, chunk: pl.DataFrame, entity: np.ndarray) -> np.ndarray:
+    """Where the events stand that leave something in a state. Of an entity's events that are too old for any window
+
+    these are the last one, which says until when events are gone, and the newest one, for latest.
+    """
+    at = chunk.get_column(AT).to_numpy()
+    newest = np.empty(int(entity.max()) + 1, np.int64)
+    # In the order of time: what is written last is the newest.
+    newest[entity] = at
+    old = at <= (newest - view.max_window_us - LATENESS_US)[entity]
+    gone = np.flatnonzero(old)
+    kept = ~old
+    kept[_last_of_each(gone, entity)] = True
+    if view.latest:
+        by_event = np.argsort(chunk.get_column(EVENT).to_numpy()[gone], kind="stable")
+        kept[_last_of_each(gone[by_event], entity)] = True
+    return np.flatnonzero(kept)
+
+
+def _last_of_each(events: np.ndarray, entity: np.ndarray) -> np.ndarray:
+    last = np.full(int(entity.max()) + 1, -1)
+    last[entity[events]] = events
+    return last[last >= 0]
 
 
 def _entities(view: FeatureView, chunk: pl.DataFrame) -> tuple[np.ndarray, list[list[str]]]:

@@ -13,7 +13,9 @@ from cluster.errors import SettingsError, StoreUnavailable
 try:
     import redis
 except ImportError as error:
-    raise SettingsError("the online store is Redis, and its client is not installed", "install rayloop[redis]") from error
+    raise SettingsError(
+        "the online store is Redis, and its client is not installed", "install rayloop[redis]"
+    ) from error
 
 _CONNECT_WITHIN_S = 2.0
 # A chunk of a first load is one transaction of some tens of megabytes.
@@ -65,7 +67,8 @@ class RedisStore:
             yield
         except redis.ConnectionError as error:
             raise StoreUnavailable(
-                f"the online store at {self._where} does not answer: {error}", "check RAYLOOP_ONLINE_STORE and the server"
+                f"the online store at {self._where} does not answer: {error}",
+                "check RAYLOOP_ONLINE_STORE and the server",
             ) from error
         except redis.TimeoutError as error:
             raise StoreUnavailable(f"the online store at {self._where} took too long: {error}") from error

@@ -15,6 +15,7 @@ from features.lookup import Found, Lookup
 from features.lookup_few import RowLookup
 from features.online import OnlineStore
 from features.pit import AS_OF, INSTANT
+from features.request import Doubtful, Row, compiled
 from features.state_keys import entity_keys, state_key, state_prefix
 
 _POLARS_TYPE: dict[str, pl.DataType] = {"number": pl.Float64(), "category": pl.String(), "timestamp": INSTANT}
@@ -72,6 +73,8 @@ class FeatureReader:
         # Building expressions costs more than running them on one row.
         self._computed = _computed(features)
         self._read = sorted({name for expr in self._computed for name in expr.meta.root_names()})
+        derived = [*features.derived, *([features.as_of.model_copy(update={"name": AS_OF})] if features.as_of else [])]
+        self._compiled = {d.name: compiled(d, features.request) for d in derived}
         self._views = ViewReader(features, store) if features.views else None
         clock = Column(name=AS_OF, kind="timestamp")
         self._types = {c.name: arrow_type(c) for c in (*features.available, clock)}
@@ -85,13 +88,30 @@ class FeatureReader:
         """
         columns = {c.name: self._typed(c.name, request.column(c.name)) for c in self._features.request}
         if self._computed:
-            made = pl.DataFrame(request.select(self._read)).select(self._computed)
-            columns |= {name: self._typed(name, made.get_column(name).to_arrow()) for name in made.columns}
+            columns |= self._few(columns, request.num_rows) or self._many(request)
         if AS_OF not in columns:
             columns[AS_OF] = pa.array([now_us] * request.num_rows, self._types[AS_OF])
         if self._views is not None:
             columns |= self._views.columns(columns, request.num_rows)
         return pa.Table.from_arrays([columns[name] for name in self._names], self._names)
+
+    def _many(self, request: pa.Table) -> dict[str, Cells]:
+        made = pl.DataFrame(request.select(self._read)).select(self._computed)
+        return {name: self._typed(name, made.get_column(name).to_arrow()) for name in made.columns}
+
+    def _few(self, columns: Mapping[str, Cells], size: int) -> dict[str, Cells] | None:
+        """What is computed from a row or two, without Polars's fixed cost; None where that is not known to be the same."""
+        if size > _FEW_ROWS or not self._read or None in self._compiled.values():
+            return None
+        cells = [_plain(columns[name], self._types[name]) for name in self._read]
+        rows: list[Row] = [dict(zip(self._read, values, strict=True)) for values in zip(*cells, strict=True)]
+        try:
+            return {
+                name: pa.array([run(row) for row in rows], self._types[name])
+                for name, run in self._compiled.items() if run is not None
+            }  # fmt: skip
+        except Doubtful:
+            return None
 
     def _typed(self, name: str, values: Cells) -> Cells:
         kind = self._types[name]
@@ -111,7 +131,10 @@ class ViewReader:
         view_of = {c.name: v for v, view in enumerate(views) for c in view.columns}
         self._view_of_number = np.array([view_of[name] for name in self._lookup.numbers], np.intp)
         self._view_of_text = [view_of[name] for name in self._lookup.texts]
-        blanks = [([c.kind for c in view.columns].count("number"), [c.kind for c in view.columns].count("category")) for view in views]
+        blanks = [
+            ([c.kind for c in view.columns].count("number"), [c.kind for c in view.columns].count("category"))
+            for view in views
+        ]
         self._blanks = [([math.nan] * numbers, [None] * texts) for numbers, texts in blanks]
 
     def columns(self, rows: Mapping[str, Cells], size: int) -> dict[str, pa.Array]:
@@ -147,9 +170,7 @@ class ViewReader:
         if times.null_count:
             times = times.fill_null(_END_OF_TIME)
         which, wanted, views = self._slots({key: _texts(cells) for key, cells in keys.items()})
-        states = [
-            state or self._empty[view] for state, view in zip(self._store.get_many(wanted), views, strict=True)
-        ]
+        states = [state or self._empty[view] for state, view in zip(self._store.get_many(wanted), views, strict=True)]
         found = self._lookup(states, which, np.asarray(times))
         return found if usable is None else self._masked(found, usable)
 
@@ -187,6 +208,11 @@ def _slices(numbers: np.ndarray) -> list[pa.Array]:
     validity = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
     whole = pa.Array.from_buffers(pa.float64(), numbers.size, [validity, pa.py_buffer(numbers)])
     return [whole.slice(row * width, width) for row in range(len(numbers))]
+
+
+def _plain(cells: Cells, kind: pa.DataType) -> list[Any]:
+    """Cells as Python's numbers and texts; times as microseconds."""
+    return [cell.value for cell in cells] if pa.types.is_timestamp(kind) else cells.to_pylist()
 
 
 def _texts(cells: Cells) -> list[str]:

@@ -6,8 +6,7 @@ bit for bit, the value that the join gives for that time. docs/decisions/0023-on
 A state is a whole number of little-endian int64 words: a head, then a row of ``Layout.width`` words for each event,
 sorted by the time from which it counts, then the events' texts.
 
-head        number of events; ``cut``: events that count from then on or before may be gone; the largest value in
-            units among columns that have a std
+head        number of events; ``cut``: events that count from then on or before may be gone; the largest value in units
 row 0       what is left of the events that are gone: the newest of them, for latest, and nothing in any window
 rows 1..    from when the event counts; for each aggregated column, running over the rows: number of values, sum in
             units, sum of squares in units (modulo 2**64), end of its text; and of the event alone: the bits of the value,
@@ -41,6 +40,7 @@ FIRST = 1 << 62
 """Rows back to the same value, where there was none before."""
 
 _COUNT, _CUT, _PEAK = range(HEAD)
+_MAX_SUM = 2.0**62
 _SUMMED = ("sum", "mean", "std")
 
 
@@ -79,7 +79,7 @@ class Layout:
         self._running = np.array([word for kind, word in self.words.items() if kind[0] in running], np.intp)
         of_latest = ("event", "tie", "last", "last text")
         self._kept = np.array([word for (what, _), word in self.words.items() if what in of_latest], np.intp)
-        self._peaks = [self.words["sum", column] for what, column in kinds if what == "square"]
+        self._sums = {column: self.words[what, column] for what, column in kinds if what == "sum"}
         self.empty = self._blank()
 
     def _of_aggregates(self) -> list[tuple[str, str]]:
@@ -215,7 +215,7 @@ class Layout:
         some = last_gone > first
         source = np.arange(len(at))
         if self.view.latest:
-            source[first] = (last_gone - self._lead(events)[last_gone])
+            source[first] = last_gone - self._lead(events)[last_gone]
         matrix = events.matrix.copy()
         matrix[:, self._kept] = events.matrix[np.ix_(source, self._kept)]
         texts = [
@@ -255,8 +255,10 @@ class Layout:
         first = np.flatnonzero(np.diff(entity, prepend=-1))
         rows = np.diff(np.append(first, len(entity)))
         peak = np.zeros(len(first), np.int64)
-        for word in self._peaks:
-            peak = np.maximum(peak, np.maximum.reduceat(np.abs(matrix[:, word]), first))
+        for column, word in self._sums.items():
+            largest = np.maximum.reduceat(np.abs(matrix[:, word]), first)
+            self._check_sums(column, rows, largest)
+            peak = np.maximum(peak, largest)
         for (what, column), word in self.words.items():
             if what == "gap":
                 matrix[:, word] = self._gap(events, column)
@@ -268,8 +270,19 @@ class Layout:
         starts = np.arange(len(first)) * HEAD + first * self.width
         words = np.empty(len(first) * HEAD + matrix.size, np.int64)
         words[starts + _COUNT], words[starts + _CUT], words[starts + _PEAK] = rows - 1, cut, peak
-        words[(starts + HEAD)[entity][:, None] + (np.arange(len(entity)) - first[entity])[:, None] * self.width + np.arange(self.width)] = matrix
+        words[
+            (starts + HEAD)[entity][:, None]
+            + (np.arange(len(entity)) - first[entity])[:, None] * self.width
+            + np.arange(self.width)
+        ] = matrix
         return _cut_up(words, np.append(starts, len(words)), first, events.texts)
+
+    def _check_sums(self, column: str, rows: np.ndarray, largest: np.ndarray) -> None:
+        if float((rows.astype(np.float64) * largest).max()) > _MAX_SUM:
+            raise DataError(
+                f"feature view {self.view.name!r}: sums of {column!r} may leave 64 bits at its resolution",
+                "declare a coarser resolution on its aggregates",
+            )
 
 
 def too_far_back(view: FeatureView) -> DataError:

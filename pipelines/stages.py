@@ -14,7 +14,7 @@ from features.backfill import backfill
 from features.bundle import Manifest
 from features.frame import build_frame
 from features.landing import Landed, land
-from features.materialize import materialize
+from features.loading import load
 from features.sources import Source
 from features.split import Split
 from pipelines.serving import deploy, serves, start_rollout
@@ -69,12 +69,8 @@ def materialize_online(workspace: Workspace, landed: Snapshots, until: datetime)
     """Bring the online store up to what was known ``until``."""
     views = workspace.project.features.views
     with workspace.progress.stage("online"):
-        for source in {view.source for view in views}:
-            mine = [view for view in views if view.source == source]
-            columns = sorted({column for view in mine for column in view.source_columns})
-            events = pl.DataFrame(workspace.tables.read(landed[source].table, landed[source].id, columns))
-            for view in mine:
-                materialize(workspace.store, view, events, _us(until))
+        for view in views:
+            load(workspace.store, view, workspace.tables, landed[view.source], _us(until))
         if views:
             workspace.progress(f"{len(views)} views materialised until {until:%Y-%m-%d %H:%M}")
 
