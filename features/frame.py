@@ -19,6 +19,7 @@ from cluster.errors import DataError
 from cluster.settings import Settings
 from cluster.tables import Tables
 from features.definitions import Column, FeatureSet, FeatureView
+from features.distributed import look_up
 from features.landing import half_the_cpus, schema_of
 from features.pit import AS_OF, INSTANT, Prepared, lookup, prepare
 from features.reader import arrow_type, request_features
@@ -28,6 +29,9 @@ from features.split import SPLIT, Split
 LABEL = "label"
 ID = "id"
 KNOWN = "label_known_at"
+
+_BLOCK_ROWS = 1 << 19
+_AS_IT_IS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
 
 
 def frame_schema(features: FeatureSet) -> pa.Schema:
@@ -57,17 +61,22 @@ def build_frame(
     key = _key(features, examples, split, landed, until)
     if made := tables.made(name, key):
         return made
-    prepared = _prepared(features, landed, settings)
     needed = {examples.id, examples.label_known_at, *(c.name for c in features.request)} | (
         {examples.event_time} - {""}
     )
     needed |= set(examples.label.meta.root_names())
     rows = tables.dataset(landed[examples.source], sorted(needed))
-    join = partial(_join, features=features, examples=examples, task=task, split=split, until=until, prepared=prepared)
-    joined = rows.repartition(half_the_cpus()).map_batches(join, batch_size=None, batch_format="pyarrow").materialize()
-    if not joined.count():
+    label = partial(_labelled, features=features, examples=examples, task=task, split=split, until=until)
+    # Few blocks: each view answers each of them. Large ones are not made larger.
+    blocks = max(half_the_cpus(), -(-landed[examples.source].rows // _BLOCK_ROWS))
+    labelled = rows.repartition(blocks).map_batches(label, batch_size=None, batch_format="pyarrow").materialize()
+    if not labelled.count():
         raise DataError(f"no example of source {examples.source!r} is labelled and inside the split", "check both")
-    return tables.write(name, joined, frame_schema(features), key, replace=True)
+    sources = {view.source: tables.parts(landed[view.source])[1] for view in features.views}
+    joined = look_up(features.views, labelled.to_arrow_refs(), sources, half_the_cpus())
+    schema = frame_schema(features)
+    typed = ray.data.from_arrow_refs(joined).map_batches(partial(_typed, schema=schema), **_AS_IT_IS)
+    return tables.write(name, typed, schema, key, replace=True)
 
 
 class RequestFrame:
@@ -123,19 +132,15 @@ def label_values(task: Task, label: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return label.cast(pl.Float64)
 
 
-def _join(
-    block: pa.Table,
-    features: FeatureSet,
-    examples: Examples,
-    task: Task,
-    split: Split,
-    until: datetime | None,
-    prepared: list[ray.ObjectRef],
+def _labelled(
+    block: pa.Table, features: FeatureSet, examples: Examples, task: Task, split: Split, until: datetime | None
 ) -> pa.Table:
     rows = examples_of(pl.DataFrame(block), features, examples, task, until)
-    rows = rows.with_columns(split.label().alias(SPLIT)).drop_nulls(SPLIT)
-    schema = frame_schema(features)
-    return _looked_up(features, rows, prepared).select(schema.names).to_arrow().cast(schema)
+    return rows.with_columns(split.label().alias(SPLIT)).drop_nulls(SPLIT).to_arrow()
+
+
+def _typed(block: pa.Table, schema: pa.Schema) -> pa.Table:
+    return block.select(schema.names).cast(schema)
 
 
 def examples_of(

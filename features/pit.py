@@ -1,67 +1,88 @@
-"""The point-in-time join: what was known of an entity at the time of each row.
+"""The point-in-time join: what was known of an entity at the time of each row. Pure.
 
-Windows count what *became known* in (t - window, t]. Per entity, events are sorted by known-at time
-and summed up once; a window is then the difference of two as-of look-ups, so the cost is that of
-sorting, whatever the windows. Sums are integers (multiples of the aggregate's resolution): they are
-exact, and the online state (features/state.py), which adds the same integers, gives the same bits.
-
-Ties: among rows of a source known at t, ``latest`` takes the newest event time, then the newest
-known-at time, then the one that stands last in the source.
+Windows count what *became known* in (t - window, t]. Events are sorted by entity and known-at time once; a window is
+then a range of positions, found by bisection, and an aggregate a question about ranges (features/aggregates.py). The
+cost is that of sorting, whatever the windows.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from cluster.errors import DataError
-from features.definitions import Aggregate, FeatureView
+from features.aggregates import Values, values
+from features.definitions import FeatureView
+from features.history import AT, EVENT, TIE, history, instants, key_text, newest_of
+from features.ranges import upto
 
 AS_OF = "as_of"
 INSTANT = pl.Datetime("us", "UTC")
 
-_ROW = "__row"
-_AT = "__at"
-# Beyond this many units a sum of many values could leave 64 bits.
-_MAX_UNITS = 2**52
+_CODE = "__code"
 
 
-class Prepared(NamedTuple):
-    """The events of one view, sorted and summed up; immutable, to be shared by all partitions."""
+@dataclass(frozen=True)
+class Prepared:
+    """The events of one view, sorted by entity and time; immutable, to be shared by all who look up.
 
-    totals: pl.DataFrame
+    ``entities`` has the key columns and a code; the events of code c lie at ``starts[c]`` to ``starts[c + 1]``, and
+    ``times`` [n] is from when each counts. ``leaders`` [n] is where the newest event stands among those of its entity
+    up to it; ``happened`` [n] and ``newest`` have the event times and values to be found there.
+    """
+
+    entities: pl.DataFrame
+    starts: np.ndarray
+    times: np.ndarray
+    values: dict[str, Values]
+    leaders: np.ndarray
+    happened: np.ndarray
     newest: pl.DataFrame
 
 
-def units(aggregate: Aggregate) -> pl.Expr:
-    """The aggregated column in whole multiples of the resolution, int64; null and non-finite give null."""
-    value = pl.col(aggregate.column).cast(pl.Float64)
-    scaled = (value / aggregate.resolution).round(0, mode="half_to_even")
-    return pl.when(value.is_finite()).then(scaled).cast(pl.Int64, strict=False)
-
-
 def prepare(view: FeatureView, events: pl.DataFrame) -> Prepared:
-    """Sort and sum up the view's events. Raises DataError for values too large for the resolution."""
-    known = _normalised(view, events)
-    return Prepared(totals=_totals(view, known), newest=_newest(view, known))
+    """Sort and sum up the view's events, rows of its source. Raises DataError for what history() or units() refuses."""
+    return arrange(view, history(view, events))
+
+
+def arrange(view: FeatureView, known: pl.DataFrame) -> Prepared:
+    """``prepare`` for a history."""
+    keys = list(view.entity.keys)
+    entities = known.select(keys).unique().with_row_index(_CODE)
+    coded = known.join(entities, on=keys, how="left", maintain_order="left").drop(keys)
+    # Equals stay in the order of the source, which is the last resort of the rule for ties.
+    ordered = coded.sort(_CODE, AT, *([TIE] if view.ties else []), maintain_order=True)
+    # One more, where there is nothing, for the rows whose entity is not known.
+    starts = np.searchsorted(ordered.get_column(_CODE).to_numpy(), np.arange(entities.height + 2))
+    return Prepared(
+        entities=entities,
+        starts=starts,
+        times=ordered.get_column(AT).to_numpy(),
+        values={column: values(view, column, ordered, _CODE) for column in {a.column for a in view.aggregates}},
+        leaders=_leaders(ordered) if view.latest else np.empty(0, np.int64),
+        happened=ordered.get_column(EVENT).to_numpy() if view.latest else np.empty(0, np.int64),
+        newest=ordered.select(newest_of(f) for f in view.latest),
+    )
 
 
 def lookup(view: FeatureView, prepared: Prepared, rows: pl.DataFrame) -> pl.DataFrame:
     """The view's features for each row of ``rows`` (key columns and ``as_of``), in the order of the rows.
 
     A row with a null key or null ``as_of`` gets nulls. A key without events gets count 0, sum 0 and nulls.
+    Raises DataError for times without a zone, keys that are floats, and sums that may leave 64 bits.
     """
-    asked = rows.select(*(pl.col(key).cast(pl.String) for key in view.entity.keys), pl.col(AS_OF).cast(INSTANT))
-    asked = asked.with_row_index(_ROW)
-    usable = asked.drop_nulls()
-    found = usable.select(_ROW)
-    if view.aggregates:
-        found = found.join(_windows(view, prepared.totals, usable), on=_ROW)
-    if view.latest:
-        found = found.join(_latest(view, prepared.newest, usable), on=_ROW)
-    columns = [column.name for column in view.columns]
-    return asked.select(_ROW).join(found, on=_ROW, how="left", maintain_order="left").select(columns)
+    asked = _asked(view, prepared, rows)
+    lows = {
+        w: upto(prepared.times, asked.start, asked.end, asked.at - w) for w in {a.window_us for a in view.aggregates}
+    }
+    features = []
+    for aggregate in view.aggregates:
+        found = prepared.values[aggregate.column].over(aggregate, lows[aggregate.window_us], asked.end)
+        # No feature is ever NaN, as values are finite: NaN stands for null.
+        features.append(pl.Series(aggregate.name, np.where(asked.usable, found, np.nan)).fill_nan(None))
+    return pl.DataFrame(features + _latest(view, prepared, asked))
 
 
 def join(view: FeatureView, events: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
@@ -69,81 +90,51 @@ def join(view: FeatureView, events: pl.DataFrame, rows: pl.DataFrame) -> pl.Data
     return lookup(view, prepare(view, events), rows)
 
 
-def _normalised(view: FeatureView, events: pl.DataFrame) -> pl.DataFrame:
-    """Events with their keys as strings, sorted by known-at time; those never known, or keyless, left out."""
-    missing = [c for c in view.source_columns if c not in events.columns]
-    if missing:
-        raise DataError(f"feature view {view.name!r} needs columns {missing}, which source {view.source!r} lacks")
-    keys = [pl.col(key).cast(pl.String) for key in view.entity.keys]
-    times = [pl.col(view.known_at).cast(INSTANT).alias(_AT), pl.col(view.event_time).cast(INSTANT).alias("__event")]
-    taken = events.with_columns(*keys, *times).drop_nulls([*view.entity.keys, _AT, "__event"])
-    return taken.filter(pl.col("__event") <= pl.col(_AT)).sort(_AT, maintain_order=True)
+@dataclass(frozen=True)
+class _Asked:
+    """Rows as ranges of events: those of the row's entity that count at its time, [start, end).
+
+    ``at`` is the last microsecond that counts; ``usable`` is false for a row without key or time.
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    at: np.ndarray
+    usable: np.ndarray
 
 
-def _totals(view: FeatureView, known: pl.DataFrame) -> pl.DataFrame:
-    keys = list(view.entity.keys)
-    columns = {a.column: a for a in view.aggregates}
-    whole = known.select(*keys, _AT, *(units(a).alias(name) for name, a in columns.items()))
-    for name, aggregate in columns.items():
-        largest = whole.get_column(name).abs().max()
-        if isinstance(largest, int) and largest > _MAX_UNITS:
-            raise DataError(
-                f"feature view {view.name!r}: a value of {name!r} is too large for resolution {aggregate.resolution}",
-                "declare a coarser resolution on its aggregates",
-            )
-    running = [pl.col(name).fill_null(0).cum_sum().over(keys).alias(f"__sum_{name}") for name in columns]
-    running += [pl.col(name).is_not_null().cast(pl.Int64).cum_sum().over(keys).alias(f"__n_{name}") for name in columns]
-    # Among events known at the same instant only the last has all of them in its totals.
-    return whole.with_columns(running).drop(list(columns)).unique([*keys, _AT], keep="last", maintain_order=True)
+def _asked(view: FeatureView, prepared: Prepared, rows: pl.DataFrame) -> _Asked:
+    where, keys = f"rows that ask for feature view {view.name!r}", list(view.entity.keys)
+    if missing := [column for column in (*keys, AS_OF) if column not in rows.columns]:
+        raise DataError(f"{where} lack the columns {', '.join(missing)}")
+    at = instants(rows.schema, AS_OF, where, up=False)
+    named = rows.select(*(key_text(rows.schema, key, where) for key in keys), at.alias(AT))
+    found = named.join(prepared.entities, on=keys, how="left", maintain_order="left")
+    codes = found.get_column(_CODE).fill_null(prepared.entities.height).to_numpy()
+    moments = found.get_column(AT).fill_null(0).to_numpy() - int(view.strict)
+    start = prepared.starts[codes]
+    return _Asked(
+        start=start,
+        end=upto(prepared.times, start, prepared.starts[codes + 1], moments),
+        at=moments,
+        usable=named.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy(),
+    )
 
 
-def _newest(view: FeatureView, known: pl.DataFrame) -> pl.DataFrame:
-    keys = list(view.entity.keys)
-    values = [pl.col(f.column).alias(f.name) for f in view.latest]
-    # An event that was older than one already known never becomes the newest.
-    leading = pl.col("__event") >= pl.col("__event").cum_max().over(keys)
-    kept = known.filter(leading).sort(_AT, "__event", maintain_order=True)
-    return kept.unique([*keys, _AT], keep="last", maintain_order=True).select(*keys, _AT, "__event", *values)
+def _leaders(ordered: pl.DataFrame) -> np.ndarray:
+    # Of equals the last one, by the sort. The first event of an entity leads, so that none of another one is carried on.
+    leads = ordered.select(pl.col(EVENT) >= pl.col(EVENT).cum_max().over(_CODE)).to_series().to_numpy()
+    return np.maximum.accumulate(np.where(leads, np.arange(leads.size), 0))
 
 
-def _as_of(asked: pl.DataFrame, events: pl.DataFrame, keys: list[str], at: pl.Expr) -> pl.DataFrame:
-    left = asked.with_columns(at.alias("__t")).sort("__t")
-    return left.join_asof(events, left_on="__t", right_on=_AT, by=keys, strategy="backward", check_sortedness=False)
-
-
-def _windows(view: FeatureView, totals: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
-    keys = list(view.entity.keys)
-    upto = _as_of(asked, totals, keys, pl.col(AS_OF))
-    features = upto.select(_ROW)
-    for window in dict.fromkeys(a.window for a in view.aggregates):
-        before = _as_of(asked, totals, keys, pl.col(AS_OF) - window)
-        pair = upto.join(before, on=_ROW, suffix="_before")
-        wanted = [_aggregate(a) for a in view.aggregates if a.window == window]
-        features = features.join(pair.select(_ROW, *wanted), on=_ROW)
-    return features
-
-
-def _aggregate(aggregate: Aggregate) -> pl.Expr:
-    def grown(total: str) -> pl.Expr:
-        name = f"__{total}_{aggregate.column}"
-        return pl.col(name).fill_null(0) - pl.col(f"{name}_before").fill_null(0)
-
-    count, total = grown("n"), grown("sum").cast(pl.Float64) * aggregate.resolution
-    if aggregate.op == "count":
-        return count.cast(pl.Float64).alias(aggregate.name)
-    if aggregate.op == "sum":
-        return total.alias(aggregate.name)
-    return pl.when(count > 0).then(total / count.cast(pl.Float64)).alias(aggregate.name)
-
-
-def _latest(view: FeatureView, newest: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
-    found = _as_of(asked, newest, list(view.entity.keys), pl.col(AS_OF))
-    names = [f.name for f in view.latest]
-    if view.ttl is not None:
-        fresh = pl.col("__event") > pl.col(AS_OF) - view.ttl
-        found = found.with_columns(pl.when(fresh).then(pl.col(name)).alias(name) for name in names)
-    return found.select(_ROW, *(_typed(pl.col(f.name), f.kind) for f in view.latest))
-
-
-def _typed(value: pl.Expr, kind: str) -> pl.Expr:
-    return value.cast(pl.String) if kind == "category" else value.cast(pl.Float64).fill_nan(None)
+def _latest(view: FeatureView, prepared: Prepared, asked: _Asked) -> list[pl.Series]:
+    if not view.latest:
+        return []
+    there = asked.usable & (asked.end > asked.start)
+    leader = np.zeros(there.size, np.int64)
+    leader[there] = prepared.leaders[asked.end[there] - 1]
+    if view.ttl_us is not None:
+        there[there] = prepared.happened[leader[there]] > asked.at[there] - view.ttl_us
+    places = pl.Series(np.where(there, leader, -1))
+    places = places.set(pl.Series(~there), None)
+    return [prepared.newest.get_column(newest_of(f)).gather(places).alias(f.name) for f in view.latest]

@@ -14,9 +14,8 @@ import os
 import shutil
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.memory import peak_mib
 from cluster import session
 from cluster.contracts import ModelVersion, Snapshot, Task
 from cluster.settings import Settings
@@ -44,8 +43,6 @@ ROW_GROUP_ROWS = 1 << 17
 TURNS = 3
 SPEED_TARGET = 0.85
 FLAT_TARGET = 1.2
-_SAMPLE_S = 0.1
-_MIB = 1 << 20
 _PORTS = ("dashboard_port", "serve_port", "gcs_port", "mlflow_port", "haproxy_stats_port", "haproxy_metrics_port")
 
 
@@ -159,7 +156,7 @@ def _peak_of(case: Case, count: int) -> float:
     with _cluster() as (workspace, folder):
         version, source = _version(case, folder), _parquet(case, count, folder)
         out = str(folder / "scored")
-        return _peak_mib(workspace.settings, lambda: batch.predict(workspace, version, source, out))
+        return peak_mib(workspace.settings, lambda: batch.predict(workspace, version, source, out))[1]
 
 
 def _row(
@@ -241,46 +238,6 @@ def _iceberg(workspace: Any, case: Case, source: str) -> str:
     for batch in pq.ParquetFile(source).iter_batches(1 << 20):
         workspace.tables.append("bench.requests", pa.Table.from_batches([batch]))
     return "bench.requests"
-
-
-def _peak_mib(settings: Settings, work: Callable[[], object]) -> float:
-    """Largest resident memory of the cluster's workers plus what the object store holds, while ``work`` runs."""
-    peak, over = 0.0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not over.wait(_SAMPLE_S):
-            peak = max(peak, _worker_bytes(settings) + _store_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        work()
-    finally:
-        over.set()
-        watcher.join()
-    return peak / _MIB
-
-
-def _worker_bytes(settings: Settings) -> int:
-    """What the workers hold themselves; pages they share with the object store are counted there."""
-    total = 0
-    for process in session.processes(settings):
-        try:
-            if process.name().startswith("ray::"):
-                memory = process.memory_info()
-                total += memory.rss - memory.shared
-        except psutil.NoSuchProcess:
-            continue
-    return total
-
-
-def _store_bytes() -> int:
-    import ray
-    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
-
-    reply = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address))
-    return int(reply.store_stats.object_store_bytes_used)
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""The feature layer beside Feast and Polars alone: ``make bench-features``."""

@@ -1,0 +1,63 @@
+"""The command line of the feature benchmark: sections, each a module whose ``rows(small, say)`` gives its rows."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import results
+
+AREA = "features"
+SECTIONS = ("offline", "online")
+_ABOUT = """\
+One row of the table is one comparison: rayloop's value, the peer's, their ratio, the target, and whether it is met.
+docs/benchmarks.md tells how it is measured, and what is fair about it."""
+_PEER_PINS = Path(__file__).parent / "peers" / "feast" / "requirements.txt"
+
+
+def main() -> None:
+    """Run the sections that were asked for; results are written after each."""
+    asked, host = _arguments(sys.argv[1:]), results.machine()
+    say = _Teller()
+    for name in asked.only:
+        module = f"benchmarks.features.{name}"
+        if importlib.util.find_spec(module) is None:
+            say(f"no section {name} yet")
+            continue
+        rows = importlib.import_module(module).rows(asked.small, say)
+        say(f"written to {results.write(AREA, rows, _versions(), _ABOUT, asked.out, host)}")
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.features", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="others are kept")
+    parser.add_argument("--small", action="store_true", help="small tables and one round, for a trial")
+    parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
+    return parser.parse_args(words)
+
+
+def _versions() -> dict[str, str]:
+    own = {name: version(name) for name in ("rayloop", "ray", "polars", "pyarrow", "duckdb")}
+    name, _, pinned = _PEER_PINS.read_text().splitlines()[0].partition("==")
+    return own | {name: pinned}
+
+
+class _Teller:
+    """Says what happens, and when, counted from the start."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        print(f"[{minutes:02d}:{seconds:02d}] {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The point-in-time join: flights, and a generated table of growing size, beside Feast and beside Polars alone.
+
+Timed is the way from files to features in memory; a cluster is up, tables are landed, and Feast's features are made.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import polars as pl
+
+from benchmarks.features import joins, oracle, tables
+from benchmarks.features.joins import Joined, JoinFailed, Rayloop
+from benchmarks.features.tables import Case
+from benchmarks.results import Row, Target, row
+from benchmarks.serving.environments import InstallFailed, environment
+
+SIZES = (1_000_000, 5_000_000, 50_000_000)
+SMALL_SIZES = (100_000, 500_000, 2_000_000)
+ROUNDS = 3
+FEAST_ROWS = (100, 500, 1_000, 2_000, 5_000, 20_000, 100_000)
+FEAST_STORES = {"file": "Feast, file store", "ray": "Feast, Ray store"}
+_FEAST_S = 300.0
+_POLARS = "Polars alone, one process"
+_GIB = 1024.0
+
+
+def rows(small: bool, say: Callable[[str], None]) -> list[Row]:
+    """Run it all; ``small`` is for trials."""
+    with _folder() as home, joins.rayloop(home / "rayloop") as cluster:
+        flights = tables.flights(home / "flights")
+        made = [*_flights(cluster, flights, small, say), *_sizes(cluster, home, SMALL_SIZES if small else SIZES, say)]
+    return made
+
+
+def _flights(cluster: Rayloop, case: Case, small: bool, say: Callable[[str], None]) -> Iterator[Row]:
+    work = f"point-in-time join, flights: {case.events:,} events, {case.rows:,} rows, {len(case.columns)} windowed features"
+    landed, truth = cluster.land(case), oracle.expected(case)
+    cluster.join(case, landed)  # starts the workers
+    ours, theirs = [], []
+    for _ in range(1 if small else ROUNDS):
+        ours.append(cluster.join(case, landed))
+        theirs.append(joins.polars_alone(case))
+        say(f"flights: rayloop {ours[-1].seconds:.2f} s, Polars {theirs[-1].seconds:.2f} s")
+    target = Target(of="ratio", sign="≥", limit=0.7)
+    rates = [case.rows / median(one.seconds for one in of) for of in (ours, theirs)]
+    yield row(work, "rows/s", rates[0], _POLARS, rates[1], target, _both(case, truth, ours[-1], theirs[-1]))
+    joins.prepare_feast(case)
+    for store, peer in FEAST_STORES.items():
+        yield _feast_row(cluster, case, landed, truth, (store, peer), FEAST_ROWS[:2] if small else FEAST_ROWS, say)
+
+
+def _feast_row(
+    cluster: Rayloop, case: Case, landed: joins.Landed, truth: pl.DataFrame, feast: tuple[str, str],
+    counts: Sequence[int], say: Callable[[str], None],
+) -> Row:  # fmt: skip
+    """Feast at the largest number of rows it finishes; rayloop joins all of them in the time it is charged for."""
+    store, peer = feast
+    work, target = f"point-in-time join, flights, rows that {peer} finishes", Target(of="ratio", sign="≥", limit=100)
+    best: tuple[int, Joined] | None = None
+    why = "it finished all sizes"
+    try:
+        environment("feast", say, Path(__file__).parent / "peers")
+        for count in counts:
+            best = (count, joins.feast(case, count, store, _FEAST_S))
+            say(f"{peer}: {count:,} rows in {best[1].seconds:.1f} s")
+    except (JoinFailed, InstallFailed) as error:
+        why = f"at more, {error}"
+    ours = cluster.join(case, landed)
+    rate = case.rows / ours.seconds
+    if best is None:
+        return row(work, "rows/s", rate, peer, None, target, f"it finished no size: {why}")
+    count, theirs = best
+    asked = truth.filter(pl.col(oracle.ROW).is_in(theirs.made.get_column(oracle.ROW).implode()))
+    note = (
+        f"{count:,} rows asked for in {theirs.seconds:.1f} s, {theirs.rows:,} came back, {_errors(case, asked, theirs)}"
+    )
+    note += f"; {why}. rayloop's rate is of all {case.rows:,} rows"
+    return row(work, "rows/s", rate, peer, count / theirs.seconds, target, note)
+
+
+def _sizes(cluster: Rayloop, home: Path, sizes: Sequence[int], say: Callable[[str], None]) -> Iterator[Row]:
+    """A row for speed at each size, then memory and linearity."""
+    per_event: list[float] = []
+    for size in sizes:
+        with _case(home, size, say) as case:
+            landed, truth = cluster.land(case), oracle.expected(case)
+            say(f"{case.name} landed")
+            ours = cluster.join(case, landed, truth.get_column(oracle.ROW))
+            say(f"{case.name}: rayloop {ours.seconds:.1f} s, {ours.peak_mib:,.0f} MiB")
+            per_event.append(ours.seconds / size)
+            yield from _size_rows(case, truth, ours, say)
+    grown = f"{sizes[-1] / 1e6:g} million events beside {sizes[-2] / 1e6:g} million"
+    yield row(
+        f"generated table, time for one event, {grown}", "µs", per_event[-1] * 1e6,
+        f"rayloop at {sizes[-2] / 1e6:g} million", per_event[-2] * 1e6, Target(of="ratio", sign="≤", limit=1.2),
+        f"at {sizes[0] / 1e6:g} million: {per_event[0] * 1e6:.3g} µs",
+    )  # fmt: skip
+
+
+def _size_rows(case: Case, truth: pl.DataFrame, ours: Joined, say: Callable[[str], None]) -> Iterator[Row]:
+    work = f"point-in-time join, generated, {case.name}, {case.rows:,} rows, {len(case.columns)} windowed features"
+    target, rate = Target(of="ratio", sign="≥", limit=0.7), case.rows / ours.seconds
+    try:
+        theirs = joins.polars_alone(case)
+    except JoinFailed as error:
+        yield row(work, "rows/s", rate, _POLARS, None, target, f"{_errors(case, truth, ours)}; Polars: {error}")
+    else:
+        say(f"{case.name}: Polars {theirs.seconds:.1f} s, {theirs.peak_mib:,.0f} MiB")
+        note = f"{_both(case, truth, ours, theirs)}; Polars' peak memory {theirs.peak_mib / _GIB:.2f} GiB"
+        yield row(work, "rows/s", rate, _POLARS, case.rows / theirs.seconds, target, note)
+    limit = Target(of="value", sign="<", limit=8)
+    yield row(f"peak memory of workers and object store, {case.name}", "GiB", ours.peak_mib / _GIB, target=limit)
+
+
+def _both(case: Case, truth: pl.DataFrame, ours: Joined, theirs: Joined) -> str:
+    return f"rayloop: {_errors(case, truth, ours)}; the peer: {_errors(case, truth, theirs)}"
+
+
+def _errors(case: Case, truth: pl.DataFrame, joined: Joined) -> str:
+    wrong, of = oracle.wrong(case, truth, joined.made)
+    return f"{wrong} of {of} sampled rows wrong"
+
+
+@contextmanager
+def _case(home: Path, size: int, say: Callable[[str], None]) -> Iterator[Case]:
+    folder = home / f"generated-{size}"
+    try:
+        case = tables.generated(folder, size)
+        say(f"{case.name} made")
+        yield case
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="features-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,57 @@
+"""How much memory a Ray cluster takes while it works."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import psutil
+
+from cluster import session
+from cluster.settings import Settings
+
+_SAMPLE_S = 0.1
+_MIB = 1 << 20
+
+T = TypeVar("T")
+
+
+def peak_mib(settings: Settings, work: Callable[[], T]) -> tuple[T, float]:
+    """What ``work`` gives, and the largest resident memory of the cluster's workers plus what the object store held."""
+    peak, over = 0.0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not over.wait(_SAMPLE_S):
+            peak = max(peak, worker_bytes(settings) + store_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        made = work()
+    finally:
+        over.set()
+        watcher.join()
+    return made, peak / _MIB
+
+
+def worker_bytes(settings: Settings) -> int:
+    """What the workers hold themselves; pages they share with the object store are counted there."""
+    total = 0
+    for process in session.processes(settings):
+        try:
+            if process.name().startswith("ray::"):
+                memory = process.memory_info()
+                total += memory.rss - memory.shared
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def store_bytes() -> int:
+    import ray
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    reply = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address))
+    return int(reply.store_stats.object_store_bytes_used)

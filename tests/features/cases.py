@@ -1,0 +1,135 @@
+"""Feature views, histories and rows to try the join on, the nastier the likelier.
+
+Everything happens within two hours around an hour that daylight saving repeats or skips, on a grid of minutes, so that
+times tie often. Each time column is in a zone and unit of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import polars as pl
+from hypothesis import strategies as st
+
+from features.definitions import Aggregate, Entity, FeatureView, Latest
+from features.pit import AS_OF
+
+MINUTE_US = 60_000_000
+CHANGES = (
+    datetime(2013, 3, 10, 7, tzinfo=UTC),  # New York skips an hour
+    datetime(2013, 11, 3, 6, tzinfo=UTC),  # New York repeats one
+    datetime(2013, 10, 27, 1, tzinfo=UTC),  # Berlin repeats one
+    datetime(1969, 12, 31, 23, tzinfo=UTC),  # the epoch passes
+)
+ZONES = ("UTC", "America/New_York", "Europe/Berlin", "Asia/Kathmandu")
+NUMBER_OPS = ("count", "sum", "mean", "std", "min", "max", "distinct")
+
+
+class Case(NamedTuple):
+    view: FeatureView
+    events: pl.DataFrame
+    rows: pl.DataFrame
+
+
+KEYS = ("p", "q", "pq", "", None)
+NUMBERS = (
+    *(0.1, 0.2, 0.3, 1.0, -0.0, 0.0, -2.5, 2.0**-17, 3 * 2.0**-17, 1e6 / 3, -1e6 / 7, 2.0**35, -(2.0**35)),
+    *(None, float("nan"), float("inf"), float("-inf")),
+)
+TEXTS = ("u", "v", "", None)
+MINUTES = (*range(-60, 90), None)
+LAGS = (0, 0, 0, *range(-3, 40), None)
+SEQUENCE = (0, 1, 2, None)
+COPIES = (1, 1, 1, 2, 3)
+_EVENT = (KEYS, KEYS, MINUTES, LAGS, NUMBERS, TEXTS, SEQUENCE, COPIES)
+_ROW = (KEYS, KEYS, MINUTES)
+
+
+def _of(choices: tuple[tuple, ...]) -> st.SearchStrategy[list]:
+    """One of each of the choices, by a single number: drawing is what most of the time goes to."""
+
+    def chosen(number: int) -> list:
+        cells = []
+        for choice in choices:
+            number, place = divmod(number, len(choice))
+            cells.append(choice[place])
+        return cells
+
+    return st.integers(0, math.prod(map(len, choices)) - 1).map(chosen)
+
+
+_history = st.tuples(st.lists(_of(_EVENT), max_size=12), st.lists(_of(_ROW), max_size=6))
+_window = st.sampled_from([timedelta(microseconds=1), timedelta(minutes=1), timedelta(minutes=7), timedelta(hours=9)])
+
+
+def _aggregates(column: str, ops: tuple[str, ...], kind: str) -> st.SearchStrategy[list[Aggregate]]:
+    def named(resolution: float, chosen: list[tuple[str, timedelta]]) -> list[Aggregate]:
+        return [
+            Aggregate(column=column, op=op, window=window, name=f"{column}_{op}_{window}", kind=kind, resolution=resolution)
+            for op, window in chosen
+        ]  # fmt: skip
+
+    chosen = st.lists(st.tuples(st.sampled_from(ops), _window), max_size=5, unique=True)
+    return st.builds(named, st.sampled_from([2.0**-16, 0.01, 0.25]), chosen)
+
+
+@st.composite
+def views(draw: st.DrawFn) -> FeatureView:
+    latest = (Latest(column="x", name="last_x"), Latest(column="c", name="last_c", kind="category"))
+    aggregates = draw(_aggregates("x", NUMBER_OPS, "number")) + draw(
+        _aggregates("c", ("count", "distinct"), "category")
+    )
+    known = draw(st.booleans())
+    return FeatureView(
+        name="view",
+        entity=Entity(name="entity", keys=draw(st.sampled_from([("a",), ("a", "b"), ("b", "a")]))),
+        source="events",
+        event_time="happened",
+        known_at="known" if known else "",
+        delay=timedelta(0) if known else draw(st.sampled_from([timedelta(0), timedelta(minutes=5)])),
+        aggregates=tuple(aggregates),
+        latest=latest if not aggregates or draw(st.booleans()) else (),
+        ttl=draw(st.sampled_from([None, timedelta(minutes=1), timedelta(minutes=20)])),
+        strict=draw(st.booleans()),
+        ties=draw(st.sampled_from(["", "sequence", "revised"])),
+    )
+
+
+def _times(minutes: list[int | None], around: datetime, zone: str, unit: str) -> pl.Series:
+    start = int(around.timestamp()) * 1_000_000
+    instants = pl.Series([None if m is None else start + m * MINUTE_US for m in minutes], dtype=pl.Int64)
+    return instants.cast(pl.Datetime("us", "UTC")).cast(pl.Datetime(unit, "UTC")).dt.convert_time_zone(zone)
+
+
+@st.composite
+def cases(draw: st.DrawFn, histories: int) -> Case:
+    """One view over histories that share no key, and so do not know of each other: as many cases in one."""
+    around = draw(st.sampled_from(CHANGES))
+    zones = draw(st.lists(st.sampled_from(ZONES), min_size=4, max_size=4))
+    units = draw(st.lists(st.sampled_from(["us", "us", "ms", "ns"]), min_size=4, max_size=4))
+    drawn = draw(st.lists(_history, min_size=histories, max_size=histories))
+    cells = [_apart(i, event) for i, (events, _) in enumerate(drawn) for event in events for _ in range(event[-1])]
+    known = [None if None in cell[2:4] else cell[2] + cell[3] for cell in cells]
+    events = pl.DataFrame({
+        "a": pl.Series([cell[0] for cell in cells], dtype=pl.String),
+        "b": pl.Series([cell[1] for cell in cells], dtype=pl.String),
+        "happened": _times([cell[2] for cell in cells], around, zones[0], units[0]),
+        "known": _times(known, around, zones[1], units[1]),
+        "x": pl.Series([cell[4] for cell in cells], dtype=pl.Float64),
+        "c": pl.Series([cell[5] for cell in cells], dtype=pl.String),
+        "sequence": pl.Series([cell[6] for cell in cells], dtype=pl.Int64),
+        "revised": _times([cell[6] for cell in cells], around, zones[2], units[2]),
+    })  # fmt: skip
+    asked = [_apart(i, row) for i, (_, rows) in enumerate(drawn) for row in rows]
+    rows = pl.DataFrame({
+        "a": pl.Series([row[0] for row in asked], dtype=pl.String),
+        "b": pl.Series([row[1] for row in asked], dtype=pl.String),
+        AS_OF: _times([row[2] for row in asked], around, zones[3], units[3]),
+    })  # fmt: skip
+    return Case(draw(views()), events, rows)
+
+
+def _apart(number: int, cells: list) -> list:
+    return [None if cells[0] is None else f"{number}{cells[0]}", *cells[1:]]

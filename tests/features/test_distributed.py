@@ -1,0 +1,109 @@
+"""The join on a cluster: the bits of the join in one process, in the order of the rows, however it is dealt out."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from unittest.mock import patch
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from cluster.errors import DataError
+from cluster.settings import Settings
+from cluster.tables import Tables
+from features import partition, pit
+from features.definitions import Aggregate, Entity, FeatureView, Latest
+from features.pit import AS_OF, INSTANT
+
+pytestmark = pytest.mark.cluster
+
+HOUR_US = 3_600_000_000
+OPS = ("count", "sum", "mean", "std", "min", "max", "distinct")
+
+
+def view(*keys: str, **changes: object) -> FeatureView:
+    window = timedelta(hours=30)
+    declared = {
+        "name": "_".join(keys),
+        "entity": Entity(name="_".join(keys), keys=keys),
+        "source": "events",
+        "event_time": "at",
+        "known_at": "known",
+        "aggregates": tuple(Aggregate(column="x", op=op, window=window, name=f"{'_'.join(keys)}_{op}") for op in OPS),
+        "latest": (Latest(column="c", name=f"{'_'.join(keys)}_c", kind="category"),),
+    }
+    return FeatureView(**{**declared, **changes})
+
+
+VIEWS = (view("a"), view("a", "b", ttl=timedelta(hours=3)), view("b", ties="x", strict=True))
+
+
+def events(rows: int) -> pl.DataFrame:
+    """A year of events; four of five are of one key."""
+    draw = np.random.default_rng(0)
+    at = draw.integers(0, 365 * 24, rows) * HOUR_US
+    return pl.DataFrame({
+        "a": np.where(draw.random(rows) < 0.8, "hot", draw.integers(0, 50, rows).astype(str)),
+        "b": draw.choice(["x", "y", "z"], rows),
+        "at": pl.Series(at).cast(INSTANT),
+        "known": pl.Series(at + draw.integers(0, 50, rows) * HOUR_US).cast(INSTANT),
+        "x": draw.normal(size=rows),
+        "c": draw.choice(["u", "v"], rows),
+    })  # fmt: skip
+
+
+def rows(count: int) -> pl.DataFrame:
+    draw = np.random.default_rng(1)
+    asked = events(count).select("a", "b", pl.col("known").alias(AS_OF)).with_row_index("id")
+    return asked.with_columns(
+        pl.when(pl.Series(draw.random(count) < 0.9)).then(pl.col("a")).alias("a"),
+        pl.when(pl.Series(draw.random(count) < 0.9)).then(pl.col(AS_OF)).alias(AS_OF),
+    )
+
+
+@pytest.mark.parametrize("comfortable", [100, partition.PART_EVENTS])
+def test_the_cluster_gives_what_one_process_gives(cluster: Settings, comfortable: int) -> None:
+    import ray
+
+    from features.distributed import look_up
+
+    history, asked = events(3000), rows(500)
+    tables = Tables(cluster)
+    for part in history.iter_slices(1100):
+        snapshot = tables.append(f"join{comfortable}.events", part.to_arrow().cast(_plain(part)))
+    blocks = [ray.put(asked.slice(start, 200).to_arrow()) for start in (0, 200, 400)]
+    with patch.object(partition, "PART_EVENTS", comfortable):
+        files = {"events": tables.parts(snapshot)[1]}
+        found = pl.concat([pl.DataFrame(ray.get(made)) for made in look_up(VIEWS, blocks, files, at_once=3)])
+    stored = pl.concat([pl.DataFrame(file.table(history.columns)) for file in files["events"]])
+    assert found.select(asked.columns).equals(asked)
+    for one in VIEWS:
+        whole = pit.join(one, stored, asked)
+        assert found.select(whole.columns).equals(whole, null_equal=True), one.name
+
+
+def test_a_refusal_is_named_where_the_rows_are_read(cluster: Settings) -> None:
+    import ray
+
+    from features.distributed import look_up
+
+    tables, huge = Tables(cluster), events(10).with_columns(pl.lit(1e13).alias("x"))
+    snapshot = tables.append("join.huge", huge.to_arrow().cast(_plain(huge)))
+    (made,) = look_up(VIEWS[:1], [ray.put(rows(5).to_arrow())], {"events": tables.parts(snapshot)[1]}, at_once=2)
+    with pytest.raises(DataError, match="coarser resolution"):
+        ray.get(made)
+
+
+def test_a_source_without_rows_is_refused(cluster: Settings) -> None:
+    from features.distributed import look_up
+
+    with pytest.raises(DataError, match="no rows"):
+        look_up(VIEWS[:1], [], {"events": []}, at_once=2)
+
+
+def _plain(frame: pl.DataFrame) -> pa.Schema:
+    """The types that landed tables have."""
+    kinds = {pl.String: pa.string(), pl.Float64: pa.float64()}
+    return pa.schema([(n, kinds.get(t, pa.timestamp("us", tz="UTC"))) for n, t in frame.schema.items()])
