@@ -91,7 +91,7 @@ def _sizes(cluster: Rayloop, home: Path, sizes: Sequence[int], say: Callable[[st
         with _case(home, size, say) as case:
             landed, truth = cluster.land(case), oracle.expected(case)
             say(f"{case.name} landed")
-            ours = cluster.join(case, landed, truth.get_column(oracle.ROW))
+            ours = cluster.join(case, landed, truth.get_column(oracle.ROW), watch=True)
             say(f"{case.name}: rayloop {ours.seconds:.1f} s, {ours.peak_mib:,.0f} MiB")
             per_event.append(ours.seconds / size)
             yield from _size_rows(case, truth, ours, say)

@@ -30,7 +30,7 @@ def _window(case: Case, window: Window, asked: pl.DataFrame) -> pl.DataFrame:
     known = f"epoch_us(e.{window.known_at}::TIMESTAMPTZ)"
     now = "epoch_us(as_of::TIMESTAMPTZ)"
     within = f"{known} <= {now} AND {known} > {now} - {window.hours * 3_600_000_000}"
-    found = connection.execute(f"""
+    found = connection.sql(f"""
         SELECT {ROW}, avg(e.{window.column}) AS {window.name}_mean, count(e.{window.column})::DOUBLE AS {window.name}_count
         FROM asked LEFT JOIN read_parquet('{case.folder}/events/*.parquet') e ON {keys} AND {within} GROUP BY {ROW}""")
     return pl.DataFrame(found.to_arrow_table())
