@@ -52,11 +52,11 @@ def _flights(cluster: Rayloop, case: Case, small: bool, say: Callable[[str], Non
     yield row(work, "rows/s", rates[0], _POLARS, rates[1], target, _both(case, truth, ours[-1], theirs[-1]))
     joins.prepare_feast(case)
     for store, peer in FEAST_STORES.items():
-        yield _feast_row(cluster, case, landed, truth, (store, peer), FEAST_ROWS[:2] if small else FEAST_ROWS, say)
+        yield _feast_row(cluster, case, landed, (store, peer), FEAST_ROWS[:2] if small else FEAST_ROWS, say)
 
 
 def _feast_row(
-    cluster: Rayloop, case: Case, landed: joins.Landed, truth: pl.DataFrame, feast: tuple[str, str],
+    cluster: Rayloop, case: Case, landed: joins.Landed, feast: tuple[str, str],
     counts: Sequence[int], say: Callable[[str], None],
 ) -> Row:  # fmt: skip
     """Feast at the largest number of rows it finishes; rayloop joins all of them in the time it is charged for."""

@@ -13,14 +13,19 @@ _RELATIVE = 1e-6
 """Sums of floats in another order, and rayloop's rounding to its resolution, are no errors."""
 
 
-def expected(case: Case) -> pl.DataFrame:
-    """``row`` and the features of a sample of rows, evenly drawn."""
+def expected(case: Case, count: int | None = None) -> pl.DataFrame:
+    """``row`` and the features of a sample of all rows, or of those that a peer is asked for that gets ``count``."""
     rows = pl.read_parquet(case.row_file).with_row_index(ROW).cast({ROW: pl.Int64})
-    asked = rows.gather_every(max(1, case.rows // SAMPLE)).head(SAMPLE)
+    asked = _drawn(_drawn(rows, count or case.rows), SAMPLE)
     made = asked.select(ROW)
     for window in case.windows:
         made = made.join(_window(case, window, asked), on=ROW, how="left", maintain_order="left")
     return made
+
+
+def _drawn(rows: pl.DataFrame, count: int) -> pl.DataFrame:
+    """Evenly, as peers/feast/join.py does."""
+    return rows.gather_every(max(1, rows.height // count)).head(count)
 
 
 def _window(case: Case, window: Window, asked: pl.DataFrame) -> pl.DataFrame:
