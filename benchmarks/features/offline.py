@@ -76,9 +76,9 @@ def _feast_row(
     if best is None:
         return row(work, "rows/s", rate, peer, None, target, f"it finished no size: {why}")
     count, theirs = best
-    asked = truth.filter(pl.col(oracle.ROW).is_in(theirs.made.get_column(oracle.ROW).implode()))
+    truth = oracle.expected(case, count)
     note = (
-        f"{count:,} rows asked for in {theirs.seconds:.1f} s, {theirs.rows:,} came back, {_errors(case, asked, theirs)}"
+        f"{count:,} rows asked for in {theirs.seconds:.1f} s, {theirs.rows:,} came back, {_errors(case, truth, theirs)}"
     )
     note += f"; {why}. rayloop's rate is of all {case.rows:,} rows"
     return row(work, "rows/s", rate, peer, count / theirs.seconds, target, note)
