@@ -33,7 +33,7 @@ from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from pyiceberg.types import TimestamptzType
 from pyiceberg.utils.datetime import micros_to_timestamptz
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cluster.contracts import Snapshot
 from cluster.errors import DataError, SnapshotNotFound
@@ -246,8 +246,9 @@ class Tables:
             raise DataError(f"table name {name!r} lacks its namespace", "write it as namespace.table")
         if self.exists(name):
             return self._load(name)
-        # Two processes may get here together; whoever comes second finds the first one's table.
-        with suppress(NamespaceAlreadyExistsError):
+        # Two processes may get here together; whoever comes second finds the first one's table. A catalog in SQL
+        # looks whether the namespace is there, and then has it refused by the database.
+        with suppress(NamespaceAlreadyExistsError, IntegrityError):
             self._catalog.create_namespace(namespace)
         try:
             return self._catalog.create_table(name, schema=schema)

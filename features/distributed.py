@@ -1,6 +1,6 @@
 """The point-in-time join over a Ray cluster, for tables larger than memory and keys of any skew.
 
-    deal_events   a data file, a view  ->  the view's history, by bucket
+    deal_events   a data file, a view  ->  the view's history, by bucket (few events: left out, answer reads the files)
     deal_rows     a block, an entity   ->  keys and times of its rows, by bucket
     answer        a part of a view     ->  its events sorted and summed up; features of its rows, by block
     gather        a block              ->  its rows in their order, the features of all views beside them
@@ -47,15 +47,9 @@ def look_up(
     """
     crew = _Crew(at_once)
     counts = [partition.bucket_count(_events(view, sources), len(views), at_once) for view in views]
-    files = [
-        [crew.run(_deal_events, 1 + n, file, view, n) for file in sources[view.source]]
-        for view, n in zip(views, counts, strict=True)
-    ]
+    files = [_by_bucket(crew, view, sources[view.source], n) for view, n in zip(views, counts, strict=True)]
     asked = {key: _asked(crew, blocks, *key) for key in _entities(views, counts)}
-    dealt = [
-        partition.deal(view.entity.keys, *_tallied(ray.get([file[0] for file in of_view])))
-        for view, of_view in zip(views, files, strict=True)
-    ]
+    dealt = [_dealt(view, of_view) for view, of_view in zip(views, files, strict=True)]
     answers = [
         [_answers(crew, view, part, of_view, asked[view.entity.keys, how.buckets]) for part in how.parts]
         for view, of_view, how in zip(views, files, dealt, strict=True)
@@ -94,6 +88,20 @@ def _entities(views: Sequence[FeatureView], counts: Sequence[int]) -> dict[tuple
     return dict.fromkeys((view.entity.keys, count) for view, count in zip(views, counts, strict=True))
 
 
+def _by_bucket(crew: _Crew, view: FeatureView, files: Sequence[TablePart], count: int) -> list[list[Any]]:
+    """Of each data file a tally and the buckets; of a single bucket the file as it is, which is read where it is joined."""
+    if count == 1:
+        return [[None, file] for file in files]
+    return [crew.run(_deal_events, 1 + count, file, view, count) for file in files]
+
+
+def _dealt(view: FeatureView, files: list[list[Any]]) -> Dealt:
+    tallies = [tally for tally, *_ in files]
+    if tallies[0] is None:
+        return Dealt(view.entity.keys, 1, (Part(0),))
+    return partition.deal(view.entity.keys, *_tallied(ray.get(tallies)))
+
+
 def _asked(crew: _Crew, blocks: Sequence[Reference], keys: tuple[str, ...], count: int) -> list[list[Reference]]:
     """The rows of each block by bucket of an entity."""
     if count == 1:
@@ -109,7 +117,7 @@ def _tallied(tallies: Sequence[_Tally]) -> tuple[list[int], dict[int, np.ndarray
 
 
 def _answers(
-    crew: _Crew, view: FeatureView, part: Part, files: list[list[Reference]], asked: list[list[Reference]]
+    crew: _Crew, view: FeatureView, part: Part, files: list[list[Any]], asked: list[list[Reference]]
 ) -> list[Reference]:
     """The part's features of each block's rows."""
     events = [file[1 + part.bucket] for file in files]
@@ -121,8 +129,7 @@ def _answers(
 @ray.remote(num_cpus=_CPUS)
 def _deal_events(file: TablePart, view: FeatureView, count: int) -> Any:
     """A tally, and the history of each bucket."""
-    rows = pl.DataFrame(file.table(view.source_columns))
-    known = history(view, rows)
+    known = _known(view, file)
     pieces = partition.split(known, partition.buckets(known, view.entity.keys, count), count)
     return [[(piece.height, partition.sample(piece)) for piece in pieces], *(piece.to_arrow() for piece in pieces)]
 
@@ -134,9 +141,9 @@ def _deal_rows(block: pa.Table, keys: tuple[str, ...], count: int) -> Any:
 
 
 @ray.remote(num_cpus=_CPUS)
-def _answer(view: FeatureView, part: Part, events: list[Reference], rows: list[Reference]) -> Any:
+def _answer(view: FeatureView, part: Part, events: list[Any], rows: list[Reference]) -> Any:
     """Features of the part's rows, a table for each block."""
-    known = partition.needed(view, part, (pl.DataFrame(ray.get(piece)) for piece in events))
+    known = partition.needed(view, part, (_known(view, piece) for piece in events))
     prepared = arrange(view, known)
     del known
     found = []
@@ -155,3 +162,10 @@ def _gather(block: pa.Table, dealt: list[Dealt], answers: list[list[Reference]])
         pieces = [pl.DataFrame(piece) for piece in ray.get(parts)]
         found.append(partition.united(pieces, partition.places(how, rows)))
     return pl.concat([rows, *found], how="horizontal").to_arrow()
+
+
+def _known(view: FeatureView, events: TablePart | Reference) -> pl.DataFrame:
+    """A history: made of a data file, or fetched."""
+    if isinstance(events, TablePart):
+        return history(view, pl.DataFrame(events.table(view.source_columns)))
+    return pl.DataFrame(ray.get(events))

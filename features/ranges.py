@@ -10,16 +10,25 @@ from typing import Literal
 
 import numpy as np
 
+_CACHED = 1 << 14
+"""Ranges that are bisected together: as many as stay in the processor's cache."""
+
 
 def upto(times: np.ndarray, low: np.ndarray, high: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """The first position of each range whose time is > ``asked``, or its end; times ascend within a range."""
-    low, high = low.copy(), high.copy()
-    while (open_ := low < high).any():
-        middle = (low + high) >> 1
-        # Of a range that is found, the middle may lie behind the end of all.
-        before = open_ & (times[np.minimum(middle, times.size - 1)] <= asked)
-        low = np.where(before, middle + 1, low)
-        high = np.where(open_ & ~before, middle, high)
+    found = low.copy()
+    for start in range(0, low.size, _CACHED):
+        some = slice(start, start + _CACHED)
+        found[some] = _bisected(times, low[some], high[some], asked[some])
+    return found
+
+
+def _bisected(times: np.ndarray, low: np.ndarray, high: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """By steps of falling powers of two: a step is taken where it stays in the range and what it passes is not later."""
+    for k in reversed(range(int((high - low).max(initial=0)).bit_length())):
+        ahead = low + (1 << k)
+        # Of a step too far, the time may lie behind the end of all.
+        low = np.where((ahead <= high) & (times.take(ahead - 1, mode="clip") <= asked), ahead, low)
     return low
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -65,11 +65,18 @@ class Rayloop:
             asked = self._tables.append(f"{name}_rows", _plain(part))
         return Landed(landed, asked)
 
-    def join(self, case: Case, landed: Landed, keep: pl.Series | None = None) -> Joined:
-        """From tables to blocks with features in the object store; ``keep`` are the rows to give back."""
-        began = time.perf_counter()
-        (blocks, seconds), peak = peak_mib(self._settings, lambda: _timed(lambda: self._blocks(case, landed), began))
+    def join(self, case: Case, landed: Landed, keep: pl.Series | None = None, watch: bool = False) -> Joined:
+        """From tables to blocks with features in the object store; ``keep`` are the rows to give back.
+
+        Without ``watch`` memory is not measured, which takes a share of a core.
+        """
         import ray
+
+        def timed() -> tuple[list, float]:
+            began = time.perf_counter()
+            return self._blocks(case, landed), time.perf_counter() - began
+
+        (blocks, seconds), peak = peak_mib(self._settings, timed) if watch else (timed(), 0.0)
 
         made, rows = [], 0
         for block in blocks:
@@ -93,11 +100,6 @@ class Rayloop:
 
 def _read(part):  # type: ignore[no-untyped-def]
     return part.table(part.schema.column_names)
-
-
-def _timed(work: Callable[[], list], began: float) -> tuple[list, float]:
-    made = work()
-    return made, time.perf_counter() - began
 
 
 def _plain(frame: pl.DataFrame):  # type: ignore[no-untyped-def]

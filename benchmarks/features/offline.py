@@ -52,11 +52,11 @@ def _flights(cluster: Rayloop, case: Case, small: bool, say: Callable[[str], Non
     yield row(work, "rows/s", rates[0], _POLARS, rates[1], target, _both(case, truth, ours[-1], theirs[-1]))
     joins.prepare_feast(case)
     for store, peer in FEAST_STORES.items():
-        yield _feast_row(cluster, case, landed, truth, (store, peer), FEAST_ROWS[:2] if small else FEAST_ROWS, say)
+        yield _feast_row(cluster, case, landed, (store, peer), FEAST_ROWS[:2] if small else FEAST_ROWS, say)
 
 
 def _feast_row(
-    cluster: Rayloop, case: Case, landed: joins.Landed, truth: pl.DataFrame, feast: tuple[str, str],
+    cluster: Rayloop, case: Case, landed: joins.Landed, feast: tuple[str, str],
     counts: Sequence[int], say: Callable[[str], None],
 ) -> Row:  # fmt: skip
     """Feast at the largest number of rows it finishes; rayloop joins all of them in the time it is charged for."""
@@ -76,9 +76,9 @@ def _feast_row(
     if best is None:
         return row(work, "rows/s", rate, peer, None, target, f"it finished no size: {why}")
     count, theirs = best
-    asked = truth.filter(pl.col(oracle.ROW).is_in(theirs.made.get_column(oracle.ROW).implode()))
+    truth = oracle.expected(case, count)
     note = (
-        f"{count:,} rows asked for in {theirs.seconds:.1f} s, {theirs.rows:,} came back, {_errors(case, asked, theirs)}"
+        f"{count:,} rows asked for in {theirs.seconds:.1f} s, {theirs.rows:,} came back, {_errors(case, truth, theirs)}"
     )
     note += f"; {why}. rayloop's rate is of all {case.rows:,} rows"
     return row(work, "rows/s", rate, peer, count / theirs.seconds, target, note)
@@ -91,7 +91,7 @@ def _sizes(cluster: Rayloop, home: Path, sizes: Sequence[int], say: Callable[[st
         with _case(home, size, say) as case:
             landed, truth = cluster.land(case), oracle.expected(case)
             say(f"{case.name} landed")
-            ours = cluster.join(case, landed, truth.get_column(oracle.ROW))
+            ours = cluster.join(case, landed, truth.get_column(oracle.ROW), watch=True)
             say(f"{case.name}: rayloop {ours.seconds:.1f} s, {ours.peak_mib:,.0f} MiB")
             per_event.append(ours.seconds / size)
             yield from _size_rows(case, truth, ours, say)

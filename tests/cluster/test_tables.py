@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyiceberg.avro.file import AvroFile
 from pyiceberg.io.pyarrow import PyArrowFileIO
+from sqlalchemy.exc import IntegrityError
 
 from cluster.contracts import Snapshot
 from cluster.errors import DataError, SnapshotNotFound
@@ -157,3 +158,16 @@ def test_the_tables_of_a_namespace(tables: Tables) -> None:
     assert tables.names("shop") == []
     tables.append(NAME, rows(1))
     assert tables.names("shop") == [NAME]
+
+
+def test_two_that_make_a_namespace_at_once_both_get_their_table(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tables._catalog.create_namespace
+
+    def beaten(namespace: str) -> None:
+        made(namespace)
+        raise IntegrityError("INSERT", {}, Exception("UNIQUE constraint failed"))
+
+    monkeypatch.setattr(tables._catalog, "create_namespace", beaten)
+    assert tables.append(NAME, rows(1)).rows == 1

@@ -10,12 +10,16 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from cluster.contracts import Task
 from cluster.errors import DataError
 from cluster.settings import Settings
 from cluster.tables import Tables
 from features import partition, pit
-from features.definitions import Aggregate, Entity, FeatureView, Latest
+from features.declare import category
+from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Latest
 from features.pit import AS_OF, INSTANT
+from features.sources import Examples
+from features.split import HashSplit
 
 pytestmark = pytest.mark.cluster
 
@@ -101,6 +105,24 @@ def test_a_source_without_rows_is_refused(cluster: Settings) -> None:
 
     with pytest.raises(DataError, match="no rows"):
         look_up(VIEWS[:1], [], {"events": []}, at_once=2)
+
+
+def test_a_frame_has_every_example_with_its_features(cluster: Settings) -> None:
+    from features.frame import build_frame
+
+    tables, history = Tables(cluster), events(2000).with_row_index("n").cast({"n": pl.String})
+    landed = {"events": tables.append("frame.events", history.to_arrow().cast(_plain(history)))}
+    features = FeatureSet(name="set", request=category("a", "b"), views=VIEWS)
+    examples = Examples(source="events", id="n", label=pl.col("x"), label_known_at="known", event_time="at")
+    task = Task(kind="regression", label="x")
+    made = build_frame(features, examples, task, HashSplit(), landed, tables, cluster, "frame.frame")
+    assert made == build_frame(features, examples, task, HashSplit(), landed, tables, cluster, "frame.frame")
+    frame = pl.DataFrame(tables.read(made.table, made.id)).sort(pl.col("id").cast(pl.Int64))
+    assert frame.get_column("id").to_list() == history.get_column("n").to_list()
+    asked = history.select("a", "b", pl.col("at").alias(AS_OF))
+    for one in VIEWS:
+        whole = pit.join(one, history, asked)
+        assert frame.select(whole.columns).equals(whole), one.name
 
 
 def _plain(frame: pl.DataFrame) -> pa.Schema:
