@@ -17,6 +17,7 @@ rows 1..    from when the event counts; for each aggregated column, running over
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -303,14 +304,14 @@ def joined(states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 def _cut_up(words: np.ndarray, starts: np.ndarray, first: np.ndarray, texts: list[pa.LargeBinaryArray]) -> list[bytes]:
     data = memoryview(words).cast("B")
     ends = (starts * WORD).tolist()
-    states = [bytes(data[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    states = [bytes(data[a:b]) for a, b in pairwise(ends)]
     if not texts:
         return states
     tails = []
     for text in texts:
         offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
         bounds, characters = offsets[np.append(first, len(text))].tolist(), memoryview(text.buffers()[2] or b"")
-        tails.append([bytes(characters[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)])
+        tails.append([bytes(characters[a:b]) for a, b in pairwise(bounds)])
     return [_padded(b"".join(parts)) for parts in zip(states, *tails, strict=True)]
 
 
