@@ -136,7 +136,9 @@ class ViewReader:
             ([c.kind for c in view.columns].count("number"), [c.kind for c in view.columns].count("category"))
             for view in views
         ]
-        self._blanks: list[tuple[list[float], list[str | None]]] = [([math.nan] * numbers, [None] * texts) for numbers, texts in blanks]
+        self._blanks: list[tuple[list[float], list[str | None]]] = [
+            ([math.nan] * numbers, [None] * texts) for numbers, texts in blanks
+        ]
 
     def columns(self, rows: Mapping[str, Cells], size: int) -> dict[str, pa.Array]:
         """The views' features for ``size`` request rows (keys and ``as_of``); null for a null key or time."""

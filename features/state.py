@@ -110,8 +110,9 @@ class Layout:
         row = np.zeros((1, self.width), np.int64)
         row[0, 0] = NEVER
         nothing = np.array(np.nan).view(np.int64)
+        blanks = {"event": NEVER, "last": int(nothing), "last text": len(NULL_TEXT)}
         for (what, _), word in self.words.items():
-            row[0, word] = {"event": NEVER, "last": nothing, "last text": len(NULL_TEXT)}.get(what, row[0, word])
+            row[0, word] = blanks.get(what, int(row[0, word]))
         if "tie" in (what for what, _ in self.words):
             row[0, self.words["tie", ""]] = np.array(-np.inf).view(np.int64)
         return _packed([0, NEVER, 0], row, [NULL_TEXT * (what == "last text") for what, _ in self.texts])
@@ -302,7 +303,7 @@ def joined(states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cut_up(words: np.ndarray, starts: np.ndarray, first: np.ndarray, texts: list[pa.LargeBinaryArray]) -> list[bytes]:
-    data = memoryview(words).cast("B")
+    data = words.data.cast("B")
     ends = (starts * WORD).tolist()
     states = [bytes(data[a:b]) for a, b in pairwise(ends)]
     if not texts:

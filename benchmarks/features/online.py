@@ -43,7 +43,9 @@ _END_US = 1_388_620_800_000_000  # 2014-01-02
 _KEYS = ("dest", "tailnum", "carrier", "origin")
 
 
-def _view(name: str, keys: tuple[str, ...], when: str, column: str, *windows: tuple[int, Sequence[Operation]]) -> FeatureView:
+def _view(
+    name: str, keys: tuple[str, ...], when: str, column: str, *windows: tuple[int, Sequence[Operation]]
+) -> FeatureView:
     aggregates: list[Aggregate] = []
     for hours, ops in windows:
         aggregates += rolling(column, timedelta(hours=hours), f"{name}_{hours}h", ops)
@@ -70,7 +72,11 @@ def rows(small: bool, say: Say) -> list[Row]:
         rounds, share = (1, 10) if small else (ROUNDS, 1)
         stores = {
             "SQLite": (f"lmdb://{folder / 'online'}", {"type": "sqlite"}, 0.1),
-            "Redis": (f"{redis}/1", {"type": "redis", "connection_string": f"{redis.removeprefix('redis://')},db=2"}, 1 / 3),
+            "Redis": (
+                f"{redis}/1",
+                {"type": "redis", "connection_string": f"{redis.removeprefix('redis://')},db=2"},
+                1 / 3,
+            ),
         }
         made = [r for kind in stores for r in _beside(kind, *stores[kind], events, folder, rounds, share, say)]
     return made + request_rows(small, say)
@@ -119,7 +125,9 @@ def _materialised(
         ours.append(counted / (time.perf_counter() - began))
     theirs = [counted / feast.ask("materialize", None)["seconds"] for _ in range(rounds)] if feast else []
     target = Target(of="ratio", sign="≥", limit=20)
-    note = why or f"{counted:,} events of three views from a table in memory (Feast: from Parquet, values made beforehand)"
+    note = (
+        why or f"{counted:,} events of three views from a table in memory (Feast: from Parquet, values made beforehand)"
+    )
     yield row("materialisation of a table", "rows/s", float(np.median(ours)), peer, _median(theirs), target, note)
     view = VIEWS[0].model_copy(update={"name": "pushed", "ttl": timedelta(days=999)})
     began = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -27,11 +27,16 @@ def request_rows(small: bool, say: Callable[[str], None]) -> list[Row]:
     encoder = Encoder.fit(features.columns, frame)
     one, framed = table.slice(7, 1), whole.frame(table.slice(7, 1), 0)
     repeats = _REPEATS // 10 if small else _REPEATS
-    transform, encoding = _microseconds(lambda: reader.frame(one, 0), repeats), _microseconds(lambda: encoder.encode(framed), repeats)
+    transform, encoding = (
+        _microseconds(lambda: reader.frame(one, 0), repeats),
+        _microseconds(lambda: encoder.encode(framed), repeats),
+    )
     say(f"transform {transform:.1f} µs, encoding {encoding:.1f} µs")
     note = f"transform {transform:.1f} µs ({len(features.derived)} features and the time), encoding {encoding:.1f} µs ({len(features.columns)} columns)"
     target = Target(of="value", sign="≤", limit=50)
-    return [row("request-time transform and encoding, 1 row, p50", "µs", transform + encoding, target=target, note=note)]
+    return [
+        row("request-time transform and encoding, 1 row, p50", "µs", transform + encoding, target=target, note=note)
+    ]
 
 
 def _requests() -> pa.Table:
@@ -49,7 +54,14 @@ def _microseconds(work: Callable[[], object], repeats: int) -> float:
 
 
 class _Nothing:
-    """A store that holds nothing."""
+    """A store that holds nothing, and keeps nothing."""
 
-    def get_many(self, keys: list[bytes]) -> list[None]:
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [None] * len(keys)
+
+    def put_many(self, values: Mapping[bytes, bytes]) -> None: ...
+
+    def keys(self, prefix: bytes) -> Iterable[bytes]:
+        return ()
+
+    def delete(self, keys: Iterable[bytes]) -> None: ...

@@ -51,7 +51,9 @@ def sources() -> dict[str, pl.DataFrame]:
     return {"flights": flights_frame(), "weather": weather_frame()}
 
 
-def online(feature_set: FeatureSet, sources: dict[str, pl.DataFrame], asked: pl.DataFrame, times: pl.Series) -> pl.DataFrame:
+def online(
+    feature_set: FeatureSet, sources: dict[str, pl.DataFrame], asked: pl.DataFrame, times: pl.Series
+) -> pl.DataFrame:
     """Steps of time: first the events known by a step's end are pushed, then its rows are read, each as of its time."""
     store = MemoryStore()
     known = {view.name: history(view, sources[view.source]).sort(AT, maintain_order=True) for view in feature_set.views}
@@ -77,7 +79,9 @@ def schema(feature_set: FeatureSet) -> pa.Schema:
 
 def test_every_row_online_is_the_join(sources: dict[str, pl.DataFrame]) -> None:
     feature_set = features.model_copy(update={"views": (*features.views, *MORE)})
-    feature_set = FeatureSet.model_validate(feature_set.model_dump(include={"name", "request", "derived", "as_of", "views"}))
+    feature_set = FeatureSet.model_validate(
+        feature_set.model_dump(include={"name", "request", "derived", "as_of", "views"})
+    )
     asked = sources["flights"].select(c.name for c in feature_set.request)
     rows = request_features(feature_set, asked)
     found = online(feature_set, sources, asked, rows.get_column(AS_OF).to_physical())

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.redis_server import redis_server
 from cluster.errors import DataError, SettingsError, StoreUnavailable
 from cluster.session import free_port
 from features import pit
@@ -24,7 +25,6 @@ from features.online import OnlineStore, open_store
 from features.pit import AS_OF, INSTANT
 from features.reader import FeatureReader
 from features.state_keys import entity_keys, state_key
-from benchmarks.redis_server import redis_server
 from tests.features.strategies import EPOCH, VIEW
 
 HOUR_US = 3_600_000_000
