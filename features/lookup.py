@@ -167,7 +167,8 @@ class Lookup:
             values = np.diff(running).tolist()
             k, total = int(n[w, r]), sum(values)
             top[w, r] = float(k * sum(value * value for value in values) - total * total)
-        return np.sqrt(top / bottom) * self._resolution[of]
+        deviations: np.ndarray = np.sqrt(top / bottom) * self._resolution[of]
+        return deviations
 
     def _between(self, words: np.ndarray, op: str, of: np.ndarray, index: np.ndarray, since: np.ndarray) -> np.ndarray:
         """min, max or distinct over the rows of each window, [windows, rows]; 0 where there is no row."""
@@ -226,7 +227,7 @@ class Lookup:
             start = start + words[last + layout.words[kind]]
         end = start + words[lead + word]
         start = start + np.where(place > 0, words[lead + word - np.where(place > 0, layout.width, 0)], 0)
-        data = memoryview(words).cast("B")
+        data = words.data.cast("B")
         raw = [bytes(data[a:b]) for a, b in zip(start.tolist(), end.tolist(), strict=True)]
         return [
             text.decode() if is_fresh and text != NULL_TEXT else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from features.definitions import Aggregate, FeatureView
 from features.state import HEAD, NULL_TEXT, WORD, Layout, too_far_back
@@ -104,7 +105,7 @@ def _std(word: int, square: int, width: int, resolution: float) -> Read:
         squares = (words[upto + square] - words[since + square]) % _MODULUS
         if n * words[2] ** 2 >= _MODULUS:
             running = words[since + word : upto + word + 1 : width].tolist()
-            squares = sum((b - a) ** 2 for a, b in zip(running, running[1:], strict=False))
+            squares = sum((b - a) ** 2 for a, b in pairwise(running))
         return math.sqrt(float(n * squares - total * total) / float(n * (n - 1))) * resolution
 
     return read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -135,10 +136,16 @@ class ViewReader:
             ([c.kind for c in view.columns].count("number"), [c.kind for c in view.columns].count("category"))
             for view in views
         ]
-        self._blanks = [([math.nan] * numbers, [None] * texts) for numbers, texts in blanks]
+        self._blanks: list[tuple[list[float], list[str | None]]] = [
+            ([math.nan] * numbers, [None] * texts) for numbers, texts in blanks
+        ]
 
     def columns(self, rows: Mapping[str, Cells], size: int) -> dict[str, pa.Array]:
         """The views' features for ``size`` request rows (keys and ``as_of``); null for a null key or time."""
+        if not size:
+            return {name: pa.array([], pa.float64()) for name in self._lookup.numbers} | {
+                name: pa.array([], pa.string()) for name in self._lookup.texts
+            }
         found = self._few(rows, size) if size <= _FEW_ROWS else self._many(rows)
         columns = dict(zip(self._lookup.numbers, _slices(found.numbers), strict=True))
         for name, cells in zip(self._lookup.texts, found.texts, strict=True):
@@ -160,9 +167,10 @@ class ViewReader:
             self._row_lookups[view](next(states) or self._empty[view], at) if at is not None else self._blanks[view]
             for view, at in asked
         ]
-        numbers = [sum([found[view * size + row][0] for view in range(len(self._entities))], []) for row in range(size)]
-        texts = [sum([found[view * size + row][1] for view in range(len(self._entities))], []) for row in range(size)]
-        return Found(np.ascontiguousarray(np.array(numbers).T), list(zip(*texts, strict=True)))
+        # Of a row, the views' values one after another.
+        numbers = [list(chain.from_iterable(some for some, _ in found[row::size])) for row in range(size)]
+        texts = [chain.from_iterable(some for _, some in found[row::size]) for row in range(size)]
+        return Found(np.ascontiguousarray(np.array(numbers).T), [list(cells) for cells in zip(*texts, strict=True)])
 
     def _many(self, rows: Mapping[str, Cells]) -> Found:
         times, keys = rows[AS_OF].cast(pa.int64()), {key: rows[key] for key in self._keys}

@@ -17,6 +17,7 @@ rows 1..    from when the event counts; for each aggregated column, running over
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -109,8 +110,9 @@ class Layout:
         row = np.zeros((1, self.width), np.int64)
         row[0, 0] = NEVER
         nothing = np.array(np.nan).view(np.int64)
+        blanks = {"event": NEVER, "last": int(nothing), "last text": len(NULL_TEXT)}
         for (what, _), word in self.words.items():
-            row[0, word] = {"event": NEVER, "last": nothing, "last text": len(NULL_TEXT)}.get(what, row[0, word])
+            row[0, word] = blanks.get(what, int(row[0, word]))
         if "tie" in (what for what, _ in self.words):
             row[0, self.words["tie", ""]] = np.array(-np.inf).view(np.int64)
         return _packed([0, NEVER, 0], row, [NULL_TEXT * (what == "last text") for what, _ in self.texts])
@@ -301,16 +303,16 @@ def joined(states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cut_up(words: np.ndarray, starts: np.ndarray, first: np.ndarray, texts: list[pa.LargeBinaryArray]) -> list[bytes]:
-    data = memoryview(words).cast("B")
+    data = words.data.cast("B")
     ends = (starts * WORD).tolist()
-    states = [bytes(data[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    states = [bytes(data[a:b]) for a, b in pairwise(ends)]
     if not texts:
         return states
     tails = []
     for text in texts:
         offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
         bounds, characters = offsets[np.append(first, len(text))].tolist(), memoryview(text.buffers()[2] or b"")
-        tails.append([bytes(characters[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)])
+        tails.append([bytes(characters[a:b]) for a, b in pairwise(bounds)])
     return [_padded(b"".join(parts)) for parts in zip(states, *tails, strict=True)]
 
 

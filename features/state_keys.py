@@ -26,7 +26,8 @@ def keys_of(view: FeatureView, columns: Sequence[Sequence[str]]) -> list[bytes]:
 
 def state_key(prefix: bytes, values: tuple[str, ...]) -> bytes:
     """Key of one entity's state."""
-    return entity_keys(prefix, [[value] for value in values])[0]
+    key = prefix + (values[0].encode() if len(values) == 1 else _run_together(values))
+    return key if len(key) <= _MAX_BYTES else _shortened(prefix, key)
 
 
 def entity_keys(prefix: bytes, columns: Sequence[Sequence[str]]) -> list[bytes]:

@@ -158,6 +158,19 @@ def predict(
 
 
 @app.command()
+def push(project: ProjectArgument, source: str, file: Path) -> None:
+    """Put the events of a file (Parquet, CSV, NDJSON) into the online store at once, where that store can be reached."""
+    from pipelines.project import load, locate
+    from pipelines.pushing import push_file
+
+    pushed = push_file(load(locate(project)), load_settings(), source, file)
+    for view, events in pushed.events.items():
+        typer.echo(f"{view}: {events:,} new events")
+    for reason, rows in pushed.refused.items():
+        typer.echo(f"{rows:,} rows left out: {reason}")
+
+
+@app.command()
 def promote(model: str, version: OneOf = "", reason: Reason = "by hand") -> None:
     """Make the challenger champion now."""
     _order(model, "promote", reason, version)

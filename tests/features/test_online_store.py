@@ -11,7 +11,10 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from benchmarks.redis_server import redis_server
 from cluster.errors import DataError, SettingsError, StoreUnavailable
 from cluster.session import free_port
 from features import pit
@@ -21,7 +24,7 @@ from features.materialize import forget, forget_entities, materialize, push, wat
 from features.online import OnlineStore, open_store
 from features.pit import AS_OF, INSTANT
 from features.reader import FeatureReader
-from tests.features.redis_server import redis_server
+from features.state_keys import entity_keys, state_key
 from tests.features.strategies import EPOCH, VIEW
 
 HOUR_US = 3_600_000_000
@@ -110,9 +113,9 @@ def test_a_state_forgets_only_what_no_exact_look_up_needs(store: OnlineStore, ho
     assert read(store, rows).equals(pit.join(VIEW, hourly_events, rows))
     with pytest.raises(DataError, match="offline join"):
         read(store, hourly_events.head(1).select("a", "b", pl.col("known").alias(AS_OF)))
+    reader = FeatureReader(FeatureSet(name="set", request=category("a", "b"), views=(VIEW,)), store)
     with pytest.raises(DataError, match="offline join"):
-        many = pa.table({"a": ["p"] * 9, "b": ["q"] * 9})
-        FeatureReader(FeatureSet(name="set", request=category("a", "b"), views=(VIEW,)), store).frame(many, START_US)
+        reader.frame(pa.table({"a": ["p"] * 9, "b": ["q"] * 9}), START_US)
 
 
 def test_events_that_are_delivered_again_count_once(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
@@ -167,3 +170,18 @@ def test_a_store_that_is_away_is_named() -> None:
 def test_what_is_no_store_is_refused(address: str) -> None:
     with pytest.raises(SettingsError, match="RAYLOOP_ONLINE_STORE"):
         open_store(address)
+
+
+def test_an_empty_request_has_all_columns(store: OnlineStore) -> None:
+    reader = FeatureReader(FeatureSet(name="set", request=category("a", "b"), views=(VIEW,)), store)
+    frame = reader.frame(pa.table({"a": pa.array([], pa.string()), "b": pa.array([], pa.string())}), START_US)
+    assert frame.num_rows == 0
+    assert set(frame.column_names) >= {c.name for c in VIEW.columns}
+
+
+@given(st.lists(st.tuples(st.text(max_size=300), st.text(max_size=300)), unique=True, max_size=20))
+def test_different_entities_have_different_keys_that_lmdb_takes(entities: list[tuple[str, str]]) -> None:
+    keys = [state_key(b"view/", entity) for entity in entities]
+    assert len(set(keys)) == len(keys)
+    assert max(map(len, keys), default=0) <= 511
+    assert keys == entity_keys(b"view/", [list(part) for part in zip(*entities, strict=True)])

@@ -25,7 +25,8 @@ def redis_server(folder: Path) -> Iterator[str]:
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            said = []
+            assert process.stdout is not None
+            said: list[str] = []
             while "Ready to accept connections" not in (line := process.stdout.readline()):
                 said.append(line)
                 assert line, f"redis-server ended: {''.join(said)}"
