@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -113,8 +114,6 @@ def _plain(frame: pl.DataFrame):  # type: ignore[no-untyped-def]
 @contextmanager
 def rayloop(home: Path) -> Iterator[Rayloop]:
     """A cluster of this machine's cores, and its workers started."""
-    import os
-
     ports = {port: session.free_port() for port in _PORTS}
     settings = Settings(home=home, cpus=max(2, os.cpu_count() or 2), replica_ports_from=38000, **ports)  # type: ignore[arg-type]
     session.start(settings)
@@ -168,9 +167,16 @@ def _spec(case: Case) -> str:
     return json.dumps([list(window) for window in case.windows])
 
 
+def _environment() -> dict[str, str]:
+    """Without what would lead a peer's Ray to rayloop's cluster."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
+
+
 def _run(command: list[str], timeout_s: float) -> dict[str, float]:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=timeout_s, env=_environment()
+        )
     except subprocess.TimeoutExpired as error:
         raise JoinFailed(f"not finished after {timeout_s:.0f} s") from error
     if done.returncode:

@@ -25,8 +25,6 @@ _LIMIT_GIB = 16
 
 
 def main() -> None:
-    # Beyond it the machine would swap or end processes; this way Feast fails, and says so.
-    resource.setrlimit(resource.RLIMIT_AS, (_LIMIT_GIB * _GIB, _LIMIT_GIB * _GIB))
     folder, out, count, kind, spec = (
         Path(sys.argv[1]),
         sys.argv[2],
@@ -34,6 +32,9 @@ def main() -> None:
         sys.argv[4],
         json.loads(sys.argv[5]),
     )
+    if kind == "file":
+        # Beyond it the machine would swap or end processes; this way Feast fails, and says so. Ray reserves addresses freely.
+        resource.setrlimit(resource.RLIMIT_AS, (_LIMIT_GIB * _GIB, _LIMIT_GIB * _GIB))
     rows = pd.read_parquet(folder / "rows.parquet").reset_index(names="row")
     asked = rows.iloc[:: max(1, len(rows) // count)].head(count).rename(columns={"as_of": "event_timestamp"})
     with tempfile.TemporaryDirectory() as repo:
