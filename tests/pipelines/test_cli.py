@@ -71,3 +71,15 @@ def test_an_mlflow_that_is_away(tmp_path: Path) -> None:
 def test_down_when_nothing_runs(tmp_path: Path) -> None:
     done = rayloop("down", home=tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, "nothing was running")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("forget", "--entity", "tailnum"), "--entity column=value"),
+        (("forget", "--entity", "dep_delay=5"), "keeps nobody by dep_delay; name one of carrier, dest"),
+        (("backfill", "--view", "weather", "--since", "yesterday"), "--since 'yesterday' is no time"),
+    ],
+)
+def test_what_cannot_be_forgotten_or_filled(tmp_path: Path, words: tuple[str, ...], part: str) -> None:
+    assert_one_line(rayloop(words[0], "examples.flights.project", *words[1:], home=tmp_path), part)
