@@ -10,6 +10,7 @@
     │   └── PortInUse             a port that the cluster needs is taken
     ├── RegistryUnavailable       MLflow does not answer
     │   └── VersionNotFound       a model or version that is not registered
+    ├── StoreUnavailable          the online store does not answer
     ├── GateFailed                a candidate did not pass its gate
     ├── RolloutError              a rollout that cannot be started or steered
     └── RequestError              a request that cannot be answered (HTTP 4xx)
@@ -68,6 +69,10 @@ class RegistryUnavailable(RayloopError):
 
 class VersionNotFound(RegistryUnavailable):
     """A model or version that is not registered."""
+
+
+class StoreUnavailable(RayloopError):
+    """The online store does not answer."""
 
 
 class GateFailed(RayloopError):

@@ -139,6 +139,17 @@ class Registry:
             mlflow.artifacts.download_artifacts(version.bundle_uri, tracking_uri=self._settings.mlflow_uri)
         )
 
+    def fetch_file(self, version: ModelVersion, name: str) -> Path:
+        """Folder on this machine that holds one file of the version's bundle, without fetching the others."""
+        if version.local_folder is not None:
+            return version.local_folder
+        uri = f"{version.bundle_uri}/{name}"
+        return Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=self._settings.mlflow_uri)).parent
+
+    def models(self) -> list[str]:
+        """Names of all registered models, in order."""
+        return sorted(model.name for model in self._client.search_registered_models(max_results=1000))
+
     def forget(self, model: str) -> None:
         """Delete a registered model with all its versions; absent is fine."""
         if self._has(model):

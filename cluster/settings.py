@@ -23,6 +23,7 @@ class Settings(BaseSettings):
     warehouse: str = ""
     online_store: str = ""
     address: str = ""
+    personal_key_file: str = ""
     access: bool = False
     access_store: str = ""
     access_rate: str = ""

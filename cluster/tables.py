@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from datetime import datetime
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.conversions import from_bytes
 from pyiceberg.exceptions import (
     NamespaceAlreadyExistsError,
     NoSuchTableError,
@@ -20,14 +22,18 @@ from pyiceberg.exceptions import (
     TableAlreadyExistsError,
     ValidationError,
 )
-from pyiceberg.expressions import AlwaysTrue, BooleanExpression, EqualTo
+from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, EqualTo, In
 from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
+from pyiceberg.manifest import ManifestFile
 from pyiceberg.schema import Schema
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
-from sqlalchemy.exc import OperationalError
+from pyiceberg.types import TimestamptzType
+from pyiceberg.utils.datetime import micros_to_timestamptz
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cluster.contracts import Snapshot
 from cluster.errors import DataError, SnapshotNotFound
@@ -35,6 +41,9 @@ from cluster.settings import Settings
 
 if TYPE_CHECKING:
     import ray.data
+
+Where = Mapping[str, Collection[str]]
+"""For each of some text columns the values that are meant."""
 
 _KEY = "rayloop.key"
 _BLOCK_ROWS = 65_536
@@ -152,6 +161,71 @@ class Tables:
         files = [TablePart(table.metadata, table.io, scan.projection(), task) for task in scan.plan_files()]
         return schema_to_pyarrow(scan.projection(), include_field_ids=False), files
 
+    def names(self, namespace: str) -> list[str]:
+        """Tables of a namespace, "namespace.table", in order; none when there is no such namespace."""
+        if not self._catalog.namespace_exists(namespace):
+            return []
+        return sorted(".".join(identifier) for identifier in self._catalog.list_tables(namespace))
+
+    def has_snapshot(self, snapshot: Snapshot) -> bool:
+        """Whether the snapshot can still be read."""
+        return self.exists(snapshot.table) and self._load(snapshot.table).snapshot_by_id(snapshot.id) is not None
+
+    def newest(self, name: str, column: str) -> datetime | None:
+        """Largest value of a timestamp column, by the files' statistics; None without rows. Raises SnapshotNotFound."""
+        table = self._load(name)
+        field = table.schema().find_field(column)
+        bounds = [(task.file.upper_bounds or {}).get(field.field_id) for task in table.scan().plan_files()]
+        if not isinstance(field.field_type, TimestamptzType):
+            raise DataError(f"column {column!r} of table {name!r} is no timestamp")
+        values = [int(from_bytes(field.field_type, bound)) for bound in bounds if bound is not None]
+        return micros_to_timestamptz(max(values)) if values else None
+
+    def find(self, name: str, where: Where, columns: Sequence[str]) -> pa.Table:
+        """Columns of the newest snapshot's rows whose text columns each have one of the values given."""
+        return self._load(name).scan(row_filter=_filter(where), selected_fields=tuple(columns)).to_arrow()
+
+    def held(self, name: str, where: Where) -> bool:
+        """Whether an older snapshot has such rows, which were deleted or replaced since."""
+        table = self._load(name)
+        if all(snapshot.summary and snapshot.summary.operation == Operation.APPEND for snapshot in table.snapshots()):
+            return False
+        scans = (table.scan(_filter(where), snapshot_id=old.snapshot_id) for old in table.snapshots()[:-1])
+        return any(scan.select(*where).to_arrow().num_rows for scan in scans)
+
+    def delete(self, name: str, where: Where) -> int:
+        """Delete the rows whose text columns each have one of the values given; returns how many there were.
+
+        Files that hold such rows are written anew without them. What they held stays in older snapshots (``expire``).
+        """
+        found: int = self.find(name, where, tuple(where)).num_rows
+        if found:
+            self._load(name).delete(_filter(where))
+        return found
+
+    def expire(self, name: str) -> tuple[int, ...]:
+        """Forget all snapshots but the newest, and delete the files that only they had; returns their ids.
+
+        To be done after a deletion that must be final: whoever reads an old snapshot finds it gone. Appends that were
+        made under a key are not known by it any more.
+        """
+        table = self._load(name)
+        if any(manifest.deleted_files_count != 0 for manifest in _manifests(table)):
+            # Of files that a snapshot deletes it still tells the bounds, which are values; the next one does not.
+            table.append(table.schema().as_arrow().empty_table())
+        newest = table.current_snapshot()
+        old = [snapshot for snapshot in table.snapshots() if newest and snapshot.snapshot_id != newest.snapshot_id]
+        if not old or newest is None:
+            return ()
+        left_over = set().union(*(_files(snapshot, table.io) for snapshot in old)) - _files(newest, table.io)
+        ids = [snapshot.snapshot_id for snapshot in old]
+        table.maintenance.expire_snapshots().by_ids(ids).commit()
+        # After the commit, so that no snapshot is ever there without its files.
+        for path in left_over:
+            with suppress(FileNotFoundError):
+                table.io.delete(path)
+        return tuple(ids)
+
     def drop(self, name: str) -> None:
         """Forget a table and delete its files; absent is fine."""
         if not self.exists(name):
@@ -171,8 +245,9 @@ class Tables:
             raise DataError(f"table name {name!r} lacks its namespace", "write it as namespace.table")
         if self.exists(name):
             return self._load(name)
-        # Two processes may get here together; whoever comes second finds the first one's table.
-        with suppress(NamespaceAlreadyExistsError):
+        # Two processes may get here together; whoever comes second finds the first one's table. A catalog in SQL
+        # looks whether the namespace is there, and then has it refused by the database.
+        with suppress(NamespaceAlreadyExistsError, IntegrityError):
             self._catalog.create_namespace(namespace)
         try:
             return self._catalog.create_table(name, schema=schema)
@@ -220,6 +295,25 @@ class TablePart:
         scan = ArrowScan(self.metadata, self.io, chosen, AlwaysTrue())
         for batch in scan.to_record_batches([self.task]):
             yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+
+
+def _filter(where: Where) -> BooleanExpression:
+    """In, for each column; a value that occurs in no column is fine."""
+    return reduce(And, (In(term=column, values=set(values)) for column, values in where.items()), AlwaysTrue())  # type: ignore[arg-type]
+
+
+def _manifests(table: Table) -> list[ManifestFile]:
+    newest = table.current_snapshot()
+    return newest.manifests(table.io) if newest else []
+
+
+def _files(snapshot: IcebergSnapshot, io: FileIO) -> set[str]:
+    """Every file that a snapshot needs: its list, its manifests, and the data files that they name as there."""
+    files = {snapshot.manifest_list}
+    for manifest in snapshot.manifests(io):
+        files.add(manifest.manifest_path)
+        files |= {entry.data_file.file_path for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)}
+    return files
 
 
 def _keyed(table: Table, key: str) -> Snapshot | None:

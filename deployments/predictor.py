@@ -24,6 +24,7 @@ from deployments.rows import Assembler, Rows
 from features.bundle import MODEL, Manifest
 from features.encoding import Arrays
 from features.online import open_store
+from features.personal import Shield
 from features.reader import FeatureReader
 
 _WARM_UP_ROWS = (1, 1, 8)
@@ -92,6 +93,7 @@ class Scorer:
         self.manifest = self._predictor.manifest
         self._assembler = Assembler(self.manifest.features)
         self._reader = FeatureReader(self.manifest.features, open_store(settings.online_store_uri))
+        self._shield = Shield.of(self.manifest.features.request, settings)
 
     def table(self, requests: Sequence[Rows]) -> pa.Table:
         """The typed rows of requests, one after another. Raises RequestError when one does not fit its types."""
@@ -99,6 +101,8 @@ class Scorer:
 
     def frame(self, rows: pa.Table, now_us: int) -> pa.Table:
         """The feature frame of request rows. Raises RequestError when it cannot be computed from them."""
+        # First of all: neither a feature, nor the log, nor an error may see personal data in clear.
+        rows = self._shield(rows)
         try:
             frame = self._reader.frame(rows, now_us)
         except (DataError, pl.exceptions.PolarsError, pa.ArrowInvalid, OverflowError, KeyError) as error:

@@ -46,3 +46,13 @@ def rolling(
         Aggregate(column=column, op=op, window=window, name=f"{name}_{op}", resolution=resolution, kind=kind)
         for op in ops
     )
+
+
+def hashed(*columns: Column) -> tuple[Column, ...]:
+    """Categories that are personal data: a keyed hash stands for each value wherever it is stored."""
+    return tuple(Column(**{**column.model_dump(), "personal": "hash"}) for column in columns)
+
+
+def dropped(*columns: Column) -> tuple[Column, ...]:
+    """Columns that are personal data and are not stored at all; checks on landing still see them."""
+    return tuple(Column(**{**column.model_dump(), "personal": "drop"}) for column in columns)

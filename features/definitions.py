@@ -22,6 +22,7 @@ from cluster.errors import ProjectError
 
 Kind = Literal["number", "category", "timestamp", "tensor"]
 Operation = Literal["count", "sum", "mean", "std", "min", "max", "distinct"]
+Handling = Literal["hash", "drop"]
 
 SEMANTICS = 2
 """Raised when equal definitions begin to mean something else; part of every content hash."""
@@ -36,16 +37,28 @@ class Column(Frozen):
 
     number: float64 or int64, null for missing; category: string, null for missing; timestamp:
     microseconds since the epoch, UTC; tensor: fixed-size list of float32, ``shape`` without the row.
+
+    ``personal`` says what becomes of personal data before anything is stored or logged (features/personal.py).
     """
 
     name: str
     kind: Kind
     shape: tuple[int, ...] = ()
+    personal: Handling | None = None
 
     @model_validator(mode="after")
     def _shape_goes_with_tensor(self) -> Self:
         if (self.kind == "tensor") != bool(self.shape):
             raise ProjectError(f"column {self.name!r}: a shape goes with kind 'tensor', and only with it")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_hashed_is_text(self) -> Self:
+        if self.personal == "hash" and self.kind != "category":
+            raise ProjectError(
+                f"column {self.name!r}: a hash stands for a category, not for a {self.kind}",
+                "declare it a category, or drop it",
+            )
         return self
 
 

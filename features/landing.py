@@ -1,8 +1,13 @@
-"""Landing: sources become Iceberg tables, bad rows go to quarantine, no row is landed twice."""
+"""Landing: sources become Iceberg tables, bad rows go to quarantine, no row is landed twice.
+
+A block is checked, and its personal data hashed or dropped, by the task that reads it: what is personal never leaves it.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -10,45 +15,63 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data.expressions import col
+from ray.exceptions import RayTaskError
 
 from cluster.contracts import Snapshot
-from cluster.errors import DataError
+from cluster.errors import DataError, RayloopError
+from cluster.settings import Settings
 from cluster.tables import Tables
+from features.checks import RAW, REASON, counted, judged, once, quarantined, staleness, unknown
 from features.definitions import Column
+from features.forgotten import Forgotten
+from features.personal import needs_key, pseudonyms
 from features.reader import arrow_type
-from features.sources import REASON, Source, check, quarantined, unknown
+from features.reads import Read, unreadable
+from features.sources import Source
 
 QUARANTINE = "quarantine"
 
 
 class Landed(NamedTuple):
-    """What became of a source: its table, new and known rows, and why rows were put aside."""
+    """What became of a source: its table, new and known rows, and how many of those ``put_aside`` had each reason.
+
+    ``newest`` is when the newest row was known; ``stale`` says, in a sentence, that this is too long ago.
+    """
 
     snapshot: Snapshot
     added: int
     present: int
+    put_aside: int
     quarantined: dict[str, int]
+    newest: datetime | None = None
+    stale: str = ""
 
 
-def land(source: Source, tables: Tables, namespace: str) -> Landed:
+def land(source: Source, tables: Tables, namespace: str, settings: Settings, now: datetime) -> Landed:
     """Check, sort and append the rows of ``source`` that its table does not hold yet.
 
-    Run again, it adds only what is new. Raises DataError for a missing column or an empty source.
+    Run again, it adds only what is new. Raises DataError for a missing column, an empty source, or a stale one that is
+    to be refused; what was read is landed by then.
     """
     table = f"{namespace}.{source.name}"
-    present = _present_keys(source, tables, table)
-    judged = _judge(source, present)
-    bad = judged.filter(expr=col(REASON).is_not_null())
-    good = judged.filter(expr=col(REASON).is_null()).drop_columns([REASON])
-    added, reasons = good.count(), _quarantine(source, pl.DataFrame(_rows(bad, source)), tables, namespace)
+    rows = _judge(source, tables, namespace, settings)
+    bad = rows.filter(expr=col(REASON).is_not_null())
+    # Made before it is written: Ray widens the table by the columns that go into the writing task, dropped there or not.
+    good = rows.filter(expr=col(REASON).is_null()).drop_columns([REASON, RAW]).materialize()
+    added, aside = good.count(), _quarantine(source, pl.DataFrame(_rows(bad, source)), tables, namespace)
+    reasons = counted(aside)
     if added:
-        snapshot = tables.write(table, good, schema_of(source.columns))
+        snapshot = tables.write(table, good, schema_of(source.stored))
     elif (latest := tables.latest(table)) is not None:
         snapshot = latest
     else:
         why = "; ".join(f"{n} rows: {reason}" for reason, n in reasons.items()) or "it is empty"
         raise DataError(f"source {source.name!r} gave no usable row ({why})", "check what its read function returns")
-    return Landed(snapshot, added, snapshot.rows - added, reasons)
+    newest = tables.newest(table, source.known_at)
+    stale = staleness(source, newest, now)
+    if stale and source.stale == "refuse":
+        raise DataError(stale, "mend what feeds it, or declare stale='warn'")
+    return Landed(snapshot, added, snapshot.rows - added, len(aside), reasons, newest, stale)
 
 
 def half_the_cpus() -> int:
@@ -62,44 +85,94 @@ def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
     return pa.schema([(c.name, arrow_type(c)) for c in columns])
 
 
-def _judge(source: Source, present: ray.ObjectRef) -> ray.data.Dataset:
+@dataclass(frozen=True)
+class _Screen:
+    """Judges a block where it is read, and leaves out what is landed already and whom we were asked to forget.
+
+    It carries the path of the key for personal data, never the key.
+    """
+
+    source: Source
+    settings: Settings
+    present: ray.ObjectRef
+    forgotten: Forgotten
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        columns = self.source.columns
+        names = pseudonyms(self.settings) if needs_key(columns) or self.forgotten.keyed else None
+        rows = unknown(self.source, judged(self.source, pl.DataFrame(block), names), ray.get(self.present))
+        return _typed(self.source, self.forgotten.without(rows, names))
+
+
+def _judge(source: Source, tables: Tables, namespace: str, settings: Settings) -> ray.data.Dataset:
     """One checked Dataset; rows of one key meet in one block, so that repeats are seen."""
+    if needs_key(source.columns):
+        pseudonyms(settings)  # A key that is missing is told here, not from within a task.
+    screen = _Screen(source, settings, _present_keys(source, tables, namespace), Forgotten.read(tables, namespace))
 
-    def fresh(block: pa.Table) -> pa.Table:
-        return unknown(source, pl.DataFrame(block), ray.get(present)).to_arrow()
+    def repeats(block: pa.Table) -> pa.Table:
+        return _typed(source, once(source, pl.DataFrame(block)))
 
-    def judge(block: pa.Table) -> pa.Table:
-        schema = schema_of(source.columns).append(pa.field(REASON, pa.string()))
-        return check(source, pl.DataFrame(block)).select(schema.names).to_arrow().cast(schema)
+    arguments: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
 
-    rows = source.read()
+    def run() -> ray.data.Dataset:
+        # Most rows of a later landing are known; the shuffle need not carry them.
+        new = _read(source).map_batches(screen, **arguments)
+        shuffled = new.repartition(half_the_cpus(), keys=list(source.key))
+        found: ray.data.Dataset = shuffled.map_batches(repeats, **arguments).materialize()
+        return found
+
+    return _told(source, run)
+
+
+def _read(source: Source) -> ray.data.Dataset:
+    rows = source.rows()
     names = rows.columns() or []
     if not names:
         raise DataError(f"source {source.name!r} is empty", "check what its read function returns")
     absent = [name for name in source.names if name not in names]
     if absent:
         raise DataError(f"source {source.name!r} lacks column {', '.join(absent)}", f"it has {', '.join(names)}")
-    arguments: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
-    # Most rows of a later landing are known; the shuffle need not carry them.
-    new = rows.select_columns(source.names).map_batches(fresh, **arguments)
-    shuffled = new.repartition(half_the_cpus(), keys=list(source.key))
-    judged: ray.data.Dataset = shuffled.map_batches(judge, **arguments).materialize()
-    return judged
+    return rows.select_columns(source.names)
 
 
-def _present_keys(source: Source, tables: Tables, table: str) -> ray.ObjectRef:
+def _told(source: Source, run: Callable[[], ray.data.Dataset]) -> ray.data.Dataset:
+    """``run``, whose errors within a task come out with the place that is read."""
+    try:
+        return run()
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, RayloopError):
+            raise cause from error
+        where = source.read.where if isinstance(source.read, Read) else f"source {source.name!r}"
+        raise unreadable(where, error) from error
+
+
+def _present_keys(source: Source, tables: Tables, namespace: str) -> ray.ObjectRef:
+    table = f"{namespace}.{source.name}"
     empty = schema_of(tuple(c for c in source.columns if c.name in source.key)).empty_table()
     keys = tables.read(table, columns=source.key) if tables.exists(table) else empty
     return ray.put(pl.DataFrame(keys).select(source.key))
 
 
+def _judged_schema(source: Source) -> pa.Schema:
+    schema = schema_of(source.stored)
+    return schema.append(pa.field(REASON, pa.string())).append(pa.field(RAW, pa.string()))
+
+
+def _typed(source: Source, rows: pl.DataFrame) -> pa.Table:
+    schema = _judged_schema(source)
+    return rows.select(schema.names).to_arrow().cast(schema)
+
+
 def _rows(dataset: ray.data.Dataset, source: Source) -> pa.Table:
     blocks = [b for b in ray.get(dataset.to_arrow_refs()) if b.num_rows]
-    schema = schema_of(source.columns).append(pa.field(REASON, pa.string()))
+    schema = _judged_schema(source)
     return pa.concat_tables([b.select(schema.names).cast(schema) for b in blocks]) if blocks else schema.empty_table()
 
 
-def _quarantine(source: Source, bad: pl.DataFrame, tables: Tables, namespace: str) -> dict[str, int]:
+def _quarantine(source: Source, bad: pl.DataFrame, tables: Tables, namespace: str) -> list[str]:
+    """Put the rows aside that are not there already; returns the reasons of all."""
     rows = quarantined(source, bad)
     name = f"{namespace}.{QUARANTINE}"
     new = rows
@@ -108,4 +181,4 @@ def _quarantine(source: Source, bad: pl.DataFrame, tables: Tables, namespace: st
     if new.height:
         text = pa.schema([("source", pa.string()), ("reason", pa.string()), ("row", pa.string())])
         tables.append(name, new.to_arrow().cast(text))
-    return dict(Counter(rows.get_column("reason").to_list()))
+    return rows.get_column("reason").to_list()

@@ -1,82 +1,155 @@
-"""From source events to online state: in known-at order, in chunks, each event once."""
+"""From source events to online state: in the order in which they count, in chunks, each event once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 import polars as pl
 
 from features.definitions import FeatureView
+from features.history import AT, EVENT, TIE, history
 from features.online import OnlineStore
-from features.pit import INSTANT
-from features.state import LATENESS_US, Layout, State
+from features.state import LATENESS_US, Layout
+from features.state_keys import keys_of, state_prefix
 
-_WATERMARK = b"watermark"
-_ROW = "__row"
+_WATERMARK = b"watermark/"
+_POSITION = b"position/"
 
-
-def state_prefix(view: FeatureView) -> bytes:
-    """Prefix of the view's keys in the store; it carries the definition's hash."""
-    return view.content_hash[:16].encode() + b"/"
-
-
-def state_key(prefix: bytes, values: tuple[str, ...]) -> bytes:
-    """Key of one entity's state; lengths keep ("a", "bc") apart from ("ab", "c")."""
-    return prefix + b"".join(b"%d:%s" % (len(raw), raw) for raw in (v.encode() for v in values))
+# Events of one transaction.
+_CHUNK = 250_000
 
 
 def watermark(store: OnlineStore, view: FeatureView) -> int | None:
-    """Known-at time (microseconds) of the newest event that the view's state holds."""
-    (stored,) = store.get_many([_WATERMARK + b"/" + state_prefix(view)])
+    """The time (microseconds) from which the newest event counts that the view's state holds."""
+    (stored,) = store.get_many([_WATERMARK + state_prefix(view)])
     return int(stored) if stored else None
 
 
 def materialize(store: OnlineStore, view: FeatureView, events: pl.DataFrame, until_us: int) -> int:
-    """Bring the view up to date with the events known until ``until_us``; returns how many were new.
+    """Bring the view up to date with the events that count at ``until_us``; returns how many were new.
 
-    Events at or before the watermark are taken to be there already: to run this again, after a
-    failure or with a longer table, changes nothing twice.
+    Events that count from the watermark on or earlier are taken to be there already: to run this again, after a
+    failure or with a longer table, changes nothing twice. A chunk and its watermark are written in one transaction.
     """
-    since = watermark(store, view)
-    fresh = _known_between(view, events, since, until_us)
-    if fresh.is_empty():
+    return advance(store, view, history(view, events), until_us)
+
+
+def push(
+    store: OnlineStore, view: FeatureView, events: pl.DataFrame, producer: str = "", position: int | None = None
+) -> int:
+    """Add events as they happen, whatever their times; returns how many were new.
+
+    An event that comes late takes its place among those there are. With a ``position`` (the last offset of a log's
+    partition, say), which grows from one call of a ``producer`` to the next, a batch that is delivered again changes
+    nothing. A view that is fed in this way no longer needs its table: events up to the newest pushed count as there.
+    """
+    mark = _POSITION + state_prefix(view) + producer.encode()
+    (stored,) = store.get_many([mark])
+    if position is not None and stored is not None and position <= int(stored):
         return 0
-    newest = int(fresh.get_column(view.known_at).dt.epoch("us")[-1])
-    if since is None and not view.latest:
-        # A first load needs no more history than a look-up can reach.
-        oldest = newest - view.max_window_us - LATENESS_US
-        fresh = fresh.filter(pl.col(view.known_at).dt.epoch("us") > oldest)
-    writes = _merged(store, view, fresh)
-    # Not ``until_us``: what became known before it may still be on its way here.
-    writes[_WATERMARK + b"/" + state_prefix(view)] = b"%d" % newest
-    store.put_many(writes)
-    return fresh.height
+    marks = {} if position is None else {mark: b"%d" % position}
+    found = _in_order(view, history(view, events))
+    if found.is_empty():
+        store.put_many(marks)
+        return 0
+    store.put_many(_writes(store, view, found) | marks)
+    return found.height
+
+
+def fresh(view: FeatureView, events: pl.DataFrame, since_us: int | None, until_us: int) -> pl.DataFrame:
+    """The history of events that count after ``since_us``, at ``until_us`` at the latest, in no order."""
+    return _between(history(view, events), since_us, until_us)
+
+
+def advance(store: OnlineStore, view: FeatureView, found: pl.DataFrame, until_us: int) -> int:
+    """``materialize`` for a history."""
+    return apply(store, view, _between(found, watermark(store, view), until_us))
+
+
+def apply(store: OnlineStore, view: FeatureView, found: pl.DataFrame) -> int:
+    """Add a history of events later than all that are there, chunk by chunk; returns how many."""
+    for chunk in _chunks(_in_order(view, found)):
+        store.put_many(_writes(store, view, chunk))
+    return found.height
+
+
+def _between(found: pl.DataFrame, since_us: int | None, until_us: int) -> pl.DataFrame:
+    wanted = pl.col(AT) <= until_us
+    return found.filter(wanted if since_us is None else wanted & (pl.col(AT) > since_us))
 
 
 def forget(store: OnlineStore, view: FeatureView) -> None:
     """Remove all state of a view."""
     prefix = state_prefix(view)
-    store.delete([*store.keys(prefix), _WATERMARK + b"/" + prefix])
+    positions = store.keys(_POSITION + prefix)
+    store.delete([*store.keys(prefix), *positions, _WATERMARK + prefix])
 
 
-def _known_between(view: FeatureView, events: pl.DataFrame, since: int | None, until: int) -> pl.DataFrame:
-    keys = [pl.col(key).cast(pl.String) for key in view.entity.keys]
-    times = [pl.col(column).cast(INSTANT) for column in {view.known_at, view.event_time}]
-    usable = events.select(view.source_columns).with_columns(*keys, *times)
-    usable = usable.drop_nulls([*view.entity.keys, view.known_at, view.event_time])
-    known = pl.col(view.known_at).dt.epoch("us")
-    wanted = (known <= until) & (pl.col(view.event_time) <= pl.col(view.known_at))
-    if since is not None:
-        wanted &= known > since
-    return usable.filter(wanted).sort(view.known_at, maintain_order=True)
+def forget_entities(store: OnlineStore, view: FeatureView, entities: Sequence[tuple[str, ...]]) -> None:
+    """Remove what is held of some entities, each given as the values of its keys."""
+    store.delete(keys_of(view, list(zip(*entities, strict=True))))
 
 
-def _merged(store: OnlineStore, view: FeatureView, fresh: pl.DataFrame) -> dict[bytes, bytes]:
-    layout, prefix = Layout(view), state_prefix(view)
-    groups = fresh.with_row_index(_ROW).group_by(view.entity.keys, maintain_order=True).agg(pl.col(_ROW))
-    keys = [state_key(prefix, values) for values in groups.select(view.entity.keys).iter_rows()]
-    # One conversion for all entities: most have an event or two.
-    events = layout.events(fresh)
-    writes = {}
-    for key, old, rows in zip(keys, store.get_many(keys), groups.get_column(_ROW).to_list(), strict=True):
-        state: State = layout.unpack(old) if old else layout.empty
-        writes[key] = layout.pack(layout.extend(state, events.take(rows)))
-    return writes
+def _in_order(view: FeatureView, found: pl.DataFrame) -> pl.DataFrame:
+    return found.sort([AT, TIE] if view.ties else [AT], maintain_order=True)
+
+
+def _chunks(ordered: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Parts of about _CHUNK events. Events that count from the same time on are in one part: the watermark tells parts apart."""
+    at, start = ordered.get_column(AT).to_numpy(), 0
+    while start < len(at):
+        last = at[min(start + _CHUNK, len(at)) - 1]
+        end = int(np.searchsorted(at, last, side="right"))
+        yield ordered.slice(start, end - start)
+        start = end
+
+
+def _writes(store: OnlineStore, view: FeatureView, chunk: pl.DataFrame) -> dict[bytes, bytes]:
+    """The states that the chunk's events change, and the watermark. Not the time until which was asked for:
+
+    what counts before it may still be on its way here.
+    """
+    layout = Layout(view)
+    mark = _WATERMARK + state_prefix(view)
+    entity, names = _entities(view, chunk)
+    keys = keys_of(view, names)
+    *states, stored = store.get_many([*keys, mark])
+    needed = _needed(view, chunk, entity)
+    extended = layout.extend([state or layout.empty for state in states], layout.events(chunk[needed], entity[needed]))
+    newest = int(chunk.item(-1, AT))
+    newest = newest if stored is None else max(newest, int(stored))
+    return dict(zip(keys, extended, strict=True)) | {mark: b"%d" % newest}
+
+
+def _needed(view: FeatureView, chunk: pl.DataFrame, entity: np.ndarray) -> np.ndarray:
+    """Where the events stand that leave something in a state. Of an entity's events that are too old for any window
+
+    these are the last one, which says until when events are gone, and the newest one, for latest.
+    """
+    at = chunk.get_column(AT).to_numpy()
+    newest = np.empty(int(entity.max()) + 1, np.int64)
+    # In the order of time: what is written last is the newest.
+    newest[entity] = at
+    old = at <= (newest - view.max_window_us - LATENESS_US)[entity]
+    gone = np.flatnonzero(old)
+    kept = ~old
+    kept[_last_of_each(gone, entity)] = True
+    if view.latest:
+        by_event = np.argsort(chunk.get_column(EVENT).to_numpy()[gone], kind="stable")
+        kept[_last_of_each(gone[by_event], entity)] = True
+    return np.flatnonzero(kept)
+
+
+def _last_of_each(events: np.ndarray, entity: np.ndarray) -> np.ndarray:
+    last = np.full(int(entity.max()) + 1, -1)
+    last[entity[events]] = events
+    return last[last >= 0]
+
+
+def _entities(view: FeatureView, chunk: pl.DataFrame) -> tuple[np.ndarray, list[list[str]]]:
+    """Number of each event's entity, and each entity's keys by column."""
+    keys = chunk.select(view.entity.keys)
+    known = keys.unique(maintain_order=True).with_row_index("__entity")
+    entity = keys.join(known, on=view.entity.keys, maintain_order="left").get_column("__entity").to_numpy()
+    return entity.astype(np.int64), [known.get_column(key).to_list() for key in view.entity.keys]

@@ -1,12 +1,12 @@
-"""The online store: recent events of each entity, keyed by view and key. One interface, LMDB embedded."""
+"""The online store: recent events of each entity, keyed by view and key. One interface: LMDB embedded, Redis shared."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlparse
+from urllib.parse import urlsplit
 
 import lmdb
 
@@ -18,19 +18,23 @@ _MAX_READERS = 512
 
 
 class OnlineStore(Protocol):
-    """A map from bytes to bytes with a multi-get and an atomic multi-put."""
+    """A map from bytes to bytes with a multi-get and an atomic multi-put. One process writes at a time."""
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Values in the order of the keys, None where there is none."""
+        """Values in the order of the keys, None where there is none; all as of one moment."""
         ...
 
     def put_many(self, values: Mapping[bytes, bytes]) -> None:
         """Write all or nothing."""
         ...
 
-    def keys(self, prefix: bytes) -> Iterable[bytes]: ...
+    def keys(self, prefix: bytes) -> Iterable[bytes]:
+        """The keys that begin with ``prefix``, in any order."""
+        ...
 
-    def delete(self, keys: Iterable[bytes]) -> None: ...
+    def delete(self, keys: Iterable[bytes]) -> None:
+        """Remove the keys; absent is fine."""
+        ...
 
 
 class LmdbStore:
@@ -42,12 +46,13 @@ class LmdbStore:
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         with self._env.begin() as transaction:
-            return [transaction.get(key) for key in keys]
+            get = transaction.get
+            return [get(key) for key in keys]
 
     def put_many(self, values: Mapping[bytes, bytes]) -> None:
-        with self._env.begin(write=True) as transaction:
-            for key, value in values.items():
-                transaction.put(key, value)
+        with self._env.begin(write=True) as transaction, transaction.cursor() as cursor:
+            # In the order of its pages, each is touched once.
+            cursor.putmulti(sorted(values.items()))
 
     def keys(self, prefix: bytes) -> list[bytes]:
         with self._env.begin() as transaction, transaction.cursor() as cursor:
@@ -66,17 +71,38 @@ class LmdbStore:
 
 
 # LMDB forbids opening one environment twice in a process.
-_open: dict[str, LmdbStore] = {}
+_open: dict[str, OnlineStore] = {}
 _opening = threading.Lock()
 
 
 def open_store(uri: str) -> OnlineStore:
-    """The store behind ``lmdb://<folder>``. Raises SettingsError for another scheme."""
-    parsed = urlparse(uri)
-    if parsed.scheme != "lmdb":
-        raise SettingsError(f"online store {uri!r} is of no known kind", "RAYLOOP_ONLINE_STORE takes lmdb://<folder>")
-    folder = str(Path(parsed.netloc + parsed.path).absolute())
+    """The store behind ``lmdb://<folder>`` or ``redis://<host>``. Raises SettingsError for another scheme."""
+    scheme = urlsplit(uri).scheme
+    if scheme not in _OPEN:
+        raise SettingsError(
+            f"online store {uri!r} is of no known kind", "RAYLOOP_ONLINE_STORE takes lmdb://<folder> or redis://<host>"
+        )
     with _opening:
-        if folder not in _open:
-            _open[folder] = LmdbStore(Path(folder))
-        return _open[folder]
+        return _OPEN[scheme](uri)
+
+
+def _open_lmdb(uri: str) -> OnlineStore:
+    parsed = urlsplit(uri)
+    folder = str(Path(parsed.netloc + parsed.path).absolute())
+    if folder not in _open:
+        _open[folder] = LmdbStore(Path(folder))
+    return _open[folder]
+
+
+def _open_redis(uri: str) -> OnlineStore:
+    # Its client comes with the extra rayloop[redis].
+    from features.online_redis import RedisStore
+
+    if uri not in _open:
+        _open[uri] = RedisStore(uri)
+    return _open[uri]
+
+
+_OPEN: dict[str, Callable[[str], OnlineStore]] = {
+    "lmdb": _open_lmdb, "redis": _open_redis, "rediss": _open_redis, "unix": _open_redis,
+}  # fmt: skip

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any, TypeAlias, cast
+
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from features.definitions import Column, FeatureSet, FeatureView
-from features.materialize import state_key, state_prefix
+from features.definitions import Column, FeatureSet
+from features.lookup import Found, Lookup
+from features.lookup_few import RowLookup
 from features.online import OnlineStore
 from features.pit import AS_OF, INSTANT
-from features.state import Layout
+from features.request import Doubtful, Row, compiled
+from features.state_keys import entity_keys, state_key, state_prefix
 
 _POLARS_TYPE: dict[str, pl.DataType] = {"number": pl.Float64(), "category": pl.String(), "timestamp": INSTANT}
 _ARROW_TYPE: dict[str, pa.DataType] = {
@@ -17,6 +25,12 @@ _ARROW_TYPE: dict[str, pa.DataType] = {
     "category": pa.string(),
     "timestamp": pa.timestamp("us", tz="UTC"),
 }
+# Later than any time: what stands in for a null finds a state as it is now, and is not looked at.
+_END_OF_TIME = 1 << 62
+# More are looked up faster together.
+_FEW_ROWS = 4
+
+Cells: TypeAlias = "pa.Array | pa.ChunkedArray"
 
 
 def arrow_type(column: Column) -> pa.DataType:
@@ -57,14 +71,15 @@ class FeatureReader:
 
     def __init__(self, features: FeatureSet, store: OnlineStore) -> None:
         self._features = features
-        self._store = store
-        self._views = [_View(view) for view in features.views]
         # Building expressions costs more than running them on one row.
         self._computed = _computed(features)
         self._read = sorted({name for expr in self._computed for name in expr.meta.root_names()})
+        derived = [*features.derived, *([features.as_of.model_copy(update={"name": AS_OF})] if features.as_of else [])]
+        self._compiled = {d.name: compiled(d, features.request) for d in derived}
+        self._views = ViewReader(features, store) if features.views else None
         clock = Column(name=AS_OF, kind="timestamp")
         self._types = {c.name: arrow_type(c) for c in (*features.available, clock)}
-        self._schema = pa.schema(list(self._types.items()))
+        self._names = list(self._types)
 
     def frame(self, request: pa.Table, now_us: int) -> pa.Table:
         """Every column of ``features.available`` and ``as_of``, one row for each row of ``request``.
@@ -74,52 +89,145 @@ class FeatureReader:
         """
         columns = {c.name: self._typed(c.name, request.column(c.name)) for c in self._features.request}
         if self._computed:
-            made = pl.DataFrame(request.select(self._read)).select(self._computed)
-            columns |= {name: self._typed(name, made.get_column(name).to_arrow()) for name in made.columns}
+            columns |= self._few(columns, request.num_rows) or self._many(request)
         if AS_OF not in columns:
             columns[AS_OF] = pa.array([now_us] * request.num_rows, self._types[AS_OF])
-        columns |= self._look_up(columns)
-        return pa.Table.from_arrays([columns[name] for name in self._schema.names], schema=self._schema)
+        if self._views is not None:
+            columns |= self._views.columns(columns, request.num_rows)
+        return pa.Table.from_arrays([columns[name] for name in self._names], self._names)
 
-    def _typed(self, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    def _many(self, request: pa.Table) -> dict[str, Cells]:
+        made = pl.DataFrame(request.select(self._read)).select(self._computed)
+        return {name: self._typed(name, made.get_column(name).to_arrow()) for name in made.columns}
+
+    def _few(self, columns: Mapping[str, Cells], size: int) -> dict[str, Cells] | None:
+        """What is computed from a row or two, without Polars's fixed cost; None where that is not known to be the same."""
+        if size > _FEW_ROWS or not self._read or None in self._compiled.values():
+            return None
+        cells = [_plain(columns[name], self._types[name]) for name in self._read]
+        rows: list[Row] = [dict(zip(self._read, values, strict=True)) for values in zip(*cells, strict=True)]
+        try:
+            return {
+                name: pa.array([run(row) for row in rows], self._types[name])
+                for name, run in self._compiled.items() if run is not None
+            }  # fmt: skip
+        except Doubtful:
+            return None
+
+    def _typed(self, name: str, values: Cells) -> Cells:
         kind = self._types[name]
         return values if values.type == kind else values.cast(kind)
 
-    def _look_up(self, rows: dict[str, pa.Array | pa.ChunkedArray]) -> dict[str, pa.Array]:
-        if not self._views:
-            return {}
-        as_of = rows[AS_OF].cast(pa.int64()).to_pylist()
-        cells = {name: rows[name].to_pylist() for name in {k for v in self._views for k in v.entity_keys}}
-        wanted = [view.keys(cells) for view in self._views]
-        states = iter(self._store.get_many([key for keys in wanted for key in keys if key is not None]))
-        columns: dict[str, pa.Array] = {}
-        for view, keys in zip(self._views, wanted, strict=True):
-            found = [next(states) if key is not None else None for key in keys]
-            columns |= view.columns(keys, found, as_of)
+
+class ViewReader:
+    """Looks up the views of a feature set."""
+
+    def __init__(self, features: FeatureSet, store: OnlineStore) -> None:
+        views = features.views
+        self._store = store
+        self._lookup, self._row_lookups = Lookup(views), [RowLookup(view) for view in views]
+        self._empty = [layout.empty for layout in self._lookup.layouts]
+        self._entities = [(state_prefix(view), view.entity.keys) for view in views]
+        self._keys = list(dict.fromkeys(key for view in views for key in view.entity.keys))
+        view_of = {c.name: v for v, view in enumerate(views) for c in view.columns}
+        self._view_of_number = np.array([view_of[name] for name in self._lookup.numbers], np.intp)
+        self._view_of_text = [view_of[name] for name in self._lookup.texts]
+        blanks = [
+            ([c.kind for c in view.columns].count("number"), [c.kind for c in view.columns].count("category"))
+            for view in views
+        ]
+        self._blanks: list[tuple[list[float], list[str | None]]] = [
+            ([math.nan] * numbers, [None] * texts) for numbers, texts in blanks
+        ]
+
+    def columns(self, rows: Mapping[str, Cells], size: int) -> dict[str, pa.Array]:
+        """The views' features for ``size`` request rows (keys and ``as_of``); null for a null key or time."""
+        if not size:
+            return {name: pa.array([], pa.float64()) for name in self._lookup.numbers} | {
+                name: pa.array([], pa.string()) for name in self._lookup.texts
+            }
+        found = self._few(rows, size) if size <= _FEW_ROWS else self._many(rows)
+        columns = dict(zip(self._lookup.numbers, _slices(found.numbers), strict=True))
+        for name, cells in zip(self._lookup.texts, found.texts, strict=True):
+            columns[name] = pa.array(cells, pa.string())
         return columns
 
+    def _few(self, rows: Mapping[str, Cells], size: int) -> Found:
+        times = [moment.value for moment in rows[AS_OF]]
+        cells = {key: rows[key].to_pylist() for key in self._keys}
+        wanted: list[bytes] = []
+        asked: list[tuple[int, int | None]] = []
+        for view, (prefix, names) in enumerate(self._entities):
+            for values, at in zip(zip(*[cells[name] for name in names], strict=True), times, strict=True):
+                usable = at is not None and None not in values
+                asked.append((view, at if usable else None))
+                wanted += [state_key(prefix, values)] if usable else []
+        states = iter(self._store.get_many(wanted))
+        found = [
+            self._row_lookups[view](next(states) or self._empty[view], at) if at is not None else self._blanks[view]
+            for view, at in asked
+        ]
+        # Of a row, the views' values one after another.
+        numbers = [list(chain.from_iterable(some for some, _ in found[row::size])) for row in range(size)]
+        texts = [chain.from_iterable(some for _, some in found[row::size]) for row in range(size)]
+        return Found(np.ascontiguousarray(np.array(numbers).T), [list(cells) for cells in zip(*texts, strict=True)])
 
-class _View:
-    """One view, with what a look-up needs worked out beforehand."""
+    def _many(self, rows: Mapping[str, Cells]) -> Found:
+        times, keys = rows[AS_OF].cast(pa.int64()), {key: rows[key] for key in self._keys}
+        usable = self._usable(times, keys)
+        if times.null_count:
+            times = times.fill_null(_END_OF_TIME)
+        which, wanted, views = self._slots({key: _texts(cells) for key, cells in keys.items()})
+        states = [state or self._empty[view] for state, view in zip(self._store.get_many(wanted), views, strict=True)]
+        found = self._lookup(states, which, np.asarray(times))
+        return found if usable is None else self._masked(found, usable)
 
-    def __init__(self, view: FeatureView) -> None:
-        self.entity_keys = view.entity.keys
-        self._columns = [(c.name, _ARROW_TYPE[c.kind]) for c in view.columns]
-        self._prefix = state_prefix(view)
-        self._layout = Layout(view)
+    def _usable(self, times: Cells, keys: Mapping[str, Cells]) -> np.ndarray | None:
+        """Which rows have all that each view needs, [views, rows]; None when all have."""
+        if not (times.null_count or any(cells.null_count for cells in keys.values())):
+            return None
+        dated = np.asarray(times.is_valid())
+        there = {key: np.asarray(cells.is_valid()) for key, cells in keys.items()}
+        return np.array([np.logical_and.reduce([dated, *(there[key] for key in names)]) for _, names in self._entities])
 
-    def keys(self, cells: dict[str, list[str | None]]) -> list[bytes | None]:
-        rows = zip(*(cells[key] for key in self.entity_keys), strict=True)
-        return [None if None in values else state_key(self._prefix, values) for values in rows]
+    def _slots(self, cells: Mapping[str, list[str]]) -> tuple[np.ndarray, list[bytes], list[int]]:
+        """Which state each view and row needs, [views, rows]; the states' keys, each once; and the view of each."""
+        which: list[list[int]] = []
+        wanted: list[bytes] = []
+        views: list[int] = []
+        for view, (prefix, names) in enumerate(self._entities):
+            first, seen = len(wanted), dict[Any, int]()
+            rows = cells[names[0]] if len(names) == 1 else zip(*[cells[name] for name in names], strict=True)
+            which.append([first + seen.setdefault(row, len(seen)) for row in rows])
+            entities = [list(seen)] if len(names) == 1 else list(zip(*seen, strict=True))
+            wanted += entity_keys(prefix, entities)
+            views += [view] * len(seen)
+        return np.array(which, np.intp), wanted, views
 
-    def columns(
-        self, keys: list[bytes | None], found: list[bytes | None], as_of: list[int | None]
-    ) -> dict[str, pa.Array]:
-        values = [self._row(key, data, at) for key, data, at in zip(keys, found, as_of, strict=True)]
-        by_column = zip(*values, strict=True) if values else [[] for _ in self._columns]
-        return {name: pa.array(list(cells), kind) for (name, kind), cells in zip(self._columns, by_column, strict=True)}
+    def _masked(self, found: Found, usable: np.ndarray) -> Found:
+        numbers = np.where(usable[self._view_of_number], found.numbers, np.nan)
+        texts = zip(self._view_of_text, found.texts, strict=True)
+        return Found(numbers, [_where(usable[view], cells) for view, cells in texts])
 
-    def _row(self, key: bytes | None, data: bytes | None, at: int | None) -> list[float | str | None]:
-        if key is None or at is None:
-            return [None] * len(self._columns)
-        return self._layout.read(self._layout.unpack(data) if data else None, at)
+
+def _slices(numbers: np.ndarray) -> list[pa.Array]:
+    """The rows of a matrix as Arrow arrays that share its memory; NaN is null."""
+    width, missing = numbers.shape[1], np.isnan(numbers)
+    validity = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
+    whole = pa.Array.from_buffers(pa.float64(), numbers.size, [validity, pa.py_buffer(numbers)])
+    return [whole.slice(row * width, width) for row in range(len(numbers))]
+
+
+def _plain(cells: Cells, kind: pa.DataType) -> list[Any]:
+    """Cells as Python's numbers and texts; times as microseconds."""
+    return [cell.value for cell in cells] if pa.types.is_timestamp(kind) else cells.to_pylist()
+
+
+def _texts(cells: Cells) -> list[str]:
+    """The cells; what stands in for a null is not looked at."""
+    values: list[str | None] = cells.to_pylist()
+    return [value or "" for value in values] if cells.null_count else cast("list[str]", values)
+
+
+def _where(usable: np.ndarray, cells: list[str | None]) -> list[str | None]:
+    return [cell if there else None for cell, there in zip(cells, usable.tolist(), strict=True)]

@@ -1,169 +1,341 @@
-"""An entity's recent events as bytes, and the features they give at a time. Pure; no store.
+"""An entity's recent events as bytes: what the online store holds for one key of one view. Pure; no store.
 
-The same integers as in features/pit.py are kept and added, so that a value read online is, bit for
-bit, the value the point-in-time join gives for that time.
+The same integers as in the point-in-time join are kept and added, so that a value read online (features/lookup.py) is,
+bit for bit, the value that the join gives for that time. docs/decisions/0023-online-state.md says why it looks so.
 
-Layout, little endian: uint32 n, int64 ``cut`` (events known at or before it may be gone), then an
-int64 matrix of shape [2 + numbers, n] whose rows are known-at and event time (microseconds) and the
-numbers (units of an aggregate; float64 bits of a latest number), then a JSON list for each category.
+A state is a whole number of little-endian int64 words: a head, then a row of ``Layout.width`` words for each event,
+sorted by the time from which it counts, then the events' texts.
+
+head        number of events; ``cut``: events that count from then on or before may be gone; the largest value in units
+row 0       what is left of the events that are gone: the newest of them, for latest, and nothing in any window
+rows 1..    from when the event counts; for each aggregated column, running over the rows: number of values, sum in
+            units, sum of squares in units (modulo 2**64), end of its text; and of the event alone: the bits of the value,
+            how many rows back the same value stands; for latest: event time, what decides between equals, how many rows
+            back the newest event stands, bits of its numbers and running ends of its texts
 """
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Sequence
-from datetime import timedelta
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from cluster.errors import DataError
-from features.definitions import Aggregate, FeatureView
-from features.history import units
+from features.definitions import Aggregate, FeatureView, Latest
+from features.history import AT, EVENT, TIE, newest_of, units, value_of
 
 # How far behind the newest event a look-up may lie and still be exact.
 LATENESS_US = 24 * 3600 * 1_000_000
-_HEADER = struct.Struct("<Iq")
-_NULL = np.iinfo(np.int64).min
-_NEVER = int(_NULL)
-_KNOWN, _EVENT = 0, 1
+
+HEAD = 3
+WORD = 8
+"""Bytes of a word."""
+NEVER = int(np.iinfo(np.int64).min)
+NULL_TEXT = b"\xff"
+"""Stands for a missing text: no UTF-8 has this byte."""
+FIRST = 1 << 62
+"""Rows back to the same value, where there was none before."""
+
+_COUNT, _CUT, _PEAK = range(HEAD)
+_MAX_SUM = 2.0**62
+_SUMMED = ("sum", "mean", "std")
 
 
-class State(NamedTuple):
-    """Events sorted by known-at time: ``matrix`` [2 + numbers, n], ``texts`` one list a category."""
+class Events(NamedTuple):
+    """Events, or states taken apart: ``matrix`` [n, Layout.width], running words as each row's own; texts by column.
 
-    cut: int
+    ``entity`` [n] counts the entities from 0.
+    """
+
+    entity: np.ndarray
     matrix: np.ndarray
-    texts: list[list[str | None]]
+    texts: list[pa.LargeBinaryArray]
 
-    def take(self, events: Sequence[int] | np.ndarray) -> State:
-        """The events at these positions, in this order."""
-        return State(self.cut, self.matrix[:, events], [[column[i] for i in events] for column in self.texts])
+    def take(self, rows: np.ndarray) -> Events:
+        picked = pa.array(rows)
+        return Events(self.entity[rows], self.matrix[rows], [text.take(picked) for text in self.texts])
 
 
 class Layout:
-    """Where each column of a view stands in its states."""
+    """Where each value of a view stands in a row of its states.
+
+    ``words`` maps (what, column or feature) to the word; what is one of at, count, sum, square, value, gap, text of
+    aggregates, and event, tie, lead, last, last text of latest.
+    """
 
     def __init__(self, view: FeatureView) -> None:
         self.view = view
-        self._sums = list({a.column: a for a in view.aggregates}.values())
-        self._numbers = [f for f in view.latest if f.kind == "number"]
-        self._texts = [f for f in view.latest if f.kind == "category"]
-        self._row_of = {a.column: 2 + i for i, a in enumerate(self._sums)}
-        self._ttl_us = None if view.ttl is None else view.ttl // timedelta(microseconds=1)
-        self._windows = list(dict.fromkeys((a.column, a.window_us) for a in view.aggregates))
+        self._columns: dict[str, list[Aggregate]] = {}
+        for aggregate in view.aggregates:
+            self._columns.setdefault(aggregate.column, []).append(aggregate)
+        kinds = [("at", ""), *self._of_aggregates(), *self._of_latest()]
+        self.words = {kind: word for word, kind in enumerate(kinds)}
+        self.width = len(kinds)
+        self.texts = [kind for kind in kinds if kind[0] in ("text", "last text")]
+        running = ("count", "sum", "square", "text", "last text")
+        self._running = np.array([word for kind, word in self.words.items() if kind[0] in running], np.intp)
+        of_latest = ("event", "tie", "last", "last text")
+        self._kept = np.array([word for (what, _), word in self.words.items() if what in of_latest], np.intp)
+        self._sums = {column: self.words[what, column] for what, column in kinds if what == "sum"}
+        self.empty = self._blank()
 
-    @property
-    def empty(self) -> State:
-        return State(
-            _NEVER, np.empty((2 + len(self._sums) + len(self._numbers), 0), np.int64), [[] for _ in self._texts]
-        )
+    def _of_aggregates(self) -> list[tuple[str, str]]:
+        kinds = []
+        for column, aggregates in self._columns.items():
+            ops = {aggregate.op for aggregate in aggregates}
+            is_text = aggregates[0].kind == "category"
+            whether = {
+                "count": True,
+                "sum": bool(ops.intersection(_SUMMED)),
+                "square": "std" in ops,
+                "value": bool(ops.intersection(("min", "max", "distinct"))) and not is_text,
+                "gap": "distinct" in ops,
+                "text": "distinct" in ops and is_text,
+            }
+            kinds += [(what, column) for what, wanted in whether.items() if wanted]
+        return kinds
 
-    def pack(self, state: State) -> bytes:
-        head = _HEADER.pack(state.matrix.shape[1], state.cut)
-        tail = json.dumps(state.texts).encode() if self._texts else b""
-        return head + np.ascontiguousarray(state.matrix).tobytes() + tail
-
-    def unpack(self, data: bytes | memoryview) -> State:
-        n, cut = _HEADER.unpack_from(data)
-        rows = 2 + len(self._sums) + len(self._numbers)
-        matrix = np.frombuffer(data, np.int64, rows * n, _HEADER.size).reshape(rows, n)
-        texts = json.loads(bytes(data[_HEADER.size + rows * n * 8 :])) if self._texts else []
-        return State(cut, matrix, texts)
-
-    def events(self, rows: pl.DataFrame) -> State:
-        """Rows of the source, sorted by known-at time, as a state; those of one entity, or to be taken apart (State.take)."""
-        times = [rows.get_column(c).dt.epoch("us") for c in (self.view.known_at, self.view.event_time)]
-        sums = [units(self.view, a, rows.select(_finite(a.column)).to_series()).fill_null(_NEVER) for a in self._sums]
-        numbers = [_bits(rows.get_column(f.column)) for f in self._numbers]
-        matrix = np.stack([np.asarray(column, np.int64) for column in [*times, *sums, *numbers]])
-        return State(_NEVER, matrix, [rows.get_column(f.column).cast(pl.String).to_list() for f in self._texts])
-
-    def extend(self, state: State, more: State) -> State:
-        """Both together in known-at order, less what no exact look-up can need any more."""
-        joined = np.concatenate([state.matrix, more.matrix], axis=1)
-        texts = [old + new for old, new in zip(state.texts, more.texts, strict=True)]
-        order = np.argsort(joined[_KNOWN], kind="stable")
-        return self._trim(State(state.cut, joined, texts).take(order))
-
-    def _trim(self, state: State) -> State:
-        known = state.matrix[_KNOWN]
-        if not known.size:
-            return state
-        oldest = int(known[-1]) - self.view.max_window_us - LATENESS_US
-        first = int(np.searchsorted(known, oldest, side="right"))
-        if self.view.latest and first:
-            # The event that was the newest at the cut still answers until another one is newer.
-            first = min(first, self._leader(state, first))
-        if not first:
-            return state
-        return State(max(state.cut, oldest), state.matrix[:, first:], [texts[first:] for texts in state.texts])
-
-    def read(self, state: State | None, at: int) -> list[float | str | None]:
-        """The view's features at time ``at`` (microseconds), in the order of ``view.columns``."""
-        if state is None:
-            state = self.empty
-        if at - self.view.max_window_us < state.cut and state.matrix.shape[1]:
-            raise DataError(
-                f"feature view {self.view.name!r} is asked for a time more than {LATENESS_US // 3_600_000_000} h behind its"
-                " newest event, which the online store no longer holds",
-                "use the offline join for the past",
-            )
-        known = state.matrix[_KNOWN]
-        upto = int(known.searchsorted(at, side="right"))
-        sums = {
-            key: self._sum(state, key[0], int(known.searchsorted(at - key[1], side="right")), upto)
-            for key in self._windows
-        }
-        values: list[float | str | None] = [_value(a, *sums[a.column, a.window_us]) for a in self.view.aggregates]
-        return values + self._latest(state, at, upto)
-
-    def _sum(self, state: State, column: str, start: int, upto: int) -> tuple[int, int]:
-        """Number of values and their sum in units, over the events from ``start`` to ``upto``."""
-        window = state.matrix[self._row_of[column], start:upto]
-        present = window[window != _NULL]
-        return present.size, int(present.sum())
-
-    def _leader(self, state: State, upto: int) -> int:
-        """Index of the newest event among the first ``upto``; the last one of equals."""
-        events = state.matrix[_EVENT, :upto]
-        return upto - 1 - int(np.argmax(events[::-1]))
-
-    def _latest(self, state: State, at: int, upto: int) -> list[float | str | None]:
+    def _of_latest(self) -> list[tuple[str, str]]:
         if not self.view.latest:
             return []
-        if not upto:
-            return [None] * len(self.view.latest)
-        leader = self._leader(state, upto)
-        if self._ttl_us is not None and int(state.matrix[_EVENT, leader]) <= at - self._ttl_us:
-            return [None] * len(self.view.latest)
-        first_number = 2 + len(self._sums)
-        numbers = {f.name: _number(state.matrix[first_number + i, leader]) for i, f in enumerate(self._numbers)}
-        texts = {f.name: state.texts[i][leader] for i, f in enumerate(self._texts)}
-        return [numbers[f.name] if f.kind == "number" else texts[f.name] for f in self.view.latest]
+        head = [("event", ""), ("tie", ""), ("lead", "")] if self.view.ties else [("event", ""), ("lead", "")]
+        return head + [("last" if f.kind == "number" else "last text", f.name) for f in self.view.latest]
+
+    def _blank(self) -> bytes:
+        """The state of an entity without events."""
+        row = np.zeros((1, self.width), np.int64)
+        row[0, 0] = NEVER
+        nothing = np.array(np.nan).view(np.int64)
+        blanks = {"event": NEVER, "last": int(nothing), "last text": len(NULL_TEXT)}
+        for (what, _), word in self.words.items():
+            row[0, word] = blanks.get(what, int(row[0, word]))
+        if "tie" in (what for what, _ in self.words):
+            row[0, self.words["tie", ""]] = np.array(-np.inf).view(np.int64)
+        return _packed([0, NEVER, 0], row, [NULL_TEXT * (what == "last text") for what, _ in self.texts])
+
+    def events(self, rows: pl.DataFrame, entity: np.ndarray) -> Events:
+        """Rows of a history (features/history.py) as events. Raises DataError for a value beyond its resolution."""
+        matrix = np.zeros((rows.height, self.width), np.int64)
+        matrix[:, 0] = rows.get_column(AT)
+        texts: dict[tuple[str, str], pa.LargeBinaryArray] = {}
+        for column, aggregates in self._columns.items():
+            self._fill_aggregates(matrix, texts, column, aggregates[0], rows.get_column(value_of(aggregates[0])))
+        if self.view.latest:
+            matrix[:, self.words["event", ""]] = rows.get_column(EVENT)
+            if self.view.ties:
+                matrix[:, self.words["tie", ""]] = _bits(rows.get_column(TIE))
+        for latest in self.view.latest:
+            self._fill_latest(matrix, texts, latest, rows.get_column(newest_of(latest)))
+        return Events(entity, matrix, [texts[kind] for kind in self.texts])
+
+    def _fill_aggregates(
+        self, matrix: np.ndarray, texts: dict, column: str, aggregate: Aggregate, values: pl.Series
+    ) -> None:
+        words = self.words
+        matrix[:, words["count", column]] = values.is_not_null()
+        if ("sum", column) in words:
+            matrix[:, words["sum", column]] = units(self.view, aggregate, values).fill_null(0)
+        if ("square", column) in words:
+            matrix[:, words["square", column]] = np.square(matrix[:, words["sum", column]])
+        if ("value", column) in words:
+            matrix[:, words["value", column]] = _bits(values)
+        if ("text", column) in words:
+            texts["text", column], matrix[:, words["text", column]] = _texts(values)
+
+    def _fill_latest(self, matrix: np.ndarray, texts: dict, latest: Latest, values: pl.Series) -> None:
+        if latest.kind == "number":
+            matrix[:, self.words["last", latest.name]] = _bits(values)
+        else:
+            kind = ("last text", latest.name)
+            texts[kind], matrix[:, self.words[kind]] = _texts(values)
+
+    def extend(self, states: Sequence[bytes], fresh: Events) -> list[bytes]:
+        """The states of entities 0.. with fresh events, one or more for each, less what no exact look-up can need."""
+        cut, old = self._apart(states)
+        both = Events(
+            np.concatenate([old.entity, fresh.entity]),
+            np.concatenate([old.matrix, fresh.matrix]),
+            [pa.concat_arrays(pair) for pair in zip(old.texts, fresh.texts, strict=True)],
+        )
+        cut, events = self._trimmed(cut, both.take(self._order(both)))
+        return self._together(cut, events)
+
+    def _order(self, events: Events) -> np.ndarray:
+        """By entity, time and tie; equals stay in their order."""
+        keys = [events.matrix[:, 0], events.entity]
+        if ("tie", "") in self.words:
+            keys = [_floats(events.matrix[:, self.words["tie", ""]]), *keys]
+        return np.lexsort(keys)
+
+    def _apart(self, states: Sequence[bytes]) -> tuple[np.ndarray, Events]:
+        """``cut`` of each state, and all rows, rows 0 included."""
+        words, starts = joined(states)
+        rows = words[starts + _COUNT] + 1
+        entity = np.repeat(np.arange(len(states)), rows)
+        first = np.cumsum(rows) - rows
+        position = (starts + HEAD)[entity] + (np.arange(len(entity)) - first[entity]) * self.width
+        matrix = words[position[:, None] + np.arange(self.width)]
+        running = matrix[:, self._running]
+        before = np.vstack([np.zeros_like(running[:1]), running[:-1]])
+        before[first] = 0
+        matrix[:, self._running] = running - before
+        ends = first + rows - 1
+        texts = self._texts_of(states, rows, running[ends], matrix)
+        return words[starts + _CUT], Events(entity, matrix, texts)
+
+    def _texts_of(
+        self, states: Sequence[bytes], rows: np.ndarray, totals: np.ndarray, matrix: np.ndarray
+    ) -> list[pa.LargeBinaryArray]:
+        if not self.texts:
+            return []
+        of_texts = [int(np.flatnonzero(self._running == self.words[kind])[0]) for kind in self.texts]
+        at = (HEAD + rows * self.width) * WORD
+        texts = []
+        for kind, sizes in zip(self.texts, totals[:, of_texts].T, strict=True):
+            data = b"".join(s[a : a + size] for s, a, size in zip(states, at.tolist(), sizes.tolist(), strict=True))
+            offsets = np.concatenate([[0], np.cumsum(matrix[:, self.words[kind]])])
+            buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+            texts.append(pa.Array.from_buffers(pa.large_binary(), len(matrix), buffers))
+            at = at + sizes
+        return texts
+
+    def _trimmed(self, cut: np.ndarray, events: Events) -> tuple[np.ndarray, Events]:
+        """Without events too old for any window; the newest of them becomes row 0."""
+        at, entity = events.matrix[:, 0], events.entity
+        first = np.flatnonzero(np.diff(entity, prepend=-1))
+        newest = at[np.append(first[1:], len(at)) - 1]
+        oldest = newest - self.view.max_window_us - LATENESS_US
+        gone = at <= oldest[entity]
+        gone[first] = False
+        if not gone.any():
+            return cut, events
+        last_gone = first + np.add.reduceat(gone.astype(np.int64), first)
+        some = last_gone > first
+        source = np.arange(len(at))
+        if self.view.latest:
+            source[first] = last_gone - self._lead(events)[last_gone]
+        matrix = events.matrix.copy()
+        matrix[:, self._kept] = events.matrix[np.ix_(source, self._kept)]
+        texts = [
+            text.take(pa.array(source if what == "last text" else np.arange(len(at))))
+            for (what, _), text in zip(self.texts, events.texts, strict=True)
+        ]
+        cut = np.where(some, np.maximum(cut, at[last_gone]), cut)
+        return cut, Events(entity, matrix, texts).take(np.flatnonzero(~gone))
+
+    def _lead(self, events: Events) -> np.ndarray:
+        """How many rows back, at each row, the newest event of its entity so far stands; the last of equals."""
+        rank = np.unique(events.matrix[:, self.words["event", ""]], return_inverse=True)[1]
+        # Entities ascend, so that a new one's first row beats all rows before it.
+        rank = events.entity * (int(rank.max()) + 1) + rank
+        here = np.arange(len(rank))
+        leads = rank == np.maximum.accumulate(rank)
+        return here - np.maximum.accumulate(np.where(leads, here, 0))
+
+    def _gap(self, events: Events, column: str) -> np.ndarray:
+        """How many rows back the same value stands; FIRST where there is none, 0 for a missing value."""
+        if ("text", column) in self.words:
+            text = events.texts[self.texts.index(("text", column))]
+            value = text.dictionary_encode().indices.to_numpy().astype(np.int64)
+        else:
+            value = events.matrix[:, self.words["value", column]]
+        present = np.flatnonzero(events.matrix[:, self.words["count", column]])
+        order = present[np.lexsort((value[present], events.entity[present]))]
+        again = (np.diff(value[order]) == 0) & (np.diff(events.entity[order]) == 0)
+        gap = np.zeros(len(value), np.int64)
+        gap[order] = FIRST
+        gap[order[1:][again]] = np.diff(order)[again]
+        return gap
+
+    def _together(self, cut: np.ndarray, events: Events) -> list[bytes]:
+        """One state for each entity."""
+        entity, matrix = events.entity, events.matrix
+        first = np.flatnonzero(np.diff(entity, prepend=-1))
+        rows = np.diff(np.append(first, len(entity)))
+        peak = np.zeros(len(first), np.int64)
+        for column, word in self._sums.items():
+            largest = np.maximum.reduceat(np.abs(matrix[:, word]), first)
+            self._check_sums(column, rows, largest)
+            peak = np.maximum(peak, largest)
+        for (what, column), word in self.words.items():
+            if what == "gap":
+                matrix[:, word] = self._gap(events, column)
+            elif what == "lead":
+                matrix[:, word] = self._lead(events)
+        own = matrix[:, self._running]
+        total = np.cumsum(own, axis=0)
+        matrix[:, self._running] = total - (total[first] - own[first])[entity]
+        starts = np.arange(len(first)) * HEAD + first * self.width
+        words = np.empty(len(first) * HEAD + matrix.size, np.int64)
+        words[starts + _COUNT], words[starts + _CUT], words[starts + _PEAK] = rows - 1, cut, peak
+        words[
+            (starts + HEAD)[entity][:, None]
+            + (np.arange(len(entity)) - first[entity])[:, None] * self.width
+            + np.arange(self.width)
+        ] = matrix
+        return _cut_up(words, np.append(starts, len(words)), first, events.texts)
+
+    def _check_sums(self, column: str, rows: np.ndarray, largest: np.ndarray) -> None:
+        if float((rows.astype(np.float64) * largest).max()) > _MAX_SUM:
+            raise DataError(
+                f"feature view {self.view.name!r}: sums of {column!r} may leave 64 bits at its resolution",
+                "declare a coarser resolution on its aggregates",
+            )
 
 
-def _value(aggregate: Aggregate, count: int, units_sum: int) -> float | None:
-    if aggregate.op == "count":
-        return float(count)
-    total = float(units_sum) * aggregate.resolution
-    if aggregate.op == "sum":
-        return total
-    return total / count if count else None
+def too_far_back(view: FeatureView) -> DataError:
+    """A look-up that needs events which a state no longer holds."""
+    return DataError(
+        f"feature view {view.name!r} is asked for a time more than {LATENESS_US // 3_600_000_000} h behind its newest"
+        " event, which the online store no longer holds",
+        "use the offline join for the past",
+    )
 
 
-def _finite(column: str) -> pl.Expr:
-    value = pl.col(column).cast(pl.Float64)
-    return pl.when(value.is_finite()).then(value)
+def joined(states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The words of all states, and the word at which each starts."""
+    sizes = np.fromiter(map(len, states), np.int64, len(states)) // WORD
+    return np.frombuffer(b"".join(states), np.int64), np.cumsum(sizes) - sizes
+
+
+def _cut_up(words: np.ndarray, starts: np.ndarray, first: np.ndarray, texts: list[pa.LargeBinaryArray]) -> list[bytes]:
+    data = words.data.cast("B")
+    ends = (starts * WORD).tolist()
+    states = [bytes(data[a:b]) for a, b in pairwise(ends)]
+    if not texts:
+        return states
+    tails = []
+    for text in texts:
+        offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
+        bounds, characters = offsets[np.append(first, len(text))].tolist(), memoryview(text.buffers()[2] or b"")
+        tails.append([bytes(characters[a:b]) for a, b in pairwise(bounds)])
+    return [_padded(b"".join(parts)) for parts in zip(states, *tails, strict=True)]
+
+
+def _packed(head: list[int], row: np.ndarray, texts: list[bytes]) -> bytes:
+    return _padded(np.array(head, np.int64).tobytes() + row.tobytes() + b"".join(texts))
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % WORD)
 
 
 def _bits(values: pl.Series) -> np.ndarray:
     """Float64 bit patterns, nulls as NaN."""
-    return np.asarray(values.cast(pl.Float64).fill_null(float("nan")).to_numpy(), np.float64).view(np.int64)
+    return np.array(values.fill_null(float("nan")).to_numpy(), np.float64).view(np.int64)
 
 
-def _number(bits: np.int64) -> float | None:
-    value = float(np.int64(bits).view(np.float64))
-    return None if value != value else value
+def _floats(bits: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(bits).view(np.float64)
+
+
+def _texts(values: pl.Series) -> tuple[pa.LargeBinaryArray, np.ndarray]:
+    """Texts as bytes, and the length of each."""
+    raw = values.cast(pl.Binary).fill_null(pl.lit(NULL_TEXT)).to_arrow().cast(pa.large_binary())
+    raw = raw.combine_chunks() if isinstance(raw, pa.ChunkedArray) else raw
+    offsets = np.frombuffer(raw.buffers()[1], np.int64)[raw.offset : raw.offset + len(raw) + 1]
+    return raw, np.diff(offsets)

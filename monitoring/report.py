@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 
 from cluster.contracts import Decision
 from monitoring import plots
 from monitoring.nouns import Action, Quality, Report
-from monitoring.style import STYLE
+from monitoring.page import facts, none, page, section, table
 
 _TURNS = {
     "start": "version {new} is on trial beside version {old}",
@@ -18,21 +17,12 @@ _TURNS = {
     "pause": "the trial of version {new} stands still",
     "resume": "the trial of version {new} goes on",
 }
-_PAGE = """<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>{style}</style></head>
-<body><main>{body}</main></body>
-</html>
-"""
 
 
 def render(report: Report) -> str:
     """The page. It loads nothing from anywhere."""
-    when = datetime.fromtimestamp(report.made_at, UTC)
     parts = [
-        f"<h1>{escape(report.model)}<small>{when:%d %B %Y, %H:%M} UTC</small></h1>",
-        _facts(report),
+        facts(report.facts),
         _quality(report),
         _calibration(report),
         _drift(report),
@@ -41,19 +31,14 @@ def render(report: Report) -> str:
         _versions(report),
         _timings(report),
     ]
-    return _PAGE.format(title=escape(report.model), style=STYLE, body="\n".join(parts))
-
-
-def _facts(report: Report) -> str:
-    boxes = (f'<div class="fact"><b>{escape(v)}</b><span>{escape(k)}</span></div>' for k, v in report.facts)
-    return f'<div class="facts">{"".join(boxes)}</div>'
+    return page(report.model, report.made_at, parts)
 
 
 def _quality(report: Report) -> str:
     if not report.quality:
-        return _section("Quality over time", "", _none("No labelled periods."))
+        return section("Quality over time", "", none("No labelled periods."))
     drawn = "".join(_plot(plots.quality(found)) for found in report.quality)
-    return _section("Quality over time", " ".join(map(_quality_caption, report.quality)), drawn)
+    return section("Quality over time", " ".join(map(_quality_caption, report.quality)), drawn)
 
 
 def _quality_caption(found: Quality) -> str:
@@ -68,7 +53,7 @@ def _quality_caption(found: Quality) -> str:
 
 def _calibration(report: Report) -> str:
     if not report.calibration:
-        return _section("Calibration", "", _none("Not a model of probabilities, or no labels."))
+        return section("Calibration", "", none("Not a model of probabilities, or no labels."))
     first = report.calibration[0]
     rows = max(1, sum(first.counts))
     gaps = zip(first.predicted, first.observed, first.counts, strict=True)
@@ -77,13 +62,13 @@ def _calibration(report: Report) -> str:
         f"On the dashed line, what is predicted at 30 % happens 30 % of the time. Over {rows:,} rows the prediction of "
         f"{first.name} was off by {100 * error:.1f} percentage points on average."
     )
-    return _section("Calibration", caption, f'<div class="narrow">{_plot(plots.calibration(report.calibration))}</div>')
+    return section("Calibration", caption, f'<div class="narrow">{_plot(plots.calibration(report.calibration))}</div>')
 
 
 def _drift(report: Report) -> str:
     judged = [result for result in report.drift if result.judged]
     if not judged:
-        return _section("Drift", "", _none("No window of live traffic was judged yet."))
+        return section("Drift", "", none("No window of live traffic was judged yet."))
     drifted = sum(bool(result.drifted) for result in judged)
     caption = (
         f"Each square is one column in one window of live traffic: its distance from the training data, divided by "
@@ -95,14 +80,14 @@ def _drift(report: Report) -> str:
         (_moment(a.at), '<span class="tag alarm">alarm</span>', escape(a.alarm.reason), escape(a.done))
         for a in report.actions
     ]
-    return _section(
-        "Drift", caption, _plot(plots.drift_map(judged, alarms)) + _table(("at", "", "why", "what was done"), rows)
+    return section(
+        "Drift", caption, _plot(plots.drift_map(judged, alarms)) + table(("at", "", "why", "what was done"), rows)
     )
 
 
 def _rollouts(report: Report) -> str:
     if not any(rollout.decisions for rollout in report.rollouts):
-        return _section("Rollouts", "", _none("No rollout took place."))
+        return section("Rollouts", "", none("No rollout took place."))
     caption = (
         "The challenger's share of the traffic. ▲ advanced, ★ promoted, ✕ aborted; hover for the reason. "
         "The table leaves out decisions to hold."
@@ -119,10 +104,10 @@ def _rollouts(report: Report) -> str:
         for d in rollout.decisions
         if d.action != "hold"
     ]
-    return _section(
+    return section(
         "Rollouts",
         caption,
-        _plot(plots.rollouts(report.rollouts)) + _table(("at", "rollout", "decision", "share", "reason"), rows),
+        _plot(plots.rollouts(report.rollouts)) + table(("at", "rollout", "decision", "share", "reason"), rows),
     )
 
 
@@ -133,8 +118,8 @@ def _events(report: Report) -> str:
         (_moment(at), f'<span class="tag {kind}">{kind}</span>', escape(what), escape(then))
         for at, kind, what, then in sorted(told)
     ]
-    body = _table(("at", "", "what", "and then"), rows) if rows else _none("No rollout, and no alarm.")
-    return _section("What happened, in order", "Times are UTC, by the clock of the cluster.", body)
+    body = table(("at", "", "what", "and then"), rows) if rows else none("No rollout, and no alarm.")
+    return section("What happened, in order", "Times are UTC, by the clock of the cluster.", body)
 
 
 def _beyond(action: Action) -> list[str]:
@@ -148,19 +133,19 @@ def _turn(decision: Decision) -> str:
 
 def _versions(report: Report) -> str:
     if not report.versions:
-        return _section("Versions", "", _none("No version is registered."))
+        return section("Versions", "", none("No version is registered."))
     metrics = list(dict.fromkeys(name for row in report.versions for name in row.metrics))
     rows = [
         (f"v{escape(v.version)}", escape(v.role), escape(v.trained_on), *(_figure(v.metrics.get(m)) for m in metrics))
         for v in report.versions
     ]
     caption = "Each on the rows it was held out from, so that figures compare only where those are the same."
-    return _section("Versions", caption, _table(("version", "role", "trained on", *metrics), rows))
+    return section("Versions", caption, table(("version", "role", "trained on", *metrics), rows))
 
 
 def _timings(report: Report) -> str:
     if not report.timings:
-        return _section("Where the time went", "", _none("Not measured."))
+        return section("Where the time went", "", none("Not measured."))
     total = max(1e-9, sum(t.seconds for t in report.timings))
     most = max(t.seconds for t in report.timings)
     rows = [
@@ -172,42 +157,15 @@ def _timings(report: Report) -> str:
         )
         for t in sorted(report.timings, key=lambda t: -t.seconds)
     ]
-    return _section(
+    return section(
         "Where the time went",
         f"{total:,.0f} seconds in all.",
-        _table(("stage", "time", "share", ""), rows, wide_last=True),
-    )
-
-
-def _section(title: str, caption: str, body: str) -> str:
-    told = f'<p class="caption">{escape(caption)}</p>' if caption else ""
-    return (
-        f'<section id="{title.split(",")[0].lower().replace(" ", "-")}"><h2>{escape(title)}</h2>{told}{body}</section>'
+        table(("stage", "time", "share", ""), rows, wide_last=True),
     )
 
 
 def _plot(svg: str) -> str:
     return f'<div class="plot">{svg}</div>'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], wide_last: bool = False) -> str:
-    """Cells are HTML. All but the last column keep their lines whole."""
-    body = "".join(f"<tr>{_cells(row, wide_last)}</tr>" for row in rows)
-    if not body:
-        return ""
-    titles = "".join(f"<th>{escape(each)}</th>" for each in head)
-    return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _cells(row: Sequence[str], wide_last: bool) -> str:
-    cells = [f'<td class="n">{cell}</td>' if len(cell) < 24 or "tag" in cell else f"<td>{cell}</td>" for cell in row]
-    if wide_last:
-        cells[-1] = f'<td style="width:60%">{row[-1]}</td>'
-    return "".join(cells)
-
-
-def _none(why: str) -> str:
-    return f'<p class="none">{escape(why)}</p>'
 
 
 def _share(decision: Decision) -> str:

@@ -2,8 +2,9 @@
 
 from cluster.contracts import Task
 from deployments.policy import RolloutPolicy
-from features.declare import category, derive, number, rolling, tensor, timestamp
+from features.declare import category, derive, dropped, hashed, number, rolling, tensor, timestamp
 from features.definitions import Aggregate, Column, Entity, FeatureSet, FeatureView, Latest
+from features.reads import csv, iceberg, kafka, parquet, sql
 from features.sources import Examples, Source
 from features.split import HashSplit, TimeSplit
 from monitoring.alarm import DriftPolicy
@@ -41,9 +42,16 @@ __all__ = [
     "Uniform",
     "Watch",
     "category",
+    "csv",
     "derive",
+    "dropped",
+    "hashed",
+    "iceberg",
+    "kafka",
     "number",
+    "parquet",
     "rolling",
+    "sql",
     "tensor",
     "timestamp",
 ]

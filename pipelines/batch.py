@@ -23,6 +23,7 @@ from cluster.errors import DataError
 from cluster.parts import Cut, cut
 from features.bundle import MODEL, Manifest
 from features.frame import RequestFrame
+from features.personal import Shield
 from pipelines import stages
 from pipelines.workspace import Workspace
 from trainers.batch import STAGES, Job, Receipt, score_part
@@ -67,7 +68,10 @@ def predict(workspace: Workspace, version: ModelVersion, table: str, out: str, k
     with _folder(Path(out)) as folder:
         frame = RequestFrame(manifest.features, _landed(workspace, manifest), workspace.settings)
         model = (bundle / MODEL).read_bytes()
-        job = Job(manifest.task, manifest.encoder, model, frame, rows.schema, kept, str(folder), tuple(rows.parts))
+        shield = Shield.of(manifest.features.request, workspace.settings)
+        job = Job(
+            manifest.task, manifest.encoder, model, shield, frame, rows.schema, kept, str(folder), tuple(rows.parts)
+        )
         receipts = _run(workspace, job, rows)
         _keep_only(folder, {receipt.file for receipt in receipts})
     spent = {stage: sum(receipt.seconds[stage] for receipt in receipts) for stage in STAGES}

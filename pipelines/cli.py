@@ -122,7 +122,7 @@ def train(project: ProjectArgument) -> None:
 @app.command()
 def retrain(project: ProjectArgument, until: Until = "", reason: Reason = "by hand") -> None:
     """Train the champion's recipe on the newest data and roll the result out."""
-    moment = _moment(until)
+    moment = _moment(until, "--until")
     words = ["retrain", project, "--until", moment.isoformat(), "--reason", reason]
     _work(*words, action=lambda ws: _commands().retrain(ws, moment, reason))
 
@@ -157,6 +157,19 @@ def predict(
 
 
 @app.command()
+def push(project: ProjectArgument, source: str, file: Path) -> None:
+    """Put the events of a file (Parquet, CSV, NDJSON) into the online store at once, where that store can be reached."""
+    from pipelines.project import load, locate
+    from pipelines.pushing import push_file
+
+    pushed = push_file(load(locate(project)), load_settings(), source, file)
+    for view, events in pushed.events.items():
+        typer.echo(f"{view}: {events:,} new events")
+    for reason, rows in pushed.refused.items():
+        typer.echo(f"{rows:,} rows left out: {reason}")
+
+
+@app.command()
 def promote(model: str, reason: Reason = "by hand") -> None:
     """Make the challenger champion now."""
     _order(model, "promote", reason)
@@ -181,9 +194,40 @@ def resume(model: str, reason: Reason = "by hand") -> None:
 
 
 @app.command()
-def report(project: ProjectArgument) -> None:
-    """Write the HTML report of what happened to a model."""
-    _work("report", project, action=lambda ws: _commands().report(ws))
+def report(
+    project: ProjectArgument,
+    features: Annotated[bool, typer.Option("--features", help="The catalogue: views, and who uses them")] = False,
+    skew: Annotated[
+        bool, typer.Option("--skew", help="Replay served requests offline and compare, bit for bit")
+    ] = False,
+) -> None:
+    """Write the HTML report of what happened to a model, or of its features."""
+    flags = ["--features"] * features + ["--skew"] * skew
+    _work("report", project, *flags, action=lambda ws: _commands().report(ws, features=features, skew=skew))
+
+
+@app.command()
+def backfill(
+    project: ProjectArgument,
+    view: Annotated[str, typer.Option(help="Feature view to make anew online; no other is touched")],
+    since: Annotated[str, typer.Option(help="Only entities with events from this time on (ISO 8601)")] = "",
+) -> None:
+    """Land what is new of a view's source and make the view's online state anew from the whole table."""
+    words = ["--view", view, *(["--since", _moment(since, "--since").isoformat()] if since else [])]
+    start = _moment(since, "--since") if since else None
+    _work("backfill", project, *words, action=lambda ws: _commands().backfill(ws, view, start))
+
+
+@app.command()
+def forget(
+    project: ProjectArgument,
+    entity: Annotated[list[str], typer.Option(help="column=value; given several times, all must hold")],
+) -> None:
+    """Delete an entity's rows everywhere: tables, quarantine, frames, online store, log. Says what was deleted where."""
+    from pipelines.people import forget_entity
+
+    # Here, not as a job: the name must not stay behind in the list of jobs.
+    forget_entity(load_settings(), project, entity, typer.echo)
 
 
 @app.command()
@@ -252,13 +296,13 @@ def _commands() -> Any:
     return commands
 
 
-def _moment(text: str) -> datetime:
+def _moment(text: str, option: str) -> datetime:
     if not text:
         return datetime.now(UTC)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise RayloopError(f"--until {text!r} is no time", "write it like 2013-12-10T00:00:00+00:00") from error
+        raise RayloopError(f"{option} {text!r} is no time", "write it like 2013-12-10T00:00:00+00:00") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

@@ -97,6 +97,15 @@ def predict(workspace: Workspace, table: str, out: str, version: str, keep: Sequ
         batch.predict(workspace, chosen, table, out, keep)
 
 
-def report(workspace: Workspace) -> None:
+def report(workspace: Workspace, *, features: bool = False, skew: bool = False) -> None:
     with workspace.progress.stage("report"):
-        workspace.progress(f"written to {reporting.write(workspace, baselines.stored(workspace))}")
+        if features:
+            reporting.write_catalogue(workspace)
+        if skew:
+            reporting.write_skew(workspace)
+        if not (features or skew):
+            workspace.progress(f"written to {reporting.write(workspace, baselines.stored(workspace))}")
+
+
+def backfill(workspace: Workspace, view: str, since: datetime | None) -> None:
+    stages.backfill_view(workspace, view, datetime.now(UTC), since)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ import ray
 
 from cluster import session
 from cluster.contracts import ACTOR_NAMESPACE, ledger_actor, monitor_actor, predictions_table, rollout_actor
-from cluster.errors import DataError, RayloopError, RolloutError
+from cluster.errors import DataError, ProjectError, RayloopError, RolloutError
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.tables import Tables
@@ -69,6 +69,27 @@ def show_trace(settings: Settings, model: str, request: str, tell: Tell) -> None
         ):
             tell(f"{label:<9} {version.tags.get(tag, 'unknown')}")
         tell(f"bundle    {version.bundle_uri}")
+
+
+def forget_entity(settings: Settings, project: str, entity: Sequence[str], tell: Tell) -> None:
+    """Delete an entity's rows, given as column=value, and print the account. Raises ProjectError for one that is not so."""
+    from pipelines.forgetting import forget
+    from pipelines.progress import Progress
+    from pipelines.project import load, locate
+    from pipelines.workspace import Workspace
+
+    pairs = [pair.partition("=") for pair in entity]
+    if not all(name and equals and value for name, equals, value in pairs):
+        raise ProjectError("an entity is named by --entity column=value", "such as --entity tailnum=N14228")
+    location = locate(project)
+    if session.running(settings):
+        session.connect(settings)
+    workspace = Workspace(load(location), location, settings, Progress())
+    account = forget(workspace, {name: value for name, _, value in pairs}, datetime.now(UTC))
+    for one in account.deleted:
+        tell(str(one))
+    for place in account.remains:
+        tell(f"remains: {place}")
 
 
 def steer(settings: Settings, model: str, order: str, reason: str, tell: Tell) -> None:

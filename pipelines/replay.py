@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from cluster.contracts import Task
-from features.definitions import FeatureSet, FeatureView
+from features.definitions import FeatureSet
 from features.frame import ID, KNOWN, LABEL
-from features.materialize import materialize
+from features.history import AT, history
+from features.materialize import advance
 from features.online import OnlineStore
 from features.pit import AS_OF
 from pipelines.traffic import NOTHING, Client, Tally
@@ -38,7 +39,7 @@ class Replay:
         self._task = task
         self._features = features
         self._rows = rows.sort(AS_OF)
-        self._events = {v.name: _sorted_events(v, events[v.source]) for v in features.views}
+        self._events = {v.name: history(v, events[v.source]).sort(AT, maintain_order=True) for v in features.views}
         self._store = store
         self._client = client
         self._step = step
@@ -66,9 +67,9 @@ class Replay:
         until_us = round(until.timestamp() * 1_000_000)
         for view in self._features.views:
             events = self._events[view.name]
-            upto = events.get_column(view.known_at).search_sorted(until, side="right")
-            materialize(self._store, view, events.head(int(upto)), until_us)
-            self._events[view.name] = events.slice(int(upto))
+            upto = int(events.get_column(AT).search_sorted(until_us, side="right"))
+            advance(self._store, view, events.head(upto), until_us)
+            self._events[view.name] = events.slice(upto)
 
     def _requests(self, start: datetime, end: datetime) -> Tally:
         rows = self._rows.filter((pl.col(AS_OF) >= start) & (pl.col(AS_OF) < end))
@@ -90,7 +91,3 @@ def _said(task: Task, label: float) -> int | str | float:
     if task.kind == "multiclass":
         return task.classes[int(label)]
     return int(label) if task.kind == "binary" else label
-
-
-def _sorted_events(view: FeatureView, events: pl.DataFrame) -> pl.DataFrame:
-    return events.select(view.source_columns).drop_nulls(view.known_at).sort(view.known_at, maintain_order=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import ray
+from rich.console import Console
 
 from cluster.contracts import (
     ACTOR_NAMESPACE,
@@ -26,8 +29,10 @@ from features.bundle import Manifest
 from features.frame import LABEL
 from features.pit import AS_OF
 from features.split import SPLIT, TEST, TRAIN
+from monitoring.catalogue import render_catalogue, render_skew
 from monitoring.nouns import Action, CalibrationCurve, Quality, Report, Rollout, Series, Timing, VersionRow
 from monitoring.report import render
+from pipelines import catalogue, skew
 from pipelines.baselines import Results
 from pipelines.serving import call
 from pipelines.workspace import Workspace
@@ -35,6 +40,7 @@ from trainers import evaluate, tasks
 
 # A month at the edge of the data with a handful of rows says nothing.
 MIN_ROWS = 200
+_WIDTH = 110
 
 Months = dict[str, dict[str, float]]
 
@@ -47,11 +53,37 @@ def write(workspace: Workspace, baselines: Results) -> Path:
     return page
 
 
+def write_catalogue(workspace: Workspace) -> Path:
+    """Print the catalogue of the project's features and write features.html; returns its path."""
+    found = catalogue.gather(workspace, datetime.now(UTC))
+    console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
+    for table in catalogue.tables(found):
+        console.print(table, "")
+    return _put(workspace, "features.html", render_catalogue(found))
+
+
+def write_skew(workspace: Workspace) -> Path:
+    """Replay what was served, print the mismatches and write skew.html; returns its path."""
+    found = skew.replay(workspace)
+    for line in skew.told(found):
+        workspace.progress(line)
+    html = render_skew(workspace.project.name, time.time(), found.rows, found.features, found.left_out)
+    return _put(workspace, "skew.html", html)
+
+
+def _put(workspace: Workspace, name: str, html: str) -> Path:
+    workspace.folder.mkdir(parents=True, exist_ok=True)
+    path = workspace.folder / name
+    path.write_text(html)
+    workspace.progress(f"written to {path}")
+    return path
+
+
 def gather(workspace: Workspace, baselines: Results) -> Report:
     """Everything on the page."""
     name = workspace.project.name
     versions = workspace.registry.versions(name)
-    held_out = _HeldOut(workspace, versions[0]) if versions else None
+    held_out = _held_out(workspace, versions)
     live = _live_quality(workspace)
     monitor = _monitor(name)
     return Report(
@@ -66,6 +98,14 @@ def gather(workspace: Workspace, baselines: Results) -> Report:
         versions=tuple(_version(workspace, v) for v in versions),
         timings=tuple(Timing(stage=s, seconds=t) for s, t in workspace.progress.seconds.items()),
     )
+
+
+def _held_out(workspace: Workspace, versions: list[ModelVersion]) -> _HeldOut | None:
+    """Of the first version whose training frame is still there: rows may have had to be forgotten."""
+    for version in versions:
+        if workspace.tables.has_snapshot(Manifest.load(workspace.registry.fetch(version)).snapshot):
+            return _HeldOut(workspace, version)
+    return None
 
 
 class _HeldOut:

@@ -27,12 +27,13 @@ def forget(workspace: Workspace) -> None:
     name = workspace.project.name
     with workspace.progress.stage("reset"):
         # Without the writer of Serve's configuration nothing was ever served here.
-        if _exists(config.ACTOR):
+        if exists(config.ACTOR):
             call(config.connect(workspace.settings).remove.remote(name))
         for actor in (rollout_actor(name), monitor_actor(name), ledger_actor(name)):
             _end(actor)
         sources = [f"{name}.{source.name}" for source in workspace.project.sources]
         logs = [predictions_table(name), labels_table(name), journal_table(name), f"{name}.{QUARANTINE}"]
+        # The list of whom we were asked to forget outlives a fresh start.
         for table in [*sources, *logs, workspace.frame_table]:
             workspace.tables.drop(table)
         workspace.registry.forget(name)
@@ -43,10 +44,11 @@ def forget(workspace: Workspace) -> None:
         workspace.progress(f"{name} starts from nothing")
 
 
-def _exists(actor: str) -> bool:
+def exists(actor: str) -> bool:
+    """Whether a named actor of this cluster is there."""
     return {"name": actor, "namespace": ACTOR_NAMESPACE} in ray.util.list_named_actors(all_namespaces=True)
 
 
 def _end(actor: str) -> None:
-    if _exists(actor):
+    if exists(actor):
         ray.kill(ray.get_actor(actor, namespace=ACTOR_NAMESPACE))

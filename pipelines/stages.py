@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime
 
 import polars as pl
 
 from cluster.contracts import CHAMPION, ModelVersion, Snapshot
 from cluster.errors import ProjectError, SnapshotNotFound
+from features.backfill import backfill
 from features.bundle import Manifest
 from features.frame import build_frame
 from features.landing import Landed, land
-from features.materialize import materialize
+from features.loading import load
+from features.sources import Source
 from features.split import Split
 from pipelines.serving import deploy, serves, start_rollout
 from pipelines.versions import Candidate, Frame, Recipe, make_version, tune
@@ -25,13 +27,20 @@ Snapshots = Mapping[str, Snapshot]
 
 def land_sources(workspace: Workspace) -> dict[str, Landed]:
     """Land every source of the project; they wait on disk and on one another's tasks, so they go side by side."""
-    project = workspace.project
-    with workspace.progress.stage("data"), ThreadPoolExecutor(len(project.sources)) as pool:
-        found = list(pool.map(lambda source: land(source, workspace.tables, project.name), project.sources))
-        landed = {source.name: one for source, one in zip(project.sources, found, strict=True)}
-        for name, one in landed.items():
-            put_aside = sum(one.quarantined.values())
-            workspace.progress(f"{name}: {one.added:,} rows landed, {one.present:,} known, {put_aside:,} in quarantine")
+    return _land(workspace, workspace.project.sources)
+
+
+def _land(workspace: Workspace, sources: Sequence[Source]) -> dict[str, Landed]:
+    tables, name, now = workspace.tables, workspace.project.name, datetime.now(UTC)
+    with workspace.progress.stage("data"), ThreadPoolExecutor(len(sources)) as pool:
+        found = pool.map(lambda source: land(source, tables, name, workspace.settings, now), sources)
+        landed = {source.name: one for source, one in zip(sources, found, strict=True)}
+        for each, one in landed.items():
+            workspace.progress(
+                f"{each}: {one.added:,} rows landed, {one.present:,} known, {one.put_aside:,} in quarantine"
+            )
+            if one.stale:
+                workspace.progress(f"WARNING: {one.stale}")
     return landed
 
 
@@ -60,14 +69,27 @@ def materialize_online(workspace: Workspace, landed: Snapshots, until: datetime)
     """Bring the online store up to what was known ``until``."""
     views = workspace.project.features.views
     with workspace.progress.stage("online"):
-        for source in {view.source for view in views}:
-            mine = [view for view in views if view.source == source]
-            columns = sorted({column for view in mine for column in view.source_columns})
-            events = pl.DataFrame(workspace.tables.read(landed[source].table, landed[source].id, columns))
-            for view in mine:
-                materialize(workspace.store, view, events, round(until.timestamp() * 1_000_000))
+        for view in views:
+            load(workspace.store, view, workspace.tables, landed[view.source], _us(until))
         if views:
             workspace.progress(f"{len(views)} views materialised until {until:%Y-%m-%d %H:%M}")
+
+
+def backfill_view(workspace: Workspace, name: str, until: datetime, since: datetime | None = None) -> None:
+    """Land the source of one view and make its online state anew, or that of entities with events ``since`` then."""
+    project = workspace.project
+    view = next((view for view in project.features.views if view.name == name), None)
+    if view is None:
+        known = ", ".join(view.name for view in project.features.views) or "none"
+        raise ProjectError(f"{project.name} has no feature view {name!r}", f"declared are: {known}")
+    source = next(source for source in project.sources if source.name == view.source)
+    landed = _land(workspace, [source])[source.name]
+    with workspace.progress.stage("online"):
+        events = pl.DataFrame(workspace.tables.read(landed.snapshot.table, landed.snapshot.id, view.source_columns))
+        done = backfill(workspace.store, view, events, _us(until), _us(since) if since else None)
+        workspace.progress(
+            f"{name}: {done.entities:,} states made anew of {done.events:,} events, {done.removed:,} removed"
+        )
 
 
 def latest_snapshots(workspace: Workspace) -> dict[str, Snapshot]:
@@ -129,3 +151,7 @@ def recipe_of(workspace: Workspace, version: ModelVersion) -> Recipe:
     recipe = Manifest.load(workspace.registry.fetch(version)).recipe
     spec = ModelSpec(build=workspace.project.model.build, parameters=recipe["model"])
     return Recipe(spec, TrainConfig.model_validate(recipe["train"]))
+
+
+def _us(moment: datetime) -> int:
+    return round(moment.timestamp() * 1_000_000)

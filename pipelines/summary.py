@@ -49,7 +49,7 @@ def _data(landed: Mapping[str, Landed]) -> Table:
     table = _table("Data", "source", "rows", "in quarantine", "why")
     for name, one in landed.items():
         why = "; ".join(f"{count} x {reason}" for reason, count in one.quarantined.items())
-        table.add_row(name, f"{one.snapshot.rows:,}", f"{sum(one.quarantined.values()):,}", why or "-")
+        table.add_row(name, f"{one.snapshot.rows:,}", f"{one.put_aside:,}", why or "-")
     return table
 
 

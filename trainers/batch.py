@@ -18,6 +18,7 @@ from cluster.contracts import Task
 from cluster.parts import Part
 from features.encoding import Encoder
 from features.frame import RequestFrame
+from features.personal import Shield
 from trainers.evaluate import outputs, score, session
 
 STAGES = ("read", "features", "encode", "model", "write")
@@ -30,6 +31,7 @@ class Job:
     task: Task
     encoder: Encoder
     model: bytes
+    shield: Shield
     frame: RequestFrame
     schema: pa.Schema
     kept: tuple[str, ...]
@@ -81,6 +83,7 @@ class Worker:
 
     def _scored(self, block: pa.Table, clock: _Clock) -> pa.Table:
         job = self._job
+        block = job.shield(block)
         frame = clock.timed("features", job.frame, block)
         arrays = clock.timed("encode", job.encoder.encode, frame)
         scores = clock.timed("model", score, self._model, arrays)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyiceberg.avro.file import AvroFile
+from pyiceberg.io.pyarrow import PyArrowFileIO
+from sqlalchemy.exc import IntegrityError
 
 from cluster.contracts import Snapshot
 from cluster.errors import DataError, SnapshotNotFound
@@ -81,3 +86,88 @@ def test_a_dropped_table_leaves_no_file_and_its_name_is_free(tables: Tables, tmp
 def test_a_name_without_its_namespace_is_refused(tables: Tables) -> None:
     with pytest.raises(DataError, match=r"namespace\.table"):
         tables.append("sales", rows(1))
+
+
+def customers(*names: str) -> pa.Table:
+    at = [datetime(2024, 1, 1 + i, tzinfo=UTC) for i in range(len(names))]
+    return pa.table({"customer": list(names), "at": pa.array(at, pa.timestamp("us", tz="UTC"))})
+
+
+def everything_below(folder: Path) -> bytes:
+    """All cells of all Parquet files, all entries of all manifests, and all other bytes, that lie in a folder."""
+    told = [str(pq.read_table(path).to_pylist()) for path in folder.rglob("*.parquet")]
+    for path in folder.rglob("*.avro"):
+        with AvroFile(PyArrowFileIO().new_input(str(path))) as records:
+            told += [str(list(records))]
+    return "".join(told).encode() + b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_deleted_rows_are_nowhere_once_older_snapshots_are_expired(tables: Tables, tmp_path: Path) -> None:
+    for names in (("anna-1", "bert-2"), ("anna-1",), ("carl-3",)):
+        tables.append(NAME, customers(*names))
+    assert tables.delete(NAME, {"customer": ["anna-1"]}) == 2
+    assert sorted(tables.read(NAME)["customer"].to_pylist()) == ["bert-2", "carl-3"]
+    assert b"anna-1" in everything_below(tmp_path)
+    gone = tables.expire(NAME)
+    assert len(gone) >= 3
+    assert b"anna-1" not in everything_below(tmp_path)
+    assert sorted(tables.read(NAME)["customer"].to_pylist()) == ["bert-2", "carl-3"]
+    with pytest.raises(SnapshotNotFound):
+        tables.read(NAME, gone[0])
+    assert tables.append(NAME, customers("dora-4")).rows == 3
+
+
+def test_older_snapshots_hold_what_was_deleted_since(tables: Tables) -> None:
+    anna = {"customer": ["anna-1"]}
+    tables.append(NAME, customers("anna-1", "bert-2"))
+    tables.append(NAME, customers("bert-2"))
+    assert not tables.held(NAME, anna)
+    assert tables.find(NAME, anna, ["at"]).num_rows == 1
+    tables.delete(NAME, anna)
+    assert tables.held(NAME, anna)
+    assert not tables.held(NAME, {"customer": ["carl-3"]})
+    tables.expire(NAME)
+    assert not tables.held(NAME, anna)
+
+
+def test_a_deletion_of_nobody_makes_no_snapshot(tables: Tables) -> None:
+    made = tables.append(NAME, customers("bert-2"))
+    assert tables.delete(NAME, {"customer": ["anna-1"]}) == 0
+    assert tables.latest(NAME) == made
+    assert tables.expire(NAME) == ()
+
+
+def test_all_rows_may_be_deleted(tables: Tables) -> None:
+    tables.append(NAME, customers("anna-1", "anna-1"))
+    assert tables.delete(NAME, {"customer": ["anna-1"]}) == 2
+    tables.expire(NAME)
+    assert tables.read(NAME).num_rows == 0
+
+
+def test_the_newest_value_of_a_column_is_known_without_reading_it(tables: Tables) -> None:
+    tables.append(NAME, customers("a", "b", "c"))
+    tables.append(NAME, customers("d"))
+    assert tables.newest(NAME, "at") == datetime(2024, 1, 3, tzinfo=UTC)
+    tables.delete(NAME, {"customer": ["c"]})
+    assert tables.newest(NAME, "at") == datetime(2024, 1, 2, tzinfo=UTC)
+    tables.delete(NAME, {"customer": ["a", "b", "d"]})
+    assert tables.newest(NAME, "at") is None
+
+
+def test_the_tables_of_a_namespace(tables: Tables) -> None:
+    assert tables.names("shop") == []
+    tables.append(NAME, rows(1))
+    assert tables.names("shop") == [NAME]
+
+
+def test_two_that_make_a_namespace_at_once_both_get_their_table(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tables._catalog.create_namespace
+
+    def beaten(namespace: str) -> None:
+        made(namespace)
+        raise IntegrityError("INSERT", {}, Exception("UNIQUE constraint failed"))
+
+    monkeypatch.setattr(tables._catalog, "create_namespace", beaten)
+    assert tables.append(NAME, rows(1)).rows == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import polars as pl
@@ -13,8 +14,10 @@ import ray.data
 from cluster.errors import DataError
 from cluster.settings import Settings
 from cluster.tables import Tables
-from features.declare import category, number, timestamp
-from features.landing import QUARANTINE, land
+from features.declare import category, dropped, hashed, number, timestamp
+from features.forgotten import FORGOTTEN, remember
+from features.landing import QUARANTINE, Landed, land
+from features.personal import pseudonyms
 from features.sources import Source
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -27,16 +30,21 @@ def visits(rows: int, **changes: object) -> pl.DataFrame:
     return pl.DataFrame(whole | changes)
 
 
-def source(frame: pl.DataFrame) -> Source:
-    return Source(
-        name="visits",
-        key=("id",),
-        columns=(*category("id"), *number("spent"), *timestamp("at", "known")),
-        event_time="at",
-        known_at="known",
-        ranges={"spent": (0, 100)},
-        read=lambda: ray.data.from_arrow(frame.to_arrow()),
-    )
+def source(frame: pl.DataFrame, **changes: object) -> Source:
+    declared = {
+        "name": "visits",
+        "key": ("id",),
+        "columns": (*category("id"), *number("spent"), *timestamp("at", "known")),
+        "event_time": "at",
+        "known_at": "known",
+        "ranges": {"spent": (0, 100)},
+        "read": lambda: ray.data.from_arrow(frame.to_arrow()),
+    }
+    return Source(**{**declared, **changes})
+
+
+def put(visits: Source, tables: Tables, shop: str, settings: Settings | None = None) -> Landed:
+    return land(visits, tables, shop, settings or Settings(), START + timedelta(days=1))
 
 
 @pytest.fixture
@@ -49,16 +57,16 @@ def shop(tables: Tables) -> Iterator[str]:
     """A namespace of the test's own."""
     name = f"shop{uuid4().hex[:8]}"
     yield name
-    for table in ("visits", QUARANTINE):
+    for table in ("visits", QUARANTINE, FORGOTTEN):
         tables.drop(f"{name}.{table}")
 
 
 def test_only_what_is_new_is_added(tables: Tables, shop: str) -> None:
-    first = land(source(visits(200)), tables, shop)
+    first = put(source(visits(200)), tables, shop)
     assert (first.added, first.present, first.quarantined) == (200, 0, {})
-    again = land(source(visits(200)), tables, shop)
+    again = put(source(visits(200)), tables, shop)
     assert (again.added, again.present, again.snapshot) == (0, 200, first.snapshot)
-    grown = land(source(visits(250)), tables, shop)
+    grown = put(source(visits(250)), tables, shop)
     assert (grown.added, grown.present) == (50, 200)
     ids = tables.read(f"{shop}.visits")["id"].to_pylist()
     assert sorted(ids) == sorted(f"v{i}" for i in range(250))
@@ -67,7 +75,7 @@ def test_only_what_is_new_is_added(tables: Tables, shop: str) -> None:
 def test_bad_rows_are_put_aside_once_with_their_reason(tables: Tables, shop: str) -> None:
     spoilt = visits(50, spent=[-1.0 if i == 7 else None if i == 8 else float(i) for i in range(50)])
     for _ in range(2):
-        landed = land(source(spoilt), tables, shop)
+        landed = put(source(spoilt), tables, shop)
         assert landed.quarantined == {"spent is outside 0 to 100": 1}
     aside = tables.read(f"{shop}.{QUARANTINE}").to_pylist()
     assert [(row["source"], row["reason"]) for row in aside] == [("visits", "spent is outside 0 to 100")]
@@ -87,5 +95,43 @@ def test_a_source_that_gives_nothing_leaves_no_rows(
     tables: Tables, shop: str, frame: pl.DataFrame, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        land(source(frame), tables, shop)
+        put(source(frame), tables, shop)
     assert not tables.exists(f"{shop}.visits") or tables.read(f"{shop}.visits").num_rows == 0
+
+
+def test_personal_data_is_landed_and_quarantined_as_tokens_or_not_at_all(
+    tables: Tables, shop: str, cluster: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("s" * 64)
+    settings = cluster.model_copy(update={"personal_key_file": str(tmp_path / "key")})
+    names = pseudonyms(settings)
+    frame = visits(20, spent=[float(i * 10) for i in range(20)]).with_columns(pl.format("{}@home", "id").alias("mail"))
+    columns = (*hashed(*category("id")), *number("spent"), *dropped(*category("mail")), *timestamp("at", "known"))
+    private = source(frame, columns=columns, patterns={"mail": ".*@home"})
+    landed = put(private, tables, shop, settings)
+    assert (landed.added, landed.put_aside) == (11, 9)
+    there = tables.read(f"{shop}.visits")
+    assert there.column_names == ["id", "spent", "at", "known"]
+    assert sorted(there["id"].to_pylist()) == sorted(names.token(f"v{i}") for i in range(11))
+    aside = str(tables.read(f"{shop}.{QUARANTINE}").to_pylist())
+    assert names.token("v11") in aside
+    assert "@home" not in aside
+    assert "v11" not in aside
+    assert put(private, tables, shop, settings).added == 0
+
+
+def test_who_is_forgotten_is_not_landed_again(tables: Tables, shop: str) -> None:
+    remember(tables, shop, {"id": "v3"}, None, START)
+    landed = put(source(visits(5)), tables, shop)
+    assert landed.added == 4
+    assert "v3" not in tables.read(f"{shop}.visits")["id"].to_pylist()
+
+
+def test_a_stale_source_is_told_or_refused_as_declared(tables: Tables, shop: str) -> None:
+    old = visits(5)
+    assert put(source(old, fresh_within=timedelta(days=2)), tables, shop).stale == ""
+    landed = put(source(old, fresh_within=timedelta(hours=1)), tables, shop)
+    assert landed.newest == START + timedelta(minutes=4)
+    assert "'visits' is stale" in landed.stale
+    with pytest.raises(DataError, match="'visits' is stale"):
+        put(source(old, fresh_within=timedelta(hours=1), stale="refuse"), tables, shop)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import DataError, ProjectError
+from features.checks import REASON, check, judged, quarantined, unknown
 from features.declare import category, number, timestamp
-from features.sources import REASON, Source, check, quarantined, unknown
+from features.sources import Source
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 LATER = datetime(2024, 1, 1, 13, tzinfo=UTC)
@@ -70,22 +71,22 @@ def test_a_bad_row_does_not_make_a_good_one_a_repeat() -> None:
     )
 )
 def test_no_row_vanishes(cells: list[tuple]) -> None:
-    given_rows = rows(*[(i, s, v, NOON, LATER) for i, s, v in cells]) if cells else rows()
-    judged = check(source(), given_rows) if cells else given_rows.with_columns(pl.lit(None).alias(REASON))
+    judged = check(source(), rows(*[(i, s, v, NOON, LATER) for i, s, v in cells]))
     assert judged.height == len(cells)
-    bad = judged.drop_nulls(REASON) if cells else judged
-    assert quarantined(source(), bad).height == bad.height
+    bad = judged.drop_nulls(REASON)
+    assert quarantined(source(), bad).null_count().sum_horizontal().item() == 0
+    assert bad.height == len(cells) - len({i for i, s, v in cells if i and s and 0 <= v <= 100})
 
 
 @given(st.lists(st.tuples(st.sampled_from(["1", "2", None]), st.sampled_from([1, 2.0, None])), max_size=12))
 def test_rows_with_a_known_key_are_left_out_and_the_others_stay_as_they_are(cells: list[tuple]) -> None:
     keyed = source(key=("id", "spent"))
-    given = rows(*((a, "x", b, NOON, LATER) for a, b in cells))
+    found = judged(keyed, rows(*((a, "x", b, NOON, LATER) for a, b in cells)))
     known = pl.DataFrame({"id": ["1", None], "spent": [1.0, 2.0]})
-    left = unknown(keyed, given, known)
-    expected = [cell for cell in given.rows() if (cell[0], cell[2]) not in set(known.rows())]
+    left = unknown(keyed, found, known)
+    expected = [cell for cell in found.rows() if (cell[0], cell[2]) not in set(known.rows())]
     assert left.rows() == expected
-    assert left.schema == given.schema
+    assert left.schema == found.schema
 
 
 def test_a_missing_column_stops_the_landing() -> None:

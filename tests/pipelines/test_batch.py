@@ -23,6 +23,7 @@ from cluster.tables import Tables
 from features.bundle import MODEL, Manifest
 from features.definitions import Column, Entity, FeatureSet, FeatureView, Latest
 from features.frame import RequestFrame
+from features.personal import Shield
 from features.pit import join
 from pipelines import batch
 from pipelines.progress import Progress
@@ -197,9 +198,9 @@ def test_a_worker_that_is_killed_costs_no_row_and_doubles_none(
     requests = RequestFrame(manifest.features, {}, cluster)
     with batch._folder(tmp_path / "out") as folder:
         columns, parts = tuple(rows.schema.names), tuple(rows.parts)
-        job = Job(
-            manifest.task, manifest.encoder, model.read_bytes(), requests, rows.schema, columns, str(folder), parts
-        )
+        shield = Shield.of(manifest.features.request, cluster)
+        head = (manifest.task, manifest.encoder, model.read_bytes(), shield, requests)
+        job = Job(*head, rows.schema, columns, str(folder), parts)
         receipts = batch._run(_workspace(cluster), job, rows)
         assert len(list(folder.iterdir())) == 2
         batch._keep_only(folder, {receipt.file for receipt in receipts})

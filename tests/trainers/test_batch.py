@@ -17,6 +17,7 @@ from features.declare import derive
 from features.definitions import Column, FeatureSet
 from features.encoding import Encoder
 from features.frame import RequestFrame
+from features.personal import Shield
 from tests.trainers.frames import COLUMNS, TASKS, frame, trained
 from trainers import evaluate
 from trainers.batch import STAGES, Job, Receipt, Worker
@@ -44,7 +45,8 @@ def _job(result: FitResult, bundle: Path, table: pa.Table, folder: Path, kept: t
     rows = cut_parquet(str(source), cpus=1)
     kept = kept or tuple(table.column_names)
     model = (bundle / MODEL).read_bytes()
-    return Job(result.task, result.encoder, model, requests, rows.schema, kept, str(folder), tuple(rows.parts))
+    shield = Shield.of(features.request, Settings(home=folder))
+    return Job(result.task, result.encoder, model, shield, requests, rows.schema, kept, str(folder), tuple(rows.parts))
 
 
 def _run(job: Job) -> tuple[list[Receipt], pa.Table]:

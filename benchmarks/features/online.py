@@ -1,0 +1,227 @@
+"""Online reads, materialisation, and the request-time part of serving, beside Feast on SQLite and on Redis.
+
+Three views of flights with twenty windowed features. Feast, which does not aggregate, is given each feature's value at every
+event and keeps the last; rayloop keeps events and works the values out as of the request's time. Rounds alternate.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from benchmarks.features.request import request_rows
+from benchmarks.redis_server import redis_server
+from benchmarks.results import Row, Target, row
+from benchmarks.serving.environments import InstallFailed, environment
+from examples.flights.data import flights_frame
+from features import pit
+from features.declare import category, rolling
+from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Operation
+from features.materialize import forget, materialize, push
+from features.online import OnlineStore, open_store
+from features.pit import AS_OF
+from features.reader import FeatureReader
+
+Say = Callable[[str], None]
+
+SIZES = (1, 10, 100, 500)
+READS = {1: 400, 10: 200, 100: 60, 500: 30}
+ROUNDS = 5
+PUSHED = 20_000
+_END_US = 1_388_620_800_000_000  # 2014-01-02
+_KEYS = ("dest", "tailnum", "carrier", "origin")
+
+
+def _view(
+    name: str, keys: tuple[str, ...], when: str, column: str, *windows: tuple[int, Sequence[Operation]]
+) -> FeatureView:
+    aggregates: list[Aggregate] = []
+    for hours, ops in windows:
+        aggregates += rolling(column, timedelta(hours=hours), f"{name}_{hours}h", ops)
+    return FeatureView(
+        name=name, entity=Entity(name=name, keys=keys), source="flights", event_time=when, known_at=when,
+        aggregates=tuple(aggregates),
+    )  # fmt: skip
+
+
+VIEWS = (
+    _view("dest", ("dest",), "landed_at", "arr_delay", (6, ("mean", "count", "std", "max")), (24, ("mean", "count", "min"))),
+    _view("tail", ("tailnum",), "departed_at", "dep_delay", (24, ("mean", "count", "std", "max")), (72, ("mean", "count", "sum"))),
+    _view("route", ("carrier", "origin"), "departed_at", "dep_delay", (2, ("mean", "count", "std")), (6, ("mean", "count", "max"))),
+)  # fmt: skip
+FEATURES = FeatureSet(name="online", request=category(*_KEYS), views=VIEWS)
+
+
+def rows(small: bool, say: Say) -> list[Row]:
+    """Run it all; ``small`` is for trials."""
+    events = flights_frame().drop_nulls(["tailnum"])
+    with tempfile.TemporaryDirectory() as home, redis_server(Path(home)) as redis:
+        folder = Path(home)
+        _features_beforehand(events, folder)
+        rounds, share = (1, 10) if small else (ROUNDS, 1)
+        stores = {
+            "SQLite": (f"lmdb://{folder / 'online'}", {"type": "sqlite"}, 0.1),
+            "Redis": (
+                f"{redis}/1",
+                {"type": "redis", "connection_string": f"{redis.removeprefix('redis://')},db=2"},
+                1 / 3,
+            ),
+        }
+        made = [r for kind in stores for r in _beside(kind, *stores[kind], events, folder, rounds, share, say)]
+    return made + request_rows(small, say)
+
+
+def _features_beforehand(events: pl.DataFrame, folder: Path) -> None:
+    for view in VIEWS:
+        asked = events.select(*view.entity.keys, pl.col(view.known_at).alias(AS_OF)).drop_nulls()
+        found = pl.concat([asked.rename({AS_OF: "event_timestamp"}), pit.join(view, events, asked)], how="horizontal")
+        found.write_parquet(folder / f"{view.name}.parquet")
+
+
+def _beside(
+    kind: str, uri: str, online: dict[str, str], limit: float, events: pl.DataFrame, folder: Path, rounds: int,
+    share: int, say: Say,
+) -> Iterator[Row]:  # fmt: skip
+    peer, store = f"Feast, {kind}", open_store(uri)
+    reader = FeatureReader(FEATURES, store)
+    with ExitStack() as running:
+        feast: _Feast | None = None
+        why = ""
+        try:
+            python = environment("feast", say, Path(__file__).parent / "peers") / "python"
+            feast = running.enter_context(_feast(python, folder, online))
+        except InstallFailed as error:
+            why = str(error)
+        yield from _materialised(peer, store, feast, events, rounds, why)
+        say(f"{peer}: materialised")
+        target = Target(of="ratio", sign="≤", limit=limit)
+        for size in SIZES:
+            timed = _read(reader, feast, events, size, rounds, max(5, READS[size] // share))
+            yield from _read_rows(peer, size, timed, target, why)
+            say(f"{peer}: {size} rows: {timed.ours[50]:.3f} ms, {timed.theirs.get(50, float('nan')):.3f} ms")
+
+
+def _materialised(
+    peer: str, store: OnlineStore, feast: _Feast | None, events: pl.DataFrame, rounds: int, why: str
+) -> Iterator[Row]:
+    ours: list[float] = []
+    counted = 0
+    for _ in range(rounds):
+        for view in VIEWS:
+            forget(store, view)
+        began = time.perf_counter()
+        counted = sum(materialize(store, view, events, _END_US) for view in VIEWS)
+        ours.append(counted / (time.perf_counter() - began))
+    theirs = [counted / feast.ask("materialize", None)["seconds"] for _ in range(rounds)] if feast else []
+    target = Target(of="ratio", sign="≥", limit=20)
+    note = (
+        why or f"{counted:,} events of three views from a table in memory (Feast: from Parquet, values made beforehand)"
+    )
+    yield row("materialisation of a table", "rows/s", float(np.median(ours)), peer, _median(theirs), target, note)
+    view = VIEWS[0].model_copy(update={"name": "pushed", "ttl": timedelta(days=999)})
+    began = time.perf_counter()
+    batches = [push(store, view, part) for part in events.head(PUSHED).iter_slices(1000)]
+    rate = sum(batches) / (time.perf_counter() - began)
+    forget(store, view)
+    pushed = PUSHED / feast.ask("push", PUSHED)["seconds"] if feast else None
+    yield row("events pushed, 1,000 at a time", "rows/s", rate, peer, pushed, target, why or "Feast: all in one call")
+
+
+class _Timed(NamedTuple):
+    """Percentiles of milliseconds, and in how many cells Feast's values are not those as of the time that was asked for."""
+
+    ours: dict[int, float]
+    theirs: dict[int, float]
+    differing: str
+
+
+def _read(
+    reader: FeatureReader, feast: _Feast | None, events: pl.DataFrame, size: int, rounds: int, reads: int
+) -> _Timed:
+    asked = events.tail(20_000).select(_KEYS)
+    draw = np.random.default_rng(size)
+    ours: list[float] = []
+    theirs: list[float] = []
+    differing = ""
+    for _ in range(rounds):
+        tables = [asked[draw.integers(0, asked.height, size)].to_arrow().cast(_SCHEMA) for _ in range(reads)]
+        for table in tables:
+            began = time.perf_counter()
+            found = reader.frame(table, _END_US)
+            ours.append(time.perf_counter() - began)
+        if feast is not None:
+            answers = [feast.ask("read", table.to_pylist()) for table in tables]
+            theirs += [answer["seconds"] for answer in answers]
+            if answers[-1]["values"]:
+                differing = _differing(found, answers[-1]["values"])
+    return _Timed(_percentiles(ours), _percentiles(theirs), differing)
+
+
+def _differing(found: pa.Table, values: dict[str, list[Any]]) -> str:
+    names = [column.name for view in VIEWS for column in view.columns]
+    pairs = [pair for name in names for pair in zip(found.column(name).to_pylist(), values[name], strict=True)]
+    stale = sum(one != other for one, other in pairs)
+    return f"Feast's values are not those as of the time asked for in {stale:,} of {len(pairs):,} cells"
+
+
+def _read_rows(peer: str, size: int, timed: _Timed, target: Target, why: str) -> Iterator[Row]:
+    rows = "1 row" if size == 1 else f"{size} rows"
+    note = why or timed.differing
+    for percent in (50, 99):
+        work = f"online read of 20 features in 3 views, {rows}"
+        yield row(f"{work}, p{percent}", "ms", timed.ours[percent], peer, timed.theirs.get(percent), target, note)
+    if size == 1 and "SQLite" in peer:
+        limit = Target(of="value", sign="<", limit=1)
+        yield row("online read of 20 features in 3 views, 1 row, embedded, p99", "ms", timed.ours[99], target=limit)
+
+
+def _percentiles(seconds: Sequence[float]) -> dict[int, float]:
+    return {percent: float(np.percentile(seconds, percent)) * 1e3 for percent in (50, 99)} if seconds else {}
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None
+
+
+class _Feast:
+    """The peer's process."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def ask(self, what: str, of: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({what: of}) + "\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("ANSWER "):
+                answer: dict[str, Any] = json.loads(line.removeprefix("ANSWER "))
+                return answer
+        raise RuntimeError(f"Feast's process ended while asked to {what}")
+
+
+@contextmanager
+def _feast(python: Path, folder: Path, online: dict[str, str]) -> Iterator[_Feast]:
+    script = Path(__file__).parent / "peers" / "feast" / "online.py"
+    spec = [[view.name, view.entity.keys, [c.name for c in view.columns]] for view in VIEWS]
+    command = [str(python), str(script), str(folder), json.dumps(spec), json.dumps(online)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield _Feast(process)
+        finally:
+            process.terminate()
+
+
+_SCHEMA = pa.schema([(key, pa.string()) for key in _KEYS])

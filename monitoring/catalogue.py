@@ -1,0 +1,85 @@
+"""Pages of the feature layer: the catalogue, and served features against offline ones. Values in, HTML out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from features.catalogue import Catalogue, FeatureEntry, ViewEntry
+from features.skew import Skew
+from monitoring.page import facts, none, page, section, table
+
+_FEATURE_HEAD = ("feature", "made", "missing", "mean", "std", "low", "high", "commonest")
+
+
+def render_catalogue(catalogue: Catalogue) -> str:
+    """A section for each view: who owns it, how fresh it is, who uses it, and its features with their figures."""
+    features = sum(len(view.features) for view in catalogue.views)
+    used = sum(bool(view.users) for view in catalogue.views)
+    boxes = [("views", str(len(catalogue.views))), ("features", str(features)), ("views used by a version", str(used))]
+    parts = [facts(boxes), *(_view(view) for view in catalogue.views)]
+    figures = f"Figures are of the training frame {catalogue.frame}." if catalogue.frame else "No training frame yet."
+    faults = table(("version", ""), [tuple(map(escape, fault.split(": ", 1))) for fault in catalogue.faults])
+    parts.append(section("Where this comes from", figures, faults or none("Every registered version could be read.")))
+    return page(f"{catalogue.project}: features", catalogue.at.timestamp(), parts)
+
+
+def render_skew(project: str, made_at: float, rows: int, skews: Sequence[Skew], left_out: Mapping[str, int]) -> str:
+    """One row a feature, those that differ first."""
+    wrong = sum(bool(one.mismatches) for one in skews)
+    boxes = [("rows replayed", f"{rows:,}"), ("features compared", str(len(skews))), ("with mismatches", str(wrong))]
+    caption = (
+        "Each served request was computed again from the landed tables, as of its own time. A mismatch is a value that is not"
+        " the same in every bit: a null for a value, a number of other digits, another word."
+    )
+    ordered = sorted(skews, key=lambda one: -one.mismatches)
+    head = ("from", "feature", "mismatches", "no value served", "no value offline", "largest gap", "for example")
+    body = table(head, [_skew(one) for one in ordered]) or none("No feature of these requests is computed.")
+    gone = table(("rows left out", "why"), [(f"{n:,}", escape(why)) for why, n in left_out.items()])
+    parts = [facts(boxes), section("Served against offline", caption, body)]
+    return page(f"{project}: skew", made_at, [*parts, section("Left out", "", gone or none("No row was left out."))])
+
+
+def _view(view: ViewEntry) -> str:
+    told = [view.description] if view.description else []
+    told.append(f"By {', '.join(view.keys)}, from {view.source}." + (f" Owner: {view.owner}." if view.owner else ""))
+    state = [
+        ("landed until", _time(view.landed)), ("online until", _time(view.online)),
+        ("used by", ", ".join(view.users) or "no registered version"), ("definition", view.hash[:16]),
+    ]  # fmt: skip
+    if view.stale:
+        state.insert(0, ("stale", view.stale))
+    rows = [(escape(name), escape(value)) for name, value in state]
+    body = table(_FEATURE_HEAD, [_feature(feature) for feature in view.features]) + table(("", ""), rows)
+    return section(view.name, " ".join(told), body)
+
+
+def _feature(feature: FeatureEntry) -> tuple[str, ...]:
+    missing = "-" if feature.missing is None else f"{feature.missing:.1%}"
+    figures = [
+        "-" if value is None else f"{value:.4g}" for value in (feature.mean, feature.std, feature.low, feature.high)
+    ]
+    return (escape(feature.name), escape(feature.made), missing, *figures, escape(", ".join(feature.common)))
+
+
+def _skew(one: Skew) -> tuple[str, ...]:
+    example = ""
+    if one.example is not None:
+        told = f"row {one.example.id} as of {one.example.as_of}: served {one.example.served}, offline {one.example.offline}"
+        example = escape(told)
+    share = f"{one.mismatches:,} of {one.rows:,}"
+    count = f'<span class="tag {"alarm" if one.mismatches else "hold"}">{share}</span>'
+    gap = f"{one.largest:g}" if one.largest else "-"
+    return (
+        escape(one.origin),
+        escape(one.feature),
+        count,
+        f"{one.only_offline:,}",
+        f"{one.only_served:,}",
+        gap,
+        example,
+    )
+
+
+def _time(at: object) -> str:
+    return "never" if at is None else f"{at:%d %b %Y, %H:%M:%S} UTC"

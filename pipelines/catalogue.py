@@ -1,0 +1,119 @@
+"""Gather the catalogue of a project's features from the stores that own it, and print it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import polars as pl
+from rich.table import Table
+
+from cluster.contracts import CHAMPION
+from features.catalogue import Catalogue, FeatureEntry, ViewEntry, entries, statistics, users
+from features.checks import staleness
+from features.definitions import FeatureView
+from features.materialize import watermark
+from features.profiles import Profile
+from pipelines.lineage import Lineage, lineages
+from pipelines.workspace import Workspace
+
+
+def gather(workspace: Workspace, now: datetime) -> Catalogue:
+    """All views of the project, with the versions of every registered model that use them."""
+    found = lineages(workspace.registry, workspace.registry.models())
+    profile, frame = _statistics(workspace)
+    versions = _named(workspace, found)
+    return Catalogue(
+        project=workspace.project.name,
+        at=now,
+        frame=frame,
+        views=tuple(_entry(workspace, view, profile, versions, now) for view in workspace.project.features.views),
+        faults=tuple(f"{one.version}: {one.fault}" for one in found if one.manifest is None),
+    )
+
+
+def tables(catalogue: Catalogue) -> Iterator[Table]:
+    """The catalogue for a terminal: a table a view."""
+    for view in catalogue.views:
+        title = f"{view.name}  by {', '.join(view.keys)}  from {view.source}" + (
+            f"  owner {view.owner}" if view.owner else ""
+        )
+        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for i, column in enumerate(("feature", "made", "missing", "mean", "std", "low", "high")):
+            table.add_column(column, justify="left" if i < 2 else "right")
+        for feature in view.features:
+            table.add_row(*cells(feature))
+        table.caption = "; ".join(line for line in facts(view) if line)
+        table.caption_justify = "left"
+        yield table
+
+
+def cells(feature: FeatureEntry) -> tuple[str, ...]:
+    """A row of the table: name, how it is made, share that is missing, mean, std, low, high; or the commonest values."""
+    missing = "-" if feature.missing is None else f"{feature.missing:.1%}"
+    if feature.common:
+        return (feature.name, feature.made, missing, ", ".join(feature.common), "", "", "")
+    figures = (feature.mean, feature.std, feature.low, feature.high)
+    return (feature.name, feature.made, missing, *("-" if figure is None else f"{figure:.4g}" for figure in figures))
+
+
+def facts(view: ViewEntry) -> tuple[str, ...]:
+    """What is to be said of a view beside its features."""
+    return (
+        view.description,
+        f"landed until {_moment(view.landed)}",
+        f"online until {_moment(view.online)}",
+        view.stale,
+        f"used by {', '.join(view.users)}" if view.users else "used by no registered version",
+    )
+
+
+def _statistics(workspace: Workspace) -> tuple[Profile | None, str]:
+    snapshot = workspace.tables.latest(workspace.frame_table)
+    if snapshot is None:
+        return None, ""
+    columns = tuple(c for view in workspace.project.features.views for c in view.columns)
+    frame = pl.DataFrame(workspace.tables.read(snapshot.table, snapshot.id, [c.name for c in columns]))
+    return statistics(columns, frame), f"{snapshot.table}@{snapshot.id}, {snapshot.rows:,} rows"
+
+
+def _named(workspace: Workspace, found: list[Lineage]) -> dict[str, tuple[FeatureView, ...]]:
+    """Views by the version that uses them; the champion is marked."""
+    champions = {model: workspace.registry.aliased(model, CHAMPION) for model in {one.version.model for one in found}}
+    named = {}
+    for version, manifest, _ in found:
+        champion = champions[version.model]
+        mark = " (champion)" if champion and champion.version == version.version else ""
+        if manifest is not None:
+            named[f"{version}{mark}"] = manifest.features.views
+    return named
+
+
+def _entry(
+    workspace: Workspace,
+    view: FeatureView,
+    profile: Profile | None,
+    versions: dict[str, tuple[FeatureView, ...]],
+    now: datetime,
+) -> ViewEntry:
+    source = next(source for source in workspace.project.sources if source.name == view.source)
+    table = f"{workspace.project.name}.{source.name}"
+    landed = workspace.tables.newest(table, source.known_at) if workspace.tables.exists(table) else None
+    online = watermark(workspace.store, view)
+    return ViewEntry(
+        name=view.name,
+        hash=view.content_hash,
+        owner=view.owner,
+        description=view.description,
+        keys=view.entity.keys,
+        source=view.source,
+        landed=landed,
+        online=None if online is None else datetime.fromtimestamp(online / 1e6, UTC),
+        stale=staleness(source, landed, now),
+        users=users(view, versions),
+        features=entries(view, profile),
+    )
+
+
+def _moment(at: datetime | None) -> str:
+    return "never" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,220 @@
+"""A data subject's request: every row of an entity deleted, wherever rayloop keeps rows, and told what was deleted where.
+
+Rows are deleted first, then the snapshots that still held them expire with their files, then the online states that they
+had gone into are made anew from what is left. What was done is done if it is cut off; run again, it goes on. The
+entity's name stands in no table, log or file afterwards: only a digest of it, so that landing leaves its rows out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+import ray
+
+from cluster.contracts import labels_table, ledger_actor, predictions_table
+from cluster.errors import ProjectError
+from cluster.tables import Where
+from features.backfill import refill
+from features.definitions import Column, FeatureView
+from features.forgotten import digest, remember
+from features.frame import ID
+from features.landing import QUARANTINE
+from features.personal import Pseudonyms, needs_key, pseudonyms
+from features.sources import Source
+from pipelines.lineage import Lineage, lineages, views_of
+from pipelines.reset import exists
+from pipelines.serving import flush_log
+from pipelines.workspace import Workspace
+
+Entity = Mapping[str, str]
+
+_BEYOND = (
+    "the source itself, and backups of tables and stores",
+    "files written by `rayloop predict`, and what callers kept of their answers",
+    "live profiles of the drift monitor (counts of category values) until their windows have passed",
+    "free pages of the online store, until they are written over",
+)
+
+
+class Deleted(NamedTuple):
+    """What was deleted from one place: rows or states, how many, and what went with them."""
+
+    place: str
+    number: int
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.number:,} deleted" + (f", {self.note}" if self.note else "")
+
+
+class Forgotten(NamedTuple):
+    """The account of a request. ``remains`` is what rayloop knows of and cannot delete from."""
+
+    deleted: tuple[Deleted, ...]
+    remains: tuple[str, ...]
+
+
+def forget(workspace: Workspace, entity: Entity, at: datetime) -> Forgotten:
+    """Delete the rows of ``entity`` (column and value) everywhere. Raises ProjectError for a column that is no category."""
+    project = workspace.project
+    columns = _columns(workspace, entity)
+    names = pseudonyms(workspace.settings) if needs_key(columns) or workspace.settings.personal_key_file else None
+    where = _spellings(entity, names)
+    # First, so that nothing lands again while this goes on.
+    for spelling in _stored_forms(entity, columns, names):
+        remember(workspace.tables, project.name, spelling, names, at)
+    found = lineages(workspace.registry, [project.name])
+    views = views_of(found, project.features.views)
+    deleted: list[Deleted] = []
+    for source in project.sources:
+        deleted += _from_source(workspace, source, [v for v in views if v.source == source.name], where)
+    deleted += [_from_quarantine(workspace, where), *_from_frames(workspace, where), *_from_log(workspace, where)]
+    account = Forgotten(tuple(deleted), (*_in_versions(workspace, found, where), *_BEYOND))
+    _note(workspace.folder, digest(entity, names), account, at)
+    return account
+
+
+def _columns(workspace: Workspace, entity: Entity) -> list[Column]:
+    """The declared columns that go by the entity's names."""
+    declared = [c for source in workspace.project.sources for c in source.columns]
+    declared += workspace.project.features.request
+    texts = sorted({c.name for c in declared if c.kind == "category" and c.personal != "drop"})
+    unknown = [name for name in entity if name not in texts]
+    if unknown or not entity:
+        raise ProjectError(
+            f"{workspace.project.name} keeps nobody by {', '.join(unknown) or 'no column'}",
+            f"name one of {', '.join(texts)}",
+        )
+    return [c for c in declared if c.name in entity]
+
+
+def _spellings(entity: Entity, names: Pseudonyms | None) -> dict[str, tuple[str, ...]]:
+    """Each value as it came and as its token: a column may have been tagged after the first rows were landed."""
+    return {name: (value, names.token(value)) if names else (value,) for name, value in entity.items()}
+
+
+def _stored_forms(entity: Entity, columns: Iterable[Column], names: Pseudonyms | None) -> list[dict[str, str]]:
+    """The entity as its sources store it: in clear, or with tokens."""
+    hashed = {column.name for column in columns if column.personal == "hash"}
+    tokens = {name: names.token(value) if names and name in hashed else value for name, value in entity.items()}
+    return [tokens] if tokens == dict(entity) else [tokens, dict(entity)]
+
+
+def _from_source(workspace: Workspace, source: Source, views: list[FeatureView], where: Where) -> list[Deleted]:
+    """Rows of a landed table, and the online states that they had gone into."""
+    name, tables = f"{workspace.project.name}.{source.name}", workspace.tables
+    if not tables.exists(name):
+        return []
+    if not set(where) <= set(tables.columns(name)):
+        return [Deleted(name, 0, f"it has no column {', '.join(sorted(set(where) - set(tables.columns(name))))}")]
+    keys = sorted({key for view in views for key in view.entity.keys})
+    gone = pl.DataFrame(tables.find(name, where, keys)) if keys else pl.DataFrame()
+    deleted = [_from_table(workspace, name, where)]
+    return deleted + [_from_view(workspace, view, name, gone, where) for view in views]
+
+
+def _from_table(workspace: Workspace, name: str, where: Where) -> Deleted:
+    tables = workspace.tables
+    count = tables.delete(name, where)
+    expired = tables.expire(name) if count or tables.held(name, where) else ()
+    return Deleted(name, count, f"{len(expired)} older snapshots expired" if expired else "")
+
+
+def _from_view(workspace: Workspace, view: FeatureView, table: str, gone: pl.DataFrame, where: Where) -> Deleted:
+    keys = list(view.entity.keys)
+    entities = [gone.select(keys)] if gone.width else []
+    if set(keys) == set(where):
+        # Itself, though no landed row tells of it: it may have been pushed.
+        entities += [pl.DataFrame({key: list(where[key]) for key in keys})]
+    if not entities:
+        return Deleted(f"online view {view.name}", 0)
+    wanted = pl.concat(entities).unique()
+    events = pl.DataFrame(workspace.tables.read(table, columns=view.source_columns))
+    done = refill(workspace.store, view, events, wanted)
+    return Deleted(f"online view {view.name}", done.removed, f"{done.entities:,} states made anew of what is left")
+
+
+def _from_quarantine(workspace: Workspace, where: Where) -> Deleted:
+    name = f"{workspace.project.name}.{QUARANTINE}"
+    if not workspace.tables.exists(name):
+        return Deleted(name, 0)
+    rows = workspace.tables.read(name, columns=["row"])["row"].to_pylist()
+    meant = {row for row in rows if _is_of(json.loads(row), where)}
+    return _from_table(workspace, name, {"row": meant}) if meant else Deleted(name, 0)
+
+
+def _is_of(row: dict[str, object], where: Where) -> bool:
+    return all(str(row.get(column)) in values for column, values in where.items())
+
+
+def _from_frames(workspace: Workspace, where: Where) -> list[Deleted]:
+    """Training frames of this and of earlier feature sets."""
+    prefix = f"{workspace.project.name}.frame_"
+    deleted = []
+    for name in workspace.tables.names(workspace.project.name):
+        if not name.startswith(prefix):
+            continue
+        present = workspace.tables.columns(name)
+        # The examples' id has a name of its own there.
+        named = {c: ID if c == workspace.project.examples.id and c not in present else c for c in where}
+        if set(named.values()) <= set(present):
+            deleted.append(_from_table(workspace, name, {named[c]: values for c, values in where.items()}))
+        else:
+            deleted.append(
+                Deleted(name, 0, f"it has no column {', '.join(sorted(set(named.values()) - set(present)))}")
+            )
+    return deleted
+
+
+def _from_log(workspace: Workspace, where: Where) -> list[Deleted]:
+    """Answers to requests about the entity, and their labels."""
+    project, tables = workspace.project.name, workspace.tables
+    if ray.is_initialized() and exists(ledger_actor(project)):
+        flush_log(workspace)
+    answers, labels = predictions_table(project), labels_table(project)
+    if not tables.exists(answers):
+        return []
+    rows = pl.DataFrame(tables.read(answers, columns=["id", "features"]))
+    features = rows.get_column("features").struct.unnest()
+    if not set(where) <= set(features.columns):
+        return [Deleted(answers, 0, f"requests bring no {', '.join(sorted(set(where) - set(features.columns)))}")]
+    meant = pl.all_horizontal(pl.col(column).is_in(list(values)) for column, values in where.items())
+    ids = rows.get_column("id").filter(features.select(meant).to_series().fill_null(False)).unique().to_list()
+    touched = [answers, labels] if tables.exists(labels) else [answers]
+    return [_from_table(workspace, name, {"id": ids}) if ids else Deleted(name, 0) for name in touched]
+
+
+def _in_versions(workspace: Workspace, found: list[Lineage], where: Where) -> list[str]:
+    """Registered versions that still tell of the entity, or were trained on rows of a snapshot that has expired."""
+    told = []
+    for version, manifest, fault in found:
+        if manifest is None:
+            told.append(f"{version} could not be looked into: {fault}")
+            continue
+        words = manifest.encoder.vocabularies
+        listed = [c for c, values in where.items() if set(values) & set(words.get(c, ()))]
+        if listed:
+            told.append(
+                f"{version} lists it among the values of {', '.join(listed)}; withdraw it once a retrained one serves"
+            )
+        if not workspace.tables.has_snapshot(manifest.snapshot):
+            told.append(f"{version} was trained on {manifest.snapshot.table}@{manifest.snapshot.id}, which has expired")
+    return told
+
+
+def _note(folder: Path, entity: str, account: Forgotten, at: datetime) -> None:
+    """Keep the account, for whoever has to show that the request was met; it names the digest, not the entity."""
+    folder = folder / "forgotten"
+    folder.mkdir(parents=True, exist_ok=True)
+    body = {
+        "entity": entity,
+        "at": at.isoformat(),
+        "deleted": [one._asdict() for one in account.deleted],
+        "remains": list(account.remains),
+    }
+    (folder / f"{at:%Y%m%dT%H%M%S%f}.json").write_text(json.dumps(body, indent=1))

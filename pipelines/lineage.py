@@ -1,0 +1,38 @@
+"""Which registered versions use which views: read from the manifests that versions carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from cluster.contracts import ModelVersion
+from cluster.errors import DataError
+from cluster.registry import Registry
+from features.bundle import MANIFEST, Manifest
+from features.definitions import FeatureView
+
+
+class Lineage(NamedTuple):
+    """A version with its manifest, or why that cannot be read."""
+
+    version: ModelVersion
+    manifest: Manifest | None
+    fault: str = ""
+
+
+def lineages(registry: Registry, models: Iterable[str]) -> list[Lineage]:
+    """Of all versions of these models, oldest first."""
+    return [_lineage(registry, version) for model in models for version in registry.versions(model)]
+
+
+def views_of(found: Iterable[Lineage], declared: Iterable[FeatureView]) -> list[FeatureView]:
+    """The views declared now and those of registered versions, each definition once."""
+    views = {view.content_hash: view for one in found if one.manifest for view in one.manifest.features.views}
+    return list((views | {view.content_hash: view for view in declared}).values())
+
+
+def _lineage(registry: Registry, version: ModelVersion) -> Lineage:
+    try:
+        return Lineage(version, Manifest.load(registry.fetch_file(version, MANIFEST)))
+    except DataError as error:
+        return Lineage(version, None, error.what)

@@ -1,0 +1,68 @@
+"""Events on their way into the online store as they happen, before they are landed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from cluster.errors import DataError, ProjectError
+from cluster.settings import Settings
+from cluster.tables import Tables
+from features.checks import REASON, check, counted
+from features.forgotten import Forgotten
+from features.materialize import push
+from features.online import open_store
+from features.personal import needs_key, pseudonyms
+from pipelines.project import Project
+
+_READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
+    ".parquet": pl.read_parquet,
+    ".csv": pl.read_csv,
+    ".ndjson": pl.read_ndjson,
+    ".jsonl": pl.read_ndjson,
+}
+
+
+class Pushed(NamedTuple):
+    """Events that were new, by view, and how many rows were refused for which reason."""
+
+    events: dict[str, int]
+    refused: dict[str, int]
+
+
+def push_events(
+    project: Project,
+    settings: Settings,
+    source: str,
+    rows: pl.DataFrame,
+    producer: str = "",
+    position: int | None = None,
+) -> Pushed:
+    """Give rows of a source to every view of it, checked and protected as landing does it.
+
+    ``producer`` and ``position`` make it safe to deliver a batch again: features.materialize.push. Rows that break a rule
+    of the source are left out. Raises ProjectError for a source of another name.
+    """
+    declared = {one.name: one for one in project.sources}
+    if source not in declared:
+        raise ProjectError(f"{project.name} has no source {source!r}", f"it has {', '.join(sorted(declared))}")
+    forgotten = Forgotten.read(Tables(settings), project.name)
+    names = pseudonyms(settings) if needs_key(declared[source].columns) or forgotten.keyed else None
+    checked = check(declared[source], rows, names)
+    good = forgotten.without(checked.filter(pl.col(REASON).is_null()), names)
+    store = open_store(settings.online_store_uri)
+    views = [view for view in project.features.views if view.source == source]
+    events = {view.name: push(store, view, good, producer, position) for view in views}
+    return Pushed(events, counted(checked.get_column(REASON).drop_nulls().to_list()))
+
+
+def push_file(project: Project, settings: Settings, source: str, path: Path) -> Pushed:
+    """The rows of a file, as one batch: the same file again changes nothing. Raises DataError for a file it cannot read."""
+    if path.suffix not in _READERS or not path.is_file():
+        raise DataError(f"{path} is no file of events", f"give one that ends in {', '.join(_READERS)}")
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    return push_events(project, settings, source, _READERS[path.suffix](path), f"file/{content}", 0)

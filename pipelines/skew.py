@@ -1,0 +1,120 @@
+"""Replay served requests through the offline path, and compare what they were answered from, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import polars as pl
+import ray
+
+from cluster.contracts import CHALLENGER, CHAMPION, ledger_actor, predictions_table
+from cluster.errors import DataError
+from features.definitions import FeatureSet
+from features.frame import RequestFrame
+from features.pit import AS_OF
+from features.skew import ID, Skew, compare, together
+from pipelines import stages
+from pipelines.lineage import lineages
+from pipelines.reset import exists
+from pipelines.serving import flush_log
+from pipelines.workspace import Workspace
+
+MAX_ROWS = 200_000
+"""The newest rows of the log that are replayed."""
+
+_BLOCK_ROWS = 20_000
+
+
+class Replayed(NamedTuple):
+    """What was found, over how many rows; ``left_out`` says which rows of the log could not be replayed, and why."""
+
+    rows: int
+    features: tuple[Skew, ...]
+    left_out: dict[str, int]
+
+    @property
+    def mismatched(self) -> list[Skew]:
+        return [one for one in self.features if one.mismatches]
+
+
+def replay(workspace: Workspace) -> Replayed:
+    """Raises DataError when nothing was served yet."""
+    log = _log(workspace)
+    sets = _feature_sets(workspace)
+    landed = stages.latest_snapshots(workspace)
+    left_out: dict[str, int] = {}
+    found: list[Skew] = []
+    rows = 0
+    for (version, variant), part in log.partition_by("version", "variant", as_dict=True, maintain_order=True).items():
+        features = sets.get(str(version))
+        why = _obstacle(
+            features, str(variant), part, sets, set(log.filter(pl.col("variant") == CHAMPION)["version"]), landed
+        )
+        if why or features is None:
+            left_out[why] = left_out.get(why, 0) + part.height
+            continue
+        offline = RequestFrame(features, landed, workspace.settings)
+        for block in part.iter_slices(_BLOCK_ROWS):
+            served = block.select(ID, AS_OF, pl.col("features").struct.unnest())
+            found += compare(features, served, pl.DataFrame(offline(served.to_arrow())))
+        rows += part.height
+    return Replayed(rows, tuple(together(found)), left_out)
+
+
+def _log(workspace: Workspace) -> pl.DataFrame:
+    name = workspace.project.name
+    if ray.is_initialized() and exists(ledger_actor(name)):
+        flush_log(workspace)
+    if not workspace.tables.exists(predictions_table(name)):
+        raise DataError(f"{name} has answered no request yet", "serve it first")
+    columns = [ID, "version", "variant", "at", AS_OF, "features"]
+    rows = pl.DataFrame(workspace.tables.read(predictions_table(name), columns=columns))
+    return rows.sort("at", maintain_order=True).tail(MAX_ROWS)
+
+
+def _feature_sets(workspace: Workspace) -> dict[str, FeatureSet]:
+    found = lineages(workspace.registry, [workspace.project.name])
+    return {one.version.version: one.manifest.features for one in found if one.manifest}
+
+
+def _obstacle(
+    features: FeatureSet | None,
+    variant: str,
+    part: pl.DataFrame,
+    sets: Mapping[str, FeatureSet],
+    champions: set[str],
+    landed: Mapping[str, object],
+) -> str:
+    """Why rows cannot be replayed; empty when they can. The log has the champion's features, whoever answered."""
+    if features is None:
+        return "answered by a version that is not registered any more"
+    theirs = {sets[version].content_hash for version in champions if version in sets}
+    if variant == CHALLENGER and theirs != {features.content_hash}:
+        return "answered by a challenger, from features of a champion that the log does not name"
+    if missing := [view.source for view in features.views if view.source not in landed]:
+        return f"of a source that the project has no more: {', '.join(missing)}"
+    fields = {field.name for field in part.schema["features"].fields}  # type: ignore[attr-defined]
+    return "" if {c.name for c in features.available} <= fields else "logged without some of the features"
+
+
+def told(replayed: Replayed) -> Iterator[str]:
+    """The findings, a line each."""
+    yield (
+        f"{replayed.rows:,} served rows replayed, {len(replayed.features)} features compared bit for bit:"
+        f" {len(replayed.mismatched)} with mismatches"
+    )
+    for one in replayed.mismatched:
+        yield f"{one.origin}.{one.feature}: {one.mismatches:,} of {one.rows:,} rows differ{_kind(one)}"
+        if one.example is not None:
+            example = one.example
+            yield f"  row {example.id} as of {example.as_of}: served {example.served}, offline {example.offline}"
+    for why, rows in replayed.left_out.items():
+        yield f"{rows:,} rows left out: {why}"
+
+
+def _kind(one: Skew) -> str:
+    parts = [f"{one.only_offline:,} had no value when served"] if one.only_offline else []
+    parts += [f"{one.only_served:,} have none offline"] if one.only_served else []
+    parts += [f"by {one.largest:g} at most"] if one.largest else []
+    return f" ({', '.join(parts)})" if parts else ""

@@ -1,0 +1,87 @@
+"""The catalogue says how each feature is made, what its values look like, and who uses it; its page shows all of that."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+
+from features.catalogue import Catalogue, ViewEntry, entries, statistics, users
+from features.declare import rolling
+from features.definitions import Entity, FeatureView, Latest
+from features.skew import Example, Skew
+from monitoring.catalogue import render_catalogue, render_skew
+
+NOW = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def view(**changes: object) -> FeatureView:
+    declared = {
+        "name": "spending", "entity": Entity(name="shop", keys=("shop",)), "source": "visits", "event_time": "at",
+        "known_at": "at", "aggregates": rolling("spent", timedelta(hours=6), "spent_6h"),
+        "latest": (Latest(column="mood", name="mood", kind="category"),), "ttl": timedelta(days=7), "owner": "till <team>",
+    }  # fmt: skip
+    return FeatureView(**{**declared, **changes})
+
+
+def test_features_come_with_their_figures() -> None:
+    frame = pl.DataFrame({"spent_6h_mean": [1.0, 3.0, None, None], "mood": ["good", "bad", "good", None]})
+    mean, count, mood = entries(view(), statistics(view().columns, frame))
+    assert (mean.made, mean.missing, mean.mean, mean.std, mean.low, mean.high) == (
+        "mean of spent over 6 h",
+        0.5,
+        2.0,
+        1.0,
+        1.0,
+        3.0,
+    )
+    assert (count.made, count.missing) == ("count of spent over 6 h", None)
+    assert (mood.made, mood.missing, mood.common) == ("newest mood within 7 d", 0.25, ("good", "bad"))
+    assert [entry.mean for entry in entries(view(), None)] == [None, None, None]
+
+
+def test_users_of_an_earlier_definition_are_told_apart() -> None:
+    before = view(ttl=None)
+    versions = {
+        "shop v1": (before,),
+        "shop v2 (champion)": (view(),),
+        "other v1": (view(name="another"),),
+        "bare v1": (),
+    }
+    assert users(view(), versions) == ("shop v2 (champion)", "other v1", "shop v1, as it was defined before")
+
+
+@pytest.mark.parametrize("stale", ["", "source 'visits' is stale: 3 h"])
+def test_the_page_shows_what_it_was_given_and_nothing_unescaped(stale: str) -> None:
+    entry = ViewEntry(
+        name="spending", hash="0123456789abcdef00", owner="till <team>", description="What a shop takes.", keys=("shop",),
+        source="visits", landed=NOW, online=None, stale=stale, users=("shop v2 (champion)",), features=entries(view(), None),
+    )  # fmt: skip
+    html = render_catalogue(
+        Catalogue(project="shop", at=NOW, frame="", views=(entry,), faults=("shop v1: hash <differs>",))
+    )
+    for part in (
+        "till &lt;team&gt;",
+        "mean of spent over 6 h",
+        "shop v2 (champion)",
+        "never",
+        "hash &lt;differs&gt;",
+        "What a shop takes.",
+    ):
+        assert part in html
+    assert ("is stale: 3 h" in html) is bool(stale)
+    assert "<team>" not in html
+
+
+def test_the_skew_page_puts_what_differs_first() -> None:
+    example = Example(id="r:1", as_of="2024-01-01", served="<0.1>", offline="None")
+    common = {"origin": "spending", "rows": 10, "only_offline": 0, "only_served": 0, "largest": 0.0}
+    skews = [
+        Skew(feature="fine", mismatches=0, example=None, **common),
+        Skew(feature="wrong", mismatches=3, example=example, **common),
+    ]
+    html = render_skew("shop", NOW.timestamp(), 10, skews, {"of another version": 2})
+    assert html.index("wrong") < html.index("fine")
+    assert "served &lt;0.1&gt;, offline None" in html
+    assert "of another version" in html

@@ -1,0 +1,142 @@
+"""What landing finds wrong with a row: every fault, in words, and the row as it came."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+
+from cluster.errors import DataError, ProjectError
+from features.checks import RAW, REASON, check, counted, judged, staleness
+from features.declare import category, dropped, hashed, number, timestamp
+from features.personal import Pseudonyms
+from features.sources import Source
+
+NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
+LATER = datetime(2024, 1, 1, 13, tzinfo=UTC)
+KEY = Pseudonyms(b"k" * 32)
+
+
+def source(**changes: object) -> Source:
+    declared = {
+        "name": "visits",
+        "key": ("id",),
+        "columns": (*category("id", "shop"), *number("spent", "tip"), *timestamp("at", "known")),
+        "event_time": "at",
+        "known_at": "known",
+        "required": ("shop",),
+        "ranges": {"spent": (0, 100)},
+        "categories": {"shop": ("north", "south")},
+        "patterns": {"id": r"^[a-z]\d*$"},
+        "rules": {"tip is more than was spent": pl.col("tip") <= pl.col("spent")},
+        "read": lambda: None,
+    }
+    return Source(**{**declared, **changes})
+
+
+def row(**cells: object) -> pl.DataFrame:
+    whole = {"id": "a1", "shop": "north", "spent": 5.0, "tip": 1.0, "at": NOON, "known": LATER}
+    return pl.DataFrame([{**whole, **cells}], strict=False)
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ({}, None),
+        ({"spent": None}, None),
+        ({"spent": float("nan")}, None),
+        ({"spent": 100.0}, None),
+        ({"spent": 100.5}, "spent is outside 0 to 100"),
+        ({"spent": float("inf")}, "spent is outside 0 to 100"),
+        ({"spent": "five"}, "spent is not a number"),
+        ({"spent": "5"}, None),
+        ({"shop": None}, "shop is missing"),
+        ({"shop": "east"}, "shop is none of north, south"),
+        ({"id": "A1"}, r"id does not match ^[a-z]\d*$"),
+        ({"id": None}, "id is missing"),
+        ({"tip": 6.0}, "tip is more than was spent"),
+        ({"known": NOON - timedelta(hours=1)}, "known is before at"),
+        ({"at": "yesterday"}, "at is not a timestamp"),
+        ({"at": None}, "at is missing"),
+    ],
+)
+def test_each_rule_gives_its_reason(cells: dict, reason: str | None) -> None:
+    judged = check(source(), row(**cells))
+    assert judged.get_column(REASON).to_list() == [reason]
+    assert judged.get_column(RAW).is_null().to_list() == [reason is None]
+
+
+def test_a_row_tells_all_that_is_wrong_with_it_and_each_reason_is_counted() -> None:
+    worst = row(shop="east", spent=-1.0, tip=7.0)
+    reasons = check(source(), pl.concat([worst, row(), row(id="b", spent=-1.0)], how="vertical_relaxed"))
+    found = reasons.get_column(REASON).drop_nulls().to_list()
+    assert sorted(found[0].split("; ")) == sorted(
+        ["shop is none of north, south", "spent is outside 0 to 100", "tip is more than was spent"]
+    )
+    assert counted(found)["spent is outside 0 to 100"] == 2
+
+
+def test_quarantine_shows_a_cell_as_it_came() -> None:
+    (raw,) = check(source(), row(spent="five")).get_column(RAW)
+    assert json.loads(raw) == {
+        "id": "a1", "shop": "north", "spent": "five", "tip": 1.0, "at": str(NOON), "known": str(LATER),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text", ["2024-01-01T12:00:00Z", "2024-01-01T13:00:00+01:00", "2024-01-01 12:00:00", "2024-01-01T12:00:00.000"]
+)
+def test_times_without_an_offset_are_utc(text: str) -> None:
+    assert check(source(), row(at=text)).get_column("at").to_list() == [NOON]
+
+
+def test_a_switch_for_pandera_in_the_environment_switches_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pandera.config import CONFIG
+
+    monkeypatch.setattr(CONFIG, "validation_enabled", False)
+    assert check(source(), row(spent=101.0)).get_column(REASON).null_count() == 0
+
+
+def test_personal_data_is_judged_in_clear_and_neither_landed_nor_quarantined_so() -> None:
+    private = source(
+        columns=(
+            *category("id"),
+            *hashed(*category("shop")),
+            *number("spent"),
+            *dropped(*number("tip")),
+            *timestamp("at", "known"),
+        )
+    )
+    found = check(private, pl.concat([row(), row(id="b", tip=9.0, shop="south")]), KEY)
+    assert found.columns == ["id", "shop", "spent", "at", "known", REASON, RAW]
+    assert found.get_column("shop").to_list() == [KEY.token("north"), KEY.token("south")]
+    assert found.get_column(REASON).to_list() == [None, "tip is more than was spent"]
+    assert not any(word in found.write_json() for word in ("north", "south", "9.0"))
+
+
+def test_rows_must_be_known_by_columns_that_are_stored() -> None:
+    with pytest.raises(ProjectError, match="drops id"):
+        source(
+            columns=(*dropped(*category("id")), *category("shop"), *number("spent", "tip"), *timestamp("at", "known"))
+        )
+    with pytest.raises(ProjectError, match="must be a category"):
+        source(categories={"spent": ("1",)})
+    with pytest.raises(ProjectError, match="'nowhere'"):
+        source(rules={"x": pl.col("nowhere") > 1})
+
+
+def test_no_rows_have_no_faults_and_a_missing_column_stops_everything() -> None:
+    assert judged(source(), row().clear()).height == 0
+    with pytest.raises(DataError, match="lacks columns at, known"):
+        judged(source(), row().drop("at", "known"))
+
+
+@pytest.mark.parametrize(("age", "stale"), [(timedelta(hours=1), False), (timedelta(hours=1, seconds=1), True)])
+def test_a_source_is_stale_beyond_its_limit(age: timedelta, stale: bool) -> None:
+    told = staleness(source(fresh_within=timedelta(hours=1)), NOON, NOON + age)
+    assert bool(told) is stale
+    assert not stale or "stale: its newest row was known at 2024-01-01 12:00:00 UTC, 1:00:01 ago; 1:00:00 is" in told
+    assert staleness(source(), NOON, NOON + timedelta(days=9)) == ""
+    assert "has no rows" in staleness(source(fresh_within=age), None, NOON)

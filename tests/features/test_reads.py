@@ -1,0 +1,160 @@
+"""The same rows from Parquet, CSV, Iceberg, SQL and Kafka land as the same table; what cannot be read says where."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import polars as pl
+import pytest
+
+from cluster.errors import DataError
+from cluster.settings import Settings
+from cluster.tables import Tables
+from features import reads
+from features.declare import category, number, timestamp
+from features.landing import QUARANTINE, Landed, land
+from features.reads import Read
+from features.sources import Source
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+ROWS = 60
+COLUMNS = (*category("id", "zip"), *number("spent"), *timestamp("at", "known"))
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def visits() -> pl.DataFrame:
+    at = [START + timedelta(minutes=i) for i in range(ROWS)]
+    spent = [None if i == 3 else i / 7 for i in range(ROWS)]
+    return pl.DataFrame({"id": [f"v{i}" for i in range(ROWS)], "zip": "00501", "spent": spent, "at": at, "known": at})
+
+
+@pytest.fixture
+def tables(cluster: Settings) -> Tables:
+    return Tables(cluster)
+
+
+@pytest.fixture
+def shop(tables: Tables) -> Iterator[str]:
+    name = f"reads{uuid4().hex[:8]}"
+    yield name
+    for table in tables.names(name):
+        tables.drop(table)
+
+
+def written_as_text(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(pl.col("at", "known").dt.to_string("iso:strict"))
+
+
+def parquet(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> Read:
+    for i, part in enumerate(frame.iter_slices(ROWS // 3)):
+        part.write_parquet(folder / f"{i}.parquet")
+    return reads.parquet(str(folder))
+
+
+def csv(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> Read:
+    written_as_text(frame).write_csv(folder / "visits.csv", separator=";", null_value="NA")
+    return reads.csv(str(folder / "visits.csv"), delimiter=";")
+
+
+def iceberg(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> Read:
+    made = tables.append(f"{shop}.elsewhere", frame.to_arrow())
+    tables.append(f"{shop}.elsewhere", frame.with_columns(pl.format("later {}", "id").alias("id")).to_arrow())
+    return reads.iceberg(f"{shop}.elsewhere", Settings().iceberg, made.id)
+
+
+def sqlite(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> Read:
+    with sqlite3.connect(folder / "shop.db") as database:
+        database.execute("CREATE TABLE visits (id TEXT, zip TEXT, spent REAL, at TEXT, known TEXT)")
+        database.executemany("INSERT INTO visits VALUES (?, ?, ?, ?, ?)", written_as_text(frame).rows())
+    database.close()
+    return reads.sql("SELECT * FROM visits", f"sqlite:///{folder}/shop.db")
+
+
+@pytest.fixture
+def broker() -> Iterator[Callable[[str, list[bytes]], str]]:
+    """librdkafka's own broker in this process, which speaks Kafka's protocol over TCP; gives its address."""
+    from confluent_kafka import Producer
+
+    producer = Producer({"bootstrap.servers": "here", "test.mock.num.brokers": 1, "log_level": 0})
+
+    def send(topic: str, messages: list[bytes]) -> str:
+        for message in messages:
+            producer.produce(topic, message)
+        assert producer.flush(30) == 0
+        (one,) = producer.list_topics(timeout=30).brokers.values()
+        return f"{one.host}:{one.port}"
+
+    yield send
+    producer.close()
+
+
+def put(read: Read, tables: Tables, shop: str) -> Landed:
+    visits = Source(
+        "visits", COLUMNS, ("id",), event_time="at", known_at="known", read=read, patterns={"zip": r"\d{5}$"}
+    )
+    return land(visits, tables, shop, Settings(), START)
+
+
+def assert_same(tables: Tables, shop: str, visits: pl.DataFrame) -> None:
+    there = pl.DataFrame(tables.read(f"{shop}.visits")).sort("at")
+    assert there.equals(visits.select(there.columns).cast(there.schema))
+
+
+@pytest.mark.parametrize("make", [parquet, csv, iceberg, sqlite])
+def test_the_same_rows_are_landed(
+    make: Callable, visits: pl.DataFrame, tables: Tables, shop: str, tmp_path: Path
+) -> None:
+    read = make(visits, tmp_path, tables, shop)
+    landed = put(read, tables, shop)
+    assert (landed.added, landed.put_aside) == (ROWS, 0)
+    assert_same(tables, shop, visits)
+
+
+def test_messages_are_landed_as_they_come(broker: Callable, visits: pl.DataFrame, tables: Tables, shop: str) -> None:
+    messages = [json.dumps(row).encode() for row in written_as_text(visits).to_dicts()]
+    read = reads.kafka("visits", broker("visits", messages[:40]))
+    assert put(read, tables, shop).added == 40
+    broker("visits", [*messages[40:], b"no JSON", b'{"id": "x", "spent": "much"}'])
+    landed = put(read, tables, shop)
+    assert (landed.added, landed.present, landed.put_aside) == (20, 40, 2)
+    assert_same(tables, shop, visits)
+    aside = [row["reason"] for row in tables.read(f"{shop}.{QUARANTINE}").to_pylist()]
+    assert any("id is missing" in reason for reason in aside)
+    assert any("spent is not a number" in reason for reason in aside)
+
+
+def test_a_cell_that_is_no_number_costs_one_row_not_the_file(tables: Tables, shop: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "id,zip,spent,at,known\n1,00501,x,2024-01-01,2024-01-01\n2,00501,1,2024-01-01,2024-01-01\n"
+    )
+    landed = put(reads.csv(str(tmp_path / "a.csv")), tables, shop)
+    assert (landed.added, landed.quarantined) == (1, {"spent is not a number": 1})
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (reads.parquet("/nowhere/at/all"), "Parquet at /nowhere/at/all cannot be read"),
+        (reads.csv("/nowhere/at/all.csv"), "CSV at /nowhere/at/all.csv cannot be read"),
+        (reads.iceberg("no.table", {"type": "sql", "uri": "sqlite:///:memory:"}), "Iceberg table no.table cannot be read"),
+        (reads.sql("SELECT 1", "sqlite:////nowhere/at/all.db"), "SQL at sqlite:////nowhere/at/all.db cannot be read"),
+        (reads.sql("SELECT * FROM nowhere", "sqlite://"), "no such table"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_says_where(tables: Tables, shop: str, read: Read, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        put(read, tables, shop)
+
+
+def test_a_password_is_neither_written_nor_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_PASSWORD", "geheim")
+    read = reads.sql("SELECT 1", "postgresql://reader:geheim@db/shop")
+    assert "geheim" not in read.where
+    with pytest.raises(DataError, match="begins no database URL"):
+        reads.sql("SELECT 1", "geheim")

@@ -1,0 +1,200 @@
+"""A small project on the cluster: landed, served, replayed, backfilled, catalogued, with its people's names hashed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import polars as pl
+import pytest
+import ray.data
+
+from cluster.contracts import CHAMPION, Snapshot, Task, predictions_table
+from cluster.errors import DataError, ProjectError
+from cluster.settings import Settings
+from deployments.log import Answer, predictions
+from features.bundle import Manifest
+from features.declare import category, derive, hashed, number, rolling, timestamp
+from features.definitions import Entity, FeatureSet, FeatureView, Latest
+from features.encoding import Encoder
+from features.materialize import forget, materialize
+from features.personal import Shield, pseudonyms
+from features.pit import INSTANT
+from features.reader import FeatureReader
+from features.sources import Examples, Source
+from features.split import HashSplit
+from pipelines import catalogue, reset, skew, stages
+from pipelines.progress import Progress
+from pipelines.project import Location, Project
+from pipelines.reporting import write_catalogue, write_skew
+from pipelines.workspace import Workspace
+from trainers.config import ModelSpec, TrainConfig
+from trainers.gate import GatePolicy
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+HOURS = 24 * 14
+MAILS = ["anna@home", "bert@home", "carl@home", None]
+pytestmark = pytest.mark.cluster
+
+
+def visits() -> pl.DataFrame:
+    draw = np.random.default_rng(0)
+    at = [START + timedelta(hours=i) for i in range(HOURS)]
+    return pl.DataFrame({
+        "id": [f"v{i}" for i in range(HOURS)],
+        "mail": [MAILS[i] for i in draw.integers(0, 4, HOURS)],
+        "shop": draw.choice(["n", "s"], HOURS),
+        "spent": draw.normal(10, 3, HOURS),
+        "at": at,
+    }).with_columns(pl.col("at").cast(INSTANT))  # fmt: skip
+
+
+def project(name: str) -> Project:
+    mail = hashed(*category("mail"))
+    source = Source(
+        name="visits",
+        key=("id",),
+        columns=(*category("id", "shop"), *mail, *number("spent"), *timestamp("at")),
+        event_time="at",
+        known_at="at",
+        read=lambda: ray.data.from_arrow(visits().to_arrow()),
+        patterns={"mail": ".*@home"},
+    )
+    common = {"source": "visits", "event_time": "at", "known_at": "at"}
+    features = FeatureSet(
+        name=name,
+        request=(*mail, *category("shop"), *timestamp("when")),
+        derived=(derive("hour", pl.col("when").dt.hour()),),
+        as_of=derive("as_of", pl.col("when"), "timestamp"),
+        views=(
+            FeatureView(name="person", entity=Entity(name="mail", keys=("mail",)), aggregates=rolling("spent", timedelta(days=3), "spent_3d"), owner="till team", **common),
+            FeatureView(name="shop", entity=Entity(name="shop", keys=("shop",)), latest=(Latest(column="spent", name="last_spent"),), **common),
+        ),
+    )  # fmt: skip
+    return Project(
+        name=name,
+        task=Task(kind="binary", label="much"),
+        sources=(source, Source("whens", (*category("shop"), *mail, *timestamp("when")), ("shop",), "when", "when", read=lambda: None)),
+        features=features,
+        examples=Examples(source="whens", id="shop", label=pl.col("shop") == "n", label_known_at="when"),
+        split=HashSplit(),
+        model=ModelSpec(build="linear"),
+        train=TrainConfig(),
+        gate=GatePolicy(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def workspace(cluster: Settings, tmp_path: Path) -> Iterator[Workspace]:
+    """Landed and materialised."""
+    (tmp_path / "key").write_text("s" * 64)
+    settings = cluster.model_copy(update={"personal_key_file": str(tmp_path / "key")})
+    made = Workspace(project(f"visits{uuid4().hex[:6]}"), Location(tmp_path, "p"), settings, Progress())
+    landed = stages._land(made, made.project.sources[:1])
+    made.tables.append(
+        f"{made.project.name}.whens", visits().select("shop", "mail", pl.col("at").alias("when")).head(1).to_arrow()
+    )
+    stages.materialize_online(made, stages.snapshots(landed), START + timedelta(hours=HOURS))
+    yield made
+    reset.forget(made)
+
+
+def requests(rows: int = 200) -> pl.DataFrame:
+    draw = np.random.default_rng(1)
+    when = [START + timedelta(hours=HOURS - 12, minutes=int(m)) for m in draw.integers(0, 700, rows)]
+    cells = {"mail": [MAILS[i] for i in draw.integers(0, 4, rows)], "shop": draw.choice(["n", "s"], rows), "when": when}
+    return pl.DataFrame(cells).with_columns(pl.col("when").cast(INSTANT))
+
+
+def register(workspace: Workspace, folder: Path) -> str:
+    """A version that has no model, only what it says of itself."""
+    features, task = workspace.project.features, workspace.project.task
+    bundle = folder / "bundle"
+    bundle.mkdir()
+    words = {c.name: ("n",) for c in features.columns if c.kind == "category"}
+    Manifest(
+        model=workspace.project.name, task=task, features=features, feature_hash=features.content_hash, code_version="1",
+        encoder=Encoder(columns=features.columns, vocabularies=words), snapshot=Snapshot(table="none.none", id=1, rows=1),
+    ).save(bundle)  # fmt: skip
+    with workspace.registry.run(workspace.project.name, "r") as run:
+        version = workspace.registry.register(workspace.project.name, run, bundle, {})
+    workspace.registry.set_alias(version, CHAMPION)
+    return version.version
+
+
+def serve(workspace: Workspace, version: str, asked: pl.DataFrame) -> None:
+    """Answer requests as a replica does, and log them."""
+    features = workspace.project.features
+    rows = Shield.of(features.request, workspace.settings)(asked.to_arrow())
+    frame = FeatureReader(features, workspace.store).frame(rows, 0)
+    answer = Answer(
+        requests=["r"], keys=["r"], forced=[False], sizes=[asked.height], frame=frame, task=workspace.project.task,
+        champion_version=version, version=version, assigned="champion", variant="champion", at_us=0,
+        champion_latency_ms=1.0, champion=np.zeros(asked.height),
+    )  # fmt: skip
+    workspace.tables.append(predictions_table(workspace.project.name), predictions([answer], "b"), evolve=True)
+
+
+def test_what_is_served_is_what_the_offline_path_gives(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has answered no request yet"):
+        skew.replay(workspace)
+    serve(workspace, register(workspace, tmp_path), requests())
+    found = skew.replay(workspace)
+    assert (found.rows, found.mismatched, found.left_out) == (200, [], {})
+    assert {one.feature for one in found.features} == {"hour", "spent_3d_mean", "spent_3d_count", "last_spent"}
+
+
+def test_a_state_that_lags_is_found_by_feature_and_row(workspace: Workspace, tmp_path: Path) -> None:
+    version, asked = register(workspace, tmp_path), requests()
+    person, shop = workspace.project.features.views
+    rows = pl.DataFrame(workspace.tables.read(f"{workspace.project.name}.visits"))
+    stale = rows.filter(pl.col("at") < START + timedelta(hours=HOURS - 11))
+    before = workspace.store.get_many(keys := list(workspace.store.keys(b"")))
+    forget(workspace.store, person)
+    materialize(workspace.store, person, stale, 10**18)
+    serve(workspace, version, asked)
+    found = skew.replay(workspace)
+    assert {one.feature for one in found.mismatched} == {"spent_3d_mean", "spent_3d_count"}
+    count = next(one for one in found.mismatched if one.feature == "spent_3d_count")
+    mails = pseudonyms(workspace.settings).series(asked.get_column("mail"))
+    late = rows.filter(pl.col("at") >= START + timedelta(hours=HOURS - 11))
+    affected = sum(
+        late.filter((pl.col("mail") == mail) & (pl.col("at") <= when)).height > 0
+        for mail, when in zip(mails, asked.get_column("when"), strict=True)
+        if mail is not None
+    )
+    # Hours from the far end of the window leave both alike.
+    assert 0 < count.mismatches <= affected
+    assert count.example is not None
+    assert write_skew(workspace).read_text().count("spent_3d_count") >= 1
+    stages.backfill_view(workspace, "person", START + timedelta(hours=HOURS))
+    assert workspace.store.get_many(keys) == before
+    assert shop.name == "shop"
+
+
+def test_neither_table_nor_log_nor_store_has_a_name_in_clear(workspace: Workspace, tmp_path: Path) -> None:
+    serve(workspace, register(workspace, tmp_path), requests())
+    name = workspace.project.name
+    for table in (f"{name}.visits", predictions_table(name)):
+        assert "@home" not in str(workspace.tables.read(table).to_pylist())
+    assert not any(b"@home" in key for key in workspace.store.keys(b""))
+    assert workspace.tables.read(f"{name}.visits").num_rows == HOURS
+
+
+def test_the_catalogue_knows_views_and_users(workspace: Workspace, tmp_path: Path) -> None:
+    version = register(workspace, tmp_path)
+    found = catalogue.gather(workspace, START + timedelta(hours=HOURS))
+    person, _ = found.views
+    assert (person.name, person.owner, person.keys) == ("person", "till team", ("mail",))
+    assert person.users == (f"{workspace.project.name} v{version} (champion)",)
+    assert person.landed == visits().get_column("at").max()
+    assert person.online == visits().drop_nulls("mail").get_column("at").max()
+    assert "till team" in write_catalogue(workspace).read_text()
+
+
+def test_a_view_that_is_not_declared_cannot_be_backfilled(workspace: Workspace) -> None:
+    with pytest.raises(ProjectError, match="no feature view 'nobody'; declared are: person, shop"):
+        stages.backfill_view(workspace, "nobody", START)

@@ -1,0 +1,64 @@
+"""Events pushed from a file are read online, checked as landing checks them, and once however often they come."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from cluster.errors import DataError, ProjectError
+from cluster.settings import Settings
+from examples.flights.features import features
+from examples.flights.project import project
+from features.online import open_store
+from features.reader import FeatureReader, arrow_type
+from pipelines.pushing import push_file
+
+NOON = datetime(2014, 5, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home")
+
+
+def flights(minutes: list[float | None]) -> pl.DataFrame:
+    count = len(minutes)
+    landed = [NOON + timedelta(minutes=i) for i in range(count)]
+    return pl.DataFrame({
+        "flight_id": [f"flight {i}" for i in range(count)], "carrier": "AA", "origin": "JFK", "dest": "LAX", "tailnum": "N1",
+        "distance": 2475.0, "dep_delay": minutes, "arr_delay": minutes, "scheduled_at": [NOON - timedelta(hours=6)] * count,
+        "departed_at": [NOON - timedelta(hours=5)] * count, "landed_at": landed, "recorded_at": landed,
+    })  # fmt: skip
+
+
+def read(settings: Settings) -> dict:
+    when = NOON + timedelta(hours=3)
+    row = {"carrier": "AA", "origin": "JFK", "dest": "LAX", "tailnum": "N1", "distance": 2475.0, "scheduled_at": when}
+    schema = pa.schema([(c.name, arrow_type(c)) for c in features.request])
+    reader = FeatureReader(features, open_store(settings.online_store_uri))
+    return reader.frame(pa.Table.from_pylist([row], schema), 0).to_pylist()[0]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "ndjson"])
+def test_a_file_counts_once(settings: Settings, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"events.{kind}"
+    getattr(flights([10.0, 20.0, 60.0, 5000.0]), f"write_{kind}")(file)
+    pushed = push_file(project, settings, "flights", file)
+    assert set(pushed.events.values()) == {3}
+    assert pushed.refused == {"dep_delay is outside -120 to 2880": 1, "arr_delay is outside -240 to 2880": 1}
+    assert set(push_file(project, settings, "flights", file).events.values()) == {0}
+    found = read(settings)
+    assert (found["dest_arrivals_6h_mean"], found["dest_arrivals_6h_count"]) == (30.0, 3.0)
+
+
+def test_what_cannot_be_pushed_is_named(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "events.parquet"
+    flights([1.0]).write_parquet(file)
+    with pytest.raises(ProjectError, match="no source 'trains'"):
+        push_file(project, settings, "trains", file)
+    with pytest.raises(DataError, match="no file of events"):
+        push_file(project, settings, "flights", tmp_path / "events.xlsx")
