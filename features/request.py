@@ -7,6 +7,7 @@ within a quarter of an hour), is left to Polars. tests/features/test_request.py 
 
 from __future__ import annotations
 
+import io
 import json
 import operator
 from collections.abc import Callable, Mapping
@@ -101,14 +102,22 @@ def _literal(body: Any) -> Compiled:
     if "Dyn" in body:
         ((kind, value),) = body["Dyn"].items()
         if kind in ("Int", "Float"):
-            return Compiled(kind, lambda row: value, literal=value)
+            number = value if kind == "Int" else _as_polars_reads(body)
+            return Compiled(kind, lambda row: number, literal=number)
     elif "Scalar" in body and isinstance(body["Scalar"], dict):
         ((kind, value),) = body["Scalar"].items()
         if kind == "Duration" and value[1] == "Microseconds":
             return Compiled("Duration", lambda row: value[0])
         if kind in _INTEGERS or kind == "Float64":
-            return Compiled(kind, lambda row: value)
+            number = value if kind in _INTEGERS else _as_polars_reads(body)
+            return Compiled(kind, lambda row: number)
     raise _Unknown
+
+
+def _as_polars_reads(body: Any) -> float:
+    """A literal float. Polars reads the last digit of some otherwise than Python."""
+    text = io.StringIO(json.dumps({"Literal": body}))
+    return float(pl.select(pl.Expr.deserialize(text, format="json")).item())
 
 
 def _cast(found: Compiled, to: Any) -> Compiled:
