@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 READ_ROWS = 65_536
 """Rows that a task holds at a time."""
 MAX_PART_ROWS = 1 << 18
-"""Rows of a part. What a process keeps grows with its part, so that parts must not grow with the table."""
+"""Rows of a part. What is lost with a task, and waited for at the end, must not grow with the table."""
 _PARTS_A_CPU = 4
 _BUFFER_BYTES = 1 << 18
 
