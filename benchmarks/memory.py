@@ -11,7 +11,7 @@ import psutil
 from cluster import session
 from cluster.settings import Settings
 
-_SAMPLE_S = 0.25
+_SAMPLE_S = 0.1
 _MIB = 1 << 20
 
 T = TypeVar("T")

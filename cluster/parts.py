@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
 from cluster.contracts import Snapshot
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 READ_ROWS = 65_536
 """Rows that a task holds at a time."""
 MAX_PART_ROWS = 1 << 18
-"""Rows of a part. What a process keeps grows with its part, so that parts must not grow with the table."""
+"""Rows of a part. What is lost with a task, and waited for at the end, must not grow with the table."""
 _PARTS_A_CPU = 4
+_BUFFER_BYTES = 1 << 18
 
 
 class Part(Protocol):
@@ -66,43 +68,49 @@ class ParquetPart:
 
     def read(self, columns: Sequence[str], coded: Sequence[str] = ()) -> Iterator[pa.Table]:
         """The rows, ``READ_ROWS`` at a time. Raises DataError for a damaged file."""
-        reader = parquet_format(coded)
+        told = ds.get_partition_keys(self.partition)
         try:
-            fragment = reader.make_fragment(self.path, self.filesystem, self.partition, list(self.groups))
-            yield from read_fragment(fragment, self.schema, columns, coded)
+            with parquet_file(self.path, coded, self.filesystem) as file:
+                yield from read_groups(file, self.schema, columns, self.groups, told)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def parquet_format(coded: Sequence[str] = ()) -> ds.ParquetFileFormat:
-    """How Parquet is read: as a stream, since all of a part's bytes would lie in memory if they were fetched ahead."""
-    options = ds.ParquetReadOptions(dictionary_columns=list(coded))
-    return ds.ParquetFileFormat(options, pre_buffer=False, use_buffered_stream=True, buffer_size=1 << 18)
+def parquet_file(source: Any, coded: Sequence[str], filesystem: FileSystem | None = None) -> pq.ParquetFile:
+    """A file, by its path or opened, to be read as a stream; columns of text in ``coded`` as a dictionary and codes.
 
-
-def read_fragment(
-    fragment: ds.ParquetFileFragment, schema: pa.Schema, columns: Sequence[str], coded: Sequence[str]
-) -> Iterator[pa.Table]:
-    """``columns`` of a fragment that was made with ``parquet_format(coded)``, ``READ_ROWS`` rows at a time.
-
-    Threads of Arrow's own would take the cores of other tasks.
+    Neither Arrow's datasets nor a file that fetches ahead will do: they hold a row group as a whole, of a million rows often.
     """
-    batches = fragment.to_batches(
-        schema=_coded(schema, set(coded) & set(fragment.physical_schema.names)),
-        columns=list(columns),
-        batch_size=READ_ROWS,
-        batch_readahead=0,
-        fragment_readahead=0,
-        use_threads=False,
-    )
-    for batch in batches:
-        yield pa.Table.from_batches([batch])
+    metadata = pq.read_metadata(source, filesystem=filesystem)
+    held = [name for name in coded if name in metadata.schema.names]
+    return pq.ParquetFile(
+        source, metadata=metadata, read_dictionary=held, pre_buffer=False, buffer_size=_BUFFER_BYTES, filesystem=filesystem
+    )  # fmt: skip
 
 
-def _coded(schema: pa.Schema, names: Set[str]) -> pa.Schema:
-    """``schema`` with columns of text as what a Parquet reader makes of them when it keeps their dictionary."""
-    kinds = [pa.dictionary(pa.int32(), field.type) if field.name in names else field.type for field in schema]
-    return pa.schema([field.with_type(kind) for field, kind in zip(schema, kinds, strict=True)])
+def read_groups(
+    file: pq.ParquetFile,
+    schema: pa.Schema,
+    columns: Sequence[str],
+    groups: Sequence[int],
+    told: Mapping[str, Any] | None = None,
+) -> Iterator[pa.Table]:
+    """``columns`` of row groups, in the types of ``schema`` but for text that comes as codes, ``READ_ROWS`` rows at a time.
+
+    A column that the file lacks has the value that ``told`` gives it in every row, or null.
+    """
+    present = [name for name in columns if name in file.schema_arrow.names]
+    # Threads of Arrow's own would take the cores of other tasks.
+    for batch in file.iter_batches(READ_ROWS, groups, present, use_threads=False):
+        yield pa.table({name: _column(batch, schema.field(name), (told or {}).get(name)) for name in columns})
+
+
+def _column(batch: pa.RecordBatch, field: pa.Field, otherwise: Any) -> pa.Array:
+    if field.name not in batch.schema.names:
+        return pa.repeat(pa.scalar(otherwise, field.type), batch.num_rows)
+    values = batch.column(field.name)
+    coded = pa.types.is_dictionary(values.type) and not pa.types.is_dictionary(field.type)
+    return values if coded or values.type == field.type else values.cast(field.type)
 
 
 def cut(table: str, tables: Tables, cpus: int) -> Cut:
@@ -120,7 +128,7 @@ def cut(table: str, tables: Tables, cpus: int) -> Cut:
 def cut_parquet(path: str, cpus: int) -> Cut:
     """Cut by row groups, so that a single large file keeps every core busy. Raises DataError when none is Parquet."""
     try:
-        dataset = ds.dataset(path, format=parquet_format(), partitioning="hive")
+        dataset = ds.dataset(path, format="parquet", partitioning="hive")
         fragments = list(dataset.get_fragments())
         rows = sum(fragment.count_rows() for fragment in fragments)
     except pa.ArrowInvalid as error:

@@ -37,7 +37,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cluster.contracts import Snapshot
 from cluster.errors import DataError, SnapshotNotFound
-from cluster.parts import parquet_format, read_fragment
+from cluster.parts import parquet_file, read_groups
 from cluster.settings import Settings
 
 if TYPE_CHECKING:
@@ -296,18 +296,21 @@ class TablePart:
         """
         chosen = self.schema.select(*columns)
         try:
-            with self.io.new_input(self.task.file.file_path).open() as file:
-                fragment = parquet_format(coded).make_fragment(file)
-                if self._whole() and _holds(fragment.physical_schema, chosen):
-                    yield from read_fragment(fragment, _arrow(chosen), columns, coded)
-                else:
-                    yield from self._adapted(chosen)
+            yield from self._streamed(chosen, coded) if self._whole() else self._adapted(chosen)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.task.file.file_path} cannot be read: {str(error).splitlines()[0]}") from error
 
     def _whole(self) -> bool:
         """Whether it is Parquet, and no row was deleted since."""
         return self.task.file.file_format == FileFormat.PARQUET and not self.task.delete_files
+
+    def _streamed(self, chosen: Schema, coded: Sequence[str]) -> Iterator[pa.Table]:
+        with self.io.new_input(self.task.file.file_path).open() as stored, parquet_file(stored, coded) as file:
+            if _holds(file.schema_arrow, chosen):
+                arrow = _arrow(chosen)
+                yield from read_groups(file, arrow, arrow.names, range(file.num_row_groups))
+            else:
+                yield from self._adapted(chosen)
 
     def _adapted(self, chosen: Schema) -> Iterator[pa.Table]:
         schema = _arrow(chosen)

@@ -26,7 +26,7 @@ MISSING_CODE = 0
 UNKNOWN_CODE = 1
 FIRST_CODE = 2
 
-_FILL_ROWS = 4096
+_FILL_ROWS = 16_384
 _NAN = pa.scalar(math.nan)
 # Up to here the fixed cost of a step for each column weighs more than the rows.
 _FEW_ROWS = 128

@@ -109,6 +109,35 @@ def test_parts_do_not_grow_with_the_table(tmp_path: Path, monkeypatch: pytest.Mo
         assert max(part.rows for part in cut_parquet(str(path), cpus=2).parts) == 40
 
 
+@pytest.mark.parametrize("where", ["file", "catalog"])
+def test_memory_does_not_follow_the_row_groups_of_a_file(where: str, tables: Tables, tmp_path: Path) -> None:
+    rows = pa.table({name: range(16 * READ_ROWS) for name in ("a", "b")})
+    source = "shop.sales"
+    if where == "catalog":
+        tables.append(source, rows)
+    else:
+        source = str(tmp_path / "one.parquet")
+        pq.write_table(rows, source, use_dictionary=False)
+    (part,) = cut(source, tables, cpus=1).parts
+    usual = pa.default_memory_pool()
+    counted = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(counted)
+    try:
+        assert sum(table.num_rows for table in part.read(["a", "b"])) == rows.num_rows
+    finally:
+        pa.set_memory_pool(usual)
+    assert 0 < counted.max_memory() < rows.nbytes / 2
+
+
+def test_files_of_one_folder_may_differ_in_type_and_lack_columns(tmp_path: Path) -> None:
+    pq.write_table(ROWS.slice(0, 2), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"n": pa.array([2, 3], pa.int16())}), tmp_path / "b.parquet")
+    found = cut_parquet(str(tmp_path), cpus=2)
+    read = pa.concat_tables([table for part in found.parts for table in part.read(["text", "n"], ["text"])][1:])
+    assert read.to_pydict() == {"text": [None, None], "n": [2, 3]}
+    assert read.schema.field("n").type == pa.int64()
+
+
 @pytest.mark.parametrize("name", ["nowhere", "no/where.parquet", "shop.nothing", "shop.nothing@5"])
 def test_a_table_that_is_nowhere_is_named(name: str, tables: Tables) -> None:
     with pytest.raises(DataError, match=f"no table at {name.partition('@')[0]}"):

@@ -1,0 +1,132 @@
+"""Tables and models that batch prediction is measured with."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.contracts import ModelVersion, Snapshot, Task
+from features.bundle import MODEL, Manifest
+from features.definitions import Column, FeatureSet
+from features.encoding import Arrays, Encoder
+
+CHUNK_ROWS = 1 << 18
+ENCODED = "encoded.npz"
+"""Beside a case's model: its first ``CHUNK_ROWS`` rows, encoded."""
+ID = "id"
+TABLE = "bench.requests"
+_ROW_GROUP_ROWS = 1 << 17
+_FILE_ROWS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """A table and a model.
+
+    ``nulls`` is the share of nulls in every third number, and a tenth of it in each category; ``vocabularies`` are the
+    sizes of the categories'; ``hidden`` are the widths of the model's layers; ``named`` rows have a text ``ID``.
+    """
+
+    name: str
+    numbers: int
+    kind: Any
+    hidden: tuple[int, ...]
+    vocabularies: tuple[int, ...] = ()
+    nulls: float = 0.0
+    named: bool = False
+
+    def table(self, rows: int, seed: int) -> pa.Table:
+        """Random rows of about the entropy of real ones: numbers of full precision, categories evenly spread."""
+        draw = np.random.default_rng(seed)
+        columns: dict[str, Any] = {}
+        if self.named:
+            columns[ID] = [f"2013-{draw.integers(1, 13)}-UA-{i % 9999}-EWR" for i in range(rows)]
+        for i in range(self.numbers):
+            absent = draw.random(rows) < self.nulls if self.nulls and i % 3 == 0 else None
+            columns[f"n{i:02d}"] = pa.array(draw.normal(size=rows).astype(self.kind), mask=absent)
+        for j, size in enumerate(self.vocabularies):
+            values = np.array([f"{j}:{i:04d}" for i in range(size)])[draw.integers(size, size=rows)]
+            columns[f"c{j}"] = pa.array(values, mask=draw.random(rows) < self.nulls / 10)
+        return pa.table(columns)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the model takes."""
+        numbers = tuple(Column(name=f"n{i:02d}", kind="number") for i in range(self.numbers))
+        return numbers + tuple(Column(name=f"c{j}", kind="category") for j in range(len(self.vocabularies)))
+
+    @property
+    def model(self) -> str:
+        return "-".join(str(width) for width in (*self.hidden, 1))
+
+
+NARROW = Case("32 float32 numbers", 32, np.float32, (256, 256))
+WIDE = Case(
+    "30 float64 numbers with nulls and 6 categories",
+    30,
+    np.float64,
+    (256, 128),
+    vocabularies=(16, 3, 104, 4043, 24, 7),
+    nulls=0.1,
+    named=True,
+)
+"""As many numbers and categories as the flights of examples/flights have, of vocabularies as large, and their model's layers."""
+LIGHT = Case("32 float32 numbers", 32, np.float32, (8,))
+"""A model of next to no time, for what does not depend on it."""
+
+
+def bundle(case: Case, folder: Path) -> ModelVersion:
+    """A bundle of the case's model with random weights: how good it is does not change how long it takes."""
+    import torch
+
+    from trainers import models
+    from trainers.config import ModelSpec
+    from trainers.export import save_onnx
+    from trainers.inputs import InputSpec
+
+    table, task = case.table(CHUNK_ROWS, seed=0), Task(kind="binary", label="y")
+    encoder = Encoder.fit(case.columns, table)
+    arrays: Arrays = encoder.encode(table)
+    labels = np.random.default_rng(0).integers(2, size=CHUNK_ROWS).astype(float)
+    inputs = InputSpec.fit(encoder, task, arrays, labels)
+    torch.manual_seed(0)
+    module = models.build(ModelSpec(parameters={"hidden": case.hidden}), inputs, task).eval()
+    save_onnx(models.Scored(module, task, inputs).eval(), inputs, folder / MODEL)
+    np.savez(folder / ENCODED, **arrays)  # type: ignore[arg-type]
+    features = FeatureSet(name="all", request=case.columns)
+    Manifest(
+        model="bench", task=task, features=features, feature_hash=features.content_hash, encoder=encoder,
+        snapshot=Snapshot(table="none", id=0, rows=0), code_version="none",
+    ).save(folder)  # fmt: skip
+    return ModelVersion(model="bench", version="1", run_id="", bundle_uri=str(folder))
+
+
+def parquet(case: Case, count: int, path: Path) -> str:
+    """One file of ``count`` rows, text with a dictionary, compressed by Snappy: pyarrow's defaults but for the numbers'."""
+    pieces = [case.table(CHUNK_ROWS, seed) for seed in (1, 2)]
+    text = [c.name for c in case.columns if c.kind == "category"]
+    with pq.ParquetWriter(path, pieces[0].schema, use_dictionary=text) as writer:
+        for i in range(count // CHUNK_ROWS):
+            writer.write_table(pieces[i % len(pieces)], row_group_size=_ROW_GROUP_ROWS)
+    return str(path)
+
+
+def repeated(file: str, times: int, folder: Path) -> str:
+    """A folder that holds ``file`` ``times``: a large table that takes the disk of a small one."""
+    folder.mkdir()
+    for i in range(times):
+        os.link(file, folder / f"{i:04d}.parquet")
+    return str(folder)
+
+
+def iceberg(workspace: Any, source: str) -> str:
+    """The rows of a Parquet file as a table of the catalog, in data files of a million rows."""
+    for batch in pq.ParquetFile(source).iter_batches(_FILE_ROWS):
+        workspace.tables.append(TABLE, pa.Table.from_batches([batch]))
+    return TABLE
