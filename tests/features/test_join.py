@@ -53,7 +53,7 @@ def test_what_is_known_after_a_row_changes_nothing(case: Case, seed: int) -> Non
 
 
 def later(view: FeatureView, at: int | None) -> pl.Expr:
-    """Whether an event is not known at ``at``, microseconds since the epoch."""
+    """Whether an event is not known at ``at``, microseconds since the epoch; for a row without time none is."""
     if at is None:
         return pl.lit(True)
     happened = pl.col("happened").dt.epoch("us")
