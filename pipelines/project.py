@@ -63,7 +63,8 @@ class Rehearsal:
 class Project:
     """Everything rayloop needs to know about one model.
 
-    ``baseline`` trains boosted trees beside the model, with and without the point-in-time features.
+    ``baseline`` trains boosted trees beside the model, with and without the point-in-time features. ``purpose`` says what the
+    model is for, ``limits`` what it must not be used for: both stand on the model card.
     """
 
     name: str
@@ -81,6 +82,8 @@ class Project:
     retrain: Retrain = field(default_factory=Retrain)
     rehearsal: Rehearsal | None = None
     baseline: bool = True
+    purpose: str = ""
+    limits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name or not set(self.name) <= set(_NAME) or self.name[0] not in _NAME[:26]:

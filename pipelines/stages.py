@@ -15,8 +15,9 @@ from features.frame import build_frame
 from features.landing import Landed, land
 from features.materialize import materialize
 from features.split import Split
+from pipelines.frames import Frame
 from pipelines.serving import deploy, serves, start_rollout
-from pipelines.versions import Candidate, Frame, Recipe, make_version, tune
+from pipelines.versions import Candidate, Recipe, make_version, tune
 from pipelines.workspace import Workspace
 from trainers.config import ModelSpec, TrainConfig
 
