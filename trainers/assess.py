@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from trainers.importance import Attribution, Importance
 from trainers.inputs import InputSpec
 from trainers.leakage import Alone
 from trainers.robustness import Spoilt
-from trainers.slices import Measured
+from trainers.slices import Measured, Slice, SlicePolicy
 
 Score = Callable[[Arrays], np.ndarray]
 
@@ -104,21 +105,26 @@ def judge(policy: GatePolicy, task: Task, found: Assessment) -> tuple[Check, ...
 
 def _slices(policy: GatePolicy, given: Evidence) -> tuple[tuple[Measured, ...], tuple[Measured, ...]]:
     """The declared slices, and those that validation rows propose; both measured on test rows."""
-    rules, task, test = policy.slices, given.task, given.test
-    losses = tasks.row_loss(task.kind, test.scores, test.labels)
-    theirs = given.champion_scores
-    champion = None if theirs is None else tasks.row_loss(task.kind, theirs, test.labels)
-    declared: list[Measured] = []
-    for name, cut in slices.cuts_of(rules, test.table, rules.columns).items():
-        every = slices.declared(rules.model_copy(update={"columns": (name,)}), {name: cut})
-        declared += slices.measure(rules, every, test.table, losses, champion, name)
-    if not rules.search:
-        return tuple(declared), ()
-    searched = (*given.inputs.numbers, *given.inputs.categories)
+    rules, test = policy.slices, given.test.table
+    losses, champion = _losses(given.task, given.test), None
+    if given.champion_scores is not None:
+        champion = tasks.row_loss(given.task.kind, given.champion_scores, given.test.labels)
+    declared = [
+        slices.measure(rules, slices.of_column(cut), test, losses, champion, name)
+        for name, cut in slices.cuts_of(rules, test, rules.columns).items()
+    ]
+    found = slices.measure(rules, _proposed(rules, given), test, losses, champion) if rules.search else ()
+    return tuple(itertools.chain.from_iterable(declared)), found
+
+
+def _proposed(rules: SlicePolicy, given: Evidence) -> tuple[Slice, ...]:
     past = given.validation
-    cuts = slices.cuts_of(rules, past.table, searched)
-    proposed = slices.propose(rules, cuts, past.table, tasks.row_loss(task.kind, past.scores, past.labels))
-    return tuple(declared), slices.measure(rules, proposed, test.table, losses, champion)
+    cuts = slices.cuts_of(rules, past.table, (*given.inputs.numbers, *given.inputs.categories))
+    return slices.propose(rules, cuts, past.table, _losses(given.task, past))
+
+
+def _losses(task: Task, part: Part) -> np.ndarray:
+    return tasks.row_loss(task.kind, part.scores, part.labels)
 
 
 def _calibration(given: Evidence) -> Calibrated | None:
@@ -165,5 +171,9 @@ def _attribution(policy: GatePolicy, given: Evidence, name: str, at: int) -> Att
 
     base, parts = importance.shapley(given.inputs, one, row, background, orders=SHAPLEY_ORDERS, seed=policy.seed)
     label = task.classes[explained] if task.kind == "multiclass" else task.label
-    values = {feature: str(test.table[feature][at].as_py())[:VALUE_LETTERS] for feature in parts}
+    values = {feature: _told(test.table[feature][at].as_py()) for feature in parts}
     return Attribution(row=name, output=label, base=base, score=base + sum(parts.values()), parts=parts, values=values)
+
+
+def _told(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[:VALUE_LETTERS]

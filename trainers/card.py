@@ -9,6 +9,8 @@ from trainers.assess import Assessment
 
 CARD_JSON = "card.json"
 CARD_PAGE = "card.html"
+NOTABLE = 1.1
+"""A slice whose loss is surely this many times that of other rows is a limit of the model."""
 
 
 class PartFacts(Frozen):
@@ -79,7 +81,7 @@ def limits_of(parts: tuple[PartFacts, ...], features: tuple[FeatureFacts, ...], 
     told += [
         f"Worse where {s.name}: {s.ratio:.2f} times the loss of other rows ({s.rows:,} rows)."
         for s in (*found.slices, *found.found)
-        if s.low > 1
+        if s.low > NOTABLE
     ]
     gappy = [f"{f.name} ({f.missing:.0%})" for f in features if f.missing > 0.5]
     if gappy:

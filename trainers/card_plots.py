@@ -22,6 +22,8 @@ BLUE, AMBER = "#3b82c4", "#d98324"
 MAX_BARS = 15
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    # A value may hold a dollar sign.
+    "text.parse_math": False,
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": _INK,

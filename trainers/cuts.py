@@ -27,18 +27,18 @@ class Cut(Frozen):
     values: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, table: pa.Table, column: str, bins: int, min_rows: int) -> Self | None:
+    def of(cls, table: pa.Table, column: str, bins: int, min_rows: int) -> Self:
         """Cut as these rows suggest: quantiles of a number, the values of at least ``min_rows`` rows of a category.
 
-        None for what cannot be cut: a tensor. Raises ProjectError for a column that is not there.
+        Raises ProjectError for a column that is not there, or is a date or a tensor.
         """
         if column not in table.column_names:
-            raise ProjectError(
-                f"the gate slices by {column!r}, which the frame has not", f"it has {', '.join(table.column_names)}"
-            )
+            names = ", ".join(table.column_names)
+            raise ProjectError(f"the gate slices by {column!r}, which the frame has not", f"it has {names}")
         values = table[column]
         if pa.types.is_nested(values.type) or pa.types.is_temporal(values.type):
-            return None
+            what = f"the gate cannot slice by {column!r}, which is {values.type}"
+            raise ProjectError(what, "name numbers and categories")
         if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
             return cls(column=column, edges=_edges(_floats(values), bins))
         counts = pc.value_counts(values.drop_null().cast(pa.string())).to_pylist()

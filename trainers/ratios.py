@@ -26,16 +26,17 @@ class Mean(NamedTuple):
 def ratio_low(above: Mean, below: Mean, alpha: float, covariance: float = 0.0) -> float:
     """The ratio of two means is above this with confidence 1 - ``alpha``; 0 where the rows prove nothing.
 
-    ``covariance`` is that of the two means. For means of values that are not negative.
+    ``covariance`` is that of the two means. For means of values that are not negative; NaN when one of them is.
     """
-    z2 = (
-        float(stats.t.ppf(1 - alpha, min(above.rows, below.rows) - 1)) ** 2
-        if min(above.rows, below.rows) > 1
-        else math.inf
-    )
+    rows = min(above.rows, below.rows)
+    if rows < 2:
+        return 0.0
+    z2 = float(stats.t.ppf(1 - alpha, rows - 1)) ** 2
     a = below.value**2 - z2 * below.variance
     b = above.value * below.value - z2 * covariance
     c = above.value**2 - z2 * above.variance
+    if math.isnan(a + b + c):
+        return math.nan
     # With a <= 0 the denominator may be 0, with c <= 0 the numerator may be: nothing above 0 is proven.
     if a <= 0 or c <= 0:
         return 0.0

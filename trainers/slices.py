@@ -78,9 +78,8 @@ class Measured(Frozen):
 
 
 def cuts_of(policy: SlicePolicy, table: pa.Table, columns: Sequence[str]) -> dict[str, Cut]:
-    """The cuts of ``columns``, those that cannot be cut left out."""
-    found = {name: Cut.of(table, name, policy.bins, policy.min_rows) for name in columns}
-    return {name: cut for name, cut in found.items() if cut is not None}
+    """Raises ProjectError for a column that is not there, or is a date or a tensor."""
+    return {name: Cut.of(table, name, policy.bins, policy.min_rows) for name in columns}
 
 
 def propose(policy: SlicePolicy, cuts: Mapping[str, Cut], table: pa.Table, losses: np.ndarray) -> tuple[Slice, ...]:
@@ -99,14 +98,9 @@ def propose(policy: SlicePolicy, cuts: Mapping[str, Cut], table: pa.Table, losse
     return tuple(chosen)
 
 
-def declared(policy: SlicePolicy, cuts: Mapping[str, Cut]) -> tuple[Slice, ...]:
-    """Every value of every declared column."""
-    return tuple(
-        (Condition(cuts[name], code),)
-        for name in policy.columns
-        if name in cuts
-        for code in range(len(cuts[name].labels))
-    )
+def of_column(cut: Cut) -> tuple[Slice, ...]:
+    """Every value of a column."""
+    return tuple((Condition(cut, code),) for code in range(len(cut.labels)))
 
 
 def measure(
@@ -131,16 +125,21 @@ def judge(policy: SlicePolicy, found: Sequence[Measured]) -> Iterator[Check]:
     for column, group in itertools.groupby(sorted(found, key=lambda m: m.column), key=lambda m: m.column):
         slices = list(group)
         name = f"slices of {column}" if column else "slices found by search"
-        worst = max(slices, key=lambda m: m.low)
+        worst = max(slices, key=lambda m: _surely(m.low))
         what = f"{worst.name} ({worst.rows:,} rows): loss over that of other rows {worst.ratio:.3g}, surely above"
         yield from checks.if_limited(name, worst.low, policy.max_ratio, what)
         compared = [m for m in slices if m.regression_low is not None]
         if compared:
-            worst = max(compared, key=lambda m: m.regression_low or 0.0)
+            worst = max(compared, key=lambda m: _surely(m.regression_low))
             what = f"{worst.name} ({worst.rows:,} rows): loss over the champion's {worst.regression:.3g}, surely above"
             yield from checks.if_limited(
                 f"{name} against the champion", worst.regression_low or 0.0, policy.max_regression, what
             )
+
+
+def _surely(low: float | None) -> float:
+    """What is not a number is the worst that can be."""
+    return np.inf if low is None or np.isnan(low) else low
 
 
 def _candidates(
