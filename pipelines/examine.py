@@ -21,7 +21,7 @@ from trainers.fit import FitResult
 from trainers.latency import latencies
 from trainers.precision import Served, choose
 
-TRAIN_SAMPLE_ROWS = 50_000
+TRAIN_SAMPLE_ROWS = 20_000
 _PARITY_ROWS = 2000
 
 

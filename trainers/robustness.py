@@ -26,7 +26,7 @@ class RobustnessPolicy(Frozen):
     noise: float = Field(default=0.1, ge=0)
     missing: float = Field(default=0.1, ge=0, le=1)
     shuffled: float = Field(default=0.1, ge=0, le=1)
-    rows: int = Field(default=20_000, ge=100)
+    rows: int = Field(default=10_000, ge=100)
     max_loss: float | None = Field(default=None, ge=0)
 
 

@@ -150,6 +150,14 @@ def test_without_declared_limits_only_the_leak_is_judged() -> None:
     assert (found.slices, found.found, found.fairness) == ((), (), ())
 
 
+def test_a_model_of_one_tensor_has_nothing_to_slice_or_to_suspect() -> None:
+    given = _evidence(trained("multiclass", columns=COLUMNS[4:]), "multiclass")
+    found = assess.assess(GatePolicy(), given)
+    assert (found.found, found.alone) == ((), ())
+    assert [i.feature for i in found.importance] == ["pixels"]
+    assert assess.judge(GatePolicy(), given.task, found) == ()
+
+
 def test_a_declared_column_that_is_not_there_is_named() -> None:
     given = _evidence(trained(), "binary")
     with pytest.raises(ProjectError, match="slices by 'color'"):
