@@ -13,17 +13,17 @@ import torch
 from cluster.contracts import GateReport, Snapshot, TaskKind
 from cluster.errors import ProjectError
 from features.bundle import MODEL
-from features.encoding import Arrays
+from features.encoding import Arrays, Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, trained
 from trainers import assess, budget, evaluate
 from trainers.assess import Assessment, Evidence, Part
 from trainers.budget import Budget
 from trainers.card import FeatureFacts, Lineage, ModelCard, PartFacts, limits_of
 from trainers.card_page import render
-from trainers.config import TrainConfig
+from trainers.config import ModelSpec, TrainConfig
 from trainers.export import export
 from trainers.fairness import FairnessPolicy
-from trainers.fit import FitResult, calibrated
+from trainers.fit import FitResult, calibrated, fit
 from trainers.gate import GatePolicy
 from trainers.robustness import RobustnessPolicy
 from trainers.slices import SlicePolicy
@@ -182,6 +182,13 @@ def test_a_temperature_is_fitted_exported_and_judged(tmp_path: Path) -> None:
     assert found.log_loss_after < found.log_loss_before
     assert np.array_equal(np.argsort(before[:50]), np.argsort(after[:50]))
     assert calibrated(trained(), held_out).temperature == 1.0
+
+
+def test_a_regression_cannot_be_calibrated_and_says_so_before_it_trains() -> None:
+    config = TrainConfig(calibrate="temperature")
+    encoder = Encoder.fit(COLUMNS, frame("regression"))
+    with pytest.raises(ProjectError, match="a regression has no probabilities"):
+        fit(ModelSpec(), config, TASKS["regression"], encoder, None)  # type: ignore[arg-type]
 
 
 def test_a_budget_is_kept_or_not() -> None:
