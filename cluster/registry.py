@@ -43,6 +43,11 @@ class Run:
         for name, value in values.items():
             self._client.set_tag(self.id, name, value)
 
+    def texts(self, files: Mapping[str, str]) -> None:
+        """Store each text under its path among the run's artifacts."""
+        for path, text in files.items():
+            self._client.log_text(self.id, text, path)
+
     def artifacts(self, folder: Path, path: str) -> None:
         self._client.log_artifacts(self.id, str(folder), path)
 

@@ -10,16 +10,22 @@ from features.split import HashSplit, TimeSplit
 from monitoring.alarm import DriftPolicy
 from monitoring.calibrate import Watch
 from pipelines.project import Period, Project, Rehearsal, Retrain
+from trainers.budget import Budget
 from trainers.config import Choice, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform
+from trainers.fairness import FairnessPolicy
 from trainers.gate import GatePolicy, Threshold
+from trainers.robustness import RobustnessPolicy
+from trainers.slices import SlicePolicy
 
 __all__ = [
     "Aggregate",
+    "Budget",
     "Choice",
     "Column",
     "DriftPolicy",
     "Entity",
     "Examples",
+    "FairnessPolicy",
     "FeatureSet",
     "FeatureView",
     "GatePolicy",
@@ -32,7 +38,9 @@ __all__ = [
     "Project",
     "Rehearsal",
     "Retrain",
+    "RobustnessPolicy",
     "RolloutPolicy",
+    "SlicePolicy",
     "Source",
     "Task",
     "Threshold",

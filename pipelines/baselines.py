@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from features.split import TEST, TRAIN
-from pipelines.versions import Frame
+from pipelines.frames import Frame
 from pipelines.workspace import Workspace
 from trainers.baseline import compare
 

@@ -63,7 +63,8 @@ class Rehearsal:
 class Project:
     """Everything rayloop needs to know about one model.
 
-    ``baseline`` trains boosted trees beside the model, with and without the point-in-time features.
+    ``baseline`` trains boosted trees beside the model, with and without the point-in-time features. ``purpose`` says what the
+    model is for, ``limits`` what it must not be used for: both stand on the model card.
     """
 
     name: str
@@ -81,6 +82,8 @@ class Project:
     retrain: Retrain = field(default_factory=Retrain)
     rehearsal: Rehearsal | None = None
     baseline: bool = True
+    purpose: str = ""
+    limits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name or not set(self.name) <= set(_NAME) or self.name[0] not in _NAME[:26]:
@@ -94,6 +97,17 @@ class Project:
         if self.task.kind == "multiclass" and len(self.task.classes) < 2:
             raise ProjectError(f"project {self.name!r} is multiclass but names {len(self.task.classes)} classes")
         require_columns(self.features, self.examples, self.sources)
+        self._require_gate_columns()
+
+    def _require_gate_columns(self) -> None:
+        """What the gate slices and groups by has to be in the training frame: say so before anything is trained."""
+        known = {c.name for c in self.features.available if c.kind in ("number", "category")}
+        unknown = sorted({*self.gate.slices.columns, *self.gate.fairness.groups} - known)
+        if unknown:
+            raise ProjectError(
+                f"the gate of project {self.name!r} looks at {', '.join(unknown)}, which its feature set does not have",
+                "name numbers and categories of the request, derived, or of views",
+            )
 
 
 class Location(NamedTuple):

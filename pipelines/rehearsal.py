@@ -24,11 +24,12 @@ from features.pit import AS_OF, INSTANT
 from features.reader import request_features
 from monitoring.alarm import WindowResult
 from pipelines import serving, stages
+from pipelines.frames import Frame
 from pipelines.keys import own_key
 from pipelines.project import Period, Rehearsal
 from pipelines.replay import Replay
 from pipelines.traffic import Client, Tally
-from pipelines.versions import Frame, Recipe, make_version
+from pipelines.versions import Recipe, make_version
 from pipelines.workspace import Workspace
 
 _POLL_S = 0.1

@@ -17,8 +17,9 @@ from features.landing import Landed, land
 from features.loading import load
 from features.sources import Source
 from features.split import Split
+from pipelines.frames import Frame
 from pipelines.serving import deploy, serves, start_rollout
-from pipelines.versions import Candidate, Frame, Recipe, make_version, tune
+from pipelines.versions import Candidate, Recipe, make_version, tune
 from pipelines.workspace import Workspace
 from trainers.config import ModelSpec, TrainConfig
 

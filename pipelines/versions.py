@@ -10,34 +10,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
-from cluster.contracts import CHAMPION, GateReport, ModelVersion, Snapshot
-from cluster.errors import DataError, GateFailed
+from cluster.contracts import GateReport, ModelVersion, Snapshot
+from cluster.errors import GateFailed
 from cluster.registry import FINGERPRINT_TAG, GATE_TAG, Run
-from features.bundle import MODEL, PROFILE, Manifest, Precision
+from features.bundle import PROFILE, Manifest, Precision
 from features.definitions import Column
-from features.encoding import Encoder
-from features.frame import LABEL
 from features.pit import AS_OF
 from features.reference import ReferenceProfile, profile_windows
-from features.split import SPLIT, TEST, TRAIN, VALIDATION
+from features.split import TRAIN, VALIDATION
+from pipelines import cards
+from pipelines.examine import Examined, examine
+from pipelines.frames import Frame
 from pipelines.workspace import Workspace
-from trainers import evaluate, tasks
+from trainers import evaluate
 from trainers.config import ModelSpec, TrainConfig
-from trainers.data import TrainingData
-from trainers.export import export
-from trainers.fit import FitResult, fit
-from trainers.latency import latencies, runtime_line
-from trainers.precision import choose
+from trainers.fit import FitResult, calibrated, fit
+from trainers.latency import runtime_line
 from trainers.tune import TuneResult, search
 
-MIN_CATEGORY_ROWS = 20
 SUMMARY = "rayloop.summary"
 PRECISION = "rayloop.precision"
 RUNTIME = "rayloop.runtime"
-_PARITY_ROWS = 2000
 _SCORE_COLUMN = "score"
 _PREDICTED_COLUMN = "predicted"
 
@@ -57,28 +52,6 @@ class Candidate(NamedTuple):
     report: GateReport
     quality: dict[str, float]
     reused: bool
-
-
-class Frame:
-    """A training frame at hand: its snapshot, its rows, and what is encoded of it."""
-
-    def __init__(self, workspace: Workspace, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-        self.rows = workspace.tables.read(snapshot.table, snapshot.id)
-        self.encoder = Encoder.fit(workspace.project.features.columns, self.part(TRAIN), MIN_CATEGORY_ROWS)
-        for name in (TRAIN, VALIDATION, TEST):
-            if not self.part(name).num_rows:
-                raise DataError(f"the training frame has no {name} rows", "widen the split, or land more data")
-        self.data = TrainingData.of(workspace.tables.dataset(snapshot))
-
-    def part(self, split: str) -> pa.Table:
-        return self.rows.filter(pa.compute.equal(self.rows[SPLIT], split))
-
-    def sabotaged(self, seed: int) -> TrainingData:
-        """The same rows with the training labels dealt out at random."""
-        rows = pl.DataFrame(self.rows)
-        dealt = rows.filter(pl.col(SPLIT) == TRAIN).with_columns(pl.col(LABEL).shuffle(seed=seed))
-        return TrainingData.of(pl.concat([dealt, rows.filter(pl.col(SPLIT) != TRAIN)]).to_arrow())
 
 
 def tune(workspace: Workspace, frame: Frame) -> tuple[Recipe, TuneResult | None]:
@@ -109,35 +82,40 @@ def make_version(
     data = frame.sabotaged(recipe.config.seed) if recipe.shuffle_labels else frame.data
     project, tell = workspace.project, workspace.progress
     fitted = fit(recipe.spec, recipe.config, project.task, frame.encoder, data, tell)
+    fitted = calibrated(fitted, frame.part(VALIDATION))
     with tempfile.TemporaryDirectory() as temporary:
-        folder, test = Path(temporary), frame.part(TEST)
-        labels, sample = test[LABEL].to_numpy(), test.slice(0, _PARITY_ROWS)
-        parity = export(fitted, folder, sample)
-        theirs = _champion_scores(workspace, test) if compare else None
-        served = choose(project.gate, fitted, folder, test, labels, parity=parity, champion_scores=theirs)
-        latency = latencies(evaluate.session(folder / MODEL), fitted.scored(), fitted.encoder.encode(sample))
-        tell(f"exported in {served}; {runtime_line(latency)}")
-        _write_bundle(workspace, frame, fitted, folder, served.precision)
-        quality = tasks.evaluate(project.task, served.scores, labels)
-        report = served.report
-        for check in report.checks:
+        folder = Path(temporary)
+        seen = examine(workspace, frame, fitted, folder, compare)
+        tell(f"exported in {seen.served}; {runtime_line(seen.latency)}")
+        for check in seen.report.checks:
             tell(f"gate {'pass' if check.passed else 'FAIL'}: {check.name}: {check.reason}")
-        if not report.passed and not override_gate:
-            _log_refused(workspace, name, recipe, report, quality)
-            raise GateFailed(
-                f"{name} of {project.name} fails its gate: " + "; ".join(c.reason for c in report.failures),
-                "it is not registered; the run and its figures are in MLflow",
-            )
-        if not report.passed:
-            tell(f"registered all the same: {override_gate}")
+        if not seen.report.passed:
+            _refuse_unless(override_gate, workspace, frame, recipe, name, seen, fingerprint)
+        _write_bundle(workspace, frame, fitted, folder, seen.served.precision)
         with workspace.registry.run(project.name, name) as run:
-            _log(run, workspace, frame, recipe, fitted, quality)
-            run.metrics(latency)
-            tags = _tags(workspace, frame, fingerprint, report, quality, override_gate)
-            tags |= {PRECISION: str(served), RUNTIME: runtime_line(latency)}
+            _log(run, workspace, frame, recipe, seen)
+            cards.log_card(run, workspace, frame, name, seen, fingerprint, "" if seen.report.passed else override_gate)
+            tags = _tags(workspace, frame, fingerprint, seen, override_gate)
             version = workspace.registry.register(project.name, run, folder, tags)
-    tell(f"registered {version}: {_told(quality)}")
-    return Candidate(version, report, quality, False)
+    tell(f"registered {version}: {_told(seen.quality)}")
+    return Candidate(version, seen.report, seen.quality, False)
+
+
+def _refuse_unless(
+    override: str, workspace: Workspace, frame: Frame, recipe: Recipe, name: str, seen: Examined, fingerprint: str
+) -> None:
+    """Keep what a refused candidate has shown, and raise GateFailed; with an ``override`` only say so."""
+    if override:
+        workspace.progress(f"registered all the same: {override}")
+        return
+    project = workspace.project.name
+    with workspace.registry.run(project, f"{name} (refused)") as run:
+        _log_refused(run, recipe, seen)
+        cards.log_card(run, workspace, frame, name, seen, fingerprint, "")
+    raise GateFailed(
+        f"{name} of {project} fails its gate: " + "; ".join(c.reason for c in seen.report.failures),
+        "it is not registered; the run, its figures and its model card are in MLflow",
+    )
 
 
 def reference_of(workspace: Workspace, version: ModelVersion) -> bytes:
@@ -185,11 +163,6 @@ def _output(workspace: Workspace, scores: np.ndarray) -> pa.Array:
     return pa.array(scores, pa.float64())
 
 
-def _champion_scores(workspace: Workspace, test: pa.Table) -> np.ndarray | None:
-    champion = workspace.registry.aliased(workspace.project.name, CHAMPION)
-    return evaluate.score_table(workspace.registry.fetch(champion), test) if champion else None
-
-
 def _fingerprint(workspace: Workspace, snapshot: Snapshot, recipe: Recipe) -> str:
     project = workspace.project
     body = {
@@ -210,47 +183,41 @@ def _flat(spec: ModelSpec, config: TrainConfig) -> dict[str, str | int | float |
     return {name: v if isinstance(v, str | int | float | bool) else str(v) for name, v in values.items()}
 
 
-def _tags(
-    workspace: Workspace,
-    frame: Frame,
-    fingerprint: str,
-    report: GateReport,
-    quality: Mapping[str, float],
-    override: str,
-) -> dict[str, str]:
+def _tags(workspace: Workspace, frame: Frame, fingerprint: str, seen: Examined, override: str) -> dict[str, str]:
     tags = {
         FINGERPRINT_TAG: fingerprint,
-        GATE_TAG: report.model_dump_json(),
-        SUMMARY: json.dumps(dict(quality)),
-        "rayloop.snapshot": f"{frame.snapshot.table}@{frame.snapshot.id}",
-        "rayloop.features": workspace.project.features.content_hash,
-        "rayloop.code": workspace.code_version,
+        GATE_TAG: seen.report.model_dump_json(),
+        SUMMARY: json.dumps(seen.quality),
+        PRECISION: str(seen.served),
+        RUNTIME: runtime_line(seen.latency),
+        **_origin(workspace, frame),
     }
     return tags | ({"rayloop.gate_override": override} if override else {})
 
 
-def _log(
-    run: Run, workspace: Workspace, frame: Frame, recipe: Recipe, fitted: FitResult, quality: Mapping[str, float]
-) -> None:
-    run.parameters(_flat(recipe.spec, recipe.config))
-    run.metrics({f"test_{name}": value for name, value in quality.items() if np.isfinite(value)})
-    run.metrics({f"validation_{name}": value for name, value in fitted.metrics.items() if np.isfinite(value)})
-    for epoch in fitted.epochs:
-        run.metrics({"train_loss": epoch.loss, "train_rows_per_s": epoch.rows_per_second}, step=epoch.number)
-    run.tags({
+def _origin(workspace: Workspace, frame: Frame) -> dict[str, str]:
+    return {
         "rayloop.snapshot": f"{frame.snapshot.table}@{frame.snapshot.id}",
         "rayloop.features": workspace.project.features.content_hash,
         "rayloop.code": workspace.code_version,
-    })  # fmt: skip
+    }
 
 
-def _log_refused(
-    workspace: Workspace, name: str, recipe: Recipe, report: GateReport, quality: Mapping[str, float]
-) -> None:
-    with workspace.registry.run(workspace.project.name, f"{name} (refused)") as run:
-        run.parameters(_flat(recipe.spec, recipe.config))
-        run.metrics({f"test_{metric}": value for metric, value in quality.items() if np.isfinite(value)})
-        run.tags({GATE_TAG: report.model_dump_json()})
+def _log(run: Run, workspace: Workspace, frame: Frame, recipe: Recipe, seen: Examined) -> None:
+    fitted = seen.fitted
+    run.parameters(_flat(recipe.spec, recipe.config))
+    run.metrics({f"test_{name}": value for name, value in seen.quality.items() if np.isfinite(value)})
+    run.metrics({f"validation_{name}": value for name, value in fitted.metrics.items() if np.isfinite(value)})
+    for epoch in fitted.epochs:
+        run.metrics({"train_loss": epoch.loss, "train_rows_per_s": epoch.rows_per_second}, step=epoch.number)
+    run.metrics({**seen.latency, "temperature": fitted.temperature})
+    run.tags(_origin(workspace, frame))
+
+
+def _log_refused(run: Run, recipe: Recipe, seen: Examined) -> None:
+    run.parameters(_flat(recipe.spec, recipe.config))
+    run.metrics({f"test_{metric}": value for metric, value in seen.quality.items() if np.isfinite(value)})
+    run.tags({GATE_TAG: seen.report.model_dump_json()})
 
 
 def _told(quality: Mapping[str, float]) -> str:

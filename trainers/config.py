@@ -27,7 +27,8 @@ class TrainConfig(Frozen):
     repeat bit for bit for the same seed, data, workers and threads. ``gpu="auto"`` takes what the cluster has.
     Encoded rows of up to ``cache_mib`` are held in memory and shuffled as a whole every epoch; more are
     streamed and shuffled within a buffer of ``shuffle_rows``. ``quantize="int8"`` serves the model with int8 weights if
-    it passes the gate with them, and as it is otherwise.
+    it passes the gate with them, and as it is otherwise. ``calibrate="temperature"`` divides the logits by the number that
+    suits the validation rows best, so that probabilities mean what they say.
     """
 
     epochs: int = Field(default=3, ge=1)
@@ -46,6 +47,7 @@ class TrainConfig(Frozen):
     cache_mib: int = Field(default=1024, ge=0)
     shuffle_rows: int = Field(default=100_000, ge=0)
     quantize: Literal["none", "int8"] = "none"
+    calibrate: Literal["none", "temperature"] = "none"
 
     @model_validator(mode="after")
     def _a_batch_feeds_every_worker(self) -> Self:

@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
+import pyarrow as pa
 import torch
 from ray.util.queue import Queue
 from torch import nn
 
 from cluster.contracts import Task
+from cluster.errors import ProjectError
 from features.encoding import Encoder
-from trainers import loop, models, tasks
+from features.frame import LABEL
+from trainers import calibration, loop, models, tasks
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data import TrainingData
 from trainers.feed import MemoryHeldOut, Rows
@@ -29,7 +33,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class FitResult:
-    """A trained model: weights of its best epoch, and how it came about.
+    """A trained model: weights of its best epoch, and how it came about. ``temperature`` divides its logits.
 
     ``train_metrics`` are measured on at most 50,000 evenly spaced training rows, ``metrics`` on all validation rows.
     ``seconds``, by the wall clock: "encode", "train", "validate", "start and end" (all else) and "total".
@@ -45,6 +49,7 @@ class FitResult:
     metrics: dict[str, float]
     train_metrics: dict[str, float]
     seconds: dict[str, float]
+    temperature: float = 1.0
 
     def module(self) -> nn.Module:
         """The trained module, ready to predict."""
@@ -54,7 +59,7 @@ class FitResult:
 
     def scored(self) -> models.Scored:
         """The trained module with scores as its output."""
-        return models.Scored(self.module(), self.task, self.inputs).eval()
+        return models.Scored(self.module(), self.task, self.inputs, self.temperature).eval()
 
 
 def fit(
@@ -66,6 +71,8 @@ def fit(
     progress: Progress = print,
 ) -> FitResult:
     """Train on ``config.workers`` workers. Raises ProjectError, DataError, or RayloopError for a worker that died."""
+    if config.calibrate != "none" and task.kind == "regression":
+        raise ProjectError(f"calibrate={config.calibrate!r}: a regression has no probabilities", "leave calibrate out")
     started = time.perf_counter()
     encoded = data.encoded(encoder, task, config.cache_mib)
     models.build(spec, encoded.inputs, task)
@@ -95,6 +102,16 @@ def fit(
         },
     )
     return replace(result, train_metrics=_on_sample(result, encoded.sample().every(TRAIN_SAMPLE_ROWS)))
+
+
+def calibrated(result: FitResult, validation: pa.Table) -> FitResult:
+    """The same model with the temperature that suits its validation rows, where its settings ask for one."""
+    if result.config.calibrate == "none":
+        return result
+    arrays, labels = result.encoder.encode(validation), validation[LABEL].to_numpy().astype(np.float32)
+    rows = Rows(arrays["numbers"], arrays["codes"], labels)
+    scores, _ = loop.gather(result.scored(), result.task, MemoryHeldOut(rows), loop.World())
+    return replace(result, temperature=calibration.fit_temperature(result.task, scores, labels))
 
 
 def _on_sample(result: FitResult, rows: Rows) -> dict[str, float]:

@@ -99,17 +99,20 @@ class Mlp(nn.Module):
 
 
 class Scored(nn.Module):
-    """A module whose output is the scores of contracts.Task."""
+    """A module whose output is the scores of contracts.Task; ``temperature`` divides its logits (calibration.py)."""
 
-    def __init__(self, module: nn.Module, task: Task, inputs: InputSpec) -> None:
+    def __init__(self, module: nn.Module, task: Task, inputs: InputSpec, temperature: float = 1.0) -> None:
         super().__init__()
         self.module = module
         self.task = task
         self.scale = inputs.label_std
         self.shift = inputs.label_mean
+        self.temperature = temperature
 
     def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        scores = losses.activate(self.task, self.module(numbers, codes))
+        logits = self.module(numbers, codes)
+        # Left out of the graph where it does nothing.
+        scores = losses.activate(self.task, logits / self.temperature if self.temperature != 1.0 else logits)
         return scores * self.scale + self.shift if self.task.kind == "regression" else scores
 
 

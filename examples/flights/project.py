@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 from examples.flights.features import examples, features, flights, weather
 from pipelines import (
+    Budget,
     Choice,
     DriftPolicy,
+    FairnessPolicy,
     GatePolicy,
     LogUniform,
     ModelSpec,
@@ -15,7 +17,9 @@ from pipelines import (
     Project,
     Rehearsal,
     Retrain,
+    RobustnessPolicy,
     RolloutPolicy,
+    SlicePolicy,
     Task,
     Threshold,
     TimeSplit,
@@ -49,7 +53,14 @@ project = Project(
         },
     ),
     gate=GatePolicy(
-        thresholds=(Threshold(metric="auc", min=0.68), Threshold(metric="ece", max=0.06)), margin=0.02, max_gap=0.1
+        thresholds=(Threshold(metric="auc", min=0.68), Threshold(metric="ece", max=0.06)),
+        margin=0.02,
+        max_gap=0.1,
+        # No airline and no airport is to be much worse off than the others, or than it was with the champion.
+        slices=SlicePolicy(columns=("carrier", "origin"), max_ratio=2.5, max_regression=1.25),
+        fairness=FairnessPolicy(groups=("origin",), max_error_difference=0.1),
+        robustness=RobustnessPolicy(max_loss=0.1),
+        budget=Budget(max_us_1=1000, max_mib=5),
     ),
     rollout=RolloutPolicy(
         steps=(0.05, 0.25, 0.5, 1.0), margin=0.08, max_error_rate=0.03, latency_floor_ms=50.0, poll_s=0.5
@@ -63,6 +74,8 @@ project = Project(
         )
     ),
     retrain=Retrain(holdout=timedelta(days=21)),
+    purpose="Two hours before departure, tell passengers and gates which flights will probably arrive more than 15 minutes late.",
+    limits=("Flights out of New York only; cancelled and diverted flights are not predicted.",),
     rehearsal=Rehearsal(
         quiet=Period(_day(8, 24), _day(8, 28)),
         sound=Period(_day(10), _day(11)),

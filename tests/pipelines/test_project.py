@@ -77,3 +77,17 @@ def test_the_project_in_the_readme_is_short_and_sound(tmp_path: Path) -> None:
     assert len(text.splitlines()) < 60
     found = load(locate(module(tmp_path, text)))
     assert (found.name, found.task.kind) == ("demand", "regression")
+
+
+@pytest.mark.parametrize(
+    "policy", ['slices=rl.SlicePolicy(columns=("color",))', 'fairness=rl.FairnessPolicy(groups=("color",))']
+)
+def test_a_column_that_the_gate_cannot_look_at_is_refused_before_anything_is_trained(
+    tmp_path: Path, policy: str
+) -> None:
+    (text,) = re.findall(r"```python\n(.*?)```", (HERE.parent.parent / "README.md").read_text(), re.DOTALL)
+    asked, found = re.subn(r"gate=rl\.GatePolicy\(.*\),\n", f"gate=rl.GatePolicy({policy}),\n", text)
+    assert found == 1
+    with pytest.raises(ProjectError, match="looks at color, which its feature set does not have"):
+        load(locate(module(tmp_path, asked)))
+    assert load(locate(module(tmp_path, asked.replace("color", "shop")))) is not None

@@ -7,7 +7,8 @@ import pytest
 
 from cluster.contracts import GateReport, Task
 from tests.trainers.frames import TASKS
-from trainers.gate import GatePolicy, Threshold, judge, paired_difference
+from trainers.bootstrap import paired_difference
+from trainers.gate import GatePolicy, Threshold, judge
 
 TASK = TASKS["binary"]
 

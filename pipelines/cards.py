@@ -1,0 +1,106 @@
+"""The model card of a candidate, logged with its run, whether the gate let it through or not."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from cluster.registry import Run
+from features.frame import LABEL
+from features.pit import AS_OF
+from features.split import TEST, TRAIN, VALIDATION
+from pipelines.examine import Examined
+from pipelines.frames import Frame
+from pipelines.workspace import Workspace
+from trainers import evaluate
+from trainers.assess import Evidence
+from trainers.card import CARD_JSON, CARD_PAGE, FeatureFacts, Lineage, ModelCard, PartFacts, limits_of
+from trainers.card_page import render
+
+CARD_PATH = "card"
+
+
+def log_card(
+    run: Run, workspace: Workspace, frame: Frame, name: str, seen: Examined, fingerprint: str, override: str
+) -> None:
+    """Store card.html and card.json with the run. ``override`` says why a failed gate was passed over."""
+    card = make_card(run.id, workspace, frame, name, seen, fingerprint, override)
+    run.texts({f"{CARD_PATH}/{CARD_JSON}": card.model_dump_json(indent=1), f"{CARD_PATH}/{CARD_PAGE}": render(card)})
+
+
+def make_card(
+    run_id: str, workspace: Workspace, frame: Frame, name: str, seen: Examined, fingerprint: str, override: str
+) -> ModelCard:
+    project, fitted = workspace.project, seen.fitted
+    parts = tuple(_part_facts(frame, split, project.task.kind != "multiclass") for split in (TRAIN, VALIDATION, TEST))
+    features = _feature_facts(workspace, frame)
+    model = {"kind": fitted.spec.name, "temperature": fitted.temperature, **fitted.spec.parameters}
+    return ModelCard(
+        model=project.name,
+        name=name,
+        made_at=time.time(),
+        purpose=project.purpose,
+        task=project.task,
+        parts=parts,
+        features=features,
+        recipe={"model": model, "train": fitted.config.model_dump(mode="json")},
+        precision=str(seen.served),
+        latency=seen.latency,
+        size=seen.size,
+        train_metrics=fitted.train_metrics,
+        validation_metrics=fitted.metrics,
+        checks=seen.report.checks,
+        assessment=seen.found,
+        curve=_curve(seen.evidence),
+        limits=(*project.limits, *limits_of(parts, features, seen.found)),
+        lineage=Lineage(
+            run_id=run_id,
+            snapshot=frame.snapshot,
+            feature_hash=project.features.content_hash,
+            code_version=workspace.code_version,
+            fingerprint=fingerprint,
+            champion=seen.champion,
+        ),
+        override=override,
+    )
+
+
+def _part_facts(frame: Frame, split: str, mean: bool) -> PartFacts:
+    rows = frame.part(split)
+    when = pa.compute.min_max(rows[AS_OF].cast(pa.timestamp("us", "UTC")).cast(pa.int64())).as_py()
+    return PartFacts(
+        name=split,
+        rows=rows.num_rows,
+        start=_moment(when["min"]),
+        end=_moment(when["max"]),
+        label_mean=float(rows[LABEL].to_numpy().mean()) if mean else None,
+    )
+
+
+def _moment(microseconds: int) -> str:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _feature_facts(workspace: Workspace, frame: Frame) -> tuple[FeatureFacts, ...]:
+    features, train = workspace.project.features, frame.part(TRAIN)
+    origins = {c.name: "request" for c in features.request}
+    origins |= {c.name: f"view {view.name} of {view.source}" for view in features.views for c in view.columns}
+    return tuple(
+        FeatureFacts(name=c.name, kind=c.kind, origin=origins.get(c.name, "derived"), missing=_missing(train[c.name]))
+        for c in features.columns
+    )
+
+
+def _missing(values: pa.ChunkedArray) -> float:
+    """Missing is null, and of a number NaN."""
+    absent = pa.compute.is_null(values, nan_is_null=pa.types.is_floating(values.type))
+    return float(pa.compute.mean(absent).as_py() or 0.0)
+
+
+def _curve(given: Evidence) -> tuple[tuple[float, float, int], ...]:
+    if given.task.kind == "regression":
+        return ()
+    bins = evaluate.calibration(given.task, given.test.scores, given.test.labels)
+    return tuple((found.score, found.share, found.rows) for found in bins)

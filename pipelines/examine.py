@@ -1,0 +1,91 @@
+"""A fitted model as it would be served, looked at from every side on the frame's held-out rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.contracts import CHAMPION, GateReport
+from features.bundle import MODEL
+from features.frame import LABEL
+from features.split import TEST, TRAIN, VALIDATION
+from pipelines.frames import Frame
+from pipelines.workspace import Workspace
+from trainers import assess, budget, evaluate, tasks
+from trainers.assess import Assessment, Evidence, Part
+from trainers.export import export
+from trainers.fit import FitResult
+from trainers.latency import latencies
+from trainers.precision import Served, choose
+
+TRAIN_SAMPLE_ROWS = 20_000
+_PARITY_ROWS = 2000
+
+
+class Examined(NamedTuple):
+    """A fitted model, the file of it that is served, and all that was found. ``latency`` in microseconds, ``size`` in bytes.
+
+    ``champion`` names the version it was compared with, empty when there was none.
+    """
+
+    fitted: FitResult
+    served: Served
+    evidence: Evidence
+    found: Assessment
+    report: GateReport
+    quality: dict[str, float]
+    latency: dict[str, float]
+    size: int
+    champion: str
+
+
+def examine(workspace: Workspace, frame: Frame, fitted: FitResult, folder: Path, compare: bool) -> Examined:
+    """Export into ``folder``, choose the precision, assess, gate. ``compare`` with the champion where there is one."""
+    gate, test = workspace.project.gate, frame.part(TEST)
+    labels, sample = test[LABEL].to_numpy(), test.slice(0, _PARITY_ROWS)
+    parity = export(fitted, folder, sample)
+    champion = workspace.registry.aliased(workspace.project.name, CHAMPION) if compare else None
+    theirs = evaluate.score_table(workspace.registry.fetch(champion), test) if champion else None
+    served = choose(gate, fitted, folder, test, labels, parity=parity, champion_scores=theirs)
+    latency = latencies(evaluate.session(folder / MODEL), fitted.scored(), fitted.encoder.encode(sample))
+    given = _evidence(frame, fitted, folder, served.scores, theirs)
+    found, size = assess.assess(gate, given), (folder / MODEL).stat().st_size
+    more = (*assess.judge(gate, fitted.task, found), *budget.judge(gate.budget, latency, size))
+    return Examined(
+        fitted=fitted,
+        served=served,
+        evidence=given,
+        found=found,
+        report=GateReport(checks=(*served.report.checks, *more)),
+        quality=tasks.evaluate(fitted.task, served.scores, labels),
+        latency=latency,
+        size=size,
+        champion=str(champion or ""),
+    )
+
+
+def _evidence(
+    frame: Frame, fitted: FitResult, folder: Path, scores: np.ndarray, champion_scores: np.ndarray | None
+) -> Evidence:
+    """The rows of the frame as the model.onnx in ``folder`` scores them; of the training rows a sample, not scored."""
+    model = evaluate.session(folder / MODEL)
+
+    def part(table: pa.Table, scores: np.ndarray | None) -> Part:
+        arrays = fitted.encoder.encode(table)
+        return Part(table, arrays, table[LABEL].to_numpy(), evaluate.score(model, arrays) if scores is None else scores)
+
+    train = frame.part(TRAIN)
+    sample = train.take(np.arange(0, train.num_rows, max(1, -(-train.num_rows // TRAIN_SAMPLE_ROWS))))
+    return Evidence(
+        task=fitted.task,
+        inputs=fitted.inputs,
+        score=lambda arrays: evaluate.score(model, arrays),
+        train=part(sample, np.empty(0, np.float32)),
+        validation=part(frame.part(VALIDATION), None),
+        test=part(frame.part(TEST), scores),
+        temperature=fitted.temperature,
+        champion_scores=champion_scores,
+    )

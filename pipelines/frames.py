@@ -1,0 +1,38 @@
+"""A training frame at hand: its snapshot, its rows, and what is encoded of it."""
+
+from __future__ import annotations
+
+import polars as pl
+import pyarrow as pa
+
+from cluster.contracts import Snapshot
+from cluster.errors import DataError
+from features.encoding import Encoder
+from features.frame import LABEL
+from features.split import SPLIT, TEST, TRAIN, VALIDATION
+from pipelines.workspace import Workspace
+from trainers.data import TrainingData
+
+MIN_CATEGORY_ROWS = 20
+
+
+class Frame:
+    """The rows of one snapshot by their part, and the encoder that its training rows make."""
+
+    def __init__(self, workspace: Workspace, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.rows = workspace.tables.read(snapshot.table, snapshot.id)
+        self.encoder = Encoder.fit(workspace.project.features.columns, self.part(TRAIN), MIN_CATEGORY_ROWS)
+        for name in (TRAIN, VALIDATION, TEST):
+            if not self.part(name).num_rows:
+                raise DataError(f"the training frame has no {name} rows", "widen the split, or land more data")
+        self.data = TrainingData.of(workspace.tables.dataset(snapshot))
+
+    def part(self, split: str) -> pa.Table:
+        return self.rows.filter(pa.compute.equal(self.rows[SPLIT], split))
+
+    def sabotaged(self, seed: int) -> TrainingData:
+        """The same rows with the training labels dealt out at random."""
+        rows = pl.DataFrame(self.rows)
+        dealt = rows.filter(pl.col(SPLIT) == TRAIN).with_columns(pl.col(LABEL).shuffle(seed=seed))
+        return TrainingData.of(pl.concat([dealt, rows.filter(pl.col(SPLIT) != TRAIN)]).to_arrow())

@@ -1,0 +1,34 @@
+"""A check of the gate in words: its value, its limit, its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cluster.contracts import Check
+
+
+def at_least(name: str, value: float, limit: float, what: str) -> Check:
+    """Holds when ``value`` >= ``limit``; a value that is not a number does not hold."""
+    return _check(name, value, limit, value >= limit, "at least", what)
+
+
+def at_most(name: str, value: float, limit: float, what: str) -> Check:
+    """Holds when ``value`` <= ``limit``; a value that is not a number does not hold."""
+    return _check(name, value, limit, value <= limit, "at most", what)
+
+
+def if_limited(name: str, value: float, limit: float | None, what: str) -> Iterator[Check]:
+    """``at_most``, where there is a limit."""
+    if limit is not None:
+        yield at_most(name, value, limit, what)
+
+
+def _check(name: str, value: float, limit: float, passed: bool, relation: str, what: str) -> Check:
+    outcome = "" if passed else "not "
+    return Check(
+        name=name,
+        value=value,
+        limit=limit,
+        passed=bool(passed),
+        reason=f"{what} {value:.4g} is {outcome}{relation} {limit:.4g}",
+    )
