@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check bench-serving down clean
+.PHONY: demo test test-slow check bench-serving bench-monitoring down clean
 
 demo: $(STAMP)
 	$(BIN)/rayloop demo
@@ -27,6 +27,10 @@ check: $(STAMP)
 # ARGS="--only one_row,canary --rounds 1" for less; docs/benchmarks.md.
 bench-serving: $(STAMP)
 	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+# ARGS="--only weeks --windows 20" for less.
+bench-monitoring: $(STAMP)
+	$(BIN)/python -m benchmarks.monitoring $(ARGS)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rayloop needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.11 ...")'

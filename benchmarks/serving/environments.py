@@ -20,20 +20,20 @@ class InstallFailed(Exception):
     """A peer's packages that could not be installed; the message says why."""
 
 
-def requirements(peer: str) -> Path:
-    return PEERS / peer / "requirements.txt"
+def requirements(peer: str, peers: Path = PEERS) -> Path:
+    return peers / peer / "requirements.txt"
 
 
-def pinned(peer: str) -> tuple[str, str]:
+def pinned(peer: str, peers: Path = PEERS) -> tuple[str, str]:
     """Name and version of the peer itself, the first line of its requirements."""
-    name, _, version = requirements(peer).read_text().splitlines()[0].partition("==")
+    name, _, version = requirements(peer, peers).read_text().splitlines()[0].partition("==")
     return name, version
 
 
-def environment(peer: str, note: Callable[[str], None]) -> Path:
+def environment(peer: str, note: Callable[[str], None], peers: Path = PEERS) -> Path:
     """The ``bin`` folder of the peer's environment. Raises InstallFailed."""
     folder = VENVS / peer
-    wanted = hashlib.sha256(requirements(peer).read_bytes()).hexdigest()
+    wanted = hashlib.sha256(requirements(peer, peers).read_bytes()).hexdigest()
     stamp = folder / _STAMP
     if not stamp.exists() or stamp.read_text() != wanted:
         note(f"installing {peer}")
@@ -41,7 +41,7 @@ def environment(peer: str, note: Callable[[str], None]) -> Path:
         _run([sys.executable, "-m", "venv", str(folder)])
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         # The pins are the whole environment: nothing is left for pip to choose.
-        _run([*pip, "--no-deps", "-r", str(requirements(peer))])
+        _run([*pip, "--no-deps", "-r", str(requirements(peer, peers))])
         stamp.write_text(wanted)
     return folder / "bin"
 
