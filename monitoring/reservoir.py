@@ -2,7 +2,8 @@
 
 Bottom-k sampling (Cohen and Kaplan, "Summarizing data using bottom-k sketches", PODC 2007): a row's priority is a hash of
 its id, and the k rows of least priority are kept. Which rows these are does not depend on when or where they came, and a
-row that is seen twice (a retry, a repeated log entry) counts once.
+row that is seen twice (a retry, a repeated log entry) counts once. Parts to be merged must be made by one version of
+polars, whose hash it is.
 """
 
 from __future__ import annotations

@@ -71,6 +71,17 @@ def test_the_month_is_spent_evenly_over_its_windows():
     assert DriftPolicy(alpha=0.02).level == 0.02
 
 
+def test_by_default_the_distance_alone_is_tested_at_the_level_per_window():
+    policy, calibration = DriftPolicy(span=1), Calibration(streams.reference(1), 1, ())
+    (result,) = results(policy, calibration, {200 * DAY_S: streams.profile(wider(2))})
+    for name, column in result.columns.items():
+        distances = column.distances
+        null = calibration.nulls[name]
+        assert column.p_value == null.p_value(distances.statistic, distances.rows, distances.reference_rows)
+        assert column.strongest == ""
+    assert policy.level == 0.01
+
+
 def test_p_values_are_the_same_whoever_asks():
     calibration, live = Calibration(streams.reference(1), 1, ()), streams.profile(wider(2))
     assert chances(calibration, live) == chances(calibration, Profile.from_bytes(live.to_bytes()))
