@@ -28,7 +28,9 @@ from monitoring.battery import Battery
 
 FIRST_DRAWS, DRAWS = 199, 1999
 GOING_ON = 0.2
-"""A p-value above it after FIRST_DRAWS is final; at or below, it comes from DRAWS new ones. Levels above are not tested."""
+"""A p-value above it after FIRST_DRAWS is final; at or below, it comes from DRAWS new ones.
+
+Below any level it is at most as often as the level says: the first draws can only add what lies above GOING_ON."""
 TAIL_SHARE = 0.1
 LEAST_BEYOND = 10
 _MARGINALS_LIMIT = 10**9
