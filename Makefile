@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check bench-serving bench-features down clean
+.PHONY: demo test test-slow check bench-serving bench-features bench-monitoring down clean
 
 demo: $(STAMP)
 	$(BIN)/rayloop demo
@@ -31,6 +31,10 @@ bench-serving: $(STAMP)
 # ARGS="--only offline --small" for less; docs/benchmarks.md.
 bench-features: $(STAMP)
 	$(BIN)/python -m benchmarks.features $(ARGS)
+
+# ARGS="--only weeks --windows 20" for less.
+bench-monitoring: $(STAMP)
+	$(BIN)/python -m benchmarks.monitoring $(ARGS)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rayloop needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.11 ...")'

@@ -6,6 +6,7 @@ episode: after an alarm it stays silent until ``release`` windows in a row were 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal, Self
@@ -17,6 +18,8 @@ from cluster.errors import ProjectError
 from features.profiles import Profile
 from monitoring.calibrate import MIN_RUNS, Calibration, Watch, rejected
 from monitoring.drift import Direction, Distances
+from monitoring.null import Chance
+from monitoring.screen import alpha_per_window, chances
 
 DAY_S = 86_400.0
 NAMED_COLUMNS = 3
@@ -27,8 +30,10 @@ class DriftPolicy(Frozen):
     """When a model's traffic counts as drifted, and what is done about it. Times are event time, in seconds.
 
     The newest ``span`` windows of ``window_s`` are compared as one; a window of fewer than ``min_rows`` rows is
-    passed over. ``alpha`` is the rate of false alarms per window asked for over the watched columns; ``effect``
-    the least distance (share of rows moved) worth an alarm.
+    passed over. ``alpha`` is the rate of false alarms per window asked for over the watched columns, or
+    ``false_alarms`` their expected number in 30 days, which is spent evenly over the windows; ``effect``
+    the least distance (share of rows moved) worth an alarm. ``test`` is what p-values are of: the "distance" that the
+    effect is measured in, or "all" statistics of a column together (monitoring/screen.py).
     An alarm needs ``needed`` drifted windows among the last ``of``. ``watch`` empty means every column, both ways.
     A retrain waits for ``cooldown_s`` after the last and for the ``budget`` per ``budget_s``.
     A window closes when one that starts ``lateness_s`` or more after its end holds ``min_rows`` rows.
@@ -38,6 +43,8 @@ class DriftPolicy(Frozen):
     span: int = Field(default=3, ge=1)
     min_rows: int = Field(default=200, ge=1)
     alpha: float = Field(default=0.01, gt=0, lt=1)
+    false_alarms: float | None = Field(default=None, gt=0)
+    test: Literal["distance", "all"] = "distance"
     effect: float = Field(default=0.1, ge=0, le=1)
     needed: int = Field(default=1, ge=1)
     of: int = Field(default=1, ge=1)
@@ -55,9 +62,17 @@ class DriftPolicy(Frozen):
             raise ProjectError(f"the drift policy needs {self.needed} drifted windows of {self.of}", "lower 'needed'")
         return self
 
+    @property
+    def level(self) -> float:
+        """The rate of false alarms per window, whichever way it was asked for."""
+        return self.alpha if self.false_alarms is None else alpha_per_window(self.false_alarms, self.window_s)
+
 
 class ColumnResult(Frozen):
-    """A column in one window. ``ratio`` is the statistic divided by ``threshold``; from 1 on it is too far."""
+    """A column in one window. ``ratio`` is the statistic divided by ``threshold``; from 1 on it is too far.
+
+    ``strongest`` names the statistic that is least by chance, where all were tested.
+    """
 
     distances: Distances
     direction: Direction
@@ -66,6 +81,7 @@ class ColumnResult(Frozen):
     p_value: float
     watched: bool
     drifted: bool
+    strongest: str = ""
     mean: float | None = None
     reference_mean: float | None = None
 
@@ -158,11 +174,11 @@ def judge(
     if len(starts) < policy.span:
         return unjudged(version, starts, run.rows, f"{len(starts)} of {policy.span} windows so far")
     measured = calibration.distances(run)
-    p_values = {name: _p_value(calibration, name, distances) for name, distances in measured.items()}
-    count = max(1, rejected({name: p_values[name] for name in calibration.watched}, policy.alpha))
-    level = policy.alpha * count / len(calibration.watched)
+    found = _chances(calibration, policy, measured, run)
+    count = max(1, rejected({name: found[name].p_value for name in calibration.watched}, policy.level))
+    level = policy.level * count / len(calibration.watched)
     columns = {
-        name: _column(calibration, policy, name, distances, p_values[name], level, run)
+        name: _column(calibration, policy, name, distances, found[name], level, run)
         for name, distances in measured.items()
     }
     return WindowResult(
@@ -200,8 +216,15 @@ def _note(calibration: Calibration, measured: Mapping[str, Distances]) -> str:
     return "; ".join(notes)
 
 
-def _p_value(calibration: Calibration, name: str, distances: Distances) -> float:
-    return calibration.nulls[name].p_value(distances.statistic, distances.rows, distances.reference_rows)
+def _chances(
+    calibration: Calibration, policy: DriftPolicy, measured: Mapping[str, Distances], run: Profile
+) -> dict[str, Chance]:
+    if policy.test == "all":
+        return chances(calibration, run)
+    nulls = calibration.nulls
+    return {
+        name: Chance(nulls[name].p_value(d.statistic, d.rows, d.reference_rows), {}) for name, d in measured.items()
+    }
 
 
 def _column(
@@ -209,25 +232,34 @@ def _column(
     policy: DriftPolicy,
     name: str,
     distances: Distances,
-    p_value: float,
+    chance: Chance,
     level: float,
     run: Profile,
 ) -> ColumnResult:
-    null = calibration.nulls[name]
-    threshold = max(policy.effect, null.threshold(level, distances.rows, distances.reference_rows))
+    if policy.test == "all":
+        threshold = _equivalent(distances.statistic, chance.p_value, level, policy.effect)
+    else:
+        null = calibration.nulls[name]
+        threshold = max(policy.effect, null.threshold(level, distances.rows, distances.reference_rows))
     watched = name in calibration.watched
-    too_far = p_value <= level and distances.statistic >= policy.effect
+    too_far = chance.p_value <= level and distances.statistic >= policy.effect
     return ColumnResult(
         distances=distances,
         direction=calibration.directions[name],
         threshold=threshold,
-        ratio=distances.statistic / threshold,
-        p_value=p_value,
+        ratio=distances.statistic / threshold if threshold else 0.0,
+        p_value=chance.p_value,
         watched=watched,
         drifted=watched and too_far,
+        strongest=chance.strongest,
         mean=_mean(run, name),
         reference_mean=_mean(calibration.reference.total, name),
     )
+
+
+def _equivalent(statistic: float, p_value: float, level: float, effect: float) -> float:
+    """A threshold for the distance where p-values are of other statistics: as far from it as log p is from its level."""
+    return max(effect, statistic * math.log(level) / min(math.log(p_value), -1e-9))
 
 
 def _mean(profile: Profile, name: str) -> float | None:
@@ -239,7 +271,8 @@ def _told(name: str, column: ColumnResult) -> str:
     means = ""
     if column.mean is not None and column.reference_mean is not None:
         means = f", mean {column.mean:.3g} against {column.reference_mean:.3g} in training"
-    moved = f"{column.distances.statistic:.2f} of rows moved, {column.threshold:.2f} allowed, p = {column.p_value:.2g}"
+    shown = f", most in {column.strongest.replace('_', ' ')}" if column.strongest else ""
+    moved = f"{column.distances.statistic:.2f} of rows moved, {column.threshold:.2f} allowed, p = {column.p_value:.2g}{shown}"
     return f"{name} is {column.ratio:.1f} x its threshold ({moved}{means})"
 
 

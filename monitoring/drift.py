@@ -9,7 +9,8 @@ a class of sets A that fits the column. It reads alike for all: 0.2 means that a
     category         A = any set of values       total variation
     any              A = {missing}, {invalid}    the larger of these and the above counts
 
-The others are reported beside it, since people know them: PSI, Jensen-Shannon, chi-square.
+The others are reported beside it, since people know them: PSI, Jensen-Shannon, chi-square. monitoring/battery.py
+has them for many samples at once, with Wasserstein, for tests that use them all.
 """
 
 from __future__ import annotations

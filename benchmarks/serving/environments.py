@@ -24,9 +24,9 @@ def requirements(peer: str, peers: Path = PEERS) -> Path:
     return peers / peer / "requirements.txt"
 
 
-def pinned(peer: str) -> tuple[str, str]:
+def pinned(peer: str, peers: Path = PEERS) -> tuple[str, str]:
     """Name and version of the peer itself, the first line of its requirements."""
-    name, _, version = requirements(peer).read_text().splitlines()[0].partition("==")
+    name, _, version = requirements(peer, peers).read_text().splitlines()[0].partition("==")
     return name, version
 
 

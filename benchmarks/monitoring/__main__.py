@@ -1,0 +1,84 @@
+"""The command line of the monitoring benchmark: rayloop and its peers side by side, a results file after each section."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import results
+from benchmarks.monitoring import detection, profiling, programs, weeks
+from benchmarks.results import Row
+
+AREA = "monitoring"
+_ABOUT = """\
+One row of the table is one comparison: rayloop's value, the peer's, their ratio, the target, and whether it is met.
+Streams are seeded and the same for all; peers run with their defaults in environments of their own.
+docs/benchmarks.md tells how, and what is fair about it."""
+Say = Callable[[str], None]
+
+
+def _false_alarms(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
+    return detection.false_alarms(detection.Scale.of(asked.windows), say)
+
+
+def _power(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
+    return detection.power(detection.Scale.of(asked.windows), say)
+
+
+def _profiling(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
+    return profiling.rows(asked.rows, asked.repeats, say)
+
+
+def _weeks(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
+    return weeks.rows(say)
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Iterator[Row]]] = {
+    "false_alarms": _false_alarms,
+    "power": _power,
+    "profiling": _profiling,
+    "weeks": _weeks,
+}
+
+
+def main() -> None:
+    """Run the sections that were asked for, and write the results of each as it ends."""
+    asked, host, started = _arguments(sys.argv[1:]), results.machine(), time.monotonic()
+
+    def say(line: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - started), 60)
+        print(f"[{minutes:02d}:{seconds:02d}] {line}", flush=True)
+
+    for name in asked.only:
+        found = list(SECTIONS[name](asked, say))
+        say(f"{name} written to {results.write(AREA, found, _versions(), _ABOUT, asked.out, host)}")
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.monitoring", description=__doc__)
+    parser.add_argument("--only", type=_sections, default=tuple(SECTIONS), help=f"some of {','.join(SECTIONS)}")
+    parser.add_argument("--windows", type=int, default=100, help="windows of each kind; fewer at a million rows")
+    parser.add_argument("--rows", type=int, default=100_000, help="rows that are profiled")
+    parser.add_argument("--repeats", type=int, default=5, help="how often they are profiled")
+    parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
+    return parser.parse_args(words)
+
+
+def _sections(text: str) -> tuple[str, ...]:
+    words = tuple(word for word in text.split(",") if word)
+    if unknown := [word for word in words if word not in SECTIONS]:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: known are {', '.join(SECTIONS)}")
+    return words
+
+
+def _versions() -> dict[str, str]:
+    own = {name: version(name) for name in ("rayloop", "datasketches", "numpy", "scipy", "lightgbm", "scikit-learn")}
+    return own | programs.versions()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""False alarms where nothing changed, and power where something did, at an equal rate of false alarms.
+
+A window alarms when any of its 50 columns does. Each competitor gives a score for a window; the rates of false alarms are
+those of its own thresholds. For power, a threshold is taken from each competitor's own unchanged windows, such that as many
+of them alarm for all, and its columns are put on one scale by what they do there, so that one that always cries does not
+drown the others. That calibrates peers better than their users can, who have no windows known to be unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.monitoring.programs import NAMES, ProgramFailed, ask
+from benchmarks.monitoring.streams import COLUMNS, Change, Frame, frame
+from benchmarks.results import Row, Target, row
+from benchmarks.serving.environments import InstallFailed
+from features.profiles import Profile
+from features.reference import ReferenceProfile
+from monitoring.alarm import DAY_S, DriftPolicy, judge
+from monitoring.calibrate import Calibration
+
+Say = Callable[[str], None]
+Scores = list[tuple[dict[str, float], bool]]
+"""For each window, how far each column is, and whether it alarms by the competitor's own thresholds."""
+
+ALPHA = 0.05
+REFERENCE_ROWS, REFERENCES = 20_000, 4
+POWER_ROWS = 1_000
+POLICY = DriftPolicy(span=1, test="all", alpha=ALPHA, effect=0.0, min_rows=1)
+CHANGES = (
+    *(Change("mean", 1.0, size) for size in (0.1, 0.25, 0.5, 1.0)),
+    *(Change("mean", share, 1.0) for share in (0.1, 0.3)),
+    *(Change("variance", share, 0.5) for share in (0.3, 1.0)),
+    *(Change("missing", share) for share in (0.01, 0.1)),
+    *(Change("category", share) for share in (0.01, 0.1)),
+)
+NOTHING = Change()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done: windows for each number of rows, of rayloop and of peers, and for each change."""
+
+    rows: Mapping[int, tuple[int, int]]
+    power: int
+
+    @classmethod
+    def of(cls, windows: int) -> Scale:
+        """A million rows take peers minutes a window: they get a hundredth of the windows, at least one."""
+        large = max(1, windows // 10), max(1, windows // 100)
+        return cls(
+            {100: (windows, windows), 1_000: (windows, windows), 10_000: (windows, windows), 10**6: large}, windows
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """Scores of one competitor, or why there are none."""
+
+    scores: Scores
+    failure: str = ""
+
+    @property
+    def alarmed(self) -> float | None:
+        return float(np.mean([alarmed for _, alarmed in self.scores])) if self.scores else None
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What a competitor's columns do in unchanged windows: middle and spread of log scores, and the ALPHA farthest."""
+
+    columns: tuple[str, ...]
+    middle: np.ndarray
+    spread: np.ndarray
+    limit: float
+
+    @classmethod
+    def of(cls, scores: Scores) -> Usual:
+        columns = tuple(scores[0][0])
+        logs = _logs(scores, columns)
+        middle = np.median(logs, axis=0)
+        spread = np.median(np.abs(logs - middle), axis=0)
+        # A column that never moves must not make the smallest step of it the largest of all.
+        spread = np.maximum(spread, 0.1 * np.median(spread) + 1e-9)
+        farthest = ((logs - middle) / spread).max(axis=1)
+        return cls(columns, middle, spread, float(np.quantile(farthest, 1.0 - ALPHA, method="higher")))
+
+    def beyond(self, scores: Scores) -> float | None:
+        """Share of windows that are farther than the limit; None without windows."""
+        if not scores:
+            return None
+        return float(np.mean(((_logs(scores, self.columns) - self.middle) / self.spread).max(axis=1) > self.limit))
+
+
+def _logs(scores: Scores, columns: tuple[str, ...]) -> np.ndarray:
+    return np.log(np.maximum([[found.get(name, 0.0) for name in columns] for found, _ in scores], 1e-300))
+
+
+def false_alarms(scale: Scale, say: Say) -> Iterator[Row]:
+    for n, (ours, theirs) in scale.rows.items():
+        found = {name: judged(name, n, NOTHING, ours if name == "rayloop" else theirs, say) for name in _everyone()}
+        work = f"false alarms, 50 columns, windows of {n:,} rows, nothing changed"
+        rayloop, count = found["rayloop"].alarmed or 0.0, len(found["rayloop"].scores)
+        # Beyond what chance adds to the asked rate in so many windows, in 1 of 1,000 runs of this benchmark.
+        most = ALPHA + 3.1 * math.sqrt(ALPHA * (1 - ALPHA) / count)
+        for peer in NAMES:
+            note = f"asked {ALPHA:g} a window; {count} windows, {len(found[peer].scores)} of the peer's; the bound allows for chance"
+            yield row(
+                work, "windows that alarm, share", rayloop, peer, found[peer].alarmed,
+                Target(of="value", sign="≤", limit=round(most, 3)), found[peer].failure or note,
+            )  # fmt: skip
+
+
+def power(scale: Scale, say: Say) -> Iterator[Row]:
+    quiet = {name: judged(name, POWER_ROWS, NOTHING, scale.power, say) for name in _everyone()}
+    scales = {name: Usual.of(found.scores) for name, found in quiet.items() if found.scores}
+    for change in CHANGES:
+        found = {name: judged(name, POWER_ROWS, change, scale.power, say) for name in scales}
+        shares = {name: scales[name].beyond(one.scores) for name, one in found.items()}
+        work = f"power at {ALPHA:.0%} false alarms, windows of {POWER_ROWS:,} rows: {change}"
+        own = found["rayloop"].alarmed or 0.0
+        for peer in NAMES:
+            note = quiet[peer].failure or f"by its own threshold rayloop finds {own:.2f}; {scale.power} windows"
+            yield row(
+                work, "changed windows found, share", shares["rayloop"], peer, shares.get(peer),
+                Target(of="ratio", sign="≥", limit=1.0), note,
+            )  # fmt: skip
+
+
+def judged(name: str, n: int, change: Change, windows: int, say: Say) -> Found:
+    """Scores of ``windows`` windows of ``n`` rows, spread over references that were drawn anew."""
+    say(f"{name}: {windows} windows of {n:,} rows, {change.kind}")
+    scores: Scores = []
+    for turn, part in enumerate(np.array_split(np.arange(windows), REFERENCES)):
+        # Seeds differ between references, unchanged and changed windows, and numbers of rows.
+        first = 10_000 * (turn + 1) + 1_000_000 * (0 if change == NOTHING else 1 + CHANGES.index(change)) + n * 10**8
+        seeds = [first + int(i) for i in part]
+        try:
+            scores += _scores(name, turn, seeds, n, change, say) if seeds else []
+        except (ProgramFailed, InstallFailed) as error:
+            return Found([], f"could not be run: {error}")
+    return Found(scores)
+
+
+def _everyone() -> tuple[str, ...]:
+    return ("rayloop", *NAMES)
+
+
+def _scores(name: str, turn: int, seeds: Sequence[int], n: int, change: Change, say: Say) -> Scores:
+    reference = frame(turn, REFERENCE_ROWS)
+    if name == "rayloop":
+        calibration = Calibration(ReferenceProfile.build({0.0: _profile(reference)}, DAY_S), 1, ())
+        return [_score(calibration, frame(seed, n, change)) for seed in seeds]
+    with tempfile.TemporaryDirectory() as room:
+        paths = [str(frame(seed, n, change).save(Path(room) / f"{seed}.npz")) for seed in seeds]
+        plan = {"reference": str(reference.save(Path(room) / "reference.npz")), "windows": paths}
+        return [(score, alarmed) for score, alarmed in ask(name, "alarms", plan, say)]
+
+
+def _score(calibration: Calibration, window: Frame) -> tuple[dict[str, float], bool]:
+    result = judge(calibration, POLICY, "1", (DAY_S,), _profile(window))
+    return {name: 1.0 / column.p_value for name, column in result.columns.items()}, bool(result.drifted)
+
+
+def _profile(window: Frame) -> Profile:
+    made = Profile.empty(COLUMNS)
+    made.update(window.table())
+    return made

@@ -1,0 +1,101 @@
+"""Estimated performance against the truth, flights by week."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.monitoring import flights
+from benchmarks.monitoring.flights import FEATURES, Part
+from benchmarks.monitoring.programs import ProgramFailed, ask
+from benchmarks.results import Row, Target, row
+from benchmarks.serving.environments import InstallFailed
+from monitoring.estimate import Calibrator, adapted, expected, observed
+from monitoring.loss_model import LossModel
+from monitoring.loss_model import observed as observed_loss
+
+PEER = "nannyml"
+CLASSIFIER = {"accuracy": "accuracy", "auc": "roc_auc", "f1": "f1"}
+"""rayloop's names of metrics, and the peer's."""
+REGRESSOR = {"mae": "mae", "rmse": "rmse"}
+Series = dict[str, list[float]]
+
+
+def rows(say: Callable[[str], None]) -> Iterator[Row]:
+    say("flights: models and predictions")
+    reference, live = flights.parts()
+    weeks = live.weeks()
+    yield from _compared("classifier", *_classifier(reference, live, weeks, say), CLASSIFIER, reference, live, say)
+    yield from _compared("regressor", *_regressor(reference, live, weeks), REGRESSOR, reference, live, say)
+
+
+def _classifier(
+    reference: Part, live: Part, weeks: dict[str, np.ndarray], say: Callable[[str], None]
+) -> tuple[Series, dict[str, Series]]:
+    plain = Calibrator(reference.scores, reference.late)
+    truth, cbpe, pape = [], [], []
+    for monday, at in weeks.items():
+        say(f"week of {monday}")
+        scores = live.scores[at]
+        adaptive = adapted(reference.features, live.features[at], reference.scores, reference.late)
+        truth.append(observed(scores, live.late[at]))
+        cbpe.append(expected(scores, plain(scores)))
+        pape.append(expected(scores, adaptive(scores)))
+    return _series(truth, CLASSIFIER), {"CBPE": _series(cbpe, CLASSIFIER), "PAPE": _series(pape, CLASSIFIER)}
+
+
+def _regressor(reference: Part, live: Part, weeks: dict[str, np.ndarray]) -> tuple[Series, dict[str, Series]]:
+    model = LossModel(reference.features, reference.predictions, reference.delay)
+    truth = [observed_loss(live.predictions[at], live.delay[at]) for at in weeks.values()]
+    told = [model.estimate(live.features[at], live.predictions[at]) for at in weeks.values()]
+    return _series(truth, REGRESSOR), {"DLE": _series(told, REGRESSOR)}
+
+
+def _series(found: list[Any], metrics: dict[str, str]) -> Series:
+    return {metric: [getattr(one, metric) for one in found] for metric in metrics}
+
+
+def _compared(
+    kind: str,
+    truth: Series,
+    methods: dict[str, Series],
+    metrics: dict[str, str],
+    reference: Part,
+    live: Part,
+    say: Callable[[str], None],
+) -> Iterator[Row]:
+    """A row for each metric and method."""
+    note, theirs = "", {}
+    try:
+        theirs = _peer(kind, list(metrics.values()), reference, live, say)
+    except (ProgramFailed, InstallFailed) as error:
+        note = f"{PEER} could not be run: {error}"
+    for metric, named in metrics.items():
+        peer_error = _error(theirs[named], truth[metric]) if theirs else None
+        for method, told in methods.items():
+            work = f"estimated {metric} of the {kind}, {len(truth[metric])} weeks of flights: {method}"
+            spread = f"the truth's standard deviation over weeks is {np.std(truth[metric]):.3g}"
+            unit = "mean absolute error" + (" (minutes)" if kind == "regressor" else "")
+            limit = Target(of="ratio", sign="≤", limit=1.0)
+            yield row(work, unit, _error(told[metric], truth[metric]), PEER, peer_error, limit, note or spread)
+
+
+def _peer(kind: str, metrics: list[str], reference: Part, live: Part, say: Callable[[str], None]) -> Series:
+    say(f"{PEER}: {kind}")
+    with tempfile.TemporaryDirectory() as room:
+        paths = {"reference": Path(room) / "reference.csv", "live": Path(room) / "live.csv"}
+        reference.frame(kind).write_csv(paths["reference"])
+        live.frame(kind).write_csv(paths["live"])
+        plan = {"metrics": metrics, "features": list(FEATURES)} | {name: str(path) for name, path in paths.items()}
+        found: Series = ask(PEER, kind, plan, say)
+    if len(found["weeks"]) != len(live.weeks()):
+        raise ProgramFailed(f"it cut the rows into {len(found['weeks'])} weeks, not {len(live.weeks())}")
+    return found
+
+
+def _error(told: list[float], truth: list[float]) -> float:
+    return float(np.mean(np.abs(np.array(told) - np.array(truth))))

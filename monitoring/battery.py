@@ -1,0 +1,91 @@
+"""The statistics of a column, for many pairs of samples at once: what a null distribution is drawn of. Pure.
+
+Cells are those of features/reference.py, along the last axis. Numbers are compared in fine bins by their order
+(Kolmogorov-Smirnov, Wasserstein) and in tenths of the reference's mass without it (PSI, Jensen-Shannon, chi-square);
+categories by the latter alone. Missing, invalid and new cells are counts, whose null distribution is known exactly
+(monitoring/null.py). A direction leaves the statistics that have one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from features.reference import TRAILING_CELLS, Bins
+from monitoring.drift import PSI_BINS, SMOOTHING, Direction
+
+ORDERED = ("kolmogorov_smirnov", "wasserstein")
+POOLED = ("psi", "jensen_shannon", "chi_square")
+_TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class Battery:
+    """Which statistics fit a column. ``widths`` [bins - 1] lie between the edges of its bins, the last of them 0.
+
+    They are in units of the reference's standard deviation, so that a Wasserstein distance of 0.1 reads as a tenth of
+    it. A category has no widths; ``tenths`` [bins] tells which tenth of the reference a bin belongs to.
+    """
+
+    widths: np.ndarray = field(default_factory=lambda: np.empty(0))
+    tenths: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    categorical: bool = True
+    direction: Direction = "both"
+
+    @classmethod
+    def of_number(cls, bins: Bins, reference: np.ndarray, std: float, direction: Direction = "both") -> Battery:
+        """For cells [bins + 2] of a number column."""
+        gaps = np.diff(np.array(bins.edges), append=bins.edges[-1:])
+        unit = std if np.isfinite(std) and std > 0 else 1.0
+        mass = reference[:-TRAILING_CELLS]
+        middles = np.cumsum(mass) - mass / 2
+        tenths = np.minimum(middles * PSI_BINS // max(1, mass.sum()), PSI_BINS - 1).astype(np.int64)
+        return cls(gaps / unit, np.unique(tenths, return_inverse=True)[1], False, direction)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        if self.categorical:
+            return POOLED
+        return (*ORDERED, *POOLED) if self.direction == "both" else ORDERED
+
+    def measure(self, reference: np.ndarray, live: np.ndarray) -> np.ndarray:
+        """Statistics [draws, names] of cells [draws, cells]."""
+        if self.categorical:
+            return _pooled(reference, live)
+        kept = slice(None, -TRAILING_CELLS)
+        ordered = _ordered(reference[:, kept], live[:, kept], self.widths, self.direction)
+        if self.direction != "both":
+            return ordered
+        sums = np.eye(int(self.tenths.max(initial=0)) + 1)[self.tenths]
+        pooled = [np.hstack([cells[:, kept] @ sums, cells[:, -TRAILING_CELLS:]]) for cells in (reference, live)]
+        return np.hstack([ordered, _pooled(*pooled)])
+
+
+def _ordered(reference: np.ndarray, live: np.ndarray, widths: np.ndarray, direction: Direction) -> np.ndarray:
+    """Kolmogorov-Smirnov, and Wasserstein of values cut off at the outermost edges; one-sided for a direction."""
+    above = (_shares(reference).cumsum(axis=1) - _shares(live).cumsum(axis=1))[:, :-1]
+    if direction == "both":
+        above = np.abs(above)
+    elif direction == "down":
+        above = -above
+    farthest = np.maximum(above.max(axis=1, initial=0.0), 0.0)
+    return np.stack([farthest, np.maximum(above @ widths, 0.0)], axis=1)
+
+
+def _pooled(reference: np.ndarray, live: np.ndarray) -> np.ndarray:
+    p, q = _shares(reference + SMOOTHING), _shares(live + SMOOTHING)
+    middle = (p + q) / 2
+    psi = ((q - p) * np.log(q / p)).sum(axis=1)
+    bits = (p * np.log2(p / middle) + q * np.log2(q / middle)).sum(axis=1) / 2
+    n, m = (cells.sum(axis=1, keepdims=True) for cells in (reference, live))
+    both = reference + live
+    expected = both * m / np.maximum(n + m, 1)
+    # Pearson's statistic of two rows: the reference's part is the live part times m / n.
+    apart = ((live - expected) ** 2 / np.maximum(expected, _TINY)).sum(axis=1)
+    chi = apart * (1 + (m / np.maximum(n, 1))[:, 0])
+    return np.stack([psi, np.sqrt(np.maximum(bits, 0.0)), chi], axis=1)
+
+
+def _shares(cells: np.ndarray) -> np.ndarray:
+    return np.asarray(cells / np.maximum(cells.sum(axis=1, keepdims=True), _TINY))

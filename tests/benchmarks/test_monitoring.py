@@ -1,0 +1,48 @@
+"""Streams change what they say they change, and competitors are put on one scale."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.monitoring import detection
+from benchmarks.monitoring.detection import ALPHA, CHANGES, NOTHING, Found, Usual
+from benchmarks.monitoring.streams import COLUMNS, Change, frame
+from benchmarks.serving.environments import InstallFailed
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_a_change_touches_one_column_and_no_more_rows_than_it_says(change):
+    before, after = frame(1, 2_000).table(), frame(1, 2_000, change).table()
+    changed = [column.name for column in COLUMNS if not before[column.name].equals(after[column.name])]
+    assert changed == (["s5"] if change.kind == "category" else ["n0"])
+    same = np.array(before[changed[0]].to_pylist(), object) == np.array(after[changed[0]].to_pylist(), object)
+    assert 1 - same.mean() == pytest.approx(change.share, abs=0.04)
+
+
+def test_a_column_that_always_cries_does_not_drown_the_others():
+    rng = np.random.default_rng(0)
+
+    def scores(shift: float) -> list[tuple[dict[str, float], bool]]:
+        return [({"a": float(np.exp(rng.normal(shift))), "loud": 1e300}, True) for _ in range(200)]
+
+    quiet = scores(0.0)
+    usual = Usual.of(quiet)
+    assert usual.beyond(quiet) == pytest.approx(ALPHA, abs=0.01)
+    assert usual.beyond(scores(5.0)) > 0.9
+    assert usual.beyond([]) is None
+
+
+def test_a_peer_that_cannot_run_keeps_its_row(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise InstallFailed("no such package")
+
+    monkeypatch.setattr(detection, "ask", refuse)
+    assert detection.judged("whylogs", 50, NOTHING, 2, print) == Found([], "could not be run: no such package")
+
+
+def test_rayloop_sees_a_large_change_and_not_nothing(monkeypatch):
+    monkeypatch.setattr(detection, "REFERENCE_ROWS", 2_000)
+    changed = detection.judged("rayloop", 200, Change("mean", 1.0, 1.0), 2, print)
+    assert changed.alarmed == 1.0
+    assert {max(found, key=found.__getitem__) for found, _ in changed.scores} == {"n0"}
