@@ -42,4 +42,4 @@ def test_access_is_on_with_stores_that_several_machines_share(monkeypatch: pytes
     assert parse_rate(settings.access_rate).amount == 6000
     assert isinstance(open_windows(settings.rate_store), SharedWindows)
     [install] = [command for command in commands if "pip install" in command]
-    assert {"psycopg2-binary", "redis"} <= set(install.split())
+    assert {"psycopg2-binary", "~/rayloop[redis]"} <= set(install.split())

@@ -27,8 +27,10 @@ def test_the_window_at_which_a_seeded_stream_alarms_and_the_statistic_it_names()
     calibration = Calibration(streams.reference(0), 1, ())
     live = streams.windows(42, 12, 300, first=100)
     live |= {(112 + i) * DAY_S: streams.profile(wider(i)) for i in range(6)}
-    detector = DriftDetector("m", "1", ALL)
-    fired = [i for i, result in enumerate(results(ALL, calibration, live)) if detector.update(result).alarm]
+    # Sketches draw lots of their own: a rate at which no quiet window comes near an alarm leaves the answer to the seed.
+    rare = ALL.model_copy(update={"false_alarms": 0.01})
+    detector = DriftDetector("m", "1", rare)
+    fired = [i for i, result in enumerate(results(rare, calibration, live)) if detector.update(result).alarm]
     assert fired == [12]
 
 
