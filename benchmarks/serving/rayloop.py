@@ -59,10 +59,11 @@ class Rayloop:
         try:
             session.connect(self.settings)
             self._register()
-            self.deploy(report=True)
+            # A replica looks for its monitor when it starts, and then every few seconds.
             self._monitor = start_monitor(self.settings, model.NAME, metrics_port=None)
             reference = (self._bundles[0] / PROFILE).read_bytes()
             call(self._monitor.watch.remote(self.champion.version, reference, _DRIFT))
+            self.deploy(report=True)
             self._logged_before = self._logged()
             port = self.settings.serve_port
             yield Subject(NAME, port, _PATH, samples.open_inference, samples.open_inference_scores, VARIANT)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 
 from benchmarks.serving import measures as m
 from benchmarks.serving import model, samples
@@ -29,6 +30,10 @@ TOLERANCE = 1e-5
 MODEL, ENCODED = "the model alone in a loop, one thread", "encoding and model in a loop, one thread"
 
 _WARM_UP_S = 2.0
+_IDLE_PERCENT = 15.0
+"""Of all cores; a cluster at rest takes some 10."""
+_QUIET_SECONDS = 3
+_SETTLE_WITHIN_S = 30.0
 _CHECKED = 64
 _DISTINCT = 512
 _TENSOR_REQUESTS = 16
@@ -56,6 +61,7 @@ class Work(NamedTuple):
 def visit(subject: Subject, work: Work, found: Measures) -> int:
     """Check and measure a server with one row a request. Returns the requests answered."""
     answered = check(subject, work)
+    _settle()
     if work.wants("one_row", "canary"):
         answered += _closed(subject, work, found, m.RATE).total
     if work.wants("open_loop") and subject.name != EMPTY:
@@ -68,6 +74,7 @@ def visit_rayloop(rayloop: Rayloop, subject: Subject, work: Work, found: Measure
     answered = visit(subject, work, found)
     if work.wants("canary", "changes"):
         rayloop.start_rollout()
+        _settle()
         if work.wants("canary"):
             answered += _canary(rayloop, subject, work, found)
         if work.wants("changes"):
@@ -82,6 +89,13 @@ def visit_rayloop(rayloop: Rayloop, subject: Subject, work: Work, found: Measure
             _tensors(rayloop, subject, work, found, logged)
     if work.wants("reporting"):
         _reporting(rayloop, subject, work, found)
+
+
+def _settle() -> None:
+    """Wait until what starts beside a server has started: the machine is idle for a while, or will not be."""
+    deadline, quiet = time.monotonic() + _SETTLE_WITHIN_S, 0
+    while quiet < _QUIET_SECONDS and time.monotonic() < deadline:
+        quiet = quiet + 1 if psutil.cpu_percent(1.0) < _IDLE_PERCENT else 0
 
 
 def check(subject: Subject, work: Work) -> int:
