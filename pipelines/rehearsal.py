@@ -133,7 +133,7 @@ class _Stage:
 
     def wait_for_monitor(self) -> None:
         """Wait until the monitor has seen every answer so far."""
-        answered = self._seen_before + self.replay.asked
+        answered = self._seen_before + self.replay.answered
         self.once(self._seen, lambda rows: rows >= answered, "the monitor")
 
     def once(self, ask: Callable[[], _T], holds: Callable[[_T], bool], who: str) -> _T:
@@ -214,10 +214,10 @@ def _rollout(stage: _Stage, name: str, version: str, period: Period, expected: s
 
 
 def _under_traffic(stage: _Stage, name: str, period: Period) -> Tally:
-    told, before = [0], stage.replay.asked
+    told, before = [0], stage.replay.answered
 
     def ended() -> bool:
-        sent = stage.replay.asked - before
+        sent = stage.replay.answered - before
         status = stage.once(
             lambda: serving.rollout_status(stage.workspace),
             lambda found: found.over or found.requests >= sent,

@@ -45,8 +45,8 @@ class Replay:
         self._step = step
         self._unlabelled = self._rows.clear()
         self.now: datetime | None = None
-        self.asked = 0
-        """Requests for a prediction so far."""
+        self.answered = 0
+        """Requests for a prediction that were answered so far: of others nobody may ever hear."""
 
     def run(self, start: datetime, end: datetime, enough: Until, tick: Callable[[datetime, Tally], None]) -> Tally:
         """Replay [start, end), or until ``enough`` says so; ``tick`` is told, and it is asked, after every step."""
@@ -73,9 +73,10 @@ class Replay:
 
     def _requests(self, start: datetime, end: datetime) -> Tally:
         rows = self._rows.filter((pl.col(AS_OF) >= start) & (pl.col(AS_OF) < end))
-        self.asked += rows.height
         self._unlabelled = pl.concat([self._unlabelled, rows.drop_nulls([LABEL, KNOWN])])
-        return self._client.predict(self._features, rows.get_column(ID).to_list(), rows)
+        tally = self._client.predict(self._features, rows.get_column(ID).to_list(), rows)
+        self.answered += tally.requests - tally.failed
+        return tally
 
     def _labels(self, until: datetime) -> Tally:
         known = pl.col(KNOWN) <= until
