@@ -47,11 +47,11 @@ class Read:
 def unreadable(where: str, error: Exception) -> DataError:
     from ray.exceptions import RayTaskError
 
-    # Around what went wrong in a task Ray puts a traceback, and words of its own behind it.
+    # Around what went wrong in a task Ray puts a traceback, and Ray Data puts words of its own behind it.
     cause = error.cause if isinstance(error, RayTaskError) else error
     lines = str(cause).strip().splitlines() or [""]
     return DataError(
-        f"{where} cannot be read: {type(cause).__name__}: {lines[-1].strip()}", "is it there, and open to us?"
+        f"{where} cannot be read: {type(cause).__name__}: {lines[0].strip()}", "is it there, and open to us?"
     )
 
 
