@@ -134,8 +134,6 @@ class Encoder(Frozen):
 
     def _codes(self, values: pa.ChunkedArray, name: str) -> np.ndarray:
         known = self._codes_of[name]
-        if len(values) <= _FEW_ROWS and pa.types.is_string(values.type):
-            return np.array([known.get(value, UNKNOWN_CODE) for value in values.to_pylist()], np.int64)
         found = _dictionary(values)
         table = [known.get(value, UNKNOWN_CODE) for value in found.dictionary.to_pylist()]
         # A null has no index; -1 takes the last entry.
