@@ -205,31 +205,25 @@ def test_what_is_no_http_gets_400() -> None:
 
 
 def test_more_requests_than_there_is_room_for_are_told_to_come_back() -> None:
-    go = asyncio.Event()
+    go, full, under_way = asyncio.Event(), asyncio.Event(), []
 
     async def waits(call: Call) -> Reply:
+        under_way.append(call)
+        if len(under_way) == 2:
+            full.set()
         await go.wait()
         return Reply(b"late")
 
     async def run() -> None:
         async with serving(waits, most=2) as (_, port):
             first = [asyncio.create_task(answers(port, request("/v2/models/a"))) for _ in range(2)]
-            ((status, head, _),) = await _until_refused(port)
+            await asyncio.wait_for(full.wait(), DEADLINE_S)
+            ((status, head, _),) = await answers(port, request("/v2/models/a"))
             assert status == 503
             assert b"retry-after: 1\r\n" in head
             go.set()
             assert [(await one)[0][0] for one in first] == [200, 200]
 
-    async def _until_refused(port: int) -> list[tuple[int, bytes, bytes]]:
-        # The first two may not have arrived; whoever comes too early gets its answer with them.
-        while True:
-            asked = asyncio.create_task(answers(port, request("/v2/models/a")))
-            done, _ = await asyncio.wait([asked], timeout=0.2)
-            if done:
-                return asked.result()
-            waiting.append(asked)
-
-    waiting: list[asyncio.Task] = []
     asyncio.run(run())
 
 
