@@ -95,15 +95,8 @@ def _size(tensor: Mapping[str, Any], field: str) -> int | None:
 
 def _texts(data: memoryview, field: str) -> pa.Array:
     """Texts between their lengths: offsets first, then the bytes without the lengths."""
-    raw = np.frombuffer(data, np.uint8)
-    starts, lengths = _boundaries(data, field)
-    ends = np.cumsum(lengths)
-    offsets = np.concatenate([[0], ends]).astype(np.int32)
-    # Which byte of ``data`` each byte of the joined texts is.
-    kept = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-    array = pa.Array.from_buffers(
-        pa.string(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(raw[kept].tobytes())]
-    )
+    offsets, joined = _alike(data) or _walked(data, field)
+    array = pa.Array.from_buffers(pa.string(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(joined)])
     try:
         array.validate(full=True)
     except pa.ArrowInvalid as error:
@@ -111,29 +104,31 @@ def _texts(data: memoryview, field: str) -> pa.Array:
     return array
 
 
-def _boundaries(data: memoryview, field: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where each text starts, and its length, both int64 [n]."""
+def _alike(data: memoryview) -> tuple[np.ndarray, bytes] | None:
+    """Offsets, int32 [n + 1], and joined bytes of texts of one length, as codes mostly are: there is nothing to walk.
+
+    None for others.
+    """
     first = _LENGTH.unpack_from(data)[0] if len(data) >= _LENGTH.size else 0
     stride = first + _LENGTH.size
-    # Codes are mostly of one length; then there is nothing to walk.
-    if len(data) % stride == 0 and len(data):
-        lengths = np.frombuffer(data, np.uint8).reshape(-1, stride)[:, : _LENGTH.size].copy().view("<u4").ravel()
-        if (lengths == first).all():
-            starts = np.arange(len(lengths), dtype=np.int64) * stride + _LENGTH.size
-            return starts, lengths.astype(np.int64)
-    return _walked(data, field)
+    if not len(data) or len(data) % stride:
+        return None
+    cells = np.frombuffer(data, np.uint8).reshape(-1, stride)
+    if (cells[:, : _LENGTH.size].copy().view("<u4") != first).any():
+        return None
+    return np.arange(len(cells) + 1, dtype=np.int32) * first, cells[:, _LENGTH.size :].tobytes()
 
 
-def _walked(data: memoryview, field: str) -> tuple[np.ndarray, np.ndarray]:
-    starts, lengths, at = [], [], 0
-    while at < len(data):
-        if at + _LENGTH.size > len(data):
+def _walked(data: memoryview, field: str) -> tuple[np.ndarray, bytes]:
+    """The same of any texts. Raises RequestError when the lengths do not lead to the end."""
+    parts, offsets, at, size = [], [0], 0, len(data)
+    while at < size:
+        if at + _LENGTH.size > size:
             raise RequestError("the bytes end within a length", field=field)
-        length = _LENGTH.unpack_from(data, at)[0]
-        at += _LENGTH.size
-        starts.append(at)
-        lengths.append(length)
-        at += length
-    if at != len(data):
+        start = at + _LENGTH.size
+        at = start + _LENGTH.unpack_from(data, at)[0]
+        parts.append(data[start:at])
+        offsets.append(offsets[-1] + at - start)
+    if at != size:
         raise RequestError("the bytes end within a text", field=field)
-    return np.array(starts, np.int64), np.array(lengths, np.int64)
+    return np.array(offsets, np.int32), b"".join(parts)

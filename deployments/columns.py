@@ -60,12 +60,16 @@ def typed_column(column: Column, values: pa.Array, field: str, *, required: bool
     if column.kind == "timestamp" and pa.types.is_integer(values.type):
         return _instants(values, field)
     if column.kind == "number":
+        if (plain := _plain(values)) is not None:
+            return plain
         array = pc.if_else(pc.is_nan(values), None, values) if pa.types.is_floating(values.type) else values
         array = (array.cast(pa.int8()) if pa.types.is_boolean(array.type) else array).cast(pa.float64(), safe=False)
         _check_range(array, field)
         return _check_nulls(column, array, field) if required else array
     if column.kind == "tensor":
         return _tensor_array(column, values.cast(pa.float32(), safe=False), field)
+    if column.kind == "category" and pa.types.is_string(values.type) and not values.null_count:
+        return values
     return build_column(column, values.to_pylist(), field, required=required)
 
 
@@ -110,6 +114,15 @@ def _numbers(values: Sequence[Any], field: str, kind: pa.DataType | None) -> pa.
         array = (array.cast(pa.int8()) if kind == pa.bool_() else array).cast(pa.float64(), safe=False)
     _check_range(array, field)
     return array
+
+
+def _plain(values: pa.Array) -> pa.Array | None:
+    """Floats that are all there and in range, as float64: then there is nothing to look for. Else None."""
+    if not pa.types.is_floating(values.type) or values.null_count:
+        return None
+    wide = values.to_numpy().astype(np.float64)
+    # False for NaN too; a sum would be cheaper, and overflow.
+    return pa.array(wide) if (np.abs(wide) <= MAX_NUMBER).all() else None
 
 
 def _check_range(array: pa.Array, field: str) -> None:

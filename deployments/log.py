@@ -29,10 +29,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cluster.contracts import CHALLENGER, Task, Variant
 from deployments.columns import TIMESTAMP
-from deployments.protocol import predicted, row_ids
+from deployments.protocol import predicted
 
 _PROBABILITIES = pa.list_(pa.float64())
 
@@ -115,11 +116,11 @@ def predictions(answers: Sequence[Answer], batch: str) -> pa.Table:
     requests = [request for answer in answers for request in answer.requests]
     frame = pa.concat_tables([answer.frame for answer in answers]).combine_chunks()
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
-        "id": pa.array(chain.from_iterable(map(row_ids, requests, sizes)), pa.string()),
+        "id": row_ids(requests, sizes),
         "request": _spread(requests, sizes, pa.string()),
         "key": _spread(list(chain.from_iterable(a.keys for a in answers)), sizes, pa.string()),
         "forced": _spread(list(chain.from_iterable(a.forced for a in answers)), sizes, pa.bool_()),
-        "row": pa.array(chain.from_iterable(map(range, sizes)), pa.int64()),
+        "row": pa.array(_within(sizes)),
         "batch": _spread([batch], [sum(rows)], pa.string()),
         "as_of": frame.column("as_of"),
         "at": _spread([a.at_us for a in answers], rows, TIMESTAMP),
@@ -145,6 +146,17 @@ def features_of(rows: pa.Table) -> pa.Table:
     return frame.append_column("as_of", rows.column("as_of"))
 
 
+def row_ids(requests: Sequence[str], sizes: Sequence[int]) -> pa.Array:
+    """Ids of requests' rows, by which labels are joined: of a request of one row its own, of others its own and the row."""
+    if all(size == 1 for size in sizes):
+        return pa.array(requests, pa.string())
+    numbered = pc.binary_join_element_wise(
+        _spread(requests, sizes, pa.string()), pa.array(_within(sizes)).cast(pa.string()), "/"
+    )
+    alone = pa.array(np.repeat(np.equal(sizes, 1), sizes))
+    return pc.if_else(alone, _spread(requests, sizes, pa.string()), numbered)
+
+
 def batch_id(replica: str, number: int) -> str:
     """Name of a replica's batch; ``replica_of`` gives the replica back."""
     return f"{replica}:{number}"
@@ -167,10 +179,17 @@ def from_ipc(data: bytes) -> pa.Table:
 
 
 def _spread(values: Sequence[Any], sizes: Sequence[int], kind: pa.DataType) -> pa.Array:
-    """One value a request, or an answer, to one a row. What is said only during a rollout costs nothing without one."""
-    if all(value is None for value in values):
-        return pa.nulls(sum(sizes), kind)
+    """One value a request, or an answer, to one a row. What all say alike, as nothing of a rollout without one, costs little."""
+    first = values[0] if values else None
+    if all(value == first for value in values):
+        return pa.repeat(pa.scalar(first, kind), sum(sizes))
     return pa.array(values, kind).take(np.repeat(np.arange(len(values)), sizes))
+
+
+def _within(sizes: Sequence[int]) -> np.ndarray:
+    """Each row's place within its request, int64 [sum of sizes]."""
+    ends = np.cumsum(sizes, dtype=np.int64)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - np.asarray(sizes, np.int64), sizes)
 
 
 def _scores(task: Task, prefix: str, scores: list[np.ndarray | None], sizes: list[int]) -> dict[str, pa.Array]:

@@ -95,11 +95,6 @@ def check_id(value: object, field: str = "id") -> str:
     raise RequestError("an id is 1 to 200 printable ASCII characters without spaces", field=field)
 
 
-def row_ids(request: str, rows: int) -> list[str]:
-    """Ids of a request's rows, by which labels are joined."""
-    return [request] if rows == 1 else [f"{request}/{row}" for row in range(rows)]
-
-
 class Form:
     """What an inference request of one model looks like, worked out once."""
 

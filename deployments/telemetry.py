@@ -11,9 +11,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter as Counted
-from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from uuid import uuid4
@@ -24,12 +23,12 @@ import pyarrow.compute as pc
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
-from ray.util.metrics import Counter, Histogram
 
-from cluster.contracts import ACTOR_NAMESPACE, CHALLENGER, CHAMPION, ledger_actor, monitor_actor
+from cluster.contracts import ACTOR_NAMESPACE, ledger_actor, monitor_actor
 from cluster.settings import load_settings
 from deployments import tally
 from deployments.log import Answer, batch_id, labels, predictions, to_ipc
+from deployments.metrics import Metrics
 from deployments.protocol import predicted
 from features.definitions import Column
 from features.profiles import Profile
@@ -39,7 +38,6 @@ MAX_BUFFERED_ROWS = 50_000
 _RETRY_LOOKUP_S = 5.0
 _SETTLE_EVERY_S = 5.0
 _SETTLE_WITHIN_S = 30.0
-_LATENCY_MS = [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 1000.0]
 
 _log = logging.getLogger(__name__)
 
@@ -67,13 +65,13 @@ class Telemetry:
         self._buffer = _Buffer()
         self._ledger = _Peer(ledger_actor(model))
         self._monitor = _Peer(monitor_actor(model))
-        self._metrics = _Metrics(model)
+        self._metrics = Metrics(model)
         for peer in (self._ledger, self._monitor):
             peer.get()
         self._batches: list[_Batch] = []
         self._sequence = 0
-        self._statuses: Counted[int] = Counted()
-        self._told: Counted[int] = Counted()
+        self._statuses: Counter[int] = Counter()
+        self._told: Counter[int] = Counter()
         self._unshadowed = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"telemetry-{model}", daemon=True)
@@ -136,7 +134,7 @@ class Telemetry:
             batch = self._next()
             self._queue("labels", batch, labels(rows, received_us, batch))
         self._metrics.dropped(self._buffer.take_dropped())
-        statuses = Counted(dict(self._statuses))
+        statuses = Counter(dict(self._statuses))
         self._metrics.replied(statuses - self._told)
         self._told = statuses
         unshadowed, self._unshadowed = self._unshadowed, 0
@@ -281,43 +279,3 @@ class _Peer:
 
     def forget(self) -> None:
         self._handle, self._next_lookup = None, 0.0
-
-
-class _Metrics:
-    """Ray metrics, in the dashboard and for Prometheus."""
-
-    def __init__(self, model: str) -> None:
-        tags = ("model", "version", "variant")
-        self._model = model
-        self._requests = Counter("rayloop_requests", "Requests answered.", tags)
-        self._statuses = Counter("rayloop_http_requests", "HTTP answers by status.", ("model", "status"))
-        self._errors = Counter("rayloop_errors", "Requests that the variant failed.", tags)
-        self._latency = Histogram("rayloop_latency_ms", "Features and model, by request.", _LATENCY_MS, tags)
-        self._dropped = Counter("rayloop_log_dropped_rows", "Log rows given up, buffers being full.", ("model",))
-        self._unshadowed = Counter("rayloop_shadow_dropped", "Requests not copied to the challenger.", ("model",))
-
-    def answered(self, answers: Sequence[Answer]) -> None:
-        for answer in answers:
-            tags = {"model": self._model, "version": answer.version, "variant": answer.variant}
-            requests = len(answer.requests)
-            self._requests.inc(requests, tags=tags)
-            if answer.latency_ms is not None:
-                for _ in range(requests):
-                    self._latency.observe(answer.latency_ms, tags=tags)
-            if answer.error:
-                asked = answer.challenger_version or answer.version
-                self._errors.inc(requests, tags=tags | {"version": asked, "variant": CHALLENGER})
-            if answer.champion_error:
-                self._errors.inc(requests, tags=tags | {"version": answer.champion_version, "variant": CHAMPION})
-
-    def replied(self, statuses: Mapping[int, int]) -> None:
-        for status, times in statuses.items():
-            self._statuses.inc(times, tags={"model": self._model, "status": str(status)})
-
-    def dropped(self, rows: int) -> None:
-        if rows:
-            self._dropped.inc(rows, tags={"model": self._model})
-
-    def unshadowed(self, requests: int) -> None:
-        if requests:
-            self._unshadowed.inc(requests, tags={"model": self._model})

@@ -91,7 +91,7 @@ class FeatureReader:
         if self._computed:
             columns |= self._few(columns, request.num_rows) or self._many(request)
         if AS_OF not in columns:
-            columns[AS_OF] = pa.array([now_us] * request.num_rows, self._types[AS_OF])
+            columns[AS_OF] = pa.repeat(pa.scalar(now_us, self._types[AS_OF]), request.num_rows)
         if self._views is not None:
             columns |= self._views.columns(columns, request.num_rows)
         return pa.Table.from_arrays([columns[name] for name in self._names], self._names)

@@ -15,7 +15,7 @@ from cluster.errors import RequestError
 from deployments.columns import MAX_NUMBER
 from deployments.feedback import parse_feedback
 from deployments.invocations import invocation_answer, parse_invocation
-from deployments.protocol import Form, InferRequest, infer_answer, metadata, outputs, parse_body, row_ids
+from deployments.protocol import Form, InferRequest, infer_answer, metadata, outputs, parse_body
 from deployments.rows import Assembler
 from tests.deployments.bundles import BINARY, CLASSES, FEATURES, IMAGES, MULTICLASS
 from tests.deployments.traffic import infer_body
@@ -250,8 +250,3 @@ def test_any_feedback_is_parsed_or_refused(value: object) -> None:
     with pytest.raises(RequestError) as caught:
         parse_feedback({"labels": [{"id": "a", "label": 1}, value]}, BINARY, MAX_ROWS)
     assert caught.value.field.startswith("labels[1]")
-
-
-def test_row_ids() -> None:
-    assert row_ids("q", 1) == ["q"]
-    assert row_ids("q", 2) == ["q/0", "q/1"]

@@ -1,0 +1,125 @@
+"""What a replica counts, as Ray metrics: in the dashboard, and for Prometheus.
+
+To tell Ray costs several microseconds a call, more than to log the row. What is alike is therefore added up first, and
+latencies are counted by bucket in a counter: Ray's histogram takes one observation at a time. Ray's agent exports
+
+    ray_rayloop_requests_total, ray_rayloop_errors_total        by model, version, variant
+    ray_rayloop_latency_ms_bucket_total                         the same, and ``le``, as of a Prometheus histogram
+    ray_rayloop_latency_ms_sum_total                            milliseconds
+    ray_rayloop_http_requests_total                             by model, status
+    ray_rayloop_log_dropped_rows_total, ray_rayloop_shadow_dropped_total        by model
+
+so that ``histogram_quantile(0.99, sum by (le, model) (rate(ray_rayloop_latency_ms_bucket_total[5m])))`` is a model's p99.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ray.util import metrics
+
+from cluster.contracts import CHALLENGER, CHAMPION
+from deployments.log import Answer
+
+BUCKETS_MS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 1000.0)
+_BOUNDS = (*(f"{bound:g}" for bound in BUCKETS_MS), "+Inf")
+
+
+class Who(NamedTuple):
+    """Whose figure it is."""
+
+    version: str
+    variant: str
+
+
+class Sums(NamedTuple):
+    """Requests, failed requests, summed milliseconds, and requests by the place of their bucket in BUCKETS_MS."""
+
+    requests: Counter[Who]
+    errors: Counter[Who]
+    latency_ms: dict[Who, float]
+    buckets: Counter[tuple[Who, int]]
+
+
+def sums(answers: Sequence[Answer]) -> Sums:
+    """What answers add to the counters. A batch's latency is that of each of its requests."""
+    made = Sums(Counter(), Counter(), defaultdict(float), Counter())
+    for answer in answers:
+        requests, who = len(answer.requests), Who(answer.version, answer.variant)
+        made.requests[who] += requests
+        if answer.latency_ms is not None:
+            made.latency_ms[who] += requests * answer.latency_ms
+            made.buckets[who, bisect_left(BUCKETS_MS, answer.latency_ms)] += requests
+        if answer.error:
+            made.errors[Who(answer.challenger_version or answer.version, CHALLENGER)] += requests
+        if answer.champion_error:
+            made.errors[Who(answer.champion_version, CHAMPION)] += requests
+    return made
+
+
+def cumulative(buckets: Mapping[tuple[Who, int], int]) -> Iterator[tuple[Who, str, int]]:
+    """Requests of at most each bound, as Prometheus has it: who, ``le``, how many."""
+    for who in {who for who, _ in buckets}:
+        below = 0
+        for place, bound in enumerate(_BOUNDS):
+            below += buckets.get((who, place), 0)
+            if below:
+                yield who, bound, below
+
+
+class Metrics:
+    """The counters of one model in this process."""
+
+    def __init__(self, model: str) -> None:
+        tags = ("model", "version", "variant")
+        self._model = model
+        self._requests = metrics.Counter("rayloop_requests", "Requests answered.", tags)
+        self._statuses = metrics.Counter("rayloop_http_requests", "HTTP answers by status.", ("model", "status"))
+        self._errors = metrics.Counter("rayloop_errors", "Requests that the variant failed.", tags)
+        self._buckets = metrics.Counter(
+            "rayloop_latency_ms_bucket", "Requests whose features and model took at most so long.", (*tags, "le")
+        )
+        self._latency = metrics.Counter("rayloop_latency_ms_sum", "Milliseconds for features and model.", tags)
+        self._dropped = metrics.Counter(
+            "rayloop_log_dropped_rows", "Log rows given up, buffers being full.", ("model",)
+        )
+        self._unshadowed = metrics.Counter(
+            "rayloop_shadow_dropped", "Requests not copied to the challenger.", ("model",)
+        )
+
+    def answered(self, answers: Sequence[Answer]) -> None:
+        """Count answers."""
+        of = sums(answers)
+        told: list[tuple[metrics.Counter, Mapping[Who, float]]] = [
+            (self._requests, of.requests),
+            (self._errors, of.errors),
+            (self._latency, of.latency_ms),
+        ]
+        for counter, counts in told:
+            for who, count in counts.items():
+                # Ray takes no zero.
+                if count > 0:
+                    counter.inc(count, tags=self._tags(who))
+        for who, bound, count in cumulative(of.buckets):
+            self._buckets.inc(count, tags=self._tags(who) | {"le": bound})
+
+    def replied(self, statuses: Mapping[int, int]) -> None:
+        """Count HTTP answers by status."""
+        for status, times in statuses.items():
+            self._statuses.inc(times, tags={"model": self._model, "status": str(status)})
+
+    def dropped(self, rows: int) -> None:
+        """Count log rows given up."""
+        if rows:
+            self._dropped.inc(rows, tags={"model": self._model})
+
+    def unshadowed(self, requests: int) -> None:
+        """Count requests not copied."""
+        if requests:
+            self._unshadowed.inc(requests, tags={"model": self._model})
+
+    def _tags(self, who: Who) -> dict[str, str]:
+        return {"model": self._model, "version": who.version, "variant": who.variant}
