@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -53,8 +52,8 @@ def start(settings: Settings, note: Callable[[str], None] = lambda line: None) -
     _check_ports(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     # Ray's logs stay after a stop, for whoever asks what happened, until the next start.
-    shutil.rmtree(_scratch(settings), ignore_errors=True)
-    Path(_scratch(settings)).mkdir(mode=0o700)
+    shutil.rmtree(settings.scratch, ignore_errors=True)
+    settings.scratch.mkdir(mode=0o700)
     session = uuid.uuid4().hex
     environment = cluster_environment(settings) | {SESSION_VARIABLE: session}
     _session_file(settings).write_text(json.dumps({"session": session}))
@@ -139,7 +138,7 @@ def use_token() -> None:
 
 def cluster_environment(settings: Settings) -> dict[str, str]:
     """Variables that must be set where the head starts."""
-    scratch = _scratch(settings)
+    scratch = str(settings.scratch)
     haproxy = {
         "CONFIG_FILE_LOC": f"{scratch}/haproxy.cfg",
         "SOCKET_PATH": f"{scratch}/admin.sock",
@@ -169,6 +168,8 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_RETRIES": "3",
         # HAProxy starts anew when replicas come and go: callers' connections are told to close, not cut, meanwhile.
         "RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S": "60",
+        # For its figures Serve reads a line of HAProxy's for each request: more work than HAProxy's own. Replicas count.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # HAProxy notices within six seconds that a replica is on its way out; by default Serve lets it drain for thirty.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -312,9 +313,3 @@ def _session_file(settings: Settings) -> Path:
 def _session(settings: Settings) -> str:
     path = _session_file(settings)
     return str(json.loads(path.read_text())["session"]) if path.exists() else ""
-
-
-def _scratch(settings: Settings) -> str:
-    """A folder with a short name: a Unix socket's path may have 107 bytes at most."""
-    tag = uuid.uuid5(uuid.NAMESPACE_URL, str(settings.home.absolute())).hex[:12]
-    return str(Path(tempfile.gettempdir()) / f"rayloop-{tag}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import uuid
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -44,6 +46,12 @@ class Settings(BaseSettings):
     haproxy_metrics_port: int = Field(default=9101, ge=1, le=65535)
     replica_ports_from: int = Field(default=30000, ge=1024, le=60000)
     cpus: int = Field(default_factory=lambda: max(4, os.cpu_count() or 1), ge=2)
+
+    @property
+    def scratch(self) -> Path:
+        """This machine's folder for sockets and the like. Its name is short: a Unix socket's path has 107 bytes at most."""
+        tag = uuid.uuid5(uuid.NAMESPACE_URL, str(self.home.absolute())).hex[:12]
+        return Path(tempfile.gettempdir()) / f"rayloop-{tag}"
 
     @property
     def mlflow_uri(self) -> str:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from ray.serve.handle import DeploymentHandle
 
 from cluster.contracts import CHALLENGER, CHAMPION, Variant
 from cluster.errors import RequestError
-from deployments.challenger import Said
+from deployments.beside import Line
 from deployments.http import VARIANT
 from deployments.log import Answer, to_ipc
 from deployments.predictor import Scored, Scorer, one_line
@@ -21,6 +20,7 @@ from deployments.protocol import Form
 from deployments.rows import Rows
 from deployments.split import assign
 from deployments.user_config import ServerConfig, Trial
+from deployments.wire import Question, Said
 
 
 class Live(NamedTuple):
@@ -29,7 +29,7 @@ class Live(NamedTuple):
     config: ServerConfig
     champion: Scorer
     form: Form
-    challengers: Mapping[str, DeploymentHandle]
+    challengers: Mapping[str, Line]
 
     @property
     def versions(self) -> dict[str, Variant]:
@@ -144,7 +144,7 @@ def answer(asked: Sequence[Asked], champion: Scored, challenger: Said | None = N
 
 
 async def ask(asked: Sequence[Asked]) -> list[Said | Exception]:
-    """What a challenger says of requests, with one call for each state they came in under."""
+    """What a challenger says of requests, with one question for each state they came in under."""
     said: list[Said | Exception] = []
     for _, together in groupby(asked, key=lambda one: id(one.live)):
         group = list(together)
@@ -161,26 +161,14 @@ async def _call(asked: Sequence[Asked]) -> list[Said]:
     assert live.config.trial is not None
     assert asked[0].challenger is not None
     rows = live.champion.table([one.rows for one in asked])
-    response: Any = live.challengers[asked[0].challenger].score.remote(
-        to_ipc(rows), [one.rows.size for one in asked], asked[0].at_us
-    )
-    try:
-        said: list[Said] = await asyncio.wait_for(result(response), live.config.trial.timeout_s)
-    except TimeoutError:
-        response.cancel()
-        raise
-    return said
+    question = Question(to_ipc(rows), [one.rows.size for one in asked], asked[0].at_us)
+    return await asyncio.wait_for(live.challengers[asked[0].challenger].ask(question), live.config.trial.timeout_s)
 
 
 def failed(trial: Trial, version: str, error: Exception) -> Said:
     """A challenger's failure as an outcome."""
     late = isinstance(error, TimeoutError)
     return Said(version, None, None, f"no answer within {trial.timeout_s:g} s" if late else one_line(error))
-
-
-async def result(response: Any) -> Any:
-    """A handle's response as a coroutine, which asyncio can give a time limit."""
-    return await response
 
 
 def _shares(asked: Sequence[Asked], scored: Scored) -> list[Scored | Exception]:

@@ -10,9 +10,7 @@ import asyncio
 import logging
 import os
 from itertools import accumulate, pairwise
-from typing import NamedTuple
 
-import numpy as np
 import ray
 from ray import serve
 from ray.actor import ActorHandle
@@ -20,10 +18,12 @@ from ray.serve import Application
 
 from cluster.contracts import ACTOR_NAMESPACE, ledger_actor
 from cluster.settings import load_settings
+from deployments.beside import Address, Listener
 from deployments.log import from_ipc
 from deployments.memory import GrowthWatch
 from deployments.predictor import Scored, Scorer
 from deployments.user_config import ChallengerConfig
+from deployments.wire import Question, Said
 
 MAX_ONGOING_REQUESTS = 64
 OVERGROWN = 137
@@ -31,15 +31,6 @@ OVERGROWN = 137
 _LAST_WORDS_S = 2.0
 
 _log = logging.getLogger(__name__)
-
-
-class Said(NamedTuple):
-    """What the challenger said of one request. ``scores`` is None when it failed, and ``error`` says how."""
-
-    version: str
-    scores: np.ndarray | None
-    latency_ms: float | None
-    error: str | None
 
 
 @serve.deployment(name="Challenger", max_ongoing_requests=MAX_ONGOING_REQUESTS)
@@ -50,6 +41,7 @@ class Challenger:
         self._settings = load_settings()
         self._scorer: Scorer | None = None
         self._watch: GrowthWatch | None = None
+        self._listener = Listener(self._settings.scratch, self._said)
 
     async def reconfigure(self, user_config: dict) -> None:
         """Load a version. An exception fails the deployment, which the rollout's controller sees."""
@@ -58,15 +50,23 @@ class Challenger:
         if self._watch is not None:
             self._watch.close()
         self._watch = await asyncio.to_thread(_watch, config)
+        await self._listener.start()
 
     async def score(self, rows: bytes, sizes: list[int], now_us: int) -> list[Said]:
-        """What is said of each of several requests: their rows after one another (Arrow IPC), and how many each has."""
+        """What is said of each of several requests, asked over Serve's handle."""
+        return self._said(Question(rows, sizes, now_us))
+
+    async def address(self) -> Address:
+        """Where this replica listens for those on its own machine."""
+        return Address(ray.get_runtime_context().get_node_id(), str(self._listener.path))
+
+    def _said(self, asked: Question) -> list[Said]:
         assert self._scorer is not None
-        scored = self._scorer.score_table(from_ipc(rows), sizes, now_us)
+        scored = self._scorer.score_table(from_ipc(asked.rows), asked.sizes, asked.now_us)
         return [said for together in scored for said in _each(self._scorer.version, together)]
 
-    async def version(self) -> str:
-        return self._scorer.version if self._scorer else ""
+    def __del__(self) -> None:
+        self._listener.close()
 
 
 def _watch(config: ChallengerConfig) -> GrowthWatch | None:

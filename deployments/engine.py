@@ -21,11 +21,11 @@ from cluster.errors import RequestError
 from deployments import answering
 from deployments.answering import Asked, Live
 from deployments.batching import Batcher
-from deployments.challenger import Said
 from deployments.log import Answer
 from deployments.predictor import Scored
 from deployments.rows import Rows
 from deployments.telemetry import Telemetry
+from deployments.wire import Said
 
 MAX_BATCH_ROWS = 1024
 MAX_SHADOWED_REQUESTS = 64

@@ -6,10 +6,11 @@ latencies are counted by bucket in a counter: Ray's histogram takes one observat
     ray_rayloop_requests_total, ray_rayloop_errors_total        by model, version, variant
     ray_rayloop_latency_ms_bucket_total                         the same, and ``le``, as of a Prometheus histogram
     ray_rayloop_latency_ms_sum_total                            milliseconds
-    ray_rayloop_http_requests_total                             by model, status
+    ray_rayloop_http_requests_total                             by model, method, status
     ray_rayloop_log_dropped_rows_total, ray_rayloop_shadow_dropped_total        by model
 
-so that ``histogram_quantile(0.99, sum by (le, model) (rate(ray_rayloop_latency_ms_bucket_total[5m])))`` is a model's p99.
+so that ``histogram_quantile(0.99, sum by (le, model) (rate(ray_rayloop_latency_ms_bucket_total[5m])))`` is a model's p99. Requests of a model do not pass Serve (direct.py), which would show none of them: they are
+told under Serve's own names too, ``serve_num_http_requests`` and what else Ray's dashboard draws for an application.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from ray.serve._private.constants import REQUEST_LATENCY_BUCKETS_MS
 from ray.util import metrics
 
 from cluster.contracts import CHALLENGER, CHAMPION
 from deployments.log import Answer
+from deployments.user_config import server_app
 
 BUCKETS_MS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 1000.0)
+_FIRST_ERROR = 400
 _BOUNDS = (*(f"{bound:g}" for bound in BUCKETS_MS), "+Inf")
 
 
@@ -33,6 +37,13 @@ class Who(NamedTuple):
 
     version: str
     variant: str
+
+
+class Reply(NamedTuple):
+    """An HTTP answer, as it is counted."""
+
+    method: str
+    status: int
 
 
 class Sums(NamedTuple):
@@ -77,7 +88,8 @@ class Metrics:
         tags = ("model", "version", "variant")
         self._model = model
         self._requests = metrics.Counter("rayloop_requests", "Requests answered.", tags)
-        self._statuses = metrics.Counter("rayloop_http_requests", "HTTP answers by status.", ("model", "status"))
+        self._replies = metrics.Counter("rayloop_http_requests", "HTTP answers.", ("model", "method", "status"))
+        self._serves = _Serves(model)
         self._errors = metrics.Counter("rayloop_errors", "Requests that the variant failed.", tags)
         self._buckets = metrics.Counter(
             "rayloop_latency_ms_bucket", "Requests whose features and model took at most so long.", (*tags, "le")
@@ -106,10 +118,12 @@ class Metrics:
         for who, bound, count in cumulative(of.buckets):
             self._buckets.inc(count, tags=self._tags(who) | {"le": bound})
 
-    def replied(self, statuses: Mapping[int, int]) -> None:
-        """Count HTTP answers by status."""
-        for status, times in statuses.items():
-            self._statuses.inc(times, tags={"model": self._model, "status": str(status)})
+    def replied(self, replies: Mapping[Reply, int], timed: Sequence[tuple[Reply, float]]) -> None:
+        """Count HTTP answers; ``timed`` are some of them with their seconds."""
+        for reply, times in replies.items():
+            tags = {"model": self._model, "method": reply.method, "status": str(reply.status)}
+            self._replies.inc(times, tags=tags)
+        self._serves.replied(replies, timed)
 
     def dropped(self, rows: int) -> None:
         """Count log rows given up."""
@@ -123,3 +137,27 @@ class Metrics:
 
     def _tags(self, who: Who) -> dict[str, str]:
         return {"model": self._model, "version": who.version, "variant": who.variant}
+
+
+class _Serves:
+    """What Serve counts of the requests that pass it, under the same names: Ray's dashboard draws them."""
+
+    def __init__(self, model: str) -> None:
+        tags = ("route", "method", "application")
+        self._where = {"route": f"/v2/models/{model}", "application": server_app(model)}
+        self._requests = metrics.Counter("serve_num_http_requests", "HTTP requests.", (*tags, "status_code"))
+        self._errors = metrics.Counter("serve_num_http_error_requests", "HTTP errors.", (*tags, "error_code"))
+        self._latency = metrics.Histogram(
+            "serve_http_request_latency_ms", "Milliseconds for an HTTP request, of a sample.",
+            REQUEST_LATENCY_BUCKETS_MS, (*tags, "status_code"),
+        )  # fmt: skip
+
+    def replied(self, replies: Mapping[Reply, int], timed: Sequence[tuple[Reply, float]]) -> None:
+        for reply, times in replies.items():
+            tags = self._where | {"method": reply.method}
+            self._requests.inc(times, tags=tags | {"status_code": str(reply.status)})
+            if reply.status >= _FIRST_ERROR:
+                self._errors.inc(times, tags=tags | {"error_code": str(reply.status)})
+        for reply, seconds in timed:
+            tags = self._where | {"method": reply.method, "status_code": str(reply.status)}
+            self._latency.observe(seconds * 1e3, tags=tags)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
+import ray
 from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application
-from ray.serve.handle import DeploymentHandle
 
 from cluster.contracts import CHAMPION
 from cluster.errors import RayloopError, RequestError
 from cluster.settings import load_settings
 from deployments.access import SCOPE_OF
-from deployments.answering import Live, result
+from deployments.answering import Live
+from deployments.beside import Line
 from deployments.binary import HEADER_LENGTH
 from deployments.direct import Door, install
 from deployments.engine import Engine, Outcome
@@ -106,11 +108,13 @@ class ModelServer(GrpcDoor):
         exception by killing the replica. Without an old one the exception fails the deployment.
         """
         async with self._reconfiguring:
-            first = self._live is None
+            before = self._live
             try:
                 self._live = await self._loaded(ServerConfig.model_validate(user_config))
                 self._failure = ""
-                if first:
+                if before is not None:
+                    _let_go(before, self._live)
+                else:
                     # What is loaded by now stays: the collector need not go through it while requests wait.
                     gc.collect()
                     gc.freeze()
@@ -133,7 +137,7 @@ class ModelServer(GrpcDoor):
 
     async def _reply(self, call: Call) -> Reply:
         assert self._live is not None
-        live = self._live
+        live, started = self._live, time.perf_counter()
         request_id = call.header(REQUEST_ID) or uuid4().hex
         try:
             check_id(request_id, REQUEST_ID)
@@ -149,7 +153,7 @@ class ModelServer(GrpcDoor):
         except Exception as error:
             _log.exception("request failed")
             reply = json_reply({"error": f"the model failed: {type(error).__name__}"}, status=500)
-        self._engine.reporting.replied(reply.status)
+        self._engine.reporting.replied(call.method, reply.status, time.perf_counter() - started)
         told = {REQUEST_ID: request_id, VERSION: live.champion.version, VARIANT: CHAMPION}
         return reply._replace(headers={**told, **reply.headers})
 
@@ -232,10 +236,10 @@ class ModelServer(GrpcDoor):
             champion = await asyncio.to_thread(Scorer, config.champion, self._settings)
             await asyncio.to_thread(self._engine.open, config.champion.model)
         form = Form(champion.manifest.features, champion.manifest.task, config.limits.rows)
-        return Live(config, champion, form, await self._challenger_handles(config))
+        return Live(config, champion, form, await self._lines(config))
 
-    async def _challenger_handles(self, config: ServerConfig) -> dict[str, DeploymentHandle]:
-        """A handle to each challenger on trial, by version; those that there are already stay."""
+    async def _lines(self, config: ServerConfig) -> dict[str, Line]:
+        """A line to each challenger on trial, by version; those that there are already stay."""
         if config.trial is None:
             return {}
         before = self._live.config.trial if self._live is not None else None
@@ -243,18 +247,18 @@ class ModelServer(GrpcDoor):
         known = self._live.challengers if self._live is not None and same else {}
         versions = [challenger.version for challenger in config.trial.challengers]
         names = [challenger_app(config.champion.model, config.trial.rollout, version) for version in versions]
-        new = {v: self._challenger_handle(name) for v, name in zip(versions, names, strict=True) if v not in known}
+        new = {v: self._line(name) for v, name in zip(versions, names, strict=True) if v not in known}
         made = dict(zip(new, await asyncio.gather(*new.values()), strict=True))
         return {version: made.get(version) or known[version] for version in versions}
 
-    async def _challenger_handle(self, app: str) -> DeploymentHandle:
-        handle = serve.get_deployment_handle("Challenger", app)
+    async def _line(self, app: str) -> Line:
+        line = Line(serve.get_deployment_handle("Challenger", app), ray.get_runtime_context().get_node_id())
         # A handle finds its replicas with the first call, which should not be a caller's.
         try:
-            await asyncio.wait_for(result(handle.version.remote()), _WARM_UP_S)
+            await asyncio.wait_for(line.find(), _WARM_UP_S)
         except Exception:
             _log.exception("the challenger does not answer yet; its failures count against it")
-        return handle
+        return line
 
     def __del__(self) -> None:
         # Also runs when the constructor failed.
@@ -268,6 +272,12 @@ class ModelServer(GrpcDoor):
 def build(args: dict) -> Application:
     """Serve's entry point (import_path); takes no arguments."""
     return ModelServer.bind()  # type: ignore[attr-defined, no-any-return]
+
+
+def _let_go(before: Live, now: Live) -> None:
+    """Close the lines to challengers that are asked no more."""
+    for line in set(before.challengers.values()) - set(now.challengers.values()):
+        line.close()
 
 
 def _headers(outcome: Outcome) -> dict[str, str]:

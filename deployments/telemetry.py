@@ -28,13 +28,15 @@ from cluster.contracts import ACTOR_NAMESPACE, ledger_actor, monitor_actor
 from cluster.settings import load_settings
 from deployments import tally
 from deployments.log import Answer, batch_id, labels, predictions, to_ipc
-from deployments.metrics import Metrics
+from deployments.metrics import Metrics, Reply
 from deployments.protocol import predicted
 from features.definitions import Column
 from features.profiles import Profile
 
 FLUSH_EVERY_S = 0.5
 MAX_BUFFERED_ROWS = 50_000
+# Of each flush, whose time is told; a histogram takes them one by one, and a sample has the same quantiles.
+_TIMED_REPLIES = 32
 _RETRY_LOOKUP_S = 5.0
 _SETTLE_EVERY_S = 5.0
 _SETTLE_WITHIN_S = 30.0
@@ -70,8 +72,9 @@ class Telemetry:
             peer.get()
         self._batches: list[_Batch] = []
         self._sequence = 0
-        self._statuses: Counter[int] = Counter()
-        self._told: Counter[int] = Counter()
+        self._replies: Counter[Reply] = Counter()
+        self._recent: deque[tuple[Reply, float]] = deque(maxlen=_TIMED_REPLIES)
+        self._told: Counter[Reply] = Counter()
         self._unshadowed = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"telemetry-{model}", daemon=True)
@@ -85,9 +88,11 @@ class Telemetry:
         """Report labels (feedback.parse_feedback)."""
         self._put("labels", (rows, time.time_ns() // 1000), rows.num_rows)
 
-    def replied(self, status: int) -> None:
+    def replied(self, method: str, status: int, seconds: float) -> None:
         """Count an HTTP answer."""
-        self._statuses[status] += 1
+        reply = Reply(method, status)
+        self._replies[reply] += 1
+        self._recent.append((reply, seconds))
 
     def unshadowed(self) -> None:
         """Count a request that was not copied to the challenger, too many being under way."""
@@ -134,9 +139,9 @@ class Telemetry:
             batch = self._next()
             self._queue("labels", batch, labels(rows, received_us, batch))
         self._metrics.dropped(self._buffer.take_dropped())
-        statuses = Counter(dict(self._statuses))
-        self._metrics.replied(statuses - self._told)
-        self._told = statuses
+        replies = Counter(dict(self._replies))
+        self._metrics.replied(replies - self._told, [self._recent.popleft() for _ in range(len(self._recent))])
+        self._told = replies
         unshadowed, self._unshadowed = self._unshadowed, 0
         self._metrics.unshadowed(unshadowed)
         self._ship()

@@ -46,6 +46,31 @@ def test_infer_answers_with_scores_version_and_variant(http: httpx.Client, serve
     np.testing.assert_allclose(body["outputs"][0]["data"], expected, atol=1e-4)
 
 
+def test_requests_are_counted_where_dashboards_look(http: httpx.Client, served: ModelVersion) -> None:
+    http.post("/infer", json=infer_body([0.5]))
+    http.post("/infer", content=b"no json")
+    agent = f"http://{ray.nodes()[0]['NodeManagerAddress']}:{ray.nodes()[0]['MetricsExportPort']}/metrics"
+    mine = f'application="{MODEL}"', 'method="POST"', f'route="/v2/models/{MODEL}"'
+    ours = f'model="{MODEL}"', f'version="{served.version}"', 'variant="champion"'
+    wanted = {
+        "ray_serve_num_http_requests_total": (*mine, 'status_code="200"'),
+        "ray_serve_num_http_error_requests_total": (*mine, 'error_code="400"'),
+        "ray_serve_http_request_latency_ms_count": (*mine, 'status_code="200"'),
+        "ray_rayloop_http_requests_total": (ours[0], 'status="400"'),
+        "ray_rayloop_latency_ms_bucket_total": (*ours, 'le="+Inf"'),
+        "ray_rayloop_requests_total": ours,
+    }
+
+    def exported() -> bool:
+        lines = httpx.get(agent).text.splitlines()
+        return all(
+            any(line.startswith(f"{name}{{") and all(tag in line for tag in tags) for line in lines)
+            for name, tags in wanted.items()
+        )
+
+    until(exported, "all counters are exported", 30.0)
+
+
 def test_request_id_of_the_header_is_kept(http: httpx.Client) -> None:
     response = http.post("/infer", json=infer_body([0.5]), headers={"x-request-id": "from-header"})
     assert response.json()["id"] == response.headers["x-request-id"] == "from-header"
