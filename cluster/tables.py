@@ -1,11 +1,10 @@
-"""The only door to Iceberg: named tables, immutable snapshots, appends that happen once."""
+"""The door to Iceberg: named tables, immutable snapshots, appends that happen once."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, reduce
 from pathlib import Path
@@ -24,11 +23,8 @@ from pyiceberg.exceptions import (
 )
 from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, EqualTo, In
 from pyiceberg.io import FileIO
-from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
-from pyiceberg.manifest import FileFormat, ManifestFile
-from pyiceberg.schema import Schema
-from pyiceberg.table import FileScanTask, Table
-from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.manifest import ManifestFile
+from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from pyiceberg.types import TimestamptzType
@@ -37,8 +33,8 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cluster.contracts import Snapshot
 from cluster.errors import DataError, SnapshotNotFound
-from cluster.parts import parquet_file, read_groups
 from cluster.settings import Settings
+from cluster.table_parts import TablePart, arrow_schema
 
 if TYPE_CHECKING:
     import ray.data
@@ -160,7 +156,7 @@ class Tables:
         self._check(table, snapshot.table, snapshot.id)
         scan = table.scan(snapshot_id=snapshot.id)
         files = [TablePart(table.metadata, table.io, scan.projection(), task) for task in scan.plan_files()]
-        return _arrow(scan.projection()), files
+        return arrow_schema(scan.projection()), files
 
     def names(self, namespace: str) -> list[str]:
         """Tables of a namespace, "namespace.table", in order; none when there is no such namespace."""
@@ -267,74 +263,6 @@ class Tables:
             newest = table.current_snapshot()
             hint = f"the newest is {newest.snapshot_id}" if newest else "the table is empty"
             raise SnapshotNotFound(f"table {name!r} has no snapshot {snapshot}", hint)
-
-
-@dataclass(frozen=True)
-class TablePart:
-    """One data file of a snapshot; it is read where the part is, rows that were deleted since left out."""
-
-    metadata: TableMetadata
-    io: FileIO
-    schema: Schema
-    task: FileScanTask
-
-    @property
-    def rows(self) -> int:
-        """Rows of the file, deleted ones included."""
-        return self.task.file.record_count
-
-    def table(self, columns: Sequence[str]) -> pa.Table:
-        """The rows at once."""
-        chosen = self.schema.select(*columns)
-        whole = ArrowScan(self.metadata, self.io, chosen, AlwaysTrue()).to_table([self.task])
-        return whole.select(list(columns))
-
-    def read(self, columns: Sequence[str], coded: Sequence[str] = ()) -> Iterator[pa.Table]:
-        """The rows; of a file with the table's columns and no deleted row, ``READ_ROWS`` at a time, as of any Parquet file.
-
-        Other files are read by pyiceberg, which reads well ahead. Raises DataError for a damaged file.
-        """
-        chosen = self.schema.select(*columns)
-        try:
-            yield from self._streamed(chosen, coded) if self._whole() else self._adapted(chosen)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.task.file.file_path} cannot be read: {str(error).splitlines()[0]}") from error
-
-    def _whole(self) -> bool:
-        """Whether it is Parquet, and no row was deleted since."""
-        return self.task.file.file_format == FileFormat.PARQUET and not self.task.delete_files
-
-    def _streamed(self, chosen: Schema, coded: Sequence[str]) -> Iterator[pa.Table]:
-        with self.io.new_input(self.task.file.file_path).open() as stored, parquet_file(stored, coded) as file:
-            if _holds(file.schema_arrow, chosen):
-                arrow = _arrow(chosen)
-                yield from read_groups(file, arrow, arrow.names, range(file.num_row_groups))
-            else:
-                yield from self._adapted(chosen)
-
-    def _adapted(self, chosen: Schema) -> Iterator[pa.Table]:
-        schema = _arrow(chosen)
-        for batch in ArrowScan(self.metadata, self.io, chosen, AlwaysTrue()).to_record_batches([self.task]):
-            yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
-
-
-def _arrow(schema: Schema) -> pa.Schema:
-    return schema_to_pyarrow(schema, include_field_ids=False)
-
-
-def _holds(physical: pa.Schema, chosen: Schema) -> bool:
-    """Whether a data file has the columns of ``chosen`` by the same names, ids and types."""
-    return all(
-        field.name in physical.names and _is(physical.field(field.name), field.field_id, arrow.type)
-        for field, arrow in zip(chosen.fields, _arrow(chosen), strict=True)
-    )
-
-
-def _is(physical: pa.Field, number: int, kind: pa.DataType) -> bool:
-    """Whether a column of a data file is the field of that number; the two lengths of text are one type."""
-    found = physical.type.value_type if pa.types.is_dictionary(physical.type) else physical.type
-    same = found == kind or (pa.types.is_string(found) and pa.types.is_large_string(kind))
-    return same and (physical.metadata or {}).get(b"PARQUET:field_id") == str(number).encode()
 
 
 def _filter(where: Where) -> BooleanExpression:

@@ -16,7 +16,8 @@ from cluster import parts
 from cluster.errors import DataError, SnapshotNotFound
 from cluster.parts import READ_ROWS, Cut, _ends, cut, cut_parquet
 from cluster.settings import Settings
-from cluster.tables import TablePart, Tables
+from cluster.table_parts import TablePart
+from cluster.tables import Tables
 
 ROWS = pa.table({"n": pa.array(range(1000), pa.int64()), "text": [f"t{i % 7}" for i in range(1000)]})
 

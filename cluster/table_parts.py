@@ -1,0 +1,87 @@
+"""Data files of a table's snapshot, each to be read where it is needed, a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
+from pyiceberg.manifest import FileFormat
+from pyiceberg.schema import Schema
+from pyiceberg.table import FileScanTask
+from pyiceberg.table.metadata import TableMetadata
+
+from cluster.errors import DataError
+from cluster.parts import parquet_file, read_groups
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """One data file of a snapshot; it is read where the part is, rows that were deleted since left out."""
+
+    metadata: TableMetadata
+    io: FileIO
+    schema: Schema
+    task: FileScanTask
+
+    @property
+    def rows(self) -> int:
+        """Rows of the file, deleted ones included."""
+        return self.task.file.record_count
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """The rows at once."""
+        chosen = self.schema.select(*columns)
+        whole = ArrowScan(self.metadata, self.io, chosen, AlwaysTrue()).to_table([self.task])
+        return whole.select(list(columns))
+
+    def read(self, columns: Sequence[str], coded: Sequence[str] = ()) -> Iterator[pa.Table]:
+        """The rows; of a file with the table's columns and no deleted row, ``READ_ROWS`` at a time, as of any Parquet file.
+
+        Other files are read by pyiceberg, which reads well ahead. Raises DataError for a damaged file.
+        """
+        chosen = self.schema.select(*columns)
+        try:
+            yield from self._streamed(chosen, coded) if self._whole() else self._adapted(chosen)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.task.file.file_path} cannot be read: {str(error).splitlines()[0]}") from error
+
+    def _whole(self) -> bool:
+        """Whether it is Parquet, and no row was deleted since."""
+        return self.task.file.file_format == FileFormat.PARQUET and not self.task.delete_files
+
+    def _streamed(self, chosen: Schema, coded: Sequence[str]) -> Iterator[pa.Table]:
+        with self.io.new_input(self.task.file.file_path).open() as stored, parquet_file(stored, coded) as file:
+            if _holds(file.schema_arrow, chosen):
+                arrow = arrow_schema(chosen)
+                yield from read_groups(file, arrow, arrow.names, range(file.num_row_groups))
+            else:
+                yield from self._adapted(chosen)
+
+    def _adapted(self, chosen: Schema) -> Iterator[pa.Table]:
+        schema = arrow_schema(chosen)
+        for batch in ArrowScan(self.metadata, self.io, chosen, AlwaysTrue()).to_record_batches([self.task]):
+            yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+
+
+def arrow_schema(schema: Schema) -> pa.Schema:
+    """A table's columns as Arrow has them."""
+    return schema_to_pyarrow(schema, include_field_ids=False)
+
+
+def _holds(physical: pa.Schema, chosen: Schema) -> bool:
+    """Whether a data file has the columns of ``chosen`` by the same names, ids and types."""
+    return all(
+        field.name in physical.names and _is(physical.field(field.name), field.field_id, arrow.type)
+        for field, arrow in zip(chosen.fields, arrow_schema(chosen), strict=True)
+    )
+
+
+def _is(physical: pa.Field, number: int, kind: pa.DataType) -> bool:
+    """Whether a column of a data file is the field of that number; the two lengths of text are one type."""
+    found = physical.type.value_type if pa.types.is_dictionary(physical.type) else physical.type
+    same = found == kind or (pa.types.is_string(found) and pa.types.is_large_string(kind))
+    return same and (physical.metadata or {}).get(b"PARQUET:field_id") == str(number).encode()
