@@ -108,6 +108,12 @@ class Scored(nn.Module):
         self.scale = inputs.label_std
         self.shift = inputs.label_mean
         self.temperature = temperature
+        self._shape = inputs.width, len(inputs.cardinalities)
+
+    def blank(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs of one row of zeros."""
+        width, codes = self._shape
+        return torch.zeros(1, width, device=device), torch.zeros(1, codes, dtype=torch.int64, device=device)
 
     def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         logits = self.module(numbers, codes)

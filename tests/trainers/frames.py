@@ -15,7 +15,9 @@ from trainers.config import ModelSpec, TrainConfig
 from trainers.feed import MemoryFeed, MemoryHeldOut, Rows
 from trainers.fit import FitResult
 from trainers.inputs import InputSpec
+from trainers.job import Job
 from trainers.models import TabularInput
+from trainers.world import World
 
 COLUMNS = (
     Column(name="plain", kind="number"),
@@ -86,10 +88,10 @@ def trained(
     task = TASKS[kind]
     inputs = InputSpec.fit(encoder, task, {"numbers": train.numbers, "codes": train.codes}, train.labels)
     outcome = loop.train(
-        loop.Job(spec, config, task, inputs),
+        Job(spec, config, task, inputs),
         MemoryFeed(train, config.batch_size, config.seed),
         MemoryHeldOut(validation),
-        loop.World(),
+        World(),
         lambda epoch: None,
     )
     return FitResult(
