@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pyarrow as pa
 import torch
 from ray.util.queue import Queue
@@ -22,6 +21,7 @@ from trainers import calibration, losses, models, tasks
 from trainers.config import ModelSpec, TrainConfig
 from trainers.course import Epoch, Pulse, State
 from trainers.data import TrainingData
+from trainers.encode import label_array
 from trainers.feed import MemoryHeldOut, Rows
 from trainers.inputs import InputSpec
 from trainers.job import Job
@@ -125,7 +125,7 @@ def calibrated(result: FitResult, validation: pa.Table) -> FitResult:
     """The same model with the temperature that suits its validation rows, where its settings ask for one."""
     if result.config.calibrate == "none":
         return result
-    arrays, labels = result.encoder.encode(validation), validation[LABEL].to_numpy().astype(np.float32)
+    arrays, labels = result.encoder.encode(validation), label_array(validation[LABEL])
     rows = Rows(arrays["numbers"], arrays["codes"], labels)
     scores, _ = gather(result.scored(), result.task, MemoryHeldOut(rows), World())
     return replace(result, temperature=calibration.fit_temperature(result.task, scores, labels))

@@ -66,6 +66,8 @@ def _class_shares(task: Task, labels: np.ndarray) -> tuple[float, ...]:
     if task.kind == "regression":
         return ()
     if task.kind == "multilabel":
+        if labels.shape[1:] != (task.outputs,):
+            raise DataError(f"rows have {labels.shape[1:]} labels, and {task.outputs} are declared as 'classes'")
         return tuple(labels.mean(axis=0, dtype=np.float64).tolist())
     classes = 2 if task.kind == "binary" else task.outputs
     return tuple((np.bincount(labels.astype(int), minlength=classes) / len(labels)).tolist())

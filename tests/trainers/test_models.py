@@ -27,7 +27,7 @@ def _inputs(task: Task) -> tuple[InputSpec, torch.Tensor, torch.Tensor]:
     return inputs, torch.from_numpy(encoded.numbers), torch.from_numpy(encoded.codes)
 
 
-@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression", "multilabel"])
 @pytest.mark.parametrize("build", ["linear", "mlp", Small])
 def test_logits_have_a_column_for_each_output(kind: TaskKind, build: object) -> None:
     inputs, numbers, codes = _inputs(TASKS[kind])
@@ -43,6 +43,9 @@ def test_scores_follow_the_conventions_of_the_task() -> None:
         scores = models.Scored(models.build(ModelSpec(), inputs, task), task, inputs).eval()(numbers, codes)
         if task.kind == "multiclass":
             assert torch.allclose(scores.sum(dim=1), torch.ones(len(numbers)))
+        elif task.kind == "multilabel":
+            assert scores.shape == (len(numbers), task.outputs)
+            assert ((scores > 0) & (scores < 1)).all()
         else:
             assert scores.shape == (len(numbers),)
         if task.kind == "regression":
