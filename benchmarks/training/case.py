@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,10 +19,13 @@ import pyarrow.parquet as pq
 from benchmarks.serving.subjects import own_settings
 from cluster import session
 from cluster.contracts import Task
+from examples.flights.data import flights_frame, weather_frame
 from features.encoding import Encoder
-from features.frame import LABEL
+from features.frame import LABEL, examples_of
+from features.pit import lookup, prepare
 from features.split import SPLIT, TRAIN
 from pipelines.frames import MIN_CATEGORY_ROWS
+from pipelines.project import Project
 from trainers.config import ModelSpec, TrainConfig
 from trainers.inputs import InputSpec
 
@@ -90,27 +94,23 @@ def cluster(folder: Path) -> Iterator[None]:
 
 
 def flights(folder: Path, say: Callable[[str], None]) -> Case:
-    """Made by the flights project on the running cluster, once for each ``folder``."""
+    """The examples of the flights project with its point-in-time features, made once for each ``folder``."""
     from examples.flights.project import project
 
     path = folder / _FRAME
     if not path.exists():
         say("making the training frame")
-        _make(path)
+        pq.write_table(_frame(project), path)
     table = pq.read_table(path)
     train = table.filter(pc.equal(table[SPLIT], TRAIN))
     encoder = Encoder.fit(project.features.columns, train, MIN_CATEGORY_ROWS)
     return Case(table, encoder, project.task, folder)
 
 
-def _make(path: Path) -> None:
-    from cluster.settings import load_settings
-    from pipelines import stages
-    from pipelines.progress import Progress
-    from pipelines.project import load, locate
-    from pipelines.workspace import Workspace
-
-    location = locate("examples.flights.project")
-    workspace = Workspace(load(location), location, load_settings(), Progress())
-    frame = stages.training_frame(workspace, stages.snapshots(stages.land_sources(workspace)))
-    pq.write_table(frame.rows, path)
+def _frame(project: Project) -> pa.Table:
+    """What features/frame.py makes on the cluster, in this process."""
+    sources = {"flights": flights_frame(), "weather": weather_frame()}
+    rows = examples_of(sources["flights"], project.features, project.examples, project.task, None)
+    rows = rows.with_columns(project.split.label().alias(SPLIT)).drop_nulls(SPLIT)
+    found = [lookup(view, prepare(view, sources[view.source]), rows) for view in project.features.views]
+    return pl.concat([rows, *found], how="horizontal").to_arrow()

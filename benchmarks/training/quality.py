@@ -131,8 +131,8 @@ def _trees(table: Table, cuts: dict[str, np.ndarray], seed: int) -> np.ndarray:
     kinds = {"binary": lgb.LGBMClassifier, "multiclass": lgb.LGBMClassifier, "regression": lgb.LGBMRegressor}
     model = kinds[table.task.kind](n_estimators=1000, learning_rate=0.05, random_state=seed, n_jobs=1, verbosity=-1)
     x, y = np.asarray(table.data.data, float), table.data.target
-    held = [(x[cuts["validation"]], y[cuts["validation"]])]
-    model.fit(x[cuts["train"]], y[cuts["train"]], eval_set=held, callbacks=[lgb.early_stopping(50, verbose=False)])
+    held, stop = cuts["validation"], lgb.early_stopping(50, verbose=False)
+    model.fit(x[cuts["train"]], y[cuts["train"]], eval_X=x[held], eval_y=y[held], callbacks=[stop])
     if table.task.kind == "regression":
         return np.asarray(model.predict(x[cuts["test"]]))
     chances = np.asarray(model.predict_proba(x[cuts["test"]]))
