@@ -34,6 +34,11 @@ class Clock:
         self._began -= sum(self._whole.values())
 
     @property
+    def now(self) -> float:
+        """Seconds since some moment."""
+        return time.perf_counter()
+
+    @property
     def elapsed(self) -> float:
         """Seconds of the epoch, by the wall clock; those before a resumption included."""
         return time.perf_counter() - self._began

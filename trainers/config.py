@@ -97,7 +97,7 @@ class ModelSpec(Frozen):
     The function is pickled by Ray within the job, and never needed to serve.
     """
 
-    build: Literal["linear", "mlp"] | Callable[..., Any] = "mlp"
+    build: Literal["linear", "mlp", "ft_transformer"] | Callable[..., Any] = "mlp"
     parameters: dict[str, Parameter] = Field(default_factory=dict)
 
     @property

@@ -155,9 +155,9 @@ class _Training:
         self._step.optimiser.zero_grad(set_to_none=True)
 
     def _tell_now_and_then(self) -> None:
-        if self._world.rank or abs(self._clock.elapsed - self._told) < PULSE_S:
+        if self._world.rank or self._clock.now - self._told < PULSE_S:
             return
-        self._told = self._clock.elapsed
+        self._told = self._clock.now
         self._tell(self._pulse(self._clock.seconds))
 
     def _pulse(self, seconds: dict[str, float]) -> Pulse:

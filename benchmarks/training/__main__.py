@@ -1,11 +1,12 @@
-"""The command line of the training benchmark: sections, each measured on a cluster that this starts."""
+"""The command line of the training benchmark: sections, most of them measured on a cluster that this starts."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from benchmarks.features.__main__ import Teller
 from benchmarks.results import Row
 from benchmarks.serving.environments import pinned
 from benchmarks.training import checkpoints, quality, speed
-from benchmarks.training.case import cluster, flights
+from benchmarks.training.case import Case, cluster, flights
 from benchmarks.training.runs import PEERS
 from trainers.data import TrainingData
 
 AREA = "training"
 SECTIONS = ("steady", "first_epoch", "fit_overhead", "checkpoint", "quality")
 ROUNDS = 3
+
+Work = Callable[[Callable[[str], None]], list[Row]]
 _ABOUT = """\
 One row of the table is one comparison: rayloop's value, the peer's, their ratio, the target, and whether it is met.
 docs/benchmarks.md tells how it is measured, and what is fair about it."""
@@ -29,25 +32,30 @@ docs/benchmarks.md tells how it is measured, and what is fair about it."""
 def main() -> None:
     """Run the sections that were asked for; results are written after each."""
     asked, host, say = _arguments(sys.argv[1:]), results.machine(), Teller()
+    # Told to end, it ends its cluster first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     asked.folder.mkdir(parents=True, exist_ok=True)
-    with cluster(asked.folder):
-        case = flights(asked.folder, say)
-        data = TrainingData.of(case.table)
-        for work in _works(asked.only):
-            rows = work(case, data, asked.rounds, say)
-            say(f"written to {results.write(AREA, rows, _versions(), _ABOUT, asked.out, host)}")
+    case = flights(asked.folder, say)
+    for work in _works(case, asked.only, asked.rounds, asked.folder):
+        say(f"written to {results.write(AREA, work(say), _versions(), _ABOUT, asked.out, host)}")
 
 
-def _works(asked: Sequence[str]) -> list[Callable[..., list[Row]]]:
-    """Three sections come from the same runs."""
-    works: list[Callable[..., list[Row]]] = []
-    if of_runs := {*asked} & {"steady", "first_epoch", "fit_overhead"}:
-        works.append(lambda *given: [one for one in speed.rows(*given) if one.work.partition(":")[0] in of_runs])
-    if "checkpoint" in asked:
-        works.append(checkpoints.rows)
+def _works(case: Case, asked: Sequence[str], rounds: int, folder: Path) -> Iterator[Work]:
+    """Three sections come from the same runs; only quality needs no cluster."""
+    of_runs = {*asked} & {"steady", "first_epoch", "fit_overhead"}
+    if of_runs or "checkpoint" in asked:
+        with cluster(folder):
+            data = TrainingData.of(case.table)
+            if of_runs:
+                yield lambda say: [one for one in speed.rows(case, data, rounds, say) if _section(one) in of_runs]
+            if "checkpoint" in asked:
+                yield lambda say: checkpoints.rows(case, data, rounds, say)
     if "quality" in asked:
-        works.append(lambda case, data, rounds, say: quality.rows(case, say))
-    return works
+        yield lambda say: quality.rows(case, say)
+
+
+def _section(row: Row) -> str:
+    return row.work.partition(":")[0]
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:

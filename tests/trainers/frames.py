@@ -17,7 +17,7 @@ from trainers.feed import MemoryFeed, MemoryHeldOut, Rows
 from trainers.fit import FitResult
 from trainers.inputs import InputSpec
 from trainers.job import Job
-from trainers.models import TabularInput
+from trainers.tabular import TabularInput
 from trainers.world import World
 
 COLUMNS = (
