@@ -30,7 +30,7 @@ from trainers.config import ModelSpec, TrainConfig
 from trainers.inputs import InputSpec
 
 SPEC = ModelSpec(build="mlp", parameters={"hidden": (256, 128), "dropout": 0.2})
-CONFIG = TrainConfig(epochs=6, batch_size=2048, workers=1, checkpoint_epochs=0)
+CONFIG = TrainConfig(epochs=5, batch_size=2048, workers=1, checkpoint_epochs=0)
 
 _FRAME = "frame.parquet"
 
