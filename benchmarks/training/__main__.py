@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +31,6 @@ docs/benchmarks.md tells how it is measured, and what is fair about it."""
 def main() -> None:
     """Run the sections that were asked for; results are written after each."""
     asked, host, say = _arguments(sys.argv[1:]), results.machine(), Teller()
-    # Told to end, it ends its cluster first.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     asked.folder.mkdir(parents=True, exist_ok=True)
     case = flights(asked.folder, say)
     for work in _works(case, asked.only, asked.rounds, asked.folder):

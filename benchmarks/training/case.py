@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,6 +89,8 @@ def cluster(folder: Path) -> Iterator[None]:
     os.environ.update(settings.environment())
     try:
         session.connect(settings)
+        # Told to end, it ends its cluster first; Ray's own handler, which connecting sets, would not.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         yield
     finally:
         ray.shutdown()
