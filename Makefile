@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check bench-serving bench-features bench-monitoring down clean
+.PHONY: demo test test-slow check bench-serving bench-features bench-training bench-monitoring down clean
 
 demo: $(STAMP)
 	$(BIN)/rayloop demo
@@ -31,6 +31,10 @@ bench-serving: $(STAMP)
 # ARGS="--only offline --small" for less; docs/benchmarks.md.
 bench-features: $(STAMP)
 	$(BIN)/python -m benchmarks.features $(ARGS)
+
+# ARGS="--only steady --rounds 1" for less; docs/benchmarks.md.
+bench-training: $(STAMP)
+	$(BIN)/python -m benchmarks.training $(ARGS)
 
 # ARGS="--only weeks --windows 20" for less.
 bench-monitoring: $(STAMP)

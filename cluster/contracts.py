@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlparse
 
 from pydantic import BaseModel, ConfigDict
 
-TaskKind = Literal["binary", "multiclass", "regression"]
+TaskKind = Literal["binary", "multiclass", "regression", "multilabel"]
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -28,8 +28,10 @@ class Task(Frozen):
 
     Scores, everywhere in rayloop: binary, shape [n], the probability of the positive class;
     multiclass, shape [n, len(classes)], probabilities in the order of ``classes``;
-    regression, shape [n], the value itself.
-    Labels: binary 0.0 or 1.0; multiclass the index into ``classes``; regression the value.
+    regression, shape [n], the value itself;
+    multilabel, shape [n, len(classes)], the probability of each label by itself.
+    Labels: binary 0.0 or 1.0; multiclass the index into ``classes``; regression the value; multilabel, shape
+    [n, len(classes)], 0.0 or 1.0 for each of ``classes``.
     """
 
     kind: TaskKind
@@ -39,7 +41,17 @@ class Task(Frozen):
     @property
     def outputs(self) -> int:
         """Number of scores for one row."""
-        return len(self.classes) if self.kind == "multiclass" else 1
+        return len(self.classes) if self.wide else 1
+
+    @property
+    def wide(self) -> bool:
+        """Whether scores have a column for each of ``classes``."""
+        return self.kind in ("multiclass", "multilabel")
+
+    @property
+    def label_width(self) -> int:
+        """Number of labels of one row."""
+        return len(self.classes) if self.kind == "multilabel" else 1
 
 
 class Snapshot(Frozen):

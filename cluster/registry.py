@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 from mlflow.exceptions import MlflowException
 
@@ -36,8 +39,10 @@ class Run:
             self._client.log_param(self.id, name, value)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        for name, value in values.items():
-            self._client.log_metric(self.id, name, value, step=step)
+        """Those that are finite numbers, in one transaction."""
+        now = int(1000 * time.time())
+        made = [Metric(name, value, now, step) for name, value in values.items() if math.isfinite(value)]
+        self._client.log_batch(self.id, metrics=made)
 
     def tags(self, values: Mapping[str, str]) -> None:
         for name, value in values.items():

@@ -63,6 +63,11 @@ class Settings(BaseSettings):
         return self.artifact_root or (self.home / "artifacts").as_uri()
 
     @property
+    def checkpoints(self) -> str:
+        """Where trainings that are under way keep their checkpoints; every node must reach it."""
+        return f"{self.artifact_root}/checkpoints" if self.artifact_root else str(self.home / "checkpoints")
+
+    @property
     def iceberg(self) -> dict[str, str]:
         """Keyword arguments of pyiceberg's ``load_catalog``."""
         return {

@@ -96,6 +96,11 @@ class Project:
             raise ProjectError(f"project {self.name!r} declares source {', '.join(sorted(repeated))} twice")
         if self.task.kind == "multiclass" and len(self.task.classes) < 2:
             raise ProjectError(f"project {self.name!r} is multiclass but names {len(self.task.classes)} classes")
+        if self.task.kind == "multilabel":
+            raise ProjectError(
+                f"project {self.name!r} is multilabel: such a model is trained by trainers.fit, and not served yet",
+                "declare a binary project for each label, or train without a project",
+            )
         require_columns(self.features, self.examples, self.sources)
         self._require_gate_columns()
 

@@ -21,11 +21,14 @@ from features.pit import AS_OF
 from features.reference import ReferenceProfile, profile_windows
 from features.split import TRAIN, VALIDATION
 from pipelines import cards
+from pipelines.curves import Curves
 from pipelines.examine import Examined, examine
 from pipelines.frames import Frame
 from pipelines.workspace import Workspace
 from trainers import evaluate
+from trainers.checkpoint import Checkpoints
 from trainers.config import ModelSpec, TrainConfig
+from trainers.data import TrainingData
 from trainers.fit import FitResult, calibrated, fit
 from trainers.latency import runtime_line
 from trainers.tune import TuneResult, search
@@ -81,37 +84,64 @@ def make_version(
         )
     data = frame.sabotaged(recipe.config.seed) if recipe.shuffle_labels else frame.data
     project, tell = workspace.project, workspace.progress
-    fitted = fit(recipe.spec, recipe.config, project.task, frame.encoder, data, tell)
-    fitted = calibrated(fitted, frame.part(VALIDATION))
-    with tempfile.TemporaryDirectory() as temporary:
+    with workspace.registry.run(project.name, name) as run, tempfile.TemporaryDirectory() as temporary:
+        fitted = _fitted(workspace, frame, recipe, data, run, fingerprint)
         folder = Path(temporary)
         seen = examine(workspace, frame, fitted, folder, compare)
         tell(f"exported in {seen.served}; {runtime_line(seen.latency)}")
         for check in seen.report.checks:
             tell(f"gate {'pass' if check.passed else 'FAIL'}: {check.name}: {check.reason}")
         if not seen.report.passed:
-            _refuse_unless(override_gate, workspace, frame, recipe, name, seen, fingerprint)
+            _refuse_unless(override_gate, run, workspace, frame, recipe, name, seen, fingerprint)
         _write_bundle(workspace, frame, fitted, folder, seen.served.precision)
-        with workspace.registry.run(project.name, name) as run:
-            _log(run, workspace, frame, recipe, seen)
-            cards.log_card(run, workspace, frame, name, seen, fingerprint, "" if seen.report.passed else override_gate)
-            tags = _tags(workspace, frame, fingerprint, seen, override_gate)
-            version = workspace.registry.register(project.name, run, folder, tags)
+        _log(run, workspace, frame, recipe, seen)
+        cards.log_card(run, workspace, frame, name, seen, fingerprint, "" if seen.report.passed else override_gate)
+        tags = _tags(workspace, frame, fingerprint, seen, override_gate)
+        version = workspace.registry.register(project.name, run, folder, tags)
     tell(f"registered {version}: {_told(seen.quality)}")
     return Candidate(version, seen.report, seen.quality, False)
 
 
+def _fitted(
+    workspace: Workspace, frame: Frame, recipe: Recipe, data: TrainingData, run: Run, fingerprint: str
+) -> FitResult:
+    """Train, followed by ``run``; a training of the same fingerprint that was killed goes on where it was."""
+    project, curves = workspace.project, Curves(run)
+    folder = f"{workspace.settings.checkpoints}/{project.name}/{fingerprint[:16]}"
+    fitted = fit(
+        recipe.spec,
+        recipe.config,
+        project.task,
+        frame.encoder,
+        data,
+        workspace.progress,
+        name=project.name,
+        watch=curves,
+        checkpoints=folder,
+    )
+    curves.complete(fitted.epochs)
+    Checkpoints(folder).clear()
+    return calibrated(fitted, frame.part(VALIDATION))
+
+
 def _refuse_unless(
-    override: str, workspace: Workspace, frame: Frame, recipe: Recipe, name: str, seen: Examined, fingerprint: str
+    override: str,
+    run: Run,
+    workspace: Workspace,
+    frame: Frame,
+    recipe: Recipe,
+    name: str,
+    seen: Examined,
+    fingerprint: str,
 ) -> None:
     """Keep what a refused candidate has shown, and raise GateFailed; with an ``override`` only say so."""
     if override:
         workspace.progress(f"registered all the same: {override}")
         return
     project = workspace.project.name
-    with workspace.registry.run(project, f"{name} (refused)") as run:
-        _log_refused(run, recipe, seen)
-        cards.log_card(run, workspace, frame, name, seen, fingerprint, "")
+    run.tags({"mlflow.runName": f"{name} (refused)"})
+    _log_refused(run, recipe, seen)
+    cards.log_card(run, workspace, frame, name, seen, fingerprint, "")
     raise GateFailed(
         f"{name} of {project} fails its gate: " + "; ".join(c.reason for c in seen.report.failures),
         "it is not registered; the run, its figures and its model card are in MLflow",
@@ -206,17 +236,15 @@ def _origin(workspace: Workspace, frame: Frame) -> dict[str, str]:
 def _log(run: Run, workspace: Workspace, frame: Frame, recipe: Recipe, seen: Examined) -> None:
     fitted = seen.fitted
     run.parameters(_flat(recipe.spec, recipe.config))
-    run.metrics({f"test_{name}": value for name, value in seen.quality.items() if np.isfinite(value)})
-    run.metrics({f"validation_{name}": value for name, value in fitted.metrics.items() if np.isfinite(value)})
-    for epoch in fitted.epochs:
-        run.metrics({"train_loss": epoch.loss, "train_rows_per_s": epoch.rows_per_second}, step=epoch.number)
+    run.metrics({f"test_{name}": value for name, value in seen.quality.items()})
+    run.metrics({f"validation_{name}": value for name, value in fitted.metrics.items()})
     run.metrics({**seen.latency, "temperature": fitted.temperature})
     run.tags(_origin(workspace, frame))
 
 
 def _log_refused(run: Run, recipe: Recipe, seen: Examined) -> None:
     run.parameters(_flat(recipe.spec, recipe.config))
-    run.metrics({f"test_{metric}": value for metric, value in seen.quality.items() if np.isfinite(value)})
+    run.metrics({f"test_{metric}": value for metric, value in seen.quality.items()})
     run.tags({GATE_TAG: seen.report.model_dump_json()})
 
 

@@ -160,7 +160,7 @@ def _attributions(policy: GatePolicy, given: Evidence) -> tuple[Attribution, ...
 
 def _attribution(policy: GatePolicy, given: Evidence, name: str, at: int) -> Attribution:
     task, test = given.task, given.test
-    explained = int(test.scores[at].argmax()) if task.kind == "multiclass" else 0
+    explained = int(test.scores[at].argmax()) if task.wide else 0
     row = {array: values[at : at + 1] for array, values in test.arrays.items()}
     step = max(1, len(test.labels) // BACKGROUND_ROWS)
     background = {array: values[::step] for array, values in test.arrays.items()}
@@ -170,7 +170,7 @@ def _attribution(policy: GatePolicy, given: Evidence, name: str, at: int) -> Att
         return scores[:, explained] if scores.ndim > 1 else scores
 
     base, parts = importance.shapley(given.inputs, one, row, background, orders=SHAPLEY_ORDERS, seed=policy.seed)
-    label = task.classes[explained] if task.kind == "multiclass" else task.label
+    label = task.classes[explained] if task.wide else task.label
     values = {feature: _told(test.table[feature][at].as_py()) for feature in parts}
     return Attribution(row=name, output=label, base=base, score=base + sum(parts.values()), parts=parts, values=values)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from features.encoding import MISSING_CODE, Encoder
 from features.frame import LABEL
 from features.pit import AS_OF
 from trainers import tasks
+from trainers.encode import label_array
 from trainers.evaluate import by_time
 
 TREES = 400
@@ -33,7 +34,7 @@ def compare(
     task: Task, encoder: Encoder, train: pa.Table, test: pa.Table, columns: Sequence[str] | None
 ) -> dict[str, Any]:
     """Fit on ``train``; the ``metrics`` on ``test``, and the same by month as ``months``."""
-    scores, labels = baseline_scores(task, encoder, train, test, columns=columns), test[LABEL].to_numpy()
+    scores, labels = baseline_scores(task, encoder, train, test, columns=columns), label_array(test[LABEL])
     months = by_time(task, scores, labels, test[AS_OF])
     return {"metrics": tasks.evaluate(task, scores, labels), "months": months}
 
@@ -56,6 +57,12 @@ def baseline_scores(
     # It takes more than a second to import, and only the process that fits has need of it.
     import lightgbm as lgb
 
+    if task.kind == "multilabel":
+        each = [
+            baseline_scores(one, encoder, labelled, test, columns=columns, trees=trees, threads=threads, seed=seed)
+            for one, labelled in _one_by_one(task, train)
+        ]
+        return np.column_stack(each)
     chosen = encoder if columns is None else only(encoder, columns)
     options = {**PARAMETERS, **_objective(task), "num_threads": threads, "seed": seed}
     rows = lgb.Dataset(_matrix(chosen, train), _labels(train), categorical_feature=_categorical(chosen))
@@ -79,6 +86,14 @@ def _matrix(encoder: Encoder, frame: pa.Table) -> np.ndarray:
 
 def _categorical(encoder: Encoder) -> list[int]:
     return list(range(encoder.width, encoder.width + len(encoder.categories)))
+
+
+def _one_by_one(task: Task, train: pa.Table) -> Iterator[tuple[Task, pa.Table]]:
+    """Each label as a binary task of its own."""
+    labels = label_array(train[LABEL])
+    for k, name in enumerate(task.classes):
+        one = train.set_column(train.column_names.index(LABEL), LABEL, pa.array(labels[:, k]))
+        yield Task(kind="binary", label=name), one
 
 
 def _labels(frame: pa.Table) -> np.ndarray:

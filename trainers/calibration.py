@@ -42,9 +42,9 @@ def fit_temperature(task: Task, scores: np.ndarray, labels: np.ndarray) -> float
 def tempered(task: Task, scores: np.ndarray, temperature: float) -> np.ndarray:
     """``scores`` with their logits divided by ``temperature``, float64."""
     return np.asarray(
-        expit(_logits(task, scores) / temperature)
-        if task.kind == "binary"
-        else softmax(_logits(task, scores) / temperature, axis=1)
+        softmax(_logits(task, scores) / temperature, axis=1)
+        if task.kind == "multiclass"
+        else expit(_logits(task, scores) / temperature)
     )
 
 
@@ -74,13 +74,13 @@ def judge(found: Calibrated | None, limit: float) -> Iterator[Check]:
 
 def _logits(task: Task, scores: np.ndarray) -> np.ndarray:
     clipped = np.clip(np.asarray(scores, np.float64), tasks.PROBABILITY_FLOOR, 1 - tasks.PROBABILITY_FLOOR)
-    return np.asarray(logit(clipped) if task.kind == "binary" else np.log(clipped))
+    return np.asarray(np.log(clipped) if task.kind == "multiclass" else logit(clipped))
 
 
 def _loss(task: Task, scores: np.ndarray, labels: np.ndarray, temperature: float) -> float:
     """Mean log loss, from logits: no probability is clipped on the way."""
     logits = _logits(task, scores) / temperature
-    if task.kind == "binary":
+    if task.kind != "multiclass":
         return float(np.mean(np.logaddexp(0.0, np.where(labels == 1, -logits, logits))))
     given = log_softmax(logits, axis=1)[np.arange(len(labels)), labels.astype(int)]
     return float(-given.mean())

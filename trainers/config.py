@@ -12,6 +12,7 @@ from cluster.errors import ProjectError
 
 Parameter = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
 Schedule = Literal["onecycle", "cosine", "constant"]
+Precision = Literal["float32", "bf16", "fp16"]
 
 MEBIBYTE = 1 << 20
 SCORE_ROWS = 16_384
@@ -29,6 +30,17 @@ class TrainConfig(Frozen):
     streamed and shuffled within a buffer of ``shuffle_rows``. ``quantize="int8"`` serves the model with int8 weights if
     it passes the gate with them, and as it is otherwise. ``calibrate="temperature"`` divides the logits by the number that
     suits the validation rows best, so that probabilities mean what they say.
+
+    ``strategy="fsdp"`` shards parameters, gradients and optimiser over the workers, for models that one device cannot hold.
+    ``precision`` is that of the forward pass (autocast); weights stay float32. ``compile`` runs the module through
+    torch.compile. ``accumulate`` computes a step in so many parts, one after the other, to fit it into memory; the step
+    remains the same, but for batch norm, which sees a part at a time. ``class_weights``: "balanced" gives every class the same say (multi-label: rows with and without each
+    label), or one weight a class; scores are then no longer probabilities of the training rows.
+
+    A checkpoint is written every ``checkpoint_steps`` steps, 0 never, and at the end of every ``checkpoint_epochs`` epochs, 0 never.
+    A worker that dies is replaced, and training goes on from the newest one, up to ``restarts`` times. ``min_workers`` lets
+    training go on with fewer than ``workers`` when a node leaves, and take more, up to ``workers``, when one comes; 0 waits
+    for all. The cluster is looked at every ``resize_s`` seconds.
     """
 
     epochs: int = Field(default=3, ge=1)
@@ -48,6 +60,26 @@ class TrainConfig(Frozen):
     shuffle_rows: int = Field(default=100_000, ge=0)
     quantize: Literal["none", "int8"] = "none"
     calibrate: Literal["none", "temperature"] = "none"
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    precision: Precision = "float32"
+    compile: bool = False
+    accumulate: int = Field(default=1, ge=1)
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
+    checkpoint_steps: int = Field(default=0, ge=0)
+    checkpoint_epochs: int = Field(default=1, ge=0)
+    restarts: int = Field(default=2, ge=0)
+    min_workers: int = Field(default=0, ge=0)
+    resize_s: float = Field(default=30.0, gt=0)
+
+    @model_validator(mode="after")
+    def _settings_that_go_together(self) -> Self:
+        if self.strategy == "fsdp" and self.precision == "fp16":
+            raise ProjectError("precision='fp16' scales its loss, which strategy='fsdp' does not know", "use bf16")
+        if self.min_workers > self.workers:
+            raise ProjectError(
+                f"min_workers={self.min_workers} is more than workers={self.workers}", "workers is the most there are"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_batch_feeds_every_worker(self) -> Self:
@@ -65,7 +97,7 @@ class ModelSpec(Frozen):
     The function is pickled by Ray within the job, and never needed to serve.
     """
 
-    build: Literal["linear", "mlp"] | Callable[..., Any] = "mlp"
+    build: Literal["linear", "mlp", "ft_transformer"] | Callable[..., Any] = "mlp"
     parameters: dict[str, Parameter] = Field(default_factory=dict)
 
     @property

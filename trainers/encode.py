@@ -35,7 +35,7 @@ class Encode:
         arrays = self._encoder.encode(frame)
         # Arrow has no tensors of width 0.
         kept = {name: values for name, values in arrays.items() if values.shape[1]}
-        return {**kept, "labels": _labels(frame["label"]), PART: np.asarray(part, np.int8)}
+        return {**kept, "labels": label_array(frame["label"]), PART: np.asarray(part, np.int8)}
 
 
 class Only:
@@ -49,10 +49,15 @@ class Only:
         return {name: values[mine] for name, values in encoded.items() if name != PART}
 
 
-def _labels(column: pa.ChunkedArray) -> np.ndarray:
+def label_array(column: pa.ChunkedArray) -> np.ndarray:
+    """Float32 [n]; of a column of lists [n, labels]."""
+    if pa.types.is_fixed_size_list(column.type):
+        flat = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
+        return label_array(flat).reshape(-1, column.type.list_size)
     if not pa.types.is_floating(column.type) and not pa.types.is_integer(column.type):
         raise DataError(
-            f"column 'label' is {column.type}, not a number", "multiclass labels are positions in 'classes'"
+            f"column 'label' is {column.type}, not a number",
+            "multiclass labels are positions in 'classes', multilabel ones lists of 0 and 1 of one length",
         )
     labels = np.asarray(column.cast(pa.float64()), np.float32)
     if not np.isfinite(labels).all():

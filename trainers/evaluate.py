@@ -69,30 +69,34 @@ def score_table(folder: Path, frame: pa.Table, threads: int = 1) -> np.ndarray:
 
 def output_columns(task: Task) -> tuple[str, ...]:
     """Names of ``outputs``."""
-    return ("scores", "predicted") if task.kind == "multiclass" else ("score",)
+    return ("scores", "predicted") if task.wide else ("score",)
 
 
 def outputs(task: Task, scores: np.ndarray) -> dict[str, pa.Array]:
     """Scores as columns of a table.
 
-    Binary and regression: column "score"; multiclass: "scores" (a list in the order of the classes) and "predicted".
+    Binary and regression: column "score"; multiclass: "scores" (a list in the order of the classes) and "predicted"; multilabel: the
+    same, "predicted" being the list of labels with a score of 0.5 or more.
     """
-    if task.kind != "multiclass":
+    if not task.wide:
         return {"score": pa.array(scores, pa.float64())}
     classes = np.asarray(task.classes)
     lists = pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel(), pa.float64()), len(classes))
+    if task.kind == "multilabel":
+        return {"scores": lists, "predicted": pa.array([classes[row >= 0.5] for row in scores], pa.list_(pa.string()))}
     return {"scores": lists, "predicted": pa.array(classes[scores.argmax(axis=1)], pa.string())}
 
 
 def calibration(task: Task, scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> tuple[CalibrationBin, ...]:
-    """Reliability of probabilities, in bins of about equal numbers of rows (multiclass: of the predicted class).
+    """Reliability of probabilities, in bins of about equal numbers of rows (multiclass: of the predicted class; multilabel: of all labels).
 
     Raises DataError for regression, which has none.
     """
     if task.kind == "regression":
         raise DataError("a regression has no calibration curve of probabilities")
-    chance = scores if task.kind == "binary" else scores.max(axis=1)
-    hits = labels if task.kind == "binary" else scores.argmax(axis=1) == labels
+    wide = task.kind == "multiclass"
+    chance = scores.max(axis=1) if wide else scores.ravel()
+    hits = scores.argmax(axis=1) == labels if wide else labels.ravel()
     order = np.argsort(chance, kind="stable")
     return tuple(
         CalibrationBin(score=float(chance[part].mean()), share=float(hits[part].mean()), rows=len(part))

@@ -105,6 +105,9 @@ def _answers(
     if task.kind == "regression":
         spread = float(labels.std()) or 1.0 if len(labels) else 1.0
         return scores / spread, labels / spread
+    if task.kind == "multilabel":
+        wrong = ((scores >= policy.threshold) != (labels == 1)).mean(axis=1)
+        return wrong, np.zeros(len(wrong))
     chosen = scores >= policy.threshold if task.kind == "binary" else scores.argmax(axis=1)
     return chosen.astype(int), labels.astype(int)
 
@@ -125,7 +128,7 @@ def _metrics(task: Task) -> dict[str, Any]:
     from fairlearn.metrics import count, false_positive_rate, selection_rate, true_positive_rate
     from sklearn.metrics import mean_absolute_error, zero_one_loss
 
-    if task.kind == "regression":
+    if task.kind in ("regression", "multilabel"):
         return {"rows": count, "error": mean_absolute_error}
     common = {"rows": count, "error": zero_one_loss}
     if task.kind == "multiclass":

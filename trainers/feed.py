@@ -18,7 +18,7 @@ from trainers.shares import local_batch, share_of
 
 
 class Batch(NamedTuple):
-    """numbers float32 [n, k], codes int64 [n, c], labels float32 [n]."""
+    """numbers float32 [n, k], codes int64 [n, c], labels float32 [n] (multi-label: [n, labels])."""
 
     numbers: torch.Tensor
     codes: torch.Tensor
@@ -26,6 +26,13 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(part.to(device, non_blocking=True) for part in self))
+
+    def parts(self, count: int) -> list[Batch]:
+        """At most ``count`` batches of about equal size."""
+        if count == 1:
+            return [self]
+        cut = zip(*(torch.chunk(tensor, count) for tensor in self), strict=True)
+        return [Batch(*tensors) for tensors in cut]
 
 
 class Feed(Protocol):
@@ -39,7 +46,8 @@ class Feed(Protocol):
     def rows(self) -> int:
         """Rows in an epoch over all workers, each counted once."""
 
-    def epoch(self, number: int) -> Iterator[Batch]: ...
+    def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step ``first`` on."""
 
 
 class HeldOut(Protocol):
@@ -95,10 +103,10 @@ class MemoryFeed:
     def steps(self) -> int:
         return -(-self.rows // self._global)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
+    def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
         order = np.random.default_rng([self._seed, number]).permutation(self.rows)
         order = np.resize(order, self.steps * self._global)
-        for start in range(self._rank * self._local, len(order), self._global):
+        for start in range(first * self._global + self._rank * self._local, len(order), self._global):
             yield self._rows.take(order[start : start + self._local])
 
 

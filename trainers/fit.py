@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pyarrow as pa
 import torch
 from ray.util.queue import Queue
@@ -18,17 +17,24 @@ from cluster.contracts import Task
 from cluster.errors import ProjectError
 from features.encoding import Encoder
 from features.frame import LABEL
-from trainers import calibration, loop, models, tasks
+from trainers import calibration, losses, models, tasks
 from trainers.config import ModelSpec, TrainConfig
+from trainers.course import Epoch, Pulse, State
 from trainers.data import TrainingData
+from trainers.encode import label_array
 from trainers.feed import MemoryHeldOut, Rows
 from trainers.inputs import InputSpec
-from trainers.loop import Epoch, Job, State
+from trainers.job import Job
+from trainers.validate import gather, validate
 from trainers.workers import on_workers
+from trainers.world import World
 
 TRAIN_SAMPLE_ROWS = 50_000
 
+LINE_S = 5.0
+
 Progress = Callable[[str], None]
+Watch = Callable[[Epoch | Pulse], None]
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,17 @@ def fit(
     encoder: Encoder,
     data: TrainingData,
     progress: Progress = print,
+    *,
+    name: str = "fit",
+    watch: Watch = lambda seen: None,
+    checkpoints: str = "",
 ) -> FitResult:
-    """Train on ``config.workers`` workers. Raises ProjectError, DataError, or RayloopError for a worker that died."""
+    """Train on ``config.workers`` workers. Raises ProjectError, DataError, or RayloopError for a worker that died once too often.
+
+    ``watch`` gets each epoch, and about every second how it goes; metrics in Ray's dashboard carry ``name``. A folder or URI for
+    ``checkpoints`` lets a fit that was killed go on when it is called again with the same arguments; it must be reachable from
+    every node. It is the caller's to remove.
+    """
     if config.calibrate != "none" and task.kind == "regression":
         raise ProjectError(f"calibrate={config.calibrate!r}: a regression has no probabilities", "leave calibrate out")
     started = time.perf_counter()
@@ -78,8 +93,10 @@ def fit(
     models.build(spec, encoded.inputs, task)
     encode_seconds = time.perf_counter() - started
     metric = tasks.primary(task).name
-    with _channel(lambda epoch: progress(epoch.line(metric))) as queue:
-        outcome = on_workers(Job(spec, config, task, encoded.inputs), encoded, queue=queue)
+    losses.class_weights(task, config, encoded.inputs)
+    with _channel(_Teller(progress, metric, watch)) as queue:
+        job = Job(spec, config, task, encoded.inputs)
+        outcome = on_workers(job, encoded, queue=queue, name=name, checkpoints=checkpoints)
     fitted = time.perf_counter() - started
     train_seconds = sum(epoch.train_seconds for epoch in outcome.epochs)
     validation_seconds = sum(epoch.validation_seconds for epoch in outcome.epochs)
@@ -108,24 +125,43 @@ def calibrated(result: FitResult, validation: pa.Table) -> FitResult:
     """The same model with the temperature that suits its validation rows, where its settings ask for one."""
     if result.config.calibrate == "none":
         return result
-    arrays, labels = result.encoder.encode(validation), validation[LABEL].to_numpy().astype(np.float32)
+    arrays, labels = result.encoder.encode(validation), label_array(validation[LABEL])
     rows = Rows(arrays["numbers"], arrays["codes"], labels)
-    scores, _ = loop.gather(result.scored(), result.task, MemoryHeldOut(rows), loop.World())
+    scores, _ = gather(result.scored(), result.task, MemoryHeldOut(rows), World())
     return replace(result, temperature=calibration.fit_temperature(result.task, scores, labels))
 
 
 def _on_sample(result: FitResult, rows: Rows) -> dict[str, float]:
-    return loop.validate(result.scored(), result.task, MemoryHeldOut(rows), loop.World())
+    return validate(result.scored(), result.task, MemoryHeldOut(rows), World())
+
+
+class _Teller:
+    """Puts what workers say into lines: every epoch, and every five seconds what goes on within one."""
+
+    def __init__(self, progress: Progress, metric: str, watch: Watch) -> None:
+        self._progress, self._metric, self._watch = progress, metric, watch
+        self._said = time.monotonic()
+
+    def __call__(self, seen: Epoch | Pulse) -> None:
+        self._watch(seen)
+        now = time.monotonic()
+        if isinstance(seen, Epoch):
+            self._progress(seen.line(self._metric))
+        elif seen.resumed or now - self._said >= LINE_S:
+            self._progress(seen.line())
+        else:
+            return
+        self._said = now
 
 
 @contextmanager
-def _channel(receive: Callable[[Epoch], None]) -> Iterator[Queue]:
-    """A queue that workers put epochs on; ``receive`` is called here for each, as it comes."""
+def _channel(receive: Watch) -> Iterator[Queue]:
+    """A queue that workers put epochs and pulses on; ``receive`` is called here for each, as it comes."""
     queue = Queue(actor_options={"num_cpus": 0})
 
     def drain() -> None:
-        while (epoch := queue.get()) is not None:
-            receive(epoch)
+        while (seen := queue.get()) is not None:
+            receive(seen)
 
     thread = threading.Thread(target=drain, daemon=True)
     thread.start()

@@ -19,7 +19,8 @@ class InputSpec(Frozen):
 
     ``mean`` and ``std`` are those of the training rows with each column clipped to its 0.1 and 99.9 per cent quantiles,
     so that a few outliers do not set the scale. ``missing`` indexes the columns that had missing values in training.
-    A regression model predicts the label standardised by ``label_mean`` and ``label_std``.
+    A regression model predicts the label standardised by ``label_mean`` and ``label_std``. ``class_shares`` are the shares of
+    training rows in each class (multi-label: with each label).
     """
 
     numbers: tuple[str, ...]
@@ -31,6 +32,7 @@ class InputSpec(Frozen):
     missing: tuple[int, ...]
     label_mean: float = 0.0
     label_std: float = 1.0
+    class_shares: tuple[float, ...] = ()
 
     @property
     def width(self) -> int:
@@ -56,7 +58,19 @@ class InputSpec(Frozen):
             missing=tuple(np.flatnonzero(np.isnan(arrays["numbers"]).any(axis=0)).tolist()),
             label_mean=float(centre),
             label_std=float(spread) or 1.0,
+            class_shares=_class_shares(task, labels),
         )
+
+
+def _class_shares(task: Task, labels: np.ndarray) -> tuple[float, ...]:
+    if task.kind == "regression":
+        return ()
+    if task.kind == "multilabel":
+        if labels.shape[1:] != (task.outputs,):
+            raise DataError(f"rows have {labels.shape[1:]} labels, and {task.outputs} are declared as 'classes'")
+        return tuple(labels.mean(axis=0, dtype=np.float64).tolist())
+    classes = 2 if task.kind == "binary" else task.outputs
+    return tuple((np.bincount(labels.astype(int), minlength=classes) / len(labels)).tolist())
 
 
 def _moments(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -68,9 +68,17 @@ def _skill(task: Task, codes: np.ndarray, labels: np.ndarray) -> float:
 
     if task.kind == "regression":
         return _known(tasks.prepare(task, "r2", predicted(labels), labels[judged])(None))
-    classes = (1,) if task.kind == "binary" else tuple(range(task.outputs))
-    aucs = [tasks.auc(predicted((labels == k).astype(float)), labels[judged] == k)(None) for k in classes]
+    targets = _targets(task, labels)
+    aucs = [tasks.auc(predicted(target), target[judged])(None) for target in targets]
     return _known(2 * float(np.nanmean(aucs)) - 1 if not np.isnan(aucs).all() else 0.0)
+
+
+def _targets(task: Task, labels: np.ndarray) -> list[np.ndarray]:
+    """What is to be told from the rest, one at a time, as 0.0 and 1.0."""
+    if task.kind == "multilabel":
+        return list(labels.T.astype(float))
+    classes = (1,) if task.kind == "binary" else tuple(range(task.outputs))
+    return [(labels == k).astype(float) for k in classes]
 
 
 def _known(skill: float) -> float:

@@ -5,205 +5,181 @@ It knows nothing of Ray. What differs between the two is behind ``World``; data 
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from cluster.contracts import Frozen, Task
 from cluster.errors import DataError
-from trainers import losses, models, tasks
-from trainers.config import ModelSpec, TrainConfig
+from trainers import chance, losses, models, snapshot, tasks
+from trainers.checkpoint import Checkpoints, loaded
+from trainers.clock import Clock
+from trainers.course import Epoch, Outcome, Pulse
 from trainers.feed import Feed, HeldOut
-from trainers.inputs import InputSpec
-from trainers.step import Stepper
+from trainers.job import Job
+from trainers.progress import Best, Progress
+from trainers.step import Loss, Stepper
+from trainers.transfer import transferred
+from trainers.validate import validate
+from trainers.world import World
 
-State = dict[str, np.ndarray]
+PULSE_S = 1.0
 
-
-class World:
-    """One process alone. fit.py has the one for many."""
-
-    rank = 0
-    size = 1
-
-    def __init__(self, device: torch.device | None = None) -> None:
-        self.device = device or torch.device("cpu")
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module whose backward pass averages gradients over all workers."""
-        return module
-
-    def total(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum over all workers, the same bits on each."""
-        return tensor
+Tell = Callable[[Pulse], None]
 
 
-@dataclass(frozen=True)
-class Job:
-    """What to train, without the data."""
+def train(
+    job: Job,
+    feed: Feed,
+    held_out: HeldOut,
+    world: World,
+    report: Callable[[Epoch], None],
+    tell: Tell = lambda pulse: None,
+    checkpoints: Checkpoints | None = None,
+) -> Outcome:
+    """Train, validate after every epoch, keep the best; go on from the newest of ``checkpoints``, when there is one.
 
-    spec: ModelSpec
-    config: TrainConfig
-    task: Task
-    inputs: InputSpec
-
-
-class Epoch(Frozen):
-    """What is known at the end of an epoch. Seconds are of this epoch; ``loss`` is the mean training loss.
-
-    ``best_so_far`` is the best value of the task's primary metric up to here; ``best`` says that it is this epoch's.
+    On the first worker ``tell`` hears about once a second how it goes. Raises DataError when loss or metric is not a number,
+    or a checkpoint is of another training.
     """
-
-    number: int
-    of: int
-    loss: float
-    metrics: dict[str, float]
-    lr: float
-    rows_per_second: float
-    train_seconds: float
-    validation_seconds: float
-    best: bool
-    best_so_far: float
-
-    def line(self, metric: str) -> str:
-        left = (self.of - self.number) * (self.train_seconds + self.validation_seconds)
-        return (
-            f"epoch {self.number}/{self.of}  loss {self.loss:.4f}  validation {metric} {self.metrics[metric]:.4f}"
-            f"{' *' if self.best else '  '}  {self.rows_per_second:,.0f} rows/s  {left:.0f} s left"
-        )
-
-    def report(self) -> dict[str, float]:
-        """The flat form that Ray's report functions take."""
-        return {
-            "epoch": self.number,
-            "epochs": self.of,
-            "loss": self.loss,
-            "best_so_far": self.best_so_far,
-            **self.metrics,
-        }
+    training = _Training(job, feed, held_out, world, tell, checkpoints)
+    training.resume()
+    while not training.over:
+        report(training.epoch())
+        training.save_after_epoch()
+    return training.outcome()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The weights of the best epoch by validation, and the course of training."""
+class _Training:
+    """One worker's part in a training."""
 
-    state: State
-    epochs: tuple[Epoch, ...]
+    def __init__(
+        self, job: Job, feed: Feed, held_out: HeldOut, world: World, tell: Tell, checkpoints: Checkpoints | None
+    ) -> None:
+        self._job, self._feed, self._held_out, self._world = job, feed, held_out, world
+        self._tell, self._checkpoints = tell, checkpoints
+        self._module = _module(job, world)
+        self._scored = models.Scored(self._module, job.task, job.inputs)
+        self._clock = Clock(world.device)
+        steps = job.config.epochs * feed.steps
+        self._step = Stepper(world.wrap(self._module), job.config, _loss(job, world), steps, world, self._clock)
+        self._metric = tasks.primary(job.task)
+        self._progress = Progress(Best(self._metric.worst), torch.zeros((), device=world.device))
+        self._told = 0.0
 
     @property
-    def best(self) -> Epoch:
-        return next(epoch for epoch in reversed(self.epochs) if epoch.best)
+    def over(self) -> bool:
+        return self._progress.over(self._job.config)
 
+    def outcome(self) -> Outcome:
+        """Once all that is to be kept is written."""
+        if self._checkpoints is not None:
+            self._checkpoints.wait()
+        return self._progress.outcome()
 
-class _Best:
-    """The best weights so far."""
+    def epoch(self) -> Epoch:
+        """Take the steps that are left of an epoch, then validate."""
+        number, lr, clock = len(self._progress.epochs) + 1, self._step.lr, self._clock
+        clock.begin(self._progress.spent)
+        loss = self._steps(number)
+        trained, seconds = clock.elapsed, clock.seconds
+        metrics = self._validated()
+        value = _checked(loss, metrics, self._metric.name, number)
+        best = self._progress.offer(self._metric, value, self._world.weights(self._module))
+        epoch = Epoch(
+            number=number,
+            of=self._job.config.epochs,
+            loss=loss,
+            metrics=metrics,
+            lr=lr,
+            rows_per_second=self._feed.rows / trained,
+            train_seconds=trained,
+            validation_seconds=clock.elapsed - trained,
+            best=best,
+            best_so_far=self._progress.best.value,
+            seconds=seconds,
+        )
+        self._progress.end(epoch)
+        return epoch
 
-    def __init__(self, module: nn.Module, metric: tasks.Primary) -> None:
-        self._module = module
-        self._metric = metric
-        self.value = metric.worst
-        self.state = copy.deepcopy(module.state_dict())
-        self.stale = 0
+    def save_after_epoch(self) -> None:
+        every = self._job.config.checkpoint_epochs
+        if every and len(self._progress.epochs) % every == 0:
+            self._save()
 
-    def offer(self, value: float) -> bool:
-        """Keep the module's present weights if ``value`` is the best yet."""
-        better = self._metric.better(value, self.value)
-        self.stale = 0 if better else self.stale + 1
-        if better:
-            self.value, self.state = value, copy.deepcopy(self._module.state_dict())
-        return better
+    def resume(self) -> None:
+        """Go on from the newest checkpoint that the first worker finds."""
+        body = self._checkpoints.newest() if self._checkpoints is not None and not self._world.rank else None
+        if (body := self._world.of_first(body)) is None:
+            return
+        self._form_buckets()
+        progress, steps = self._progress, self._feed.steps
+        snapshot.restore(loaded(body), self._job, self._world, self._module, self._step, progress, steps)
+        if not self._world.rank:
+            self._tell(self._pulse(progress.spent).model_copy(update={"resumed": True}))
 
+    def _steps(self, number: int) -> float:
+        """Returns the mean loss of the epoch over all workers."""
+        self._scored.train()
+        progress, every = self._progress, self._job.config.checkpoint_steps
+        for batch in transferred(self._feed.epoch(number, progress.at), self._world.device):
+            self._clock.mark("data")
+            progress.loss += self._step(batch)
+            progress.at += 1
+            if every and self._step.done % every == 0:
+                self._save()
+            self._tell_now_and_then()
+            self._clock.step()
+        return float(self._world.total(progress.loss)) / (self._feed.steps * self._world.size)
 
-def train(job: Job, feed: Feed, held_out: HeldOut, world: World, report: Callable[[Epoch], None]) -> Outcome:
-    """Train, validate after every epoch, keep the best. Raises DataError when loss or metric is not a number."""
-    config = job.config
-    module = _module(job, world)
-    step = Stepper(world.wrap(module), config, _loss(job), config.epochs * feed.steps)
-    scored = models.Scored(module, job.task, job.inputs)
-    best = _Best(module, tasks.primary(job.task))
-    epochs: list[Epoch] = []
-    while len(epochs) < config.epochs and not (config.patience and best.stale >= config.patience):
-        epochs.append(_epoch(job, len(epochs) + 1, step, scored, best, feed, held_out, world))
-        report(epochs[-1])
-    return Outcome({name: value.cpu().numpy() for name, value in best.state.items()}, tuple(epochs))
+    def _validated(self) -> dict[str, float]:
+        self._scored.eval()
+        self._world.even_out(self._module)
+        return validate(self._scored, self._job.task, self._held_out, self._world)
+
+    def _save(self) -> None:
+        """Copy where training stands; the copy is written while training goes on."""
+        if self._checkpoints is None:
+            return
+        with self._clock.during("checkpoint"):
+            steps, spent = self._feed.steps, self._clock.seconds
+            saved = snapshot.take(self._job, self._world, self._module, self._step, self._progress, steps, spent)
+            if not self._world.rank:
+                self._checkpoints.save(self._step.done, saved)
+
+    def _form_buckets(self) -> None:
+        """DDP sets the order in which gradients are summed by its first backward pass: let that be one that does not count."""
+        self._scored.train()
+        self._step.gradients(next(iter(self._feed.epoch(1))).to(self._world.device))
+        self._step.optimiser.zero_grad(set_to_none=True)
+
+    def _tell_now_and_then(self) -> None:
+        if self._world.rank or self._clock.now - self._told < PULSE_S:
+            return
+        self._told = self._clock.now
+        self._tell(self._pulse(self._clock.seconds))
+
+    def _pulse(self, seconds: dict[str, float]) -> Pulse:
+        feed, config = self._feed, self._job.config
+        return self._progress.pulse(config, feed.steps, feed.rows, self._world.size, self._step.lr, seconds)
 
 
 def _module(job: Job, world: World) -> nn.Module:
     """Built alike on all workers; from then on each draws dropout from a generator of its own."""
-    torch.manual_seed(job.config.seed)
+    chance.seed(job.config.seed)
     module = models.build(job.spec, job.inputs, job.task).to(world.device)
-    torch.manual_seed(job.config.seed * world.size + world.rank)
+    if job.config.compile:
+        module.compile()
+    chance.seed(world.seed(job.config.seed))
     return module
 
 
-def _epoch(
-    job: Job,
-    number: int,
-    step: Stepper,
-    scored: models.Scored,
-    best: _Best,
-    feed: Feed,
-    held_out: HeldOut,
-    world: World,
-) -> Epoch:
-    lr, started = step.lr, time.perf_counter()
-    scored.train()
-    loss = _pass(step, feed, number, world)
-    scored.eval()
-    trained = time.perf_counter()
-    metrics = validate(scored, job.task, held_out, world)
-    improved = best.offer(_checked(loss, metrics, tasks.primary(job.task).name, number))
-    return Epoch(
-        number=number,
-        of=job.config.epochs,
-        loss=loss,
-        metrics=metrics,
-        lr=lr,
-        rows_per_second=feed.rows / (trained - started),
-        train_seconds=trained - started,
-        validation_seconds=time.perf_counter() - trained,
-        best=improved,
-        best_so_far=best.value,
-    )
-
-
-def validate(scored: nn.Module, task: Task, held_out: HeldOut, world: World) -> dict[str, float]:
-    """Metrics over the held-out rows of all workers, exact, not averaged over shards."""
-    scores, labels = gather(scored, task, held_out, world)
-    return tasks.evaluate(task, scores, labels)
-
-
-@torch.inference_mode()
-def gather(scored: nn.Module, task: Task, held_out: HeldOut, world: World) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and labels of all held-out rows, in order, on every worker."""
-    columns = task.outputs + 1
-    table = torch.zeros(held_out.rows, columns, device=world.device)
-    for first, batch in held_out.parts():
-        at = slice(first, first + len(batch.labels))
-        batch = batch.to(world.device)
-        table[at, :-1] = scored(batch.numbers, batch.codes).reshape(-1, columns - 1)
-        table[at, -1] = batch.labels
-    table = world.total(table).cpu()
-    scores = table[:, :-1] if task.kind == "multiclass" else table[:, 0]
-    return scores.numpy(), table[:, -1].numpy()
-
-
-def _pass(step: Stepper, feed: Feed, number: int, world: World) -> float:
-    """One epoch; returns the mean loss over all workers."""
-    total = torch.zeros((), device=world.device)
-    for batch in feed.epoch(number):
-        total += step(batch.to(world.device))
-    return float(world.total(total)) / (feed.steps * world.size)
-
-
-def _loss(job: Job) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def _loss(job: Job, world: World) -> Loss:
     shift, scale = job.inputs.label_mean, job.inputs.label_std
-    return lambda logits, labels: losses.loss(job.task, logits, (labels - shift) / scale)
+    weights = losses.class_weights(job.task, job.config, job.inputs)
+    weights = None if weights is None else weights.to(world.device)
+    return lambda logits, labels: losses.loss(job.task, logits, (labels - shift) / scale, weights)
 
 
 def _checked(loss: float, metrics: dict[str, float], metric: str, number: int) -> float:

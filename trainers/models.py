@@ -1,7 +1,7 @@
 """Modules: ``forward(numbers, codes) -> logits`` with numbers float32 [n, k], codes int64 [n, c], logits [n, outputs].
 
 A module takes the arrays of features/encoding.py as they are: NaN stands for missing, and scaling is its own
-business. TabularInput does what most need.
+business. trainers/tabular.py does what most need.
 """
 
 from __future__ import annotations
@@ -15,46 +15,11 @@ from torch import nn
 
 from cluster.contracts import Task
 from cluster.errors import ProjectError
-from features.encoding import UNKNOWN_CODE
 from trainers import losses
 from trainers.config import ModelSpec
 from trainers.inputs import InputSpec
-
-CLIP_STD = 5.0
-EMBEDDING_STD = 0.1
-
-
-class TabularInput(nn.Module):
-    """Standardised numbers clipped at 5 standard deviations, missing-value indicators, embeddings: [n, width].
-
-    Missing is the mean, plus an indicator where the training rows had missing values. ``embedding`` caps the width of
-    an embedding, which is otherwise half the category's cardinality. In training, a share ``unknown`` of codes
-    is replaced by the unknown one, so that unseen values meet a trained embedding.
-    """
-
-    def __init__(self, inputs: InputSpec, embedding: int = 8, unknown: float = 0.02) -> None:
-        super().__init__()
-        self.mean: torch.Tensor
-        self.std: torch.Tensor
-        self.missing: torch.Tensor
-        self.register_buffer("mean", torch.tensor(inputs.mean, dtype=torch.float32))
-        self.register_buffer("std", torch.tensor(inputs.std, dtype=torch.float32))
-        self.register_buffer("missing", torch.tensor(inputs.missing, dtype=torch.int64))
-        widths = [min(embedding, (size + 1) // 2) for size in inputs.cardinalities]
-        sizes = zip(inputs.cardinalities, widths, strict=True)
-        self.embeddings = nn.ModuleList(_embedding(size, width) for size, width in sizes)
-        self.unknown = unknown
-        self.width = inputs.width + len(inputs.missing) + sum(widths)
-
-    def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        if self.training and self.unknown:
-            codes = torch.where(torch.rand(codes.shape, device=codes.device) < self.unknown, UNKNOWN_CODE, codes)
-        absent = torch.isnan(numbers)
-        scaled = ((numbers - self.mean) / self.std).clamp(-CLIP_STD, CLIP_STD)
-        parts = [torch.where(absent, torch.zeros_like(scaled), scaled)]
-        if self.missing.numel():
-            parts.append(absent[:, self.missing].to(scaled.dtype))
-        return torch.cat([*parts, *(table(codes[:, i]) for i, table in enumerate(self.embeddings))], dim=1)
+from trainers.tabular import TabularInput
+from trainers.transformer import FtTransformer
 
 
 class Linear(nn.Module):
@@ -108,6 +73,12 @@ class Scored(nn.Module):
         self.scale = inputs.label_std
         self.shift = inputs.label_mean
         self.temperature = temperature
+        self._shape = inputs.width, len(inputs.cardinalities)
+
+    def blank(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs of one row of zeros."""
+        width, codes = self._shape
+        return torch.zeros(1, width, device=device), torch.zeros(1, codes, dtype=torch.int64, device=device)
 
     def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         logits = self.module(numbers, codes)
@@ -148,14 +119,8 @@ def parameters(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _builder(spec: ModelSpec) -> Callable[..., nn.Module]:
-    built_in: dict[str, Callable[..., nn.Module]] = {"linear": Linear, "mlp": Mlp}
+    built_in: dict[str, Callable[..., nn.Module]] = {"linear": Linear, "mlp": Mlp, "ft_transformer": FtTransformer}
     return built_in[spec.build] if isinstance(spec.build, str) else spec.build
-
-
-def _embedding(size: int, width: int) -> nn.Embedding:
-    table = nn.Embedding(size, width)
-    nn.init.normal_(table.weight, std=EMBEDDING_STD)
-    return table
 
 
 def _norm(kind: str, size: int) -> nn.Module:

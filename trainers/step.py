@@ -1,21 +1,25 @@
-"""One training step, and what surrounds it: schedule, optimiser, gradient clipping."""
+"""One training step, and what surrounds it: schedule, precision, accumulation, clipping, optimiser."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from trainers.config import TrainConfig
+from trainers.clock import Clock
+from trainers.config import Precision, TrainConfig
 from trainers.feed import Batch
+from trainers.world import World
 
 START_SHARE = 0.1
 END_SHARE = 0.001
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+_AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def schedule_factor(config: TrainConfig, step: int, steps: int) -> float:
@@ -40,31 +44,75 @@ def _half_cosine(done: float) -> float:
 
 
 class Stepper:
-    """AdamW over a module, one step at a time. Biases, norms and other vectors are not decayed."""
+    """AdamW (Loshchilov & Hutter 2019) over a module, one step at a time. Biases, norms and other vectors are not decayed.
 
-    def __init__(self, module: nn.Module, config: TrainConfig, loss: Loss, steps: int) -> None:
+    ``done`` counts steps, of ``steps`` in all; the learning rate follows from it alone.
+    """
+
+    def __init__(
+        self, module: nn.Module, config: TrainConfig, loss: Loss, steps: int, world: World, clock: Clock | None = None
+    ) -> None:
         self._module = module
+        self._config = config
         self._loss = loss
-        self._clip = config.clip_norm
-        matrices = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
-        vectors = [p for p in module.parameters() if p.requires_grad and p.ndim < 2]
-        self._optimiser = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=config.lr,
-        )
-        self._schedule = LambdaLR(self._optimiser, lambda step: schedule_factor(config, step, steps))
+        self._steps = steps
+        self._world = world
+        self._clock = clock or Clock(world.device)
+        self._cast = _AUTOCAST.get(config.precision)
+        self._scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
+        self.optimiser = _adamw(module, config)
+        self.done = 0
 
     @property
     def lr(self) -> float:
-        return float(self._schedule.get_last_lr()[0])
+        return self._config.lr * schedule_factor(self._config, self.done, self._steps)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Take one step on ``batch``; returns its mean loss, detached."""
-        self._optimiser.zero_grad(set_to_none=True)
-        loss = self._loss(self._module(batch.numbers, batch.codes), batch.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self._clip:
-            nn.utils.clip_grad_norm_(self._module.parameters(), self._clip)
-        self._optimiser.step()
-        self._schedule.step()
-        return loss.detach()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.lr
+        loss = self.gradients(batch)
+        if self._config.clip_norm:
+            self._scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self._module.parameters(), self._config.clip_norm)
+        self._scaler.step(self.optimiser)
+        self._scaler.update()
+        self.done += 1
+        self._clock.mark("optimiser")
+        return loss
+
+    def gradients(self, batch: Batch) -> torch.Tensor:
+        """Leave the gradient of the mean loss of ``batch`` over all workers, added up over its parts; returns this worker's loss."""
+        self.optimiser.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=batch.labels.device)
+        parts = batch.parts(self._config.accumulate)
+        for number, part in enumerate(parts, start=1):
+            with self._world.averaging(self._module, now=number == len(parts)):
+                loss = self._part(part) * (len(part.labels) / len(batch.labels))
+                self._clock.mark("forward")
+                self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+            self._clock.mark("backward")
+        return total
+
+    def state(self) -> dict[str, Any]:
+        """What the optimiser's own state leaves out."""
+        return {"done": self.done, "scaler": self._scaler.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.done = state["done"]
+        self._scaler.load_state_dict(state["scaler"])
+
+    def _part(self, part: Batch) -> torch.Tensor:
+        if self._cast is None:
+            return self._loss(self._module(part.numbers, part.codes), part.labels)
+        with torch.autocast(self._world.device.type, self._cast):
+            logits = self._module(part.numbers, part.codes)
+        return self._loss(logits.float(), part.labels)
+
+
+def _adamw(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    matrices = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in module.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)

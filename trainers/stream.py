@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,11 @@ class StreamFeed:
     def steps(self) -> int:
         return -(-self.rows // self._global)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
+    def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
+        """Steps before ``first`` are read and left out: only so do the others come in the same order."""
+        return islice(self._epoch(number), first, None)
+
+    def _epoch(self, number: int) -> Iterator[Batch]:
         seed = int(np.random.default_rng([self._config.seed, number, self._rank]).integers(2**31))
         whole = (batch for _ in iter(int, 1) for batch in self._batches(seed))
         for _ in range(self.steps):

@@ -39,12 +39,14 @@ _PRIMARY: dict[TaskKind, Primary] = {
     "binary": Primary("auc", "max"),
     "multiclass": Primary("log_loss", "min"),
     "regression": Primary("rmse", "min"),
+    "multilabel": Primary("log_loss", "min"),
 }
 
 METRICS: dict[TaskKind, tuple[str, ...]] = {
     "binary": ("auc", "log_loss", "brier", "accuracy", "ece"),
     "multiclass": ("accuracy", "log_loss", "auc", "ece"),
     "regression": ("rmse", "mae", "r2"),
+    "multilabel": ("auc", "log_loss", "accuracy", "ece"),
 }
 
 _LARGER_IS_BETTER = frozenset({"auc", "accuracy", "r2"})
@@ -70,6 +72,8 @@ def prepare(task: Task, metric: str, scores: np.ndarray, labels: np.ndarray) -> 
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
     if task.kind == "regression":
         return _regression(metric, scores, labels)
+    if task.kind == "multilabel":
+        return _multilabel(metric, scores, labels)
     return _binary(metric, scores, labels) if task.kind == "binary" else _multiclass(metric, scores, labels)
 
 
@@ -92,6 +96,18 @@ def _multiclass(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted
     return _mean(row_loss("multiclass", scores, labels) if metric == "log_loss" else hits)
 
 
+def _multilabel(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
+    """Means over labels; accuracy is the share of labels that are right (1 - Hamming loss)."""
+    if metric == "auc":
+        return _mean_auc([auc(scores[:, k], labels[:, k]) for k in range(scores.shape[1])])
+    if metric == "ece":
+        error = calibration_error(scores.ravel(), labels.ravel())
+        return lambda weights: error(None if weights is None else np.repeat(weights, scores.shape[1]))
+    if metric == "log_loss":
+        return _mean(row_loss("multilabel", scores, labels))
+    return _mean(((scores >= 0.5) == (labels == 1)).mean(axis=1))
+
+
 def _regression(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
     if metric == "mae":
         return _mean(np.abs(scores - labels))
@@ -102,14 +118,15 @@ def _regression(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted
 
 
 def row_loss(kind: TaskKind, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Negative log likelihood of each row, probabilities clipped at 1e-7; regression: squared error."""
+    """Negative log likelihood of each row, probabilities clipped at 1e-7; regression: squared error; multilabel: mean over labels."""
     if kind == "regression":
         return np.asarray((scores - labels) ** 2)
-    if kind == "binary":
-        given = np.where(labels == 1, scores, 1 - scores)
-    else:
+    if kind == "multiclass":
         given = scores[np.arange(len(labels)), labels.astype(int)]
-    return np.asarray(-np.log(np.clip(given, PROBABILITY_FLOOR, 1.0)))
+    else:
+        given = np.where(labels == 1, scores, 1 - scores)
+    losses = -np.log(np.clip(given, PROBABILITY_FLOOR, 1.0))
+    return np.asarray(losses.mean(axis=1) if kind == "multilabel" else losses)
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> Weighted:
@@ -141,7 +158,11 @@ def calibration_error(scores: np.ndarray, hits: np.ndarray) -> Weighted:
 
 def _macro_auc(scores: np.ndarray, labels: np.ndarray) -> Weighted:
     """Mean one-against-rest AUC of the classes that occur (Hand & Till 2001 discuss the alternatives)."""
-    each = [auc(scores[:, k], labels == k) for k in range(scores.shape[1]) if np.any(labels == k)]
+    return _mean_auc([auc(scores[:, k], labels == k) for k in range(scores.shape[1]) if np.any(labels == k)])
+
+
+def _mean_auc(each: list[Weighted]) -> Weighted:
+    """The mean of those that are defined."""
 
     def weighted(weights: np.ndarray | None) -> float:
         values = np.array([one(weights) for one in each])

@@ -25,10 +25,12 @@ from cluster.quiet import environment, quiet
 from features.encoding import Encoder
 from trainers import loop, models, tasks
 from trainers.config import Choice, IntRange, LogUniform, ModelSpec, Parameter, Space, TrainConfig, TuneConfig, applied
+from trainers.course import Epoch
 from trainers.data import EncodedData, TrainingData
 from trainers.failures import deliberate, last_line
-from trainers.loop import Epoch, Job
+from trainers.job import Job
 from trainers.workers import gpus_per_worker, on_workers
+from trainers.world import World
 
 OBJECTIVE = "best_so_far"
 RANDOM_SHARE = 0.5
@@ -127,7 +129,7 @@ def _trial(chosen: dict[str, Any], job: Job, tuning: TuneConfig, encoded: Encode
         on_workers(job, encoded, callbacks=[TuneReportCallback()])
         return
     torch.set_num_threads(config.threads)
-    world = loop.World(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    world = World(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     loop.train(job, *encoded.feeds(config), world, _report)
 
 

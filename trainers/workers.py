@@ -13,61 +13,66 @@ from typing import Any
 import ray
 import torch
 from ray import train as ray_train
-from ray.train.torch import TorchConfig, get_device, prepare_model
+from ray.train.torch import TorchConfig, get_device
 from ray.train.v2.api.callback import UserCallback
-from ray.train.v2.api.config import LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.queue import Queue
-from torch import distributed, nn
 
-from cluster.errors import RayloopError
+from cluster.errors import DataError, ProjectError, RayloopError
 from cluster.quiet import environment
 from trainers import loop
+from trainers.checkpoint import Checkpoints
 from trainers.config import TrainConfig
+from trainers.course import Epoch, Outcome, Pulse
 from trainers.data import EncodedData, feeds
 from trainers.failures import deliberate, last_line
-from trainers.loop import Epoch, Job, Outcome
+from trainers.gauges import Gauges
+from trainers.job import Job
 from trainers.shards import Shards
+from trainers.world import Replicas, Sharded, World
 
 TRAIN_VARIABLES = {
     # A report waits until the controller has looked; by default it looks every two seconds.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # It would call for a checkpoint before a node goes; one more process for each fit until there are checkpoints.
+    # It calls for a checkpoint before a node goes, which stops all workers to agree on it; those taken every few steps do as well.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 
-class Ranks(loop.World):
-    """The workers of a Ray Train job."""
-
-    def __init__(self) -> None:
-        context = ray_train.get_context()
-        super().__init__(get_device())
-        self.rank = context.get_world_rank()
-        self.size = context.get_world_size()
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        return prepare_model(module, move_to_device=False)
-
-    def total(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.size > 1:
-            distributed.all_reduce(tensor)
-        return tensor
-
-
 def on_workers(
-    job: Job, encoded: EncodedData, queue: Queue | None = None, callbacks: Sequence[UserCallback] = ()
+    job: Job,
+    encoded: EncodedData,
+    queue: Queue | None = None,
+    callbacks: Sequence[UserCallback] = (),
+    name: str = "fit",
+    checkpoints: str = "",
 ) -> Outcome:
-    """Run the train function on a group of workers. Epochs go to ``queue`` and to Ray Train's report."""
+    """Run the train function on a group of workers. Epochs and pulses go to ``queue``, epochs to Ray Train's report.
+
+    ``checkpoints`` is the folder that training goes on from and leaves its checkpoints in; without one they live as long as
+    the training does.
+    """
     with tempfile.TemporaryDirectory(prefix="rayloop-fit-") as folder, _interrupt_kept():
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"job": job, "parts": encoded.described(), "queue": queue},
+            train_loop_config={
+                "job": job,
+                "parts": encoded.described(),
+                "queue": queue,
+                "name": name,
+                "checkpoints": checkpoints or f"{folder}/checkpoints",
+                "passing": not checkpoints,
+            },
             torch_config=TorchConfig(backend=_backend(job.config)),
             scaling_config=_scaling(job.config),
             run_config=RunConfig(
-                name="fit", storage_path=folder, callbacks=list(callbacks), logging_config=LoggingConfig("WARNING")
+                name="fit",
+                storage_path=folder,
+                callbacks=list(callbacks),
+                failure_config=FailureConfig(max_failures=job.config.restarts),
+                logging_config=LoggingConfig("WARNING"),
             ),
             datasets=dict(encoded.streamed),
             dataset_config=Shards(),
@@ -77,25 +82,50 @@ def on_workers(
                 result: Any = trainer.fit()
         except TrainingFailedError as error:
             raise _cause(error) from error
+    if isinstance(result.return_value, RayloopError):
+        raise result.return_value
     outcome: Outcome = result.return_value
     return outcome
 
 
-def _worker(given: dict[str, Any]) -> Outcome | None:
-    job, queue = given["job"], given["queue"]
+def _worker(given: dict[str, Any]) -> Outcome | RayloopError | None:
+    """Returns what went wrong by the user's own doing, alike on all workers: raised, it would be tried again."""
+    job = given["job"]
     # Ray logs every report in full, through the root logger.
     logging.getLogger().setLevel(logging.WARNING)
     torch.set_num_threads(job.config.threads)
-    world = Ranks()
+    world = _world(job.config)
+    checkpoints = Checkpoints(given["checkpoints"])
+    try:
+        outcome = _train(given, world, checkpoints)
+    except (DataError, ProjectError) as error:
+        return error
+    if given["passing"] and world.rank == 0:
+        checkpoints.clear()
+    return outcome if world.rank == 0 else None
+
+
+def _train(given: dict[str, Any], world: World, checkpoints: Checkpoints) -> Outcome:
+    job, queue, gauges = given["job"], given["queue"], Gauges(given["name"])
+
+    def send(what: Epoch | Pulse) -> None:
+        if queue is not None and world.rank == 0:
+            queue.put(what)
 
     def report(epoch: Epoch) -> None:
         ray_train.report(epoch.report())
-        if queue is not None and world.rank == 0:
-            queue.put(epoch)
+        send(epoch)
+
+    def tell(pulse: Pulse) -> None:
+        gauges.show(pulse)
+        send(pulse)
 
     feed, held_out = feeds(given["parts"], job.config, world.rank, world.size, ray_train.get_dataset_shard)
-    outcome = loop.train(job, feed, held_out, world, report)
-    return outcome if world.rank == 0 else None
+    return loop.train(job, feed, held_out, world, report, tell, checkpoints)
+
+
+def _world(config: TrainConfig) -> World:
+    return (Sharded if config.strategy == "fsdp" else Replicas)(get_device())
 
 
 def gpus_per_worker(config: TrainConfig, workers: int) -> float:
@@ -110,13 +140,17 @@ def gpus_per_worker(config: TrainConfig, workers: int) -> float:
 
 def _backend(config: TrainConfig) -> str:
     """NCCL refuses two ranks on one GPU; gloo does not."""
-    return "nccl" if gpus_per_worker(config, config.workers) == 1.0 else "gloo"
+    return "nccl" if gpus_per_worker(config, config.min_workers or config.workers) == 1.0 else "gloo"
 
 
 def _scaling(config: TrainConfig) -> ScalingConfig:
-    gpus = gpus_per_worker(config, config.workers)
-    resources = {"CPU": config.cpus_per_worker, **({"GPU": gpus} if gpus else {})}
-    return ScalingConfig(num_workers=config.workers, use_gpu=bool(gpus), resources_per_worker=resources)
+    gpus = gpus_per_worker(config, config.min_workers or config.workers)
+    return ScalingConfig(
+        num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
+        elastic_resize_monitor_interval_s=config.resize_s,
+        use_gpu=bool(gpus),
+        resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
+    )
 
 
 def _cause(error: TrainingFailedError) -> RayloopError:

@@ -24,7 +24,7 @@ _PEER_PINS = Path(__file__).parent / "peers" / "feast" / "requirements.txt"
 def main() -> None:
     """Run the sections that were asked for; results are written after each."""
     asked, host = _arguments(sys.argv[1:]), results.machine()
-    say = _Teller()
+    say = Teller()
     for name in asked.only:
         module = f"benchmarks.features.{name}"
         if importlib.util.find_spec(module) is None:
@@ -48,7 +48,7 @@ def _versions() -> dict[str, str]:
     return own | {name: pinned}
 
 
-class _Teller:
+class Teller:
     """Says what happens, and when, counted from the start."""
 
     def __init__(self) -> None:

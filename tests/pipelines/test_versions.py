@@ -81,7 +81,7 @@ def _project(gate: GatePolicy) -> Project:
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[GatePolicy], Workspace]:
     fitted = trained(config=CONFIG)
     fitted.train_metrics.update(fitted.metrics)
-    monkeypatch.setattr(versions, "fit", lambda *_: fitted)
+    monkeypatch.setattr(versions, "fit", lambda *_, **__: fitted)
     settings = Settings(home=tmp_path)
     return lambda gate: Workspace(_project(gate), Location(Path(__file__).parent, "late"), settings, Progress())
 

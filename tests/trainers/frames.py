@@ -12,10 +12,13 @@ from features.definitions import Column
 from features.encoding import Encoder
 from trainers import loop
 from trainers.config import ModelSpec, TrainConfig
+from trainers.encode import label_array
 from trainers.feed import MemoryFeed, MemoryHeldOut, Rows
 from trainers.fit import FitResult
 from trainers.inputs import InputSpec
-from trainers.models import TabularInput
+from trainers.job import Job
+from trainers.tabular import TabularInput
+from trainers.world import World
 
 COLUMNS = (
     Column(name="plain", kind="number"),
@@ -29,6 +32,7 @@ TASKS: dict[TaskKind, Task] = {
     "binary": Task(kind="binary", label="late"),
     "multiclass": Task(kind="multiclass", label="which", classes=("low", "middle", "high")),
     "regression": Task(kind="regression", label="price"),
+    "multilabel": Task(kind="multilabel", label="tags", classes=("high", "blue")),
 }
 
 
@@ -44,6 +48,7 @@ def frame(kind: TaskKind = "binary", rows: int = 600, seed: int = 0) -> pa.Table
         "binary": (signal > 0).astype(float),
         "multiclass": np.digitize(signal, [-0.7, 0.7]).astype(float),
         "regression": 1000 + 50 * signal,
+        "multilabel": _lists(np.column_stack([signal > 0, colour == 0]).astype(float)),
     }[kind]
     names = [*COLOURS, None]
     return pa.table(
@@ -61,13 +66,17 @@ def frame(kind: TaskKind = "binary", rows: int = 600, seed: int = 0) -> pa.Table
     )
 
 
+def _lists(values: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
 def part(table: pa.Table, split: str) -> pa.Table:
     return table.filter(pa.compute.equal(table["split"], split))
 
 
 def rows(table: pa.Table, encoder: Encoder) -> Rows:
     arrays = encoder.encode(table)
-    return Rows(arrays["numbers"], arrays["codes"], table["label"].to_numpy().astype(np.float32))
+    return Rows(arrays["numbers"], arrays["codes"], label_array(table["label"]))
 
 
 def trained(
@@ -86,10 +95,10 @@ def trained(
     task = TASKS[kind]
     inputs = InputSpec.fit(encoder, task, {"numbers": train.numbers, "codes": train.codes}, train.labels)
     outcome = loop.train(
-        loop.Job(spec, config, task, inputs),
+        Job(spec, config, task, inputs),
         MemoryFeed(train, config.batch_size, config.seed),
         MemoryHeldOut(validation),
-        loop.World(),
+        World(),
         lambda epoch: None,
     )
     return FitResult(

@@ -21,7 +21,13 @@ from trainers.step import schedule_factor
 
 
 @pytest.mark.parametrize(
-    ("kind", "bound"), [("binary", ("auc", 0.9)), ("multiclass", ("accuracy", 0.7)), ("regression", ("r2", 0.8))]
+    ("kind", "bound"),
+    [
+        ("binary", ("auc", 0.9)),
+        ("multiclass", ("accuracy", 0.7)),
+        ("regression", ("r2", 0.8)),
+        ("multilabel", ("auc", 0.9)),
+    ],
 )
 @pytest.mark.parametrize("build", ["linear", "mlp", Small])
 def test_it_learns(kind: TaskKind, bound: tuple[str, float], build: object) -> None:

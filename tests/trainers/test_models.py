@@ -17,6 +17,7 @@ from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part, rows
 from trainers import models
 from trainers.config import ModelSpec
 from trainers.inputs import InputSpec
+from trainers.tabular import CLIP_STD, TabularInput
 
 
 def _inputs(task: Task) -> tuple[InputSpec, torch.Tensor, torch.Tensor]:
@@ -27,8 +28,8 @@ def _inputs(task: Task) -> tuple[InputSpec, torch.Tensor, torch.Tensor]:
     return inputs, torch.from_numpy(encoded.numbers), torch.from_numpy(encoded.codes)
 
 
-@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
-@pytest.mark.parametrize("build", ["linear", "mlp", Small])
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression", "multilabel"])
+@pytest.mark.parametrize("build", ["linear", "mlp", "ft_transformer", Small])
 def test_logits_have_a_column_for_each_output(kind: TaskKind, build: object) -> None:
     inputs, numbers, codes = _inputs(TASKS[kind])
     module = models.build(ModelSpec(build=build), inputs, TASKS[kind])
@@ -43,6 +44,9 @@ def test_scores_follow_the_conventions_of_the_task() -> None:
         scores = models.Scored(models.build(ModelSpec(), inputs, task), task, inputs).eval()(numbers, codes)
         if task.kind == "multiclass":
             assert torch.allclose(scores.sum(dim=1), torch.ones(len(numbers)))
+        elif task.kind == "multilabel":
+            assert scores.shape == (len(numbers), task.outputs)
+            assert ((scores > 0) & (scores < 1)).all()
         else:
             assert scores.shape == (len(numbers),)
         if task.kind == "regression":
@@ -51,8 +55,8 @@ def test_scores_follow_the_conventions_of_the_task() -> None:
 
 def test_numbers_are_standardised_within_five_deviations_though_tails_are_heavy() -> None:
     inputs, numbers, codes = _inputs(TASKS["binary"])
-    scaled = models.TabularInput(inputs).eval()(numbers, codes).detach()[:, : inputs.width]
-    assert scaled.abs().max() <= models.CLIP_STD
+    scaled = TabularInput(inputs).eval()(numbers, codes).detach()[:, : inputs.width]
+    assert scaled.abs().max() <= CLIP_STD
     assert scaled[:, 0].mean().abs() < 0.05
     assert scaled[:, 0].std() == pytest.approx(1, abs=0.05)
     assert 0.1 < scaled[:, 1].std() < 1.5
@@ -61,7 +65,7 @@ def test_numbers_are_standardised_within_five_deviations_though_tails_are_heavy(
 def test_missing_is_the_mean_and_an_indicator_where_training_rows_had_gaps() -> None:
     inputs, numbers, codes = _inputs(TASKS["binary"])
     assert inputs.missing == (2,)
-    tabular = models.TabularInput(inputs).eval()
+    tabular = TabularInput(inputs).eval()
     given = numbers[:1].clone()
     given[0, :] = math.nan
     out = tabular(given, codes[:1])[0]
@@ -72,7 +76,7 @@ def test_missing_is_the_mean_and_an_indicator_where_training_rows_had_gaps() -> 
 def test_infinity_is_as_far_as_clipping_goes() -> None:
     inputs, numbers, codes = _inputs(TASKS["binary"])
     given = torch.full_like(numbers[:1], math.inf)
-    assert models.TabularInput(inputs).eval()(given, codes[:1])[0, : inputs.width].tolist() == [5.0] * inputs.width
+    assert TabularInput(inputs).eval()(given, codes[:1])[0, : inputs.width].tolist() == [5.0] * inputs.width
 
 
 def test_an_unseen_category_meets_the_unknown_embedding_and_training_reaches_it() -> None:
@@ -95,7 +99,7 @@ def test_a_column_without_values_or_spread_does_no_harm() -> None:
     encoded = rows(table, encoder)
     arrays = {"numbers": encoded.numbers, "codes": encoded.codes}
     inputs = InputSpec.fit(encoder, TASKS["binary"], arrays, encoded.labels)
-    out = models.TabularInput(inputs).eval()(torch.from_numpy(encoded.numbers), torch.from_numpy(encoded.codes))
+    out = TabularInput(inputs).eval()(torch.from_numpy(encoded.numbers), torch.from_numpy(encoded.codes))
     assert torch.isfinite(out).all()
 
 

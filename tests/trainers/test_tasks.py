@@ -57,6 +57,28 @@ def test_multiclass_metrics_are_scikit_learns(seed: int) -> None:
 
 
 @given(SEEDS)
+def test_multilabel_metrics_are_scikit_learns_with_and_without_weights(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = np.vstack([[0, 0], [1, 1], random.integers(2, size=(80, 2))]).astype(float)
+    scores, weights = random.random((82, 2)), random.integers(1, 4, size=82).astype(float)
+    for weight in (None, weights):
+        found = {
+            name: tasks.prepare(TASKS["multilabel"], name, scores, labels)(weight)
+            for name in ("auc", "log_loss", "accuracy")
+        }
+        each = [sk.log_loss(labels[:, k], scores[:, k], sample_weight=weight) for k in range(2)]
+        assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, scores, sample_weight=weight))
+        assert found["log_loss"] == pytest.approx(np.mean(each), rel=1e-5)
+        assert found["accuracy"] == pytest.approx(1 - sk.hamming_loss(labels, scores >= 0.5, sample_weight=weight))
+    assert tasks.prepare(TASKS["multilabel"], "ece", scores, labels)(weights) == pytest.approx(
+        tasks.calibration_error(
+            np.repeat(scores, weights.astype(int), axis=0).ravel(),
+            np.repeat(labels, weights.astype(int), axis=0).ravel(),
+        )(None)
+    )
+
+
+@given(SEEDS)
 def test_regression_metrics_are_scikit_learns(seed: int) -> None:
     random = np.random.default_rng(seed)
     labels, scores, weights = random.normal(size=50), random.normal(size=50), random.random(50) + 0.1

@@ -1,0 +1,1 @@
+"""Training beside plain torch, torchrun and Lightning."""

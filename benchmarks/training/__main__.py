@@ -1,0 +1,76 @@
+"""The command line of the training benchmark: sections, most of them measured on a cluster that this starts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import results
+from benchmarks.features.__main__ import Teller
+from benchmarks.results import Row
+from benchmarks.serving.environments import pinned
+from benchmarks.training import checkpoints, quality, speed
+from benchmarks.training.case import Case, cluster, flights
+from benchmarks.training.runs import PEERS
+from trainers.data import TrainingData
+
+AREA = "training"
+SECTIONS = ("steady", "first_epoch", "fit_overhead", "checkpoint", "quality")
+ROUNDS = 3
+
+Work = Callable[[Callable[[str], None]], list[Row]]
+_ABOUT = """\
+One row of the table is one comparison: rayloop's value, the peer's, their ratio, the target, and whether it is met.
+docs/benchmarks.md tells how it is measured, and what is fair about it."""
+
+
+def main() -> None:
+    """Run the sections that were asked for; results are written after each."""
+    asked, host, say = _arguments(sys.argv[1:]), results.machine(), Teller()
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    case = flights(asked.folder, say)
+    for work in _works(case, asked.only, asked.rounds, asked.folder):
+        say(f"written to {results.write(AREA, work(say), _versions(), _ABOUT, asked.out, host)}")
+
+
+def _works(case: Case, asked: Sequence[str], rounds: int, folder: Path) -> Iterator[Work]:
+    """Three sections come from the same runs; only quality needs no cluster."""
+    of_runs = {*asked} & {"steady", "first_epoch", "fit_overhead"}
+    if of_runs or "checkpoint" in asked:
+        with cluster(folder):
+            data = TrainingData.of(case.table)
+            if of_runs:
+                yield lambda say: [one for one in speed.rows(case, data, rounds, say) if _section(one) in of_runs]
+            if "checkpoint" in asked:
+                yield lambda say: checkpoints.rows(case, data, rounds, say)
+    if "quality" in asked:
+        yield lambda say: quality.rows(case, say)
+
+
+def _section(row: Row) -> str:
+    return row.work.partition(":")[0]
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="others are kept")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
+    kept = Path(tempfile.gettempdir()) / "rayloop-bench-training"
+    parser.add_argument("--folder", type=Path, default=kept, help="where the training frame is kept between runs")
+    return parser.parse_args(words)
+
+
+def _versions() -> dict[str, str]:
+    own = {name: version(name) for name in ("rayloop", "ray", "torch", "lightgbm", "scikit-learn")}
+    lines = (PEERS / "torch" / "requirements.txt").read_text().splitlines()
+    assert pinned("torch", PEERS)[1] == own["torch"].partition("+")[0]
+    return own | dict([lines[1].split("==")])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The rows that everybody trains on: the flights of 2013 with all their features, as rayloop's frame and as Parquet for the peers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from benchmarks.serving.subjects import own_settings
+from cluster import session
+from cluster.contracts import Task
+from examples.flights.data import flights_frame, weather_frame
+from features.encoding import Encoder
+from features.frame import LABEL, examples_of
+from features.pit import lookup, prepare
+from features.split import SPLIT, TRAIN
+from pipelines.frames import MIN_CATEGORY_ROWS
+from pipelines.project import Project
+from trainers.config import ModelSpec, TrainConfig
+from trainers.inputs import InputSpec
+
+SPEC = ModelSpec(build="mlp", parameters={"hidden": (256, 128), "dropout": 0.2})
+CONFIG = TrainConfig(epochs=5, batch_size=2048, workers=1, checkpoint_epochs=0)
+
+_FRAME = "frame.parquet"
+
+
+@dataclass(frozen=True)
+class Case:
+    """The training frame of the flights project; ``folder`` holds it, and what peers get of it."""
+
+    table: pa.Table
+    encoder: Encoder
+    task: Task
+    folder: Path
+
+    def part(self, split: str) -> pa.Table:
+        return self.table.filter(pc.equal(self.table[SPLIT], split))
+
+    @cached_property
+    def inputs(self) -> InputSpec:
+        train = self.part(TRAIN)
+        return InputSpec.fit(self.encoder, self.task, self.encoder.encode(train), train[LABEL].to_numpy())
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        """What the peers are told; the training rows lie beside, encoded, as Parquet."""
+        train, path = self.part(TRAIN), self.folder / "train.parquet"
+        arrays = self.encoder.encode(train)
+        numbers = {f"n{i}": values for i, values in enumerate(arrays["numbers"].T)}
+        codes = {f"c{i}": values for i, values in enumerate(arrays["codes"].T)}
+        pq.write_table(pa.table({**numbers, **codes, "label": train[LABEL]}), path)
+        return {
+            "parquet": str(path),
+            "numbers": list(numbers),
+            "codes": list(codes),
+            "mean": self.inputs.mean,
+            "std": self.inputs.std,
+            "missing": self.inputs.missing,
+            "cardinalities": self.inputs.cardinalities,
+            "batch_size": CONFIG.batch_size,
+            "lr": CONFIG.lr,
+            "weight_decay": CONFIG.weight_decay,
+            **SPEC.parameters,
+        }
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[None]:
+    """A cluster of this machine, and this process connected to it."""
+    import ray
+
+    shutil.rmtree(folder / "home", ignore_errors=True)
+    settings = own_settings(folder / "home")
+    session.start(settings)
+    session.use_token()
+    os.environ.update(settings.environment())
+    try:
+        session.connect(settings)
+        # Told to end, it ends its cluster first; Ray's own handler, which connecting sets, would not.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        yield
+    finally:
+        ray.shutdown()
+        session.stop(settings)
+
+
+def flights(folder: Path, say: Callable[[str], None]) -> Case:
+    """The examples of the flights project with its point-in-time features, made once for each ``folder``."""
+    from examples.flights.project import project
+
+    path = folder / _FRAME
+    if not path.exists():
+        say("making the training frame")
+        pq.write_table(_frame(project), path)
+    table = pq.read_table(path)
+    train = table.filter(pc.equal(table[SPLIT], TRAIN))
+    encoder = Encoder.fit(project.features.columns, train, MIN_CATEGORY_ROWS)
+    return Case(table, encoder, project.task, folder)
+
+
+def _frame(project: Project) -> pa.Table:
+    """What features/frame.py makes on the cluster, in this process."""
+    sources = {"flights": flights_frame(), "weather": weather_frame()}
+    rows = examples_of(sources["flights"], project.features, project.examples, project.task, None)
+    rows = rows.with_columns(project.split.label().alias(SPLIT)).drop_nulls(SPLIT)
+    found = [lookup(view, prepare(view, sources[view.source]), rows) for view in project.features.views]
+    return pl.concat([rows, *found], how="horizontal").to_arrow()

@@ -1,0 +1,98 @@
+"""Rows per second in the steady state and in the first epoch, and what a fit takes beside its epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+
+from benchmarks.results import Row, Target, row
+from benchmarks.serving.environments import InstallFailed
+from benchmarks.training.case import CONFIG, Case
+from benchmarks.training.runs import LIGHTNING, MEMORY, TORCHRUN, PeerFailed, Ran, peer, rayloop
+from trainers.data import TrainingData
+
+WORKERS = (1, 2)
+OURS = "rayloop"
+_TARGETS = {
+    TORCHRUN: Target(of="ratio", sign="≥", limit=0.95),
+    MEMORY: Target(of="ratio", sign="≥", limit=0.9),
+    LIGHTNING: None,
+}
+_FIRST = Target(of="ratio", sign="≥", limit=0.8)
+_AROUND = Target(of="value", sign="≤", limit=8)
+
+Runs = dict[tuple[str, int], list[Ran]]
+
+
+def rows(case: Case, data: TrainingData, rounds: int, say: Callable[[str], None]) -> list[Row]:
+    """All take turns, every other round in reverse."""
+    rayloop(case, data, epochs=1)  # starts the workers' processes and encodes
+    runs: Runs = {}
+    why: dict[str, str] = {}
+    turns = [(name, n) for n in WORKERS for name in (OURS, TORCHRUN, LIGHTNING, *([MEMORY] if n == 1 else []))]
+    for number in range(rounds):
+        for name, workers in turns if number % 2 == 0 else reversed(turns):
+            try:
+                ran = _one(name, workers, case, data, say)
+            except (PeerFailed, InstallFailed) as error:
+                why[name] = str(error)
+                continue
+            runs.setdefault((name, workers), []).append(ran)
+            say(f"{name}, {workers} workers: {_steady([ran]):,.0f} rows/s, {ran.around_s:.1f} s around")
+    return [*_rates(runs, why), *_firsts(runs), *_arounds(runs)]
+
+
+def _one(name: str, workers: int, case: Case, data: TrainingData, say: Callable[[str], None]) -> Ran:
+    if name == OURS:
+        return rayloop(case, data, workers=workers)
+    return peer(name, case, workers, CONFIG.epochs, say)
+
+
+def _rates(runs: Runs, why: dict[str, str]) -> list[Row]:
+    made = []
+    for workers in WORKERS:
+        ours = runs[OURS, workers]
+        work = f"steady: training rows per second, {_workers(workers)}"
+        for name, target in _TARGETS.items():
+            theirs = runs.get((name, workers if name != MEMORY else 1))
+            if name != MEMORY or workers == 1:
+                value = _steady(theirs) if theirs else None
+                made.append(row(work, "rows/s", _steady(ours), name, value, target, why.get(name, _told(ours))))
+    return made
+
+
+def _firsts(runs: Runs) -> list[Row]:
+    made = []
+    for workers in WORKERS:
+        first = median(ran.rates[0] for ran in runs[OURS, workers])
+        work = f"first_epoch: rows per second of the first epoch, {_workers(workers)}"
+        made.append(row(work, "rows/s", first, "rayloop, later epochs", _steady(runs[OURS, workers]), _FIRST))
+    return made
+
+
+def _arounds(runs: Runs) -> list[Row]:
+    made = []
+    for workers in WORKERS:
+        ours = median(ran.around_s for ran in runs[OURS, workers])
+        work = f"fit_overhead: start and end of a fit on a warm cluster, {_workers(workers)}"
+        theirs = {name: found for (name, n), found in runs.items() if n == workers and name != OURS}
+        for number, (name, found) in enumerate(theirs.items()):
+            value = median(ran.around_s for ran in found)
+            made.append(row(work, "s", ours, name, value, None if number else _AROUND, "" if number else _NOTE))
+    return made
+
+
+_NOTE = "all but encoding, training and validation; the peers': start of their processes and reading of Parquet"
+
+
+def _steady(runs: list[Ran]) -> float:
+    """The median epoch after the first, of all rounds."""
+    return median(rate for ran in runs for rate in ran.rates[1:])
+
+
+def _told(ours: list[Ran]) -> str:
+    return ", ".join(f"{stage} {share:.0%}" for stage, share in ours[-1].shares.items() if share >= 0.005)
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'s' * (count > 1)}"

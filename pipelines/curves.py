@@ -1,0 +1,42 @@
+"""Training as it goes, in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.registry import Run
+from trainers.course import Epoch, Pulse
+
+EVERY = 5
+"""Of about one pulse a second, each so many is kept."""
+
+
+class Curves:
+    """Follows a fit into a run: by epoch ``train_loss``, ``train_rows_per_s``, ``validation_epoch_*``; by step ``step_*``."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._pulses = 0
+        self._epochs: set[int] = set()
+
+    def __call__(self, seen: Epoch | Pulse) -> None:
+        if isinstance(seen, Epoch):
+            self._epoch(seen)
+            return
+        self._pulses += 1
+        if self._pulses % EVERY == 1:
+            step = (seen.epoch - 1) * seen.steps + seen.step
+            self._run.metrics({f"step_{name}": value for name, value in seen.figures().items()}, step=step)
+
+    def complete(self, epochs: Sequence[Epoch]) -> None:
+        """Add the epochs of before a resumption."""
+        for epoch in epochs:
+            if epoch.number not in self._epochs:
+                self._epoch(epoch)
+
+    def _epoch(self, epoch: Epoch) -> None:
+        self._epochs.add(epoch.number)
+        validation = {f"validation_epoch_{name}": value for name, value in epoch.metrics.items()}
+        seconds = {f"train_seconds_{stage}": spent for stage, spent in epoch.seconds.items()}
+        speed = {"train_loss": epoch.loss, "train_rows_per_s": epoch.rows_per_second}
+        self._run.metrics({**speed, **validation, **seconds}, step=epoch.number)

@@ -1,0 +1,51 @@
+"""Metrics on held-out rows, over all workers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from cluster.contracts import Task
+from trainers import tasks
+from trainers.config import SCORE_ROWS
+from trainers.feed import HeldOut
+from trainers.models import Scored
+from trainers.shares import share_of
+from trainers.world import World
+
+
+def validate(scored: Scored, task: Task, held_out: HeldOut, world: World) -> dict[str, float]:
+    """Metrics over the held-out rows of all workers, exact, not averaged over shards."""
+    scores, labels = gather(scored, task, held_out, world)
+    return tasks.evaluate(task, scores, labels)
+
+
+@torch.no_grad()
+def gather(scored: Scored, task: Task, held_out: HeldOut, world: World) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and labels of all held-out rows, in order, on every worker."""
+    width = task.outputs
+    table = torch.zeros(held_out.rows, width + task.label_width, device=world.device)
+    calls = 0
+    for first, batch in held_out.parts():
+        at = slice(first, first + len(batch.labels))
+        batch = batch.to(world.device)
+        table[at, :width] = scored(batch.numbers, batch.codes).reshape(-1, width)
+        table[at, width:] = batch.labels.reshape(-1, task.label_width)
+        calls += 1
+    for _ in range(calls, _most_calls(held_out, world)):
+        scored(*scored.blank(world.device))
+    table = world.total(table).cpu()
+    return _shaped(table[:, :width], task.wide), _shaped(table[:, width:], task.label_width > 1)
+
+
+def _most_calls(held_out: HeldOut, world: World) -> int:
+    """Calls of the worker with most rows, where one cannot call its module without the others."""
+    if not world.together:
+        return 0
+    bounds = [share_of(held_out.rows, rank, world.size) for rank in range(world.size)]
+    return max(-(-(end - first) // SCORE_ROWS) for first, end in bounds)
+
+
+def _shaped(table: torch.Tensor, wide: bool) -> np.ndarray:
+    array: np.ndarray = (table if wide else table[:, 0]).numpy()
+    return array
