@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from pyiceberg.exceptions import (
     TableAlreadyExistsError,
     ValidationError,
 )
-from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, EqualTo, In
+from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, EqualTo, GreaterThanOrEqual, In, LessThan
 from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
 from pyiceberg.manifest import FileFormat, ManifestFile
@@ -131,6 +131,24 @@ class Tables:
         fields = tuple(columns) if columns else ("*",)
         rows: BooleanExpression = EqualTo(term=where[0], value=where[1]) if where else AlwaysTrue()  # type: ignore[arg-type]
         return table.scan(row_filter=rows, snapshot_id=snapshot, selected_fields=fields).to_arrow()
+
+    def stream(
+        self,
+        name: str,
+        snapshot: int | None = None,
+        columns: Sequence[str] | None = None,
+        between: tuple[str, float, float] | None = None,
+    ) -> Iterator[pa.Table]:
+        """The same rows a part at a time; ``between`` = (timestamp column, from, until), seconds since the epoch.
+
+        Files whose statistics lie outside are not opened. Raises SnapshotNotFound.
+        """
+        table = self._load(name)
+        self._check(table, name, snapshot)
+        rows = _within(*between) if between else AlwaysTrue()
+        scan = table.scan(row_filter=rows, snapshot_id=snapshot, selected_fields=tuple(columns) if columns else ("*",))
+        for batch in scan.to_arrow_batch_reader():
+            yield pa.Table.from_batches([batch])
 
     def columns(self, name: str) -> tuple[str, ...]:
         """Names of the table's columns. Raises SnapshotNotFound."""
@@ -335,6 +353,15 @@ def _is(physical: pa.Field, number: int, kind: pa.DataType) -> bool:
     found = physical.type.value_type if pa.types.is_dictionary(physical.type) else physical.type
     same = found == kind or (pa.types.is_string(found) and pa.types.is_large_string(kind))
     return same and (physical.metadata or {}).get(b"PARQUET:field_id") == str(number).encode()
+
+
+def _within(column: str, since: float, until: float) -> BooleanExpression:
+    start = GreaterThanOrEqual(term=column, value=_moment(since))  # type: ignore[arg-type]
+    return And(start, LessThan(term=column, value=_moment(until)))  # type: ignore[arg-type]
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
 
 
 def _filter(where: Where) -> BooleanExpression:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from cluster.errors import DataError
 from features.definitions import Column
 from features.profiles import Profile
-from monitoring.alarm import DriftPolicy
+from monitoring.policy import DriftPolicy
 
 MAX_VERSIONS = 4
 MAX_WINDOWS = 64

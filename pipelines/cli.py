@@ -129,6 +129,17 @@ def retrain(project: ProjectArgument, until: Until = "", reason: Reason = "by ha
 
 
 @app.command()
+def rollback(
+    project: ProjectArgument,
+    version: Annotated[str, typer.Option(help="Only if this version is still champion; default: whichever is")] = "",
+    reason: Reason = "by hand",
+) -> None:
+    """Have the champion before this one answer again, at once and for everybody."""
+    words = ["rollback", project, *(["--version", version] if version else []), "--reason", reason]
+    _work(*words, action=lambda ws: _commands().rollback(ws, version, reason))
+
+
+@app.command()
 def deploy(
     project: ProjectArgument,
     version: Annotated[

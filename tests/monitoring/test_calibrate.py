@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from cluster.errors import ProjectError
 from features.profiles import Profile
-from monitoring.alarm import DriftPolicy, judge
+from monitoring.alarm import judge
 from monitoring.calibrate import MIN_RUNS, Calibration, Null, Watch, rejected, run_sums
+from monitoring.policy import DriftPolicy
 from tests.monitoring import streams
 
 ALPHA = 0.05

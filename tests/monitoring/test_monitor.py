@@ -13,11 +13,11 @@ from cluster.contracts import Alarm
 from cluster.errors import DataError, ProjectError
 from features.definitions import Column
 from features.profiles import Profile
-from monitoring.alarm import DriftPolicy
 from monitoring.calibrate import Watch
 from monitoring.checkpoint import STATE, UNREADABLE, Folder
 from monitoring.exporter import PrometheusExporter
 from monitoring.monitor import DriftMonitor
+from monitoring.policy import DriftPolicy
 from monitoring.windows import MAX_VERSIONS, MAX_WINDOWS
 from tests.monitoring import streams
 
@@ -46,7 +46,7 @@ def folder(tmp_path):
 
 
 def monitor(folder: Folder, act: Recorder | None = None, policy: DriftPolicy = POLICY) -> DriftMonitor:
-    made = DriftMonitor("m", folder, act)
+    made = DriftMonitor("m", folder, {"retrain": act} if act else None)
     made.watch("1", REFERENCE, policy)
     return made
 
@@ -207,7 +207,7 @@ def test_windows_left_behind_are_refused_and_small_ones_passed_over(folder):
 def test_it_resumes_where_it_was(folder):
     before = monitor(folder, Recorder())
     send(before, quiet(3) | moved(2, first=103))
-    after = DriftMonitor("m", folder, act := Recorder())
+    after = DriftMonitor("m", folder, {"retrain": (act := Recorder())})
     assert after.history() == before.history()
     assert after.journal() == before.journal()
     before_counts, after_counts = before.status()["counters"], after.status()["counters"]
@@ -224,7 +224,7 @@ def test_an_action_cut_short_is_taken_up_again(folder):
     cut = monitor(folder, Recorder(Killed()))
     with pytest.raises(Killed):
         send(cut, moved(2, first=100))
-    resumed = DriftMonitor("m", folder, act := Recorder())
+    resumed = DriftMonitor("m", folder, {"retrain": (act := Recorder())})
     assert len(act.alarms) == 1
     assert resumed.journal()[0].outcome == "job-1"
 
@@ -232,7 +232,7 @@ def test_an_action_cut_short_is_taken_up_again(folder):
 def test_a_damaged_checkpoint_is_set_aside(folder):
     monitor(folder)
     (folder.path / STATE).write_bytes(b"{ half")
-    after = DriftMonitor("m", folder, None)
+    after = DriftMonitor("m", folder)
     assert after.status()["counters"]["failures"] == 1
     assert (folder.path / UNREADABLE).exists()
     after.watch("1", REFERENCE, POLICY)
@@ -253,7 +253,7 @@ def test_a_bad_reference_or_policy_is_refused_and_changes_nothing(folder):
 
 def test_prometheus_text_parses_and_tells_the_newest_window(folder):
     exporter = PrometheusExporter()
-    watching = DriftMonitor("m", folder, None, (exporter,))
+    watching = DriftMonitor("m", folder, exporters=(exporter,))
     watching.watch("1", REFERENCE, POLICY)
     send(watching, quiet(2) | moved(2, first=102))
     watching.observe("1", 0.0, b"poison")

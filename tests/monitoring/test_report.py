@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 import pytest
 
 from cluster.contracts import Alarm, Decision
-from monitoring.alarm import DAY_S, DriftDetector, DriftPolicy, judge
+from monitoring.alarm import DriftDetector, judge
 from monitoring.calibrate import Calibration, Watch
 from monitoring.nouns import Action, CalibrationCurve, Quality, Report, Rollout, Series, Timing, VersionRow
+from monitoring.policy import DAY_S, DriftPolicy
 from monitoring.report import render
 from tests.monitoring import streams
 

@@ -11,7 +11,14 @@ import httpx
 import pytest
 from sklearn.datasets import load_digits
 
-from cluster.contracts import CHAMPION, labels_table, predictions_table
+from cluster.contracts import (
+    ACTOR_NAMESPACE,
+    CHAMPION,
+    labels_table,
+    monitor_actor,
+    predictions_table,
+    to_label_table,
+)
 from cluster.registry import GATE_TAG, Registry
 from cluster.settings import Settings
 from cluster.tables import Tables
@@ -119,6 +126,24 @@ def test_the_report_has_its_parts(rehearsed: str, cluster: Settings) -> None:
     for part in ("Quality over time", "Calibration", "Drift", "Rollouts"):
         assert part in page
     assert "<script src" not in page
+
+
+@pytest.mark.cluster
+def test_logged_rows_were_looked_at_and_what_was_worth_labelling_is_queued(rehearsed: str, cluster: Settings) -> None:
+    import ray
+
+    monitor = ray.get_actor(monitor_actor("digits"), namespace=ACTOR_NAMESPACE)
+    looks = ray.get(monitor.looks.remote())
+    assert looks.looks
+    labelled = [q for q in looks.quality if q.labelled.n]
+    assert any(q.estimated.get("CBPE") and q.observed for q in labelled)
+    status = ray.get(monitor.status.remote())
+    assert status["counters"]["looks"] == len(looks.looks)
+    assert status["used"]["requests"] > 0
+    assert status["cost"] > 0
+    queue = Tables(cluster).read(to_label_table("digits"))
+    answered = Tables(cluster).read(predictions_table("digits"), columns=["id"])["id"].to_pylist()
+    assert set(queue["id"].to_pylist()) <= set(answered)
 
 
 @pytest.mark.cluster
