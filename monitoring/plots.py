@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from cluster.contracts import Alarm, Decision
 from monitoring.alarm import WindowResult
+from monitoring.look import WindowQuality
 from monitoring.nouns import CalibrationCurve, Quality, Rollout
 
 # Stand-ins: matplotlib wants real colours, the page replaces them by its own.
@@ -132,6 +133,51 @@ def drift_map(results: Sequence[WindowResult], alarms: Sequence[Alarm]) -> str:
     bar.ax.set_yticklabels(["0", "½", "1 = threshold", "1½", "2 and more"])
     bar.outline.set_visible(False)
     return _svg(figure, "drift", tips)
+
+
+@matplotlib.rc_context(_STYLE)
+def performance(found: Sequence[WindowQuality]) -> str:
+    """Mean labelled loss by window in a band of its limits; windows that are worse for sure are marked."""
+    figure, axes = _figure(8.6, 3.2)
+    known = [q for q in found if q.limits is not None]
+    x = [_date(q.window) for q in known]
+    mean = [q.labelled.mean for q in known]
+    top = 3 * max(mean, default=1.0)
+    low = [max(0.0, q.limits.low) for q in known if q.limits]
+    high = [min(top, q.limits.high) for q in known if q.limits]
+    axes.fill_between(x, low, high, color=SERIES[0], alpha=0.15, lw=0)
+    axes.plot(x, mean, color=SERIES[0], lw=2, marker="o", ms=3.5, label="loss by labels")
+    axes.step(x, [q.reference or np.nan for q in known], where="mid", color=SERIES[4], lw=1.3, label="held-out rows")
+    axes.plot(
+        [_date(q.window) for q in known if q.worse], [q.labelled.mean for q in known if q.worse], "v", color=BAD, ms=8
+    )
+    axes.set_ylim(0)
+    axes.grid(axis="y")
+    axes.legend(frameon=False, loc="upper left", ncols=2)
+    return _svg(figure, "performance by window")
+
+
+@matplotlib.rc_context(_STYLE)
+def estimates(found: Sequence[WindowQuality], metric: str) -> str:
+    """A metric as it was estimated by each method, and as it was by labels."""
+    figure, axes = _figure(8.6, 2.8)
+    methods = list(dict.fromkeys(method for q in found for method in q.estimated))
+    for i, method in enumerate(methods):
+        told = [(q.window, q.estimated[method][metric]) for q in found if metric in q.estimated.get(method, {})]
+        style = "o" if len(told) < len(found) / 2 else "-"
+        axes.plot(
+            [_date(w) for w, _ in told], [v for _, v in told], style, color=SERIES[1 + i], lw=1.5, ms=4, label=method
+        )
+    seen = [(q.window, q.observed[metric]) for q in found if metric in q.observed]
+    axes.plot([_date(w) for w, _ in seen], [v for _, v in seen], color=SERIES[0], lw=2.2, label="by labels")
+    axes.set_ylabel(metric)
+    axes.grid(axis="y")
+    axes.legend(frameon=False, loc="best", ncols=3)
+    return _svg(figure, f"estimated {metric}")
+
+
+def _date(seconds: float) -> np.datetime64:
+    return np.datetime64(int(seconds), "s")
 
 
 @matplotlib.rc_context(_STYLE)

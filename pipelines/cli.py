@@ -54,12 +54,15 @@ def main() -> None:
 
 @app.command()
 def up() -> None:
-    """Start the local Ray cluster, its dashboard and MLflow's pages."""
+    """Start the local Ray cluster, its dashboard and MLflow's pages; write what Prometheus and Grafana need."""
+    from pipelines import dashboards
+
     settings = load_settings()
     started = session.start(settings, typer.echo)
     typer.echo(
         f"{'started' if started else 'already running'}: dashboard {settings.dashboard}, MLflow {settings.mlflow_server}"
     )
+    typer.echo(f"for Prometheus and Grafana: {dashboards.write(settings)}")
 
 
 @app.command()
