@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.monitoring import detection, profiling, programs, weeks
+from benchmarks.monitoring import detection, profiling, programs, weeks, wide
 from benchmarks.results import Row
 
 AREA = "monitoring"
@@ -39,11 +39,16 @@ def _weeks(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
     return weeks.rows(say)
 
 
+def _wide(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
+    return wide.rows(asked.wide_rows, say)
+
+
 SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Iterator[Row]]] = {
     "false_alarms": _false_alarms,
     "power": _power,
     "profiling": _profiling,
     "weeks": _weeks,
+    "wide": _wide,
 }
 
 
@@ -67,6 +72,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--sizes", type=_sizes, default=detection.SIZES, help="rows of a window, for false alarms")
     parser.add_argument("--changes", type=_kinds, default=_KINDS, help=f"some of {','.join(_KINDS)}, for power")
     parser.add_argument("--rows", type=int, default=100_000, help="rows that are profiled")
+    parser.add_argument("--wide-rows", type=int, default=500_000, help="rows of the 1,000 columns that are profiled")
     parser.add_argument("--repeats", type=int, default=5, help="how often they are profiled")
     parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
     return parser.parse_args(words)
