@@ -111,7 +111,7 @@ def measure(count: int) -> dict[str, float]:
         started = time.perf_counter()
         live.update(batch)
         spent += time.perf_counter() - started
-    judged = {test: _judged(calibration, live, DriftPolicy(span=1, test=test)) for test in ("distance", "all")}  # type: ignore[arg-type]
+    judged = {test: _judged(calibration, live, DriftPolicy(span=1, test=test)) for test in ("distance", "all")}
     done = spent + judged["distance"] * live.rows / WHOLE
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     return {"row_s": done / live.rows, "gib": peak, "judge_s": judged["distance"], "all_s": judged["all"]}
