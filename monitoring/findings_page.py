@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from cluster.page import none, plot, section, table
 from monitoring import plots
 from monitoring.alarm import WindowResult, day
 from monitoring.look import Looked, WindowQuality
 from monitoring.nouns import Cost, Report
-from monitoring.page import none, section, table
 
 HALF = 0.5
 """Share of labels from which an estimate is held against the truth."""
@@ -21,9 +21,9 @@ def performance(report: Report) -> str:
     whole = [q for q in report.performance if not q.segment]
     if not whole:
         return section("Performance by window", "", none("No window was looked at yet."))
-    body = f'<div class="plot">{plots.performance(whole)}</div>'
+    body = plot(plots.performance(whole))
     if (metric := shared_metric(whole)) is not None:
-        body += f'<div class="plot">{plots.estimates(whole, metric)}</div>'
+        body += plot(plots.estimates(whole, metric))
     return section("Performance by window", _told(whole, metric), body + _segments(report.performance))
 
 

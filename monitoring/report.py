@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from html import escape
 
 from cluster.contracts import Decision
+from cluster.page import facts, none, page, plot, section, table
 from monitoring import findings_page, plots
 from monitoring.alarm import WindowResult, day
 from monitoring.nouns import Action, Quality, Report
-from monitoring.page import facts, none, page, section, table
 
 _TURNS = {
     "start": "version {new} is on trial beside version {old}",
@@ -43,7 +43,7 @@ def render(report: Report) -> str:
 def _quality(report: Report) -> str:
     if not report.quality:
         return section("Quality over time", "", none("No labelled periods."))
-    drawn = "".join(_plot(plots.quality(found)) for found in report.quality)
+    drawn = "".join(plot(plots.quality(found)) for found in report.quality)
     return section("Quality over time", " ".join(map(_quality_caption, report.quality)), drawn)
 
 
@@ -68,7 +68,7 @@ def _calibration(report: Report) -> str:
         f"On the dashed line, what is predicted at 30 % happens 30 % of the time. Over {rows:,} rows the prediction of "
         f"{first.name} was off by {100 * error:.1f} percentage points on average."
     )
-    return section("Calibration", caption, f'<div class="narrow">{_plot(plots.calibration(report.calibration))}</div>')
+    return section("Calibration", caption, f'<div class="narrow">{plot(plots.calibration(report.calibration))}</div>')
 
 
 def _drift(report: Report) -> str:
@@ -95,7 +95,7 @@ def _drift(report: Report) -> str:
     return section(
         "Drift",
         caption,
-        _plot(plots.drift_map(judged, alarms))
+        plot(plots.drift_map(judged, alarms))
         + table(("at", "alarm", "why", "what it cost in quality", "what was done"), rows),
     )
 
@@ -134,7 +134,7 @@ def _rollouts(report: Report) -> str:
     return section(
         "Rollouts",
         caption,
-        _plot(plots.rollouts(report.rollouts)) + table(("at", "rollout", "decision", "share", "reason"), rows),
+        plot(plots.rollouts(report.rollouts)) + table(("at", "rollout", "decision", "share", "reason"), rows),
     )
 
 
@@ -192,10 +192,6 @@ def _timings(report: Report) -> str:
         f"{total:,.0f} seconds in all.",
         table(("stage", "time", "share", ""), rows, wide_last=True),
     )
-
-
-def _plot(svg: str) -> str:
-    return f'<div class="plot">{svg}</div>'
 
 
 def _share(decision: Decision) -> str:
