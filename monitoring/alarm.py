@@ -116,7 +116,9 @@ def judge(
     Benjamini-Hochberg over the watched columns decides which are too far; the others are held to the same
     level, for people to look at, and never drift.
     """
-    if len(starts) < policy.span:
+    if policy.window_rows is not None and run.rows < policy.window_rows:
+        return unjudged(version, starts, run.rows, f"{run.rows:,} of {policy.window_rows:,} rows so far")
+    if policy.window_rows is None and len(starts) < policy.span:
         return unjudged(version, starts, run.rows, f"{len(starts)} of {policy.span} windows so far")
     measured = calibration.distances(run)
     found = _chances(calibration, policy, measured, run)

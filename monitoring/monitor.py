@@ -192,7 +192,7 @@ class DriftMonitor:
         if detector is None or calibration is None:
             return
         run_starts, run = self._live.close(detector.version, start, self._policy)
-        if run.rows < self._policy.min_rows:
+        if self._policy.window_rows is None and run.rows < self._policy.min_rows:
             note = f"{run.rows} rows, {self._policy.min_rows} are needed"
             result = unjudged(detector.version, run_starts, run.rows, note)
         else:
@@ -305,4 +305,4 @@ def _calibration(reference: bytes, policy: DriftPolicy) -> Calibration:
             f"the reference has windows of {profile.window_s:g} s, the drift policy of {policy.window_s:g} s",
             "profile the training data by the policy's windows",
         )
-    return Calibration(profile, policy.span, policy.watch)
+    return Calibration(profile, policy.span, policy.watch, policy.window_rows)

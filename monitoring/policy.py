@@ -58,7 +58,8 @@ class DriftPolicy(Frozen):
     """When a model's traffic counts as drifted, and what is done about it. Times are event time, in seconds.
 
     The newest ``span`` windows of ``window_s`` are compared as one; a window of fewer than ``min_rows`` rows is
-    passed over. ``alpha`` is the rate of false alarms per window asked for over the watched columns, or
+    passed over. With ``window_rows`` windows are by count instead: successive ones of ``window_s`` are taken together until
+    they hold so many rows, each row is in one run, and ``span`` has no say. ``alpha`` is the rate of false alarms per window asked for over the watched columns, or
     ``false_alarms`` their expected number in 30 days, which is spent evenly over the windows; ``effect``
     the least distance (share of rows moved) worth an alarm. ``test`` is what p-values are of: the "distance" that the
     effect is measured in, or "all" statistics of a column together (monitoring/screen.py).
@@ -71,6 +72,7 @@ class DriftPolicy(Frozen):
     window_s: float = Field(default=DAY_S, gt=0)
     span: int = Field(default=3, ge=1)
     min_rows: int = Field(default=200, ge=1)
+    window_rows: int | None = Field(default=None, ge=1)
     alpha: float = Field(default=0.01, gt=0, lt=1)
     false_alarms: float | None = Field(default=None, gt=0)
     test: Literal["distance", "all"] = "distance"

@@ -95,7 +95,7 @@ def _judged(
     live.update(theirs)
     starts = tuple(float(s) for s in np.unique(np.floor(run.when / policy.window_s) * policy.window_s))
     # A run that some window of is missing in is a run all the same.
-    span = policy.model_copy(update={"span": len(starts)})
+    span = policy.model_copy(update={"span": len(starts), "window_rows": None})
     return judge(Calibration(reference, len(starts), policy.watch), span, "", starts, live)
 
 

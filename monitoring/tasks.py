@@ -1,7 +1,12 @@
-"""Looks as Ray tasks: one at a time, given up when it takes too long."""
+"""Looks as Ray tasks: one at a time, given up when it takes too long.
+
+A look takes seconds of a CPU that replicas of the same machine answer on: it runs at the lowest priority that the system
+has, in a process of its own that ends with it.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +17,14 @@ from ray.exceptions import RayError
 from monitoring.look import Asked, Looked
 
 LIMIT_S = 900.0
+_LOWEST = 19
 
 
 class RayTasks:
     """``look`` is pickled with each task; it reads what it needs where it runs."""
 
     def __init__(self, look: Callable[[Asked], Looked], limit_s: float = LIMIT_S) -> None:
-        self._task: Any = ray.remote(num_cpus=1, max_retries=1)(_run)
+        self._task: Any = ray.remote(num_cpus=1, max_retries=1, max_calls=1)(_run)
         self._look = look
         self._limit_s = limit_s
         self._under_way: ray.ObjectRef | None = None
@@ -48,4 +54,5 @@ class RayTasks:
 
 
 def _run(look: Callable[[Asked], Looked], asked: Asked) -> Looked:
+    os.nice(_LOWEST)
     return look(asked)

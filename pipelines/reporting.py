@@ -23,6 +23,7 @@ from cluster.contracts import (
     labels_table,
     monitor_actor,
     predictions_table,
+    to_label_table,
 )
 from deployments.journal import Journal
 from deployments.rollout import named
@@ -142,6 +143,9 @@ def _facts(
             metric
         ]
         facts.append((f"{metric} of v{held_out.version.version} on held-out rows", f"{value:.4f}"))
+    queued = workspace.tables.latest(to_label_table(workspace.project.name))
+    if queued is not None:
+        facts.append(("rows worth labelling", f"{queued.rows:,}"))
     return tuple(facts)
 
 

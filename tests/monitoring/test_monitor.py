@@ -83,6 +83,29 @@ def test_close_ends_what_no_later_window_will(folder):
     assert [result.window / DAY_S for result in watching.history()] == [100, 101, 102]
 
 
+def test_windows_by_count_take_slices_together_until_they_are_full(folder):
+    policy = POLICY.model_copy(update={"window_rows": 700})
+    act = Recorder()
+    watching = monitor(folder, act, policy)
+    send(watching, quiet(6) | moved(7, first=106))
+    found = [(r.window / DAY_S, r.rows, r.judged) for r in watching.history()]
+    assert found[:3] == [(100, 300, False), (101, 600, False), (102, 900, True)]
+    judged = [r for r in watching.history() if r.judged]
+    # Each row is in one run: three days each, of the fourth one is still open.
+    assert [(r.since / DAY_S, r.window / DAY_S) for r in judged] == [(100, 102), (103, 105), (106, 108), (109, 111)]
+    assert [r.drifted for r in judged] == [(), (), ("x",), ("x",)]
+    assert [alarm.window / DAY_S for alarm in act.alarms] == [108]
+    assert watching.history()[0].note == "300 of 700 rows so far"
+
+
+def test_runs_by_count_survive_a_kill(folder):
+    policy = POLICY.model_copy(update={"window_rows": 700})
+    send(monitor(folder, policy=policy), quiet(3))
+    after = DriftMonitor("m", folder)
+    send(after, quiet(1, first=103))
+    assert [(r.window / DAY_S, r.rows) for r in after.history() if r.judged] == [(102, 900)]
+
+
 def test_lateness_keeps_windows_open_longer(folder):
     watching = monitor(folder, policy=POLICY.model_copy(update={"lateness_s": DAY_S}))
     send(watching, quiet(3))
