@@ -128,6 +128,11 @@ class Decision(Frozen):
     evidence: dict[str, float] = {}
 
 
+AlarmKind = Literal["drift", "segment", "multivariate", "labels", "estimate", "quality"]
+"""drift: a column moved. segment: within a part of the traffic. multivariate: what columns have in common. labels: what
+came true. estimate: performance as it is estimated without labels. quality: performance by labels."""
+
+
 class Alarm(Frozen):
     """What the drift monitor calls out, with its evidence.
 
@@ -140,6 +145,18 @@ class Alarm(Frozen):
     window: float
     reason: str
     features: dict[str, float]
+    kind: AlarmKind = "drift"
+
+
+class Usage(Frozen):
+    """What a replica has held and used since it last told: seconds, of memory GiB times seconds."""
+
+    replica: str
+    cpu_s: float
+    reserved_cpu_s: float
+    reserved_gpu_s: float
+    gib_s: float
+    requests: int
 
 
 def ledger_actor(model: str) -> str:
@@ -170,6 +187,11 @@ def labels_table(model: str) -> str:
 def lost_table(model: str) -> str:
     """Iceberg table of the rows that killed replicas took with them, by replica."""
     return f"{model}.lost"
+
+
+def to_label_table(model: str) -> str:
+    """Iceberg table of the answered rows whose labels would tell most."""
+    return f"{model}.to_label"
 
 
 def journal_table(model: str) -> str:

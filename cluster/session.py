@@ -101,6 +101,16 @@ def processes(settings: Settings) -> list[psutil.Process]:
     return [p for p in everyone if p.pid in ours and p.pid != os.getpid()]
 
 
+def metrics_folder(settings: Settings) -> Path:
+    """Where Ray keeps what a Prometheus and a Grafana of this home's cluster are configured by."""
+    return settings.scratch / "ray" / "session_latest" / "metrics"
+
+
+def discovery_file(settings: Settings) -> Path:
+    """Ray's list of addresses for Prometheus to scrape, kept up to date by it."""
+    return settings.scratch / "ray" / "prom_metrics_service_discovery.json"
+
+
 def connect(settings: Settings) -> None:
     """Connect this process to the cluster it runs in, or to this home's cluster."""
     import ray

@@ -37,6 +37,10 @@ class Settings(BaseSettings):
     jwt_models_claim: str = "models"
     jwt_scopes_claim: str = "scope"
     jwt_leeway_s: float = Field(default=30.0, ge=0.0, le=300.0)
+    alertmanager: str = ""
+    price_cpu_hour: float = Field(default=0.04, ge=0.0)
+    price_gpu_hour: float = Field(default=2.0, ge=0.0)
+    price_gib_hour: float = Field(default=0.005, ge=0.0)
     dashboard_port: int = Field(default=8265, ge=1, le=65535)
     serve_port: int = Field(default=8000, ge=1, le=65535)
     grpc_port: int = Field(default=9000, ge=1, le=65535)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from pyiceberg.exceptions import (
     TableAlreadyExistsError,
     ValidationError,
 )
-from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, EqualTo, In
+from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, EqualTo, GreaterThanOrEqual, In, LessThan
 from pyiceberg.io import FileIO
 from pyiceberg.manifest import ManifestFile
 from pyiceberg.table import Table
@@ -127,6 +127,24 @@ class Tables:
         fields = tuple(columns) if columns else ("*",)
         rows: BooleanExpression = EqualTo(term=where[0], value=where[1]) if where else AlwaysTrue()  # type: ignore[arg-type]
         return table.scan(row_filter=rows, snapshot_id=snapshot, selected_fields=fields).to_arrow()
+
+    def stream(
+        self,
+        name: str,
+        snapshot: int | None = None,
+        columns: Sequence[str] | None = None,
+        between: tuple[str, float, float] | None = None,
+    ) -> Iterator[pa.Table]:
+        """The same rows a part at a time; ``between`` = (timestamp column, from, until), seconds since the epoch.
+
+        Files whose statistics lie outside are not opened. Raises SnapshotNotFound.
+        """
+        table = self._load(name)
+        self._check(table, name, snapshot)
+        rows = _within(*between) if between else AlwaysTrue()
+        scan = table.scan(row_filter=rows, snapshot_id=snapshot, selected_fields=tuple(columns) if columns else ("*",))
+        for batch in scan.to_arrow_batch_reader():
+            yield pa.Table.from_batches([batch])
 
     def columns(self, name: str) -> tuple[str, ...]:
         """Names of the table's columns. Raises SnapshotNotFound."""
@@ -268,6 +286,15 @@ class Tables:
 def _filter(where: Where) -> BooleanExpression:
     """In, for each column; a value that occurs in no column is fine."""
     return reduce(And, (In(term=column, values=set(values)) for column, values in where.items()), AlwaysTrue())  # type: ignore[arg-type]
+
+
+def _within(column: str, since: float, until: float) -> BooleanExpression:
+    start = GreaterThanOrEqual(term=column, value=_moment(since))  # type: ignore[arg-type]
+    return And(start, LessThan(term=column, value=_moment(until)))  # type: ignore[arg-type]
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
 
 
 def _manifests(table: Table) -> list[ManifestFile]:

@@ -30,6 +30,7 @@ from deployments import tally
 from deployments.log import Answer, batch_id, labels, predictions, to_ipc
 from deployments.metrics import Metrics, Reply
 from deployments.protocol import predicted
+from deployments.usage import Meter
 from features.definitions import Column
 from features.profiles import Profile
 
@@ -39,6 +40,7 @@ MAX_BUFFERED_ROWS = 50_000
 _TIMED_REPLIES = 32
 _RETRY_LOOKUP_S = 5.0
 _SETTLE_EVERY_S = 5.0
+_USAGE_EVERY_S = 10.0
 _SETTLE_WITHIN_S = 30.0
 
 _log = logging.getLogger(__name__)
@@ -76,6 +78,9 @@ class Telemetry:
         self._recent: deque[tuple[Reply, float]] = deque(maxlen=_TIMED_REPLIES)
         self._told: Counter[Reply] = Counter()
         self._unshadowed = 0
+        self._answered = 0
+        self._meter = Meter(self._replica, ray.get_runtime_context().get_assigned_resources())
+        self._next_usage = time.monotonic() + _USAGE_EVERY_S
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"telemetry-{model}", daemon=True)
         self._thread.start()
@@ -145,6 +150,7 @@ class Telemetry:
         unshadowed, self._unshadowed = self._unshadowed, 0
         self._metrics.unshadowed(unshadowed)
         self._ship()
+        self._tell_usage(sum(len(item[0].requests) for item in reported))
         if time.monotonic() >= self._next_search and not self._closing.is_set():
             self._next_search = time.monotonic() + _SETTLE_EVERY_S
             self._settle_debts()
@@ -158,6 +164,15 @@ class Telemetry:
         if monitor is not None:
             for start_s, profile in profiles(answers, items[-1][1], items[-1][2]).items():
                 monitor.observe.remote(answers[0].champion_version, start_s, profile.to_bytes())
+
+    def _tell_usage(self, answered: int) -> None:
+        """Now and then, and at the end; what was answered meanwhile is told with it."""
+        self._answered += answered
+        monitor = self._monitor.get()
+        if monitor is not None and (time.monotonic() >= self._next_usage or self._closing.is_set()):
+            self._next_usage = time.monotonic() + _USAGE_EVERY_S
+            monitor.used.remote(self._meter.read(self._answered))
+            self._answered = 0
 
     def _next(self) -> str:
         self._sequence += 1

@@ -8,8 +8,6 @@ decision leads to. Only an answer 2xx in time agrees.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
 import os
 from collections.abc import Sequence
@@ -19,10 +17,9 @@ import httpx
 
 from cluster.contracts import Decision
 from cluster.errors import RolloutError
+from cluster.signing import SIGNATURE, signature
 from deployments.policy import Webhook
 from deployments.rollout import RolloutState
-
-SIGNATURE = "x-rayloop-signature"
 
 Moment = Literal["before", "after"]
 
@@ -43,11 +40,6 @@ async def post(hooks: Sequence[Webhook], moment: Moment, state: RolloutState, de
     body = json.dumps(content).encode()
     told = await asyncio.gather(*(_told(hook, body) for hook in hooks if hook.moment == moment))
     return [failure for failure in told if failure]
-
-
-def signature(secret: str, body: bytes) -> str:
-    """Value of the header that proves to who knows the secret that the body is rayloop's."""
-    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
 async def _told(hook: Webhook, body: bytes) -> str:

@@ -9,63 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Literal, Self
+from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cluster.contracts import Alarm, Frozen
-from cluster.errors import ProjectError
 from features.profiles import Profile
-from monitoring.calibrate import MIN_RUNS, Calibration, Watch, rejected
+from monitoring.calibrate import MIN_RUNS, Calibration, rejected
 from monitoring.drift import Direction, Distances
 from monitoring.null import Chance
-from monitoring.screen import alpha_per_window, chances
+from monitoring.policy import DAY_S, DriftPolicy
+from monitoring.screen import chances
 
-DAY_S = 86_400.0
 NAMED_COLUMNS = 3
 """Columns that a reason sentence names; the alarm itself lists all."""
-
-
-class DriftPolicy(Frozen):
-    """When a model's traffic counts as drifted, and what is done about it. Times are event time, in seconds.
-
-    The newest ``span`` windows of ``window_s`` are compared as one; a window of fewer than ``min_rows`` rows is
-    passed over. ``alpha`` is the rate of false alarms per window asked for over the watched columns, or
-    ``false_alarms`` their expected number in 30 days, which is spent evenly over the windows; ``effect``
-    the least distance (share of rows moved) worth an alarm. ``test`` is what p-values are of: the "distance" that the
-    effect is measured in, or "all" statistics of a column together (monitoring/screen.py).
-    An alarm needs ``needed`` drifted windows among the last ``of``. ``watch`` empty means every column, both ways.
-    A retrain waits for ``cooldown_s`` after the last and for the ``budget`` per ``budget_s``.
-    A window closes when one that starts ``lateness_s`` or more after its end holds ``min_rows`` rows.
-    """
-
-    window_s: float = Field(default=DAY_S, gt=0)
-    span: int = Field(default=3, ge=1)
-    min_rows: int = Field(default=200, ge=1)
-    alpha: float = Field(default=0.01, gt=0, lt=1)
-    false_alarms: float | None = Field(default=None, gt=0)
-    test: Literal["distance", "all"] = "distance"
-    effect: float = Field(default=0.1, ge=0, le=1)
-    needed: int = Field(default=1, ge=1)
-    of: int = Field(default=1, ge=1)
-    release: int = Field(default=3, ge=1)
-    watch: tuple[Watch, ...] = ()
-    action: Literal["retrain", "notify"] = "retrain"
-    cooldown_s: float = Field(default=3 * DAY_S, ge=0)
-    budget: int = Field(default=2, ge=0)
-    budget_s: float = Field(default=7 * DAY_S, gt=0)
-    lateness_s: float = Field(default=0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _persistence_is_possible(self) -> Self:
-        if self.needed > self.of:
-            raise ProjectError(f"the drift policy needs {self.needed} drifted windows of {self.of}", "lower 'needed'")
-        return self
-
-    @property
-    def level(self) -> float:
-        """The rate of false alarms per window, whichever way it was asked for."""
-        return self.alpha if self.false_alarms is None else alpha_per_window(self.false_alarms, self.window_s)
 
 
 class ColumnResult(Frozen):
@@ -113,7 +70,6 @@ class DetectorState(Frozen):
     recent: tuple[bool, ...] = ()
     drifting: bool = False
     quiet: int = 0
-    retrained: tuple[float, ...] = ()
 
 
 class DriftDetector:
@@ -141,17 +97,6 @@ class DriftDetector:
             self.alarm = self._call(result, sum(recent), len(recent))
         return self
 
-    def claim_retrain(self, window: float) -> str:
-        """Take a retrain from the budget. Returns "" when granted, else the reason why it is held back."""
-        policy, past = self.policy, self.state.retrained
-        if past and window < past[-1] + policy.cooldown_s:
-            return f"cooling down until {_day(past[-1] + policy.cooldown_s)}"
-        if sum(when > window - policy.budget_s for when in past) >= policy.budget:
-            return f"budget of {policy.budget} retrains per {policy.budget_s / DAY_S:g} days is spent"
-        kept = tuple(when for when in past if when > window - policy.budget_s)
-        self.state = self.state.model_copy(update={"retrained": (*kept, window)})
-        return ""
-
     def _call(self, result: WindowResult, hits: int, seen: int) -> Alarm:
         ratios = {name: column.ratio for name, column in result.columns.items() if column.watched}
         return Alarm(
@@ -171,7 +116,9 @@ def judge(
     Benjamini-Hochberg over the watched columns decides which are too far; the others are held to the same
     level, for people to look at, and never drift.
     """
-    if len(starts) < policy.span:
+    if policy.window_rows is not None and run.rows < policy.window_rows:
+        return unjudged(version, starts, run.rows, f"{run.rows:,} of {policy.window_rows:,} rows so far")
+    if policy.window_rows is None and len(starts) < policy.span:
         return unjudged(version, starts, run.rows, f"{len(starts)} of {policy.span} windows so far")
     measured = calibration.distances(run)
     found = _chances(calibration, policy, measured, run)
@@ -201,7 +148,7 @@ def reason(result: WindowResult, hits: int, seen: int) -> str:
     """What happened, in a sentence with figures."""
     told = [_told(name, result.columns[name]) for name in result.drifted[:NAMED_COLUMNS]]
     more = len(result.drifted) - len(told)
-    span = f"{_day(result.since)} to {_day(result.window)}" if result.since < result.window else _day(result.window)
+    span = f"{day(result.since)} to {day(result.window)}" if result.since < result.window else day(result.window)
     often = f"{hits} of the last {seen} windows drifted; " if seen > 1 else ""
     return f"{often}{span}, {result.rows:,} rows: {'; '.join(told)}" + (f"; and {more} more" if more else "")
 
@@ -276,6 +223,6 @@ def _told(name: str, column: ColumnResult) -> str:
     return f"{name} is {column.ratio:.1f} x its threshold ({moved}{means})"
 
 
-def _day(seconds: float) -> str:
+def day(seconds: float) -> str:
     when = datetime.fromtimestamp(seconds, UTC)
     return f"{when:%Y-%m-%d}" if seconds % DAY_S == 0 else f"{when:%Y-%m-%d %H:%M}"

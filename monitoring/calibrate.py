@@ -107,10 +107,15 @@ class Null:
 class Calibration:
     """The nulls of every column of a reference, for runs of ``span`` windows."""
 
-    def __init__(self, reference: ReferenceProfile, span: int, watch: Sequence[Watch]) -> None:
-        """Raises ProjectError when a watched column is not profiled, or a category is given a direction."""
+    def __init__(
+        self, reference: ReferenceProfile, span: int, watch: Sequence[Watch], window_rows: int | None = None
+    ) -> None:
+        """With ``window_rows``, runs are as many successive windows as hold so many rows, in place of ``span``.
+
+        Raises ProjectError when a watched column is not profiled, or a category is given a direction."""
         self.reference = reference
         self.span = span
+        self._ends = None if window_rows is None else run_ends(_rows(reference), window_rows)
         directions = _directions(reference, watch)
         self.watched = tuple(directions) if directions else tuple(reference.bins)
         self.directions: dict[str, Direction] = {name: directions.get(name, "both") for name in reference.bins}
@@ -119,8 +124,16 @@ class Calibration:
 
     @property
     def runs(self) -> int:
-        """Runs of ``span`` windows that the reference holds."""
-        return max(0, len(self.reference.starts) - self.span + 1)
+        """Runs that the reference holds."""
+        return max(0, len(self.reference.starts) - self.span + 1) if self._ends is None else len(self._ends)
+
+    def run_cells(self, name: str) -> np.ndarray:
+        """A column's counts in each of the reference's own runs, [runs, cells]."""
+        cells = self.reference.cells[name]
+        if self._ends is None:
+            return run_sums(cells, self.span)
+        parts = np.split(cells, self._ends)[: len(self._ends)]
+        return np.stack([part.sum(axis=0) for part in parts]) if parts else np.empty((0, cells.shape[1]), np.int64)
 
     def distances(self, live: Profile) -> dict[str, Distances]:
         """Compare every column of a live run. Raises DataError when it lacks one."""
@@ -137,7 +150,7 @@ class Calibration:
 
     def _null(self, name: str) -> Null:
         whole, direction = self.whole[name], self.directions[name]
-        runs = run_sums(self.reference.cells[name], self.span)
+        runs = self.run_cells(name)
         runs = runs[runs.sum(axis=1) > 0]
         if self._categorical(name):
             ordinary = [category_statistic(whole - run, run) for run in runs]
@@ -155,6 +168,24 @@ def run_sums(cells: np.ndarray, span: int) -> np.ndarray:
     summed = np.cumsum(cells, axis=0)
     summed[span:] -= summed[:-span].copy()
     return summed[span - 1 :]
+
+
+def run_ends(rows: np.ndarray, window_rows: int) -> list[int]:
+    """Where runs of successive windows end that each hold ``window_rows`` rows at least; [windows] rows of each window.
+
+    What is left at the end is no run.
+    """
+    ends, held = [], 0
+    for i, count in enumerate(rows):
+        held += int(count)
+        if held >= window_rows:
+            ends.append(i + 1)
+            held = 0
+    return ends
+
+
+def _rows(reference: ReferenceProfile) -> np.ndarray:
+    return np.asarray(next(iter(reference.cells.values())).sum(axis=1))
 
 
 def rejected(p_values: Mapping[str, float], alpha: float) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from cluster.page import facts, none, page, section, table
 from features.catalogue import Catalogue, FeatureEntry, ViewEntry
 from features.skew import Skew
-from monitoring.page import facts, none, page, section, table
 
 _FEATURE_HEAD = ("feature", "made", "missing", "mean", "std", "low", "high", "commonest")
 

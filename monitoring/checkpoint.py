@@ -10,7 +10,11 @@ from pydantic import Field, ValidationError
 
 from cluster.contracts import Alarm, Frozen
 from cluster.errors import DataError
-from monitoring.alarm import DetectorState, DriftPolicy, WindowResult
+from monitoring.alarm import DetectorState, WindowResult
+from monitoring.cost import Used
+from monitoring.lookout import LookState
+from monitoring.policy import DriftPolicy
+from monitoring.rations import Acted
 
 STATE = "state.json"
 UNREADABLE = "state.json.unreadable"
@@ -19,8 +23,9 @@ UNREADABLE = "state.json.unreadable"
 class Entry(Frozen):
     """An alarm and what was done about it. ``at`` is wall-clock seconds since the epoch.
 
-    ``action`` is "retrain", "notify" or "held"; ``outcome`` what the action returned, why it was held back, or
-    how it failed; empty while the action is under way.
+    ``action`` is "retrain", "rollback", "notify" or "held"; ``outcome`` what the action returned, why it was held back,
+    or how it failed; empty while the action is under way. ``notices`` has for each receiver's address "sent", or why
+    not; empty while it is under way.
     """
 
     at: float
@@ -28,6 +33,7 @@ class Entry(Frozen):
     action: str
     outcome: str = ""
     failed: bool = False
+    notices: dict[str, str] = Field(default_factory=dict)
 
 
 class State(Frozen):
@@ -41,6 +47,10 @@ class State(Frozen):
     windows: dict[str, dict[str, str]] = Field(default_factory=dict)
     results: tuple[WindowResult, ...] = ()
     journal: tuple[Entry, ...] = ()
+    acted: tuple[Acted, ...] = ()
+    look: LookState = LookState()
+    used: Used = Used()
+    tags: dict[str, str] = Field(default_factory=dict)
     counters: dict[str, int] = Field(default_factory=dict)
 
 

@@ -42,9 +42,13 @@ class LossModel:
         """The loss over a window. Losses are never negative, whatever a tree says beyond its data."""
         if not len(predictions):
             raise DataError("a window without rows")
-        inputs = _inputs(features, predictions)
-        absolute, squared = (np.maximum(m.predict(inputs), 0.0) for m in (self._absolute, self._squared))
-        return Loss(rows=len(inputs), mae=float(absolute.mean()), rmse=math.sqrt(float(squared.mean())))
+        squared = np.maximum(self._squared.predict(_inputs(features, predictions)), 0.0)
+        absolute = self.absolute(features, predictions)
+        return Loss(rows=len(predictions), mae=float(absolute.mean()), rmse=math.sqrt(float(squared.mean())))
+
+    def absolute(self, features: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+        """The absolute error of each row that is expected, [rows]."""
+        return np.asarray(np.maximum(self._absolute.predict(_inputs(features, predictions)), 0.0))
 
 
 def observed(predictions: np.ndarray, labels: np.ndarray) -> Loss:

@@ -25,8 +25,13 @@ def matrices(
     present = set(reference.column_names) | set(live.column_names)
     used = [c for c in columns if c.kind in ("number", "category") and c.name in present]
     made = [(_numbers if c.kind == "number" else _ranks)(_cells(reference, c), _cells(live, c)) for c in used]
-    both = [np.column_stack([pair[side] for pair in made]) if made else np.empty((0, 0)) for side in (0, 1)]
-    return both[0], both[1], tuple(c.name for c in used)
+    sides = [[pair[side] for pair in made] for side in (0, 1)]
+    ours, theirs = (_stacked(cells, frame) for cells, frame in zip(sides, (reference, live), strict=True))
+    return ours, theirs, tuple(c.name for c in used)
+
+
+def _stacked(cells: list[np.ndarray], frame: pa.Table) -> np.ndarray:
+    return np.column_stack(cells) if cells else np.empty((frame.num_rows, 0))
 
 
 def _cells(frame: pa.Table, column: Column) -> pa.ChunkedArray:

@@ -1,59 +1,80 @@
-"""The drift monitor: one detached actor per model.
+"""The drift monitor of one model, as it is wherever it runs (monitoring/actor.py has it run in an actor).
 
-Replicas send live profiles and wait for nothing; windows close as event time moves on; an alarm is
-journaled, then acted on. State is on disk after each closed window, so that the actor can be killed at any time.
+Replicas send live profiles and wait for nothing; windows close as event time moves on; the logged rows of closed windows
+are looked at by a task; an alarm is journaled, then acted on. State is on disk after each closed window, so that the
+process can be killed at any time.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-import ray
-from ray.actor import ActorHandle
-
-from cluster.contracts import ACTOR_NAMESPACE, CHAMPION, Alarm, monitor_actor
-from cluster.errors import DataError, RayloopError
-from cluster.registry import Registry
-from cluster.settings import Settings
-from features.bundle import PROFILE
+from cluster.contracts import Alarm, Usage
+from cluster.errors import DataError
 from features.profiles import Profile
 from features.reference import ReferenceProfile
-from monitoring.alarm import DetectorState, DriftDetector, DriftPolicy, WindowResult, judge, unjudged
+from monitoring.alarm import DetectorState, DriftDetector, WindowResult, judge, unjudged
 from monitoring.calibrate import Calibration
 from monitoring.checkpoint import Entry, Folder, State
-from monitoring.exporter import Exporter, PrometheusExporter, RayExporter
+from monitoring.cost import Prices, Used, cost
+from monitoring.exporter import Exporter
+from monitoring.figures import of_look, of_use, of_window
+from monitoring.look import Asked, Looked
+from monitoring.lookout import Lookout, LookState
+from monitoring.policy import Action, DriftPolicy
+from monitoring.responses import Act, Responses, Tells
 from monitoring.windows import LiveWindows
 
-Act = Callable[[Alarm], str]
-"""Does something about an alarm and returns its name (a job id). It may be called again for the same alarm after
-a crash: model, version and window identify the alarm, so that a repeat can be recognised."""
-
 HISTORY = 200
-"""Closed windows and journal entries that are kept."""
+"""Closed windows that are kept."""
 EARLIEST_S = -6e10
 """The year 69: dates before are not dates."""
-FOLLOW_S = 2.0
-"""The registry is asked for the champion at most this often."""
+REPLICA_GONE_S = 30.0
+"""A replica that has not told of itself for as long is not counted."""
 CHECKPOINT_S = 5.0
 """Traffic since the last checkpoint is what a kill can lose."""
+
+
+class Looks(Protocol):
+    """Runs looks, one at a time, elsewhere (monitoring/tasks.py)."""
+
+    def start(self, asked: Asked) -> None: ...
+
+    def finished(self) -> Looked | str | None:
+        """What was seen, or why nothing could be; None while none has ended."""
 
 
 class DriftMonitor:
     """Compares a model's traffic with the reference profile of the version that serves it."""
 
-    def __init__(self, model: str, folder: Folder, act: Act | None, exporters: tuple[Exporter, ...] = ()) -> None:
+    def __init__(
+        self,
+        model: str,
+        folder: Folder,
+        acts: Mapping[Action, Act] | None = None,
+        exporters: tuple[Exporter, ...] = (),
+        looks: Looks | None = None,
+        tells: Tells | None = None,
+        prices: Prices | None = None,
+    ) -> None:
         self.model = model
         self._folder = folder
-        self._act = act
         self._exporters = exporters
+        self._looks = looks
+        self._asked: Asked | None = None
+        self._looked_at = -math.inf
+        self._lookout = Lookout()
+        self._responses = Responses(acts or {}, tells, self._save, self._count)
         self._live = LiveWindows()
         self._results: list[WindowResult] = []
-        self._journal: list[Entry] = []
         self._counters: dict[str, int] = {}
         self._rows = 0
+        self._prices = prices or Prices()
+        self._used, self._tags = Used(), dict[str, str]()
+        self._told: dict[str, float] = {}
         self._last_error = ""
         self._policy = DriftPolicy()
         self._detector: DriftDetector | None = None
@@ -79,22 +100,33 @@ class DriftMonitor:
                 self._close(self._live.due(version, self._policy))
         # Also those of a rejected profile: they have been seen.
         self._rows += rows
+        self._collect()
         if time.monotonic() - self._saved_at > CHECKPOINT_S:
             self._save()
 
-    def watch(self, version: str, reference: bytes, policy: DriftPolicy) -> None:
+    def used(self, usage: Usage) -> None:
+        """Add what a replica held and used; shown as the model's cost."""
+        now = time.monotonic()
+        self._used = self._used.plus(usage)
+        self._told = {r: at for r, at in self._told.items() if now - at < REPLICA_GONE_S} | {usage.replica: now}
+        for exporter in self._exporters:
+            exporter.show(of_use(self.model, self._used, len(self._told), self._tags, self._prices))
+
+    def watch(self, version: str, reference: bytes, policy: DriftPolicy, tags: Mapping[str, str] | None = None) -> None:
         """Compare with this version's reference profile from now on. The same again changes nothing.
+
+        ``tags`` are what the model's cost is shown by.
 
         Raises DataError for a bad reference, or one whose windows are not the policy's, and ProjectError for
         a policy that watches unknown columns.
         """
+        self._tags = dict(self._tags if tags is None else tags)
         if self._detector is not None and self._detector.version == version and self._policy == policy:
             return
         self._calibration = _calibration(reference, policy)
-        # The budget of retrains is the model's, not the version's.
-        spent = self._detector.state.retrained if self._detector else ()
-        self._detector = DriftDetector(self.model, version, policy, DetectorState(retrained=spent))
+        self._detector = DriftDetector(self.model, version, policy)
         self._policy = policy
+        self._lookout.follow()
         self._live.follow(version, self._calibration.reference.total.columns)
         self._folder.save_reference(version, reference)
         self._close(self._live.due(version, policy))
@@ -109,7 +141,8 @@ class DriftMonitor:
 
     def status(self) -> dict[str, Any]:
         """For people: what is watched, what was seen, what was done. Plain JSON values."""
-        detector = self._detector
+        self._collect()
+        detector, looks = self._detector, self._lookout.state.looks
         return {
             "model": self.model,
             "version": detector.version if detector else "",
@@ -118,7 +151,13 @@ class DriftMonitor:
             "open_windows": {v: {str(s): p.rows for s, p in w.items()} for v, w in self._live.profiles.items()},
             "windows": len(self._results),
             "last_window": self._results[-1].model_dump() if self._results else None,
-            "alarms": [entry.model_dump() for entry in self._journal],
+            "alarms": [entry.model_dump() for entry in self._responses.journal],
+            "last_look": looks[-1].model_dump(mode="json") if looks else None,
+            "looking": self._asked is not None or self._lookout.state.due is not None,
+            "tags": dict(self._tags),
+            "replicas": len(self._told),
+            "used": self._used.model_dump(),
+            "cost": cost(self._used, self._prices),
             "counters": dict(self._counters),
             "rows_since_start": self._rows,
             "last_error": self._last_error,
@@ -130,7 +169,13 @@ class DriftMonitor:
 
     def journal(self) -> list[Entry]:
         """Alarms and what was done about them, oldest first."""
-        return list(self._journal)
+        self._collect()
+        return list(self._responses.journal)
+
+    def looks(self) -> LookState:
+        """What was found in logged rows, and performance by window and segment."""
+        self._collect()
+        return self._lookout.state
 
     def _refuse_impossible(self, start: float) -> None:
         # One window of the far future would close every window before it, now and for ever.
@@ -147,42 +192,58 @@ class DriftMonitor:
         if detector is None or calibration is None:
             return
         run_starts, run = self._live.close(detector.version, start, self._policy)
-        if run.rows < self._policy.min_rows:
+        if self._policy.window_rows is None and run.rows < self._policy.min_rows:
             note = f"{run.rows} rows, {self._policy.min_rows} are needed"
             result = unjudged(detector.version, run_starts, run.rows, note)
         else:
             result = judge(calibration, self._policy, detector.version, run_starts, run)
+        was_drifting = detector.state.drifting
         alarm = detector.update(result).alarm
         self._results = [*self._results, result][-HISTORY:]
+        self._lookout.closed(self.model, self._policy, self._results)
         self._count("windows")
         for exporter in self._exporters:
-            exporter.window(self.model, result)
+            exporter.show(of_window(self.model, result, detector.state.drifting))
         if alarm is not None:
-            self._raise_alarm(detector, alarm)
+            self._responses.respond(self._policy, alarm)
+        if was_drifting and not detector.state.drifting:
+            self._responses.quiet(self._policy, self.model, detector.version, start)
         self._save()
 
-    def _raise_alarm(self, detector: DriftDetector, alarm: Alarm) -> None:
-        self._count("alarms")
-        action = self._policy.action if self._act is not None else "notify"
-        held = detector.claim_retrain(alarm.window) if action == "retrain" else ""
-        outcome = held or ("journaled" if action == "notify" else "")
-        entry = Entry(at=time.time(), alarm=alarm, action="held" if held else action, outcome=outcome)
-        self._journal = [*self._journal, entry][-HISTORY:]
-        self._save()
-        self._finish(entry)
+    def _collect(self) -> None:
+        """Take in what has ended meanwhile elsewhere, and have the next look begin."""
+        self._responses.collect()
+        found = self._looks.finished() if self._looks and self._asked else None
+        if found is not None:
+            self._took(found)
+        look, due = self._policy.look, self._lookout.state.due
+        if self._looks and look and due and not self._asked and time.monotonic() - self._looked_at >= look.every_s:
+            self._asked, self._looked_at = due, time.monotonic()
+            self._looks.start(due)
 
-    def _finish(self, entry: Entry) -> None:
-        """Carry out what the journal says is under way. The journal is on disk before and after."""
-        if entry.outcome or self._act is None:
-            return
-        self._count("actions")
-        try:
-            done = entry.model_copy(update={"outcome": self._act(entry.alarm) or "done"})
-        except Exception as error:
-            # Whatever a project's action raises, monitoring goes on; the journal tells.
-            done = entry.model_copy(update={"outcome": f"{type(error).__name__}: {error}", "failed": True})
-            self._count("failures", done.outcome)
-        self._journal[self._journal.index(entry)] = done
+    def _took(self, found: Looked | str) -> None:
+        asked, self._asked = self._asked, None
+        assert asked is not None
+        if isinstance(found, str):
+            self._lookout.gave_up(asked)
+            self._count("failures", f"a look failed: {found}")
+        elif asked.version == (self._detector.version if self._detector else ""):
+            fresh = self._lookout.took(asked, found)
+            self._count("looks", *found.faults[:1])
+            for exporter in self._exporters:
+                exporter.show(of_look(self.model, found))
+            for one in fresh:
+                self._responses.respond(
+                    self._policy,
+                    Alarm(
+                        model=self.model,
+                        version=found.version,
+                        window=one.window,
+                        reason=one.reason,
+                        features=one.features,
+                        kind=one.kind,
+                    ),
+                )
         self._save()
 
     def _count(self, event: str, error: str = "") -> None:
@@ -202,7 +263,11 @@ class DriftMonitor:
                 closed=self._live.closed if math.isfinite(self._live.closed) else None,
                 windows=self._live.to_text(),
                 results=tuple(self._results),
-                journal=tuple(self._journal),
+                journal=tuple(self._responses.journal),
+                acted=self._responses.acted,
+                look=self._lookout.state,
+                used=self._used,
+                tags=self._tags,
                 counters=self._counters,
             )
         )
@@ -226,62 +291,11 @@ class DriftMonitor:
             self._detector = DriftDetector(self.model, state.version, state.policy, state.detector)
         live.restore(state.windows, -math.inf if state.closed is None else state.closed)
         self._live = live
-        self._results, self._journal = list(state.results), list(state.journal)
+        self._results, self._lookout = list(state.results), Lookout(state.look)
         self._counters = dict(state.counters)
-        for entry in [e for e in self._journal if not e.outcome]:
-            self._finish(entry)
-
-
-class DriftMonitorActor(DriftMonitor):
-    """The monitor as it runs in an actor: its files under the settings' home, its metrics exported."""
-
-    def __init__(self, settings: Settings, model: str, act: Act | None, metrics_port: int | None) -> None:
-        self._registry = Registry(settings)
-        self._asked = -math.inf
-        prometheus = PrometheusExporter()
-        self._metrics = prometheus.serve(metrics_port) if metrics_port is not None else ""
-        super().__init__(model, Folder(settings.home / "monitors" / model), act, (prometheus, RayExporter()))
-
-    def observe(self, version: str, window_s: float, profile: bytes) -> None:
-        """As above. Traffic of another version than the watched one may mean that it was promoted."""
-        if self._detector is not None and version != self._detector.version:
-            self._follow_champion()
-        super().observe(version, window_s, profile)
-
-    def status(self) -> dict[str, Any]:
-        return {**super().status(), "metrics": self._metrics}
-
-    def _follow_champion(self) -> None:
-        """Compare with the champion's own reference profile from now on, whoever promoted it."""
-        if time.monotonic() - self._asked < FOLLOW_S:
-            return
-        self._asked = time.monotonic()
-        try:
-            champion = self._registry.aliased(self.model, CHAMPION)
-            if champion is not None and self._detector is not None and champion.version != self._detector.version:
-                self.watch(champion.version, (self._registry.fetch(champion) / PROFILE).read_bytes(), self._policy)
-        except (RayloopError, OSError) as error:
-            # The registry may be away for a while; the next profile asks again.
-            self._count("failures", str(error))
-
-
-def start_monitor(settings: Settings, model: str, act: Act | None = None, metrics_port: int | None = 0) -> ActorHandle:
-    """The model's monitor, started if there is none. It outlives its creator and is restarted when it dies.
-
-    ``metrics_port``: where the actor answers Prometheus on its own machine; 0 a free port (``status`` tells), None
-    nowhere.
-    """
-    options = {
-        "name": monitor_actor(model),
-        "namespace": ACTOR_NAMESPACE,
-        "lifetime": "detached",
-        "max_restarts": -1,
-        "num_cpus": 0,
-        "get_if_exists": True,
-    }
-    actor: Any = ray.remote(DriftMonitorActor)
-    handle: ActorHandle = actor.options(**options).remote(settings, model, act, metrics_port)
-    return handle
+        self._used, self._tags = state.used, dict(state.tags)
+        self._responses.journal, self._responses.acted = list(state.journal), state.acted
+        self._responses.resume(self._policy)
 
 
 def _calibration(reference: bytes, policy: DriftPolicy) -> Calibration:
@@ -291,4 +305,4 @@ def _calibration(reference: bytes, policy: DriftPolicy) -> Calibration:
             f"the reference has windows of {profile.window_s:g} s, the drift policy of {policy.window_s:g} s",
             "profile the training data by the policy's windows",
         )
-    return Calibration(profile, policy.span, policy.watch)
+    return Calibration(profile, policy.span, policy.watch, policy.window_rows)

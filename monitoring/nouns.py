@@ -6,6 +6,8 @@ from typing import Literal
 
 from cluster.contracts import Alarm, Decision, Frozen
 from monitoring.alarm import WindowResult
+from monitoring.cost import Used
+from monitoring.look import Looked, WindowQuality
 
 
 class Series(Frozen):
@@ -62,6 +64,14 @@ class Timing(Frozen):
     seconds: float
 
 
+class Cost(Frozen):
+    """What a model's replicas held and used, what that costs, and the tags that the project declares."""
+
+    total: float
+    used: Used
+    tags: dict[str, str]
+
+
 class Report(Frozen):
     """Everything on the page. A part that is empty is left out, with a line saying so."""
 
@@ -72,6 +82,9 @@ class Report(Frozen):
     calibration: tuple[CalibrationCurve, ...] = ()
     drift: tuple[WindowResult, ...] = ()
     actions: tuple[Action, ...] = ()
+    performance: tuple[WindowQuality, ...] = ()
+    looks: tuple[Looked, ...] = ()
+    cost: Cost | None = None
     rollouts: tuple[Rollout, ...] = ()
     versions: tuple[VersionRow, ...] = ()
     timings: tuple[Timing, ...] = ()

@@ -1,13 +1,9 @@
-"""Plots as inline SVG that take their ink from the page, so that they read on light and on dark alike."""
+"""The report's plots."""
 
 from __future__ import annotations
 
-import html
-import io
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,12 +12,11 @@ from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from cluster.contracts import Alarm, Decision
+from cluster.drawing import FAINT, INK, PAPER, STYLE, svg
 from monitoring.alarm import WindowResult
+from monitoring.look import WindowQuality
 from monitoring.nouns import CalibrationCurve, Quality, Rollout
 
-# Stand-ins: matplotlib wants real colours, the page replaces them by its own.
-_INK, _FAINT, _PAPER = "#010203", "#040506", "#070809"
-_STANDS_FOR = {_INK: "currentColor", _FAINT: "var(--faint)", _PAPER: "var(--paper)"}
 SERIES = ("#3b82c4", "#d98324", "#6a9f58", "#a874b8", "#8a8f98")
 GOOD, BAD, WAIT = "#4c9f70", "#d1495b", "#d98324"
 
@@ -29,25 +24,8 @@ GOOD, BAD, WAIT = "#4c9f70", "#d1495b", "#d98324"
 _RATIO = LinearSegmentedColormap.from_list(
     "ratio", [(0, "#8fb8d822"), (0.5, "#6f9dc2"), (0.5, "#efb93f"), (0.75, "#d1495b"), (1, "#7d1d3f")]
 )
-_XMLNS = "http://www.w3.org/2000/svg"
 MAX_RATIO = 2.0
 MAX_HEAT_ROWS = 26
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "grid.color": _FAINT,
-    "grid.linewidth": 0.6,
-}
 _MARKERS = {
     "start": ("o", SERIES[0]),
     "advance": ("^", GOOD),
@@ -60,7 +38,7 @@ _MARKERS = {
 }
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def quality(found: Quality) -> str:
     """A line for each model over the periods, named at its end; the first is the one that matters."""
     figure, axes = _figure(8.6, 3.4)
@@ -77,15 +55,15 @@ def quality(found: Quality) -> str:
     axes.set_xlim(-0.3, max(0.7, len(x) - 0.7))
     axes.grid(axis="y")
     _label_ends(axes, ends)
-    return _svg(figure, f"quality {found.metric}")
+    return svg(figure, f"quality {found.metric}")
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def calibration(curves: Sequence[CalibrationCurve]) -> str:
     """Predicted against observed, and below how many rows were predicted what."""
     figure = Figure(figsize=(5.4, 4.8), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    top.plot([0, 1], [0, 1], color=_FAINT, lw=1.2, ls=(0, (4, 3)))
+    top.plot([0, 1], [0, 1], color=FAINT, lw=1.2, ls=(0, (4, 3)))
     for i, curve in enumerate(curves):
         colour = SERIES[i % len(SERIES)]
         top.plot(curve.predicted, curve.observed, color=colour, lw=2, marker="o", ms=4.5, label=curve.name)
@@ -100,10 +78,10 @@ def calibration(curves: Sequence[CalibrationCurve]) -> str:
     bottom.set_ylabel("rows")
     bottom.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(2))
     bottom.yaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-    return _svg(figure, "calibration")
+    return svg(figure, "calibration")
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def drift_map(results: Sequence[WindowResult], alarms: Sequence[Alarm]) -> str:
     """Columns by window, coloured by distance over threshold; watched columns on top, alarms marked."""
     results = [r for r in results if r.columns]
@@ -111,9 +89,7 @@ def drift_map(results: Sequence[WindowResult], alarms: Sequence[Alarm]) -> str:
     grid = np.array([[_ratio(r, name) for r in results] for name in names], float).reshape(len(names), len(results))
     figure, axes = _figure(8.6, 1.2 + 0.24 * len(names))
     norm = TwoSlopeNorm(1.0, 0.0, MAX_RATIO)
-    drawn = axes.pcolormesh(
-        np.ma.masked_invalid(np.minimum(grid, MAX_RATIO)), cmap=_RATIO, norm=norm, edgecolors=_PAPER
-    )
+    drawn = axes.pcolormesh(np.ma.masked_invalid(np.minimum(grid, MAX_RATIO)), cmap=_RATIO, norm=norm, edgecolors=PAPER)
     drawn.set_linewidth(0.7)
     axes.invert_yaxis()
     axes.set_yticks(np.arange(len(names)) + 0.5, names)
@@ -123,18 +99,63 @@ def drift_map(results: Sequence[WindowResult], alarms: Sequence[Alarm]) -> str:
     for side in axes.spines.values():
         side.set_visible(False)
     for i in _gaps(results):
-        axes.axvline(i, color=_PAPER, lw=5)
+        axes.axvline(i, color=PAPER, lw=5)
     if 0 < len(watched) < len(names):
-        axes.axhline(len(watched), color=_INK, lw=0.8)
+        axes.axhline(len(watched), color=INK, lw=0.8)
     _mark_versions(axes, results)
     tips = _mark_alarms(axes, results, alarms)
     bar = figure.colorbar(drawn, ax=axes, pad=0.015, aspect=24, ticks=[0, 0.5, 1, 1.5, 2])
     bar.ax.set_yticklabels(["0", "½", "1 = threshold", "1½", "2 and more"])
     bar.outline.set_visible(False)
-    return _svg(figure, "drift", tips)
+    return svg(figure, "drift", tips)
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
+def performance(found: Sequence[WindowQuality]) -> str:
+    """Mean labelled loss by window in a band of its limits; windows that are worse for sure are marked."""
+    figure, axes = _figure(8.6, 3.2)
+    known = [q for q in found if q.limits is not None]
+    x = [_date(q.window) for q in known]
+    mean = [q.labelled.mean for q in known]
+    top = 3 * max(mean, default=1.0)
+    low = [max(0.0, q.limits.low) for q in known if q.limits]
+    high = [min(top, q.limits.high) for q in known if q.limits]
+    axes.fill_between(x, low, high, color=SERIES[0], alpha=0.15, lw=0)
+    axes.plot(x, mean, color=SERIES[0], lw=2, marker="o", ms=3.5, label="loss by labels")
+    axes.step(x, [q.reference or np.nan for q in known], where="mid", color=SERIES[4], lw=1.3, label="held-out rows")
+    axes.plot(
+        [_date(q.window) for q in known if q.worse], [q.labelled.mean for q in known if q.worse], "v", color=BAD, ms=8
+    )
+    axes.set_ylim(0)
+    axes.grid(axis="y")
+    axes.legend(frameon=False, loc="upper left", ncols=2)
+    return svg(figure, "performance by window")
+
+
+@matplotlib.rc_context(STYLE)
+def estimates(found: Sequence[WindowQuality], metric: str) -> str:
+    """A metric as it was estimated by each method, and as it was by labels."""
+    figure, axes = _figure(8.6, 2.8)
+    methods = list(dict.fromkeys(method for q in found for method in q.estimated))
+    for i, method in enumerate(methods):
+        told = [(q.window, q.estimated[method][metric]) for q in found if metric in q.estimated.get(method, {})]
+        style = "o" if len(told) < len(found) / 2 else "-"
+        axes.plot(
+            [_date(w) for w, _ in told], [v for _, v in told], style, color=SERIES[1 + i], lw=1.5, ms=4, label=method
+        )
+    seen = [(q.window, q.observed[metric]) for q in found if metric in q.observed]
+    axes.plot([_date(w) for w, _ in seen], [v for _, v in seen], color=SERIES[0], lw=2.2, label="by labels")
+    axes.set_ylabel(metric)
+    axes.grid(axis="y")
+    axes.legend(frameon=False, loc="best", ncols=3)
+    return svg(figure, f"estimated {metric}")
+
+
+def _date(seconds: float) -> np.datetime64:
+    return np.datetime64(int(seconds), "s")
+
+
+@matplotlib.rc_context(STYLE)
 def rollouts(found: Sequence[Rollout]) -> str:
     """Each challenger's share over time, a step line for each rollout, a marker for each decision."""
     figure, axes = _figure(8.6, 3.3)
@@ -157,13 +178,13 @@ def rollouts(found: Sequence[Rollout]) -> str:
     axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
     axes.set_xlabel(name)
     axes.grid(axis="y")
-    return _svg(figure, "rollouts", tips)
+    return svg(figure, "rollouts", tips)
 
 
 def _decision(axes: Axes, gid: str, x: float, y: float, decision: Decision) -> dict[str, str]:
     shape, colour = _MARKERS[decision.action]
     size = 15 if shape == "*" else 9 if shape != "." else 6
-    axes.plot([x], [y], shape, color=colour, ms=size, mec=_PAPER, mew=0.8, gid=gid, zorder=5, clip_on=False)
+    axes.plot([x], [y], shape, color=colour, ms=size, mec=PAPER, mew=0.8, gid=gid, zorder=5, clip_on=False)
     return {gid: f"{decision.action} at {decision.share:.0%}: {decision.reason}"}
 
 
@@ -204,7 +225,7 @@ def _mark_versions(axes: Axes, results: Sequence[WindowResult]) -> None:
     for i, result in enumerate(results):
         if i == 0 or result.version != results[i - 1].version:
             if i:
-                axes.axvline(i, color=_INK, lw=1)
+                axes.axvline(i, color=INK, lw=1)
             axes.text(i + 0.1, -1.25, f"v{result.version}", fontsize=9, va="center")
 
 
@@ -240,25 +261,3 @@ def _unit(seconds: float) -> tuple[float, str]:
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
-
-
-def _svg(figure: Figure, name: str, tips: Mapping[str, str] | None = None) -> str:
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(
-        r'<svg [^>]*viewBox="([^"]+)"[^>]*>',
-        rf'<svg xmlns="{_XMLNS}" viewBox="\1" role="img" aria-label="{name}">',
-        text,
-        count=1,
-    )
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<g id="patch_1">).*?(</g>)', r"\1\2", text, count=1, flags=re.DOTALL)
-    text = text.replace("xlink:href", "href")
-    for stand_in, colour in _STANDS_FOR.items():
-        text = text.replace(stand_in, colour)
-    for gid, tip in (tips or {}).items():
-        text = text.replace(f'<g id="{gid}">', f'<g id="{gid}" class="tip"><title>{html.escape(tip)}</title>')
-    return text

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 
 from cluster.contracts import Decision
-from monitoring import plots
+from cluster.page import facts, none, page, plot, section, table
+from monitoring import findings_page, plots
+from monitoring.alarm import WindowResult, day
 from monitoring.nouns import Action, Quality, Report
-from monitoring.page import facts, none, page, section, table
 
 _TURNS = {
     "start": "version {new} is on trial beside version {old}",
@@ -27,9 +29,12 @@ def render(report: Report) -> str:
         _quality(report),
         _calibration(report),
         _drift(report),
+        findings_page.performance(report),
+        findings_page.apart(report),
         _rollouts(report),
         _events(report),
         _versions(report),
+        findings_page.costs(report),
         _timings(report),
     ]
     return page(report.model, report.made_at, parts)
@@ -38,7 +43,7 @@ def render(report: Report) -> str:
 def _quality(report: Report) -> str:
     if not report.quality:
         return section("Quality over time", "", none("No labelled periods."))
-    drawn = "".join(_plot(plots.quality(found)) for found in report.quality)
+    drawn = "".join(plot(plots.quality(found)) for found in report.quality)
     return section("Quality over time", " ".join(map(_quality_caption, report.quality)), drawn)
 
 
@@ -63,7 +68,7 @@ def _calibration(report: Report) -> str:
         f"On the dashed line, what is predicted at 30 % happens 30 % of the time. Over {rows:,} rows the prediction of "
         f"{first.name} was off by {100 * error:.1f} percentage points on average."
     )
-    return section("Calibration", caption, f'<div class="narrow">{_plot(plots.calibration(report.calibration))}</div>')
+    return section("Calibration", caption, f'<div class="narrow">{plot(plots.calibration(report.calibration))}</div>')
 
 
 def _drift(report: Report) -> str:
@@ -74,16 +79,37 @@ def _drift(report: Report) -> str:
     caption = (
         f"Each square is one column in one window of live traffic: its distance from the training data, divided by "
         f"what is ordinary there. Blue is ordinary; amber to red is more. Columns in bold can raise the alarm (▼). "
-        f"{drifted} of {len(judged)} windows drifted; alarms raised: {len(report.actions)}."
+        f"{drifted} of {len(judged)} windows drifted; alarms raised: {len(report.actions)}. {_since(judged)}"
     )
-    alarms = [action.alarm for action in report.actions]
+    alarms = [action.alarm for action in report.actions if action.alarm.kind == "drift"]
     rows = [
-        (_moment(a.at), '<span class="tag alarm">alarm</span>', escape(a.alarm.reason), escape(a.done))
+        (
+            _moment(a.at),
+            f'<span class="tag alarm">{a.alarm.kind}</span>',
+            escape(a.alarm.reason),
+            escape(findings_page.quality_cost(a.alarm.window, a.alarm.version, report.performance)),
+            escape(a.done),
+        )
         for a in report.actions
     ]
     return section(
-        "Drift", caption, _plot(plots.drift_map(judged, alarms)) + table(("at", "", "why", "what was done"), rows)
+        "Drift",
+        caption,
+        plot(plots.drift_map(judged, alarms))
+        + table(("at", "alarm", "why", "what it cost in quality", "what was done"), rows),
     )
+
+
+def _since(judged: Sequence[WindowResult]) -> str:
+    """Which columns are too far now, and since when without a break."""
+    began: dict[str, float] = {}
+    for result in judged:
+        began = {name: began.get(name, result.since) for name in result.drifted}
+    told = [
+        f"{name} since {day(at)}, now {judged[-1].columns[name].ratio:.1f} x its threshold"
+        for name, at in began.items()
+    ]
+    return f"Too far now: {'; '.join(told)}." if told else "None is too far now."
 
 
 def _rollouts(report: Report) -> str:
@@ -108,12 +134,12 @@ def _rollouts(report: Report) -> str:
     return section(
         "Rollouts",
         caption,
-        _plot(plots.rollouts(report.rollouts)) + table(("at", "rollout", "decision", "share", "reason"), rows),
+        plot(plots.rollouts(report.rollouts)) + table(("at", "rollout", "decision", "share", "reason"), rows),
     )
 
 
 def _events(report: Report) -> str:
-    told = [(a.at, "alarm", f"version {a.alarm.version}: {', '.join(_beyond(a))}", a.done) for a in report.actions]
+    told = [(a.at, "alarm", f"version {a.alarm.version}: {_beyond(a)}", a.done) for a in report.actions]
     told += [(d.at, d.action, r.name, _turn(d)) for r in report.rollouts for d in r.decisions if d.action in _TURNS]
     rows = [
         (_moment(at), f'<span class="tag {kind}">{kind}</span>', escape(what), escape(then))
@@ -123,9 +149,12 @@ def _events(report: Report) -> str:
     return section("What happened, in order", "Times are UTC, by the clock of the cluster.", body)
 
 
-def _beyond(action: Action) -> list[str]:
-    """Columns beyond their thresholds, as the alarm names them."""
-    return [f"{name} at {ratio:.1f} x its threshold" for name, ratio in action.alarm.features.items() if ratio >= 1]
+def _beyond(action: Action) -> str:
+    """Columns beyond their thresholds, as the alarm names them; of another alarm than of drift its kind."""
+    if action.alarm.kind != "drift":
+        return action.alarm.kind
+    ratios = action.alarm.features.items()
+    return ", ".join(f"{name} at {ratio:.1f} x its threshold" for name, ratio in ratios if ratio >= 1)
 
 
 def _turn(decision: Decision) -> str:
@@ -163,10 +192,6 @@ def _timings(report: Report) -> str:
         f"{total:,.0f} seconds in all.",
         table(("stage", "time", "share", ""), rows, wide_last=True),
     )
-
-
-def _plot(svg: str) -> str:
-    return f'<div class="plot">{svg}</div>'
 
 
 def _share(decision: Decision) -> str:

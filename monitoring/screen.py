@@ -16,7 +16,7 @@ from features.profiles import Profile
 from features.reference import Bins, count_cells
 from features.summaries import SKETCH_K, CategorySummary, NumberSummary
 from monitoring.battery import Battery
-from monitoring.calibrate import MIN_RUNS, Calibration, run_sums
+from monitoring.calibrate import MIN_RUNS, Calibration
 from monitoring.null import GOING_ON, Chance, by_sampling, by_variation
 
 RANK_ERROR = 0.6 / SKETCH_K
@@ -63,7 +63,7 @@ def _chance(calibration: Calibration, name: str, cells: np.ndarray, summary: Num
     if summary is not None:
         battery = _battery(calibration, name)
         errors = _whole_error(calibration.reference.cells[name]), rank_error(summary)
-    runs = run_sums(calibration.reference.cells[name], calibration.span)
+    runs = calibration.run_cells(name)
     runs = runs[runs.sum(axis=1) > 0]
     ordinary = by_variation(battery, whole, runs, cells, rng) if len(runs) >= MIN_RUNS else Chance(0.0, {})
     # The larger p-value counts, and variation is the cheaper one: a run that is ordinary by it is not tested further.

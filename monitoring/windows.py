@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from cluster.errors import DataError
 from features.definitions import Column
 from features.profiles import Profile
-from monitoring.alarm import DriftPolicy
+from monitoring.policy import DriftPolicy
 
 MAX_VERSIONS = 4
 MAX_WINDOWS = 64
@@ -63,10 +63,12 @@ class LiveWindows:
         """Close a window. Returns the starts and the merged profile of the run that ends with it.
 
         A window of fewer than ``min_rows`` rows is dropped and is a run of its own. Later ones can still take late
-        rows as long as a coming run needs them.
+        rows as long as a coming run needs them. By count, a run is all that was not in one before; it ends once it is full.
         """
         windows = self.profiles[version]
         self.closed = max(self.closed, start)
+        if policy.window_rows is not None:
+            return self._count(windows, start, policy.window_rows)
         if windows[start].rows < policy.min_rows:
             return (start,), windows.pop(start)
         starts = tuple(sorted(s for s in windows if s <= start)[-policy.span :])
@@ -75,6 +77,18 @@ class LiveWindows:
             run.merge(windows[each])
         for stale in [s for s in windows if s < starts[0]]:
             del windows[stale]
+        return starts, run
+
+    def _count(
+        self, windows: dict[float, Profile], start: float, window_rows: int
+    ) -> tuple[tuple[float, ...], Profile]:
+        starts = tuple(sorted(s for s in windows if s <= start))
+        run = Profile.empty(windows[start].columns)
+        for each in starts:
+            run.merge(windows[each])
+        if run.rows >= window_rows:
+            for each in starts:
+                del windows[each]
         return starts, run
 
     def to_text(self) -> dict[str, dict[str, str]]:

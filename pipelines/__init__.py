@@ -7,8 +7,8 @@ from features.definitions import Aggregate, Column, Entity, FeatureSet, FeatureV
 from features.reads import csv, iceberg, kafka, parquet, sql
 from features.sources import Examples, Source
 from features.split import HashSplit, TimeSplit
-from monitoring.alarm import DriftPolicy
 from monitoring.calibrate import Watch
+from monitoring.policy import DriftPolicy, LookPolicy, Receiver
 from pipelines.project import Period, Project, Rehearsal, Retrain
 from trainers.budget import Budget
 from trainers.config import Choice, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform
@@ -33,9 +33,11 @@ __all__ = [
     "IntRange",
     "Latest",
     "LogUniform",
+    "LookPolicy",
     "ModelSpec",
     "Period",
     "Project",
+    "Receiver",
     "Rehearsal",
     "Retrain",
     "RobustnessPolicy",

@@ -54,12 +54,15 @@ def main() -> None:
 
 @app.command()
 def up() -> None:
-    """Start the local Ray cluster, its dashboard and MLflow's pages."""
+    """Start the local Ray cluster, its dashboard and MLflow's pages; write what Prometheus and Grafana need."""
+    from pipelines import dashboards
+
     settings = load_settings()
     started = session.start(settings, typer.echo)
     typer.echo(
         f"{'started' if started else 'already running'}: dashboard {settings.dashboard}, MLflow {settings.mlflow_server}"
     )
+    typer.echo(f"for Prometheus and Grafana: {dashboards.write(settings)}")
 
 
 @app.command()
@@ -126,6 +129,17 @@ def retrain(project: ProjectArgument, until: Until = "", reason: Reason = "by ha
     moment = _moment(until, "--until")
     words = ["retrain", project, "--until", moment.isoformat(), "--reason", reason]
     _work(*words, action=lambda ws: _commands().retrain(ws, moment, reason))
+
+
+@app.command()
+def rollback(
+    project: ProjectArgument,
+    version: Annotated[str, typer.Option(help="Only if this version is still champion; default: whichever is")] = "",
+    reason: Reason = "by hand",
+) -> None:
+    """Have the champion before this one answer again, at once and for everybody."""
+    words = ["rollback", project, *(["--version", version] if version else []), "--reason", reason]
+    _work(*words, action=lambda ws: _commands().rollback(ws, version, reason))
 
 
 @app.command()

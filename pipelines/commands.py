@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from cluster.contracts import CHAMPION
 from cluster.errors import ProjectError, VersionNotFound
-from pipelines import baselines, rehearsal, reporting, reset, stages
+from pipelines import baselines, rehearsal, reporting, reset, serving, stages
 from pipelines.summary import summarise
 from pipelines.versions import tune as search
 from pipelines.workspace import Workspace
@@ -73,6 +73,16 @@ def retrain(workspace: Workspace, until: datetime, reason: str) -> None:
     made = stages.retrain(workspace, until)
     workspace.registry.tag(made.version, "rayloop.retrained_because", reason)
     stages.release(workspace, made.version)
+
+
+def rollback(workspace: Workspace, version: str, reason: str) -> None:
+    name = workspace.project.name
+    champion = workspace.registry.aliased(name, CHAMPION)
+    answers = serving.roll_back(workspace, version or (champion.version if champion else ""), reason)
+    if champion and answers.version == champion.version:
+        workspace.progress(f"v{version} is champion no more: {answers} answers, nothing was changed")
+    else:
+        workspace.progress(f"{answers} answers again: {reason}")
 
 
 def deploy(workspace: Workspace, numbers: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import polars as pl
 import ray
 
-from cluster.contracts import labels_table, ledger_actor, predictions_table
+from cluster.contracts import labels_table, ledger_actor, predictions_table, to_label_table
 from cluster.errors import ProjectError
 from cluster.tables import Where
 from features.backfill import refill
@@ -26,8 +26,8 @@ from features.frame import ID
 from features.landing import QUARANTINE
 from features.personal import Pseudonyms, needs_key, pseudonyms
 from features.sources import Source
+from pipelines.actors import exists
 from pipelines.lineage import Lineage, lineages, views_of
-from pipelines.reset import exists
 from pipelines.serving import flush_log
 from pipelines.workspace import Workspace
 
@@ -185,7 +185,7 @@ def _from_log(workspace: Workspace, where: Where) -> list[Deleted]:
         return [Deleted(answers, 0, f"requests bring no {', '.join(sorted(set(where) - set(features.columns)))}")]
     meant = pl.all_horizontal(pl.col(column).is_in(list(values)) for column, values in where.items())
     ids = rows.get_column("id").filter(features.select(meant).to_series().fill_null(False)).unique().to_list()
-    touched = [answers, labels] if tables.exists(labels) else [answers]
+    touched = [answers, *(name for name in (labels, to_label_table(project)) if tables.exists(name))]
     return [_from_table(workspace, name, {"id": ids}) if ids else Deleted(name, 0) for name in touched]
 
 

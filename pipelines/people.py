@@ -142,8 +142,25 @@ def _show_model(settings: Settings, model: str, tell: Tell) -> None:
         drifting = "DRIFTING" if found["drifting"] else "quiet"
         tell(f"  drift: {drifting}, {found['windows']} windows judged, {len(found['alarms'])} alarms")
         for entry in found["alarms"][-3:]:
-            tell(f"    {_when(entry['at'])} {entry['action']} {entry['outcome']}: {entry['alarm']['reason']}")
+            alarm = entry["alarm"]
+            tell(f"    {_when(entry['at'])} {alarm['kind']}: {entry['action']} {entry['outcome']}: {alarm['reason']}")
+        _show_look(found, tell)
     tell(f"  {settings.endpoint}/v2/models/{model}")
+
+
+def _show_look(found: dict[str, Any], tell: Tell) -> None:
+    """The newest look at logged rows, and what the model costs."""
+    looked = found["last_look"]
+    if looked is not None:
+        kinds = sorted({one["kind"] for one in looked["findings"]})
+        apart = looked["multivariate"]
+        auc = f", AUC against training {apart['separation']['auc']:.2f}" if apart else ""
+        tell(f"  looked at {looked['rows']:,} rows{auc}: {', '.join(kinds) or 'nothing beyond what is ordinary'}")
+    if found["last_error"]:
+        tell(f"  last failure: {found['last_error']}")
+    if found["used"]["requests"]:
+        tags = ", ".join(f"{name} {value}" for name, value in found["tags"].items())
+        tell(f"  cost: {found['cost']:.4g} for {found['used']['requests']:,} requests" + (f" ({tags})" if tags else ""))
 
 
 def _show_rollout(status: RolloutStatus, tell: Tell) -> None:

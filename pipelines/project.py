@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from deployments.policy import RolloutPolicy
 from features.definitions import FeatureSet
 from features.sources import Examples, Source, require_columns
 from features.split import Split
-from monitoring.alarm import DriftPolicy
+from monitoring.policy import DriftPolicy
 from trainers.config import ModelSpec, TrainConfig, TuneConfig
 from trainers.gate import GatePolicy
 
@@ -65,6 +66,7 @@ class Project:
 
     ``baseline`` trains boosted trees beside the model, with and without the point-in-time features. ``purpose`` says what the
     model is for, ``limits`` what it must not be used for: both stand on the model card.
+    ``tags`` ("team", "purpose", …) are what the model's cost is shown by.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Project:
     rehearsal: Rehearsal | None = None
     baseline: bool = True
     purpose: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
     limits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -103,6 +106,17 @@ class Project:
             )
         require_columns(self.features, self.examples, self.sources)
         self._require_gate_columns()
+
+        self._require_segments()
+
+    def _require_segments(self) -> None:
+        segments = self.drift.look.segments if self.drift.look else ()
+        unknown = sorted(set(segments) - {c.name for c in self.features.available if c.kind == "category"})
+        if unknown:
+            raise ProjectError(
+                f"the drift policy of project {self.name!r} looks at segments of {', '.join(unknown)}",
+                "name categories of the request, derived, or of views",
+            )
 
     def _require_gate_columns(self) -> None:
         """What the gate slices and groups by has to be in the training frame: say so before anything is trained."""

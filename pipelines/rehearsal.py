@@ -23,6 +23,7 @@ from features.frame import ID, KNOWN, LABEL, label_values
 from features.pit import AS_OF, INSTANT
 from features.reader import request_features
 from monitoring.alarm import WindowResult
+from monitoring.checkpoint import Entry
 from pipelines import serving, stages
 from pipelines.frames import Frame
 from pipelines.keys import own_key
@@ -150,7 +151,11 @@ class _Stage:
         return int(serving.call(self.monitor.status.remote())["rows_since_start"])
 
     def alarms(self) -> list[Alarm]:
-        return [entry.alarm for entry in serving.call(self.monitor.journal.remote())]
+        return [entry.alarm for entry in self.drift_journal()]
+
+    def drift_journal(self) -> list[Entry]:
+        """Entries about drift; what looks find depends on when labels come, and is not part of the plot."""
+        return [entry for entry in serving.call(self.monitor.journal.remote()) if entry.alarm.kind == "drift"]
 
 
 def _traffic_rows(workspace: Workspace, rows: pl.DataFrame) -> pl.DataFrame:
@@ -283,7 +288,7 @@ def _drift(stage: _Stage, period: Period, story: Story) -> None:
 
 def _retrained(stage: _Stage) -> str:
     """Wait for the retrain job that the alarm has submitted; its output is passed on."""
-    entry = serving.call(stage.monitor.journal.remote())[-1]
+    entry = stage.drift_journal()[-1]
     settings, tell = stage.workspace.settings, stage.workspace.progress
     job = entry.outcome
     if entry.failed or entry.action != "retrain":
@@ -291,7 +296,12 @@ def _retrained(stage: _Stage) -> str:
             f"the alarm submitted no retrain job: {entry.action}, {entry.outcome}", "see the monitor's status"
         )
     tell(f"the monitor submitted job {job}")
-    done = jobs.follow(settings, job, lambda text: [tell(f"| {line}") for line in text.splitlines() if line.strip()])
-    if not done:
+
+    def pass_on(text: str) -> None:
+        for line in text.splitlines():
+            if line.strip():
+                tell(f"| {line}")
+
+    if not jobs.follow(settings, job, pass_on):
         raise RayloopError(f"retrain job {job} failed: {jobs.outcome(settings, job)[1]}", f"ray job logs {job}")
     return job

@@ -23,6 +23,7 @@ from cluster.contracts import (
     labels_table,
     monitor_actor,
     predictions_table,
+    to_label_table,
 )
 from deployments.journal import Journal
 from deployments.rollout import named
@@ -31,7 +32,10 @@ from features.frame import LABEL
 from features.pit import AS_OF
 from features.split import SPLIT, TEST, TRAIN
 from monitoring.catalogue import render_catalogue, render_skew
-from monitoring.nouns import Action, CalibrationCurve, Quality, Report, Rollout, Series, Timing, VersionRow
+from monitoring.checkpoint import Entry
+from monitoring.cost import Used
+from monitoring.lookout import LookState
+from monitoring.nouns import Action, CalibrationCurve, Cost, Quality, Report, Rollout, Series, Timing, VersionRow
 from monitoring.report import render
 from pipelines import catalogue, skew
 from pipelines.baselines import Results
@@ -87,6 +91,7 @@ def gather(workspace: Workspace, baselines: Results) -> Report:
     held_out = _held_out(workspace, versions)
     live = _live_quality(workspace)
     monitor = _monitor(name)
+    seen: LookState = call(monitor.looks.remote()) if monitor else LookState()
     return Report(
         model=name,
         made_at=time.time(),
@@ -95,6 +100,9 @@ def gather(workspace: Workspace, baselines: Results) -> Report:
         calibration=_calibration(workspace, held_out) if held_out else (),
         drift=tuple(call(monitor.history.remote())) if monitor else (),
         actions=_actions(monitor),
+        performance=seen.quality,
+        looks=seen.looks,
+        cost=_cost(monitor),
         rollouts=_rollouts(workspace),
         versions=tuple(_version(workspace, v) for v in versions),
         timings=tuple(Timing(stage=s, seconds=t) for s, t in workspace.progress.seconds.items()),
@@ -135,6 +143,9 @@ def _facts(
             metric
         ]
         facts.append((f"{metric} of v{held_out.version.version} on held-out rows", f"{value:.4f}"))
+    queued = workspace.tables.latest(to_label_table(workspace.project.name))
+    if queued is not None:
+        facts.append(("rows worth labelling", f"{queued.rows:,}"))
     return tuple(facts)
 
 
@@ -204,7 +215,20 @@ def _actions(monitor: ray.actor.ActorHandle | None) -> tuple[Action, ...]:
     if monitor is None:
         return ()
     entries = call(monitor.journal.remote())
-    return tuple(Action(at=e.at, alarm=e.alarm, done=f"{e.action}: {e.outcome}") for e in entries)
+    return tuple(Action(at=e.at, alarm=e.alarm, done=_done(e)) for e in entries)
+
+
+def _done(entry: Entry) -> str:
+    told = [f"{url} {outcome or 'is being told'}" for url, outcome in entry.notices.items()]
+    return "; ".join([f"{entry.action}: {entry.outcome}", *told])
+
+
+def _cost(monitor: ray.actor.ActorHandle | None) -> Cost | None:
+    if monitor is None:
+        return None
+    status = call(monitor.status.remote())
+    used = Used.model_validate(status["used"])
+    return Cost(total=status["cost"], used=used, tags=status["tags"]) if used.reserved_cpu_s or used.cpu_s else None
 
 
 def _version(workspace: Workspace, version: ModelVersion) -> VersionRow:

@@ -15,10 +15,12 @@ from cluster.contracts import (
     monitor_actor,
     predictions_table,
     rollout_actor,
+    to_label_table,
 )
 from deployments import config, tally
 from features.landing import QUARANTINE
 from features.materialize import forget as forget_view
+from pipelines.actors import exists
 from pipelines.serving import call
 from pipelines.workspace import Workspace
 
@@ -33,7 +35,13 @@ def forget(workspace: Workspace) -> None:
         for actor in (rollout_actor(name), monitor_actor(name), ledger_actor(name)):
             _end(actor)
         sources = [f"{name}.{source.name}" for source in workspace.project.sources]
-        logs = [predictions_table(name), labels_table(name), lost_table(name), journal_table(name)]
+        logs = [
+            predictions_table(name),
+            labels_table(name),
+            lost_table(name),
+            journal_table(name),
+            to_label_table(name),
+        ]
         # The list of whom we were asked to forget outlives a fresh start.
         for table in [*sources, *logs, f"{name}.{QUARANTINE}", workspace.frame_table]:
             workspace.tables.drop(table)
@@ -44,11 +52,6 @@ def forget(workspace: Workspace) -> None:
         shutil.rmtree(workspace.settings.home / "monitors" / name, ignore_errors=True)
         shutil.rmtree(tally.folder(workspace.settings, name), ignore_errors=True)
         workspace.progress(f"{name} starts from nothing")
-
-
-def exists(actor: str) -> bool:
-    """Whether a named actor of this cluster is there."""
-    return {"name": actor, "namespace": ACTOR_NAMESPACE} in ray.util.list_named_actors(all_namespaces=True)
 
 
 def _end(actor: str) -> None:

@@ -13,21 +13,27 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 
 from cluster import jobs
-from cluster.contracts import CHAMPION, Alarm, ModelVersion
+from cluster.contracts import CHAMPION, Alarm, Decision, ModelVersion
 from cluster.errors import RayloopError, RolloutError
 from cluster.registry import Registry
 from cluster.settings import Settings
 from deployments import config, controller, ledger
 from deployments.config import ServingOptions
 from deployments.controller import RolloutStatus
+from deployments.journal import Journal
 from deployments.rollout import named
-from monitoring.monitor import start_monitor
+from monitoring.actor import start_monitor
+from monitoring.policy import Action
+from monitoring.responses import Act
 from pipelines.code import COMMIT, commit_of
+from pipelines.looking import Look
 from pipelines.project import Location
 from pipelines.versions import reference_of
 from pipelines.workspace import Workspace
 
+ROLLED_BACK = "rayloop.rolled_back_because"
 _POLL_S = 0.25
+_ABORT_S = 120.0
 
 
 def call(reference: ray.ObjectRef) -> Any:
@@ -63,12 +69,15 @@ def serving_options(workspace: Workspace) -> ServingOptions:
 def watch(workspace: Workspace, version: ModelVersion) -> None:
     """Point the drift monitor at the version's reference profile."""
     reference = reference_of(workspace, version)
-    call(_monitor(workspace).watch.remote(version.version, reference, workspace.project.drift))
+    project = workspace.project
+    call(_monitor(workspace).watch.remote(version.version, reference, project.drift, dict(project.tags)))
 
 
 def _monitor(workspace: Workspace) -> ActorHandle:
-    act = retrain_job(workspace.settings, workspace.location, workspace.project.drift.window_s, shipped_folder())
-    return start_monitor(workspace.settings, workspace.project.name, act)
+    settings, place, folder = workspace.settings, workspace.location, shipped_folder()
+    retrain = retrain_job(settings, place, workspace.project.drift.window_s, folder)
+    acts: dict[Action, Act] = {"retrain": retrain, "rollback": rollback_job(settings, place, folder)}
+    return start_monitor(settings, workspace.project.name, acts, Look(settings))
 
 
 def retrain_job(settings: Settings, location: Location, window_s: float, folder: str) -> Callable[[Alarm], str]:
@@ -87,6 +96,19 @@ def retrain_job(settings: Settings, location: Location, window_s: float, folder:
     return act
 
 
+def rollback_job(settings: Settings, location: Location, folder: str) -> Callable[[Alarm], str]:
+    """What an alarm does that sends everyone back: submit a Ray job, as a change of champion takes longer than a call."""
+    variables = {COMMIT: commit_of(location.folder)}
+
+    def act(alarm: Alarm) -> str:
+        run = Registry(settings).version(alarm.model, alarm.version).run_id
+        name = f"rollback-{alarm.model}-v{alarm.version}-{run[:8]}-{alarm.window:.0f}"
+        words = [sys.executable, "-m", "pipelines", "rollback", location.module, "--version", alarm.version]
+        return jobs.submit(settings, [*words, "--reason", alarm.reason], folder, name, variables)
+
+    return act
+
+
 def shipped_folder() -> str:
     """The package URI that this job's project came in, for processes that outlive the job."""
     return str(ray.get_runtime_context().runtime_env.get("working_dir", ""))
@@ -97,6 +119,36 @@ def start_rollout(workspace: Workspace, challengers: Sequence[ModelVersion]) -> 
     started: ray.ObjectRef = actor.start.remote(challengers, workspace.project.rollout, serving_options(workspace))
     status: RolloutStatus = call(started)
     return status
+
+
+def roll_back(workspace: Workspace, version: str, reason: str) -> ModelVersion:
+    """Have the champion before ``version`` answer again, a trial under way being aborted first. Returns who answers now.
+
+    When ``version`` is champion no more, nothing is done. Raises RolloutError when no version came before it.
+    """
+    name = workspace.project.name
+    champion = workspace.registry.aliased(name, CHAMPION)
+    if champion is None:
+        raise RolloutError(f"{name} has no champion", "deploy a version")
+    if champion.version != version:
+        return champion
+    before = predecessor(Journal(name, workspace.tables).decisions(), version)
+    if before is None:
+        raise RolloutError(f"{name} v{version} is the first champion", "there is none to go back to; retrain")
+    status = rollout_status(workspace)
+    if status.state is not None and status.state.active:
+        abort_rollout(workspace, f"v{version} is rolled back: {reason}")
+        wait_for_rollout(workspace, _ABORT_S)
+    found = workspace.registry.version(name, before)
+    deploy(workspace, found)
+    workspace.registry.tag(champion, ROLLED_BACK, reason)
+    return found
+
+
+def predecessor(decisions: Sequence[Decision], version: str) -> str | None:
+    """The champion that ``version`` took over from, by the journal; None when it was the first."""
+    took_over = [d for d in decisions if d.action == "promote" and version in d.challengers]
+    return took_over[-1].champion if took_over else None
 
 
 def abort_rollout(workspace: Workspace, reason: str) -> None:

@@ -15,8 +15,8 @@ from features.frame import RequestFrame
 from features.pit import AS_OF
 from features.skew import ID, Skew, compare, together
 from pipelines import stages
+from pipelines.actors import exists
 from pipelines.lineage import lineages
-from pipelines.reset import exists
 from pipelines.serving import flush_log
 from pipelines.workspace import Workspace
 

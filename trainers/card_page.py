@@ -2,59 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from html import escape
 
+from cluster.page import none, page, plot, section, table
 from trainers import card_plots as plots
 from trainers import tasks
 from trainers.card import ModelCard
 from trainers.slices import Measured
 
-# The look of the report; light and dark follow the reader's own setting.
-_STYLE = """
-:root { --paper: #fbfaf8; --card: #ffffff; --ink: #23262b; --soft: #6b7079; --faint: #e3e1dc; --good: #3d8a5f; --bad: #c23a4d;
-  color-scheme: light dark; }
-@media (prefers-color-scheme: dark) { :root { --paper: #16181c; --card: #1e2126; --ink: #e4e5e8; --soft: #9a9fa9;
-  --faint: #363a42; --good: #6cc294; --bad: #ef7385; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.55 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
-main { max-width: 1020px; margin: 0 auto; padding: 40px 24px 80px; }
-h1 { font-size: 30px; margin: 0; letter-spacing: -.02em; }
-h1 small { font-weight: 400; color: var(--soft); font-size: 15px; letter-spacing: 0; margin-left: 12px; }
-h2 { font-size: 19px; margin: 0 0 2px; letter-spacing: -.01em; }
-h3 { font-size: 14px; margin: 18px 0 0; color: var(--soft); font-weight: 600; }
-section { background: var(--card); border: 1px solid var(--faint); border-radius: 12px; padding: 22px 26px; margin-top: 20px; }
-.caption { color: var(--soft); margin: 0 0 14px; max-width: 74ch; }
-.plot { overflow-x: auto; }
-.plot svg { width: 100%; height: auto; display: block; min-width: 520px; }
-.plot text { font-family: system-ui, "Segoe UI", "DejaVu Sans", sans-serif !important; }
-.narrow { max-width: 560px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px; margin-top: 12px; }
-th { text-align: left; color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--faint); padding: 5px 14px 5px 0; white-space: nowrap; }
-td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--faint); vertical-align: top; font-variant-numeric: tabular-nums; }
-tr:last-child td { border-bottom: 0; }
-.none { color: var(--soft); font-style: italic; margin: 4px 0 0; }
-.pass { color: var(--good); font-weight: 600; }
-.fail { color: var(--bad); font-weight: 600; }
-"""
-_PAGE = """<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>{style}</style></head>
-<body><main>{body}</main></body>
-</html>
-"""
 _SHOWN_SLICES = 15
 
 
 def render(card: ModelCard) -> str:
     """The page. It loads nothing from anywhere."""
-    when = datetime.fromtimestamp(card.made_at, UTC)
-    title = f"{card.model}: {card.name}"
     parts = [
-        f"<h1>{escape(title)}<small>{when:%d %B %Y, %H:%M} UTC</small></h1>",
         _gate(card),
         _purpose(card),
         _metrics(card),
@@ -68,7 +30,7 @@ def render(card: ModelCard) -> str:
         _features(card),
         _lineage(card),
     ]
-    return _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(parts))
+    return page(f"{card.model}: {card.name}", card.made_at, parts)
 
 
 def _gate(card: ModelCard) -> str:
@@ -81,12 +43,12 @@ def _gate(card: ModelCard) -> str:
         (_tag(c.passed), escape(c.name), f"{c.value:.4g}", f"{c.limit:.4g}", escape(c.reason))
         for c in sorted(card.checks, key=lambda check: check.passed)
     ]
-    return _section("Gate", told, _table(("", "check", "value", "limit", "in words"), rows))
+    return section("Gate", told, table(("", "check", "value", "limit", "in words"), rows))
 
 
 def _purpose(card: ModelCard) -> str:
     limits = "".join(f"<li>{escape(limit)}</li>" for limit in card.limits)
-    return _section("Purpose and limits", card.purpose or "The project declares no purpose.", f"<ul>{limits}</ul>")
+    return section("Purpose and limits", card.purpose or "The project declares no purpose.", f"<ul>{limits}</ul>")
 
 
 def _metrics(card: ModelCard) -> str:
@@ -100,7 +62,7 @@ def _metrics(card: ModelCard) -> str:
         for name, found in card.assessment.metrics.items()
     ]
     caption = f"On the held-out rows, with bootstrap intervals; {tasks.primary(card.task).name} decides."
-    return _section("Metrics", caption, _table(("metric", "held out", "validation", "training"), rows))
+    return section("Metrics", caption, table(("metric", "held out", "validation", "training"), rows))
 
 
 def _slices(card: ModelCard) -> str:
@@ -110,9 +72,9 @@ def _slices(card: ModelCard) -> str:
         "validation rows and measured here. A line in the plot ends where the true value is above for sure, all slices together."
     )
     if not declared and not found:
-        return _section("Slices", caption, _none("None is declared, and none was found that is large enough."))
+        return section("Slices", caption, none("None is declared, and none was found that is large enough."))
     both = sorted((*declared, *found), key=lambda m: -m.ratio)
-    return _section("Slices", caption, _plot(plots.slices(both)) + _slice_table(both[:_SHOWN_SLICES]))
+    return section("Slices", caption, plot(plots.slices(both)) + _slice_table(both[:_SHOWN_SLICES]))
 
 
 def _slice_table(found: Sequence[Measured]) -> str:
@@ -128,12 +90,12 @@ def _slice_table(found: Sequence[Measured]) -> str:
         )
         for m in found
     ]
-    return _table(("slice", "", "rows", "loss", "ratio", "surely above", "ratio to the champion's"), rows)
+    return table(("slice", "", "rows", "loss", "ratio", "surely above", "ratio to the champion's"), rows)
 
 
 def _fairness(card: ModelCard) -> str:
     if not card.assessment.fairness:
-        return _section("Groups", "", _none("The project declares no groups to be treated alike."))
+        return section("Groups", "", none("The project declares no groups to be treated alike."))
     body = []
     for groups in card.assessment.fairness:
         names = list(dict.fromkeys(name for values in groups.by_group.values() for name in values))
@@ -144,26 +106,26 @@ def _fairness(card: ModelCard) -> str:
             f"Differences: parity {_figure(groups.parity_difference)}, equalised odds {_figure(groups.odds_difference)}, "
             f"error {_figure(groups.error_difference)}."
         )
-        body.append(f"<h3>{escape(groups.column)}</h3><p>{differences}</p>" + _table((groups.column, *names), rows))
-    return _section("Groups", "Rates in each group of at least the declared number of rows.", "".join(body))
+        body.append(f"<h3>{escape(groups.column)}</h3><p>{differences}</p>" + table((groups.column, *names), rows))
+    return section("Groups", "Rates in each group of at least the declared number of rows.", "".join(body))
 
 
 def _calibration(card: ModelCard) -> str:
     found = card.assessment.calibration
     if found is None:
-        return _section("Calibration", "", _none("Not a model of probabilities."))
+        return section("Calibration", "", none("Not a model of probabilities."))
     caption = (
         f"Temperature {found.temperature:.3f}, fitted on validation rows, {'is in the model' if found.applied else 'would'}"
         f"{': it took' if found.applied else ' take'} the expected calibration error from {found.ece_before:.4f} to {found.ece_after:.4f} and the log loss "
         f"from {found.log_loss_before:.4f} to {found.log_loss_after:.4f} on the held-out rows. The curve is the model as it is."
     )
-    return _section("Calibration", caption, f'<div class="narrow">{_plot(plots.calibration(card.curve))}</div>')
+    return section("Calibration", caption, f'<div class="narrow">{plot(plots.calibration(card.curve))}</div>')
 
 
 def _robustness(card: ModelCard) -> str:
     rows = [(escape(s.what), f"{s.before:.4f}", f"{s.after:.4f}", f"{s.lost:+.4f}") for s in card.assessment.robustness]
     caption = f"{tasks.primary(card.task).name} on held-out rows whose inputs were spoilt."
-    return _section("Robustness", caption, _table(("inputs", "before", "after", "lost"), rows))
+    return section("Robustness", caption, table(("inputs", "before", "after", "lost"), rows))
 
 
 def _importance(card: ModelCard) -> str:
@@ -175,28 +137,28 @@ def _importance(card: ModelCard) -> str:
         (escape(i.feature), f"{i.lost:.5f}", f"{i.spread:.5f}", _figure(alone.get(i.feature)))
         for i in card.assessment.importance
     ]
-    drawn = _plot(plots.importance(card.assessment.importance, tasks.primary(card.task).name))
-    return _section("Importance", caption, drawn + _table(("feature", "lost", "spread", "skill alone"), rows))
+    drawn = plot(plots.importance(card.assessment.importance, tasks.primary(card.task).name))
+    return section("Importance", caption, drawn + table(("feature", "lost", "spread", "skill alone"), rows))
 
 
 def _attributions(card: ModelCard) -> str:
     caption = "Shapley values of single held-out rows: how each feature moved the score away from the mean."
     drawn = (
-        f"<h3>{escape(a.row)}, {escape(a.output)}</h3>" + _plot(plots.attribution(a))
+        f"<h3>{escape(a.row)}, {escape(a.output)}</h3>" + plot(plots.attribution(a))
         for a in card.assessment.attributions
     )
-    return _section("Single rows", caption, "".join(drawn))
+    return section("Single rows", caption, "".join(drawn))
 
 
 def _data(card: ModelCard) -> str:
     rows = [(escape(p.name), f"{p.rows:,}", escape(p.start), escape(p.end), _figure(p.label_mean)) for p in card.parts]
     caption = f"{card.task.kind.capitalize()}; the label is {card.task.label}."
-    return _section("Data", caption, _table(("part", "rows", "from", "to", "mean label"), rows))
+    return section("Data", caption, table(("part", "rows", "from", "to", "mean label"), rows))
 
 
 def _features(card: ModelCard) -> str:
     rows = [(escape(f.name), f.kind, escape(f.origin), f"{f.missing:.1%}") for f in card.features]
-    return _section("Features", "", _table(("feature", "kind", "from", "missing in training"), rows))
+    return section("Features", "", table(("feature", "kind", "from", "missing in training"), rows))
 
 
 def _lineage(card: ModelCard) -> str:
@@ -212,23 +174,7 @@ def _lineage(card: ModelCard) -> str:
         "size": f"{card.size / (1 << 20):.2f} MiB",
         "latency": ", ".join(f"{name} {value:.0f}" for name, value in card.latency.items()),
     } | {f"{part}.{name}": str(value) for part, values in card.recipe.items() for name, value in values.items()}
-    return _section("Lineage", "", _table(("", ""), [(escape(k), escape(v)) for k, v in facts.items()]))
-
-
-def _section(title: str, caption: str, body: str) -> str:
-    told = f'<p class="caption">{escape(caption)}</p>' if caption else ""
-    return f'<section id="{title.lower().replace(" ", "-")}"><h2>{escape(title)}</h2>{told}{body}</section>'
-
-
-def _plot(svg: str) -> str:
-    return f'<div class="plot">{svg}</div>'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are HTML."""
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    titles = "".join(f"<th>{escape(each)}</th>" for each in head)
-    return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+    return section("Lineage", "", table(("", ""), [(escape(k), escape(v)) for k, v in facts.items()]))
 
 
 def _tag(passed: bool) -> str:
@@ -237,7 +183,3 @@ def _tag(passed: bool) -> str:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _none(why: str) -> str:
-    return f'<p class="none">{escape(why)}</p>'

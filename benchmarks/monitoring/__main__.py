@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.monitoring import detection, profiling, programs, weeks
+from benchmarks.monitoring import detection, profiling, programs, weeks, wide
 from benchmarks.results import Row
 
 AREA = "monitoring"
@@ -19,14 +19,16 @@ One row of the table is one comparison: rayloop's value, the peer's, their ratio
 Streams are seeded and the same for all; peers run with their defaults in environments of their own.
 docs/benchmarks.md tells how, and what is fair about it."""
 Say = Callable[[str], None]
+_KINDS = tuple(dict.fromkeys(change.kind for change in detection.CHANGES))
 
 
 def _false_alarms(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
-    return detection.false_alarms(detection.Scale.of(asked.windows), say)
+    return detection.false_alarms(detection.Scale.of(asked.windows, asked.sizes), say)
 
 
 def _power(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
-    return detection.power(detection.Scale.of(asked.windows), say)
+    changes = [change for change in detection.CHANGES if change.kind in asked.changes]
+    return detection.power(detection.Scale.of(asked.windows), changes, say)
 
 
 def _profiling(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
@@ -37,11 +39,16 @@ def _weeks(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
     return weeks.rows(say)
 
 
+def _wide(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
+    return wide.rows(asked.wide_rows, say)
+
+
 SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Iterator[Row]]] = {
     "false_alarms": _false_alarms,
     "power": _power,
     "profiling": _profiling,
     "weeks": _weeks,
+    "wide": _wide,
 }
 
 
@@ -62,10 +69,21 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.monitoring", description=__doc__)
     parser.add_argument("--only", type=_sections, default=tuple(SECTIONS), help=f"some of {','.join(SECTIONS)}")
     parser.add_argument("--windows", type=int, default=100, help="windows of each kind; fewer at a million rows")
+    parser.add_argument("--sizes", type=_sizes, default=detection.SIZES, help="rows of a window, for false alarms")
+    parser.add_argument("--changes", type=_kinds, default=_KINDS, help=f"some of {','.join(_KINDS)}, for power")
     parser.add_argument("--rows", type=int, default=100_000, help="rows that are profiled")
+    parser.add_argument("--wide-rows", type=int, default=500_000, help="rows of the 1,000 columns that are profiled")
     parser.add_argument("--repeats", type=int, default=5, help="how often they are profiled")
     parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
     return parser.parse_args(words)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in text.split(","))
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def _sections(text: str) -> tuple[str, ...]:

@@ -22,8 +22,9 @@ from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
 from features.profiles import Profile
 from features.reference import ReferenceProfile
-from monitoring.alarm import DAY_S, DriftPolicy, judge
+from monitoring.alarm import judge
 from monitoring.calibrate import Calibration
+from monitoring.policy import DAY_S, DriftPolicy
 
 Say = Callable[[str], None]
 Scores = list[tuple[dict[str, float], bool]]
@@ -32,6 +33,8 @@ Scores = list[tuple[dict[str, float], bool]]
 ALPHA = 0.05
 REFERENCE_ROWS, REFERENCES = 20_000, 4
 POWER_ROWS = 1_000
+LARGE = 10**6
+SIZES = (100, 1_000, 10_000, LARGE)
 POLICY = DriftPolicy(span=1, test="all", alpha=ALPHA, effect=0.0, min_rows=1)
 CHANGES = (
     *(Change("mean", 1.0, size) for size in (0.1, 0.25, 0.5, 1.0)),
@@ -51,12 +54,10 @@ class Scale:
     power: int
 
     @classmethod
-    def of(cls, windows: int) -> Scale:
+    def of(cls, windows: int, sizes: Sequence[int] = SIZES) -> Scale:
         """A million rows take peers minutes a window: they get a hundredth of the windows, at least one."""
         large = max(1, windows // 10), max(1, windows // 100)
-        return cls(
-            {100: (windows, windows), 1_000: (windows, windows), 10_000: (windows, windows), 10**6: large}, windows
-        )
+        return cls({n: large if n >= LARGE else (windows, windows) for n in sizes}, windows)
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,10 @@ def false_alarms(scale: Scale, say: Say) -> Iterator[Row]:
             )  # fmt: skip
 
 
-def power(scale: Scale, say: Say) -> Iterator[Row]:
+def power(scale: Scale, changes: Sequence[Change], say: Say) -> Iterator[Row]:
     quiet = {name: judged(name, POWER_ROWS, NOTHING, scale.power, say) for name in _everyone()}
     scales = {name: Usual.of(found.scores) for name, found in quiet.items() if found.scores}
-    for change in CHANGES:
+    for change in changes:
         found = {name: judged(name, POWER_ROWS, change, scale.power, say) for name in scales}
         shares = {name: scales[name].beyond(one.scores) for name, one in found.items()}
         work = f"power at {ALPHA:.0%} false alarms, windows of {POWER_ROWS:,} rows: {change}"

@@ -17,10 +17,16 @@ from features.definitions import Column
 
 NUMBERS, STRINGS = 40, 10
 LEVELS = (2, 3, 5, 8, 12, 20, 30, 50, 100, 200)
-COLUMNS = (
-    *(Column(name=f"n{i}", kind="number") for i in range(NUMBERS)),
-    *(Column(name=f"s{i}", kind="category") for i in range(STRINGS)),
-)
+
+
+def columns(numbers: int, strings: int) -> tuple[Column, ...]:
+    return (
+        *(Column(name=f"n{i}", kind="number") for i in range(numbers)),
+        *(Column(name=f"s{i}", kind="category") for i in range(strings)),
+    )
+
+
+COLUMNS = columns(NUMBERS, STRINGS)
 _NAMES = np.array([f"v{i}" for i in range(max(LEVELS) + 1)])
 _SHARED = 0.3
 """Share of variance that neighbouring numbers have in common."""
@@ -55,10 +61,10 @@ class Frame:
         return path
 
     def table(self) -> pa.Table:
-        numbers = {f"n{i}": self.numbers[:, i] for i in range(NUMBERS)}
+        numbers = {f"n{i}": self.numbers[:, i] for i in range(self.numbers.shape[1])}
         names = pa.array(_NAMES)
         strings = {}
-        for i in range(STRINGS):
+        for i in range(self.codes.shape[1]):
             codes = pa.array(self.codes[:, i].astype(np.int32), mask=self.codes[:, i] < 0)
             strings[f"s{i}"] = names.take(codes)
         return pa.table(numbers | strings)
@@ -72,6 +78,12 @@ def frame(seed: int, rows: int, change: Change = Change()) -> Frame:
     codes = np.stack([_zipf(rng, rows, levels) for levels in LEVELS], axis=1)
     _apply(change, numbers, codes, rng.random(rows) < change.share)
     return Frame(_shaped(numbers), codes)
+
+
+def wide(seed: int, rows: int, times: int) -> Frame:
+    """``times`` such windows side by side: 40 numbers and 10 strings each, columns numbered through."""
+    parts = [frame(1_000 * seed + i, rows) for i in range(times)]
+    return Frame(np.hstack([p.numbers for p in parts]), np.hstack([p.codes for p in parts]))
 
 
 def _zipf(rng: np.random.Generator, rows: int, levels: int) -> np.ndarray:

@@ -21,8 +21,8 @@ from deployments.config import ServingOptions
 from deployments.policy import RolloutPolicy
 from deployments.user_config import ServerConfig
 from features.bundle import PROFILE
-from monitoring.alarm import DriftPolicy
-from monitoring.monitor import start_monitor
+from monitoring.actor import start_monitor
+from monitoring.policy import DriftPolicy
 from pipelines.serving import call
 
 NAME = "rayloop"

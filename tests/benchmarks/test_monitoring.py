@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.monitoring import detection
+from benchmarks.monitoring import detection, wide
 from benchmarks.monitoring.detection import ALPHA, CHANGES, NOTHING, Found, Usual
-from benchmarks.monitoring.streams import COLUMNS, Change, frame
+from benchmarks.monitoring.streams import COLUMNS, NUMBERS, STRINGS, Change, columns, frame
 from benchmarks.serving.environments import InstallFailed
 
 
@@ -46,3 +46,13 @@ def test_rayloop_sees_a_large_change_and_not_nothing(monkeypatch):
     changed = detection.judged("rayloop", 200, Change("mean", 1.0, 1.0), 2, print)
     assert changed.alarmed == 1.0
     assert {max(found, key=found.__getitem__) for found, _ in changed.scores} == {"n0"}
+
+
+def test_a_wide_window_is_profiled_in_batches_and_judged(monkeypatch):
+    monkeypatch.setattr(wide, "TIMES", 2)
+    monkeypatch.setattr(wide, "COLUMNS", columns(2 * NUMBERS, 2 * STRINGS))
+    monkeypatch.setattr(wide, "BATCH", 500)
+    monkeypatch.setattr(wide, "REFERENCE_ROWS", 500)
+    found = wide.measure(1_000)
+    assert found["row_s"] > 0
+    assert found["gib"] < 8

@@ -42,6 +42,21 @@ def test_an_append_under_one_key_happens_once(tables: Tables) -> None:
     assert numbers(tables.read(NAME)) == [1, 2, 3]
 
 
+def test_rows_stream_and_only_files_of_the_time_asked_for_are_opened(tables: Tables, tmp_path: Path) -> None:
+    def timed(*days: int) -> pa.Table:
+        when = [datetime(2024, 1, day, tzinfo=UTC) for day in days]
+        return pa.table({"n": pa.array(days), "at": pa.array(when, pa.timestamp("us", "UTC"))})
+
+    for days in ((1, 2), (3, 4), (5, 6)):
+        tables.append(NAME, timed(*days))
+    assert numbers(pa.concat_tables(tables.stream(NAME, columns=["n"]))) == [1, 2, 3, 4, 5, 6]
+    span = ("at", datetime(2024, 1, 2, tzinfo=UTC).timestamp(), datetime(2024, 1, 4, tzinfo=UTC).timestamp())
+    # The last file, which holds nothing of it, is not needed.
+    newest = max((tmp_path / "warehouse").rglob("*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+    newest.unlink()
+    assert numbers(pa.concat_tables(tables.stream(NAME, between=span))) == [2, 3]
+
+
 def test_an_older_snapshot_stays_readable(tables: Tables) -> None:
     first = tables.append(NAME, rows(1))
     tables.append(NAME, rows(2))

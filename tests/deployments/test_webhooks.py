@@ -7,10 +7,11 @@ import pytest
 
 from cluster.contracts import Decision
 from cluster.errors import RolloutError
+from cluster.signing import SIGNATURE, signature
 from deployments.consent import Consent
 from deployments.policy import RolloutPolicy, Webhook
 from deployments.rollout import RolloutState, begin, entry
-from deployments.webhooks import SIGNATURE, check, post, signature
+from deployments.webhooks import check, post
 from tests.deployments.endpoint import Endpoint
 
 SECRET = "RAYLOOP_TEST_HOOK_SECRET"

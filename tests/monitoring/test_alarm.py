@@ -9,8 +9,10 @@ import pytest
 from cluster.errors import ProjectError
 from features.profiles import Profile
 from features.reference import ReferenceProfile
-from monitoring.alarm import DAY_S, DetectorState, DriftDetector, DriftPolicy, WindowResult, judge, unjudged
+from monitoring.alarm import DetectorState, DriftDetector, WindowResult, judge, unjudged
 from monitoring.calibrate import Calibration, Watch
+from monitoring.policy import DAY_S, DriftPolicy
+from monitoring.rations import Acted, held_back, taken
 from tests.monitoring import streams
 
 WATCH = (Watch(column="x", direction="up"), Watch(column="score", direction="up"))
@@ -141,12 +143,22 @@ def test_unjudged_windows_change_nothing():
 
 def test_retrains_are_rationed():
     policy = DriftPolicy(cooldown_s=2 * DAY_S, budget=2, budget_s=10 * DAY_S)
-    detector = DriftDetector("m", "1", policy)
-    assert detector.claim_retrain(0.0) == ""
-    assert detector.claim_retrain(1 * DAY_S) == "cooling down until 1970-01-03"
-    assert detector.claim_retrain(2 * DAY_S) == ""
-    assert detector.claim_retrain(5 * DAY_S) == "budget of 2 retrains per 10 days is spent"
-    assert detector.claim_retrain(10 * DAY_S) == ""
+    past: tuple[Acted, ...] = ()
+
+    def claim(action, days):
+        nonlocal past
+        held = held_back(policy, past, action, days * DAY_S)
+        past = past if held else taken(policy, past, action, days * DAY_S)
+        return held
+
+    assert claim("retrain", 0) == ""
+    assert claim("retrain", 1) == "cooling down until 1970-01-03"
+    assert claim("rollback", 1) == "cooling down until 1970-01-03"
+    assert claim("retrain", 2) == ""
+    assert claim("retrain", 5) == "budget of 2 retrains per 10 days is spent"
+    assert claim("rollback", 6) == ""
+    assert claim("retrain", 7) == "cooling down until 1970-01-09"
+    assert claim("retrain", 10) == ""
 
 
 def test_an_impossible_persistence_is_refused():

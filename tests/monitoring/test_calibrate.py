@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from cluster.errors import ProjectError
 from features.profiles import Profile
-from monitoring.alarm import DriftPolicy, judge
-from monitoring.calibrate import MIN_RUNS, Calibration, Null, Watch, rejected, run_sums
+from monitoring.alarm import judge
+from monitoring.calibrate import MIN_RUNS, Calibration, Null, Watch, rejected, run_ends, run_sums
+from monitoring.policy import DriftPolicy
 from tests.monitoring import streams
 
 ALPHA = 0.05
@@ -113,6 +114,24 @@ def test_run_sums_are_sums_of_runs(span, windows):
     cells = np.arange(windows * 3).reshape(windows, 3)
     expected = [cells[i : i + span].sum(axis=0) for i in range(windows - span + 1)]
     assert run_sums(cells, span).tolist() == [list(x) for x in expected]
+
+
+def test_runs_by_count_hold_as_many_rows_and_no_row_is_in_two():
+    reference = streams.reference(0, days=40, count=300)
+    calibration = Calibration(reference, 1, (), window_rows=1_000)
+    runs = calibration.run_cells("x")
+    assert calibration.runs == len(runs) == 10
+    assert (runs.sum(axis=1) == 1_200).all()
+    assert runs.sum(axis=0).tolist() == reference.cells["x"].sum(axis=0).tolist()
+    assert Calibration(reference, 1, (), window_rows=10**9).run_cells("c").shape == (0, reference.cells["c"].shape[1])
+
+
+@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 100))
+def test_runs_by_count_are_the_shortest_that_are_full(rows, window_rows):
+    ends = run_ends(np.array(rows, np.int64), window_rows)
+    for start, end in zip([0, *ends], ends, strict=False):
+        assert sum(rows[start:end]) >= window_rows > sum(rows[start : end - 1])
+    assert sum(rows[ends[-1] if ends else 0 :]) < window_rows
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from cluster.contracts import Alarm
 from cluster.errors import DataError, ProjectError
 from features.definitions import Column
 from features.profiles import Profile
-from monitoring.alarm import DriftPolicy
 from monitoring.calibrate import Watch
 from monitoring.checkpoint import STATE, UNREADABLE, Folder
 from monitoring.exporter import PrometheusExporter
 from monitoring.monitor import DriftMonitor
+from monitoring.policy import DriftPolicy
 from monitoring.windows import MAX_VERSIONS, MAX_WINDOWS
 from tests.monitoring import streams
 
@@ -46,7 +46,7 @@ def folder(tmp_path):
 
 
 def monitor(folder: Folder, act: Recorder | None = None, policy: DriftPolicy = POLICY) -> DriftMonitor:
-    made = DriftMonitor("m", folder, act)
+    made = DriftMonitor("m", folder, {"retrain": act} if act else None)
     made.watch("1", REFERENCE, policy)
     return made
 
@@ -81,6 +81,29 @@ def test_close_ends_what_no_later_window_will(folder):
     assert watching.close(103 * DAY_S - 1) == 0
     assert watching.close(103 * DAY_S) == 1
     assert [result.window / DAY_S for result in watching.history()] == [100, 101, 102]
+
+
+def test_windows_by_count_take_slices_together_until_they_are_full(folder):
+    policy = POLICY.model_copy(update={"window_rows": 700})
+    act = Recorder()
+    watching = monitor(folder, act, policy)
+    send(watching, quiet(6) | moved(7, first=106))
+    found = [(r.window / DAY_S, r.rows, r.judged) for r in watching.history()]
+    assert found[:3] == [(100, 300, False), (101, 600, False), (102, 900, True)]
+    judged = [r for r in watching.history() if r.judged]
+    # Each row is in one run: three days each, of the fourth one is still open.
+    assert [(r.since / DAY_S, r.window / DAY_S) for r in judged] == [(100, 102), (103, 105), (106, 108), (109, 111)]
+    assert [r.drifted for r in judged] == [(), (), ("x",), ("x",)]
+    assert [alarm.window / DAY_S for alarm in act.alarms] == [108]
+    assert watching.history()[0].note == "300 of 700 rows so far"
+
+
+def test_runs_by_count_survive_a_kill(folder):
+    policy = POLICY.model_copy(update={"window_rows": 700})
+    send(monitor(folder, policy=policy), quiet(3))
+    after = DriftMonitor("m", folder)
+    send(after, quiet(1, first=103))
+    assert [(r.window / DAY_S, r.rows) for r in after.history() if r.judged] == [(102, 900)]
 
 
 def test_lateness_keeps_windows_open_longer(folder):
@@ -207,7 +230,7 @@ def test_windows_left_behind_are_refused_and_small_ones_passed_over(folder):
 def test_it_resumes_where_it_was(folder):
     before = monitor(folder, Recorder())
     send(before, quiet(3) | moved(2, first=103))
-    after = DriftMonitor("m", folder, act := Recorder())
+    after = DriftMonitor("m", folder, {"retrain": (act := Recorder())})
     assert after.history() == before.history()
     assert after.journal() == before.journal()
     before_counts, after_counts = before.status()["counters"], after.status()["counters"]
@@ -224,7 +247,7 @@ def test_an_action_cut_short_is_taken_up_again(folder):
     cut = monitor(folder, Recorder(Killed()))
     with pytest.raises(Killed):
         send(cut, moved(2, first=100))
-    resumed = DriftMonitor("m", folder, act := Recorder())
+    resumed = DriftMonitor("m", folder, {"retrain": (act := Recorder())})
     assert len(act.alarms) == 1
     assert resumed.journal()[0].outcome == "job-1"
 
@@ -232,7 +255,7 @@ def test_an_action_cut_short_is_taken_up_again(folder):
 def test_a_damaged_checkpoint_is_set_aside(folder):
     monitor(folder)
     (folder.path / STATE).write_bytes(b"{ half")
-    after = DriftMonitor("m", folder, None)
+    after = DriftMonitor("m", folder)
     assert after.status()["counters"]["failures"] == 1
     assert (folder.path / UNREADABLE).exists()
     after.watch("1", REFERENCE, POLICY)
@@ -253,7 +276,7 @@ def test_a_bad_reference_or_policy_is_refused_and_changes_nothing(folder):
 
 def test_prometheus_text_parses_and_tells_the_newest_window(folder):
     exporter = PrometheusExporter()
-    watching = DriftMonitor("m", folder, None, (exporter,))
+    watching = DriftMonitor("m", folder, exporters=(exporter,))
     watching.watch("1", REFERENCE, POLICY)
     send(watching, quiet(2) | moved(2, first=102))
     watching.observe("1", 0.0, b"poison")

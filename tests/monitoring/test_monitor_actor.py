@@ -15,10 +15,12 @@ import ray
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.contracts import ACTOR_NAMESPACE, Alarm, monitor_actor
+from cluster.errors import DataError
 from cluster.settings import Settings
-from monitoring.alarm import DriftPolicy
+from monitoring.actor import start_monitor
 from monitoring.calibrate import Watch
-from monitoring.monitor import start_monitor
+from monitoring.look import Asked, Finding, Looked
+from monitoring.policy import DriftPolicy
 from tests.monitoring import streams
 
 pytestmark = pytest.mark.cluster
@@ -53,10 +55,25 @@ def until(condition: Callable[[], Any]) -> Any:
     raise AssertionError(f"not within {DEADLINE_S:.0f} s")
 
 
+def seen(asked: Asked) -> Looked:
+    """A look that finds the loss to have grown."""
+    finding = Finding(kind="quality", window=asked.window, reason="worse", features={"loss": 2.0})
+    return Looked(version=asked.version, window=asked.window, since=asked.since, rows=1, findings=(finding,))
+
+
+def fails(asked: Asked) -> Looked:
+    raise DataError("the log is gone")
+
+
+def dies(asked: Asked) -> Looked:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
 @pytest.fixture
 def monitor(cluster: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     model = request.node.name
-    handle = start_monitor(cluster, model, Touch(tmp_path / "acted"))
+    handle = start_monitor(cluster, model, {"retrain": Touch(tmp_path / "acted")})
     ray.get(handle.watch.remote("1", streams.reference(0).to_bytes(), POLICY))
     yield handle
     ray.kill(handle, no_restart=True)
@@ -120,3 +137,34 @@ def test_a_stuck_monitor_does_not_hold_up_its_callers(monitor):
         os.kill(stuck, signal.SIGCONT)
     assert sent < 5
     assert until(lambda: ray.get(monitor.status.remote())["windows"] == 49)
+
+
+def looking(cluster: Settings, model: str, look: Callable[[Asked], Looked]) -> Any:
+    handle = start_monitor(cluster, model, look=look)
+    ray.get(handle.watch.remote("1", streams.reference(0).to_bytes(), POLICY))
+    send(handle, 100, 2)
+    return handle
+
+
+def test_a_look_is_a_task_and_its_finding_an_alarm(cluster):
+    handle = looking(cluster, "looked_at", seen)
+    try:
+        (entry,) = until(lambda: ray.get(handle.journal.remote()))
+        assert (entry.alarm.kind, entry.action) == ("quality", "notify")
+        assert ray.get(handle.looks.remote()).looks[0].window == 100 * streams.DAY_S
+    finally:
+        ray.kill(handle, no_restart=True)
+
+
+@pytest.mark.parametrize(("look", "told"), [(fails, "the log is gone"), (dies, "")])
+def test_a_look_that_fails_or_dies_is_told_of_and_watching_goes_on(cluster, look, told):
+    handle = looking(cluster, f"look_{look.__name__}", look)
+    try:
+        until(lambda: ray.get(handle.status.remote())["counters"].get("failures"))
+        status = ray.get(handle.status.remote())
+        assert status["last_error"].startswith("a look failed: ")
+        assert told in status["last_error"]
+        send(handle, 102, 1)
+        assert ray.get(handle.status.remote())["windows"] == 2
+    finally:
+        ray.kill(handle, no_restart=True)

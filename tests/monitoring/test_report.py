@@ -6,22 +6,33 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from cluster.contracts import Alarm, Decision
-from monitoring.alarm import DAY_S, DriftDetector, DriftPolicy, judge
+from monitoring.alarm import DriftDetector, WindowResult, judge
 from monitoring.calibrate import Calibration, Watch
-from monitoring.nouns import Action, CalibrationCurve, Quality, Report, Rollout, Series, Timing, VersionRow
+from monitoring.cost import Used
+from monitoring.findings_page import quality_cost
+from monitoring.look import Looked, WindowQuality
+from monitoring.multivariate import Multivariate
+from monitoring.nouns import Action, CalibrationCurve, Cost, Quality, Report, Rollout, Series, Timing, VersionRow
+from monitoring.policy import DAY_S, DriftPolicy
+from monitoring.quality import Labelled, limits
 from monitoring.report import render
+from monitoring.separate import Separation
 from tests.monitoring import streams
 
 SECTIONS = (
     "Quality over time",
     "Calibration",
     "Drift",
+    "Performance by window",
+    "What the rows themselves show",
     "Rollouts",
     "What happened, in order",
     "Versions",
+    "Cost",
     "Where the time went",
 )
 NASTY = '<script>alert("x")</script> & "co"'
@@ -55,6 +66,44 @@ def drift() -> tuple[tuple, tuple[Action, ...]]:
     return tuple(results), tuple(actions)
 
 
+def performance() -> tuple[WindowQuality, ...]:
+    rng = np.random.default_rng(0)
+    found = []
+    for i, segment in ((i, s) for i in range(8) for s in ("", f"shop = {NASTY}")):
+        labelled = Labelled.of(np.square(rng.normal(0, 0.3 + 0.1 * i, 200)), 300)
+        found.append(
+            WindowQuality(
+                version="1",
+                window=(100 + i) * DAY_S,
+                segment=segment,
+                labelled=labelled,
+                limits=limits(labelled, 0.05),
+                reference=0.1,
+                worse=i > 5,
+                observed={"accuracy": 0.9},
+                estimated={} if segment else {"CBPE": {"accuracy": 0.85}},
+            )
+        )
+    return tuple(found)
+
+
+def looks(results: tuple[WindowResult, ...]) -> tuple[Looked, ...]:
+    told = Separation(auc=0.7, low=0.68, high=0.72, p_value=1e-9, ranked=(("x", 0.8), (NASTY, 0.2)))
+    apart = Multivariate(separation=told, p_value=0.001, drifted=True, ordinary=())
+    return tuple(
+        Looked(
+            version="1",
+            window=result.window,
+            since=result.since,
+            rows=300,
+            multivariate=apart if i > 3 else None,
+            segments={f"shop = {NASTY}": result},
+            faults=(f"not {NASTY}",),
+        )
+        for i, result in enumerate(results)
+    )
+
+
 @pytest.fixture(scope="module")
 def report() -> Report:
     results, actions = drift()
@@ -76,6 +125,9 @@ def report() -> Report:
         calibration=(CalibrationCurve(name="v1", predicted=(0.1, 0.5), observed=(0.2, 0.5), counts=(300, 100)),),
         drift=results,
         actions=actions,
+        performance=performance(),
+        looks=looks(results),
+        cost=Cost(total=1.5, used=Used(cpu_s=900, reserved_cpu_s=3600, requests=1000), tags={"team": NASTY}),
         rollouts=(
             Rollout(name="sound", decisions=decisions("start", "hold", "advance", "promote")),
             Rollout(name="sabotaged", decisions=decisions("start", "pause", "resume", "abort")),
@@ -107,8 +159,8 @@ def text_of(page: str) -> str:
 def test_every_section_has_its_plot_or_table(page):
     for title in SECTIONS:
         assert f"<h2>{title}</h2>" in page
-    assert page.count("<svg") == 4
-    assert page.count("<table") == 5
+    assert page.count("<svg") == 6
+    assert page.count("<table") == 8
 
 
 def test_it_loads_nothing(page):
@@ -146,6 +198,18 @@ def test_captions_tell_what_one_sees(page):
     assert "3 of 9 windows drifted; alarms raised: 1" in told
     assert "version 2 takes over from version 1" in told
     assert "76 seconds in all" in told
+    assert "2 of 8 windows are worse than held-out rows for sure" in told
+    assert "CBPE was off by 0.05 of accuracy on average over 8 windows" in told
+    assert "Too far now: x since 1970-05-01" in told
+    assert "1.5 in all" in told
+    assert "25% of it used" in told
+
+
+def test_what_an_alarm_cost_in_quality_is_told_once_labels_have_come():
+    found = performance()
+    assert quality_cost(106 * DAY_S, "1", found).startswith("loss 0.")
+    assert "% against held-out rows (400 labels)" in quality_cost(106 * DAY_S, "1", found)
+    assert quality_cost(200 * DAY_S, "1", found) == quality_cost(106 * DAY_S, "2", found) == "no labels yet"
 
 
 def test_an_empty_report_says_so_section_by_section():

@@ -11,8 +11,9 @@ from features.definitions import Column
 from features.profiles import Profile
 from features.reference import Bins, ReferenceProfile
 from features.summaries import MAX_CATEGORIES, CategorySummary
-from monitoring.alarm import DAY_S, DriftDetector, DriftPolicy, WindowResult, judge
+from monitoring.alarm import DriftDetector, WindowResult, judge
 from monitoring.calibrate import Calibration
+from monitoring.policy import DAY_S, DriftPolicy
 from monitoring.screen import alpha_per_window, certain, chances
 from tests.monitoring import streams
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +13,23 @@ import httpx
 import pytest
 from sklearn.datasets import load_digits
 
-from cluster.contracts import CHAMPION, labels_table, predictions_table
+from cluster import session
+from cluster.contracts import (
+    ACTOR_NAMESPACE,
+    CHAMPION,
+    labels_table,
+    monitor_actor,
+    predictions_table,
+    to_label_table,
+)
 from cluster.registry import GATE_TAG, Registry
 from cluster.settings import Settings
 from cluster.tables import Tables
 from deployments.journal import Journal
+from monitoring.alert_rules import RULES
+from monitoring.grafana import FILE, expressions
+from pipelines import dashboards
+from pipelines.serving import predecessor
 
 HERE = Path(__file__).parent
 LIMIT_S = 540
@@ -122,6 +136,24 @@ def test_the_report_has_its_parts(rehearsed: str, cluster: Settings) -> None:
 
 
 @pytest.mark.cluster
+def test_logged_rows_were_looked_at_and_what_was_worth_labelling_is_queued(rehearsed: str, cluster: Settings) -> None:
+    import ray
+
+    monitor = ray.get_actor(monitor_actor("digits"), namespace=ACTOR_NAMESPACE)
+    looks = ray.get(monitor.looks.remote())
+    assert looks.looks
+    labelled = [q for q in looks.quality if q.labelled.n]
+    assert any(q.estimated.get("CBPE") and q.observed for q in labelled)
+    status = ray.get(monitor.status.remote())
+    assert status["counters"]["looks"] == len(looks.looks)
+    assert status["used"]["requests"] > 0
+    assert status["cost"] > 0
+    queue = Tables(cluster).read(to_label_table("digits"))
+    answered = Tables(cluster).read(predictions_table("digits"), columns=["id"])["id"].to_pylist()
+    assert set(queue["id"].to_pylist()) <= set(answered)
+
+
+@pytest.mark.cluster
 def test_a_second_rehearsal_is_refused_unless_told_to_forget(rehearsed: str, cluster: Settings, folder: Path) -> None:
     done = rayloop(cluster, folder, "run", "digits.py", "--rehearse")
     assert done.returncode == 2
@@ -157,3 +189,51 @@ def test_predict_scores_a_table_of_the_catalog(rehearsed: str, cluster: Settings
     assert scored.column_names == ["scan", "digit", "scores", "predicted"]
     assert sorted(scored["scan"].to_pylist()) == sorted(Tables(cluster).read("digits.scans")["scan"].to_pylist())
     assert f"{scored.num_rows:,} rows in " in done.stdout
+
+
+@pytest.mark.cluster
+def test_what_prometheus_and_grafana_ask_for_is_exported_by_ray(rehearsed: str, cluster: Settings) -> None:
+    import ray
+
+    ports = {node["MetricsExportPort"] for node in ray.nodes() if node["Alive"]}
+    exported = "".join(httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text for port in ports)
+    asked = set(re.findall(r"ray_rayloop_\w+", " ".join([*expressions(), *(rule.expr for rule in RULES)])))
+    # Nothing of this happened here: a counter that was never raised is not exported.
+    silent = {
+        "ray_rayloop_errors_total",
+        "ray_rayloop_log_dropped_rows_total",
+        "ray_rayloop_drift_failures_total",
+        "ray_rayloop_drift_rejected_profiles_total",
+        "ray_rayloop_segment_ratio",
+        "ray_rayloop_look_auc",
+    }
+    assert {name for name in asked - silent if name not in exported} == set()
+    discovery = json.loads(session.discovery_file(cluster).read_text())
+    assert {target.rpartition(":")[2] for one in discovery for target in one["targets"]} >= {str(p) for p in ports}
+
+
+@pytest.mark.cluster
+def test_the_dashboard_lies_where_ray_provisions_grafana_from(rehearsed: str, cluster: Settings) -> None:
+    folder = dashboards.write(cluster)
+    provisioned = session.metrics_folder(cluster) / "grafana" / "dashboards" / FILE
+    assert provisioned.read_text() == (folder / FILE).read_text()
+    config = json.loads((folder / "prometheus.yml").read_text())
+    assert Path(config["scrape_configs"][0]["file_sd_configs"][0]["files"][0]).exists()
+
+
+@pytest.mark.cluster
+def test_a_rollback_brings_the_champion_before_it_back(rehearsed: str, cluster: Settings, folder: Path) -> None:
+    import ray
+
+    registry = Registry(cluster)
+    champion = registry.aliased("digits", CHAMPION)
+    before = predecessor(Journal("digits", Tables(cluster)).decisions(), champion.version)
+    done = rayloop(cluster, folder, "rollback", "digits.py", "--version", champion.version, "--reason", "a test")
+    assert done.returncode == 0, done.stdout
+    assert f"digits v{before} answers again: a test" in done.stdout
+    assert registry.aliased("digits", CHAMPION).version == before
+    assert registry.version("digits", champion.version).tags["rayloop.rolled_back_because"] == "a test"
+    monitor = ray.get_actor(monitor_actor("digits"), namespace=ACTOR_NAMESPACE)
+    assert ray.get(monitor.status.remote())["version"] == before
+    again = rayloop(cluster, folder, "rollback", "digits.py", "--version", champion.version, "--reason", "a test")
+    assert "is champion no more" in again.stdout

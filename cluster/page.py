@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from monitoring.style import STYLE
+from cluster.style import STYLE
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -52,6 +52,10 @@ def _cells(row: Sequence[str], wide_last: bool) -> str:
     if wide_last:
         cells[-1] = f'<td style="width:60%">{row[-1]}</td>'
     return "".join(cells)
+
+
+def plot(svg: str) -> str:
+    return f'<div class="plot">{svg}</div>'
 
 
 def none(why: str) -> str:

@@ -1,4 +1,4 @@
-"""The report's style sheet. Light and dark follow the reader's own setting."""
+"""The style sheet of pages for people: report, model card, catalogue. Light and dark follow the reader's own setting."""
 
 STYLE = """
 :root { --paper: #fbfaf8; --card: #ffffff; --ink: #23262b; --soft: #6b7079; --faint: #e3e1dc; --bar: #3b82c4;
@@ -36,6 +36,9 @@ td.n { font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.w { white-space: nowrap; }
 .none { color: var(--soft); font-style: italic; margin: 4px 0 0; }
 .tag { font-weight: 600; }
+h3 { font-size: 14px; margin: 18px 0 0; color: var(--soft); font-weight: 600; }
+.pass { color: var(--good); font-weight: 600; }
+.fail { color: var(--bad); font-weight: 600; }
 .promote, .advance { color: var(--good); }
 .abort, .drop, .alarm { color: var(--bad); }
 .pause, .resume, .held { color: var(--wait); }

@@ -1,0 +1,62 @@
+"""Plots as inline SVG that take their ink from the page, so that they read on light and on dark alike.
+
+``STYLE`` is for matplotlib's ``rc_context``; INK, FAINT and PAPER are the colours that the page replaces by its own.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Stand-ins: matplotlib wants real colours.
+INK, FAINT, PAPER = "#010203", "#040506", "#070809"
+_STANDS_FOR = {INK: "currentColor", FAINT: "var(--faint)", PAPER: "var(--paper)"}
+_XMLNS = "http://www.w3.org/2000/svg"
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    # A value may hold a dollar sign.
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+}
+
+
+def svg(figure: Figure, name: str, tips: Mapping[str, str] | None = None) -> str:
+    """The figure as SVG for a page; ``tips`` are shown over the parts of these ids."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(
+        r'<svg [^>]*viewBox="([^"]+)"[^>]*>',
+        rf'<svg xmlns="{_XMLNS}" viewBox="\1" role="img" aria-label="{name}">',
+        text,
+        count=1,
+    )
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<g id="patch_1">).*?(</g>)', r"\1\2", text, count=1, flags=re.DOTALL)
+    text = text.replace("xlink:href", "href")
+    for stand_in, colour in _STANDS_FOR.items():
+        text = text.replace(stand_in, colour)
+    for gid, tip in (tips or {}).items():
+        text = text.replace(f'<g id="{gid}">', f'<g id="{gid}" class="tip"><title>{html.escape(tip)}</title>')
+    return text

@@ -1,0 +1,250 @@
+"""A Grafana dashboard of what rayloop exports, in the form of Ray's own: same variables, numbered panels, no data source
+of its own, so that the Grafana which Ray's dashboard embeds finds it in the folder that Ray provisions. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cluster.contracts import Frozen
+
+UID = "rayloopModels"
+FILE = "rayloop_grafana_dashboard.json"
+WIDTH, HEIGHT = 12, 8
+_OF_MODEL = 'model=~"$Model",SessionName=~"$SessionName"'
+
+
+class Panel(Frozen):
+    """A plot: expressions by legend; ``$m`` stands for the dashboard's filters, ``limit`` draws a line."""
+
+    title: str
+    unit: str
+    targets: dict[str, str]
+    told: str = ""
+    limit: float | None = None
+
+
+SECTIONS: dict[str, tuple[Panel, ...]] = {
+    "Drift": (
+        Panel(
+            title="Distance over threshold, by column",
+            unit="none",
+            targets={"{{model}} v{{version}} {{column}}": "topk(10, ray_rayloop_drift_ratio{$m})"},
+            told="From 1 on a column is too far from its training data.",
+            limit=1.0,
+        ),
+        Panel(
+            title="Segments: largest distance over threshold",
+            unit="none",
+            targets={
+                "{{segment}}": "ray_rayloop_segment_ratio{$m}",
+                "labels": "ray_rayloop_label_drift_ratio{$m}",
+            },
+            limit=1.0,
+        ),
+        Panel(
+            title="Domain classifier",
+            unit="none",
+            targets={"{{model}} AUC": "ray_rayloop_look_auc{$m}"},
+            told="0.5: live rows cannot be told from training rows.",
+            limit=0.6,
+        ),
+        Panel(
+            title="Alarms, actions, failures",
+            unit="none",
+            targets={
+                "alarms": "increase(ray_rayloop_drift_alarms_total{$m}[1h])",
+                "actions": "increase(ray_rayloop_drift_actions_total{$m}[1h])",
+                "failures": "increase(ray_rayloop_drift_failures_total{$m}[1h])",
+            },
+        ),
+    ),
+    "Performance": (
+        Panel(
+            title="Loss by labels, with limits",
+            unit="none",
+            targets={
+                "loss {{segment}}": "ray_rayloop_loss{$m}",
+                "low {{segment}}": "ray_rayloop_loss_low{$m}",
+                "high {{segment}}": "ray_rayloop_loss_high{$m}",
+                "held out {{segment}}": "ray_rayloop_loss_reference{$m}",
+            },
+            told="Limits hold at every look, however many labels have come.",
+        ),
+        Panel(
+            title="Estimated and observed",
+            unit="none",
+            targets={
+                "{{method}} {{metric}}": "ray_rayloop_estimated{$m}",
+                "observed {{metric}}": "ray_rayloop_observed{$m}",
+            },
+        ),
+        Panel(
+            title="Labels that have come",
+            unit="percentunit",
+            targets={"{{model}}": 'ray_rayloop_label_share{segment="",$m}'},
+        ),
+    ),
+    "Serving": (
+        Panel(
+            title="Requests per second",
+            unit="reqps",
+            targets={
+                "{{model}} v{{version}} {{variant}}": "sum by (model, version, variant) (rate(ray_rayloop_requests_total{$m}[1m]))"
+            },
+        ),
+        Panel(
+            title="Latency, features and model",
+            unit="ms",
+            targets={
+                f"p{q}": f"histogram_quantile(0.{q}, sum by (le, model) (rate(ray_rayloop_latency_ms_bucket{{$m}}[5m])))"
+                for q in (50, 95, 99)
+            },
+        ),
+        Panel(
+            title="Errors per second",
+            unit="reqps",
+            targets={
+                "HTTP {{status}}": 'sum by (model, status) (rate(ray_rayloop_http_requests_total{status!~"2..",$m}[1m]))',
+                "{{variant}} failed": "sum by (model, variant) (rate(ray_rayloop_errors_total{$m}[1m]))",
+            },
+        ),
+        Panel(
+            title="Requests queued, and under way in replicas",
+            unit="none",
+            targets={
+                "{{application}} queued": 'sum by (application) (ray_serve_deployment_queued_queries{SessionName=~"$SessionName"})',
+                "{{application}}": 'sum by (application) (ray_serve_replica_processing_queries{SessionName=~"$SessionName"})',
+            },
+        ),
+        Panel(
+            title="Replicas",
+            unit="none",
+            targets={
+                "{{model}} told of": "ray_rayloop_replicas{$m}",
+                "{{application}} healthy": 'sum by (application) (ray_serve_deployment_replica_healthy{SessionName=~"$SessionName"})',
+            },
+        ),
+    ),
+    "Resources and cost": (
+        Panel(
+            title="CPUs of a model: reserved and used",
+            unit="none",
+            targets={"{{model}} {{kind}}": "rate(ray_rayloop_cpu_seconds{$m}[5m])"},
+        ),
+        Panel(
+            title="GPUs",
+            unit="none",
+            targets={
+                "{{model}} reserved": "rate(ray_rayloop_gpu_seconds{$m}[5m])",
+                "{{instance}} utilisation": 'ray_node_gpus_utilization{SessionName=~"$SessionName"} / 100',
+            },
+        ),
+        Panel(
+            title="CPU of nodes",
+            unit="percent",
+            targets={"{{instance}}": 'ray_node_cpu_utilization{SessionName=~"$SessionName"}'},
+        ),
+        Panel(
+            title="Cost per hour, by model",
+            unit="none",
+            targets={"{{model}}": 'sum by (model) (rate(ray_rayloop_cost{tag="",$m}[1h])) * 3600'},
+        ),
+        Panel(
+            title="Cost per hour, by tag",
+            unit="none",
+            targets={"{{tag}} {{value}}": 'sum by (tag, value) (rate(ray_rayloop_cost{tag!="",$m}[1h])) * 3600'},
+        ),
+    ),
+}
+
+
+def dashboard() -> str:
+    """The dashboard's JSON."""
+    panels: list[dict[str, Any]] = []
+    y = 0
+    for title, section in SECTIONS.items():
+        panels.append(_row(title, len(panels) + 1, y))
+        y += 1
+        for i, panel in enumerate(section):
+            at = {"h": HEIGHT, "w": WIDTH, "x": WIDTH * (i % 2), "y": y + HEIGHT * (i // 2)}
+            panels.append(_panel(panel, len(panels) + 1, at))
+        y += HEIGHT * -(-len(section) // 2)
+    made = {
+        "uid": UID,
+        "title": "Rayloop models",
+        "tags": ["rayloop"],
+        "rayMeta": ["excludesSystemRoutes"],
+        "schemaVersion": 27,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": False,
+        "time": {"from": "now-30m", "to": "now"},
+        "timezone": "",
+        "templating": {"list": _variables()},
+        "panels": panels,
+    }
+    return json.dumps(made, indent=1) + "\n"
+
+
+def expressions() -> list[str]:
+    """What is asked of Prometheus, filters filled in."""
+    return [_filled(e) for panels in SECTIONS.values() for panel in panels for e in panel.targets.values()]
+
+
+def _filled(expression: str) -> str:
+    return expression.replace("$m", _OF_MODEL)
+
+
+def _panel(panel: Panel, number: int, at: dict[str, int]) -> dict[str, Any]:
+    steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
+    if panel.limit is not None:
+        steps.append({"color": "red", "value": panel.limit})
+    style = {"lineWidth": 1, "fillOpacity": 10, "thresholdsStyle": {"mode": "line" if panel.limit else "off"}}
+    defaults = {"unit": panel.unit, "custom": style, "thresholds": {"mode": "absolute", "steps": steps}}
+    targets = [
+        {"expr": _filled(expr), "legendFormat": legend, "refId": chr(ord("A") + i), "exemplar": True, "interval": ""}
+        for i, (legend, expr) in enumerate(panel.targets.items())
+    ]
+    return {
+        "id": number,
+        "type": "timeseries",
+        "title": panel.title,
+        "description": panel.told,
+        "datasource": "${datasource}",
+        "gridPos": at,
+        "targets": targets,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
+    }
+
+
+def _row(title: str, number: int, y: int) -> dict[str, Any]:
+    at = {"h": 1, "w": 2 * WIDTH, "x": 0, "y": y}
+    return {"id": number, "type": "row", "title": title, "collapsed": False, "gridPos": at, "panels": []}
+
+
+def _variables() -> list[dict[str, Any]]:
+    source = {"name": "datasource", "type": "datasource", "query": "prometheus", "hide": 2, "refresh": 1}
+    return [
+        source,
+        _values("SessionName", "label_values(ray_node_network_receive_speed, SessionName)"),
+        _values("Model", "label_values(ray_rayloop_requests_total, model)"),
+    ]
+
+
+def _values(name: str, query: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "type": "query",
+        "datasource": "${datasource}",
+        "definition": query,
+        "query": {"query": query, "refId": "StandardVariableQuery"},
+        "includeAll": True,
+        "allValue": ".*",
+        "multi": True,
+        "current": {"text": ["All"], "value": ["$__all"]},
+        "refresh": 2,
+        "hide": 0,
+    }

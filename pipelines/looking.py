@@ -1,0 +1,152 @@
+"""Look at the logged rows of a model's closed windows, in a Ray task: gather them, and the version's own past rows.
+
+Rows are read a part at a time and sampled by a hash of their ids (monitoring/reservoir.py), so that memory is bounded
+whatever the traffic, and the same log gives the same rows to whoever looks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from cluster.contracts import Task, labels_table, ledger_actor, predictions_table, to_label_table
+from cluster.errors import DataError
+from cluster.registry import Registry
+from cluster.settings import Settings
+from cluster.tables import Tables
+from deployments.log import features_of
+from features.bundle import Manifest
+from features.frame import ID, LABEL
+from features.pit import AS_OF
+from features.split import SPLIT, TRAIN
+from monitoring.look import Asked, Looked, look
+from monitoring.reservoir import Reservoir
+from monitoring.rows import Rows
+from monitoring.segments import Past
+from pipelines.actors import exists
+from trainers import evaluate
+
+LEAST_PER_WINDOW = 1_000
+_FLUSH_S = 60.0
+_QUEUE = pa.schema(
+    [
+        ("id", pa.string()),
+        ("version", pa.string()),
+        ("window", pa.timestamp("us", "UTC")),
+        ("worth", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the monitor has run as a task: reads the stores where it runs, and queues what is worth labelling."""
+
+    settings: Settings
+
+    def __call__(self, asked: Asked) -> Looked:
+        """Raises RayloopError when the version or its training frame is gone."""
+        registry, tables = Registry(self.settings), Tables(self.settings)
+        folder = registry.fetch(registry.version(asked.model, asked.version))
+        manifest = Manifest.load(folder)
+        _commit_log(asked.model)
+        past = past_rows(tables, folder, manifest, asked)
+        seen = look(asked, manifest.task, manifest.features.columns, past, live_rows(tables, manifest.task, asked))
+        _queue(tables, asked, seen)
+        return seen
+
+
+def past_rows(tables: Tables, folder: Path, manifest: Manifest, asked: Asked) -> Past:
+    """Rows of the frame that the version was made of, with its scores; at most as many as the policy says of each side."""
+    snapshot = manifest.snapshot
+    if not tables.has_snapshot(snapshot):
+        raise DataError(f"the training frame {snapshot.table}@{snapshot.id} is gone", "retrain on what is left")
+    kept: dict[bool, Reservoir] = {}
+    for part in tables.stream(snapshot.table, snapshot.id):
+        training = pc.equal(part[SPLIT], TRAIN)
+        for side, rows in ((True, part.filter(training)), (False, part.filter(pc.invert(training)))):
+            _offer(kept, side, rows, asked.look.rows)
+    return Past(*(_of_frame(kept[side].rows, folder) for side in (True, False)))
+
+
+def live_rows(tables: Tables, task: Task, asked: Asked) -> Rows:
+    """Answered rows of the windows asked for, of each a uniform sample, with the labels that have come."""
+    table, width = predictions_table(asked.model), asked.policy.window_s
+    said = "probabilities" if task.kind == "multiclass" else "score"
+    share = max(LEAST_PER_WINDOW, asked.look.rows // len(asked.windows))
+    kept: dict[float, Reservoir] = {}
+    span = (AS_OF, asked.windows[0], asked.until)
+    columns = [ID, "version", AS_OF, said, "features"]
+    for part in tables.stream(table, columns=columns, between=span):
+        answered = part.filter(pc.and_(pc.equal(part["version"], asked.version), pc.is_valid(part[said])))
+        starts = np.floor(_seconds(answered[AS_OF]) / width) * width
+        for start in set(np.unique(starts)) & set(asked.windows):
+            size = asked.look.rows if start >= asked.since else share
+            _offer(kept, float(start), answered.filter(pa.array(starts == start)), size)
+    if not kept:
+        raise DataError(f"the log of {asked.model} has no row of v{asked.version} in the windows that closed")
+    rows = pa.concat_tables([one.rows for one in kept.values()]).combine_chunks()
+    return _of_log(rows, said, _labels(tables, asked.model, rows[ID]))
+
+
+def _offer(kept: dict, key: object, rows: pa.Table, size: int) -> None:
+    if rows.num_rows:
+        kept.setdefault(key, Reservoir(size, rows.schema)).update(rows, rows[ID])
+
+
+def _of_frame(rows: pa.Table, folder: Path) -> Rows:
+    scores = evaluate.score_table(folder, rows).astype(np.float64)
+    return Rows(rows, _ids(rows), _seconds(rows[AS_OF]), scores, rows[LABEL].to_numpy().astype(np.float64))
+
+
+def _of_log(rows: pa.Table, said: str, labels: pl.DataFrame) -> Rows:
+    joined = pl.DataFrame(rows.select([ID])).join(labels, on=ID, how="left", maintain_order="left")
+    values = joined.get_column(LABEL).fill_null(math.nan).to_numpy()
+    scores = np.array(rows[said].to_pylist(), np.float64)
+    return Rows(features_of(rows), _ids(rows), _seconds(rows[AS_OF]), scores, values)
+
+
+def _labels(tables: Tables, model: str, ids: pa.ChunkedArray) -> pl.DataFrame:
+    """The newest label of each of ``ids`` that has one: ``id``, ``label``."""
+    wanted = pl.DataFrame({ID: ids})
+    found = [pl.DataFrame(schema={ID: pl.String, LABEL: pl.Float64, "received": pl.Datetime("us", "UTC")})]
+    if tables.exists(labels_table(model)):
+        parts: Iterator[pa.Table] = tables.stream(labels_table(model), columns=[ID, LABEL, "received"])
+        found += [pl.DataFrame(part).join(wanted, on=ID, how="semi") for part in parts]
+    both = pl.concat(found, how="vertical_relaxed")
+    return both.sort("received").unique(ID, keep="last").select(ID, LABEL)
+
+
+def _queue(tables: Tables, asked: Asked, seen: Looked) -> None:
+    """Once for each window, whoever looks again."""
+    if not seen.wanted:
+        return
+    rows = [
+        {"id": w.id, "version": asked.version, "window": round(asked.window * 1e6), "worth": w.worth}
+        for w in seen.wanted
+    ]
+    key = f"{asked.version}@{asked.window:.0f}"
+    tables.append(to_label_table(asked.model), pa.Table.from_pylist(rows, _QUEUE), key)
+
+
+def _commit_log(model: str) -> None:
+    """Have the ledger write what it still holds: windows close before their last rows are on disk."""
+    if ray.is_initialized() and exists(ledger_actor(model)):
+        ray.get(ray.get_actor(ledger_actor(model)).flush.remote(), timeout=_FLUSH_S)
+
+
+def _ids(rows: pa.Table) -> np.ndarray:
+    return np.asarray(rows[ID].to_pylist(), object)
+
+
+def _seconds(when: pa.ChunkedArray) -> np.ndarray:
+    micros = when.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    return np.asarray(micros / 1e6)
