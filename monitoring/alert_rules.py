@@ -76,7 +76,7 @@ RULES = (
     ),
     Rule(
         name="RayloopSlow",
-        expr="histogram_quantile(0.99, sum by (model, le) (rate(ray_rayloop_latency_ms_bucket[5m]))) > 250",
+        expr="histogram_quantile(0.99, sum by (model, le) (rate(ray_rayloop_latency_ms_bucket_total[5m]))) > 250",
         lasts="10m",
         severity="warning",
         summary="1 % of requests to {{ $labels.model }} spend more than {{ $value | humanize }} ms on features and model",

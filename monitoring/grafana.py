@@ -98,7 +98,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             title="Latency, features and model",
             unit="ms",
             targets={
-                f"p{q}": f"histogram_quantile(0.{q}, sum by (le, model) (rate(ray_rayloop_latency_ms_bucket{{$m}}[5m])))"
+                f"p{q}": f"histogram_quantile(0.{q}, sum by (le, model) (rate(ray_rayloop_latency_ms_bucket_total{{$m}}[5m])))"
                 for q in (50, 95, 99)
             },
         ),

@@ -88,9 +88,9 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
     (
         "RayloopSlow",
         {
-            series("ray_rayloop_latency_ms_bucket", **M, le="100"): "0+90x30",
-            series("ray_rayloop_latency_ms_bucket", **M, le="1000"): "0+100x30",
-            series("ray_rayloop_latency_ms_bucket", **M, le="+Inf"): "0+100x30",
+            series("ray_rayloop_latency_ms_bucket_total", **M, le="100"): "0+90x30",
+            series("ray_rayloop_latency_ms_bucket_total", **M, le="1000"): "0+100x30",
+            series("ray_rayloop_latency_ms_bucket_total", **M, le="+Inf"): "0+100x30",
         },
         "20m",
         M,
@@ -219,7 +219,7 @@ def test_rules_and_panels_name_only_metrics_that_are_exported() -> None:
     import re
 
     known = {f"ray_{name}" for name in GAUGES} | {f"ray_{name}_total" for name, _ in COUNTERS.values()}
-    replica = {"requests_total", "http_requests_total", "errors_total", "latency_ms_bucket", "log_dropped_rows_total"}
+    replica = {"requests_total", "http_requests_total", "errors_total", "latency_ms_bucket_total", "log_dropped_rows_total"}
     known |= {f"ray_rayloop_{name}" for name in replica}
     used = re.findall(r"ray_rayloop_\w+", " ".join([*expressions(), *(rule.expr for rule in RULES)]))
     assert set(used) <= known
