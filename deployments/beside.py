@@ -81,9 +81,10 @@ class Line:
 
     async def ask(self, asked: Question) -> list[Said]:
         """What the challenger says of each request. Raises what went wrong; may be cancelled."""
-        connection = self._idle.pop() if self._idle else await self._connect()
+        connection = self._taken() or await self._connect()
         if connection is None:
-            return await self._over_serve(asked)
+            said: list[Said] = await _answered(self._handle.score.remote(*asked))
+            return said
         try:
             said = read_answer(await connection.ask(question(asked)))
         except BaseException:
@@ -99,6 +100,15 @@ class Line:
         while self._idle:
             self._idle.pop().close()
 
+    def _taken(self) -> _Connection | None:
+        """A connection that is at hand; those whose replica is gone are let go."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.over:
+                return connection
+            connection.close()
+        return None
+
     def _keep(self, connection: _Connection) -> None:
         if self._closed:
             connection.close()
@@ -107,19 +117,10 @@ class Line:
 
     async def _connect(self) -> _Connection | None:
         """A connection to one of the replicas; None when Serve's choice is on another machine."""
-        found = Address(*await self._handle.address.remote())
+        found = Address(*await _answered(self._handle.address.remote()))
         if found.node != self._node:
             return None
         return _Connection(*await asyncio.open_unix_connection(found.path))
-
-    async def _over_serve(self, asked: Question) -> list[Said]:
-        response = self._handle.score.remote(*asked)
-        try:
-            said: list[Said] = await response
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-        return said
 
 
 class _Connection:
@@ -133,8 +134,22 @@ class _Connection:
         self._writer.write(message)
         return await _read(self._reader)
 
+    @property
+    def over(self) -> bool:
+        """Whether the other side has closed it."""
+        return self._reader.at_eof() or self._writer.is_closing()
+
     def close(self) -> None:
         self._writer.close()
+
+
+async def _answered(response: Any) -> Any:
+    """What Serve answers; a call that is given up here is given up there."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:

@@ -139,6 +139,27 @@ def test_a_replica_that_is_gone_costs_one_question_and_another_is_found(tmp_path
     with_listener(tmp_path, said, test)
 
 
+def test_a_replica_that_goes_between_two_questions_costs_none(tmp_path: Path) -> None:
+    async def test(line: Line, handle: Handle, listener: Listener) -> None:
+        gone = asyncio.Event()
+
+        def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+            gone.set()
+
+        dead = await asyncio.start_unix_server(close, tmp_path / "dead.sock")
+        alive, handle.path = handle.path, tmp_path / "dead.sock"
+        await line.find()
+        await gone.wait()
+        handle.path = alive
+        while not line._idle[0].over:
+            await asyncio.sleep(0)
+        assert numbers(await line.ask(ASKED)) == [[7], [7, 7]]
+        dead.close()
+
+    with_listener(tmp_path, said, test)
+
+
 def test_a_replica_on_another_machine_is_asked_over_serve() -> None:
     async def test() -> None:
         handle = Handle(ELSEWHERE, Path("/nowhere"), said(ASKED))
@@ -154,6 +175,11 @@ def test_a_question_over_serve_that_is_given_up_is_cancelled_there() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(Line(handle, HERE).ask(ASKED), 0.01)
         assert handle.responses[0].cancelled
+
+        handle.address = handle.score
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(Line(handle, HERE).find(), 0.01)
+        assert handle.responses[1].cancelled
 
     asyncio.run(test())
 

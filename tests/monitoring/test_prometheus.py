@@ -219,7 +219,13 @@ def test_rules_and_panels_name_only_metrics_that_are_exported() -> None:
     import re
 
     known = {f"ray_{name}" for name in GAUGES} | {f"ray_{name}_total" for name, _ in COUNTERS.values()}
-    replica = {"requests_total", "http_requests_total", "errors_total", "latency_ms_bucket_total", "log_dropped_rows_total"}
+    replica = {
+        "requests_total",
+        "http_requests_total",
+        "errors_total",
+        "latency_ms_bucket_total",
+        "log_dropped_rows_total",
+    }
     known |= {f"ray_rayloop_{name}" for name in replica}
     used = re.findall(r"ray_rayloop_\w+", " ".join([*expressions(), *(rule.expr for rule in RULES)]))
     assert set(used) <= known
