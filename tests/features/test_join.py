@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from features import pit
 from features.definitions import Entity, FeatureView, Latest
 from features.pit import AS_OF, INSTANT
-from tests.features.cases import Case, cases
+from tests.features.cases import Case, cases, since
 from tests.features.oracle import Cell, expected
 
 CASES, TOGETHER = 2_200, 10
@@ -56,10 +56,8 @@ def later(view: FeatureView, at: int | None) -> pl.Expr:
     """Whether an event is not known at ``at``, microseconds since the epoch; for a row without time none is."""
     if at is None:
         return pl.lit(True)
-    happened = pl.col("happened").dt.epoch("us")
-    known = pl.col("known").dt.epoch("us") if view.known_at else happened + view.delay_us
-    since = pl.when(happened > known).then(happened).otherwise(known)
-    return ~(since < at if view.strict else since <= at).fill_null(False)
+    counts = since(view) < at if view.strict else since(view) <= at
+    return ~counts.fill_null(False)
 
 
 def shuffled(events: pl.DataFrame, which: pl.Expr, seed: int) -> pl.DataFrame:
