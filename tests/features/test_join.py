@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 from datetime import timedelta
+from unittest.mock import patch
 
 import polars as pl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features import pit
+from features import pit, timeline
 from features.definitions import Entity, FeatureView, Latest
 from features.pit import AS_OF, INSTANT
 from tests.features.cases import Case, cases, since
@@ -39,6 +40,13 @@ def test_the_join_is_the_oracle_bit_for_bit(case: Case) -> None:
 @settings(max_examples=200)
 def test_a_few_events_and_rows_or_none(case: Case) -> None:
     check(case)
+
+
+@given(cases(3))
+@settings(max_examples=100)
+def test_entities_and_times_that_do_not_fit_into_one_number(case: Case) -> None:
+    with patch.object(timeline, "BITS", 30):
+        check(case)
 
 
 @given(cases(1), st.integers(0, 2**32 - 1))
