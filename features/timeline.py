@@ -45,7 +45,8 @@ class Timeline:
 
     def _place(self, codes: np.ndarray, asked: np.ndarray) -> np.ndarray:
         """Times before all others are in the gap before the entity's first."""
-        return codes * self.span + np.clip(asked - (self.first - 1), 0, self.span - 1)
+        placed: np.ndarray = codes * self.span + np.clip(asked - (self.first - 1), 0, self.span - 1)
+        return placed
 
 
 def along(codes: pl.Series, times: pl.Series, entities: int) -> tuple[pl.Series | None, int, int]:

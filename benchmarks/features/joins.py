@@ -92,7 +92,7 @@ class Rayloop:
         from features.distributed import look_up
         from features.landing import half_the_cpus
 
-        read = ray.remote(num_cpus=0.5)(_read)
+        read = ray.remote(_read)
         blocks = [read.remote(part) for part in self._tables.parts(landed.rows)[1]]
         made = look_up(views(case), blocks, {"events": self._tables.parts(landed.events)[1]}, half_the_cpus())
         ray.wait(made, num_returns=len(made), fetch_local=False)
@@ -113,9 +113,9 @@ def _plain(frame: pl.DataFrame):  # type: ignore[no-untyped-def]
 
 @contextmanager
 def rayloop(home: Path) -> Iterator[Rayloop]:
-    """A cluster of this machine's cores, and its workers started."""
+    """A cluster as ``rayloop up`` starts it."""
     ports = {port: session.free_port() for port in _PORTS}
-    settings = Settings(home=home, cpus=max(2, os.cpu_count() or 2), replica_ports_from=38000, **ports)  # type: ignore[arg-type]
+    settings = Settings(home=home, replica_ports_from=38000, **ports)  # type: ignore[arg-type]
     session.start(settings)
     session.use_token()
     os.environ.update(settings.environment())

@@ -20,7 +20,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from benchmarks.features.request import request_rows
 from benchmarks.redis_server import redis_server
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed, environment
@@ -63,23 +62,17 @@ VIEWS = (
 FEATURES = FeatureSet(name="online", request=category(*_KEYS), views=VIEWS)
 
 
-def rows(small: bool, say: Say) -> list[Row]:
-    """Run it all; ``small`` is for trials."""
-    events = flights_frame().drop_nulls(["tailnum"])
+def embedded_rows(small: bool, say: Say) -> list[Row]:
+    """LMDB beside Feast on SQLite; ``small`` is for trials."""
+    with tempfile.TemporaryDirectory() as home:
+        return list(_beside("SQLite", f"lmdb://{home}/online", {"type": "sqlite"}, 0.1, Path(home), small, say))
+
+
+def redis_rows(small: bool, say: Say) -> list[Row]:
+    """Both on one Redis, in databases of their own."""
     with tempfile.TemporaryDirectory() as home, redis_server(Path(home)) as redis:
-        folder = Path(home)
-        _features_beforehand(events, folder)
-        rounds, share = (1, 10) if small else (ROUNDS, 1)
-        stores = {
-            "SQLite": (f"lmdb://{folder / 'online'}", {"type": "sqlite"}, 0.1),
-            "Redis": (
-                f"{redis}/1",
-                {"type": "redis", "connection_string": f"{redis.removeprefix('redis://')},db=2"},
-                1 / 3,
-            ),
-        }
-        made = [r for kind in stores for r in _beside(kind, *stores[kind], events, folder, rounds, share, say)]
-    return made + request_rows(small, say)
+        theirs = {"type": "redis", "connection_string": f"{redis.removeprefix('redis://')},db=2"}
+        return list(_beside("Redis", f"{redis}/1", theirs, 1 / 3, Path(home), small, say))
 
 
 def _features_beforehand(events: pl.DataFrame, folder: Path) -> None:
@@ -90,10 +83,12 @@ def _features_beforehand(events: pl.DataFrame, folder: Path) -> None:
 
 
 def _beside(
-    kind: str, uri: str, online: dict[str, str], limit: float, events: pl.DataFrame, folder: Path, rounds: int,
-    share: int, say: Say,
+    kind: str, uri: str, online: dict[str, str], limit: float, folder: Path, small: bool, say: Say,
 ) -> Iterator[Row]:  # fmt: skip
     peer, store = f"Feast, {kind}", open_store(uri)
+    rounds, share = (1, 10) if small else (ROUNDS, 1)
+    events = flights_frame().drop_nulls(["tailnum"])
+    _features_beforehand(events, folder)
     reader = FeatureReader(FEATURES, store)
     with ExitStack() as running:
         feast: _Feast | None = None

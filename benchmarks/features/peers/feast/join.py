@@ -49,8 +49,9 @@ def main() -> None:
 
 
 def _store(repo: Path, kind: str) -> FeatureStore:
+    offline = {"type": kind} if kind == "file" else {"type": kind, "storage_path": str(repo / "data")}
     config = RepoConfig(
-        project="benchmark", provider="local", registry=str(repo / "registry.db"), offline_store={"type": kind},
+        project="benchmark", provider="local", registry=str(repo / "registry.db"), offline_store=offline,
         online_store={"type": "sqlite", "path": str(repo / "online.db")}, entity_key_serialization_version=3,
     )  # fmt: skip
     return FeatureStore(config=config)
