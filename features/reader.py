@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, chain
+from functools import lru_cache
+from itertools import chain
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -89,9 +90,7 @@ class FeatureReader:
         ``now_us`` is the server's clock, microseconds since the epoch; it stands in for a feature
         set's ``as_of`` when that declares none.
         """
-        # Twice as fast as to ask for one column after the other.
-        given = dict(zip(request.column_names, request.columns, strict=True))
-        columns = {name: self._typed(name, given[name]) for name in self._given}
+        columns = {name: self._typed(name, request.column(name)) for name in self._given}
         if self._computed:
             columns |= self._few(columns, request.num_rows) or self._many(request)
         if AS_OF not in columns:
@@ -224,14 +223,18 @@ def _slices(numbers: np.ndarray) -> list[pa.Array]:
 
 def _cells(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Numbers, texts, or microseconds as an Arrow array; pa.array takes 6 µs for one, and there are several a request."""
+    if pa.types.is_string(kind):
+        return _text(values[0]) if len(values) == 1 else pa.array(values, kind)
     if None in values:
         return pa.array(values, kind)
-    if pa.types.is_string(kind):
-        texts = [text.encode() for text in values]
-        ends = array("i", accumulate(map(len, texts), initial=0))
-        return pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
     numbers = array("d" if kind == pa.float64() else "q", values)
     return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
+
+
+@lru_cache(maxsize=8192)
+def _text(value: str | None) -> pa.Array:
+    """One text; hours, weekdays and airports come again and again."""
+    return pa.array([value], pa.string())
 
 
 def _plain(cells: Cells, kind: pa.DataType) -> list[Any]:
