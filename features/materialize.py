@@ -16,8 +16,8 @@ from features.state_keys import keys_of, state_prefix
 _WATERMARK = b"watermark/"
 _POSITION = b"position/"
 
-# Events of one transaction.
-_CHUNK = 250_000
+# Events of one transaction. An entity that has events in several is written as often.
+_CHUNK = 1 << 19
 
 
 def watermark(store: OnlineStore, view: FeatureView) -> int | None:

@@ -9,7 +9,8 @@ import pytest
 
 from cluster.errors import DataError
 from features import backfill as backfilling
-from features.backfill import backfill, refill
+from features.backfill import Backfilled, backfill, refill
+from features.definitions import FeatureView
 from features.materialize import materialize, push, watermark
 from features.online import LmdbStore, OnlineStore
 from features.pit import join
@@ -24,6 +25,12 @@ SPENDING, WEATHER = VIEWS
 @pytest.fixture
 def store(tmp_path: Path) -> LmdbStore:
     return LmdbStore(tmp_path)
+
+
+def made_anew(
+    store: OnlineStore, view: FeatureView, events: pl.DataFrame, until_us: int, since_us: int | None = None
+) -> Backfilled:
+    return backfill(store, view, events.iter_slices(300), events.height, until_us, since_us)
 
 
 def assert_as_joined(store: OnlineStore, events: pl.DataFrame) -> None:
@@ -45,13 +52,13 @@ def test_a_backfilled_view_gives_what_the_join_gives(store: LmdbStore, part: int
     monkeypatch.setattr(backfilling, "_PART_EVENTS", part)
     events = history(2000, 0)
     for view in VIEWS:
-        done = backfill(store, view, events, END)
+        done = made_anew(store, view, events, END)
         assert (done.events, done.removed) == (2000, 0)
         assert watermark(store, view) is not None
     assert_as_joined(store, events)
     before = contents(store, b"")
     for view in VIEWS:
-        backfill(store, view, events, END)
+        made_anew(store, view, events, END)
     assert contents(store, b"") == before
 
 
@@ -61,7 +68,7 @@ def test_other_views_are_not_touched(store: LmdbStore) -> None:
         materialize(store, view, events, END)
     others = contents(store, state_prefix(WEATHER))
     changed = events.with_columns(pl.col("spent") + 1)
-    backfill(store, SPENDING, changed, END)
+    made_anew(store, SPENDING, changed, END)
     assert contents(store, state_prefix(WEATHER)) == others
     assert contents(store, b"")
 
@@ -75,7 +82,7 @@ def test_what_was_corrected_or_landed_late_finds_its_place(store: LmdbStore) -> 
         assert_as_joined(store, events)
     for view in VIEWS:
         since = round(late.get_column("at").min().timestamp() * 1e6)
-        backfill(store, view, events, END, since)
+        made_anew(store, view, events, END, since)
     assert_as_joined(store, events)
 
 
@@ -84,10 +91,10 @@ def test_only_entities_with_later_events_are_made_anew(store: LmdbStore) -> None
         pl.when(pl.int_range(pl.len()) < 150).then(pl.lit("a")).otherwise(pl.lit("b")).alias("shop")
     )
     since = round(events.get_column("at")[200].timestamp() * 1e6)
-    assert backfill(store, SPENDING, events, END, since).entities == 1
-    assert backfill(store, SPENDING, events.filter(pl.col("shop") == "b"), END).removed == 0
-    assert backfill(store, SPENDING, events, END).entities == 2
-    assert backfill(store, SPENDING, events.filter(pl.col("shop") == "b"), END).removed == 1
+    assert made_anew(store, SPENDING, events, END, since).entities == 1
+    assert made_anew(store, SPENDING, events.filter(pl.col("shop") == "b"), END).removed == 0
+    assert made_anew(store, SPENDING, events, END).entities == 2
+    assert made_anew(store, SPENDING, events.filter(pl.col("shop") == "b"), END).removed == 1
 
 
 def test_pushed_events_that_are_not_landed_yet_are_not_lost(store: LmdbStore) -> None:
@@ -95,7 +102,7 @@ def test_pushed_events_that_are_not_landed_yet_are_not_lost(store: LmdbStore) ->
     materialize(store, SPENDING, events.head(250), END)
     push(store, SPENDING, events.tail(50))
     with pytest.raises(DataError, match="newer than its table"):
-        backfill(store, SPENDING, events.head(250), END)
+        made_anew(store, SPENDING, events.head(250), END)
 
 
 def test_what_is_left_of_some_entities_is_made_anew(store: LmdbStore) -> None:
