@@ -24,7 +24,8 @@ Say = Callable[[str], None]
 
 SIZES = (1_000_000, 5_000_000, 50_000_000)
 SMALL_SIZES = (100_000, 500_000, 2_000_000)
-ROUNDS = 3
+ROUNDS = 5
+_WARM_JOINS = 3
 FEAST_ROWS = (100, 500, 1_000, 2_000, 5_000, 20_000, 100_000)
 FEAST_STORES = {"file": "Feast, file store", "ray": "Feast, Ray store"}
 _FEAST_S = 120.0
@@ -37,7 +38,7 @@ def flights_rows(small: bool, say: Say) -> list[Row]:
     with _folder() as home, joins.rayloop(home / "rayloop") as cluster:
         case = tables.flights(home / "flights")
         landed, truth = cluster.land(case), oracle.expected(case)
-        cluster.join(case, landed)  # starts the workers
+        _warm(cluster, case, landed)
         ours, theirs = [], []
         for _ in range(1 if small else ROUNDS):
             ours.append(cluster.join(case, landed))
@@ -72,7 +73,7 @@ def _feast_rows(store: str, small: bool, say: Say) -> list[Row]:
         case = tables.flights(home / "flights")
         landed = cluster.land(case)
         joins.prepare_feast(case)
-        cluster.join(case, landed)
+        _warm(cluster, case, landed)
         feast = (store, FEAST_STORES[store])
         return [_feast_row(cluster, case, landed, feast, FEAST_ROWS[:2] if small else FEAST_ROWS, say)]
 
@@ -115,6 +116,8 @@ def _sizes(sizes: Sequence[int], say: Say) -> list[Row]:
             with _case(home, size, say) as case:
                 landed, truth = cluster.land(case), oracle.expected(case)
                 say(f"{case.name} landed")
+                if size == sizes[0]:
+                    _warm(cluster, case, landed)
                 ours = cluster.join(case, landed, truth.get_column(oracle.ROW), watch=True)
                 say(f"{case.name}: rayloop {ours.seconds:.1f} s, {ours.peak_mib:,.0f} MiB")
                 per_event.append(ours.seconds / size)
@@ -142,6 +145,12 @@ def _size_rows(case: Case, truth: pl.DataFrame, ours: Joined, say: Say) -> Itera
 
 def _both(case: Case, truth: pl.DataFrame, ours: Joined, theirs: Joined) -> str:
     return f"rayloop: {_errors(case, truth, ours)}; the peer: {_errors(case, truth, theirs)}"
+
+
+def _warm(cluster: Rayloop, case: Case, landed: joins.Landed) -> None:
+    """Ray starts a worker process when it is first needed, which takes seconds."""
+    for _ in range(_WARM_JOINS):
+        cluster.join(case, landed)
 
 
 def _range(joined: Sequence[Joined]) -> str:
