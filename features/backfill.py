@@ -62,8 +62,10 @@ def backfill(
     return Backfilled(len(written), len(stale), events)
 
 
-def refill(store: OnlineStore, view: FeatureView, events: pl.DataFrame, entities: pl.DataFrame) -> Backfilled:
-    """Make the states of some entities anew from what is left of them in ``events``; ``entities`` has the keys as columns.
+def refill(
+    store: OnlineStore, view: FeatureView, batches: Iterable[pl.DataFrame], entities: pl.DataFrame
+) -> Backfilled:
+    """Make the states of some entities anew from what is left of them in a table; ``entities`` has the keys as columns.
 
     Only as far as the view was materialised already; a view that never was stays empty.
     """
@@ -72,8 +74,10 @@ def refill(store: OnlineStore, view: FeatureView, events: pl.DataFrame, entities
         return Backfilled(0, 0, 0)
     keys = list(view.entity.keys)
     wanted = entities.select(pl.col(keys).cast(pl.String)).drop_nulls().unique()
-    found = history(view, events).filter(pl.col(AT) <= until).join(wanted, on=keys, how="semi", maintain_order="left")
-    written, _ = _replace(store, view, [found])
+    histories = (history(view, batch).filter(pl.col(AT) <= until) for batch in batches)
+    theirs = [found.join(wanted, on=keys, how="semi", maintain_order="left") for found in histories]
+    found = pl.concat(theirs) if theirs else wanted.clear()
+    written, _ = _replace(store, view, [found] if found.height else [])
     empty = keys_of(view, list(wanted.join(found.select(keys), on=keys, how="anti").to_dict(as_series=False).values()))
     stale = [key for key, state in zip(empty, store.get_many(empty), strict=True) if state is not None]
     store.delete(stale)

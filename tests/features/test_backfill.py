@@ -62,6 +62,17 @@ def test_a_backfilled_view_gives_what_the_join_gives(store: LmdbStore, part: int
     assert contents(store, b"") == before
 
 
+def test_no_more_is_in_memory_than_a_part_of_the_entities(store: LmdbStore, monkeypatch) -> None:
+    monkeypatch.setattr(backfilling, "_PART_EVENTS", 200)
+    sizes: list[int] = []
+    replaced = backfilling.apply
+    monkeypatch.setattr(backfilling, "apply", lambda *of: sizes.append(of[-1].height) or replaced(*of))
+    view = SPENDING.model_copy(update={"entity": SPENDING.entity.model_copy(update={"keys": ("visit",)})})
+    events = history(2000, 0).with_columns(visit=pl.int_range(pl.len()).cast(pl.String))
+    assert made_anew(store, view, events, END).entities == sum(sizes) == 2000
+    assert max(sizes) < 2 * 200
+
+
 def test_other_views_are_not_touched(store: LmdbStore) -> None:
     events = history(500, 0)
     for view in VIEWS:
@@ -113,12 +124,12 @@ def test_what_is_left_of_some_entities_is_made_anew(store: LmdbStore) -> None:
     gone = events.join(left, on=events.columns, how="anti")
     for view in VIEWS:
         mark = watermark(store, view)
-        assert refill(store, view, left, gone.select(view.entity.keys)).removed > 0
+        assert refill(store, view, left.iter_slices(300), gone.select(view.entity.keys)).removed > 0
         assert watermark(store, view) == mark
     assert_as_joined(store, left)
 
 
 def test_a_view_that_was_never_materialised_stays_empty(store: LmdbStore) -> None:
     events = history(100, 0)
-    assert refill(store, SPENDING, events, events.select("shop")).entities == 0
+    assert refill(store, SPENDING, [events], events.select("shop")).entities == 0
     assert not list(store.keys(b""))
