@@ -127,7 +127,7 @@ def displaced(arrived: tuple[Case, pl.DataFrame]) -> bool:
 @settings(max_examples=CASES, suppress_health_check=[HealthCheck.too_slow])
 def test_materialised(case: Case, chunk: int) -> None:
     store = MemoryStore()
-    with patch.object(materializing, "_CHUNK", chunk):
+    with patch.object(materializing, "_CHUNK", chunk), patch.object(materializing, "_MAX_CODES", chunk):
         materialize(store, case.view, case.events, END_US)
     with patch.object(lookup_few, "_LONG", chunk // 2):
         assert_same(case, store)
