@@ -180,6 +180,7 @@ def _run(command: list[str], timeout_s: float) -> dict[str, float]:
     except subprocess.TimeoutExpired as error:
         raise JoinFailed(f"not finished after {timeout_s:.0f} s") from error
     if done.returncode:
-        raise JoinFailed(f"it ended with code {done.returncode}: {' '.join(done.stderr.split())[-_TOLD_CHARS:]}")
+        said = done.stderr.strip().splitlines() or ["no word"]
+        raise JoinFailed(f"it ended with code {done.returncode}: {said[-1][-_TOLD_CHARS:]}")
     told: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return told
