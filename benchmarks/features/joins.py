@@ -151,7 +151,10 @@ def feast(case: Case, count: int, store: str, timeout_s: float) -> Joined:
 
 
 def prepare_feast(case: Case) -> None:
-    """For Feast, which looks values up: each window's mean and count as of each event."""
+    """For Feast, which looks values up: each window's mean and count as of each event.
+
+    Its Ray store looks for the rows' time under the name that the view's time has.
+    """
     (case.folder / "feast").mkdir(exist_ok=True)
     for window in case.windows:
         events = pl.scan_parquet(case.folder / "events" / "*.parquet").drop_nulls([*window.keys, window.known_at])
@@ -160,7 +163,8 @@ def prepare_feast(case: Case) -> None:
         made = rolled.agg(
             value.mean().alias(f"{window.name}_mean"), value.count().cast(pl.Float64).alias(f"{window.name}_count")
         )
-        made.collect().write_parquet(case.folder / "feast" / f"{window.name}.parquet")
+        named = made.rename({window.known_at: "event_timestamp"})
+        named.collect().write_parquet(case.folder / "feast" / f"{window.name}.parquet")
 
 
 def _spec(case: Case) -> str:
