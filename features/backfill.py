@@ -1,24 +1,31 @@
 """Make a view's online state anew from its table: all of it, or that of some entities. Other views are not touched.
 
 States are made aside and put in place of the old ones, a few entities at a time, each as a whole: a reader finds the
-old state of an entity or its new one, never none. Run again, it gives the same states. Pure but for the store.
+old state of an entity or its new one, never none. Run again, it gives the same states.
+
+All events of an entity are needed at once, and a table has them anywhere. A table that is larger than what is held in
+memory is read once, and dealt out to files by entity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import polars as pl
+import pyarrow as pa
 
 from cluster.errors import DataError
 from features.definitions import FeatureView
 from features.history import AT, history
 from features.materialize import apply, watermark
 from features.online import OnlineStore
+from features.partition import buckets, split
 from features.state_keys import keys_of, state_prefix
 
-# Events whose states are made at once: what is held in memory beside the table.
+# Events whose states are made at once: what is held in memory.
 _PART_EVENTS = 1_000_000
 
 
@@ -31,26 +38,34 @@ class Backfilled(NamedTuple):
 
 
 def backfill(
-    store: OnlineStore, view: FeatureView, events: pl.DataFrame, until_us: int, since_us: int | None = None
+    store: OnlineStore,
+    view: FeatureView,
+    batches: Iterable[pl.DataFrame],
+    rows: int,
+    until_us: int,
+    since_us: int | None = None,
 ) -> Backfilled:
-    """Make the states of the view anew from ``events``, its whole table, as far as they count at ``until_us``.
+    """Make the states of the view anew from its whole table, as far as it counts at ``until_us``.
 
-    With ``since_us``, only of entities with an event that counts from then on: what was landed late finds its place.
+    ``batches`` are the table's ``rows`` in order. With ``since_us``, only states of entities with an event that counts from
+    then on are made: what was landed late finds its place.
     Raises DataError when the store holds events that the table does not reach yet, which would be lost.
     """
-    found = history(view, events).filter(pl.col(AT) <= until_us)
-    _require_reach(store, view, found)
-    if since_us is not None:
-        touched = found.filter(pl.col(AT) >= since_us).select(view.entity.keys).unique()
-        found = found.join(touched, on=view.entity.keys, how="semi", maintain_order="left")
-    written = _replace(store, view, found)
+    histories = (history(view, batch).filter(pl.col(AT) <= until_us) for batch in batches)
+    with TemporaryDirectory(prefix="rayloop-") as folder:
+        files, newest = _dealt(view, histories, max(1, -(-rows // _PART_EVENTS)), Path(folder))
+        _require_reach(store, view, newest)
+        parts = (_touched(view, pl.read_ipc_stream(file), since_us) for file in files)
+        written, events = _replace(store, view, parts)
     stale = set(store.keys(state_prefix(view))) - written if since_us is None else set()
     store.delete(stale)
-    return Backfilled(len(written), len(stale), found.height)
+    return Backfilled(len(written), len(stale), events)
 
 
-def refill(store: OnlineStore, view: FeatureView, events: pl.DataFrame, entities: pl.DataFrame) -> Backfilled:
-    """Make the states of some entities anew from what is left of them in ``events``; ``entities`` has the keys as columns.
+def refill(
+    store: OnlineStore, view: FeatureView, batches: Iterable[pl.DataFrame], entities: pl.DataFrame
+) -> Backfilled:
+    """Make the states of some entities anew from what is left of them in a table; ``entities`` has the keys as columns.
 
     Only as far as the view was materialised already; a view that never was stays empty.
     """
@@ -59,8 +74,10 @@ def refill(store: OnlineStore, view: FeatureView, events: pl.DataFrame, entities
         return Backfilled(0, 0, 0)
     keys = list(view.entity.keys)
     wanted = entities.select(pl.col(keys).cast(pl.String)).drop_nulls().unique()
-    found = history(view, events).filter(pl.col(AT) <= until).join(wanted, on=keys, how="semi", maintain_order="left")
-    written = _replace(store, view, found)
+    histories = (history(view, batch).filter(pl.col(AT) <= until) for batch in batches)
+    theirs = [found.join(wanted, on=keys, how="semi", maintain_order="left") for found in histories]
+    found = pl.concat(theirs) if theirs else wanted.clear()
+    written, _ = _replace(store, view, [found] if found.height else [])
     empty = keys_of(view, list(wanted.join(found.select(keys), on=keys, how="anti").to_dict(as_series=False).values()))
     stale = [key for key, state in zip(empty, store.get_many(empty), strict=True) if state is not None]
     store.delete(stale)
@@ -87,13 +104,16 @@ class _Aside:
             self.values.pop(key, None)
 
 
-def _replace(store: OnlineStore, view: FeatureView, found: pl.DataFrame) -> set[bytes]:
-    """Put the states of all entities of ``found`` into place, and then the watermark; returns the states' keys."""
-    prefix, written = state_prefix(view), set[bytes]()
+def _replace(store: OnlineStore, view: FeatureView, parts: Iterable[pl.DataFrame]) -> tuple[set[bytes], int]:
+    """Put the states of all entities into place, and then the watermark; returns the states' keys, and how many events.
+
+    Each of ``parts``, histories, has all events of some entities.
+    """
+    prefix, written, events = state_prefix(view), set[bytes](), 0
     reached, mark = watermark(store, view), dict[bytes, bytes]()
-    for part in _parts(view, found):
+    for part in parts:
         aside = _Aside()
-        apply(aside, view, part)
+        events += apply(aside, view, part)
         states = {key: aside.values[key] for key in aside.keys(prefix)}
         store.put_many(states)
         written |= set(states)
@@ -102,23 +122,41 @@ def _replace(store: OnlineStore, view: FeatureView, found: pl.DataFrame) -> set[
             reached, mark = newest, {key: aside.values[key] for key in aside.values if key not in states}
     # Last, so that a backfill that was cut off does not pass for one that is done.
     store.put_many(mark)
-    return written
+    return written, events
 
 
-def _parts(view: FeatureView, found: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """All events of some entities at a time, in the order of the table."""
-    number = max(1, -(-found.height // _PART_EVENTS))
-    if number == 1:
-        yield from [found] if found.height else []
-        return
-    which = found.select(pl.struct(view.entity.keys).hash(seed=0) % number).to_series()
-    for part in range(number):
-        yield found.filter(which == part)
+def _dealt(
+    view: FeatureView, histories: Iterator[pl.DataFrame], number: int, folder: Path
+) -> tuple[list[Path], int | None]:
+    """A file for each part, with all events of some entities in the order of the table; and the newest time of all."""
+    newest: int | None = None
+    writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+    for found in histories:
+        latest = found.get_column(AT).max()
+        if isinstance(latest, int):
+            newest = latest if newest is None else max(newest, latest)
+        places = buckets(found, view.entity.keys, number)
+        for place, piece in enumerate(split(found, places, number)):
+            rows = piece.to_arrow(compat_level=pl.CompatLevel.oldest())
+            if place not in writers:
+                writers[place] = pa.ipc.new_stream(folder / f"{place}.arrows", rows.schema)
+            writers[place].write_table(rows)
+    for writer in writers.values():
+        writer.close()
+    return [folder / f"{place}.arrows" for place in sorted(writers)], newest
 
 
-def _require_reach(store: OnlineStore, view: FeatureView, found: pl.DataFrame) -> None:
-    there, newest = watermark(store, view), found.get_column(AT).max()
-    if there is not None and (not isinstance(newest, int) or newest < there):
+def _touched(view: FeatureView, part: pl.DataFrame, since_us: int | None) -> pl.DataFrame:
+    """The events of entities that have one that counts from ``since_us`` on."""
+    if since_us is None:
+        return part
+    touched = part.filter(pl.col(AT) >= since_us).select(view.entity.keys).unique()
+    return part.join(touched, on=view.entity.keys, how="semi", maintain_order="left")
+
+
+def _require_reach(store: OnlineStore, view: FeatureView, newest: int | None) -> None:
+    there = watermark(store, view)
+    if there is not None and (newest is None or newest < there):
         raise DataError(
             f"feature view {view.name!r} holds events online that are newer than its table",
             "land the source first, or wait: events that were pushed and not landed yet would be lost",

@@ -15,7 +15,7 @@ import numpy as np
 from features.definitions import FeatureView
 from features.state import HEAD, NULL_TEXT, WORD, Layout, joined, too_far_back
 
-_N, _CUT, _PEAK = range(HEAD)
+_N, _CUT, _PEAK, _ = range(HEAD)
 # Below it every integer of a variance's formula fits into 63 bits.
 _SAFE = 2.0**61
 

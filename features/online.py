@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -52,7 +53,7 @@ class LmdbStore:
     def put_many(self, values: Mapping[bytes, bytes]) -> None:
         with self._env.begin(write=True) as transaction, transaction.cursor() as cursor:
             # In the order of its pages, each is touched once.
-            cursor.putmulti(sorted(values.items()))
+            cursor.putmulti(sorted(values.items(), key=itemgetter(0)))
 
     def keys(self, prefix: bytes) -> list[bytes]:
         with self._env.begin() as transaction, transaction.cursor() as cursor:

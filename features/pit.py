@@ -16,26 +16,24 @@ from cluster.errors import DataError
 from features.aggregates import Values, values
 from features.definitions import FeatureView
 from features.history import AT, EVENT, TIE, history, instants, key_text, newest_of
-from features.ranges import upto
+from features.timeline import Timeline, along
 
 AS_OF = "as_of"
 INSTANT = pl.Datetime("us", "UTC")
 
-_CODE = "__code"
+_CODE, _LINE = "__code", "__line"
 
 
 @dataclass(frozen=True)
 class Prepared:
     """The events of one view, sorted by entity and time; immutable, to be shared by all who look up.
 
-    ``entities`` has the key columns and a code; the events of code c lie at ``starts[c]`` to ``starts[c + 1]``, and
-    ``times`` [n] is from when each counts. ``leaders`` [n] is where the newest event stands among those of its entity
+    ``entities`` has the key columns and a code; ``timeline`` is from when each event counts. ``leaders`` [n] is where the newest event stands among those of its entity
     up to it; ``happened`` [n] and ``newest`` have the event times and values to be found there.
     """
 
     entities: pl.DataFrame
-    starts: np.ndarray
-    times: np.ndarray
+    timeline: Timeline
     values: dict[str, Values]
     leaders: np.ndarray
     happened: np.ndarray
@@ -52,14 +50,17 @@ def arrange(view: FeatureView, known: pl.DataFrame) -> Prepared:
     keys = list(view.entity.keys)
     entities = known.select(keys).unique().with_row_index(_CODE)
     coded = known.join(entities, on=keys, how="left", maintain_order="left").drop(keys)
+    line, first, span = along(coded.get_column(_CODE), coded.get_column(AT), entities.height)
+    by = [_CODE, AT] if line is None else [_LINE]
+    lined = coded if line is None else coded.with_columns(line.alias(_LINE))
     # Equals stay in the order of the source, which is the last resort of the rule for ties.
-    ordered = coded.sort(_CODE, AT, *([TIE] if view.ties else []), maintain_order=True)
+    ordered = lined.sort(*by, *([TIE] if view.ties else []), maintain_order=True)
     # One more, where there is nothing, for the rows whose entity is not known.
     starts = np.searchsorted(ordered.get_column(_CODE).to_numpy(), np.arange(entities.height + 2))
+    places = None if line is None else ordered.get_column(_LINE).to_numpy()
     return Prepared(
         entities=entities,
-        starts=starts,
-        times=ordered.get_column(AT).to_numpy(),
+        timeline=Timeline(starts, ordered.get_column(AT).to_numpy(), places, first, span),
         values={column: values(view, column, ordered, _CODE) for column in {a.column for a in view.aggregates}},
         leaders=_leaders(ordered) if view.latest else np.empty(0, np.int64),
         happened=ordered.get_column(EVENT).to_numpy() if view.latest else np.empty(0, np.int64),
@@ -74,14 +75,13 @@ def lookup(view: FeatureView, prepared: Prepared, rows: pl.DataFrame) -> pl.Data
     Raises DataError for times without a zone, keys that are floats, and sums that may leave 64 bits.
     """
     asked = _asked(view, prepared, rows)
-    lows = {
-        w: upto(prepared.times, asked.start, asked.end, asked.at - w) for w in {a.window_us for a in view.aggregates}
-    }
+    lows = {w: prepared.timeline.upto(asked.codes, asked.at - w) for w in {a.window_us for a in view.aggregates}}
     features = []
     for aggregate in view.aggregates:
         found = prepared.values[aggregate.column].over(aggregate, lows[aggregate.window_us], asked.end)
         # No feature is ever NaN, as values are finite: NaN stands for null.
-        features.append(pl.Series(aggregate.name, np.where(asked.usable, found, np.nan)).fill_nan(None))
+        cells = asked.back(np.where(asked.usable, found, np.nan))
+        features.append(pl.Series(aggregate.name, cells).fill_nan(None))
     return pl.DataFrame(features + _latest(view, prepared, asked))
 
 
@@ -92,15 +92,23 @@ def join(view: FeatureView, events: pl.DataFrame, rows: pl.DataFrame) -> pl.Data
 
 @dataclass(frozen=True)
 class _Asked:
-    """Rows as ranges of events: those of the row's entity that count at its time, [start, end).
+    """Rows as ranges of events: those of the row's entity that count at its time, [start, end). In ``order`` of the line.
 
     ``at`` is the last microsecond that counts; ``usable`` is false for a row without key or time.
     """
 
+    order: np.ndarray
+    codes: np.ndarray
     start: np.ndarray
     end: np.ndarray
     at: np.ndarray
     usable: np.ndarray
+
+    def back(self, cells: np.ndarray) -> np.ndarray:
+        """Cells of the rows, in the order in which they were asked for."""
+        found = np.empty_like(cells)
+        found[self.order] = cells
+        return found
 
 
 def _asked(view: FeatureView, prepared: Prepared, rows: pl.DataFrame) -> _Asked:
@@ -110,15 +118,13 @@ def _asked(view: FeatureView, prepared: Prepared, rows: pl.DataFrame) -> _Asked:
     at = instants(rows.schema, AS_OF, where, up=False)
     named = rows.select(*(key_text(rows.schema, key, where) for key in keys), at.alias(AT))
     found = named.join(prepared.entities, on=keys, how="left", maintain_order="left")
-    codes = found.get_column(_CODE).fill_null(prepared.entities.height).to_numpy()
+    codes = found.get_column(_CODE).fill_null(prepared.entities.height).cast(pl.Int64).to_numpy()
     moments = found.get_column(AT).fill_null(0).to_numpy() - int(view.strict)
-    start = prepared.starts[codes]
-    return _Asked(
-        start=start,
-        end=upto(prepared.times, start, prepared.starts[codes + 1], moments),
-        at=moments,
-        usable=named.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy(),
-    )
+    usable = named.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy()
+    line = prepared.timeline
+    order = line.order(codes, moments)
+    codes, moments = codes[order], moments[order]
+    return _Asked(order, codes, line.starts[codes], line.upto(codes, moments), moments, usable[order])
 
 
 def _leaders(ordered: pl.DataFrame) -> np.ndarray:
@@ -135,6 +141,5 @@ def _latest(view: FeatureView, prepared: Prepared, asked: _Asked) -> list[pl.Ser
     leader[there] = prepared.leaders[asked.end[there] - 1]
     if view.ttl_us is not None:
         there[there] = prepared.happened[leader[there]] > asked.at[there] - view.ttl_us
-    places = pl.Series(np.where(there, leader, -1))
-    places = places.set(pl.Series(~there), None)
+    places = pl.Series(asked.back(leader)).set(pl.Series(asked.back(~there)), None)
     return [prepared.newest.get_column(newest_of(f)).gather(places).alias(f.name) for f in view.latest]

@@ -6,7 +6,8 @@ bit for bit, the value that the join gives for that time. docs/decisions/0023-on
 A state is a whole number of little-endian int64 words: a head, then a row of ``Layout.width`` words for each event,
 sorted by the time from which it counts, then the events' texts.
 
-head        number of events; ``cut``: events that count from then on or before may be gone; the largest value in units
+head        number of events; ``cut``: events that count from then on or before may be gone; the largest value in units;
+            from when the event of row 0 counts
 row 0       what is left of the events that are gone: the newest of them, for latest, and nothing in any window
 rows 1..    from when the event counts; for each aggregated column, running over the rows: number of values, sum in
             units, sum of squares in units (modulo 2**64), end of its text; and of the event alone: the bits of the value,
@@ -31,7 +32,7 @@ from features.history import AT, EVENT, TIE, newest_of, units, value_of
 # How far behind the newest event a look-up may lie and still be exact.
 LATENESS_US = 24 * 3600 * 1_000_000
 
-HEAD = 3
+HEAD = 4
 WORD = 8
 """Bytes of a word."""
 NEVER = int(np.iinfo(np.int64).min)
@@ -40,7 +41,7 @@ NULL_TEXT = b"\xff"
 FIRST = 1 << 62
 """Rows back to the same value, where there was none before."""
 
-_COUNT, _CUT, _PEAK = range(HEAD)
+_COUNT, _CUT, _PEAK, _LEFT = range(HEAD)
 _MAX_SUM = 2.0**62
 _SUMMED = ("sum", "mean", "std")
 
@@ -115,7 +116,7 @@ class Layout:
             row[0, word] = blanks.get(what, int(row[0, word]))
         if "tie" in (what for what, _ in self.words):
             row[0, self.words["tie", ""]] = np.array(-np.inf).view(np.int64)
-        return _packed([0, NEVER, 0], row, [NULL_TEXT * (what == "last text") for what, _ in self.texts])
+        return _packed([0, NEVER, 0, NEVER], row, [NULL_TEXT * (what == "last text") for what, _ in self.texts])
 
     def events(self, rows: pl.DataFrame, entity: np.ndarray) -> Events:
         """Rows of a history (features/history.py) as events. Raises DataError for a value beyond its resolution."""
@@ -155,14 +156,13 @@ class Layout:
 
     def extend(self, states: Sequence[bytes], fresh: Events) -> list[bytes]:
         """The states of entities 0.. with fresh events, one or more for each, less what no exact look-up can need."""
-        cut, old = self._apart(states)
+        cut, left, old = self._apart(states)
         both = Events(
             np.concatenate([old.entity, fresh.entity]),
             np.concatenate([old.matrix, fresh.matrix]),
             [pa.concat_arrays(pair) for pair in zip(old.texts, fresh.texts, strict=True)],
         )
-        cut, events = self._trimmed(cut, both.take(self._order(both)))
-        return self._together(cut, events)
+        return self._together(*self._trimmed(cut, left, both.take(self._order(both))))
 
     def _order(self, events: Events) -> np.ndarray:
         """By entity, time and tie; equals stay in their order."""
@@ -171,8 +171,8 @@ class Layout:
             keys = [_floats(events.matrix[:, self.words["tie", ""]]), *keys]
         return np.lexsort(keys)
 
-    def _apart(self, states: Sequence[bytes]) -> tuple[np.ndarray, Events]:
-        """``cut`` of each state, and all rows, rows 0 included."""
+    def _apart(self, states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, Events]:
+        """``cut`` of each state, from when its row 0 counts, and all rows, rows 0 included."""
         words, starts = joined(states)
         rows = words[starts + _COUNT] + 1
         entity = np.repeat(np.arange(len(states)), rows)
@@ -185,7 +185,7 @@ class Layout:
         matrix[:, self._running] = running - before
         ends = first + rows - 1
         texts = self._texts_of(states, rows, running[ends], matrix)
-        return words[starts + _CUT], Events(entity, matrix, texts)
+        return words[starts + _CUT], words[starts + _LEFT], Events(entity, matrix, texts)
 
     def _texts_of(
         self, states: Sequence[bytes], rows: np.ndarray, totals: np.ndarray, matrix: np.ndarray
@@ -203,7 +203,7 @@ class Layout:
             at = at + sizes
         return texts
 
-    def _trimmed(self, cut: np.ndarray, events: Events) -> tuple[np.ndarray, Events]:
+    def _trimmed(self, cut: np.ndarray, left: np.ndarray, events: Events) -> tuple[np.ndarray, np.ndarray, Events]:
         """Without events too old for any window; the newest of them becomes row 0."""
         at, entity = events.matrix[:, 0], events.entity
         first = np.flatnonzero(np.diff(entity, prepend=-1))
@@ -212,12 +212,12 @@ class Layout:
         gone = at <= oldest[entity]
         gone[first] = False
         if not gone.any():
-            return cut, events
+            return cut, left, events
         last_gone = first + np.add.reduceat(gone.astype(np.int64), first)
         some = last_gone > first
         source = np.arange(len(at))
         if self.view.latest:
-            source[first] = last_gone - self._lead(events)[last_gone]
+            source[first], left = self._newest(events, gone, first, left)
         matrix = events.matrix.copy()
         matrix[:, self._kept] = events.matrix[np.ix_(source, self._kept)]
         texts = [
@@ -225,7 +225,24 @@ class Layout:
             for (what, _), text in zip(self.texts, events.texts, strict=True)
         ]
         cut = np.where(some, np.maximum(cut, at[last_gone]), cut)
-        return cut, Events(entity, matrix, texts).take(np.flatnonzero(~gone))
+        return cut, left, Events(entity, matrix, texts).take(np.flatnonzero(~gone))
+
+    def _newest(
+        self, events: Events, gone: np.ndarray, first: np.ndarray, left: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of each entity the row that holds the newest of the events that are gone, and from when that one counts.
+
+        An event may come later than the one of row 0 was dropped, and count from earlier on.
+        """
+        counts, old = events.matrix[:, 0].copy(), gone.copy()
+        counts[first], old[first] = left, True
+        rows = np.flatnonzero(old)
+        keys = [counts[rows], events.matrix[rows, self.words["event", ""]], events.entity[rows]]
+        if ("tie", "") in self.words:
+            keys = [_floats(events.matrix[rows, self.words["tie", ""]]), *keys]
+        ordered = rows[np.lexsort(keys)]
+        newest = ordered[np.flatnonzero(np.diff(events.entity[ordered], append=-1))]
+        return newest, counts[newest]
 
     def _lead(self, events: Events) -> np.ndarray:
         """How many rows back, at each row, the newest event of its entity so far stands; the last of equals."""
@@ -251,7 +268,7 @@ class Layout:
         gap[order[1:][again]] = np.diff(order)[again]
         return gap
 
-    def _together(self, cut: np.ndarray, events: Events) -> list[bytes]:
+    def _together(self, cut: np.ndarray, left: np.ndarray, events: Events) -> list[bytes]:
         """One state for each entity."""
         entity, matrix = events.entity, events.matrix
         first = np.flatnonzero(np.diff(entity, prepend=-1))
@@ -271,7 +288,8 @@ class Layout:
         matrix[:, self._running] = total - (total[first] - own[first])[entity]
         starts = np.arange(len(first)) * HEAD + first * self.width
         words = np.empty(len(first) * HEAD + matrix.size, np.int64)
-        words[starts + _COUNT], words[starts + _CUT], words[starts + _PEAK] = rows - 1, cut, peak
+        for word, of_head in ((_COUNT, rows - 1), (_CUT, cut), (_PEAK, peak), (_LEFT, left)):
+            words[starts + word] = of_head
         words[
             (starts + HEAD)[entity][:, None]
             + (np.arange(len(entity)) - first[entity])[:, None] * self.width

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from features.definitions import FeatureView
 
-_LAYOUT = b"2"
+_LAYOUT = b"3"
 """Raised when features/state.py writes another layout: states of several never mix."""
 
 # LMDB takes no key beyond 511 bytes.

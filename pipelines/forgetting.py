@@ -134,8 +134,10 @@ def _from_view(workspace: Workspace, view: FeatureView, table: str, gone: pl.Dat
     if not entities:
         return Deleted(f"online view {view.name}", 0)
     wanted = pl.concat(entities).unique()
-    events = pl.DataFrame(workspace.tables.read(table, columns=view.source_columns))
-    done = refill(workspace.store, view, events, wanted)
+    left = workspace.tables.latest(table)
+    parts = workspace.tables.parts(left)[1] if left else []
+    batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
+    done = refill(workspace.store, view, batches, wanted)
     return Deleted(f"online view {view.name}", done.removed, f"{done.entities:,} states made anew of what is left")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import polars as pl
@@ -66,11 +66,26 @@ def _log(workspace: Workspace) -> pl.DataFrame:
     name = workspace.project.name
     if ray.is_initialized() and exists(ledger_actor(name)):
         flush_log(workspace)
-    if not workspace.tables.exists(predictions_table(name)):
+    log = workspace.tables.latest(predictions_table(name))
+    if log is None or not log.rows:
         raise DataError(f"{name} has answered no request yet", "serve it first")
     columns = [ID, "version", "variant", "at", AS_OF, "features"]
-    rows = pl.DataFrame(workspace.tables.read(predictions_table(name), columns=columns))
-    return rows.sort("at", maintain_order=True).tail(MAX_ROWS)
+    parts = workspace.tables.parts(log)[1]
+    return newest((pl.DataFrame(batch) for part in parts for batch in part.read(columns)), MAX_ROWS)
+
+
+def newest(batches: Iterable[pl.DataFrame], count: int) -> pl.DataFrame:
+    """The ``count`` rows with the latest ``at``, in its order; never more than three times as many are held."""
+    held: list[pl.DataFrame] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(rows.height for rows in held) > 2 * count:
+            held = [_latest(held, count)]
+    return _latest(held, count)
+
+
+def _latest(held: list[pl.DataFrame], count: int) -> pl.DataFrame:
+    return pl.concat(held).sort("at", maintain_order=True).tail(count)
 
 
 def _feature_sets(workspace: Workspace) -> dict[str, FeatureSet]:

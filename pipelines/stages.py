@@ -86,8 +86,10 @@ def backfill_view(workspace: Workspace, name: str, until: datetime, since: datet
     source = next(source for source in project.sources if source.name == view.source)
     landed = _land(workspace, [source])[source.name]
     with workspace.progress.stage("online"):
-        events = pl.DataFrame(workspace.tables.read(landed.snapshot.table, landed.snapshot.id, view.source_columns))
-        done = backfill(workspace.store, view, events, _us(until), _us(since) if since else None)
+        parts = workspace.tables.parts(landed.snapshot)[1]
+        batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
+        rows, start = landed.snapshot.rows, _us(since) if since else None
+        done = backfill(workspace.store, view, batches, rows, _us(until), start)
         workspace.progress(
             f"{name}: {done.entities:,} states made anew of {done.events:,} events, {done.removed:,} removed"
         )

@@ -92,7 +92,7 @@ class Rayloop:
         from features.distributed import look_up
         from features.landing import half_the_cpus
 
-        read = ray.remote(num_cpus=0.5)(_read)
+        read = ray.remote(_read)
         blocks = [read.remote(part) for part in self._tables.parts(landed.rows)[1]]
         made = look_up(views(case), blocks, {"events": self._tables.parts(landed.events)[1]}, half_the_cpus())
         ray.wait(made, num_returns=len(made), fetch_local=False)
@@ -113,9 +113,9 @@ def _plain(frame: pl.DataFrame):  # type: ignore[no-untyped-def]
 
 @contextmanager
 def rayloop(home: Path) -> Iterator[Rayloop]:
-    """A cluster of this machine's cores, and its workers started."""
+    """A cluster as ``rayloop up`` starts it."""
     ports = {port: session.free_port() for port in _PORTS}
-    settings = Settings(home=home, cpus=max(2, os.cpu_count() or 2), replica_ports_from=38000, **ports)  # type: ignore[arg-type]
+    settings = Settings(home=home, replica_ports_from=38000, **ports)  # type: ignore[arg-type]
     session.start(settings)
     session.use_token()
     os.environ.update(settings.environment())
@@ -151,7 +151,10 @@ def feast(case: Case, count: int, store: str, timeout_s: float) -> Joined:
 
 
 def prepare_feast(case: Case) -> None:
-    """For Feast, which looks values up: each window's mean and count as of each event."""
+    """For Feast, which looks values up: each window's mean and count as of each event.
+
+    Its Ray store looks for the rows' time under the name that the view's time has.
+    """
     (case.folder / "feast").mkdir(exist_ok=True)
     for window in case.windows:
         events = pl.scan_parquet(case.folder / "events" / "*.parquet").drop_nulls([*window.keys, window.known_at])
@@ -160,7 +163,8 @@ def prepare_feast(case: Case) -> None:
         made = rolled.agg(
             value.mean().alias(f"{window.name}_mean"), value.count().cast(pl.Float64).alias(f"{window.name}_count")
         )
-        made.collect().write_parquet(case.folder / "feast" / f"{window.name}.parquet")
+        named = made.rename({window.known_at: "event_timestamp"})
+        named.collect().write_parquet(case.folder / "feast" / f"{window.name}.parquet")
 
 
 def _spec(case: Case) -> str:
@@ -180,6 +184,7 @@ def _run(command: list[str], timeout_s: float) -> dict[str, float]:
     except subprocess.TimeoutExpired as error:
         raise JoinFailed(f"not finished after {timeout_s:.0f} s") from error
     if done.returncode:
-        raise JoinFailed(f"it ended with code {done.returncode}: {' '.join(done.stderr.split())[-_TOLD_CHARS:]}")
+        said = done.stderr.strip().splitlines() or ["no word"]
+        raise JoinFailed(f"it ended with code {done.returncode}: {said[-1][-_TOLD_CHARS:]}")
     told: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return told

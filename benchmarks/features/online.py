@@ -20,7 +20,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from benchmarks.features.request import request_rows
 from benchmarks.redis_server import redis_server
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed, environment
@@ -63,79 +62,121 @@ VIEWS = (
 FEATURES = FeatureSet(name="online", request=category(*_KEYS), views=VIEWS)
 
 
-def rows(small: bool, say: Say) -> list[Row]:
-    """Run it all; ``small`` is for trials."""
-    events = flights_frame().drop_nulls(["tailnum"])
+class _Place(NamedTuple):
+    """Where values are kept: by rayloop at ``uri``, by the peer as ``online`` says. ``limit`` is that of the reads' ratio."""
+
+    where: str
+    peer: str
+    uri: str
+    online: dict[str, str]
+    limit: float
+
+
+def embedded_rows(small: bool, say: Say) -> list[Row]:
+    """LMDB beside Feast on SQLite; ``small`` is for trials."""
+    with tempfile.TemporaryDirectory() as home:
+        place = _Place("embedded", "Feast, SQLite", f"lmdb://{home}/online", {"type": "sqlite"}, 0.1)
+        return list(_beside(place, Path(home), small, say))
+
+
+def redis_rows(small: bool, say: Say) -> list[Row]:
+    """Both on one Redis, in databases of their own."""
     with tempfile.TemporaryDirectory() as home, redis_server(Path(home)) as redis:
-        folder = Path(home)
-        _features_beforehand(events, folder)
-        rounds, share = (1, 10) if small else (ROUNDS, 1)
-        stores = {
-            "SQLite": (f"lmdb://{folder / 'online'}", {"type": "sqlite"}, 0.1),
-            "Redis": (
-                f"{redis}/1",
-                {"type": "redis", "connection_string": f"{redis.removeprefix('redis://')},db=2"},
-                1 / 3,
-            ),
-        }
-        made = [r for kind in stores for r in _beside(kind, *stores[kind], events, folder, rounds, share, say)]
-    return made + request_rows(small, say)
+        theirs = {"type": "redis", "connection_string": f"{redis.removeprefix('redis://')},db=2"}
+        return list(_beside(_Place("Redis", "Feast, Redis", f"{redis}/1", theirs, 1 / 3), Path(home), small, say))
 
 
-def _features_beforehand(events: pl.DataFrame, folder: Path) -> None:
-    for view in VIEWS:
+def _features_beforehand(views: Sequence[FeatureView], events: pl.DataFrame, folder: Path) -> None:
+    for view in views:
         asked = events.select(*view.entity.keys, pl.col(view.known_at).alias(AS_OF)).drop_nulls()
         found = pl.concat([asked.rename({AS_OF: "event_timestamp"}), pit.join(view, events, asked)], how="horizontal")
         found.write_parquet(folder / f"{view.name}.parquet")
 
 
-def _beside(
-    kind: str, uri: str, online: dict[str, str], limit: float, events: pl.DataFrame, folder: Path, rounds: int,
-    share: int, say: Say,
-) -> Iterator[Row]:  # fmt: skip
-    peer, store = f"Feast, {kind}", open_store(uri)
-    reader = FeatureReader(FEATURES, store)
+def _beside(place: _Place, folder: Path, small: bool, say: Say) -> Iterator[Row]:
+    store, rounds, share = open_store(place.uri), *((1, 10) if small else (ROUNDS, 1))
+    events = flights_frame().drop_nulls(["tailnum"])
+    _features_beforehand(VIEWS, events, folder)
+    python, why = _python(say)
     with ExitStack() as running:
-        feast: _Feast | None = None
-        why = ""
-        try:
-            python = environment("feast", say, Path(__file__).parent / "peers") / "python"
-            feast = running.enter_context(_feast(python, folder, online))
-        except InstallFailed as error:
-            why = str(error)
-        yield from _materialised(peer, store, feast, events, rounds, why)
-        say(f"{peer}: materialised")
-        target = Target(of="ratio", sign="≤", limit=limit)
+        feast = running.enter_context(_feast(python, folder, place.online, VIEWS)) if python else None
+        yield from _materialised(place, store, feast, events, rounds, why)
+        say(f"{place.peer}: materialised")
+        reader = FeatureReader(FEATURES, store)
         for size in SIZES:
             timed = _read(reader, feast, events, size, rounds, max(5, READS[size] // share))
-            yield from _read_rows(peer, size, timed, target, why)
-            say(f"{peer}: {size} rows: {timed.ours[50]:.3f} ms, {timed.theirs.get(50, float('nan')):.3f} ms")
+            yield from _read_rows(place, size, timed, why)
+            say(f"{place.peer}: {size} rows: {timed.ours[50]:.3f} ms, {timed.theirs.get(50, float('nan')):.3f} ms")
+    yield from _many_entities(place, store, python, folder, small, why)
+
+
+def _python(say: Say) -> tuple[Path | None, str]:
+    """The peer's Python, or why there is none."""
+    try:
+        return environment("feast", say, Path(__file__).parent / "peers") / "python", ""
+    except InstallFailed as error:
+        return None, str(error)
 
 
 def _materialised(
-    peer: str, store: OnlineStore, feast: _Feast | None, events: pl.DataFrame, rounds: int, why: str
+    place: _Place, store: OnlineStore, feast: _Feast | None, events: pl.DataFrame, rounds: int, why: str
 ) -> Iterator[Row]:
-    ours: list[float] = []
-    counted = 0
-    for _ in range(rounds):
-        for view in VIEWS:
-            forget(store, view)
-        began = time.perf_counter()
-        counted = sum(materialize(store, view, events, _END_US) for view in VIEWS)
-        ours.append(counted / (time.perf_counter() - began))
+    ours, counted = _timed(store, VIEWS, events, rounds)
     theirs = [counted / feast.ask("materialize", None)["seconds"] for _ in range(rounds)] if feast else []
-    target = Target(of="ratio", sign="≥", limit=20)
-    note = (
-        why or f"{counted:,} events of three views from a table in memory (Feast: from Parquet, values made beforehand)"
-    )
-    yield row("materialisation of a table", "rows/s", float(np.median(ours)), peer, _median(theirs), target, note)
+    note = f"{counted:,} events of three views, {_entities(events):,} entities; {_BEFOREHAND}"
+    work = f"materialisation of flights, {place.where}"
+    yield row(work, "events/s", ours, place.peer, _median(theirs), _MATERIALISED, why or note)
     view = VIEWS[0].model_copy(update={"name": "pushed", "ttl": timedelta(days=999)})
     began = time.perf_counter()
     batches = [push(store, view, part) for part in events.head(PUSHED).iter_slices(1000)]
     rate = sum(batches) / (time.perf_counter() - began)
     forget(store, view)
     pushed = PUSHED / feast.ask("push", PUSHED)["seconds"] if feast else None
-    yield row("events pushed, 1,000 at a time", "rows/s", rate, peer, pushed, target, why or "Feast: all in one call")
+    work = f"events pushed, 1,000 at a time, {place.where}"
+    yield row(work, "rows/s", rate, place.peer, pushed, _MATERIALISED, why or "Feast: all in one call")
+
+
+def _many_entities(
+    place: _Place, store: OnlineStore, python: Path | None, folder: Path, small: bool, why: str
+) -> Iterator[Row]:
+    """A table of which most is written: each entity has a few recent events."""
+    draw, entities = np.random.default_rng(0), 10_000 if small else 100_000
+    count = 5 * entities
+    at = pl.Series(_END_US - draw.integers(0, 5 * 3_600_000_000, count)).cast(pit.INSTANT)
+    users = pl.Series(draw.integers(0, entities, count)).cast(pl.String)
+    events = pl.DataFrame({"user": users, "at": at, "amount": draw.gamma(2.0, 20.0, count)})
+    view = _view("user", ("user",), "at", "amount", (6, ("mean", "count")))
+    _features_beforehand((view,), events, folder)
+    ours, counted = _timed(store, (view,), events, 1 if small else 3)
+    theirs = None
+    if python is not None:
+        with _feast(python, folder, place.online, (view,)) as feast:
+            theirs = counted / feast.ask("materialize", None)["seconds"]
+    note = f"{counted:,} events of {users.n_unique():,} entities, one view of two features; {_BEFOREHAND}"
+    work = f"materialisation of a table with many entities, {place.where}"
+    yield row(work, "events/s", ours, place.peer, theirs, _MATERIALISED, why or note)
+    forget(store, view)
+
+
+_MATERIALISED = Target(of="ratio", sign="≥", limit=20)
+_BEFOREHAND = "rayloop from a table in memory, Feast from Parquet and values made beforehand, of which it writes each entity's last"
+
+
+def _timed(store: OnlineStore, views: Sequence[FeatureView], events: pl.DataFrame, rounds: int) -> tuple[float, int]:
+    """Events per second, the median; and how many they were."""
+    rates: list[float] = []
+    counted = 0
+    for _ in range(rounds):
+        for view in views:
+            forget(store, view)
+        began = time.perf_counter()
+        counted = sum(materialize(store, view, events, _END_US) for view in views)
+        rates.append(counted / (time.perf_counter() - began))
+    return float(np.median(rates)), counted
+
+
+def _entities(events: pl.DataFrame) -> int:
+    return sum(events.select(view.entity.keys).drop_nulls().n_unique() for view in VIEWS)
 
 
 class _Timed(NamedTuple):
@@ -154,17 +195,17 @@ def _read(
     ours: list[float] = []
     theirs: list[float] = []
     differing = ""
-    for _ in range(rounds):
-        tables = [asked[draw.integers(0, asked.height, size)].to_arrow().cast(_SCHEMA) for _ in range(reads)]
-        for table in tables:
-            began = time.perf_counter()
-            found = reader.frame(table, _END_US)
-            ours.append(time.perf_counter() - began)
+    for _ in range(rounds * reads):
+        table = asked[draw.integers(0, asked.height, size)].to_arrow().cast(_SCHEMA)
+        began = time.perf_counter()
+        found = reader.frame(table, _END_US)
+        ours.append(time.perf_counter() - began)
+        # By turns, so that each wakes up for a read, and what else the machine does meets both.
         if feast is not None:
-            answers = [feast.ask("read", table.to_pylist()) for table in tables]
-            theirs += [answer["seconds"] for answer in answers]
-            if answers[-1]["values"]:
-                differing = _differing(found, answers[-1]["values"])
+            answer = feast.ask("read", table.to_pylist())
+            theirs.append(answer["seconds"])
+            if answer["values"]:
+                differing = _differing(found, answer["values"])
     return _Timed(_percentiles(ours), _percentiles(theirs), differing)
 
 
@@ -175,15 +216,13 @@ def _differing(found: pa.Table, values: dict[str, list[Any]]) -> str:
     return f"Feast's values are not those as of the time asked for in {stale:,} of {len(pairs):,} cells"
 
 
-def _read_rows(peer: str, size: int, timed: _Timed, target: Target, why: str) -> Iterator[Row]:
-    rows = "1 row" if size == 1 else f"{size} rows"
-    note = why or timed.differing
-    for percent in (50, 99):
-        work = f"online read of 20 features in 3 views, {rows}"
-        yield row(f"{work}, p{percent}", "ms", timed.ours[percent], peer, timed.theirs.get(percent), target, note)
-    if size == 1 and "SQLite" in peer:
-        limit = Target(of="value", sign="<", limit=1)
-        yield row("online read of 20 features in 3 views, 1 row, embedded, p99", "ms", timed.ours[99], target=limit)
+def _read_rows(place: _Place, size: int, timed: _Timed, why: str) -> Iterator[Row]:
+    work = f"online read of 20 features in 3 views, {'1 row' if size == 1 else f'{size} rows'}, {place.where}"
+    note, target = why or timed.differing, Target(of="ratio", sign="≤", limit=place.limit)
+    yield row(f"{work}, p50", "ms", timed.ours[50], place.peer, timed.theirs.get(50), None, note)
+    yield row(f"{work}, p99", "ms", timed.ours[99], place.peer, timed.theirs.get(99), target, note)
+    if size == 1 and place.where == "embedded":
+        yield row(f"{work}, p99", "ms", timed.ours[99], target=Target(of="value", sign="<", limit=1))
 
 
 def _percentiles(seconds: Sequence[float]) -> dict[int, float]:
@@ -213,9 +252,9 @@ class _Feast:
 
 
 @contextmanager
-def _feast(python: Path, folder: Path, online: dict[str, str]) -> Iterator[_Feast]:
+def _feast(python: Path, folder: Path, online: dict[str, str], views: Sequence[FeatureView]) -> Iterator[_Feast]:
     script = Path(__file__).parent / "peers" / "feast" / "online.py"
-    spec = [[view.name, view.entity.keys, [c.name for c in view.columns]] for view in VIEWS]
+    spec = [[view.name, view.entity.keys, [c.name for c in view.columns]] for view in views]
     command = [str(python), str(script), str(folder), json.dumps(spec), json.dumps(online)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:

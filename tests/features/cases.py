@@ -131,5 +131,12 @@ def cases(draw: st.DrawFn, histories: int) -> Case:
     return Case(draw(views()), events, rows)
 
 
+def since(view: FeatureView) -> pl.Expr:
+    """From when each event counts, microseconds since the epoch; null for one that never does."""
+    happened = pl.col("happened").dt.epoch("us")
+    known = pl.col("known").dt.epoch("us") if view.known_at else happened + view.delay_us
+    return pl.when(happened > known).then(happened).otherwise(known)
+
+
 def _apart(number: int, cells: list) -> list:
     return [None if cells[0] is None else f"{number}{cells[0]}", *cells[1:]]

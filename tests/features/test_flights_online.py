@@ -94,3 +94,23 @@ def test_every_row_online_is_the_join(sources: dict[str, pl.DataFrame]) -> None:
             assert not differing, f"{view.name}.{name}: {differing} rows"
             if one.dtype == pl.Float64:
                 assert one.reinterpret(signed=False).equals(other.reinterpret(signed=False), null_equal=True), name
+
+
+CUTS = (0.1, 0.8)
+
+
+@pytest.mark.parametrize("share", CUTS)
+def test_what_is_known_later_changes_no_feature(sources: dict[str, pl.DataFrame], share: float) -> None:
+    """All that is known after a moment is exchanged among its rows: nothing changes for the rows before it."""
+    rows = request_features(features, sources["flights"].select(c.name for c in features.request))
+    cut = int(rows.get_column(AS_OF).to_physical().quantile(share, "nearest"))
+    asked = rows.filter(pl.col(AS_OF).to_physical() <= cut)
+    for view in (*features.views, *MORE):
+        events = sources[view.source].with_row_index("place")
+        late = pl.max_horizontal(view.event_time, view.known_at or view.event_time).to_physical() > cut
+        later = events.filter(late)
+        kept = {"place", view.event_time, view.known_at or view.event_time}
+        exchanged = later.with_columns(pl.exclude(kept).shuffle(seed=1))
+        other = pl.concat([events.filter(~late.fill_null(False)), exchanged]).sort("place").drop("place")
+        assert not exchanged.equals(later)
+        assert pit.join(view, other, asked).equals(pit.join(view, events, asked), null_equal=True), view.name

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import struct
 from datetime import timedelta
+from unittest.mock import patch
 
 import polars as pl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features import pit
+from features import pit, timeline
 from features.definitions import Entity, FeatureView, Latest
 from features.pit import AS_OF, INSTANT
-from tests.features.cases import Case, cases
+from tests.features.cases import Case, cases, since
 from tests.features.oracle import Cell, expected
 
 CASES, TOGETHER = 2_200, 10
@@ -41,6 +42,13 @@ def test_a_few_events_and_rows_or_none(case: Case) -> None:
     check(case)
 
 
+@given(cases(3))
+@settings(max_examples=100)
+def test_entities_and_times_that_do_not_fit_into_one_number(case: Case) -> None:
+    with patch.object(timeline, "BITS", 30):
+        check(case)
+
+
 @given(cases(1), st.integers(0, 2**32 - 1))
 @settings(max_examples=100)
 def test_what_is_known_after_a_row_changes_nothing(case: Case, seed: int) -> None:
@@ -56,10 +64,8 @@ def later(view: FeatureView, at: int | None) -> pl.Expr:
     """Whether an event is not known at ``at``, microseconds since the epoch; for a row without time none is."""
     if at is None:
         return pl.lit(True)
-    happened = pl.col("happened").dt.epoch("us")
-    known = pl.col("known").dt.epoch("us") if view.known_at else happened + view.delay_us
-    since = pl.when(happened > known).then(happened).otherwise(known)
-    return ~(since < at if view.strict else since <= at).fill_null(False)
+    counts = since(view) < at if view.strict else since(view) <= at
+    return ~counts.fill_null(False)
 
 
 def shuffled(events: pl.DataFrame, which: pl.Expr, seed: int) -> pl.DataFrame:

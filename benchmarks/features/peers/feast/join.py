@@ -49,8 +49,9 @@ def main() -> None:
 
 
 def _store(repo: Path, kind: str) -> FeatureStore:
+    offline = {"type": kind} if kind == "file" else {"type": kind, "storage_path": str(repo / "data")}
     config = RepoConfig(
-        project="benchmark", provider="local", registry=str(repo / "registry.db"), offline_store={"type": kind},
+        project="benchmark", provider="local", registry=str(repo / "registry.db"), offline_store=offline,
         online_store={"type": "sqlite", "path": str(repo / "online.db")}, entity_key_serialization_version=3,
     )  # fmt: skip
     return FeatureStore(config=config)
@@ -66,9 +67,9 @@ def _apply(store: FeatureStore, folder: Path, spec: list[list]) -> list[str]:
             entities=[entities[key] for key in keys],
             ttl=timedelta(hours=hours),
             schema=[Field(name=f"{name}_{op}", dtype=Float64) for op in ("mean", "count")],
-            source=FileSource(path=str(folder / "feast" / f"{name}.parquet"), timestamp_field=known_at),
+            source=FileSource(path=str(folder / "feast" / f"{name}.parquet"), timestamp_field="event_timestamp"),
         )
-        for name, keys, _, known_at, hours in spec
+        for name, keys, _, _, hours in spec
     ]
     store.apply([*entities.values(), *views])
     return [f"{view.name}:{view.name}_{op}" for view in views for op in ("mean", "count")]
