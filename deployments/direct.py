@@ -44,10 +44,15 @@ class Door(NamedTuple):
     within_s: float
 
 
-def install(door: Door) -> None:
-    """Have the uvicorn servers of this process, those that are yet to start, answer through ``door``."""
+def install(door: Door) -> Callable[[], int]:
+    """Have the uvicorn servers of this process, those that are yet to start, answer through ``door``.
+
+    Returns what tells how many requests are under way or wait.
+    """
+    room = _Room(door)
     # Serve leaves uvicorn's choice of a protocol at "auto", which is looked up here.
-    auto.AutoHTTPProtocol = partial(_Connection, _Room(door))  # type: ignore[assignment]
+    auto.AutoHTTPProtocol = partial(_Connection, room)  # type: ignore[assignment]
+    return room.count
 
 
 class _Room:
@@ -58,6 +63,10 @@ class _Room:
         self._since: dict[asyncio.Task[Reply], float] = {}
         self._late: set[asyncio.Task[Reply]] = set()
         self._watched = False
+
+    def count(self) -> int:
+        """How many are under way."""
+        return len(self._since)
 
     async def answer(self, call: Call) -> Reply:
         """The handler's reply, or a refusal."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -75,10 +75,10 @@ class Engine:
             raise _failed(scored)
         return Outcome(answer.scores, answer.version, answer.variant)
 
-    def open(self, model: str) -> None:
-        """Get ready to report; takes seconds. Before the first answer."""
+    def open(self, model: str, under_way: Callable[[], int]) -> None:
+        """Get ready to report, ``under_way`` telling how many requests are; takes seconds. Before the first answer."""
         if self._telemetry is None:
-            self._telemetry = Telemetry(model)
+            self._telemetry = Telemetry(model, under_way)
 
     @property
     def reporting(self) -> Telemetry:

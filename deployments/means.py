@@ -1,8 +1,6 @@
 """Asymptotic confidence sequences for a mean, of independent rows or of rows that come in clusters. Pure.
 
-Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory and asymptotic confidence sequences",
-Annals of Statistics 52(6), 2024: Robbins' normal mixture in its one-sided form (Proposition B.1), sharpest near a
-chosen number of observations.
+The limits are those of cluster/sequences.py, one-sided.
 
 Rows of one key (a user, a device) resemble one another: their sum varies more than that of as many strangers. Its
 variance is estimated by clusters, from the sums of the keys (Liang, Zeger, "Longitudinal data analysis using
@@ -15,11 +13,8 @@ to its past than Brownian motion does, and by Slepian's inequality ("The one-sid
 
 from __future__ import annotations
 
-import math
-
+from cluster.sequences import half_width
 from deployments.moments import Moments
-
-_TUNED_ALPHA = 0.05
 
 
 def lower_bound(excess: Moments, alpha: float, optimum: int) -> float:
@@ -33,11 +28,4 @@ def upper_bound(excess: Moments, alpha: float, optimum: int) -> float:
 
 
 def _width(excess: Moments, alpha: float, optimum: int) -> float:
-    if not excess.n:
-        return math.inf
-    # Section 3.5 of the same paper: the mixture's precision that is sharpest at ``optimum`` observations. Any precision
-    # is valid; one for every alpha makes a stricter bound the wider one at any count.
-    rho2 = (-2.0 * math.log(_TUNED_ALPHA) + math.log(-2.0 * math.log(_TUNED_ALPHA)) + 1.0) / optimum
-    t = excess.n * excess.design_effect * rho2 + 1.0
-    log_term = math.log1p(math.sqrt(t) / (2.0 * alpha))
-    return math.sqrt(excess.variance * 2.0 * t / (excess.n**2 * rho2) * log_term)
+    return half_width(excess.variance, excess.n, alpha, optimum, 1, excess.design_effect)

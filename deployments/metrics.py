@@ -7,6 +7,7 @@ latencies are counted by bucket in a counter: Ray's histogram takes one observat
     ray_rayloop_latency_ms_bucket_total                         the same, and ``le``, as of a Prometheus histogram
     ray_rayloop_latency_ms_sum_total                            milliseconds
     ray_rayloop_http_requests_total                             by model, method, status
+    ray_rayloop_requests_under_way                              by model, replica: the queue
     ray_rayloop_log_dropped_rows_total, ray_rayloop_shadow_dropped_total        by model
 
 so that ``histogram_quantile(0.99, sum by (le, model) (rate(ray_rayloop_latency_ms_bucket_total[5m])))`` is a model's p99. Requests of a model do not pass Serve (direct.py), which would show none of them: they are
@@ -84,9 +85,13 @@ def cumulative(buckets: Mapping[tuple[Who, int], int]) -> Iterator[tuple[Who, st
 class Metrics:
     """The counters of one model in this process."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, replica: str) -> None:
         tags = ("model", "version", "variant")
         self._model = model
+        self._replica = replica
+        self._under_way = metrics.Gauge(
+            "rayloop_requests_under_way", "Requests that are answered or wait, every half second.", ("model", "replica")
+        )
         self._requests = metrics.Counter("rayloop_requests", "Requests answered.", tags)
         self._replies = metrics.Counter("rayloop_http_requests", "HTTP answers.", ("model", "method", "status"))
         self._serves = _Serves(model)
@@ -124,6 +129,10 @@ class Metrics:
             tags = {"model": self._model, "method": reply.method, "status": str(reply.status)}
             self._replies.inc(times, tags=tags)
         self._serves.replied(replies, timed)
+
+    def under_way(self, requests: int) -> None:
+        """Show how many there are now."""
+        self._under_way.set(requests, {"model": self._model, "replica": self._replica})
 
     def dropped(self, rows: int) -> None:
         """Count log rows given up."""

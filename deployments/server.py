@@ -96,7 +96,9 @@ class ModelServer(GrpcDoor):
             "/invocations": ("POST", self._invocations),
             "/feedback": ("POST", self._feedback),
         }
-        install(Door(self._reply, _MODELS, self._body_bytes, _UNDER_WAY, RETRY_AFTER_S, REQUEST_TIMEOUT_S))
+        self._under_way = install(
+            Door(self._reply, _MODELS, self._body_bytes, _UNDER_WAY, RETRY_AFTER_S, REQUEST_TIMEOUT_S)
+        )
 
     def __serve_build_asgi_app__(self) -> Asgi:
         return Asgi(self._reply)
@@ -234,7 +236,7 @@ class ModelServer(GrpcDoor):
             champion = before.champion
         else:
             champion = await asyncio.to_thread(Scorer, config.champion, self._settings)
-            await asyncio.to_thread(self._engine.open, config.champion.model)
+            await asyncio.to_thread(self._engine.open, config.champion.model, self._under_way)
         form = Form(champion.manifest.features, champion.manifest.task, config.limits.rows)
         return Live(config, champion, form, await self._lines(config))
 

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from uuid import uuid4
@@ -60,8 +60,10 @@ class _Batch:
 class Telemetry:
     """One replica's reporting. ``answered`` and ``labelled`` may be called from any thread, and return at once."""
 
-    def __init__(self, model: str) -> None:
-        """Looks its peers up at once: to get an actor's handle loads its class, seconds of import, not to be had amid requests."""
+    def __init__(self, model: str, under_way: Callable[[], int]) -> None:
+        """``under_way`` tells how many requests are, those that wait included.
+
+        Looks its peers up at once: to get an actor's handle loads its class, seconds of import, not to be had amid requests."""
         self._replica = uuid4().hex[:12]
         self._tallies = tally.folder(load_settings(), model)
         self._tally = tally.Tally(self._tallies, self._replica)
@@ -69,7 +71,8 @@ class Telemetry:
         self._buffer = _Buffer()
         self._ledger = _Peer(ledger_actor(model))
         self._monitor = _Peer(monitor_actor(model))
-        self._metrics = Metrics(model)
+        self._metrics = Metrics(model, self._replica)
+        self._under_way = under_way
         for peer in (self._ledger, self._monitor):
             peer.get()
         self._batches: list[_Batch] = []
@@ -149,6 +152,7 @@ class Telemetry:
         self._told = replies
         unshadowed, self._unshadowed = self._unshadowed, 0
         self._metrics.unshadowed(unshadowed)
+        self._metrics.under_way(self._under_way())
         self._ship()
         self._tell_usage(sum(len(item[0].requests) for item in reported))
         if time.monotonic() >= self._next_search and not self._closing.is_set():

@@ -83,6 +83,14 @@ RULES = (
         runbook="alerts-of-prometheus",
     ),
     Rule(
+        name="RayloopQueue",
+        expr="max by (model) (ray_rayloop_requests_under_way) > 128",
+        lasts="5m",
+        severity="warning",
+        summary="{{ $value }} requests wait in one replica of {{ $labels.model }}; beyond 512 they are refused",
+        runbook="alerts-of-prometheus",
+    ),
+    Rule(
         name="RayloopNoReplica",
         expr='sum by (application) (ray_serve_deployment_replica_healthy{deployment="ModelServer"}) == 0',
         lasts="1m",

@@ -114,7 +114,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             title="Requests queued, and under way in replicas",
             unit="none",
             targets={
-                "{{application}} queued": 'sum by (application) (ray_serve_deployment_queued_queries{SessionName=~"$SessionName"})',
+                "{{model}} {{replica}}": "ray_rayloop_requests_under_way{$m}",
                 "{{application}}": 'sum by (application) (ray_serve_replica_processing_queries{SessionName=~"$SessionName"})',
             },
         ),

@@ -13,7 +13,9 @@ from monitoring.policy import DriftPolicy
 
 HISTORY = 100
 """Looks that are kept."""
-MAX_QUALITY = 2_000
+MAX_RANKED = 20
+"""Columns that a kept look ranks."""
+MAX_QUALITY = 1_000
 """Figures of windows and segments that are kept, the newest."""
 
 
@@ -62,7 +64,7 @@ class Lookout:
         fresh = {(q.version, q.window, q.segment): q for q in (*self.state.quality, *looked.quality)}
         ordered = sorted(fresh.values(), key=lambda q: q.window)[-MAX_QUALITY:]
         ordinary = looked.multivariate.ordinary if looked.multivariate else asked.ordinary
-        kept = (*self.state.looks, looked.model_copy(update={"quality": ()}))[-HISTORY:]
+        kept = (*self.state.looks, _slim(looked))[-HISTORY:]
         self._set(looks=kept, quality=_with_estimates(ordered, self.state.quality), ordinary=ordinary)
         return [one for one in sorted(looked.findings, key=lambda f: f.window) if self._is_new(one, asked.policy)]
 
@@ -80,6 +82,20 @@ class Lookout:
 
     def _set(self, **changes: object) -> None:
         self.state = self.state.model_copy(update=changes)
+
+
+def _slim(looked: Looked) -> Looked:
+    """What is worth keeping of a look: of segments the columns that moved, of a thousand ranked columns the first."""
+    apart = looked.multivariate
+    if apart is not None:
+        ranked = apart.separation.ranked[:MAX_RANKED]
+        separation = apart.separation.model_copy(update={"ranked": ranked})
+        apart = apart.model_copy(update={"separation": separation, "ordinary": ()})
+    segments = {
+        name: result.model_copy(update={"columns": {column: result.columns[column] for column in result.drifted}})
+        for name, result in looked.segments.items()
+    }
+    return looked.model_copy(update={"quality": (), "multivariate": apart, "segments": segments})
 
 
 def _with_estimates(fresh: Sequence[WindowQuality], before: Sequence[WindowQuality]) -> tuple[WindowQuality, ...]:

@@ -29,7 +29,9 @@ from monitoring.responses import Act, Responses, Tells
 from monitoring.windows import LiveWindows
 
 HISTORY = 200
-"""Closed windows that are kept."""
+"""Closed windows that are kept, of a model with few columns."""
+MAX_CELLS, LEAST_HISTORY = 20_000, 10
+"""Of one with a thousand, as many as have so many column results together: all are written at each checkpoint."""
 EARLIEST_S = -6e10
 """The year 69: dates before are not dates."""
 REPLICA_GONE_S = 30.0
@@ -199,7 +201,7 @@ class DriftMonitor:
             result = judge(calibration, self._policy, detector.version, run_starts, run)
         was_drifting = detector.state.drifting
         alarm = detector.update(result).alarm
-        self._results = [*self._results, result][-HISTORY:]
+        self._results = [*self._results, result][-_kept(len(calibration.reference.bins)) :]
         self._lookout.closed(self.model, self._policy, self._results)
         self._count("windows")
         for exporter in self._exporters:
@@ -296,6 +298,10 @@ class DriftMonitor:
         self._used, self._tags = state.used, dict(state.tags)
         self._responses.journal, self._responses.acted = list(state.journal), state.acted
         self._responses.resume(self._policy)
+
+
+def _kept(columns: int) -> int:
+    return max(LEAST_HISTORY, min(HISTORY, MAX_CELLS // max(1, columns)))
 
 
 def _calibration(reference: bytes, policy: DriftPolicy) -> Calibration:

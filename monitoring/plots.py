@@ -117,7 +117,7 @@ def performance(found: Sequence[WindowQuality]) -> str:
     known = [q for q in found if q.limits is not None]
     x = [_date(q.window) for q in known]
     mean = [q.labelled.mean for q in known]
-    top = 3 * max(mean, default=1.0)
+    top = 2 * max(mean, default=1.0)
     low = [max(0.0, q.limits.low) for q in known if q.limits]
     high = [min(top, q.limits.high) for q in known if q.limits]
     axes.fill_between(x, low, high, color=SERIES[0], alpha=0.15, lw=0)

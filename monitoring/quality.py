@@ -5,8 +5,7 @@ wrong sooner or later. Both kinds are confidence sequences, valid at every numbe
 
 rates (0 or 1)  exact: the beta-binomial mixture, {p : B(s + a, n - s + b) / B(a, b) < p^s (1 - p)^(n - s) / alpha}
                 (Robbins, "Statistical methods related to the law of the iterated logarithm", 1970; by Ville)
-losses          asymptotic: Robbins' normal mixture (Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central
-                limit theory and asymptotic confidence sequences", Annals of Statistics 52(6), 2024, theorem 2.2)
+losses          asymptotic, two-sided (cluster/sequences.py)
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from scipy.optimize import brentq
 from scipy.special import betaln
 
 from cluster.contracts import Frozen
+from cluster.sequences import half_width
 
 OPTIMUM = 1_000
 """The number of labels at which limits of a loss are sharpest; they are valid at any."""
@@ -97,8 +97,5 @@ def _rate(n: int, hits: int, alpha: float) -> Limits:
 
 
 def _loss(found: Labelled, alpha: float) -> Limits:
-    # Section 3.5 of the same paper: the precision that is sharpest at OPTIMUM labels.
-    rho2 = (-2.0 * math.log(alpha) + math.log(-2.0 * math.log(alpha)) + 1.0) / OPTIMUM
-    t = found.n * rho2 + 1.0
-    reach = math.sqrt(found.m2 / found.n * 2.0 * t / (found.n**2 * rho2) * math.log(math.sqrt(t) / alpha))
+    reach = half_width(found.m2 / found.n, found.n, alpha, OPTIMUM, 2)
     return Limits(low=found.mean - reach, high=found.mean + reach)

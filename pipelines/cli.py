@@ -95,8 +95,11 @@ def doctor() -> None:
 @app.command()
 def demo() -> None:
     """Start a cluster, clear the last demo, and rehearse the whole loop on the flights of 2013."""
+    from pipelines import dashboards
+
     settings = load_settings()
     session.start(settings, typer.echo)
+    dashboards.write(settings)
     _work("run", _DEMO, "--rehearse", "--fresh")
 
 

@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 
 from cluster.contracts import Alarm, Usage
+from monitoring.alarm import judge
+from monitoring.calibrate import Calibration
 from monitoring.checkpoint import Folder
 from monitoring.cost import Prices, Used, cost
 from monitoring.exporter import PrometheusExporter
 from monitoring.look import Asked, Finding, Looked, WindowQuality
 from monitoring.lookout import Lookout
 from monitoring.monitor import DriftMonitor
+from monitoring.multivariate import Multivariate
 from monitoring.notices import Notice, alertmanager, webhook
 from monitoring.notifier import SENT, Notifier, deliver
 from monitoring.policy import DAY_S, DriftPolicy, LookPolicy, Receiver
 from monitoring.quality import Labelled, limits
+from monitoring.separate import Separation
 from tests.deployments.endpoint import Endpoint
 from tests.monitoring import streams
 
@@ -119,6 +123,26 @@ def test_findings_are_called_out_once_a_spell():
     assert news(worse(4)) == []
     lookout.follow()
     assert news(worse(12)) == ["day 12"]
+
+
+def test_what_is_kept_of_looks_is_small_however_wide_the_model():
+    calibration = Calibration(streams.reference(0), 1, ())
+    live = streams.windows(1, 1, 300, first=100, shift=2.0)[100 * DAY_S]
+    result = judge(calibration, POLICY.model_copy(update={"span": 1}), "1", (100 * DAY_S,), live)
+    ranked = tuple((f"x{i}", 0.001) for i in range(1_000))
+    told = Separation(auc=0.7, low=0.6, high=0.8, p_value=0.1, ranked=ranked)
+    found = looked(DAY_S).model_copy(
+        update={
+            "segments": {"shop = a": result},
+            "multivariate": Multivariate(separation=told, p_value=0.1, drifted=False, ordinary=(0.5,)),
+        }
+    )
+    lookout = Lookout()
+    lookout.took(Asked(model="m", version="1", windows=(DAY_S,), since=DAY_S, policy=POLICY), found)
+    (kept,) = lookout.state.looks
+    assert set(kept.segments["shop = a"].columns) == set(result.drifted) < set(result.columns)
+    assert len(kept.multivariate.separation.ranked) == 20
+    assert (lookout.state.ordinary, len(lookout.state.quality)) == ((0.5,), 1)
 
 
 def test_a_finding_is_journaled_and_acted_on_as_its_kind_asks(folder):

@@ -219,6 +219,13 @@ def test_memory_is_bounded_in_versions_and_windows(folder):
     assert len(open_windows["1"]) == MAX_WINDOWS
 
 
+def test_what_is_kept_of_windows_does_not_grow_with_the_columns(folder, monkeypatch):
+    monkeypatch.setattr("monitoring.monitor.MAX_CELLS", 3 * 12)
+    watching = monitor(folder)
+    send(watching, quiet(20))
+    assert [r.window / DAY_S for r in watching.history()] == list(range(107, 119))
+
+
 def test_windows_left_behind_are_refused_and_small_ones_passed_over(folder):
     watching = monitor(folder)
     send(watching, quiet(1, first=100, count=5) | quiet(2, first=101))

@@ -95,6 +95,13 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
         "20m",
         M,
     ),
+    ("RayloopQueue", {series("ray_rayloop_requests_under_way", **M, replica="a"): "200+0x30"}, "10m", M),
+    (
+        "RayloopQueue",
+        {series("ray_rayloop_requests_under_way", **M, replica="a"): "200 9 200 9 200 9 200 9"},
+        "7m",
+        None,
+    ),
     (
         "RayloopNoReplica",
         {
@@ -225,6 +232,7 @@ def test_rules_and_panels_name_only_metrics_that_are_exported() -> None:
         "errors_total",
         "latency_ms_bucket_total",
         "log_dropped_rows_total",
+        "requests_under_way",
     }
     known |= {f"ray_rayloop_{name}" for name in replica}
     used = re.findall(r"ray_rayloop_\w+", " ".join([*expressions(), *(rule.expr for rule in RULES)]))

@@ -228,3 +228,13 @@ def test_an_alarm_outside_the_history_is_told_without_a_mark():
     results, _ = drift()
     stray = Action(at=0.0, alarm=Alarm(model="m", version="9", window=5 * DAY_S, reason="old", features={}), done="")
     assert "old" in render(Report(model="m", made_at=0.0, drift=results, actions=(stray,)))
+
+
+def test_windows_without_labels_are_drawn_all_the_same():
+    bare = tuple(
+        WindowQuality(version="1", window=i * DAY_S, labelled=Labelled(rows=9), estimated={"DLE": {"mae": 1.0}})
+        for i in range(3)
+    )
+    page = render(Report(model="m", made_at=0.0, performance=bare))
+    assert "0 of 3 windows are worse" in page
+    assert page.count("<svg") == 2

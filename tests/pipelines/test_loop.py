@@ -20,7 +20,6 @@ from cluster.contracts import (
     labels_table,
     monitor_actor,
     predictions_table,
-    to_label_table,
 )
 from cluster.registry import GATE_TAG, Registry
 from cluster.settings import Settings
@@ -136,21 +135,19 @@ def test_the_report_has_its_parts(rehearsed: str, cluster: Settings) -> None:
 
 
 @pytest.mark.cluster
-def test_logged_rows_were_looked_at_and_what_was_worth_labelling_is_queued(rehearsed: str, cluster: Settings) -> None:
+def test_logged_rows_were_looked_at_and_what_the_model_costs_is_known(rehearsed: str, cluster: Settings) -> None:
     import ray
 
     monitor = ray.get_actor(monitor_actor("digits"), namespace=ACTOR_NAMESPACE)
+    status = ray.get(monitor.status.remote())
     looks = ray.get(monitor.looks.remote())
-    assert looks.looks
+    assert 0 < status["counters"]["looks"] <= len(looks.looks)
+    # Images are neither numbers nor categories: a domain classifier has nothing to go by, and says so.
+    assert any("no number and no category" in fault for fault in looks.looks[-1].faults)
     labelled = [q for q in looks.quality if q.labelled.n]
     assert any(q.estimated.get("CBPE") and q.observed for q in labelled)
-    status = ray.get(monitor.status.remote())
-    assert status["counters"]["looks"] == len(looks.looks)
     assert status["used"]["requests"] > 0
     assert status["cost"] > 0
-    queue = Tables(cluster).read(to_label_table("digits"))
-    answered = Tables(cluster).read(predictions_table("digits"), columns=["id"])["id"].to_pylist()
-    assert set(queue["id"].to_pylist()) <= set(answered)
 
 
 @pytest.mark.cluster
