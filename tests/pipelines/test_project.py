@@ -98,5 +98,5 @@ def test_a_column_that_the_gate_cannot_look_at_is_refused_before_anything_is_tra
 def test_a_multilabel_project_is_refused_before_anything_is_trained() -> None:
     project = load(locate("examples/flights/project.py"))
     task = Task(kind="multilabel", label="tags", classes=("late", "cancelled"))
-    with pytest.raises(ProjectError, match="multilabel: such a model is trained by trainers.fit, and not served yet"):
+    with pytest.raises(ProjectError, match=r"multilabel: .*, and not served yet"):
         dataclasses.replace(project, task=task)
