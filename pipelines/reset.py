@@ -23,6 +23,7 @@ from features.materialize import forget as forget_view
 from pipelines.actors import exists
 from pipelines.serving import call
 from pipelines.workspace import Workspace
+from trainers.checkpoint import Checkpoints
 
 
 def forget(workspace: Workspace) -> None:
@@ -50,6 +51,7 @@ def forget(workspace: Workspace) -> None:
             forget_view(workspace.store, view)
         shutil.rmtree(workspace.folder, ignore_errors=True)
         shutil.rmtree(workspace.settings.home / "monitors" / name, ignore_errors=True)
+        Checkpoints(workspace.checkpoints).clear()
         shutil.rmtree(tally.folder(workspace.settings, name), ignore_errors=True)
         workspace.progress(f"{name} starts from nothing")
 

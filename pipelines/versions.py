@@ -107,7 +107,7 @@ def _fitted(
 ) -> FitResult:
     """Train, followed by ``run``; a training of the same fingerprint that was killed goes on where it was."""
     project, curves = workspace.project, Curves(run)
-    folder = f"{workspace.settings.checkpoints}/{project.name}/{fingerprint[:16]}"
+    folder = f"{workspace.checkpoints}/{fingerprint[:16]}"
     fitted = fit(
         recipe.spec,
         recipe.config,

@@ -46,6 +46,11 @@ class Workspace:
         """Where this project's files for people go."""
         return self.settings.home / "projects" / self.project.name
 
+    @property
+    def checkpoints(self) -> str:
+        """Where this project's trainings keep what they would go on from."""
+        return f"{self.settings.checkpoints}/{self.project.name}"
+
     @cached_property
     def code_version(self) -> str:
         return code_version(self.location.folder)

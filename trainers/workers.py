@@ -31,7 +31,7 @@ from trainers.failures import deliberate, last_line
 from trainers.gauges import Gauges
 from trainers.job import Job
 from trainers.shards import Shards
-from trainers.world import Replicas, Sharded, World
+from trainers.world import Replicas, World
 
 TRAIN_VARIABLES = {
     # A report waits until the controller has looked; by default it looks every two seconds.
@@ -125,7 +125,11 @@ def _train(given: dict[str, Any], world: World, checkpoints: Checkpoints) -> Out
 
 
 def _world(config: TrainConfig) -> World:
-    return (Sharded if config.strategy == "fsdp" else Replicas)(get_device())
+    if config.strategy == "ddp":
+        return Replicas(get_device())
+    from trainers.sharded import Sharded
+
+    return Sharded(get_device())
 
 
 def gpus_per_worker(config: TrainConfig, workers: int) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from cluster.contracts import Task
 from cluster.errors import ProjectError
 from pipelines.project import load, locate
 
@@ -91,3 +93,10 @@ def test_a_column_that_the_gate_cannot_look_at_is_refused_before_anything_is_tra
     with pytest.raises(ProjectError, match="looks at color, which its feature set does not have"):
         load(locate(module(tmp_path, asked)))
     assert load(locate(module(tmp_path, asked.replace("color", "shop")))) is not None
+
+
+def test_a_multilabel_project_is_refused_before_anything_is_trained() -> None:
+    project = load(locate("examples/flights/project.py"))
+    task = Task(kind="multilabel", label="tags", classes=("late", "cancelled"))
+    with pytest.raises(ProjectError, match=r"multilabel: .*, and not served yet"):
+        dataclasses.replace(project, task=task)

@@ -19,7 +19,8 @@ from trainers.course import Outcome
 from trainers.feed import Batch, MemoryFeed, MemoryHeldOut
 from trainers.inputs import InputSpec
 from trainers.job import Job
-from trainers.world import Replicas, Sharded
+from trainers.sharded import Sharded
+from trainers.world import Replicas
 
 
 class Plan(NamedTuple):

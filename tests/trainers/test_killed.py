@@ -47,7 +47,7 @@ class _Killer:
             os.kill(self.killed, signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("restarts", "cache_mib"), [(1, 64), (0, 0)])
+@pytest.mark.parametrize(("restarts", "cache_mib"), [(1, 64), pytest.param(0, 0, marks=pytest.mark.slow)])
 def test_a_worker_that_is_killed_changes_no_bit(
     cluster: Settings, tmp_path: Path, restarts: int, cache_mib: int
 ) -> None:

@@ -6,8 +6,10 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from torch import nn
 
 from tests.trainers.group import Plan, together
+from trainers import sharded
 from trainers.config import ModelSpec, TrainConfig
 from trainers.course import Outcome
 
@@ -75,3 +77,10 @@ def test_a_training_of_three_workers_goes_on_with_two(trainings: dict[str, Outco
     assert fewer is not None
     assert [epoch.number for epoch in fewer.epochs] == [1, 2, 3]
     assert fewer.best.metrics["auc"] > 0.8
+
+
+def test_large_modules_are_sharded_on_their_own_inner_ones_first() -> None:
+    large, other = nn.Linear(1100, 1000), nn.Linear(1000, 1100)
+    block = nn.Sequential(large, nn.ReLU())
+    module = nn.Sequential(nn.ModuleList([block, other]), nn.Linear(3, 3))
+    assert sharded._units(module) == [large, block, other]
