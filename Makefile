@@ -28,7 +28,7 @@ check: $(STAMP)
 bench-serving: $(STAMP)
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 
-# ARGS="--only offline --small" for less; docs/benchmarks.md.
+# ARGS="--only flights request --small" for less; docs/benchmarks.md.
 bench-features: $(STAMP)
 	$(BIN)/python -m benchmarks.features $(ARGS)
 
