@@ -24,14 +24,15 @@ from pipelines import cards
 from pipelines.curves import Curves
 from pipelines.examine import Examined, examine
 from pipelines.frames import Frame
+from pipelines.searching import searched
 from pipelines.workspace import Workspace
-from trainers import evaluate
+from trainers import evaluate, tasks
 from trainers.checkpoint import Checkpoints
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data import TrainingData
 from trainers.fit import FitResult, calibrated, fit
 from trainers.latency import runtime_line
-from trainers.tune import TuneResult, search
+from trainers.trial import TuneResult
 
 SUMMARY = "rayloop.summary"
 PRECISION = "rayloop.precision"
@@ -62,9 +63,7 @@ def tune(workspace: Workspace, frame: Frame) -> tuple[Recipe, TuneResult | None]
     project = workspace.project
     if project.tune is None:
         return Recipe(project.model, project.train), None
-    found = search(
-        project.model, project.train, project.tune, project.task, frame.encoder, frame.data, workspace.progress
-    )
+    found = searched(workspace, frame, project.tune, tasks.primary(project.task).name)
     return Recipe(found.spec, found.config.model_copy(update={"workers": project.train.workers})), found
 
 

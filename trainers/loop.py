@@ -37,15 +37,17 @@ def train(
     report: Callable[[Epoch], None],
     tell: Tell = lambda pulse: None,
     checkpoints: Checkpoints | None = None,
+    until: int = 0,
 ) -> Outcome:
     """Train, validate after every epoch, keep the best; go on from the newest of ``checkpoints``, when there is one.
 
+    It pauses after epoch ``until``, 0 never: the newest checkpoint is then of that epoch's end.
     On the first worker ``tell`` hears about once a second how it goes. Raises DataError when loss or metric is not a number,
     or a checkpoint is of another training.
     """
     training = _Training(job, feed, held_out, world, tell, checkpoints)
     training.resume()
-    while not training.over:
+    while not training.over and not 0 < until <= training.done:
         report(training.epoch())
         training.save_after_epoch()
     return training.outcome()
@@ -72,6 +74,11 @@ class _Training:
     def over(self) -> bool:
         return self._progress.over(self._job.config)
 
+    @property
+    def done(self) -> int:
+        """Epochs that are over."""
+        return len(self._progress.epochs)
+
     def outcome(self) -> Outcome:
         """Once all that is to be kept is written."""
         if self._checkpoints is not None:
@@ -80,7 +87,9 @@ class _Training:
 
     def epoch(self) -> Epoch:
         """Take the steps that are left of an epoch, then validate."""
-        number, lr, clock = len(self._progress.epochs) + 1, self._step.lr, self._clock
+        number, clock = self.done + 1, self._clock
+        self._step.use(self._job.config.during(number))
+        lr = self._step.lr
         clock.begin(self._progress.spent)
         loss = self._steps(number)
         trained, seconds = clock.elapsed, clock.seconds
@@ -105,7 +114,7 @@ class _Training:
 
     def save_after_epoch(self) -> None:
         every = self._job.config.checkpoint_epochs
-        if every and len(self._progress.epochs) % every == 0:
+        if every and self.done % every == 0:
             self._save()
 
     def resume(self) -> None:

@@ -19,6 +19,8 @@ from trainers.world import World
 _FREE = {
     "workers", "min_workers", "resize_s", "restarts", "threads", "cpus_per_worker", "gpu", "cache_mib",
     "checkpoint_steps", "checkpoint_epochs", "quantize", "calibrate",
+    # Those to come may be others than foreseen then; a population's members part this way.
+    "changes",
 }  # fmt: skip
 
 Saved = dict[str, Any]

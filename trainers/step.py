@@ -63,6 +63,12 @@ class Stepper:
         self.optimiser = _adamw(module, config)
         self.done = 0
 
+    def use(self, config: TrainConfig) -> None:
+        """Go on with the settings of ``config`` that may change while a model trains."""
+        self._config = config
+        for group in self.optimiser.param_groups:
+            group["weight_decay"] = config.weight_decay if group["params"][0].ndim > 1 else 0.0
+
     @property
     def lr(self) -> float:
         return self._config.lr * schedule_factor(self._config, self.done, self._steps)
