@@ -17,7 +17,8 @@ from trainers.world import World
 START_SHARE = 0.1
 END_SHARE = 0.001
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Loss = Callable[[torch.Tensor, Batch], torch.Tensor]
+"""Of logits and the rows that they are of."""
 
 _AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -111,10 +112,10 @@ class Stepper:
 
     def _part(self, part: Batch) -> torch.Tensor:
         if self._cast is None:
-            return self._loss(self._module(part.numbers, part.codes), part.labels)
+            return self._loss(self._module(part.numbers, part.codes), part)
         with torch.autocast(self._world.device.type, self._cast):
             logits = self._module(part.numbers, part.codes)
-        return self._loss(logits.float(), part.labels)
+        return self._loss(logits.float(), part)
 
 
 def _adamw(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
