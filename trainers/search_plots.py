@@ -32,12 +32,16 @@ def _numbers(values: Sequence[Parameter]) -> tuple[np.ndarray, list[tuple[float,
     numbers = np.array(values, float)
     low, high = numbers.min(), numbers.max()
     if low == high:
-        return np.full(len(numbers), 0.5), [(0.5, f"{low:.3g}")]
+        return np.full(len(numbers), 0.5), [(0.5, _figure(low))]
     log = low > 0 and high / low >= LOG_RANGE
     there = np.log(numbers) if log else numbers
     between = np.sqrt(low * high) if log else (low + high) / 2
-    ticks = [(0.0, f"{low:.3g}"), (0.5, f"{between:.3g}"), (1.0, f"{high:.3g}")]
+    ticks = [(0.0, _figure(low)), (0.5, _figure(between)), (1.0, _figure(high))]
     return (there - there.min()) / (there.max() - there.min()), ticks
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e6 else f"{value:.3g}"
 
 
 def _names(values: Sequence[Parameter]) -> tuple[np.ndarray, list[tuple[float, str]]]:

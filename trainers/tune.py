@@ -18,6 +18,7 @@ from cluster.contracts import Task
 from cluster.errors import RayloopError
 from features.encoding import Encoder
 from trainers import models, population, spaces, tasks
+from trainers.checkpoint import Checkpoints
 from trainers.config import ModelSpec, Parameter, TrainConfig, TuneConfig, applied
 from trainers.data import TrainingData
 from trainers.job import Job
@@ -61,6 +62,8 @@ def search(
         (_generations if tuning.method == "pbt" else _proposals)(stage, f"{weights}/weights")
         chosen = _chosen(stage)
         stage.carry_out(_repeats(stage, chosen))
+        # A population's checkpoints are of use to nobody any more.
+        Checkpoints(f"{weights}/weights").clear()
     return _result(stage, chosen, time.perf_counter() - started)
 
 

@@ -100,6 +100,7 @@ def test_a_population_ends_alike_when_it_is_begun_again_and_its_winner_can_be_fi
     assert all(trial.status == "finished" for trial in found.trials)
     assert found.config.changes or found.best.parameters == {"lr": found.config.lr}
     assert any(trial.parent for trial in found.trials)
+    assert not (tmp_path / "weights").exists()
     # As if the driver had been killed in its second generation.
     for path in sorted(tmp_path.glob("*.json"))[3:]:
         path.unlink()

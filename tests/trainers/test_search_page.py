@@ -78,6 +78,10 @@ def test_an_axis_is_logarithmic_where_numbers_span_a_decade_and_names_stand_apar
     assert all(0 <= place <= 1 for place, _ in axis.ticks)
 
 
+def test_whole_numbers_are_written_whole() -> None:
+    assert [text for _, text in _Axis("x", (1024, 4096, 0.5)).ticks] == ["0.5", "45.3", "4096"]
+
+
 def test_one_trial_alone_can_be_drawn() -> None:
     assert "trial-1" in parallel(_trials()[:1], 1, "auc", "max")
     assert math.isnan(Trial(number=1, parameters={}).metric)
