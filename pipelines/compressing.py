@@ -63,7 +63,8 @@ def compressed(workspace: Workspace, frame: Frame, fitted: FitResult, train: Tra
     whole = examiner(fitted)
     for number, step in enumerate(steps if whole.report.passed else (), start=1):
         before = found.fitted
-        job = Job(before.spec, before.config, before.task, before.inputs)
+        # Epochs and learning rate of a step are not those of the next.
+        job = Job(before.spec, fitted.config, before.task, before.inputs)
         todo = next_job(step, job, before.module())
         smaller = train(todo.spec, todo.config, number, todo.start, todo.teacher)
         seen = examiner(smaller, whole.scores, step)
