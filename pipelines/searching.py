@@ -65,7 +65,7 @@ def searched(workspace: Workspace, frame: Frame, tuning: TuneConfig, metric: str
 
 def folder_of(workspace: Workspace) -> str:
     """Where a project's searches keep what they have done."""
-    return f"{workspace.settings.checkpoints}/{workspace.project.name}/searches"
+    return f"{workspace.checkpoints}/searches"
 
 
 def _log(workspace: Workspace, run: Run, found: TuneResult) -> None:
