@@ -12,7 +12,7 @@ from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 from mlflow.exceptions import MlflowException
 
@@ -23,6 +23,7 @@ from cluster.settings import Settings
 BUNDLE_PATH = "bundle"
 FINGERPRINT_TAG = "rayloop.fingerprint"
 GATE_TAG = "rayloop.gate"
+KEY_TAG = "rayloop.key"
 # MLflow retries a dead server for minutes by default; a person waiting at a prompt should not.
 _HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -33,20 +34,29 @@ class Run:
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client = client
         self.id = run_id
+        self.failed = False
+        """Set to end as FAILED without an error here."""
 
     def parameters(self, values: Mapping[str, object]) -> None:
-        for name, value in values.items():
-            self._client.log_param(self.id, name, value)
+        self._client.log_batch(self.id, params=[Param(name, str(value)) for name, value in values.items()])
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Those that are finite numbers, in one transaction."""
+        self.courses({name: {step: value} for name, value in values.items()})
+
+    def courses(self, values: Mapping[str, Mapping[int, float]]) -> None:
+        """Metrics by step, as far as they are finite numbers, in one transaction."""
         now = int(1000 * time.time())
-        made = [Metric(name, value, now, step) for name, value in values.items() if math.isfinite(value)]
+        made = [
+            Metric(name, value, now, step)
+            for name, course in values.items()
+            for step, value in course.items()
+            if math.isfinite(value)
+        ]
         self._client.log_batch(self.id, metrics=made)
 
     def tags(self, values: Mapping[str, str]) -> None:
-        for name, value in values.items():
-            self._client.set_tag(self.id, name, value)
+        self._client.log_batch(self.id, tags=[RunTag(name, value) for name, value in values.items()])
 
     def texts(self, files: Mapping[str, str]) -> None:
         """Store each text under its path among the run's artifacts."""
@@ -84,17 +94,24 @@ class Registry:
         _ = self._client
 
     @contextmanager
-    def run(self, experiment: str, name: str, parent: str = "") -> Iterator[Run]:
-        """Open a run; it ends as FINISHED, or as FAILED when the body raises."""
-        tags = {"mlflow.runName": name} | ({"mlflow.parentRunId": parent} if parent else {})
-        entity = self._client.create_run(self._experiment(experiment), tags=tags)
-        run = Run(self._client, entity.info.run_id)
+    def run(self, experiment: str, name: str, parent: str = "", *, key: str = "", again: bool = False) -> Iterator[Run]:
+        """Open a run; it ends as FINISHED, or as FAILED when the body raises. ``again`` goes on with the newest one of this ``key``."""
+        found = self._keyed(experiment, key) if again else ""
+        run = Run(self._client, found or self._created(experiment, name, parent, key))
+        if found:
+            self._client.update_run(found, status="RUNNING")
         try:
             yield run
         except BaseException:
             self._client.set_terminated(run.id, "FAILED")
             raise
-        self._client.set_terminated(run.id, "FINISHED")
+        self._client.set_terminated(run.id, "FAILED" if run.failed else "FINISHED")
+
+    def children(self, experiment: str, run: Run) -> set[str]:
+        """Names of the runs that are nested in this one."""
+        wanted = f"tags.`mlflow.parentRunId` = '{run.id}'"
+        found = self._client.search_runs([self._experiment(experiment)], wanted, max_results=10_000)
+        return {child.info.run_name for child in found}
 
     def register(self, model: str, run: Run, bundle: Path, tags: Mapping[str, str]) -> ModelVersion:
         """Store ``bundle`` with the run and register it as the model's next version."""
@@ -164,6 +181,18 @@ class Registry:
         """Delete a registered model with all its versions; absent is fine."""
         if self._has(model):
             self._client.delete_registered_model(model)
+
+    def _keyed(self, experiment: str, key: str) -> str:
+        """The newest run of a key; empty when there is none."""
+        found = self._client.search_runs([self._experiment(experiment)], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        return str(found[0].info.run_id) if found else ""
+
+    def _created(self, experiment: str, name: str, parent: str, key: str) -> str:
+        tags = {"mlflow.runName": name, "mlflow.parentRunId": parent, KEY_TAG: key}
+        made = self._client.create_run(
+            self._experiment(experiment), tags={n: value for n, value in tags.items() if value}
+        )
+        return str(made.info.run_id)
 
     def _has(self, model: str) -> bool:
         return bool(self._client.search_registered_models(f"name = '{model}'"))

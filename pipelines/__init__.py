@@ -11,6 +11,7 @@ from monitoring.calibrate import Watch
 from monitoring.policy import DriftPolicy, LookPolicy, Receiver
 from pipelines.project import Period, Project, Rehearsal, Retrain
 from trainers.budget import Budget
+from trainers.compress import Distill, Prune
 from trainers.config import Choice, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform
 from trainers.fairness import FairnessPolicy
 from trainers.gate import GatePolicy, Threshold
@@ -22,6 +23,7 @@ __all__ = [
     "Budget",
     "Choice",
     "Column",
+    "Distill",
     "DriftPolicy",
     "Entity",
     "Examples",
@@ -37,6 +39,7 @@ __all__ = [
     "ModelSpec",
     "Period",
     "Project",
+    "Prune",
     "Receiver",
     "Rehearsal",
     "Retrain",

@@ -52,7 +52,7 @@ def tune(workspace: Workspace) -> None:
         for trial in sorted(found.trials, key=lambda t: t.number):
             chosen = "  ".join(f"{name}={value}" for name, value in trial.parameters.items())
             workspace.progress(
-                f"{trial.number:3d}  {trial.status:<8}  {trial.epochs} epochs  {trial.metric:.4f}  {chosen}"
+                f"{trial.number:3d}  {trial.stage:<8}  seed {trial.seed}  {trial.status:<8}  {trial.epochs} epochs  {trial.metric:.4f}  {chosen}"
             )
         workspace.progress(f"best: {recipe.config.model_dump_json()} {dict(recipe.spec.parameters)}")
 

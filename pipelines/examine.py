@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from cluster.contracts import CHAMPION, GateReport
+from cluster.contracts import CHAMPION, Check, GateReport, ModelVersion
 from features.bundle import MODEL
 from features.frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
@@ -42,13 +42,23 @@ class Examined(NamedTuple):
     champion: str
 
 
-def examine(workspace: Workspace, frame: Frame, fitted: FitResult, folder: Path, compare: bool) -> Examined:
-    """Export into ``folder``, choose the precision, assess, gate. ``compare`` with the champion where there is one."""
+def examine(
+    workspace: Workspace,
+    frame: Frame,
+    fitted: FitResult,
+    folder: Path,
+    compare: bool,
+    compressed: tuple[Check, ...] = (),
+) -> Examined:
+    """Export into ``folder``, choose the precision, assess, gate. ``compare`` with the champion where there is one.
+
+    ``compressed`` are checks that the model has passed on its way to its size.
+    """
     gate, test = workspace.project.gate, frame.part(TEST)
     labels, sample = test[LABEL].to_numpy(), test.slice(0, _PARITY_ROWS)
     parity = export(fitted, folder, sample)
     champion = workspace.registry.aliased(workspace.project.name, CHAMPION) if compare else None
-    theirs = evaluate.score_table(workspace.registry.fetch(champion), test) if champion else None
+    theirs = champion_scores(workspace, champion, test)
     served = choose(gate, fitted, folder, test, labels, parity=parity, champion_scores=theirs)
     latency = latencies(evaluate.session(folder / MODEL), fitted.scored(), fitted.encoder.encode(sample))
     given = _evidence(frame, fitted, folder, served.scores, theirs)
@@ -59,12 +69,16 @@ def examine(workspace: Workspace, frame: Frame, fitted: FitResult, folder: Path,
         served=served,
         evidence=given,
         found=found,
-        report=GateReport(checks=(*served.report.checks, *more)),
+        report=GateReport(checks=(*served.report.checks, *compressed, *more)),
         quality=tasks.evaluate(fitted.task, served.scores, labels),
         latency=latency,
         size=size,
         champion=str(champion or ""),
     )
+
+
+def champion_scores(workspace: Workspace, champion: ModelVersion | None, test: pa.Table) -> np.ndarray | None:
+    return evaluate.score_table(workspace.registry.fetch(champion), test) if champion else None
 
 
 def _evidence(

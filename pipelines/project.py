@@ -19,6 +19,7 @@ from features.definitions import FeatureSet
 from features.sources import Examples, Source, require_columns
 from features.split import Split
 from monitoring.policy import DriftPolicy
+from trainers.compress import Compression
 from trainers.config import ModelSpec, TrainConfig, TuneConfig
 from trainers.gate import GatePolicy
 
@@ -65,7 +66,8 @@ class Project:
     """Everything rayloop needs to know about one model.
 
     ``baseline`` trains boosted trees beside the model, with and without the point-in-time features. ``purpose`` says what the
-    model is for, ``limits`` what it must not be used for: both stand on the model card.
+    model is for, ``limits`` what it must not be used for: both stand on the model card. ``compress`` are steps to a smaller model
+    (Prune, Distill), each taken if the gate holds.
     ``tags`` ("team", "purpose", …) are what the model's cost is shown by.
     """
 
@@ -78,6 +80,7 @@ class Project:
     model: ModelSpec
     train: TrainConfig
     gate: GatePolicy
+    compress: tuple[Compression, ...] = ()
     tune: TuneConfig | None = None
     rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
     drift: DriftPolicy = field(default_factory=DriftPolicy)

@@ -13,6 +13,7 @@ from rich.table import Table
 from features.landing import Landed
 from pipelines.baselines import Results
 from pipelines.rehearsal import Act, Story, sentence
+from pipelines.searching import PAGE
 from pipelines.traffic import example_curl
 from pipelines.versions import Candidate
 from pipelines.workspace import Workspace
@@ -91,6 +92,8 @@ def _next(console: Console, workspace: Workspace, page: Path) -> None:
     ray = Path(sys.executable).with_name("ray")
     console.rule("Where to look next", align="left")
     console.print(f"Report         {page.as_uri()}", soft_wrap=True)
+    if (search := workspace.folder / PAGE).exists():
+        console.print(f"Search         {search.as_uri()}", soft_wrap=True)
     console.print(f"MLflow         {settings.mlflow_server}/#/models/{name}", soft_wrap=True)
     console.print(
         f"Ray dashboard  {settings.dashboard}   (asks for the token that `{ray} get-auth-token` prints)", soft_wrap=True

@@ -15,26 +15,32 @@ import pyarrow as pa
 from cluster.contracts import GateReport, ModelVersion, Snapshot
 from cluster.errors import GateFailed
 from cluster.registry import FINGERPRINT_TAG, GATE_TAG, Run
-from features.bundle import PROFILE, Manifest, Precision
+from features.bundle import PROFILE, Manifest
 from features.definitions import Column
 from features.pit import AS_OF
 from features.reference import ReferenceProfile, profile_windows
 from features.split import TRAIN, VALIDATION
 from pipelines import cards
+from pipelines.compressing import Compressed, compressed
 from pipelines.curves import Curves
 from pipelines.examine import Examined, examine
 from pipelines.frames import Frame
+from pipelines.searching import searched
 from pipelines.workspace import Workspace
-from trainers import evaluate
+from trainers import evaluate, tasks
 from trainers.checkpoint import Checkpoints
+from trainers.compress import check
 from trainers.config import ModelSpec, TrainConfig
+from trainers.course import State
 from trainers.data import TrainingData
 from trainers.fit import FitResult, calibrated, fit
+from trainers.job import Teacher
 from trainers.latency import runtime_line
-from trainers.tune import TuneResult, search
+from trainers.trial import TuneResult
 
 SUMMARY = "rayloop.summary"
 PRECISION = "rayloop.precision"
+COMPRESSION = "rayloop.compression"
 RUNTIME = "rayloop.runtime"
 _SCORE_COLUMN = "score"
 _PREDICTED_COLUMN = "predicted"
@@ -62,9 +68,7 @@ def tune(workspace: Workspace, frame: Frame) -> tuple[Recipe, TuneResult | None]
     project = workspace.project
     if project.tune is None:
         return Recipe(project.model, project.train), None
-    found = search(
-        project.model, project.train, project.tune, project.task, frame.encoder, frame.data, workspace.progress
-    )
+    found = searched(workspace, frame, project.tune, tasks.primary(project.task).name)
     return Recipe(found.spec, found.config.model_copy(update={"workers": project.train.workers})), found
 
 
@@ -85,43 +89,60 @@ def make_version(
     data = frame.sabotaged(recipe.config.seed) if recipe.shuffle_labels else frame.data
     project, tell = workspace.project, workspace.progress
     with workspace.registry.run(project.name, name) as run, tempfile.TemporaryDirectory() as temporary:
-        fitted = _fitted(workspace, frame, recipe, data, run, fingerprint)
+        trained = _trained(workspace, frame, recipe, data, run, fingerprint, compare)
         folder = Path(temporary)
-        seen = examine(workspace, frame, fitted, folder, compare)
+        seen = examine(workspace, frame, trained.fitted, folder, compare, trained.checks)
         tell(f"exported in {seen.served}; {runtime_line(seen.latency)}")
         for check in seen.report.checks:
             tell(f"gate {'pass' if check.passed else 'FAIL'}: {check.name}: {check.reason}")
         if not seen.report.passed:
             _refuse_unless(override_gate, run, workspace, frame, recipe, name, seen, fingerprint)
-        _write_bundle(workspace, frame, fitted, folder, seen.served.precision)
+        _write_bundle(workspace, frame, recipe, seen, folder)
         _log(run, workspace, frame, recipe, seen)
         cards.log_card(run, workspace, frame, name, seen, fingerprint, "" if seen.report.passed else override_gate)
-        tags = _tags(workspace, frame, fingerprint, seen, override_gate)
+        tags = _tags(workspace, frame, fingerprint, seen, override_gate) | _compression(trained)
+        run.tags(_compression(trained))
         version = workspace.registry.register(project.name, run, folder, tags)
     tell(f"registered {version}: {_told(seen.quality)}")
     return Candidate(version, seen.report, seen.quality, False)
 
 
-def _fitted(
-    workspace: Workspace, frame: Frame, recipe: Recipe, data: TrainingData, run: Run, fingerprint: str
-) -> FitResult:
-    """Train, followed by ``run``; a training of the same fingerprint that was killed goes on where it was."""
+def _trained(
+    workspace: Workspace, frame: Frame, recipe: Recipe, data: TrainingData, run: Run, fingerprint: str, compare: bool
+) -> Compressed:
+    """Train, followed by ``run``, then make the model smaller where the project says so.
+
+    A training of the same fingerprint that was killed goes on where it was.
+    """
     project, curves = workspace.project, Curves(run)
     folder = f"{workspace.checkpoints}/{fingerprint[:16]}"
-    fitted = fit(
-        recipe.spec,
-        recipe.config,
-        project.task,
-        frame.encoder,
-        data,
-        workspace.progress,
-        name=project.name,
-        watch=curves,
-        checkpoints=folder,
-    )
+
+    def train(
+        spec: ModelSpec, config: TrainConfig, step: int, start: State | None = None, teacher: Teacher | None = None
+    ) -> FitResult:
+        fitted = fit(
+            spec,
+            config,
+            project.task,
+            frame.encoder,
+            data,
+            workspace.progress,
+            name=project.name,
+            watch=(lambda seen: None) if step else curves,
+            checkpoints=f"{folder}/{step}",
+            start=start,
+            teacher=teacher,
+        )
+        return calibrated(fitted, frame.part(VALIDATION))
+
+    if project.compress:
+        inputs = data.encoded(frame.encoder, project.task, recipe.config.cache_mib).inputs
+        check(project.compress, recipe.spec, inputs, project.task)
+    fitted = train(recipe.spec, recipe.config, 0)
     curves.complete(fitted.epochs)
+    made = compressed(workspace, frame, fitted, train, compare)
     Checkpoints(folder).clear()
-    return calibrated(fitted, frame.part(VALIDATION))
+    return made
 
 
 def _refuse_unless(
@@ -159,8 +180,8 @@ def output_column(workspace: Workspace) -> Column:
     return Column(name=_PREDICTED_COLUMN, kind="category") if multiclass else Column(name=_SCORE_COLUMN, kind="number")
 
 
-def _write_bundle(workspace: Workspace, frame: Frame, fitted: FitResult, folder: Path, precision: Precision) -> None:
-    """Manifest and reference profile beside the exported model."""
+def _write_bundle(workspace: Workspace, frame: Frame, recipe: Recipe, seen: Examined, folder: Path) -> None:
+    """Manifest and reference profile beside the exported model. The recipe is what all of it began with: of that a retraining is made."""
     project = workspace.project
     Manifest(
         model=project.name,
@@ -170,9 +191,9 @@ def _write_bundle(workspace: Workspace, frame: Frame, fitted: FitResult, folder:
         encoder=frame.encoder,
         snapshot=frame.snapshot,
         code_version=workspace.code_version,
-        recipe={"model": fitted.spec.parameters, "train": fitted.config.model_dump(mode="json")},
-        metrics=fitted.metrics,
-        precision=precision,
+        recipe={"model": recipe.spec.parameters, "train": recipe.config.model_dump(mode="json")},
+        metrics=seen.fitted.metrics,
+        precision=seen.served.precision,
     ).save(folder)
     (folder / PROFILE).write_bytes(_reference(workspace, frame, folder).to_bytes())
 
@@ -205,6 +226,8 @@ def _fingerprint(workspace: Workspace, snapshot: Snapshot, recipe: Recipe) -> st
         "gate": project.gate.model_dump(mode="json"),
         "code": workspace.code_version,
     }
+    # Versions of before there were such steps keep their fingerprints.
+    body |= {"compress": [step.key for step in project.compress]} if project.compress else {}
     return hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -223,6 +246,10 @@ def _tags(workspace: Workspace, frame: Frame, fingerprint: str, seen: Examined, 
         **_origin(workspace, frame),
     }
     return tags | ({"rayloop.gate_override": override} if override else {})
+
+
+def _compression(trained: Compressed) -> dict[str, str]:
+    return {COMPRESSION: str(trained)} if trained.told else {}
 
 
 def _origin(workspace: Workspace, frame: Frame) -> dict[str, str]:

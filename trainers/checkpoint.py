@@ -28,10 +28,14 @@ Saved = Mapping[str, Any]
 
 
 class Checkpoints:
-    """The checkpoints in a folder: a path, or a URI that pyarrow.fs knows (s3, gs, hdfs, file). The newest two are kept."""
+    """The checkpoints in a folder: a path, or a URI that pyarrow.fs knows (s3, gs, hdfs, file). The newest two are kept.
 
-    def __init__(self, folder: str) -> None:
+    ``origin`` is a folder whose newest checkpoint is gone on from while this one has none; nothing is written there.
+    """
+
+    def __init__(self, folder: str, origin: str = "") -> None:
         self._fs, self._folder = fs.FileSystem.from_uri(folder)
+        self._origin = origin
         self._writing: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -42,7 +46,7 @@ class Checkpoints:
                 found: bytes = file.read()
             if hashlib.sha256(found[_SUM_BYTES:]).digest() == found[:_SUM_BYTES]:
                 return found[_SUM_BYTES:]
-        return None
+        return Checkpoints(self._origin).newest() if self._origin else None
 
     def save(self, step: int, saved: Saved) -> None:
         """Write in the background what nobody changes any more. Waits for the write before; raises what went wrong with that."""

@@ -19,6 +19,19 @@ SCORE_ROWS = 16_384
 """Rows that a model scores at a time."""
 
 
+class Change(Frozen):
+    """Settings that hold from the end of epoch ``after`` on; None leaves one as it is."""
+
+    after: int = Field(ge=1)
+    lr: float | None = Field(default=None, gt=0)
+    weight_decay: float | None = Field(default=None, ge=0)
+    clip_norm: float | None = Field(default=None, ge=0)
+
+
+CHANGEABLE = ("lr", "weight_decay", "clip_norm")
+"""What may change while a model trains."""
+
+
 class TrainConfig(Frozen):
     """How to train. ``batch_size`` counts the rows of one step over all workers together.
 
@@ -41,6 +54,8 @@ class TrainConfig(Frozen):
     A worker that dies is replaced, and training goes on from the newest one, up to ``restarts`` times. ``min_workers`` lets
     training go on with fewer than ``workers`` when a node leaves, and take more, up to ``workers``, when one comes; 0 waits
     for all. The cluster is looked at every ``resize_s`` seconds.
+
+    ``changes`` are settings that hold from a later epoch on, as population-based training finds them; the schedule goes on.
     """
 
     epochs: int = Field(default=3, ge=1)
@@ -70,6 +85,12 @@ class TrainConfig(Frozen):
     restarts: int = Field(default=2, ge=0)
     min_workers: int = Field(default=0, ge=0)
     resize_s: float = Field(default=30.0, gt=0)
+    changes: tuple[Change, ...] = ()
+
+    def during(self, epoch: int) -> TrainConfig:
+        """The settings of one epoch, the first of which is 1."""
+        passed = [c.model_dump(include=set(CHANGEABLE), exclude_none=True) for c in self.changes if c.after < epoch]
+        return self.model_copy(update={name: value for change in passed for name, value in change.items()})
 
     @model_validator(mode="after")
     def _settings_that_go_together(self) -> Self:
@@ -139,9 +160,15 @@ class TuneConfig(Frozen):
     """How to search. ``space`` maps fields of TrainConfig, or parameters of the model, to what may be chosen.
 
     The first trial takes the base values as they stand, where they lie in the space. ``minutes`` ends the search
-    early, 0 never. ASHA lets a trial past ``grace_epochs`` * ``reduction`` ** i epochs only if it is among the best
+    early, 0 never, and leaves finalists their time. ASHA lets a trial past ``grace_epochs`` * ``reduction`` ** i epochs only if it is among the best
     1 / ``reduction`` there. A trial with one worker trains in the trial's own process; with several it is a
     data-parallel Ray Train job.
+
+    The best ``finalists`` settings are trained ``finalist_seeds`` times more, each time under a seed that the search has not
+    seen, and the best mean wins; 0 takes the best trial as it is.
+
+    ``method="pbt"`` trains ``trials`` models side by side, and every ``exchange_epochs`` epochs lets the worst go on from the weights of the
+    best with changed settings; of TrainConfig it searches lr, weight_decay and clip_norm, which may change while a model trains.
     """
 
     space: dict[str, Space]
@@ -152,7 +179,22 @@ class TuneConfig(Frozen):
     reduction: int = Field(default=3, ge=2)
     workers_per_trial: int = Field(default=1, ge=1)
     cpus_per_trial: float = Field(default=1.0, gt=0)
+    finalists: int = Field(default=3, ge=1)
+    finalist_seeds: int = Field(default=0, ge=0)
+    method: Literal["tpe", "pbt"] = "tpe"
+    exchange_epochs: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _a_population_can_change(self) -> Self:
+        if self.method == "pbt" and (fixed := sorted(set(self.space) - set(CHANGEABLE))):
+            raise ProjectError(
+                f"method='pbt' cannot search {', '.join(fixed)}, which cannot change while a model trains",
+                f"search {', '.join(CHANGEABLE)}, or use method='tpe'",
+            )
+        if self.method == "pbt" and self.trials < 2:
+            raise ProjectError("method='pbt' with one trial has nobody to learn from", "raise trials")
+        return self
 
     @model_validator(mode="after")
     def _ranges_are_ranges(self) -> Self:

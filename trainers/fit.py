@@ -24,7 +24,7 @@ from trainers.data import TrainingData
 from trainers.encode import label_array
 from trainers.feed import MemoryHeldOut, Rows
 from trainers.inputs import InputSpec
-from trainers.job import Job
+from trainers.job import Job, Teacher
 from trainers.validate import gather, validate
 from trainers.workers import on_workers
 from trainers.world import World
@@ -79,12 +79,14 @@ def fit(
     name: str = "fit",
     watch: Watch = lambda seen: None,
     checkpoints: str = "",
+    start: State | None = None,
+    teacher: Teacher | None = None,
 ) -> FitResult:
     """Train on ``config.workers`` workers. Raises ProjectError, DataError, or RayloopError for a worker that died once too often.
 
     ``watch`` gets each epoch, and about every second how it goes; metrics in Ray's dashboard carry ``name``. A folder or URI for
     ``checkpoints`` lets a fit that was killed go on when it is called again with the same arguments; it must be reachable from
-    every node. It is the caller's to remove.
+    every node. It is the caller's to remove. ``start`` and ``teacher`` are those of Job.
     """
     if config.calibrate != "none" and task.kind == "regression":
         raise ProjectError(f"calibrate={config.calibrate!r}: a regression has no probabilities", "leave calibrate out")
@@ -95,7 +97,7 @@ def fit(
     metric = tasks.primary(task).name
     losses.class_weights(task, config, encoded.inputs)
     with _channel(_Teller(progress, metric, watch)) as queue:
-        job = Job(spec, config, task, encoded.inputs)
+        job = Job(spec, config, task, encoded.inputs, start, teacher)
         outcome = on_workers(job, encoded, queue=queue, name=name, checkpoints=checkpoints)
     fitted = time.perf_counter() - started
     train_seconds = sum(epoch.train_seconds for epoch in outcome.epochs)

@@ -18,6 +18,8 @@ from trainers.fairness import FairnessPolicy
 from trainers.robustness import RobustnessPolicy
 from trainers.slices import SlicePolicy
 
+INT8 = "int8"
+
 
 class Threshold(Frozen):
     """A metric on the held-out rows must lie between ``min`` and ``max``, both included; None is no bound."""
@@ -36,6 +38,7 @@ class GatePolicy(Frozen):
     ``max_parity``: the exported model's scores may differ from the training module's by this much.
     ``max_quantization_loss``: with int8 weights its primary metric may be worse by this share of the metric's value, with
     the same kind of bound as ``margin``.
+    ``max_compression_loss``: the same of a model that was pruned or distilled, against the one it was made of.
     ``max_alone``: no feature alone may have more skill than this (leakage.py: 1 is the label itself). None: any.
     ``max_calibration_loss``: a fitted temperature may add this much to the calibration error of the held-out rows.
     ``slices``, ``fairness``, ``robustness`` and ``budget`` are policies of their own; none has a limit unless it is declared.
@@ -46,6 +49,7 @@ class GatePolicy(Frozen):
     max_gap: float | None = Field(default=None, ge=0)
     max_parity: float = Field(default=1e-4, gt=0)
     max_quantization_loss: float = Field(default=0.005, ge=0)
+    max_compression_loss: float = Field(default=0.005, ge=0)
     max_alone: float | None = Field(default=0.95, ge=0)
     max_calibration_loss: float = Field(default=0.01, ge=0)
     slices: SlicePolicy = SlicePolicy()
@@ -68,10 +72,12 @@ def judge(
     validation_metrics: Mapping[str, float],
     champion_scores: np.ndarray | None = None,
     exact_scores: np.ndarray | None = None,
+    compression: str = INT8,
 ) -> GateReport:
     """Judge a candidate by its scores on held-out rows; ``champion_scores`` are the champion's on the same rows.
 
-    ``exact_scores`` are those of the model before its weights were quantised, when they were.
+    ``exact_scores`` are those of the model before its weights were quantised, or before it was made smaller, when it was;
+    ``compression`` says how.
     A metric that is not a number fails its check. Raises ProjectError for a metric that the task does not have.
     """
     found = [
@@ -82,7 +88,7 @@ def judge(
     if policy.margin is not None and champion_scores is not None:
         found.append(_against(policy, policy.margin, task, scores, champion_scores, labels))
     if exact_scores is not None:
-        found.append(_quantized(policy, task, scores, exact_scores, labels))
+        found.append(_compressed(policy, task, scores, exact_scores, labels, compression))
     return GateReport(checks=tuple(found))
 
 
@@ -117,11 +123,16 @@ def _against(
     return checks.at_least("not worse than the champion", found.low, -margin, what)
 
 
-def _quantized(policy: GatePolicy, task: Task, scores: np.ndarray, exact: np.ndarray, labels: np.ndarray) -> Check:
+def _compressed(
+    policy: GatePolicy, task: Task, scores: np.ndarray, exact: np.ndarray, labels: np.ndarray, compression: str
+) -> Check:
     found = paired_difference(
         task, scores, exact, labels, alpha=policy.alpha, resamples=policy.resamples, seed=policy.seed
     )
+    quantized = compression == INT8
+    share = policy.max_quantization_loss if quantized else policy.max_compression_loss
     metric = tasks.primary(task).name
-    allowed = policy.max_quantization_loss * abs(tasks.prepare(task, metric, exact, labels)(None))
-    what = f"{metric} against the same model before quantisation {found.value:+.4g}, lower bound"
-    return checks.at_least("int8 as good as float", found.low, -allowed, what)
+    allowed = share * abs(tasks.prepare(task, metric, exact, labels)(None))
+    before = "quantisation" if quantized else "compression"
+    what = f"{metric} against the same model before {before} {found.value:+.4g}, lower bound"
+    return checks.at_least(f"{compression} as good as {'float' if quantized else 'whole'}", found.low, -allowed, what)

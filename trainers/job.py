@@ -6,14 +6,30 @@ from dataclasses import dataclass
 
 from cluster.contracts import Task
 from trainers.config import ModelSpec, TrainConfig
+from trainers.course import State
 from trainers.inputs import InputSpec
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A trained model whose outputs, softened by ``temperature``, are ``weight`` of a student's loss."""
+
+    spec: ModelSpec
+    state: State
+    weight: float
+    temperature: float
+
+
+@dataclass(frozen=True)
 class Job:
-    """A model, how to train it, for what, and what it is told about its inputs."""
+    """A model, how to train it, for what, and what it is told about its inputs.
+
+    ``start`` are the weights that training begins with, drawn when there are none.
+    """
 
     spec: ModelSpec
     config: TrainConfig
     task: Task
     inputs: InputSpec
+    start: State | None = None
+    teacher: Teacher | None = None

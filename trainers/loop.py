@@ -15,9 +15,9 @@ from cluster.errors import DataError
 from trainers import chance, losses, models, snapshot, tasks
 from trainers.checkpoint import Checkpoints, loaded
 from trainers.clock import Clock
-from trainers.course import Epoch, Outcome, Pulse
-from trainers.feed import Feed, HeldOut
-from trainers.job import Job
+from trainers.course import Epoch, Outcome, Pulse, State
+from trainers.feed import Batch, Feed, HeldOut
+from trainers.job import Job, Teacher
 from trainers.progress import Best, Progress
 from trainers.step import Loss, Stepper
 from trainers.transfer import transferred
@@ -37,15 +37,17 @@ def train(
     report: Callable[[Epoch], None],
     tell: Tell = lambda pulse: None,
     checkpoints: Checkpoints | None = None,
+    until: int = 0,
 ) -> Outcome:
     """Train, validate after every epoch, keep the best; go on from the newest of ``checkpoints``, when there is one.
 
+    It pauses after epoch ``until``, 0 never: the newest checkpoint is then of that epoch's end.
     On the first worker ``tell`` hears about once a second how it goes. Raises DataError when loss or metric is not a number,
     or a checkpoint is of another training.
     """
     training = _Training(job, feed, held_out, world, tell, checkpoints)
     training.resume()
-    while not training.over:
+    while not training.over and not 0 < until <= training.done:
         report(training.epoch())
         training.save_after_epoch()
     return training.outcome()
@@ -59,11 +61,13 @@ class _Training:
     ) -> None:
         self._job, self._feed, self._held_out, self._world = job, feed, held_out, world
         self._tell, self._checkpoints = tell, checkpoints
+        # It draws weights that are replaced: before the seeds are set, so that a student's are its own.
+        loss = _loss(job, world)
         self._module = _module(job, world)
         self._scored = models.Scored(self._module, job.task, job.inputs)
         self._clock = Clock(world.device)
         steps = job.config.epochs * feed.steps
-        self._step = Stepper(world.wrap(self._module), job.config, _loss(job, world), steps, world, self._clock)
+        self._step = Stepper(world.wrap(self._module), job.config, loss, steps, world, self._clock)
         self._metric = tasks.primary(job.task)
         self._progress = Progress(Best(self._metric.worst), torch.zeros((), device=world.device))
         self._told = 0.0
@@ -71,6 +75,11 @@ class _Training:
     @property
     def over(self) -> bool:
         return self._progress.over(self._job.config)
+
+    @property
+    def done(self) -> int:
+        """Epochs that are over."""
+        return len(self._progress.epochs)
 
     def outcome(self) -> Outcome:
         """Once all that is to be kept is written."""
@@ -80,7 +89,9 @@ class _Training:
 
     def epoch(self) -> Epoch:
         """Take the steps that are left of an epoch, then validate."""
-        number, lr, clock = len(self._progress.epochs) + 1, self._step.lr, self._clock
+        number, clock = self.done + 1, self._clock
+        self._step.use(self._job.config.during(number))
+        lr = self._step.lr
         clock.begin(self._progress.spent)
         loss = self._steps(number)
         trained, seconds = clock.elapsed, clock.seconds
@@ -105,7 +116,7 @@ class _Training:
 
     def save_after_epoch(self) -> None:
         every = self._job.config.checkpoint_epochs
-        if every and len(self._progress.epochs) % every == 0:
+        if every and self.done % every == 0:
             self._save()
 
     def resume(self) -> None:
@@ -168,10 +179,16 @@ class _Training:
 def _module(job: Job, world: World) -> nn.Module:
     """Built alike on all workers; from then on each draws dropout from a generator of its own."""
     chance.seed(job.config.seed)
-    module = models.build(job.spec, job.inputs, job.task).to(world.device)
+    module = _loaded(models.build(job.spec, job.inputs, job.task), job.start).to(world.device)
     if job.config.compile:
         module.compile()
     chance.seed(world.seed(job.config.seed))
+    return module
+
+
+def _loaded(module: nn.Module, state: State | None) -> nn.Module:
+    if state is not None:
+        module.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
     return module
 
 
@@ -179,7 +196,24 @@ def _loss(job: Job, world: World) -> Loss:
     shift, scale = job.inputs.label_mean, job.inputs.label_std
     weights = losses.class_weights(job.task, job.config, job.inputs)
     weights = None if weights is None else weights.to(world.device)
-    return lambda logits, labels: losses.loss(job.task, logits, (labels - shift) / scale, weights)
+
+    def of_labels(logits: torch.Tensor, part: Batch) -> torch.Tensor:
+        return losses.loss(job.task, logits, (part.labels - shift) / scale, weights)
+
+    return of_labels if job.teacher is None else _taught(job, job.teacher, world, of_labels)
+
+
+def _taught(job: Job, teacher: Teacher, world: World, of_labels: Loss) -> Loss:
+    """The loss of a student: in part by what its teacher says of the same rows, without dropout."""
+    module = _loaded(models.build(teacher.spec, job.inputs, job.task), teacher.state).to(world.device).eval()
+
+    def loss(logits: torch.Tensor, part: Batch) -> torch.Tensor:
+        with torch.no_grad():
+            taught = module(part.numbers, part.codes).float()
+        told = losses.distilled(job.task, logits, taught, teacher.temperature)
+        return teacher.weight * told + (1 - teacher.weight) * of_labels(logits, part)
+
+    return loss
 
 
 def _checked(loss: float, metrics: dict[str, float], metric: str, number: int) -> float:

@@ -28,6 +28,23 @@ def loss(task: Task, logits: torch.Tensor, labels: torch.Tensor, weights: torch.
     return functional.binary_cross_entropy_with_logits(logits[:, 0], labels, weight=chosen)
 
 
+def distilled(task: Task, logits: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:
+    """How far a student's logits [n, outputs] are from its teacher's: the mean over rows.
+
+    Cross-entropy of both softened by ``temperature``, times its square, so that gradients keep their size (Hinton et al. 2015,
+    section 2.1), less the teacher's own entropy, which is nobody's to lower; of a regression the squared difference.
+    """
+    if task.kind == "regression":
+        return functional.mse_loss(logits, taught)
+    soft, ours, scale = taught / temperature, logits / temperature, temperature**2
+    if task.kind == "multiclass":
+        known = torch.log_softmax(soft, dim=1)
+        return scale * functional.kl_div(torch.log_softmax(ours, dim=1), known, reduction="batchmean", log_target=True)
+    wanted = torch.sigmoid(soft)
+    own = functional.binary_cross_entropy_with_logits(soft, wanted)
+    return scale * (functional.binary_cross_entropy_with_logits(ours, wanted) - own)
+
+
 def class_weights(task: Task, config: TrainConfig, inputs: InputSpec) -> torch.Tensor | None:
     """The weights that ``config`` asks for, [classes]; None for none. Raises ProjectError when they do not suit the task.
 

@@ -16,10 +16,13 @@ from torch import nn
 from cluster.contracts import Task
 from cluster.errors import ProjectError
 from trainers import losses
-from trainers.config import ModelSpec
+from trainers.config import ModelSpec, Parameter
 from trainers.inputs import InputSpec
 from trainers.tabular import TabularInput
 from trainers.transformer import FtTransformer
+
+_BLOCK = 4
+"""Modules of a layer of Mlp."""
 
 
 class Linear(nn.Module):
@@ -61,6 +64,36 @@ class Mlp(nn.Module):
     def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(self.body(self.inputs(numbers, codes)))
         return logits
+
+    def narrowed(self, share: float) -> tuple[dict[str, Parameter], dict[str, torch.Tensor]]:
+        """Parameters and state without ``share`` of the units of each layer, those that contribute least."""
+        state = dict(self.state_dict())
+        blocks = range(0, len(self.body), _BLOCK)
+        after = [*(f"body.{at}" for at in blocks[1:]), "head"][: len(blocks)]
+        sizes, kept = list[int](), None
+        for at, following in zip(blocks, after, strict=True):
+            weight = state[f"body.{at}.weight"]
+            state[f"body.{at}.weight"] = weight if kept is None else weight[:, kept]
+            kept = _strongest(self.body[at + 1], weight, state[f"{following}.weight"], share)
+            for name in [name for name in state if name.startswith((f"body.{at}.", f"body.{at + 1}."))]:
+                state[name] = state[name][kept] if state[name].ndim else state[name]
+            sizes.append(len(kept))
+        if kept is not None:
+            state["head.weight"] = state["head.weight"][:, kept]
+        return {"hidden": tuple(sizes)}, state
+
+
+def _strongest(norm: nn.Module, into: torch.Tensor, out: torch.Tensor, share: float) -> torch.Tensor:
+    """Positions of the units to keep, at least one: by the length of the weights that leave a unit, times its scale.
+
+    Behind a norm the scale is that of the norm, whatever the weights before it (Liu et al. 2017, arXiv:1708.06519); without one, their
+    length (Li et al. 2017, arXiv:1608.08710).
+    """
+    gain = norm.weight if isinstance(norm, nn.BatchNorm1d | nn.LayerNorm) else None
+    scale = torch.linalg.vector_norm(into, dim=1) if gain is None else gain.detach().abs()
+    count = max(1, round((1 - share) * len(scale)))
+    kept: torch.Tensor = (scale * torch.linalg.vector_norm(out, dim=0)).topk(count).indices
+    return kept.sort().values
 
 
 class Scored(nn.Module):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from cluster.errors import DataError
 from trainers import chance
-from trainers.course import Epoch
+from trainers.course import Epoch, State
 from trainers.job import Job
 from trainers.progress import Best, Progress
 from trainers.step import Stepper
@@ -19,6 +21,8 @@ from trainers.world import World
 _FREE = {
     "workers", "min_workers", "resize_s", "restarts", "threads", "cpus_per_worker", "gpu", "cache_mib",
     "checkpoint_steps", "checkpoint_epochs", "quantize", "calibrate",
+    # Those to come may be others than foreseen then; a population's members part this way.
+    "changes",
 }  # fmt: skip
 
 Saved = dict[str, Any]
@@ -79,9 +83,22 @@ def described(job: Job) -> str:
             "settings": job.config.model_dump(mode="json", exclude=_FREE),
             "task": job.task.model_dump(mode="json"),
             "inputs": job.inputs.model_dump(mode="json"),
+            "start": _digest(job.start),
+            "teacher": _digest(job.teacher.state if job.teacher else None),
         },
         sort_keys=True,
     )
+
+
+def _digest(state: State | None) -> str:
+    """Tells weights from others; empty for none."""
+    if state is None:
+        return ""
+    found = hashlib.sha256()
+    for name in sorted(state):
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(state[name]).tobytes())
+    return found.hexdigest()
 
 
 def _refuse_another(theirs: str, ours: str) -> None:

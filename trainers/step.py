@@ -17,7 +17,8 @@ from trainers.world import World
 START_SHARE = 0.1
 END_SHARE = 0.001
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Loss = Callable[[torch.Tensor, Batch], torch.Tensor]
+"""Of logits and the rows that they are of."""
 
 _AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -63,6 +64,12 @@ class Stepper:
         self.optimiser = _adamw(module, config)
         self.done = 0
 
+    def use(self, config: TrainConfig) -> None:
+        """Go on with the settings of ``config`` that may change while a model trains."""
+        self._config = config
+        for group in self.optimiser.param_groups:
+            group["weight_decay"] = config.weight_decay if group["params"][0].ndim > 1 else 0.0
+
     @property
     def lr(self) -> float:
         return self._config.lr * schedule_factor(self._config, self.done, self._steps)
@@ -105,10 +112,10 @@ class Stepper:
 
     def _part(self, part: Batch) -> torch.Tensor:
         if self._cast is None:
-            return self._loss(self._module(part.numbers, part.codes), part.labels)
+            return self._loss(self._module(part.numbers, part.codes), part)
         with torch.autocast(self._world.device.type, self._cast):
             logits = self._module(part.numbers, part.codes)
-        return self._loss(logits.float(), part.labels)
+        return self._loss(logits.float(), part)
 
 
 def _adamw(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:

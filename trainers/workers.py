@@ -48,11 +48,13 @@ def on_workers(
     callbacks: Sequence[UserCallback] = (),
     name: str = "fit",
     checkpoints: str = "",
+    origin: str = "",
+    until: int = 0,
 ) -> Outcome:
     """Run the train function on a group of workers. Epochs and pulses go to ``queue``, epochs to Ray Train's report.
 
     ``checkpoints`` is the folder that training goes on from and leaves its checkpoints in; without one they live as long as
-    the training does.
+    the training does. ``origin`` and ``until`` are those of Checkpoints and loop.train.
     """
     with tempfile.TemporaryDirectory(prefix="rayloop-fit-") as folder, _interrupt_kept():
         trainer = TorchTrainer(
@@ -64,6 +66,8 @@ def on_workers(
                 "name": name,
                 "checkpoints": checkpoints or f"{folder}/checkpoints",
                 "passing": not checkpoints,
+                "origin": origin,
+                "until": until,
             },
             torch_config=TorchConfig(backend=_backend(job.config)),
             scaling_config=_scaling(job.config),
@@ -95,7 +99,7 @@ def _worker(given: dict[str, Any]) -> Outcome | RayloopError | None:
     logging.getLogger().setLevel(logging.WARNING)
     torch.set_num_threads(job.config.threads)
     world = _world(job.config)
-    checkpoints = Checkpoints(given["checkpoints"])
+    checkpoints = Checkpoints(given["checkpoints"], given["origin"])
     try:
         outcome = _train(given, world, checkpoints)
     except (DataError, ProjectError) as error:
@@ -121,7 +125,7 @@ def _train(given: dict[str, Any], world: World, checkpoints: Checkpoints) -> Out
         send(pulse)
 
     feed, held_out = feeds(given["parts"], job.config, world.rank, world.size, ray_train.get_dataset_shard)
-    return loop.train(job, feed, held_out, world, report, tell, checkpoints)
+    return loop.train(job, feed, held_out, world, report, tell, checkpoints, given["until"])
 
 
 def _world(config: TrainConfig) -> World:

@@ -12,11 +12,12 @@ from features.definitions import Column
 from features.encoding import Encoder
 from trainers import loop
 from trainers.config import ModelSpec, TrainConfig
+from trainers.course import State
 from trainers.encode import label_array
 from trainers.feed import MemoryFeed, MemoryHeldOut, Rows
 from trainers.fit import FitResult
 from trainers.inputs import InputSpec
-from trainers.job import Job
+from trainers.job import Job, Teacher
 from trainers.tabular import TabularInput
 from trainers.world import World
 
@@ -85,6 +86,8 @@ def trained(
     config: TrainConfig | None = None,
     columns: tuple[Column, ...] = COLUMNS,
     table: pa.Table | None = None,
+    start: State | None = None,
+    teacher: Teacher | None = None,
 ) -> FitResult:
     """What fit.fit returns, trained in this process."""
     spec = spec or ModelSpec(parameters={"hidden": (16,)})
@@ -95,7 +98,7 @@ def trained(
     task = TASKS[kind]
     inputs = InputSpec.fit(encoder, task, {"numbers": train.numbers, "codes": train.codes}, train.labels)
     outcome = loop.train(
-        Job(spec, config, task, inputs),
+        Job(spec, config, task, inputs, start, teacher),
         MemoryFeed(train, config.batch_size, config.seed),
         MemoryHeldOut(validation),
         World(),

@@ -46,7 +46,7 @@ class _Plain(nn.Module):
 
 def _gradient(batch: Batch, **settings: Any) -> torch.Tensor:
     module, config = _Plain(), TrainConfig(workers=1, **settings)
-    step = Stepper(module, config, lambda logits, labels: losses.loss(TASKS["binary"], logits, labels), 10, World())
+    step = Stepper(module, config, lambda logits, part: losses.loss(TASKS["binary"], logits, part.labels), 10, World())
     step.gradients(batch)
     assert module.body.weight.grad is not None
     assert module.body.weight.grad.dtype == torch.float32

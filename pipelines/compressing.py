@@ -1,0 +1,115 @@
+"""The project's steps to a smaller model, each taken if the gate holds with what comes of it, and left out otherwise."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.contracts import CHAMPION, Check, GateReport
+from features.bundle import MODEL
+from features.frame import LABEL
+from features.split import TEST
+from pipelines.examine import champion_scores
+from pipelines.frames import Frame
+from pipelines.workspace import Workspace
+from trainers import evaluate
+from trainers.compress import Compression, next_job
+from trainers.config import ModelSpec, TrainConfig
+from trainers.course import State
+from trainers.export import export
+from trainers.fit import FitResult
+from trainers.gate import judge
+from trainers.job import Job, Teacher
+
+PARITY_ROWS = 2000
+
+Train = Callable[[ModelSpec, TrainConfig, int, State | None, Teacher | None], FitResult]
+"""With the number of the step, from 1, and weights to begin with, or a teacher."""
+
+
+class Compressed(NamedTuple):
+    """The model after the steps that were accepted, their checks against the model before all of them, and what became of each."""
+
+    fitted: FitResult
+    checks: tuple[Check, ...] = ()
+    told: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "; ".join(self.told)
+
+
+class _Scored(NamedTuple):
+    scores: np.ndarray
+    report: GateReport
+    mib: float
+
+
+def compressed(workspace: Workspace, frame: Frame, fitted: FitResult, train: Train, compare: bool) -> Compressed:
+    """Take the steps of the project one after the other.
+
+    Each result is compared with ``fitted``, so that small losses do not add up unseen. A model that fails the gate as it is
+    stays as it is: no step would mend it.
+    """
+    found = Compressed(fitted)
+    steps = workspace.project.compress
+    if not steps:
+        return found
+    examiner = _Examiner(workspace, frame, compare)
+    whole = examiner(fitted)
+    for number, step in enumerate(steps if whole.report.passed else (), start=1):
+        before = found.fitted
+        # Epochs and learning rate of a step are not those of the next.
+        job = Job(before.spec, fitted.config, before.task, before.inputs)
+        todo = next_job(step, job, before.module())
+        smaller = train(todo.spec, todo.config, number, todo.start, todo.teacher)
+        seen = examiner(smaller, whole.scores, step)
+        found = _decided(found, step, smaller, seen)
+        workspace.progress(f"{found.told[-1]} ({whole.mib:.2f} MiB whole, {seen.mib:.2f} MiB so)")
+    return found
+
+
+def _decided(found: Compressed, step: Compression, smaller: FitResult, seen: _Scored) -> Compressed:
+    if not seen.report.passed:
+        why = "; ".join(check.reason for check in seen.report.failures)
+        return found._replace(told=(*found.told, f"not {step.told}: {why}"))
+    added = tuple(check for check in seen.report.checks if check.name.startswith(step.told))
+    return Compressed(smaller, (*found.checks, *added), (*found.told, step.told))
+
+
+class _Examiner:
+    """Scores a model as it would be served on the held-out rows, and asks the gate."""
+
+    def __init__(self, workspace: Workspace, frame: Frame, compare: bool) -> None:
+        self._policy, self._test = workspace.project.gate, frame.part(TEST)
+        champion = workspace.registry.aliased(workspace.project.name, CHAMPION) if compare else None
+        self._theirs = champion_scores(workspace, champion, self._test)
+        self._labels: np.ndarray = self._test[LABEL].to_numpy()
+
+    def __call__(self, fitted: FitResult, whole: np.ndarray | None = None, step: Compression | None = None) -> _Scored:
+        with tempfile.TemporaryDirectory(prefix="rayloop-compress-") as temporary:
+            path = Path(temporary) / MODEL
+            parity = export(fitted, path.parent, self._sample)
+            scores = evaluate.score(evaluate.session(path), fitted.encoder.encode(self._test))
+            mib = path.stat().st_size / (1 << 20)
+        report = judge(
+            self._policy,
+            fitted.task,
+            scores,
+            self._labels,
+            parity=parity,
+            train_metrics=fitted.train_metrics,
+            validation_metrics=fitted.metrics,
+            champion_scores=self._theirs,
+            exact_scores=whole,
+            compression=step.told if step else "",
+        )
+        return _Scored(scores, report, mib)
+
+    @property
+    def _sample(self) -> pa.Table:
+        return self._test.slice(0, PARITY_ROWS)

@@ -1,0 +1,107 @@
+"""A search in MLflow: one run, every trial nested in it, and the page that shows them together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+
+from cluster.registry import Registry, Run
+from pipelines.frames import Frame
+from pipelines.workspace import Workspace
+from trainers.config import TuneConfig
+from trainers.journal import Journal
+from trainers.search_page import render
+from trainers.trial import Trial, TuneResult
+from trainers.tune import search
+
+PAGE = "search.html"
+_PATH = "search"
+
+
+class Nested:
+    """Follows a search into a run: each trial that has ended becomes a run nested in it, once."""
+
+    def __init__(self, registry: Registry, experiment: str, parent: Run, metric: str, known: set[str]) -> None:
+        self._registry, self._experiment, self._parent = registry, experiment, parent
+        self._metric, self._known = metric, known
+
+    def __call__(self, trial: Trial) -> None:
+        name = f"trial {trial.number}"
+        if name in self._known:
+            return
+        with self._registry.run(self._experiment, name, self._parent.id) as run:
+            run.parameters({**trial.parameters, "seed": trial.seed})
+            first = trial.epochs - len(trial.curve) + 1
+            course = {first + i: value for i, value in enumerate(trial.curve)}
+            figures = {self._metric: trial.metric, "epochs": float(trial.epochs), "seconds": trial.seconds}
+            run.courses({f"best_{self._metric}": course, **{n: {0: value} for n, value in figures.items()}})
+            run.tags({"rayloop.status": trial.status, "rayloop.stage": trial.stage, **_origin(trial)})
+            run.failed = trial.status == "failed"
+        self._known.add(name)
+
+
+def searched(workspace: Workspace, frame: Frame, tuning: TuneConfig, metric: str) -> TuneResult:
+    """The project's search; one of the same data, code and settings that was killed goes on, and one that was done is not done again."""
+    project, registry, key = workspace.project, workspace.registry, _key(workspace, frame, tuning)
+    folder = f"{folder_of(workspace)}/{key[:16]}"
+    again = Journal(folder).begun
+    with registry.run(project.name, "search", key=key, again=again) as run:
+        known = registry.children(project.name, run) if again else set()
+        found = search(
+            project.model,
+            project.train,
+            tuning,
+            project.task,
+            frame.encoder,
+            frame.data,
+            workspace.progress,
+            watch=Nested(registry, project.name, run, metric, known),
+            folder=folder,
+        )
+        _log(workspace, run, found)
+    return found
+
+
+def folder_of(workspace: Workspace) -> str:
+    """Where a project's searches keep what they have done."""
+    return f"{workspace.checkpoints}/searches"
+
+
+def _log(workspace: Workspace, run: Run, found: TuneResult) -> None:
+    """Winner and page. A search that was done before says it all once more."""
+    text = render(workspace.project.name, found, time.time())
+    trials = json.dumps([trial.model_dump(mode="json") for trial in found.trials], indent=1)
+    run.texts({f"{_PATH}/{PAGE}": text, f"{_PATH}/trials.json": trials})
+    run.parameters(found.best.parameters)
+    figures = {f"best_{found.metric}": found.best.metric, "trials": float(len(found.trials))}
+    if found.standings:
+        figures |= {
+            f"mean_{found.metric}": found.standings[0].mean,
+            f"spread_{found.metric}": found.standings[0].spread,
+        }
+    run.metrics(figures)
+    workspace.folder.mkdir(parents=True, exist_ok=True)
+    (workspace.folder / PAGE).write_text(text)
+    workspace.progress(f"{found.told}; all trials: {(workspace.folder / PAGE).as_uri()}")
+
+
+def _origin(trial: Trial) -> dict[str, str]:
+    return ({"rayloop.from": f"trial {trial.parent}"} if trial.parent else {}) | (
+        {"rayloop.error": trial.error} if trial.error else {}
+    )
+
+
+def _key(workspace: Workspace, frame: Frame, tuning: TuneConfig) -> str:
+    """Of all that determines what a trial gives."""
+    project = workspace.project
+    body = {
+        "snapshot": [frame.snapshot.table, frame.snapshot.id],
+        "features": project.features.content_hash,
+        "task": project.task.model_dump(mode="json"),
+        "model": [project.model.name, {name: str(value) for name, value in project.model.parameters.items()}],
+        "train": project.train.model_dump(mode="json"),
+        "tune": tuning.model_dump(mode="json"),
+        "code": workspace.code_version,
+    }
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,66 @@
+"""Trials in MLflow: nested, each once, whatever happens to the driver."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from cluster.registry import Registry
+from cluster.settings import Settings
+from pipelines.searching import Nested
+from trainers.trial import Trial
+
+TRIALS = [
+    Trial(
+        number=1, parameters={"lr": 0.1, "hidden": (8,)}, metric=0.8, epochs=3, curve=(0.6, 0.7, 0.8), status="finished"
+    ),
+    Trial(number=2, parameters={"lr": 0.2, "hidden": (4,)}, status="failed", error="DataError: no"),
+    Trial(
+        number=3,
+        parameters={"lr": 0.3, "hidden": (8,)},
+        metric=0.7,
+        epochs=5,
+        curve=(0.65, 0.7),
+        parent=1,
+        status="finished",
+    ),
+]
+
+
+def test_every_trial_is_a_nested_run_with_its_course(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    registry, client = Registry(settings), MlflowClient(tracking_uri=settings.mlflow_uri)
+    with registry.run("p", "search", key="k") as parent:
+        nested = Nested(registry, "p", parent, "auc", set())
+        for trial in [*TRIALS, TRIALS[0]]:
+            nested(trial)
+    assert registry.children("p", parent) == {"trial 1", "trial 2", "trial 3"}
+    experiment = client.get_experiment_by_name("p").experiment_id
+    found = client.search_runs(
+        [experiment], f"tags.`mlflow.parentRunId` = '{parent.id}'", order_by=["attributes.start_time"]
+    )
+    assert [run.info.status for run in found] == ["FINISHED", "FAILED", "FINISHED"]
+    assert found[0].data.params == {"lr": "0.1", "hidden": "(8,)", "seed": "0"}
+    assert found[0].data.metrics["auc"] == 0.8
+    assert "auc" not in found[1].data.metrics
+    assert found[1].data.tags["rayloop.error"] == "DataError: no"
+    assert found[2].data.tags["rayloop.from"] == "trial 1"
+    course = client.get_metric_history(found[2].info.run_id, "best_auc")
+    assert {one.step: one.value for one in course} == {4: 0.65, 5: 0.7}
+
+
+def test_a_search_that_goes_on_has_the_same_run_and_logs_no_trial_twice(tmp_path: Path) -> None:
+    registry = Registry(Settings(home=tmp_path))
+    with registry.run("p", "search", key="k") as first:
+        Nested(registry, "p", first, "auc", set())(TRIALS[0])
+    with registry.run("p", "search", key="other", again=True) as other:
+        assert other.id != first.id
+    with registry.run("p", "search", key="k", again=True) as again:
+        assert again.id == first.id
+        nested = Nested(registry, "p", again, "auc", registry.children("p", again))
+        for trial in TRIALS:
+            nested(trial)
+    assert registry.children("p", again) == {"trial 1", "trial 2", "trial 3"}
+    with registry.run("p", "search", key="k") as afresh:
+        assert afresh.id != first.id
