@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from ray.util.metrics import Gauge
 
 from cluster.contracts import lost_table
+from cluster.gauges import LastingGauge
 from cluster.tables import Tables
 from deployments.columns import TIMESTAMP
 from deployments.log import replica_of
@@ -25,7 +25,9 @@ class LostRows:
 
     def __init__(self, model: str, tables: Tables) -> None:
         self._model, self._tables = model, tables
-        self._gauge = Gauge("rayloop_log_lost_rows", "Rows that killed replicas took with them.", ("model", "kind"))
+        self._gauge = LastingGauge(
+            "rayloop_log_lost_rows", "Rows that killed replicas took with them.", ("model", "kind")
+        )
         self._written: Counter[tuple[str, str]] = Counter()
         self._lost = self._read()
         self._show()
@@ -60,4 +62,4 @@ class LostRows:
     def _show(self) -> None:
         counts = self.counts()
         for kind in KINDS:
-            self._gauge.set(counts[kind], {"model": self._model, "kind": kind})
+            self._gauge.set(counts[kind], (self._model, kind))

@@ -188,12 +188,17 @@ def test_predict_scores_a_table_of_the_catalog(rehearsed: str, cluster: Settings
     assert f"{scored.num_rows:,} rows in " in done.stdout
 
 
+def exported(ports: set[int]) -> set[str]:
+    """Names of rayloop's metrics that Ray's agents export now."""
+    told = "".join(httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text for port in ports)
+    return set(re.findall(r"ray_rayloop_\w+", told))
+
+
 @pytest.mark.cluster
 def test_what_prometheus_and_grafana_ask_for_is_exported_by_ray(rehearsed: str, cluster: Settings) -> None:
     import ray
 
     ports = {node["MetricsExportPort"] for node in ray.nodes() if node["Alive"]}
-    exported = "".join(httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text for port in ports)
     asked = set(re.findall(r"ray_rayloop_\w+", " ".join([*expressions(), *(rule.expr for rule in RULES)])))
     # Nothing of this happened here: a counter that was never raised is not exported.
     silent = {
@@ -204,7 +209,8 @@ def test_what_prometheus_and_grafana_ask_for_is_exported_by_ray(rehearsed: str, 
         "ray_rayloop_segment_ratio",
         "ray_rayloop_look_auc",
     }
-    assert {name for name in asked - silent if name not in exported} == set()
+    # Some of them were set minutes ago: Ray forgets a gauge that it is not told again.
+    assert asked - silent <= exported(ports)
     discovery = json.loads(session.discovery_file(cluster).read_text())
     assert {target.rpartition(":")[2] for one in discovery for target in one["targets"]} >= {str(p) for p in ports}
 

@@ -1,0 +1,54 @@
+"""What Ray is told, and told again; Ray's gauge is played by a list."""
+
+import gc
+import threading
+
+import pytest
+
+from cluster import gauges
+from cluster.gauges import LastingGauge
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, dict[str, str]]]:
+    heard: list[tuple[float, dict[str, str]]] = []
+
+    class Played:
+        def __init__(self, *unused: object) -> None: ...
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            heard.append((value, tags))
+
+    monkeypatch.setattr(gauges, "Gauge", Played)
+    return heard
+
+
+def test_the_newest_value_of_each_label_is_told_again(told: list) -> None:
+    gauge = LastingGauge("g", "d", ("model", "kind"))
+    gauge.set(1.0, ("a", "x"))
+    gauge.set(2.0, ("a", "y"))
+    gauge.set(3.0, ("a", "x"))
+    told.clear()
+    gauge.retell()
+    assert sorted(told, key=lambda one: one[0]) == [
+        (2.0, {"model": "a", "kind": "y"}),
+        (3.0, {"model": "a", "kind": "x"}),
+    ]
+
+
+def test_what_is_forgotten_is_told_no_more(told: list) -> None:
+    gauge = LastingGauge("g", "d", ("model",))
+    gauge.set(1.0, ("a",))
+    gauge.forget()
+    told.clear()
+    gauge.retell()
+    assert told == []
+
+
+def test_one_thread_tells_for_all_gauges_and_keeps_none_alive(told: list) -> None:
+    made = [LastingGauge("g", "d", ("model",)) for _ in range(3)]
+    assert sum(thread.name == "gauges" for thread in threading.enumerate()) == 1
+    kept = len(gauges._teller._gauges)
+    del made
+    gc.collect()
+    assert len(gauges._teller._gauges) == kept - 3
