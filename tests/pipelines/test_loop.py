@@ -31,7 +31,7 @@ from pipelines import dashboards
 from pipelines.serving import predecessor
 
 HERE = Path(__file__).parent
-LIMIT_S = 540
+LIMIT_S = 900
 
 
 def rayloop(settings: Settings, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
