@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from ray.util.metrics import Gauge
 
@@ -13,20 +13,22 @@ RETELL_S = 5.0
 
 
 class LastingGauge:
-    """A gauge of this process whose values are told again and again, until they are forgotten or the process ends."""
+    """A gauge of this process whose values are told again and again, until they are forgotten or the process ends.
 
-    def __init__(self, name: str, description: str, tags: Sequence[str]) -> None:
-        self._gauge = Gauge(name, description, tuple(tags))
-        self._tags = tuple(tags)
-        self._values: dict[tuple[str, ...], float] = {}
+    For figures that are told seldom. One that is told every few seconds is better off with Ray's own: it ends with who tells it.
+    """
+
+    def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+        self._gauge = Gauge(name, description, tag_keys)
+        self._values: dict[frozenset[tuple[str, str]], float] = {}
         self._lock = threading.Lock()
         _teller.keep(self)
 
-    def set(self, value: float, labels: Sequence[str]) -> None:
-        """Tell a value; ``labels`` in the order of the tags."""
+    def set(self, value: float, tags: Mapping[str, str]) -> None:
+        """Tell a value, as Ray's gauge does."""
         with self._lock:
-            self._values[tuple(labels)] = value
-        self._tell(tuple(labels), value)
+            self._values[frozenset(tags.items())] = value
+        self._gauge.set(value, dict(tags))
 
     def forget(self) -> None:
         """Tell no value any more. Those that were told vanish within half a minute."""
@@ -37,11 +39,8 @@ class LastingGauge:
         """Tell all values again."""
         with self._lock:
             values = dict(self._values)
-        for labels, value in values.items():
-            self._tell(labels, value)
-
-    def _tell(self, labels: tuple[str, ...], value: float) -> None:
-        self._gauge.set(value, dict(zip(self._tags, labels, strict=True)))
+        for tags, value in values.items():
+            self._gauge.set(value, dict(tags))
 
 
 class _Teller:

@@ -66,7 +66,9 @@ class Challenger:
         return [said for together in scored for said in _each(self._scorer.version, together)]
 
     def __del__(self) -> None:
-        self._listener.close()
+        # Also runs when the constructor failed.
+        if (listener := getattr(self, "_listener", None)) is not None:
+            listener.close()
 
 
 def _watch(config: ChallengerConfig) -> GrowthWatch | None:

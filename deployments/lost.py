@@ -62,4 +62,4 @@ class LostRows:
     def _show(self) -> None:
         counts = self.counts()
         for kind in KINDS:
-            self._gauge.set(counts[kind], (self._model, kind))
+            self._gauge.set(counts[kind], {"model": self._model, "kind": kind})

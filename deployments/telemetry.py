@@ -63,7 +63,8 @@ class Telemetry:
     def __init__(self, model: str, under_way: Callable[[], int]) -> None:
         """``under_way`` tells how many requests are, those that wait included.
 
-        Looks its peers up at once: to get an actor's handle loads its class, seconds of import, not to be had amid requests."""
+        Looks its peers up at once: to get an actor's handle loads its class, seconds of import, not to be had amid requests.
+        """
         self._replica = uuid4().hex[:12]
         self._tallies = tally.folder(load_settings(), model)
         self._tally = tally.Tally(self._tallies, self._replica)

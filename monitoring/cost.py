@@ -14,9 +14,12 @@ HOUR_S = 3600.0
 class Prices(Frozen):
     """Per hour, in whatever currency; of a CPU, a GPU and a GiB of memory."""
 
-    cpu: float = 0.04
-    gpu: float = 2.0
-    gib: float = 0.005
+    cpu: float
+    gpu: float
+    gib: float
+
+
+FREE = Prices(cpu=0.0, gpu=0.0, gib=0.0)
 
 
 class Used(Frozen):

@@ -28,6 +28,13 @@ _LOSSES: dict[str, tuple[str, Callable[[WindowQuality], float | None]]] = {
     "rayloop_loss_worse": ("1 while the loss is above the reference and its margin for sure", lambda q: float(q.worse)),
     "rayloop_label_share": ("Share of the window's rows whose labels have come", lambda q: q.labelled.share),
 }
+USE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "rayloop_replicas": ("Replicas that have told of themselves lately", ("model",)),
+    "rayloop_cost": ("Cost of reserved CPUs, GPUs and memory so far, by declared tag", ("model", "tag", "value")),
+    "rayloop_cpu_seconds": ("CPU time: reserved for the model's replicas, and used by them", ("model", "kind")),
+    "rayloop_gpu_seconds": ("GPU time reserved for the model's replicas", ("model",)),
+}
+"""Told every few seconds while there are replicas; all others stand for as long as nothing newer was found."""
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     **{name: (told, _COLUMN) for name, (told, _) in _COLUMNS.items()},
     "rayloop_drift_window_rows": ("Rows in the newest run of windows", _WINDOW),
@@ -39,10 +46,7 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "rayloop_label_drift_ratio": ("Distance of the labels over its threshold", _WINDOW),
     "rayloop_estimated": ("Metric of the newest window, estimated without labels", (*_WINDOW, "method", "metric")),
     "rayloop_observed": ("Metric of the newest window with labels", (*_WINDOW, "metric")),
-    "rayloop_replicas": ("Replicas that have told of themselves lately", ("model",)),
-    "rayloop_cost": ("Cost of reserved CPUs, GPUs and memory so far, by declared tag", ("model", "tag", "value")),
-    "rayloop_cpu_seconds": ("CPU time: reserved for the model's replicas, and used by them", ("model", "kind")),
-    "rayloop_gpu_seconds": ("GPU time reserved for the model's replicas", ("model",)),
+    **USE,
 }
 COUNTERS = {
     "windows": ("rayloop_drift_windows", "Windows closed"),
@@ -60,6 +64,12 @@ class Figure(NamedTuple):
     name: str
     labels: tuple[str, ...]
     value: float
+
+
+def of_version(model: str, version: str) -> Iterator[Figure]:
+    """What alerts stand on, of a version that nothing is known of yet: those of the version before it are over."""
+    yield Figure("rayloop_drift_drifting", (model, version), 0.0)
+    yield Figure("rayloop_loss_worse", (model, version, ""), 0.0)
 
 
 def of_window(model: str, result: WindowResult, drifting: bool) -> Iterator[Figure]:

@@ -39,6 +39,12 @@ class Lookout:
         """Another version is watched from now on: what was found stays, what was going on does not."""
         self._set(due=None, spells={}, ordinary=())
 
+    def newest(self, version: str) -> Looked | None:
+        """The last look at a version, with the figures of its windows that are known by now."""
+        mine = [looked for looked in self.state.looks if looked.version == version]
+        known = tuple(q for q in self.state.quality if q.version == version)
+        return mine[-1].model_copy(update={"quality": known}) if mine else None
+
     def closed(self, model: str, policy: DriftPolicy, results: Sequence[WindowResult]) -> None:
         """Have the newest closed window looked at, with all whose labels may still come."""
         newest = results[-1]

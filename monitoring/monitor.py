@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from cluster.contracts import Alarm, Usage
@@ -19,9 +19,9 @@ from features.reference import ReferenceProfile
 from monitoring.alarm import DetectorState, DriftDetector, WindowResult, judge, unjudged
 from monitoring.calibrate import Calibration
 from monitoring.checkpoint import Entry, Folder, State
-from monitoring.cost import Prices, Used, cost
+from monitoring.cost import FREE, Prices, Used, cost
 from monitoring.exporter import Exporter
-from monitoring.figures import of_look, of_use, of_window
+from monitoring.figures import Figure, of_look, of_use, of_version, of_window
 from monitoring.look import Asked, Looked
 from monitoring.lookout import Lookout, LookState
 from monitoring.policy import Action, DriftPolicy
@@ -74,7 +74,7 @@ class DriftMonitor:
         self._results: list[WindowResult] = []
         self._counters: dict[str, int] = {}
         self._rows = 0
-        self._prices = prices or Prices()
+        self._prices = prices or FREE
         self._used, self._tags = Used(), dict[str, str]()
         self._told: dict[str, float] = {}
         self._last_error = ""
@@ -108,11 +108,9 @@ class DriftMonitor:
 
     def used(self, usage: Usage) -> None:
         """Add what a replica held and used; shown as the model's cost."""
-        now = time.monotonic()
         self._used = self._used.plus(usage)
-        self._told = {r: at for r, at in self._told.items() if now - at < REPLICA_GONE_S} | {usage.replica: now}
-        for exporter in self._exporters:
-            exporter.show(of_use(self.model, self._used, len(self._told), self._tags, self._prices))
+        self._told[usage.replica] = time.monotonic()
+        self._show(of_use(self.model, self._used, self._replicas(), self._tags, self._prices))
 
     def watch(self, version: str, reference: bytes, policy: DriftPolicy, tags: Mapping[str, str] | None = None) -> None:
         """Compare with this version's reference profile from now on. The same again changes nothing.
@@ -126,6 +124,8 @@ class DriftMonitor:
         if self._detector is not None and self._detector.version == version and self._policy == policy:
             return
         self._calibration = _calibration(reference, policy)
+        if self._detector is None or self._detector.version != version:
+            self._show(of_version(self.model, version))
         self._detector = DriftDetector(self.model, version, policy)
         self._policy = policy
         self._lookout.follow()
@@ -157,7 +157,7 @@ class DriftMonitor:
             "last_look": looks[-1].model_dump(mode="json") if looks else None,
             "looking": self._asked is not None or self._lookout.state.due is not None,
             "tags": dict(self._tags),
-            "replicas": len(self._told),
+            "replicas": self._replicas(),
             "used": self._used.model_dump(),
             "cost": cost(self._used, self._prices),
             "counters": dict(self._counters),
@@ -204,8 +204,7 @@ class DriftMonitor:
         self._results = [*self._results, result][-_kept(len(calibration.reference.bins)) :]
         self._lookout.closed(self.model, self._policy, self._results)
         self._count("windows")
-        for exporter in self._exporters:
-            exporter.show(of_window(self.model, result, detector.state.drifting))
+        self._show(of_window(self.model, result, detector.state.drifting))
         if alarm is not None:
             self._responses.respond(self._policy, alarm)
         if was_drifting and not detector.state.drifting:
@@ -232,8 +231,7 @@ class DriftMonitor:
         elif asked.version == (self._detector.version if self._detector else ""):
             fresh = self._lookout.took(asked, found)
             self._count("looks", *found.faults[:1])
-            for exporter in self._exporters:
-                exporter.show(of_look(self.model, found))
+            self._show(of_look(self.model, found))
             for one in fresh:
                 self._responses.respond(
                     self._policy,
@@ -247,6 +245,30 @@ class DriftMonitor:
                     ),
                 )
         self._save()
+
+    def _replicas(self) -> int:
+        """How many have told of themselves lately."""
+        since = time.monotonic() - REPLICA_GONE_S
+        self._told = {replica: at for replica, at in self._told.items() if at > since}
+        return len(self._told)
+
+    def _show(self, figures: Iterable[Figure]) -> None:
+        given = list(figures)
+        for exporter in self._exporters:
+            exporter.show(given)
+
+    def _show_again(self) -> None:
+        """A process that begins anew exports nothing; what its predecessor showed is still true."""
+        detector = self._detector
+        if detector is None:
+            return
+        self._show(of_version(self.model, detector.version))
+        mine = [result for result in self._results if result.version == detector.version]
+        if mine:
+            self._show(of_window(self.model, mine[-1], detector.state.drifting))
+        found = self._lookout.newest(detector.version)
+        if found is not None:
+            self._show(of_look(self.model, found))
 
     def _count(self, event: str, error: str = "") -> None:
         self._counters[event] = self._counters.get(event, 0) + 1
@@ -298,6 +320,7 @@ class DriftMonitor:
         self._used, self._tags = state.used, dict(state.tags)
         self._responses.journal, self._responses.acted = list(state.journal), state.acted
         self._responses.resume(self._policy)
+        self._show_again()
 
 
 def _kept(columns: int) -> int:

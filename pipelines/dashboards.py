@@ -25,9 +25,9 @@ def write(settings: Settings) -> Path:
     (folder / RULES).write_text(rules_file())
     found = prometheus_file(str(session.discovery_file(settings)), str(folder / RULES), settings.alertmanager)
     (folder / "prometheus.yml").write_text(found)
-    (folder / FILE).write_text(dashboard())
-    if (provisioned := _provisioned(settings)) is not None:
-        (provisioned / FILE).write_text(dashboard())
+    provisioned = _provisioned(settings)
+    for place in (folder, provisioned) if provisioned else (folder,):
+        (place / FILE).write_text(dashboard())
     return folder
 
 

@@ -36,6 +36,10 @@ from trainers import evaluate
 
 LEAST_PER_WINDOW = 1_000
 _FLUSH_S = 60.0
+# A label may be told before its row is answered; nobody knows it a day before.
+_EARLY_S = 86_400.0
+# The year 9999, the last that ISO 8601 can write.
+_END_OF_TIME = 253_402_300_799.0
 _QUEUE = pa.schema(
     [
         ("id", pa.string()),
@@ -84,7 +88,7 @@ def live_rows(tables: Tables, task: Task, asked: Asked) -> Rows:
     share = max(LEAST_PER_WINDOW, asked.look.rows // len(asked.windows))
     kept: dict[float, Reservoir] = {}
     span = (AS_OF, asked.windows[0], asked.until)
-    columns = [ID, "version", AS_OF, said, "features"]
+    columns = [ID, "version", AS_OF, "at", said, "features"]
     for part in tables.stream(table, columns=columns, between=span):
         answered = part.filter(pc.and_(pc.equal(part["version"], asked.version), pc.is_valid(part[said])))
         starts = np.floor(_seconds(answered[AS_OF]) / width) * width
@@ -94,7 +98,7 @@ def live_rows(tables: Tables, task: Task, asked: Asked) -> Rows:
     if not kept:
         raise DataError(f"the log of {asked.model} has no row of v{asked.version} in the windows that closed")
     rows = pa.concat_tables([one.rows for one in kept.values()]).combine_chunks()
-    return _of_log(rows, said, _labels(tables, asked.model, rows[ID]))
+    return _of_log(rows, said, _labels(tables, asked.model, rows))
 
 
 def _offer(kept: dict, key: object, rows: pa.Table, size: int) -> None:
@@ -114,12 +118,13 @@ def _of_log(rows: pa.Table, said: str, labels: pl.DataFrame) -> Rows:
     return Rows(features_of(rows), _ids(rows), _seconds(rows[AS_OF]), scores, values)
 
 
-def _labels(tables: Tables, model: str, ids: pa.ChunkedArray) -> pl.DataFrame:
-    """The newest label of each of ``ids`` that has one: ``id``, ``label``."""
-    wanted = pl.DataFrame({ID: ids})
+def _labels(tables: Tables, model: str, answered: pa.Table) -> pl.DataFrame:
+    """The newest label of each answered row that has one: ``id``, ``label``. Files of labels that came long before are not opened."""
+    wanted, since = pl.DataFrame(answered.select([ID])), float(_seconds(answered["at"]).min()) - _EARLY_S
     found = [pl.DataFrame(schema={ID: pl.String, LABEL: pl.Float64, "received": pl.Datetime("us", "UTC")})]
     if tables.exists(labels_table(model)):
-        parts: Iterator[pa.Table] = tables.stream(labels_table(model), columns=[ID, LABEL, "received"])
+        span = ("received", since, _END_OF_TIME)
+        parts: Iterator[pa.Table] = tables.stream(labels_table(model), columns=[ID, LABEL, "received"], between=span)
         found += [pl.DataFrame(part).join(wanted, on=ID, how="semi") for part in parts]
     both = pl.concat(found, how="vertical_relaxed")
     return both.sort("received").unique(ID, keep="last").select(ID, LABEL)

@@ -99,7 +99,7 @@ def _key(workspace: Workspace, frame: Frame, tuning: TuneConfig) -> str:
         "snapshot": [frame.snapshot.table, frame.snapshot.id],
         "features": project.features.content_hash,
         "task": project.task.model_dump(mode="json"),
-        "model": [project.model.name, {name: str(value) for name, value in project.model.parameters.items()}],
+        "model": project.model.key,
         "train": project.train.model_dump(mode="json"),
         "tune": tuning.model_dump(mode="json"),
         "code": workspace.code_version,

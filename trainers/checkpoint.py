@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from pyarrow import fs
 
 from cluster.errors import RayloopError
+from cluster.files import write_whole
 
 KEPT = 2
 
@@ -82,14 +82,9 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(dict(saved), buffer)
         body = buffer.getbuffer()
-        self._fs.create_dir(self._folder, recursive=True)
-        path = f"{self._folder}/{step:012d}{_SUFFIX}"
-        # Two writers may be at it when a worker that was given up still lives: each has a name of its own.
-        unfinished = f"{path}.{uuid.uuid4().hex[:8]}"
-        with self._fs.open_output_stream(unfinished) as file:
-            file.write(hashlib.sha256(body).digest())
-            file.write(body)
-        self._fs.move(unfinished, path)
+        # Two writers may be at it when a worker that was given up still lives.
+        parts = (hashlib.sha256(body).digest(), body)
+        write_whole(self._fs, self._folder, f"{step:012d}{_SUFFIX}", parts)
         for old in self._paths()[:-KEPT]:
             self._fs.delete_file(old)
 

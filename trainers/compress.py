@@ -62,8 +62,7 @@ class Distill(Frozen):
     @property
     def key(self) -> list[object]:
         """What determines the result, as JSON."""
-        student = [self.student.name, {name: str(value) for name, value in self.student.parameters.items()}]
-        return ["distill", student, self.model_dump(mode="json", exclude={"student"})]
+        return ["distill", self.student.key, self.model_dump(mode="json", exclude={"student"})]
 
 
 Compression = Prune | Distill

@@ -125,6 +125,11 @@ class ModelSpec(Frozen):
     def name(self) -> str:
         return self.build if isinstance(self.build, str) else getattr(self.build, "__qualname__", repr(self.build))
 
+    @property
+    def key(self) -> list[object]:
+        """What tells it from others, as JSON."""
+        return [self.name, {name: str(value) for name, value in self.parameters.items()}]
+
 
 class Uniform(Frozen):
     """A float between ``low`` and ``high``."""

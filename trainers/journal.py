@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
-
 import pyarrow as pa
 from pyarrow import fs
 
 from cluster.errors import RayloopError
+from cluster.files import write_whole
 from trainers.trial import Trial
 
 _SUFFIX = ".json"
 
 
 class Journal:
-    """Trials in a folder: a path, or a URI that pyarrow.fs knows. Without a folder it lasts as long as the process.
-
-    A file is written whole, under a name of its own, and then renamed: there is no half a trial.
-    """
+    """Trials in a folder: a path, or a URI that pyarrow.fs knows. Without a folder it lasts as long as the process."""
 
     def __init__(self, folder: str = "") -> None:
         self._files = _Files(folder) if folder else None
@@ -54,13 +50,8 @@ class _Files:
         return [self._trial(info.path) for info in found if info.path.endswith(_SUFFIX)]
 
     def write(self, trial: Trial) -> None:
-        path = f"{self._folder}/{trial.number:06d}{_SUFFIX}"
-        unfinished = f"{path}.{uuid.uuid4().hex[:8]}"
         try:
-            self._fs.create_dir(self._folder, recursive=True)
-            with self._fs.open_output_stream(unfinished) as file:
-                file.write(trial.model_dump_json().encode())
-            self._fs.move(unfinished, path)
+            write_whole(self._fs, self._folder, f"{trial.number:06d}{_SUFFIX}", [trial.model_dump_json().encode()])
         except (OSError, pa.ArrowException) as error:
             raise RayloopError(
                 f"trial {trial.number} cannot be kept in {self._folder}: {error}", "make room, or set another folder"

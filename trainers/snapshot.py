@@ -78,8 +78,7 @@ def described(job: Job) -> str:
     """What makes a training this one and no other."""
     return json.dumps(
         {
-            "model": job.spec.name,
-            "parameters": {name: str(value) for name, value in sorted(job.spec.parameters.items())},
+            **dict(zip(("model", "parameters"), job.spec.key, strict=True)),
             "settings": job.config.model_dump(mode="json", exclude=_FREE),
             "task": job.task.model_dump(mode="json"),
             "inputs": job.inputs.model_dump(mode="json"),

@@ -25,9 +25,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, dict[str, str]]]:
 
 def test_the_newest_value_of_each_label_is_told_again(told: list) -> None:
     gauge = LastingGauge("g", "d", ("model", "kind"))
-    gauge.set(1.0, ("a", "x"))
-    gauge.set(2.0, ("a", "y"))
-    gauge.set(3.0, ("a", "x"))
+    gauge.set(1.0, {"model": "a", "kind": "x"})
+    gauge.set(2.0, {"model": "a", "kind": "y"})
+    gauge.set(3.0, {"model": "a", "kind": "x"})
     told.clear()
     gauge.retell()
     assert sorted(told, key=lambda one: one[0]) == [
@@ -38,7 +38,7 @@ def test_the_newest_value_of_each_label_is_told_again(told: list) -> None:
 
 def test_what_is_forgotten_is_told_no_more(told: list) -> None:
     gauge = LastingGauge("g", "d", ("model",))
-    gauge.set(1.0, ("a",))
+    gauge.set(1.0, {"model": "a"})
     gauge.forget()
     told.clear()
     gauge.retell()

@@ -19,7 +19,8 @@ from deployments.api_keys import KeyStore
 from deployments.gate import COUNTS_WITHIN_S
 from tests.deployments.bundles import Slope, register, write_bundle
 from tests.deployments.issuer import AUDIENCE, NAME, Publisher, SigningKey
-from tests.deployments.traffic import infer_body, until
+from tests.deployments.traffic import infer_body
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 

@@ -11,7 +11,7 @@ from cluster.errors import DataError, SettingsError
 from deployments import access
 from deployments.api_keys import KeyStore
 from deployments.refresh import Refreshed
-from tests.deployments.traffic import until
+from tests.until import until
 
 NOW = 1_700_000_000.0
 

@@ -25,7 +25,8 @@ from deployments.policy import RolloutPolicy
 from deployments.user_config import challenger_app
 from tests.deployments.bundles import Slope, register, write_bundle
 from tests.deployments.misbehaving import hanging, leaking, raising
-from tests.deployments.traffic import Load, infer_body, until
+from tests.deployments.traffic import Load, infer_body
+from tests.until import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

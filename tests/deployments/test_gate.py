@@ -15,7 +15,7 @@ from deployments.access import Key, Scope
 from deployments.api_keys import KeyStore
 from deployments.gate import Gate, open_gate
 from tests.deployments.issuer import AUDIENCE, NAME, Publisher, SigningKey, jwks
-from tests.deployments.traffic import until
+from tests.until import until
 
 QUICK_S = 0.05
 

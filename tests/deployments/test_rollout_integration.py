@@ -20,7 +20,8 @@ from deployments.policy import RolloutPolicy, Webhook
 from deployments.user_config import challenger_prefix
 from tests.deployments.conftest import MODEL, TRUE_SLOPE, Versions
 from tests.deployments.endpoint import Endpoint
-from tests.deployments.traffic import Load, infer_body, until
+from tests.deployments.traffic import Load, infer_body
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 

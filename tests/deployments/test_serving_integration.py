@@ -19,7 +19,8 @@ from deployments.log import features_of
 from deployments.user_config import DEFAULT_ROWS
 from pipelines.people import show_status
 from tests.deployments.conftest import MODEL, TRUE_SLOPE, Versions
-from tests.deployments.traffic import Load, infer_body, sigmoid, until
+from tests.deployments.traffic import Load, infer_body, sigmoid
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 

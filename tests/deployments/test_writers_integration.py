@@ -19,7 +19,8 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from deployments import config
 from tests.deployments.bundles import Slope, register, write_bundle
-from tests.deployments.traffic import Load, infer_body, sigmoid, until
+from tests.deployments.traffic import Load, infer_body, sigmoid
+from tests.until import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -4,13 +4,12 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Any, Self
 
 import httpx
 import numpy as np
 
-DEADLINE_S = 120.0
+from tests.until import DEADLINE_S
 
 
 def infer_body(distances: list[float | None], id: str | None = None) -> dict[str, Any]:
@@ -25,15 +24,6 @@ def infer_body(distances: list[float | None], id: str | None = None) -> dict[str
 
 def sigmoid(values: np.ndarray) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(-values))
-
-
-def until(holds: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
-    """Wait for a condition. Fails the test when it does not come about in time."""
-    end = time.monotonic() + deadline_s
-    pause = threading.Event()
-    while not holds():
-        assert time.monotonic() < end, f"not within {deadline_s:.0f} s: {what}"
-        pause.wait(0.1)
 
 
 class Load:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from monitoring.cost import Prices, Used, cost
 from monitoring.exporter import PrometheusExporter
 from monitoring.look import Asked, Finding, Looked, WindowQuality
 from monitoring.lookout import Lookout
-from monitoring.monitor import DriftMonitor
+from monitoring.monitor import REPLICA_GONE_S, DriftMonitor
 from monitoring.multivariate import Multivariate
 from monitoring.notices import Notice, alertmanager, webhook
 from monitoring.notifier import SENT, Notifier, deliver
@@ -242,6 +243,50 @@ def test_figures_of_a_look_and_of_cost_are_shown(folder):
         assert line in text
     resumed = DriftMonitor("m", folder, prices=Prices(cpu=1.0, gpu=10.0, gib=0.0))
     assert resumed.status()["tags"] == {"team": "fares", "purpose": "quotes"}
+
+
+def gauges(exporter: PrometheusExporter, *without: str) -> list[str]:
+    """What is exported, but for counters, which begin anew with a process, and what replicas tell."""
+    lines = exporter.text().splitlines()
+    return [line for line in lines if "_total" not in line and "_created" not in line and not line.startswith(without)]
+
+
+def test_a_process_that_begins_anew_shows_what_the_one_before_it_showed(folder):
+    looks, before, after = Looks(), PrometheusExporter(), PrometheusExporter()
+    watching = DriftMonitor("m", folder, exporters=(before,), looks=looks)
+    watching.watch("1", REFERENCE, POLICY)
+    send(watching, 100, 3)
+    looks.answer = looked(101 * DAY_S, worse(101))
+    watching.status()
+    DriftMonitor("m", folder, exporters=(after,), looks=Looks())
+    assert gauges(after, "#") == gauges(before, "#")
+    assert 'rayloop_loss_worse{model="m",segment="",version="1"} 1.0' in gauges(after)
+
+
+def test_alerts_on_a_version_end_when_another_is_watched(folder):
+    looks, exporter = Looks(), PrometheusExporter()
+    watching = DriftMonitor("m", folder, exporters=(exporter,), looks=looks)
+    watching.watch("1", REFERENCE, POLICY)
+    send(watching, 100, 3)
+    looks.answer = looked(101 * DAY_S, worse(101))
+    watching.status()
+    watching.watch("2", REFERENCE, POLICY)
+    standing = [
+        line for line in gauges(exporter, "#") if line.startswith(("rayloop_drift_drifting", "rayloop_loss_worse"))
+    ]
+    assert standing == [
+        'rayloop_drift_drifting{model="m",version="2"} 0.0',
+        'rayloop_loss_worse{model="m",segment="",version="2"} 0.0',
+    ]
+
+
+def test_a_replica_that_is_silent_is_counted_no_more(folder, monkeypatch):
+    watching = monitor(folder, Looks())
+    watching.used(Usage(replica="a", cpu_s=1, reserved_cpu_s=1, reserved_gpu_s=0, gib_s=1, requests=1))
+    assert watching.status()["replicas"] == 1
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + REPLICA_GONE_S + 1.0)
+    assert watching.status()["replicas"] == 0
 
 
 def test_cost_is_that_of_what_is_held():

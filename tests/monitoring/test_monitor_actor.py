@@ -22,6 +22,7 @@ from monitoring.calibrate import Watch
 from monitoring.look import Asked, Finding, Looked
 from monitoring.policy import DriftPolicy
 from tests.monitoring import streams
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 
@@ -41,18 +42,9 @@ class Touch:
         return f"job for window {alarm.window:.0f}"
 
 
-def until(condition: Callable[[], Any]) -> Any:
-    """The first true value of ``condition``; an actor on its way back counts as not yet."""
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        try:
-            value = condition()
-        except ray.exceptions.RayActorError:
-            value = None
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"not within {DEADLINE_S:.0f} s")
+def answered(ask: Callable[[], Any], what: str) -> Any:
+    """The first true answer; an actor on its way back counts as not yet."""
+    return until(ask, what, DEADLINE_S, (ray.exceptions.RayActorError,))
 
 
 def seen(asked: Asked) -> Looked:
@@ -95,7 +87,7 @@ def test_kill_and_recovery(monitor, cluster, tmp_path, request):
     assert before["drifting"]
     killed = pid(monitor)
     os.kill(killed, signal.SIGKILL)
-    until(lambda: pid(monitor) != killed)
+    answered(lambda: pid(monitor) != killed, "it is back")
     after = ray.get(monitor.status.remote())
     for kept in ("version", "drifting", "windows", "alarms", "open_windows"):
         assert after[kept] == before[kept]
@@ -136,7 +128,7 @@ def test_a_stuck_monitor_does_not_hold_up_its_callers(monitor):
     finally:
         os.kill(stuck, signal.SIGCONT)
     assert sent < 5
-    assert until(lambda: ray.get(monitor.status.remote())["windows"] == 49)
+    assert answered(lambda: ray.get(monitor.status.remote())["windows"] == 49, "all windows are closed")
 
 
 def looking(cluster: Settings, model: str, look: Callable[[Asked], Looked]) -> Any:
@@ -149,7 +141,7 @@ def looking(cluster: Settings, model: str, look: Callable[[Asked], Looked]) -> A
 def test_a_look_is_a_task_and_its_finding_an_alarm(cluster):
     handle = looking(cluster, "looked_at", seen)
     try:
-        (entry,) = until(lambda: ray.get(handle.journal.remote()))
+        (entry,) = answered(lambda: ray.get(handle.journal.remote()), "an alarm is journaled")
         assert (entry.alarm.kind, entry.action) == ("quality", "notify")
         assert ray.get(handle.looks.remote()).looks[0].window == 100 * streams.DAY_S
     finally:
@@ -160,7 +152,7 @@ def test_a_look_is_a_task_and_its_finding_an_alarm(cluster):
 def test_a_look_that_fails_or_dies_is_told_of_and_watching_goes_on(cluster, look, told):
     handle = looking(cluster, f"look_{look.__name__}", look)
     try:
-        until(lambda: ray.get(handle.status.remote())["counters"].get("failures"))
+        answered(lambda: ray.get(handle.status.remote())["counters"].get("failures"), "a look has failed")
         status = ray.get(handle.status.remote())
         assert status["last_error"].startswith("a look failed: ")
         assert told in status["last_error"]

@@ -6,7 +6,6 @@ import json
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from monitoring.alert_rules import RULES, prometheus_file, rules_file
 from monitoring.exporter import PrometheusExporter
 from monitoring.figures import COUNTERS, GAUGES, Figure
 from monitoring.grafana import dashboard, expressions
+from tests.until import until
 
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="there is no promtool here")
 needs_prometheus = pytest.mark.skipif(not shutil.which("prometheus"), reason="there is no prometheus here")
@@ -277,16 +277,9 @@ def scraped(tmp_path: Path, free_port: int) -> Iterator[tuple[PrometheusExporter
         log.close()
 
 
-def until(ask: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        try:
-            if found := ask():
-                return found
-        except httpx.TransportError:
-            """Not up yet."""
-        time.sleep(0.1)
-    raise AssertionError(f"not within {LIMIT_S:.0f} s")
+def answered(ask: Callable[[], Any], what: str) -> Any:
+    """The first true answer; a server that is not up yet gives none."""
+    return until(ask, what, LIMIT_S, (httpx.TransportError,))
 
 
 @needs_prometheus
@@ -304,11 +297,11 @@ def test_a_real_prometheus_scrapes_and_fires(scraped: tuple[PrometheusExporter, 
     exporter.show(
         [Figure("rayloop_drift_ratio", ("m", "1", "price"), 0.5), Figure("rayloop_drift_drifting", ("m", "1"), 0)]
     )
-    until(lambda: value('ray_rayloop_drift_ratio{column="price"}') == ["0.5"])
+    answered(lambda: value('ray_rayloop_drift_ratio{column="price"}') == ["0.5"], "it is scraped")
     assert firing() == []
     exporter.show([Figure("rayloop_drift_drifting", ("m", "1"), 1)])
-    (alert,) = until(firing)
+    (alert,) = answered(firing, "it fires")
     assert alert["labels"] == {"alertname": "RayloopDrift", "model": "m", "version": "1", "severity": "warning"}
     assert alert["annotations"]["runbook"] == "docs/monitoring.md#what-moved-and-what-to-do"
     exporter.show([Figure("rayloop_drift_drifting", ("m", "1"), 0)])
-    until(lambda: not firing())
+    answered(lambda: not firing(), "it is quiet again")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from cluster.settings import Settings
 from features.encoding import Encoder
 from tests.trainers import waiting
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part
+from tests.until import until
 from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig
 from trainers.data import TrainingData
 from trainers.fit import fit
@@ -23,8 +23,6 @@ from trainers.tune import search
 
 # Ray Data warns about its own defaults.
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
-
-DEADLINE_S = 120.0
 
 
 def test_trials_that_had_ended_when_the_driver_was_killed_are_not_run_again(cluster: Settings, tmp_path: Path) -> None:
@@ -63,11 +61,11 @@ def test_trials_that_had_ended_when_the_driver_was_killed_are_not_run_again(clus
 
 
 def _until_third_trial(driver: subprocess.Popen, journal: str, folder: str) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while len(waiting.builds(folder)) < 4 or not Journal(journal).interrupted():
+    def begun() -> bool:
         assert driver.poll() is None, "the search ended by itself"
-        assert time.monotonic() < end, "the third trial never began"
-        time.sleep(0.1)
+        return len(waiting.builds(folder)) >= 4 and bool(Journal(journal).interrupted())
+
+    until(begun, "the third trial begins")
 
 
 def test_a_population_ends_alike_when_it_is_begun_again_and_its_winner_can_be_fitted(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from cluster.errors import DataError, ProjectError, RayloopError
 from cluster.settings import Settings
 from features.encoding import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part, trained
+from tests.until import until
 from trainers.config import Choice, LogUniform, ModelSpec, TrainConfig, TuneConfig
 from trainers.data import TrainingData
 from trainers.export import export
@@ -131,12 +130,4 @@ def test_a_trial_may_have_workers_of_its_own(cluster: Settings) -> None:
     assert all(0.5 < trial.metric <= 1 for trial in result.trials)
     assert result.trials[0].status == "finished"
     # More than before is free when what earlier tests left has gone meanwhile.
-    assert _eventually(lambda: ray.available_resources().get("CPU", 0.0) >= free)
-
-
-def _eventually(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
-    """Whether something comes true before the deadline."""
-    end = time.monotonic() + seconds
-    while not (true := holds()) and time.monotonic() < end:
-        time.sleep(0.2)
-    return true
+    until(lambda: ray.available_resources().get("CPU", 0.0) >= free, "what trials held is free again", 60.0)
