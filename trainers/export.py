@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +87,7 @@ def save_onnx(scored: nn.Module, inputs: InputSpec, path: Path) -> None:
     module, arguments = _traced(scored, inputs)
     batch = torch.export.Dim("batch")
     # It warns about torchvision's absence and about its own internals; neither concerns a caller.
-    with quiet("torch.onnx"), warnings.catch_warnings(action="ignore"):
+    with quiet("torch.onnx"), warnings.catch_warnings(action="ignore"), _uncollected():
         program = torch.onnx.export(
             module.eval(),
             tuple(torch.from_numpy(value) for value in arguments.values()),
@@ -96,6 +99,22 @@ def save_onnx(scored: nn.Module, inputs: InputSpec, path: Path) -> None:
         )
     assert program is not None
     program.save(str(path), external_data=False)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection within.
+
+    The exporter parses source, and CPython 3.11 counts the depth of that for the whole process: a finaliser that lets
+    another thread parse in the middle ends the export with SystemError ("AST constructor recursion depth mismatch").
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _traced(scored: nn.Module, inputs: InputSpec) -> tuple[nn.Module, Arrays]:
