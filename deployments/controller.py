@@ -151,26 +151,28 @@ class Controller:
             decisions=mine,
         )
 
-    async def pause(self, reason: str = "by hand") -> RolloutStatus:
+    # Orders may name the rollout that they are for; another one then refuses them.
+
+    async def pause(self, reason: str = "by hand", *, rollout: str = "") -> RolloutStatus:
         """Hold the share where it is; harm still aborts."""
-        return await self._command("pause", reason)
+        return await self._command("pause", reason, rollout=rollout)
 
-    async def resume(self, reason: str = "by hand") -> RolloutStatus:
+    async def resume(self, reason: str = "by hand", *, rollout: str = "") -> RolloutStatus:
         """Go on after a pause, or open the gate that the rollout waits at."""
-        return await self._command("resume", reason)
+        return await self._command("resume", reason, rollout=rollout)
 
-    async def abort(self, reason: str = "by hand", version: str = "") -> RolloutStatus:
+    async def abort(self, reason: str = "by hand", version: str = "", *, rollout: str = "") -> RolloutStatus:
         """All requests to the champion, now; or those of one ``version`` of several."""
         with self._consent:
-            return await self._command("abort", reason, version)
+            return await self._command("abort", reason, version, rollout)
 
-    async def promote(self, reason: str = "by hand", version: str = "") -> RolloutStatus:
+    async def promote(self, reason: str = "by hand", version: str = "", *, rollout: str = "") -> RolloutStatus:
         """The challenger becomes champion, now, whatever is undecided; of several the ``version`` that is named.
 
         Raises RolloutError when an abort was ordered as well, and when harm is shown: that version is then dropped, and
         with the last one the rollout aborted.
         """
-        status = await self._command("promote", reason, version)
+        status = await self._command("promote", reason, version, rollout)
         if status.state is not None and status.state.status != "promoted":
             raise RolloutError(status.decisions[-1].reason)
         return status
@@ -178,11 +180,11 @@ class Controller:
     async def pid(self) -> int:
         return os.getpid()
 
-    async def _command(self, order: Command, reason: str, version: str = "") -> RolloutStatus:
+    async def _command(self, order: Command, reason: str, version: str = "", rollout: str = "") -> RolloutStatus:
         async with self._turn:
             if self._state is None:
                 raise RolloutError(f"{self._model} has had no rollout", "start one first")
-            state, decision = command(self._state, order, reason, time.time(), version)
+            state, decision = command(self._state, order, reason, time.time(), version, rollout)
             if order == "promote":
                 state, decision = await self._unharmed(self._state, state, decision)
             await self._enter(state, decision)

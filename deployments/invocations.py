@@ -49,16 +49,19 @@ def _check(values: Values, names: list[str], shape: str, max_rows: int) -> None:
     missing = [name for name in names if name not in values]
     unknown = [name for name in values if name not in names]
     if missing or unknown:
-        raise RequestError(
-            f"columns missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown)[:200] or 'none'}",
-            field=shape,
-            todo="null stands for an unknown value",
-        )
+        raise _misfit(missing, unknown, shape)
     lengths = {len(column) for column in values.values()}
     if len(lengths) != 1 or 0 in lengths:
         raise RequestError("expected columns of equal length, one row or more", field=shape)
     if max(lengths) > max_rows:
         raise RequestError(f"{max(lengths)} rows, at most {max_rows} are answered at once", field=shape, status=413)
+
+
+def _misfit(missing: list[str], unknown: list[str], field: str) -> RequestError:
+    """What to say of columns that are not those of the model."""
+    faults = {"missing": missing, "unknown": [name[:40] for name in unknown]}
+    told = "; ".join(f"{fault} columns: {', '.join(names)[:200]}" for fault, names in faults.items() if names)
+    return RequestError(told, field=field, todo="null stands for an unknown value" if missing else "")
 
 
 def _split(value: object, names: list[str], field: str) -> Values:
@@ -75,22 +78,17 @@ def _split(value: object, names: list[str], field: str) -> Values:
 
 
 def _records(value: object, names: list[str], field: str) -> Values:
-    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        raise RequestError("expected a list of objects", field=field)
+    if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
+        raise RequestError("expected a list of objects, one or more", field=field)
     for i, row in enumerate(value):
         missing = [name for name in names if name not in row]
         if missing or len(row) != len(names):
-            unknown = [str(name)[:40] for name in row if name not in names]
-            raise RequestError(
-                f"columns missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}",
-                field=f"{field}[{i}]",
-                todo="null stands for an unknown value",
-            )
+            raise _misfit(missing, [str(name) for name in row if name not in names], f"{field}[{i}]")
     return {name: [row[name] for row in value] for name in names}
 
 
 def _instances(value: object, names: list[str], field: str) -> Values:
-    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+    if isinstance(value, list) and all(isinstance(row, dict) for row in value):
         return _records(value, names, field)
     return _only_column(value, names, field)
 

@@ -13,7 +13,7 @@ from deployments.binary import HEADER_LENGTH
 from deployments.http import BINARY, JSON, REQUEST_ID, ROUTING_KEY, VARIANT, VERSION
 from deployments.protocol import metadata
 from deployments.schemas import ID, Schema, feedback_request, infer_request, invocation_request
-from deployments.user_config import Limits
+from deployments.user_config import REQUEST_TIMEOUT_S, Limits
 from features.definitions import Column, FeatureSet
 
 OPENAPI_VERSION = "3.1.0"
@@ -32,6 +32,7 @@ _ERRORS = {
     403: "a credential that is not for this model or this kind of request",
     404: "the model is not served any more",
     405: "another method; `Allow` names the one to use",
+    408: f"no answer within {REQUEST_TIMEOUT_S:g} s",
     413: "more rows, or a longer body, than are answered at once",
     429: "more requests than the credential's rate limit allows",
     500: "the model failed",

@@ -155,12 +155,18 @@ def _hold(state: RolloutState, ruling: Ruling, now: float) -> tuple[RolloutState
 
 
 def command(
-    state: RolloutState, order: Command, reason: str, now: float, version: str = ""
+    state: RolloutState, order: Command, reason: str, now: float, version: str = "", rollout: str = ""
 ) -> tuple[RolloutState, Decision]:
     """Apply a person's order. Raises RolloutError when it makes no sense in this state.
 
-    A promotion of one of several names its ``version``; an abort that does takes out that one alone.
+    A promotion of one of several names its ``version``; an abort that does takes out that one alone. An order that
+    names a ``rollout`` is for no other: given too late it must not hit the next one.
     """
+    if rollout and rollout != state.id:
+        raise RolloutError(
+            f"{order} is for rollout {rollout} of {state.model}, the newest is {state.id} ({state.status})",
+            "see `rayloop status`",
+        )
     if not state.active or (order, state.status) in (("pause", "paused"), ("resume", "running")):
         raise RolloutError(f"cannot {order} rollout {state.id} of {state.model}: it is {state.status}")
     if version and (order not in ("abort", "promote") or version not in state.challengers):

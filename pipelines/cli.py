@@ -34,6 +34,9 @@ app.add_typer(keys, name="keys")
 ProjectArgument = Annotated[str, typer.Argument(help="Path or module name of the project: folder/project.py")]
 Until = Annotated[str, typer.Option(help="Leave out what was not known at this time (ISO 8601)")]
 Reason = Annotated[str, typer.Option(help="Why; it goes into the journal")]
+Only = Annotated[
+    str, typer.Option("--rollout", help="Only if this is the rollout under way, by the id that `status` shows")
+]
 OneOf = Annotated[str, typer.Option("--version", help="Which challenger, where there are several")]
 
 
@@ -188,27 +191,27 @@ def push(project: ProjectArgument, source: str, file: Path) -> None:
 
 
 @app.command()
-def promote(model: str, version: OneOf = "", reason: Reason = "by hand") -> None:
+def promote(model: str, version: OneOf = "", reason: Reason = "by hand", rollout: Only = "") -> None:
     """Make the challenger champion now."""
-    _order(model, "promote", reason, version)
+    _order(model, "promote", reason, version, rollout)
 
 
 @app.command()
-def abort(model: str, version: OneOf = "", reason: Reason = "by hand") -> None:
+def abort(model: str, version: OneOf = "", reason: Reason = "by hand", rollout: Only = "") -> None:
     """Send all requests to the champion now, or those of one challenger of several."""
-    _order(model, "abort", reason, version)
+    _order(model, "abort", reason, version, rollout)
 
 
 @app.command()
-def pause(model: str, reason: Reason = "by hand") -> None:
+def pause(model: str, reason: Reason = "by hand", rollout: Only = "") -> None:
     """Hold the rollout at its share."""
-    _order(model, "pause", reason)
+    _order(model, "pause", reason, rollout=rollout)
 
 
 @app.command()
-def resume(model: str, reason: Reason = "by hand") -> None:
+def resume(model: str, reason: Reason = "by hand", rollout: Only = "") -> None:
     """Let a paused rollout go on."""
-    _order(model, "resume", reason)
+    _order(model, "resume", reason, rollout=rollout)
 
 
 @app.command()
@@ -292,10 +295,10 @@ def _submit(words: list[str], folder: Path) -> None:
         sys.exit(jobs.exit_code(settings, job))
 
 
-def _order(model: str, order: str, reason: str, version: str = "") -> None:
+def _order(model: str, order: str, reason: str, version: str = "", rollout: str = "") -> None:
     from pipelines.people import steer
 
-    steer(load_settings(), model, order, reason, typer.echo, version)
+    steer(load_settings(), model, order, reason, typer.echo, version, rollout)
 
 
 def _flush_logs(settings: Any) -> None:

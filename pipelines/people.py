@@ -19,7 +19,8 @@ from cluster.settings import Settings
 from cluster.tables import Tables
 from deployments.config import connect as serve_config
 from deployments.controller import RolloutStatus
-from deployments.rollout import named
+from deployments.evidence import Evidence
+from deployments.rollout import RolloutState, named
 from pipelines.serving import call
 
 Tell = Callable[[str], None]
@@ -94,14 +95,17 @@ def forget_entity(settings: Settings, project: str, entity: Sequence[str], tell:
         tell(f"remains: {place}")
 
 
-def steer(settings: Settings, model: str, order: str, reason: str, tell: Tell, version: str = "") -> None:
-    """Give the rollout of ``model`` an order, about one ``version`` where it names one."""
+def steer(
+    settings: Settings, model: str, order: str, reason: str, tell: Tell, version: str = "", rollout: str = ""
+) -> None:
+    """Give the rollout of ``model`` an order: about one ``version``, for one ``rollout``, where it names them."""
     session.connect(settings)
     actor = _actor(rollout_actor(model))
     if actor is None:
         raise RolloutError(f"{model!r} has no rollout on this cluster", "see `rayloop status`")
-    state = call(getattr(actor, order).remote(reason, *([version] if version else []))).state
-    tell(f"{model}: {state.status} at {state.share:.0%}: {state.reason}")
+    about = [version] if version else []
+    state = call(getattr(actor, order).remote(reason, *about, rollout=rollout)).state
+    tell(f"{model}: rollout {state.id} {_stands(state)}: {state.reason}")
 
 
 def flush_logs(settings: Settings, tell: Tell) -> None:
@@ -166,17 +170,33 @@ def _show_look(found: dict[str, Any], tell: Tell) -> None:
 def _show_rollout(status: RolloutStatus, tell: Tell) -> None:
     state = status.state
     assert state is not None
-    if len(state.entrants) == 1 or not state.active:
-        tell(f"  rollout {state.id}: {state.status} at {state.share:.0%}: {state.reason}")
-        return
-    tell(f"  rollout {state.id}: {state.status} with {named(state.challengers)} at {100 * state.share:.3g}% each")
+    several = len(state.entrants) > 1
+    about = f" each, {named(state.challengers)}" if several and state.active else ""
+    tell(f"  rollout {state.id}: {_stands(state)}{about}" + ("" if about else f": {state.reason}"))
     for version in state.challengers:
-        if version in status.verdicts:
+        if about and version in status.verdicts:
             verdict = status.verdicts[version]
             tell(f"    v{version}: {verdict.kind}: {verdict.reason}")
+        if version in status.evidence:
+            tell(f"    {_evidence(state.champion, version, status.evidence[version].total)}")
     for decision in status.decisions:
         if decision.action == "drop":
             tell(f"    {named(decision.challengers)} was dropped: {decision.reason}")
+
+
+def _stands(state: RolloutState) -> str:
+    """A rollout that has ended has no share."""
+    return f"{state.status} at {100 * state.share:.3g}%" if state.active else state.status
+
+
+def _evidence(champion: str, challenger: str, seen: Evidence) -> str:
+    """What is known of a challenger beside the champion, as a line."""
+    arms = ((challenger, seen.challenger), (champion, seen.champion))
+    counts = ", ".join(f"v{version} {arm.requests:,} requests ({arm.failures:,} failed)" for version, arm in arms)
+    if not seen.paired.n:
+        return f"{counts}; no labelled rows yet"
+    costs = f"mean cost {seen.paired.challenger:.4f} against {seen.paired.champion:.4f}"
+    return f"{counts}; {seen.paired.n:,} labelled rows, {costs}"
 
 
 def _tell_row(row: dict[str, Any], tell: Tell) -> None:

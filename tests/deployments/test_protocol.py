@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -209,6 +210,21 @@ def test_invocations_answer_by_task() -> None:
     assert json.loads(invocation_answer("3", BINARY, np.array([0.5], np.float32)))["predictions"] == [0.5]
     answer = json.loads(invocation_answer("3", MULTICLASS, np.array([[0.25, 0.5, 0.25]], np.float32)))
     assert answer["predictions"] == [{"label": "birch", "probabilities": [0.25, 0.5, 0.25]}]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"instances": []}, "one or more"),
+        ({"dataframe_records": []}, "one or more"),
+        ({"instances": [{"zz": 1}]}, "missing columns: .*; unknown columns: zz"),
+        ({"inputs": {**{column.name: [None] for column in FEATURES.request}, "zz": [1]}}, "^unknown columns: zz$"),
+    ],
+)
+def test_an_invocation_that_does_not_fit_is_told_what_is_wrong(body: dict[str, object], told: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        parse_invocation(body, FEATURES, MAX_ROWS)
+    assert re.search(told, refused.value.what)
 
 
 def test_invocation_with_one_column_takes_bare_values() -> None:

@@ -71,6 +71,14 @@ def test_orders_to_an_ended_rollout_are_refused(order: str) -> None:
         command(ended, order, "", 102.0)
 
 
+@pytest.mark.parametrize("order", ["pause", "abort", "promote"])
+def test_an_order_for_another_rollout_is_refused(order: str) -> None:
+    state = started()
+    with pytest.raises(RolloutError, match=f"is for rollout gone of .*, the newest is {state.id}"):
+        command(state, order, "", 102.0, rollout="gone")
+    assert command(state, order, "", 102.0, rollout=state.id) == command(state, order, "", 102.0)
+
+
 def test_a_version_cannot_challenge_itself() -> None:
     with pytest.raises(RolloutError, match="is the champion already"):
         begin("r1", "trips", "2", ("2",), POLICY, 0.0)

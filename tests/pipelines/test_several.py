@@ -2,14 +2,17 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from cluster.contracts import Decision
 from deployments.controller import RolloutStatus
+from deployments.evidence import Arm, Evidence, RolloutEvidence
 from deployments.judge import Verdict
+from deployments.moments import Paired
 from deployments.policy import RolloutPolicy
-from deployments.rollout import begin, drop, entry
+from deployments.rollout import begin, command, drop, entry
 from pipelines import cli, people
 
 
@@ -31,7 +34,7 @@ def told(found: RolloutStatus) -> list[str]:
 
 def test_the_status_tells_of_each_challenger_and_of_those_that_were_dropped() -> None:
     assert told(status("3")) == [
-        "rollout r1: running with v2, v4 at 3.33% each",
+        "rollout r1: running at 3.33% each, v2, v4",
         "v2: hold: undecided on 2",
         "v4: hold: undecided on 4",
         "v3 was dropped: v3: the challenger is worse",
@@ -42,19 +45,42 @@ def test_a_lone_challenger_is_told_of_in_one_line() -> None:
     assert told(status(entrants=("2",))) == ["rollout r1: running at 10%: v2 on trial against v1"]
 
 
+def test_the_status_tells_what_is_known_of_a_trial_under_way() -> None:
+    seen = Evidence(champion=Arm(requests=1900), challenger=Arm(requests=100, failures=3))
+    labelled = seen + Evidence(paired=Paired.of(np.full(50, 0.5), np.full(50, 0.25)))
+    for evidence, costs in (
+        (seen, "no labelled rows yet"),
+        (labelled, "50 labelled rows, mean cost 0.2500 against 0.5000"),
+    ):
+        found = status(entrants=("2",)).model_copy(update={"evidence": {"2": RolloutEvidence(whole=evidence)}})
+        assert told(found)[1] == f"v2 100 requests (3 failed), v1 1,900 requests (0 failed); {costs}"
+
+
+def test_a_rollout_that_has_ended_has_no_share() -> None:
+    found = status(entrants=("2",))
+    assert found.state is not None
+    ended, _ = command(found.state, "abort", "enough", 102.0)
+    assert told(found.model_copy(update={"state": ended})) == ["rollout r1: aborted: enough"]
+
+
 @pytest.mark.parametrize(
-    ("words", "order", "version"),
+    ("words", "order", "version", "rollout"),
     [
-        (["promote", "trips", "--version", "3"], "promote", "3"),
-        (["abort", "trips", "--version", "3"], "abort", "3"),
-        (["abort", "trips"], "abort", ""),
+        (["promote", "trips", "--version", "3"], "promote", "3", ""),
+        (["abort", "trips", "--version", "3"], "abort", "3", ""),
+        (["abort", "trips"], "abort", "", ""),
+        (["abort", "trips", "--rollout", "r1"], "abort", "", "r1"),
+        (["pause", "trips", "--rollout", "r1"], "pause", "", "r1"),
+        (["resume", "trips", "--rollout", "r1"], "resume", "", "r1"),
     ],
 )
-def test_orders_name_a_version(monkeypatch: pytest.MonkeyPatch, words: list[str], order: str, version: str) -> None:
+def test_orders_name_a_version_and_a_rollout(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], order: str, version: str, rollout: str
+) -> None:
     heard: list[Any] = []
-    monkeypatch.setattr(cli, "_order", lambda *said: heard.append(said))
+    monkeypatch.setattr(people, "steer", lambda settings, *said: heard.append((*said[:3], *said[4:])))
     assert CliRunner().invoke(cli.app, words).exit_code == 0
-    assert heard == [("trips", order, "by hand", version)]
+    assert heard == [("trips", order, "by hand", version, rollout)]
 
 
 def test_a_deploy_takes_several_versions(monkeypatch: pytest.MonkeyPatch) -> None:
