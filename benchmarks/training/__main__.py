@@ -13,13 +13,13 @@ from benchmarks import results
 from benchmarks.features.__main__ import Teller
 from benchmarks.results import Row
 from benchmarks.serving.environments import pinned
-from benchmarks.training import checkpoints, quality, speed
+from benchmarks.training import checkpoints, quality, speed, sweep
 from benchmarks.training.case import Case, cluster, flights
 from benchmarks.training.runs import PEERS
 from trainers.data import TrainingData
 
 AREA = "training"
-SECTIONS = ("steady", "first_epoch", "fit_overhead", "checkpoint", "quality")
+SECTIONS = ("steady", "first_epoch", "fit_overhead", "checkpoint", "sweep", "quality")
 ROUNDS = 3
 
 Work = Callable[[Callable[[str], None]], list[Row]]
@@ -40,13 +40,15 @@ def main() -> None:
 def _works(case: Case, asked: Sequence[str], rounds: int, folder: Path) -> Iterator[Work]:
     """Three sections come from the same runs; only quality needs no cluster."""
     of_runs = {*asked} & {"steady", "first_epoch", "fit_overhead"}
-    if of_runs or "checkpoint" in asked:
+    if of_runs or {*asked} & {"checkpoint", "sweep"}:
         with cluster(folder):
             data = TrainingData.of(case.table)
             if of_runs:
                 yield lambda say: [one for one in speed.rows(case, data, rounds, say) if _section(one) in of_runs]
             if "checkpoint" in asked:
                 yield lambda say: checkpoints.rows(case, data, rounds, say)
+            if "sweep" in asked:
+                yield lambda say: sweep.rows(case, data, rounds, say)
     if "quality" in asked:
         yield lambda say: quality.rows(case, say)
 

@@ -48,10 +48,10 @@ def rayloop(case: Case, data: TrainingData, **changes: Any) -> Ran:
     return Ran([epoch.rows_per_second for epoch in done.epochs], done.seconds["start and end"], shares)
 
 
-def peer(name: str, case: Case, workers: int, epochs: int, say: Callable[[str], None]) -> Ran:
-    """Raises PeerFailed, InstallFailed."""
+def peer(name: str, case: Case, workers: int, epochs: int, say: Callable[[str], None], label: str = "peer") -> Ran:
+    """Those that run at the same time have different labels. Raises PeerFailed, InstallFailed."""
     folder = environment("torch", say, PEERS)
-    plan, told = case.folder / "plan.json", case.folder / "told.json"
+    plan, told = case.folder / f"{label}-plan.json", case.folder / f"{label}-told.json"
     plan.write_text(json.dumps(case.plan | {"workers": workers, "epochs": epochs}))
     told.unlink(missing_ok=True)
     began = time.perf_counter()
