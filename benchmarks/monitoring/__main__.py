@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.monitoring import detection, profiling, programs, weeks, wide
+from benchmarks.monitoring import delay, detection, profiling, programs, weeks, wide
 from benchmarks.results import Row
 
 AREA = "monitoring"
@@ -31,6 +31,10 @@ def _power(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
     return detection.power(detection.Scale.of(asked.windows), changes, say)
 
 
+def _delay(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
+    return delay.rows(say)
+
+
 def _profiling(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
     return profiling.rows(asked.rows, asked.repeats, say)
 
@@ -46,6 +50,7 @@ def _wide(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
 SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Iterator[Row]]] = {
     "false_alarms": _false_alarms,
     "power": _power,
+    "delay": _delay,
     "profiling": _profiling,
     "weeks": _weeks,
     "wide": _wide,

@@ -2,22 +2,23 @@
 
 A window alarms when any of its 50 columns does. Each competitor gives a score for a window; the rates of false alarms are
 those of its own thresholds. For power, a threshold is taken from each competitor's own unchanged windows, such that as many
-of them alarm for all, and its columns are put on one scale by what they do there, so that one that always cries does not
-drown the others. That calibrates peers better than their users can, who have no windows known to be unchanged.
+of them alarm for all. Its columns count as it scores them, or are put on one scale by what they do there, so that one that
+always cries does not drown the others: it gets what finds more. That calibrates peers better than their users can, who
+have no windows known to be unchanged.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.monitoring.programs import NAMES, ProgramFailed, ask
-from benchmarks.monitoring.streams import COLUMNS, Change, Frame, frame
+from benchmarks.monitoring.streams import Change, Frame, columns, frame, joined
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
 from features.profiles import Profile
@@ -74,7 +75,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Usual:
-    """What a competitor's columns do in unchanged windows: middle and spread of log scores, and the ALPHA farthest."""
+    """A competitor's columns on one scale, log scores less ``middle`` by ``spread``, and how far the ALPHA farthest unchanged windows are."""
 
     columns: tuple[str, ...]
     middle: np.ndarray
@@ -82,21 +83,27 @@ class Usual:
     limit: float
 
     @classmethod
-    def of(cls, scores: Scores) -> Usual:
+    def both(cls, scores: Scores) -> tuple[Usual, Usual]:
+        """Columns as they are scored, and by what each does in these unchanged windows."""
         columns = tuple(scores[0][0])
         logs = _logs(scores, columns)
         middle = np.median(logs, axis=0)
         spread = np.median(np.abs(logs - middle), axis=0)
         # A column that never moves must not make the smallest step of it the largest of all.
         spread = np.maximum(spread, 0.1 * np.median(spread) + 1e-9)
+        return cls._at(columns, logs, np.zeros_like(middle), np.ones_like(spread)), cls._at(
+            columns, logs, middle, spread
+        )
+
+    @classmethod
+    def _at(cls, columns: tuple[str, ...], logs: np.ndarray, middle: np.ndarray, spread: np.ndarray) -> Usual:
         farthest = ((logs - middle) / spread).max(axis=1)
         return cls(columns, middle, spread, float(np.quantile(farthest, 1.0 - ALPHA, method="higher")))
 
-    def beyond(self, scores: Scores) -> float | None:
-        """Share of windows that are farther than the limit; None without windows."""
-        if not scores:
-            return None
-        return float(np.mean(((_logs(scores, self.columns) - self.middle) / self.spread).max(axis=1) > self.limit))
+    def alarms(self, scores: Scores) -> np.ndarray:
+        """Which windows are farther than the limit, bool [windows]."""
+        far: np.ndarray = ((_logs(scores, self.columns) - self.middle) / self.spread).max(axis=1) > self.limit
+        return far
 
 
 def _logs(scores: Scores, columns: tuple[str, ...]) -> np.ndarray:
@@ -105,7 +112,7 @@ def _logs(scores: Scores, columns: tuple[str, ...]) -> np.ndarray:
 
 def false_alarms(scale: Scale, say: Say) -> Iterator[Row]:
     for n, (ours, theirs) in scale.rows.items():
-        found = {name: judged(name, n, NOTHING, ours if name == "rayloop" else theirs, say) for name in _everyone()}
+        found = {name: judged(name, n, NOTHING, ours if name == "rayloop" else theirs, say) for name in everyone()}
         work = f"false alarms, 50 columns, windows of {n:,} rows, nothing changed"
         rayloop, count = found["rayloop"].alarmed or 0.0, len(found["rayloop"].scores)
         # Beyond what chance adds to the asked rate in so many windows, in 1 of 1,000 runs of this benchmark.
@@ -119,11 +126,15 @@ def false_alarms(scale: Scale, say: Say) -> Iterator[Row]:
 
 
 def power(scale: Scale, changes: Sequence[Change], say: Say) -> Iterator[Row]:
-    quiet = {name: judged(name, POWER_ROWS, NOTHING, scale.power, say) for name in _everyone()}
-    scales = {name: Usual.of(found.scores) for name, found in quiet.items() if found.scores}
+    quiet = {name: judged(name, POWER_ROWS, NOTHING, scale.power, say) for name in everyone()}
+    scales = {name: Usual.both(found.scores) for name, found in quiet.items() if found.scores}
     for change in changes:
         found = {name: judged(name, POWER_ROWS, change, scale.power, say) for name in scales}
-        shares = {name: scales[name].beyond(one.scores) for name, one in found.items()}
+        shares = {
+            name: max(float(np.mean(scale.alarms(one.scores))) for scale in scales[name])
+            for name, one in found.items()
+            if one.scores
+        }
         work = f"power at {ALPHA:.0%} false alarms, windows of {POWER_ROWS:,} rows: {change}"
         own = found["rayloop"].alarmed or 0.0
         for peer in NAMES:
@@ -143,24 +154,27 @@ def judged(name: str, n: int, change: Change, windows: int, say: Say) -> Found:
         first = 10_000 * (turn + 1) + 1_000_000 * (0 if change == NOTHING else 1 + CHANGES.index(change)) + n * 10**8
         seeds = [first + int(i) for i in part]
         try:
-            scores += _scores(name, turn, seeds, n, change, say) if seeds else []
+            if seeds:
+                drawn = (frame(seed, n, change) for seed in seeds)
+                scores += scored(name, [frame(turn, REFERENCE_ROWS)], drawn, say)
         except (ProgramFailed, InstallFailed) as error:
             return Found([], f"could not be run: {error}")
     return Found(scores)
 
 
-def _everyone() -> tuple[str, ...]:
+def everyone() -> tuple[str, ...]:
     return ("rayloop", *NAMES)
 
 
-def _scores(name: str, turn: int, seeds: Sequence[int], n: int, change: Change, say: Say) -> Scores:
-    reference = frame(turn, REFERENCE_ROWS)
+def scored(name: str, reference: Sequence[Frame], windows: Iterable[Frame], say: Say) -> Scores:
+    """Scores of each window. rayloop gets the reference by days, which is how it keeps one; peers as a whole."""
     if name == "rayloop":
-        calibration = Calibration(ReferenceProfile.build({0.0: _profile(reference)}, DAY_S), 1, ())
-        return [_score(calibration, frame(seed, n, change)) for seed in seeds]
+        days = {DAY_S * i: _profile(day) for i, day in enumerate(reference)}
+        calibration = Calibration(ReferenceProfile.build(days, DAY_S), 1, ())
+        return [_score(calibration, window) for window in windows]
     with tempfile.TemporaryDirectory() as room:
-        paths = [str(frame(seed, n, change).save(Path(room) / f"{seed}.npz")) for seed in seeds]
-        plan = {"reference": str(reference.save(Path(room) / "reference.npz")), "windows": paths}
+        paths = [str(window.save(Path(room) / f"{i}.npz")) for i, window in enumerate(windows)]
+        plan = {"reference": str(joined(reference).save(Path(room) / "reference.npz")), "windows": paths}
         return [(score, alarmed) for score, alarmed in ask(name, "alarms", plan, say)]
 
 
@@ -170,6 +184,6 @@ def _score(calibration: Calibration, window: Frame) -> tuple[dict[str, float], b
 
 
 def _profile(window: Frame) -> Profile:
-    made = Profile.empty(COLUMNS)
+    made = Profile.empty(columns(window.numbers.shape[1], window.codes.shape[1]))
     made.update(window.table())
     return made

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from lightgbm import LGBMClassifier, LGBMRegressor
 
+from benchmarks.monitoring.streams import Frame
 from examples.flights.data import flights_frame, weather_frame
 
 WEATHER = ("temp", "dewp", "humid", "wind_speed", "precip", "pressure", "visib")
@@ -64,6 +65,15 @@ def parts() -> tuple[Part, Part]:
     reference = frame.filter(pl.col("when").is_between(_REFERENCE_FROM, _LIVE_FROM, closed="left"))
     live = frame.filter(pl.col("when").is_between(_LIVE_FROM, _LIVE_TO, closed="left"))
     return _part(reference, classifier, regressor), _part(live, classifier, regressor)
+
+
+def days(first: datetime, end: datetime) -> list[Frame]:
+    """What is asked about flights on each day from ``first`` to before ``end``, by which no label is known."""
+    # A day has one day of the week: no two days are alike in it.
+    numbers = [name for name in FEATURES if name not in (*CODED, "weekday")]
+    found = _frame().filter(pl.col("when").is_between(first, end, closed="left")).sort("when")
+    by_day = found.with_columns(pl.col("when").dt.date().alias("day")).partition_by("day", maintain_order=True)
+    return [Frame(d.select(numbers).to_numpy(), d.select(pl.col(CODED).cast(pl.Int16)).to_numpy()) for d in by_day]
 
 
 def _frame() -> pl.DataFrame:

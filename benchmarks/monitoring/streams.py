@@ -6,6 +6,7 @@ int16 [rows, 10], where code c of a column stands for the string ``v<c>`` and -1
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -78,6 +79,11 @@ def frame(seed: int, rows: int, change: Change = Change()) -> Frame:
     codes = np.stack([_zipf(rng, rows, levels) for levels in LEVELS], axis=1)
     _apply(change, numbers, codes, rng.random(rows) < change.share)
     return Frame(_shaped(numbers), codes)
+
+
+def joined(frames: Sequence[Frame]) -> Frame:
+    """Rows of several frames, one after the other."""
+    return Frame(np.vstack([one.numbers for one in frames]), np.vstack([one.codes for one in frames]))
 
 
 def wide(seed: int, rows: int, times: int) -> Frame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.monitoring import detection, wide
+from benchmarks.monitoring import delay, detection, wide
 from benchmarks.monitoring.detection import ALPHA, CHANGES, NOTHING, Found, Usual
 from benchmarks.monitoring.streams import COLUMNS, NUMBERS, STRINGS, Change, columns, frame
 from benchmarks.serving.environments import InstallFailed
@@ -27,10 +27,24 @@ def test_a_column_that_always_cries_does_not_drown_the_others():
         return [({"a": float(np.exp(rng.normal(shift))), "loud": 1e300}, True) for _ in range(200)]
 
     quiet = scores(0.0)
-    usual = Usual.of(quiet)
-    assert usual.beyond(quiet) == pytest.approx(ALPHA, abs=0.01)
-    assert usual.beyond(scores(5.0)) > 0.9
-    assert usual.beyond([]) is None
+    plain, by_column = Usual.both(quiet)
+    assert by_column.alarms(quiet).mean() == pytest.approx(ALPHA, abs=0.01)
+    assert by_column.alarms(scores(5.0)).mean() > 0.9
+    assert plain.alarms(scores(5.0)).mean() == 0.0
+
+
+def test_the_first_alarm_is_the_one_with_which_so_many_in_a_row_are_there():
+    alarms = np.array([False, True, False, True, True, True])
+    assert [delay._first(alarms, n) for n in (1, 2, 3)] == [2, 5, 6]
+    assert delay._first(alarms, 4) == 7
+
+
+def test_of_two_scales_the_sooner_counts():
+    def score(a: float) -> tuple[dict[str, float], bool]:
+        return {"a": a, "loud": 1e9}, True
+
+    quiet = [score(float(np.exp(0.1 * i))) for i in range(10)]
+    assert delay._soonest([*quiet, *map(score, (1.0, 1e3, 1.0, 1e3))], 10, 2, 1) == [2, 2]
 
 
 def test_a_peer_that_cannot_run_keeps_its_row(monkeypatch):

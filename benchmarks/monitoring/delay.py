@@ -1,0 +1,102 @@
+"""How long after a change an alarm comes, at an equal rate of false alarms: two streams of real rows.
+
+flights: days of October to December against those of January to August. Nobody knows on which day the season changed, so
+days are counted from the first of October; an alarm is two days in a row, one in twenty of single days being false.
+
+digits: windows of images of which ever more, from the first window on, are of one class. An alarm is one window.
+
+Thresholds are those of detection.py: from each competitor's own unchanged windows, the days of September or images as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from benchmarks.monitoring import flights
+from benchmarks.monitoring.detection import Say, Scores, Usual, everyone, scored
+from benchmarks.monitoring.programs import NAMES, ProgramFailed
+from benchmarks.monitoring.streams import Frame
+from benchmarks.results import Row, Target, row
+from benchmarks.serving.environments import InstallFailed
+
+STREAMS, WINDOWS, WINDOW_ROWS, UNCHANGED = 6, 20, 200, 40
+CLASS = 8
+GROWTH = 0.02
+"""How much the share of that class grows from window to window; it begins with a tenth."""
+_IN_A_ROW = 2
+_EARLIER = Target(of="ratio", sign="≤", limit=1.0)
+
+Delays = list[int]
+"""Windows to the alarm that ends the wait, one for each stream; one more than there are when none comes."""
+
+
+def rows(say: Say) -> Iterator[Row]:
+    yield from _compared("days from 1 October to an alarm, flights", _flights, say)
+    yield from _compared("windows to an alarm, digits of which one class grows", _digits, say)
+
+
+def _compared(work: str, delays: Callable[[str, Say], Delays], say: Say) -> Iterator[Row]:
+    found: dict[str, Delays] = {}
+    why: dict[str, str] = {}
+    for name in everyone():
+        say(f"{name}: {work}")
+        try:
+            found[name] = delays(name, say)
+        except (ProgramFailed, InstallFailed) as error:
+            why[name] = f"could not be run: {error}"
+    for peer in NAMES:
+        theirs = float(np.mean(found[peer])) if peer in found else None
+        note = why.get(peer) or f"rayloop: {_told(found['rayloop'])}; the peer: {_told(found[peer])}"
+        yield row(work, "windows, mean", float(np.mean(found["rayloop"])), peer, theirs, _EARLIER, note)
+
+
+def _told(delays: Delays) -> str:
+    return ", ".join(map(str, delays))
+
+
+def _flights(name: str, say: Say) -> Delays:
+    january, september, october, end = (datetime(2013, month, 1, tzinfo=UTC) for month in (1, 9, 10, 12))
+    reference = flights.days(january, september)
+    ordinary, changed = flights.days(september, october), flights.days(october, end.replace(day=31))
+    scores = scored(name, reference, [*ordinary, *changed], say)
+    return _soonest(scores, len(ordinary), 1, _IN_A_ROW)
+
+
+def _digits(name: str, say: Say) -> Delays:
+    pixels, classes = load_digits(return_X_y=True)
+    rng = np.random.default_rng(0)
+    known, new = np.array_split(rng.permutation(len(pixels)), 2)
+    shares = [None] * UNCHANGED + [0.1 + GROWTH * i for i in range(1, WINDOWS + 1)] * STREAMS
+    windows = [_frame(_drawn(rng, pixels[new], classes[new], share)) for share in shares]
+    scores = scored(name, [_frame(pixels[known])], windows, say)
+    return _soonest(scores, UNCHANGED, STREAMS, 1)
+
+
+def _drawn(rng: np.random.Generator, pixels: np.ndarray, classes: np.ndarray, share: float | None) -> np.ndarray:
+    """A window of images; with a ``share``, so many of CLASS."""
+    odds = np.ones(len(pixels))
+    if share is not None:
+        odds = np.where(classes == CLASS, share / (classes == CLASS).sum(), (1 - share) / (classes != CLASS).sum())
+    return pixels[rng.choice(len(pixels), WINDOW_ROWS, p=odds / odds.sum())]
+
+
+def _frame(pixels: np.ndarray) -> Frame:
+    return Frame(pixels.astype(np.float64), np.empty((len(pixels), 0), np.int16))
+
+
+def _soonest(scores: Scores, unchanged: int, streams: int, in_a_row: int) -> Delays:
+    """By the scale that is the sooner; the first scores are those of unchanged windows."""
+    scales = Usual.both(scores[:unchanged])
+    alarms = [np.array_split(scale.alarms(scores[unchanged:]), streams) for scale in scales]
+    return min(([_first(stream, in_a_row) for stream in found] for found in alarms), key=sum)
+
+
+def _first(alarms: np.ndarray, in_a_row: int) -> int:
+    """The window, from 1, with which so many in a row alarm."""
+    runs = np.convolve(alarms.astype(int), np.ones(in_a_row, int))[: len(alarms)]
+    hits = np.flatnonzero(runs == in_a_row)
+    return int(hits[0]) + 1 if hits.size else len(alarms) + 1
