@@ -52,7 +52,7 @@ class ServingOptions(Frozen):
     replicas: int = 1
     cpus: float = 0.5
     challenger_cpus: float = 0.25
-    profile_window_s: float = 3600.0
+    profile_window_s: float | None = 3600.0
     limits: Limits = Limits()
     report: bool = True
     deadline_s: float = 90.0

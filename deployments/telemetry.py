@@ -89,8 +89,8 @@ class Telemetry:
         self._thread = threading.Thread(target=self._run, name=f"telemetry-{model}", daemon=True)
         self._thread.start()
 
-    def answered(self, answer: Answer, columns: tuple[Column, ...], window_s: float) -> None:
-        """Report an answer; ``columns`` are the model's inputs, ``window_s`` the width of a profile's window."""
+    def answered(self, answer: Answer, columns: tuple[Column, ...], window_s: float | None) -> None:
+        """Report an answer; ``columns`` are the model's inputs, ``window_s`` the width of a profile's window, None for none."""
         self._put("predictions", (answer, columns, window_s), answer.frame.num_rows)
 
     def labelled(self, rows: pa.Table) -> None:
@@ -160,14 +160,15 @@ class Telemetry:
             self._next_search = time.monotonic() + _SETTLE_EVERY_S
             self._settle_debts()
 
-    def _report(self, items: Sequence[tuple[Answer, tuple[Column, ...], float]]) -> None:
+    def _report(self, items: Sequence[tuple[Answer, tuple[Column, ...], float | None]]) -> None:
         answers = [answer for answer, _, _ in items]
         batch = self._next()
         self._queue("predictions", batch, predictions(answers, batch))
         self._metrics.answered(answers)
+        _, columns, window_s = items[-1]
         monitor = self._monitor.get()
-        if monitor is not None:
-            for start_s, profile in profiles(answers, items[-1][1], items[-1][2]).items():
+        if monitor is not None and window_s is not None:
+            for start_s, profile in profiles(answers, columns, window_s).items():
                 monitor.observe.remote(answers[0].champion_version, start_s, profile.to_bytes())
 
     def _tell_usage(self, answered: int) -> None:

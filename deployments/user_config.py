@@ -46,12 +46,13 @@ class Trial(Frozen):
 class ServerConfig(Frozen):
     """What a ``ModelServer`` replica serves.
 
-    ``profile_window_s`` is the width of a live profile's window; without ``report`` nothing is logged or profiled.
+    ``profile_window_s`` is the width of a live profile's window, None for no profile; without ``report`` nothing is
+    logged or profiled.
     """
 
     champion: ModelVersion
     trial: Trial | None = None
-    profile_window_s: float = Field(default=3600.0, gt=0.0)
+    profile_window_s: float | None = Field(default=3600.0, gt=0.0)
     report: bool = True
     limits: Limits = Limits()
 

@@ -59,6 +59,10 @@ def _reporting(found: Measures) -> Iterator[Row]:
         "cost of prediction log and live profile", "requests/s", found.median(NAME, m.REPORTING),
         "rayloop without them", found.median(NAME, m.SILENT), _least(0.9),
     ))  # fmt: skip
+    yield _held(found, m.REPORTING, row(
+        "cost of the live profile", "requests/s", found.median(NAME, m.REPORTING),
+        "rayloop with its log alone", found.median(NAME, m.LOGGING), _least(0.95),
+    ))  # fmt: skip
 
 
 def _tensors(found: Measures) -> Iterator[Row]:

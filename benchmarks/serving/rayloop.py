@@ -79,9 +79,9 @@ class Rayloop:
     def challenger(self) -> ModelVersion:
         return self._versions[1]
 
-    def deploy(self, report: bool) -> None:
-        """Serve the champion, reporting or not."""
-        options = ServingOptions(profile_window_s=model.WINDOW_S, report=report)
+    def deploy(self, report: bool, profile: bool = True) -> None:
+        """Serve the champion, reporting or not, or with a log alone."""
+        options = ServingOptions(profile_window_s=model.WINDOW_S if profile else None, report=report)
         call(config.connect(self.settings).deploy.remote(self.champion, options))
 
     def set_champion(self, version: ModelVersion) -> None:

@@ -189,9 +189,10 @@ def _tensors(rayloop: Rayloop, subject: Subject, work: Work, found: Measures, lo
 
 
 def _reporting(rayloop: Rayloop, subject: Subject, work: Work, found: Measures) -> None:
-    """On and off by turns, so that the machine's drift meets both."""
-    for measure, report in ((m.REPORTING, True), (m.SILENT, False), (m.SILENT, False), (m.REPORTING, True)):
-        rayloop.deploy(report)
+    """On and off by turns, so that the machine's drift meets all."""
+    turns = ((m.REPORTING, True, True), (m.LOGGING, True, False), (m.SILENT, False, False))
+    for measure, report, profile in (*turns, *reversed(turns)):
+        rayloop.deploy(report, profile)
         _closed(subject, work, found, measure)
 
 
