@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 
@@ -52,7 +53,7 @@ def _replica_ports() -> int:
 
 
 @pytest.fixture(scope="session")
-def cluster(settings: Settings) -> Iterator[Settings]:
+def cluster(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Settings]:
     """The running cluster, and this process connected to it."""
     import ray
 
@@ -65,3 +66,6 @@ def cluster(settings: Settings) -> Iterator[Settings]:
     finally:
         ray.shutdown()
         session.stop(settings)
+        if not request.session.testsfailed:
+            # Ray's logs; of a failed run somebody will want to read them.
+            shutil.rmtree(settings.scratch, ignore_errors=True)

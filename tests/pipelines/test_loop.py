@@ -27,8 +27,11 @@ from cluster.tables import Tables
 from deployments.journal import Journal
 from monitoring.alert_rules import RULES
 from monitoring.grafana import FILE, expressions
-from pipelines import dashboards
+from pipelines import commands, dashboards
+from pipelines.progress import Progress
+from pipelines.project import load, locate
 from pipelines.serving import predecessor
+from pipelines.workspace import Workspace
 
 HERE = Path(__file__).parent
 LIMIT_S = 900
@@ -169,12 +172,10 @@ def test_predict_scores_a_table(rehearsed: str, cluster: Settings, folder: Path)
     assert scored.num_rows == 50
     right = [p == d for p, d in zip(scored["predicted"].to_pylist(), scored["digit"].to_pylist(), strict=True)]
     assert sum(right) > 40
-    again = rayloop(cluster, folder, "predict", "digits.py", "in.parquet", "out")
-    assert again.returncode == 2
-    assert "is not an empty folder" in again.stdout
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_predict_scores_a_table_of_the_catalog(rehearsed: str, cluster: Settings, folder: Path) -> None:
     import pyarrow.parquet as pq
 
@@ -225,7 +226,9 @@ def test_the_dashboard_lies_where_ray_provisions_grafana_from(rehearsed: str, cl
 
 
 @pytest.mark.cluster
-def test_a_rollback_brings_the_champion_before_it_back(rehearsed: str, cluster: Settings, folder: Path) -> None:
+def test_a_rollback_brings_the_champion_before_it_back(
+    rehearsed: str, cluster: Settings, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import ray
 
     registry = Registry(cluster)
@@ -238,5 +241,7 @@ def test_a_rollback_brings_the_champion_before_it_back(rehearsed: str, cluster: 
     assert registry.version("digits", champion.version).tags["rayloop.rolled_back_because"] == "a test"
     monitor = ray.get_actor(monitor_actor("digits"), namespace=ACTOR_NAMESPACE)
     assert ray.get(monitor.status.remote())["version"] == before
-    again = rayloop(cluster, folder, "rollback", "digits.py", "--version", champion.version, "--reason", "a test")
-    assert "is champion no more" in again.stdout
+    location = locate(str(folder / "digits.py"))
+    commands.rollback(Workspace(load(location), location, cluster, Progress()), champion.version, "asked again")
+    assert "is champion no more" in capsys.readouterr().out
+    assert registry.aliased("digits", CHAMPION).version == before

@@ -68,6 +68,7 @@ def _until_third_trial(driver: subprocess.Popen, journal: str, folder: str) -> N
     until(begun, "the third trial begins")
 
 
+@pytest.mark.slow
 def test_a_population_ends_alike_when_it_is_begun_again_and_its_winner_can_be_fitted(
     cluster: Settings, tmp_path: Path
 ) -> None:
