@@ -170,11 +170,11 @@ def _show_look(found: dict[str, Any], tell: Tell) -> None:
 def _show_rollout(status: RolloutStatus, tell: Tell) -> None:
     state = status.state
     assert state is not None
-    several = len(state.entrants) > 1
-    about = f" each, {named(state.challengers)}" if several and state.active else ""
-    tell(f"  rollout {state.id}: {_stands(state)}{about}" + ("" if about else f": {state.reason}"))
+    several = len(state.entrants) > 1 and state.active
+    rest = f" each, {named(state.challengers)}" if several else f": {state.reason}"
+    tell(f"  rollout {state.id}: {_stands(state)}{rest}")
     for version in state.challengers:
-        if about and version in status.verdicts:
+        if several and version in status.verdicts:
             verdict = status.verdicts[version]
             tell(f"    v{version}: {verdict.kind}: {verdict.reason}")
         if version in status.evidence:

@@ -59,9 +59,9 @@ def _told(delays: Delays) -> str:
 
 
 def _flights(name: str, say: Say) -> Delays:
-    january, september, october, end = (datetime(2013, month, 1, tzinfo=UTC) for month in (1, 9, 10, 12))
+    january, september, october, end = (datetime(2013, *day, tzinfo=UTC) for day in ((1, 1), (9, 1), (10, 1), (12, 31)))
     reference = flights.days(january, september)
-    ordinary, changed = flights.days(september, october), flights.days(october, end.replace(day=31))
+    ordinary, changed = flights.days(september, october), flights.days(october, end)
     scores = scored(name, reference, [*ordinary, *changed], say)
     return _soonest(scores, len(ordinary), 1, _IN_A_ROW)
 

@@ -91,9 +91,8 @@ class Usual:
         spread = np.median(np.abs(logs - middle), axis=0)
         # A column that never moves must not make the smallest step of it the largest of all.
         spread = np.maximum(spread, 0.1 * np.median(spread) + 1e-9)
-        return cls._at(columns, logs, np.zeros_like(middle), np.ones_like(spread)), cls._at(
-            columns, logs, middle, spread
-        )
+        as_scored = cls._at(columns, logs, np.zeros(len(columns)), np.ones(len(columns)))
+        return as_scored, cls._at(columns, logs, middle, spread)
 
     @classmethod
     def _at(cls, columns: tuple[str, ...], logs: np.ndarray, middle: np.ndarray, spread: np.ndarray) -> Usual:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,7 @@ def days(first: datetime, end: datetime) -> list[Frame]:
     return [Frame(d.select(numbers).to_numpy(), d.select(pl.col(CODED).cast(pl.Int16)).to_numpy()) for d in by_day]
 
 
+@cache
 def _frame() -> pl.DataFrame:
     flights = flights_frame().filter(pl.col("arr_delay").is_not_null())
     known = weather_frame().select("origin", pl.col("published_at"), *WEATHER).sort("published_at")
