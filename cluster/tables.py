@@ -75,13 +75,20 @@ class Tables:
         With a ``key``, an append that was made before under the same key is not repeated: its
         snapshot is returned instead. That is what makes a stage safe to run again. With ``evolve``, columns (and
         fields of structs) that the table lacks are added to it, and those that the rows lack are null.
+        Raises DataError for rows that the table cannot hold.
         """
         table = self._create(name, rows.schema)
         if key and (made := _keyed(table, key)):
             return made
         if evolve:
             rows = _evolved(rows, table, name)
-        table.append(_aligned(rows, table, name), snapshot_properties={_KEY: key} if key else {})
+        try:
+            table.append(_aligned(rows, table, name), snapshot_properties={_KEY: key} if key else {})
+        except OverflowError as error:
+            # Iceberg's statistics are of Python's datetime.
+            raise DataError(
+                f"rows for table {name!r} hold a time outside of the years 1 to 9999", str(error)
+            ) from error
         return _current(table, name)
 
     def write(

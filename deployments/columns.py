@@ -30,6 +30,7 @@ _MISTYPED = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError)
 # Years 1 to 9999, what datetime and Polars can print and calculate with.
 _FIRST_US = -62_135_596_800_000_000
 _LAST_US = 253_402_300_799_999_999
+_FIRST, _LAST = np.datetime64(_FIRST_US, "us"), np.datetime64(_LAST_US, "us")
 
 
 def required(features: FeatureSet) -> frozenset[str]:
@@ -99,12 +100,16 @@ def _microseconds(value: object, field: str) -> int:
     if isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)
-            return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
+            at = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
         except (ValueError, OverflowError) as error:
             raise RequestError(f"{value[:40]!r} is no ISO 8601 time", field=field) from error
-    if isinstance(value, int) and not isinstance(value, bool) and _FIRST_US <= value <= _LAST_US:
-        return value
-    raise RequestError("expected ISO 8601 text or integer microseconds since 1970, UTC", field=field)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        at = value
+    else:
+        raise RequestError("expected ISO 8601 text or integer microseconds since 1970, UTC", field=field)
+    if not _FIRST_US <= at <= _LAST_US:
+        raise RequestError("a time outside of the years 1 to 9999, UTC", field=field)
+    return at
 
 
 def _numbers(values: Sequence[Any], field: str, kind: pa.DataType | None) -> pa.Array:
@@ -149,6 +154,12 @@ def _instants(values: pa.Array, field: str) -> pa.Array:
     if beyond.any():
         raise RequestError("microseconds outside the years 1 to 9999", field=f"{field}[{int(np.argmax(beyond))}]")
     return pa.array(moments, TIMESTAMP)
+
+
+def out_of_time(moments: np.ndarray) -> int | None:
+    """The first of datetime64[us] that is outside of the years 1 to 9999, if one is; NaT is not."""
+    beyond = (moments < _FIRST) | (moments > _LAST)
+    return int(np.argmax(beyond)) if beyond.any() else None
 
 
 def _typed(values: Sequence[Any], kind: pa.DataType, field: str, expected: str) -> pa.Array:

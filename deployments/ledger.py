@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -144,13 +145,20 @@ class Ledger:
         async with self._committing:
             taken = sorted(self._pending, key=lambda batch: batch.group)
             for (kind, _), group in groupby(taken, key=lambda batch: batch.group):
-                batches = list(group)
-                refusal = await self._write(kind, pa.concat_tables([batch.rows for batch in batches]))
-                written = {id(batch.done) for batch in batches}
-                self._pending = [batch for batch in self._pending if id(batch.done) not in written]
-                for batch in batches:
-                    _settle(batch.done, refusal)
+                await self._commit_together(kind, list(group))
             self._forget_old_batches()
+
+    async def _commit_together(self, kind: str, batches: Sequence[_Batch]) -> None:
+        """As one append; when the table refuses that, batch by batch: nobody's rows are lost for another's."""
+        refusal = await self._write(kind, pa.concat_tables([batch.rows for batch in batches]))
+        if refusal is not None and len(batches) > 1:
+            for batch in batches:
+                await self._commit_together(kind, [batch])
+            return
+        written = {id(batch.done) for batch in batches}
+        self._pending = [batch for batch in self._pending if id(batch.done) not in written]
+        for batch in batches:
+            _settle(batch.done, refusal)
 
     async def _write(self, kind: str, rows: pa.Table) -> DataError | None:
         """Append rows; returns why the table refuses them for what they are, if it does."""

@@ -20,6 +20,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, Inva
 from cluster.contracts import ModelVersion
 from cluster.errors import DataError, RequestError
 from cluster.settings import Settings
+from deployments.columns import out_of_time
 from deployments.rows import Assembler, Rows
 from features.bundle import MODEL, Manifest
 from features.encoding import Arrays
@@ -93,6 +94,8 @@ class Scorer:
         self.manifest = self._predictor.manifest
         self._assembler = Assembler(self.manifest.features)
         self._reader = FeatureReader(self.manifest.features, open_store(settings.online_store_uri))
+        computed = [one.name for one in self.manifest.features.derived if one.kind == "timestamp"]
+        self._computed_times = ("as_of", *computed)
         self._shield = Shield.of(self.manifest.features.request, settings)
 
     def table(self, requests: Sequence[Rows]) -> pa.Table:
@@ -110,6 +113,10 @@ class Scorer:
         if frame.column("as_of").null_count:
             row = pc.index(frame.column("as_of").is_null(), True).as_py()
             raise RequestError(f"row {row} gives no time to look features up at", field="inputs")
+        for name in self._computed_times:
+            # The log could not hold it: neither datetime nor Iceberg's statistics know such a time.
+            if (row := out_of_time(frame.column(name).to_numpy())) is not None:
+                raise RequestError(f"row {row}: {name} lies outside of the years 1 to 9999", field="inputs")
         return frame
 
     def predict(self, frame: pa.Table) -> np.ndarray:

@@ -64,7 +64,13 @@ def test_rows_that_came_in_a_table_score_the_same(scorer: Scorer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "message"), [(request(1.0, 101.0), "no finite score for row 1"), (request(1.0, departs=None), "row 0")]
+    ("bad", "message"),
+    [
+        (request(1.0, 101.0), "no finite score for row 1"),
+        (request(1.0, departs=None), "row 0"),
+        # Features are looked up as of two hours before: in the year 0.
+        (request(1.0, departs=datetime(1, 1, 1, tzinfo=UTC)), "row 0: as_of lies outside of the years 1 to 9999"),
+    ],
 )
 def test_a_bad_request_fails_alone(scorer: Scorer, bad: Rows, message: str) -> None:
     first, middle, last = scorer.score([request(1.0), bad, request(2.0)], 0)

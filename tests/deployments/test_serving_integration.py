@@ -5,17 +5,19 @@ import signal
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.contracts import ModelVersion
 from cluster.errors import RayloopError
 from cluster.settings import Settings
 from cluster.tables import Tables
 from deployments import config, ledger, tally
-from deployments.log import features_of
+from deployments.columns import TIMESTAMP
+from deployments.log import features_of, labels, to_ipc
 from deployments.user_config import DEFAULT_ROWS
 from pipelines.people import show_status
 from tests.deployments.conftest import MODEL, TRUE_SLOPE, Versions
@@ -185,6 +187,26 @@ def test_log_holds_each_answered_row_once_though_the_ledger_is_killed(
     until(lambda: len(logged()) >= load.answered, "all rows committed")
     assert load.failed == []
     assert sorted(logged()) == sorted(load.ids)
+
+
+def test_a_batch_that_the_table_cannot_hold_costs_nobody_else_their_rows(
+    cluster: Settings, served: ModelVersion
+) -> None:
+    """One that is sent again and again would keep all later rows out of the log."""
+    actor, tables = ledger.connect(MODEL, cluster), Tables(cluster)
+
+    def batch(name: str, time_us: int) -> bytes:
+        label = {"id": pa.array([name]), "label": pa.array([1.0]), "time": pa.array([time_us], TIMESTAMP)}
+        return to_ipc(labels(pa.table(label), 0, name))
+
+    year_0 = -62_135_596_800_000_001
+    sent = {name: actor.append.remote("labels", name, batch(name, at)) for name, at in
+            (("before:1", 0), ("year 0:1", year_0), ("after:1", 1))}  # fmt: skip
+    ray.get([sent["before:1"], sent["after:1"]], timeout=60)
+    with pytest.raises(RayTaskError, match="outside of the years 1 to 9999"):
+        ray.get(sent["year 0:1"], timeout=60)
+    kept = tables.read(f"{MODEL}.labels", columns=["id"]).column("id").to_pylist()
+    assert [name for name in sent if name in kept] == ["before:1", "after:1"]
 
 
 def test_rows_that_a_killed_replica_owed_are_counted_once_kept_and_shown(
