@@ -47,6 +47,7 @@ def make_card(
         features=features,
         recipe={"model": model, "train": fitted.config.model_dump(mode="json")},
         precision=str(seen.served),
+        compression=seen.compression,
         latency=seen.latency,
         size=seen.size,
         train_metrics=fitted.train_metrics,

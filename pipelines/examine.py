@@ -28,7 +28,7 @@ _PARITY_ROWS = 2000
 class Examined(NamedTuple):
     """A fitted model, the file of it that is served, and all that was found. ``latency`` in microseconds, ``size`` in bytes.
 
-    ``champion`` names the version it was compared with, empty when there was none.
+    ``champion`` names the version it was compared with, empty when there was none; ``compression`` says which steps were taken.
     """
 
     fitted: FitResult
@@ -40,6 +40,7 @@ class Examined(NamedTuple):
     latency: dict[str, float]
     size: int
     champion: str
+    compression: str = ""
 
 
 def examine(

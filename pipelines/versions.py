@@ -92,6 +92,8 @@ def make_version(
         trained = _trained(workspace, frame, recipe, data, run, fingerprint, compare)
         folder = Path(temporary)
         seen = examine(workspace, frame, trained.fitted, folder, compare, trained.checks)
+        seen = seen._replace(compression=str(trained))
+        run.tags(_compression(seen))
         tell(f"exported in {seen.served}; {runtime_line(seen.latency)}")
         for check in seen.report.checks:
             tell(f"gate {'pass' if check.passed else 'FAIL'}: {check.name}: {check.reason}")
@@ -100,8 +102,7 @@ def make_version(
         _write_bundle(workspace, frame, recipe, seen, folder)
         _log(run, workspace, frame, recipe, seen)
         cards.log_card(run, workspace, frame, name, seen, fingerprint, "" if seen.report.passed else override_gate)
-        tags = _tags(workspace, frame, fingerprint, seen, override_gate) | _compression(trained)
-        run.tags(_compression(trained))
+        tags = _tags(workspace, frame, fingerprint, seen, override_gate)
         version = workspace.registry.register(project.name, run, folder, tags)
     tell(f"registered {version}: {_told(seen.quality)}")
     return Candidate(version, seen.report, seen.quality, False)
@@ -244,12 +245,13 @@ def _tags(workspace: Workspace, frame: Frame, fingerprint: str, seen: Examined, 
         PRECISION: str(seen.served),
         RUNTIME: runtime_line(seen.latency),
         **_origin(workspace, frame),
+        **_compression(seen),
     }
     return tags | ({"rayloop.gate_override": override} if override else {})
 
 
-def _compression(trained: Compressed) -> dict[str, str]:
-    return {COMPRESSION: str(trained)} if trained.told else {}
+def _compression(seen: Examined) -> dict[str, str]:
+    return {COMPRESSION: seen.compression} if seen.compression else {}
 
 
 def _origin(workspace: Workspace, frame: Frame) -> dict[str, str]:

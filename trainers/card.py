@@ -47,7 +47,9 @@ class Lineage(Frozen):
 
 
 class ModelCard(Frozen):
-    """Everything on the card. ``latency`` in microseconds, ``size`` in bytes; ``override`` says why a failed gate was passed over."""
+    """Everything on the card. ``latency`` in microseconds, ``size`` in bytes; ``override`` says why a failed gate was passed over,
+    ``compression`` which steps to a smaller model were taken, and which were not, with the reason.
+    """
 
     model: str
     name: str
@@ -68,6 +70,7 @@ class ModelCard(Frozen):
     limits: tuple[str, ...]
     lineage: Lineage
     override: str = ""
+    compression: str = ""
 
     @property
     def passed(self) -> bool:

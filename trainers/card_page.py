@@ -171,6 +171,7 @@ def _lineage(card: ModelCard) -> str:
         "fingerprint": made.fingerprint,
         "compared with": made.champion or "no champion",
         "precision": card.precision,
+        "compression": card.compression or "none",
         "size": f"{card.size / (1 << 20):.2f} MiB",
         "latency": ", ".join(f"{name} {value:.0f}" for name, value in card.latency.items()),
     } | {f"{part}.{name}": str(value) for part, values in card.recipe.items() for name, value in values.items()}

@@ -18,6 +18,7 @@ from pipelines.versions import Candidate, Recipe, make_version
 from pipelines.workspace import Workspace
 from tests.pipelines.test_versions import InMemory, _project
 from tests.trainers.frames import trained
+from trainers.card import ModelCard
 from trainers.compress import Compression, Distill, Prune
 from trainers.config import ModelSpec, TrainConfig
 from trainers.fit import FitResult
@@ -59,11 +60,16 @@ def _made(folder: Path, monkeypatch: pytest.MonkeyPatch, gate: GatePolicy, steps
 
 
 def _tag(folder: Path, made: Candidate) -> str:
+    """What run, version and model card say in one voice."""
     client = MlflowClient(tracking_uri=Settings(home=folder).mlflow_uri)
-    assert (
-        client.get_run(made.version.run_id).data.tags[versions.COMPRESSION] == made.version.tags[versions.COMPRESSION]
-    )
-    return made.version.tags[versions.COMPRESSION]
+    card = Path(client.download_artifacts(made.version.run_id, "card/card.json")).read_text()
+    said = {
+        client.get_run(made.version.run_id).data.tags[versions.COMPRESSION],
+        made.version.tags[versions.COMPRESSION],
+        ModelCard.model_validate_json(card).compression,
+    }
+    assert len(said) == 1
+    return said.pop()
 
 
 def _size(made: Candidate) -> int:
