@@ -176,8 +176,9 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
         # has the whole request; Serve gives no door to that option but the end of this line of its configuration.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
         "RAY_SERVE_HAPROXY_RETRIES": "3",
-        # HAProxy starts anew when replicas come and go: callers' connections are told to close, not cut, meanwhile.
-        "RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S": "60",
+        # RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S stays unset. HAProxy starts anew when replicas come and go, and its old process
+        # tells each caller to reconnect with the next answer. With that window it would also cut idle connections, at random
+        # moments in it: a caller who sends just then loses a request.
         # For its figures Serve reads a line of HAProxy's for each request: more work than HAProxy's own. Replicas count.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # HAProxy notices within six seconds that a replica is on its way out; by default Serve lets it drain for thirty.
