@@ -203,7 +203,12 @@ def _tell_row(row: dict[str, Any], tell: Tell) -> None:
     features = row["features"] or {}
     tell(f"request   {row['id']}, answered {row['at']:%Y-%m-%d %H:%M:%S} UTC, features as of {row['as_of']}")
     score = row.get("score") if row.get("score") is not None else row.get("probabilities")
-    tell(f"answer    {score} by the {row['variant']}, v{row['version']}, in {row['latency_ms']:.2f} ms")
+    if row["latency_ms"] is None:
+        tell(f"answer    none, HTTP 500: v{row['version']} failed: {row['champion_error']}")
+    else:
+        tell(f"answer    {score} by the {row['variant']}, v{row['version']}, in {row['latency_ms']:.2f} ms")
+    if row.get("error"):
+        tell(f"fallback  v{row['challenger_version']} was asked, and failed: {row['error']}")
     for name, value in features.items():
         tell(f"  {name} = {value}")
 
