@@ -1,7 +1,8 @@
 """The loop and its command line. A project module imports its vocabulary from here."""
 
 from cluster.contracts import Task
-from deployments.policy import RolloutPolicy
+from deployments.freeze import FreezeWindow
+from deployments.policy import RolloutPolicy, Webhook
 from features.declare import category, derive, dropped, hashed, number, rolling, tensor, timestamp
 from features.definitions import Aggregate, Column, Entity, FeatureSet, FeatureView, Latest
 from features.reads import csv, iceberg, kafka, parquet, sql
@@ -30,6 +31,7 @@ __all__ = [
     "FairnessPolicy",
     "FeatureSet",
     "FeatureView",
+    "FreezeWindow",
     "GatePolicy",
     "HashSplit",
     "IntRange",
@@ -54,6 +56,7 @@ __all__ = [
     "TuneConfig",
     "Uniform",
     "Watch",
+    "Webhook",
     "category",
     "csv",
     "derive",
