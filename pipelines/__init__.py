@@ -3,6 +3,7 @@
 from cluster.contracts import Task
 from deployments.freeze import FreezeWindow
 from deployments.policy import RolloutPolicy, Webhook
+from deployments.user_config import Limits, Serving
 from features.declare import category, derive, dropped, hashed, number, rolling, tensor, timestamp
 from features.definitions import Aggregate, Column, Entity, FeatureSet, FeatureView, Latest
 from features.reads import csv, iceberg, kafka, parquet, sql
@@ -36,6 +37,7 @@ __all__ = [
     "HashSplit",
     "IntRange",
     "Latest",
+    "Limits",
     "LogUniform",
     "LookPolicy",
     "ModelSpec",
@@ -47,6 +49,7 @@ __all__ = [
     "Retrain",
     "RobustnessPolicy",
     "RolloutPolicy",
+    "Serving",
     "SlicePolicy",
     "Source",
     "Task",

@@ -63,7 +63,13 @@ def serves(workspace: Workspace, version: ModelVersion) -> bool:
 
 
 def serving_options(workspace: Workspace) -> ServingOptions:
-    return ServingOptions(profile_window_s=workspace.project.drift.window_s)
+    asked = workspace.project.serving
+    return ServingOptions(
+        replicas=asked.replicas,
+        cpus=asked.cpus,
+        limits=asked.limits,
+        profile_window_s=workspace.project.drift.window_s,
+    )
 
 
 def watch(workspace: Workspace, version: ModelVersion) -> None:
