@@ -58,6 +58,14 @@ class ServingOptions(Frozen):
     deadline_s: float = 90.0
 
 
+class Standing(Frozen):
+    """How a model's application is: ``running`` of ``wanted`` replicas, and what Serve says where that is less."""
+
+    running: int
+    wanted: int
+    trouble: str = ""
+
+
 def connect(settings: Settings) -> ActorHandle:
     """The configuration writer of this cluster, started when absent."""
     options = {
@@ -72,6 +80,18 @@ def connect(settings: Settings) -> ActorHandle:
     actor: Any = ray.remote(ServeConfig)
     handle: ActorHandle = actor.options(**options).remote(settings)
     return handle
+
+
+def standing(model: str, settings: Settings) -> Standing | None:
+    """Whether what answers for ``model`` is there; None when nothing is deployed."""
+    details, app = _client(settings).get_serve_details(), server_app(model)
+    declared = _declared(details).get(app)
+    if declared is None:
+        return None
+    found, wanted = details["applications"][app], int(declared["deployments"][0]["num_replicas"])
+    running = len(_replicas(details, app)) if _SERVER in found["deployments"] else 0
+    sound = running >= wanted and found["status"] == "RUNNING"
+    return Standing(running=running, wanted=wanted, trouble="" if sound else f"{found['status']}: {_message(found)}")
 
 
 class ServeConfig:
@@ -201,11 +221,7 @@ class ServeConfig:
         return self._client().get_serve_details()
 
     def _client(self) -> ServeSubmissionClient:
-        try:
-            return ServeSubmissionClient(self._settings.dashboard)
-        except (ConnectionError, requests.exceptions.ConnectionError) as error:
-            where = self._settings.dashboard
-            raise ClusterUnavailable(f"no Ray dashboard answers at {where}", "run rayloop up") from error
+        return _client(self._settings)
 
     async def _settled(self, app: str, deadline: float) -> None:
         """Wait until an application runs. Raises RayloopError with Serve's message when it fails, or is late."""
@@ -320,6 +336,13 @@ def _runs(details: dict[str, Any], app: str) -> bool:
 def _replicas(details: dict[str, Any], app: str) -> list[str]:
     replicas = details["applications"][app]["deployments"][_SERVER]["replicas"]
     return [replica["replica_id"] for replica in replicas if replica["state"] == "RUNNING"]
+
+
+def _client(settings: Settings) -> ServeSubmissionClient:
+    try:
+        return ServeSubmissionClient(settings.dashboard)
+    except (ConnectionError, requests.exceptions.ConnectionError) as error:
+        raise ClusterUnavailable(f"no Ray dashboard answers at {settings.dashboard}", "run rayloop up") from error
 
 
 def _message(app: dict[str, Any]) -> str:

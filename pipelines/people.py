@@ -17,6 +17,7 @@ from cluster.errors import DataError, ProjectError, RayloopError, RolloutError
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.tables import Tables
+from deployments.config import Standing, standing
 from deployments.config import connect as serve_config
 from deployments.controller import RolloutStatus
 from deployments.evidence import Evidence
@@ -128,7 +129,8 @@ def _models() -> list[str]:
 
 def _show_model(settings: Settings, model: str, tell: Tell) -> None:
     served = call(serve_config(settings).current.remote(model))
-    tell(f"\n{model}: " + (f"champion v{served.champion.version}" if served else "not served"))
+    replicas = _replicas(standing(model, settings))
+    tell(f"\n{model}: " + (f"champion v{served.champion.version}{replicas}" if served else "not served"))
     lost = call(_actor(ledger_actor(model)).lost.remote())
     if lost["replicas"]:
         rows = f"{lost['predictions']:,} predictions and {lost['labels']:,} labels"
@@ -150,6 +152,14 @@ def _show_model(settings: Settings, model: str, tell: Tell) -> None:
             tell(f"    {_when(entry['at'])} {alarm['kind']}: {entry['action']} {entry['outcome']}: {alarm['reason']}")
         _show_look(found, tell)
     tell(f"  {settings.endpoint}/v2/models/{model}")
+
+
+def _replicas(found: Standing | None) -> str:
+    """What stands behind the champion's name."""
+    if found is None:
+        return ""
+    counted = f", {found.running} of {found.wanted} replicas run"
+    return f"{counted}: {found.trouble}" if found.trouble else counted
 
 
 def _show_look(found: dict[str, Any], tell: Tell) -> None:

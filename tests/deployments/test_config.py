@@ -3,12 +3,14 @@
 import asyncio
 import copy
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cluster.settings import Settings
-from deployments.config import ServeConfig
+from deployments import config
+from deployments.config import ServeConfig, Standing
 
 CHANGES = 20
 WINDOW_S = 0.005
@@ -55,3 +57,24 @@ def test_no_change_is_lost_when_many_are_made_at_once(serve: Serve, settings: Se
     left = {f"model-{i}" for i in range(1, CHANGES, 2)}
     assert set(serve.applications) == left | {"foreign"}
     assert serve.applications["foreign"]["import_path"] == "somebody:app"
+
+
+@pytest.mark.parametrize(
+    ("status", "states", "expected"),
+    [
+        ("RUNNING", ["RUNNING", "RUNNING"], Standing(running=2, wanted=2)),
+        ("RUNNING", ["RUNNING", "STARTING"], Standing(running=1, wanted=2, trouble="RUNNING: out of memory")),
+        ("DEPLOY_FAILED", [], Standing(running=0, wanted=2, trouble="DEPLOY_FAILED: out of memory")),
+    ],
+)
+def test_what_stands_behind_a_model_is_what_serve_says(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, status: str, states: list[str], expected: Standing
+) -> None:
+    replicas = [{"replica_id": str(i), "state": state} for i, state in enumerate(states)]
+    declared = {"name": "trips", "deployments": [{"name": "ModelServer", "num_replicas": 2}]}
+    found = {"ModelServer": {"message": "out of memory", "replicas": replicas}} if states else {}
+    app = {"status": status, "message": "" if states else "out of memory", "deployed_app_config": declared}
+    details = {"applications": {"trips": app | {"deployments": found}}}
+    monkeypatch.setattr(config, "_client", lambda settings: SimpleNamespace(get_serve_details=lambda: details))
+    assert config.standing("trips", settings) == expected
+    assert config.standing("others", settings) is None
