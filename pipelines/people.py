@@ -195,8 +195,10 @@ def _show_rollout(status: RolloutStatus, tell: Tell) -> None:
 
 
 def _stands(state: RolloutState) -> str:
-    """A rollout that has ended has no share."""
-    return f"{state.status} at {100 * state.share:.3g}%" if state.active else state.status
+    """A rollout that has ended has no share; one that was promoted may be champion no more, and is named."""
+    if state.active:
+        return f"{state.status} at {100 * state.share:.3g}%"
+    return f"{state.status} {named(state.challengers)}" if state.status == "promoted" else state.status
 
 
 def _evidence(champion: str, challenger: str, seen: Evidence) -> str:
