@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from cluster.contracts import ACTOR_NAMESPACE, Frozen, ModelVersion
-from cluster.errors import ClusterUnavailable, RayloopError, RolloutError
+from cluster.errors import ClusterUnavailable, RayloopError, RolloutError, SettingsError
 from cluster.settings import Settings
 from deployments import front
 from deployments.ledger import connect as connect_ledger
@@ -42,6 +42,7 @@ _INFERENCE_SERVICE = "deployments.inference_pb.add_inference_service"
 _SERVER, _CHALLENGER = "ModelServer", "Challenger"
 _DRAIN_S = 120.0
 _GONE = ("DELETING", "NOT_STARTED")
+_ACCESS = ("RAYLOOP_ACCESS", "RAYLOOP_RATE_STORE", "RAYLOOP_JWKS", "RAYLOOP_JWT")
 
 Applications = dict[str, dict[str, Any]]
 
@@ -82,6 +83,16 @@ def connect(settings: Settings) -> ActorHandle:
     return handle
 
 
+def check_access(settings: Settings, served: dict[str, str]) -> None:
+    """Raises SettingsError when who may call is set otherwise here than where models are ``served``."""
+    asked = _access(settings)
+    if differing := sorted(name for name in asked.keys() | served.keys() if asked.get(name) != served.get(name)):
+        raise SettingsError(
+            f"{', '.join(differing)} is not what the cluster was started with, and would not count",
+            "`rayloop down`, then `rayloop up`, with the settings that are to hold",
+        )
+
+
 def standing(model: str, settings: Settings) -> Standing | None:
     """Whether what answers for ``model`` is there; None when nothing is deployed."""
     details, app = _client(settings).get_serve_details(), server_app(model)
@@ -100,6 +111,10 @@ class ServeConfig:
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
         self._settings = settings
         self._writing = asyncio.Lock()
+
+    async def access(self) -> dict[str, str]:
+        """What this cluster has set about who may call; a process that was started with it keeps it."""
+        return _access(self._settings)
 
     async def deploy(self, champion: ModelVersion, options: ServingOptions) -> None:
         """Serve ``champion`` for its model: a new application, or a new version in the running one.
@@ -276,6 +291,11 @@ class ServeConfig:
             "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
             "deployments": [deployment],
         }
+
+
+def _access(settings: Settings) -> dict[str, str]:
+    told = settings.environment()
+    return {name: value for name, value in told.items() if name.startswith(_ACCESS)}
 
 
 _FRONT: dict[str, Any] = {"name": "Front", "num_replicas": 1, "ray_actor_options": {"num_cpus": 0.1}}

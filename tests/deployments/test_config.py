@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cluster.errors import SettingsError
 from cluster.settings import Settings
 from deployments import config
 from deployments.config import ServeConfig, Standing
@@ -78,3 +79,17 @@ def test_what_stands_behind_a_model_is_what_serve_says(
     monkeypatch.setattr(config, "_client", lambda settings: SimpleNamespace(get_serve_details=lambda: details))
     assert config.standing("trips", settings) == expected
     assert config.standing("others", settings) is None
+
+
+def test_access_that_would_not_count_is_said(settings: Settings) -> None:
+    served = asyncio.run(writer_of(settings).access())
+    config.check_access(settings, served)
+    guarded = settings.model_copy(update={"access": True})
+    with pytest.raises(SettingsError, match=r"RAYLOOP_ACCESS is not what the cluster was started with.*rayloop down"):
+        config.check_access(guarded, served)
+
+
+def writer_of(settings: Settings) -> Any:
+    writer: Any = ServeConfig.__new__(ServeConfig)
+    asyncio.run(writer.__init__(settings))
+    return writer
