@@ -105,8 +105,13 @@ class Settings(BaseSettings):
         return f"http://127.0.0.1:{self.serve_port}"
 
     def environment(self) -> dict[str, str]:
-        """The variables that reproduce these settings in another process."""
-        return {f"RAYLOOP_{name.upper()}": str(value) for name, value in self.model_dump().items() if value != ""}
+        """The variables that reproduce these settings in another process of this machine's cluster.
+
+        For another cluster they are those that somebody has set: its own settings hold for the rest. A default of the
+        caller's, such as access that is off, would undo what is set there.
+        """
+        values = self.model_dump(exclude_unset=bool(self.address))
+        return {f"RAYLOOP_{name.upper()}": str(value) for name, value in values.items() if value != ""}
 
 
 def load_settings() -> Settings:

@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from cluster.contracts import ACTOR_NAMESPACE, Frozen, ModelVersion
-from cluster.errors import ClusterUnavailable, RayloopError, RolloutError
+from cluster.errors import ClusterUnavailable, RayloopError, RolloutError, SettingsError
 from cluster.settings import Settings
 from deployments import front
 from deployments.ledger import connect as connect_ledger
@@ -42,6 +42,7 @@ _INFERENCE_SERVICE = "deployments.inference_pb.add_inference_service"
 _SERVER, _CHALLENGER = "ModelServer", "Challenger"
 _DRAIN_S = 120.0
 _GONE = ("DELETING", "NOT_STARTED")
+_ACCESS = ("RAYLOOP_ACCESS", "RAYLOOP_RATE_STORE", "RAYLOOP_JWKS", "RAYLOOP_JWT")
 
 Applications = dict[str, dict[str, Any]]
 
@@ -56,6 +57,14 @@ class ServingOptions(Frozen):
     limits: Limits = Limits()
     report: bool = True
     deadline_s: float = 90.0
+
+
+class Standing(Frozen):
+    """How a model's application is: ``running`` of ``wanted`` replicas, and what Serve says where that is less."""
+
+    running: int
+    wanted: int
+    trouble: str = ""
 
 
 def connect(settings: Settings) -> ActorHandle:
@@ -74,12 +83,38 @@ def connect(settings: Settings) -> ActorHandle:
     return handle
 
 
+def check_access(settings: Settings, served: dict[str, str]) -> None:
+    """Raises SettingsError when who may call is set otherwise here than where models are ``served``."""
+    asked = _access(settings)
+    if differing := sorted(name for name in asked.keys() | served.keys() if asked.get(name) != served.get(name)):
+        raise SettingsError(
+            f"{', '.join(differing)} is not what the cluster was started with, and would not count",
+            "`rayloop down`, then `rayloop up`, with the settings that are to hold",
+        )
+
+
+def standing(model: str, settings: Settings) -> Standing | None:
+    """Whether what answers for ``model`` is there; None when nothing is deployed."""
+    details, app = _client(settings).get_serve_details(), server_app(model)
+    declared = _declared(details).get(app)
+    if declared is None:
+        return None
+    found, wanted = details["applications"][app], int(declared["deployments"][0]["num_replicas"])
+    running = len(_replicas(details, app)) if _SERVER in found["deployments"] else 0
+    sound = running >= wanted and found["status"] == "RUNNING"
+    return Standing(running=running, wanted=wanted, trouble="" if sound else f"{found['status']}: {_message(found)}")
+
+
 class ServeConfig:
     """See the module. Each method returns when its effect has reached every replica, or raises RayloopError."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
         self._settings = settings
         self._writing = asyncio.Lock()
+
+    async def access(self) -> dict[str, str]:
+        """What this cluster has set about who may call; a process that was started with it keeps it."""
+        return _access(self._settings)
 
     async def deploy(self, champion: ModelVersion, options: ServingOptions) -> None:
         """Serve ``champion`` for its model: a new application, or a new version in the running one.
@@ -201,11 +236,7 @@ class ServeConfig:
         return self._client().get_serve_details()
 
     def _client(self) -> ServeSubmissionClient:
-        try:
-            return ServeSubmissionClient(self._settings.dashboard)
-        except (ConnectionError, requests.exceptions.ConnectionError) as error:
-            where = self._settings.dashboard
-            raise ClusterUnavailable(f"no Ray dashboard answers at {where}", "run rayloop up") from error
+        return _client(self._settings)
 
     async def _settled(self, app: str, deadline: float) -> None:
         """Wait until an application runs. Raises RayloopError with Serve's message when it fails, or is late."""
@@ -260,6 +291,11 @@ class ServeConfig:
             "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
             "deployments": [deployment],
         }
+
+
+def _access(settings: Settings) -> dict[str, str]:
+    told = settings.environment()
+    return {name: value for name, value in told.items() if name.startswith(_ACCESS)}
 
 
 _FRONT: dict[str, Any] = {"name": "Front", "num_replicas": 1, "ray_actor_options": {"num_cpus": 0.1}}
@@ -320,6 +356,13 @@ def _runs(details: dict[str, Any], app: str) -> bool:
 def _replicas(details: dict[str, Any], app: str) -> list[str]:
     replicas = details["applications"][app]["deployments"][_SERVER]["replicas"]
     return [replica["replica_id"] for replica in replicas if replica["state"] == "RUNNING"]
+
+
+def _client(settings: Settings) -> ServeSubmissionClient:
+    try:
+        return ServeSubmissionClient(settings.dashboard)
+    except (ConnectionError, requests.exceptions.ConnectionError) as error:
+        raise ClusterUnavailable(f"no Ray dashboard answers at {settings.dashboard}", "run rayloop up") from error
 
 
 def _message(app: dict[str, Any]) -> str:

@@ -53,6 +53,7 @@ class Engine:
             lambda: Batcher(answering.ask, _rows, MAX_BATCH_ROWS, _CHALLENGER_CALLS)
         )
         self._shadows: set[asyncio.Task[None]] = set()
+        self._untried: tuple[Live, Live] | None = None
         self._telemetry: Telemetry | None = None
 
     async def answer(self, live: Live, request: str, rows: Rows, key: str | None, forced: str | None) -> Outcome:
@@ -92,17 +93,21 @@ class Engine:
             self._telemetry.close(within_s)
 
     def _asked(self, live: Live, request: str, rows: Rows, key: str, forced: str | None) -> Asked:
-        trial = live.config.trial
         challenger = answering.dealt(live, forced, key)
-        if (
-            challenger is not None
-            and trial is not None
-            and trial.shadow
-            and len(self._shadows) >= MAX_SHADOWED_REQUESTS
-        ):
-            self.reporting.unshadowed()
-            challenger = None
+        if len(self._shadows) >= MAX_SHADOWED_REQUESTS and live.config.trial is not None and live.config.trial.shadow:
+            if challenger is not None:
+                self.reporting.unshadowed()
+            live, challenger = self._without_trial(live), None
         return Asked(live, request, key, forced is not None, rows, challenger, time.time_ns() // 1000)
+
+    def _without_trial(self, live: Live) -> Live:
+        """The same without a trial: what comes while no copy is taken is no evidence, whoever it was dealt to.
+
+        Were only the challenger's requests left out, the split would not be the one that is configured.
+        """
+        if self._untried is None or self._untried[0] is not live:
+            self._untried = live, live._replace(config=live.config.model_copy(update={"trial": None}))
+        return self._untried[1]
 
     async def _score(self, asked: Sequence[Asked]) -> list[Scored | Exception]:
         """A batch by the state its requests came in under: a swap may fall between two of them."""

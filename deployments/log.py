@@ -6,7 +6,8 @@ can collide with the log's own columns; ``features_of`` gives the frame back.
     id, request, row        row id (labels come back by it), request id, index within the request
     key                     what the split deals by: the routing key, else the request id
     batch                   the replica's batch it came in; what makes a batch that is sent twice count once
-    rollout, share          the rollout that was on, and each challenger's share at the time; null without one
+    rollout, share          the rollout that was on, and each challenger's share at the time; null without one, and for
+                            what came while a shadow was full and no copies were taken
     champion_share          what the challengers left to the champion
     forced                  whether a header named the variant: the split then had no say
     assigned, variant       who should have answered by the split, and who did

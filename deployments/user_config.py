@@ -23,6 +23,14 @@ class Limits(Frozen):
     rows: int = Field(default=DEFAULT_ROWS, ge=1)
 
 
+class Serving(Frozen):
+    """What a project asks of the replicas that answer for its model: how many, the CPUs of each, the largest request."""
+
+    replicas: int = Field(default=1, ge=1)
+    cpus: float = Field(default=0.5, gt=0.0)
+    limits: Limits = Limits()
+
+
 class Trial(Frozen):
     """The challengers on trial, and the share of the requests that each of them has. ``rollout`` also salts the split.
 

@@ -1,7 +1,9 @@
 """The loop and its command line. A project module imports its vocabulary from here."""
 
 from cluster.contracts import Task
-from deployments.policy import RolloutPolicy
+from deployments.freeze import FreezeWindow
+from deployments.policy import RolloutPolicy, Webhook
+from deployments.user_config import Limits, Serving
 from features.declare import category, derive, dropped, hashed, number, rolling, tensor, timestamp
 from features.definitions import Aggregate, Column, Entity, FeatureSet, FeatureView, Latest
 from features.reads import csv, iceberg, kafka, parquet, sql
@@ -30,10 +32,12 @@ __all__ = [
     "FairnessPolicy",
     "FeatureSet",
     "FeatureView",
+    "FreezeWindow",
     "GatePolicy",
     "HashSplit",
     "IntRange",
     "Latest",
+    "Limits",
     "LogUniform",
     "LookPolicy",
     "ModelSpec",
@@ -45,6 +49,7 @@ __all__ = [
     "Retrain",
     "RobustnessPolicy",
     "RolloutPolicy",
+    "Serving",
     "SlicePolicy",
     "Source",
     "Task",
@@ -54,6 +59,7 @@ __all__ = [
     "TuneConfig",
     "Uniform",
     "Watch",
+    "Webhook",
     "category",
     "csv",
     "derive",

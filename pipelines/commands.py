@@ -65,7 +65,7 @@ def train(workspace: Workspace) -> None:
         made = make_version(
             workspace, frame, Recipe(workspace.project.model, workspace.project.train), "trained by hand"
         )
-        workspace.progress(f"{made.version}: serve it with `rayloop deploy {workspace.location.module}`")
+        workspace.progress(f"{made.version}: serve it with `rayloop deploy PROJECT --version {made.version.version}`")
 
 
 def retrain(workspace: Workspace, until: datetime, reason: str) -> None:
@@ -89,7 +89,7 @@ def deploy(workspace: Workspace, numbers: Sequence[str]) -> None:
     name = workspace.project.name
     versions = workspace.registry.versions(name)
     if not versions:
-        raise VersionNotFound(f"model {name!r} has no version", f"make one: rayloop run {workspace.location.module}")
+        raise VersionNotFound(f"model {name!r} has no version", "make one: rayloop run PROJECT")
     chosen = [workspace.registry.version(name, number) for number in numbers] or versions[-1:]
     landed = stages.snapshots(stages.land_sources(workspace))
     stages.materialize_online(workspace, landed, datetime.now(UTC))

@@ -17,6 +17,7 @@ from cluster.errors import DataError, ProjectError, RayloopError, RolloutError
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.tables import Tables
+from deployments.config import Standing, standing
 from deployments.config import connect as serve_config
 from deployments.controller import RolloutStatus
 from deployments.evidence import Evidence
@@ -128,7 +129,8 @@ def _models() -> list[str]:
 
 def _show_model(settings: Settings, model: str, tell: Tell) -> None:
     served = call(serve_config(settings).current.remote(model))
-    tell(f"\n{model}: " + (f"champion v{served.champion.version}" if served else "not served"))
+    replicas = _replicas(standing(model, settings))
+    tell(f"\n{model}: " + (f"champion v{served.champion.version}{replicas}" if served else "not served"))
     lost = call(_actor(ledger_actor(model)).lost.remote())
     if lost["replicas"]:
         rows = f"{lost['predictions']:,} predictions and {lost['labels']:,} labels"
@@ -150,6 +152,14 @@ def _show_model(settings: Settings, model: str, tell: Tell) -> None:
             tell(f"    {_when(entry['at'])} {alarm['kind']}: {entry['action']} {entry['outcome']}: {alarm['reason']}")
         _show_look(found, tell)
     tell(f"  {settings.endpoint}/v2/models/{model}")
+
+
+def _replicas(found: Standing | None) -> str:
+    """What stands behind the champion's name."""
+    if found is None:
+        return ""
+    counted = f", {found.running} of {found.wanted} replicas run"
+    return f"{counted}: {found.trouble}" if found.trouble else counted
 
 
 def _show_look(found: dict[str, Any], tell: Tell) -> None:
@@ -185,8 +195,10 @@ def _show_rollout(status: RolloutStatus, tell: Tell) -> None:
 
 
 def _stands(state: RolloutState) -> str:
-    """A rollout that has ended has no share."""
-    return f"{state.status} at {100 * state.share:.3g}%" if state.active else state.status
+    """A rollout that has ended has no share; one that was promoted may be champion no more, and is named."""
+    if state.active:
+        return f"{state.status} at {100 * state.share:.3g}%"
+    return f"{state.status} {named(state.challengers)}" if state.status == "promoted" else state.status
 
 
 def _evidence(champion: str, challenger: str, seen: Evidence) -> str:
@@ -203,7 +215,12 @@ def _tell_row(row: dict[str, Any], tell: Tell) -> None:
     features = row["features"] or {}
     tell(f"request   {row['id']}, answered {row['at']:%Y-%m-%d %H:%M:%S} UTC, features as of {row['as_of']}")
     score = row.get("score") if row.get("score") is not None else row.get("probabilities")
-    tell(f"answer    {score} by the {row['variant']}, v{row['version']}, in {row['latency_ms']:.2f} ms")
+    if row["latency_ms"] is None:
+        tell(f"answer    none, HTTP 500: v{row['version']} failed: {row['champion_error']}")
+    else:
+        tell(f"answer    {score} by the {row['variant']}, v{row['version']}, in {row['latency_ms']:.2f} ms")
+    if row.get("error"):
+        tell(f"fallback  v{row['challenger_version']} was asked, and failed: {row['error']}")
     for name, value in features.items():
         tell(f"  {name} = {value}")
 

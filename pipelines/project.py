@@ -15,6 +15,7 @@ from typing import NamedTuple
 from cluster.contracts import Task
 from cluster.errors import ProjectError, RayloopError
 from deployments.policy import RolloutPolicy
+from deployments.user_config import Serving
 from features.definitions import FeatureSet
 from features.sources import Examples, Source, require_columns
 from features.split import Split
@@ -83,6 +84,7 @@ class Project:
     compress: tuple[Compression, ...] = ()
     tune: TuneConfig | None = None
     rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
+    serving: Serving = field(default_factory=Serving)
     drift: DriftPolicy = field(default_factory=DriftPolicy)
     retrain: Retrain = field(default_factory=Retrain)
     rehearsal: Rehearsal | None = None

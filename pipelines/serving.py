@@ -49,9 +49,11 @@ def call(reference: ray.ObjectRef) -> Any:
 
 def deploy(workspace: Workspace, version: ModelVersion) -> None:
     """Serve ``version`` as champion, watch it for drift, and move the alias."""
+    writer = config.connect(workspace.settings)
+    config.check_access(workspace.settings, call(writer.access.remote()))
     # First of all, so that replicas find the monitor when they start.
     _monitor(workspace)
-    call(config.connect(workspace.settings).deploy.remote(version, serving_options(workspace)))
+    call(writer.deploy.remote(version, serving_options(workspace)))
     workspace.registry.set_alias(version, CHAMPION)
     watch(workspace, version)
 
@@ -63,7 +65,13 @@ def serves(workspace: Workspace, version: ModelVersion) -> bool:
 
 
 def serving_options(workspace: Workspace) -> ServingOptions:
-    return ServingOptions(profile_window_s=workspace.project.drift.window_s)
+    asked = workspace.project.serving
+    return ServingOptions(
+        replicas=asked.replicas,
+        cpus=asked.cpus,
+        limits=asked.limits,
+        profile_window_s=workspace.project.drift.window_s,
+    )
 
 
 def watch(workspace: Workspace, version: ModelVersion) -> None:

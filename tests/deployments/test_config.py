@@ -3,12 +3,15 @@
 import asyncio
 import copy
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cluster.errors import SettingsError
 from cluster.settings import Settings
-from deployments.config import ServeConfig
+from deployments import config
+from deployments.config import ServeConfig, Standing
 
 CHANGES = 20
 WINDOW_S = 0.005
@@ -55,3 +58,38 @@ def test_no_change_is_lost_when_many_are_made_at_once(serve: Serve, settings: Se
     left = {f"model-{i}" for i in range(1, CHANGES, 2)}
     assert set(serve.applications) == left | {"foreign"}
     assert serve.applications["foreign"]["import_path"] == "somebody:app"
+
+
+@pytest.mark.parametrize(
+    ("status", "states", "expected"),
+    [
+        ("RUNNING", ["RUNNING", "RUNNING"], Standing(running=2, wanted=2)),
+        ("RUNNING", ["RUNNING", "STARTING"], Standing(running=1, wanted=2, trouble="RUNNING: out of memory")),
+        ("DEPLOY_FAILED", [], Standing(running=0, wanted=2, trouble="DEPLOY_FAILED: out of memory")),
+    ],
+)
+def test_what_stands_behind_a_model_is_what_serve_says(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, status: str, states: list[str], expected: Standing
+) -> None:
+    replicas = [{"replica_id": str(i), "state": state} for i, state in enumerate(states)]
+    declared = {"name": "trips", "deployments": [{"name": "ModelServer", "num_replicas": 2}]}
+    found = {"ModelServer": {"message": "out of memory", "replicas": replicas}} if states else {}
+    app = {"status": status, "message": "" if states else "out of memory", "deployed_app_config": declared}
+    details = {"applications": {"trips": app | {"deployments": found}}}
+    monkeypatch.setattr(config, "_client", lambda settings: SimpleNamespace(get_serve_details=lambda: details))
+    assert config.standing("trips", settings) == expected
+    assert config.standing("others", settings) is None
+
+
+def test_access_that_would_not_count_is_said(settings: Settings) -> None:
+    served = asyncio.run(writer_of(settings).access())
+    config.check_access(settings, served)
+    guarded = settings.model_copy(update={"access": True})
+    with pytest.raises(SettingsError, match=r"RAYLOOP_ACCESS is not what the cluster was started with.*rayloop down"):
+        config.check_access(guarded, served)
+
+
+def writer_of(settings: Settings) -> Any:
+    writer: Any = ServeConfig.__new__(ServeConfig)
+    asyncio.run(writer.__init__(settings))
+    return writer

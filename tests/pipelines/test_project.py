@@ -6,12 +6,16 @@ import dataclasses
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from cluster.contracts import Task
 from cluster.errors import ProjectError
+from deployments.user_config import Limits, Serving
 from pipelines.project import load, locate
+from pipelines.serving import serving_options
 
 HERE = Path(__file__).parent
 
@@ -100,3 +104,11 @@ def test_a_multilabel_project_is_refused_before_anything_is_trained() -> None:
     task = Task(kind="multilabel", label="tags", classes=("late", "cancelled"))
     with pytest.raises(ProjectError, match=r"multilabel: .*, and not served yet"):
         dataclasses.replace(project, task=task)
+
+
+def test_replicas_and_limits_are_those_that_the_project_asks_for() -> None:
+    asked = Serving(replicas=2, cpus=1.0, limits=Limits(rows=10))
+    project = dataclasses.replace(load(locate("examples.flights.project")), serving=asked)
+    options = serving_options(cast(Any, SimpleNamespace(project=project)))
+    assert (options.replicas, options.cpus, options.limits.rows) == (2, 1.0, 10)
+    assert options.profile_window_s == project.drift.window_s

@@ -63,6 +63,13 @@ def test_a_rollout_that_has_ended_has_no_share() -> None:
     assert told(found.model_copy(update={"state": ended})) == ["rollout r1: aborted: enough"]
 
 
+def test_a_promotion_says_whose_it_was() -> None:
+    found = status()
+    assert found.state is not None
+    ended, _ = command(found.state, "promote", "enough", 102.0, "3")
+    assert told(found.model_copy(update={"state": ended})) == ["rollout r1: promoted v3: enough"]
+
+
 @pytest.mark.parametrize(
     ("words", "order", "version", "rollout"),
     [
