@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,6 +17,14 @@ from features.reads import Read
 
 if TYPE_CHECKING:
     import ray.data
+
+TYPES: dict[str, pl.DataType] = {
+    "number": pl.Float64(),
+    "category": pl.String(),
+    "timestamp": pl.Datetime("us", "UTC"),
+    "tensor": pl.List(pl.Float32()),
+}
+"""In which checks on landing see a column of each kind."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +67,41 @@ class Source:
             self._is_of(name, "number", kinds)
         for name in (*self.categories, *self.patterns):
             self._is_of(name, "category", kinds)
+        self._tell_rows_apart()
+        self._can_be_judged()
         gone = [n for n in (*self.key, self.event_time, self.known_at) if n not in {c.name for c in self.stored}]
         if gone:
             raise ProjectError(f"source {self.name!r} drops {', '.join(gone)}, by which its rows are known", "hash it")
+
+    def _tell_rows_apart(self) -> None:
+        if repeated := sorted({name for name in self.names if self.names.count(name) > 1}):
+            raise ProjectError(f"source {self.name!r} declares column {', '.join(repeated)} twice")
+        if not self.key:
+            raise ProjectError(f"source {self.name!r} has no key", "name the columns that tell one row from another")
+
+    def _can_be_judged(self) -> None:
+        """Refuse a rule that would fail, or refuse every row, once rows have been read."""
+        for name, (low, high) in self.ranges.items():
+            if not low <= high:
+                raise ProjectError(
+                    f"source {self.name!r}: the range of {name!r} has nothing in it, {low:g} to {high:g}"
+                )
+        for name, values in self.categories.items():
+            if isinstance(values, str):
+                raise ProjectError(f"source {self.name!r}: categories of {name!r} are one text", f"write ({values!r},)")
+        for name, pattern in self.patterns.items():
+            if fault := _fault_of(pattern):
+                raise ProjectError(f"source {self.name!r}: the pattern of {name!r} cannot be read: {fault}")
+        nothing = pl.DataFrame(schema={column.name: TYPES[column.kind] for column in self.columns})
+        for reason, rule in self.rules.items():
+            try:
+                kept = nothing.select(rule).to_series()
+            except pl.exceptions.PolarsError as error:
+                raise ProjectError(f"source {self.name!r}: the rule {reason!r} fails: {_first_line(error)}") from error
+            if kept.dtype != pl.Boolean or kept.len():
+                raise ProjectError(f"source {self.name!r}: the rule {reason!r} is not true or false of one row")
+        if self.stale not in ("warn", "refuse"):
+            raise ProjectError(f"source {self.name!r}: stale is 'warn' or 'refuse', not {self.stale!r}")
 
     @property
     def names(self) -> list[str]:
@@ -83,6 +124,20 @@ class Source:
         self._declares(name, kinds)
         if kinds[name] != kind:
             raise ProjectError(f"source {self.name!r}: column {name!r} must be a {kind}, not a {kinds[name]}")
+
+
+def _fault_of(pattern: str) -> str:
+    """Why a pattern cannot be used; empty when it can. Python reads it where it is declared, Polars where rows are."""
+    try:
+        re.compile(pattern)
+        pl.Series([""]).str.contains(pattern)
+    except (re.error, pl.exceptions.PolarsError) as error:
+        return _first_line(error)
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n\n")[0].split())
 
 
 @dataclass(frozen=True)

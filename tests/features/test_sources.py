@@ -99,3 +99,37 @@ def test_a_source_that_contradicts_itself_is_refused() -> None:
         source(required=("nowhere",))
     with pytest.raises(ProjectError, match="must be a timestamp"):
         source(event_time="spent")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"columns": (*category("id", "shop", "shop"), *number("spent"), *timestamp("at", "known"))}, "shop twice"),
+        ({"key": ()}, "has no key"),
+        ({"ranges": {"spent": (100, 0)}}, "nothing in it"),
+        ({"categories": {"shop": "north"}}, "one text"),
+        ({"patterns": {"shop": "("}}, "cannot be read"),
+        ({"patterns": {"shop": "(?=n)"}}, "look-ahead"),
+        ({"rules": {"spent too much": pl.col("shop") < 5}}, "'spent too much' fails: cannot compare string"),
+        ({"rules": {"spent too much": pl.col("spent")}}, "not true or false"),
+        ({"rules": {"spent too much": pl.col("spent").mean() < 5}}, "not true or false of one row"),
+        ({"stale": "refused"}, "'warn' or 'refuse'"),
+    ],
+)
+def test_a_rule_that_cannot_be_kept_is_refused_where_it_is_declared(changes: dict, message: str) -> None:
+    with pytest.raises(ProjectError, match=message):
+        source(**changes)
+
+
+def test_a_rule_that_fails_on_rows_does_not_pass_them() -> None:
+    strict = pl.col("shop").cast(pl.Int64) > 0
+    with pytest.raises(DataError, match="could not be checked, 'no number'"):
+        check(source(rules={"no number": strict}), rows(("a", "x", 1.0, NOON, LATER)))
+
+
+def test_a_pattern_of_alternatives_holds_for_each_of_them_from_the_beginning() -> None:
+    judged = check(
+        source(patterns={"shop": "n|s"}),
+        rows(*((str(i), shop, 1.0, NOON, LATER) for i, shop in enumerate(("ns", "as")))),
+    )
+    assert judged.get_column(REASON).to_list() == [None, "shop does not match n|s"]
