@@ -152,9 +152,11 @@ def _require_judged(source: Source, cases: pl.DataFrame) -> None:
     """Of a check that failed itself pandera gives no row: it has judged none of them."""
     failed = cases.filter(pl.col("index").is_null())
     if failed.height:
-        why = " ".join(str(failed["failure_case"][0]).split())
+        # No more than the error's name: its text may quote a cell, of a personal column too.
+        fault = str(failed["failure_case"][0]).partition("(")[0]
         raise DataError(
-            f"source {source.name!r}: a rule could not be checked, {failed['check'][0]!r}: {why}", "mend it"
+            f"source {source.name!r}: a rule could not be checked, {failed['check'][0]!r}: {fault}",
+            "mend its expression",
         )
 
 
