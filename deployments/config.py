@@ -81,6 +81,10 @@ class ServeConfig:
         self._settings = settings
         self._writing = asyncio.Lock()
 
+    async def started_with(self) -> Settings:
+        """The settings of whatever is served: those that this actor was started with."""
+        return self._settings
+
     async def deploy(self, champion: ModelVersion, options: ServingOptions) -> None:
         """Serve ``champion`` for its model: a new application, or a new version in the running one.
 

@@ -20,11 +20,13 @@ from cluster.contracts import labels_table, ledger_actor, predictions_table, to_
 from cluster.errors import ProjectError
 from cluster.tables import Where
 from features.backfill import refill
+from features.bundle import PROFILE
 from features.definitions import Column, FeatureView
 from features.forgotten import digest, remember
 from features.frame import ID
 from features.landing import QUARANTINE
 from features.personal import Pseudonyms, needs_key, pseudonyms
+from features.profiles import Profile
 from features.sources import Source
 from pipelines.actors import exists
 from pipelines.lineage import Lineage, lineages, views_of
@@ -204,9 +206,21 @@ def _in_versions(workspace: Workspace, found: list[Lineage], where: Where) -> li
             told.append(
                 f"{version} lists it among the values of {', '.join(listed)}; withdraw it once a retrained one serves"
             )
+        if counted := _counted(workspace.registry.fetch(version) / PROFILE, where):
+            told.append(
+                f"the reference profile of {version}, and the drift monitor's copy, count its value of {', '.join(counted)}"
+            )
         if not workspace.tables.has_snapshot(manifest.snapshot):
             told.append(f"{version} was trained on {manifest.snapshot.table}@{manifest.snapshot.id}, which has expired")
     return told
+
+
+def _counted(profile: Path, where: Where) -> list[str]:
+    """Columns of which a profile counts one of the values; of a version without a profile none."""
+    if not profile.exists():
+        return []
+    categories = Profile.from_bytes(profile.read_bytes()).categories
+    return [c for c, values in where.items() if c in categories and set(values) & set(categories[c].counts)]
 
 
 def _note(folder: Path, entity: str, account: Forgotten, at: datetime) -> None:

@@ -15,7 +15,7 @@ from cluster.contracts import Task, labels_table, predictions_table
 from cluster.errors import ProjectError
 from cluster.registry import Registry
 from cluster.settings import Settings
-from features.bundle import Manifest
+from features.bundle import PROFILE, Manifest
 from features.declare import category, derive, hashed, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
 from features.encoding import Encoder
@@ -24,6 +24,7 @@ from features.landing import QUARANTINE
 from features.materialize import materialize
 from features.personal import Pseudonyms
 from features.pit import INSTANT, join
+from features.profiles import Profile
 from features.reader import FeatureReader, request_features
 from features.sources import Examples, Source
 from features.split import HashSplit
@@ -151,6 +152,9 @@ def register(workspace: Workspace, tmp_path: Path) -> None:
         snapshot=snapshot,
         code_version="1",
     ).save(folder)
+    profile = Profile.empty(features.columns)
+    profile.update(visits(False).to_arrow())
+    (folder / PROFILE).write_bytes(profile.to_bytes())
     with workspace.registry.run("p", "r") as run:
         workspace.registry.register("p", run, folder, {})
 
@@ -205,6 +209,7 @@ def test_the_account_says_what_remains_and_names_nobody(tmp_path: Path) -> None:
     account = forget(workspace, ANNA, NOW)
     told = "\n".join(account.remains)
     assert "p v1 lists it among the values of mail" in told
+    assert "the reference profile of p v1, and the drift monitor's copy, count its value of mail" in told
     assert "p v1 was trained on" in told
     assert "which has expired" in told
     (kept,) = (workspace.folder / "forgotten").iterdir()
