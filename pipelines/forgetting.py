@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -132,7 +133,8 @@ def _from_view(workspace: Workspace, view: FeatureView, table: str, gone: pl.Dat
     entities = [gone.select(keys)] if gone.width else []
     if set(keys) == set(where):
         # Itself, though no landed row tells of it: it may have been pushed.
-        entities += [pl.DataFrame({key: list(where[key]) for key in keys})]
+        spelled = list(product(*(where[key] for key in keys)))
+        entities += [pl.DataFrame(spelled, dict.fromkeys(keys, pl.String), orient="row")]
     if not entities:
         return Deleted(f"online view {view.name}", 0)
     wanted = pl.concat(entities).unique()

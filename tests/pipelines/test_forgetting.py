@@ -21,7 +21,7 @@ from features.definitions import Entity, FeatureSet, FeatureView, Latest
 from features.encoding import Encoder
 from features.forgotten import Forgotten
 from features.landing import QUARANTINE
-from features.materialize import materialize
+from features.materialize import materialize, push
 from features.personal import Pseudonyms
 from features.pit import INSTANT, join
 from features.profiles import Profile
@@ -240,6 +240,15 @@ def test_an_entity_of_several_columns_is_those_rows_alone(tmp_path: Path) -> Non
     counts = {one.place: one.number for one in account.deleted}
     assert (counts["p.visits"], counts["p.predictions"], counts[workspace.frame_table]) == (15, 15, 0)
     assert "it has no column shop" in next(one.note for one in account.deleted if one.place == workspace.frame_table)
+
+
+def test_an_entity_that_was_pushed_and_never_landed_is_gone_though_one_of_its_columns_is_hashed(tmp_path: Path) -> None:
+    workspace, pair = filled(tmp_path, private=True), views()[2]
+    pushed = visits(True).head(1).with_columns(shop=pl.lit("west"))
+    push(workspace.store, pair, pushed)
+    assert any(key.endswith(b"west") for key in workspace.store.keys(state_prefix(pair)))
+    forget(workspace, {"mail": MAILS[0], "shop": "west"}, NOW)
+    assert not any(key.endswith(b"west") for key in workspace.store.keys(state_prefix(pair)))
 
 
 def test_nobody_is_kept_by_a_column_that_is_no_category(tmp_path: Path) -> None:
