@@ -83,10 +83,10 @@ def connect(settings: Settings) -> ActorHandle:
     return handle
 
 
-def check_access(settings: Settings, served: dict[str, str]) -> None:
+def check_access(settings: Settings, served: Settings) -> None:
     """Raises SettingsError when who may call is set otherwise here than where models are ``served``."""
-    asked = _access(settings)
-    if differing := sorted(name for name in asked.keys() | served.keys() if asked.get(name) != served.get(name)):
+    asked, kept = _access(settings), _access(served)
+    if differing := sorted(name for name in asked.keys() | kept.keys() if asked.get(name) != kept.get(name)):
         raise SettingsError(
             f"{', '.join(differing)} is not what the cluster was started with, and would not count",
             "`rayloop down`, then `rayloop up`, with the settings that are to hold",
@@ -112,9 +112,9 @@ class ServeConfig:
         self._settings = settings
         self._writing = asyncio.Lock()
 
-    async def access(self) -> dict[str, str]:
-        """What this cluster has set about who may call; a process that was started with it keeps it."""
-        return _access(self._settings)
+    async def started_with(self) -> Settings:
+        """The settings of whatever is served: those that this actor was started with."""
+        return self._settings
 
     async def deploy(self, champion: ModelVersion, options: ServingOptions) -> None:
         """Serve ``champion`` for its model: a new application, or a new version in the running one.

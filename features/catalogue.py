@@ -29,7 +29,7 @@ class FeatureEntry(Frozen):
 
 
 class ViewEntry(Frozen):
-    """One view. ``landed`` is when the newest row of its source was known, ``online`` how far its state online has come."""
+    """One view. ``landed`` is from when its newest landed event counts, ``online`` how far its state online has come."""
 
     name: str
     hash: str

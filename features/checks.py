@@ -18,8 +18,7 @@ import polars as pl
 from cluster.errors import DataError
 from features.definitions import Column
 from features.personal import Pseudonyms, protected
-from features.pit import INSTANT
-from features.sources import Source
+from features.sources import TYPES, Source
 
 if TYPE_CHECKING:
     import pandera.polars as pandera
@@ -31,12 +30,6 @@ JOINT = "; "
 
 _ROW = "__row"
 _NULLS = "not_nullable"
-_TYPES: dict[str, pl.DataType] = {
-    "number": pl.Float64(),
-    "category": pl.String(),
-    "timestamp": INSTANT,
-    "tensor": pl.List(pl.Float32()),
-}
 # Times without an offset are taken as UTC, as in requests.
 _TIME_FORMATS = (("%+", True), ("%Y-%m-%dT%H:%M:%S%.f", False), ("%Y-%m-%d %H:%M:%S%.f", False), ("%Y-%m-%d", False))
 
@@ -145,6 +138,7 @@ def _broken(source: Source, typed: pl.DataFrame) -> pl.DataFrame:
             _schema(source).validate(typed, lazy=True)
     except SchemaErrors as error:
         cases: pl.DataFrame = error.failure_cases
+        _require_judged(source, cases)
         missing = pl.col("check") == _NULLS
         return cases.select(
             pl.col("index").cast(pl.UInt32).alias(_ROW),
@@ -152,6 +146,18 @@ def _broken(source: Source, typed: pl.DataFrame) -> pl.DataFrame:
             pl.when(missing).then(pl.format("{} is missing", "column")).otherwise("check").alias(REASON),
         )
     return nothing
+
+
+def _require_judged(source: Source, cases: pl.DataFrame) -> None:
+    """Of a check that failed itself pandera gives no row: it has judged none of them."""
+    failed = cases.filter(pl.col("index").is_null())
+    if failed.height:
+        # No more than the error's name: its text may quote a cell, of a personal column too.
+        fault = str(failed["failure_case"][0]).partition("(")[0]
+        raise DataError(
+            f"source {source.name!r}: a rule could not be checked, {failed['check'][0]!r}: {fault}",
+            "mend its expression",
+        )
 
 
 def _schema(source: Source) -> pandera.DataFrameSchema:
@@ -165,7 +171,7 @@ def _schema(source: Source) -> pandera.DataFrameSchema:
     for name, values in source.categories.items():
         checks[name].append(pandera.Check.isin(values, error=f"{name} is none of {', '.join(values)}"))
     for name, pattern in source.patterns.items():
-        checks[name].append(pandera.Check.str_matches(pattern, error=f"{name} does not match {pattern}"))
+        checks[name].append(pandera.Check.str_matches(f"(?:{pattern})", error=f"{name} does not match {pattern}"))
     early = pl.col(source.known_at) >= pl.col(source.event_time)
     rules = {f"{source.known_at} is before {source.event_time}": early, **source.rules}
     return pandera.DataFrameSchema(
@@ -181,7 +187,7 @@ def _holds(rule: pl.Expr, data: Any) -> pl.LazyFrame:
 
 
 def _cast(column: Column, stored: pl.DataType) -> pl.Expr:
-    value, target = pl.col(column.name), _TYPES[column.kind]
+    value, target = pl.col(column.name), TYPES[column.kind]
     if column.kind == "timestamp" and stored == pl.String:
         tried = [_moment(value, form, zoned) for form, zoned in _TIME_FORMATS]
         return pl.coalesce(tried).alias(column.name)

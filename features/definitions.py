@@ -10,6 +10,8 @@ import hashlib
 import io
 import json
 import math
+from collections import Counter
+from collections.abc import Iterable
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -145,12 +147,13 @@ class Derived(Frozen):
 
     @cached_property
     def expr(self) -> pl.Expr:
-        return pl.Expr.deserialize(io.StringIO(self.expression), format="json").alias(self.name)
+        return _parsed(self.expression).alias(self.name)
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Columns that the expression reads."""
-        return tuple(self.expr.meta.root_names())
+        # Not of ``expr``: definitions that keep one cannot be compared any more.
+        return tuple(_parsed(self.expression).meta.root_names())
 
 
 class FeatureView(Frozen):
@@ -187,6 +190,12 @@ class FeatureView(Frozen):
     def _has_features(self) -> Self:
         if not self.aggregates and not self.latest:
             raise ProjectError(f"feature view {self.name!r} declares no aggregates and no latest columns")
+        return self
+
+    @model_validator(mode="after")
+    def _derives_a_name_once(self) -> Self:
+        if repeated := _repeated(d.name for d in self.derived):
+            raise ProjectError(f"feature view {self.name!r} derives {', '.join(repeated)} more than once")
         return self
 
     @model_validator(mode="after")
@@ -263,12 +272,25 @@ class FeatureSet(Frozen):
     @model_validator(mode="after")
     def _names_resolve(self) -> Self:
         names = [c.name for c in self.available]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
+        views = [f"view {view.name}" for view in self.views]
+        if repeated := _repeated(names) or _repeated(self.features) or _repeated(views):
             raise ProjectError(f"feature set {self.name!r} names {', '.join(repeated)} more than once")
         unknown = [name for name in self.features if name not in names]
         if unknown:
             raise ProjectError(f"feature set {self.name!r} lists {', '.join(unknown)}, which nothing declares")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_derived_is_asked_for(self) -> Self:
+        given = {c.name for c in self.request}
+        for derived in (*self.derived, *([self.as_of] if self.as_of else [])):
+            if unknown := sorted({*derived.reads} - given):
+                raise ProjectError(
+                    f"derived feature {derived.name!r} reads {', '.join(unknown)}, which is no request column",
+                    f"add it to the request columns of feature set {self.name!r}, or write it out in the expression",
+                )
+        if self.as_of and self.as_of.kind != "timestamp":
+            raise ProjectError(f"as_of of feature set {self.name!r} is a {self.as_of.kind}, and should be a timestamp")
         return self
 
     @model_validator(mode="after")
@@ -306,6 +328,14 @@ class FeatureSet(Frozen):
     def content_hash(self) -> str:
         """SHA-256 of the definition: equal features, equal hash, whatever they are called together."""
         return _digest(self, {"name": True, "views": {"__all__": _NOT_HASHED - {"name"}}})
+
+
+def _parsed(expression: str) -> pl.Expr:
+    return pl.Expr.deserialize(io.StringIO(expression), format="json")
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return sorted(name for name, times in Counter(names).items() if times > 1)
 
 
 def _digest(definition: Frozen, left_out: Any) -> str:

@@ -58,7 +58,7 @@ def build_frame(
     The same features over the same snapshots give the snapshot that was made before. Raises
     DataError when no example is left.
     """
-    key = _key(features, examples, split, landed, until)
+    key = _key(features, examples, task, split, landed, until)
     if made := tables.made(name, key):
         return made
     needed = {examples.id, examples.label_known_at, *(c.name for c in features.request)} | (
@@ -179,13 +179,19 @@ def _prepare(view: FeatureView, settings: Settings, snapshot: Snapshot) -> Prepa
 
 
 def _key(
-    features: FeatureSet, examples: Examples, split: Split, landed: Mapping[str, Snapshot], until: datetime | None
+    features: FeatureSet,
+    examples: Examples,
+    task: Task,
+    split: Split,
+    landed: Mapping[str, Snapshot],
+    until: datetime | None,
 ) -> str:
     body: dict[str, Any] = {
         "features": features.content_hash,
         "sources": {name: snapshot.id for name, snapshot in sorted(landed.items())},
         "label": examples.label.meta.serialize(format="json"),
-        "examples": [examples.source, examples.id, examples.label_known_at],
+        "examples": [examples.source, examples.id, examples.label_known_at, examples.event_time],
+        "classes": task.classes,
         "split": split.model_dump(mode="json"),
         "until": until.isoformat() if until else "",
     }

@@ -127,6 +127,11 @@ def _judge(source: Source, tables: Tables, namespace: str, settings: Settings) -
 
 def _read(source: Source) -> ray.data.Dataset:
     rows = source.rows()
+    if not isinstance(rows, ray.data.Dataset):
+        raise DataError(
+            f"source {source.name!r}: its read function gave a {type(rows).__name__}",
+            "give a Ray Dataset, such as ray.data.from_arrow(table)",
+        )
     names = rows.columns() or []
     if not names:
         raise DataError(f"source {source.name!r} is empty", "check what its read function returns")

@@ -37,9 +37,14 @@ def materialize(store: OnlineStore, view: FeatureView, events: pl.DataFrame, unt
 
 
 def push(
-    store: OnlineStore, view: FeatureView, events: pl.DataFrame, producer: str = "", position: int | None = None
+    store: OnlineStore,
+    view: FeatureView,
+    events: pl.DataFrame,
+    producer: str = "",
+    position: int | None = None,
+    until_us: int | None = None,
 ) -> int:
-    """Add events as they happen, whatever their times; returns how many were new.
+    """Add events as they happen, whatever their times (or those that count at ``until_us``); returns how many were new.
 
     An event that comes late takes its place among those there are. With a ``position`` (the last offset of a log's
     partition, say), which grows from one call of a ``producer`` to the next, a batch that is delivered again changes
@@ -51,6 +56,8 @@ def push(
         return 0
     marks = {} if position is None else {mark: b"%d" % position}
     found = _in_order(view, history(view, events))
+    if until_us is not None:
+        found = found.filter(pl.col(AT) <= until_us)
     if found.is_empty():
         store.put_many(marks)
         return 0

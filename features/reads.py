@@ -8,6 +8,7 @@ one row into quarantine instead of failing the file, and a code such as "00501" 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 Columns = tuple[Column, ...]
 Decode = Callable[[pa.Table, Columns], pa.Table]
+
+CSV_NULLS = ("", "NA")
+"""Cells that mean missing."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,8 @@ def unreadable(where: str, error: Exception) -> DataError:
     # Around what went wrong in a task Ray puts a traceback, and Ray Data puts words of its own behind it.
     cause = error.cause if isinstance(error, RayTaskError) else error
     lines = str(cause).strip().splitlines() or [""]
-    return DataError(
-        f"{where} cannot be read: {type(cause).__name__}: {lines[0].strip()}", "is it there, and open to us?"
-    )
+    todo = "install it" if isinstance(cause, ModuleNotFoundError) else "is it there, and open to us?"
+    return DataError(f"{where} cannot be read: {type(cause).__name__}: {lines[0].strip()}", todo)
 
 
 def parquet(paths: str | Sequence[str], **options: Any) -> Read:
@@ -60,7 +63,7 @@ def parquet(paths: str | Sequence[str], **options: Any) -> Read:
     return Read(f"Parquet at {_listed(paths)}", partial(_parquet, paths, options))
 
 
-def csv(paths: str | Sequence[str], *, delimiter: str = ",", nulls: Sequence[str] = ("", "NA"), **options: Any) -> Read:
+def csv(paths: str | Sequence[str], *, delimiter: str = ",", nulls: Sequence[str] = CSV_NULLS, **options: Any) -> Read:
     """CSV files with a header line; ``nulls`` are the cells that mean missing. ``options`` are ray.data.read_csv's."""
     return Read(f"CSV at {_listed(paths)}", partial(_csv, paths, delimiter, tuple(nulls), options))
 
@@ -151,6 +154,12 @@ def _connect(url: str) -> Any:
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
+    named = [name.strip("{}") for name in re.findall(r"\$(\w+|{\w+})", url)]
+    if unset := [name for name in named if name not in os.environ]:
+        raise DataError(
+            f"the URL of a source names ${unset[0]}, which is not set where it is read",
+            "set it on every machine before the cluster starts (`rayloop up`)",
+        )
     return create_engine(os.path.expandvars(url), poolclass=NullPool).raw_connection()
 
 

@@ -98,7 +98,8 @@ def _entry(
 ) -> ViewEntry:
     source = next(source for source in workspace.project.sources if source.name == view.source)
     table = f"{workspace.project.name}.{source.name}"
-    landed = workspace.tables.newest(table, source.known_at) if workspace.tables.exists(table) else None
+    there = workspace.tables.exists(table)
+    newest = workspace.tables.newest(table, source.known_at) if there else None
     online = watermark(workspace.store, view)
     return ViewEntry(
         name=view.name,
@@ -107,12 +108,19 @@ def _entry(
         description=view.description,
         keys=view.entity.keys,
         source=view.source,
-        landed=landed,
+        landed=_counts(workspace, view, table) if there else None,
         online=None if online is None else datetime.fromtimestamp(online / 1e6, UTC),
-        stale=staleness(source, landed, now),
+        stale=staleness(source, newest, now),
         users=users(view, versions),
         features=entries(view, profile),
     )
+
+
+def _counts(workspace: Workspace, view: FeatureView, table: str) -> datetime | None:
+    """From when the view's newest landed event counts: what its online state should have come to."""
+    times = [workspace.tables.newest(table, column) for column in (view.event_time, view.known_at) if column]
+    found = [at for at in times if at is not None]
+    return max(found) + view.delay if found else None
 
 
 def _moment(at: datetime | None) -> str:

@@ -21,6 +21,7 @@ def run(workspace: Workspace, *, rehearse: bool, fresh: bool) -> None:
             f"{workspace.project.name} declares no rehearsal", "add Project(rehearsal=...) or leave --rehearse out"
         )
     workspace.registry.check()
+    serving.require_same_settings(workspace)
     if fresh:
         reset.forget(workspace)
     elif rehearse and workspace.registry.versions(workspace.project.name):
@@ -69,6 +70,7 @@ def train(workspace: Workspace) -> None:
 
 
 def retrain(workspace: Workspace, until: datetime, reason: str) -> None:
+    serving.require_same_settings(workspace)
     workspace.progress(f"retraining {workspace.project.name} on what was known at {until:%Y-%m-%d %H:%M}: {reason}")
     made = stages.retrain(workspace, until)
     workspace.registry.tag(made.version, "rayloop.retrained_because", reason)
@@ -87,12 +89,13 @@ def rollback(workspace: Workspace, version: str, reason: str) -> None:
 
 def deploy(workspace: Workspace, numbers: Sequence[str]) -> None:
     name = workspace.project.name
+    serving.require_same_settings(workspace)
     versions = workspace.registry.versions(name)
     if not versions:
         raise VersionNotFound(f"model {name!r} has no version", "make one: rayloop run PROJECT")
     chosen = [workspace.registry.version(name, number) for number in numbers] or versions[-1:]
     landed = stages.snapshots(stages.land_sources(workspace))
-    stages.materialize_online(workspace, landed, datetime.now(UTC))
+    stages.materialize_online(workspace, landed, datetime.now(UTC), chosen)
     stages.release(workspace, *chosen)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,11 +21,13 @@ from cluster.contracts import labels_table, ledger_actor, predictions_table, to_
 from cluster.errors import ProjectError
 from cluster.tables import Where
 from features.backfill import refill
+from features.bundle import PROFILE
 from features.definitions import Column, FeatureView
 from features.forgotten import digest, remember
 from features.frame import ID
 from features.landing import QUARANTINE
 from features.personal import Pseudonyms, needs_key, pseudonyms
+from features.profiles import Profile
 from features.sources import Source
 from pipelines.actors import exists
 from pipelines.lineage import Lineage, lineages, views_of
@@ -130,7 +133,8 @@ def _from_view(workspace: Workspace, view: FeatureView, table: str, gone: pl.Dat
     entities = [gone.select(keys)] if gone.width else []
     if set(keys) == set(where):
         # Itself, though no landed row tells of it: it may have been pushed.
-        entities += [pl.DataFrame({key: list(where[key]) for key in keys})]
+        spelled = list(product(*(where[key] for key in keys)))
+        entities += [pl.DataFrame(spelled, dict.fromkeys(keys, pl.String), orient="row")]
     if not entities:
         return Deleted(f"online view {view.name}", 0)
     wanted = pl.concat(entities).unique()
@@ -204,9 +208,21 @@ def _in_versions(workspace: Workspace, found: list[Lineage], where: Where) -> li
             told.append(
                 f"{version} lists it among the values of {', '.join(listed)}; withdraw it once a retrained one serves"
             )
+        if counted := _counted(workspace.registry.fetch(version) / PROFILE, where):
+            told.append(
+                f"the reference profile of {version}, and the drift monitor's copy, count its value of {', '.join(counted)}"
+            )
         if not workspace.tables.has_snapshot(manifest.snapshot):
             told.append(f"{version} was trained on {manifest.snapshot.table}@{manifest.snapshot.id}, which has expired")
     return told
+
+
+def _counted(profile: Path, where: Where) -> list[str]:
+    """Columns of which a profile counts one of the values; of a version without a profile none."""
+    if not profile.exists():
+        return []
+    categories = Profile.from_bytes(profile.read_bytes()).categories
+    return [c for c, values in where.items() if c in categories and set(values) & set(categories[c].counts)]
 
 
 def _note(folder: Path, entity: str, account: Forgotten, at: datetime) -> None:

@@ -22,7 +22,7 @@ class Lineage(NamedTuple):
 
 def lineages(registry: Registry, models: Iterable[str]) -> list[Lineage]:
     """Of all versions of these models, oldest first."""
-    return [_lineage(registry, version) for model in models for version in registry.versions(model)]
+    return [lineage(registry, version) for model in models for version in registry.versions(model)]
 
 
 def views_of(found: Iterable[Lineage], declared: Iterable[FeatureView]) -> list[FeatureView]:
@@ -31,7 +31,8 @@ def views_of(found: Iterable[Lineage], declared: Iterable[FeatureView]) -> list[
     return list((views | {view.content_hash: view for view in declared}).values())
 
 
-def _lineage(registry: Registry, version: ModelVersion) -> Lineage:
+def lineage(registry: Registry, version: ModelVersion) -> Lineage:
+    """Of one version."""
     try:
         return Lineage(version, Manifest.load(registry.fetch_file(version, MANIFEST)))
     except DataError as error:

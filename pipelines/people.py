@@ -22,7 +22,7 @@ from deployments.config import connect as serve_config
 from deployments.controller import RolloutStatus
 from deployments.evidence import Evidence
 from deployments.rollout import RolloutState, named
-from pipelines.serving import call
+from pipelines.serving import call, require_same_settings
 
 Tell = Callable[[str], None]
 
@@ -89,6 +89,8 @@ def forget_entity(settings: Settings, project: str, entity: Sequence[str], tell:
     if session.running(settings):
         session.connect(settings)
     workspace = Workspace(load(location), location, settings, Progress())
+    if ray.is_initialized():
+        require_same_settings(workspace)
     account = forget(workspace, {name: value for name, _, value in pairs}, datetime.now(UTC))
     for one in account.deleted:
         tell(str(one))

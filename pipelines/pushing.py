@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,14 +19,20 @@ from features.forgotten import Forgotten
 from features.materialize import push
 from features.online import open_store
 from features.personal import needs_key, pseudonyms
+from features.reads import CSV_NULLS, unreadable
 from pipelines.project import Project
 
+# Text, as landing reads CSV: a code such as "00501" stays as it is, and one bad cell costs its row.
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".parquet": pl.read_parquet,
-    ".csv": pl.read_csv,
+    ".csv": partial(pl.read_csv, infer_schema=False, null_values=list(CSV_NULLS)),
     ".ndjson": pl.read_ndjson,
     ".jsonl": pl.read_ndjson,
 }
+
+
+# By how much the clock of whoever pushes may be ahead of ours.
+_AHEAD = timedelta(minutes=5)
 
 
 class Pushed(NamedTuple):
@@ -45,7 +53,8 @@ def push_events(
     """Give rows of a source to every view of it, checked and protected as landing does it.
 
     ``producer`` and ``position`` make it safe to deliver a batch again: features.materialize.push. Rows that break a rule
-    of the source are left out. Raises ProjectError for a source of another name.
+    of the source are left out, and events that count only later are left to the landing: a view whose state is said to have
+    come as far as next year would take nothing from its table until then. Raises ProjectError for a source of another name.
     """
     declared = {one.name: one for one in project.sources}
     if source not in declared:
@@ -56,7 +65,8 @@ def push_events(
     good = forgotten.without(checked.filter(pl.col(REASON).is_null()), names)
     store = open_store(settings.online_store_uri)
     views = [view for view in project.features.views if view.source == source]
-    events = {view.name: push(store, view, good, producer, position) for view in views}
+    until = round((datetime.now(UTC) + _AHEAD).timestamp() * 1e6)
+    events = {view.name: push(store, view, good, producer, position, until) for view in views}
     return Pushed(events, counted(checked.get_column(REASON).drop_nulls().to_list()))
 
 
@@ -65,4 +75,8 @@ def push_file(project: Project, settings: Settings, source: str, path: Path) -> 
     if path.suffix not in _READERS or not path.is_file():
         raise DataError(f"{path} is no file of events", f"give one that ends in {', '.join(_READERS)}")
     content = hashlib.sha256(path.read_bytes()).hexdigest()
-    return push_events(project, settings, source, _READERS[path.suffix](path), f"file/{content}", 0)
+    try:
+        rows = _READERS[path.suffix](path)
+    except pl.exceptions.PolarsError as error:
+        raise unreadable(str(path), error) from error
+    return push_events(project, settings, source, rows, f"file/{content}", 0)

@@ -14,7 +14,7 @@ from ray.exceptions import RayTaskError
 
 from cluster import jobs
 from cluster.contracts import CHAMPION, Alarm, Decision, ModelVersion
-from cluster.errors import RayloopError, RolloutError
+from cluster.errors import RayloopError, RolloutError, SettingsError
 from cluster.registry import Registry
 from cluster.settings import Settings
 from deployments import config, controller, ledger
@@ -25,6 +25,7 @@ from deployments.rollout import named
 from monitoring.actor import start_monitor
 from monitoring.policy import Action
 from monitoring.responses import Act
+from pipelines.actors import exists
 from pipelines.code import COMMIT, commit_of
 from pipelines.looking import Look
 from pipelines.project import Location
@@ -47,10 +48,27 @@ def call(reference: ray.ObjectRef) -> Any:
         raise
 
 
+def require_same_settings(workspace: Workspace) -> None:
+    """Raise SettingsError when replicas would look features up elsewhere, or hash with another key, than this job does."""
+    if not exists(config.ACTOR):
+        return
+    ours, theirs = workspace.settings, call(config.connect(workspace.settings).started_with.remote())
+    for variable, here, there in (
+        ("RAYLOOP_ONLINE_STORE", ours.online_store_uri, theirs.online_store_uri),
+        ("RAYLOOP_PERSONAL_KEY_FILE", ours.personal_key_file, theirs.personal_key_file),
+    ):
+        if here != there:
+            # Without the values: an address may have a password in it.
+            raise SettingsError(
+                f"{variable} is not here what it is for the models that this cluster serves",
+                "set it as it was, or start the cluster anew with it: `rayloop down`, `rayloop up`",
+            )
+
+
 def deploy(workspace: Workspace, version: ModelVersion) -> None:
     """Serve ``version`` as champion, watch it for drift, and move the alias."""
     writer = config.connect(workspace.settings)
-    config.check_access(workspace.settings, call(writer.access.remote()))
+    config.check_access(workspace.settings, call(writer.started_with.remote()))
     # First of all, so that replicas find the monitor when they start.
     _monitor(workspace)
     call(writer.deploy.remote(version, serving_options(workspace)))

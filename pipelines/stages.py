@@ -12,12 +12,14 @@ from cluster.contracts import CHAMPION, ModelVersion, Snapshot
 from cluster.errors import ProjectError, RolloutError, SnapshotNotFound
 from features.backfill import backfill
 from features.bundle import Manifest
+from features.definitions import FeatureView
 from features.frame import build_frame
 from features.landing import Landed, land
 from features.loading import load
 from features.sources import Source
 from features.split import Split
 from pipelines.frames import Frame
+from pipelines.lineage import lineage, views_of
 from pipelines.serving import deploy, serves, start_rollout
 from pipelines.versions import Candidate, Recipe, make_version, tune
 from pipelines.workspace import Workspace
@@ -66,14 +68,34 @@ def training_frame(
         return Frame(workspace, snapshot)
 
 
-def materialize_online(workspace: Workspace, landed: Snapshots, until: datetime) -> None:
-    """Bring the online store up to what was known ``until``."""
-    views = workspace.project.features.views
+def materialize_online(
+    workspace: Workspace, landed: Snapshots, until: datetime, versions: Sequence[ModelVersion] = ()
+) -> None:
+    """Bring the online store up to what was known ``until``, for what is declared and for what answers.
+
+    The champion, and ``versions`` on the way to be served, may look up views as they were defined before.
+    """
+    views = _looked_up(workspace, landed, versions)
     with workspace.progress.stage("online"):
         for view in views:
             load(workspace.store, view, workspace.tables, landed[view.source], _us(until))
         if views:
             workspace.progress(f"{len(views)} views materialised until {until:%Y-%m-%d %H:%M}")
+
+
+def _looked_up(workspace: Workspace, landed: Snapshots, versions: Sequence[ModelVersion]) -> list[FeatureView]:
+    """The views that are declared, and those of the champion and of ``versions`` that their tables still can fill."""
+    champion = workspace.registry.aliased(workspace.project.name, CHAMPION)
+    served = [*([champion] if champion else []), *versions]
+    declared = workspace.project.features.views
+    known = {view.content_hash for view in declared}
+    views = views_of((lineage(workspace.registry, version) for version in served), declared)
+    return [view for view in views if view.content_hash in known or _can_be_filled(workspace, view, landed)]
+
+
+def _can_be_filled(workspace: Workspace, view: FeatureView, landed: Snapshots) -> bool:
+    snapshot = landed.get(view.source)
+    return snapshot is not None and set(view.source_columns) <= set(workspace.tables.columns(snapshot.table))
 
 
 def backfill_view(workspace: Workspace, name: str, until: datetime, since: datetime | None = None) -> None:

@@ -82,7 +82,7 @@ def test_what_stands_behind_a_model_is_what_serve_says(
 
 
 def test_access_that_would_not_count_is_said(settings: Settings) -> None:
-    served = asyncio.run(writer_of(settings).access())
+    served = asyncio.run(writer_of(settings).started_with())
     config.check_access(settings, served)
     guarded = settings.model_copy(update={"access": True})
     with pytest.raises(SettingsError, match=r"RAYLOOP_ACCESS is not what the cluster was started with.*rayloop down"):

@@ -69,6 +69,11 @@ def test_a_text_that_says_python_is_no_callback() -> None:
     [
         ({"features": ("nowhere",)}, "nowhere"),
         ({"derived": (derive("price", pl.col("price")),)}, "more than once"),
+        ({"features": ("price", "price")}, "names price more than once"),
+        ({"views": (view(), view(aggregates=rolling("spent", timedelta(hours=3), "spent_3h")))}, "names view spending"),
+        ({"derived": (derive("dear", pl.col("cost") > 9),)}, "'dear' reads cost, which is no request column"),
+        ({"as_of": derive("as_of", pl.col("then"), "timestamp")}, "'as_of' reads then"),
+        ({"as_of": derive("as_of", pl.col("when").dt.hour())}, "as_of of feature set 'set' is a number"),
         ({"views": (view(entity=Entity(name="city", keys=("city",))),)}, "keyed by city"),
     ],
 )
@@ -80,3 +85,8 @@ def test_a_set_that_contradicts_itself_is_refused(changes: dict, message: str) -
 def test_a_view_of_nothing_is_refused() -> None:
     with pytest.raises(ProjectError, match="no aggregates"):
         view(aggregates=())
+
+
+def test_a_view_that_derives_a_name_twice_is_refused() -> None:
+    with pytest.raises(ProjectError, match="derives twice more than once"):
+        view(derived=(derive("twice", pl.col("spent") * 2), derive("twice", pl.col("spent") + 2)))

@@ -125,6 +125,29 @@ def test_a_frame_has_every_example_with_its_features(cluster: Settings) -> None:
         assert frame.select(whole.columns).equals(whole), one.name
 
 
+def test_other_classes_or_another_time_make_another_frame(cluster: Settings) -> None:
+    from features.frame import build_frame
+
+    tables, history = Tables(cluster), events(200).with_row_index("n").cast({"n": pl.String})
+    landed = {"events": tables.append("frame.again", history.to_arrow().cast(_plain(history)))}
+    features = FeatureSet(name="set", request=category("a", "b"), views=VIEWS)
+
+    def labels(classes: tuple[str, str], dated: str) -> pl.DataFrame:
+        label = pl.when(pl.col("x") > 0).then(pl.lit("more")).otherwise(pl.lit("less"))
+        examples = Examples(source="events", id="n", label=label, label_known_at="known", event_time=dated)
+        task = Task(kind="multiclass", label="x", classes=classes)
+        made = build_frame(features, examples, task, HashSplit(), landed, tables, cluster, "frame.classes")
+        return pl.DataFrame(tables.read(made.table, made.id, ["id", "label", AS_OF])).sort("id")
+
+    first, turned, later = (
+        labels(("less", "more"), "at"),
+        labels(("more", "less"), "at"),
+        labels(("more", "less"), "known"),
+    )
+    assert first["label"].equals(1.0 - turned["label"])
+    assert not turned[AS_OF].equals(later[AS_OF])
+
+
 def _plain(frame: pl.DataFrame) -> pa.Schema:
     """The types that landed tables have."""
     kinds = {pl.String: pa.string(), pl.Float64: pa.float64()}

@@ -158,3 +158,19 @@ def test_a_password_is_neither_written_nor_shown(monkeypatch: pytest.MonkeyPatch
     assert "geheim" not in read.where
     with pytest.raises(DataError, match="begins no database URL"):
         reads.sql("SELECT 1", "geheim")
+
+
+def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SHOP_PASSWORD", raising=False)
+    with pytest.raises(DataError, match=r"names \$SHOP_PASSWORD, which is not set"):
+        reads.sql("SELECT 1", "postgresql://reader:${SHOP_PASSWORD}@db/shop").open(COLUMNS)
+
+
+def test_a_function_that_fails_is_named_by_its_source(tables: Tables, shop: str) -> None:
+    def fails() -> None:
+        raise ValueError("no such drive\nnor such folder")
+
+    with pytest.raises(DataError, match="source 'visits' cannot be read: ValueError: no such drive;"):
+        put(fails, tables, shop)
+    with pytest.raises(DataError, match="read function gave a list; give a Ray Dataset"):
+        put(list, tables, shop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from cluster.errors import DataError, ProjectError
 from features.checks import REASON, check, judged, quarantined, unknown
-from features.declare import category, number, timestamp
-from features.sources import Source
+from features.declare import category, derive, number, rolling, timestamp
+from features.definitions import Entity, FeatureSet, FeatureView, Latest
+from features.sources import Examples, Source, require_columns
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 LATER = datetime(2024, 1, 1, 13, tzinfo=UTC)
@@ -99,3 +100,106 @@ def test_a_source_that_contradicts_itself_is_refused() -> None:
         source(required=("nowhere",))
     with pytest.raises(ProjectError, match="must be a timestamp"):
         source(event_time="spent")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"columns": (*category("id", "shop", "shop"), *number("spent"), *timestamp("at", "known"))}, "shop twice"),
+        ({"key": ()}, "has no key"),
+        ({"ranges": {"spent": (100, 0)}}, "nothing in it"),
+        ({"categories": {"shop": "north"}}, "one text"),
+        ({"patterns": {"shop": "("}}, "cannot be read"),
+        ({"patterns": {"shop": "(?=n)"}}, "look-ahead"),
+        ({"rules": {"spent too much": pl.col("shop") < 5}}, "'spent too much' fails: cannot compare string"),
+        ({"rules": {"spent too much": pl.col("spent")}}, "not true or false"),
+        ({"rules": {"spent too much": pl.col("spent").mean() < 5}}, "not true or false of one row"),
+        ({"stale": "refused"}, "'warn' or 'refuse'"),
+    ],
+)
+def test_a_rule_that_cannot_be_kept_is_refused_where_it_is_declared(changes: dict, message: str) -> None:
+    with pytest.raises(ProjectError, match=message):
+        source(**changes)
+
+
+def test_a_rule_that_fails_on_rows_does_not_pass_them() -> None:
+    strict = pl.col("shop").cast(pl.Int64) > 0
+    with pytest.raises(DataError, match="could not be checked, 'no number'"):
+        check(source(rules={"no number": strict}), rows(("a", "x", 1.0, NOON, LATER)))
+
+
+def test_a_pattern_of_alternatives_holds_for_each_of_them_from_the_beginning() -> None:
+    judged = check(
+        source(patterns={"shop": "n|s"}),
+        rows(*((str(i), shop, 1.0, NOON, LATER) for i, shop in enumerate(("ns", "as")))),
+    )
+    assert judged.get_column(REASON).to_list() == [None, "shop does not match n|s"]
+
+
+def examples(**changes: str) -> Examples:
+    return Examples(**{"source": "visits", "id": "id", "label": pl.col("spent"), "label_known_at": "known", **changes})
+
+
+def asked(**changes: object) -> FeatureSet:
+    declared = {
+        "name": "set",
+        "request": (*category("shop"), *timestamp("at")),
+        "as_of": derive("as_of", pl.col("at"), "timestamp"),
+        "views": (spending(),),
+    }
+    return FeatureSet(**{**declared, **changes})
+
+
+def spending(**changes: object) -> FeatureView:
+    declared = {
+        "name": "spending",
+        "entity": Entity(name="shop", keys=("shop",)),
+        "source": "visits",
+        "event_time": "at",
+        "known_at": "known",
+        "aggregates": rolling("spent", timedelta(hours=1), "spent"),
+    }
+    return FeatureView(**{**declared, **changes})
+
+
+@pytest.mark.parametrize(
+    ("features", "about", "message"),
+    [
+        (asked(views=(spending(source="shops"),)), examples(), "no source is called 'shops'"),
+        (
+            asked(views=(spending(aggregates=rolling("id", timedelta(hours=1), "ids")),)),
+            examples(),
+            "takes 'id' for a number",
+        ),
+        (
+            asked(views=(spending(aggregates=(), latest=(Latest(column="shop", name="last"),)),)),
+            examples(),
+            "takes 'shop' for a number",
+        ),
+        (asked(views=(spending(known_at="spent"),)), examples(), "takes 'spent' for a timestamp"),
+        (asked(views=(spending(ties="shop"),)), examples(), "takes 'shop' for a number or timestamp"),
+        (
+            asked(request=(*category("spent"), *timestamp("at")), views=()),
+            examples(),
+            "'spent' is a category in the request and a number in source 'visits'",
+        ),
+        (asked(), examples(label_known_at="spent"), "'spent' is a number of source 'visits', and should be a time"),
+        (asked(), examples(event_time="then"), "declares no column then"),
+        (asked(as_of=None), examples(), "nothing dates the examples"),
+    ],
+)
+def test_features_that_do_not_go_with_their_sources_are_refused(
+    features: FeatureSet, about: Examples, message: str
+) -> None:
+    with pytest.raises(ProjectError, match=message):
+        require_columns(features, about, (source(),))
+
+
+def test_a_view_may_read_a_column_as_text_and_what_it_derives_as_anything() -> None:
+    hour = timedelta(hours=1)
+    texts = spending(aggregates=rolling("spent", hour, "amounts", ops=("distinct",), kind="category"))
+    made = spending(
+        name="made", derived=(derive("n", pl.col("id").str.len_bytes()),), aggregates=rolling("n", hour, "n")
+    )
+    require_columns(asked(views=(texts, made)), examples(), (source(),))
+    require_columns(asked(as_of=None), examples(event_time="at"), (source(),))

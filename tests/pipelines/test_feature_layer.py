@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,20 +14,21 @@ import pytest
 import ray.data
 
 from cluster.contracts import CHAMPION, Snapshot, Task, predictions_table
-from cluster.errors import DataError, ProjectError
+from cluster.errors import DataError, ProjectError, SettingsError
 from cluster.settings import Settings
+from deployments import config
 from deployments.log import Answer, predictions
 from features.bundle import Manifest
 from features.declare import category, derive, hashed, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
 from features.encoding import Encoder
-from features.materialize import forget, materialize
+from features.materialize import forget, materialize, watermark
 from features.personal import Shield, pseudonyms
 from features.pit import INSTANT
 from features.reader import FeatureReader
 from features.sources import Examples, Source
 from features.split import HashSplit
-from pipelines import catalogue, reset, skew, stages
+from pipelines import catalogue, reset, serving, skew, stages
 from pipelines.progress import Progress
 from pipelines.project import Location, Project
 from pipelines.reporting import write_catalogue, write_skew
@@ -173,6 +175,30 @@ def test_a_state_that_lags_is_found_by_feature_and_row(workspace: Workspace, tmp
     stages.backfill_view(workspace, "person", START + timedelta(hours=HOURS))
     assert workspace.store.get_many(keys) == before
     assert shop.name == "shop"
+
+
+def test_a_champion_of_an_earlier_definition_goes_on_being_filled(workspace: Workspace, tmp_path: Path) -> None:
+    register(workspace, tmp_path)
+    before = workspace.project.features
+    person, shop = before.views
+    wider = person.model_copy(update={"aggregates": rolling("spent", timedelta(days=9), "spent_9d")})
+    after = dataclasses.replace(workspace.project, features=before.model_copy(update={"views": (wider, shop)}))
+    changed = dataclasses.replace(workspace, project=after)
+    for view in (person, shop):
+        forget(workspace.store, view)
+    stages.materialize_online(changed, stages.latest_snapshots(changed), START + timedelta(hours=HOURS))
+    marks = {watermark(changed.store, view) for view in (person, wider)}
+    assert len(marks) == 1
+    assert None not in marks
+
+
+def test_a_job_whose_features_replicas_would_not_find_is_refused(cluster: Settings, tmp_path: Path) -> None:
+    serving.call(config.connect(cluster).started_with.remote())
+    made = Workspace(project("elsewhere"), Location(tmp_path, "p"), cluster, Progress())
+    serving.require_same_settings(made)
+    other = cluster.model_copy(update={"online_store": "redis://127.0.0.1:6390"})
+    with pytest.raises(SettingsError, match="RAYLOOP_ONLINE_STORE is not here what it is"):
+        serving.require_same_settings(dataclasses.replace(made, settings=other))
 
 
 def test_neither_table_nor_log_nor_store_has_a_name_in_clear(workspace: Workspace, tmp_path: Path) -> None:

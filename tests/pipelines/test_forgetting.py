@@ -15,15 +15,16 @@ from cluster.contracts import Task, labels_table, predictions_table
 from cluster.errors import ProjectError
 from cluster.registry import Registry
 from cluster.settings import Settings
-from features.bundle import Manifest
+from features.bundle import PROFILE, Manifest
 from features.declare import category, derive, hashed, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
 from features.encoding import Encoder
 from features.forgotten import Forgotten
 from features.landing import QUARANTINE
-from features.materialize import materialize
+from features.materialize import materialize, push
 from features.personal import Pseudonyms
 from features.pit import INSTANT, join
+from features.profiles import Profile
 from features.reader import FeatureReader, request_features
 from features.sources import Examples, Source
 from features.split import HashSplit
@@ -151,6 +152,9 @@ def register(workspace: Workspace, tmp_path: Path) -> None:
         snapshot=snapshot,
         code_version="1",
     ).save(folder)
+    profile = Profile.empty(features.columns)
+    profile.update(visits(False).to_arrow())
+    (folder / PROFILE).write_bytes(profile.to_bytes())
     with workspace.registry.run("p", "r") as run:
         workspace.registry.register("p", run, folder, {})
 
@@ -205,6 +209,7 @@ def test_the_account_says_what_remains_and_names_nobody(tmp_path: Path) -> None:
     account = forget(workspace, ANNA, NOW)
     told = "\n".join(account.remains)
     assert "p v1 lists it among the values of mail" in told
+    assert "the reference profile of p v1, and the drift monitor's copy, count its value of mail" in told
     assert "p v1 was trained on" in told
     assert "which has expired" in told
     (kept,) = (workspace.folder / "forgotten").iterdir()
@@ -235,6 +240,15 @@ def test_an_entity_of_several_columns_is_those_rows_alone(tmp_path: Path) -> Non
     counts = {one.place: one.number for one in account.deleted}
     assert (counts["p.visits"], counts["p.predictions"], counts[workspace.frame_table]) == (15, 15, 0)
     assert "it has no column shop" in next(one.note for one in account.deleted if one.place == workspace.frame_table)
+
+
+def test_an_entity_that_was_pushed_and_never_landed_is_gone_though_one_of_its_columns_is_hashed(tmp_path: Path) -> None:
+    workspace, pair = filled(tmp_path, private=True), views()[2]
+    pushed = visits(True).head(1).with_columns(shop=pl.lit("west"))
+    push(workspace.store, pair, pushed)
+    assert any(key.endswith(b"west") for key in workspace.store.keys(state_prefix(pair)))
+    forget(workspace, {"mail": MAILS[0], "shop": "west"}, NOW)
+    assert not any(key.endswith(b"west") for key in workspace.store.keys(state_prefix(pair)))
 
 
 def test_nobody_is_kept_by_a_column_that_is_no_category(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def read(settings: Settings) -> dict:
     return reader.frame(pa.Table.from_pylist([row], schema), 0).to_pylist()[0]
 
 
-@pytest.mark.parametrize("kind", ["parquet", "ndjson"])
+@pytest.mark.parametrize("kind", ["parquet", "ndjson", "csv"])
 def test_a_file_counts_once(settings: Settings, tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"events.{kind}"
     getattr(flights([10.0, 20.0, 60.0, 5000.0]), f"write_{kind}")(file)
@@ -55,6 +55,24 @@ def test_a_file_counts_once(settings: Settings, tmp_path: Path, kind: str) -> No
     assert (found["dest_arrivals_6h_mean"], found["dest_arrivals_6h_count"]) == (30.0, 3.0)
 
 
+def test_a_csv_is_read_as_landing_reads_one(settings: Settings, tmp_path: Path) -> None:
+    file, rows = tmp_path / "events.csv", flights([10.0] * 200 + [None]).with_columns(carrier=pl.lit("007"))
+    rows.write_csv(file, null_value="NA")
+    file.write_text(file.read_text() + file.read_text().splitlines()[-1].replace("NA", "late").replace("200", "201"))
+    pushed = push_file(project, settings, "flights", file)
+    assert set(pushed.events.values()) == {201}
+    assert pushed.refused == {"dep_delay is not a number": 1, "arr_delay is not a number": 1}
+    keys = b" ".join(open_store(settings.online_store_uri).keys(b""))
+    assert b"007" in keys
+
+
+def test_an_event_that_counts_only_later_is_left_to_the_landing(settings: Settings, tmp_path: Path) -> None:
+    file, later = tmp_path / "events.parquet", datetime.now(UTC) + timedelta(days=30)
+    flights([10.0, 20.0]).with_columns(landed_at=pl.Series([NOON, later]), recorded_at=later).write_parquet(file)
+    pushed = push_file(project, settings, "flights", file)
+    assert (pushed.events["dest_arrivals"], pushed.events["tail_departures"]) == (1, 2)
+
+
 def test_what_cannot_be_pushed_is_named(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "events.parquet"
     flights([1.0]).write_parquet(file)
@@ -62,3 +80,6 @@ def test_what_cannot_be_pushed_is_named(settings: Settings, tmp_path: Path) -> N
         push_file(project, settings, "trains", file)
     with pytest.raises(DataError, match="no file of events"):
         push_file(project, settings, "flights", tmp_path / "events.xlsx")
+    (tmp_path / "broken.parquet").write_text("nothing of the kind")
+    with pytest.raises(DataError, match=r"broken\.parquet cannot be read"):
+        push_file(project, settings, "flights", tmp_path / "broken.parquet")
