@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from hashlib import blake2b
 
+from deployments.evidence import Alike
+
 MAX_KEYS = 50_000
 _HASHES = 2**64
 
@@ -27,7 +29,7 @@ class Keys:
         self._most = most
         self._limit = _HASHES
         self._counts: dict[str, dict[str, Counts]] = defaultdict(dict)
-        self._sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+        self._sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
         self._dealt: dict[str, int] = defaultdict(int)
 
     def __len__(self) -> int:
@@ -48,11 +50,15 @@ class Keys:
         while len(self) > self._most:
             self._thin()
 
-    def sums(self, variant: str) -> dict[str, int]:
-        """Fields of evidence.Arm: ``keys`` that were counted, and estimates of the sums over pairs of requests."""
+    def dealt(self, variant: str) -> int:
+        """How many keys were counted."""
+        return self._dealt[variant]
+
+    def alike(self, variant: str) -> Alike:
+        """Estimates of the sums over pairs of requests of one key, and of how many keys had a failure."""
         scale = _HASHES // self._limit
-        pairs, half, failed = (value * scale for value in self._sums[variant])
-        return {"keys": self._dealt[variant], "pairs": pairs, "half_pairs": half, "failed_pairs": failed}
+        pairs, half, failed, failing = (value * scale for value in self._sums[variant])
+        return Alike(pairs=pairs, half_pairs=half, failed_pairs=failed, failing=failing)
 
     def _thin(self) -> None:
         self._limit //= 2
@@ -63,15 +69,17 @@ class Keys:
                 sum(n * (n - 1) for n, _ in kept.values()),
                 sum(f * (n - 1) for n, f in kept.values()),
                 sum(f * (f - 1) for _, f in kept.values()),
+                sum(f > 0 for _, f in kept.values()),
             ]
 
 
 def _pair(sums: list[int], before: Counts, failed: bool) -> None:
-    """Add the ordered pairs that one more request makes with those before it."""
+    """Add the ordered pairs that one more request makes with those before it, and the key when it fails first."""
     requests, failures = before
     sums[0] += 2 * requests
     sums[1] += failures + failed * requests
     sums[2] += 2 * failures * failed
+    sums[3] += failed and not failures
 
 
 def key_hash(key: str) -> int:

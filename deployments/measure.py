@@ -24,6 +24,9 @@ from deployments.timing import Timing
 MAX_LABELS = 500_000
 """Labels kept to be joined. Beyond it the oldest go; those of rows that no challenger saw are never needed."""
 
+MOMENT_US = 2_000_000
+"""Requests that came within one such stretch may have failed of one cause: a stall, a start, a cut."""
+
 _WHOLE = -1.0
 """Stands for all shares together."""
 
@@ -77,6 +80,7 @@ class _Contest:
     def __init__(self) -> None:
         self._arms: dict[tuple[float, str], Arm] = defaultdict(Arm)
         self._keys: dict[float, Keys] = defaultdict(Keys)
+        self._moments: dict[float, Keys] = defaultdict(Keys)
         self._timing = Timing()
         self.pairs = Pairs()
 
@@ -89,7 +93,7 @@ class _Contest:
                 dealt = at_share.filter(pc.equal(at_share.column("assigned"), variant))
                 latency = self._timing.new(at_share, variant)
                 self._arms[share, variant] += _arm(dealt, variant).model_copy(update={"latency": latency})
-                self._add_keys(share, variant, dealt)
+                self._add_clusters(share, variant, dealt)
         self._add_pairs(mine, labels)
 
     def evidence(self, task: Task, metric: Metric) -> RolloutEvidence:
@@ -105,22 +109,28 @@ class _Contest:
         return RolloutEvidence(by_share=by_share, whole=whole, given_up=self.pairs.given_up)
 
     def _at(self, share: float, paired: Paired) -> Evidence:
-        arms = {v: self._arms[share, v].model_copy(update=self._keys[share].sums(v)) for v in (CHAMPION, CHALLENGER)}
-        return Evidence(champion=arms[CHAMPION], challenger=arms[CHALLENGER], paired=paired)
+        champion, challenger = (self._clustered(self._arms[share, v], share, v) for v in (CHAMPION, CHALLENGER))
+        return Evidence(champion=champion, challenger=challenger, paired=paired)
 
     def _joined(self, total: Evidence, paired: Paired) -> Evidence:
         """The sum over the shares, a key that came at several of them being one."""
-        keys = self._keys[_WHOLE]
         return Evidence(
-            champion=total.champion.model_copy(update=keys.sums(CHAMPION)),
-            challenger=total.challenger.model_copy(update=keys.sums(CHALLENGER)),
+            champion=self._clustered(total.champion, _WHOLE, CHAMPION),
+            challenger=self._clustered(total.challenger, _WHOLE, CHALLENGER),
             paired=paired,
         )
 
-    def _add_keys(self, share: float, variant: str, dealt: pa.Table) -> None:
-        requests = list(zip(dealt["key"].to_pylist(), _failed(dealt, variant).to_pylist(), strict=True))
+    def _clustered(self, arm: Arm, scope: float, variant: str) -> Arm:
+        keys, moments = self._keys[scope], self._moments[scope]
+        found = {"keys": keys.dealt(variant), "of_key": keys.alike(variant), "of_moment": moments.alike(variant)}
+        return arm.model_copy(update=found)
+
+    def _add_clusters(self, share: float, variant: str, dealt: pa.Table) -> None:
+        failed = _failed(dealt, variant).to_pylist()
+        moments = [str(at // MOMENT_US) for at in dealt["at"].cast(pa.int64()).to_pylist()]
         for scope in (share, _WHOLE):
-            self._keys[scope].add(variant, requests)
+            self._keys[scope].add(variant, zip(dealt["key"].to_pylist(), failed, strict=True))
+            self._moments[scope].add(variant, zip(moments, failed, strict=True))
 
     def _add_pairs(self, rows: pa.Table, labels: Mapping[str, Label]) -> None:
         name = _scores("champion_probabilities" in rows.column_names)

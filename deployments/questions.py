@@ -28,8 +28,8 @@ class Answer(Frozen):
 def errors(evidence: RolloutEvidence, policy: RolloutPolicy) -> Answer:
     """Does the challenger fail more than ``max_error_rate`` of the requests that the champion can answer?
 
-    Where keys repeat, counts are divided by the estimated design effect to show harm, and by the largest that is
-    possible to show that there is none.
+    Where keys repeat, or requests of one moment fail together, counts are divided by the estimated design effect to show
+    harm; by the largest that repeated keys can have to show that there is none.
     """
     arm, limit = evidence.total.challenger, policy.max_error_rate
     effect, worst = arm.design_effect, arm.kish_effect

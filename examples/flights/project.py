@@ -63,14 +63,8 @@ project = Project(
         robustness=RobustnessPolicy(max_loss=0.1),
         budget=Budget(max_us_1=1000, max_mib=5),
     ),
-    # A replay as fast as the machine goes may stall it for a second or two, which is no fault of the challenger's.
     rollout=RolloutPolicy(
-        steps=(0.05, 0.25, 0.5, 1.0),
-        margin=0.08,
-        max_error_rate=0.03,
-        latency_floor_ms=50.0,
-        challenger_timeout_s=10.0,
-        poll_s=0.5,
+        steps=(0.05, 0.25, 0.5, 1.0), margin=0.08, max_error_rate=0.03, latency_floor_ms=50.0, poll_s=0.5
     ),
     # Calmer days than in training are no reason to retrain: only more delay than usual is.
     drift=DriftPolicy(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from deployments.comparison import quality
-from deployments.evidence import Arm, Evidence, RolloutEvidence
+from deployments.evidence import Alike, Arm, Evidence, RolloutEvidence
 from deployments.keys import Keys
 from deployments.means import lower_bound
 from deployments.moments import Moments, Paired
@@ -104,28 +104,29 @@ def test_pairs_of_one_key_are_counted_as_they_come(drawn: list[tuple[int, bool]]
     for key, failed in drawn:
         keys.add("challenger", [(str(key), failed)])
     counts = [(sum(k == key for k, _ in drawn), sum(f for k, f in drawn if k == key)) for key in {k for k, _ in drawn}]
-    assert keys.sums("challenger") == {
-        "keys": len(counts),
-        "pairs": sum(n * (n - 1) for n, _ in counts),
-        "half_pairs": sum(f * (n - 1) for n, f in counts),
-        "failed_pairs": sum(f * (f - 1) for _, f in counts),
-    }
+    assert keys.dealt("challenger") == len(counts)
+    assert keys.alike("challenger") == Alike(
+        pairs=sum(n * (n - 1) for n, _ in counts),
+        half_pairs=sum(f * (n - 1) for n, f in counts),
+        failed_pairs=sum(f * (f - 1) for _, f in counts),
+        failing=sum(f > 0 for _, f in counts),
+    )
 
 
 def test_beyond_the_bound_a_sample_of_the_keys_is_kept_that_is_dealt_as_all_are() -> None:
     keys = Keys(most=1_000)
     for i in range(40_000):
         keys.add("challenger" if i % 4 == 0 else "champion", [(f"user-{i}", False)] * 2)
-    counted = [keys.sums(variant) for variant in ("champion", "challenger")]
-    total = sum(one["keys"] for one in counted)
+    counted, pairs = [keys.dealt(variant) for variant in ("champion", "challenger")], keys.alike("champion").pairs
+    total = sum(counted)
     assert 400 <= len(keys) <= 1_000 < total
-    assert counted[1]["keys"] / total == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / total))
+    assert counted[1] / total == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / total))
     for i in range(40_000):
         keys.add("challenger" if i % 4 == 0 else "champion", [(f"user-{i}", False)])
     # Who comes again is not counted again, remembered or not.
-    assert sum(keys.sums(variant)["keys"] for variant in ("champion", "challenger")) == total
+    assert [keys.dealt(variant) for variant in ("champion", "challenger")] == counted
     # Each key makes one unordered pair of requests.
-    assert counted[0]["pairs"] == pytest.approx(60_000, rel=0.15)
+    assert pairs == pytest.approx(60_000, rel=0.15)
 
 
 def arm_of(failing: np.ndarray, visits: int) -> Arm:
@@ -133,7 +134,13 @@ def arm_of(failing: np.ndarray, visits: int) -> Arm:
     keys = Keys()
     keys.add("challenger", [(str(i), bool(fails)) for i, fails in enumerate(failing) for _ in range(visits)])
     failures = int(failing.sum()) * visits
-    return Arm(requests=len(failing) * visits, errors=failures, failures=failures, **keys.sums("challenger"))
+    return Arm(
+        requests=len(failing) * visits,
+        errors=failures,
+        failures=failures,
+        keys=keys.dealt("challenger"),
+        of_key=keys.alike("challenger"),
+    )
 
 
 def test_the_design_effect_of_keys_that_always_end_alike_is_the_number_of_visits() -> None:
@@ -153,3 +160,31 @@ def test_users_whose_requests_all_fail_are_counted_as_users() -> None:
         advances += any(not answer.lacking for answer in answers)
     assert aborts <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.test_alpha)
     assert advances <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.alpha)
+
+
+def looks_at(failing: np.ndarray, a_moment: int) -> list[str]:
+    """What is said of a challenger's errors at a look after each moment; ``failing`` tells of each request, in order."""
+    moments, said = Keys(), []
+    for at in range(0, len(failing), a_moment):
+        moments.add("challenger", [(str(at), bool(fails)) for fails in failing[at : at + a_moment]])
+        seen, failures = at + a_moment, int(failing[: at + a_moment].sum())
+        arm = Arm(requests=seen, errors=failures, failures=failures, of_moment=moments.alike("challenger"))
+        said.append(errors(RolloutEvidence(by_share={0.5: Evidence(challenger=arm)}), POLICY).harm)
+    return said
+
+
+def test_a_stall_is_one_event_however_many_requests_it_fails() -> None:
+    failing = np.random.default_rng(2).random(4_000) < 0.002
+    for stall in (slice(0, 40), slice(15, 45), slice(2_000, 2_060)):
+        stalled = failing.copy()
+        stalled[stall] = True
+        assert looks_at(stalled, 40) == [""] * 100
+    stalled = failing[:400].copy()
+    stalled[:30] = True
+    assert any(looks_at(stalled, 1)), "were they independent, it would be harm"
+
+
+@pytest.mark.parametrize(("rate", "moments"), [(1.0, 3), (0.5, 4), (0.1, 20)])
+def test_a_challenger_that_fails_all_the_time_is_aborted_within_some_moments(rate: float, moments: int) -> None:
+    failing = np.random.default_rng(3).random(40 * moments) < rate
+    assert any(looks_at(failing, 40))

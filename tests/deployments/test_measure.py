@@ -173,7 +173,11 @@ def test_keys_are_counted_once_at_each_share_and_once_as_a_whole() -> None:
     log.add_labels(feedback(dict.fromkeys(("q0", "q1", "q2"), 1.0)))
     seen = log.evidence(BINARY)["2"]
     assert [(seen.at(s).champion.keys, seen.at(s).challenger.keys) for s in (0.05, 0.25)] == [(1, 1), (1, 1)]
-    assert (seen.at(0.05).challenger.pairs, seen.total.challenger.pairs, seen.total.challenger.keys) == (2, 6, 1)
+    assert (seen.at(0.05).challenger.of_key.pairs, seen.total.challenger.of_key.pairs, seen.total.challenger.keys) == (
+        2,
+        6,
+        1,
+    )
     assert (seen.at(0.05).paired.strangers, seen.total.paired.strangers) == (1.0, 1.0)
     assert seen.total.paired.n == 3
 
