@@ -36,7 +36,7 @@ _ERRORS = {
     413: "more rows, or a longer body, than are answered at once",
     429: "more requests than the credential's rate limit allows",
     500: "the model failed",
-    503: "more requests than can be answered now",
+    503: "more requests than can be answered now, or the online store does not answer",
 }
 _WAIT = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
 _ERROR_HEADERS: dict[int, Schema] = {

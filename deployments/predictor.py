@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
 
 from cluster.contracts import ModelVersion
-from cluster.errors import DataError, RequestError
+from cluster.errors import DataError, RequestError, StoreUnavailable
 from cluster.settings import Settings
 from deployments.columns import out_of_time
 from deployments.rows import Assembler, Rows
@@ -29,6 +29,8 @@ from features.personal import Shield
 from features.reader import FeatureReader
 
 _WARM_UP_ROWS = (1, 1, 8)
+_AGAIN_S = 2
+"""When to ask again once the online store did not answer."""
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +112,11 @@ class Scorer:
             frame = self._reader.frame(rows, now_us)
         except (DataError, pl.exceptions.PolarsError, pa.ArrowInvalid, OverflowError, KeyError) as error:
             raise RequestError(f"features cannot be computed: {str(error).splitlines()[0]}", field="inputs") from error
+        except StoreUnavailable as error:
+            _log.warning("%s", error)
+            # Without its address, which is nothing to callers.
+            told = "features cannot be looked up: the online store does not answer"
+            raise RequestError(told, status=503, headers={"retry-after": str(_AGAIN_S)}) from error
         if frame.column("as_of").null_count:
             row = pc.index(frame.column("as_of").is_null(), True).as_py()
             raise RequestError(f"row {row} gives no time to look features up at", field="inputs")
@@ -137,6 +144,9 @@ class Scorer:
         together = self._score(tuple(sizes), lambda: table(0, len(sizes)), now_us)
         if together.failure is None or len(sizes) == 1:
             return [together]
+        if isinstance(together.failure.__cause__, StoreUnavailable):
+            # It would not answer each of them either, and make all wait for it again.
+            return [together._replace(sizes=(size,)) for size in sizes]
         return [self._score((size,), partial(table, i, i + 1), now_us) for i, size in enumerate(sizes)]
 
     def _score(self, sizes: tuple[int, ...], table: Callable[[], pa.Table], now_us: int) -> Scored:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cluster.contracts import ModelVersion
-from cluster.errors import RequestError
+from cluster.errors import RequestError, StoreUnavailable
 from cluster.settings import Settings
 from deployments.columns import TIMESTAMP
 from deployments.predictor import Scorer
@@ -79,3 +79,22 @@ def test_a_bad_request_fails_alone(scorer: Scorer, bad: Rows, message: str) -> N
     for good in (first, last):
         assert good.failure is None
         assert np.isfinite(good.scores).all()
+
+
+def test_a_store_that_does_not_answer_is_asked_once_and_callers_are_told_to_come_again(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def away(rows: pa.Table, now_us: int) -> pa.Table:
+        calls.append(rows.num_rows)
+        raise StoreUnavailable("the online store at redis.internal:6379 does not answer")
+
+    monkeypatch.setattr(scorer._reader, "frame", away)
+    found = scorer.score([request(0.0), request(1.0, 2.0)], 0)
+    assert calls == [3]
+    assert [one.sizes for one in found] == [(1,), (2,)]
+    for one in found:
+        assert isinstance(one.failure, RequestError)
+        assert (one.failure.status, one.failure.headers) == (503, {"retry-after": "2"})
+        assert "redis.internal" not in str(one.failure)
