@@ -26,7 +26,7 @@ from benchmarks.serving.visits import Work, closed_plan, model_alone, visit, vis
 from cluster import session
 
 AREA = "serving"
-VISITED = ("one_row", "canary", "open_loop", "reporting", "tensors", "changes")
+VISITED = ("one_row", "canary", "open_loop", "shadow", "reporting", "tensors", "changes")
 OWN = ("batch", "verdicts")
 """Sections with modules of their own, whose ``rows()`` gives their rows."""
 

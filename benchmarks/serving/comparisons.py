@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from benchmarks.results import Row, Target, row
 from benchmarks.serving import measures as m
 from benchmarks.serving.measures import Measures
-from benchmarks.serving.rayloop import NAME
+from benchmarks.serving.rayloop import NAME, SHADOW_SHARE
 from benchmarks.serving.subjects import COMPOSED, EMPTY, PEERS_ALL
 from benchmarks.serving.visits import CONNECTIONS, ENCODED, MODEL, OPEN_RATE, TENSOR_ROWS
 
@@ -22,8 +22,8 @@ _NOT_RUN = "could not be run: "
 def rows(found: Measures, sections: frozenset[str]) -> list[Row]:
     """Rows of the sections that were measured, in the order of the issue's table."""
     made = {
-        "one_row": _one_row, "canary": _canary, "open_loop": _open_loop, "reporting": _reporting, "tensors": _tensors,
-        "changes": _changes,
+        "one_row": _one_row, "canary": _canary, "open_loop": _open_loop, "shadow": _shadow, "reporting": _reporting,
+        "tensors": _tensors, "changes": _changes,
     }  # fmt: skip
     asked = [each for section, make in made.items() if section in sections for each in make(found)]
     if sections & {"one_row", "canary"}:
@@ -52,6 +52,13 @@ def _open_loop(found: Measures) -> Iterator[Row]:
                 late = " and ".join(f"{found.median(name, m.LATE) or 0.0:.2f} ms" for name in (NAME, peer.name))
                 note = f"the load left up to {late} late (p99)" if measure == m.P99 else ""
                 yield _compared(found, f"{_OPEN}: {measure[:3]}", "ms", measure, peer.name, measure, below, note)
+
+
+def _shadow(found: Measures) -> Iterator[Row]:
+    yield _held(found, m.SHADOWED, row(
+        f"{_OPEN}: p99 while a challenger gets copies of {SHADOW_SHARE:.0%}", "ms", found.median(NAME, m.SHADOWED),
+        "rayloop without it", found.median(NAME, m.UNSHADOWED), Target(of="ratio", sign="≤", limit=1.1),
+    ))  # fmt: skip
 
 
 def _reporting(found: Measures) -> Iterator[Row]:

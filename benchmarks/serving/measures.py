@@ -13,6 +13,7 @@ from benchmarks.serving.processes import ServerFailed
 
 RATE, P50, P99, LATE = "requests/s", "p50 ms", "p99 ms", "ms late left the load (p99)"
 CANARY, CHALLENGED = "requests/s, canary", "challenger's share"
+SHADOWED, UNSHADOWED = "p99 ms, shadowed", "p99 ms, not shadowed"
 REPORTING, LOGGING, SILENT = "requests/s, reporting", "requests/s, log alone", "requests/s, silent"
 TENSORS, LOST = "rows/s, tensors", "share of rows not logged"
 ABORT, WEIGHTS = "abort ms", "weight change ms"

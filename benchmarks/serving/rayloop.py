@@ -27,6 +27,7 @@ from pipelines.serving import call
 
 NAME = "rayloop"
 SHARE = 0.1
+SHADOW_SHARE = 0.5
 VARIANT, VERSION = "x-rayloop-variant", "x-rayloop-version"
 
 _PATH = f"/v2/models/{model.NAME}/infer"
@@ -88,10 +89,11 @@ class Rayloop:
         """Returns when every replica serves ``version``."""
         call(config.connect(self.settings).set_champion.remote(version))
 
-    def start_rollout(self) -> None:
-        """Put the second version on a share of the requests, for good."""
+    def start_rollout(self, shadow: bool = False) -> None:
+        """Put the second version on a share of the requests, for good; as a shadow it gets a copy of half of them."""
         options = ServingOptions(profile_window_s=model.WINDOW_S)
-        call(self._controller().start.remote(self.challenger, _POLICY, options))
+        policy = _POLICY.model_copy(update={"shadow": True, "steps": (SHADOW_SHARE, 1.0)}) if shadow else _POLICY
+        call(self._controller().start.remote(self.challenger, policy, options))
 
     def abort_rollout(self) -> None:
         call(self._controller().abort.remote("measured"))

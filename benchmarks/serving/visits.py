@@ -81,6 +81,8 @@ def visit_rayloop(rayloop: Rayloop, subject: Subject, work: Work, found: Measure
             answered += _changes(rayloop, subject, work, found)
         else:
             rayloop.abort_rollout()
+    if work.wants("shadow"):
+        answered += _shadow(rayloop, subject, work, found)
     logged, profiled = rayloop.reported(answered)
     found.add(NAME, m.LOGGED, logged / answered)
     found.add(NAME, m.PROFILED, profiled / answered)
@@ -117,6 +119,11 @@ def closed_plan(subject: Subject, requests: list[bytes], seconds: float) -> Plan
     return Plan(subject.port, requests, CONNECTIONS, _WARM_UP_S, seconds, header=subject.header)
 
 
+def _open_plan(subject: Subject, work: Work) -> Plan:
+    plan = closed_plan(subject, _requests(subject, work), 2.0 * work.seconds)
+    return plan._replace(connections=OPEN_CONNECTIONS, rate=OPEN_RATE)
+
+
 def _requests(subject: Subject, work: Work) -> list[bytes]:
     return [subject.encode(subject.path, part) for part in samples.split(work.rows, 1)]
 
@@ -129,8 +136,7 @@ def _closed(subject: Subject, work: Work, found: Measures, measure: str) -> Repo
 
 
 def _open(subject: Subject, work: Work, found: Measures) -> int:
-    plan = closed_plan(subject, _requests(subject, work), 2.0 * work.seconds)
-    report = load(plan._replace(connections=OPEN_CONNECTIONS, rate=OPEN_RATE))
+    report = load(_open_plan(subject, work))
     found.add(subject.name, m.P50, report.p50_ms)
     found.add(subject.name, m.P99, report.p99_ms)
     found.add(subject.name, m.LATE, report.late_ms)
@@ -145,6 +151,23 @@ def _canary(rayloop: Rayloop, subject: Subject, work: Work, found: Measures) -> 
     if rayloop.share() != SHARE:
         found.note(NAME, m.CANARY, f"the challenger's share became {rayloop.share():g}")
     return report.total
+
+
+def _shadow(rayloop: Rayloop, subject: Subject, work: Work, found: Measures) -> int:
+    """The open load without a shadow and with one, by turns."""
+    answered = 0
+    for shadowed in (False, True, True, False):
+        if shadowed:
+            rayloop.start_rollout(shadow=True)
+        _settle()
+        report = load(_open_plan(subject, work))
+        if shadowed:
+            rayloop.abort_rollout()
+        measure = m.SHADOWED if shadowed else m.UNSHADOWED
+        found.add(NAME, measure, report.p99_ms)
+        _note_failures(report, subject, measure, found)
+        answered += report.total
+    return answered
 
 
 def _changes(rayloop: Rayloop, subject: Subject, work: Work, found: Measures) -> int:
