@@ -1,76 +1,22 @@
-"""The loop and its command line. A project module imports its vocabulary from here."""
+"""The loop and its command line. A project module imports its vocabulary from here.
 
-from cluster.contracts import Task
-from deployments.freeze import FreezeWindow
-from deployments.policy import RolloutPolicy, Webhook
-from deployments.user_config import Limits, Serving
-from features.declare import category, derive, dropped, hashed, number, rolling, tensor, timestamp
-from features.definitions import Aggregate, Column, Entity, FeatureSet, FeatureView, Latest
-from features.reads import csv, iceberg, kafka, parquet, sql
-from features.sources import Examples, Source
-from features.split import HashSplit, TimeSplit
-from monitoring.calibrate import Watch
-from monitoring.policy import DriftPolicy, LookPolicy, Receiver
-from pipelines.project import Period, Project, Rehearsal, Retrain
-from trainers.budget import Budget
-from trainers.compress import Distill, Prune
-from trainers.config import Choice, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform
-from trainers.fairness import FairnessPolicy
-from trainers.gate import GatePolicy, Threshold
-from trainers.robustness import RobustnessPolicy
-from trainers.slices import SlicePolicy
+The vocabulary is loaded when somebody first asks for a word of it: with torch and scipy it takes seconds, which a
+person who stops a rollout does not have.
+"""
 
-__all__ = [
-    "Aggregate",
-    "Budget",
-    "Choice",
-    "Column",
-    "Distill",
-    "DriftPolicy",
-    "Entity",
-    "Examples",
-    "FairnessPolicy",
-    "FeatureSet",
-    "FeatureView",
-    "FreezeWindow",
-    "GatePolicy",
-    "HashSplit",
-    "IntRange",
-    "Latest",
-    "Limits",
-    "LogUniform",
-    "LookPolicy",
-    "ModelSpec",
-    "Period",
-    "Project",
-    "Prune",
-    "Receiver",
-    "Rehearsal",
-    "Retrain",
-    "RobustnessPolicy",
-    "RolloutPolicy",
-    "Serving",
-    "SlicePolicy",
-    "Source",
-    "Task",
-    "Threshold",
-    "TimeSplit",
-    "TrainConfig",
-    "TuneConfig",
-    "Uniform",
-    "Watch",
-    "Webhook",
-    "category",
-    "csv",
-    "derive",
-    "dropped",
-    "hashed",
-    "iceberg",
-    "kafka",
-    "number",
-    "parquet",
-    "rolling",
-    "sql",
-    "tensor",
-    "timestamp",
-]
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.vocabulary import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    # Python asks here for a module of this package too, before it looks for the file.
+    if name.startswith("__") or find_spec(f"{__name__}.{name}"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pipelines import vocabulary
+
+    return getattr(vocabulary, name)

@@ -296,7 +296,7 @@ def _submit(words: list[str], folder: Path) -> None:
 
 
 def _order(model: str, order: str, reason: str, version: str = "", rollout: str = "") -> None:
-    from pipelines.people import steer
+    from pipelines.orders import steer
 
     steer(load_settings(), model, order, reason, typer.echo, version, rollout)
 

@@ -13,7 +13,7 @@ import ray
 
 from cluster import session
 from cluster.contracts import ACTOR_NAMESPACE, ledger_actor, monitor_actor, predictions_table, rollout_actor
-from cluster.errors import DataError, ProjectError, RayloopError, RolloutError
+from cluster.errors import DataError, ProjectError, RayloopError
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.tables import Tables
@@ -21,8 +21,10 @@ from deployments.config import Standing, standing
 from deployments.config import connect as serve_config
 from deployments.controller import RolloutStatus
 from deployments.evidence import Evidence
-from deployments.rollout import RolloutState, named
-from pipelines.serving import call, require_same_settings
+from deployments.rollout import named
+from pipelines.actors import call, find
+from pipelines.orders import stands
+from pipelines.serving import require_same_settings
 
 Tell = Callable[[str], None]
 
@@ -98,24 +100,11 @@ def forget_entity(settings: Settings, project: str, entity: Sequence[str], tell:
         tell(f"remains: {place}")
 
 
-def steer(
-    settings: Settings, model: str, order: str, reason: str, tell: Tell, version: str = "", rollout: str = ""
-) -> None:
-    """Give the rollout of ``model`` an order: about one ``version``, for one ``rollout``, where it names them."""
-    session.connect(settings)
-    actor = _actor(rollout_actor(model))
-    if actor is None:
-        raise RolloutError(f"{model!r} has no rollout on this cluster", "see `rayloop status`")
-    about = [version] if version else []
-    state = call(getattr(actor, order).remote(reason, *about, rollout=rollout)).state
-    tell(f"{model}: rollout {state.id} {_stands(state)}: {state.reason}")
-
-
 def flush_logs(settings: Settings, tell: Tell) -> None:
     """Commit what the prediction logs of all served models still hold in memory."""
     session.connect(settings)
     for model in _models():
-        actor = _actor(ledger_actor(model))
+        actor = find(ledger_actor(model))
         if actor is not None:
             counts = ray.get(actor.flush.remote(), timeout=_FLUSH_S)
             tell(f"{model}: log committed, {counts['predictions']:,} predictions and {counts['labels']:,} labels")
@@ -133,18 +122,18 @@ def _show_model(settings: Settings, model: str, tell: Tell) -> None:
     served = call(serve_config(settings).current.remote(model))
     replicas = _replicas(standing(model, settings))
     tell(f"\n{model}: " + (f"champion v{served.champion.version}{replicas}" if served else "not served"))
-    lost = call(_actor(ledger_actor(model)).lost.remote())
+    lost = call(find(ledger_actor(model)).lost.remote())
     if lost["replicas"]:
         rows = f"{lost['predictions']:,} predictions and {lost['labels']:,} labels"
         tell(f"  log: {rows} were lost with {lost['replicas']} killed replica(s)")
-    rollout = _actor(rollout_actor(model))
+    rollout = find(rollout_actor(model))
     status = call(rollout.status.remote()) if rollout is not None else None
     if served and served.trial:
         for challenger in served.trial.challengers:
             tell(f"  challenger v{challenger.version} at {100 * served.trial.share:.3g}%")
     if status is not None and status.state is not None:
         _show_rollout(status, tell)
-    monitor = _actor(monitor_actor(model))
+    monitor = find(monitor_actor(model))
     if monitor is not None:
         found = call(monitor.status.remote())
         drifting = "DRIFTING" if found["drifting"] else "quiet"
@@ -184,7 +173,7 @@ def _show_rollout(status: RolloutStatus, tell: Tell) -> None:
     assert state is not None
     several = len(state.entrants) > 1 and state.active
     rest = f" each, {named(state.challengers)}" if several else f": {state.reason}"
-    tell(f"  rollout {state.id}: {_stands(state)}{rest}")
+    tell(f"  rollout {state.id}: {stands(state)}{rest}")
     for version in state.challengers:
         if several and version in status.verdicts:
             verdict = status.verdicts[version]
@@ -194,13 +183,6 @@ def _show_rollout(status: RolloutStatus, tell: Tell) -> None:
     for decision in status.decisions:
         if decision.action == "drop":
             tell(f"    {named(decision.challengers)} was dropped: {decision.reason}")
-
-
-def _stands(state: RolloutState) -> str:
-    """A rollout that has ended has no share; one that was promoted may be champion no more, and is named."""
-    if state.active:
-        return f"{state.status} at {100 * state.share:.3g}%"
-    return f"{state.status} {named(state.challengers)}" if state.status == "promoted" else state.status
 
 
 def _evidence(champion: str, challenger: str, seen: Evidence) -> str:
@@ -225,13 +207,6 @@ def _tell_row(row: dict[str, Any], tell: Tell) -> None:
         tell(f"fallback  v{row['challenger_version']} was asked, and failed: {row['error']}")
     for name, value in features.items():
         tell(f"  {name} = {value}")
-
-
-def _actor(name: str) -> Any:
-    try:
-        return ray.get_actor(name, namespace=ACTOR_NAMESPACE)
-    except ValueError:
-        return None
 
 
 def _when(seconds: float) -> str:

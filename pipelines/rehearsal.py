@@ -25,6 +25,7 @@ from features.reader import request_features
 from monitoring.alarm import WindowResult
 from monitoring.checkpoint import Entry
 from pipelines import serving, stages
+from pipelines.actors import call
 from pipelines.frames import Frame
 from pipelines.keys import own_key
 from pipelines.project import Period, Rehearsal
@@ -88,7 +89,7 @@ def _rehearse(
     )
     _drift(stage, plan.drift, story)
     story.log_rows = serving.flush_log(workspace)
-    story.windows = tuple(serving.call(stage.monitor.history.remote()))
+    story.windows = tuple(call(stage.monitor.history.remote()))
     return story
 
 
@@ -148,14 +149,14 @@ class _Stage:
         return answer
 
     def _seen(self) -> int:
-        return int(serving.call(self.monitor.status.remote())["rows_since_start"])
+        return int(call(self.monitor.status.remote())["rows_since_start"])
 
     def alarms(self) -> list[Alarm]:
         return [entry.alarm for entry in self.drift_journal()]
 
     def drift_journal(self) -> list[Entry]:
         """Entries about drift; what looks find depends on when labels come, and is not part of the plot."""
-        return [entry for entry in serving.call(self.monitor.journal.remote()) if entry.alarm.kind == "drift"]
+        return [entry for entry in call(self.monitor.journal.remote()) if entry.alarm.kind == "drift"]
 
 
 def _traffic_rows(workspace: Workspace, rows: pl.DataFrame) -> pl.DataFrame:

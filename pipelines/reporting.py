@@ -38,8 +38,8 @@ from monitoring.lookout import LookState
 from monitoring.nouns import Action, CalibrationCurve, Cost, Quality, Report, Rollout, Series, Timing, VersionRow
 from monitoring.report import render
 from pipelines import catalogue, skew
+from pipelines.actors import call
 from pipelines.baselines import Results
-from pipelines.serving import call
 from pipelines.workspace import Workspace
 from trainers import evaluate, tasks
 

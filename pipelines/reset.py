@@ -20,8 +20,7 @@ from cluster.contracts import (
 from deployments import config, tally
 from features.landing import QUARANTINE
 from features.materialize import forget as forget_view
-from pipelines.actors import exists
-from pipelines.serving import call
+from pipelines.actors import call, exists
 from pipelines.workspace import Workspace
 from trainers.checkpoint import Checkpoints
 

@@ -6,15 +6,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayTaskError
 
 from cluster import jobs
 from cluster.contracts import CHAMPION, Alarm, Decision, ModelVersion
-from cluster.errors import RayloopError, RolloutError, SettingsError
+from cluster.errors import RolloutError, SettingsError
 from cluster.registry import Registry
 from cluster.settings import Settings
 from deployments import config, controller, ledger
@@ -25,7 +23,7 @@ from deployments.rollout import named
 from monitoring.actor import start_monitor
 from monitoring.policy import Action
 from monitoring.responses import Act
-from pipelines.actors import exists
+from pipelines.actors import call, exists
 from pipelines.code import COMMIT, commit_of
 from pipelines.looking import Look
 from pipelines.project import Location
@@ -35,17 +33,6 @@ from pipelines.workspace import Workspace
 ROLLED_BACK = "rayloop.rolled_back_because"
 _POLL_S = 0.25
 _ABORT_S = 120.0
-
-
-def call(reference: ray.ObjectRef) -> Any:
-    """Wait for an actor's answer; its RayloopError comes out as itself, not wrapped in Ray's."""
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, RayloopError):
-            raise cause from error
-        raise
 
 
 def require_same_settings(workspace: Workspace) -> None:

@@ -23,7 +23,7 @@ from deployments.user_config import ServerConfig
 from features.bundle import PROFILE
 from monitoring.actor import start_monitor
 from monitoring.policy import DriftPolicy
-from pipelines.serving import call
+from pipelines.actors import call
 
 NAME = "rayloop"
 SHARE = 0.1

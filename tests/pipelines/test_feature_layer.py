@@ -29,6 +29,7 @@ from features.reader import FeatureReader
 from features.sources import Examples, Source
 from features.split import HashSplit
 from pipelines import catalogue, reset, serving, skew, stages
+from pipelines.actors import call
 from pipelines.progress import Progress
 from pipelines.project import Location, Project
 from pipelines.reporting import write_catalogue, write_skew
@@ -193,7 +194,7 @@ def test_a_champion_of_an_earlier_definition_goes_on_being_filled(workspace: Wor
 
 
 def test_a_job_whose_features_replicas_would_not_find_is_refused(cluster: Settings, tmp_path: Path) -> None:
-    serving.call(config.connect(cluster).started_with.remote())
+    call(config.connect(cluster).started_with.remote())
     made = Workspace(project("elsewhere"), Location(tmp_path, "p"), cluster, Progress())
     serving.require_same_settings(made)
     other = cluster.model_copy(update={"online_store": "redis://127.0.0.1:6390"})

@@ -13,7 +13,7 @@ from deployments.judge import Verdict
 from deployments.moments import Paired
 from deployments.policy import RolloutPolicy
 from deployments.rollout import begin, command, drop, entry
-from pipelines import cli, people
+from pipelines import cli, orders, people
 
 
 def status(*dropped: str, entrants: tuple[str, ...] = ("2", "3", "4")) -> RolloutStatus:
@@ -85,7 +85,7 @@ def test_orders_name_a_version_and_a_rollout(
     monkeypatch: pytest.MonkeyPatch, words: list[str], order: str, version: str, rollout: str
 ) -> None:
     heard: list[Any] = []
-    monkeypatch.setattr(people, "steer", lambda settings, *said: heard.append((*said[:3], *said[4:])))
+    monkeypatch.setattr(orders, "steer", lambda settings, *said: heard.append((*said[:3], *said[4:])))
     assert CliRunner().invoke(cli.app, words).exit_code == 0
     assert heard == [("trips", order, "by hand", version, rollout)]
 

@@ -1,0 +1,38 @@
+"""What a person orders about a rollout. It loads little: such an order is in a hurry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cluster import session
+from cluster.contracts import rollout_actor
+from cluster.errors import RolloutError
+from cluster.settings import Settings
+from deployments.rollout import RolloutState, named
+from pipelines.actors import call, find
+
+
+def steer(
+    settings: Settings,
+    model: str,
+    order: str,
+    reason: str,
+    tell: Callable[[str], None],
+    version: str = "",
+    rollout: str = "",
+) -> None:
+    """Give the rollout of ``model`` an order: about one ``version``, for one ``rollout``, where it names them."""
+    session.connect(settings)
+    actor = find(rollout_actor(model))
+    if actor is None:
+        raise RolloutError(f"{model!r} has no rollout on this cluster", "see `rayloop status`")
+    about = [version] if version else []
+    state = call(getattr(actor, order).remote(reason, *about, rollout=rollout)).state
+    tell(f"{model}: rollout {state.id} {stands(state)}: {state.reason}")
+
+
+def stands(state: RolloutState) -> str:
+    """A rollout that has ended has no share; one that was promoted may be champion no more, and is named."""
+    if state.active:
+        return f"{state.status} at {100 * state.share:.3g}%"
+    return f"{state.status} {named(state.challengers)}" if state.status == "promoted" else state.status

@@ -1,0 +1,76 @@
+"""The words of a project module; it imports them from ``pipelines``."""
+
+from cluster.contracts import Task
+from deployments.freeze import FreezeWindow
+from deployments.policy import RolloutPolicy, Webhook
+from deployments.user_config import Limits, Serving
+from features.declare import category, derive, dropped, hashed, number, rolling, tensor, timestamp
+from features.definitions import Aggregate, Column, Entity, FeatureSet, FeatureView, Latest
+from features.reads import csv, iceberg, kafka, parquet, sql
+from features.sources import Examples, Source
+from features.split import HashSplit, TimeSplit
+from monitoring.calibrate import Watch
+from monitoring.policy import DriftPolicy, LookPolicy, Receiver
+from pipelines.project import Period, Project, Rehearsal, Retrain
+from trainers.budget import Budget
+from trainers.compress import Distill, Prune
+from trainers.config import Choice, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform
+from trainers.fairness import FairnessPolicy
+from trainers.gate import GatePolicy, Threshold
+from trainers.robustness import RobustnessPolicy
+from trainers.slices import SlicePolicy
+
+__all__ = [
+    "Aggregate",
+    "Budget",
+    "Choice",
+    "Column",
+    "Distill",
+    "DriftPolicy",
+    "Entity",
+    "Examples",
+    "FairnessPolicy",
+    "FeatureSet",
+    "FeatureView",
+    "FreezeWindow",
+    "GatePolicy",
+    "HashSplit",
+    "IntRange",
+    "Latest",
+    "Limits",
+    "LogUniform",
+    "LookPolicy",
+    "ModelSpec",
+    "Period",
+    "Project",
+    "Prune",
+    "Receiver",
+    "Rehearsal",
+    "Retrain",
+    "RobustnessPolicy",
+    "RolloutPolicy",
+    "Serving",
+    "SlicePolicy",
+    "Source",
+    "Task",
+    "Threshold",
+    "TimeSplit",
+    "TrainConfig",
+    "TuneConfig",
+    "Uniform",
+    "Watch",
+    "Webhook",
+    "category",
+    "csv",
+    "derive",
+    "dropped",
+    "hashed",
+    "iceberg",
+    "kafka",
+    "number",
+    "parquet",
+    "rolling",
+    "sql",
+    "tensor",
+    "timestamp",
+]
