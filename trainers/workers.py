@@ -146,6 +146,14 @@ def gpus_per_worker(config: TrainConfig, workers: int) -> float:
     return 1.0 if found >= workers else int(100 * found / workers) / 100
 
 
+def no_room(workers: int, cpus_each: float) -> str:
+    """What to tell of a training that has to wait for nodes, which may never come; empty when the cluster is large enough."""
+    wanted, found = workers * cpus_each, float(ray.cluster_resources().get("CPU", 0.0))
+    if wanted <= found:
+        return ""
+    return f"WARNING: waits for nodes: {workers} workers want {wanted:g} CPUs and the cluster has {found:g}; lower workers, or end it"
+
+
 def _backend(config: TrainConfig) -> str:
     """NCCL refuses two ranks on one GPU; gloo does not."""
     return "nccl" if gpus_per_worker(config, config.min_workers or config.workers) == 1.0 else "gloo"
