@@ -92,7 +92,7 @@ def fit(
         raise ProjectError(f"calibrate={config.calibrate!r}: a regression has no probabilities", "leave calibrate out")
     started = time.perf_counter()
     encoded = data.encoded(encoder, task, config.cache_mib)
-    models.build(spec, encoded.inputs, task)
+    models.check(spec, encoded.inputs, task)
     encode_seconds = time.perf_counter() - started
     metric = tasks.primary(task).name
     losses.class_weights(task, config, encoded.inputs)

@@ -54,7 +54,7 @@ def search(
     started = time.perf_counter()
     models.check_parameters(spec, [name for name in tuning.space if name not in TrainConfig.model_fields])
     encoded = data.encoded(encoder, task, base.cache_mib)
-    models.build(spec, encoded.inputs, task)
+    models.check(spec, encoded.inputs, task)
     with ExitStack() as stack:
         weights = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="rayloop-search-"))
         job, metric = Job(spec, base, task, encoded.inputs), tasks.primary(task)
