@@ -27,7 +27,7 @@ from trainers.checkpoint import Checkpoints
 from trainers.config import TrainConfig
 from trainers.course import Epoch, Outcome, Pulse
 from trainers.data import EncodedData, feeds
-from trainers.failures import deliberate, last_line
+from trainers.failures import blamed, deliberate
 from trainers.gauges import Gauges
 from trainers.job import Job
 from trainers.shards import Shards
@@ -173,7 +173,7 @@ def _cause(error: TrainingFailedError) -> RayloopError:
     """The deliberate error that a worker raised, or one that names what happened."""
     text = str(error)
     return deliberate(text) or RayloopError(
-        f"a training worker failed: {last_line(text)}", "its log is in the Ray dashboard"
+        f"a training worker failed: {blamed(text)}", "its log is in the Ray dashboard"
     )
 
 
