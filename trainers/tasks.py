@@ -72,9 +72,14 @@ def require(task: Task, metric: str) -> None:
 
 
 def prepare(task: Task, metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
-    """The metric over these rows, as a function of their weights. Raises ProjectError for an unknown metric."""
+    """The metric over these rows, as a function of their weights. Raises ProjectError for an unknown metric.
+
+    With a score that is not a number, it is none either.
+    """
     require(task, metric)
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
+    if np.isnan(scores).any():
+        return lambda weights: float("nan")
     if task.kind == "regression":
         return _regression(metric, scores, labels)
     if task.kind == "multilabel":
