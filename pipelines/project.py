@@ -143,6 +143,13 @@ class Project:
             raise ProjectError(
                 f"calibrate={self.train.calibrate!r}: a regression has no probabilities", "leave calibrate out"
             )
+        fair = self.gate.fairness
+        limits = (fair.max_parity_difference, fair.max_odds_difference)
+        if self.task.kind != "binary" and any(limit is not None for limit in limits):
+            raise ProjectError(
+                f"parity and equalised odds are of binary answers, and project {self.name!r} is {self.task.kind}",
+                "use max_error_difference",
+            )
 
     def _require_parameters(self) -> None:
         """What the model does not take would otherwise come out once the data have landed."""

@@ -15,6 +15,7 @@ from cluster.errors import ProjectError
 from pipelines.project import load, locate
 from trainers.compress import Distill
 from trainers.config import Choice, ModelSpec, TrainConfig, TuneConfig
+from trainers.fairness import FairnessPolicy
 from trainers.gate import GatePolicy, Threshold
 
 HERE = Path(__file__).parent
@@ -112,6 +113,9 @@ def test_what_the_task_cannot_give_is_refused_before_anything_is_trained() -> No
     task, train = Task(kind="regression", label="delay"), TrainConfig(calibrate="temperature")
     with pytest.raises(ProjectError, match="a regression has no probabilities"):
         dataclasses.replace(project, task=task, train=train, gate=GatePolicy())
+    fairness = GatePolicy(fairness=FairnessPolicy(groups=("origin",), max_parity_difference=0.1))
+    with pytest.raises(ProjectError, match="are of binary answers, and project 'flights' is regression"):
+        dataclasses.replace(project, task=task, gate=fairness)
 
 
 @pytest.mark.parametrize(
