@@ -135,8 +135,8 @@ def label_values(task: Task, label: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 def _require_labels(task: Task, given: pl.Series, source: str) -> None:
     """Raises DataError for a label that the task does not have. Null is none: such rows are no examples."""
     if task.kind == "multiclass" and given.dtype == pl.String:
-        allowed, known = list(task.classes), given.drop_nulls()
-        wanted = f"one of {', '.join(allowed)}"
+        allowed: list[str] | list[float] = list(task.classes)
+        known, wanted = given.drop_nulls(), f"one of {', '.join(task.classes)}"
     elif given.dtype.is_numeric() or given.dtype in (pl.Boolean, pl.Null):
         if task.kind not in ("binary", "multiclass"):
             return
@@ -147,7 +147,7 @@ def _require_labels(task: Task, given: pl.Series, source: str) -> None:
     strange = known.filter(~known.is_in(allowed))
     if len(strange):
         raise DataError(
-            f"{len(strange):,} rows of source {source!r} have the label {strange[0]!r}, or others that are not {wanted}",
+            f"source {source!r} has rows with the label {strange[0]!r}, which is not {wanted}",
             "mend Task or Examples(label=...); a label that is null leaves its row out",
         )
 

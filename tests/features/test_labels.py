@@ -38,9 +38,13 @@ def test_classes_become_positions_and_null_is_no_example() -> None:
 @pytest.mark.parametrize(
     ("task", "values", "message"),
     [
-        (CLASSES, ["low", "mid", "mid"], r"2 rows of source 'orders' have the label 'mid', .* not one of low, high"),
-        (CLASSES, [0, 2], r"have the label 2\.0, .* not a position in 2 classes"),
-        (BINARY, [0.0, 0.5], r"have the label 0\.5, .* not 0 or 1; mend Task or Examples"),
+        (
+            CLASSES,
+            ["low", "mid", "mid"],
+            r"source 'orders' has rows with the label 'mid', which is not one of low, high",
+        ),
+        (CLASSES, [0, 2], r"the label 2\.0, which is not a position in 2 classes"),
+        (BINARY, [0.0, 0.5], r"the label 0\.5, which is not 0 or 1; mend Task or Examples"),
         (BINARY, ["low", "high"], "the label of source 'orders' is String, and binary needs numbers"),
     ],
 )
