@@ -95,8 +95,13 @@ class Registry:
 
     @contextmanager
     def run(self, experiment: str, name: str, parent: str = "", *, key: str = "", again: bool = False) -> Iterator[Run]:
-        """Open a run; it ends as FINISHED, or as FAILED when the body raises. ``again`` goes on with the newest one of this ``key``."""
+        """Open a run; it ends as FINISHED, or as FAILED when the body raises. ``again`` goes on with the newest one of this ``key``.
+
+        Otherwise one of this key that is still open was left by a process that was killed, and ends as KILLED.
+        """
         found = self._keyed(experiment, key) if again else ""
+        if key and not found:
+            self._end_left(experiment, key)
         run = Run(self._client, found or self._created(experiment, name, parent, key))
         if found:
             self._client.update_run(found, status="RUNNING")
@@ -186,6 +191,11 @@ class Registry:
         """The newest run of a key; empty when there is none."""
         found = self._client.search_runs([self._experiment(experiment)], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
         return str(found[0].info.run_id) if found else ""
+
+    def _end_left(self, experiment: str, key: str) -> None:
+        open_ = f"tags.`{KEY_TAG}` = '{key}' and attributes.status = 'RUNNING'"
+        for left in self._client.search_runs([self._experiment(experiment)], open_):
+            self._client.set_terminated(left.info.run_id, "KILLED")
 
     def _created(self, experiment: str, name: str, parent: str, key: str) -> str:
         tags = {"mlflow.runName": name, "mlflow.parentRunId": parent, KEY_TAG: key}

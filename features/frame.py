@@ -126,10 +126,30 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def label_values(task: Task, label: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """The label as float64: class names become their index. Unknown names give null."""
+    """The label as float64: class names become their index, unknown ones null."""
     if task.kind == "multiclass" and dtype == pl.String:
         return label.replace_strict(list(task.classes), range(len(task.classes)), default=None).cast(pl.Float64)
     return label.cast(pl.Float64)
+
+
+def _require_labels(task: Task, given: pl.Series, source: str) -> None:
+    """Raises DataError for a label that the task does not have. Null is none: such rows are no examples."""
+    if task.kind == "multiclass" and given.dtype == pl.String:
+        allowed: list[str] | list[float] = list(task.classes)
+        known, wanted = given.drop_nulls(), f"one of {', '.join(task.classes)}"
+    elif given.dtype.is_numeric() or given.dtype in (pl.Boolean, pl.Null):
+        if task.kind not in ("binary", "multiclass"):
+            return
+        allowed, known = [float(n) for n in range(max(2, task.outputs))], given.drop_nulls().cast(pl.Float64)
+        wanted = "0 or 1" if task.kind == "binary" else f"a position in {len(allowed)} classes"
+    else:
+        raise DataError(f"the label of source {source!r} is {given.dtype}, and {task.kind} needs numbers")
+    strange = known.filter(~known.is_in(allowed))
+    if len(strange):
+        raise DataError(
+            f"source {source!r} has rows with the label {strange[0]!r}, which is not {wanted}",
+            "mend Task or Examples(label=...); a label that is null leaves its row out",
+        )
 
 
 def _labelled(
@@ -147,11 +167,12 @@ def examples_of(
     rows: pl.DataFrame, features: FeatureSet, examples: Examples, task: Task, until: datetime | None
 ) -> pl.DataFrame:
     """Labelled rows with request-time features, id, as_of, label and its known-at time."""
-    dtype = rows.lazy().select(examples.label.alias(LABEL)).collect_schema()[LABEL]
+    given = rows.select(examples.label.alias(LABEL))[LABEL]
+    _require_labels(task, given, examples.source)
     known = pl.col(examples.label_known_at).cast(INSTANT)
     head = rows.select(
         pl.col(examples.id).cast(pl.String).alias(ID),
-        label_values(task, examples.label, dtype).alias(LABEL),
+        label_values(task, examples.label, given.dtype).alias(LABEL),
         known.alias(KNOWN),
     )
     dated = pl.col(examples.event_time or examples.label_known_at).cast(INSTANT).alias(AS_OF)
@@ -190,9 +211,11 @@ def _key(
         "features": features.content_hash,
         "sources": {name: snapshot.id for name, snapshot in sorted(landed.items())},
         "label": examples.label.meta.serialize(format="json"),
-        "examples": [examples.source, examples.id, examples.label_known_at, examples.event_time],
-        "classes": task.classes,
+        "examples": [examples.source, examples.id, examples.label_known_at],
         "split": split.model_dump(mode="json"),
         "until": until.isoformat() if until else "",
     }
+    # Frames of before these were in it keep their keys, where they are empty.
+    body |= {"classes": task.classes} if task.classes else {}
+    body |= {"event_time": examples.event_time} if examples.event_time else {}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -66,6 +66,7 @@ def compressed(workspace: Workspace, frame: Frame, fitted: FitResult, train: Tra
         # Epochs and learning rate of a step are not those of the next.
         job = Job(before.spec, fitted.config, before.task, before.inputs)
         todo = next_job(step, job, before.module())
+        workspace.progress(f"now to be {step.told}")
         smaller = train(todo.spec, todo.config, number, todo.start, todo.teacher)
         seen = examiner(smaller, whole.scores, step)
         found = _decided(found, step, smaller, seen)

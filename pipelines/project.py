@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from cluster.contracts import Task
 from cluster.errors import ProjectError, RayloopError
@@ -20,7 +22,8 @@ from features.definitions import FeatureSet
 from features.sources import Examples, Source, require_columns
 from features.split import Split
 from monitoring.policy import DriftPolicy
-from trainers.compress import Compression
+from trainers import models, tasks
+from trainers.compress import Compression, Distill
 from trainers.config import ModelSpec, TrainConfig, TuneConfig
 from trainers.gate import GatePolicy
 
@@ -111,7 +114,8 @@ class Project:
             )
         require_columns(self.features, self.examples, self.sources)
         self._require_gate_columns()
-
+        self._require_metrics()
+        self._require_parameters()
         self._require_segments()
 
     def _require_segments(self) -> None:
@@ -132,6 +136,31 @@ class Project:
                 f"the gate of project {self.name!r} looks at {', '.join(unknown)}, which its feature set does not have",
                 "name numbers and categories of the request, derived, or of views",
             )
+
+    def _require_metrics(self) -> None:
+        """What the task cannot give: the gate, or the end of a training, would find out hours later."""
+        for threshold in self.gate.thresholds:
+            tasks.require(self.task, threshold.metric)
+        if self.task.kind == "regression" and self.train.calibrate != "none":
+            raise ProjectError(
+                f"calibrate={self.train.calibrate!r}: a regression has no probabilities", "leave calibrate out"
+            )
+        fair = self.gate.fairness
+        limits = (fair.max_parity_difference, fair.max_odds_difference)
+        if self.task.kind != "binary" and any(limit is not None for limit in limits):
+            raise ProjectError(
+                f"parity and equalised odds are of binary answers, and project {self.name!r} is {self.task.kind}",
+                "use max_error_difference",
+            )
+
+    def _require_parameters(self) -> None:
+        """What the model does not take would otherwise come out once the data have landed."""
+        models.check_parameters(self.model, self.model.parameters)
+        space = self.tune.space if self.tune else {}
+        models.check_parameters(self.model, [name for name in space if name not in TrainConfig.model_fields])
+        for step in self.compress:
+            if isinstance(step, Distill):
+                models.check_parameters(step.student, step.student.parameters)
 
 
 class Location(NamedTuple):
@@ -173,6 +202,8 @@ def load(location: Location) -> Project:
         module = importlib.import_module(location.module)
     except RayloopError:
         raise
+    except ValidationError as error:
+        raise ProjectError(f"{_line(error, location)}: {_told(error)}", "mend the project module") from error
     # A user's module may fail in any way; whatever it is, the user gets the line at fault.
     except Exception as error:
         raise ProjectError(
@@ -220,3 +251,17 @@ def _line(error: Exception, location: Location) -> str:
             place = f"{name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place
+
+
+def _told(error: ValidationError) -> str:
+    """What a declaration does not take, in one line."""
+    return f"{error.title}: " + "; ".join(_setting(each) for each in error.errors())
+
+
+def _setting(found: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in found["loc"])
+    if found["type"] == "extra_forbidden":
+        return f"there is no {place!r}"
+    if found["type"] == "missing":
+        return f"{place!r} is missing"
+    return f"{place}={found['input']!r}: {found['msg']}"

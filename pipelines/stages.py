@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import polars as pl
+from ray.exceptions import RayTaskError
 
 from cluster.contracts import CHAMPION, ModelVersion, Snapshot
 from cluster.errors import ProjectError, RolloutError, SnapshotNotFound
@@ -24,6 +25,7 @@ from pipelines.serving import deploy, serves, start_rollout
 from pipelines.versions import Candidate, Recipe, make_version, tune
 from pipelines.workspace import Workspace
 from trainers.config import ModelSpec, TrainConfig
+from trainers.failures import deliberate
 
 Snapshots = Mapping[str, Snapshot]
 
@@ -53,17 +55,20 @@ def training_frame(
     """Join examples and features as of their own time; ``until`` leaves out what was not known then."""
     project = workspace.project
     with workspace.progress.stage("features"):
-        snapshot = build_frame(
-            project.features,
-            project.examples,
-            project.task,
-            split or project.split,
-            landed,
-            workspace.tables,
-            workspace.settings,
-            workspace.frame_table,
-            until,
-        )
+        try:
+            snapshot = build_frame(
+                project.features,
+                project.examples,
+                project.task,
+                split or project.split,
+                landed,
+                workspace.tables,
+                workspace.settings,
+                workspace.frame_table,
+                until,
+            )
+        except RayTaskError as error:
+            raise deliberate(str(error)) or error from error
         workspace.progress(f"training frame: {snapshot.rows:,} rows, snapshot {snapshot.id}")
         return Frame(workspace, snapshot)
 

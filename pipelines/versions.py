@@ -88,7 +88,7 @@ def make_version(
         )
     data = frame.sabotaged(recipe.config.seed) if recipe.shuffle_labels else frame.data
     project, tell = workspace.project, workspace.progress
-    with workspace.registry.run(project.name, name) as run, tempfile.TemporaryDirectory() as temporary:
+    with workspace.registry.run(project.name, name, key=fingerprint) as run, tempfile.TemporaryDirectory() as temporary:
         trained = _trained(workspace, frame, recipe, data, run, fingerprint, compare)
         folder = Path(temporary)
         seen = examine(workspace, frame, trained.fitted, folder, compare, trained.checks)

@@ -72,7 +72,7 @@ def _slices(card: ModelCard) -> str:
         "validation rows and measured here. A line in the plot ends where the true value is above for sure, all slices together."
     )
     if not declared and not found:
-        return section("Slices", caption, none("None is declared, and none was found that is large enough."))
+        return section("Slices", caption, none("None was declared or found that is large enough."))
     both = sorted((*declared, *found), key=lambda m: -m.ratio)
     return section("Slices", caption, plot(plots.slices(both)) + _slice_table(both[:_SHOWN_SLICES]))
 
@@ -100,7 +100,8 @@ def _fairness(card: ModelCard) -> str:
     for groups in card.assessment.fairness:
         names = list(dict.fromkeys(name for values in groups.by_group.values() for name in values))
         rows = [
-            (escape(group), *(_figure(values.get(name)) for name in names)) for group, values in groups.by_group.items()
+            (escape(group), *(_of_group(name, values.get(name)) for name in names))
+            for group, values in groups.by_group.items()
         ]
         differences = (
             f"Differences: parity {_figure(groups.parity_difference)}, equalised odds {_figure(groups.odds_difference)}, "
@@ -180,6 +181,10 @@ def _lineage(card: ModelCard) -> str:
 
 def _tag(passed: bool) -> str:
     return f'<span class="{"pass" if passed else "fail"}">{"pass" if passed else "FAIL"}</span>'
+
+
+def _of_group(name: str, value: float | None) -> str:
+    return f"{value:,.0f}" if name == "rows" and value is not None else _figure(value)
 
 
 def _figure(value: float | None) -> str:

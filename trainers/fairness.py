@@ -66,7 +66,8 @@ def judge(policy: FairnessPolicy, found: tuple[Groups, ...]) -> Iterator[Check]:
             ("equalised odds", groups.odds_difference, policy.max_odds_difference),
             ("error", groups.error_difference, policy.max_error_difference),
         ):
-            what = f"difference of {name} between {len(groups.by_group)} groups of {groups.column}"
+            large = "" if len(groups.by_group) > 1 else f" of min_rows={policy.min_rows} rows"
+            what = f"difference of {name} between {len(groups.by_group)} groups of {groups.column}{large}"
             yield from checks.if_limited(
                 f"{name} by {groups.column}", float("nan") if value is None else value, limit, what
             )

@@ -26,7 +26,7 @@ from trainers.feed import MemoryHeldOut, Rows
 from trainers.inputs import InputSpec
 from trainers.job import Job, Teacher
 from trainers.validate import gather, validate
-from trainers.workers import on_workers
+from trainers.workers import no_room, on_workers
 from trainers.world import World
 
 TRAIN_SAMPLE_ROWS = 50_000
@@ -92,10 +92,12 @@ def fit(
         raise ProjectError(f"calibrate={config.calibrate!r}: a regression has no probabilities", "leave calibrate out")
     started = time.perf_counter()
     encoded = data.encoded(encoder, task, config.cache_mib)
-    models.build(spec, encoded.inputs, task)
+    models.check(spec, encoded.inputs, task)
     encode_seconds = time.perf_counter() - started
     metric = tasks.primary(task).name
     losses.class_weights(task, config, encoded.inputs)
+    if told := no_room(config.min_workers or config.workers, config.cpus_per_worker):
+        progress(told)
     with _channel(_Teller(progress, metric, watch)) as queue:
         job = Job(spec, config, task, encoded.inputs, start, teacher)
         outcome = on_workers(job, encoded, queue=queue, name=name, checkpoints=checkpoints)

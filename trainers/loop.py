@@ -93,10 +93,10 @@ class _Training:
         self._step.use(self._job.config.during(number))
         lr = self._step.lr
         clock.begin(self._progress.spent)
-        loss = self._steps(number)
+        loss = _finite(self._steps(number), number)
         trained, seconds = clock.elapsed, clock.seconds
         metrics = self._validated()
-        value = _checked(loss, metrics, self._metric.name, number)
+        value = _defined(metrics, self._metric.name)
         best = self._progress.offer(self._metric, value, self._world.weights(self._module))
         epoch = Epoch(
             number=number,
@@ -216,9 +216,16 @@ def _taught(job: Job, teacher: Teacher, world: World, of_labels: Loss) -> Loss:
     return loss
 
 
-def _checked(loss: float, metrics: dict[str, float], metric: str, number: int) -> float:
+def _finite(loss: float, number: int) -> float:
     if not np.isfinite(loss):
-        raise DataError(f"the training loss is {loss} in epoch {number}", "lower lr, or look for infinite values")
+        raise DataError(
+            f"the training loss is {loss} in epoch {number}",
+            "lower lr, or look for infinite values, and for missing ones that the model does not expect",
+        )
+    return loss
+
+
+def _defined(metrics: dict[str, float], metric: str) -> float:
     if np.isnan(metrics[metric]):
         raise DataError(f"the validation rows do not define {metric}", "they need rows of more than one class")
     return metrics[metric]

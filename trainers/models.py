@@ -7,7 +7,9 @@ business. trainers/tabular.py does what most need.
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -131,6 +133,34 @@ def build(spec: ModelSpec, inputs: InputSpec, task: Task) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ProjectError(f"model builder {spec.name!r} returned {type(module).__name__}", "return a torch.nn.Module")
     return module
+
+
+def check(spec: ModelSpec, inputs: InputSpec, task: Task) -> None:
+    """Build the module and give it two rows of zeros: what is wrong with it shows before workers are started, and tried again.
+
+    Raises ProjectError.
+    """
+    module = build(spec, inputs, task).eval()
+    rows = torch.zeros(2, inputs.width), torch.zeros(2, len(inputs.cardinalities), dtype=torch.int64)
+    try:
+        with torch.no_grad():
+            logits = module(*rows)
+    # A module of the user's own may fail in any way.
+    except Exception as error:
+        where = f"{_line_of(error)}: {type(error).__name__}: {error}"
+        raise ProjectError(f"model {spec.name!r} cannot score two rows of zeros: {where}") from error
+    wanted, found = (2, task.outputs), tuple(getattr(logits, "shape", ()))
+    if found != wanted:
+        raise ProjectError(
+            f"model {spec.name!r} gives logits of shape {found} for two rows", f"give {wanted}: [n, task.outputs]"
+        )
+
+
+def _line_of(error: Exception) -> str:
+    """File and line of the innermost frame that is not torch's."""
+    torchs = str(Path(torch.__file__).parent)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(torchs)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}"
 
 
 def check_parameters(spec: ModelSpec, names: Iterable[str]) -> None:

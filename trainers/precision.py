@@ -63,8 +63,10 @@ def choose(
     arrays = fitted.encoder.encode(test)
     exact = evaluate.score(evaluate.session(folder / MODEL), arrays)
     served = Served(exact, judged(exact, parity), "float32")
-    if fitted.config.quantize == "none" or not served.report.passed:
+    if fitted.config.quantize == "none":
         return served
+    if not served.report.passed:
+        return served._replace(refused="it fails in float32 already")
     whole = (folder / MODEL).read_bytes()
     quantize(whole, folder / MODEL)
     scores = evaluate.score(evaluate.session(folder / MODEL), arrays)

@@ -121,7 +121,13 @@ def measure(
 
 
 def judge(policy: SlicePolicy, found: Sequence[Measured]) -> Iterator[Check]:
-    """A check for each declared column and limit, and one for what the search has found: on the worst slice of each."""
+    """A check for each declared column and limit, and one for what the search has found: on the worst slice of each.
+
+    A declared column without a slice that is large enough fails: nobody knows whether the limit holds.
+    """
+    for column in sorted(set(policy.columns) - {m.column for m in found}):
+        what = f"no slice of {column} has min_rows={policy.min_rows} held-out rows, and as many others: loss over that of other rows"
+        yield from checks.if_limited(f"slices of {column}", float("nan"), policy.max_ratio, what)
     for column, group in itertools.groupby(sorted(found, key=lambda m: m.column), key=lambda m: m.column):
         slices = list(group)
         name = f"slices of {column}" if column else "slices found by search"

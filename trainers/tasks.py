@@ -65,11 +65,21 @@ def evaluate(task: Task, scores: np.ndarray, labels: np.ndarray) -> dict[str, fl
     return {name: prepare(task, name, scores, labels)(None) for name in METRICS[task.kind]}
 
 
-def prepare(task: Task, metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
-    """The metric over these rows, as a function of their weights. Raises ProjectError for an unknown metric."""
+def require(task: Task, metric: str) -> None:
+    """Raises ProjectError for a metric that the task does not have."""
     if metric not in METRICS[task.kind]:
         raise ProjectError(f"{task.kind} has no metric {metric!r}", f"there are {', '.join(METRICS[task.kind])}")
+
+
+def prepare(task: Task, metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
+    """The metric over these rows, as a function of their weights. Raises ProjectError for an unknown metric.
+
+    With a score that is not a number, it is none either.
+    """
+    require(task, metric)
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
+    if np.isnan(scores).any():
+        return lambda weights: float("nan")
     if task.kind == "regression":
         return _regression(metric, scores, labels)
     if task.kind == "multilabel":

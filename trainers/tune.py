@@ -25,6 +25,7 @@ from trainers.job import Job
 from trainers.journal import Journal
 from trainers.trial import Trial, TuneResult, changes, finalists, ranked, standings
 from trainers.trials import OBJECTIVE, Plan, Stage
+from trainers.workers import no_room
 
 RANDOM_SHARE = 0.5
 
@@ -53,11 +54,14 @@ def search(
     started = time.perf_counter()
     models.check_parameters(spec, [name for name in tuning.space if name not in TrainConfig.model_fields])
     encoded = data.encoded(encoder, task, base.cache_mib)
-    models.build(spec, encoded.inputs, task)
+    models.check(spec, encoded.inputs, task)
     with ExitStack() as stack:
         weights = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="rayloop-search-"))
         job, metric = Job(spec, base, task, encoded.inputs), tasks.primary(task)
         stage = Stage(job, tuning, encoded, metric, Journal(folder), progress, watch)
+        cpus = base.cpus_per_worker if tuning.workers_per_trial > 1 else tuning.cpus_per_trial
+        if told := no_room(tuning.workers_per_trial, cpus):
+            progress(told)
         _tell_of(stage)
         (_generations if tuning.method == "pbt" else _proposals)(stage, f"{weights}/weights")
         chosen = _chosen(stage)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from cluster.contracts import Task
+from cluster.errors import DataError
 from trainers import tasks
 from trainers.config import SCORE_ROWS
 from trainers.feed import HeldOut
@@ -15,8 +16,13 @@ from trainers.world import World
 
 
 def validate(scored: Scored, task: Task, held_out: HeldOut, world: World) -> dict[str, float]:
-    """Metrics over the held-out rows of all workers, exact, not averaged over shards."""
+    """Metrics over the held-out rows of all workers, exact, not averaged over shards. Raises DataError for scores that are not numbers."""
     scores, labels = gather(scored, task, held_out, world)
+    if broken := int(np.isnan(scores).reshape(len(scores), -1).any(axis=1).sum()):
+        raise DataError(
+            f"the model's scores of {broken:,} of {len(scores):,} rows are not numbers",
+            "lower lr, or look for infinite values, and for missing ones that the model does not expect",
+        )
     return tasks.evaluate(task, scores, labels)
 
 

@@ -27,7 +27,7 @@ from trainers.checkpoint import Checkpoints
 from trainers.config import TrainConfig
 from trainers.course import Epoch, Outcome, Pulse
 from trainers.data import EncodedData, feeds
-from trainers.failures import deliberate, last_line
+from trainers.failures import blamed, deliberate
 from trainers.gauges import Gauges
 from trainers.job import Job
 from trainers.shards import Shards
@@ -146,6 +146,14 @@ def gpus_per_worker(config: TrainConfig, workers: int) -> float:
     return 1.0 if found >= workers else int(100 * found / workers) / 100
 
 
+def no_room(workers: int, cpus_each: float) -> str:
+    """What to tell of a training that has to wait for nodes, which may never come; empty when the cluster is large enough."""
+    wanted, found = workers * cpus_each, float(ray.cluster_resources().get("CPU", 0.0))
+    if wanted <= found:
+        return ""
+    return f"WARNING: waits for nodes: {workers} workers want {wanted:g} CPUs and the cluster has {found:g}; lower workers, or end it"
+
+
 def _backend(config: TrainConfig) -> str:
     """NCCL refuses two ranks on one GPU; gloo does not."""
     return "nccl" if gpus_per_worker(config, config.min_workers or config.workers) == 1.0 else "gloo"
@@ -165,7 +173,7 @@ def _cause(error: TrainingFailedError) -> RayloopError:
     """The deliberate error that a worker raised, or one that names what happened."""
     text = str(error)
     return deliberate(text) or RayloopError(
-        f"a training worker failed: {last_line(text)}", "its log is in the Ray dashboard"
+        f"a training worker failed: {blamed(text)}", "its log is in the Ray dashboard"
     )
 
 

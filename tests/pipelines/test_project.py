@@ -16,6 +16,10 @@ from cluster.errors import ProjectError
 from deployments.user_config import Limits, Serving
 from pipelines.project import load, locate
 from pipelines.serving import serving_options
+from trainers.compress import Distill
+from trainers.config import Choice, ModelSpec, TrainConfig, TuneConfig
+from trainers.fairness import FairnessPolicy
+from trainers.gate import GatePolicy, Threshold
 
 HERE = Path(__file__).parent
 
@@ -56,12 +60,17 @@ def test_a_file_outside_stands_alone(tmp_path: Path) -> None:
         ("x = = 3", "shop.py:1"),
         ("import nowhere_at_all", "shop.py:1: ModuleNotFoundError"),
         ("def f():\n    return 1 / 0\n\nf()", "shop.py:2: ZeroDivisionError"),
+        ("import pipelines as rl\nrl.TrainConfig(epoch=3)", "shop.py:2: TrainConfig: there is no 'epoch'"),
+        ("import pipelines as rl\nrl.TrainConfig(lr=0)", "TrainConfig: lr=0: Input should be greater than 0"),
+        ("import pipelines as rl\nrl.TuneConfig()", "TuneConfig: 'space' is missing"),
+        ("import pipelines as rl\nrl.ModelSpec(build='resnet')", "'linear', 'mlp' or 'ft_transformer'"),
     ],
 )
 def test_what_is_wrong_in_a_module_is_one_line_with_its_place(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ProjectError, match=r"shop\.py") as caught:
         load(locate(module(tmp_path, text)))
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -97,6 +106,33 @@ def test_a_column_that_the_gate_cannot_look_at_is_refused_before_anything_is_tra
     with pytest.raises(ProjectError, match="looks at color, which its feature set does not have"):
         load(locate(module(tmp_path, asked)))
     assert load(locate(module(tmp_path, asked.replace("color", "shop")))) is not None
+
+
+def test_what_the_task_cannot_give_is_refused_before_anything_is_trained() -> None:
+    project = load(locate("examples/flights/project.py"))
+    gate = GatePolicy(thresholds=(Threshold(metric="rmse", max=1),))
+    with pytest.raises(ProjectError, match="binary has no metric 'rmse'; there are auc, "):
+        dataclasses.replace(project, gate=gate)
+    task, train = Task(kind="regression", label="delay"), TrainConfig(calibrate="temperature")
+    with pytest.raises(ProjectError, match="a regression has no probabilities"):
+        dataclasses.replace(project, task=task, train=train, gate=GatePolicy())
+    fairness = GatePolicy(fairness=FairnessPolicy(groups=("origin",), max_parity_difference=0.1))
+    with pytest.raises(ProjectError, match="are of binary answers, and project 'flights' is regression"):
+        dataclasses.replace(project, task=task, gate=fairness)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": ModelSpec(parameters={"hiden": (8,)})},
+        {"tune": TuneConfig(space={"hiden": Choice(options=((8,), (16,)))})},
+        {"compress": (Distill(student=ModelSpec(parameters={"hiden": (8,)})),)},
+    ],
+)
+def test_a_parameter_that_the_model_does_not_take_is_refused_with_those_it_has(changes: dict[str, Any]) -> None:
+    project = load(locate("examples/flights/project.py"))
+    with pytest.raises(ProjectError, match="model 'mlp' has no parameter 'hiden'; it has hidden, "):
+        dataclasses.replace(project, **changes)
 
 
 def test_a_multilabel_project_is_refused_before_anything_is_trained() -> None:

@@ -64,3 +64,13 @@ def test_a_search_that_goes_on_has_the_same_run_and_logs_no_trial_twice(tmp_path
     assert registry.children("p", again) == {"trial 1", "trial 2", "trial 3"}
     with registry.run("p", "search", key="k") as afresh:
         assert afresh.id != first.id
+
+
+def test_a_run_whose_driver_was_killed_does_not_run_for_ever(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    registry, client = Registry(settings), MlflowClient(tracking_uri=settings.mlflow_uri)
+    killed, other = (registry._created("p", "trained", "", key) for key in ("k", "other"))
+    with registry.run("p", "trained", key="k") as afresh:
+        assert client.get_run(killed).info.status == "KILLED"
+        assert [client.get_run(run).info.status for run in (other, afresh.id)] == ["RUNNING", "RUNNING"]
+    assert client.get_run(afresh.id).info.status == "FINISHED"

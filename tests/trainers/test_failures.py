@@ -7,7 +7,7 @@ import traceback
 import pytest
 
 from cluster.errors import DataError, GateFailed, RayloopError
-from trainers.failures import deliberate, last_line
+from trainers.failures import blamed, deliberate, last_line
 
 
 @pytest.mark.parametrize("error", [DataError("column 'a' is missing", "add it"), GateFailed("auc too low")])
@@ -28,3 +28,10 @@ def test_a_deliberate_error_is_found_below_others(error: RayloopError) -> None:
 @pytest.mark.parametrize("text", ["", "Traceback\nKeyError: 'cluster.errors'", "cluster.errors.py is a file"])
 def test_other_text_names_no_deliberate_error(text: str) -> None:
     assert deliberate(text) is None
+
+
+def test_the_line_of_the_users_own_stands_before_the_exception() -> None:
+    frames = ("/job/shop.py", 7), ("/venv/lib/python3.11/site-packages/torch/nn/modules/linear.py", 134)
+    text = "".join(f'  File "{path}", line {line}, in forward\n' for path, line in frames) + "RuntimeError: 2x3 and 4x5"
+    assert blamed(text) == "/job/shop.py:7: RuntimeError: 2x3 and 4x5"
+    assert blamed("KeyError: 3") == "KeyError: 3"

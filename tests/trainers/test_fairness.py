@@ -62,6 +62,9 @@ def test_a_limit_fails_by_its_value_and_one_that_nobody_can_measure_fails_too() 
     ]
     alone = fairness.measure(policy.model_copy(update={"min_rows": 8}), TASKS["binary"], TABLE, SCORES, LABELS)
     assert [c.passed for c in fairness.judge(policy, alone)] == [False, False]
+    policy = policy.model_copy(update={"min_rows": 50})
+    none = fairness.measure(policy, TASKS["binary"], TABLE, SCORES, LABELS)
+    assert "0 groups of sex of min_rows=50 rows" in next(fairness.judge(policy, none)).reason
 
 
 def test_no_group_is_large_enough() -> None:

@@ -12,11 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.contracts import TaskKind
+from cluster.contracts import Task, TaskKind
 from cluster.errors import DataError
 from tests.trainers.frames import TASKS, Small, frame, trained
 from trainers import tasks
 from trainers.config import ModelSpec, Schedule, TrainConfig
+from trainers.inputs import InputSpec
 from trainers.step import schedule_factor
 
 
@@ -80,6 +81,26 @@ def test_validation_rows_of_one_class_are_refused() -> None:
     table = table.set_column(table.column_names.index("label"), "label", pa.array(labels))
     with pytest.raises(DataError, match="do not define auc"):
         trained(table=table)
+
+
+class Broken(Small):
+    """Its logits are no numbers: while it trains, or for rows that are validated."""
+
+    def __init__(self, inputs: InputSpec, task: Task, training: bool = True) -> None:
+        super().__init__(inputs, task)
+        self.breaks = training
+
+    def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(numbers, codes)
+        return logits * float("nan") if self.training == self.breaks else logits
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+@pytest.mark.parametrize(("training", "message"), [(True, "training loss is nan"), (False, "rows are not numbers")])
+def test_what_is_not_a_number_is_said_to_be(kind: TaskKind, training: bool, message: str) -> None:
+    spec = ModelSpec(build=Broken, parameters={"training": training})
+    with pytest.raises(DataError, match=message):
+        trained(kind, spec, TrainConfig(epochs=1, batch_size=64, workers=1))
 
 
 def test_an_epoch_tells_what_a_reader_wants() -> None:

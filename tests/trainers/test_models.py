@@ -131,6 +131,25 @@ def test_a_builder_that_returns_no_module_is_refused() -> None:
         models.build(ModelSpec(build=broken), inputs, TASKS["binary"])
 
 
+class Cut(Small):
+    def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        return super().forward(numbers[:, 1:], codes)
+
+
+class Flat(Small):
+    def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        return super().forward(numbers, codes)[:, 0]
+
+
+def test_a_module_that_cannot_score_is_refused_before_workers_start() -> None:
+    inputs, _, _ = _inputs(TASKS["binary"])
+    models.check(ModelSpec(build=Small), inputs, TASKS["binary"])
+    with pytest.raises(ProjectError, match=r"'Cut' cannot score two rows of zeros: .*tabular\.py:\d+: RuntimeError"):
+        models.check(ModelSpec(build=Cut), inputs, TASKS["binary"])
+    with pytest.raises(ProjectError, match=r"shape \(2,\) for two rows; give \(2, 1\)"):
+        models.check(ModelSpec(build=Flat), inputs, TASKS["binary"])
+
+
 def test_parameters_are_the_builders_defaults_under_those_given() -> None:
     assert models.parameters(ModelSpec(build=Small)) == {"width": 8}
     assert models.parameters(ModelSpec(parameters={"dropout": 0.1}))["dropout"] == 0.1

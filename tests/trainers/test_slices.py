@@ -102,6 +102,14 @@ def test_the_check_is_on_what_is_sure_and_names_the_slice(limit: float, passed: 
     assert not list(slices.judge(POLICY, found))
 
 
+def test_a_declared_column_without_a_large_slice_fails_instead_of_passing_unseen() -> None:
+    policy = SlicePolicy(columns=("carrier",), min_rows=100_000, max_ratio=2)
+    (check,) = slices.judge(policy, ())
+    assert (check.name, check.passed, check.limit) == ("slices of carrier", False, 2)
+    assert "no slice of carrier has min_rows=100000" in check.reason
+    assert not list(slices.judge(policy.model_copy(update={"max_ratio": None}), ()))
+
+
 def test_a_slice_in_which_the_champion_was_better_fails_though_the_whole_is_as_good() -> None:
     table = _table(4000, 0)
     policy = SlicePolicy(columns=("carrier",), min_rows=100, max_regression=1.05)

@@ -120,6 +120,16 @@ def _good_and_bad(kind: TaskKind) -> tuple[dict[str, float], dict[str, float]]:
     return tasks.evaluate(TASKS[kind], right, labels), tasks.evaluate(TASKS[kind], wrong, labels)
 
 
+@pytest.mark.parametrize("kind", list(TASKS))
+def test_of_a_score_that_is_not_a_number_no_metric_is_one(kind: TaskKind) -> None:
+    task, random = TASKS[kind], np.random.default_rng(0)
+    scores = random.random((40, task.outputs) if task.wide else 40)
+    labels = random.integers(2, size=(40, task.label_width) if kind == "multilabel" else 40)
+    assert not np.isnan(list(tasks.evaluate(task, scores, labels).values())).any()
+    scores[3] = np.nan
+    assert np.isnan(list(tasks.evaluate(task, scores, labels).values())).all()
+
+
 def test_an_unknown_metric_is_refused_with_those_there_are() -> None:
     with pytest.raises(ProjectError, match=r"no metric 'f1'.*auc"):
         tasks.prepare(TASKS["binary"], "f1", np.zeros(1), np.zeros(1))
