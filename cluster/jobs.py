@@ -74,6 +74,14 @@ def outcome(settings: Settings, job: str) -> tuple[str, str]:
     return str(details.status.value), str(details.message or "")
 
 
+def standing(settings: Settings, job: str) -> str:
+    """How the job stands, in a word for people; empty when the cluster knows none of this id, as after it began anew."""
+    try:
+        return outcome(settings, job)[0].lower()
+    except RuntimeError:
+        return ""
+
+
 def exit_code(settings: Settings, job: str) -> int:
     """The exit code of the job's command; 1 when it was ended before it had one."""
     code = client(settings).get_job_info(job).driver_exit_code

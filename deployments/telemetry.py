@@ -142,8 +142,9 @@ class Telemetry:
     def _flush(self) -> None:
         items = self._buffer.drain()
         reported = [item for item in items if isinstance(item[0], Answer)]
-        for _, group in groupby(reported, key=lambda item: item[0].champion_version):
-            self._report(list(group))
+        groups = [list(group) for _, group in groupby(reported, key=lambda item: item[0].champion_version)]
+        for group in groups:
+            self._report([answer for answer, _, _ in group])
         for rows, received_us in (item for item in items if isinstance(item[0], pa.Table)):
             batch = self._next()
             self._queue("labels", batch, labels(rows, received_us, batch))
@@ -156,15 +157,20 @@ class Telemetry:
         self._metrics.under_way(self._under_way())
         self._ship()
         self._tell_usage(sum(len(item[0].requests) for item in reported))
+        # After the log: what a profile runs into must cost no log rows and no labels.
+        for group in groups:
+            self._profile(group)
         if time.monotonic() >= self._next_search and not self._closing.is_set():
             self._next_search = time.monotonic() + _SETTLE_EVERY_S
             self._settle_debts()
 
-    def _report(self, items: Sequence[tuple[Answer, tuple[Column, ...], float | None]]) -> None:
-        answers = [answer for answer, _, _ in items]
+    def _report(self, answers: Sequence[Answer]) -> None:
         batch = self._next()
         self._queue("predictions", batch, predictions(answers, batch))
         self._metrics.answered(answers)
+
+    def _profile(self, items: Sequence[tuple[Answer, tuple[Column, ...], float | None]]) -> None:
+        answers = [answer for answer, _, _ in items]
         _, columns, window_s = items[-1]
         monitor = self._monitor.get()
         if monitor is not None and window_s is not None:
@@ -240,7 +246,9 @@ def profiles(answers: Sequence[Answer], columns: tuple[Column, ...], window_s: f
     frame = pa.concat_tables([answer.frame for answer in scored]).combine_chunks()
     frame = frame.append_column(output.name, _output(scored))
     width_us = int(window_s * 1e6)
-    starts = pc.multiply(pc.floor(pc.divide(frame["as_of"].cast(pa.int64()).cast(pa.float64()), width_us)), window_s)
+    # Not safe: the year 1, as a client that has no time sends it, has more microseconds than a float tells apart.
+    at_us = frame["as_of"].cast(pa.int64()).cast(pa.float64(), safe=False)
+    starts = pc.multiply(pc.floor(pc.divide(at_us, width_us)), window_s)
     distinct = pc.unique(starts).to_pylist()
     made: dict[float, Profile] = defaultdict(lambda: Profile.empty((*columns, output)))
     for start in distinct:

@@ -23,6 +23,16 @@ class Rule(Frozen):
     runbook: str
 
 
+_JUDGED = "max by (model) (ray_rayloop_drift_window_start_seconds)"
+_JUDGED_BEFORE = "max by (model) (ray_rayloop_drift_window_start_seconds offset 3d)"
+
+
+def _counted(counter: str, within: str) -> str:
+    """Whether an event was counted of late. A counter is exported from its first event on, of which ``increase`` knows nothing."""
+    first = f"({counter} unless {counter} offset {within})"
+    return f"sum by (model) ({first} or increase({counter}[{within}])) > 0"
+
+
 RULES = (
     Rule(
         name="RayloopDrift",
@@ -42,8 +52,12 @@ RULES = (
     ),
     Rule(
         name="RayloopMonitorStandsStill",
-        expr="changes(ray_rayloop_drift_window_start_seconds[3d]) == 0"
-        " and on (model) sum by (model) (rate(ray_rayloop_requests_total[1d])) > 0",
+        # By model: an actor that begins anew, or another version, is a series of its own. Asked for three days already: a model
+        # that is new has had no time for a second window.
+        expr="(sum by (model) (rate(ray_rayloop_requests_total[1d])) > 0"
+        " and on (model) sum by (model) (ray_rayloop_requests_total offset 3d))"
+        f" unless on (model) ({_JUDGED} > {_JUDGED_BEFORE})"
+        f" unless on (model) ({_JUDGED} unless on (model) {_JUDGED_BEFORE})",
         lasts="1h",
         severity="warning",
         summary="{{ $labels.model }} is asked, and no window was judged for three days",
@@ -51,7 +65,7 @@ RULES = (
     ),
     Rule(
         name="RayloopMonitorFails",
-        expr="increase(ray_rayloop_drift_failures_total[30m]) > 0",
+        expr=_counted("ray_rayloop_drift_failures_total", "30m"),
         lasts="15m",
         severity="warning",
         summary="The monitor of {{ $labels.model }} goes on from failures: looks, actions, receivers or the registry",
@@ -100,7 +114,7 @@ RULES = (
     ),
     Rule(
         name="RayloopLogLosesRows",
-        expr="increase(ray_rayloop_log_dropped_rows_total[15m]) > 0",
+        expr=_counted("ray_rayloop_log_dropped_rows_total", "15m"),
         lasts="0m",
         severity="warning",
         summary="The prediction log of {{ $labels.model }} lacks rows: the ledger does not keep up, or is gone",

@@ -11,6 +11,7 @@ It is made of values and gives a value; a Ray task runs it (pipelines/looking.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -61,7 +62,7 @@ class Asked(Frozen):
 class WindowQuality(Frozen):
     """Performance in one window, of all traffic or of a segment ("carrier = AA").
 
-    ``reference`` is the mean loss of held-out rows; ``limits`` are None without labels. ``estimated`` is by method.
+    ``reference`` is the mean loss of held-out rows; ``limits`` are None with too few labels. ``estimated`` is by method.
     """
 
     version: str
@@ -150,12 +151,13 @@ def _quality(asked: Asked, task: Task, past: Past, live: Rows, estimator: Estima
             if not len(here):
                 continue
             labelled = Labelled.of(losses(task, here), len(here))
+            around = limits(labelled, alpha)
             yield WindowQuality(
                 version=asked.version,
                 window=start,
                 segment=name,
                 labelled=labelled,
-                limits=limits(labelled, alpha) if labelled.n else None,
+                limits=around if math.isfinite(around.low) else None,
                 reference=reference,
                 worse=reference is not None and worse(labelled, reference, alpha, asked.look.margin),
                 observed=observed(task, here),

@@ -111,6 +111,8 @@ class DriftMonitor:
         self._used = self._used.plus(usage)
         self._told[usage.replica] = time.monotonic()
         self._show(of_use(self.model, self._used, self._replicas(), self._tags, self._prices))
+        # Replicas tell of themselves without traffic too: what a look found waits for no request.
+        self._collect()
 
     def watch(self, version: str, reference: bytes, policy: DriftPolicy, tags: Mapping[str, str] | None = None) -> None:
         """Compare with this version's reference profile from now on. The same again changes nothing.

@@ -5,7 +5,7 @@ wrong sooner or later. Both kinds are confidence sequences, valid at every numbe
 
 rates (0 or 1)  exact: the beta-binomial mixture, {p : B(s + a, n - s + b) / B(a, b) < p^s (1 - p)^(n - s) / alpha}
                 (Robbins, "Statistical methods related to the law of the iterated logarithm", 1970; by Ville)
-losses          asymptotic, two-sided (cluster/sequences.py)
+losses          asymptotic, two-sided (cluster/sequences.py), from LEAST_LABELS on
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from cluster.contracts import Frozen
 from cluster.sequences import half_width
 
 OPTIMUM = 1_000
-"""The number of labels at which limits of a loss are sharpest; they are valid at any."""
+"""The number of labels at which limits of a loss are sharpest."""
+LEAST_LABELS = 30
+"""Of fewer losses the variance is not known: that of one is 0, and its limits would be the loss itself."""
 
 
 class Labelled(Frozen):
@@ -71,7 +73,7 @@ class Limits(Frozen):
 
 def limits(found: Labelled, alpha: float) -> Limits:
     """Limits that cover the mean at all times with probability 1 - alpha."""
-    if not found.n:
+    if found.n < (1 if found.binary else LEAST_LABELS):
         return Limits(low=-math.inf, high=math.inf)
     return _rate(found.n, round(found.mean * found.n), alpha) if found.binary else _loss(found, alpha)
 

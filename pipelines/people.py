@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import ray
 
-from cluster import session
+from cluster import jobs, session
 from cluster.contracts import ACTOR_NAMESPACE, ledger_actor, monitor_actor, predictions_table, rollout_actor
 from cluster.errors import DataError, ProjectError, RayloopError
 from cluster.registry import Registry
@@ -24,13 +24,14 @@ from deployments.evidence import Evidence
 from deployments.rollout import named
 from pipelines.actors import call, find
 from pipelines.orders import stands
-from pipelines.serving import require_same_settings
+from pipelines.serving import BY_JOB, require_same_settings
 
 Tell = Callable[[str], None]
 
 _GIB = 1024**3
 _MIN_DISK_GIB = 5
 _FLUSH_S = 30.0
+_ALARMS = 3
 
 
 def show_status(settings: Settings, tell: Tell) -> None:
@@ -137,10 +138,9 @@ def _show_model(settings: Settings, model: str, tell: Tell) -> None:
     if monitor is not None:
         found = call(monitor.status.remote())
         drifting = "DRIFTING" if found["drifting"] else "quiet"
-        tell(f"  drift: {drifting}, {found['windows']} windows judged, {len(found['alarms'])} alarms")
-        for entry in found["alarms"][-3:]:
-            alarm = entry["alarm"]
-            tell(f"    {_when(entry['at'])} {alarm['kind']}: {entry['action']} {entry['outcome']}: {alarm['reason']}")
+        tell(f"  drift: {drifting}, {_windows(found)}, {len(found['alarms'])} alarms")
+        for entry in _newest(found["alarms"]):
+            tell(f"    {_when(entry['at'])} {_alarm(settings, entry)}")
         _show_look(found, tell)
     tell(f"  {settings.endpoint}/v2/models/{model}")
 
@@ -151,6 +151,28 @@ def _replicas(found: Standing | None) -> str:
         return ""
     counted = f", {found.running} of {found.wanted} replicas run"
     return f"{counted}: {found.trouble}" if found.trouble else counted
+
+
+def _windows(found: dict[str, Any]) -> str:
+    """How many windows have closed, and why there is no verdict on the last, where there is none."""
+    last = found["last_window"]
+    why = f" (no verdict on the last: {last['note']})" if last and not last["judged"] else ""
+    return f"{found['windows']} windows closed{why}"
+
+
+def _newest(alarms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last alarms, and before them the last that submitted a job: one fault may raise many."""
+    acted = [entry for entry in alarms[:-_ALARMS] if entry["action"] in BY_JOB]
+    return acted[-1:] + alarms[-_ALARMS:]
+
+
+def _alarm(settings: Settings, entry: dict[str, Any]) -> str:
+    """An alarm, what was done, and how that stands."""
+    alarm, job = entry["alarm"], ""
+    if entry["action"] in BY_JOB and not entry["failed"]:
+        job = jobs.standing(settings, entry["outcome"])
+    done = f"{entry['action']} {entry['outcome']}" + (f" ({job})" if job else "")
+    return f"{alarm['kind']}: {done}: {alarm['reason']}"
 
 
 def _show_look(found: dict[str, Any], tell: Tell) -> None:

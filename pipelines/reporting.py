@@ -15,6 +15,7 @@ import pyarrow as pa
 import ray
 from rich.console import Console
 
+from cluster import jobs
 from cluster.contracts import (
     ACTOR_NAMESPACE,
     CHAMPION,
@@ -25,6 +26,7 @@ from cluster.contracts import (
     predictions_table,
     to_label_table,
 )
+from cluster.settings import Settings
 from deployments.journal import Journal
 from deployments.rollout import named
 from features.bundle import Manifest
@@ -40,6 +42,7 @@ from monitoring.report import render
 from pipelines import catalogue, skew
 from pipelines.actors import call
 from pipelines.baselines import Results
+from pipelines.serving import BY_JOB
 from pipelines.workspace import Workspace
 from trainers import evaluate, tasks
 
@@ -99,7 +102,7 @@ def gather(workspace: Workspace, baselines: Results) -> Report:
         quality=(_quality(workspace, held_out, baselines, live),) if held_out else (),
         calibration=_calibration(workspace, held_out) if held_out else (),
         drift=tuple(call(monitor.history.remote())) if monitor else (),
-        actions=_actions(monitor),
+        actions=_actions(workspace.settings, monitor),
         performance=seen.quality,
         looks=seen.looks,
         cost=_cost(monitor),
@@ -211,16 +214,17 @@ def _rollouts(workspace: Workspace) -> tuple[Rollout, ...]:
     )
 
 
-def _actions(monitor: ray.actor.ActorHandle | None) -> tuple[Action, ...]:
+def _actions(settings: Settings, monitor: ray.actor.ActorHandle | None) -> tuple[Action, ...]:
     if monitor is None:
         return ()
     entries = call(monitor.journal.remote())
-    return tuple(Action(at=e.at, alarm=e.alarm, done=_done(e)) for e in entries)
+    return tuple(Action(at=e.at, alarm=e.alarm, done=_done(settings, e)) for e in entries)
 
 
-def _done(entry: Entry) -> str:
+def _done(settings: Settings, entry: Entry) -> str:
+    stands = jobs.standing(settings, entry.outcome) if entry.action in BY_JOB and not entry.failed else ""
     told = [f"{url} {outcome or 'is being told'}" for url, outcome in entry.notices.items()]
-    return "; ".join([f"{entry.action}: {entry.outcome}", *told])
+    return "; ".join([f"{entry.action}: {entry.outcome}" + (f" ({stands})" if stands else ""), *told])
 
 
 def _cost(monitor: ray.actor.ActorHandle | None) -> Cost | None:

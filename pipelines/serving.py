@@ -31,6 +31,8 @@ from pipelines.versions import reference_of
 from pipelines.workspace import Workspace
 
 ROLLED_BACK = "rayloop.rolled_back_because"
+BY_JOB = ("retrain", "rollback")
+"""Actions whose outcome in the monitor's journal is the id of a job."""
 _POLL_S = 0.25
 _ABORT_S = 120.0
 

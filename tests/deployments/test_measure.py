@@ -1,5 +1,7 @@
 """Log rows become evidence once: labels join by row id, the newest counts, order does not matter."""
 
+from datetime import UTC, datetime, timedelta
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -231,3 +233,11 @@ def test_profiles_are_by_event_time_window() -> None:
 
 def test_windows_before_1970_start_before_their_rows() -> None:
     assert list(profiles([answer("a", frame=frame(1, -1))], COLUMNS, 86400.0)) == [-86400.0]
+
+
+@pytest.mark.parametrize("year", [1, 9999])
+def test_a_time_of_no_sense_costs_no_other_row_its_profile(year: int) -> None:
+    at_us = int((datetime(year, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
+    made = [answer("a", rows=3, frame=frame(3, 0)), answer("b", frame=frame(1, at_us))]
+    by_window = profiles(made, COLUMNS, 86400.0)
+    assert {start: profile.rows for start, profile in by_window.items()} == {0.0: 3, at_us / 1e6: 1}

@@ -203,6 +203,15 @@ def test_a_look_that_a_kill_cut_short_is_asked_for_again(folder):
     assert again.status()["looking"] is False
 
 
+def test_what_a_look_found_waits_for_no_request(folder):
+    acted, looks = [], Looks()
+    watching = monitor(folder, looks, {"rollback": lambda a: acted.append(a.kind) or "back"})
+    send(watching, 100, 3)
+    looks.answer = looked(101 * DAY_S, worse(101))
+    watching.used(Usage(replica="a", cpu_s=1, reserved_cpu_s=5, reserved_gpu_s=0, gib_s=1, requests=0))
+    assert acted == ["quality"]
+
+
 def test_what_is_seen_of_a_version_that_is_watched_no_more_is_dropped(folder):
     looks = Looks()
     watching = monitor(folder, looks)

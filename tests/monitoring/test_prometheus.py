@@ -53,7 +53,29 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
             series("ray_rayloop_requests_total", **M, variant="champion"): "0+60x6000",
         },
         "5000m",
-        V,
+        M,
+    ),
+    ("RayloopMonitorStandsStill", {series("ray_rayloop_requests_total", **M): "0+60x6000"}, "5000m", M),
+    (
+        # A new model: of windows of a day, the first was judged.
+        "RayloopMonitorStandsStill",
+        {
+            series("ray_rayloop_drift_window_start_seconds", **V): "_x60 5+0x1440",
+            series("ray_rayloop_requests_total", **M): "0+60x6000",
+        },
+        "300m",
+        None,
+    ),
+    (
+        # The actor began anew a moment after a window, and shows what it showed.
+        "RayloopMonitorStandsStill",
+        {
+            series("ray_rayloop_drift_window_start_seconds", **V, WorkerId="a"): "5+0x4400 86405+0x100 stale",
+            series("ray_rayloop_drift_window_start_seconds", **V, WorkerId="b"): "_x4502 86405+0x1440",
+            series("ray_rayloop_requests_total", **M): "0+60x6000",
+        },
+        "5000m",
+        None,
     ),
     (
         "RayloopMonitorStandsStill",
@@ -66,6 +88,9 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
     ),
     ("RayloopMonitorFails", {series("ray_rayloop_drift_failures_total", **M): "0 0 1 1+0x60"}, "20m", M),
     ("RayloopMonitorFails", {series("ray_rayloop_drift_failures_total", **M): "0 0 1 1+0x60"}, "40m", None),
+    # The first failure of all, from which on there is a counter.
+    ("RayloopMonitorFails", {series("ray_rayloop_drift_failures_total", **M): "_x5 1+0x60"}, "25m", M),
+    ("RayloopMonitorFails", {series("ray_rayloop_drift_failures_total", **M): "_x5 1+0x60"}, "45m", None),
     ("RayloopProfilesRejected", {series("ray_rayloop_drift_rejected_profiles_total", **M): "0+2x60"}, "40m", M),
     (
         "RayloopServerErrors",
@@ -113,6 +138,8 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
         {"application": "m"},
     ),
     ("RayloopLogLosesRows", {series("ray_rayloop_log_dropped_rows_total", **M): "0 0 9"}, "2m", M),
+    ("RayloopLogLosesRows", {series("ray_rayloop_log_dropped_rows_total", **M): "_x3 9+0x60"}, "10m", M),
+    ("RayloopLogLosesRows", {series("ray_rayloop_log_dropped_rows_total", **M): "_x3 9+0x60"}, "30m", None),
 ]
 
 

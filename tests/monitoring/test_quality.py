@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from monitoring.quality import Labelled, limits, worse
+from monitoring.quality import LEAST_LABELS, Labelled, limits, worse
 
 ALPHA = 0.1
 losses = st.lists(st.floats(0, 100), max_size=20).map(lambda values: np.array(values, float))
@@ -35,6 +35,20 @@ def test_limits_that_are_looked_at_after_every_batch_cover_the_truth(kind):
             ever |= not around.low <= 0.2 <= around.high
         missed += ever
     assert missed <= stats.binom.ppf(1 - 1e-4, runs, ALPHA)
+
+
+def test_limits_of_losses_hold_from_the_first_label_on():
+    missed, runs = 0, 300
+    for seed in range(runs):
+        drawn = np.random.default_rng(seed).exponential(0.2, 200)
+        missed += any(worse(Labelled.of(drawn[:n]), 0.2, 0.01) for n in range(1, 201))
+    assert missed <= stats.binom.ppf(1 - 1e-4, runs, 0.01)
+
+
+def test_a_few_losses_say_nothing_for_sure():
+    assert not worse(Labelled.of(np.array([1.06])), 0.8, 0.01, margin=0.2)
+    assert limits(Labelled.of(np.full(LEAST_LABELS - 1, 8.0)), 0.01).low == -np.inf
+    assert worse(Labelled.of(np.full(LEAST_LABELS, 8.0)), 0.8, 0.01, margin=0.2)
 
 
 def test_the_exact_limits_of_a_rate_are_the_roots_of_the_mixture():
