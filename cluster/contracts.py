@@ -115,12 +115,13 @@ class Decision(Frozen):
 
     ``at`` is seconds since the epoch, by the wall clock; ``share`` each challenger's share of requests in [0, 1] after
     the action. ``challengers`` are the versions that the entry is about: those on trial after it, the one that was
-    dropped or promoted, those that were on trial when all was aborted.
+    dropped, promoted or rolled back, those that were on trial when all was aborted. ``champion`` is the version that they
+    are compared with; of a rollback the one that answers again.
     """
 
     rollout: str
     at: float
-    action: Literal["start", "hold", "advance", "drop", "promote", "abort", "pause", "resume"]
+    action: Literal["start", "hold", "advance", "drop", "promote", "abort", "pause", "resume", "rollback"]
     share: float
     reason: str
     champion: str

@@ -36,7 +36,7 @@ from deployments.ledger import connect as connect_ledger
 from deployments.losses import check_metric
 from deployments.panel import rule, verdicts_on
 from deployments.policy import RolloutPolicy
-from deployments.rollout import Command, RolloutState, advance, begin, command, drop, entry, named
+from deployments.rollout import Command, RolloutState, advance, begin, command, drop, entry, named, roll_back
 
 _log = logging.getLogger(__name__)
 
@@ -176,6 +176,15 @@ class Controller:
         if status.state is not None and status.state.status != "promoted":
             raise RolloutError(status.decisions[-1].reason)
         return status
+
+    async def roll_back(self, champion: str, reason: str) -> RolloutStatus:
+        """Have an earlier champion answer again. Raises RolloutError before the first rollout, and while one is under way."""
+        async with self._turn:
+            if self._state is None:
+                raise RolloutError(f"{self._model} has had no rollout", "there is no champion to go back to")
+            await self._enter(*roll_back(self._state, champion, reason, time.time()))
+            await self._make_so()
+        return await self.status()
 
     async def pid(self) -> int:
         return os.getpid()

@@ -44,7 +44,7 @@ class Effects:
         """
         if state.active:
             return await self._try(state, options)
-        await self._end(state, state.challengers[0] if state.status == "promoted" else state.champion)
+        await self._end(state, state.answers)
         return {}
 
     async def _try(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
@@ -86,7 +86,7 @@ class Effects:
         if await self._config.current.remote(self._model) is not None:
             await self._config.set_champion.remote(version)
         await self._config.keep_challengers.remote(self._model, state.id, ())
-        if state.status == "promoted":
+        if state.status in ("promoted", "rolled back"):
             await asyncio.to_thread(self._registry.set_alias, version, CHAMPION)
         await asyncio.to_thread(self._registry.clear_alias, self._model, CHALLENGER)
 

@@ -7,6 +7,8 @@ running ──advance──▶ running at the next share … ──advance at 10
  │ paused, waiting
  └──abort (by hand, by evidence, or because no challenger can be served), from any of these──▶ aborted
 
+promoted, aborted ──roll back──▶ rolled back: an earlier champion answers again
+
 Several challengers share a step equally, and advance together. One that is worse is dropped: its part goes to the
 champion, and the step begins anew for the others. At the last step before 100 % one is chosen. An advance that leaves a
 single challenger gives it the whole of the step that it is at; from there on it is a rollout like any other.
@@ -25,7 +27,7 @@ from deployments.judge import Ruling
 from deployments.policy import RolloutPolicy
 from deployments.split import start
 
-Status = Literal["running", "paused", "waiting", "promoted", "aborted"]
+Status = Literal["running", "paused", "waiting", "promoted", "aborted", "rolled back"]
 Command = Literal["pause", "resume", "abort", "promote"]
 
 _GATE = "gate"
@@ -57,6 +59,11 @@ class RolloutState(Frozen):
     @property
     def active(self) -> bool:
         return self.status in ("running", "paused", "waiting")
+
+    @property
+    def answers(self) -> str:
+        """The version that has all requests once the rollout has ended; until then the one that answers the others' share."""
+        return self.challengers[0] if self.status == "promoted" else self.champion
 
     def step_age_s(self, now: float) -> float:
         """Seconds at this step that count towards its deadline; none do while it is paused or waits at a gate."""
@@ -184,6 +191,24 @@ def command(
     return after, entry(after, order, now, {})
 
 
+def roll_back(state: RolloutState, champion: str, reason: str, now: float) -> tuple[RolloutState, Decision]:
+    """Have an earlier ``champion`` answer again, after the newest rollout; raises RolloutError while that is under way.
+
+    It is an entry like any other: a controller that begins anew would else bring back what was promoted.
+    """
+    if state.active:
+        raise RolloutError(f"{state.model} has a rollout under way: {state.id}", "abort it first")
+    told = {
+        "status": "rolled back",
+        "champion": champion,
+        "challengers": (state.answers,),
+        "reason": reason,
+        "remark": "",
+    }
+    after = state.model_copy(update=told)
+    return after, entry(after, "rollback", now, {})
+
+
 def named(versions: Sequence[str]) -> str:
     """Versions as people read them."""
     return ", ".join(f"v{version}" for version in versions)
@@ -230,6 +255,8 @@ def _replayed(state: RolloutState, decision: Decision) -> RolloutState:
     elif decision.action in ("promote", "abort"):
         update |= {"status": "promoted" if decision.action == "promote" else "aborted"}
         update |= {"challengers": decision.challengers}
+    elif decision.action == "rollback":
+        update |= {"status": "rolled back", "champion": decision.champion, "challengers": decision.challengers}
     return state.model_copy(update=update)
 
 

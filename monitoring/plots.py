@@ -164,13 +164,15 @@ def rollouts(found: Sequence[Rollout]) -> str:
     unit, name = _unit(latest - begin)
     tips: dict[str, str] = {}
     for i, rollout in enumerate(r for r in found if r.decisions):
-        x = [(d.at - begin) / unit for d in rollout.decisions]
-        y = [100 * d.share for d in rollout.decisions]
+        # A rollback may come weeks later, and is no step of the trial.
+        steps = [d for d in rollout.decisions if d.action != "rollback"]
+        x = [(d.at - begin) / unit for d in steps]
+        y = [100 * d.share for d in steps]
         axes.step(x, y, where="post", color=SERIES[i % len(SERIES)], lw=2.2, alpha=0.9)
         axes.annotate(
             rollout.name, (x[0], -4), va="top", color=SERIES[i % len(SERIES)], fontsize=9, annotation_clip=False
         )
-        for j, decision in enumerate(rollout.decisions):
+        for j, decision in enumerate(steps):
             # After a promotion there is no challenger left; the mark belongs to the share that it had.
             height = y[j - 1] if j and decision.action == "promote" else y[j]
             tips |= _decision(axes, f"rollout-{i}-{j}", x[j], height, decision)

@@ -19,6 +19,7 @@ _TURNS = {
     "abort": "version {new} is withdrawn, version {old} answers",
     "pause": "the trial of version {new} stands still",
     "resume": "the trial of version {new} goes on",
+    "rollback": "version {old} answers again, version {new} no more",
 }
 
 

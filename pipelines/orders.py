@@ -32,7 +32,7 @@ def steer(
 
 
 def stands(state: RolloutState) -> str:
-    """A rollout that has ended has no share; one that was promoted may be champion no more, and is named."""
+    """A rollout that has ended has no share; it names who was promoted, or fell, for either may be champion no more."""
     if state.active:
         return f"{state.status} at {100 * state.share:.3g}%"
-    return f"{state.status} {named(state.challengers)}" if state.status == "promoted" else state.status
+    return state.status if state.status == "aborted" else f"{state.status} {named(state.challengers)}"

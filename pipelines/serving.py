@@ -155,6 +155,8 @@ def roll_back(workspace: Workspace, version: str, reason: str) -> ModelVersion:
         abort_rollout(workspace, f"v{version} is rolled back: {reason}")
         wait_for_rollout(workspace, _ABORT_S)
     found = workspace.registry.version(name, before)
+    # Into the journal first: what it says last is what a controller that begins anew has served.
+    call(controller.connect(name, workspace.settings).roll_back.remote(before, reason))
     deploy(workspace, found)
     workspace.registry.tag(champion, ROLLED_BACK, reason)
     return found

@@ -11,7 +11,7 @@ from cluster.errors import RolloutError
 from deployments.freeze import FreezeWindow
 from deployments.judge import Ruling
 from deployments.policy import RolloutPolicy, Webhook
-from deployments.rollout import RolloutState, advance, begin, command, entry, replay
+from deployments.rollout import RolloutState, advance, begin, command, entry, replay, roll_back
 
 POLICY = RolloutPolicy(steps=(0.1, 0.5, 1.0))
 GATED = RolloutPolicy(steps=(0.1, 0.5, 1.0), gates=(0.1, 1.0), bake_s=5.0)
@@ -225,3 +225,16 @@ def test_a_policy_survives_the_journal() -> None:
     hook = Webhook(url="https://ops.example/hook", moment="before", secret_env="SECRET")
     policy = RolloutPolicy(freezes=(FreezeWindow(start="fri 16:00", end="mon 08:00"),), webhooks=(hook,), gates=(0.5,))
     assert RolloutPolicy.model_validate_json(policy.model_dump_json()) == policy
+
+
+@pytest.mark.parametrize(("end", "fell"), [("promote", "2"), ("abort", "1")])
+def test_a_rollback_is_an_entry_and_what_it_brings_back_answers_after_a_replay(end: str, fell: str) -> None:
+    state, decision = command(started(), end, "by hand", 101.0)
+    with pytest.raises(RolloutError, match="under way"):
+        roll_back(started(), "0", "worse", 102.0)
+    back, last = roll_back(state, "0", "worse", 102.0)
+    assert (back.status, back.answers, back.share, back.active) == ("rolled back", "0", 0.0, False)
+    assert (last.action, last.champion, last.challengers) == ("rollback", "0", (fell,))
+    again = replay("trips", [entry(started(), "start", 100.0, {}), decision, last], POLICY)
+    assert (again.status, again.answers, again.reason) == (back.status, "0", "worse")
+    assert roll_back(again, "1", "on second thoughts", 103.0)[1].challengers == ("0",)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,10 +21,13 @@ from cluster.contracts import (
     labels_table,
     monitor_actor,
     predictions_table,
+    rollout_actor,
 )
 from cluster.registry import GATE_TAG, Registry
 from cluster.settings import Settings
 from cluster.tables import Tables
+from deployments.config import connect as serve_config
+from deployments.controller import RolloutStatus
 from deployments.journal import Journal
 from monitoring.alert_rules import RULES
 from monitoring.grafana import FILE, expressions
@@ -32,6 +36,7 @@ from pipelines.progress import Progress
 from pipelines.project import load, locate
 from pipelines.serving import predecessor
 from pipelines.workspace import Workspace
+from tests.until import until
 
 HERE = Path(__file__).parent
 LIMIT_S = 900
@@ -225,6 +230,14 @@ def test_the_dashboard_lies_where_ray_provisions_grafana_from(rehearsed: str, cl
     assert Path(config["scrape_configs"][0]["file_sd_configs"][0]["files"][0]).exists()
 
 
+def settled(controller: Any) -> RolloutStatus | None:
+    """The controller's status once it has made Serve what its journal says."""
+    import ray
+
+    status: RolloutStatus = ray.get(controller.status.remote(), timeout=30)
+    return status if status.settled else None
+
+
 @pytest.mark.cluster
 def test_a_rollback_brings_the_champion_before_it_back(
     rehearsed: str, cluster: Settings, folder: Path, capsys: pytest.CaptureFixture[str]
@@ -244,4 +257,14 @@ def test_a_rollback_brings_the_champion_before_it_back(
     location = locate(str(folder / "digits.py"))
     commands.rollback(Workspace(load(location), location, cluster, Progress()), champion.version, "asked again")
     assert "is champion no more" in capsys.readouterr().out
+    # A controller that begins anew serves what its journal says last.
+    controller = ray.get_actor(rollout_actor("digits"), namespace=ACTOR_NAMESPACE)
+    ray.kill(controller, no_restart=False)
+    status = until(
+        lambda: settled(controller),
+        "the controller has applied its journal",
+        not_yet=(ray.exceptions.RayActorError,),
+    )
+    assert (status.state.status, status.decisions[-1].action) == ("rolled back", "rollback")
     assert registry.aliased("digits", CHAMPION).version == before
+    assert ray.get(serve_config(cluster).current.remote("digits")).champion.version == before
