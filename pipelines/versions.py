@@ -166,7 +166,7 @@ def _refuse_unless(
     cards.log_card(run, workspace, frame, name, seen, fingerprint, "")
     raise GateFailed(
         f"{name} of {project} fails its gate: " + "; ".join(c.reason for c in seen.report.failures),
-        "it is not registered; the run, its figures and its model card are in MLflow",
+        f"it is not registered; its figures and model card: {workspace.settings.mlflow_server}/#/runs/{run.id}",
     )
 
 

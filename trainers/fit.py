@@ -101,6 +101,8 @@ def fit(
     with _channel(_Teller(progress, metric, watch)) as queue:
         job = Job(spec, config, task, encoded.inputs, start, teacher)
         outcome = on_workers(job, encoded, queue=queue, name=name, checkpoints=checkpoints)
+    if (done := len(outcome.epochs)) < config.epochs:
+        progress(f"stopped after {done} of {config.epochs} epochs: none of the last {config.patience} was better")
     fitted = time.perf_counter() - started
     train_seconds = sum(epoch.train_seconds for epoch in outcome.epochs)
     validation_seconds = sum(epoch.validation_seconds for epoch in outcome.epochs)

@@ -130,8 +130,9 @@ def test_a_version_has_a_card_that_says_what_it_is_and_what_it_was_compared_with
 
 def test_a_refused_candidate_leaves_its_card_and_no_version(workspace: Callable[[GatePolicy], Workspace]) -> None:
     at_work = workspace(GatePolicy(thresholds=(Threshold(metric="auc", min=1.0),), max_alone=0.1))
-    with pytest.raises(GateFailed, match=r"alone has skill .* is not at most 0\.1; it is not registered"):
+    with pytest.raises(GateFailed, match=r"alone has skill .* is not at most 0\.1; it is not registered") as refused:
         make_version(at_work, InMemory(), Recipe(SPEC, CONFIG), "leaky")
+    assert str(refused.value).endswith(f"/#/runs/{_runs(at_work)['leaky (refused)']}")
     assert at_work.registry.versions("late") == []
     card = _card(at_work, _runs(at_work)["leaky (refused)"])
     assert not card.passed
