@@ -236,7 +236,13 @@ def backfill(
     """Land what is new of a view's source and make the view's online state anew from the whole table."""
     words = ["--view", view, *(["--since", _moment(since, "--since").isoformat()] if since else [])]
     start = _moment(since, "--since") if since else None
-    _work("backfill", project, *words, action=lambda ws: _commands().backfill(ws, view, start))
+    _work(
+        "backfill",
+        project,
+        *words,
+        action=lambda ws: _commands().backfill(ws, view, start),
+        check=lambda declared: declared.view(view),
+    )
 
 
 @app.command()
@@ -259,12 +265,18 @@ def trace(model: str, request: Annotated[str, typer.Argument(help="Request id of
     show_trace(load_settings(), model, request, typer.echo)
 
 
-def _work(*words: str, action: Callable[[Any], None] | None = None) -> None:
-    """Run ``action`` on the project if this is a Ray job; otherwise submit the same command as one."""
+def _work(
+    *words: str, action: Callable[[Any], None] | None = None, check: Callable[[Any], object] = lambda declared: None
+) -> None:
+    """Run ``action`` on the project if this is a Ray job; otherwise submit the same command as one.
+
+    ``check`` raises for words that the project does not know, before a job is made of them.
+    """
     from pipelines.project import load, locate
 
     location = locate(words[1])
     loaded = load(location)
+    check(loaded)
     settings = load_settings()
     if session.in_job() and action is not None:
         from cluster.quiet import quiet_data

@@ -18,7 +18,7 @@ from cluster.contracts import Task
 from cluster.errors import ProjectError, RayloopError
 from deployments.policy import RolloutPolicy
 from deployments.user_config import Serving
-from features.definitions import FeatureSet
+from features.definitions import FeatureSet, FeatureView
 from features.sources import Examples, Source, require_columns
 from features.split import Split
 from monitoring.policy import DriftPolicy
@@ -117,6 +117,14 @@ class Project:
         self._require_metrics()
         self._require_parameters()
         self._require_segments()
+
+    def view(self, name: str) -> FeatureView:
+        """The feature view of this name. Raises ProjectError when none is declared."""
+        for view in self.features.views:
+            if view.name == name:
+                return view
+        known = ", ".join(view.name for view in self.features.views) or "none"
+        raise ProjectError(f"{self.name} has no feature view {name!r}", f"declared are: {known}")
 
     def _require_segments(self) -> None:
         segments = self.drift.look.segments if self.drift.look else ()

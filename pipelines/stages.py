@@ -106,10 +106,7 @@ def _can_be_filled(workspace: Workspace, view: FeatureView, landed: Snapshots) -
 def backfill_view(workspace: Workspace, name: str, until: datetime, since: datetime | None = None) -> None:
     """Land the source of one view and make its online state anew, or that of entities with events ``since`` then."""
     project = workspace.project
-    view = next((view for view in project.features.views if view.name == name), None)
-    if view is None:
-        known = ", ".join(view.name for view in project.features.views) or "none"
-        raise ProjectError(f"{project.name} has no feature view {name!r}", f"declared are: {known}")
+    view = project.view(name)
     source = next(source for source in project.sources if source.name == view.source)
     landed = _land(workspace, [source])[source.name]
     with workspace.progress.stage("online"):

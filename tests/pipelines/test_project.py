@@ -14,6 +14,7 @@ import pytest
 from cluster.contracts import Task
 from cluster.errors import ProjectError
 from deployments.user_config import Limits, Serving
+from pipelines import cli
 from pipelines.project import load, locate
 from pipelines.serving import serving_options
 from trainers.compress import Distill
@@ -148,3 +149,8 @@ def test_replicas_and_limits_are_those_that_the_project_asks_for() -> None:
     options = serving_options(cast(Any, SimpleNamespace(project=project)))
     assert (options.replicas, options.cpus, options.limits.rows) == (2, 1.0, 10)
     assert options.profile_window_s == project.drift.window_s
+
+
+def test_a_view_that_nobody_declared_is_told_before_a_job_is_made() -> None:
+    with pytest.raises(ProjectError, match=r"has no feature view 'nope'; declared are: .*tail_departures"):
+        cli.backfill("examples.flights.project", "nope")
