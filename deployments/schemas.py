@@ -19,7 +19,9 @@ ID: Schema = {"type": "string", "pattern": "^[!-~]{1,200}$"}
 _ROW_ID: Schema = {"type": "string", "minLength": 1, "maxLength": 220}
 _NULL: Schema = {"type": "null"}
 _BOOLEAN: Schema = {"type": "boolean"}
-_NUMBER: Schema = {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
+# Frames have columns of true and false, and send them as such: 1 and 0.
+_NUMBER: Schema = {"type": ["number", "boolean"], "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
+_INTEGER: Schema = {"type": ["integer", "boolean"]}
 _TEXT: Schema = {"type": "string"}
 _MOMENT: Schema = {
     "description": "ISO 8601 text (UTC without an offset), or integer microseconds since 1970, UTC; years 1 to 9999",
@@ -27,7 +29,7 @@ _MOMENT: Schema = {
 }
 _FLOATS = ["FP32", "FP64"]
 _INTEGERS = [f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)]
-_NUMBERS = ((_FLOATS, _NUMBER), (["BOOL"], _BOOLEAN), (_INTEGERS, {"type": "integer"}))
+_NUMBERS = ((_FLOATS, _NUMBER), (["BOOL"], _BOOLEAN), (_INTEGERS, _INTEGER))
 
 
 def infer_request(features: FeatureSet, outputs: list[str], max_rows: int) -> Schema:
@@ -98,7 +100,7 @@ _ROW_ID_HELP = "the request's id when it had one row, else `<id>/0`, `<id>/1` an
 def _label(task: Task) -> Schema:
     if task.kind == "multiclass":
         return {"enum": list(task.classes)}
-    return {"enum": [0, 1, False, True]} if task.kind == "binary" else {"anyOf": [_NUMBER, _BOOLEAN]}
+    return {"enum": [0, 1, False, True]} if task.kind == "binary" else _NUMBER
 
 
 def _tensor(column: Column, needed: bool, max_rows: int) -> Schema:

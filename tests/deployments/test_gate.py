@@ -88,6 +88,7 @@ def test_known_keys_count_while_the_store_is_away_and_unknown_ones_do_not(
     _, text = issue(store)
     opened = open_gate(settings)
     assert opened is not None
+    until(lambda: status(opened, text) == 200, "the keys were read once")
     path = settings.home / "access.db"
     aside = path.rename(path.with_suffix(".aside"))
     path.mkdir()
