@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+import torch
 from torch import nn
 
 from cluster.contracts import Task
@@ -96,13 +97,26 @@ def test_trials_that_all_fail_say_why(cluster: Settings) -> None:
     def broken(inputs: InputSpec, task: Task, width: int = 1) -> nn.Module:
         return nn.Linear(inputs.width + width, task.outputs)
 
+    class Untrainable(nn.Module):
+        def __init__(self, inputs: InputSpec, task: Task, width: int = 1) -> None:
+            super().__init__()
+            self.body = nn.Linear(inputs.width, task.outputs)
+
+        def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                raise TypeError("only for answers")
+            scores: torch.Tensor = self.body(numbers)
+            return scores
+
     table = frame()
     tuning = TuneConfig(space={"width": Choice(options=(1, 2))}, trials=1)
     arguments = (TASKS["binary"], _encoder(table), TrainingData.of(table), lambda line: None)
     with pytest.raises(ProjectError, match="'mlp' has no parameter 'width'"):
         search(TINY, TrainConfig(), tuning, *arguments)
-    with pytest.raises(RayloopError, match="no trial gave a result: TypeError"):
+    with pytest.raises(ProjectError, match=r"cannot score two rows of zeros: .*TypeError"):
         search(ModelSpec(build=broken), TrainConfig(epochs=1), tuning, *arguments)
+    with pytest.raises(RayloopError, match="no trial gave a result: TypeError: only for answers"):
+        search(ModelSpec(build=Untrainable), TrainConfig(epochs=1), tuning, *arguments)
 
 
 @pytest.mark.parametrize(
