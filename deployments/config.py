@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import ray
@@ -93,12 +93,14 @@ def check_access(settings: Settings, served: Settings) -> None:
         )
 
 
-def standing(model: str, settings: Settings) -> Standing | None:
-    """Whether what answers for ``model`` is there; None when nothing is deployed."""
-    details, app = _client(settings).get_serve_details(), server_app(model)
-    declared = _declared(details).get(app)
-    if declared is None:
-        return None
+def standings(settings: Settings, models: Sequence[str]) -> dict[str, Standing]:
+    """Whether what answers for each model is there; those of which nothing is deployed are left out."""
+    details = _client(settings).get_serve_details()
+    declared = _declared(details)
+    return {m: _standing(details, app, declared[app]) for m in models if (app := server_app(m)) in declared}
+
+
+def _standing(details: dict[str, Any], app: str, declared: dict[str, Any]) -> Standing:
     found, wanted = details["applications"][app], int(declared["deployments"][0]["num_replicas"])
     running = len(_replicas(details, app)) if _SERVER in found["deployments"] else 0
     sound = running >= wanted and found["status"] == "RUNNING"

@@ -1,5 +1,7 @@
 """How often each routing key came, and failed, by variant: what the split dealt, and who comes again. Pure.
 
+Moments are counted by it as well (measure.py): a moment is a key of the requests that came in it.
+
 Memory is bounded: beyond MAX_KEYS only keys whose hash lies below a limit are remembered, and the limit is halved as
 often as needed (Gibbons, "Distinct sampling for highly-accurate answers to distinct values queries", VLDB 2001). The
 hash is not that of the split, so what is remembered is dealt as all keys are. A key that was counted stays counted when

@@ -126,10 +126,10 @@ class _Contest:
         return arm.model_copy(update=found)
 
     def _add_clusters(self, share: float, variant: str, dealt: pa.Table) -> None:
-        failed = _failed(dealt, variant).to_pylist()
+        failed, keys = _failed(dealt, variant).to_pylist(), dealt["key"].to_pylist()
         moments = [str(at // MOMENT_US) for at in dealt["at"].cast(pa.int64()).to_pylist()]
         for scope in (share, _WHOLE):
-            self._keys[scope].add(variant, zip(dealt["key"].to_pylist(), failed, strict=True))
+            self._keys[scope].add(variant, zip(keys, failed, strict=True))
             self._moments[scope].add(variant, zip(moments, failed, strict=True))
 
     def _add_pairs(self, rows: pa.Table, labels: Mapping[str, Label]) -> None:

@@ -194,7 +194,7 @@ class FeatureView(Frozen):
 
     @model_validator(mode="after")
     def _derives_a_name_once(self) -> Self:
-        if repeated := _repeated(d.name for d in self.derived):
+        if repeated := repeated_in(d.name for d in self.derived):
             raise ProjectError(f"feature view {self.name!r} derives {', '.join(repeated)} more than once")
         return self
 
@@ -273,7 +273,7 @@ class FeatureSet(Frozen):
     def _names_resolve(self) -> Self:
         names = [c.name for c in self.available]
         views = [f"view {view.name}" for view in self.views]
-        if repeated := _repeated(names) or _repeated(self.features) or _repeated(views):
+        if repeated := repeated_in(names) or repeated_in(self.features) or repeated_in(views):
             raise ProjectError(f"feature set {self.name!r} names {', '.join(repeated)} more than once")
         unknown = [name for name in self.features if name not in names]
         if unknown:
@@ -334,7 +334,8 @@ def _parsed(expression: str) -> pl.Expr:
     return pl.Expr.deserialize(io.StringIO(expression), format="json")
 
 
-def _repeated(names: Iterable[str]) -> list[str]:
+def repeated_in(names: Iterable[str]) -> list[str]:
+    """Names that come more than once."""
     return sorted(name for name, times in Counter(names).items() if times > 1)
 
 

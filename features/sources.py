@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from cluster.errors import ProjectError
-from features.definitions import Column, FeatureSet, FeatureView, Kind
+from features.definitions import Column, FeatureSet, FeatureView, Kind, repeated_in
 from features.personal import stored
+from features.pit import INSTANT
 from features.reads import Read
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 TYPES: dict[str, pl.DataType] = {
     "number": pl.Float64(),
     "category": pl.String(),
-    "timestamp": pl.Datetime("us", "UTC"),
+    "timestamp": INSTANT,
     "tensor": pl.List(pl.Float32()),
 }
 """In which checks on landing see a column of each kind."""
@@ -78,7 +79,7 @@ class Source:
             raise ProjectError(
                 f"source {self.name!r}: read is {self.read!r}", "give rl.parquet(...), rl.csv(...), or a function"
             )
-        if repeated := sorted({name for name in self.names if self.names.count(name) > 1}):
+        if repeated := repeated_in(self.names):
             raise ProjectError(f"source {self.name!r} declares column {', '.join(repeated)} twice")
         if not self.key:
             raise ProjectError(f"source {self.name!r} has no key", "name the columns that tell one row from another")

@@ -11,20 +11,20 @@ from typing import Any
 import psutil
 import ray
 
-from cluster import jobs, session
+from cluster import session
 from cluster.contracts import ACTOR_NAMESPACE, ledger_actor, monitor_actor, predictions_table, rollout_actor
 from cluster.errors import DataError, ProjectError, RayloopError
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.tables import Tables
-from deployments.config import Standing, standing
+from deployments.config import Standing, standings
 from deployments.config import connect as serve_config
 from deployments.controller import RolloutStatus
 from deployments.evidence import Evidence
 from deployments.rollout import named
 from pipelines.actors import call, find
 from pipelines.orders import stands
-from pipelines.serving import BY_JOB, require_same_settings
+from pipelines.serving import BY_JOB, require_same_stores, told_of_job
 
 Tell = Callable[[str], None]
 
@@ -41,8 +41,9 @@ def show_status(settings: Settings, tell: Tell) -> None:
     cpus = f"{free.get('CPU', 0):g} of {resources.get('CPU', 0):g} CPUs free"
     tell(f"cluster {settings.dashboard}: {len(ray.nodes())} nodes, {cpus}, {resources.get('GPU', 0):g} GPUs")
     models = _models()
+    found = standings(settings, models) if models else {}
     for model in models:
-        _show_model(settings, model, tell)
+        _show_model(settings, model, found.get(model), tell)
     if not models:
         tell("no model is served; `rayloop run <project>` serves one")
 
@@ -93,7 +94,7 @@ def forget_entity(settings: Settings, project: str, entity: Sequence[str], tell:
         session.connect(settings)
     workspace = Workspace(load(location), location, settings, Progress())
     if ray.is_initialized():
-        require_same_settings(workspace)
+        require_same_stores(workspace)
     account = forget(workspace, {name: value for name, _, value in pairs}, datetime.now(UTC))
     for one in account.deleted:
         tell(str(one))
@@ -119,10 +120,9 @@ def _models() -> list[str]:
     return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
 
-def _show_model(settings: Settings, model: str, tell: Tell) -> None:
+def _show_model(settings: Settings, model: str, stands: Standing | None, tell: Tell) -> None:
     served = call(serve_config(settings).current.remote(model))
-    replicas = _replicas(standing(model, settings))
-    tell(f"\n{model}: " + (f"champion v{served.champion.version}{replicas}" if served else "not served"))
+    tell(f"\n{model}: " + (f"champion v{served.champion.version}{_replicas(stands)}" if served else "not served"))
     lost = call(find(ledger_actor(model)).lost.remote())
     if lost["replicas"]:
         rows = f"{lost['predictions']:,} predictions and {lost['labels']:,} labels"
@@ -168,11 +168,9 @@ def _newest(alarms: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _alarm(settings: Settings, entry: dict[str, Any]) -> str:
     """An alarm, what was done, and how that stands."""
-    alarm, job = entry["alarm"], ""
-    if entry["action"] in BY_JOB and not entry["failed"]:
-        job = jobs.standing(settings, entry["outcome"])
-    done = f"{entry['action']} {entry['outcome']}" + (f" ({job})" if job else "")
-    return f"{alarm['kind']}: {done}: {alarm['reason']}"
+    alarm = entry["alarm"]
+    done = told_of_job(settings, entry["action"], entry["outcome"], entry["failed"])
+    return f"{alarm['kind']}: {entry['action']} {done}: {alarm['reason']}"
 
 
 def _show_look(found: dict[str, Any], tell: Tell) -> None:

@@ -22,7 +22,7 @@ from features.definitions import FeatureSet, FeatureView
 from features.sources import Examples, Source, require_columns
 from features.split import Split
 from monitoring.policy import DriftPolicy
-from trainers import models, tasks
+from trainers import calibration, models, tasks
 from trainers.compress import Compression, Distill
 from trainers.config import ModelSpec, TrainConfig, TuneConfig
 from trainers.gate import GatePolicy
@@ -149,10 +149,7 @@ class Project:
         """What the task cannot give: the gate, or the end of a training, would find out hours later."""
         for threshold in self.gate.thresholds:
             tasks.require(self.task, threshold.metric)
-        if self.task.kind == "regression" and self.train.calibrate != "none":
-            raise ProjectError(
-                f"calibrate={self.train.calibrate!r}: a regression has no probabilities", "leave calibrate out"
-            )
+        calibration.require(self.task, self.train.calibrate)
         fair = self.gate.fairness
         limits = (fair.max_parity_difference, fair.max_odds_difference)
         if self.task.kind != "binary" and any(limit is not None for limit in limits):

@@ -15,7 +15,6 @@ import pyarrow as pa
 import ray
 from rich.console import Console
 
-from cluster import jobs
 from cluster.contracts import (
     ACTOR_NAMESPACE,
     CHAMPION,
@@ -42,7 +41,7 @@ from monitoring.report import render
 from pipelines import catalogue, skew
 from pipelines.actors import call
 from pipelines.baselines import Results
-from pipelines.serving import BY_JOB
+from pipelines.serving import told_of_job
 from pipelines.workspace import Workspace
 from trainers import evaluate, tasks
 
@@ -222,9 +221,9 @@ def _actions(settings: Settings, monitor: ray.actor.ActorHandle | None) -> tuple
 
 
 def _done(settings: Settings, entry: Entry) -> str:
-    stands = jobs.standing(settings, entry.outcome) if entry.action in BY_JOB and not entry.failed else ""
+    done = told_of_job(settings, entry.action, entry.outcome, entry.failed)
     told = [f"{url} {outcome or 'is being told'}" for url, outcome in entry.notices.items()]
-    return "; ".join([f"{entry.action}: {entry.outcome}" + (f" ({stands})" if stands else ""), *told])
+    return "; ".join([f"{entry.action}: {done}", *told])
 
 
 def _cost(monitor: ray.actor.ActorHandle | None) -> Cost | None:

@@ -37,11 +37,34 @@ _POLL_S = 0.25
 _ABORT_S = 120.0
 
 
+def told_of_job(settings: Settings, action: str, outcome: str, failed: bool) -> str:
+    """An action's outcome; where that is a job, with how it stands."""
+    job = jobs.standing(settings, outcome) if action in BY_JOB and not failed else ""
+    return f"{outcome} ({job})" if job else outcome
+
+
 def require_same_settings(workspace: Workspace) -> None:
-    """Raise SettingsError when replicas would look features up elsewhere, or hash with another key, than this job does."""
+    """Raise SettingsError, before any work is done, for settings that would not count: models are served with others."""
+    if (served := _served(workspace)) is not None:
+        _check_stores(workspace.settings, served)
+        config.check_access(workspace.settings, served)
+
+
+def require_same_stores(workspace: Workspace) -> None:
+    """The same for where features are looked up, and the key that hashes them, alone."""
+    if (served := _served(workspace)) is not None:
+        _check_stores(workspace.settings, served)
+
+
+def _served(workspace: Workspace) -> Settings | None:
+    """The settings of what is served; None before anything was."""
     if not exists(config.ACTOR):
-        return
-    ours, theirs = workspace.settings, call(config.connect(workspace.settings).started_with.remote())
+        return None
+    settings: Settings = call(config.connect(workspace.settings).started_with.remote())
+    return settings
+
+
+def _check_stores(ours: Settings, theirs: Settings) -> None:
     for variable, here, there in (
         ("RAYLOOP_ONLINE_STORE", ours.online_store_uri, theirs.online_store_uri),
         ("RAYLOOP_PERSONAL_KEY_FILE", ours.personal_key_file, theirs.personal_key_file),
@@ -56,11 +79,9 @@ def require_same_settings(workspace: Workspace) -> None:
 
 def deploy(workspace: Workspace, version: ModelVersion) -> None:
     """Serve ``version`` as champion, watch it for drift, and move the alias."""
-    writer = config.connect(workspace.settings)
-    config.check_access(workspace.settings, call(writer.started_with.remote()))
     # First of all, so that replicas find the monitor when they start.
     _monitor(workspace)
-    call(writer.deploy.remote(version, serving_options(workspace)))
+    call(config.connect(workspace.settings).deploy.remote(version, serving_options(workspace)))
     workspace.registry.set_alias(version, CHAMPION)
     watch(workspace, version)
 

@@ -13,6 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 
 from cluster.contracts import Check, Frozen, Task
+from cluster.errors import ProjectError
 from trainers import checks, tasks
 
 COLDEST, HOTTEST = 0.05, 20.0
@@ -27,6 +28,12 @@ class Calibrated(Frozen):
     ece_after: float
     log_loss_before: float
     log_loss_after: float
+
+
+def require(task: Task, calibrate: str) -> None:
+    """Raises ProjectError where there is nothing to calibrate."""
+    if calibrate != "none" and task.kind == "regression":
+        raise ProjectError(f"calibrate={calibrate!r}: a regression has no probabilities", "leave calibrate out")
 
 
 def fit_temperature(task: Task, scores: np.ndarray, labels: np.ndarray) -> float:

@@ -14,7 +14,6 @@ from ray.util.queue import Queue
 from torch import nn
 
 from cluster.contracts import Task
-from cluster.errors import ProjectError
 from features.encoding import Encoder
 from features.frame import LABEL
 from trainers import calibration, losses, models, tasks
@@ -88,8 +87,7 @@ def fit(
     ``checkpoints`` lets a fit that was killed go on when it is called again with the same arguments; it must be reachable from
     every node. It is the caller's to remove. ``start`` and ``teacher`` are those of Job.
     """
-    if config.calibrate != "none" and task.kind == "regression":
-        raise ProjectError(f"calibrate={config.calibrate!r}: a regression has no probabilities", "leave calibrate out")
+    calibration.require(task, config.calibrate)
     started = time.perf_counter()
     encoded = data.encoded(encoder, task, config.cache_mib)
     models.check(spec, encoded.inputs, task)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from cluster.contracts import Task
 from cluster.errors import ProjectError
 from trainers import losses
 from trainers.config import ModelSpec, Parameter
+from trainers.failures import blamed
 from trainers.inputs import InputSpec
 from trainers.tabular import TabularInput
 from trainers.transformer import FtTransformer
@@ -147,20 +147,13 @@ def check(spec: ModelSpec, inputs: InputSpec, task: Task) -> None:
             logits = module(*rows)
     # A module of the user's own may fail in any way.
     except Exception as error:
-        where = f"{_line_of(error)}: {type(error).__name__}: {error}"
-        raise ProjectError(f"model {spec.name!r} cannot score two rows of zeros: {where}") from error
+        told = blamed("".join(traceback.format_exception(error)))
+        raise ProjectError(f"model {spec.name!r} cannot score two rows of zeros: {told}") from error
     wanted, found = (2, task.outputs), tuple(getattr(logits, "shape", ()))
     if found != wanted:
         raise ProjectError(
             f"model {spec.name!r} gives logits of shape {found} for two rows", f"give {wanted}: [n, task.outputs]"
         )
-
-
-def _line_of(error: Exception) -> str:
-    """File and line of the innermost frame that is not torch's."""
-    torchs = str(Path(torch.__file__).parent)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(torchs)]
-    return f"{frames[-1].filename}:{frames[-1].lineno}"
 
 
 def check_parameters(spec: ModelSpec, names: Iterable[str]) -> None:

@@ -77,8 +77,7 @@ def test_what_stands_behind_a_model_is_what_serve_says(
     app = {"status": status, "message": "" if states else "out of memory", "deployed_app_config": declared}
     details = {"applications": {"trips": app | {"deployments": found}}}
     monkeypatch.setattr(config, "_client", lambda settings: SimpleNamespace(get_serve_details=lambda: details))
-    assert config.standing("trips", settings) == expected
-    assert config.standing("others", settings) is None
+    assert config.standings(settings, ["trips", "others"]) == {"trips": expected}
 
 
 def test_access_that_would_not_count_is_said(settings: Settings) -> None:

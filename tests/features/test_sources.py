@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from cluster.errors import DataError, ProjectError
 from features.checks import REASON, check, judged, quarantined, unknown
 from features.declare import category, derive, number, rolling, timestamp
-from features.definitions import Entity, FeatureSet, FeatureView, Latest
+from features.definitions import FeatureSet, Latest
 from features.sources import Examples, Source, require_columns
+from tests.features.test_definitions import view as spending
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 LATER = datetime(2024, 1, 1, 13, tzinfo=UTC)
@@ -148,18 +149,6 @@ def asked(**changes: object) -> FeatureSet:
         "views": (spending(),),
     }
     return FeatureSet(**{**declared, **changes})
-
-
-def spending(**changes: object) -> FeatureView:
-    declared = {
-        "name": "spending",
-        "entity": Entity(name="shop", keys=("shop",)),
-        "source": "visits",
-        "event_time": "at",
-        "known_at": "known",
-        "aggregates": rolling("spent", timedelta(hours=1), "spent"),
-    }
-    return FeatureView(**{**declared, **changes})
 
 
 @pytest.mark.parametrize(

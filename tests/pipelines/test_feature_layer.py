@@ -200,6 +200,10 @@ def test_a_job_whose_features_replicas_would_not_find_is_refused(cluster: Settin
     other = cluster.model_copy(update={"online_store": "redis://127.0.0.1:6390"})
     with pytest.raises(SettingsError, match="RAYLOOP_ONLINE_STORE is not here what it is"):
         serving.require_same_settings(dataclasses.replace(made, settings=other))
+    guarded = dataclasses.replace(made, settings=cluster.model_copy(update={"access": True}))
+    with pytest.raises(SettingsError, match="RAYLOOP_ACCESS is not what the cluster was started with"):
+        serving.require_same_settings(guarded)
+    serving.require_same_stores(guarded)
 
 
 def test_neither_table_nor_log_nor_store_has_a_name_in_clear(workspace: Workspace, tmp_path: Path) -> None:
