@@ -7,8 +7,9 @@ starting over with the epoch's first rows: some rows count twice in an epoch, no
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -50,6 +51,15 @@ class Feed(Protocol):
         """The batches of an epoch from step ``first`` on."""
 
 
+class Picked(Protocol):
+    """Rows that batches are picked from."""
+
+    def __len__(self) -> int: ...
+
+    def picked(self, order: np.ndarray) -> Iterator[Batch]:
+        """A batch for each row of ``order`` [batches, n], the positions of its rows."""
+
+
 class HeldOut(Protocol):
     """One worker's share of the held-out rows; ``rows`` counts those of all workers."""
 
@@ -71,9 +81,16 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def nbytes(self) -> int:
+        return self.numbers.nbytes + self.codes.nbytes + self.labels.nbytes
+
     def take(self, which: np.ndarray) -> Batch:
         parts = (self.numbers, self.codes, self.labels)
         return Batch(*(torch.from_numpy(np.take(part, which, axis=0)) for part in parts))
+
+    def picked(self, order: np.ndarray) -> Iterator[Batch]:
+        return map(self.take, order)
 
     def every(self, count: int) -> Rows:
         """At most ``count`` rows, evenly spaced."""
@@ -89,7 +106,7 @@ class MemoryFeed:
     """
 
     def __init__(self, rows: Rows, batch_size: int, seed: int, rank: int = 0, workers: int = 1) -> None:
-        self._rows = rows
+        self.held: Picked = rows
         self._seed = seed
         self._rank = rank
         self._local = local_batch(len(rows), batch_size, workers)
@@ -97,7 +114,7 @@ class MemoryFeed:
 
     @property
     def rows(self) -> int:
-        return len(self._rows)
+        return len(self.held)
 
     @property
     def steps(self) -> int:
@@ -105,9 +122,14 @@ class MemoryFeed:
 
     def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
         order = np.random.default_rng([self._seed, number]).permutation(self.rows)
-        order = np.resize(order, self.steps * self._global)
-        for start in range(first * self._global + self._rank * self._local, len(order), self._global):
-            yield self._rows.take(order[start : start + self._local])
+        steps = np.resize(order, self.steps * self._global).reshape(self.steps, -1, self._local)
+        return self.held.picked(steps[first:, self._rank])
+
+    def over(self, rows: Picked) -> Self:
+        """The same batches, picked from ``rows``, which are the same rows elsewhere."""
+        made = copy(self)
+        made.held = rows
+        return made
 
 
 class MemoryHeldOut:

@@ -20,7 +20,7 @@ from trainers.feed import Batch, Feed, HeldOut
 from trainers.job import Job, Teacher
 from trainers.progress import Best, Progress
 from trainers.step import Loss, Stepper
-from trainers.transfer import transferred
+from trainers.transfer import placed
 from trainers.validate import validate
 from trainers.world import World
 
@@ -59,7 +59,7 @@ class _Training:
     def __init__(
         self, job: Job, feed: Feed, held_out: HeldOut, world: World, tell: Tell, checkpoints: Checkpoints | None
     ) -> None:
-        self._job, self._feed, self._held_out, self._world = job, feed, held_out, world
+        self._job, self._feed, self._held_out, self._world = job, placed(feed, world.device), held_out, world
         self._tell, self._checkpoints = tell, checkpoints
         # It draws weights that are replaced: before the seeds are set, so that a student's are its own.
         loss = _loss(job, world)
@@ -134,7 +134,7 @@ class _Training:
         """Returns the mean loss of the epoch over all workers."""
         self._scored.train()
         progress, every = self._progress, self._job.config.checkpoint_steps
-        for batch in transferred(self._feed.epoch(number, progress.at), self._world.device):
+        for batch in self._feed.epoch(number, progress.at):
             self._clock.mark("data")
             progress.loss += self._step(batch)
             progress.at += 1
@@ -198,7 +198,8 @@ def _loss(job: Job, world: World) -> Loss:
     weights = None if weights is None else weights.to(world.device)
 
     def of_labels(logits: torch.Tensor, part: Batch) -> torch.Tensor:
-        return losses.loss(job.task, logits, (part.labels - shift) / scale, weights)
+        labels = (part.labels - shift) / scale if job.task.kind == "regression" else part.labels
+        return losses.loss(job.task, logits, labels, weights)
 
     return of_labels if job.teacher is None else _taught(job, job.teacher, world, of_labels)
 

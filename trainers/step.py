@@ -91,16 +91,18 @@ class Stepper:
     def gradients(self, batch: Batch) -> torch.Tensor:
         """Leave the gradient of the mean loss of ``batch`` over all workers, added up over its parts; returns this worker's loss."""
         self.optimiser.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=batch.labels.device)
         parts = batch.parts(self._config.accumulate)
+        found = []
         for number, part in enumerate(parts, start=1):
             with self._world.averaging(self._module, now=number == len(parts)):
-                loss = self._part(part) * (len(part.labels) / len(batch.labels))
+                loss = self._part(part)
+                if len(parts) > 1:
+                    loss = loss * (len(part.labels) / len(batch.labels))
                 self._clock.mark("forward")
                 self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+            found.append(loss.detach())
             self._clock.mark("backward")
-        return total
+        return found[0] if len(found) == 1 else torch.stack(found).sum()
 
     def state(self) -> dict[str, Any]:
         """What the optimiser's own state leaves out."""

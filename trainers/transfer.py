@@ -6,21 +6,72 @@ import threading
 from collections.abc import Iterator
 from queue import Queue
 
+import numpy as np
 import torch
 
-from trainers.feed import Batch
+from trainers.feed import Batch, Feed, MemoryFeed, Rows
 
 AHEAD = 2
 """Batches that wait on the GPU for their step."""
 
 
-def transferred(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The same batches on ``device``. A GPU gets them from page-locked memory while it works on those before."""
-    return _prefetched(batches, device) if device.type == "cuda" else batches
+RESIDENT_SHARE = 0.25
+"""Of a GPU's free memory, that rows may take which stay there."""
+
+
+def placed(feed: Feed, device: torch.device) -> Feed:
+    """The same batches on ``device``.
+
+    Rows in memory go to a GPU once, where they fit, and batches are picked there: to pick one takes a processor longer than a
+    step of a small model takes a GPU. Others are copied while the GPU works on those before.
+    """
+    if device.type != "cuda":
+        return feed
+    if isinstance(feed, MemoryFeed) and isinstance(feed.held, Rows) and _fits(feed.held, device):
+        return feed.over(Resident(feed.held, device))
+    return Prefetched(feed, device)
+
+
+def _fits(rows: Rows, device: torch.device) -> bool:
+    free, _ = torch.cuda.mem_get_info(device)
+    return rows.nbytes <= RESIDENT_SHARE * free
+
+
+class Resident:
+    """Rows in the memory of ``device``."""
+
+    def __init__(self, rows: Rows, device: torch.device) -> None:
+        # Not from_numpy: arrays of Ray's object store cannot be written to, which torch would warn of.
+        self._rows = Batch(*(torch.tensor(part, device=device) for part in (rows.numbers, rows.codes, rows.labels)))
+
+    def __len__(self) -> int:
+        return len(self._rows.labels)
+
+    def picked(self, order: np.ndarray) -> Iterator[Batch]:
+        for which in torch.tensor(order, device=self._rows.labels.device):
+            yield Batch(*(part.index_select(0, which) for part in self._rows))
+
+
+class Prefetched:
+    """A feed whose batches wait on a GPU, copied from page-locked memory by a thread."""
+
+    def __init__(self, feed: Feed, device: torch.device) -> None:
+        self._feed, self._device = feed, device
+
+    @property
+    def steps(self) -> int:
+        return self._feed.steps
+
+    @property
+    def rows(self) -> int:
+        return self._feed.rows
+
+    def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
+        return _prefetched(self._feed.epoch(number, first), self._device)
 
 
 def _prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """A thread copies on a stream of its own; the stream that trains waits for each copy's end, and no longer."""
+    """The thread copies on a stream of its own; the stream that trains waits for each copy's end, and no longer."""
     ready: Queue[tuple[Batch, torch.cuda.Event] | BaseException | None] = Queue(maxsize=AHEAD)
     stopped, stream = threading.Event(), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 

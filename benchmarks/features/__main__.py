@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from benchmarks import results
 from benchmarks.features import offline, online
 from benchmarks.features.request import request_rows
+from benchmarks.teller import Teller
 
 AREA = "features"
 SECTIONS = {
@@ -51,17 +51,6 @@ def _versions() -> dict[str, str]:
     own = {name: version(name) for name in ("rayloop", "ray", "polars", "pyarrow", "duckdb")}
     name, _, pinned = _PEER_PINS.read_text().splitlines()[0].partition("==")
     return own | {name: pinned}
-
-
-class Teller:
-    """Says what happens, and when, counted from the start."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-
-    def __call__(self, line: str) -> None:
-        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        print(f"[{minutes:02d}:{seconds:02d}] {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +22,7 @@ from benchmarks.serving.processes import server
 from benchmarks.serving.rayloop import NAME, Rayloop
 from benchmarks.serving.subjects import EMPTY, PEERS_ALL, Peer, Subject, answers, running
 from benchmarks.serving.visits import Work, closed_plan, model_alone, visit, visit_rayloop
+from benchmarks.teller import Teller
 from cluster import session
 
 AREA = "serving"
@@ -75,7 +75,7 @@ def _listed(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
 
 def _visits(sections: frozenset[str], asked: argparse.Namespace) -> None:
     home = Path(tempfile.mkdtemp(prefix="rayloop-benchmark-"))
-    say = _Teller()
+    say = Teller("before")
     found = Measures(say)
     try:
         bundles = (model.write_bundle(home / "champion", 1), model.write_bundle(home / "challenger", 2))
@@ -94,7 +94,7 @@ def _visits(sections: frozenset[str], asked: argparse.Namespace) -> None:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _round(turn: int, rayloop: Rayloop, peers: list[Peer], work: Work, found: Measures, say: _Teller) -> None:
+def _round(turn: int, rayloop: Rayloop, peers: list[Peer], work: Work, found: Measures, say: Teller) -> None:
     """Each server once; every other round in reverse, so that a drift of the machine favours nobody."""
     if work.wants("one_row", "canary"):
         _generator(work, found)
@@ -143,18 +143,6 @@ def _own(name: str, asked: argparse.Namespace) -> None:
 def _versions() -> dict[str, str]:
     own = {name: version(name) for name in ("rayloop", "ray", "onnxruntime", "uvloop")}
     return own | dict(pinned(folder) for folder in dict.fromkeys(peer.folder for peer in PEERS_ALL if not peer.ray))
-
-
-class _Teller:
-    """Says what happens, and when, counted from the start."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self.place = "before"
-
-    def __call__(self, line: str) -> None:
-        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        print(f"[{minutes:02d}:{seconds:02d}] {self.place}: {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.features.__main__ import Teller
 from benchmarks.results import Row
 from benchmarks.serving.environments import pinned
+from benchmarks.teller import Teller
 from benchmarks.training import checkpoints, quality, speed, sweep
 from benchmarks.training.case import Case, cluster, flights
 from benchmarks.training.runs import PEERS

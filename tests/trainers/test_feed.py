@@ -5,11 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers.feed import MemoryFeed, MemoryHeldOut, Rows
 from trainers.shares import share_of
+from trainers.transfer import Resident
 
 ROWS = st.integers(1, 90)
 WORKERS = st.integers(1, 5)
@@ -53,6 +55,15 @@ def test_epochs_and_seeds_differ_and_repeat(count: int) -> None:
     assert _epoch(count, 10, 1, 1) == _epoch(count, 10, 1, 1)
     assert _epoch(count, 10, 1, 1) != _epoch(count, 10, 1, 2)
     assert _epoch(count, 10, 1, 1) != _epoch(count, 10, 1, 1, seed=1)
+
+
+@given(ROWS, BATCH, st.integers(0, 3))
+def test_rows_that_stay_on_a_device_make_the_same_batches(count: int, batch: int, first: int) -> None:
+    feed = MemoryFeed(_numbered(count), batch, seed=0)
+    there = feed.over(Resident(_numbered(count), torch.device("cpu")))
+    assert (there.rows, there.steps) == (feed.rows, feed.steps)
+    for ours, theirs in zip(feed.epoch(1, first), there.epoch(1, first), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 @given(st.integers(0, 200), st.integers(1, 9))

@@ -1,0 +1,214 @@
+"""Training on a GPU beside plain torch in one process, how busy the GPU is, and how long it waits for rows.
+
+``python -m benchmarks.training.gpu`` writes a page of its own, which names the GPU: benchmarks/results/training-gpu.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, median
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks import results
+from benchmarks.results import Row, Target, row
+from benchmarks.teller import Teller
+from benchmarks.training.case import CONFIG, Case, cluster, flights
+from trainers.config import ModelSpec, TrainConfig
+from trainers.course import Epoch, Pulse
+from trainers.data import TrainingData
+from trainers.fit import fit
+
+AREA = "training-gpu"
+ALONE = "torch, rows on the GPU"
+ROUNDS = 3
+SAMPLE_MS = 100
+LIMIT_S = 300.0
+_TARGET = Target(of="ratio", sign="≥", limit=0.95)
+_ABOUT = """\
+rayloop trains through Ray Train; the peer is one process of plain torch that holds all rows on the GPU. Both train the same module.
+docs/benchmarks.md tells how it is measured."""
+
+
+class Work(NamedTuple):
+    """A model and how it is trained; ``peer`` is whether plain torch trains it too."""
+
+    words: str
+    spec: ModelSpec
+    config: TrainConfig
+    peer: bool = True
+
+
+_MLP = ModelSpec(build="mlp", parameters={"hidden": (256, 128), "dropout": 0.2})
+_FT = ModelSpec(build="ft_transformer", parameters={"width": 192, "blocks": 3, "heads": 8})
+_GPU = CONFIG.model_copy(update={"gpu": True, "epochs": 60})
+WORKS = (
+    Work("MLP 256-128, batches of 2,048, float32", _MLP, _GPU),
+    Work(
+        "FT-Transformer of width 192, batches of 4,096, bf16",
+        _FT,
+        _GPU.model_copy(update={"batch_size": 4096, "precision": "bf16", "epochs": 12}),
+    ),
+    Work(
+        "MLP 256-128, batches of 2,048, float32, rows streamed by Ray Data",
+        _MLP,
+        _GPU.model_copy(update={"cache_mib": 0, "epochs": 4}),
+        peer=False,
+    ),
+    Work(
+        "FT-Transformer of width 192, batches of 4,096, bf16, rows streamed by Ray Data",
+        _FT,
+        _GPU.model_copy(update={"batch_size": 4096, "precision": "bf16", "cache_mib": 0, "epochs": 4}),
+        peer=False,
+    ),
+)
+
+
+class Ran(NamedTuple):
+    """Rows per second of each epoch, per cent of the time in which the GPU had work, and the share of steps' time spent on data."""
+
+    rates: list[float]
+    busy: float
+    data: float
+
+    @property
+    def steady(self) -> float:
+        return median(self.rates[1:])
+
+
+def main() -> None:
+    """Measure all works and write the page."""
+    if not torch.cuda.is_available():
+        sys.exit("there is no GPU that torch can use")
+    asked, host, say = _arguments(sys.argv[1:]), results.machine(), Teller()
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    host["gpu"] = torch.cuda.get_device_name()
+    case = flights(asked.folder, say)
+    with cluster(asked.folder):
+        for work in WORKS:
+            found = _rows(work, case, TrainingData.of(case.table), asked.rounds, say)
+            say(f"written to {results.write(AREA, found, _versions(), _ABOUT, asked.out, host)}")
+
+
+def _arguments(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training.gpu", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
+    kept = Path(tempfile.gettempdir()) / "rayloop-bench-training"
+    parser.add_argument("--folder", type=Path, default=kept, help="where the training frame is kept between runs")
+    return parser.parse_args(words)
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("rayloop", "ray", "torch")} | {"cuda": str(torch.version.cuda)}
+
+
+def _rows(work: Work, case: Case, data: TrainingData, rounds: int, say: Callable[[str], None]) -> list[Row]:
+    """Both take turns, every other round in reverse."""
+    runs: dict[str, list[Ran]] = {"ours": [], "peer": []}
+    turns = ("ours", "peer") if work.peer else ("ours",)
+    for number in range(rounds):
+        for name in turns if number % 2 == 0 else reversed(turns):
+            ran = _ours(work, case, data) if name == "ours" else _alone(work, case)
+            runs[name].append(ran)
+            say(f"{work.words}, {name}: {ran.steady:,.0f} rows/s, GPU {ran.busy:.0f}%, data {ran.data:.1%}")
+    ours, peer = runs["ours"], runs["peer"]
+
+    def middle(of: Callable[[Ran], float], found: list[Ran]) -> float | None:
+        return results.middle([of(ran) for ran in found])
+
+    def compared(what: str, unit: str, of: Callable[[Ran], float], target: Target | None = None) -> Row:
+        value = middle(of, peer)
+        return row(f"{what}: {work.words}", unit, middle(of, ours), ALONE if work.peer else "", value, target)
+
+    lost = row(f"lost on data: {work.words}", "% of the steps' time", middle(lambda ran: 100 * ran.data, ours))
+    return [
+        compared("training rows per second", "rows/s", lambda ran: ran.steady, _TARGET if work.peer else None),
+        compared("the GPU had work", "% of the time", lambda ran: ran.busy),
+        lost,
+    ]
+
+
+def _ours(work: Work, case: Case, data: TrainingData) -> Ran:
+    """How busy the GPU is from the first epoch's end to the last's, validation left in."""
+    with _watched() as busy:
+
+        def watch(seen: Epoch | Pulse) -> None:
+            if isinstance(seen, Epoch):
+                busy.mark()
+
+        done = fit(work.spec, work.config, case.task, case.encoder, data, lambda line: None, watch=watch)
+    spent = {stage: sum(epoch.seconds[stage] for epoch in done.epochs[1:]) for stage in done.epochs[0].seconds}
+    rates = [epoch.rows_per_second for epoch in done.epochs]
+    return Ran(rates, busy.share(), spent["data"] / sum(spent.values()))
+
+
+def _alone(work: Work, case: Case) -> Ran:
+    plan, told = case.folder / "gpu-plan.json", case.folder / "gpu-told.json"
+    given: dict[str, Any] = {
+        "spec": work.spec.model_dump(),
+        "config": work.config.model_dump(),
+        "task": case.task.model_dump(),
+        "inputs": case.inputs.model_dump(mode="json"),
+        **{name: case.plan[name] for name in ("parquet", "numbers", "codes")},
+    }
+    plan.write_text(json.dumps(given))
+    with _watched() as busy:
+        command = [sys.executable, "-m", "benchmarks.training.gpu_alone", str(plan), str(told)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in process.stdout:
+                busy.mark()
+        if process.returncode:
+            sys.exit(f"{ALONE}: it ended with code {process.returncode}")
+    return Ran(json.loads(told.read_text())["rates"], busy.share(), 0.0)
+
+
+class _Busy:
+    """Samples of the GPU's utilisation, of which those between the first and the last mark count."""
+
+    def __init__(self) -> None:
+        self.samples: list[float] = []
+        self._marks: list[int] = []
+
+    def mark(self) -> None:
+        self._marks.append(len(self.samples))
+
+    def share(self) -> float:
+        return mean(self.samples[self._marks[0] : self._marks[-1]] or self.samples[-1:])
+
+
+@contextmanager
+def _watched() -> Iterator[_Busy]:
+    """The driver's own count: per cent of the last fraction of a second in which some kernel ran."""
+    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", f"-lms={SAMPLE_MS}"]
+    busy = _Busy()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = process.stdout
+
+        def read() -> None:
+            for line in lines:
+                busy.samples.append(float(line))
+
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        try:
+            yield busy
+        finally:
+            process.terminate()
+            thread.join()
+
+
+if __name__ == "__main__":
+    main()
