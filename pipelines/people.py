@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +22,7 @@ from deployments.config import Standing, standings
 from deployments.config import connect as serve_config
 from deployments.controller import RolloutStatus
 from deployments.evidence import Evidence
-from deployments.rollout import named
+from deployments.rollout import RolloutState, named
 from pipelines.actors import call, find
 from pipelines.orders import stands
 from pipelines.serving import BY_JOB, require_same_stores, told_of_job
@@ -133,7 +134,7 @@ def _show_model(settings: Settings, model: str, stands: Standing | None, tell: T
         for challenger in served.trial.challengers:
             tell(f"  challenger v{challenger.version} at {100 * served.trial.share:.3g}%")
     if status is not None and status.state is not None:
-        _show_rollout(status, tell)
+        _show_rollout(status, time.time(), tell)
     monitor = find(monitor_actor(model))
     if monitor is not None:
         found = call(monitor.status.remote())
@@ -188,12 +189,14 @@ def _show_look(found: dict[str, Any], tell: Tell) -> None:
         tell(f"  cost: {found['cost']:.4g} for {found['used']['requests']:,} requests" + (f" ({tags})" if tags else ""))
 
 
-def _show_rollout(status: RolloutStatus, tell: Tell) -> None:
+def _show_rollout(status: RolloutStatus, now: float, tell: Tell) -> None:
     state = status.state
     assert state is not None
     several = len(state.entrants) > 1 and state.active
     rest = f" each, {named(state.challengers)}" if several else f": {state.reason}"
     tell(f"  rollout {state.id}: {stands(state)}{rest}")
+    if state.status == "running":
+        tell(f"    {_step(state, now)}")
     for version in state.challengers:
         if several and version in status.verdicts:
             verdict = status.verdicts[version]
@@ -203,6 +206,13 @@ def _show_rollout(status: RolloutStatus, tell: Tell) -> None:
     for decision in status.decisions:
         if decision.action == "drop":
             tell(f"    {named(decision.challengers)} was dropped: {decision.reason}")
+
+
+def _step(state: RolloutState, now: float) -> str:
+    """How long a rollout has been at its step, and how long it may be."""
+    policy, spent = state.policy, state.step_age_s(now) / 60
+    at = f"step {state.step + 1} of {len(policy.steps)} for {spent:,.1f} of {policy.deadline_s / 60:,.1f} min"
+    return f"{at}; undecided by then: {policy.on_undecided}, too little seen: {policy.no_data}"
 
 
 def _evidence(champion: str, challenger: str, seen: Evidence) -> str:

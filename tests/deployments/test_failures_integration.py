@@ -157,7 +157,7 @@ def scale(settings: Settings, champion: ModelVersion, count: int) -> None:
 def test_scaling_costs_no_request_and_no_row_of_the_log(
     cluster: Settings, champion: ModelVersion, endpoint: str
 ) -> None:
-    with Load(endpoint, SLOPE, threads=4, name="scale") as load:
+    with Load(endpoint, SLOPE, rate=200.0, name="scale") as load:
         scale(cluster, champion, 2)
         answered = load.answered
         until(lambda: load.answered > answered + 200, "two replicas answer")
@@ -173,10 +173,9 @@ def test_a_killed_champion_replica_of_two_costs_nobody_an_answer(
     cluster: Settings, champion: ModelVersion, endpoint: str
 ) -> None:
     scale(cluster, champion, 2)
-    threads = 4
     ledger = connect_ledger(MODEL, cluster)
     before = ray.get(ledger.lost.remote())
-    with Load(endpoint, SLOPE, threads=threads, name="kill") as load:
+    with Load(endpoint, SLOPE, rate=200.0, name="kill") as load:
         until(lambda: load.answered > 200, "two replicas answer")
         first = min(replicas(cluster, MODEL).values())
         os.kill(first, signal.SIGKILL)
@@ -192,7 +191,7 @@ def test_a_killed_champion_replica_of_two_costs_nobody_an_answer(
     rows = logged(cluster, "kill")
     assert len(rows) == len(set(rows))
     # Rows of requests that were under way were counted before they were answered, and answered by the other replica.
-    assert 0 <= lost - len(set(load.ids) - set(rows)) <= threads
+    assert 0 <= lost - len(set(load.ids) - set(rows)) <= load.most_open
 
 
 def test_a_change_takes_effect_within_a_second_under_load(

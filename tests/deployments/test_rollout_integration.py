@@ -138,7 +138,7 @@ def test_a_challenger_that_does_not_load_is_refused(
 def test_controller_resumes_after_a_kill_and_obeys_orders(
     cluster: Settings, http: httpx.Client, versions: Versions, rollout
 ) -> None:
-    with Load(str(http.base_url), TRUE_SLOPE, threads=1, name="orders") as load:
+    with Load(str(http.base_url), TRUE_SLOPE, rate=50.0, name="orders") as load:
         ray.get(rollout.start.remote(versions.good, FROZEN))
         with pytest.raises(RolloutError, match="under way"):
             ray.get(rollout.start.remote(versions.bad, FROZEN))

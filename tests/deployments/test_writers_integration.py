@@ -101,7 +101,7 @@ def test_models_that_are_deployed_changed_and_removed_at_once_do_not_meet(
     cluster: Settings, served: ModelVersion, foreign: str, models: list[Model]
 ) -> None:
     client = ServeSubmissionClient(cluster.dashboard)
-    with Load(f"{cluster.endpoint}/v2/models/{served.model}", 1.0, threads=1, name="writers") as load:
+    with Load(f"{cluster.endpoint}/v2/models/{served.model}", 1.0, rate=50.0, name="writers") as load:
         at_once([("deploy", (model.versions[0], OPTIONS)) for model in models], cluster)
         for model in models:
             assert score(cluster, model.name) == pytest.approx(sigmoid(np.array(model.slopes[0] * 0.5)), abs=1e-4)

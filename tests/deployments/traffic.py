@@ -1,5 +1,6 @@
 """Requests to a served model, and a load that runs while a test does something else."""
 
+import asyncio
 import random
 import threading
 import time
@@ -10,6 +11,9 @@ import httpx
 import numpy as np
 
 from tests.until import DEADLINE_S
+
+LABELS = 20
+"""That are sent together."""
 
 
 def infer_body(distances: list[float | None], id: str | None = None) -> dict[str, Any]:
@@ -27,62 +31,81 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
 
 
 class Load:
-    """Concurrent single-row requests with true labels following, until the block ends."""
+    """Single-row requests that leave at random times (Poisson), ``rate`` a second, whatever the server does; true labels follow.
 
-    def __init__(self, endpoint: str, slope: float, threads: int = 2, name: str = "load") -> None:
-        self._endpoint, self._slope, self._name = endpoint, slope, name
+    It lasts as long as the block; then all that has left is waited for.
+    """
+
+    def __init__(self, endpoint: str, slope: float, rate: float = 100.0, name: str = "load") -> None:
+        self._endpoint, self._slope, self._rate, self._name = endpoint, slope, rate, name
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(threads)]
-        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run)
         self._began = time.monotonic()
+        self._open = 0
+        self._labels: list[dict[str, Any]] = []
         self.outcomes: Counter[tuple[int, str]] = Counter()
         self.ids: list[str] = []
-        self.problems: list[str] = []
+        self.failed: list[str] = []
+        self.most_open = 0
+        """Requests that were under way at one moment, at most."""
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *unused: object) -> None:
         self._stop.set()
-        for thread in self._threads:
-            thread.join(DEADLINE_S)
-
-    @property
-    def failed(self) -> list[str]:
-        return self.problems
+        self._thread.join(DEADLINE_S)
+        assert not self._thread.is_alive(), f"{self._open} requests are not answered"
 
     @property
     def answered(self) -> int:
         return sum(self.outcomes.values())
 
-    def _run(self, thread: int) -> None:
-        chance = random.Random(thread)
-        with httpx.Client(base_url=self._endpoint, timeout=30.0) as client:
-            sent = 0
-            while not self._stop.is_set():
-                labels = [self._one(client, chance, f"{self._name}-{thread}-{sent + i}") for i in range(20)]
-                sent += 20
-                self._note(client.post("/feedback", json={"labels": labels}))
-
-    def _one(self, client: httpx.Client, chance: random.Random, id: str) -> dict[str, Any]:
-        distance = chance.gauss(0.0, 1.0)
+    def _run(self) -> None:
         try:
-            response = client.post("/infer", json=infer_body([distance], id))
-        except httpx.TransportError as error:
-            self._problem(f"{id}: {error!r}")
-        else:
-            self._note(response)
-            with self._lock:
-                self.ids.append(id)
-                self.outcomes[response.status_code, response.headers.get("x-rayloop-variant", "")] += 1
-        return {"id": id, "label": int(chance.random() < 1.0 / (1.0 + np.exp(-self._slope * distance)))}
+            asyncio.run(self._send())
+        # A load that broke has not shown anything.
+        except Exception as error:
+            self._problem(repr(error))
 
-    def _note(self, response: httpx.Response) -> None:
+    async def _send(self) -> None:
+        chance, sent, due = random.Random(self._name), 0, time.monotonic()
+        limits = httpx.Limits(max_connections=None)
+        async with (
+            httpx.AsyncClient(base_url=self._endpoint, timeout=30.0, limits=limits) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            while not self._stop.is_set():
+                # One that is late leaves at once: the times do not depend on how long answers take.
+                due += chance.expovariate(self._rate)
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                distance = chance.gauss(0.0, 1.0)
+                label = int(chance.random() < 1.0 / (1.0 + np.exp(-self._slope * distance)))
+                group.create_task(self._one(client, f"{self._name}-{sent}", distance, label))
+                sent += 1
+
+    async def _one(self, client: httpx.AsyncClient, id: str, distance: float, label: int) -> None:
+        self._open += 1
+        self.most_open = max(self.most_open, self._open)
+        response = await self._post(client, "/infer", infer_body([distance], id))
+        self._open -= 1
+        if response is not None:
+            self.ids.append(id)
+            self.outcomes[response.status_code, response.headers.get("x-rayloop-variant", "")] += 1
+        self._labels.append({"id": id, "label": label})
+        if len(self._labels) >= LABELS:
+            labels, self._labels = self._labels, []
+            await self._post(client, "/feedback", {"labels": labels})
+
+    async def _post(self, client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> httpx.Response | None:
+        try:
+            response = await client.post(path, json=body)
+        except httpx.TransportError as error:
+            return self._problem(f"{path} {body.get('id', '')}: {error!r}")
         if response.status_code != 200:
             self._problem(f"{response.status_code} {response.headers} {response.text[:200]}")
+        return response
 
     def _problem(self, what: str) -> None:
-        with self._lock:
-            self.problems.append(f"at {time.monotonic() - self._began:.1f} s: {what}")
+        self.failed.append(f"at {time.monotonic() - self._began:.1f} s: {what}")

@@ -15,6 +15,8 @@ from deployments.policy import RolloutPolicy
 from deployments.rollout import begin, command, drop, entry
 from pipelines import cli, orders, people
 
+STEP = "step 1 of 2 for 1.5 of 60.0 min; undecided by then: abort, too little seen: abort"
+
 
 def status(*dropped: str, entrants: tuple[str, ...] = ("2", "3", "4")) -> RolloutStatus:
     state = begin("r1", "trips", "1", entrants, RolloutPolicy(steps=(0.1, 1.0)), 100.0)
@@ -28,13 +30,14 @@ def status(*dropped: str, entrants: tuple[str, ...] = ("2", "3", "4")) -> Rollou
 
 def told(found: RolloutStatus) -> list[str]:
     lines: list[str] = []
-    people._show_rollout(found, lines.append)
+    people._show_rollout(found, 190.0, lines.append)
     return [line.strip() for line in lines]
 
 
 def test_the_status_tells_of_each_challenger_and_of_those_that_were_dropped() -> None:
     assert told(status("3")) == [
         "rollout r1: running at 3.33% each, v2, v4",
+        STEP,
         "v2: hold: undecided on 2",
         "v4: hold: undecided on 4",
         "v3 was dropped: v3: the challenger is worse",
@@ -42,7 +45,7 @@ def test_the_status_tells_of_each_challenger_and_of_those_that_were_dropped() ->
 
 
 def test_a_lone_challenger_is_told_of_in_one_line() -> None:
-    assert told(status(entrants=("2",))) == ["rollout r1: running at 10%: v2 on trial against v1"]
+    assert told(status(entrants=("2",))) == ["rollout r1: running at 10%: v2 on trial against v1", STEP]
 
 
 def test_the_status_tells_what_is_known_of_a_trial_under_way() -> None:
@@ -53,7 +56,7 @@ def test_the_status_tells_what_is_known_of_a_trial_under_way() -> None:
         (labelled, "50 labelled rows, mean cost 0.2500 against 0.5000"),
     ):
         found = status(entrants=("2",)).model_copy(update={"evidence": {"2": RolloutEvidence(whole=evidence)}})
-        assert told(found)[1] == f"v2 100 requests (3 failed), v1 1,900 requests (0 failed); {costs}"
+        assert told(found)[2] == f"v2 100 requests (3 failed), v1 1,900 requests (0 failed); {costs}"
 
 
 def test_a_rollout_that_has_ended_has_no_share() -> None:
