@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -49,9 +49,11 @@ class Receipt(NamedTuple):
     seconds: dict[str, float]
 
 
-def score_part(row: dict[str, Any], reference: ray.ObjectRef) -> dict[str, Any]:
-    """Score part number ``row["id"]`` of the job behind ``reference``; returns its receipt as a row."""
-    return _loaded(reference).run(int(row["id"]))._asdict()
+@ray.remote
+def score_part(number: int, shared: Sequence[ray.ObjectRef]) -> Receipt:
+    """Score part ``number`` of the job behind the reference in ``shared``: in a list, so that Ray does not fetch it for each task."""
+    (reference,) = shared
+    return _loaded(reference).run(number)
 
 
 # A worker process works for one job at a time; it keeps that one's session.

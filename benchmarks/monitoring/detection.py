@@ -43,6 +43,7 @@ CHANGES = (
     *(Change("variance", share, 0.5) for share in (0.3, 1.0)),
     *(Change("missing", share) for share in (0.01, 0.1)),
     *(Change("category", share) for share in (0.01, 0.1)),
+    *(Change("mix", share) for share in (0.1, 0.3)),
 )
 NOTHING = Change()
 

@@ -32,7 +32,10 @@ _NAMES = np.array([f"v{i}" for i in range(max(LEVELS) + 1)])
 _SHARED = 0.3
 """Share of variance that neighbouring numbers have in common."""
 
-Kind = Literal["none", "mean", "variance", "missing", "category"]
+_MIXED_FROM = 0.5
+"""Rows whose hidden factor is above it are a kind of their own: 31 % of all, with the first four numbers larger together."""
+
+Kind = Literal["none", "mean", "variance", "missing", "category", "mix"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Change:
     """What happens to a ``share`` of the rows, in the first number or, for ``category``, the sixth string.
 
     mean: it moves by ``size`` standard deviations. variance: its deviations grow by the factor 1 + ``size``. missing:
-    it is missing. category: it takes a value never seen before.
+    it is missing. category: it takes a value never seen before. mix: the row is of a kind that was rarer before, and
+    has the first four numbers of that kind, each of them within what was seen before.
     """
 
     kind: Kind = "none"
@@ -77,7 +81,7 @@ def frame(seed: int, rows: int, change: Change = Change()) -> Frame:
     noise, shared = rng.normal(size=(rows, NUMBERS)), rng.normal(size=(rows, NUMBERS // 4))
     numbers = np.sqrt(1 - _SHARED) * noise + np.sqrt(_SHARED) * np.repeat(shared, 4, axis=1)
     codes = np.stack([_zipf(rng, rows, levels) for levels in LEVELS], axis=1)
-    _apply(change, numbers, codes, rng.random(rows) < change.share)
+    _apply(change, numbers, codes, shared[:, 0], rng.random(rows) < change.share)
     return Frame(_shaped(numbers), codes)
 
 
@@ -97,7 +101,7 @@ def _zipf(rng: np.random.Generator, rows: int, levels: int) -> np.ndarray:
     return rng.choice(levels, rows, p=odds / odds.sum()).astype(np.int16)
 
 
-def _apply(change: Change, numbers: np.ndarray, codes: np.ndarray, hit: np.ndarray) -> None:
+def _apply(change: Change, numbers: np.ndarray, codes: np.ndarray, factor: np.ndarray, hit: np.ndarray) -> None:
     if change.kind == "mean":
         numbers[hit, 0] += change.size
     elif change.kind == "variance":
@@ -106,6 +110,9 @@ def _apply(change: Change, numbers: np.ndarray, codes: np.ndarray, hit: np.ndarr
         numbers[hit, 0] = np.nan
     elif change.kind == "category":
         codes[hit, 5] = LEVELS[5]
+    elif change.kind == "mix":
+        kind = factor[factor > _MIXED_FROM]
+        numbers[hit, :4] += np.sqrt(_SHARED) * (np.resize(kind, hit.sum()) - factor[hit])[:, None]
 
 
 def _shaped(numbers: np.ndarray) -> np.ndarray:

@@ -57,6 +57,53 @@ def test_wasserstein_is_that_of_values_cut_off_at_the_edges():
     assert found["kolmogorov_smirnov"] == pytest.approx(kolmogorov_smirnov(cells[:-2], live[:-2], "both"))
 
 
+def test_normal_scores_are_those_of_the_reference_quantiles():
+    rng = np.random.default_rng(2)
+    a = rng.normal(size=4_000)
+    bins, cells, battery, _ = number(np.exp(a))
+    drawn_scores = rng.normal(size=200_000)
+    which = np.searchsorted(stats.norm.ppf(np.cumsum(cells[:-2])[:-1] / cells.sum()), drawn_scores)
+    for power in (1, 2):
+        means = np.bincount(which, weights=drawn_scores**power) / np.bincount(which)
+        assert battery.scores[:, power - 1] == pytest.approx(means, abs=0.05)
+    # Whatever the shape of the column: scores depend on ranks alone.
+    live = bins.count_number(summary(np.exp(rng.normal(0.5, 1.0, 4_000))))
+    found = dict(zip(battery.names, battery.measure(cells[None], live[None])[0], strict=True))
+    assert found["van_der_waerden"] == pytest.approx(0.5, abs=0.05)
+    widened = bins.count_number(summary(np.exp(rng.normal(0.0, 1.3, 4_000))))
+    found = dict(zip(battery.names, battery.measure(cells[None], widened[None])[0], strict=True))
+    assert found["klotz"] > 0.3 > 0.1 > found["van_der_waerden"]
+
+
+def test_a_spread_that_grew_on_some_rows_is_seen():
+    """Where Kolmogorov-Smirnov sees nothing: 0.7 N(0, 1) + 0.3 N(0, 1.5) differs by 0.03 in share at most."""
+    strongest = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        bins, cells, battery, _ = number(rng.normal(size=20_000))
+        values = rng.normal(size=1_000) * np.where(rng.random(1_000) < 0.3, 1.5, 1.0)
+        chance = by_sampling(battery, cells, bins.count_number(summary(values)), rng)
+        strongest.append(chance.strongest)
+        assert chance.p_value < 0.01
+        assert chance.by_statistic["kolmogorov_smirnov"] > chance.by_statistic["klotz"]
+    assert strongest.count("klotz") >= 6
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_direction_counts_one_way_alone(direction):
+    rng = np.random.default_rng(3)
+    told = summary(rng.normal(size=5_000))
+    bins = Bins.of_number(told)
+    cells = bins.count_number(told)
+    battery = Battery.of_number(bins, cells, told.std, direction)
+    assert battery.names == ("kolmogorov_smirnov", "wasserstein", "van_der_waerden")
+    moved = {
+        way: bins.count_number(summary(rng.normal(0.3 * sign, 1.0, 2_000))) for way, sign in (("up", 1), ("down", -1))
+    }
+    for way, live in moved.items():
+        assert (by_sampling(battery, cells, live, rng).p_value < 0.001) == (way == direction)
+
+
 @pytest.mark.parametrize("rows", [100, 1_000])
 def test_false_alarms_of_all_statistics_together(rows):
     found = []
