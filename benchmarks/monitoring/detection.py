@@ -34,6 +34,8 @@ Scores = list[tuple[dict[str, float], bool]]
 ALPHA = 0.05
 REFERENCE_ROWS, REFERENCES = 20_000, 4
 POWER_ROWS = 1_000
+QUIET = 5
+"""Times as many unchanged windows as there are of each change: the threshold, hence all shares, rest on the few farthest of them."""
 LARGE = 10**6
 SIZES = (100, 1_000, 10_000, LARGE)
 POLICY = DriftPolicy(span=1, test="all", alpha=ALPHA, effect=0.0, min_rows=1)
@@ -126,7 +128,7 @@ def false_alarms(scale: Scale, say: Say) -> Iterator[Row]:
 
 
 def power(scale: Scale, changes: Sequence[Change], say: Say) -> Iterator[Row]:
-    quiet = {name: judged(name, POWER_ROWS, NOTHING, scale.power, say) for name in everyone()}
+    quiet = {name: judged(name, POWER_ROWS, NOTHING, QUIET * scale.power, say) for name in everyone()}
     scales = {name: Usual.both(found.scores) for name, found in quiet.items() if found.scores}
     for change in changes:
         found = {name: judged(name, POWER_ROWS, change, scale.power, say) for name in scales}
@@ -138,7 +140,10 @@ def power(scale: Scale, changes: Sequence[Change], say: Say) -> Iterator[Row]:
         work = f"power at {ALPHA:.0%} false alarms, windows of {POWER_ROWS:,} rows: {change}"
         own = found["rayloop"].alarmed or 0.0
         for peer in NAMES:
-            note = quiet[peer].failure or f"by its own threshold rayloop finds {own:.2f}; {scale.power} windows"
+            note = (
+                quiet[peer].failure
+                or f"by its own threshold rayloop finds {own:.2f}; {scale.power} windows, {QUIET * scale.power} unchanged"
+            )
             yield row(
                 work, "changed windows found, share", shares["rayloop"], peer, shares.get(peer),
                 Target(of="ratio", sign="≥", limit=1.0), note,
