@@ -12,14 +12,15 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RaySystemError
 
 from cluster.contracts import ModelVersion, Snapshot
-from cluster.errors import DataError
+from cluster.errors import DataError, RayloopError
 from cluster.parts import Cut, cut
 from features.bundle import MODEL, Manifest
 from features.frame import RequestFrame
@@ -28,8 +29,12 @@ from pipelines import stages
 from pipelines.workspace import Workspace
 from trainers.batch import STAGES, Job, Receipt, score_part
 from trainers.evaluate import output_columns
-from trainers.failures import deliberate
+from trainers.failures import blamed, deliberate
 
+RETRIES = 10
+"""Times that a part is tried again whose worker or node has gone."""
+UNDER_WAY = 1_000
+"""Tasks at a time, more than a cluster has CPUs: each wait looks at all of them."""
 _TELL_EVERY_S = 10.0
 _REMOVALS = 3
 
@@ -93,21 +98,26 @@ def _run(workspace: Workspace, job: Job, rows: Cut) -> list[Receipt]:
 
 
 def _receipts(job: Job) -> Iterator[Receipt]:
-    """A receipt for each part, as its task ends. Raises what a task raised on purpose as itself.
+    """A receipt for each part, as its task ends. Raises what a task raised on purpose as itself, else RayloopError.
 
     Plain tasks: Ray Data, over rows as few as these, would look ten times a second which have ended, and cores wait meanwhile.
     """
-    shared = [ray.put(job)]
-    waiting = [score_part.remote(number, shared) for number in range(len(job.parts))]
+    shared, numbers = [ray.put(job)], iter(range(len(job.parts)))
+    task = score_part.options(max_retries=RETRIES, retry_exceptions=[RaySystemError], scheduling_strategy="SPREAD")
+    waiting: list[ray.ObjectRef] = []
     try:
-        while waiting:
+        while True:
+            waiting += [task.remote(number, shared) for number in islice(numbers, UNDER_WAY - len(waiting))]
+            if not waiting:
+                return
             (done,), waiting = ray.wait(waiting)
             yield ray.get(done)
-    except RayTaskError as error:
-        raise deliberate(str(error)) or error from error
+    except RayError as error:
+        told = f"a part could not be scored: {blamed(str(error))}"
+        raise deliberate(str(error)) or RayloopError(told, "its log is in the Ray dashboard") from error
     finally:
-        for task in waiting:
-            ray.cancel(task)
+        for left in waiting:
+            ray.cancel(left)
 
 
 def _kept(rows: Cut, manifest: Manifest, keep: Sequence[str]) -> tuple[str, ...]:

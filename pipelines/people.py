@@ -210,7 +210,7 @@ def _show_rollout(status: RolloutStatus, now: float, tell: Tell) -> None:
 
 def _step(state: RolloutState, now: float) -> str:
     """How long a rollout has been at its step, and how long it may be."""
-    policy, spent = state.policy, state.step_age_s(now) / 60
+    policy, spent = state.policy, max(0.0, state.step_age_s(now)) / 60
     at = f"step {state.step + 1} of {len(policy.steps)} for {spent:,.1f} of {policy.deadline_s / 60:,.1f} min"
     return f"{at}; undecided by then: {policy.on_undecided}, too little seen: {policy.no_data}"
 

@@ -51,7 +51,7 @@ class Feed(Protocol):
         """The batches of an epoch from step ``first`` on."""
 
 
-class Picked(Protocol):
+class RowSource(Protocol):
     """Rows that batches are picked from."""
 
     def __len__(self) -> int: ...
@@ -106,7 +106,7 @@ class MemoryFeed:
     """
 
     def __init__(self, rows: Rows, batch_size: int, seed: int, rank: int = 0, workers: int = 1) -> None:
-        self.held: Picked = rows
+        self.source: RowSource = rows
         self._seed = seed
         self._rank = rank
         self._local = local_batch(len(rows), batch_size, workers)
@@ -114,7 +114,7 @@ class MemoryFeed:
 
     @property
     def rows(self) -> int:
-        return len(self.held)
+        return len(self.source)
 
     @property
     def steps(self) -> int:
@@ -123,12 +123,12 @@ class MemoryFeed:
     def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
         order = np.random.default_rng([self._seed, number]).permutation(self.rows)
         steps = np.resize(order, self.steps * self._global).reshape(self.steps, -1, self._local)
-        return self.held.picked(steps[first:, self._rank])
+        return self.source.picked(steps[first:, self._rank])
 
-    def over(self, rows: Picked) -> Self:
+    def over(self, rows: RowSource) -> Self:
         """The same batches, picked from ``rows``, which are the same rows elsewhere."""
         made = copy(self)
-        made.held = rows
+        made.source = rows
         return made
 
 

@@ -162,7 +162,7 @@ class _Training:
     def _form_buckets(self) -> None:
         """DDP sets the order in which gradients are summed by its first backward pass: let that be one that does not count."""
         self._scored.train()
-        self._step.gradients(next(iter(self._feed.epoch(1))).to(self._world.device))
+        self._step.gradients(next(iter(self._feed.epoch(1))))
         self._step.optimiser.zero_grad(set_to_none=True)
 
     def _tell_now_and_then(self) -> None:

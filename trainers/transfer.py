@@ -15,8 +15,8 @@ AHEAD = 2
 """Batches that wait on the GPU for their step."""
 
 
-RESIDENT_SHARE = 0.25
-"""Of a GPU's free memory, that rows may take which stay there."""
+RESIDENT_SHARE = 0.1
+"""Of a GPU's free memory, that rows may take which stay there: other processes may share it, and the model comes after them."""
 
 
 def placed(feed: Feed, device: torch.device) -> Feed:
@@ -27,8 +27,12 @@ def placed(feed: Feed, device: torch.device) -> Feed:
     """
     if device.type != "cuda":
         return feed
-    if isinstance(feed, MemoryFeed) and isinstance(feed.held, Rows) and _fits(feed.held, device):
-        return feed.over(Resident(feed.held, device))
+    if isinstance(feed, MemoryFeed) and isinstance(feed.source, Rows) and _fits(feed.source, device):
+        try:
+            return feed.over(Resident(feed.source, device))
+        except torch.OutOfMemoryError:
+            # Another process was faster.
+            torch.cuda.empty_cache()
     return Prefetched(feed, device)
 
 

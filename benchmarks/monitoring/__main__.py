@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from benchmarks import results
 from benchmarks.monitoring import delay, detection, profiling, programs, weeks, wide
 from benchmarks.results import Row
+from benchmarks.teller import Teller
 
 AREA = "monitoring"
 _ABOUT = """\
@@ -59,12 +59,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Iterator[Row]]] = {
 
 def main() -> None:
     """Run the sections that were asked for, and write the results of each as it ends."""
-    asked, host, started = _arguments(sys.argv[1:]), results.machine(), time.monotonic()
-
-    def say(line: str) -> None:
-        minutes, seconds = divmod(int(time.monotonic() - started), 60)
-        print(f"[{minutes:02d}:{seconds:02d}] {line}", flush=True)
-
+    asked, host, say = _arguments(sys.argv[1:]), results.machine(), Teller()
     for name in asked.only:
         found = list(SECTIONS[name](asked, say))
         say(f"{name} written to {results.write(AREA, found, _versions(), _ABOUT, asked.out, host)}")

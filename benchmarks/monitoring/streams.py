@@ -112,6 +112,7 @@ def _apply(change: Change, numbers: np.ndarray, codes: np.ndarray, factor: np.nd
         codes[hit, 5] = LEVELS[5]
     elif change.kind == "mix":
         kind = factor[factor > _MIXED_FROM]
+        assert kind.size, "no row of that kind among so few"
         numbers[hit, :4] += np.sqrt(_SHARED) * (np.resize(kind, hit.sum()) - factor[hit])[:, None]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -185,13 +186,21 @@ class _Busy:
         self._marks.append(len(self.samples))
 
     def share(self) -> float:
-        return mean(self.samples[self._marks[0] : self._marks[-1]] or self.samples[-1:])
+        """NaN where the driver does not tell."""
+        seen = self.samples[self._marks[0] : self._marks[-1]] or self.samples[-1:]
+        return mean(seen) if seen else math.nan
 
 
 @contextmanager
 def _watched() -> Iterator[_Busy]:
     """The driver's own count: per cent of the last fraction of a second in which some kernel ran."""
-    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", f"-lms={SAMPLE_MS}"]
+    command = [
+        "nvidia-smi",
+        "--query-gpu=utilization.gpu",
+        "--format=csv,noheader,nounits",
+        "--id=0",
+        f"-lms={SAMPLE_MS}",
+    ]
     busy = _Busy()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -199,7 +208,8 @@ def _watched() -> Iterator[_Busy]:
 
         def read() -> None:
             for line in lines:
-                busy.samples.append(float(line))
+                if line.strip().isdecimal():
+                    busy.samples.append(float(line))
 
         thread = threading.Thread(target=read, daemon=True)
         thread.start()

@@ -33,6 +33,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 MODEL = "fragile"
 SLOPE = 2.0
 GROWTH_MIB = 256.0
+LEFT_MEANWHILE = 10
+"""Requests that may leave between a look at those under way and a kill."""
 SLACK_MIB = 1024.0
 """What an eater may take between two looks at it, on a busy machine."""
 POLICY = RolloutPolicy(
@@ -178,6 +180,7 @@ def test_a_killed_champion_replica_of_two_costs_nobody_an_answer(
     with Load(endpoint, SLOPE, rate=200.0, name="kill") as load:
         until(lambda: load.answered > 200, "two replicas answer")
         first = min(replicas(cluster, MODEL).values())
+        under_way = load.open
         os.kill(first, signal.SIGKILL)
         until(lambda: len(set(replicas(cluster, MODEL).values()) - {first}) == 2, "two replicas run again")
         answered = load.answered
@@ -191,7 +194,7 @@ def test_a_killed_champion_replica_of_two_costs_nobody_an_answer(
     rows = logged(cluster, "kill")
     assert len(rows) == len(set(rows))
     # Rows of requests that were under way were counted before they were answered, and answered by the other replica.
-    assert 0 <= lost - len(set(load.ids) - set(rows)) <= load.most_open
+    assert 0 <= lost - len(set(load.ids) - set(rows)) <= under_way + LEFT_MEANWHILE
 
 
 def test_a_change_takes_effect_within_a_second_under_load(

@@ -41,13 +41,12 @@ class Load:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._began = time.monotonic()
-        self._open = 0
+        self.open = 0
+        """Requests that are under way."""
         self._labels: list[dict[str, Any]] = []
         self.outcomes: Counter[tuple[int, str]] = Counter()
         self.ids: list[str] = []
         self.failed: list[str] = []
-        self.most_open = 0
-        """Requests that were under way at one moment, at most."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -56,10 +55,11 @@ class Load:
     def __exit__(self, *unused: object) -> None:
         self._stop.set()
         self._thread.join(DEADLINE_S)
-        assert not self._thread.is_alive(), f"{self._open} requests are not answered"
+        assert not self._thread.is_alive(), f"{self.open} requests are not answered"
 
     @property
     def answered(self) -> int:
+        assert self._thread.is_alive() or self._stop.is_set(), self.failed
         return sum(self.outcomes.values())
 
     def _run(self) -> None:
@@ -72,30 +72,34 @@ class Load:
     async def _send(self) -> None:
         chance, sent, due = random.Random(self._name), 0, time.monotonic()
         limits = httpx.Limits(max_connections=None)
-        async with (
-            httpx.AsyncClient(base_url=self._endpoint, timeout=30.0, limits=limits) as client,
-            asyncio.TaskGroup() as group,
-        ):
-            while not self._stop.is_set():
-                # One that is late leaves at once: the times do not depend on how long answers take.
-                due += chance.expovariate(self._rate)
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
-                distance = chance.gauss(0.0, 1.0)
-                label = int(chance.random() < 1.0 / (1.0 + np.exp(-self._slope * distance)))
-                group.create_task(self._one(client, f"{self._name}-{sent}", distance, label))
-                sent += 1
+        async with httpx.AsyncClient(base_url=self._endpoint, timeout=30.0, limits=limits) as client:
+            async with asyncio.TaskGroup() as group:
+                while not self._stop.is_set():
+                    # One that is late leaves at once: the times do not depend on how long answers take.
+                    due += chance.expovariate(self._rate)
+                    await asyncio.sleep(max(0.0, due - time.monotonic()))
+                    distance = chance.gauss(0.0, 1.0)
+                    label = int(chance.random() < 1.0 / (1.0 + np.exp(-self._slope * distance)))
+                    group.create_task(self._one(client, f"{self._name}-{sent}", distance, label))
+                    sent += 1
+            await self._tell_labels(client)
 
     async def _one(self, client: httpx.AsyncClient, id: str, distance: float, label: int) -> None:
-        self._open += 1
-        self.most_open = max(self.most_open, self._open)
-        response = await self._post(client, "/infer", infer_body([distance], id))
-        self._open -= 1
+        self.open += 1
+        try:
+            response = await self._post(client, "/infer", infer_body([distance], id))
+        finally:
+            self.open -= 1
         if response is not None:
             self.ids.append(id)
             self.outcomes[response.status_code, response.headers.get("x-rayloop-variant", "")] += 1
         self._labels.append({"id": id, "label": label})
         if len(self._labels) >= LABELS:
-            labels, self._labels = self._labels, []
+            await self._tell_labels(client)
+
+    async def _tell_labels(self, client: httpx.AsyncClient) -> None:
+        labels, self._labels = self._labels, []
+        if labels:
             await self._post(client, "/feedback", {"labels": labels})
 
     async def _post(self, client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> httpx.Response | None:

@@ -89,6 +89,16 @@ def test_a_spread_that_grew_on_some_rows_is_seen():
     assert strongest.count("klotz") >= 6
 
 
+@pytest.mark.parametrize("values", [np.zeros(2_000), np.arange(2_000.0)], ids=["constant", "many"])
+def test_a_window_without_values_is_told_by_what_is_missing(values):
+    bins, cells, battery, _ = number(values)
+    live = np.append(np.zeros(len(bins.edges) + 1, np.int64), [20, 0])
+    cells = cells + np.append(np.zeros(len(bins.edges) + 1, np.int64), [500, 0])
+    chance = by_sampling(battery, cells, live, np.random.default_rng(0))
+    assert chance.by_statistic["nulls"] < 1e-10
+    assert all(chance.by_statistic[name] > 0.5 for name in ("kolmogorov_smirnov", "van_der_waerden", "klotz"))
+
+
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_a_direction_counts_one_way_alone(direction):
     rng = np.random.default_rng(3)

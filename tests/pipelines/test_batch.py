@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.contracts import ModelVersion, Snapshot
-from cluster.errors import DataError
+from cluster.errors import DataError, RayloopError
 from cluster.parts import Cut, Part, cut
 from cluster.settings import Settings
 from cluster.tables import Tables
@@ -169,7 +170,7 @@ def test_a_file_that_breaks_half_way_leaves_nothing(cluster: Settings, version: 
 
 @dataclass(frozen=True)
 class KilledOnce:
-    """A part whose reader is killed in the middle, the first time."""
+    """A part whose reader is killed in the middle, the first time; always, where ``mark`` cannot be made."""
 
     part: Part
     mark: str
@@ -182,25 +183,42 @@ class KilledOnce:
         for table in self.part.read(columns, coded):
             yield table.slice(0, 10)
             if not os.path.exists(self.mark):
-                Path(self.mark).touch()
+                with suppress(NotADirectoryError):
+                    Path(self.mark).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             yield table.slice(10)
+
+
+def _fragile(cluster: Settings, version: ModelVersion, folder: Path, mark: str) -> tuple[Cut, Job]:
+    """A job of one part, whose reader is killed while there is no file ``mark``; it writes into ``folder``."""
+    source = folder.parent / "in.parquet"
+    pq.write_table(REQUESTS, source)
+    whole = cut(str(source), Tables(cluster), cpus=1)
+    rows = Cut(whole.name, whole.schema, [KilledOnce(part, mark) for part in whole.parts])
+    manifest, model = Manifest.load(Path(version.bundle_uri)), Path(version.bundle_uri) / MODEL
+    shield = Shield.of(manifest.features.request, cluster)
+    requests = RequestFrame(manifest.features, {}, cluster)
+    head = (manifest.task, manifest.encoder, model.read_bytes(), shield, requests)
+    return rows, Job(*head, rows.schema, tuple(rows.schema.names), str(folder), tuple(rows.parts))
+
+
+@pytest.mark.cluster
+def test_a_part_that_kills_every_worker_ends_in_one_line(
+    cluster: Settings, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "RETRIES", 1)
+    (folder := tmp_path / "out").mkdir()
+    rows, job = _fragile(cluster, version, folder, os.devnull + "/never")
+    with pytest.raises(RayloopError, match=r"^a part could not be scored: [^\n]*its log is in the Ray dashboard"):
+        batch._run(_workspace(cluster), job, rows)
 
 
 @pytest.mark.cluster
 def test_a_worker_that_is_killed_costs_no_row_and_doubles_none(
     cluster: Settings, version: ModelVersion, tmp_path: Path
 ) -> None:
-    pq.write_table(REQUESTS, tmp_path / "in.parquet")
-    whole = cut(str(tmp_path / "in.parquet"), Tables(cluster), cpus=1)
-    rows = Cut(whole.name, whole.schema, [KilledOnce(part, str(tmp_path / "killed")) for part in whole.parts])
-    manifest, model = Manifest.load(Path(version.bundle_uri)), Path(version.bundle_uri) / MODEL
-    requests = RequestFrame(manifest.features, {}, cluster)
     with batch._folder(tmp_path / "out") as folder:
-        columns, parts = tuple(rows.schema.names), tuple(rows.parts)
-        shield = Shield.of(manifest.features.request, cluster)
-        head = (manifest.task, manifest.encoder, model.read_bytes(), shield, requests)
-        job = Job(*head, rows.schema, columns, str(folder), parts)
+        rows, job = _fragile(cluster, version, folder, str(tmp_path / "killed"))
         receipts = batch._run(_workspace(cluster), job, rows)
         assert len(list(folder.iterdir())) == 2
         batch._keep_only(folder, {receipt.file for receipt in receipts})
