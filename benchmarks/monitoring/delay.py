@@ -17,13 +17,15 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from benchmarks.monitoring import flights
-from benchmarks.monitoring.detection import Say, Scores, Usual, everyone, scored
+from benchmarks.monitoring.detection import OURS, Say, Scores, Usual, scored
 from benchmarks.monitoring.programs import NAMES, ProgramFailed
 from benchmarks.monitoring.streams import Frame
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
 
-STREAMS, WINDOWS, WINDOW_ROWS, UNCHANGED = 6, 20, 200, 40
+STREAMS, WINDOWS, WINDOW_ROWS, UNCHANGED = 24, 20, 200, 40
+FEWER = {"evidently": 6}
+"""Streams, the first of all, of a peer that takes half an hour for more."""
 CLASS = 8
 GROWTH = 0.02
 """How much the share of that class grows from window to window; it begins with a tenth."""
@@ -42,16 +44,19 @@ def rows(say: Say) -> Iterator[Row]:
 def _compared(work: str, delays: Callable[[str, Say], Delays], say: Say) -> Iterator[Row]:
     found: dict[str, Delays] = {}
     why: dict[str, str] = {}
-    for name in everyone():
+    for name in (*OURS, *NAMES):
         say(f"{name}: {work}")
         try:
             found[name] = delays(name, say)
         except (ProgramFailed, InstallFailed) as error:
             why[name] = f"could not be run: {error}"
-    for peer in NAMES:
-        theirs = float(np.mean(found[peer])) if peer in found else None
-        note = why.get(peer) or f"rayloop: {_told(found['rayloop'])}; the peer: {_told(found[peer])}"
-        yield row(work, "windows, mean", float(np.mean(found["rayloop"])), peer, theirs, _EARLIER, note)
+    for name, policy in OURS.items():
+        for peer in NAMES:
+            theirs = float(np.mean(found[peer])) if peer in found else None
+            ours = found[name][: len(found.get(peer, ())) or None]
+            note = why.get(peer) or f"rayloop: {_told(ours)}; the peer: {_told(found[peer])}"
+            told = f"{work}, test={policy.test!r}"
+            yield row(told, "windows, mean", float(np.mean(ours)), peer, theirs, _EARLIER, note)
 
 
 def _told(delays: Delays) -> str:
@@ -72,8 +77,9 @@ def _digits(name: str, say: Say) -> Delays:
     known, new = np.array_split(rng.permutation(len(pixels)), 2)
     shares = [None] * UNCHANGED + [0.1 + GROWTH * i for i in range(1, WINDOWS + 1)] * STREAMS
     windows = [_frame(_drawn(rng, pixels[new], classes[new], share)) for share in shares]
-    scores = scored(name, [_frame(pixels[known])], windows, say)
-    return _soonest(scores, UNCHANGED, STREAMS, 1)
+    streams = FEWER.get(name, STREAMS)
+    scores = scored(name, [_frame(pixels[known])], windows[: UNCHANGED + streams * WINDOWS], say)
+    return _soonest(scores, UNCHANGED, streams, 1)
 
 
 def _drawn(rng: np.random.Generator, pixels: np.ndarray, classes: np.ndarray, share: float | None) -> np.ndarray:

@@ -159,7 +159,7 @@ def scale(settings: Settings, champion: ModelVersion, count: int) -> None:
 def test_scaling_costs_no_request_and_no_row_of_the_log(
     cluster: Settings, champion: ModelVersion, endpoint: str
 ) -> None:
-    with Load(endpoint, SLOPE, rate=200.0, name="scale") as load:
+    with Load(endpoint, SLOPE, rate=100.0, name="scale") as load:
         scale(cluster, champion, 2)
         answered = load.answered
         until(lambda: load.answered > answered + 200, "two replicas answer")
@@ -177,7 +177,7 @@ def test_a_killed_champion_replica_of_two_costs_nobody_an_answer(
     scale(cluster, champion, 2)
     ledger = connect_ledger(MODEL, cluster)
     before = ray.get(ledger.lost.remote())
-    with Load(endpoint, SLOPE, rate=200.0, name="kill") as load:
+    with Load(endpoint, SLOPE, rate=100.0, name="kill") as load:
         until(lambda: load.answered > 200, "two replicas answer")
         first = min(replicas(cluster, MODEL).values())
         under_way = load.open

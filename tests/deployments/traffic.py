@@ -7,13 +7,14 @@ import time
 from collections import Counter
 from typing import Any, Self
 
-import httpx
+import aiohttp
 import numpy as np
 
 from tests.until import DEADLINE_S
 
 LABELS = 20
 """That are sent together."""
+_TIMEOUT = aiohttp.ClientTimeout(total=30.0)
 
 
 def infer_body(distances: list[float | None], id: str | None = None) -> dict[str, Any]:
@@ -36,8 +37,8 @@ class Load:
     It lasts as long as the block; then all that has left is waited for.
     """
 
-    def __init__(self, endpoint: str, slope: float, rate: float = 100.0, name: str = "load") -> None:
-        self._endpoint, self._slope, self._rate, self._name = endpoint, slope, rate, name
+    def __init__(self, endpoint: str, slope: float, rate: float = 60.0, name: str = "load") -> None:
+        self._endpoint, self._slope, self._rate, self._name = endpoint.rstrip("/"), slope, rate, name
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._began = time.monotonic()
@@ -71,8 +72,8 @@ class Load:
 
     async def _send(self) -> None:
         chance, sent, due = random.Random(self._name), 0, time.monotonic()
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=self._endpoint, timeout=30.0, limits=limits) as client:
+        # As many connections as there are requests under way: none waits for another's answer.
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=_TIMEOUT) as session:
             async with asyncio.TaskGroup() as group:
                 while not self._stop.is_set():
                     # One that is late leaves at once: the times do not depend on how long answers take.
@@ -80,36 +81,38 @@ class Load:
                     await asyncio.sleep(max(0.0, due - time.monotonic()))
                     distance = chance.gauss(0.0, 1.0)
                     label = int(chance.random() < 1.0 / (1.0 + np.exp(-self._slope * distance)))
-                    group.create_task(self._one(client, f"{self._name}-{sent}", distance, label))
+                    group.create_task(self._one(session, f"{self._name}-{sent}", distance, label))
                     sent += 1
-            await self._tell_labels(client)
+            await self._tell_labels(session)
 
-    async def _one(self, client: httpx.AsyncClient, id: str, distance: float, label: int) -> None:
+    async def _one(self, session: aiohttp.ClientSession, id: str, distance: float, label: int) -> None:
         self.open += 1
         try:
-            response = await self._post(client, "/infer", infer_body([distance], id))
+            answer = await self._post(session, "/infer", infer_body([distance], id))
         finally:
             self.open -= 1
-        if response is not None:
+        if answer is not None:
             self.ids.append(id)
-            self.outcomes[response.status_code, response.headers.get("x-rayloop-variant", "")] += 1
+            self.outcomes[answer] += 1
         self._labels.append({"id": id, "label": label})
         if len(self._labels) >= LABELS:
-            await self._tell_labels(client)
+            await self._tell_labels(session)
 
-    async def _tell_labels(self, client: httpx.AsyncClient) -> None:
+    async def _tell_labels(self, session: aiohttp.ClientSession) -> None:
         labels, self._labels = self._labels, []
         if labels:
-            await self._post(client, "/feedback", {"labels": labels})
+            await self._post(session, "/feedback", {"labels": labels})
 
-    async def _post(self, client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> httpx.Response | None:
+    async def _post(self, session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> tuple[int, str] | None:
+        """Status and variant; None where there was no answer."""
         try:
-            response = await client.post(path, json=body)
-        except httpx.TransportError as error:
+            async with session.post(f"{self._endpoint}{path}", json=body) as answer:
+                text = await answer.text()
+        except (aiohttp.ClientError, TimeoutError) as error:
             return self._problem(f"{path} {body.get('id', '')}: {error!r}")
-        if response.status_code != 200:
-            self._problem(f"{response.status_code} {response.headers} {response.text[:200]}")
-        return response
+        if answer.status != 200:
+            self._problem(f"{answer.status} {answer.headers} {text[:200]}")
+        return answer.status, answer.headers.get("x-rayloop-variant", "")
 
     def _problem(self, what: str) -> None:
         self.failed.append(f"at {time.monotonic() - self._began:.1f} s: {what}")
