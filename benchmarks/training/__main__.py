@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,13 +13,12 @@ from benchmarks.results import Row
 from benchmarks.serving.environments import pinned
 from benchmarks.teller import Teller
 from benchmarks.training import checkpoints, quality, speed, sweep
-from benchmarks.training.case import Case, cluster, flights
+from benchmarks.training.case import Case, arguments, cluster, flights
 from benchmarks.training.runs import PEERS
 from trainers.data import TrainingData
 
 AREA = "training"
 SECTIONS = ("steady", "first_epoch", "fit_overhead", "checkpoint", "sweep", "quality")
-ROUNDS = 3
 
 Work = Callable[[Callable[[str], None]], list[Row]]
 _ABOUT = """\
@@ -58,12 +56,8 @@ def _section(row: Row) -> str:
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    parser = arguments("python -m benchmarks.training", str(__doc__))
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="others are kept")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
-    kept = Path(tempfile.gettempdir()) / "rayloop-bench-training"
-    parser.add_argument("--folder", type=Path, default=kept, help="where the training frame is kept between runs")
     return parser.parse_args(words)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmarks import results
 from benchmarks.serving.subjects import own_settings
 from cluster import session
 from cluster.contracts import Task
@@ -33,6 +36,8 @@ from trainers.inputs import InputSpec
 
 SPEC = ModelSpec(build="mlp", parameters={"hidden": (256, 128), "dropout": 0.2})
 CONFIG = TrainConfig(epochs=5, batch_size=2048, workers=1, checkpoint_epochs=0)
+
+ROUNDS = 3
 
 _FRAME = "frame.parquet"
 
@@ -75,6 +80,16 @@ class Case:
             "weight_decay": CONFIG.weight_decay,
             **SPEC.parameters,
         }
+
+
+def arguments(program: str, about: str) -> argparse.ArgumentParser:
+    """What every program of this benchmark can be told."""
+    parser = argparse.ArgumentParser(prog=program, description=about)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
+    kept = Path(tempfile.gettempdir()) / "rayloop-bench-training"
+    parser.add_argument("--folder", type=Path, default=kept, help="where the training frame is kept between runs")
+    return parser
 
 
 @contextmanager

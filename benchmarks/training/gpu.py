@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
 
@@ -24,7 +21,7 @@ import torch
 from benchmarks import results
 from benchmarks.results import Row, Target, row
 from benchmarks.teller import Teller
-from benchmarks.training.case import CONFIG, Case, cluster, flights
+from benchmarks.training.case import CONFIG, SPEC, Case, arguments, cluster, flights
 from trainers.config import ModelSpec, TrainConfig
 from trainers.course import Epoch, Pulse
 from trainers.data import TrainingData
@@ -32,9 +29,7 @@ from trainers.fit import fit
 
 AREA = "training-gpu"
 ALONE = "torch, rows on the GPU"
-ROUNDS = 3
 SAMPLE_MS = 100
-LIMIT_S = 300.0
 _TARGET = Target(of="ratio", sign="≥", limit=0.95)
 _ABOUT = """\
 rayloop trains through Ray Train; the peer is one process of plain torch that holds all rows on the GPU. Both train the same module.
@@ -50,11 +45,10 @@ class Work(NamedTuple):
     peer: bool = True
 
 
-_MLP = ModelSpec(build="mlp", parameters={"hidden": (256, 128), "dropout": 0.2})
 _FT = ModelSpec(build="ft_transformer", parameters={"width": 192, "blocks": 3, "heads": 8})
 _GPU = CONFIG.model_copy(update={"gpu": True, "epochs": 60})
 WORKS = (
-    Work("MLP 256-128, batches of 2,048, float32", _MLP, _GPU),
+    Work("MLP 256-128, batches of 2,048, float32", SPEC, _GPU),
     Work(
         "FT-Transformer of width 192, batches of 4,096, bf16",
         _FT,
@@ -62,7 +56,7 @@ WORKS = (
     ),
     Work(
         "MLP 256-128, batches of 2,048, float32, rows streamed by Ray Data",
-        _MLP,
+        SPEC,
         _GPU.model_copy(update={"cache_mib": 0, "epochs": 4}),
         peer=False,
     ),
@@ -89,9 +83,10 @@ class Ran(NamedTuple):
 
 def main() -> None:
     """Measure all works and write the page."""
+    asked = arguments("python -m benchmarks.training.gpu", str(__doc__)).parse_args()
     if not torch.cuda.is_available():
         sys.exit("there is no GPU that torch can use")
-    asked, host, say = _arguments(sys.argv[1:]), results.machine(), Teller()
+    host, say = results.machine(), Teller()
     asked.folder.mkdir(parents=True, exist_ok=True)
     host["gpu"] = torch.cuda.get_device_name()
     case = flights(asked.folder, say)
@@ -99,15 +94,6 @@ def main() -> None:
         for work in WORKS:
             found = _rows(work, case, TrainingData.of(case.table), asked.rounds, say)
             say(f"written to {results.write(AREA, found, _versions(), _ABOUT, asked.out, host)}")
-
-
-def _arguments(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training.gpu", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
-    kept = Path(tempfile.gettempdir()) / "rayloop-bench-training"
-    parser.add_argument("--folder", type=Path, default=kept, help="where the training frame is kept between runs")
-    return parser.parse_args(words)
 
 
 def _versions() -> dict[str, str]:
