@@ -34,7 +34,7 @@ from trainers.failures import blamed, deliberate
 RETRIES = 10
 """Times that a part is tried again whose worker or node has gone."""
 UNDER_WAY = 1_000
-"""Tasks at a time, more than a cluster has CPUs: each wait looks at all of them."""
+"""Tasks at a time, and so the CPUs that are kept busy at most: each wait looks at all of them."""
 _TELL_EVERY_S = 10.0
 _REMOVALS = 3
 

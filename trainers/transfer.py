@@ -22,8 +22,8 @@ RESIDENT_SHARE = 0.1
 def placed(feed: Feed, device: torch.device) -> Feed:
     """The same batches on ``device``.
 
-    Rows in memory go to a GPU once, where they fit, and batches are picked there: to pick one takes a processor longer than a
-    step of a small model takes a GPU. Others are copied while the GPU works on those before.
+    Rows in memory go to a GPU once, where they fit, and batches are picked there: the processor, which a small model keeps busier
+    than the GPU, neither picks nor copies them. Others are copied while the GPU works on those before.
     """
     if device.type != "cuda":
         return feed
