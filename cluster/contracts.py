@@ -10,12 +10,6 @@ from pydantic import BaseModel, ConfigDict
 
 TaskKind = Literal["binary", "multiclass", "regression", "multilabel"]
 
-CHAMPION = "champion"
-CHALLENGER = "challenger"
-Variant = Literal["champion", "challenger"]
-
-ACTOR_NAMESPACE = "rayloop"
-
 
 class Frozen(BaseModel):
     """A value: immutable, compared by content, no unknown fields."""
@@ -158,43 +152,3 @@ class Usage(Frozen):
     reserved_gpu_s: float
     gib_s: float
     requests: int
-
-
-def ledger_actor(model: str) -> str:
-    """Name of the actor that keeps a model's prediction and label log."""
-    return f"ledger:{model}"
-
-
-def monitor_actor(model: str) -> str:
-    """Name of a model's drift monitor actor."""
-    return f"monitor:{model}"
-
-
-def rollout_actor(model: str) -> str:
-    """Name of the actor that steers a model's rollout."""
-    return f"rollout:{model}"
-
-
-def predictions_table(model: str) -> str:
-    """Iceberg table of a model's answered requests, one row per predicted row."""
-    return f"{model}.predictions"
-
-
-def labels_table(model: str) -> str:
-    """Iceberg table of a model's labels as they arrived."""
-    return f"{model}.labels"
-
-
-def lost_table(model: str) -> str:
-    """Iceberg table of the rows that killed replicas took with them, by replica."""
-    return f"{model}.lost"
-
-
-def to_label_table(model: str) -> str:
-    """Iceberg table of the answered rows whose labels would tell most."""
-    return f"{model}.to_label"
-
-
-def journal_table(model: str) -> str:
-    """Iceberg table of a model's rollout decisions."""
-    return f"{model}.journal"

@@ -9,9 +9,9 @@ from shlex import join
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from cluster.connection import use_token
 from cluster.errors import ClusterUnavailable
 from cluster.quiet import quiet
-from cluster.session import use_token
 from cluster.settings import Settings
 
 # Ray's loggers that tell each step of a submission; a failure is raised.

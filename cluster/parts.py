@@ -1,12 +1,10 @@
-"""A table on disk, cut into parts that one task each reads on its own, a few rows at a time."""
+"""Row groups of Parquet files, read a few rows at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,45 +12,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
-from cluster.contracts import Snapshot
 from cluster.errors import DataError
-
-# A task that reads Parquet needs no Iceberg, and would wait for its import.
-if TYPE_CHECKING:
-    from cluster.tables import Tables
 
 READ_ROWS = 65_536
 """Rows that a task holds at a time."""
-MAX_PART_ROWS = 1 << 18
-"""Rows of a part. What is lost with a task, and waited for at the end, must not grow with the table."""
-_PARTS_A_CPU = 4
 _BUFFER_BYTES = 1 << 18
-
-
-class Part(Protocol):
-    """Some rows of a table."""
-
-    @property
-    def rows(self) -> int: ...
-
-    def read(self, columns: Sequence[str], coded: Sequence[str] = ()) -> Iterator[pa.Table]:
-        """The rows, at most ``READ_ROWS`` at a time from a Parquet file.
-
-        Columns of text that are named in ``coded`` come as a dictionary and codes if the file can be read so.
-        """
-        ...
-
-
-class Cut(NamedTuple):
-    """A table as parts, those of Parquet in its order; ``name`` says which one it is, its snapshot included."""
-
-    name: str
-    schema: pa.Schema
-    parts: Sequence[Part]
-
-    @property
-    def rows(self) -> int:
-        return sum(part.rows for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -111,62 +75,3 @@ def _column(batch: pa.RecordBatch, field: pa.Field, otherwise: Any) -> pa.Array:
     values = batch.column(field.name)
     coded = pa.types.is_dictionary(values.type) and not pa.types.is_dictionary(field.type)
     return values if coded or values.type == field.type else values.cast(field.type)
-
-
-def cut(table: str, tables: Tables, cpus: int) -> Cut:
-    """Cut a Parquet file, a folder of them, or a table of the catalog ("namespace.table", "namespace.table@snapshot").
-
-    Raises DataError when ``table`` is none of these.
-    """
-    if Path(table).exists():
-        return cut_parquet(table, cpus)
-    if "/" in table or "." not in table:
-        raise DataError(f"no table at {table}", "give a Parquet file, a folder of them, or a table of the catalog")
-    return _cut_snapshot(_snapshot(table, tables), tables)
-
-
-def cut_parquet(path: str, cpus: int) -> Cut:
-    """Cut by row groups, so that a single large file keeps every core busy. Raises DataError when none is Parquet."""
-    try:
-        dataset = ds.dataset(path, format="parquet", partitioning="hive")
-        fragments = list(dataset.get_fragments())
-        rows = sum(fragment.count_rows() for fragment in fragments)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-    if not fragments:
-        raise DataError(f"{path} holds no Parquet file", "give a Parquet file or a folder of them")
-    size = min(MAX_PART_ROWS, max(READ_ROWS, rows // (cpus * _PARTS_A_CPU)))
-    return Cut(path, dataset.schema, [p for f in fragments for p in _cut_file(f, dataset.schema, size)])
-
-
-def _cut_file(fragment: ds.ParquetFileFragment, schema: pa.Schema, size: int) -> Iterator[ParquetPart]:
-    counts = [group.num_rows for group in fragment.row_groups]
-    for start, end in pairwise(_ends(counts, size)):
-        where = fragment.path, fragment.filesystem, fragment.partition_expression
-        yield ParquetPart(*where, range(start, end), schema, sum(counts[start:end]))
-
-
-def _ends(counts: Sequence[int], size: int) -> list[int]:
-    """Where runs of row groups of at least ``size`` rows begin and end."""
-    ends, rows = [0], 0
-    for i, count in enumerate(counts):
-        rows += count
-        if rows >= size or i == len(counts) - 1:
-            ends.append(i + 1)
-            rows = 0
-    return ends
-
-
-def _snapshot(table: str, tables: Tables) -> Snapshot:
-    name, at, number = table.partition("@")
-    newest = tables.latest(name)
-    if newest is None:
-        raise DataError(f"no table at {name}", "give a Parquet file, a folder of them, or a table of the catalog")
-    if at and not number.isdigit():
-        raise DataError(f"{number!r} is no snapshot of {name}", f"the newest is {newest.id}")
-    return newest.model_copy(update={"id": int(number)}) if at else newest
-
-
-def _cut_snapshot(snapshot: Snapshot, tables: Tables) -> Cut:
-    schema, parts = tables.parts(snapshot)
-    return Cut(f"{snapshot.table}@{snapshot.id}", schema, parts)

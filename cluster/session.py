@@ -8,7 +8,6 @@ ends every Ray process on the machine and leaves HAProxy behind.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import signal
@@ -22,7 +21,6 @@ from pathlib import Path
 
 import psutil
 
-from cluster.contracts import ACTOR_NAMESPACE
 from cluster.errors import ClusterUnavailable, OutOfMemory, PortInUse
 from cluster.settings import Settings
 
@@ -109,41 +107,6 @@ def metrics_folder(settings: Settings) -> Path:
 def discovery_file(settings: Settings) -> Path:
     """Ray's list of addresses for Prometheus to scrape, kept up to date by it."""
     return settings.scratch / "ray" / "prom_metrics_service_discovery.json"
-
-
-def connect(settings: Settings) -> None:
-    """Connect this process to the cluster it runs in, or to this home's cluster."""
-    import ray
-
-    use_token()
-    if ray.is_initialized():
-        return
-    if not in_job() and not running(settings):
-        raise ClusterUnavailable("no Ray cluster is running here", "start one with `rayloop up`")
-    address = os.environ.get("RAY_ADDRESS") or f"127.0.0.1:{settings.gcs_port}"
-    try:
-        ray.init(address=address, namespace=ACTOR_NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
-    except ConnectionError as error:
-        raise ClusterUnavailable(
-            f"the Ray cluster at {address} does not answer", "check it with `rayloop doctor`"
-        ) from error
-
-
-def in_job() -> bool:
-    """Whether this process is the driver of a Ray job."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
-def use_token() -> None:
-    """Let Ray's clients in this process carry the token, when there is one."""
-    has_token = (Path.home() / ".ray" / "auth_token").exists() or "RAY_AUTH_TOKEN" in os.environ
-    if "RAY_AUTH_MODE" in os.environ or not has_token:
-        return
-    os.environ["RAY_AUTH_MODE"] = "token"
-    from ray._raylet import Config  # type: ignore[attr-defined]
-
-    # Ray reads its environment once, when it is imported.
-    Config.initialize("")
 
 
 def cluster_environment(settings: Settings) -> dict[str, str]:

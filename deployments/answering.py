@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from cluster.contracts import CHALLENGER, CHAMPION, Variant
 from cluster.errors import RequestError
+from cluster.names import CHALLENGER, CHAMPION, Variant
 from deployments.beside import Line
 from deployments.http import VARIANT
 from deployments.log import Answer, to_ipc

@@ -16,7 +16,7 @@ from ray import serve
 from ray.actor import ActorHandle
 from ray.serve import Application
 
-from cluster.contracts import ACTOR_NAMESPACE, ledger_actor
+from cluster.names import ACTOR_NAMESPACE, ledger_actor
 from cluster.settings import load_settings
 from deployments.beside import Address, Listener
 from deployments.log import from_ipc

@@ -21,8 +21,9 @@ from uuid import uuid4
 import ray
 from ray.actor import ActorHandle
 
-from cluster.contracts import ACTOR_NAMESPACE, Decision, Frozen, ModelVersion, Task, rollout_actor
+from cluster.contracts import Decision, Frozen, ModelVersion, Task
 from cluster.errors import RolloutError
+from cluster.names import ACTOR_NAMESPACE, rollout_actor
 from cluster.settings import Settings
 from cluster.tables import Tables
 from deployments import webhooks

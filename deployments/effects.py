@@ -6,8 +6,9 @@ import asyncio
 
 from ray.exceptions import RayTaskError
 
-from cluster.contracts import CHALLENGER, CHAMPION, ModelVersion, Task
+from cluster.contracts import ModelVersion, Task
 from cluster.errors import ClusterUnavailable, RolloutError
+from cluster.names import CHALLENGER, CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
 from deployments.config import ServingOptions, connect

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cluster.contracts import Variant
 from cluster.errors import RequestError
+from cluster.names import Variant
 from deployments import answering
 from deployments.answering import Asked, Live
 from deployments.batching import Batcher

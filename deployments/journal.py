@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.contracts import Decision, journal_table
+from cluster.contracts import Decision
+from cluster.names import journal_table
 from cluster.tables import Tables
 from deployments.columns import TIMESTAMP
 from deployments.policy import RolloutPolicy

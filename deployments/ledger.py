@@ -18,8 +18,9 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
-from cluster.contracts import ACTOR_NAMESPACE, Task, labels_table, ledger_actor, predictions_table
+from cluster.contracts import Task
 from cluster.errors import DataError
+from cluster.names import ACTOR_NAMESPACE, labels_table, ledger_actor, predictions_table
 from cluster.settings import Settings
 from cluster.tables import Tables
 from deployments.evidence import RolloutEvidence

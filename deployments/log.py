@@ -32,7 +32,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.contracts import CHALLENGER, Task, Variant
+from cluster.contracts import Task
+from cluster.names import CHALLENGER, Variant
 from deployments.columns import TIMESTAMP
 from deployments.protocol import predicted
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.contracts import lost_table
 from cluster.gauges import LastingGauge
+from cluster.names import lost_table
 from cluster.tables import Tables
 from deployments.columns import TIMESTAMP
 from deployments.log import replica_of

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from ray.serve._private.constants import REQUEST_LATENCY_BUCKETS_MS
 from ray.util import metrics
 
-from cluster.contracts import CHALLENGER, CHAMPION
+from cluster.names import CHALLENGER, CHAMPION
 from deployments.log import Answer
 from deployments.user_config import server_app
 

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application
 
-from cluster.contracts import CHAMPION
 from cluster.errors import RayloopError, RequestError
+from cluster.names import CHAMPION
 from cluster.settings import load_settings
 from deployments.access import SCOPE_OF
 from deployments.answering import Live

@@ -24,7 +24,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from cluster.contracts import ACTOR_NAMESPACE, ledger_actor, monitor_actor
+from cluster.names import ACTOR_NAMESPACE, ledger_actor, monitor_actor
 from cluster.settings import load_settings
 from deployments import tally
 from deployments.log import Answer, batch_id, labels, predictions, to_ipc

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.contracts import CHALLENGER, CHAMPION
+from cluster.names import CHALLENGER, CHAMPION
 from deployments.latencies import Latencies
 
 _REMEMBERED = 10_000

@@ -25,7 +25,8 @@ from features import partition
 from features.definitions import FeatureView
 from features.history import history
 from features.partition import Dealt, Part
-from features.pit import AS_OF, arrange, lookup
+from features.pit import arrange, lookup
+from features.types import AS_OF
 
 Reference = Any
 """A ray.ObjectRef; its type says nothing about what it refers to."""

@@ -21,10 +21,11 @@ from cluster.tables import Tables
 from features.definitions import Column, FeatureSet, FeatureView
 from features.distributed import look_up
 from features.landing import half_the_cpus, schema_of
-from features.pit import AS_OF, INSTANT, Prepared, lookup, prepare
-from features.reader import arrow_type, request_features
+from features.pit import Prepared, lookup, prepare
+from features.reader import request_features
 from features.sources import Examples
 from features.split import SPLIT, Split
+from features.types import AS_OF, INSTANT, arrow_type
 
 LABEL = "label"
 ID = "id"

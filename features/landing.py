@@ -25,9 +25,9 @@ from features.checks import RAW, REASON, counted, judged, once, quarantined, sta
 from features.definitions import Column
 from features.forgotten import Forgotten
 from features.personal import needs_key, pseudonyms
-from features.reader import arrow_type
 from features.reads import Read, unreadable
 from features.sources import Source
+from features.types import arrow_type
 
 QUARANTINE = "quarantine"
 

@@ -17,7 +17,7 @@ import polars as pl
 
 from features.definitions import FeatureView
 from features.history import AT, EVENT, TIE, instants, key_text
-from features.pit import AS_OF
+from features.types import AS_OF
 
 PART_EVENTS = 1 << 21
 """Events of a part that is comfortable: a few hundred MiB while it is joined."""

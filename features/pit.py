@@ -17,9 +17,7 @@ from features.aggregates import Values, values
 from features.definitions import FeatureView
 from features.history import AT, EVENT, TIE, history, instants, key_text, newest_of
 from features.timeline import Timeline, along
-
-AS_OF = "as_of"
-INSTANT = pl.Datetime("us", "UTC")
+from features.types import AS_OF
 
 _CODE, _LINE = "__code", "__line"
 

@@ -17,16 +17,11 @@ from features.definitions import Column, FeatureSet
 from features.lookup import Found, Lookup
 from features.lookup_few import RowLookup
 from features.online import OnlineStore
-from features.pit import AS_OF, INSTANT
 from features.request import Doubtful, Row, compiled
 from features.state_keys import entity_keys, state_key, state_prefix
+from features.types import AS_OF, INSTANT, arrow_type
 
 _POLARS_TYPE: dict[str, pl.DataType] = {"number": pl.Float64(), "category": pl.String(), "timestamp": INSTANT}
-_ARROW_TYPE: dict[str, pa.DataType] = {
-    "number": pa.float64(),
-    "category": pa.string(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-}
 # Later than any time: what stands in for a null finds a state as it is now, and is not looked at.
 _END_OF_TIME = 1 << 62
 # More are computed, and looked up, faster together.
@@ -34,11 +29,6 @@ _FEW_ROWS = 4
 _FEW_LOOKED_UP = 16
 
 Cells: TypeAlias = "pa.Array | pa.ChunkedArray"
-
-
-def arrow_type(column: Column) -> pa.DataType:
-    """Type of a request or feature column on the wire and in tables."""
-    return pa.list_(pa.float32()) if column.kind == "tensor" else _ARROW_TYPE[column.kind]
 
 
 def request_features(features: FeatureSet, request: pl.DataFrame, now_us: int | None = None) -> pl.DataFrame:

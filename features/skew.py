@@ -9,7 +9,7 @@ import polars as pl
 
 from cluster.contracts import Frozen
 from features.definitions import Column, FeatureSet
-from features.pit import AS_OF
+from features.types import AS_OF
 
 ID = "id"
 

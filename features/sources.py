@@ -13,8 +13,8 @@ import polars as pl
 from cluster.errors import ProjectError
 from features.definitions import Column, FeatureSet, FeatureView, Kind, repeated_in
 from features.personal import stored
-from features.pit import INSTANT
 from features.reads import Read
+from features.types import INSTANT
 
 if TYPE_CHECKING:
     import ray.data

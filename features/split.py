@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, model_validator
 
 from cluster.contracts import Frozen
 from cluster.errors import ProjectError
-from features.pit import AS_OF, INSTANT
+from features.types import AS_OF, INSTANT
 
 SPLIT = "split"
 TRAIN, VALIDATION, TEST = "train", "validation", "test"

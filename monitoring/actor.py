@@ -10,8 +10,8 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from cluster.contracts import ACTOR_NAMESPACE, CHAMPION, monitor_actor
 from cluster.errors import RayloopError
+from cluster.names import ACTOR_NAMESPACE, CHAMPION, monitor_actor
 from cluster.registry import Registry
 from cluster.settings import Settings
 from features.bundle import PROFILE

@@ -8,32 +8,16 @@ from urllib.parse import quote
 
 from pydantic import Field, ValidationError
 
-from cluster.contracts import Alarm, Frozen
+from cluster.contracts import Frozen
 from cluster.errors import DataError
 from monitoring.alarm import DetectorState, WindowResult
 from monitoring.cost import Used
 from monitoring.lookout import LookState
 from monitoring.policy import DriftPolicy
-from monitoring.rations import Acted
+from monitoring.rations import Acted, Entry
 
 STATE = "state.json"
 UNREADABLE = "state.json.unreadable"
-
-
-class Entry(Frozen):
-    """An alarm and what was done about it. ``at`` is wall-clock seconds since the epoch.
-
-    ``action`` is "retrain", "rollback", "notify" or "held"; ``outcome`` what the action returned, why it was held back,
-    or how it failed; empty while the action is under way. ``notices`` has for each receiver's address "sent", or why
-    not; empty while it is under way.
-    """
-
-    at: float
-    alarm: Alarm
-    action: str
-    outcome: str = ""
-    failed: bool = False
-    notices: dict[str, str] = Field(default_factory=dict)
 
 
 class State(Frozen):

@@ -18,13 +18,14 @@ from features.profiles import Profile
 from features.reference import ReferenceProfile
 from monitoring.alarm import DetectorState, DriftDetector, WindowResult, judge, unjudged
 from monitoring.calibrate import Calibration
-from monitoring.checkpoint import Entry, Folder, State
+from monitoring.checkpoint import Folder, State
 from monitoring.cost import FREE, Prices, Used, cost
 from monitoring.exporter import Exporter
 from monitoring.figures import Figure, of_look, of_use, of_version, of_window
 from monitoring.look import Asked, Looked
 from monitoring.lookout import Lookout, LookState
 from monitoring.policy import Action, DriftPolicy
+from monitoring.rations import Entry
 from monitoring.responses import Act, Responses, Tells
 from monitoring.windows import LiveWindows
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.contracts import Frozen
+from pydantic import Field
+
+from cluster.contracts import Alarm, Frozen
 from monitoring.alarm import day
 from monitoring.policy import DAY_S, Action, DriftPolicy
 
@@ -28,3 +30,19 @@ def taken(policy: DriftPolicy, past: tuple[Acted, ...], action: Action, window: 
     """``past`` with the action; what is too old to hold anything back is dropped."""
     matters = max(policy.budget_s, policy.cooldown_s)
     return (*(one for one in past if one.window > window - matters), Acted(action=action, window=window))
+
+
+class Entry(Frozen):
+    """An alarm and what was done about it. ``at`` is wall-clock seconds since the epoch.
+
+    ``action`` is "retrain", "rollback", "notify" or "held"; ``outcome`` what the action returned, why it was held back,
+    or how it failed; empty while the action is under way. ``notices`` has for each receiver's address "sent", or why
+    not; empty while it is under way.
+    """
+
+    at: float
+    alarm: Alarm
+    action: str
+    outcome: str = ""
+    failed: bool = False
+    notices: dict[str, str] = Field(default_factory=dict)

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from cluster.contracts import Alarm
-from monitoring.checkpoint import Entry
 from monitoring.notices import Notice
 from monitoring.policy import Action, DriftPolicy, Receiver
-from monitoring.rations import Acted, held_back, taken
+from monitoring.rations import Acted, Entry, held_back, taken
 
 Act = Callable[[Alarm], str]
 """Does something about an alarm and returns its name (a job id). It may be called again for the same alarm after

@@ -7,8 +7,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from cluster.contracts import ACTOR_NAMESPACE
 from cluster.errors import RayloopError
+from cluster.names import ACTOR_NAMESPACE
 
 
 def exists(actor: str) -> bool:

@@ -21,7 +21,7 @@ from ray.exceptions import RayError, RaySystemError
 
 from cluster.contracts import ModelVersion, Snapshot
 from cluster.errors import DataError, RayloopError
-from cluster.parts import Cut, cut
+from cluster.scan import Cut, cut
 from features.bundle import MODEL, Manifest
 from features.frame import RequestFrame
 from features.personal import Shield

@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from cluster.registry import Run
 from features.frame import LABEL
-from features.pit import AS_OF
 from features.split import TEST, TRAIN, VALIDATION
+from features.types import AS_OF
 from pipelines.examine import Examined
 from pipelines.frames import Frame
 from pipelines.workspace import Workspace

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import polars as pl
 from rich.table import Table
 
-from cluster.contracts import CHAMPION
+from cluster.names import CHAMPION
 from features.catalogue import Catalogue, FeatureEntry, ViewEntry, entries, statistics, users
 from features.checks import staleness
 from features.definitions import FeatureView

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cluster import session
+from cluster import connection, session
 from cluster.errors import RayloopError
 from cluster.settings import load_settings
 from pipelines.keys import app as keys
@@ -278,12 +278,12 @@ def _work(
     loaded = load(location)
     check(loaded)
     settings = load_settings()
-    if session.in_job() and action is not None:
+    if connection.in_job() and action is not None:
         from cluster.quiet import quiet_data
         from pipelines.progress import Progress
         from pipelines.workspace import Workspace
 
-        session.connect(settings)
+        connection.connect(settings)
         quiet_data()
         action(Workspace(loaded, location, settings, Progress()))
         return

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from cluster.contracts import CHAMPION
 from cluster.errors import ProjectError, VersionNotFound
+from cluster.names import CHAMPION
 from pipelines import baselines, rehearsal, reporting, reset, serving, stages
 from pipelines.summary import summarise
 from pipelines.versions import tune as search

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import polars as pl
 import ray
 
-from cluster.contracts import labels_table, ledger_actor, predictions_table, to_label_table
 from cluster.errors import ProjectError
+from cluster.names import labels_table, ledger_actor, predictions_table, to_label_table
 from cluster.tables import Where
 from features.backfill import refill
 from features.bundle import PROFILE

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from cluster.errors import RayloopError
-from cluster.settings import Settings, load_settings
+from cluster.settings import load_settings
 
 if TYPE_CHECKING:
     from deployments.access import Key, Scope
     from deployments.api_keys import KeyStore
 
 _UNITS_S = {"m": 60, "h": 3600, "d": 86400}
-# The common rate limit is not meant for the loop's own traffic.
-_OWN_RATE = "100000/second"
 _COLUMNS = ("id", "state", "name", "models", "scopes", "rate", "created", "expires")
 
 app = typer.Typer(help="API keys of the served models.", no_args_is_help=True)
@@ -72,26 +68,6 @@ def revoke(id: Annotated[str, typer.Argument(help="The key's id, as `rayloop key
 
     key = _store().revoke(id, time.time())
     typer.echo(f"key {key.id} of {key.name} counts no longer, on every replica within {COUNTS_WITHIN_S:g} s")
-
-
-@contextmanager
-def own_key(settings: Settings, model: str, name: str) -> Iterator[dict[str, str]]:
-    """Headers that let the loop's own requests to ``model`` in, while the block lasts; none where access is open."""
-    from deployments.access import SCOPES
-    from deployments.api_keys import KeyStore
-    from deployments.gate import COUNTS_WITHIN_S
-
-    if not settings.access:
-        yield {}
-        return
-    store, now = KeyStore(settings.access_uri), time.time()
-    # A process that is killed cannot revoke its key.
-    key, text = store.issue(name, (model,), SCOPES, now, rate=_OWN_RATE, expires_at=now + _UNITS_S["d"])
-    time.sleep(COUNTS_WITHIN_S)
-    try:
-        yield {"authorization": f"Bearer {text}"}
-    finally:
-        store.revoke(key.id, time.time())
 
 
 def _store() -> KeyStore:

@@ -17,16 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from cluster.contracts import Task, labels_table, ledger_actor, predictions_table, to_label_table
+from cluster.contracts import Task
 from cluster.errors import DataError
+from cluster.names import labels_table, ledger_actor, predictions_table, to_label_table
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.tables import Tables
 from deployments.log import features_of
 from features.bundle import Manifest
 from features.frame import ID, LABEL
-from features.pit import AS_OF
 from features.split import SPLIT, TRAIN
+from features.types import AS_OF
 from monitoring.look import Asked, Looked, look
 from monitoring.reservoir import Reservoir
 from monitoring.rows import Rows

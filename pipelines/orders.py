@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cluster import session
-from cluster.contracts import rollout_actor
+from cluster import connection
 from cluster.errors import RolloutError
+from cluster.names import rollout_actor
 from cluster.settings import Settings
 from deployments.rollout import RolloutState, named
 from pipelines.actors import call, find
@@ -22,7 +22,7 @@ def steer(
     rollout: str = "",
 ) -> None:
     """Give the rollout of ``model`` an order: about one ``version``, for one ``rollout``, where it names them."""
-    session.connect(settings)
+    connection.connect(settings)
     actor = find(rollout_actor(model))
     if actor is None:
         raise RolloutError(f"{model!r} has no rollout on this cluster", "see `rayloop status`")

@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 import ray
 
-from cluster import session
-from cluster.contracts import ACTOR_NAMESPACE, ledger_actor, monitor_actor, predictions_table, rollout_actor
+from cluster import connection, session
 from cluster.errors import DataError, ProjectError, RayloopError
+from cluster.names import ACTOR_NAMESPACE, ledger_actor, monitor_actor, predictions_table, rollout_actor
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.tables import Tables
@@ -37,7 +37,7 @@ _ALARMS = 3
 
 def show_status(settings: Settings, tell: Tell) -> None:
     """One block a served model: versions, rollout, drift."""
-    session.connect(settings)
+    connection.connect(settings)
     resources, free = ray.cluster_resources(), ray.available_resources()
     cpus = f"{free.get('CPU', 0):g} of {resources.get('CPU', 0):g} CPUs free"
     tell(f"cluster {settings.dashboard}: {len(ray.nodes())} nodes, {cpus}, {resources.get('GPU', 0):g} GPUs")
@@ -92,7 +92,7 @@ def forget_entity(settings: Settings, project: str, entity: Sequence[str], tell:
         raise ProjectError("an entity is named by --entity column=value", "such as --entity tailnum=N14228")
     location = locate(project)
     if session.running(settings):
-        session.connect(settings)
+        connection.connect(settings)
     workspace = Workspace(load(location), location, settings, Progress())
     if ray.is_initialized():
         require_same_stores(workspace)
@@ -105,7 +105,7 @@ def forget_entity(settings: Settings, project: str, entity: Sequence[str], tell:
 
 def flush_logs(settings: Settings, tell: Tell) -> None:
     """Commit what the prediction logs of all served models still hold in memory."""
-    session.connect(settings)
+    connection.connect(settings)
     for model in _models():
         actor = find(ledger_actor(model))
         if actor is not None:
@@ -287,5 +287,5 @@ def _tables(settings: Settings) -> str:
 def _cluster(settings: Settings) -> str:
     if not session.running(settings):
         return "not running; `rayloop up` starts it"
-    session.connect(settings)
+    connection.connect(settings)
     return f"{len(ray.nodes())} nodes at {settings.dashboard}"

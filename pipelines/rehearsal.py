@@ -16,18 +16,19 @@ import polars as pl
 import ray
 
 from cluster import jobs
-from cluster.contracts import Alarm, Decision, Snapshot, monitor_actor
+from cluster.contracts import Alarm, Decision, Snapshot
 from cluster.errors import RayloopError, RolloutError
+from cluster.names import monitor_actor
 from deployments.controller import RolloutStatus
 from features.frame import ID, KNOWN, LABEL, label_values
-from features.pit import AS_OF, INSTANT
 from features.reader import request_features
+from features.types import AS_OF, INSTANT
 from monitoring.alarm import WindowResult
-from monitoring.checkpoint import Entry
+from monitoring.rations import Entry
 from pipelines import serving, stages
 from pipelines.actors import call
 from pipelines.frames import Frame
-from pipelines.keys import own_key
+from pipelines.own_key import own_key
 from pipelines.project import Period, Rehearsal
 from pipelines.replay import Replay
 from pipelines.traffic import Client, Tally

@@ -17,7 +17,7 @@ from features.frame import ID, KNOWN, LABEL
 from features.history import AT, history
 from features.materialize import advance
 from features.online import OnlineStore
-from features.pit import AS_OF
+from features.types import AS_OF
 from pipelines.traffic import NOTHING, Client, Tally
 
 Until = Callable[[], bool]

@@ -15,28 +15,20 @@ import pyarrow as pa
 import ray
 from rich.console import Console
 
-from cluster.contracts import (
-    ACTOR_NAMESPACE,
-    CHAMPION,
-    Decision,
-    ModelVersion,
-    labels_table,
-    monitor_actor,
-    predictions_table,
-    to_label_table,
-)
+from cluster.contracts import Decision, ModelVersion
+from cluster.names import ACTOR_NAMESPACE, CHAMPION, labels_table, monitor_actor, predictions_table, to_label_table
 from cluster.settings import Settings
 from deployments.journal import Journal
 from deployments.rollout import named
 from features.bundle import Manifest
 from features.frame import LABEL
-from features.pit import AS_OF
 from features.split import SPLIT, TEST, TRAIN
+from features.types import AS_OF
 from monitoring.catalogue import render_catalogue, render_skew
-from monitoring.checkpoint import Entry
 from monitoring.cost import Used
 from monitoring.lookout import LookState
 from monitoring.nouns import Action, CalibrationCurve, Cost, Quality, Report, Rollout, Series, Timing, VersionRow
+from monitoring.rations import Entry
 from monitoring.report import render
 from pipelines import catalogue, skew
 from pipelines.actors import call

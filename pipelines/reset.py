@@ -6,7 +6,7 @@ import shutil
 
 import ray
 
-from cluster.contracts import (
+from cluster.names import (
     ACTOR_NAMESPACE,
     journal_table,
     labels_table,

@@ -11,8 +11,9 @@ import ray
 from ray.actor import ActorHandle
 
 from cluster import jobs
-from cluster.contracts import CHAMPION, Alarm, Decision, ModelVersion
+from cluster.contracts import Alarm, Decision, ModelVersion
 from cluster.errors import RolloutError, SettingsError
+from cluster.names import CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
 from deployments import config, controller, ledger

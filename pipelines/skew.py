@@ -8,12 +8,12 @@ from typing import NamedTuple
 import polars as pl
 import ray
 
-from cluster.contracts import CHALLENGER, CHAMPION, ledger_actor, predictions_table
 from cluster.errors import DataError
+from cluster.names import CHALLENGER, CHAMPION, ledger_actor, predictions_table
 from features.definitions import FeatureSet
 from features.frame import RequestFrame
-from features.pit import AS_OF
 from features.skew import ID, Skew, compare, together
+from features.types import AS_OF
 from pipelines import stages
 from pipelines.actors import exists
 from pipelines.lineage import lineages

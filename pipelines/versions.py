@@ -17,9 +17,9 @@ from cluster.errors import GateFailed
 from cluster.registry import FINGERPRINT_TAG, GATE_TAG, Run
 from features.bundle import PROFILE, Manifest
 from features.definitions import Column
-from features.pit import AS_OF
 from features.reference import ReferenceProfile, profile_windows
 from features.split import TRAIN, VALIDATION
+from features.types import AS_OF
 from pipelines import cards
 from pipelines.compressing import Compressed, compressed
 from pipelines.curves import Curves

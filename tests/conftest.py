@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from cluster import session
+from cluster import connection, session
 from cluster.settings import Settings
 
 # The machine may be busy with a cluster: how long an example takes says nothing.
@@ -58,10 +58,10 @@ def cluster(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Sett
     import ray
 
     session.start(settings)
-    session.use_token()
+    connection.use_token()
     os.environ.update(settings.environment())
     try:
-        session.connect(settings)
+        connection.connect(settings)
         yield settings
     finally:
         ray.shutdown()

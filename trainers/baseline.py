@@ -11,7 +11,7 @@ import pyarrow as pa
 from cluster.contracts import Task
 from features.encoding import MISSING_CODE, Encoder
 from features.frame import LABEL
-from features.pit import AS_OF
+from features.types import AS_OF
 from trainers import tasks
 from trainers.encode import label_array
 from trainers.evaluate import by_time

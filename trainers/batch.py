@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import ray
 
 from cluster.contracts import Task
-from cluster.parts import READ_ROWS, Part
+from cluster.parts import READ_ROWS
+from cluster.scan import Part
 from features.encoding import Encoder
 from features.frame import RequestFrame, is_text
 from features.personal import Shield

@@ -16,7 +16,8 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from cluster.quiet import environment, quiet
+from cluster.env import environment
+from cluster.quiet import quiet
 from trainers import loop
 from trainers.checkpoint import Checkpoints
 from trainers.config import ModelSpec, Parameter, TrainConfig, TuneConfig, applied

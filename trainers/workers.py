@@ -20,8 +20,8 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.queue import Queue
 
+from cluster.env import environment
 from cluster.errors import DataError, ProjectError, RayloopError
-from cluster.quiet import environment
 from trainers import loop
 from trainers.checkpoint import Checkpoints
 from trainers.config import TrainConfig

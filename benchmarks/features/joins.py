@@ -18,7 +18,7 @@ import polars as pl
 from benchmarks.features.tables import CHUNK, Case, views
 from benchmarks.memory import peak_mib
 from benchmarks.serving.environments import VENVS
-from cluster import session
+from cluster import connection, session
 from cluster.contracts import Snapshot
 from cluster.settings import Settings
 from cluster.tables import Tables
@@ -117,12 +117,12 @@ def rayloop(home: Path) -> Iterator[Rayloop]:
     ports = {port: session.free_port() for port in _PORTS}
     settings = Settings(home=home, replica_ports_from=38000, **ports)  # type: ignore[arg-type]
     session.start(settings)
-    session.use_token()
+    connection.use_token()
     os.environ.update(settings.environment())
     import ray
 
     try:
-        session.connect(settings)
+        connection.connect(settings)
         yield Rayloop(settings)
     finally:
         ray.shutdown()

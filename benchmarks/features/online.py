@@ -24,13 +24,13 @@ from benchmarks.redis_server import redis_server
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed, environment
 from examples.flights.data import flights_frame
-from features import pit
+from features import pit, types
 from features.declare import category, rolling
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Operation
 from features.materialize import forget, materialize, push
 from features.online import OnlineStore, open_store
-from features.pit import AS_OF
 from features.reader import FeatureReader
+from features.types import AS_OF
 
 Say = Callable[[str], None]
 
@@ -142,7 +142,7 @@ def _many_entities(
     """A table of which most is written: each entity has a few recent events."""
     draw, entities = np.random.default_rng(0), 10_000 if small else 100_000
     count = 5 * entities
-    at = pl.Series(_END_US - draw.integers(0, 5 * 3_600_000_000, count)).cast(pit.INSTANT)
+    at = pl.Series(_END_US - draw.integers(0, 5 * 3_600_000_000, count)).cast(types.INSTANT)
     users = pl.Series(draw.integers(0, entities, count)).cast(pl.String)
     events = pl.DataFrame({"user": users, "at": at, "amount": draw.gamma(2.0, 20.0, count)})
     view = _view("user", ("user",), "at", "amount", (6, ("mean", "count")))

@@ -13,7 +13,8 @@ from examples.flights.data import flights_frame
 from examples.flights.features import features
 from features.definitions import FeatureSet
 from features.encoding import Encoder
-from features.reader import FeatureReader, arrow_type
+from features.reader import FeatureReader
+from features.types import arrow_type
 
 _REPEATS = 4_000
 

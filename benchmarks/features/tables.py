@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from features.definitions import Aggregate, Entity, FeatureView
-from features.pit import AS_OF, INSTANT
+from features.types import AS_OF, INSTANT
 
 CHUNK = 1_000_000
 HOT_SHARE = 0.1

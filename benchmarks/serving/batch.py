@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.serving import batch_cases, batch_memory
 from benchmarks.serving.batch_cases import CHUNK_ROWS, ENCODED, ID, NARROW, WIDE, Case
-from cluster import session
+from cluster import connection, session
 from cluster.contracts import ModelVersion
 from cluster.settings import Settings
 from features.bundle import MODEL
@@ -175,12 +175,12 @@ def _cluster() -> Iterator[tuple[Any, Path]]:
         ports = {port: session.free_port() for port in _PORTS}
         settings = Settings(home=base / "home", cpus=max(2, os.cpu_count() or 2), replica_ports_from=37000, **ports)  # type: ignore[arg-type]
         session.start(settings)
-        session.use_token()
+        connection.use_token()
         os.environ.update(settings.environment())
         import ray
 
         try:
-            session.connect(settings)
+            connection.connect(settings)
             yield _workspace(settings), base
         finally:
             ray.shutdown()

@@ -19,8 +19,8 @@ from cluster.contracts import Snapshot, Task
 from features.bundle import MODEL, PROFILE, Manifest
 from features.definitions import Column, FeatureSet
 from features.encoding import Arrays, Encoder
-from features.pit import AS_OF
 from features.reference import ReferenceProfile, profile_windows
+from features.types import AS_OF
 
 NAME = "bench"
 WINDOW_S = 3600.0

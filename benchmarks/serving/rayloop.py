@@ -13,8 +13,9 @@ import ray
 from benchmarks.serving import model, samples
 from benchmarks.serving.processes import ServerFailed
 from benchmarks.serving.subjects import Subject, own_settings
-from cluster import session
-from cluster.contracts import CHAMPION, ModelVersion
+from cluster import connection, session
+from cluster.contracts import ModelVersion
+from cluster.names import CHAMPION
 from cluster.registry import Registry
 from deployments import config, controller, ledger
 from deployments.config import ServingOptions
@@ -56,9 +57,9 @@ class Rayloop:
     def running(self) -> Iterator[Subject]:
         """The champion answers, is logged and watched, until the block ends."""
         session.start(self.settings)
-        session.use_token()
+        connection.use_token()
         try:
-            session.connect(self.settings)
+            connection.connect(self.settings)
             self._register()
             # A replica looks for its monitor when it starts, and then every few seconds.
             self._monitor = start_monitor(self.settings, model.NAME, metrics_port=None)

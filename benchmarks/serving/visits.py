@@ -19,7 +19,8 @@ from benchmarks.serving.processes import ServerFailed
 from benchmarks.serving.rayloop import NAME, SHARE, VERSION, Rayloop
 from benchmarks.serving.samples import Columns
 from benchmarks.serving.subjects import EMPTY, Encode, Scores, Subject
-from cluster.contracts import CHALLENGER, ModelVersion
+from cluster.contracts import ModelVersion
+from cluster.names import CHALLENGER
 
 CONNECTIONS = 16
 OPEN_CONNECTIONS = 64

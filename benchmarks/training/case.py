@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import results
 from benchmarks.serving.subjects import own_settings
-from cluster import session
+from cluster import connection, session
 from cluster.contracts import Task
 from examples.flights.data import flights_frame, weather_frame
 from features.encoding import Encoder
@@ -100,10 +100,10 @@ def cluster(folder: Path) -> Iterator[None]:
     shutil.rmtree(folder / "home", ignore_errors=True)
     settings = own_settings(folder / "home")
     session.start(settings)
-    session.use_token()
+    connection.use_token()
     os.environ.update(settings.environment())
     try:
-        session.connect(settings)
+        connection.connect(settings)
         # Told to end, it ends its cluster first; Ray's own handler, which connecting sets, would not.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         yield

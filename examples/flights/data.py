@@ -19,7 +19,7 @@ import polars as pl
 import ray.data
 
 from cluster.errors import DataError
-from features.pit import INSTANT
+from features.types import INSTANT
 
 _DAY_MINUTES = 24 * 60
 # Destinations that the airports table lacks lie in Puerto Rico and the Virgin Islands.

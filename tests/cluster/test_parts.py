@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from cluster import parts
 from cluster.errors import DataError, SnapshotNotFound
-from cluster.parts import READ_ROWS, Cut, _ends, cut, cut_parquet
+from cluster.parts import READ_ROWS
+from cluster.scan import Cut, _ends, cut, cut_parquet
 from cluster.settings import Settings
 from cluster.table_parts import TablePart
 from cluster.tables import Tables

@@ -6,7 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster.contracts import CHAMPION, ModelVersion
+from cluster.contracts import ModelVersion
+from cluster.names import CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
 from features.definitions import Column

@@ -9,8 +9,9 @@ import pytest
 import ray
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-from cluster.contracts import CHALLENGER, CHAMPION, ModelVersion
+from cluster.contracts import ModelVersion
 from cluster.errors import RolloutError
+from cluster.names import CHALLENGER, CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
 from deployments import config, controller

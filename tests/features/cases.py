@@ -14,7 +14,7 @@ import polars as pl
 from hypothesis import strategies as st
 
 from features.definitions import Aggregate, Entity, FeatureView, Latest
-from features.pit import AS_OF
+from features.types import AS_OF
 
 MINUTE_US = 60_000_000
 CHANGES = (

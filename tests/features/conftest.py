@@ -5,7 +5,7 @@ from datetime import timedelta
 import polars as pl
 import pytest
 
-from features.pit import INSTANT
+from features.types import INSTANT
 from tests.features.strategies import EPOCH
 
 

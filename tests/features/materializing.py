@@ -12,7 +12,7 @@ import polars as pl
 
 from features import materialize
 from features.online import OnlineStore, open_store
-from features.pit import INSTANT
+from features.types import INSTANT
 from tests.features.strategies import EPOCH, VIEW
 
 EVENTS = 4_000

@@ -12,7 +12,7 @@ import duckdb
 import polars as pl
 
 from features.definitions import Aggregate, FeatureView
-from features.pit import AS_OF
+from features.types import AS_OF
 
 Cell = float | str | None
 

@@ -8,7 +8,7 @@ import polars as pl
 from hypothesis import strategies as st
 
 from features.definitions import Aggregate, Entity, FeatureView, Latest
-from features.pit import INSTANT
+from features.types import INSTANT
 
 EPOCH = datetime(2013, 3, 10, tzinfo=UTC)
 WINDOWS = (timedelta(minutes=3), timedelta(minutes=10))

@@ -17,9 +17,9 @@ from cluster.tables import Tables
 from features import partition, pit
 from features.declare import category
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Latest
-from features.pit import AS_OF, INSTANT
 from features.sources import Examples
 from features.split import HashSplit
+from features.types import AS_OF, INSTANT
 
 pytestmark = pytest.mark.cluster
 

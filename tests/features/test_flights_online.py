@@ -15,8 +15,8 @@ from features import pit
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Latest, Operation
 from features.history import AT, history
 from features.materialize import advance
-from features.pit import AS_OF
-from features.reader import FeatureReader, arrow_type, request_features
+from features.reader import FeatureReader, request_features
+from features.types import AS_OF, arrow_type
 from tests.features.stores import MemoryStore
 
 DAY_US = 24 * 3600 * 1_000_000

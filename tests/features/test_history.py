@@ -13,7 +13,7 @@ from features import pit
 from features.declare import derive
 from features.definitions import Aggregate, Derived, Entity, FeatureView, Latest
 from features.history import AT, EVENT, history
-from features.pit import AS_OF
+from features.types import AS_OF
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from features import pit, timeline
 from features.definitions import Entity, FeatureView, Latest
-from features.pit import AS_OF, INSTANT
+from features.types import AS_OF, INSTANT
 from tests.features.cases import Case, cases, since
 from tests.features.oracle import Cell, expected
 

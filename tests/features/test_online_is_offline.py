@@ -16,8 +16,8 @@ from features.declare import category, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
 from features.history import AT, history
 from features.materialize import materialize, push
-from features.pit import AS_OF, INSTANT
 from features.reader import FeatureReader
+from features.types import AS_OF, INSTANT
 from tests.features.cases import MINUTE_US, Case, cases, since, views
 from tests.features.stores import MemoryStore
 

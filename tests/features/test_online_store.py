@@ -22,9 +22,9 @@ from features.declare import category
 from features.definitions import FeatureSet
 from features.materialize import forget, forget_entities, materialize, push, watermark
 from features.online import OnlineStore, open_store
-from features.pit import AS_OF, INSTANT
 from features.reader import FeatureReader
 from features.state_keys import entity_keys, state_key
+from features.types import AS_OF, INSTANT
 from tests.features.strategies import EPOCH, VIEW
 
 HOUR_US = 3_600_000_000

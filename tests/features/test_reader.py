@@ -14,8 +14,8 @@ from features.declare import category, derive, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
 from features.materialize import forget, materialize, watermark
 from features.online import LmdbStore, open_store
-from features.pit import AS_OF, INSTANT
 from features.reader import FeatureReader, request_features
+from features.types import AS_OF, INSTANT
 
 START = datetime(2024, 3, 9, tzinfo=UTC)
 VIEWS = (

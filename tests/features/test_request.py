@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from examples.flights.features import features as flights
 from features.declare import category, derive, number, timestamp
 from features.definitions import Derived, FeatureSet
-from features.pit import INSTANT
 from features.reader import FeatureReader, request_features
 from features.request import Doubtful, compiled
+from features.types import INSTANT
 from tests.features.stores import MemoryStore
 
 COLUMNS = (*timestamp("t", "u"), *number("x", "y"), *category("c"))

@@ -18,7 +18,7 @@ import pytest
 
 from cluster.contracts import ModelVersion, Snapshot
 from cluster.errors import DataError, RayloopError
-from cluster.parts import Cut, Part, cut
+from cluster.scan import Cut, Part, cut
 from cluster.settings import Settings
 from cluster.tables import Tables
 from features.bundle import MODEL, Manifest

@@ -13,8 +13,9 @@ import polars as pl
 import pytest
 import ray.data
 
-from cluster.contracts import CHAMPION, Snapshot, Task, predictions_table
+from cluster.contracts import Snapshot, Task
 from cluster.errors import DataError, ProjectError, SettingsError
+from cluster.names import CHAMPION, predictions_table
 from cluster.settings import Settings
 from deployments import config
 from deployments.log import Answer, predictions
@@ -24,10 +25,10 @@ from features.definitions import Entity, FeatureSet, FeatureView, Latest
 from features.encoding import Encoder
 from features.materialize import forget, materialize, watermark
 from features.personal import Shield, pseudonyms
-from features.pit import INSTANT
 from features.reader import FeatureReader
 from features.sources import Examples, Source
 from features.split import HashSplit
+from features.types import INSTANT
 from pipelines import catalogue, reset, serving, skew, stages
 from pipelines.actors import call
 from pipelines.progress import Progress

@@ -11,8 +11,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from cluster.contracts import Task, labels_table, predictions_table
+from cluster.contracts import Task
 from cluster.errors import ProjectError
+from cluster.names import labels_table, predictions_table
 from cluster.registry import Registry
 from cluster.settings import Settings
 from features.bundle import PROFILE, Manifest
@@ -23,12 +24,13 @@ from features.forgotten import Forgotten
 from features.landing import QUARANTINE
 from features.materialize import materialize, push
 from features.personal import Pseudonyms
-from features.pit import INSTANT, join
+from features.pit import join
 from features.profiles import Profile
 from features.reader import FeatureReader, request_features
 from features.sources import Examples, Source
 from features.split import HashSplit
 from features.state_keys import state_prefix
+from features.types import INSTANT
 from pipelines.forgetting import forget
 from pipelines.progress import Progress
 from pipelines.project import Location, Project

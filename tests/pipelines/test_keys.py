@@ -16,7 +16,7 @@ from cluster.settings import Settings, load_settings
 from deployments.access import presented, recognise
 from deployments.api_keys import KeyStore
 from pipelines.cli import app
-from pipelines.keys import own_key
+from pipelines.own_key import own_key
 from pipelines.traffic import Client
 
 DAY_S = 86400

@@ -8,15 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.contracts import (
-    Decision,
-    ModelVersion,
-    Snapshot,
-    labels_table,
-    predictions_table,
-    to_label_table,
-)
+from cluster.contracts import Decision, ModelVersion, Snapshot
 from cluster.errors import DataError
+from cluster.names import labels_table, predictions_table, to_label_table
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.tables import Tables

@@ -15,14 +15,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from cluster import session
-from cluster.contracts import (
-    ACTOR_NAMESPACE,
-    CHAMPION,
-    labels_table,
-    monitor_actor,
-    predictions_table,
-    rollout_actor,
-)
+from cluster.names import ACTOR_NAMESPACE, CHAMPION, labels_table, monitor_actor, predictions_table, rollout_actor
 from cluster.registry import GATE_TAG, Registry
 from cluster.settings import Settings
 from cluster.tables import Tables

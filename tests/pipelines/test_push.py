@@ -14,7 +14,8 @@ from cluster.settings import Settings
 from examples.flights.features import features
 from examples.flights.project import project
 from features.online import open_store
-from features.reader import FeatureReader, arrow_type
+from features.reader import FeatureReader
+from features.types import arrow_type
 from pipelines.pushing import push_file
 
 NOON = datetime(2014, 5, 1, 12, tzinfo=UTC)

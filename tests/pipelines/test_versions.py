@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 
-from cluster.contracts import CHAMPION, Snapshot
+from cluster.contracts import Snapshot
 from cluster.errors import GateFailed
+from cluster.names import CHAMPION
 from cluster.registry import GATE_TAG
 from cluster.settings import Settings
 from features.declare import derive

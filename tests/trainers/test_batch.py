@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.parts import cut_parquet
+from cluster.scan import cut_parquet
 from cluster.settings import Settings
 from features.bundle import MODEL
 from features.declare import derive

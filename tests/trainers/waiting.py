@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster import session
+from cluster import connection
 from cluster.contracts import Task
 from cluster.settings import load_settings
 from features.encoding import Encoder
@@ -56,6 +56,6 @@ def run(folder: str, watch: list[Trial]) -> TuneResult:
 
 
 if __name__ == "__main__":
-    session.use_token()
-    session.connect(load_settings())
+    connection.use_token()
+    connection.connect(load_settings())
     run(sys.argv[1], [])
