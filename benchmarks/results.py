@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import psutil
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from cluster.errors import ClusterUnavailable
+from cluster.local_cluster import running
 from cluster.names import ACTOR_NAMESPACE
-from cluster.session import running
 from cluster.settings import Settings
 
 

@@ -11,7 +11,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cluster.connection import use_token
 from cluster.errors import ClusterUnavailable
-from cluster.quiet import quiet
+from cluster.log_suppression import quiet
 from cluster.settings import Settings
 
 # Ray's loggers that tell each step of a submission; a failure is raised.

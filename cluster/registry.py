@@ -16,9 +16,9 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 from mlflow.exceptions import MlflowException
 
-from cluster.contracts import ModelVersion
 from cluster.errors import RegistryUnavailable, VersionNotFound
 from cluster.settings import Settings
+from cluster.values import ModelVersion
 
 BUNDLE_PATH = "bundle"
 FINGERPRINT_TAG = "rayloop.fingerprint"

@@ -20,8 +20,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from cluster.contracts import Frozen
 from cluster.errors import RayloopError, RequestError
+from cluster.values import Frozen
 
 Scope = Literal["infer", "feedback", "read"]
 SCOPES: tuple[Scope, ...] = ("infer", "feedback", "read")

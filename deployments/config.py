@@ -17,10 +17,10 @@ from ray import serve
 from ray.actor import ActorHandle
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-from cluster.contracts import Frozen, ModelVersion
 from cluster.errors import ClusterUnavailable, RayloopError, RolloutError, SettingsError
 from cluster.names import ACTOR_NAMESPACE
 from cluster.settings import Settings
+from cluster.values import Frozen, ModelVersion
 from deployments import front
 from deployments.ledger import connect as connect_ledger
 from deployments.predictor import Scorer

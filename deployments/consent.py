@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from cluster.contracts import Decision
+from cluster.values import Decision
 from deployments.rollout import RolloutState
 from deployments.webhooks import post
 

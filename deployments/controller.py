@@ -21,11 +21,11 @@ from uuid import uuid4
 import ray
 from ray.actor import ActorHandle
 
-from cluster.contracts import Decision, Frozen, ModelVersion, Task
 from cluster.errors import RolloutError
 from cluster.names import ACTOR_NAMESPACE, rollout_actor
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
+from cluster.values import Decision, Frozen, ModelVersion, Task
 from deployments import webhooks
 from deployments.config import ServingOptions
 from deployments.consent import Consent

@@ -6,11 +6,11 @@ import asyncio
 
 from ray.exceptions import RayTaskError
 
-from cluster.contracts import ModelVersion, Task
 from cluster.errors import ClusterUnavailable, RolloutError
 from cluster.names import CHALLENGER, CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
+from cluster.values import ModelVersion, Task
 from deployments.config import ServingOptions, connect
 from deployments.predictor import bundle_folder
 from deployments.rollout import RolloutState

@@ -6,7 +6,7 @@ import math
 
 from pydantic import Field
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 from deployments.latencies import Latencies
 from deployments.moments import Paired
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.contracts import Task
 from cluster.errors import RequestError
+from cluster.values import Task
 from deployments.columns import MAX_NUMBER, TIMESTAMP, microseconds
 
 # A row id is a request id (200 characters) and, for several rows, its index.

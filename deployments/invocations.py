@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from pydantic_core import to_json
 
-from cluster.contracts import Task
 from cluster.errors import RequestError
+from cluster.values import Task
 from deployments.protocol import predicted
 from deployments.rows import Rows
 from features.definitions import FeatureSet

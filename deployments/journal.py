@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.contracts import Decision
 from cluster.names import journal_table
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
+from cluster.values import Decision
 from deployments.columns import TIMESTAMP
 from deployments.policy import RolloutPolicy
 from deployments.rollout import RolloutState, replay

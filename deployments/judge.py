@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 from deployments.comparison import quality, told_costs
 from deployments.evidence import Evidence, RolloutEvidence, contested
 from deployments.policy import RolloutPolicy

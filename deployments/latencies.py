@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 from pydantic import Field
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 from deployments.counts import log_e_above, log_e_below
 
 _BINS_PER_OCTAVE = 16

@@ -18,11 +18,11 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
-from cluster.contracts import Task
 from cluster.errors import DataError
 from cluster.names import ACTOR_NAMESPACE, labels_table, ledger_actor, predictions_table
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
+from cluster.values import Task
 from deployments.evidence import RolloutEvidence
 from deployments.log import from_ipc
 from deployments.losses import Metric

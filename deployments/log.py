@@ -32,8 +32,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.contracts import Task
 from cluster.names import CHALLENGER, Variant
+from cluster.values import Task
 from deployments.columns import TIMESTAMP
 from deployments.protocol import predicted
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from cluster.contracts import Task
 from cluster.errors import RolloutError
+from cluster.values import Task
 
 Metric = Literal["loss", "accuracy"]
 """loss: log loss in nats, or squared error for regression. accuracy: 0/1 loss, 1 for a wrong class."""

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.gauges import LastingGauge
 from cluster.names import lost_table
-from cluster.tables import Tables
+from cluster.persistent_gauge import LastingGauge
+from cluster.storage.tables import Tables
 from deployments.columns import TIMESTAMP
 from deployments.log import replica_of
 from deployments.tally import KINDS

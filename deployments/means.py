@@ -1,6 +1,6 @@
 """Asymptotic confidence sequences for a mean, of independent rows or of rows that come in clusters. Pure.
 
-The limits are those of cluster/sequences.py, one-sided.
+The limits are those of cluster/confidence_sequences.py, one-sided.
 
 Rows of one key (a user, a device) resemble one another: their sum varies more than that of as many strangers. Its
 variance is estimated by clusters, from the sums of the keys (Liang, Zeger, "Longitudinal data analysis using
@@ -13,7 +13,7 @@ to its past than Brownian motion does, and by Slepian's inequality ("The one-sid
 
 from __future__ import annotations
 
-from cluster.sequences import half_width
+from cluster.confidence_sequences import half_width
 from deployments.moments import Moments
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.contracts import Task
 from cluster.names import CHALLENGER, CHAMPION
+from cluster.values import Task
 from deployments.evidence import Arm, Evidence, RolloutEvidence
 from deployments.keys import Keys, key_hash
 from deployments.losses import Metric, losses

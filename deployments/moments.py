@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 
 
 class Moments(Frozen):

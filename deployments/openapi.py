@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster.contracts import Task
 from cluster.names import CHALLENGER, CHAMPION
+from cluster.values import Task
 from deployments.access import SCOPE_OF
 from deployments.binary import HEADER_LENGTH
 from deployments.http import BINARY, JSON, REQUEST_ID, ROUTING_KEY, VARIANT, VERSION

@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from cluster.contracts import Frozen
 from cluster.errors import RolloutError
+from cluster.values import Frozen
 from deployments.freeze import FreezeWindow
 from deployments.losses import Metric
 

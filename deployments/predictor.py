@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
 
-from cluster.contracts import ModelVersion
 from cluster.errors import DataError, RequestError, StoreUnavailable
 from cluster.settings import Settings
+from cluster.values import ModelVersion
 from deployments.columns import out_of_time
 from deployments.rows import Assembler, Rows
 from features.bundle import MODEL, Manifest

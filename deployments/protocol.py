@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic_core import from_json, to_json
 
-from cluster.contracts import Task
 from cluster.errors import RequestError
 from cluster.names import Variant
+from cluster.values import Task
 from deployments import binary
 from deployments.columns import build_column, required, typed_column
 from deployments.rows import Rows, Values

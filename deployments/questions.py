@@ -10,7 +10,7 @@ import math
 
 from pydantic import Field
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 from deployments.counts import log_e_above, log_e_below, log_e_more
 from deployments.evidence import RolloutEvidence
 from deployments.policy import RolloutPolicy

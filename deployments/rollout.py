@@ -20,8 +20,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from cluster.contracts import Decision, Frozen
 from cluster.errors import RolloutError
+from cluster.values import Decision, Frozen
 from deployments.brakes import braked
 from deployments.judge import Ruling
 from deployments.policy import RolloutPolicy

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from cluster.contracts import Task
+from cluster.values import Task
 from deployments.columns import MAX_NUMBER, required
 from features.definitions import Column, FeatureSet
 

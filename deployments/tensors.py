@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.contracts import Task
 from cluster.errors import RequestError
+from cluster.values import Task
 from deployments import binary
 from deployments.inference_pb import MESSAGES
 from deployments.protocol import InferRequest, metadata, outputs

@@ -13,8 +13,8 @@ import httpx
 import jwt
 from jwt import PyJWK, PyJWKSet
 
-from cluster.contracts import Frozen
 from cluster.errors import DataError, RequestError
+from cluster.values import Frozen
 from deployments.access import SCOPES, Grant, unauthorised
 
 ALGORITHMS = ("RS256", "ES256")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import psutil
 
-from cluster.contracts import Usage
+from cluster.values import Usage
 
 _GIB = 1024**3
 

@@ -15,9 +15,9 @@ from typing import Literal
 
 import httpx
 
-from cluster.contracts import Decision
 from cluster.errors import RolloutError
 from cluster.signing import SIGNATURE, signature
+from cluster.values import Decision
 from deployments.policy import Webhook
 from deployments.rollout import RolloutState
 

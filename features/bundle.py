@@ -14,8 +14,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from cluster.contracts import Frozen, Snapshot, Task
 from cluster.errors import DataError
+from cluster.values import Frozen, Snapshot, Task
 from features.definitions import FeatureSet
 from features.encoding import Encoder
 

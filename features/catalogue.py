@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 from features.definitions import Column, FeatureView
 from features.profiles import Profile
 

@@ -19,8 +19,8 @@ from typing import Any, Literal, Self
 import polars as pl
 from pydantic import field_validator, model_validator
 
-from cluster.contracts import Frozen
 from cluster.errors import ProjectError
+from cluster.values import Frozen
 
 Kind = Literal["number", "category", "timestamp", "tensor"]
 Operation = Literal["count", "sum", "mean", "std", "min", "max", "distinct"]

@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 
 from cluster.errors import DataError
-from cluster.table_parts import TablePart
+from cluster.storage.iceberg_part import TablePart
 from features import partition
 from features.definitions import FeatureView
 from features.history import history

@@ -15,7 +15,7 @@ from datetime import datetime
 import polars as pl
 import pyarrow as pa
 
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
 from features.personal import Pseudonyms
 
 FORGOTTEN = "forgotten"

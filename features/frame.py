@@ -14,10 +14,10 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from cluster.contracts import Snapshot, Task
 from cluster.errors import DataError
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
+from cluster.values import Snapshot, Task
 from features.definitions import Column, FeatureSet, FeatureView
 from features.distributed import look_up
 from features.landing import half_the_cpus, schema_of

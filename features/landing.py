@@ -17,10 +17,10 @@ import ray.data
 from ray.data.expressions import col
 from ray.exceptions import RayTaskError
 
-from cluster.contracts import Snapshot
 from cluster.errors import DataError, RayloopError
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
+from cluster.values import Snapshot
 from features.checks import RAW, REASON, counted, judged, once, quarantined, staleness, unknown
 from features.definitions import Column
 from features.forgotten import Forgotten

@@ -16,8 +16,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from cluster.contracts import Snapshot
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
+from cluster.values import Snapshot
 from features.definitions import FeatureView
 from features.history import AT
 from features.materialize import apply, fresh, watermark

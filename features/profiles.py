@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from cluster.contracts import Frozen
 from cluster.errors import DataError
+from cluster.values import Frozen
 from features.definitions import Column
 from features.summaries import (
     MAX_MAGNITUDE,

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
-from cluster.contracts import Frozen
 from cluster.errors import DataError
+from cluster.values import Frozen
 from features.definitions import Column
 from features.profiles import Profile
 from features.summaries import CategorySummary, NumberSummary

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import polars as pl
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 from features.definitions import Column, FeatureSet
 from features.types import AS_OF
 

@@ -8,8 +8,8 @@ from typing import Self
 import polars as pl
 from pydantic import AwareDatetime, model_validator
 
-from cluster.contracts import Frozen
 from cluster.errors import ProjectError
+from cluster.values import Frozen
 from features.types import AS_OF, INSTANT
 
 SPLIT = "split"

@@ -17,7 +17,7 @@ import numpy as np
 from datasketches import kll_doubles_sketch
 from pydantic import ConfigDict, Field
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 
 SKETCH_K = 400
 """Rank error of 0.7 % (99 % confidence), and below k values none; some 8 KB when full."""

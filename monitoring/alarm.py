@@ -13,7 +13,7 @@ from typing import Self
 
 from pydantic import Field
 
-from cluster.contracts import Alarm, Frozen
+from cluster.values import Alarm, Frozen
 from features.profiles import Profile
 from monitoring.calibrate import MIN_RUNS, Calibration, rejected
 from monitoring.drift import Direction, Distances

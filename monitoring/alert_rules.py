@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 
 
 class Rule(Frozen):

@@ -27,8 +27,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.special import ndtr
 
-from cluster.contracts import Frozen
 from cluster.errors import ProjectError
+from cluster.values import Frozen
 from features.profiles import Profile
 from features.reference import TRAILING_CELLS, ReferenceProfile, count_cells
 from monitoring.drift import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from cluster.page import facts, none, page, section, table
+from cluster.web.page import facts, none, page, section, table
 from features.catalogue import Catalogue, FeatureEntry, ViewEntry
 from features.skew import Skew
 

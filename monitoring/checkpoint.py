@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from pydantic import Field, ValidationError
 
-from cluster.contracts import Frozen
 from cluster.errors import DataError
+from cluster.values import Frozen
 from monitoring.alarm import DetectorState, WindowResult
 from monitoring.cost import Used
 from monitoring.lookout import LookState

@@ -6,7 +6,7 @@ that serves several models (training jobs, the store, HAProxy, the monitor itsel
 
 from __future__ import annotations
 
-from cluster.contracts import Frozen, Usage
+from cluster.values import Frozen, Usage
 
 HOUR_S = 3600.0
 

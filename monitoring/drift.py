@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 from features.reference import TRAILING_CELLS
 
 Direction = Literal["both", "up", "down"]

@@ -18,8 +18,8 @@ import math
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
-from cluster.contracts import Frozen
 from cluster.errors import DataError
+from cluster.values import Frozen
 from monitoring.separate import density_ratio
 
 _CLIP = 1e-7

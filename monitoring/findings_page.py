@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from cluster.page import none, plot, section, table
+from cluster.web.page import none, plot, section, table
 from monitoring import plots
 from monitoring.alarm import WindowResult, day
 from monitoring.look import Looked, WindowQuality

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 
 UID = "rayloopModels"
 FILE = "rayloop_grafana_dashboard.json"

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from pydantic import Field
 
-from cluster.contracts import AlarmKind, Frozen, Task
 from cluster.errors import DataError
+from cluster.values import AlarmKind, Frozen, Task
 from features.definitions import Column
 from monitoring.alarm import WindowResult, day
 from monitoring.multivariate import Multivariate, compare

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 from monitoring.alarm import WindowResult
 from monitoring.look import Asked, Finding, Looked, WindowQuality
 from monitoring.policy import DriftPolicy

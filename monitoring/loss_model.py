@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from lightgbm import LGBMRegressor
 
-from cluster.contracts import Frozen
 from cluster.errors import DataError
+from cluster.values import Frozen
 
 LEAST_ROWS = 100
 

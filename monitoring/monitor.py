@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from cluster.contracts import Alarm, Usage
 from cluster.errors import DataError
+from cluster.values import Alarm, Usage
 from features.profiles import Profile
 from features.reference import ReferenceProfile
 from monitoring.alarm import DetectorState, DriftDetector, WindowResult, judge, unjudged

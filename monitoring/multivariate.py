@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cluster.contracts import Frozen
 from cluster.errors import DataError
+from cluster.values import Frozen
 from features.definitions import Column
 from monitoring.calibrate import MIN_RUNS
 from monitoring.matrix import matrices

@@ -13,7 +13,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from cluster.contracts import Alarm, Frozen
+from cluster.values import Alarm, Frozen
 
 Moment = Literal["alarm", "quiet"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cluster.contracts import Alarm, Decision, Frozen
+from cluster.values import Alarm, Decision, Frozen
 from monitoring.alarm import WindowResult
 from monitoring.cost import Used
 from monitoring.look import Looked, WindowQuality

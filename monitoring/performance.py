@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cluster.contracts import Task
 from cluster.errors import DataError
+from cluster.values import Task
 from features.definitions import Column
 from monitoring import estimate, loss_model
 from monitoring.estimate import Calibrator, Performance

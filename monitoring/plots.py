@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from cluster.contracts import Alarm, Decision
-from cluster.drawing import FAINT, INK, PAPER, STYLE, svg
+from cluster.values import Alarm, Decision
+from cluster.web.drawing import FAINT, INK, PAPER, STYLE, svg
 from monitoring.alarm import WindowResult
 from monitoring.look import WindowQuality
 from monitoring.nouns import CalibrationCurve, Quality, Rollout

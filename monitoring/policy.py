@@ -6,8 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from cluster.contracts import AlarmKind, Frozen
 from cluster.errors import ProjectError
+from cluster.values import AlarmKind, Frozen
 from monitoring.calibrate import Watch
 from monitoring.screen import alpha_per_window
 

@@ -5,7 +5,7 @@ wrong sooner or later. Both kinds are confidence sequences, valid at every numbe
 
 rates (0 or 1)  exact: the beta-binomial mixture, {p : B(s + a, n - s + b) / B(a, b) < p^s (1 - p)^(n - s) / alpha}
                 (Robbins, "Statistical methods related to the law of the iterated logarithm", 1970; by Ville)
-losses          asymptotic, two-sided (cluster/sequences.py), from LEAST_LABELS on
+losses          asymptotic, two-sided (cluster/confidence_sequences.py), from LEAST_LABELS on
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betaln
 
-from cluster.contracts import Frozen
-from cluster.sequences import half_width
+from cluster.confidence_sequences import half_width
+from cluster.values import Frozen
 
 OPTIMUM = 1_000
 """The number of labels at which limits of a loss are sharpest."""

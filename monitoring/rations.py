@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from cluster.contracts import Alarm, Frozen
+from cluster.values import Alarm, Frozen
 from monitoring.alarm import day
 from monitoring.policy import DAY_S, Action, DriftPolicy
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from ray.util.metrics import Counter, Gauge
 
-from cluster.gauges import LastingGauge
+from cluster.persistent_gauge import LastingGauge
 from monitoring.figures import COUNTERS, GAUGES, USE, Figure
 
 

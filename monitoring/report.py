@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from cluster.contracts import Decision
-from cluster.page import facts, none, page, plot, section, table
+from cluster.values import Decision
+from cluster.web.page import facts, none, page, plot, section, table
 from monitoring import findings_page, plots
 from monitoring.alarm import WindowResult, day
 from monitoring.nouns import Action, Quality, Report

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from cluster.contracts import Alarm
+from cluster.values import Alarm
 from monitoring.notices import Notice
 from monitoring.policy import Action, DriftPolicy, Receiver
 from monitoring.rations import Acted, Entry, held_back, taken

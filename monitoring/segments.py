@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from cluster.contracts import Task
+from cluster.values import Task
 from features.definitions import Column
 from features.profiles import Profile
 from features.reference import ReferenceProfile, profile_windows

@@ -17,8 +17,8 @@ from lightgbm import LGBMClassifier
 from scipy import stats
 from sklearn.model_selection import StratifiedKFold
 
-from cluster.contracts import Frozen
 from cluster.errors import DataError
+from cluster.values import Frozen
 
 FOLDS = 5
 CONFIDENCE = 0.95

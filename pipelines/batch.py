@@ -1,6 +1,6 @@
 """Batch prediction: a table of requests in, the same table with scores out, on all cores of the cluster.
 
-The table is cut into parts (cluster/parts.py); a task reads its part a few rows at a time, computes features, scores
+The table is cut into parts (cluster/storage/parquet.py); a task reads its part a few rows at a time, computes features, scores
 them, and writes one Parquet file. No row passes through the object store, and no process ever holds more than a few
 tens of thousands of rows, however large the table is.
 """
@@ -19,9 +19,9 @@ from typing import NamedTuple
 import ray
 from ray.exceptions import RayError, RaySystemError
 
-from cluster.contracts import ModelVersion, Snapshot
 from cluster.errors import DataError, RayloopError
-from cluster.scan import Cut, cut
+from cluster.storage.scan import Cut, cut
+from cluster.values import ModelVersion, Snapshot
 from features.bundle import MODEL, Manifest
 from features.frame import RequestFrame
 from features.personal import Shield

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cluster import connection, session
+from cluster import connection, local_cluster
 from cluster.errors import RayloopError
 from cluster.settings import load_settings
 from pipelines.keys import app as keys
@@ -61,7 +61,7 @@ def up() -> None:
     from pipelines import dashboards
 
     settings = load_settings()
-    started = session.start(settings, typer.echo)
+    started = local_cluster.start(settings, typer.echo)
     typer.echo(
         f"{'started' if started else 'already running'}: dashboard {settings.dashboard}, MLflow {settings.mlflow_server}"
     )
@@ -72,9 +72,9 @@ def up() -> None:
 def down() -> None:
     """End every process of the local cluster, HAProxy and MLflow's pages included."""
     settings = load_settings()
-    if session.running(settings):
+    if local_cluster.running(settings):
         _flush_logs(settings)
-    count = session.stop(settings)
+    count = local_cluster.stop(settings)
     typer.echo(f"stopped {count} processes" if count else "nothing was running")
 
 
@@ -101,7 +101,7 @@ def demo() -> None:
     from pipelines import dashboards
 
     settings = load_settings()
-    session.start(settings, typer.echo)
+    local_cluster.start(settings, typer.echo)
     dashboards.write(settings)
     _work("run", _DEMO, "--rehearse", "--fresh")
 
@@ -279,7 +279,7 @@ def _work(
     check(loaded)
     settings = load_settings()
     if connection.in_job() and action is not None:
-        from cluster.quiet import quiet_data
+        from cluster.log_suppression import quiet_data
         from pipelines.progress import Progress
         from pipelines.workspace import Workspace
 

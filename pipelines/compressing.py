@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from cluster.contracts import Check, GateReport
 from cluster.names import CHAMPION
+from cluster.values import Check, GateReport
 from features.bundle import MODEL
 from features.frame import LABEL
 from features.split import TEST

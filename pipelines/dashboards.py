@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from cluster import session
+from cluster import local_cluster
 from cluster.settings import Settings
 from monitoring.alert_rules import prometheus_file, rules_file
 from monitoring.grafana import FILE, dashboard
@@ -23,7 +23,7 @@ def write(settings: Settings) -> Path:
     folder = settings.home / "metrics"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RULES).write_text(rules_file())
-    found = prometheus_file(str(session.discovery_file(settings)), str(folder / RULES), settings.alertmanager)
+    found = prometheus_file(str(local_cluster.discovery_file(settings)), str(folder / RULES), settings.alertmanager)
     (folder / "prometheus.yml").write_text(found)
     provisioned = _provisioned(settings)
     for place in (folder, provisioned) if provisioned else (folder,):
@@ -33,7 +33,7 @@ def write(settings: Settings) -> Path:
 
 def _provisioned(settings: Settings) -> Path | None:
     """Ray's dashboard makes the folder while it starts; None when it has not within the deadline."""
-    folder, deadline = session.metrics_folder(settings) / "grafana" / "dashboards", time.monotonic() + _WAIT_S
+    folder, deadline = local_cluster.metrics_folder(settings) / "grafana" / "dashboards", time.monotonic() + _WAIT_S
     while not any(folder.glob("*.json")):
         if time.monotonic() > deadline:
             return None

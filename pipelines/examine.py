@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from cluster.contracts import Check, GateReport, ModelVersion
 from cluster.names import CHAMPION
+from cluster.values import Check, GateReport, ModelVersion
 from features.bundle import MODEL
 from features.frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION

@@ -19,7 +19,7 @@ import ray
 
 from cluster.errors import ProjectError
 from cluster.names import labels_table, ledger_actor, predictions_table, to_label_table
-from cluster.tables import Where
+from cluster.storage.tables import Where
 from features.backfill import refill
 from features.bundle import PROFILE
 from features.definitions import Column, FeatureView

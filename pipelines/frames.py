@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pyarrow as pa
 
-from cluster.contracts import Snapshot
 from cluster.errors import DataError
+from cluster.values import Snapshot
 from features.encoding import Encoder
 from features.frame import LABEL
 from features.split import SPLIT, TEST, TRAIN, VALIDATION

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from cluster.contracts import ModelVersion
 from cluster.errors import DataError
 from cluster.registry import Registry
+from cluster.values import ModelVersion
 from features.bundle import MANIFEST, Manifest
 from features.definitions import FeatureView
 

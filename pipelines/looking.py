@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from cluster.contracts import Task
 from cluster.errors import DataError
 from cluster.names import labels_table, ledger_actor, predictions_table, to_label_table
 from cluster.registry import Registry
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
+from cluster.values import Task
 from deployments.log import features_of
 from features.bundle import Manifest
 from features.frame import ID, LABEL

@@ -12,12 +12,12 @@ from typing import Any
 import psutil
 import ray
 
-from cluster import connection, session
+from cluster import connection, local_cluster
 from cluster.errors import DataError, ProjectError, RayloopError
 from cluster.names import ACTOR_NAMESPACE, ledger_actor, monitor_actor, predictions_table, rollout_actor
 from cluster.registry import Registry
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
 from deployments.config import Standing, standings
 from deployments.config import connect as serve_config
 from deployments.controller import RolloutStatus
@@ -91,7 +91,7 @@ def forget_entity(settings: Settings, project: str, entity: Sequence[str], tell:
     if not all(name and equals and value for name, equals, value in pairs):
         raise ProjectError("an entity is named by --entity column=value", "such as --entity tailnum=N14228")
     location = locate(project)
-    if session.running(settings):
+    if local_cluster.running(settings):
         connection.connect(settings)
     workspace = Workspace(load(location), location, settings, Progress())
     if ray.is_initialized():
@@ -259,8 +259,8 @@ def _versions(settings: Settings) -> str:
 
 def _memory(settings: Settings) -> str:
     free = psutil.virtual_memory().available / _GIB
-    if free < session.MIN_MEMORY_GIB:
-        raise RayloopError(f"{free:.1f} GiB free, {session.MIN_MEMORY_GIB} are needed", "close other programs")
+    if free < local_cluster.MIN_MEMORY_GIB:
+        raise RayloopError(f"{free:.1f} GiB free, {local_cluster.MIN_MEMORY_GIB} are needed", "close other programs")
     return f"{free:.1f} GiB free"
 
 
@@ -285,7 +285,7 @@ def _tables(settings: Settings) -> str:
 
 
 def _cluster(settings: Settings) -> str:
-    if not session.running(settings):
+    if not local_cluster.running(settings):
         return "not running; `rayloop up` starts it"
     connection.connect(settings)
     return f"{len(ray.nodes())} nodes at {settings.dashboard}"

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from cluster.contracts import Task
 from cluster.errors import ProjectError, RayloopError
+from cluster.values import Task
 from deployments.policy import RolloutPolicy
 from deployments.user_config import Serving
 from features.definitions import FeatureSet, FeatureView

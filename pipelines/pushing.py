@@ -13,7 +13,7 @@ import polars as pl
 
 from cluster.errors import DataError, ProjectError
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
 from features.checks import REASON, check, counted
 from features.forgotten import Forgotten
 from features.materialize import push

@@ -16,9 +16,9 @@ import polars as pl
 import ray
 
 from cluster import jobs
-from cluster.contracts import Alarm, Decision, Snapshot
 from cluster.errors import RayloopError, RolloutError
 from cluster.names import monitor_actor
+from cluster.values import Alarm, Decision, Snapshot
 from deployments.controller import RolloutStatus
 from features.frame import ID, KNOWN, LABEL, label_values
 from features.reader import request_features

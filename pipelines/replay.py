@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from cluster.contracts import Task
+from cluster.values import Task
 from features.definitions import FeatureSet
 from features.frame import ID, KNOWN, LABEL
 from features.history import AT, history

@@ -15,9 +15,9 @@ import pyarrow as pa
 import ray
 from rich.console import Console
 
-from cluster.contracts import Decision, ModelVersion
 from cluster.names import ACTOR_NAMESPACE, CHAMPION, labels_table, monitor_actor, predictions_table, to_label_table
 from cluster.settings import Settings
+from cluster.values import Decision, ModelVersion
 from deployments.journal import Journal
 from deployments.rollout import named
 from features.bundle import Manifest

@@ -11,11 +11,11 @@ import ray
 from ray.actor import ActorHandle
 
 from cluster import jobs
-from cluster.contracts import Alarm, Decision, ModelVersion
 from cluster.errors import RolloutError, SettingsError
 from cluster.names import CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
+from cluster.values import Alarm, Decision, ModelVersion
 from deployments import config, controller, ledger
 from deployments.config import ServingOptions
 from deployments.controller import RolloutStatus

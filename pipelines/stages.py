@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import polars as pl
 from ray.exceptions import RayTaskError
 
-from cluster.contracts import ModelVersion, Snapshot
 from cluster.errors import ProjectError, RolloutError, SnapshotNotFound
 from cluster.names import CHAMPION
+from cluster.values import ModelVersion, Snapshot
 from features.backfill import backfill
 from features.bundle import Manifest
 from features.definitions import FeatureView

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from cluster.contracts import GateReport, ModelVersion, Snapshot
 from cluster.errors import GateFailed
 from cluster.registry import FINGERPRINT_TAG, GATE_TAG, Run
+from cluster.values import GateReport, ModelVersion, Snapshot
 from features.bundle import PROFILE, Manifest
 from features.definitions import Column
 from features.reference import ReferenceProfile, profile_windows

@@ -1,6 +1,6 @@
 """The words of a project module; it imports them from ``pipelines``."""
 
-from cluster.contracts import Task
+from cluster.values import Task
 from deployments.freeze import FreezeWindow
 from deployments.policy import RolloutPolicy, Webhook
 from deployments.user_config import Limits, Serving

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from cluster import connection, session
+from cluster import connection, local_cluster
 from cluster.settings import Settings
 
 # The machine may be busy with a cluster: how long an example takes says nothing.
@@ -37,7 +37,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         home=tmp_path_factory.mktemp("home"),
         cpus=8,
         replica_ports_from=_replica_ports(),
-        **{p: session.free_port() for p in ports},
+        **{p: local_cluster.free_port() for p in ports},
     )
 
 
@@ -57,7 +57,7 @@ def cluster(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Sett
     """The running cluster, and this process connected to it."""
     import ray
 
-    session.start(settings)
+    local_cluster.start(settings)
     connection.use_token()
     os.environ.update(settings.environment())
     try:
@@ -65,7 +65,7 @@ def cluster(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Sett
         yield settings
     finally:
         ray.shutdown()
-        session.stop(settings)
+        local_cluster.stop(settings)
         if not request.session.testsfailed:
             # Ray's logs; of a failed run somebody will want to read them.
             shutil.rmtree(settings.scratch, ignore_errors=True)

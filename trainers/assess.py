@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from cluster.contracts import Check, Frozen, Task
+from cluster.values import Check, Frozen, Task
 from features.encoding import Arrays
 from trainers import bootstrap, calibration, fairness, importance, leakage, robustness, slices, tasks
 from trainers.bootstrap import Interval

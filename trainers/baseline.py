@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.contracts import Task
+from cluster.values import Task
 from features.encoding import MISSING_CODE, Encoder
 from features.frame import LABEL
 from features.types import AS_OF

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from cluster.contracts import Task
-from cluster.parts import READ_ROWS
-from cluster.scan import Part
+from cluster.storage.parquet import READ_ROWS
+from cluster.storage.scan import Part
+from cluster.values import Task
 from features.encoding import Encoder
 from features.frame import RequestFrame, is_text
 from features.personal import Shield

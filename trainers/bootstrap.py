@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cluster.contracts import Frozen, Task
+from cluster.values import Frozen, Task
 from trainers import tasks
 from trainers.tasks import Weighted
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import Field
 
-from cluster.contracts import Check, Frozen
+from cluster.values import Check, Frozen
 from trainers import checks
 
 MEBIBYTE = 1 << 20

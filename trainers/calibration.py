@@ -12,8 +12,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 
-from cluster.contracts import Check, Frozen, Task
 from cluster.errors import ProjectError
+from cluster.values import Check, Frozen, Task
 from trainers import checks, tasks
 
 COLDEST, HOTTEST = 0.05, 20.0

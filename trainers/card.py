@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.contracts import Check, Frozen, Snapshot, Task
+from cluster.values import Check, Frozen, Snapshot, Task
 from trainers.assess import Assessment
 
 CARD_JSON = "card.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from cluster.page import none, page, plot, section, table
+from cluster.web.page import none, page, plot, section, table
 from trainers import card_plots as plots
 from trainers import tasks
 from trainers.card import ModelCard

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cluster.drawing import FAINT, INK, STYLE, svg
+from cluster.web.drawing import FAINT, INK, STYLE, svg
 from trainers.bootstrap import Interval
 from trainers.importance import Attribution, Importance
 from trainers.slices import Measured

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cluster.contracts import Check
+from cluster.values import Check
 
 
 def at_least(name: str, value: float, limit: float, what: str) -> Check:

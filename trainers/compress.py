@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from pydantic import Field
 
-from cluster.contracts import Frozen, Task
 from cluster.errors import ProjectError
+from cluster.values import Frozen, Task
 from trainers import models
 from trainers.config import ModelSpec, Parameter, TrainConfig
 from trainers.course import State

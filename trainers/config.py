@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from cluster.contracts import Frozen
 from cluster.errors import ProjectError
+from cluster.values import Frozen
 
 Parameter = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
 Schedule = Literal["onecycle", "cosine", "constant"]

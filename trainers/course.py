@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 
 State = dict[str, np.ndarray]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.contracts import Frozen
 from cluster.errors import ProjectError
+from cluster.values import Frozen
 
 NOWHERE = -1
 MISSING = "missing"

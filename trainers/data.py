@@ -14,9 +14,9 @@ import ray
 from ray.data import DataIterator, Dataset
 from ray.exceptions import RayTaskError
 
-from cluster.contracts import Task
 from cluster.errors import DataError
-from cluster.quiet import quiet
+from cluster.log_suppression import quiet
+from cluster.values import Task
 from features.encoding import Encoder
 from trainers.config import MEBIBYTE, TrainConfig
 from trainers.encode import PARTS, Encode, Only

@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
 
-from cluster.contracts import Frozen, Task
 from cluster.errors import DataError
+from cluster.values import Frozen, Task
 from features.bundle import MODEL, Manifest
 from features.encoding import Arrays
 from trainers import tasks

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from cluster.errors import DataError
-from cluster.quiet import quiet
+from cluster.log_suppression import quiet
 from features.bundle import MODEL, PORTABLE, WEIGHTS
 from features.encoding import Arrays
 from trainers import evaluate

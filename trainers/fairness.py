@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from cluster.contracts import Check, Frozen, Task
 from cluster.errors import ProjectError
+from cluster.values import Check, Frozen, Task
 from trainers import checks
 
 MISSING = "missing"

@@ -13,7 +13,7 @@ import torch
 from ray.util.queue import Queue
 from torch import nn
 
-from cluster.contracts import Task
+from cluster.values import Task
 from features.encoding import Encoder
 from features.frame import LABEL
 from trainers import calibration, losses, models, tasks

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from pydantic import Field
 
-from cluster.contracts import Check, Frozen, GateReport, Task
+from cluster.values import Check, Frozen, GateReport, Task
 from trainers import checks, tasks
 from trainers.bootstrap import paired_difference
 from trainers.budget import Budget

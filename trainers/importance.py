@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cluster.contracts import Frozen, Task
+from cluster.values import Frozen, Task
 from features.encoding import Arrays
 from trainers import tasks
 from trainers.inputs import InputSpec

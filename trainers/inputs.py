@@ -6,8 +6,8 @@ from typing import Self
 
 import numpy as np
 
-from cluster.contracts import Frozen, Task
 from cluster.errors import DataError
+from cluster.values import Frozen, Task
 from features.definitions import Column
 from features.encoding import Arrays, Encoder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cluster.contracts import Task
+from cluster.values import Task
 from trainers.config import ModelSpec, TrainConfig
 from trainers.course import State
 from trainers.inputs import InputSpec

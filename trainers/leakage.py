@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cluster.contracts import Check, Frozen, Task
+from cluster.values import Check, Frozen, Task
 from features.encoding import Arrays
 from trainers import checks, tasks
 from trainers.inputs import InputSpec

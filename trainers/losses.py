@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from cluster.contracts import Task
 from cluster.errors import ProjectError
+from cluster.values import Task
 from trainers.config import TrainConfig
 from trainers.inputs import InputSpec
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cluster.contracts import Task
 from cluster.errors import ProjectError
+from cluster.values import Task
 from trainers import losses
 from trainers.config import ModelSpec, Parameter
 from trainers.failures import blamed

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from cluster.contracts import GateReport
+from cluster.values import GateReport
 from features.bundle import MODEL, Precision
 from trainers import evaluate
 from trainers.export import export_portable

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from cluster.quiet import quiet
+from cluster.log_suppression import quiet
 
 
 def quantize(model: bytes, target: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from pydantic import Field
 
-from cluster.contracts import Check, Frozen, Task
+from cluster.values import Check, Frozen, Task
 from features.encoding import MISSING_CODE, Arrays
 from trainers import checks, tasks
 from trainers.inputs import InputSpec

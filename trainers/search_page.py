@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from cluster.page import facts, none, page, plot, section, table
+from cluster.web.page import facts, none, page, plot, section, table
 from trainers import search_plots as plots
 from trainers.trial import Standing, Trial, TuneResult
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from cluster.drawing import FAINT, INK, STYLE, svg
+from cluster.web.drawing import FAINT, INK, STYLE, svg
 from trainers.config import Parameter
 from trainers.trial import Standing, Trial
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from cluster.contracts import Check, Frozen
+from cluster.values import Check, Frozen
 from trainers import checks
 from trainers.cuts import Cut
 from trainers.ratios import paired, unpaired

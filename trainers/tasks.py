@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cluster.contracts import Task, TaskKind
 from cluster.errors import ProjectError
+from cluster.values import Task, TaskKind
 
 PROBABILITY_FLOOR = 1e-7
 CALIBRATION_BINS = 15

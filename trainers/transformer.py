@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cluster.contracts import Task
 from cluster.errors import ProjectError
+from cluster.values import Task
 from trainers.inputs import InputSpec
 from trainers.tabular import Standardised, table
 

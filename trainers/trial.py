@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
-from cluster.contracts import Frozen
+from cluster.values import Frozen
 from trainers.config import Change, ModelSpec, Parameter, TrainConfig
 from trainers.tasks import Primary
 

@@ -17,7 +17,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from cluster.env import environment
-from cluster.quiet import quiet
+from cluster.log_suppression import quiet
 from trainers import loop
 from trainers.checkpoint import Checkpoints
 from trainers.config import ModelSpec, Parameter, TrainConfig, TuneConfig, applied

@@ -14,8 +14,8 @@ from optuna.samplers import TPESampler
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from cluster.contracts import Task
 from cluster.errors import RayloopError
+from cluster.values import Task
 from features.encoding import Encoder
 from trainers import models, population, spaces, tasks
 from trainers.checkpoint import Checkpoints

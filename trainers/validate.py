@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cluster.contracts import Task
 from cluster.errors import DataError
+from cluster.values import Task
 from trainers import tasks
 from trainers.config import SCORE_ROWS
 from trainers.feed import HeldOut

@@ -18,10 +18,10 @@ import polars as pl
 from benchmarks.features.tables import CHUNK, Case, views
 from benchmarks.memory import peak_mib
 from benchmarks.serving.environments import VENVS
-from cluster import connection, session
-from cluster.contracts import Snapshot
+from cluster import connection, local_cluster
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
+from cluster.values import Snapshot
 
 _PORTS = ("dashboard_port", "serve_port", "gcs_port", "mlflow_port", "haproxy_stats_port", "haproxy_metrics_port")
 _ROW = "row"
@@ -114,9 +114,9 @@ def _plain(frame: pl.DataFrame):  # type: ignore[no-untyped-def]
 @contextmanager
 def rayloop(home: Path) -> Iterator[Rayloop]:
     """A cluster as ``rayloop up`` starts it."""
-    ports = {port: session.free_port() for port in _PORTS}
+    ports = {port: local_cluster.free_port() for port in _PORTS}
     settings = Settings(home=home, replica_ports_from=38000, **ports)  # type: ignore[arg-type]
-    session.start(settings)
+    local_cluster.start(settings)
     connection.use_token()
     os.environ.update(settings.environment())
     import ray
@@ -126,7 +126,7 @@ def rayloop(home: Path) -> Iterator[Rayloop]:
         yield Rayloop(settings)
     finally:
         ray.shutdown()
-        session.stop(settings)
+        local_cluster.stop(settings)
 
 
 def polars_alone(case: Case) -> Joined:

@@ -23,7 +23,7 @@ from benchmarks.serving.rayloop import NAME, Rayloop
 from benchmarks.serving.subjects import EMPTY, PEERS_ALL, Peer, Subject, answers, running
 from benchmarks.serving.visits import Work, closed_plan, model_alone, visit, visit_rayloop
 from benchmarks.teller import Teller
-from cluster import session
+from cluster import local_cluster
 
 AREA = "serving"
 VISITED = ("one_row", "canary", "open_loop", "shadow", "reporting", "tensors", "changes")
@@ -120,7 +120,7 @@ def _wanted(work: Work) -> list[Peer]:
 
 
 def _generator(work: Work, found: Measures) -> None:
-    port = session.free_port()
+    port = local_cluster.free_port()
     subject = Subject(comparisons.GENERATOR, port, "/", samples.record, samples.record_scores)
     requests = [samples.record("/", part) for part in samples.split(work.rows, 1)]
     command = [sys.executable, "-m", "benchmarks.serving.responder", str(port)]

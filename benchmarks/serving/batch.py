@@ -26,9 +26,9 @@ import numpy as np
 
 from benchmarks.serving import batch_cases, batch_memory
 from benchmarks.serving.batch_cases import CHUNK_ROWS, ENCODED, ID, NARROW, WIDE, Case
-from cluster import connection, session
-from cluster.contracts import ModelVersion
+from cluster import connection, local_cluster
 from cluster.settings import Settings
+from cluster.values import ModelVersion
 from features.bundle import MODEL
 
 if TYPE_CHECKING:
@@ -172,9 +172,9 @@ def _score_alone(folder: Path, count: int, start: Barrier, done: Barrier) -> Non
 def _cluster() -> Iterator[tuple[Any, Path]]:
     """A cluster of this machine's cores with ports and a home of its own, and a workspace on it; warm when it is given."""
     with _scratch(None) as base:
-        ports = {port: session.free_port() for port in _PORTS}
+        ports = {port: local_cluster.free_port() for port in _PORTS}
         settings = Settings(home=base / "home", cpus=max(2, os.cpu_count() or 2), replica_ports_from=37000, **ports)  # type: ignore[arg-type]
-        session.start(settings)
+        local_cluster.start(settings)
         connection.use_token()
         os.environ.update(settings.environment())
         import ray
@@ -184,11 +184,11 @@ def _cluster() -> Iterator[tuple[Any, Path]]:
             yield _workspace(settings), base
         finally:
             ray.shutdown()
-            session.stop(settings)
+            local_cluster.stop(settings)
 
 
 def _workspace(settings: Settings) -> Any:
-    from cluster.quiet import quiet_data
+    from cluster.log_suppression import quiet_data
     from examples.flights.project import project
     from pipelines.progress import Progress
     from pipelines.project import locate

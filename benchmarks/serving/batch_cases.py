@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.contracts import ModelVersion, Snapshot, Task
+from cluster.values import ModelVersion, Snapshot, Task
 from features.bundle import MODEL, Manifest
 from features.definitions import Column, FeatureSet
 from features.encoding import Arrays, Encoder

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 
 from benchmarks.serving.samples import NUMBERS, VOCABULARIES, Columns, sample
-from cluster.contracts import Snapshot, Task
+from cluster.values import Snapshot, Task
 from features.bundle import MODEL, PROFILE, Manifest
 from features.definitions import Column, FeatureSet
 from features.encoding import Arrays, Encoder

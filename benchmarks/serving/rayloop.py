@@ -13,10 +13,10 @@ import ray
 from benchmarks.serving import model, samples
 from benchmarks.serving.processes import ServerFailed
 from benchmarks.serving.subjects import Subject, own_settings
-from cluster import connection, session
-from cluster.contracts import ModelVersion
+from cluster import connection, local_cluster
 from cluster.names import CHAMPION
 from cluster.registry import Registry
+from cluster.values import ModelVersion
 from deployments import config, controller, ledger
 from deployments.config import ServingOptions
 from deployments.policy import RolloutPolicy
@@ -56,7 +56,7 @@ class Rayloop:
     @contextmanager
     def running(self) -> Iterator[Subject]:
         """The champion answers, is logged and watched, until the block ends."""
-        session.start(self.settings)
+        local_cluster.start(self.settings)
         connection.use_token()
         try:
             connection.connect(self.settings)
@@ -71,7 +71,7 @@ class Rayloop:
             yield Subject(NAME, port, _PATH, samples.open_inference, samples.open_inference_scores, VARIANT)
         finally:
             ray.shutdown()
-            session.stop(self.settings)
+            local_cluster.stop(self.settings)
 
     @property
     def champion(self) -> ModelVersion:

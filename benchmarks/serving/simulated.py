@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from cluster.contracts import Task
+from cluster.values import Task
 from deployments.evidence import Arm, Evidence, RolloutEvidence
 from deployments.judge import judge
 from deployments.latencies import Latencies

@@ -16,7 +16,7 @@ from benchmarks.serving.environments import PEERS, environment
 from benchmarks.serving.http import Response
 from benchmarks.serving.processes import server
 from benchmarks.serving.samples import Columns
-from cluster import session
+from cluster import local_cluster
 from cluster.settings import Settings
 
 # Some thousand that no other cluster of this machine is likely to use, below those that the system gives out.
@@ -93,7 +93,7 @@ PEERS_ALL = (
 def running(peer: Peer, model: Path, note: Callable[[str], None]) -> Iterator[Subject]:
     """The peer's server, until the block ends. Raises InstallFailed or ServerFailed."""
     binaries = Path(sys.executable).parent if peer.ray else environment(peer.folder, note)
-    ports = [session.free_port() for _ in range(3)]
+    ports = [local_cluster.free_port() for _ in range(3)]
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         filled = {"bin": str(binaries), "port": str(ports[0]), "port1": str(ports[1]), "port2": str(ports[2])}
         variables = _environment(peer, binaries, Path(folder))
@@ -114,13 +114,13 @@ def own_settings(home: Path) -> Settings:
     return Settings(
         home=home,
         replica_ports_from=_REPLICA_PORTS_FROM,
-        dashboard_port=session.free_port(),
-        serve_port=session.free_port(),
-        grpc_port=session.free_port(),
-        gcs_port=session.free_port(),
-        mlflow_port=session.free_port(),
-        haproxy_stats_port=session.free_port(),
-        haproxy_metrics_port=session.free_port(),
+        dashboard_port=local_cluster.free_port(),
+        serve_port=local_cluster.free_port(),
+        grpc_port=local_cluster.free_port(),
+        gcs_port=local_cluster.free_port(),
+        mlflow_port=local_cluster.free_port(),
+        haproxy_stats_port=local_cluster.free_port(),
+        haproxy_metrics_port=local_cluster.free_port(),
     )
 
 
@@ -139,6 +139,6 @@ def _environment(peer: Peer, binaries: Path, folder: Path) -> dict[str, str]:
     if peer.ray != "haproxy":
         return base
     settings = own_settings(folder / "home")
-    wanted = session.cluster_environment(settings)
+    wanted = local_cluster.cluster_environment(settings)
     Path(wanted["RAY_TMPDIR"]).mkdir(exist_ok=True)
     return base | {name: value for name, value in wanted.items() if name.startswith("RAY_")}

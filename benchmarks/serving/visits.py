@@ -19,8 +19,8 @@ from benchmarks.serving.processes import ServerFailed
 from benchmarks.serving.rayloop import NAME, SHARE, VERSION, Rayloop
 from benchmarks.serving.samples import Columns
 from benchmarks.serving.subjects import EMPTY, Encode, Scores, Subject
-from cluster.contracts import ModelVersion
 from cluster.names import CHALLENGER
+from cluster.values import ModelVersion
 
 CONNECTIONS = 16
 OPEN_CONNECTIONS = 64

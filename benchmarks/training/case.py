@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 from benchmarks import results
 from benchmarks.serving.subjects import own_settings
-from cluster import connection, session
-from cluster.contracts import Task
+from cluster import connection, local_cluster
+from cluster.values import Task
 from examples.flights.data import flights_frame, weather_frame
 from features.encoding import Encoder
 from features.frame import LABEL, examples_of
@@ -99,7 +99,7 @@ def cluster(folder: Path) -> Iterator[None]:
 
     shutil.rmtree(folder / "home", ignore_errors=True)
     settings = own_settings(folder / "home")
-    session.start(settings)
+    local_cluster.start(settings)
     connection.use_token()
     os.environ.update(settings.environment())
     try:
@@ -109,7 +109,7 @@ def cluster(folder: Path) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        session.stop(settings)
+        local_cluster.stop(settings)
 
 
 def flights(folder: Path, say: Callable[[str], None]) -> Case:

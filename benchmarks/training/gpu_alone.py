@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from cluster.contracts import Task
+from cluster.values import Task
 from trainers import models
 from trainers.config import ModelSpec, TrainConfig
 from trainers.inputs import InputSpec

@@ -18,7 +18,7 @@ from sklearn.utils import Bunch
 
 from benchmarks.results import Row, Target, row
 from benchmarks.training.case import Case
-from cluster.contracts import Task
+from cluster.values import Task
 from features.definitions import Column
 from features.encoding import Encoder
 from features.frame import LABEL

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from cluster import gauges
-from cluster.gauges import LastingGauge
+from cluster import persistent_gauge
+from cluster.persistent_gauge import LastingGauge
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, dict[str, str]]]:
         def set(self, value: float, tags: dict[str, str]) -> None:
             heard.append((value, tags))
 
-    monkeypatch.setattr(gauges, "Gauge", Played)
+    monkeypatch.setattr(persistent_gauge, "Gauge", Played)
     return heard
 
 
@@ -48,7 +48,7 @@ def test_what_is_forgotten_is_told_no_more(told: list) -> None:
 def test_one_thread_tells_for_all_gauges_and_keeps_none_alive(told: list) -> None:
     made = [LastingGauge("g", "d", ("model",)) for _ in range(3)]
     assert sum(thread.name == "gauges" for thread in threading.enumerate()) == 1
-    kept = len(gauges._teller._gauges)
+    kept = len(persistent_gauge._teller._gauges)
     del made
     gc.collect()
-    assert len(gauges._teller._gauges) == kept - 3
+    assert len(persistent_gauge._teller._gauges) == kept - 3

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import parts
 from cluster.errors import DataError, SnapshotNotFound
-from cluster.parts import READ_ROWS
-from cluster.scan import Cut, _ends, cut, cut_parquet
 from cluster.settings import Settings
-from cluster.table_parts import TablePart
-from cluster.tables import Tables
+from cluster.storage import parquet
+from cluster.storage.iceberg_part import TablePart
+from cluster.storage.parquet import READ_ROWS
+from cluster.storage.scan import Cut, _ends, cut, cut_parquet
+from cluster.storage.tables import Tables
 
 ROWS = pa.table({"n": pa.array(range(1000), pa.int64()), "text": [f"t{i % 7}" for i in range(1000)]})
 
@@ -103,8 +103,8 @@ def test_text_that_is_asked_for_as_codes_comes_so_from_parquet_and_from_the_cata
 
 
 def test_parts_do_not_grow_with_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "READ_ROWS", 10)
-    monkeypatch.setattr(parts, "MAX_PART_ROWS", 40)
+    monkeypatch.setattr(parquet, "READ_ROWS", 10)
+    monkeypatch.setattr(parquet, "MAX_PART_ROWS", 40)
     for times in (1, 16):
         path = tmp_path / f"{times}.parquet"
         pq.write_table(pa.table({"n": range(400 * times)}), path, row_group_size=10)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from cluster import session
+from cluster import local_cluster
 from cluster.errors import OutOfMemory
 from cluster.settings import Settings
 
@@ -17,5 +17,5 @@ def test_too_little_memory_is_said_before_anything_starts(tmp_path: Path, monkey
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 30))
     settings = Settings(home=tmp_path / "home")
     with pytest.raises(OutOfMemory, match=r"1\.0 GiB of memory are free, a cluster needs 4"):
-        session.start(settings)
+        local_cluster.start(settings)
     assert not settings.home.exists()

@@ -12,10 +12,10 @@ from pyiceberg.avro.file import AvroFile
 from pyiceberg.io.pyarrow import PyArrowFileIO
 from sqlalchemy.exc import IntegrityError
 
-from cluster.contracts import Snapshot
 from cluster.errors import DataError, SnapshotNotFound
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
+from cluster.values import Snapshot
 
 NAME = "shop.sales"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from cluster.contracts import ModelVersion, Snapshot, Task
 from cluster.registry import Registry
+from cluster.values import ModelVersion, Snapshot, Task
 from features.bundle import MODEL, Manifest
 from features.declare import derive
 from features.definitions import Column, FeatureSet

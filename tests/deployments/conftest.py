@@ -6,10 +6,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster.contracts import ModelVersion
 from cluster.names import CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
+from cluster.values import ModelVersion
 from features.definitions import Column
 from tests.deployments.bundles import FEATURES, Slope, register, write_bundle
 from tests.deployments.endpoint import Endpoint

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cluster.contracts import Decision
+from cluster.values import Decision
 from deployments.evidence import Arm, Evidence, RolloutEvidence, contested
 from deployments.latencies import Latencies
 from deployments.losses import losses

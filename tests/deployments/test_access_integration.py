@@ -9,10 +9,10 @@ import httpx
 import pytest
 import ray
 
-from cluster.contracts import ModelVersion
 from cluster.registry import Registry
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
+from cluster.values import ModelVersion
 from deployments import config
 from deployments.access import SCOPES, Scope
 from deployments.api_keys import KeyStore

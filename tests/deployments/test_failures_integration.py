@@ -14,10 +14,10 @@ import ray
 from ray.actor import ActorHandle
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-from cluster.contracts import ModelVersion
 from cluster.registry import Registry
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
+from cluster.values import ModelVersion
 from deployments import config, controller
 from deployments.controller import RolloutStatus
 from deployments.ledger import connect as connect_ledger

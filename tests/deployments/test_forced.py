@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.contracts import ModelVersion
 from cluster.errors import RequestError
+from cluster.values import ModelVersion
 from deployments.answering import Live, dealt
 from deployments.split import start
 from deployments.user_config import ServerConfig, Trial

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import RequestError, SettingsError
-from cluster.session import free_port
+from cluster.local_cluster import free_port
 from cluster.settings import Settings
 from deployments import gate as gates
 from deployments.access import Key, Scope

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cluster.contracts import Task
 from cluster.errors import RolloutError
+from cluster.values import Task
 from deployments.comparison import quality
 from deployments.counts import log_e_above, log_e_below
 from deployments.evidence import Arm, Evidence, RolloutEvidence

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
-from cluster.contracts import Task
 from cluster.errors import RequestError
+from cluster.values import Task
 from deployments.feedback import parse_feedback
 from deployments.http import error_reply
 from deployments.invocations import invocation_answer, parse_invocation

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.contracts import Decision
 from cluster.errors import RolloutError
+from cluster.values import Decision
 from deployments.comparison import difference_limits
 from deployments.counts import log_e_above
 from deployments.evidence import Arm, Evidence, RolloutEvidence, contested

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.contracts import ModelVersion
 from cluster.errors import SettingsError
 from cluster.settings import Settings
+from cluster.values import ModelVersion
 from deployments.columns import TIMESTAMP
 from deployments.log import Answer, predictions
 from deployments.predictor import Scorer

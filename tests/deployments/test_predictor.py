@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cluster.contracts import ModelVersion
 from cluster.errors import RequestError, StoreUnavailable
 from cluster.settings import Settings
+from cluster.values import ModelVersion
 from deployments.columns import TIMESTAMP
 from deployments.predictor import Scorer
 from deployments.rows import Rows

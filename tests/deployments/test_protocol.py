@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.contracts import Task
 from cluster.errors import RequestError
+from cluster.values import Task
 from deployments.columns import MAX_NUMBER
 from deployments.feedback import parse_feedback
 from deployments.invocations import invocation_answer, parse_invocation

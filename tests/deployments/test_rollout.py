@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.contracts import Decision
 from cluster.errors import RolloutError
+from cluster.values import Decision
 from deployments.freeze import FreezeWindow
 from deployments.judge import Ruling
 from deployments.policy import RolloutPolicy, Webhook

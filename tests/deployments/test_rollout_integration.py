@@ -9,11 +9,11 @@ import pytest
 import ray
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-from cluster.contracts import ModelVersion
 from cluster.errors import RolloutError
 from cluster.names import CHALLENGER, CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
+from cluster.values import ModelVersion
 from deployments import config, controller
 from deployments.controller import RolloutStatus
 from deployments.evidence import Evidence

@@ -11,10 +11,10 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from cluster.contracts import ModelVersion
 from cluster.errors import RayloopError
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
+from cluster.values import ModelVersion
 from deployments import config, ledger, tally
 from deployments.columns import TIMESTAMP
 from deployments.log import features_of, labels, to_ipc

@@ -10,8 +10,8 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
-from cluster.contracts import ModelVersion
 from cluster.settings import Settings
+from cluster.values import ModelVersion
 from tests.deployments.conftest import MODEL, TRUE_SLOPE
 from tests.deployments.traffic import sigmoid
 

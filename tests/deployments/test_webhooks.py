@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from cluster.contracts import Decision
 from cluster.errors import RolloutError
 from cluster.signing import SIGNATURE, signature
+from cluster.values import Decision
 from deployments.consent import Consent
 from deployments.policy import RolloutPolicy, Webhook
 from deployments.rollout import RolloutState, begin, entry

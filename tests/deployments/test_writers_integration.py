@@ -14,9 +14,9 @@ import ray
 from ray.actor import ActorHandle
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-from cluster.contracts import ModelVersion
 from cluster.registry import Registry
 from cluster.settings import Settings
+from cluster.values import ModelVersion
 from deployments import config
 from tests.deployments.bundles import Slope, register, write_bundle
 from tests.deployments.traffic import Load, infer_body, sigmoid

@@ -10,10 +10,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from cluster.contracts import Task
 from cluster.errors import DataError
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
+from cluster.values import Task
 from features import partition, pit
 from features.declare import category
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Latest

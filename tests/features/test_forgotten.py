@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
 from features.forgotten import Forgotten, remember
 from features.personal import Pseudonyms
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import polars as pl
 import pytest
 
-from cluster.contracts import Task
 from cluster.errors import DataError
+from cluster.values import Task
 from features import frame
 from features.declare import number
 from features.definitions import FeatureSet

@@ -13,7 +13,7 @@ import ray.data
 
 from cluster.errors import DataError
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
 from features.declare import category, dropped, hashed, number, timestamp
 from features.forgotten import FORGOTTEN, remember
 from features.landing import QUARANTINE, Landed, land

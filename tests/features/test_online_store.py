@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from benchmarks.redis_server import redis_server
 from cluster.errors import DataError, SettingsError, StoreUnavailable
-from cluster.session import free_port
+from cluster.local_cluster import free_port
 from features import pit
 from features.declare import category
 from features.definitions import FeatureSet

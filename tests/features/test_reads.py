@@ -14,7 +14,7 @@ import pytest
 
 from cluster.errors import DataError
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
 from features import reads
 from features.declare import category, number, timestamp
 from features.landing import QUARANTINE, Landed, land

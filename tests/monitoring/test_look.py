@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.contracts import Task
+from cluster.values import Task
 from features.definitions import Column
 from monitoring.look import Asked, Looked, look
 from monitoring.multivariate import compare

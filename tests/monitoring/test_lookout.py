@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from cluster.contracts import Alarm, Usage
+from cluster.values import Alarm, Usage
 from monitoring.alarm import judge
 from monitoring.calibrate import Calibration
 from monitoring.checkpoint import Folder

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.contracts import Alarm
 from cluster.errors import DataError, ProjectError
+from cluster.values import Alarm
 from features.definitions import Column
 from features.profiles import Profile
 from monitoring.calibrate import Watch

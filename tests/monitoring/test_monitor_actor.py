@@ -14,10 +14,10 @@ import pytest
 import ray
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.contracts import Alarm
 from cluster.errors import DataError
 from cluster.names import ACTOR_NAMESPACE, monitor_actor
 from cluster.settings import Settings
+from cluster.values import Alarm
 from monitoring.actor import start_monitor
 from monitoring.calibrate import Watch
 from monitoring.look import Asked, Finding, Looked

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from cluster.contracts import Alarm, Decision
+from cluster.values import Alarm, Decision
 from monitoring.alarm import DriftDetector, WindowResult, judge
 from monitoring.calibrate import Calibration, Watch
 from monitoring.cost import Used

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.contracts import ModelVersion, Snapshot
 from cluster.errors import DataError, RayloopError
-from cluster.scan import Cut, Part, cut
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.scan import Cut, Part, cut
+from cluster.storage.tables import Tables
+from cluster.values import ModelVersion, Snapshot
 from features.bundle import MODEL, Manifest
 from features.definitions import Column, Entity, FeatureSet, FeatureView, Latest
 from features.frame import RequestFrame

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.session import free_port
+from cluster.local_cluster import free_port
 
 REPOSITORY = Path(__file__).parent.parent.parent
 

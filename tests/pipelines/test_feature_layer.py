@@ -13,10 +13,10 @@ import polars as pl
 import pytest
 import ray.data
 
-from cluster.contracts import Snapshot, Task
 from cluster.errors import DataError, ProjectError, SettingsError
 from cluster.names import CHAMPION, predictions_table
 from cluster.settings import Settings
+from cluster.values import Snapshot, Task
 from deployments import config
 from deployments.log import Answer, predictions
 from features.bundle import Manifest

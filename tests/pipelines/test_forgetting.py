@@ -11,11 +11,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from cluster.contracts import Task
 from cluster.errors import ProjectError
 from cluster.names import labels_table, predictions_table
 from cluster.registry import Registry
 from cluster.settings import Settings
+from cluster.values import Task
 from features.bundle import PROFILE, Manifest
 from features.declare import category, derive, hashed, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest

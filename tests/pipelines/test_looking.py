@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.contracts import Decision, ModelVersion, Snapshot
 from cluster.errors import DataError
 from cluster.names import labels_table, predictions_table, to_label_table
 from cluster.registry import Registry
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
+from cluster.values import Decision, ModelVersion, Snapshot
 from deployments.log import Answer, predictions
 from features.bundle import Manifest
 from features.split import TEST, TRAIN

@@ -14,11 +14,11 @@ import httpx
 import pytest
 from sklearn.datasets import load_digits
 
-from cluster import session
+from cluster import local_cluster
 from cluster.names import ACTOR_NAMESPACE, CHAMPION, labels_table, monitor_actor, predictions_table, rollout_actor
 from cluster.registry import GATE_TAG, Registry
 from cluster.settings import Settings
-from cluster.tables import Tables
+from cluster.storage.tables import Tables
 from deployments.config import connect as serve_config
 from deployments.controller import RolloutStatus
 from deployments.journal import Journal
@@ -210,14 +210,14 @@ def test_what_prometheus_and_grafana_ask_for_is_exported_by_ray(rehearsed: str, 
     }
     # Some of them were set minutes ago: Ray forgets a gauge that it is not told again.
     assert asked - silent <= exported(ports)
-    discovery = json.loads(session.discovery_file(cluster).read_text())
+    discovery = json.loads(local_cluster.discovery_file(cluster).read_text())
     assert {target.rpartition(":")[2] for one in discovery for target in one["targets"]} >= {str(p) for p in ports}
 
 
 @pytest.mark.cluster
 def test_the_dashboard_lies_where_ray_provisions_grafana_from(rehearsed: str, cluster: Settings) -> None:
     folder = dashboards.write(cluster)
-    provisioned = session.metrics_folder(cluster) / "grafana" / "dashboards" / FILE
+    provisioned = local_cluster.metrics_folder(cluster) / "grafana" / "dashboards" / FILE
     assert provisioned.read_text() == (folder / FILE).read_text()
     config = json.loads((folder / "prometheus.yml").read_text())
     assert Path(config["scrape_configs"][0]["file_sd_configs"][0]["files"][0]).exists()

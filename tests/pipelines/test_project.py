@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.contracts import Task
 from cluster.errors import ProjectError
+from cluster.values import Task
 from deployments.user_config import Limits, Serving
 from pipelines import cli
 from pipelines.project import load, locate

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from cluster.contracts import Decision
+from cluster.values import Decision
 from deployments.controller import RolloutStatus
 from deployments.evidence import Arm, Evidence, RolloutEvidence
 from deployments.judge import Verdict

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 
-from cluster.contracts import Snapshot
 from cluster.errors import GateFailed
 from cluster.names import CHAMPION
 from cluster.registry import GATE_TAG
 from cluster.settings import Settings
+from cluster.values import Snapshot
 from features.declare import derive
 from features.definitions import Column, FeatureSet
 from features.encoding import Encoder

@@ -7,7 +7,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from cluster.contracts import Task, TaskKind
+from cluster.values import Task, TaskKind
 from features.definitions import Column
 from features.encoding import Encoder
 from trainers import loop

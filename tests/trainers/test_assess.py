@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cluster.contracts import GateReport, Snapshot, TaskKind
 from cluster.errors import ProjectError
+from cluster.values import GateReport, Snapshot, TaskKind
 from features.bundle import MODEL
 from features.encoding import Arrays, Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, trained

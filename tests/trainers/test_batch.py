@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.scan import cut_parquet
 from cluster.settings import Settings
+from cluster.storage.scan import cut_parquet
 from features.bundle import MODEL
 from features.declare import derive
 from features.definitions import Column, FeatureSet

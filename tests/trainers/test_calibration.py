@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, softmax
 
-from cluster.contracts import TaskKind
+from cluster.values import TaskKind
 from tests.trainers.frames import TASKS
 from trainers import calibration, tasks
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.contracts import TaskKind
 from cluster.errors import DataError, ProjectError
+from cluster.values import TaskKind
 from tests.trainers.frames import TASKS, Small, frame, trained
 from trainers import losses, models
 from trainers.checkpoint import Checkpoints

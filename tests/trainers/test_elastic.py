@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.contracts import Task
 from cluster.settings import Settings
+from cluster.values import Task
 from features.encoding import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from trainers.config import ModelSpec, TrainConfig

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cluster.contracts import TaskKind
 from cluster.errors import DataError
+from cluster.values import TaskKind
 from features.encoding import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame, part
 from trainers import evaluate

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from cluster.contracts import Snapshot, TaskKind
 from cluster.errors import DataError
+from cluster.values import Snapshot, TaskKind
 from features.bundle import MODEL, PORTABLE, WEIGHTS, Manifest
 from features.definitions import Column, FeatureSet
 from tests.trainers.frames import COLUMNS, Small, frame, trained

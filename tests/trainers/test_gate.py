@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cluster.contracts import GateReport, Task
+from cluster.values import GateReport, Task
 from tests.trainers.frames import TASKS
 from trainers.bootstrap import paired_difference
 from trainers.gate import GatePolicy, Threshold, judge

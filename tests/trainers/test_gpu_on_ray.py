@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from cluster.contracts import Task
 from cluster.settings import Settings
+from cluster.values import Task
 from features.encoding import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame, part
 from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig

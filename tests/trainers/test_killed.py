@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.contracts import Task
 from cluster.errors import RayloopError
 from cluster.settings import Settings
+from cluster.values import Task
 from features.encoding import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from trainers.config import ModelSpec, TrainConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cluster.contracts import TaskKind
+from cluster.values import TaskKind
 from features.encoding import Arrays, Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame
 from trainers import leakage

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.contracts import Task, TaskKind
 from cluster.errors import DataError
+from cluster.values import Task, TaskKind
 from tests.trainers.frames import TASKS, Small, frame, trained
 from trainers import tasks
 from trainers.config import ModelSpec, Schedule, TrainConfig

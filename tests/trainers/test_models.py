@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from cluster.contracts import Task, TaskKind
 from cluster.errors import DataError, ProjectError
+from cluster.values import Task, TaskKind
 from features.encoding import UNKNOWN_CODE, Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part, rows
 from trainers import models

@@ -13,9 +13,9 @@ import ray
 import torch
 from torch import nn
 
-from cluster.contracts import Task
 from cluster.errors import DataError, ProjectError, RayloopError
 from cluster.settings import Settings
+from cluster.values import Task
 from features.encoding import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part, trained
 from tests.until import until

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from cluster.contracts import Task
+from cluster.values import Task
 from features.bundle import MODEL, PORTABLE
 from tests.trainers.frames import COLUMNS, TASKS, frame, trained
 from trainers import evaluate

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cluster.contracts import Task
 from cluster.errors import DataError, RayloopError
+from cluster.values import Task
 from features.encoding import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, rows
 from trainers import loop

@@ -13,8 +13,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn import functional
 
-from cluster.contracts import Task
 from cluster.errors import ProjectError
+from cluster.values import Task
 from tests.trainers.frames import TASKS, trained
 from trainers import losses
 from trainers.config import ModelSpec, TrainConfig

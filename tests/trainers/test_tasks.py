@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from cluster.contracts import TaskKind
 from cluster.errors import ProjectError
+from cluster.values import TaskKind
 from tests.trainers.frames import TASKS
 from trainers import losses, tasks
 

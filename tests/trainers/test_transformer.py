@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.contracts import TaskKind
 from cluster.errors import ProjectError
+from cluster.values import TaskKind
 from tests.trainers.frames import TASKS, frame, trained
 from trainers import models
 from trainers.config import ModelSpec, TrainConfig

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from cluster import connection
-from cluster.contracts import Task
 from cluster.settings import load_settings
+from cluster.values import Task
 from features.encoding import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig

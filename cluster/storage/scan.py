@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from cluster.contracts import Snapshot
 from cluster.errors import DataError
-from cluster.parts import READ_ROWS, ParquetPart
+from cluster.storage.parquet import READ_ROWS, ParquetPart
+from cluster.values import Snapshot
 
 # A task that reads Parquet needs no Iceberg, and would wait for its import.
 if TYPE_CHECKING:
-    from cluster.tables import Tables
+    from cluster.storage.tables import Tables
 
 MAX_PART_ROWS = 1 << 18
 """Rows of a part. What is lost with a task, and waited for at the end, must not grow with the table."""

@@ -15,7 +15,7 @@ from pyiceberg.table import FileScanTask
 from pyiceberg.table.metadata import TableMetadata
 
 from cluster.errors import DataError
-from cluster.parts import parquet_file, read_groups
+from cluster.storage.parquet import parquet_file, read_groups
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ from pyiceberg.types import TimestamptzType
 from pyiceberg.utils.datetime import micros_to_timestamptz
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from cluster.contracts import Snapshot
 from cluster.errors import DataError, SnapshotNotFound
 from cluster.settings import Settings
-from cluster.table_parts import TablePart, arrow_schema
+from cluster.storage.iceberg_part import TablePart, arrow_schema
+from cluster.values import Snapshot
 
 if TYPE_CHECKING:
     import ray.data

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from cluster.style import STYLE
+from cluster.web.style import STYLE
 
 _PAGE = """<!doctype html>
 <html lang="en">
