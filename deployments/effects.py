@@ -15,7 +15,7 @@ from deployments.config import ServingOptions, connect
 from deployments.predictor import bundle_folder
 from deployments.rollout import RolloutState
 from deployments.user_config import ServerConfig, Trial
-from features.bundle import Manifest
+from features.manifest import Manifest
 
 
 class Effects:

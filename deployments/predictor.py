@@ -22,11 +22,11 @@ from cluster.settings import Settings
 from cluster.values import ModelVersion
 from deployments.columns import out_of_time
 from deployments.rows import Assembler, Rows
-from features.bundle import MODEL, Manifest
-from features.encoding import Arrays
-from features.online import open_store
-from features.personal import Shield
-from features.reader import FeatureReader
+from features.encoder import Arrays
+from features.manifest import MODEL, Manifest
+from features.online.feature_reader import FeatureReader
+from features.online.store import open_store
+from features.sources.pseudonyms import Shield
 
 _WARM_UP_ROWS = (1, 1, 8)
 _AGAIN_S = 2

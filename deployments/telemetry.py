@@ -32,7 +32,7 @@ from deployments.metrics import Metrics, Reply
 from deployments.protocol import predicted
 from deployments.usage import Meter
 from features.definitions import Column
-from features.profiles import Profile
+from features.profiles.profile import Profile
 
 FLUSH_EVERY_S = 0.5
 MAX_BUFFERED_ROWS = 50_000

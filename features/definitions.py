@@ -40,7 +40,7 @@ class Column(Frozen):
     number: float64 or int64, null for missing; category: string, null for missing; timestamp:
     microseconds since the epoch, UTC; tensor: fixed-size list of float32, ``shape`` without the row.
 
-    ``personal`` says what becomes of personal data before anything is stored or logged (features/personal.py).
+    ``personal`` says what becomes of personal data before anything is stored or logged (features/sources/pseudonyms.py).
     """
 
     name: str

@@ -14,7 +14,7 @@ from cluster.errors import RayloopError
 from cluster.names import ACTOR_NAMESPACE, CHAMPION, monitor_actor
 from cluster.registry import Registry
 from cluster.settings import Settings
-from features.bundle import PROFILE
+from features.manifest import PROFILE
 from monitoring.checkpoint import Folder
 from monitoring.cost import Prices
 from monitoring.exporter import PrometheusExporter

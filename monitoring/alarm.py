@@ -14,7 +14,7 @@ from typing import Self
 from pydantic import Field
 
 from cluster.values import Alarm, Frozen
-from features.profiles import Profile
+from features.profiles.profile import Profile
 from monitoring.calibrate import MIN_RUNS, Calibration, rejected
 from monitoring.drift import Direction, Distances
 from monitoring.null import Chance

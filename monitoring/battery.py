@@ -1,6 +1,6 @@
 """The statistics of a column, for many pairs of samples at once: what a null distribution is drawn of. Pure.
 
-Cells are those of features/reference.py, along the last axis. Numbers are compared in fine bins by their order
+Cells are those of features/profiles/reference_profile.py, along the last axis. Numbers are compared in fine bins by their order
 (Kolmogorov-Smirnov, Wasserstein, and by normal scores) and in tenths of the reference's mass without it (PSI, Jensen-Shannon,
 chi-square); categories by the latter alone. Missing, invalid and new cells are counts, whose null distribution is known
 exactly (monitoring/null.py). A direction leaves the statistics that have one.
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import stats
 
-from features.reference import TRAILING_CELLS, Bins
+from features.profiles.reference_profile import TRAILING_CELLS, Bins
 from monitoring.drift import PSI_BINS, SMOOTHING, Direction
 
 ORDERED = ("kolmogorov_smirnov", "wasserstein", "van_der_waerden")

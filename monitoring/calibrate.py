@@ -29,8 +29,8 @@ from scipy.special import ndtr
 
 from cluster.errors import ProjectError
 from cluster.values import Frozen
-from features.profiles import Profile
-from features.reference import TRAILING_CELLS, ReferenceProfile, count_cells
+from features.profiles.profile import Profile
+from features.profiles.reference_profile import TRAILING_CELLS, ReferenceProfile, count_cells
 from monitoring.drift import (
     Direction,
     Distances,

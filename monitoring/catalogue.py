@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from cluster.web.page import facts, none, page, section, table
-from features.catalogue import Catalogue, FeatureEntry, ViewEntry
-from features.skew import Skew
+from features.inspection.catalog import Catalogue, FeatureEntry, ViewEntry
+from features.inspection.training_serving_skew import Skew
 
 _FEATURE_HEAD = ("feature", "made", "missing", "mean", "std", "low", "high", "commonest")
 

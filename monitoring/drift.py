@@ -1,4 +1,4 @@
-"""How far two samples of a column lie apart, from their cell counts (features/reference.py).
+"""How far two samples of a column lie apart, from their cell counts (features/profiles/reference_profile.py).
 
 The distance that alarms are raised on is the largest difference in the share of rows, sup |P(A) - Q(A)|, over
 a class of sets A that fits the column. It reads alike for all: 0.2 means that a fifth of the rows moved.
@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 
 from cluster.values import Frozen
-from features.reference import TRAILING_CELLS
+from features.profiles.reference_profile import TRAILING_CELLS
 
 Direction = Literal["both", "up", "down"]
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from cluster.errors import DataError
 from cluster.values import Alarm, Usage
-from features.profiles import Profile
-from features.reference import ReferenceProfile
+from features.profiles.profile import Profile
+from features.profiles.reference_profile import ReferenceProfile
 from monitoring.alarm import DetectorState, DriftDetector, WindowResult, judge, unjudged
 from monitoring.calibrate import Calibration
 from monitoring.checkpoint import Folder, State

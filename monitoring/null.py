@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from features.reference import TRAILING_CELLS
+from features.profiles.reference_profile import TRAILING_CELLS
 from monitoring.battery import Battery
 
 FIRST_DRAWS, DRAWS = 199, 1999

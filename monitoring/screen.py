@@ -12,9 +12,9 @@ from zlib import crc32
 
 import numpy as np
 
-from features.profiles import Profile
-from features.reference import Bins, count_cells
-from features.summaries import SKETCH_K, CategorySummary, NumberSummary
+from features.profiles.column_sketches import SKETCH_K, CategorySummary, NumberSummary
+from features.profiles.profile import Profile
+from features.profiles.reference_profile import Bins, count_cells
 from monitoring.battery import Battery
 from monitoring.calibrate import MIN_RUNS, Calibration
 from monitoring.null import GOING_ON, Chance, by_sampling, by_variation

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from cluster.values import Task
 from features.definitions import Column
-from features.profiles import Profile
-from features.reference import ReferenceProfile, profile_windows
+from features.profiles.profile import Profile
+from features.profiles.reference_profile import ReferenceProfile, profile_windows
 from monitoring.alarm import WindowResult, judge
 from monitoring.calibrate import Calibration
 from monitoring.policy import DriftPolicy, LookPolicy

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from cluster.errors import DataError
 from features.definitions import Column
-from features.profiles import Profile
+from features.profiles.profile import Profile
 from monitoring.policy import DriftPolicy
 
 MAX_VERSIONS = 4

@@ -22,9 +22,9 @@ from ray.exceptions import RayError, RaySystemError
 from cluster.errors import DataError, RayloopError
 from cluster.storage.scan import Cut, cut
 from cluster.values import ModelVersion, Snapshot
-from features.bundle import MODEL, Manifest
-from features.frame import RequestFrame
-from features.personal import Shield
+from features.manifest import MODEL, Manifest
+from features.offline.training_frame import RequestFrame
+from features.sources.pseudonyms import Shield
 from pipelines import stages
 from pipelines.workspace import Workspace
 from trainers.batch import STAGES, Job, Receipt, score_part

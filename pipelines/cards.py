@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from cluster.registry import Run
-from features.frame import LABEL
+from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
 from features.types import AS_OF
 from pipelines.examine import Examined

@@ -9,11 +9,11 @@ import polars as pl
 from rich.table import Table
 
 from cluster.names import CHAMPION
-from features.catalogue import Catalogue, FeatureEntry, ViewEntry, entries, statistics, users
-from features.checks import staleness
 from features.definitions import FeatureView
-from features.materialize import watermark
-from features.profiles import Profile
+from features.inspection.catalog import Catalogue, FeatureEntry, ViewEntry, entries, statistics, users
+from features.online.materialize import watermark
+from features.profiles.profile import Profile
+from features.sources.validation import staleness
 from pipelines.lineage import Lineage, lineages
 from pipelines.workspace import Workspace
 

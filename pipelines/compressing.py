@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from cluster.names import CHAMPION
 from cluster.values import Check, GateReport
-from features.bundle import MODEL
-from features.frame import LABEL
+from features.manifest import MODEL
+from features.offline.training_frame import LABEL
 from features.split import TEST
 from pipelines.examine import champion_scores
 from pipelines.frames import Frame

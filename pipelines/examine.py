@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from cluster.names import CHAMPION
 from cluster.values import Check, GateReport, ModelVersion
-from features.bundle import MODEL
-from features.frame import LABEL
+from features.manifest import MODEL
+from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
 from pipelines.frames import Frame
 from pipelines.workspace import Workspace

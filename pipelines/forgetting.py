@@ -20,15 +20,15 @@ import ray
 from cluster.errors import ProjectError
 from cluster.names import labels_table, ledger_actor, predictions_table, to_label_table
 from cluster.storage.tables import Where
-from features.backfill import refill
-from features.bundle import PROFILE
 from features.definitions import Column, FeatureView
-from features.forgotten import digest, remember
-from features.frame import ID
-from features.landing import QUARANTINE
-from features.personal import Pseudonyms, needs_key, pseudonyms
-from features.profiles import Profile
-from features.sources import Source
+from features.manifest import PROFILE
+from features.offline.training_frame import ID
+from features.online.backfill import refill
+from features.profiles.profile import Profile
+from features.sources.erasure_registry import digest, remember
+from features.sources.ingestion import QUARANTINE
+from features.sources.pseudonyms import Pseudonyms, needs_key, pseudonyms
+from features.sources.source import Source
 from pipelines.actors import exists
 from pipelines.lineage import Lineage, lineages, views_of
 from pipelines.serving import flush_log

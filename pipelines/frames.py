@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from cluster.errors import DataError
 from cluster.values import Snapshot
-from features.encoding import Encoder
-from features.frame import LABEL
+from features.encoder import Encoder
+from features.offline.training_frame import LABEL
 from features.split import SPLIT, TEST, TRAIN, VALIDATION
 from pipelines.workspace import Workspace
 from trainers.data import TrainingData

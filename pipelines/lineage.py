@@ -8,8 +8,8 @@ from typing import NamedTuple
 from cluster.errors import DataError
 from cluster.registry import Registry
 from cluster.values import ModelVersion
-from features.bundle import MANIFEST, Manifest
 from features.definitions import FeatureView
+from features.manifest import MANIFEST, Manifest
 
 
 class Lineage(NamedTuple):

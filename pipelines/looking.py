@@ -24,8 +24,8 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Task
 from deployments.log import features_of
-from features.bundle import Manifest
-from features.frame import ID, LABEL
+from features.manifest import Manifest
+from features.offline.training_frame import ID, LABEL
 from features.split import SPLIT, TRAIN
 from features.types import AS_OF
 from monitoring.look import Asked, Looked, look

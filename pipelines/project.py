@@ -19,7 +19,7 @@ from cluster.values import Task
 from deployments.policy import RolloutPolicy
 from deployments.user_config import Serving
 from features.definitions import FeatureSet, FeatureView
-from features.sources import Examples, Source, require_columns
+from features.sources.source import Examples, Source, require_columns
 from features.split import Split
 from monitoring.policy import DriftPolicy
 from trainers import calibration, models, tasks

@@ -14,12 +14,12 @@ import polars as pl
 from cluster.errors import DataError, ProjectError
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from features.checks import REASON, check, counted
-from features.forgotten import Forgotten
-from features.materialize import push
-from features.online import open_store
-from features.personal import needs_key, pseudonyms
-from features.reads import CSV_NULLS, unreadable
+from features.online.materialize import push
+from features.online.store import open_store
+from features.sources.erasure_registry import Forgotten
+from features.sources.pseudonyms import needs_key, pseudonyms
+from features.sources.readers import CSV_NULLS, unreadable
+from features.sources.validation import REASON, check, counted
 from pipelines.project import Project
 
 # Text, as landing reads CSV: a code such as "00501" stays as it is, and one bad cell costs its row.
@@ -52,7 +52,7 @@ def push_events(
 ) -> Pushed:
     """Give rows of a source to every view of it, checked and protected as landing does it.
 
-    ``producer`` and ``position`` make it safe to deliver a batch again: features.materialize.push. Rows that break a rule
+    ``producer`` and ``position`` make it safe to deliver a batch again: features.online.materialize.push. Rows that break a rule
     of the source are left out, and events that count only later are left to the landing: a view whose state is said to have
     come as far as next year would take nothing from its table until then. Raises ProjectError for a source of another name.
     """

@@ -20,8 +20,8 @@ from cluster.errors import RayloopError, RolloutError
 from cluster.names import monitor_actor
 from cluster.values import Alarm, Decision, Snapshot
 from deployments.controller import RolloutStatus
-from features.frame import ID, KNOWN, LABEL, label_values
-from features.reader import request_features
+from features.offline.training_frame import ID, KNOWN, LABEL, label_values
+from features.online.feature_reader import request_features
 from features.types import AS_OF, INSTANT
 from monitoring.alarm import WindowResult
 from monitoring.rations import Entry

@@ -13,10 +13,10 @@ import polars as pl
 
 from cluster.values import Task
 from features.definitions import FeatureSet
-from features.frame import ID, KNOWN, LABEL
-from features.history import AT, history
-from features.materialize import advance
-from features.online import OnlineStore
+from features.events.event_history import AT, history
+from features.offline.training_frame import ID, KNOWN, LABEL
+from features.online.materialize import advance
+from features.online.store import OnlineStore
 from features.types import AS_OF
 from pipelines.traffic import NOTHING, Client, Tally
 

@@ -20,8 +20,8 @@ from cluster.settings import Settings
 from cluster.values import Decision, ModelVersion
 from deployments.journal import Journal
 from deployments.rollout import named
-from features.bundle import Manifest
-from features.frame import LABEL
+from features.manifest import Manifest
+from features.offline.training_frame import LABEL
 from features.split import SPLIT, TEST, TRAIN
 from features.types import AS_OF
 from monitoring.catalogue import render_catalogue, render_skew

@@ -18,8 +18,8 @@ from cluster.names import (
     to_label_table,
 )
 from deployments import config, tally
-from features.landing import QUARANTINE
-from features.materialize import forget as forget_view
+from features.online.materialize import forget as forget_view
+from features.sources.ingestion import QUARANTINE
 from pipelines.actors import call, exists
 from pipelines.workspace import Workspace
 from trainers.checkpoint import Checkpoints

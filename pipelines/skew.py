@@ -11,8 +11,8 @@ import ray
 from cluster.errors import DataError
 from cluster.names import CHALLENGER, CHAMPION, ledger_actor, predictions_table
 from features.definitions import FeatureSet
-from features.frame import RequestFrame
-from features.skew import ID, Skew, compare, together
+from features.inspection.training_serving_skew import ID, Skew, compare, together
+from features.offline.training_frame import RequestFrame
 from features.types import AS_OF
 from pipelines import stages
 from pipelines.actors import exists

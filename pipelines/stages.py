@@ -12,13 +12,13 @@ from ray.exceptions import RayTaskError
 from cluster.errors import ProjectError, RolloutError, SnapshotNotFound
 from cluster.names import CHAMPION
 from cluster.values import ModelVersion, Snapshot
-from features.backfill import backfill
-from features.bundle import Manifest
 from features.definitions import FeatureView
-from features.frame import build_frame
-from features.landing import Landed, land
-from features.loading import load
-from features.sources import Source
+from features.manifest import Manifest
+from features.offline.training_frame import build_frame
+from features.online.backfill import backfill
+from features.online.bulk_load import load
+from features.sources.ingestion import Landed, land
+from features.sources.source import Source
 from features.split import Split
 from pipelines.frames import Frame
 from pipelines.lineage import lineage, views_of

@@ -10,7 +10,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from features.landing import Landed
+from features.sources.ingestion import Landed
 from pipelines.baselines import Results
 from pipelines.rehearsal import Act, Story, sentence
 from pipelines.searching import PAGE

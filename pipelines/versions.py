@@ -15,9 +15,9 @@ import pyarrow as pa
 from cluster.errors import GateFailed
 from cluster.registry import FINGERPRINT_TAG, GATE_TAG, Run
 from cluster.values import GateReport, ModelVersion, Snapshot
-from features.bundle import PROFILE, Manifest
 from features.definitions import Column
-from features.reference import ReferenceProfile, profile_windows
+from features.manifest import PROFILE, Manifest
+from features.profiles.reference_profile import ReferenceProfile, profile_windows
 from features.split import TRAIN, VALIDATION
 from features.types import AS_OF
 from pipelines import cards

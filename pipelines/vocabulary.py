@@ -4,10 +4,10 @@ from cluster.values import Task
 from deployments.freeze import FreezeWindow
 from deployments.policy import RolloutPolicy, Webhook
 from deployments.user_config import Limits, Serving
-from features.declare import category, derive, dropped, hashed, number, rolling, tensor, timestamp
+from features.builders import category, derive, dropped, hashed, number, rolling, tensor, timestamp
 from features.definitions import Aggregate, Column, Entity, FeatureSet, FeatureView, Latest
-from features.reads import csv, iceberg, kafka, parquet, sql
-from features.sources import Examples, Source
+from features.sources.readers import csv, iceberg, kafka, parquet, sql
+from features.sources.source import Examples, Source
 from features.split import HashSplit, TimeSplit
 from monitoring.calibrate import Watch
 from monitoring.policy import DriftPolicy, LookPolicy, Receiver

@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from features.online import OnlineStore, open_store
+from features.online.store import OnlineStore, open_store
 from pipelines.code import code_version
 from pipelines.progress import Progress
 from pipelines.project import Location, Project

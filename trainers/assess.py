@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.values import Check, Frozen, Task
-from features.encoding import Arrays
+from features.encoder import Arrays
 from trainers import bootstrap, calibration, fairness, importance, leakage, robustness, slices, tasks
 from trainers.bootstrap import Interval
 from trainers.calibration import Calibrated

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.values import Task
-from features.encoding import MISSING_CODE, Encoder
-from features.frame import LABEL
+from features.encoder import MISSING_CODE, Encoder
+from features.offline.training_frame import LABEL
 from features.types import AS_OF
 from trainers import tasks
 from trainers.encode import label_array

@@ -17,9 +17,9 @@ import ray
 from cluster.storage.parquet import READ_ROWS
 from cluster.storage.scan import Part
 from cluster.values import Task
-from features.encoding import Encoder
-from features.frame import RequestFrame, is_text
-from features.personal import Shield
+from features.encoder import Encoder
+from features.offline.training_frame import RequestFrame, is_text
+from features.sources.pseudonyms import Shield
 from trainers.evaluate import outputs, score, session
 
 _PAGE_BYTES = 1 << 20

@@ -17,7 +17,7 @@ from ray.exceptions import RayTaskError
 from cluster.errors import DataError
 from cluster.log_suppression import quiet
 from cluster.values import Task
-from features.encoding import Encoder
+from features.encoder import Encoder
 from trainers.config import MEBIBYTE, TrainConfig
 from trainers.encode import PARTS, Encode, Only
 from trainers.failures import deliberate

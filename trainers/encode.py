@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.errors import DataError
-from features.encoding import Encoder
+from features.encoder import Encoder
 
 PART = "part"
 PARTS = ("train", "validation")

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from cluster.errors import DataError
 from cluster.values import Frozen, Task
-from features.bundle import MODEL, Manifest
-from features.encoding import Arrays
+from features.encoder import Arrays
+from features.manifest import MODEL, Manifest
 from trainers import tasks
 from trainers.tasks import evaluate
 

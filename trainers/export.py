@@ -16,8 +16,8 @@ from torch import nn
 
 from cluster.errors import DataError
 from cluster.log_suppression import quiet
-from features.bundle import MODEL, PORTABLE, WEIGHTS
-from features.encoding import Arrays
+from features.encoder import Arrays
+from features.manifest import MODEL, PORTABLE, WEIGHTS
 from trainers import evaluate
 from trainers.fit import FitResult
 from trainers.inputs import InputSpec

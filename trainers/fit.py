@@ -14,8 +14,8 @@ from ray.util.queue import Queue
 from torch import nn
 
 from cluster.values import Task
-from features.encoding import Encoder
-from features.frame import LABEL
+from features.encoder import Encoder
+from features.offline.training_frame import LABEL
 from trainers import calibration, losses, models, tasks
 from trainers.config import ModelSpec, TrainConfig
 from trainers.course import Epoch, Pulse, State

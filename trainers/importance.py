@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cluster.values import Frozen, Task
-from features.encoding import Arrays
+from features.encoder import Arrays
 from trainers import tasks
 from trainers.inputs import InputSpec
 

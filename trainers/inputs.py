@@ -9,7 +9,7 @@ import numpy as np
 from cluster.errors import DataError
 from cluster.values import Frozen, Task
 from features.definitions import Column
-from features.encoding import Arrays, Encoder
+from features.encoder import Arrays, Encoder
 
 TAIL = 0.001
 

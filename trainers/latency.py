@@ -14,7 +14,7 @@ import onnxruntime as ort
 import torch
 from torch import nn
 
-from features.encoding import Arrays
+from features.encoder import Arrays
 
 ROWS = (1, 1024)
 """Rows a request: the smallest, and the largest batch that serving forms."""

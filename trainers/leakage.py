@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cluster.values import Check, Frozen, Task
-from features.encoding import Arrays
+from features.encoder import Arrays
 from trainers import checks, tasks
 from trainers.inputs import InputSpec
 

@@ -1,6 +1,6 @@
 """Modules: ``forward(numbers, codes) -> logits`` with numbers float32 [n, k], codes int64 [n, c], logits [n, outputs].
 
-A module takes the arrays of features/encoding.py as they are: NaN stands for missing, and scaling is its own
+A module takes the arrays of features/encoder.py as they are: NaN stands for missing, and scaling is its own
 business. trainers/tabular.py does what most need.
 """
 

@@ -16,9 +16,9 @@ import onnxruntime as ort
 import pyarrow as pa
 from onnx import TensorProto, compose, helper
 
-from features.bundle import MODEL, PORTABLE
 from features.definitions import Column
-from features.encoding import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Encoder
+from features.encoder import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Encoder
+from features.manifest import MODEL, PORTABLE
 
 MISSING_KEY = "missing_category"
 _PREFIX = "model/"

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.values import GateReport
-from features.bundle import MODEL, Precision
+from features.manifest import MODEL, Precision
 from trainers import evaluate
 from trainers.export import export_portable
 from trainers.fit import FitResult

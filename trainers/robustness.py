@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from cluster.values import Check, Frozen, Task
-from features.encoding import MISSING_CODE, Arrays
+from features.encoder import MISSING_CODE, Arrays
 from trainers import checks, tasks
 from trainers.inputs import InputSpec
 

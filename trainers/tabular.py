@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from features.encoding import UNKNOWN_CODE
+from features.encoder import UNKNOWN_CODE
 from trainers.inputs import InputSpec
 
 CLIP_STD = 5.0

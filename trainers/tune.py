@@ -16,7 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from cluster.errors import RayloopError
 from cluster.values import Task
-from features.encoding import Encoder
+from features.encoder import Encoder
 from trainers import models, population, spaces, tasks
 from trainers.checkpoint import Checkpoints
 from trainers.config import ModelSpec, Parameter, TrainConfig, TuneConfig, applied

@@ -89,8 +89,8 @@ class Rayloop:
     def _blocks(self, case: Case, landed: Landed) -> list:
         import ray
 
-        from features.distributed import look_up
-        from features.landing import half_the_cpus
+        from features.offline.distributed_join import look_up
+        from features.sources.ingestion import half_the_cpus
 
         read = ray.remote(_read)
         blocks = [read.remote(part) for part in self._tables.parts(landed.rows)[1]]

@@ -24,12 +24,13 @@ from benchmarks.redis_server import redis_server
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed, environment
 from examples.flights.data import flights_frame
-from features import pit, types
-from features.declare import category, rolling
+from features import types
+from features.builders import category, rolling
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Operation
-from features.materialize import forget, materialize, push
-from features.online import OnlineStore, open_store
-from features.reader import FeatureReader
+from features.offline import point_in_time
+from features.online.feature_reader import FeatureReader
+from features.online.materialize import forget, materialize, push
+from features.online.store import OnlineStore, open_store
 from features.types import AS_OF
 
 Say = Callable[[str], None]
@@ -89,7 +90,9 @@ def redis_rows(small: bool, say: Say) -> list[Row]:
 def _features_beforehand(views: Sequence[FeatureView], events: pl.DataFrame, folder: Path) -> None:
     for view in views:
         asked = events.select(*view.entity.keys, pl.col(view.known_at).alias(AS_OF)).drop_nulls()
-        found = pl.concat([asked.rename({AS_OF: "event_timestamp"}), pit.join(view, events, asked)], how="horizontal")
+        found = pl.concat(
+            [asked.rename({AS_OF: "event_timestamp"}), point_in_time.join(view, events, asked)], how="horizontal"
+        )
         found.write_parquet(folder / f"{view.name}.parquet")
 
 

@@ -12,8 +12,8 @@ from benchmarks.results import Row, Target, row
 from examples.flights.data import flights_frame
 from examples.flights.features import features
 from features.definitions import FeatureSet
-from features.encoding import Encoder
-from features.reader import FeatureReader
+from features.encoder import Encoder
+from features.online.feature_reader import FeatureReader
 from features.types import arrow_type
 
 _REPEATS = 4_000

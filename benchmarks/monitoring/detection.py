@@ -21,8 +21,8 @@ from benchmarks.monitoring.programs import NAMES, ProgramFailed, ask
 from benchmarks.monitoring.streams import Change, Frame, columns, frame, joined
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
-from features.profiles import Profile
-from features.reference import ReferenceProfile
+from features.profiles.profile import Profile
+from features.profiles.reference_profile import ReferenceProfile
 from monitoring.alarm import judge
 from monitoring.calibrate import Calibration
 from monitoring.policy import DAY_S, DriftPolicy

@@ -13,7 +13,7 @@ from benchmarks.monitoring.programs import ProgramFailed, ask
 from benchmarks.monitoring.streams import COLUMNS, frame
 from benchmarks.results import Row, Target, middle, row
 from benchmarks.serving.environments import InstallFailed
-from features.profiles import Profile
+from features.profiles.profile import Profile
 
 PEER = "whylogs"
 WORK = "profiling, one core, 40 numbers and 10 strings"

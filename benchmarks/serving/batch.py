@@ -29,7 +29,7 @@ from benchmarks.serving.batch_cases import CHUNK_ROWS, ENCODED, ID, NARROW, WIDE
 from cluster import connection, local_cluster
 from cluster.settings import Settings
 from cluster.values import ModelVersion
-from features.bundle import MODEL
+from features.manifest import MODEL
 
 if TYPE_CHECKING:
     from pipelines.batch import Scored

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.values import ModelVersion, Snapshot, Task
-from features.bundle import MODEL, Manifest
 from features.definitions import Column, FeatureSet
-from features.encoding import Arrays, Encoder
+from features.encoder import Arrays, Encoder
+from features.manifest import MODEL, Manifest
 
 CHUNK_ROWS = 1 << 18
 ENCODED = "encoded.npz"

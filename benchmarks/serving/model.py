@@ -16,10 +16,10 @@ import torch
 
 from benchmarks.serving.samples import NUMBERS, VOCABULARIES, Columns, sample
 from cluster.values import Snapshot, Task
-from features.bundle import MODEL, PROFILE, Manifest
 from features.definitions import Column, FeatureSet
-from features.encoding import Arrays, Encoder
-from features.reference import ReferenceProfile, profile_windows
+from features.encoder import Arrays, Encoder
+from features.manifest import MODEL, PROFILE, Manifest
+from features.profiles.reference_profile import ReferenceProfile, profile_windows
 from features.types import AS_OF
 
 NAME = "bench"

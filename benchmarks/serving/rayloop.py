@@ -21,7 +21,7 @@ from deployments import config, controller, ledger
 from deployments.config import ServingOptions
 from deployments.policy import RolloutPolicy
 from deployments.user_config import ServerConfig
-from features.bundle import PROFILE
+from features.manifest import PROFILE
 from monitoring.actor import start_monitor
 from monitoring.policy import DriftPolicy
 from pipelines.actors import call

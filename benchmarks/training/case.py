@@ -25,9 +25,9 @@ from benchmarks.serving.subjects import own_settings
 from cluster import connection, local_cluster
 from cluster.values import Task
 from examples.flights.data import flights_frame, weather_frame
-from features.encoding import Encoder
-from features.frame import LABEL, examples_of
-from features.pit import lookup, prepare
+from features.encoder import Encoder
+from features.offline.point_in_time import lookup, prepare
+from features.offline.training_frame import LABEL, examples_of
 from features.split import SPLIT, TRAIN
 from pipelines.frames import MIN_CATEGORY_ROWS
 from pipelines.project import Project
@@ -127,7 +127,7 @@ def flights(folder: Path, say: Callable[[str], None]) -> Case:
 
 
 def _frame(project: Project) -> pa.Table:
-    """What features/frame.py makes on the cluster, in this process."""
+    """What features/offline/training_frame.py makes on the cluster, in this process."""
     sources = {"flights": flights_frame(), "weather": weather_frame()}
     rows = examples_of(sources["flights"], project.features, project.examples, project.task, None)
     rows = rows.with_columns(project.split.label().alias(SPLIT)).drop_nulls(SPLIT)

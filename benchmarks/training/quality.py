@@ -20,8 +20,8 @@ from benchmarks.results import Row, Target, row
 from benchmarks.training.case import Case
 from cluster.values import Task
 from features.definitions import Column
-from features.encoding import Encoder
-from features.frame import LABEL
+from features.encoder import Encoder
+from features.offline.training_frame import LABEL
 from trainers import loop, tasks
 from trainers.baseline import baseline_scores
 from trainers.config import ModelSpec, TrainConfig

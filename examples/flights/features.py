@@ -7,9 +7,9 @@ from datetime import timedelta
 import polars as pl
 
 from examples.flights.data import read_flights, read_weather
-from features.declare import category, derive, number, rolling, timestamp
+from features.builders import category, derive, number, rolling, timestamp
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Latest
-from features.sources import Examples, Source
+from features.sources.source import Examples, Source
 
 LEAD = timedelta(hours=2)
 LATE_MINUTES = 15

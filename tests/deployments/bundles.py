@@ -9,10 +9,10 @@ import torch
 
 from cluster.registry import Registry
 from cluster.values import ModelVersion, Snapshot, Task
-from features.bundle import MODEL, Manifest
-from features.declare import derive
+from features.builders import derive
 from features.definitions import Column, FeatureSet
-from features.encoding import Encoder
+from features.encoder import Encoder
+from features.manifest import MODEL, Manifest
 
 BINARY = Task(kind="binary", label="late")
 CLASSES = ("ash", "birch", "cedar")

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from features.bundle import MODEL
+from features.manifest import MODEL
 from tests.deployments.bundles import Slope, write_bundle
 
 TURNS = 10_000_000

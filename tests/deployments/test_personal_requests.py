@@ -16,8 +16,8 @@ from deployments.columns import TIMESTAMP
 from deployments.log import Answer, predictions
 from deployments.predictor import Scorer
 from deployments.rows import Rows
-from features.encoding import Encoder
-from features.personal import pseudonyms
+from features.encoder import Encoder
+from features.sources.pseudonyms import pseudonyms
 from tests.deployments.bundles import FEATURES, Slope, write_bundle
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)

@@ -10,8 +10,8 @@ from datetime import timedelta
 
 import polars as pl
 
-from features import materialize
-from features.online import OnlineStore, open_store
+from features.online import materialize
+from features.online.store import OnlineStore, open_store
 from features.types import INSTANT
 from tests.features.strategies import EPOCH, VIEW
 

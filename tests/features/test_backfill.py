@@ -8,14 +8,14 @@ import polars as pl
 import pytest
 
 from cluster.errors import DataError
-from features import backfill as backfilling
-from features.backfill import Backfilled, backfill, refill
 from features.definitions import FeatureView
-from features.materialize import materialize, push, watermark
-from features.online import LmdbStore, OnlineStore
-from features.pit import join
-from features.reader import FeatureReader, request_features
-from features.state_keys import state_prefix
+from features.offline.point_in_time import join
+from features.online import backfill as backfilling
+from features.online.backfill import Backfilled, backfill, refill
+from features.online.feature_reader import FeatureReader, request_features
+from features.online.keys import state_prefix
+from features.online.materialize import materialize, push, watermark
+from features.online.store import LmdbStore, OnlineStore
 from tests.features.test_reader import FEATURES, VIEWS, history, requests
 
 END = 10**18

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from features.catalogue import Catalogue, ViewEntry, entries, statistics, users
-from features.declare import rolling
+from features.builders import rolling
 from features.definitions import Entity, FeatureView, Latest
-from features.skew import Example, Skew
+from features.inspection.catalog import Catalogue, ViewEntry, entries, statistics, users
+from features.inspection.training_serving_skew import Example, Skew
 from monitoring.catalogue import render_catalogue, render_skew
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)

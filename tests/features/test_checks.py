@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from cluster.errors import DataError, ProjectError
-from features.checks import RAW, REASON, check, counted, judged, staleness
-from features.declare import category, dropped, hashed, number, timestamp
-from features.personal import Pseudonyms
-from features.sources import Source
+from features.builders import category, dropped, hashed, number, timestamp
+from features.sources.pseudonyms import Pseudonyms
+from features.sources.source import Source
+from features.sources.validation import RAW, REASON, check, counted, judged, staleness
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 LATER = datetime(2024, 1, 1, 13, tzinfo=UTC)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from cluster.errors import ProjectError
-from features.declare import category, derive, number, rolling, timestamp
+from features.builders import category, derive, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView
 
 

@@ -14,10 +14,11 @@ from cluster.errors import DataError
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Task
-from features import partition, pit
-from features.declare import category
+from features.builders import category
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Latest
-from features.sources import Examples
+from features.events import entity_partition
+from features.offline import point_in_time
+from features.sources.source import Examples
 from features.split import HashSplit
 from features.types import AS_OF, INSTANT
 
@@ -67,31 +68,31 @@ def rows(count: int) -> pl.DataFrame:
     )
 
 
-@pytest.mark.parametrize("comfortable", [100, partition.PART_EVENTS])
+@pytest.mark.parametrize("comfortable", [100, entity_partition.PART_EVENTS])
 def test_the_cluster_gives_what_one_process_gives(cluster: Settings, comfortable: int) -> None:
     import ray
 
-    from features.distributed import look_up
+    from features.offline.distributed_join import look_up
 
     history, asked = events(3000), rows(500)
     tables = Tables(cluster)
     for part in history.iter_slices(1100):
         snapshot = tables.append(f"join{comfortable}.events", part.to_arrow().cast(_plain(part)))
     blocks = [ray.put(asked.slice(start, 200).to_arrow()) for start in (0, 200, 400)]
-    with patch.object(partition, "PART_EVENTS", comfortable):
+    with patch.object(entity_partition, "PART_EVENTS", comfortable):
         files = {"events": tables.parts(snapshot)[1]}
         found = pl.concat([pl.DataFrame(ray.get(made)) for made in look_up(VIEWS, blocks, files, at_once=3)])
     stored = pl.concat([pl.DataFrame(file.table(history.columns)) for file in files["events"]])
     assert found.select(asked.columns).equals(asked)
     for one in VIEWS:
-        whole = pit.join(one, stored, asked)
+        whole = point_in_time.join(one, stored, asked)
         assert found.select(whole.columns).equals(whole, null_equal=True), one.name
 
 
 def test_a_refusal_is_named_where_the_rows_are_read(cluster: Settings) -> None:
     import ray
 
-    from features.distributed import look_up
+    from features.offline.distributed_join import look_up
 
     tables, huge = Tables(cluster), events(10).with_columns(pl.lit(1e13).alias("x"))
     snapshot = tables.append("join.huge", huge.to_arrow().cast(_plain(huge)))
@@ -101,14 +102,14 @@ def test_a_refusal_is_named_where_the_rows_are_read(cluster: Settings) -> None:
 
 
 def test_a_source_without_rows_is_refused(cluster: Settings) -> None:
-    from features.distributed import look_up
+    from features.offline.distributed_join import look_up
 
     with pytest.raises(DataError, match="no rows"):
         look_up(VIEWS[:1], [], {"events": []}, at_once=2)
 
 
 def test_a_frame_has_every_example_with_its_features(cluster: Settings) -> None:
-    from features.frame import build_frame
+    from features.offline.training_frame import build_frame
 
     tables, history = Tables(cluster), events(2000).with_row_index("n").cast({"n": pl.String})
     landed = {"events": tables.append("frame.events", history.to_arrow().cast(_plain(history)))}
@@ -121,12 +122,12 @@ def test_a_frame_has_every_example_with_its_features(cluster: Settings) -> None:
     assert frame.get_column("id").to_list() == history.get_column("n").to_list()
     asked = history.select("a", "b", pl.col("at").alias(AS_OF))
     for one in VIEWS:
-        whole = pit.join(one, history, asked)
+        whole = point_in_time.join(one, history, asked)
         assert frame.select(whole.columns).equals(whole), one.name
 
 
 def test_other_classes_or_another_time_make_another_frame(cluster: Settings) -> None:
-    from features.frame import build_frame
+    from features.offline.training_frame import build_frame
 
     tables, history = Tables(cluster), events(200).with_row_index("n").cast({"n": pl.String})
     landed = {"events": tables.append("frame.again", history.to_arrow().cast(_plain(history)))}

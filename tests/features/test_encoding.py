@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import DataError
-from features.declare import category, number, tensor
-from features.encoding import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Encoder
+from features.builders import category, number, tensor
+from features.encoder import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Encoder
 
 COLUMNS = (*category("colour"), *number("weight"), *tensor("image", 2, 2))
 TRAINING = pa.table({

@@ -11,11 +11,11 @@ import pytest
 
 from examples.flights.data import flights_frame, weather_frame
 from examples.flights.features import features
-from features import pit
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Latest, Operation
-from features.history import AT, history
-from features.materialize import advance
-from features.reader import FeatureReader, request_features
+from features.events.event_history import AT, history
+from features.offline import point_in_time
+from features.online.feature_reader import FeatureReader, request_features
+from features.online.materialize import advance
 from features.types import AS_OF, arrow_type
 from tests.features.stores import MemoryStore
 
@@ -87,7 +87,7 @@ def test_every_row_online_is_the_join(sources: dict[str, pl.DataFrame]) -> None:
     found = online(feature_set, sources, asked, rows.get_column(AS_OF).to_physical())
     assert found.height == sources["flights"].height
     for view in feature_set.views:
-        expected = pit.join(view, sources[view.source], rows)
+        expected = point_in_time.join(view, sources[view.source], rows)
         for name in expected.columns:
             one, other = found.get_column(name), expected.get_column(name)
             differing = one.ne_missing(other).sum()
@@ -113,4 +113,6 @@ def test_what_is_known_later_changes_no_feature(sources: dict[str, pl.DataFrame]
         exchanged = later.with_columns(pl.exclude(kept).shuffle(seed=1))
         other = pl.concat([events.filter(~late.fill_null(False)), exchanged]).sort("place").drop("place")
         assert not exchanged.equals(later)
-        assert pit.join(view, other, asked).equals(pit.join(view, events, asked), null_equal=True), view.name
+        assert point_in_time.join(view, other, asked).equals(
+            point_in_time.join(view, events, asked), null_equal=True
+        ), view.name

@@ -10,8 +10,8 @@ import pytest
 
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from features.forgotten import Forgotten, remember
-from features.personal import Pseudonyms
+from features.sources.erasure_registry import Forgotten, remember
+from features.sources.pseudonyms import Pseudonyms
 
 KEY = Pseudonyms(b"k" * 32)
 AT = datetime(2024, 1, 1, tzinfo=UTC)

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from cluster.errors import DataError, ProjectError
-from features import pit
-from features.declare import derive
+from features.builders import derive
 from features.definitions import Aggregate, Derived, Entity, FeatureView, Latest
-from features.history import AT, EVENT, history
+from features.events.event_history import AT, EVENT, history
+from features.offline import point_in_time
 from features.types import AS_OF
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
@@ -53,14 +53,14 @@ def test_what_cannot_be_read_one_way_is_refused(columns: dict, message: str) -> 
 
 def test_rows_without_a_zone_are_refused() -> None:
     with pytest.raises(DataError, match="no time zone"):
-        pit.join(view(), events(), asked(NOON.replace(tzinfo=None)))
+        point_in_time.join(view(), events(), asked(NOON.replace(tzinfo=None)))
 
 
 def test_a_day_is_24_hours_when_the_clocks_change() -> None:
     zone = ZoneInfo("America/New_York")
     before = datetime(2013, 3, 9, 12, tzinfo=zone)
     rows = asked(datetime(2013, 3, 10, 12, tzinfo=zone), datetime(2013, 3, 10, 13, tzinfo=zone))
-    found = pit.join(view(), events(at=[before]), rows)
+    found = point_in_time.join(view(), events(at=[before]), rows)
     assert found["sum"].to_list() == [1.0, 0.0], "by the clock 24 hours later is 23 hours later"
 
 
@@ -69,17 +69,17 @@ def test_nanoseconds_are_rounded_so_that_nothing_is_known_early() -> None:
     rows = pl.DataFrame(
         {"k": ["a"] * 3, AS_OF: pl.Series([1_000_400, 1_000_999, 1_001_000]).cast(pl.Datetime("ns", "UTC"))}
     )
-    assert pit.join(view(), events(at=ticks), rows)["sum"].to_list() == [0.0, 0.0, 1.0]
+    assert point_in_time.join(view(), events(at=ticks), rows)["sum"].to_list() == [0.0, 0.0, 1.0]
 
 
 def test_an_event_counts_from_when_it_is_known_and_has_happened() -> None:
     hour = timedelta(hours=1)
     late, early = events(known=[NOON + hour]), events(known=[NOON - hour])
     rows = asked(NOON - hour, NOON, NOON + hour)
-    assert pit.join(view(known_at="known"), late, rows)["sum"].to_list() == [0.0, 0.0, 1.0]
-    assert pit.join(view(known_at="known"), early, rows)["sum"].to_list() == [0.0, 1.0, 1.0]
-    assert pit.join(view(delay=hour), events(), rows)["sum"].to_list() == [0.0, 0.0, 1.0]
-    assert pit.join(view(strict=True), events(), rows)["sum"].to_list() == [0.0, 0.0, 1.0]
+    assert point_in_time.join(view(known_at="known"), late, rows)["sum"].to_list() == [0.0, 0.0, 1.0]
+    assert point_in_time.join(view(known_at="known"), early, rows)["sum"].to_list() == [0.0, 1.0, 1.0]
+    assert point_in_time.join(view(delay=hour), events(), rows)["sum"].to_list() == [0.0, 0.0, 1.0]
+    assert point_in_time.join(view(strict=True), events(), rows)["sum"].to_list() == [0.0, 0.0, 1.0]
 
 
 def test_an_event_that_is_never_known_is_nobody_s() -> None:
@@ -94,20 +94,20 @@ def test_columns_are_derived_before_they_are_aggregated() -> None:
     aggregate = Aggregate(column="twice", op="max", window=timedelta(hours=1), name="largest")
     declared = view(derived=(double,), aggregates=(aggregate,))
     assert declared.source_columns == ("k", "at", "x")
-    assert pit.join(declared, events(), asked(NOON))["largest"].to_list() == [2.0]
+    assert point_in_time.join(declared, events(), asked(NOON))["largest"].to_list() == [2.0]
 
 
 def test_ties_are_broken_by_the_declared_column() -> None:
     rows = pl.DataFrame({"k": ["a"] * 3, "at": [NOON] * 3, "x": [1.0, 2.0, 3.0], "version": [2, 3, None]})
     latest = {"aggregates": (), "latest": (Latest(column="x", name="x"),)}
-    assert pit.join(view(**latest, ties="version"), rows, asked(NOON))["x"].to_list() == [2.0]
-    assert pit.join(view(**latest), rows, asked(NOON))["x"].to_list() == [3.0]
+    assert point_in_time.join(view(**latest, ties="version"), rows, asked(NOON))["x"].to_list() == [2.0]
+    assert point_in_time.join(view(**latest), rows, asked(NOON))["x"].to_list() == [3.0]
 
 
 def test_sums_that_may_leave_64_bits_are_refused() -> None:
     many = pl.concat([events(x=[2.0**35])] * 5000)
     with pytest.raises(DataError, match="64 bits"):
-        pit.join(view(), many, asked(NOON))
+        point_in_time.join(view(), many, asked(NOON))
 
 
 @pytest.mark.parametrize(

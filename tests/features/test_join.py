@@ -10,8 +10,8 @@ import polars as pl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features import pit, timeline
 from features.definitions import Entity, FeatureView, Latest
+from features.offline import entity_timeline, point_in_time
 from features.types import AS_OF, INSTANT
 from tests.features.cases import Case, cases, since
 from tests.features.oracle import Cell, expected
@@ -25,7 +25,7 @@ def bits(cells: list[dict[str, Cell]]) -> list[dict[str, object]]:
 
 
 def check(case: Case) -> None:
-    found = pit.join(*case)
+    found = point_in_time.join(*case)
     assert found.columns == [column.name for column in case.view.columns]
     assert bits(found.to_dicts()) == bits(expected(*case))
 
@@ -45,7 +45,7 @@ def test_a_few_events_and_rows_or_none(case: Case) -> None:
 @given(cases(3))
 @settings(max_examples=100)
 def test_entities_and_times_that_do_not_fit_into_one_number(case: Case) -> None:
-    with patch.object(timeline, "BITS", 30):
+    with patch.object(entity_timeline, "BITS", 30):
         check(case)
 
 
@@ -53,11 +53,11 @@ def test_entities_and_times_that_do_not_fit_into_one_number(case: Case) -> None:
 @settings(max_examples=100)
 def test_what_is_known_after_a_row_changes_nothing(case: Case, seed: int) -> None:
     view, events, rows = case
-    found = pit.join(*case)
+    found = point_in_time.join(*case)
     for place, at in enumerate(rows.get_column(AS_OF).dt.epoch("us")):
         row = rows.slice(place, 1)
         for history in (shuffled(events, later(view, at), seed), events.filter(~later(view, at))):
-            assert bits(pit.join(view, history, row).to_dicts()) == bits(found.slice(place, 1).to_dicts())
+            assert bits(point_in_time.join(view, history, row).to_dicts()) == bits(found.slice(place, 1).to_dicts())
 
 
 def later(view: FeatureView, at: int | None) -> pl.Expr:
@@ -87,5 +87,8 @@ def test_the_leak_test_can_fail() -> None:
     )  # fmt: skip
     row = pl.DataFrame({"a": ["p"], AS_OF: at.head(1)})
     ahead = row.with_columns(pl.col(AS_OF) + timedelta(minutes=1))
-    assert pit.join(view, events, row).rows() == [(1.0,)]
-    assert pit.join(view, events.filter(~later(view, 0)), ahead).rows() != pit.join(view, events, ahead).rows()
+    assert point_in_time.join(view, events, row).rows() == [(1.0,)]
+    assert (
+        point_in_time.join(view, events.filter(~later(view, 0)), ahead).rows()
+        != point_in_time.join(view, events, ahead).rows()
+    )

@@ -9,10 +9,10 @@ import pytest
 
 from cluster.errors import DataError
 from cluster.values import Task
-from features import frame
-from features.declare import number
+from features.builders import number
 from features.definitions import FeatureSet
-from features.sources import Examples
+from features.offline import training_frame
+from features.sources.source import Examples
 from features.split import HashSplit
 
 FEATURES = FeatureSet(name="set", request=number("x"))
@@ -24,7 +24,7 @@ CLASSES = Task(kind="multiclass", label="y", classes=("low", "high"))
 def _labels(task: Task, values: list[object]) -> list[float]:
     at = [datetime(2024, 1, 1, tzinfo=UTC)] * len(values)
     rows = pl.DataFrame({"n": range(len(values)), "x": [0.5] * len(values), "y": values, "at": at})
-    found: list[float] = frame.examples_of(rows, FEATURES, EXAMPLES, task, None)["label"].to_list()
+    found: list[float] = training_frame.examples_of(rows, FEATURES, EXAMPLES, task, None)["label"].to_list()
     return found
 
 
@@ -61,4 +61,4 @@ def test_classes_in_another_order_are_another_frame() -> None:
 
 
 def _key(task: Task) -> str:
-    return frame._key(FEATURES, EXAMPLES, task, HashSplit(), {}, None)
+    return training_frame._key(FEATURES, EXAMPLES, task, HashSplit(), {}, None)

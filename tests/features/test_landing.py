@@ -14,11 +14,11 @@ import ray.data
 from cluster.errors import DataError
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from features.declare import category, dropped, hashed, number, timestamp
-from features.forgotten import FORGOTTEN, remember
-from features.landing import QUARANTINE, Landed, land
-from features.personal import pseudonyms
-from features.sources import Source
+from features.builders import category, dropped, hashed, number, timestamp
+from features.sources.erasure_registry import FORGOTTEN, remember
+from features.sources.ingestion import QUARANTINE, Landed, land
+from features.sources.pseudonyms import pseudonyms
+from features.sources.source import Source
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 pytestmark = pytest.mark.cluster

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from features import loading, materialize
-from features.loading import load_batches
+from features.online import bulk_load, materialize
+from features.online.bulk_load import load_batches
 from tests.features.materializing import events
 from tests.features.stores import MemoryStore
 from tests.features.strategies import VIEW
@@ -22,14 +22,14 @@ def shuffled() -> pl.DataFrame:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_IN_MEMORY", 300)
+    monkeypatch.setattr(bulk_load, "_IN_MEMORY", 300)
     monkeypatch.setattr(materialize, "_CHUNK", 100)
 
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("stretches", [1 << 20, 16])
 def test_in_ranges_as_in_memory(shuffled: pl.DataFrame, stretches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_MAX_STRETCHES", stretches)
+    monkeypatch.setattr(bulk_load, "_MAX_STRETCHES", stretches)
     whole, ranges, reads = MemoryStore(), MemoryStore(), []
 
     def batches():
@@ -68,8 +68,10 @@ def test_what_was_interrupted_goes_on(shuffled: pl.DataFrame) -> None:
 @pytest.mark.usefixtures("small")
 def test_no_more_is_in_memory_than_a_range(shuffled: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    applied = loading.apply
-    monkeypatch.setattr(loading, "apply", lambda *arguments: sizes.append(arguments[-1].height) or applied(*arguments))
+    applied = bulk_load.apply
+    monkeypatch.setattr(
+        bulk_load, "apply", lambda *arguments: sizes.append(arguments[-1].height) or applied(*arguments)
+    )
     load_batches(MemoryStore(), VIEW, lambda: (part.to_arrow() for part in shuffled.iter_slices(70)), END_US)
     assert sum(sizes) == 4000
     assert np.max(sizes) <= 2 * 300

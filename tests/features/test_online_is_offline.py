@@ -10,13 +10,14 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import DataError
-from features import lookup_few, pit, state
-from features import materialize as materializing
-from features.declare import category, timestamp
+from features.builders import category, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
-from features.history import AT, history
-from features.materialize import materialize, push
-from features.reader import FeatureReader
+from features.events.event_history import AT, history
+from features.offline import point_in_time
+from features.online import materialize as materializing
+from features.online import row_lookup, state_codec
+from features.online.feature_reader import FeatureReader
+from features.online.materialize import materialize, push
 from features.types import AS_OF, INSTANT
 from tests.features.cases import MINUTE_US, Case, cases, since, views
 from tests.features.stores import MemoryStore
@@ -74,7 +75,7 @@ def assert_same(case: Case, store: MemoryStore) -> None:
         (edges(case).sample(fraction=0.02, seed=1), 1),
     ):
         if rows.height:
-            expected = pit.join(case.view, case.events, rows)
+            expected = point_in_time.join(case.view, case.events, rows)
             assert bits(online(case.view, store, rows, at_once)).equals(bits(expected))
 
 
@@ -129,7 +130,7 @@ def test_materialised(case: Case, chunk: int) -> None:
     store = MemoryStore()
     with patch.object(materializing, "_CHUNK", chunk), patch.object(materializing, "_MAX_CODES", chunk):
         materialize(store, case.view, case.events, END_US)
-    with patch.object(lookup_few, "_LONG", chunk // 2):
+    with patch.object(row_lookup, "_LONG", chunk // 2):
         assert_same(case, store)
 
 
@@ -153,7 +154,7 @@ def test_late_events_are_among_what_is_tried() -> None:
 def test_events_come_later_than_states_are_kept_for(case: Case, size: int, random: Random, minutes: int) -> None:
     """What is read is right or refused, and refused only for times that lie further back."""
     store, lateness = MemoryStore(), minutes * MINUTE_US
-    with patch.object(state, "LATENESS_US", lateness), patch.object(materializing, "LATENESS_US", lateness):
+    with patch.object(state_codec, "LATENESS_US", lateness), patch.object(materializing, "LATENESS_US", lateness):
         for part in arriving(case, random).iter_slices(size):
             push(store, case.view, part)
     rows = edges(case).sample(fraction=0.2, seed=1)
@@ -161,13 +162,13 @@ def test_events_come_later_than_states_are_kept_for(case: Case, size: int, rando
     kept = rows.join(newest, on=case.view.entity.keys).filter(pl.col(AS_OF).dt.epoch("us") > pl.col(AT) - lateness)
     if kept.height:
         found = online(case.view, store, kept, 1000)
-        assert bits(found).equals(bits(pit.join(case.view, case.events, kept)))
+        assert bits(found).equals(bits(point_in_time.join(case.view, case.events, kept)))
     for row in rows.head(20).iter_slices(1):
         try:
             found = online(case.view, store, row, 1)
         except DataError:
             continue
-        assert bits(found).equals(bits(pit.join(case.view, case.events, row)))
+        assert bits(found).equals(bits(point_in_time.join(case.view, case.events, row)))
 
 
 def test_a_correction_that_comes_after_its_original_was_dropped() -> None:
@@ -185,4 +186,4 @@ def test_a_correction_that_comes_after_its_original_was_dropped() -> None:
     for row in (0, 2, 1):
         push(store, declared, events[row : row + 1])
     asked = events.tail(1).select("a", "b", pl.col("known").alias(AS_OF))
-    assert online(declared, store, asked, 1).rows() == pit.join(declared, events, asked).rows() == [(1.0,)]
+    assert online(declared, store, asked, 1).rows() == point_in_time.join(declared, events, asked).rows() == [(1.0,)]

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from benchmarks.redis_server import redis_server
 from cluster.errors import DataError, SettingsError, StoreUnavailable
 from cluster.local_cluster import free_port
-from features import pit
-from features.declare import category
+from features.builders import category
 from features.definitions import FeatureSet
-from features.materialize import forget, forget_entities, materialize, push, watermark
-from features.online import OnlineStore, open_store
-from features.reader import FeatureReader
-from features.state_keys import entity_keys, state_key
+from features.offline import point_in_time
+from features.online.feature_reader import FeatureReader
+from features.online.keys import entity_keys, state_key
+from features.online.materialize import forget, forget_entities, materialize, push, watermark
+from features.online.store import OnlineStore, open_store
 from features.types import AS_OF, INSTANT
 from tests.features.strategies import EPOCH, VIEW
 
@@ -101,7 +101,7 @@ def read(store: OnlineStore, rows: pl.DataFrame) -> pl.DataFrame:
 
 def test_features_are_those_of_the_join(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
     materialize(store, VIEW, hourly_events, START_US + 200 * HOUR_US)
-    assert read(store, asked(40)).equals(pit.join(VIEW, hourly_events, asked(40)))
+    assert read(store, asked(40)).equals(point_in_time.join(VIEW, hourly_events, asked(40)))
 
 
 def test_a_state_forgets_only_what_no_exact_look_up_needs(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
@@ -110,7 +110,7 @@ def test_a_state_forgets_only_what_no_exact_look_up_needs(store: OnlineStore, ho
     [key] = [key for key in store.keys(b"") if b"watermark" not in key]
     assert int.from_bytes(store.get_many([key])[0][:8], "little") < hourly_events.height / 3
     rows = hourly_events.tail(20).select("a", "b", pl.col("known").alias(AS_OF))
-    assert read(store, rows).equals(pit.join(VIEW, hourly_events, rows))
+    assert read(store, rows).equals(point_in_time.join(VIEW, hourly_events, rows))
     with pytest.raises(DataError, match="offline join"):
         read(store, hourly_events.head(1).select("a", "b", pl.col("known").alias(AS_OF)))
     reader = FeatureReader(FeatureSet(name="set", request=category("a", "b"), views=(VIEW,)), store)
@@ -124,20 +124,20 @@ def test_events_that_are_delivered_again_count_once(store: OnlineStore, hourly_e
     assert push(store, VIEW, second, "partition 1", 7) == 0
     assert push(store, VIEW, second, "partition 1", 3) == 0
     assert push(store, VIEW, first, "partition 2", 3) == 60
-    assert read(store, asked(40)).equals(pit.join(VIEW, hourly_events, asked(40)))
+    assert read(store, asked(40)).equals(point_in_time.join(VIEW, hourly_events, asked(40)))
 
 
 def test_the_table_adds_nothing_to_what_was_pushed(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
     push(store, VIEW, hourly_events.head(80))
     assert materialize(store, VIEW, hourly_events, START_US + 200 * HOUR_US) == 40
-    assert read(store, asked(40)).equals(pit.join(VIEW, hourly_events, asked(40)))
+    assert read(store, asked(40)).equals(point_in_time.join(VIEW, hourly_events, asked(40)))
 
 
 def test_entities_and_views_can_be_forgotten(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
     other = hourly_events.with_columns(pl.lit("other").alias("b"))
     push(store, VIEW, pl.concat([hourly_events, other]), "producer", 1)
     forget_entities(store, VIEW, [("p", "q"), ("never", "seen")])
-    assert read(store, asked(4)).equals(pit.join(VIEW, other, asked(4)))
+    assert read(store, asked(4)).equals(point_in_time.join(VIEW, other, asked(4)))
     assert watermark(store, VIEW) is not None
     forget(store, VIEW)
     assert list(store.keys(b"")) == []

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cluster.errors import ProjectError, SettingsError
 from cluster.settings import Settings
-from features.declare import category, dropped, hashed, number
-from features.personal import Pseudonyms, Shield, protected, pseudonyms
+from features.builders import category, dropped, hashed, number
+from features.sources.pseudonyms import Pseudonyms, Shield, protected, pseudonyms
 
 KEY, OTHER = Pseudonyms(b"k" * 32), Pseudonyms(b"o" * 32)
 COLUMNS = (*category("id"), *hashed(*category("mail")), *dropped(*number("age")))

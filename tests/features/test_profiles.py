@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from cluster.errors import DataError
 from features.definitions import Column
-from features.profiles import Profile
-from features.summaries import MAX_CATEGORIES, MAX_VALUE_CHARS, SKETCH_K, CategorySummary, NumberSummary
+from features.profiles.column_sketches import MAX_CATEGORIES, MAX_VALUE_CHARS, SKETCH_K, CategorySummary, NumberSummary
+from features.profiles.profile import Profile
 
 NUMBER = Column(name="x", kind="number")
 CATEGORY = Column(name="c", kind="category")

@@ -9,12 +9,12 @@ import polars as pl
 import pytest
 
 from cluster.errors import SettingsError
-from features import pit
-from features.declare import category, derive, number, rolling, timestamp
+from features.builders import category, derive, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
-from features.materialize import forget, materialize, watermark
-from features.online import LmdbStore, open_store
-from features.reader import FeatureReader, request_features
+from features.offline import point_in_time
+from features.online.feature_reader import FeatureReader, request_features
+from features.online.materialize import forget, materialize, watermark
+from features.online.store import LmdbStore, open_store
 from features.types import AS_OF, INSTANT
 
 START = datetime(2024, 3, 9, tzinfo=UTC)
@@ -78,7 +78,7 @@ def test_online_is_offline_bit_for_bit(tmp_path, seed: int) -> None:
         for view in VIEWS:
             materialize(store, view, events, round((START + timedelta(hours=hour)).timestamp() * 1e6))
     rows = request_features(FEATURES, asked)
-    offline = pl.concat([rows, *(pit.join(view, events, rows) for view in VIEWS)], how="horizontal")
+    offline = pl.concat([rows, *(point_in_time.join(view, events, rows) for view in VIEWS)], how="horizontal")
     online = pl.DataFrame(FeatureReader(FEATURES, store).frame(asked.to_arrow(), 0))
     # The store holds a day behind the newest event; every request lies within.
     assert online.equals(offline.select(online.columns))

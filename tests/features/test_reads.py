@@ -15,11 +15,11 @@ import pytest
 from cluster.errors import DataError
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from features import reads
-from features.declare import category, number, timestamp
-from features.landing import QUARANTINE, Landed, land
-from features.reads import Read
-from features.sources import Source
+from features.builders import category, number, timestamp
+from features.sources import readers
+from features.sources.ingestion import QUARANTINE, Landed, land
+from features.sources.readers import Read
+from features.sources.source import Source
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 ROWS = 60
@@ -54,18 +54,18 @@ def written_as_text(frame: pl.DataFrame) -> pl.DataFrame:
 def parquet(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> Read:
     for i, part in enumerate(frame.iter_slices(ROWS // 3)):
         part.write_parquet(folder / f"{i}.parquet")
-    return reads.parquet(str(folder))
+    return readers.parquet(str(folder))
 
 
 def csv(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> Read:
     written_as_text(frame).write_csv(folder / "visits.csv", separator=";", null_value="NA")
-    return reads.csv(str(folder / "visits.csv"), delimiter=";")
+    return readers.csv(str(folder / "visits.csv"), delimiter=";")
 
 
 def iceberg(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> Read:
     made = tables.append(f"{shop}.elsewhere", frame.to_arrow())
     tables.append(f"{shop}.elsewhere", frame.with_columns(pl.format("later {}", "id").alias("id")).to_arrow())
-    return reads.iceberg(f"{shop}.elsewhere", Settings().iceberg, made.id)
+    return readers.iceberg(f"{shop}.elsewhere", Settings().iceberg, made.id)
 
 
 def sqlite(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> Read:
@@ -73,7 +73,7 @@ def sqlite(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> Read
         database.execute("CREATE TABLE visits (id TEXT, zip TEXT, spent REAL, at TEXT, known TEXT)")
         database.executemany("INSERT INTO visits VALUES (?, ?, ?, ?, ?)", written_as_text(frame).rows())
     database.close()
-    return reads.sql("SELECT * FROM visits", f"sqlite:///{folder}/shop.db")
+    return readers.sql("SELECT * FROM visits", f"sqlite:///{folder}/shop.db")
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_the_same_rows_are_landed(
 
 def test_messages_are_landed_as_they_come(broker: Callable, visits: pl.DataFrame, tables: Tables, shop: str) -> None:
     messages = [json.dumps(row).encode() for row in written_as_text(visits).to_dicts()]
-    read = reads.kafka("visits", broker("visits", messages[:40]))
+    read = readers.kafka("visits", broker("visits", messages[:40]))
     assert put(read, tables, shop).added == 40
     broker("visits", [*messages[40:], b"no JSON", b'{"id": "x", "spent": "much"}'])
     landed = put(read, tables, shop)
@@ -133,18 +133,18 @@ def test_a_cell_that_is_no_number_costs_one_row_not_the_file(tables: Tables, sho
     (tmp_path / "a.csv").write_text(
         "id,zip,spent,at,known\n1,00501,x,2024-01-01,2024-01-01\n2,00501,1,2024-01-01,2024-01-01\n"
     )
-    landed = put(reads.csv(str(tmp_path / "a.csv")), tables, shop)
+    landed = put(readers.csv(str(tmp_path / "a.csv")), tables, shop)
     assert (landed.added, landed.quarantined) == (1, {"spent is not a number": 1})
 
 
 @pytest.mark.parametrize(
     ("read", "message"),
     [
-        (reads.parquet("/nowhere/at/all"), "Parquet at /nowhere/at/all cannot be read"),
-        (reads.csv("/nowhere/at/all.csv"), "CSV at /nowhere/at/all.csv cannot be read"),
-        (reads.iceberg("no.table", {"type": "sql", "uri": "sqlite:///:memory:"}), "Iceberg table no.table cannot be read"),
-        (reads.sql("SELECT 1", "sqlite:////nowhere/at/all.db"), "SQL at sqlite:////nowhere/at/all.db cannot be read"),
-        (reads.sql("SELECT * FROM nowhere", "sqlite://"), "no such table"),
+        (readers.parquet("/nowhere/at/all"), "Parquet at /nowhere/at/all cannot be read"),
+        (readers.csv("/nowhere/at/all.csv"), "CSV at /nowhere/at/all.csv cannot be read"),
+        (readers.iceberg("no.table", {"type": "sql", "uri": "sqlite:///:memory:"}), "Iceberg table no.table cannot be read"),
+        (readers.sql("SELECT 1", "sqlite:////nowhere/at/all.db"), "SQL at sqlite:////nowhere/at/all.db cannot be read"),
+        (readers.sql("SELECT * FROM nowhere", "sqlite://"), "no such table"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_says_where(tables: Tables, shop: str, read: Read, message: str) -> None:
@@ -154,16 +154,16 @@ def test_what_cannot_be_read_says_where(tables: Tables, shop: str, read: Read, m
 
 def test_a_password_is_neither_written_nor_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_PASSWORD", "geheim")
-    read = reads.sql("SELECT 1", "postgresql://reader:geheim@db/shop")
+    read = readers.sql("SELECT 1", "postgresql://reader:geheim@db/shop")
     assert "geheim" not in read.where
     with pytest.raises(DataError, match="begins no database URL"):
-        reads.sql("SELECT 1", "geheim")
+        readers.sql("SELECT 1", "geheim")
 
 
 def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SHOP_PASSWORD", raising=False)
     with pytest.raises(DataError, match=r"names \$SHOP_PASSWORD, which is not set"):
-        reads.sql("SELECT 1", "postgresql://reader:${SHOP_PASSWORD}@db/shop").open(COLUMNS)
+        readers.sql("SELECT 1", "postgresql://reader:${SHOP_PASSWORD}@db/shop").open(COLUMNS)
 
 
 def test_a_function_that_fails_is_named_by_its_source(tables: Tables, shop: str) -> None:

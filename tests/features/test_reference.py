@@ -8,8 +8,8 @@ import pytest
 
 from cluster.errors import DataError
 from features.definitions import Column
-from features.profiles import Profile
-from features.reference import FINE_BINS, ReferenceProfile, count_cells, merge_windows, profile_windows
+from features.profiles.profile import Profile
+from features.profiles.reference_profile import FINE_BINS, ReferenceProfile, count_cells, merge_windows, profile_windows
 
 COLUMNS = (Column(name="x", kind="number"), Column(name="c", kind="category"))
 HOUR_S = 3600.0

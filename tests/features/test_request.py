@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from examples.flights.features import features as flights
-from features.declare import category, derive, number, timestamp
+from features.builders import category, derive, number, timestamp
 from features.definitions import Derived, FeatureSet
-from features.reader import FeatureReader, request_features
-from features.request import Doubtful, compiled
+from features.online.expression_compiler import Doubtful, compiled
+from features.online.feature_reader import FeatureReader, request_features
 from features.types import INSTANT
 from tests.features.stores import MemoryStore
 

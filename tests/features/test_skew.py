@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from features.declare import category, derive, number, timestamp
+from features.builders import category, derive, number, timestamp
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Latest
-from features.skew import compare, together
+from features.inspection.training_serving_skew import compare, together
 from tests.features.strategies import EPOCH
 
 FEATURES = FeatureSet(

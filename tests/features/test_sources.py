@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import DataError, ProjectError
-from features.checks import REASON, check, judged, quarantined, unknown
-from features.declare import category, derive, number, rolling, timestamp
+from features.builders import category, derive, number, rolling, timestamp
 from features.definitions import FeatureSet, Latest
-from features.sources import Examples, Source, require_columns
+from features.sources.source import Examples, Source, require_columns
+from features.sources.validation import REASON, check, judged, quarantined, unknown
 from tests.features.test_definitions import view as spending
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from features.definitions import Column
-from features.profiles import Profile
-from features.reference import ReferenceProfile
+from features.profiles.profile import Profile
+from features.profiles.reference_profile import ReferenceProfile
 
 DAY_S = 86_400.0
 COLUMNS = (

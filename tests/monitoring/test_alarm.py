@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from cluster.errors import ProjectError
-from features.profiles import Profile
-from features.reference import ReferenceProfile
+from features.profiles.profile import Profile
+from features.profiles.reference_profile import ReferenceProfile
 from monitoring.alarm import DetectorState, DriftDetector, WindowResult, judge, unjudged
 from monitoring.calibrate import Calibration, Watch
 from monitoring.policy import DAY_S, DriftPolicy

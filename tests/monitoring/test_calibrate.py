@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ProjectError
-from features.profiles import Profile
+from features.profiles.profile import Profile
 from monitoring.alarm import judge
 from monitoring.calibrate import MIN_RUNS, Calibration, Null, Watch, rejected, run_ends, run_sums
 from monitoring.policy import DriftPolicy

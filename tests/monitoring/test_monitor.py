@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cluster.errors import DataError, ProjectError
 from cluster.values import Alarm
 from features.definitions import Column
-from features.profiles import Profile
+from features.profiles.profile import Profile
 from monitoring.calibrate import Watch
 from monitoring.checkpoint import STATE, UNREADABLE, Folder
 from monitoring.exporter import PrometheusExporter

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from features.reference import Bins
-from features.summaries import NumberSummary
+from features.profiles.column_sketches import NumberSummary
+from features.profiles.reference_profile import Bins
 from monitoring.battery import Battery
 from monitoring.drift import chi_square, jensen_shannon, kolmogorov_smirnov, population_stability_index
 from monitoring.null import DRAWS, Tail, by_sampling, by_variation, drawn

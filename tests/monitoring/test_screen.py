@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 
 from features.definitions import Column
-from features.profiles import Profile
-from features.reference import Bins, ReferenceProfile
-from features.summaries import MAX_CATEGORIES, CategorySummary
+from features.profiles.column_sketches import MAX_CATEGORIES, CategorySummary
+from features.profiles.profile import Profile
+from features.profiles.reference_profile import Bins, ReferenceProfile
 from monitoring.alarm import DriftDetector, WindowResult, judge
 from monitoring.calibrate import Calibration
 from monitoring.policy import DAY_S, DriftPolicy

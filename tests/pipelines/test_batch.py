@@ -21,11 +21,11 @@ from cluster.settings import Settings
 from cluster.storage.scan import Cut, Part, cut
 from cluster.storage.tables import Tables
 from cluster.values import ModelVersion, Snapshot
-from features.bundle import MODEL, Manifest
 from features.definitions import Column, Entity, FeatureSet, FeatureView, Latest
-from features.frame import RequestFrame
-from features.personal import Shield
-from features.pit import join
+from features.manifest import MODEL, Manifest
+from features.offline.point_in_time import join
+from features.offline.training_frame import RequestFrame
+from features.sources.pseudonyms import Shield
 from pipelines import batch
 from pipelines.progress import Progress
 from pipelines.project import Location

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from cluster.errors import ProjectError
 from cluster.settings import Settings
-from features.bundle import Manifest
+from features.manifest import Manifest
 from pipelines import versions
 from pipelines.progress import Progress
 from pipelines.project import Location

@@ -19,14 +19,14 @@ from cluster.settings import Settings
 from cluster.values import Snapshot, Task
 from deployments import config
 from deployments.log import Answer, predictions
-from features.bundle import Manifest
-from features.declare import category, derive, hashed, number, rolling, timestamp
+from features.builders import category, derive, hashed, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
-from features.encoding import Encoder
-from features.materialize import forget, materialize, watermark
-from features.personal import Shield, pseudonyms
-from features.reader import FeatureReader
-from features.sources import Examples, Source
+from features.encoder import Encoder
+from features.manifest import Manifest
+from features.online.feature_reader import FeatureReader
+from features.online.materialize import forget, materialize, watermark
+from features.sources.pseudonyms import Shield, pseudonyms
+from features.sources.source import Examples, Source
 from features.split import HashSplit
 from features.types import INSTANT
 from pipelines import catalogue, reset, serving, skew, stages

@@ -16,20 +16,20 @@ from cluster.names import labels_table, predictions_table
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import Task
-from features.bundle import PROFILE, Manifest
-from features.declare import category, derive, hashed, number, rolling, timestamp
+from features.builders import category, derive, hashed, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
-from features.encoding import Encoder
-from features.forgotten import Forgotten
-from features.landing import QUARANTINE
-from features.materialize import materialize, push
-from features.personal import Pseudonyms
-from features.pit import join
-from features.profiles import Profile
-from features.reader import FeatureReader, request_features
-from features.sources import Examples, Source
+from features.encoder import Encoder
+from features.manifest import PROFILE, Manifest
+from features.offline.point_in_time import join
+from features.online.feature_reader import FeatureReader, request_features
+from features.online.keys import state_prefix
+from features.online.materialize import materialize, push
+from features.profiles.profile import Profile
+from features.sources.erasure_registry import Forgotten
+from features.sources.ingestion import QUARANTINE
+from features.sources.pseudonyms import Pseudonyms
+from features.sources.source import Examples, Source
 from features.split import HashSplit
-from features.state_keys import state_prefix
 from features.types import INSTANT
 from pipelines.forgetting import forget
 from pipelines.progress import Progress

@@ -15,7 +15,7 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Decision, ModelVersion, Snapshot
 from deployments.log import Answer, predictions
-from features.bundle import Manifest
+from features.manifest import Manifest
 from features.split import TEST, TRAIN
 from monitoring.look import Asked
 from monitoring.policy import DAY_S, DriftPolicy, LookPolicy

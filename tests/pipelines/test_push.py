@@ -13,8 +13,8 @@ from cluster.errors import DataError, ProjectError
 from cluster.settings import Settings
 from examples.flights.features import features
 from examples.flights.project import project
-from features.online import open_store
-from features.reader import FeatureReader
+from features.online.feature_reader import FeatureReader
+from features.online.store import open_store
 from features.types import arrow_type
 from pipelines.pushing import push_file
 

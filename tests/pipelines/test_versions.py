@@ -17,10 +17,10 @@ from cluster.names import CHAMPION
 from cluster.registry import GATE_TAG
 from cluster.settings import Settings
 from cluster.values import Snapshot
-from features.declare import derive
+from features.builders import derive
 from features.definitions import Column, FeatureSet
-from features.encoding import Encoder
-from features.sources import Examples, Source
+from features.encoder import Encoder
+from features.sources.source import Examples, Source
 from features.split import TimeSplit
 from pipelines import versions
 from pipelines.frames import Frame

@@ -9,7 +9,7 @@ from torch import nn
 
 from cluster.values import Task, TaskKind
 from features.definitions import Column
-from features.encoding import Encoder
+from features.encoder import Encoder
 from trainers import loop
 from trainers.config import ModelSpec, TrainConfig
 from trainers.course import State

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import distributed, multiprocessing
 
-from features.encoding import Encoder
+from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, rows
 from trainers import loop
 from trainers.checkpoint import Checkpoints

@@ -12,8 +12,8 @@ import torch
 
 from cluster.errors import ProjectError
 from cluster.values import GateReport, Snapshot, TaskKind
-from features.bundle import MODEL
-from features.encoding import Arrays, Encoder
+from features.encoder import Arrays, Encoder
+from features.manifest import MODEL
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, trained
 from trainers import assess, budget, evaluate
 from trainers.assess import Assessment, Evidence, Part

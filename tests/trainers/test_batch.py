@@ -12,12 +12,12 @@ import pytest
 
 from cluster.settings import Settings
 from cluster.storage.scan import cut_parquet
-from features.bundle import MODEL
-from features.declare import derive
+from features.builders import derive
 from features.definitions import Column, FeatureSet
-from features.encoding import Encoder
-from features.frame import RequestFrame
-from features.personal import Shield
+from features.encoder import Encoder
+from features.manifest import MODEL
+from features.offline.training_frame import RequestFrame
+from features.sources.pseudonyms import Shield
 from tests.trainers.frames import COLUMNS, TASKS, frame, trained
 from trainers import evaluate
 from trainers.batch import STAGES, Job, Receipt, Worker

@@ -14,7 +14,7 @@ import torch
 
 from cluster.settings import Settings
 from cluster.values import Task
-from features.encoding import Encoder
+from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from trainers.config import ModelSpec, TrainConfig
 from trainers.course import Epoch, Pulse

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.errors import DataError
 from cluster.values import TaskKind
-from features.encoding import Encoder
+from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame, part
 from trainers import evaluate
 from trainers.baseline import baseline_scores, only

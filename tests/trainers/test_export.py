@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 
 from cluster.errors import DataError
 from cluster.values import Snapshot, TaskKind
-from features.bundle import MODEL, PORTABLE, WEIGHTS, Manifest
 from features.definitions import Column, FeatureSet
+from features.manifest import MODEL, PORTABLE, WEIGHTS, Manifest
 from tests.trainers.frames import COLUMNS, Small, frame, trained
 from trainers import evaluate
 from trainers.config import ModelSpec

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from features.encoding import Encoder
+from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, rows
 from trainers import loop, transfer
 from trainers.checkpoint import Checkpoints

@@ -8,7 +8,7 @@ from torch import nn
 
 from cluster.settings import Settings
 from cluster.values import Task
-from features.encoding import Encoder
+from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame, part
 from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig
 from trainers.data import TrainingData

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.encoding import Arrays, Encoder
+from features.encoder import Arrays, Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame
 from trainers import importance
 from trainers.importance import Place

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.settings import Settings
-from features.encoding import Encoder
+from features.encoder import Encoder
 from tests.trainers import waiting
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from tests.until import until

@@ -13,7 +13,7 @@ import pytest
 from cluster.errors import RayloopError
 from cluster.settings import Settings
 from cluster.values import Task
-from features.encoding import Encoder
+from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from trainers.config import ModelSpec, TrainConfig
 from trainers.course import Epoch, Pulse

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cluster.values import TaskKind
-from features.encoding import Arrays, Encoder
+from features.encoder import Arrays, Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame
 from trainers import leakage
 from trainers.inputs import InputSpec

@@ -12,7 +12,7 @@ from torch import nn
 
 from cluster.errors import DataError, ProjectError
 from cluster.values import Task, TaskKind
-from features.encoding import UNKNOWN_CODE, Encoder
+from features.encoder import UNKNOWN_CODE, Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part, rows
 from trainers import models
 from trainers.config import ModelSpec

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from cluster.errors import DataError
-from features.bundle import MODEL
-from features.encoding import Encoder
+from features.encoder import Encoder
+from features.manifest import MODEL
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, trained
 from trainers import assess, evaluate, tasks
 from trainers.assess import Evidence, Part

@@ -16,7 +16,7 @@ from torch import nn
 from cluster.errors import DataError, ProjectError, RayloopError
 from cluster.settings import Settings
 from cluster.values import Task
-from features.encoding import Encoder
+from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part, trained
 from tests.until import until
 from trainers.config import Choice, LogUniform, ModelSpec, TrainConfig, TuneConfig

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cluster.values import Task
-from features.bundle import MODEL, PORTABLE
+from features.manifest import MODEL, PORTABLE
 from tests.trainers.frames import COLUMNS, TASKS, frame, trained
 from trainers import evaluate
 from trainers.config import ModelSpec, TrainConfig

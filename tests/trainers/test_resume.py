@@ -17,7 +17,7 @@ from torch import nn
 
 from cluster.errors import DataError, RayloopError
 from cluster.values import Task
-from features.encoding import Encoder
+from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, rows
 from trainers import loop
 from trainers.checkpoint import Checkpoints, loaded

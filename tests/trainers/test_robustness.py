@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from features.encoding import MISSING_CODE, Arrays, Encoder
+from features.encoder import MISSING_CODE, Arrays, Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame
 from trainers import robustness
 from trainers.inputs import InputSpec

@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster import connection
 from cluster.settings import load_settings
 from cluster.values import Task
-from features.encoding import Encoder
+from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig
 from trainers.data import TrainingData

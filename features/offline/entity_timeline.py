@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from features.ranges import upto
+from features.offline.range_queries import upto
 
 BITS = 62
 

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from features.definitions import FeatureView
-from features.history import AT, EVENT, TIE, instants, key_text
+from features.events.event_history import AT, EVENT, TIE, instants, key_text
 from features.types import AS_OF
 
 PART_EVENTS = 1 << 21

@@ -97,7 +97,7 @@ def _open_lmdb(uri: str) -> OnlineStore:
 
 def _open_redis(uri: str) -> OnlineStore:
     # Its client comes with the extra rayloop[redis].
-    from features.online_redis import RedisStore
+    from features.online.redis_store import RedisStore
 
     if uri not in _open:
         _open[uri] = RedisStore(uri)

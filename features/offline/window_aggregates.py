@@ -2,7 +2,7 @@
 
 Sums are integers, multiples of the aggregate's resolution. They are exact, and each is rounded to float64 once:
 mean = sum * resolution / n, std = sqrt((n * squares - sum * sum) / (n * (n - 1))) * resolution, with the products and
-their difference in 128 bits. The online state (features/state.py) reckons with the same integers, and gives the same bits.
+their difference in 128 bits. The online state (features/online/state_codec.py) reckons with the same integers, and gives the same bits.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import polars as pl
 
 from cluster.errors import DataError
 from features.definitions import Aggregate, FeatureView
-from features.history import units, value_of
-from features.ranges import distinct, extreme, running
+from features.events.event_history import units, value_of
+from features.offline.range_queries import distinct, extreme, running
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from features.definitions import FeatureView
 
 _LAYOUT = b"3"
-"""Raised when features/state.py writes another layout: states of several never mix."""
+"""Raised when features/online/state_codec.py writes another layout: states of several never mix."""
 
 # LMDB takes no key beyond 511 bytes.
 _MAX_BYTES = 480

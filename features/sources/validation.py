@@ -17,8 +17,8 @@ import polars as pl
 
 from cluster.errors import DataError
 from features.definitions import Column
-from features.personal import Pseudonyms, protected
-from features.sources import TYPES, Source
+from features.sources.pseudonyms import Pseudonyms, protected
+from features.sources.source import TYPES, Source
 
 if TYPE_CHECKING:
     import pandera.polars as pandera

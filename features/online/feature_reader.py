@@ -14,11 +14,11 @@ import polars as pl
 import pyarrow as pa
 
 from features.definitions import Column, FeatureSet
-from features.lookup import Found, Lookup
-from features.lookup_few import RowLookup
-from features.online import OnlineStore
-from features.request import Doubtful, Row, compiled
-from features.state_keys import entity_keys, state_key, state_prefix
+from features.online.batch_lookup import Found, Lookup
+from features.online.expression_compiler import Doubtful, Row, compiled
+from features.online.keys import entity_keys, state_key, state_prefix
+from features.online.row_lookup import RowLookup
+from features.online.store import OnlineStore
 from features.types import AS_OF, INSTANT, arrow_type
 
 _POLARS_TYPE: dict[str, pl.DataType] = {"number": pl.Float64(), "category": pl.String(), "timestamp": INSTANT}

@@ -19,11 +19,11 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot, Task
 from features.definitions import Column, FeatureSet, FeatureView
-from features.distributed import look_up
-from features.landing import half_the_cpus, schema_of
-from features.pit import Prepared, lookup, prepare
-from features.reader import request_features
-from features.sources import Examples
+from features.offline.distributed_join import look_up
+from features.offline.point_in_time import Prepared, lookup, prepare
+from features.online.feature_reader import request_features
+from features.sources.ingestion import half_the_cpus, schema_of
+from features.sources.source import Examples
 from features.split import SPLIT, Split
 from features.types import AS_OF, INSTANT, arrow_type
 
@@ -114,7 +114,7 @@ class RequestFrame:
 
 
 def _encodes(column: Column, kind: pa.DataType) -> bool:
-    """Whether features/encoding.py takes values of this type as they are."""
+    """Whether features/encoder.py takes values of this type as they are."""
     if column.kind == "number":
         return bool(pa.types.is_floating(kind))
     if column.kind == "category":

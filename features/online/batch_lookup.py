@@ -1,4 +1,4 @@
-"""Features of many entities at their times, from online states (features/state.py), in a few array operations. Pure.
+"""Features of many entities at their times, from online states (features/online/state_codec.py), in a few array operations. Pure.
 
 All views of a feature set are looked up together. A *point* is a time at which a view is cut: that of the request, or
 the start of a window before it. A window is what lies between two rows of a state: differences of running words give
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from features.definitions import FeatureView
-from features.state import HEAD, NULL_TEXT, WORD, Layout, joined, too_far_back
+from features.online.state_codec import HEAD, NULL_TEXT, WORD, Layout, joined, too_far_back
 
 _N, _CUT, _PEAK, _ = range(HEAD)
 # Below it every integer of a variance's formula fits into 63 bits.

@@ -21,11 +21,11 @@ import ray
 
 from cluster.errors import DataError
 from cluster.storage.iceberg_part import TablePart
-from features import partition
 from features.definitions import FeatureView
-from features.history import history
-from features.partition import Dealt, Part
-from features.pit import arrange, lookup
+from features.events import entity_partition
+from features.events.entity_partition import Dealt, Part
+from features.events.event_history import history
+from features.offline.point_in_time import arrange, lookup
 from features.types import AS_OF
 
 Reference = Any
@@ -47,7 +47,7 @@ def look_up(
     pit.prepare and pit.lookup refuse is raised where the blocks are read.
     """
     crew = _Crew(at_once)
-    counts = [partition.bucket_count(_events(view, sources), len(views), at_once) for view in views]
+    counts = [entity_partition.bucket_count(_events(view, sources), len(views), at_once) for view in views]
     files = [_by_bucket(crew, view, sources[view.source], n) for view, n in zip(views, counts, strict=True)]
     asked = {key: _asked(crew, blocks, *key) for key in _entities(views, counts)}
     dealt = [_dealt(view, of_view) for view, of_view in zip(views, files, strict=True)]
@@ -100,7 +100,7 @@ def _dealt(view: FeatureView, files: list[list[Any]]) -> Dealt:
     tallies = [tally for tally, *_ in files]
     if tallies[0] is None:
         return Dealt(view.entity.keys, 1, (Part(0),))
-    return partition.deal(view.entity.keys, *_tallied(ray.get(tallies)))
+    return entity_partition.deal(view.entity.keys, *_tallied(ray.get(tallies)))
 
 
 def _asked(crew: _Crew, blocks: Sequence[Reference], keys: tuple[str, ...], count: int) -> list[list[Reference]]:
@@ -131,27 +131,32 @@ def _answers(
 def _deal_events(file: TablePart, view: FeatureView, count: int) -> Any:
     """A tally, and the history of each bucket."""
     known = _known(view, file)
-    pieces = partition.split(known, partition.buckets(known, view.entity.keys, count), count)
-    return [[(piece.height, partition.sample(piece)) for piece in pieces], *(piece.to_arrow() for piece in pieces)]
+    pieces = entity_partition.split(known, entity_partition.buckets(known, view.entity.keys, count), count)
+    return [
+        [(piece.height, entity_partition.sample(piece)) for piece in pieces],
+        *(piece.to_arrow() for piece in pieces),
+    ]
 
 
 @ray.remote(num_cpus=_CPUS)
 def _deal_rows(block: pa.Table, keys: tuple[str, ...], count: int) -> Any:
     rows = pl.DataFrame(block.select([*keys, AS_OF]))
-    return [piece.to_arrow() for piece in partition.split(rows, partition.buckets(rows, keys, count), count)]
+    return [
+        piece.to_arrow() for piece in entity_partition.split(rows, entity_partition.buckets(rows, keys, count), count)
+    ]
 
 
 @ray.remote(num_cpus=_CPUS)
 def _answer(view: FeatureView, part: Part, events: list[Any], rows: list[Reference]) -> Any:
     """Features of the part's rows, a table for each block."""
-    known = partition.needed(view, part, (_known(view, piece) for piece in events))
+    known = entity_partition.needed(view, part, (_known(view, piece) for piece in events))
     prepared = arrange(view, known)
     del known
     found = []
     for piece in rows:
         table: pa.Table = ray.get(piece)
         asked = pl.DataFrame(table.select([*view.entity.keys, AS_OF]))
-        found.append(lookup(view, prepared, partition.rows_of(part, asked)).to_arrow())
+        found.append(lookup(view, prepared, entity_partition.rows_of(part, asked)).to_arrow())
     return found if len(found) > 1 else found[0]
 
 
@@ -161,7 +166,7 @@ def _gather(block: pa.Table, dealt: list[Dealt], answers: list[list[Reference]])
     found = []
     for how, parts in zip(dealt, answers, strict=True):
         pieces = [pl.DataFrame(piece) for piece in ray.get(parts)]
-        found.append(partition.united(pieces, partition.places(how, rows)))
+        found.append(entity_partition.united(pieces, entity_partition.places(how, rows)))
     return pl.concat([rows, *found], how="horizontal").to_arrow()
 
 

@@ -1,6 +1,6 @@
 """An entity's recent events as bytes: what the online store holds for one key of one view. Pure; no store.
 
-The same integers as in the point-in-time join are kept and added, so that a value read online (features/lookup.py) is,
+The same integers as in the point-in-time join are kept and added, so that a value read online (features/online/batch_lookup.py) is,
 bit for bit, the value that the join gives for that time. docs/decisions/0023-online-state.md says why it looks so.
 
 A state is a whole number of little-endian int64 words: a head, then a row of ``Layout.width`` words for each event,
@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from cluster.errors import DataError
 from features.definitions import Aggregate, FeatureView, Latest
-from features.history import AT, EVENT, TIE, newest_of, units, value_of
+from features.events.event_history import AT, EVENT, TIE, newest_of, units, value_of
 
 # How far behind the newest event a look-up may lie and still be exact.
 LATENESS_US = 24 * 3600 * 1_000_000
@@ -119,7 +119,7 @@ class Layout:
         return _packed([0, NEVER, 0, NEVER], row, [NULL_TEXT * (what == "last text") for what, _ in self.texts])
 
     def events(self, rows: pl.DataFrame, entity: np.ndarray) -> Events:
-        """Rows of a history (features/history.py) as events. Raises DataError for a value beyond its resolution."""
+        """Rows of a history (features/events/event_history.py) as events. Raises DataError for a value beyond its resolution."""
         matrix = np.zeros((rows.height, self.width), np.int64)
         matrix[:, 0] = rows.get_column(AT)
         texts: dict[tuple[str, str], pa.LargeBinaryArray] = {}

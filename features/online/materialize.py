@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 
 from features.definitions import FeatureView
-from features.history import AT, EVENT, TIE, history
-from features.online import OnlineStore
-from features.state import LATENESS_US, NEVER, Layout
-from features.state_keys import keys_of, state_prefix
+from features.events.event_history import AT, EVENT, TIE, history
+from features.online.keys import keys_of, state_prefix
+from features.online.state_codec import LATENESS_US, NEVER, Layout
+from features.online.store import OnlineStore
 
 _WATERMARK = b"watermark/"
 _POSITION = b"position/"

@@ -12,8 +12,8 @@ import polars as pl
 
 from cluster.errors import ProjectError
 from features.definitions import Column, FeatureSet, FeatureView, Kind, repeated_in
-from features.personal import stored
-from features.reads import Read
+from features.sources.pseudonyms import stored
+from features.sources.readers import Read
 from features.types import INSTANT
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import polars as pl
 
 from cluster.values import Frozen
 from features.definitions import Column, FeatureView
-from features.profiles import Profile
+from features.profiles.profile import Profile
 
 _TOP = 3
 

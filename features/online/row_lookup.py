@@ -1,4 +1,4 @@
-"""Features of one entity at one time, from its online state: what features/lookup.py does for many at once.
+"""Features of one entity at one time, from its online state: what features/online/batch_lookup.py does for many at once.
 
 The fixed cost of an array operation is that of ten operations on numbers. A request of few rows is answered in
 Python's own integers and floats, with the same integers in the same formulas, and so with the same bits.
@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from features.definitions import Aggregate, FeatureView
-from features.state import HEAD, NULL_TEXT, WORD, Layout, too_far_back
+from features.online.state_codec import HEAD, NULL_TEXT, WORD, Layout, too_far_back
 
 Read = Callable[[memoryview, int, int, int], float]
 """words of the state, row before the window, last row of the window, number of values between: a feature or NaN."""

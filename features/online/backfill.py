@@ -19,11 +19,11 @@ import pyarrow as pa
 
 from cluster.errors import DataError
 from features.definitions import FeatureView
-from features.history import AT, history
-from features.materialize import apply, watermark
-from features.online import OnlineStore
-from features.partition import buckets, split
-from features.state_keys import keys_of, state_prefix
+from features.events.entity_partition import buckets, split
+from features.events.event_history import AT, history
+from features.online.keys import keys_of, state_prefix
+from features.online.materialize import apply, watermark
+from features.online.store import OnlineStore
 
 # Events whose states are made at once: what is held in memory.
 _PART_EVENTS = 1_000_000

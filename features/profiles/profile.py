@@ -2,7 +2,7 @@
 
 A profile is small whatever the traffic, and merges in any order: counts are exact, moments are exact
 up to rounding, quantiles keep the error bound of their sketch, category counts that of theirs
-(features/summaries.py). A number and a category have a summary each; a tensor has two, of the mean and of
+(features/profiles/column_sketches.py). A number and a category have a summary each; a tensor has two, of the mean and of
 the standard deviation of each row; timestamps are not profiled.
 """
 
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from cluster.errors import DataError
 from cluster.values import Frozen
 from features.definitions import Column
-from features.summaries import (
+from features.profiles.column_sketches import (
     MAX_MAGNITUDE,
     MAX_VALUE_CHARS,
     CategorySummary,

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from cluster.errors import DataError
 from cluster.values import Frozen
 from features.definitions import Column
-from features.profiles import Profile
-from features.summaries import CategorySummary, NumberSummary
+from features.profiles.column_sketches import CategorySummary, NumberSummary
+from features.profiles.profile import Profile
 
 FINE_BINS = 40
 """Bins of equal reference mass for a number: a Kolmogorov-Smirnov distance is off by at most 1/40."""

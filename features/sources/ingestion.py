@@ -21,12 +21,12 @@ from cluster.errors import DataError, RayloopError
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot
-from features.checks import RAW, REASON, counted, judged, once, quarantined, staleness, unknown
 from features.definitions import Column
-from features.forgotten import Forgotten
-from features.personal import needs_key, pseudonyms
-from features.reads import Read, unreadable
-from features.sources import Source
+from features.sources.erasure_registry import Forgotten
+from features.sources.pseudonyms import needs_key, pseudonyms
+from features.sources.readers import Read, unreadable
+from features.sources.source import Source
+from features.sources.validation import RAW, REASON, counted, judged, once, quarantined, staleness, unknown
 from features.types import arrow_type
 
 QUARANTINE = "quarantine"

@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from cluster.storage.tables import Tables
-from features.personal import Pseudonyms
+from features.sources.pseudonyms import Pseudonyms
 
 FORGOTTEN = "forgotten"
 

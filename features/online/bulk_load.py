@@ -19,9 +19,9 @@ import pyarrow as pa
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot
 from features.definitions import FeatureView
-from features.history import AT
-from features.materialize import apply, fresh, watermark
-from features.online import OnlineStore
+from features.events.event_history import AT
+from features.online.materialize import apply, fresh, watermark
+from features.online.store import OnlineStore
 
 # Events in memory at once.
 _IN_MEMORY = 1_000_000

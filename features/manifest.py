@@ -1,10 +1,10 @@
 """What a model version carries, as a folder of JSON, ONNX and safetensors. Nothing is pickled.
 
 manifest.json         task, feature set (as data) and its hash, encoder, lineage
-model.onnx            inputs ``numbers`` and ``codes`` (features/encoding.py), output ``scores``
+model.onnx            inputs ``numbers`` and ``codes`` (features/encoder.py), output ``scores``
 portable.onnx         the same model with the encoders inside: an input for each column (trainers/portable.py)
 weights.safetensors   the training module's parameters, to continue training from
-profile.json          reference profile (features/profiles.py), as its own bytes
+profile.json          reference profile (features/profiles/profile.py), as its own bytes
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from cluster.errors import DataError
 from cluster.values import Frozen, Snapshot, Task
 from features.definitions import FeatureSet
-from features.encoding import Encoder
+from features.encoder import Encoder
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"

@@ -1,7 +1,7 @@
 """The point-in-time join: what was known of an entity at the time of each row. Pure.
 
 Windows count what *became known* in (t - window, t]. Events are sorted by entity and known-at time once; a window is
-then a range of positions, found by bisection, and an aggregate a question about ranges (features/aggregates.py). The
+then a range of positions, found by bisection, and an aggregate a question about ranges (features/offline/window_aggregates.py). The
 cost is that of sorting, whatever the windows.
 """
 
@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 
 from cluster.errors import DataError
-from features.aggregates import Values, values
 from features.definitions import FeatureView
-from features.history import AT, EVENT, TIE, history, instants, key_text, newest_of
-from features.timeline import Timeline, along
+from features.events.event_history import AT, EVENT, TIE, history, instants, key_text, newest_of
+from features.offline.entity_timeline import Timeline, along
+from features.offline.window_aggregates import Values, values
 from features.types import AS_OF
 
 _CODE, _LINE = "__code", "__line"
