@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cluster import local_cluster
 from cluster.settings import Settings
-from monitoring.alert_rules import prometheus_file, rules_file
-from monitoring.grafana import FILE, dashboard
+from monitoring.export.alert_rules import prometheus_file, rules_file
+from monitoring.export.grafana import FILE, dashboard
 
 RULES = "rayloop_alerts.yml"
 _WAIT_S = 15.0

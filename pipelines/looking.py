@@ -1,6 +1,6 @@
 """Look at the logged rows of a model's closed windows, in a Ray task: gather them, and the version's own past rows.
 
-Rows are read a part at a time and sampled by a hash of their ids (monitoring/reservoir.py), so that memory is bounded
+Rows are read a part at a time and sampled by a hash of their ids (monitoring/samples/bottom_k_sample.py), so that memory is bounded
 whatever the traffic, and the same log gives the same rows to whoever looks.
 """
 
@@ -28,10 +28,10 @@ from features.manifest import Manifest
 from features.offline.training_frame import ID, LABEL
 from features.split import SPLIT, TRAIN
 from features.types import AS_OF
-from monitoring.look import Asked, Looked, look
-from monitoring.reservoir import Reservoir
-from monitoring.rows import Rows
-from monitoring.segments import Past
+from monitoring.analysis.log_analysis import Asked, Looked, look
+from monitoring.analysis.segment_drift import Past
+from monitoring.samples.bottom_k_sample import Reservoir
+from monitoring.samples.logged_rows import Rows
 from pipelines.actors import exists
 from trainers import evaluate
 

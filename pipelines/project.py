@@ -21,7 +21,7 @@ from deployments.user_config import Serving
 from features.definitions import FeatureSet, FeatureView
 from features.sources.source import Examples, Source, require_columns
 from features.split import Split
-from monitoring.policy import DriftPolicy
+from monitoring.drift_policy import DriftPolicy
 from trainers import calibration, models, tasks
 from trainers.compress import Compression, Distill
 from trainers.config import ModelSpec, TrainConfig, TuneConfig

@@ -23,8 +23,8 @@ from deployments.controller import RolloutStatus
 from features.offline.training_frame import ID, KNOWN, LABEL, label_values
 from features.online.feature_reader import request_features
 from features.types import AS_OF, INSTANT
-from monitoring.alarm import WindowResult
-from monitoring.rations import Entry
+from monitoring.detection.action_limits import Entry
+from monitoring.detection.detector import WindowResult
 from pipelines import serving, stages
 from pipelines.actors import call
 from pipelines.frames import Frame

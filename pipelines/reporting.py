@@ -24,12 +24,22 @@ from features.manifest import Manifest
 from features.offline.training_frame import LABEL
 from features.split import SPLIT, TEST, TRAIN
 from features.types import AS_OF
-from monitoring.catalogue import render_catalogue, render_skew
-from monitoring.cost import Used
-from monitoring.lookout import LookState
-from monitoring.nouns import Action, CalibrationCurve, Cost, Quality, Report, Rollout, Series, Timing, VersionRow
-from monitoring.rations import Entry
-from monitoring.report import render
+from monitoring.analysis.analysis_scheduler import LookState
+from monitoring.detection.action_limits import Entry
+from monitoring.export.cost import Used
+from monitoring.report.feature_pages import render_catalogue, render_skew
+from monitoring.report.page import render
+from monitoring.report.schema import (
+    Action,
+    CalibrationCurve,
+    Cost,
+    Quality,
+    Report,
+    Rollout,
+    Series,
+    Timing,
+    VersionRow,
+)
 from pipelines import catalogue, skew
 from pipelines.actors import call
 from pipelines.baselines import Results

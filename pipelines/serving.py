@@ -21,9 +21,9 @@ from deployments.config import ServingOptions
 from deployments.controller import RolloutStatus
 from deployments.journal import Journal
 from deployments.rollout import named
-from monitoring.actor import start_monitor
-from monitoring.policy import Action
-from monitoring.responses import Act
+from monitoring.detection.alarm_actions import Act
+from monitoring.drift_policy import Action
+from monitoring.runtime.monitor_actor import start_monitor
 from pipelines.actors import call, exists
 from pipelines.code import COMMIT, commit_of
 from pipelines.looking import Look

@@ -9,8 +9,8 @@ from features.definitions import Aggregate, Column, Entity, FeatureSet, FeatureV
 from features.sources.readers import csv, iceberg, kafka, parquet, sql
 from features.sources.source import Examples, Source
 from features.split import HashSplit, TimeSplit
-from monitoring.calibrate import Watch
-from monitoring.policy import DriftPolicy, LookPolicy, Receiver
+from monitoring.drift_policy import DriftPolicy, LookPolicy, Receiver
+from monitoring.statistics.calibration import Watch
 from pipelines.project import Period, Project, Rehearsal, Retrain
 from trainers.budget import Budget
 from trainers.compress import Distill, Prune

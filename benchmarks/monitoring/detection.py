@@ -23,9 +23,9 @@ from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
-from monitoring.alarm import judge
-from monitoring.calibrate import Calibration
-from monitoring.policy import DAY_S, DriftPolicy
+from monitoring.detection.detector import judge
+from monitoring.drift_policy import DAY_S, DriftPolicy
+from monitoring.statistics.calibration import Calibration
 
 Say = Callable[[str], None]
 Scores = list[tuple[dict[str, float], bool]]

@@ -14,9 +14,9 @@ from benchmarks.monitoring.flights import FEATURES, Part
 from benchmarks.monitoring.programs import ProgramFailed, ask
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
-from monitoring.estimate import Calibrator, adapted, expected, observed
-from monitoring.loss_model import LossModel
-from monitoring.loss_model import observed as observed_loss
+from monitoring.performance.cbpe import Calibrator, adapted, expected, observed
+from monitoring.performance.dle import LossModel
+from monitoring.performance.dle import observed as observed_loss
 
 PEER = "nannyml"
 CLASSIFIER = {"accuracy": "accuracy", "auc": "roc_auc", "f1": "f1"}

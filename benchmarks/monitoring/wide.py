@@ -26,9 +26,9 @@ from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
-from monitoring.alarm import judge
-from monitoring.calibrate import Calibration
-from monitoring.policy import DAY_S, DriftPolicy
+from monitoring.detection.detector import judge
+from monitoring.drift_policy import DAY_S, DriftPolicy
+from monitoring.statistics.calibration import Calibration
 
 TIMES = 20
 """Fifty columns each."""

@@ -22,8 +22,8 @@ from deployments.config import ServingOptions
 from deployments.policy import RolloutPolicy
 from deployments.user_config import ServerConfig
 from features.manifest import PROFILE
-from monitoring.actor import start_monitor
-from monitoring.policy import DriftPolicy
+from monitoring.drift_policy import DriftPolicy
+from monitoring.runtime.monitor_actor import start_monitor
 from pipelines.actors import call
 
 NAME = "rayloop"

@@ -11,7 +11,7 @@ from features.builders import rolling
 from features.definitions import Entity, FeatureView, Latest
 from features.inspection.catalog import Catalogue, ViewEntry, entries, statistics, users
 from features.inspection.training_serving_skew import Example, Skew
-from monitoring.catalogue import render_catalogue, render_skew
+from monitoring.report.feature_pages import render_catalogue, render_skew
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 

@@ -9,10 +9,10 @@ import pytest
 from cluster.errors import ProjectError
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
-from monitoring.alarm import DetectorState, DriftDetector, WindowResult, judge, unjudged
-from monitoring.calibrate import Calibration, Watch
-from monitoring.policy import DAY_S, DriftPolicy
-from monitoring.rations import Acted, held_back, taken
+from monitoring.detection.action_limits import Acted, held_back, taken
+from monitoring.detection.detector import DetectorState, DriftDetector, WindowResult, judge, unjudged
+from monitoring.drift_policy import DAY_S, DriftPolicy
+from monitoring.statistics.calibration import Calibration, Watch
 from tests.monitoring import streams
 
 WATCH = (Watch(column="x", direction="up"), Watch(column="score", direction="up"))

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from cluster.errors import ProjectError
 from features.profiles.profile import Profile
-from monitoring.alarm import judge
-from monitoring.calibrate import MIN_RUNS, Calibration, Null, Watch, rejected, run_ends, run_sums
-from monitoring.policy import DriftPolicy
+from monitoring.detection.detector import judge
+from monitoring.drift_policy import DriftPolicy
+from monitoring.statistics.calibration import MIN_RUNS, Calibration, Null, Watch, rejected, run_ends, run_sums
 from tests.monitoring import streams
 
 ALPHA = 0.05

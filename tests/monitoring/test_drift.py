@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from monitoring.drift import (
+from monitoring.statistics.distances import (
     category_distances,
     category_statistic,
     chi_square,

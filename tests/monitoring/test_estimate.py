@@ -10,9 +10,9 @@ from scipy.special import expit
 from sklearn import metrics
 
 from cluster.errors import DataError
-from monitoring.estimate import Calibrator, adapted, expected, observed
-from monitoring.loss_model import LossModel
-from monitoring.loss_model import observed as observed_loss
+from monitoring.performance.cbpe import Calibrator, adapted, expected, observed
+from monitoring.performance.dle import LossModel
+from monitoring.performance.dle import observed as observed_loss
 
 
 def world(rng: np.random.Generator, rows: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,11 +10,11 @@ import pytest
 
 from cluster.values import Task
 from features.definitions import Column
-from monitoring.look import Asked, Looked, look
-from monitoring.multivariate import compare
-from monitoring.policy import DAY_S, DriftPolicy, LookPolicy
-from monitoring.rows import Rows
-from monitoring.segments import Past
+from monitoring.analysis.log_analysis import Asked, Looked, look
+from monitoring.analysis.multivariate_drift import compare
+from monitoring.analysis.segment_drift import Past
+from monitoring.drift_policy import DAY_S, DriftPolicy, LookPolicy
+from monitoring.samples.logged_rows import Rows
 
 COLUMNS = (
     Column(name="a", kind="number"),

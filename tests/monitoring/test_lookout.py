@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 
 from cluster.values import Alarm, Usage
-from monitoring.alarm import judge
-from monitoring.calibrate import Calibration
-from monitoring.checkpoint import Folder
-from monitoring.cost import Prices, Used, cost
-from monitoring.exporter import PrometheusExporter
-from monitoring.look import Asked, Finding, Looked, WindowQuality
-from monitoring.lookout import Lookout
-from monitoring.monitor import REPLICA_GONE_S, DriftMonitor
-from monitoring.multivariate import Multivariate
-from monitoring.notices import Notice, alertmanager, webhook
-from monitoring.notifier import SENT, Notifier, deliver
-from monitoring.policy import DAY_S, DriftPolicy, LookPolicy, Receiver
-from monitoring.quality import Labelled, limits
-from monitoring.separate import Separation
+from monitoring.analysis.analysis_scheduler import Lookout
+from monitoring.analysis.log_analysis import Asked, Finding, Looked, WindowQuality
+from monitoring.analysis.multivariate_drift import Multivariate
+from monitoring.detection.detector import judge
+from monitoring.detection.notification_payloads import Notice, alertmanager, webhook
+from monitoring.detection.notifier import SENT, Notifier, deliver
+from monitoring.drift_policy import DAY_S, DriftPolicy, LookPolicy, Receiver
+from monitoring.export.cost import Prices, Used, cost
+from monitoring.export.prometheus import PrometheusExporter
+from monitoring.performance.loss_bounds import Labelled, limits
+from monitoring.runtime.monitor import REPLICA_GONE_S, DriftMonitor
+from monitoring.runtime.state_store import Folder
+from monitoring.samples.domain_classifier import Separation
+from monitoring.statistics.calibration import Calibration
 from tests.deployments.endpoint import Endpoint
 from tests.monitoring import streams
 

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from features.definitions import Column
-from monitoring.matrix import matrices
-from monitoring.separate import tell_apart
+from monitoring.samples.domain_classifier import tell_apart
+from monitoring.samples.feature_matrix import matrices
 
 COLUMNS = (
     Column(name="x", kind="number"),

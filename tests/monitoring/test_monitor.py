@@ -13,12 +13,12 @@ from cluster.errors import DataError, ProjectError
 from cluster.values import Alarm
 from features.definitions import Column
 from features.profiles.profile import Profile
-from monitoring.calibrate import Watch
-from monitoring.checkpoint import STATE, UNREADABLE, Folder
-from monitoring.exporter import PrometheusExporter
-from monitoring.monitor import DriftMonitor
-from monitoring.policy import DriftPolicy
-from monitoring.windows import MAX_VERSIONS, MAX_WINDOWS
+from monitoring.detection.windows import MAX_VERSIONS, MAX_WINDOWS
+from monitoring.drift_policy import DriftPolicy
+from monitoring.export.prometheus import PrometheusExporter
+from monitoring.runtime.monitor import DriftMonitor
+from monitoring.runtime.state_store import STATE, UNREADABLE, Folder
+from monitoring.statistics.calibration import Watch
 from tests.monitoring import streams
 
 DAY_S = streams.DAY_S
@@ -220,7 +220,7 @@ def test_memory_is_bounded_in_versions_and_windows(folder):
 
 
 def test_what_is_kept_of_windows_does_not_grow_with_the_columns(folder, monkeypatch):
-    monkeypatch.setattr("monitoring.monitor.MAX_CELLS", 3 * 12)
+    monkeypatch.setattr("monitoring.runtime.monitor.MAX_CELLS", 3 * 12)
     watching = monitor(folder)
     send(watching, quiet(20))
     assert [r.window / DAY_S for r in watching.history()] == list(range(107, 119))

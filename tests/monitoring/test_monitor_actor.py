@@ -18,10 +18,10 @@ from cluster.errors import DataError
 from cluster.names import ACTOR_NAMESPACE, monitor_actor
 from cluster.settings import Settings
 from cluster.values import Alarm
-from monitoring.actor import start_monitor
-from monitoring.calibrate import Watch
-from monitoring.look import Asked, Finding, Looked
-from monitoring.policy import DriftPolicy
+from monitoring.analysis.log_analysis import Asked, Finding, Looked
+from monitoring.drift_policy import DriftPolicy
+from monitoring.runtime.monitor_actor import start_monitor
+from monitoring.statistics.calibration import Watch
 from tests.monitoring import streams
 from tests.until import until
 

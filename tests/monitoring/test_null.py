@@ -10,10 +10,10 @@ from scipy import stats
 
 from features.profiles.column_sketches import NumberSummary
 from features.profiles.reference_profile import Bins
-from monitoring.battery import Battery
-from monitoring.drift import chi_square, jensen_shannon, kolmogorov_smirnov, population_stability_index
-from monitoring.null import DRAWS, Tail, by_sampling, by_variation, drawn
-from monitoring.screen import RANK_ERROR, rank_error
+from monitoring.statistics.batched_statistics import Battery
+from monitoring.statistics.column_tests import RANK_ERROR, rank_error
+from monitoring.statistics.distances import chi_square, jensen_shannon, kolmogorov_smirnov, population_stability_index
+from monitoring.statistics.null_distributions import DRAWS, Tail, by_sampling, by_variation, drawn
 
 counts = st.lists(st.integers(0, 300), min_size=7, max_size=7).map(lambda x: np.array(x, np.int64))
 

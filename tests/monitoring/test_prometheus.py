@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from monitoring.alert_rules import RULES, prometheus_file, rules_file
-from monitoring.exporter import PrometheusExporter
-from monitoring.figures import COUNTERS, GAUGES, Figure
-from monitoring.grafana import dashboard, expressions
+from monitoring.export.alert_rules import RULES, prometheus_file, rules_file
+from monitoring.export.grafana import dashboard, expressions
+from monitoring.export.metric_definitions import COUNTERS, GAUGES, Figure
+from monitoring.export.prometheus import PrometheusExporter
 from tests.until import until
 
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="there is no promtool here")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from monitoring.quality import LEAST_LABELS, Labelled, limits, worse
+from monitoring.performance.loss_bounds import LEAST_LABELS, Labelled, limits, worse
 
 ALPHA = 0.1
 losses = st.lists(st.floats(0, 100), max_size=20).map(lambda values: np.array(values, float))

@@ -10,17 +10,27 @@ import numpy as np
 import pytest
 
 from cluster.values import Alarm, Decision
-from monitoring.alarm import DriftDetector, WindowResult, judge
-from monitoring.calibrate import Calibration, Watch
-from monitoring.cost import Used
-from monitoring.findings_page import quality_cost
-from monitoring.look import Looked, WindowQuality
-from monitoring.multivariate import Multivariate
-from monitoring.nouns import Action, CalibrationCurve, Cost, Quality, Report, Rollout, Series, Timing, VersionRow
-from monitoring.policy import DAY_S, DriftPolicy
-from monitoring.quality import Labelled, limits
-from monitoring.report import render
-from monitoring.separate import Separation
+from monitoring.analysis.log_analysis import Looked, WindowQuality
+from monitoring.analysis.multivariate_drift import Multivariate
+from monitoring.detection.detector import DriftDetector, WindowResult, judge
+from monitoring.drift_policy import DAY_S, DriftPolicy
+from monitoring.export.cost import Used
+from monitoring.performance.loss_bounds import Labelled, limits
+from monitoring.report.findings import quality_cost
+from monitoring.report.page import render
+from monitoring.report.schema import (
+    Action,
+    CalibrationCurve,
+    Cost,
+    Quality,
+    Report,
+    Rollout,
+    Series,
+    Timing,
+    VersionRow,
+)
+from monitoring.samples.domain_classifier import Separation
+from monitoring.statistics.calibration import Calibration, Watch
 from tests.monitoring import streams
 
 SECTIONS = (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cluster.errors import DataError
-from monitoring.reservoir import Reservoir
+from monitoring.samples.bottom_k_sample import Reservoir
 
 SCHEMA = pa.schema([("x", pa.float64()), ("c", pa.string())])
 

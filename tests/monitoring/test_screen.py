@@ -11,10 +11,10 @@ from features.definitions import Column
 from features.profiles.column_sketches import MAX_CATEGORIES, CategorySummary
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import Bins, ReferenceProfile
-from monitoring.alarm import DriftDetector, WindowResult, judge
-from monitoring.calibrate import Calibration
-from monitoring.policy import DAY_S, DriftPolicy
-from monitoring.screen import alpha_per_window, certain, chances
+from monitoring.detection.detector import DriftDetector, WindowResult, judge
+from monitoring.drift_policy import DAY_S, DriftPolicy
+from monitoring.statistics.calibration import Calibration
+from monitoring.statistics.column_tests import alpha_per_window, certain, chances
 from tests.monitoring import streams
 
 ALL = DriftPolicy(span=1, test="all", false_alarms=1.0)

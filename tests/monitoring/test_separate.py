@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from cluster.errors import DataError
-from monitoring.separate import _auc, density_ratio, tell_apart
+from monitoring.samples.domain_classifier import _auc, density_ratio, tell_apart
 
 NAMES = ("a", "b", "c")
 

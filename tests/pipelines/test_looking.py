@@ -17,8 +17,8 @@ from cluster.values import Decision, ModelVersion, Snapshot
 from deployments.log import Answer, predictions
 from features.manifest import Manifest
 from features.split import TEST, TRAIN
-from monitoring.look import Asked
-from monitoring.policy import DAY_S, DriftPolicy, LookPolicy
+from monitoring.analysis.log_analysis import Asked
+from monitoring.drift_policy import DAY_S, DriftPolicy, LookPolicy
 from pipelines.looking import Look, live_rows, past_rows
 from pipelines.serving import predecessor
 from tests.deployments.bundles import BINARY, Slope, register, write_bundle

@@ -22,8 +22,8 @@ from cluster.storage.tables import Tables
 from deployments.config import connect as serve_config
 from deployments.controller import RolloutStatus
 from deployments.journal import Journal
-from monitoring.alert_rules import RULES
-from monitoring.grafana import FILE, expressions
+from monitoring.export.alert_rules import RULES
+from monitoring.export.grafana import FILE, expressions
 from pipelines import commands, dashboards
 from pipelines.progress import Progress
 from pipelines.project import load, locate
