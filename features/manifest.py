@@ -2,7 +2,7 @@
 
 manifest.json         task, feature set (as data) and its hash, encoder, lineage
 model.onnx            inputs ``numbers`` and ``codes`` (features/encoder.py), output ``scores``
-portable.onnx         the same model with the encoders inside: an input for each column (trainers/portable.py)
+portable.onnx         the same model with the encoders inside: an input for each column (trainers/export/portable_onnx.py)
 weights.safetensors   the training module's parameters, to continue training from
 profile.json          reference profile (features/profiles/profile.py), as its own bytes
 """

@@ -11,7 +11,7 @@ import ray
 from features.split import TEST, TRAIN
 from pipelines.frames import Frame
 from pipelines.workspace import Workspace
-from trainers.baseline import compare
+from trainers.evaluation.lightgbm_baseline import compare
 
 WITH, WITHOUT = "LightGBM, same features", "LightGBM, request-time features only"
 _FILE = "baselines.json"

@@ -27,9 +27,9 @@ from features.offline.training_frame import RequestFrame
 from features.sources.pseudonyms import Shield
 from pipelines import stages
 from pipelines.workspace import Workspace
-from trainers.batch import STAGES, Job, Receipt, score_part
-from trainers.evaluate import output_columns
-from trainers.failures import blamed, deliberate
+from trainers.scoring.batch_task import STAGES, Job, Receipt, score_part
+from trainers.scoring.onnx_scorer import output_columns
+from trainers.worker_errors import blamed, deliberate
 
 RETRIES = 10
 """Times that a part is tried again whose worker or node has gone."""

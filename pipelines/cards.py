@@ -14,10 +14,10 @@ from features.types import AS_OF
 from pipelines.examine import Examined
 from pipelines.frames import Frame
 from pipelines.workspace import Workspace
-from trainers import evaluate
-from trainers.assess import Evidence
-from trainers.card import CARD_JSON, CARD_PAGE, FeatureFacts, Lineage, ModelCard, PartFacts, limits_of
-from trainers.card_page import render
+from trainers.card.html import render
+from trainers.card.model_card import CARD_JSON, CARD_PAGE, FeatureFacts, Lineage, ModelCard, PartFacts, limits_of
+from trainers.evaluation.assessment import Evidence
+from trainers.scoring import onnx_scorer
 
 CARD_PATH = "card"
 
@@ -103,5 +103,5 @@ def _missing(values: pa.ChunkedArray) -> float:
 def _curve(given: Evidence) -> tuple[tuple[float, float, int], ...]:
     if given.task.kind == "regression":
         return ()
-    bins = evaluate.calibration(given.task, given.test.scores, given.test.labels)
+    bins = onnx_scorer.calibration(given.task, given.test.scores, given.test.labels)
     return tuple((found.score, found.share, found.rows) for found in bins)

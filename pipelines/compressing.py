@@ -18,14 +18,14 @@ from features.split import TEST
 from pipelines.examine import champion_scores
 from pipelines.frames import Frame
 from pipelines.workspace import Workspace
-from trainers import evaluate
-from trainers.compress import Compression, next_job
 from trainers.config import ModelSpec, TrainConfig
-from trainers.course import State
-from trainers.export import export
-from trainers.fit import FitResult
-from trainers.gate import judge
-from trainers.job import Job, Teacher
+from trainers.evaluation.quality_gate import judge
+from trainers.export.compression import Compression, next_job
+from trainers.export.onnx_export import export
+from trainers.loop.train_events import State
+from trainers.loop.train_spec import Job, Teacher
+from trainers.loop.trainer import FitResult
+from trainers.scoring import onnx_scorer
 
 PARITY_ROWS = 2000
 
@@ -96,7 +96,7 @@ class _Examiner:
         with tempfile.TemporaryDirectory(prefix="rayloop-compress-") as temporary:
             path = Path(temporary) / MODEL
             parity = export(fitted, path.parent, self._sample)
-            scores = evaluate.score(evaluate.session(path), fitted.encoder.encode(self._test))
+            scores = onnx_scorer.score(onnx_scorer.session(path), fitted.encoder.encode(self._test))
             mib = path.stat().st_size / (1 << 20)
         report = judge(
             self._policy,

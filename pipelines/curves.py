@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster.registry import Run
-from trainers.course import Epoch, Pulse
+from trainers.loop.train_events import Epoch, Pulse
 
 EVERY = 5
 """Of about one pulse a second, each so many is kept."""

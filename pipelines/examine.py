@@ -15,12 +15,14 @@ from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
 from pipelines.frames import Frame
 from pipelines.workspace import Workspace
-from trainers import assess, budget, evaluate, tasks
-from trainers.assess import Assessment, Evidence, Part
-from trainers.export import export
-from trainers.fit import FitResult
-from trainers.latency import latencies
-from trainers.precision import Served, choose
+from trainers import metrics
+from trainers.evaluation import assessment, serving_budget
+from trainers.evaluation.assessment import Assessment, Evidence, Part
+from trainers.export.onnx_export import export
+from trainers.export.precision_selection import Served, choose
+from trainers.loop.trainer import FitResult
+from trainers.scoring import onnx_scorer
+from trainers.scoring.latency_benchmark import latencies
 
 TRAIN_SAMPLE_ROWS = 20_000
 _PARITY_ROWS = 2000
@@ -62,17 +64,17 @@ def examine(
     champion = workspace.registry.aliased(workspace.project.name, CHAMPION) if compare else None
     theirs = champion_scores(workspace, champion, test)
     served = choose(gate, fitted, folder, test, labels, parity=parity, champion_scores=theirs)
-    latency = latencies(evaluate.session(folder / MODEL), fitted.scored(), fitted.encoder.encode(sample))
+    latency = latencies(onnx_scorer.session(folder / MODEL), fitted.scored(), fitted.encoder.encode(sample))
     given = _evidence(frame, fitted, folder, served.scores, theirs)
-    found, size = assess.assess(gate, given), (folder / MODEL).stat().st_size
-    more = (*assess.judge(gate, fitted.task, found), *budget.judge(gate.budget, latency, size))
+    found, size = assessment.assess(gate, given), (folder / MODEL).stat().st_size
+    more = (*assessment.judge(gate, fitted.task, found), *serving_budget.judge(gate.budget, latency, size))
     return Examined(
         fitted=fitted,
         served=served,
         evidence=given,
         found=found,
         report=GateReport(checks=(*served.report.checks, *compressed, *more)),
-        quality=tasks.evaluate(fitted.task, served.scores, labels),
+        quality=metrics.evaluate(fitted.task, served.scores, labels),
         latency=latency,
         size=size,
         champion=str(champion or ""),
@@ -80,25 +82,27 @@ def examine(
 
 
 def champion_scores(workspace: Workspace, champion: ModelVersion | None, test: pa.Table) -> np.ndarray | None:
-    return evaluate.score_table(workspace.registry.fetch(champion), test) if champion else None
+    return onnx_scorer.score_table(workspace.registry.fetch(champion), test) if champion else None
 
 
 def _evidence(
     frame: Frame, fitted: FitResult, folder: Path, scores: np.ndarray, champion_scores: np.ndarray | None
 ) -> Evidence:
     """The rows of the frame as the model.onnx in ``folder`` scores them; of the training rows a sample, not scored."""
-    model = evaluate.session(folder / MODEL)
+    model = onnx_scorer.session(folder / MODEL)
 
     def part(table: pa.Table, scores: np.ndarray | None) -> Part:
         arrays = fitted.encoder.encode(table)
-        return Part(table, arrays, table[LABEL].to_numpy(), evaluate.score(model, arrays) if scores is None else scores)
+        return Part(
+            table, arrays, table[LABEL].to_numpy(), onnx_scorer.score(model, arrays) if scores is None else scores
+        )
 
     train = frame.part(TRAIN)
     sample = train.take(np.arange(0, train.num_rows, max(1, -(-train.num_rows // TRAIN_SAMPLE_ROWS))))
     return Evidence(
         task=fitted.task,
         inputs=fitted.inputs,
-        score=lambda arrays: evaluate.score(model, arrays),
+        score=lambda arrays: onnx_scorer.score(model, arrays),
         train=part(sample, np.empty(0, np.float32)),
         validation=part(frame.part(VALIDATION), None),
         test=part(frame.part(TEST), scores),

@@ -11,7 +11,7 @@ from features.encoder import Encoder
 from features.offline.training_frame import LABEL
 from features.split import SPLIT, TEST, TRAIN, VALIDATION
 from pipelines.workspace import Workspace
-from trainers.data import TrainingData
+from trainers.data.datasets import TrainingData
 
 MIN_CATEGORY_ROWS = 20
 

@@ -33,7 +33,7 @@ from monitoring.analysis.segment_drift import Past
 from monitoring.samples.bottom_k_sample import Reservoir
 from monitoring.samples.logged_rows import Rows
 from pipelines.actors import exists
-from trainers import evaluate
+from trainers.scoring import onnx_scorer
 
 LEAST_PER_WINDOW = 1_000
 _FLUSH_S = 60.0
@@ -108,7 +108,7 @@ def _offer(kept: dict, key: object, rows: pa.Table, size: int) -> None:
 
 
 def _of_frame(rows: pa.Table, folder: Path) -> Rows:
-    scores = evaluate.score_table(folder, rows).astype(np.float64)
+    scores = onnx_scorer.score_table(folder, rows).astype(np.float64)
     return Rows(rows, _ids(rows), _seconds(rows[AS_OF]), scores, rows[LABEL].to_numpy().astype(np.float64))
 
 

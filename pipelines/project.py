@@ -22,10 +22,12 @@ from features.definitions import FeatureSet, FeatureView
 from features.sources.source import Examples, Source, require_columns
 from features.split import Split
 from monitoring.drift_policy import DriftPolicy
-from trainers import calibration, models, tasks
-from trainers.compress import Compression, Distill
+from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig, TuneConfig
-from trainers.gate import GatePolicy
+from trainers.evaluation import calibration
+from trainers.evaluation.quality_gate import GatePolicy
+from trainers.export.compression import Compression, Distill
+from trainers.models import registry
 
 # A project folder with one of these in it would hide the package of that name on the cluster.
 _RESERVED = ("cluster", "features", "trainers", "deployments", "monitoring", "pipelines")
@@ -148,7 +150,7 @@ class Project:
     def _require_metrics(self) -> None:
         """What the task cannot give: the gate, or the end of a training, would find out hours later."""
         for threshold in self.gate.thresholds:
-            tasks.require(self.task, threshold.metric)
+            metrics.require(self.task, threshold.metric)
         calibration.require(self.task, self.train.calibrate)
         fair = self.gate.fairness
         limits = (fair.max_parity_difference, fair.max_odds_difference)
@@ -160,12 +162,12 @@ class Project:
 
     def _require_parameters(self) -> None:
         """What the model does not take would otherwise come out once the data have landed."""
-        models.check_parameters(self.model, self.model.parameters)
+        registry.check_parameters(self.model, self.model.parameters)
         space = self.tune.space if self.tune else {}
-        models.check_parameters(self.model, [name for name in space if name not in TrainConfig.model_fields])
+        registry.check_parameters(self.model, [name for name in space if name not in TrainConfig.model_fields])
         for step in self.compress:
             if isinstance(step, Distill):
-                models.check_parameters(step.student, step.student.parameters)
+                registry.check_parameters(step.student, step.student.parameters)
 
 
 class Location(NamedTuple):

@@ -45,7 +45,8 @@ from pipelines.actors import call
 from pipelines.baselines import Results
 from pipelines.serving import told_of_job
 from pipelines.workspace import Workspace
-from trainers import evaluate, tasks
+from trainers import metrics as task_metrics
+from trainers.scoring import onnx_scorer
 
 # A month at the edge of the data with a handful of rows says nothing.
 MIN_ROWS = 200
@@ -131,8 +132,8 @@ class _HeldOut:
         self.version = version
         self.rows = rows.filter(pa.compute.not_equal(rows[SPLIT], TRAIN))
         self.labels = self.rows[LABEL].to_numpy()
-        self.scores = evaluate.score_table(folder, self.rows)
-        self.months: Months = evaluate.by_time(workspace.project.task, self.scores, self.labels, self.rows[AS_OF])
+        self.scores = onnx_scorer.score_table(folder, self.rows)
+        self.months: Months = onnx_scorer.by_time(workspace.project.task, self.scores, self.labels, self.rows[AS_OF])
         self.test = np.asarray(pa.compute.equal(self.rows[SPLIT], TEST))
 
 
@@ -142,10 +143,10 @@ def _facts(
     champion = workspace.registry.aliased(workspace.project.name, CHAMPION)
     facts = [("champion", f"v{champion.version}" if champion else "none"), ("versions", str(len(versions)))]
     if held_out is not None:
-        metric = tasks.primary(workspace.project.task).name
-        value = tasks.evaluate(workspace.project.task, held_out.scores[held_out.test], held_out.labels[held_out.test])[
-            metric
-        ]
+        metric = task_metrics.primary(workspace.project.task).name
+        value = task_metrics.evaluate(
+            workspace.project.task, held_out.scores[held_out.test], held_out.labels[held_out.test]
+        )[metric]
         facts.append((f"{metric} of v{held_out.version.version} on held-out rows", f"{value:.4f}"))
     queued = workspace.tables.latest(to_label_table(workspace.project.name))
     if queued is not None:
@@ -154,7 +155,7 @@ def _facts(
 
 
 def _quality(workspace: Workspace, held_out: _HeldOut, baselines: Results, live: Months) -> Quality:
-    metric = tasks.primary(workspace.project.task)
+    metric = task_metrics.primary(workspace.project.task)
     found = {f"v{held_out.version.version}, held out": held_out.months, "as answered live": live}
     found |= {name: result["months"] for name, result in baselines.items()}
     enough = {period for months in found.values() for period, values in months.items() if values["rows"] >= MIN_ROWS}
@@ -177,7 +178,7 @@ def _calibration(workspace: Workspace, held_out: _HeldOut) -> tuple[CalibrationC
     if workspace.project.task.kind == "regression":
         return ()
     here = held_out.test
-    bins = evaluate.calibration(workspace.project.task, held_out.scores[here], held_out.labels[here])
+    bins = onnx_scorer.calibration(workspace.project.task, held_out.scores[here], held_out.labels[here])
     return (
         CalibrationCurve(
             name=f"v{held_out.version.version}",
@@ -202,7 +203,7 @@ def _live_quality(workspace: Workspace) -> Months:
     if not both.height:
         return {}
     scores = np.asarray(both.get_column(said).to_list(), np.float64)
-    return evaluate.by_time(task, scores, both.get_column("label").to_numpy(), both.get_column(AS_OF).to_arrow())
+    return onnx_scorer.by_time(task, scores, both.get_column("label").to_numpy(), both.get_column(AS_OF).to_arrow())
 
 
 def _rollouts(workspace: Workspace) -> tuple[Rollout, ...]:

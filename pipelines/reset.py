@@ -22,7 +22,7 @@ from features.online.materialize import forget as forget_view
 from features.sources.ingestion import QUARANTINE
 from pipelines.actors import call, exists
 from pipelines.workspace import Workspace
-from trainers.checkpoint import Checkpoints
+from trainers.loop.checkpointer import Checkpoints
 
 
 def forget(workspace: Workspace) -> None:

@@ -10,10 +10,10 @@ from cluster.registry import Registry, Run
 from pipelines.frames import Frame
 from pipelines.workspace import Workspace
 from trainers.config import TuneConfig
-from trainers.journal import Journal
-from trainers.search_page import render
-from trainers.trial import Trial, TuneResult
-from trainers.tune import search
+from trainers.tuning.report import render
+from trainers.tuning.search import search
+from trainers.tuning.trial import Trial, TuneResult
+from trainers.tuning.trial_store import Journal
 
 PAGE = "search.html"
 _PATH = "search"

@@ -26,7 +26,7 @@ from pipelines.serving import deploy, serves, start_rollout
 from pipelines.versions import Candidate, Recipe, make_version, tune
 from pipelines.workspace import Workspace
 from trainers.config import ModelSpec, TrainConfig
-from trainers.failures import deliberate
+from trainers.worker_errors import deliberate
 
 Snapshots = Mapping[str, Snapshot]
 

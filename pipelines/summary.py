@@ -17,7 +17,7 @@ from pipelines.searching import PAGE
 from pipelines.traffic import example_curl
 from pipelines.versions import Candidate
 from pipelines.workspace import Workspace
-from trainers import tasks
+from trainers import metrics as task_metrics
 
 _WIDTH = 110
 
@@ -57,7 +57,7 @@ def _data(landed: Mapping[str, Landed]) -> Table:
 def _quality(workspace: Workspace, first: Candidate, baselines: Results) -> Table:
     metrics = list(first.quality)
     table = _table(
-        f"Quality on the held-out rows ({tasks.primary(workspace.project.task).name} decides)", "model", *metrics
+        f"Quality on the held-out rows ({task_metrics.primary(workspace.project.task).name} decides)", "model", *metrics
     )
     named = {f"this model ({first.version})": first.quality} | {name: b["metrics"] for name, b in baselines.items()}
     for name, values in named.items():

@@ -27,16 +27,17 @@ from pipelines.examine import Examined, examine
 from pipelines.frames import Frame
 from pipelines.searching import searched
 from pipelines.workspace import Workspace
-from trainers import evaluate, tasks
-from trainers.checkpoint import Checkpoints
-from trainers.compress import check
+from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
-from trainers.course import State
-from trainers.data import TrainingData
-from trainers.fit import FitResult, calibrated, fit
-from trainers.job import Teacher
-from trainers.latency import runtime_line
-from trainers.trial import TuneResult
+from trainers.data.datasets import TrainingData
+from trainers.export.compression import check
+from trainers.loop.checkpointer import Checkpoints
+from trainers.loop.train_events import State
+from trainers.loop.train_spec import Teacher
+from trainers.loop.trainer import FitResult, calibrated, fit
+from trainers.scoring import onnx_scorer
+from trainers.scoring.latency_benchmark import runtime_line
+from trainers.tuning.trial import TuneResult
 
 SUMMARY = "rayloop.summary"
 PRECISION = "rayloop.precision"
@@ -68,7 +69,7 @@ def tune(workspace: Workspace, frame: Frame) -> tuple[Recipe, TuneResult | None]
     project = workspace.project
     if project.tune is None:
         return Recipe(project.model, project.train), None
-    found = searched(workspace, frame, project.tune, tasks.primary(project.task).name)
+    found = searched(workspace, frame, project.tune, metrics.primary(project.task).name)
     return Recipe(found.spec, found.config.model_copy(update={"workers": project.train.workers})), found
 
 
@@ -203,7 +204,7 @@ def _reference(workspace: Workspace, frame: Frame, folder: Path) -> ReferencePro
     """Profile the training rows, and the model's output on them, by the windows of the drift policy."""
     window_s = workspace.project.drift.window_s
     output, train = output_column(workspace), frame.part(TRAIN)
-    scored = train.append_column(output.name, _output(workspace, evaluate.score_table(folder, train)))
+    scored = train.append_column(output.name, _output(workspace, onnx_scorer.score_table(folder, train)))
     columns = (*workspace.project.features.columns, output)
     return ReferenceProfile.build(profile_windows(scored, columns, window_s, AS_OF), window_s)
 

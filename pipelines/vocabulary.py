@@ -12,13 +12,13 @@ from features.split import HashSplit, TimeSplit
 from monitoring.drift_policy import DriftPolicy, LookPolicy, Receiver
 from monitoring.statistics.calibration import Watch
 from pipelines.project import Period, Project, Rehearsal, Retrain
-from trainers.budget import Budget
-from trainers.compress import Distill, Prune
 from trainers.config import Choice, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform
-from trainers.fairness import FairnessPolicy
-from trainers.gate import GatePolicy, Threshold
-from trainers.robustness import RobustnessPolicy
-from trainers.slices import SlicePolicy
+from trainers.evaluation.fairness import FairnessPolicy
+from trainers.evaluation.quality_gate import GatePolicy, Threshold
+from trainers.evaluation.robustness import RobustnessPolicy
+from trainers.evaluation.serving_budget import Budget
+from trainers.evaluation.slices import SlicePolicy
+from trainers.export.compression import Distill, Prune
 
 __all__ = [
     "Aggregate",

@@ -8,7 +8,7 @@ from torch.nn import functional
 from cluster.errors import ProjectError
 from cluster.values import Task
 from trainers.config import TrainConfig
-from trainers.inputs import InputSpec
+from trainers.input_spec import InputSpec
 
 
 def loss(task: Task, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:

@@ -157,7 +157,7 @@ def _alone(folder: Path) -> float:
 
 
 def _score_alone(folder: Path, count: int, start: Barrier, done: Barrier) -> None:
-    from trainers.evaluate import score, session
+    from trainers.scoring.onnx_scorer import score, session
 
     arrays = dict(np.load(folder / ENCODED))
     model = session(folder / MODEL)

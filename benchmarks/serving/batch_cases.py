@@ -85,10 +85,10 @@ def bundle(case: Case, folder: Path) -> ModelVersion:
     """A bundle of the case's model with random weights: how good it is does not change how long it takes."""
     import torch
 
-    from trainers import models
     from trainers.config import ModelSpec
-    from trainers.export import save_onnx
-    from trainers.inputs import InputSpec
+    from trainers.export.onnx_export import save_onnx
+    from trainers.input_spec import InputSpec
+    from trainers.models import registry
 
     table, task = case.table(CHUNK_ROWS, seed=0), Task(kind="binary", label="y")
     encoder = Encoder.fit(case.columns, table)
@@ -96,8 +96,8 @@ def bundle(case: Case, folder: Path) -> ModelVersion:
     labels = np.random.default_rng(0).integers(2, size=CHUNK_ROWS).astype(float)
     inputs = InputSpec.fit(encoder, task, arrays, labels)
     torch.manual_seed(0)
-    module = models.build(ModelSpec(parameters={"hidden": case.hidden}), inputs, task).eval()
-    save_onnx(models.Scored(module, task, inputs).eval(), inputs, folder / MODEL)
+    module = registry.build(ModelSpec(parameters={"hidden": case.hidden}), inputs, task).eval()
+    save_onnx(registry.Scored(module, task, inputs).eval(), inputs, folder / MODEL)
     np.savez(folder / ENCODED, **arrays)  # type: ignore[arg-type]
     features = FeatureSet(name="all", request=case.columns)
     Manifest(

@@ -15,7 +15,7 @@ from benchmarks.teller import Teller
 from benchmarks.training import checkpoints, quality, speed, sweep
 from benchmarks.training.case import Case, arguments, cluster, flights
 from benchmarks.training.runs import PEERS
-from trainers.data import TrainingData
+from trainers.data.datasets import TrainingData
 
 AREA = "training"
 SECTIONS = ("steady", "first_epoch", "fit_overhead", "checkpoint", "sweep", "quality")

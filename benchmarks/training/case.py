@@ -32,7 +32,7 @@ from features.split import SPLIT, TRAIN
 from pipelines.frames import MIN_CATEGORY_ROWS
 from pipelines.project import Project
 from trainers.config import ModelSpec, TrainConfig
-from trainers.inputs import InputSpec
+from trainers.input_spec import InputSpec
 
 SPEC = ModelSpec(build="mlp", parameters={"hidden": (256, 128), "dropout": 0.2})
 CONFIG = TrainConfig(epochs=5, batch_size=2048, workers=1, checkpoint_epochs=0)

@@ -8,7 +8,7 @@ from statistics import median
 from benchmarks.results import Row, Target, row
 from benchmarks.training.case import CONFIG, Case
 from benchmarks.training.runs import rayloop
-from trainers.data import TrainingData
+from trainers.data.datasets import TrainingData
 
 EVERY = 100
 WORKERS = 2

@@ -23,9 +23,9 @@ from benchmarks.results import Row, Target, row
 from benchmarks.teller import Teller
 from benchmarks.training.case import CONFIG, SPEC, Case, arguments, cluster, flights
 from trainers.config import ModelSpec, TrainConfig
-from trainers.course import Epoch, Pulse
-from trainers.data import TrainingData
-from trainers.fit import fit
+from trainers.data.datasets import TrainingData
+from trainers.loop.train_events import Epoch, Pulse
+from trainers.loop.trainer import fit
 
 AREA = "training-gpu"
 ALONE = "torch, rows on the GPU"

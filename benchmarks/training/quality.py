@@ -22,15 +22,16 @@ from cluster.values import Task
 from features.definitions import Column
 from features.encoder import Encoder
 from features.offline.training_frame import LABEL
-from trainers import loop, tasks
-from trainers.baseline import baseline_scores
+from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
-from trainers.feed import MemoryFeed, MemoryHeldOut, Rows
-from trainers.inputs import InputSpec
-from trainers.job import Job
-from trainers.models import Scored, build
-from trainers.validate import gather
-from trainers.world import World
+from trainers.data.batches import MemoryFeed, MemoryHeldOut, Rows
+from trainers.evaluation.lightgbm_baseline import baseline_scores
+from trainers.input_spec import InputSpec
+from trainers.loop import train_loop
+from trainers.loop.process_group import World
+from trainers.loop.train_spec import Job
+from trainers.loop.validation import gather
+from trainers.models.registry import Scored, build
 
 SPLITS = 5
 LIGHTGBM = "LightGBM"
@@ -72,14 +73,14 @@ def _flights(case: Case) -> Row:
     scores = _fitted(FLIGHTS, FLIGHTS_CONFIG, case.task, case.encoder, parts)
     labels = parts["test"][LABEL].to_numpy()
     trees = baseline_scores(case.task, case.encoder, parts["train"], parts["test"])
-    ours, theirs = (tasks.evaluate(case.task, found, labels)["auc"] for found in (scores, trees))
+    ours, theirs = (metrics.evaluate(case.task, found, labels)["auc"] for found in (scores, trees))
     note = f"{FLIGHTS.name} {FLIGHTS.parameters}, {FLIGHTS_CONFIG.epochs} epochs; 400 trees on the same features"
     return row("quality: flights, AUC of the test rows", "AUC", ours, LIGHTGBM, theirs, _ABOVE, note)
 
 
 def _table(table: Table) -> Row:
     ours, theirs = zip(*(_split(table, seed) for seed in range(SPLITS)), strict=True)
-    metric = tasks.primary(table.task)
+    metric = metrics.primary(table.task)
     target = _ABOVE if metric.direction == "max" else _BELOW
     note = f"{len(table.data.target):,} rows, {table.data.data.shape[1]} columns; mean of {SPLITS} splits"
     return row(f"quality: {table.name}, {metric.name}", metric.name, mean(ours), LIGHTGBM, mean(theirs), target, note)
@@ -94,9 +95,9 @@ def _split(table: Table, seed: int) -> tuple[float, float]:
     columns = tuple(Column(name=f"x{i}", kind="number") for i in range(table.data.data.shape[1]))
     encoder = Encoder.fit(columns, frames["train"])
     config = TABLE_CONFIG.model_copy(update={"seed": seed})
-    labels, metric = frames["test"][LABEL].to_numpy(), tasks.primary(table.task).name
+    labels, metric = frames["test"][LABEL].to_numpy(), metrics.primary(table.task).name
     scores = _fitted(TABLE, config, table.task, encoder, frames), _trees(table, cuts, seed)
-    ours, theirs = (tasks.evaluate(table.task, found, labels)[metric] for found in scores)
+    ours, theirs = (metrics.evaluate(table.task, found, labels)[metric] for found in scores)
     return ours, theirs
 
 
@@ -113,7 +114,7 @@ def _fitted(
     train = rows["train"]
     inputs = InputSpec.fit(encoder, task, {"numbers": train.numbers, "codes": train.codes}, train.labels)
     feed, job = MemoryFeed(train, config.batch_size, config.seed), Job(spec, config, task, inputs)
-    outcome = loop.train(job, feed, MemoryHeldOut(rows["validation"]), World(), lambda epoch: None)
+    outcome = train_loop.train(job, feed, MemoryHeldOut(rows["validation"]), World(), lambda epoch: None)
     module = build(spec, inputs, task)
     module.load_state_dict({name: _tensor(value) for name, value in outcome.state.items()})
     return gather(Scored(module, task, inputs).eval(), task, MemoryHeldOut(rows["test"]), World())[0]

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.serving.environments import environment
 from benchmarks.training.case import CONFIG, SPEC, Case
-from trainers.data import TrainingData
-from trainers.fit import fit
+from trainers.data.datasets import TrainingData
+from trainers.loop.trainer import fit
 
 PEERS = Path(__file__).parent / "peers"
 MEMORY, TORCHRUN, LIGHTNING = "torch, in memory", "torchrun DDP, DataLoader", "Lightning"

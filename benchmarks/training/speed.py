@@ -9,7 +9,7 @@ from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
 from benchmarks.training.case import CONFIG, Case
 from benchmarks.training.runs import LIGHTNING, MEMORY, TORCHRUN, PeerFailed, Ran, peer, rayloop
-from trainers.data import TrainingData
+from trainers.data.datasets import TrainingData
 
 WORKERS = (1, 2)
 OURS = "rayloop"

@@ -11,8 +11,8 @@ from benchmarks.results import Row, Target, row
 from benchmarks.training.case import CONFIG, SPEC, Case
 from benchmarks.training.runs import MEMORY, peer
 from trainers.config import LogUniform, Space, TrainConfig, TuneConfig
-from trainers.data import TrainingData
-from trainers.tune import search
+from trainers.data.datasets import TrainingData
+from trainers.tuning.search import search
 
 AT_ONCE = 2
 EPOCHS = 9

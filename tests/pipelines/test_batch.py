@@ -32,9 +32,9 @@ from pipelines.project import Location
 from pipelines.workspace import Workspace
 from tests.pipelines.digits import project
 from tests.trainers.frames import COLUMNS, frame, trained
-from trainers.batch import Job
-from trainers.evaluate import score_table
-from trainers.export import export
+from trainers.export.onnx_export import export
+from trainers.scoring.batch_task import Job
+from trainers.scoring.onnx_scorer import score_table
 
 REQUESTS = frame(rows=900, seed=3).drop(["label", "split"])
 

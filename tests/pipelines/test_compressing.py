@@ -18,12 +18,12 @@ from pipelines.versions import Candidate, Recipe, make_version
 from pipelines.workspace import Workspace
 from tests.pipelines.test_versions import InMemory, _project
 from tests.trainers.frames import trained
-from trainers.card import ModelCard
-from trainers.compress import Compression, Distill, Prune
+from trainers.card.model_card import ModelCard
 from trainers.config import ModelSpec, TrainConfig
-from trainers.fit import FitResult
-from trainers.gate import GatePolicy
-from trainers.inputs import InputSpec
+from trainers.evaluation.quality_gate import GatePolicy
+from trainers.export.compression import Compression, Distill, Prune
+from trainers.input_spec import InputSpec
+from trainers.loop.trainer import FitResult
 
 CONFIG = TrainConfig(epochs=5, batch_size=64, workers=1, lr=1e-2)
 SPEC = ModelSpec(parameters={"hidden": (32, 16)})

@@ -12,7 +12,7 @@ from cluster.settings import Settings
 from pipelines.curves import Curves
 from tests.trainers.frames import trained
 from trainers.config import TrainConfig
-from trainers.course import STAGES, Pulse
+from trainers.loop.train_events import STAGES, Pulse
 
 
 def _pulse(step: int) -> Pulse:

@@ -36,7 +36,7 @@ from pipelines.project import Location, Project
 from pipelines.reporting import write_catalogue, write_skew
 from pipelines.workspace import Workspace
 from trainers.config import ModelSpec, TrainConfig
-from trainers.gate import GatePolicy
+from trainers.evaluation.quality_gate import GatePolicy
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 HOURS = 24 * 14

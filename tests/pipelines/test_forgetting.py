@@ -37,7 +37,7 @@ from pipelines.project import Location, Project
 from pipelines.workspace import Workspace
 from tests.cluster.test_tables import everything_below
 from trainers.config import ModelSpec, TrainConfig
-from trainers.gate import GatePolicy
+from trainers.evaluation.quality_gate import GatePolicy
 
 NOW = datetime(2024, 2, 1, tzinfo=UTC)
 END = round(NOW.timestamp() * 1e6)

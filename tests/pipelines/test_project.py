@@ -17,10 +17,10 @@ from deployments.user_config import Limits, Serving
 from pipelines import cli
 from pipelines.project import load, locate
 from pipelines.serving import serving_options
-from trainers.compress import Distill
 from trainers.config import Choice, ModelSpec, TrainConfig, TuneConfig
-from trainers.fairness import FairnessPolicy
-from trainers.gate import GatePolicy, Threshold
+from trainers.evaluation.fairness import FairnessPolicy
+from trainers.evaluation.quality_gate import GatePolicy, Threshold
+from trainers.export.compression import Distill
 
 HERE = Path(__file__).parent
 

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from cluster.registry import Registry
 from cluster.settings import Settings
 from pipelines.searching import Nested
-from trainers.trial import Trial
+from trainers.tuning.trial import Trial
 
 TRIALS = [
     Trial(

@@ -29,11 +29,11 @@ from pipelines.project import Location, Project
 from pipelines.versions import Recipe, make_version
 from pipelines.workspace import Workspace
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, trained
-from trainers.card import ModelCard
+from trainers.card.model_card import ModelCard
 from trainers.config import ModelSpec, TrainConfig
-from trainers.fairness import FairnessPolicy
-from trainers.gate import GatePolicy, Threshold
-from trainers.slices import SlicePolicy
+from trainers.evaluation.fairness import FairnessPolicy
+from trainers.evaluation.quality_gate import GatePolicy, Threshold
+from trainers.evaluation.slices import SlicePolicy
 
 CONFIG = TrainConfig(epochs=2, batch_size=64, workers=1)
 SPEC = ModelSpec(parameters={"hidden": (16,)})

@@ -10,16 +10,16 @@ from torch import nn
 from cluster.values import Task, TaskKind
 from features.definitions import Column
 from features.encoder import Encoder
-from trainers import loop
 from trainers.config import ModelSpec, TrainConfig
-from trainers.course import State
-from trainers.encode import label_array
-from trainers.feed import MemoryFeed, MemoryHeldOut, Rows
-from trainers.fit import FitResult
-from trainers.inputs import InputSpec
-from trainers.job import Job, Teacher
-from trainers.tabular import TabularInput
-from trainers.world import World
+from trainers.data.batches import MemoryFeed, MemoryHeldOut, Rows
+from trainers.data.encoding_task import label_array
+from trainers.input_spec import InputSpec
+from trainers.loop import train_loop
+from trainers.loop.process_group import World
+from trainers.loop.train_events import State
+from trainers.loop.train_spec import Job, Teacher
+from trainers.loop.trainer import FitResult
+from trainers.models.tabular_input import TabularInput
 
 COLUMNS = (
     Column(name="plain", kind="number"),
@@ -97,7 +97,7 @@ def trained(
     train, validation = rows(part(table, "train"), encoder), rows(part(table, "validation"), encoder)
     task = TASKS[kind]
     inputs = InputSpec.fit(encoder, task, {"numbers": train.numbers, "codes": train.codes}, train.labels)
-    outcome = loop.train(
+    outcome = train_loop.train(
         Job(spec, config, task, inputs, start, teacher),
         MemoryFeed(train, config.batch_size, config.seed),
         MemoryHeldOut(validation),

@@ -12,15 +12,15 @@ from torch import distributed, multiprocessing
 
 from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, rows
-from trainers import loop
-from trainers.checkpoint import Checkpoints
 from trainers.config import ModelSpec, TrainConfig
-from trainers.course import Outcome
-from trainers.feed import Batch, MemoryFeed, MemoryHeldOut
-from trainers.inputs import InputSpec
-from trainers.job import Job
-from trainers.sharded import Sharded
-from trainers.world import Replicas
+from trainers.data.batches import Batch, MemoryFeed, MemoryHeldOut
+from trainers.input_spec import InputSpec
+from trainers.loop import train_loop
+from trainers.loop.checkpointer import Checkpoints
+from trainers.loop.fsdp import Sharded
+from trainers.loop.process_group import Replicas
+from trainers.loop.train_events import Outcome
+from trainers.loop.train_spec import Job
 
 
 class Plan(NamedTuple):
@@ -76,7 +76,7 @@ def _outcome(plan: Plan, rank: int, workers: int) -> Outcome | None:
     checkpoints = Checkpoints(plan.checkpoints)
     held_out, job = MemoryHeldOut(validation, rank, workers), Job(plan.spec, plan.config, task, inputs)
     try:
-        return loop.train(job, feed, held_out, world, lambda epoch: None, checkpoints=checkpoints)
+        return train_loop.train(job, feed, held_out, world, lambda epoch: None, checkpoints=checkpoints)
     except _Stopped:
         checkpoints.wait()
         return None

@@ -15,18 +15,19 @@ from cluster.values import GateReport, Snapshot, TaskKind
 from features.encoder import Arrays, Encoder
 from features.manifest import MODEL
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, trained
-from trainers import assess, budget, evaluate
-from trainers.assess import Assessment, Evidence, Part
-from trainers.budget import Budget
-from trainers.card import FeatureFacts, Lineage, ModelCard, PartFacts, limits_of
-from trainers.card_page import render
+from trainers.card.html import render
+from trainers.card.model_card import FeatureFacts, Lineage, ModelCard, PartFacts, limits_of
 from trainers.config import ModelSpec, TrainConfig
-from trainers.export import export
-from trainers.fairness import FairnessPolicy
-from trainers.fit import FitResult, calibrated, fit
-from trainers.gate import GatePolicy
-from trainers.robustness import RobustnessPolicy
-from trainers.slices import SlicePolicy
+from trainers.evaluation import assessment, serving_budget
+from trainers.evaluation.assessment import Assessment, Evidence, Part
+from trainers.evaluation.fairness import FairnessPolicy
+from trainers.evaluation.quality_gate import GatePolicy
+from trainers.evaluation.robustness import RobustnessPolicy
+from trainers.evaluation.serving_budget import Budget
+from trainers.evaluation.slices import SlicePolicy
+from trainers.export.onnx_export import export
+from trainers.loop.trainer import FitResult, calibrated, fit
+from trainers.scoring import onnx_scorer
 
 POLICY = GatePolicy(
     slices=SlicePolicy(columns=("colour",), min_rows=60, max_ratio=10.0, max_regression=1.1),
@@ -36,7 +37,7 @@ POLICY = GatePolicy(
 )
 
 
-def _scorer(result: FitResult) -> assess.Score:
+def _scorer(result: FitResult) -> assessment.Score:
     """The module in torch: what the exported one says is compared elsewhere."""
     scored = result.scored()
 
@@ -99,8 +100,8 @@ def _card(kind: TaskKind, found: Assessment, report: GateReport) -> ModelCard:
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 def test_every_kind_of_task_is_assessed_and_has_a_card(kind: TaskKind) -> None:
     given = _evidence(trained(kind), kind)
-    found = assess.assess(POLICY, given)
-    checks = assess.judge(POLICY, TASKS[kind], found)
+    found = assessment.assess(POLICY, given)
+    checks = assessment.judge(POLICY, TASKS[kind], found)
     names = [check.name for check in checks]
     assert names[:4] == [
         "slices found by search",
@@ -145,23 +146,23 @@ def _page_is_whole(page: str) -> None:
 def test_without_declared_limits_only_the_leak_is_judged() -> None:
     given = _evidence(trained(), "binary", champion=False)
     quiet = GatePolicy(slices=SlicePolicy(search=False))
-    found = assess.assess(quiet, given)
-    assert [check.name for check in assess.judge(quiet, given.task, found)] == ["no feature is the label"]
+    found = assessment.assess(quiet, given)
+    assert [check.name for check in assessment.judge(quiet, given.task, found)] == ["no feature is the label"]
     assert (found.slices, found.found, found.fairness) == ((), (), ())
 
 
 def test_a_model_of_one_tensor_has_nothing_to_slice_or_to_suspect() -> None:
     given = _evidence(trained("multiclass", columns=COLUMNS[4:]), "multiclass")
-    found = assess.assess(GatePolicy(), given)
+    found = assessment.assess(GatePolicy(), given)
     assert (found.found, found.alone) == ((), ())
     assert [i.feature for i in found.importance] == ["pixels"]
-    assert assess.judge(GatePolicy(), given.task, found) == ()
+    assert assessment.judge(GatePolicy(), given.task, found) == ()
 
 
 def test_a_declared_column_that_is_not_there_is_named() -> None:
     given = _evidence(trained(), "binary")
     with pytest.raises(ProjectError, match="slices by 'color'"):
-        assess.assess(GatePolicy(slices=SlicePolicy(columns=("color",))), given)
+        assessment.assess(GatePolicy(slices=SlicePolicy(columns=("color",))), given)
 
 
 def test_a_temperature_is_fitted_exported_and_judged(tmp_path: Path) -> None:
@@ -172,13 +173,13 @@ def test_a_temperature_is_fitted_exported_and_judged(tmp_path: Path) -> None:
     assert result.temperature < 0.9
     assert export(result, tmp_path, held_out) < 1e-5
     given = _evidence(result, "binary")
-    found = assess.assess(POLICY, given).calibration
+    found = assessment.assess(POLICY, given).calibration
     assert found is not None
     assert (found.applied, found.temperature) == (True, result.temperature)
     arrays, labels = given.test.arrays, given.test.labels
-    before, after = _scorer(raw)(arrays), evaluate.score(evaluate.session(tmp_path / MODEL), arrays)
-    assert found.ece_before == pytest.approx(evaluate.evaluate(TASKS["binary"], before, labels)["ece"], abs=2e-3)
-    assert found.ece_after == pytest.approx(evaluate.evaluate(TASKS["binary"], after, labels)["ece"], abs=2e-3)
+    before, after = _scorer(raw)(arrays), onnx_scorer.score(onnx_scorer.session(tmp_path / MODEL), arrays)
+    assert found.ece_before == pytest.approx(onnx_scorer.evaluate(TASKS["binary"], before, labels)["ece"], abs=2e-3)
+    assert found.ece_after == pytest.approx(onnx_scorer.evaluate(TASKS["binary"], after, labels)["ece"], abs=2e-3)
     assert found.log_loss_after < found.log_loss_before
     assert np.array_equal(np.argsort(before[:50]), np.argsort(after[:50]))
     assert calibrated(trained(), held_out).temperature == 1.0
@@ -193,8 +194,8 @@ def test_a_regression_cannot_be_calibrated_and_says_so_before_it_trains() -> Non
 
 def test_a_budget_is_kept_or_not() -> None:
     latency = {"onnxruntime_us_1": 20.0, "onnxruntime_us_1024": 900.0}
-    assert not list(budget.judge(Budget(), latency, 1 << 20))
-    found = list(budget.judge(Budget(max_us_1=30, max_us_1024=500, max_mib=2), latency, 1 << 20))
+    assert not list(serving_budget.judge(Budget(), latency, 1 << 20))
+    found = list(serving_budget.judge(Budget(max_us_1=30, max_us_1024=500, max_mib=2), latency, 1 << 20))
     assert [(c.name, c.value, c.passed) for c in found] == [
         ("latency of 1", 20.0, True),
         ("latency of 1024", 900.0, False),

@@ -19,10 +19,10 @@ from features.manifest import MODEL
 from features.offline.training_frame import RequestFrame
 from features.sources.pseudonyms import Shield
 from tests.trainers.frames import COLUMNS, TASKS, frame, trained
-from trainers import evaluate
-from trainers.batch import STAGES, Job, Receipt, Worker
-from trainers.export import export
-from trainers.fit import FitResult
+from trainers.export.onnx_export import export
+from trainers.loop.trainer import FitResult
+from trainers.scoring import onnx_scorer
+from trainers.scoring.batch_task import STAGES, Job, Receipt, Worker
 
 REQUESTS = frame(rows=1000, seed=3).drop(["label", "split"])
 
@@ -60,7 +60,7 @@ def test_each_part_becomes_a_file_of_its_rows_and_their_scores(binary: tuple[Fit
     receipts, scored = _run(_job(result, bundle, REQUESTS, tmp_path))
     assert [r.rows for r in receipts] == [600, 400]
     assert scored.drop(["score"]).equals(REQUESTS)
-    expected = evaluate.score(evaluate.session(bundle / MODEL), result.encoder.encode(REQUESTS))
+    expected = onnx_scorer.score(onnx_scorer.session(bundle / MODEL), result.encoder.encode(REQUESTS))
     assert np.allclose(scored["score"], expected, atol=1e-6)
     assert all(set(r.seconds) == set(STAGES) and min(r.seconds.values()) >= 0 for r in receipts)
     assert all(r.seconds["model"] > 0 for r in receipts)
@@ -79,7 +79,7 @@ def test_text_is_scored_from_the_codes_of_its_file_and_written_as_the_text_it_wa
     _, scored = _run(job)
     assert scored["colour"].type == pa.string()
     assert scored["colour"].to_pylist() == REQUESTS["colour"].to_pylist()
-    expected = evaluate.score(evaluate.session(binary[1] / MODEL), binary[0].encoder.encode(REQUESTS))
+    expected = onnx_scorer.score(onnx_scorer.session(binary[1] / MODEL), binary[0].encoder.encode(REQUESTS))
     assert np.allclose(scored["score"], expected, atol=1e-6)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tests.trainers.frames import TASKS
-from trainers import bootstrap, tasks
+from trainers import metrics
+from trainers.evaluation import bootstrap
 
 
 def _rows(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -17,7 +18,7 @@ def _rows(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_intervals_cover_as_often_as_they_say() -> None:
     """Confidence 0.9 over 150 samples: no metric that is a mean misses more than 0.1 and four standard errors."""
     task = TASKS["binary"]
-    true = tasks.evaluate(task, *_rows(400_000, 1_000))
+    true = metrics.evaluate(task, *_rows(400_000, 1_000))
     missed = dict.fromkeys(("auc", "log_loss", "brier", "accuracy"), 0)
     for seed in range(150):
         found = bootstrap.intervals(task, *_rows(300, seed), alpha=0.1, resamples=100, seed=1)

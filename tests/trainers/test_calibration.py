@@ -10,7 +10,8 @@ from scipy.special import expit, softmax
 
 from cluster.values import TaskKind
 from tests.trainers.frames import TASKS
-from trainers import calibration, tasks
+from trainers import metrics
+from trainers.evaluation import calibration
 
 
 def _sure(kind: TaskKind, temperature: float, rows: int = 20_000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +42,7 @@ def test_a_planted_temperature_is_found_and_mends_other_rows(kind: TaskKind, pla
 def test_the_calibration_error_by_hand() -> None:
     """Bins of 1/15: {0.1, 0.12} predict 0.11 and half come true; {0.9} predicts 0.9 and comes true."""
     scores, labels = np.array([0.1, 0.12, 0.9]), np.array([0.0, 1.0, 1.0])
-    assert tasks.calibration_error(scores, labels)(None) == pytest.approx((2 * (0.5 - 0.11) + 1 * 0.1) / 3)
+    assert metrics.calibration_error(scores, labels)(None) == pytest.approx((2 * (0.5 - 0.11) + 1 * 0.1) / 3)
 
 
 @given(st.lists(st.floats(0.001, 0.999), min_size=2, max_size=30, unique=True), st.floats(0.05, 20))

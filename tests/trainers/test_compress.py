@@ -12,16 +12,17 @@ import torch
 from cluster.errors import DataError, ProjectError
 from cluster.values import TaskKind
 from tests.trainers.frames import TASKS, Small, frame, trained
-from trainers import losses, models
-from trainers.checkpoint import Checkpoints
-from trainers.compress import Compression, Distill, Prune, check, next_job
+from trainers import losses
 from trainers.config import Change, ModelSpec, TrainConfig
-from trainers.export import export
-from trainers.feed import MemoryFeed, MemoryHeldOut
-from trainers.fit import FitResult
-from trainers.gate import GatePolicy, judge
-from trainers.job import Job
-from trainers.models import Mlp
+from trainers.data.batches import MemoryFeed, MemoryHeldOut
+from trainers.evaluation.quality_gate import GatePolicy, judge
+from trainers.export.compression import Compression, Distill, Prune, check, next_job
+from trainers.export.onnx_export import export
+from trainers.loop.checkpointer import Checkpoints
+from trainers.loop.train_spec import Job
+from trainers.loop.trainer import FitResult
+from trainers.models import registry
+from trainers.models.registry import Mlp
 
 WHOLE = ModelSpec(parameters={"hidden": (32, 16)})
 CONFIG = TrainConfig(epochs=6, batch_size=64, workers=1, lr=1e-2)
@@ -47,7 +48,7 @@ def test_pruned_weights_fit_the_smaller_model_and_the_strongest_units_stay(norm:
     job = next_job(Prune(share=0.5), Job(result.spec, CONFIG, result.task, result.inputs), module)
     assert job.spec.parameters["hidden"] == (4, 2)
     assert job.start is not None
-    smaller = models.build(job.spec, job.inputs, job.task)
+    smaller = registry.build(job.spec, job.inputs, job.task)
     smaller.load_state_dict({name: torch.from_numpy(value) for name, value in job.start.items()})
     assert np.array_equal(job.start["head.weight"], module.head.weight[:, [0, 2]].detach().numpy())
     assert any(np.array_equal(row, module.body[0].weight[3].detach().numpy()) for row in job.start["body.0.weight"])
@@ -147,8 +148,8 @@ def test_what_cannot_be_pruned_is_refused_before_anything_is_trained() -> None:
 def test_a_checkpoint_of_another_teacher_or_start_is_refused(tmp_path: Path) -> None:
     from tests.trainers.test_population import _train
     from tests.trainers.test_resume import Moody, _rows
-    from trainers import loop
-    from trainers.world import World
+    from trainers.loop import train_loop
+    from trainers.loop.process_group import World
 
     config = TrainConfig(epochs=2, batch_size=40, workers=1)
     out, _ = _train(config, Checkpoints(str(tmp_path)), until=1)
@@ -156,7 +157,7 @@ def test_a_checkpoint_of_another_teacher_or_start_is_refused(tmp_path: Path) -> 
     job = Job(ModelSpec(build=Moody), config, TASKS["binary"], inputs, start=out.state)
     feed = MemoryFeed(train, config.batch_size, config.seed)
     with pytest.raises(DataError, match="its start differ"):
-        loop.train(
+        train_loop.train(
             job, feed, MemoryHeldOut(validation), World(), lambda e: None, checkpoints=Checkpoints(str(tmp_path))
         )
 

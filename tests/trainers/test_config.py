@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from cluster.errors import ProjectError
 from tests.trainers.frames import Small
 from trainers.config import Choice, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform, applied
-from trainers.spaces import decoded, distribution
+from trainers.tuning.search_spaces import decoded, distribution
 
 
 def test_chosen_values_go_to_the_config_or_to_the_model() -> None:

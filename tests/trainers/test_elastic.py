@@ -17,10 +17,10 @@ from cluster.values import Task
 from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from trainers.config import ModelSpec, TrainConfig
-from trainers.course import Epoch, Pulse
-from trainers.data import TrainingData
-from trainers.fit import fit
-from trainers.inputs import InputSpec
+from trainers.data.datasets import TrainingData
+from trainers.input_spec import InputSpec
+from trainers.loop.train_events import Epoch, Pulse
+from trainers.loop.trainer import fit
 
 # Ray Data warns about its own defaults.
 pytestmark = [

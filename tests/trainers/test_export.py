@@ -19,11 +19,11 @@ from cluster.values import Snapshot, TaskKind
 from features.definitions import Column, FeatureSet
 from features.manifest import MODEL, PORTABLE, WEIGHTS, Manifest
 from tests.trainers.frames import COLUMNS, Small, frame, trained
-from trainers import evaluate
 from trainers.config import ModelSpec
-from trainers.export import export
-from trainers.fit import FitResult
-from trainers.portable import MISSING_KEY, missing_text, score_portable
+from trainers.export.onnx_export import export
+from trainers.export.portable_onnx import MISSING_KEY, missing_text, score_portable
+from trainers.loop.trainer import FitResult
+from trainers.scoring import onnx_scorer
 
 PARITY = 1e-5
 
@@ -32,7 +32,7 @@ def _both(result: FitResult, folder: Path, table: pa.Table) -> tuple[np.ndarray,
     arrays = result.encoder.encode(table)
     with torch.inference_mode():
         ours = result.scored()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
-    return ours, evaluate.score(evaluate.session(folder / MODEL), arrays)
+    return ours, onnx_scorer.score(onnx_scorer.session(folder / MODEL), arrays)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_the_portable_model_encodes_as_training_does(exported: tuple[FitResult, 
     numbers = {n: pa.array(v, pa.float64()) for n, v in (("plain", plain), ("heavy", heavy), ("gappy", gappy))}
     flat = pa.FixedSizeListArray.from_arrays(pa.array(pixels.ravel()), 4)
     table = pa.table({**numbers, "colour": pa.array(colour, pa.string()), "pixels": flat})
-    model = evaluate.session(folder / PORTABLE)
+    model = onnx_scorer.session(folder / PORTABLE)
     missing = model.get_modelmeta().custom_metadata_map[MISSING_KEY]
     fed = {
         n: np.array([math.nan if v is None else v for v in c], np.float32)
@@ -148,8 +148,8 @@ def test_a_table_is_scored_from_the_bundle_alone(exported: tuple[FitResult, Path
     result, folder = exported
     table = frame(rows=40_000, seed=2)
     ours, _ = _both(result, folder, table)
-    assert np.abs(evaluate.score_table(folder, table) - ours).max() < PARITY
-    assert evaluate.score_table(folder, table.slice(0, 0)).shape == (0,)
+    assert np.abs(onnx_scorer.score_table(folder, table) - ours).max() < PARITY
+    assert onnx_scorer.score_table(folder, table.slice(0, 0)).shape == (0,)
 
 
 def test_no_rows_no_parity(tmp_path: Path) -> None:
@@ -160,4 +160,4 @@ def test_no_rows_no_parity(tmp_path: Path) -> None:
 
 def test_a_bundle_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=str(tmp_path)):
-        evaluate.score_table(tmp_path, frame())
+        onnx_scorer.score_table(tmp_path, frame())

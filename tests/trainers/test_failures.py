@@ -7,7 +7,7 @@ import traceback
 import pytest
 
 from cluster.errors import DataError, GateFailed, RayloopError
-from trainers.failures import blamed, deliberate, last_line
+from trainers.worker_errors import blamed, deliberate, last_line
 
 
 @pytest.mark.parametrize("error", [DataError("column 'a' is missing", "add it"), GateFailed("auc too low")])

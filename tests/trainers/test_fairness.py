@@ -8,8 +8,8 @@ import pytest
 
 from cluster.errors import ProjectError
 from tests.trainers.frames import TASKS
-from trainers import fairness
-from trainers.fairness import FairnessPolicy
+from trainers.evaluation import fairness
+from trainers.evaluation.fairness import FairnessPolicy
 
 POLICY = FairnessPolicy(groups=("sex",), min_rows=4)
 TABLE = pa.table({"sex": ["f"] * 8 + ["m"] * 4 + ["x"] * 3 + [None] * 2})

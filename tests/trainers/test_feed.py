@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.feed import MemoryFeed, MemoryHeldOut, Rows
-from trainers.shares import share_of
-from trainers.transfer import Resident
+from trainers.data.batches import MemoryFeed, MemoryHeldOut, Rows
+from trainers.data.device_transfer import Resident
+from trainers.data.sharding import share_of
 
 ROWS = st.integers(1, 90)
 WORKERS = st.integers(1, 5)

@@ -7,8 +7,8 @@ import pytest
 
 from cluster.values import GateReport, Task
 from tests.trainers.frames import TASKS
-from trainers.bootstrap import paired_difference
-from trainers.gate import GatePolicy, Threshold, judge
+from trainers.evaluation.bootstrap import paired_difference
+from trainers.evaluation.quality_gate import GatePolicy, Threshold, judge
 
 TASK = TASKS["binary"]
 

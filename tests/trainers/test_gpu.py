@@ -11,15 +11,16 @@ import torch
 
 from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, rows
-from trainers import loop, transfer
-from trainers.checkpoint import Checkpoints
 from trainers.config import ModelSpec, Precision, TrainConfig
-from trainers.course import Outcome
-from trainers.feed import Batch, MemoryFeed, MemoryHeldOut
-from trainers.inputs import InputSpec
-from trainers.job import Job
-from trainers.transfer import Prefetched, placed
-from trainers.world import World
+from trainers.data import device_transfer
+from trainers.data.batches import Batch, MemoryFeed, MemoryHeldOut
+from trainers.data.device_transfer import Prefetched, placed
+from trainers.input_spec import InputSpec
+from trainers.loop import train_loop
+from trainers.loop.checkpointer import Checkpoints
+from trainers.loop.process_group import World
+from trainers.loop.train_events import Outcome
+from trainers.loop.train_spec import Job
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 
@@ -61,7 +62,7 @@ def test_a_reader_that_stops_early_leaves_no_thread_waiting() -> None:
 def test_batches_are_the_same_whether_rows_stay_on_the_gpu_or_not(
     share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "RESIDENT_SHARE", share)
+    monkeypatch.setattr(device_transfer, "RESIDENT_SHARE", share)
     table = frame()
     held = rows(part(table, "train"), Encoder.fit(COLUMNS, part(table, "train")))
     for array in (held.numbers, held.codes, held.labels):
@@ -85,7 +86,7 @@ def test_it_learns(precision: Precision) -> None:
     inputs = InputSpec.fit(encoder, TASKS["binary"], arrays, train.labels)
     config = TrainConfig(epochs=25, batch_size=64, lr=1e-2, workers=1, precision=precision)
     job, feed = Job(ModelSpec(), config, TASKS["binary"], inputs), MemoryFeed(train, 64, 0)
-    outcome = loop.train(job, feed, MemoryHeldOut(held), World(DEVICE), lambda epoch: None)
+    outcome = train_loop.train(job, feed, MemoryHeldOut(held), World(DEVICE), lambda epoch: None)
     assert outcome.best.metrics["auc"] > 0.9
     assert all(isinstance(value, np.ndarray) for value in outcome.state.values())
     assert sum(outcome.epochs[-1].seconds.values()) > 0
@@ -101,7 +102,7 @@ def test_it_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     def run(until: int) -> Outcome:
         feed, world = MemoryFeed(train, 64, 0), World(DEVICE)
         checkpoints = Checkpoints(str(tmp_path))
-        return loop.train(
+        return train_loop.train(
             job, feed, MemoryHeldOut(held), world, lambda epoch: None, checkpoints=checkpoints, until=until
         )
 

@@ -11,10 +11,10 @@ from cluster.values import Task
 from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame, part
 from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig
-from trainers.data import TrainingData
-from trainers.fit import fit
-from trainers.inputs import InputSpec
-from trainers.tune import search
+from trainers.data.datasets import TrainingData
+from trainers.input_spec import InputSpec
+from trainers.loop.trainer import fit
+from trainers.tuning.search import search
 
 pytestmark = [
     pytest.mark.gpu,

@@ -15,11 +15,11 @@ from tests.trainers import waiting
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from tests.until import until
 from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig
-from trainers.data import TrainingData
-from trainers.fit import fit
-from trainers.journal import Journal
-from trainers.trial import Trial, TuneResult
-from trainers.tune import search
+from trainers.data.datasets import TrainingData
+from trainers.loop.trainer import fit
+from trainers.tuning.search import search
+from trainers.tuning.trial import Trial, TuneResult
+from trainers.tuning.trial_store import Journal
 
 # Ray Data warns about its own defaults.
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]

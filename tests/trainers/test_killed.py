@@ -16,10 +16,10 @@ from cluster.values import Task
 from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from trainers.config import ModelSpec, TrainConfig
-from trainers.course import Epoch, Pulse
-from trainers.data import TrainingData
-from trainers.fit import FitResult, fit
-from trainers.inputs import InputSpec
+from trainers.data.datasets import TrainingData
+from trainers.input_spec import InputSpec
+from trainers.loop.train_events import Epoch, Pulse
+from trainers.loop.trainer import FitResult, fit
 
 # Ray Data warns about its own defaults.
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]

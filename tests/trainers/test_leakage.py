@@ -8,9 +8,9 @@ import pytest
 from cluster.values import TaskKind
 from features.encoder import Arrays, Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame
-from trainers import leakage
-from trainers.inputs import InputSpec
-from trainers.leakage import Alone
+from trainers.evaluation import leakage
+from trainers.evaluation.leakage import Alone
+from trainers.input_spec import InputSpec
 
 
 def _rows(kind: TaskKind, rows: int = 3000) -> tuple[InputSpec, Arrays, np.ndarray]:

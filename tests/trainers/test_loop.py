@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from cluster.errors import DataError
 from cluster.values import Task, TaskKind
 from tests.trainers.frames import TASKS, Small, frame, trained
-from trainers import tasks
+from trainers import metrics
 from trainers.config import ModelSpec, Schedule, TrainConfig
-from trainers.inputs import InputSpec
-from trainers.step import schedule_factor
+from trainers.input_spec import InputSpec
+from trainers.loop.train_step import schedule_factor
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_training() -> None:
     with torch.inference_mode():
         arrays = result.encoder.encode(held := frame().slice(480))
         scores = result.scored()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
-    found = tasks.evaluate(TASKS["binary"], scores, held["label"].to_numpy())["auc"]
+    found = metrics.evaluate(TASKS["binary"], scores, held["label"].to_numpy())["auc"]
     assert found == pytest.approx(max(values), abs=1e-6)
 
 

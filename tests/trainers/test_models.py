@@ -14,10 +14,10 @@ from cluster.errors import DataError, ProjectError
 from cluster.values import Task, TaskKind
 from features.encoder import UNKNOWN_CODE, Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part, rows
-from trainers import models
 from trainers.config import ModelSpec
-from trainers.inputs import InputSpec
-from trainers.tabular import CLIP_STD, TabularInput
+from trainers.input_spec import InputSpec
+from trainers.models import registry
+from trainers.models.tabular_input import CLIP_STD, TabularInput
 
 
 def _inputs(task: Task) -> tuple[InputSpec, torch.Tensor, torch.Tensor]:
@@ -32,7 +32,7 @@ def _inputs(task: Task) -> tuple[InputSpec, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("build", ["linear", "mlp", "ft_transformer", Small])
 def test_logits_have_a_column_for_each_output(kind: TaskKind, build: object) -> None:
     inputs, numbers, codes = _inputs(TASKS[kind])
-    module = models.build(ModelSpec(build=build), inputs, TASKS[kind])
+    module = registry.build(ModelSpec(build=build), inputs, TASKS[kind])
     logits = module(numbers, codes)
     assert logits.shape == (len(numbers), TASKS[kind].outputs)
     assert torch.isfinite(logits).all()
@@ -41,7 +41,7 @@ def test_logits_have_a_column_for_each_output(kind: TaskKind, build: object) -> 
 def test_scores_follow_the_conventions_of_the_task() -> None:
     for task in TASKS.values():
         inputs, numbers, codes = _inputs(task)
-        scores = models.Scored(models.build(ModelSpec(), inputs, task), task, inputs).eval()(numbers, codes)
+        scores = registry.Scored(registry.build(ModelSpec(), inputs, task), task, inputs).eval()(numbers, codes)
         if task.kind == "multiclass":
             assert torch.allclose(scores.sum(dim=1), torch.ones(len(numbers)))
         elif task.kind == "multilabel":
@@ -85,7 +85,7 @@ def test_an_unseen_category_meets_the_unknown_embedding_and_training_reaches_it(
     unseen = frame(rows=1).set_column(3, "colour", pa.array(["violet"]))
     assert encoder.encode(unseen)["codes"].tolist() == [[UNKNOWN_CODE]]
     torch.manual_seed(0)
-    module = models.build(ModelSpec(parameters={"unknown": 0.2}), inputs, TASKS["binary"])
+    module = registry.build(ModelSpec(parameters={"unknown": 0.2}), inputs, TASKS["binary"])
     module(numbers, codes).sum().backward()
     gradient = module.inputs.embeddings[0].weight.grad
     assert gradient[UNKNOWN_CODE].abs().sum() > 0
@@ -114,11 +114,11 @@ def test_no_rows_and_no_columns_are_refused() -> None:
 def test_a_parameter_that_the_builder_does_not_take_is_named() -> None:
     inputs, _, _ = _inputs(TASKS["binary"])
     with pytest.raises(ProjectError, match=r"'mlp' has no parameter 'depth'.*hidden"):
-        models.check_parameters(ModelSpec(), ["hidden", "depth"])
+        registry.check_parameters(ModelSpec(), ["hidden", "depth"])
     with pytest.raises(ProjectError, match="depth"):
-        models.build(ModelSpec(parameters={"depth": 2}), inputs, TASKS["binary"])
+        registry.build(ModelSpec(parameters={"depth": 2}), inputs, TASKS["binary"])
     with pytest.raises(ProjectError, match="norm='group'"):
-        models.build(ModelSpec(parameters={"norm": "group"}), inputs, TASKS["binary"])
+        registry.build(ModelSpec(parameters={"norm": "group"}), inputs, TASKS["binary"])
 
 
 def test_a_builder_that_returns_no_module_is_refused() -> None:
@@ -128,7 +128,7 @@ def test_a_builder_that_returns_no_module_is_refused() -> None:
         return None  # type: ignore[return-value]
 
     with pytest.raises(ProjectError, match="NoneType"):
-        models.build(ModelSpec(build=broken), inputs, TASKS["binary"])
+        registry.build(ModelSpec(build=broken), inputs, TASKS["binary"])
 
 
 class Cut(Small):
@@ -143,14 +143,14 @@ class Flat(Small):
 
 def test_a_module_that_cannot_score_is_refused_before_workers_start() -> None:
     inputs, _, _ = _inputs(TASKS["binary"])
-    models.check(ModelSpec(build=Small), inputs, TASKS["binary"])
+    registry.check(ModelSpec(build=Small), inputs, TASKS["binary"])
     with pytest.raises(ProjectError, match=r"'Cut' cannot score two rows of zeros: .*tabular\.py:\d+: RuntimeError"):
-        models.check(ModelSpec(build=Cut), inputs, TASKS["binary"])
+        registry.check(ModelSpec(build=Cut), inputs, TASKS["binary"])
     with pytest.raises(ProjectError, match=r"shape \(2,\) for two rows; give \(2, 1\)"):
-        models.check(ModelSpec(build=Flat), inputs, TASKS["binary"])
+        registry.check(ModelSpec(build=Flat), inputs, TASKS["binary"])
 
 
 def test_parameters_are_the_builders_defaults_under_those_given() -> None:
-    assert models.parameters(ModelSpec(build=Small)) == {"width": 8}
-    assert models.parameters(ModelSpec(parameters={"dropout": 0.1}))["dropout"] == 0.1
-    assert models.parameters(ModelSpec())["hidden"] == (256, 128)
+    assert registry.parameters(ModelSpec(build=Small)) == {"width": 8}
+    assert registry.parameters(ModelSpec(parameters={"dropout": 0.1}))["dropout"] == 0.1
+    assert registry.parameters(ModelSpec())["hidden"] == (256, 128)

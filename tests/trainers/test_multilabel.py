@@ -14,18 +14,20 @@ from cluster.errors import DataError
 from features.encoder import Encoder
 from features.manifest import MODEL
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, trained
-from trainers import assess, evaluate, tasks
-from trainers.assess import Evidence, Part
-from trainers.baseline import baseline_scores
+from trainers import metrics
 from trainers.config import TrainConfig
-from trainers.encode import Encode, label_array
-from trainers.export import export
-from trainers.fairness import FairnessPolicy
-from trainers.fit import FitResult, calibrated
-from trainers.gate import GatePolicy
-from trainers.inputs import InputSpec
-from trainers.robustness import RobustnessPolicy
-from trainers.slices import SlicePolicy
+from trainers.data.encoding_task import Encode, label_array
+from trainers.evaluation import assessment
+from trainers.evaluation.assessment import Evidence, Part
+from trainers.evaluation.fairness import FairnessPolicy
+from trainers.evaluation.lightgbm_baseline import baseline_scores
+from trainers.evaluation.quality_gate import GatePolicy
+from trainers.evaluation.robustness import RobustnessPolicy
+from trainers.evaluation.slices import SlicePolicy
+from trainers.export.onnx_export import export
+from trainers.input_spec import InputSpec
+from trainers.loop.trainer import FitResult, calibrated
+from trainers.scoring import onnx_scorer
 
 TASK = TASKS["multilabel"]
 
@@ -38,9 +40,9 @@ def _result() -> FitResult:
 def test_the_exported_file_gives_a_probability_for_each_label(tmp_path: Path) -> None:
     rows = frame("multilabel", rows=80, seed=2)
     assert export(_result(), tmp_path, rows) < 1e-5
-    scores = evaluate.score(evaluate.session(tmp_path / MODEL), _result().encoder.encode(rows))
+    scores = onnx_scorer.score(onnx_scorer.session(tmp_path / MODEL), _result().encoder.encode(rows))
     assert scores.shape == (80, 2)
-    written = evaluate.outputs(TASK, scores)
+    written = onnx_scorer.outputs(TASK, scores)
     for row, names in zip(scores, written["predicted"].to_pylist(), strict=True):
         assert names == [name for name, score in zip(TASK.classes, row, strict=True) if score >= 0.5]
 
@@ -55,7 +57,7 @@ def test_a_temperature_lowers_the_log_loss_of_the_rows_that_it_is_fitted_on() ->
     for result in (_result(), found):
         with torch.inference_mode():
             given = torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])
-            losses.append(tasks.evaluate(TASK, result.scored()(*given).numpy(), labels)["log_loss"])
+            losses.append(metrics.evaluate(TASK, result.scored()(*given).numpy(), labels)["log_loss"])
     assert losses[1] <= losses[0]
 
 
@@ -78,14 +80,14 @@ def test_every_side_of_the_gate_takes_it() -> None:
         return Part(table, arrays, label_array(table["label"]), score(arrays))
 
     parts = [of(frame("multilabel", rows=600, seed=seed)) for seed in (0, 8, 9)]
-    found = assess.assess(policy, Evidence(TASK, result.inputs, score, *parts))
-    assert set(found.metrics) == set(tasks.METRICS["multilabel"])
+    found = assessment.assess(policy, Evidence(TASK, result.inputs, score, *parts))
+    assert set(found.metrics) == set(metrics.METRICS["multilabel"])
     assert {one.feature for one in found.importance[:2]} <= {"plain", "pixels", "colour"}
     # "blue" is the colour itself, and one label of two.
     assert found.alone[0].feature == "colour"
     assert found.fairness[0].error_difference is not None
     assert all(attribution.output in TASK.classes for attribution in found.attributions)
-    assert all(check.passed for check in assess.judge(policy.model_copy(update={"max_alone": None}), TASK, found))
+    assert all(check.passed for check in assessment.judge(policy.model_copy(update={"max_alone": None}), TASK, found))
 
 
 def test_trees_are_grown_for_each_label() -> None:
@@ -93,7 +95,7 @@ def test_trees_are_grown_for_each_label() -> None:
     encoder, test = Encoder.fit(COLUMNS, part(table, "train")), frame("multilabel", rows=400, seed=5)
     scores = baseline_scores(TASK, encoder, part(table, "train"), test, trees=30)
     assert scores.shape == (400, 2)
-    assert tasks.evaluate(TASK, scores, label_array(test["label"]))["auc"] > 0.8
+    assert metrics.evaluate(TASK, scores, label_array(test["label"]))["auc"] > 0.8
 
 
 def test_labels_are_encoded_as_a_table_and_their_number_is_checked() -> None:

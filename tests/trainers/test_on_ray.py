@@ -20,11 +20,11 @@ from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part, trained
 from tests.until import until
 from trainers.config import Choice, LogUniform, ModelSpec, TrainConfig, TuneConfig
-from trainers.data import TrainingData
-from trainers.export import export
-from trainers.fit import fit
-from trainers.inputs import InputSpec
-from trainers.tune import search
+from trainers.data.datasets import TrainingData
+from trainers.export.onnx_export import export
+from trainers.input_spec import InputSpec
+from trainers.loop.trainer import fit
+from trainers.tuning.search import search
 
 # Ray Data warns about its own defaults.
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from cluster.errors import ProjectError
 from tests.trainers.frames import TASKS
 from tests.trainers.test_resume import Moody, _rows
-from trainers import loop, population, spaces
-from trainers.checkpoint import Checkpoints
 from trainers.config import Change, Choice, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform
-from trainers.course import Epoch, Outcome
-from trainers.feed import MemoryFeed, MemoryHeldOut
-from trainers.job import Job
-from trainers.tasks import Primary
-from trainers.trial import Trial
-from trainers.world import World
+from trainers.data.batches import MemoryFeed, MemoryHeldOut
+from trainers.loop import train_loop
+from trainers.loop.checkpointer import Checkpoints
+from trainers.loop.process_group import World
+from trainers.loop.train_events import Epoch, Outcome
+from trainers.loop.train_spec import Job
+from trainers.metrics import Primary
+from trainers.tuning import pbt, search_spaces
+from trainers.tuning.trial import Trial
 
 AUC = Primary("auc", "max")
 SPACES = {
@@ -41,26 +42,26 @@ def _members(*metrics: float) -> list[Trial]:
 
 @given(st.integers(0, 10_000), st.integers(1, 5))
 def test_all_settings_lie_in_their_space_and_repeat_for_the_seed(seed: int, generation: int) -> None:
-    first = population.founders(SPACES, {}, 5, seed)
+    first = pbt.founders(SPACES, {}, 5, seed)
     members = [Trial(number=i + 1, parameters=each, metric=i / 10, status="finished") for i, each in enumerate(first)]
-    after = population.successors(members, SPACES, AUC, seed, generation)
+    after = pbt.successors(members, SPACES, AUC, seed, generation)
     for each in [*first, *(settings for _, settings in after)]:
-        assert spaces.encoded(SPACES, each)
+        assert search_spaces.encoded(SPACES, each)
         assert isinstance(each["n"], int)
         assert isinstance(each["lr"], float)
-    assert first == population.founders(SPACES, {}, 5, seed)
-    assert after == population.successors(members, SPACES, AUC, seed, generation)
+    assert first == pbt.founders(SPACES, {}, 5, seed)
+    assert after == pbt.successors(members, SPACES, AUC, seed, generation)
 
 
 def test_the_base_values_found_the_population() -> None:
     start = {"lr": 0.01, "drop": 0.1, "n": 2, "kind": "a"}
-    assert population.founders(SPACES, start, 3, 0)[0] == start
-    assert len(population.founders(SPACES, start, 3, 0)) == 3
+    assert pbt.founders(SPACES, start, 3, 0)[0] == start
+    assert len(pbt.founders(SPACES, start, 3, 0)) == 3
 
 
 def test_the_worst_quarter_goes_on_from_the_best_and_the_others_from_themselves() -> None:
     members = _members(0.9, 0.5, 0.8, 0.7, 0.6, 0.4, 0.65, 0.95)
-    after = population.successors(members, SPACES, AUC, 0, 1)
+    after = pbt.successors(members, SPACES, AUC, 0, 1)
     parents = [parent for parent, _ in after]
     assert [parents[i] for i in (0, 2, 3, 4, 6, 7)] == [1, 3, 4, 5, 7, 8]
     assert {parents[1], parents[5]} <= {1, 8}
@@ -71,17 +72,17 @@ def test_the_worst_quarter_goes_on_from_the_best_and_the_others_from_themselves(
 
 
 def test_of_two_the_worse_copies_and_who_failed_copies_too() -> None:
-    assert [parent for parent, _ in population.successors(_members(0.5, 0.6), SPACES, AUC, 0, 1)] == [2, 2]
-    after = population.successors(_members(math.nan, 0.6, math.nan, math.nan), SPACES, AUC, 0, 1)
+    assert [parent for parent, _ in pbt.successors(_members(0.5, 0.6), SPACES, AUC, 0, 1)] == [2, 2]
+    after = pbt.successors(_members(math.nan, 0.6, math.nan, math.nan), SPACES, AUC, 0, 1)
     assert [parent for parent, _ in after] == [2, 2, 2, 2]
-    assert population.successors(_members(math.nan, math.nan), SPACES, AUC, 0, 1) == []
+    assert pbt.successors(_members(math.nan, math.nan), SPACES, AUC, 0, 1) == []
 
 
 def test_a_copied_number_moves_by_a_fifth_and_a_choice_to_a_neighbour() -> None:
     random, moved = np.random.default_rng(0), []
     start = {"lr": 0.01, "drop": 0.2, "n": 5, "kind": "b"}
     for _ in range(200):
-        moved.append(population.explored(start, SPACES, random))
+        moved.append(pbt.explored(start, SPACES, random))
     near = [settings["lr"] for settings in moved if settings["lr"] in (0.01 * 0.8, 0.01 * 1.2)]
     assert 0.65 < len(near) / 200 < 0.85
     assert {settings["kind"] for settings in moved} == {"a", "b", "c"}
@@ -106,7 +107,9 @@ def _train(config: TrainConfig, checkpoints: Checkpoints | None = None, until: i
     train, validation, inputs = _rows()
     feed, told = MemoryFeed(train, config.batch_size, config.seed), list[Epoch]()
     job = Job(ModelSpec(build=Moody), config, TASKS["binary"], inputs)
-    out = loop.train(job, feed, MemoryHeldOut(validation), World(), told.append, checkpoints=checkpoints, until=until)
+    out = train_loop.train(
+        job, feed, MemoryHeldOut(validation), World(), told.append, checkpoints=checkpoints, until=until
+    )
     return out, told
 
 

@@ -14,15 +14,15 @@ from torch import nn
 from cluster.values import Task
 from features.manifest import MODEL, PORTABLE
 from tests.trainers.frames import COLUMNS, TASKS, frame, trained
-from trainers import evaluate
 from trainers.config import ModelSpec, TrainConfig
-from trainers.export import export
-from trainers.fit import FitResult
-from trainers.gate import GatePolicy, Threshold
-from trainers.inputs import InputSpec
-from trainers.latency import ROWS, latencies, runtime_line
-from trainers.portable import score_portable
-from trainers.precision import Served, choose
+from trainers.evaluation.quality_gate import GatePolicy, Threshold
+from trainers.export.onnx_export import export
+from trainers.export.portable_onnx import score_portable
+from trainers.export.precision_selection import Served, choose
+from trainers.input_spec import InputSpec
+from trainers.loop.trainer import FitResult
+from trainers.scoring import onnx_scorer
+from trainers.scoring.latency_benchmark import ROWS, latencies, runtime_line
 
 INT8 = TrainConfig(epochs=6, batch_size=64, workers=1, quantize="int8")
 HELD_OUT = frame(rows=2000, seed=7)
@@ -58,14 +58,14 @@ def test_int8_that_holds_the_gate_is_what_the_bundle_serves(tmp_path: Path) -> N
     for file in (MODEL, PORTABLE):
         assert "MatMulInteger" in _operators(tmp_path / file)
     arrays = result.encoder.encode(HELD_OUT)
-    model = evaluate.session(tmp_path / MODEL)
-    assert np.array_equal(evaluate.score(model, arrays), served.scores)
+    model = onnx_scorer.session(tmp_path / MODEL)
+    assert np.array_equal(onnx_scorer.score(model, arrays), served.scores)
     with torch.inference_mode():
         exact = result.scored()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
     assert 0 < np.abs(served.scores - exact).max() < 0.05
     few = HELD_OUT.slice(0, 50)
-    portable = score_portable(evaluate.session(tmp_path / PORTABLE), result.encoder, few)
-    assert np.allclose(portable, evaluate.score(model, result.encoder.encode(few)), atol=1e-6)
+    portable = score_portable(onnx_scorer.session(tmp_path / PORTABLE), result.encoder, few)
+    assert np.allclose(portable, onnx_scorer.score(model, result.encoder.encode(few)), atol=1e-6)
 
 
 def test_int8_that_costs_quality_is_refused_and_the_float_model_stays(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_int8_that_costs_quality_is_refused_and_the_float_model_stays(tmp_path: 
     assert str(served).startswith("float32 (int8 refused: auc against the same model")
     assert served.report.passed
     assert "MatMulInteger" not in _operators(tmp_path / MODEL) | _operators(tmp_path / PORTABLE)
-    model = evaluate.session(tmp_path / MODEL)
-    assert np.array_equal(evaluate.score(model, result.encoder.encode(HELD_OUT)), served.scores)
+    model = onnx_scorer.session(tmp_path / MODEL)
+    assert np.array_equal(onnx_scorer.score(model, result.encoder.encode(HELD_OUT)), served.scores)
 
 
 def test_a_threshold_that_only_float_holds_refuses_int8(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_threshold_that_only_float_holds_refuses_int8(tmp_path: Path) -> None:
     lenient = GatePolicy(max_quantization_loss=1.0)
     assert _served(result, tmp_path, lenient).precision == "int8"
     whole = _served(trained(spec=ModelSpec(build=Powers), columns=COLUMNS[:1]), tmp_path, GatePolicy())
-    auc = evaluate.evaluate(TASKS["binary"], whole.scores, LABELS)["auc"]
+    auc = onnx_scorer.evaluate(TASKS["binary"], whole.scores, LABELS)["auc"]
     strict = GatePolicy(max_quantization_loss=1.0, thresholds=(Threshold(metric="auc", min=auc - 0.02),))
     assert "held-out auc" in _served(result, tmp_path, strict).refused
 
@@ -107,7 +107,7 @@ def test_both_runtimes_are_timed_on_one_thread_and_leave_torchs_threads_alone(tm
     export(result, tmp_path, HELD_OUT)
     threads, alive = torch.get_num_threads(), threading.active_count()
     found = latencies(
-        evaluate.session(tmp_path / MODEL), result.scored(), result.encoder.encode(HELD_OUT.slice(0, 100))
+        onnx_scorer.session(tmp_path / MODEL), result.scored(), result.encoder.encode(HELD_OUT.slice(0, 100))
     )
     assert (torch.get_num_threads(), threading.active_count()) == (threads, alive)
     assert set(found) == {f"{name}_us_{rows}" for name in ("onnxruntime", "torch") for rows in ROWS}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trainers.ratios import Mean, paired, ratio_low, unpaired
+from trainers.evaluation.ratio_bounds import Mean, paired, ratio_low, unpaired
 
 LOSSES = arrays(np.float64, st.integers(2, 40), elements=st.floats(0, 100))
 

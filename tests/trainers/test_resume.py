@@ -19,14 +19,14 @@ from cluster.errors import DataError, RayloopError
 from cluster.values import Task
 from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, rows
-from trainers import loop
-from trainers.checkpoint import Checkpoints, loaded
 from trainers.config import ModelSpec, TrainConfig
-from trainers.course import Outcome, Pulse
-from trainers.feed import Batch, MemoryFeed, MemoryHeldOut, Rows
-from trainers.inputs import InputSpec
-from trainers.job import Job
-from trainers.world import World
+from trainers.data.batches import Batch, MemoryFeed, MemoryHeldOut, Rows
+from trainers.input_spec import InputSpec
+from trainers.loop import train_loop
+from trainers.loop.checkpointer import Checkpoints, loaded
+from trainers.loop.process_group import World
+from trainers.loop.train_events import Outcome, Pulse
+from trainers.loop.train_spec import Job
 
 STEPS = 5
 """In an epoch."""
@@ -90,7 +90,7 @@ def _run(folder: str, config: TrainConfig, stop: int = -1, told: list[Pulse] | N
     tell = (lambda pulse: None) if told is None else told.append
     checkpoints = Checkpoints(folder)
     try:
-        return loop.train(job, feed, MemoryHeldOut(validation), World(), lambda epoch: None, tell, checkpoints)
+        return train_loop.train(job, feed, MemoryHeldOut(validation), World(), lambda epoch: None, tell, checkpoints)
     finally:
         checkpoints.wait()
 

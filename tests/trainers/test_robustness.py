@@ -7,9 +7,9 @@ import pytest
 
 from features.encoder import MISSING_CODE, Arrays, Encoder
 from tests.trainers.frames import COLUMNS, TASKS, frame
-from trainers import robustness
-from trainers.inputs import InputSpec
-from trainers.robustness import RobustnessPolicy
+from trainers.evaluation import robustness
+from trainers.evaluation.robustness import RobustnessPolicy
+from trainers.input_spec import InputSpec
 
 TABLE = frame(rows=4000)
 ENCODER = Encoder.fit(COLUMNS, TABLE)

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from trainers.config import ModelSpec, TrainConfig
-from trainers.search_page import render
-from trainers.search_plots import _Axis, parallel
-from trainers.trial import Standing, Trial, TuneResult
+from trainers.tuning.report import render
+from trainers.tuning.report_plots import _Axis, parallel
+from trainers.tuning.trial import Standing, Trial, TuneResult
 
 
 def _trials() -> list[Trial]:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ProjectError
-from trainers import slices
-from trainers.cuts import NOWHERE, Cut
-from trainers.slices import Measured, SlicePolicy
+from trainers.evaluation import slices
+from trainers.evaluation.binning import NOWHERE, Cut
+from trainers.evaluation.slices import Measured, SlicePolicy
 
 POLICY = SlicePolicy(min_rows=100)
 COLUMNS = ("carrier", "hour", "speed", "gust")

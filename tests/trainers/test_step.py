@@ -18,10 +18,10 @@ from cluster.values import Task
 from tests.trainers.frames import TASKS, trained
 from trainers import losses
 from trainers.config import ModelSpec, TrainConfig
-from trainers.feed import Batch
-from trainers.inputs import InputSpec
-from trainers.step import Stepper
-from trainers.world import World
+from trainers.data.batches import Batch
+from trainers.input_spec import InputSpec
+from trainers.loop.process_group import World
+from trainers.loop.train_step import Stepper
 
 LABELS = Task(kind="multilabel", label="tags", classes=("a", "b"))
 

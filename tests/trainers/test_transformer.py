@@ -11,9 +11,9 @@ import torch
 from cluster.errors import ProjectError
 from cluster.values import TaskKind
 from tests.trainers.frames import TASKS, frame, trained
-from trainers import models
 from trainers.config import ModelSpec, TrainConfig
-from trainers.export import export
+from trainers.export.onnx_export import export
+from trainers.models import registry
 
 SPEC = ModelSpec(build="ft_transformer", parameters={"width": 16, "blocks": 2, "heads": 4})
 CONFIG = TrainConfig(epochs=15, batch_size=64, lr=5e-3, workers=1)
@@ -42,4 +42,4 @@ def test_every_column_is_a_token_and_a_missing_number_is_told_from_the_mean() ->
 def test_a_width_that_heads_do_not_divide_is_refused() -> None:
     inputs = trained(config=CONFIG.model_copy(update={"epochs": 1})).inputs
     with pytest.raises(ProjectError, match="width=10 is no multiple of heads=4"):
-        models.build(ModelSpec(build="ft_transformer", parameters={"width": 10, "heads": 4}), inputs, TASKS["binary"])
+        registry.build(ModelSpec(build="ft_transformer", parameters={"width": 10, "heads": 4}), inputs, TASKS["binary"])

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from cluster.errors import RayloopError
 from trainers.config import Change
-from trainers.journal import Journal
-from trainers.tasks import Primary
-from trainers.trial import Standing, Trial, TuneResult, changes, finalists, ranked, standings
+from trainers.metrics import Primary
+from trainers.tuning.trial import Standing, Trial, TuneResult, changes, finalists, ranked, standings
+from trainers.tuning.trial_store import Journal
 
 AUC, RMSE = Primary("auc", "max"), Primary("rmse", "min")
 

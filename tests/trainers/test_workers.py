@@ -9,9 +9,10 @@ import pytest
 from torch import nn
 
 from tests.trainers.group import Plan, together
-from trainers import sharded, workers
 from trainers.config import ModelSpec, TrainConfig
-from trainers.course import Outcome
+from trainers.loop import fsdp as fsdp_module
+from trainers.loop import worker_group
+from trainers.loop.train_events import Outcome
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -83,10 +84,10 @@ def test_large_modules_are_sharded_on_their_own_inner_ones_first() -> None:
     large, other = nn.Linear(1100, 1000), nn.Linear(1000, 1100)
     block = nn.Sequential(large, nn.ReLU())
     module = nn.Sequential(nn.ModuleList([block, other]), nn.Linear(3, 3))
-    assert sharded._units(module) == [large, block, other]
+    assert fsdp_module._units(module) == [large, block, other]
 
 
 def test_a_training_that_waits_for_nodes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers.ray, "cluster_resources", lambda: {"CPU": 4.0})
-    assert workers.no_room(4, 1.0) == ""
-    assert "5 workers want 5 CPUs and the cluster has 4" in workers.no_room(5, 1.0)
+    monkeypatch.setattr(worker_group.ray, "cluster_resources", lambda: {"CPU": 4.0})
+    assert worker_group.no_room(4, 1.0) == ""
+    assert "5 workers want 5 CPUs and the cluster has 4" in worker_group.no_room(5, 1.0)

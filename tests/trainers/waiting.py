@@ -12,10 +12,10 @@ from cluster.values import Task
 from features.encoder import Encoder
 from tests.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig
-from trainers.data import TrainingData
-from trainers.inputs import InputSpec
-from trainers.trial import Trial, TuneResult
-from trainers.tune import search
+from trainers.data.datasets import TrainingData
+from trainers.input_spec import InputSpec
+from trainers.tuning.search import search
+from trainers.tuning.trial import Trial, TuneResult
 
 TUNING = TuneConfig(
     space={"lr": LogUniform(low=1e-4, high=1e-1)},

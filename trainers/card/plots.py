@@ -1,0 +1,78 @@
+"""The card's plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cluster.web.drawing import FAINT, INK, STYLE, svg
+from trainers.evaluation.bootstrap import Interval
+from trainers.evaluation.explanations import Attribution, Importance
+from trainers.evaluation.slices import Measured
+
+BLUE, AMBER = "#3b82c4", "#d98324"
+MAX_BARS = 15
+
+
+@matplotlib.rc_context(STYLE)
+def importance(found: Sequence[Importance], metric: str) -> str:
+    """Bars of what is lost without each feature, the largest on top; the line is the spread over repeats."""
+    shown = list(found[:MAX_BARS])[::-1]
+    figure, axes = _bars(len(shown))
+    axes.barh(
+        [i.feature for i in shown], [i.lost for i in shown], xerr=[i.spread for i in shown], color=BLUE, ecolor=INK
+    )
+    axes.set_xlabel(f"{metric} lost when the feature is shuffled")
+    return svg(figure, "importance")
+
+
+@matplotlib.rc_context(STYLE)
+def slices(found: Sequence[Measured]) -> str:
+    """Loss of each slice over that of all other rows; the line reaches down to what is sure."""
+    shown = list(found[:MAX_BARS])[::-1]
+    figure, axes = _bars(len(shown))
+    names = [s.name for s in shown]
+    axes.hlines(names, [s.low for s in shown], [s.ratio for s in shown], color=AMBER, lw=2)
+    axes.plot([s.ratio for s in shown], names, "o", color=AMBER, ms=6)
+    axes.axvline(1.0, color=INK, lw=0.8, ls=(0, (4, 3)))
+    axes.set_xlabel("loss, as a multiple of all other rows'")
+    return svg(figure, "slices")
+
+
+@matplotlib.rc_context(STYLE)
+def calibration(curve: Sequence[tuple[float, float, int]]) -> str:
+    """Predicted against observed, (predicted, observed, rows) for each bin."""
+    figure = Figure(figsize=(5.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=FAINT, lw=1.2, ls=(0, (4, 3)))
+    axes.plot([p for p, _, _ in curve], [o for _, o, _ in curve], color=BLUE, lw=2, marker="o", ms=4.5)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("happened")
+    axes.grid()
+    return svg(figure, "calibration")
+
+
+@matplotlib.rc_context(STYLE)
+def attribution(found: Attribution) -> str:
+    """The features that moved one row's score the most, away from the mean score."""
+    largest = sorted(found.parts.items(), key=lambda item: -abs(item[1]))[:8][::-1]
+    figure, axes = _bars(len(largest))
+    names = [f"{name} = {found.values[name]}" if name in found.values else name for name, _ in largest]
+    axes.barh(names, [part for _, part in largest], color=[BLUE if part > 0 else AMBER for _, part in largest])
+    axes.axvline(0.0, color=INK, lw=0.8)
+    axes.set_xlabel(f"part of the score: {found.base:.3g} on average, {found.score:.3g} here")
+    return svg(figure, found.row)
+
+
+def interval(found: Interval) -> str:
+    return f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
+
+
+def _bars(count: int) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8.6, 0.9 + 0.27 * max(1, count)), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(axis="x")
+    return figure, axes

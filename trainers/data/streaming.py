@@ -1,0 +1,132 @@
+"""Encoded rows and the feeds over those that do not fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.data import DataIterator, Dataset
+
+from cluster.errors import DataError
+from trainers.config import SCORE_ROWS, TrainConfig
+from trainers.data.batches import Batch, Rows
+from trainers.data.sharding import local_batch, share_of
+
+
+@dataclass(frozen=True)
+class EncodedPart:
+    """Encoded rows: in the object store (``stored``), or as a Dataset cut on demand."""
+
+    rows: int
+    codes: int
+    width: int
+    dataset: Dataset | None = None
+    stored: ray.ObjectRef | None = None
+
+    def load(self) -> Rows:
+        """The rows in memory, without a copy on the node that has them."""
+        assert self.stored is not None
+        return Rows(**ray.get(self.stored))
+
+    def sample(self, count: int) -> Rows:
+        """At most ``count`` rows, evenly spaced."""
+        if self.stored is not None:
+            return self.load().every(count)
+        assert self.dataset is not None
+        step, at, kept = max(1, -(-self.rows // count)), 0, []
+        for batch in self.dataset.iter_batches(batch_size=SCORE_ROWS, batch_format="numpy"):
+            kept.append({name: values[-at % step :: step] for name, values in batch.items()})
+            at += len(batch["labels"])
+        return rows_of(kept, self.width, self.codes)
+
+
+class StreamFeed:
+    """Batches streamed from one worker's shard, shuffled within a buffer by the epoch's seed.
+
+    A shard that ends early, by a row or within the last batch, starts over, as batches.py says.
+    """
+
+    def __init__(self, shard: DataIterator, part: EncodedPart, config: TrainConfig, rank: int, workers: int) -> None:
+        if part.rows < workers:
+            raise DataError(f"{part.rows} training rows for {workers} workers", "lower workers")
+        self._shard = shard
+        self._part = part
+        self._config = config
+        self._rank = rank
+        self._local = local_batch(part.rows, config.batch_size, workers)
+        self._global = self._local * workers
+
+    @property
+    def rows(self) -> int:
+        return self._part.rows
+
+    @property
+    def steps(self) -> int:
+        return -(-self.rows // self._global)
+
+    def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
+        """Steps before ``first`` are read and left out: only so do the others come in the same order."""
+        return islice(self._epoch(number), first, None)
+
+    def _epoch(self, number: int) -> Iterator[Batch]:
+        seed = int(np.random.default_rng([self._config.seed, number, self._rank]).integers(2**31))
+        whole = (batch for _ in iter(int, 1) for batch in self._batches(seed))
+        for _ in range(self.steps):
+            batch = next(whole)
+            while len(batch.labels) < self._local:
+                extra = next(whole)
+                batch = Batch(*(torch.cat(pair)[: self._local] for pair in zip(batch, extra, strict=True)))
+            yield batch
+
+    def _batches(self, seed: int) -> Iterator[Batch]:
+        options: dict[str, Any] = {}
+        if self._config.shuffle_rows > self._local:
+            options = {"local_shuffle_buffer_size": self._config.shuffle_rows, "local_shuffle_seed": seed}
+        for batch in self._shard.iter_batches(batch_size=self._local, batch_format="numpy", **options):
+            yield _batch(batch, self._part)
+
+
+class StreamHeldOut:
+    """Held-out rows streamed from one worker's shard."""
+
+    def __init__(self, shard: DataIterator, part: EncodedPart, rank: int, workers: int) -> None:
+        self._shard = shard
+        self._part = part
+        self._first = share_of(part.rows, rank, workers)[0]
+
+    @property
+    def rows(self) -> int:
+        return self._part.rows
+
+    def parts(self) -> Iterator[tuple[int, Batch]]:
+        at = self._first
+        for arrays in self._shard.iter_batches(batch_size=SCORE_ROWS, batch_format="numpy"):
+            yield at, _batch(arrays, self._part)
+            at += len(arrays["labels"])
+
+
+def rows_of(batches: list[dict[str, np.ndarray]], width: int, codes: int) -> Rows:
+    labels = np.concatenate([batch["labels"] for batch in batches])
+    return Rows(
+        numbers=np.concatenate([_numbers(batch, width) for batch in batches]),
+        codes=np.concatenate([_codes(batch, codes) for batch in batches]),
+        labels=labels,
+    )
+
+
+def _batch(arrays: dict[str, np.ndarray], part: EncodedPart) -> Batch:
+    made = _numbers(arrays, part.width), _codes(arrays, part.codes), arrays["labels"]
+    return Batch(*(torch.from_numpy(np.array(values)) for values in made))
+
+
+def _numbers(arrays: dict[str, np.ndarray], width: int) -> np.ndarray:
+    return arrays["numbers"] if width else np.empty((len(arrays["labels"]), 0), np.float32)
+
+
+def _codes(arrays: dict[str, np.ndarray], codes: int) -> np.ndarray:
+    return arrays["codes"] if codes else np.empty((len(arrays["labels"]), 0), np.int64)

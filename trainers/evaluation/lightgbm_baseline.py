@@ -1,0 +1,106 @@
+"""LightGBM on the same frame: what a model has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.values import Task
+from features.encoder import MISSING_CODE, Encoder
+from features.offline.training_frame import LABEL
+from features.types import AS_OF
+from trainers import metrics
+from trainers.data.encoding_task import label_array
+from trainers.scoring.onnx_scorer import by_time
+
+TREES = 400
+PARAMETERS: dict[str, Any] = {
+    "learning_rate": 0.03,
+    "num_leaves": 31,
+    "min_data_in_leaf": 100,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "feature_fraction": 0.8,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+}
+
+
+def compare(
+    task: Task, encoder: Encoder, train: pa.Table, test: pa.Table, columns: Sequence[str] | None
+) -> dict[str, Any]:
+    """Fit on ``train``; the ``metrics`` on ``test``, and the same by month as ``months``."""
+    scores, labels = baseline_scores(task, encoder, train, test, columns=columns), label_array(test[LABEL])
+    months = by_time(task, scores, labels, test[AS_OF])
+    return {"metrics": metrics.evaluate(task, scores, labels), "months": months}
+
+
+def baseline_scores(
+    task: Task,
+    encoder: Encoder,
+    train: pa.Table,
+    test: pa.Table,
+    *,
+    columns: Sequence[str] | None = None,
+    trees: int = TREES,
+    threads: int = 1,
+    seed: int = 0,
+) -> np.ndarray:
+    """Scores (contracts.Task) on ``test`` of gradient-boosted trees fitted on ``train``.
+
+    With all features, or only those in ``columns``.
+    """
+    # It takes more than a second to import, and only the process that fits has need of it.
+    import lightgbm as lgb
+
+    if task.kind == "multilabel":
+        each = [
+            baseline_scores(one, encoder, labelled, test, columns=columns, trees=trees, threads=threads, seed=seed)
+            for one, labelled in _one_by_one(task, train)
+        ]
+        return np.column_stack(each)
+    chosen = encoder if columns is None else only(encoder, columns)
+    options = {**PARAMETERS, **_objective(task), "num_threads": threads, "seed": seed}
+    rows = lgb.Dataset(_matrix(chosen, train), _labels(train), categorical_feature=_categorical(chosen))
+    model = lgb.train(options, rows, num_boost_round=trees)
+    return np.asarray(model.predict(_matrix(chosen, test), num_threads=threads))
+
+
+def only(encoder: Encoder, columns: Sequence[str]) -> Encoder:
+    """The encoder of some of its columns."""
+    kept = tuple(column for column in encoder.columns if column.name in columns)
+    vocabularies = {c.name: encoder.vocabularies[c.name] for c in kept if c.kind == "category"}
+    return Encoder(columns=kept, vocabularies=vocabularies)
+
+
+def _matrix(encoder: Encoder, frame: pa.Table) -> np.ndarray:
+    """Numbers, then codes, as float32 with NaN for missing."""
+    arrays = encoder.encode(frame)
+    codes = np.where(arrays["codes"] == MISSING_CODE, np.nan, arrays["codes"])
+    return np.hstack([arrays["numbers"], codes.astype(np.float32)])
+
+
+def _categorical(encoder: Encoder) -> list[int]:
+    return list(range(encoder.width, encoder.width + len(encoder.categories)))
+
+
+def _one_by_one(task: Task, train: pa.Table) -> Iterator[tuple[Task, pa.Table]]:
+    """Each label as a binary task of its own."""
+    labels = label_array(train[LABEL])
+    for k, name in enumerate(task.classes):
+        one = train.set_column(train.column_names.index(LABEL), LABEL, pa.array(labels[:, k]))
+        yield Task(kind="binary", label=name), one
+
+
+def _labels(frame: pa.Table) -> np.ndarray:
+    return np.asarray(frame["label"])
+
+
+def _objective(task: Task) -> dict[str, Any]:
+    if task.kind == "multiclass":
+        return {"objective": "multiclass", "num_class": task.outputs}
+    return {"objective": task.kind}

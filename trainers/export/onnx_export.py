@@ -1,0 +1,128 @@
+"""A trained module as files that need no Python to load: ONNX and safetensors."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.numpy import save_file
+from torch import nn
+
+from cluster.errors import DataError
+from cluster.log_suppression import quiet
+from features.encoder import Arrays
+from features.manifest import MODEL, PORTABLE, WEIGHTS
+from trainers.export.portable_onnx import score_portable, write_portable
+from trainers.input_spec import InputSpec
+from trainers.loop.trainer import FitResult
+from trainers.scoring import onnx_scorer
+
+TRACE_ROWS = 2
+
+
+class _Numbers(nn.Module):
+    """A model without categories, as a function of numbers alone."""
+
+    def __init__(self, scored: nn.Module) -> None:
+        super().__init__()
+        self.scored = scored
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.scored(numbers, numbers.new_zeros((numbers.shape[0], 0), dtype=torch.int64))
+        return scores
+
+
+class _Codes(nn.Module):
+    """A model without numbers, as a function of codes alone."""
+
+    def __init__(self, scored: nn.Module) -> None:
+        super().__init__()
+        self.scored = scored
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.scored(codes.new_zeros((codes.shape[0], 0), dtype=torch.float32), codes)
+        return scores
+
+
+def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
+    """Write model.onnx, portable.onnx and weights.safetensors into ``folder``; returns how far scores on ``sample`` differ.
+
+    That is the largest absolute difference between the training module and model.onnx, or between that and
+    portable.onnx; of a regression, in standard deviations of the label. Raises DataError when ``sample`` has no row.
+    """
+    if not sample.num_rows:
+        raise DataError("no rows to compare the exported model on", "give export a sample of real rows")
+    scored = result.scored()
+    save_onnx(scored, result.inputs, folder / MODEL)
+    save_file({name: value.copy(order="C") for name, value in result.state.items()}, folder / WEIGHTS)
+    arrays = result.encoder.encode(sample)
+    with torch.inference_mode():
+        ours = scored(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
+    theirs = onnx_scorer.score(onnx_scorer.session(folder / MODEL), arrays)
+    return max(_difference(result, ours, theirs), export_portable(result, folder, sample))
+
+
+def export_portable(result: FitResult, folder: Path, sample: pa.Table) -> float:
+    """Write portable.onnx from the model.onnx of ``folder``; returns how far their scores differ, measured as in export."""
+    write_portable(folder, result.encoder)
+    # Rounding of activations to int8 depends on the rows that come together: both must get the same ones at a time.
+    sample = sample.slice(0, onnx_scorer.CALL_ROWS)
+    served = onnx_scorer.score(onnx_scorer.session(folder / MODEL), result.encoder.encode(sample))
+    portable = score_portable(onnx_scorer.session(folder / PORTABLE), result.encoder, sample)
+    return _difference(result, served, portable)
+
+
+def _difference(result: FitResult, ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(ours.astype(np.float64) - theirs).max()) / result.inputs.label_std
+
+
+def save_onnx(scored: nn.Module, inputs: InputSpec, path: Path) -> None:
+    """One self-contained file: inputs "numbers" and "codes" as far as they have columns, output "scores", any batch."""
+    module, arguments = _traced(scored, inputs)
+    batch = torch.export.Dim("batch")
+    # It warns about torchvision's absence and about its own internals; neither concerns a caller.
+    with quiet("torch.onnx"), warnings.catch_warnings(action="ignore"), _uncollected():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(torch.from_numpy(value) for value in arguments.values()),
+            input_names=list(arguments),
+            output_names=["scores"],
+            dynamic_shapes={name: {0: batch} for name in arguments},
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection within.
+
+    The exporter parses source, and CPython 3.11 counts the depth of that for the whole process: a finaliser that lets
+    another thread parse in the middle ends the export with SystemError ("AST constructor recursion depth mismatch").
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _traced(scored: nn.Module, inputs: InputSpec) -> tuple[nn.Module, Arrays]:
+    """The module as a function of the inputs that have columns, and example values for them."""
+    numbers = np.zeros((TRACE_ROWS, inputs.width), np.float32)
+    codes = np.zeros((TRACE_ROWS, len(inputs.cardinalities)), np.int64)
+    if not inputs.cardinalities:
+        return _Numbers(scored), {"numbers": numbers}
+    if not inputs.width:
+        return _Codes(scored), {"codes": codes}
+    return scored, {"numbers": numbers, "codes": codes}
