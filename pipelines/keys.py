@@ -13,8 +13,8 @@ from cluster.errors import RayloopError
 from cluster.settings import load_settings
 
 if TYPE_CHECKING:
-    from deployments.access import Key, Scope
-    from deployments.api_keys import KeyStore
+    from deployments.auth.credentials import Key, Scope
+    from deployments.auth.key_store import KeyStore
 
 _UNITS_S = {"m": 60, "h": 3600, "d": 86400}
 _COLUMNS = ("id", "state", "name", "models", "scopes", "rate", "created", "expires")
@@ -31,8 +31,8 @@ def create(
     rate: Annotated[str, typer.Option(help="Its rate limit: 100/minute; default: RAYLOOP_ACCESS_RATE")] = "",
 ) -> None:
     """Make a key. The key alone goes to standard output, this once: KEY=$(rayloop keys create …)."""
-    from deployments.gate import COUNTS_WITHIN_S
-    from deployments.rates import parse_rate
+    from deployments.auth.authenticator import COUNTS_WITHIN_S
+    from deployments.auth.rate_limits import parse_rate
 
     settings = load_settings()
     now = time.time()
@@ -64,20 +64,20 @@ def show() -> None:
 @app.command()
 def revoke(id: Annotated[str, typer.Argument(help="The key's id, as `rayloop keys list` shows it")]) -> None:
     """Let a key count no longer."""
-    from deployments.gate import COUNTS_WITHIN_S
+    from deployments.auth.authenticator import COUNTS_WITHIN_S
 
     key = _store().revoke(id, time.time())
     typer.echo(f"key {key.id} of {key.name} counts no longer, on every replica within {COUNTS_WITHIN_S:g} s")
 
 
 def _store() -> KeyStore:
-    from deployments.api_keys import KeyStore
+    from deployments.auth.key_store import KeyStore
 
     return KeyStore(load_settings().access_uri)
 
 
 def _scopes(names: list[str] | None) -> tuple[Scope, ...]:
-    from deployments.access import SCOPES
+    from deployments.auth.credentials import SCOPES
 
     unknown = [name for name in names or () if name not in SCOPES]
     if unknown:
@@ -104,6 +104,6 @@ def _day(at: float | None) -> str:
 
 
 def _example(key: Key) -> str:
-    from deployments.access import ANY_MODEL
+    from deployments.auth.credentials import ANY_MODEL
 
     return "MODEL" if key.models[0] == ANY_MODEL else key.models[0]

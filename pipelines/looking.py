@@ -23,7 +23,7 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Task
-from deployments.log import features_of
+from deployments.telemetry.prediction_log import features_of
 from features.manifest import Manifest
 from features.offline.training_frame import ID, LABEL
 from features.split import SPLIT, TRAIN

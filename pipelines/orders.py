@@ -8,7 +8,7 @@ from cluster import connection
 from cluster.errors import RolloutError
 from cluster.names import rollout_actor
 from cluster.settings import Settings
-from deployments.rollout import RolloutState, named
+from deployments.rollout.state_machine import RolloutState, named
 from pipelines.actors import call, find
 
 

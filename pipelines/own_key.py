@@ -15,9 +15,9 @@ _OWN_RATE = "100000/second"
 @contextmanager
 def own_key(settings: Settings, model: str, name: str) -> Iterator[dict[str, str]]:
     """Headers that let the loop's own requests to ``model`` in, while the block lasts; none where access is open."""
-    from deployments.access import SCOPES
-    from deployments.api_keys import KeyStore
-    from deployments.gate import COUNTS_WITHIN_S
+    from deployments.auth.authenticator import COUNTS_WITHIN_S
+    from deployments.auth.credentials import SCOPES
+    from deployments.auth.key_store import KeyStore
 
     if not settings.access:
         yield {}

@@ -18,11 +18,11 @@ from cluster.names import ACTOR_NAMESPACE, ledger_actor, monitor_actor, predicti
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from deployments.config import Standing, standings
-from deployments.config import connect as serve_config
-from deployments.controller import RolloutStatus
-from deployments.evidence import Evidence
-from deployments.rollout import RolloutState, named
+from deployments.analysis.evidence import Evidence
+from deployments.rollout.controller import RolloutStatus
+from deployments.rollout.serve_config import Standing, standings
+from deployments.rollout.serve_config import connect as serve_config
+from deployments.rollout.state_machine import RolloutState, named
 from pipelines.actors import call, find
 from pipelines.orders import stands
 from pipelines.serving import BY_JOB, require_same_stores, told_of_job

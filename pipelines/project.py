@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from cluster.errors import ProjectError, RayloopError
 from cluster.values import Task
-from deployments.policy import RolloutPolicy
-from deployments.user_config import Serving
+from deployments.rollout_policy import RolloutPolicy
+from deployments.serve_schema import Serving
 from features.definitions import FeatureSet, FeatureView
 from features.sources.source import Examples, Source, require_columns
 from features.split import Split

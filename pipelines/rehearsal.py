@@ -19,7 +19,7 @@ from cluster import jobs
 from cluster.errors import RayloopError, RolloutError
 from cluster.names import monitor_actor
 from cluster.values import Alarm, Decision, Snapshot
-from deployments.controller import RolloutStatus
+from deployments.rollout.controller import RolloutStatus
 from features.offline.training_frame import ID, KNOWN, LABEL, label_values
 from features.online.feature_reader import request_features
 from features.types import AS_OF, INSTANT

@@ -18,8 +18,8 @@ from rich.console import Console
 from cluster.names import ACTOR_NAMESPACE, CHAMPION, labels_table, monitor_actor, predictions_table, to_label_table
 from cluster.settings import Settings
 from cluster.values import Decision, ModelVersion
-from deployments.journal import Journal
-from deployments.rollout import named
+from deployments.rollout.journal import Journal
+from deployments.rollout.state_machine import named
 from features.manifest import Manifest
 from features.offline.training_frame import LABEL
 from features.split import SPLIT, TEST, TRAIN

@@ -17,7 +17,8 @@ from cluster.names import (
     rollout_actor,
     to_label_table,
 )
-from deployments import config, tally
+from deployments.rollout import serve_config
+from deployments.telemetry import unshipped_rows
 from features.online.materialize import forget as forget_view
 from features.sources.ingestion import QUARANTINE
 from pipelines.actors import call, exists
@@ -30,8 +31,8 @@ def forget(workspace: Workspace) -> None:
     name = workspace.project.name
     with workspace.progress.stage("reset"):
         # Without the writer of Serve's configuration nothing was ever served here.
-        if exists(config.ACTOR):
-            call(config.connect(workspace.settings).remove.remote(name))
+        if exists(serve_config.ACTOR):
+            call(serve_config.connect(workspace.settings).remove.remote(name))
         for actor in (rollout_actor(name), monitor_actor(name), ledger_actor(name)):
             _end(actor)
         sources = [f"{name}.{source.name}" for source in workspace.project.sources]
@@ -51,7 +52,7 @@ def forget(workspace: Workspace) -> None:
         shutil.rmtree(workspace.folder, ignore_errors=True)
         shutil.rmtree(workspace.settings.home / "monitors" / name, ignore_errors=True)
         Checkpoints(workspace.checkpoints).clear()
-        shutil.rmtree(tally.folder(workspace.settings, name), ignore_errors=True)
+        shutil.rmtree(unshipped_rows.folder(workspace.settings, name), ignore_errors=True)
         workspace.progress(f"{name} starts from nothing")
 
 

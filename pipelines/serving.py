@@ -16,11 +16,12 @@ from cluster.names import CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import Alarm, Decision, ModelVersion
-from deployments import config, controller, ledger
-from deployments.config import ServingOptions
-from deployments.controller import RolloutStatus
-from deployments.journal import Journal
-from deployments.rollout import named
+from deployments.rollout import controller, serve_config
+from deployments.rollout.controller import RolloutStatus
+from deployments.rollout.journal import Journal
+from deployments.rollout.serve_config import ServingOptions
+from deployments.rollout.state_machine import named
+from deployments.telemetry import log_writer
 from monitoring.detection.alarm_actions import Act
 from monitoring.drift_policy import Action
 from monitoring.runtime.monitor_actor import start_monitor
@@ -48,7 +49,7 @@ def require_same_settings(workspace: Workspace) -> None:
     """Raise SettingsError, before any work is done, for settings that would not count: models are served with others."""
     if (served := _served(workspace)) is not None:
         _check_stores(workspace.settings, served)
-        config.check_access(workspace.settings, served)
+        serve_config.check_access(workspace.settings, served)
 
 
 def require_same_stores(workspace: Workspace) -> None:
@@ -59,9 +60,9 @@ def require_same_stores(workspace: Workspace) -> None:
 
 def _served(workspace: Workspace) -> Settings | None:
     """The settings of what is served; None before anything was."""
-    if not exists(config.ACTOR):
+    if not exists(serve_config.ACTOR):
         return None
-    settings: Settings = call(config.connect(workspace.settings).started_with.remote())
+    settings: Settings = call(serve_config.connect(workspace.settings).started_with.remote())
     return settings
 
 
@@ -82,14 +83,14 @@ def deploy(workspace: Workspace, version: ModelVersion) -> None:
     """Serve ``version`` as champion, watch it for drift, and move the alias."""
     # First of all, so that replicas find the monitor when they start.
     _monitor(workspace)
-    call(config.connect(workspace.settings).deploy.remote(version, serving_options(workspace)))
+    call(serve_config.connect(workspace.settings).deploy.remote(version, serving_options(workspace)))
     workspace.registry.set_alias(version, CHAMPION)
     watch(workspace, version)
 
 
 def serves(workspace: Workspace, version: ModelVersion) -> bool:
     """Whether ``version`` is the champion that answers now."""
-    served = call(config.connect(workspace.settings).current.remote(version.model))
+    served = call(serve_config.connect(workspace.settings).current.remote(version.model))
     return served is not None and bool(served.champion.version == version.version)
 
 
@@ -216,5 +217,5 @@ def wait_for_rollout(workspace: Workspace, limit_s: float) -> RolloutStatus:
 
 def flush_log(workspace: Workspace) -> dict[str, int]:
     """Commit what the prediction and label log has received; returns the rows of both tables."""
-    counts: dict[str, int] = call(ledger.connect(workspace.project.name, workspace.settings).flush.remote())
+    counts: dict[str, int] = call(log_writer.connect(workspace.project.name, workspace.settings).flush.remote())
     return counts

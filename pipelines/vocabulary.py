@@ -1,9 +1,9 @@
 """The words of a project module; it imports them from ``pipelines``."""
 
 from cluster.values import Task
-from deployments.freeze import FreezeWindow
-from deployments.policy import RolloutPolicy, Webhook
-from deployments.user_config import Limits, Serving
+from deployments.freeze_windows import FreezeWindow
+from deployments.rollout_policy import RolloutPolicy, Webhook
+from deployments.serve_schema import Limits, Serving
 from features.builders import category, derive, dropped, hashed, number, rolling, tensor, timestamp
 from features.definitions import Aggregate, Column, Entity, FeatureSet, FeatureView, Latest
 from features.sources.readers import csv, iceberg, kafka, parquet, sql

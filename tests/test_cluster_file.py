@@ -9,7 +9,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from cluster.settings import load_settings
-from deployments.rates import SharedWindows, open_windows, parse_rate
+from deployments.auth.rate_limits import SharedWindows, open_windows, parse_rate
 
 FILE = Path(__file__).parent.parent / "ray-cluster.yaml"
 

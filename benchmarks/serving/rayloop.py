@@ -17,10 +17,11 @@ from cluster import connection, local_cluster
 from cluster.names import CHAMPION
 from cluster.registry import Registry
 from cluster.values import ModelVersion
-from deployments import config, controller, ledger
-from deployments.config import ServingOptions
-from deployments.policy import RolloutPolicy
-from deployments.user_config import ServerConfig
+from deployments.rollout import controller, serve_config
+from deployments.rollout.serve_config import ServingOptions
+from deployments.rollout_policy import RolloutPolicy
+from deployments.serve_schema import ServerConfig
+from deployments.telemetry import log_writer
 from features.manifest import PROFILE
 from monitoring.drift_policy import DriftPolicy
 from monitoring.runtime.monitor_actor import start_monitor
@@ -84,11 +85,11 @@ class Rayloop:
     def deploy(self, report: bool, profile: bool = True) -> None:
         """Serve the champion, reporting or not, or with a log alone."""
         options = ServingOptions(profile_window_s=model.WINDOW_S if profile else None, report=report)
-        call(config.connect(self.settings).deploy.remote(self.champion, options))
+        call(serve_config.connect(self.settings).deploy.remote(self.champion, options))
 
     def set_champion(self, version: ModelVersion) -> None:
         """Returns when every replica serves ``version``."""
-        call(config.connect(self.settings).set_champion.remote(version))
+        call(serve_config.connect(self.settings).set_champion.remote(version))
 
     def start_rollout(self, shadow: bool = False) -> None:
         """Put the second version on a share of the requests, for good; as a shadow it gets a copy of half of them."""
@@ -101,7 +102,7 @@ class Rayloop:
 
     def share(self) -> float:
         """The challenger's share as Serve is told now."""
-        current: ServerConfig | None = call(config.connect(self.settings).current.remote(model.NAME))
+        current: ServerConfig | None = call(serve_config.connect(self.settings).current.remote(model.NAME))
         return current.trial.share if current is not None and current.trial is not None else 0.0
 
     def reported(self, expected: int) -> tuple[int, int]:
@@ -124,7 +125,7 @@ class Rayloop:
         registry.set_alias(self.champion, CHAMPION)
 
     def _logged(self) -> int:
-        counts: dict[str, int] = call(ledger.connect(model.NAME, self.settings).flush.remote())
+        counts: dict[str, int] = call(log_writer.connect(model.NAME, self.settings).flush.remote())
         return counts["predictions"]
 
     def _profiled(self) -> int:

@@ -12,13 +12,13 @@ from functools import cache
 
 import numpy as np
 
+from cluster.row_losses import Metric, losses
 from cluster.values import Task
-from deployments.evidence import Arm, Evidence, RolloutEvidence
-from deployments.judge import judge
-from deployments.latencies import Latencies
-from deployments.losses import Metric, losses
-from deployments.moments import Paired
-from deployments.policy import RolloutPolicy
+from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
+from deployments.analysis.latency_histogram import Latencies
+from deployments.analysis.paired_moments import Paired
+from deployments.analysis.verdict import judge
+from deployments.rollout_policy import RolloutPolicy
 
 SHARE = 0.5
 _TASK = Task(kind="binary", label="y")

@@ -14,11 +14,11 @@ from rich.table import Table
 from scipy import stats
 
 from benchmarks.serving.simulated import SHARE, Plan, costs, rollouts
-from deployments.comparison import quality
-from deployments.evidence import Arm, Evidence, RolloutEvidence
-from deployments.moments import Paired
-from deployments.policy import RolloutPolicy
-from deployments.sample_ratio import log_e_split
+from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
+from deployments.analysis.paired_moments import Paired
+from deployments.analysis.quality_test import quality
+from deployments.analysis.sample_ratio import log_e_split
+from deployments.rollout_policy import RolloutPolicy
 
 ALPHA = 0.05
 ROLLOUTS, POWER_ROLLOUTS, STICKY_ROLLOUTS = 2_000, 200, 300

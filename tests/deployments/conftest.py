@@ -55,10 +55,10 @@ def served(cluster: Settings, registry: Registry, versions: Versions) -> Iterato
     """The champion, answering; taken down at the end."""
     import ray
 
-    from deployments import config
+    from deployments.rollout import serve_config
 
-    writer = config.connect(cluster)
-    ray.get(writer.deploy.remote(versions.champion, config.ServingOptions(profile_window_s=86400.0)))
+    writer = serve_config.connect(cluster)
+    ray.get(writer.deploy.remote(versions.champion, serve_config.ServingOptions(profile_window_s=86400.0)))
     registry.set_alias(versions.champion, CHAMPION)
     yield versions.champion
     ray.get(writer.remove.remote(MODEL))

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from cluster.row_losses import losses
 from cluster.values import Decision
-from deployments.evidence import Arm, Evidence, RolloutEvidence, contested
-from deployments.latencies import Latencies
-from deployments.losses import losses
-from deployments.moments import Paired
-from deployments.panel import rule, verdicts_on
-from deployments.policy import RolloutPolicy
-from deployments.rollout import RolloutState, advance, begin
-from deployments.split import assign
+from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence, contested
+from deployments.analysis.latency_histogram import Latencies
+from deployments.analysis.paired_moments import Paired
+from deployments.inference.traffic_split import assign
+from deployments.rollout.multi_challenger import rule, verdicts_on
+from deployments.rollout.state_machine import RolloutState, advance, begin
+from deployments.rollout_policy import RolloutPolicy
 from tests.deployments.bundles import BINARY
 
 CHAMPION = "1"

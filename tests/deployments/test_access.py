@@ -8,18 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import RayloopError, RequestError
-from deployments import access
-from deployments.access import ID_BYTES, SECRET_BYTES, Grant, Key, Scope
+from deployments.auth import credentials
+from deployments.auth.credentials import ID_BYTES, SECRET_BYTES, Grant, Key, Scope
 
 NOW = 1_700_000_000.0
-ID, TEXT = access.spell(bytes(range(ID_BYTES)), bytes(range(SECRET_BYTES)))
+ID, TEXT = credentials.spell(bytes(range(ID_BYTES)), bytes(range(SECRET_BYTES)))
 
 
 def a_key(**change: object) -> Key:
     values = {
         "id": ID,
         "name": "shop",
-        "digest": access.digest(TEXT),
+        "digest": credentials.digest(TEXT),
         "models": ("trips",),
         "scopes": ("infer",),
         "created_at": NOW - 1,
@@ -28,7 +28,7 @@ def a_key(**change: object) -> Key:
 
 
 def recognised(text: str, now: float = NOW, **change: object) -> Grant:
-    return access.recognise(text, {ID: a_key(**change)}, now)
+    return credentials.recognise(text, {ID: a_key(**change)}, now)
 
 
 def refused(text: str, now: float = NOW, **change: object) -> RequestError:
@@ -45,12 +45,12 @@ def test_a_key_is_recognised_and_grants_what_it_names() -> None:
 
 
 def test_a_key_s_text_is_long_and_its_own_and_no_part_of_it_is_stored() -> None:
-    texts = {access.spell(secrets.token_bytes(ID_BYTES), secrets.token_bytes(SECRET_BYTES))[1] for _ in range(100)}
+    texts = {credentials.spell(secrets.token_bytes(ID_BYTES), secrets.token_bytes(SECRET_BYTES))[1] for _ in range(100)}
     assert len(texts) == 100
     assert {len(text) for text in texts} == {len(TEXT)}
     assert TEXT.rpartition(f"{ID}_")[2].encode() not in a_key().digest
     with pytest.raises(ValueError, match="random bytes"):
-        access.spell(b"", b"too short")
+        credentials.spell(b"", b"too short")
 
 
 @given(st.integers(0, len(TEXT) - 1), st.characters(min_codepoint=33, max_codepoint=126))
@@ -65,8 +65,8 @@ def test_a_key_with_one_other_character_is_refused(at: int, other: str) -> None:
 @given(st.text())
 def test_any_text_is_refused(text: str) -> None:
     refused(text)
-    refused(access.KEY_PREFIX + text)
-    refused(f"{access.KEY_PREFIX}{ID}_{text}")
+    refused(credentials.KEY_PREFIX + text)
+    refused(f"{credentials.KEY_PREFIX}{ID}_{text}")
 
 
 def test_digests_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,10 +77,10 @@ def test_digests_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
         compared.append((a, b))
         return real(a, b)
 
-    monkeypatch.setattr(access.hmac, "compare_digest", watched)
+    monkeypatch.setattr(credentials.hmac, "compare_digest", watched)
     recognised(TEXT)
     refused(TEXT + "x")
-    assert compared == [(access.digest(TEXT),) * 2, (access.digest(TEXT + "x"), access.digest(TEXT))]
+    assert compared == [(credentials.digest(TEXT),) * 2, (credentials.digest(TEXT + "x"), credentials.digest(TEXT))]
 
 
 def test_expiry_and_revocation_hold_from_their_moment_on() -> None:
@@ -111,10 +111,10 @@ def test_grants_are_by_model_and_scope(
 ) -> None:
     grant = Grant("key:a", frozenset(models), frozenset(scopes))
     if status is None:
-        access.permit(grant, model, scope)
+        credentials.permit(grant, model, scope)
         return
     with pytest.raises(RequestError) as caught:
-        access.permit(grant, model, scope)
+        credentials.permit(grant, model, scope)
     assert caught.value.status == status
     assert 'error="insufficient_scope"' in caught.value.headers["www-authenticate"]
 
@@ -142,10 +142,10 @@ def test_a_key_for_nothing_cannot_be_made() -> None:
     ],
 )
 def test_where_a_credential_is_looked_for(headers: list, credential: str) -> None:
-    assert access.presented(headers) == credential
+    assert credentials.presented(headers) == credential
 
 
 def test_without_a_credential_the_caller_learns_how_to_bring_one() -> None:
-    error = access.anonymous()
+    error = credentials.anonymous()
     assert (error.status, error.headers) == (401, {"www-authenticate": 'Bearer realm="rayloop"'})
     assert "Authorization: Bearer" in str(error)

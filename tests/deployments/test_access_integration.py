@@ -13,10 +13,10 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import ModelVersion
-from deployments import config
-from deployments.access import SCOPES, Scope
-from deployments.api_keys import KeyStore
-from deployments.gate import COUNTS_WITHIN_S
+from deployments.auth.authenticator import COUNTS_WITHIN_S
+from deployments.auth.credentials import SCOPES, Scope
+from deployments.auth.key_store import KeyStore
+from deployments.rollout import serve_config
 from tests.deployments.bundles import Slope, register, write_bundle
 from tests.deployments.issuer import AUDIENCE, NAME, Publisher, SigningKey
 from tests.deployments.traffic import infer_body
@@ -55,8 +55,8 @@ def guarded(
         settings = cluster.model_copy(update={"access": True, **jwt})
         version = register(registry, GUARDED, write_bundle(tmp_path_factory.mktemp("guarded") / "bundle", Slope(1.0)))
         # Not the cluster's writer, whose settings leave access open; nobody else writes while this module's tests run.
-        writer = ray.remote(config.ServeConfig).options(num_cpus=0).remote(settings)
-        ray.get(writer.deploy.remote(version, config.ServingOptions()))
+        writer = ray.remote(serve_config.ServeConfig).options(num_cpus=0).remote(settings)
+        ray.get(writer.deploy.remote(version, serve_config.ServingOptions()))
         yield settings
         ray.get(writer.remove.remote(GUARDED))
         ray.kill(writer)

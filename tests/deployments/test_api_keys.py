@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from cluster.errors import DataError, SettingsError
-from deployments import access
-from deployments.api_keys import KeyStore
-from deployments.refresh import Refreshed
+from deployments.auth import credentials
+from deployments.auth.cached_value import Refreshed
+from deployments.auth.key_store import KeyStore
 from tests.until import until
 
 NOW = 1_700_000_000.0
@@ -32,7 +32,7 @@ def test_a_key_comes_back_as_it_was_made(uri: str) -> None:
     )
     found = KeyStore(uri).read()
     assert found == {key.id: key}
-    assert access.recognise(secret, found, NOW) == key.grant
+    assert credentials.recognise(secret, found, NOW) == key.grant
 
 
 def test_only_a_digest_is_at_rest(uri: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.batching import Batcher
+from deployments.inference.batcher import Batcher
 
 
 class Doubled:

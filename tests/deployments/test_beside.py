@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cluster.errors import RayloopError
-from deployments.beside import Line, Listener
-from deployments.wire import Question, Said
+from deployments.inference.challenger_client import Line, Listener
+from deployments.inference.challenger_protocol import Question, Said
 
 HERE, ELSEWHERE = "node-1", "node-2"
 ASKED = Question(b"rows", [1, 2], 7)

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import RequestError
-from deployments import binary
-from deployments.protocol import Form, infer_answer
-from deployments.rows import Assembler
+from deployments.protocol import binary_tensors
+from deployments.protocol.open_inference import Form, infer_answer
+from deployments.protocol.request_rows import Assembler
 from tests.deployments.bundles import BINARY, FEATURES, IMAGES, MULTICLASS
 
 MAX_ROWS = 2000
@@ -39,7 +39,7 @@ def trip(distances: np.ndarray, carriers: list[str], times: np.ndarray) -> list[
     rows = len(carriers)
     return [
         ("distance", "FP64", [rows], distances.astype("<f8").tobytes()),
-        ("carrier", "BYTES", [rows], binary.encode(carriers)),
+        ("carrier", "BYTES", [rows], binary_tensors.encode(carriers)),
         ("departs", "INT64", [rows], times.astype("<i8").tobytes()),
     ]
 
@@ -50,7 +50,7 @@ def parsed(tensors: list[tuple[str, str, list[int], bytes]]) -> pa.Table:
 
 @given(texts)
 def test_texts_come_through(values: list[str]) -> None:
-    assert binary.decode(memoryview(binary.encode(values)), "BYTES", "x").to_pylist() == values
+    assert binary_tensors.decode(memoryview(binary_tensors.encode(values)), "BYTES", "x").to_pylist() == values
 
 
 @given(texts, st.integers(0, 2**32))
@@ -79,9 +79,9 @@ def test_nan_is_missing_and_infinity_is_refused() -> None:
     assert caught.value.field == "inputs[0].data[1]"
 
 
-@pytest.mark.parametrize("datatype", [kind for kind in binary.DTYPES if kind.startswith(("INT", "UINT", "FP"))])
+@pytest.mark.parametrize("datatype", [kind for kind in binary_tensors.DTYPES if kind.startswith(("INT", "UINT", "FP"))])
 def test_each_number_type(datatype: str) -> None:
-    values = np.array([0, 1, 127], binary.DTYPES[datatype])
+    values = np.array([0, 1, 127], binary_tensors.DTYPES[datatype])
     tensors = trip(np.zeros(3), ["a"] * 3, np.zeros(3))
     tensors[0] = ("distance", datatype, [3], values.tobytes())
     assert parsed(tensors).column("distance").to_pylist() == [0.0, 1.0, 127.0]
@@ -94,11 +94,11 @@ def test_image_tensors() -> None:
     np.testing.assert_array_equal(np.array(table.column("pixels").to_pylist()), images.reshape(2, 6))
 
 
-@pytest.mark.parametrize("datatype", [*binary.DTYPES, "BYTES", "FP16", None, 7])
+@pytest.mark.parametrize("datatype", [*binary_tensors.DTYPES, "BYTES", "FP16", None, 7])
 @given(data=st.binary(max_size=64))
 def test_any_bytes_are_decoded_or_refused(datatype: object, data: bytes) -> None:
     with suppress(RequestError):
-        assert len(binary.decode(memoryview(data), datatype, "x")) <= len(data)
+        assert len(binary_tensors.decode(memoryview(data), datatype, "x")) <= len(data)
 
 
 @given(st.binary(max_size=200), st.none() | st.text(max_size=4))

@@ -10,8 +10,8 @@ import pytest
 
 from cluster.errors import SettingsError
 from cluster.settings import Settings
-from deployments import config
-from deployments.config import ServeConfig, Standing
+from deployments.rollout import serve_config
+from deployments.rollout.serve_config import ServeConfig, Standing
 
 CHANGES = 20
 WINDOW_S = 0.005
@@ -76,16 +76,16 @@ def test_what_stands_behind_a_model_is_what_serve_says(
     found = {"ModelServer": {"message": "out of memory", "replicas": replicas}} if states else {}
     app = {"status": status, "message": "" if states else "out of memory", "deployed_app_config": declared}
     details = {"applications": {"trips": app | {"deployments": found}}}
-    monkeypatch.setattr(config, "_client", lambda settings: SimpleNamespace(get_serve_details=lambda: details))
-    assert config.standings(settings, ["trips", "others"]) == {"trips": expected}
+    monkeypatch.setattr(serve_config, "_client", lambda settings: SimpleNamespace(get_serve_details=lambda: details))
+    assert serve_config.standings(settings, ["trips", "others"]) == {"trips": expected}
 
 
 def test_access_that_would_not_count_is_said(settings: Settings) -> None:
     served = asyncio.run(writer_of(settings).started_with())
-    config.check_access(settings, served)
+    serve_config.check_access(settings, served)
     guarded = settings.model_copy(update={"access": True})
     with pytest.raises(SettingsError, match=r"RAYLOOP_ACCESS is not what the cluster was started with.*rayloop down"):
-        config.check_access(guarded, served)
+        serve_config.check_access(guarded, served)
 
 
 def writer_of(settings: Settings) -> Any:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from deployments.counts import log_e_dealt, log_e_more, log_wealth
-from deployments.evidence import Arm, Evidence, RolloutEvidence
-from deployments.sample_ratio import CONCENTRATION, log_e_split, shares_dealt
+from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
+from deployments.analysis.sample_ratio import CONCENTRATION, log_e_split, shares_dealt
+from deployments.analysis.sequential_tests import log_e_dealt, log_e_more, log_wealth
 
 ALPHA = 0.05
 THRESHOLD = math.log(1.0 / ALPHA)

@@ -11,9 +11,9 @@ import uvicorn
 from uvicorn.protocols.http import auto
 
 from cluster.errors import RequestError
-from deployments import direct
-from deployments.direct import Door, install
-from deployments.http import Call, Reply, error_reply
+from deployments.http_messages import Call, Reply, error_reply
+from deployments.ingress import uvicorn_protocol
+from deployments.ingress.uvicorn_protocol import Door, install
 
 LIMIT = 1000
 DEADLINE_S = 20.0
@@ -94,7 +94,7 @@ def test_a_model_is_answered_by_the_door_and_the_rest_by_serve() -> None:
 
 def test_an_answer_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     writes: list[bytes] = []
-    made = direct._Connection.connection_made
+    made = uvicorn_protocol._Connection.connection_made
 
     class Spy:
         def __init__(self, transport: asyncio.Transport) -> None:
@@ -107,7 +107,9 @@ def test_an_answer_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
             writes.append(data)
             self._transport.write(data)
 
-    monkeypatch.setattr(direct._Connection, "connection_made", lambda self, transport: made(self, Spy(transport)))
+    monkeypatch.setattr(
+        uvicorn_protocol._Connection, "connection_made", lambda self, transport: made(self, Spy(transport))
+    )
 
     async def run() -> None:
         async with serving() as (_, port):
@@ -228,7 +230,7 @@ def test_more_requests_than_there_is_room_for_are_told_to_come_back() -> None:
 
 
 def test_a_request_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct, "_WATCH_EVERY_S", 0.02)
+    monkeypatch.setattr(uvicorn_protocol, "_WATCH_EVERY_S", 0.02)
 
     async def forever(call: Call) -> Reply:
         if call.path.endswith("/quick"):

@@ -8,15 +8,15 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from deployments.answering import Live
-from deployments.engine import MAX_SHADOWED_REQUESTS, Engine
-from deployments.log import Answer, predictions
-from deployments.measure import RolloutLog
-from deployments.predictor import Scored
-from deployments.rows import Rows
-from deployments.sample_ratio import log_e_split
-from deployments.user_config import Trial
-from deployments.wire import Question, Said
+from deployments.analysis.evidence_collector import RolloutLog
+from deployments.analysis.sample_ratio import log_e_split
+from deployments.inference.challenger_protocol import Question, Said
+from deployments.inference.dispatch import Live
+from deployments.inference.engine import MAX_SHADOWED_REQUESTS, Engine
+from deployments.inference.predictor import Scored
+from deployments.protocol.request_rows import Rows
+from deployments.serve_schema import Trial
+from deployments.telemetry.prediction_log import Answer, predictions
 from tests.deployments.bundles import BINARY
 from tests.deployments.test_forced import live
 from tests.deployments.test_measure import frame

@@ -7,9 +7,9 @@ import pytest
 
 from cluster.errors import RequestError
 from cluster.values import ModelVersion
-from deployments.answering import Live, dealt
-from deployments.split import start
-from deployments.user_config import ServerConfig, Trial
+from deployments.inference.dispatch import Live, dealt
+from deployments.inference.traffic_split import start
+from deployments.serve_schema import ServerConfig, Trial
 
 
 def version(number: str) -> ModelVersion:

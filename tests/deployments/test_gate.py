@@ -10,10 +10,10 @@ import pytest
 from cluster.errors import RequestError, SettingsError
 from cluster.local_cluster import free_port
 from cluster.settings import Settings
-from deployments import gate as gates
-from deployments.access import Key, Scope
-from deployments.api_keys import KeyStore
-from deployments.gate import Gate, open_gate
+from deployments.auth import authenticator as gates
+from deployments.auth.authenticator import Gate, open_gate
+from deployments.auth.credentials import Key, Scope
+from deployments.auth.key_store import KeyStore
 from tests.deployments.issuer import AUDIENCE, NAME, Publisher, SigningKey, jwks
 from tests.until import until
 

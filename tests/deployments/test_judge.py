@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cluster.errors import RolloutError
+from cluster.row_losses import Metric, losses
 from cluster.values import Task
-from deployments.comparison import quality
-from deployments.counts import log_e_above, log_e_below
-from deployments.evidence import Arm, Evidence, RolloutEvidence
-from deployments.judge import Verdict, judge
-from deployments.latencies import Latencies
-from deployments.losses import Metric, losses
-from deployments.means import lower_bound, upper_bound
-from deployments.moments import Moments, Paired
-from deployments.policy import RolloutPolicy
+from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
+from deployments.analysis.latency_histogram import Latencies
+from deployments.analysis.mean_bounds import lower_bound, upper_bound
+from deployments.analysis.paired_moments import Moments, Paired
+from deployments.analysis.quality_test import quality
+from deployments.analysis.sequential_tests import log_e_above, log_e_below
+from deployments.analysis.verdict import Verdict, judge
+from deployments.rollout_policy import RolloutPolicy
 from tests.deployments.bundles import BINARY, MULTICLASS
 
 POLICY = RolloutPolicy(steps=(0.5, 1.0), min_requests=50, min_labelled=50, margin=0.05, deadline_s=100.0)

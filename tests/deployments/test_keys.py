@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from deployments.comparison import quality
-from deployments.evidence import Alike, Arm, Evidence, RolloutEvidence
-from deployments.keys import Keys
-from deployments.means import lower_bound
-from deployments.moments import Moments, Paired
-from deployments.policy import RolloutPolicy
-from deployments.questions import errors
+from deployments.analysis.criteria import errors
+from deployments.analysis.evidence import Alike, Arm, Evidence, RolloutEvidence
+from deployments.analysis.key_counts import Keys
+from deployments.analysis.mean_bounds import lower_bound
+from deployments.analysis.paired_moments import Moments, Paired
+from deployments.analysis.quality_test import quality
+from deployments.rollout_policy import RolloutPolicy
 
 POLICY = RolloutPolicy(min_labelled=50, margin=0.05)
 ROLLOUTS = 200

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from deployments.latencies import Latencies, edge
+from deployments.analysis.latency_histogram import Latencies, edge
 
 times = st.lists(st.floats(1e-6, 1e8), max_size=60)
 

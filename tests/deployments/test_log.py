@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.log import features_of, from_ipc, predictions, to_ipc
+from deployments.telemetry.prediction_log import features_of, from_ipc, predictions, to_ipc
 from tests.deployments.test_measure import answer, frame
 
 

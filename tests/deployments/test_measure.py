@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.log import Answer, features_of, from_ipc, labels, predictions, to_ipc
-from deployments.losses import losses
-from deployments.measure import RolloutLog, columns_read
-from deployments.telemetry import profiles
+from cluster.row_losses import losses
+from deployments.analysis.evidence_collector import RolloutLog, columns_read
+from deployments.telemetry.prediction_log import Answer, features_of, from_ipc, labels, predictions, to_ipc
+from deployments.telemetry.reporter import profiles
 from features.definitions import Column
 from tests.deployments.bundles import BINARY, CLASSES, MULTICLASS
 

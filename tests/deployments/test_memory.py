@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from deployments.memory import GrowthWatch, used_mib
+from deployments.inference.memory_guard import GrowthWatch, used_mib
 
 DEADLINE_S = 30.0
 

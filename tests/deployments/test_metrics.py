@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.metrics import BUCKETS_MS, Who, cumulative, sums
+from deployments.telemetry.metrics import BUCKETS_MS, Who, cumulative, sums
 from tests.deployments.test_measure import answer
 
 CHAMPION, CHALLENGER = Who("1", "champion"), Who("2", "challenger")

@@ -15,13 +15,13 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from cluster.errors import RequestError
 from cluster.values import Task
-from deployments.feedback import parse_feedback
-from deployments.http import error_reply
-from deployments.invocations import invocation_answer, parse_invocation
-from deployments.openapi import document
-from deployments.protocol import Form, infer_answer, metadata
-from deployments.rows import Assembler
-from deployments.user_config import Limits
+from deployments.http_messages import error_reply
+from deployments.protocol.feedback import parse_feedback
+from deployments.protocol.mlflow_invocations import invocation_answer, parse_invocation
+from deployments.protocol.open_inference import Form, infer_answer, metadata
+from deployments.protocol.openapi import document
+from deployments.protocol.request_rows import Assembler
+from deployments.serve_schema import Limits
 from features.definitions import Column, FeatureSet
 from tests.deployments.bundles import BINARY, FEATURES, IMAGES, MULTICLASS
 

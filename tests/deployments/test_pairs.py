@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.pairs import Pair, Pairs
+from deployments.analysis.paired_predictions import Pair, Pairs
 
 
 def pair(at_s: float = 0.0, champion: float = 0.5) -> Pair:

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from cluster.errors import RolloutError
 from cluster.values import Decision
-from deployments.comparison import difference_limits
-from deployments.counts import log_e_above
-from deployments.evidence import Arm, Evidence, RolloutEvidence, contested
-from deployments.judge import Verdict, judge
-from deployments.measure import RolloutLog
-from deployments.moments import Paired
-from deployments.panel import rule, verdicts_on
-from deployments.policy import RolloutPolicy
-from deployments.rollout import Command, RolloutState, advance, begin, command, entry, replay
-from deployments.sample_ratio import log_e_split, shares_possible
-from deployments.split import assign
+from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence, contested
+from deployments.analysis.evidence_collector import RolloutLog
+from deployments.analysis.paired_moments import Paired
+from deployments.analysis.quality_test import difference_limits
+from deployments.analysis.sample_ratio import log_e_split, shares_possible
+from deployments.analysis.sequential_tests import log_e_above
+from deployments.analysis.verdict import Verdict, judge
+from deployments.inference.traffic_split import assign
+from deployments.rollout.multi_challenger import rule, verdicts_on
+from deployments.rollout.state_machine import Command, RolloutState, advance, begin, command, entry, replay
+from deployments.rollout_policy import RolloutPolicy
 from tests.deployments.bundles import BINARY
 from tests.deployments.test_measure import answer, feedback, predictions
 

@@ -12,10 +12,10 @@ import pytest
 from cluster.errors import SettingsError
 from cluster.settings import Settings
 from cluster.values import ModelVersion
-from deployments.columns import TIMESTAMP
-from deployments.log import Answer, predictions
-from deployments.predictor import Scorer
-from deployments.rows import Rows
+from deployments.inference.predictor import Scorer
+from deployments.protocol.arrow_columns import TIMESTAMP
+from deployments.protocol.request_rows import Rows
+from deployments.telemetry.prediction_log import Answer, predictions
 from features.encoder import Encoder
 from features.sources.pseudonyms import pseudonyms
 from tests.deployments.bundles import FEATURES, Slope, write_bundle

@@ -13,9 +13,9 @@ import torch
 from cluster.errors import RequestError, StoreUnavailable
 from cluster.settings import Settings
 from cluster.values import ModelVersion
-from deployments.columns import TIMESTAMP
-from deployments.predictor import Scorer
-from deployments.rows import Rows
+from deployments.inference.predictor import Scorer
+from deployments.protocol.arrow_columns import TIMESTAMP
+from deployments.protocol.request_rows import Rows
 from tests.deployments.bundles import Slope, write_bundle
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)

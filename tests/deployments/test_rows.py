@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import RequestError
-from deployments.columns import MAX_NUMBER
-from deployments.protocol import Form
-from deployments.rows import Assembler, Rows
+from deployments.protocol.arrow_columns import MAX_NUMBER
+from deployments.protocol.open_inference import Form
+from deployments.protocol.request_rows import Assembler, Rows
 from tests.deployments.bundles import BINARY, FEATURES
 from tests.deployments.traffic import infer_body
 

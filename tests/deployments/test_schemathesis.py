@@ -15,8 +15,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from schemathesis import APIOperation, BaseSchema, Case, Config, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from deployments.binary import HEADER_LENGTH
-from deployments.http import JSON
+from deployments.http_messages import JSON
+from deployments.protocol.binary_tensors import HEADER_LENGTH
 
 pytestmark = pytest.mark.cluster
 

@@ -15,10 +15,11 @@ from cluster.errors import RayloopError
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import ModelVersion
-from deployments import config, ledger, tally
-from deployments.columns import TIMESTAMP
-from deployments.log import features_of, labels, to_ipc
-from deployments.user_config import DEFAULT_ROWS
+from deployments.protocol.arrow_columns import TIMESTAMP
+from deployments.rollout import serve_config
+from deployments.serve_schema import DEFAULT_ROWS
+from deployments.telemetry import log_writer, unshipped_rows
+from deployments.telemetry.prediction_log import features_of, labels, to_ipc
 from pipelines.people import show_status
 from tests.deployments.conftest import MODEL, TRUE_SLOPE, Versions
 from tests.deployments.traffic import Load, infer_body, sigmoid
@@ -163,14 +164,14 @@ def test_a_version_that_does_not_load_is_refused_and_the_old_one_serves_on(
     cluster: Settings, http: httpx.Client, served: ModelVersion, versions: Versions
 ) -> None:
     with pytest.raises(RayloopError, match="no usable ONNX model"):
-        ray.get(config.connect(cluster).deploy.remote(versions.broken, config.ServingOptions()))
+        ray.get(serve_config.connect(cluster).deploy.remote(versions.broken, serve_config.ServingOptions()))
     assert http.post("/infer", json=infer_body([0.5])).json()["model_version"] == served.version
 
 
 def test_log_holds_each_answered_row_once_though_the_ledger_is_killed(
     cluster: Settings, http: httpx.Client, served: ModelVersion
 ) -> None:
-    actor = ledger.connect(MODEL, cluster)
+    actor = log_writer.connect(MODEL, cluster)
     tables = Tables(cluster)
 
     def logged() -> list[str]:
@@ -193,7 +194,7 @@ def test_a_batch_that_the_table_cannot_hold_costs_nobody_else_their_rows(
     cluster: Settings, served: ModelVersion
 ) -> None:
     """One that is sent again and again would keep all later rows out of the log."""
-    actor, tables = ledger.connect(MODEL, cluster), Tables(cluster)
+    actor, tables = log_writer.connect(MODEL, cluster), Tables(cluster)
 
     def batch(name: str, time_us: int) -> bytes:
         label = {"id": pa.array([name]), "label": pa.array([1.0]), "time": pa.array([time_us], TIMESTAMP)}
@@ -212,9 +213,9 @@ def test_a_batch_that_the_table_cannot_hold_costs_nobody_else_their_rows(
 def test_rows_that_a_killed_replica_owed_are_counted_once_kept_and_shown(
     cluster: Settings, http: httpx.Client, served: ModelVersion
 ) -> None:
-    actor = ledger.connect(MODEL, cluster)
+    actor = log_writer.connect(MODEL, cluster)
     before = ray.get(actor.lost.remote())
-    left = tally.folder(cluster, MODEL)
+    left = unshipped_rows.folder(cluster, MODEL)
     # No process holds its lock: whoever wrote it is dead.
     (left / ".dead").write_bytes(np.array([7, 2], np.int64).tobytes())
     (left / ".dead").rename(left / "dead")

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.serving.simulated import SHARE, Plan, costs, noise_for, rollouts
-from deployments.policy import RolloutPolicy
+from deployments.rollout_policy import RolloutPolicy
 
 POLICY = RolloutPolicy(steps=(SHARE, 1.0), margin=0.0, error_margin=0.0)
 

@@ -2,7 +2,7 @@
 
 from scipy import stats
 
-from deployments.policy import RolloutPolicy
+from deployments.rollout_policy import RolloutPolicy
 from tests.deployments.several import Simulation
 
 EQUAL = dict.fromkeys(("1", "2", "3", "4"), 0.0)

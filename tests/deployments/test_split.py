@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.split import assign, position, start
+from deployments.inference.traffic_split import assign, position, start
 
 PLACE = 0.6624169971365433
 keys = st.text(st.characters(codec="utf-8"))

@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deployments.tally import Tally, debts
+from deployments.telemetry.unshipped_rows import Tally, debts
 
 REPLICA = """
 import os, signal, sys
 from pathlib import Path
-from deployments.tally import Tally
+from deployments.telemetry.unshipped_rows import Tally
 
 tally = Tally(Path(sys.argv[1]), "killed")
 tally.add("predictions", 70)

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import RequestError
-from deployments import binary
-from deployments.inference_pb import MESSAGES
-from deployments.protocol import Form, InferRequest
-from deployments.rows import Assembler, Rows
-from deployments.tensors import body_of, infer_response, metadata_response
+from deployments.protocol import binary_tensors
+from deployments.protocol.grpc_codec import body_of, infer_response, metadata_response
+from deployments.protocol.inference_pb import MESSAGES
+from deployments.protocol.open_inference import Form, InferRequest
+from deployments.protocol.request_rows import Assembler, Rows
 from tests.deployments.bundles import BINARY, FEATURES, IMAGES, MULTICLASS
 from tests.deployments.traffic import infer_body
 
@@ -28,7 +28,7 @@ def message(carriers: list[str], raw: bool, **more):
     for name, datatype in (("distance", "FP64"), ("carrier", "BYTES"), ("departs", "INT64")):
         made.inputs.add(name=name, datatype=datatype, shape=[rows])
     if raw:
-        made.raw_input_contents.extend([distances.tobytes(), binary.encode(carriers), times.tobytes()])
+        made.raw_input_contents.extend([distances.tobytes(), binary_tensors.encode(carriers), times.tobytes()])
     else:
         made.inputs[0].contents.fp64_contents.extend(distances)
         made.inputs[1].contents.bytes_contents.extend(text.encode() for text in carriers)
@@ -68,7 +68,7 @@ def test_answers_carry_raw_tensors_of_the_outputs_asked_for() -> None:
     asked = InferRequest("q", Rows(1, (), ()), ("label",))
     response = infer_response(asked, "trees", "7", "challenger", MULTICLASS, scores)
     assert [output.name for output in response.outputs] == ["label"]
-    assert binary.decode(memoryview(response.raw_output_contents[0]), "BYTES", "x").to_pylist() == ["birch"]
+    assert binary_tensors.decode(memoryview(response.raw_output_contents[0]), "BYTES", "x").to_pylist() == ["birch"]
     assert response.parameters["variant"].string_param == "challenger"
     told = metadata_response("trees", ["7"], IMAGES, MULTICLASS)
     assert list(told.inputs[0].shape) == [-1, 2, 3]

@@ -9,8 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cluster.errors import DataError, RequestError
-from deployments.access import Grant
-from deployments.tokens import MAX_REMEMBERED, Issuer, Tokens, fetch, public_keys
+from deployments.auth.credentials import Grant
+from deployments.auth.jwt_verifier import MAX_REMEMBERED, Issuer, Tokens, fetch, public_keys
 from tests.deployments.issuer import AUDIENCE, NAME, Publisher, SigningKey, claims, jwks
 
 ISSUER = Issuer(name=NAME, audience=AUDIENCE)
@@ -156,7 +156,7 @@ def test_a_remembered_token_is_forgotten_when_it_expires_and_when_its_key_goes()
 
 
 def test_no_more_tokens_are_remembered_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deployments.tokens.MAX_REMEMBERED", 3)
+    monkeypatch.setattr("deployments.auth.jwt_verifier.MAX_REMEMBERED", 3)
     tokens = checker()
     for i in range(5):
         tokens.recognise(EC.token(sub=str(i)), time.time())

@@ -8,10 +8,10 @@ import pytest
 from cluster.errors import RolloutError
 from cluster.signing import SIGNATURE, signature
 from cluster.values import Decision
-from deployments.consent import Consent
-from deployments.policy import RolloutPolicy, Webhook
-from deployments.rollout import RolloutState, begin, entry
-from deployments.webhooks import check, post
+from deployments.rollout.approvals import Consent
+from deployments.rollout.state_machine import RolloutState, begin, entry
+from deployments.rollout.webhook_client import check, post
+from deployments.rollout_policy import RolloutPolicy, Webhook
 from tests.deployments.endpoint import Endpoint
 
 SECRET = "RAYLOOP_TEST_HOOK_SECRET"

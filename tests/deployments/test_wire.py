@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from cluster.errors import RayloopError
-from deployments.wire import (
+from deployments.inference.challenger_protocol import (
     LENGTH,
     Question,
     Said,

@@ -17,7 +17,7 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import ModelVersion
-from deployments import config
+from deployments.rollout import serve_config
 from tests.deployments.bundles import Slope, register, write_bundle
 from tests.deployments.traffic import Load, infer_body, sigmoid
 from tests.until import until
@@ -25,7 +25,7 @@ from tests.until import until
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 FOREIGN = "foreign"
-OPTIONS = config.ServingOptions(profile_window_s=86400.0, cpus=0.1)
+OPTIONS = serve_config.ServingOptions(profile_window_s=86400.0, cpus=0.1)
 
 
 class Model(NamedTuple):
@@ -56,7 +56,10 @@ def foreign(cluster: Settings) -> Iterator[str]:
     client = ServeSubmissionClient(cluster.dashboard)
     _put(
         client,
-        [*_declared(client), {"name": FOREIGN, "route_prefix": "/other", "import_path": "deployments.front:build"}],
+        [
+            *_declared(client),
+            {"name": FOREIGN, "route_prefix": "/other", "import_path": "deployments.ingress.root_app:build"},
+        ],
     )
     until(lambda: _state(client, FOREIGN) == "RUNNING", "the foreign application runs")
     yield FOREIGN
@@ -83,7 +86,7 @@ def at_once(calls: Sequence[tuple[str, tuple]], settings: Settings) -> None:
     """Give orders to the writer from as many callers, none of which waits for another."""
 
     def call(order: str, args: tuple) -> None:
-        writer: ActorHandle = config.connect(settings)
+        writer: ActorHandle = serve_config.connect(settings)
         ray.get(getattr(writer, order).remote(*args))
 
     with ThreadPoolExecutor(len(calls)) as callers:

@@ -17,8 +17,8 @@ from cluster.errors import DataError, ProjectError, SettingsError
 from cluster.names import CHAMPION, predictions_table
 from cluster.settings import Settings
 from cluster.values import Snapshot, Task
-from deployments import config
-from deployments.log import Answer, predictions
+from deployments.rollout import serve_config
+from deployments.telemetry.prediction_log import Answer, predictions
 from features.builders import category, derive, hashed, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
 from features.encoder import Encoder
@@ -195,7 +195,7 @@ def test_a_champion_of_an_earlier_definition_goes_on_being_filled(workspace: Wor
 
 
 def test_a_job_whose_features_replicas_would_not_find_is_refused(cluster: Settings, tmp_path: Path) -> None:
-    call(config.connect(cluster).started_with.remote())
+    call(serve_config.connect(cluster).started_with.remote())
     made = Workspace(project("elsewhere"), Location(tmp_path, "p"), cluster, Progress())
     serving.require_same_settings(made)
     other = cluster.model_copy(update={"online_store": "redis://127.0.0.1:6390"})

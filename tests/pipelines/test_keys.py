@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from cluster.errors import RayloopError, RequestError
 from cluster.settings import Settings, load_settings
-from deployments.access import presented, recognise
-from deployments.api_keys import KeyStore
+from deployments.auth.credentials import presented, recognise
+from deployments.auth.key_store import KeyStore
 from pipelines.cli import app
 from pipelines.own_key import own_key
 from pipelines.traffic import Client
@@ -109,7 +109,7 @@ def test_a_key_names_its_models() -> None:
 
 
 def test_the_loop_s_own_key_counts_for_as_long_as_it_is_needed(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr("deployments.gate.COUNTS_WITHIN_S", 0.0)
+    monkeypatch.setattr("deployments.auth.authenticator.COUNTS_WITHIN_S", 0.0)
     settings = Settings(home=home, access=True)
     store = KeyStore(settings.access_uri)
     with own_key(settings, "trips", "rehearsal") as headers:

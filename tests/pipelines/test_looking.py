@@ -14,7 +14,7 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Decision, ModelVersion, Snapshot
-from deployments.log import Answer, predictions
+from deployments.telemetry.prediction_log import Answer, predictions
 from features.manifest import Manifest
 from features.split import TEST, TRAIN
 from monitoring.analysis.log_analysis import Asked

@@ -19,9 +19,9 @@ from cluster.names import ACTOR_NAMESPACE, CHAMPION, labels_table, monitor_actor
 from cluster.registry import GATE_TAG, Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from deployments.config import connect as serve_config
-from deployments.controller import RolloutStatus
-from deployments.journal import Journal
+from deployments.rollout.controller import RolloutStatus
+from deployments.rollout.journal import Journal
+from deployments.rollout.serve_config import connect as serve_config
 from monitoring.export.alert_rules import RULES
 from monitoring.export.grafana import FILE, expressions
 from pipelines import commands, dashboards

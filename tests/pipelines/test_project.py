@@ -13,7 +13,7 @@ import pytest
 
 from cluster.errors import ProjectError
 from cluster.values import Task
-from deployments.user_config import Limits, Serving
+from deployments.serve_schema import Limits, Serving
 from pipelines import cli
 from pipelines.project import load, locate
 from pipelines.serving import serving_options

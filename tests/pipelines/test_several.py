@@ -7,12 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.values import Decision
-from deployments.controller import RolloutStatus
-from deployments.evidence import Arm, Evidence, RolloutEvidence
-from deployments.judge import Verdict
-from deployments.moments import Paired
-from deployments.policy import RolloutPolicy
-from deployments.rollout import begin, command, drop, entry
+from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
+from deployments.analysis.paired_moments import Paired
+from deployments.analysis.verdict import Verdict
+from deployments.rollout.controller import RolloutStatus
+from deployments.rollout.state_machine import begin, command, drop, entry
+from deployments.rollout_policy import RolloutPolicy
 from pipelines import cli, orders, people
 
 STEP = "step 1 of 2 for 1.5 of 60.0 min; undecided by then: abort, too little seen: abort"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deployments.log import Answer, predictions
+from deployments.telemetry.prediction_log import Answer, predictions
 from pipelines import people
 from tests.deployments.test_measure import answer
 

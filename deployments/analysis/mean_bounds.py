@@ -1,0 +1,31 @@
+"""Asymptotic confidence sequences for a mean, of independent rows or of rows that come in clusters. Pure.
+
+The limits are those of cluster/confidence_sequences.py, one-sided.
+
+Rows of one key (a user, a device) resemble one another: their sum varies more than that of as many strangers. Its
+variance is estimated by clusters, from the sums of the keys (Liang, Zeger, "Longitudinal data analysis using
+generalized linear models", Biometrika 73(1), 1986), and that variance is the clock on which the mixture runs: rows
+count ``Moments.design_effect`` times. The bound stays valid, asymptotically in the number of keys, as long as rows of
+one key are not negatively related: then the sum's increments have covariances >= 0, at equal variance it stays closer
+to its past than Brownian motion does, and by Slepian's inequality ("The one-sided barrier problem for Gaussian noise",
+1962) it crosses a boundary less often. Where each key comes once the design effect is 1, and nothing changes.
+"""
+
+from __future__ import annotations
+
+from cluster.confidence_sequences import half_width
+from deployments.analysis.paired_moments import Moments
+
+
+def lower_bound(excess: Moments, alpha: float, optimum: int) -> float:
+    """Lower limit of a one-sided confidence sequence for the mean of ``excess``; -inf without observations."""
+    return excess.mean - _width(excess, alpha, optimum)
+
+
+def upper_bound(excess: Moments, alpha: float, optimum: int) -> float:
+    """The mirror image of lower_bound."""
+    return excess.mean + _width(excess, alpha, optimum)
+
+
+def _width(excess: Moments, alpha: float, optimum: int) -> float:
+    return half_width(excess.variance, excess.n, alpha, optimum, 1, excess.design_effect)

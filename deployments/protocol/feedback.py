@@ -1,0 +1,58 @@
+"""Labels that come back: ``{"labels": [{"id": row id, "label": …, "time": …}, …]}`` to typed rows. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from cluster.errors import RequestError
+from cluster.values import Task
+from deployments.protocol.arrow_columns import MAX_NUMBER, TIMESTAMP, microseconds
+
+# A row id is a request id (200 characters) and, for several rows, its index.
+_MAX_ID_CHARS = 220
+
+
+def parse_feedback(body: Mapping[str, Any], task: Task, max_rows: int) -> pa.Table:
+    """Labels as a table ``id`` string, ``label`` float64 (contracts.Task), ``time`` timestamp or null."""
+    labels = body.get("labels")
+    if not isinstance(labels, list) or not labels:
+        raise RequestError('expected {"labels": [{"id": …, "label": …}, …]} with one label or more', field="labels")
+    if len(labels) > max_rows:
+        raise RequestError(f"{len(labels)} labels, at most {max_rows} are taken", field="labels", status=413)
+    rows = [_label(entry, task, f"labels[{i}]") for i, entry in enumerate(labels)]
+    return pa.table(
+        {
+            "id": pa.array([row[0] for row in rows], pa.string()),
+            "label": pa.array([row[1] for row in rows], pa.float64()),
+            "time": pa.array([row[2] for row in rows], TIMESTAMP),
+        }
+    )
+
+
+def _label(entry: object, task: Task, field: str) -> tuple[str, float, int | None]:
+    if not isinstance(entry, dict):
+        raise RequestError("expected an object with id and label", field=field)
+    row = entry.get("id")
+    if not isinstance(row, str) or not 0 < len(row) <= _MAX_ID_CHARS:
+        raise RequestError("expected the row id of a prediction", field=f"{field}.id")
+    time = entry.get("time")
+    return (
+        row,
+        _label_value(entry.get("label"), task, f"{field}.label"),
+        None if time is None else microseconds(time, f"{field}.time"),
+    )
+
+
+def _label_value(value: object, task: Task, field: str) -> float:
+    if task.kind == "multiclass":
+        if isinstance(value, str) and value in task.classes:
+            return float(task.classes.index(value))
+        raise RequestError(f"expected a class: one of {', '.join(task.classes)}", field=field)
+    number = value if isinstance(value, bool | int | float) and abs(value) <= MAX_NUMBER else math.nan
+    if number in (0, 1) or (task.kind == "regression" and not math.isnan(number)):
+        return float(number)
+    raise RequestError("expected 0, 1, false or true" if task.kind == "binary" else "expected a number", field=field)

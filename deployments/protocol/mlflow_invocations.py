@@ -1,0 +1,116 @@
+"""MLflow's ``/invocations``: its four JSON shapes to rows, scores to ``predictions``. Pure.
+
+{"dataframe_split": {"columns": ["a", "b"], "data": [[1, "x"], …]}}
+{"dataframe_records": [{"a": 1, "b": "x"}, …]}
+{"instances": [{"a": 1, "b": "x"}, …]}          or a list of values, for a model with one request column
+{"inputs": {"a": [1, …], "b": ["x", …]}}        or a list of values, likewise
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from pydantic_core import to_json
+
+from cluster.errors import RequestError
+from cluster.values import Task
+from deployments.protocol.open_inference import predicted
+from deployments.protocol.request_rows import Rows
+from features.definitions import FeatureSet
+
+Values = dict[str, list[Any]]
+
+
+def parse_invocation(body: Mapping[str, Any], features: FeatureSet, max_rows: int) -> Rows:
+    """The rows asked about. Raises RequestError naming the field, with status 413 beyond ``max_rows``."""
+    shapes = [shape for shape in _SHAPES if shape in body]
+    if len(shapes) != 1:
+        raise RequestError(f"expected exactly one of {', '.join(_SHAPES)}", field="body")
+    shape = shapes[0]
+    names = [column.name for column in features.request]
+    values = _SHAPES[shape](body[shape], names, shape)
+    _check(values, names, shape, max_rows)
+    fields = tuple(f"{shape}.{name}" for name in names)
+    return Rows(len(values[names[0]]), tuple(values[name] for name in names), fields)
+
+
+def invocation_answer(version: str, task: Task, scores: np.ndarray) -> bytes:
+    """The response body: one number a row, or for multiclass the class and its probabilities."""
+    predictions: list[Any] = scores.tolist()
+    if task.kind == "multiclass":
+        labels = predicted(task, scores)
+        predictions = [{"label": label, "probabilities": row} for label, row in zip(labels, predictions, strict=True)]
+    return to_json({"predictions": predictions, "model_version": version})
+
+
+def _check(values: Values, names: list[str], shape: str, max_rows: int) -> None:
+    missing = [name for name in names if name not in values]
+    unknown = [name for name in values if name not in names]
+    if missing or unknown:
+        raise _misfit(missing, unknown, shape)
+    lengths = {len(column) for column in values.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        raise RequestError("expected columns of equal length, one row or more", field=shape)
+    if max(lengths) > max_rows:
+        raise RequestError(f"{max(lengths)} rows, at most {max_rows} are answered at once", field=shape, status=413)
+
+
+def _misfit(missing: list[str], unknown: list[str], field: str) -> RequestError:
+    """What to say of columns that are not those of the model."""
+    faults = {"missing": missing, "unknown": [name[:40] for name in unknown]}
+    told = "; ".join(f"{fault} columns: {', '.join(names)[:200]}" for fault, names in faults.items() if names)
+    return RequestError(told, field=field, todo="null stands for an unknown value" if missing else "")
+
+
+def _split(value: object, names: list[str], field: str) -> Values:
+    columns = value.get("columns") if isinstance(value, dict) else None
+    data = value.get("data") if isinstance(value, dict) else None
+    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+        raise RequestError("expected a list of column names", field=f"{field}.columns")
+    if not isinstance(data, list):
+        raise RequestError("expected a list of rows", field=f"{field}.data")
+    for i, row in enumerate(data):
+        if not isinstance(row, list) or len(row) != len(columns):
+            raise RequestError(f"expected a list of {len(columns)} values", field=f"{field}.data[{i}]")
+    return {name: [row[i] for row in data] for i, name in enumerate(columns)}
+
+
+def _records(value: object, names: list[str], field: str) -> Values:
+    if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
+        raise RequestError("expected a list of objects, one or more", field=field)
+    for i, row in enumerate(value):
+        missing = [name for name in names if name not in row]
+        if missing or len(row) != len(names):
+            raise _misfit(missing, [str(name) for name in row if name not in names], f"{field}[{i}]")
+    return {name: [row[name] for row in value] for name in names}
+
+
+def _instances(value: object, names: list[str], field: str) -> Values:
+    if isinstance(value, list) and all(isinstance(row, dict) for row in value):
+        return _records(value, names, field)
+    return _only_column(value, names, field)
+
+
+def _inputs(value: object, names: list[str], field: str) -> Values:
+    if not isinstance(value, dict):
+        return _only_column(value, names, field)
+    for name, column in value.items():
+        if not isinstance(column, list):
+            raise RequestError("expected a list of values", field=f"{field}.{name[:40]}")
+    return value
+
+
+def _only_column(value: object, names: list[str], field: str) -> Values:
+    if len(names) != 1 or not isinstance(value, list):
+        raise RequestError(f"expected values by column name: {', '.join(names)}", field=field)
+    return {names[0]: value}
+
+
+_SHAPES: dict[str, Callable[[object, list[str], str], Values]] = {
+    "dataframe_split": _split,
+    "dataframe_records": _records,
+    "instances": _instances,
+    "inputs": _inputs,
+}

@@ -1,0 +1,268 @@
+"""The OpenAPI 3.1 document of a served model: its paths with the model's own inputs, outputs and classes. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from cluster.names import CHALLENGER, CHAMPION
+from cluster.values import Task
+from deployments.auth.credentials import SCOPE_OF
+from deployments.http_messages import BINARY, JSON, REQUEST_ID, ROUTING_KEY, VARIANT, VERSION
+from deployments.protocol.binary_tensors import HEADER_LENGTH
+from deployments.protocol.json_schema import ID, Schema, feedback_request, infer_request, invocation_request
+from deployments.protocol.open_inference import metadata
+from deployments.serve_schema import REQUEST_TIMEOUT_S, Limits
+from features.definitions import Column, FeatureSet
+
+OPENAPI_VERSION = "3.1.0"
+# Beyond this an example tells nobody anything, and would make the document long.
+_MAX_EXAMPLE_VALUES = 1024
+_EXAMPLE_ID = "order-17"
+_EXAMPLES = {"number": 0.5, "category": "a", "timestamp": "2024-05-01T10:00:00Z"}
+_LABELS: dict[str, Any] = {"binary": 1, "regression": 12.5}
+_SECURITY = {
+    "token": {"type": "http", "scheme": "bearer", "description": "an API key, or a JWT of the issuer configured"},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+_ERRORS = {
+    400: "a request that cannot be understood; `field` names the part at fault",
+    401: "no credential, or one that does not count",
+    403: "a credential that is not for this model or this kind of request",
+    404: "the model is not served any more",
+    405: "another method; `Allow` names the one to use",
+    408: f"no answer within {REQUEST_TIMEOUT_S:g} s",
+    413: "more rows, or a longer body, than are answered at once",
+    429: "more requests than the credential's rate limit allows",
+    500: "the model failed",
+    503: "more requests than can be answered now, or the online store does not answer",
+}
+_WAIT = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
+_ERROR_HEADERS: dict[int, Schema] = {
+    401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    405: {"Allow": {"schema": {"type": "string"}}},
+    429: _WAIT,
+    503: _WAIT,
+}
+
+
+def document(
+    features: FeatureSet, task: Task, model: str, version: str, limits: Limits, *, access: bool
+) -> dict[str, Any]:
+    """What the paths of ``model`` accept and answer while ``version`` is champion; ``access``: credentials are asked for."""
+    told = metadata(model, [version], features, task)
+    names = [output["name"] for output in told["outputs"]]
+    at = f"/v2/models/{model}"
+    infer, invocations = _infer(features, limits, access), _invocations(features, limits, access)
+    schemas = {
+        "InferRequest": infer_request(features, names, limits.rows),
+        "InferResponse": _infer_response(told["outputs"], model),
+        "InvocationRequest": invocation_request(features, limits.rows),
+        "InvocationResponse": _invocation_response(task),
+        "FeedbackRequest": feedback_request(task, limits.rows),
+        "Metadata": _METADATA,
+        "Error": _ERROR,
+    }
+    paths = {
+        at: {"get": _operation("", "The model's inputs and outputs", access, _ref("Metadata"))},
+        f"{at}/ready": {"get": _operation("/ready", "Whether the model answers", access, _READY)},
+        f"{at}/openapi.json": {"get": _operation("/openapi.json", "This document", access, {"type": "object"})},
+        f"{at}/infer": {"post": infer},
+        f"{at}/versions/{version}/infer": {"post": _by_version(infer)},
+        f"{at}/invocations": {"post": invocations},
+        f"{at}/versions/{version}/invocations": {"post": _by_version(invocations)},
+        f"{at}/feedback": {"post": _feedback(task, limits, access)},
+    }
+    components: dict[str, Any] = {"schemas": schemas} | ({"securitySchemes": _SECURITY} if access else {})
+    return {"openapi": OPENAPI_VERSION, "info": _info(model, version), "paths": paths, "components": components}
+
+
+def example_infer(features: FeatureSet) -> dict[str, Any]:
+    """A request of one row that the model accepts."""
+    return {"id": _EXAMPLE_ID, "inputs": [_example_tensor(column) for column in features.request]}
+
+
+def example_invocations(features: FeatureSet) -> dict[str, dict[str, Any]]:
+    """A request of one row in each of MLflow's shapes."""
+    row = {column.name: _example_value(column) for column in features.request}
+    return {
+        "dataframe_split": {"dataframe_split": {"columns": list(row), "data": [list(row.values())]}},
+        "dataframe_records": {"dataframe_records": [row]},
+        "instances": {"instances": [row]},
+        "inputs": {"inputs": {name: [value] for name, value in row.items()}},
+    }
+
+
+def example_feedback(task: Task) -> dict[str, Any]:
+    """The label of one answered row."""
+    label = task.classes[0] if task.kind == "multiclass" else _LABELS[task.kind]
+    return {"labels": [{"id": _EXAMPLE_ID, "label": label, "time": _EXAMPLES["timestamp"]}]}
+
+
+def _infer(features: FeatureSet, limits: Limits, access: bool) -> Schema:
+    operation = _operation("/infer", "Predictions, Open Inference Protocol v2", access, _ref("InferResponse"))
+    examples = {"row": example_infer(features)} if _small(features) else {}
+    body = _body("InferRequest", examples, limits)
+    body["requestBody"]["content"][BINARY] = {"schema": _BYTES}
+    operation["responses"]["200"]["content"][BINARY] = {"schema": _BYTES}
+    return operation | body | _parameters(ROUTING_KEY, VARIANT, HEADER_LENGTH)
+
+
+def _invocations(features: FeatureSet, limits: Limits, access: bool) -> Schema:
+    answer = _ref("InvocationResponse")
+    operation = _operation("/invocations", "Predictions, MLflow's four request shapes", access, answer)
+    examples = example_invocations(features) if _small(features) else {}
+    return operation | _body("InvocationRequest", examples, limits) | _parameters(ROUTING_KEY, VARIANT)
+
+
+def _feedback(task: Task, limits: Limits, access: bool) -> Schema:
+    accepted = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}}}
+    operation = _operation("/feedback", "True labels of answered rows", access, accepted)
+    return operation | _body("FeedbackRequest", {"label": example_feedback(task)}, limits)
+
+
+def _by_version(operation: Schema) -> Schema:
+    """The same, answered by the version that the path names."""
+    return operation | {"operationId": f"{operation['operationId']}_by_version"}
+
+
+def _operation(path: str, summary: str, access: bool, answer: Schema) -> Schema:
+    scope = SCOPE_OF[path]
+    guarded = access and scope is not None
+    statuses = [s for s in _ERRORS if guarded or s not in (401, 403, 429)]
+    responses = {"200": _response("answered", answer, _ANSWER_HEADERS)}
+    responses |= {str(s): _response(_ERRORS[s], _ref("Error"), _ERROR_HEADERS.get(s, {})) for s in statuses}
+    name = path.strip("/").removesuffix(".json") or "metadata"
+    operation = {"operationId": name, "summary": summary, "responses": responses} | _parameters()
+    if not guarded:
+        return operation
+    return operation | {"security": [{name: []} for name in _SECURITY], "description": f"Asks for scope `{scope}`."}
+
+
+def _response(description: str, schema: Schema, headers: Schema) -> Schema:
+    response = {"description": description, "content": {JSON: {"schema": schema}}}
+    return response | ({"headers": headers} if headers else {})
+
+
+def _body(schema: str, examples: dict[str, Any], limits: Limits) -> Schema:
+    content: Schema = {"schema": _ref(schema)}
+    if examples:
+        content["examples"] = {name: {"value": value} for name, value in examples.items()}
+    description = f"JSON of at most {limits.body_bytes:,} bytes"
+    return {"requestBody": {"required": True, "description": description, "content": {JSON: content}}}
+
+
+def _parameters(*names: str) -> Schema:
+    return {"parameters": [_HEADERS[name] for name in (REQUEST_ID, *names)]}
+
+
+def _header(name: str, description: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
+
+
+_HEADERS = {
+    # An empty header is none.
+    REQUEST_ID: _header(REQUEST_ID, "id of the request; default: a new one", {"anyOf": [ID, {"const": ""}]}),
+    ROUTING_KEY: _header(ROUTING_KEY, "requests of one key stay with one variant; default: the id", {"type": "string"}),
+    VARIANT: _header(
+        VARIANT,
+        "for testers: who is to answer; of several challengers a path names the version",
+        {"enum": [CHAMPION, CHALLENGER]},
+    ),
+    HEADER_LENGTH: _header(
+        HEADER_LENGTH, "length of the JSON part when tensors follow it in binary", {"type": "integer", "minimum": 0}
+    ),
+}
+_ANSWER_HEADERS: Schema = {
+    VERSION: {"description": "version that answered", "schema": {"type": "string"}},
+    VARIANT: {"description": "variant that answered", "schema": {"enum": [CHAMPION, CHALLENGER]}},
+}
+
+
+_BYTES: Schema = {
+    "description": f"JSON with `parameters.binary_data_size` in place of `data`, then the tensors; see {HEADER_LENGTH}",
+    "type": "string",
+    "format": "binary",
+}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _info(model: str, version: str) -> Schema:
+    return {"title": model, "version": version, "description": f"Predictions of {model}, served by rayloop."}
+
+
+def _infer_response(outputs: list[dict[str, Any]], model: str) -> Schema:
+    tensors = [_output(output) for output in outputs]
+    return _required(
+        model_name={"const": model},
+        model_version={"type": "string"},
+        id={"type": "string"},
+        parameters=_required(variant={"enum": [CHAMPION, CHALLENGER]}),
+        outputs={"type": "array", "items": tensors[0] if len(tensors) == 1 else {"anyOf": tensors}},
+    )
+
+
+def _output(output: dict[str, Any]) -> Schema:
+    values = {"type": "string"} if output["datatype"] == "BYTES" else {"type": "number"}
+    sizes = {"type": "array", "items": {"type": "integer"}, "minItems": len(output["shape"])}
+    return _required(
+        name={"const": output["name"]},
+        datatype={"const": output["datatype"]},
+        shape=sizes,
+        data={"type": "array", "items": values},
+    )
+
+
+def _invocation_response(task: Task) -> Schema:
+    prediction: Schema = {"type": "number"}
+    if task.kind == "multiclass":
+        n = len(task.classes)
+        probabilities = {"type": "array", "items": {"type": "number"}, "minItems": n, "maxItems": n}
+        prediction = _required(label={"enum": list(task.classes)}, probabilities=probabilities)
+    return _required(predictions={"type": "array", "items": prediction}, model_version={"type": "string"})
+
+
+def _required(**properties: Schema) -> Schema:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+_TENSORS: Schema = {
+    "type": "array",
+    "items": _required(
+        name={"type": "string"}, datatype={"type": "string"}, shape={"type": "array", "items": {"type": "integer"}}
+    ),
+}
+_METADATA = _required(
+    name={"type": "string"},
+    versions={"type": "array", "items": {"type": "string"}},
+    platform={"type": "string"},
+    inputs=_TENSORS,
+    outputs=_TENSORS,
+)
+_READY = _required(name={"type": "string"}, ready={"type": "boolean"})
+_ERROR: Schema = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}, "field": {"type": "string"}},
+}
+
+
+def _small(features: FeatureSet) -> bool:
+    return sum(math.prod(column.shape) for column in features.request) <= _MAX_EXAMPLE_VALUES
+
+
+def _example_tensor(column: Column) -> dict[str, Any]:
+    value = _example_value(column)
+    datatype = {"number": "FP64", "tensor": "FP32"}.get(column.kind, "BYTES")
+    data = value if column.kind == "tensor" else [value]
+    return {"name": column.name, "shape": [1, *column.shape], "datatype": datatype, "data": data}
+
+
+def _example_value(column: Column) -> Any:
+    """One row's value; a tensor's flat."""
+    return np.zeros(math.prod(column.shape)).tolist() if column.kind == "tensor" else _EXAMPLES[column.kind]

@@ -1,0 +1,96 @@
+"""Bring Serve and the MLflow aliases to what a rollout's state says. Safe to repeat."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ray.exceptions import RayTaskError
+
+from cluster.errors import ClusterUnavailable, RolloutError
+from cluster.names import CHALLENGER, CHAMPION
+from cluster.registry import Registry
+from cluster.settings import Settings
+from cluster.values import ModelVersion, Task
+from deployments.inference.predictor import bundle_folder
+from deployments.rollout.serve_config import ServingOptions, connect
+from deployments.rollout.state_machine import RolloutState
+from deployments.serve_schema import ServerConfig, Trial
+from features.manifest import Manifest
+
+
+class Effects:
+    """One model's."""
+
+    def __init__(self, model: str, settings: Settings) -> None:
+        self._model = model
+        self._settings = settings
+        self._registry = Registry(settings)
+        self._config = connect(settings)
+
+    async def champion(self) -> ModelVersion:
+        """The version that is served. Raises RolloutError when none is."""
+        served: ServerConfig | None = await self._config.current.remote(self._model)
+        if served is None:
+            raise RolloutError(f"{self._model} is not served", "deploy a champion first")
+        return served.champion
+
+    async def task(self, champion: str) -> Task:
+        """What the champion predicts."""
+        return await asyncio.to_thread(self._read_task, champion)
+
+    async def make_so(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
+        """Have the variants answer as ``state`` says. Returns which challengers cannot be served, and why.
+
+        Where there are such, nothing but the start of the others has been done.
+        """
+        if state.active:
+            return await self._try(state, options)
+        await self._end(state, state.answers)
+        return {}
+
+    async def _try(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
+        versions = [
+            await asyncio.to_thread(self._registry.version, self._model, version) for version in state.challengers
+        ]
+        refusals = await asyncio.gather(*(self._start(state, version, options) for version in versions))
+        if any(refusals):
+            return {v.version: refusal for v, refusal in zip(versions, refusals, strict=True) if refusal}
+        trial = Trial(
+            rollout=state.id,
+            challengers=tuple(versions),
+            starts=state.starts,
+            share=state.share,
+            timeout_s=state.policy.challenger_timeout_s,
+            shadow=state.policy.shadow,
+        )
+        await self._config.set_rollout.remote(self._model, trial)
+        await self._config.keep_challengers.remote(self._model, state.id, state.challengers)
+        if len(versions) == 1:
+            # An alias names one version.
+            await asyncio.to_thread(self._registry.set_alias, versions[0], CHALLENGER)
+        return {}
+
+    async def _start(self, state: RolloutState, challenger: ModelVersion, options: ServingOptions) -> str:
+        """Start a challenger that is not there. Returns why it cannot be served, if so."""
+        try:
+            if not await self._config.has_challenger.remote(self._model, state.id, challenger.version):
+                await self._config.start_challenger.remote(state.id, challenger, options, state.policy.max_growth_mib)
+        except RayTaskError as error:
+            if isinstance(error.cause, ClusterUnavailable):
+                raise
+            return f"v{challenger.version} cannot be served: {error.cause}"
+        return ""
+
+    async def _end(self, state: RolloutState, champion: str) -> None:
+        """One version answers, the challengers' applications and alias are gone."""
+        version = await asyncio.to_thread(self._registry.version, self._model, champion)
+        if await self._config.current.remote(self._model) is not None:
+            await self._config.set_champion.remote(version)
+        await self._config.keep_challengers.remote(self._model, state.id, ())
+        if state.status in ("promoted", "rolled back"):
+            await asyncio.to_thread(self._registry.set_alias, version, CHAMPION)
+        await asyncio.to_thread(self._registry.clear_alias, self._model, CHALLENGER)
+
+    def _read_task(self, champion: str) -> Task:
+        version = self._registry.version(self._model, champion)
+        return Manifest.load(bundle_folder(version, self._settings)).task
