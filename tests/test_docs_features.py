@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from pipelines.cli import app
+from rayloop.cli.app import app
 
 PAGE = (Path(__file__).parent.parent / "docs" / "features.md").read_text()
 

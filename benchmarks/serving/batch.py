@@ -32,7 +32,7 @@ from cluster.values import ModelVersion
 from features.manifest import MODEL
 
 if TYPE_CHECKING:
-    from pipelines.batch import Scored
+    from rayloop.stages.batch_predict import Scored
 
 TABLE_ROWS = 1 << 22
 LARGER = 4
@@ -65,11 +65,13 @@ def rows() -> list[dict[str, Any]]:
 
 def _first_s(workspace: Any, base: Path) -> float:
     """Seconds by which the first prediction of a job takes longer than the second."""
-    from pipelines import batch
+    from rayloop.stages import batch_predict
 
     with _scratch(base) as folder:
         version, source = batch_cases.bundle(NARROW, folder), batch_cases.parquet(NARROW, CHUNK_ROWS, folder / "in")
-        first, second = (batch.predict(workspace, version, source, str(folder / f"out{i}")).seconds for i in (1, 2))
+        first, second = (
+            batch_predict.predict(workspace, version, source, str(folder / f"out{i}")).seconds for i in (1, 2)
+        )
     return first - second
 
 
@@ -108,10 +110,10 @@ def _turns(
 
 
 def _scored(workspace: Any, version: ModelVersion, way: Way, folder: Path) -> Scored:
-    from pipelines import batch
+    from rayloop.stages import batch_predict
 
     with _scratch(folder) as out:
-        return batch.predict(workspace, version, way.source, str(out / "scored"), way.keep)
+        return batch_predict.predict(workspace, version, way.source, str(out / "scored"), way.keep)
 
 
 def _speed_row(work: str, turns: list[Scored], alone: list[float]) -> dict[str, Any]:
@@ -190,9 +192,9 @@ def _cluster() -> Iterator[tuple[Any, Path]]:
 def _workspace(settings: Settings) -> Any:
     from cluster.log_suppression import quiet_data
     from examples.flights.project import project
-    from pipelines.progress import Progress
-    from pipelines.project import locate
-    from pipelines.workspace import Workspace
+    from rayloop.console import Progress
+    from rayloop.context import Workspace
+    from rayloop.project import locate
 
     quiet_data()
     return Workspace(project, locate("examples.flights.project"), settings, Progress())

@@ -43,8 +43,8 @@ def _row(size: str, ours: float, peer: str, theirs: float, note: str) -> dict[st
 
 
 def _peak_of(workspace: Any, version: Any, file: str, times: int, folder: Path) -> float:
-    from pipelines import batch
+    from rayloop.stages import batch_predict
 
     source = batch_cases.repeated(file, times, folder / f"in{times}")
     out = str(folder / f"out{times}")
-    return peak_mib(workspace.settings, lambda: batch.predict(workspace, version, source, out, ("n00",)))[1]
+    return peak_mib(workspace.settings, lambda: batch_predict.predict(workspace, version, source, out, ("n00",)))[1]

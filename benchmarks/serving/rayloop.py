@@ -14,6 +14,7 @@ from benchmarks.serving import model, samples
 from benchmarks.serving.processes import ServerFailed
 from benchmarks.serving.subjects import Subject, own_settings
 from cluster import connection, local_cluster
+from cluster.actors import call
 from cluster.names import CHAMPION
 from cluster.registry import Registry
 from cluster.values import ModelVersion
@@ -25,7 +26,6 @@ from deployments.telemetry import log_writer
 from features.manifest import PROFILE
 from monitoring.drift_policy import DriftPolicy
 from monitoring.runtime.monitor_actor import start_monitor
-from pipelines.actors import call
 
 NAME = "rayloop"
 SHARE = 0.1

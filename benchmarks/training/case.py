@@ -29,8 +29,8 @@ from features.encoder import Encoder
 from features.offline.point_in_time import lookup, prepare
 from features.offline.training_frame import LABEL, examples_of
 from features.split import SPLIT, TRAIN
-from pipelines.frames import MIN_CATEGORY_ROWS
-from pipelines.project import Project
+from rayloop.frame_view import MIN_CATEGORY_ROWS
+from rayloop.project import Project
 from trainers.config import ModelSpec, TrainConfig
 from trainers.input_spec import InputSpec
 

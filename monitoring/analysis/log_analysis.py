@@ -6,7 +6,7 @@
     estimate       performance without labels, window by window, beside the truth once labels have come
     quality        the labelled loss of each window and segment, with limits that hold at every look
 
-It is made of values and gives a value; a Ray task runs it (pipelines/looking.py), never a request's path.
+It is made of values and gives a value; a Ray task runs it (rayloop/stages/log_analysis_job.py), never a request's path.
 """
 
 from __future__ import annotations

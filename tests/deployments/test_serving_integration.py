@@ -20,7 +20,7 @@ from deployments.rollout import serve_config
 from deployments.serve_schema import DEFAULT_ROWS
 from deployments.telemetry import log_writer, unshipped_rows
 from deployments.telemetry.prediction_log import features_of, labels, to_ipc
-from pipelines.people import show_status
+from rayloop.cli.status import show_status
 from tests.deployments.conftest import MODEL, TRUE_SLOPE, Versions
 from tests.deployments.traffic import Load, infer_body, sigmoid
 from tests.until import until

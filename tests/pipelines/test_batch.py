@@ -26,10 +26,10 @@ from features.manifest import MODEL, Manifest
 from features.offline.point_in_time import join
 from features.offline.training_frame import RequestFrame
 from features.sources.pseudonyms import Shield
-from pipelines import batch
-from pipelines.progress import Progress
-from pipelines.project import Location
-from pipelines.workspace import Workspace
+from rayloop.console import Progress
+from rayloop.context import Workspace
+from rayloop.project import Location
+from rayloop.stages import batch_predict
 from tests.pipelines.digits import project
 from tests.trainers.frames import COLUMNS, frame, trained
 from trainers.export.onnx_export import export
@@ -68,7 +68,7 @@ def test_a_folder_takes_its_place_at_the_end_or_not_at_all(tmp_path: Path) -> No
     out = tmp_path / "deep" / "out"
 
     def half() -> None:
-        with batch._folder(out) as folder:
+        with batch_predict._folder(out) as folder:
             (folder / "half").write_text("written")
             raise KeyboardInterrupt
 
@@ -76,7 +76,7 @@ def test_a_folder_takes_its_place_at_the_end_or_not_at_all(tmp_path: Path) -> No
         half()
     assert not list(out.parent.iterdir())
     out.mkdir()
-    with batch._folder(out) as folder:
+    with batch_predict._folder(out) as folder:
         (folder / "whole").write_text("written")
         assert not list(out.iterdir())
     assert [path.name for path in out.parent.iterdir()] == ["out"]
@@ -91,7 +91,7 @@ def test_what_lies_there_already_is_not_touched(kind: str, tmp_path: Path) -> No
         (out / "mine").write_text("mine")
     else:
         out.write_text("mine")
-    with pytest.raises(DataError, match=r"out exists and is not an empty folder"), batch._folder(out):
+    with pytest.raises(DataError, match=r"out exists and is not an empty folder"), batch_predict._folder(out):
         raise AssertionError("the body must not run")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -99,10 +99,10 @@ def test_what_lies_there_already_is_not_touched(kind: str, tmp_path: Path) -> No
 def test_only_files_that_were_reported_stay_and_files_that_are_elsewhere_are_missed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text("")
-    batch._keep_only(tmp_path, {"a"})
+    batch_predict._keep_only(tmp_path, {"a"})
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     with pytest.raises(DataError, match=r"1 files .* a folder that all machines share"):
-        batch._keep_only(tmp_path, {"a", "c"})
+        batch_predict._keep_only(tmp_path, {"a", "c"})
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_table_that_does_not_fit_is_refused_with_the_column(
     pq.write_table(change(REQUESTS), tmp_path / "in.parquet")  # type: ignore[operator]
     rows = cut(str(tmp_path / "in.parquet"), Tables(Settings(home=tmp_path)), cpus=1)
     with pytest.raises(DataError, match=message):
-        batch._kept(rows, Manifest.load(Path(version.bundle_uri)), keep)
+        batch_predict._kept(rows, Manifest.load(Path(version.bundle_uri)), keep)
 
 
 @pytest.mark.cluster
@@ -129,7 +129,7 @@ def test_parquet_is_scored_in_its_order(cluster: Settings, version: ModelVersion
     source.mkdir()
     for at in range(0, 900, 300):
         pq.write_table(REQUESTS.slice(at, 300), source / f"{at:04d}.parquet", row_group_size=100)
-    done = batch.predict(_workspace(cluster), version, str(source), str(tmp_path / "out"))
+    done = batch_predict.predict(_workspace(cluster), version, str(source), str(tmp_path / "out"))
     scored = pq.read_table(tmp_path / "out")
     assert scored.drop(["score"]).equals(REQUESTS)
     assert np.allclose(scored["score"], _expected(version, REQUESTS), atol=1e-6)
@@ -137,7 +137,7 @@ def test_parquet_is_scored_in_its_order(cluster: Settings, version: ModelVersion
     assert done.rows_per_second == pytest.approx(900 / done.seconds)
     assert "900 rows in " in str(done)
     with pytest.raises(DataError, match="not an empty folder"):
-        batch.predict(_workspace(cluster), version, str(source), str(tmp_path / "out"))
+        batch_predict.predict(_workspace(cluster), version, str(source), str(tmp_path / "out"))
 
 
 @pytest.mark.cluster
@@ -146,11 +146,11 @@ def test_a_snapshot_of_the_catalog_is_scored(cluster: Settings, version: ModelVe
     requests = REQUESTS.set_column(4, "pixels", REQUESTS["pixels"].cast(pa.list_(pa.float32())))
     first = workspace.tables.append("toy.requests", requests.slice(0, 500))
     workspace.tables.append("toy.requests", requests.slice(500))
-    batch.predict(workspace, version, "toy.requests", str(tmp_path / "all"), keep=("id",))
+    batch_predict.predict(workspace, version, "toy.requests", str(tmp_path / "all"), keep=("id",))
     scored = pq.read_table(tmp_path / "all").sort_by("id")
     assert scored.column_names == ["id", "score"]
     assert np.allclose(scored["score"], _expected(version, requests), atol=1e-6)
-    batch.predict(workspace, version, f"toy.requests@{first.id}", str(tmp_path / "older"))
+    batch_predict.predict(workspace, version, f"toy.requests@{first.id}", str(tmp_path / "older"))
     assert sorted(pq.read_table(tmp_path / "older")["id"].to_pylist()) == list(range(500))
 
 
@@ -164,7 +164,7 @@ def test_a_file_that_breaks_half_way_leaves_nothing(cluster: Settings, version: 
     content[8 : len(content) // 2] = b"\xff" * (len(content) // 2 - 8)
     (source / "torn.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"^\S+torn\.parquet cannot be read: [^\n]+$"):
-        batch.predict(_workspace(cluster), version, str(source), str(tmp_path / "out"))
+        batch_predict.predict(_workspace(cluster), version, str(source), str(tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
@@ -206,22 +206,22 @@ def _fragile(cluster: Settings, version: ModelVersion, folder: Path, mark: str) 
 def test_a_part_that_kills_every_worker_ends_in_one_line(
     cluster: Settings, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "RETRIES", 1)
+    monkeypatch.setattr(batch_predict, "RETRIES", 1)
     (folder := tmp_path / "out").mkdir()
     rows, job = _fragile(cluster, version, folder, os.devnull + "/never")
     with pytest.raises(RayloopError, match=r"^a part could not be scored: [^\n]*its log is in the Ray dashboard"):
-        batch._run(_workspace(cluster), job, rows)
+        batch_predict._run(_workspace(cluster), job, rows)
 
 
 @pytest.mark.cluster
 def test_a_worker_that_is_killed_costs_no_row_and_doubles_none(
     cluster: Settings, version: ModelVersion, tmp_path: Path
 ) -> None:
-    with batch._folder(tmp_path / "out") as folder:
+    with batch_predict._folder(tmp_path / "out") as folder:
         rows, job = _fragile(cluster, version, folder, str(tmp_path / "killed"))
-        receipts = batch._run(_workspace(cluster), job, rows)
+        receipts = batch_predict._run(_workspace(cluster), job, rows)
         assert len(list(folder.iterdir())) == 2
-        batch._keep_only(folder, {receipt.file for receipt in receipts})
+        batch_predict._keep_only(folder, {receipt.file for receipt in receipts})
     assert (tmp_path / "killed").exists()
     assert pq.read_table(tmp_path / "out")["id"].to_pylist() == list(range(900))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.code import COMMIT, code_version, commit_of
+from rayloop.code_version import COMMIT, code_version, commit_of
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,11 @@ from mlflow import MlflowClient
 from cluster.errors import ProjectError
 from cluster.settings import Settings
 from features.manifest import Manifest
-from pipelines import versions
-from pipelines.progress import Progress
-from pipelines.project import Location
-from pipelines.versions import Candidate, Recipe, make_version
-from pipelines.workspace import Workspace
+from rayloop.console import Progress
+from rayloop.context import Workspace
+from rayloop.project import Location
+from rayloop.stages import train_version
+from rayloop.stages.train_version import Candidate, Recipe, make_version
 from tests.pipelines.test_versions import InMemory, _project
 from tests.trainers.frames import trained
 from trainers.card.model_card import ModelCard
@@ -51,7 +51,7 @@ def _made(folder: Path, monkeypatch: pytest.MonkeyPatch, gate: GatePolicy, steps
         fits.append(found)
         return found
 
-    monkeypatch.setattr(versions, "fit", fit)
+    monkeypatch.setattr(train_version, "fit", fit)
     project = replace(_project(gate), compress=steps)
     workspace = Workspace(project, Location(Path(__file__).parent, "late"), Settings(home=folder), Progress())
     frame = InMemory()
@@ -64,8 +64,8 @@ def _tag(folder: Path, made: Candidate) -> str:
     client = MlflowClient(tracking_uri=Settings(home=folder).mlflow_uri)
     card = Path(client.download_artifacts(made.version.run_id, "card/card.json")).read_text()
     said = {
-        client.get_run(made.version.run_id).data.tags[versions.COMPRESSION],
-        made.version.tags[versions.COMPRESSION],
+        client.get_run(made.version.run_id).data.tags[train_version.COMPRESSION],
+        made.version.tags[train_version.COMPRESSION],
         ModelCard.model_validate_json(card).compression,
     }
     assert len(said) == 1
@@ -89,7 +89,7 @@ def test_steps_that_hold_the_gate_are_taken_one_after_the_other(
     ]
     plain = _made(tmp_path, monkeypatch, GatePolicy(max_compression_loss=0.2), ())
     assert plain.version.version == "2", "the steps are part of what a version is"
-    assert versions.COMPRESSION not in plain.version.tags
+    assert train_version.COMPRESSION not in plain.version.tags
     assert _size(made) < _size(plain) / 2
 
 

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from cluster.registry import Registry
 from cluster.settings import Settings
-from pipelines.curves import Curves
+from rayloop.stages.mlflow_callback import Curves
 from tests.trainers.frames import trained
 from trainers.config import TrainConfig
 from trainers.loop.train_events import STAGES, Pulse

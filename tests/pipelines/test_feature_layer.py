@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import ray.data
 
+from cluster.actors import call
 from cluster.errors import DataError, ProjectError, SettingsError
 from cluster.names import CHAMPION, predictions_table
 from cluster.settings import Settings
@@ -29,12 +30,12 @@ from features.sources.pseudonyms import Shield, pseudonyms
 from features.sources.source import Examples, Source
 from features.split import HashSplit
 from features.types import INSTANT
-from pipelines import catalogue, reset, serving, skew, stages
-from pipelines.actors import call
-from pipelines.progress import Progress
-from pipelines.project import Location, Project
-from pipelines.reporting import write_catalogue, write_skew
-from pipelines.workspace import Workspace
+from rayloop.console import Progress
+from rayloop.context import Workspace
+from rayloop.project import Location, Project
+from rayloop.report import catalog_data
+from rayloop.report.report_data import write_catalogue, write_skew
+from rayloop.stages import delete_project, deploy, skew_check, steps
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy
 
@@ -97,13 +98,13 @@ def workspace(cluster: Settings, tmp_path: Path) -> Iterator[Workspace]:
     (tmp_path / "key").write_text("s" * 64)
     settings = cluster.model_copy(update={"personal_key_file": str(tmp_path / "key")})
     made = Workspace(project(f"visits{uuid4().hex[:6]}"), Location(tmp_path, "p"), settings, Progress())
-    landed = stages._land(made, made.project.sources[:1])
+    landed = steps._land(made, made.project.sources[:1])
     made.tables.append(
         f"{made.project.name}.whens", visits().select("shop", "mail", pl.col("at").alias("when")).head(1).to_arrow()
     )
-    stages.materialize_online(made, stages.snapshots(landed), START + timedelta(hours=HOURS))
+    steps.materialize_online(made, steps.snapshots(landed), START + timedelta(hours=HOURS))
     yield made
-    reset.forget(made)
+    delete_project.forget(made)
 
 
 def requests(rows: int = 200) -> pl.DataFrame:
@@ -144,9 +145,9 @@ def serve(workspace: Workspace, version: str, asked: pl.DataFrame) -> None:
 
 def test_what_is_served_is_what_the_offline_path_gives(workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has answered no request yet"):
-        skew.replay(workspace)
+        skew_check.replay(workspace)
     serve(workspace, register(workspace, tmp_path), requests())
-    found = skew.replay(workspace)
+    found = skew_check.replay(workspace)
     assert (found.rows, found.mismatched, found.left_out) == (200, [], {})
     assert {one.feature for one in found.features} == {"hour", "spent_3d_mean", "spent_3d_count", "last_spent"}
 
@@ -160,7 +161,7 @@ def test_a_state_that_lags_is_found_by_feature_and_row(workspace: Workspace, tmp
     forget(workspace.store, person)
     materialize(workspace.store, person, stale, 10**18)
     serve(workspace, version, asked)
-    found = skew.replay(workspace)
+    found = skew_check.replay(workspace)
     assert {one.feature for one in found.mismatched} == {"spent_3d_mean", "spent_3d_count"}
     count = next(one for one in found.mismatched if one.feature == "spent_3d_count")
     mails = pseudonyms(workspace.settings).series(asked.get_column("mail"))
@@ -174,7 +175,7 @@ def test_a_state_that_lags_is_found_by_feature_and_row(workspace: Workspace, tmp
     assert 0 < count.mismatches <= affected
     assert count.example is not None
     assert write_skew(workspace).read_text().count("spent_3d_count") >= 1
-    stages.backfill_view(workspace, "person", START + timedelta(hours=HOURS))
+    steps.backfill_view(workspace, "person", START + timedelta(hours=HOURS))
     assert workspace.store.get_many(keys) == before
     assert shop.name == "shop"
 
@@ -188,7 +189,7 @@ def test_a_champion_of_an_earlier_definition_goes_on_being_filled(workspace: Wor
     changed = dataclasses.replace(workspace, project=after)
     for view in (person, shop):
         forget(workspace.store, view)
-    stages.materialize_online(changed, stages.latest_snapshots(changed), START + timedelta(hours=HOURS))
+    steps.materialize_online(changed, steps.latest_snapshots(changed), START + timedelta(hours=HOURS))
     marks = {watermark(changed.store, view) for view in (person, wider)}
     assert len(marks) == 1
     assert None not in marks
@@ -197,14 +198,14 @@ def test_a_champion_of_an_earlier_definition_goes_on_being_filled(workspace: Wor
 def test_a_job_whose_features_replicas_would_not_find_is_refused(cluster: Settings, tmp_path: Path) -> None:
     call(serve_config.connect(cluster).started_with.remote())
     made = Workspace(project("elsewhere"), Location(tmp_path, "p"), cluster, Progress())
-    serving.require_same_settings(made)
+    deploy.require_same_settings(made)
     other = cluster.model_copy(update={"online_store": "redis://127.0.0.1:6390"})
     with pytest.raises(SettingsError, match="RAYLOOP_ONLINE_STORE is not here what it is"):
-        serving.require_same_settings(dataclasses.replace(made, settings=other))
+        deploy.require_same_settings(dataclasses.replace(made, settings=other))
     guarded = dataclasses.replace(made, settings=cluster.model_copy(update={"access": True}))
     with pytest.raises(SettingsError, match="RAYLOOP_ACCESS is not what the cluster was started with"):
-        serving.require_same_settings(guarded)
-    serving.require_same_stores(guarded)
+        deploy.require_same_settings(guarded)
+    deploy.require_same_stores(guarded)
 
 
 def test_neither_table_nor_log_nor_store_has_a_name_in_clear(workspace: Workspace, tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_neither_table_nor_log_nor_store_has_a_name_in_clear(workspace: Workspac
 
 def test_the_catalogue_knows_views_and_users(workspace: Workspace, tmp_path: Path) -> None:
     version = register(workspace, tmp_path)
-    found = catalogue.gather(workspace, START + timedelta(hours=HOURS))
+    found = catalog_data.gather(workspace, START + timedelta(hours=HOURS))
     person, _ = found.views
     assert (person.name, person.owner, person.keys) == ("person", "till team", ("mail",))
     assert person.users == (f"{workspace.project.name} v{version} (champion)",)
@@ -229,4 +230,4 @@ def test_the_catalogue_knows_views_and_users(workspace: Workspace, tmp_path: Pat
 
 def test_a_view_that_is_not_declared_cannot_be_backfilled(workspace: Workspace) -> None:
     with pytest.raises(ProjectError, match="no feature view 'nobody'; declared are: person, shop"):
-        stages.backfill_view(workspace, "nobody", START)
+        steps.backfill_view(workspace, "nobody", START)

@@ -31,10 +31,10 @@ from features.sources.pseudonyms import Pseudonyms
 from features.sources.source import Examples, Source
 from features.split import HashSplit
 from features.types import INSTANT
-from pipelines.forgetting import forget
-from pipelines.progress import Progress
-from pipelines.project import Location, Project
-from pipelines.workspace import Workspace
+from rayloop.console import Progress
+from rayloop.context import Workspace
+from rayloop.project import Location, Project
+from rayloop.stages.erase_entity import forget
 from tests.cluster.test_tables import everything_below
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy

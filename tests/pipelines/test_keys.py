@@ -15,9 +15,9 @@ from cluster.errors import RayloopError, RequestError
 from cluster.settings import Settings, load_settings
 from deployments.auth.credentials import presented, recognise
 from deployments.auth.key_store import KeyStore
-from pipelines.cli import app
-from pipelines.own_key import own_key
-from pipelines.traffic import Client
+from rayloop.cli.app import app
+from rayloop.simulation.api_key import own_key
+from rayloop.simulation.load_client import Client
 
 DAY_S = 86400
 

@@ -19,8 +19,8 @@ from features.manifest import Manifest
 from features.split import TEST, TRAIN
 from monitoring.analysis.log_analysis import Asked
 from monitoring.drift_policy import DAY_S, DriftPolicy, LookPolicy
-from pipelines.looking import Look, live_rows, past_rows
-from pipelines.serving import predecessor
+from rayloop.stages.deploy import predecessor
+from rayloop.stages.log_analysis_job import Look, live_rows, past_rows
 from tests.deployments.bundles import BINARY, Slope, register, write_bundle
 
 MODEL = "trips"

@@ -24,11 +24,12 @@ from deployments.rollout.journal import Journal
 from deployments.rollout.serve_config import connect as serve_config
 from monitoring.export.alert_rules import RULES
 from monitoring.export.grafana import FILE, expressions
-from pipelines import commands, dashboards
-from pipelines.progress import Progress
-from pipelines.project import load, locate
-from pipelines.serving import predecessor
-from pipelines.workspace import Workspace
+from rayloop.cli import project_commands
+from rayloop.console import Progress
+from rayloop.context import Workspace
+from rayloop.project import load, locate
+from rayloop.report import dashboards
+from rayloop.stages.deploy import predecessor
 from tests.until import until
 
 HERE = Path(__file__).parent
@@ -248,7 +249,7 @@ def test_a_rollback_brings_the_champion_before_it_back(
     monitor = ray.get_actor(monitor_actor("digits"), namespace=ACTOR_NAMESPACE)
     assert ray.get(monitor.status.remote())["version"] == before
     location = locate(str(folder / "digits.py"))
-    commands.rollback(Workspace(load(location), location, cluster, Progress()), champion.version, "asked again")
+    project_commands.rollback(Workspace(load(location), location, cluster, Progress()), champion.version, "asked again")
     assert "is champion no more" in capsys.readouterr().out
     # A controller that begins anew serves what its journal says last.
     controller = ray.get_actor(rollout_actor("digits"), namespace=ACTOR_NAMESPACE)

@@ -14,9 +14,9 @@ import pytest
 from cluster.errors import ProjectError
 from cluster.values import Task
 from deployments.serve_schema import Limits, Serving
-from pipelines import cli
-from pipelines.project import load, locate
-from pipelines.serving import serving_options
+from rayloop.cli import app
+from rayloop.project import load, locate
+from rayloop.stages.deploy import serving_options
 from trainers.config import Choice, ModelSpec, TrainConfig, TuneConfig
 from trainers.evaluation.fairness import FairnessPolicy
 from trainers.evaluation.quality_gate import GatePolicy, Threshold
@@ -153,4 +153,4 @@ def test_replicas_and_limits_are_those_that_the_project_asks_for() -> None:
 
 def test_a_view_that_nobody_declared_is_told_before_a_job_is_made() -> None:
     with pytest.raises(ProjectError, match=r"has no feature view 'nope'; declared are: .*tail_departures"):
-        cli.backfill("examples.flights.project", "nope")
+        app.backfill("examples.flights.project", "nope")

@@ -16,7 +16,7 @@ from examples.flights.project import project
 from features.online.feature_reader import FeatureReader
 from features.online.store import open_store
 from features.types import arrow_type
-from pipelines.pushing import push_file
+from rayloop.stages.push import push_file
 
 NOON = datetime(2014, 5, 1, 12, tzinfo=UTC)
 

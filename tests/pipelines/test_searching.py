@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from cluster.registry import Registry
 from cluster.settings import Settings
-from pipelines.searching import Nested
+from rayloop.stages.tune import Nested
 from trainers.tuning.trial import Trial
 
 TRIALS = [

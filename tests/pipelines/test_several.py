@@ -13,7 +13,7 @@ from deployments.analysis.verdict import Verdict
 from deployments.rollout.controller import RolloutStatus
 from deployments.rollout.state_machine import begin, command, drop, entry
 from deployments.rollout_policy import RolloutPolicy
-from pipelines import cli, orders, people
+from rayloop.cli import app, rollout_commands, status
 
 STEP = "step 1 of 2 for 1.5 of 60.0 min; undecided by then: abort, too little seen: abort"
 
@@ -30,7 +30,7 @@ def status(*dropped: str, entrants: tuple[str, ...] = ("2", "3", "4")) -> Rollou
 
 def told(found: RolloutStatus) -> list[str]:
     lines: list[str] = []
-    people._show_rollout(found, 190.0, lines.append)
+    status._show_rollout(found, 190.0, lines.append)
     return [line.strip() for line in lines]
 
 
@@ -88,14 +88,14 @@ def test_orders_name_a_version_and_a_rollout(
     monkeypatch: pytest.MonkeyPatch, words: list[str], order: str, version: str, rollout: str
 ) -> None:
     heard: list[Any] = []
-    monkeypatch.setattr(orders, "steer", lambda settings, *said: heard.append((*said[:3], *said[4:])))
-    assert CliRunner().invoke(cli.app, words).exit_code == 0
+    monkeypatch.setattr(rollout_commands, "steer", lambda settings, *said: heard.append((*said[:3], *said[4:])))
+    assert CliRunner().invoke(app.app, words).exit_code == 0
     assert heard == [("trips", order, "by hand", version, rollout)]
 
 
 def test_a_deploy_takes_several_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[Any] = []
-    monkeypatch.setattr(cli, "_work", lambda *words, action: heard.append(words))
+    monkeypatch.setattr(app, "_work", lambda *words, action: heard.append(words))
     for words in ([], ["--version", "3"], ["--version", "3", "--version", "4"]):
-        assert CliRunner().invoke(cli.app, ["deploy", "shop/project.py", *words]).exit_code == 0
+        assert CliRunner().invoke(app.app, ["deploy", "shop/project.py", *words]).exit_code == 0
     assert [words[2:] for words in heard] == [(), ("--version", "3"), ("--version", "3", "--version", "4")]

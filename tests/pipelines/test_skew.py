@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines import skew
+from rayloop.stages import skew_check
 
 
 @pytest.mark.parametrize("count", [1, 40, 5_000])
@@ -14,10 +14,10 @@ def test_the_newest_rows_in_order_however_the_log_lies(count: int, monkeypatch: 
     draw = np.random.default_rng(count)
     log = pl.DataFrame({"at": draw.integers(0, 300, 2_000), "row": np.arange(2_000)})
     sizes: list[int] = []
-    prune = skew._latest
+    prune = skew_check._latest
     monkeypatch.setattr(
-        skew, "_latest", lambda held, n: sizes.append(sum(rows.height for rows in held)) or prune(held, n)
+        skew_check, "_latest", lambda held, n: sizes.append(sum(rows.height for rows in held)) or prune(held, n)
     )
-    found = skew.newest(log.iter_slices(20), count)
+    found = skew_check.newest(log.iter_slices(20), count)
     assert found.equals(log.sort("at", maintain_order=True).tail(count))
     assert max(sizes) <= 2 * count + 20

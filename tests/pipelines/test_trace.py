@@ -3,7 +3,7 @@
 import pytest
 
 from deployments.telemetry.prediction_log import Answer, predictions
-from pipelines import people
+from rayloop.cli import status
 from tests.deployments.test_measure import answer
 
 
@@ -25,6 +25,6 @@ from tests.deployments.test_measure import answer
 def test_a_trace_tells_who_answered_and_who_failed(logged: Answer, said: list[str]) -> None:
     lines: list[str] = []
     (row,) = predictions([logged], "b").to_pylist()
-    people._tell_row(row, lines.append)
+    status._tell_row(row, lines.append)
     assert lines[1 : 1 + len(said)] == said
     assert lines[-1] == "  distance = 0.0"

@@ -22,12 +22,12 @@ from features.definitions import Column, FeatureSet
 from features.encoder import Encoder
 from features.sources.source import Examples, Source
 from features.split import TimeSplit
-from pipelines import versions
-from pipelines.frames import Frame
-from pipelines.progress import Progress
-from pipelines.project import Location, Project
-from pipelines.versions import Recipe, make_version
-from pipelines.workspace import Workspace
+from rayloop.console import Progress
+from rayloop.context import Workspace
+from rayloop.frame_view import Frame
+from rayloop.project import Location, Project
+from rayloop.stages import train_version
+from rayloop.stages.train_version import Recipe, make_version
 from tests.trainers.frames import COLUMNS, TASKS, frame, part, trained
 from trainers.card.model_card import ModelCard
 from trainers.config import ModelSpec, TrainConfig
@@ -82,7 +82,7 @@ def _project(gate: GatePolicy) -> Project:
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[GatePolicy], Workspace]:
     fitted = trained(config=CONFIG)
     fitted.train_metrics.update(fitted.metrics)
-    monkeypatch.setattr(versions, "fit", lambda *_, **__: fitted)
+    monkeypatch.setattr(train_version, "fit", lambda *_, **__: fitted)
     settings = Settings(home=tmp_path)
     return lambda gate: Workspace(_project(gate), Location(Path(__file__).parent, "late"), settings, Progress())
 

@@ -11,9 +11,9 @@ from cluster.registry import Run
 from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
 from features.types import AS_OF
-from pipelines.examine import Examined
-from pipelines.frames import Frame
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.frame_view import Frame
+from rayloop.stages.evaluate_candidate import Examined
 from trainers.card.html import render
 from trainers.card.model_card import CARD_JSON, CARD_PAGE, FeatureFacts, Lineage, ModelCard, PartFacts, limits_of
 from trainers.evaluation.assessment import Evidence

@@ -25,8 +25,8 @@ from cluster.values import ModelVersion, Snapshot
 from features.manifest import MODEL, Manifest
 from features.offline.training_frame import RequestFrame
 from features.sources.pseudonyms import Shield
-from pipelines import stages
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.stages import steps
 from trainers.scoring.batch_task import STAGES, Job, Receipt, score_part
 from trainers.scoring.onnx_scorer import output_columns
 from trainers.worker_errors import blamed, deliberate
@@ -137,7 +137,7 @@ def _kept(rows: Cut, manifest: Manifest, keep: Sequence[str]) -> tuple[str, ...]
 
 
 def _landed(workspace: Workspace, manifest: Manifest) -> dict[str, Snapshot]:
-    return stages.latest_snapshots(workspace) if manifest.features.views else {}
+    return steps.latest_snapshots(workspace) if manifest.features.views else {}
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import shutil
 
 import ray
 
+from cluster.actors import call, exists
 from cluster.names import (
     ACTOR_NAMESPACE,
     journal_table,
@@ -21,8 +22,7 @@ from deployments.rollout import serve_config
 from deployments.telemetry import unshipped_rows
 from features.online.materialize import forget as forget_view
 from features.sources.ingestion import QUARANTINE
-from pipelines.actors import call, exists
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
 from trainers.loop.checkpointer import Checkpoints
 
 

@@ -7,8 +7,8 @@ import json
 import time
 
 from cluster.registry import Registry, Run
-from pipelines.frames import Frame
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.frame_view import Frame
 from trainers.config import TuneConfig
 from trainers.tuning.report import render
 from trainers.tuning.search import search

@@ -9,8 +9,8 @@ from typing import Any
 import ray
 
 from features.split import TEST, TRAIN
-from pipelines.frames import Frame
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.frame_view import Frame
 from trainers.evaluation.lightgbm_baseline import compare
 
 WITH, WITHOUT = "LightGBM, same features", "LightGBM, request-time features only"

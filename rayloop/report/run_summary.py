@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from features.sources.ingestion import Landed
-from pipelines.baselines import Results
-from pipelines.rehearsal import Act, Story, sentence
-from pipelines.searching import PAGE
-from pipelines.traffic import example_curl
-from pipelines.versions import Candidate
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.simulation.load_client import example_curl
+from rayloop.simulation.scenario import Act, Story, sentence
+from rayloop.stages.baselines import Results
+from rayloop.stages.train_version import Candidate
+from rayloop.stages.tune import PAGE
 from trainers import metrics as task_metrics
 
 _WIDTH = 110

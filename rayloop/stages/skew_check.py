@@ -8,17 +8,17 @@ from typing import NamedTuple
 import polars as pl
 import ray
 
+from cluster.actors import exists
 from cluster.errors import DataError
 from cluster.names import CHALLENGER, CHAMPION, ledger_actor, predictions_table
 from features.definitions import FeatureSet
 from features.inspection.training_serving_skew import ID, Skew, compare, together
 from features.offline.training_frame import RequestFrame
 from features.types import AS_OF
-from pipelines import stages
-from pipelines.actors import exists
-from pipelines.lineage import lineages
-from pipelines.serving import flush_log
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.lineage import lineages
+from rayloop.stages import steps
+from rayloop.stages.deploy import flush_log
 
 MAX_ROWS = 200_000
 """The newest rows of the log that are replayed."""
@@ -42,7 +42,7 @@ def replay(workspace: Workspace) -> Replayed:
     """Raises DataError when nothing was served yet."""
     log = _log(workspace)
     sets = _feature_sets(workspace)
-    landed = stages.latest_snapshots(workspace)
+    landed = steps.latest_snapshots(workspace)
     left_out: dict[str, int] = {}
     found: list[Skew] = []
     rows = 0

@@ -10,9 +10,9 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from features.online.store import OnlineStore, open_store
-from pipelines.code import code_version
-from pipelines.progress import Progress
-from pipelines.project import Location, Project
+from rayloop.code_version import code_version
+from rayloop.console import Progress
+from rayloop.project import Location, Project
 
 
 @dataclass(frozen=True)

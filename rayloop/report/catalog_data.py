@@ -14,8 +14,8 @@ from features.inspection.catalog import Catalogue, FeatureEntry, ViewEntry, entr
 from features.online.materialize import watermark
 from features.profiles.profile import Profile
 from features.sources.validation import staleness
-from pipelines.lineage import Lineage, lineages
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.lineage import Lineage, lineages
 
 
 def gather(workspace: Workspace, now: datetime) -> Catalogue:

@@ -20,7 +20,7 @@ from features.sources.erasure_registry import Forgotten
 from features.sources.pseudonyms import needs_key, pseudonyms
 from features.sources.readers import CSV_NULLS, unreadable
 from features.sources.validation import REASON, check, counted
-from pipelines.project import Project
+from rayloop.project import Project
 
 # Text, as landing reads CSV: a code such as "00501" stays as it is, and one bad cell costs its row.
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {

@@ -20,13 +20,13 @@ from features.manifest import PROFILE, Manifest
 from features.profiles.reference_profile import ReferenceProfile, profile_windows
 from features.split import TRAIN, VALIDATION
 from features.types import AS_OF
-from pipelines import cards
-from pipelines.compressing import Compressed, compressed
-from pipelines.curves import Curves
-from pipelines.examine import Examined, examine
-from pipelines.frames import Frame
-from pipelines.searching import searched
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.frame_view import Frame
+from rayloop.stages import model_cards
+from rayloop.stages.compress import Compressed, compressed
+from rayloop.stages.evaluate_candidate import Examined, examine
+from rayloop.stages.mlflow_callback import Curves
+from rayloop.stages.tune import searched
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.datasets import TrainingData
@@ -102,7 +102,9 @@ def make_version(
             _refuse_unless(override_gate, run, workspace, frame, recipe, name, seen, fingerprint)
         _write_bundle(workspace, frame, recipe, seen, folder)
         _log(run, workspace, frame, recipe, seen)
-        cards.log_card(run, workspace, frame, name, seen, fingerprint, "" if seen.report.passed else override_gate)
+        model_cards.log_card(
+            run, workspace, frame, name, seen, fingerprint, "" if seen.report.passed else override_gate
+        )
         tags = _tags(workspace, frame, fingerprint, seen, override_gate)
         version = workspace.registry.register(project.name, run, folder, tags)
     tell(f"registered {version}: {_told(seen.quality)}")
@@ -164,7 +166,7 @@ def _refuse_unless(
     project = workspace.project.name
     run.tags({"mlflow.runName": f"{name} (refused)"})
     _log_refused(run, recipe, seen)
-    cards.log_card(run, workspace, frame, name, seen, fingerprint, "")
+    model_cards.log_card(run, workspace, frame, name, seen, fingerprint, "")
     raise GateFailed(
         f"{name} of {project} fails its gate: " + "; ".join(c.reason for c in seen.report.failures),
         f"it is not registered; its figures and model card: {workspace.settings.mlflow_server}/#/runs/{run.id}",

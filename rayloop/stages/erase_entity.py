@@ -17,6 +17,7 @@ from typing import NamedTuple
 import polars as pl
 import ray
 
+from cluster.actors import exists
 from cluster.errors import ProjectError
 from cluster.names import labels_table, ledger_actor, predictions_table, to_label_table
 from cluster.storage.tables import Where
@@ -29,10 +30,9 @@ from features.sources.erasure_registry import digest, remember
 from features.sources.ingestion import QUARANTINE
 from features.sources.pseudonyms import Pseudonyms, needs_key, pseudonyms
 from features.sources.source import Source
-from pipelines.actors import exists
-from pipelines.lineage import Lineage, lineages, views_of
-from pipelines.serving import flush_log
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.lineage import Lineage, lineages, views_of
+from rayloop.stages.deploy import flush_log
 
 Entity = Mapping[str, str]
 

@@ -10,7 +10,7 @@ from cluster.values import Snapshot
 from features.encoder import Encoder
 from features.offline.training_frame import LABEL
 from features.split import SPLIT, TEST, TRAIN, VALIDATION
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
 from trainers.data.datasets import TrainingData
 
 MIN_CATEGORY_ROWS = 20

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cluster import connection
+from cluster.actors import call, find
 from cluster.errors import RolloutError
 from cluster.names import rollout_actor
 from cluster.settings import Settings
 from deployments.rollout.state_machine import RolloutState, named
-from pipelines.actors import call, find
 
 
 def steer(

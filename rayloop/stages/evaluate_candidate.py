@@ -13,8 +13,8 @@ from cluster.values import Check, GateReport, ModelVersion
 from features.manifest import MODEL
 from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
-from pipelines.frames import Frame
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.frame_view import Frame
 from trainers import metrics
 from trainers.evaluation import assessment, serving_budget
 from trainers.evaluation.assessment import Assessment, Evidence, Part

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from cluster.actors import exists
 from cluster.errors import DataError
 from cluster.names import labels_table, ledger_actor, predictions_table, to_label_table
 from cluster.registry import Registry
@@ -32,7 +33,6 @@ from monitoring.analysis.log_analysis import Asked, Looked, look
 from monitoring.analysis.segment_drift import Past
 from monitoring.samples.bottom_k_sample import Reservoir
 from monitoring.samples.logged_rows import Rows
-from pipelines.actors import exists
 from trainers.scoring import onnx_scorer
 
 LEAST_PER_WINDOW = 1_000

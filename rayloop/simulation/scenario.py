@@ -16,6 +16,7 @@ import polars as pl
 import ray
 
 from cluster import jobs
+from cluster.actors import call
 from cluster.errors import RayloopError, RolloutError
 from cluster.names import monitor_actor
 from cluster.values import Alarm, Decision, Snapshot
@@ -25,15 +26,14 @@ from features.online.feature_reader import request_features
 from features.types import AS_OF, INSTANT
 from monitoring.detection.action_limits import Entry
 from monitoring.detection.detector import WindowResult
-from pipelines import serving, stages
-from pipelines.actors import call
-from pipelines.frames import Frame
-from pipelines.own_key import own_key
-from pipelines.project import Period, Rehearsal
-from pipelines.replay import Replay
-from pipelines.traffic import Client, Tally
-from pipelines.versions import Recipe, make_version
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.frame_view import Frame
+from rayloop.project import Period, Rehearsal
+from rayloop.simulation.api_key import own_key
+from rayloop.simulation.load_client import Client, Tally
+from rayloop.simulation.traffic_replay import Replay
+from rayloop.stages import deploy, steps
+from rayloop.stages.train_version import Recipe, make_version
 
 _POLL_S = 0.1
 _SEEN_S = 10.0
@@ -89,7 +89,7 @@ def _rehearse(
         _rollout(stage, "sabotaged challenger", _sabotage(workspace, frame, recipe), plan.sabotage, "aborted")
     )
     _drift(stage, plan.drift, story)
-    story.log_rows = serving.flush_log(workspace)
+    story.log_rows = deploy.flush_log(workspace)
     story.windows = tuple(call(stage.monitor.history.remote()))
     return story
 
@@ -195,7 +195,7 @@ def _sound_challenger(
     """Train on all that was known when the rollout begins."""
     now = plan.sound.start
     split = workspace.project.split.moved(now, workspace.project.retrain.holdout)
-    frame = stages.training_frame(workspace, landed, split, now)
+    frame = steps.training_frame(workspace, landed, split, now)
     with workspace.progress.stage("train"):
         made = make_version(workspace, frame, recipe, f"all data until {now:%Y-%m-%d}")
     return frame, made.version.version
@@ -213,7 +213,7 @@ def _rollout(stage: _Stage, name: str, version: str, period: Period, expected: s
     """Roll a version out under replayed traffic, until the rollout has ended and the period is over."""
     workspace = stage.workspace
     with workspace.progress.stage("rollout"):
-        serving.start_rollout(workspace, [workspace.registry.version(workspace.project.name, version)])
+        deploy.start_rollout(workspace, [workspace.registry.version(workspace.project.name, version)])
         tally = _under_traffic(stage, name, period)
         status = _ended(stage, name, period)
         _expect(status, expected, name)
@@ -226,7 +226,7 @@ def _under_traffic(stage: _Stage, name: str, period: Period) -> Tally:
     def ended() -> bool:
         sent = stage.replay.answered - before
         status = stage.once(
-            lambda: serving.rollout_status(stage.workspace),
+            lambda: deploy.rollout_status(stage.workspace),
             lambda found: found.over or found.requests >= sent,
             "the rollout's evidence",
         )
@@ -240,10 +240,10 @@ def _under_traffic(stage: _Stage, name: str, period: Period) -> Tally:
 
 def _ended(stage: _Stage, name: str, period: Period) -> RolloutStatus:
     try:
-        return serving.wait_for_rollout(stage.workspace, _SETTLE_S)
+        return deploy.wait_for_rollout(stage.workspace, _SETTLE_S)
     except RolloutError as error:
         why = f"the rehearsal's traffic until {period.end:%d %B} is used up"
-        serving.abort_rollout(stage.workspace, why)
+        deploy.abort_rollout(stage.workspace, why)
         raise RolloutError(
             f"{name}: {error.what}, and {why}; it is aborted", "`rayloop report` shows the evidence; widen the period"
         ) from error

@@ -17,7 +17,7 @@ import typer
 from cluster import connection, local_cluster
 from cluster.errors import RayloopError
 from cluster.settings import load_settings
-from pipelines.keys import app as keys
+from rayloop.cli.key_commands import app as keys
 
 EXIT_USER_ERROR = 2
 _DEMO = "examples.flights.project"
@@ -58,7 +58,7 @@ def main() -> None:
 @app.command()
 def up() -> None:
     """Start the local Ray cluster, its dashboard and MLflow's pages; write what Prometheus and Grafana need."""
-    from pipelines import dashboards
+    from rayloop.report import dashboards
 
     settings = load_settings()
     started = local_cluster.start(settings, typer.echo)
@@ -81,7 +81,7 @@ def down() -> None:
 @app.command()
 def status() -> None:
     """Show the cluster, the models it serves, their rollouts and drift monitors."""
-    from pipelines.people import show_status
+    from rayloop.cli.status import show_status
 
     show_status(load_settings(), typer.echo)
 
@@ -89,7 +89,7 @@ def status() -> None:
 @app.command()
 def doctor() -> None:
     """Check the machine, the stores and the cluster; say what to mend."""
-    from pipelines.people import check_machine
+    from rayloop.cli.status import check_machine
 
     if not check_machine(load_settings(), typer.echo):
         sys.exit(EXIT_USER_ERROR)
@@ -98,7 +98,7 @@ def doctor() -> None:
 @app.command()
 def demo() -> None:
     """Start a cluster, clear the last demo, and rehearse the whole loop on the flights of 2013."""
-    from pipelines import dashboards
+    from rayloop.report import dashboards
 
     settings = load_settings()
     local_cluster.start(settings, typer.echo)
@@ -180,8 +180,8 @@ def predict(
 @app.command()
 def push(project: ProjectArgument, source: str, file: Path) -> None:
     """Put the events of a file (Parquet, CSV, NDJSON) into the online store at once, where that store can be reached."""
-    from pipelines.project import load, locate
-    from pipelines.pushing import push_file
+    from rayloop.project import load, locate
+    from rayloop.stages.push import push_file
 
     pushed = push_file(load(locate(project)), load_settings(), source, file)
     for view, events in pushed.events.items():
@@ -251,7 +251,7 @@ def forget(
     entity: Annotated[list[str], typer.Option(help="column=value; given several times, all must hold")],
 ) -> None:
     """Delete an entity's rows everywhere: tables, quarantine, frames, online store, log. Says what was deleted where."""
-    from pipelines.people import forget_entity
+    from rayloop.cli.status import forget_entity
 
     # Here, not as a job: the name must not stay behind in the list of jobs.
     forget_entity(load_settings(), project, entity, typer.echo)
@@ -260,7 +260,7 @@ def forget(
 @app.command()
 def trace(model: str, request: Annotated[str, typer.Argument(help="Request id of an answer")]) -> None:
     """From one prediction to its version, run, snapshot, features and code."""
-    from pipelines.people import show_trace
+    from rayloop.cli.status import show_trace
 
     show_trace(load_settings(), model, request, typer.echo)
 
@@ -272,7 +272,7 @@ def _work(
 
     ``check`` raises for words that the project does not know, before a job is made of them.
     """
-    from pipelines.project import load, locate
+    from rayloop.project import load, locate
 
     location = locate(words[1])
     loaded = load(location)
@@ -280,8 +280,8 @@ def _work(
     settings = load_settings()
     if connection.in_job() and action is not None:
         from cluster.log_suppression import quiet_data
-        from pipelines.progress import Progress
-        from pipelines.workspace import Workspace
+        from rayloop.console import Progress
+        from rayloop.context import Workspace
 
         connection.connect(settings)
         quiet_data()
@@ -292,7 +292,7 @@ def _work(
 
 def _submit(words: list[str], folder: Path) -> None:
     from cluster import jobs
-    from pipelines.code import COMMIT, commit_of
+    from rayloop.code_version import COMMIT, commit_of
 
     settings = load_settings()
     python = sys.executable if not settings.address else "python"
@@ -308,13 +308,13 @@ def _submit(words: list[str], folder: Path) -> None:
 
 
 def _order(model: str, order: str, reason: str, version: str = "", rollout: str = "") -> None:
-    from pipelines.orders import steer
+    from rayloop.cli.rollout_commands import steer
 
     steer(load_settings(), model, order, reason, typer.echo, version, rollout)
 
 
 def _flush_logs(settings: Any) -> None:
-    from pipelines.people import flush_logs
+    from rayloop.cli.status import flush_logs
 
     try:
         flush_logs(settings, typer.echo)
@@ -324,9 +324,9 @@ def _flush_logs(settings: Any) -> None:
 
 
 def _commands() -> Any:
-    from pipelines import commands
+    from rayloop.cli import project_commands
 
-    return commands
+    return project_commands
 
 
 def _moment(text: str, option: str) -> datetime:

@@ -15,9 +15,9 @@ from cluster.values import Check, GateReport
 from features.manifest import MODEL
 from features.offline.training_frame import LABEL
 from features.split import TEST
-from pipelines.examine import champion_scores
-from pipelines.frames import Frame
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.frame_view import Frame
+from rayloop.stages.evaluate_candidate import champion_scores
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import judge
 from trainers.export.compression import Compression, next_job

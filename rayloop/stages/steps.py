@@ -20,11 +20,11 @@ from features.online.bulk_load import load
 from features.sources.ingestion import Landed, land
 from features.sources.source import Source
 from features.split import Split
-from pipelines.frames import Frame
-from pipelines.lineage import lineage, views_of
-from pipelines.serving import deploy, serves, start_rollout
-from pipelines.versions import Candidate, Recipe, make_version, tune
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.frame_view import Frame
+from rayloop.lineage import lineage, views_of
+from rayloop.stages.deploy import deploy, serves, start_rollout
+from rayloop.stages.train_version import Candidate, Recipe, make_version, tune
 from trainers.config import ModelSpec, TrainConfig
 from trainers.worker_errors import deliberate
 

@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 
 from cluster.errors import ProjectError, VersionNotFound
 from cluster.names import CHAMPION
-from pipelines import baselines, rehearsal, reporting, reset, serving, stages
-from pipelines.summary import summarise
-from pipelines.versions import tune as search
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.report import report_data
+from rayloop.report.run_summary import summarise
+from rayloop.simulation import scenario
+from rayloop.stages import baselines, delete_project, deploy, steps
+from rayloop.stages.train_version import tune as search
 
 
 def run(workspace: Workspace, *, rehearse: bool, fresh: bool) -> None:
@@ -21,31 +23,31 @@ def run(workspace: Workspace, *, rehearse: bool, fresh: bool) -> None:
             f"{workspace.project.name} declares no rehearsal", "add Project(rehearsal=...) or leave --rehearse out"
         )
     workspace.registry.check()
-    serving.require_same_settings(workspace)
+    deploy.require_same_settings(workspace)
     if fresh:
-        reset.forget(workspace)
+        delete_project.forget(workspace)
     elif rehearse and workspace.registry.versions(workspace.project.name):
         raise ProjectError(
             f"{workspace.project.name} has versions already, and a rehearsal would mix with them",
             "add --fresh to forget them, or rehearse under another project name",
         )
-    landed = stages.land_sources(workspace)
-    snapshots = stages.snapshots(landed)
-    frame = stages.training_frame(workspace, snapshots)
+    landed = steps.land_sources(workspace)
+    snapshots = steps.snapshots(landed)
+    frame = steps.training_frame(workspace, snapshots)
     comparison = baselines.start(workspace, frame)
-    first, recipe = stages.first_version(workspace, frame)
+    first, recipe = steps.first_version(workspace, frame)
     if not rehearse:
-        stages.materialize_online(workspace, snapshots, datetime.now(UTC))
-    stages.release(workspace, first.version)
-    story = rehearsal.rehearse(workspace, plan, snapshots, recipe) if rehearse and plan else None
+        steps.materialize_online(workspace, snapshots, datetime.now(UTC))
+    steps.release(workspace, first.version)
+    story = scenario.rehearse(workspace, plan, snapshots, recipe) if rehearse and plan else None
     with workspace.progress.stage("report"):
         results = baselines.collect(workspace, comparison)
-        page = reporting.write(workspace, results)
+        page = report_data.write(workspace, results)
     summarise(workspace, landed, first, results, story, page)
 
 
 def tune(workspace: Workspace) -> None:
-    frame = stages.training_frame(workspace, stages.snapshots(stages.land_sources(workspace)))
+    frame = steps.training_frame(workspace, steps.snapshots(steps.land_sources(workspace)))
     with workspace.progress.stage("tune"):
         recipe, found = search(workspace, frame)
         if found is None:
@@ -59,9 +61,9 @@ def tune(workspace: Workspace) -> None:
 
 
 def train(workspace: Workspace) -> None:
-    from pipelines.versions import Recipe, make_version
+    from rayloop.stages.train_version import Recipe, make_version
 
-    frame = stages.training_frame(workspace, stages.snapshots(stages.land_sources(workspace)))
+    frame = steps.training_frame(workspace, steps.snapshots(steps.land_sources(workspace)))
     with workspace.progress.stage("train"):
         made = make_version(
             workspace, frame, Recipe(workspace.project.model, workspace.project.train), "trained by hand"
@@ -70,17 +72,17 @@ def train(workspace: Workspace) -> None:
 
 
 def retrain(workspace: Workspace, until: datetime, reason: str) -> None:
-    serving.require_same_settings(workspace)
+    deploy.require_same_settings(workspace)
     workspace.progress(f"retraining {workspace.project.name} on what was known at {until:%Y-%m-%d %H:%M}: {reason}")
-    made = stages.retrain(workspace, until)
+    made = steps.retrain(workspace, until)
     workspace.registry.tag(made.version, "rayloop.retrained_because", reason)
-    stages.release(workspace, made.version)
+    steps.release(workspace, made.version)
 
 
 def rollback(workspace: Workspace, version: str, reason: str) -> None:
     name = workspace.project.name
     champion = workspace.registry.aliased(name, CHAMPION)
-    answers = serving.roll_back(workspace, version or (champion.version if champion else ""), reason)
+    answers = deploy.roll_back(workspace, version or (champion.version if champion else ""), reason)
     if champion and answers.version == champion.version:
         workspace.progress(f"v{version} is champion no more: {answers} answers, nothing was changed")
     else:
@@ -89,36 +91,36 @@ def rollback(workspace: Workspace, version: str, reason: str) -> None:
 
 def deploy(workspace: Workspace, numbers: Sequence[str]) -> None:
     name = workspace.project.name
-    serving.require_same_settings(workspace)
+    deploy.require_same_settings(workspace)
     versions = workspace.registry.versions(name)
     if not versions:
         raise VersionNotFound(f"model {name!r} has no version", "make one: rayloop run PROJECT")
     chosen = [workspace.registry.version(name, number) for number in numbers] or versions[-1:]
-    landed = stages.snapshots(stages.land_sources(workspace))
-    stages.materialize_online(workspace, landed, datetime.now(UTC), chosen)
-    stages.release(workspace, *chosen)
+    landed = steps.snapshots(steps.land_sources(workspace))
+    steps.materialize_online(workspace, landed, datetime.now(UTC), chosen)
+    steps.release(workspace, *chosen)
 
 
 def predict(workspace: Workspace, table: str, out: str, version: str, keep: Sequence[str] = ()) -> None:
-    from pipelines import batch
+    from rayloop.stages import batch_predict
 
     name = workspace.project.name
     chosen = workspace.registry.version(name, version) if version else workspace.registry.aliased(name, CHAMPION)
     if chosen is None:
         raise VersionNotFound(f"model {name!r} has no champion", "give --version, or deploy one")
     with workspace.progress.stage("predict"):
-        batch.predict(workspace, chosen, table, out, keep)
+        batch_predict.predict(workspace, chosen, table, out, keep)
 
 
 def report(workspace: Workspace, *, features: bool = False, skew: bool = False) -> None:
     with workspace.progress.stage("report"):
         if features:
-            reporting.write_catalogue(workspace)
+            report_data.write_catalogue(workspace)
         if skew:
-            reporting.write_skew(workspace)
+            report_data.write_skew(workspace)
         if not (features or skew):
-            workspace.progress(f"written to {reporting.write(workspace, baselines.stored(workspace))}")
+            workspace.progress(f"written to {report_data.write(workspace, baselines.stored(workspace))}")
 
 
 def backfill(workspace: Workspace, view: str, since: datetime | None) -> None:
-    stages.backfill_view(workspace, view, datetime.now(UTC), since)
+    steps.backfill_view(workspace, view, datetime.now(UTC), since)

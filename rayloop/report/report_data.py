@@ -15,6 +15,7 @@ import pyarrow as pa
 import ray
 from rich.console import Console
 
+from cluster.actors import call
 from cluster.names import ACTOR_NAMESPACE, CHAMPION, labels_table, monitor_actor, predictions_table, to_label_table
 from cluster.settings import Settings
 from cluster.values import Decision, ModelVersion
@@ -40,11 +41,11 @@ from monitoring.report.schema import (
     Timing,
     VersionRow,
 )
-from pipelines import catalogue, skew
-from pipelines.actors import call
-from pipelines.baselines import Results
-from pipelines.serving import told_of_job
-from pipelines.workspace import Workspace
+from rayloop.context import Workspace
+from rayloop.report import catalog_data
+from rayloop.stages import skew_check
+from rayloop.stages.baselines import Results
+from rayloop.stages.deploy import told_of_job
 from trainers import metrics as task_metrics
 from trainers.scoring import onnx_scorer
 
@@ -65,17 +66,17 @@ def write(workspace: Workspace, baselines: Results) -> Path:
 
 def write_catalogue(workspace: Workspace) -> Path:
     """Print the catalogue of the project's features and write features.html; returns its path."""
-    found = catalogue.gather(workspace, datetime.now(UTC))
+    found = catalog_data.gather(workspace, datetime.now(UTC))
     console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
-    for table in catalogue.tables(found):
+    for table in catalog_data.tables(found):
         console.print(table, "")
     return _put(workspace, "features.html", render_catalogue(found))
 
 
 def write_skew(workspace: Workspace) -> Path:
     """Replay what was served, print the mismatches and write skew.html; returns its path."""
-    found = skew.replay(workspace)
-    for line in skew.told(found):
+    found = skew_check.replay(workspace)
+    for line in skew_check.told(found):
         workspace.progress(line)
     html = render_skew(workspace.project.name, time.time(), found.rows, found.features, found.left_out)
     return _put(workspace, "skew.html", html)

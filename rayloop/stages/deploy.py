@@ -11,6 +11,7 @@ import ray
 from ray.actor import ActorHandle
 
 from cluster import jobs
+from cluster.actors import call, exists
 from cluster.errors import RolloutError, SettingsError
 from cluster.names import CHAMPION
 from cluster.registry import Registry
@@ -25,12 +26,11 @@ from deployments.telemetry import log_writer
 from monitoring.detection.alarm_actions import Act
 from monitoring.drift_policy import Action
 from monitoring.runtime.monitor_actor import start_monitor
-from pipelines.actors import call, exists
-from pipelines.code import COMMIT, commit_of
-from pipelines.looking import Look
-from pipelines.project import Location
-from pipelines.versions import reference_of
-from pipelines.workspace import Workspace
+from rayloop.code_version import COMMIT, commit_of
+from rayloop.context import Workspace
+from rayloop.project import Location
+from rayloop.stages.log_analysis_job import Look
+from rayloop.stages.train_version import reference_of
 
 ROLLED_BACK = "rayloop.rolled_back_because"
 BY_JOB = ("retrain", "rollback")

@@ -13,6 +13,7 @@ import psutil
 import ray
 
 from cluster import connection, local_cluster
+from cluster.actors import call, find
 from cluster.errors import DataError, ProjectError, RayloopError
 from cluster.names import ACTOR_NAMESPACE, ledger_actor, monitor_actor, predictions_table, rollout_actor
 from cluster.registry import Registry
@@ -23,9 +24,8 @@ from deployments.rollout.controller import RolloutStatus
 from deployments.rollout.serve_config import Standing, standings
 from deployments.rollout.serve_config import connect as serve_config
 from deployments.rollout.state_machine import RolloutState, named
-from pipelines.actors import call, find
-from pipelines.orders import stands
-from pipelines.serving import BY_JOB, require_same_stores, told_of_job
+from rayloop.cli.rollout_commands import stands
+from rayloop.stages.deploy import BY_JOB, require_same_stores, told_of_job
 
 Tell = Callable[[str], None]
 
@@ -82,10 +82,10 @@ def show_trace(settings: Settings, model: str, request: str, tell: Tell) -> None
 
 def forget_entity(settings: Settings, project: str, entity: Sequence[str], tell: Tell) -> None:
     """Delete an entity's rows, given as column=value, and print the account. Raises ProjectError for one that is not so."""
-    from pipelines.forgetting import forget
-    from pipelines.progress import Progress
-    from pipelines.project import load, locate
-    from pipelines.workspace import Workspace
+    from rayloop.console import Progress
+    from rayloop.context import Workspace
+    from rayloop.project import load, locate
+    from rayloop.stages.erase_entity import forget
 
     pairs = [pair.partition("=") for pair in entity]
     if not all(name and equals and value for name, equals, value in pairs):

@@ -18,7 +18,7 @@ from features.offline.training_frame import ID, KNOWN, LABEL
 from features.online.materialize import advance
 from features.online.store import OnlineStore
 from features.types import AS_OF
-from pipelines.traffic import NOTHING, Client, Tally
+from rayloop.simulation.load_client import NOTHING, Client, Tally
 
 Until = Callable[[], bool]
 

@@ -1,0 +1,3 @@
+from rayloop.cli.app import main
+
+main()
