@@ -30,7 +30,7 @@ from trainers.export.compression import Compression, Distill
 from trainers.models import registry
 
 # A project folder with one of these in it would hide the package of that name on the cluster.
-_RESERVED = ("cluster", "features", "trainers", "deployments", "monitoring", "pipelines")
+_RESERVED = ("cluster", "features", "trainers", "deployments", "monitoring", "rayloop")
 _NAME = "abcdefghijklmnopqrstuvwxyz0123456789_"
 
 
@@ -223,7 +223,7 @@ def _project_of(module: ModuleType, location: Location) -> Project:
     found = getattr(module, "project", None)
     if not isinstance(found, Project):
         what = f"defines `project` as {type(found).__name__}" if found is not None else "defines no `project`"
-        raise ProjectError(f"{location.path} {what}", "assign project = pipelines.Project(...)")
+        raise ProjectError(f"{location.path} {what}", "assign project = rayloop.Project(...)")
     return found
 
 

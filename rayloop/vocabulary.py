@@ -1,4 +1,4 @@
-"""The words of a project module; it imports them from ``pipelines``."""
+"""The words of a project module; it imports them from ``rayloop``."""
 
 from cluster.values import Task
 from deployments.freeze_windows import FreezeWindow

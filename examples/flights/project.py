@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from examples.flights.features import examples, features, flights, weather
-from pipelines import (
+from rayloop import (
     Budget,
     Choice,
     DriftPolicy,

@@ -1,4 +1,4 @@
-"""``rayloop``: the command line. ``python -m pipelines`` is the same.
+"""``rayloop``: the command line. ``python -m rayloop`` is the same.
 
 What does work runs on the cluster: outside of it a command ships the project's folder and submits itself as a Ray job;
 inside a Ray job it runs where it is.
@@ -296,7 +296,7 @@ def _submit(words: list[str], folder: Path) -> None:
 
     settings = load_settings()
     python = sys.executable if not settings.address else "python"
-    job = jobs.submit(settings, [python, "-m", "pipelines", *words], folder, variables={COMMIT: commit_of(folder)})
+    job = jobs.submit(settings, [python, "-m", "rayloop", *words], folder, variables={COMMIT: commit_of(folder)})
     typer.echo(f"Ray job {job} (dashboard: {settings.dashboard}/#/jobs/{job})")
     try:
         done = jobs.follow(settings, job, lambda text: typer.echo(text, nl=False))

@@ -11,7 +11,8 @@ from rayloop.context import Workspace
 from rayloop.report import report_data
 from rayloop.report.run_summary import summarise
 from rayloop.simulation import scenario
-from rayloop.stages import baselines, delete_project, deploy, steps
+from rayloop.stages import baselines, delete_project, steps
+from rayloop.stages import deploy as serving
 from rayloop.stages.train_version import tune as search
 
 
@@ -23,7 +24,7 @@ def run(workspace: Workspace, *, rehearse: bool, fresh: bool) -> None:
             f"{workspace.project.name} declares no rehearsal", "add Project(rehearsal=...) or leave --rehearse out"
         )
     workspace.registry.check()
-    deploy.require_same_settings(workspace)
+    serving.require_same_settings(workspace)
     if fresh:
         delete_project.forget(workspace)
     elif rehearse and workspace.registry.versions(workspace.project.name):
@@ -72,7 +73,7 @@ def train(workspace: Workspace) -> None:
 
 
 def retrain(workspace: Workspace, until: datetime, reason: str) -> None:
-    deploy.require_same_settings(workspace)
+    serving.require_same_settings(workspace)
     workspace.progress(f"retraining {workspace.project.name} on what was known at {until:%Y-%m-%d %H:%M}: {reason}")
     made = steps.retrain(workspace, until)
     workspace.registry.tag(made.version, "rayloop.retrained_because", reason)
@@ -82,7 +83,7 @@ def retrain(workspace: Workspace, until: datetime, reason: str) -> None:
 def rollback(workspace: Workspace, version: str, reason: str) -> None:
     name = workspace.project.name
     champion = workspace.registry.aliased(name, CHAMPION)
-    answers = deploy.roll_back(workspace, version or (champion.version if champion else ""), reason)
+    answers = serving.roll_back(workspace, version or (champion.version if champion else ""), reason)
     if champion and answers.version == champion.version:
         workspace.progress(f"v{version} is champion no more: {answers} answers, nothing was changed")
     else:
@@ -91,7 +92,7 @@ def rollback(workspace: Workspace, version: str, reason: str) -> None:
 
 def deploy(workspace: Workspace, numbers: Sequence[str]) -> None:
     name = workspace.project.name
-    deploy.require_same_settings(workspace)
+    serving.require_same_settings(workspace)
     versions = workspace.registry.versions(name)
     if not versions:
         raise VersionNotFound(f"model {name!r} has no version", "make one: rayloop run PROJECT")

@@ -124,7 +124,7 @@ def retrain_job(settings: Settings, location: Location, window_s: float, folder:
 
     def act(alarm: Alarm) -> str:
         until = datetime.fromtimestamp(alarm.window, UTC) + timedelta(seconds=window_s)
-        words = [sys.executable, "-m", "pipelines", "retrain", location.module, "--until", until.isoformat()]
+        words = [sys.executable, "-m", "rayloop", "retrain", location.module, "--until", until.isoformat()]
         # The monitor may ask again for the same alarm after a crash; a second job of one name is not submitted. The
         # run tells apart two versions of one number, when the first was forgotten.
         run = Registry(settings).version(alarm.model, alarm.version).run_id
@@ -141,7 +141,7 @@ def rollback_job(settings: Settings, location: Location, folder: str) -> Callabl
     def act(alarm: Alarm) -> str:
         run = Registry(settings).version(alarm.model, alarm.version).run_id
         name = f"rollback-{alarm.model}-v{alarm.version}-{run[:8]}-{alarm.window:.0f}"
-        words = [sys.executable, "-m", "pipelines", "rollback", location.module, "--version", alarm.version]
+        words = [sys.executable, "-m", "rayloop", "rollback", location.module, "--version", alarm.version]
         return jobs.submit(settings, [*words, "--reason", alarm.reason], folder, name, variables)
 
     return act

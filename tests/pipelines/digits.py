@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from pipelines import (
+from rayloop import (
     DriftPolicy,
     Examples,
     FeatureSet,

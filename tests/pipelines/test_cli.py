@@ -19,7 +19,7 @@ def rayloop(*words: str, home: Path, **variables: str) -> subprocess.CompletedPr
     ports = {f"RAYLOOP_{p}_PORT": str(free_port()) for p in ("DASHBOARD", "SERVE", "GCS", "MLFLOW")}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAYLOOP_")}
     environment |= {"RAYLOOP_HOME": str(home), **ports, **variables}
-    command = [sys.executable, "-m", "pipelines", *words]
+    command = [sys.executable, "-m", "rayloop", *words]
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, cwd=REPOSITORY, timeout=120, check=False
     )

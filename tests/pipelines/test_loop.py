@@ -38,7 +38,7 @@ LIMIT_S = 900
 
 def rayloop(settings: Settings, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """The command as a user types it, in a folder that is not the repository."""
-    command = [sys.executable, "-m", "pipelines", *words]
+    command = [sys.executable, "-m", "rayloop", *words]
     environment = {**os.environ, **settings.environment()}
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, cwd=folder, timeout=LIMIT_S, check=False

@@ -61,10 +61,10 @@ def test_a_file_outside_stands_alone(tmp_path: Path) -> None:
         ("x = = 3", "shop.py:1"),
         ("import nowhere_at_all", "shop.py:1: ModuleNotFoundError"),
         ("def f():\n    return 1 / 0\n\nf()", "shop.py:2: ZeroDivisionError"),
-        ("import pipelines as rl\nrl.TrainConfig(epoch=3)", "shop.py:2: TrainConfig: there is no 'epoch'"),
-        ("import pipelines as rl\nrl.TrainConfig(lr=0)", "TrainConfig: lr=0: Input should be greater than 0"),
-        ("import pipelines as rl\nrl.TuneConfig()", "TuneConfig: 'space' is missing"),
-        ("import pipelines as rl\nrl.ModelSpec(build='resnet')", "'linear', 'mlp' or 'ft_transformer'"),
+        ("import rayloop as rl\nrl.TrainConfig(epoch=3)", "shop.py:2: TrainConfig: there is no 'epoch'"),
+        ("import rayloop as rl\nrl.TrainConfig(lr=0)", "TrainConfig: lr=0: Input should be greater than 0"),
+        ("import rayloop as rl\nrl.TuneConfig()", "TuneConfig: 'space' is missing"),
+        ("import rayloop as rl\nrl.ModelSpec(build='resnet')", "'linear', 'mlp' or 'ft_transformer'"),
     ],
 )
 def test_what_is_wrong_in_a_module_is_one_line_with_its_place(tmp_path: Path, text: str, message: str) -> None:

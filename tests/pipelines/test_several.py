@@ -13,7 +13,8 @@ from deployments.analysis.verdict import Verdict
 from deployments.rollout.controller import RolloutStatus
 from deployments.rollout.state_machine import begin, command, drop, entry
 from deployments.rollout_policy import RolloutPolicy
-from rayloop.cli import app, rollout_commands, status
+from rayloop.cli import app, rollout_commands
+from rayloop.cli import status as status_command
 
 STEP = "step 1 of 2 for 1.5 of 60.0 min; undecided by then: abort, too little seen: abort"
 
@@ -30,7 +31,7 @@ def status(*dropped: str, entrants: tuple[str, ...] = ("2", "3", "4")) -> Rollou
 
 def told(found: RolloutStatus) -> list[str]:
     lines: list[str] = []
-    status._show_rollout(found, 190.0, lines.append)
+    status_command._show_rollout(found, 190.0, lines.append)
     return [line.strip() for line in lines]
 
 
