@@ -1,21 +1,28 @@
-"""One Ray cluster, with Serve's doors and an MLflow store, for the whole run."""
+"""What every test shares. Only light imports here: one file of pure tests should start within a second."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 
 import hypothesis
 import pytest
 
-from cluster import connection, local_cluster
+from cluster.local_cluster import free_port
 from cluster.settings import Settings
+from tests.factories.deployments.endpoint import Endpoint
 
-# The machine may be busy with a cluster: how long an example takes says nothing.
-hypothesis.settings.register_profile("unhurried", deadline=None)
-hypothesis.settings.load_profile("unhurried")
+# How long one example takes says nothing on a machine that also runs a cluster.
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.close()
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +44,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         home=tmp_path_factory.mktemp("home"),
         cpus=8,
         replica_ports_from=_replica_ports(),
-        **{p: local_cluster.free_port() for p in ports},
+        **{p: free_port() for p in ports},
     )
 
 
@@ -50,22 +57,3 @@ def _replica_ports() -> int:
             if fallback.connect_ex(("127.0.0.1", start + 1_000)):
                 return start
     raise AssertionError("every range of replica ports is in use")
-
-
-@pytest.fixture(scope="session")
-def cluster(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Settings]:
-    """The running cluster, and this process connected to it."""
-    import ray
-
-    local_cluster.start(settings)
-    connection.use_token()
-    os.environ.update(settings.environment())
-    try:
-        connection.connect(settings)
-        yield settings
-    finally:
-        ray.shutdown()
-        local_cluster.stop(settings)
-        if not request.session.testsfailed:
-            # Ray's logs; of a failed run somebody will want to read them.
-            shutil.rmtree(settings.scratch, ignore_errors=True)

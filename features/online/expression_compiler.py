@@ -2,7 +2,7 @@
 
 An expression is data (definitions.Derived). Where all its parts are among those that are known here, it is compiled once
 to a function of a row; what is not known, and any row that leads to a doubtful case (an overflow, a zone's change of clocks
-within a quarter of an hour), is left to Polars. tests/features/test_request.py holds the two together, bit for bit.
+within a quarter of an hour), is left to Polars. tests/unit/features/online/test_expression_compiler.py holds the two together, bit for bit.
 """
 
 from __future__ import annotations

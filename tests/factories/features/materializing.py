@@ -1,0 +1,55 @@
+"""A process that materialises a view in many chunks, and dies in the middle of the one it is told (0: of none)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+
+import polars as pl
+
+from features.online import materialize
+from features.online.store import OnlineStore, open_store
+from features.types import INSTANT
+from tests.factories.features.strategies import EPOCH, VIEW
+
+EVENTS = 4_000
+
+
+def events() -> pl.DataFrame:
+    minutes = pl.Series(range(EVENTS))
+    at = pl.lit(EPOCH).cast(INSTANT) + pl.duration(minutes=minutes)
+    entity = (minutes * 7 % 101).cast(pl.String)
+    return pl.DataFrame({"a": entity, "x": minutes / 10, "c": entity}).select(
+        "a", "x", "c", b=pl.lit("q"), happened=at, known=at + timedelta(minutes=3)
+    )
+
+
+class Mortal:
+    """Another store's gets and puts; the process is killed when the ``last`` put has been handed over in part."""
+
+    def __init__(self, store: OnlineStore, last: int) -> None:
+        self._store, self._left = store, last
+        self.get_many = store.get_many
+
+    def put_many(self, values: Mapping[bytes, bytes]) -> None:
+        self._left -= 1
+        self._store.put_many(Dying(values) if self._left == 0 else values)
+
+
+class Dying(dict):
+    """Kills the process at its second half."""
+
+    def items(self):
+        for i, item in enumerate(super().items()):
+            if i > len(self) // 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield item
+
+
+if __name__ == "__main__":
+    materialize._CHUNK = 500
+    store = Mortal(open_store(sys.argv[1]), int(sys.argv[2]))
+    materialize.materialize(store, VIEW, events(), 1 << 60)

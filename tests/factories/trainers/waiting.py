@@ -1,0 +1,61 @@
+"""A search that waits in its third trial; also what a process of its own runs: ``python -m tests.factories.trainers.waiting FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from cluster import connection
+from cluster.settings import load_settings
+from cluster.values import Task
+from features.encoder import Encoder
+from tests.factories.trainers.frames import COLUMNS, TASKS, Small, frame, part
+from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig
+from trainers.data.datasets import TrainingData
+from trainers.input_spec import InputSpec
+from trainers.tuning.search import search
+from trainers.tuning.trial import Trial, TuneResult
+
+TUNING = TuneConfig(
+    space={"lr": LogUniform(low=1e-4, high=1e-1)},
+    trials=4,
+    max_concurrent=1,
+    cpus_per_trial=0.5,
+    finalists=2,
+    finalist_seeds=2,
+)
+
+
+def waiting(inputs: InputSpec, task: Task, folder: str) -> Small:
+    """Leaves a file for each time it is called. The fourth call, which is the third trial's, waits for the file "go"."""
+    (Path(folder) / f"built-{time.time_ns()}").touch()
+    while len(builds(folder)) > 3 and not (Path(folder) / "go").exists():
+        time.sleep(0.02)
+    return Small(inputs, task)
+
+
+def builds(folder: str) -> list[str]:
+    """The times that a model was built: once by a search itself, and once a trial."""
+    return [path.name for path in Path(folder).glob("built-*")]
+
+
+def run(folder: str, watch: list[Trial]) -> TuneResult:
+    table = frame(rows=300)
+    return search(
+        ModelSpec(build=waiting, parameters={"folder": folder}),
+        TrainConfig(epochs=2, batch_size=64),
+        TUNING,
+        TASKS["binary"],
+        Encoder.fit(COLUMNS, part(table, "train")),
+        TrainingData.of(table),
+        lambda line: None,
+        watch=watch.append,
+        folder=f"{folder}/journal",
+    )
+
+
+if __name__ == "__main__":
+    connection.use_token()
+    connection.connect(load_settings())
+    run(sys.argv[1], [])

@@ -1,0 +1,269 @@
+"""Rollouts on a real cluster, under load: no request fails, whatever becomes of the challenger."""
+
+import json
+import os
+import signal
+
+import httpx
+import pytest
+import ray
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+from cluster.errors import RolloutError
+from cluster.names import CHALLENGER, CHAMPION
+from cluster.registry import Registry
+from cluster.settings import Settings
+from cluster.values import ModelVersion
+from deployments.analysis.evidence import Evidence
+from deployments.rollout import controller, serve_config
+from deployments.rollout.controller import RolloutStatus
+from deployments.rollout_policy import RolloutPolicy, Webhook
+from deployments.serve_schema import challenger_prefix
+from tests.factories.deployments.endpoint import Endpoint
+from tests.factories.deployments.traffic import Load, infer_body
+from tests.factories.until import until
+from tests.integration.deployments.conftest import MODEL, TRUE_SLOPE, Versions
+
+pytestmark = pytest.mark.cluster
+
+POLICY = RolloutPolicy(
+    steps=(0.3, 1.0), min_requests=20, min_labelled=20, max_error_rate=0.2, margin=0.1, poll_s=0.2, deadline_s=120.0
+)
+FROZEN = POLICY.model_copy(update={"min_labelled": 10**6, "min_requests": 10**6})
+
+
+@pytest.fixture
+def rollout(cluster: Settings, registry: Registry, served: ModelVersion, versions: Versions):
+    """The controller, with the champion as it was when the test began and after it ends."""
+    actor = controller.connect(MODEL, cluster)
+    yield actor
+    status: RolloutStatus = ray.get(actor.status.remote())
+    if status.state is not None and status.state.active:
+        ray.get(actor.abort.remote("end of test"))
+    ray.get(serve_config.connect(cluster).set_champion.remote(versions.champion))
+    registry.set_alias(versions.champion, CHAMPION)
+
+
+def finished(actor) -> RolloutStatus:
+    status: RolloutStatus = ray.get(actor.status.remote())
+
+    def over() -> bool:
+        status = ray.get(actor.status.remote())
+        return status.settled and not status.state.active
+
+    until(over, f"end of rollout {status.state}")
+    return ray.get(actor.status.remote())
+
+
+def has_challenger(settings: Settings) -> bool:
+    found = ServeSubmissionClient(settings.dashboard).get_serve_details()["applications"]
+    return any(name.startswith(challenger_prefix(MODEL)) and app["status"] != "DELETING" for name, app in found.items())
+
+
+def version_served(http: httpx.Client) -> str:
+    return http.post("/infer", json=infer_body([0.5])).json()["model_version"]
+
+
+def test_a_sound_challenger_becomes_champion(
+    cluster: Settings, registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    with Load(str(http.base_url), TRUE_SLOPE, name="good") as load:
+        ray.get(rollout.start.remote(versions.good, POLICY))
+        assert registry.aliased(MODEL, CHALLENGER) == registry.version(MODEL, versions.good.version)
+        status = finished(rollout)
+        until(lambda: version_served(http) == versions.good.version, "the new champion answers")
+    assert status.state.status == "promoted", status.state.reason
+    assert [d.action for d in status.decisions] == ["start", "advance", "promote"]
+    assert "not worse" in status.state.reason
+    assert load.failed == []
+    assert load.outcomes[200, "challenger"] > 0
+    assert registry.aliased(MODEL, CHAMPION).version == versions.good.version
+    assert registry.aliased(MODEL, CHALLENGER) is None
+    assert not has_challenger(cluster)
+
+
+def test_a_shadow_answers_nobody_until_it_is_promoted(
+    registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    policy = POLICY.model_copy(update={"shadow": True})
+    with Load(str(http.base_url), TRUE_SLOPE, name="shadow") as load:
+        ray.get(rollout.start.remote(versions.good, policy))
+        until(lambda: _evidence(rollout, versions.good).paired.n > 20, "pairs are seen")
+        assert set(load.outcomes) == {(200, "champion")}
+        status = finished(rollout)
+    assert status.state.status == "promoted", status.state.reason
+    assert _evidence(rollout, versions.good).challenger.errors == 0
+    assert load.failed == []
+    assert registry.aliased(MODEL, CHAMPION).version == versions.good.version
+
+
+def test_a_bad_challenger_is_aborted_by_its_loss(
+    registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    with Load(str(http.base_url), TRUE_SLOPE, name="bad") as load:
+        ray.get(rollout.start.remote(versions.bad, POLICY))
+        status = finished(rollout)
+    assert status.state.status == "aborted"
+    assert "the challenger is worse" in status.state.reason
+    assert load.failed == []
+    assert version_served(http) == versions.champion.version
+    assert registry.aliased(MODEL, CHAMPION).version == versions.champion.version
+    assert registry.aliased(MODEL, CHALLENGER) is None
+
+
+def test_a_challenger_that_fails_requests_is_aborted_and_callers_see_nothing(
+    http: httpx.Client, versions: Versions, rollout
+) -> None:
+    with Load(str(http.base_url), TRUE_SLOPE, name="failing") as load:
+        ray.get(rollout.start.remote(versions.failing, POLICY))
+        status = finished(rollout)
+    assert status.state.status == "aborted"
+    assert "failed" in status.state.reason
+    assert _evidence(rollout, versions.failing).challenger.errors > 0
+    assert load.failed == []
+    assert set(load.outcomes) == {(200, "champion")}
+
+
+def test_a_challenger_that_does_not_load_is_refused(
+    cluster: Settings, registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    with pytest.raises(RolloutError, match="no usable ONNX model"):
+        ray.get(rollout.start.remote(versions.broken, POLICY, serve_config.ServingOptions(deadline_s=60.0)))
+    status: RolloutStatus = ray.get(rollout.status.remote())
+    assert [d.action for d in status.decisions] == ["start", "abort"]
+    assert version_served(http) == versions.champion.version
+    assert registry.aliased(MODEL, CHALLENGER) is None
+    assert not has_challenger(cluster)
+
+
+def test_controller_resumes_after_a_kill_and_obeys_orders(
+    cluster: Settings, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    with Load(str(http.base_url), TRUE_SLOPE, rate=50.0, name="orders") as load:
+        ray.get(rollout.start.remote(versions.good, FROZEN))
+        with pytest.raises(RolloutError, match="under way"):
+            ray.get(rollout.start.remote(versions.bad, FROZEN))
+        ray.get(rollout.pause.remote("night"))
+        os.kill(ray.get(rollout.pid.remote()), signal.SIGKILL)
+        until(lambda: _status(rollout) == "paused", "the controller is back")
+        assert ray.get(serve_config.connect(cluster).current.remote(MODEL)).trial.share == FROZEN.steps[0]
+        ray.get(rollout.resume.remote())
+        answered = load.outcomes[200, "challenger"]
+        until(lambda: load.outcomes[200, "challenger"] > answered, "the challenger answers its share")
+        status: RolloutStatus = ray.get(rollout.abort.remote("enough"))
+        assert ray.get(serve_config.connect(cluster).current.remote(MODEL)).trial is None
+    assert [d.action for d in status.decisions] == ["start", "pause", "resume", "abort"]
+    assert load.failed == []
+
+
+def test_a_gate_waits_for_a_person_and_a_webhook_has_a_say(
+    registry: Registry, http: httpx.Client, versions: Versions, rollout, endpoint: Endpoint
+) -> None:
+    before = Webhook(url=f"{endpoint.url}/before", moment="before", retry_s=0.2)
+    after = Webhook(url=f"{endpoint.url}/after")
+    policy = POLICY.model_copy(update={"gates": (0.3,), "webhooks": (before, after)})
+    with Load(str(http.base_url), TRUE_SLOPE, name="gate") as load:
+        ray.get(rollout.start.remote(versions.good, policy))
+        until(lambda: _status(rollout) == "waiting", "the gate is reached")
+        endpoint.answers["/before"] = 409
+        ray.get(rollout.resume.remote("go on"))
+        until(lambda: "HTTP 409" in ray.get(rollout.status.remote()).state.reason, "the webhook objects")
+        assert ray.get(rollout.status.remote()).state.share == 0.3
+        endpoint.answers["/before"] = 200
+        status = finished(rollout)
+        until(lambda: told(endpoint)[-1:] == ["promote"], "the webhook hears of the promotion")
+    assert [d.action for d in status.decisions] == ["start", "pause", "resume", "hold", "advance", "promote"]
+    assert told(endpoint) == ["start", "pause", "resume", "advance", "promote"]
+    assert registry.aliased(MODEL, CHAMPION).version == versions.good.version
+    assert load.failed == []
+
+
+def test_a_dry_run_changes_nothing_and_harm_beats_a_promotion(
+    registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    policy = POLICY.model_copy(update={"dry_run": True})
+    with Load(str(http.base_url), TRUE_SLOPE, name="dry") as load:
+        ray.get(rollout.start.remote(versions.bad, policy))
+        until(lambda: _actions(rollout)[-1:] == ["hold"], "the dry run has something to tell")
+        status: RolloutStatus = ray.get(rollout.status.remote())
+        assert (status.state.status, status.state.share) == ("running", 0.3)
+        assert "dry run, would abort: the challenger is worse" in status.decisions[-1].reason
+        with pytest.raises(RolloutError, match="promotion was asked for, but the challenger is worse"):
+            ray.get(rollout.promote.remote("never mind"))
+    assert _actions(rollout) == ["start", "hold", "abort"]
+    assert registry.aliased(MODEL, CHAMPION).version == versions.champion.version
+    assert load.failed == []
+
+
+def test_an_abort_beats_a_promotion_that_is_ordered_with_it(
+    registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    ray.get(rollout.start.remote(versions.good, FROZEN))
+    promotion, abort = rollout.promote.remote("go"), rollout.abort.remote("stop")
+    assert ray.get(abort).state.status == "aborted"
+    with pytest.raises(RolloutError, match=r"an abort was ordered as well|it is aborted"):
+        ray.get(promotion)
+    assert version_served(http) == versions.champion.version
+    assert registry.aliased(MODEL, CHAMPION).version == versions.champion.version
+
+
+def told(endpoint: Endpoint) -> list[str]:
+    """Actions that the webhook after each step was told of."""
+    return [json.loads(body)["decision"]["action"] for path, _, body in endpoint.heard if path == "/after"]
+
+
+def test_a_header_forces_the_variant(http: httpx.Client, versions: Versions, rollout) -> None:
+    ray.get(rollout.start.remote(versions.good, FROZEN))
+    for variant, version in (("champion", versions.champion), ("challenger", versions.good)):
+        response = http.post("/infer", json=infer_body([0.5]), headers={"x-rayloop-variant": variant})
+        assert response.headers["x-rayloop-variant"] == variant
+        assert response.json()["model_version"] == version.version
+    assert http.post("/infer", json=infer_body([0.5]), headers={"x-rayloop-variant": "x"}).status_code == 400
+
+
+def test_of_two_challengers_the_bad_one_is_dropped_and_the_good_one_promoted(
+    cluster: Settings, registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    good, bad = versions.good.version, versions.bad.version
+    with Load(str(http.base_url), TRUE_SLOPE, name="several") as load:
+        policy = POLICY.model_copy(update={"steps": (0.6, 1.0), "gates": (0.6,)})
+        ray.get(rollout.start.remote([versions.bad, versions.good], policy))
+        told = http.get("").json()["versions"]
+        assert set(told) >= {versions.champion.version, good, bad}
+        for version in (bad, good):
+            response = http.post(f"/versions/{version}/infer", json=infer_body([0.5]))
+            assert (response.headers["x-rayloop-version"], response.status_code) == (version, 200)
+        unclear = http.post("/infer", json=infer_body([0.5]), headers={"x-rayloop-variant": "challenger"})
+        assert (unclear.status_code, unclear.json()["field"]) == (400, "x-rayloop-variant")
+        assert "2 challengers are on trial" in unclear.json()["error"]
+        until(lambda: "drop" in _actions(rollout), "the bad one is dropped")
+        dropped = next(d for d in ray.get(rollout.status.remote()).decisions if d.action == "drop")
+        assert (dropped.challengers, "the challenger is worse" in dropped.reason) == ((bad,), True)
+        until(lambda: registry.aliased(MODEL, CHALLENGER) is not None, "one is left")
+        assert http.post(f"/versions/{bad}/infer", json=infer_body([0.5])).status_code == 404
+        os.kill(ray.get(rollout.pid.remote()), signal.SIGKILL)
+        until(lambda: _status(rollout) == "waiting", "the controller is back, and the gate is reached")
+        state = ray.get(rollout.status.remote()).state
+        assert (state.challengers, state.entrants, state.share) == ((good,), (bad, good), 0.3)
+        ray.get(rollout.promote.remote("seen enough", good))
+        until(lambda: version_served(http) == good, "the new champion answers")
+    assert _actions(rollout) == ["start", "drop", "pause", "promote"]
+    assert load.failed == []
+    assert registry.aliased(MODEL, CHAMPION).version == good
+    assert not has_challenger(cluster)
+
+
+def _status(actor) -> str:
+    try:
+        return ray.get(actor.status.remote()).state.status
+    except ray.exceptions.ActorUnavailableError:
+        return ""
+
+
+def _evidence(actor, version: ModelVersion) -> Evidence:
+    found = ray.get(actor.status.remote()).evidence
+    return found[version.version].total if version.version in found else Evidence()
+
+
+def _actions(actor) -> list[str]:
+    return [d.action for d in ray.get(actor.status.remote()).decisions]

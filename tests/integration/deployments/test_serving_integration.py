@@ -1,0 +1,263 @@
+"""Real bundles behind real Serve and HAProxy: what callers get, and what the log keeps."""
+
+import os
+import signal
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from cluster.errors import RayloopError
+from cluster.settings import Settings
+from cluster.storage.tables import Tables
+from cluster.values import ModelVersion
+from deployments.protocol.arrow_columns import TIMESTAMP
+from deployments.rollout import serve_config
+from deployments.serve_schema import DEFAULT_ROWS
+from deployments.telemetry import log_writer, unshipped_rows
+from deployments.telemetry.prediction_log import features_of, labels, to_ipc
+from rayloop.cli.status import show_status
+from tests.factories.deployments.traffic import Load, infer_body, sigmoid
+from tests.factories.until import until
+from tests.integration.deployments.conftest import MODEL, TRUE_SLOPE, Versions
+
+pytestmark = pytest.mark.cluster
+
+ROW = {"distance": 0.5, "carrier": "AA", "departs": "2024-05-01T10:00:00Z"}
+EXPECTED = sigmoid(np.array([0.75 * TRUE_SLOPE * 0.5]))
+
+
+def with_input(index: int, **change: object) -> dict:
+    body = infer_body([0.5])
+    body["inputs"][index] |= change
+    return body
+
+
+def test_infer_answers_with_scores_version_and_variant(http: httpx.Client, served: ModelVersion) -> None:
+    distances = [0.5, None, -1.0]
+    response = http.post("/infer", json=infer_body(distances, "three"))
+    body = response.json()
+    assert response.status_code == 200
+    assert body["model_version"] == served.version == response.headers["x-rayloop-version"]
+    assert body["id"] == "three"
+    assert body["parameters"] == {"variant": "champion"} == {"variant": response.headers["x-rayloop-variant"]}
+    assert body["outputs"][0] | {"data": None} == {"name": "score", "datatype": "FP32", "shape": [3], "data": None}
+    expected = sigmoid(0.75 * TRUE_SLOPE * np.array([0.5, 0.0, -1.0]))
+    np.testing.assert_allclose(body["outputs"][0]["data"], expected, atol=1e-4)
+
+
+def test_requests_are_counted_where_dashboards_look(http: httpx.Client, served: ModelVersion) -> None:
+    http.post("/infer", json=infer_body([0.5]))
+    http.post("/infer", content=b"no json")
+    agent = f"http://{ray.nodes()[0]['NodeManagerAddress']}:{ray.nodes()[0]['MetricsExportPort']}/metrics"
+    mine = f'application="{MODEL}"', 'method="POST"', f'route="/v2/models/{MODEL}"'
+    ours = f'model="{MODEL}"', f'version="{served.version}"', 'variant="champion"'
+    wanted = {
+        "ray_serve_num_http_requests_total": (*mine, 'status_code="200"'),
+        "ray_serve_num_http_error_requests_total": (*mine, 'error_code="400"'),
+        "ray_serve_http_request_latency_ms_count": (*mine, 'status_code="200"'),
+        "ray_rayloop_http_requests_total": (ours[0], 'status="400"'),
+        "ray_rayloop_latency_ms_bucket_total": (*ours, 'le="+Inf"'),
+        "ray_rayloop_requests_total": ours,
+    }
+
+    def exported() -> bool:
+        lines = httpx.get(agent).text.splitlines()
+        return all(
+            any(line.startswith(f"{name}{{") and all(tag in line for tag in tags) for line in lines)
+            for name, tags in wanted.items()
+        )
+
+    until(exported, "all counters are exported", 30.0)
+
+
+def test_request_id_of_the_header_is_kept(http: httpx.Client) -> None:
+    response = http.post("/infer", json=infer_body([0.5]), headers={"x-request-id": "from-header"})
+    assert response.json()["id"] == response.headers["x-request-id"] == "from-header"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataframe_split": {"columns": list(ROW), "data": [list(ROW.values())]}},
+        {"dataframe_records": [ROW]},
+        {"instances": [ROW]},
+        {"inputs": {name: [value] for name, value in ROW.items()}},
+    ],
+    ids=lambda body: next(iter(body)),
+)
+def test_invocations_in_each_shape(http: httpx.Client, served: ModelVersion, body: dict) -> None:
+    answer = http.post("/invocations", json=body).json()
+    assert answer["model_version"] == served.version
+    np.testing.assert_allclose(answer["predictions"], EXPECTED, atol=1e-4)
+
+
+def test_metadata_tells_the_request_schema(http: httpx.Client) -> None:
+    body = http.get("").json()
+    assert [(i["name"], i["datatype"], i["shape"]) for i in body["inputs"]] == [
+        ("distance", "FP64", [-1]),
+        ("carrier", "BYTES", [-1]),
+        ("departs", "BYTES", [-1]),
+    ]
+    assert http.get("/ready").json() == {"name": MODEL, "ready": True}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "field"),
+    [
+        ("/infer", b"{", 400, "body"),
+        ("/infer", b"[1]", 400, "body"),
+        ("/infer", b"\xff\xfe", 400, "body"),
+        ("/infer", b"[" * 5000, 400, "body"),
+        ("/infer", {}, 400, "inputs"),
+        ("/infer", with_input(0, data=["far"]), 400, "inputs[0].data[0]"),
+        ("/infer", with_input(0, data=[1e300]), 400, "inputs[0].data[0]"),
+        ("/infer", with_input(0, shape=[2]), 400, "inputs[0].shape"),
+        ("/infer", with_input(1, datatype="FP32"), 400, "inputs[1].datatype"),
+        ("/infer", with_input(1, name="airline"), 400, "inputs[1].name"),
+        ("/infer", with_input(2, data=["tomorrow"]), 400, "inputs[2].data[0]"),
+        ("/infer", with_input(2, data=[None]), 400, "inputs[2].data[0]"),
+        ("/infer", infer_body([0.5], "bad id\r\n"), 400, "id"),
+        ("/infer", infer_body([0.5] * (DEFAULT_ROWS + 1)), 413, "inputs"),
+        ("/infer", b" " * (17 * 1024 * 1024), 413, "body"),
+        ("/invocations", {"instances": [{"distance": 1}]}, 400, "instances[0]"),
+        ("/invocations", {}, 400, "body"),
+        ("/feedback", {"labels": [{"id": "a", "label": 2}]}, 400, "labels[0].label"),
+        ("/feedback", {"labels": []}, 400, "labels"),
+    ],
+)
+def test_bad_requests_are_refused_with_the_field(
+    http: httpx.Client, path: str, body: object, status: int, field: str
+) -> None:
+    sent = {"content": body} if isinstance(body, bytes) else {"json": body}
+    response = http.post(path, **sent)
+    assert response.status_code == status
+    assert response.json()["field"] == field
+    assert {"x-request-id", "x-rayloop-version", "x-rayloop-variant"} <= set(response.headers)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", f"/v2/models/{MODEL}/infer", 405),
+        ("POST", f"/v2/models/{MODEL}", 405),
+        ("GET", f"/v2/models/{MODEL}/nothing", 404),
+        ("POST", "/v2/models/nobody/infer", 404),
+        ("GET", f"/v2/models/{MODEL}x", 404),
+        ("GET", "/v2/nothing", 404),
+        ("POST", "/v2/health/live", 405),
+        ("GET", "/v2/health/live", 200),
+        ("GET", "/v2/health/ready", 200),
+    ],
+)
+def test_paths_and_methods(cluster: Settings, served: ModelVersion, method: str, path: str, status: int) -> None:
+    response = httpx.request(method, cluster.endpoint + path)
+    assert response.status_code == status
+    assert ("error" in response.json()) == (status != 200)
+
+
+def test_a_version_that_does_not_load_is_refused_and_the_old_one_serves_on(
+    cluster: Settings, http: httpx.Client, served: ModelVersion, versions: Versions
+) -> None:
+    with pytest.raises(RayloopError, match="no usable ONNX model"):
+        ray.get(serve_config.connect(cluster).deploy.remote(versions.broken, serve_config.ServingOptions()))
+    assert http.post("/infer", json=infer_body([0.5])).json()["model_version"] == served.version
+
+
+def test_log_holds_each_answered_row_once_though_the_ledger_is_killed(
+    cluster: Settings, http: httpx.Client, served: ModelVersion
+) -> None:
+    actor = log_writer.connect(MODEL, cluster)
+    tables = Tables(cluster)
+
+    def logged() -> list[str]:
+        if not tables.exists(f"{MODEL}.predictions"):
+            return []
+        ids = tables.read(f"{MODEL}.predictions", columns=["id"]).column("id").to_pylist()
+        return [id for id in ids if id.startswith("kill-")]
+
+    with Load(str(http.base_url), TRUE_SLOPE, name="kill") as load:
+        until(lambda: len(logged()) > 50, "first rows committed")
+        os.kill(ray.get(actor.pid.remote()), signal.SIGKILL)
+        sent = load.answered
+        until(lambda: load.answered > sent + 200, "more requests after the kill")
+    until(lambda: len(logged()) >= load.answered, "all rows committed")
+    assert load.failed == []
+    assert sorted(logged()) == sorted(load.ids)
+
+
+def test_a_batch_that_the_table_cannot_hold_costs_nobody_else_their_rows(
+    cluster: Settings, served: ModelVersion
+) -> None:
+    """One that is sent again and again would keep all later rows out of the log."""
+    actor, tables = log_writer.connect(MODEL, cluster), Tables(cluster)
+
+    def batch(name: str, time_us: int) -> bytes:
+        label = {"id": pa.array([name]), "label": pa.array([1.0]), "time": pa.array([time_us], TIMESTAMP)}
+        return to_ipc(labels(pa.table(label), 0, name))
+
+    year_0 = -62_135_596_800_000_001
+    sent = {name: actor.append.remote("labels", name, batch(name, at)) for name, at in
+            (("before:1", 0), ("year 0:1", year_0), ("after:1", 1))}  # fmt: skip
+    ray.get([sent["before:1"], sent["after:1"]], timeout=60)
+    with pytest.raises(RayTaskError, match="outside of the years 1 to 9999"):
+        ray.get(sent["year 0:1"], timeout=60)
+    kept = tables.read(f"{MODEL}.labels", columns=["id"]).column("id").to_pylist()
+    assert [name for name in sent if name in kept] == ["before:1", "after:1"]
+
+
+def test_rows_that_a_killed_replica_owed_are_counted_once_kept_and_shown(
+    cluster: Settings, http: httpx.Client, served: ModelVersion
+) -> None:
+    actor = log_writer.connect(MODEL, cluster)
+    before = ray.get(actor.lost.remote())
+    left = unshipped_rows.folder(cluster, MODEL)
+    # No process holds its lock: whoever wrote it is dead.
+    (left / ".dead").write_bytes(np.array([7, 2], np.int64).tobytes())
+    (left / ".dead").rename(left / "dead")
+    until(lambda: not (left / "dead").exists(), "a living replica has found it")
+    ray.get(actor.settle.remote("dead", {"predictions": 7, "labels": 2}))
+    after = {"replicas": 1, "predictions": 7, "labels": 2}
+    assert {key: count - before[key] for key, count in ray.get(actor.lost.remote()).items()} == after
+    os.kill(ray.get(actor.pid.remote()), signal.SIGKILL)
+    told: list[str] = []
+    until(lambda: ledger_answers(actor), "the ledger is back")
+    show_status(cluster, told.append)
+    assert {key: count - before[key] for key, count in ray.get(actor.lost.remote()).items()} == after
+    assert any(
+        f"{before['predictions'] + 7} predictions and {before['labels'] + 2} labels were lost" in line for line in told
+    )
+
+
+def ledger_answers(actor: ActorHandle) -> bool:
+    try:
+        return bool(ray.get(actor.lost.remote()))
+    except RayActorError:
+        return False
+
+
+def test_log_keeps_features_scores_and_labels(cluster: Settings, http: httpx.Client, served: ModelVersion) -> None:
+    http.post("/infer", json=infer_body([0.5, -0.25], "kept")).raise_for_status()
+    http.post("/feedback", json={"labels": [{"id": "kept/0", "label": 1, "time": "2024-05-01T12:00:00Z"}]})
+    tables = Tables(cluster)
+
+    def rows() -> list[dict]:
+        found = tables.read(f"{MODEL}.predictions")
+        return [row for row in found.to_pylist() if row["request"] == "kept"]
+
+    def labels() -> list[dict]:
+        if not tables.exists(f"{MODEL}.labels"):
+            return []
+        return [row for row in tables.read(f"{MODEL}.labels").to_pylist() if row["id"] == "kept/0"]
+
+    until(lambda: bool(rows()) and bool(labels()), "rows and labels committed")
+    assert [row["id"] for row in rows()] == ["kept/0", "kept/1"]
+    assert rows()[0]["score"] == pytest.approx(EXPECTED[0], abs=1e-4)
+    assert rows()[0]["features"]["hour"] == 10.0
+    assert rows()[0]["as_of"].hour == 8
+    assert labels()[0]["label"] == 1.0
+    assert "distance" in features_of(tables.read(f"{MODEL}.predictions")).column_names

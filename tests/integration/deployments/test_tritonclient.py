@@ -1,0 +1,113 @@
+"""The protocol as a public client speaks it, over HTTP and gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
+
+from cluster.settings import Settings
+from cluster.values import ModelVersion
+from tests.factories.deployments.traffic import sigmoid
+from tests.integration.deployments.conftest import MODEL, TRUE_SLOPE
+
+pytestmark = pytest.mark.cluster
+
+DISTANCES = np.array([0.5, np.nan, -1.0])
+EXPECTED = sigmoid(0.75 * TRUE_SLOPE * np.nan_to_num(DISTANCES))
+APPLICATION = {"application": MODEL}
+
+
+@pytest.fixture(scope="module")
+def http(cluster: Settings, served: ModelVersion) -> Iterator[triton_http.InferenceServerClient]:
+    with triton_http.InferenceServerClient(cluster.endpoint.removeprefix("http://")) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def grpc(cluster: Settings, served: ModelVersion) -> Iterator[triton_grpc.InferenceServerClient]:
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{cluster.grpc_port}") as client:
+        yield client
+
+
+def inputs(kind, binary: bool | None = None) -> list:
+    columns = {
+        "distance": ("FP64", DISTANCES),
+        "carrier": ("BYTES", np.array(["AA", "UA", "nobody"], np.object_)),
+        "departs": ("BYTES", np.array(["2024-05-01T10:00:00Z"] * 3, np.object_)),
+    }
+    made = []
+    for name, (datatype, values) in columns.items():
+        tensor = kind.InferInput(name, [3], datatype)
+        tensor.set_data_from_numpy(values, **({} if binary is None else {"binary_data": binary}))
+        made.append(tensor)
+    return made
+
+
+@pytest.mark.parametrize("binary_out", [True, False])
+def test_http_binary(http: triton_http.InferenceServerClient, served: ModelVersion, binary_out: bool) -> None:
+    wanted = [triton_http.InferRequestedOutput("score", binary_data=binary_out)]
+    result = http.infer(MODEL, inputs(triton_http, True), outputs=wanted, request_id=f"triton-{binary_out}")
+    np.testing.assert_allclose(result.as_numpy("score"), EXPECTED, atol=1e-4)
+    assert result.get_response()["model_version"] == served.version
+    assert result.get_response()["id"] == f"triton-{binary_out}"
+
+
+def test_http_by_version(http: triton_http.InferenceServerClient, served: ModelVersion) -> None:
+    result = http.infer(MODEL, inputs(triton_http, True), model_version=served.version)
+    np.testing.assert_allclose(result.as_numpy("score"), EXPECTED, atol=1e-4)
+    with pytest.raises(InferenceServerException, match="v999 is not served"):
+        http.infer(MODEL, inputs(triton_http, True), model_version="999")
+
+
+def test_http_health_and_metadata(http: triton_http.InferenceServerClient, served: ModelVersion) -> None:
+    assert http.is_server_live()
+    assert http.is_server_ready()
+    assert http.is_model_ready(MODEL)
+    assert not http.is_model_ready("nobody")
+    assert "binary_tensor_data" in http.get_server_metadata()["extensions"]
+    told = http.get_model_metadata(MODEL)
+    assert [tensor["name"] for tensor in told["inputs"]] == ["distance", "carrier", "departs"]
+    assert told["versions"] == [served.version]
+
+
+def test_http_refusal_names_the_field(http: triton_http.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match="missing distance"):
+        http.infer(MODEL, inputs(triton_http, True)[1:])
+
+
+def test_grpc(grpc: triton_grpc.InferenceServerClient, served: ModelVersion) -> None:
+    result = grpc.infer(MODEL, inputs(triton_grpc), request_id="triton-grpc", headers=APPLICATION)
+    np.testing.assert_allclose(result.as_numpy("score"), EXPECTED, atol=1e-4)
+    response = result.get_response()
+    assert (response.model_version, response.id) == (served.version, "triton-grpc")
+    assert response.parameters["variant"].string_param == "champion"
+
+
+def test_grpc_health_and_metadata(grpc: triton_grpc.InferenceServerClient, served: ModelVersion) -> None:
+    assert grpc.is_server_live(headers=APPLICATION)
+    assert grpc.is_server_ready(headers=APPLICATION)
+    assert grpc.is_model_ready(MODEL, headers=APPLICATION)
+    told = grpc.get_model_metadata(MODEL, headers=APPLICATION)
+    assert next((tensor.name, list(tensor.shape)) for tensor in told.inputs) == ("distance", [-1])
+    assert list(told.versions) == [served.version]
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "tensors", "status", "message"),
+    [
+        ("nobody", "", slice(None), "NOT_FOUND", "no model"),
+        (MODEL, "999", slice(None), "NOT_FOUND", "v999 is not served"),
+        (MODEL, "", slice(1, None), "INVALID_ARGUMENT", "missing distance"),
+    ],
+)
+def test_grpc_refusals(
+    grpc: triton_grpc.InferenceServerClient, model: str, version: str, tensors: slice, status: str, message: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=message) as caught:
+        grpc.infer(model, inputs(triton_grpc)[tensors], model_version=version, headers=APPLICATION)
+    assert status in caught.value.status()

@@ -1,0 +1,163 @@
+"""The monitor as an actor: found by name, fed without waiting, killed and back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+import ray
+from prometheus_client.parser import text_string_to_metric_families
+
+from cluster.errors import DataError
+from cluster.names import ACTOR_NAMESPACE, monitor_actor
+from cluster.settings import Settings
+from cluster.values import Alarm
+from monitoring.analysis.log_analysis import Asked, Finding, Looked
+from monitoring.drift_policy import DriftPolicy
+from monitoring.runtime.monitor_actor import start_monitor
+from monitoring.statistics.calibration import Watch
+from tests.factories.monitoring import streams
+from tests.factories.until import until
+
+pytestmark = pytest.mark.cluster
+
+DEADLINE_S = 60.0
+POLICY = DriftPolicy(span=1, min_rows=100, watch=(Watch(column="x", direction="up"),))
+
+
+class Touch:
+    """An action that leaves a line in a file for each time it was called."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, alarm: Alarm) -> str:
+        with self.path.open("a") as out:
+            out.write(f"{alarm.version} {alarm.window}\n")
+        return f"job for window {alarm.window:.0f}"
+
+
+def answered(ask: Callable[[], Any], what: str) -> Any:
+    """The first true answer; an actor on its way back counts as not yet."""
+    return until(ask, what, DEADLINE_S, (ray.exceptions.RayActorError,))
+
+
+def seen(asked: Asked) -> Looked:
+    """A look that finds the loss to have grown."""
+    finding = Finding(kind="quality", window=asked.window, reason="worse", features={"loss": 2.0})
+    return Looked(version=asked.version, window=asked.window, since=asked.since, rows=1, findings=(finding,))
+
+
+def fails(asked: Asked) -> Looked:
+    raise DataError("the log is gone")
+
+
+def dies(asked: Asked) -> Looked:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@pytest.fixture
+def monitor(cluster: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    model = request.node.name
+    handle = start_monitor(cluster, model, {"retrain": Touch(tmp_path / "acted")})
+    ray.get(handle.watch.remote("1", streams.reference(0).to_bytes(), POLICY))
+    yield handle
+    ray.kill(handle, no_restart=True)
+
+
+def send(handle: Any, first: int, days: int, **kind: float) -> None:
+    for start, profile in streams.windows(first, days, 300, first=first, **kind).items():
+        handle.observe.remote("1", start, profile.to_bytes())
+
+
+def pid(handle: Any) -> int:
+    return ray.get(handle.__ray_call__.remote(lambda _: os.getpid()))
+
+
+def test_kill_and_recovery(monitor, cluster, tmp_path, request):
+    send(monitor, 100, 3)
+    send(monitor, 103, 3, shift=2.0)
+    before = ray.get(monitor.status.remote())
+    assert before["drifting"]
+    killed = pid(monitor)
+    os.kill(killed, signal.SIGKILL)
+    answered(lambda: pid(monitor) != killed, "it is back")
+    after = ray.get(monitor.status.remote())
+    for kept in ("version", "drifting", "windows", "alarms", "open_windows"):
+        assert after[kept] == before[kept]
+    send(monitor, 106, 3, shift=2.0)
+    assert ray.get(monitor.status.remote())["windows"] == before["windows"] + 3
+    assert (tmp_path / "acted").read_text() == f"1 {103 * streams.DAY_S}\n"
+    found = ray.get_actor(monitor_actor(request.node.name), namespace=ACTOR_NAMESPACE)
+    assert ray.get(found.status.remote())["version"] == "1"
+
+
+def test_poison_does_not_kill(monitor):
+    first = pid(monitor)
+    for data in (b"\x00", b"{}", None, 7, "text"):
+        monitor.observe.remote("1", 100 * streams.DAY_S, data)
+    monitor.observe.remote("1", "never", b"{}")
+    send(monitor, 100, 2)
+    status = ray.get(monitor.status.remote())
+    assert status["counters"]["rejected"] == 6
+    assert status["windows"] == 1
+    assert pid(monitor) == first
+
+
+def test_metrics_are_scraped(monitor):
+    send(monitor, 100, 3)
+    address = ray.get(monitor.status.remote())["metrics"]
+    with urlopen(address, timeout=10) as answer:
+        families = {f.name: f for f in text_string_to_metric_families(answer.read().decode())}
+    assert {s.labels["column"] for s in families["rayloop_drift_ratio"].samples} == {"x", "score", "c"}
+
+
+def test_a_stuck_monitor_does_not_hold_up_its_callers(monitor):
+    stuck = pid(monitor)
+    os.kill(stuck, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        send(monitor, 100, 50)
+        sent = time.monotonic() - began
+    finally:
+        os.kill(stuck, signal.SIGCONT)
+    assert sent < 5
+    assert answered(lambda: ray.get(monitor.status.remote())["windows"] == 49, "all windows are closed")
+
+
+def looking(cluster: Settings, model: str, look: Callable[[Asked], Looked]) -> Any:
+    handle = start_monitor(cluster, model, look=look)
+    ray.get(handle.watch.remote("1", streams.reference(0).to_bytes(), POLICY))
+    send(handle, 100, 2)
+    return handle
+
+
+def test_a_look_is_a_task_and_its_finding_an_alarm(cluster):
+    handle = looking(cluster, "looked_at", seen)
+    try:
+        (entry,) = answered(lambda: ray.get(handle.journal.remote()), "an alarm is journaled")
+        assert (entry.alarm.kind, entry.action) == ("quality", "notify")
+        assert ray.get(handle.looks.remote()).looks[0].window == 100 * streams.DAY_S
+    finally:
+        ray.kill(handle, no_restart=True)
+
+
+@pytest.mark.parametrize(("look", "told"), [(fails, "the log is gone"), (dies, "")])
+def test_a_look_that_fails_or_dies_is_told_of_and_watching_goes_on(cluster, look, told):
+    handle = looking(cluster, f"look_{look.__name__}", look)
+    try:
+        answered(lambda: ray.get(handle.status.remote())["counters"].get("failures"), "a look has failed")
+        status = ray.get(handle.status.remote())
+        assert status["last_error"].startswith("a look failed: ")
+        assert told in status["last_error"]
+        send(handle, 102, 1)
+        assert ray.get(handle.status.remote())["windows"] == 2
+    finally:
+        ray.kill(handle, no_restart=True)

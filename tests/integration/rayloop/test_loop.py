@@ -1,0 +1,264 @@
+"""The whole loop in short form, on a project outside the repository: digits, ten classes, a user's own module."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sklearn.datasets import load_digits
+
+from cluster import local_cluster
+from cluster.names import ACTOR_NAMESPACE, CHAMPION, labels_table, monitor_actor, predictions_table, rollout_actor
+from cluster.registry import GATE_TAG, Registry
+from cluster.settings import Settings
+from cluster.storage.tables import Tables
+from deployments.rollout.controller import RolloutStatus
+from deployments.rollout.journal import Journal
+from deployments.rollout.serve_config import connect as serve_config
+from monitoring.export.alert_rules import RULES
+from monitoring.export.grafana import FILE, expressions
+from rayloop.cli import project_commands
+from rayloop.console import Progress
+from rayloop.context import Workspace
+from rayloop.project import load, locate
+from rayloop.report import dashboards
+from rayloop.stages.deploy import predecessor
+from tests.factories.until import until
+
+FACTORIES = Path(__file__).parents[2] / "factories" / "rayloop"
+LIMIT_S = 900
+
+
+def rayloop(settings: Settings, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user types it, in a folder that is not the repository."""
+    command = [sys.executable, "-m", "rayloop", *words]
+    environment = {**os.environ, **settings.environment()}
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, cwd=folder, timeout=LIMIT_S, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("elsewhere")
+    (path / "digits.py").write_text((FACTORIES / "digits.py").read_text())
+    return path
+
+
+@pytest.fixture(scope="module")
+def rehearsed(cluster: Settings, folder: Path) -> str:
+    done = rayloop(cluster, folder, "run", "digits.py", "--rehearse")
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.cluster
+def test_every_act_ends_as_it_must(rehearsed: str) -> None:
+    assert "0 alarms on traffic like the training data" in rehearsed
+    assert "promote: " in rehearsed
+    assert "abort: " in rehearsed
+    assert "ALARM" in rehearsed
+    assert "the monitor submitted job retrain-digits-" in rehearsed
+    assert " failed" in rehearsed
+    assert all(" 0 failed" in line for line in rehearsed.splitlines() if "requests," in line)
+
+
+@pytest.mark.cluster
+def test_the_retrained_version_is_champion_and_says_what_it_is_made_of(rehearsed: str, cluster: Settings) -> None:
+    registry = Registry(cluster)
+    champion = registry.aliased("digits", CHAMPION)
+    assert champion is not None
+    assert champion.version == registry.versions("digits")[-1].version
+    assert {"rayloop.snapshot", "rayloop.features", "rayloop.code", GATE_TAG} <= set(champion.tags)
+    assert champion.tags["rayloop.precision"] == "float32"
+    assert champion.tags["rayloop.runtime"].startswith("ONNX Runtime ")
+    bundle = registry.fetch(champion)
+    assert sorted(p.name for p in bundle.iterdir()) == [
+        "manifest.json",
+        "model.onnx",
+        "portable.onnx",
+        "profile.json",
+        "weights.safetensors",
+    ]
+
+
+@pytest.mark.cluster
+def test_the_journal_and_the_log_hold_what_happened(rehearsed: str, cluster: Settings) -> None:
+    tables = Tables(cluster)
+    ends = [d.action for d in Journal("digits", tables).decisions() if d.action in ("promote", "abort")]
+    assert ends == ["promote", "abort", "promote"]
+    answered = tables.read(predictions_table("digits"), columns=["id"])["id"].to_pylist()
+    assert len(answered) == len(set(answered))
+    assert set(tables.read(labels_table("digits"), columns=["id"])["id"].to_pylist()) <= set(answered)
+
+
+@pytest.mark.cluster
+def test_it_answers_and_the_answer_can_be_traced(rehearsed: str, cluster: Settings, folder: Path) -> None:
+    image = load_digits().data[0].tolist()
+    inputs = [
+        {"name": "image", "shape": [1, 8, 8], "datatype": "FP32", "data": image},
+        {"name": "taken_at", "shape": [1], "datatype": "BYTES", "data": ["2024-02-01T00:00:00Z"]},
+    ]
+    body = {"id": "look-me-up", "inputs": inputs}
+    answer = httpx.post(f"{cluster.endpoint}/v2/models/digits/infer", json=body, timeout=30)
+    assert answer.status_code == 200, answer.text
+    outputs = {o["name"]: o["data"] for o in answer.json()["outputs"]}
+    assert outputs["label"] == ["0"]
+    status = rayloop(cluster, folder, "status")
+    assert f"champion v{answer.json()['model_version']}" in status.stdout
+    traced = _traced(cluster, folder)
+    assert f"digits v{answer.json()['model_version']}" in traced
+    assert "snapshot  digits.frame_" in traced
+
+
+def _traced(cluster: Settings, folder: Path) -> str:
+    """The log is committed every few seconds; asking again is waiting for a condition."""
+    for _ in range(10):
+        done = rayloop(cluster, folder, "trace", "digits", "look-me-up")
+        if done.returncode == 0:
+            return done.stdout
+        assert "has answered no request" in done.stderr
+    raise AssertionError(done.stderr)
+
+
+@pytest.mark.cluster
+def test_the_report_has_its_parts(rehearsed: str, cluster: Settings) -> None:
+    page = (cluster.home / "projects" / "digits" / "report.html").read_text()
+    for part in ("Quality over time", "Calibration", "Drift", "Rollouts"):
+        assert part in page
+    assert "<script src" not in page
+
+
+@pytest.mark.cluster
+def test_logged_rows_were_looked_at_and_what_the_model_costs_is_known(rehearsed: str, cluster: Settings) -> None:
+    import ray
+
+    monitor = ray.get_actor(monitor_actor("digits"), namespace=ACTOR_NAMESPACE)
+    status = ray.get(monitor.status.remote())
+    looks = ray.get(monitor.looks.remote())
+    assert 0 < status["counters"]["looks"] <= len(looks.looks)
+    # Images are neither numbers nor categories: a domain classifier has nothing to go by, and says so.
+    assert any("no number and no category" in fault for fault in looks.looks[-1].faults)
+    labelled = [q for q in looks.quality if q.labelled.n]
+    assert any(q.estimated.get("CBPE") and q.observed for q in labelled)
+    assert status["used"]["requests"] > 0
+    assert status["cost"] > 0
+
+
+@pytest.mark.cluster
+def test_a_second_rehearsal_is_refused_unless_told_to_forget(rehearsed: str, cluster: Settings, folder: Path) -> None:
+    done = rayloop(cluster, folder, "run", "digits.py", "--rehearse")
+    assert done.returncode == 2
+    assert "add --fresh" in done.stdout
+
+
+@pytest.mark.cluster
+def test_predict_scores_a_table(rehearsed: str, cluster: Settings, folder: Path) -> None:
+    import pyarrow.parquet as pq
+
+    rows = Tables(cluster).read("digits.scans").slice(0, 50)
+    pq.write_table(rows, folder / "in.parquet")
+    done = rayloop(cluster, folder, "predict", "digits.py", "in.parquet", "out")
+    assert done.returncode == 0, done.stdout
+    scored = pq.read_table(folder / "out")
+    assert scored.num_rows == 50
+    right = [p == d for p, d in zip(scored["predicted"].to_pylist(), scored["digit"].to_pylist(), strict=True)]
+    assert sum(right) > 40
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_predict_scores_a_table_of_the_catalog(rehearsed: str, cluster: Settings, folder: Path) -> None:
+    import pyarrow.parquet as pq
+
+    done = rayloop(
+        cluster, folder, "predict", "digits.py", "digits.scans", "scans", "--keep", "scan", "--keep", "digit"
+    )
+    assert done.returncode == 0, done.stdout
+    scored = pq.read_table(folder / "scans")
+    assert scored.column_names == ["scan", "digit", "scores", "predicted"]
+    assert sorted(scored["scan"].to_pylist()) == sorted(Tables(cluster).read("digits.scans")["scan"].to_pylist())
+    assert f"{scored.num_rows:,} rows in " in done.stdout
+
+
+def exported(ports: set[int]) -> set[str]:
+    """Names of rayloop's metrics that Ray's agents export now."""
+    told = "".join(httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text for port in ports)
+    return set(re.findall(r"ray_rayloop_\w+", told))
+
+
+@pytest.mark.cluster
+def test_what_prometheus_and_grafana_ask_for_is_exported_by_ray(rehearsed: str, cluster: Settings) -> None:
+    import ray
+
+    ports = {node["MetricsExportPort"] for node in ray.nodes() if node["Alive"]}
+    asked = set(re.findall(r"ray_rayloop_\w+", " ".join([*expressions(), *(rule.expr for rule in RULES)])))
+    # Nothing of this happened here: a counter that was never raised is not exported.
+    silent = {
+        "ray_rayloop_errors_total",
+        "ray_rayloop_log_dropped_rows_total",
+        "ray_rayloop_drift_failures_total",
+        "ray_rayloop_drift_rejected_profiles_total",
+        "ray_rayloop_segment_ratio",
+        "ray_rayloop_look_auc",
+    }
+    # Some of them were set minutes ago: Ray forgets a gauge that it is not told again.
+    assert asked - silent <= exported(ports)
+    discovery = json.loads(local_cluster.discovery_file(cluster).read_text())
+    assert {target.rpartition(":")[2] for one in discovery for target in one["targets"]} >= {str(p) for p in ports}
+
+
+@pytest.mark.cluster
+def test_the_dashboard_lies_where_ray_provisions_grafana_from(rehearsed: str, cluster: Settings) -> None:
+    folder = dashboards.write(cluster)
+    provisioned = local_cluster.metrics_folder(cluster) / "grafana" / "dashboards" / FILE
+    assert provisioned.read_text() == (folder / FILE).read_text()
+    config = json.loads((folder / "prometheus.yml").read_text())
+    assert Path(config["scrape_configs"][0]["file_sd_configs"][0]["files"][0]).exists()
+
+
+def settled(controller: Any) -> RolloutStatus | None:
+    """The controller's status once it has made Serve what its journal says."""
+    import ray
+
+    status: RolloutStatus = ray.get(controller.status.remote(), timeout=30)
+    return status if status.settled else None
+
+
+@pytest.mark.cluster
+def test_a_rollback_brings_the_champion_before_it_back(
+    rehearsed: str, cluster: Settings, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    registry = Registry(cluster)
+    champion = registry.aliased("digits", CHAMPION)
+    before = predecessor(Journal("digits", Tables(cluster)).decisions(), champion.version)
+    done = rayloop(cluster, folder, "rollback", "digits.py", "--version", champion.version, "--reason", "a test")
+    assert done.returncode == 0, done.stdout
+    assert f"digits v{before} answers again: a test" in done.stdout
+    assert registry.aliased("digits", CHAMPION).version == before
+    assert registry.version("digits", champion.version).tags["rayloop.rolled_back_because"] == "a test"
+    monitor = ray.get_actor(monitor_actor("digits"), namespace=ACTOR_NAMESPACE)
+    assert ray.get(monitor.status.remote())["version"] == before
+    location = locate(str(folder / "digits.py"))
+    project_commands.rollback(Workspace(load(location), location, cluster, Progress()), champion.version, "asked again")
+    assert "is champion no more" in capsys.readouterr().out
+    # A controller that begins anew serves what its journal says last.
+    controller = ray.get_actor(rollout_actor("digits"), namespace=ACTOR_NAMESPACE)
+    ray.kill(controller, no_restart=False)
+    status = until(
+        lambda: settled(controller),
+        "the controller has applied its journal",
+        not_yet=(ray.exceptions.RayActorError,),
+    )
+    assert (status.state.status, status.decisions[-1].action) == ("rolled back", "rollback")
+    assert registry.aliased("digits", CHAMPION).version == before
+    assert ray.get(serve_config(cluster).current.remote("digits")).champion.version == before

@@ -1,0 +1,111 @@
+"""The driver of a search is killed: what it had done is not done again. A population that is begun again ends alike."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import Settings
+from features.encoder import Encoder
+from tests.factories.trainers import waiting
+from tests.factories.trainers.frames import COLUMNS, TASKS, Small, frame, part
+from tests.factories.until import until
+from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig
+from trainers.data.datasets import TrainingData
+from trainers.loop.trainer import fit
+from trainers.tuning.search import search
+from trainers.tuning.trial import Trial, TuneResult
+from trainers.tuning.trial_store import Journal
+
+# Ray Data warns about its own defaults.
+pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
+
+
+def test_trials_that_had_ended_when_the_driver_was_killed_are_not_run_again(cluster: Settings, tmp_path: Path) -> None:
+    journal = f"{tmp_path}/journal"
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "tests.factories.trainers.waiting", str(tmp_path)],
+        env={**os.environ, **cluster.environment()},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _until_third_trial(driver, journal, str(tmp_path))
+    finally:
+        driver.kill()
+        driver.wait()
+    before, built = Journal(journal).ended(), waiting.builds(str(tmp_path))
+    assert [trial.number for trial in before] == [1, 2]
+    [interrupted] = Journal(journal).interrupted()
+    (tmp_path / "go").touch()
+
+    heard: list[Trial] = []
+    found = waiting.run(str(tmp_path), heard)
+    assert len(waiting.builds(str(tmp_path))) - len(built) == 1 + 2 + 4, "the search, two trials, four repeats"
+    assert heard[:2] == before == list(found.trials[:2])
+    assert [trial.number for trial in heard] == list(range(1, 9))
+    assert found.trials[2].parameters == interrupted.parameters
+    assert len({trial.parameters["lr"] for trial in found.trials[:4]}) == 4
+    assert [len(s.values) for s in found.standings] == [2, 2]
+    assert found.best.number == found.standings[0].trial
+    assert found.standings[0].mean >= found.standings[1].mean
+    assert {trial.seed for trial in found.trials[4:]} == {1, 2}
+
+    built = waiting.builds(str(tmp_path))
+    assert waiting.run(str(tmp_path), []).best == found.best
+    assert len(waiting.builds(str(tmp_path))) - len(built) == 1, "nothing is left to train"
+
+
+def _until_third_trial(driver: subprocess.Popen, journal: str, folder: str) -> None:
+    def begun() -> bool:
+        assert driver.poll() is None, "the search ended by itself"
+        return len(waiting.builds(folder)) >= 4 and bool(Journal(journal).interrupted())
+
+    until(begun, "the third trial begins")
+
+
+@pytest.mark.slow
+def test_a_population_ends_alike_when_it_is_begun_again_and_its_winner_can_be_fitted(
+    cluster: Settings, tmp_path: Path
+) -> None:
+    table = frame(rows=300)
+    encoder, data = Encoder.fit(COLUMNS, part(table, "train")), TrainingData.of(table)
+    base = TrainConfig(epochs=3, batch_size=64, workers=1, schedule="constant", lr=1e-4)
+    tuning = TuneConfig(
+        space={"lr": LogUniform(low=1e-4, high=3e-2)},
+        trials=2,
+        method="pbt",
+        cpus_per_trial=0.5,
+    )
+
+    def run() -> TuneResult:
+        return search(
+            ModelSpec(build=Small),
+            base,
+            tuning,
+            TASKS["binary"],
+            encoder,
+            data,
+            lambda line: None,
+            folder=str(tmp_path),
+        )
+
+    found = run()
+    assert [trial.epochs for trial in found.trials] == [1, 1, 2, 2, 3, 3]
+    assert all(trial.status == "finished" for trial in found.trials)
+    assert found.config.changes or found.best.parameters == {"lr": found.config.lr}
+    assert any(trial.parent for trial in found.trials)
+    assert not (tmp_path / "weights").exists()
+    # As if the driver had been killed in its second generation.
+    for path in sorted(tmp_path.glob("*.json"))[3:]:
+        path.unlink()
+    again = run()
+    assert [(t.number, t.parent, t.parameters, t.metric) for t in again.trials] == [
+        (t.number, t.parent, t.parameters, t.metric) for t in found.trials
+    ]
+    fitted = fit(ModelSpec(build=Small), found.config, TASKS["binary"], encoder, data, lambda line: None)
+    assert fitted.epochs[-1].best_so_far == found.best.metric

@@ -1,0 +1,315 @@
+"""The judge keeps its error rates however often it looks, and finds what is plainly worse."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from cluster.errors import RolloutError
+from cluster.row_losses import Metric, losses
+from cluster.values import Task
+from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
+from deployments.analysis.latency_histogram import Latencies
+from deployments.analysis.mean_bounds import lower_bound, upper_bound
+from deployments.analysis.paired_moments import Moments, Paired
+from deployments.analysis.quality_test import quality
+from deployments.analysis.sequential_tests import log_e_above, log_e_below
+from deployments.analysis.verdict import Verdict, judge
+from deployments.rollout_policy import RolloutPolicy
+from tests.factories.deployments.bundles import BINARY, MULTICLASS
+
+POLICY = RolloutPolicy(steps=(0.5, 1.0), min_requests=50, min_labelled=50, margin=0.05, deadline_s=100.0)
+ROLLOUTS, LOOKS, BATCH = 300, 25, 40
+
+
+def at_most(bound: float, rollouts: int) -> int:
+    """Events among ``rollouts`` that a probability of ``bound`` exceeds in one of a thousand runs."""
+    return int(stats.binom.ppf(0.999, rollouts, bound))
+
+
+def evidence(paired: Paired, requests: int, errors: int = 0, champion_errors: int = 0) -> RolloutEvidence:
+    champion = Arm(requests=requests, errors=champion_errors, failures=champion_errors)
+    challenger = Arm(requests=requests, errors=errors, failures=errors)
+    return RolloutEvidence(by_share={0.5: Evidence(champion=champion, challenger=challenger, paired=paired)})
+
+
+def simulated(chance: np.random.Generator, rows: int, harm: float, metric: Metric) -> np.ndarray:
+    """Costs of the champion's and the challenger's predictions, [2, rows]."""
+    truth = chance.normal(-1.0, 1.0, rows)
+    labels = (chance.random(rows) < 1.0 / (1.0 + np.exp(-truth))).astype(float)
+    noise = chance.normal(0.0, 0.3, (2, rows)) + np.array([[0.0], [harm]]) * chance.normal(0.0, 1.0, rows)
+    return np.array([losses(BINARY, 1.0 / (1.0 + np.exp(-(truth + n))), labels, metric) for n in noise])
+
+
+def rollout(seed: int, harm: float, error_rate: float, policy: RolloutPolicy) -> tuple[str, int]:
+    """Verdict of a simulated rollout that is looked at after each batch, and the rows it took.
+
+    ``harm`` is the spread of noise that the challenger adds, in logits, to what the champion knows. Both fail requests,
+    of their own, at ``error_rate``.
+    """
+    chance, rows = np.random.default_rng(seed), LOOKS * BATCH
+    champion, challenger = simulated(chance, rows, harm, policy.metric)
+    failures = (chance.random((2, rows)) < error_rate).cumsum(axis=1)
+    paired = Paired()
+    for end in range(BATCH, rows + 1, BATCH):
+        batch = slice(end - BATCH, end)
+        paired += Paired.of(champion[batch], challenger[batch])
+        seen = evidence(paired, end, int(failures[0, end - 1]), int(failures[1, end - 1]))
+        verdict = judge(seen, 0.5, 0.0, policy)
+        if verdict.kind != "hold":
+            return verdict.kind, end
+    return "hold", rows
+
+
+def verdicts(harm: float, error_rate: float, policy: RolloutPolicy, rollouts: int = ROLLOUTS) -> list[str]:
+    return [rollout(seed, harm, error_rate, policy)[0] for seed in range(rollouts)]
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+def test_equal_variants_at_the_limits_are_seldom_aborted_though_every_batch_is_looked_at(metric: Metric) -> None:
+    at_the_limit = POLICY.model_copy(update={"margin": 0.0, "error_margin": 0.0, "metric": metric})
+    outcomes = verdicts(harm=0.0, error_rate=POLICY.max_error_rate, policy=at_the_limit)
+    # Three tests can abort here: there are no latencies, and nothing of the split.
+    assert outcomes.count("abort") <= at_most(3.0 * POLICY.test_alpha, ROLLOUTS)
+    assert outcomes.count("advance") <= at_most(POLICY.alpha, ROLLOUTS)
+
+
+def test_a_test_for_a_fixed_horizon_does_not_keep_its_alpha_when_it_peeks() -> None:
+    looks = np.arange(BATCH, LOOKS * BATCH + 1, BATCH)
+    drawn = np.array([simulated(np.random.default_rng(seed), LOOKS * BATCH, 0.0, "loss") for seed in range(ROLLOUTS)])
+    difference = drawn[:, 1] - drawn[:, 0]
+    mean, square = (np.cumsum(d, axis=1)[:, looks - 1] / looks for d in (difference, difference**2))
+    beyond = mean / np.sqrt((square - mean**2) / (looks - 1)) > stats.t.ppf(1.0 - POLICY.alpha, looks - 1)
+    assert beyond[:, -1].sum() <= at_most(POLICY.alpha, ROLLOUTS)
+    assert beyond.any(axis=1).mean() >= 2.0 * POLICY.alpha
+
+
+@pytest.mark.parametrize(("metric", "margin"), [("loss", 0.05), ("accuracy", 0.3)])
+def test_equal_variants_are_advanced_within_the_margin(metric: Metric, margin: float) -> None:
+    policy = POLICY.model_copy(update={"metric": metric, "margin": margin})
+    outcomes = verdicts(harm=0.0, error_rate=0.0, policy=policy, rollouts=100)
+    assert outcomes.count("advance") >= 90
+    # Without errors, quality alone can abort.
+    assert outcomes.count("abort") <= at_most(policy.test_alpha, 100)
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+def test_one_just_at_the_margin_is_seldom_advanced(metric: Metric) -> None:
+    costs = simulated(np.random.default_rng(10**6), 10**6, 1.0, metric)
+    margin = float(costs[1].mean() / costs[0].mean() - 1.0)
+    policy = POLICY.model_copy(update={"metric": metric, "margin": margin})
+    advanced = 0
+    for seed in range(ROLLOUTS):
+        costs, paired = simulated(np.random.default_rng(seed), LOOKS * BATCH, 1.0, metric), Paired()
+        for end in range(BATCH, LOOKS * BATCH + 1, BATCH):
+            paired += Paired.of(*costs[:, end - BATCH : end])
+            # What would advance it is asked apart from harm, which is true here.
+            if not quality(evidence(paired, end), policy).lacking:
+                advanced += 1
+                break
+    assert advanced <= at_most(policy.alpha, ROLLOUTS)
+
+
+def test_a_plainly_worse_challenger_is_aborted_soon() -> None:
+    outcomes = [rollout(seed, 2.0, 0.0, POLICY) for seed in range(100)]
+    assert all(kind == "abort" for kind, _ in outcomes)
+    assert np.median([rows for _, rows in outcomes]) <= 200
+
+
+def test_a_challenger_that_fails_requests_is_aborted_soon() -> None:
+    outcomes = [rollout(seed, 0.0, 0.2, POLICY) for seed in range(100)]
+    assert all(kind == "abort" for kind, _ in outcomes)
+
+
+def test_one_that_fails_at_the_limit_is_seldom_aborted_over_a_long_rollout() -> None:
+    chance = np.random.default_rng(0)
+    failures = chance.random((ROLLOUTS, 3_000)) < POLICY.max_error_rate
+    counts = failures.cumsum(axis=1)
+    looks = np.arange(10, 3_001, 10)
+    threshold = math.log(1.0 / POLICY.test_alpha)
+    aborted = (log_e_above(counts[:, looks - 1], looks, POLICY.max_error_rate) >= threshold).any(axis=1)
+    assert sum(aborted) <= at_most(POLICY.test_alpha, ROLLOUTS)
+
+
+def test_a_challenger_that_grew_too_far_is_aborted_without_any_request() -> None:
+    most = POLICY.max_growth_mib
+    assert judge(RolloutEvidence(grown_mib=most), 0.5, 0.0, POLICY).kind == "hold"
+    verdict = judge(RolloutEvidence(grown_mib=most + 1.0), 0.5, 0.0, POLICY)
+    assert (verdict.kind, verdict.figures["challenger_grown_mib"]) == ("abort", 1025.0)
+    assert verdict.reason == "the challenger's memory grew by 1025 MiB since it was loaded, 1024 MiB are allowed"
+    anything = POLICY.model_copy(update={"max_growth_mib": None})
+    assert judge(RolloutEvidence(grown_mib=1e6), 0.5, 0.0, anything).kind == "hold"
+
+
+def test_without_data_the_policy_decides_and_only_past_the_deadline() -> None:
+    for share in POLICY.steps:
+        assert judge(RolloutEvidence(), share, 0.0, POLICY).kind == "hold"
+        for default in ("hold", "abort", "advance"):
+            policy = POLICY.model_copy(update={"no_data": default, "on_undecided": "advance"})
+            verdict = judge(RolloutEvidence(), share, 1e9, policy)
+            assert (verdict.kind, f"{default} by policy" in verdict.reason) == (default, True)
+    assert judge(RolloutEvidence(), 0.5, 1e9, POLICY).kind == "abort"
+
+
+def test_an_advance_by_default_needs_the_counts_or_a_policy_for_no_data() -> None:
+    policy = POLICY.model_copy(update={"on_undecided": "advance", "no_data": "hold"})
+    few = evidence(Paired.of(np.ones(49), np.ones(49)), 10**4)
+    assert judge(few, 0.5, 1e9, policy).kind == "hold"
+
+
+def test_requests_without_labels_never_advance() -> None:
+    assert judge(evidence(Paired(), 10**6), 0.5, 0.0, POLICY).kind == "hold"
+
+
+def test_each_step_needs_its_own_counts() -> None:
+    chance = np.random.default_rng(1)
+    loss = chance.exponential(0.5, 5_000)
+    seen = evidence(Paired.of(loss, loss), 5_000)
+    assert judge(seen, 0.5, 0.0, POLICY).kind == "advance"
+    held = judge(seen, 1.0, 0.0, POLICY)
+    assert held.kind == "hold"
+    assert "0 of 50 requests" in held.reason
+
+
+def test_each_variant_needs_its_requests_while_both_get_some() -> None:
+    loss = np.random.default_rng(1).exponential(0.5, 5_000)
+    alone = Evidence(challenger=Arm(requests=5_000), paired=Paired.of(loss, loss))
+    held = judge(RolloutEvidence(by_share={0.5: alone}), 0.5, 0.0, POLICY)
+    assert (held.kind, "0 of 50 requests to the champion" in held.reason) == ("hold", True)
+    assert judge(RolloutEvidence(by_share={1.0: alone}), 1.0, 0.0, POLICY).kind == "advance"
+
+
+def test_undecided_past_the_deadline_is_settled_by_policy() -> None:
+    chance = np.random.default_rng(2)
+    seen = evidence(Paired.of(chance.exponential(0.5, 60), chance.exponential(0.5, 60)), 60)
+    for default in ("hold", "abort", "advance"):
+        policy = POLICY.model_copy(update={"on_undecided": default})
+        assert judge(seen, 0.5, 99.0, policy).kind == "hold"
+        verdict = judge(seen, 0.5, 101.0, policy)
+        assert (verdict.kind, default in verdict.reason) == (default, True)
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.floats(0.001, 0.4))
+def test_more_failures_never_look_better(errors: int, more: int, limit: float) -> None:
+    requests = 700
+    assert log_e_above(errors + more, requests, limit) >= log_e_above(errors, requests, limit) - 1e-9
+    assert log_e_below(errors + more, requests, limit) <= log_e_below(errors, requests, limit) + 1e-9
+
+
+@given(st.floats(0.0, 5.0), st.floats(0.0, 5.0), st.integers(0, 20))
+def test_a_larger_loss_never_gives_a_better_verdict(a: float, b: float, seed: int) -> None:
+    order = {"advance": 0, "hold": 1, "abort": 2}
+    chance = np.random.default_rng(seed)
+    champion, noise = chance.exponential(0.5, 400), chance.normal(0.0, 0.3, 400)
+
+    def kind(shift: float) -> Verdict:
+        return judge(evidence(Paired.of(champion, champion + noise + shift), 400), 0.5, 0.0, POLICY)
+
+    assert order[kind(min(a, b)).kind] <= order[kind(max(a, b)).kind]
+
+
+@given(st.integers(2, 10**6), st.floats(1e-6, 0.4), st.floats(1e-6, 0.4))
+def test_bounds_enclose_the_mean_and_widen_with_certainty(n: int, a: float, b: float) -> None:
+    moments = Moments(n=n, mean=1.0, m2=float(n))
+    strict, loose = min(a, b), max(a, b)
+    assert lower_bound(moments, strict, 100) <= lower_bound(moments, loose, 100) < 1.0
+    assert 1.0 < upper_bound(moments, loose, 100) <= upper_bound(moments, strict, 100)
+
+
+@given(st.lists(st.tuples(st.floats(0, 14), st.floats(0, 14)), max_size=40), st.integers(0, 40), st.floats(0, 1))
+def test_paired_losses_merge_and_give_the_excess(rows: list[tuple[float, float]], cut: int, margin: float) -> None:
+    array = np.array(rows).reshape(-1, 2)
+    merged = Paired.of(*array[:cut].T) + Paired.of(*array[cut:].T)
+    excess, direct = merged.excess(margin), Moments.of(array[:, 1] - (1.0 + margin) * array[:, 0])
+    assert excess.n == direct.n
+    assert excess.mean == pytest.approx(direct.mean, abs=1e-9)
+    assert excess.m2 == pytest.approx(direct.m2, rel=1e-6, abs=1e-6)
+
+
+def test_losses_by_task() -> None:
+    half = math.log(2.0)
+    assert losses(BINARY, np.array([0.5, 0.5]), np.array([0.0, 1.0])) == pytest.approx([half, half])
+    assert losses(BINARY, np.array([0.0]), np.array([1.0])) == pytest.approx([-math.log(1e-6)])
+    assert losses(MULTICLASS, np.array([[0.5, 0.25, 0.25]]), np.array([1.0])) == pytest.approx([2 * half])
+    regression = Task(kind="regression", label="y")
+    assert losses(regression, np.array([3.0]), np.array([1.0])) == pytest.approx([4.0])
+    assert losses(BINARY, np.array([0.4, 0.6]), np.array([0.0, 0.0]), "accuracy").tolist() == [0.0, 1.0]
+    assert losses(MULTICLASS, np.array([[0.2, 0.5, 0.3]]), np.array([1.0]), "accuracy").tolist() == [0.0]
+    with pytest.raises(RolloutError, match="no accuracy"):
+        losses(regression, np.array([3.0]), np.array([1.0]), "accuracy")
+
+
+@given(st.floats(0.01, 0.3))
+def test_a_few_requests_without_errors_do_not_show_a_low_error_rate(limit: float) -> None:
+    assert (
+        log_e_below(0, int(2.0 / limit), limit) < math.log(1.0 / POLICY.alpha) < log_e_below(0, int(6.0 / limit), limit)
+    )
+
+
+def test_alpha_is_shared_by_the_tests_that_are_asked_for() -> None:
+    assert POLICY.test_alpha == pytest.approx(POLICY.alpha / 5.0)
+    fewer = POLICY.model_copy(update={"error_margin": None, "latency_quantile": None})
+    assert fewer.test_alpha == pytest.approx(POLICY.alpha / 3.0)
+
+
+def test_one_that_fails_more_often_than_the_champion_is_aborted_below_the_limit() -> None:
+    chance = np.random.default_rng(3)
+    loss = chance.exponential(0.5, 1_000)
+    policy = POLICY.model_copy(update={"max_error_rate": 0.1})
+    seen = evidence(Paired.of(loss, loss), 200, errors=14)
+    verdict = judge(seen, 0.5, 0.0, policy)
+    assert verdict.kind == "abort"
+    assert "more often" in verdict.reason
+    assert judge(seen, 0.5, 0.0, policy.model_copy(update={"error_margin": None})).kind == "hold"
+
+
+def test_what_is_shown_to_be_below_the_limit_may_fail_more_often() -> None:
+    chance = np.random.default_rng(3)
+    loss = chance.exponential(0.5, 10_000)
+    seen = evidence(Paired.of(loss, loss), 10_000, errors=60)
+    assert judge(seen, 0.5, 0.0, POLICY).kind == "advance"
+
+
+def with_latency(champion_ms: float, challenger_ms: float, batches: int) -> RolloutEvidence:
+    chance = np.random.default_rng(5)
+    times = chance.lognormal(0.0, 0.5, (2, batches)) * np.array([[champion_ms], [challenger_ms]])
+    loss = chance.exponential(0.5, 5_000)
+    arms = [Arm(requests=5_000, latency=Latencies.of(of)) for of in times]
+    step = Evidence(champion=arms[0], challenger=arms[1], paired=Paired.of(loss, loss))
+    return RolloutEvidence(by_share={0.5: step})
+
+
+def test_a_slower_challenger_is_aborted_and_trifles_are_silent() -> None:
+    slow = judge(with_latency(20.0, 80.0, 2_000), 0.5, 0.0, POLICY)
+    assert slow.kind == "abort"
+    assert "slower" in slow.reason
+    assert judge(with_latency(0.5, 2.0, 2_000), 0.5, 0.0, POLICY).kind == "advance"
+    unasked = POLICY.model_copy(update={"latency_quantile": None})
+    assert judge(with_latency(20.0, 80.0, 2_000), 0.5, 0.0, unasked).kind == "advance"
+
+
+def test_latency_holds_an_advance_only_where_the_policy_says_so() -> None:
+    strict = POLICY.model_copy(update={"latency_to_advance": True})
+    for batches, kind in ((10, "hold"), (2_000, "advance")):
+        assert judge(with_latency(20.0, 20.0, batches), 0.5, 0.0, strict).kind == kind
+        assert judge(with_latency(20.0, 20.0, batches), 0.5, 0.0, POLICY).kind == "advance"
+
+
+def test_a_broken_split_holds_what_would_advance() -> None:
+    chance = np.random.default_rng(6)
+    loss = chance.exponential(0.5, 5_000)
+
+    def dealt(champion: int, challenger: int) -> RolloutEvidence:
+        arms = [Arm(requests=keys, keys=keys) for keys in (champion, challenger)]
+        step = Evidence(champion=arms[0], challenger=arms[1], paired=Paired.of(loss, loss))
+        return RolloutEvidence(by_share={0.5: step})
+
+    assert judge(dealt(5_000, 5_000), 0.5, 0.0, POLICY).kind == "advance"
+    verdict = judge(dealt(6_000, 5_000), 0.5, 0.0, POLICY)
+    assert (verdict.kind, verdict.remark) == ("hold", "broken split")
+    assert "5000 of 11000 keys at 50%" in verdict.reason
+    lenient = POLICY.model_copy(update={"on_undecided": "advance"})
+    assert judge(dealt(6_000, 5_000), 0.5, 1e9, lenient).kind == "hold"

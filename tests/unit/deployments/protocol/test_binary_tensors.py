@@ -1,0 +1,141 @@
+"""Tensors in binary form: what goes in comes out, and no bytes whatever crash the parser."""
+
+from __future__ import annotations
+
+import json
+import struct
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.errors import RequestError
+from deployments.protocol import binary_tensors
+from deployments.protocol.open_inference import Form, infer_answer
+from deployments.protocol.request_rows import Assembler
+from tests.factories.deployments.bundles import BINARY, FEATURES, IMAGES, MULTICLASS
+
+MAX_ROWS = 2000
+FORM = Form(FEATURES, BINARY, MAX_ROWS)
+
+texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1, max_size=50)
+
+
+def request(tensors: list[tuple[str, str, list[int], bytes]], **more: Any) -> tuple[bytes, str]:
+    """A body, and the length of its JSON part."""
+    inputs = [
+        {"name": name, "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+        for name, kind, shape, data in tensors
+    ]
+    head = json.dumps({"inputs": inputs} | more).encode()
+    return head + b"".join(data for *_, data in tensors), str(len(head))
+
+
+def trip(distances: np.ndarray, carriers: list[str], times: np.ndarray) -> list[tuple[str, str, list[int], bytes]]:
+    rows = len(carriers)
+    return [
+        ("distance", "FP64", [rows], distances.astype("<f8").tobytes()),
+        ("carrier", "BYTES", [rows], binary_tensors.encode(carriers)),
+        ("departs", "INT64", [rows], times.astype("<i8").tobytes()),
+    ]
+
+
+def parsed(tensors: list[tuple[str, str, list[int], bytes]]) -> pa.Table:
+    return Assembler(FEATURES).table([FORM.read(*request(tensors), "id").rows])
+
+
+@given(texts)
+def test_texts_come_through(values: list[str]) -> None:
+    assert binary_tensors.decode(memoryview(binary_tensors.encode(values)), "BYTES", "x").to_pylist() == values
+
+
+@given(texts, st.integers(0, 2**32))
+def test_binary_and_json_requests_are_the_same_rows(carriers: list[str], seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    distances, times = draw.normal(size=len(carriers)), draw.integers(0, 2**50, len(carriers))
+    body = {
+        "inputs": [
+            {"name": name, "shape": [len(carriers)], "datatype": kind, "data": data}
+            for name, kind, data in (
+                ("distance", "FP64", distances.tolist()),
+                ("carrier", "BYTES", carriers),
+                ("departs", "INT64", times.tolist()),
+            )
+        ]
+    }
+    from_json = Assembler(FEATURES).table([FORM.parse(body, "id").rows])
+    assert parsed(trip(distances, carriers, times)).equals(from_json)
+
+
+def test_nan_is_missing_and_infinity_is_refused() -> None:
+    table = parsed(trip(np.array([np.nan, 1.0]), ["a", "b"], np.zeros(2)))
+    assert table.column("distance").to_pylist() == [None, 1.0]
+    with pytest.raises(RequestError) as caught:
+        parsed(trip(np.array([1.0, np.inf]), ["a", "b"], np.zeros(2)))
+    assert caught.value.field == "inputs[0].data[1]"
+
+
+@pytest.mark.parametrize("datatype", [kind for kind in binary_tensors.DTYPES if kind.startswith(("INT", "UINT", "FP"))])
+def test_each_number_type(datatype: str) -> None:
+    values = np.array([0, 1, 127], binary_tensors.DTYPES[datatype])
+    tensors = trip(np.zeros(3), ["a"] * 3, np.zeros(3))
+    tensors[0] = ("distance", datatype, [3], values.tobytes())
+    assert parsed(tensors).column("distance").to_pylist() == [0.0, 1.0, 127.0]
+
+
+def test_image_tensors() -> None:
+    images = np.arange(12, dtype="<f4").reshape(2, 2, 3)
+    body, header = request([("pixels", "FP32", [2, 2, 3], images.tobytes())])
+    table = Assembler(IMAGES).table([Form(IMAGES, MULTICLASS, 10).read(body, header, "id").rows])
+    np.testing.assert_array_equal(np.array(table.column("pixels").to_pylist()), images.reshape(2, 6))
+
+
+@pytest.mark.parametrize("datatype", [*binary_tensors.DTYPES, "BYTES", "FP16", None, 7])
+@given(data=st.binary(max_size=64))
+def test_any_bytes_are_decoded_or_refused(datatype: object, data: bytes) -> None:
+    with suppress(RequestError):
+        assert len(binary_tensors.decode(memoryview(data), datatype, "x")) <= len(data)
+
+
+@given(st.binary(max_size=200), st.none() | st.text(max_size=4))
+def test_any_body_is_read_or_refused(body: bytes, header: str | None) -> None:
+    with pytest.raises(RequestError):
+        FORM.read(body, header, "id")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda body, header: (body, "x"), "inference-header-content-length"),
+        (lambda body, header: (body, str(len(body) + 1)), "inference-header-content-length"),
+        (lambda body, header: (body + b"1234", header), "body"),
+        (lambda body, header: (body[:-1], header), "inputs[2]"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(change, field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        FORM.read(*change(*request(trip(np.zeros(1), ["a"], np.zeros(1)))), "id")
+    assert caught.value.field == field
+
+
+def test_outputs_in_binary_when_asked() -> None:
+    scores = np.array([[0.1, 0.7, 0.2], [0.8, 0.1, 0.1]], np.float32)
+    images = np.zeros((2, 2, 3), "<f4")
+    form = Form(IMAGES, MULTICLASS, 10)
+    body, header = request(
+        [("pixels", "FP32", [2, 2, 3], images.tobytes())],
+        outputs=[{"name": "label"}, {"name": "probabilities", "parameters": {"binary_data": True}}],
+    )
+    content = infer_answer(form.read(body, header, "id"), "trees", "7", "champion", MULTICLASS, scores)
+    assert content.header_length is not None
+    head = json.loads(content.body[: content.header_length])
+    assert [output.get("data") for output in head["outputs"]] == [None, ["birch", "ash"]]
+    assert content.body[content.header_length :] == scores.tobytes()
+    body, header = request([("pixels", "FP32", [2, 2, 3], images.tobytes())], parameters={"binary_data_output": True})
+    content = infer_answer(form.read(body, header, "id"), "trees", "7", "champion", MULTICLASS, scores)
+    labels = struct.pack("<I", 5) + b"birch" + struct.pack("<I", 3) + b"ash"
+    assert content.body.endswith(scores.tobytes() + labels)

@@ -1,0 +1,317 @@
+"""Several challengers in one rollout: each is judged by itself, dropped alone, and at the end one is chosen."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.errors import RolloutError
+from cluster.values import Decision
+from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence, contested
+from deployments.analysis.evidence_collector import RolloutLog
+from deployments.analysis.paired_moments import Paired
+from deployments.analysis.quality_test import difference_limits
+from deployments.analysis.sample_ratio import log_e_split, shares_possible
+from deployments.analysis.sequential_tests import log_e_above
+from deployments.analysis.verdict import Verdict, judge
+from deployments.inference.traffic_split import assign
+from deployments.rollout.multi_challenger import rule, verdicts_on
+from deployments.rollout.state_machine import Command, RolloutState, advance, begin, command, entry, replay
+from deployments.rollout_policy import RolloutPolicy
+from tests.factories.deployments.bundles import BINARY
+from tests.unit.deployments.analysis.test_evidence_collector import answer, feedback, predictions
+
+POLICY = RolloutPolicy(steps=(0.1, 0.5, 1.0))
+GATED = POLICY.model_copy(update={"gates": (0.5,), "bake_s": 5.0})
+ENTRANTS = ("2", "3", "4")
+kinds = st.sampled_from(["advance", "hold", "abort"])
+orders = st.tuples(st.sampled_from(["pause", "resume", "abort", "promote"]), st.sampled_from(["", *ENTRANTS]))
+histories = st.lists(st.one_of(st.tuples(kinds, kinds, kinds), orders), max_size=12)
+
+
+def started(policy: RolloutPolicy = POLICY, entrants: tuple[str, ...] = ENTRANTS) -> RolloutState:
+    return begin("r1", "trips", "1", entrants, policy, 100.0)
+
+
+def said(*kinds: str) -> dict[str, Verdict]:
+    """A verdict on each entrant."""
+    told = zip(ENTRANTS, kinds, strict=True)
+    return {
+        v: Verdict.model_validate({"kind": kind, "reason": f"{kind} it", "figures": {"x": 1.0}}) for v, kind in told
+    }
+
+
+def evidence(**excess: float) -> dict[str, RolloutEvidence]:
+    """By version: how much more it loses on each row than the champion."""
+    chance = np.random.default_rng(0)
+    seen = {}
+    for name, more in excess.items():
+        losses = chance.exponential(0.5, 2_000)
+        paired = Paired.of(losses, losses + more + chance.normal(0.0, 0.05, 2_000))
+        seen[name.removeprefix("v")] = RolloutEvidence(by_share={0.5: Evidence(paired=paired)})
+    return seen
+
+
+CLOSE = evidence(v2=0.0, v3=-0.001, v4=0.01)
+
+
+def step(state: RolloutState, *kinds: str, now: float = 101.0) -> tuple[RolloutState, Decision]:
+    return advance(state, rule(state, said(*kinds), CLOSE), now)
+
+
+def test_all_advance_together_and_one_that_is_undecided_holds_them() -> None:
+    state = started()
+    assert (state.share, state.parts) == (0.1 / 3, 3)
+    held, decision = step(state, "advance", "hold", "advance")
+    assert (held.share, decision.action) == (state.share, "hold")
+    assert decision.reason == "v2: advance it; v3: hold it; v4: advance it"
+    state, decision = step(state, "advance", "advance", "advance")
+    assert (decision.action, decision.share, decision.challengers) == ("advance", 0.5 / 3, ENTRANTS)
+
+
+def test_a_worse_one_is_dropped_alone_and_its_share_is_the_champions() -> None:
+    state, decision = step(started(), "advance", "abort", "hold", now=150.0)
+    assert (decision.action, decision.challengers, decision.reason) == ("drop", ("3",), "v3: abort it")
+    assert (state.challengers, state.share, state.since, state.active) == (("2", "4"), 0.1 / 3, 150.0, True)
+    assert state.starts == (started().starts[0], started().starts[2])
+    assert decision.evidence == {"v3_x": 1.0}
+
+
+def test_when_all_are_worse_the_rollout_is_aborted() -> None:
+    state, decision = step(started(), "abort", "abort", "abort")
+    assert (state.status, decision.action) == ("aborted", "abort")
+    one_left = command(command(started(), "abort", "", 101.0, "2")[0], "abort", "", 101.0, "3")[0]
+    assert (one_left.challengers, one_left.status) == (("4",), "running")
+    state, decision = step(one_left, "hold", "hold", "abort")
+    assert (state.status, decision.action, decision.challengers) == ("aborted", "abort", ("4",))
+
+
+def test_at_the_last_step_below_one_the_best_is_chosen_then_it_has_a_step_of_its_own() -> None:
+    state, seen = started(), []
+    while state.active:
+        state, decision = step(state, "advance", "advance", "advance")
+        seen.append((decision.action, decision.share, decision.challengers))
+    assert seen == [
+        ("advance", 0.5 / 3, ENTRANTS),
+        ("advance", 0.5, ("3",)),
+        ("advance", 1.0, ("3",)),
+        ("promote", 0.0, ("3",)),
+    ]
+    assert (state.status, state.challengers) == ("promoted", ("3",))
+
+
+def test_who_is_left_alone_keeps_its_share_until_it_advances() -> None:
+    state = command(command(started(), "abort", "", 101.0, "2")[0], "abort", "", 101.0, "3")[0]
+    assert (state.share, state.parts) == (0.1 / 3, 3)
+    seen = []
+    while state.active:
+        state, decision = step(state, "hold", "hold", "advance")
+        seen.append((decision.action, decision.share))
+    assert seen == [("advance", 0.1), ("advance", 0.5), ("advance", 1.0), ("promote", 0.0)]
+
+
+def test_a_choice_says_by_how_much_and_whether_that_is_more_than_chance() -> None:
+    state = started().model_copy(update={"step": 1})
+    near = rule(state, said("advance", "advance", "advance"), CLOSE)
+    assert near.versions == ("3",)
+    assert near.figures["best_less_next_lower"] < 0.0 < near.figures["best_less_next_upper"]
+    assert "not shown to be less: by estimate alone" in near.reason
+    far = rule(state, said("advance", "advance", "advance"), evidence(v2=-0.2, v3=0.0, v4=0.1))
+    assert far.versions == ("2",)
+    assert far.figures["best_less_next_upper"] < 0.0
+    assert "by estimate alone" not in far.reason
+
+
+def test_a_gate_is_opened_to_choose_and_again_to_go_on_alone() -> None:
+    state = started(GATED).model_copy(update={"step": 1})
+    everybody = ("advance", "advance", "advance")
+    assert step(state, *everybody, now=104.0)[1].action == "hold"
+    state, decision = step(state, *everybody, now=106.0)
+    assert (state.status, decision.action) == ("waiting", "pause")
+    assert step(state, "advance", "advance", "abort", now=107.0)[1].action == "drop"
+    state, _ = command(state, "resume", "go", 110.0)
+    state, decision = step(state, *everybody, now=111.0)
+    assert (decision.action, decision.challengers, state.share) == ("advance", ("3",), 0.5)
+    # Alone it bakes and waits anew.
+    assert step(state, *everybody, now=112.0)[0].remark == "bakes at 50%"
+    assert step(state, *everybody, now=117.0)[0].status == "waiting"
+
+
+def test_a_paused_rollout_drops_for_harm_and_says_why_in_the_journal() -> None:
+    state, _ = command(started(), "pause", "night", 101.0)
+    state, decision = step(state, "abort", "advance", "advance")
+    assert (state.status, state.reason, state.challengers) == ("paused", "night", ("3", "4"))
+    assert (decision.action, decision.reason) == ("drop", "v2: abort it")
+
+
+def test_a_dry_run_drops_nobody() -> None:
+    state = started(POLICY.model_copy(update={"dry_run": True}))
+    after, decision = step(state, "advance", "abort", "advance")
+    assert (after.challengers, decision.action, after.remark) == (ENTRANTS, "hold", "dry run: drop v3")
+
+
+@pytest.mark.parametrize(
+    ("order", "version", "refused"),
+    [
+        ("promote", "", "on trial of trips is v2, v3, v4"),
+        ("promote", "9", "cannot promote v9"),
+        ("pause", "2", "pause"),
+    ],
+)
+def test_orders_that_do_not_say_which_are_refused(order: Command, version: str, refused: str) -> None:
+    with pytest.raises(RolloutError, match=refused):
+        command(started(), order, "", 101.0, version)
+
+
+def test_a_named_version_is_promoted() -> None:
+    state, decision = command(started(), "promote", "I say so", 101.0, "4")
+    assert (state.status, state.challengers, decision.challengers) == ("promoted", ("4",), ("4",))
+
+
+@pytest.mark.parametrize(
+    ("entrants", "policy", "refused"),
+    [
+        (("2", "1"), POLICY, "is the champion already"),
+        (("2", "2"), POLICY, "no list of different versions"),
+        ((), POLICY, "no list of different versions"),
+        (("2", "3"), RolloutPolicy(steps=(1.0,)), "declare a step below 1"),
+    ],
+)
+def test_versions_that_cannot_compete_are_refused(
+    entrants: tuple[str, ...], policy: RolloutPolicy, refused: str
+) -> None:
+    with pytest.raises(RolloutError, match=refused):
+        started(policy, entrants)
+
+
+@pytest.mark.parametrize("policy", [POLICY, GATED])
+@given(histories)
+def test_the_journal_replays_to_the_same_state_and_no_slice_ever_shrinks(
+    policy: RolloutPolicy, history: list[tuple[str, ...]]
+) -> None:
+    state = started(policy)
+    journal = [entry(state, "start", state.since, {})]
+    keys = [f"user-{i}" for i in range(50)]
+    for at, event in enumerate(history, start=101):
+        before = state
+        try:
+            if len(event) == 3:
+                state, decision = step(state, *event, now=3.0 * at)
+            else:
+                state, decision = command(state, event[0], "by hand", 3.0 * at, event[1])
+        except RolloutError:
+            continue
+        if decision.action != "hold" or state.remark:
+            journal.append(decision)
+        if state.active:
+            for key in keys:
+                had, has = _who(before, key), _who(state, key)
+                assert has == had or had is None or had not in state.challengers
+    again = replay("trips", journal, policy)
+    left_out = {"reason", "remark"}
+    assert again.model_dump(exclude=left_out) == state.model_dump(exclude=left_out)
+
+
+def _who(state: RolloutState, key: str) -> str | None:
+    index = assign(state.id, key, state.share, state.starts)
+    return None if index is None else state.challengers[index]
+
+
+@given(st.sampled_from(["2", "3", "4"]), st.integers(2, 4), st.integers(0, 2))
+def test_every_share_that_a_rollout_comes_to_is_one_that_the_split_is_tested_at(
+    survivor: str, entrants: int, drops: int
+) -> None:
+    names = tuple(str(2 + i) for i in range(entrants))
+    state, possible = started(POLICY, names), shares_possible(POLICY.steps, entrants)
+    for name in [name for name in names if name != survivor][:drops]:
+        if len(state.challengers) > 1:
+            state, _ = command(state, "abort", "", 101.0, name)
+    share = contested(state.share, 1.0 - len(state.challengers) * state.share)
+    assert any(math.isclose(share, one) for one in possible)
+    assert shares_possible(POLICY.steps, 1) == POLICY.steps
+
+
+def test_alone_with_the_champion_its_share_is_its_share() -> None:
+    for share in np.random.default_rng(0).random(1_000).tolist():
+        assert contested(share, 1.0 - share) == share
+
+
+def test_alpha_is_shared_among_the_challengers() -> None:
+    errors = next(
+        n for n in range(1, 60) if log_e_above(n, 500, POLICY.max_error_rate) >= math.log(1.0 / POLICY.test_alpha)
+    )
+    assert log_e_above(errors, 500, POLICY.max_error_rate) < math.log(3.0 / POLICY.test_alpha)
+    compared = POLICY.model_copy(update={"error_margin": None, "latency_quantile": None})
+    policy = compared.model_copy(update={"alpha": 3 * POLICY.test_alpha})
+    arms = Evidence(champion=Arm(requests=500), challenger=Arm(requests=500, errors=errors, failures=errors))
+    assert judge(RolloutEvidence(by_share={0.1: arms}), 0.1, 0.0, policy).kind == "abort"
+    assert judge(RolloutEvidence(by_share={0.1: arms}), 0.1, 0.0, policy, entrants=3).kind == "hold"
+
+
+def test_one_challenger_gets_the_verdict_that_it_always_got() -> None:
+    state = started(POLICY, ("2",))
+    seen = {"2": RolloutEvidence(by_share={0.1: Evidence(paired=Paired.of(np.ones(60), np.full(60, 1.5)))})}
+    verdict = judge(seen["2"], 0.1, 5.0, POLICY)
+    assert verdicts_on(state, seen, 5.0) == {"2": verdict}
+    ruling = rule(state, {"2": verdict}, seen)
+    assert (ruling.kind, ruling.reason, ruling.figures) == (verdict.kind, verdict.reason, verdict.figures)
+
+
+def test_the_split_is_sound_while_others_come_and_go_and_a_broken_one_is_found() -> None:
+    """Keys dealt by the real split to three challengers, then two, then one that goes on alone."""
+    log = RolloutLog("r1", ENTRANTS)
+    state, sent = started().model_copy(update={"step": 1}), 0
+    for dropped in ("3", "2", None):
+        answers = []
+        for i in range(sent, sent + 3_000):
+            version = _who(state, f"user-{i}")
+            left = 1.0 - len(state.challengers) * state.share
+            told = {"rollout": "r1", "share": state.share, "champion_share": left, "challenger_version": version}
+            answers.append(answer(f"q{i}", key=f"user-{i}", challenger=None if version is None else 0.6, **told))
+        log.add_predictions(predictions(answers, "b"))
+        sent += 3_000
+        state = command(state, "abort", "", 101.0, dropped)[0] if dropped else state
+    seen, possible = log.evidence(BINARY), shares_possible(POLICY.steps, 3)
+    assert len(seen["4"].by_share) == 3
+    assert all(any(math.isclose(share, one) for one in possible) for share in seen["4"].by_share)
+    assert log_e_split(seen["4"], possible) < math.log(1.0 / POLICY.shared(3).test_alpha)
+    broken = {share: one.model_copy(update={"champion": Arm(keys=3_000)}) for share, one in seen["4"].by_share.items()}
+    assert log_e_split(RolloutEvidence(by_share=broken), possible) > math.log(1.0 / POLICY.shared(3).test_alpha)
+
+
+def test_each_challenger_is_measured_on_its_own_requests_and_the_champions() -> None:
+    log = RolloutLog("r", ("2", "3"))
+    at = {"share": 0.25, "champion_share": 0.5}
+    mine = [
+        answer("a", **at),
+        answer("b", 0.5, 0.9, challenger_version="2", **at),
+        answer("c", 0.5, 0.1, challenger_version="3", version="3", **at),
+        answer("d", error="late", challenger_version="3", **at),
+    ]
+    log.add_predictions(predictions(mine, "batch"))
+    log.add_labels(feedback({"a": 1.0, "b": 1.0, "c": 1.0}))
+    seen = log.evidence(BINARY)
+    (share,) = seen["2"].by_share
+    assert share == pytest.approx(1 / 3)
+    assert [(seen[v].total.champion.requests, seen[v].total.challenger.requests) for v in ("2", "3")] == [
+        (1, 1),
+        (1, 2),
+    ]
+    assert [seen[v].total.challenger.errors for v in ("2", "3")] == [0, 1]
+    assert [seen[v].total.paired.challenger for v in ("2", "3")] == pytest.approx([-np.log(0.9), -np.log(0.1)])
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+def test_limits_of_a_difference_hold_it_and_close_in_on_it(metric: str) -> None:
+    chance, policy = np.random.default_rng(7), POLICY.model_copy(update={"metric": metric})
+    misses, widths = 0, []
+    for _ in range(100):
+        costs = (chance.random((2, 4_000)) < np.array([[0.2], [0.25]])).astype(float)
+        limits = [difference_limits(Paired.of(*costs[:, :n]), policy) for n in (200, 1_000, 4_000)]
+        misses += any(not low <= 0.05 <= high for low, high in limits)
+        widths.append([high - low for low, high in limits])
+    assert misses <= 13
+    assert np.all(np.diff(np.mean(widths, axis=0)) < 0.0)
+    assert np.mean(widths, axis=0)[-1] < 0.08

@@ -1,0 +1,88 @@
+"""However events and rows are dealt out, the join gives what it gives of all of them at once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from unittest.mock import patch
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.definitions import Aggregate, Entity, FeatureView, Latest
+from features.events import entity_partition
+from features.events.event_history import AT, EVENT, history
+from features.offline import point_in_time
+from tests.factories.features.cases import Case, cases
+from tests.unit.features.test_join import bits
+
+FEW = 3
+"""Events that make a comfortable part, here."""
+
+
+@given(cases(2), st.integers(1, 3), st.integers(1, 4))
+@settings(max_examples=150)
+def test_dealt_out_is_as_joined_whole(case: Case, count: int, files: int) -> None:
+    view, events, rows = case
+    size = max(1, -(-events.height // files))
+    with patch.object(entity_partition, "PART_EVENTS", FEW):
+        found = joined(view, list(events.iter_slices(size)) or [events], rows, count)
+    assert bits(found.to_dicts()) == bits(point_in_time.join(*case).to_dicts())
+
+
+def joined(view: FeatureView, files: list[pl.DataFrame], rows: pl.DataFrame, count: int) -> pl.DataFrame:
+    """What features/offline/distributed_join.py does, without Ray."""
+    keys = view.entity.keys
+    dealt_files = [
+        entity_partition.split(known, entity_partition.buckets(known, keys, count), count)
+        for known in (history(view, file) for file in files)
+    ]
+    by_bucket = list(zip(*dealt_files, strict=True))
+    samples = {b: np.concatenate([entity_partition.sample(p) for p in pieces]) for b, pieces in enumerate(by_bucket)}
+    dealt = entity_partition.deal(keys, [sum(p.height for p in pieces) for pieces in by_bucket], samples)
+    asked = entity_partition.split(rows, entity_partition.buckets(rows, keys, count), count)
+    answers = []
+    for part in dealt.parts:
+        prepared = point_in_time.arrange(view, entity_partition.needed(view, part, iter(by_bucket[part.bucket])))
+        answers.append(point_in_time.lookup(view, prepared, entity_partition.rows_of(part, asked[part.bucket])))
+    return entity_partition.united(answers, entity_partition.places(dealt, rows))
+
+
+def test_a_hot_key_is_dealt_out_by_time(hot: pl.DataFrame) -> None:
+    with patch.object(entity_partition, "PART_EVENTS", 100):
+        dealt = entity_partition.deal(("a",), [hot.height], {0: entity_partition.sample(hot)})
+    assert len(dealt.parts) == 10
+    view = _view()
+    taken = [entity_partition.needed(view, part, iter([hot])).height for part in dealt.parts]
+    assert max(taken) <= 100 + 60 + 5, "a part has its stretch, one look-back, and what is carried over"
+    assert sum(taken) >= hot.height
+
+
+@pytest.fixture
+def hot() -> pl.DataFrame:
+    """A thousand events of one key, one a minute."""
+    at = np.arange(1000) * 60_000_000
+    return pl.DataFrame({"a": ["p"] * 1000, AT: at, EVENT: at, "value x": np.arange(1000.0), "latest x": 1.0})
+
+
+def _view() -> FeatureView:
+    return FeatureView(
+        name="view", entity=Entity(name="a", keys=("a",)), source="s", event_time="t",
+        aggregates=(Aggregate(column="x", op="sum", window=timedelta(hours=1), name="sum"),),
+        latest=(Latest(column="x", name="x"),),
+    )  # fmt: skip
+
+
+def test_few_events_stay_together_and_many_are_spread() -> None:
+    assert entity_partition.bucket_count(1000, views=1, cpus=8) == 1
+    assert entity_partition.bucket_count(entity_partition.PART_EVENTS, views=1, cpus=8) == 8
+    assert entity_partition.bucket_count(10 * entity_partition.PART_EVENTS, views=20, cpus=2) == 10
+
+
+def test_a_key_is_in_one_bucket_whatever_its_type() -> None:
+    numbers = pl.DataFrame({"k": [1, 2, 30, 400]})
+    texts = numbers.cast(pl.String)
+    assert (entity_partition.buckets(numbers, ["k"], 7) == entity_partition.buckets(texts, ["k"], 7)).all()
+    assert len(set(entity_partition.buckets(pl.DataFrame({"k": range(500)}), ["k"], 7))) == 7

@@ -1,0 +1,80 @@
+"""Differences between served and offline features, bit for bit, are found, counted and shown."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from features.builders import category, derive, number, timestamp
+from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Latest
+from features.inspection.training_serving_skew import compare, together
+from tests.factories.features.strategies import EPOCH
+
+FEATURES = FeatureSet(
+    name="f",
+    request=(*category("shop"), *number("price"), *timestamp("at")),
+    derived=(derive("double", pl.col("price") * 2),),
+    as_of=derive("as_of", pl.col("at"), "timestamp"),
+    views=(
+        FeatureView(
+            name="v", entity=Entity(name="shop", keys=("shop",)), source="s", event_time="at", known_at="at",
+            aggregates=(Aggregate(column="x", op="mean", window=timedelta(days=1), name="mean"),),
+            latest=(Latest(column="c", name="mood", kind="category"),),
+        ),
+    ),
+)  # fmt: skip
+
+
+def frame(**changes: list) -> pl.DataFrame:
+    cells = {
+        "id": ["a", "b", "c"],
+        "as_of": [EPOCH] * 3,
+        "double": [1.0, 2.0, None],
+        "mean": [0.1, None, 0.3],
+        "mood": ["x", None, "y"],
+    }
+    return pl.DataFrame({**cells, **changes})
+
+
+def test_equal_frames_have_no_skew() -> None:
+    found = compare(FEATURES, frame(), frame())
+    assert [(one.origin, one.feature, one.rows, one.mismatches) for one in found] == [
+        ("request", "double", 3, 0), ("v", "mean", 3, 0), ("v", "mood", 3, 0),
+    ]  # fmt: skip
+    assert all(one.example is None and one.largest == 0 for one in found)
+
+
+@pytest.mark.parametrize(
+    ("served", "offline", "expected"),
+    [
+        ([0.1, None, 0.3], [np.nextafter(0.1, 1), None, 0.3], (1, 0, 0)),
+        ([0.1, None, 0.3], [0.1, 0.2, 0.3], (1, 1, 0)),
+        ([0.1, None, 0.3], [None, None, None], (2, 0, 2)),
+        ([0.0, None, 0.3], [-0.0, None, 0.3], (1, 0, 0)),
+        ([0.0, None, 0.3], [None, 0.0, 0.3], (2, 1, 1)),
+    ],
+)
+def test_one_bit_or_one_null_is_a_mismatch(served: list, offline: list, expected: tuple) -> None:
+    mean = compare(FEATURES, frame(mean=served), frame(mean=offline))[1]
+    assert (mean.mismatches, mean.only_offline, mean.only_served) == expected
+    assert mean.example is not None
+
+
+def test_words_are_compared_and_an_example_tells_both() -> None:
+    mood = compare(FEATURES, frame(mood=["x", "u", "y"]), frame(mood=["x", "w", None]))[2]
+    assert (mood.mismatches, mood.only_served, mood.largest) == (2, 1, 0)
+    assert mood.example is not None
+    assert (mood.example.id, mood.example.served, mood.example.offline) == ("b", "u", "w")
+
+
+def test_parts_add_up() -> None:
+    parts = [
+        *compare(FEATURES, frame(), frame(mean=[1.1, None, 0.3])),
+        *compare(FEATURES, frame(), frame(mean=[0.1, None, 2.3])),
+    ]
+    mean = next(one for one in together(parts) if one.feature == "mean")
+    assert (mean.rows, mean.mismatches, mean.largest) == (6, 2, pytest.approx(2.0))
+    assert len(together(parts)) == 3

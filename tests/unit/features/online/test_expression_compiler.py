@@ -1,0 +1,139 @@
+"""A request-time feature of one row is what Polars makes of it, bit for bit, and most are made without Polars."""
+
+from __future__ import annotations
+
+import struct
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from examples.flights.features import features as flights
+from features.builders import category, derive, number, timestamp
+from features.definitions import Derived, FeatureSet
+from features.online.expression_compiler import Doubtful, compiled
+from features.online.feature_reader import FeatureReader, request_features
+from features.types import INSTANT
+from tests.factories.features.stores import MemoryStore
+
+COLUMNS = (*timestamp("t", "u"), *number("x", "y"), *category("c"))
+T, U, X, Y = pl.col("t"), pl.col("u"), pl.col("x"), pl.col("y")
+ZONES = ("UTC", "America/New_York", "Europe/Dublin", "Australia/Lord_Howe", "Asia/Kathmandu", "Africa/Casablanca")
+PARTS = ("second", "minute", "hour", "weekday", "day", "month", "year", "ordinal_day")
+
+
+def at(*parts: int) -> int:
+    return round(datetime(*parts, tzinfo=UTC).timestamp() * 1e6)
+
+
+_instant = st.one_of(
+    st.none(),
+    st.integers(at(1901, 1, 1), at(2200, 1, 1)),
+    # Clocks change in here, at microseconds of their own.
+    st.builds(lambda day, us: at(2013, 11, 3, 4) + day * 86_400_000_000 + us, st.integers(-250, 250), st.integers(0, 4 * 3_600_000_000)),
+    st.sampled_from([0, -1, at(2013, 11, 3, 6), at(2013, 11, 3, 6) - 1, at(2013, 3, 10, 7), at(1, 1, 1), at(9999, 12, 31, 23, 59)]),
+)  # fmt: skip
+_number = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True), st.sampled_from([0.0, -0.0, 1.0]))
+rows = st.fixed_dictionaries({
+    "t": _instant, "u": _instant, "x": _number, "y": _number, "c": st.sampled_from(["u", "", None])
+})  # fmt: skip
+
+
+def _local(zone: str) -> pl.Expr:
+    return T.dt.convert_time_zone(zone) if zone != "UTC" else T
+
+
+_parts = st.builds(lambda zone, part: getattr(_local(zone).dt, part)(), st.sampled_from(ZONES), st.sampled_from(PARTS))
+_integers = st.recursive(
+    _parts,
+    lambda inner: st.one_of(
+        st.builds(lambda a, n: a * n, inner, st.integers(-9, 60)),
+        st.builds(lambda a, b: a + b, inner, inner),
+        st.builds(lambda a, b: a - b, inner, inner),
+        st.builds(lambda a, kind: a.cast(kind), inner, st.sampled_from([pl.Int16, pl.Int32, pl.Int64])),
+    ),
+    max_leaves=4,
+)
+_floats = st.recursive(
+    st.one_of(st.just(X), st.just(Y), _integers.map(lambda e: e.cast(pl.Float64))),
+    lambda inner: st.one_of(
+        st.builds(lambda a, b: a * b, inner, inner),
+        st.builds(lambda a, b: a / b, inner, inner),
+        st.builds(lambda a, b: a - b, inner, inner),
+        st.builds(lambda a, n: a + n, inner, st.one_of(st.integers(-5, 5), st.floats(-2, 2))),
+    ),
+    max_leaves=4,
+)
+_shifted = st.builds(lambda us: T - pl.duration(microseconds=us), st.integers(-(10**13), 10**13))
+features = st.one_of(
+    st.builds(lambda e: derive("f", e, "category"), _integers),
+    st.builds(lambda e: derive("f", e, "number"), st.one_of(_integers, _floats)),
+    st.builds(lambda e: derive("f", e, "timestamp"), _shifted),
+)
+
+
+def by_polars(derived: Derived, row: dict) -> object:
+    schema = {"t": pl.Int64, "u": pl.Int64, "x": pl.Float64, "y": pl.Float64, "c": pl.String}
+    frame = pl.DataFrame([row], schema=schema).with_columns(pl.col("t", "u").cast(INSTANT))
+    made = request_features(FeatureSet(name="set", request=COLUMNS, derived=(derived,)), frame, 0).get_column("f")
+    return (made.to_physical() if derived.kind == "timestamp" else made).item()
+
+
+def same(one: object, other: object) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return struct.pack("<d", one) == struct.pack("<d", other) or (one != one and other != other)
+    return type(one) is type(other) and one == other
+
+
+@given(features, rows)
+@settings(max_examples=1500, deadline=None)
+@example(
+    derive("f", (T.dt.hour() * 60).cast(pl.Int32), "number"),
+    {"t": at(2020, 1, 1, 20), "u": 0, "x": 1.0, "y": 1.0, "c": ""},
+)
+def test_one_row_is_as_polars_makes_it(derived: Derived, row: dict) -> None:
+    run = compiled(derived, COLUMNS)
+    if run is None:
+        return
+    try:
+        made = run(row)
+    except Doubtful:
+        return
+    assert same(made, by_polars(derived, row))
+
+
+@pytest.mark.parametrize("derived", [*flights.derived, flights.as_of], ids=lambda derived: derived.name)
+def test_the_features_of_the_flights_need_no_polars(derived: Derived) -> None:
+    run = compiled(derived, flights.request)
+    for hour in range(0, 24 * 365, 7):
+        run({"scheduled_at": at(2013, 1, 1) + hour * 3_600_000_000})
+
+
+@pytest.mark.parametrize(
+    "expression", [X.log1p(), pl.when(X > 1).then(X).otherwise(Y), X.cast(pl.String), X // 2, T.dt.week()]
+)
+def test_what_is_not_known_is_left_to_polars(expression: pl.Expr) -> None:
+    assert compiled(derive("f", expression), COLUMNS) is None
+    reader = FeatureReader(
+        FeatureSet(name="s", request=COLUMNS, derived=(derive("f", expression.cast(pl.Float64, strict=False)),)),
+        MemoryStore(),
+    )
+    row = {"t": [at(2020, 5, 1)], "u": [0], "x": [7.5], "y": [2.0], "c": [None]}
+    table = pl.DataFrame(row, schema_overrides={"c": pl.String}).with_columns(pl.col("t", "u").cast(INSTANT)).to_arrow()
+    frame = reader.frame(table, 0)
+    assert frame.column("f").to_pylist() == [
+        by_polars(derive("f", expression.cast(pl.Float64, strict=False)), {k: v[0] for k, v in row.items()})
+    ]
+
+
+def test_a_doubtful_row_is_left_to_polars() -> None:
+    """Twenty hours of sixty minutes are more than an Int8 holds; Polars wraps around."""
+    derived = derive("f", T.dt.hour() * 60)
+    row = {"t": at(2020, 1, 1, 20), "u": 0, "x": 1.0, "y": 1.0, "c": ""}
+    with pytest.raises(Doubtful):
+        compiled(derived, COLUMNS)(row)
+    reader = FeatureReader(FeatureSet(name="set", request=COLUMNS, derived=(derived,)), MemoryStore())
+    table = pl.DataFrame([row]).with_columns(pl.col("t", "u").cast(INSTANT)).to_arrow()
+    assert reader.frame(table, 0).column("f").to_pylist() == [by_polars(derived, row)]

@@ -1,0 +1,187 @@
+"""What every online store promises, on LMDB and on a real server of Redis's protocol."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.redis_server import redis_server
+from cluster.errors import DataError, SettingsError, StoreUnavailable
+from cluster.local_cluster import free_port
+from features.builders import category
+from features.definitions import FeatureSet
+from features.offline import point_in_time
+from features.online.feature_reader import FeatureReader
+from features.online.keys import entity_keys, state_key
+from features.online.materialize import forget, forget_entities, materialize, push, watermark
+from features.online.store import OnlineStore, open_store
+from features.types import AS_OF, INSTANT
+from tests.factories.features.strategies import EPOCH, VIEW
+
+HOUR_US = 3_600_000_000
+START_US = round(EPOCH.timestamp() * 1e6)
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as address:
+        yield address
+
+
+@pytest.fixture(params=["lmdb", "redis"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"lmdb://{tmp_path / 'online'}" if request.param == "lmdb" else f"{request.getfixturevalue('redis')}/0"
+
+
+@pytest.fixture
+def store(uri: str) -> OnlineStore:
+    opened = open_store(uri)
+    opened.delete(opened.keys(b""))
+    return opened
+
+
+def test_values_come_in_the_order_of_the_keys(store: OnlineStore) -> None:
+    store.put_many({b"a": b"1", b"b": b"\x00\xff\n", b"c": b"3" * 100_000})
+    assert store.get_many([b"c", b"none", b"a", b"b", b"a"]) == [b"3" * 100_000, None, b"1", b"\x00\xff\n", b"1"]
+    assert store.get_many([]) == []
+
+
+def test_a_later_value_takes_the_place_of_an_earlier_one(store: OnlineStore) -> None:
+    store.put_many({b"a": b"1", b"b": b"2"})
+    store.put_many({b"a": b"longer"})
+    store.put_many({})
+    assert store.get_many([b"a", b"b"]) == [b"longer", b"2"]
+
+
+def test_keys_are_found_by_their_beginning(store: OnlineStore) -> None:
+    names = [b"p/1", b"p/\xff\x00", b"p*", b"q/1", b"p[/]?\\"]
+    store.put_many(dict.fromkeys(names, b"x"))
+    assert sorted(store.keys(b"p/")) == sorted(names[:2])
+    assert sorted(store.keys(b"p[/]?")) == [b"p[/]?\\"]
+    assert sorted(store.keys(b"p*")) == [b"p*"]
+    assert sorted(store.keys(b"")) == sorted(names)
+
+
+def test_what_is_deleted_is_gone_and_deleting_it_again_is_fine(store: OnlineStore) -> None:
+    store.put_many({b"%d" % i: b"x" for i in range(25_000)})
+    store.delete([b"%d" % i for i in range(1, 25_000)])
+    store.delete([b"1", b"never there"])
+    assert store.keys(b"") == [b"0"]
+
+
+def test_one_address_is_one_store(uri: str) -> None:
+    assert open_store(uri) is open_store(uri)
+
+
+def asked(times: int) -> pl.DataFrame:
+    when = [EPOCH + timedelta(hours=100, minutes=7 * i) for i in range(times)]
+    return pl.DataFrame({"a": "p", "b": ["q", "nobody"] * (times // 2), AS_OF: when}).with_columns(
+        pl.col(AS_OF).cast(INSTANT)
+    )
+
+
+def read(store: OnlineStore, rows: pl.DataFrame) -> pl.DataFrame:
+    features = FeatureSet(name="set", request=category("a", "b"), views=(VIEW,))
+    reader = FeatureReader(features, store)
+    parts = [
+        reader.frame(r.select("a", "b").to_arrow(), round(r.item(0, AS_OF).timestamp() * 1e6))
+        for r in rows.iter_slices(1)
+    ]
+    return pl.DataFrame(pa.concat_tables(parts)).select(c.name for c in VIEW.columns)
+
+
+def test_features_are_those_of_the_join(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
+    materialize(store, VIEW, hourly_events, START_US + 200 * HOUR_US)
+    assert read(store, asked(40)).equals(point_in_time.join(VIEW, hourly_events, asked(40)))
+
+
+def test_a_state_forgets_only_what_no_exact_look_up_needs(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
+    for rows in hourly_events.iter_slices(5):
+        push(store, VIEW, rows)
+    [key] = [key for key in store.keys(b"") if b"watermark" not in key]
+    assert int.from_bytes(store.get_many([key])[0][:8], "little") < hourly_events.height / 3
+    rows = hourly_events.tail(20).select("a", "b", pl.col("known").alias(AS_OF))
+    assert read(store, rows).equals(point_in_time.join(VIEW, hourly_events, rows))
+    with pytest.raises(DataError, match="offline join"):
+        read(store, hourly_events.head(1).select("a", "b", pl.col("known").alias(AS_OF)))
+    reader = FeatureReader(FeatureSet(name="set", request=category("a", "b"), views=(VIEW,)), store)
+    with pytest.raises(DataError, match="offline join"):
+        reader.frame(pa.table({"a": ["p"] * 9, "b": ["q"] * 9}), START_US)
+
+
+def test_events_that_are_delivered_again_count_once(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
+    first, second = hourly_events.head(60), hourly_events.tail(60)
+    assert push(store, VIEW, second, "partition 1", 7) == 60
+    assert push(store, VIEW, second, "partition 1", 7) == 0
+    assert push(store, VIEW, second, "partition 1", 3) == 0
+    assert push(store, VIEW, first, "partition 2", 3) == 60
+    assert read(store, asked(40)).equals(point_in_time.join(VIEW, hourly_events, asked(40)))
+
+
+def test_the_table_adds_nothing_to_what_was_pushed(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
+    push(store, VIEW, hourly_events.head(80))
+    assert materialize(store, VIEW, hourly_events, START_US + 200 * HOUR_US) == 40
+    assert read(store, asked(40)).equals(point_in_time.join(VIEW, hourly_events, asked(40)))
+
+
+def test_entities_and_views_can_be_forgotten(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
+    other = hourly_events.with_columns(pl.lit("other").alias("b"))
+    push(store, VIEW, pl.concat([hourly_events, other]), "producer", 1)
+    forget_entities(store, VIEW, [("p", "q"), ("never", "seen")])
+    assert read(store, asked(4)).equals(point_in_time.join(VIEW, other, asked(4)))
+    assert watermark(store, VIEW) is not None
+    forget(store, VIEW)
+    assert list(store.keys(b"")) == []
+
+
+def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(store: OnlineStore, uri: str, tmp_path: Path) -> None:
+    """The process dies after some chunks, at a moment it does not choose."""
+    script = [sys.executable, "-m", "tests.factories.features.materializing", uri]
+    killed = subprocess.run([*script, "3"], check=False)
+    assert killed.returncode == -9
+    partly = {key: store.get_many([key]) for key in store.keys(b"")}
+    subprocess.run([*script, "0"], check=True)
+    resumed = {key: store.get_many([key]) for key in store.keys(b"")}
+    store.delete(store.keys(b""))
+    subprocess.run([*script, "0"], check=True)
+    assert {key: store.get_many([key]) for key in store.keys(b"")} == resumed
+    assert partly
+    assert partly != resumed
+
+
+def test_a_store_that_is_away_is_named() -> None:
+    away = open_store(f"redis://127.0.0.1:{free_port()}")
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1"):
+        away.get_many([b"a"])
+    with pytest.raises(StoreUnavailable):
+        away.put_many({b"a": b"1"})
+
+
+@pytest.mark.parametrize("address", ["oracle://nowhere", "/a/path", "redis://host:port"])
+def test_what_is_no_store_is_refused(address: str) -> None:
+    with pytest.raises(SettingsError, match="RAYLOOP_ONLINE_STORE"):
+        open_store(address)
+
+
+def test_an_empty_request_has_all_columns(store: OnlineStore) -> None:
+    reader = FeatureReader(FeatureSet(name="set", request=category("a", "b"), views=(VIEW,)), store)
+    frame = reader.frame(pa.table({"a": pa.array([], pa.string()), "b": pa.array([], pa.string())}), START_US)
+    assert frame.num_rows == 0
+    assert set(frame.column_names) >= {c.name for c in VIEW.columns}
+
+
+@given(st.lists(st.tuples(st.text(max_size=300), st.text(max_size=300)), unique=True, max_size=20))
+def test_different_entities_have_different_keys_that_lmdb_takes(entities: list[tuple[str, str]]) -> None:
+    keys = [state_key(b"view/", entity) for entity in entities]
+    assert len(set(keys)) == len(keys)
+    assert max(map(len, keys), default=0) <= 511
+    assert keys == entity_keys(b"view/", [list(part) for part in zip(*entities, strict=True)])

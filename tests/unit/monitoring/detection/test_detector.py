@@ -1,0 +1,166 @@
+"""The detector: which window it fires at, that it fires once, what it may spend."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cluster.errors import ProjectError
+from features.profiles.profile import Profile
+from features.profiles.reference_profile import ReferenceProfile
+from monitoring.detection.action_limits import Acted, held_back, taken
+from monitoring.detection.detector import DetectorState, DriftDetector, WindowResult, judge, unjudged
+from monitoring.drift_policy import DAY_S, DriftPolicy
+from monitoring.statistics.calibration import Calibration, Watch
+from tests.factories.monitoring import streams
+
+WATCH = (Watch(column="x", direction="up"), Watch(column="score", direction="up"))
+
+
+def results(
+    policy: DriftPolicy, windows: dict[float, Profile], calibration: Calibration | None = None, reference_seed: int = 0
+) -> list[WindowResult]:
+    calibration = calibration or Calibration(streams.reference(reference_seed), policy.span, policy.watch)
+    starts, found = sorted(windows), []
+    for i in range(len(starts)):
+        run_starts = tuple(starts[max(0, i - policy.span + 1) : i + 1])
+        run = Profile.empty(streams.COLUMNS)
+        for start in run_starts:
+            run.merge(windows[start])
+        found.append(judge(calibration, policy, "1", run_starts, run))
+    return found
+
+
+def fired(policy: DriftPolicy, found: list[WindowResult]) -> list[int]:
+    detector = DriftDetector("m", "1", policy)
+    return [i for i, result in enumerate(found) if detector.update(result).alarm is not None]
+
+
+def stream(quiet: int, moved: int, then: int = 0, seed: int = 42) -> dict[float, Profile]:
+    parts = streams.windows(seed, quiet, 300, first=100)
+    parts |= streams.windows(seed + 1, moved, 300, first=100 + quiet, shift=2.0)
+    return parts | streams.windows(seed + 2, then, 300, first=100 + quiet + moved)
+
+
+@pytest.mark.parametrize(
+    ("span", "needed", "of", "index"), [(1, 1, 1, 20), (3, 1, 1, 20), (3, 3, 4, 22), (1, 2, 3, 21)]
+)
+def test_the_window_at_which_a_seeded_stream_alarms(span, needed, of, index):
+    policy = DriftPolicy(span=span, needed=needed, of=of, watch=WATCH, release=8)
+    assert fired(policy, results(policy, stream(20, 8))) == [index]
+
+
+def test_quiet_streams_alarm_at_the_asked_rate_and_not_more():
+    policy = DriftPolicy(span=3, alpha=0.02, effect=0.0, watch=WATCH, release=1)
+    alarms = windows = 0
+    for seed in range(15):
+        found = results(policy, streams.windows(900 + seed, 60, 300, first=100), reference_seed=seed)
+        alarms += len(fired(policy, found))
+        windows += sum(result.judged for result in found)
+    # Neighbouring runs share windows, so that false alarms come in clumps: four standard deviations, not three.
+    assert alarms / windows <= policy.alpha + 4 * (policy.alpha / windows) ** 0.5
+
+
+def test_the_training_rows_themselves_dealt_anew_never_alarm():
+    rng = np.random.default_rng(17)
+    days = [streams.rows(rng, 300) for _ in range(100)]
+    reference = ReferenceProfile.build({i * DAY_S: streams.profile(day) for i, day in enumerate(days)}, DAY_S)
+    rows = pa.concat_tables(days)
+    dealt = np.array_split(rng.permutation(rows.num_rows), 100)
+    replay = {i * DAY_S: streams.profile(rows.take(pa.array(part))) for i, part in enumerate(dealt)}
+    for span, watch in ((1, ()), (3, ()), (3, WATCH)):
+        policy = DriftPolicy(span=span, watch=watch)
+        assert fired(policy, results(policy, replay, Calibration(reference, span, watch))) == []
+
+
+def test_it_calls_out_again_only_after_a_quiet_spell():
+    policy = DriftPolicy(span=1, release=3, watch=WATCH)
+    two_spells = stream(10, 4, 5)
+    two_spells |= streams.windows(7, 4, 300, first=119, shift=2.0)
+    assert fired(policy, results(policy, two_spells)) == [10, 19]
+    short_lull = stream(10, 4, 2)
+    short_lull |= streams.windows(7, 4, 300, first=116, shift=2.0)
+    assert fired(policy, results(policy, short_lull)) == [10]
+
+
+def test_a_detector_goes_on_from_its_saved_state():
+    policy = DriftPolicy(span=1, needed=3, of=5, watch=WATCH)
+    found = results(policy, stream(10, 8))
+    whole, state, restarted = fired(policy, found), DetectorState(), []
+    for i, result in enumerate(found):
+        detector = DriftDetector("m", "1", policy, DetectorState.model_validate_json(state.model_dump_json()))
+        if detector.update(result).alarm is not None:
+            restarted.append(i)
+        state = detector.state
+    assert restarted == whole == [12]
+
+
+def test_the_alarm_carries_its_evidence():
+    policy = DriftPolicy(span=3, watch=WATCH)
+    detector = DriftDetector("m", "7", policy)
+    alarms = [detector.alarm for result in results(policy, stream(10, 6)) if detector.update(result).alarm]
+    (alarm,) = alarms
+    assert alarm.model == "m"
+    assert alarm.version == "7"
+    assert alarm.window == 110 * DAY_S
+    assert set(alarm.features) == {"x", "score"}
+    assert max(alarm.features.values()) >= 1
+    assert "1970-04-19 to 1970-04-21, 900 rows: " in alarm.reason
+    assert "x its threshold (" in alarm.reason
+    assert "in training" in alarm.reason
+
+
+def test_unwatched_columns_are_measured_and_silent():
+    policy = DriftPolicy(span=1, watch=(Watch(column="c"),))
+    found = results(policy, stream(0, 4))
+    assert all(result.columns["x"].ratio > 1 and not result.columns["x"].watched for result in found)
+    assert not any(result.drifted for result in found)
+
+
+def test_until_enough_windows_came_there_is_no_verdict():
+    policy = DriftPolicy(span=3, watch=WATCH)
+    found = results(policy, stream(0, 4))
+    assert [result.judged for result in found] == [False, False, True, True]
+    assert found[0].note == "1 of 3 windows so far"
+
+
+def test_watched_but_absent_is_said():
+    policy = DriftPolicy(span=1, watch=WATCH)
+    bare = Profile.empty(streams.COLUMNS)
+    bare.update(streams.rows(np.random.default_rng(0), 300).select(["x"]))
+    calibration = Calibration(streams.reference(), 1, policy.watch)
+    assert judge(calibration, policy, "1", (0.0,), bare).note == "watched, but not in the traffic: score"
+
+
+def test_unjudged_windows_change_nothing():
+    policy = DriftPolicy(span=1, watch=WATCH)
+    detector = DriftDetector("m", "1", policy)
+    before = detector.state
+    assert detector.update(unjudged("1", (0.0,), 3, "3 rows")).alarm is None
+    assert detector.state == before
+
+
+def test_retrains_are_rationed():
+    policy = DriftPolicy(cooldown_s=2 * DAY_S, budget=2, budget_s=10 * DAY_S)
+    past: tuple[Acted, ...] = ()
+
+    def claim(action, days):
+        nonlocal past
+        held = held_back(policy, past, action, days * DAY_S)
+        past = past if held else taken(policy, past, action, days * DAY_S)
+        return held
+
+    assert claim("retrain", 0) == ""
+    assert claim("retrain", 1) == "cooling down until 1970-01-03"
+    assert claim("rollback", 1) == "cooling down until 1970-01-03"
+    assert claim("retrain", 2) == ""
+    assert claim("retrain", 5) == "budget of 2 retrains per 10 days is spent"
+    assert claim("rollback", 6) == ""
+    assert claim("retrain", 7) == "cooling down until 1970-01-09"
+    assert claim("retrain", 10) == ""
+
+
+def test_an_impossible_persistence_is_refused():
+    with pytest.raises(ProjectError, match="needs 3 drifted windows of 2"):
+        DriftPolicy(needed=3, of=2)

@@ -1,0 +1,250 @@
+"""The page: every section is there, nothing is loaded, nothing breaks out of its text."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from cluster.values import Alarm, Decision
+from monitoring.analysis.log_analysis import Looked, WindowQuality
+from monitoring.analysis.multivariate_drift import Multivariate
+from monitoring.detection.detector import DriftDetector, WindowResult, judge
+from monitoring.drift_policy import DAY_S, DriftPolicy
+from monitoring.export.cost import Used
+from monitoring.performance.loss_bounds import Labelled, limits
+from monitoring.report.findings import quality_cost
+from monitoring.report.page import render
+from monitoring.report.schema import (
+    Action,
+    CalibrationCurve,
+    Cost,
+    Quality,
+    Report,
+    Rollout,
+    Series,
+    Timing,
+    VersionRow,
+)
+from monitoring.samples.domain_classifier import Separation
+from monitoring.statistics.calibration import Calibration, Watch
+from tests.factories.monitoring import streams
+
+SECTIONS = (
+    "Quality over time",
+    "Calibration",
+    "Drift",
+    "Performance by window",
+    "What the rows themselves show",
+    "Rollouts",
+    "What happened, in order",
+    "Versions",
+    "Cost",
+    "Where the time went",
+)
+NASTY = '<script>alert("x")</script> & "co"'
+
+
+def decisions(*actions: str) -> tuple[Decision, ...]:
+    return tuple(
+        Decision(
+            rollout="r",
+            at=1_700_000_000.0 + 30 * i,
+            action=action,
+            share=0.0 if action in ("promote", "abort") else 0.25 * (i + 1),
+            reason=f"because {NASTY} {i}",
+            champion="1",
+            challengers=("2",),
+        )
+        for i, action in enumerate(actions)
+    )
+
+
+def drift() -> tuple[tuple, tuple[Action, ...]]:
+    policy = DriftPolicy(span=1, watch=(Watch(column="x", direction="up"),))
+    calibration = Calibration(streams.reference(0), 1, policy.watch)
+    detector = DriftDetector("m", "1", policy)
+    live = streams.windows(1, 6, 300, first=100) | streams.windows(2, 3, 300, first=120, shift=2.0)
+    results, actions = [], []
+    for start in sorted(live):
+        results.append(judge(calibration, policy, "1", (start,), live[start]))
+        if detector.update(results[-1]).alarm is not None:
+            actions.append(Action(at=1_700_000_100.0, alarm=detector.alarm, done=f"job {NASTY}"))
+    return tuple(results), tuple(actions)
+
+
+def performance() -> tuple[WindowQuality, ...]:
+    rng = np.random.default_rng(0)
+    found = []
+    for i, segment in ((i, s) for i in range(8) for s in ("", f"shop = {NASTY}")):
+        labelled = Labelled.of(np.square(rng.normal(0, 0.3 + 0.1 * i, 200)), 300)
+        found.append(
+            WindowQuality(
+                version="1",
+                window=(100 + i) * DAY_S,
+                segment=segment,
+                labelled=labelled,
+                limits=limits(labelled, 0.05),
+                reference=0.1,
+                worse=i > 5,
+                observed={"accuracy": 0.9},
+                estimated={} if segment else {"CBPE": {"accuracy": 0.85}},
+            )
+        )
+    return tuple(found)
+
+
+def looks(results: tuple[WindowResult, ...]) -> tuple[Looked, ...]:
+    told = Separation(auc=0.7, low=0.68, high=0.72, p_value=1e-9, ranked=(("x", 0.8), (NASTY, 0.2)))
+    apart = Multivariate(separation=told, p_value=0.001, drifted=True, ordinary=())
+    return tuple(
+        Looked(
+            version="1",
+            window=result.window,
+            since=result.since,
+            rows=300,
+            multivariate=apart if i > 3 else None,
+            segments={f"shop = {NASTY}": result},
+            faults=(f"not {NASTY}",),
+        )
+        for i, result in enumerate(results)
+    )
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    results, actions = drift()
+    return Report(
+        model="flights",
+        made_at=1_700_000_500.0,
+        facts=(("test AUC", "0.7461"), ("baseline", NASTY)),
+        quality=(
+            Quality(
+                metric="AUC",
+                better="higher",
+                periods=("Oct", "Nov", "Dec"),
+                series=(
+                    Series(name="this model", values=(0.75, None, 0.73)),
+                    Series(name="baseline", values=(0.7, 0.69, 0.68)),
+                ),
+            ),
+        ),
+        calibration=(CalibrationCurve(name="v1", predicted=(0.1, 0.5), observed=(0.2, 0.5), counts=(300, 100)),),
+        drift=results,
+        actions=actions,
+        performance=performance(),
+        looks=looks(results),
+        cost=Cost(total=1.5, used=Used(cpu_s=900, reserved_cpu_s=3600, requests=1000), tags={"team": NASTY}),
+        rollouts=(
+            Rollout(name="sound", decisions=decisions("start", "hold", "advance", "promote")),
+            Rollout(name="sabotaged", decisions=decisions("start", "pause", "resume", "abort")),
+        ),
+        versions=(VersionRow(version="1", role="champion", trained_on=NASTY, metrics={"auc": 0.75}),),
+        timings=(Timing(stage="tune", seconds=70.0), Timing(stage="land", seconds=6.0)),
+    )
+
+
+@pytest.fixture(scope="module")
+def page(report: Report) -> str:
+    return render(report)
+
+
+def text_of(page: str) -> str:
+    class Text(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[str] = []
+
+        def handle_data(self, data: str) -> None:
+            self.seen.append(data)
+
+    parser = Text()
+    parser.feed(page)
+    return " ".join(parser.seen)
+
+
+def test_every_section_has_its_plot_or_table(page):
+    for title in SECTIONS:
+        assert f"<h2>{title}</h2>" in page
+    assert page.count("<svg") == 6
+    assert page.count("<table") == 8
+
+
+def test_it_loads_nothing(page):
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#|\s*data:)""", page)
+    assert "url(http" not in page
+    assert "@import" not in page
+
+
+def test_what_is_told_cannot_break_out(page):
+    assert "<script" not in page
+    assert text_of(page).count('alert("x")') >= 6
+
+
+def test_plots_are_well_formed_and_carry_their_reasons(page):
+    drawn = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)]
+    tips = [tip.text for svg in drawn for tip in svg.iter("{http://www.w3.org/2000/svg}title") if tip.text]
+    assert sum(tip.startswith("abort at 0%: because") for tip in tips) == 1
+    assert any("x its threshold" in tip for tip in tips)
+
+
+def test_ink_follows_the_page(page):
+    svgs = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    assert "currentColor" in svgs
+    assert "#010203" not in svgs
+    texts = re.findall(r"<text[^>]*>", svgs)
+    # SVG's own default is black, which is not to be read on a dark page.
+    assert texts
+    assert all("fill: " in each and "fill: #000000" not in each for each in texts)
+
+
+def test_captions_tell_what_one_sees(page):
+    told = text_of(page)
+    assert "this model was best in Oct (0.750) and worst in Dec (0.730)" in told
+    assert "off by 7.5 percentage points on average" in told
+    assert "3 of 9 windows drifted; alarms raised: 1" in told
+    assert "version 2 takes over from version 1" in told
+    assert "76 seconds in all" in told
+    assert "2 of 8 windows are worse than held-out rows for sure" in told
+    assert "CBPE was off by 0.05 of accuracy on average over 8 windows" in told
+    assert "Too far now: x since 1970-05-01" in told
+    assert "1.5 in all" in told
+    assert "25% of it used" in told
+
+
+def test_what_an_alarm_cost_in_quality_is_told_once_labels_have_come():
+    found = performance()
+    assert quality_cost(106 * DAY_S, "1", found).startswith("loss 0.")
+    assert "% against held-out rows (400 labels)" in quality_cost(106 * DAY_S, "1", found)
+    assert quality_cost(200 * DAY_S, "1", found) == quality_cost(106 * DAY_S, "2", found) == "no labels yet"
+
+
+def test_an_empty_report_says_so_section_by_section():
+    page = render(Report(model="new", made_at=0.0))
+    for title in SECTIONS:
+        assert f"<h2>{title}</h2>" in page
+    assert page.count('class="none"') == len(SECTIONS)
+    assert "<svg" not in page
+
+
+def test_it_is_the_same_page_for_the_same_report(report, page):
+    assert render(report) == page
+
+
+def test_an_alarm_outside_the_history_is_told_without_a_mark():
+    results, _ = drift()
+    stray = Action(at=0.0, alarm=Alarm(model="m", version="9", window=5 * DAY_S, reason="old", features={}), done="")
+    assert "old" in render(Report(model="m", made_at=0.0, drift=results, actions=(stray,)))
+
+
+def test_windows_without_labels_are_drawn_all_the_same():
+    bare = tuple(
+        WindowQuality(version="1", window=i * DAY_S, labelled=Labelled(rows=9), estimated={"DLE": {"mae": 1.0}})
+        for i in range(3)
+    )
+    page = render(Report(model="m", made_at=0.0, performance=bare))
+    assert "0 of 3 windows are worse" in page
+    assert page.count("<svg") == 2

@@ -1,0 +1,299 @@
+"""The monitor without Ray: closing windows, acting, and what it does with what it should never have been sent."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from cluster.errors import DataError, ProjectError
+from cluster.values import Alarm
+from features.definitions import Column
+from features.profiles.profile import Profile
+from monitoring.detection.windows import MAX_VERSIONS, MAX_WINDOWS
+from monitoring.drift_policy import DriftPolicy
+from monitoring.export.prometheus import PrometheusExporter
+from monitoring.runtime.monitor import DriftMonitor
+from monitoring.runtime.state_store import STATE, UNREADABLE, Folder
+from monitoring.statistics.calibration import Watch
+from tests.factories.monitoring import streams
+
+DAY_S = streams.DAY_S
+POLICY = DriftPolicy(span=1, min_rows=100, watch=(Watch(column="x", direction="up"),))
+REFERENCE = streams.reference(0).to_bytes()
+
+
+class Recorder:
+    """An action that notes what it was asked, and fails on demand."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.alarms: list[Alarm] = []
+        self.error = error
+
+    def __call__(self, alarm: Alarm) -> str:
+        self.alarms.append(alarm)
+        if self.error is not None:
+            raise self.error
+        return f"job-{len(self.alarms)}"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path / "monitor")
+
+
+def monitor(folder: Folder, act: Recorder | None = None, policy: DriftPolicy = POLICY) -> DriftMonitor:
+    made = DriftMonitor("m", folder, {"retrain": act} if act else None)
+    made.watch("1", REFERENCE, policy)
+    return made
+
+
+def send(to: DriftMonitor, windows: dict[float, Profile], version: str = "1") -> None:
+    for start in sorted(windows):
+        to.observe(version, start, windows[start].to_bytes())
+
+
+def quiet(days: int, first: int = 100, count: int = 300) -> dict[float, Profile]:
+    return streams.windows(first, days, count, first=first)
+
+
+def moved(days: int, first: int, count: int = 300) -> dict[float, Profile]:
+    return streams.windows(first, days, count, first=first, shift=2.0)
+
+
+def test_a_window_closes_when_a_later_one_has_enough_rows(folder):
+    watching = monitor(folder)
+    send(watching, quiet(1))
+    assert watching.history() == []
+    send(watching, quiet(1, first=101, count=99))
+    assert watching.history() == []
+    send(watching, quiet(1, first=101, count=1))
+    (closed,) = watching.history()
+    assert (closed.window, closed.rows, closed.judged) == (100 * DAY_S, 300, True)
+
+
+def test_close_ends_what_no_later_window_will(folder):
+    watching = monitor(folder)
+    send(watching, quiet(3))
+    assert watching.close(103 * DAY_S - 1) == 0
+    assert watching.close(103 * DAY_S) == 1
+    assert [result.window / DAY_S for result in watching.history()] == [100, 101, 102]
+
+
+def test_windows_by_count_take_slices_together_until_they_are_full(folder):
+    policy = POLICY.model_copy(update={"window_rows": 700})
+    act = Recorder()
+    watching = monitor(folder, act, policy)
+    send(watching, quiet(6) | moved(7, first=106))
+    found = [(r.window / DAY_S, r.rows, r.judged) for r in watching.history()]
+    assert found[:3] == [(100, 300, False), (101, 600, False), (102, 900, True)]
+    judged = [r for r in watching.history() if r.judged]
+    # Each row is in one run: three days each, of the fourth one is still open.
+    assert [(r.since / DAY_S, r.window / DAY_S) for r in judged] == [(100, 102), (103, 105), (106, 108), (109, 111)]
+    assert [r.drifted for r in judged] == [(), (), ("x",), ("x",)]
+    assert [alarm.window / DAY_S for alarm in act.alarms] == [108]
+    assert watching.history()[0].note == "300 of 700 rows so far"
+
+
+def test_runs_by_count_survive_a_kill(folder):
+    policy = POLICY.model_copy(update={"window_rows": 700})
+    send(monitor(folder, policy=policy), quiet(3))
+    after = DriftMonitor("m", folder)
+    send(after, quiet(1, first=103))
+    assert [(r.window / DAY_S, r.rows) for r in after.history() if r.judged] == [(102, 900)]
+
+
+def test_lateness_keeps_windows_open_longer(folder):
+    watching = monitor(folder, policy=POLICY.model_copy(update={"lateness_s": DAY_S}))
+    send(watching, quiet(3))
+    assert [result.window / DAY_S for result in watching.history()] == [100]
+
+
+def test_an_alarm_is_journaled_and_acted_on_once(folder):
+    act = Recorder()
+    watching = monitor(folder, act)
+    send(watching, quiet(3) | moved(4, first=103))
+    assert [alarm.window / DAY_S for alarm in act.alarms] == [103]
+    (entry,) = watching.journal()
+    assert (entry.action, entry.outcome, entry.failed) == ("retrain", "job-1", False)
+    assert watching.status()["drifting"] is True
+
+
+def test_an_action_that_fails_is_told_and_survived(folder):
+    watching = monitor(folder, Recorder(ConnectionError("no cluster")))
+    send(watching, moved(3, first=100))
+    (entry,) = watching.journal()
+    assert (entry.failed, entry.outcome) == (True, "ConnectionError: no cluster")
+    send(watching, quiet(2, first=103))
+    assert len(watching.history()) == 4
+
+
+def test_notify_and_cool_down_do_not_act(folder):
+    act = Recorder()
+    policy = POLICY.model_copy(update={"release": 1, "cooldown_s": 30 * DAY_S})
+    watching = monitor(folder, act, policy)
+    send(watching, moved(2, first=100) | quiet(2, first=102) | moved(2, first=104))
+    assert [entry.action for entry in watching.journal()] == ["retrain", "held"]
+    assert watching.journal()[1].outcome.startswith("cooling down until")
+    watching.watch("2", REFERENCE, POLICY.model_copy(update={"action": "notify"}))
+    send(watching, moved(2, first=110), "2")
+    assert watching.journal()[2].action == "notify"
+    assert len(act.alarms) == 1
+
+
+def test_a_promotion_starts_afresh_with_the_new_reference(folder):
+    watching = monitor(folder)
+    send(watching, moved(2, first=100))
+    send(watching, moved(3, first=100), "2")
+    assert watching.status()["drifting"] is True
+    shifted = streams.reference(5, shift=2.0).to_bytes()
+    watching.watch("2", shifted, POLICY)
+    assert watching.status()["drifting"] is False
+    assert [r.version for r in watching.history()] == ["1", "2", "2"]
+    assert not any(r.drifted for r in watching.history() if r.version == "2")
+    assert list(watching.status()["open_windows"]) == ["2"]
+
+
+def test_watching_the_same_again_keeps_the_state(folder):
+    watching = monitor(folder)
+    send(watching, moved(2, first=100))
+    watching.watch("1", REFERENCE, POLICY)
+    assert watching.status()["drifting"] is True
+
+
+def test_the_retrain_budget_outlives_a_promotion(folder):
+    act = Recorder()
+    watching = monitor(folder, act, POLICY.model_copy(update={"cooldown_s": 30 * DAY_S}))
+    send(watching, moved(2, first=100))
+    watching.watch("2", REFERENCE, POLICY.model_copy(update={"cooldown_s": 30 * DAY_S}))
+    send(watching, moved(2, first=105), "2")
+    assert [entry.action for entry in watching.journal()] == ["retrain", "held"]
+
+
+@pytest.mark.parametrize(
+    ("start", "data"),
+    [
+        (100 * DAY_S, b"\x00garbage"),
+        (100 * DAY_S, b'{"format": 1}'),
+        (math.nan, streams.profile(streams.rows(np.random.default_rng(0), 9)).to_bytes()),
+        (math.inf, Profile.empty(streams.COLUMNS).to_bytes()),
+        (-1e12, Profile.empty(streams.COLUMNS).to_bytes()),
+        (time.time() + 10 * DAY_S, Profile.empty(streams.COLUMNS).to_bytes()),
+        (100 * DAY_S, Profile.empty((Column(name="other", kind="number"),)).to_bytes()),
+        (100 * DAY_S, Profile.empty((Column(name="x", kind="category"),)).to_bytes()),
+        ("soon", Profile.empty(streams.COLUMNS).to_bytes()),
+        (100 * DAY_S, None),
+    ],
+)
+def test_poison_is_counted_and_harms_nothing(folder, start, data):
+    watching = monitor(folder)
+    watching.observe("1", start, data)
+    assert watching.status()["counters"]["rejected"] == 1
+    assert watching.status()["last_error"]
+    send(watching, quiet(2))
+    assert len(watching.history()) == 1
+    assert watching.history()[0].rows == 300
+
+
+def test_profiles_with_some_other_columns_count_for_those_they_share(folder):
+    watching = monitor(folder)
+    extra = (*streams.COLUMNS[:1], Column(name="else", kind="number"))
+    for start, profile in moved(3, first=100).items():
+        watching.observe("1", start, profile.restricted(extra).to_bytes())
+    assert watching.history()[0].drifted == ("x",)
+    assert watching.history()[0].columns["score"].ratio == 0
+
+
+def test_memory_is_bounded_in_versions_and_windows(folder):
+    watching = monitor(folder)
+    tiny = quiet(1, count=1)[100 * DAY_S].to_bytes()
+    for i in range(MAX_WINDOWS + 20):
+        watching.observe("1", i * DAY_S, tiny)
+    for i in range(MAX_VERSIONS + 5):
+        watching.observe(f"other {i}", 0.0, tiny)
+    open_windows = watching.status()["open_windows"]
+    assert len(open_windows) == MAX_VERSIONS
+    assert len(open_windows["1"]) == MAX_WINDOWS
+
+
+def test_what_is_kept_of_windows_does_not_grow_with_the_columns(folder, monkeypatch):
+    monkeypatch.setattr("monitoring.runtime.monitor.MAX_CELLS", 3 * 12)
+    watching = monitor(folder)
+    send(watching, quiet(20))
+    assert [r.window / DAY_S for r in watching.history()] == list(range(107, 119))
+
+
+def test_windows_left_behind_are_refused_and_small_ones_passed_over(folder):
+    watching = monitor(folder)
+    send(watching, quiet(1, first=100, count=5) | quiet(2, first=101))
+    assert [(r.window / DAY_S, r.judged) for r in watching.history()] == [(100, False), (101, True)]
+    send(watching, quiet(1, first=99))
+    assert watching.status()["counters"]["rejected"] == 1
+
+
+def test_it_resumes_where_it_was(folder):
+    before = monitor(folder, Recorder())
+    send(before, quiet(3) | moved(2, first=103))
+    after = DriftMonitor("m", folder, {"retrain": (act := Recorder())})
+    assert after.history() == before.history()
+    assert after.journal() == before.journal()
+    before_counts, after_counts = before.status()["counters"], after.status()["counters"]
+    assert after_counts == before_counts
+    send(after, moved(1, first=105))
+    assert len(after.history()) == len(before.history()) + 1
+    assert act.alarms == []
+
+
+def test_an_action_cut_short_is_taken_up_again(folder):
+    class Killed(BaseException):
+        pass
+
+    cut = monitor(folder, Recorder(Killed()))
+    with pytest.raises(Killed):
+        send(cut, moved(2, first=100))
+    resumed = DriftMonitor("m", folder, {"retrain": (act := Recorder())})
+    assert len(act.alarms) == 1
+    assert resumed.journal()[0].outcome == "job-1"
+
+
+def test_a_damaged_checkpoint_is_set_aside(folder):
+    monitor(folder)
+    (folder.path / STATE).write_bytes(b"{ half")
+    after = DriftMonitor("m", folder)
+    assert after.status()["counters"]["failures"] == 1
+    assert (folder.path / UNREADABLE).exists()
+    after.watch("1", REFERENCE, POLICY)
+    send(after, quiet(2))
+    assert len(after.history()) == 1
+
+
+def test_a_bad_reference_or_policy_is_refused_and_changes_nothing(folder):
+    watching = monitor(folder)
+    with pytest.raises(DataError, match="not a reference profile"):
+        watching.watch("2", b"no", POLICY)
+    with pytest.raises(DataError, match="windows of 86400 s, the drift policy of 60 s"):
+        watching.watch("2", REFERENCE, DriftPolicy(window_s=60))
+    with pytest.raises(ProjectError, match="watches 'nothing'"):
+        watching.watch("2", REFERENCE, DriftPolicy(watch=(Watch(column="nothing"),)))
+    assert watching.status()["version"] == "1"
+
+
+def test_prometheus_text_parses_and_tells_the_newest_window(folder):
+    exporter = PrometheusExporter()
+    watching = DriftMonitor("m", folder, exporters=(exporter,))
+    watching.watch("1", REFERENCE, POLICY)
+    send(watching, quiet(2) | moved(2, first=102))
+    watching.observe("1", 0.0, b"poison")
+    families = {family.name: family for family in text_string_to_metric_families(exporter.text())}
+    ratios = {s.labels["column"]: s.value for s in families["rayloop_drift_ratio"].samples}
+    assert set(ratios) == {"x", "score", "c"}
+    assert ratios["x"] > 1
+    (rows,) = families["rayloop_drift_window_rows"].samples
+    assert (rows.labels, rows.value) == ({"model": "m", "version": "1"}, 300)
+    totals = {s.name: s.value for f in families.values() for s in f.samples if s.name.endswith("_total")}
+    assert totals["rayloop_drift_windows_total"] == 3
+    assert totals["rayloop_drift_alarms_total"] == 1
+    assert totals["rayloop_drift_rejected_profiles_total"] == 1

@@ -1,0 +1,140 @@
+"""All statistics of all columns, through the detector: which window alarms, how often none should, what poison does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import stats
+
+from features.definitions import Column
+from features.profiles.column_sketches import MAX_CATEGORIES, CategorySummary
+from features.profiles.profile import Profile
+from features.profiles.reference_profile import Bins, ReferenceProfile
+from monitoring.detection.detector import DriftDetector, WindowResult, judge
+from monitoring.drift_policy import DAY_S, DriftPolicy
+from monitoring.statistics.calibration import Calibration
+from monitoring.statistics.column_tests import alpha_per_window, certain, chances
+from tests.factories.monitoring import streams
+
+ALL = DriftPolicy(span=1, test="all", false_alarms=1.0)
+
+
+def results(policy: DriftPolicy, calibration: Calibration, windows: dict[float, Profile]) -> list[WindowResult]:
+    return [judge(calibration, policy, "1", (start,), windows[start]) for start in sorted(windows)]
+
+
+def test_the_window_at_which_a_seeded_stream_alarms_and_the_statistic_it_names():
+    calibration = Calibration(streams.reference(0), 1, ())
+    live = streams.windows(42, 12, 300, first=100)
+    live |= {(112 + i) * DAY_S: streams.profile(wider(i)) for i in range(6)}
+    # Sketches draw lots of their own: a rate at which no quiet window comes near an alarm leaves the answer to the seed.
+    rare = ALL.model_copy(update={"false_alarms": 0.01})
+    detector = DriftDetector("m", "1", rare)
+    fired = [i for i, result in enumerate(results(rare, calibration, live)) if detector.update(result).alarm]
+    assert fired == [12]
+
+
+def wider(seed: int) -> pa.Table:
+    """x spreads four times as wide and keeps its mean; the others stay."""
+    rng = np.random.default_rng(seed)
+    frame = streams.rows(rng, 300)
+    return frame.set_column(0, "x", pa.array(rng.normal(0, 4, 300)))
+
+
+def test_a_change_of_spread_is_named_in_the_reason():
+    calibration = Calibration(streams.reference(0), 1, ())
+    detector = DriftDetector("m", "1", ALL)
+    (result,) = results(ALL, calibration, {200 * DAY_S: streams.profile(wider(1))})
+    alarm = detector.update(result).alarm
+    assert result.drifted == ("x",)
+    assert result.columns["x"].ratio >= 1
+    assert alarm is not None
+    assert f"most in {result.columns['x'].strongest.replace('_', ' ')}" in alarm.reason
+
+
+@pytest.mark.parametrize("day_sd", [0.0, 0.3])
+def test_false_alarms_stay_at_what_was_asked_for(day_sd):
+    """3 in 30 days: 0.1 a window."""
+    policy = ALL.model_copy(update={"false_alarms": 3.0, "effect": 0.0})
+    assert policy.level == pytest.approx(0.1)
+    hits = windows = 0
+    for seed in range(2):
+        calibration = Calibration(streams.reference(seed, days=40, day_sd=day_sd), 1, ())
+        found = results(policy, calibration, streams.windows(500 + seed, 30, 300, first=100, day_sd=day_sd))
+        hits += sum(bool(result.drifted) for result in found)
+        windows += len(found)
+    assert hits <= stats.binom.ppf(1 - 1e-4, windows, policy.level)
+
+
+def test_the_month_is_spent_evenly_over_its_windows():
+    assert alpha_per_window(1.0, DAY_S) == pytest.approx(1 / 30)
+    assert alpha_per_window(2.0, 3600.0) == pytest.approx(2 / 720)
+    assert alpha_per_window(99.0, DAY_S) == 0.5
+    assert DriftPolicy(alpha=0.02).level == 0.02
+
+
+def test_by_default_the_distance_alone_is_tested_at_the_level_per_window():
+    policy, calibration = DriftPolicy(span=1), Calibration(streams.reference(1), 1, ())
+    (result,) = results(policy, calibration, {200 * DAY_S: streams.profile(wider(2))})
+    for name, column in result.columns.items():
+        distances = column.distances
+        null = calibration.nulls[name]
+        assert column.p_value == null.p_value(distances.statistic, distances.rows, distances.reference_rows)
+        assert column.strongest == ""
+    assert policy.level == 0.01
+
+
+def test_p_values_are_the_same_whoever_asks():
+    calibration, live = Calibration(streams.reference(1), 1, ()), streams.profile(wider(2))
+    assert chances(calibration, live) == chances(calibration, Profile.from_bytes(live.to_bytes()))
+
+
+COLUMNS = (Column(name="x", kind="number"), Column(name="c", kind="category"))
+
+
+def profile(x: list | np.ndarray, c: list) -> Profile:
+    made = Profile.empty(COLUMNS)
+    made.update(pa.table({"x": x, "c": c}))
+    return made
+
+
+@pytest.fixture(scope="module")
+def calm() -> Calibration:
+    rng = np.random.default_rng(5)
+    days = {i * DAY_S: profile(rng.normal(size=300), rng.choice(["a", "b"], 300).tolist()) for i in range(20)}
+    return Calibration(ReferenceProfile.build(days, DAY_S), 1, ())
+
+
+@pytest.mark.parametrize(
+    ("poisoned", "column", "strongest"),
+    [
+        (profile([float("nan")] * 300, ["a", "b"] * 150), "x", "nulls"),
+        (profile([float("inf"), -1e200, 1e308] * 100, ["a", "b"] * 150), "x", "invalid"),
+        (profile(["text"] * 300, ["a", "b"] * 150), "x", "invalid"),
+        (profile([1e99, -1e99, 0.0] * 100, ["a", "b"] * 150), "x", ""),
+        (profile(np.zeros(5_000), [f"id-{i}" for i in range(5_000)]), "c", ""),
+        (profile([None] * 300, [None] * 300), "c", "nulls"),
+    ],
+    ids=["nan", "infinite", "mistyped", "huge", "cardinality", "empty"],
+)
+def test_a_poisoned_batch_is_counted_and_alarms(calm, poisoned, column, strongest):
+    live = Profile.from_bytes(poisoned.to_bytes())
+    live.merge(Profile.empty(COLUMNS))
+    result = judge(calm, ALL, "1", (99 * DAY_S,), live)
+    assert column in result.drifted
+    assert np.isfinite(result.columns[column].ratio)
+    assert not strongest or chances(calm, live)[column].by_statistic[strongest] < 0.05
+
+
+def test_values_that_a_summary_forgot_are_not_called_new():
+    """1,025 known values, one too many to count: what was dropped may be any of them."""
+    known = CategorySummary()
+    known.add({f"v{i}": 10 for i in range(MAX_CATEGORIES)})
+    bins, live = Bins.of_category(known), CategorySummary()
+    live.add({f"v{i}": 10 for i in range(MAX_CATEGORIES)})
+    live.add({"stranger": 11})
+    cells = bins.count_category(live)
+    assert cells[-3] > 11
+    assert certain(cells, bins, live)[-3] <= 11
+    assert certain(cells, bins, live).sum() == cells.sum()

@@ -1,0 +1,334 @@
+"""Rules and dashboard by Prometheus' own word: promtool checks and runs them, a real server scrapes and fires them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from monitoring.export.alert_rules import RULES, prometheus_file, rules_file
+from monitoring.export.grafana import dashboard, expressions
+from monitoring.export.metric_definitions import COUNTERS, GAUGES, Figure
+from monitoring.export.prometheus import PrometheusExporter
+from tests.factories.until import until
+
+needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="there is no promtool here")
+needs_prometheus = pytest.mark.skipif(not shutil.which("prometheus"), reason="there is no prometheus here")
+LIMIT_S = 60.0
+
+
+def promtool(*words: str) -> str:
+    done = subprocess.run(["promtool", *words], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def series(name: str, **labels: str) -> str:
+    return name + "{" + ",".join(f'{k}="{v}"' for k, v in labels.items()) + "}"
+
+
+M = {"model": "m"}
+V = {**M, "version": "1"}
+# Rule, series with their values minute by minute, when it is asked, and the labels it must fire with; None: it must not.
+CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
+    ("RayloopDrift", {series("ray_rayloop_drift_drifting", **V): "0 0 1 1"}, "2m", V),
+    ("RayloopDrift", {series("ray_rayloop_drift_drifting", **V): "0 0 1 1"}, "1m", None),
+    (
+        "RayloopQualityWorse",
+        {series("ray_rayloop_loss_worse", **V, segment="shop = a"): "0 1"},
+        "1m",
+        {**V, "segment": "shop = a"},
+    ),
+    (
+        "RayloopMonitorStandsStill",
+        {
+            series("ray_rayloop_drift_window_start_seconds", **V): "5+0x6000",
+            series("ray_rayloop_requests_total", **M, variant="champion"): "0+60x6000",
+        },
+        "5000m",
+        M,
+    ),
+    ("RayloopMonitorStandsStill", {series("ray_rayloop_requests_total", **M): "0+60x6000"}, "5000m", M),
+    (
+        # A new model: of windows of a day, the first was judged.
+        "RayloopMonitorStandsStill",
+        {
+            series("ray_rayloop_drift_window_start_seconds", **V): "_x60 5+0x1440",
+            series("ray_rayloop_requests_total", **M): "0+60x6000",
+        },
+        "300m",
+        None,
+    ),
+    (
+        # The actor began anew a moment after a window, and shows what it showed.
+        "RayloopMonitorStandsStill",
+        {
+            series("ray_rayloop_drift_window_start_seconds", **V, WorkerId="a"): "5+0x4400 86405+0x100 stale",
+            series("ray_rayloop_drift_window_start_seconds", **V, WorkerId="b"): "_x4502 86405+0x1440",
+            series("ray_rayloop_requests_total", **M): "0+60x6000",
+        },
+        "5000m",
+        None,
+    ),
+    (
+        "RayloopMonitorStandsStill",
+        {
+            series("ray_rayloop_drift_window_start_seconds", **V): "5+0x6000",
+            series("ray_rayloop_requests_total", **M, variant="champion"): "7+0x6000",
+        },
+        "5000m",
+        None,
+    ),
+    ("RayloopMonitorFails", {series("ray_rayloop_drift_failures_total", **M): "0 0 1 1+0x60"}, "20m", M),
+    ("RayloopMonitorFails", {series("ray_rayloop_drift_failures_total", **M): "0 0 1 1+0x60"}, "40m", None),
+    # The first failure of all, from which on there is a counter.
+    ("RayloopMonitorFails", {series("ray_rayloop_drift_failures_total", **M): "_x5 1+0x60"}, "25m", M),
+    ("RayloopMonitorFails", {series("ray_rayloop_drift_failures_total", **M): "_x5 1+0x60"}, "45m", None),
+    ("RayloopProfilesRejected", {series("ray_rayloop_drift_rejected_profiles_total", **M): "0+2x60"}, "40m", M),
+    (
+        "RayloopServerErrors",
+        {
+            series("ray_rayloop_http_requests_total", **M, status="200"): "0+100x30",
+            series("ray_rayloop_http_requests_total", **M, status="500"): "0+2x30",
+        },
+        "15m",
+        M,
+    ),
+    (
+        "RayloopServerErrors",
+        {
+            series("ray_rayloop_http_requests_total", **M, status="200"): "0+1000x30",
+            series("ray_rayloop_http_requests_total", **M, status="500"): "0+2x30",
+        },
+        "15m",
+        None,
+    ),
+    (
+        "RayloopSlow",
+        {
+            series("ray_rayloop_latency_ms_bucket_total", **M, le="100"): "0+90x30",
+            series("ray_rayloop_latency_ms_bucket_total", **M, le="1000"): "0+100x30",
+            series("ray_rayloop_latency_ms_bucket_total", **M, le="+Inf"): "0+100x30",
+        },
+        "20m",
+        M,
+    ),
+    ("RayloopQueue", {series("ray_rayloop_requests_under_way", **M, replica="a"): "200+0x30"}, "10m", M),
+    (
+        "RayloopQueue",
+        {series("ray_rayloop_requests_under_way", **M, replica="a"): "200 9 200 9 200 9 200 9"},
+        "7m",
+        None,
+    ),
+    (
+        "RayloopNoReplica",
+        {
+            series(
+                "ray_serve_deployment_replica_healthy", application="m", deployment="ModelServer", replica="a"
+            ): "1 0 0 0"
+        },
+        "3m",
+        {"application": "m"},
+    ),
+    ("RayloopLogLosesRows", {series("ray_rayloop_log_dropped_rows_total", **M): "0 0 9"}, "2m", M),
+    ("RayloopLogLosesRows", {series("ray_rayloop_log_dropped_rows_total", **M): "_x3 9+0x60"}, "10m", M),
+    ("RayloopLogLosesRows", {series("ray_rayloop_log_dropped_rows_total", **M): "_x3 9+0x60"}, "30m", None),
+]
+
+
+def test_every_rule_has_a_case_that_fires():
+    assert {rule.name for rule in RULES} == {name for name, _, _, labels in CASES if labels is not None}
+
+
+@needs_promtool
+def test_rules_are_well_formed_and_fire_exactly_when_they_must(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yml"
+    rules.write_text(rules_file())
+    assert f"{len(RULES) + 2} rules found" in promtool("check", "rules", str(rules))
+    severities = {rule.name: rule.severity for rule in RULES}
+    tests = []
+    for name, given, at, labels in CASES:
+        want = [] if labels is None else [{"exp_labels": {**labels, "severity": severities[name]}}]
+        tests.append(
+            {
+                "interval": "1m",
+                "input_series": [{"series": s, "values": values} for s, values in given.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}})',
+                        "eval_time": at,
+                        "exp_samples": [{"labels": "{}", "value": 1}] if want else [],
+                    },
+                    *(
+                        [
+                            {
+                                "expr": f'ALERTS{{alertname="{name}",alertstate="firing"}}',
+                                "eval_time": at,
+                                "exp_samples": [
+                                    {
+                                        "labels": series(
+                                            "ALERTS", alertname=name, alertstate="firing", **want[0]["exp_labels"]
+                                        ),
+                                        "value": 1,
+                                    }
+                                ],
+                            }
+                        ]
+                        if want
+                        else []
+                    ),
+                ],
+            }
+        )
+    suite = tmp_path / "suite.yml"
+    suite.write_text(json.dumps({"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": tests}))
+    promtool("test", "rules", str(suite))
+
+
+@needs_promtool
+def test_cost_per_hour_is_recorded_by_model_and_by_tag(tmp_path: Path) -> None:
+    (tmp_path / "rules.yml").write_text(rules_file())
+    given = {
+        series("ray_rayloop_cost", model="a", tag="", value=""): "0+1x120",
+        series("ray_rayloop_cost", model="a", tag="team", value="fares"): "0+1x120",
+        series("ray_rayloop_cost", model="b", tag="team", value="fares"): "0+2x120",
+    }
+    asked = [
+        ("rayloop:cost_per_hour:by_model", series("rayloop:cost_per_hour:by_model", model="a"), 60),
+        ("rayloop:cost_per_hour:by_tag", series("rayloop:cost_per_hour:by_tag", tag="team", value="fares"), 180),
+    ]
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": s, "values": values} for s, values in given.items()],
+        "promql_expr_test": [
+            {"expr": e, "eval_time": "90m", "exp_samples": [{"labels": labels, "value": value}]}
+            for e, labels, value in asked
+        ],
+    }
+    suite = tmp_path / "suite.yml"
+    suite.write_text(json.dumps({"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [test]}))
+    promtool("test", "rules", str(suite))
+
+
+@needs_promtool
+def test_the_configuration_and_every_panel_s_expression_parse(tmp_path: Path) -> None:
+    rules, discovery = tmp_path / "rules.yml", tmp_path / "discovery.json"
+    rules.write_text(rules_file())
+    discovery.write_text("[]")
+    config = tmp_path / "prometheus.yml"
+    config.write_text(prometheus_file(str(discovery), str(rules), "127.0.0.1:9093"))
+    promtool("check", "config", str(config))
+    # A rule file is where promtool takes expressions from.
+    panels = [{"record": f"panel:{i}", "expr": e} for i, e in enumerate(expressions())]
+    rules.write_text(json.dumps({"groups": [{"name": "panels", "rules": panels}]}))
+    promtool("check", "rules", str(rules))
+
+
+def test_the_dashboard_is_in_the_form_of_ray_s_own() -> None:
+    import ray.dashboard.modules.metrics.grafana_dashboard_factory as factory
+
+    base = Path(factory.__file__).parent / "dashboards" / "serve_grafana_dashboard_base.json"
+    theirs = json.loads(base.read_text())
+    ours: dict[str, Any] = json.loads(dashboard())
+    assert {"panels", "templating", "schemaVersion", "rayMeta", "time", "tags"} <= set(ours) & set(theirs)
+    assert ours["uid"]
+    numbers = [panel["id"] for panel in ours["panels"]]
+    assert len(numbers) == len(set(numbers))
+    plots = [panel for panel in ours["panels"] if panel["type"] != "row"]
+    assert all(panel["datasource"] == "${datasource}" and panel["targets"] for panel in plots)
+    taken = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in ours["panels"]]
+    assert len(taken) == len(set(taken))
+    variables = {v["name"] for v in ours["templating"]["list"]}
+    assert variables == {"datasource", "SessionName", "Model"}
+
+
+def test_rules_and_panels_name_only_metrics_that_are_exported() -> None:
+    import re
+
+    known = {f"ray_{name}" for name in GAUGES} | {f"ray_{name}_total" for name, _ in COUNTERS.values()}
+    replica = {
+        "requests_total",
+        "http_requests_total",
+        "errors_total",
+        "latency_ms_bucket_total",
+        "log_dropped_rows_total",
+        "requests_under_way",
+    }
+    known |= {f"ray_rayloop_{name}" for name in replica}
+    used = re.findall(r"ray_rayloop_\w+", " ".join([*expressions(), *(rule.expr for rule in RULES)]))
+    assert set(used) <= known
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def scraped(tmp_path: Path, free_port: int) -> Iterator[tuple[PrometheusExporter, str]]:
+    """An exporter, and the address of a Prometheus that scrapes it under the names of Ray's agent."""
+    exporter = PrometheusExporter()
+    target = exporter.serve().removeprefix("http://").removesuffix("/metrics")
+    rules, config = tmp_path / "rules.yml", tmp_path / "prometheus.yml"
+    rules.write_text(rules_file())
+    settings = json.loads(prometheus_file(str(tmp_path / "none.json"), str(rules)))
+    settings["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    named = {
+        "source_labels": ["__name__"],
+        "regex": "(rayloop_.*)",
+        "target_label": "__name__",
+        "replacement": "ray_$1",
+    }
+    settings["scrape_configs"] = [
+        {"job_name": "monitor", "static_configs": [{"targets": [target]}], "metric_relabel_configs": [named]}
+    ]
+    config.write_text(json.dumps(settings))
+    address = f"127.0.0.1:{free_port}"
+    command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}"]
+    log = (tmp_path / "log").open("w")
+    server = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
+    try:
+        yield exporter, f"http://{address}"
+    finally:
+        server.terminate()
+        server.wait(timeout=LIMIT_S)
+        log.close()
+
+
+def answered(ask: Callable[[], Any], what: str) -> Any:
+    """The first true answer; a server that is not up yet gives none."""
+    return until(ask, what, LIMIT_S, (httpx.TransportError,))
+
+
+@needs_prometheus
+def test_a_real_prometheus_scrapes_and_fires(scraped: tuple[PrometheusExporter, str]) -> None:
+    exporter, address = scraped
+
+    def firing() -> list[dict[str, Any]]:
+        alerts = httpx.get(f"{address}/api/v1/alerts", timeout=10).json()["data"]["alerts"]
+        return [alert for alert in alerts if alert["state"] == "firing"]
+
+    def value(query: str) -> list[Any]:
+        found = httpx.get(f"{address}/api/v1/query", params={"query": query}, timeout=10).json()["data"]["result"]
+        return [one["value"][1] for one in found]
+
+    exporter.show(
+        [Figure("rayloop_drift_ratio", ("m", "1", "price"), 0.5), Figure("rayloop_drift_drifting", ("m", "1"), 0)]
+    )
+    answered(lambda: value('ray_rayloop_drift_ratio{column="price"}') == ["0.5"], "it is scraped")
+    assert firing() == []
+    exporter.show([Figure("rayloop_drift_drifting", ("m", "1"), 1)])
+    (alert,) = answered(firing, "it fires")
+    assert alert["labels"] == {"alertname": "RayloopDrift", "model": "m", "version": "1", "severity": "warning"}
+    assert alert["annotations"]["runbook"] == "docs/monitoring.md#what-moved-and-what-to-do"
+    exporter.show([Figure("rayloop_drift_drifting", ("m", "1"), 0)])
+    answered(lambda: not firing(), "it is quiet again")

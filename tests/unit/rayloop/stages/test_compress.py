@@ -1,0 +1,114 @@
+"""From a fitted model to a smaller version, or to the same one: no cluster, fits are made in this process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from cluster.errors import ProjectError
+from cluster.settings import Settings
+from features.manifest import Manifest
+from rayloop.console import Progress
+from rayloop.context import Workspace
+from rayloop.project import Location
+from rayloop.stages import train_version
+from rayloop.stages.train_version import Candidate, Recipe, make_version
+from tests.factories.trainers.frames import trained
+from tests.unit.rayloop.stages.test_train_version import InMemory, _project
+from trainers.card.model_card import ModelCard
+from trainers.config import ModelSpec, TrainConfig
+from trainers.evaluation.quality_gate import GatePolicy
+from trainers.export.compression import Compression, Distill, Prune
+from trainers.input_spec import InputSpec
+from trainers.loop.trainer import FitResult
+
+CONFIG = TrainConfig(epochs=5, batch_size=64, workers=1, lr=1e-2)
+SPEC = ModelSpec(parameters={"hidden": (32, 16)})
+STEPS = (Prune(share=0.5, epochs=2), Distill(student=ModelSpec(parameters={"hidden": (8,)}), epochs=6))
+
+
+class Known:
+    """Stands for TrainingData: what its encoded rows are known by."""
+
+    def __init__(self, inputs: InputSpec) -> None:
+        self.inputs = inputs
+
+    def encoded(self, *_: object) -> Known:
+        return self
+
+
+def _made(folder: Path, monkeypatch: pytest.MonkeyPatch, gate: GatePolicy, steps: tuple[Compression, ...]) -> Candidate:
+    fits: list[FitResult] = []
+
+    def fit(
+        spec: ModelSpec, config: TrainConfig, *_: object, start: object, teacher: object, **__: object
+    ) -> FitResult:
+        found = trained(spec=spec, config=config, start=start, teacher=teacher)  # type: ignore[arg-type]
+        found.train_metrics.update(found.metrics)
+        fits.append(found)
+        return found
+
+    monkeypatch.setattr(train_version, "fit", fit)
+    project = replace(_project(gate), compress=steps)
+    workspace = Workspace(project, Location(Path(__file__).parent, "late"), Settings(home=folder), Progress())
+    frame = InMemory()
+    frame.data = Known(trained(spec=SPEC).inputs)  # type: ignore[assignment]
+    return make_version(workspace, frame, Recipe(SPEC, CONFIG), "small")
+
+
+def _tag(folder: Path, made: Candidate) -> str:
+    """What run, version and model card say in one voice."""
+    client = MlflowClient(tracking_uri=Settings(home=folder).mlflow_uri)
+    card = Path(client.download_artifacts(made.version.run_id, "card/card.json")).read_text()
+    said = {
+        client.get_run(made.version.run_id).data.tags[train_version.COMPRESSION],
+        made.version.tags[train_version.COMPRESSION],
+        ModelCard.model_validate_json(card).compression,
+    }
+    assert len(said) == 1
+    return said.pop()
+
+
+def _size(made: Candidate) -> int:
+    assert made.version.local_folder is not None
+    return (made.version.local_folder / "weights.safetensors").stat().st_size
+
+
+def test_steps_that_hold_the_gate_are_taken_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = _made(tmp_path, monkeypatch, GatePolicy(max_compression_loss=0.2), STEPS)
+    assert _tag(tmp_path, made) == "pruned by 50%; distilled into mlp"
+    names = [check.name for check in made.report.checks]
+    assert [name for name in names if "whole" in name] == [
+        "pruned by 50% as good as whole",
+        "distilled into mlp as good as whole",
+    ]
+    plain = _made(tmp_path, monkeypatch, GatePolicy(max_compression_loss=0.2), ())
+    assert plain.version.version == "2", "the steps are part of what a version is"
+    assert train_version.COMPRESSION not in plain.version.tags
+    assert _size(made) < _size(plain) / 2
+
+
+def test_a_step_that_costs_quality_is_left_out_and_a_retraining_begins_with_the_whole_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ruin = Distill(student=ModelSpec(parameters={"hidden": (4,)}), epochs=1, lr=1e-9)
+    made = _made(tmp_path, monkeypatch, GatePolicy(max_compression_loss=0.1), (ruin, STEPS[0]))
+    told = _tag(tmp_path, made)
+    assert told.startswith("not distilled into mlp: auc against the same model before compression")
+    assert told.endswith("; pruned by 50%")
+    assert made.report.passed
+    recipe = Manifest.load(made.version.local_folder or tmp_path).recipe
+    assert recipe["model"] == {"hidden": [32, 16]}
+    assert (recipe["train"]["epochs"], recipe["train"]["lr"]) == (CONFIG.epochs, CONFIG.lr)
+
+
+def test_a_step_that_cannot_be_taken_is_refused_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ProjectError, match="'linear' cannot be pruned"):
+        _made(tmp_path, monkeypatch, GatePolicy(), (Distill(student=ModelSpec(build="linear")), Prune(share=0.5)))

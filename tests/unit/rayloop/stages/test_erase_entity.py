@@ -1,0 +1,258 @@
+"""Who is forgotten is in no table, no state and no file any more, and nobody else is missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from cluster.errors import ProjectError
+from cluster.names import labels_table, predictions_table
+from cluster.registry import Registry
+from cluster.settings import Settings
+from cluster.values import Task
+from features.builders import category, derive, hashed, number, rolling, timestamp
+from features.definitions import Entity, FeatureSet, FeatureView, Latest
+from features.encoder import Encoder
+from features.manifest import PROFILE, Manifest
+from features.offline.point_in_time import join
+from features.online.feature_reader import FeatureReader, request_features
+from features.online.keys import state_prefix
+from features.online.materialize import materialize, push
+from features.profiles.profile import Profile
+from features.sources.erasure_registry import Forgotten
+from features.sources.ingestion import QUARANTINE
+from features.sources.pseudonyms import Pseudonyms
+from features.sources.source import Examples, Source
+from features.split import HashSplit
+from features.types import INSTANT
+from rayloop.console import Progress
+from rayloop.context import Workspace
+from rayloop.project import Location, Project
+from rayloop.stages.erase_entity import forget
+from tests.unit.cluster.storage.test_tables import everything_below
+from trainers.config import ModelSpec, TrainConfig
+from trainers.evaluation.quality_gate import GatePolicy
+
+NOW = datetime(2024, 2, 1, tzinfo=UTC)
+END = round(NOW.timestamp() * 1e6)
+MAILS = [f"{name}-subject@home" for name in ("anna", "bert", "carl")]
+ANNA = {"mail": MAILS[0]}
+KEY = "s" * 64
+
+
+def views() -> tuple[FeatureView, ...]:
+    common = {"source": "visits", "event_time": "at", "known_at": "at"}
+    spent = rolling("spent", timedelta(days=400), "spent")
+    shop = rolling("spent", timedelta(days=400), "shop_spent")
+    last = Latest(column="spent", name="last_spent")
+    return (
+        FeatureView(name="person", entity=Entity(name="mail", keys=("mail",)), aggregates=spent, **common),
+        FeatureView(name="shops", entity=Entity(name="shop", keys=("shop",)), aggregates=shop, **common),
+        FeatureView(name="pair", entity=Entity(name="pair", keys=("mail", "shop")), latest=(last,), **common),
+    )
+
+
+def project(*, private: bool) -> Project:
+    mail = hashed(*category("mail")) if private else category("mail")
+    visits = Source(
+        name="visits",
+        key=("id",),
+        columns=(*category("id", "shop"), *mail, *number("spent"), *timestamp("at")),
+        event_time="at",
+        known_at="at",
+        read=lambda: None,
+    )
+    stocks = Source("stocks", (*category("shop"), *timestamp("at")), ("shop",), "at", "at", read=lambda: None)
+    features = FeatureSet(
+        name="f",
+        request=(*mail, *category("shop"), *timestamp("at")),
+        as_of=derive("as_of", pl.col("at"), "timestamp"),
+        views=views(),
+    )
+    return Project(
+        name="p",
+        task=Task(kind="regression", label="spent"),
+        sources=(visits, stocks),
+        features=features,
+        examples=Examples(source="visits", id="id", label=pl.col("spent"), label_known_at="at"),
+        split=HashSplit(),
+        model=ModelSpec(build="linear"),
+        train=TrainConfig(),
+        gate=GatePolicy(),
+    )
+
+
+def visits(private: bool) -> pl.DataFrame:
+    names = [Pseudonyms(KEY.encode()).token(mail) if private else mail for mail in MAILS]
+    at = [NOW - timedelta(days=30) + timedelta(hours=i) for i in range(90)]
+    return pl.DataFrame({
+        "id": [f"v{i}" for i in range(90)],
+        "shop": ["n" if i % 2 else "s" for i in range(90)],
+        "mail": [names[i % 3] for i in range(90)],
+        "spent": [float(i) for i in range(90)],
+        "at": at,
+    }).with_columns(pl.col("at").cast(INSTANT))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store of MLflow's; to make one takes seconds."""
+    home = tmp_path_factory.mktemp("mlflow")
+    Registry(Settings(home=home)).check()
+    return home / "mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, mlflow_store: Path) -> None:
+    (tmp_path / "home").mkdir()
+    shutil.copy(mlflow_store, tmp_path / "home")
+
+
+def filled(tmp_path: Path, private: bool) -> Workspace:
+    """A project that has landed, trained and answered, without a cluster."""
+    (tmp_path / "key").write_text(KEY)
+    settings = Settings(home=tmp_path / "home", personal_key_file=str(tmp_path / "key") if private else "")
+    workspace = Workspace(project(private=private), Location(tmp_path, "p"), settings, Progress())
+    tables, rows = workspace.tables, visits(private)
+    for part in rows.iter_slices(30):
+        tables.append("p.visits", part.to_arrow().cast(pa.schema([*part.to_arrow().schema])))
+    tables.append("p.stocks", rows.select("shop", "at").to_arrow())
+    aside = [json.dumps({"mail": mail, "spent": "x"}) for mail in rows.get_column("mail").unique()]
+    tables.append(f"p.{QUARANTINE}", pa.table({"source": ["visits"] * 3, "reason": ["bad"] * 3, "row": aside}))
+    frame = rows.select(pl.col("id"), "mail", "spent").to_arrow()
+    tables.append(workspace.frame_table, frame)
+    features = rows.select("mail", "shop").to_struct("features")
+    log = pl.DataFrame([pl.Series("id", [f"r:{i}" for i in range(90)]), features])
+    tables.append(predictions_table("p"), log.to_arrow())
+    tables.append(labels_table("p"), log.select("id", pl.lit(1.0).alias("label")).to_arrow())
+    for view in workspace.project.features.views:
+        materialize(workspace.store, view, rows, END)
+    return workspace
+
+
+def register(workspace: Workspace, tmp_path: Path) -> None:
+    snapshot = workspace.tables.latest(workspace.frame_table)
+    assert snapshot is not None
+    features = workspace.project.features
+    words = {"mail": tuple(visits(False).get_column("mail").unique()), "shop": ("n", "s")}
+    encoder = Encoder(columns=features.columns, vocabularies=words)
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    task = workspace.project.task
+    Manifest(
+        model="p",
+        task=task,
+        features=features,
+        feature_hash=features.content_hash,
+        encoder=encoder,
+        snapshot=snapshot,
+        code_version="1",
+    ).save(folder)
+    profile = Profile.empty(features.columns)
+    profile.update(visits(False).to_arrow())
+    (folder / PROFILE).write_bytes(profile.to_bytes())
+    with workspace.registry.run("p", "r") as run:
+        workspace.registry.register("p", run, folder, {})
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_nothing_is_left_of_who_is_forgotten_and_all_of_the_others(tmp_path: Path, private: bool) -> None:
+    workspace = filled(tmp_path, private)
+    name = visits(private).get_column("mail")[0]
+    assert name.encode() in everything_below(tmp_path / "home" / "warehouse")
+    account = forget(workspace, ANNA, NOW)
+    counts = {one.place: one.number for one in account.deleted}
+    assert counts == {
+        "p.visits": 30, "online view person": 1, "online view shops": 0, "online view pair": 2, "p.stocks": 0,
+        "p.quarantine": 1, workspace.frame_table: 30, "p.predictions": 30, "p.labels": 30,
+    }  # fmt: skip
+    everything = everything_below(tmp_path / "home" / "warehouse")
+    assert name.encode() not in everything
+    assert b"anna" not in everything
+    left = visits(private).filter(pl.col("mail") != name)
+    assert pl.DataFrame(workspace.tables.read("p.visits")).sort("at").equals(left)
+    assert workspace.tables.read("p.labels").num_rows == 60
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_online_state_is_as_if_the_rows_had_never_been(tmp_path: Path, private: bool) -> None:
+    workspace = filled(tmp_path, private)
+    forget(workspace, ANNA, NOW)
+    name = visits(private).get_column("mail")[0]
+    left = visits(private).filter(pl.col("mail") != name)
+    features = workspace.project.features
+    asked = visits(private).with_columns(pl.lit(NOW).cast(INSTANT).alias("at"))
+    rows = request_features(features, asked)
+    online = pl.DataFrame(FeatureReader(features, workspace.store).frame(asked.to_arrow(), 0))
+    for view in features.views:
+        offline = join(view, left, rows)
+        assert online.select(offline.columns).equals(offline, null_equal=True)
+        keys = b"".join(workspace.store.keys(state_prefix(view)))
+        assert name.encode() not in keys
+
+
+def test_landing_knows_whom_to_leave_out(tmp_path: Path) -> None:
+    workspace = filled(tmp_path, private=True)
+    forget(workspace, ANNA, NOW)
+    names = Pseudonyms(KEY.encode())
+    kept = Forgotten.read(workspace.tables, "p").without(visits(True), names)
+    assert set(kept.get_column("mail")) == {names.token(mail) for mail in MAILS[1:]}
+
+
+def test_the_account_says_what_remains_and_names_nobody(tmp_path: Path) -> None:
+    workspace = filled(tmp_path, private=False)
+    register(workspace, tmp_path)
+    account = forget(workspace, ANNA, NOW)
+    told = "\n".join(account.remains)
+    assert "p v1 lists it among the values of mail" in told
+    assert "the reference profile of p v1, and the drift monitor's copy, count its value of mail" in told
+    assert "p v1 was trained on" in told
+    assert "which has expired" in told
+    (kept,) = (workspace.folder / "forgotten").iterdir()
+    assert "anna" not in kept.read_text()
+    assert json.loads(kept.read_text())["deleted"][0]["number"] == 30
+
+
+def test_to_be_forgotten_twice_changes_nothing_more(tmp_path: Path) -> None:
+    workspace = filled(tmp_path, private=False)
+    forget(workspace, ANNA, NOW)
+    before = {name: workspace.tables.latest(name) for name in workspace.tables.names("p")}
+    again = forget(workspace, ANNA, NOW + timedelta(hours=1))
+    assert sum(one.number for one in again.deleted) == 0
+    assert {name: workspace.tables.latest(name) for name in workspace.tables.names("p")} == before
+
+
+def test_a_deletion_that_was_cut_off_before_its_snapshots_expired_is_gone_on_with(tmp_path: Path) -> None:
+    workspace = filled(tmp_path, private=False)
+    workspace.tables.delete("p.visits", {"mail": [MAILS[0]]})
+    assert b"anna" in everything_below(tmp_path / "home" / "warehouse" / "p" / "visits")
+    forget(workspace, ANNA, NOW)
+    assert b"anna" not in everything_below(tmp_path / "home" / "warehouse")
+
+
+def test_an_entity_of_several_columns_is_those_rows_alone(tmp_path: Path) -> None:
+    workspace = filled(tmp_path, private=False)
+    account = forget(workspace, {"mail": MAILS[0], "shop": "n"}, NOW)
+    counts = {one.place: one.number for one in account.deleted}
+    assert (counts["p.visits"], counts["p.predictions"], counts[workspace.frame_table]) == (15, 15, 0)
+    assert "it has no column shop" in next(one.note for one in account.deleted if one.place == workspace.frame_table)
+
+
+def test_an_entity_that_was_pushed_and_never_landed_is_gone_though_one_of_its_columns_is_hashed(tmp_path: Path) -> None:
+    workspace, pair = filled(tmp_path, private=True), views()[2]
+    pushed = visits(True).head(1).with_columns(shop=pl.lit("west"))
+    push(workspace.store, pair, pushed)
+    assert any(key.endswith(b"west") for key in workspace.store.keys(state_prefix(pair)))
+    forget(workspace, {"mail": MAILS[0], "shop": "west"}, NOW)
+    assert not any(key.endswith(b"west") for key in workspace.store.keys(state_prefix(pair)))
+
+
+def test_nobody_is_kept_by_a_column_that_is_no_category(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="keeps nobody by spent; name one of id, mail, shop"):
+        forget(filled(tmp_path, private=False), {"spent": "1"}, NOW)

@@ -1,0 +1,179 @@
+"""What a look reads: the version's frame, the log of its windows, the labels that have come; and what it queues."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cluster.errors import DataError
+from cluster.names import labels_table, predictions_table, to_label_table
+from cluster.registry import Registry
+from cluster.settings import Settings
+from cluster.storage.tables import Tables
+from cluster.values import Decision, ModelVersion, Snapshot
+from deployments.telemetry.prediction_log import Answer, predictions
+from features.manifest import Manifest
+from features.split import TEST, TRAIN
+from monitoring.analysis.log_analysis import Asked
+from monitoring.drift_policy import DAY_S, DriftPolicy, LookPolicy
+from rayloop.stages.deploy import predecessor
+from rayloop.stages.log_analysis_job import Look, live_rows, past_rows
+from tests.factories.deployments.bundles import BINARY, Slope, register, write_bundle
+
+MODEL = "trips"
+POLICY = DriftPolicy(span=1, min_rows=100, look=LookPolicy(segments=("carrier",), sample=500, to_label=7))
+FIRST, PER_DAY = 20_000, 300
+
+
+def frame(rng: np.random.Generator, first: int, days: int, *, shift: float = 0.0) -> pa.Table:
+    n = days * PER_DAY
+    when = np.repeat((first + np.arange(days)) * DAY_S, PER_DAY) + rng.uniform(0, DAY_S - 1, n)
+    moments = pa.array((when * 1e6).astype(np.int64)).cast(pa.timestamp("us", "UTC"))
+    return pa.table(
+        {
+            "distance": rng.normal(shift, 1, n),
+            "carrier": rng.choice(["AA", "UA"], n),
+            "departs": moments,
+            "hour": (when // 3600 % 24).astype(float),
+            "as_of": moments,
+        }
+    )
+
+
+def truth(rng: np.random.Generator, rows: pa.Table) -> np.ndarray:
+    chance = 1 / (1 + np.exp(-2 * rows["distance"].to_numpy()))
+    return (rng.random(rows.num_rows) < chance).astype(float)
+
+
+class World:
+    """A registered version, the frame it was made of, and days that it has answered."""
+
+    def __init__(self, home: Path) -> None:
+        self.settings = Settings(home=home)
+        self.tables = Tables(self.settings)
+        self.rng = np.random.default_rng(5)
+        rows = frame(self.rng, FIRST, 40)
+        split = np.where(np.arange(rows.num_rows) < 30 * PER_DAY, TRAIN, TEST)
+        ids = pa.array([f"t{i}" for i in range(rows.num_rows)])
+        past = rows.append_column("id", ids).append_column("label", pa.array(truth(self.rng, rows)))
+        snapshot = self.tables.append(f"{MODEL}.frame", past.append_column("split", pa.array(split)))
+        folder = write_bundle(home / "bundle", Slope(2.0))
+        Manifest.load(folder).model_copy(update={"snapshot": snapshot}).save(folder)
+        self.version: ModelVersion = register(Registry(self.settings), MODEL, folder)
+
+    def answer(self, first: int, days: int, *, version: str = "1", shift: float = 0.0) -> list[str]:
+        rows = frame(self.rng, first, days, shift=shift)
+        scores = 1 / (1 + np.exp(-2 * rows["distance"].to_numpy()))
+        names = [f"{version}-{first}-{i}" for i in range(rows.num_rows)]
+        said = Answer(
+            requests=names,
+            keys=names,
+            forced=[False] * len(names),
+            sizes=[1] * len(names),
+            frame=rows,
+            task=BINARY,
+            champion_version=version,
+            version=version,
+            assigned="champion",
+            variant="champion",
+            at_us=0,
+            champion_latency_ms=1.0,
+            champion=scores,
+        )
+        logged = predictions([said], f"r:{first}")
+        self.tables.append(predictions_table(MODEL), logged)
+        self.told = dict(zip(logged["id"].to_pylist(), truth(self.rng, rows), strict=True))
+        return logged["id"].to_pylist()
+
+    def label(self, ids: list[str], values: list[float], received: int = 0) -> None:
+        stamp = pa.array([received] * len(ids), pa.timestamp("us", "UTC"))
+        rows = pa.table({"id": ids, "label": pa.array(values, pa.float64()), "time": stamp, "received": stamp})
+        self.tables.append(labels_table(MODEL), rows.append_column("batch", pa.array(["b"] * len(ids))))
+
+    def asked(self, *days: int) -> Asked:
+        windows = tuple(day * DAY_S for day in days)
+        return Asked(model=MODEL, version=self.version.version, windows=windows, since=windows[-1], policy=POLICY)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def world(made: World) -> World:
+    """With nothing answered yet."""
+    for name in (predictions_table(MODEL), labels_table(MODEL), to_label_table(MODEL)):
+        made.tables.drop(name)
+    return made
+
+
+def test_past_rows_are_those_of_the_version_and_its_own_scores(world):
+    folder = Registry(world.settings).fetch(world.version)
+    past = past_rows(world.tables, folder, Manifest.load(folder), world.asked(FIRST + 50))
+    assert (len(past.train), len(past.held_out)) == (30 * PER_DAY, 10 * PER_DAY)
+    assert np.isfinite(past.held_out.labels).all()
+    distance = past.train.frame["distance"].to_numpy()
+    assert past.train.scores == pytest.approx(1 / (1 + np.exp(-2 * distance)), abs=1e-4)
+    assert past.train.when.max() < past.held_out.when.min()
+
+
+def test_live_rows_are_those_windows_of_that_version_with_their_newest_labels(world):
+    world.answer(FIRST + 49, 1)
+    ids = world.answer(FIRST + 50, 2)
+    world.answer(FIRST + 51, 1, version="2")
+    world.label(ids[:50], [0.0] * 50)
+    world.label(ids[:20], [1.0] * 20, received=9)
+    world.label(["nobody"], [1.0])
+    live = live_rows(world.tables, BINARY, world.asked(FIRST + 50, FIRST + 51))
+    assert sorted(live.ids) == sorted(ids)
+    assert (np.nansum(live.labels), np.isfinite(live.labels).sum()) == (20, 50)
+    assert set(live.frame.column_names) >= {"distance", "carrier", "hour"}
+
+
+def test_the_same_log_gives_the_same_sample(world):
+    world.answer(FIRST + 50, 1)
+    few = POLICY.model_copy(update={"look": LookPolicy(rows=1_000)})
+    asked = world.asked(FIRST + 50).model_copy(update={"policy": few})
+    world.answer(FIRST + 50, 1, version="1")
+    first, second = (live_rows(world.tables, BINARY, asked) for _ in range(2))
+    assert list(first.ids) == list(second.ids)
+
+
+def test_a_look_finds_what_moved_and_queues_what_is_worth_labelling_once(world):
+    ids = world.answer(FIRST + 50, 1, shift=1.5)
+    world.label(ids[:150], [1.0 - world.told[i] for i in ids[:150]])
+    look = Look(world.settings)
+    found = look(world.asked(FIRST + 50))
+    assert {"multivariate", "segment", "quality"} <= {f.kind for f in found.findings}
+    assert {f.name for f in found.findings if f.kind == "segment"} == {"carrier = AA", "carrier = UA"}
+    assert next(iter(found.multivariate.separation.ranked))[0] == "distance"
+    look(world.asked(FIRST + 50))
+    queued = world.tables.read(to_label_table(MODEL))
+    assert queued.num_rows == 7
+    assert set(queued["id"].to_pylist()) <= set(ids[150:])
+
+
+def test_what_is_gone_is_said(world):
+    world.answer(FIRST + 50, 1)
+    with pytest.raises(DataError, match="has no row of v1"):
+        live_rows(world.tables, BINARY, world.asked(FIRST + 60))
+    folder = Registry(world.settings).fetch(world.version)
+    gone = Manifest.load(folder).model_copy(update={"snapshot": Snapshot(table=f"{MODEL}.frame", id=1, rows=1)})
+    with pytest.raises(DataError, match=r"training frame .* is gone"):
+        past_rows(world.tables, folder, gone, world.asked(FIRST + 50))
+
+
+def test_the_predecessor_is_whom_a_version_took_over_from():
+    def promoted(version: str, champion: str, action: str = "promote") -> Decision:
+        return Decision(
+            rollout="r", at=0.0, action=action, share=1.0, reason="", champion=champion, challengers=(version,)
+        )
+
+    decisions = [promoted("2", "1"), promoted("3", "2", "abort"), promoted("4", "2")]
+    assert predecessor(decisions, "4") == "2"
+    assert predecessor(decisions, "3") is None
+    assert predecessor(decisions, "1") is None

@@ -1,0 +1,48 @@
+"""What MLflow is told of a fit while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from cluster.registry import Registry
+from cluster.settings import Settings
+from rayloop.stages.mlflow_callback import Curves
+from tests.factories.trainers.frames import trained
+from trainers.config import TrainConfig
+from trainers.loop.train_events import STAGES, Pulse
+
+
+def _pulse(step: int) -> Pulse:
+    return Pulse(
+        epoch=2, epochs=3, step=step, steps=100, loss=0.5, lr=1e-3, rows_per_second=1000.0, left_seconds=9.0, workers=2,
+        seconds={"data": 1.0, "forward": 3.0},
+    )  # fmt: skip
+
+
+def _history(settings: Settings, run: str, metric: str) -> Mapping[int, float]:
+    client = MlflowClient(tracking_uri=settings.mlflow_uri)
+    return {one.step: one.value for one in client.get_metric_history(run, metric)}
+
+
+def test_a_run_shows_epochs_every_few_pulses_and_where_the_time_goes(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    epochs = trained(config=TrainConfig(epochs=3, batch_size=64, workers=1)).epochs
+    with Registry(settings).run("p", "r") as run:
+        curves = Curves(run)
+        for step in range(1, 8):
+            curves(_pulse(step))
+        curves(epochs[2])
+        curves.complete(epochs)
+    assert _history(settings, run.id, "step_loss") == {101: 0.5, 106: 0.5}
+    assert _history(settings, run.id, "step_share_forward") == {101: 0.75, 106: 0.75}
+    assert _history(settings, run.id, "train_loss") == {epoch.number: epoch.loss for epoch in epochs}
+    assert set(_history(settings, run.id, "validation_epoch_auc")) == {1, 2, 3}
+    assert all(_history(settings, run.id, f"train_seconds_{stage}") for stage in STAGES)
+
+
+def test_a_line_names_the_largest_part_of_the_time_first() -> None:
+    line = _pulse(50).line()
+    assert "epoch 2/3  step 50/100  loss 0.5000  1,000 rows/s  9 s left  forward 75%, data 25%" in line

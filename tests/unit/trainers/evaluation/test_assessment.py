@@ -1,0 +1,203 @@
+"""A trained and exported model from every side, and its card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from cluster.errors import ProjectError
+from cluster.values import GateReport, Snapshot, TaskKind
+from features.encoder import Arrays, Encoder
+from features.manifest import MODEL
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part, trained
+from trainers.card.html import render
+from trainers.card.model_card import FeatureFacts, Lineage, ModelCard, PartFacts, limits_of
+from trainers.config import ModelSpec, TrainConfig
+from trainers.evaluation import assessment, serving_budget
+from trainers.evaluation.assessment import Assessment, Evidence, Part
+from trainers.evaluation.fairness import FairnessPolicy
+from trainers.evaluation.quality_gate import GatePolicy
+from trainers.evaluation.robustness import RobustnessPolicy
+from trainers.evaluation.serving_budget import Budget
+from trainers.evaluation.slices import SlicePolicy
+from trainers.export.onnx_export import export
+from trainers.loop.trainer import FitResult, calibrated, fit
+from trainers.scoring import onnx_scorer
+
+POLICY = GatePolicy(
+    slices=SlicePolicy(columns=("colour",), min_rows=60, max_ratio=10.0, max_regression=1.1),
+    fairness=FairnessPolicy(groups=("colour",), min_rows=30, max_error_difference=5.0),
+    robustness=RobustnessPolicy(max_loss=10.0),
+    resamples=100,
+)
+
+
+def _scorer(result: FitResult) -> assessment.Score:
+    """The module in torch: what the exported one says is compared elsewhere."""
+    scored = result.scored()
+
+    def score(arrays: Arrays) -> np.ndarray:
+        with torch.inference_mode():
+            return np.asarray(scored(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy())
+
+    return score
+
+
+def _evidence(result: FitResult, kind: TaskKind, champion: bool = True) -> Evidence:
+    score = _scorer(result)
+
+    def of(table: pa.Table) -> Part:
+        arrays = result.encoder.encode(table)
+        return Part(table, arrays, table["label"].to_numpy(), score(arrays))
+
+    test = of(frame(kind, rows=1500, seed=7))
+    return Evidence(
+        task=TASKS[kind],
+        inputs=result.inputs,
+        score=score,
+        train=of(part(frame(kind), "train")),
+        validation=of(frame(kind, rows=600, seed=8)),
+        test=test,
+        temperature=result.temperature,
+        champion_scores=test.scores if champion else None,
+    )
+
+
+def _card(kind: TaskKind, found: Assessment, report: GateReport) -> ModelCard:
+    parts = (PartFacts(name="test", rows=1500, start="2013-10-01 00:00", end="2013-12-31 00:00", label_mean=0.5),)
+    features = tuple(
+        FeatureFacts(name=c.name, kind=c.kind, origin="request", missing=0.6 * (c.name == "gappy")) for c in COLUMNS
+    )
+    return ModelCard(
+        model="late",
+        name="winner <1>",
+        made_at=0.0,
+        purpose="Who will be late & why",
+        task=TASKS[kind],
+        parts=parts,
+        features=features,
+        recipe={"train": {"epochs": 2}},
+        precision="float32",
+        latency={"onnxruntime_us_1": 20.0},
+        size=1 << 20,
+        train_metrics={},
+        validation_metrics={},
+        checks=report.checks,
+        assessment=found,
+        curve=((0.1, 0.2, 10), (0.9, 0.8, 10)),
+        limits=limits_of(parts, features, found),
+        lineage=Lineage(
+            run_id="r", snapshot=Snapshot(table="t", id=1, rows=2), feature_hash="h", code_version="c", fingerprint="f"
+        ),
+    )
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_every_kind_of_task_is_assessed_and_has_a_card(kind: TaskKind) -> None:
+    given = _evidence(trained(kind), kind)
+    found = assessment.assess(POLICY, given)
+    checks = assessment.judge(POLICY, TASKS[kind], found)
+    names = [check.name for check in checks]
+    assert names[:4] == [
+        "slices found by search",
+        "slices found by search against the champion",
+        "slices of colour",
+        "slices of colour against the champion",
+    ]
+    assert {"error by colour", "no feature is the label", "robust to 10% of values missing"} <= set(names)
+    assert all(check.passed for check in checks)
+    assert (found.calibration is None) == (kind == "regression")
+    assert {i.feature for i in found.importance} == {c.name for c in COLUMNS}
+    assert all(interval.low <= interval.value <= interval.high for interval in found.metrics.values())
+    for attribution in found.attributions:
+        assert attribution.score == pytest.approx(attribution.base + sum(attribution.parts.values()))
+    card = _card(kind, found, GateReport(checks=checks))
+    assert ModelCard.model_validate_json(card.model_dump_json()) == card
+    assert json.loads(card.model_dump_json())["assessment"]["importance"]
+    _page_is_whole(render(card))
+
+
+def _page_is_whole(page: str) -> None:
+    for section in (
+        "Gate",
+        "Metrics",
+        "Slices",
+        "Groups",
+        "Calibration",
+        "Robustness",
+        "Importance",
+        "Data",
+        "Lineage",
+    ):
+        assert f"<h2>{section}</h2>" in page
+    assert "winner &lt;1&gt;" in page
+    assert "Who will be late &amp; why" in page
+    assert "Mostly missing in training: gappy (60%)." in page
+    assert "<script" not in page
+    assert "src=" not in page
+    assert page.count("<svg") == page.count("</svg>") >= 5
+
+
+def test_without_declared_limits_only_the_leak_is_judged() -> None:
+    given = _evidence(trained(), "binary", champion=False)
+    quiet = GatePolicy(slices=SlicePolicy(search=False))
+    found = assessment.assess(quiet, given)
+    assert [check.name for check in assessment.judge(quiet, given.task, found)] == ["no feature is the label"]
+    assert (found.slices, found.found, found.fairness) == ((), (), ())
+
+
+def test_a_model_of_one_tensor_has_nothing_to_slice_or_to_suspect() -> None:
+    given = _evidence(trained("multiclass", columns=COLUMNS[4:]), "multiclass")
+    found = assessment.assess(GatePolicy(), given)
+    assert (found.found, found.alone) == ((), ())
+    assert [i.feature for i in found.importance] == ["pixels"]
+    assert assessment.judge(GatePolicy(), given.task, found) == ()
+
+
+def test_a_declared_column_that_is_not_there_is_named() -> None:
+    given = _evidence(trained(), "binary")
+    with pytest.raises(ProjectError, match="slices by 'color'"):
+        assessment.assess(GatePolicy(slices=SlicePolicy(columns=("color",))), given)
+
+
+def test_a_temperature_is_fitted_exported_and_judged(tmp_path: Path) -> None:
+    """Two epochs leave a model less sure than it could be."""
+    raw = trained(config=TrainConfig(epochs=2, batch_size=64, workers=1, calibrate="temperature"))
+    held_out = frame(rows=1000, seed=3)
+    result = calibrated(raw, held_out)
+    assert result.temperature < 0.9
+    assert export(result, tmp_path, held_out) < 1e-5
+    given = _evidence(result, "binary")
+    found = assessment.assess(POLICY, given).calibration
+    assert found is not None
+    assert (found.applied, found.temperature) == (True, result.temperature)
+    arrays, labels = given.test.arrays, given.test.labels
+    before, after = _scorer(raw)(arrays), onnx_scorer.score(onnx_scorer.session(tmp_path / MODEL), arrays)
+    assert found.ece_before == pytest.approx(onnx_scorer.evaluate(TASKS["binary"], before, labels)["ece"], abs=2e-3)
+    assert found.ece_after == pytest.approx(onnx_scorer.evaluate(TASKS["binary"], after, labels)["ece"], abs=2e-3)
+    assert found.log_loss_after < found.log_loss_before
+    assert np.array_equal(np.argsort(before[:50]), np.argsort(after[:50]))
+    assert calibrated(trained(), held_out).temperature == 1.0
+
+
+def test_a_regression_cannot_be_calibrated_and_says_so_before_it_trains() -> None:
+    config = TrainConfig(calibrate="temperature")
+    encoder = Encoder.fit(COLUMNS, frame("regression"))
+    with pytest.raises(ProjectError, match="a regression has no probabilities"):
+        fit(ModelSpec(), config, TASKS["regression"], encoder, None)  # type: ignore[arg-type]
+
+
+def test_a_budget_is_kept_or_not() -> None:
+    latency = {"onnxruntime_us_1": 20.0, "onnxruntime_us_1024": 900.0}
+    assert not list(serving_budget.judge(Budget(), latency, 1 << 20))
+    found = list(serving_budget.judge(Budget(max_us_1=30, max_us_1024=500, max_mib=2), latency, 1 << 20))
+    assert [(c.name, c.value, c.passed) for c in found] == [
+        ("latency of 1", 20.0, True),
+        ("latency of 1024", 900.0, False),
+        ("size", 1.0, True),
+    ]

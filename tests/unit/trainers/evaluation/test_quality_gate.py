@@ -1,0 +1,98 @@
+"""The gate: each check with its value, its limit and its reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cluster.values import GateReport, Task
+from tests.factories.trainers.frames import TASKS
+from trainers.evaluation.bootstrap import paired_difference
+from trainers.evaluation.quality_gate import GatePolicy, Threshold, judge
+
+TASK = TASKS["binary"]
+
+
+def _rows(skill: float, rows: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = (random.random(rows) < 0.3).astype(float)
+    noise = np.random.default_rng(seed + 1).normal(size=rows)
+    return 1 / (1 + np.exp(-(skill * (labels - 0.3) + noise))), labels
+
+
+def _judge(policy: GatePolicy, skill: float = 2.0, **given: object) -> GateReport:
+    scores, labels = _rows(skill)
+    told = {"parity": 1e-7, "train_metrics": {"auc": 0.9}, "validation_metrics": {"auc": 0.88}, **given}
+    return judge(policy, TASK, scores, labels, **told)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("policy", "given", "failed"),
+    [
+        (GatePolicy(), {}, []),
+        (GatePolicy(thresholds=(Threshold(metric="auc", min=0.8),)), {}, []),
+        (GatePolicy(thresholds=(Threshold(metric="auc", min=0.99),)), {}, ["auc"]),
+        (GatePolicy(thresholds=(Threshold(metric="log_loss", max=0.1),)), {}, ["log_loss"]),
+        (GatePolicy(thresholds=(Threshold(metric="accuracy", min=0.5, max=0.6),)), {}, ["accuracy"]),
+        (GatePolicy(), {"parity": 1e-2}, ["export parity"]),
+        (GatePolicy(), {"parity": float("nan")}, ["export parity"]),
+        (GatePolicy(max_gap=0.05), {}, []),
+        (GatePolicy(max_gap=0.01), {}, ["train/validation gap"]),
+        (GatePolicy(margin=0.01), {"champion_scores": _rows(2.0)[0]}, []),
+        (GatePolicy(margin=0.01), {"champion_scores": _rows(4.0)[0]}, ["not worse than the champion"]),
+        (GatePolicy(margin=0.01), {"champion_scores": None}, []),
+        (GatePolicy(), {"champion_scores": _rows(4.0)[0]}, []),
+        (GatePolicy(), {"exact_scores": _rows(2.0)[0]}, []),
+        (GatePolicy(), {"exact_scores": _rows(2.2)[0]}, ["int8 as good as float"]),
+        (GatePolicy(max_quantization_loss=0.2), {"exact_scores": _rows(2.2)[0]}, []),
+    ],
+)
+def test_a_check_fails_for_its_own_reason(policy: GatePolicy, given: dict[str, object], failed: list[str]) -> None:
+    report = _judge(policy, **given)
+    assert [check.name for check in report.failures] == failed
+    assert report.passed == (not failed)
+    for check in report.checks:
+        assert ("is not" in check.reason) == (not check.passed)
+
+
+def test_a_metric_that_the_labels_do_not_define_fails() -> None:
+    policy = GatePolicy(thresholds=(Threshold(metric="auc", min=0.1), Threshold(metric="auc", max=1.0)))
+    told = {"auc": 0.9}
+    report = judge(
+        policy, TASK, np.array([0.5, 0.6]), np.ones(2), parity=0.0, train_metrics=told, validation_metrics=told
+    )
+    assert len(report.failures) == 2
+
+
+def test_the_bound_covers_the_true_difference_about_as_often_as_it_says() -> None:
+    """One-sided error 0.1 over 200 repetitions: at most 0.1 plus four standard errors of that share."""
+    true = _difference(2.0, 2.3, rows=200_000, seed=10_000, resamples=1)[0]
+    missed = sum(_difference(2.0, 2.3, rows=300, seed=seed, resamples=200)[1] > true for seed in range(200))
+    assert missed / 200 <= 0.1 + 4 * np.sqrt(0.1 * 0.9 / 200)
+    assert missed > 0
+
+
+def _difference(champion: float, candidate: float, rows: int, seed: int, resamples: int) -> tuple[float, float]:
+    labels = _rows(champion, rows, seed)[1]
+    found = paired_difference(
+        TASK,
+        _rows(candidate, rows, seed)[0],
+        _rows(champion, rows, seed)[0],
+        labels,
+        alpha=0.1,
+        resamples=resamples,
+        seed=1,
+    )
+    return found.value, found.low
+
+
+@pytest.mark.parametrize("task", [TASKS["multiclass"], TASKS["regression"]])
+def test_better_is_positive_where_smaller_is_better(task: Task) -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(3, size=500).astype(float)
+    if task.kind == "multiclass":
+        good, bad = (np.eye(3)[labels.astype(int)] * share + (1 - share) / 3 for share in (0.9, 0.2))
+    else:
+        good, bad = labels + 0.1 * random.normal(size=500), labels + random.normal(size=500)
+    found = paired_difference(task, good, bad, labels, alpha=0.05, resamples=100, seed=0)
+    assert 0 < found.low < found.value

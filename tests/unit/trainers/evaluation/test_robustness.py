@@ -1,0 +1,73 @@
+"""Inputs are spoilt as declared, and what that costs is what the model loses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from features.encoder import MISSING_CODE, Arrays, Encoder
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame
+from trainers.evaluation import robustness
+from trainers.evaluation.robustness import RobustnessPolicy
+from trainers.input_spec import InputSpec
+
+TABLE = frame(rows=4000)
+ENCODER = Encoder.fit(COLUMNS, TABLE)
+ARRAYS = ENCODER.encode(TABLE)
+LABELS = TABLE["label"].to_numpy()
+INPUTS = InputSpec.fit(ENCODER, TASKS["binary"], ARRAYS, LABELS)
+
+
+def _by_number(arrays: Arrays) -> np.ndarray:
+    return np.nan_to_num(1 / (1 + np.exp(-arrays["numbers"][:, 0])), nan=0.5)
+
+
+def _by_colour(arrays: Arrays) -> np.ndarray:
+    return np.array([0.5, 0.5, 0.4, 0.9, 0.1])[arrays["codes"][:, 0]]
+
+
+@pytest.mark.parametrize(
+    ("score", "hurt", "unhurt"),
+    [(_by_number, (0, 1), 2), (_by_colour, (1, 2), 0)],
+)
+def test_a_model_suffers_by_what_it_uses(score: robustness.Score, hurt: tuple[int, ...], unhurt: int) -> None:
+    policy = RobustnessPolicy(noise=1.0, missing=0.5, shuffled=0.5)
+    found = robustness.measure(policy, TASKS["binary"], INPUTS, score, ARRAYS, LABELS, seed=0)
+    assert [s.what for s in found] == ["noise of 1 std", "50% of values missing", "50% of categories shuffled"]
+    assert all(found[i].lost > 0.03 for i in hurt)
+    assert found[unhurt].lost == 0
+    again = robustness.measure(policy, TASKS["binary"], INPUTS, score, ARRAYS, LABELS, seed=0)
+    assert again == found
+
+
+def test_noise_is_in_standard_deviations_and_leaves_gaps_gaps() -> None:
+    noise = robustness.noisy(ARRAYS["numbers"], INPUTS, 0.5, np.random.default_rng(0)) - ARRAYS["numbers"]
+    assert np.allclose(np.nanstd(noise, axis=0)[[0, 2]], 0.5 * np.array(INPUTS.std)[[0, 2]], rtol=0.05)
+    assert np.array_equal(np.isnan(noise), np.isnan(ARRAYS["numbers"]))
+
+
+def test_gaps_have_their_share_and_shuffling_keeps_frequencies() -> None:
+    gappy = robustness.gappy(ARRAYS, 0.3, np.random.default_rng(0))
+    assert np.isnan(gappy["numbers"][:, 0]).mean() == pytest.approx(0.3, abs=0.03)
+    was = (ARRAYS["codes"] == MISSING_CODE).mean()
+    assert (gappy["codes"] == MISSING_CODE).mean() == pytest.approx(was + 0.3 * (1 - was), abs=0.03)
+    traded = robustness.traded(ARRAYS["codes"], 0.5, np.random.default_rng(0))
+    assert np.array_equal(np.sort(traded, axis=0), np.sort(ARRAYS["codes"], axis=0))
+    assert not np.array_equal(traded, ARRAYS["codes"])
+
+
+def test_limits_name_what_was_done() -> None:
+    policy = RobustnessPolicy(missing=0.9, noise=0, shuffled=0)
+    found = robustness.measure(policy, TASKS["binary"], INPUTS, _by_number, ARRAYS, LABELS, seed=0)
+    assert not list(robustness.judge(found, TASKS["binary"], None))
+    (check,) = robustness.judge(found, TASKS["binary"], 0.05)
+    assert (check.name, check.passed) == ("robust to 90% of values missing", False)
+    assert check.value == found[0].before - found[0].after
+
+
+def test_inputs_without_numbers_or_categories_are_spoilt_as_far_as_they_go() -> None:
+    encoder = Encoder.fit(COLUMNS[3:4], TABLE)
+    arrays = encoder.encode(TABLE)
+    inputs = InputSpec.fit(encoder, TASKS["binary"], arrays, LABELS)
+    found = robustness.measure(RobustnessPolicy(), TASKS["binary"], inputs, _by_colour, arrays, LABELS, seed=0)
+    assert [s.what for s in found] == ["10% of values missing", "10% of categories shuffled"]

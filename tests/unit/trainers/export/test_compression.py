@@ -1,0 +1,192 @@
+"""Pruning and distillation: what is taken out, what a student learns, and that both are refused where they cannot be done."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cluster.errors import DataError, ProjectError
+from cluster.values import TaskKind
+from tests.factories.trainers.frames import TASKS, Small, frame, trained
+from trainers import losses
+from trainers.config import Change, ModelSpec, TrainConfig
+from trainers.data.batches import MemoryFeed, MemoryHeldOut
+from trainers.evaluation.quality_gate import GatePolicy, judge
+from trainers.export.compression import Compression, Distill, Prune, check, next_job
+from trainers.export.onnx_export import export
+from trainers.loop.checkpointer import Checkpoints
+from trainers.loop.train_spec import Job
+from trainers.loop.trainer import FitResult
+from trainers.models import registry
+from trainers.models.registry import Mlp
+
+WHOLE = ModelSpec(parameters={"hidden": (32, 16)})
+CONFIG = TrainConfig(epochs=6, batch_size=64, workers=1, lr=1e-2)
+
+
+def _next(step: Compression, result: FitResult, config: TrainConfig | None = None) -> Job:
+    job = Job(result.spec, config or result.config, result.task, result.inputs)
+    return next_job(step, job, result.module())
+
+
+def _again(job: Job, kind: TaskKind = "binary") -> FitResult:
+    return trained(kind, job.spec, job.config, start=job.start, teacher=job.teacher)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+def test_pruned_weights_fit_the_smaller_model_and_the_strongest_units_stay(norm: str) -> None:
+    result = trained(spec=ModelSpec(parameters={"hidden": (8, 4), "norm": norm}))
+    module = result.module()
+    assert isinstance(module, Mlp)
+    with torch.no_grad():
+        module.body[4].weight[:, 3] *= 1000
+        module.head.weight[:, [0, 2]] *= 1000
+    job = next_job(Prune(share=0.5), Job(result.spec, CONFIG, result.task, result.inputs), module)
+    assert job.spec.parameters["hidden"] == (4, 2)
+    assert job.start is not None
+    smaller = registry.build(job.spec, job.inputs, job.task)
+    smaller.load_state_dict({name: torch.from_numpy(value) for name, value in job.start.items()})
+    assert np.array_equal(job.start["head.weight"], module.head.weight[:, [0, 2]].detach().numpy())
+    assert any(np.array_equal(row, module.body[0].weight[3].detach().numpy()) for row in job.start["body.0.weight"])
+
+
+def test_units_that_do_nothing_are_taken_out_without_a_trace() -> None:
+    result = trained(spec=ModelSpec(parameters={"hidden": (8, 6), "norm": "none"}))
+    module = result.module()
+    assert isinstance(module, Mlp)
+    with torch.no_grad():
+        module.body[4].weight[:, ::2] = 0
+        module.head.weight[:, 3:] = 0
+    parameters, state = module.narrowed(0.5)
+    smaller = Mlp(result.inputs, result.task, **{**result.spec.parameters, **parameters})
+    smaller.load_state_dict(state)
+    numbers, codes = (
+        torch.randn(20, result.inputs.width),
+        torch.zeros(20, len(result.inputs.cardinalities), dtype=torch.int64),
+    )
+    assert torch.allclose(smaller.eval()(numbers, codes), module(numbers, codes), atol=1e-5)
+
+
+@pytest.mark.parametrize(("hidden", "share", "left"), [((8,), 0.99, (1,)), ((10, 5), 0.1, (9, 4)), ((), 0.5, ())])
+def test_at_least_one_unit_stays(hidden: tuple[int, ...], share: float, left: tuple[int, ...]) -> None:
+    result = trained(spec=ModelSpec(parameters={"hidden": hidden}))
+    module = result.module()
+    assert isinstance(module, Mlp)
+    assert module.narrowed(share)[0] == {"hidden": left}
+
+
+def test_a_pruned_model_is_trained_on_gently_is_smaller_and_nearly_as_good(tmp_path: Path) -> None:
+    whole = trained(spec=WHOLE, config=CONFIG.model_copy(update={"changes": (Change(after=1, lr=2e-2),)}))
+    job = _next(Prune(share=0.5, epochs=3), whole)
+    assert (job.config.lr, job.config.epochs, job.config.changes) == (pytest.approx(1e-3), 3, ())
+    pruned = _again(job)
+    assert pruned.metrics["auc"] > whole.metrics["auc"] - 0.03
+    sizes = []
+    for result in (whole, pruned):
+        assert export(result, tmp_path, frame()) < 1e-5
+        sizes.append(sum(value.size for value in result.state.values()))
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_training_begins_with_the_weights_it_is_given() -> None:
+    whole = trained(spec=WHOLE, config=CONFIG)
+    config = CONFIG.model_copy(update={"epochs": 1, "lr": 1e-9, "weight_decay": 0.0})
+    again = trained(spec=WHOLE, config=config, start=whole.state)
+    weights = [name for name in whole.state if "running" not in name and "num_batches" not in name]
+    assert all(np.allclose(again.state[name], whole.state[name], atol=1e-6) for name in weights)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression", "multilabel"])
+def test_a_student_agrees_with_its_teacher_more_than_one_without(kind: TaskKind) -> None:
+    teacher = trained(kind, WHOLE, CONFIG)
+    job = _next(Distill(student=ModelSpec(build=Small), weight=1.0, epochs=8), teacher)
+    student, alone = _again(job, kind), trained(kind, job.spec, job.config)
+
+    def logits(result: FitResult) -> torch.Tensor:
+        arrays = result.encoder.encode(frame(kind, seed=9))
+        with torch.inference_mode():
+            return result.module()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"]))
+
+    taught = logits(teacher)
+    apart = [float(losses.distilled(TASKS[kind], logits(r), taught, 2.0)) for r in (student, alone)]
+    assert apart[0] < apart[1]
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression", "multilabel"])
+def test_nobody_is_closer_to_a_teacher_than_the_teacher(kind: TaskKind) -> None:
+    taught = torch.randn(50, TASKS[kind].outputs, generator=torch.Generator().manual_seed(0))
+    own = float(losses.distilled(TASKS[kind], taught, taught, 3.0))
+    assert own == pytest.approx(0.0, abs=1e-5)
+    assert float(losses.distilled(TASKS[kind], taught + 0.5 * torch.randn_like(taught), taught, 3.0)) > 1e-3
+
+
+def test_labels_have_the_rest_of_a_students_loss() -> None:
+    """With a teacher that knows nothing, only they can teach."""
+    teacher = trained(spec=WHOLE)
+    blank = {name: np.zeros_like(value) for name, value in teacher.state.items()}
+    job = _next(Distill(student=WHOLE, weight=0.5, epochs=6, lr=1e-2), teacher)
+    assert job.teacher is not None
+    ignorant = type(job.teacher)(job.teacher.spec, blank, 0.5, 2.0)
+    assert trained(spec=job.spec, config=job.config, teacher=ignorant).metrics["auc"] > 0.85
+
+
+def test_what_cannot_be_pruned_is_refused_before_anything_is_trained() -> None:
+    result = trained(spec=ModelSpec(build=Small))
+    with pytest.raises(ProjectError, match=r"model 'Small' cannot be pruned; give it a method narrowed"):
+        check((Prune(share=0.5),), result.spec, result.inputs, result.task)
+    with pytest.raises(ProjectError, match="'Small' cannot be pruned"):
+        _next(Prune(share=0.5), result)
+    with pytest.raises(ProjectError, match="'linear' cannot be pruned"):
+        check((Distill(student=ModelSpec(build="linear")), Prune(share=0.5)), WHOLE, result.inputs, result.task)
+    check((Prune(share=0.5), Distill(student=ModelSpec(build=Small))), WHOLE, result.inputs, result.task)
+
+
+def test_a_checkpoint_of_another_teacher_or_start_is_refused(tmp_path: Path) -> None:
+    from tests.unit.trainers.test_resume import Moody, _rows
+    from tests.unit.trainers.tuning.test_pbt import _train
+    from trainers.loop import train_loop
+    from trainers.loop.process_group import World
+
+    config = TrainConfig(epochs=2, batch_size=40, workers=1)
+    out, _ = _train(config, Checkpoints(str(tmp_path)), until=1)
+    train, validation, inputs = _rows()
+    job = Job(ModelSpec(build=Moody), config, TASKS["binary"], inputs, start=out.state)
+    feed = MemoryFeed(train, config.batch_size, config.seed)
+    with pytest.raises(DataError, match="its start differ"):
+        train_loop.train(
+            job, feed, MemoryHeldOut(validation), World(), lambda e: None, checkpoints=Checkpoints(str(tmp_path))
+        )
+
+
+@pytest.mark.parametrize(("limit", "passed"), [(0.2, True), (0.001, False)])
+def test_the_gate_bounds_what_a_step_costs(limit: float, passed: bool) -> None:
+    random = np.random.default_rng(0)
+    labels = (random.random(3000) < 0.5).astype(float)
+    whole = 1 / (1 + np.exp(-(labels - 0.5) * 4 - random.normal(size=3000)))
+    worse = 1 / (1 + np.exp(-(labels - 0.5) * 3 - random.normal(size=3000)))
+    report = judge(
+        GatePolicy(max_compression_loss=limit, max_quantization_loss=0.0 if passed else 1.0),
+        TASKS["binary"],
+        worse,
+        labels,
+        parity=0.0,
+        train_metrics={},
+        validation_metrics={},
+        exact_scores=whole,
+        compression="pruned by 50%",
+    )
+    [found] = [c for c in report.checks if c.name == "pruned by 50% as good as whole"]
+    assert (found.passed, report.passed) == (passed, passed)
+    assert "before compression" in found.reason
+    assert not math.isnan(found.value)
+
+
+def test_keys_tell_steps_apart_and_hold_nothing_of_this_process() -> None:
+    steps = (Prune(share=0.5), Prune(share=0.4), Distill(student=WHOLE), Distill(student=ModelSpec(build=Small)))
+    keys = [repr(step.key) for step in steps]
+    assert len(set(keys)) == 4
+    assert not any("0x" in key for key in keys)

@@ -1,0 +1,163 @@
+"""Exported models give the training module's scores, whatever comes in."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from cluster.errors import DataError
+from cluster.values import Snapshot, TaskKind
+from features.definitions import Column, FeatureSet
+from features.manifest import MODEL, PORTABLE, WEIGHTS, Manifest
+from tests.factories.trainers.frames import COLUMNS, Small, frame, trained
+from trainers.config import ModelSpec
+from trainers.export.onnx_export import export
+from trainers.export.portable_onnx import MISSING_KEY, missing_text, score_portable
+from trainers.loop.trainer import FitResult
+from trainers.scoring import onnx_scorer
+
+PARITY = 1e-5
+
+
+def _both(result: FitResult, folder: Path, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    arrays = result.encoder.encode(table)
+    with torch.inference_mode():
+        ours = result.scored()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
+    return ours, onnx_scorer.score(onnx_scorer.session(folder / MODEL), arrays)
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns", "spec", "names"),
+    [
+        ("binary", COLUMNS, ModelSpec(), ["numbers", "codes"]),
+        ("multiclass", COLUMNS, ModelSpec(build=Small), ["numbers", "codes"]),
+        ("regression", COLUMNS[:3], ModelSpec(parameters={"norm": "layer"}), ["numbers"]),
+        ("binary", COLUMNS[3:4], ModelSpec(build="linear"), ["codes"]),
+    ],
+)
+def test_parity_of_every_task_and_of_inputs_without_columns(
+    kind: TaskKind, columns: tuple[Column, ...], spec: ModelSpec, names: list[str], tmp_path: Path
+) -> None:
+    result = trained(kind, spec, columns=columns)
+    assert export(result, tmp_path, frame(kind, seed=5)) < PARITY
+    model = onnx.load(tmp_path / MODEL)
+    assert [node.name for node in model.graph.input] == names
+    assert [node.name for node in model.graph.output] == ["scores"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MODEL, PORTABLE, WEIGHTS]
+    for rows in (1, 3):
+        ours, theirs = _both(result, tmp_path, frame(kind, rows=rows, seed=9))
+        assert ours.shape == theirs.shape == ((rows, 3) if kind == "multiclass" else (rows,))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[FitResult, Path]:
+    result, folder = trained(), tmp_path_factory.mktemp("bundle")
+    export(result, folder, frame())
+    features = FeatureSet(name="all", request=COLUMNS)
+    Manifest(
+        model="toy",
+        task=result.task,
+        features=features,
+        feature_hash=features.content_hash,
+        encoder=result.encoder,
+        snapshot=Snapshot(table="t", id=1, rows=1),
+        code_version="x",
+    ).save(folder)
+    return result, folder
+
+
+number = st.one_of(st.none(), st.floats(width=32), st.sampled_from([math.inf, -math.inf, math.nan]))
+row = st.tuples(number, number, number, st.one_of(st.none(), st.text(max_size=5), st.sampled_from(["red", "blue"])))
+
+
+@given(st.lists(row, min_size=1, max_size=5))
+def test_anything_that_encodes_scores_alike(exported: tuple[FitResult, Path], given_rows: list[tuple]) -> None:
+    result, folder = exported
+    plain, heavy, gappy, colour = zip(*given_rows, strict=True)
+    table = pa.table(
+        {
+            **{n: pa.array(v, pa.float64()) for n, v in (("plain", plain), ("heavy", heavy), ("gappy", gappy))},
+            "colour": pa.array(colour, pa.string()),
+            "pixels": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4 * len(plain), np.float32)), 4),
+        }
+    )
+    ours, theirs = _both(result, folder, table)
+    assert np.isfinite(theirs).all()
+    assert np.abs(ours - theirs).max() < PARITY
+
+
+@given(st.lists(row, min_size=1, max_size=5))
+def test_the_portable_model_encodes_as_training_does(exported: tuple[FitResult, Path], given_rows: list[tuple]) -> None:
+    result, folder = exported
+    plain, heavy, gappy, colour = zip(*given_rows, strict=True)
+    # The empty text stands for missing there.
+    colour = [text or None for text in colour]
+    pixels = np.zeros((len(plain), 2, 2), np.float32)
+    numbers = {n: pa.array(v, pa.float64()) for n, v in (("plain", plain), ("heavy", heavy), ("gappy", gappy))}
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(pixels.ravel()), 4)
+    table = pa.table({**numbers, "colour": pa.array(colour, pa.string()), "pixels": flat})
+    model = onnx_scorer.session(folder / PORTABLE)
+    missing = model.get_modelmeta().custom_metadata_map[MISSING_KEY]
+    fed = {
+        n: np.array([math.nan if v is None else v for v in c], np.float32)
+        for n, c in zip(numbers, (plain, heavy, gappy), strict=True)
+    }
+    (theirs,) = model.run(
+        ["scores"], fed | {"colour": np.array([missing if t is None else t for t in colour], object), "pixels": pixels}
+    )
+    ours, _ = _both(result, folder, table)
+    assert np.abs(ours - theirs).max() < PARITY
+    assert np.array_equal(score_portable(model, result.encoder, table), theirs)
+
+
+def test_a_vocabulary_with_the_empty_text_has_another_one_for_missing(tmp_path: Path) -> None:
+    table = frame()
+    colours = ["" if c == "red" else c for c in table["colour"].to_pylist()]
+    table = table.set_column(table.column_names.index("colour"), "colour", pa.array(colours, pa.string()))
+    result = trained(table=table)
+    assert missing_text(result.encoder) == "?"
+    assert export(result, tmp_path, table) < PARITY
+
+
+def test_a_column_called_scores_leaves_the_output_another_name(tmp_path: Path) -> None:
+    columns = (Column(name="scores", kind="number"), Column(name="numbers", kind="number"))
+    table = frame().rename_columns({"plain": "scores", "heavy": "numbers"})
+    assert export(trained(columns=columns, table=table), tmp_path, table) < PARITY
+    model = onnx.load(tmp_path / PORTABLE)
+    assert [node.name for node in model.graph.input] == ["scores", "numbers"]
+    assert [node.name for node in model.graph.output] == ["scores_"]
+
+
+def test_weights_are_the_state_and_load_without_pickle(exported: tuple[FitResult, Path]) -> None:
+    result, folder = exported
+    loaded = load_file(folder / WEIGHTS)
+    assert loaded.keys() == result.state.keys()
+    assert all(np.array_equal(loaded[name], value) for name, value in result.state.items())
+
+
+def test_a_table_is_scored_from_the_bundle_alone(exported: tuple[FitResult, Path]) -> None:
+    result, folder = exported
+    table = frame(rows=40_000, seed=2)
+    ours, _ = _both(result, folder, table)
+    assert np.abs(onnx_scorer.score_table(folder, table) - ours).max() < PARITY
+    assert onnx_scorer.score_table(folder, table.slice(0, 0)).shape == (0,)
+
+
+def test_no_rows_no_parity(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no rows to compare"):
+        export(trained(), tmp_path, frame().slice(0, 0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=str(tmp_path)):
+        onnx_scorer.score_table(tmp_path, frame())

@@ -1,0 +1,45 @@
+"""FT-Transformer: it learns, goes out as a file, and treats columns as the others do."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from cluster.errors import ProjectError
+from cluster.values import TaskKind
+from tests.factories.trainers.frames import TASKS, frame, trained
+from trainers.config import ModelSpec, TrainConfig
+from trainers.export.onnx_export import export
+from trainers.models import registry
+
+SPEC = ModelSpec(build="ft_transformer", parameters={"width": 16, "blocks": 2, "heads": 4})
+CONFIG = TrainConfig(epochs=15, batch_size=64, lr=5e-3, workers=1)
+
+
+@pytest.mark.parametrize(("kind", "metric"), [("binary", "auc"), ("regression", "r2"), ("multilabel", "auc")])
+def test_it_learns_and_its_file_says_the_same(kind: TaskKind, metric: str, tmp_path: Path) -> None:
+    result = trained(kind, SPEC, CONFIG)
+    assert result.metrics[metric] > 0.85
+    assert export(result, tmp_path, frame(kind, rows=50, seed=3)) < 1e-4
+
+
+def test_every_column_is_a_token_and_a_missing_number_is_told_from_the_mean() -> None:
+    result = trained(spec=SPEC, config=CONFIG.model_copy(update={"epochs": 3}))
+    module = result.module()
+    numbers = torch.tensor([result.inputs.mean])
+    codes = torch.zeros(1, len(result.inputs.cardinalities), dtype=torch.int64)
+    tokens = module.tokens(numbers, codes)
+    assert tokens.shape == (1, 1 + result.inputs.width + len(result.inputs.cardinalities), 16)
+    gap = numbers.clone()
+    gap[0, 2] = math.nan
+    changed = (module.tokens(gap, codes) != tokens).any(dim=2)[0]
+    assert changed.nonzero().flatten().tolist() == [3]
+
+
+def test_a_width_that_heads_do_not_divide_is_refused() -> None:
+    inputs = trained(config=CONFIG.model_copy(update={"epochs": 1})).inputs
+    with pytest.raises(ProjectError, match="width=10 is no multiple of heads=4"):
+        registry.build(ModelSpec(build="ft_transformer", parameters={"width": 10, "heads": 4}), inputs, TASKS["binary"])

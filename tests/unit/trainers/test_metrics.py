@@ -1,0 +1,149 @@
+"""Losses and metrics against their definitions and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from cluster.errors import ProjectError
+from cluster.values import TaskKind
+from tests.factories.trainers.frames import TASKS
+from trainers import losses, metrics
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def _binary(seed: int, rows: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = random.integers(2, size=rows).astype(float)
+    labels[:2] = 0, 1
+    return np.round(random.random(rows), 2), labels, random.integers(0, 4, size=rows) + 0.5
+
+
+@given(SEEDS)
+def test_binary_metrics_are_scikit_learns_with_and_without_weights(seed: int) -> None:
+    scores, labels, weights = _binary(seed)
+    for weight in (None, weights):
+        found = {
+            name: metrics.prepare(TASKS["binary"], name, scores, labels)(weight)
+            for name in ("auc", "log_loss", "brier")
+        }
+        clipped = np.clip(scores, 1e-7, 1 - 1e-7)
+        assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, scores, sample_weight=weight))
+        assert found["log_loss"] == pytest.approx(sk.log_loss(labels, clipped, sample_weight=weight), rel=1e-5)
+        assert found["brier"] == pytest.approx(sk.brier_score_loss(labels, scores, sample_weight=weight))
+
+
+@given(SEEDS)
+def test_auc_does_not_change_under_a_rising_map_and_flips_under_a_falling_one(seed: int) -> None:
+    scores, labels, _ = _binary(seed)
+    value = metrics.auc(scores, labels)(None)
+    assert metrics.auc(np.exp(3 * scores), labels)(None) == pytest.approx(value)
+    assert metrics.auc(-scores, labels)(None) == pytest.approx(1 - value)
+
+
+@given(SEEDS)
+def test_multiclass_metrics_are_scikit_learns(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = np.concatenate([[0, 1, 2], random.integers(3, size=100)]).astype(float)
+    scores = random.dirichlet(np.ones(3), size=len(labels))
+    found = metrics.evaluate(TASKS["multiclass"], scores, labels)
+    assert found["log_loss"] == pytest.approx(sk.log_loss(labels, scores), rel=1e-5)
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, scores.argmax(axis=1)))
+    assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, scores, multi_class="ovr"))
+
+
+@given(SEEDS)
+def test_multilabel_metrics_are_scikit_learns_with_and_without_weights(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = np.vstack([[0, 0], [1, 1], random.integers(2, size=(80, 2))]).astype(float)
+    scores, weights = random.random((82, 2)), random.integers(1, 4, size=82).astype(float)
+    for weight in (None, weights):
+        found = {
+            name: metrics.prepare(TASKS["multilabel"], name, scores, labels)(weight)
+            for name in ("auc", "log_loss", "accuracy")
+        }
+        each = [sk.log_loss(labels[:, k], scores[:, k], sample_weight=weight) for k in range(2)]
+        assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, scores, sample_weight=weight))
+        assert found["log_loss"] == pytest.approx(np.mean(each), rel=1e-5)
+        assert found["accuracy"] == pytest.approx(1 - sk.hamming_loss(labels, scores >= 0.5, sample_weight=weight))
+    assert metrics.prepare(TASKS["multilabel"], "ece", scores, labels)(weights) == pytest.approx(
+        metrics.calibration_error(
+            np.repeat(scores, weights.astype(int), axis=0).ravel(),
+            np.repeat(labels, weights.astype(int), axis=0).ravel(),
+        )(None)
+    )
+
+
+@given(SEEDS)
+def test_regression_metrics_are_scikit_learns(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels, scores, weights = random.normal(size=50), random.normal(size=50), random.random(50) + 0.1
+    for weight in (None, weights):
+        found = {
+            name: metrics.prepare(TASKS["regression"], name, scores, labels)(weight) for name in ("rmse", "mae", "r2")
+        }
+        assert found["rmse"] == pytest.approx(sk.root_mean_squared_error(labels, scores, sample_weight=weight))
+        assert found["mae"] == pytest.approx(sk.mean_absolute_error(labels, scores, sample_weight=weight))
+        assert found["r2"] == pytest.approx(sk.r2_score(labels, scores, sample_weight=weight))
+
+
+def test_calibration_error_is_the_gap_of_a_shifted_probability() -> None:
+    random = np.random.default_rng(0)
+    chance = random.uniform(0.2, 0.7, size=200_000)
+    labels = (random.random(len(chance)) < chance).astype(float)
+    assert metrics.calibration_error(chance, labels)(None) < 0.01
+    assert metrics.calibration_error(chance + 0.1, labels)(None) == pytest.approx(0.1, abs=0.01)
+
+
+def test_one_class_alone_defines_no_auc() -> None:
+    assert np.isnan(metrics.auc(np.array([0.1, 0.9]), np.array([1.0, 1.0]))(None))
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_every_metric_says_whether_larger_is_better(kind: TaskKind) -> None:
+    good, bad = _good_and_bad(kind)
+    for name in metrics.METRICS[kind]:
+        better, worse = good[name], bad[name]
+        assert (better > worse) == (metrics.direction(name) == "max"), name
+    assert metrics.primary(TASKS[kind]).better(*(found[metrics.primary(TASKS[kind]).name] for found in (good, bad)))
+
+
+def _good_and_bad(kind: TaskKind) -> tuple[dict[str, float], dict[str, float]]:
+    labels = np.array([0.0, 1.0, 0.0, 1.0])
+    right, wrong = labels * 0.8 + 0.1, 0.9 - labels * 0.8
+    if kind == "multiclass":
+        right, wrong = (np.stack([1 - s, s, np.zeros(4)], axis=1) for s in (right, wrong))
+    return metrics.evaluate(TASKS[kind], right, labels), metrics.evaluate(TASKS[kind], wrong, labels)
+
+
+@pytest.mark.parametrize("kind", list(TASKS))
+def test_of_a_score_that_is_not_a_number_no_metric_is_one(kind: TaskKind) -> None:
+    task, random = TASKS[kind], np.random.default_rng(0)
+    scores = random.random((40, task.outputs) if task.wide else 40)
+    labels = random.integers(2, size=(40, task.label_width) if kind == "multilabel" else 40)
+    assert not np.isnan(list(metrics.evaluate(task, scores, labels).values())).any()
+    scores[3] = np.nan
+    assert np.isnan(list(metrics.evaluate(task, scores, labels).values())).all()
+
+
+def test_an_unknown_metric_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ProjectError, match=r"no metric 'f1'.*auc"):
+        metrics.prepare(TASKS["binary"], "f1", np.zeros(1), np.zeros(1))
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_a_step_against_the_gradient_lowers_the_loss(kind: TaskKind) -> None:
+    torch.manual_seed(0)
+    task = TASKS[kind]
+    logits = torch.randn(32, task.outputs, requires_grad=True)
+    labels = torch.randint(0, max(2, task.outputs), (32,)).float()
+    before = losses.loss(task, logits, labels)
+    (gradient,) = torch.autograd.grad(before, logits)
+    assert torch.isfinite(gradient).all()
+    assert gradient.abs().max() > 0
+    assert losses.loss(task, logits - gradient, labels) < before
