@@ -15,7 +15,7 @@
     ├── RolloutError              a rollout that cannot be started or steered
     └── RequestError              a request that cannot be answered (HTTP 4xx)
 
-A message says what was wrong, where, and what to do about it.
+A message says what is wrong, where, and what to do about it. Its code is stable: docs/errors.md lists all of them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,23 @@ from collections.abc import Mapping
 
 
 class RayloopError(Exception):
-    """Base of all deliberate errors. ``what`` and ``todo`` make up the line the user reads."""
+    """Base of all deliberate errors.
 
-    def __init__(self, what: str, todo: str = "") -> None:
+    Args:
+        what: What is wrong, and where.
+        todo: What the user can do about it.
+        code: Stable name of this failure, "area.what_is_wrong". Scripts and tests rely on it; sentences may change.
+        fields: The values that the sentence mentions, by name.
+    """
+
+    area = "rayloop"
+
+    def __init__(self, what: str, todo: str = "", *, code: str = "", **fields: object) -> None:
         super().__init__(what, todo)
         self.what = what
         self.todo = todo
+        self.code = code or f"{self.area}.error"
+        self.fields = fields
 
     def __str__(self) -> str:
         return f"{self.what}; {self.todo}" if self.todo else self.what
@@ -38,13 +49,19 @@ class RayloopError(Exception):
 class ProjectError(RayloopError):
     """A project module that cannot be loaded, or contradicts itself."""
 
+    area = "project"
+
 
 class SettingsError(RayloopError):
     """A setting with a value that cannot be used."""
 
+    area = "settings"
+
 
 class DataError(RayloopError):
     """Rows or columns that are not what was declared."""
+
+    area = "data"
 
 
 class SnapshotNotFound(DataError):
@@ -54,9 +71,13 @@ class SnapshotNotFound(DataError):
 class OutOfMemory(RayloopError):
     """The machine has less memory than the work needs."""
 
+    area = "memory"
+
 
 class ClusterUnavailable(RayloopError):
     """No Ray cluster answers."""
+
+    area = "cluster"
 
 
 class PortInUse(ClusterUnavailable):
@@ -66,6 +87,8 @@ class PortInUse(ClusterUnavailable):
 class RegistryUnavailable(RayloopError):
     """MLflow does not answer."""
 
+    area = "registry"
+
 
 class VersionNotFound(RegistryUnavailable):
     """A model or version that is not registered."""
@@ -74,26 +97,48 @@ class VersionNotFound(RegistryUnavailable):
 class StoreUnavailable(RayloopError):
     """The online store does not answer."""
 
+    area = "store"
+
 
 class GateFailed(RayloopError):
     """A candidate did not pass its gate."""
+
+    area = "gate"
 
 
 class RolloutError(RayloopError):
     """A rollout that cannot be started or steered."""
 
+    area = "rollout"
+
 
 class RequestError(RayloopError):
     """A request that cannot be answered as it stands.
 
-    ``status`` is the HTTP status (4xx); ``field`` names the offending part of the request; ``headers`` belong to the
-    answer, such as ``Retry-After``.
+    Args:
+        what: What is wrong, and where.
+        field: The part of the request at fault.
+        status: HTTP status, 4xx.
+        todo: What the caller can do about it.
+        headers: Headers of the answer, such as ``Retry-After``.
+        code: As in RayloopError.
+        fields: As in RayloopError.
     """
 
+    area = "request"
+
     def __init__(
-        self, what: str, *, field: str = "", status: int = 400, todo: str = "", headers: Mapping[str, str] | None = None
+        self,
+        what: str,
+        *,
+        field: str = "",
+        status: int = 400,
+        todo: str = "",
+        headers: Mapping[str, str] | None = None,
+        code: str = "",
+        **fields: object,
     ) -> None:
-        super().__init__(what, todo)
+        super().__init__(what, todo, code=code, **fields)
         self.field = field
         self.status = status
         self.headers = dict(headers or {})
