@@ -117,9 +117,9 @@ class RequestError(RayloopError):
 
     Args:
         what: What is wrong, and where.
+        todo: What the caller can do about it.
         field: The part of the request at fault.
         status: HTTP status, 4xx.
-        todo: What the caller can do about it.
         headers: Headers of the answer, such as ``Retry-After``.
         code: As in RayloopError.
         fields: As in RayloopError.
@@ -130,10 +130,10 @@ class RequestError(RayloopError):
     def __init__(
         self,
         what: str,
+        todo: str = "",
         *,
         field: str = "",
         status: int = 400,
-        todo: str = "",
         headers: Mapping[str, str] | None = None,
         code: str = "",
         **fields: object,
