@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from cluster.values import Decision
 from deployments.rollout.state_machine import RolloutState
-from deployments.rollout.webhook_client import post
+from deployments.rollout.webhook_client import post_step
 
 Report = Callable[[RolloutState, str], Awaitable[None]]
 
@@ -49,7 +49,7 @@ class Consent:
             return "an abort was ordered" if self.aborting else ""
         if self._refusal and time.monotonic() < self._ask_again:
             return self._refusal
-        asked = asyncio.ensure_future(post(hooks, "before", state, decision))
+        asked = asyncio.ensure_future(post_step(hooks, "before", state, decision))
         stopped = asyncio.ensure_future(self._stopped.wait())
         await asyncio.wait({asked, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -67,6 +67,6 @@ class Consent:
         telling.add_done_callback(self._telling.discard)
 
     async def _tell(self, state: RolloutState, decision: Decision) -> None:
-        failures = await post(state.policy.webhooks, "after", state, decision)
+        failures = await post_step(state.policy.webhooks, "after", state, decision)
         if failures:
             await self._report(state, f"after {decision.action}, {'; '.join(failures)}")

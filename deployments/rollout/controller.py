@@ -133,7 +133,7 @@ class Controller:
                     f"{self._model} has a rollout under way: {named(self._state.challengers)} at {self._state.share:.0%}",
                     "abort it or let it end first",
                 )
-            webhook_client.check(policy.webhooks)
+            webhook_client.check_secrets(policy.webhooks)
             champion = (await self._effects.champion()).version
             task = await self._effects.task(champion)
             check_metric(task, policy.metric)

@@ -1,8 +1,7 @@
-"""The door to those who want a say, or word, when a rollout takes a step: HTTP POST of the state and the decision.
+"""Ask or notify the webhooks of a rollout about a step: HTTP POST of the state and the decision.
 
-The body is JSON: {"moment": "before" | "after", "state": RolloutState, "decision": Decision}; where a secret is named,
-header ``x-rayloop-signature`` is "sha256=" and the hex HMAC-SHA256 of the body under it. The state is the one that the
-decision leads to. Only an answer 2xx in time agrees.
+The body is JSON: {"moment": "before" | "after", "state": RolloutState, "decision": Decision}, signed where the policy
+names a secret (cluster/webhooks.py). The state is the one that the decision leads to. Only a 2xx answer in time agrees.
 """
 
 from __future__ import annotations
@@ -13,10 +12,8 @@ import os
 from collections.abc import Sequence
 from typing import Literal
 
-import httpx
-
+from cluster import webhooks
 from cluster.errors import RolloutError
-from cluster.signing import SIGNATURE, signature
 from cluster.values import Decision
 from deployments.rollout.state_machine import RolloutState
 from deployments.rollout_policy import Webhook
@@ -24,39 +21,33 @@ from deployments.rollout_policy import Webhook
 Moment = Literal["before", "after"]
 
 
-def check(hooks: Sequence[Webhook]) -> None:
-    """Raises RolloutError when a secret that a webhook names is not in this process's environment."""
+def check_secrets(hooks: Sequence[Webhook]) -> None:
+    """Check that this process can sign for every webhook.
+
+    Raises:
+        RolloutError: A webhook's ``secret_env`` is not set in this process's environment.
+    """
     for hook in hooks:
         if hook.secret_env and not os.environ.get(hook.secret_env):
             raise RolloutError(
-                f"webhook {hook.url} is to be signed with {hook.secret_env}, which the cluster's processes do not have",
-                "set it where the cluster is started",
+                f"webhook {hook.url} needs {hook.secret_env} to sign with, but the cluster's processes do not have it",
+                "set it in the environment that starts the cluster",
+                code="rollout.webhook_secret_missing",
+                url=hook.url,
+                secret_env=hook.secret_env,
             )
 
 
-async def post(hooks: Sequence[Webhook], moment: Moment, state: RolloutState, decision: Decision) -> list[str]:
-    """Tell all hooks of that moment, at once. Returns a sentence about each that did not agree."""
+async def post_step(hooks: Sequence[Webhook], moment: Moment, state: RolloutState, decision: Decision) -> list[str]:
+    """POST a step to all webhooks of one moment, concurrently.
+
+    Returns:
+        A sentence for each webhook that did not agree.
+    """
     content = {"moment": moment, "state": state.model_dump(mode="json"), "decision": decision.model_dump(mode="json")}
     body = json.dumps(content).encode()
-    told = await asyncio.gather(*(_told(hook, body) for hook in hooks if hook.moment == moment))
-    return [failure for failure in told if failure]
-
-
-async def _told(hook: Webhook, body: bytes) -> str:
-    try:
-        check([hook])
-        status = await asyncio.wait_for(_status(hook, body), hook.timeout_s)
-    except TimeoutError:
-        return f"webhook {hook.url}: no answer within {hook.timeout_s:g} s"
-    except (httpx.HTTPError, httpx.InvalidURL, RolloutError) as error:
-        return f"webhook {hook.url}: {error or type(error).__name__}"
-    return "" if 200 <= status < 300 else f"webhook {hook.url}: HTTP {status}"
-
-
-async def _status(hook: Webhook, body: bytes) -> int:
-    headers = {"content-type": "application/json"}
-    if hook.secret_env:
-        headers[SIGNATURE] = signature(os.environ[hook.secret_env], body)
-    # The limit is on the whole call, and is kept by who calls.
-    async with httpx.AsyncClient(timeout=None) as client:
-        return (await client.post(hook.url, content=body, headers=headers)).status_code
+    chosen = [hook for hook in hooks if hook.moment == moment]
+    failures = await asyncio.gather(
+        *(webhooks.send(hook.url, body, timeout_s=hook.timeout_s, secret_env=hook.secret_env) for hook in chosen)
+    )
+    return [f"webhook {hook.url}: {failure}" for hook, failure in zip(chosen, failures, strict=True) if failure]

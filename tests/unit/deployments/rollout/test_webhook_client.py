@@ -6,13 +6,14 @@ import json
 import pytest
 
 from cluster.errors import RolloutError
-from cluster.signing import SIGNATURE, signature
 from cluster.values import Decision
+from cluster.webhooks import SIGNATURE_HEADER, sign
 from deployments.rollout.approvals import Consent
 from deployments.rollout.state_machine import RolloutState, begin, entry
-from deployments.rollout.webhook_client import check, post
+from deployments.rollout.webhook_client import check_secrets, post_step
 from deployments.rollout_policy import RolloutPolicy, Webhook
 from tests.factories.deployments.endpoint import Endpoint
+from tests.factories.errors import raises
 
 SECRET = "RAYLOOP_TEST_HOOK_SECRET"
 
@@ -26,36 +27,36 @@ def test_the_body_tells_state_and_decision_and_is_signed(endpoint: Endpoint, mon
     monkeypatch.setenv(SECRET, "hush")
     hook = Webhook(url=f"{endpoint.url}/200", moment="before", secret_env=SECRET)
     state, decision = step(hook, Webhook(url=f"{endpoint.url}/204"))
-    assert asyncio.run(post(state.policy.webhooks, "before", state, decision)) == []
+    assert asyncio.run(post_step(state.policy.webhooks, "before", state, decision)) == []
     ((path, headers, body),) = endpoint.heard
     told = json.loads(body)
     assert (path, told["moment"]) == ("/200", "before")
     assert RolloutState.model_validate(told["state"]) == state
     assert Decision.model_validate(told["decision"]) == decision
-    assert headers[SIGNATURE] == signature("hush", body) != signature("other", body)
+    assert headers[SIGNATURE_HEADER] == sign("hush", body) != sign("other", body)
 
 
 @pytest.mark.parametrize("status", [301, 403, 500])
 def test_only_an_answer_2xx_agrees(endpoint: Endpoint, status: int) -> None:
     state, decision = step(Webhook(url=f"{endpoint.url}/{status}"), Webhook(url=f"{endpoint.url}/202"))
-    failures = asyncio.run(post(state.policy.webhooks, "after", state, decision))
+    failures = asyncio.run(post_step(state.policy.webhooks, "after", state, decision))
     assert failures == [f"webhook {endpoint.url}/{status}: HTTP {status}"]
 
 
 def test_who_is_late_or_away_does_not_agree(endpoint: Endpoint) -> None:
     late, away = Webhook(url=f"{endpoint.url}/hang", timeout_s=0.2), Webhook(url="http://127.0.0.1:9/")
     state, decision = step(late, away)
-    failures = asyncio.run(post(state.policy.webhooks, "after", state, decision))
+    failures = asyncio.run(post_step(state.policy.webhooks, "after", state, decision))
     assert "no answer within 0.2 s" in failures[0]
     assert "webhook http://127.0.0.1:9/: " in failures[1]
 
 
 def test_a_secret_that_is_not_there_is_named() -> None:
     hook = Webhook(url="http://127.0.0.1:9/", secret_env="RAYLOOP_TEST_NO_SUCH_SECRET")
-    with pytest.raises(RolloutError, match="RAYLOOP_TEST_NO_SUCH_SECRET"):
-        check([hook])
+    with raises(RolloutError, "rollout.webhook_secret_missing", secret_env="RAYLOOP_TEST_NO_SUCH_SECRET"):
+        check_secrets([hook])
     state, decision = step(hook)
-    assert "RAYLOOP_TEST_NO_SUCH_SECRET" in asyncio.run(post([hook], "after", state, decision))[0]
+    assert "RAYLOOP_TEST_NO_SUCH_SECRET" in asyncio.run(post_step([hook], "after", state, decision))[0]
 
 
 async def _nothing(state: RolloutState, failure: str) -> None:
