@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow check bench-serving bench-features bench-training bench-monitoring down clean
+.PHONY: demo down test test-unit test-slow check docs mutate clean
+.PHONY: bench-serving bench-features bench-training bench-monitoring
 
 demo: $(STAMP)
 	$(BIN)/rayloop demo
@@ -15,6 +17,11 @@ down: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
+# Without a cluster, in under two minutes.
+test-unit: $(STAMP)
+	$(BIN)/python -m pytest tests/unit tests/benchmarks
+
+# Kills, hangs, scaling, several models under load.
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
@@ -23,6 +30,10 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site goes to build/site; a broken link fails.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # ARGS="--only one_row,canary --rounds 1" for less; docs/benchmarks.md.
 bench-serving: $(STAMP)
@@ -43,9 +54,13 @@ bench-monitoring: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rayloop needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[dev]'
+	$(PIP) torch
+	$(PIP) --use-pep517 -e '.[dev]'
 	touch $(STAMP)
 
+$(VENV)/.docs: $(STAMP)
+	$(PIP) --use-pep517 -e '.[docs]'
+	touch $@
+
 clean: down
-	rm -rf $(VENV) benchmarks/.venvs
+	rm -rf $(VENV) build benchmarks/.venvs

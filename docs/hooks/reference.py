@@ -1,0 +1,176 @@
+"""Pages that the site makes from the code, so that each fact is written once.
+
+The start page is the README; command line, settings, error codes and packages are read from the source.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("rayloop", "features", "trainers", "deployments", "monitoring", "cluster")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    pages = {
+        "index.md": _readme(),
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
+        "decisions/index.md": _decisions(),
+        "reference/api.md": "# Project API\n\n::: rayloop\n    options:\n      show_root_heading: false\n",
+        "reference/cli.md": _command_line(),
+        "reference/settings.md": _settings(),
+        "reference/errors.md": _errors(),
+        **dict(_packages()),
+    }
+    for path, content in pages.items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def _readme() -> str:
+    """The README with its links as seen from docs/."""
+    text = (ROOT / "README.md").read_text()
+    return re.sub(r"\]\(docs/decisions\)", "](decisions/index.md)", re.sub(r"\]\(docs/(?!decisions\))", "](", text))
+
+
+def _decisions() -> str:
+    lines = ["# Decisions", "", "One page for each decision that a reader may question.", ""]
+    for page in sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md")):
+        title = page.read_text().splitlines()[0].lstrip("# ")
+        lines.append(f"- [{title}]({page.name})")
+    return "\n".join(lines)
+
+
+def _command_line() -> str:
+    import typer
+
+    from rayloop.cli.app import app
+
+    lines = ["# Command line", "", "`python -m rayloop` is the same as `rayloop`.", ""]
+    for name, command in _commands(typer.main.get_command(app), ""):
+        lines += [f"## rayloop {name}", "", (command.help or "").strip(), ""]
+        if rows := [_parameter(each) for each in command.params if each.name != "help"]:
+            lines += ["| parameter | default | meaning |", "|---|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def _commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, command in sorted(group.commands.items()):
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
+        elif not command.hidden:
+            yield f"{prefix}{name}", command
+
+
+def _parameter(parameter: Any) -> str:
+    option = parameter.opts[0].startswith("-")
+    names = ", ".join(f"`{name}`" for name in parameter.opts) if option else f"`{parameter.name.upper()}`"
+    default = "required" if parameter.required else f"`{parameter.default}`" if parameter.default else ""
+    return f"| {names} | {default} | {_cell(parameter.help or '')} |"
+
+
+def _settings() -> str:
+    """Fields of Settings with the string below each of them."""
+    tree = ast.parse((ROOT / "cluster" / "settings.py").read_text())
+    (model,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
+    lines = [
+        "# Settings",
+        "",
+        "Each is an environment variable; unset, its default holds.",
+        "",
+        "| variable | default | meaning |",
+        "|---|---|---|",
+    ]
+    for node, below in zip(model.body, [*model.body[1:], ast.Pass()], strict=True):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id != "model_config":
+            text = (
+                ast.literal_eval(below.value)
+                if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+                else ""
+            )
+            default = _default(node.value)
+            lines.append(f"| `RAYLOOP_{node.target.id.upper()}` | {default} | {' '.join(text.split())} |")
+    return "\n".join(lines)
+
+
+def _default(value: ast.expr | None) -> str:
+    if isinstance(value, ast.Call):
+        value = next((word.value for word in value.keywords if word.arg == "default"), None)
+    text = ast.unparse(value) if value is not None else ""
+    return f"`{text}`" if text not in ("", "''") else ""
+
+
+def _errors() -> str:
+    lines = [
+        "# Error codes",
+        "",
+        "A code is stable: scripts may rely on it. Sentences may change. `{…}` stands for a value, which the error also carries as a field.",
+        "",
+    ]
+    raised = defaultdict(list)
+    for code, kind, sentence, todo in sorted(error_codes()):
+        raised[code.split(".")[0]].append((code, kind, sentence, todo))
+    for area, rows in sorted(raised.items()):
+        lines += [f"## {area}", "", "| code | error | what it says | what to do |", "|---|---|---|---|"]
+        lines += [f"| `{code}` | {kind} | {_cell(sentence)} | {_cell(todo)} |" for code, kind, sentence, todo in rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def error_codes() -> Iterator[tuple[str, str, str, str]]:
+    """Code, class, sentence and advice of every error that the product raises, as its source has them."""
+    seen = set()
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and (code := _keyword(node, "code")) and (kind := _class_name(node)):
+                    sentence = _text(node.args[0]) if node.args else ""
+                    todo = _text(node.args[1]) if len(node.args) > 1 else _keyword(node, "todo")
+                    if (code, sentence) not in seen:
+                        seen.add((code, sentence))
+                        yield code, kind, sentence, todo
+
+
+def _class_name(call: ast.Call) -> str:
+    name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+    return name if name[:1].isupper() else ""
+
+
+def _keyword(call: ast.Call, name: str) -> str:
+    return next((_text(word.value) for word in call.keywords if word.arg == name), "")
+
+
+def _text(node: ast.expr) -> str:
+    """A string as its source has it, with {…} for what is filled in."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "{…}" for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return _text(node.left) + _text(node.right)
+    return "{…}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _packages() -> Iterator[tuple[str, str]]:
+    """A page for each package: its modules with their public names."""
+    yield "reference/packages/index.md", "# Packages\n\n" + "\n".join(f"- [{p}]({p}.md)" for p in PACKAGES)
+    for package in PACKAGES:
+        lines = [f"# {package}", ""]
+        for path in sorted((ROOT / package).rglob("*.py")):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            if not path.name.startswith("__") and path.read_text().strip():
+                lines += [f"::: {module}", "    options:", "      show_root_full_path: true", ""]
+        yield f"reference/packages/{package}.md", "\n".join(lines)
