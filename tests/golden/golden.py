@@ -1,0 +1,80 @@
+"""Golden values: what users, stores and dashboards depend on, as files under ``data/``.
+
+A test hands its value to ``golden(name, value)``, which compares it with ``data/<name>.json``. After an intended change:
+
+    UPDATE_GOLDEN=1 python -m pytest tests/golden
+    git diff tests/golden/data
+
+and say in the CHANGELOG what changed for users. The first command rewrites every file that differs; the second shows
+what you are about to change for them.
+
+Files under ``data/stored/<format>/`` are what that format of the code has written. They are never rewritten: today's
+readers must read all of them. ``stored(name, written)`` compares a fresh write with the newest format's file. When a
+stored format changes, raise the schema version of its class and ``FORMAT`` here; with UPDATE_GOLDEN the new files are
+then written into a new folder beside the old ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+DATA = Path(__file__).parent / "data"
+FORMAT = 1
+"""Of what today's code stores: the folder of its files under ``data/stored``."""
+
+_UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
+
+
+def golden(name: str, value: Any) -> None:
+    """Assert that a value of JSON's types is the one in ``data/<name>.json``; with UPDATE_GOLDEN, make it so."""
+    path = DATA / f"{name}.json"
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    if _UPDATE:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    # As JSON has it: tuples are lists, keys are texts.
+    assert json.loads(text) == json.loads(path.read_text())
+
+
+def stored(name: str, written: bytes) -> None:
+    """Assert that a fresh write, as JSON, is the newest format's file; with UPDATE_GOLDEN, write that where it is missing."""
+    assert json.loads(written) == json.loads(kept_file(name, written).read_bytes())
+
+
+def kept_file(name: str, written: bytes) -> Path:
+    """The newest format's file of this name; with UPDATE_GOLDEN it is made of what is ``written`` where it is missing."""
+    path = DATA / "stored" / str(FORMAT) / name
+    if _UPDATE and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(written)
+    return path
+
+
+def formats(name: str) -> list[Any]:
+    """Every format's file of this name, as parameters of a test."""
+    paths = [folder / name for folder in sorted((DATA / "stored").iterdir())]
+    return [
+        pytest.param(path, id=f"format {path.relative_to(DATA).parts[1]}") for path in paths if path.exists() or _UPDATE
+    ]
+
+
+def columns(schema: pa.Schema) -> dict[str, str]:
+    """Columns and their types."""
+    return {field.name: str(field.type) for field in schema}
+
+
+def structure(value: Any) -> Any:
+    """A value without its values: names of fields, types, and of arrays the shapes."""
+    if isinstance(value, dict):
+        return {str(key): structure(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [structure(inner) for inner in value]
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return type(value).__name__

@@ -1,0 +1,100 @@
+"""Names of metrics with their labels and types, alerts with their expressions, and what Grafana asks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import prometheus_client
+import pytest
+from ray.util import metrics as ray_metrics
+
+from cluster import persistent_gauge as cluster_gauges
+from deployments.telemetry import metrics as serving_metrics
+from deployments.telemetry.lost_rows import LostRows
+from monitoring.export import ray_metrics as ray_exporter
+from monitoring.export.alert_rules import prometheus_file, rules_file
+from monitoring.export.grafana import FILE, dashboard
+from monitoring.export.metric_definitions import COUNTERS, GAUGES
+from monitoring.export.prometheus import PrometheusExporter
+from rayloop.report.dashboards import RULES
+from tests.golden.golden import golden
+from trainers.loop import ray_metrics as training_gauges
+
+KINDS = ("Counter", "Gauge", "Histogram")
+
+
+class _NoTables:
+    """A catalog without tables."""
+
+    def exists(self, name: str) -> bool:
+        return False
+
+
+@pytest.fixture
+def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What is declared to Ray, by name."""
+    found: dict[str, Any] = {}
+
+    def recorder(kind: str) -> type:
+        class Recorder:
+            def __init__(
+                self,
+                name: str,
+                description: str = "",
+                boundaries: Sequence[float] | tuple[str, ...] = (),
+                tag_keys: tuple[str, ...] = (),
+            ) -> None:
+                # A histogram has its boundaries third, the others their labels.
+                labels = tag_keys or tuple(boundaries)
+                found[name] = {"type": kind, "labels": sorted(str(label) for label in labels)}
+
+            def set(self, value: float, tags: dict[str, str]) -> None: ...
+
+        return Recorder
+
+    for kind in KINDS:
+        made = recorder(kind)
+        for module in (ray_metrics, cluster_gauges, ray_exporter, training_gauges):
+            if hasattr(module, kind):
+                monkeypatch.setattr(module, kind, made)
+    return found
+
+
+def test_metrics_of_ray_and_their_labels_stay(declared: dict[str, Any]) -> None:
+    serving_metrics.Metrics("trips", "replica")
+    ray_exporter.RayExporter()
+    training_gauges.Gauges("trips")
+    LostRows("trips", _NoTables())  # type: ignore[arg-type]
+    golden("metrics", declared)
+
+
+def test_metrics_of_the_monitor_s_own_endpoint_stay() -> None:
+    exporter = PrometheusExporter()
+    for event in COUNTERS:
+        exporter.count("trips", event)
+    found = {family.name: family.type for family in exporter.registry.collect()}
+    labels = {name: sorted(labels) for name, (_, labels) in GAUGES.items()}
+    assert isinstance(exporter.registry, prometheus_client.CollectorRegistry)
+    golden("metrics_of_monitor", {name: [kind, labels.get(name, ["model"])] for name, kind in found.items()})
+
+
+def test_alerts_and_their_expressions_stay() -> None:
+    rules = json.loads(rules_file())
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            if "annotations" in rule:
+                rule["annotations"] = sorted(rule["annotations"])
+    golden("alerts", {RULES: rules, "prometheus.yml": json.loads(prometheus_file("discovery", "rules", "host:9093"))})
+
+
+def test_what_grafana_asks_stays() -> None:
+    made = json.loads(dashboard())
+    panels = [
+        [panel["type"], *(target["expr"] for target in panel.get("targets", []))]
+        for panel in made["panels"]
+        if panel["type"] != "row"
+    ]
+    variables = {variable["name"]: variable.get("definition", "") for variable in made["templating"]["list"]}
+    golden("grafana", {"file": FILE, "uid": made["uid"], "panels": panels, "variables": variables})

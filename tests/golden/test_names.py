@@ -1,0 +1,63 @@
+"""Names by which parts of a running system find each other: actors, Serve applications, deployments, routes, tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.names import (
+    ACTOR_NAMESPACE,
+    CHALLENGER,
+    CHAMPION,
+    journal_table,
+    labels_table,
+    ledger_actor,
+    lost_table,
+    monitor_actor,
+    predictions_table,
+    rollout_actor,
+    to_label_table,
+)
+from cluster.settings import Settings
+from deployments.http_messages import REQUEST_ID, ROUTING_KEY, VARIANT, VERSION
+from deployments.inference.challenger_app import Challenger
+from deployments.ingress import root_app as front
+from deployments.ingress.model_app import ModelServer
+from deployments.rollout import serve_config as config
+from deployments.serve_schema import challenger_app, challenger_prefix, server_app
+from deployments.telemetry import unshipped_rows as tally
+from features.manifest import MANIFEST, MODEL, PORTABLE, PROFILE, WEIGHTS
+from features.sources.erasure_registry import FORGOTTEN
+from features.sources.ingestion import QUARANTINE
+from monitoring.runtime.state_store import STATE, UNREADABLE
+from tests.golden import samples
+from tests.golden.golden import golden
+
+
+def test_names_stay() -> None:
+
+    golden(
+        "names",
+        {
+            "namespace": ACTOR_NAMESPACE,
+            "actors": [config.ACTOR, *(of("trips") for of in (ledger_actor, monitor_actor, rollout_actor))],
+            "applications": [
+                front.APP,
+                server_app("trips"),
+                challenger_app("trips", "r1", "7"),
+                challenger_prefix("trips"),
+            ],
+            "deployments": [front.Front.name, ModelServer.name, Challenger.name],
+            "route": front.ROUTE,
+            "variants": [CHAMPION, CHALLENGER],
+            "headers": [REQUEST_ID, VERSION, VARIANT, ROUTING_KEY],
+            "tables": [
+                *(of("trips") for of in (predictions_table, labels_table, lost_table, to_label_table, journal_table)),
+                QUARANTINE,
+                FORGOTTEN,
+            ],
+            "bundle": [MANIFEST, MODEL, PORTABLE, WEIGHTS, PROFILE],
+            "monitor": [STATE, UNREADABLE],
+            "tallies": str(tally.folder(Settings(home=Path("/home")), "trips")),
+            "user config": samples.USER_CONFIG,
+        },
+    )

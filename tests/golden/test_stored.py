@@ -1,0 +1,395 @@
+"""Everything that is stored: each format's files are read by today's code, and today's code writes what it wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from cluster.local_cluster import processes
+from cluster.names import journal_table
+from cluster.settings import Settings
+from cluster.storage.tables import Tables
+from cluster.values import GateReport
+from deployments.rollout.journal import Journal
+from deployments.rollout_policy import RolloutPolicy, Webhook
+from deployments.serve_schema import ChallengerConfig, ServerConfig
+from deployments.telemetry.unshipped_rows import Tally, debts
+from features.manifest import MANIFEST, Manifest
+from features.profiles.profile import Profile
+from features.profiles.reference_profile import ReferenceProfile
+from monitoring.detection.notification_payloads import Notice, alertmanager, webhook
+from monitoring.runtime.monitor import DriftMonitor
+from monitoring.runtime.state_store import STATE, Folder
+from tests.golden import samples
+from tests.golden.golden import columns, formats, golden, kept_file, stored, structure
+from trainers.card.model_card import FeatureFacts, Lineage, ModelCard, PartFacts
+from trainers.config import Change, ModelSpec, TrainConfig
+from trainers.data.batches import MemoryFeed, MemoryHeldOut, Rows
+from trainers.evaluation.assessment import Assessment
+from trainers.evaluation.bootstrap import Interval
+from trainers.evaluation.calibration import Calibrated
+from trainers.evaluation.explanations import Attribution, Importance
+from trainers.evaluation.fairness import Groups
+from trainers.evaluation.leakage import Alone
+from trainers.evaluation.robustness import Spoilt
+from trainers.evaluation.slices import Measured
+from trainers.input_spec import InputSpec
+from trainers.loop import train_loop as loop
+from trainers.loop.checkpointer import Checkpoints, loaded
+from trainers.loop.process_group import World
+from trainers.loop.train_events import Outcome
+from trainers.loop.train_spec import Job
+from trainers.tuning.trial import Trial
+from trainers.tuning.trial_store import Journal as Trials
+
+POLICY = RolloutPolicy(
+    steps=(0.05, 0.25, 1.0),
+    bake_s=10.0,
+    gates=(0.25,),
+    webhooks=(Webhook(url="https://hooks.example", moment="before", secret_env="SECRET"),),
+    error_margin=None,
+)
+
+
+def _put(path: Path, folder: Path, name: str = "") -> Path:
+    """A copy of a golden file where its reader looks for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / (name or path.name)).write_bytes(path.read_bytes())
+    return folder
+
+
+# Manifests.
+
+
+def test_a_manifest_is_written_as_it_was(tmp_path: Path) -> None:
+    samples.MANIFEST.save(tmp_path)
+    stored(MANIFEST, (tmp_path / MANIFEST).read_bytes())
+
+
+@pytest.mark.parametrize("path", formats(MANIFEST))
+def test_a_manifest_is_read(path: Path, tmp_path: Path) -> None:
+    assert Manifest.load(_put(path, tmp_path)) == samples.MANIFEST
+
+
+# Profiles.
+
+
+def test_profiles_are_written_as_they_were() -> None:
+    stored("profile.json", samples.profile().to_bytes())
+    stored("reference.json", samples.reference().to_bytes())
+
+
+@pytest.mark.parametrize("path", formats("profile.json"))
+def test_a_profile_is_read(path: Path) -> None:
+    read = Profile.from_bytes(path.read_bytes())
+    assert (read.rows, read.columns) == (6, samples.profile().columns)
+    assert read.to_bytes() == samples.profile().to_bytes()
+
+
+@pytest.mark.parametrize("path", formats("reference.json"))
+def test_a_reference_profile_is_read(path: Path) -> None:
+    assert ReferenceProfile.from_bytes(path.read_bytes()).to_bytes() == samples.reference().to_bytes()
+
+
+# Drift monitors.
+
+
+def test_a_monitor_s_state_is_written_as_it_was(tmp_path: Path) -> None:
+    Folder(tmp_path).save(samples.STATE)
+    stored(STATE, (tmp_path / STATE).read_bytes())
+
+
+@pytest.mark.parametrize("path", formats(STATE))
+def test_a_monitor_s_state_is_read(path: Path, tmp_path: Path) -> None:
+    assert Folder(_put(path, tmp_path)).load() == samples.STATE
+
+
+@pytest.mark.parametrize("path", formats(STATE))
+def test_a_monitor_goes_on_from_its_files(path: Path, tmp_path: Path) -> None:
+    _put(path, tmp_path)
+    _put(path.with_name("reference.json"), tmp_path, "reference-7.json")
+    status = DriftMonitor("trips", Folder(tmp_path)).status()
+    assert (status["version"], status["watched"], status["drifting"]) == ("7", ["distance"], True)
+    assert status["counters"] == {"windows": 2, "alarms": 1}
+    assert status["open_windows"] == {"7": {"10800.0": 6}}
+
+
+# Rollout journals.
+
+
+def _rows_of(path: Path) -> pa.Table:
+    kept = json.loads(path.read_text())
+    kinds = {"string": pa.string(), "double": pa.float64(), "timestamp[us, tz=UTC]": pa.timestamp("us", "UTC")}
+    kinds |= {"int64": pa.int64()}
+    schema = pa.schema([(name, kinds[kind.removeprefix("large_")]) for name, kind in kept["columns"].items()])
+    return pa.Table.from_pylist(kept["rows"], schema)
+
+
+def test_a_rollout_s_journal_is_written_as_it_was(tmp_path: Path) -> None:
+    tables = Tables(Settings(home=tmp_path))
+    journal = Journal("trips", tables)
+    for decision in samples.decisions():
+        journal.record(decision, POLICY)
+    written = tables.read(journal_table("trips")).sort_by("at")
+    at = written.column("at").cast(pa.int64())
+    rows = written.set_column(written.column_names.index("at"), "at", at).to_pylist()
+    stored("journal.json", json.dumps({"columns": columns(written.schema), "rows": rows}, indent=1).encode())
+
+
+@pytest.mark.parametrize("path", formats("journal.json"))
+def test_a_rollout_s_journal_is_read(path: Path, tmp_path: Path) -> None:
+    tables = Tables(Settings(home=tmp_path))
+    tables.append(journal_table("trips"), _rows_of(path))
+    journal = Journal("trips", tables)
+    assert tuple(journal.decisions()) == samples.decisions()
+    last = journal.last()
+    assert last is not None
+    assert (last.status, last.challengers, last.policy) == ("promoted", ("2",), POLICY)
+    # And it goes on.
+    journal.record(samples.decisions()[0].model_copy(update={"at": 1.8e9, "rollout": "r2"}), POLICY)
+    assert [one.rollout for one in journal.decisions()] == ["r1"] * 6 + ["r2"]
+
+
+# Searches and trainings.
+
+TRIALS = (
+    Trial(
+        number=1,
+        parameters={"lr": 0.1, "hidden": (16, 8), "norm": "batch", "skip": True},
+        metric=0.75,
+        epochs=3,
+        seconds=1.5,
+        status="finished",
+        stage="finalist",
+        seed=2,
+        parent=1,
+        curve=(0.5, 0.625, 0.75),
+        at=9.0,
+    ),
+    Trial(number=2, parameters={"lr": 0.2}, status="failed", error="no memory"),
+    Trial(number=3, parameters={"lr": 0.3}),
+)
+
+
+def test_a_search_is_written_as_it_was(tmp_path: Path) -> None:
+    journal = Trials(str(tmp_path))
+    for trial in TRIALS:
+        journal.put(trial)
+    for path in tmp_path.iterdir():
+        stored(f"trials/{path.name}", path.read_bytes())
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("folder", formats("trials"))
+def test_a_search_is_read(folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        _put(path, tmp_path)
+    journal = Trials(str(tmp_path))
+    assert [trial.model_dump_json() for trial in (*journal.ended(), *journal.interrupted())] == [
+        trial.model_dump_json() for trial in TRIALS
+    ]
+
+
+CONFIG = TrainConfig(epochs=3, batch_size=4, lr=0.01, workers=1, changes=(Change(after=2, lr=0.005),))
+
+
+def _training(folder: Path, until: int = 0) -> Outcome:
+    """A linear model of eight rows; nothing in its rows is drawn."""
+    numbers = np.arange(16, dtype=np.float32).reshape(8, 2) / 16
+    data = Rows(numbers, np.zeros((8, 0), np.int64), np.array([0, 1] * 4, np.float32))
+    inputs = InputSpec(
+        numbers=("a", "b"), tensors=(), categories=(), cardinalities=(), mean=(0.5, 0.5), std=(0.25, 0.25), missing=(),
+        class_shares=(0.5, 0.5),
+    )  # fmt: skip
+    job = Job(ModelSpec(build="linear"), CONFIG, samples.BINARY, inputs)
+    checkpoints = Checkpoints(str(folder))
+    feed = MemoryFeed(data, CONFIG.batch_size, CONFIG.seed)
+    try:
+        return loop.train(
+            job, feed, MemoryHeldOut(data), World(), lambda epoch: None, checkpoints=checkpoints, until=until
+        )
+    finally:
+        checkpoints.wait()
+
+
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_a_checkpoint_is_written_as_it_was(tmp_path: Path) -> None:
+    _training(tmp_path, until=2)
+    newest = sorted(tmp_path.iterdir())[-1]
+    kept = kept_file("training.checkpoint", newest.read_bytes())
+    body = loaded(newest.read_bytes()[32:])
+    golden("checkpoint", {"name": newest.name, "structure": structure(body), "job": json.loads(body["job"])})
+    assert structure(loaded(kept.read_bytes()[32:])) == structure(body)
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("path", formats("training.checkpoint"))
+def test_a_training_goes_on_from_its_checkpoint(path: Path, tmp_path: Path) -> None:
+    before = loaded(path.read_bytes()[32:])["epochs"]
+    outcome = _training(_put(path, tmp_path, "000000000004.checkpoint"))
+    assert [epoch.model_dump() for epoch in outcome.epochs[:2]] == before
+    assert len(outcome.epochs) == 3
+
+
+# Model cards and gates.
+
+CARD = ModelCard(
+    model="trips",
+    name="winner",
+    made_at=1.7e9,
+    purpose="to be on time",
+    task=samples.BINARY,
+    parts=(PartFacts(name="train", rows=9, start="2024-05-01 00:00", end="2024-05-02 00:00", label_mean=0.5),),
+    features=(FeatureFacts(name="distance", kind="number", origin="request", missing=0.25),),
+    recipe={"model": {"kind": "mlp", "hidden": [16]}, "train": {"epochs": 2}},
+    precision="float32",
+    latency={"p50": 12.0},
+    size=1000,
+    train_metrics={"auc": 0.9},
+    validation_metrics={"auc": 0.8},
+    checks=(samples.CHECK,),
+    assessment=Assessment(
+        metrics={"auc": Interval(value=0.8, low=0.7, high=0.9)},
+        slices=(
+            Measured(
+                name="carrier = AA",
+                column="carrier",
+                rows=5,
+                loss=0.5,
+                ratio=1.5,
+                low=1.25,
+                regression=1.0,
+                regression_low=0.5,
+            ),
+        ),
+        found=(),
+        fairness=(
+            Groups(
+                column="carrier",
+                by_group={"AA": {"rate": 0.5}},
+                parity_difference=0.25,
+                odds_difference=None,
+                error_difference=None,
+                left_out=("ZZ",),
+            ),
+        ),
+        calibration=Calibrated(
+            temperature=1.5,
+            applied=True,
+            ece_before=0.25,
+            ece_after=0.125,
+            log_loss_before=0.5,
+            log_loss_after=0.25,
+        ),
+        robustness=(Spoilt(what="noise", before=0.8, after=0.7, lost=0.1),),
+        alone=(Alone(feature="distance", skill=0.5),),
+        importance=(Importance(feature="distance", lost=0.25, spread=0.125),),
+        attributions=(
+            Attribution(
+                row="highest score",
+                output="late",
+                base=0.25,
+                score=0.75,
+                parts={"distance": 0.5},
+                values={"distance": "2"},
+            ),
+        ),
+    ),
+    curve=((0.5, 0.25, 9),),
+    limits=("of other times nothing was measured",),
+    lineage=Lineage(
+        run_id="run",
+        snapshot=samples.MANIFEST.snapshot,
+        feature_hash="ab",
+        code_version="cd",
+        fingerprint="ef",
+        champion="6",
+    ),
+    override="because",
+    compression="pruned",
+)
+
+
+def test_a_model_card_is_written_as_it_was() -> None:
+    stored("card.json", CARD.model_dump_json(indent=1).encode())
+
+
+@pytest.mark.parametrize("path", formats("card.json"))
+def test_a_model_card_is_read(path: Path) -> None:
+    assert ModelCard.model_validate_json(path.read_bytes()) == CARD
+
+
+def test_a_gate_s_report_is_written_as_it_was() -> None:
+    stored("gate.json", samples.REPORT.model_dump_json().encode())
+
+
+@pytest.mark.parametrize("path", formats("gate.json"))
+def test_a_gate_s_report_is_read(path: Path) -> None:
+    assert GateReport.model_validate_json(path.read_bytes()) == samples.REPORT
+
+
+# Replicas.
+
+
+def test_what_serve_is_told_is_written_as_it_was() -> None:
+    for name, config in samples.USER_CONFIG.items():
+        stored(f"user_config/{name}.json", json.dumps(config).encode())
+
+
+@pytest.mark.parametrize("folder", formats("user_config"))
+def test_what_serve_was_told_is_read(folder: Path) -> None:
+    for kind in (ServerConfig, ChallengerConfig):
+        name = {ServerConfig: "ModelServer", ChallengerConfig: "Challenger"}[kind]
+        read = kind.model_validate(json.loads((folder / f"{name}.json").read_text()))
+        assert read.model_dump(mode="json") == samples.USER_CONFIG[name]
+
+
+def test_a_tally_of_rows_is_written_as_it_was(tmp_path: Path) -> None:
+    tally = Tally(tmp_path, "replica")
+    tally.add("predictions", 7)
+    tally.add("labels", 2)
+    golden("tally", [path.read_bytes().hex() for path in tmp_path.iterdir()])
+    tally.close()
+
+
+def test_a_tally_of_the_first_format_is_read(tmp_path: Path) -> None:
+    (tmp_path / "dead").write_bytes(np.array([7, 2], np.int64).tobytes())
+    assert [(debt.replica, debt.owed) for debt in debts(tmp_path)] == [("dead", {"predictions": 7, "labels": 2})]
+
+
+# The session.
+
+
+@pytest.mark.parametrize("path", formats("cluster.json"))
+def test_a_session_is_read(path: Path, tmp_path: Path) -> None:
+    # Nothing runs under this session's id: what counts is that the file is understood.
+    assert processes(Settings(home=_put(path, tmp_path))) == []
+
+
+# What is sent to others.
+
+
+def test_what_webhooks_are_sent_stays() -> None:
+    notice = Notice(moment="alarm", alarm=samples.ALARM, action="retrain", outcome="job-1", at=1.7e9)
+    quiet = notice.model_copy(update={"moment": "quiet"})
+    sent: dict[str, Any] = {
+        f"{name} {one.moment}": json.loads(make(one))
+        for name, make in (("webhook", webhook), ("alertmanager", alertmanager))
+        for one in (notice, quiet)
+    }
+    golden("notices", sent)

@@ -1,0 +1,118 @@
+"""Tables of the catalog: their columns and types, as the code that writes them makes them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from cluster.names import journal_table, lost_table
+from cluster.settings import Settings
+from cluster.storage.tables import Tables
+from cluster.values import Task
+from deployments.protocol.feedback import parse_feedback
+from deployments.rollout.journal import Journal
+from deployments.rollout_policy import RolloutPolicy
+from deployments.telemetry.lost_rows import LostRows
+from deployments.telemetry.prediction_log import Answer, from_ipc, labels, predictions, to_ipc
+from features.offline.training_frame import frame_schema
+from features.sources.erasure_registry import FORGOTTEN, remember
+from features.sources.ingestion import schema_of
+from features.sources.source import Source
+from features.sources.validation import quarantined
+from rayloop.stages import log_analysis_job as looking
+from tests.golden import samples
+from tests.golden.golden import columns, golden
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    return Tables(Settings(home=tmp_path))
+
+
+def _answer(task: Task, scores: np.ndarray) -> Answer:
+    frame = samples.rows().select(["distance", "carrier", "hour", "as_of"]).slice(0, 2)
+    return Answer(
+        requests=["r"], keys=["k"], forced=[False], sizes=[2], frame=frame, task=task,
+        champion_version="1", version="2", assigned="challenger", variant="challenger", at_us=1_700_000_000_000_000,
+        champion_latency_ms=1.0, challenger_latency_ms=2.0, rollout="r1", share=0.25, champion_share=0.75,
+        challenger_version="2", champion=scores, challenger=scores, error=None, champion_error=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "scores"),
+    [
+        (samples.BINARY, np.array([0.5, 0.25])),
+        (samples.REGRESSION, np.array([12.0, -3.0])),
+        (samples.MULTICLASS, np.array([[0.5, 0.25, 0.25], [0.125, 0.75, 0.125]])),
+    ],
+)
+def test_the_prediction_log_stays(tables: Tables, task: Task, scores: np.ndarray) -> None:
+    rows = from_ipc(to_ipc(predictions([_answer(task, scores)], "replica:1")))
+    tables.append("trips.predictions", rows)
+    written = tables.read("trips.predictions")
+    assert written.num_rows == 2
+    golden(f"table_predictions_{task.kind}", {"columns": columns(written.schema), "rows": _texts(written)})
+
+
+def test_labels_stay(tables: Tables) -> None:
+    body = {"labels": [{"id": "a", "label": 1, "time": "2024-05-01T12:00:00Z"}, {"id": "b", "label": 0}]}
+    tables.append("trips.labels", labels(parse_feedback(body, samples.BINARY, 10), 1_700_000_000_000_000, "replica:1"))
+    written = tables.read("trips.labels")
+    golden("table_labels", {"columns": columns(written.schema), "rows": _texts(written)})
+
+
+def test_lost_rows_stay(tables: Tables) -> None:
+    lost = LostRows("trips", tables)
+    lost.settle("dead", {"predictions": 7, "labels": 2})
+    written = tables.read(lost_table("trips"))
+    golden("table_lost", {"columns": columns(written.schema), "rows": _texts(written.drop_columns(["at"]))})
+    assert LostRows("trips", tables).counts() == {"replicas": 1, "predictions": 7, "labels": 2}
+
+
+def test_the_journal_stays(tables: Tables) -> None:
+    journal = Journal("trips", tables)
+    for decision in samples.decisions()[:2]:
+        journal.record(decision, RolloutPolicy())
+    written = tables.read(journal_table("trips"))
+    golden("table_journal", {"columns": columns(written.schema), "rows": _texts(written.sort_by("at"))})
+
+
+def test_who_is_forgotten_stays(tables: Tables) -> None:
+    remember(tables, "trips", {"carrier": "AA"}, None, datetime(2024, 5, 1, tzinfo=UTC))
+    written = tables.read(f"trips.{FORGOTTEN}")
+    golden("table_forgotten", {"columns": columns(written.schema), "rows": _texts(written)})
+
+
+def test_rows_to_label_stay() -> None:
+    # A look that queues them needs a registered model: only the schema that it appends with is looked at.
+    golden("table_to_label", columns(looking._QUEUE))
+
+
+def test_frames_and_landed_sources_stay() -> None:
+    golden(
+        "table_frame",
+        {
+            "frame": columns(frame_schema(samples.FLIGHTS)),
+            "images": columns(frame_schema(samples.IMAGES)),
+            "landed": columns(schema_of((*samples.REQUEST, *samples.IMAGES.request))),
+        },
+    )
+
+
+def test_the_quarantine_stays() -> None:
+    source = Source(
+        name="flights", read=lambda: None, key=("carrier",), event_time="departs", known_at="departs",
+        columns=samples.REQUEST[:3],
+    )  # fmt: skip
+    bad = quarantined(source, pl.DataFrame({"__reason": ["why"], "__raw": ['{"carrier": "AA"}']}))
+    golden("table_quarantine", {"columns": columns(bad.to_arrow().schema), "rows": bad.to_dicts()})
+
+
+def _texts(table: pa.Table) -> list[dict[str, str]]:
+    return [{name: str(value) for name, value in row.items()} for row in table.to_pylist()]
