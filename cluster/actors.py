@@ -5,19 +5,44 @@ from __future__ import annotations
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 
 from cluster.errors import RayloopError
 from cluster.names import ACTOR_NAMESPACE
 
 
+def get_or_create(name: str, actor_class: type, *arguments: object, **options: object) -> ActorHandle:
+    """Return the named actor of this cluster; create it when it is absent.
+
+    The actor outlives its creator, restarts without limit and reserves no CPU.
+
+    Args:
+        name: Name of the actor in rayloop's namespace; see cluster/names.py.
+        actor_class: Plain class of the actor; it is wrapped by ``ray.remote`` here.
+        arguments: Constructor arguments. An actor that exists already ignores them.
+        options: Ray actor options beyond those above, such as ``max_concurrency``.
+    """
+    actor: Any = ray.remote(actor_class)
+    handle: ActorHandle = actor.options(
+        name=name,
+        namespace=ACTOR_NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        num_cpus=0,
+        **options,
+    ).remote(*arguments)
+    return handle
+
+
 def exists(actor: str) -> bool:
-    """Whether a named actor of this cluster is there."""
+    """Whether this cluster has an actor of this name."""
     return {"name": actor, "namespace": ACTOR_NAMESPACE} in ray.util.list_named_actors(all_namespaces=True)
 
 
 def find(actor: str) -> Any:
-    """A named actor of this cluster; None when it is not there."""
+    """Return the named actor of this cluster; None when it does not exist."""
     try:
         return ray.get_actor(actor, namespace=ACTOR_NAMESPACE)
     except ValueError:
@@ -25,7 +50,7 @@ def find(actor: str) -> Any:
 
 
 def call(reference: ray.ObjectRef) -> Any:
-    """Wait for an actor's answer; its RayloopError comes out as itself, not wrapped in Ray's."""
+    """Wait for the result of an actor's method; a RayloopError is raised as itself, not wrapped in Ray's RayTaskError."""
     try:
         return ray.get(reference)
     except RayTaskError as error:
