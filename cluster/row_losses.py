@@ -1,4 +1,4 @@
-"""What a prediction costs once its label is known. Pure."""
+"""Loss of each prediction once its label is known, for model metrics, the gate, and rollout analysis. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ PROBABILITY_FLOOR = 1e-6
 """Probabilities are clipped to [floor, 1 - floor]: one confident mistake costs 13.8 nats, not infinitely many."""
 
 
-def losses(task: Task, scores: np.ndarray, labels: np.ndarray, metric: Metric = "loss") -> np.ndarray:
-    """Loss of each row, float64 [n], at least 0.
+def row_loss(task: Task, scores: np.ndarray, labels: np.ndarray, metric: Metric = "loss") -> np.ndarray:
+    """Loss of each row; multi-label: the mean over its labels.
 
-    ``scores`` and ``labels`` as contracts.Task says. Raises RolloutError as ``check_metric`` does.
+    Args:
+        task: Kind of task, which sets the shapes of ``scores`` and ``labels`` (see cluster.values.Task).
+        scores: Predicted probabilities, or predicted values for regression.
+        labels: Observed labels of the same rows.
+        metric: Which loss.
+
+    Returns:
+        Floats [n], at least 0.
+
+    Raises:
+        RolloutError: As ``check_metric``.
     """
     check_metric(task, metric)
     if metric == "accuracy":
@@ -30,16 +40,26 @@ def losses(task: Task, scores: np.ndarray, labels: np.ndarray, metric: Metric = 
         probability = scores[np.arange(len(labels)), labels.astype(np.int64)]
     else:
         probability = np.where(labels > 0.5, scores, 1.0 - scores)
-    clipped: np.ndarray = np.clip(probability, PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
-    return np.asarray(-np.log(clipped))
+    loss = -np.log(np.clip(probability, PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR))
+    return np.asarray(loss.mean(axis=1) if task.kind == "multilabel" else loss)
 
 
 def check_metric(task: Task, metric: Metric) -> None:
-    """Raises RolloutError when ``metric`` says nothing about ``task``."""
+    """Check that ``metric`` is defined for ``task``.
+
+    Raises:
+        RolloutError: Accuracy of a regression.
+    """
     if metric == "accuracy" and task.kind == "regression":
-        raise RolloutError("a regression has no accuracy", 'let the rollout policy\'s metric be "loss"')
+        raise RolloutError(
+            "metric 'accuracy' is not defined for a regression",
+            'set metric="loss" in the rollout policy',
+            code="rollout.metric_not_defined",
+            metric=metric,
+            task=task.kind,
+        )
 
 
 def _mistakes(task: Task, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    guessed = scores.argmax(axis=1) if task.kind == "multiclass" else scores > 0.5
-    return np.asarray((guessed != labels.astype(np.int64)).astype(np.float64))
+    predicted = scores.argmax(axis=1) if task.kind == "multiclass" else scores > 0.5
+    return np.asarray((predicted != labels.astype(np.int64)).astype(np.float64))

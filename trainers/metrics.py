@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from cluster.errors import ProjectError
+from cluster.row_losses import row_loss
 from cluster.values import Task, TaskKind
 
-PROBABILITY_FLOOR = 1e-7
 CALIBRATION_BINS = 15
 
 Direction = Literal["max", "min"]
@@ -80,6 +80,8 @@ def prepare(task: Task, metric: str, scores: np.ndarray, labels: np.ndarray) -> 
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
     if np.isnan(scores).any():
         return lambda weights: float("nan")
+    if metric == "log_loss":
+        return _mean(row_loss(task, scores, labels))
     if task.kind == "regression":
         return _regression(metric, scores, labels)
     if task.kind == "multilabel":
@@ -94,7 +96,7 @@ def _binary(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
         return calibration_error(scores, labels)
     if metric == "brier":
         return _mean((scores - labels) ** 2)
-    return _mean(row_loss("binary", scores, labels) if metric == "log_loss" else (scores >= 0.5) == (labels == 1))
+    return _mean((scores >= 0.5) == (labels == 1))
 
 
 def _multiclass(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
@@ -103,7 +105,7 @@ def _multiclass(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted
     hits = scores.argmax(axis=1) == labels
     if metric == "ece":
         return calibration_error(scores.max(axis=1), hits)
-    return _mean(row_loss("multiclass", scores, labels) if metric == "log_loss" else hits)
+    return _mean(hits)
 
 
 def _multilabel(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
@@ -113,8 +115,6 @@ def _multilabel(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted
     if metric == "ece":
         error = calibration_error(scores.ravel(), labels.ravel())
         return lambda weights: error(None if weights is None else np.repeat(weights, scores.shape[1]))
-    if metric == "log_loss":
-        return _mean(row_loss("multilabel", scores, labels))
     return _mean(((scores >= 0.5) == (labels == 1)).mean(axis=1))
 
 
@@ -125,18 +125,6 @@ def _regression(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted
     if metric == "rmse":
         return lambda weights: float(np.sqrt(squared(weights)))
     return lambda weights: _r2(squared(weights), labels, weights)
-
-
-def row_loss(kind: TaskKind, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Negative log likelihood of each row, probabilities clipped at 1e-7; regression: squared error; multilabel: mean over labels."""
-    if kind == "regression":
-        return np.asarray((scores - labels) ** 2)
-    if kind == "multiclass":
-        given = scores[np.arange(len(labels)), labels.astype(int)]
-    else:
-        given = np.where(labels == 1, scores, 1 - scores)
-    losses = -np.log(np.clip(given, PROBABILITY_FLOOR, 1.0))
-    return np.asarray(losses.mean(axis=1) if kind == "multilabel" else losses)
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> Weighted:

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from cluster.row_losses import Metric, losses
+from cluster.row_losses import Metric, row_loss
 from cluster.values import Task
 from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
 from deployments.analysis.latency_histogram import Latencies
@@ -58,7 +58,7 @@ def costs(chance: np.random.Generator, rows: int, noise: float, metric: Metric) 
     labels = (chance.random(rows) < 1.0 / (1.0 + np.exp(-truth))).astype(float)
     known = truth + chance.normal(0.0, _NOISE, (2, rows))
     known[1] += noise * chance.normal(0.0, 1.0, rows)
-    return np.array([losses(_TASK, 1.0 / (1.0 + np.exp(-one)), labels, metric) for one in known])
+    return np.array([row_loss(_TASK, 1.0 / (1.0 + np.exp(-one)), labels, metric) for one in known])
 
 
 @cache

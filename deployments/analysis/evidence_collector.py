@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.names import CHALLENGER, CHAMPION
-from cluster.row_losses import Metric, losses
+from cluster.row_losses import Metric, row_loss
 from cluster.values import Task
 from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
 from deployments.analysis.key_counts import Keys, key_hash
@@ -146,8 +146,8 @@ def _paired(task: Task, metric: Metric, labelled: list[tuple[Pair, float]]) -> P
     if not labelled:
         return Paired()
     truth = np.array([label for _, label in labelled])
-    champion = losses(task, np.array([pair.champion for pair, _ in labelled]), truth, metric)
-    challenger = losses(task, np.array([pair.challenger for pair, _ in labelled]), truth, metric)
+    champion = row_loss(task, np.array([pair.champion for pair, _ in labelled]), truth, metric)
+    challenger = row_loss(task, np.array([pair.challenger for pair, _ in labelled]), truth, metric)
     return Paired.of(champion, challenger, np.array([pair.key for pair, _ in labelled]))
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from cluster.row_losses import row_loss
 from cluster.values import Check, Frozen, Task
 from features.encoder import Arrays
-from trainers import metrics as task_metrics
 from trainers.evaluation import bootstrap, calibration, explanations, fairness, leakage, robustness, slices
 from trainers.evaluation.bootstrap import Interval
 from trainers.evaluation.calibration import Calibrated
@@ -109,7 +109,7 @@ def _slices(policy: GatePolicy, given: Evidence) -> tuple[tuple[Measured, ...], 
     rules, test = policy.slices, given.test.table
     losses, champion = _losses(given.task, given.test), None
     if given.champion_scores is not None:
-        champion = task_metrics.row_loss(given.task.kind, given.champion_scores, given.test.labels)
+        champion = row_loss(given.task, given.champion_scores, given.test.labels)
     declared = [
         slices.measure(rules, slices.of_column(cut), test, losses, champion, name)
         for name, cut in slices.cuts_of(rules, test, rules.columns).items()
@@ -125,7 +125,7 @@ def _proposed(rules: SlicePolicy, given: Evidence) -> tuple[Slice, ...]:
 
 
 def _losses(task: Task, part: Part) -> np.ndarray:
-    return task_metrics.row_loss(task.kind, part.scores, part.labels)
+    return row_loss(task, part.scores, part.labels)
 
 
 def _calibration(given: Evidence) -> Calibrated | None:

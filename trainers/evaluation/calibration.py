@@ -18,6 +18,8 @@ from trainers import metrics
 from trainers.evaluation import check_builders
 
 COLDEST, HOTTEST = 0.05, 20.0
+LOGIT_FLOOR = 1e-7
+"""Probabilities are clipped to [floor, 1 - floor] before their logits are taken."""
 
 
 class Calibrated(Frozen):
@@ -81,7 +83,7 @@ def judge(found: Calibrated | None, limit: float) -> Iterator[Check]:
 
 
 def _logits(task: Task, scores: np.ndarray) -> np.ndarray:
-    clipped = np.clip(np.asarray(scores, np.float64), metrics.PROBABILITY_FLOOR, 1 - metrics.PROBABILITY_FLOOR)
+    clipped = np.clip(np.asarray(scores, np.float64), LOGIT_FLOOR, 1 - LOGIT_FLOOR)
     return np.asarray(np.log(clipped) if task.kind == "multiclass" else logit(clipped))
 
 

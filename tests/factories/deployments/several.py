@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cluster.row_losses import losses
+from cluster.row_losses import row_loss
 from cluster.values import Decision
 from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence, contested
 from deployments.analysis.latency_histogram import Latencies
@@ -70,7 +70,7 @@ class Simulation:
         truth = self._chance.normal(-1.0, 1.0, rows)
         labels = (self._chance.random(rows) < 1.0 / (1.0 + np.exp(-truth))).astype(float)
         costs = [
-            losses(BINARY, 1.0 / (1.0 + np.exp(-(truth + self._chance.normal(0.0, _NOISE + noise, rows)))), labels)
+            row_loss(BINARY, 1.0 / (1.0 + np.exp(-(truth + self._chance.normal(0.0, _NOISE + noise, rows)))), labels)
             for noise in (self._noise[CHAMPION], self._noise[version])
         ]
         return Paired.of(*costs)

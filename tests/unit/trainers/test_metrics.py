@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from cluster.errors import ProjectError
+from cluster.row_losses import PROBABILITY_FLOOR
 from cluster.values import TaskKind
 from tests.factories.trainers.frames import TASKS
 from trainers import losses, metrics
@@ -32,7 +33,7 @@ def test_binary_metrics_are_scikit_learns_with_and_without_weights(seed: int) ->
             name: metrics.prepare(TASKS["binary"], name, scores, labels)(weight)
             for name in ("auc", "log_loss", "brier")
         }
-        clipped = np.clip(scores, 1e-7, 1 - 1e-7)
+        clipped = np.clip(scores, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
         assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, scores, sample_weight=weight))
         assert found["log_loss"] == pytest.approx(sk.log_loss(labels, clipped, sample_weight=weight), rel=1e-5)
         assert found["brier"] == pytest.approx(sk.brier_score_loss(labels, scores, sample_weight=weight))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.row_losses import losses
+from cluster.row_losses import row_loss
 from deployments.analysis.evidence_collector import RolloutLog, columns_read
 from deployments.telemetry.prediction_log import Answer, features_of, from_ipc, labels, predictions, to_ipc
 from deployments.telemetry.reporter import profiles
@@ -98,7 +98,7 @@ def test_evidence_is_the_same_in_any_order_of_arrival(order: list[int], data: st
             step()
     paired = log.evidence(BINARY)["2"].total.paired
     assert paired.n == 6
-    assert paired.challenger == pytest.approx(losses(BINARY, scores, np.array(truth)).mean(), abs=1e-6)
+    assert paired.challenger == pytest.approx(row_loss(BINARY, scores, np.array(truth)).mean(), abs=1e-6)
     assert paired.champion == pytest.approx(np.log(2.0), abs=1e-6)
 
 

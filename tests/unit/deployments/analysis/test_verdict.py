@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cluster.errors import RolloutError
-from cluster.row_losses import Metric, losses
+from cluster.row_losses import Metric, row_loss
 from cluster.values import Task
 from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
 from deployments.analysis.latency_histogram import Latencies
@@ -20,6 +20,7 @@ from deployments.analysis.sequential_tests import log_e_above, log_e_below
 from deployments.analysis.verdict import Verdict, judge
 from deployments.rollout_policy import RolloutPolicy
 from tests.factories.deployments.bundles import BINARY, MULTICLASS
+from tests.factories.errors import raises
 
 POLICY = RolloutPolicy(steps=(0.5, 1.0), min_requests=50, min_labelled=50, margin=0.05, deadline_s=100.0)
 ROLLOUTS, LOOKS, BATCH = 300, 25, 40
@@ -41,7 +42,7 @@ def simulated(chance: np.random.Generator, rows: int, harm: float, metric: Metri
     truth = chance.normal(-1.0, 1.0, rows)
     labels = (chance.random(rows) < 1.0 / (1.0 + np.exp(-truth))).astype(float)
     noise = chance.normal(0.0, 0.3, (2, rows)) + np.array([[0.0], [harm]]) * chance.normal(0.0, 1.0, rows)
-    return np.array([losses(BINARY, 1.0 / (1.0 + np.exp(-(truth + n))), labels, metric) for n in noise])
+    return np.array([row_loss(BINARY, 1.0 / (1.0 + np.exp(-(truth + n))), labels, metric) for n in noise])
 
 
 def rollout(seed: int, harm: float, error_rate: float, policy: RolloutPolicy) -> tuple[str, int]:
@@ -231,15 +232,15 @@ def test_paired_losses_merge_and_give_the_excess(rows: list[tuple[float, float]]
 
 def test_losses_by_task() -> None:
     half = math.log(2.0)
-    assert losses(BINARY, np.array([0.5, 0.5]), np.array([0.0, 1.0])) == pytest.approx([half, half])
-    assert losses(BINARY, np.array([0.0]), np.array([1.0])) == pytest.approx([-math.log(1e-6)])
-    assert losses(MULTICLASS, np.array([[0.5, 0.25, 0.25]]), np.array([1.0])) == pytest.approx([2 * half])
+    assert row_loss(BINARY, np.array([0.5, 0.5]), np.array([0.0, 1.0])) == pytest.approx([half, half])
+    assert row_loss(BINARY, np.array([0.0]), np.array([1.0])) == pytest.approx([-math.log(1e-6)])
+    assert row_loss(MULTICLASS, np.array([[0.5, 0.25, 0.25]]), np.array([1.0])) == pytest.approx([2 * half])
     regression = Task(kind="regression", label="y")
-    assert losses(regression, np.array([3.0]), np.array([1.0])) == pytest.approx([4.0])
-    assert losses(BINARY, np.array([0.4, 0.6]), np.array([0.0, 0.0]), "accuracy").tolist() == [0.0, 1.0]
-    assert losses(MULTICLASS, np.array([[0.2, 0.5, 0.3]]), np.array([1.0]), "accuracy").tolist() == [0.0]
-    with pytest.raises(RolloutError, match="no accuracy"):
-        losses(regression, np.array([3.0]), np.array([1.0]), "accuracy")
+    assert row_loss(regression, np.array([3.0]), np.array([1.0])) == pytest.approx([4.0])
+    assert row_loss(BINARY, np.array([0.4, 0.6]), np.array([0.0, 0.0]), "accuracy").tolist() == [0.0, 1.0]
+    assert row_loss(MULTICLASS, np.array([[0.2, 0.5, 0.3]]), np.array([1.0]), "accuracy").tolist() == [0.0]
+    with raises(RolloutError, "rollout.metric_not_defined", metric="accuracy"):
+        row_loss(regression, np.array([3.0]), np.array([1.0]), "accuracy")
 
 
 @given(st.floats(0.01, 0.3))
