@@ -35,6 +35,10 @@ check: $(STAMP)
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
+# ARGS="--only features --faults 50" for less.
+mutate: $(STAMP)
+	$(BIN)/python -m tests.mutation $(ARGS)
+
 # ARGS="--only one_row,canary --rounds 1" for less; docs/benchmarks.md.
 bench-serving: $(STAMP)
 	$(BIN)/python -m benchmarks.serving $(ARGS)

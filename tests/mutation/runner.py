@@ -1,0 +1,142 @@
+"""Try faults: each in a forked process, by the tests of its module first."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.util
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+from tests.mutation.faults import ROOT, Fault, path_of
+
+UNIT = ROOT / "tests" / "unit"
+TIME_LIMIT_S = 240.0
+_POLL_S = 0.02
+# Imported once, before the forks. Imports start no threads of these; the first computation would.
+_HEAVY = (
+    "pytest",
+    "numpy",
+    "scipy.stats",
+    "scipy.optimize",
+    "pyarrow.compute",
+    "polars",
+    "pydantic",
+    "torch",
+    "sklearn",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a fault: who noticed it ("own tests", "other tests", "time limit"), or "" for nobody."""
+
+    fault: Fault
+    noticed_by: str
+    seconds: float
+
+    @property
+    def noticed(self) -> bool:
+        return bool(self.noticed_by)
+
+
+def run(faults: Sequence[Fault], jobs: int) -> Iterator[Outcome]:
+    """Try each fault, ``jobs`` at a time, in the order in which they end."""
+    for name in _HEAVY:
+        importlib.import_module(name)
+    _require_sound_tests(sorted({test for fault in faults for test in tests_of(fault.module)[0]}))
+    waiting, running = list(reversed(faults)), {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            fault = waiting.pop()
+            running[_fork(fault)] = fault, time.monotonic()
+        for process in list(running):
+            fault, started = running[process]
+            seconds = time.monotonic() - started
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                by = _NOTICED_BY.get(os.waitstatus_to_exitcode(status), "own tests")
+                yield Outcome(fault, by, seconds)
+            elif seconds > TIME_LIMIT_S:
+                os.killpg(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+                yield Outcome(fault, "time limit", seconds)
+            else:
+                continue
+            del running[process]
+        time.sleep(_POLL_S)
+
+
+_SURVIVED, _OTHER = 77, 78
+_NOTICED_BY = {_SURVIVED: "", _OTHER: "other tests"}
+
+
+def _require_sound_tests(tests: Sequence[Path]) -> None:
+    """Without a fault the tests pass; else every fault would seem to be noticed."""
+    process = os.fork()
+    if not process:
+        os._exit(int(_fails(tests)))
+    if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]):
+        raise SystemExit("the unit tests fail without a fault: see above")
+
+
+def _fork(fault: Fault) -> int:
+    process = os.fork()
+    if process:
+        return process
+    os.setpgid(0, 0)
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    sys.meta_path.insert(0, _Finder(fault))
+    own, other = tests_of(fault.module)
+    code = 1 if own and _fails(own) else _OTHER if other and _fails(other) else _SURVIVED
+    os._exit(code)
+
+
+def _fails(tests: Sequence[Path]) -> bool:
+    import pytest
+
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+    # pytest runs twice in a process, and finds its plugins imported.
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    return pytest.main([*options, *map(str, tests)]) not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+@cache
+def tests_of(module: str) -> tuple[list[Path], list[Path]]:
+    """Test files of the module itself, and the other unit tests that import it."""
+    parts = module.split(".")
+    own = UNIT.joinpath(*parts[:-1], f"test_{parts[-1]}.py")
+    used = re.compile(
+        rf"from {re.escape(module)} import|from {re.escape('.'.join(parts[:-1]))} import .*\b{parts[-1]}\b"
+    )
+    other = [path for path in sorted(UNIT.rglob("test_*.py")) if path != own and used.search(path.read_text())]
+    return [own] * own.exists(), other
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    """Imports the module with the fault in place of the one on disk."""
+
+    def __init__(self, fault: Fault) -> None:
+        self._fault = fault
+
+    def find_spec(self, name: str, path: object, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != self._fault.module:
+            return None
+        return importlib.util.spec_from_loader(name, self, origin=str(path_of(name)))
+
+    def get_source(self, name: str) -> str:
+        return self._fault.source
+
+    def get_filename(self, name: str) -> str:
+        return str(path_of(name))
