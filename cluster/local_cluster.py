@@ -7,7 +7,6 @@ ends every Ray process on the machine and leaves HAProxy behind.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -18,11 +17,13 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 
 from cluster.errors import ClusterUnavailable, OutOfMemory, PortInUse
 from cluster.settings import Settings
+from cluster.values import Stored
 
 SESSION_VARIABLE = "RAYLOOP_SESSION"
 _GIB = 1024**3
@@ -31,6 +32,14 @@ _START_SECONDS = 120
 _STOP_SECONDS = 5
 _KILL_SECONDS = 5
 _POLL_SECONDS = 0.1
+
+
+class _Session(Stored):
+    """What ``cluster.json`` holds: by which mark the cluster's processes are known."""
+
+    stored_as: ClassVar[str] = "cluster session"
+
+    session: str
 
 
 # Python complains about a child that is dropped while it runs; this one is meant to outlive the command.
@@ -54,7 +63,7 @@ def start(settings: Settings, note: Callable[[str], None] = lambda line: None) -
     settings.scratch.mkdir(mode=0o700)
     session = uuid.uuid4().hex
     environment = cluster_environment(settings) | {SESSION_VARIABLE: session}
-    _session_file(settings).write_text(json.dumps({"session": session}))
+    _session_file(settings).write_text(_Session(session=session).model_dump_json())
     _ensure_token(environment)
     note("starting Ray and MLflow")
     server = _start_mlflow(settings, environment)
@@ -286,4 +295,4 @@ def _session_file(settings: Settings) -> Path:
 
 def _session(settings: Settings) -> str:
     path = _session_file(settings)
-    return str(json.loads(path.read_text())["session"]) if path.exists() else ""
+    return _Session.from_stored(path.read_bytes()).session if path.exists() else ""

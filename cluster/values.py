@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal, Self
 from urllib.parse import unquote, urlparse
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from cluster.errors import DataError
 
 TaskKind = Literal["binary", "multiclass", "regression", "multilabel"]
 
@@ -15,6 +18,52 @@ class Frozen(BaseModel):
     """A value: immutable, compared by content, no unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+
+class Stored(Frozen):
+    """A value that outlives the process that wrote it: a later version reads it, and so may an earlier one.
+
+    ``schema_version`` is the version of its format; a value without the field is of version 1. A class whose format
+    changes declares a higher default, and converts older values in a validator of its own. In memory every value is of
+    the newest format. A value that is part of a hash or fingerprint must not be one of these.
+    """
+
+    stored_as: ClassVar[str] = "stored value"
+    """What an error calls it."""
+
+    schema_version: int = Field(default=2, ge=1)
+
+    @field_validator("schema_version")
+    @classmethod
+    def _not_newer(cls, version: int) -> int:
+        # This field comes first: a newer format is refused as such before its other fields are looked at.
+        return readable_version(version, cls.model_fields["schema_version"].default, cls.stored_as)
+
+    @classmethod
+    def from_stored(cls, data: str | bytes | Mapping[str, Any]) -> Self:
+        """Read what any version up to this one wrote, as JSON or as its fields. Unknown fields are ignored, at any depth.
+
+        Raises:
+            DataError: A newer version wrote it.
+            ValidationError: It is not such a value.
+        """
+        if isinstance(data, Mapping):
+            return cls.model_validate(data, extra="ignore")
+        return cls.model_validate_json(data, extra="ignore")
+
+
+def readable_version(version: int, newest: int, what: str) -> int:
+    """The version in which a stored value is held in memory, the newest. Raises DataError when ``version`` is newer."""
+    if version > newest:
+        raise DataError(
+            f"{what} has schema version {version}, and this version of rayloop reads up to {newest}",
+            "upgrade rayloop",
+            code="stored.too_new",
+            kind=what,
+            version=version,
+            newest=newest,
+        )
+    return newest
 
 
 class Task(Frozen):
@@ -90,8 +139,10 @@ class Check(Frozen):
     reason: str
 
 
-class GateReport(Frozen):
+class GateReport(Stored):
     """The verdict on a candidate. It passes when every check does."""
+
+    stored_as: ClassVar[str] = "gate report"
 
     checks: tuple[Check, ...]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
-from cluster.values import Frozen, ModelVersion
+from cluster.values import Frozen, ModelVersion, Stored
 
 DEFAULT_BODY_BYTES = 16 * 1024 * 1024
 DEFAULT_ROWS = 4096
@@ -51,12 +53,14 @@ class Trial(Frozen):
         return 1.0 - len(self.challengers) * self.share
 
 
-class ServerConfig(Frozen):
+class ServerConfig(Stored):
     """What a ``ModelServer`` replica serves.
 
     ``profile_window_s`` is the width of a live profile's window, None for no profile; without ``report`` nothing is
     logged or profiled.
     """
+
+    stored_as: ClassVar[str] = "configuration of a model server"
 
     champion: ModelVersion
     trial: Trial | None = None
@@ -65,8 +69,10 @@ class ServerConfig(Frozen):
     limits: Limits = Limits()
 
 
-class ChallengerConfig(Frozen):
+class ChallengerConfig(Stored):
     """What a ``Challenger`` replica serves, in which rollout, and by how many MiB it may grow (None: by any)."""
+
+    stored_as: ClassVar[str] = "configuration of a challenger"
 
     challenger: ModelVersion
     rollout: str

@@ -10,12 +10,12 @@ profile.json          reference profile (features/profiles/profile.py), as its o
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError
 
 from cluster.errors import DataError
-from cluster.values import Frozen, Snapshot, Task
+from cluster.values import Snapshot, Stored, Task
 from features.definitions import FeatureSet
 from features.encoder import Encoder
 
@@ -28,11 +28,13 @@ PROFILE = "profile.json"
 Precision = Literal["float32", "int8"]
 
 
-class Manifest(Frozen):
+class Manifest(Stored):
     """Everything about a version but its weights. ``recipe`` is what it takes to train it again, as JSON.
 
     ``precision`` is that of the weights in model.onnx and portable.onnx.
     """
+
+    stored_as: ClassVar[str] = "model manifest"
 
     model: str
     task: Task
@@ -53,7 +55,7 @@ class Manifest(Frozen):
         """Raises DataError when the folder holds no usable manifest, or one whose features were altered."""
         path = folder / MANIFEST
         try:
-            manifest = cls.model_validate_json(path.read_bytes())
+            manifest = cls.from_stored(path.read_bytes())
         except FileNotFoundError as error:
             raise DataError(f"no model bundle at {folder}", "was the artifact store moved or cleaned?") from error
         except ValidationError as error:

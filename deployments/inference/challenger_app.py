@@ -45,7 +45,7 @@ class Challenger:
 
     async def reconfigure(self, user_config: dict) -> None:
         """Load a version. An exception fails the deployment, which the rollout's controller sees."""
-        config = ChallengerConfig.model_validate(user_config)
+        config = ChallengerConfig.from_stored(user_config)
         self._scorer = await asyncio.to_thread(Scorer, config.challenger, self._settings)
         if self._watch is not None:
             self._watch.close()

@@ -112,7 +112,7 @@ class ModelServer(GrpcDoor):
         async with self._reconfiguring:
             before = self._live
             try:
-                self._live = await self._loaded(ServerConfig.model_validate(user_config))
+                self._live = await self._loaded(ServerConfig.from_stored(user_config))
                 self._failure = ""
                 if before is not None:
                     _let_go(before, self._live)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import ClassVar
 
 import pyarrow as pa
 
 from cluster.names import journal_table
 from cluster.storage.tables import Tables
-from cluster.values import Decision
+from cluster.values import Decision, Stored
 from deployments.protocol.arrow_columns import TIMESTAMP
 from deployments.rollout.state_machine import RolloutState, replay
 from deployments.rollout_policy import RolloutPolicy
@@ -25,8 +25,31 @@ _SCHEMA = pa.schema(
         ("challenger", pa.string()),
         ("evidence", pa.string()),
         ("policy", pa.string()),
+        ("schema_version", pa.int64()),
     ]
 )
+
+
+class _Row(Stored):
+    """A row of the table, ``at`` in microseconds. A null is a column that the table had not when the row was written."""
+
+    stored_as: ClassVar[str] = "rollout journal entry"
+
+    rollout: str
+    at: int
+    action: str
+    share: float
+    reason: str
+    champion: str
+    challenger: str
+    evidence: str
+    policy: str | None = None
+
+    @property
+    def decision(self) -> Decision:
+        given = self.model_dump(include=set(Decision.model_fields))
+        read = {"at": self.at / 1e6, "evidence": json.loads(self.evidence)}
+        return Decision.model_validate(given | read | {"challengers": tuple(self.challenger.split(","))})
 
 
 class Journal:
@@ -39,38 +62,36 @@ class Journal:
 
     def record(self, decision: Decision, policy: RolloutPolicy) -> None:
         """Append an entry. The policy goes with the entry that starts a rollout."""
-        row = decision.model_dump()
-        row["at"] = round(decision.at * 1e6)
-        # One column of text, as it was when a rollout had one challenger; versions are numbers.
-        row["challenger"] = ",".join(row.pop("challengers"))
-        row["evidence"] = json.dumps(decision.evidence)
-        row["policy"] = policy.model_dump_json() if decision.action == "start" else None
-        self._tables.append(self._name, pa.Table.from_pylist([row], _SCHEMA))
+        row = _Row(
+            **decision.model_dump(exclude={"at", "challengers", "evidence"}),
+            at=round(decision.at * 1e6),
+            # One column of text, as it was when a rollout had one challenger; versions are numbers.
+            challenger=",".join(decision.challengers),
+            evidence=json.dumps(decision.evidence),
+            policy=policy.model_dump_json() if decision.action == "start" else None,
+        )
+        # A table of before there were schema versions gets their column.
+        self._tables.append(self._name, pa.Table.from_pylist([row.model_dump()], _SCHEMA), evolve=True)
 
     def decisions(self) -> list[Decision]:
         """All entries, oldest first."""
-        return [_decision(row) for row in self._rows()]
+        return [row.decision for row in self._rows()]
 
     def last(self) -> RolloutState | None:
         """The newest rollout as its entries leave it."""
         rows = self._rows()
-        started = [i for i, row in enumerate(rows) if row["action"] == "start"]
+        started = [i for i, row in enumerate(rows) if row.action == "start"]
         if not started:
             return None
         newest = rows[started[-1] :]
-        policy = RolloutPolicy.model_validate_json(newest[0]["policy"])
-        return replay(self._model, [_decision(row) for row in newest], policy)
+        policy = RolloutPolicy.model_validate_json(newest[0].policy or "", extra="ignore")
+        return replay(self._model, [row.decision for row in newest], policy)
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def _rows(self) -> list[_Row]:
         if not self._tables.exists(self._name):
             return []
         rows = self._tables.read(self._name)
         moments = rows.column("at").cast(pa.int64())
         timed = rows.set_column(rows.column_names.index("at"), "at", moments).sort_by("at")
-        return list(timed.to_pylist())
-
-
-def _decision(row: dict[str, Any]) -> Decision:
-    fields = {name: row[name] for name in Decision.model_fields if name in row}
-    read = {"at": row["at"] / 1e6, "evidence": json.loads(row["evidence"])}
-    return Decision.model_validate(fields | read | {"challengers": tuple(row["challenger"].split(","))})
+        given = ({name: value for name, value in row.items() if value is not None} for row in timed.to_pylist())
+        return [_Row.from_stored(row) for row in given]

@@ -344,7 +344,7 @@ def _drop_challengers(apps: Applications, model: str, kept: Set[str] = frozenset
 
 def _server_config(apps: Applications, model: str) -> ServerConfig | None:
     app = apps.get(server_app(model))
-    return ServerConfig.model_validate(app["deployments"][0]["user_config"]) if app else None
+    return ServerConfig.from_stored(app["deployments"][0]["user_config"]) if app else None
 
 
 def _runs(details: dict[str, Any], app: str) -> bool:

@@ -8,16 +8,25 @@ A replica holds a lock on its file as long as it lives, so a file whose lock can
 from __future__ import annotations
 
 import fcntl
+import logging
 import mmap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from cluster.errors import DataError
 from cluster.settings import Settings
+from cluster.values import readable_version
 
 KINDS = ("predictions", "labels")
-_SIZE = 8 * len(KINDS)
+SCHEMA_VERSION = 2
+"""Of a tally; it stands behind the counts, where version 1 ends. Kinds of later versions come behind it."""
+
+_WORD = 8
+_SIZE = _WORD * (len(KINDS) + 1)
+
+_log = logging.getLogger(__name__)
 
 
 class Tally:
@@ -31,6 +40,7 @@ class Tally:
         self._file.truncate(_SIZE)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._counts = memoryview(mmap.mmap(self._file.fileno(), _SIZE)).cast("q")
+        self._counts[len(KINDS)] = SCHEMA_VERSION
         self._lock = threading.Lock()
         # Nobody sees the file before it is locked.
         made.rename(self._path)
@@ -47,13 +57,15 @@ class Tally:
 
 
 class Debt:
-    """What a dead replica owed: rows by kind."""
+    """What a dead replica owed: rows by kind. Raises DataError for a tally of a newer version."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
         self.replica = path.name
-        counts = memoryview(file.read(_SIZE)).cast("q")
-        self.owed = dict(zip(KINDS, counts, strict=True))
+        data = file.read(_SIZE)
+        words = memoryview(data).cast("q")
+        readable_version(words[len(KINDS)] if len(data) == _SIZE else 1, SCHEMA_VERSION, f"tally {path}")
+        self.owed = dict(zip(KINDS, words, strict=False))
 
     def forget(self) -> None:
         """It is settled."""
@@ -66,7 +78,10 @@ def folder(settings: Settings, model: str) -> Path:
 
 
 def debts(folder: Path) -> Iterator[Debt]:
-    """Of replicas that are dead. While a debt is looked at, nobody else gets it."""
+    """Of replicas that are dead. While a debt is looked at, nobody else gets it.
+
+    One of a newer version is left to a replica that knows it.
+    """
     for path in sorted(folder.glob("[!.]*")):
         try:
             file = path.open("rb")
@@ -74,8 +89,14 @@ def debts(folder: Path) -> Iterator[Debt]:
             # Settled by another replica a moment ago, or closed.
             continue
         with file:
-            if _dead(file):
-                yield Debt(path, file)
+            if not _dead(file):
+                continue
+            try:
+                debt = Debt(path, file)
+            except DataError as error:
+                _log.warning("%s", error)
+                continue
+            yield debt
 
 
 def _dead(file: BinaryIO) -> bool:

@@ -118,7 +118,7 @@ class Profile:
     def from_bytes(cls, data: bytes) -> Self:
         """Raises DataError when ``data`` is not a profile that this version can read."""
         try:
-            wire = _Wire.model_validate_json(data)
+            wire = _Wire.model_validate_json(data, extra="ignore")
             numbers = {name: NumberSummary.from_wire(w) for name, w in wire.numbers.items()}
             categories = {name: CategorySummary.from_wire(w) for name, w in wire.categories.items()}
         except (ValidationError, ValueError, RuntimeError, IndexError) as error:

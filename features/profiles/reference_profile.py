@@ -7,14 +7,14 @@ some hundred bytes a column, so that a monitor can tell how far ordinary windows
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
 from cluster.errors import DataError
-from cluster.values import Frozen
+from cluster.values import Frozen, Stored
 from features.definitions import Column
 from features.profiles.column_sketches import CategorySummary, NumberSummary
 from features.profiles.profile import Profile
@@ -70,7 +70,9 @@ class Bins(Frozen):
         return np.array([*listed, *pooled, summary.nulls, summary.mistyped], np.int64)
 
 
-class _Wire(Frozen):
+class _Wire(Stored):
+    stored_as: ClassVar[str] = "reference profile"
+
     window_s: float
     starts: tuple[float, ...]
     bins: dict[str, Bins]
@@ -129,7 +131,7 @@ class ReferenceProfile:
     def from_bytes(cls, data: bytes) -> Self:
         """Raises DataError when ``data`` is not a reference profile."""
         try:
-            wire = _Wire.model_validate_json(data)
+            wire = _Wire.from_stored(data)
             cells = {name: np.array(counts, np.int64) for name, counts in wire.cells.items()}
         except (ValidationError, ValueError, OverflowError) as error:
             what = str(error).splitlines()[0]

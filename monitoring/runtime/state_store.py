@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import quote
 
 from pydantic import Field, ValidationError
 
 from cluster.errors import DataError
-from cluster.values import Frozen
+from cluster.values import Stored
 from monitoring.analysis.analysis_scheduler import LookState
 from monitoring.detection.action_limits import Acted, Entry
 from monitoring.detection.detector import DetectorState, WindowResult
@@ -20,8 +21,10 @@ STATE = "state.json"
 UNREADABLE = "state.json.unreadable"
 
 
-class State(Frozen):
+class State(Stored):
     """All that a monitor needs to go on where it was."""
+
+    stored_as: ClassVar[str] = "monitor state"
 
     model: str
     version: str = ""
@@ -51,7 +54,7 @@ class Folder:
         """The saved state, or None. Raises DataError when it cannot be read."""
         path = self.path / STATE
         try:
-            return State.model_validate_json(path.read_bytes())
+            return State.from_stored(path.read_bytes())
         except FileNotFoundError:
             return None
         except ValidationError as error:

@@ -180,7 +180,7 @@ def recipe_of(workspace: Workspace, version: ModelVersion) -> Recipe:
     """The model and settings a version was trained with."""
     recipe = Manifest.load(workspace.registry.fetch(version)).recipe
     spec = ModelSpec(build=workspace.project.model.build, parameters=recipe["model"])
-    return Recipe(spec, TrainConfig.model_validate(recipe["train"]))
+    return Recipe(spec, TrainConfig.model_validate(recipe["train"], extra="ignore"))
 
 
 def _us(moment: datetime) -> int:

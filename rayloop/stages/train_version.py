@@ -84,9 +84,7 @@ def make_version(
     fingerprint = _fingerprint(workspace, frame.snapshot, recipe)
     if made := workspace.registry.find(workspace.project.name, fingerprint):
         workspace.progress(f"{made} was made of the same data, code and settings before: not made again")
-        return Candidate(
-            made, GateReport.model_validate_json(made.tags[GATE_TAG]), json.loads(made.tags[SUMMARY]), True
-        )
+        return Candidate(made, GateReport.from_stored(made.tags[GATE_TAG]), json.loads(made.tags[SUMMARY]), True)
     data = frame.sabotaged(recipe.config.seed) if recipe.shuffle_labels else frame.data
     project, tell = workspace.project, workspace.progress
     with workspace.registry.run(project.name, name, key=fingerprint) as run, tempfile.TemporaryDirectory() as temporary:

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pytest
 
 DATA = Path(__file__).parent / "data"
-FORMAT = 1
+FORMAT = 2
 """Of what today's code stores: the folder of its files under ``data/stored``."""
 
 _UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from pydantic import ValidationError
 
+from cluster.errors import DataError
 from cluster.local_cluster import processes
 from cluster.names import journal_table
 from cluster.settings import Settings
@@ -27,8 +29,9 @@ from features.profiles.reference_profile import ReferenceProfile
 from monitoring.detection.notification_payloads import Notice, alertmanager, webhook
 from monitoring.runtime.monitor import DriftMonitor
 from monitoring.runtime.state_store import STATE, Folder
+from tests.factories.errors import raises
 from tests.golden import samples
-from tests.golden.golden import columns, formats, golden, kept_file, stored, structure
+from tests.golden.golden import DATA, FORMAT, columns, formats, golden, kept_file, stored, structure
 from trainers.card.model_card import FeatureFacts, Lineage, ModelCard, PartFacts
 from trainers.config import Change, ModelSpec, TrainConfig
 from trainers.data.batches import MemoryFeed, MemoryHeldOut, Rows
@@ -331,7 +334,7 @@ def test_a_model_card_is_written_as_it_was() -> None:
 
 @pytest.mark.parametrize("path", formats("card.json"))
 def test_a_model_card_is_read(path: Path) -> None:
-    assert ModelCard.model_validate_json(path.read_bytes()) == CARD
+    assert ModelCard.from_stored(path.read_bytes()) == CARD
 
 
 def test_a_gate_s_report_is_written_as_it_was() -> None:
@@ -340,7 +343,7 @@ def test_a_gate_s_report_is_written_as_it_was() -> None:
 
 @pytest.mark.parametrize("path", formats("gate.json"))
 def test_a_gate_s_report_is_read(path: Path) -> None:
-    assert GateReport.model_validate_json(path.read_bytes()) == samples.REPORT
+    assert GateReport.from_stored(path.read_bytes()) == samples.REPORT
 
 
 # Replicas.
@@ -355,7 +358,7 @@ def test_what_serve_is_told_is_written_as_it_was() -> None:
 def test_what_serve_was_told_is_read(folder: Path) -> None:
     for kind in (ServerConfig, ChallengerConfig):
         name = {ServerConfig: "ModelServer", ChallengerConfig: "Challenger"}[kind]
-        read = kind.model_validate(json.loads((folder / f"{name}.json").read_text()))
+        read = kind.from_stored(json.loads((folder / f"{name}.json").read_text()))
         assert read.model_dump(mode="json") == samples.USER_CONFIG[name]
 
 
@@ -379,6 +382,136 @@ def test_a_tally_of_the_first_format_is_read(tmp_path: Path) -> None:
 def test_a_session_is_read(path: Path, tmp_path: Path) -> None:
     # Nothing runs under this session's id: what counts is that the file is understood.
     assert processes(Settings(home=_put(path, tmp_path))) == []
+
+
+# Values of other versions.
+
+
+def _read_journal(path: Path, folder: Path) -> object:
+    tables = Tables(Settings(home=folder))
+    tables.append(journal_table("trips"), _rows_of(path))
+    return tuple(Journal("trips", tables).decisions())
+
+
+def _read_trial(path: Path, folder: Path) -> object:
+    return [trial.model_dump_json() for trial in Trials(str(_put(path, folder))).ended()]
+
+
+READERS: dict[str, Callable[[Path, Path], object]] = {
+    MANIFEST: lambda path, folder: Manifest.load(_put(path, folder)),
+    STATE: lambda path, folder: Folder(_put(path, folder)).load(),
+    "reference.json": lambda path, folder: ReferenceProfile.from_bytes(path.read_bytes()).to_bytes(),
+    "card.json": lambda path, folder: ModelCard.from_stored(path.read_bytes()),
+    "gate.json": lambda path, folder: GateReport.from_stored(path.read_bytes()),
+    "cluster.json": lambda path, folder: processes(Settings(home=_put(path, folder))),
+    "trials/000001.json": _read_trial,
+    "user_config/ModelServer.json": lambda path, folder: ServerConfig.from_stored(json.loads(path.read_text())),
+    "user_config/Challenger.json": lambda path, folder: ChallengerConfig.from_stored(json.loads(path.read_text())),
+    "journal.json": _read_journal,
+}
+NESTED = {
+    MANIFEST: ("task", "encoder", "snapshot"),
+    STATE: ("policy", "detector", "used"),
+    "reference.json": ("bins.distance",),
+    "card.json": ("lineage", "assessment.calibration"),
+    "gate.json": ("checks.0",),
+    "user_config/ModelServer.json": ("champion", "trial", "limits"),
+    "user_config/Challenger.json": ("challenger",),
+}
+
+
+def _newest(name: str) -> Any:
+    return json.loads((DATA / "stored" / str(FORMAT) / name).read_text())
+
+
+def _changed(value: Any, change: dict[str, Any], name: str, folder: Path) -> Path:
+    """A file of the value with fields changed in it, a field of a field being named by its path."""
+    for where, new in change.items():
+        *outer, last = where.split(".")
+        inner = value
+        for part in outer:
+            inner = inner[int(part)] if isinstance(inner, list) else inner[part]
+        inner[last] = new
+    folder.mkdir()
+    path = folder / Path(name).name
+    path.write_text(json.dumps(value))
+    return path
+
+
+def _journal_with(column: str, kind: str, cell: Any) -> Any:
+    kept = _newest("journal.json")
+    return {"columns": {**kept["columns"], column: kind}, "rows": [{**row, column: cell} for row in kept["rows"]]}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_unknown_fields_are_ignored_nested_ones_too(name: str, tmp_path: Path) -> None:
+    if name == "journal.json":
+        value, change = _journal_with("mood", "string", "good"), {}
+    else:
+        unknown = ["mood", *(f"{where}.mood" for where in NESTED.get(name, ()))]
+        value, change = _newest(name), {field: {"good": 1} for field in unknown}
+    read = READERS[name]
+    path = _changed(value, change, name, tmp_path / "changed")
+    assert read(path, tmp_path / "one") == read(DATA / "stored" / str(FORMAT) / name, tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_newer_version_is_refused_as_such(name: str, tmp_path: Path) -> None:
+    if name == "journal.json":
+        value, change = _journal_with("schema_version", "int64", 99), {}
+    else:
+        value, change = _newest(name), {"schema_version": 99}
+        # A newer format may lack fields of this one: it is refused for its version all the same.
+        value = dict(list(value.items())[:2])
+    path = _changed(value, change, name, tmp_path / "changed")
+    with raises(DataError, "stored.too_new", version=99, newest=2):
+        READERS[name](path, tmp_path / "home")
+
+
+def test_a_journal_s_policy_with_an_unknown_field_is_read(tmp_path: Path) -> None:
+    kept = _newest("journal.json")
+    kept["rows"][0]["policy"] = json.dumps(json.loads(kept["rows"][0]["policy"]) | {"mood": "good"})
+    path = _changed(kept, {}, "journal.json", tmp_path / "changed")
+    tables = Tables(Settings(home=tmp_path / "home"))
+    tables.append(journal_table("trips"), _rows_of(path))
+    last = Journal("trips", tables).last()
+    assert last is not None
+    assert last.policy == POLICY
+
+
+def _checkpoint(change: dict[str, Any], folder: Path) -> Path:
+    """A folder with the newest format's checkpoint, changed."""
+    body = loaded((DATA / "stored" / str(FORMAT) / "training.checkpoint").read_bytes()[32:]) | change
+    checkpoints = Checkpoints(str(folder))
+    checkpoints.save(4, body)
+    checkpoints.wait()
+    return folder
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
+    body = loaded((DATA / "stored" / str(FORMAT) / "training.checkpoint").read_bytes()[32:])
+    unknown = {
+        "mood": "good",
+        "best": body["best"] | {"mood": 1},
+        "epochs": [epoch | {"mood": 1} for epoch in body["epochs"]],
+    }
+    assert len(_training(_checkpoint(unknown, tmp_path / "unknown")).epochs) == 3
+    with raises(DataError, "stored.too_new", version=99, newest=2):
+        _training(_checkpoint({"schema_version": 99}, tmp_path / "newer"))
+
+
+def test_a_tally_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "newer").write_bytes(np.array([7, 2, 99, 5], np.int64).tobytes())
+    (tmp_path / "same").write_bytes(np.array([7, 2, 2], np.int64).tobytes())
+    assert [debt.replica for debt in debts(tmp_path)] == ["same"]
+
+
+def test_what_users_declare_still_refuses_unknown_fields() -> None:
+    with pytest.raises(ValidationError):
+        RolloutPolicy.model_validate({"mood": "good"})
+    with pytest.raises(ValidationError):
+        TrainConfig.model_validate({"mood": "good"})
 
 
 # What is sent to others.

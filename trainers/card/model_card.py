@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from cluster.values import Check, Frozen, Snapshot, Task
+from cluster.values import Check, Frozen, Snapshot, Stored, Task
 from trainers.evaluation.assessment import Assessment
 
 CARD_JSON = "card.json"
@@ -46,10 +46,12 @@ class Lineage(Frozen):
     champion: str = ""
 
 
-class ModelCard(Frozen):
+class ModelCard(Stored):
     """Everything on the card. ``latency`` in microseconds, ``size`` in bytes; ``override`` says why a failed gate was passed over,
     ``compression`` which steps to a smaller model were taken, and which were not, with the reason.
     """
+
+    stored_as: ClassVar[str] = "model card"
 
     model: str
     name: str

@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from cluster.errors import DataError
+from cluster.values import readable_version
 from trainers.loop import rng_state
 from trainers.loop.process_group import World
 from trainers.loop.train_events import Epoch, State
@@ -27,6 +28,9 @@ _FREE = {
 
 Saved = dict[str, Any]
 
+SCHEMA_VERSION = 2
+"""Of a checkpoint; one that does not say is of version 1."""
+
 
 def take(
     job: Job, world: World, module: nn.Module, step: Stepper, progress: Progress, steps: int, seconds: dict[str, float]
@@ -35,6 +39,7 @@ def take(
     whole, optimiser = world.saved(module, step.optimiser)
     best = progress.best
     return {
+        "schema_version": SCHEMA_VERSION,
         "job": described(job),
         "module": whole,
         "optimiser": optimiser,
@@ -56,11 +61,12 @@ def restore(
 
     With as many workers as then, exactly; with others the position is the last one before which no row of the epoch is left out.
     """
+    readable_version(saved.get("schema_version", 1), SCHEMA_VERSION, "training checkpoint")
     _refuse_another(saved["job"], described(job))
     world.restore(module, step.optimiser, (saved["module"], saved["optimiser"]))
     step.restore(saved["step"])
-    progress.best = Best(**saved["best"])
-    progress.epochs = [Epoch.model_validate(epoch) for epoch in saved["epochs"]]
+    progress.best = Best(**{name: saved["best"][name] for name in ("value", "weights", "stale")})
+    progress.epochs = [Epoch.model_validate(epoch, extra="ignore") for epoch in saved["epochs"]]
     progress.spent = saved["spent"]
     if len(saved["chance"]) == world.size:
         progress.at = saved["at"]

@@ -7,22 +7,24 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
-from cluster.values import Frozen
+from cluster.values import Frozen, Stored
 from trainers.config import Change, ModelSpec, Parameter, TrainConfig
 from trainers.metrics import Primary
 
 
-class Trial(Frozen):
+class Trial(Stored):
     """One row of the table of trials. ``metric`` is the best of its epochs, NaN when it failed; ``curve`` the best up to each.
 
     "stopped": it ended before its last epoch, by ASHA, patience or the time budget. "running": nothing is known yet but its settings.
     ``parent`` is the trial that a finalist repeats under another seed, or, of a population, the one it went on from; 0 is none.
     ``at`` counts seconds of the search, over interruptions, to its end.
     """
+
+    stored_as: ClassVar[str] = "trial"
 
     model_config = ConfigDict(ser_json_inf_nan="strings")
 

@@ -59,4 +59,4 @@ class _Files:
 
     def _trial(self, path: str) -> Trial:
         with self._fs.open_input_stream(path) as file:
-            return Trial.model_validate_json(file.read())
+            return Trial.from_stored(file.read())
