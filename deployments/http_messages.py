@@ -12,33 +12,33 @@ from pydantic_core import to_json
 
 from cluster.errors import RequestError
 
-REQUEST_ID = "x-request-id"
-VERSION = "x-rayloop-version"
-VARIANT = "x-rayloop-variant"
-ROUTING_KEY = "x-rayloop-key"
+REQUEST_ID_HEADER = "x-request-id"
+VERSION_HEADER = "x-rayloop-version"
+VARIANT_HEADER = "x-rayloop-variant"
+ROUTING_KEY_HEADER = "x-rayloop-key"
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
 
 # https://asgi.readthedocs.io/en/latest/specs/www.html
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+AsgiScope = dict[str, Any]
+AsgiReceive = Callable[[], Awaitable[dict[str, Any]]]
+AsgiSend = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-class Call(NamedTuple):
+class HttpRequest(NamedTuple):
     """A request. ``raw_headers`` as ASGI gives them: names in lower case, latin-1 bytes."""
 
     method: str
     path: str
     raw_headers: Mapping[bytes, bytes]
-    receive: Receive
+    receive: AsgiReceive
 
     def header(self, name: str) -> str | None:
         value = self.raw_headers.get(name.encode("latin-1"))
         return None if value is None else value.decode("latin-1")
 
-    async def body(self, limit: int) -> bytes:
+    async def read_body(self, limit: int) -> bytes:
         """The body. Raises RequestError with status 413 beyond ``limit`` bytes."""
         declared = self.header("content-length") or ""
         if declared.isdecimal() and int(declared) > limit:
@@ -56,7 +56,7 @@ class Call(NamedTuple):
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-class Reply(NamedTuple):
+class HttpResponse(NamedTuple):
     """An answer; header names in lower case."""
 
     body: bytes
@@ -65,35 +65,35 @@ class Reply(NamedTuple):
     content_type: str = JSON
 
 
-class Asgi:
+class AsgiApp:
     """The ASGI application of ``handle``: the way of requests that come through Serve's own proxy."""
 
-    def __init__(self, handle: Callable[[Call], Awaitable[Reply]]) -> None:
+    def __init__(self, handle: Callable[[HttpRequest], Awaitable[HttpResponse]]) -> None:
         self._handle = handle
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         if scope["type"] == "lifespan":
             await _live_through(receive, send)
         elif scope["type"] == "http":
-            reply = await self._handle(Call(scope["method"], scope["path"], dict(scope["headers"]), receive))
+            reply = await self._handle(HttpRequest(scope["method"], scope["path"], dict(scope["headers"]), receive))
             await send({"type": "http.response.start", "status": reply.status, "headers": _headers(reply)})
             await send({"type": "http.response.body", "body": reply.body})
         else:
             await send({"type": "websocket.close", "code": 1003})
 
 
-def json_reply(body: object, headers: Mapping[str, str] | None = None, status: int = 200) -> Reply:
+def json_response(body: object, headers: Mapping[str, str] | None = None, status: int = 200) -> HttpResponse:
     """A JSON reply."""
-    return Reply(to_json(body), status, headers or {})
+    return HttpResponse(to_json(body), status, headers or {})
 
 
-def error_reply(error: RequestError) -> Reply:
+def error_response(error: RequestError) -> HttpResponse:
     """``{"error": …, "field": …}`` with the error's status and headers."""
     body = {"error": str(error)} | ({"field": error.field} if error.field else {})
-    return json_reply(body, error.headers, error.status)
+    return json_response(body, error.headers, error.status)
 
 
-async def _live_through(receive: Receive, send: Send) -> None:
+async def _live_through(receive: AsgiReceive, send: AsgiSend) -> None:
     while True:
         event = (await receive())["type"]
         await send({"type": f"{event}.complete"})
@@ -101,9 +101,9 @@ async def _live_through(receive: Receive, send: Send) -> None:
             return
 
 
-def _headers(reply: Reply) -> list[tuple[bytes, bytes]]:
+def _headers(reply: HttpResponse) -> list[tuple[bytes, bytes]]:
     # The request's id is put on by a middleware of Serve.
-    told = [(name, value) for name, value in reply.headers.items() if name != REQUEST_ID]
+    told = [(name, value) for name, value in reply.headers.items() if name != REQUEST_ID_HEADER]
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in told]
     length = str(len(reply.body)).encode()
     return [(b"content-type", reply.content_type.encode()), (b"content-length", length), *headers]

@@ -18,7 +18,7 @@ REQUEST_TIMEOUT_S = 60.0
 """After it a request is answered with 408."""
 
 
-class Limits(Frozen):
+class RequestLimits(Frozen):
     """The largest request that is answered; beyond it, HTTP 413."""
 
     body_bytes: int = Field(default=DEFAULT_BODY_BYTES, ge=1)
@@ -30,10 +30,10 @@ class Serving(Frozen):
 
     replicas: int = Field(default=1, ge=1)
     cpus: float = Field(default=0.5, gt=0.0)
-    limits: Limits = Limits()
+    limits: RequestLimits = RequestLimits()
 
 
-class Trial(Frozen):
+class RolloutTrial(Frozen):
     """The challengers on trial, and the share of the requests that each of them has. ``rollout`` also salts the split.
 
     ``starts`` says for each challenger where its slice of the routing keys begins (deployments/inference/traffic_split.py). With
@@ -63,10 +63,10 @@ class ServerConfig(Stored):
     stored_as: ClassVar[str] = "configuration of a model server"
 
     champion: ModelVersion
-    trial: Trial | None = None
+    trial: RolloutTrial | None = None
     profile_window_s: float | None = Field(default=3600.0, gt=0.0)
     report: bool = True
-    limits: Limits = Limits()
+    limits: RequestLimits = RequestLimits()
 
 
 class ChallengerConfig(Stored):
@@ -79,12 +79,12 @@ class ChallengerConfig(Stored):
     max_growth_mib: float | None = None
 
 
-def server_app(model: str) -> str:
+def model_app_name(model: str) -> str:
     """Name of the Serve application that answers for ``model``."""
     return model
 
 
-def challenger_app(model: str, rollout: str, version: str) -> str:
+def challenger_app_name(model: str, rollout: str, version: str) -> str:
     """Name of a challenger's application, which exists while it is on trial. Model names hold no dot.
 
     A name of its own in each rollout: Serve takes its time to drain an application, and until then its name.

@@ -3,7 +3,7 @@
 from cluster.values import Task
 from deployments.freeze_windows import FreezeWindow
 from deployments.rollout_policy import RolloutPolicy, Webhook
-from deployments.serve_schema import Limits, Serving
+from deployments.serve_schema import RequestLimits, Serving
 from features.builders import category, derive, dropped, hashed, number, rolling, tensor, timestamp
 from features.definitions import Aggregate, Column, Entity, FeatureSet, FeatureView, Latest
 from features.sources.readers import csv, iceberg, kafka, parquet, sql
@@ -37,7 +37,6 @@ __all__ = [
     "HashSplit",
     "IntRange",
     "Latest",
-    "Limits",
     "LogUniform",
     "LookPolicy",
     "ModelSpec",
@@ -46,6 +45,7 @@ __all__ = [
     "Prune",
     "Receiver",
     "Rehearsal",
+    "RequestLimits",
     "Retrain",
     "RobustnessPolicy",
     "RolloutPolicy",

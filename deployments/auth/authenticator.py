@@ -13,39 +13,47 @@ from urllib.parse import urlsplit
 
 from cluster.errors import SettingsError
 from cluster.settings import Settings
-from deployments.auth.cached_value import Refreshed
+from deployments.auth.cached_value import CachedValue
 from deployments.auth.credentials import (
+    ApiKey,
     Grant,
-    Headers,
-    Key,
+    HeaderPairs,
     Scope,
-    anonymous,
-    is_key,
-    permit,
-    presented,
-    recognise,
-    unauthorised,
+    authenticate,
+    authorize,
+    extract_credential,
+    invalid_credential,
+    is_api_key,
+    missing_credential,
 )
-from deployments.auth.jwt_verifier import ALGORITHMS, Issuer, PublicKeys, Tokens, fetch, not_yet, public_keys
+from deployments.auth.jwt_verifier import (
+    ALGORITHMS,
+    Issuer,
+    JwtVerifier,
+    PublicKeys,
+    credentials_unavailable,
+    fetch_jwks,
+    parse_jwks,
+)
 from deployments.auth.key_store import KeyStore
-from deployments.auth.rate_limits import Windows, open_windows, parse_rate, take
+from deployments.auth.rate_limits import RateLimiter, enforce_rate, open_rate_limiter, parse_rate
 
 # A key that was made or revoked is known everywhere after one reading and the time it may take.
-REFRESH_KEYS_S = 2.0
-COUNTS_WITHIN_S = 5.0
-REFRESH_JWKS_S = 300.0
-JWKS_GAP_S = 10.0
+KEY_REFRESH_INTERVAL_S = 2.0
+KEY_EFFECTIVE_WITHIN_S = 5.0
+JWKS_REFRESH_INTERVAL_S = 300.0
+MIN_JWKS_REFRESH_INTERVAL_S = 10.0
 
 
-class Gate:
+class Authenticator:
     """Admits requests. One for each process that answers callers."""
 
     def __init__(
         self,
-        keys: Refreshed[dict[str, Key]],
-        windows: Windows,
+        keys: CachedValue[dict[str, ApiKey]],
+        windows: RateLimiter,
         *,
-        tokens: Tokens | None = None,
+        tokens: JwtVerifier | None = None,
         rate: str = "",
         clock: Callable[[], float] = time.time,
         close: Callable[[], None] = lambda: None,
@@ -54,16 +62,16 @@ class Gate:
         self._keys, self._windows, self._tokens = keys, windows, tokens
         self._rate, self._clock, self._close = rate, clock, close
 
-    async def admit(self, headers: Headers, model: str, scope: Scope) -> str:
+    async def admit(self, headers: HeaderPairs, model: str, scope: Scope) -> str:
         """The name of the caller, if it may send ``model`` a request of this kind now.
 
         ``headers`` as ASGI's scope has them, or gRPC's metadata. Raises RequestError: 401, 403, 429, or 503 while it
         cannot be known; its ``headers`` belong to the answer.
         """
-        grant = self._grant(presented(headers))
-        permit(grant, model, scope)
+        grant = self._grant(extract_credential(headers))
+        authorize(grant, model, scope)
         if rate := grant.rate or self._rate:
-            await take(self._windows, rate, grant.subject)
+            await enforce_rate(self._windows, rate, grant.subject)
         return grant.subject
 
     def close(self) -> None:
@@ -72,17 +80,17 @@ class Gate:
 
     def _grant(self, credential: str) -> Grant:
         if not credential:
-            raise anonymous()
-        if not is_key(credential):
+            raise missing_credential()
+        if not is_api_key(credential):
             if self._tokens is None:
-                raise unauthorised("this is no API key", "keys begin with rayloop_")
-            return self._tokens.recognise(credential, self._clock())
+                raise invalid_credential("this is no API key", "keys begin with rayloop_")
+            return self._tokens.authenticate(credential, self._clock())
         if (keys := self._keys.value) is None:
-            raise not_yet("the API keys")
-        return recognise(credential, keys, self._clock())
+            raise credentials_unavailable("the API keys")
+        return authenticate(credential, keys, self._clock())
 
 
-def open_gate(settings: Settings) -> Gate | None:
+def open_authenticator(settings: Settings) -> Authenticator | None:
     """The gate that the settings ask for; None when access is open. Raises SettingsError.
 
     Reads keys before it returns, and waits for the stores for some seconds at most.
@@ -91,23 +99,23 @@ def open_gate(settings: Settings) -> Gate | None:
         return None
     if settings.access_rate:
         parse_rate(settings.access_rate)
-    issuer, windows = _issuer(settings), open_windows(settings.rate_store)
+    issuer, windows = _issuer(settings), open_rate_limiter(settings.rate_store)
     store = KeyStore(settings.access_uri)
-    keys = Refreshed("API keys", store.read, REFRESH_KEYS_S, REFRESH_KEYS_S)
+    keys = CachedValue("API keys", store.read, KEY_REFRESH_INTERVAL_S, KEY_REFRESH_INTERVAL_S)
     if issuer is None:
-        return Gate(keys, windows, rate=settings.access_rate, close=keys.close)
-    jwks = Refreshed("JWKS", _reader(settings.jwks_url, issuer), REFRESH_JWKS_S, JWKS_GAP_S)
+        return Authenticator(keys, windows, rate=settings.access_rate, close=keys.close)
+    jwks = CachedValue("JWKS", _reader(settings.jwks_url, issuer), JWKS_REFRESH_INTERVAL_S, MIN_JWKS_REFRESH_INTERVAL_S)
 
     def close() -> None:
         keys.close()
         jwks.close()
 
-    tokens = Tokens(issuer, lambda: jwks.value, jwks.want)
-    return Gate(keys, windows, tokens=tokens, rate=settings.access_rate, close=close)
+    tokens = JwtVerifier(issuer, lambda: jwks.value, jwks.request_refresh)
+    return Authenticator(keys, windows, tokens=tokens, rate=settings.access_rate, close=close)
 
 
 def _reader(url: str, issuer: Issuer) -> Callable[[], PublicKeys]:
-    return lambda: public_keys(fetch(url), issuer.algorithms)
+    return lambda: parse_jwks(fetch_jwks(url), issuer.algorithms)
 
 
 def _issuer(settings: Settings) -> Issuer | None:

@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Refreshed(Generic[T]):
+class CachedValue(Generic[T]):
     """What ``read`` last returned. When it raises, the value stays as it was, and the log says so once an outage.
 
     The constructor reads once and may block for as long as ``read`` does; ``value`` is None until a reading succeeds.
@@ -29,7 +29,7 @@ class Refreshed(Generic[T]):
         self._thread = threading.Thread(target=self._run, name=f"refresh {what}", daemon=True)
         self._thread.start()
 
-    def want(self) -> None:
+    def request_refresh(self) -> None:
         """Ask for a reading before its time."""
         self._wanted.set()
 

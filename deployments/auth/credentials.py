@@ -27,7 +27,7 @@ Scope = Literal["infer", "feedback", "read"]
 SCOPES: tuple[Scope, ...] = ("infer", "feedback", "read")
 ANY_MODEL = "*"
 # What a path after /v2/models/{name} asks for; None: open to all, as are /v2 and /v2/health.
-SCOPE_OF: dict[str, Scope | None] = {
+REQUIRED_SCOPES: dict[str, Scope | None] = {
     "": "read",
     "/ready": None,
     "/openapi.json": "read",
@@ -44,7 +44,7 @@ _FIELD = "authorization"
 _AUTHORIZATION = frozenset({b"authorization", "authorization"})
 _API_KEY = frozenset({b"x-api-key", "x-api-key"})
 
-Headers = Iterable[tuple[bytes, bytes] | tuple[str, str]]
+HeaderPairs = Iterable[tuple[bytes, bytes] | tuple[str, str]]
 
 
 class Grant(NamedTuple):
@@ -56,7 +56,7 @@ class Grant(NamedTuple):
     rate: str = ""
 
 
-class Key(Frozen):
+class ApiKey(Frozen):
     """An API key as it is stored. Times are seconds since the epoch; ``rate`` is a limit such as ``100/minute``."""
 
     id: str
@@ -81,19 +81,19 @@ class Key(Frozen):
         return Grant(f"key:{self.id}", frozenset(self.models), frozenset(self.scopes), self.rate)
 
 
-def spell(id_bytes: bytes, secret: bytes) -> tuple[str, str]:
+def format_key(id_bytes: bytes, secret: bytes) -> tuple[str, str]:
     """A key's id and its text, from ID_BYTES and SECRET_BYTES random bytes."""
     if len(id_bytes) != ID_BYTES or len(secret) != SECRET_BYTES:
         raise ValueError("a key is made of ID_BYTES and SECRET_BYTES random bytes")
     return id_bytes.hex(), f"{KEY_PREFIX}{id_bytes.hex()}_{urlsafe_b64encode(secret).rstrip(b'=').decode()}"
 
 
-def digest(text: str) -> bytes:
+def hash_key(text: str) -> bytes:
     """What is stored of a key's text."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
-def presented(headers: Headers) -> str:
+def extract_credential(headers: HeaderPairs) -> str:
     """The credential of a request: ``Authorization: Bearer …``, else ``x-api-key``; empty when there is none.
 
     ``headers`` are pairs with lower-case names, as ASGI has them (bytes) and gRPC's metadata (text).
@@ -109,25 +109,25 @@ def presented(headers: Headers) -> str:
     return api_key
 
 
-def is_key(credential: str) -> bool:
+def is_api_key(credential: str) -> bool:
     return credential.startswith(KEY_PREFIX)
 
 
-def recognise(credential: str, keys: Mapping[str, Key], now: float) -> Grant:
+def authenticate(credential: str, keys: Mapping[str, ApiKey], now: float) -> Grant:
     """What an API key grants. ``keys`` are by id, ``now`` is in seconds since the epoch. Raises RequestError, 401."""
     id, _, _ = credential[len(KEY_PREFIX) :].partition("_")
     key = keys.get(id)
     # The time this takes tells nothing about the secret. It may tell that an id exists, which is no secret.
-    if key is None or not hmac.compare_digest(digest(credential), key.digest):
-        raise unauthorised("the API key is not known", "was it copied whole? A new one counts within seconds")
+    if key is None or not hmac.compare_digest(hash_key(credential), key.digest):
+        raise invalid_credential("the API key is not known", "was it copied whole? A new one counts within seconds")
     if key.revoked_at is not None and now >= key.revoked_at:
-        raise unauthorised(f"the API key {key.id} was revoked", "ask for another")
+        raise invalid_credential(f"the API key {key.id} was revoked", "ask for another")
     if key.expires_at is not None and now >= key.expires_at:
-        raise unauthorised(f"the API key {key.id} has expired", "ask for another")
+        raise invalid_credential(f"the API key {key.id} has expired", "ask for another")
     return key.grant
 
 
-def permit(grant: Grant, model: str, scope: Scope) -> None:
+def authorize(grant: Grant, model: str, scope: Scope) -> None:
     """Raises RequestError, 403, when the grant does not cover the model or the scope."""
     if scope not in grant.scopes:
         raise _forbidden(f"this credential is not for {scope!r} requests", f"it is for {_listed(grant.scopes)}")
@@ -135,13 +135,13 @@ def permit(grant: Grant, model: str, scope: Scope) -> None:
         raise _forbidden(f"this credential is not for model {model[:100]!r}", "ask for one that names it")
 
 
-def unauthorised(what: str, todo: str = "") -> RequestError:
+def invalid_credential(what: str, todo: str = "") -> RequestError:
     """The refusal of a credential that is wrong."""
     headers = {"www-authenticate": f'{_REALM}, error="invalid_token"'}
     return RequestError(what, field=_FIELD, status=401, todo=todo, headers=headers)
 
 
-def anonymous() -> RequestError:
+def missing_credential() -> RequestError:
     """The refusal of a request without a credential."""
     todo = "send `Authorization: Bearer <key or token>`, or `x-api-key: <key>`"
     return RequestError(

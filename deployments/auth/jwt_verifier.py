@@ -15,10 +15,10 @@ from jwt import PyJWK, PyJWKSet
 
 from cluster.errors import DataError, RequestError
 from cluster.values import Frozen
-from deployments.auth.credentials import SCOPES, Grant, unauthorised
+from deployments.auth.credentials import SCOPES, Grant, invalid_credential
 
 ALGORITHMS = ("RS256", "ES256")
-MAX_REMEMBERED = 4096
+MAX_CACHED_TOKENS = 4096
 _FETCH_WITHIN_S = 5.0
 _MAX_JWKS_BYTES = 1 << 20
 _OPTIONS: dict[str, Any] = {"require": ["exp", "iss", "aud", "sub"], "enforce_minimum_key_length": True}
@@ -37,7 +37,7 @@ class Issuer(Frozen):
     leeway_s: float = 30.0
 
 
-class Tokens:
+class JwtVerifier:
     """Checks tokens. A token that was found good is remembered until it expires or the keys are read anew."""
 
     def __init__(self, issuer: Issuer, keys: Callable[[], PublicKeys | None], unknown: Callable[[], None]) -> None:
@@ -46,7 +46,7 @@ class Tokens:
         self._remembered: dict[str, tuple[Grant, float]] = {}
         self._remembered_of: PublicKeys | None = None
 
-    def recognise(self, token: str, now: float) -> Grant:
+    def authenticate(self, token: str, now: float) -> Grant:
         """What a token grants. ``now`` is in seconds since the epoch. Raises RequestError: 401, or 503 without keys."""
         keys = self._keys()
         if keys is not self._remembered_of:
@@ -55,22 +55,22 @@ class Tokens:
         if known is not None and now < known[1]:
             return known[0]
         if keys is None:
-            raise not_yet("the token issuer's keys")
+            raise credentials_unavailable("the token issuer's keys")
         return self._remember(token, _claims(token, self._key(token, keys), self._issuer))
 
     def _key(self, token: str, keys: PublicKeys) -> PyJWK:
         try:
             id = jwt.get_unverified_header(token).get("kid")
         except jwt.InvalidTokenError as error:
-            raise unauthorised("this is neither an API key nor a token (JWT)") from error
+            raise invalid_credential("this is neither an API key nor a token (JWT)") from error
         key = keys.get(id) if isinstance(id, str) else None
         if key is None:
             self._unknown()
-            raise unauthorised("the token is signed by a key that its issuer has not published")
+            raise invalid_credential("the token is signed by a key that its issuer has not published")
         return key
 
     def _remember(self, token: str, claims: Mapping[str, Any]) -> Grant:
-        if len(self._remembered) >= MAX_REMEMBERED:
+        if len(self._remembered) >= MAX_CACHED_TOKENS:
             del self._remembered[next(iter(self._remembered))]
         models = frozenset(_names(claims.get(self._issuer.models_claim)))
         scopes = frozenset(_names(claims.get(self._issuer.scopes_claim))) & frozenset(SCOPES)
@@ -79,7 +79,7 @@ class Tokens:
         return grant
 
 
-def public_keys(body: bytes, algorithms: tuple[str, ...]) -> dict[str, PyJWK]:
+def parse_jwks(body: bytes, algorithms: tuple[str, ...]) -> dict[str, PyJWK]:
     """The usable signing keys of a JWKS by id. Raises DataError when there is none."""
     try:
         found = PyJWKSet.from_json(body.decode())
@@ -95,7 +95,7 @@ def public_keys(body: bytes, algorithms: tuple[str, ...]) -> dict[str, PyJWK]:
     return keys
 
 
-def fetch(url: str) -> bytes:
+def fetch_jwks(url: str) -> bytes:
     """The JWKS document. Raises DataError when it cannot be had."""
     try:
         with httpx.stream("GET", url, timeout=_FETCH_WITHIN_S) as answer:
@@ -111,7 +111,7 @@ def fetch(url: str) -> bytes:
         raise DataError(f"no JWKS from {url}: {error or type(error).__name__}", "check RAYLOOP_JWKS_URL") from error
 
 
-def not_yet(what: str) -> RequestError:
+def credentials_unavailable(what: str) -> RequestError:
     """The refusal of a credential that cannot be checked, for which its bearer is not to blame."""
     return RequestError(
         f"{what} could not be read yet", status=503, todo="try again in a moment", headers={"retry-after": "2"}
@@ -131,7 +131,7 @@ def _claims(token: str, key: PyJWK, issuer: Issuer) -> dict[str, Any]:
         )
     except jwt.PyJWTError as error:
         reason = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), str(error))
-        raise unauthorised(f"the token does not count: {reason}") from error
+        raise invalid_credential(f"the token does not count: {reason}") from error
 
 
 _REASONS: dict[type[Exception], str] = {

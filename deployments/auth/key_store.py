@@ -32,7 +32,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
 from cluster.errors import DataError, RayloopError, SettingsError
-from deployments.auth.credentials import ID_BYTES, SECRET_BYTES, Key, Scope, digest, spell
+from deployments.auth.credentials import ID_BYTES, SECRET_BYTES, ApiKey, Scope, format_key, hash_key
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class KeyStore:
     def __init__(self, uri: str) -> None:
         self._url, self._engine = _engine(uri)
         self._counts: tuple[int, ...] = ()
-        self._keys: dict[str, Key] = {}
+        self._keys: dict[str, ApiKey] = {}
 
     def issue(
         self,
@@ -79,13 +79,13 @@ class KeyStore:
         *,
         rate: str = "",
         expires_at: float | None = None,
-    ) -> tuple[Key, str]:
+    ) -> tuple[ApiKey, str]:
         """Store a new key; returns it with its text, which is nowhere else."""
-        id, text = spell(secrets.token_bytes(ID_BYTES), secrets.token_bytes(SECRET_BYTES))
-        key = Key(
+        id, text = format_key(secrets.token_bytes(ID_BYTES), secrets.token_bytes(SECRET_BYTES))
+        key = ApiKey(
             id=id,
             name=name,
-            digest=digest(text),
+            digest=hash_key(text),
             models=models,
             scopes=scopes,
             rate=rate,
@@ -97,7 +97,7 @@ class KeyStore:
             connection.execute(insert(_KEYS).values(row))
         return key, text
 
-    def revoke(self, id: str, now: float) -> Key:
+    def revoke(self, id: str, now: float) -> ApiKey:
         """Let a key count no longer. Raises DataError when there is none of this id."""
         with self._writing() as connection:
             unrevoked = update(_KEYS).where(_KEYS.c.id == id, _KEYS.c.revoked_at.is_(None))
@@ -107,7 +107,7 @@ class KeyStore:
             raise DataError(f"there is no API key {id!r}", "see `rayloop keys list`")
         return found
 
-    def read(self) -> dict[str, Key]:
+    def read(self) -> dict[str, ApiKey]:
         """All keys by id, those that count no longer too; the same dict as before while none is made or revoked.
 
         Rows are not edited otherwise. An edit by hand of a key's models or scopes is seen with the next key made.
@@ -162,11 +162,11 @@ def _engine(uri: str) -> tuple[URL, Engine]:
         ) from error
 
 
-def _key(row: Row[Any]) -> Key | None:
+def _key(row: Row[Any]) -> ApiKey | None:
     """A row's key. One that somebody has spoilt lets nobody in, and does not keep the others from being read."""
     try:
         decoded = {"models": json.loads(row.models), "scopes": json.loads(row.scopes), "digest": bytes(row.digest)}
-        return Key.model_validate(dict(row._mapping) | decoded)
+        return ApiKey.model_validate(dict(row._mapping) | decoded)
     except (ValueError, RayloopError) as error:
         _log.error("the API key %s cannot be read and does not count: %s", row.id, error)
         return None

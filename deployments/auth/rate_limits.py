@@ -24,7 +24,7 @@ from limits.storage import storage_from_string
 from cluster.errors import RequestError, SettingsError
 
 # A moving window holds one entry for each request it admitted.
-MAX_WINDOW = 100_000
+MAX_REQUESTS_PER_WINDOW = 100_000
 _SWEEP_AT = 1024
 _SHARED_WITHIN_S = 0.25
 _RETRY_SHARED_S = 5.0
@@ -32,7 +32,7 @@ _RETRY_SHARED_S = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Windows(Protocol):
+class RateLimiter(Protocol):
     """Counts admitted requests by subject."""
 
     async def hit(self, rate: RateLimitItem, subject: str) -> float:
@@ -40,7 +40,7 @@ class Windows(Protocol):
         ...
 
 
-class LocalWindows:
+class LocalRateLimiter:
     """Windows in this process. ``clock`` returns seconds and never goes back."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -71,10 +71,10 @@ class LocalWindows:
         return self._admitted.setdefault(subject, deque())
 
 
-class SharedWindows:
+class RedisRateLimiter:
     """Windows in Redis. While it is away each replica counts on its own, and tries again every few seconds."""
 
-    def __init__(self, uri: str, local: Windows, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, uri: str, local: RateLimiter, clock: Callable[[], float] = time.monotonic) -> None:
         storage: Any = _storage(uri)
         self._limiter, self._local, self._clock = MovingWindowRateLimiter(storage), local, clock
         self._where = urlsplit(uri).hostname
@@ -101,12 +101,12 @@ class SharedWindows:
         return max(1e-3, stats.reset_time - time.time())
 
 
-def open_windows(uri: str) -> Windows:
+def open_rate_limiter(uri: str) -> RateLimiter:
     """Windows behind RAYLOOP_RATE_STORE; empty: in this process. Raises SettingsError."""
-    return SharedWindows(uri, LocalWindows()) if uri else LocalWindows()
+    return RedisRateLimiter(uri, LocalRateLimiter()) if uri else LocalRateLimiter()
 
 
-async def take(windows: Windows, rate: str, subject: str) -> None:
+async def enforce_rate(windows: RateLimiter, rate: str, subject: str) -> None:
     """Count a request. Raises RequestError, 429, with the seconds to wait."""
     wait_s = await windows.hit(parse_rate(rate), subject)
     if wait_s > 0.0:
@@ -127,9 +127,9 @@ def parse_rate(text: str) -> RateLimitItem:
         rate = parse(text)
     except ValueError as error:
         raise SettingsError(f"{text!r} is no rate limit", "write it like 100/minute or 20 per 10 second") from error
-    if not 1 <= rate.amount <= MAX_WINDOW:
+    if not 1 <= rate.amount <= MAX_REQUESTS_PER_WINDOW:
         raise SettingsError(
-            f"the rate limit {text!r} counts {rate.amount:,} requests, 1 to {MAX_WINDOW:,} can be counted",
+            f"the rate limit {text!r} counts {rate.amount:,} requests, 1 to {MAX_REQUESTS_PER_WINDOW:,} can be counted",
             "take a shorter window: 1000/second instead of 60000/minute",
         )
     return rate

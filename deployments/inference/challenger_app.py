@@ -18,15 +18,15 @@ from ray.serve import Application
 
 from cluster.names import ACTOR_NAMESPACE, ledger_actor
 from cluster.settings import load_settings
-from deployments.inference.challenger_client import Address, Listener
-from deployments.inference.challenger_protocol import Question, Said
-from deployments.inference.memory_guard import GrowthWatch
-from deployments.inference.predictor import Scored, Scorer
+from deployments.inference.challenger_client import ChallengerAddress, ChallengerServer
+from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
+from deployments.inference.memory_guard import MemoryGuard
+from deployments.inference.predictor import ScoredBatch, Scorer
 from deployments.serve_schema import ChallengerConfig
 from deployments.telemetry.prediction_log import from_ipc
 
 MAX_ONGOING_REQUESTS = 64
-OVERGROWN = 137
+OUT_OF_MEMORY_EXIT_CODE = 137
 """Exit code of a replica that grew too far; that of a container which was out of memory."""
 _LAST_WORDS_S = 2.0
 
@@ -40,8 +40,8 @@ class Challenger:
     def __init__(self) -> None:
         self._settings = load_settings()
         self._scorer: Scorer | None = None
-        self._watch: GrowthWatch | None = None
-        self._listener = Listener(self._settings.scratch, self._said)
+        self._watch: MemoryGuard | None = None
+        self._listener = ChallengerServer(self._settings.scratch, self._said)
 
     async def reconfigure(self, user_config: dict) -> None:
         """Load a version. An exception fails the deployment, which the rollout's controller sees."""
@@ -52,15 +52,15 @@ class Challenger:
         self._watch = await asyncio.to_thread(_watch, config)
         await self._listener.start()
 
-    async def score(self, rows: bytes, sizes: list[int], now_us: int) -> list[Said]:
+    async def score(self, rows: bytes, sizes: list[int], now_us: int) -> list[ScoreResult]:
         """What is said of each of several requests, asked over Serve's handle."""
-        return self._said(Question(rows, sizes, now_us))
+        return self._said(ScoreRequest(rows, sizes, now_us))
 
-    async def address(self) -> Address:
+    async def address(self) -> ChallengerAddress:
         """Where this replica listens for those on its own machine."""
-        return Address(ray.get_runtime_context().get_node_id(), str(self._listener.path))
+        return ChallengerAddress(ray.get_runtime_context().get_node_id(), str(self._listener.path))
 
-    def _said(self, asked: Question) -> list[Said]:
+    def _said(self, asked: ScoreRequest) -> list[ScoreResult]:
         assert self._scorer is not None
         scored = self._scorer.score_table(from_ipc(asked.rows), asked.sizes, asked.now_us)
         return [said for together in scored for said in _each(self._scorer.version, together)]
@@ -71,7 +71,7 @@ class Challenger:
             listener.close()
 
 
-def _watch(config: ChallengerConfig) -> GrowthWatch | None:
+def _watch(config: ChallengerConfig) -> MemoryGuard | None:
     """Has the ledger know how far this process grows from now on, and ends it when that is too far."""
     if config.max_growth_mib is None:
         return None
@@ -91,15 +91,15 @@ def _watch(config: ChallengerConfig) -> GrowthWatch | None:
         except Exception:
             # Of the next replica, which grows as this one did, the ledger may hear.
             _log.exception("the ledger was not told")
-        os._exit(OVERGROWN)
+        os._exit(OUT_OF_MEMORY_EXIT_CODE)
 
-    return GrowthWatch(config.max_growth_mib, tell, end)
+    return MemoryGuard(config.max_growth_mib, tell, end)
 
 
-def _each(version: str, scored: Scored) -> list[Said]:
+def _each(version: str, scored: ScoredBatch) -> list[ScoreResult]:
     ends = [0, *accumulate(scored.sizes)]
     parts = [None if scored.scores is None else scored.scores[i:j] for i, j in pairwise(ends)]
-    return [Said(version, scores, scored.latency_ms, scored.error) for scores in parts]
+    return [ScoreResult(version, scores, scored.latency_ms, scored.error) for scores in parts]
 
 
 def build(args: dict) -> Application:

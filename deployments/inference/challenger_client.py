@@ -18,29 +18,29 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.inference.challenger_protocol import (
     LENGTH,
-    Question,
-    Said,
-    answer,
-    question,
-    read_answer,
-    read_question,
-    refusal,
+    ScoreRequest,
+    ScoreResult,
+    decode_request,
+    decode_results,
+    encode_error,
+    encode_request,
+    encode_results,
 )
 
 _log = logging.getLogger(__name__)
 
 
-class Address(NamedTuple):
+class ChallengerAddress(NamedTuple):
     """Where a replica listens: Ray's id of its node, and the path of its socket."""
 
     node: str
     path: str
 
 
-class Listener:
+class ChallengerServer:
     """Answers questions over a Unix socket in ``folder``, one at a time on each connection."""
 
-    def __init__(self, folder: Path, score: Callable[[Question], Sequence[Said]]) -> None:
+    def __init__(self, folder: Path, score: Callable[[ScoreRequest], Sequence[ScoreResult]]) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         self.path = folder / f"{uuid4().hex[:16]}.sock"
         self._score = score
@@ -68,13 +68,13 @@ class Listener:
 
     def _answer(self, message: bytes) -> bytes:
         try:
-            return answer(self._score(read_question(message)))
+            return encode_results(self._score(decode_request(message)))
         except Exception as error:
             _log.exception("a question failed")
-            return refusal(f"{type(error).__name__}: {error}")
+            return encode_error(f"{type(error).__name__}: {error}")
 
 
-class Line:
+class ChallengerClient:
     """A champion's way to a challenger: ``handle`` finds its replicas, ``node`` is where the champion runs."""
 
     def __init__(self, handle: DeploymentHandle, node: str) -> None:
@@ -88,14 +88,14 @@ class Line:
         if (connection := await self._connect()) is not None:
             self._keep(connection)
 
-    async def ask(self, asked: Question) -> list[Said]:
+    async def ask(self, asked: ScoreRequest) -> list[ScoreResult]:
         """What the challenger says of each request. Raises what went wrong; may be cancelled."""
         connection = self._taken() or await self._connect()
         if connection is None:
-            said: list[Said] = await _answered(self._handle.score.remote(*asked))
+            said: list[ScoreResult] = await _answered(self._handle.score.remote(*asked))
             return said
         try:
-            said = read_answer(await connection.ask(question(asked)))
+            said = decode_results(await connection.ask(encode_request(asked)))
         except BaseException:
             # Whatever it was, what comes next on this connection may be the answer to this question.
             connection.close()
@@ -126,7 +126,7 @@ class Line:
 
     async def _connect(self) -> _Connection | None:
         """A connection to one of the replicas; None when Serve's choice is on another machine."""
-        found = Address(*await _answered(self._handle.address.remote()))
+        found = ChallengerAddress(*await _answered(self._handle.address.remote()))
         if found.node != self._node:
             return None
         return _Connection(*await asyncio.open_unix_connection(found.path))

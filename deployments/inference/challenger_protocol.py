@@ -20,7 +20,7 @@ LENGTH = struct.Struct("<I")
 _HEAD = struct.Struct("<qI")
 
 
-class Question(NamedTuple):
+class ScoreRequest(NamedTuple):
     """Rows of several requests after one another (Arrow IPC), how many each has, and their time, microseconds."""
 
     rows: bytes
@@ -28,7 +28,7 @@ class Question(NamedTuple):
     now_us: int
 
 
-class Said(NamedTuple):
+class ScoreResult(NamedTuple):
     """What the challenger said of one request. ``scores`` is None when it failed, and ``error`` says how."""
 
     version: str
@@ -37,48 +37,48 @@ class Said(NamedTuple):
     error: str | None
 
 
-def frame(*parts: bytes) -> bytes:
+def encode_frame(*parts: bytes) -> bytes:
     """Parts as one message."""
     return b"".join((LENGTH.pack(sum(map(len, parts))), *parts))
 
 
-def question(asked: Question) -> bytes:
+def encode_request(asked: ScoreRequest) -> bytes:
     """The frame of a question."""
     sizes = np.array(asked.sizes, "<u4")
-    return frame(_HEAD.pack(asked.now_us, len(sizes)), sizes.tobytes(), asked.rows)
+    return encode_frame(_HEAD.pack(asked.now_us, len(sizes)), sizes.tobytes(), asked.rows)
 
 
-def read_question(message: bytes) -> Question:
+def decode_request(message: bytes) -> ScoreRequest:
     """The question that a frame holds."""
     now_us, count = _HEAD.unpack_from(message)
     sizes = np.frombuffer(message, "<u4", count, _HEAD.size).tolist()
-    return Question(message[_HEAD.size + 4 * count :], sizes, now_us)
+    return ScoreRequest(message[_HEAD.size + 4 * count :], sizes, now_us)
 
 
-def answer(said: Sequence[Said]) -> bytes:
+def encode_results(said: Sequence[ScoreResult]) -> bytes:
     """The frame of an answer."""
     told = [[s.version, s.latency_ms, s.error, None if s.scores is None else s.scores.shape] for s in said]
     scores = [np.ascontiguousarray(s.scores, "<f4").tobytes() for s in said if s.scores is not None]
-    return frame(to_json(told), b"\n", *scores)
+    return encode_frame(to_json(told), b"\n", *scores)
 
 
-def refusal(error: str) -> bytes:
+def encode_error(error: str) -> bytes:
     """The frame of an answer when there is none."""
-    return frame(to_json({"error": error}), b"\n")
+    return encode_frame(to_json({"error": error}), b"\n")
 
 
-def read_answer(message: bytes) -> list[Said]:
+def decode_results(message: bytes) -> list[ScoreResult]:
     """The answer that a frame holds. Raises RayloopError when it is a refusal."""
     head, _, scores = message.partition(b"\n")
     told = from_json(head)
     if isinstance(told, dict):
         raise RayloopError(told["error"])
-    said, at = list[Said](), 0
+    said, at = list[ScoreResult](), 0
     for version, latency_ms, error, shape in told:
         of = None
         if shape is not None:
             size = math.prod(shape)
             of = np.frombuffer(scores, "<f4", size, at).reshape(shape)
             at += of.nbytes
-        said.append(Said(version, of, latency_ms, error))
+        said.append(ScoreResult(version, of, latency_ms, error))
     return said

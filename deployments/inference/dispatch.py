@@ -12,24 +12,24 @@ import pyarrow as pa
 
 from cluster.errors import RequestError
 from cluster.names import CHALLENGER, CHAMPION, Variant
-from deployments.http_messages import VARIANT
-from deployments.inference.challenger_client import Line
-from deployments.inference.challenger_protocol import Question, Said
-from deployments.inference.predictor import Scored, Scorer, one_line
-from deployments.inference.traffic_split import assign
-from deployments.protocol.open_inference import Form
-from deployments.protocol.request_rows import Rows
-from deployments.serve_schema import ServerConfig, Trial
+from deployments.http_messages import VARIANT_HEADER
+from deployments.inference.challenger_client import ChallengerClient
+from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
+from deployments.inference.predictor import ScoredBatch, Scorer, summarize_error
+from deployments.inference.traffic_split import find_slice
+from deployments.protocol.open_inference import InferRequestParser
+from deployments.protocol.request_rows import RequestRows
+from deployments.serve_schema import RolloutTrial, ServerConfig
 from deployments.telemetry.prediction_log import Answer, to_ipc
 
 
-class Live(NamedTuple):
+class ServingState(NamedTuple):
     """What is served now; swapped as a whole, so that a request sees one state throughout."""
 
     config: ServerConfig
     champion: Scorer
-    form: Form
-    challengers: Mapping[str, Line]
+    form: InferRequestParser
+    challengers: Mapping[str, ChallengerClient]
 
     @property
     def versions(self) -> dict[str, Variant]:
@@ -43,14 +43,14 @@ class Live(NamedTuple):
         if version is None and header is None:
             return None
         if header not in (None, CHAMPION, CHALLENGER):
-            raise RequestError(f"expected {CHAMPION} or {CHALLENGER}", field=VARIANT)
+            raise RequestError(f"expected {CHAMPION} or {CHALLENGER}", field=VARIANT_HEADER)
         if version is None:
             return self._only(header)
         if version not in self.versions:
             known = ", ".join(self.versions)
             raise RequestError(f"v{version[:20]} is not served", status=404, todo=f"served is {known}")
         if header not in (None, self.versions[version]):
-            raise RequestError(f"v{version} is the {self.versions[version]}", field=VARIANT)
+            raise RequestError(f"v{version} is the {self.versions[version]}", field=VARIANT_HEADER)
         return version
 
     def _only(self, header: str | None) -> str:
@@ -60,45 +60,49 @@ class Live(NamedTuple):
         if len(self.challengers) > 1:
             known = ", ".join(self.challengers)
             raise RequestError(
-                f"{len(self.challengers)} challengers are on trial", field=VARIANT, todo=f"name a version: {known}"
+                f"{len(self.challengers)} challengers are on trial",
+                field=VARIANT_HEADER,
+                todo=f"name a version: {known}",
             )
         return next(iter(self.challengers))
 
 
-class Asked(NamedTuple):
+class RoutedRequest(NamedTuple):
     """A request's rows, the state it came in under, and who is to answer it by the split of routing keys, or by force.
 
     ``challenger`` is the version of the challenger to ask; None: the champion answers alone.
     """
 
-    live: Live
+    live: ServingState
     id: str
     key: str
     forced: bool
-    rows: Rows
+    rows: RequestRows
     challenger: str | None
     at_us: int
 
 
-def dealt(live: Live, forced: str | None, key: str) -> str | None:
+def assign_variant(live: ServingState, forced: str | None, key: str) -> str | None:
     """The challenger that the split deals ``key`` to, or whose version is forced (``Live.forced``); None: the champion."""
     trial = live.config.trial
     if trial is None:
         return None
     if forced is not None:
         return forced if forced in live.challengers else None
-    index = assign(trial.rollout, key, trial.share, trial.starts)
+    index = find_slice(trial.rollout, key, trial.share, trial.starts)
     return None if index is None else trial.challengers[index].version
 
 
-def score(live: Live, asked: Sequence[Asked]) -> tuple[list[Answer], list[Scored | Exception]]:
+def score_with_champion(
+    live: ServingState, asked: Sequence[RoutedRequest]
+) -> tuple[list[Answer], list[ScoredBatch | Exception]]:
     """Score requests with the champion.
 
     Returns the answers to those that the challenger has no part in, and what each request got; an exception stands for
     a request that is bad (RequestError), or of which not even features could be had.
     """
     answers: list[Answer] = []
-    each: list[Scored | Exception] = []
+    each: list[ScoredBatch | Exception] = []
     for scored in live.champion.score([one.rows for one in asked], asked[0].at_us):
         part = asked[len(each) : len(each) + len(scored.sizes)]
         if scored.failure is not None and (scored.frame is None or isinstance(scored.failure, RequestError)):
@@ -108,11 +112,13 @@ def score(live: Live, asked: Sequence[Asked]) -> tuple[list[Answer], list[Scored
         own = [one.challenger is None for one in part]
         if any(own):
             kept = scored if all(own) else _only(scored, own)
-            answers.append(answer([one for one, mine in zip(part, own, strict=True) if mine], kept))
+            answers.append(build_answer([one for one, mine in zip(part, own, strict=True) if mine], kept))
     return answers, each
 
 
-def answer(asked: Sequence[Asked], champion: Scored, challenger: Said | None = None) -> Answer:
+def build_answer(
+    asked: Sequence[RoutedRequest], champion: ScoredBatch, challenger: ScoreResult | None = None
+) -> Answer:
     """What came of requests that were scored together; with a challenger, of one."""
     config, manifest = asked[0].live.config, asked[0].live.champion.manifest
     trial = config.trial
@@ -143,9 +149,9 @@ def answer(asked: Sequence[Asked], champion: Scored, challenger: Said | None = N
     )
 
 
-async def ask(asked: Sequence[Asked]) -> list[Said | Exception]:
+async def score_with_challenger(asked: Sequence[RoutedRequest]) -> list[ScoreResult | Exception]:
     """What a challenger says of requests, with one question for each state they came in under."""
-    said: list[Said | Exception] = []
+    said: list[ScoreResult | Exception] = []
     for _, together in groupby(asked, key=lambda one: id(one.live)):
         group = list(together)
         try:
@@ -155,23 +161,25 @@ async def ask(asked: Sequence[Asked]) -> list[Said | Exception]:
     return said
 
 
-async def _call(asked: Sequence[Asked]) -> list[Said]:
+async def _call(asked: Sequence[RoutedRequest]) -> list[ScoreResult]:
     """Raises what went wrong with the call, or TimeoutError."""
     live = asked[0].live
     assert live.config.trial is not None
     assert asked[0].challenger is not None
     rows = live.champion.table([one.rows for one in asked])
-    question = Question(to_ipc(rows), [one.rows.size for one in asked], asked[0].at_us)
+    question = ScoreRequest(to_ipc(rows), [one.rows.size for one in asked], asked[0].at_us)
     return await asyncio.wait_for(live.challengers[asked[0].challenger].ask(question), live.config.trial.timeout_s)
 
 
-def failed(trial: Trial, version: str, error: Exception) -> Said:
+def failure_result(trial: RolloutTrial, version: str, error: Exception) -> ScoreResult:
     """A challenger's failure as an outcome."""
     late = isinstance(error, TimeoutError)
-    return Said(version, None, None, f"no answer within {trial.timeout_s:g} s" if late else one_line(error))
+    return ScoreResult(
+        version, None, None, f"no answer within {trial.timeout_s:g} s" if late else summarize_error(error)
+    )
 
 
-def _shares(asked: Sequence[Asked], scored: Scored) -> list[Scored | Exception]:
+def _shares(asked: Sequence[RoutedRequest], scored: ScoredBatch) -> list[ScoredBatch | Exception]:
     """Each request's part of what was scored together; the frame only where the challenger is to be compared."""
     if len(asked) == 1:
         return [scored]
@@ -179,7 +187,7 @@ def _shares(asked: Sequence[Asked], scored: Scored) -> list[Scored | Exception]:
     assert scored.frame is not None
     ends = np.cumsum((0, *scored.sizes)).tolist()
     return [
-        Scored(
+        ScoredBatch(
             (j - i,),
             scored.frame.slice(i, j - i) if one.challenger is not None else None,
             scored.scores[i:j],
@@ -189,10 +197,10 @@ def _shares(asked: Sequence[Asked], scored: Scored) -> list[Scored | Exception]:
     ]
 
 
-def _only(scored: Scored, kept: list[bool]) -> Scored:
+def _only(scored: ScoredBatch, kept: list[bool]) -> ScoredBatch:
     """The part of some of the requests."""
     rows = np.repeat(kept, scored.sizes)
     assert scored.scores is not None
     assert scored.frame is not None
     sizes = tuple(size for size, keep in zip(scored.sizes, kept, strict=True) if keep)
-    return Scored(sizes, scored.frame.filter(pa.array(rows)), scored.scores[rows], scored.latency_ms)
+    return ScoredBatch(sizes, scored.frame.filter(pa.array(rows)), scored.scores[rows], scored.latency_ms)

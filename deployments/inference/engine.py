@@ -20,22 +20,22 @@ from cluster.errors import RequestError
 from cluster.names import Variant
 from deployments.inference import dispatch
 from deployments.inference.batcher import Batcher
-from deployments.inference.challenger_protocol import Said
-from deployments.inference.dispatch import Asked, Live
-from deployments.inference.predictor import Scored
-from deployments.protocol.request_rows import Rows
+from deployments.inference.challenger_protocol import ScoreResult
+from deployments.inference.dispatch import RoutedRequest, ServingState
+from deployments.inference.predictor import ScoredBatch
+from deployments.protocol.request_rows import RequestRows
 from deployments.telemetry.prediction_log import Answer
 from deployments.telemetry.reporter import Telemetry
 
 MAX_BATCH_ROWS = 1024
-MAX_SHADOWED_REQUESTS = 64
+MAX_SHADOW_REQUESTS = 64
 """Requests whose copies are with the challenger or wait to be. Beyond it none is copied, which is counted."""
 
 # A call costs more than a row does: under load few calls carry many requests.
 _CHALLENGER_CALLS = 2
 
 
-class Outcome(NamedTuple):
+class InferenceResult(NamedTuple):
     """What a caller gets: scores as contracts.Task says, and who gave them."""
 
     scores: np.ndarray
@@ -47,16 +47,18 @@ class Engine:
     """One replica's way from rows to answers."""
 
     def __init__(self) -> None:
-        self._champion: Batcher[Asked, Scored] = Batcher(self._score, _rows, MAX_BATCH_ROWS)
+        self._champion: Batcher[RoutedRequest, ScoredBatch] = Batcher(self._score, _rows, MAX_BATCH_ROWS)
         # By version: one challenger that hangs must not keep the others waiting.
-        self._challengers: defaultdict[str, Batcher[Asked, Said]] = defaultdict(
-            lambda: Batcher(dispatch.ask, _rows, MAX_BATCH_ROWS, _CHALLENGER_CALLS)
+        self._challengers: defaultdict[str, Batcher[RoutedRequest, ScoreResult]] = defaultdict(
+            lambda: Batcher(dispatch.score_with_challenger, _rows, MAX_BATCH_ROWS, _CHALLENGER_CALLS)
         )
         self._shadows: set[asyncio.Task[None]] = set()
-        self._untried: tuple[Live, Live] | None = None
+        self._untried: tuple[ServingState, ServingState] | None = None
         self._telemetry: Telemetry | None = None
 
-    async def answer(self, live: Live, request: str, rows: Rows, key: str | None, forced: str | None) -> Outcome:
+    async def answer(
+        self, live: ServingState, request: str, rows: RequestRows, key: str | None, forced: str | None
+    ) -> InferenceResult:
         """Answer one request. Raises RequestError: 400 when it is bad, 500 when nobody could answer."""
         asked = self._asked(live, request, rows, key or request, forced)
         if asked.challenger is None:
@@ -70,11 +72,11 @@ class Engine:
         if live.config.trial is not None and live.config.trial.shadow:
             self._follow(asked, scored, said)
             return _by_champion(live, scored)
-        answer = dispatch.answer([asked], scored, await said)
+        answer = dispatch.build_answer([asked], scored, await said)
         self._report(live, answer)
         if answer.scores is None:
             raise _failed(scored)
-        return Outcome(answer.scores, answer.version, answer.variant)
+        return InferenceResult(answer.scores, answer.version, answer.variant)
 
     def open(self, model: str, under_way: Callable[[], int]) -> None:
         """Get ready to report, ``under_way`` telling how many requests are; takes seconds. Before the first answer."""
@@ -92,15 +94,17 @@ class Engine:
         if self._telemetry is not None:
             self._telemetry.close(within_s)
 
-    def _asked(self, live: Live, request: str, rows: Rows, key: str, forced: str | None) -> Asked:
-        challenger = dispatch.dealt(live, forced, key)
-        if len(self._shadows) >= MAX_SHADOWED_REQUESTS and live.config.trial is not None and live.config.trial.shadow:
+    def _asked(
+        self, live: ServingState, request: str, rows: RequestRows, key: str, forced: str | None
+    ) -> RoutedRequest:
+        challenger = dispatch.assign_variant(live, forced, key)
+        if len(self._shadows) >= MAX_SHADOW_REQUESTS and live.config.trial is not None and live.config.trial.shadow:
             if challenger is not None:
                 self.reporting.unshadowed()
             live, challenger = self._without_trial(live), None
-        return Asked(live, request, key, forced is not None, rows, challenger, time.time_ns() // 1000)
+        return RoutedRequest(live, request, key, forced is not None, rows, challenger, time.time_ns() // 1000)
 
-    def _without_trial(self, live: Live) -> Live:
+    def _without_trial(self, live: ServingState) -> ServingState:
         """The same without a trial: what comes while no copy is taken is no evidence, whoever it was dealt to.
 
         Were only the challenger's requests left out, the split would not be the one that is configured.
@@ -109,51 +113,51 @@ class Engine:
             self._untried = live, live._replace(config=live.config.model_copy(update={"trial": None}))
         return self._untried[1]
 
-    async def _score(self, asked: Sequence[Asked]) -> list[Scored | Exception]:
+    async def _score(self, asked: Sequence[RoutedRequest]) -> list[ScoredBatch | Exception]:
         """A batch by the state its requests came in under: a swap may fall between two of them."""
-        each: list[Scored | Exception] = []
+        each: list[ScoredBatch | Exception] = []
         for _, together in groupby(asked, key=lambda one: id(one.live)):
             group = list(together)
-            answers, scored = dispatch.score(group[0].live, group)
+            answers, scored = dispatch.score_with_champion(group[0].live, group)
             each += scored
             for answer in answers:
                 self._report(group[0].live, answer)
         return each
 
-    async def _said(self, asked: Asked, challenger: str) -> Said:
+    async def _said(self, asked: RoutedRequest, challenger: str) -> ScoreResult:
         """What the challenger says within its time; any failure is an outcome, not an exception."""
         trial = asked.live.config.trial
         assert trial is not None
         try:
             return await asyncio.wait_for(self._challengers[challenger](asked), trial.timeout_s)
         except Exception as error:
-            return dispatch.failed(trial, challenger, error)
+            return dispatch.failure_result(trial, challenger, error)
 
-    def _follow(self, asked: Asked, scored: Scored, said: asyncio.Future[Said]) -> None:
+    def _follow(self, asked: RoutedRequest, scored: ScoredBatch, said: asyncio.Future[ScoreResult]) -> None:
         """Report a shadowed request once the challenger has spoken."""
 
         async def follow() -> None:
-            self._report(asked.live, dispatch.answer([asked], scored, await said))
+            self._report(asked.live, dispatch.build_answer([asked], scored, await said))
 
         task = asyncio.get_running_loop().create_task(follow())
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
 
-    def _report(self, live: Live, answer: Answer) -> None:
+    def _report(self, live: ServingState, answer: Answer) -> None:
         if live.config.report:
             columns = live.champion.manifest.features.columns
             self.reporting.answered(answer, columns, live.config.profile_window_s)
 
 
-def _rows(asked: Asked) -> int:
+def _rows(asked: RoutedRequest) -> int:
     return asked.rows.size
 
 
-def _by_champion(live: Live, scored: Scored) -> Outcome:
+def _by_champion(live: ServingState, scored: ScoredBatch) -> InferenceResult:
     if scored.scores is None:
         raise _failed(scored)
-    return Outcome(scored.scores, live.champion.version, "champion")
+    return InferenceResult(scored.scores, live.champion.version, "champion")
 
 
-def _failed(scored: Scored) -> RequestError:
+def _failed(scored: ScoredBatch) -> RequestError:
     return RequestError(f"the model failed: {scored.error}", status=500)

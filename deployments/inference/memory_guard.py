@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 import psutil
 
-EVERY_S = 0.1
-TELL_MIB = 16.0
+CHECK_INTERVAL_S = 0.1
+REPORT_STEP_MIB = 16.0
 """What a process has grown by is told anew at each rise by this much."""
 _MIB = 1024**2
 
 
-class GrowthWatch:
+class MemoryGuard:
     """Calls ``tell`` with the growth in MiB as it rises, and ``end`` once when it exceeds ``most_mib``."""
 
     def __init__(
@@ -30,7 +30,7 @@ class GrowthWatch:
     ) -> None:
         """What ``used`` gives now (``used_mib``) counts as no growth."""
         self._most, self._tell, self._end = most_mib, tell, end
-        self._used = used or used_mib
+        self._used = used or private_memory_mib
         self._loaded = self._used()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="growth", daemon=True)
@@ -43,17 +43,17 @@ class GrowthWatch:
 
     def _run(self) -> None:
         told = 0.0
-        while not self._closing.wait(EVERY_S):
+        while not self._closing.wait(CHECK_INTERVAL_S):
             grown = self._used() - self._loaded
             if grown > self._most:
                 self._end(grown)
                 return
-            if grown >= told + TELL_MIB:
+            if grown >= told + REPORT_STEP_MIB:
                 self._tell(grown)
                 told = grown
 
 
-def used_mib() -> float:
+def private_memory_mib() -> float:
     """Memory of this process that is nobody else's: without mapped files and the object store."""
     held = psutil.Process().memory_info()
     return float(held.rss - held.shared) / _MIB

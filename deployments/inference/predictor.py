@@ -20,8 +20,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, Inva
 from cluster.errors import DataError, RequestError, StoreUnavailable
 from cluster.settings import Settings
 from cluster.values import ModelVersion
-from deployments.protocol.arrow_columns import out_of_time
-from deployments.protocol.request_rows import Assembler, Rows
+from deployments.protocol.arrow_columns import find_unsupported_time
+from deployments.protocol.request_rows import RequestRows, RowAssembler
 from features.encoder import Arrays
 from features.manifest import MODEL, Manifest
 from features.online.feature_reader import FeatureReader
@@ -35,7 +35,7 @@ _AGAIN_S = 2
 _log = logging.getLogger(__name__)
 
 
-class Scored(NamedTuple):
+class ScoredBatch(NamedTuple):
     """One or several requests of ``sizes`` rows that were scored together.
 
     ``frame`` is their feature frame, ``scores`` as contracts.Task says, ``latency_ms`` what each of them waited for both.
@@ -51,7 +51,7 @@ class Scored(NamedTuple):
     @property
     def error(self) -> str | None:
         """The failure in one line."""
-        return one_line(self.failure) if self.failure is not None else None
+        return summarize_error(self.failure) if self.failure is not None else None
 
 
 class Predictor:
@@ -92,15 +92,15 @@ class Scorer:
 
     def __init__(self, version: ModelVersion, settings: Settings) -> None:
         self.version = version.version
-        self._predictor = Predictor(bundle_folder(version, settings))
+        self._predictor = Predictor(fetch_bundle(version, settings))
         self.manifest = self._predictor.manifest
-        self._assembler = Assembler(self.manifest.features)
+        self._assembler = RowAssembler(self.manifest.features)
         self._reader = FeatureReader(self.manifest.features, open_store(settings.online_store_uri))
         computed = [one.name for one in self.manifest.features.derived if one.kind == "timestamp"]
         self._computed_times = ("as_of", *computed)
         self._shield = Shield.of(self.manifest.features.request, settings)
 
-    def table(self, requests: Sequence[Rows]) -> pa.Table:
+    def table(self, requests: Sequence[RequestRows]) -> pa.Table:
         """The typed rows of requests, one after another. Raises RequestError when one does not fit its types."""
         return self._assembler.table(requests)
 
@@ -122,7 +122,7 @@ class Scorer:
             raise RequestError(f"row {row} gives no time to look features up at", field="inputs")
         for name in self._computed_times:
             # The log could not hold it: neither datetime nor Iceberg's statistics know such a time.
-            if (row := out_of_time(frame.column(name).to_numpy())) is not None:
+            if (row := find_unsupported_time(frame.column(name).to_numpy())) is not None:
                 raise RequestError(f"row {row}: {name} lies outside of the years 1 to 9999", field="inputs")
         return frame
 
@@ -130,16 +130,16 @@ class Scorer:
         """Scores of a feature frame (Predictor.predict)."""
         return self._predictor.predict(frame)
 
-    def score(self, requests: Sequence[Rows], now_us: int) -> list[Scored]:
+    def score(self, requests: Sequence[RequestRows], now_us: int) -> list[ScoredBatch]:
         """Score requests in one pass; when that fails, one by one, so that nobody fails for another's rows."""
         return self._parts([rows.size for rows in requests], lambda i, j: self._assembler.table(requests[i:j]), now_us)
 
-    def score_table(self, rows: pa.Table, sizes: Sequence[int], now_us: int) -> list[Scored]:
+    def score_table(self, rows: pa.Table, sizes: Sequence[int], now_us: int) -> list[ScoredBatch]:
         """The same for the typed rows of several requests, one after another in a table."""
         ends = [0, *accumulate(sizes)]
         return self._parts(sizes, lambda i, j: rows.slice(ends[i], ends[j] - ends[i]), now_us)
 
-    def _parts(self, sizes: Sequence[int], table: Callable[[int, int], pa.Table], now_us: int) -> list[Scored]:
+    def _parts(self, sizes: Sequence[int], table: Callable[[int, int], pa.Table], now_us: int) -> list[ScoredBatch]:
         """``table(i, j)`` gives the rows of requests i to j."""
         together = self._score(tuple(sizes), lambda: table(0, len(sizes)), now_us)
         if together.failure is None or len(sizes) == 1:
@@ -149,7 +149,7 @@ class Scorer:
             return [together._replace(sizes=(size,)) for size in sizes]
         return [self._score((size,), partial(table, i, i + 1), now_us) for i, size in enumerate(sizes)]
 
-    def _score(self, sizes: tuple[int, ...], table: Callable[[], pa.Table], now_us: int) -> Scored:
+    def _score(self, sizes: tuple[int, ...], table: Callable[[], pa.Table], now_us: int) -> ScoredBatch:
         started = time.perf_counter()
         frame, scores = None, None
         failure: Exception | None = None
@@ -161,16 +161,16 @@ class Scorer:
         except Exception as error:
             _log.exception("v%s failed", self.version)
             failure = error
-        return Scored(sizes, frame, scores, (time.perf_counter() - started) * 1e3, failure)
+        return ScoredBatch(sizes, frame, scores, (time.perf_counter() - started) * 1e3, failure)
 
 
-def one_line(error: Exception) -> str:
+def summarize_error(error: Exception) -> str:
     """An error in one line; Ray's carry a traceback, whose last line says it."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300]
 
 
-def bundle_folder(version: ModelVersion, settings: Settings) -> Path:
+def fetch_bundle(version: ModelVersion, settings: Settings) -> Path:
     """The version's bundle on this machine, fetched when it lies elsewhere."""
     if version.local_folder is not None:
         return version.local_folder

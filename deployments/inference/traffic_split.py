@@ -16,20 +16,20 @@ from hashlib import blake2b
 _BITS = 53
 
 
-def position(salt: str, key: str) -> float:
+def hash_position(salt: str, key: str) -> float:
     """Where ``key`` falls in [0, 1), uniform over keys."""
     digest = blake2b(key.encode(), digest_size=8, key=blake2b(salt.encode(), digest_size=32).digest())
     return (int.from_bytes(digest.digest(), "big") >> (64 - _BITS)) / 2.0**_BITS
 
 
-def start(index: int, challengers: int) -> float:
+def slice_start(index: int, challengers: int) -> float:
     """Where the slice of one of several challengers begins: on the grid of positions, so that distances are exact."""
     return (index << _BITS) // challengers / 2.0**_BITS
 
 
-def assign(salt: str, key: str, share: float, starts: Sequence[float] = (0.0,)) -> int | None:
+def find_slice(salt: str, key: str, share: float, starts: Sequence[float] = (0.0,)) -> int | None:
     """Which of the challengers serves ``key``, each having a slice of ``share`` in [0, 1]; None: the champion."""
-    at = position(salt, key)
+    at = hash_position(salt, key)
     for index, begin in enumerate(starts):
         if (at - begin) % 1.0 < share:
             return index

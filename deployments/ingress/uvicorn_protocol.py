@@ -21,7 +21,7 @@ from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from cluster.errors import RequestError
-from deployments.http_messages import Call, Reply, error_reply
+from deployments.http_messages import HttpRequest, HttpResponse, error_response
 
 _WATCH_EVERY_S = 1.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -29,14 +29,14 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NOBODY = asyncio.Event()
 
 
-class Door(NamedTuple):
+class IngressRoute(NamedTuple):
     """What is taken past Serve: requests whose target begins with ``prefix``, a body of at most ``body_bytes()``.
 
     No more than ``most`` requests are under way at once; others are told to come back after ``retry_after_s``. A request
     that takes longer than ``within_s`` is given up.
     """
 
-    handle: Callable[[Call], Awaitable[Reply]]
+    handle: Callable[[HttpRequest], Awaitable[HttpResponse]]
     prefix: bytes
     body_bytes: Callable[[], int]
     most: int
@@ -44,7 +44,7 @@ class Door(NamedTuple):
     within_s: float
 
 
-def install(door: Door) -> Callable[[], int]:
+def install_route(door: IngressRoute) -> Callable[[], int]:
     """Have the uvicorn servers of this process, those that are yet to start, answer through ``door``.
 
     Returns what tells how many requests are under way or wait.
@@ -58,17 +58,17 @@ def install(door: Door) -> Callable[[], int]:
 class _Room:
     """Requests under way. They are looked through now and then: a timer for each would cost what its JSON does."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: IngressRoute) -> None:
         self.door = door
-        self._since: dict[asyncio.Task[Reply], float] = {}
-        self._late: set[asyncio.Task[Reply]] = set()
+        self._since: dict[asyncio.Task[HttpResponse], float] = {}
+        self._late: set[asyncio.Task[HttpResponse]] = set()
         self._watched = False
 
     def count(self) -> int:
         """How many are under way."""
         return len(self._since)
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: HttpRequest) -> HttpResponse:
         """The handler's reply, or a refusal."""
         door, task = self.door, asyncio.current_task()
         assert task is not None
@@ -189,7 +189,7 @@ class _Exchange:
         if self.disconnected:
             return
         try:
-            call = Call(self.method, self._path(), self.headers, self._receive)
+            call = HttpRequest(self.method, self._path(), self.headers, self._receive)
             self._send(await self.connection.room.answer(call))
         except BaseException:
             # Nothing of the answer is out: whoever asked can ask another replica.
@@ -203,7 +203,7 @@ class _Exchange:
     async def _receive(self) -> dict[str, Any]:
         return {"type": "http.request", "body": bytes(self.body), "more_body": False}
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: HttpResponse) -> None:
         if self.disconnected:
             return
         connection = self.connection
@@ -213,7 +213,7 @@ class _Exchange:
             connection.transport.close()
         connection.on_response_complete()
 
-    def _bytes(self, reply: Reply) -> bytes:
+    def _bytes(self, reply: HttpResponse) -> bytes:
         lines = [STATUS_LINE[reply.status]]
         for name, value in self.connection.server_state.default_headers:
             lines += (name, b": ", value, b"\r\n")
@@ -226,5 +226,5 @@ class _Exchange:
         return b"".join(lines)
 
 
-def _refusal(what: str, status: int, headers: dict[str, str]) -> Reply:
-    return error_reply(RequestError(what, status=status, headers=headers))
+def _refusal(what: str, status: int, headers: dict[str, str]) -> HttpResponse:
+    return error_response(RequestError(what, status=status, headers=headers))

@@ -33,7 +33,7 @@ _LAST_US = 253_402_300_799_999_999
 _FIRST, _LAST = np.datetime64(_FIRST_US, "us"), np.datetime64(_LAST_US, "us")
 
 
-def required(features: FeatureSet) -> frozenset[str]:
+def required_columns(features: FeatureSet) -> frozenset[str]:
     """Request columns that may not be null: ``as_of`` is computed from them."""
     return frozenset(features.as_of.expr.meta.root_names()) if features.as_of else frozenset()
 
@@ -56,7 +56,7 @@ def build_column(
     return _check_nulls(column, array, field) if required else array
 
 
-def typed_column(column: Column, values: pa.Array, field: str, *, required: bool = False) -> pa.Array:
+def convert_column(column: Column, values: pa.Array, field: str, *, required: bool = False) -> pa.Array:
     """One request column from an array that came in binary, NaN being missing. Raises RequestError naming the value."""
     if column.kind == "timestamp" and pa.types.is_integer(values.type):
         return _instants(values, field)
@@ -74,7 +74,7 @@ def typed_column(column: Column, values: pa.Array, field: str, *, required: bool
     return build_column(column, values.to_pylist(), field, required=required)
 
 
-def numbers(values: Sequence[Any]) -> pa.Array | None:
+def number_array(values: Sequence[Any]) -> pa.Array | None:
     """Values as a number column holds them, or None when one does not fit."""
     try:
         array = pa.array(values, pa.float64(), from_pandas=True)
@@ -83,7 +83,7 @@ def numbers(values: Sequence[Any]) -> pa.Array | None:
     return None if _beyond(array).any() else array
 
 
-def texts(values: Sequence[Any]) -> pa.Array | None:
+def text_array(values: Sequence[Any]) -> pa.Array | None:
     """Values as a category column holds them, or None when one does not fit."""
     try:
         return pa.array(values, pa.string(), from_pandas=True)
@@ -91,7 +91,7 @@ def texts(values: Sequence[Any]) -> pa.Array | None:
         return None
 
 
-def microseconds(value: object, field: str) -> int:
+def parse_timestamp(value: object, field: str) -> int:
     """Microseconds since the epoch, UTC, of ISO 8601 text or integer microseconds."""
     return _microseconds(value, field)
 
@@ -156,7 +156,7 @@ def _instants(values: pa.Array, field: str) -> pa.Array:
     return pa.array(moments, TIMESTAMP)
 
 
-def out_of_time(moments: np.ndarray) -> int | None:
+def find_unsupported_time(moments: np.ndarray) -> int | None:
     """The first of datetime64[us] that is outside of the years 1 to 9999, if one is; NaT is not."""
     beyond = (moments < _FIRST) | (moments > _LAST)
     return int(np.argmax(beyond)) if beyond.any() else None

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from cluster.errors import RequestError
 
-HEADER_LENGTH = "inference-header-content-length"
-SIZE = "binary_data_size"
+JSON_LENGTH_HEADER = "inference-header-content-length"
+BINARY_DATA_SIZE = "binary_data_size"
 
 DTYPES: dict[str, np.dtype] = {
     "FP32": np.dtype("<f4"),
@@ -29,27 +29,27 @@ DTYPES: dict[str, np.dtype] = {
 _LENGTH = struct.Struct("<I")
 
 
-def split(body: bytes, header: str | None) -> tuple[memoryview, memoryview | None]:
+def split_body(body: bytes, header: str | None) -> tuple[memoryview, memoryview | None]:
     """The JSON part of a body, and what follows it. Raises RequestError when ``header`` does not fit the body."""
     view = memoryview(body)
     if header is None:
         return view, None
     if not header.isdecimal() or int(header) > len(body):
-        raise RequestError(f"expected the length of the JSON part, at most {len(body)}", field=HEADER_LENGTH)
+        raise RequestError(f"expected the length of the JSON part, at most {len(body)}", field=JSON_LENGTH_HEADER)
     return view[: int(header)], view[int(header) :]
 
 
-def attach(tensors: Sequence[Mapping[str, Any]], tail: memoryview) -> list[Mapping[str, Any]]:
+def attach_tensors(tensors: Sequence[Mapping[str, Any]], tail: memoryview) -> list[Mapping[str, Any]]:
     """Tensors with their binary data, which follow one another in ``tail``, as Arrow arrays under ``data``."""
     attached, at = [], 0
     for i, tensor in enumerate(tensors):
-        size = _size(tensor, f"inputs[{i}].parameters.{SIZE}")
+        size = _size(tensor, f"inputs[{i}].parameters.{BINARY_DATA_SIZE}")
         if size is None:
             attached.append(tensor)
             continue
         if at + size > len(tail):
             raise RequestError(f"{size} bytes announced, {len(tail) - at} are left", field=f"inputs[{i}]")
-        data = decode(tail[at : at + size], tensor.get("datatype"), f"inputs[{i}]")
+        data = decode_tensor(tail[at : at + size], tensor.get("datatype"), f"inputs[{i}]")
         attached.append({**tensor, "data": data})
         at += size
     if at != len(tail):
@@ -57,7 +57,7 @@ def attach(tensors: Sequence[Mapping[str, Any]], tail: memoryview) -> list[Mappi
     return attached
 
 
-def decode(data: memoryview, datatype: object, field: str) -> pa.Array:
+def decode_tensor(data: memoryview, datatype: object, field: str) -> pa.Array:
     """The values of one tensor's bytes. Raises RequestError when they are none of ``datatype``."""
     if datatype == "BYTES":
         return _texts(data, field)
@@ -69,7 +69,7 @@ def decode(data: memoryview, datatype: object, field: str) -> pa.Array:
     return pa.array(np.frombuffer(data, dtype))
 
 
-def encode(values: np.ndarray | Sequence[str]) -> bytes:
+def encode_tensor(values: np.ndarray | Sequence[str]) -> bytes:
     """One output's bytes: float32 numbers, or texts with their lengths."""
     if isinstance(values, np.ndarray):
         return np.ascontiguousarray(values, "<f4").tobytes()
@@ -85,7 +85,7 @@ def _with_lengths(texts: Iterable[str]) -> Iterable[bytes]:
 
 def _size(tensor: Mapping[str, Any], field: str) -> int | None:
     parameters = tensor.get("parameters") if isinstance(tensor, dict) else None
-    size = parameters.get(SIZE) if isinstance(parameters, dict) else None
+    size = parameters.get(BINARY_DATA_SIZE) if isinstance(parameters, dict) else None
     if size is not None and (type(size) is not int or size < 0):
         raise RequestError("expected a number of bytes", field=field)
     if size is not None and "data" in tensor:

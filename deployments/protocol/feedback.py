@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cluster.errors import RequestError
 from cluster.values import Task
-from deployments.protocol.arrow_columns import MAX_NUMBER, TIMESTAMP, microseconds
+from deployments.protocol.arrow_columns import MAX_NUMBER, TIMESTAMP, parse_timestamp
 
 # A row id is a request id (200 characters) and, for several rows, its index.
 _MAX_ID_CHARS = 220
@@ -43,7 +43,7 @@ def _label(entry: object, task: Task, field: str) -> tuple[str, float, int | Non
     return (
         row,
         _label_value(entry.get("label"), task, f"{field}.label"),
-        None if time is None else microseconds(time, f"{field}.time"),
+        None if time is None else parse_timestamp(time, f"{field}.time"),
     )
 
 

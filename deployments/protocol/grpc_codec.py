@@ -9,7 +9,7 @@ from cluster.errors import RequestError
 from cluster.values import Task
 from deployments.protocol import binary_tensors
 from deployments.protocol.inference_pb import MESSAGES
-from deployments.protocol.open_inference import InferRequest, metadata, outputs
+from deployments.protocol.open_inference import InferRequest, describe_model, output_tensors
 from features.definitions import FeatureSet
 
 _CONTENTS = {
@@ -24,7 +24,7 @@ _CONTENTS = {
 }
 
 
-def body_of(request: Any) -> dict[str, Any]:
+def to_rest_body(request: Any) -> dict[str, Any]:
     """A ModelInferRequest in the shape of the REST body. Raises RequestError naming the field."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
@@ -32,7 +32,11 @@ def body_of(request: Any) -> dict[str, Any]:
     inputs = []
     for i, tensor in enumerate(request.inputs):
         field = f"inputs[{i}]"
-        data = binary_tensors.decode(memoryview(raw[i]), tensor.datatype, field) if raw else _contents(tensor, field)
+        data = (
+            binary_tensors.decode_tensor(memoryview(raw[i]), tensor.datatype, field)
+            if raw
+            else _contents(tensor, field)
+        )
         inputs.append({"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape), "data": data})
     body: dict[str, Any] = {"inputs": inputs}
     if request.id:
@@ -42,20 +46,20 @@ def body_of(request: Any) -> dict[str, Any]:
     return body
 
 
-def infer_response(request: InferRequest, model: str, version: str, variant: str, task: Task, scores: Any) -> Any:
+def build_infer_response(request: InferRequest, model: str, version: str, variant: str, task: Task, scores: Any) -> Any:
     """A ModelInferResponse, tensors in raw form."""
     response = MESSAGES["ModelInferResponse"](model_name=model, model_version=version, id=request.id)
     response.parameters["variant"].string_param = variant
-    for output in outputs(task, scores):
+    for output in output_tensors(task, scores):
         if not request.outputs or output.name in request.outputs:
             response.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
-            response.raw_output_contents.append(binary_tensors.encode(output.values))
+            response.raw_output_contents.append(binary_tensors.encode_tensor(output.values))
     return response
 
 
-def metadata_response(model: str, versions: Sequence[str], features: FeatureSet, task: Task) -> Any:
+def build_metadata_response(model: str, versions: Sequence[str], features: FeatureSet, task: Task) -> Any:
     """A ModelMetadataResponse."""
-    return MESSAGES["ModelMetadataResponse"](**metadata(model, versions, features, task))
+    return MESSAGES["ModelMetadataResponse"](**describe_model(model, versions, features, task))
 
 
 def _contents(tensor: Any, field: str) -> list[Any]:

@@ -10,12 +10,12 @@ import math
 from typing import Any
 
 from cluster.values import Task
-from deployments.protocol.arrow_columns import MAX_NUMBER, required
+from deployments.protocol.arrow_columns import MAX_NUMBER, required_columns
 from features.definitions import Column, FeatureSet
 
 Schema = dict[str, Any]
 
-ID: Schema = {"type": "string", "pattern": "^[!-~]{1,200}$"}
+ID_SCHEMA: Schema = {"type": "string", "pattern": "^[!-~]{1,200}$"}
 _ROW_ID: Schema = {"type": "string", "minLength": 1, "maxLength": 220}
 _NULL: Schema = {"type": "null"}
 _BOOLEAN: Schema = {"type": "boolean"}
@@ -32,14 +32,16 @@ _INTEGERS = [f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64
 _NUMBERS = ((_FLOATS, _NUMBER), (["BOOL"], _BOOLEAN), (_INTEGERS, _INTEGER))
 
 
-def infer_request(features: FeatureSet, outputs: list[str], max_rows: int) -> Schema:
+def infer_request_schema(features: FeatureSet, outputs: list[str], max_rows: int) -> Schema:
     """An Open Inference Protocol request: each request column once, in any order."""
-    tensors = [_tensor(column, column.name in required(features), max_rows) for column in features.request]
+    tensors = [_tensor(column, column.name in required_columns(features), max_rows) for column in features.request]
     return {
         "type": "object",
         "required": ["inputs"],
         "properties": {
-            "id": _or_null(ID | {"description": "the request's id; default: the x-request-id header, else a new one"}),
+            "id": _or_null(
+                ID_SCHEMA | {"description": "the request's id; default: the x-request-id header, else a new one"}
+            ),
             "inputs": {
                 "description": f"each input once, in any order; the same 1 to {max_rows:,} rows in all",
                 "type": "array",
@@ -58,10 +60,10 @@ def infer_request(features: FeatureSet, outputs: list[str], max_rows: int) -> Sc
     }
 
 
-def invocation_request(features: FeatureSet, max_rows: int) -> Schema:
+def invocation_request_schema(features: FeatureSet, max_rows: int) -> Schema:
     """MLflow's four shapes, exactly one of them."""
     columns = features.request
-    values = {column.name: _value(column, column.name in required(features)) for column in columns}
+    values = {column.name: _value(column, column.name in required_columns(features)) for column in columns}
     row = _object(values) | {"additionalProperties": False}
     rows = _list(row, max_rows)
     by_name = _object({name: _list(value, max_rows) for name, value in values.items()}) | {
@@ -87,7 +89,7 @@ def invocation_request(features: FeatureSet, max_rows: int) -> Schema:
     }
 
 
-def feedback_request(task: Task, max_rows: int) -> Schema:
+def feedback_request_schema(task: Task, max_rows: int) -> Schema:
     """True labels of answered rows."""
     entry = _object({"id": _ROW_ID | {"description": _ROW_ID_HELP}, "label": _label(task)})
     entry["properties"]["time"] = _or_null(_MOMENT)

@@ -16,14 +16,14 @@ from pydantic_core import to_json
 
 from cluster.errors import RequestError
 from cluster.values import Task
-from deployments.protocol.open_inference import predicted
-from deployments.protocol.request_rows import Rows
+from deployments.protocol.open_inference import predicted_classes
+from deployments.protocol.request_rows import RequestRows
 from features.definitions import FeatureSet
 
-Values = dict[str, list[Any]]
+ColumnLists = dict[str, list[Any]]
 
 
-def parse_invocation(body: Mapping[str, Any], features: FeatureSet, max_rows: int) -> Rows:
+def parse_invocation(body: Mapping[str, Any], features: FeatureSet, max_rows: int) -> RequestRows:
     """The rows asked about. Raises RequestError naming the field, with status 413 beyond ``max_rows``."""
     shapes = [shape for shape in _SHAPES if shape in body]
     if len(shapes) != 1:
@@ -33,19 +33,19 @@ def parse_invocation(body: Mapping[str, Any], features: FeatureSet, max_rows: in
     values = _SHAPES[shape](body[shape], names, shape)
     _check(values, names, shape, max_rows)
     fields = tuple(f"{shape}.{name}" for name in names)
-    return Rows(len(values[names[0]]), tuple(values[name] for name in names), fields)
+    return RequestRows(len(values[names[0]]), tuple(values[name] for name in names), fields)
 
 
-def invocation_answer(version: str, task: Task, scores: np.ndarray) -> bytes:
+def encode_invocation_response(version: str, task: Task, scores: np.ndarray) -> bytes:
     """The response body: one number a row, or for multiclass the class and its probabilities."""
     predictions: list[Any] = scores.tolist()
     if task.kind == "multiclass":
-        labels = predicted(task, scores)
+        labels = predicted_classes(task, scores)
         predictions = [{"label": label, "probabilities": row} for label, row in zip(labels, predictions, strict=True)]
     return to_json({"predictions": predictions, "model_version": version})
 
 
-def _check(values: Values, names: list[str], shape: str, max_rows: int) -> None:
+def _check(values: ColumnLists, names: list[str], shape: str, max_rows: int) -> None:
     missing = [name for name in names if name not in values]
     unknown = [name for name in values if name not in names]
     if missing or unknown:
@@ -64,7 +64,7 @@ def _misfit(missing: list[str], unknown: list[str], field: str) -> RequestError:
     return RequestError(told, field=field, todo="null stands for an unknown value" if missing else "")
 
 
-def _split(value: object, names: list[str], field: str) -> Values:
+def _split(value: object, names: list[str], field: str) -> ColumnLists:
     columns = value.get("columns") if isinstance(value, dict) else None
     data = value.get("data") if isinstance(value, dict) else None
     if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
@@ -77,7 +77,7 @@ def _split(value: object, names: list[str], field: str) -> Values:
     return {name: [row[i] for row in data] for i, name in enumerate(columns)}
 
 
-def _records(value: object, names: list[str], field: str) -> Values:
+def _records(value: object, names: list[str], field: str) -> ColumnLists:
     if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
         raise RequestError("expected a list of objects, one or more", field=field)
     for i, row in enumerate(value):
@@ -87,13 +87,13 @@ def _records(value: object, names: list[str], field: str) -> Values:
     return {name: [row[name] for row in value] for name in names}
 
 
-def _instances(value: object, names: list[str], field: str) -> Values:
+def _instances(value: object, names: list[str], field: str) -> ColumnLists:
     if isinstance(value, list) and all(isinstance(row, dict) for row in value):
         return _records(value, names, field)
     return _only_column(value, names, field)
 
 
-def _inputs(value: object, names: list[str], field: str) -> Values:
+def _inputs(value: object, names: list[str], field: str) -> ColumnLists:
     if not isinstance(value, dict):
         return _only_column(value, names, field)
     for name, column in value.items():
@@ -102,13 +102,13 @@ def _inputs(value: object, names: list[str], field: str) -> Values:
     return value
 
 
-def _only_column(value: object, names: list[str], field: str) -> Values:
+def _only_column(value: object, names: list[str], field: str) -> ColumnLists:
     if len(names) != 1 or not isinstance(value, list):
         raise RequestError(f"expected values by column name: {', '.join(names)}", field=field)
     return {names[0]: value}
 
 
-_SHAPES: dict[str, Callable[[object, list[str], str], Values]] = {
+_SHAPES: dict[str, Callable[[object, list[str], str], ColumnLists]] = {
     "dataframe_split": _split,
     "dataframe_records": _records,
     "instances": _instances,

@@ -20,8 +20,8 @@ from cluster.errors import RequestError
 from cluster.names import Variant
 from cluster.values import Task
 from deployments.protocol import binary_tensors
-from deployments.protocol.arrow_columns import build_column, required, typed_column
-from deployments.protocol.request_rows import Rows, Values
+from deployments.protocol.arrow_columns import build_column, convert_column, required_columns
+from deployments.protocol.request_rows import ColumnValues, RequestRows
 from features.definitions import Column, FeatureSet
 
 PLATFORM = "rayloop_onnx"
@@ -42,7 +42,7 @@ _MAX_LAYOUTS = 256
 _DECLARED = {"number": "FP64", "category": "BYTES", "timestamp": "BYTES", "tensor": "FP32"}
 
 
-class Output(NamedTuple):
+class OutputTensor(NamedTuple):
     """One tensor of an answer."""
 
     name: str
@@ -55,7 +55,7 @@ class InferRequest(NamedTuple):
     """``outputs`` wanted by name (empty: all), and those of them that are wanted in ``binary`` form."""
 
     id: str
-    rows: Rows
+    rows: RequestRows
     outputs: tuple[str, ...] = ()
     binary: frozenset[str] = frozenset()
 
@@ -71,14 +71,14 @@ class _Layout(NamedTuple):
     strict: tuple[pa.DataType | None, ...]
 
 
-class Contents(NamedTuple):
+class EncodedBody(NamedTuple):
     """A body; ``header_length`` is that of its JSON part when tensors follow in binary form."""
 
     body: bytes
     header_length: int | None = None
 
 
-def parse_body(body: bytes | memoryview) -> dict[str, Any]:
+def parse_json_object(body: bytes | memoryview) -> dict[str, Any]:
     """The JSON object in ``body``. Raises RequestError when there is none."""
     try:
         value = from_json(bytes(body), cache_strings=False)
@@ -89,20 +89,20 @@ def parse_body(body: bytes | memoryview) -> dict[str, Any]:
     return value
 
 
-def check_id(value: object, field: str = "id") -> str:
+def validate_request_id(value: object, field: str = "id") -> str:
     """A request id: 1 to 200 printable ASCII characters without spaces, so that it fits a header."""
     if isinstance(value, str) and _ID.fullmatch(value):
         return value
     raise RequestError("an id is 1 to 200 printable ASCII characters without spaces", field=field)
 
 
-class Form:
+class InferRequestParser:
     """What an inference request of one model looks like, worked out once."""
 
     def __init__(self, features: FeatureSet, task: Task, max_rows: int) -> None:
         self._columns = features.request
         self._index = {column.name: i for i, column in enumerate(features.request)}
-        self._required = required(features)
+        self._required = required_columns(features)
         self._outputs = _OUTPUTS[task.kind]
         self._max_rows = max_rows
         self._scalar = not any(column.shape for column in features.request)
@@ -110,8 +110,8 @@ class Form:
 
     def read(self, body: bytes, header_length: str | None, default_id: str) -> InferRequest:
         """A request from its bytes; ``header_length`` as in the header of that name. Raises as ``parse`` does."""
-        head, tail = binary_tensors.split(body, header_length)
-        return self.parse(parse_body(head), default_id, tail)
+        head, tail = binary_tensors.split_body(body, header_length)
+        return self.parse(parse_json_object(head), default_id, tail)
 
     def parse(self, body: Mapping[str, Any], default_id: str, tail: memoryview | None = None) -> InferRequest:
         """A request from its JSON part and the tensors that follow it.
@@ -119,17 +119,17 @@ class Form:
         Raises RequestError naming the field, with status 413 beyond the rows that are answered at once. Values of the
         columns are checked when rows are put together (rows.Assembler).
         """
-        request = check_id(body["id"]) if body.get("id") is not None else default_id
+        request = validate_request_id(body["id"]) if body.get("id") is not None else default_id
         inputs = body.get("inputs")
         if not isinstance(inputs, list) or not inputs:
             raise RequestError("expected a list of input tensors", field="inputs")
         rows = self._familiar(inputs) if tail is None and self._scalar else None
         if rows is None:
-            rows = self._checked(inputs if tail is None else binary_tensors.attach(inputs, tail))
+            rows = self._checked(inputs if tail is None else binary_tensors.attach_tensors(inputs, tail))
         wanted, raw = self._wanted(body)
         return InferRequest(request, rows, wanted, raw)
 
-    def _familiar(self, inputs: Sequence[Any]) -> Rows | None:
+    def _familiar(self, inputs: Sequence[Any]) -> RequestRows | None:
         """The rows of inputs whose names, datatypes and shapes were checked in an earlier request; else None.
 
         To check them takes several times as long as to parse the JSON they come in.
@@ -147,9 +147,9 @@ class Form:
         for at, kind in enumerate(layout.strict):
             if kind is not None:
                 data[at] = self._strictly(self._columns[at], data[at], layout.fields[at], kind)
-        return Rows(layout.rows, tuple(data), layout.fields)
+        return RequestRows(layout.rows, tuple(data), layout.fields)
 
-    def _checked(self, inputs: Sequence[Any]) -> Rows:
+    def _checked(self, inputs: Sequence[Any]) -> RequestRows:
         tensors, order = self._by_column(inputs)
         size = self._row_count(tensors, order)
         fields = tuple(f"inputs[{i}].data" for i in order)
@@ -163,7 +163,7 @@ class Form:
             if len(self._layouts) >= _MAX_LAYOUTS:
                 self._layouts.clear()
             self._layouts[_looks(inputs)] = _Layout(size, tuple(order), fields, strict)
-        return Rows(size, values, fields)
+        return RequestRows(size, values, fields)
 
     def _by_column(self, inputs: Sequence[Any]) -> tuple[list[Mapping[str, Any]], list[int]]:
         """Tensors in the order of the columns, and where in ``inputs`` each stood."""
@@ -196,7 +196,7 @@ class Form:
             raise RequestError("no rows", field=f"inputs[{order[0]}].shape")
         return rows
 
-    def _values(self, column: Column, tensor: Mapping[str, Any], field: str, rows: int) -> Values:
+    def _values(self, column: Column, tensor: Mapping[str, Any], field: str, rows: int) -> ColumnValues:
         shape = tensor["shape"]
         if shape != [rows, *column.shape] and (column.shape or shape != [rows, 1]):
             raise RequestError(f"shape {shape}, expected {[rows, *column.shape]}", field=f"{field}.shape")
@@ -206,12 +206,12 @@ class Form:
             raise RequestError(f"datatype {str(datatype)[:20]!r}, expected {expected}", field=f"{field}.datatype")
         values = _data(tensor.get("data"), rows, column, f"{field}.data")
         if isinstance(values, pa.Array):
-            return typed_column(column, values, f"{field}.data", required=column.name in self._required)
+            return convert_column(column, values, f"{field}.data", required=column.name in self._required)
         if column.kind == "number" and datatype in _STRICT:
             return self._strictly(column, values, f"{field}.data", _STRICT[datatype])
         return values
 
-    def _strictly(self, column: Column, values: Values, field: str, kind: pa.DataType) -> pa.Array:
+    def _strictly(self, column: Column, values: ColumnValues, field: str, kind: pa.DataType) -> pa.Array:
         return build_column(column, values, field, kind=kind, required=column.name in self._required)
 
     def _wanted(self, body: Mapping[str, Any]) -> tuple[tuple[str, ...], frozenset[str]]:
@@ -228,12 +228,14 @@ class Form:
         return tuple(output["name"] for output in asked), frozenset(raw)
 
 
-def infer_answer(
+def encode_infer_response(
     request: InferRequest, model: str, version: str, variant: Variant, task: Task, scores: np.ndarray
-) -> Contents:
+) -> EncodedBody:
     """The response body. ``scores`` as contracts.Task says."""
-    kept = [output for output in outputs(task, scores) if not request.outputs or output.name in request.outputs]
-    tails = {output.name: binary_tensors.encode(output.values) for output in kept if output.name in request.binary}
+    kept = [output for output in output_tensors(task, scores) if not request.outputs or output.name in request.outputs]
+    tails = {
+        output.name: binary_tensors.encode_tensor(output.values) for output in kept if output.name in request.binary
+    }
     head = to_json(
         {
             "model_name": model,
@@ -243,27 +245,27 @@ def infer_answer(
             "outputs": [_described(output, tails.get(output.name)) for output in kept],
         }
     )
-    return Contents(head + b"".join(tails.values()), len(head)) if tails else Contents(head)
+    return EncodedBody(head + b"".join(tails.values()), len(head)) if tails else EncodedBody(head)
 
 
-def outputs(task: Task, scores: np.ndarray) -> list[Output]:
+def output_tensors(task: Task, scores: np.ndarray) -> list[OutputTensor]:
     """Scores as output tensors: ``score``, ``value``, or ``probabilities`` and ``label``."""
     if task.kind != "multiclass":
-        return [Output(_OUTPUTS[task.kind][0], "FP32", [len(scores)], scores)]
+        return [OutputTensor(_OUTPUTS[task.kind][0], "FP32", [len(scores)], scores)]
     return [
-        Output("probabilities", "FP32", list(scores.shape), scores),
-        Output("label", "BYTES", [len(scores)], predicted(task, scores)),
+        OutputTensor("probabilities", "FP32", list(scores.shape), scores),
+        OutputTensor("label", "BYTES", [len(scores)], predicted_classes(task, scores)),
     ]
 
 
-def predicted(task: Task, scores: np.ndarray) -> list[str]:
+def predicted_classes(task: Task, scores: np.ndarray) -> list[str]:
     """Names of the most probable classes, [n]."""
     return [task.classes[i] for i in scores.argmax(axis=1)]
 
 
-def metadata(model: str, versions: Sequence[str], features: FeatureSet, task: Task) -> dict[str, Any]:
+def describe_model(model: str, versions: Sequence[str], features: FeatureSet, task: Task) -> dict[str, Any]:
     """Model metadata with the request columns as inputs; -1 is the row axis."""
-    example = outputs(task, np.zeros((1, task.outputs) if task.kind == "multiclass" else 1, np.float32))
+    example = output_tensors(task, np.zeros((1, task.outputs) if task.kind == "multiclass" else 1, np.float32))
     return {
         "name": model,
         "versions": list(versions),
@@ -283,10 +285,10 @@ def _looks(inputs: Sequence[Any]) -> tuple[tuple[str, str, int], ...]:
     return looks
 
 
-def _described(output: Output, tail: bytes | None) -> dict[str, Any]:
+def _described(output: OutputTensor, tail: bytes | None) -> dict[str, Any]:
     told: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": output.shape}
     if tail is not None:
-        return told | {"parameters": {binary_tensors.SIZE: len(tail)}}
+        return told | {"parameters": {binary_tensors.BINARY_DATA_SIZE: len(tail)}}
     return told | {"data": output.values.ravel().tolist() if isinstance(output.values, np.ndarray) else output.values}
 
 
@@ -298,7 +300,7 @@ def _rows_of(tensor: Mapping[str, Any], index: int) -> int:
     return rows
 
 
-def _data(data: object, rows: int, column: Column, field: str) -> Values:
+def _data(data: object, rows: int, column: Column, field: str) -> ColumnValues:
     """The values by row, from flat or nested ``data``."""
     if isinstance(data, pa.Array):
         return _exactly(data, rows, column, field)
@@ -315,7 +317,7 @@ def _data(data: object, rows: int, column: Column, field: str) -> Values:
     return [data[row * size : (row + 1) * size] for row in range(rows)]
 
 
-def _exactly(values: Values, rows: int, column: Column, field: str) -> Values:
+def _exactly(values: ColumnValues, rows: int, column: Column, field: str) -> ColumnValues:
     expected = rows * int(np.prod(column.shape, dtype=np.int64)) if column.shape else rows
     if len(values) != expected:
         shape = f" of shape {list(column.shape)}" if column.shape else ""

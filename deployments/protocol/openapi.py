@@ -9,12 +9,25 @@ import numpy as np
 
 from cluster.names import CHALLENGER, CHAMPION
 from cluster.values import Task
-from deployments.auth.credentials import SCOPE_OF
-from deployments.http_messages import BINARY, JSON, REQUEST_ID, ROUTING_KEY, VARIANT, VERSION
-from deployments.protocol.binary_tensors import HEADER_LENGTH
-from deployments.protocol.json_schema import ID, Schema, feedback_request, infer_request, invocation_request
-from deployments.protocol.open_inference import metadata
-from deployments.serve_schema import REQUEST_TIMEOUT_S, Limits
+from deployments.auth.credentials import REQUIRED_SCOPES
+from deployments.http_messages import (
+    BINARY,
+    JSON,
+    REQUEST_ID_HEADER,
+    ROUTING_KEY_HEADER,
+    VARIANT_HEADER,
+    VERSION_HEADER,
+)
+from deployments.protocol.binary_tensors import JSON_LENGTH_HEADER
+from deployments.protocol.json_schema import (
+    ID_SCHEMA,
+    Schema,
+    feedback_request_schema,
+    infer_request_schema,
+    invocation_request_schema,
+)
+from deployments.protocol.open_inference import describe_model
+from deployments.serve_schema import REQUEST_TIMEOUT_S, RequestLimits
 from features.definitions import Column, FeatureSet
 
 OPENAPI_VERSION = "3.1.0"
@@ -48,20 +61,20 @@ _ERROR_HEADERS: dict[int, Schema] = {
 }
 
 
-def document(
-    features: FeatureSet, task: Task, model: str, version: str, limits: Limits, *, access: bool
+def build_openapi(
+    features: FeatureSet, task: Task, model: str, version: str, limits: RequestLimits, *, access: bool
 ) -> dict[str, Any]:
     """What the paths of ``model`` accept and answer while ``version`` is champion; ``access``: credentials are asked for."""
-    told = metadata(model, [version], features, task)
+    told = describe_model(model, [version], features, task)
     names = [output["name"] for output in told["outputs"]]
     at = f"/v2/models/{model}"
     infer, invocations = _infer(features, limits, access), _invocations(features, limits, access)
     schemas = {
-        "InferRequest": infer_request(features, names, limits.rows),
+        "InferRequest": infer_request_schema(features, names, limits.rows),
         "InferResponse": _infer_response(told["outputs"], model),
-        "InvocationRequest": invocation_request(features, limits.rows),
+        "InvocationRequest": invocation_request_schema(features, limits.rows),
         "InvocationResponse": _invocation_response(task),
-        "FeedbackRequest": feedback_request(task, limits.rows),
+        "FeedbackRequest": feedback_request_schema(task, limits.rows),
         "Metadata": _METADATA,
         "Error": _ERROR,
     }
@@ -101,23 +114,23 @@ def example_feedback(task: Task) -> dict[str, Any]:
     return {"labels": [{"id": _EXAMPLE_ID, "label": label, "time": _EXAMPLES["timestamp"]}]}
 
 
-def _infer(features: FeatureSet, limits: Limits, access: bool) -> Schema:
+def _infer(features: FeatureSet, limits: RequestLimits, access: bool) -> Schema:
     operation = _operation("/infer", "Predictions, Open Inference Protocol v2", access, _ref("InferResponse"))
     examples = {"row": example_infer(features)} if _small(features) else {}
     body = _body("InferRequest", examples, limits)
     body["requestBody"]["content"][BINARY] = {"schema": _BYTES}
     operation["responses"]["200"]["content"][BINARY] = {"schema": _BYTES}
-    return operation | body | _parameters(ROUTING_KEY, VARIANT, HEADER_LENGTH)
+    return operation | body | _parameters(ROUTING_KEY_HEADER, VARIANT_HEADER, JSON_LENGTH_HEADER)
 
 
-def _invocations(features: FeatureSet, limits: Limits, access: bool) -> Schema:
+def _invocations(features: FeatureSet, limits: RequestLimits, access: bool) -> Schema:
     answer = _ref("InvocationResponse")
     operation = _operation("/invocations", "Predictions, MLflow's four request shapes", access, answer)
     examples = example_invocations(features) if _small(features) else {}
-    return operation | _body("InvocationRequest", examples, limits) | _parameters(ROUTING_KEY, VARIANT)
+    return operation | _body("InvocationRequest", examples, limits) | _parameters(ROUTING_KEY_HEADER, VARIANT_HEADER)
 
 
-def _feedback(task: Task, limits: Limits, access: bool) -> Schema:
+def _feedback(task: Task, limits: RequestLimits, access: bool) -> Schema:
     accepted = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}}}
     operation = _operation("/feedback", "True labels of answered rows", access, accepted)
     return operation | _body("FeedbackRequest", {"label": example_feedback(task)}, limits)
@@ -129,7 +142,7 @@ def _by_version(operation: Schema) -> Schema:
 
 
 def _operation(path: str, summary: str, access: bool, answer: Schema) -> Schema:
-    scope = SCOPE_OF[path]
+    scope = REQUIRED_SCOPES[path]
     guarded = access and scope is not None
     statuses = [s for s in _ERRORS if guarded or s not in (401, 403, 429)]
     responses = {"200": _response("answered", answer, _ANSWER_HEADERS)}
@@ -146,7 +159,7 @@ def _response(description: str, schema: Schema, headers: Schema) -> Schema:
     return response | ({"headers": headers} if headers else {})
 
 
-def _body(schema: str, examples: dict[str, Any], limits: Limits) -> Schema:
+def _body(schema: str, examples: dict[str, Any], limits: RequestLimits) -> Schema:
     content: Schema = {"schema": _ref(schema)}
     if examples:
         content["examples"] = {name: {"value": value} for name, value in examples.items()}
@@ -155,7 +168,7 @@ def _body(schema: str, examples: dict[str, Any], limits: Limits) -> Schema:
 
 
 def _parameters(*names: str) -> Schema:
-    return {"parameters": [_HEADERS[name] for name in (REQUEST_ID, *names)]}
+    return {"parameters": [_HEADERS[name] for name in (REQUEST_ID_HEADER, *names)]}
 
 
 def _header(name: str, description: str, schema: Schema) -> Schema:
@@ -164,25 +177,31 @@ def _header(name: str, description: str, schema: Schema) -> Schema:
 
 _HEADERS = {
     # An empty header is none.
-    REQUEST_ID: _header(REQUEST_ID, "id of the request; default: a new one", {"anyOf": [ID, {"const": ""}]}),
-    ROUTING_KEY: _header(ROUTING_KEY, "requests of one key stay with one variant; default: the id", {"type": "string"}),
-    VARIANT: _header(
-        VARIANT,
+    REQUEST_ID_HEADER: _header(
+        REQUEST_ID_HEADER, "id of the request; default: a new one", {"anyOf": [ID_SCHEMA, {"const": ""}]}
+    ),
+    ROUTING_KEY_HEADER: _header(
+        ROUTING_KEY_HEADER, "requests of one key stay with one variant; default: the id", {"type": "string"}
+    ),
+    VARIANT_HEADER: _header(
+        VARIANT_HEADER,
         "for testers: who is to answer; of several challengers a path names the version",
         {"enum": [CHAMPION, CHALLENGER]},
     ),
-    HEADER_LENGTH: _header(
-        HEADER_LENGTH, "length of the JSON part when tensors follow it in binary", {"type": "integer", "minimum": 0}
+    JSON_LENGTH_HEADER: _header(
+        JSON_LENGTH_HEADER,
+        "length of the JSON part when tensors follow it in binary",
+        {"type": "integer", "minimum": 0},
     ),
 }
 _ANSWER_HEADERS: Schema = {
-    VERSION: {"description": "version that answered", "schema": {"type": "string"}},
-    VARIANT: {"description": "variant that answered", "schema": {"enum": [CHAMPION, CHALLENGER]}},
+    VERSION_HEADER: {"description": "version that answered", "schema": {"type": "string"}},
+    VARIANT_HEADER: {"description": "variant that answered", "schema": {"enum": [CHAMPION, CHALLENGER]}},
 }
 
 
 _BYTES: Schema = {
-    "description": f"JSON with `parameters.binary_data_size` in place of `data`, then the tensors; see {HEADER_LENGTH}",
+    "description": f"JSON with `parameters.binary_data_size` in place of `data`, then the tensors; see {JSON_LENGTH_HEADER}",
     "type": "string",
     "format": "binary",
 }

@@ -12,36 +12,38 @@ from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
-from deployments.protocol.arrow_columns import build_column, numbers, required, texts
+from deployments.protocol.arrow_columns import build_column, number_array, required_columns, text_array
 from features.definitions import Column, FeatureSet
 
-Values: TypeAlias = "Sequence[Any] | pa.Array"
+ColumnValues: TypeAlias = "Sequence[Any] | pa.Array"
 
 
-class Rows(NamedTuple):
+class RequestRows(NamedTuple):
     """``values`` by column in the order of FeatureSet.request: JSON values, or an array that is typed already.
 
     ``fields`` names where in the request each column stood.
     """
 
     size: int
-    values: tuple[Values, ...]
+    values: tuple[ColumnValues, ...]
     fields: tuple[str, ...]
 
 
-class Assembler:
+class RowAssembler:
     """Puts requests of one feature set together."""
 
     def __init__(self, features: FeatureSet) -> None:
-        needed = required(features)
+        needed = required_columns(features)
         self._columns = [(column, column.name in needed) for column in features.request]
         self._names = [column.name for column in features.request]
         self._numbers = self._optional("number", needed)
         self._categories = self._optional("category", needed)
 
-    def table(self, requests: Sequence[Rows]) -> pa.Table:
+    def table(self, requests: Sequence[RequestRows]) -> pa.Table:
         """The rows of all requests, in order. Raises RequestError, which names the field when there is one request."""
-        arrays = self._at_once(requests, self._numbers, numbers) | self._at_once(requests, self._categories, texts)
+        arrays = self._at_once(requests, self._numbers, number_array) | self._at_once(
+            requests, self._categories, text_array
+        )
         for i, (column, needed) in enumerate(self._columns):
             if i not in arrays:
                 parts = [r.values[i] for r in requests]
@@ -53,7 +55,7 @@ class Assembler:
         return [i for i, (column, _) in enumerate(self._columns) if column.kind == kind and column.name not in needed]
 
     def _at_once(
-        self, requests: Sequence[Rows], places: Sequence[int], typed: Callable[[list[Any]], pa.Array | None]
+        self, requests: Sequence[RequestRows], places: Sequence[int], typed: Callable[[list[Any]], pa.Array | None]
     ) -> dict[int, pa.Array]:
         """Columns of a kind from one array: to make one costs more than to make it longer.
 
@@ -69,11 +71,11 @@ class Assembler:
         return {i: array.slice(at * size, size) for at, i in enumerate(places)}
 
 
-def _field(column: Column, index: int, requests: Sequence[Rows]) -> str:
+def _field(column: Column, index: int, requests: Sequence[RequestRows]) -> str:
     return requests[0].fields[index] if len(requests) == 1 else column.name
 
 
-def _column(column: Column, parts: list[Values], field: str, required: bool) -> pa.Array:
+def _column(column: Column, parts: list[ColumnValues], field: str, required: bool) -> pa.Array:
     if any(isinstance(part, pa.Array) for part in parts):
         arrays = [
             part if isinstance(part, pa.Array) else build_column(column, part, field, required=required)

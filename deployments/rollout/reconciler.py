@@ -11,10 +11,10 @@ from cluster.names import CHALLENGER, CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import ModelVersion, Task
-from deployments.inference.predictor import bundle_folder
+from deployments.inference.predictor import fetch_bundle
 from deployments.rollout.serve_config import ServingOptions, connect
 from deployments.rollout.state_machine import RolloutState
-from deployments.serve_schema import ServerConfig, Trial
+from deployments.serve_schema import RolloutTrial, ServerConfig
 from features.manifest import Manifest
 
 
@@ -55,7 +55,7 @@ class Effects:
         refusals = await asyncio.gather(*(self._start(state, version, options) for version in versions))
         if any(refusals):
             return {v.version: refusal for v, refusal in zip(versions, refusals, strict=True) if refusal}
-        trial = Trial(
+        trial = RolloutTrial(
             rollout=state.id,
             challengers=tuple(versions),
             starts=state.starts,
@@ -93,4 +93,4 @@ class Effects:
 
     def _read_task(self, champion: str) -> Task:
         version = self._registry.version(self._model, champion)
-        return Manifest.load(bundle_folder(version, self._settings)).task
+        return Manifest.load(fetch_bundle(version, self._settings)).task

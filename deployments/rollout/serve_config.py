@@ -28,12 +28,12 @@ from deployments.serve_schema import (
     REQUEST_TIMEOUT_S,
     RETRY_AFTER_S,
     ChallengerConfig,
-    Limits,
+    RequestLimits,
+    RolloutTrial,
     ServerConfig,
-    Trial,
-    challenger_app,
+    challenger_app_name,
     challenger_prefix,
-    server_app,
+    model_app_name,
 )
 from deployments.telemetry.log_writer import connect as connect_ledger
 
@@ -55,7 +55,7 @@ class ServingOptions(Frozen):
     cpus: float = 0.5
     challenger_cpus: float = 0.25
     profile_window_s: float | None = 3600.0
-    limits: Limits = Limits()
+    limits: RequestLimits = RequestLimits()
     report: bool = True
     deadline_s: float = 90.0
 
@@ -98,7 +98,7 @@ def standings(settings: Settings, models: Sequence[str]) -> dict[str, Standing]:
     """Whether what answers for each model is there; those of which nothing is deployed are left out."""
     details = _client(settings).get_serve_details()
     declared = _declared(details)
-    return {m: _standing(details, app, declared[app]) for m in models if (app := server_app(m)) in declared}
+    return {m: _standing(details, app, declared[app]) for m in models if (app := model_app_name(m)) in declared}
 
 
 def _standing(details: dict[str, Any], app: str, declared: dict[str, Any]) -> Standing:
@@ -135,7 +135,8 @@ class ServeConfig:
                     f"{champion.model} has a rollout under way: {current.trial.rollout}", "abort it first"
                 )
             apps.setdefault(
-                root_app.APP, self._application(root_app.APP, root_app.ROUTE, "deployments.ingress.root_app", _FRONT)
+                root_app.ROOT_APP,
+                self._application(root_app.ROOT_APP, root_app.ROOT_ROUTE, "deployments.ingress.root_app", _FRONT),
             )
             config = ServerConfig(
                 champion=champion,
@@ -143,23 +144,23 @@ class ServeConfig:
                 limits=options.limits,
                 report=options.report,
             )
-            apps[server_app(champion.model)] = self._application(
-                server_app(champion.model),
-                f"{root_app.ROUTE}/models/{champion.model}",
+            apps[model_app_name(champion.model)] = self._application(
+                model_app_name(champion.model),
+                f"{root_app.ROOT_ROUTE}/models/{champion.model}",
                 "deployments.ingress.model_app",
                 _deployment(_SERVER, options.replicas, options.cpus, config),
             )
 
         await self._write(change)
         deadline = time.monotonic() + options.deadline_s
-        await self._settled(root_app.APP, deadline)
+        await self._settled(root_app.ROOT_APP, deadline)
         await self._served(champion.model, deadline)
 
     async def start_challenger(
         self, rollout: str, challenger: ModelVersion, options: ServingOptions, max_growth_mib: float | None = None
     ) -> None:
         """Start the challenger's application beside the champion's. It is taken away again when it does not come up."""
-        name = challenger_app(challenger.model, rollout, challenger.version)
+        name = challenger_app_name(challenger.model, rollout, challenger.version)
         config = ChallengerConfig(challenger=challenger, rollout=rollout, max_growth_mib=max_growth_mib)
         deployment = _deployment(_CHALLENGER, 1, options.challenger_cpus, config)
 
@@ -175,12 +176,12 @@ class ServeConfig:
 
     async def keep_challengers(self, model: str, rollout: str, versions: tuple[str, ...]) -> None:
         """Take the model's other challengers away, if there are any. Their replicas drain in the background."""
-        kept = {challenger_app(model, rollout, version) for version in versions}
+        kept = {challenger_app_name(model, rollout, version) for version in versions}
         found = _challengers(await asyncio.to_thread(self._read), model)
         if not found <= kept:
             await self._write(lambda apps: _drop_challengers(apps, model, kept))
 
-    async def set_rollout(self, model: str, trial: Trial | None, deadline_s: float = 30.0) -> None:
+    async def set_rollout(self, model: str, trial: RolloutTrial | None, deadline_s: float = 30.0) -> None:
         """Set the challengers and their share of requests; None sends all to the champion."""
         await self._change_server(model, {"trial": trial}, deadline_s)
 
@@ -193,17 +194,17 @@ class ServeConfig:
         return _server_config(await asyncio.to_thread(self._read), model)
 
     async def has_challenger(self, model: str, rollout: str, version: str) -> bool:
-        return challenger_app(model, rollout, version) in await asyncio.to_thread(self._read)
+        return challenger_app_name(model, rollout, version) in await asyncio.to_thread(self._read)
 
     async def remove(self, model: str) -> None:
         """Stop serving ``model``; absent is fine."""
 
         def change(apps: Applications) -> None:
-            apps.pop(server_app(model), None)
+            apps.pop(model_app_name(model), None)
             _drop_challengers(apps, model)
 
         await self._write(change)
-        await self._until(lambda details: server_app(model) not in details["applications"], _DRAIN_S, model)
+        await self._until(lambda details: model_app_name(model) not in details["applications"], _DRAIN_S, model)
 
     async def _change_server(self, model: str, update: dict[str, Any], deadline_s: float) -> None:
         def change(apps: Applications) -> None:
@@ -211,7 +212,7 @@ class ServeConfig:
             if current is None:
                 raise RayloopError(f"model {model!r} is not deployed", "deploy a version first")
             wanted = ServerConfig.model_validate(current.model_dump() | _dumped(update))
-            apps[server_app(model)]["deployments"][0]["user_config"] = wanted.model_dump(mode="json")
+            apps[model_app_name(model)]["deployments"][0]["user_config"] = wanted.model_dump(mode="json")
 
         await self._write(change)
         await self._served(model, time.monotonic() + deadline_s)
@@ -249,7 +250,7 @@ class ServeConfig:
 
     async def _served(self, model: str, deadline: float) -> None:
         """Wait until every replica confirms that it serves what the configuration says."""
-        app = server_app(model)
+        app = model_app_name(model)
         await self._settled(app, deadline)
         details = await asyncio.to_thread(self._details)
         wanted = _server_config(_declared(details), model)
@@ -343,7 +344,7 @@ def _drop_challengers(apps: Applications, model: str, kept: Set[str] = frozenset
 
 
 def _server_config(apps: Applications, model: str) -> ServerConfig | None:
-    app = apps.get(server_app(model))
+    app = apps.get(model_app_name(model))
     return ServerConfig.from_stored(app["deployments"][0]["user_config"]) if app else None
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from cluster.errors import RolloutError
 from cluster.values import Decision, Frozen
 from deployments.analysis.verdict import Ruling
-from deployments.inference.traffic_split import start
+from deployments.inference.traffic_split import slice_start
 from deployments.rollout.advance_guards import braked
 from deployments.rollout_policy import RolloutPolicy
 
@@ -81,7 +81,7 @@ class RolloutState(Frozen):
     @property
     def starts(self) -> tuple[float, ...]:
         """Where the slice of each of ``challengers`` begins; it never moves."""
-        return tuple(start(self.entrants.index(version), len(self.entrants)) for version in self.challengers)
+        return tuple(slice_start(self.entrants.index(version), len(self.entrants)) for version in self.challengers)
 
     @property
     def choosing(self) -> bool:

@@ -25,7 +25,7 @@ from ray.serve._private.constants import REQUEST_LATENCY_BUCKETS_MS
 from ray.util import metrics
 
 from cluster.names import CHALLENGER, CHAMPION
-from deployments.serve_schema import server_app
+from deployments.serve_schema import model_app_name
 from deployments.telemetry.prediction_log import Answer
 
 BUCKETS_MS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 1000.0)
@@ -153,7 +153,7 @@ class _Serves:
 
     def __init__(self, model: str) -> None:
         tags = ("route", "method", "application")
-        self._where = {"route": f"/v2/models/{model}", "application": server_app(model)}
+        self._where = {"route": f"/v2/models/{model}", "application": model_app_name(model)}
         self._requests = metrics.Counter("serve_num_http_requests", "HTTP requests.", (*tags, "status_code"))
         self._errors = metrics.Counter("serve_num_http_error_requests", "HTTP errors.", (*tags, "error_code"))
         self._latency = metrics.Histogram(

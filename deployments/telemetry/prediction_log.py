@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 from cluster.names import CHALLENGER, Variant
 from cluster.values import Task
 from deployments.protocol.arrow_columns import TIMESTAMP
-from deployments.protocol.open_inference import predicted
+from deployments.protocol.open_inference import predicted_classes
 
 _PROBABILITIES = pa.list_(pa.float64())
 
@@ -200,7 +200,7 @@ def _scores(task: Task, prefix: str, scores: list[np.ndarray | None], sizes: lis
     missing = np.isnan(joined if joined.ndim == 1 else joined[:, 0])
     if task.kind != "multiclass":
         return {f"{prefix}score": pa.array(joined, pa.float64(), mask=missing)}
-    names = [None if gone else name for gone, name in zip(missing, predicted(task, joined), strict=True)]
+    names = [None if gone else name for gone, name in zip(missing, predicted_classes(task, joined), strict=True)]
     rows = [None if gone else row for gone, row in zip(missing, joined.tolist(), strict=True)]
     columns = {f"{prefix}probabilities": pa.array(rows, _PROBABILITIES)}
     return columns if prefix else columns | {"predicted": pa.array(names, pa.string())}

@@ -26,7 +26,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.names import ACTOR_NAMESPACE, ledger_actor, monitor_actor
 from cluster.settings import load_settings
-from deployments.protocol.open_inference import predicted
+from deployments.protocol.open_inference import predicted_classes
 from deployments.telemetry import unshipped_rows
 from deployments.telemetry.metrics import Metrics, Reply
 from deployments.telemetry.prediction_log import Answer, batch_id, labels, predictions, to_ipc
@@ -260,7 +260,7 @@ def _output(scored: Sequence[Answer]) -> pa.Array:
     """What the champion said: a class, or a number."""
     said = np.concatenate([answer.champion for answer in scored if answer.champion is not None])
     task = scored[0].task
-    return pa.array(predicted(task, said) if task.kind == "multiclass" else said.astype(np.float64))
+    return pa.array(predicted_classes(task, said) if task.kind == "multiclass" else said.astype(np.float64))
 
 
 class _Buffer:

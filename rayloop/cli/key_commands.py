@@ -13,7 +13,7 @@ from cluster.errors import RayloopError
 from cluster.settings import load_settings
 
 if TYPE_CHECKING:
-    from deployments.auth.credentials import Key, Scope
+    from deployments.auth.credentials import ApiKey, Scope
     from deployments.auth.key_store import KeyStore
 
 _UNITS_S = {"m": 60, "h": 3600, "d": 86400}
@@ -31,7 +31,7 @@ def create(
     rate: Annotated[str, typer.Option(help="Its rate limit: 100/minute; default: RAYLOOP_ACCESS_RATE")] = "",
 ) -> None:
     """Make a key. The key alone goes to standard output, this once: KEY=$(rayloop keys create …)."""
-    from deployments.auth.authenticator import COUNTS_WITHIN_S
+    from deployments.auth.authenticator import KEY_EFFECTIVE_WITHIN_S
     from deployments.auth.rate_limits import parse_rate
 
     settings = load_settings()
@@ -43,7 +43,7 @@ def create(
     typer.echo(text)
     typer.echo(
         f"key {key.id} of {name}: {', '.join(key.models)} ({', '.join(key.scopes)}), expires {_day(expires_at)}.\n"
-        f"It is shown this once, and counts within {COUNTS_WITHIN_S:g} s. With it in KEY:\n"
+        f"It is shown this once, and counts within {KEY_EFFECTIVE_WITHIN_S:g} s. With it in KEY:\n"
         f'curl -H "Authorization: Bearer $KEY" {settings.endpoint}/v2/models/{_example(key)}',
         err=True,
     )
@@ -64,10 +64,10 @@ def show() -> None:
 @app.command()
 def revoke(id: Annotated[str, typer.Argument(help="The key's id, as `rayloop keys list` shows it")]) -> None:
     """Let a key count no longer."""
-    from deployments.auth.authenticator import COUNTS_WITHIN_S
+    from deployments.auth.authenticator import KEY_EFFECTIVE_WITHIN_S
 
     key = _store().revoke(id, time.time())
-    typer.echo(f"key {key.id} of {key.name} counts no longer, on every replica within {COUNTS_WITHIN_S:g} s")
+    typer.echo(f"key {key.id} of {key.name} counts no longer, on every replica within {KEY_EFFECTIVE_WITHIN_S:g} s")
 
 
 def _store() -> KeyStore:
@@ -92,7 +92,7 @@ def _seconds(text: str) -> int:
     return int(found[1]) * _UNITS_S[found[2]]
 
 
-def _row(key: Key, now: float) -> tuple[str, ...]:
+def _row(key: ApiKey, now: float) -> tuple[str, ...]:
     expired = key.expires_at is not None and now >= key.expires_at
     state = "revoked" if key.revoked_at is not None else "expired" if expired else "active"
     names = (",".join(key.models), ",".join(key.scopes), key.rate or "-")
@@ -103,7 +103,7 @@ def _day(at: float | None) -> str:
     return "never" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%MZ")
 
 
-def _example(key: Key) -> str:
+def _example(key: ApiKey) -> str:
     from deployments.auth.credentials import ANY_MODEL
 
     return "MODEL" if key.models[0] == ANY_MODEL else key.models[0]

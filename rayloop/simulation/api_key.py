@@ -15,7 +15,7 @@ _OWN_RATE = "100000/second"
 @contextmanager
 def own_key(settings: Settings, model: str, name: str) -> Iterator[dict[str, str]]:
     """Headers that let the loop's own requests to ``model`` in, while the block lasts; none where access is open."""
-    from deployments.auth.authenticator import COUNTS_WITHIN_S
+    from deployments.auth.authenticator import KEY_EFFECTIVE_WITHIN_S
     from deployments.auth.credentials import SCOPES
     from deployments.auth.key_store import KeyStore
 
@@ -25,7 +25,7 @@ def own_key(settings: Settings, model: str, name: str) -> Iterator[dict[str, str
     store, now = KeyStore(settings.access_uri), time.time()
     # A process that is killed cannot revoke its key.
     key, text = store.issue(name, (model,), SCOPES, now, rate=_OWN_RATE, expires_at=now + 86_400)
-    time.sleep(COUNTS_WITHIN_S)
+    time.sleep(KEY_EFFECTIVE_WITHIN_S)
     try:
         yield {"authorization": f"Bearer {text}"}
     finally:

@@ -9,7 +9,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from cluster.settings import load_settings
-from deployments.auth.rate_limits import SharedWindows, open_windows, parse_rate
+from deployments.auth.rate_limits import RedisRateLimiter, open_rate_limiter, parse_rate
 
 FILE = Path(__file__).parents[2] / "ray-cluster.yaml"
 
@@ -40,6 +40,6 @@ def test_access_is_on_with_stores_that_several_machines_share(monkeypatch: pytes
     assert settings.access
     assert settings.access_uri.startswith("postgresql+psycopg2://")
     assert parse_rate(settings.access_rate).amount == 6000
-    assert isinstance(open_windows(settings.rate_store), SharedWindows)
+    assert isinstance(open_rate_limiter(settings.rate_store), RedisRateLimiter)
     [install] = [command for command in commands if "pip install" in command]
     assert {"psycopg2-binary", "~/rayloop[redis]"} <= set(install.split())

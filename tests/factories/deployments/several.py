@@ -11,7 +11,7 @@ from cluster.values import Decision
 from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence, contested
 from deployments.analysis.latency_histogram import Latencies
 from deployments.analysis.paired_moments import Paired
-from deployments.inference.traffic_split import assign
+from deployments.inference.traffic_split import find_slice
 from deployments.rollout.multi_challenger import rule, verdicts_on
 from deployments.rollout.state_machine import RolloutState, advance, begin
 from deployments.rollout_policy import RolloutPolicy
@@ -49,7 +49,7 @@ class Simulation:
         state = self.state
         keys = [f"user-{self._sent + i}" for i in range(requests)]
         self._sent += requests
-        dealt = [assign(state.id, key, state.share, state.starts) for key in keys]
+        dealt = [find_slice(state.id, key, state.share, state.starts) for key in keys]
         champion = self._arm(dealt.count(None))
         share = contested(state.share, 1.0 - len(state.challengers) * state.share)
         for index, version in enumerate(state.challengers):

@@ -21,7 +21,7 @@ from cluster.values import ModelVersion
 from deployments.rollout import controller, serve_config
 from deployments.rollout.controller import RolloutStatus
 from deployments.rollout_policy import RolloutPolicy
-from deployments.serve_schema import challenger_app
+from deployments.serve_schema import challenger_app_name
 from deployments.telemetry.log_writer import connect as connect_ledger
 from tests.factories.deployments.bundles import Slope, register, write_bundle
 from tests.factories.deployments.misbehaving import hanging, leaking, raising
@@ -122,7 +122,7 @@ def test_a_challenger_that_eats_memory_is_ended_before_the_node_is_in_danger(
     champions = replicas(cluster, MODEL)
     with Load(endpoint, SLOPE, name="leaking") as load:
         status: RolloutStatus = ray.get(rollout.start.remote(challenger, frugal))
-        (eater,) = replicas(cluster, challenger_app(MODEL, status.state.id, challenger.version)).values()
+        (eater,) = replicas(cluster, challenger_app_name(MODEL, status.state.id, challenger.version)).values()
         until(lambda: not psutil.pid_exists(eater), "its replica is gone")
         status = aborted(rollout)
     assert "the challenger's memory grew by" in status.state.reason
@@ -140,7 +140,7 @@ def test_a_killed_challenger_replica_is_replaced_and_callers_see_nothing(
     lasting = POLICY.model_copy(update={"max_error_rate": 0.9})
     with Load(endpoint, SLOPE, name="killed") as load:
         status: RolloutStatus = ray.get(rollout.start.remote(challenger, lasting))
-        app = challenger_app(MODEL, status.state.id, challenger.version)
+        app = challenger_app_name(MODEL, status.state.id, challenger.version)
         until(lambda: load.outcomes[200, "challenger"] > 20, "the challenger answers")
         (first,) = replicas(cluster, app).values()
         os.kill(first, signal.SIGKILL)

@@ -16,7 +16,7 @@ from schemathesis import APIOperation, BaseSchema, Case, Config, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from deployments.http_messages import JSON
-from deployments.protocol.binary_tensors import HEADER_LENGTH
+from deployments.protocol.binary_tensors import JSON_LENGTH_HEADER
 
 pytestmark = pytest.mark.cluster
 
@@ -84,7 +84,7 @@ def test_requests_whose_rows_agree_reach_the_model(api: BaseSchema, id: str) -> 
 
     def check(case: Case) -> None:
         case.body = agreeing(id, case.body)
-        case.headers.pop(HEADER_LENGTH, None)
+        case.headers.pop(JSON_LENGTH_HEADER, None)
         seen[case.call_and_validate(excluded_checks=LOOSER, timeout=TIMEOUT_S).status_code] += 1
 
     for_each(operation(api, id).as_strategy(generation_mode=GenerationMode.POSITIVE).filter(_is_json), check)

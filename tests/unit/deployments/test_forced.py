@@ -7,22 +7,22 @@ import pytest
 
 from cluster.errors import RequestError
 from cluster.values import ModelVersion
-from deployments.inference.dispatch import Live, dealt
-from deployments.inference.traffic_split import start
-from deployments.serve_schema import ServerConfig, Trial
+from deployments.inference.dispatch import ServingState, assign_variant
+from deployments.inference.traffic_split import slice_start
+from deployments.serve_schema import RolloutTrial, ServerConfig
 
 
 def version(number: str) -> ModelVersion:
     return ModelVersion(model="trips", version=number, run_id="r", bundle_uri="file:///nowhere")
 
 
-def live(*challengers: str, share: float = 0.2) -> Live:
-    starts = tuple(start(i, len(challengers)) for i in range(len(challengers)))
+def live(*challengers: str, share: float = 0.2) -> ServingState:
+    starts = tuple(slice_start(i, len(challengers)) for i in range(len(challengers)))
     told = {"challengers": tuple(map(version, challengers)), "starts": starts, "share": share}
-    trial = Trial(rollout="r", timeout_s=1.0, **told) if challengers else None
+    trial = RolloutTrial(rollout="r", timeout_s=1.0, **told) if challengers else None
     config = ServerConfig(champion=version("1"), trial=trial)
     champion = cast(Any, SimpleNamespace(version="1"))
-    return Live(config, champion, cast(Any, None), dict.fromkeys(challengers, cast(Any, object())))
+    return ServingState(config, champion, cast(Any, None), dict.fromkeys(challengers, cast(Any, object())))
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,10 @@ def test_a_lone_challenger_needs_no_name_and_without_one_the_champion_answers() 
 
 def test_the_split_and_force_name_the_challenger() -> None:
     served = live("2", "3", share=0.5)
-    assert {dealt(served, None, f"user-{i}") for i in range(50)} == {"2", "3"}
-    assert (dealt(served, "3", "user"), dealt(served, "1", "user")) == ("3", None)
-    assert dealt(live("2", "3", share=0.0), None, "user") is None
-    assert dealt(live(), None, "user") is None
+    assert {assign_variant(served, None, f"user-{i}") for i in range(50)} == {"2", "3"}
+    assert (assign_variant(served, "3", "user"), assign_variant(served, "1", "user")) == ("3", None)
+    assert assign_variant(live("2", "3", share=0.0), None, "user") is None
+    assert assign_variant(live(), None, "user") is None
 
 
 def test_what_challengers_leave_is_the_champions() -> None:

@@ -14,7 +14,7 @@ from cluster.settings import Settings
 from cluster.values import ModelVersion
 from deployments.inference.predictor import Scorer
 from deployments.protocol.arrow_columns import TIMESTAMP
-from deployments.protocol.request_rows import Rows
+from deployments.protocol.request_rows import RequestRows
 from deployments.telemetry.prediction_log import Answer, predictions
 from features.encoder import Encoder
 from features.sources.pseudonyms import pseudonyms
@@ -48,7 +48,7 @@ def test_the_log_has_tokens_and_the_model_knows_them(version: ModelVersion, sett
     scorer = Scorer(version, settings)
     names = pseudonyms(settings)
     given = ["AA", "Anna Blume", None, names.token("AA")]
-    rows = Rows(4, ([1.0] * 4, given, pa.array([NOON] * 4, TIMESTAMP)), ("distance", "carrier", "departs"))
+    rows = RequestRows(4, ([1.0] * 4, given, pa.array([NOON] * 4, TIMESTAMP)), ("distance", "carrier", "departs"))
     (scored,) = scorer.score([rows], 0)
     assert scored.frame is not None
     tokens = [names.token("AA"), names.token("Anna Blume"), None, names.token("AA")]

@@ -13,7 +13,7 @@ import pytest
 
 from cluster.errors import ProjectError
 from cluster.values import Task
-from deployments.serve_schema import Limits, Serving
+from deployments.serve_schema import RequestLimits, Serving
 from rayloop.cli import app
 from rayloop.project import load, locate
 from rayloop.stages.deploy import serving_options
@@ -145,7 +145,7 @@ def test_a_multilabel_project_is_refused_before_anything_is_trained() -> None:
 
 
 def test_replicas_and_limits_are_those_that_the_project_asks_for() -> None:
-    asked = Serving(replicas=2, cpus=1.0, limits=Limits(rows=10))
+    asked = Serving(replicas=2, cpus=1.0, limits=RequestLimits(rows=10))
     project = dataclasses.replace(load(locate("examples.flights.project")), serving=asked)
     options = serving_options(cast(Any, SimpleNamespace(project=project)))
     assert (options.replicas, options.cpus, options.limits.rows) == (2, 1.0, 10)

@@ -11,8 +11,8 @@ from cluster.errors import RequestError, SettingsError
 from cluster.local_cluster import free_port
 from cluster.settings import Settings
 from deployments.auth import authenticator as gates
-from deployments.auth.authenticator import Gate, open_gate
-from deployments.auth.credentials import Key, Scope
+from deployments.auth.authenticator import Authenticator, open_authenticator
+from deployments.auth.credentials import ApiKey, Scope
 from deployments.auth.key_store import KeyStore
 from tests.factories.deployments.issuer import AUDIENCE, NAME, Publisher, SigningKey, jwks
 from tests.factories.until import until
@@ -22,8 +22,8 @@ QUICK_S = 0.05
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "REFRESH_KEYS_S", QUICK_S)
-    monkeypatch.setattr(gates, "JWKS_GAP_S", QUICK_S)
+    monkeypatch.setattr(gates, "KEY_REFRESH_INTERVAL_S", QUICK_S)
+    monkeypatch.setattr(gates, "MIN_JWKS_REFRESH_INTERVAL_S", QUICK_S)
 
 
 @pytest.fixture
@@ -37,18 +37,18 @@ def store(settings: Settings) -> KeyStore:
 
 
 @pytest.fixture
-def gate(settings: Settings, store: KeyStore) -> Iterator[Gate]:
-    opened = open_gate(settings)
+def gate(settings: Settings, store: KeyStore) -> Iterator[Authenticator]:
+    opened = open_authenticator(settings)
     assert opened is not None
     yield opened
     opened.close()
 
 
-def issue(store: KeyStore, rate: str = "") -> tuple[Key, str]:
+def issue(store: KeyStore, rate: str = "") -> tuple[ApiKey, str]:
     return store.issue("shop", ("trips",), ("infer",), time.time(), rate=rate)
 
 
-def status(gate: Gate, credential: str, model: str = "trips", scope: Scope = "infer") -> int:
+def status(gate: Authenticator, credential: str, model: str = "trips", scope: Scope = "infer") -> int:
     """200 when the caller may pass, else what it is told."""
     headers = [(b"host", b"x"), (b"authorization", f"Bearer {credential}".encode("latin-1"))]
     try:
@@ -59,11 +59,11 @@ def status(gate: Gate, credential: str, model: str = "trips", scope: Scope = "in
 
 
 def test_access_is_open_by_default(tmp_path: Path) -> None:
-    assert open_gate(Settings(home=tmp_path)) is None
+    assert open_authenticator(Settings(home=tmp_path)) is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_key_passes_where_it_may(gate: Gate, store: KeyStore) -> None:
+def test_a_key_passes_where_it_may(gate: Authenticator, store: KeyStore) -> None:
     key, text = issue(store)
     until(lambda: status(gate, text) == 200, "the new key counts")
     assert asyncio.run(gate.admit([(b"x-api-key", text.encode())], "trips", "infer")) == f"key:{key.id}"
@@ -75,7 +75,7 @@ def test_a_key_passes_where_it_may(gate: Gate, store: KeyStore) -> None:
         asyncio.run(gate.admit([], "trips", "infer"))
 
 
-def test_a_revoked_key_stops_counting(gate: Gate, store: KeyStore) -> None:
+def test_a_revoked_key_stops_counting(gate: Authenticator, store: KeyStore) -> None:
     key, text = issue(store)
     until(lambda: status(gate, text) == 200, "the new key counts")
     store.revoke(key.id, time.time())
@@ -86,7 +86,7 @@ def test_known_keys_count_while_the_store_is_away_and_unknown_ones_do_not(
     settings: Settings, store: KeyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, text = issue(store)
-    opened = open_gate(settings)
+    opened = open_authenticator(settings)
     assert opened is not None
     until(lambda: status(opened, text) == 200, "the keys were read once")
     path = settings.home / "access.db"
@@ -103,7 +103,7 @@ def test_known_keys_count_while_the_store_is_away_and_unknown_ones_do_not(
 
 
 def test_before_keys_were_ever_read_callers_are_asked_to_wait(tmp_path: Path) -> None:
-    opened = open_gate(Settings(home=tmp_path, access=True, access_store=f"sqlite:///{tmp_path}"))
+    opened = open_authenticator(Settings(home=tmp_path, access=True, access_store=f"sqlite:///{tmp_path}"))
     assert opened is not None
     assert status(opened, "rayloop_aaaaaaaaaaaa_secret") == 503
     assert status(opened, "") == 401
@@ -113,7 +113,7 @@ def test_before_keys_were_ever_read_callers_are_asked_to_wait(tmp_path: Path) ->
 def test_a_key_s_own_rate_goes_before_the_common_one(settings: Settings, store: KeyStore) -> None:
     _, slow = issue(store, rate="1/hour")
     _, common = issue(store)
-    opened = open_gate(settings.model_copy(update={"access_rate": "2/hour"}))
+    opened = open_authenticator(settings.model_copy(update={"access_rate": "2/hour"}))
     assert opened is not None
     assert [status(opened, slow) for _ in range(2)] == [200, 429]
     assert [status(opened, common) for _ in range(3)] == [200, 200, 429]
@@ -126,7 +126,7 @@ def test_tokens_pass_and_new_keys_of_the_issuer_are_found(settings: Settings) ->
     first, second = SigningKey("first"), SigningKey("second")
     with Publisher(first) as publisher:
         jwt = {"jwks_url": publisher.url, "jwt_issuer": NAME, "jwt_audience": AUDIENCE}
-        opened = open_gate(settings.model_copy(update=jwt))
+        opened = open_authenticator(settings.model_copy(update=jwt))
         assert opened is not None
         assert status(opened, first.token()) == 200
         assert status(opened, first.token(), model="flights") == 403
@@ -141,10 +141,10 @@ def test_tokens_pass_and_new_keys_of_the_issuer_are_found(settings: Settings) ->
 def test_tokens_of_unknown_keys_cannot_make_the_gate_hammer_the_issuer(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gates, "JWKS_GAP_S", 3600.0)
+    monkeypatch.setattr(gates, "MIN_JWKS_REFRESH_INTERVAL_S", 3600.0)
     with Publisher(SigningKey("first")) as publisher:
         jwt = {"jwks_url": publisher.url, "jwt_issuer": NAME, "jwt_audience": AUDIENCE}
-        opened = open_gate(settings.model_copy(update=jwt))
+        opened = open_authenticator(settings.model_copy(update=jwt))
         assert opened is not None
         stranger = SigningKey("stranger").token()
         assert {status(opened, stranger) for _ in range(200)} == {401}
@@ -168,14 +168,14 @@ def test_tokens_of_unknown_keys_cannot_make_the_gate_hammer_the_issuer(
 )
 def test_settings_that_cannot_be_used_are_refused_at_once(settings: Settings, change: dict, part: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        open_gate(settings.model_copy(update=change))
+        open_authenticator(settings.model_copy(update=change))
     assert part in str(caught.value)
 
 
 def test_an_issuer_that_is_away_at_the_start_is_found_later(settings: Settings) -> None:
     port, key = free_port(), SigningKey("key")
     jwt = {"jwks_url": f"http://127.0.0.1:{port}/jwks.json", "jwt_issuer": NAME, "jwt_audience": AUDIENCE}
-    opened = open_gate(settings.model_copy(update=jwt))
+    opened = open_authenticator(settings.model_copy(update=jwt))
     assert opened is not None
     assert status(opened, key.token()) == 503
     with Publisher(key, port=port):

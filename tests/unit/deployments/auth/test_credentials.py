@@ -9,26 +9,26 @@ from hypothesis import strategies as st
 
 from cluster.errors import RayloopError, RequestError
 from deployments.auth import credentials
-from deployments.auth.credentials import ID_BYTES, SECRET_BYTES, Grant, Key, Scope
+from deployments.auth.credentials import ID_BYTES, SECRET_BYTES, ApiKey, Grant, Scope
 
 NOW = 1_700_000_000.0
-ID, TEXT = credentials.spell(bytes(range(ID_BYTES)), bytes(range(SECRET_BYTES)))
+ID, TEXT = credentials.format_key(bytes(range(ID_BYTES)), bytes(range(SECRET_BYTES)))
 
 
-def a_key(**change: object) -> Key:
+def a_key(**change: object) -> ApiKey:
     values = {
         "id": ID,
         "name": "shop",
-        "digest": credentials.digest(TEXT),
+        "digest": credentials.hash_key(TEXT),
         "models": ("trips",),
         "scopes": ("infer",),
         "created_at": NOW - 1,
     }
-    return Key.model_validate(values | change)
+    return ApiKey.model_validate(values | change)
 
 
 def recognised(text: str, now: float = NOW, **change: object) -> Grant:
-    return credentials.recognise(text, {ID: a_key(**change)}, now)
+    return credentials.authenticate(text, {ID: a_key(**change)}, now)
 
 
 def refused(text: str, now: float = NOW, **change: object) -> RequestError:
@@ -45,12 +45,14 @@ def test_a_key_is_recognised_and_grants_what_it_names() -> None:
 
 
 def test_a_key_s_text_is_long_and_its_own_and_no_part_of_it_is_stored() -> None:
-    texts = {credentials.spell(secrets.token_bytes(ID_BYTES), secrets.token_bytes(SECRET_BYTES))[1] for _ in range(100)}
+    texts = {
+        credentials.format_key(secrets.token_bytes(ID_BYTES), secrets.token_bytes(SECRET_BYTES))[1] for _ in range(100)
+    }
     assert len(texts) == 100
     assert {len(text) for text in texts} == {len(TEXT)}
     assert TEXT.rpartition(f"{ID}_")[2].encode() not in a_key().digest
     with pytest.raises(ValueError, match="random bytes"):
-        credentials.spell(b"", b"too short")
+        credentials.format_key(b"", b"too short")
 
 
 @given(st.integers(0, len(TEXT) - 1), st.characters(min_codepoint=33, max_codepoint=126))
@@ -80,7 +82,10 @@ def test_digests_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(credentials.hmac, "compare_digest", watched)
     recognised(TEXT)
     refused(TEXT + "x")
-    assert compared == [(credentials.digest(TEXT),) * 2, (credentials.digest(TEXT + "x"), credentials.digest(TEXT))]
+    assert compared == [
+        (credentials.hash_key(TEXT),) * 2,
+        (credentials.hash_key(TEXT + "x"), credentials.hash_key(TEXT)),
+    ]
 
 
 def test_expiry_and_revocation_hold_from_their_moment_on() -> None:
@@ -111,10 +116,10 @@ def test_grants_are_by_model_and_scope(
 ) -> None:
     grant = Grant("key:a", frozenset(models), frozenset(scopes))
     if status is None:
-        credentials.permit(grant, model, scope)
+        credentials.authorize(grant, model, scope)
         return
     with pytest.raises(RequestError) as caught:
-        credentials.permit(grant, model, scope)
+        credentials.authorize(grant, model, scope)
     assert caught.value.status == status
     assert 'error="insufficient_scope"' in caught.value.headers["www-authenticate"]
 
@@ -142,10 +147,10 @@ def test_a_key_for_nothing_cannot_be_made() -> None:
     ],
 )
 def test_where_a_credential_is_looked_for(headers: list, credential: str) -> None:
-    assert credentials.presented(headers) == credential
+    assert credentials.extract_credential(headers) == credential
 
 
 def test_without_a_credential_the_caller_learns_how_to_bring_one() -> None:
-    error = credentials.anonymous()
+    error = credentials.missing_credential()
     assert (error.status, error.headers) == (401, {"www-authenticate": 'Bearer realm="rayloop"'})
     assert "Authorization: Bearer" in str(error)

@@ -10,20 +10,20 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cluster.errors import DataError, RequestError
 from deployments.auth.credentials import Grant
-from deployments.auth.jwt_verifier import MAX_REMEMBERED, Issuer, Tokens, fetch, public_keys
+from deployments.auth.jwt_verifier import MAX_CACHED_TOKENS, Issuer, JwtVerifier, fetch_jwks, parse_jwks
 from tests.factories.deployments.issuer import AUDIENCE, NAME, Publisher, SigningKey, claims, jwks
 
 ISSUER = Issuer(name=NAME, audience=AUDIENCE)
 EC, RSA = SigningKey("ec"), SigningKey("rsa", "RS256")
-PUBLISHED = public_keys(jwks(EC, RSA), ISSUER.algorithms)
+PUBLISHED = parse_jwks(jwks(EC, RSA), ISSUER.algorithms)
 
 
-def checker(issuer: Issuer = ISSUER) -> Tokens:
-    return Tokens(issuer, lambda: PUBLISHED, lambda: None)
+def checker(issuer: Issuer = ISSUER) -> JwtVerifier:
+    return JwtVerifier(issuer, lambda: PUBLISHED, lambda: None)
 
 
 def recognised(token: str, issuer: Issuer = ISSUER) -> Grant:
-    return checker(issuer).recognise(token, time.time())
+    return checker(issuer).authenticate(token, time.time())
 
 
 def refused(token: str, issuer: Issuer = ISSUER) -> str:
@@ -128,40 +128,40 @@ def test_what_is_no_token_is_refused(token: str) -> None:
 
 def test_of_a_key_that_is_not_published_the_keeper_of_keys_hears() -> None:
     told: list[None] = []
-    tokens = Tokens(ISSUER, lambda: PUBLISHED, lambda: told.append(None))
+    tokens = JwtVerifier(ISSUER, lambda: PUBLISHED, lambda: told.append(None))
     for head in ({"kid": "other"}, None):
         with pytest.raises(RequestError, match="not published"):
-            tokens.recognise(jwt.encode(claims(), EC.private, "ES256", head), time.time())
-    tokens.recognise(EC.token(), time.time())
+            tokens.authenticate(jwt.encode(claims(), EC.private, "ES256", head), time.time())
+    tokens.authenticate(EC.token(), time.time())
     assert len(told) == 2
 
 
 def test_before_the_keys_were_read_nobody_gets_in_and_nobody_is_blamed() -> None:
     with pytest.raises(RequestError) as caught:
-        Tokens(ISSUER, lambda: None, lambda: None).recognise(EC.token(), time.time())
+        JwtVerifier(ISSUER, lambda: None, lambda: None).authenticate(EC.token(), time.time())
     assert (caught.value.status, caught.value.headers) == (503, {"retry-after": "2"})
 
 
 def test_a_remembered_token_is_forgotten_when_it_expires_and_when_its_key_goes() -> None:
     published = [PUBLISHED]
-    tokens = Tokens(ISSUER, lambda: published[0], lambda: None)
+    tokens = JwtVerifier(ISSUER, lambda: published[0], lambda: None)
     token, now = EC.token(), time.time()
-    assert tokens.recognise(token, now) is tokens.recognise(token, now)
+    assert tokens.authenticate(token, now) is tokens.authenticate(token, now)
     # PyJWT judges by the real clock, by which the token is still good: what is checked is that it is asked again.
-    assert tokens.recognise(token, now + 3600) is not None
+    assert tokens.authenticate(token, now + 3600) is not None
     assert len(tokens._remembered) == 1
-    published[0] = public_keys(jwks(RSA), ISSUER.algorithms)
+    published[0] = parse_jwks(jwks(RSA), ISSUER.algorithms)
     with pytest.raises(RequestError, match="not published"):
-        tokens.recognise(token, now)
+        tokens.authenticate(token, now)
 
 
 def test_no_more_tokens_are_remembered_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deployments.auth.jwt_verifier.MAX_REMEMBERED", 3)
+    monkeypatch.setattr("deployments.auth.jwt_verifier.MAX_CACHED_TOKENS", 3)
     tokens = checker()
     for i in range(5):
-        tokens.recognise(EC.token(sub=str(i)), time.time())
+        tokens.authenticate(EC.token(sub=str(i)), time.time())
     assert [grant.subject for grant, _ in tokens._remembered.values()] == ["jwt:2", "jwt:3", "jwt:4"]
-    assert MAX_REMEMBERED > 3
+    assert MAX_CACHED_TOKENS > 3
 
 
 def test_a_jwks_gives_its_usable_signing_keys() -> None:
@@ -173,33 +173,33 @@ def test_a_jwks_gives_its_usable_signing_keys() -> None:
     secret = {"kty": "oct", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0", "kid": "secret", "alg": "HS256"}
     body = json.loads(jwks(EC, RSA, other, encryption, nameless))
     body["keys"] += [secret, {"kty": "new", "kid": "future"}, 7]
-    assert set(public_keys(json.dumps(body).encode(), ISSUER.algorithms)) == {"ec", "rsa", "other"}
-    assert set(public_keys(jwks(EC, RSA), ("RS256",))) == {"rsa"}
+    assert set(parse_jwks(json.dumps(body).encode(), ISSUER.algorithms)) == {"ec", "rsa", "other"}
+    assert set(parse_jwks(jwks(EC, RSA), ("RS256",))) == {"rsa"}
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"keys": []}', b'{"keys": 1}', b"\xff", jwks(RSA)[:-9]])
 def test_a_jwks_without_keys_is_refused(body: bytes) -> None:
     with pytest.raises(DataError, match="RAYLOOP_JWKS_URL"):
-        public_keys(body, ISSUER.algorithms)
+        parse_jwks(body, ISSUER.algorithms)
 
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 def test_a_weak_rsa_key_signs_nothing() -> None:
     weak = SigningKey("weak", "RS256", bits=1024)
-    tokens = Tokens(ISSUER, lambda: public_keys(jwks(weak), ISSUER.algorithms), lambda: None)
+    tokens = JwtVerifier(ISSUER, lambda: parse_jwks(jwks(weak), ISSUER.algorithms), lambda: None)
     with pytest.raises(RequestError, match="1024 bits"):
-        tokens.recognise(weak.token(), time.time())
+        tokens.authenticate(weak.token(), time.time())
 
 
 def test_a_jwks_is_fetched_and_what_is_wrong_with_it_told() -> None:
     with Publisher(EC) as publisher:
-        assert fetch(publisher.url) == publisher.body
+        assert fetch_jwks(publisher.url) == publisher.body
         publisher.status = 404
         with pytest.raises(DataError, match="status 404"):
-            fetch(publisher.url)
+            fetch_jwks(publisher.url)
         publisher.status, publisher.body = 200, b" " * (2 << 20)
         with pytest.raises(DataError, match="longer than"):
-            fetch(publisher.url)
+            fetch_jwks(publisher.url)
         gone = publisher.url
     with pytest.raises(DataError, match=f"no JWKS from {gone}"):
-        fetch(gone)
+        fetch_jwks(gone)

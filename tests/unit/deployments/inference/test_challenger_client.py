@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from cluster.errors import RayloopError
-from deployments.inference.challenger_client import Line, Listener
-from deployments.inference.challenger_protocol import Question, Said
+from deployments.inference.challenger_client import ChallengerClient, ChallengerServer
+from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
 
 HERE, ELSEWHERE = "node-1", "node-2"
-ASKED = Question(b"rows", [1, 2], 7)
+ASKED = ScoreRequest(b"rows", [1, 2], 7)
 
 
-def said(asked: Question) -> list[Said]:
-    return [Said("2", np.full(size, asked.now_us, np.float32), 0.5, None) for size in asked.sizes]
+def said(asked: ScoreRequest) -> list[ScoreResult]:
+    return [ScoreResult("2", np.full(size, asked.now_us, np.float32), 0.5, None) for size in asked.sizes]
 
 
 class Response:
@@ -60,13 +60,15 @@ class Handle:
 
 
 def with_listener(
-    folder: Path, score: Callable[[Question], list[Said]], test: Callable[[Line, Handle, Listener], Awaitable[None]]
+    folder: Path,
+    score: Callable[[ScoreRequest], list[ScoreResult]],
+    test: Callable[[ChallengerClient, Handle, ChallengerServer], Awaitable[None]],
 ) -> None:
     async def run() -> None:
-        listener = Listener(folder, score)
+        listener = ChallengerServer(folder, score)
         await listener.start()
         handle = Handle(HERE, listener.path)
-        line = Line(handle, HERE)
+        line = ChallengerClient(handle, HERE)
         await test(line, handle, listener)
         line.close()
         listener.close()
@@ -74,12 +76,12 @@ def with_listener(
     asyncio.run(asyncio.wait_for(run(), 10.0))
 
 
-def numbers(told: list[Said]) -> list[list[float]]:
+def numbers(told: list[ScoreResult]) -> list[list[float]]:
     return [s.scores.tolist() for s in told if s.scores is not None]
 
 
 def test_one_connection_serves_one_question_after_another(tmp_path: Path) -> None:
-    async def test(line: Line, handle: Handle, listener: Listener) -> None:
+    async def test(line: ChallengerClient, handle: Handle, listener: ChallengerServer) -> None:
         await line.find()
         for at in range(5):
             assert numbers(await line.ask(ASKED._replace(now_us=at))) == [[at], [at, at]]
@@ -90,7 +92,7 @@ def test_one_connection_serves_one_question_after_another(tmp_path: Path) -> Non
 
 
 def test_questions_at_the_same_time_have_connections_of_their_own(tmp_path: Path) -> None:
-    async def test(line: Line, handle: Handle, listener: Listener) -> None:
+    async def test(line: ChallengerClient, handle: Handle, listener: ChallengerServer) -> None:
         told = await asyncio.gather(*(line.ask(ASKED._replace(now_us=at)) for at in range(8)))
         assert [numbers(each) for each in told] == [[[at], [at, at]] for at in range(8)]
         assert handle.found == 8
@@ -99,12 +101,12 @@ def test_questions_at_the_same_time_have_connections_of_their_own(tmp_path: Path
 
 
 def test_what_fails_there_is_raised_here_and_the_line_goes_on(tmp_path: Path) -> None:
-    def score(asked: Question) -> list[Said]:
+    def score(asked: ScoreRequest) -> list[ScoreResult]:
         if asked.now_us == 0:
             raise KeyError("x")
         return said(asked)
 
-    async def test(line: Line, handle: Handle, listener: Listener) -> None:
+    async def test(line: ChallengerClient, handle: Handle, listener: ChallengerServer) -> None:
         with pytest.raises(RayloopError, match="KeyError: 'x'"):
             await line.ask(ASKED._replace(now_us=0))
         assert numbers(await line.ask(ASKED)) == [[7], [7, 7]]
@@ -113,7 +115,7 @@ def test_what_fails_there_is_raised_here_and_the_line_goes_on(tmp_path: Path) ->
 
 
 def test_the_late_answer_to_a_question_that_was_given_up_is_nobodys(tmp_path: Path) -> None:
-    async def test(line: Line, handle: Handle, listener: Listener) -> None:
+    async def test(line: ChallengerClient, handle: Handle, listener: ChallengerServer) -> None:
         await line.find()
         given_up = asyncio.ensure_future(line.ask(ASKED._replace(now_us=1)))
         await asyncio.sleep(0)
@@ -127,7 +129,7 @@ def test_the_late_answer_to_a_question_that_was_given_up_is_nobodys(tmp_path: Pa
 
 
 def test_a_replica_that_is_gone_costs_one_question_and_another_is_found(tmp_path: Path) -> None:
-    async def test(line: Line, handle: Handle, first: Listener) -> None:
+    async def test(line: ChallengerClient, handle: Handle, first: ChallengerServer) -> None:
         dead = await asyncio.start_unix_server(lambda reader, writer: writer.close(), tmp_path / "dead.sock")
         alive, handle.path = handle.path, tmp_path / "dead.sock"
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
@@ -140,7 +142,7 @@ def test_a_replica_that_is_gone_costs_one_question_and_another_is_found(tmp_path
 
 
 def test_a_replica_that_goes_between_two_questions_costs_none(tmp_path: Path) -> None:
-    async def test(line: Line, handle: Handle, listener: Listener) -> None:
+    async def test(line: ChallengerClient, handle: Handle, listener: ChallengerServer) -> None:
         gone = asyncio.Event()
 
         def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -163,7 +165,7 @@ def test_a_replica_that_goes_between_two_questions_costs_none(tmp_path: Path) ->
 def test_a_replica_on_another_machine_is_asked_over_serve() -> None:
     async def test() -> None:
         handle = Handle(ELSEWHERE, Path("/nowhere"), said(ASKED))
-        assert numbers(await Line(handle, HERE).ask(ASKED)) == [[7], [7, 7]]
+        assert numbers(await ChallengerClient(handle, HERE).ask(ASKED)) == [[7], [7, 7]]
         assert len(handle.responses) == 1
 
     asyncio.run(test())
@@ -173,19 +175,19 @@ def test_a_question_over_serve_that_is_given_up_is_cancelled_there() -> None:
     async def test() -> None:
         handle = Handle(ELSEWHERE, Path("/nowhere"))
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(Line(handle, HERE).ask(ASKED), 0.01)
+            await asyncio.wait_for(ChallengerClient(handle, HERE).ask(ASKED), 0.01)
         assert handle.responses[0].cancelled
 
         handle.address = handle.score
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(Line(handle, HERE).find(), 0.01)
+            await asyncio.wait_for(ChallengerClient(handle, HERE).find(), 0.01)
         assert handle.responses[1].cancelled
 
     asyncio.run(test())
 
 
 def test_a_closed_line_keeps_nothing(tmp_path: Path) -> None:
-    async def test(line: Line, handle: Handle, listener: Listener) -> None:
+    async def test(line: ChallengerClient, handle: Handle, listener: ChallengerServer) -> None:
         await line.find()
         under_way = asyncio.ensure_future(line.ask(ASKED))
         await asyncio.sleep(0)
@@ -198,5 +200,5 @@ def test_a_closed_line_keeps_nothing(tmp_path: Path) -> None:
 
 
 def test_only_this_user_may_enter_the_folder_of_sockets(tmp_path: Path) -> None:
-    listener = Listener(tmp_path / "sockets", said)
+    listener = ChallengerServer(tmp_path / "sockets", said)
     assert listener.path.parent.stat().st_mode & 0o777 == 0o700

@@ -7,19 +7,19 @@ from hypothesis.extra import numpy as arrays
 from cluster.errors import RayloopError
 from deployments.inference.challenger_protocol import (
     LENGTH,
-    Question,
-    Said,
-    answer,
-    question,
-    read_answer,
-    read_question,
-    refusal,
+    ScoreRequest,
+    ScoreResult,
+    decode_request,
+    decode_results,
+    encode_error,
+    encode_request,
+    encode_results,
 )
 
 scores = st.none() | arrays.arrays(
     np.float32, arrays.array_shapes(min_dims=1, max_dims=2, max_side=5), elements=st.floats(0, 1, width=32)
 )
-said = st.builds(Said, st.text(), scores, st.none() | st.floats(0, 1e6), st.none() | st.text())
+said = st.builds(ScoreResult, st.text(), scores, st.none() | st.floats(0, 1e6), st.none() | st.text())
 
 
 def body(message: bytes) -> bytes:
@@ -30,13 +30,13 @@ def body(message: bytes) -> bytes:
 
 @given(st.binary(), st.lists(st.integers(0, 4096)), st.integers(-(2**62), 2**62))
 def test_a_question_arrives_as_it_was_asked(rows: bytes, sizes: list[int], now_us: int) -> None:
-    asked = Question(rows, sizes, now_us)
-    assert read_question(body(question(asked))) == asked
+    asked = ScoreRequest(rows, sizes, now_us)
+    assert decode_request(body(encode_request(asked))) == asked
 
 
 @given(st.lists(said))
-def test_an_answer_arrives_as_it_was_given(told: list[Said]) -> None:
-    read = read_answer(body(answer(told)))
+def test_an_answer_arrives_as_it_was_given(told: list[ScoreResult]) -> None:
+    read = decode_results(body(encode_results(told)))
     assert [(s.version, s.latency_ms, s.error) for s in read] == [(s.version, s.latency_ms, s.error) for s in told]
     for got, given_ in zip(read, told, strict=True):
         if given_.scores is None:
@@ -48,4 +48,4 @@ def test_an_answer_arrives_as_it_was_given(told: list[Said]) -> None:
 
 def test_a_refusal_is_raised_where_it_is_read() -> None:
     with pytest.raises(RayloopError, match="KeyError: 'x'"):
-        read_answer(body(refusal("KeyError: 'x'")))
+        decode_results(body(encode_error("KeyError: 'x'")))

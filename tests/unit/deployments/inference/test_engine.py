@@ -10,18 +10,18 @@ import pytest
 
 from deployments.analysis.evidence_collector import RolloutLog
 from deployments.analysis.sample_ratio import log_e_split
-from deployments.inference.challenger_protocol import Question, Said
-from deployments.inference.dispatch import Live
-from deployments.inference.engine import MAX_SHADOWED_REQUESTS, Engine
-from deployments.inference.predictor import Scored
-from deployments.protocol.request_rows import Rows
-from deployments.serve_schema import Trial
+from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
+from deployments.inference.dispatch import ServingState
+from deployments.inference.engine import MAX_SHADOW_REQUESTS, Engine
+from deployments.inference.predictor import ScoredBatch
+from deployments.protocol.request_rows import RequestRows
+from deployments.serve_schema import RolloutTrial
 from deployments.telemetry.prediction_log import Answer, predictions
 from tests.factories.deployments.bundles import BINARY
 from tests.unit.deployments.analysis.test_evidence_collector import frame
 from tests.unit.deployments.test_forced import live
 
-ONE = Rows(1, ([0.5],), ("distance",))
+ONE = RequestRows(1, ([0.5],), ("distance",))
 REQUESTS = 4000
 
 
@@ -36,20 +36,20 @@ class Champion:
         class features:  # noqa: N801
             columns = ()
 
-    def score(self, requests: list[Rows], now_us: int) -> list[Scored]:
+    def score(self, requests: list[RequestRows], now_us: int) -> list[ScoredBatch]:
         count = len(requests)
-        return [Scored((1,) * count, frame(count), np.full(count, 0.5, np.float32), 1.0)]
+        return [ScoredBatch((1,) * count, frame(count), np.full(count, 0.5, np.float32), 1.0)]
 
-    def table(self, requests: list[Rows]) -> Any:
+    def table(self, requests: list[RequestRows]) -> Any:
         return frame(len(requests))
 
 
 class Slow:
     """A challenger that is slower than requests come."""
 
-    async def ask(self, asked: Question) -> list[Said]:
+    async def ask(self, asked: ScoreRequest) -> list[ScoreResult]:
         await asyncio.sleep(0.01)
-        return [Said("2", np.full(1, 0.5, np.float32), 1.0, None) for _ in asked.sizes]
+        return [ScoreResult("2", np.full(1, 0.5, np.float32), 1.0, None) for _ in asked.sizes]
 
 
 class Telemetry:
@@ -66,10 +66,10 @@ class Telemetry:
         self.dropped += 1
 
 
-def shadowed(share: float) -> Live:
+def shadowed(share: float) -> ServingState:
     plain = live("2", share=share)
     assert plain.config.trial is not None
-    trial: Trial = plain.config.trial.model_copy(update={"shadow": True, "timeout_s": 60.0})
+    trial: RolloutTrial = plain.config.trial.model_copy(update={"shadow": True, "timeout_s": 60.0})
     config = plain.config.model_copy(update={"trial": trial})
     return plain._replace(config=config, champion=cast(Any, Champion()), challengers={"2": cast(Any, Slow())})
 
@@ -94,6 +94,6 @@ def test_copies_that_are_not_taken_leave_the_split_as_it_is(share: float) -> Non
         log.add_predictions(predictions([one], "b"))
     evidence = log.evidence(BINARY)["2"]
     assert telemetry.dropped > REQUESTS * share / 10
-    assert evidence.total.challenger.requests >= MAX_SHADOWED_REQUESTS
+    assert evidence.total.challenger.requests >= MAX_SHADOW_REQUESTS
     assert log_e_split(evidence, (share,)) < np.log(1.0 / 0.05)
     assert sum(len(one.requests) for one in telemetry.answers) == REQUESTS

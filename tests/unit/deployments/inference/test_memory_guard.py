@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from deployments.inference.memory_guard import GrowthWatch, used_mib
+from deployments.inference.memory_guard import MemoryGuard, private_memory_mib
 
 DEADLINE_S = 30.0
 
@@ -26,8 +26,8 @@ class Process:
         return self._now
 
 
-def watched(process: Process, most: float) -> GrowthWatch:
-    return GrowthWatch(most, process.told.append, process.ended.put, process.used)
+def watched(process: Process, most: float) -> MemoryGuard:
+    return MemoryGuard(most, process.told.append, process.ended.put, process.used)
 
 
 def test_growth_is_told_as_it_rises_and_ends_the_process_once() -> None:
@@ -49,7 +49,7 @@ def test_a_process_that_stays_within_its_limit_lives() -> None:
 
 
 def test_what_a_process_holds_shows() -> None:
-    before = used_mib()
+    before = private_memory_mib()
     held = np.ones(64 * 1024**2, np.uint8)
-    assert 60.0 < used_mib() - before < 80.0
+    assert 60.0 < private_memory_mib() - before < 80.0
     assert held[-1] == 1

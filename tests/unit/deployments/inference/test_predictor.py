@@ -15,7 +15,7 @@ from cluster.settings import Settings
 from cluster.values import ModelVersion
 from deployments.inference.predictor import Scorer
 from deployments.protocol.arrow_columns import TIMESTAMP
-from deployments.protocol.request_rows import Rows
+from deployments.protocol.request_rows import RequestRows
 from tests.factories.deployments.bundles import Slope, write_bundle
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -41,10 +41,10 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     return Scorer(version, Settings(home=folder))
 
 
-def request(*distances: float, departs: datetime | None = NOON) -> Rows:
+def request(*distances: float, departs: datetime | None = NOON) -> RequestRows:
     count = len(distances)
     values = (list(distances), ["AA"] * count, pa.array([departs] * count, TIMESTAMP))
-    return Rows(count, values, ("distance", "carrier", "departs"))
+    return RequestRows(count, values, ("distance", "carrier", "departs"))
 
 
 def test_each_request_gets_its_own_rows(scorer: Scorer) -> None:
@@ -72,7 +72,7 @@ def test_rows_that_came_in_a_table_score_the_same(scorer: Scorer) -> None:
         (request(1.0, departs=datetime(1, 1, 1, tzinfo=UTC)), "row 0: as_of lies outside of the years 1 to 9999"),
     ],
 )
-def test_a_bad_request_fails_alone(scorer: Scorer, bad: Rows, message: str) -> None:
+def test_a_bad_request_fails_alone(scorer: Scorer, bad: RequestRows, message: str) -> None:
     first, middle, last = scorer.score([request(1.0), bad, request(2.0)], 0)
     assert isinstance(middle.failure, RequestError)
     assert message in str(middle.failure)

@@ -11,20 +11,22 @@ import uvicorn
 from uvicorn.protocols.http import auto
 
 from cluster.errors import RequestError
-from deployments.http_messages import Call, Reply, error_reply
+from deployments.http_messages import HttpRequest, HttpResponse, error_response
 from deployments.ingress import uvicorn_protocol
-from deployments.ingress.uvicorn_protocol import Door, install
+from deployments.ingress.uvicorn_protocol import IngressRoute, install_route
 
 LIMIT = 1000
 DEADLINE_S = 20.0
 
 
-async def echo(call: Call) -> Reply:
+async def echo(call: HttpRequest) -> HttpResponse:
     try:
-        body = await call.body(LIMIT)
+        body = await call.read_body(LIMIT)
     except RequestError as error:
-        return error_reply(error)
-    return Reply(f"{call.method} {call.path} ".encode() + body, headers={"x-own": "1"}, content_type="text/plain")
+        return error_response(error)
+    return HttpResponse(
+        f"{call.method} {call.path} ".encode() + body, headers={"x-own": "1"}, content_type="text/plain"
+    )
 
 
 async def serve_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -34,10 +36,10 @@ async def serve_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(
-    handle: Callable[[Call], Awaitable[Reply]] = echo, most: int = 8, within_s: float = DEADLINE_S
+    handle: Callable[[HttpRequest], Awaitable[HttpResponse]] = echo, most: int = 8, within_s: float = DEADLINE_S
 ) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     before = auto.AutoHTTPProtocol
-    install(Door(handle, b"/v2/models/", lambda: LIMIT, most, 1, within_s))
+    install_route(IngressRoute(handle, b"/v2/models/", lambda: LIMIT, most, 1, within_s))
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     config = uvicorn.Config(serve_app, lifespan="off", log_config=None, access_log=False)
@@ -137,11 +139,11 @@ def test_a_connection_serves_one_request_after_another() -> None:
 
 @pytest.mark.parametrize("cut", [1, 7, 40, 100])
 def test_pipelined_requests_are_answered_in_order_however_they_arrive(cut: int) -> None:
-    async def slower_first(call: Call) -> Reply:
-        body = await call.body(LIMIT)
+    async def slower_first(call: HttpRequest) -> HttpResponse:
+        body = await call.read_body(LIMIT)
         for _ in range(10 - int(body)):
             await asyncio.sleep(0)
-        return Reply(body)
+        return HttpResponse(body)
 
     stream = b"".join(request("/-/healthz") if i == 4 else request("/v2/models/a", str(i).encode()) for i in range(8))
 
@@ -209,12 +211,12 @@ def test_what_is_no_http_gets_400() -> None:
 def test_more_requests_than_there_is_room_for_are_told_to_come_back() -> None:
     go, full, under_way = asyncio.Event(), asyncio.Event(), []
 
-    async def waits(call: Call) -> Reply:
+    async def waits(call: HttpRequest) -> HttpResponse:
         under_way.append(call)
         if len(under_way) == 2:
             full.set()
         await go.wait()
-        return Reply(b"late")
+        return HttpResponse(b"late")
 
     async def run() -> None:
         async with serving(waits, most=2) as (_, port):
@@ -232,9 +234,9 @@ def test_more_requests_than_there_is_room_for_are_told_to_come_back() -> None:
 def test_a_request_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uvicorn_protocol, "_WATCH_EVERY_S", 0.02)
 
-    async def forever(call: Call) -> Reply:
+    async def forever(call: HttpRequest) -> HttpResponse:
         if call.path.endswith("/quick"):
-            return Reply(b"quick")
+            return HttpResponse(b"quick")
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -247,10 +249,10 @@ def test_a_request_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_handler_that_raises_costs_its_connection_and_nothing_else() -> None:
-    async def breaks(call: Call) -> Reply:
+    async def breaks(call: HttpRequest) -> HttpResponse:
         if call.path.endswith("/bad"):
             raise RuntimeError("no")
-        return Reply(b"good")
+        return HttpResponse(b"good")
 
     async def run() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
@@ -266,10 +268,10 @@ def test_a_handler_that_raises_costs_its_connection_and_nothing_else() -> None:
 def test_a_server_that_stops_answers_what_is_under_way() -> None:
     asked, go = asyncio.Event(), asyncio.Event()
 
-    async def waits(call: Call) -> Reply:
+    async def waits(call: HttpRequest) -> HttpResponse:
         asked.set()
         await go.wait()
-        return Reply(b"done")
+        return HttpResponse(b"done")
 
     async def run() -> None:
         async with serving(waits) as (server, port):

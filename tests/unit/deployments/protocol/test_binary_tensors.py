@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from cluster.errors import RequestError
 from deployments.protocol import binary_tensors
-from deployments.protocol.open_inference import Form, infer_answer
-from deployments.protocol.request_rows import Assembler
+from deployments.protocol.open_inference import InferRequestParser, encode_infer_response
+from deployments.protocol.request_rows import RowAssembler
 from tests.factories.deployments.bundles import BINARY, FEATURES, IMAGES, MULTICLASS
 
 MAX_ROWS = 2000
-FORM = Form(FEATURES, BINARY, MAX_ROWS)
+FORM = InferRequestParser(FEATURES, BINARY, MAX_ROWS)
 
 texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1, max_size=50)
 
@@ -39,18 +39,21 @@ def trip(distances: np.ndarray, carriers: list[str], times: np.ndarray) -> list[
     rows = len(carriers)
     return [
         ("distance", "FP64", [rows], distances.astype("<f8").tobytes()),
-        ("carrier", "BYTES", [rows], binary_tensors.encode(carriers)),
+        ("carrier", "BYTES", [rows], binary_tensors.encode_tensor(carriers)),
         ("departs", "INT64", [rows], times.astype("<i8").tobytes()),
     ]
 
 
 def parsed(tensors: list[tuple[str, str, list[int], bytes]]) -> pa.Table:
-    return Assembler(FEATURES).table([FORM.read(*request(tensors), "id").rows])
+    return RowAssembler(FEATURES).table([FORM.read(*request(tensors), "id").rows])
 
 
 @given(texts)
 def test_texts_come_through(values: list[str]) -> None:
-    assert binary_tensors.decode(memoryview(binary_tensors.encode(values)), "BYTES", "x").to_pylist() == values
+    assert (
+        binary_tensors.decode_tensor(memoryview(binary_tensors.encode_tensor(values)), "BYTES", "x").to_pylist()
+        == values
+    )
 
 
 @given(texts, st.integers(0, 2**32))
@@ -67,7 +70,7 @@ def test_binary_and_json_requests_are_the_same_rows(carriers: list[str], seed: i
             )
         ]
     }
-    from_json = Assembler(FEATURES).table([FORM.parse(body, "id").rows])
+    from_json = RowAssembler(FEATURES).table([FORM.parse(body, "id").rows])
     assert parsed(trip(distances, carriers, times)).equals(from_json)
 
 
@@ -90,7 +93,7 @@ def test_each_number_type(datatype: str) -> None:
 def test_image_tensors() -> None:
     images = np.arange(12, dtype="<f4").reshape(2, 2, 3)
     body, header = request([("pixels", "FP32", [2, 2, 3], images.tobytes())])
-    table = Assembler(IMAGES).table([Form(IMAGES, MULTICLASS, 10).read(body, header, "id").rows])
+    table = RowAssembler(IMAGES).table([InferRequestParser(IMAGES, MULTICLASS, 10).read(body, header, "id").rows])
     np.testing.assert_array_equal(np.array(table.column("pixels").to_pylist()), images.reshape(2, 6))
 
 
@@ -98,7 +101,7 @@ def test_image_tensors() -> None:
 @given(data=st.binary(max_size=64))
 def test_any_bytes_are_decoded_or_refused(datatype: object, data: bytes) -> None:
     with suppress(RequestError):
-        assert len(binary_tensors.decode(memoryview(data), datatype, "x")) <= len(data)
+        assert len(binary_tensors.decode_tensor(memoryview(data), datatype, "x")) <= len(data)
 
 
 @given(st.binary(max_size=200), st.none() | st.text(max_size=4))
@@ -125,17 +128,17 @@ def test_sizes_that_do_not_fit_are_named(change, field: str) -> None:
 def test_outputs_in_binary_when_asked() -> None:
     scores = np.array([[0.1, 0.7, 0.2], [0.8, 0.1, 0.1]], np.float32)
     images = np.zeros((2, 2, 3), "<f4")
-    form = Form(IMAGES, MULTICLASS, 10)
+    form = InferRequestParser(IMAGES, MULTICLASS, 10)
     body, header = request(
         [("pixels", "FP32", [2, 2, 3], images.tobytes())],
         outputs=[{"name": "label"}, {"name": "probabilities", "parameters": {"binary_data": True}}],
     )
-    content = infer_answer(form.read(body, header, "id"), "trees", "7", "champion", MULTICLASS, scores)
+    content = encode_infer_response(form.read(body, header, "id"), "trees", "7", "champion", MULTICLASS, scores)
     assert content.header_length is not None
     head = json.loads(content.body[: content.header_length])
     assert [output.get("data") for output in head["outputs"]] == [None, ["birch", "ash"]]
     assert content.body[content.header_length :] == scores.tobytes()
     body, header = request([("pixels", "FP32", [2, 2, 3], images.tobytes())], parameters={"binary_data_output": True})
-    content = infer_answer(form.read(body, header, "id"), "trees", "7", "champion", MULTICLASS, scores)
+    content = encode_infer_response(form.read(body, header, "id"), "trees", "7", "champion", MULTICLASS, scores)
     labels = struct.pack("<I", 5) + b"birch" + struct.pack("<I", 3) + b"ash"
     assert content.body.endswith(scores.tobytes() + labels)

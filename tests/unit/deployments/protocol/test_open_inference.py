@@ -15,9 +15,16 @@ from cluster.errors import RequestError
 from cluster.values import Task
 from deployments.protocol.arrow_columns import MAX_NUMBER
 from deployments.protocol.feedback import parse_feedback
-from deployments.protocol.mlflow_invocations import invocation_answer, parse_invocation
-from deployments.protocol.open_inference import Form, InferRequest, infer_answer, metadata, outputs, parse_body
-from deployments.protocol.request_rows import Assembler
+from deployments.protocol.mlflow_invocations import encode_invocation_response, parse_invocation
+from deployments.protocol.open_inference import (
+    InferRequest,
+    InferRequestParser,
+    describe_model,
+    encode_infer_response,
+    output_tensors,
+    parse_json_object,
+)
+from deployments.protocol.request_rows import RowAssembler
 from tests.factories.deployments.bundles import BINARY, CLASSES, FEATURES, IMAGES, MULTICLASS
 from tests.factories.deployments.traffic import infer_body
 
@@ -36,11 +43,11 @@ anything = st.recursive(
 
 def parse(body: dict, features=FEATURES, task: Task = BINARY) -> pa.Table:
     """The typed rows that a request asks about."""
-    return Assembler(features).table([request_of(body, features, task).rows])
+    return RowAssembler(features).table([request_of(body, features, task).rows])
 
 
 def request_of(body: dict, features=FEATURES, task: Task = BINARY) -> InferRequest:
-    return Form(features, task, MAX_ROWS).parse(body, "default")
+    return InferRequestParser(features, task, MAX_ROWS).parse(body, "default")
 
 
 def refused(body: dict, features=FEATURES, task: Task = BINARY) -> RequestError:
@@ -164,12 +171,12 @@ def test_any_value_in_any_place_is_parsed_or_refused(value: object, index: int, 
 @given(anything, st.sampled_from(["dataframe_split", "dataframe_records", "instances", "inputs"]))
 def test_any_invocation_is_parsed_or_refused(value: object, shape: str) -> None:
     with pytest.raises(RequestError):
-        Assembler(FEATURES).table([parse_invocation({shape: value}, FEATURES, MAX_ROWS)])
+        RowAssembler(FEATURES).table([parse_invocation({shape: value}, FEATURES, MAX_ROWS)])
 
 
 @given(st.binary(max_size=50))
 def test_any_body_is_parsed_or_refused(body: bytes) -> None:
-    assert parsed_or_refused(lambda: parse_body(body))
+    assert parsed_or_refused(lambda: parse_json_object(body))
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -192,15 +199,15 @@ def test_requested_outputs_are_the_ones_given() -> None:
     body = {"inputs": [{"name": "pixels", "shape": [1, 2, 3], "datatype": "FP32", "data": [1, 2, 3, 4, 5, 6]}]}
     scores = np.array([[0.1, 0.7, 0.2]], np.float32)
     request = request_of(body | {"outputs": [{"name": "label"}]}, IMAGES, MULTICLASS)
-    answer = json.loads(infer_answer(request, "trees", "7", "challenger", MULTICLASS, scores).body)
+    answer = json.loads(encode_infer_response(request, "trees", "7", "challenger", MULTICLASS, scores).body)
     assert answer["outputs"] == [{"name": "label", "datatype": "BYTES", "shape": [1], "data": ["birch"]}]
     assert answer["parameters"] == {"variant": "challenger"}
     assert refused(body | {"outputs": [{"name": "score"}]}, IMAGES, MULTICLASS).field == "outputs[0].name"
 
 
 def test_metadata_matches_what_is_answered() -> None:
-    told = metadata("trees", ["7"], IMAGES, MULTICLASS)
-    made = outputs(MULTICLASS, np.zeros((5, 3), np.float32))
+    told = describe_model("trees", ["7"], IMAGES, MULTICLASS)
+    made = output_tensors(MULTICLASS, np.zeros((5, 3), np.float32))
     assert told["inputs"] == [{"name": "pixels", "datatype": "FP32", "shape": [-1, 2, 3]}]
     assert [(o["name"], o["datatype"], o["shape"][1:]) for o in told["outputs"]] == [
         (o.name, o.datatype, o.shape[1:]) for o in made
@@ -208,8 +215,8 @@ def test_metadata_matches_what_is_answered() -> None:
 
 
 def test_invocations_answer_by_task() -> None:
-    assert json.loads(invocation_answer("3", BINARY, np.array([0.5], np.float32)))["predictions"] == [0.5]
-    answer = json.loads(invocation_answer("3", MULTICLASS, np.array([[0.25, 0.5, 0.25]], np.float32)))
+    assert json.loads(encode_invocation_response("3", BINARY, np.array([0.5], np.float32)))["predictions"] == [0.5]
+    answer = json.loads(encode_invocation_response("3", MULTICLASS, np.array([[0.25, 0.5, 0.25]], np.float32)))
     assert answer["predictions"] == [{"label": "birch", "probabilities": [0.25, 0.5, 0.25]}]
 
 
@@ -231,7 +238,7 @@ def test_an_invocation_that_does_not_fit_is_told_what_is_wrong(body: dict[str, o
 def test_invocation_with_one_column_takes_bare_values() -> None:
     images = [[[1, 2, 3], [4, 5, 6]]]
     for shape in ("instances", "inputs"):
-        table = Assembler(IMAGES).table([parse_invocation({shape: images}, IMAGES, MAX_ROWS)])
+        table = RowAssembler(IMAGES).table([parse_invocation({shape: images}, IMAGES, MAX_ROWS)])
         assert table.column("pixels").to_pylist() == [[1, 2, 3, 4, 5, 6]]
 
 

@@ -15,20 +15,20 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from cluster.errors import RequestError
 from cluster.values import Task
-from deployments.http_messages import error_reply
+from deployments.http_messages import error_response
 from deployments.protocol.feedback import parse_feedback
-from deployments.protocol.mlflow_invocations import invocation_answer, parse_invocation
-from deployments.protocol.open_inference import Form, infer_answer, metadata
-from deployments.protocol.openapi import document
-from deployments.protocol.request_rows import Assembler
-from deployments.serve_schema import Limits
+from deployments.protocol.mlflow_invocations import encode_invocation_response, parse_invocation
+from deployments.protocol.open_inference import InferRequestParser, describe_model, encode_infer_response
+from deployments.protocol.openapi import build_openapi
+from deployments.protocol.request_rows import RowAssembler
+from deployments.serve_schema import RequestLimits
 from features.definitions import Column, FeatureSet
 from tests.factories.deployments.bundles import BINARY, FEATURES, IMAGES, MULTICLASS
 
 REGRESSION = Task(kind="regression", label="units")
 LONE = FeatureSet(name="lone", request=(Column(name="text", kind="category"),))
 MODELS = {"trips": (FEATURES, BINARY), "trees": (IMAGES, MULTICLASS), "lone": (LONE, REGRESSION)}
-LIMITS = Limits(rows=8)
+LIMITS = RequestLimits(rows=8)
 SCALARS = st.sampled_from(
     [None, True, False, 0, 1, -1, 1.5, 1e300, 10**30, "", "a", "2024-05-01", "2024-05-01T10:00:00Z"]
 )
@@ -41,7 +41,7 @@ SCORES = {"binary": np.array([0.5, 0.25]), "regression": np.array([12.0, -3.0]),
 def described(model: str, *, access: bool = True) -> dict[str, Any]:
     features, task = MODELS[model]
     # As it is sent: what is no JSON would not come through.
-    return json.loads(json.dumps(document(features, task, model, "7", LIMITS, access=access), allow_nan=False))
+    return json.loads(json.dumps(build_openapi(features, task, model, "7", LIMITS, access=access), allow_nan=False))
 
 
 DOCUMENTS = {model: described(model) for model in MODELS}
@@ -64,10 +64,10 @@ def parse(model: str, path: str, body: Any) -> Any:
     if path == "/feedback":
         return parse_feedback(body, task, LIMITS.rows)
     if path == "/infer":
-        rows = Form(features, task, LIMITS.rows).parse(body, "default").rows
+        rows = InferRequestParser(features, task, LIMITS.rows).parse(body, "default").rows
     else:
         rows = parse_invocation(body, features, LIMITS.rows)
-    return Assembler(features).table([rows])
+    return RowAssembler(features).table([rows])
 
 
 PATHS = {"/infer": "InferRequest", "/invocations": "InvocationRequest", "/feedback": "FeedbackRequest"}
@@ -178,13 +178,13 @@ def test_a_model_with_one_input_takes_bare_values() -> None:
 def test_answers_are_as_described(model: str) -> None:
     features, task = MODELS[model]
     scores = SCORES[task.kind].astype(np.float32)
-    request = Form(features, task, LIMITS.rows).parse(examples(model, "/infer")["row"], "default")
-    answer = json.loads(infer_answer(request, model, "7", "champion", task, scores).body)
+    request = InferRequestParser(features, task, LIMITS.rows).parse(examples(model, "/infer")["row"], "default")
+    answer = json.loads(encode_infer_response(request, model, "7", "champion", task, scores).body)
     schema(model, "InferResponse").validate(answer)
     assert not schema(model, "InferResponse").is_valid(answer | {"outputs": [{"name": "other"}]})
-    schema(model, "InvocationResponse").validate(json.loads(invocation_answer("7", task, scores)))
-    schema(model, "Metadata").validate(metadata(model, ["7"], features, task))
-    error = error_reply(RequestError("no", field="body", status=413))
+    schema(model, "InvocationResponse").validate(json.loads(encode_invocation_response("7", task, scores)))
+    schema(model, "Metadata").validate(describe_model(model, ["7"], features, task))
+    error = error_response(RequestError("no", field="body", status=413))
     schema(model, "Error").validate(json.loads(error.body))
 
 
@@ -200,7 +200,7 @@ def test_with_access_on_each_path_but_ready_asks_for_a_credential() -> None:
 
 def test_large_tensors_have_no_example() -> None:
     large = FeatureSet(name="large", request=(Column(name="pixels", kind="tensor", shape=(64, 64)),))
-    made = document(large, MULTICLASS, "large", "1", LIMITS, access=False)
+    made = build_openapi(large, MULTICLASS, "large", "1", LIMITS, access=False)
     validate(made, cls=OpenAPIV31SpecValidator)
     assert "examples" not in json.dumps(made["paths"]["/v2/models/large/infer"])
     assert len(json.dumps(made)) < 30_000

@@ -16,7 +16,7 @@ from deployments.analysis.quality_test import difference_limits
 from deployments.analysis.sample_ratio import log_e_split, shares_possible
 from deployments.analysis.sequential_tests import log_e_above
 from deployments.analysis.verdict import Verdict, judge
-from deployments.inference.traffic_split import assign
+from deployments.inference.traffic_split import find_slice
 from deployments.rollout.multi_challenger import rule, verdicts_on
 from deployments.rollout.state_machine import Command, RolloutState, advance, begin, command, entry, replay
 from deployments.rollout_policy import RolloutPolicy
@@ -215,7 +215,7 @@ def test_the_journal_replays_to_the_same_state_and_no_slice_ever_shrinks(
 
 
 def _who(state: RolloutState, key: str) -> str | None:
-    index = assign(state.id, key, state.share, state.starts)
+    index = find_slice(state.id, key, state.share, state.starts)
     return None if index is None else state.challengers[index]
 
 

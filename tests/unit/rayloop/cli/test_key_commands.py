@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cluster.errors import RayloopError, RequestError
 from cluster.settings import Settings, load_settings
-from deployments.auth.credentials import presented, recognise
+from deployments.auth.credentials import authenticate, extract_credential
 from deployments.auth.key_store import KeyStore
 from rayloop.cli.app import app
 from rayloop.simulation.api_key import own_key
@@ -61,7 +61,7 @@ def test_a_new_key_is_alone_on_standard_output_and_counts() -> None:
     [text] = done.stdout.splitlines()
     keys = KeyStore(load_settings().access_uri).read()
     [key] = keys.values()
-    assert recognise(text, keys, now) == key.grant
+    assert authenticate(text, keys, now) == key.grant
     assert (key.name, key.models, key.scopes, key.rate) == ("shop", ("trips", "flights"), ("infer",), "3/minute")
     assert key.expires_at == pytest.approx(now + 2 * DAY_S, abs=60)
     assert text not in done.stderr
@@ -109,14 +109,14 @@ def test_a_key_names_its_models() -> None:
 
 
 def test_the_loop_s_own_key_counts_for_as_long_as_it_is_needed(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr("deployments.auth.authenticator.COUNTS_WITHIN_S", 0.0)
+    monkeypatch.setattr("deployments.auth.authenticator.KEY_EFFECTIVE_WITHIN_S", 0.0)
     settings = Settings(home=home, access=True)
     store = KeyStore(settings.access_uri)
     with own_key(settings, "trips", "rehearsal") as headers:
-        credential = presented([(b"authorization", headers["authorization"].encode())])
-        assert recognise(credential, store.read(), time.time()).models == {"trips"}
+        credential = extract_credential([(b"authorization", headers["authorization"].encode())])
+        assert authenticate(credential, store.read(), time.time()).models == {"trips"}
     with pytest.raises(RequestError, match="revoked"):
-        recognise(credential, store.read(), time.time())
+        authenticate(credential, store.read(), time.time())
 
 
 def test_where_access_is_open_the_loop_makes_no_key(home: Path) -> None:
