@@ -9,8 +9,8 @@ import polars as pl
 import pyarrow as pa
 
 from cluster.signing import SIGNATURE, signature
-from deployments.auth.credentials import ID_BYTES, SECRET_BYTES, digest, spell
-from deployments.inference.traffic_split import assign, position, start
+from deployments.auth.credentials import ID_BYTES, SECRET_BYTES, format_key, hash_key
+from deployments.inference.traffic_split import find_slice, hash_position, slice_start
 from deployments.telemetry.prediction_log import batch_id, replica_of, row_ids
 from features.builders import derive, rolling
 from features.definitions import FeatureSet
@@ -81,16 +81,16 @@ def test_parts_by_hash_and_by_time_stay() -> None:
 
 def _assigned(salt: str, share: float, starts: tuple[float, ...]) -> str:
     """A character for each key: the number of its challenger, or - for the champion."""
-    found = [assign(salt, key, share, starts) for key in KEYS]
+    found = [find_slice(salt, key, share, starts) for key in KEYS]
     return "".join("-" if index is None else str(index) for index in found)
 
 
 def test_which_keys_a_challenger_gets_stays() -> None:
-    starts = tuple(start(i, 3) for i in range(3))
+    starts = tuple(slice_start(i, 3) for i in range(3))
     golden(
         "traffic_split",
         {
-            "positions": [position("rollout", key) for key in KEYS[:10]],
+            "positions": [hash_position("rollout", key) for key in KEYS[:10]],
             "one": _assigned("rollout", 0.25, (0.0,)),
             "three": _assigned("other", 0.2, starts),
         },
@@ -98,7 +98,7 @@ def test_which_keys_a_challenger_gets_stays() -> None:
 
 
 def test_ids_of_rows_batches_keys_and_entities_stay() -> None:
-    id, text = spell(bytes(range(ID_BYTES)), bytes(range(SECRET_BYTES)))
+    id, text = format_key(bytes(range(ID_BYTES)), bytes(range(SECRET_BYTES)))
     names = Pseudonyms(b"k" * 32)
     entity = {"passenger": "anna", "carrier": "AA"}
     assert replica_of(batch_id("replica", 7)) == "replica"
@@ -107,7 +107,7 @@ def test_ids_of_rows_batches_keys_and_entities_stay() -> None:
         {
             "batch": batch_id("replica", 7),
             "rows": row_ids(["a", "b"], [1, 2]).to_pylist(),
-            "key": [id, text, digest(text).hex()],
+            "key": [id, text, hash_key(text).hex()],
             "signature": {SIGNATURE: signature("secret", b"body")},
             "token": names.token("anna"),
             "forgotten": [entity_digest(entity, None), entity_digest(entity, names)],

@@ -24,22 +24,22 @@ from uvicorn.protocols.http import auto
 
 from cluster.values import ModelVersion, Task
 from deployments.auth.key_store import KeyStore
-from deployments.http_messages import Call, Reply
+from deployments.http_messages import HttpRequest, HttpResponse
 from deployments.inference import engine
 from deployments.ingress.model_app import ModelServer
-from deployments.ingress.root_app import Front
-from deployments.ingress.uvicorn_protocol import Door, install
-from deployments.protocol.binary_tensors import HEADER_LENGTH
+from deployments.ingress.root_app import RootApp
+from deployments.ingress.uvicorn_protocol import IngressRoute, install_route
+from deployments.protocol.binary_tensors import JSON_LENGTH_HEADER
 from deployments.protocol.inference_pb import MESSAGES, METHODS, SERVICE
-from deployments.protocol.openapi import document
-from deployments.serve_schema import Limits, ServerConfig
+from deployments.protocol.openapi import build_openapi
+from deployments.serve_schema import RequestLimits, ServerConfig
 from deployments.telemetry.reporter import Telemetry
 from features.definitions import FeatureSet
 from features.manifest import MODEL
 from tests.golden import samples
 from tests.golden.golden import golden
 
-LIMITS = Limits(body_bytes=4000, rows=4)
+LIMITS = RequestLimits(body_bytes=4000, rows=4)
 ROW = {"distance": 0.0, "carrier": "AA", "departs": "2024-05-01T10:00:00Z"}
 BASE = "/v2/models/trips"
 DEADLINE_S = 20.0
@@ -204,7 +204,7 @@ def _answer(response: httpx.Response) -> dict[str, Any]:
 
 
 def _body(response: httpx.Response) -> Any:
-    length = int(response.headers.get(HEADER_LENGTH, len(response.content)))
+    length = int(response.headers.get(JSON_LENGTH_HEADER, len(response.content)))
     body = json.loads(response.content[:length]) if response.content[:length] else None
     if isinstance(body, dict):
         body |= {"error": "a sentence"} if "error" in body else {}
@@ -286,7 +286,7 @@ def test_refusals_of_callers_stay(home: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_refusals_of_a_full_or_slow_replica_stay() -> None:
-    async def never(call: Call) -> Reply:
+    async def never(call: HttpRequest) -> HttpResponse:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -296,7 +296,7 @@ def test_refusals_of_a_full_or_slow_replica_stay() -> None:
     async def run() -> dict[str, Any]:
         found = {}
         for name, most in (("503", 0), ("408", 1)):
-            install(Door(never, b"/v2/models/", lambda: 1000, most, 1, 0.01))
+            install_route(IngressRoute(never, b"/v2/models/", lambda: 1000, most, 1, 0.01))
             async with _listening(no_app) as client:
                 found[name] = _answer(await client.get(BASE))
         return found
@@ -314,7 +314,7 @@ def test_answers_of_the_front_stay(home: Path) -> None:
     }
 
     async def run() -> dict[str, Any]:
-        front = _own_class(Front)()
+        front = _own_class(RootApp)()
         transport = httpx.ASGITransport(app=front.__serve_build_asgi_app__())
         async with httpx.AsyncClient(transport=transport, base_url="http://serve") as client:
             return {name: _answer(await client.request(*asked[name])) for name in asked}
@@ -343,7 +343,7 @@ def _without_prose(node: Any, in_names: bool = False) -> Any:
     ],
 )
 def test_the_openapi_document_stays(features: FeatureSet, task: Task, access: bool) -> None:
-    made = document(features, task, features.name, "7", LIMITS, access=access)
+    made = build_openapi(features, task, features.name, "7", LIMITS, access=access)
     golden(f"openapi_{task.kind}", _without_prose(json.loads(json.dumps(made))))
 
 

@@ -18,12 +18,12 @@ from cluster.names import (
     to_label_table,
 )
 from cluster.settings import Settings
-from deployments.http_messages import REQUEST_ID, ROUTING_KEY, VARIANT, VERSION
+from deployments.http_messages import REQUEST_ID_HEADER, ROUTING_KEY_HEADER, VARIANT_HEADER, VERSION_HEADER
 from deployments.inference.challenger_app import Challenger
 from deployments.ingress import root_app as front
 from deployments.ingress.model_app import ModelServer
 from deployments.rollout import serve_config as config
-from deployments.serve_schema import challenger_app, challenger_prefix, server_app
+from deployments.serve_schema import challenger_app_name, challenger_prefix, model_app_name
 from deployments.telemetry import unshipped_rows as tally
 from features.manifest import MANIFEST, MODEL, PORTABLE, PROFILE, WEIGHTS
 from features.sources.erasure_registry import FORGOTTEN
@@ -41,15 +41,15 @@ def test_names_stay() -> None:
             "namespace": ACTOR_NAMESPACE,
             "actors": [config.ACTOR, *(of("trips") for of in (ledger_actor, monitor_actor, rollout_actor))],
             "applications": [
-                front.APP,
-                server_app("trips"),
-                challenger_app("trips", "r1", "7"),
+                front.ROOT_APP,
+                model_app_name("trips"),
+                challenger_app_name("trips", "r1", "7"),
                 challenger_prefix("trips"),
             ],
-            "deployments": [front.Front.name, ModelServer.name, Challenger.name],
-            "route": front.ROUTE,
+            "deployments": [front.RootApp.name, ModelServer.name, Challenger.name],
+            "route": front.ROOT_ROUTE,
             "variants": [CHAMPION, CHALLENGER],
-            "headers": [REQUEST_ID, VERSION, VARIANT, ROUTING_KEY],
+            "headers": [REQUEST_ID_HEADER, VERSION_HEADER, VARIANT_HEADER, ROUTING_KEY_HEADER],
             "tables": [
                 *(of("trips") for of in (predictions_table, labels_table, lost_table, to_label_table, journal_table)),
                 QUARANTINE,
