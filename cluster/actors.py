@@ -36,12 +36,12 @@ def get_or_create(name: str, actor_class: type, *arguments: object, **options: o
     return handle
 
 
-def exists(actor: str) -> bool:
+def actor_exists(actor: str) -> bool:
     """Whether this cluster has an actor of this name."""
     return {"name": actor, "namespace": ACTOR_NAMESPACE} in ray.util.list_named_actors(all_namespaces=True)
 
 
-def find(actor: str) -> Any:
+def find_actor(actor: str) -> Any:
     """Return the named actor of this cluster; None when it does not exist."""
     try:
         return ray.get_actor(actor, namespace=ACTOR_NAMESPACE)
@@ -49,7 +49,7 @@ def find(actor: str) -> Any:
         return None
 
 
-def call(reference: ray.ObjectRef) -> Any:
+def get_result(reference: ray.ObjectRef) -> Any:
     """Wait for the result of an actor's method; a RayloopError is raised as itself, not wrapped in Ray's RayTaskError."""
     try:
         return ray.get(reference)

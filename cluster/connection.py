@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from cluster.errors import ClusterUnavailable
-from cluster.local_cluster import running
+from cluster.local_cluster import is_running
 from cluster.names import ACTOR_NAMESPACE
 from cluster.settings import Settings
 
@@ -19,7 +19,7 @@ def connect(settings: Settings) -> None:
     use_token()
     if ray.is_initialized():
         return
-    if not in_job() and not running(settings):
+    if not in_job() and not is_running(settings):
         raise ClusterUnavailable("no Ray cluster is running here", "start one with `rayloop up`")
     address = os.environ.get("RAY_ADDRESS") or f"127.0.0.1:{settings.gcs_port}"
     try:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def environment(**variables: str) -> Iterator[None]:
+def environment_defaults(**variables: str) -> Iterator[None]:
     """Set environment variables that the user has not set."""
     added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)

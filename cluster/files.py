@@ -10,7 +10,7 @@ from pyarrow import fs
 Bytes = bytes | bytearray | memoryview
 
 
-def write_whole(filesystem: fs.FileSystem, folder: str, name: str, parts: Iterable[Bytes]) -> None:
+def atomic_write(filesystem: fs.FileSystem, folder: str, name: str, parts: Iterable[Bytes]) -> None:
     """Write ``parts`` one after the other as ``folder``/``name``, the folder being made where there is none.
 
     The file has a name of its own, which ends in something else, until it is whole: two writers do not meet, and who lists

@@ -11,7 +11,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cluster.connection import use_token
 from cluster.errors import ClusterUnavailable
-from cluster.log_suppression import quiet
+from cluster.log_suppression import suppress_logs
 from cluster.settings import Settings
 
 # Ray's loggers that tell each step of a submission; a failure is raised.
@@ -51,7 +51,7 @@ def submit(
         "working_dir": str(folder),
         "excludes": _EXCLUDES,
     }
-    with quiet(*_TALKATIVE):
+    with suppress_logs(*_TALKATIVE):
         return str(jobs.submit_job(entrypoint=join(words), runtime_env=runtime, submission_id=name or None))
 
 
@@ -63,7 +63,7 @@ def follow(settings: Settings, job: str, write: Callable[[str], None]) -> bool:
         async for lines in jobs.tail_job_logs(job):
             write(lines)
 
-    with quiet(*_TALKATIVE):
+    with suppress_logs(*_TALKATIVE):
         asyncio.run(tail())
     return bool(jobs.get_job_status(job) == JobStatus.SUCCEEDED)
 
@@ -74,7 +74,7 @@ def outcome(settings: Settings, job: str) -> tuple[str, str]:
     return str(details.status.value), str(details.message or "")
 
 
-def standing(settings: Settings, job: str) -> str:
+def job_state(settings: Settings, job: str) -> str:
     """How the job stands, in a word for people; empty when the cluster knows none of this id, as after it began anew."""
     try:
         return outcome(settings, job)[0].lower()

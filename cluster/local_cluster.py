@@ -51,7 +51,7 @@ def start(settings: Settings, note: Callable[[str], None] = lambda line: None) -
 
     Raises PortInUse, OutOfMemory, or ClusterUnavailable with what Ray said.
     """
-    if running(settings):
+    if is_running(settings):
         return False
     # A cluster that died half-way may have left processes, and so ports, behind.
     stop(settings)
@@ -72,7 +72,7 @@ def start(settings: Settings, note: Callable[[str], None] = lambda line: None) -
     return True
 
 
-def running(settings: Settings) -> bool:
+def is_running(settings: Settings) -> bool:
     """Whether this home's cluster is up and answers."""
     return bool(processes(settings)) and _listens(settings.dashboard_port) and _listens(settings.gcs_port)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet(*names: str) -> Iterator[None]:
+def suppress_logs(*names: str) -> Iterator[None]:
     """Silence these loggers but for what is critical; failures are raised, not logged."""
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
@@ -20,7 +20,7 @@ def quiet(*names: str) -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def quiet_data() -> None:
+def suppress_ray_data_logs() -> None:
     """Keep Ray Data's own lines out of a job's log: stages tell their progress themselves."""
     import ray.data
 

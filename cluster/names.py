@@ -16,7 +16,7 @@ Variant = Literal["champion", "challenger"]
 ACTOR_NAMESPACE = "rayloop"
 
 
-def ledger_actor(model: str) -> str:
+def log_writer_actor(model: str) -> str:
     """Name of the actor that keeps a model's prediction and label log."""
     return f"ledger:{model}"
 
@@ -41,12 +41,12 @@ def labels_table(model: str) -> str:
     return f"{model}.labels"
 
 
-def lost_table(model: str) -> str:
+def lost_rows_table(model: str) -> str:
     """Iceberg table of the rows that killed replicas took with them, by replica."""
     return f"{model}.lost"
 
 
-def to_label_table(model: str) -> str:
+def label_candidates_table(model: str) -> str:
     """Iceberg table of the answered rows whose labels would tell most."""
     return f"{model}.to_label"
 

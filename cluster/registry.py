@@ -37,14 +37,14 @@ class Run:
         self.failed = False
         """Set to end as FAILED without an error here."""
 
-    def parameters(self, values: Mapping[str, object]) -> None:
+    def log_parameters(self, values: Mapping[str, object]) -> None:
         self._client.log_batch(self.id, params=[Param(name, str(value)) for name, value in values.items()])
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Those that are finite numbers, in one transaction."""
-        self.courses({name: {step: value} for name, value in values.items()})
+        self.log_metric_series({name: {step: value} for name, value in values.items()})
 
-    def courses(self, values: Mapping[str, Mapping[int, float]]) -> None:
+    def log_metric_series(self, values: Mapping[str, Mapping[int, float]]) -> None:
         """Metrics by step, as far as they are finite numbers, in one transaction."""
         now = int(1000 * time.time())
         made = [
@@ -55,15 +55,15 @@ class Run:
         ]
         self._client.log_batch(self.id, metrics=made)
 
-    def tags(self, values: Mapping[str, str]) -> None:
+    def set_tags(self, values: Mapping[str, str]) -> None:
         self._client.log_batch(self.id, tags=[RunTag(name, value) for name, value in values.items()])
 
-    def texts(self, files: Mapping[str, str]) -> None:
+    def log_texts(self, files: Mapping[str, str]) -> None:
         """Store each text under its path among the run's artifacts."""
         for path, text in files.items():
             self._client.log_text(self.id, text, path)
 
-    def artifacts(self, folder: Path, path: str) -> None:
+    def log_artifacts(self, folder: Path, path: str) -> None:
         self._client.log_artifacts(self.id, str(folder), path)
 
 
@@ -94,12 +94,14 @@ class Registry:
         _ = self._client
 
     @contextmanager
-    def run(self, experiment: str, name: str, parent: str = "", *, key: str = "", again: bool = False) -> Iterator[Run]:
+    def run(
+        self, experiment: str, name: str, parent: str = "", *, key: str = "", resume: bool = False
+    ) -> Iterator[Run]:
         """Open a run; it ends as FINISHED, or as FAILED when the body raises. ``again`` goes on with the newest one of this ``key``.
 
         Otherwise one of this key that is still open was left by a process that was killed, and ends as KILLED.
         """
-        found = self._keyed(experiment, key) if again else ""
+        found = self._keyed(experiment, key) if resume else ""
         if key and not found:
             self._end_left(experiment, key)
         run = Run(self._client, found or self._created(experiment, name, parent, key))
@@ -112,7 +114,7 @@ class Registry:
             raise
         self._client.set_terminated(run.id, "FAILED" if run.failed else "FINISHED")
 
-    def children(self, experiment: str, run: Run) -> set[str]:
+    def child_run_names(self, experiment: str, run: Run) -> set[str]:
         """Names of the runs that are nested in this one."""
         wanted = f"tags.`mlflow.parentRunId` = '{run.id}'"
         found = self._client.search_runs([self._experiment(experiment)], wanted, max_results=10_000)
@@ -120,14 +122,14 @@ class Registry:
 
     def register(self, model: str, run: Run, bundle: Path, tags: Mapping[str, str]) -> ModelVersion:
         """Store ``bundle`` with the run and register it as the model's next version."""
-        run.artifacts(bundle, BUNDLE_PATH)
+        run.log_artifacts(bundle, BUNDLE_PATH)
         if not self._has(model):
             self._client.create_registered_model(model)
         source = f"{self._client.get_run(run.id).info.artifact_uri}/{BUNDLE_PATH}"
         made = self._client.create_model_version(model, source, run_id=run.id, tags=dict(tags))
         return _version(made)
 
-    def find(self, model: str, fingerprint: str) -> ModelVersion | None:
+    def find_version(self, model: str, fingerprint: str) -> ModelVersion | None:
         """The version with this fingerprint, so that equal work is not registered twice."""
         for version in self.versions(model):
             if version.fingerprint == fingerprint:
@@ -146,7 +148,7 @@ class Registry:
             known = ", ".join(v.version for v in self.versions(model)) or "none"
             raise VersionNotFound(f"model {model!r} has no version {version!r}", f"registered are: {known}") from error
 
-    def aliased(self, model: str, alias: str) -> ModelVersion | None:
+    def version_by_alias(self, model: str, alias: str) -> ModelVersion | None:
         try:
             return _version(self._client.get_model_version_by_alias(model, alias))
         except MlflowException as error:
@@ -159,10 +161,10 @@ class Registry:
 
     def clear_alias(self, model: str, alias: str) -> None:
         """Take the alias away; absent is fine."""
-        if self.aliased(model, alias):
+        if self.version_by_alias(model, alias):
             self._client.delete_registered_model_alias(model, alias)
 
-    def tag(self, version: ModelVersion, name: str, value: str) -> None:
+    def set_tag(self, version: ModelVersion, name: str, value: str) -> None:
         self._client.set_model_version_tag(version.model, version.version, name, value)
 
     def fetch(self, version: ModelVersion) -> Path:
@@ -178,11 +180,11 @@ class Registry:
         uri = f"{version.bundle_uri}/{name}"
         return Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=self._settings.mlflow_uri)).parent
 
-    def models(self) -> list[str]:
+    def model_names(self) -> list[str]:
         """Names of all registered models, in order."""
         return sorted(model.name for model in self._client.search_registered_models(max_results=1000))
 
-    def forget(self, model: str) -> None:
+    def delete_model(self, model: str) -> None:
         """Delete a registered model with all its versions; absent is fine."""
         if self._has(model):
             self._client.delete_registered_model(model)

@@ -13,7 +13,7 @@ COMMIT = "RAYLOOP_COMMIT"
 _UNKNOWN = "nogit"
 
 
-def commit_of(folder: Path) -> str:
+def current_commit(folder: Path) -> str:
     """The commit a folder is at. A job's copy has no history: it goes by what it was told when it was submitted."""
     if told := os.environ.get(COMMIT):
         return told
@@ -32,7 +32,7 @@ def code_version(folder: Path) -> str:
         relative = path.relative_to(folder)
         if not any(part.startswith(".") for part in relative.parts):
             digest.update(str(relative).encode() + b"\0" + path.read_bytes())
-    return f"{commit_of(folder)}+{digest.hexdigest()[:12]}"
+    return f"{current_commit(folder)}+{digest.hexdigest()[:12]}"
 
 
 def _rayloop() -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 _STAGE_WIDTH = 10
 
 
-class Progress:
+class ProgressConsole:
     """Prints one line a step and keeps the seconds of each stage."""
 
     def __init__(self) -> None:

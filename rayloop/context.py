@@ -11,18 +11,18 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from features.online.store import OnlineStore, open_store
 from rayloop.code_version import code_version
-from rayloop.console import Progress
+from rayloop.console import ProgressConsole
 from rayloop.project import Location, Project
 
 
 @dataclass(frozen=True)
-class Workspace:
+class ProjectContext:
     """One project at work on one cluster."""
 
     project: Project
     location: Location
     settings: Settings
-    progress: Progress
+    progress: ProgressConsole
 
     @cached_property
     def tables(self) -> Tables:

@@ -10,28 +10,28 @@ from cluster.values import Snapshot
 from features.encoder import Encoder
 from features.offline.training_frame import LABEL
 from features.split import SPLIT, TEST, TRAIN, VALIDATION
-from rayloop.context import Workspace
+from rayloop.context import ProjectContext
 from trainers.data.datasets import TrainingData
 
 MIN_CATEGORY_ROWS = 20
 
 
-class Frame:
+class FrameView:
     """The rows of one snapshot by their part, and the encoder that its training rows make."""
 
-    def __init__(self, workspace: Workspace, snapshot: Snapshot) -> None:
+    def __init__(self, workspace: ProjectContext, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.rows = workspace.tables.read(snapshot.table, snapshot.id)
-        self.encoder = Encoder.fit(workspace.project.features.columns, self.part(TRAIN), MIN_CATEGORY_ROWS)
+        self.encoder = Encoder.fit(workspace.project.features.columns, self.rows_of(TRAIN), MIN_CATEGORY_ROWS)
         for name in (TRAIN, VALIDATION, TEST):
-            if not self.part(name).num_rows:
+            if not self.rows_of(name).num_rows:
                 raise DataError(f"the training frame has no {name} rows", "widen the split, or land more data")
         self.data = TrainingData.of(workspace.tables.dataset(snapshot))
 
-    def part(self, split: str) -> pa.Table:
+    def rows_of(self, split: str) -> pa.Table:
         return self.rows.filter(pa.compute.equal(self.rows[SPLIT], split))
 
-    def sabotaged(self, seed: int) -> TrainingData:
+    def with_shuffled_labels(self, seed: int) -> TrainingData:
         """The same rows with the training labels dealt out at random."""
         rows = pl.DataFrame(self.rows)
         dealt = rows.filter(pl.col(SPLIT) == TRAIN).with_columns(pl.col(LABEL).shuffle(seed=seed))

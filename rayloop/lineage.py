@@ -12,7 +12,7 @@ from features.definitions import FeatureView
 from features.manifest import MANIFEST, Manifest
 
 
-class Lineage(NamedTuple):
+class VersionLineage(NamedTuple):
     """A version with its manifest, or why that cannot be read."""
 
     version: ModelVersion
@@ -20,20 +20,20 @@ class Lineage(NamedTuple):
     fault: str = ""
 
 
-def lineages(registry: Registry, models: Iterable[str]) -> list[Lineage]:
+def load_lineages(registry: Registry, models: Iterable[str]) -> list[VersionLineage]:
     """Of all versions of these models, oldest first."""
-    return [lineage(registry, version) for model in models for version in registry.versions(model)]
+    return [load_lineage(registry, version) for model in models for version in registry.versions(model)]
 
 
-def views_of(found: Iterable[Lineage], declared: Iterable[FeatureView]) -> list[FeatureView]:
+def collect_views(found: Iterable[VersionLineage], declared: Iterable[FeatureView]) -> list[FeatureView]:
     """The views declared now and those of registered versions, each definition once."""
     views = {view.content_hash: view for one in found if one.manifest for view in one.manifest.features.views}
     return list((views | {view.content_hash: view for view in declared}).values())
 
 
-def lineage(registry: Registry, version: ModelVersion) -> Lineage:
+def load_lineage(registry: Registry, version: ModelVersion) -> VersionLineage:
     """Of one version."""
     try:
-        return Lineage(version, Manifest.load(registry.fetch_file(version, MANIFEST)))
+        return VersionLineage(version, Manifest.load(registry.fetch_file(version, MANIFEST)))
     except DataError as error:
-        return Lineage(version, None, error.what)
+        return VersionLineage(version, None, error.what)

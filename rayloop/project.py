@@ -50,7 +50,7 @@ class Period:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class Simulation:
     """History replayed as live traffic, to see the loop turn before real traffic does.
 
     ``quiet``: like the training data, must raise no alarm. ``sound``: a challenger trained on all data
@@ -92,7 +92,7 @@ class Project:
     serving: Serving = field(default_factory=Serving)
     drift: DriftPolicy = field(default_factory=DriftPolicy)
     retrain: Retrain = field(default_factory=Retrain)
-    rehearsal: Rehearsal | None = None
+    simulation: Simulation | None = None
     baseline: bool = True
     purpose: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -181,7 +181,7 @@ class Location(NamedTuple):
         return f"{self.folder}/{self.module.replace('.', '/')}.py"
 
 
-def locate(reference: str) -> Location:
+def locate_project(reference: str) -> Location:
     """Find a project by path (``a/b/project.py``) or by module name (``a.b.project``).
 
     A file inside packages belongs to the folder that holds the outermost one. Raises ProjectError.
@@ -200,7 +200,7 @@ def locate(reference: str) -> Location:
     )
 
 
-def load(location: Location) -> Project:
+def load_project(location: Location) -> Project:
     """Import the module and return its ``project``. Raises ProjectError for whatever goes wrong in it."""
     _refuse_shadows(location.folder)
     if str(location.folder) not in sys.path:

@@ -11,7 +11,7 @@ from features.sources.source import Examples, Source
 from features.split import HashSplit, TimeSplit
 from monitoring.drift_policy import DriftPolicy, LookPolicy, Receiver
 from monitoring.statistics.calibration import Watch
-from rayloop.project import Period, Project, Rehearsal, Retrain
+from rayloop.project import Period, Project, Retrain, Simulation
 from trainers.config import Choice, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform
 from trainers.evaluation.fairness import FairnessPolicy
 from trainers.evaluation.quality_gate import GatePolicy, Threshold
@@ -44,12 +44,13 @@ __all__ = [
     "Project",
     "Prune",
     "Receiver",
-    "Rehearsal",
+    "Simulation",
     "RequestLimits",
     "Retrain",
     "RobustnessPolicy",
     "RolloutPolicy",
     "Serving",
+    "Simulation",
     "SlicePolicy",
     "Source",
     "Task",

@@ -32,7 +32,7 @@ from cluster.values import ModelVersion
 from features.manifest import MODEL
 
 if TYPE_CHECKING:
-    from rayloop.stages.batch_predict import Scored
+    from rayloop.stages.batch_predict import BatchPrediction
 
 TABLE_ROWS = 1 << 22
 LARGER = 4
@@ -100,7 +100,7 @@ def _speed_rows(workspace: Any, base: Path, case: Case, keep: tuple[str, ...], c
 
 def _turns(
     workspace: Any, version: ModelVersion, ways: list[Way], folder: Path
-) -> tuple[list[list[Scored]], list[float]]:
+) -> tuple[list[list[BatchPrediction]], list[float]]:
     """Each way once a turn, and the model alone before, between and after the turns."""
     turns, alone = [], [_alone(folder)]
     for _ in range(TURNS):
@@ -109,14 +109,14 @@ def _turns(
     return turns, alone
 
 
-def _scored(workspace: Any, version: ModelVersion, way: Way, folder: Path) -> Scored:
+def _scored(workspace: Any, version: ModelVersion, way: Way, folder: Path) -> BatchPrediction:
     from rayloop.stages import batch_predict
 
     with _scratch(folder) as out:
         return batch_predict.predict(workspace, version, way.source, str(out / "scored"), way.keep)
 
 
-def _speed_row(work: str, turns: list[Scored], alone: list[float]) -> dict[str, Any]:
+def _speed_row(work: str, turns: list[BatchPrediction], alone: list[float]) -> dict[str, Any]:
     between = [(before + after) / 2 for before, after in pairwise(alone)]
     ratio = median(turn.rows_per_second / theirs for turn, theirs in zip(turns, between, strict=True))
     return {
@@ -126,7 +126,7 @@ def _speed_row(work: str, turns: list[Scored], alone: list[float]) -> dict[str, 
     }  # fmt: skip
 
 
-def _profile(turns: list[Scored], alone: float) -> str:
+def _profile(turns: list[BatchPrediction], alone: float) -> str:
     """Where the cores' time of a row went, by the tasks' own clocks; what is left over is around the tasks, and waiting."""
     cores = os.cpu_count() or 1
     stages = {
@@ -190,14 +190,14 @@ def _cluster() -> Iterator[tuple[Any, Path]]:
 
 
 def _workspace(settings: Settings) -> Any:
-    from cluster.log_suppression import quiet_data
+    from cluster.log_suppression import suppress_ray_data_logs
     from examples.flights.project import project
-    from rayloop.console import Progress
-    from rayloop.context import Workspace
-    from rayloop.project import locate
+    from rayloop.console import ProgressConsole
+    from rayloop.context import ProjectContext
+    from rayloop.project import locate_project
 
-    quiet_data()
-    return Workspace(project, locate("examples.flights.project"), settings, Progress())
+    suppress_ray_data_logs()
+    return ProjectContext(project, locate_project("examples.flights.project"), settings, ProgressConsole())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from benchmarks.serving import model, samples
 from benchmarks.serving.processes import ServerFailed
 from benchmarks.serving.subjects import Subject, own_settings
 from cluster import connection, local_cluster
-from cluster.actors import call
+from cluster.actors import get_result
 from cluster.names import CHAMPION
 from cluster.registry import Registry
 from cluster.values import ModelVersion
@@ -65,7 +65,7 @@ class Rayloop:
             # A replica looks for its monitor when it starts, and then every few seconds.
             self._monitor = start_monitor(self.settings, model.NAME, metrics_port=None)
             reference = (self._bundles[0] / PROFILE).read_bytes()
-            call(self._monitor.watch.remote(self.champion.version, reference, _DRIFT))
+            get_result(self._monitor.watch.remote(self.champion.version, reference, _DRIFT))
             self.deploy(report=True)
             self._logged_before = self._logged()
             port = self.settings.serve_port
@@ -85,24 +85,24 @@ class Rayloop:
     def deploy(self, report: bool, profile: bool = True) -> None:
         """Serve the champion, reporting or not, or with a log alone."""
         options = ServingOptions(profile_window_s=model.WINDOW_S if profile else None, report=report)
-        call(serve_config.connect(self.settings).deploy.remote(self.champion, options))
+        get_result(serve_config.connect(self.settings).deploy.remote(self.champion, options))
 
     def set_champion(self, version: ModelVersion) -> None:
         """Returns when every replica serves ``version``."""
-        call(serve_config.connect(self.settings).set_champion.remote(version))
+        get_result(serve_config.connect(self.settings).set_champion.remote(version))
 
     def start_rollout(self, shadow: bool = False) -> None:
         """Put the second version on a share of the requests, for good; as a shadow it gets a copy of half of them."""
         options = ServingOptions(profile_window_s=model.WINDOW_S)
         policy = _POLICY.model_copy(update={"shadow": True, "steps": (SHADOW_SHARE, 1.0)}) if shadow else _POLICY
-        call(self._controller().start.remote(self.challenger, policy, options))
+        get_result(self._controller().start.remote(self.challenger, policy, options))
 
     def abort_rollout(self) -> None:
-        call(self._controller().abort.remote("measured"))
+        get_result(self._controller().abort.remote("measured"))
 
     def share(self) -> float:
         """The challenger's share as Serve is told now."""
-        current: ServerConfig | None = call(serve_config.connect(self.settings).current.remote(model.NAME))
+        current: ServerConfig | None = get_result(serve_config.connect(self.settings).current.remote(model.NAME))
         return current.trial.share if current is not None and current.trial is not None else 0.0
 
     def reported(self, expected: int) -> tuple[int, int]:
@@ -125,11 +125,11 @@ class Rayloop:
         registry.set_alias(self.champion, CHAMPION)
 
     def _logged(self) -> int:
-        counts: dict[str, int] = call(log_writer.connect(model.NAME, self.settings).flush.remote())
+        counts: dict[str, int] = get_result(log_writer.connect(model.NAME, self.settings).flush.remote())
         return counts["predictions"]
 
     def _profiled(self) -> int:
-        status = call(self._monitor.status.remote())
+        status = get_result(self._monitor.status.remote())
         if status["counters"].get("rejected"):
             raise ServerFailed(f"the monitor rejects profiles: {status['last_error']}")
         return int(status["rows_since_start"])

@@ -15,11 +15,11 @@ from pyiceberg.table import FileScanTask
 from pyiceberg.table.metadata import TableMetadata
 
 from cluster.errors import DataError
-from cluster.storage.parquet import parquet_file, read_groups
+from cluster.storage.parquet import open_parquet, read_row_groups
 
 
 @dataclass(frozen=True)
-class TablePart:
+class IcebergPart:
     """One data file of a snapshot; it is read where the part is, rows that were deleted since left out."""
 
     metadata: TableMetadata
@@ -38,14 +38,14 @@ class TablePart:
         whole = ArrowScan(self.metadata, self.io, chosen, AlwaysTrue()).to_table([self.task])
         return whole.select(list(columns))
 
-    def read(self, columns: Sequence[str], coded: Sequence[str] = ()) -> Iterator[pa.Table]:
+    def read(self, columns: Sequence[str], dictionary_columns: Sequence[str] = ()) -> Iterator[pa.Table]:
         """The rows; of a file with the table's columns and no deleted row, ``READ_ROWS`` at a time, as of any Parquet file.
 
         Other files are read by pyiceberg, which reads well ahead. Raises DataError for a damaged file.
         """
         chosen = self.schema.select(*columns)
         try:
-            yield from self._streamed(chosen, coded) if self._whole() else self._adapted(chosen)
+            yield from self._streamed(chosen, dictionary_columns) if self._whole() else self._adapted(chosen)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.task.file.file_path} cannot be read: {str(error).splitlines()[0]}") from error
 
@@ -54,10 +54,10 @@ class TablePart:
         return self.task.file.file_format == FileFormat.PARQUET and not self.task.delete_files
 
     def _streamed(self, chosen: Schema, coded: Sequence[str]) -> Iterator[pa.Table]:
-        with self.io.new_input(self.task.file.file_path).open() as stored, parquet_file(stored, coded) as file:
+        with self.io.new_input(self.task.file.file_path).open() as stored, open_parquet(stored, coded) as file:
             if _holds(file.schema_arrow, chosen):
                 arrow = arrow_schema(chosen)
-                yield from read_groups(file, arrow, arrow.names, range(file.num_row_groups))
+                yield from read_row_groups(file, arrow, arrow.names, range(file.num_row_groups))
             else:
                 yield from self._adapted(chosen)
 

@@ -30,34 +30,36 @@ class ParquetPart:
     schema: pa.Schema
     rows: int
 
-    def read(self, columns: Sequence[str], coded: Sequence[str] = ()) -> Iterator[pa.Table]:
+    def read(self, columns: Sequence[str], dictionary_columns: Sequence[str] = ()) -> Iterator[pa.Table]:
         """The rows, ``READ_ROWS`` at a time. Raises DataError for a damaged file."""
         told = ds.get_partition_keys(self.partition)
         try:
-            with parquet_file(self.path, coded, self.filesystem) as file:
-                yield from read_groups(file, self.schema, columns, self.groups, told)
+            with open_parquet(self.path, dictionary_columns, self.filesystem) as file:
+                yield from read_row_groups(file, self.schema, columns, self.groups, told)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def parquet_file(source: Any, coded: Sequence[str], filesystem: FileSystem | None = None) -> pq.ParquetFile:
+def open_parquet(
+    source: Any, dictionary_columns: Sequence[str], filesystem: FileSystem | None = None
+) -> pq.ParquetFile:
     """A file, by its path or opened, to be read as a stream; columns of text in ``coded`` as a dictionary and codes.
 
     Neither Arrow's datasets nor a file that fetches ahead will do: they hold a row group as a whole, of a million rows often.
     """
     metadata = pq.read_metadata(source, filesystem=filesystem)
-    held = [name for name in coded if name in metadata.schema.names]
+    held = [name for name in dictionary_columns if name in metadata.schema.names]
     return pq.ParquetFile(
         source, metadata=metadata, read_dictionary=held, pre_buffer=False, buffer_size=_BUFFER_BYTES, filesystem=filesystem
     )  # fmt: skip
 
 
-def read_groups(
+def read_row_groups(
     file: pq.ParquetFile,
     schema: pa.Schema,
     columns: Sequence[str],
     groups: Sequence[int],
-    told: Mapping[str, Any] | None = None,
+    constants: Mapping[str, Any] | None = None,
 ) -> Iterator[pa.Table]:
     """``columns`` of row groups, in the types of ``schema`` but for text that comes as codes, ``READ_ROWS`` rows at a time.
 
@@ -66,7 +68,7 @@ def read_groups(
     present = [name for name in columns if name in file.schema_arrow.names]
     # Threads of Arrow's own would take the cores of other tasks.
     for batch in file.iter_batches(READ_ROWS, groups, present, use_threads=False):
-        yield pa.table({name: _column(batch, schema.field(name), (told or {}).get(name)) for name in columns})
+        yield pa.table({name: _column(batch, schema.field(name), (constants or {}).get(name)) for name in columns})
 
 
 def _column(batch: pa.RecordBatch, field: pa.Field, otherwise: Any) -> pa.Array:

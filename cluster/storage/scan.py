@@ -25,13 +25,13 @@ MAX_PART_ROWS = 1 << 18
 _PARTS_A_CPU = 4
 
 
-class Part(Protocol):
+class ScanPart(Protocol):
     """Some rows of a table."""
 
     @property
     def rows(self) -> int: ...
 
-    def read(self, columns: Sequence[str], coded: Sequence[str] = ()) -> Iterator[pa.Table]:
+    def read(self, columns: Sequence[str], dictionary_columns: Sequence[str] = ()) -> Iterator[pa.Table]:
         """The rows, at most ``READ_ROWS`` at a time from a Parquet file.
 
         Columns of text that are named in ``coded`` come as a dictionary and codes if the file can be read so.
@@ -39,31 +39,31 @@ class Part(Protocol):
         ...
 
 
-class Cut(NamedTuple):
+class ScanPlan(NamedTuple):
     """A table as parts, those of Parquet in its order; ``name`` says which one it is, its snapshot included."""
 
     name: str
     schema: pa.Schema
-    parts: Sequence[Part]
+    parts: Sequence[ScanPart]
 
     @property
     def rows(self) -> int:
         return sum(part.rows for part in self.parts)
 
 
-def cut(table: str, tables: Tables, cpus: int) -> Cut:
+def plan_scan(table: str, tables: Tables, cpus: int) -> ScanPlan:
     """Cut a Parquet file, a folder of them, or a table of the catalog ("namespace.table", "namespace.table@snapshot").
 
     Raises DataError when ``table`` is none of these.
     """
     if Path(table).exists():
-        return cut_parquet(table, cpus)
+        return plan_parquet_scan(table, cpus)
     if "/" in table or "." not in table:
         raise DataError(f"no table at {table}", "give a Parquet file, a folder of them, or a table of the catalog")
     return _cut_snapshot(_snapshot(table, tables), tables)
 
 
-def cut_parquet(path: str, cpus: int) -> Cut:
+def plan_parquet_scan(path: str, cpus: int) -> ScanPlan:
     """Cut by row groups, so that a single large file keeps every core busy. Raises DataError when none is Parquet."""
     try:
         dataset = ds.dataset(path, format="parquet", partitioning="hive")
@@ -74,7 +74,7 @@ def cut_parquet(path: str, cpus: int) -> Cut:
     if not fragments:
         raise DataError(f"{path} holds no Parquet file", "give a Parquet file or a folder of them")
     size = min(MAX_PART_ROWS, max(READ_ROWS, rows // (cpus * _PARTS_A_CPU)))
-    return Cut(path, dataset.schema, [p for f in fragments for p in _cut_file(f, dataset.schema, size)])
+    return ScanPlan(path, dataset.schema, [p for f in fragments for p in _cut_file(f, dataset.schema, size)])
 
 
 def _cut_file(fragment: ds.ParquetFileFragment, schema: pa.Schema, size: int) -> Iterator[ParquetPart]:
@@ -105,6 +105,6 @@ def _snapshot(table: str, tables: Tables) -> Snapshot:
     return newest.model_copy(update={"id": int(number)}) if at else newest
 
 
-def _cut_snapshot(snapshot: Snapshot, tables: Tables) -> Cut:
+def _cut_snapshot(snapshot: Snapshot, tables: Tables) -> ScanPlan:
     schema, parts = tables.parts(snapshot)
-    return Cut(f"{snapshot.table}@{snapshot.id}", schema, parts)
+    return ScanPlan(f"{snapshot.table}@{snapshot.id}", schema, parts)

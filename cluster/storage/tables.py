@@ -33,7 +33,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cluster.errors import DataError, SnapshotNotFound
 from cluster.settings import Settings
-from cluster.storage.iceberg_part import TablePart, arrow_schema
+from cluster.storage.iceberg_part import IcebergPart, arrow_schema
 from cluster.values import Snapshot
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Tables:
         )
         return _current(self._load(name), name)
 
-    def made(self, name: str, key: str) -> Snapshot | None:
+    def snapshot_for_key(self, name: str, key: str) -> Snapshot | None:
         """The snapshot appended under ``key``, if there is one."""
         return _keyed(self._load(name), key) if self.exists(name) else None
 
@@ -175,15 +175,15 @@ class Tables:
         )
         return rows.select_columns(list(columns)) if columns else rows
 
-    def parts(self, snapshot: Snapshot) -> tuple[pa.Schema, list[TablePart]]:
+    def parts(self, snapshot: Snapshot) -> tuple[pa.Schema, list[IcebergPart]]:
         """A snapshot's schema and its data files, each to be read on its own. Raises SnapshotNotFound."""
         table = self._load(snapshot.table)
         self._check(table, snapshot.table, snapshot.id)
         scan = table.scan(snapshot_id=snapshot.id)
-        files = [TablePart(table.metadata, table.io, scan.projection(), task) for task in scan.plan_files()]
+        files = [IcebergPart(table.metadata, table.io, scan.projection(), task) for task in scan.plan_files()]
         return arrow_schema(scan.projection()), files
 
-    def names(self, namespace: str) -> list[str]:
+    def table_names(self, namespace: str) -> list[str]:
         """Tables of a namespace, "namespace.table", in order; none when there is no such namespace."""
         if not self._catalog.namespace_exists(namespace):
             return []
@@ -193,7 +193,7 @@ class Tables:
         """Whether the snapshot can still be read."""
         return self.exists(snapshot.table) and self._load(snapshot.table).snapshot_by_id(snapshot.id) is not None
 
-    def newest(self, name: str, column: str) -> datetime | None:
+    def latest_timestamp(self, name: str, column: str) -> datetime | None:
         """Largest value of a timestamp column, by the files' statistics; None without rows. Raises SnapshotNotFound."""
         table = self._load(name)
         field = table.schema().find_field(column)
@@ -207,7 +207,7 @@ class Tables:
         """Columns of the newest snapshot's rows whose text columns each have one of the values given."""
         return self._load(name).scan(row_filter=_filter(where), selected_fields=tuple(columns)).to_arrow()
 
-    def held(self, name: str, where: Where) -> bool:
+    def in_history(self, name: str, where: Where) -> bool:
         """Whether an older snapshot has such rows, which were deleted or replaced since."""
         table = self._load(name)
         if all(snapshot.summary and snapshot.summary.operation == Operation.APPEND for snapshot in table.snapshots()):

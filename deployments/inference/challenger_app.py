@@ -16,7 +16,7 @@ from ray import serve
 from ray.actor import ActorHandle
 from ray.serve import Application
 
-from cluster.names import ACTOR_NAMESPACE, ledger_actor
+from cluster.names import ACTOR_NAMESPACE, log_writer_actor
 from cluster.settings import load_settings
 from deployments.inference.challenger_client import ChallengerAddress, ChallengerServer
 from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
@@ -76,7 +76,7 @@ def _watch(config: ChallengerConfig) -> MemoryGuard | None:
     if config.max_growth_mib is None:
         return None
     # The handle's first use imports the ledger's module: that is not the model's growth.
-    ledger: ActorHandle = ray.get_actor(ledger_actor(config.challenger.model), ACTOR_NAMESPACE)
+    ledger: ActorHandle = ray.get_actor(log_writer_actor(config.challenger.model), ACTOR_NAMESPACE)
 
     def tell(grown_mib: float) -> ray.ObjectRef:
         return ledger.grown.remote(config.rollout, config.challenger.version, grown_mib)

@@ -19,7 +19,7 @@ import ray
 from ray.actor import ActorHandle
 
 from cluster.errors import DataError
-from cluster.names import ACTOR_NAMESPACE, labels_table, ledger_actor, predictions_table
+from cluster.names import ACTOR_NAMESPACE, labels_table, log_writer_actor, predictions_table
 from cluster.row_losses import Metric
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
@@ -53,7 +53,7 @@ class _Batch(NamedTuple):
 def connect(model: str, settings: Settings) -> ActorHandle:
     """The ledger of ``model``, started when absent."""
     options = {
-        "name": ledger_actor(model),
+        "name": log_writer_actor(model),
         "namespace": ACTOR_NAMESPACE,
         "lifetime": "detached",
         "get_if_exists": True,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.names import lost_table
+from cluster.names import lost_rows_table
 from cluster.persistent_gauge import LastingGauge
 from cluster.storage.tables import Tables
 from deployments.protocol.arrow_columns import TIMESTAMP
@@ -46,7 +46,7 @@ class LostRows:
         _log.warning("replica %s of %s was killed with rows that it had not shipped: %s", replica, self._model, lost)
         at = pa.array([time.time_ns() // 1000], TIMESTAMP)
         row = pa.table({"replica": [replica], "at": at} | {kind: [rows] for kind, rows in lost.items()})
-        self._tables.append(lost_table(self._model), row, key=replica)
+        self._tables.append(lost_rows_table(self._model), row, key=replica)
         self._lost[replica] = lost
         self._show()
 
@@ -55,7 +55,7 @@ class LostRows:
         return {"replicas": len(self._lost)} | {kind: sum(lost[kind] for lost in self._lost.values()) for kind in KINDS}
 
     def _read(self) -> dict[str, dict[str, int]]:
-        name = lost_table(self._model)
+        name = lost_rows_table(self._model)
         rows = self._tables.read(name).to_pylist() if self._tables.exists(name) else []
         return {row["replica"]: {kind: row[kind] for kind in KINDS} for row in rows}
 

@@ -24,7 +24,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from cluster.names import ACTOR_NAMESPACE, ledger_actor, monitor_actor
+from cluster.names import ACTOR_NAMESPACE, log_writer_actor, monitor_actor
 from cluster.settings import load_settings
 from deployments.protocol.open_inference import predicted_classes
 from deployments.telemetry import unshipped_rows
@@ -70,7 +70,7 @@ class Telemetry:
         self._tally = unshipped_rows.Tally(self._tallies, self._replica)
         self._next_search = 0.0
         self._buffer = _Buffer()
-        self._ledger = _Peer(ledger_actor(model))
+        self._ledger = _Peer(log_writer_actor(model))
         self._monitor = _Peer(monitor_actor(model))
         self._metrics = Metrics(model, self._replica)
         self._under_way = under_way

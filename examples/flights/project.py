@@ -16,10 +16,10 @@ from rayloop import (
     ModelSpec,
     Period,
     Project,
-    Rehearsal,
     Retrain,
     RobustnessPolicy,
     RolloutPolicy,
+    Simulation,
     SlicePolicy,
     Task,
     Threshold,
@@ -79,7 +79,7 @@ project = Project(
     retrain=Retrain(holdout=timedelta(days=21)),
     purpose="Two hours before departure, tell passengers and gates which flights will probably arrive more than 15 minutes late.",
     limits=("Flights out of New York only; cancelled and diverted flights are not predicted.",),
-    rehearsal=Rehearsal(
+    simulation=Simulation(
         quiet=Period(_day(8, 24), _day(8, 28)),
         sound=Period(_day(10), _day(11)),
         sabotage=Period(_day(10), _day(11)),

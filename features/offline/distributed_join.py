@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 
 from cluster.errors import DataError
-from cluster.storage.iceberg_part import TablePart
+from cluster.storage.iceberg_part import IcebergPart
 from features.definitions import FeatureView
 from features.events import entity_partition
 from features.events.entity_partition import Dealt, Part
@@ -38,7 +38,10 @@ _Tally = list[tuple[int, np.ndarray]]
 
 
 def look_up(
-    views: Sequence[FeatureView], blocks: Sequence[Reference], sources: Mapping[str, Sequence[TablePart]], at_once: int
+    views: Sequence[FeatureView],
+    blocks: Sequence[Reference],
+    sources: Mapping[str, Sequence[IcebergPart]],
+    at_once: int,
 ) -> list[Reference]:
     """Blocks of rows (pyarrow tables with key columns and ``as_of``) with the views' features beside them.
 
@@ -78,7 +81,7 @@ class _Crew:
         return list(made)
 
 
-def _events(view: FeatureView, sources: Mapping[str, Sequence[TablePart]]) -> int:
+def _events(view: FeatureView, sources: Mapping[str, Sequence[IcebergPart]]) -> int:
     files = sources[view.source]
     if not files:
         raise DataError(f"feature view {view.name!r}: source {view.source!r} has no rows", "land some first")
@@ -89,7 +92,7 @@ def _entities(views: Sequence[FeatureView], counts: Sequence[int]) -> dict[tuple
     return dict.fromkeys((view.entity.keys, count) for view, count in zip(views, counts, strict=True))
 
 
-def _by_bucket(crew: _Crew, view: FeatureView, files: Sequence[TablePart], count: int) -> list[list[Any]]:
+def _by_bucket(crew: _Crew, view: FeatureView, files: Sequence[IcebergPart], count: int) -> list[list[Any]]:
     """Of each data file a tally and the buckets; of a single bucket the file as it is, which is read where it is joined."""
     if count == 1:
         return [[None, file] for file in files]
@@ -128,7 +131,7 @@ def _answers(
 
 
 @ray.remote(num_cpus=_CPUS)
-def _deal_events(file: TablePart, view: FeatureView, count: int) -> Any:
+def _deal_events(file: IcebergPart, view: FeatureView, count: int) -> Any:
     """A tally, and the history of each bucket."""
     known = _known(view, file)
     pieces = entity_partition.split(known, entity_partition.buckets(known, view.entity.keys, count), count)
@@ -170,8 +173,8 @@ def _gather(block: pa.Table, dealt: list[Dealt], answers: list[list[Reference]])
     return pl.concat([rows, *found], how="horizontal").to_arrow()
 
 
-def _known(view: FeatureView, events: TablePart | Reference) -> pl.DataFrame:
+def _known(view: FeatureView, events: IcebergPart | Reference) -> pl.DataFrame:
     """A history: made of a data file, or fetched."""
-    if isinstance(events, TablePart):
+    if isinstance(events, IcebergPart):
         return history(view, pl.DataFrame(events.table(view.source_columns)))
     return pl.DataFrame(ray.get(events))

@@ -60,7 +60,7 @@ def build_frame(
     DataError when no example is left.
     """
     key = _key(features, examples, task, split, landed, until)
-    if made := tables.made(name, key):
+    if made := tables.snapshot_for_key(name, key):
         return made
     needed = {examples.id, examples.label_known_at, *(c.name for c in features.request)} | (
         {examples.event_time} - {""}

@@ -67,7 +67,7 @@ def land(source: Source, tables: Tables, namespace: str, settings: Settings, now
     else:
         why = "; ".join(f"{n} rows: {reason}" for reason, n in reasons.items()) or "it is empty"
         raise DataError(f"source {source.name!r} gave no usable row ({why})", "check what its read function returns")
-    newest = tables.newest(table, source.known_at)
+    newest = tables.latest_timestamp(table, source.known_at)
     stale = staleness(source, newest, now)
     if stale and source.stale == "refuse":
         raise DataError(stale, "mend what feeds it, or declare stale='warn'")

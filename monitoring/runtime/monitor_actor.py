@@ -70,7 +70,7 @@ class DriftMonitorActor(DriftMonitor):
             return
         self._registry_asked = time.monotonic()
         try:
-            champion = self._registry.aliased(self.model, CHAMPION)
+            champion = self._registry.version_by_alias(self.model, CHAMPION)
             if champion is not None and self._detector is not None and champion.version != self._detector.version:
                 self.watch(champion.version, (self._registry.fetch(champion) / PROFILE).read_bytes(), self._policy)
         except (RayloopError, OSError) as error:

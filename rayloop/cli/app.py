@@ -72,7 +72,7 @@ def up() -> None:
 def down() -> None:
     """End every process of the local cluster, HAProxy and MLflow's pages included."""
     settings = load_settings()
-    if local_cluster.running(settings):
+    if local_cluster.is_running(settings):
         _flush_logs(settings)
     count = local_cluster.stop(settings)
     typer.echo(f"stopped {count} processes" if count else "nothing was running")
@@ -109,7 +109,9 @@ def demo() -> None:
 @app.command()
 def run(
     project: ProjectArgument,
-    rehearse: Annotated[bool, typer.Option(help="Replay history as live traffic after the first version")] = False,
+    rehearse: Annotated[
+        bool, typer.Option(help="TrafficReplay history as live traffic after the first version")
+    ] = False,
     fresh: Annotated[bool, typer.Option(help="Forget this project's tables, versions and state first")] = False,
 ) -> None:
     """Land, join, tune, train, gate, register, serve; the report at the end."""
@@ -180,10 +182,10 @@ def predict(
 @app.command()
 def push(project: ProjectArgument, source: str, file: Path) -> None:
     """Put the events of a file (Parquet, CSV, NDJSON) into the online store at once, where that store can be reached."""
-    from rayloop.project import load, locate
+    from rayloop.project import load_project, locate_project
     from rayloop.stages.push import push_file
 
-    pushed = push_file(load(locate(project)), load_settings(), source, file)
+    pushed = push_file(load_project(locate_project(project)), load_settings(), source, file)
     for view, events in pushed.events.items():
         typer.echo(f"{view}: {events:,} new events")
     for reason, rows in pushed.refused.items():
@@ -219,7 +221,7 @@ def report(
     project: ProjectArgument,
     features: Annotated[bool, typer.Option("--features", help="The catalogue: views, and who uses them")] = False,
     skew: Annotated[
-        bool, typer.Option("--skew", help="Replay served requests offline and compare, bit for bit")
+        bool, typer.Option("--skew", help="TrafficReplay served requests offline and compare, bit for bit")
     ] = False,
 ) -> None:
     """Write the HTML report of what happened to a model, or of its features."""
@@ -272,31 +274,31 @@ def _work(
 
     ``check`` raises for words that the project does not know, before a job is made of them.
     """
-    from rayloop.project import load, locate
+    from rayloop.project import load_project, locate_project
 
-    location = locate(words[1])
-    loaded = load(location)
+    location = locate_project(words[1])
+    loaded = load_project(location)
     check(loaded)
     settings = load_settings()
     if connection.in_job() and action is not None:
-        from cluster.log_suppression import quiet_data
-        from rayloop.console import Progress
-        from rayloop.context import Workspace
+        from cluster.log_suppression import suppress_ray_data_logs
+        from rayloop.console import ProgressConsole
+        from rayloop.context import ProjectContext
 
         connection.connect(settings)
-        quiet_data()
-        action(Workspace(loaded, location, settings, Progress()))
+        suppress_ray_data_logs()
+        action(ProjectContext(loaded, location, settings, ProgressConsole()))
         return
     _submit([words[0], location.module, *words[2:]], location.folder)
 
 
 def _submit(words: list[str], folder: Path) -> None:
     from cluster import jobs
-    from rayloop.code_version import COMMIT, commit_of
+    from rayloop.code_version import COMMIT, current_commit
 
     settings = load_settings()
     python = sys.executable if not settings.address else "python"
-    job = jobs.submit(settings, [python, "-m", "rayloop", *words], folder, variables={COMMIT: commit_of(folder)})
+    job = jobs.submit(settings, [python, "-m", "rayloop", *words], folder, variables={COMMIT: current_commit(folder)})
     typer.echo(f"Ray job {job} (dashboard: {settings.dashboard}/#/jobs/{job})")
     try:
         done = jobs.follow(settings, job, lambda text: typer.echo(text, nl=False))
@@ -308,9 +310,9 @@ def _submit(words: list[str], folder: Path) -> None:
 
 
 def _order(model: str, order: str, reason: str, version: str = "", rollout: str = "") -> None:
-    from rayloop.cli.rollout_commands import steer
+    from rayloop.cli.rollout_commands import send_command
 
-    steer(load_settings(), model, order, reason, typer.echo, version, rollout)
+    send_command(load_settings(), model, order, reason, typer.echo, version, rollout)
 
 
 def _flush_logs(settings: Any) -> None:

@@ -7,18 +7,18 @@ from datetime import UTC, datetime
 
 from cluster.errors import ProjectError, VersionNotFound
 from cluster.names import CHAMPION
-from rayloop.context import Workspace
+from rayloop.context import ProjectContext
 from rayloop.report import report_data
-from rayloop.report.run_summary import summarise
+from rayloop.report.run_summary import print_summary
 from rayloop.simulation import scenario
 from rayloop.stages import baselines, delete_project, steps
 from rayloop.stages import deploy as serving
-from rayloop.stages.train_version import tune as search
+from rayloop.stages.train_version import choose_recipe as search
 
 
-def run(workspace: Workspace, *, rehearse: bool, fresh: bool) -> None:
+def run(workspace: ProjectContext, *, rehearse: bool, fresh: bool) -> None:
     """The loop: data, features, tuning, training, gate, registry, serving; then the rehearsal when asked for."""
-    plan = workspace.project.rehearsal
+    plan = workspace.project.simulation
     if rehearse and plan is None:
         raise ProjectError(
             f"{workspace.project.name} declares no rehearsal", "add Project(rehearsal=...) or leave --rehearse out"
@@ -26,29 +26,29 @@ def run(workspace: Workspace, *, rehearse: bool, fresh: bool) -> None:
     workspace.registry.check()
     serving.require_same_settings(workspace)
     if fresh:
-        delete_project.forget(workspace)
+        delete_project.delete_project(workspace)
     elif rehearse and workspace.registry.versions(workspace.project.name):
         raise ProjectError(
             f"{workspace.project.name} has versions already, and a rehearsal would mix with them",
             "add --fresh to forget them, or rehearse under another project name",
         )
     landed = steps.land_sources(workspace)
-    snapshots = steps.snapshots(landed)
+    snapshots = steps.snapshots_of(landed)
     frame = steps.training_frame(workspace, snapshots)
     comparison = baselines.start(workspace, frame)
-    first, recipe = steps.first_version(workspace, frame)
+    first, recipe = steps.build_first_version(workspace, frame)
     if not rehearse:
         steps.materialize_online(workspace, snapshots, datetime.now(UTC))
     steps.release(workspace, first.version)
-    story = scenario.rehearse(workspace, plan, snapshots, recipe) if rehearse and plan else None
+    story = scenario.run_scenario(workspace, plan, snapshots, recipe) if rehearse and plan else None
     with workspace.progress.stage("report"):
         results = baselines.collect(workspace, comparison)
-        page = report_data.write(workspace, results)
-    summarise(workspace, landed, first, results, story, page)
+        page = report_data.write_report(workspace, results)
+    print_summary(workspace, landed, first, results, story, page)
 
 
-def tune(workspace: Workspace) -> None:
-    frame = steps.training_frame(workspace, steps.snapshots(steps.land_sources(workspace)))
+def tune(workspace: ProjectContext) -> None:
+    frame = steps.training_frame(workspace, steps.snapshots_of(steps.land_sources(workspace)))
     with workspace.progress.stage("tune"):
         recipe, found = search(workspace, frame)
         if found is None:
@@ -61,28 +61,28 @@ def tune(workspace: Workspace) -> None:
         workspace.progress(f"best: {recipe.config.model_dump_json()} {dict(recipe.spec.parameters)}")
 
 
-def train(workspace: Workspace) -> None:
-    from rayloop.stages.train_version import Recipe, make_version
+def train(workspace: ProjectContext) -> None:
+    from rayloop.stages.train_version import Recipe, build_version
 
-    frame = steps.training_frame(workspace, steps.snapshots(steps.land_sources(workspace)))
+    frame = steps.training_frame(workspace, steps.snapshots_of(steps.land_sources(workspace)))
     with workspace.progress.stage("train"):
-        made = make_version(
+        made = build_version(
             workspace, frame, Recipe(workspace.project.model, workspace.project.train), "trained by hand"
         )
         workspace.progress(f"{made.version}: serve it with `rayloop deploy PROJECT --version {made.version.version}`")
 
 
-def retrain(workspace: Workspace, until: datetime, reason: str) -> None:
+def retrain(workspace: ProjectContext, until: datetime, reason: str) -> None:
     serving.require_same_settings(workspace)
     workspace.progress(f"retraining {workspace.project.name} on what was known at {until:%Y-%m-%d %H:%M}: {reason}")
     made = steps.retrain(workspace, until)
-    workspace.registry.tag(made.version, "rayloop.retrained_because", reason)
+    workspace.registry.set_tag(made.version, "rayloop.retrained_because", reason)
     steps.release(workspace, made.version)
 
 
-def rollback(workspace: Workspace, version: str, reason: str) -> None:
+def rollback(workspace: ProjectContext, version: str, reason: str) -> None:
     name = workspace.project.name
-    champion = workspace.registry.aliased(name, CHAMPION)
+    champion = workspace.registry.version_by_alias(name, CHAMPION)
     answers = serving.roll_back(workspace, version or (champion.version if champion else ""), reason)
     if champion and answers.version == champion.version:
         workspace.progress(f"v{version} is champion no more: {answers} answers, nothing was changed")
@@ -90,38 +90,40 @@ def rollback(workspace: Workspace, version: str, reason: str) -> None:
         workspace.progress(f"{answers} answers again: {reason}")
 
 
-def deploy(workspace: Workspace, numbers: Sequence[str]) -> None:
+def deploy(workspace: ProjectContext, numbers: Sequence[str]) -> None:
     name = workspace.project.name
     serving.require_same_settings(workspace)
     versions = workspace.registry.versions(name)
     if not versions:
         raise VersionNotFound(f"model {name!r} has no version", "make one: rayloop run PROJECT")
     chosen = [workspace.registry.version(name, number) for number in numbers] or versions[-1:]
-    landed = steps.snapshots(steps.land_sources(workspace))
+    landed = steps.snapshots_of(steps.land_sources(workspace))
     steps.materialize_online(workspace, landed, datetime.now(UTC), chosen)
     steps.release(workspace, *chosen)
 
 
-def predict(workspace: Workspace, table: str, out: str, version: str, keep: Sequence[str] = ()) -> None:
+def predict(workspace: ProjectContext, table: str, out: str, version: str, keep: Sequence[str] = ()) -> None:
     from rayloop.stages import batch_predict
 
     name = workspace.project.name
-    chosen = workspace.registry.version(name, version) if version else workspace.registry.aliased(name, CHAMPION)
+    chosen = (
+        workspace.registry.version(name, version) if version else workspace.registry.version_by_alias(name, CHAMPION)
+    )
     if chosen is None:
         raise VersionNotFound(f"model {name!r} has no champion", "give --version, or deploy one")
     with workspace.progress.stage("predict"):
         batch_predict.predict(workspace, chosen, table, out, keep)
 
 
-def report(workspace: Workspace, *, features: bool = False, skew: bool = False) -> None:
+def report(workspace: ProjectContext, *, features: bool = False, skew: bool = False) -> None:
     with workspace.progress.stage("report"):
         if features:
-            report_data.write_catalogue(workspace)
+            report_data.write_catalog(workspace)
         if skew:
             report_data.write_skew(workspace)
         if not (features or skew):
-            workspace.progress(f"written to {report_data.write(workspace, baselines.stored(workspace))}")
+            workspace.progress(f"written to {report_data.write_report(workspace, baselines.load(workspace))}")
 
 
-def backfill(workspace: Workspace, view: str, since: datetime | None) -> None:
+def backfill(workspace: ProjectContext, view: str, since: datetime | None) -> None:
     steps.backfill_view(workspace, view, datetime.now(UTC), since)

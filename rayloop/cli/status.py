@@ -13,9 +13,9 @@ import psutil
 import ray
 
 from cluster import connection, local_cluster
-from cluster.actors import call, find
+from cluster.actors import find_actor, get_result
 from cluster.errors import DataError, ProjectError, RayloopError
-from cluster.names import ACTOR_NAMESPACE, ledger_actor, monitor_actor, predictions_table, rollout_actor
+from cluster.names import ACTOR_NAMESPACE, log_writer_actor, monitor_actor, predictions_table, rollout_actor
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
@@ -24,8 +24,8 @@ from deployments.rollout.controller import RolloutStatus
 from deployments.rollout.serve_config import Standing, standings
 from deployments.rollout.serve_config import connect as serve_config
 from deployments.rollout.state_machine import RolloutState, named
-from rayloop.cli.rollout_commands import stands
-from rayloop.stages.deploy import BY_JOB, require_same_stores, told_of_job
+from rayloop.cli.rollout_commands import rollout_summary
+from rayloop.stages.deploy import JOB_ACTIONS, describe_job, require_same_stores
 
 Tell = Callable[[str], None]
 
@@ -82,21 +82,21 @@ def show_trace(settings: Settings, model: str, request: str, tell: Tell) -> None
 
 def forget_entity(settings: Settings, project: str, entity: Sequence[str], tell: Tell) -> None:
     """Delete an entity's rows, given as column=value, and print the account. Raises ProjectError for one that is not so."""
-    from rayloop.console import Progress
-    from rayloop.context import Workspace
-    from rayloop.project import load, locate
-    from rayloop.stages.erase_entity import forget
+    from rayloop.console import ProgressConsole
+    from rayloop.context import ProjectContext
+    from rayloop.project import load_project, locate_project
+    from rayloop.stages.erase_entity import erase_entity
 
     pairs = [pair.partition("=") for pair in entity]
     if not all(name and equals and value for name, equals, value in pairs):
         raise ProjectError("an entity is named by --entity column=value", "such as --entity tailnum=N14228")
-    location = locate(project)
-    if local_cluster.running(settings):
+    location = locate_project(project)
+    if local_cluster.is_running(settings):
         connection.connect(settings)
-    workspace = Workspace(load(location), location, settings, Progress())
+    workspace = ProjectContext(load_project(location), location, settings, ProgressConsole())
     if ray.is_initialized():
         require_same_stores(workspace)
-    account = forget(workspace, {name: value for name, _, value in pairs}, datetime.now(UTC))
+    account = erase_entity(workspace, {name: value for name, _, value in pairs}, datetime.now(UTC))
     for one in account.deleted:
         tell(str(one))
     for place in account.remains:
@@ -107,7 +107,7 @@ def flush_logs(settings: Settings, tell: Tell) -> None:
     """Commit what the prediction logs of all served models still hold in memory."""
     connection.connect(settings)
     for model in _models():
-        actor = find(ledger_actor(model))
+        actor = find_actor(log_writer_actor(model))
         if actor is not None:
             counts = ray.get(actor.flush.remote(), timeout=_FLUSH_S)
             tell(f"{model}: log committed, {counts['predictions']:,} predictions and {counts['labels']:,} labels")
@@ -117,27 +117,27 @@ def flush_logs(settings: Settings, tell: Tell) -> None:
 def _models() -> list[str]:
     """Models that have a log on this cluster, served or not any more."""
     names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == ACTOR_NAMESPACE]
-    prefix = ledger_actor("")
+    prefix = log_writer_actor("")
     return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
 
 def _show_model(settings: Settings, model: str, stands: Standing | None, tell: Tell) -> None:
-    served = call(serve_config(settings).current.remote(model))
+    served = get_result(serve_config(settings).current.remote(model))
     tell(f"\n{model}: " + (f"champion v{served.champion.version}{_replicas(stands)}" if served else "not served"))
-    lost = call(find(ledger_actor(model)).lost.remote())
+    lost = get_result(find_actor(log_writer_actor(model)).lost.remote())
     if lost["replicas"]:
         rows = f"{lost['predictions']:,} predictions and {lost['labels']:,} labels"
         tell(f"  log: {rows} were lost with {lost['replicas']} killed replica(s)")
-    rollout = find(rollout_actor(model))
-    status = call(rollout.status.remote()) if rollout is not None else None
+    rollout = find_actor(rollout_actor(model))
+    status = get_result(rollout.status.remote()) if rollout is not None else None
     if served and served.trial:
         for challenger in served.trial.challengers:
             tell(f"  challenger v{challenger.version} at {100 * served.trial.share:.3g}%")
     if status is not None and status.state is not None:
         _show_rollout(status, time.time(), tell)
-    monitor = find(monitor_actor(model))
+    monitor = find_actor(monitor_actor(model))
     if monitor is not None:
-        found = call(monitor.status.remote())
+        found = get_result(monitor.status.remote())
         drifting = "DRIFTING" if found["drifting"] else "quiet"
         tell(f"  drift: {drifting}, {_windows(found)}, {len(found['alarms'])} alarms")
         for entry in _newest(found["alarms"]):
@@ -163,14 +163,14 @@ def _windows(found: dict[str, Any]) -> str:
 
 def _newest(alarms: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The last alarms, and before them the last that submitted a job: one fault may raise many."""
-    acted = [entry for entry in alarms[:-_ALARMS] if entry["action"] in BY_JOB]
+    acted = [entry for entry in alarms[:-_ALARMS] if entry["action"] in JOB_ACTIONS]
     return acted[-1:] + alarms[-_ALARMS:]
 
 
 def _alarm(settings: Settings, entry: dict[str, Any]) -> str:
     """An alarm, what was done, and how that stands."""
     alarm = entry["alarm"]
-    done = told_of_job(settings, entry["action"], entry["outcome"], entry["failed"])
+    done = describe_job(settings, entry["action"], entry["outcome"], entry["failed"])
     return f"{alarm['kind']}: {entry['action']} {done}: {alarm['reason']}"
 
 
@@ -194,7 +194,7 @@ def _show_rollout(status: RolloutStatus, now: float, tell: Tell) -> None:
     assert state is not None
     several = len(state.entrants) > 1 and state.active
     rest = f" each, {named(state.challengers)}" if several else f": {state.reason}"
-    tell(f"  rollout {state.id}: {stands(state)}{rest}")
+    tell(f"  rollout {state.id}: {rollout_summary(state)}{rest}")
     if state.status == "running":
         tell(f"    {_step(state, now)}")
     for version in state.challengers:
@@ -285,7 +285,7 @@ def _tables(settings: Settings) -> str:
 
 
 def _cluster(settings: Settings) -> str:
-    if not local_cluster.running(settings):
+    if not local_cluster.is_running(settings):
         return "not running; `rayloop up` starts it"
     connection.connect(settings)
     return f"{len(ray.nodes())} nodes at {settings.dashboard}"

@@ -14,13 +14,13 @@ from features.inspection.catalog import Catalogue, FeatureEntry, ViewEntry, entr
 from features.online.materialize import watermark
 from features.profiles.profile import Profile
 from features.sources.validation import staleness
-from rayloop.context import Workspace
-from rayloop.lineage import Lineage, lineages
+from rayloop.context import ProjectContext
+from rayloop.lineage import VersionLineage, load_lineages
 
 
-def gather(workspace: Workspace, now: datetime) -> Catalogue:
+def build_catalog(workspace: ProjectContext, now: datetime) -> Catalogue:
     """All views of the project, with the versions of every registered model that use them."""
-    found = lineages(workspace.registry, workspace.registry.models())
+    found = load_lineages(workspace.registry, workspace.registry.model_names())
     profile, frame = _statistics(workspace)
     versions = _named(workspace, found)
     return Catalogue(
@@ -32,7 +32,7 @@ def gather(workspace: Workspace, now: datetime) -> Catalogue:
     )
 
 
-def tables(catalogue: Catalogue) -> Iterator[Table]:
+def catalog_tables(catalogue: Catalogue) -> Iterator[Table]:
     """The catalogue for a terminal: a table a view."""
     for view in catalogue.views:
         title = f"{view.name}  by {', '.join(view.keys)}  from {view.source}" + (
@@ -42,13 +42,13 @@ def tables(catalogue: Catalogue) -> Iterator[Table]:
         for i, column in enumerate(("feature", "made", "missing", "mean", "std", "low", "high")):
             table.add_column(column, justify="left" if i < 2 else "right")
         for feature in view.features:
-            table.add_row(*cells(feature))
-        table.caption = "; ".join(line for line in facts(view) if line)
+            table.add_row(*feature_cells(feature))
+        table.caption = "; ".join(line for line in view_facts(view) if line)
         table.caption_justify = "left"
         yield table
 
 
-def cells(feature: FeatureEntry) -> tuple[str, ...]:
+def feature_cells(feature: FeatureEntry) -> tuple[str, ...]:
     """A row of the table: name, how it is made, share that is missing, mean, std, low, high; or the commonest values."""
     missing = "-" if feature.missing is None else f"{feature.missing:.1%}"
     if feature.common:
@@ -57,7 +57,7 @@ def cells(feature: FeatureEntry) -> tuple[str, ...]:
     return (feature.name, feature.made, missing, *("-" if figure is None else f"{figure:.4g}" for figure in figures))
 
 
-def facts(view: ViewEntry) -> tuple[str, ...]:
+def view_facts(view: ViewEntry) -> tuple[str, ...]:
     """What is to be said of a view beside its features."""
     return (
         view.description,
@@ -68,7 +68,7 @@ def facts(view: ViewEntry) -> tuple[str, ...]:
     )
 
 
-def _statistics(workspace: Workspace) -> tuple[Profile | None, str]:
+def _statistics(workspace: ProjectContext) -> tuple[Profile | None, str]:
     snapshot = workspace.tables.latest(workspace.frame_table)
     if snapshot is None:
         return None, ""
@@ -77,9 +77,11 @@ def _statistics(workspace: Workspace) -> tuple[Profile | None, str]:
     return statistics(columns, frame), f"{snapshot.table}@{snapshot.id}, {snapshot.rows:,} rows"
 
 
-def _named(workspace: Workspace, found: list[Lineage]) -> dict[str, tuple[FeatureView, ...]]:
+def _named(workspace: ProjectContext, found: list[VersionLineage]) -> dict[str, tuple[FeatureView, ...]]:
     """Views by the version that uses them; the champion is marked."""
-    champions = {model: workspace.registry.aliased(model, CHAMPION) for model in {one.version.model for one in found}}
+    champions = {
+        model: workspace.registry.version_by_alias(model, CHAMPION) for model in {one.version.model for one in found}
+    }
     named = {}
     for version, manifest, _ in found:
         champion = champions[version.model]
@@ -90,7 +92,7 @@ def _named(workspace: Workspace, found: list[Lineage]) -> dict[str, tuple[Featur
 
 
 def _entry(
-    workspace: Workspace,
+    workspace: ProjectContext,
     view: FeatureView,
     profile: Profile | None,
     versions: dict[str, tuple[FeatureView, ...]],
@@ -99,7 +101,7 @@ def _entry(
     source = next(source for source in workspace.project.sources if source.name == view.source)
     table = f"{workspace.project.name}.{source.name}"
     there = workspace.tables.exists(table)
-    newest = workspace.tables.newest(table, source.known_at) if there else None
+    newest = workspace.tables.latest_timestamp(table, source.known_at) if there else None
     online = watermark(workspace.store, view)
     return ViewEntry(
         name=view.name,
@@ -116,9 +118,9 @@ def _entry(
     )
 
 
-def _counts(workspace: Workspace, view: FeatureView, table: str) -> datetime | None:
+def _counts(workspace: ProjectContext, view: FeatureView, table: str) -> datetime | None:
     """From when the view's newest landed event counts: what its online state should have come to."""
-    times = [workspace.tables.newest(table, column) for column in (view.event_time, view.known_at) if column]
+    times = [workspace.tables.latest_timestamp(table, column) for column in (view.event_time, view.known_at) if column]
     found = [at for at in times if at is not None]
     return max(found) + view.delay if found else None
 

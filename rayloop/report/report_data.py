@@ -15,8 +15,15 @@ import pyarrow as pa
 import ray
 from rich.console import Console
 
-from cluster.actors import call
-from cluster.names import ACTOR_NAMESPACE, CHAMPION, labels_table, monitor_actor, predictions_table, to_label_table
+from cluster.actors import get_result
+from cluster.names import (
+    ACTOR_NAMESPACE,
+    CHAMPION,
+    label_candidates_table,
+    labels_table,
+    monitor_actor,
+    predictions_table,
+)
 from cluster.settings import Settings
 from cluster.values import Decision, ModelVersion
 from deployments.rollout.journal import Journal
@@ -41,11 +48,11 @@ from monitoring.report.schema import (
     Timing,
     VersionRow,
 )
-from rayloop.context import Workspace
+from rayloop.context import ProjectContext
 from rayloop.report import catalog_data
 from rayloop.stages import skew_check
-from rayloop.stages.baselines import Results
-from rayloop.stages.deploy import told_of_job
+from rayloop.stages.baselines import BaselineResults
+from rayloop.stages.deploy import describe_job
 from trainers import metrics as task_metrics
 from trainers.scoring import onnx_scorer
 
@@ -56,33 +63,33 @@ _WIDTH = 110
 Months = dict[str, dict[str, float]]
 
 
-def write(workspace: Workspace, baselines: Results) -> Path:
+def write_report(workspace: ProjectContext, baselines: BaselineResults) -> Path:
     """Write report.html into the project's folder; returns its path."""
     workspace.folder.mkdir(parents=True, exist_ok=True)
     page = workspace.folder / "report.html"
-    page.write_text(render(gather(workspace, baselines)))
+    page.write_text(render(build_report(workspace, baselines)))
     return page
 
 
-def write_catalogue(workspace: Workspace) -> Path:
+def write_catalog(workspace: ProjectContext) -> Path:
     """Print the catalogue of the project's features and write features.html; returns its path."""
-    found = catalog_data.gather(workspace, datetime.now(UTC))
+    found = catalog_data.build_catalog(workspace, datetime.now(UTC))
     console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
-    for table in catalog_data.tables(found):
+    for table in catalog_data.catalog_tables(found):
         console.print(table, "")
     return _put(workspace, "features.html", render_catalogue(found))
 
 
-def write_skew(workspace: Workspace) -> Path:
-    """Replay what was served, print the mismatches and write skew.html; returns its path."""
+def write_skew(workspace: ProjectContext) -> Path:
+    """TrafficReplay what was served, print the mismatches and write skew.html; returns its path."""
     found = skew_check.replay(workspace)
-    for line in skew_check.told(found):
+    for line in skew_check.describe_replay(found):
         workspace.progress(line)
     html = render_skew(workspace.project.name, time.time(), found.rows, found.features, found.left_out)
     return _put(workspace, "skew.html", html)
 
 
-def _put(workspace: Workspace, name: str, html: str) -> Path:
+def _put(workspace: ProjectContext, name: str, html: str) -> Path:
     workspace.folder.mkdir(parents=True, exist_ok=True)
     path = workspace.folder / name
     path.write_text(html)
@@ -90,21 +97,21 @@ def _put(workspace: Workspace, name: str, html: str) -> Path:
     return path
 
 
-def gather(workspace: Workspace, baselines: Results) -> Report:
+def build_report(workspace: ProjectContext, baselines: BaselineResults) -> Report:
     """Everything on the page."""
     name = workspace.project.name
     versions = workspace.registry.versions(name)
     held_out = _held_out(workspace, versions)
     live = _live_quality(workspace)
     monitor = _monitor(name)
-    seen: LookState = call(monitor.looks.remote()) if monitor else LookState()
+    seen: LookState = get_result(monitor.looks.remote()) if monitor else LookState()
     return Report(
         model=name,
         made_at=time.time(),
         facts=_facts(workspace, versions, held_out),
         quality=(_quality(workspace, held_out, baselines, live),) if held_out else (),
         calibration=_calibration(workspace, held_out) if held_out else (),
-        drift=tuple(call(monitor.history.remote())) if monitor else (),
+        drift=tuple(get_result(monitor.history.remote())) if monitor else (),
         actions=_actions(workspace.settings, monitor),
         performance=seen.quality,
         looks=seen.looks,
@@ -115,7 +122,7 @@ def gather(workspace: Workspace, baselines: Results) -> Report:
     )
 
 
-def _held_out(workspace: Workspace, versions: list[ModelVersion]) -> _HeldOut | None:
+def _held_out(workspace: ProjectContext, versions: list[ModelVersion]) -> _HeldOut | None:
     """Of the first version whose training frame is still there: rows may have had to be forgotten."""
     for version in versions:
         if workspace.tables.has_snapshot(Manifest.load(workspace.registry.fetch(version)).snapshot):
@@ -126,7 +133,7 @@ def _held_out(workspace: Workspace, versions: list[ModelVersion]) -> _HeldOut | 
 class _HeldOut:
     """A version's scores on the rows that it was not trained on."""
 
-    def __init__(self, workspace: Workspace, version: ModelVersion) -> None:
+    def __init__(self, workspace: ProjectContext, version: ModelVersion) -> None:
         folder = workspace.registry.fetch(version)
         snapshot = Manifest.load(folder).snapshot
         rows = workspace.tables.read(snapshot.table, snapshot.id)
@@ -139,9 +146,9 @@ class _HeldOut:
 
 
 def _facts(
-    workspace: Workspace, versions: list[ModelVersion], held_out: _HeldOut | None
+    workspace: ProjectContext, versions: list[ModelVersion], held_out: _HeldOut | None
 ) -> tuple[tuple[str, str], ...]:
-    champion = workspace.registry.aliased(workspace.project.name, CHAMPION)
+    champion = workspace.registry.version_by_alias(workspace.project.name, CHAMPION)
     facts = [("champion", f"v{champion.version}" if champion else "none"), ("versions", str(len(versions)))]
     if held_out is not None:
         metric = task_metrics.primary(workspace.project.task).name
@@ -149,13 +156,13 @@ def _facts(
             workspace.project.task, held_out.scores[held_out.test], held_out.labels[held_out.test]
         )[metric]
         facts.append((f"{metric} of v{held_out.version.version} on held-out rows", f"{value:.4f}"))
-    queued = workspace.tables.latest(to_label_table(workspace.project.name))
+    queued = workspace.tables.latest(label_candidates_table(workspace.project.name))
     if queued is not None:
         facts.append(("rows worth labelling", f"{queued.rows:,}"))
     return tuple(facts)
 
 
-def _quality(workspace: Workspace, held_out: _HeldOut, baselines: Results, live: Months) -> Quality:
+def _quality(workspace: ProjectContext, held_out: _HeldOut, baselines: BaselineResults, live: Months) -> Quality:
     metric = task_metrics.primary(workspace.project.task)
     found = {f"v{held_out.version.version}, held out": held_out.months, "as answered live": live}
     found |= {name: result["months"] for name, result in baselines.items()}
@@ -175,7 +182,7 @@ def _figure(months: Months, period: str, metric: str) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def _calibration(workspace: Workspace, held_out: _HeldOut) -> tuple[CalibrationCurve, ...]:
+def _calibration(workspace: ProjectContext, held_out: _HeldOut) -> tuple[CalibrationCurve, ...]:
     if workspace.project.task.kind == "regression":
         return ()
     here = held_out.test
@@ -190,7 +197,7 @@ def _calibration(workspace: Workspace, held_out: _HeldOut) -> tuple[CalibrationC
     )
 
 
-def _live_quality(workspace: Workspace) -> Months:
+def _live_quality(workspace: ProjectContext) -> Months:
     """Metrics of what was answered, by month of the features' time, for the rows whose labels have come."""
     name, task = workspace.project.name, workspace.project.task
     if not (workspace.tables.exists(predictions_table(name)) and workspace.tables.exists(labels_table(name))):
@@ -207,7 +214,7 @@ def _live_quality(workspace: Workspace) -> Months:
     return onnx_scorer.by_time(task, scores, both.get_column("label").to_numpy(), both.get_column(AS_OF).to_arrow())
 
 
-def _rollouts(workspace: Workspace) -> tuple[Rollout, ...]:
+def _rollouts(workspace: ProjectContext) -> tuple[Rollout, ...]:
     by_rollout: dict[str, list[Decision]] = {}
     for decision in Journal(workspace.project.name, workspace.tables).decisions():
         by_rollout.setdefault(decision.rollout, []).append(decision)
@@ -220,12 +227,12 @@ def _rollouts(workspace: Workspace) -> tuple[Rollout, ...]:
 def _actions(settings: Settings, monitor: ray.actor.ActorHandle | None) -> tuple[Action, ...]:
     if monitor is None:
         return ()
-    entries = call(monitor.journal.remote())
+    entries = get_result(monitor.journal.remote())
     return tuple(Action(at=e.at, alarm=e.alarm, done=_done(settings, e)) for e in entries)
 
 
 def _done(settings: Settings, entry: Entry) -> str:
-    done = told_of_job(settings, entry.action, entry.outcome, entry.failed)
+    done = describe_job(settings, entry.action, entry.outcome, entry.failed)
     told = [f"{url} {outcome or 'is being told'}" for url, outcome in entry.notices.items()]
     return "; ".join([f"{entry.action}: {done}", *told])
 
@@ -233,13 +240,13 @@ def _done(settings: Settings, entry: Entry) -> str:
 def _cost(monitor: ray.actor.ActorHandle | None) -> Cost | None:
     if monitor is None:
         return None
-    status = call(monitor.status.remote())
+    status = get_result(monitor.status.remote())
     used = Used.model_validate(status["used"])
     return Cost(total=status["cost"], used=used, tags=status["tags"]) if used.reserved_cpu_s or used.cpu_s else None
 
 
-def _version(workspace: Workspace, version: ModelVersion) -> VersionRow:
-    champion = workspace.registry.aliased(workspace.project.name, CHAMPION)
+def _version(workspace: ProjectContext, version: ModelVersion) -> VersionRow:
+    champion = workspace.registry.version_by_alias(workspace.project.name, CHAMPION)
     metrics = json.loads(version.tags.get("rayloop.summary", "{}"))
     role = "champion" if champion and champion.version == version.version else ""
     return VersionRow(

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from features.sources.ingestion import Landed
-from rayloop.context import Workspace
+from rayloop.context import ProjectContext
 from rayloop.simulation.load_client import example_curl
-from rayloop.simulation.scenario import Act, Story, sentence
-from rayloop.stages.baselines import Results
+from rayloop.simulation.scenario import Phase, ScenarioResult, describe_decision
+from rayloop.stages.baselines import BaselineResults
 from rayloop.stages.train_version import Candidate
 from rayloop.stages.tune import PAGE
 from trainers import metrics as task_metrics
@@ -22,12 +22,12 @@ from trainers import metrics as task_metrics
 _WIDTH = 110
 
 
-def summarise(
-    workspace: Workspace,
+def print_summary(
+    workspace: ProjectContext,
     landed: Mapping[str, Landed],
     first: Candidate,
-    baselines: Results,
-    story: Story | None,
+    baselines: BaselineResults,
+    story: ScenarioResult | None,
     page: Path,
 ) -> None:
     """Print data, quality, rollouts, drift, time, and where to look next."""
@@ -36,7 +36,7 @@ def summarise(
     console.print(_data(landed))
     console.print(_quality(workspace, first, baselines))
     if story is not None:
-        for act in story.acts:
+        for act in story.phases:
             _tell_act(console, act)
         rows = ", ".join(f"{count:,} {name}" for name, count in story.log_rows.items())
         console.print(
@@ -54,7 +54,7 @@ def _data(landed: Mapping[str, Landed]) -> Table:
     return table
 
 
-def _quality(workspace: Workspace, first: Candidate, baselines: Results) -> Table:
+def _quality(workspace: ProjectContext, first: Candidate, baselines: BaselineResults) -> Table:
     metrics = list(first.quality)
     table = _table(
         f"Quality on the held-out rows ({task_metrics.primary(workspace.project.task).name} decides)", "model", *metrics
@@ -65,13 +65,13 @@ def _quality(workspace: Workspace, first: Candidate, baselines: Results) -> Tabl
     return table
 
 
-def _tell_act(console: Console, act: Act) -> None:
+def _tell_act(console: Console, act: Phase) -> None:
     t = act.tally
     latency = f"p50 {t.percentile_ms(50):.1f} ms, p99 {t.percentile_ms(99):.1f} ms"
     console.print(f"[bold]{act.name}[/bold]: {t.requests:,} requests, {t.failed} failed, {latency}")
     for decision in act.decisions:
         if decision.action != "hold":
-            console.print(f"  {sentence(decision)}", soft_wrap=True)
+            console.print(f"  {describe_decision(decision)}", soft_wrap=True)
     for alarm in act.alarms:
         console.print(f"  [bold]alarm[/bold] {alarm.reason}", soft_wrap=True)
     if not act.alarms and not act.decisions:
@@ -79,7 +79,7 @@ def _tell_act(console: Console, act: Act) -> None:
     console.print()
 
 
-def _time(workspace: Workspace) -> Table:
+def _time(workspace: ProjectContext) -> Table:
     total = workspace.progress.elapsed_s
     table = _table(f"Where {total:.0f} s went", "stage", "seconds", "share")
     for name, seconds in sorted(workspace.progress.seconds.items(), key=lambda item: -item[1]):
@@ -87,7 +87,7 @@ def _time(workspace: Workspace) -> Table:
     return table
 
 
-def _next(console: Console, workspace: Workspace, page: Path) -> None:
+def _next(console: Console, workspace: ProjectContext, page: Path) -> None:
     settings, name = workspace.settings, workspace.project.name
     ray = Path(sys.executable).with_name("ray")
     console.rule("Where to look next", align="left")
@@ -103,7 +103,7 @@ def _next(console: Console, workspace: Workspace, page: Path) -> None:
     console.print("Stop it all    make down   (or: rayloop down)")
 
 
-def _curl(workspace: Workspace) -> str:
+def _curl(workspace: ProjectContext) -> str:
     project, source = workspace.project, workspace.project.examples.source
     names = [c.name for c in project.features.request]
     newest = pl.DataFrame(workspace.tables.read(f"{project.name}.{source}", columns=names)).drop_nulls().tail(1)

@@ -13,7 +13,7 @@ _OWN_RATE = "100000/second"
 
 
 @contextmanager
-def own_key(settings: Settings, model: str, name: str) -> Iterator[dict[str, str]]:
+def temporary_key(settings: Settings, model: str, name: str) -> Iterator[dict[str, str]]:
     """Headers that let the loop's own requests to ``model`` in, while the block lasts; none where access is open."""
     from deployments.auth.authenticator import KEY_EFFECTIVE_WITHIN_S
     from deployments.auth.credentials import SCOPES

@@ -19,7 +19,7 @@ _TIMEOUT_S = 30.0
 _LABELS_A_REQUEST = 500
 
 
-class Tally(NamedTuple):
+class LoadStats(NamedTuple):
     """What the client saw: requests, those not answered with 200, seconds, and each latency in ms."""
 
     requests: int
@@ -28,9 +28,9 @@ class Tally(NamedTuple):
     latencies_ms: tuple[float, ...]
     failures: tuple[str, ...] = ()
 
-    def __add__(self, other: object) -> Tally:
-        assert isinstance(other, Tally)
-        return Tally(
+    def __add__(self, other: object) -> LoadStats:
+        assert isinstance(other, LoadStats)
+        return LoadStats(
             self.requests + other.requests,
             self.failed + other.failed,
             self.seconds + other.seconds,
@@ -42,10 +42,10 @@ class Tally(NamedTuple):
         return float(np.percentile(self.latencies_ms, q)) if self.latencies_ms else float("nan")
 
 
-NOTHING = Tally(0, 0, 0.0, ())
+NO_REQUESTS = LoadStats(0, 0, 0.0, ())
 
 
-class Client:
+class LoadClient:
     """Talks to one model's endpoint over ``connections`` connections at once."""
 
     def __init__(self, endpoint: str, model: str, connections: int, headers: Mapping[str, str] | None = None) -> None:
@@ -53,21 +53,21 @@ class Client:
         self._headers = headers
         self._connections = connections
 
-    def predict(self, features: FeatureSet, ids: Sequence[str], rows: pl.DataFrame) -> Tally:
+    def predict(self, features: FeatureSet, ids: Sequence[str], rows: pl.DataFrame) -> LoadStats:
         """One request a row; the row's id is the request's id and routing key."""
         columns = [(c, _cells(rows.get_column(c.name), c)) for c in features.request]
         bodies = [_infer_body(id, [(c, cells[i]) for c, cells in columns]) for i, id in enumerate(ids)]
         return asyncio.run(self._send("infer", bodies))
 
-    def label(self, ids: Sequence[str], labels: Sequence[Any], known_us: Sequence[int]) -> Tally:
+    def label(self, ids: Sequence[str], labels: Sequence[Any], known_us: Sequence[int]) -> LoadStats:
         """Send labels for answered requests."""
         entries = [{"id": i, "label": y, "time": t} for i, y, t in zip(ids, labels, known_us, strict=True)]
         parts = [entries[at : at + _LABELS_A_REQUEST] for at in range(0, len(entries), _LABELS_A_REQUEST)]
         return asyncio.run(self._send("feedback", [{"labels": part} for part in parts]))
 
-    async def _send(self, path: str, bodies: list[dict[str, Any]]) -> Tally:
+    async def _send(self, path: str, bodies: list[dict[str, Any]]) -> LoadStats:
         if not bodies:
-            return NOTHING
+            return NO_REQUESTS
         queue = iter(bodies)
         latencies: list[float] = []
         failures: list[str] = []
@@ -84,7 +84,7 @@ class Client:
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._headers) as http:
             await asyncio.gather(*(work(http) for _ in range(self._connections)))
-        return Tally(len(bodies), len(failures), time.perf_counter() - began, tuple(latencies), tuple(failures[:3]))
+        return LoadStats(len(bodies), len(failures), time.perf_counter() - began, tuple(latencies), tuple(failures[:3]))
 
 
 async def _post(http: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> str:

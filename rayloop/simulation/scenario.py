@@ -1,6 +1,6 @@
 """The rehearsal: history replayed as live traffic, so that one sees the loop turn.
 
-Four acts: quiet traffic (no alarm), a sound challenger (promoted), a sabotaged one (aborted), drift (alarm, retrain by a
+Four phases: quiet traffic (no alarm), a sound challenger (promoted), a sabotaged one (aborted), drift (alarm, retrain by a
 Ray job that the monitor submits, rollout of its challenger). What happened is measured, and handed on as a value.
 """
 
@@ -16,7 +16,7 @@ import polars as pl
 import ray
 
 from cluster import jobs
-from cluster.actors import call
+from cluster.actors import get_result
 from cluster.errors import RayloopError, RolloutError
 from cluster.names import monitor_actor
 from cluster.values import Alarm, Decision, Snapshot
@@ -26,14 +26,14 @@ from features.online.feature_reader import request_features
 from features.types import AS_OF, INSTANT
 from monitoring.detection.action_limits import Entry
 from monitoring.detection.detector import WindowResult
-from rayloop.context import Workspace
-from rayloop.frame_view import Frame
-from rayloop.project import Period, Rehearsal
-from rayloop.simulation.api_key import own_key
-from rayloop.simulation.load_client import Client, Tally
-from rayloop.simulation.traffic_replay import Replay
+from rayloop.context import ProjectContext
+from rayloop.frame_view import FrameView
+from rayloop.project import Period, Simulation
+from rayloop.simulation.api_key import temporary_key
+from rayloop.simulation.load_client import LoadClient, LoadStats
+from rayloop.simulation.traffic_replay import TrafficReplay
 from rayloop.stages import deploy, steps
-from rayloop.stages.train_version import Recipe, make_version
+from rayloop.stages.train_version import Recipe, build_version
 
 _POLL_S = 0.1
 _SEEN_S = 10.0
@@ -44,73 +44,75 @@ _T = TypeVar("_T")
 
 
 @dataclass
-class Act:
+class Phase:
     """One act: what was tried, what the client saw, what was decided."""
 
     name: str
-    tally: Tally
+    tally: LoadStats
     decisions: tuple[Decision, ...] = ()
     alarms: tuple[Alarm, ...] = ()
     note: str = ""
 
 
 @dataclass
-class Story:
+class ScenarioResult:
     """What happened in a rehearsal."""
 
-    acts: list[Act] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)
     windows: tuple[WindowResult, ...] = ()
     retrain_job: str = ""
     retrain_seconds: float = 0.0
     log_rows: Mapping[str, int] = field(default_factory=dict)
 
 
-def rehearse(workspace: Workspace, plan: Rehearsal, landed: Mapping[str, Snapshot], recipe: Recipe) -> Story:
+def run_scenario(
+    workspace: ProjectContext, plan: Simulation, landed: Mapping[str, Snapshot], recipe: Recipe
+) -> ScenarioResult:
     """Play all acts. Raises RolloutError when one does not end as it must."""
-    with own_key(workspace.settings, workspace.project.name, "rehearsal") as headers:
-        return _rehearse(workspace, plan, landed, recipe, headers)
+    with temporary_key(workspace.settings, workspace.project.name, "rehearsal") as headers:
+        return _run_phases(workspace, plan, landed, recipe, headers)
 
 
-def _rehearse(
-    workspace: Workspace,
-    plan: Rehearsal,
+def _run_phases(
+    workspace: ProjectContext,
+    plan: Simulation,
     landed: Mapping[str, Snapshot],
     recipe: Recipe,
     headers: Mapping[str, str],
-) -> Story:
-    story = Story()
+) -> ScenarioResult:
+    story = ScenarioResult()
     with workspace.progress.stage("replay"):
-        stage = _Stage(workspace, plan, landed, headers)
+        stage = ScenarioRunner(workspace, plan, landed, headers)
         stage.replay.push(plan.quiet.start)
-    story.acts.append(_quiet(stage, plan.quiet))
+    story.phases.append(_quiet(stage, plan.quiet))
     frame, sound = _sound_challenger(workspace, landed, plan, recipe)
-    story.acts.append(_rollout(stage, "sound challenger", sound, plan.sound, "promoted"))
-    story.acts.append(
+    story.phases.append(_rollout(stage, "sound challenger", sound, plan.sound, "promoted"))
+    story.phases.append(
         _rollout(stage, "sabotaged challenger", _sabotage(workspace, frame, recipe), plan.sabotage, "aborted")
     )
     _drift(stage, plan.drift, story)
     story.log_rows = deploy.flush_log(workspace)
-    story.windows = tuple(call(stage.monitor.history.remote()))
+    story.windows = tuple(get_result(stage.monitor.history.remote()))
     return story
 
 
-class _Stage:
+class ScenarioRunner:
     """The replay and the actors that the acts play with."""
 
     def __init__(
-        self, workspace: Workspace, plan: Rehearsal, landed: Mapping[str, Snapshot], headers: Mapping[str, str]
+        self, workspace: ProjectContext, plan: Simulation, landed: Mapping[str, Snapshot], headers: Mapping[str, str]
     ) -> None:
         self.workspace = workspace
         project = workspace.project
         sources = {name: pl.DataFrame(workspace.tables.read(s.table, s.id)) for name, s in landed.items()}
         rows = _traffic_rows(workspace, sources[project.examples.source])
-        client = Client(workspace.settings.endpoint, project.name, plan.connections, headers)
-        self.replay = Replay(project.task, project.features, rows, sources, workspace.store, client, plan.step)
+        client = LoadClient(workspace.settings.endpoint, project.name, plan.connections, headers)
+        self.replay = TrafficReplay(project.task, project.features, rows, sources, workspace.store, client, plan.step)
         self.monitor = ray.get_actor(monitor_actor(project.name))
         self._seen_before = self._seen()
 
-    def play(self, period: Period, enough: Callable[[], bool], what: str) -> Tally:
-        """Replay a period as live traffic until ``enough``, which is asked after each step; a line for each tenth.
+    def play(self, period: Period, enough: Callable[[], bool], what: str) -> LoadStats:
+        """TrafficReplay a period as live traffic until ``enough``, which is asked after each step; a line for each tenth.
 
         ``enough`` also waits for whoever judges to have seen the step: what an act shows shall depend on the data,
         not on how fast this machine is.
@@ -120,7 +122,7 @@ class _Stage:
         self.replay.push(start)
         told = [0, 0]
 
-        def tick(now: datetime, tally: Tally) -> None:
+        def tick(now: datetime, tally: LoadStats) -> None:
             for failure in tally.failures[told[1] :]:
                 tell(f"a request failed: {failure}")
             told[1] = len(tally.failures)
@@ -150,17 +152,17 @@ class _Stage:
         return answer
 
     def _seen(self) -> int:
-        return int(call(self.monitor.status.remote())["rows_since_start"])
+        return int(get_result(self.monitor.status.remote())["rows_since_start"])
 
     def alarms(self) -> list[Alarm]:
         return [entry.alarm for entry in self.drift_journal()]
 
     def drift_journal(self) -> list[Entry]:
         """Entries about drift; what looks find depends on when labels come, and is not part of the plot."""
-        return [entry for entry in call(self.monitor.journal.remote()) if entry.alarm.kind == "drift"]
+        return [entry for entry in get_result(self.monitor.journal.remote()) if entry.alarm.kind == "drift"]
 
 
-def _traffic_rows(workspace: Workspace, rows: pl.DataFrame) -> pl.DataFrame:
+def _traffic_rows(workspace: ProjectContext, rows: pl.DataFrame) -> pl.DataFrame:
     """Every row of the examples' source as a request, with its label where it has one."""
     project = workspace.project
     examples = project.examples
@@ -176,7 +178,7 @@ def _traffic_rows(workspace: Workspace, rows: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([head, wanted], how="horizontal")
 
 
-def _quiet(stage: _Stage, period: Period) -> Act:
+def _quiet(stage: ScenarioRunner, period: Period) -> Phase:
     with stage.workspace.progress.stage("quiet"):
 
         def enough() -> bool:
@@ -186,30 +188,30 @@ def _quiet(stage: _Stage, period: Period) -> Act:
         tally = stage.play(period, enough, "quiet traffic")
         alarms = tuple(stage.alarms())
         stage.workspace.progress(f"{len(alarms)} alarms on traffic like the training data")
-        return Act("quiet traffic", tally, alarms=alarms)
+        return Phase("quiet traffic", tally, alarms=alarms)
 
 
 def _sound_challenger(
-    workspace: Workspace, landed: Mapping[str, Snapshot], plan: Rehearsal, recipe: Recipe
-) -> tuple[Frame, str]:
+    workspace: ProjectContext, landed: Mapping[str, Snapshot], plan: Simulation, recipe: Recipe
+) -> tuple[FrameView, str]:
     """Train on all that was known when the rollout begins."""
     now = plan.sound.start
     split = workspace.project.split.moved(now, workspace.project.retrain.holdout)
     frame = steps.training_frame(workspace, landed, split, now)
     with workspace.progress.stage("train"):
-        made = make_version(workspace, frame, recipe, f"all data until {now:%Y-%m-%d}")
+        made = build_version(workspace, frame, recipe, f"all data until {now:%Y-%m-%d}")
     return frame, made.version.version
 
 
-def _sabotage(workspace: Workspace, frame: Frame, recipe: Recipe) -> str:
+def _sabotage(workspace: ProjectContext, frame: FrameView, recipe: Recipe) -> str:
     config = recipe.config.model_copy(update={"epochs": _SABOTAGE_EPOCHS, "workers": 1})
     with workspace.progress.stage("train"):
         spoilt = Recipe(recipe.spec, config, shuffle_labels=True)
         why = "rehearsal: the rollout, not the gate, shall stop it"
-        return make_version(workspace, frame, spoilt, "shuffled labels", override_gate=why).version.version
+        return build_version(workspace, frame, spoilt, "shuffled labels", override_gate=why).version.version
 
 
-def _rollout(stage: _Stage, name: str, version: str, period: Period, expected: str) -> Act:
+def _rollout(stage: ScenarioRunner, name: str, version: str, period: Period, expected: str) -> Phase:
     """Roll a version out under replayed traffic, until the rollout has ended and the period is over."""
     workspace = stage.workspace
     with workspace.progress.stage("rollout"):
@@ -217,10 +219,10 @@ def _rollout(stage: _Stage, name: str, version: str, period: Period, expected: s
         tally = _under_traffic(stage, name, period)
         status = _ended(stage, name, period)
         _expect(status, expected, name)
-        return Act(name, tally, decisions=status.decisions)
+        return Phase(name, tally, decisions=status.decisions)
 
 
-def _under_traffic(stage: _Stage, name: str, period: Period) -> Tally:
+def _under_traffic(stage: ScenarioRunner, name: str, period: Period) -> LoadStats:
     told, before = [0], stage.replay.answered
 
     def ended() -> bool:
@@ -231,14 +233,14 @@ def _under_traffic(stage: _Stage, name: str, period: Period) -> Tally:
             "the rollout's evidence",
         )
         for decision in status.decisions[told[0] :]:
-            stage.workspace.progress(sentence(decision))
+            stage.workspace.progress(describe_decision(decision))
         told[0] = len(status.decisions)
         return status.over
 
     return stage.play(period, ended, name)
 
 
-def _ended(stage: _Stage, name: str, period: Period) -> RolloutStatus:
+def _ended(stage: ScenarioRunner, name: str, period: Period) -> RolloutStatus:
     try:
         return deploy.wait_for_rollout(stage.workspace, _SETTLE_S)
     except RolloutError as error:
@@ -256,14 +258,14 @@ def _expect(status: RolloutStatus, expected: str, name: str) -> None:
         raise RolloutError(f"the {name} should have been {expected}, but is {found}", "see the report and the journal")
 
 
-def sentence(decision: Decision) -> str:
+def describe_decision(decision: Decision) -> str:
     """A decision for people; "advance" names the share it leads to."""
     share = f" at {decision.share:.0%}" if decision.action in ("start", "advance") else ""
     return f"{decision.action}{share}: {decision.reason}"
 
 
-def _drift(stage: _Stage, period: Period, story: Story) -> None:
-    """Replay until the alarm; let its retrain job finish; replay on until its challenger's rollout has ended."""
+def _drift(stage: ScenarioRunner, period: Period, story: ScenarioResult) -> None:
+    """TrafficReplay until the alarm; let its retrain job finish; replay on until its challenger's rollout has ended."""
     workspace, known = stage.workspace, len(stage.alarms())
 
     def alarmed() -> bool:
@@ -276,7 +278,7 @@ def _drift(stage: _Stage, period: Period, story: Story) -> None:
         if not alarms:
             raise RolloutError("the drifting period raised no alarm", "see the drift policy, and the report")
         workspace.progress(f"ALARM {alarms[0].reason}")
-        story.acts.append(Act("drift", tally, alarms=alarms))
+        story.phases.append(Phase("drift", tally, alarms=alarms))
     with workspace.progress.stage("retrain"):
         began = time.monotonic()
         story.retrain_job = _retrained(stage)
@@ -285,10 +287,10 @@ def _drift(stage: _Stage, period: Period, story: Story) -> None:
         tally = _under_traffic(stage, "retrained challenger", period)
         status = _ended(stage, "retrained challenger", period)
         _expect(status, "promoted", "retrained challenger")
-        story.acts.append(Act("retrained challenger", tally, decisions=status.decisions))
+        story.phases.append(Phase("retrained challenger", tally, decisions=status.decisions))
 
 
-def _retrained(stage: _Stage) -> str:
+def _retrained(stage: ScenarioRunner) -> str:
     """Wait for the retrain job that the alarm has submitted; its output is passed on."""
     entry = stage.drift_journal()[-1]
     settings, tell = stage.workspace.settings, stage.workspace.progress

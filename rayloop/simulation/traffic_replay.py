@@ -18,12 +18,12 @@ from features.offline.training_frame import ID, KNOWN, LABEL
 from features.online.materialize import advance
 from features.online.store import OnlineStore
 from features.types import AS_OF
-from rayloop.simulation.load_client import NOTHING, Client, Tally
+from rayloop.simulation.load_client import NO_REQUESTS, LoadClient, LoadStats
 
 Until = Callable[[], bool]
 
 
-class Replay:
+class TrafficReplay:
     """One history, replayed forwards. ``rows``: id, as_of, label, label_known_at and the request columns."""
 
     def __init__(
@@ -33,7 +33,7 @@ class Replay:
         rows: pl.DataFrame,
         events: dict[str, pl.DataFrame],
         store: OnlineStore,
-        client: Client,
+        client: LoadClient,
         step: timedelta,
     ) -> None:
         self._task = task
@@ -48,9 +48,11 @@ class Replay:
         self.answered = 0
         """Requests for a prediction that were answered so far: of others nobody may ever hear."""
 
-    def run(self, start: datetime, end: datetime, enough: Until, tick: Callable[[datetime, Tally], None]) -> Tally:
-        """Replay [start, end), or until ``enough`` says so; ``tick`` is told, and it is asked, after every step."""
-        total, at = NOTHING, start
+    def run(
+        self, start: datetime, end: datetime, enough: Until, tick: Callable[[datetime, LoadStats], None]
+    ) -> LoadStats:
+        """TrafficReplay [start, end), or until ``enough`` says so; ``tick`` is told, and it is asked, after every step."""
+        total, at = NO_REQUESTS, start
         while at < end:
             upto = min(at + self._step, end)
             self.push(upto)
@@ -71,14 +73,14 @@ class Replay:
             advance(self._store, view, events.head(upto), until_us)
             self._events[view.name] = events.slice(upto)
 
-    def _requests(self, start: datetime, end: datetime) -> Tally:
+    def _requests(self, start: datetime, end: datetime) -> LoadStats:
         rows = self._rows.filter((pl.col(AS_OF) >= start) & (pl.col(AS_OF) < end))
         self._unlabelled = pl.concat([self._unlabelled, rows.drop_nulls([LABEL, KNOWN])])
         tally = self._client.predict(self._features, rows.get_column(ID).to_list(), rows)
         self.answered += tally.requests - tally.failed
         return tally
 
-    def _labels(self, until: datetime) -> Tally:
+    def _labels(self, until: datetime) -> LoadStats:
         known = pl.col(KNOWN) <= until
         due = self._unlabelled.filter(known)
         self._unlabelled = self._unlabelled.filter(~known)

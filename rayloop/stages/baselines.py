@@ -9,23 +9,23 @@ from typing import Any
 import ray
 
 from features.split import TEST, TRAIN
-from rayloop.context import Workspace
-from rayloop.frame_view import Frame
+from rayloop.context import ProjectContext
+from rayloop.frame_view import FrameView
 from trainers.evaluation.lightgbm_baseline import compare
 
 WITH, WITHOUT = "LightGBM, same features", "LightGBM, request-time features only"
 _FILE = "baselines.json"
 
-Results = dict[str, dict[str, Any]]
+BaselineResults = dict[str, dict[str, Any]]
 """For each baseline its ``metrics`` on the test rows, and the same by month as ``months``."""
 
 
-def start(workspace: Workspace, frame: Frame) -> Mapping[str, ray.ObjectRef]:
+def start(workspace: ProjectContext, frame: FrameView) -> Mapping[str, ray.ObjectRef]:
     """Train the baselines as Ray tasks beside the other stages; ``collect`` waits for them."""
     project = workspace.project
     if not project.baseline:
         return {}
-    train, test = ray.put(frame.part(TRAIN)), ray.put(frame.part(TEST))
+    train, test = ray.put(frame.rows_of(TRAIN)), ray.put(frame.rows_of(TEST))
     request = {c.name for view in project.features.views for c in view.columns}
     kept = [c.name for c in project.features.columns if c.name not in request]
     wanted = {WITH: None} | ({WITHOUT: kept} if len(kept) < len(project.features.columns) else {})
@@ -33,15 +33,15 @@ def start(workspace: Workspace, frame: Frame) -> Mapping[str, ray.ObjectRef]:
     return {name: task.remote(project.task, frame.encoder, train, test, columns) for name, columns in wanted.items()}
 
 
-def collect(workspace: Workspace, running: Mapping[str, ray.ObjectRef]) -> Results:
+def collect(workspace: ProjectContext, running: Mapping[str, ray.ObjectRef]) -> BaselineResults:
     """Wait for the baselines and keep their figures for later reports."""
-    results: Results = {name: ray.get(reference) for name, reference in running.items()}
+    results: BaselineResults = {name: ray.get(reference) for name, reference in running.items()}
     workspace.folder.mkdir(parents=True, exist_ok=True)
     (workspace.folder / _FILE).write_text(json.dumps(results, indent=1))
     return results
 
 
-def stored(workspace: Workspace) -> Results:
+def load(workspace: ProjectContext) -> BaselineResults:
     """The figures of the last run; empty when there was none."""
     path = workspace.folder / _FILE
     return json.loads(path.read_text()) if path.exists() else {}

@@ -20,12 +20,12 @@ import ray
 from ray.exceptions import RayError, RaySystemError
 
 from cluster.errors import DataError, RayloopError
-from cluster.storage.scan import Cut, cut
+from cluster.storage.scan import ScanPlan, plan_scan
 from cluster.values import ModelVersion, Snapshot
 from features.manifest import MODEL, Manifest
 from features.offline.training_frame import RequestFrame
 from features.sources.pseudonyms import Shield
-from rayloop.context import Workspace
+from rayloop.context import ProjectContext
 from rayloop.stages import steps
 from trainers.scoring.batch_task import STAGES, Job, Receipt, score_part
 from trainers.scoring.onnx_scorer import output_columns
@@ -39,7 +39,7 @@ _TELL_EVERY_S = 10.0
 _REMOVALS = 3
 
 
-class Scored(NamedTuple):
+class BatchPrediction(NamedTuple):
     """What was written, how long it took by the wall clock, and where the tasks' time went."""
 
     rows: int
@@ -56,7 +56,9 @@ class Scored(NamedTuple):
         return f"{self.rows:,} rows in {self.seconds:.1f} s, {self.rows_per_second:,.0f} rows/s ({shares})"
 
 
-def predict(workspace: Workspace, version: ModelVersion, table: str, out: str, keep: Sequence[str] = ()) -> Scored:
+def predict(
+    workspace: ProjectContext, version: ModelVersion, table: str, out: str, keep: Sequence[str] = ()
+) -> BatchPrediction:
     """Score ``table`` into the folder ``out``, with features as of each row's own time.
 
     ``table`` is a Parquet file, a folder of them, or a table of the catalog, "namespace.table" with or without
@@ -66,7 +68,7 @@ def predict(workspace: Workspace, version: ModelVersion, table: str, out: str, k
     began = time.perf_counter()
     bundle = workspace.registry.fetch(version)
     manifest = Manifest.load(bundle)
-    rows = cut(table, workspace.tables, int(ray.cluster_resources().get("CPU", 1)))
+    rows = plan_scan(table, workspace.tables, int(ray.cluster_resources().get("CPU", 1)))
     if not rows.parts:
         raise DataError(f"{rows.name} has no rows", "there is nothing to score")
     kept = _kept(rows, manifest, keep)
@@ -80,12 +82,12 @@ def predict(workspace: Workspace, version: ModelVersion, table: str, out: str, k
         receipts = _run(workspace, job, rows)
         _keep_only(folder, {receipt.file for receipt in receipts})
     spent = {stage: sum(receipt.seconds[stage] for receipt in receipts) for stage in STAGES}
-    scored = Scored(sum(receipt.rows for receipt in receipts), time.perf_counter() - began, spent)
+    scored = BatchPrediction(sum(receipt.rows for receipt in receipts), time.perf_counter() - began, spent)
     workspace.progress(f"{rows.name} scored with {version}, written to {out}: {scored}")
     return scored
 
 
-def _run(workspace: Workspace, job: Job, rows: Cut) -> list[Receipt]:
+def _run(workspace: ProjectContext, job: Job, rows: ScanPlan) -> list[Receipt]:
     """Score every part; says how far it is every few seconds."""
     began = told = time.monotonic()
     receipts: list[Receipt] = []
@@ -120,7 +122,7 @@ def _receipts(job: Job) -> Iterator[Receipt]:
             ray.cancel(left)
 
 
-def _kept(rows: Cut, manifest: Manifest, keep: Sequence[str]) -> tuple[str, ...]:
+def _kept(rows: ScanPlan, manifest: Manifest, keep: Sequence[str]) -> tuple[str, ...]:
     """The columns to write. Raises DataError for a column that is needed and missing, or that a score would hide."""
     present = rows.schema.names
     missing = [name for name in (*(c.name for c in manifest.features.request), *keep) if name not in present]
@@ -136,7 +138,7 @@ def _kept(rows: Cut, manifest: Manifest, keep: Sequence[str]) -> tuple[str, ...]
     return kept
 
 
-def _landed(workspace: Workspace, manifest: Manifest) -> dict[str, Snapshot]:
+def _landed(workspace: ProjectContext, manifest: Manifest) -> dict[str, Snapshot]:
     return steps.latest_snapshots(workspace) if manifest.features.views else {}
 
 

@@ -15,8 +15,8 @@ from cluster.values import Check, GateReport
 from features.manifest import MODEL
 from features.offline.training_frame import LABEL
 from features.split import TEST
-from rayloop.context import Workspace
-from rayloop.frame_view import Frame
+from rayloop.context import ProjectContext
+from rayloop.frame_view import FrameView
 from rayloop.stages.evaluate_candidate import champion_scores
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import judge
@@ -33,7 +33,7 @@ Train = Callable[[ModelSpec, TrainConfig, int, State | None, Teacher | None], Fi
 """With the number of the step, from 1, and weights to begin with, or a teacher."""
 
 
-class Compressed(NamedTuple):
+class CompressionResult(NamedTuple):
     """The model after the steps that were accepted, their checks against the model before all of them, and what became of each."""
 
     fitted: FitResult
@@ -50,13 +50,15 @@ class _Scored(NamedTuple):
     mib: float
 
 
-def compressed(workspace: Workspace, frame: Frame, fitted: FitResult, train: Train, compare: bool) -> Compressed:
+def compress(
+    workspace: ProjectContext, frame: FrameView, fitted: FitResult, train: Train, compare: bool
+) -> CompressionResult:
     """Take the steps of the project one after the other.
 
     Each result is compared with ``fitted``, so that small losses do not add up unseen. A model that fails the gate as it is
     stays as it is: no step would mend it.
     """
-    found = Compressed(fitted)
+    found = CompressionResult(fitted)
     steps = workspace.project.compress
     if not steps:
         return found
@@ -75,20 +77,20 @@ def compressed(workspace: Workspace, frame: Frame, fitted: FitResult, train: Tra
     return found
 
 
-def _decided(found: Compressed, step: Compression, smaller: FitResult, seen: _Scored) -> Compressed:
+def _decided(found: CompressionResult, step: Compression, smaller: FitResult, seen: _Scored) -> CompressionResult:
     if not seen.report.passed:
         why = "; ".join(check.reason for check in seen.report.failures)
         return found._replace(told=(*found.told, f"not {step.told}: {why}"))
     added = tuple(check for check in seen.report.checks if check.name.startswith(step.told))
-    return Compressed(smaller, (*found.checks, *added), (*found.told, step.told))
+    return CompressionResult(smaller, (*found.checks, *added), (*found.told, step.told))
 
 
 class _Examiner:
     """Scores a model as it would be served on the held-out rows, and asks the gate."""
 
-    def __init__(self, workspace: Workspace, frame: Frame, compare: bool) -> None:
-        self._policy, self._test = workspace.project.gate, frame.part(TEST)
-        champion = workspace.registry.aliased(workspace.project.name, CHAMPION) if compare else None
+    def __init__(self, workspace: ProjectContext, frame: FrameView, compare: bool) -> None:
+        self._policy, self._test = workspace.project.gate, frame.rows_of(TEST)
+        champion = workspace.registry.version_by_alias(workspace.project.name, CHAMPION) if compare else None
         self._theirs = champion_scores(workspace, champion, self._test)
         self._labels: np.ndarray = self._test[LABEL].to_numpy()
 

@@ -6,47 +6,47 @@ import shutil
 
 import ray
 
-from cluster.actors import call, exists
+from cluster.actors import actor_exists, get_result
 from cluster.names import (
     ACTOR_NAMESPACE,
     journal_table,
+    label_candidates_table,
     labels_table,
-    ledger_actor,
-    lost_table,
+    log_writer_actor,
+    lost_rows_table,
     monitor_actor,
     predictions_table,
     rollout_actor,
-    to_label_table,
 )
 from deployments.rollout import serve_config
 from deployments.telemetry import unshipped_rows
 from features.online.materialize import forget as forget_view
 from features.sources.ingestion import QUARANTINE
-from rayloop.context import Workspace
+from rayloop.context import ProjectContext
 from trainers.loop.checkpointer import Checkpoints
 
 
-def forget(workspace: Workspace) -> None:
+def delete_project(workspace: ProjectContext) -> None:
     """Stop serving the project and remove its tables, versions, online state and files. MLflow's runs stay, as history."""
     name = workspace.project.name
     with workspace.progress.stage("reset"):
         # Without the writer of Serve's configuration nothing was ever served here.
-        if exists(serve_config.ACTOR):
-            call(serve_config.connect(workspace.settings).remove.remote(name))
-        for actor in (rollout_actor(name), monitor_actor(name), ledger_actor(name)):
+        if actor_exists(serve_config.ACTOR):
+            get_result(serve_config.connect(workspace.settings).remove.remote(name))
+        for actor in (rollout_actor(name), monitor_actor(name), log_writer_actor(name)):
             _end(actor)
         sources = [f"{name}.{source.name}" for source in workspace.project.sources]
         logs = [
             predictions_table(name),
             labels_table(name),
-            lost_table(name),
+            lost_rows_table(name),
             journal_table(name),
-            to_label_table(name),
+            label_candidates_table(name),
         ]
         # The list of whom we were asked to forget outlives a fresh start.
         for table in [*sources, *logs, f"{name}.{QUARANTINE}", workspace.frame_table]:
             workspace.tables.drop(table)
-        workspace.registry.forget(name)
+        workspace.registry.delete_model(name)
         for view in workspace.project.features.views:
             forget_view(workspace.store, view)
         shutil.rmtree(workspace.folder, ignore_errors=True)
@@ -57,5 +57,5 @@ def forget(workspace: Workspace) -> None:
 
 
 def _end(actor: str) -> None:
-    if exists(actor):
+    if actor_exists(actor):
         ray.kill(ray.get_actor(actor, namespace=ACTOR_NAMESPACE))

@@ -11,7 +11,7 @@ import ray
 from ray.actor import ActorHandle
 
 from cluster import jobs
-from cluster.actors import call, exists
+from cluster.actors import actor_exists, get_result
 from cluster.errors import RolloutError, SettingsError
 from cluster.names import CHAMPION
 from cluster.registry import Registry
@@ -26,43 +26,43 @@ from deployments.telemetry import log_writer
 from monitoring.detection.alarm_actions import Act
 from monitoring.drift_policy import Action
 from monitoring.runtime.monitor_actor import start_monitor
-from rayloop.code_version import COMMIT, commit_of
-from rayloop.context import Workspace
+from rayloop.code_version import COMMIT, current_commit
+from rayloop.context import ProjectContext
 from rayloop.project import Location
-from rayloop.stages.log_analysis_job import Look
-from rayloop.stages.train_version import reference_of
+from rayloop.stages.log_analysis_job import LogAnalysisJob
+from rayloop.stages.train_version import load_reference_profile
 
 ROLLED_BACK = "rayloop.rolled_back_because"
-BY_JOB = ("retrain", "rollback")
+JOB_ACTIONS = ("retrain", "rollback")
 """Actions whose outcome in the monitor's journal is the id of a job."""
 _POLL_S = 0.25
 _ABORT_S = 120.0
 
 
-def told_of_job(settings: Settings, action: str, outcome: str, failed: bool) -> str:
+def describe_job(settings: Settings, action: str, outcome: str, failed: bool) -> str:
     """An action's outcome; where that is a job, with how it stands."""
-    job = jobs.standing(settings, outcome) if action in BY_JOB and not failed else ""
+    job = jobs.job_state(settings, outcome) if action in JOB_ACTIONS and not failed else ""
     return f"{outcome} ({job})" if job else outcome
 
 
-def require_same_settings(workspace: Workspace) -> None:
+def require_same_settings(workspace: ProjectContext) -> None:
     """Raise SettingsError, before any work is done, for settings that would not count: models are served with others."""
     if (served := _served(workspace)) is not None:
         _check_stores(workspace.settings, served)
         serve_config.check_access(workspace.settings, served)
 
 
-def require_same_stores(workspace: Workspace) -> None:
+def require_same_stores(workspace: ProjectContext) -> None:
     """The same for where features are looked up, and the key that hashes them, alone."""
     if (served := _served(workspace)) is not None:
         _check_stores(workspace.settings, served)
 
 
-def _served(workspace: Workspace) -> Settings | None:
+def _served(workspace: ProjectContext) -> Settings | None:
     """The settings of what is served; None before anything was."""
-    if not exists(serve_config.ACTOR):
+    if not actor_exists(serve_config.ACTOR):
         return None
-    settings: Settings = call(serve_config.connect(workspace.settings).started_with.remote())
+    settings: Settings = get_result(serve_config.connect(workspace.settings).started_with.remote())
     return settings
 
 
@@ -79,22 +79,22 @@ def _check_stores(ours: Settings, theirs: Settings) -> None:
             )
 
 
-def deploy(workspace: Workspace, version: ModelVersion) -> None:
+def deploy(workspace: ProjectContext, version: ModelVersion) -> None:
     """Serve ``version`` as champion, watch it for drift, and move the alias."""
     # First of all, so that replicas find the monitor when they start.
     _monitor(workspace)
-    call(serve_config.connect(workspace.settings).deploy.remote(version, serving_options(workspace)))
+    get_result(serve_config.connect(workspace.settings).deploy.remote(version, serving_options(workspace)))
     workspace.registry.set_alias(version, CHAMPION)
-    watch(workspace, version)
+    monitor_version(workspace, version)
 
 
-def serves(workspace: Workspace, version: ModelVersion) -> bool:
+def is_serving(workspace: ProjectContext, version: ModelVersion) -> bool:
     """Whether ``version`` is the champion that answers now."""
-    served = call(serve_config.connect(workspace.settings).current.remote(version.model))
+    served = get_result(serve_config.connect(workspace.settings).current.remote(version.model))
     return served is not None and bool(served.champion.version == version.version)
 
 
-def serving_options(workspace: Workspace) -> ServingOptions:
+def serving_options(workspace: ProjectContext) -> ServingOptions:
     asked = workspace.project.serving
     return ServingOptions(
         replicas=asked.replicas,
@@ -104,23 +104,23 @@ def serving_options(workspace: Workspace) -> ServingOptions:
     )
 
 
-def watch(workspace: Workspace, version: ModelVersion) -> None:
+def monitor_version(workspace: ProjectContext, version: ModelVersion) -> None:
     """Point the drift monitor at the version's reference profile."""
-    reference = reference_of(workspace, version)
+    reference = load_reference_profile(workspace, version)
     project = workspace.project
-    call(_monitor(workspace).watch.remote(version.version, reference, project.drift, dict(project.tags)))
+    get_result(_monitor(workspace).watch.remote(version.version, reference, project.drift, dict(project.tags)))
 
 
-def _monitor(workspace: Workspace) -> ActorHandle:
-    settings, place, folder = workspace.settings, workspace.location, shipped_folder()
+def _monitor(workspace: ProjectContext) -> ActorHandle:
+    settings, place, folder = workspace.settings, workspace.location, shipped_package()
     retrain = retrain_job(settings, place, workspace.project.drift.window_s, folder)
     acts: dict[Action, Act] = {"retrain": retrain, "rollback": rollback_job(settings, place, folder)}
-    return start_monitor(settings, workspace.project.name, acts, Look(settings))
+    return start_monitor(settings, workspace.project.name, acts, LogAnalysisJob(settings))
 
 
 def retrain_job(settings: Settings, location: Location, window_s: float, folder: str) -> Callable[[Alarm], str]:
     """What an alarm does: submit a Ray job that retrains on what was known when its window ended."""
-    variables = {COMMIT: commit_of(location.folder)}
+    variables = {COMMIT: current_commit(location.folder)}
 
     def act(alarm: Alarm) -> str:
         until = datetime.fromtimestamp(alarm.window, UTC) + timedelta(seconds=window_s)
@@ -136,7 +136,7 @@ def retrain_job(settings: Settings, location: Location, window_s: float, folder:
 
 def rollback_job(settings: Settings, location: Location, folder: str) -> Callable[[Alarm], str]:
     """What an alarm does that sends everyone back: submit a Ray job, as a change of champion takes longer than a call."""
-    variables = {COMMIT: commit_of(location.folder)}
+    variables = {COMMIT: current_commit(location.folder)}
 
     def act(alarm: Alarm) -> str:
         run = Registry(settings).version(alarm.model, alarm.version).run_id
@@ -147,25 +147,25 @@ def rollback_job(settings: Settings, location: Location, folder: str) -> Callabl
     return act
 
 
-def shipped_folder() -> str:
+def shipped_package() -> str:
     """The package URI that this job's project came in, for processes that outlive the job."""
     return str(ray.get_runtime_context().runtime_env.get("working_dir", ""))
 
 
-def start_rollout(workspace: Workspace, challengers: Sequence[ModelVersion]) -> RolloutStatus:
+def start_rollout(workspace: ProjectContext, challengers: Sequence[ModelVersion]) -> RolloutStatus:
     actor = controller.connect(workspace.project.name, workspace.settings)
     started: ray.ObjectRef = actor.start.remote(challengers, workspace.project.rollout, serving_options(workspace))
-    status: RolloutStatus = call(started)
+    status: RolloutStatus = get_result(started)
     return status
 
 
-def roll_back(workspace: Workspace, version: str, reason: str) -> ModelVersion:
+def roll_back(workspace: ProjectContext, version: str, reason: str) -> ModelVersion:
     """Have the champion before ``version`` answer again, a trial under way being aborted first. Returns who answers now.
 
     When ``version`` is champion no more, nothing is done. Raises RolloutError when no version came before it.
     """
     name = workspace.project.name
-    champion = workspace.registry.aliased(name, CHAMPION)
+    champion = workspace.registry.version_by_alias(name, CHAMPION)
     if champion is None:
         raise RolloutError(f"{name} has no champion", "deploy a version")
     if champion.version != version:
@@ -179,9 +179,9 @@ def roll_back(workspace: Workspace, version: str, reason: str) -> ModelVersion:
         wait_for_rollout(workspace, _ABORT_S)
     found = workspace.registry.version(name, before)
     # Into the journal first: what it says last is what a controller that begins anew has served.
-    call(controller.connect(name, workspace.settings).roll_back.remote(before, reason))
+    get_result(controller.connect(name, workspace.settings).roll_back.remote(before, reason))
     deploy(workspace, found)
-    workspace.registry.tag(champion, ROLLED_BACK, reason)
+    workspace.registry.set_tag(champion, ROLLED_BACK, reason)
     return found
 
 
@@ -191,16 +191,16 @@ def predecessor(decisions: Sequence[Decision], version: str) -> str | None:
     return took_over[-1].champion if took_over else None
 
 
-def abort_rollout(workspace: Workspace, reason: str) -> None:
-    call(controller.connect(workspace.project.name, workspace.settings).abort.remote(reason))
+def abort_rollout(workspace: ProjectContext, reason: str) -> None:
+    get_result(controller.connect(workspace.project.name, workspace.settings).abort.remote(reason))
 
 
-def rollout_status(workspace: Workspace) -> RolloutStatus:
-    status: RolloutStatus = call(controller.connect(workspace.project.name, workspace.settings).status.remote())
+def rollout_status(workspace: ProjectContext) -> RolloutStatus:
+    status: RolloutStatus = get_result(controller.connect(workspace.project.name, workspace.settings).status.remote())
     return status
 
 
-def wait_for_rollout(workspace: Workspace, limit_s: float) -> RolloutStatus:
+def wait_for_rollout(workspace: ProjectContext, limit_s: float) -> RolloutStatus:
     """Wait until the rollout under way has ended. Raises RolloutError when it has not within ``limit_s``."""
     deadline = time.monotonic() + limit_s
     while True:
@@ -215,7 +215,7 @@ def wait_for_rollout(workspace: Workspace, limit_s: float) -> RolloutStatus:
         time.sleep(_POLL_S)
 
 
-def flush_log(workspace: Workspace) -> dict[str, int]:
+def flush_log(workspace: ProjectContext) -> dict[str, int]:
     """Commit what the prediction and label log has received; returns the rows of both tables."""
-    counts: dict[str, int] = call(log_writer.connect(workspace.project.name, workspace.settings).flush.remote())
+    counts: dict[str, int] = get_result(log_writer.connect(workspace.project.name, workspace.settings).flush.remote())
     return counts

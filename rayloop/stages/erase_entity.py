@@ -17,9 +17,9 @@ from typing import NamedTuple
 import polars as pl
 import ray
 
-from cluster.actors import exists
+from cluster.actors import actor_exists
 from cluster.errors import ProjectError
-from cluster.names import labels_table, ledger_actor, predictions_table, to_label_table
+from cluster.names import label_candidates_table, labels_table, log_writer_actor, predictions_table
 from cluster.storage.tables import Where
 from features.definitions import Column, FeatureView
 from features.manifest import PROFILE
@@ -30,8 +30,8 @@ from features.sources.erasure_registry import digest, remember
 from features.sources.ingestion import QUARANTINE
 from features.sources.pseudonyms import Pseudonyms, needs_key, pseudonyms
 from features.sources.source import Source
-from rayloop.context import Workspace
-from rayloop.lineage import Lineage, lineages, views_of
+from rayloop.context import ProjectContext
+from rayloop.lineage import VersionLineage, collect_views, load_lineages
 from rayloop.stages.deploy import flush_log
 
 Entity = Mapping[str, str]
@@ -44,7 +44,7 @@ _BEYOND = (
 )
 
 
-class Deleted(NamedTuple):
+class Deletion(NamedTuple):
     """What was deleted from one place: rows or states, how many, and what went with them."""
 
     place: str
@@ -55,14 +55,14 @@ class Deleted(NamedTuple):
         return f"{self.place}: {self.number:,} deleted" + (f", {self.note}" if self.note else "")
 
 
-class Forgotten(NamedTuple):
+class ErasureReport(NamedTuple):
     """The account of a request. ``remains`` is what rayloop knows of and cannot delete from."""
 
-    deleted: tuple[Deleted, ...]
+    deleted: tuple[Deletion, ...]
     remains: tuple[str, ...]
 
 
-def forget(workspace: Workspace, entity: Entity, at: datetime) -> Forgotten:
+def erase_entity(workspace: ProjectContext, entity: Entity, at: datetime) -> ErasureReport:
     """Delete the rows of ``entity`` (column and value) everywhere. Raises ProjectError for a column that is no category."""
     project = workspace.project
     columns = _columns(workspace, entity)
@@ -71,18 +71,18 @@ def forget(workspace: Workspace, entity: Entity, at: datetime) -> Forgotten:
     # First, so that nothing lands again while this goes on.
     for spelling in _stored_forms(entity, columns, names):
         remember(workspace.tables, project.name, spelling, names, at)
-    found = lineages(workspace.registry, [project.name])
-    views = views_of(found, project.features.views)
-    deleted: list[Deleted] = []
+    found = load_lineages(workspace.registry, [project.name])
+    views = collect_views(found, project.features.views)
+    deleted: list[Deletion] = []
     for source in project.sources:
         deleted += _from_source(workspace, source, [v for v in views if v.source == source.name], where)
     deleted += [_from_quarantine(workspace, where), *_from_frames(workspace, where), *_from_log(workspace, where)]
-    account = Forgotten(tuple(deleted), (*_in_versions(workspace, found, where), *_BEYOND))
+    account = ErasureReport(tuple(deleted), (*_in_versions(workspace, found, where), *_BEYOND))
     _note(workspace.folder, digest(entity, names), account, at)
     return account
 
 
-def _columns(workspace: Workspace, entity: Entity) -> list[Column]:
+def _columns(workspace: ProjectContext, entity: Entity) -> list[Column]:
     """The declared columns that go by the entity's names."""
     declared = [c for source in workspace.project.sources for c in source.columns]
     declared += workspace.project.features.request
@@ -108,27 +108,27 @@ def _stored_forms(entity: Entity, columns: Iterable[Column], names: Pseudonyms |
     return [tokens] if tokens == dict(entity) else [tokens, dict(entity)]
 
 
-def _from_source(workspace: Workspace, source: Source, views: list[FeatureView], where: Where) -> list[Deleted]:
+def _from_source(workspace: ProjectContext, source: Source, views: list[FeatureView], where: Where) -> list[Deletion]:
     """Rows of a landed table, and the online states that they had gone into."""
     name, tables = f"{workspace.project.name}.{source.name}", workspace.tables
     if not tables.exists(name):
         return []
     if not set(where) <= set(tables.columns(name)):
-        return [Deleted(name, 0, f"it has no column {', '.join(sorted(set(where) - set(tables.columns(name))))}")]
+        return [Deletion(name, 0, f"it has no column {', '.join(sorted(set(where) - set(tables.columns(name))))}")]
     keys = sorted({key for view in views for key in view.entity.keys})
     gone = pl.DataFrame(tables.find(name, where, keys)) if keys else pl.DataFrame()
     deleted = [_from_table(workspace, name, where)]
     return deleted + [_from_view(workspace, view, name, gone, where) for view in views]
 
 
-def _from_table(workspace: Workspace, name: str, where: Where) -> Deleted:
+def _from_table(workspace: ProjectContext, name: str, where: Where) -> Deletion:
     tables = workspace.tables
     count = tables.delete(name, where)
-    expired = tables.expire(name) if count or tables.held(name, where) else ()
-    return Deleted(name, count, f"{len(expired)} older snapshots expired" if expired else "")
+    expired = tables.expire(name) if count or tables.in_history(name, where) else ()
+    return Deletion(name, count, f"{len(expired)} older snapshots expired" if expired else "")
 
 
-def _from_view(workspace: Workspace, view: FeatureView, table: str, gone: pl.DataFrame, where: Where) -> Deleted:
+def _from_view(workspace: ProjectContext, view: FeatureView, table: str, gone: pl.DataFrame, where: Where) -> Deletion:
     keys = list(view.entity.keys)
     entities = [gone.select(keys)] if gone.width else []
     if set(keys) == set(where):
@@ -136,33 +136,33 @@ def _from_view(workspace: Workspace, view: FeatureView, table: str, gone: pl.Dat
         spelled = list(product(*(where[key] for key in keys)))
         entities += [pl.DataFrame(spelled, dict.fromkeys(keys, pl.String), orient="row")]
     if not entities:
-        return Deleted(f"online view {view.name}", 0)
+        return Deletion(f"online view {view.name}", 0)
     wanted = pl.concat(entities).unique()
     left = workspace.tables.latest(table)
     parts = workspace.tables.parts(left)[1] if left else []
     batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
     done = refill(workspace.store, view, batches, wanted)
-    return Deleted(f"online view {view.name}", done.removed, f"{done.entities:,} states made anew of what is left")
+    return Deletion(f"online view {view.name}", done.removed, f"{done.entities:,} states made anew of what is left")
 
 
-def _from_quarantine(workspace: Workspace, where: Where) -> Deleted:
+def _from_quarantine(workspace: ProjectContext, where: Where) -> Deletion:
     name = f"{workspace.project.name}.{QUARANTINE}"
     if not workspace.tables.exists(name):
-        return Deleted(name, 0)
+        return Deletion(name, 0)
     rows = workspace.tables.read(name, columns=["row"])["row"].to_pylist()
     meant = {row for row in rows if _is_of(json.loads(row), where)}
-    return _from_table(workspace, name, {"row": meant}) if meant else Deleted(name, 0)
+    return _from_table(workspace, name, {"row": meant}) if meant else Deletion(name, 0)
 
 
 def _is_of(row: dict[str, object], where: Where) -> bool:
     return all(str(row.get(column)) in values for column, values in where.items())
 
 
-def _from_frames(workspace: Workspace, where: Where) -> list[Deleted]:
+def _from_frames(workspace: ProjectContext, where: Where) -> list[Deletion]:
     """Training frames of this and of earlier feature sets."""
     prefix = f"{workspace.project.name}.frame_"
     deleted = []
-    for name in workspace.tables.names(workspace.project.name):
+    for name in workspace.tables.table_names(workspace.project.name):
         if not name.startswith(prefix):
             continue
         present = workspace.tables.columns(name)
@@ -172,15 +172,15 @@ def _from_frames(workspace: Workspace, where: Where) -> list[Deleted]:
             deleted.append(_from_table(workspace, name, {named[c]: values for c, values in where.items()}))
         else:
             deleted.append(
-                Deleted(name, 0, f"it has no column {', '.join(sorted(set(named.values()) - set(present)))}")
+                Deletion(name, 0, f"it has no column {', '.join(sorted(set(named.values()) - set(present)))}")
             )
     return deleted
 
 
-def _from_log(workspace: Workspace, where: Where) -> list[Deleted]:
+def _from_log(workspace: ProjectContext, where: Where) -> list[Deletion]:
     """Answers to requests about the entity, and their labels."""
     project, tables = workspace.project.name, workspace.tables
-    if ray.is_initialized() and exists(ledger_actor(project)):
+    if ray.is_initialized() and actor_exists(log_writer_actor(project)):
         flush_log(workspace)
     answers, labels = predictions_table(project), labels_table(project)
     if not tables.exists(answers):
@@ -188,14 +188,14 @@ def _from_log(workspace: Workspace, where: Where) -> list[Deleted]:
     rows = pl.DataFrame(tables.read(answers, columns=["id", "features"]))
     features = rows.get_column("features").struct.unnest()
     if not set(where) <= set(features.columns):
-        return [Deleted(answers, 0, f"requests bring no {', '.join(sorted(set(where) - set(features.columns)))}")]
+        return [Deletion(answers, 0, f"requests bring no {', '.join(sorted(set(where) - set(features.columns)))}")]
     meant = pl.all_horizontal(pl.col(column).is_in(list(values)) for column, values in where.items())
     ids = rows.get_column("id").filter(features.select(meant).to_series().fill_null(False)).unique().to_list()
-    touched = [answers, *(name for name in (labels, to_label_table(project)) if tables.exists(name))]
-    return [_from_table(workspace, name, {"id": ids}) if ids else Deleted(name, 0) for name in touched]
+    touched = [answers, *(name for name in (labels, label_candidates_table(project)) if tables.exists(name))]
+    return [_from_table(workspace, name, {"id": ids}) if ids else Deletion(name, 0) for name in touched]
 
 
-def _in_versions(workspace: Workspace, found: list[Lineage], where: Where) -> list[str]:
+def _in_versions(workspace: ProjectContext, found: list[VersionLineage], where: Where) -> list[str]:
     """Registered versions that still tell of the entity, or were trained on rows of a snapshot that has expired."""
     told = []
     for version, manifest, fault in found:
@@ -225,7 +225,7 @@ def _counted(profile: Path, where: Where) -> list[str]:
     return [c for c, values in where.items() if c in categories and set(values) & set(categories[c].counts)]
 
 
-def _note(folder: Path, entity: str, account: Forgotten, at: datetime) -> None:
+def _note(folder: Path, entity: str, account: ErasureReport, at: datetime) -> None:
     """Keep the account, for whoever has to show that the request was met; it names the digest, not the entity."""
     folder = folder / "forgotten"
     folder.mkdir(parents=True, exist_ok=True)

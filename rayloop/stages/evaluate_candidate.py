@@ -13,8 +13,8 @@ from cluster.values import Check, GateReport, ModelVersion
 from features.manifest import MODEL
 from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
-from rayloop.context import Workspace
-from rayloop.frame_view import Frame
+from rayloop.context import ProjectContext
+from rayloop.frame_view import FrameView
 from trainers import metrics
 from trainers.evaluation import assessment, serving_budget
 from trainers.evaluation.assessment import Assessment, Evidence, Part
@@ -28,7 +28,7 @@ TRAIN_SAMPLE_ROWS = 20_000
 _PARITY_ROWS = 2000
 
 
-class Examined(NamedTuple):
+class CandidateEvaluation(NamedTuple):
     """A fitted model, the file of it that is served, and all that was found. ``latency`` in microseconds, ``size`` in bytes.
 
     ``champion`` names the version it was compared with, empty when there was none; ``compression`` says which steps were taken.
@@ -46,29 +46,29 @@ class Examined(NamedTuple):
     compression: str = ""
 
 
-def examine(
-    workspace: Workspace,
-    frame: Frame,
+def evaluate_candidate(
+    workspace: ProjectContext,
+    frame: FrameView,
     fitted: FitResult,
     folder: Path,
     compare: bool,
     compressed: tuple[Check, ...] = (),
-) -> Examined:
+) -> CandidateEvaluation:
     """Export into ``folder``, choose the precision, assess, gate. ``compare`` with the champion where there is one.
 
     ``compressed`` are checks that the model has passed on its way to its size.
     """
-    gate, test = workspace.project.gate, frame.part(TEST)
+    gate, test = workspace.project.gate, frame.rows_of(TEST)
     labels, sample = test[LABEL].to_numpy(), test.slice(0, _PARITY_ROWS)
     parity = export(fitted, folder, sample)
-    champion = workspace.registry.aliased(workspace.project.name, CHAMPION) if compare else None
+    champion = workspace.registry.version_by_alias(workspace.project.name, CHAMPION) if compare else None
     theirs = champion_scores(workspace, champion, test)
     served = choose(gate, fitted, folder, test, labels, parity=parity, champion_scores=theirs)
     latency = latencies(onnx_scorer.session(folder / MODEL), fitted.scored(), fitted.encoder.encode(sample))
     given = _evidence(frame, fitted, folder, served.scores, theirs)
     found, size = assessment.assess(gate, given), (folder / MODEL).stat().st_size
     more = (*assessment.judge(gate, fitted.task, found), *serving_budget.judge(gate.budget, latency, size))
-    return Examined(
+    return CandidateEvaluation(
         fitted=fitted,
         served=served,
         evidence=given,
@@ -81,12 +81,12 @@ def examine(
     )
 
 
-def champion_scores(workspace: Workspace, champion: ModelVersion | None, test: pa.Table) -> np.ndarray | None:
+def champion_scores(workspace: ProjectContext, champion: ModelVersion | None, test: pa.Table) -> np.ndarray | None:
     return onnx_scorer.score_table(workspace.registry.fetch(champion), test) if champion else None
 
 
 def _evidence(
-    frame: Frame, fitted: FitResult, folder: Path, scores: np.ndarray, champion_scores: np.ndarray | None
+    frame: FrameView, fitted: FitResult, folder: Path, scores: np.ndarray, champion_scores: np.ndarray | None
 ) -> Evidence:
     """The rows of the frame as the model.onnx in ``folder`` scores them; of the training rows a sample, not scored."""
     model = onnx_scorer.session(folder / MODEL)
@@ -97,15 +97,15 @@ def _evidence(
             table, arrays, table[LABEL].to_numpy(), onnx_scorer.score(model, arrays) if scores is None else scores
         )
 
-    train = frame.part(TRAIN)
+    train = frame.rows_of(TRAIN)
     sample = train.take(np.arange(0, train.num_rows, max(1, -(-train.num_rows // TRAIN_SAMPLE_ROWS))))
     return Evidence(
         task=fitted.task,
         inputs=fitted.inputs,
         score=lambda arrays: onnx_scorer.score(model, arrays),
         train=part(sample, np.empty(0, np.float32)),
-        validation=part(frame.part(VALIDATION), None),
-        test=part(frame.part(TEST), scores),
+        validation=part(frame.rows_of(VALIDATION), None),
+        test=part(frame.rows_of(TEST), scores),
         temperature=fitted.temperature,
         champion_scores=champion_scores,
     )

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from cluster.actors import exists
+from cluster.actors import actor_exists
 from cluster.errors import DataError
-from cluster.names import labels_table, ledger_actor, predictions_table, to_label_table
+from cluster.names import label_candidates_table, labels_table, log_writer_actor, predictions_table
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
@@ -52,7 +52,7 @@ _QUEUE = pa.schema(
 
 
 @dataclass(frozen=True)
-class Look:
+class LogAnalysisJob:
     """What the monitor has run as a task: reads the stores where it runs, and queues what is worth labelling."""
 
     settings: Settings
@@ -63,13 +63,13 @@ class Look:
         folder = registry.fetch(registry.version(asked.model, asked.version))
         manifest = Manifest.load(folder)
         _commit_log(asked.model)
-        past = past_rows(tables, folder, manifest, asked)
+        past = reference_rows(tables, folder, manifest, asked)
         seen = look(asked, manifest.task, manifest.features.columns, past, live_rows(tables, manifest.task, asked))
         _queue(tables, asked, seen)
         return seen
 
 
-def past_rows(tables: Tables, folder: Path, manifest: Manifest, asked: Asked) -> Past:
+def reference_rows(tables: Tables, folder: Path, manifest: Manifest, asked: Asked) -> Past:
     """Rows of the frame that the version was made of, with its scores; at most as many as the policy says of each side."""
     snapshot = manifest.snapshot
     if not tables.has_snapshot(snapshot):
@@ -140,13 +140,13 @@ def _queue(tables: Tables, asked: Asked, seen: Looked) -> None:
         for w in seen.wanted
     ]
     key = f"{asked.version}@{asked.window:.0f}"
-    tables.append(to_label_table(asked.model), pa.Table.from_pylist(rows, _QUEUE), key)
+    tables.append(label_candidates_table(asked.model), pa.Table.from_pylist(rows, _QUEUE), key)
 
 
 def _commit_log(model: str) -> None:
     """Have the ledger write what it still holds: windows close before their last rows are on disk."""
-    if ray.is_initialized() and exists(ledger_actor(model)):
-        ray.get(ray.get_actor(ledger_actor(model)).flush.remote(), timeout=_FLUSH_S)
+    if ray.is_initialized() and actor_exists(log_writer_actor(model)):
+        ray.get(ray.get_actor(log_writer_actor(model)).flush.remote(), timeout=_FLUSH_S)
 
 
 def _ids(rows: pa.Table) -> np.ndarray:

@@ -11,7 +11,7 @@ EVERY = 5
 """Of about one pulse a second, each so many is kept."""
 
 
-class Curves:
+class CurveLogger:
     """Follows a fit into a run: by epoch ``train_loss``, ``train_rows_per_s``, ``validation_epoch_*``; by step ``step_*``."""
 
     def __init__(self, run: Run) -> None:
@@ -26,7 +26,7 @@ class Curves:
         self._pulses += 1
         if self._pulses % EVERY == 1:
             step = (seen.epoch - 1) * seen.steps + seen.step
-            self._run.metrics({f"step_{name}": value for name, value in seen.figures().items()}, step=step)
+            self._run.log_metrics({f"step_{name}": value for name, value in seen.figures().items()}, step=step)
 
     def complete(self, epochs: Sequence[Epoch]) -> None:
         """Add the epochs of before a resumption."""
@@ -39,4 +39,4 @@ class Curves:
         validation = {f"validation_epoch_{name}": value for name, value in epoch.metrics.items()}
         seconds = {f"train_seconds_{stage}": spent for stage, spent in epoch.seconds.items()}
         speed = {"train_loss": epoch.loss, "train_rows_per_s": epoch.rows_per_second}
-        self._run.metrics({**speed, **validation, **seconds}, step=epoch.number)
+        self._run.log_metrics({**speed, **validation, **seconds}, step=epoch.number)

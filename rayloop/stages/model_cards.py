@@ -11,9 +11,9 @@ from cluster.registry import Run
 from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
 from features.types import AS_OF
-from rayloop.context import Workspace
-from rayloop.frame_view import Frame
-from rayloop.stages.evaluate_candidate import Examined
+from rayloop.context import ProjectContext
+from rayloop.frame_view import FrameView
+from rayloop.stages.evaluate_candidate import CandidateEvaluation
 from trainers.card.html import render
 from trainers.card.model_card import CARD_JSON, CARD_PAGE, FeatureFacts, Lineage, ModelCard, PartFacts, limits_of
 from trainers.evaluation.assessment import Evidence
@@ -23,15 +23,29 @@ CARD_PATH = "card"
 
 
 def log_card(
-    run: Run, workspace: Workspace, frame: Frame, name: str, seen: Examined, fingerprint: str, override: str
+    run: Run,
+    workspace: ProjectContext,
+    frame: FrameView,
+    name: str,
+    seen: CandidateEvaluation,
+    fingerprint: str,
+    override: str,
 ) -> None:
     """Store card.html and card.json with the run. ``override`` says why a failed gate was passed over."""
     card = make_card(run.id, workspace, frame, name, seen, fingerprint, override)
-    run.texts({f"{CARD_PATH}/{CARD_JSON}": card.model_dump_json(indent=1), f"{CARD_PATH}/{CARD_PAGE}": render(card)})
+    run.log_texts(
+        {f"{CARD_PATH}/{CARD_JSON}": card.model_dump_json(indent=1), f"{CARD_PATH}/{CARD_PAGE}": render(card)}
+    )
 
 
 def make_card(
-    run_id: str, workspace: Workspace, frame: Frame, name: str, seen: Examined, fingerprint: str, override: str
+    run_id: str,
+    workspace: ProjectContext,
+    frame: FrameView,
+    name: str,
+    seen: CandidateEvaluation,
+    fingerprint: str,
+    override: str,
 ) -> ModelCard:
     project, fitted = workspace.project, seen.fitted
     parts = tuple(_part_facts(frame, split, project.task.kind != "multiclass") for split in (TRAIN, VALIDATION, TEST))
@@ -68,8 +82,8 @@ def make_card(
     )
 
 
-def _part_facts(frame: Frame, split: str, mean: bool) -> PartFacts:
-    rows = frame.part(split)
+def _part_facts(frame: FrameView, split: str, mean: bool) -> PartFacts:
+    rows = frame.rows_of(split)
     when = pa.compute.min_max(rows[AS_OF].cast(pa.timestamp("us", "UTC")).cast(pa.int64())).as_py()
     return PartFacts(
         name=split,
@@ -84,8 +98,8 @@ def _moment(microseconds: int) -> str:
     return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _feature_facts(workspace: Workspace, frame: Frame) -> tuple[FeatureFacts, ...]:
-    features, train = workspace.project.features, frame.part(TRAIN)
+def _feature_facts(workspace: ProjectContext, frame: FrameView) -> tuple[FeatureFacts, ...]:
+    features, train = workspace.project.features, frame.rows_of(TRAIN)
     origins = {c.name: "request" for c in features.request}
     origins |= {c.name: f"view {view.name} of {view.source}" for view in features.views for c in view.columns}
     return tuple(

@@ -35,7 +35,7 @@ _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
 _AHEAD = timedelta(minutes=5)
 
 
-class Pushed(NamedTuple):
+class PushResult(NamedTuple):
     """Events that were new, by view, and how many rows were refused for which reason."""
 
     events: dict[str, int]
@@ -49,7 +49,7 @@ def push_events(
     rows: pl.DataFrame,
     producer: str = "",
     position: int | None = None,
-) -> Pushed:
+) -> PushResult:
     """Give rows of a source to every view of it, checked and protected as landing does it.
 
     ``producer`` and ``position`` make it safe to deliver a batch again: features.online.materialize.push. Rows that break a rule
@@ -67,10 +67,10 @@ def push_events(
     views = [view for view in project.features.views if view.source == source]
     until = round((datetime.now(UTC) + _AHEAD).timestamp() * 1e6)
     events = {view.name: push(store, view, good, producer, position, until) for view in views}
-    return Pushed(events, counted(checked.get_column(REASON).drop_nulls().to_list()))
+    return PushResult(events, counted(checked.get_column(REASON).drop_nulls().to_list()))
 
 
-def push_file(project: Project, settings: Settings, source: str, path: Path) -> Pushed:
+def push_file(project: Project, settings: Settings, source: str, path: Path) -> PushResult:
     """The rows of a file, as one batch: the same file again changes nothing. Raises DataError for a file it cannot read."""
     if path.suffix not in _READERS or not path.is_file():
         raise DataError(f"{path} is no file of events", f"give one that ends in {', '.join(_READERS)}")

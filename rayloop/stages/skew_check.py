@@ -8,15 +8,15 @@ from typing import NamedTuple
 import polars as pl
 import ray
 
-from cluster.actors import exists
+from cluster.actors import actor_exists
 from cluster.errors import DataError
-from cluster.names import CHALLENGER, CHAMPION, ledger_actor, predictions_table
+from cluster.names import CHALLENGER, CHAMPION, log_writer_actor, predictions_table
 from features.definitions import FeatureSet
 from features.inspection.training_serving_skew import ID, Skew, compare, together
 from features.offline.training_frame import RequestFrame
 from features.types import AS_OF
-from rayloop.context import Workspace
-from rayloop.lineage import lineages
+from rayloop.context import ProjectContext
+from rayloop.lineage import load_lineages
 from rayloop.stages import steps
 from rayloop.stages.deploy import flush_log
 
@@ -26,7 +26,7 @@ MAX_ROWS = 200_000
 _BLOCK_ROWS = 20_000
 
 
-class Replayed(NamedTuple):
+class SkewReplay(NamedTuple):
     """What was found, over how many rows; ``left_out`` says which rows of the log could not be replayed, and why."""
 
     rows: int
@@ -34,11 +34,11 @@ class Replayed(NamedTuple):
     left_out: dict[str, int]
 
     @property
-    def mismatched(self) -> list[Skew]:
+    def mismatched_features(self) -> list[Skew]:
         return [one for one in self.features if one.mismatches]
 
 
-def replay(workspace: Workspace) -> Replayed:
+def replay(workspace: ProjectContext) -> SkewReplay:
     """Raises DataError when nothing was served yet."""
     log = _log(workspace)
     sets = _feature_sets(workspace)
@@ -59,22 +59,22 @@ def replay(workspace: Workspace) -> Replayed:
             served = block.select(ID, AS_OF, pl.col("features").struct.unnest())
             found += compare(features, served, pl.DataFrame(offline(served.to_arrow())))
         rows += part.height
-    return Replayed(rows, tuple(together(found)), left_out)
+    return SkewReplay(rows, tuple(together(found)), left_out)
 
 
-def _log(workspace: Workspace) -> pl.DataFrame:
+def _log(workspace: ProjectContext) -> pl.DataFrame:
     name = workspace.project.name
-    if ray.is_initialized() and exists(ledger_actor(name)):
+    if ray.is_initialized() and actor_exists(log_writer_actor(name)):
         flush_log(workspace)
     log = workspace.tables.latest(predictions_table(name))
     if log is None or not log.rows:
         raise DataError(f"{name} has answered no request yet", "serve it first")
     columns = [ID, "version", "variant", "at", AS_OF, "features"]
     parts = workspace.tables.parts(log)[1]
-    return newest((pl.DataFrame(batch) for part in parts for batch in part.read(columns)), MAX_ROWS)
+    return newest_rows((pl.DataFrame(batch) for part in parts for batch in part.read(columns)), MAX_ROWS)
 
 
-def newest(batches: Iterable[pl.DataFrame], count: int) -> pl.DataFrame:
+def newest_rows(batches: Iterable[pl.DataFrame], count: int) -> pl.DataFrame:
     """The ``count`` rows with the latest ``at``, in its order; never more than three times as many are held."""
     held: list[pl.DataFrame] = []
     for batch in batches:
@@ -88,8 +88,8 @@ def _latest(held: list[pl.DataFrame], count: int) -> pl.DataFrame:
     return pl.concat(held).sort("at", maintain_order=True).tail(count)
 
 
-def _feature_sets(workspace: Workspace) -> dict[str, FeatureSet]:
-    found = lineages(workspace.registry, [workspace.project.name])
+def _feature_sets(workspace: ProjectContext) -> dict[str, FeatureSet]:
+    found = load_lineages(workspace.registry, [workspace.project.name])
     return {one.version.version: one.manifest.features for one in found if one.manifest}
 
 
@@ -113,13 +113,13 @@ def _obstacle(
     return "" if {c.name for c in features.available} <= fields else "logged without some of the features"
 
 
-def told(replayed: Replayed) -> Iterator[str]:
+def describe_replay(replayed: SkewReplay) -> Iterator[str]:
     """The findings, a line each."""
     yield (
         f"{replayed.rows:,} served rows replayed, {len(replayed.features)} features compared bit for bit:"
-        f" {len(replayed.mismatched)} with mismatches"
+        f" {len(replayed.mismatched_features)} with mismatches"
     )
-    for one in replayed.mismatched:
+    for one in replayed.mismatched_features:
         yield f"{one.origin}.{one.feature}: {one.mismatches:,} of {one.rows:,} rows differ{_kind(one)}"
         if one.example is not None:
             example = one.example

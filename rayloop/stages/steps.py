@@ -20,23 +20,23 @@ from features.online.bulk_load import load
 from features.sources.ingestion import Landed, land
 from features.sources.source import Source
 from features.split import Split
-from rayloop.context import Workspace
-from rayloop.frame_view import Frame
-from rayloop.lineage import lineage, views_of
-from rayloop.stages.deploy import deploy, serves, start_rollout
-from rayloop.stages.train_version import Candidate, Recipe, make_version, tune
+from rayloop.context import ProjectContext
+from rayloop.frame_view import FrameView
+from rayloop.lineage import collect_views, load_lineage
+from rayloop.stages.deploy import deploy, is_serving, start_rollout
+from rayloop.stages.train_version import Candidate, Recipe, build_version, choose_recipe
 from trainers.config import ModelSpec, TrainConfig
 from trainers.worker_errors import deliberate
 
 Snapshots = Mapping[str, Snapshot]
 
 
-def land_sources(workspace: Workspace) -> dict[str, Landed]:
+def land_sources(workspace: ProjectContext) -> dict[str, Landed]:
     """Land every source of the project; they wait on disk and on one another's tasks, so they go side by side."""
     return _land(workspace, workspace.project.sources)
 
 
-def _land(workspace: Workspace, sources: Sequence[Source]) -> dict[str, Landed]:
+def _land(workspace: ProjectContext, sources: Sequence[Source]) -> dict[str, Landed]:
     tables, name, now = workspace.tables, workspace.project.name, datetime.now(UTC)
     with workspace.progress.stage("data"), ThreadPoolExecutor(len(sources)) as pool:
         found = pool.map(lambda source: land(source, tables, name, workspace.settings, now), sources)
@@ -51,8 +51,8 @@ def _land(workspace: Workspace, sources: Sequence[Source]) -> dict[str, Landed]:
 
 
 def training_frame(
-    workspace: Workspace, landed: Snapshots, split: Split | None = None, until: datetime | None = None
-) -> Frame:
+    workspace: ProjectContext, landed: Snapshots, split: Split | None = None, until: datetime | None = None
+) -> FrameView:
     """Join examples and features as of their own time; ``until`` leaves out what was not known then."""
     project = workspace.project
     with workspace.progress.stage("features"):
@@ -71,11 +71,11 @@ def training_frame(
         except RayTaskError as error:
             raise deliberate(str(error)) or error from error
         workspace.progress(f"training frame: {snapshot.rows:,} rows, snapshot {snapshot.id}")
-        return Frame(workspace, snapshot)
+        return FrameView(workspace, snapshot)
 
 
 def materialize_online(
-    workspace: Workspace, landed: Snapshots, until: datetime, versions: Sequence[ModelVersion] = ()
+    workspace: ProjectContext, landed: Snapshots, until: datetime, versions: Sequence[ModelVersion] = ()
 ) -> None:
     """Bring the online store up to what was known ``until``, for what is declared and for what answers.
 
@@ -89,22 +89,22 @@ def materialize_online(
             workspace.progress(f"{len(views)} views materialised until {until:%Y-%m-%d %H:%M}")
 
 
-def _looked_up(workspace: Workspace, landed: Snapshots, versions: Sequence[ModelVersion]) -> list[FeatureView]:
+def _looked_up(workspace: ProjectContext, landed: Snapshots, versions: Sequence[ModelVersion]) -> list[FeatureView]:
     """The views that are declared, and those of the champion and of ``versions`` that their tables still can fill."""
-    champion = workspace.registry.aliased(workspace.project.name, CHAMPION)
+    champion = workspace.registry.version_by_alias(workspace.project.name, CHAMPION)
     served = [*([champion] if champion else []), *versions]
     declared = workspace.project.features.views
     known = {view.content_hash for view in declared}
-    views = views_of((lineage(workspace.registry, version) for version in served), declared)
+    views = collect_views((load_lineage(workspace.registry, version) for version in served), declared)
     return [view for view in views if view.content_hash in known or _can_be_filled(workspace, view, landed)]
 
 
-def _can_be_filled(workspace: Workspace, view: FeatureView, landed: Snapshots) -> bool:
+def _can_be_filled(workspace: ProjectContext, view: FeatureView, landed: Snapshots) -> bool:
     snapshot = landed.get(view.source)
     return snapshot is not None and set(view.source_columns) <= set(workspace.tables.columns(snapshot.table))
 
 
-def backfill_view(workspace: Workspace, name: str, until: datetime, since: datetime | None = None) -> None:
+def backfill_view(workspace: ProjectContext, name: str, until: datetime, since: datetime | None = None) -> None:
     """Land the source of one view and make its online state anew, or that of entities with events ``since`` then."""
     project = workspace.project
     view = project.view(name)
@@ -120,7 +120,7 @@ def backfill_view(workspace: Workspace, name: str, until: datetime, since: datet
         )
 
 
-def latest_snapshots(workspace: Workspace) -> dict[str, Snapshot]:
+def latest_snapshots(workspace: ProjectContext) -> dict[str, Snapshot]:
     """The newest state of each landed source. Raises SnapshotNotFound when one was never landed."""
     name = workspace.project.name
     found = {source.name: workspace.tables.latest(f"{name}.{source.name}") for source in workspace.project.sources}
@@ -130,21 +130,21 @@ def latest_snapshots(workspace: Workspace) -> dict[str, Snapshot]:
     return {source: snapshot for source, snapshot in found.items() if snapshot is not None}
 
 
-def snapshots(landed: Mapping[str, Landed]) -> dict[str, Snapshot]:
+def snapshots_of(landed: Mapping[str, Landed]) -> dict[str, Snapshot]:
     return {name: one.snapshot for name, one in landed.items()}
 
 
-def first_version(workspace: Workspace, frame: Frame) -> tuple[Candidate, Recipe]:
+def build_first_version(workspace: ProjectContext, frame: FrameView) -> tuple[Candidate, Recipe]:
     """Search, fit the winner, gate and register it."""
     with workspace.progress.stage("tune"):
-        recipe, _ = tune(workspace, frame)
+        recipe, _ = choose_recipe(workspace, frame)
     with workspace.progress.stage("train"):
-        return make_version(workspace, frame, recipe, "winner"), recipe
+        return build_version(workspace, frame, recipe, "winner"), recipe
 
 
-def release(workspace: Workspace, *versions: ModelVersion) -> str:
+def release(workspace: ProjectContext, *versions: ModelVersion) -> str:
     """Serve the first version outright; roll out any later one, or several, against the champion. Says which was done."""
-    champion, version = workspace.registry.aliased(workspace.project.name, CHAMPION), versions[0]
+    champion, version = workspace.registry.version_by_alias(workspace.project.name, CHAMPION), versions[0]
     if champion is None and len(versions) > 1:
         raise RolloutError(f"{workspace.project.name} has no champion to try several versions against", "deploy one")
     with workspace.progress.stage("serve"):
@@ -155,7 +155,7 @@ def release(workspace: Workspace, *versions: ModelVersion) -> str:
             deploy(workspace, version)
             done = f"{version} is champion already"
         else:
-            if not serves(workspace, champion):
+            if not is_serving(workspace, champion):
                 deploy(workspace, champion)
             start_rollout(workspace, versions)
             done = f"{' and '.join(map(str, versions))} on the way to challenge v{champion.version}"
@@ -163,20 +163,20 @@ def release(workspace: Workspace, *versions: ModelVersion) -> str:
     return done
 
 
-def retrain(workspace: Workspace, until: datetime) -> Candidate:
+def retrain(workspace: ProjectContext, until: datetime) -> Candidate:
     """Train the champion's recipe on all that was known ``until`` and register the result when it passes the gate."""
     project = workspace.project
-    champion = workspace.registry.aliased(project.name, CHAMPION)
+    champion = workspace.registry.version_by_alias(project.name, CHAMPION)
     if champion is None:
         raise ProjectError(f"{project.name} has no champion to retrain", "run the project first")
-    landed = snapshots(land_sources(workspace))
+    landed = snapshots_of(land_sources(workspace))
     materialize_online(workspace, landed, until)
     frame = training_frame(workspace, landed, project.split.moved(until, project.retrain.holdout), until)
     with workspace.progress.stage("train"):
-        return make_version(workspace, frame, recipe_of(workspace, champion), f"retrained {until:%Y-%m-%d}")
+        return build_version(workspace, frame, load_recipe(workspace, champion), f"retrained {until:%Y-%m-%d}")
 
 
-def recipe_of(workspace: Workspace, version: ModelVersion) -> Recipe:
+def load_recipe(workspace: ProjectContext, version: ModelVersion) -> Recipe:
     """The model and settings a version was trained with."""
     recipe = Manifest.load(workspace.registry.fetch(version)).recipe
     spec = ModelSpec(build=workspace.project.model.build, parameters=recipe["model"])

@@ -20,13 +20,13 @@ from features.manifest import PROFILE, Manifest
 from features.profiles.reference_profile import ReferenceProfile, profile_windows
 from features.split import TRAIN, VALIDATION
 from features.types import AS_OF
-from rayloop.context import Workspace
-from rayloop.frame_view import Frame
+from rayloop.context import ProjectContext
+from rayloop.frame_view import FrameView
 from rayloop.stages import model_cards
-from rayloop.stages.compress import Compressed, compressed
-from rayloop.stages.evaluate_candidate import Examined, examine
-from rayloop.stages.mlflow_callback import Curves
-from rayloop.stages.tune import searched
+from rayloop.stages.compress import CompressionResult, compress
+from rayloop.stages.evaluate_candidate import CandidateEvaluation, evaluate_candidate
+from rayloop.stages.mlflow_callback import CurveLogger
+from rayloop.stages.tune import run_search
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.datasets import TrainingData
@@ -64,17 +64,22 @@ class Candidate(NamedTuple):
     reused: bool
 
 
-def tune(workspace: Workspace, frame: Frame) -> tuple[Recipe, TuneResult | None]:
+def choose_recipe(workspace: ProjectContext, frame: FrameView) -> tuple[Recipe, TuneResult | None]:
     """The project's recipe, improved by its search when it declares one."""
     project = workspace.project
     if project.tune is None:
         return Recipe(project.model, project.train), None
-    found = searched(workspace, frame, project.tune, metrics.primary(project.task).name)
+    found = run_search(workspace, frame, project.tune, metrics.primary(project.task).name)
     return Recipe(found.spec, found.config.model_copy(update={"workers": project.train.workers})), found
 
 
-def make_version(
-    workspace: Workspace, frame: Frame, recipe: Recipe, name: str, override_gate: str = "", compare: bool = True
+def build_version(
+    workspace: ProjectContext,
+    frame: FrameView,
+    recipe: Recipe,
+    name: str,
+    override_gate: str = "",
+    compare: bool = True,
 ) -> Candidate:
     """Fit, evaluate on the held-out rows, gate, register.
 
@@ -82,17 +87,17 @@ def make_version(
     GateFailed unless ``override_gate`` says why a candidate that fails shall be registered all the same.
     """
     fingerprint = _fingerprint(workspace, frame.snapshot, recipe)
-    if made := workspace.registry.find(workspace.project.name, fingerprint):
+    if made := workspace.registry.find_version(workspace.project.name, fingerprint):
         workspace.progress(f"{made} was made of the same data, code and settings before: not made again")
         return Candidate(made, GateReport.from_stored(made.tags[GATE_TAG]), json.loads(made.tags[SUMMARY]), True)
-    data = frame.sabotaged(recipe.config.seed) if recipe.shuffle_labels else frame.data
+    data = frame.with_shuffled_labels(recipe.config.seed) if recipe.shuffle_labels else frame.data
     project, tell = workspace.project, workspace.progress
     with workspace.registry.run(project.name, name, key=fingerprint) as run, tempfile.TemporaryDirectory() as temporary:
         trained = _trained(workspace, frame, recipe, data, run, fingerprint, compare)
         folder = Path(temporary)
-        seen = examine(workspace, frame, trained.fitted, folder, compare, trained.checks)
+        seen = evaluate_candidate(workspace, frame, trained.fitted, folder, compare, trained.checks)
         seen = seen._replace(compression=str(trained))
-        run.tags(_compression(seen))
+        run.set_tags(_compression(seen))
         tell(f"exported in {seen.served}; {runtime_line(seen.latency)}")
         for check in seen.report.checks:
             tell(f"gate {'pass' if check.passed else 'FAIL'}: {check.name}: {check.reason}")
@@ -110,13 +115,19 @@ def make_version(
 
 
 def _trained(
-    workspace: Workspace, frame: Frame, recipe: Recipe, data: TrainingData, run: Run, fingerprint: str, compare: bool
-) -> Compressed:
+    workspace: ProjectContext,
+    frame: FrameView,
+    recipe: Recipe,
+    data: TrainingData,
+    run: Run,
+    fingerprint: str,
+    compare: bool,
+) -> CompressionResult:
     """Train, followed by ``run``, then make the model smaller where the project says so.
 
     A training of the same fingerprint that was killed goes on where it was.
     """
-    project, curves = workspace.project, Curves(run)
+    project, curves = workspace.project, CurveLogger(run)
     folder = f"{workspace.checkpoints}/{fingerprint[:16]}"
 
     def train(
@@ -135,14 +146,14 @@ def _trained(
             start=start,
             teacher=teacher,
         )
-        return calibrated(fitted, frame.part(VALIDATION))
+        return calibrated(fitted, frame.rows_of(VALIDATION))
 
     if project.compress:
         inputs = data.encoded(frame.encoder, project.task, recipe.config.cache_mib).inputs
         check(project.compress, recipe.spec, inputs, project.task)
     fitted = train(recipe.spec, recipe.config, 0)
     curves.complete(fitted.epochs)
-    made = compressed(workspace, frame, fitted, train, compare)
+    made = compress(workspace, frame, fitted, train, compare)
     Checkpoints(folder).clear()
     return made
 
@@ -150,11 +161,11 @@ def _trained(
 def _refuse_unless(
     override: str,
     run: Run,
-    workspace: Workspace,
-    frame: Frame,
+    workspace: ProjectContext,
+    frame: FrameView,
     recipe: Recipe,
     name: str,
-    seen: Examined,
+    seen: CandidateEvaluation,
     fingerprint: str,
 ) -> None:
     """Keep what a refused candidate has shown, and raise GateFailed; with an ``override`` only say so."""
@@ -162,7 +173,7 @@ def _refuse_unless(
         workspace.progress(f"registered all the same: {override}")
         return
     project = workspace.project.name
-    run.tags({"mlflow.runName": f"{name} (refused)"})
+    run.set_tags({"mlflow.runName": f"{name} (refused)"})
     _log_refused(run, recipe, seen)
     model_cards.log_card(run, workspace, frame, name, seen, fingerprint, "")
     raise GateFailed(
@@ -171,18 +182,20 @@ def _refuse_unless(
     )
 
 
-def reference_of(workspace: Workspace, version: ModelVersion) -> bytes:
+def load_reference_profile(workspace: ProjectContext, version: ModelVersion) -> bytes:
     """The reference profile that travels with a version."""
     return (workspace.registry.fetch(version) / PROFILE).read_bytes()
 
 
-def output_column(workspace: Workspace) -> Column:
+def output_column(workspace: ProjectContext) -> Column:
     """The column under which a model's output is profiled."""
     multiclass = workspace.project.task.kind == "multiclass"
     return Column(name=_PREDICTED_COLUMN, kind="category") if multiclass else Column(name=_SCORE_COLUMN, kind="number")
 
 
-def _write_bundle(workspace: Workspace, frame: Frame, recipe: Recipe, seen: Examined, folder: Path) -> None:
+def _write_bundle(
+    workspace: ProjectContext, frame: FrameView, recipe: Recipe, seen: CandidateEvaluation, folder: Path
+) -> None:
     """Manifest and reference profile beside the exported model. The recipe is what all of it began with: of that a retraining is made."""
     project = workspace.project
     Manifest(
@@ -200,23 +213,23 @@ def _write_bundle(workspace: Workspace, frame: Frame, recipe: Recipe, seen: Exam
     (folder / PROFILE).write_bytes(_reference(workspace, frame, folder).to_bytes())
 
 
-def _reference(workspace: Workspace, frame: Frame, folder: Path) -> ReferenceProfile:
+def _reference(workspace: ProjectContext, frame: FrameView, folder: Path) -> ReferenceProfile:
     """Profile the training rows, and the model's output on them, by the windows of the drift policy."""
     window_s = workspace.project.drift.window_s
-    output, train = output_column(workspace), frame.part(TRAIN)
+    output, train = output_column(workspace), frame.rows_of(TRAIN)
     scored = train.append_column(output.name, _output(workspace, onnx_scorer.score_table(folder, train)))
     columns = (*workspace.project.features.columns, output)
     return ReferenceProfile.build(profile_windows(scored, columns, window_s, AS_OF), window_s)
 
 
-def _output(workspace: Workspace, scores: np.ndarray) -> pa.Array:
+def _output(workspace: ProjectContext, scores: np.ndarray) -> pa.Array:
     task = workspace.project.task
     if task.kind == "multiclass":
         return pa.array(np.asarray(task.classes)[scores.argmax(axis=1)])
     return pa.array(scores, pa.float64())
 
 
-def _fingerprint(workspace: Workspace, snapshot: Snapshot, recipe: Recipe) -> str:
+def _fingerprint(workspace: ProjectContext, snapshot: Snapshot, recipe: Recipe) -> str:
     project = workspace.project
     body = {
         "snapshot": [snapshot.table, snapshot.id],
@@ -238,7 +251,9 @@ def _flat(spec: ModelSpec, config: TrainConfig) -> dict[str, str | int | float |
     return {name: v if isinstance(v, str | int | float | bool) else str(v) for name, v in values.items()}
 
 
-def _tags(workspace: Workspace, frame: Frame, fingerprint: str, seen: Examined, override: str) -> dict[str, str]:
+def _tags(
+    workspace: ProjectContext, frame: FrameView, fingerprint: str, seen: CandidateEvaluation, override: str
+) -> dict[str, str]:
     tags = {
         FINGERPRINT_TAG: fingerprint,
         GATE_TAG: seen.report.model_dump_json(),
@@ -251,11 +266,11 @@ def _tags(workspace: Workspace, frame: Frame, fingerprint: str, seen: Examined, 
     return tags | ({"rayloop.gate_override": override} if override else {})
 
 
-def _compression(seen: Examined) -> dict[str, str]:
+def _compression(seen: CandidateEvaluation) -> dict[str, str]:
     return {COMPRESSION: seen.compression} if seen.compression else {}
 
 
-def _origin(workspace: Workspace, frame: Frame) -> dict[str, str]:
+def _origin(workspace: ProjectContext, frame: FrameView) -> dict[str, str]:
     return {
         "rayloop.snapshot": f"{frame.snapshot.table}@{frame.snapshot.id}",
         "rayloop.features": workspace.project.features.content_hash,
@@ -263,19 +278,19 @@ def _origin(workspace: Workspace, frame: Frame) -> dict[str, str]:
     }
 
 
-def _log(run: Run, workspace: Workspace, frame: Frame, recipe: Recipe, seen: Examined) -> None:
+def _log(run: Run, workspace: ProjectContext, frame: FrameView, recipe: Recipe, seen: CandidateEvaluation) -> None:
     fitted = seen.fitted
-    run.parameters(_flat(recipe.spec, recipe.config))
-    run.metrics({f"test_{name}": value for name, value in seen.quality.items()})
-    run.metrics({f"validation_{name}": value for name, value in fitted.metrics.items()})
-    run.metrics({**seen.latency, "temperature": fitted.temperature})
-    run.tags(_origin(workspace, frame))
+    run.log_parameters(_flat(recipe.spec, recipe.config))
+    run.log_metrics({f"test_{name}": value for name, value in seen.quality.items()})
+    run.log_metrics({f"validation_{name}": value for name, value in fitted.metrics.items()})
+    run.log_metrics({**seen.latency, "temperature": fitted.temperature})
+    run.set_tags(_origin(workspace, frame))
 
 
-def _log_refused(run: Run, recipe: Recipe, seen: Examined) -> None:
-    run.parameters(_flat(recipe.spec, recipe.config))
-    run.metrics({f"test_{metric}": value for metric, value in seen.quality.items()})
-    run.tags({GATE_TAG: seen.report.model_dump_json()})
+def _log_refused(run: Run, recipe: Recipe, seen: CandidateEvaluation) -> None:
+    run.log_parameters(_flat(recipe.spec, recipe.config))
+    run.log_metrics({f"test_{metric}": value for metric, value in seen.quality.items()})
+    run.set_tags({GATE_TAG: seen.report.model_dump_json()})
 
 
 def _told(quality: Mapping[str, float]) -> str:

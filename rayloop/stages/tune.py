@@ -7,8 +7,8 @@ import json
 import time
 
 from cluster.registry import Registry, Run
-from rayloop.context import Workspace
-from rayloop.frame_view import Frame
+from rayloop.context import ProjectContext
+from rayloop.frame_view import FrameView
 from trainers.config import TuneConfig
 from trainers.tuning.report import render
 from trainers.tuning.search import search
@@ -19,7 +19,7 @@ PAGE = "search.html"
 _PATH = "search"
 
 
-class Nested:
+class TrialRunLogger:
     """Follows a search into a run: each trial that has ended becomes a run nested in it, once."""
 
     def __init__(self, registry: Registry, experiment: str, parent: Run, metric: str, known: set[str]) -> None:
@@ -31,23 +31,23 @@ class Nested:
         if name in self._known:
             return
         with self._registry.run(self._experiment, name, self._parent.id) as run:
-            run.parameters({**trial.parameters, "seed": trial.seed})
+            run.log_parameters({**trial.parameters, "seed": trial.seed})
             first = trial.epochs - len(trial.curve) + 1
             course = {first + i: value for i, value in enumerate(trial.curve)}
             figures = {self._metric: trial.metric, "epochs": float(trial.epochs), "seconds": trial.seconds}
-            run.courses({f"best_{self._metric}": course, **{n: {0: value} for n, value in figures.items()}})
-            run.tags({"rayloop.status": trial.status, "rayloop.stage": trial.stage, **_origin(trial)})
+            run.log_metric_series({f"best_{self._metric}": course, **{n: {0: value} for n, value in figures.items()}})
+            run.set_tags({"rayloop.status": trial.status, "rayloop.stage": trial.stage, **_origin(trial)})
             run.failed = trial.status == "failed"
         self._known.add(name)
 
 
-def searched(workspace: Workspace, frame: Frame, tuning: TuneConfig, metric: str) -> TuneResult:
+def run_search(workspace: ProjectContext, frame: FrameView, tuning: TuneConfig, metric: str) -> TuneResult:
     """The project's search; one of the same data, code and settings that was killed goes on, and one that was done is not done again."""
     project, registry, key = workspace.project, workspace.registry, _key(workspace, frame, tuning)
-    folder = f"{folder_of(workspace)}/{key[:16]}"
+    folder = f"{searches_folder(workspace)}/{key[:16]}"
     again = Journal(folder).begun
     with registry.run(project.name, "search", key=key, again=again) as run:
-        known = registry.children(project.name, run) if again else set()
+        known = registry.child_run_names(project.name, run) if again else set()
         found = search(
             project.model,
             project.train,
@@ -56,31 +56,31 @@ def searched(workspace: Workspace, frame: Frame, tuning: TuneConfig, metric: str
             frame.encoder,
             frame.data,
             workspace.progress,
-            watch=Nested(registry, project.name, run, metric, known),
+            watch=TrialRunLogger(registry, project.name, run, metric, known),
             folder=folder,
         )
         _log(workspace, run, found)
     return found
 
 
-def folder_of(workspace: Workspace) -> str:
+def searches_folder(workspace: ProjectContext) -> str:
     """Where a project's searches keep what they have done."""
     return f"{workspace.checkpoints}/searches"
 
 
-def _log(workspace: Workspace, run: Run, found: TuneResult) -> None:
+def _log(workspace: ProjectContext, run: Run, found: TuneResult) -> None:
     """Winner and page. A search that was done before says it all once more."""
     text = render(workspace.project.name, found, time.time())
     trials = json.dumps([trial.model_dump(mode="json") for trial in found.trials], indent=1)
-    run.texts({f"{_PATH}/{PAGE}": text, f"{_PATH}/trials.json": trials})
-    run.parameters(found.best.parameters)
+    run.log_texts({f"{_PATH}/{PAGE}": text, f"{_PATH}/trials.json": trials})
+    run.log_parameters(found.best.parameters)
     figures = {f"best_{found.metric}": found.best.metric, "trials": float(len(found.trials))}
     if found.standings:
         figures |= {
             f"mean_{found.metric}": found.standings[0].mean,
             f"spread_{found.metric}": found.standings[0].spread,
         }
-    run.metrics(figures)
+    run.log_metrics(figures)
     workspace.folder.mkdir(parents=True, exist_ok=True)
     (workspace.folder / PAGE).write_text(text)
     workspace.progress(f"{found.told}; all trials: {(workspace.folder / PAGE).as_uri()}")
@@ -92,7 +92,7 @@ def _origin(trial: Trial) -> dict[str, str]:
     )
 
 
-def _key(workspace: Workspace, frame: Frame, tuning: TuneConfig) -> str:
+def _key(workspace: ProjectContext, frame: FrameView, tuning: TuneConfig) -> str:
     """Of all that determines what a trial gives."""
     project = workspace.project
     body = {

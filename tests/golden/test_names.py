@@ -9,13 +9,13 @@ from cluster.names import (
     CHALLENGER,
     CHAMPION,
     journal_table,
+    label_candidates_table,
     labels_table,
-    ledger_actor,
-    lost_table,
+    log_writer_actor,
+    lost_rows_table,
     monitor_actor,
     predictions_table,
     rollout_actor,
-    to_label_table,
 )
 from cluster.settings import Settings
 from deployments.http_messages import REQUEST_ID_HEADER, ROUTING_KEY_HEADER, VARIANT_HEADER, VERSION_HEADER
@@ -39,7 +39,7 @@ def test_names_stay() -> None:
         "names",
         {
             "namespace": ACTOR_NAMESPACE,
-            "actors": [config.ACTOR, *(of("trips") for of in (ledger_actor, monitor_actor, rollout_actor))],
+            "actors": [config.ACTOR, *(of("trips") for of in (log_writer_actor, monitor_actor, rollout_actor))],
             "applications": [
                 front.ROOT_APP,
                 model_app_name("trips"),
@@ -51,7 +51,10 @@ def test_names_stay() -> None:
             "variants": [CHAMPION, CHALLENGER],
             "headers": [REQUEST_ID_HEADER, VERSION_HEADER, VARIANT_HEADER, ROUTING_KEY_HEADER],
             "tables": [
-                *(of("trips") for of in (predictions_table, labels_table, lost_table, to_label_table, journal_table)),
+                *(
+                    of("trips")
+                    for of in (predictions_table, labels_table, lost_rows_table, label_candidates_table, journal_table)
+                ),
                 QUARANTINE,
                 FORGOTTEN,
             ],

@@ -12,9 +12,9 @@ from typing import Any
 import cluster
 from cluster.registry import BUNDLE_PATH, FINGERPRINT_TAG, GATE_TAG, KEY_TAG
 from cluster.values import TaskKind
-from rayloop.stages.mlflow_callback import Curves
+from rayloop.stages.mlflow_callback import CurveLogger
 from rayloop.stages.model_cards import CARD_PATH
-from rayloop.stages.tune import PAGE, Nested
+from rayloop.stages.tune import PAGE, TrialRunLogger
 from tests.golden.golden import golden
 from trainers.card.model_card import CARD_JSON, CARD_PAGE
 from trainers.config import ModelSpec, TrainConfig
@@ -91,7 +91,7 @@ def test_metrics_of_tasks_stay() -> None:
 
 def test_what_a_training_tells_as_it_goes_stays() -> None:
     run = _Run()
-    curves = Curves(run)  # type: ignore[arg-type]
+    curves = CurveLogger(run)  # type: ignore[arg-type]
     seconds = dict.fromkeys(STAGES, 1.0)
     curves(
         Pulse(
@@ -127,7 +127,7 @@ def test_what_a_training_tells_as_it_goes_stays() -> None:
 
 def test_what_a_trial_tells_stays() -> None:
     registry = _Registry()
-    nested = Nested(registry, "trips", _Run(), "auc", set())  # type: ignore[arg-type]
+    nested = TrialRunLogger(registry, "trips", _Run(), "auc", set())  # type: ignore[arg-type]
     nested(Trial(number=1, parameters={"lr": 0.1}, metric=0.5, epochs=2, curve=(0.25, 0.5), status="finished"))
     nested(Trial(number=2, parameters={"lr": 0.1}, status="failed", error="why", parent=1))
     golden("mlflow_trials", [run.names for run in registry.runs])

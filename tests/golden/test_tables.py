@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from cluster.names import journal_table, lost_table
+from cluster.names import journal_table, lost_rows_table
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Task
@@ -70,7 +70,7 @@ def test_labels_stay(tables: Tables) -> None:
 def test_lost_rows_stay(tables: Tables) -> None:
     lost = LostRows("trips", tables)
     lost.settle("dead", {"predictions": 7, "labels": 2})
-    written = tables.read(lost_table("trips"))
+    written = tables.read(lost_rows_table("trips"))
     golden("table_lost", {"columns": columns(written.schema), "rows": _texts(written.drop_columns(["at"]))})
     assert LostRows("trips", tables).counts() == {"replicas": 1, "predictions": 7, "labels": 2}
 

@@ -15,7 +15,7 @@ from ray.data import DataIterator, Dataset
 from ray.exceptions import RayTaskError
 
 from cluster.errors import DataError
-from cluster.log_suppression import quiet
+from cluster.log_suppression import suppress_logs
 from cluster.values import Task
 from features.encoder import Encoder
 from trainers.config import MEBIBYTE, TrainConfig
@@ -48,7 +48,7 @@ class TrainingData:
         """Encode both parts, once for equal arguments. Raises DataError for columns that are not as declared."""
         key = (encoder.model_dump_json(), task.model_dump_json(), cache_mib)
         if key not in self._encoded:
-            with quiet("ray.data"):
+            with suppress_logs("ray.data"):
                 parts = _encode(self._frame, encoder, cache_mib)
             sample = parts["train"].sample(SAMPLE_ROWS)
             inputs = InputSpec.fit(encoder, task, {"numbers": sample.numbers, "codes": sample.codes}, sample.labels)

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from cluster.errors import DataError
-from cluster.log_suppression import quiet
+from cluster.log_suppression import suppress_logs
 from features.encoder import Arrays
 from features.manifest import MODEL, PORTABLE, WEIGHTS
 from trainers.export.portable_onnx import score_portable, write_portable
@@ -87,7 +87,7 @@ def save_onnx(scored: nn.Module, inputs: InputSpec, path: Path) -> None:
     module, arguments = _traced(scored, inputs)
     batch = torch.export.Dim("batch")
     # It warns about torchvision's absence and about its own internals; neither concerns a caller.
-    with quiet("torch.onnx"), warnings.catch_warnings(action="ignore"), _uncollected():
+    with suppress_logs("torch.onnx"), warnings.catch_warnings(action="ignore"), _uncollected():
         program = torch.onnx.export(
             module.eval(),
             tuple(torch.from_numpy(value) for value in arguments.values()),

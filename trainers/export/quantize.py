@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from cluster.log_suppression import quiet
+from cluster.log_suppression import suppress_logs
 
 
 def quantize(model: bytes, target: Path) -> None:
@@ -22,7 +22,7 @@ def quantize(model: bytes, target: Path) -> None:
     that serves would not be those of the machine that passed the gate.
     """
     # It recommends a preparation that finds nothing to do in these graphs.
-    with quiet("root"):
+    with suppress_logs("root"):
         quantize_dynamic(
             onnx.load_from_string(model),
             target,

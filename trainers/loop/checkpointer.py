@@ -17,7 +17,7 @@ import torch
 from pyarrow import fs
 
 from cluster.errors import RayloopError
-from cluster.files import write_whole
+from cluster.files import atomic_write
 
 KEPT = 2
 
@@ -84,7 +84,7 @@ class Checkpoints:
         body = buffer.getbuffer()
         # Two writers may be at it when a worker that was given up still lives.
         parts = (hashlib.sha256(body).digest(), body)
-        write_whole(self._fs, self._folder, f"{step:012d}{_SUFFIX}", parts)
+        atomic_write(self._fs, self._folder, f"{step:012d}{_SUFFIX}", parts)
         for old in self._paths()[:-KEPT]:
             self._fs.delete_file(old)
 

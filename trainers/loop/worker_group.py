@@ -20,7 +20,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.queue import Queue
 
-from cluster.env import environment
+from cluster.env import environment_defaults
 from cluster.errors import DataError, ProjectError, RayloopError
 from trainers.config import TrainConfig
 from trainers.data.dataset_sharding import Shards
@@ -82,7 +82,7 @@ def on_workers(
             dataset_config=Shards(),
         )
         try:
-            with environment(**TRAIN_VARIABLES):
+            with environment_defaults(**TRAIN_VARIABLES):
                 result: Any = trainer.fit()
         except TrainingFailedError as error:
             raise _cause(error) from error

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import ray
 
 from cluster.storage.parquet import READ_ROWS
-from cluster.storage.scan import Part
+from cluster.storage.scan import ScanPart
 from cluster.values import Task
 from features.encoder import Encoder
 from features.offline.training_frame import RequestFrame, is_text
@@ -39,7 +39,7 @@ class Job:
     schema: pa.Schema
     kept: tuple[str, ...]
     folder: str
-    parts: tuple[Part, ...]
+    parts: tuple[ScanPart, ...]
 
 
 class Receipt(NamedTuple):

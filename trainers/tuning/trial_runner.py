@@ -16,8 +16,8 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from cluster.env import environment
-from cluster.log_suppression import quiet
+from cluster.env import environment_defaults
+from cluster.log_suppression import suppress_logs
 from trainers.config import ModelSpec, Parameter, TrainConfig, TuneConfig, applied
 from trainers.data.datasets import EncodedData
 from trainers.loop import train_loop
@@ -120,8 +120,8 @@ class Stage:
         follower = _Follower(self, trial_of, {plan.trial.number: plan.until for plan in plans})
         with (
             tempfile.TemporaryDirectory(prefix="rayloop-tune-") as folder,
-            environment(**TUNE_VARIABLES),
-            quiet("ray.tune"),
+            environment_defaults(**TUNE_VARIABLES),
+            suppress_logs("ray.tune"),
         ):
             tune.Tuner(
                 tune.with_resources(trainable, _resources(self.job, self.tuning)),

@@ -6,7 +6,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from cluster.errors import RayloopError
-from cluster.files import write_whole
+from cluster.files import atomic_write
 from trainers.tuning.trial import Trial
 
 _SUFFIX = ".json"
@@ -51,7 +51,7 @@ class _Files:
 
     def write(self, trial: Trial) -> None:
         try:
-            write_whole(self._fs, self._folder, f"{trial.number:06d}{_SUFFIX}", [trial.model_dump_json().encode()])
+            atomic_write(self._fs, self._folder, f"{trial.number:06d}{_SUFFIX}", [trial.model_dump_json().encode()])
         except (OSError, pa.ArrowException) as error:
             raise RayloopError(
                 f"trial {trial.number} cannot be kept in {self._folder}: {error}", "make room, or set another folder"

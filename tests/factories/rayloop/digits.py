@@ -17,9 +17,9 @@ from rayloop import (
     ModelSpec,
     Period,
     Project,
-    Rehearsal,
     Retrain,
     RolloutPolicy,
+    Simulation,
     Source,
     Task,
     TimeSplit,
@@ -99,7 +99,7 @@ project = Project(
     drift=DriftPolicy(window_s=6 * 3600.0, span=1, min_rows=100),
     retrain=Retrain(holdout=timedelta(hours=4)),
     baseline=False,
-    rehearsal=Rehearsal(
+    simulation=Simulation(
         step=timedelta(hours=2),
         quiet=Period(at(0.0), at(0.15)),
         sound=Period(at(0.25), at(0.5)),

@@ -69,7 +69,7 @@ def test_a_sound_challenger_becomes_champion(
 ) -> None:
     with Load(str(http.base_url), TRUE_SLOPE, name="good") as load:
         ray.get(rollout.start.remote(versions.good, POLICY))
-        assert registry.aliased(MODEL, CHALLENGER) == registry.version(MODEL, versions.good.version)
+        assert registry.version_by_alias(MODEL, CHALLENGER) == registry.version(MODEL, versions.good.version)
         status = finished(rollout)
         until(lambda: version_served(http) == versions.good.version, "the new champion answers")
     assert status.state.status == "promoted", status.state.reason
@@ -77,8 +77,8 @@ def test_a_sound_challenger_becomes_champion(
     assert "not worse" in status.state.reason
     assert load.failed == []
     assert load.outcomes[200, "challenger"] > 0
-    assert registry.aliased(MODEL, CHAMPION).version == versions.good.version
-    assert registry.aliased(MODEL, CHALLENGER) is None
+    assert registry.version_by_alias(MODEL, CHAMPION).version == versions.good.version
+    assert registry.version_by_alias(MODEL, CHALLENGER) is None
     assert not has_challenger(cluster)
 
 
@@ -94,7 +94,7 @@ def test_a_shadow_answers_nobody_until_it_is_promoted(
     assert status.state.status == "promoted", status.state.reason
     assert _evidence(rollout, versions.good).challenger.errors == 0
     assert load.failed == []
-    assert registry.aliased(MODEL, CHAMPION).version == versions.good.version
+    assert registry.version_by_alias(MODEL, CHAMPION).version == versions.good.version
 
 
 def test_a_bad_challenger_is_aborted_by_its_loss(
@@ -107,8 +107,8 @@ def test_a_bad_challenger_is_aborted_by_its_loss(
     assert "the challenger is worse" in status.state.reason
     assert load.failed == []
     assert version_served(http) == versions.champion.version
-    assert registry.aliased(MODEL, CHAMPION).version == versions.champion.version
-    assert registry.aliased(MODEL, CHALLENGER) is None
+    assert registry.version_by_alias(MODEL, CHAMPION).version == versions.champion.version
+    assert registry.version_by_alias(MODEL, CHALLENGER) is None
 
 
 def test_a_challenger_that_fails_requests_is_aborted_and_callers_see_nothing(
@@ -132,7 +132,7 @@ def test_a_challenger_that_does_not_load_is_refused(
     status: RolloutStatus = ray.get(rollout.status.remote())
     assert [d.action for d in status.decisions] == ["start", "abort"]
     assert version_served(http) == versions.champion.version
-    assert registry.aliased(MODEL, CHALLENGER) is None
+    assert registry.version_by_alias(MODEL, CHALLENGER) is None
     assert not has_challenger(cluster)
 
 
@@ -174,7 +174,7 @@ def test_a_gate_waits_for_a_person_and_a_webhook_has_a_say(
         until(lambda: told(endpoint)[-1:] == ["promote"], "the webhook hears of the promotion")
     assert [d.action for d in status.decisions] == ["start", "pause", "resume", "hold", "advance", "promote"]
     assert told(endpoint) == ["start", "pause", "resume", "advance", "promote"]
-    assert registry.aliased(MODEL, CHAMPION).version == versions.good.version
+    assert registry.version_by_alias(MODEL, CHAMPION).version == versions.good.version
     assert load.failed == []
 
 
@@ -191,7 +191,7 @@ def test_a_dry_run_changes_nothing_and_harm_beats_a_promotion(
         with pytest.raises(RolloutError, match="promotion was asked for, but the challenger is worse"):
             ray.get(rollout.promote.remote("never mind"))
     assert _actions(rollout) == ["start", "hold", "abort"]
-    assert registry.aliased(MODEL, CHAMPION).version == versions.champion.version
+    assert registry.version_by_alias(MODEL, CHAMPION).version == versions.champion.version
     assert load.failed == []
 
 
@@ -204,7 +204,7 @@ def test_an_abort_beats_a_promotion_that_is_ordered_with_it(
     with pytest.raises(RolloutError, match=r"an abort was ordered as well|it is aborted"):
         ray.get(promotion)
     assert version_served(http) == versions.champion.version
-    assert registry.aliased(MODEL, CHAMPION).version == versions.champion.version
+    assert registry.version_by_alias(MODEL, CHAMPION).version == versions.champion.version
 
 
 def told(endpoint: Endpoint) -> list[str]:
@@ -239,7 +239,7 @@ def test_of_two_challengers_the_bad_one_is_dropped_and_the_good_one_promoted(
         until(lambda: "drop" in _actions(rollout), "the bad one is dropped")
         dropped = next(d for d in ray.get(rollout.status.remote()).decisions if d.action == "drop")
         assert (dropped.challengers, "the challenger is worse" in dropped.reason) == ((bad,), True)
-        until(lambda: registry.aliased(MODEL, CHALLENGER) is not None, "one is left")
+        until(lambda: registry.version_by_alias(MODEL, CHALLENGER) is not None, "one is left")
         assert http.post(f"/versions/{bad}/infer", json=infer_body([0.5])).status_code == 404
         os.kill(ray.get(rollout.pid.remote()), signal.SIGKILL)
         until(lambda: _status(rollout) == "waiting", "the controller is back, and the gate is reached")
@@ -249,7 +249,7 @@ def test_of_two_challengers_the_bad_one_is_dropped_and_the_good_one_promoted(
         until(lambda: version_served(http) == good, "the new champion answers")
     assert _actions(rollout) == ["start", "drop", "pause", "promote"]
     assert load.failed == []
-    assert registry.aliased(MODEL, CHAMPION).version == good
+    assert registry.version_by_alias(MODEL, CHAMPION).version == good
     assert not has_challenger(cluster)
 
 

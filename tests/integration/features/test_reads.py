@@ -43,7 +43,7 @@ def tables(cluster: Settings) -> Tables:
 def shop(tables: Tables) -> Iterator[str]:
     name = f"reads{uuid4().hex[:8]}"
     yield name
-    for table in tables.names(name):
+    for table in tables.table_names(name):
         tables.drop(table)
 
 

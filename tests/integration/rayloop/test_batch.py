@@ -18,7 +18,7 @@ import pytest
 
 from cluster.errors import DataError, RayloopError
 from cluster.settings import Settings
-from cluster.storage.scan import Cut, Part, cut
+from cluster.storage.scan import ScanPart, ScanPlan, plan_scan
 from cluster.storage.tables import Tables
 from cluster.values import ModelVersion, Snapshot
 from features.definitions import Column, Entity, FeatureSet, FeatureView, Latest
@@ -26,8 +26,8 @@ from features.manifest import MODEL, Manifest
 from features.offline.point_in_time import join
 from features.offline.training_frame import RequestFrame
 from features.sources.pseudonyms import Shield
-from rayloop.console import Progress
-from rayloop.context import Workspace
+from rayloop.console import ProgressConsole
+from rayloop.context import ProjectContext
 from rayloop.project import Location
 from rayloop.stages import batch_predict
 from tests.factories.rayloop.digits import project
@@ -56,8 +56,8 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
     return ModelVersion(model="toy", version="1", run_id="", bundle_uri=str(folder))
 
 
-def _workspace(settings: Settings) -> Workspace:
-    return Workspace(project, Location(Path(), "digits"), settings, Progress())
+def _workspace(settings: Settings) -> ProjectContext:
+    return ProjectContext(project, Location(Path(), "digits"), settings, ProgressConsole())
 
 
 def _expected(version: ModelVersion, rows: pa.Table) -> np.ndarray:
@@ -118,7 +118,7 @@ def test_a_table_that_does_not_fit_is_refused_with_the_column(
     change: object, keep: Sequence[str], message: str, version: ModelVersion, tmp_path: Path
 ) -> None:
     pq.write_table(change(REQUESTS), tmp_path / "in.parquet")  # type: ignore[operator]
-    rows = cut(str(tmp_path / "in.parquet"), Tables(Settings(home=tmp_path)), cpus=1)
+    rows = plan_scan(str(tmp_path / "in.parquet"), Tables(Settings(home=tmp_path)), cpus=1)
     with pytest.raises(DataError, match=message):
         batch_predict._kept(rows, Manifest.load(Path(version.bundle_uri)), keep)
 
@@ -172,7 +172,7 @@ def test_a_file_that_breaks_half_way_leaves_nothing(cluster: Settings, version: 
 class KilledOnce:
     """A part whose reader is killed in the middle, the first time; always, where ``mark`` cannot be made."""
 
-    part: Part
+    part: ScanPart
     mark: str
 
     @property
@@ -189,12 +189,12 @@ class KilledOnce:
             yield table.slice(10)
 
 
-def _fragile(cluster: Settings, version: ModelVersion, folder: Path, mark: str) -> tuple[Cut, Job]:
+def _fragile(cluster: Settings, version: ModelVersion, folder: Path, mark: str) -> tuple[ScanPlan, Job]:
     """A job of one part, whose reader is killed while there is no file ``mark``; it writes into ``folder``."""
     source = folder.parent / "in.parquet"
     pq.write_table(REQUESTS, source)
-    whole = cut(str(source), Tables(cluster), cpus=1)
-    rows = Cut(whole.name, whole.schema, [KilledOnce(part, mark) for part in whole.parts])
+    whole = plan_scan(str(source), Tables(cluster), cpus=1)
+    rows = ScanPlan(whole.name, whole.schema, [KilledOnce(part, mark) for part in whole.parts])
     manifest, model = Manifest.load(Path(version.bundle_uri)), Path(version.bundle_uri) / MODEL
     shield = Shield.of(manifest.features.request, cluster)
     requests = RequestFrame(manifest.features, {}, cluster)

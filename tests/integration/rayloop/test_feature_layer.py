@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import ray.data
 
-from cluster.actors import call
+from cluster.actors import get_result
 from cluster.errors import DataError, ProjectError, SettingsError
 from cluster.names import CHAMPION, predictions_table
 from cluster.settings import Settings
@@ -30,11 +30,11 @@ from features.sources.pseudonyms import Shield, pseudonyms
 from features.sources.source import Examples, Source
 from features.split import HashSplit
 from features.types import INSTANT
-from rayloop.console import Progress
-from rayloop.context import Workspace
+from rayloop.console import ProgressConsole
+from rayloop.context import ProjectContext
 from rayloop.project import Location, Project
 from rayloop.report import catalog_data
-from rayloop.report.report_data import write_catalogue, write_skew
+from rayloop.report.report_data import write_catalog, write_skew
 from rayloop.stages import delete_project, deploy, skew_check, steps
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy
@@ -93,18 +93,18 @@ def project(name: str) -> Project:
 
 
 @pytest.fixture
-def workspace(cluster: Settings, tmp_path: Path) -> Iterator[Workspace]:
+def workspace(cluster: Settings, tmp_path: Path) -> Iterator[ProjectContext]:
     """Landed and materialised."""
     (tmp_path / "key").write_text("s" * 64)
     settings = cluster.model_copy(update={"personal_key_file": str(tmp_path / "key")})
-    made = Workspace(project(f"visits{uuid4().hex[:6]}"), Location(tmp_path, "p"), settings, Progress())
+    made = ProjectContext(project(f"visits{uuid4().hex[:6]}"), Location(tmp_path, "p"), settings, ProgressConsole())
     landed = steps._land(made, made.project.sources[:1])
     made.tables.append(
         f"{made.project.name}.whens", visits().select("shop", "mail", pl.col("at").alias("when")).head(1).to_arrow()
     )
-    steps.materialize_online(made, steps.snapshots(landed), START + timedelta(hours=HOURS))
+    steps.materialize_online(made, steps.snapshots_of(landed), START + timedelta(hours=HOURS))
     yield made
-    delete_project.forget(made)
+    delete_project.delete_project(made)
 
 
 def requests(rows: int = 200) -> pl.DataFrame:
@@ -114,7 +114,7 @@ def requests(rows: int = 200) -> pl.DataFrame:
     return pl.DataFrame(cells).with_columns(pl.col("when").cast(INSTANT))
 
 
-def register(workspace: Workspace, folder: Path) -> str:
+def register(workspace: ProjectContext, folder: Path) -> str:
     """A version that has no model, only what it says of itself."""
     features, task = workspace.project.features, workspace.project.task
     bundle = folder / "bundle"
@@ -130,7 +130,7 @@ def register(workspace: Workspace, folder: Path) -> str:
     return version.version
 
 
-def serve(workspace: Workspace, version: str, asked: pl.DataFrame) -> None:
+def serve(workspace: ProjectContext, version: str, asked: pl.DataFrame) -> None:
     """Answer requests as a replica does, and log them."""
     features = workspace.project.features
     rows = Shield.of(features.request, workspace.settings)(asked.to_arrow())
@@ -143,7 +143,7 @@ def serve(workspace: Workspace, version: str, asked: pl.DataFrame) -> None:
     workspace.tables.append(predictions_table(workspace.project.name), predictions([answer], "b"), evolve=True)
 
 
-def test_what_is_served_is_what_the_offline_path_gives(workspace: Workspace, tmp_path: Path) -> None:
+def test_what_is_served_is_what_the_offline_path_gives(workspace: ProjectContext, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has answered no request yet"):
         skew_check.replay(workspace)
     serve(workspace, register(workspace, tmp_path), requests())
@@ -152,7 +152,7 @@ def test_what_is_served_is_what_the_offline_path_gives(workspace: Workspace, tmp
     assert {one.feature for one in found.features} == {"hour", "spent_3d_mean", "spent_3d_count", "last_spent"}
 
 
-def test_a_state_that_lags_is_found_by_feature_and_row(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_state_that_lags_is_found_by_feature_and_row(workspace: ProjectContext, tmp_path: Path) -> None:
     version, asked = register(workspace, tmp_path), requests()
     person, shop = workspace.project.features.views
     rows = pl.DataFrame(workspace.tables.read(f"{workspace.project.name}.visits"))
@@ -180,7 +180,7 @@ def test_a_state_that_lags_is_found_by_feature_and_row(workspace: Workspace, tmp
     assert shop.name == "shop"
 
 
-def test_a_champion_of_an_earlier_definition_goes_on_being_filled(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_champion_of_an_earlier_definition_goes_on_being_filled(workspace: ProjectContext, tmp_path: Path) -> None:
     register(workspace, tmp_path)
     before = workspace.project.features
     person, shop = before.views
@@ -196,8 +196,8 @@ def test_a_champion_of_an_earlier_definition_goes_on_being_filled(workspace: Wor
 
 
 def test_a_job_whose_features_replicas_would_not_find_is_refused(cluster: Settings, tmp_path: Path) -> None:
-    call(serve_config.connect(cluster).started_with.remote())
-    made = Workspace(project("elsewhere"), Location(tmp_path, "p"), cluster, Progress())
+    get_result(serve_config.connect(cluster).started_with.remote())
+    made = ProjectContext(project("elsewhere"), Location(tmp_path, "p"), cluster, ProgressConsole())
     deploy.require_same_settings(made)
     other = cluster.model_copy(update={"online_store": "redis://127.0.0.1:6390"})
     with pytest.raises(SettingsError, match="RAYLOOP_ONLINE_STORE is not here what it is"):
@@ -208,7 +208,7 @@ def test_a_job_whose_features_replicas_would_not_find_is_refused(cluster: Settin
     deploy.require_same_stores(guarded)
 
 
-def test_neither_table_nor_log_nor_store_has_a_name_in_clear(workspace: Workspace, tmp_path: Path) -> None:
+def test_neither_table_nor_log_nor_store_has_a_name_in_clear(workspace: ProjectContext, tmp_path: Path) -> None:
     serve(workspace, register(workspace, tmp_path), requests())
     name = workspace.project.name
     for table in (f"{name}.visits", predictions_table(name)):
@@ -217,17 +217,17 @@ def test_neither_table_nor_log_nor_store_has_a_name_in_clear(workspace: Workspac
     assert workspace.tables.read(f"{name}.visits").num_rows == HOURS
 
 
-def test_the_catalogue_knows_views_and_users(workspace: Workspace, tmp_path: Path) -> None:
+def test_the_catalogue_knows_views_and_users(workspace: ProjectContext, tmp_path: Path) -> None:
     version = register(workspace, tmp_path)
-    found = catalog_data.gather(workspace, START + timedelta(hours=HOURS))
+    found = catalog_data.build_catalog(workspace, START + timedelta(hours=HOURS))
     person, _ = found.views
     assert (person.name, person.owner, person.keys) == ("person", "till team", ("mail",))
     assert person.users == (f"{workspace.project.name} v{version} (champion)",)
     assert person.landed == visits().get_column("at").max()
     assert person.online == visits().drop_nulls("mail").get_column("at").max()
-    assert "till team" in write_catalogue(workspace).read_text()
+    assert "till team" in write_catalog(workspace).read_text()
 
 
-def test_a_view_that_is_not_declared_cannot_be_backfilled(workspace: Workspace) -> None:
+def test_a_view_that_is_not_declared_cannot_be_backfilled(workspace: ProjectContext) -> None:
     with pytest.raises(ProjectError, match="no feature view 'nobody'; declared are: person, shop"):
         steps.backfill_view(workspace, "nobody", START)

@@ -25,9 +25,9 @@ from deployments.rollout.serve_config import connect as serve_config
 from monitoring.export.alert_rules import RULES
 from monitoring.export.grafana import FILE, expressions
 from rayloop.cli import project_commands
-from rayloop.console import Progress
-from rayloop.context import Workspace
-from rayloop.project import load, locate
+from rayloop.console import ProgressConsole
+from rayloop.context import ProjectContext
+from rayloop.project import load_project, locate_project
 from rayloop.report import dashboards
 from rayloop.stages.deploy import predecessor
 from tests.factories.until import until
@@ -73,7 +73,7 @@ def test_every_act_ends_as_it_must(rehearsed: str) -> None:
 @pytest.mark.cluster
 def test_the_retrained_version_is_champion_and_says_what_it_is_made_of(rehearsed: str, cluster: Settings) -> None:
     registry = Registry(cluster)
-    champion = registry.aliased("digits", CHAMPION)
+    champion = registry.version_by_alias("digits", CHAMPION)
     assert champion is not None
     assert champion.version == registry.versions("digits")[-1].version
     assert {"rayloop.snapshot", "rayloop.features", "rayloop.code", GATE_TAG} <= set(champion.tags)
@@ -239,17 +239,19 @@ def test_a_rollback_brings_the_champion_before_it_back(
     import ray
 
     registry = Registry(cluster)
-    champion = registry.aliased("digits", CHAMPION)
+    champion = registry.version_by_alias("digits", CHAMPION)
     before = predecessor(Journal("digits", Tables(cluster)).decisions(), champion.version)
     done = rayloop(cluster, folder, "rollback", "digits.py", "--version", champion.version, "--reason", "a test")
     assert done.returncode == 0, done.stdout
     assert f"digits v{before} answers again: a test" in done.stdout
-    assert registry.aliased("digits", CHAMPION).version == before
+    assert registry.version_by_alias("digits", CHAMPION).version == before
     assert registry.version("digits", champion.version).tags["rayloop.rolled_back_because"] == "a test"
     monitor = ray.get_actor(monitor_actor("digits"), namespace=ACTOR_NAMESPACE)
     assert ray.get(monitor.status.remote())["version"] == before
-    location = locate(str(folder / "digits.py"))
-    project_commands.rollback(Workspace(load(location), location, cluster, Progress()), champion.version, "asked again")
+    location = locate_project(str(folder / "digits.py"))
+    project_commands.rollback(
+        ProjectContext(load_project(location), location, cluster, ProgressConsole()), champion.version, "asked again"
+    )
     assert "is champion no more" in capsys.readouterr().out
     # A controller that begins anew serves what its journal says last.
     controller = ray.get_actor(rollout_actor("digits"), namespace=ACTOR_NAMESPACE)
@@ -260,5 +262,5 @@ def test_a_rollback_brings_the_champion_before_it_back(
         not_yet=(ray.exceptions.RayActorError,),
     )
     assert (status.state.status, status.decisions[-1].action) == ("rolled back", "rollback")
-    assert registry.aliased("digits", CHAMPION).version == before
+    assert registry.version_by_alias("digits", CHAMPION).version == before
     assert ray.get(serve_config(cluster).current.remote("digits")).champion.version == before

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rayloop.code_version import COMMIT, code_version, commit_of
+from rayloop.code_version import COMMIT, code_version, current_commit
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_two_that_differ_in_code_differ_and_others_do_not(tmp_path: Path) -> Non
 def test_a_folder_without_history_says_so_and_a_job_goes_by_what_it_was_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert commit_of(tmp_path) == "nogit"
+    assert current_commit(tmp_path) == "nogit"
     monkeypatch.setenv(COMMIT, "abc1234")
     assert code_version(tmp_path).startswith("abc1234+")
 
@@ -43,4 +43,4 @@ def test_the_commit_is_that_of_the_folder(tmp_path: Path) -> None:
 
     git("init", "-q")
     git("commit", "-q", "--allow-empty", "-m", "first")
-    assert commit_of(tmp_path) == git("rev-parse", "--short", "HEAD").strip()
+    assert current_commit(tmp_path) == git("rev-parse", "--short", "HEAD").strip()

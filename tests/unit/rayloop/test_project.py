@@ -15,7 +15,7 @@ from cluster.errors import ProjectError
 from cluster.values import Task
 from deployments.serve_schema import RequestLimits, Serving
 from rayloop.cli import app
-from rayloop.project import load, locate
+from rayloop.project import load_project, locate_project
 from rayloop.stages.deploy import serving_options
 from trainers.config import Choice, ModelSpec, TrainConfig, TuneConfig
 from trainers.evaluation.fairness import FairnessPolicy
@@ -40,18 +40,18 @@ def module(folder: Path, text: str) -> str:
 
 
 def test_a_file_in_a_package_belongs_to_the_folder_above_it() -> None:
-    found = locate("examples/flights/project.py")
+    found = locate_project("examples/flights/project.py")
     assert found.module == "examples.flights.project"
-    assert found == locate("examples.flights.project")
-    assert load(found).name == "flights"
+    assert found == locate_project("examples.flights.project")
+    assert load_project(found).name == "flights"
 
 
 def test_a_file_outside_stands_alone(tmp_path: Path) -> None:
     path = tmp_path / "digits.py"
     path.write_text((FACTORIES / "digits.py").read_text())
-    found = locate(str(path))
+    found = locate_project(str(path))
     assert (found.folder, found.module) == (tmp_path, "digits")
-    assert load(found).task.outputs == 10
+    assert load_project(found).task.outputs == 10
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_file_outside_stands_alone(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_in_a_module_is_one_line_with_its_place(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ProjectError, match=r"shop\.py") as caught:
-        load(locate(module(tmp_path, text)))
+        load_project(locate_project(module(tmp_path, text)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -79,20 +79,20 @@ def test_what_is_wrong_in_a_module_is_one_line_with_its_place(tmp_path: Path, te
 def test_a_folder_that_hides_our_packages_is_refused(tmp_path: Path) -> None:
     (tmp_path / "features.py").write_text("")
     with pytest.raises(ProjectError, match="'features'"):
-        load(locate(module(tmp_path, "project = None")))
+        load_project(locate_project(module(tmp_path, "project = None")))
 
 
 @pytest.mark.parametrize("reference", ["no/such/file.py", "no.such.module"])
 def test_a_project_that_is_nowhere_is_said_to_be(reference: str) -> None:
     with pytest.raises(ProjectError, match="no"):
-        locate(reference)
+        locate_project(reference)
 
 
 def test_the_project_in_the_readme_is_short_and_sound(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     (text,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert len(text.splitlines()) < 60
-    found = load(locate(module(tmp_path, text)))
+    found = load_project(locate_project(module(tmp_path, text)))
     assert (found.name, found.task.kind) == ("demand", "regression")
 
 
@@ -106,12 +106,12 @@ def test_a_column_that_the_gate_cannot_look_at_is_refused_before_anything_is_tra
     asked, found = re.subn(r"gate=rl\.GatePolicy\(.*\),\n", f"gate=rl.GatePolicy({policy}),\n", text)
     assert found == 1
     with pytest.raises(ProjectError, match="looks at color, which its feature set does not have"):
-        load(locate(module(tmp_path, asked)))
-    assert load(locate(module(tmp_path, asked.replace("color", "shop")))) is not None
+        load_project(locate_project(module(tmp_path, asked)))
+    assert load_project(locate_project(module(tmp_path, asked.replace("color", "shop")))) is not None
 
 
 def test_what_the_task_cannot_give_is_refused_before_anything_is_trained() -> None:
-    project = load(locate("examples/flights/project.py"))
+    project = load_project(locate_project("examples/flights/project.py"))
     gate = GatePolicy(thresholds=(Threshold(metric="rmse", max=1),))
     with pytest.raises(ProjectError, match="binary has no metric 'rmse'; there are auc, "):
         dataclasses.replace(project, gate=gate)
@@ -132,13 +132,13 @@ def test_what_the_task_cannot_give_is_refused_before_anything_is_trained() -> No
     ],
 )
 def test_a_parameter_that_the_model_does_not_take_is_refused_with_those_it_has(changes: dict[str, Any]) -> None:
-    project = load(locate("examples/flights/project.py"))
+    project = load_project(locate_project("examples/flights/project.py"))
     with pytest.raises(ProjectError, match="model 'mlp' has no parameter 'hiden'; it has hidden, "):
         dataclasses.replace(project, **changes)
 
 
 def test_a_multilabel_project_is_refused_before_anything_is_trained() -> None:
-    project = load(locate("examples/flights/project.py"))
+    project = load_project(locate_project("examples/flights/project.py"))
     task = Task(kind="multilabel", label="tags", classes=("late", "cancelled"))
     with pytest.raises(ProjectError, match=r"multilabel: .*, and not served yet"):
         dataclasses.replace(project, task=task)
@@ -146,7 +146,7 @@ def test_a_multilabel_project_is_refused_before_anything_is_trained() -> None:
 
 def test_replicas_and_limits_are_those_that_the_project_asks_for() -> None:
     asked = Serving(replicas=2, cpus=1.0, limits=RequestLimits(rows=10))
-    project = dataclasses.replace(load(locate("examples.flights.project")), serving=asked)
+    project = dataclasses.replace(load_project(locate_project("examples.flights.project")), serving=asked)
     options = serving_options(cast(Any, SimpleNamespace(project=project)))
     assert (options.replicas, options.cpus, options.limits.rows) == (2, 1.0, 10)
     assert options.profile_window_s == project.drift.window_s

@@ -89,7 +89,7 @@ def test_orders_name_a_version_and_a_rollout(
     monkeypatch: pytest.MonkeyPatch, words: list[str], order: str, version: str, rollout: str
 ) -> None:
     heard: list[Any] = []
-    monkeypatch.setattr(rollout_commands, "steer", lambda settings, *said: heard.append((*said[:3], *said[4:])))
+    monkeypatch.setattr(rollout_commands, "send_command", lambda settings, *said: heard.append((*said[:3], *said[4:])))
     assert CliRunner().invoke(app.app, words).exit_code == 0
     assert heard == [("trips", order, "by hand", version, rollout)]
 

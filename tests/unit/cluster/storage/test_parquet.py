@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from cluster.errors import DataError, SnapshotNotFound
 from cluster.settings import Settings
 from cluster.storage import parquet
-from cluster.storage.iceberg_part import TablePart
+from cluster.storage.iceberg_part import IcebergPart
 from cluster.storage.parquet import READ_ROWS
-from cluster.storage.scan import Cut, _ends, cut, cut_parquet
+from cluster.storage.scan import ScanPlan, _ends, plan_parquet_scan, plan_scan
 from cluster.storage.tables import Tables
 
 ROWS = pa.table({"n": pa.array(range(1000), pa.int64()), "text": [f"t{i % 7}" for i in range(1000)]})
@@ -28,7 +28,7 @@ def tables(tmp_path: Path) -> Tables:
     return Tables(Settings(home=tmp_path / "home"))
 
 
-def _read(found: Cut, columns: list[str]) -> pa.Table:
+def _read(found: ScanPlan, columns: list[str]) -> pa.Table:
     # A part travels to the worker that reads it.
     sent = [pickle.loads(pickle.dumps(part)) for part in found.parts]
     return pa.concat_tables([table for part in sent for table in part.read(columns)])
@@ -48,7 +48,7 @@ def test_runs_of_row_groups_cover_all_of_them_once(counts: list[int], size: int)
 def test_one_large_file_is_cut_by_its_row_groups(tmp_path: Path) -> None:
     rows = pa.table({"n": pa.array(range(4 * READ_ROWS + 1), pa.int64())})
     pq.write_table(rows, tmp_path / "a.parquet", row_group_size=READ_ROWS // 2)
-    found = cut_parquet(str(tmp_path / "a.parquet"), cpus=2)
+    found = plan_parquet_scan(str(tmp_path / "a.parquet"), cpus=2)
     assert [part.rows for part in found.parts] == [READ_ROWS] * 4 + [1]
     assert found.rows == rows.num_rows
     assert _read(found, ["n"]).equals(rows)
@@ -59,7 +59,7 @@ def test_a_folder_keeps_the_order_of_its_files_and_the_columns_of_its_folders(tm
     for day, at in ((1, 0), (2, 500)):
         (tmp_path / f"day={day}").mkdir()
         pq.write_table(ROWS.slice(at, 500), tmp_path / f"day={day}" / "a.parquet")
-    found = cut(str(tmp_path), Tables(Settings(home=tmp_path / "home")), cpus=2)
+    found = plan_scan(str(tmp_path), Tables(Settings(home=tmp_path / "home")), cpus=2)
     assert found.schema.names == ["n", "text", "day"]
     read = _read(found, ["day", "n"])
     assert read["n"].to_pylist() == list(range(1000))
@@ -69,12 +69,12 @@ def test_a_folder_keeps_the_order_of_its_files_and_the_columns_of_its_folders(tm
 def test_a_table_of_the_catalog_is_cut_by_its_data_files(tables: Tables) -> None:
     first = tables.append("shop.sales", ROWS.slice(0, 400))
     tables.append("shop.sales", ROWS.slice(400))
-    found = cut("shop.sales", tables, cpus=2)
+    found = plan_scan("shop.sales", tables, cpus=2)
     assert (len(found.parts), found.rows) == (2, 1000)
     read = _read(found, ["text", "n"]).select(["n", "text"])
     assert read.schema == found.schema
     assert read.cast(ROWS.schema).sort_by("n").equals(ROWS)
-    older = cut(f"shop.sales@{first.id}", tables, cpus=2)
+    older = plan_scan(f"shop.sales@{first.id}", tables, cpus=2)
     assert older.name == f"shop.sales@{first.id}"
     assert _read(older, ["n"])["n"].to_pylist() == list(range(400))
 
@@ -82,7 +82,7 @@ def test_a_table_of_the_catalog_is_cut_by_its_data_files(tables: Tables) -> None
 def test_a_column_that_came_later_is_null_in_older_files(tables: Tables) -> None:
     tables.append("shop.sales", ROWS.select(["n"]).slice(0, 2))
     tables.append("shop.sales", ROWS.slice(2, 2), evolve=True)
-    read = _read(cut("shop.sales", tables, cpus=2), ["n", "text"]).sort_by("n")
+    read = _read(plan_scan("shop.sales", tables, cpus=2), ["n", "text"]).sort_by("n")
     assert read["text"].to_pylist() == [None, None, "t2", "t3"]
 
 
@@ -93,9 +93,9 @@ def test_text_that_is_asked_for_as_codes_comes_so_from_parquet_and_from_the_cata
     pq.write_table(ROWS, tmp_path / "in" / "day=a" / "a.parquet", row_group_size=300)
     tables.append("shop.sales", ROWS)
     # pyiceberg's own reader is for files that are not as the table is.
-    monkeypatch.setattr(TablePart, "_adapted", None)
+    monkeypatch.setattr(IcebergPart, "_adapted", None)
     for source, names in ((str(tmp_path / "in"), ["text", "day", "n"]), ("shop.sales", ["text", "n"])):
-        found = cut(source, tables, cpus=2)
+        found = plan_scan(source, tables, cpus=2)
         read = pa.concat_tables([t for part in found.parts for t in part.read(names, ["text", "day"])])
         assert pa.types.is_dictionary(read["text"].type)
         assert read["text"].to_pylist() == ROWS["text"].to_pylist()
@@ -108,7 +108,7 @@ def test_parts_do_not_grow_with_the_table(tmp_path: Path, monkeypatch: pytest.Mo
     for times in (1, 16):
         path = tmp_path / f"{times}.parquet"
         pq.write_table(pa.table({"n": range(400 * times)}), path, row_group_size=10)
-        assert max(part.rows for part in cut_parquet(str(path), cpus=2).parts) == 40
+        assert max(part.rows for part in plan_parquet_scan(str(path), cpus=2).parts) == 40
 
 
 @pytest.mark.parametrize("where", ["file", "catalog"])
@@ -120,7 +120,7 @@ def test_memory_does_not_follow_the_row_groups_of_a_file(where: str, tables: Tab
     else:
         source = str(tmp_path / "one.parquet")
         pq.write_table(rows, source, use_dictionary=False)
-    (part,) = cut(source, tables, cpus=1).parts
+    (part,) = plan_scan(source, tables, cpus=1).parts
     usual = pa.default_memory_pool()
     counted = pa.proxy_memory_pool(usual)
     pa.set_memory_pool(counted)
@@ -134,7 +134,7 @@ def test_memory_does_not_follow_the_row_groups_of_a_file(where: str, tables: Tab
 def test_files_of_one_folder_may_differ_in_type_and_lack_columns(tmp_path: Path) -> None:
     pq.write_table(ROWS.slice(0, 2), tmp_path / "a.parquet")
     pq.write_table(pa.table({"n": pa.array([2, 3], pa.int16())}), tmp_path / "b.parquet")
-    found = cut_parquet(str(tmp_path), cpus=2)
+    found = plan_parquet_scan(str(tmp_path), cpus=2)
     read = pa.concat_tables([table for part in found.parts for table in part.read(["text", "n"], ["text"])][1:])
     assert read.to_pydict() == {"text": [None, None], "n": [2, 3]}
     assert read.schema.field("n").type == pa.int64()
@@ -143,18 +143,18 @@ def test_files_of_one_folder_may_differ_in_type_and_lack_columns(tmp_path: Path)
 @pytest.mark.parametrize("name", ["nowhere", "no/where.parquet", "shop.nothing", "shop.nothing@5"])
 def test_a_table_that_is_nowhere_is_named(name: str, tables: Tables) -> None:
     with pytest.raises(DataError, match=f"no table at {name.partition('@')[0]}"):
-        cut(name, tables, cpus=2)
+        plan_scan(name, tables, cpus=2)
 
 
 def test_what_is_no_table_is_refused(tables: Tables, tmp_path: Path) -> None:
     snapshot = tables.append("shop.sales", ROWS)
     with pytest.raises(SnapshotNotFound, match="no snapshot 7"):
-        cut("shop.sales@7", tables, cpus=2)
+        plan_scan("shop.sales@7", tables, cpus=2)
     with pytest.raises(DataError, match=rf"'x' is no snapshot of shop\.sales; the newest is {snapshot.id}"):
-        cut("shop.sales@x", tables, cpus=2)
+        plan_scan("shop.sales@x", tables, cpus=2)
     (tmp_path / "a.parquet").write_text("n")
     with pytest.raises(DataError, match=r"a\.parquet cannot be read as Parquet"):
-        cut_parquet(str(tmp_path / "a.parquet"), cpus=2)
+        plan_parquet_scan(str(tmp_path / "a.parquet"), cpus=2)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty holds no Parquet file"):
-        cut_parquet(str(tmp_path / "empty"), cpus=2)
+        plan_parquet_scan(str(tmp_path / "empty"), cpus=2)

@@ -37,8 +37,8 @@ def test_an_append_under_one_key_happens_once(tables: Tables) -> None:
     first = tables.append(NAME, rows(1, 2), key="january")
     assert tables.append(NAME, rows(1, 2), key="january") == first
     assert tables.append(NAME, rows(3), key="february").rows == 3
-    assert tables.made(NAME, "january") == first
-    assert tables.made(NAME, "march") is None
+    assert tables.snapshot_for_key(NAME, "january") == first
+    assert tables.snapshot_for_key(NAME, "march") is None
     assert numbers(tables.read(NAME)) == [1, 2, 3]
 
 
@@ -136,13 +136,13 @@ def test_older_snapshots_hold_what_was_deleted_since(tables: Tables) -> None:
     anna = {"customer": ["anna-1"]}
     tables.append(NAME, customers("anna-1", "bert-2"))
     tables.append(NAME, customers("bert-2"))
-    assert not tables.held(NAME, anna)
+    assert not tables.in_history(NAME, anna)
     assert tables.find(NAME, anna, ["at"]).num_rows == 1
     tables.delete(NAME, anna)
-    assert tables.held(NAME, anna)
-    assert not tables.held(NAME, {"customer": ["carl-3"]})
+    assert tables.in_history(NAME, anna)
+    assert not tables.in_history(NAME, {"customer": ["carl-3"]})
     tables.expire(NAME)
-    assert not tables.held(NAME, anna)
+    assert not tables.in_history(NAME, anna)
 
 
 def test_a_deletion_of_nobody_makes_no_snapshot(tables: Tables) -> None:
@@ -162,17 +162,17 @@ def test_all_rows_may_be_deleted(tables: Tables) -> None:
 def test_the_newest_value_of_a_column_is_known_without_reading_it(tables: Tables) -> None:
     tables.append(NAME, customers("a", "b", "c"))
     tables.append(NAME, customers("d"))
-    assert tables.newest(NAME, "at") == datetime(2024, 1, 3, tzinfo=UTC)
+    assert tables.latest_timestamp(NAME, "at") == datetime(2024, 1, 3, tzinfo=UTC)
     tables.delete(NAME, {"customer": ["c"]})
-    assert tables.newest(NAME, "at") == datetime(2024, 1, 2, tzinfo=UTC)
+    assert tables.latest_timestamp(NAME, "at") == datetime(2024, 1, 2, tzinfo=UTC)
     tables.delete(NAME, {"customer": ["a", "b", "d"]})
-    assert tables.newest(NAME, "at") is None
+    assert tables.latest_timestamp(NAME, "at") is None
 
 
 def test_the_tables_of_a_namespace(tables: Tables) -> None:
-    assert tables.names("shop") == []
+    assert tables.table_names("shop") == []
     tables.append(NAME, rows(1))
-    assert tables.names("shop") == [NAME]
+    assert tables.table_names("shop") == [NAME]
 
 
 def test_two_that_make_a_namespace_at_once_both_get_their_table(

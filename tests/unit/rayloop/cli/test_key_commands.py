@@ -16,8 +16,8 @@ from cluster.settings import Settings, load_settings
 from deployments.auth.credentials import authenticate, extract_credential
 from deployments.auth.key_store import KeyStore
 from rayloop.cli.app import app
-from rayloop.simulation.api_key import own_key
-from rayloop.simulation.load_client import Client
+from rayloop.simulation.api_key import temporary_key
+from rayloop.simulation.load_client import LoadClient
 
 DAY_S = 86400
 
@@ -112,7 +112,7 @@ def test_the_loop_s_own_key_counts_for_as_long_as_it_is_needed(monkeypatch: pyte
     monkeypatch.setattr("deployments.auth.authenticator.KEY_EFFECTIVE_WITHIN_S", 0.0)
     settings = Settings(home=home, access=True)
     store = KeyStore(settings.access_uri)
-    with own_key(settings, "trips", "rehearsal") as headers:
+    with temporary_key(settings, "trips", "rehearsal") as headers:
         credential = extract_credential([(b"authorization", headers["authorization"].encode())])
         assert authenticate(credential, store.read(), time.time()).models == {"trips"}
     with pytest.raises(RequestError, match="revoked"):
@@ -120,7 +120,7 @@ def test_the_loop_s_own_key_counts_for_as_long_as_it_is_needed(monkeypatch: pyte
 
 
 def test_where_access_is_open_the_loop_makes_no_key(home: Path) -> None:
-    with own_key(Settings(home=home), "trips", "rehearsal") as headers:
+    with temporary_key(Settings(home=home), "trips", "rehearsal") as headers:
         assert headers == {}
     assert list(home.iterdir()) == []
 
@@ -143,6 +143,6 @@ def test_the_loop_s_client_brings_its_key() -> None:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
-        sent = Client(endpoint, "trips", 1, {"authorization": "Bearer abc"}).label(["a"], [1], [0])
+        sent = LoadClient(endpoint, "trips", 1, {"authorization": "Bearer abc"}).label(["a"], [1], [0])
         thread.join()
     assert (sent.requests, sent.failed, brought) == (1, 0, ["Bearer abc"])

@@ -11,11 +11,11 @@ from mlflow import MlflowClient
 from cluster.errors import ProjectError
 from cluster.settings import Settings
 from features.manifest import Manifest
-from rayloop.console import Progress
-from rayloop.context import Workspace
+from rayloop.console import ProgressConsole
+from rayloop.context import ProjectContext
 from rayloop.project import Location
 from rayloop.stages import train_version
-from rayloop.stages.train_version import Candidate, Recipe, make_version
+from rayloop.stages.train_version import Candidate, Recipe, build_version
 from tests.factories.trainers.frames import trained
 from tests.unit.rayloop.stages.test_train_version import InMemory, _project
 from trainers.card.model_card import ModelCard
@@ -53,10 +53,12 @@ def _made(folder: Path, monkeypatch: pytest.MonkeyPatch, gate: GatePolicy, steps
 
     monkeypatch.setattr(train_version, "fit", fit)
     project = replace(_project(gate), compress=steps)
-    workspace = Workspace(project, Location(Path(__file__).parent, "late"), Settings(home=folder), Progress())
+    workspace = ProjectContext(
+        project, Location(Path(__file__).parent, "late"), Settings(home=folder), ProgressConsole()
+    )
     frame = InMemory()
     frame.data = Known(trained(spec=SPEC).inputs)  # type: ignore[assignment]
-    return make_version(workspace, frame, Recipe(SPEC, CONFIG), "small")
+    return build_version(workspace, frame, Recipe(SPEC, CONFIG), "small")
 
 
 def _tag(folder: Path, made: Candidate) -> str:

@@ -31,10 +31,10 @@ from features.sources.pseudonyms import Pseudonyms
 from features.sources.source import Examples, Source
 from features.split import HashSplit
 from features.types import INSTANT
-from rayloop.console import Progress
-from rayloop.context import Workspace
+from rayloop.console import ProgressConsole
+from rayloop.context import ProjectContext
 from rayloop.project import Location, Project
-from rayloop.stages.erase_entity import forget
+from rayloop.stages.erase_entity import erase_entity
 from tests.unit.cluster.storage.test_tables import everything_below
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy
@@ -114,11 +114,11 @@ def _home(tmp_path: Path, mlflow_store: Path) -> None:
     shutil.copy(mlflow_store, tmp_path / "home")
 
 
-def filled(tmp_path: Path, private: bool) -> Workspace:
+def filled(tmp_path: Path, private: bool) -> ProjectContext:
     """A project that has landed, trained and answered, without a cluster."""
     (tmp_path / "key").write_text(KEY)
     settings = Settings(home=tmp_path / "home", personal_key_file=str(tmp_path / "key") if private else "")
-    workspace = Workspace(project(private=private), Location(tmp_path, "p"), settings, Progress())
+    workspace = ProjectContext(project(private=private), Location(tmp_path, "p"), settings, ProgressConsole())
     tables, rows = workspace.tables, visits(private)
     for part in rows.iter_slices(30):
         tables.append("p.visits", part.to_arrow().cast(pa.schema([*part.to_arrow().schema])))
@@ -136,7 +136,7 @@ def filled(tmp_path: Path, private: bool) -> Workspace:
     return workspace
 
 
-def register(workspace: Workspace, tmp_path: Path) -> None:
+def register(workspace: ProjectContext, tmp_path: Path) -> None:
     snapshot = workspace.tables.latest(workspace.frame_table)
     assert snapshot is not None
     features = workspace.project.features
@@ -166,7 +166,7 @@ def test_nothing_is_left_of_who_is_forgotten_and_all_of_the_others(tmp_path: Pat
     workspace = filled(tmp_path, private)
     name = visits(private).get_column("mail")[0]
     assert name.encode() in everything_below(tmp_path / "home" / "warehouse")
-    account = forget(workspace, ANNA, NOW)
+    account = erase_entity(workspace, ANNA, NOW)
     counts = {one.place: one.number for one in account.deleted}
     assert counts == {
         "p.visits": 30, "online view person": 1, "online view shops": 0, "online view pair": 2, "p.stocks": 0,
@@ -183,7 +183,7 @@ def test_nothing_is_left_of_who_is_forgotten_and_all_of_the_others(tmp_path: Pat
 @pytest.mark.parametrize("private", [False, True])
 def test_online_state_is_as_if_the_rows_had_never_been(tmp_path: Path, private: bool) -> None:
     workspace = filled(tmp_path, private)
-    forget(workspace, ANNA, NOW)
+    erase_entity(workspace, ANNA, NOW)
     name = visits(private).get_column("mail")[0]
     left = visits(private).filter(pl.col("mail") != name)
     features = workspace.project.features
@@ -199,7 +199,7 @@ def test_online_state_is_as_if_the_rows_had_never_been(tmp_path: Path, private: 
 
 def test_landing_knows_whom_to_leave_out(tmp_path: Path) -> None:
     workspace = filled(tmp_path, private=True)
-    forget(workspace, ANNA, NOW)
+    erase_entity(workspace, ANNA, NOW)
     names = Pseudonyms(KEY.encode())
     kept = Forgotten.read(workspace.tables, "p").without(visits(True), names)
     assert set(kept.get_column("mail")) == {names.token(mail) for mail in MAILS[1:]}
@@ -208,7 +208,7 @@ def test_landing_knows_whom_to_leave_out(tmp_path: Path) -> None:
 def test_the_account_says_what_remains_and_names_nobody(tmp_path: Path) -> None:
     workspace = filled(tmp_path, private=False)
     register(workspace, tmp_path)
-    account = forget(workspace, ANNA, NOW)
+    account = erase_entity(workspace, ANNA, NOW)
     told = "\n".join(account.remains)
     assert "p v1 lists it among the values of mail" in told
     assert "the reference profile of p v1, and the drift monitor's copy, count its value of mail" in told
@@ -221,24 +221,24 @@ def test_the_account_says_what_remains_and_names_nobody(tmp_path: Path) -> None:
 
 def test_to_be_forgotten_twice_changes_nothing_more(tmp_path: Path) -> None:
     workspace = filled(tmp_path, private=False)
-    forget(workspace, ANNA, NOW)
-    before = {name: workspace.tables.latest(name) for name in workspace.tables.names("p")}
-    again = forget(workspace, ANNA, NOW + timedelta(hours=1))
+    erase_entity(workspace, ANNA, NOW)
+    before = {name: workspace.tables.latest(name) for name in workspace.tables.table_names("p")}
+    again = erase_entity(workspace, ANNA, NOW + timedelta(hours=1))
     assert sum(one.number for one in again.deleted) == 0
-    assert {name: workspace.tables.latest(name) for name in workspace.tables.names("p")} == before
+    assert {name: workspace.tables.latest(name) for name in workspace.tables.table_names("p")} == before
 
 
 def test_a_deletion_that_was_cut_off_before_its_snapshots_expired_is_gone_on_with(tmp_path: Path) -> None:
     workspace = filled(tmp_path, private=False)
     workspace.tables.delete("p.visits", {"mail": [MAILS[0]]})
     assert b"anna" in everything_below(tmp_path / "home" / "warehouse" / "p" / "visits")
-    forget(workspace, ANNA, NOW)
+    erase_entity(workspace, ANNA, NOW)
     assert b"anna" not in everything_below(tmp_path / "home" / "warehouse")
 
 
 def test_an_entity_of_several_columns_is_those_rows_alone(tmp_path: Path) -> None:
     workspace = filled(tmp_path, private=False)
-    account = forget(workspace, {"mail": MAILS[0], "shop": "n"}, NOW)
+    account = erase_entity(workspace, {"mail": MAILS[0], "shop": "n"}, NOW)
     counts = {one.place: one.number for one in account.deleted}
     assert (counts["p.visits"], counts["p.predictions"], counts[workspace.frame_table]) == (15, 15, 0)
     assert "it has no column shop" in next(one.note for one in account.deleted if one.place == workspace.frame_table)
@@ -249,10 +249,10 @@ def test_an_entity_that_was_pushed_and_never_landed_is_gone_though_one_of_its_co
     pushed = visits(True).head(1).with_columns(shop=pl.lit("west"))
     push(workspace.store, pair, pushed)
     assert any(key.endswith(b"west") for key in workspace.store.keys(state_prefix(pair)))
-    forget(workspace, {"mail": MAILS[0], "shop": "west"}, NOW)
+    erase_entity(workspace, {"mail": MAILS[0], "shop": "west"}, NOW)
     assert not any(key.endswith(b"west") for key in workspace.store.keys(state_prefix(pair)))
 
 
 def test_nobody_is_kept_by_a_column_that_is_no_category(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="keeps nobody by spent; name one of id, mail, shop"):
-        forget(filled(tmp_path, private=False), {"spent": "1"}, NOW)
+        erase_entity(filled(tmp_path, private=False), {"spent": "1"}, NOW)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.errors import DataError
-from cluster.names import labels_table, predictions_table, to_label_table
+from cluster.names import label_candidates_table, labels_table, predictions_table
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
@@ -20,7 +20,7 @@ from features.split import TEST, TRAIN
 from monitoring.analysis.log_analysis import Asked
 from monitoring.drift_policy import DAY_S, DriftPolicy, LookPolicy
 from rayloop.stages.deploy import predecessor
-from rayloop.stages.log_analysis_job import Look, live_rows, past_rows
+from rayloop.stages.log_analysis_job import LogAnalysisJob, live_rows, reference_rows
 from tests.factories.deployments.bundles import BINARY, Slope, register, write_bundle
 
 MODEL = "trips"
@@ -106,14 +106,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture
 def world(made: World) -> World:
     """With nothing answered yet."""
-    for name in (predictions_table(MODEL), labels_table(MODEL), to_label_table(MODEL)):
+    for name in (predictions_table(MODEL), labels_table(MODEL), label_candidates_table(MODEL)):
         made.tables.drop(name)
     return made
 
 
 def test_past_rows_are_those_of_the_version_and_its_own_scores(world):
     folder = Registry(world.settings).fetch(world.version)
-    past = past_rows(world.tables, folder, Manifest.load(folder), world.asked(FIRST + 50))
+    past = reference_rows(world.tables, folder, Manifest.load(folder), world.asked(FIRST + 50))
     assert (len(past.train), len(past.held_out)) == (30 * PER_DAY, 10 * PER_DAY)
     assert np.isfinite(past.held_out.labels).all()
     distance = past.train.frame["distance"].to_numpy()
@@ -146,13 +146,13 @@ def test_the_same_log_gives_the_same_sample(world):
 def test_a_look_finds_what_moved_and_queues_what_is_worth_labelling_once(world):
     ids = world.answer(FIRST + 50, 1, shift=1.5)
     world.label(ids[:150], [1.0 - world.told[i] for i in ids[:150]])
-    look = Look(world.settings)
+    look = LogAnalysisJob(world.settings)
     found = look(world.asked(FIRST + 50))
     assert {"multivariate", "segment", "quality"} <= {f.kind for f in found.findings}
     assert {f.name for f in found.findings if f.kind == "segment"} == {"carrier = AA", "carrier = UA"}
     assert next(iter(found.multivariate.separation.ranked))[0] == "distance"
     look(world.asked(FIRST + 50))
-    queued = world.tables.read(to_label_table(MODEL))
+    queued = world.tables.read(label_candidates_table(MODEL))
     assert queued.num_rows == 7
     assert set(queued["id"].to_pylist()) <= set(ids[150:])
 
@@ -164,7 +164,7 @@ def test_what_is_gone_is_said(world):
     folder = Registry(world.settings).fetch(world.version)
     gone = Manifest.load(folder).model_copy(update={"snapshot": Snapshot(table=f"{MODEL}.frame", id=1, rows=1)})
     with pytest.raises(DataError, match=r"training frame .* is gone"):
-        past_rows(world.tables, folder, gone, world.asked(FIRST + 50))
+        reference_rows(world.tables, folder, gone, world.asked(FIRST + 50))
 
 
 def test_the_predecessor_is_whom_a_version_took_over_from():

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from cluster.registry import Registry
 from cluster.settings import Settings
-from rayloop.stages.mlflow_callback import Curves
+from rayloop.stages.mlflow_callback import CurveLogger
 from tests.factories.trainers.frames import trained
 from trainers.config import TrainConfig
 from trainers.loop.train_events import STAGES, Pulse
@@ -31,7 +31,7 @@ def test_a_run_shows_epochs_every_few_pulses_and_where_the_time_goes(tmp_path: P
     settings = Settings(home=tmp_path)
     epochs = trained(config=TrainConfig(epochs=3, batch_size=64, workers=1)).epochs
     with Registry(settings).run("p", "r") as run:
-        curves = Curves(run)
+        curves = CurveLogger(run)
         for step in range(1, 8):
             curves(_pulse(step))
         curves(epochs[2])

@@ -18,6 +18,6 @@ def test_the_newest_rows_in_order_however_the_log_lies(count: int, monkeypatch: 
     monkeypatch.setattr(
         skew_check, "_latest", lambda held, n: sizes.append(sum(rows.height for rows in held)) or prune(held, n)
     )
-    found = skew_check.newest(log.iter_slices(20), count)
+    found = skew_check.newest_rows(log.iter_slices(20), count)
     assert found.equals(log.sort("at", maintain_order=True).tail(count))
     assert max(sizes) <= 2 * count + 20

@@ -22,12 +22,12 @@ from features.definitions import Column, FeatureSet
 from features.encoder import Encoder
 from features.sources.source import Examples, Source
 from features.split import TimeSplit
-from rayloop.console import Progress
-from rayloop.context import Workspace
-from rayloop.frame_view import Frame
+from rayloop.console import ProgressConsole
+from rayloop.context import ProjectContext
+from rayloop.frame_view import FrameView
 from rayloop.project import Location, Project
 from rayloop.stages import train_version
-from rayloop.stages.train_version import Recipe, make_version
+from rayloop.stages.train_version import Recipe, build_version
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part, trained
 from trainers.card.model_card import ModelCard
 from trainers.config import ModelSpec, TrainConfig
@@ -40,7 +40,7 @@ SPEC = ModelSpec(parameters={"hidden": (16,)})
 AT = Column(name="at", kind="timestamp")
 
 
-class InMemory(Frame):
+class InMemory(FrameView):
     """A frame without tables; its rows after the first 600 are for test."""
 
     def __init__(self) -> None:
@@ -79,15 +79,17 @@ def _project(gate: GatePolicy) -> Project:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[GatePolicy], Workspace]:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[GatePolicy], ProjectContext]:
     fitted = trained(config=CONFIG)
     fitted.train_metrics.update(fitted.metrics)
     monkeypatch.setattr(train_version, "fit", lambda *_, **__: fitted)
     settings = Settings(home=tmp_path)
-    return lambda gate: Workspace(_project(gate), Location(Path(__file__).parent, "late"), settings, Progress())
+    return lambda gate: ProjectContext(
+        _project(gate), Location(Path(__file__).parent, "late"), settings, ProgressConsole()
+    )
 
 
-def _card(workspace: Workspace, run_id: str) -> ModelCard:
+def _card(workspace: ProjectContext, run_id: str) -> ModelCard:
     client = MlflowClient(tracking_uri=workspace.settings.mlflow_uri)
     folder = Path(client.download_artifacts(run_id, "card"))
     assert sorted(path.name for path in folder.iterdir()) == ["card.html", "card.json"]
@@ -95,14 +97,14 @@ def _card(workspace: Workspace, run_id: str) -> ModelCard:
     return ModelCard.model_validate_json((folder / "card.json").read_text())
 
 
-def _runs(workspace: Workspace) -> dict[str, str]:
+def _runs(workspace: ProjectContext) -> dict[str, str]:
     client = MlflowClient(tracking_uri=workspace.settings.mlflow_uri)
     found = client.search_runs([e.experiment_id for e in client.search_experiments()])
     return {run.info.run_name: run.info.run_id for run in found}
 
 
 def test_a_version_has_a_card_that_says_what_it_is_and_what_it_was_compared_with(
-    workspace: Callable[[GatePolicy], Workspace],
+    workspace: Callable[[GatePolicy], ProjectContext],
 ) -> None:
     gate = GatePolicy(
         margin=0.05,
@@ -111,9 +113,9 @@ def test_a_version_has_a_card_that_says_what_it_is_and_what_it_was_compared_with
         resamples=100,
     )
     at_work = workspace(gate)
-    first = make_version(at_work, InMemory(), Recipe(SPEC, CONFIG), "first")
+    first = build_version(at_work, InMemory(), Recipe(SPEC, CONFIG), "first")
     at_work.registry.set_alias(first.version, CHAMPION)
-    second = make_version(at_work, InMemory(), Recipe(SPEC, CONFIG.model_copy(update={"seed": 1})), "second")
+    second = build_version(at_work, InMemory(), Recipe(SPEC, CONFIG.model_copy(update={"seed": 1})), "second")
     card = _card(at_work, second.version.run_id)
     assert card.checks == second.report.checks
     assert json.loads(second.version.tags[GATE_TAG])["checks"] == [c.model_dump() for c in card.checks]
@@ -129,10 +131,10 @@ def test_a_version_has_a_card_that_says_what_it_is_and_what_it_was_compared_with
     assert _card(at_work, first.version.run_id).lineage.champion == ""
 
 
-def test_a_refused_candidate_leaves_its_card_and_no_version(workspace: Callable[[GatePolicy], Workspace]) -> None:
+def test_a_refused_candidate_leaves_its_card_and_no_version(workspace: Callable[[GatePolicy], ProjectContext]) -> None:
     at_work = workspace(GatePolicy(thresholds=(Threshold(metric="auc", min=1.0),), max_alone=0.1))
     with pytest.raises(GateFailed, match=r"alone has skill .* is not at most 0\.1; it is not registered") as refused:
-        make_version(at_work, InMemory(), Recipe(SPEC, CONFIG), "leaky")
+        build_version(at_work, InMemory(), Recipe(SPEC, CONFIG), "leaky")
     assert str(refused.value).endswith(f"/#/runs/{_runs(at_work)['leaky (refused)']}")
     assert at_work.registry.versions("late") == []
     card = _card(at_work, _runs(at_work)["leaky (refused)"])
@@ -140,8 +142,8 @@ def test_a_refused_candidate_leaves_its_card_and_no_version(workspace: Callable[
     assert {c.name for c in card.checks if not c.passed} == {"auc", "no feature is the label"}
 
 
-def test_an_override_stands_on_the_card(workspace: Callable[[GatePolicy], Workspace]) -> None:
+def test_an_override_stands_on_the_card(workspace: Callable[[GatePolicy], ProjectContext]) -> None:
     at_work = workspace(GatePolicy(thresholds=(Threshold(metric="auc", min=1.0),)))
-    made = make_version(at_work, InMemory(), Recipe(SPEC, CONFIG), "forced", override_gate="we want to see it fail")
+    made = build_version(at_work, InMemory(), Recipe(SPEC, CONFIG), "forced", override_gate="we want to see it fail")
     card = _card(at_work, made.version.run_id)
     assert (card.passed, card.override) == (False, "we want to see it fail")

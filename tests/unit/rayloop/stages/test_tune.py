@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from cluster.registry import Registry
 from cluster.settings import Settings
-from rayloop.stages.tune import Nested
+from rayloop.stages.tune import TrialRunLogger
 from trainers.tuning.trial import Trial
 
 TRIALS = [
@@ -32,10 +32,10 @@ def test_every_trial_is_a_nested_run_with_its_course(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     registry, client = Registry(settings), MlflowClient(tracking_uri=settings.mlflow_uri)
     with registry.run("p", "search", key="k") as parent:
-        nested = Nested(registry, "p", parent, "auc", set())
+        nested = TrialRunLogger(registry, "p", parent, "auc", set())
         for trial in [*TRIALS, TRIALS[0]]:
             nested(trial)
-    assert registry.children("p", parent) == {"trial 1", "trial 2", "trial 3"}
+    assert registry.child_run_names("p", parent) == {"trial 1", "trial 2", "trial 3"}
     experiment = client.get_experiment_by_name("p").experiment_id
     found = client.search_runs(
         [experiment], f"tags.`mlflow.parentRunId` = '{parent.id}'", order_by=["attributes.start_time"]
@@ -53,15 +53,15 @@ def test_every_trial_is_a_nested_run_with_its_course(tmp_path: Path) -> None:
 def test_a_search_that_goes_on_has_the_same_run_and_logs_no_trial_twice(tmp_path: Path) -> None:
     registry = Registry(Settings(home=tmp_path))
     with registry.run("p", "search", key="k") as first:
-        Nested(registry, "p", first, "auc", set())(TRIALS[0])
+        TrialRunLogger(registry, "p", first, "auc", set())(TRIALS[0])
     with registry.run("p", "search", key="other", again=True) as other:
         assert other.id != first.id
     with registry.run("p", "search", key="k", again=True) as again:
         assert again.id == first.id
-        nested = Nested(registry, "p", again, "auc", registry.children("p", again))
+        nested = TrialRunLogger(registry, "p", again, "auc", registry.child_run_names("p", again))
         for trial in TRIALS:
             nested(trial)
-    assert registry.children("p", again) == {"trial 1", "trial 2", "trial 3"}
+    assert registry.child_run_names("p", again) == {"trial 1", "trial 2", "trial 3"}
     with registry.run("p", "search", key="k") as afresh:
         assert afresh.id != first.id
 

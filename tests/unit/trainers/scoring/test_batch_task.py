@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.settings import Settings
-from cluster.storage.scan import cut_parquet
+from cluster.storage.scan import plan_parquet_scan
 from features.builders import derive
 from features.definitions import Column, FeatureSet
 from features.encoder import Encoder
@@ -42,7 +42,7 @@ def _job(result: FitResult, bundle: Path, table: pa.Table, folder: Path, kept: t
         pq.write_table(rows, source / f"{name}.parquet", row_group_size=350)
     features = FeatureSet(name="all", request=result.encoder.columns)
     requests = RequestFrame(features, {}, Settings(home=folder))
-    rows = cut_parquet(str(source), cpus=1)
+    rows = plan_parquet_scan(str(source), cpus=1)
     kept = kept or tuple(table.column_names)
     model = (bundle / MODEL).read_bytes()
     shield = Shield.of(features.request, Settings(home=folder))
