@@ -46,7 +46,7 @@ def run_search(workspace: ProjectContext, frame: FrameView, tuning: TuneConfig, 
     project, registry, key = workspace.project, workspace.registry, _key(workspace, frame, tuning)
     folder = f"{searches_folder(workspace)}/{key[:16]}"
     again = Journal(folder).begun
-    with registry.run(project.name, "search", key=key, again=again) as run:
+    with registry.run(project.name, "search", key=key, resume=again) as run:
         known = registry.child_run_names(project.name, run) if again else set()
         found = search(
             project.model,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import DataError, SnapshotNotFound
 from cluster.settings import Settings
-from cluster.storage import parquet
+from cluster.storage import scan
 from cluster.storage.iceberg_part import IcebergPart
 from cluster.storage.parquet import READ_ROWS
 from cluster.storage.scan import ScanPlan, _ends, plan_parquet_scan, plan_scan
@@ -103,8 +103,8 @@ def test_text_that_is_asked_for_as_codes_comes_so_from_parquet_and_from_the_cata
 
 
 def test_parts_do_not_grow_with_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "READ_ROWS", 10)
-    monkeypatch.setattr(parquet, "MAX_PART_ROWS", 40)
+    monkeypatch.setattr(scan, "READ_ROWS", 10)
+    monkeypatch.setattr(scan, "MAX_PART_ROWS", 40)
     for times in (1, 16):
         path = tmp_path / f"{times}.parquet"
         pq.write_table(pa.table({"n": range(400 * times)}), path, row_group_size=10)

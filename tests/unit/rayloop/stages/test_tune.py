@@ -54,9 +54,9 @@ def test_a_search_that_goes_on_has_the_same_run_and_logs_no_trial_twice(tmp_path
     registry = Registry(Settings(home=tmp_path))
     with registry.run("p", "search", key="k") as first:
         TrialRunLogger(registry, "p", first, "auc", set())(TRIALS[0])
-    with registry.run("p", "search", key="other", again=True) as other:
+    with registry.run("p", "search", key="other", resume=True) as other:
         assert other.id != first.id
-    with registry.run("p", "search", key="k", again=True) as again:
+    with registry.run("p", "search", key="k", resume=True) as again:
         assert again.id == first.id
         nested = TrialRunLogger(registry, "p", again, "auc", registry.child_run_names("p", again))
         for trial in TRIALS:
