@@ -44,7 +44,6 @@ __all__ = [
     "Project",
     "Prune",
     "Receiver",
-    "Simulation",
     "RequestLimits",
     "Retrain",
     "RobustnessPolicy",
