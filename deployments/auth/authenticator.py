@@ -1,7 +1,7 @@
-"""The gate in front of a model: is this caller known, may it do this, has it not asked too often.
+"""The check in front of a model: who is the caller, may it do this, is it within its rate limit.
 
-It stands before anything else is done with a request, so that one without a valid credential never reaches a model. What
-it asks is in memory: the keys and the issuer's public keys are read by threads of their own.
+It runs before anything else is done with a request, so a call without a valid credential never reaches a model. All it
+needs is in memory: background threads read the API keys and the issuer's public keys.
 """
 
 from __future__ import annotations
@@ -38,52 +38,72 @@ from deployments.auth.jwt_verifier import (
 from deployments.auth.key_store import KeyStore
 from deployments.auth.rate_limits import RateLimiter, enforce_rate, open_rate_limiter, parse_rate
 
-# A key that was made or revoked is known everywhere after one reading and the time it may take.
 KEY_REFRESH_INTERVAL_S = 2.0
 KEY_EFFECTIVE_WITHIN_S = 5.0
+"""A new or revoked key is known to every replica after one refresh and the time that the refresh may take."""
 JWKS_REFRESH_INTERVAL_S = 300.0
 MIN_JWKS_REFRESH_INTERVAL_S = 10.0
 
 
 class Authenticator:
-    """Admits requests. One for each process that answers callers."""
+    """Admits or refuses requests; one for each process that answers callers.
+
+    Args:
+        keys: API keys by id.
+        rate_limiter: Counts the requests of each caller.
+        tokens: Verifies JWTs; None when no issuer is configured.
+        rate: Limit of callers without one of their own; empty: none.
+        clock: Returns seconds since the epoch.
+        close: Ends the threads behind ``keys`` and ``tokens``.
+    """
 
     def __init__(
         self,
         keys: CachedValue[dict[str, ApiKey]],
-        windows: RateLimiter,
+        rate_limiter: RateLimiter,
         *,
         tokens: JwtVerifier | None = None,
         rate: str = "",
         clock: Callable[[], float] = time.time,
         close: Callable[[], None] = lambda: None,
     ) -> None:
-        """``rate`` holds for a caller without a limit of its own; ``clock`` is in seconds since the epoch."""
-        self._keys, self._windows, self._tokens = keys, windows, tokens
+        self._keys, self._rate_limiter, self._tokens = keys, rate_limiter, tokens
         self._rate, self._clock, self._close = rate, clock, close
 
     async def admit(self, headers: HeaderPairs, model: str, scope: Scope) -> str:
-        """The name of the caller, if it may send ``model`` a request of this kind now.
+        """Check one request.
 
-        ``headers`` as ASGI's scope has them, or gRPC's metadata. Raises RequestError: 401, 403, 429, or 503 while it
-        cannot be known; its ``headers`` belong to the answer.
+        Args:
+            headers: As in ASGI's scope, or gRPC's metadata.
+            model: The model it addresses.
+            scope: The scope it requires.
+
+        Returns:
+            The caller's subject.
+
+        Raises:
+            RequestError: 401, 403, 429, or 503 while keys are unknown. Its ``headers`` belong in the answer.
         """
-        grant = self._grant(extract_credential(headers))
+        grant = self._find_grant(extract_credential(headers))
         authorize(grant, model, scope)
         if rate := grant.rate or self._rate:
-            await enforce_rate(self._windows, rate, grant.subject)
+            await enforce_rate(self._rate_limiter, rate, grant.subject)
         return grant.subject
 
     def close(self) -> None:
-        """End the threads that read keys."""
+        """End the background threads."""
         self._close()
 
-    def _grant(self, credential: str) -> Grant:
+    def _find_grant(self, credential: str) -> Grant:
         if not credential:
             raise missing_credential()
         if not is_api_key(credential):
             if self._tokens is None:
-                raise invalid_credential("this is no API key", "keys begin with rayloop_")
+                raise invalid_credential(
+                    "the credential is not an API key",
+                    "API keys begin with rayloop_",
+                    code="request.not_an_api_key",
+                )
             return self._tokens.authenticate(credential, self._clock())
         if (keys := self._keys.value) is None:
             raise credentials_unavailable("the API keys")
@@ -91,30 +111,35 @@ class Authenticator:
 
 
 def open_authenticator(settings: Settings) -> Authenticator | None:
-    """The gate that the settings ask for; None when access is open. Raises SettingsError.
+    """Build the authenticator that the settings describe; None when access is open.
 
-    Reads keys before it returns, and waits for the stores for some seconds at most.
+    Reads the keys before it returns, which takes a few seconds at most.
+
+    Raises:
+        SettingsError: A setting has a value that cannot be used.
     """
     if not settings.access:
         return None
     if settings.access_rate:
         parse_rate(settings.access_rate)
-    issuer, windows = _issuer(settings), open_rate_limiter(settings.rate_store)
+    issuer, rate_limiter = _issuer(settings), open_rate_limiter(settings.rate_store)
     store = KeyStore(settings.access_uri)
     keys = CachedValue("API keys", store.read, KEY_REFRESH_INTERVAL_S, KEY_REFRESH_INTERVAL_S)
     if issuer is None:
-        return Authenticator(keys, windows, rate=settings.access_rate, close=keys.close)
-    jwks = CachedValue("JWKS", _reader(settings.jwks_url, issuer), JWKS_REFRESH_INTERVAL_S, MIN_JWKS_REFRESH_INTERVAL_S)
+        return Authenticator(keys, rate_limiter, rate=settings.access_rate, close=keys.close)
+    jwks = CachedValue(
+        "JWKS", _jwks_reader(settings.jwks_url, issuer), JWKS_REFRESH_INTERVAL_S, MIN_JWKS_REFRESH_INTERVAL_S
+    )
 
     def close() -> None:
         keys.close()
         jwks.close()
 
     tokens = JwtVerifier(issuer, lambda: jwks.value, jwks.request_refresh)
-    return Authenticator(keys, windows, tokens=tokens, rate=settings.access_rate, close=close)
+    return Authenticator(keys, rate_limiter, tokens=tokens, rate=settings.access_rate, close=close)
 
 
-def _reader(url: str, issuer: Issuer) -> Callable[[], PublicKeys]:
+def _jwks_reader(url: str, issuer: Issuer) -> Callable[[], PublicKeys]:
     return lambda: parse_jwks(fetch_jwks(url), issuer.algorithms)
 
 
@@ -123,11 +148,20 @@ def _issuer(settings: Settings) -> Issuer | None:
         return None
     for name in ("jwt_issuer", "jwt_audience"):
         if not getattr(settings, name):
-            raise SettingsError(f"RAYLOOP_JWKS_URL is set, RAYLOOP_{name.upper()} is not", "set both, or neither")
+            variable = f"RAYLOOP_{name.upper()}"
+            raise SettingsError(
+                f"RAYLOOP_JWKS_URL is set, {variable} is not",
+                "set both, or neither",
+                code="settings.jwt_incomplete",
+                variable=variable,
+            )
     algorithms = tuple(name.strip() for name in settings.jwt_algorithms.split(","))
     if not set(algorithms) <= set(ALGORITHMS):
         raise SettingsError(
-            f"RAYLOOP_JWT_ALGORITHMS={settings.jwt_algorithms!r} cannot be used", f"take of {', '.join(ALGORITHMS)}"
+            f"unsupported algorithm in RAYLOOP_JWT_ALGORITHMS={settings.jwt_algorithms!r}",
+            f"choose from {', '.join(ALGORITHMS)}",
+            code="settings.invalid_jwt_algorithms",
+            algorithms=algorithms,
         )
     _check_transport(settings.jwks_url)
     return Issuer(
@@ -141,10 +175,15 @@ def _issuer(settings: Settings) -> Issuer | None:
 
 
 def _check_transport(url: str) -> None:
-    """Whoever stands between could put keys of his own into a JWKS that comes without TLS."""
+    """Without TLS, anyone on the network path could put keys into the JWKS."""
     parsed = urlsplit(url)
     if parsed.scheme != "https" and not (parsed.scheme == "http" and _is_loopback(parsed.hostname or "")):
-        raise SettingsError(f"RAYLOOP_JWKS_URL={url!r} cannot be trusted", "take an https:// address")
+        raise SettingsError(
+            f"RAYLOOP_JWKS_URL={url!r} is not protected by TLS",
+            "use an https:// address",
+            code="settings.insecure_jwks_url",
+            url=url,
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""A value of somebody else's, read again and again in a thread, so that no request waits for its owner."""
+"""A value that another system owns, refreshed by a background thread, so that no request waits for its owner."""
 
 from __future__ import annotations
 
@@ -13,36 +13,41 @@ T = TypeVar("T")
 
 
 class CachedValue(Generic[T]):
-    """What ``read`` last returned. When it raises, the value stays as it was, and the log says so once an outage.
+    """The last value that ``read`` returned. When ``read`` fails, the value stays; an outage is logged once.
 
-    The constructor reads once and may block for as long as ``read`` does; ``value`` is None until a reading succeeds.
-    After that a thread reads every ``period_s`` seconds; sooner when the last reading failed or somebody asks with
-    ``want``, but never within ``gap_s`` of the reading before: whoever can make requests cannot make more readings.
+    The constructor reads once and may block for as long as ``read`` does. ``value`` is None until a read succeeds.
+
+    Args:
+        name: Name of the value in logs.
+        read: Reads the value from its owner; any exception counts as a failed read.
+        interval_s: Seconds between reads.
+        min_interval_s: Fewest seconds between reads, whatever the number of refresh requests: a flood of requests must
+            not become a flood of reads.
     """
 
-    def __init__(self, what: str, read: Callable[[], T], period_s: float, gap_s: float) -> None:
+    def __init__(self, name: str, read: Callable[[], T], interval_s: float, min_interval_s: float) -> None:
         self.value: T | None = None
-        self._what, self._read, self._period_s, self._gap_s = what, read, period_s, gap_s
+        self._name, self._read, self._interval_s, self._min_interval_s = name, read, interval_s, min_interval_s
         self._failing = False
-        self._wanted, self._closed = threading.Event(), threading.Event()
+        self._refresh_requested, self._closed = threading.Event(), threading.Event()
         self._refresh()
-        self._thread = threading.Thread(target=self._run, name=f"refresh {what}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"refresh {name}", daemon=True)
         self._thread.start()
 
     def request_refresh(self) -> None:
-        """Ask for a reading before its time."""
-        self._wanted.set()
+        """Ask for a read before the interval ends; returns at once."""
+        self._refresh_requested.set()
 
     def close(self) -> None:
-        """End the thread; a reading that is under way is waited for."""
+        """End the thread, after a read in progress."""
         self._closed.set()
-        self._wanted.set()
+        self._refresh_requested.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closed.wait(self._gap_s):
-            self._wanted.wait(0.0 if self._failing else max(0.0, self._period_s - self._gap_s))
-            self._wanted.clear()
+        while not self._closed.wait(self._min_interval_s):
+            self._refresh_requested.wait(0.0 if self._failing else max(0.0, self._interval_s - self._min_interval_s))
+            self._refresh_requested.clear()
             if not self._closed.is_set():
                 self._refresh()
 
@@ -51,9 +56,9 @@ class CachedValue(Generic[T]):
             self.value = self._read()
         except Exception as error:
             if not self._failing:
-                _log.error("%s cannot be read, the last known stay: %s", self._what, error)
+                _log.error("%s cannot be read, the last known stay: %s", self._name, error)
             self._failing = True
             return
         if self._failing:
-            _log.warning("%s can be read again", self._what)
+            _log.warning("%s can be read again", self._name)
         self._failing = False

@@ -1,11 +1,11 @@
 """Who may call which model: API keys, grants, refusals. Pure.
 
-An API key reads ``rayloop_<id>_<secret>``. The id (48 random bits) finds the key's row and may be shown to anyone; the
-secret is 256 random bits, shown once and kept as a SHA-256 digest of the whole key. A slow password hash would add
-nothing: it makes guessing what people choose expensive, and nobody guesses 256 random bits; it would only make each
-request slow, and wrong keys a cheap way to keep a replica busy.
+An API key reads ``rayloop_<id>_<secret>``. The id (48 random bits) finds the key's row and is not secret. The secret is
+256 random bits, shown once and stored as a SHA-256 digest of the whole key. A slow password hash would add nothing: it
+makes guessing human-chosen passwords expensive, and 256 random bits cannot be guessed. It would slow down each request,
+and make wrong keys a cheap way to keep a replica busy.
 
-A caller without a valid credential gets 401 and learns how to bring one (RFC 6750, section 3), one whose credential
+A caller without a valid credential gets 401 and the way to send one (RFC 6750, section 3). A caller whose credential
 does not cover the model or the kind of request gets 403.
 """
 
@@ -26,7 +26,6 @@ from cluster.values import Frozen
 Scope = Literal["infer", "feedback", "read"]
 SCOPES: tuple[Scope, ...] = ("infer", "feedback", "read")
 ANY_MODEL = "*"
-# What a path after /v2/models/{name} asks for; None: open to all, as are /v2 and /v2/health.
 REQUIRED_SCOPES: dict[str, Scope | None] = {
     "": "read",
     "/ready": None,
@@ -35,6 +34,7 @@ REQUIRED_SCOPES: dict[str, Scope | None] = {
     "/invocations": "infer",
     "/feedback": "feedback",
 }
+"""The scope that a path after /v2/models/{name} requires. None: open to all, as are /v2 and /v2/health."""
 KEY_PREFIX = "rayloop_"
 ID_BYTES = 6
 SECRET_BYTES = 32
@@ -45,10 +45,11 @@ _AUTHORIZATION = frozenset({b"authorization", "authorization"})
 _API_KEY = frozenset({b"x-api-key", "x-api-key"})
 
 HeaderPairs = Iterable[tuple[bytes, bytes] | tuple[str, str]]
+"""Headers with lower-case names, as in ASGI's scope (bytes) and in gRPC's metadata (text)."""
 
 
 class Grant(NamedTuple):
-    """What a credential allows. ``subject`` names its bearer in limits and logs; ``rate`` is empty without one."""
+    """What a credential allows. ``subject`` identifies its bearer in rate limits and logs; ``rate`` may be empty."""
 
     subject: str
     models: frozenset[str]
@@ -57,7 +58,7 @@ class Grant(NamedTuple):
 
 
 class ApiKey(Frozen):
-    """An API key as it is stored. Times are seconds since the epoch; ``rate`` is a limit such as ``100/minute``."""
+    """An API key as it is stored. Times are seconds since the epoch."""
 
     id: str
     name: str = Field(min_length=1, max_length=200)
@@ -65,39 +66,42 @@ class ApiKey(Frozen):
     models: tuple[str, ...]
     scopes: tuple[Scope, ...]
     rate: str = ""
+    """Rate limit such as ``100/minute``; empty: the common one."""
     created_at: float
     expires_at: float | None = None
     revoked_at: float | None = None
 
     @field_validator("models", "scopes")
     @classmethod
-    def _not_empty(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _require_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if not names or "" in names:
-            raise RayloopError("a key needs one model and one scope or more", f"{ANY_MODEL} stands for every model")
+            raise RayloopError(
+                "an API key needs at least one model and one scope",
+                f"{ANY_MODEL} stands for every model",
+                code="rayloop.api_key_without_grant",
+            )
         return names
 
     @cached_property
     def grant(self) -> Grant:
+        """What the key allows."""
         return Grant(f"key:{self.id}", frozenset(self.models), frozenset(self.scopes), self.rate)
 
 
 def format_key(id_bytes: bytes, secret: bytes) -> tuple[str, str]:
-    """A key's id and its text, from ID_BYTES and SECRET_BYTES random bytes."""
+    """Build a key's id and its text from ID_BYTES and SECRET_BYTES random bytes."""
     if len(id_bytes) != ID_BYTES or len(secret) != SECRET_BYTES:
         raise ValueError("a key is made of ID_BYTES and SECRET_BYTES random bytes")
     return id_bytes.hex(), f"{KEY_PREFIX}{id_bytes.hex()}_{urlsafe_b64encode(secret).rstrip(b'=').decode()}"
 
 
 def hash_key(text: str) -> bytes:
-    """What is stored of a key's text."""
+    """SHA-256 digest of a key's text; the only trace of the secret that is stored."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
 def extract_credential(headers: HeaderPairs) -> str:
-    """The credential of a request: ``Authorization: Bearer …``, else ``x-api-key``; empty when there is none.
-
-    ``headers`` are pairs with lower-case names, as ASGI has them (bytes) and gRPC's metadata (text).
-    """
+    """The credential of a request: ``Authorization: Bearer …``, else ``x-api-key``, else an empty string."""
     api_key = ""
     for name, value in headers:
         if name in _AUTHORIZATION:
@@ -110,56 +114,84 @@ def extract_credential(headers: HeaderPairs) -> str:
 
 
 def is_api_key(credential: str) -> bool:
+    """Whether a credential has the form of an API key."""
     return credential.startswith(KEY_PREFIX)
 
 
 def authenticate(credential: str, keys: Mapping[str, ApiKey], now: float) -> Grant:
-    """What an API key grants. ``keys`` are by id, ``now`` is in seconds since the epoch. Raises RequestError, 401."""
+    """Find what an API key grants.
+
+    Args:
+        credential: Text of the key.
+        keys: All keys, by id.
+        now: Seconds since the epoch.
+
+    Raises:
+        RequestError: 401, when the key is unknown, expired or revoked.
+    """
     id, _, _ = credential[len(KEY_PREFIX) :].partition("_")
     key = keys.get(id)
-    # The time this takes tells nothing about the secret. It may tell that an id exists, which is no secret.
+    # How long this takes reveals nothing about the secret. It may reveal that an id exists, which is not secret.
     if key is None or not hmac.compare_digest(hash_key(credential), key.digest):
-        raise invalid_credential("the API key is not known", "was it copied whole? A new one counts within seconds")
+        raise invalid_credential(
+            "unknown API key",
+            "check that the whole key is sent; a new key takes effect within seconds",
+            code="request.api_key_unknown",
+        )
     if key.revoked_at is not None and now >= key.revoked_at:
-        raise invalid_credential(f"the API key {key.id} was revoked", "ask for another")
+        raise invalid_credential(
+            f"API key {key.id} has been revoked", "ask for a new one", code="request.api_key_revoked", key=key.id
+        )
     if key.expires_at is not None and now >= key.expires_at:
-        raise invalid_credential(f"the API key {key.id} has expired", "ask for another")
+        raise invalid_credential(
+            f"API key {key.id} has expired", "ask for a new one", code="request.api_key_expired", key=key.id
+        )
     return key.grant
 
 
 def authorize(grant: Grant, model: str, scope: Scope) -> None:
-    """Raises RequestError, 403, when the grant does not cover the model or the scope."""
+    """Check that a grant covers a model and a scope.
+
+    Raises:
+        RequestError: 403, when it does not.
+    """
     if scope not in grant.scopes:
-        raise _forbidden(f"this credential is not for {scope!r} requests", f"it is for {_listed(grant.scopes)}")
+        raise _forbidden(
+            f"the credential lacks scope {scope!r}",
+            f"its scopes: {', '.join(sorted(grant.scopes)) or 'none'}",
+            code="request.scope_not_granted",
+            scope=scope,
+        )
     if model not in grant.models and ANY_MODEL not in grant.models:
-        raise _forbidden(f"this credential is not for model {model[:100]!r}", "ask for one that names it")
+        raise _forbidden(
+            f"the credential does not cover model {model[:100]!r}",
+            "ask for one that names it",
+            code="request.model_not_granted",
+            model=model[:100],
+        )
 
 
-def invalid_credential(what: str, todo: str = "") -> RequestError:
-    """The refusal of a credential that is wrong."""
+def invalid_credential(what: str, todo: str = "", *, code: str, **fields: object) -> RequestError:
+    """The 401 for a credential that is wrong."""
     headers = {"www-authenticate": f'{_REALM}, error="invalid_token"'}
-    return RequestError(what, field=_FIELD, status=401, todo=todo, headers=headers)
+    return RequestError(what, todo, field=_FIELD, status=401, headers=headers, code=code, **fields)
 
 
 def missing_credential() -> RequestError:
-    """The refusal of a request without a credential."""
-    todo = "send `Authorization: Bearer <key or token>`, or `x-api-key: <key>`"
+    """The 401 for a request without a credential."""
     return RequestError(
-        "this model asks for an API key or a token",
+        "this model requires an API key or a token",
+        "send `Authorization: Bearer <key or token>`, or `x-api-key: <key>`",
         field=_FIELD,
         status=401,
-        todo=todo,
         headers={"www-authenticate": _REALM},
+        code="request.credential_missing",
     )
 
 
-def _forbidden(what: str, todo: str) -> RequestError:
+def _forbidden(what: str, todo: str, *, code: str, **fields: object) -> RequestError:
     headers = {"www-authenticate": f'{_REALM}, error="insufficient_scope"'}
-    return RequestError(what, field=_FIELD, status=403, todo=todo, headers=headers)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "nothing"
+    return RequestError(what, todo, field=_FIELD, status=403, headers=headers, code=code, **fields)
 
 
 def _text(value: bytes | str) -> str:

@@ -1,7 +1,10 @@
-"""JSON Web Tokens of an issuer whose public keys are published as a JWKS: what they grant.
+"""JSON Web Tokens of an issuer that publishes its public keys as a JWKS: verification, and what the tokens grant.
 
-Only RS256 and ES256 count: a token cannot choose `none`, nor an HMAC for which anyone knows the key. Headers that
-point to keys elsewhere (`jku`, `x5u`, `jwk`) are not looked at.
+Only RS256 and ES256 are accepted: a token can choose neither `none` nor an HMAC whose key everyone knows. Headers that
+point to keys elsewhere (`jku`, `x5u`, `jwk`) are ignored.
+
+PyJWT parses and verifies. Its PyJWKClient is not used: it fetches inside the request that meets an unknown key, without
+a size limit; here a thread fetches (CachedValue), and requests read what it found.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from deployments.auth.credentials import SCOPES, Grant, invalid_credential
 
 ALGORITHMS = ("RS256", "ES256")
 MAX_CACHED_TOKENS = 4096
-_FETCH_WITHIN_S = 5.0
+_FETCH_TIMEOUT_S = 5.0
 _MAX_JWKS_BYTES = 1 << 20
 _OPTIONS: dict[str, Any] = {"require": ["exp", "iss", "aud", "sub"], "enforce_minimum_key_length": True}
 
@@ -27,98 +30,156 @@ PublicKeys = Mapping[str, PyJWK]
 
 
 class Issuer(Frozen):
-    """Whose tokens count, for whom they must be made out, and which claims say what they allow."""
+    """The issuer whose tokens are accepted, and how to read them."""
 
     name: str
+    """Expected ``iss``."""
     audience: str
+    """Expected ``aud``."""
     algorithms: tuple[str, ...] = ALGORITHMS
     models_claim: str = "models"
+    """Claim that lists the models a token may call."""
     scopes_claim: str = "scope"
+    """Claim that lists the scopes a token has."""
     leeway_s: float = 30.0
+    """Tolerated clock difference, in seconds."""
 
 
 class JwtVerifier:
-    """Checks tokens. A token that was found good is remembered until it expires or the keys are read anew."""
+    """Verifies tokens. A valid token is cached until it expires or the keys change.
 
-    def __init__(self, issuer: Issuer, keys: Callable[[], PublicKeys | None], unknown: Callable[[], None]) -> None:
-        """``keys`` are the newest known, by id; ``unknown`` is told of a token that was signed by none of them."""
-        self._issuer, self._keys, self._unknown = issuer, keys, unknown
-        self._remembered: dict[str, tuple[Grant, float]] = {}
-        self._remembered_of: PublicKeys | None = None
+    Args:
+        issuer: Whose tokens are accepted.
+        keys: Returns the newest known public keys by id, or None before the first are known.
+        on_unknown_key: Called when a token is signed with an unknown key.
+    """
+
+    def __init__(
+        self, issuer: Issuer, keys: Callable[[], PublicKeys | None], on_unknown_key: Callable[[], None]
+    ) -> None:
+        self._issuer, self._keys, self._on_unknown_key = issuer, keys, on_unknown_key
+        self._cache: dict[str, tuple[Grant, float]] = {}
+        self._cache_keys: PublicKeys | None = None
+
+    @property
+    def cached_subjects(self) -> list[str]:
+        """Subjects of the cached tokens, oldest first."""
+        return [grant.subject for grant, _ in self._cache.values()]
 
     def authenticate(self, token: str, now: float) -> Grant:
-        """What a token grants. ``now`` is in seconds since the epoch. Raises RequestError: 401, or 503 without keys."""
+        """Verify a token and return what it grants.
+
+        Args:
+            token: Its text.
+            now: Seconds since the epoch.
+
+        Raises:
+            RequestError: 401 when the token is invalid, 503 before the issuer's keys are known.
+        """
         keys = self._keys()
-        if keys is not self._remembered_of:
-            self._remembered, self._remembered_of = {}, keys
-        known = self._remembered.get(token)
-        if known is not None and now < known[1]:
-            return known[0]
+        if keys is not self._cache_keys:
+            self._cache, self._cache_keys = {}, keys
+        hit = self._cache.get(token)
+        if hit is not None and now < hit[1]:
+            return hit[0]
         if keys is None:
             raise credentials_unavailable("the token issuer's keys")
-        return self._remember(token, _claims(token, self._key(token, keys), self._issuer))
+        return self._store(token, _verify(token, self._find_key(token, keys), self._issuer))
 
-    def _key(self, token: str, keys: PublicKeys) -> PyJWK:
+    def _find_key(self, token: str, keys: PublicKeys) -> PyJWK:
         try:
             id = jwt.get_unverified_header(token).get("kid")
         except jwt.InvalidTokenError as error:
-            raise invalid_credential("this is neither an API key nor a token (JWT)") from error
+            raise invalid_credential(
+                "the credential is neither an API key nor a token (JWT)", code="request.token_malformed"
+            ) from error
         key = keys.get(id) if isinstance(id, str) else None
         if key is None:
-            self._unknown()
-            raise invalid_credential("the token is signed by a key that its issuer has not published")
+            self._on_unknown_key()
+            raise invalid_credential(
+                "the token is signed with a key that its issuer has not published", code="request.token_key_unknown"
+            )
         return key
 
-    def _remember(self, token: str, claims: Mapping[str, Any]) -> Grant:
-        if len(self._remembered) >= MAX_CACHED_TOKENS:
-            del self._remembered[next(iter(self._remembered))]
+    def _store(self, token: str, claims: Mapping[str, Any]) -> Grant:
+        if len(self._cache) >= MAX_CACHED_TOKENS:
+            del self._cache[next(iter(self._cache))]
         models = frozenset(_names(claims.get(self._issuer.models_claim)))
         scopes = frozenset(_names(claims.get(self._issuer.scopes_claim))) & frozenset(SCOPES)
         grant = Grant(f"jwt:{claims['sub']}", models, scopes)
-        self._remembered[token] = grant, float(claims["exp"]) + self._issuer.leeway_s
+        self._cache[token] = grant, float(claims["exp"]) + self._issuer.leeway_s
         return grant
 
 
 def parse_jwks(body: bytes, algorithms: tuple[str, ...]) -> dict[str, PyJWK]:
-    """The usable signing keys of a JWKS by id. Raises DataError when there is none."""
+    """Select the usable signing keys of a JWKS, by id.
+
+    Raises:
+        DataError: The document is malformed, or has no usable key.
+    """
     try:
-        found = PyJWKSet.from_json(body.decode())
+        jwks = PyJWKSet.from_json(body.decode())
     except (jwt.PyJWTError, ValueError, AttributeError) as error:
-        raise DataError(f"the JWKS cannot be used: {error}", "check RAYLOOP_JWKS_URL") from error
+        raise DataError(f"malformed JWKS: {error}", "check RAYLOOP_JWKS_URL", code="data.jwks_malformed") from error
     keys = {
         key.key_id: key
-        for key in found
+        for key in jwks
         if key.key_id and key.algorithm_name in algorithms and key.public_key_use in (None, "sig")
     }
     if not keys:
-        raise DataError(f"the JWKS has no key with an id for {' or '.join(algorithms)}", "check RAYLOOP_JWKS_URL")
+        raise DataError(
+            f"the JWKS has no key with an id for {' or '.join(algorithms)}",
+            "check RAYLOOP_JWKS_URL",
+            code="data.jwks_without_keys",
+            algorithms=algorithms,
+        )
     return keys
 
 
 def fetch_jwks(url: str) -> bytes:
-    """The JWKS document. Raises DataError when it cannot be had."""
+    """Download a JWKS document of at most 1 MiB.
+
+    Raises:
+        DataError: The issuer does not answer, answers with an error, or with too many bytes.
+    """
     try:
-        with httpx.stream("GET", url, timeout=_FETCH_WITHIN_S) as answer:
+        with httpx.stream("GET", url, timeout=_FETCH_TIMEOUT_S) as response:
             body = bytearray()
-            for part in answer.iter_bytes():
+            for part in response.iter_bytes():
                 body += part
                 if len(body) > _MAX_JWKS_BYTES:
-                    raise DataError(f"the JWKS at {url} is longer than {_MAX_JWKS_BYTES:,} bytes")
-            if answer.status_code != httpx.codes.OK:
-                raise DataError(f"{url} answers with status {answer.status_code}", "check RAYLOOP_JWKS_URL")
+                    raise DataError(
+                        f"the JWKS at {url} exceeds {_MAX_JWKS_BYTES:,} bytes",
+                        "check RAYLOOP_JWKS_URL",
+                        code="data.jwks_too_large",
+                        url=url,
+                    )
+            if response.status_code != httpx.codes.OK:
+                raise _unavailable(url, f"status {response.status_code}", response.status_code)
             return bytes(body)
     except httpx.HTTPError as error:
-        raise DataError(f"no JWKS from {url}: {error or type(error).__name__}", "check RAYLOOP_JWKS_URL") from error
+        raise _unavailable(url, str(error) or type(error).__name__) from error
 
 
 def credentials_unavailable(what: str) -> RequestError:
-    """The refusal of a credential that cannot be checked, for which its bearer is not to blame."""
+    """The 503 for a credential that cannot be checked, through no fault of its bearer."""
     return RequestError(
-        f"{what} could not be read yet", status=503, todo="try again in a moment", headers={"retry-after": "2"}
+        f"{what} could not be read yet",
+        "try again in a moment",
+        status=503,
+        headers={"retry-after": "2"},
+        code="request.credentials_unavailable",
     )
 
 
-def _claims(token: str, key: PyJWK, issuer: Issuer) -> dict[str, Any]:
+def _unavailable(url: str, reason: str, status: int | None = None) -> DataError:
+    return DataError(
+        f"no JWKS from {url}: {reason}", "check RAYLOOP_JWKS_URL", code="data.jwks_unavailable", url=url, status=status
+    )
+
+
+def _verify(token: str, key: PyJWK, issuer: Issuer) -> dict[str, Any]:
+    """Claims of a valid token."""
     try:
         return jwt.decode(
             token,
@@ -131,16 +192,16 @@ def _claims(token: str, key: PyJWK, issuer: Issuer) -> dict[str, Any]:
         )
     except jwt.PyJWTError as error:
         reason = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), str(error))
-        raise invalid_credential(f"the token does not count: {reason}") from error
+        raise invalid_credential(f"invalid token: {reason}", code="request.token_invalid", reason=reason) from error
 
 
 _REASONS: dict[type[Exception], str] = {
-    jwt.ExpiredSignatureError: "it has expired",
-    jwt.ImmatureSignatureError: "it is not valid yet",
-    jwt.InvalidSignatureError: "its signature is wrong",
-    jwt.InvalidAudienceError: "it is made out for somebody else (aud)",
-    jwt.InvalidIssuerError: "it comes from another issuer (iss)",
-    jwt.InvalidAlgorithmError: "its algorithm is not one of those that are taken (alg)",
+    jwt.ExpiredSignatureError: "expired",
+    jwt.ImmatureSignatureError: "not valid yet",
+    jwt.InvalidSignatureError: "wrong signature",
+    jwt.InvalidAudienceError: "wrong audience (aud)",
+    jwt.InvalidIssuerError: "wrong issuer (iss)",
+    jwt.InvalidAlgorithmError: "algorithm not accepted (alg)",
 }
 
 

@@ -1,4 +1,4 @@
-"""The table of API keys: SQLite on one machine, PostgreSQL beyond. It owns who may call; replicas hold copies of it."""
+"""The table of API keys: SQLite on one machine, PostgreSQL beyond. It decides who may call; replicas cache it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from deployments.auth.credentials import ID_BYTES, SECRET_BYTES, ApiKey, Scope, 
 
 _log = logging.getLogger(__name__)
 
-_ANSWER_WITHIN_S = 3
-# Without these a connection whose other end has vanished would keep its thread waiting for a quarter of an hour.
+_TIMEOUT_S = 3
+# Without these, a connection whose other end has vanished blocks its thread for a quarter of an hour.
 _POSTGRESQL = {
-    "connect_timeout": _ANSWER_WITHIN_S,
-    "options": f"-c statement_timeout={_ANSWER_WITHIN_S * 1000}",
-    "tcp_user_timeout": _ANSWER_WITHIN_S * 1000,
+    "connect_timeout": _TIMEOUT_S,
+    "options": f"-c statement_timeout={_TIMEOUT_S * 1000}",
+    "tcp_user_timeout": _TIMEOUT_S * 1000,
 }
 
 _KEYS = Table(
@@ -58,12 +58,16 @@ _KEYS = Table(
     Column("revoked_at", Float(53)),
 )
 
-# A key that is made raises the first, one that is revoked the second: a reader sees a change without reading all keys.
+# A new key raises the first count, a revocation the second: a reader detects a change without reading all keys.
 _COUNTS = select(func.count(), func.count(_KEYS.c.revoked_at)).select_from(_KEYS)
 
 
 class KeyStore:
-    """The keys behind an SQLAlchemy URI. Each method raises DataError when the store does not answer."""
+    """The API keys behind an SQLAlchemy URI. Each method raises DataError when the store does not answer.
+
+    Raises:
+        SettingsError: The URI cannot be used.
+    """
 
     def __init__(self, uri: str) -> None:
         self._url, self._engine = _engine(uri)
@@ -80,7 +84,19 @@ class KeyStore:
         rate: str = "",
         expires_at: float | None = None,
     ) -> tuple[ApiKey, str]:
-        """Store a new key; returns it with its text, which is nowhere else."""
+        """Store a new key.
+
+        Args:
+            name: Name of the key's holder, for people.
+            models: Models the key may call; ANY_MODEL for every one.
+            scopes: Kinds of requests it may send.
+            now: Seconds since the epoch.
+            rate: Rate limit such as ``100/minute``; empty: the common one.
+            expires_at: Seconds since the epoch; None: never.
+
+        Returns:
+            The key, and its text, which is stored nowhere.
+        """
         id, text = format_key(secrets.token_bytes(ID_BYTES), secrets.token_bytes(SECRET_BYTES))
         key = ApiKey(
             id=id,
@@ -98,22 +114,24 @@ class KeyStore:
         return key, text
 
     def revoke(self, id: str, now: float) -> ApiKey:
-        """Let a key count no longer. Raises DataError when there is none of this id."""
+        """Revoke a key; a key that is revoked already keeps its first time. Raises DataError for an unknown id."""
         with self._writing() as connection:
             unrevoked = update(_KEYS).where(_KEYS.c.id == id, _KEYS.c.revoked_at.is_(None))
             connection.execute(unrevoked.values(revoked_at=now))
-        found = self.read().get(id)
-        if found is None:
-            raise DataError(f"there is no API key {id!r}", "see `rayloop keys list`")
-        return found
+        key = self.read().get(id)
+        if key is None:
+            raise DataError(
+                f"no API key has the id {id!r}", "see `rayloop keys list`", code="data.api_key_not_found", id=id
+            )
+        return key
 
     def read(self) -> dict[str, ApiKey]:
-        """All keys by id, those that count no longer too; the same dict as before while none is made or revoked.
+        """Read all keys by id, expired and revoked ones too; the same dict as before unless a key is new or revoked.
 
-        Rows are not edited otherwise. An edit by hand of a key's models or scopes is seen with the next key made.
+        A manual edit of a row becomes visible with the next new or revoked key.
         """
-        with self._answering(), self._engine.connect() as connection:
-            # Before the first key is made there is no table.
+        with self._converting_errors(), self._engine.connect() as connection:
+            # The first key creates the table.
             if not inspect(connection).has_table(_KEYS.name):
                 return {}
             counts = tuple(connection.execute(_COUNTS).one())
@@ -127,19 +145,22 @@ class KeyStore:
     def _writing(self) -> Iterator[Connection]:
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
-        with self._answering(), self._engine.begin() as connection:
+        with self._converting_errors(), self._engine.begin() as connection:
             _KEYS.create(connection, checkfirst=True)
             yield connection
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def _converting_errors(self) -> Iterator[None]:
         try:
             yield
         except DBAPIError as error:
             reason = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
             where = self._url.render_as_string(hide_password=True)
             raise DataError(
-                f"the store of API keys {where} does not answer: {reason[0]}", "check RAYLOOP_ACCESS_STORE"
+                f"the API key store {where} does not answer: {reason[0]}",
+                "check RAYLOOP_ACCESS_STORE",
+                code="data.key_store_unavailable",
+                store=where,
             ) from error
 
 
@@ -147,26 +168,28 @@ def _engine(uri: str) -> tuple[URL, Engine]:
     try:
         url = make_url(uri)
         options: dict[str, Any] = _POSTGRESQL if url.get_backend_name() == "postgresql" else {}
-        # A connection of its own for each reading: a replica reads every few seconds, and a store that was restarted
-        # is found again without further ado.
+        # No pool: a replica reads every few seconds, and a new connection survives a restart of the store.
         return url, create_engine(url, poolclass=NullPool, connect_args=options)
     except (ArgumentError, NoSuchModuleError) as error:
         raise SettingsError(
-            f"the store of API keys has an address of no known kind: {error}",
-            "RAYLOOP_ACCESS_STORE takes an SQLAlchemy URI such as postgresql+psycopg2://user:password@host/database",
+            f"unusable address of the API key store: {error}",
+            "set RAYLOOP_ACCESS_STORE to an SQLAlchemy URI such as postgresql+psycopg2://user:password@host/database",
+            code="settings.invalid_key_store",
         ) from error
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"the store of API keys needs the Python package {error.name}",
+            f"the API key store needs the Python package {error.name}",
             "install it; postgresql+psycopg2:// needs psycopg2-binary",
+            code="settings.key_store_driver_missing",
+            package=error.name,
         ) from error
 
 
 def _key(row: Row[Any]) -> ApiKey | None:
-    """A row's key. One that somebody has spoilt lets nobody in, and does not keep the others from being read."""
+    """A row's key; None for a corrupt row, which grants nothing and does not affect the others."""
     try:
         decoded = {"models": json.loads(row.models), "scopes": json.loads(row.scopes), "digest": bytes(row.digest)}
         return ApiKey.model_validate(dict(row._mapping) | decoded)
     except (ValueError, RayloopError) as error:
-        _log.error("the API key %s cannot be read and does not count: %s", row.id, error)
+        _log.error("API key %s is unreadable and ignored: %s", row.id, error)
         return None

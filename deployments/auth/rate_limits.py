@@ -1,7 +1,7 @@
-"""Rate limits by caller: so many requests within any window of time, counted in this replica or in Redis.
+"""Rate limits by caller: at most so many requests in any window of time, counted in this replica or in Redis.
 
-Moving windows: a request counts from the moment it is admitted until the window's length has passed. Without a store
-each replica counts on its own, so that n replicas admit up to n times the limit; with Redis all count together.
+Windows move: a request counts from its admission until the window's length has passed. Without a shared store each
+replica counts on its own, so that n replicas admit up to n times the limit; with Redis they count together.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from limits.storage import storage_from_string
 
 from cluster.errors import RequestError, SettingsError
 
-# A moving window holds one entry for each request it admitted.
 MAX_REQUESTS_PER_WINDOW = 100_000
-_SWEEP_AT = 1024
-_SHARED_WITHIN_S = 0.25
-_RETRY_SHARED_S = 5.0
+"""A moving window holds one entry for each request it admitted."""
+SWEEP_SIZE = 1024
+"""Number of callers from which on silent ones are dropped."""
+REDIS_RETRY_S = 5.0
+REDIS_TIMEOUT_S = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -41,19 +42,29 @@ class RateLimiter(Protocol):
 
 
 class LocalRateLimiter:
-    """Windows in this process. ``clock`` returns seconds and never goes back."""
+    """Counts in this process.
+
+    By hand: a hit takes 5 us; the memory storage of `limits` takes 60 to 110 us, and follows the wall clock.
+
+    Args:
+        clock: Returns seconds and never goes back.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._admitted: dict[str, deque[float]] = {}
         self._ends: dict[str, float] = {}
-        self._sweep_at = _SWEEP_AT
+        self._sweep_at = SWEEP_SIZE
+
+    def __len__(self) -> int:
+        """Number of callers that are remembered."""
+        return len(self._admitted)
 
     async def hit(self, rate: RateLimitItem, subject: str) -> float:
         now, length = self._clock(), rate.get_expiry()
         admitted = self._admitted.get(subject)
         if admitted is None:
-            admitted = self._open(subject, now)
+            admitted = self._add_subject(subject, now)
         while admitted and admitted[0] <= now - length:
             admitted.popleft()
         if len(admitted) >= rate.amount:
@@ -62,39 +73,43 @@ class LocalRateLimiter:
         self._ends[subject] = now + length
         return 0.0
 
-    def _open(self, subject: str, now: float) -> deque[float]:
-        """A new subject's window. Subjects that have long been silent are forgotten, at a cost that is constant on average."""
+    def _add_subject(self, subject: str, now: float) -> deque[float]:
+        """A new subject's window. Drops subjects that are silent, at a constant amortized cost."""
         if len(self._admitted) >= self._sweep_at:
             for silent in [known for known, end in self._ends.items() if end <= now]:
                 del self._admitted[silent], self._ends[silent]
-            self._sweep_at = max(_SWEEP_AT, 2 * len(self._admitted))
+            self._sweep_at = max(SWEEP_SIZE, 2 * len(self._admitted))
         return self._admitted.setdefault(subject, deque())
 
 
 class RedisRateLimiter:
-    """Windows in Redis. While it is away each replica counts on its own, and tries again every few seconds."""
+    """Counts in Redis. While Redis is down each replica counts on its own, and retries every REDIS_RETRY_S seconds."""
 
     def __init__(self, uri: str, local: RateLimiter, clock: Callable[[], float] = time.monotonic) -> None:
-        storage: Any = _storage(uri)
+        storage: Any = _open_storage(uri)
         self._limiter, self._local, self._clock = MovingWindowRateLimiter(storage), local, clock
-        self._where = urlsplit(uri).hostname
-        self._away_until = -math.inf
+        self._host = urlsplit(uri).hostname
+        self._down_until = -math.inf
 
     async def hit(self, rate: RateLimitItem, subject: str) -> float:
-        if self._clock() < self._away_until:
+        if self._clock() < self._down_until:
             return await self._local.hit(rate, subject)
         try:
-            # Redis's client has time limits of its own, but tries again and again.
-            async with asyncio.timeout(_SHARED_WITHIN_S):
-                return await self._shared(rate, subject)
+            # Redis's client has time limits of its own, and retries within them.
+            async with asyncio.timeout(REDIS_TIMEOUT_S):
+                return await self._hit_redis(rate, subject)
         except Exception as error:
-            # Of many kinds: sockets, time-outs and Redis's own. None is a reason to leave a caller without an answer.
-            if self._clock() >= self._away_until:
-                _log.error("no rate limits by Redis at %s, this replica counts on its own: %r", self._where, error)
-            self._away_until = self._clock() + _RETRY_SHARED_S
+            # Sockets, timeouts and Redis's own kinds. None of them is a reason to leave a caller without an answer.
+            if self._clock() >= self._down_until:
+                _log.error("Redis at %s is unavailable, this replica counts on its own: %r", self._host, error)
+            self._down_until = self._clock() + REDIS_RETRY_S
             return await self._local.hit(rate, subject)
 
-    async def _shared(self, rate: RateLimitItem, subject: str) -> float:
+    async def close(self) -> None:
+        """Close the connections to Redis."""
+        await self._limiter.storage.bridge.storage.aclose()  # type: ignore[attr-defined]
+
+    async def _hit_redis(self, rate: RateLimitItem, subject: str) -> float:
         if await self._limiter.hit(rate, subject):
             return 0.0
         stats = await self._limiter.get_window_stats(rate, subject)
@@ -102,44 +117,62 @@ class RedisRateLimiter:
 
 
 def open_rate_limiter(uri: str) -> RateLimiter:
-    """Windows behind RAYLOOP_RATE_STORE; empty: in this process. Raises SettingsError."""
+    """Open the limiter behind RAYLOOP_RATE_STORE; an empty URI counts in this process. Raises SettingsError."""
     return RedisRateLimiter(uri, LocalRateLimiter()) if uri else LocalRateLimiter()
 
 
-async def enforce_rate(windows: RateLimiter, rate: str, subject: str) -> None:
-    """Count a request. Raises RequestError, 429, with the seconds to wait."""
-    wait_s = await windows.hit(parse_rate(rate), subject)
+async def enforce_rate(limiter: RateLimiter, rate: str, subject: str) -> None:
+    """Count a request.
+
+    Raises:
+        RequestError: 429 with ``Retry-After``, when the caller has used up its limit.
+    """
+    wait_s = await limiter.hit(parse_rate(rate), subject)
     if wait_s > 0.0:
         seconds = max(1, math.ceil(wait_s))
         raise RequestError(
-            f"more than {rate} requests",
+            f"rate limit of {rate} exceeded",
+            f"retry in {seconds} s",
             field="authorization",
             status=429,
-            todo=f"wait {seconds} s",
             headers={"retry-after": str(seconds)},
+            code="request.rate_limited",
+            rate=rate,
+            wait_s=seconds,
         )
 
 
 @lru_cache(maxsize=1024)
 def parse_rate(text: str) -> RateLimitItem:
-    """A limit such as ``100/minute`` or ``20 per 10 second``. Raises SettingsError."""
+    """Parse a limit such as ``100/minute`` or ``20 per 10 second``. Raises SettingsError."""
     try:
         rate = parse(text)
     except ValueError as error:
-        raise SettingsError(f"{text!r} is no rate limit", "write it like 100/minute or 20 per 10 second") from error
+        raise SettingsError(
+            f"{text!r} is not a rate limit",
+            "write it as 100/minute or 20 per 10 second",
+            code="settings.invalid_rate",
+            rate=text,
+        ) from error
     if not 1 <= rate.amount <= MAX_REQUESTS_PER_WINDOW:
         raise SettingsError(
-            f"the rate limit {text!r} counts {rate.amount:,} requests, 1 to {MAX_REQUESTS_PER_WINDOW:,} can be counted",
-            "take a shorter window: 1000/second instead of 60000/minute",
+            f"rate limit {text!r} allows {rate.amount:,} requests in a window; 1 to {MAX_REQUESTS_PER_WINDOW:,} work",
+            "choose a shorter window: 1000/second instead of 60000/minute",
+            code="settings.rate_out_of_range",
+            rate=text,
         )
     return rate
 
 
-def _storage(uri: str) -> Any:
-    known = "RAYLOOP_RATE_STORE takes redis://host:6379, rediss:// or redis+cluster://"
+def _open_storage(uri: str) -> Any:
+    todo = "set RAYLOOP_RATE_STORE to redis://host:6379, rediss:// or redis+cluster://"
     if not uri.startswith("redis"):
-        raise SettingsError(f"the store of rate limits {uri!r} is of no known kind", known)
+        raise SettingsError(
+            f"unsupported rate limit store {uri!r}", todo, code="settings.invalid_rate_store", reason="scheme"
+        )
     try:
         return storage_from_string(f"async+{uri}", implementation="redispy")
     except (ConfigurationError, ValueError) as error:
-        raise SettingsError(f"the store of rate limits cannot be used: {error}", known) from error
+        raise SettingsError(
+            f"unusable rate limit store: {error}", todo, code="settings.invalid_rate_store", reason=str(error)
+        ) from error

@@ -45,15 +45,15 @@ def jwks(*keys: SigningKey) -> bytes:
 
 
 class Publisher:
-    """Serves a JWKS over HTTP on this machine, and counts how often it is asked."""
+    """Serves a JWKS over HTTP on this machine, and counts the requests."""
 
     def __init__(self, *keys: SigningKey, port: int = 0) -> None:
-        self.body, self.status, self.asked = jwks(*keys), 200, 0
+        self.body, self.status, self.requests = jwks(*keys), 200, 0
         publisher = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                publisher.asked += 1
+                publisher.requests += 1
                 self.send_response(publisher.status)
                 self.end_headers()
                 self.wfile.write(publisher.body)

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from cluster.errors import RayloopError, RequestError
 from deployments.auth import credentials
 from deployments.auth.credentials import ID_BYTES, SECRET_BYTES, ApiKey, Grant, Scope
+from tests.factories.errors import raises
 
 NOW = 1_700_000_000.0
 ID, TEXT = credentials.format_key(bytes(range(ID_BYTES)), bytes(range(SECRET_BYTES)))
 
 
-def a_key(**change: object) -> ApiKey:
+def build_key(**change: object) -> ApiKey:
     values = {
         "id": ID,
         "name": "shop",
@@ -27,51 +28,51 @@ def a_key(**change: object) -> ApiKey:
     return ApiKey.model_validate(values | change)
 
 
-def recognised(text: str, now: float = NOW, **change: object) -> Grant:
-    return credentials.authenticate(text, {ID: a_key(**change)}, now)
+def authenticated(text: str, now: float = NOW, **change: object) -> Grant:
+    return credentials.authenticate(text, {ID: build_key(**change)}, now)
 
 
-def refused(text: str, now: float = NOW, **change: object) -> RequestError:
+def refusal(text: str, now: float = NOW, **change: object) -> RequestError:
     with pytest.raises(RequestError) as caught:
-        recognised(text, now, **change)
+        authenticated(text, now, **change)
     assert caught.value.status == 401
     assert caught.value.headers["www-authenticate"] == 'Bearer realm="rayloop", error="invalid_token"'
     return caught.value
 
 
-def test_a_key_is_recognised_and_grants_what_it_names() -> None:
-    assert recognised(TEXT) == Grant(f"key:{ID}", frozenset({"trips"}), frozenset({"infer"}), "")
-    assert recognised(TEXT, rate="3/minute").rate == "3/minute"
+def test_authenticate_with_a_valid_key_grants_its_models_and_scopes() -> None:
+    assert authenticated(TEXT) == Grant(f"key:{ID}", frozenset({"trips"}), frozenset({"infer"}), "")
+    assert authenticated(TEXT, rate="3/minute").rate == "3/minute"
 
 
-def test_a_key_s_text_is_long_and_its_own_and_no_part_of_it_is_stored() -> None:
+def test_format_key_gives_unique_texts_that_are_not_stored() -> None:
     texts = {
         credentials.format_key(secrets.token_bytes(ID_BYTES), secrets.token_bytes(SECRET_BYTES))[1] for _ in range(100)
     }
     assert len(texts) == 100
     assert {len(text) for text in texts} == {len(TEXT)}
-    assert TEXT.rpartition(f"{ID}_")[2].encode() not in a_key().digest
+    assert TEXT.rpartition(f"{ID}_")[2].encode() not in build_key().digest
     with pytest.raises(ValueError, match="random bytes"):
         credentials.format_key(b"", b"too short")
 
 
 @given(st.integers(0, len(TEXT) - 1), st.characters(min_codepoint=33, max_codepoint=126))
-def test_a_key_with_one_other_character_is_refused(at: int, other: str) -> None:
+def test_authenticate_with_one_character_changed_is_refused(at: int, other: str) -> None:
     tampered = TEXT[:at] + other + TEXT[at + 1 :]
     if tampered == TEXT:
-        assert recognised(tampered)
+        assert authenticated(tampered)
     else:
-        assert "not known" in refused(tampered).what
+        assert refusal(tampered).code == "request.api_key_unknown"
 
 
 @given(st.text())
-def test_any_text_is_refused(text: str) -> None:
-    refused(text)
-    refused(credentials.KEY_PREFIX + text)
-    refused(f"{credentials.KEY_PREFIX}{ID}_{text}")
+def test_authenticate_with_any_text_is_refused(text: str) -> None:
+    refusal(text)
+    refusal(credentials.KEY_PREFIX + text)
+    refusal(f"{credentials.KEY_PREFIX}{ID}_{text}")
 
 
-def test_digests_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_authenticate_compares_digests_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[bytes, bytes]] = []
     real = hmac.compare_digest
 
@@ -80,22 +81,22 @@ def test_digests_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
         return real(a, b)
 
     monkeypatch.setattr(credentials.hmac, "compare_digest", watched)
-    recognised(TEXT)
-    refused(TEXT + "x")
+    authenticated(TEXT)
+    refusal(TEXT + "x")
     assert compared == [
         (credentials.hash_key(TEXT),) * 2,
         (credentials.hash_key(TEXT + "x"), credentials.hash_key(TEXT)),
     ]
 
 
-def test_expiry_and_revocation_hold_from_their_moment_on() -> None:
-    assert recognised(TEXT, NOW - 1e-3, expires_at=NOW, revoked_at=NOW)
-    assert "expired" in refused(TEXT, NOW, expires_at=NOW).what
-    assert "revoked" in refused(TEXT, NOW, revoked_at=NOW).what
+def test_authenticate_from_the_moment_of_expiry_or_revocation_is_refused() -> None:
+    assert authenticated(TEXT, NOW - 1e-3, expires_at=NOW, revoked_at=NOW)
+    assert refusal(TEXT, NOW, expires_at=NOW).code == "request.api_key_expired"
+    assert refusal(TEXT, NOW, revoked_at=NOW).code == "request.api_key_revoked"
 
 
-def test_whoever_lacks_the_secret_does_not_learn_that_a_key_was_revoked() -> None:
-    assert refused(TEXT + "x", revoked_at=NOW).what == refused(TEXT + "x").what
+def test_authenticate_without_the_secret_hides_a_revocation() -> None:
+    assert refusal(TEXT + "x", revoked_at=NOW).what == refusal(TEXT + "x").what
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_whoever_lacks_the_secret_does_not_learn_that_a_key_was_revoked() -> Non
         ({"*"}, set(), "trips", "infer", 403),
     ],
 )
-def test_grants_are_by_model_and_scope(
+def test_authorize_checks_model_and_scope(
     models: set[str], scopes: set[str], model: str, scope: Scope, status: int | None
 ) -> None:
     grant = Grant("key:a", frozenset(models), frozenset(scopes))
@@ -124,10 +125,10 @@ def test_grants_are_by_model_and_scope(
     assert 'error="insufficient_scope"' in caught.value.headers["www-authenticate"]
 
 
-def test_a_key_for_nothing_cannot_be_made() -> None:
+def test_api_key_without_models_or_scopes_is_refused() -> None:
     for change in ({"models": ()}, {"scopes": ()}, {"models": ("",)}):
-        with pytest.raises(RayloopError, match="one model and one scope"):
-            a_key(**change)
+        with raises(RayloopError, "rayloop.api_key_without_grant"):
+            build_key(**change)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +147,11 @@ def test_a_key_for_nothing_cannot_be_made() -> None:
         ([], ""),
     ],
 )
-def test_where_a_credential_is_looked_for(headers: list, credential: str) -> None:
+def test_extract_credential_reads_both_headers(headers: list, credential: str) -> None:
     assert credentials.extract_credential(headers) == credential
 
 
-def test_without_a_credential_the_caller_learns_how_to_bring_one() -> None:
+def test_missing_credential_says_how_to_send_one() -> None:
     error = credentials.missing_credential()
     assert (error.status, error.headers) == (401, {"www-authenticate": 'Bearer realm="rayloop"'})
-    assert "Authorization: Bearer" in str(error)
+    assert error.code == "request.credential_missing"

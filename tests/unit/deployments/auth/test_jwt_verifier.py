@@ -12,6 +12,7 @@ from cluster.errors import DataError, RequestError
 from deployments.auth.credentials import Grant
 from deployments.auth.jwt_verifier import MAX_CACHED_TOKENS, Issuer, JwtVerifier, fetch_jwks, parse_jwks
 from tests.factories.deployments.issuer import AUDIENCE, NAME, Publisher, SigningKey, claims, jwks
+from tests.factories.errors import raises
 
 ISSUER = Issuer(name=NAME, audience=AUDIENCE)
 EC, RSA = SigningKey("ec"), SigningKey("rsa", "RS256")
@@ -22,16 +23,22 @@ def checker(issuer: Issuer = ISSUER) -> JwtVerifier:
     return JwtVerifier(issuer, lambda: PUBLISHED, lambda: None)
 
 
-def recognised(token: str, issuer: Issuer = ISSUER) -> Grant:
+def authenticated(token: str, issuer: Issuer = ISSUER) -> Grant:
     return checker(issuer).authenticate(token, time.time())
 
 
-def refused(token: str, issuer: Issuer = ISSUER) -> str:
+def refusal(token: str, issuer: Issuer = ISSUER) -> RequestError:
     with pytest.raises(RequestError) as caught:
-        recognised(token, issuer)
+        authenticated(token, issuer)
     assert caught.value.status == 401
     assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return caught.value
+
+
+def reason(token: str, issuer: Issuer = ISSUER) -> str:
+    error = refusal(token, issuer)
+    assert error.code == "request.token_invalid"
+    return str(error.fields["reason"])
 
 
 def part(value: object) -> str:
@@ -39,8 +46,8 @@ def part(value: object) -> str:
 
 
 @pytest.mark.parametrize("key", [EC, RSA], ids=["ES256", "RS256"])
-def test_a_token_grants_what_its_claims_say(key: SigningKey) -> None:
-    assert recognised(key.token()) == Grant("jwt:anna", frozenset({"trips"}), frozenset({"infer"}))
+def test_authenticate_with_a_valid_token_grants_its_claims(key: SigningKey) -> None:
+    assert authenticated(key.token()) == Grant("jwt:anna", frozenset({"trips"}), frozenset({"infer"}))
 
 
 @pytest.mark.parametrize(
@@ -54,23 +61,23 @@ def test_a_token_grants_what_its_claims_say(key: SigningKey) -> None:
         ({}, set()),
     ],
 )
-def test_models_are_a_list_or_text(claim: object, names: set[str]) -> None:
-    assert recognised(EC.token(models=claim)).models == names
+def test_authenticate_reads_models_from_list_or_text(claim: object, names: set[str]) -> None:
+    assert authenticated(EC.token(models=claim)).models == names
 
 
-def test_claims_have_the_names_that_the_settings_give() -> None:
+def test_authenticate_reads_the_configured_claims() -> None:
     issuer = ISSUER.model_copy(update={"models_claim": "https://example/models", "scopes_claim": "permissions"})
     token = EC.token(**{"https://example/models": ["flights"], "permissions": ["feedback", "read", "root"]})
-    assert recognised(token, issuer) == Grant("jwt:anna", frozenset({"flights"}), frozenset({"feedback", "read"}))
+    assert authenticated(token, issuer) == Grant("jwt:anna", frozenset({"flights"}), frozenset({"feedback", "read"}))
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "part"),
     [
-        ({"exp": 1_000_000_000}, "it has expired"),
-        ({"nbf": 10_000_000_000}, "it is not valid yet"),
-        ({"aud": "somebody"}, "for somebody else (aud)"),
-        ({"iss": "https://evil.example"}, "another issuer (iss)"),
+        ({"exp": 1_000_000_000}, "expired"),
+        ({"nbf": 10_000_000_000}, "not valid yet"),
+        ({"aud": "somebody"}, "(aud)"),
+        ({"iss": "https://evil.example"}, "(iss)"),
         ({"exp": None}, '"exp"'),
         ({"aud": None}, '"aud"'),
         ({"iss": None}, '"iss"'),
@@ -79,92 +86,92 @@ def test_claims_have_the_names_that_the_settings_give() -> None:
         ({"sub": 7}, "ubject"),
     ],
 )
-def test_wrong_claims_are_named(change: dict, reason: str) -> None:
-    assert reason in refused(EC.token(**change))
+def test_authenticate_with_a_wrong_claim_names_it(change: dict, part: str) -> None:
+    assert part in reason(EC.token(**change))
 
 
-def test_leeway_forgives_clocks_that_differ() -> None:
+def test_authenticate_within_leeway_accepts_expired_token() -> None:
     just_expired = EC.token(exp=int(time.time()) - 5)
-    assert recognised(just_expired)
-    assert "expired" in refused(just_expired, ISSUER.model_copy(update={"leeway_s": 0.0}))
+    assert authenticated(just_expired)
+    assert "expired" in reason(just_expired, ISSUER.model_copy(update={"leeway_s": 0.0}))
 
 
-def test_a_token_that_was_tampered_with_is_refused() -> None:
+def test_authenticate_with_a_tampered_token_is_refused() -> None:
     head, body, signature = EC.token().split(".")
     richer = part(claims(models="*"))
-    assert "signature is wrong" in refused(f"{head}.{richer}.{signature}")
-    assert "signature is wrong" in refused(f"{head}.{body}.{EC.token(sub='eve').split('.')[2]}")
+    assert "signature" in reason(f"{head}.{richer}.{signature}")
+    assert "signature" in reason(f"{head}.{body}.{EC.token(sub='eve').split('.')[2]}")
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "", None])
-def test_a_token_cannot_choose_no_signature(algorithm: str | None) -> None:
+def test_authenticate_with_no_signature_algorithm_is_refused(algorithm: str | None) -> None:
     head = {"typ": "JWT", "kid": "ec", "alg": algorithm}
-    refused(f"{part(head)}.{part(claims())}.")
+    refusal(f"{part(head)}.{part(claims())}.")
 
 
-def test_a_public_key_is_no_secret_to_sign_with() -> None:
+def test_authenticate_with_hmac_of_the_public_key_is_refused() -> None:
     """The confusion of RS256 with HS256: an HMAC whose key is the published one."""
     pem = RSA.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     head, body = part({"alg": "HS256", "typ": "JWT", "kid": "rsa"}), part(claims())
     signature = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256).sign(f"{head}.{body}".encode(), pem)
     text = base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
-    assert "algorithm is not one of those" in refused(f"{head}.{body}.{text}")
+    assert "(alg)" in reason(f"{head}.{body}.{text}")
 
 
-def test_a_token_cannot_bring_its_own_key_or_name_an_algorithm_that_its_key_is_not_for() -> None:
+def test_authenticate_with_own_key_or_wrong_algorithm_is_refused() -> None:
     stranger = SigningKey("ec")
     token = jwt.encode(claims(), stranger.private, "ES256", {"kid": "ec", "jwk": stranger.public, "jku": "http://x"})
-    assert "signature is wrong" in refused(token)
+    assert "signature" in reason(token)
     crossed = jwt.encode(claims(), EC.private, "ES256", {"kid": "rsa"})
-    assert "algorithm is not one of those" in refused(crossed)
+    assert "(alg)" in reason(crossed)
     only_rsa = ISSUER.model_copy(update={"algorithms": ("RS256",)})
-    assert "algorithm is not one of those" in refused(EC.token(), only_rsa)
+    assert "(alg)" in reason(EC.token(), only_rsa)
 
 
 @pytest.mark.parametrize("token", ["", "a", "a.b.c", "ey.ey.ey", "\x00.\x00.\x00", "é.é.é", "." * 5000])
-def test_what_is_no_token_is_refused(token: str) -> None:
-    assert "neither an API key nor a token" in refused(token)
+def test_authenticate_with_no_token_is_refused(token: str) -> None:
+    assert refusal(token).code == "request.token_malformed"
 
 
-def test_of_a_key_that_is_not_published_the_keeper_of_keys_hears() -> None:
-    told: list[None] = []
-    tokens = JwtVerifier(ISSUER, lambda: PUBLISHED, lambda: told.append(None))
+def test_authenticate_with_an_unknown_key_calls_back() -> None:
+    calls: list[None] = []
+    tokens = JwtVerifier(ISSUER, lambda: PUBLISHED, lambda: calls.append(None))
     for head in ({"kid": "other"}, None):
-        with pytest.raises(RequestError, match="not published"):
+        with raises(RequestError, "request.token_key_unknown"):
             tokens.authenticate(jwt.encode(claims(), EC.private, "ES256", head), time.time())
     tokens.authenticate(EC.token(), time.time())
-    assert len(told) == 2
+    assert len(calls) == 2
 
 
-def test_before_the_keys_were_read_nobody_gets_in_and_nobody_is_blamed() -> None:
+def test_authenticate_before_keys_are_known_gives_503() -> None:
     with pytest.raises(RequestError) as caught:
         JwtVerifier(ISSUER, lambda: None, lambda: None).authenticate(EC.token(), time.time())
     assert (caught.value.status, caught.value.headers) == (503, {"retry-after": "2"})
 
 
-def test_a_remembered_token_is_forgotten_when_it_expires_and_when_its_key_goes() -> None:
+def test_authenticate_verifies_a_cached_token_again_when_it_expires_or_keys_change() -> None:
     published = [PUBLISHED]
     tokens = JwtVerifier(ISSUER, lambda: published[0], lambda: None)
     token, now = EC.token(), time.time()
     assert tokens.authenticate(token, now) is tokens.authenticate(token, now)
     # PyJWT judges by the real clock, by which the token is still good: what is checked is that it is asked again.
     assert tokens.authenticate(token, now + 3600) is not None
-    assert len(tokens._remembered) == 1
+    assert len(tokens.cached_subjects) == 1
     published[0] = parse_jwks(jwks(RSA), ISSUER.algorithms)
-    with pytest.raises(RequestError, match="not published"):
+    with raises(RequestError, "request.token_key_unknown"):
         tokens.authenticate(token, now)
 
 
-def test_no_more_tokens_are_remembered_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_beyond_its_size_drops_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deployments.auth.jwt_verifier.MAX_CACHED_TOKENS", 3)
     tokens = checker()
     for i in range(5):
         tokens.authenticate(EC.token(sub=str(i)), time.time())
-    assert [grant.subject for grant, _ in tokens._remembered.values()] == ["jwt:2", "jwt:3", "jwt:4"]
+    assert tokens.cached_subjects == ["jwt:2", "jwt:3", "jwt:4"]
     assert MAX_CACHED_TOKENS > 3
 
 
-def test_a_jwks_gives_its_usable_signing_keys() -> None:
+def test_parse_jwks_selects_usable_signing_keys() -> None:
     other = SigningKey("other")
     encryption = SigningKey("encryption")
     encryption.public["use"] = "enc"
@@ -178,28 +185,30 @@ def test_a_jwks_gives_its_usable_signing_keys() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"keys": []}', b'{"keys": 1}', b"\xff", jwks(RSA)[:-9]])
-def test_a_jwks_without_keys_is_refused(body: bytes) -> None:
-    with pytest.raises(DataError, match="RAYLOOP_JWKS_URL"):
+def test_parse_jwks_without_keys_is_refused(body: bytes) -> None:
+    with pytest.raises(DataError) as caught:
         parse_jwks(body, ISSUER.algorithms)
+    assert caught.value.code in ("data.jwks_malformed", "data.jwks_without_keys")
 
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
-def test_a_weak_rsa_key_signs_nothing() -> None:
+def test_authenticate_with_a_weak_rsa_key_is_refused() -> None:
     weak = SigningKey("weak", "RS256", bits=1024)
     tokens = JwtVerifier(ISSUER, lambda: parse_jwks(jwks(weak), ISSUER.algorithms), lambda: None)
-    with pytest.raises(RequestError, match="1024 bits"):
+    with raises(RequestError, "request.token_invalid") as caught:
         tokens.authenticate(weak.token(), time.time())
+    assert "1024 bits" in str(caught.value.fields["reason"])
 
 
-def test_a_jwks_is_fetched_and_what_is_wrong_with_it_told() -> None:
+def test_fetch_jwks_reports_what_is_wrong() -> None:
     with Publisher(EC) as publisher:
         assert fetch_jwks(publisher.url) == publisher.body
         publisher.status = 404
-        with pytest.raises(DataError, match="status 404"):
+        with raises(DataError, "data.jwks_unavailable", url=publisher.url, status=404):
             fetch_jwks(publisher.url)
         publisher.status, publisher.body = 200, b" " * (2 << 20)
-        with pytest.raises(DataError, match="longer than"):
+        with raises(DataError, "data.jwks_too_large", url=publisher.url):
             fetch_jwks(publisher.url)
         gone = publisher.url
-    with pytest.raises(DataError, match=f"no JWKS from {gone}"):
+    with raises(DataError, "data.jwks_unavailable", url=gone):
         fetch_jwks(gone)

@@ -25,6 +25,7 @@ from deployments.auth.rate_limits import (
     open_rate_limiter,
     parse_rate,
 )
+from tests.factories.errors import raises
 
 
 class Clock:
@@ -42,46 +43,46 @@ def clock() -> Clock:
     return Clock()
 
 
-def hit(windows: RateLimiter, rate: str, subject: str = "a") -> float:
-    return asyncio.run(windows.hit(parse_rate(rate), subject))
+def hit(limiter: RateLimiter, rate: str, subject: str = "a") -> float:
+    return asyncio.run(limiter.hit(parse_rate(rate), subject))
 
 
-def test_a_request_counts_until_the_window_has_passed_it(clock: Clock) -> None:
-    windows = LocalRateLimiter(clock)
-    assert hit(windows, "2/minute") == 0.0
+def test_hit_after_the_window_has_moved_on_is_admitted(clock: Clock) -> None:
+    limiter = LocalRateLimiter(clock)
+    assert hit(limiter, "2/minute") == 0.0
     clock.now = 30.0
-    assert hit(windows, "2/minute") == 0.0
-    assert hit(windows, "2/minute") == pytest.approx(30.0)
+    assert hit(limiter, "2/minute") == 0.0
+    assert hit(limiter, "2/minute") == pytest.approx(30.0)
     clock.now = 59.5
-    assert hit(windows, "2/minute") == pytest.approx(0.5)
+    assert hit(limiter, "2/minute") == pytest.approx(0.5)
     clock.now = 60.0
-    assert hit(windows, "2/minute") == 0.0
+    assert hit(limiter, "2/minute") == 0.0
     # The one of second 30 is the oldest now: a fixed window would have started afresh.
-    assert hit(windows, "2/minute") == pytest.approx(30.0)
+    assert hit(limiter, "2/minute") == pytest.approx(30.0)
 
 
-def test_callers_do_not_use_up_each_other_s_limit(clock: Clock) -> None:
-    windows = LocalRateLimiter(clock)
-    assert [hit(windows, "1/second", subject) for subject in "abab"] == [0.0, 0.0, 1.0, 1.0]
+def test_hit_of_two_callers_counts_apart(clock: Clock) -> None:
+    limiter = LocalRateLimiter(clock)
+    assert [hit(limiter, "1/second", subject) for subject in "abab"] == [0.0, 0.0, 1.0, 1.0]
 
 
-def test_refused_requests_do_not_count(clock: Clock) -> None:
-    windows = LocalRateLimiter(clock)
+def test_hit_refused_does_not_count(clock: Clock) -> None:
+    limiter = LocalRateLimiter(clock)
     for now in (0.0, 0.3, 0.6, 0.9):
         clock.now = now
-        hit(windows, "1/second")
+        hit(limiter, "1/second")
     clock.now = 1.0
-    assert hit(windows, "1/second") == 0.0
+    assert hit(limiter, "1/second") == 0.0
 
 
 @given(st.lists(st.integers(1, 100), max_size=60), st.integers(1, 5))
-def test_admits_what_the_limits_package_admits(pauses: list[int], amount: int) -> None:
-    """The package's own windows in memory, by the same clock, are the oracle.
+def test_hit_in_any_sequence_agrees_with_limits_package(pauses: list[int], amount: int) -> None:
+    """The package's own limiter in memory, by the same clock, are the oracle.
 
     At the very end of a window it still counts what leaves it then: no sum of these pauses is a minute.
     """
     clock, rate = Clock(), parse_rate(f"{amount}/minute")
-    windows = LocalRateLimiter(clock)
+    limiter = LocalRateLimiter(clock)
     with (
         patch("limits.storage.memory.time.time", clock),
         # Forgets old entries in a thread, 10 ms later; what is admitted does not depend on it.
@@ -90,46 +91,44 @@ def test_admits_what_the_limits_package_admits(pauses: list[int], amount: int) -
         oracle = MovingWindowRateLimiter(MemoryStorage())
         for pause in pauses:
             clock.now += pause * 0.37
-            assert (asyncio.run(windows.hit(rate, "a")) == 0.0) == oracle.hit(rate, "a")
+            assert (asyncio.run(limiter.hit(rate, "a")) == 0.0) == oracle.hit(rate, "a")
 
 
-def test_callers_who_fell_silent_are_forgotten(clock: Clock) -> None:
-    windows = LocalRateLimiter(clock)
+def test_local_limiter_with_silent_callers_drops_them(clock: Clock) -> None:
+    limiter = LocalRateLimiter(clock)
 
     async def many(first: int) -> None:
-        for subject in range(first, first + rate_limits._SWEEP_AT):
-            await windows.hit(parse_rate("1/second"), str(subject))
+        for subject in range(first, first + rate_limits.SWEEP_SIZE):
+            await limiter.hit(parse_rate("1/second"), str(subject))
 
     for round in range(20):
-        asyncio.run(many(round * rate_limits._SWEEP_AT))
+        asyncio.run(many(round * rate_limits.SWEEP_SIZE))
         clock.now += 2.0
-    assert len(windows._admitted) <= 2 * rate_limits._SWEEP_AT
-    assert windows._admitted.keys() == windows._ends.keys()
+    assert len(limiter) <= 2 * rate_limits.SWEEP_SIZE
 
 
-def test_beyond_the_limit_the_answer_says_when_to_come_back(clock: Clock) -> None:
-    windows = LocalRateLimiter(clock)
+def test_enforce_rate_beyond_the_limit_gives_retry_after(clock: Clock) -> None:
+    limiter = LocalRateLimiter(clock)
 
     async def twice() -> None:
-        await enforce_rate(windows, "1/minute", "a")
+        await enforce_rate(limiter, "1/minute", "a")
         clock.now = 12.5
-        await enforce_rate(windows, "1/minute", "a")
+        await enforce_rate(limiter, "1/minute", "a")
 
-    with pytest.raises(RequestError) as caught:
+    with raises(RequestError, "request.rate_limited", rate="1/minute", wait_s=48) as caught:
         asyncio.run(twice())
     assert (caught.value.status, caught.value.headers) == (429, {"retry-after": "48"})
-    assert "more than 1/minute requests; wait 48 s" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "often", "0/minute", "1000000/hour", "10/fortnight", "-1/second"])
-def test_what_is_no_rate_limit_is_refused(text: str) -> None:
+def test_parse_rate_of_unusable_text_is_refused(text: str) -> None:
     with pytest.raises(SettingsError):
         parse_rate(text)
 
 
 @pytest.mark.parametrize("uri", ["memory://", "memcached://localhost:11211", "redis+nonsense://localhost"])
-def test_a_store_of_no_known_kind_is_refused(uri: str) -> None:
-    with pytest.raises(SettingsError, match="RAYLOOP_RATE_STORE"):
+def test_open_rate_limiter_of_unsupported_store_is_refused(uri: str) -> None:
+    with raises(SettingsError, "settings.invalid_rate_store"):
         open_rate_limiter(uri)
 
 
@@ -143,22 +142,22 @@ def redis() -> Iterator[str]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may take longer to connect than a caller would wait."""
-    monkeypatch.setattr(rate_limits, "_SHARED_WITHIN_S", 30.0)
+    monkeypatch.setattr(rate_limits, "REDIS_TIMEOUT_S", 30.0)
 
 
 @asynccontextmanager
 async def replica(uri: str, clock: Clock) -> AsyncIterator[RedisRateLimiter]:
-    windows = RedisRateLimiter(uri, LocalRateLimiter(clock), clock)
-    yield windows
-    await windows._limiter.storage.bridge.storage.aclose()
+    limiter = RedisRateLimiter(uri, LocalRateLimiter(clock), clock)
+    yield limiter
+    await limiter.close()
 
 
 @pytest.mark.usefixtures("patient")
-def test_replicas_count_together_in_redis(redis: str, clock: Clock) -> None:
+def test_redis_limiter_of_two_replicas_counts_together(redis: str, clock: Clock) -> None:
     async def two_replicas() -> list[float]:
         async with replica(redis, clock) as one, replica(redis, clock) as other:
             rate = parse_rate("3/hour")
-            return [await windows.hit(rate, "together") for windows in (one, other, one, other, one)]
+            return [await limiter.hit(rate, "together") for limiter in (one, other, one, other, one)]
 
     waits = asyncio.run(two_replicas())
     assert waits[:3] == [0.0, 0.0, 0.0]
@@ -166,23 +165,23 @@ def test_replicas_count_together_in_redis(redis: str, clock: Clock) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_without_redis_a_replica_counts_on_its_own_and_finds_it_again(
+def test_redis_limiter_without_redis_counts_locally_and_recovers(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     port, rate = free_port(), parse_rate("2/hour")
 
-    async def hits(windows: RedisRateLimiter, count: int) -> list[bool]:
-        return [await windows.hit(rate, "a") == 0.0 for _ in range(count)]
+    async def hits(limiter: RedisRateLimiter, count: int) -> list[bool]:
+        return [await limiter.hit(rate, "a") == 0.0 for _ in range(count)]
 
     async def away_and_back() -> None:
-        async with replica(f"redis://127.0.0.1:{port}", clock) as windows:
-            assert await hits(windows, 3) == [True, True, False]
+        async with replica(f"redis://127.0.0.1:{port}", clock) as limiter:
+            assert await hits(limiter, 3) == [True, True, False]
             # Once an outage that callers would wait for, not once a request.
             assert len(caplog.records) == 1
             with ValkeyServer(port=port, data_dir=tmp_path):
-                assert await hits(windows, 1) == [False]
-                clock.now += rate_limits._RETRY_SHARED_S
-                assert await hits(windows, 3) == [True, True, False]
+                assert await hits(limiter, 1) == [False]
+                clock.now += rate_limits.REDIS_RETRY_S
+                assert await hits(limiter, 3) == [True, True, False]
 
     with caplog.at_level(logging.ERROR, logger=rate_limits.__name__):
         asyncio.run(away_and_back())
