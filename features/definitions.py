@@ -24,9 +24,9 @@ from cluster.values import Frozen
 
 Kind = Literal["number", "category", "timestamp", "tensor"]
 Operation = Literal["count", "sum", "mean", "std", "min", "max", "distinct"]
-Handling = Literal["hash", "drop"]
+PersonalDataRule = Literal["hash", "drop"]
 
-SEMANTICS = 2
+SEMANTICS_VERSION = 2
 """Raised when equal definitions begin to mean something else; part of every content hash."""
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -46,7 +46,7 @@ class Column(Frozen):
     name: str
     kind: Kind
     shape: tuple[int, ...] = ()
-    personal: Handling | None = None
+    personal: PersonalDataRule | None = None
 
     @model_validator(mode="after")
     def _shape_goes_with_tensor(self) -> Self:
@@ -150,7 +150,7 @@ class Derived(Frozen):
         return _parsed(self.expression).alias(self.name)
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def input_columns(self) -> tuple[str, ...]:
         """Columns that the expression reads."""
         # Not of ``expr``: definitions that keep one cannot be compared any more.
         return tuple(_parsed(self.expression).meta.root_names())
@@ -194,7 +194,7 @@ class FeatureView(Frozen):
 
     @model_validator(mode="after")
     def _derives_a_name_once(self) -> Self:
-        if repeated := repeated_in(d.name for d in self.derived):
+        if repeated := duplicates(d.name for d in self.derived):
             raise ProjectError(f"feature view {self.name!r} derives {', '.join(repeated)} more than once")
         return self
 
@@ -232,7 +232,7 @@ class FeatureView(Frozen):
         made = {d.name for d in self.derived}
         used = [*(a.column for a in self.aggregates), *(f.column for f in self.latest), self.ties]
         wanted = [*self.entity.keys, self.event_time, self.known_at]
-        wanted += [name for name in used if name not in made] + [name for d in self.derived for name in d.reads]
+        wanted += [name for name in used if name not in made] + [name for d in self.derived for name in d.input_columns]
         return tuple(name for name in dict.fromkeys(wanted) if name)
 
     @property
@@ -271,9 +271,9 @@ class FeatureSet(Frozen):
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Self:
-        names = [c.name for c in self.available]
+        names = [c.name for c in self.available_columns]
         views = [f"view {view.name}" for view in self.views]
-        if repeated := repeated_in(names) or repeated_in(self.features) or repeated_in(views):
+        if repeated := duplicates(names) or duplicates(self.features) or duplicates(views):
             raise ProjectError(f"feature set {self.name!r} names {', '.join(repeated)} more than once")
         unknown = [name for name in self.features if name not in names]
         if unknown:
@@ -284,7 +284,7 @@ class FeatureSet(Frozen):
     def _what_is_derived_is_asked_for(self) -> Self:
         given = {c.name for c in self.request}
         for derived in (*self.derived, *([self.as_of] if self.as_of else [])):
-            if unknown := sorted({*derived.reads} - given):
+            if unknown := sorted({*derived.input_columns} - given):
                 raise ProjectError(
                     f"derived feature {derived.name!r} reads {', '.join(unknown)}, which is no request column",
                     f"add it to the request columns of feature set {self.name!r}, or write it out in the expression",
@@ -311,7 +311,7 @@ class FeatureSet(Frozen):
         return self
 
     @cached_property
-    def available(self) -> tuple[Column, ...]:
+    def available_columns(self) -> tuple[Column, ...]:
         """Every column a model could use, request columns first."""
         derived = tuple(Column(name=d.name, kind=d.kind) for d in self.derived)
         return self.request + derived + tuple(c for view in self.views for c in view.columns)
@@ -319,10 +319,10 @@ class FeatureSet(Frozen):
     @cached_property
     def columns(self) -> tuple[Column, ...]:
         """The model's input columns, in order."""
-        by_name = {c.name: c for c in self.available}
+        by_name = {c.name: c for c in self.available_columns}
         if self.features:
             return tuple(by_name[name] for name in self.features)
-        return tuple(c for c in self.available if c.kind != "timestamp")
+        return tuple(c for c in self.available_columns if c.kind != "timestamp")
 
     @property
     def content_hash(self) -> str:
@@ -334,13 +334,13 @@ def _parsed(expression: str) -> pl.Expr:
     return pl.Expr.deserialize(io.StringIO(expression), format="json")
 
 
-def repeated_in(names: Iterable[str]) -> list[str]:
+def duplicates(names: Iterable[str]) -> list[str]:
     """Names that come more than once."""
     return sorted(name for name, times in Counter(names).items() if times > 1)
 
 
 def _digest(definition: Frozen, left_out: Any) -> str:
-    body = {"semantics": SEMANTICS, **definition.model_dump(mode="json", exclude=left_out)}
+    body = {"semantics": SEMANTICS_VERSION, **definition.model_dump(mode="json", exclude=left_out)}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 

@@ -19,11 +19,11 @@ from cluster.values import Snapshot, Stored, Task
 from features.definitions import FeatureSet
 from features.encoder import Encoder
 
-MANIFEST = "manifest.json"
-MODEL = "model.onnx"
-PORTABLE = "portable.onnx"
-WEIGHTS = "weights.safetensors"
-PROFILE = "profile.json"
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.onnx"
+PORTABLE_FILE = "portable.onnx"
+WEIGHTS_FILE = "weights.safetensors"
+PROFILE_FILE = "profile.json"
 
 Precision = Literal["float32", "int8"]
 
@@ -48,12 +48,12 @@ class Manifest(Stored):
     precision: Precision = "float32"
 
     def save(self, folder: Path) -> None:
-        (folder / MANIFEST).write_text(self.model_dump_json(indent=1))
+        (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Raises DataError when the folder holds no usable manifest, or one whose features were altered."""
-        path = folder / MANIFEST
+        path = folder / MANIFEST_FILE
         try:
             manifest = cls.from_stored(path.read_bytes())
         except FileNotFoundError as error:

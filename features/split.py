@@ -31,7 +31,7 @@ class TimeSplit(Frozen):
             raise ProjectError("time split: start, validate_from, test_from and end must follow each other")
         return self
 
-    def label(self) -> pl.Expr:
+    def split_expr(self) -> pl.Expr:
         """ "train", "validation", "test", or null outside, from ``as_of``."""
         at = pl.col(AS_OF)
         return (
@@ -41,7 +41,7 @@ class TimeSplit(Frozen):
             .when(at < _at(self.end)).then(pl.lit(TEST))
         )  # fmt: skip
 
-    def moved(self, now: datetime, holdout: timedelta) -> Self:
+    def for_retrain(self, now: datetime, holdout: timedelta) -> Self:
         """The split for a retrain at ``now``: the newest ``holdout`` tests, the one before validates."""
         return self.model_copy(update={"end": now, "test_from": now - holdout, "validate_from": now - 2 * holdout})
 
@@ -52,7 +52,7 @@ class HashSplit(Frozen):
     validation: float = 0.2
     test: float = 0.2
 
-    def label(self) -> pl.Expr:
+    def split_expr(self) -> pl.Expr:
         place = (pl.col("id").hash(seed=0) % _BUCKETS).cast(pl.Float64) / _BUCKETS
         return (
             pl.when(place < self.test).then(pl.lit(TEST))
@@ -60,7 +60,7 @@ class HashSplit(Frozen):
             .otherwise(pl.lit(TRAIN))
         )  # fmt: skip
 
-    def moved(self, now: datetime, holdout: timedelta) -> Self:
+    def for_retrain(self, now: datetime, holdout: timedelta) -> Self:
         """Ids do not move with time."""
         return self
 

@@ -9,7 +9,7 @@ from cluster.errors import DataError
 from cluster.registry import Registry
 from cluster.values import ModelVersion
 from features.definitions import FeatureView
-from features.manifest import MANIFEST, Manifest
+from features.manifest import MANIFEST_FILE, Manifest
 
 
 class VersionLineage(NamedTuple):
@@ -34,6 +34,6 @@ def collect_views(found: Iterable[VersionLineage], declared: Iterable[FeatureVie
 def load_lineage(registry: Registry, version: ModelVersion) -> VersionLineage:
     """Of one version."""
     try:
-        return VersionLineage(version, Manifest.load(registry.fetch_file(version, MANIFEST)))
+        return VersionLineage(version, Manifest.load(registry.fetch_file(version, MANIFEST_FILE)))
     except DataError as error:
         return VersionLineage(version, None, error.what)

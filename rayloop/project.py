@@ -130,7 +130,7 @@ class Project:
 
     def _require_segments(self) -> None:
         segments = self.drift.look.segments if self.drift.look else ()
-        unknown = sorted(set(segments) - {c.name for c in self.features.available if c.kind == "category"})
+        unknown = sorted(set(segments) - {c.name for c in self.features.available_columns if c.kind == "category"})
         if unknown:
             raise ProjectError(
                 f"the drift policy of project {self.name!r} looks at segments of {', '.join(unknown)}",
@@ -139,7 +139,7 @@ class Project:
 
     def _require_gate_columns(self) -> None:
         """What the gate slices and groups by has to be in the training frame: say so before anything is trained."""
-        known = {c.name for c in self.features.available if c.kind in ("number", "category")}
+        known = {c.name for c in self.features.available_columns if c.kind in ("number", "category")}
         unknown = sorted({*self.gate.slices.columns, *self.gate.fairness.groups} - known)
         if unknown:
             raise ProjectError(

@@ -89,12 +89,14 @@ class Rayloop:
     def _blocks(self, case: Case, landed: Landed) -> list:
         import ray
 
-        from features.offline.distributed_join import look_up
-        from features.sources.ingestion import half_the_cpus
+        from features.offline.distributed_join import point_in_time_join
+        from features.sources.ingestion import default_parallelism
 
         read = ray.remote(_read)
         blocks = [read.remote(part) for part in self._tables.parts(landed.rows)[1]]
-        made = look_up(views(case), blocks, {"events": self._tables.parts(landed.events)[1]}, half_the_cpus())
+        made = point_in_time_join(
+            views(case), blocks, {"events": self._tables.parts(landed.events)[1]}, default_parallelism()
+        )
         ray.wait(made, num_returns=len(made), fetch_local=False)
         return made
 

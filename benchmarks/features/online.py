@@ -29,7 +29,7 @@ from features.builders import category, rolling
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Operation
 from features.offline import point_in_time
 from features.online.feature_reader import FeatureReader
-from features.online.materialize import forget, materialize, push
+from features.online.materialize import delete_view_state, materialize, push
 from features.online.store import OnlineStore, open_store
 from features.types import AS_OF
 
@@ -133,7 +133,7 @@ def _materialised(
     began = time.perf_counter()
     batches = [push(store, view, part) for part in events.head(PUSHED).iter_slices(1000)]
     rate = sum(batches) / (time.perf_counter() - began)
-    forget(store, view)
+    delete_view_state(store, view)
     pushed = PUSHED / feast.ask("push", PUSHED)["seconds"] if feast else None
     work = f"events pushed, 1,000 at a time, {place.where}"
     yield row(work, "rows/s", rate, place.peer, pushed, _MATERIALISED, why or "Feast: all in one call")
@@ -158,7 +158,7 @@ def _many_entities(
     note = f"{counted:,} events of {users.n_unique():,} entities, one view of two features; {_BEFOREHAND}"
     work = f"materialisation of a table with many entities, {place.where}"
     yield row(work, "events/s", ours, place.peer, theirs, _MATERIALISED, why or note)
-    forget(store, view)
+    delete_view_state(store, view)
 
 
 _MATERIALISED = Target(of="ratio", sign="≥", limit=20)
@@ -171,7 +171,7 @@ def _timed(store: OnlineStore, views: Sequence[FeatureView], events: pl.DataFram
     counted = 0
     for _ in range(rounds):
         for view in views:
-            forget(store, view)
+            delete_view_state(store, view)
         began = time.perf_counter()
         counted = sum(materialize(store, view, events, _END_US) for view in views)
         rates.append(counted / (time.perf_counter() - began))
@@ -201,7 +201,7 @@ def _read(
     for _ in range(rounds * reads):
         table = asked[draw.integers(0, asked.height, size)].to_arrow().cast(_SCHEMA)
         began = time.perf_counter()
-        found = reader.frame(table, _END_US)
+        found = reader.read(table, _END_US)
         ours.append(time.perf_counter() - began)
         # By turns, so that each wakes up for a read, and what else the machine does meets both.
         if feast is not None:

@@ -24,12 +24,12 @@ def request_rows(small: bool, say: Callable[[str], None]) -> list[Row]:
     plain = FeatureSet(name="plain", request=features.request, derived=features.derived, as_of=features.as_of)
     table = _requests()
     reader, whole = FeatureReader(plain, _Nothing()), FeatureReader(features, _Nothing())
-    frame = whole.frame(table, 0)
+    frame = whole.read(table, 0)
     encoder = Encoder.fit(features.columns, frame)
-    one, framed = table.slice(7, 1), whole.frame(table.slice(7, 1), 0)
+    one, framed = table.slice(7, 1), whole.read(table.slice(7, 1), 0)
     repeats = _REPEATS // 10 if small else _REPEATS
     transform, encoding = (
-        _microseconds(lambda: reader.frame(one, 0), repeats),
+        _microseconds(lambda: reader.read(one, 0), repeats),
         _microseconds(lambda: encoder.encode(framed), repeats),
     )
     say(f"transform {transform:.1f} µs, encoding {encoding:.1f} µs")

@@ -29,7 +29,7 @@ from benchmarks.serving.batch_cases import CHUNK_ROWS, ENCODED, ID, NARROW, WIDE
 from cluster import connection, local_cluster
 from cluster.settings import Settings
 from cluster.values import ModelVersion
-from features.manifest import MODEL
+from features.manifest import MODEL_FILE
 
 if TYPE_CHECKING:
     from rayloop.stages.batch_predict import BatchPrediction
@@ -162,7 +162,7 @@ def _score_alone(folder: Path, count: int, start: Barrier, done: Barrier) -> Non
     from trainers.scoring.onnx_scorer import score, session
 
     arrays = dict(np.load(folder / ENCODED))
-    model = session(folder / MODEL)
+    model = session(folder / MODEL_FILE)
     score(model, arrays)
     start.wait()
     for at in range(0, count, CHUNK_ROWS):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from cluster.values import ModelVersion, Snapshot, Task
 from features.definitions import Column, FeatureSet
 from features.encoder import Arrays, Encoder
-from features.manifest import MODEL, Manifest
+from features.manifest import MODEL_FILE, Manifest
 
 CHUNK_ROWS = 1 << 18
 ENCODED = "encoded.npz"
@@ -97,7 +97,7 @@ def bundle(case: Case, folder: Path) -> ModelVersion:
     inputs = InputSpec.fit(encoder, task, arrays, labels)
     torch.manual_seed(0)
     module = registry.build(ModelSpec(parameters={"hidden": case.hidden}), inputs, task).eval()
-    save_onnx(registry.Scored(module, task, inputs).eval(), inputs, folder / MODEL)
+    save_onnx(registry.Scored(module, task, inputs).eval(), inputs, folder / MODEL_FILE)
     np.savez(folder / ENCODED, **arrays)  # type: ignore[arg-type]
     features = FeatureSet(name="all", request=case.columns)
     Manifest(

@@ -18,7 +18,7 @@ from benchmarks.serving.samples import NUMBERS, VOCABULARIES, Columns, sample
 from cluster.values import Snapshot, Task
 from features.definitions import Column, FeatureSet
 from features.encoder import Arrays, Encoder
-from features.manifest import MODEL, PROFILE, Manifest
+from features.manifest import MODEL_FILE, PROFILE_FILE, Manifest
 from features.profiles.reference_profile import ReferenceProfile, profile_windows
 from features.types import AS_OF
 
@@ -63,7 +63,7 @@ def write_bundle(folder: Path, seed: int) -> Path:
     """A model version's folder: manifest, ONNX file, reference profile; and the vocabularies for the peers."""
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    _export(Mlp().eval(), folder / MODEL)
+    _export(Mlp().eval(), folder / MODEL_FILE)
     Manifest(
         model=NAME,
         task=Task(kind="binary", label="late"),
@@ -75,7 +75,7 @@ def write_bundle(folder: Path, seed: int) -> Path:
     ).save(folder)
     codes = {name: {value: code for code, value in enumerate(values, 2)} for name, values in VOCABULARIES.items()}
     (folder / SCHEMA).write_text(json.dumps({"numbers": NUMBERS, "codes": codes}))
-    (folder / PROFILE).write_bytes(_reference(folder, seed))
+    (folder / PROFILE_FILE).write_bytes(_reference(folder, seed))
     return folder
 
 
@@ -94,7 +94,7 @@ def session(folder: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    return ort.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"])
 
 
 def scores(folder: Path, columns: Columns) -> np.ndarray:

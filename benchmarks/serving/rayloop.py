@@ -23,7 +23,7 @@ from deployments.rollout.serve_config import ServingOptions
 from deployments.rollout_policy import RolloutPolicy
 from deployments.serve_schema import ServerConfig
 from deployments.telemetry import log_writer
-from features.manifest import PROFILE
+from features.manifest import PROFILE_FILE
 from monitoring.drift_policy import DriftPolicy
 from monitoring.runtime.monitor_actor import start_monitor
 
@@ -64,7 +64,7 @@ class Rayloop:
             self._register()
             # A replica looks for its monitor when it starts, and then every few seconds.
             self._monitor = start_monitor(self.settings, model.NAME, metrics_port=None)
-            reference = (self._bundles[0] / PROFILE).read_bytes()
+            reference = (self._bundles[0] / PROFILE_FILE).read_bytes()
             get_result(self._monitor.watch.remote(self.champion.version, reference, _DRIFT))
             self.deploy(report=True)
             self._logged_before = self._logged()

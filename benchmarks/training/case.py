@@ -26,8 +26,8 @@ from cluster import connection, local_cluster
 from cluster.values import Task
 from examples.flights.data import flights_frame, weather_frame
 from features.encoder import Encoder
-from features.offline.point_in_time import lookup, prepare
-from features.offline.training_frame import LABEL, examples_of
+from features.offline.point_in_time import index_events, look_up_features
+from features.offline.training_frame import LABEL, build_examples
 from features.split import SPLIT, TRAIN
 from rayloop.frame_view import MIN_CATEGORY_ROWS
 from rayloop.project import Project
@@ -129,7 +129,7 @@ def flights(folder: Path, say: Callable[[str], None]) -> Case:
 def _frame(project: Project) -> pa.Table:
     """What features/offline/training_frame.py makes on the cluster, in this process."""
     sources = {"flights": flights_frame(), "weather": weather_frame()}
-    rows = examples_of(sources["flights"], project.features, project.examples, project.task, None)
-    rows = rows.with_columns(project.split.label().alias(SPLIT)).drop_nulls(SPLIT)
-    found = [lookup(view, prepare(view, sources[view.source]), rows) for view in project.features.views]
+    rows = build_examples(sources["flights"], project.features, project.examples, project.task, None)
+    rows = rows.with_columns(project.split.split_expr().alias(SPLIT)).drop_nulls(SPLIT)
+    found = [look_up_features(view, index_events(view, sources[view.source]), rows) for view in project.features.views]
     return pl.concat([rows, *found], how="horizontal").to_arrow()

@@ -23,10 +23,10 @@ from cluster.values import ModelVersion
 from deployments.protocol.arrow_columns import find_unsupported_time
 from deployments.protocol.request_rows import RequestRows, RowAssembler
 from features.encoder import Arrays
-from features.manifest import MODEL, Manifest
+from features.manifest import MODEL_FILE, Manifest
 from features.online.feature_reader import FeatureReader
 from features.online.store import open_store
-from features.sources.pseudonyms import Shield
+from features.sources.pseudonyms import Pseudonymizer
 
 _WARM_UP_ROWS = (1, 1, 8)
 _AGAIN_S = 2
@@ -59,7 +59,7 @@ class Predictor:
 
     def __init__(self, folder: Path) -> None:
         self.manifest = Manifest.load(folder)
-        self._session = _session(folder / MODEL)
+        self._session = _session(folder / MODEL_FILE)
         self._inputs = frozenset(node.name for node in self._session.get_inputs())
         for rows in _WARM_UP_ROWS:
             self._run(self._blank(rows))
@@ -98,7 +98,7 @@ class Scorer:
         self._reader = FeatureReader(self.manifest.features, open_store(settings.online_store_uri))
         computed = [one.name for one in self.manifest.features.derived if one.kind == "timestamp"]
         self._computed_times = ("as_of", *computed)
-        self._shield = Shield.of(self.manifest.features.request, settings)
+        self._shield = Pseudonymizer.for_columns(self.manifest.features.request, settings)
 
     def table(self, requests: Sequence[RequestRows]) -> pa.Table:
         """The typed rows of requests, one after another. Raises RequestError when one does not fit its types."""
@@ -109,7 +109,7 @@ class Scorer:
         # First of all: neither a feature, nor the log, nor an error may see personal data in clear.
         rows = self._shield(rows)
         try:
-            frame = self._reader.frame(rows, now_us)
+            frame = self._reader.read(rows, now_us)
         except (DataError, pl.exceptions.PolarsError, pa.ArrowInvalid, OverflowError, KeyError) as error:
             raise RequestError(f"features cannot be computed: {str(error).splitlines()[0]}", field="inputs") from error
         except StoreUnavailable as error:

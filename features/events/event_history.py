@@ -12,7 +12,7 @@ import polars as pl
 from cluster.errors import DataError
 from features.definitions import Aggregate, FeatureView, Latest
 
-AT, EVENT, TIE = "__at", "__event", "__tie"
+KNOWN_AT, EVENT_TIME, TIE_BREAKER = "__at", "__event", "__tie"
 """Columns of a history: from when an event counts, when it happened, and what decides between equals."""
 
 MAX_UNITS = 2**52
@@ -22,7 +22,7 @@ _US_IN = {"ms": 1_000, "us": 1}
 _NS_IN_US = 1_000
 
 
-def history(view: FeatureView, rows: pl.DataFrame) -> pl.DataFrame:
+def build_history(view: FeatureView, rows: pl.DataFrame) -> pl.DataFrame:
     """The events of ``rows``, columns of the view's source, that are ever known of any entity, in their order.
 
     Keys as text; ``AT`` and ``EVENT`` int64; ``TIE`` float64, never null, when the view declares ``ties``; a column
@@ -36,28 +36,33 @@ def history(view: FeatureView, rows: pl.DataFrame) -> pl.DataFrame:
         raise DataError(f"feature view {view.name!r} needs columns {missing}, which source {view.source!r} lacks")
     rows = rows.with_columns(d.expr for d in view.derived)
     where = f"feature view {view.name!r}"
-    event = instants(rows.schema, view.event_time, where, up=True)
-    known = instants(rows.schema, view.known_at, where, up=True) if view.known_at else event + view.delay_us
+    event = epoch_us(rows.schema, view.event_time, where, up=True)
+    known = epoch_us(rows.schema, view.known_at, where, up=True) if view.known_at else event + view.delay_us
     # max_horizontal passes over nulls: a known-at that is missing must stay missing.
-    times = [pl.when(known.is_not_null()).then(pl.max_horizontal(event, known)).alias(AT), event.alias(EVENT)]
-    ties = [_tie(view, rows.schema).alias(TIE)] if view.ties else []
-    aggregated = {value_of(a): _value(view, a, rows.schema).alias(value_of(a)) for a in view.aggregates}
-    newest = [_newest(view, f, rows.schema).alias(newest_of(f)) for f in view.latest]
-    keys = [key_text(rows.schema, key, where) for key in view.entity.keys]
-    return rows.select(*keys, *times, *ties, *aggregated.values(), *newest).drop_nulls([*view.entity.keys, AT, EVENT])
+    times = [
+        pl.when(known.is_not_null()).then(pl.max_horizontal(event, known)).alias(KNOWN_AT),
+        event.alias(EVENT_TIME),
+    ]
+    ties = [_tie(view, rows.schema).alias(TIE_BREAKER)] if view.ties else []
+    aggregated = {value_column(a): _value(view, a, rows.schema).alias(value_column(a)) for a in view.aggregates}
+    newest = [_newest(view, f, rows.schema).alias(latest_column(f)) for f in view.latest]
+    keys = [key_as_text(rows.schema, key, where) for key in view.entity.keys]
+    return rows.select(*keys, *times, *ties, *aggregated.values(), *newest).drop_nulls(
+        [*view.entity.keys, KNOWN_AT, EVENT_TIME]
+    )
 
 
-def value_of(aggregate: Aggregate) -> str:
+def value_column(aggregate: Aggregate) -> str:
     """The history's column of what an aggregate reads: float64, finite or null; or text."""
     return f"value {aggregate.column}"
 
 
-def newest_of(latest: Latest) -> str:
+def latest_column(latest: Latest) -> str:
     """The history's column of what a latest reads: float64, NaN null, -0.0 0.0; or text."""
     return f"latest {latest.name}"
 
 
-def units(view: FeatureView, aggregate: Aggregate, values: pl.Series) -> pl.Series:
+def to_units(view: FeatureView, aggregate: Aggregate, values: pl.Series) -> pl.Series:
     """Values in whole multiples of the aggregate's resolution, int64. Raises DataError for one beyond MAX_UNITS."""
     scaled = (values / aggregate.resolution).round(0, mode="half_to_even")
     largest = scaled.abs().max()
@@ -69,7 +74,7 @@ def units(view: FeatureView, aggregate: Aggregate, values: pl.Series) -> pl.Seri
     return scaled.cast(pl.Int64)
 
 
-def instants(schema: pl.Schema, column: str, where: str, *, up: bool) -> pl.Expr:
+def epoch_us(schema: pl.Schema, column: str, where: str, *, up: bool) -> pl.Expr:
     """A column of zoned times as int64 microseconds since the epoch. Raises DataError when it is of another type."""
     kind = schema[column]
     if kind == pl.Null:
@@ -87,7 +92,7 @@ def instants(schema: pl.Schema, column: str, where: str, *, up: bool) -> pl.Expr
     return -((-ticks) // _NS_IN_US) if up else ticks // _NS_IN_US
 
 
-def key_text(schema: pl.Schema, key: str, where: str) -> pl.Expr:
+def key_as_text(schema: pl.Schema, key: str, where: str) -> pl.Expr:
     """A key column as text. Raises DataError for one of floats, which have no one way to be written."""
     if schema[key].is_float():
         raise DataError(f"{where}: key {key!r} is {schema[key]}", "make it a whole number or a text")
@@ -110,7 +115,7 @@ def _newest(view: FeatureView, latest: Latest, schema: pl.Schema) -> pl.Expr:
 
 def _tie(view: FeatureView, schema: pl.Schema) -> pl.Expr:
     if schema[view.ties].is_temporal():
-        time = instants(schema, view.ties, f"feature view {view.name!r}", up=True).cast(pl.Float64)
+        time = epoch_us(schema, view.ties, f"feature view {view.name!r}", up=True).cast(pl.Float64)
         return time.fill_null(float("-inf"))
     # NaN is greater than all numbers for Polars; here it is missing.
     return _one_zero(_number(view, view.ties, schema)).fill_nan(None).fill_null(float("-inf"))

@@ -19,17 +19,17 @@ class FeatureEntry(Frozen):
 
     name: str
     kind: str
-    made: str
+    definition: str
     missing: float | None = None
     mean: float | None = None
     std: float | None = None
     low: float | None = None
     high: float | None = None
-    common: tuple[str, ...] = ()
+    most_common: tuple[str, ...] = ()
 
 
 class ViewEntry(Frozen):
-    """One view. ``landed`` is from when its newest landed event counts, ``online`` how far its state online has come."""
+    """One view. ``ingested_until`` is from when its newest landed event counts, ``online_until`` how far its state online has come."""
 
     name: str
     hash: str
@@ -37,14 +37,14 @@ class ViewEntry(Frozen):
     description: str
     keys: tuple[str, ...]
     source: str
-    landed: datetime | None
-    online: datetime | None
-    stale: str
+    ingested_until: datetime | None
+    online_until: datetime | None
+    staleness: str
     users: tuple[str, ...]
     features: tuple[FeatureEntry, ...]
 
 
-class Catalogue(Frozen):
+class FeatureCatalog(Frozen):
     """All views of a project; ``frame`` names the training frame that the figures are of, ``faults`` what could not be read."""
 
     project: str
@@ -54,7 +54,7 @@ class Catalogue(Frozen):
     faults: tuple[str, ...] = ()
 
 
-def statistics(columns: tuple[Column, ...], frame: pl.DataFrame) -> Profile:
+def profile_columns(columns: tuple[Column, ...], frame: pl.DataFrame) -> Profile:
     """Figures of the columns that the frame has."""
     present = tuple(column for column in columns if column.name in frame.columns)
     profile = Profile.empty(present)
@@ -62,14 +62,14 @@ def statistics(columns: tuple[Column, ...], frame: pl.DataFrame) -> Profile:
     return profile
 
 
-def entries(view: FeatureView, profile: Profile | None) -> tuple[FeatureEntry, ...]:
+def feature_entries(view: FeatureView, profile: Profile | None) -> tuple[FeatureEntry, ...]:
     """The view's features, in order, with their figures where there are any."""
     made = {a.name: f"{a.op} of {a.column} over {_span(a.window)}" for a in view.aggregates}
     made |= {f.name: f"newest {f.column}" + (f" within {_span(view.ttl)}" if view.ttl else "") for f in view.latest}
     return tuple(_entry(column, made[column.name], profile) for column in view.columns)
 
 
-def users(view: FeatureView, versions: Mapping[str, tuple[FeatureView, ...]]) -> tuple[str, ...]:
+def view_users(view: FeatureView, versions: Mapping[str, tuple[FeatureView, ...]]) -> tuple[str, ...]:
     """Versions that use the view as it is defined now, and those that use an earlier definition of its name."""
     now = [name for name, views in versions.items() if view.content_hash in {v.content_hash for v in views}]
     named = [name for name, views in versions.items() if view.name in {v.name for v in views} and name not in now]
@@ -77,7 +77,7 @@ def users(view: FeatureView, versions: Mapping[str, tuple[FeatureView, ...]]) ->
 
 
 def _entry(column: Column, made: str, profile: Profile | None) -> FeatureEntry:
-    bare = FeatureEntry(name=column.name, kind=column.kind, made=made)
+    bare = FeatureEntry(name=column.name, kind=column.kind, definition=made)
     if profile is None:
         return bare
     number, category = profile.numbers.get(column.name), profile.categories.get(column.name)
@@ -88,7 +88,7 @@ def _entry(column: Column, made: str, profile: Profile | None) -> FeatureEntry:
         return bare.model_copy(update=figures)
     if category is not None and category.total:
         top = sorted(category.counts, key=lambda value: (-category.counts[value], value))[:_TOP]
-        return bare.model_copy(update={"missing": category.nulls / category.total, "common": tuple(top)})
+        return bare.model_copy(update={"missing": category.nulls / category.total, "most_common": tuple(top)})
     return bare
 
 

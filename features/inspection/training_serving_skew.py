@@ -14,7 +14,7 @@ from features.types import AS_OF
 ID = "id"
 
 
-class Example(Frozen):
+class SkewExample(Frozen):
     """One row whose values differ: the row's id, the time of its features, and both values as text."""
 
     id: str
@@ -23,11 +23,11 @@ class Example(Frozen):
     offline: str
 
 
-class Skew(Frozen):
+class FeatureSkew(Frozen):
     """How one feature of ``origin`` (a view's name, or "request") compares over ``rows`` rows.
 
     Of the ``mismatches``, ``only_offline`` had no value when they were served, and ``only_served`` have none offline.
-    ``largest`` is the largest difference between two numbers.
+    ``largest_difference`` is the largest difference between two numbers.
     """
 
     feature: str
@@ -36,23 +36,23 @@ class Skew(Frozen):
     mismatches: int
     only_offline: int
     only_served: int
-    largest: float
-    example: Example | None
+    largest_difference: float
+    example: SkewExample | None
 
-    def merged(self, other: Skew) -> Skew:
-        return Skew(
+    def merge(self, other: FeatureSkew) -> FeatureSkew:
+        return FeatureSkew(
             feature=self.feature,
             origin=self.origin,
             rows=self.rows + other.rows,
             mismatches=self.mismatches + other.mismatches,
             only_offline=self.only_offline + other.only_offline,
             only_served=self.only_served + other.only_served,
-            largest=max(self.largest, other.largest),
+            largest_difference=max(self.largest_difference, other.largest_difference),
             example=self.example or other.example,
         )
 
 
-def compare(features: FeatureSet, served: pl.DataFrame, offline: pl.DataFrame) -> list[Skew]:
+def compare_frames(features: FeatureSet, served: pl.DataFrame, offline: pl.DataFrame) -> list[FeatureSkew]:
     """Each computed feature, in the order of the feature set; request columns are given, not computed.
 
     ``served`` also has ``id`` and ``as_of``; both frames have the same requests in the same order.
@@ -62,27 +62,27 @@ def compare(features: FeatureSet, served: pl.DataFrame, offline: pl.DataFrame) -
     return [_skew(column, origin, served, offline.get_column(column.name)) for column, origin in origins]
 
 
-def together(found: Iterable[Skew]) -> list[Skew]:
+def merge_skews(found: Iterable[FeatureSkew]) -> list[FeatureSkew]:
     """Findings of several parts, one for each feature."""
-    merged: dict[tuple[str, str], Skew] = {}
+    merged: dict[tuple[str, str], FeatureSkew] = {}
     for one in found:
         key = (one.origin, one.feature)
-        merged[key] = merged[key].merged(one) if key in merged else one
+        merged[key] = merged[key].merge(one) if key in merged else one
     return list(merged.values())
 
 
-def _skew(column: Column, origin: str, served: pl.DataFrame, offline: pl.Series) -> Skew:
+def _skew(column: Column, origin: str, served: pl.DataFrame, offline: pl.Series) -> FeatureSkew:
     ours, theirs = served.get_column(column.name), offline
     wrong = _differs(ours, theirs)
     here, there = ours.is_not_null().to_numpy(), theirs.is_not_null().to_numpy()
-    return Skew(
+    return FeatureSkew(
         feature=column.name,
         origin=origin,
         rows=len(wrong),
         mismatches=int(wrong.sum()),
         only_offline=int((wrong & ~here & there).sum()),
         only_served=int((wrong & here & ~there).sum()),
-        largest=_largest(ours, theirs, wrong & here & there),
+        largest_difference=_largest(ours, theirs, wrong & here & there),
         example=_example(served, ours, theirs, wrong),
     )
 
@@ -102,12 +102,12 @@ def _largest(ours: pl.Series, theirs: pl.Series, where: np.ndarray) -> float:
     return float(np.nanmax(gaps, initial=0.0))
 
 
-def _example(served: pl.DataFrame, ours: pl.Series, theirs: pl.Series, wrong: np.ndarray) -> Example | None:
+def _example(served: pl.DataFrame, ours: pl.Series, theirs: pl.Series, wrong: np.ndarray) -> SkewExample | None:
     if not wrong.any():
         return None
     row = int(np.argmax(wrong))
     as_of = served.get_column(AS_OF)[row]
-    return Example(
+    return SkewExample(
         id=str(served.get_column(ID)[row]),
         as_of=f"{as_of:%Y-%m-%d %H:%M:%S.%f}",
         served=str(ours[row]),

@@ -23,9 +23,9 @@ from cluster.errors import DataError
 from cluster.storage.iceberg_part import IcebergPart
 from features.definitions import FeatureView
 from features.events import entity_partition
-from features.events.entity_partition import Dealt, Part
-from features.events.event_history import history
-from features.offline.point_in_time import arrange, lookup
+from features.events.entity_partition import Partition, Partitioning
+from features.events.event_history import build_history
+from features.offline.point_in_time import build_index, look_up_features
 from features.types import AS_OF
 
 Reference = Any
@@ -37,11 +37,11 @@ _Tally = list[tuple[int, np.ndarray]]
 """Of each bucket of a data file: events, and some of their known-at times."""
 
 
-def look_up(
+def point_in_time_join(
     views: Sequence[FeatureView],
     blocks: Sequence[Reference],
     sources: Mapping[str, Sequence[IcebergPart]],
-    at_once: int,
+    max_tasks: int,
 ) -> list[Reference]:
     """Blocks of rows (pyarrow tables with key columns and ``as_of``) with the views' features beside them.
 
@@ -49,13 +49,13 @@ def look_up(
     memory. Row count, order and repeats are those of the blocks. Raises DataError for a source without rows; what
     pit.prepare and pit.lookup refuse is raised where the blocks are read.
     """
-    crew = _Crew(at_once)
-    counts = [entity_partition.bucket_count(_events(view, sources), len(views), at_once) for view in views]
+    crew = _Crew(max_tasks)
+    counts = [entity_partition.bucket_count(_events(view, sources), len(views), max_tasks) for view in views]
     files = [_by_bucket(crew, view, sources[view.source], n) for view, n in zip(views, counts, strict=True)]
     asked = {key: _asked(crew, blocks, *key) for key in _entities(views, counts)}
     dealt = [_dealt(view, of_view) for view, of_view in zip(views, files, strict=True)]
     answers = [
-        [_answers(crew, view, part, of_view, asked[view.entity.keys, how.buckets]) for part in how.parts]
+        [_answers(crew, view, part, of_view, asked[view.entity.keys, how.buckets]) for part in how.partitions]
         for view, of_view, how in zip(views, files, dealt, strict=True)
     ]
     return [
@@ -99,11 +99,11 @@ def _by_bucket(crew: _Crew, view: FeatureView, files: Sequence[IcebergPart], cou
     return [crew.run(_deal_events, 1 + count, file, view, count) for file in files]
 
 
-def _dealt(view: FeatureView, files: list[list[Any]]) -> Dealt:
+def _dealt(view: FeatureView, files: list[list[Any]]) -> Partitioning:
     tallies = [tally for tally, *_ in files]
     if tallies[0] is None:
-        return Dealt(view.entity.keys, 1, (Part(0),))
-    return entity_partition.deal(view.entity.keys, *_tallied(ray.get(tallies)))
+        return Partitioning(view.entity.keys, 1, (Partition(0),))
+    return entity_partition.plan_partitions(view.entity.keys, *_tallied(ray.get(tallies)))
 
 
 def _asked(crew: _Crew, blocks: Sequence[Reference], keys: tuple[str, ...], count: int) -> list[list[Reference]]:
@@ -121,7 +121,7 @@ def _tallied(tallies: Sequence[_Tally]) -> tuple[list[int], dict[int, np.ndarray
 
 
 def _answers(
-    crew: _Crew, view: FeatureView, part: Part, files: list[list[Any]], asked: list[list[Reference]]
+    crew: _Crew, view: FeatureView, part: Partition, files: list[list[Any]], asked: list[list[Reference]]
 ) -> list[Reference]:
     """The part's features of each block's rows."""
     events = [file[1 + part.bucket] for file in files]
@@ -134,9 +134,9 @@ def _answers(
 def _deal_events(file: IcebergPart, view: FeatureView, count: int) -> Any:
     """A tally, and the history of each bucket."""
     known = _known(view, file)
-    pieces = entity_partition.split(known, entity_partition.buckets(known, view.entity.keys, count), count)
+    pieces = entity_partition.split_rows(known, entity_partition.assign_buckets(known, view.entity.keys, count), count)
     return [
-        [(piece.height, entity_partition.sample(piece)) for piece in pieces],
+        [(piece.height, entity_partition.sample_known_times(piece)) for piece in pieces],
         *(piece.to_arrow() for piece in pieces),
     ]
 
@@ -145,36 +145,37 @@ def _deal_events(file: IcebergPart, view: FeatureView, count: int) -> Any:
 def _deal_rows(block: pa.Table, keys: tuple[str, ...], count: int) -> Any:
     rows = pl.DataFrame(block.select([*keys, AS_OF]))
     return [
-        piece.to_arrow() for piece in entity_partition.split(rows, entity_partition.buckets(rows, keys, count), count)
+        piece.to_arrow()
+        for piece in entity_partition.split_rows(rows, entity_partition.assign_buckets(rows, keys, count), count)
     ]
 
 
 @ray.remote(num_cpus=_CPUS)
-def _answer(view: FeatureView, part: Part, events: list[Any], rows: list[Reference]) -> Any:
+def _answer(view: FeatureView, part: Partition, events: list[Any], rows: list[Reference]) -> Any:
     """Features of the part's rows, a table for each block."""
-    known = entity_partition.needed(view, part, (_known(view, piece) for piece in events))
-    prepared = arrange(view, known)
+    known = entity_partition.select_events(view, part, (_known(view, piece) for piece in events))
+    prepared = build_index(view, known)
     del known
     found = []
     for piece in rows:
         table: pa.Table = ray.get(piece)
         asked = pl.DataFrame(table.select([*view.entity.keys, AS_OF]))
-        found.append(lookup(view, prepared, entity_partition.rows_of(part, asked)).to_arrow())
+        found.append(look_up_features(view, prepared, entity_partition.select_rows(part, asked)).to_arrow())
     return found if len(found) > 1 else found[0]
 
 
 @ray.remote(num_cpus=_CPUS)
-def _gather(block: pa.Table, dealt: list[Dealt], answers: list[list[Reference]]) -> pa.Table:
+def _gather(block: pa.Table, dealt: list[Partitioning], answers: list[list[Reference]]) -> pa.Table:
     rows = pl.DataFrame(block)
     found = []
     for how, parts in zip(dealt, answers, strict=True):
         pieces = [pl.DataFrame(piece) for piece in ray.get(parts)]
-        found.append(entity_partition.united(pieces, entity_partition.places(how, rows)))
+        found.append(entity_partition.concat(pieces, entity_partition.assign_partitions(how, rows)))
     return pl.concat([rows, *found], how="horizontal").to_arrow()
 
 
 def _known(view: FeatureView, events: IcebergPart | Reference) -> pl.DataFrame:
     """A history: made of a data file, or fetched."""
     if isinstance(events, IcebergPart):
-        return history(view, pl.DataFrame(events.table(view.source_columns)))
+        return build_history(view, pl.DataFrame(events.table(view.source_columns)))
     return pl.DataFrame(ray.get(events))

@@ -12,35 +12,35 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from features.offline.range_queries import upto
+from features.offline.range_queries import range_ends
 
-BITS = 62
+MAX_BITS = 62
 
 
 @dataclass(frozen=True)
 class Timeline:
     """The times of entity c lie at ``starts[c]`` to ``starts[c + 1]`` and ascend there.
 
-    The last entity has none: it stands in for all that are not known. ``line`` [n] is None where numbers would not fit.
+    The last entity has none: it stands in for all that are not known. ``merged`` [n] is None where numbers would not fit.
     """
 
     starts: np.ndarray
     times: np.ndarray
-    line: np.ndarray | None
+    merged: np.ndarray | None
     first: int
     span: int
 
-    def order(self, codes: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    def sort_order(self, codes: np.ndarray, asked: np.ndarray) -> np.ndarray:
         """Rows along the line; ``upto`` is faster for rows in this order, also for times that are all shifted."""
-        if self.line is None:
+        if self.merged is None:
             return np.arange(codes.size)
         return pl.Series(self._place(codes, asked)).arg_sort().to_numpy()
 
-    def upto(self, codes: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    def range_ends(self, codes: np.ndarray, asked: np.ndarray) -> np.ndarray:
         """For each row the first position of its entity (``codes``) whose time is > ``asked``, or the end of the entity."""
-        if self.line is None:
-            return upto(self.times, self.starts[codes], self.starts[codes + 1], asked)
-        found: np.ndarray = np.searchsorted(self.line, self._place(codes, asked), side="right")
+        if self.merged is None:
+            return range_ends(self.times, self.starts[codes], self.starts[codes + 1], asked)
+        found: np.ndarray = np.searchsorted(self.merged, self._place(codes, asked), side="right")
         return found
 
     def _place(self, codes: np.ndarray, asked: np.ndarray) -> np.ndarray:
@@ -49,12 +49,12 @@ class Timeline:
         return placed
 
 
-def along(codes: pl.Series, times: pl.Series, entities: int) -> tuple[pl.Series | None, int, int]:
+def merge_timeline(codes: pl.Series, times: pl.Series, entities: int) -> tuple[pl.Series | None, int, int]:
     """The line of events in any order, None where it does not fit; the first time; and the numbers of an entity."""
     first, last = times.min(), times.max()
     if not isinstance(first, int) or not isinstance(last, int):
         return codes.cast(pl.Int64), 0, 1
     span = last - first + 2
-    if (entities + 1) * span >= 1 << BITS:
+    if (entities + 1) * span >= 1 << MAX_BITS:
         return None, first, span
     return codes.cast(pl.Int64) * span + (times - (first - 1)), first, span

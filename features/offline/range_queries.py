@@ -14,7 +14,7 @@ _CACHED = 1 << 14
 """Ranges that are bisected together: as many as stay in the processor's cache."""
 
 
-def upto(times: np.ndarray, low: np.ndarray, high: np.ndarray, asked: np.ndarray) -> np.ndarray:
+def range_ends(times: np.ndarray, low: np.ndarray, high: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """The first position of each range whose time is > ``asked``, or its end; times ascend within a range."""
     found = low.copy()
     for start in range(0, low.size, _CACHED):
@@ -32,14 +32,14 @@ def _bisected(times: np.ndarray, low: np.ndarray, high: np.ndarray, asked: np.nd
     return low
 
 
-def running(values: np.ndarray) -> np.ndarray:
+def prefix_sums(values: np.ndarray) -> np.ndarray:
     """Sums of the first 0, 1, ... n values, int64; what leaves 64 bits wraps, and differences are right all the same."""
     totals = np.zeros(values.size + 1, np.int64)
     np.cumsum(values, out=totals[1:])
     return totals
 
 
-def extreme(values: np.ndarray, low: np.ndarray, high: np.ndarray, of: Literal["min", "max"]) -> np.ndarray:
+def range_extremes(values: np.ndarray, low: np.ndarray, high: np.ndarray, of: Literal["min", "max"]) -> np.ndarray:
     """Smallest or largest of each range, NaN standing for no value; NaN where there is none.
 
     A range is covered by two that overlap, of a power of two long (Bender, Farach-Colton, "The LCA problem revisited",
@@ -56,7 +56,7 @@ def extreme(values: np.ndarray, low: np.ndarray, high: np.ndarray, of: Literal["
     return found
 
 
-def distinct(previous: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def count_distinct(previous: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Number of different values in each range.
 
     ``previous`` [n] is where the same value stood before, -1 if nowhere; n where there is no value. A value is counted
@@ -67,7 +67,7 @@ def distinct(previous: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndar
     found = np.zeros(low.size, np.int64)
     for bit in reversed(range(int(previous.size + 1).bit_length())):
         zero = (values >> bit) & 1 == 0
-        zeros = running(zero)
+        zeros = prefix_sums(zero)
         low_zeros, high_zeros = zeros[low], zeros[high]
         one = (limit >> bit) & 1 == 1
         found += np.where(one, high_zeros - low_zeros, 0)

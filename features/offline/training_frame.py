@@ -19,17 +19,17 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot, Task
 from features.definitions import Column, FeatureSet, FeatureView
-from features.offline.distributed_join import look_up
-from features.offline.point_in_time import Prepared, lookup, prepare
+from features.offline.distributed_join import point_in_time_join
+from features.offline.point_in_time import EventIndex, index_events, look_up_features
 from features.online.feature_reader import request_features
-from features.sources.ingestion import half_the_cpus, schema_of
+from features.sources.ingestion import columns_schema, default_parallelism
 from features.sources.source import Examples
 from features.split import SPLIT, Split
 from features.types import AS_OF, INSTANT, arrow_type
 
 LABEL = "label"
 ID = "id"
-KNOWN = "label_known_at"
+LABEL_KNOWN_AT = "label_known_at"
 
 _BLOCK_ROWS = 1 << 19
 _AS_IT_IS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
@@ -38,9 +38,9 @@ _AS_IT_IS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zer
 def frame_schema(features: FeatureSet) -> pa.Schema:
     """id, as_of, label, label_known_at, split, and every available feature."""
     moment = Column(name=AS_OF, kind="timestamp")
-    head = [(ID, pa.string()), (AS_OF, schema_of((moment,)).field(0).type), (LABEL, pa.float64())]
-    head += [(KNOWN, head[1][1]), (SPLIT, pa.string())]
-    return pa.schema(head + list(schema_of(features.available)))
+    head = [(ID, pa.string()), (AS_OF, columns_schema((moment,)).field(0).type), (LABEL, pa.float64())]
+    head += [(LABEL_KNOWN_AT, head[1][1]), (SPLIT, pa.string())]
+    return pa.schema(head + list(columns_schema(features.available_columns)))
 
 
 def build_frame(
@@ -69,18 +69,18 @@ def build_frame(
     rows = tables.dataset(landed[examples.source], sorted(needed))
     label = partial(_labelled, features=features, examples=examples, task=task, split=split, until=until)
     # Few blocks: each view answers each of them. Large ones are not made larger.
-    blocks = max(half_the_cpus(), -(-landed[examples.source].rows // _BLOCK_ROWS))
+    blocks = max(default_parallelism(), -(-landed[examples.source].rows // _BLOCK_ROWS))
     labelled = rows.repartition(blocks).map_batches(label, batch_size=None, batch_format="pyarrow").materialize()
     if not labelled.count():
         raise DataError(f"no example of source {examples.source!r} is labelled and inside the split", "check both")
     sources = {view.source: tables.parts(landed[view.source])[1] for view in features.views}
-    joined = look_up(features.views, labelled.to_arrow_refs(), sources, half_the_cpus())
+    joined = point_in_time_join(features.views, labelled.to_arrow_refs(), sources, default_parallelism())
     schema = frame_schema(features)
     typed = ray.data.from_arrow_refs(joined).map_batches(partial(_typed, schema=schema), **_AS_IT_IS)
     return tables.write(name, typed, schema, key, replace=True)
 
 
-class RequestFrame:
+class OfflineFeatureReader:
     """Requests with all their features, as of each request's own time: block by block, in any worker of the cluster.
 
     Without ``as_of`` in the feature set, a request column of that name dates the rows.
@@ -90,7 +90,7 @@ class RequestFrame:
         self._features = features
         self._prepared = _prepared(features, landed, settings)
 
-    def columns(self, present: Sequence[str]) -> list[str]:
+    def required_columns(self, present: Sequence[str]) -> list[str]:
         """Columns that are needed of a table that has ``present``. Raises DataError when nothing dates the rows."""
         needed = [column.name for column in self._features.request]
         if self._features.as_of is not None or not self._prepared:
@@ -100,12 +100,12 @@ class RequestFrame:
         return [*needed, AS_OF]
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        if self.passes(block.schema):
+        if self.is_passthrough(block.schema):
             return block
-        rows = pl.DataFrame(block.select(self.columns(block.column_names)))
+        rows = pl.DataFrame(block.select(self.required_columns(block.column_names)))
         return _looked_up(self._features, request_features(self._features, rows), self._prepared).to_arrow()
 
-    def passes(self, schema: pa.Schema) -> bool:
+    def is_passthrough(self, schema: pa.Schema) -> bool:
         """Whether the request columns are all the features there are, and need no cast: blocks come back as they are."""
         features = self._features
         return not (features.derived or features.views) and all(
@@ -156,15 +156,15 @@ def _require_labels(task: Task, given: pl.Series, source: str) -> None:
 def _labelled(
     block: pa.Table, features: FeatureSet, examples: Examples, task: Task, split: Split, until: datetime | None
 ) -> pa.Table:
-    rows = examples_of(pl.DataFrame(block), features, examples, task, until)
-    return rows.with_columns(split.label().alias(SPLIT)).drop_nulls(SPLIT).to_arrow()
+    rows = build_examples(pl.DataFrame(block), features, examples, task, until)
+    return rows.with_columns(split.split_expr().alias(SPLIT)).drop_nulls(SPLIT).to_arrow()
 
 
 def _typed(block: pa.Table, schema: pa.Schema) -> pa.Table:
     return block.select(schema.names).cast(schema)
 
 
-def examples_of(
+def build_examples(
     rows: pl.DataFrame, features: FeatureSet, examples: Examples, task: Task, until: datetime | None
 ) -> pl.DataFrame:
     """Labelled rows with request-time features, id, as_of, label and its known-at time."""
@@ -174,14 +174,14 @@ def examples_of(
     head = rows.select(
         pl.col(examples.id).cast(pl.String).alias(ID),
         label_values(task, examples.label, given.dtype).alias(LABEL),
-        known.alias(KNOWN),
+        known.alias(LABEL_KNOWN_AT),
     )
     dated = pl.col(examples.event_time or examples.label_known_at).cast(INSTANT).alias(AS_OF)
     request = rows if features.as_of is not None else rows.with_columns(dated)
     named = request_features(features, request)
     clash = [c for c in head.columns if c in named.columns]
-    labelled = pl.concat([head, named.drop(clash)], how="horizontal").drop_nulls([LABEL, KNOWN])
-    return labelled if until is None else labelled.filter(pl.col(KNOWN) <= pl.lit(until).cast(INSTANT))
+    labelled = pl.concat([head, named.drop(clash)], how="horizontal").drop_nulls([LABEL, LABEL_KNOWN_AT])
+    return labelled if until is None else labelled.filter(pl.col(LABEL_KNOWN_AT) <= pl.lit(until).cast(INSTANT))
 
 
 def _prepared(features: FeatureSet, landed: Mapping[str, Snapshot], settings: Settings) -> list[ray.ObjectRef]:
@@ -189,15 +189,15 @@ def _prepared(features: FeatureSet, landed: Mapping[str, Snapshot], settings: Se
 
 
 def _looked_up(features: FeatureSet, rows: pl.DataFrame, prepared: list[ray.ObjectRef]) -> pl.DataFrame:
-    views: list[Prepared] = ray.get(prepared) if prepared else []
-    found = [lookup(view, events, rows) for view, events in zip(features.views, views, strict=True)]
+    views: list[EventIndex] = ray.get(prepared) if prepared else []
+    found = [look_up_features(view, events, rows) for view, events in zip(features.views, views, strict=True)]
     return pl.concat([rows, *found], how="horizontal")
 
 
 @ray.remote(num_cpus=0.5)
-def _prepare(view: FeatureView, settings: Settings, snapshot: Snapshot) -> Prepared:
+def _prepare(view: FeatureView, settings: Settings, snapshot: Snapshot) -> EventIndex:
     events = Tables(settings).read(snapshot.table, snapshot.id, columns=view.source_columns)
-    return prepare(view, pl.DataFrame(events))
+    return index_events(view, pl.DataFrame(events))
 
 
 def _key(

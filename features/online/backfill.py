@@ -19,17 +19,17 @@ import pyarrow as pa
 
 from cluster.errors import DataError
 from features.definitions import FeatureView
-from features.events.entity_partition import buckets, split
-from features.events.event_history import AT, history
-from features.online.keys import keys_of, state_prefix
-from features.online.materialize import apply, watermark
+from features.events.entity_partition import assign_buckets, split_rows
+from features.events.event_history import KNOWN_AT, build_history
+from features.online.keys import state_prefix, view_state_keys
+from features.online.materialize import apply_events, watermark
 from features.online.store import OnlineStore
 
 # Events whose states are made at once: what is held in memory.
 _PART_EVENTS = 1_000_000
 
 
-class Backfilled(NamedTuple):
+class BackfillResult(NamedTuple):
     """Entities whose state was made anew, entities of which nothing is left, and the events read for them."""
 
     entities: int
@@ -44,14 +44,14 @@ def backfill(
     rows: int,
     until_us: int,
     since_us: int | None = None,
-) -> Backfilled:
+) -> BackfillResult:
     """Make the states of the view anew from its whole table, as far as it counts at ``until_us``.
 
     ``batches`` are the table's ``rows`` in order. With ``since_us``, only states of entities with an event that counts from
     then on are made: what was landed late finds its place.
     Raises DataError when the store holds events that the table does not reach yet, which would be lost.
     """
-    histories = (history(view, batch).filter(pl.col(AT) <= until_us) for batch in batches)
+    histories = (build_history(view, batch).filter(pl.col(KNOWN_AT) <= until_us) for batch in batches)
     with TemporaryDirectory(prefix="rayloop-") as folder:
         files, newest = _dealt(view, histories, max(1, -(-rows // _PART_EVENTS)), Path(folder))
         _require_reach(store, view, newest)
@@ -59,29 +59,31 @@ def backfill(
         written, events = _replace(store, view, parts)
     stale = set(store.keys(state_prefix(view))) - written if since_us is None else set()
     store.delete(stale)
-    return Backfilled(len(written), len(stale), events)
+    return BackfillResult(len(written), len(stale), events)
 
 
-def refill(
+def rebuild_entities(
     store: OnlineStore, view: FeatureView, batches: Iterable[pl.DataFrame], entities: pl.DataFrame
-) -> Backfilled:
+) -> BackfillResult:
     """Make the states of some entities anew from what is left of them in a table; ``entities`` has the keys as columns.
 
     Only as far as the view was materialised already; a view that never was stays empty.
     """
     until = watermark(store, view)
     if until is None or entities.is_empty():
-        return Backfilled(0, 0, 0)
+        return BackfillResult(0, 0, 0)
     keys = list(view.entity.keys)
     wanted = entities.select(pl.col(keys).cast(pl.String)).drop_nulls().unique()
-    histories = (history(view, batch).filter(pl.col(AT) <= until) for batch in batches)
+    histories = (build_history(view, batch).filter(pl.col(KNOWN_AT) <= until) for batch in batches)
     theirs = [found.join(wanted, on=keys, how="semi", maintain_order="left") for found in histories]
     found = pl.concat(theirs) if theirs else wanted.clear()
     written, _ = _replace(store, view, [found] if found.height else [])
-    empty = keys_of(view, list(wanted.join(found.select(keys), on=keys, how="anti").to_dict(as_series=False).values()))
+    empty = view_state_keys(
+        view, list(wanted.join(found.select(keys), on=keys, how="anti").to_dict(as_series=False).values())
+    )
     stale = [key for key, state in zip(empty, store.get_many(empty), strict=True) if state is not None]
     store.delete(stale)
-    return Backfilled(len(written), len(stale), found.height)
+    return BackfillResult(len(written), len(stale), found.height)
 
 
 class _Aside:
@@ -113,7 +115,7 @@ def _replace(store: OnlineStore, view: FeatureView, parts: Iterable[pl.DataFrame
     reached, mark = watermark(store, view), dict[bytes, bytes]()
     for part in parts:
         aside = _Aside()
-        events += apply(aside, view, part)
+        events += apply_events(aside, view, part)
         states = {key: aside.values[key] for key in aside.keys(prefix)}
         store.put_many(states)
         written |= set(states)
@@ -132,11 +134,11 @@ def _dealt(
     newest: int | None = None
     writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
     for found in histories:
-        latest = found.get_column(AT).max()
+        latest = found.get_column(KNOWN_AT).max()
         if isinstance(latest, int):
             newest = latest if newest is None else max(newest, latest)
-        places = buckets(found, view.entity.keys, number)
-        for place, piece in enumerate(split(found, places, number)):
+        places = assign_buckets(found, view.entity.keys, number)
+        for place, piece in enumerate(split_rows(found, places, number)):
             rows = piece.to_arrow(compat_level=pl.CompatLevel.oldest())
             if place not in writers:
                 writers[place] = pa.ipc.new_stream(folder / f"{place}.arrows", rows.schema)
@@ -150,7 +152,7 @@ def _touched(view: FeatureView, part: pl.DataFrame, since_us: int | None) -> pl.
     """The events of entities that have one that counts from ``since_us`` on."""
     if since_us is None:
         return part
-    touched = part.filter(pl.col(AT) >= since_us).select(view.entity.keys).unique()
+    touched = part.filter(pl.col(KNOWN_AT) >= since_us).select(view.entity.keys).unique()
     return part.join(touched, on=view.entity.keys, how="semi", maintain_order="left")
 
 

@@ -13,28 +13,28 @@ from typing import NamedTuple
 import numpy as np
 
 from features.definitions import FeatureView
-from features.online.state_codec import HEAD, NULL_TEXT, WORD, Layout, joined, too_far_back
+from features.online.state_codec import HEAD_WORDS, NULL_TEXT, WORD_BYTES, StateLayout, concat_states, lookup_too_old
 
-_N, _CUT, _PEAK, _ = range(HEAD)
+_N, _CUT, _PEAK, _ = range(HEAD_WORDS)
 # Below it every integer of a variance's formula fits into 63 bits.
 _SAFE = 2.0**61
 
 
-class Found(NamedTuple):
+class LookupResult(NamedTuple):
     """``numbers`` float64 [features, rows] of all views' numbers, NaN for missing; ``texts`` by category."""
 
     numbers: np.ndarray
     texts: list[list[str | None]]
 
 
-class Lookup:
+class BatchLookup:
     """The numbers and texts of ``views``, in the order of their columns: first all numbers, then all texts."""
 
     def __init__(self, views: Sequence[FeatureView]) -> None:
-        self.layouts = [Layout(view) for view in views]
-        self.numbers = [c.name for view in views for c in view.columns if c.kind == "number"]
-        self.texts = [c.name for view in views for c in view.columns if c.kind == "category"]
-        self._at = {name: i for i, name in enumerate(self.numbers)}
+        self.layouts = [StateLayout(view) for view in views]
+        self.number_columns = [c.name for view in views for c in view.columns if c.kind == "number"]
+        self.text_columns = [c.name for view in views for c in view.columns if c.kind == "category"]
+        self._at = {name: i for i, name in enumerate(self.number_columns)}
         self._plan_points(views)
         self._plan_windows(views)
         self._plan_latest(views)
@@ -90,28 +90,28 @@ class Lookup:
         self._last_word = _column([words[v]["last", f.name] for v, f in numbers])
         self._last_texts = [(slot[v], v, f.name) for v, f in latest if f.kind == "category"]
 
-    def __call__(self, states: Sequence[bytes], which: np.ndarray, at: np.ndarray) -> Found:
+    def __call__(self, states: Sequence[bytes], which: np.ndarray, at: np.ndarray) -> LookupResult:
         """Features at times ``at`` [rows]: ``states[which[v, row]]`` is the state of a row's entity in view v.
 
         Raises DataError when a state no longer holds what a time needs.
         """
-        words, starts = joined(states)
+        words, starts = concat_states(states)
         base = starts[which]
         self._check(words, base, at)
-        head, count = base + HEAD, words[base]
+        head, count = base + HEAD_WORDS, words[base]
         index = self._search(words, head, count, at)
         row = head[self._view] + index * self._width
-        numbers = np.zeros((len(self.numbers), at.size))
+        numbers = np.zeros((len(self.number_columns), at.size))
         if self._has_windows:
             self._windows(words, index, row, base, numbers)
         texts = self._latest(words, index, row, base, at, numbers) if self._led else []
-        return Found(numbers, texts)
+        return LookupResult(numbers, texts)
 
     def _check(self, words: np.ndarray, base: np.ndarray, at: np.ndarray) -> None:
         cut = words[base + _CUT]
         beyond = at - self._oldest < cut
         if beyond.any():
-            raise too_far_back(self.layouts[int(np.argmax(beyond.any(axis=1)))].view)
+            raise lookup_too_old(self.layouts[int(np.argmax(beyond.any(axis=1)))].view)
 
     def _search(self, words: np.ndarray, head: np.ndarray, count: np.ndarray, at: np.ndarray) -> np.ndarray:
         """Number of the last row of its state that counts at each point, [points, rows]; row 0 always does."""
@@ -221,8 +221,8 @@ class Lookup:
         """A category of the newest events, by row. ``place`` is the number of the row in its state."""
         layout = self.layouts[view]
         word = layout.words["last text", name]
-        last = base + HEAD + words[base] * layout.width
-        start = (last + layout.width) * WORD
+        last = base + HEAD_WORDS + words[base] * layout.width
+        start = (last + layout.width) * WORD_BYTES
         for kind in layout.texts[: layout.texts.index(("last text", name))]:
             start = start + words[last + layout.words[kind]]
         end = start + words[lead + word]

@@ -19,8 +19,8 @@ import pyarrow as pa
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot
 from features.definitions import FeatureView
-from features.events.event_history import AT
-from features.online.materialize import apply, fresh, watermark
+from features.events.event_history import KNOWN_AT
+from features.online.materialize import apply_events, new_events, watermark
 from features.online.store import OnlineStore
 
 # Events in memory at once.
@@ -31,7 +31,7 @@ _MAX_STRETCHES = 1 << 20
 Batches = Callable[[], Iterator[pa.Table]]
 
 
-def load(store: OnlineStore, view: FeatureView, tables: Tables, snapshot: Snapshot, until_us: int) -> int:
+def load_snapshot(store: OnlineStore, view: FeatureView, tables: Tables, snapshot: Snapshot, until_us: int) -> int:
     """materialize.materialize for a snapshot of the view's source; returns how many events were new."""
 
     def batches() -> Iterator[pa.Table]:
@@ -51,12 +51,12 @@ def load_batches(store: OnlineStore, view: FeatureView, batches: Batches, until_
         if sum(part.height for part in kept) > _IN_MEMORY:
             del kept
             return _in_ranges(store, view, lambda: _histories(view, batches, since, until_us))
-    return apply(store, view, pl.concat(kept)) if kept else 0
+    return apply_events(store, view, pl.concat(kept)) if kept else 0
 
 
 def _histories(view: FeatureView, batches: Batches, since: int | None, until_us: int) -> Iterator[pl.DataFrame]:
     for batch in batches():
-        found = fresh(view, pl.DataFrame(batch), since, until_us)
+        found = new_events(view, pl.DataFrame(batch), since, until_us)
         if found.height:
             yield found
 
@@ -65,7 +65,7 @@ def _in_ranges(store: OnlineStore, view: FeatureView, histories: Callable[[], It
     ends = _ends(histories())
     with TemporaryDirectory(prefix="rayloop-") as folder:
         files = _dealt(histories(), ends, Path(folder))
-        return sum(apply(store, view, pl.read_ipc_stream(file)) for file in files)
+        return sum(apply_events(store, view, pl.read_ipc_stream(file)) for file in files)
 
 
 def _ends(histories: Iterator[pl.DataFrame]) -> np.ndarray:
@@ -73,7 +73,7 @@ def _ends(histories: Iterator[pl.DataFrame]) -> np.ndarray:
     counts: dict[int, int] = {}
     stretch = _STRETCH_US
     for found in histories:
-        starts, sizes = np.unique(found.get_column(AT).to_numpy() // stretch, return_counts=True)
+        starts, sizes = np.unique(found.get_column(KNOWN_AT).to_numpy() // stretch, return_counts=True)
         for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
             counts[start] = counts.get(start, 0) + size
         while len(counts) > _MAX_STRETCHES:
@@ -97,7 +97,7 @@ def _dealt(histories: Iterator[pl.DataFrame], ends: np.ndarray, folder: Path) ->
     files = [folder / f"{i}.arrows" for i in range(len(ends))]
     writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
     for found in histories:
-        place = pl.Series("range", np.searchsorted(ends, found.get_column(AT).to_numpy()))
+        place = pl.Series("range", np.searchsorted(ends, found.get_column(KNOWN_AT).to_numpy()))
         for (i,), part in found.group_by(place, maintain_order=True):
             rows = part.to_arrow(compat_level=pl.CompatLevel.oldest())
             number = int(str(i))

@@ -34,7 +34,7 @@ _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 
-class Doubtful(Exception):
+class FallbackRequired(Exception):
     """A row that Polars must work out."""
 
 
@@ -42,7 +42,7 @@ class _Unknown(Exception):
     """An expression with a part that is not known here."""
 
 
-class Compiled(NamedTuple):
+class CompiledExpression(NamedTuple):
     """A function of a row and the type of what it returns. ``zone`` goes with a Datetime, ``literal`` is a bare number."""
 
     kind: str
@@ -51,7 +51,7 @@ class Compiled(NamedTuple):
     literal: int | float | None = None
 
 
-def compiled(derived: Derived, columns: tuple[Column, ...]) -> Callable[[Row], Value] | None:
+def compile_derived(derived: Derived, columns: tuple[Column, ...]) -> Callable[[Row], Value] | None:
     """The feature as a function of a row, which may raise Doubtful; None when its expression is not known here."""
     try:
         found = _compile(json.loads(derived.expression), {column.name: column.kind for column in columns})
@@ -60,7 +60,7 @@ def compiled(derived: Derived, columns: tuple[Column, ...]) -> Callable[[Row], V
         return None
 
 
-def _finished(found: Compiled, kind: str) -> Callable[[Row], Value]:
+def _finished(found: CompiledExpression, kind: str) -> Callable[[Row], Value]:
     """What reader.request_features casts a feature of this kind to."""
     run, integer = found.run, found.kind in _INTEGERS
     if kind == "number" and (integer or found.kind == "Float64"):
@@ -72,7 +72,7 @@ def _finished(found: Compiled, kind: str) -> Callable[[Row], Value]:
     raise _Unknown
 
 
-def _compile(node: Any, kinds: Mapping[str, str]) -> Compiled:
+def _compile(node: Any, kinds: Mapping[str, str]) -> CompiledExpression:
     if not isinstance(node, dict) or len(node) != 1:
         raise _Unknown
     ((name, body),) = node.items()
@@ -91,26 +91,26 @@ def _compile(node: Any, kinds: Mapping[str, str]) -> Compiled:
     raise _Unknown
 
 
-def _column(name: str, kind: str) -> Compiled:
+def _column(name: str, kind: str) -> CompiledExpression:
     types = {"number": "Float64", "category": "String", "timestamp": "Datetime"}
     if kind not in types:
         raise _Unknown
-    return Compiled(types[kind], operator.itemgetter(name))
+    return CompiledExpression(types[kind], operator.itemgetter(name))
 
 
-def _literal(body: Any) -> Compiled:
+def _literal(body: Any) -> CompiledExpression:
     if "Dyn" in body:
         ((kind, value),) = body["Dyn"].items()
         if kind in ("Int", "Float"):
             number = value if kind == "Int" else _as_polars_reads(body)
-            return Compiled(kind, lambda row: number, literal=number)
+            return CompiledExpression(kind, lambda row: number, literal=number)
     elif "Scalar" in body and isinstance(body["Scalar"], dict):
         ((kind, value),) = body["Scalar"].items()
         if kind == "Duration" and value[1] == "Microseconds":
-            return Compiled("Duration", lambda row: value[0])
+            return CompiledExpression("Duration", lambda row: value[0])
         if kind in _INTEGERS or kind == "Float64":
             number = value if kind in _INTEGERS else _as_polars_reads(body)
-            return Compiled(kind, lambda row: number)
+            return CompiledExpression(kind, lambda row: number)
     raise _Unknown
 
 
@@ -120,46 +120,46 @@ def _as_polars_reads(body: Any) -> float:
     return float(pl.select(pl.Expr.deserialize(text, format="json")).item())
 
 
-def _cast(found: Compiled, to: Any) -> Compiled:
+def _cast(found: CompiledExpression, to: Any) -> CompiledExpression:
     kind = to.get("Literal") if isinstance(to, dict) else None
     if found.kind not in _INTEGERS or not isinstance(kind, str):
         raise _Unknown
     if kind in _INTEGERS:
-        return Compiled(kind, _within(kind, found.run))
+        return CompiledExpression(kind, _within(kind, found.run))
     if kind == "Float64":
-        return Compiled(kind, _float(found.run))
+        return CompiledExpression(kind, _float(found.run))
     raise _Unknown
 
 
-def _binary(op: str, left: Compiled, right: Compiled) -> Compiled:
+def _binary(op: str, left: CompiledExpression, right: CompiledExpression) -> CompiledExpression:
     if (left.kind, right.kind) == ("Datetime", "Duration") and op in ("Plus", "Minus"):
-        return Compiled("Datetime", _within("Int64", _both(_ARITHMETIC[op], left.run, right.run)), left.zone)
+        return CompiledExpression("Datetime", _within("Int64", _both(_ARITHMETIC[op], left.run, right.run)), left.zone)
     left, right = _supertype(left, right), _supertype(right, left)
     if op == "TrueDivide" and left.kind == right.kind == "Float64":
-        return Compiled("Float64", _both(_quotient, left.run, right.run))
+        return CompiledExpression("Float64", _both(_quotient, left.run, right.run))
     if op not in _ARITHMETIC or left.kind != right.kind:
         raise _Unknown
     run = _both(_ARITHMETIC[op], left.run, right.run)
     if left.kind == "Float64":
-        return Compiled("Float64", run)
+        return CompiledExpression("Float64", run)
     if left.kind in _INTEGERS:
-        return Compiled(left.kind, _within(left.kind, run))
+        return CompiledExpression(left.kind, _within(left.kind, run))
     raise _Unknown
 
 
-def _supertype(one: Compiled, other: Compiled) -> Compiled:
+def _supertype(one: CompiledExpression, other: CompiledExpression) -> CompiledExpression:
     """``one`` in the type in which Polars brings it together with ``other``, where that is beyond doubt."""
     if one.literal is not None and other.literal is not None:
         raise _Unknown
     if one.literal is not None and other.kind in _INTEGERS and one.kind == "Int":
         if not -(1 << _INTEGERS[other.kind]) <= one.literal < 1 << _INTEGERS[other.kind]:
             raise _Unknown
-        return Compiled(other.kind, one.run)
+        return CompiledExpression(other.kind, one.run)
     if one.literal is not None and other.kind == "Float64":
         value = float(one.literal)
-        return Compiled("Float64", lambda row: value)
+        return CompiledExpression("Float64", lambda row: value)
     if one.kind in _INTEGERS and other.kind in _INTEGERS:
-        return Compiled(max(one.kind, other.kind, key=_INTEGERS.__getitem__), one.run)
+        return CompiledExpression(max(one.kind, other.kind, key=_INTEGERS.__getitem__), one.run)
     return one
 
 
@@ -175,7 +175,7 @@ def _both(
 
 def _quotient(a: float, b: float) -> float:
     if b == 0.0:
-        raise Doubtful
+        raise FallbackRequired
     return a / b
 
 
@@ -189,13 +189,13 @@ def _within(kind: str, run: Callable[[Row], Any]) -> Callable[[Row], Any]:
     def checked(row: Row) -> Any:
         value = run(row)
         if value is not None and not -limit <= value < limit:
-            raise Doubtful
+            raise FallbackRequired
         return value
 
     return checked
 
 
-def _temporal(function: Any, of: Compiled) -> Compiled:
+def _temporal(function: Any, of: CompiledExpression) -> CompiledExpression:
     if of.kind != "Datetime":
         raise _Unknown
     if isinstance(function, dict) and "ConvertTimeZone" in function:
@@ -211,10 +211,10 @@ def _temporal(function: Any, of: Compiled) -> Compiled:
             return None
         local: int = at if zone == "UTC" else at + _offset(zone, at // _QUARTER_US)
         if not _DAYS[0] <= local // _DAY_US <= _DAYS[1]:
-            raise Doubtful
+            raise FallbackRequired
         return part(local)
 
-    return Compiled(kind, read)
+    return CompiledExpression(kind, read)
 
 
 @lru_cache(maxsize=8192)
@@ -226,7 +226,7 @@ def _offset(zone: str, quarter: int) -> int:
     local = ends.dt.convert_time_zone(zone).dt.replace_time_zone(None)
     first, last = (local.to_physical() - ends.to_physical()).to_list()
     if first != last:
-        raise Doubtful
+        raise FallbackRequired
     return int(first)
 
 

@@ -14,9 +14,9 @@ import polars as pl
 import pyarrow as pa
 
 from features.definitions import Column, FeatureSet
-from features.online.batch_lookup import Found, Lookup
-from features.online.expression_compiler import Doubtful, Row, compiled
-from features.online.keys import entity_keys, state_key, state_prefix
+from features.online.batch_lookup import BatchLookup, LookupResult
+from features.online.expression_compiler import FallbackRequired, Row, compile_derived
+from features.online.keys import state_key, state_keys, state_prefix
 from features.online.row_lookup import RowLookup
 from features.online.store import OnlineStore
 from features.types import AS_OF, INSTANT, arrow_type
@@ -28,7 +28,7 @@ _END_OF_TIME = 1 << 62
 _FEW_ROWS = 4
 _FEW_LOOKED_UP = 16
 
-Cells: TypeAlias = "pa.Array | pa.ChunkedArray"
+ArrowColumn: TypeAlias = "pa.Array | pa.ChunkedArray"
 
 
 def request_features(features: FeatureSet, request: pl.DataFrame, now_us: int | None = None) -> pl.DataFrame:
@@ -68,13 +68,13 @@ class FeatureReader:
         self._computed = _computed(features)
         self._read = sorted({name for expr in self._computed for name in expr.meta.root_names()})
         derived = [*features.derived, *([features.as_of.model_copy(update={"name": AS_OF})] if features.as_of else [])]
-        self._compiled = {d.name: compiled(d, features.request) for d in derived}
+        self._compiled = {d.name: compile_derived(d, features.request) for d in derived}
         self._views = ViewReader(features, store) if features.views else None
         clock = Column(name=AS_OF, kind="timestamp")
-        self._types = {c.name: arrow_type(c) for c in (*features.available, clock)}
+        self._types = {c.name: arrow_type(c) for c in (*features.available_columns, clock)}
         self._names, self._given = list(self._types), [c.name for c in features.request]
 
-    def frame(self, request: pa.Table, now_us: int) -> pa.Table:
+    def read(self, request: pa.Table, now_us: int) -> pa.Table:
         """Every column of ``features.available`` and ``as_of``, one row for each row of ``request``.
 
         ``now_us`` is the server's clock, microseconds since the epoch; it stands in for a feature
@@ -86,14 +86,14 @@ class FeatureReader:
         if AS_OF not in columns:
             columns[AS_OF] = pa.repeat(pa.scalar(now_us, self._types[AS_OF]), request.num_rows)
         if self._views is not None:
-            columns |= self._views.columns(columns, request.num_rows)
+            columns |= self._views.read(columns, request.num_rows)
         return pa.Table.from_arrays([columns[name] for name in self._names], self._names)
 
-    def _many(self, request: pa.Table) -> dict[str, Cells]:
+    def _many(self, request: pa.Table) -> dict[str, ArrowColumn]:
         made = pl.DataFrame(request.select(self._read)).select(self._computed)
         return {name: self._typed(name, made.get_column(name).to_arrow()) for name in made.columns}
 
-    def _few(self, columns: Mapping[str, Cells], size: int) -> dict[str, Cells] | None:
+    def _few(self, columns: Mapping[str, ArrowColumn], size: int) -> dict[str, ArrowColumn] | None:
         """What is computed from a row or two, without Polars's fixed cost; None where that is not known to be the same."""
         if size > _FEW_ROWS or not self._read or None in self._compiled.values():
             return None
@@ -104,10 +104,10 @@ class FeatureReader:
                 name: _cells([run(row) for row in rows], self._types[name])
                 for name, run in self._compiled.items() if run is not None
             }  # fmt: skip
-        except Doubtful:
+        except FallbackRequired:
             return None
 
-    def _typed(self, name: str, values: Cells) -> Cells:
+    def _typed(self, name: str, values: ArrowColumn) -> ArrowColumn:
         kind = self._types[name]
         return values if values.type == kind else values.cast(kind)
 
@@ -118,13 +118,13 @@ class ViewReader:
     def __init__(self, features: FeatureSet, store: OnlineStore) -> None:
         views = features.views
         self._store = store
-        self._lookup, self._row_lookups = Lookup(views), [RowLookup(view) for view in views]
+        self._lookup, self._row_lookups = BatchLookup(views), [RowLookup(view) for view in views]
         self._empty = [layout.empty for layout in self._lookup.layouts]
         self._entities = [(state_prefix(view), view.entity.keys) for view in views]
         self._keys = list(dict.fromkeys(key for view in views for key in view.entity.keys))
         view_of = {c.name: v for v, view in enumerate(views) for c in view.columns}
-        self._view_of_number = np.array([view_of[name] for name in self._lookup.numbers], np.intp)
-        self._view_of_text = [view_of[name] for name in self._lookup.texts]
+        self._view_of_number = np.array([view_of[name] for name in self._lookup.number_columns], np.intp)
+        self._view_of_text = [view_of[name] for name in self._lookup.text_columns]
         blanks = [
             ([c.kind for c in view.columns].count("number"), [c.kind for c in view.columns].count("category"))
             for view in views
@@ -133,19 +133,19 @@ class ViewReader:
             ([math.nan] * numbers, [None] * texts) for numbers, texts in blanks
         ]
 
-    def columns(self, rows: Mapping[str, Cells], size: int) -> dict[str, pa.Array]:
+    def read(self, rows: Mapping[str, ArrowColumn], size: int) -> dict[str, pa.Array]:
         """The views' features for ``size`` request rows (keys and ``as_of``); null for a null key or time."""
         if not size:
-            return {name: pa.array([], pa.float64()) for name in self._lookup.numbers} | {
-                name: pa.array([], pa.string()) for name in self._lookup.texts
+            return {name: pa.array([], pa.float64()) for name in self._lookup.number_columns} | {
+                name: pa.array([], pa.string()) for name in self._lookup.text_columns
             }
         found = self._few(rows, size) if size <= _FEW_LOOKED_UP else self._many(rows)
-        columns = dict(zip(self._lookup.numbers, _slices(found.numbers), strict=True))
-        for name, cells in zip(self._lookup.texts, found.texts, strict=True):
+        columns = dict(zip(self._lookup.number_columns, _slices(found.numbers), strict=True))
+        for name, cells in zip(self._lookup.text_columns, found.texts, strict=True):
             columns[name] = _cells(cells, pa.string())
         return columns
 
-    def _few(self, rows: Mapping[str, Cells], size: int) -> Found:
+    def _few(self, rows: Mapping[str, ArrowColumn], size: int) -> LookupResult:
         times = [moment.value for moment in rows[AS_OF]]
         cells = {key: rows[key].to_pylist() for key in self._keys}
         wanted: list[bytes] = []
@@ -163,9 +163,11 @@ class ViewReader:
         # Of a row, the views' values one after another.
         numbers = [list(chain.from_iterable(some for some, _ in found[row::size])) for row in range(size)]
         texts = [chain.from_iterable(some for _, some in found[row::size]) for row in range(size)]
-        return Found(np.ascontiguousarray(np.array(numbers).T), [list(cells) for cells in zip(*texts, strict=True)])
+        return LookupResult(
+            np.ascontiguousarray(np.array(numbers).T), [list(cells) for cells in zip(*texts, strict=True)]
+        )
 
-    def _many(self, rows: Mapping[str, Cells]) -> Found:
+    def _many(self, rows: Mapping[str, ArrowColumn]) -> LookupResult:
         times, keys = rows[AS_OF].cast(pa.int64()), {key: rows[key] for key in self._keys}
         usable = self._usable(times, keys)
         if times.null_count:
@@ -175,7 +177,7 @@ class ViewReader:
         found = self._lookup(states, which, np.asarray(times))
         return found if usable is None else self._masked(found, usable)
 
-    def _usable(self, times: Cells, keys: Mapping[str, Cells]) -> np.ndarray | None:
+    def _usable(self, times: ArrowColumn, keys: Mapping[str, ArrowColumn]) -> np.ndarray | None:
         """Which rows have all that each view needs, [views, rows]; None when all have."""
         if not (times.null_count or any(cells.null_count for cells in keys.values())):
             return None
@@ -193,14 +195,14 @@ class ViewReader:
             rows = cells[names[0]] if len(names) == 1 else zip(*[cells[name] for name in names], strict=True)
             which.append([first + seen.setdefault(row, len(seen)) for row in rows])
             entities = [list(seen)] if len(names) == 1 else list(zip(*seen, strict=True))
-            wanted += entity_keys(prefix, entities)
+            wanted += state_keys(prefix, entities)
             views += [view] * len(seen)
         return np.array(which, np.intp), wanted, views
 
-    def _masked(self, found: Found, usable: np.ndarray) -> Found:
+    def _masked(self, found: LookupResult, usable: np.ndarray) -> LookupResult:
         numbers = np.where(usable[self._view_of_number], found.numbers, np.nan)
         texts = zip(self._view_of_text, found.texts, strict=True)
-        return Found(numbers, [_where(usable[view], cells) for view, cells in texts])
+        return LookupResult(numbers, [_where(usable[view], cells) for view, cells in texts])
 
 
 def _slices(numbers: np.ndarray) -> list[pa.Array]:
@@ -227,12 +229,12 @@ def _text(value: str | None) -> pa.Array:
     return pa.array([value], pa.string())
 
 
-def _plain(cells: Cells, kind: pa.DataType) -> list[Any]:
+def _plain(cells: ArrowColumn, kind: pa.DataType) -> list[Any]:
     """Cells as Python's numbers and texts; times as microseconds."""
     return [cell.value for cell in cells] if pa.types.is_timestamp(kind) else cells.to_pylist()
 
 
-def _texts(cells: Cells) -> list[str]:
+def _texts(cells: ArrowColumn) -> list[str]:
     """The cells; what stands in for a null is not looked at."""
     values: list[str | None] = cells.to_pylist()
     return [value or "" for value in values] if cells.null_count else cast("list[str]", values)

@@ -19,9 +19,9 @@ def state_prefix(view: FeatureView) -> bytes:
     return view.content_hash[:16].encode() + b"." + _LAYOUT + b"/"
 
 
-def keys_of(view: FeatureView, columns: Sequence[Sequence[str]]) -> list[bytes]:
+def view_state_keys(view: FeatureView, columns: Sequence[Sequence[str]]) -> list[bytes]:
     """The key of each entity's state, from its keys by column."""
-    return entity_keys(state_prefix(view), columns)
+    return state_keys(state_prefix(view), columns)
 
 
 def state_key(prefix: bytes, values: tuple[str, ...]) -> bytes:
@@ -30,7 +30,7 @@ def state_key(prefix: bytes, values: tuple[str, ...]) -> bytes:
     return key if len(key) <= _MAX_BYTES else _shortened(prefix, key)
 
 
-def entity_keys(prefix: bytes, columns: Sequence[Sequence[str]]) -> list[bytes]:
+def state_keys(prefix: bytes, columns: Sequence[Sequence[str]]) -> list[bytes]:
     """Lengths of all texts but the last keep ("a", "bc") apart from ("ab", "c")."""
     if len(columns) == 1:
         keys = [prefix + value.encode() for value in columns[0]]

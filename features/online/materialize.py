@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from features.definitions import FeatureView
-from features.events.event_history import AT, EVENT, TIE, history
-from features.online.keys import keys_of, state_prefix
-from features.online.state_codec import LATENESS_US, NEVER, Layout
+from features.events.event_history import EVENT_TIME, KNOWN_AT, TIE_BREAKER, build_history
+from features.online.keys import state_prefix, view_state_keys
+from features.online.state_codec import MAX_LATENESS_US, NEVER, StateLayout
 from features.online.store import OnlineStore
 
 _WATERMARK = b"watermark/"
@@ -33,7 +33,7 @@ def materialize(store: OnlineStore, view: FeatureView, events: pl.DataFrame, unt
     Events that count from the watermark on or earlier are taken to be there already: to run this again, after a
     failure or with a longer table, changes nothing twice. A chunk and its watermark are written in one transaction.
     """
-    return advance(store, view, history(view, events), until_us)
+    return materialize_history(store, view, build_history(view, events), until_us)
 
 
 def push(
@@ -55,9 +55,9 @@ def push(
     if position is not None and stored is not None and position <= int(stored):
         return 0
     marks = {} if position is None else {mark: b"%d" % position}
-    found = _in_order(view, history(view, events))
+    found = _in_order(view, build_history(view, events))
     if until_us is not None:
-        found = found.filter(pl.col(AT) <= until_us)
+        found = found.filter(pl.col(KNOWN_AT) <= until_us)
     if found.is_empty():
         store.put_many(marks)
         return 0
@@ -65,17 +65,17 @@ def push(
     return found.height
 
 
-def fresh(view: FeatureView, events: pl.DataFrame, since_us: int | None, until_us: int) -> pl.DataFrame:
+def new_events(view: FeatureView, events: pl.DataFrame, since_us: int | None, until_us: int) -> pl.DataFrame:
     """The history of events that count after ``since_us``, at ``until_us`` at the latest, in no order."""
-    return _between(history(view, events), since_us, until_us)
+    return _between(build_history(view, events), since_us, until_us)
 
 
-def advance(store: OnlineStore, view: FeatureView, found: pl.DataFrame, until_us: int) -> int:
+def materialize_history(store: OnlineStore, view: FeatureView, found: pl.DataFrame, until_us: int) -> int:
     """``materialize`` for a history."""
-    return apply(store, view, _between(found, watermark(store, view), until_us))
+    return apply_events(store, view, _between(found, watermark(store, view), until_us))
 
 
-def apply(store: OnlineStore, view: FeatureView, found: pl.DataFrame) -> int:
+def apply_events(store: OnlineStore, view: FeatureView, found: pl.DataFrame) -> int:
     """Add a history of events later than all that are there, chunk by chunk; returns how many."""
     for chunk in _chunks(_in_order(view, _thinned(view, found))):
         store.put_many(_writes(store, view, chunk))
@@ -83,20 +83,20 @@ def apply(store: OnlineStore, view: FeatureView, found: pl.DataFrame) -> int:
 
 
 def _between(found: pl.DataFrame, since_us: int | None, until_us: int) -> pl.DataFrame:
-    wanted = pl.col(AT) <= until_us
-    return found.filter(wanted if since_us is None else wanted & (pl.col(AT) > since_us))
+    wanted = pl.col(KNOWN_AT) <= until_us
+    return found.filter(wanted if since_us is None else wanted & (pl.col(KNOWN_AT) > since_us))
 
 
-def forget(store: OnlineStore, view: FeatureView) -> None:
+def delete_view_state(store: OnlineStore, view: FeatureView) -> None:
     """Remove all state of a view."""
     prefix = state_prefix(view)
     positions = store.keys(_POSITION + prefix)
     store.delete([*store.keys(prefix), *positions, _WATERMARK + prefix])
 
 
-def forget_entities(store: OnlineStore, view: FeatureView, entities: Sequence[tuple[str, ...]]) -> None:
+def delete_entity_states(store: OnlineStore, view: FeatureView, entities: Sequence[tuple[str, ...]]) -> None:
     """Remove what is held of some entities, each given as the values of its keys."""
-    store.delete(keys_of(view, list(zip(*entities, strict=True))))
+    store.delete(view_state_keys(view, list(zip(*entities, strict=True))))
 
 
 def _thinned(view: FeatureView, found: pl.DataFrame) -> pl.DataFrame:
@@ -104,12 +104,12 @@ def _thinned(view: FeatureView, found: pl.DataFrame) -> pl.DataFrame:
 
     Of an entity's events that are too old for any window those with the last time are kept, and for latest the newest.
     """
-    entity, at = _codes(found, view.entity.keys), found.get_column(AT).to_numpy()
-    old = at <= _last(entity, at)[entity] - (view.max_window_us + LATENESS_US)
+    entity, at = _codes(found, view.entity.keys), found.get_column(KNOWN_AT).to_numpy()
+    old = at <= _last(entity, at)[entity] - (view.max_window_us + MAX_LATENESS_US)
     if not old.any():
         return found
     kept = ~old
-    for times in (at, found.get_column(EVENT).to_numpy()) if view.latest else (at,):
+    for times in (at, found.get_column(EVENT_TIME).to_numpy()) if view.latest else (at,):
         kept |= times == _last(entity, np.where(old, times, NEVER))[entity]
     return found.filter(kept)
 
@@ -136,12 +136,12 @@ def _last(entity: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def _in_order(view: FeatureView, found: pl.DataFrame) -> pl.DataFrame:
-    return found.sort([AT, TIE] if view.ties else [AT], maintain_order=True)
+    return found.sort([KNOWN_AT, TIE_BREAKER] if view.ties else [KNOWN_AT], maintain_order=True)
 
 
 def _chunks(ordered: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Parts of about _CHUNK events. Events that count from the same time on are in one part: the watermark tells parts apart."""
-    at, start = ordered.get_column(AT).to_numpy(), 0
+    at, start = ordered.get_column(KNOWN_AT).to_numpy(), 0
     while start < len(at):
         last = at[min(start + _CHUNK, len(at)) - 1]
         end = int(np.searchsorted(at, last, side="right"))
@@ -154,14 +154,16 @@ def _writes(store: OnlineStore, view: FeatureView, chunk: pl.DataFrame) -> dict[
 
     what counts before it may still be on its way here.
     """
-    layout = Layout(view)
+    layout = StateLayout(view)
     mark = _WATERMARK + state_prefix(view)
     entity, names = _entities(view, chunk)
-    keys = keys_of(view, names)
+    keys = view_state_keys(view, names)
     *states, stored = store.get_many([*keys, mark])
     needed = _needed(view, chunk, entity)
-    extended = layout.extend([state or layout.empty for state in states], layout.events(chunk[needed], entity[needed]))
-    newest = int(chunk.item(-1, AT))
+    extended = layout.extend(
+        [state or layout.empty for state in states], layout.encode_events(chunk[needed], entity[needed])
+    )
+    newest = int(chunk.item(-1, KNOWN_AT))
     newest = newest if stored is None else max(newest, int(stored))
     return dict(zip(keys, extended, strict=True)) | {mark: b"%d" % newest}
 
@@ -171,16 +173,16 @@ def _needed(view: FeatureView, chunk: pl.DataFrame, entity: np.ndarray) -> np.nd
 
     these are the last one, which says until when events are gone, and the newest one, for latest.
     """
-    at = chunk.get_column(AT).to_numpy()
+    at = chunk.get_column(KNOWN_AT).to_numpy()
     newest = np.empty(int(entity.max()) + 1, np.int64)
     # In the order of time: what is written last is the newest.
     newest[entity] = at
-    old = at <= (newest - view.max_window_us - LATENESS_US)[entity]
+    old = at <= (newest - view.max_window_us - MAX_LATENESS_US)[entity]
     gone = np.flatnonzero(old)
     kept = ~old
     kept[_last_of_each(gone, entity)] = True
     if view.latest:
-        by_event = np.argsort(chunk.get_column(EVENT).to_numpy()[gone], kind="stable")
+        by_event = np.argsort(chunk.get_column(EVENT_TIME).to_numpy()[gone], kind="stable")
         kept[_last_of_each(gone[by_event], entity)] = True
     return np.flatnonzero(kept)
 

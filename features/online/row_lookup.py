@@ -14,9 +14,9 @@ from itertools import pairwise
 import numpy as np
 
 from features.definitions import Aggregate, FeatureView
-from features.online.state_codec import HEAD, NULL_TEXT, WORD, Layout, too_far_back
+from features.online.state_codec import HEAD_WORDS, NULL_TEXT, WORD_BYTES, StateLayout, lookup_too_old
 
-Read = Callable[[memoryview, int, int, int], float]
+WindowFunction = Callable[[memoryview, int, int, int], float]
 """words of the state, row before the window, last row of the window, number of values between: a feature or NaN."""
 
 NAN = math.nan
@@ -29,7 +29,7 @@ class RowLookup:
     """One view's numbers, NaN for missing, and texts, each in the order of its columns, for one entity and time."""
 
     def __init__(self, view: FeatureView) -> None:
-        self._layout = Layout(view)
+        self._layout = StateLayout(view)
         self._width, self._words = self._layout.width, self._layout.words
         self._strict, self._oldest = int(view.strict), view.max_window_us + view.strict
         self._windows = [
@@ -44,7 +44,7 @@ class RowLookup:
         ]
         self._texts = [f.name for f in view.latest if f.kind == "category"]
 
-    def _reads(self, view: FeatureView, column: str, back: int) -> list[tuple[int, Read]]:
+    def _reads(self, view: FeatureView, column: str, back: int) -> list[tuple[int, WindowFunction]]:
         wanted = [(i, a) for i, a in enumerate(view.aggregates) if (a.column, a.window_us) == (column, back)]
         return [(i, _read(self._layout, aggregate)) for i, aggregate in wanted]
 
@@ -52,14 +52,14 @@ class RowLookup:
         """Raises DataError when the state no longer holds what the time needs."""
         words, width = memoryview(state).cast("q"), self._width
         if at - self._oldest < words[1]:
-            raise too_far_back(self._layout.view)
+            raise lookup_too_old(self._layout.view)
         seen = at - self._strict
-        times = words[HEAD : HEAD + (words[0] + 1) * width : width]
+        times = words[HEAD_WORDS : HEAD_WORDS + (words[0] + 1) * width : width]
         last = bisect_right(times, seen) - 1
-        upto = HEAD + last * width
+        upto = HEAD_WORDS + last * width
         numbers: list[float] = [NAN] * self._numbers
         for back, columns in self._windows:
-            since = HEAD + (bisect_right(times, seen - back, 0, last + 1) - 1) * width
+            since = HEAD_WORDS + (bisect_right(times, seen - back, 0, last + 1) - 1) * width
             for word, reads in columns:
                 n = words[upto + word] - words[since + word]
                 for i, read in reads:
@@ -75,16 +75,16 @@ class RowLookup:
         return [self._text(state, words, lead, name) for name in self._texts]
 
     def _text(self, state: bytes, words: memoryview, lead: int, name: str) -> str | None:
-        last, word = HEAD + words[0] * self._width, self._words["last text", name]
+        last, word = HEAD_WORDS + words[0] * self._width, self._words["last text", name]
         texts = self._layout.texts
-        at = (last + self._width) * WORD
+        at = (last + self._width) * WORD_BYTES
         at += sum(words[last + self._words[kind]] for kind in texts[: texts.index(("last text", name))])
-        start = words[lead - self._width + word] if lead > HEAD else 0
+        start = words[lead - self._width + word] if lead > HEAD_WORDS else 0
         text = state[at + start : at + words[lead + word]]
         return None if text == NULL_TEXT else text.decode()
 
 
-def _read(layout: Layout, aggregate: Aggregate) -> Read:
+def _read(layout: StateLayout, aggregate: Aggregate) -> WindowFunction:
     words, width, resolution = layout.words, layout.width, aggregate.resolution
     column = aggregate.column
     if aggregate.op == "count":
@@ -101,7 +101,7 @@ def _read(layout: Layout, aggregate: Aggregate) -> Read:
     return _std(word, words["square", column], width, resolution)
 
 
-def _std(word: int, square: int, width: int, resolution: float) -> Read:
+def _std(word: int, square: int, width: int, resolution: float) -> WindowFunction:
     def read(words: memoryview, since: int, upto: int, n: int) -> float:
         if n < 2:
             return NAN
@@ -115,7 +115,7 @@ def _std(word: int, square: int, width: int, resolution: float) -> Read:
     return read
 
 
-def _extreme(which: Callable[[Sequence[float]], float], word: int, width: int) -> Read:
+def _extreme(which: Callable[[Sequence[float]], float], word: int, width: int) -> WindowFunction:
     def read(words: memoryview, since: int, upto: int, n: int) -> float:
         if not n:
             return NAN
@@ -127,7 +127,7 @@ def _extreme(which: Callable[[Sequence[float]], float], word: int, width: int) -
     return read
 
 
-def _distinct(word: int, width: int) -> Read:
+def _distinct(word: int, width: int) -> WindowFunction:
     def read(words: memoryview, since: int, upto: int, n: int) -> float:
         gaps = words[since + width + word : upto + word + 1 : width]
         # A value's first row in the window is the one whose predecessor stands before the window.

@@ -27,26 +27,26 @@ import pyarrow as pa
 
 from cluster.errors import DataError
 from features.definitions import Aggregate, FeatureView, Latest
-from features.events.event_history import AT, EVENT, TIE, newest_of, units, value_of
+from features.events.event_history import EVENT_TIME, KNOWN_AT, TIE_BREAKER, latest_column, to_units, value_column
 
 # How far behind the newest event a look-up may lie and still be exact.
-LATENESS_US = 24 * 3600 * 1_000_000
+MAX_LATENESS_US = 24 * 3600 * 1_000_000
 
-HEAD = 4
-WORD = 8
+HEAD_WORDS = 4
+WORD_BYTES = 8
 """Bytes of a word."""
 NEVER = int(np.iinfo(np.int64).min)
 NULL_TEXT = b"\xff"
 """Stands for a missing text: no UTF-8 has this byte."""
-FIRST = 1 << 62
+NO_PREDECESSOR = 1 << 62
 """Rows back to the same value, where there was none before."""
 
-_COUNT, _CUT, _PEAK, _LEFT = range(HEAD)
+_COUNT, _CUT, _PEAK, _LEFT = range(HEAD_WORDS)
 _MAX_SUM = 2.0**62
 _SUMMED = ("sum", "mean", "std")
 
 
-class Events(NamedTuple):
+class EventMatrix(NamedTuple):
     """Events, or states taken apart: ``matrix`` [n, Layout.width], running words as each row's own; texts by column.
 
     ``entity`` [n] counts the entities from 0.
@@ -56,12 +56,12 @@ class Events(NamedTuple):
     matrix: np.ndarray
     texts: list[pa.LargeBinaryArray]
 
-    def take(self, rows: np.ndarray) -> Events:
+    def take(self, rows: np.ndarray) -> EventMatrix:
         picked = pa.array(rows)
-        return Events(self.entity[rows], self.matrix[rows], [text.take(picked) for text in self.texts])
+        return EventMatrix(self.entity[rows], self.matrix[rows], [text.take(picked) for text in self.texts])
 
 
-class Layout:
+class StateLayout:
     """Where each value of a view stands in a row of its states.
 
     ``words`` maps (what, column or feature) to the word; what is one of at, count, sum, square, value, gap, text of
@@ -118,20 +118,20 @@ class Layout:
             row[0, self.words["tie", ""]] = np.array(-np.inf).view(np.int64)
         return _packed([0, NEVER, 0, NEVER], row, [NULL_TEXT * (what == "last text") for what, _ in self.texts])
 
-    def events(self, rows: pl.DataFrame, entity: np.ndarray) -> Events:
+    def encode_events(self, rows: pl.DataFrame, entity: np.ndarray) -> EventMatrix:
         """Rows of a history (features/events/event_history.py) as events. Raises DataError for a value beyond its resolution."""
         matrix = np.zeros((rows.height, self.width), np.int64)
-        matrix[:, 0] = rows.get_column(AT)
+        matrix[:, 0] = rows.get_column(KNOWN_AT)
         texts: dict[tuple[str, str], pa.LargeBinaryArray] = {}
         for column, aggregates in self._columns.items():
-            self._fill_aggregates(matrix, texts, column, aggregates[0], rows.get_column(value_of(aggregates[0])))
+            self._fill_aggregates(matrix, texts, column, aggregates[0], rows.get_column(value_column(aggregates[0])))
         if self.view.latest:
-            matrix[:, self.words["event", ""]] = rows.get_column(EVENT)
+            matrix[:, self.words["event", ""]] = rows.get_column(EVENT_TIME)
             if self.view.ties:
-                matrix[:, self.words["tie", ""]] = _bits(rows.get_column(TIE))
+                matrix[:, self.words["tie", ""]] = _bits(rows.get_column(TIE_BREAKER))
         for latest in self.view.latest:
-            self._fill_latest(matrix, texts, latest, rows.get_column(newest_of(latest)))
-        return Events(entity, matrix, [texts[kind] for kind in self.texts])
+            self._fill_latest(matrix, texts, latest, rows.get_column(latest_column(latest)))
+        return EventMatrix(entity, matrix, [texts[kind] for kind in self.texts])
 
     def _fill_aggregates(
         self, matrix: np.ndarray, texts: dict, column: str, aggregate: Aggregate, values: pl.Series
@@ -139,7 +139,7 @@ class Layout:
         words = self.words
         matrix[:, words["count", column]] = values.is_not_null()
         if ("sum", column) in words:
-            matrix[:, words["sum", column]] = units(self.view, aggregate, values).fill_null(0)
+            matrix[:, words["sum", column]] = to_units(self.view, aggregate, values).fill_null(0)
         if ("square", column) in words:
             matrix[:, words["square", column]] = np.square(matrix[:, words["sum", column]])
         if ("value", column) in words:
@@ -154,30 +154,30 @@ class Layout:
             kind = ("last text", latest.name)
             texts[kind], matrix[:, self.words[kind]] = _texts(values)
 
-    def extend(self, states: Sequence[bytes], fresh: Events) -> list[bytes]:
+    def extend(self, states: Sequence[bytes], fresh: EventMatrix) -> list[bytes]:
         """The states of entities 0.. with fresh events, one or more for each, less what no exact look-up can need."""
         cut, left, old = self._apart(states)
-        both = Events(
+        both = EventMatrix(
             np.concatenate([old.entity, fresh.entity]),
             np.concatenate([old.matrix, fresh.matrix]),
             [pa.concat_arrays(pair) for pair in zip(old.texts, fresh.texts, strict=True)],
         )
         return self._together(*self._trimmed(cut, left, both.take(self._order(both))))
 
-    def _order(self, events: Events) -> np.ndarray:
+    def _order(self, events: EventMatrix) -> np.ndarray:
         """By entity, time and tie; equals stay in their order."""
         keys = [events.matrix[:, 0], events.entity]
         if ("tie", "") in self.words:
             keys = [_floats(events.matrix[:, self.words["tie", ""]]), *keys]
         return np.lexsort(keys)
 
-    def _apart(self, states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, Events]:
+    def _apart(self, states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, EventMatrix]:
         """``cut`` of each state, from when its row 0 counts, and all rows, rows 0 included."""
-        words, starts = joined(states)
+        words, starts = concat_states(states)
         rows = words[starts + _COUNT] + 1
         entity = np.repeat(np.arange(len(states)), rows)
         first = np.cumsum(rows) - rows
-        position = (starts + HEAD)[entity] + (np.arange(len(entity)) - first[entity]) * self.width
+        position = (starts + HEAD_WORDS)[entity] + (np.arange(len(entity)) - first[entity]) * self.width
         matrix = words[position[:, None] + np.arange(self.width)]
         running = matrix[:, self._running]
         before = np.vstack([np.zeros_like(running[:1]), running[:-1]])
@@ -185,7 +185,7 @@ class Layout:
         matrix[:, self._running] = running - before
         ends = first + rows - 1
         texts = self._texts_of(states, rows, running[ends], matrix)
-        return words[starts + _CUT], words[starts + _LEFT], Events(entity, matrix, texts)
+        return words[starts + _CUT], words[starts + _LEFT], EventMatrix(entity, matrix, texts)
 
     def _texts_of(
         self, states: Sequence[bytes], rows: np.ndarray, totals: np.ndarray, matrix: np.ndarray
@@ -193,7 +193,7 @@ class Layout:
         if not self.texts:
             return []
         of_texts = [int(np.flatnonzero(self._running == self.words[kind])[0]) for kind in self.texts]
-        at = (HEAD + rows * self.width) * WORD
+        at = (HEAD_WORDS + rows * self.width) * WORD_BYTES
         texts = []
         for kind, sizes in zip(self.texts, totals[:, of_texts].T, strict=True):
             data = b"".join(s[a : a + size] for s, a, size in zip(states, at.tolist(), sizes.tolist(), strict=True))
@@ -203,12 +203,14 @@ class Layout:
             at = at + sizes
         return texts
 
-    def _trimmed(self, cut: np.ndarray, left: np.ndarray, events: Events) -> tuple[np.ndarray, np.ndarray, Events]:
+    def _trimmed(
+        self, cut: np.ndarray, left: np.ndarray, events: EventMatrix
+    ) -> tuple[np.ndarray, np.ndarray, EventMatrix]:
         """Without events too old for any window; the newest of them becomes row 0."""
         at, entity = events.matrix[:, 0], events.entity
         first = np.flatnonzero(np.diff(entity, prepend=-1))
         newest = at[np.append(first[1:], len(at)) - 1]
-        oldest = newest - self.view.max_window_us - LATENESS_US
+        oldest = newest - self.view.max_window_us - MAX_LATENESS_US
         gone = at <= oldest[entity]
         gone[first] = False
         if not gone.any():
@@ -225,10 +227,10 @@ class Layout:
             for (what, _), text in zip(self.texts, events.texts, strict=True)
         ]
         cut = np.where(some, np.maximum(cut, at[last_gone]), cut)
-        return cut, left, Events(entity, matrix, texts).take(np.flatnonzero(~gone))
+        return cut, left, EventMatrix(entity, matrix, texts).take(np.flatnonzero(~gone))
 
     def _newest(
-        self, events: Events, gone: np.ndarray, first: np.ndarray, left: np.ndarray
+        self, events: EventMatrix, gone: np.ndarray, first: np.ndarray, left: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Of each entity the row that holds the newest of the events that are gone, and from when that one counts.
 
@@ -244,7 +246,7 @@ class Layout:
         newest = ordered[np.flatnonzero(np.diff(events.entity[ordered], append=-1))]
         return newest, counts[newest]
 
-    def _lead(self, events: Events) -> np.ndarray:
+    def _lead(self, events: EventMatrix) -> np.ndarray:
         """How many rows back, at each row, the newest event of its entity so far stands; the last of equals."""
         rank = np.unique(events.matrix[:, self.words["event", ""]], return_inverse=True)[1]
         # Entities ascend, so that a new one's first row beats all rows before it.
@@ -253,7 +255,7 @@ class Layout:
         leads = rank == np.maximum.accumulate(rank)
         return here - np.maximum.accumulate(np.where(leads, here, 0))
 
-    def _gap(self, events: Events, column: str) -> np.ndarray:
+    def _gap(self, events: EventMatrix, column: str) -> np.ndarray:
         """How many rows back the same value stands; FIRST where there is none, 0 for a missing value."""
         if ("text", column) in self.words:
             text = events.texts[self.texts.index(("text", column))]
@@ -264,11 +266,11 @@ class Layout:
         order = present[np.lexsort((value[present], events.entity[present]))]
         again = (np.diff(value[order]) == 0) & (np.diff(events.entity[order]) == 0)
         gap = np.zeros(len(value), np.int64)
-        gap[order] = FIRST
+        gap[order] = NO_PREDECESSOR
         gap[order[1:][again]] = np.diff(order)[again]
         return gap
 
-    def _together(self, cut: np.ndarray, left: np.ndarray, events: Events) -> list[bytes]:
+    def _together(self, cut: np.ndarray, left: np.ndarray, events: EventMatrix) -> list[bytes]:
         """One state for each entity."""
         entity, matrix = events.entity, events.matrix
         first = np.flatnonzero(np.diff(entity, prepend=-1))
@@ -286,12 +288,12 @@ class Layout:
         own = matrix[:, self._running]
         total = np.cumsum(own, axis=0)
         matrix[:, self._running] = total - (total[first] - own[first])[entity]
-        starts = np.arange(len(first)) * HEAD + first * self.width
-        words = np.empty(len(first) * HEAD + matrix.size, np.int64)
+        starts = np.arange(len(first)) * HEAD_WORDS + first * self.width
+        words = np.empty(len(first) * HEAD_WORDS + matrix.size, np.int64)
         for word, of_head in ((_COUNT, rows - 1), (_CUT, cut), (_PEAK, peak), (_LEFT, left)):
             words[starts + word] = of_head
         words[
-            (starts + HEAD)[entity][:, None]
+            (starts + HEAD_WORDS)[entity][:, None]
             + (np.arange(len(entity)) - first[entity])[:, None] * self.width
             + np.arange(self.width)
         ] = matrix
@@ -305,24 +307,24 @@ class Layout:
             )
 
 
-def too_far_back(view: FeatureView) -> DataError:
+def lookup_too_old(view: FeatureView) -> DataError:
     """A look-up that needs events which a state no longer holds."""
     return DataError(
-        f"feature view {view.name!r} is asked for a time more than {LATENESS_US // 3_600_000_000} h behind its newest"
+        f"feature view {view.name!r} is asked for a time more than {MAX_LATENESS_US // 3_600_000_000} h behind its newest"
         " event, which the online store no longer holds",
         "use the offline join for the past",
     )
 
 
-def joined(states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+def concat_states(states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """The words of all states, and the word at which each starts."""
-    sizes = np.fromiter(map(len, states), np.int64, len(states)) // WORD
+    sizes = np.fromiter(map(len, states), np.int64, len(states)) // WORD_BYTES
     return np.frombuffer(b"".join(states), np.int64), np.cumsum(sizes) - sizes
 
 
 def _cut_up(words: np.ndarray, starts: np.ndarray, first: np.ndarray, texts: list[pa.LargeBinaryArray]) -> list[bytes]:
     data = words.data.cast("B")
-    ends = (starts * WORD).tolist()
+    ends = (starts * WORD_BYTES).tolist()
     states = [bytes(data[a:b]) for a, b in pairwise(ends)]
     if not texts:
         return states
@@ -339,7 +341,7 @@ def _packed(head: list[int], row: np.ndarray, texts: list[bytes]) -> bytes:
 
 
 def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % WORD)
+    return data + bytes(-len(data) % WORD_BYTES)
 
 
 def _bits(values: pl.Series) -> np.ndarray:

@@ -30,7 +30,7 @@ MAX_MAGNITUDE = 1e100
 Count = Annotated[int, Field(ge=0)]
 
 
-class NumberWire(Frozen):
+class NumberRecord(Frozen):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
     nulls: Count
@@ -41,7 +41,7 @@ class NumberWire(Frozen):
     sketch: bytes
 
 
-class CategoryWire(Frozen):
+class CategoryRecord(Frozen):
     count: Count
     nulls: Count
     mistyped: Count
@@ -124,8 +124,8 @@ class NumberSummary:
         self.mean += delta * count / (before + count)
         self.m2 += m2 + delta * delta * before * count / (before + count)
 
-    def wire(self) -> NumberWire:
-        return NumberWire(
+    def to_record(self) -> NumberRecord:
+        return NumberRecord(
             nulls=self.nulls,
             infinite=self.infinite,
             mistyped=self.mistyped,
@@ -135,7 +135,7 @@ class NumberSummary:
         )
 
     @classmethod
-    def from_wire(cls, wire: NumberWire) -> Self:
+    def from_record(cls, wire: NumberRecord) -> Self:
         sketch = kll_doubles_sketch.deserialize(wire.sketch)
         return cls(sketch, wire.nulls, wire.infinite, wire.mistyped, wire.mean, wire.m2)
 
@@ -186,11 +186,11 @@ class CategorySummary:
         cut = sorted(self.counts.values(), reverse=True)[MAX_CATEGORIES]
         self.counts = {value: count - cut for value, count in self.counts.items() if count > cut}
 
-    def wire(self) -> CategoryWire:
-        return CategoryWire(count=self.count, nulls=self.nulls, mistyped=self.mistyped, counts=self.counts)
+    def to_record(self) -> CategoryRecord:
+        return CategoryRecord(count=self.count, nulls=self.nulls, mistyped=self.mistyped, counts=self.counts)
 
     @classmethod
-    def from_wire(cls, wire: CategoryWire) -> Self:
+    def from_record(cls, wire: CategoryRecord) -> Self:
         if sum(wire.counts.values()) > wire.count:
             raise ValueError("more values are listed than were counted")
         return cls(dict(wire.counts), wire.count, wire.nulls, wire.mistyped)

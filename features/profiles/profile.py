@@ -23,11 +23,11 @@ from features.definitions import Column
 from features.profiles.column_sketches import (
     MAX_MAGNITUDE,
     MAX_VALUE_CHARS,
+    CategoryRecord,
     CategorySummary,
-    CategoryWire,
     Count,
+    NumberRecord,
     NumberSummary,
-    NumberWire,
 )
 
 _FORMAT = 1
@@ -35,12 +35,12 @@ _NUMBER_TYPES = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean,
 _CATEGORY_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
 
 
-class _Wire(Frozen):
+class _ProfileRecord(Frozen):
     format: int
     rows: Count
     columns: tuple[Column, ...]
-    numbers: dict[str, NumberWire]
-    categories: dict[str, CategoryWire]
+    numbers: dict[str, NumberRecord]
+    categories: dict[str, CategoryRecord]
 
 
 class Profile:
@@ -90,7 +90,7 @@ class Profile:
             category.merge(other.categories[name])
         self.rows += other.rows
 
-    def restricted(self, columns: tuple[Column, ...]) -> Profile:
+    def select_columns(self, columns: tuple[Column, ...]) -> Profile:
         """The same rows seen through other columns: those it lacks are empty, those not asked for are left out.
 
         The summaries are shared with this profile, not copied.
@@ -105,12 +105,12 @@ class Profile:
 
     def to_bytes(self) -> bytes:
         """JSON, sketches in base64."""
-        wire = _Wire(
+        wire = _ProfileRecord(
             format=_FORMAT,
             rows=self.rows,
             columns=self.columns,
-            numbers={name: s.wire() for name, s in self.numbers.items()},
-            categories={name: s.wire() for name, s in self.categories.items()},
+            numbers={name: s.to_record() for name, s in self.numbers.items()},
+            categories={name: s.to_record() for name, s in self.categories.items()},
         )
         return wire.model_dump_json().encode()
 
@@ -118,9 +118,9 @@ class Profile:
     def from_bytes(cls, data: bytes) -> Self:
         """Raises DataError when ``data`` is not a profile that this version can read."""
         try:
-            wire = _Wire.model_validate_json(data, extra="ignore")
-            numbers = {name: NumberSummary.from_wire(w) for name, w in wire.numbers.items()}
-            categories = {name: CategorySummary.from_wire(w) for name, w in wire.categories.items()}
+            wire = _ProfileRecord.model_validate_json(data, extra="ignore")
+            numbers = {name: NumberSummary.from_record(w) for name, w in wire.numbers.items()}
+            categories = {name: CategorySummary.from_record(w) for name, w in wire.categories.items()}
         except (ValidationError, ValueError, RuntimeError, IndexError) as error:
             raise DataError(f"{len(data)} bytes that are not a profile: {str(error).splitlines()[0]}") from error
         if wire.format != _FORMAT or (tuple(numbers), tuple(categories)) != _series(wire.columns):

@@ -43,13 +43,13 @@ class Bins(Frozen):
     complete: bool = True
 
     @classmethod
-    def of_number(cls, summary: NumberSummary) -> Self:
+    def for_number(cls, summary: NumberSummary) -> Self:
         ranks = np.arange(1, FINE_BINS) / FINE_BINS
         edges = np.unique(summary.quantiles(ranks))
         return cls(edges=tuple(float(e) for e in edges if e < summary.max))
 
     @classmethod
-    def of_category(cls, summary: CategorySummary) -> Self:
+    def for_category(cls, summary: CategorySummary) -> Self:
         least = MIN_SHARE * summary.count
         listed = sorted(value for value, count in summary.counts.items() if count >= least)
         rare = sorted(value for value, count in summary.counts.items() if count < least)
@@ -70,7 +70,7 @@ class Bins(Frozen):
         return np.array([*listed, *pooled, summary.nulls, summary.mistyped], np.int64)
 
 
-class _Wire(Stored):
+class _ReferenceRecord(Stored):
     stored_as: ClassVar[str] = "reference profile"
 
     window_s: float
@@ -109,8 +109,8 @@ class ReferenceProfile:
         total = Profile.empty(windows[starts[0]].columns)
         for start in starts:
             total.merge(windows[start])
-        bins = {name: Bins.of_number(s) for name, s in total.numbers.items()}
-        bins |= {name: Bins.of_category(s) for name, s in total.categories.items()}
+        bins = {name: Bins.for_number(s) for name, s in total.numbers.items()}
+        bins |= {name: Bins.for_category(s) for name, s in total.categories.items()}
         counted = [count_cells(bins, windows[start]) for start in starts]
         cells = {name: np.stack([window[name] for window in counted]) for name in bins}
         return cls(total, window_s, starts, bins, cells)
@@ -118,7 +118,7 @@ class ReferenceProfile:
     def to_bytes(self) -> bytes:
         """JSON."""
         cells = {name: tuple(map(tuple, counts.tolist())) for name, counts in self.cells.items()}
-        wire = _Wire(
+        wire = _ReferenceRecord(
             window_s=self.window_s,
             starts=self.starts,
             bins=self.bins,
@@ -131,7 +131,7 @@ class ReferenceProfile:
     def from_bytes(cls, data: bytes) -> Self:
         """Raises DataError when ``data`` is not a reference profile."""
         try:
-            wire = _Wire.from_stored(data)
+            wire = _ReferenceRecord.from_stored(data)
             cells = {name: np.array(counts, np.int64) for name, counts in wire.cells.items()}
         except (ValidationError, ValueError, OverflowError) as error:
             what = str(error).splitlines()[0]

@@ -16,41 +16,41 @@ import polars as pl
 import pyarrow as pa
 
 from cluster.storage.tables import Tables
-from features.sources.pseudonyms import Pseudonyms
+from features.sources.pseudonyms import PseudonymKey
 
-FORGOTTEN = "forgotten"
+ERASURE_TABLE = "forgotten"
 
 _SCHEMA = pa.schema(
     [("columns", pa.string()), ("digest", pa.string()), ("keyed", pa.bool_()), ("at", pa.timestamp("us", tz="UTC"))]
 )
 
 
-def digest(entity: Mapping[str, str], names: Pseudonyms | None) -> str:
+def entity_digest(entity: Mapping[str, str], names: PseudonymKey | None) -> str:
     """Of an entity as it is stored, hashed columns by their tokens."""
     text = json.dumps(dict(sorted(entity.items())), ensure_ascii=False)
     return names.token(text) if names else hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
-class Forgotten:
+class ErasureRegistry:
     """Digests by the columns that they are of, apart for keyed and other ones."""
 
     entries: tuple[tuple[tuple[str, ...], bool, frozenset[str]], ...] = ()
 
     @property
-    def keyed(self) -> bool:
+    def has_keyed_entries(self) -> bool:
         return any(keyed for _, keyed, _ in self.entries)
 
     @classmethod
-    def read(cls, tables: Tables, namespace: str) -> Forgotten:
-        name = f"{namespace}.{FORGOTTEN}"
+    def read(cls, tables: Tables, namespace: str) -> ErasureRegistry:
+        name = f"{namespace}.{ERASURE_TABLE}"
         if not tables.exists(name):
             return cls()
         rows = pl.DataFrame(tables.read(name, columns=["columns", "digest", "keyed"]))
         groups = rows.group_by("columns", "keyed", maintain_order=True).agg("digest")
         return cls(tuple((tuple(json.loads(c)), keyed, frozenset(found)) for c, keyed, found in groups.iter_rows()))
 
-    def without(self, rows: pl.DataFrame, names: Pseudonyms | None) -> pl.DataFrame:
+    def drop_erased(self, rows: pl.DataFrame, names: PseudonymKey | None) -> pl.DataFrame:
         """The rows, stored columns in their types, that are of nobody who is forgotten."""
         for columns, keyed, digests in self.entries:
             if set(columns) <= set(rows.columns):
@@ -58,20 +58,23 @@ class Forgotten:
         return rows
 
 
-def remember(tables: Tables, namespace: str, entity: Mapping[str, str], names: Pseudonyms | None, at: datetime) -> None:
+def record_erasure(
+    tables: Tables, namespace: str, entity: Mapping[str, str], names: PseudonymKey | None, at: datetime
+) -> None:
     """Note that the entity is forgotten; noted before, it is not noted again."""
-    mark = digest(entity, names)
+    mark = entity_digest(entity, names)
     row = {"columns": json.dumps(sorted(entity)), "digest": mark, "keyed": names is not None, "at": at}
-    tables.append(f"{namespace}.{FORGOTTEN}", pa.Table.from_pylist([row], _SCHEMA), key=mark)
+    tables.append(f"{namespace}.{ERASURE_TABLE}", pa.Table.from_pylist([row], _SCHEMA), key=mark)
 
 
 def _without(
-    rows: pl.DataFrame, columns: Sequence[str], digests: frozenset[str], names: Pseudonyms | None
+    rows: pl.DataFrame, columns: Sequence[str], digests: frozenset[str], names: PseudonymKey | None
 ) -> pl.DataFrame:
     texts = rows.select(pl.col(list(columns)).cast(pl.String))
     entities = texts.unique().drop_nulls()
     gone = [
-        digest(dict(zip(entities.columns, values, strict=True)), names) in digests for values in entities.iter_rows()
+        entity_digest(dict(zip(entities.columns, values, strict=True)), names) in digests
+        for values in entities.iter_rows()
     ]
     keys = [f"__{name}" for name in columns]
     hidden = entities.filter(pl.Series(gone, dtype=pl.Boolean)).rename(dict(zip(columns, keys, strict=True)))

@@ -22,32 +22,41 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot
 from features.definitions import Column
-from features.sources.erasure_registry import Forgotten
-from features.sources.pseudonyms import needs_key, pseudonyms
-from features.sources.readers import Read, unreadable
+from features.sources.erasure_registry import ErasureRegistry
+from features.sources.pseudonyms import load_pseudonym_key, needs_key
+from features.sources.readers import SourceReader, read_error
 from features.sources.source import Source
-from features.sources.validation import RAW, REASON, counted, judged, once, quarantined, staleness, unknown
+from features.sources.validation import (
+    RAW,
+    REASON,
+    count_reasons,
+    deduplicate,
+    exclude_known,
+    quarantine_rows,
+    staleness,
+    validate_rows,
+)
 from features.types import arrow_type
 
 QUARANTINE = "quarantine"
 
 
-class Landed(NamedTuple):
+class IngestionResult(NamedTuple):
     """What became of a source: its table, new and known rows, and how many of those ``put_aside`` had each reason.
 
     ``newest`` is when the newest row was known; ``stale`` says, in a sentence, that this is too long ago.
     """
 
     snapshot: Snapshot
-    added: int
-    present: int
-    put_aside: int
-    quarantined: dict[str, int]
-    newest: datetime | None = None
-    stale: str = ""
+    new_rows: int
+    known_rows: int
+    quarantined_rows: int
+    quarantine_reasons: dict[str, int]
+    newest_known_at: datetime | None = None
+    staleness: str = ""
 
 
-def land(source: Source, tables: Tables, namespace: str, settings: Settings, now: datetime) -> Landed:
+def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, now: datetime) -> IngestionResult:
     """Check, sort and append the rows of ``source`` that its table does not hold yet.
 
     Run again, it adds only what is new. Raises DataError for a missing column, an empty source, or a stale one that is
@@ -59,9 +68,9 @@ def land(source: Source, tables: Tables, namespace: str, settings: Settings, now
     # Made before it is written: Ray widens the table by the columns that go into the writing task, dropped there or not.
     good = rows.filter(expr=col(REASON).is_null()).drop_columns([REASON, RAW]).materialize()
     added, aside = good.count(), _quarantine(source, pl.DataFrame(_rows(bad, source)), tables, namespace)
-    reasons = counted(aside)
+    reasons = count_reasons(aside)
     if added:
-        snapshot = tables.write(table, good, schema_of(source.stored))
+        snapshot = tables.write(table, good, columns_schema(source.stored_columns))
     elif (latest := tables.latest(table)) is not None:
         snapshot = latest
     else:
@@ -71,16 +80,16 @@ def land(source: Source, tables: Tables, namespace: str, settings: Settings, now
     stale = staleness(source, newest, now)
     if stale and source.stale == "refuse":
         raise DataError(stale, "mend what feeds it, or declare stale='warn'")
-    return Landed(snapshot, added, snapshot.rows - added, len(aside), reasons, newest, stale)
+    return IngestionResult(snapshot, added, snapshot.rows - added, len(aside), reasons, newest, stale)
 
 
-def half_the_cpus() -> int:
+def default_parallelism() -> int:
     """How many blocks to work on at once: enough to use the cores, few enough not to start a worker process for each."""
     resources: dict[str, float] = ray.cluster_resources()
     return max(2, int(resources.get("CPU", 2)) // 2)
 
 
-def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
+def columns_schema(columns: tuple[Column, ...]) -> pa.Schema:
     """Arrow schema of declared columns."""
     return pa.schema([(c.name, arrow_type(c)) for c in columns])
 
@@ -94,31 +103,35 @@ class _Screen:
 
     source: Source
     settings: Settings
-    present: ray.ObjectRef
-    forgotten: Forgotten
+    known_keys: ray.ObjectRef
+    forgotten: ErasureRegistry
 
     def __call__(self, block: pa.Table) -> pa.Table:
         columns = self.source.columns
-        names = pseudonyms(self.settings) if needs_key(columns) or self.forgotten.keyed else None
-        rows = unknown(self.source, judged(self.source, pl.DataFrame(block), names), ray.get(self.present))
-        return _typed(self.source, self.forgotten.without(rows, names))
+        names = load_pseudonym_key(self.settings) if needs_key(columns) or self.forgotten.has_keyed_entries else None
+        rows = exclude_known(
+            self.source, validate_rows(self.source, pl.DataFrame(block), names), ray.get(self.known_keys)
+        )
+        return _typed(self.source, self.forgotten.drop_erased(rows, names))
 
 
 def _judge(source: Source, tables: Tables, namespace: str, settings: Settings) -> ray.data.Dataset:
     """One checked Dataset; rows of one key meet in one block, so that repeats are seen."""
     if needs_key(source.columns):
-        pseudonyms(settings)  # A key that is missing is told here, not from within a task.
-    screen = _Screen(source, settings, _present_keys(source, tables, namespace), Forgotten.read(tables, namespace))
+        load_pseudonym_key(settings)  # A key that is missing is told here, not from within a task.
+    screen = _Screen(
+        source, settings, _present_keys(source, tables, namespace), ErasureRegistry.read(tables, namespace)
+    )
 
     def repeats(block: pa.Table) -> pa.Table:
-        return _typed(source, once(source, pl.DataFrame(block)))
+        return _typed(source, deduplicate(source, pl.DataFrame(block)))
 
     arguments: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
 
     def run() -> ray.data.Dataset:
         # Most rows of a later landing are known; the shuffle need not carry them.
         new = _read(source).map_batches(screen, **arguments)
-        shuffled = new.repartition(half_the_cpus(), keys=list(source.key))
+        shuffled = new.repartition(default_parallelism(), keys=list(source.key))
         found: ray.data.Dataset = shuffled.map_batches(repeats, **arguments).materialize()
         return found
 
@@ -126,7 +139,7 @@ def _judge(source: Source, tables: Tables, namespace: str, settings: Settings) -
 
 
 def _read(source: Source) -> ray.data.Dataset:
-    rows = source.rows()
+    rows = source.open()
     if not isinstance(rows, ray.data.Dataset):
         raise DataError(
             f"source {source.name!r}: its read function gave a {type(rows).__name__}",
@@ -135,10 +148,10 @@ def _read(source: Source) -> ray.data.Dataset:
     names = rows.columns() or []
     if not names:
         raise DataError(f"source {source.name!r} is empty", "check what its read function returns")
-    absent = [name for name in source.names if name not in names]
+    absent = [name for name in source.column_names if name not in names]
     if absent:
         raise DataError(f"source {source.name!r} lacks column {', '.join(absent)}", f"it has {', '.join(names)}")
-    return rows.select_columns(source.names)
+    return rows.select_columns(source.column_names)
 
 
 def _told(source: Source, run: Callable[[], ray.data.Dataset]) -> ray.data.Dataset:
@@ -149,19 +162,19 @@ def _told(source: Source, run: Callable[[], ray.data.Dataset]) -> ray.data.Datas
         cause = error.cause
         if isinstance(cause, RayloopError):
             raise cause from error
-        where = source.read.where if isinstance(source.read, Read) else f"source {source.name!r}"
-        raise unreadable(where, error) from error
+        where = source.read.location if isinstance(source.read, SourceReader) else f"source {source.name!r}"
+        raise read_error(where, error) from error
 
 
 def _present_keys(source: Source, tables: Tables, namespace: str) -> ray.ObjectRef:
     table = f"{namespace}.{source.name}"
-    empty = schema_of(tuple(c for c in source.columns if c.name in source.key)).empty_table()
+    empty = columns_schema(tuple(c for c in source.columns if c.name in source.key)).empty_table()
     keys = tables.read(table, columns=source.key) if tables.exists(table) else empty
     return ray.put(pl.DataFrame(keys).select(source.key))
 
 
 def _judged_schema(source: Source) -> pa.Schema:
-    schema = schema_of(source.stored)
+    schema = columns_schema(source.stored_columns)
     return schema.append(pa.field(REASON, pa.string())).append(pa.field(RAW, pa.string()))
 
 
@@ -178,7 +191,7 @@ def _rows(dataset: ray.data.Dataset, source: Source) -> pa.Table:
 
 def _quarantine(source: Source, bad: pl.DataFrame, tables: Tables, namespace: str) -> list[str]:
     """Put the rows aside that are not there already; returns the reasons of all."""
-    rows = quarantined(source, bad)
+    rows = quarantine_rows(source, bad)
     name = f"{namespace}.{QUARANTINE}"
     new = rows
     if tables.exists(name):

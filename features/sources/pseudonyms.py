@@ -30,7 +30,7 @@ _HASH_BYTES = 16
 _VARIABLE = "RAYLOOP_PERSONAL_KEY_FILE"
 
 
-class Pseudonyms:
+class PseudonymKey:
     """Tokens under one key."""
 
     def __init__(self, key: bytes) -> None:
@@ -46,18 +46,18 @@ class Pseudonyms:
         digest = hashlib.blake2b(value.encode(), digest_size=_HASH_BYTES, key=self._key).hexdigest()
         return f"~{self.key_id}~{digest}"
 
-    def series(self, values: pl.Series) -> pl.Series:
+    def tokenize_series(self, values: pl.Series) -> pl.Series:
         """Tokens of a column of text, null for null."""
         known = values.drop_nulls().unique()
         tokens = pl.Series([self.token(value) for value in known], dtype=pl.String)
         return values.replace_strict(known, tokens, default=None, return_dtype=pl.String)
 
-    def array(self, values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    def tokenize_array(self, values: pa.Array | pa.ChunkedArray) -> pa.Array:
         """The same for the few rows of a request."""
         return pa.array([None if value is None else self.token(value) for value in values.to_pylist()], pa.string())
 
 
-def pseudonyms(settings: Settings) -> Pseudonyms:
+def load_pseudonym_key(settings: Settings) -> PseudonymKey:
     """The key of these settings. Raises SettingsError when there is none that can be used."""
     if not settings.personal_key_file:
         raise SettingsError(
@@ -78,42 +78,42 @@ def needs_key(columns: Iterable[Column]) -> bool:
     return any(column.personal == "hash" for column in columns)
 
 
-def stored(columns: Iterable[Column]) -> tuple[Column, ...]:
+def stored_columns(columns: Iterable[Column]) -> tuple[Column, ...]:
     """The columns that are not dropped."""
     return tuple(column for column in columns if column.personal != "drop")
 
 
-def protected(columns: Iterable[Column], rows: pl.DataFrame, names: Pseudonyms | None) -> pl.DataFrame:
+def protect_rows(columns: Iterable[Column], rows: pl.DataFrame, names: PseudonymKey | None) -> pl.DataFrame:
     """``rows`` without what is to be dropped, and with tokens for what is to be hashed. Other columns stay."""
     tagged = {column.name: column.personal for column in columns if column.personal}
     kept = rows.drop([name for name, how in tagged.items() if how == "drop" and name in rows.columns])
     hashes = [name for name, how in tagged.items() if how == "hash" and name in rows.columns]
-    return kept.with_columns(_keyed(names).series(kept.get_column(name)).alias(name) for name in hashes)
+    return kept.with_columns(_keyed(names).tokenize_series(kept.get_column(name)).alias(name) for name in hashes)
 
 
 @dataclass(frozen=True)
-class Shield:
+class Pseudonymizer:
     """Puts tokens into the personal columns of requests. It travels with the path of the key, not with the key."""
 
     columns: tuple[Column, ...]
     settings: Settings
 
     @classmethod
-    def of(cls, columns: Iterable[Column], settings: Settings) -> Shield:
+    def for_columns(cls, columns: Iterable[Column], settings: Settings) -> Pseudonymizer:
         """Raises SettingsError when a column is to be hashed and there is no key to be used."""
         personal = tuple(column for column in columns if column.personal == "hash")
         if personal:
-            pseudonyms(settings)
+            load_pseudonym_key(settings)
         return cls(personal, settings)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         for column in self.columns:
-            tokens = pseudonyms(self.settings).array(rows.column(column.name))
+            tokens = load_pseudonym_key(self.settings).tokenize_array(rows.column(column.name))
             rows = rows.set_column(rows.column_names.index(column.name), column.name, tokens)
         return rows
 
 
-def _keyed(names: Pseudonyms | None) -> Pseudonyms:
+def _keyed(names: PseudonymKey | None) -> PseudonymKey:
     if names is None:
         raise SettingsError("personal data is to be hashed, and no key was given", f"set {_VARIABLE}")
     return names
@@ -125,7 +125,7 @@ def _data_folders(settings: Settings) -> list[Path]:
 
 
 @lru_cache
-def _load(path: Path) -> Pseudonyms:
+def _load(path: Path) -> PseudonymKey:
     try:
         key = path.read_bytes().strip()
     except OSError as error:
@@ -134,4 +134,4 @@ def _load(path: Path) -> Pseudonyms:
         raise SettingsError(
             f"{_VARIABLE}={path} holds {len(key)} bytes, {MIN_KEY_BYTES} are needed", "`openssl rand -hex 32` makes 64"
         )
-    return Pseudonyms(key)
+    return PseudonymKey(key)

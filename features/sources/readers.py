@@ -31,10 +31,10 @@ CSV_NULLS = ("", "NA")
 
 
 @dataclass(frozen=True)
-class Read:
+class SourceReader:
     """``where`` the rows lie, for people, and the function that reads them, given the columns that are wanted."""
 
-    where: str
+    location: str
     function: Callable[[Columns], ray.data.Dataset]
 
     def open(self, columns: Columns) -> ray.data.Dataset:
@@ -45,10 +45,10 @@ class Read:
             raise
         except Exception as error:
             # Each backend has errors of its own; whichever it is, the user gets the place and the cause.
-            raise unreadable(self.where, error) from error
+            raise read_error(self.location, error) from error
 
 
-def unreadable(where: str, error: Exception) -> DataError:
+def read_error(where: str, error: Exception) -> DataError:
     from ray.exceptions import RayTaskError
 
     # Around what went wrong in a task Ray puts a traceback, and Ray Data puts words of its own behind it.
@@ -58,27 +58,29 @@ def unreadable(where: str, error: Exception) -> DataError:
     return DataError(f"{where} cannot be read: {type(cause).__name__}: {lines[0].strip()}", todo)
 
 
-def parquet(paths: str | Sequence[str], **options: Any) -> Read:
+def parquet(paths: str | Sequence[str], **options: Any) -> SourceReader:
     """Parquet files, or folders of them, local or in object storage. ``options`` are ray.data.read_parquet's."""
-    return Read(f"Parquet at {_listed(paths)}", partial(_parquet, paths, options))
+    return SourceReader(f"Parquet at {_listed(paths)}", partial(_parquet, paths, options))
 
 
-def csv(paths: str | Sequence[str], *, delimiter: str = ",", nulls: Sequence[str] = CSV_NULLS, **options: Any) -> Read:
+def csv(
+    paths: str | Sequence[str], *, delimiter: str = ",", nulls: Sequence[str] = CSV_NULLS, **options: Any
+) -> SourceReader:
     """CSV files with a header line; ``nulls`` are the cells that mean missing. ``options`` are ray.data.read_csv's."""
-    return Read(f"CSV at {_listed(paths)}", partial(_csv, paths, delimiter, tuple(nulls), options))
+    return SourceReader(f"CSV at {_listed(paths)}", partial(_csv, paths, delimiter, tuple(nulls), options))
 
 
-def iceberg(table: str, catalog: Mapping[str, str], snapshot: int | None = None) -> Read:
+def iceberg(table: str, catalog: Mapping[str, str], snapshot: int | None = None) -> SourceReader:
     """An Iceberg table, "namespace.table"; ``catalog`` as pyiceberg's load_catalog takes it. Default: the newest snapshot."""
-    return Read(f"Iceberg table {table}", partial(_iceberg, table, dict(catalog), snapshot))
+    return SourceReader(f"Iceberg table {table}", partial(_iceberg, table, dict(catalog), snapshot))
 
 
-def sql(query: str, url: str, *, shard_keys: Sequence[str] = (), blocks: int = 1) -> Read:
+def sql(query: str, url: str, *, shard_keys: Sequence[str] = (), blocks: int = 1) -> SourceReader:
     """The rows of a query. ``url`` is SQLAlchemy's, with ``$VARIABLES`` of the environment, so that no password is written.
 
     One task reads it, unless ``shard_keys`` name columns by whose MD5 the database can cut it into ``blocks``.
     """
-    return Read(f"SQL at {_shown(url)}", partial(_sql, query, url, list(shard_keys), blocks))
+    return SourceReader(f"SQL at {_shown(url)}", partial(_sql, query, url, list(shard_keys), blocks))
 
 
 def kafka(
@@ -90,7 +92,7 @@ def kafka(
     decode: Decode | None = None,
     config: Mapping[str, Any] | None = None,
     timeout_s: float = 60.0,
-) -> Read:
+) -> SourceReader:
     """The messages of topics up to now, each a JSON object with the source's columns; what is there already is not landed twice.
 
     ``start`` and ``end`` are offsets, times or per-partition offsets as in ray.data.read_kafka; ``decode`` turns a table of
@@ -99,7 +101,9 @@ def kafka(
     """
     options = {"bootstrap_servers": servers, "start_offset": start, "end_offset": end}
     options |= {"consumer_config": dict(config) if config else None, "timeout_ms": round(timeout_s * 1000)}
-    return Read(f"Kafka topic {_listed(topics)} at {servers}", partial(_kafka, topics, options, decode or decode_json))
+    return SourceReader(
+        f"Kafka topic {_listed(topics)} at {servers}", partial(_kafka, topics, options, decode or decode_json)
+    )
 
 
 def decode_json(messages: pa.Table, columns: Columns) -> pa.Table:

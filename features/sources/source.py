@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from cluster.errors import ProjectError
-from features.definitions import Column, FeatureSet, FeatureView, Kind, repeated_in
-from features.sources.pseudonyms import stored
-from features.sources.readers import Read
+from features.definitions import Column, FeatureSet, FeatureView, Kind, duplicates
+from features.sources.pseudonyms import stored_columns
+from features.sources.readers import SourceReader
 from features.types import INSTANT
 
 if TYPE_CHECKING:
     import ray.data
 
-TYPES: dict[str, pl.DataType] = {
+POLARS_TYPES: dict[str, pl.DataType] = {
     "number": pl.Float64(),
     "category": pl.String(),
     "timestamp": INSTANT,
@@ -48,7 +48,7 @@ class Source:
     key: tuple[str, ...]
     event_time: str
     known_at: str
-    read: Read | Callable[[], ray.data.Dataset]
+    read: SourceReader | Callable[[], ray.data.Dataset]
     required: tuple[str, ...] = ()
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -70,16 +70,18 @@ class Source:
             self._is_of(name, "category", kinds)
         self._gives_rows_with_names()
         self._can_be_judged()
-        gone = [n for n in (*self.key, self.event_time, self.known_at) if n not in {c.name for c in self.stored}]
+        gone = [
+            n for n in (*self.key, self.event_time, self.known_at) if n not in {c.name for c in self.stored_columns}
+        ]
         if gone:
             raise ProjectError(f"source {self.name!r} drops {', '.join(gone)}, by which its rows are known", "hash it")
 
     def _gives_rows_with_names(self) -> None:
-        if not (isinstance(self.read, Read) or callable(self.read)):
+        if not (isinstance(self.read, SourceReader) or callable(self.read)):
             raise ProjectError(
                 f"source {self.name!r}: read is {self.read!r}", "give rl.parquet(...), rl.csv(...), or a function"
             )
-        if repeated := repeated_in(self.names):
+        if repeated := duplicates(self.column_names):
             raise ProjectError(f"source {self.name!r} declares column {', '.join(repeated)} twice")
         if not self.key:
             raise ProjectError(f"source {self.name!r} has no key", "name the columns that tell one row from another")
@@ -97,7 +99,7 @@ class Source:
         for name, pattern in self.patterns.items():
             if fault := _fault_of(pattern):
                 raise ProjectError(f"source {self.name!r}: the pattern of {name!r} cannot be read: {fault}")
-        nothing = pl.DataFrame(schema={column.name: TYPES[column.kind] for column in self.columns})
+        nothing = pl.DataFrame(schema={column.name: POLARS_TYPES[column.kind] for column in self.columns})
         for reason, rule in self.rules.items():
             try:
                 kept = nothing.select(rule).to_series()
@@ -109,18 +111,18 @@ class Source:
             raise ProjectError(f"source {self.name!r}: stale is 'warn' or 'refuse', not {self.stale!r}")
 
     @property
-    def names(self) -> list[str]:
+    def column_names(self) -> list[str]:
         return [c.name for c in self.columns]
 
     @property
-    def stored(self) -> tuple[Column, ...]:
+    def stored_columns(self) -> tuple[Column, ...]:
         """The columns that are landed: those that are not dropped as personal data."""
-        return stored(self.columns)
+        return stored_columns(self.columns)
 
-    def rows(self) -> ray.data.Dataset:
+    def open(self) -> ray.data.Dataset:
         """The table, read now. Raises DataError when it cannot be."""
         read = self.read
-        form = read if isinstance(read, Read) else Read(f"source {self.name!r}", lambda columns: read())
+        form = read if isinstance(read, SourceReader) else SourceReader(f"source {self.name!r}", lambda columns: read())
         return form.open(self.columns)
 
     def _declares(self, name: str, kinds: Mapping[str, Kind]) -> None:
@@ -168,7 +170,7 @@ def require_columns(features: FeatureSet, examples: Examples, sources: tuple[Sou
 
     A request column that is hashed where it comes from must be hashed in the request as well, or keys would not match.
     """
-    declared = {source.name: {c.name: c.personal for c in source.stored} for source in sources}
+    declared = {source.name: {c.name: c.personal for c in source.stored_columns} for source in sources}
     wanted = {f"feature view {v.name!r}": (v.source, v.source_columns) for v in features.views}
     request = tuple(c.name for c in features.request)
     dated = (examples.event_time,) if examples.event_time else ()
@@ -181,7 +183,7 @@ def require_columns(features: FeatureSet, examples: Examples, sources: tuple[Sou
         if absent:
             raise ProjectError(f"{who}: source {source!r} declares no column {', '.join(absent)}, or drops it")
     _require_equal_handling(features, examples, declared)
-    kinds = {source.name: {c.name: c.kind for c in source.stored} for source in sources}
+    kinds = {source.name: {c.name: c.kind for c in source.stored_columns} for source in sources}
     for view in features.views:
         _require_kinds(view, kinds[view.source])
     _require_example_kinds(features, examples, kinds[examples.source])

@@ -17,8 +17,8 @@ import polars as pl
 
 from cluster.errors import DataError
 from features.definitions import Column
-from features.sources.pseudonyms import Pseudonyms, protected
-from features.sources.source import TYPES, Source
+from features.sources.pseudonyms import PseudonymKey, protect_rows
+from features.sources.source import POLARS_TYPES, Source
 
 if TYPE_CHECKING:
     import pandera.polars as pandera
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 REASON = "__reason"
 RAW = "__raw"
 """A bad row as it came, as JSON; null for a good one."""
-JOINT = "; "
+REASON_SEPARATOR = "; "
 
 _ROW = "__row"
 _NULLS = "not_nullable"
@@ -34,32 +34,32 @@ _NULLS = "not_nullable"
 _TIME_FORMATS = (("%+", True), ("%Y-%m-%dT%H:%M:%S%.f", False), ("%Y-%m-%d %H:%M:%S%.f", False), ("%Y-%m-%d", False))
 
 
-def check(source: Source, rows: pl.DataFrame, names: Pseudonyms | None = None) -> pl.DataFrame:
+def check_rows(source: Source, rows: pl.DataFrame, names: PseudonymKey | None = None) -> pl.DataFrame:
     """``judged`` and ``once`` together, for rows that are all at hand."""
-    return once(source, judged(source, rows, names))
+    return deduplicate(source, validate_rows(source, rows, names))
 
 
-def judged(source: Source, rows: pl.DataFrame, names: Pseudonyms | None = None) -> pl.DataFrame:
+def validate_rows(source: Source, rows: pl.DataFrame, names: PseudonymKey | None = None) -> pl.DataFrame:
     """The stored columns in their types, personal data protected, with ``__reason`` and ``__raw`` (null: a good row).
 
     Every row alone: that a key repeats is found by ``once``. Raises DataError when a column is missing altogether, which
     is no matter of single rows.
     """
-    missing = [name for name in source.names if name not in rows.columns]
+    missing = [name for name in source.column_names if name not in rows.columns]
     if missing:
         raise DataError(
             f"source {source.name!r} lacks column{'s' * (len(missing) > 1)} {', '.join(missing)}",
             f"it has {', '.join(rows.columns)}",
         )
-    raw = rows.select(source.names)
+    raw = rows.select(source.column_names)
     typed = raw.with_columns(_cast(column, raw.schema[column.name]) for column in source.columns)
     reasons = _reasons(source, raw, typed)
     found = typed.with_row_index(_ROW).join(reasons, on=_ROW, how="left", maintain_order="left")
     cells = _as_it_came(source, raw, found.get_column(REASON), names)
-    return protected(source.columns, found.drop(_ROW), names).with_columns(cells)
+    return protect_rows(source.columns, found.drop(_ROW), names).with_columns(cells)
 
 
-def once(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
+def deduplicate(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
     """Judged rows, in known-at order, where all but the first known good one of each key have a reason.
 
     All rows of one key must be in ``rows``.
@@ -71,25 +71,25 @@ def once(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
     marked = ordered.with_columns(pl.when(repeated).then(why).otherwise(REASON).alias(REASON))
     # What repeats was good till now: its stored columns are as it came.
     repeats = marked.get_column(REASON).is_not_null() & marked.get_column(RAW).is_null()
-    cells = _json(marked.select(c.name for c in source.stored), repeats)
+    cells = _json(marked.select(c.name for c in source.stored_columns), repeats)
     return marked.with_columns(pl.coalesce(RAW, cells).alias(RAW))
 
 
-def unknown(source: Source, rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+def exclude_known(source: Source, rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     """The judged rows whose key is not among the ``known`` keys."""
     return rows.join(known, on=list(source.key), how="anti", nulls_equal=True, maintain_order="left")
 
 
-def quarantined(source: Source, bad: pl.DataFrame) -> pl.DataFrame:
+def quarantine_rows(source: Source, bad: pl.DataFrame) -> pl.DataFrame:
     """Rows of the quarantine table: source, reason, and the row as JSON."""
     return bad.select(
         pl.lit(source.name).alias("source"), pl.col(REASON).alias("reason"), pl.col(RAW).alias("row")
     ).cast(pl.String)
 
 
-def counted(reasons: Iterable[str]) -> dict[str, int]:
+def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
     """How many rows each single reason was given to."""
-    return dict(Counter(part for reason in reasons for part in reason.split(JOINT)))
+    return dict(Counter(part for reason in reasons for part in reason.split(REASON_SEPARATOR)))
 
 
 def staleness(source: Source, newest: datetime | None, now: datetime) -> str:
@@ -111,7 +111,7 @@ def _reasons(source: Source, raw: pl.DataFrame, typed: pl.DataFrame) -> pl.DataF
     failures = pl.concat([_mistyped(source, raw, typed), _broken(source, typed)])
     # A cell that is mistyped has become null: that it is missing besides says nothing.
     single = failures.unique([_ROW, "column"], keep="first", maintain_order=True)
-    return single.group_by(_ROW, maintain_order=True).agg(pl.col(REASON).str.join(JOINT))
+    return single.group_by(_ROW, maintain_order=True).agg(pl.col(REASON).str.join(REASON_SEPARATOR))
 
 
 def _mistyped(source: Source, raw: pl.DataFrame, typed: pl.DataFrame) -> pl.DataFrame:
@@ -187,7 +187,7 @@ def _holds(rule: pl.Expr, data: Any) -> pl.LazyFrame:
 
 
 def _cast(column: Column, stored: pl.DataType) -> pl.Expr:
-    value, target = pl.col(column.name), TYPES[column.kind]
+    value, target = pl.col(column.name), POLARS_TYPES[column.kind]
     if column.kind == "timestamp" and stored == pl.String:
         tried = [_moment(value, form, zoned) for form, zoned in _TIME_FORMATS]
         return pl.coalesce(tried).alias(column.name)
@@ -202,12 +202,12 @@ def _moment(text: pl.Expr, form: str, zoned: bool) -> pl.Expr:
     return text.str.to_datetime(form, time_unit="us", strict=False, exact=True).dt.replace_time_zone("UTC")
 
 
-def _as_it_came(source: Source, raw: pl.DataFrame, reasons: pl.Series, names: Pseudonyms | None) -> pl.Series:
+def _as_it_came(source: Source, raw: pl.DataFrame, reasons: pl.Series, names: PseudonymKey | None) -> pl.Series:
     """Bad rows as JSON before their cells were cast, personal data protected."""
     bad = reasons.is_not_null()
     hashed = [column.name for column in source.columns if column.personal == "hash"]
     text = raw.with_columns(pl.col(name).cast(pl.String) for name in hashed)
-    return _json(protected(source.columns, text, names), bad)
+    return _json(protect_rows(source.columns, text, names), bad)
 
 
 def _json(rows: pl.DataFrame, wanted: pl.Series) -> pl.Series:

@@ -26,7 +26,7 @@ class LiveWindows:
     def follow(self, version: str, columns: tuple[Column, ...]) -> None:
         """Close windows of ``version`` from now on, and see its traffic through ``columns``. Others are forgotten."""
         kept = self.profiles.get(version, {})
-        self.profiles = {version: {start: profile.restricted(columns) for start, profile in kept.items()}}
+        self.profiles = {version: {start: profile.select_columns(columns) for start, profile in kept.items()}}
         self._columns = {version: columns}
         self.closed = -math.inf
 
@@ -38,7 +38,7 @@ class LiveWindows:
         if columns is not None:
             if not set(columns) & set(profile.columns):
                 raise DataError(f"a live profile of {version} without a column of its reference")
-            profile = profile.restricted(columns)
+            profile = profile.select_columns(columns)
         windows = self.profiles.setdefault(version, {})
         if start in windows:
             windows[start].merge(profile)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from cluster.web.page import facts, none, page, section, table
-from features.inspection.catalog import Catalogue, FeatureEntry, ViewEntry
-from features.inspection.training_serving_skew import Skew
+from features.inspection.catalog import FeatureCatalog, FeatureEntry, ViewEntry
+from features.inspection.training_serving_skew import FeatureSkew
 
 _FEATURE_HEAD = ("feature", "made", "missing", "mean", "std", "low", "high", "commonest")
 
 
-def render_catalogue(catalogue: Catalogue) -> str:
+def render_catalogue(catalogue: FeatureCatalog) -> str:
     """A section for each view: who owns it, how fresh it is, who uses it, and its features with their figures."""
     features = sum(len(view.features) for view in catalogue.views)
     used = sum(bool(view.users) for view in catalogue.views)
@@ -24,7 +24,9 @@ def render_catalogue(catalogue: Catalogue) -> str:
     return page(f"{catalogue.project}: features", catalogue.at.timestamp(), parts)
 
 
-def render_skew(project: str, made_at: float, rows: int, skews: Sequence[Skew], left_out: Mapping[str, int]) -> str:
+def render_skew(
+    project: str, made_at: float, rows: int, skews: Sequence[FeatureSkew], left_out: Mapping[str, int]
+) -> str:
     """One row a feature, those that differ first."""
     wrong = sum(bool(one.mismatches) for one in skews)
     boxes = [("rows replayed", f"{rows:,}"), ("features compared", str(len(skews))), ("with mismatches", str(wrong))]
@@ -44,11 +46,11 @@ def _view(view: ViewEntry) -> str:
     told = [view.description] if view.description else []
     told.append(f"By {', '.join(view.keys)}, from {view.source}." + (f" Owner: {view.owner}." if view.owner else ""))
     state = [
-        ("landed until", _time(view.landed)), ("online until", _time(view.online)),
+        ("landed until", _time(view.ingested_until)), ("online until", _time(view.online_until)),
         ("used by", ", ".join(view.users) or "no registered version"), ("definition", view.hash[:16]),
     ]  # fmt: skip
-    if view.stale:
-        state.insert(0, ("stale", view.stale))
+    if view.staleness:
+        state.insert(0, ("stale", view.staleness))
     rows = [(escape(name), escape(value)) for name, value in state]
     body = table(_FEATURE_HEAD, [_feature(feature) for feature in view.features]) + table(("", ""), rows)
     return section(view.name, " ".join(told), body)
@@ -59,17 +61,17 @@ def _feature(feature: FeatureEntry) -> tuple[str, ...]:
     figures = [
         "-" if value is None else f"{value:.4g}" for value in (feature.mean, feature.std, feature.low, feature.high)
     ]
-    return (escape(feature.name), escape(feature.made), missing, *figures, escape(", ".join(feature.common)))
+    return (escape(feature.name), escape(feature.definition), missing, *figures, escape(", ".join(feature.most_common)))
 
 
-def _skew(one: Skew) -> tuple[str, ...]:
+def _skew(one: FeatureSkew) -> tuple[str, ...]:
     example = ""
     if one.example is not None:
         told = f"row {one.example.id} as of {one.example.as_of}: served {one.example.served}, offline {one.example.offline}"
         example = escape(told)
     share = f"{one.mismatches:,} of {one.rows:,}"
     count = f'<span class="tag {"alarm" if one.mismatches else "hold"}">{share}</span>'
-    gap = f"{one.largest:g}" if one.largest else "-"
+    gap = f"{one.largest_difference:g}" if one.largest_difference else "-"
     return (
         escape(one.origin),
         escape(one.feature),

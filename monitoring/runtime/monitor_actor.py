@@ -14,7 +14,7 @@ from cluster.errors import RayloopError
 from cluster.names import ACTOR_NAMESPACE, CHAMPION, monitor_actor
 from cluster.registry import Registry
 from cluster.settings import Settings
-from features.manifest import PROFILE
+from features.manifest import PROFILE_FILE
 from monitoring.analysis.log_analysis import Asked, Looked
 from monitoring.detection.alarm_actions import Act
 from monitoring.detection.notifier import Notifier
@@ -72,7 +72,7 @@ class DriftMonitorActor(DriftMonitor):
         try:
             champion = self._registry.version_by_alias(self.model, CHAMPION)
             if champion is not None and self._detector is not None and champion.version != self._detector.version:
-                self.watch(champion.version, (self._registry.fetch(champion) / PROFILE).read_bytes(), self._policy)
+                self.watch(champion.version, (self._registry.fetch(champion) / PROFILE_FILE).read_bytes(), self._policy)
         except (RayloopError, OSError) as error:
             # The registry may be away for a while; the next profile asks again.
             self._count("failures", str(error))

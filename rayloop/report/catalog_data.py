@@ -10,7 +10,14 @@ from rich.table import Table
 
 from cluster.names import CHAMPION
 from features.definitions import FeatureView
-from features.inspection.catalog import Catalogue, FeatureEntry, ViewEntry, entries, statistics, users
+from features.inspection.catalog import (
+    FeatureCatalog,
+    FeatureEntry,
+    ViewEntry,
+    feature_entries,
+    profile_columns,
+    view_users,
+)
 from features.online.materialize import watermark
 from features.profiles.profile import Profile
 from features.sources.validation import staleness
@@ -18,12 +25,12 @@ from rayloop.context import ProjectContext
 from rayloop.lineage import VersionLineage, load_lineages
 
 
-def build_catalog(workspace: ProjectContext, now: datetime) -> Catalogue:
+def build_catalog(workspace: ProjectContext, now: datetime) -> FeatureCatalog:
     """All views of the project, with the versions of every registered model that use them."""
     found = load_lineages(workspace.registry, workspace.registry.model_names())
     profile, frame = _statistics(workspace)
     versions = _named(workspace, found)
-    return Catalogue(
+    return FeatureCatalog(
         project=workspace.project.name,
         at=now,
         frame=frame,
@@ -32,7 +39,7 @@ def build_catalog(workspace: ProjectContext, now: datetime) -> Catalogue:
     )
 
 
-def catalog_tables(catalogue: Catalogue) -> Iterator[Table]:
+def catalog_tables(catalogue: FeatureCatalog) -> Iterator[Table]:
     """The catalogue for a terminal: a table a view."""
     for view in catalogue.views:
         title = f"{view.name}  by {', '.join(view.keys)}  from {view.source}" + (
@@ -51,19 +58,24 @@ def catalog_tables(catalogue: Catalogue) -> Iterator[Table]:
 def feature_cells(feature: FeatureEntry) -> tuple[str, ...]:
     """A row of the table: name, how it is made, share that is missing, mean, std, low, high; or the commonest values."""
     missing = "-" if feature.missing is None else f"{feature.missing:.1%}"
-    if feature.common:
-        return (feature.name, feature.made, missing, ", ".join(feature.common), "", "", "")
+    if feature.most_common:
+        return (feature.name, feature.definition, missing, ", ".join(feature.most_common), "", "", "")
     figures = (feature.mean, feature.std, feature.low, feature.high)
-    return (feature.name, feature.made, missing, *("-" if figure is None else f"{figure:.4g}" for figure in figures))
+    return (
+        feature.name,
+        feature.definition,
+        missing,
+        *("-" if figure is None else f"{figure:.4g}" for figure in figures),
+    )
 
 
 def view_facts(view: ViewEntry) -> tuple[str, ...]:
     """What is to be said of a view beside its features."""
     return (
         view.description,
-        f"landed until {_moment(view.landed)}",
-        f"online until {_moment(view.online)}",
-        view.stale,
+        f"landed until {_moment(view.ingested_until)}",
+        f"online until {_moment(view.online_until)}",
+        view.staleness,
         f"used by {', '.join(view.users)}" if view.users else "used by no registered version",
     )
 
@@ -74,7 +86,7 @@ def _statistics(workspace: ProjectContext) -> tuple[Profile | None, str]:
         return None, ""
     columns = tuple(c for view in workspace.project.features.views for c in view.columns)
     frame = pl.DataFrame(workspace.tables.read(snapshot.table, snapshot.id, [c.name for c in columns]))
-    return statistics(columns, frame), f"{snapshot.table}@{snapshot.id}, {snapshot.rows:,} rows"
+    return profile_columns(columns, frame), f"{snapshot.table}@{snapshot.id}, {snapshot.rows:,} rows"
 
 
 def _named(workspace: ProjectContext, found: list[VersionLineage]) -> dict[str, tuple[FeatureView, ...]]:
@@ -110,11 +122,11 @@ def _entry(
         description=view.description,
         keys=view.entity.keys,
         source=view.source,
-        landed=_counts(workspace, view, table) if there else None,
-        online=None if online is None else datetime.fromtimestamp(online / 1e6, UTC),
-        stale=staleness(source, newest, now),
-        users=users(view, versions),
-        features=entries(view, profile),
+        ingested_until=_counts(workspace, view, table) if there else None,
+        online_until=None if online is None else datetime.fromtimestamp(online / 1e6, UTC),
+        staleness=staleness(source, newest, now),
+        users=view_users(view, versions),
+        features=feature_entries(view, profile),
     )
 
 

@@ -10,7 +10,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from features.sources.ingestion import Landed
+from features.sources.ingestion import IngestionResult
 from rayloop.context import ProjectContext
 from rayloop.simulation.load_client import example_curl
 from rayloop.simulation.scenario import Phase, ScenarioResult, describe_decision
@@ -24,7 +24,7 @@ _WIDTH = 110
 
 def print_summary(
     workspace: ProjectContext,
-    landed: Mapping[str, Landed],
+    landed: Mapping[str, IngestionResult],
     first: Candidate,
     baselines: BaselineResults,
     story: ScenarioResult | None,
@@ -46,11 +46,11 @@ def print_summary(
     _next(console, workspace, page)
 
 
-def _data(landed: Mapping[str, Landed]) -> Table:
+def _data(landed: Mapping[str, IngestionResult]) -> Table:
     table = _table("Data", "source", "rows", "in quarantine", "why")
     for name, one in landed.items():
-        why = "; ".join(f"{count} x {reason}" for reason, count in one.quarantined.items())
-        table.add_row(name, f"{one.snapshot.rows:,}", f"{one.put_aside:,}", why or "-")
+        why = "; ".join(f"{count} x {reason}" for reason, count in one.quarantine_reasons.items())
+        table.add_row(name, f"{one.snapshot.rows:,}", f"{one.quarantined_rows:,}", why or "-")
     return table
 
 

@@ -21,7 +21,7 @@ from cluster.errors import RayloopError, RolloutError
 from cluster.names import monitor_actor
 from cluster.values import Alarm, Decision, Snapshot
 from deployments.rollout.controller import RolloutStatus
-from features.offline.training_frame import ID, KNOWN, LABEL, label_values
+from features.offline.training_frame import ID, LABEL, LABEL_KNOWN_AT, label_values
 from features.online.feature_reader import request_features
 from features.types import AS_OF, INSTANT
 from monitoring.detection.action_limits import Entry
@@ -172,7 +172,7 @@ def _traffic_rows(workspace: ProjectContext, rows: pl.DataFrame) -> pl.DataFrame
     head = rows.select(
         pl.col(examples.id).cast(pl.String).alias(ID),
         label_values(project.task, examples.label, dtype).alias(LABEL),
-        pl.col(examples.label_known_at).cast(INSTANT).alias(KNOWN),
+        pl.col(examples.label_known_at).cast(INSTANT).alias(LABEL_KNOWN_AT),
     )
     wanted = request.select(AS_OF, *(c.name for c in project.features.request if c.name != ID))
     return pl.concat([head, wanted], how="horizontal")
@@ -196,7 +196,7 @@ def _sound_challenger(
 ) -> tuple[FrameView, str]:
     """Train on all that was known when the rollout begins."""
     now = plan.sound.start
-    split = workspace.project.split.moved(now, workspace.project.retrain.holdout)
+    split = workspace.project.split.for_retrain(now, workspace.project.retrain.holdout)
     frame = steps.training_frame(workspace, landed, split, now)
     with workspace.progress.stage("train"):
         made = build_version(workspace, frame, recipe, f"all data until {now:%Y-%m-%d}")

@@ -13,9 +13,9 @@ import polars as pl
 
 from cluster.values import Task
 from features.definitions import FeatureSet
-from features.events.event_history import AT, history
-from features.offline.training_frame import ID, KNOWN, LABEL
-from features.online.materialize import advance
+from features.events.event_history import KNOWN_AT, build_history
+from features.offline.training_frame import ID, LABEL, LABEL_KNOWN_AT
+from features.online.materialize import materialize_history
 from features.online.store import OnlineStore
 from features.types import AS_OF
 from rayloop.simulation.load_client import NO_REQUESTS, LoadClient, LoadStats
@@ -39,7 +39,9 @@ class TrafficReplay:
         self._task = task
         self._features = features
         self._rows = rows.sort(AS_OF)
-        self._events = {v.name: history(v, events[v.source]).sort(AT, maintain_order=True) for v in features.views}
+        self._events = {
+            v.name: build_history(v, events[v.source]).sort(KNOWN_AT, maintain_order=True) for v in features.views
+        }
         self._store = store
         self._client = client
         self._step = step
@@ -69,22 +71,22 @@ class TrafficReplay:
         until_us = round(until.timestamp() * 1_000_000)
         for view in self._features.views:
             events = self._events[view.name]
-            upto = int(events.get_column(AT).search_sorted(until_us, side="right"))
-            advance(self._store, view, events.head(upto), until_us)
+            upto = int(events.get_column(KNOWN_AT).search_sorted(until_us, side="right"))
+            materialize_history(self._store, view, events.head(upto), until_us)
             self._events[view.name] = events.slice(upto)
 
     def _requests(self, start: datetime, end: datetime) -> LoadStats:
         rows = self._rows.filter((pl.col(AS_OF) >= start) & (pl.col(AS_OF) < end))
-        self._unlabelled = pl.concat([self._unlabelled, rows.drop_nulls([LABEL, KNOWN])])
+        self._unlabelled = pl.concat([self._unlabelled, rows.drop_nulls([LABEL, LABEL_KNOWN_AT])])
         tally = self._client.predict(self._features, rows.get_column(ID).to_list(), rows)
         self.answered += tally.requests - tally.failed
         return tally
 
     def _labels(self, until: datetime) -> LoadStats:
-        known = pl.col(KNOWN) <= until
+        known = pl.col(LABEL_KNOWN_AT) <= until
         due = self._unlabelled.filter(known)
         self._unlabelled = self._unlabelled.filter(~known)
-        times = due.get_column(KNOWN).dt.epoch("us").to_list()
+        times = due.get_column(LABEL_KNOWN_AT).dt.epoch("us").to_list()
         labels = [_said(self._task, label) for label in due.get_column(LABEL).to_list()]
         return self._client.label(due.get_column(ID).to_list(), labels, times)
 

@@ -22,9 +22,9 @@ from ray.exceptions import RayError, RaySystemError
 from cluster.errors import DataError, RayloopError
 from cluster.storage.scan import ScanPlan, plan_scan
 from cluster.values import ModelVersion, Snapshot
-from features.manifest import MODEL, Manifest
-from features.offline.training_frame import RequestFrame
-from features.sources.pseudonyms import Shield
+from features.manifest import MODEL_FILE, Manifest
+from features.offline.training_frame import OfflineFeatureReader
+from features.sources.pseudonyms import Pseudonymizer
 from rayloop.context import ProjectContext
 from rayloop.stages import steps
 from trainers.scoring.batch_task import STAGES, Job, Receipt, score_part
@@ -73,9 +73,9 @@ def predict(
         raise DataError(f"{rows.name} has no rows", "there is nothing to score")
     kept = _kept(rows, manifest, keep)
     with _folder(Path(out)) as folder:
-        frame = RequestFrame(manifest.features, _landed(workspace, manifest), workspace.settings)
-        model = (bundle / MODEL).read_bytes()
-        shield = Shield.of(manifest.features.request, workspace.settings)
+        frame = OfflineFeatureReader(manifest.features, _landed(workspace, manifest), workspace.settings)
+        model = (bundle / MODEL_FILE).read_bytes()
+        shield = Pseudonymizer.for_columns(manifest.features.request, workspace.settings)
         job = Job(
             manifest.task, manifest.encoder, model, shield, frame, rows.schema, kept, str(folder), tuple(rows.parts)
         )

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from cluster.names import CHAMPION
 from cluster.values import Check, GateReport
-from features.manifest import MODEL
+from features.manifest import MODEL_FILE
 from features.offline.training_frame import LABEL
 from features.split import TEST
 from rayloop.context import ProjectContext
@@ -96,7 +96,7 @@ class _Examiner:
 
     def __call__(self, fitted: FitResult, whole: np.ndarray | None = None, step: Compression | None = None) -> _Scored:
         with tempfile.TemporaryDirectory(prefix="rayloop-compress-") as temporary:
-            path = Path(temporary) / MODEL
+            path = Path(temporary) / MODEL_FILE
             parity = export(fitted, path.parent, self._sample)
             scores = onnx_scorer.score(onnx_scorer.session(path), fitted.encoder.encode(self._test))
             mib = path.stat().st_size / (1 << 20)

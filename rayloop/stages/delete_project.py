@@ -20,7 +20,7 @@ from cluster.names import (
 )
 from deployments.rollout import serve_config
 from deployments.telemetry import unshipped_rows
-from features.online.materialize import forget as forget_view
+from features.online.materialize import delete_view_state as forget_view
 from features.sources.ingestion import QUARANTINE
 from rayloop.context import ProjectContext
 from trainers.loop.checkpointer import Checkpoints

@@ -22,13 +22,13 @@ from cluster.errors import ProjectError
 from cluster.names import label_candidates_table, labels_table, log_writer_actor, predictions_table
 from cluster.storage.tables import Where
 from features.definitions import Column, FeatureView
-from features.manifest import PROFILE
+from features.manifest import PROFILE_FILE
 from features.offline.training_frame import ID
-from features.online.backfill import refill
+from features.online.backfill import rebuild_entities
 from features.profiles.profile import Profile
-from features.sources.erasure_registry import digest, remember
+from features.sources.erasure_registry import entity_digest, record_erasure
 from features.sources.ingestion import QUARANTINE
-from features.sources.pseudonyms import Pseudonyms, needs_key, pseudonyms
+from features.sources.pseudonyms import PseudonymKey, load_pseudonym_key, needs_key
 from features.sources.source import Source
 from rayloop.context import ProjectContext
 from rayloop.lineage import VersionLineage, collect_views, load_lineages
@@ -66,11 +66,13 @@ def erase_entity(workspace: ProjectContext, entity: Entity, at: datetime) -> Era
     """Delete the rows of ``entity`` (column and value) everywhere. Raises ProjectError for a column that is no category."""
     project = workspace.project
     columns = _columns(workspace, entity)
-    names = pseudonyms(workspace.settings) if needs_key(columns) or workspace.settings.personal_key_file else None
+    names = (
+        load_pseudonym_key(workspace.settings) if needs_key(columns) or workspace.settings.personal_key_file else None
+    )
     where = _spellings(entity, names)
     # First, so that nothing lands again while this goes on.
     for spelling in _stored_forms(entity, columns, names):
-        remember(workspace.tables, project.name, spelling, names, at)
+        record_erasure(workspace.tables, project.name, spelling, names, at)
     found = load_lineages(workspace.registry, [project.name])
     views = collect_views(found, project.features.views)
     deleted: list[Deletion] = []
@@ -78,7 +80,7 @@ def erase_entity(workspace: ProjectContext, entity: Entity, at: datetime) -> Era
         deleted += _from_source(workspace, source, [v for v in views if v.source == source.name], where)
     deleted += [_from_quarantine(workspace, where), *_from_frames(workspace, where), *_from_log(workspace, where)]
     account = ErasureReport(tuple(deleted), (*_in_versions(workspace, found, where), *_BEYOND))
-    _note(workspace.folder, digest(entity, names), account, at)
+    _note(workspace.folder, entity_digest(entity, names), account, at)
     return account
 
 
@@ -96,12 +98,12 @@ def _columns(workspace: ProjectContext, entity: Entity) -> list[Column]:
     return [c for c in declared if c.name in entity]
 
 
-def _spellings(entity: Entity, names: Pseudonyms | None) -> dict[str, tuple[str, ...]]:
+def _spellings(entity: Entity, names: PseudonymKey | None) -> dict[str, tuple[str, ...]]:
     """Each value as it came and as its token: a column may have been tagged after the first rows were landed."""
     return {name: (value, names.token(value)) if names else (value,) for name, value in entity.items()}
 
 
-def _stored_forms(entity: Entity, columns: Iterable[Column], names: Pseudonyms | None) -> list[dict[str, str]]:
+def _stored_forms(entity: Entity, columns: Iterable[Column], names: PseudonymKey | None) -> list[dict[str, str]]:
     """The entity as its sources store it: in clear, or with tokens."""
     hashed = {column.name for column in columns if column.personal == "hash"}
     tokens = {name: names.token(value) if names and name in hashed else value for name, value in entity.items()}
@@ -141,7 +143,7 @@ def _from_view(workspace: ProjectContext, view: FeatureView, table: str, gone: p
     left = workspace.tables.latest(table)
     parts = workspace.tables.parts(left)[1] if left else []
     batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
-    done = refill(workspace.store, view, batches, wanted)
+    done = rebuild_entities(workspace.store, view, batches, wanted)
     return Deletion(f"online view {view.name}", done.removed, f"{done.entities:,} states made anew of what is left")
 
 
@@ -208,7 +210,7 @@ def _in_versions(workspace: ProjectContext, found: list[VersionLineage], where: 
             told.append(
                 f"{version} lists it among the values of {', '.join(listed)}; withdraw it once a retrained one serves"
             )
-        if counted := _counted(workspace.registry.fetch(version) / PROFILE, where):
+        if counted := _counted(workspace.registry.fetch(version) / PROFILE_FILE, where):
             told.append(
                 f"the reference profile of {version}, and the drift monitor's copy, count its value of {', '.join(counted)}"
             )

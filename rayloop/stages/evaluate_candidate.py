@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cluster.names import CHAMPION
 from cluster.values import Check, GateReport, ModelVersion
-from features.manifest import MODEL
+from features.manifest import MODEL_FILE
 from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
 from rayloop.context import ProjectContext
@@ -64,9 +64,9 @@ def evaluate_candidate(
     champion = workspace.registry.version_by_alias(workspace.project.name, CHAMPION) if compare else None
     theirs = champion_scores(workspace, champion, test)
     served = choose(gate, fitted, folder, test, labels, parity=parity, champion_scores=theirs)
-    latency = latencies(onnx_scorer.session(folder / MODEL), fitted.scored(), fitted.encoder.encode(sample))
+    latency = latencies(onnx_scorer.session(folder / MODEL_FILE), fitted.scored(), fitted.encoder.encode(sample))
     given = _evidence(frame, fitted, folder, served.scores, theirs)
-    found, size = assessment.assess(gate, given), (folder / MODEL).stat().st_size
+    found, size = assessment.assess(gate, given), (folder / MODEL_FILE).stat().st_size
     more = (*assessment.judge(gate, fitted.task, found), *serving_budget.judge(gate.budget, latency, size))
     return CandidateEvaluation(
         fitted=fitted,
@@ -89,7 +89,7 @@ def _evidence(
     frame: FrameView, fitted: FitResult, folder: Path, scores: np.ndarray, champion_scores: np.ndarray | None
 ) -> Evidence:
     """The rows of the frame as the model.onnx in ``folder`` scores them; of the training rows a sample, not scored."""
-    model = onnx_scorer.session(folder / MODEL)
+    model = onnx_scorer.session(folder / MODEL_FILE)
 
     def part(table: pa.Table, scores: np.ndarray | None) -> Part:
         arrays = fitted.encoder.encode(table)

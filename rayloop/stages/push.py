@@ -16,10 +16,10 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from features.online.materialize import push
 from features.online.store import open_store
-from features.sources.erasure_registry import Forgotten
-from features.sources.pseudonyms import needs_key, pseudonyms
-from features.sources.readers import CSV_NULLS, unreadable
-from features.sources.validation import REASON, check, counted
+from features.sources.erasure_registry import ErasureRegistry
+from features.sources.pseudonyms import load_pseudonym_key, needs_key
+from features.sources.readers import CSV_NULLS, read_error
+from features.sources.validation import REASON, check_rows, count_reasons
 from rayloop.project import Project
 
 # Text, as landing reads CSV: a code such as "00501" stays as it is, and one bad cell costs its row.
@@ -59,15 +59,15 @@ def push_events(
     declared = {one.name: one for one in project.sources}
     if source not in declared:
         raise ProjectError(f"{project.name} has no source {source!r}", f"it has {', '.join(sorted(declared))}")
-    forgotten = Forgotten.read(Tables(settings), project.name)
-    names = pseudonyms(settings) if needs_key(declared[source].columns) or forgotten.keyed else None
-    checked = check(declared[source], rows, names)
-    good = forgotten.without(checked.filter(pl.col(REASON).is_null()), names)
+    forgotten = ErasureRegistry.read(Tables(settings), project.name)
+    names = load_pseudonym_key(settings) if needs_key(declared[source].columns) or forgotten.has_keyed_entries else None
+    checked = check_rows(declared[source], rows, names)
+    good = forgotten.drop_erased(checked.filter(pl.col(REASON).is_null()), names)
     store = open_store(settings.online_store_uri)
     views = [view for view in project.features.views if view.source == source]
     until = round((datetime.now(UTC) + _AHEAD).timestamp() * 1e6)
     events = {view.name: push(store, view, good, producer, position, until) for view in views}
-    return PushResult(events, counted(checked.get_column(REASON).drop_nulls().to_list()))
+    return PushResult(events, count_reasons(checked.get_column(REASON).drop_nulls().to_list()))
 
 
 def push_file(project: Project, settings: Settings, source: str, path: Path) -> PushResult:
@@ -78,5 +78,5 @@ def push_file(project: Project, settings: Settings, source: str, path: Path) -> 
     try:
         rows = _READERS[path.suffix](path)
     except pl.exceptions.PolarsError as error:
-        raise unreadable(str(path), error) from error
+        raise read_error(str(path), error) from error
     return push_events(project, settings, source, rows, f"file/{content}", 0)

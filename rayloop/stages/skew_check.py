@@ -12,8 +12,8 @@ from cluster.actors import actor_exists
 from cluster.errors import DataError
 from cluster.names import CHALLENGER, CHAMPION, log_writer_actor, predictions_table
 from features.definitions import FeatureSet
-from features.inspection.training_serving_skew import ID, Skew, compare, together
-from features.offline.training_frame import RequestFrame
+from features.inspection.training_serving_skew import ID, FeatureSkew, compare_frames, merge_skews
+from features.offline.training_frame import OfflineFeatureReader
 from features.types import AS_OF
 from rayloop.context import ProjectContext
 from rayloop.lineage import load_lineages
@@ -30,11 +30,11 @@ class SkewReplay(NamedTuple):
     """What was found, over how many rows; ``left_out`` says which rows of the log could not be replayed, and why."""
 
     rows: int
-    features: tuple[Skew, ...]
+    features: tuple[FeatureSkew, ...]
     left_out: dict[str, int]
 
     @property
-    def mismatched_features(self) -> list[Skew]:
+    def mismatched_features(self) -> list[FeatureSkew]:
         return [one for one in self.features if one.mismatches]
 
 
@@ -44,7 +44,7 @@ def replay(workspace: ProjectContext) -> SkewReplay:
     sets = _feature_sets(workspace)
     landed = steps.latest_snapshots(workspace)
     left_out: dict[str, int] = {}
-    found: list[Skew] = []
+    found: list[FeatureSkew] = []
     rows = 0
     for (version, variant), part in log.partition_by("version", "variant", as_dict=True, maintain_order=True).items():
         features = sets.get(str(version))
@@ -54,12 +54,12 @@ def replay(workspace: ProjectContext) -> SkewReplay:
         if why or features is None:
             left_out[why] = left_out.get(why, 0) + part.height
             continue
-        offline = RequestFrame(features, landed, workspace.settings)
+        offline = OfflineFeatureReader(features, landed, workspace.settings)
         for block in part.iter_slices(_BLOCK_ROWS):
             served = block.select(ID, AS_OF, pl.col("features").struct.unnest())
-            found += compare(features, served, pl.DataFrame(offline(served.to_arrow())))
+            found += compare_frames(features, served, pl.DataFrame(offline(served.to_arrow())))
         rows += part.height
-    return SkewReplay(rows, tuple(together(found)), left_out)
+    return SkewReplay(rows, tuple(merge_skews(found)), left_out)
 
 
 def _log(workspace: ProjectContext) -> pl.DataFrame:
@@ -110,7 +110,7 @@ def _obstacle(
     if missing := [view.source for view in features.views if view.source not in landed]:
         return f"of a source that the project has no more: {', '.join(missing)}"
     fields = {field.name for field in part.schema["features"].fields}  # type: ignore[attr-defined]
-    return "" if {c.name for c in features.available} <= fields else "logged without some of the features"
+    return "" if {c.name for c in features.available_columns} <= fields else "logged without some of the features"
 
 
 def describe_replay(replayed: SkewReplay) -> Iterator[str]:
@@ -128,8 +128,8 @@ def describe_replay(replayed: SkewReplay) -> Iterator[str]:
         yield f"{rows:,} rows left out: {why}"
 
 
-def _kind(one: Skew) -> str:
+def _kind(one: FeatureSkew) -> str:
     parts = [f"{one.only_offline:,} had no value when served"] if one.only_offline else []
     parts += [f"{one.only_served:,} have none offline"] if one.only_served else []
-    parts += [f"by {one.largest:g} at most"] if one.largest else []
+    parts += [f"by {one.largest_difference:g} at most"] if one.largest_difference else []
     return f" ({', '.join(parts)})" if parts else ""

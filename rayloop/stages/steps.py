@@ -16,8 +16,8 @@ from features.definitions import FeatureView
 from features.manifest import Manifest
 from features.offline.training_frame import build_frame
 from features.online.backfill import backfill
-from features.online.bulk_load import load
-from features.sources.ingestion import Landed, land
+from features.online.bulk_load import load_snapshot
+from features.sources.ingestion import IngestionResult, ingest
 from features.sources.source import Source
 from features.split import Split
 from rayloop.context import ProjectContext
@@ -31,22 +31,22 @@ from trainers.worker_errors import deliberate
 Snapshots = Mapping[str, Snapshot]
 
 
-def land_sources(workspace: ProjectContext) -> dict[str, Landed]:
+def land_sources(workspace: ProjectContext) -> dict[str, IngestionResult]:
     """Land every source of the project; they wait on disk and on one another's tasks, so they go side by side."""
     return _land(workspace, workspace.project.sources)
 
 
-def _land(workspace: ProjectContext, sources: Sequence[Source]) -> dict[str, Landed]:
+def _land(workspace: ProjectContext, sources: Sequence[Source]) -> dict[str, IngestionResult]:
     tables, name, now = workspace.tables, workspace.project.name, datetime.now(UTC)
     with workspace.progress.stage("data"), ThreadPoolExecutor(len(sources)) as pool:
-        found = pool.map(lambda source: land(source, tables, name, workspace.settings, now), sources)
+        found = pool.map(lambda source: ingest(source, tables, name, workspace.settings, now), sources)
         landed = {source.name: one for source, one in zip(sources, found, strict=True)}
         for each, one in landed.items():
             workspace.progress(
-                f"{each}: {one.added:,} rows landed, {one.present:,} known, {one.put_aside:,} in quarantine"
+                f"{each}: {one.new_rows:,} rows landed, {one.known_rows:,} known, {one.quarantined_rows:,} in quarantine"
             )
-            if one.stale:
-                workspace.progress(f"WARNING: {one.stale}")
+            if one.staleness:
+                workspace.progress(f"WARNING: {one.staleness}")
     return landed
 
 
@@ -84,7 +84,7 @@ def materialize_online(
     views = _looked_up(workspace, landed, versions)
     with workspace.progress.stage("online"):
         for view in views:
-            load(workspace.store, view, workspace.tables, landed[view.source], _us(until))
+            load_snapshot(workspace.store, view, workspace.tables, landed[view.source], _us(until))
         if views:
             workspace.progress(f"{len(views)} views materialised until {until:%Y-%m-%d %H:%M}")
 
@@ -130,7 +130,7 @@ def latest_snapshots(workspace: ProjectContext) -> dict[str, Snapshot]:
     return {source: snapshot for source, snapshot in found.items() if snapshot is not None}
 
 
-def snapshots_of(landed: Mapping[str, Landed]) -> dict[str, Snapshot]:
+def snapshots_of(landed: Mapping[str, IngestionResult]) -> dict[str, Snapshot]:
     return {name: one.snapshot for name, one in landed.items()}
 
 
@@ -171,7 +171,7 @@ def retrain(workspace: ProjectContext, until: datetime) -> Candidate:
         raise ProjectError(f"{project.name} has no champion to retrain", "run the project first")
     landed = snapshots_of(land_sources(workspace))
     materialize_online(workspace, landed, until)
-    frame = training_frame(workspace, landed, project.split.moved(until, project.retrain.holdout), until)
+    frame = training_frame(workspace, landed, project.split.for_retrain(until, project.retrain.holdout), until)
     with workspace.progress.stage("train"):
         return build_version(workspace, frame, load_recipe(workspace, champion), f"retrained {until:%Y-%m-%d}")
 

@@ -16,7 +16,7 @@ from cluster.errors import GateFailed
 from cluster.registry import FINGERPRINT_TAG, GATE_TAG, Run
 from cluster.values import GateReport, ModelVersion, Snapshot
 from features.definitions import Column
-from features.manifest import PROFILE, Manifest
+from features.manifest import PROFILE_FILE, Manifest
 from features.profiles.reference_profile import ReferenceProfile, profile_windows
 from features.split import TRAIN, VALIDATION
 from features.types import AS_OF
@@ -184,7 +184,7 @@ def _refuse_unless(
 
 def load_reference_profile(workspace: ProjectContext, version: ModelVersion) -> bytes:
     """The reference profile that travels with a version."""
-    return (workspace.registry.fetch(version) / PROFILE).read_bytes()
+    return (workspace.registry.fetch(version) / PROFILE_FILE).read_bytes()
 
 
 def output_column(workspace: ProjectContext) -> Column:
@@ -210,7 +210,7 @@ def _write_bundle(
         metrics=seen.fitted.metrics,
         precision=seen.served.precision,
     ).save(folder)
-    (folder / PROFILE).write_bytes(_reference(workspace, frame, folder).to_bytes())
+    (folder / PROFILE_FILE).write_bytes(_reference(workspace, frame, folder).to_bytes())
 
 
 def _reference(workspace: ProjectContext, frame: FrameView, folder: Path) -> ReferenceProfile:

@@ -15,8 +15,8 @@ from deployments.telemetry.prediction_log import batch_id, replica_of, row_ids
 from features.builders import derive, rolling
 from features.definitions import FeatureSet
 from features.encoder import Encoder
-from features.sources.erasure_registry import digest as entity_digest
-from features.sources.pseudonyms import Pseudonyms
+from features.sources.erasure_registry import entity_digest
+from features.sources.pseudonyms import PseudonymKey
 from features.split import HashSplit, TimeSplit
 from monitoring.samples.bottom_k_sample import Reservoir
 from tests.golden import samples
@@ -70,12 +70,13 @@ def test_encoded_rows_stay() -> None:
 
 def test_parts_by_hash_and_by_time_stay() -> None:
     ids = pl.DataFrame({"id": KEYS})
-    parts = ids.select(HashSplit(validation=0.2, test=0.3).label().alias("split")).get_column("split").to_list()
+    parts = ids.select(HashSplit(validation=0.2, test=0.3).split_expr().alias("split")).get_column("split").to_list()
     moments = [datetime(2024, month, 1, tzinfo=UTC) for month in range(1, 13)]
     split = TimeSplit(start=moments[1], validate_from=moments[4], test_from=moments[7], end=moments[10])
     times = pl.DataFrame({"as_of": pl.Series(moments, dtype=pl.Datetime("us", "UTC"))})
     golden(
-        "split", {"hash": "".join(part[0] for part in parts), "time": times.select(split.label())["literal"].to_list()}
+        "split",
+        {"hash": "".join(part[0] for part in parts), "time": times.select(split.split_expr())["literal"].to_list()},
     )
 
 
@@ -99,7 +100,7 @@ def test_which_keys_a_challenger_gets_stays() -> None:
 
 def test_ids_of_rows_batches_keys_and_entities_stay() -> None:
     id, text = format_key(bytes(range(ID_BYTES)), bytes(range(SECRET_BYTES)))
-    names = Pseudonyms(b"k" * 32)
+    names = PseudonymKey(b"k" * 32)
     entity = {"passenger": "anna", "carrier": "AA"}
     assert replica_of(batch_id("replica", 7)) == "replica"
     golden(

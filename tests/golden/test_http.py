@@ -35,7 +35,7 @@ from deployments.protocol.openapi import build_openapi
 from deployments.serve_schema import RequestLimits, ServerConfig
 from deployments.telemetry.reporter import Telemetry
 from features.definitions import FeatureSet
-from features.manifest import MODEL
+from features.manifest import MODEL_FILE
 from tests.golden import samples
 from tests.golden.golden import golden
 
@@ -139,7 +139,7 @@ def write_bundle(folder: Path) -> Path:
         [first],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(made, folder / MODEL)
+    onnx.save(made, folder / MODEL_FILE)
     return folder
 
 

@@ -25,8 +25,8 @@ from deployments.ingress.model_app import ModelServer
 from deployments.rollout import serve_config as config
 from deployments.serve_schema import challenger_app_name, challenger_prefix, model_app_name
 from deployments.telemetry import unshipped_rows as tally
-from features.manifest import MANIFEST, MODEL, PORTABLE, PROFILE, WEIGHTS
-from features.sources.erasure_registry import FORGOTTEN
+from features.manifest import MANIFEST_FILE, MODEL_FILE, PORTABLE_FILE, PROFILE_FILE, WEIGHTS_FILE
+from features.sources.erasure_registry import ERASURE_TABLE
 from features.sources.ingestion import QUARANTINE
 from monitoring.runtime.state_store import STATE, UNREADABLE
 from tests.golden import samples
@@ -56,9 +56,9 @@ def test_names_stay() -> None:
                     for of in (predictions_table, labels_table, lost_rows_table, label_candidates_table, journal_table)
                 ),
                 QUARANTINE,
-                FORGOTTEN,
+                ERASURE_TABLE,
             ],
-            "bundle": [MANIFEST, MODEL, PORTABLE, WEIGHTS, PROFILE],
+            "bundle": [MANIFEST_FILE, MODEL_FILE, PORTABLE_FILE, WEIGHTS_FILE, PROFILE_FILE],
             "monitor": [STATE, UNREADABLE],
             "tallies": str(tally.folder(Settings(home=Path("/home")), "trips")),
             "user config": samples.USER_CONFIG,

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from features.definitions import Column, FeatureSet, FeatureView
 from features.online.feature_reader import FeatureReader
-from features.online.keys import entity_keys, state_key, state_prefix
+from features.online.keys import state_key, state_keys, state_prefix
 from features.online.materialize import materialize, push
 from features.online.store import LmdbStore
 from tests.golden import samples
@@ -69,8 +69,8 @@ def _values(store: LmdbStore) -> list[list[str]]:
     ).to_arrow()
     reader = FeatureReader(SET, store)
     names = [column.name for view in SET.views for column in view.columns]
-    alone = pa.concat_tables([reader.frame(requests.slice(i, 1), 0).select(names) for i in range(8)])
-    together = reader.frame(pa.concat_tables([requests] * 4), 0).select(names).slice(0, 8)
+    alone = pa.concat_tables([reader.read(requests.slice(i, 1), 0).select(names) for i in range(8)])
+    together = reader.read(pa.concat_tables([requests] * 4), 0).select(names).slice(0, 8)
     found = [[str(value) for value in row.values()] for row in together.to_pylist()]
     assert [[str(value) for value in row.values()] for row in alone.to_pylist()] == found
     return found
@@ -82,8 +82,8 @@ def test_keys_stay() -> None:
         "online_keys",
         {
             "prefixes": [state_prefix(view).decode() for view in (samples.VIEW, samples.PAIR)],
-            "of one column": [key.hex() for key in entity_keys(b"p/", [["AA", "ÜÄ", ""]])],
-            "of two columns": [key.hex() for key in entity_keys(b"p/", [["a", "ab"], ["bc", "c"]])],
+            "of one column": [key.hex() for key in state_keys(b"p/", [["AA", "ÜÄ", ""]])],
+            "of two columns": [key.hex() for key in state_keys(b"p/", [["a", "ab"], ["bc", "c"]])],
             "alone": state_key(prefix, ("AA", "JFK")).hex(),
             "too long": state_key(prefix, ("x" * 600,)).hex(),
         },

@@ -23,7 +23,7 @@ from deployments.rollout.journal import Journal
 from deployments.rollout_policy import RolloutPolicy, Webhook
 from deployments.serve_schema import ChallengerConfig, ServerConfig
 from deployments.telemetry.unshipped_rows import Tally, debts
-from features.manifest import MANIFEST, Manifest
+from features.manifest import MANIFEST_FILE, Manifest
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
 from monitoring.detection.notification_payloads import Notice, alertmanager, webhook
@@ -73,10 +73,10 @@ def _put(path: Path, folder: Path, name: str = "") -> Path:
 
 def test_a_manifest_is_written_as_it_was(tmp_path: Path) -> None:
     samples.MANIFEST.save(tmp_path)
-    stored(MANIFEST, (tmp_path / MANIFEST).read_bytes())
+    stored(MANIFEST_FILE, (tmp_path / MANIFEST_FILE).read_bytes())
 
 
-@pytest.mark.parametrize("path", formats(MANIFEST))
+@pytest.mark.parametrize("path", formats(MANIFEST_FILE))
 def test_a_manifest_is_read(path: Path, tmp_path: Path) -> None:
     assert Manifest.load(_put(path, tmp_path)) == samples.MANIFEST
 
@@ -398,7 +398,7 @@ def _read_trial(path: Path, folder: Path) -> object:
 
 
 READERS: dict[str, Callable[[Path, Path], object]] = {
-    MANIFEST: lambda path, folder: Manifest.load(_put(path, folder)),
+    MANIFEST_FILE: lambda path, folder: Manifest.load(_put(path, folder)),
     STATE: lambda path, folder: Folder(_put(path, folder)).load(),
     "reference.json": lambda path, folder: ReferenceProfile.from_bytes(path.read_bytes()).to_bytes(),
     "card.json": lambda path, folder: ModelCard.from_stored(path.read_bytes()),
@@ -410,7 +410,7 @@ READERS: dict[str, Callable[[Path, Path], object]] = {
     "journal.json": _read_journal,
 }
 NESTED = {
-    MANIFEST: ("task", "encoder", "snapshot"),
+    MANIFEST_FILE: ("task", "encoder", "snapshot"),
     STATE: ("policy", "detector", "used"),
     "reference.json": ("bins.distance",),
     "card.json": ("lineage", "assessment.calibration"),

@@ -20,10 +20,10 @@ from deployments.rollout_policy import RolloutPolicy
 from deployments.telemetry.lost_rows import LostRows
 from deployments.telemetry.prediction_log import Answer, from_ipc, labels, predictions, to_ipc
 from features.offline.training_frame import frame_schema
-from features.sources.erasure_registry import FORGOTTEN, remember
-from features.sources.ingestion import schema_of
+from features.sources.erasure_registry import ERASURE_TABLE, record_erasure
+from features.sources.ingestion import columns_schema
 from features.sources.source import Source
-from features.sources.validation import quarantined
+from features.sources.validation import quarantine_rows
 from rayloop.stages import log_analysis_job as looking
 from tests.golden import samples
 from tests.golden.golden import columns, golden
@@ -84,8 +84,8 @@ def test_the_journal_stays(tables: Tables) -> None:
 
 
 def test_who_is_forgotten_stays(tables: Tables) -> None:
-    remember(tables, "trips", {"carrier": "AA"}, None, datetime(2024, 5, 1, tzinfo=UTC))
-    written = tables.read(f"trips.{FORGOTTEN}")
+    record_erasure(tables, "trips", {"carrier": "AA"}, None, datetime(2024, 5, 1, tzinfo=UTC))
+    written = tables.read(f"trips.{ERASURE_TABLE}")
     golden("table_forgotten", {"columns": columns(written.schema), "rows": _texts(written)})
 
 
@@ -100,7 +100,7 @@ def test_frames_and_landed_sources_stay() -> None:
         {
             "frame": columns(frame_schema(samples.FLIGHTS)),
             "images": columns(frame_schema(samples.IMAGES)),
-            "landed": columns(schema_of((*samples.REQUEST, *samples.IMAGES.request))),
+            "landed": columns(columns_schema((*samples.REQUEST, *samples.IMAGES.request))),
         },
     )
 
@@ -110,7 +110,7 @@ def test_the_quarantine_stays() -> None:
         name="flights", read=lambda: None, key=("carrier",), event_time="departs", known_at="departs",
         columns=samples.REQUEST[:3],
     )  # fmt: skip
-    bad = quarantined(source, pl.DataFrame({"__reason": ["why"], "__raw": ['{"carrier": "AA"}']}))
+    bad = quarantine_rows(source, pl.DataFrame({"__reason": ["why"], "__raw": ['{"carrier": "AA"}']}))
     golden("table_quarantine", {"columns": columns(bad.to_arrow().schema), "rows": bad.to_dicts()})
 
 

@@ -12,7 +12,7 @@ import ray.data
 
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from features.sources.ingestion import QUARANTINE, land
+from features.sources.ingestion import QUARANTINE, ingest
 from features.sources.source import Source
 from tests.golden import samples
 from tests.golden.golden import columns, golden
@@ -38,8 +38,8 @@ def test_landed_tables_stay(cluster: Settings, tmp_path: Path) -> None:
         columns=samples.REQUEST[:3],
     )
     tables = Tables(cluster)
-    landed = land(source, tables, "goldens", cluster, datetime.now(UTC))
-    assert (landed.added, landed.put_aside) == (1, 2)
+    landed = ingest(source, tables, "goldens", cluster, datetime.now(UTC))
+    assert (landed.new_rows, landed.quarantined_rows) == (1, 2)
     golden(
         "tables_landed",
         {name: columns(tables.read(f"goldens.{name}").schema) for name in ("trips", QUARANTINE)},

@@ -17,7 +17,7 @@ from torch import nn
 from cluster.errors import DataError
 from cluster.log_suppression import suppress_logs
 from features.encoder import Arrays
-from features.manifest import MODEL, PORTABLE, WEIGHTS
+from features.manifest import MODEL_FILE, PORTABLE_FILE, WEIGHTS_FILE
 from trainers.export.portable_onnx import score_portable, write_portable
 from trainers.input_spec import InputSpec
 from trainers.loop.trainer import FitResult
@@ -59,12 +59,12 @@ def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
     if not sample.num_rows:
         raise DataError("no rows to compare the exported model on", "give export a sample of real rows")
     scored = result.scored()
-    save_onnx(scored, result.inputs, folder / MODEL)
-    save_file({name: value.copy(order="C") for name, value in result.state.items()}, folder / WEIGHTS)
+    save_onnx(scored, result.inputs, folder / MODEL_FILE)
+    save_file({name: value.copy(order="C") for name, value in result.state.items()}, folder / WEIGHTS_FILE)
     arrays = result.encoder.encode(sample)
     with torch.inference_mode():
         ours = scored(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
-    theirs = onnx_scorer.score(onnx_scorer.session(folder / MODEL), arrays)
+    theirs = onnx_scorer.score(onnx_scorer.session(folder / MODEL_FILE), arrays)
     return max(_difference(result, ours, theirs), export_portable(result, folder, sample))
 
 
@@ -73,8 +73,8 @@ def export_portable(result: FitResult, folder: Path, sample: pa.Table) -> float:
     write_portable(folder, result.encoder)
     # Rounding of activations to int8 depends on the rows that come together: both must get the same ones at a time.
     sample = sample.slice(0, onnx_scorer.CALL_ROWS)
-    served = onnx_scorer.score(onnx_scorer.session(folder / MODEL), result.encoder.encode(sample))
-    portable = score_portable(onnx_scorer.session(folder / PORTABLE), result.encoder, sample)
+    served = onnx_scorer.score(onnx_scorer.session(folder / MODEL_FILE), result.encoder.encode(sample))
+    portable = score_portable(onnx_scorer.session(folder / PORTABLE_FILE), result.encoder, sample)
     return _difference(result, served, portable)
 
 

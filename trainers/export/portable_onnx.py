@@ -18,7 +18,7 @@ from onnx import TensorProto, compose, helper
 
 from features.definitions import Column
 from features.encoder import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Encoder
-from features.manifest import MODEL, PORTABLE
+from features.manifest import MODEL_FILE, PORTABLE_FILE
 
 MISSING_KEY = "missing_category"
 _PREFIX = "model/"
@@ -38,14 +38,14 @@ class _Part(NamedTuple):
 
 def write_portable(folder: Path, encoder: Encoder) -> None:
     """Write portable.onnx beside the model.onnx of ``folder``, from it."""
-    model = compose.add_prefix(onnx.load(folder / MODEL), _PREFIX)
+    model = compose.add_prefix(onnx.load(folder / MODEL_FILE), _PREFIX)
     wanted = [node.name.removeprefix(_PREFIX) for node in model.graph.input]
     front = _front(encoder, wanted, model)
     merged = compose.merge_models(front, model, io_map=[(_FRONT + name, _PREFIX + name) for name in wanted])
     _rename_output(merged, encoder)
     helper.set_model_props(merged, {MISSING_KEY: missing_text(encoder)})
     onnx.checker.check_model(merged)
-    onnx.save(merged, folder / PORTABLE)
+    onnx.save(merged, folder / PORTABLE_FILE)
 
 
 def missing_text(encoder: Encoder) -> str:

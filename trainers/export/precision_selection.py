@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.values import GateReport
-from features.manifest import MODEL, Precision
+from features.manifest import MODEL_FILE, Precision
 from trainers.evaluation.quality_gate import GatePolicy, judge
 from trainers.export.onnx_export import export_portable
 from trainers.export.quantize import quantize
@@ -61,18 +61,18 @@ def choose(
         )
 
     arrays = fitted.encoder.encode(test)
-    exact = onnx_scorer.score(onnx_scorer.session(folder / MODEL), arrays)
+    exact = onnx_scorer.score(onnx_scorer.session(folder / MODEL_FILE), arrays)
     served = Served(exact, judged(exact, parity), "float32")
     if fitted.config.quantize == "none":
         return served
     if not served.report.passed:
         return served._replace(refused="it fails in float32 already")
-    whole = (folder / MODEL).read_bytes()
-    quantize(whole, folder / MODEL)
-    scores = onnx_scorer.score(onnx_scorer.session(folder / MODEL), arrays)
+    whole = (folder / MODEL_FILE).read_bytes()
+    quantize(whole, folder / MODEL_FILE)
+    scores = onnx_scorer.score(onnx_scorer.session(folder / MODEL_FILE), arrays)
     report = judged(scores, max(parity, export_portable(fitted, folder, test)), exact)
     if report.passed:
         return Served(scores, report, "int8")
-    (folder / MODEL).write_bytes(whole)
+    (folder / MODEL_FILE).write_bytes(whole)
     export_portable(fitted, folder, test)
     return served._replace(refused="; ".join(check.reason for check in report.failures))

@@ -18,8 +18,8 @@ from cluster.storage.parquet import READ_ROWS
 from cluster.storage.scan import ScanPart
 from cluster.values import Task
 from features.encoder import Encoder
-from features.offline.training_frame import RequestFrame, is_text
-from features.sources.pseudonyms import Shield
+from features.offline.training_frame import OfflineFeatureReader, is_text
+from features.sources.pseudonyms import Pseudonymizer
 from trainers.scoring.onnx_scorer import outputs, score, session
 
 _PAGE_BYTES = 1 << 20
@@ -34,8 +34,8 @@ class Job:
     task: Task
     encoder: Encoder
     model: bytes
-    shield: Shield
-    frame: RequestFrame
+    shield: Pseudonymizer
+    frame: OfflineFeatureReader
     schema: pa.Schema
     kept: tuple[str, ...]
     folder: str
@@ -69,7 +69,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._model = session(job.model)
-        needed = dict.fromkeys((*job.kept, *job.frame.columns(job.schema.names)))
+        needed = dict.fromkeys((*job.kept, *job.frame.required_columns(job.schema.names)))
         self._columns = [name for name in job.schema.names if name in needed]
         self._coded = _coded(job)
 
@@ -114,7 +114,7 @@ class _Clock:
 
 def _coded(job: Job) -> list[str]:
     """Columns that the encoder takes as codes and a dictionary, which saves it from looking at every value."""
-    if not job.frame.passes(job.schema):
+    if not job.frame.is_passthrough(job.schema):
         return []
     return [name for name in job.encoder.categories if is_text(job.schema.field(name).type)]
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from cluster.errors import DataError
 from cluster.values import Frozen, Task
 from features.encoder import Arrays
-from features.manifest import MODEL, Manifest
+from features.manifest import MODEL_FILE, Manifest
 from trainers import metrics
 from trainers.metrics import evaluate
 
@@ -64,7 +64,7 @@ def score(model: ort.InferenceSession, arrays: Arrays) -> np.ndarray:
 
 def score_table(folder: Path, frame: pa.Table, threads: int = 1) -> np.ndarray:
     """Scores of a feature frame by the model of a bundle."""
-    return score(session(folder / MODEL, threads), Manifest.load(folder).encoder.encode(frame))
+    return score(session(folder / MODEL_FILE, threads), Manifest.load(folder).encoder.encode(frame))
 
 
 def output_columns(task: Task) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from cluster.values import ModelVersion, Snapshot, Task
 from features.builders import derive
 from features.definitions import Column, FeatureSet
 from features.encoder import Encoder
-from features.manifest import MODEL, Manifest
+from features.manifest import MODEL_FILE, Manifest
 
 BINARY = Task(kind="binary", label="late")
 CLASSES = ("ash", "birch", "cedar")
@@ -78,7 +78,7 @@ def write_bundle(
         torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
-            str(folder / MODEL),
+            str(folder / MODEL_FILE),
             input_names=list(inputs),
             output_names=["scores"],
             dynamic_axes={name: {0: "rows"} for name in (*inputs, "scores")},

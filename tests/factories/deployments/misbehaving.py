@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from features.manifest import MODEL
+from features.manifest import MODEL_FILE
 from tests.factories.deployments.bundles import Slope, write_bundle
 
 TURNS = 10_000_000
@@ -40,7 +40,7 @@ def leaking(folder: Path) -> Path:
 
 def save(folder: Path, model: onnx.ModelProto) -> None:
     onnx.checker.check_model(model)
-    onnx.save(model, str(folder / MODEL))
+    onnx.save(model, str(folder / MODEL_FILE))
 
 
 def _graph(misbehaviour: list[onnx.NodeProto]) -> onnx.ModelProto:

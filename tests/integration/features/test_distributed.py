@@ -68,20 +68,22 @@ def rows(count: int) -> pl.DataFrame:
     )
 
 
-@pytest.mark.parametrize("comfortable", [100, entity_partition.PART_EVENTS])
+@pytest.mark.parametrize("comfortable", [100, entity_partition.PARTITION_EVENTS])
 def test_the_cluster_gives_what_one_process_gives(cluster: Settings, comfortable: int) -> None:
     import ray
 
-    from features.offline.distributed_join import look_up
+    from features.offline.distributed_join import point_in_time_join
 
     history, asked = events(3000), rows(500)
     tables = Tables(cluster)
     for part in history.iter_slices(1100):
         snapshot = tables.append(f"join{comfortable}.events", part.to_arrow().cast(_plain(part)))
     blocks = [ray.put(asked.slice(start, 200).to_arrow()) for start in (0, 200, 400)]
-    with patch.object(entity_partition, "PART_EVENTS", comfortable):
+    with patch.object(entity_partition, "PARTITION_EVENTS", comfortable):
         files = {"events": tables.parts(snapshot)[1]}
-        found = pl.concat([pl.DataFrame(ray.get(made)) for made in look_up(VIEWS, blocks, files, at_once=3)])
+        found = pl.concat(
+            [pl.DataFrame(ray.get(made)) for made in point_in_time_join(VIEWS, blocks, files, max_tasks=3)]
+        )
     stored = pl.concat([pl.DataFrame(file.table(history.columns)) for file in files["events"]])
     assert found.select(asked.columns).equals(asked)
     for one in VIEWS:
@@ -92,20 +94,22 @@ def test_the_cluster_gives_what_one_process_gives(cluster: Settings, comfortable
 def test_a_refusal_is_named_where_the_rows_are_read(cluster: Settings) -> None:
     import ray
 
-    from features.offline.distributed_join import look_up
+    from features.offline.distributed_join import point_in_time_join
 
     tables, huge = Tables(cluster), events(10).with_columns(pl.lit(1e13).alias("x"))
     snapshot = tables.append("join.huge", huge.to_arrow().cast(_plain(huge)))
-    (made,) = look_up(VIEWS[:1], [ray.put(rows(5).to_arrow())], {"events": tables.parts(snapshot)[1]}, at_once=2)
+    (made,) = point_in_time_join(
+        VIEWS[:1], [ray.put(rows(5).to_arrow())], {"events": tables.parts(snapshot)[1]}, max_tasks=2
+    )
     with pytest.raises(DataError, match="coarser resolution"):
         ray.get(made)
 
 
 def test_a_source_without_rows_is_refused(cluster: Settings) -> None:
-    from features.offline.distributed_join import look_up
+    from features.offline.distributed_join import point_in_time_join
 
     with pytest.raises(DataError, match="no rows"):
-        look_up(VIEWS[:1], [], {"events": []}, at_once=2)
+        point_in_time_join(VIEWS[:1], [], {"events": []}, max_tasks=2)
 
 
 def test_a_frame_has_every_example_with_its_features(cluster: Settings) -> None:

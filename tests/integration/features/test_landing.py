@@ -15,9 +15,9 @@ from cluster.errors import DataError
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from features.builders import category, dropped, hashed, number, timestamp
-from features.sources.erasure_registry import FORGOTTEN, remember
-from features.sources.ingestion import QUARANTINE, Landed, land
-from features.sources.pseudonyms import pseudonyms
+from features.sources.erasure_registry import ERASURE_TABLE, record_erasure
+from features.sources.ingestion import QUARANTINE, IngestionResult, ingest
+from features.sources.pseudonyms import load_pseudonym_key
 from features.sources.source import Source
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -43,8 +43,8 @@ def source(frame: pl.DataFrame, **changes: object) -> Source:
     return Source(**{**declared, **changes})
 
 
-def put(visits: Source, tables: Tables, shop: str, settings: Settings | None = None) -> Landed:
-    return land(visits, tables, shop, settings or Settings(), START + timedelta(days=1))
+def put(visits: Source, tables: Tables, shop: str, settings: Settings | None = None) -> IngestionResult:
+    return ingest(visits, tables, shop, settings or Settings(), START + timedelta(days=1))
 
 
 @pytest.fixture
@@ -57,17 +57,17 @@ def shop(tables: Tables) -> Iterator[str]:
     """A namespace of the test's own."""
     name = f"shop{uuid4().hex[:8]}"
     yield name
-    for table in ("visits", QUARANTINE, FORGOTTEN):
+    for table in ("visits", QUARANTINE, ERASURE_TABLE):
         tables.drop(f"{name}.{table}")
 
 
 def test_only_what_is_new_is_added(tables: Tables, shop: str) -> None:
     first = put(source(visits(200)), tables, shop)
-    assert (first.added, first.present, first.quarantined) == (200, 0, {})
+    assert (first.new_rows, first.known_rows, first.quarantine_reasons) == (200, 0, {})
     again = put(source(visits(200)), tables, shop)
-    assert (again.added, again.present, again.snapshot) == (0, 200, first.snapshot)
+    assert (again.new_rows, again.known_rows, again.snapshot) == (0, 200, first.snapshot)
     grown = put(source(visits(250)), tables, shop)
-    assert (grown.added, grown.present) == (50, 200)
+    assert (grown.new_rows, grown.known_rows) == (50, 200)
     ids = tables.read(f"{shop}.visits")["id"].to_pylist()
     assert sorted(ids) == sorted(f"v{i}" for i in range(250))
 
@@ -76,7 +76,7 @@ def test_bad_rows_are_put_aside_once_with_their_reason(tables: Tables, shop: str
     spoilt = visits(50, spent=[-1.0 if i == 7 else None if i == 8 else float(i) for i in range(50)])
     for _ in range(2):
         landed = put(source(spoilt), tables, shop)
-        assert landed.quarantined == {"spent is outside 0 to 100": 1}
+        assert landed.quarantine_reasons == {"spent is outside 0 to 100": 1}
     aside = tables.read(f"{shop}.{QUARANTINE}").to_pylist()
     assert [(row["source"], row["reason"]) for row in aside] == [("visits", "spent is outside 0 to 100")]
     assert '"v7"' in aside[0]["row"]
@@ -104,12 +104,12 @@ def test_personal_data_is_landed_and_quarantined_as_tokens_or_not_at_all(
 ) -> None:
     (tmp_path / "key").write_text("s" * 64)
     settings = cluster.model_copy(update={"personal_key_file": str(tmp_path / "key")})
-    names = pseudonyms(settings)
+    names = load_pseudonym_key(settings)
     frame = visits(20, spent=[float(i * 10) for i in range(20)]).with_columns(pl.format("{}@home", "id").alias("mail"))
     columns = (*hashed(*category("id")), *number("spent"), *dropped(*category("mail")), *timestamp("at", "known"))
     private = source(frame, columns=columns, patterns={"mail": ".*@home"})
     landed = put(private, tables, shop, settings)
-    assert (landed.added, landed.put_aside) == (11, 9)
+    assert (landed.new_rows, landed.quarantined_rows) == (11, 9)
     there = tables.read(f"{shop}.visits")
     assert there.column_names == ["id", "spent", "at", "known"]
     assert sorted(there["id"].to_pylist()) == sorted(names.token(f"v{i}") for i in range(11))
@@ -117,21 +117,21 @@ def test_personal_data_is_landed_and_quarantined_as_tokens_or_not_at_all(
     assert names.token("v11") in aside
     assert "@home" not in aside
     assert "v11" not in aside
-    assert put(private, tables, shop, settings).added == 0
+    assert put(private, tables, shop, settings).new_rows == 0
 
 
 def test_who_is_forgotten_is_not_landed_again(tables: Tables, shop: str) -> None:
-    remember(tables, shop, {"id": "v3"}, None, START)
+    record_erasure(tables, shop, {"id": "v3"}, None, START)
     landed = put(source(visits(5)), tables, shop)
-    assert landed.added == 4
+    assert landed.new_rows == 4
     assert "v3" not in tables.read(f"{shop}.visits")["id"].to_pylist()
 
 
 def test_a_stale_source_is_told_or_refused_as_declared(tables: Tables, shop: str) -> None:
     old = visits(5)
-    assert put(source(old, fresh_within=timedelta(days=2)), tables, shop).stale == ""
+    assert put(source(old, fresh_within=timedelta(days=2)), tables, shop).stalenessness == ""
     landed = put(source(old, fresh_within=timedelta(hours=1)), tables, shop)
-    assert landed.newest == START + timedelta(minutes=4)
-    assert "'visits' is stale" in landed.stale
+    assert landed.newest_known_at == START + timedelta(minutes=4)
+    assert "'visits' is stale" in landed.staleness
     with pytest.raises(DataError, match="'visits' is stale"):
         put(source(old, fresh_within=timedelta(hours=1), stale="refuse"), tables, shop)

@@ -17,8 +17,8 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from features.builders import category, number, timestamp
 from features.sources import readers
-from features.sources.ingestion import QUARANTINE, Landed, land
-from features.sources.readers import Read
+from features.sources.ingestion import QUARANTINE, IngestionResult, ingest
+from features.sources.readers import SourceReader
 from features.sources.source import Source
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -51,24 +51,24 @@ def written_as_text(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col("at", "known").dt.to_string("iso:strict"))
 
 
-def parquet(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> Read:
+def parquet(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> SourceReader:
     for i, part in enumerate(frame.iter_slices(ROWS // 3)):
         part.write_parquet(folder / f"{i}.parquet")
     return readers.parquet(str(folder))
 
 
-def csv(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> Read:
+def csv(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> SourceReader:
     written_as_text(frame).write_csv(folder / "visits.csv", separator=";", null_value="NA")
     return readers.csv(str(folder / "visits.csv"), delimiter=";")
 
 
-def iceberg(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> Read:
+def iceberg(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> SourceReader:
     made = tables.append(f"{shop}.elsewhere", frame.to_arrow())
     tables.append(f"{shop}.elsewhere", frame.with_columns(pl.format("later {}", "id").alias("id")).to_arrow())
     return readers.iceberg(f"{shop}.elsewhere", Settings().iceberg, made.id)
 
 
-def sqlite(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> Read:
+def sqlite(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> SourceReader:
     with sqlite3.connect(folder / "shop.db") as database:
         database.execute("CREATE TABLE visits (id TEXT, zip TEXT, spent REAL, at TEXT, known TEXT)")
         database.executemany("INSERT INTO visits VALUES (?, ?, ?, ?, ?)", written_as_text(frame).rows())
@@ -94,11 +94,11 @@ def broker() -> Iterator[Callable[[str, list[bytes]], str]]:
     producer.close()
 
 
-def put(read: Read, tables: Tables, shop: str) -> Landed:
+def put(read: SourceReader, tables: Tables, shop: str) -> IngestionResult:
     visits = Source(
         "visits", COLUMNS, ("id",), event_time="at", known_at="known", read=read, patterns={"zip": r"\d{5}$"}
     )
-    return land(visits, tables, shop, Settings(), START)
+    return ingest(visits, tables, shop, Settings(), START)
 
 
 def assert_same(tables: Tables, shop: str, visits: pl.DataFrame) -> None:
@@ -112,17 +112,17 @@ def test_the_same_rows_are_landed(
 ) -> None:
     read = make(visits, tmp_path, tables, shop)
     landed = put(read, tables, shop)
-    assert (landed.added, landed.put_aside) == (ROWS, 0)
+    assert (landed.new_rows, landed.quarantined_rows) == (ROWS, 0)
     assert_same(tables, shop, visits)
 
 
 def test_messages_are_landed_as_they_come(broker: Callable, visits: pl.DataFrame, tables: Tables, shop: str) -> None:
     messages = [json.dumps(row).encode() for row in written_as_text(visits).to_dicts()]
     read = readers.kafka("visits", broker("visits", messages[:40]))
-    assert put(read, tables, shop).added == 40
+    assert put(read, tables, shop).new_rows == 40
     broker("visits", [*messages[40:], b"no JSON", b'{"id": "x", "spent": "much"}'])
     landed = put(read, tables, shop)
-    assert (landed.added, landed.present, landed.put_aside) == (20, 40, 2)
+    assert (landed.new_rows, landed.known_rows, landed.quarantined_rows) == (20, 40, 2)
     assert_same(tables, shop, visits)
     aside = [row["reason"] for row in tables.read(f"{shop}.{QUARANTINE}").to_pylist()]
     assert any("id is missing" in reason for reason in aside)
@@ -134,7 +134,7 @@ def test_a_cell_that_is_no_number_costs_one_row_not_the_file(tables: Tables, sho
         "id,zip,spent,at,known\n1,00501,x,2024-01-01,2024-01-01\n2,00501,1,2024-01-01,2024-01-01\n"
     )
     landed = put(readers.csv(str(tmp_path / "a.csv")), tables, shop)
-    assert (landed.added, landed.quarantined) == (1, {"spent is not a number": 1})
+    assert (landed.new_rows, landed.quarantine_reasons) == (1, {"spent is not a number": 1})
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_cell_that_is_no_number_costs_one_row_not_the_file(tables: Tables, sho
         (readers.sql("SELECT * FROM nowhere", "sqlite://"), "no such table"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_says_where(tables: Tables, shop: str, read: Read, message: str) -> None:
+def test_what_cannot_be_read_says_where(tables: Tables, shop: str, read: SourceReader, message: str) -> None:
     with pytest.raises(DataError, match=message):
         put(read, tables, shop)
 
@@ -155,7 +155,7 @@ def test_what_cannot_be_read_says_where(tables: Tables, shop: str, read: Read, m
 def test_a_password_is_neither_written_nor_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_PASSWORD", "geheim")
     read = readers.sql("SELECT 1", "postgresql://reader:geheim@db/shop")
-    assert "geheim" not in read.where
+    assert "geheim" not in read.location
     with pytest.raises(DataError, match="begins no database URL"):
         readers.sql("SELECT 1", "geheim")
 

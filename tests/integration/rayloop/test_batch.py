@@ -22,10 +22,10 @@ from cluster.storage.scan import ScanPart, ScanPlan, plan_scan
 from cluster.storage.tables import Tables
 from cluster.values import ModelVersion, Snapshot
 from features.definitions import Column, Entity, FeatureSet, FeatureView, Latest
-from features.manifest import MODEL, Manifest
+from features.manifest import MODEL_FILE, Manifest
 from features.offline.point_in_time import join
-from features.offline.training_frame import RequestFrame
-from features.sources.pseudonyms import Shield
+from features.offline.training_frame import OfflineFeatureReader
+from features.sources.pseudonyms import Pseudonymizer
 from rayloop.console import ProgressConsole
 from rayloop.context import ProjectContext
 from rayloop.project import Location
@@ -195,9 +195,9 @@ def _fragile(cluster: Settings, version: ModelVersion, folder: Path, mark: str) 
     pq.write_table(REQUESTS, source)
     whole = plan_scan(str(source), Tables(cluster), cpus=1)
     rows = ScanPlan(whole.name, whole.schema, [KilledOnce(part, mark) for part in whole.parts])
-    manifest, model = Manifest.load(Path(version.bundle_uri)), Path(version.bundle_uri) / MODEL
-    shield = Shield.of(manifest.features.request, cluster)
-    requests = RequestFrame(manifest.features, {}, cluster)
+    manifest, model = Manifest.load(Path(version.bundle_uri)), Path(version.bundle_uri) / MODEL_FILE
+    shield = Pseudonymizer.for_columns(manifest.features.request, cluster)
+    requests = OfflineFeatureReader(manifest.features, {}, cluster)
     head = (manifest.task, manifest.encoder, model.read_bytes(), shield, requests)
     return rows, Job(*head, rows.schema, tuple(rows.schema.names), str(folder), tuple(rows.parts))
 
@@ -244,9 +244,9 @@ def test_looked_up_features_are_those_of_each_rows_own_time(cluster: Settings) -
     features = FeatureSet(name="shops", request=(Column(name="shop", kind="category"),), views=(view,))
     landed = {"sales": Tables(cluster).append("shops.sales", events.to_arrow())}
     rows = pl.DataFrame({"shop": ["a", "b", "c"], "as_of": [hours[5], hours[5], hours[5]], "more": [1, 2, 3]})
-    requests = RequestFrame(features, landed, cluster)
-    assert requests.columns(rows.columns) == ["shop", "as_of"]
+    requests = OfflineFeatureReader(features, landed, cluster)
+    assert requests.required_columns(rows.columns) == ["shop", "as_of"]
     found = requests(rows.to_arrow())
     assert found["newest"].to_pylist() == join(view, events, rows)["newest"].to_list() == [4.0, 5.0, None]
     with pytest.raises(DataError, match="no column 'as_of'"):
-        requests.columns(["shop"])
+        requests.required_columns(["shop"])

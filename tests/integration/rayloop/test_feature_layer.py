@@ -25,8 +25,8 @@ from features.definitions import Entity, FeatureSet, FeatureView, Latest
 from features.encoder import Encoder
 from features.manifest import Manifest
 from features.online.feature_reader import FeatureReader
-from features.online.materialize import forget, materialize, watermark
-from features.sources.pseudonyms import Shield, pseudonyms
+from features.online.materialize import delete_view_state, materialize, watermark
+from features.sources.pseudonyms import Pseudonymizer, load_pseudonym_key
 from features.sources.source import Examples, Source
 from features.split import HashSplit
 from features.types import INSTANT
@@ -133,8 +133,8 @@ def register(workspace: ProjectContext, folder: Path) -> str:
 def serve(workspace: ProjectContext, version: str, asked: pl.DataFrame) -> None:
     """Answer requests as a replica does, and log them."""
     features = workspace.project.features
-    rows = Shield.of(features.request, workspace.settings)(asked.to_arrow())
-    frame = FeatureReader(features, workspace.store).frame(rows, 0)
+    rows = Pseudonymizer.for_columns(features.request, workspace.settings)(asked.to_arrow())
+    frame = FeatureReader(features, workspace.store).read(rows, 0)
     answer = Answer(
         requests=["r"], keys=["r"], forced=[False], sizes=[asked.height], frame=frame, task=workspace.project.task,
         champion_version=version, version=version, assigned="champion", variant="champion", at_us=0,
@@ -158,13 +158,13 @@ def test_a_state_that_lags_is_found_by_feature_and_row(workspace: ProjectContext
     rows = pl.DataFrame(workspace.tables.read(f"{workspace.project.name}.visits"))
     stale = rows.filter(pl.col("at") < START + timedelta(hours=HOURS - 11))
     before = workspace.store.get_many(keys := list(workspace.store.keys(b"")))
-    forget(workspace.store, person)
+    delete_view_state(workspace.store, person)
     materialize(workspace.store, person, stale, 10**18)
     serve(workspace, version, asked)
     found = skew_check.replay(workspace)
     assert {one.feature for one in found.mismatched} == {"spent_3d_mean", "spent_3d_count"}
     count = next(one for one in found.mismatched if one.feature == "spent_3d_count")
-    mails = pseudonyms(workspace.settings).series(asked.get_column("mail"))
+    mails = load_pseudonym_key(workspace.settings).series(asked.get_column("mail"))
     late = rows.filter(pl.col("at") >= START + timedelta(hours=HOURS - 11))
     affected = sum(
         late.filter((pl.col("mail") == mail) & (pl.col("at") <= when)).height > 0
@@ -188,7 +188,7 @@ def test_a_champion_of_an_earlier_definition_goes_on_being_filled(workspace: Pro
     after = dataclasses.replace(workspace.project, features=before.model_copy(update={"views": (wider, shop)}))
     changed = dataclasses.replace(workspace, project=after)
     for view in (person, shop):
-        forget(workspace.store, view)
+        delete_view_state(workspace.store, view)
     steps.materialize_online(changed, steps.latest_snapshots(changed), START + timedelta(hours=HOURS))
     marks = {watermark(changed.store, view) for view in (person, wider)}
     assert len(marks) == 1

@@ -17,7 +17,7 @@ from deployments.protocol.arrow_columns import TIMESTAMP
 from deployments.protocol.request_rows import RequestRows
 from deployments.telemetry.prediction_log import Answer, predictions
 from features.encoder import Encoder
-from features.sources.pseudonyms import pseudonyms
+from features.sources.pseudonyms import load_pseudonym_key
 from tests.factories.deployments.bundles import FEATURES, Slope, write_bundle
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -38,7 +38,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def version(tmp_path: Path, settings: Settings) -> ModelVersion:
-    words = {"carrier": (pseudonyms(settings).token("AA"),)}
+    words = {"carrier": (load_pseudonym_key(settings).token("AA"),)}
     encoder = Encoder(columns=PRIVATE.columns, vocabularies=words)
     bundle = write_bundle(tmp_path / "bundle", Slope(1.0), features=PRIVATE, encoder=encoder)
     return ModelVersion(model="trips", version="1", run_id="r", bundle_uri=bundle.as_uri())
@@ -46,7 +46,7 @@ def version(tmp_path: Path, settings: Settings) -> ModelVersion:
 
 def test_the_log_has_tokens_and_the_model_knows_them(version: ModelVersion, settings: Settings) -> None:
     scorer = Scorer(version, settings)
-    names = pseudonyms(settings)
+    names = load_pseudonym_key(settings)
     given = ["AA", "Anna Blume", None, names.token("AA")]
     rows = RequestRows(4, ([1.0] * 4, given, pa.array([NOON] * 4, TIMESTAMP)), ("distance", "carrier", "departs"))
     (scored,) = scorer.score([rows], 0)

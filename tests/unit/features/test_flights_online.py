@@ -12,10 +12,10 @@ import pytest
 from examples.flights.data import flights_frame, weather_frame
 from examples.flights.features import features
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Latest, Operation
-from features.events.event_history import AT, history
+from features.events.event_history import KNOWN_AT, build_history
 from features.offline import point_in_time
 from features.online.feature_reader import FeatureReader, request_features
-from features.online.materialize import advance
+from features.online.materialize import materialize_history
 from features.types import AS_OF, arrow_type
 from tests.factories.features.stores import MemoryStore
 
@@ -56,7 +56,10 @@ def online(
 ) -> pl.DataFrame:
     """Steps of time: first the events known by a step's end are pushed, then its rows are read, each as of its time."""
     store = MemoryStore()
-    known = {view.name: history(view, sources[view.source]).sort(AT, maintain_order=True) for view in feature_set.views}
+    known = {
+        view.name: build_history(view, sources[view.source]).sort(KNOWN_AT, maintain_order=True)
+        for view in feature_set.views
+    }
     reader = FeatureReader(feature_set, store)
     order = times.arg_sort()
     instants = times.gather(order).to_numpy()
@@ -65,11 +68,11 @@ def online(
         low, high = np.searchsorted(instants, [start, start + STEP_US])
         for view in feature_set.views:
             events, until = known[view.name], start + STEP_US - 1
-            upto = int(events.get_column(AT).search_sorted(until, side="right"))
-            advance(store, view, events.head(upto), until)
+            upto = int(events.get_column(KNOWN_AT).search_sorted(until, side="right"))
+            materialize_history(store, view, events.head(upto), until)
             known[view.name] = events.slice(upto)
         if high > low:
-            parts.append(reader.frame(asked[order.slice(low, high - low)].to_arrow().cast(schema(feature_set)), 0))
+            parts.append(reader.read(asked[order.slice(low, high - low)].to_arrow().cast(schema(feature_set)), 0))
     return pl.DataFrame(pa.concat_tables(parts)).with_columns(order.alias("place")).sort("place")
 
 

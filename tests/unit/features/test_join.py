@@ -45,7 +45,7 @@ def test_a_few_events_and_rows_or_none(case: Case) -> None:
 @given(cases(3))
 @settings(max_examples=100)
 def test_entities_and_times_that_do_not_fit_into_one_number(case: Case) -> None:
-    with patch.object(entity_timeline, "BITS", 30):
+    with patch.object(entity_timeline, "MAX_BITS", 30):
         check(case)
 
 

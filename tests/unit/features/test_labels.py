@@ -24,7 +24,7 @@ CLASSES = Task(kind="multiclass", label="y", classes=("low", "high"))
 def _labels(task: Task, values: list[object]) -> list[float]:
     at = [datetime(2024, 1, 1, tzinfo=UTC)] * len(values)
     rows = pl.DataFrame({"n": range(len(values)), "x": [0.5] * len(values), "y": values, "at": at})
-    found: list[float] = training_frame.examples_of(rows, FEATURES, EXAMPLES, task, None)["label"].to_list()
+    found: list[float] = training_frame.build_examples(rows, FEATURES, EXAMPLES, task, None)["label"].to_list()
     return found
 
 

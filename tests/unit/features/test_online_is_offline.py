@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cluster.errors import DataError
 from features.builders import category, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
-from features.events.event_history import AT, history
+from features.events.event_history import KNOWN_AT, build_history
 from features.offline import point_in_time
 from features.online import materialize as materializing
 from features.online import row_lookup, state_codec
@@ -45,7 +45,7 @@ def online(view: FeatureView, store: MemoryStore, rows: pl.DataFrame, at_once: i
     )  # fmt: skip
     reader = FeatureReader(features, store)
     asked = rows.select("a", "b", as_of.alias("when"))
-    parts = [pl.DataFrame(reader.frame(part.to_arrow(), 0)) for part in asked.iter_slices(at_once)]
+    parts = [pl.DataFrame(reader.read(part.to_arrow(), 0)) for part in asked.iter_slices(at_once)]
     names = [column.name for column in view.columns]
     return pl.concat([part.select(names) for part in parts])
 
@@ -59,9 +59,9 @@ def bits(frame: pl.DataFrame) -> pl.DataFrame:
 def edges(case: Case) -> pl.DataFrame:
     """Rows of the entities of all events at times when something begins or ceases to count."""
     keys = list(case.view.entity.keys)
-    known = history(case.view, case.events)
+    known = build_history(case.view, case.events)
     shifts = {0, *(a.window_us for a in case.view.aggregates), case.view.ttl_us or 0}
-    times = {at + shift + step for at in known.get_column(AT) for shift in shifts for step in (-1, 0, 1)}
+    times = {at + shift + step for at in known.get_column(KNOWN_AT) for shift in shifts for step in (-1, 0, 1)}
     when = pl.DataFrame({AS_OF: sorted(times)}, schema={AS_OF: pl.Int64}).cast(INSTANT)
     missing = [pl.lit("p").alias(key) for key in ("a", "b") if key not in keys]
     return known.select(keys).unique(maintain_order=True).join(when, how="cross").with_columns(missing)
@@ -119,9 +119,9 @@ def arriving(case: Case, random: Random) -> pl.DataFrame:
 def displaced(arrived: tuple[Case, pl.DataFrame]) -> bool:
     """Whether an event of each of several times comes after one that counts from later on, of the same entity."""
     case, events = arrived
-    known = history(case.view, events)
-    late = known.filter(pl.col(AT) < pl.col(AT).cum_max().over(case.view.entity.keys))
-    return late.get_column(AT).n_unique() > 2
+    known = build_history(case.view, events)
+    late = known.filter(pl.col(KNOWN_AT) < pl.col(KNOWN_AT).cum_max().over(case.view.entity.keys))
+    return late.get_column(KNOWN_AT).n_unique() > 2
 
 
 @given(histories, st.integers(1, 20))
@@ -154,12 +154,17 @@ def test_late_events_are_among_what_is_tried() -> None:
 def test_events_come_later_than_states_are_kept_for(case: Case, size: int, random: Random, minutes: int) -> None:
     """What is read is right or refused, and refused only for times that lie further back."""
     store, lateness = MemoryStore(), minutes * MINUTE_US
-    with patch.object(state_codec, "LATENESS_US", lateness), patch.object(materializing, "LATENESS_US", lateness):
+    with (
+        patch.object(state_codec, "MAX_LATENESS_US", lateness),
+        patch.object(materializing, "MAX_LATENESS_US", lateness),
+    ):
         for part in arriving(case, random).iter_slices(size):
             push(store, case.view, part)
     rows = edges(case).sample(fraction=0.2, seed=1)
-    newest = history(case.view, case.events).group_by(case.view.entity.keys).agg(pl.col(AT).max())
-    kept = rows.join(newest, on=case.view.entity.keys).filter(pl.col(AS_OF).dt.epoch("us") > pl.col(AT) - lateness)
+    newest = build_history(case.view, case.events).group_by(case.view.entity.keys).agg(pl.col(KNOWN_AT).max())
+    kept = rows.join(newest, on=case.view.entity.keys).filter(
+        pl.col(AS_OF).dt.epoch("us") > pl.col(KNOWN_AT) - lateness
+    )
     if kept.height:
         found = online(case.view, store, kept, 1000)
         assert bits(found).equals(bits(point_in_time.join(case.view, case.events, kept)))

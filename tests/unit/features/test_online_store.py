@@ -21,8 +21,8 @@ from features.builders import category
 from features.definitions import FeatureSet
 from features.offline import point_in_time
 from features.online.feature_reader import FeatureReader
-from features.online.keys import entity_keys, state_key
-from features.online.materialize import forget, forget_entities, materialize, push, watermark
+from features.online.keys import state_key, state_keys
+from features.online.materialize import delete_entity_states, delete_view_state, materialize, push, watermark
 from features.online.store import OnlineStore, open_store
 from features.types import AS_OF, INSTANT
 from tests.factories.features.strategies import EPOCH, VIEW
@@ -93,7 +93,7 @@ def read(store: OnlineStore, rows: pl.DataFrame) -> pl.DataFrame:
     features = FeatureSet(name="set", request=category("a", "b"), views=(VIEW,))
     reader = FeatureReader(features, store)
     parts = [
-        reader.frame(r.select("a", "b").to_arrow(), round(r.item(0, AS_OF).timestamp() * 1e6))
+        reader.read(r.select("a", "b").to_arrow(), round(r.item(0, AS_OF).timestamp() * 1e6))
         for r in rows.iter_slices(1)
     ]
     return pl.DataFrame(pa.concat_tables(parts)).select(c.name for c in VIEW.columns)
@@ -115,7 +115,7 @@ def test_a_state_forgets_only_what_no_exact_look_up_needs(store: OnlineStore, ho
         read(store, hourly_events.head(1).select("a", "b", pl.col("known").alias(AS_OF)))
     reader = FeatureReader(FeatureSet(name="set", request=category("a", "b"), views=(VIEW,)), store)
     with pytest.raises(DataError, match="offline join"):
-        reader.frame(pa.table({"a": ["p"] * 9, "b": ["q"] * 9}), START_US)
+        reader.read(pa.table({"a": ["p"] * 9, "b": ["q"] * 9}), START_US)
 
 
 def test_events_that_are_delivered_again_count_once(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
@@ -136,10 +136,10 @@ def test_the_table_adds_nothing_to_what_was_pushed(store: OnlineStore, hourly_ev
 def test_entities_and_views_can_be_forgotten(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
     other = hourly_events.with_columns(pl.lit("other").alias("b"))
     push(store, VIEW, pl.concat([hourly_events, other]), "producer", 1)
-    forget_entities(store, VIEW, [("p", "q"), ("never", "seen")])
+    delete_entity_states(store, VIEW, [("p", "q"), ("never", "seen")])
     assert read(store, asked(4)).equals(point_in_time.join(VIEW, other, asked(4)))
     assert watermark(store, VIEW) is not None
-    forget(store, VIEW)
+    delete_view_state(store, VIEW)
     assert list(store.keys(b"")) == []
 
 
@@ -174,7 +174,7 @@ def test_what_is_no_store_is_refused(address: str) -> None:
 
 def test_an_empty_request_has_all_columns(store: OnlineStore) -> None:
     reader = FeatureReader(FeatureSet(name="set", request=category("a", "b"), views=(VIEW,)), store)
-    frame = reader.frame(pa.table({"a": pa.array([], pa.string()), "b": pa.array([], pa.string())}), START_US)
+    frame = reader.read(pa.table({"a": pa.array([], pa.string()), "b": pa.array([], pa.string())}), START_US)
     assert frame.num_rows == 0
     assert set(frame.column_names) >= {c.name for c in VIEW.columns}
 
@@ -184,4 +184,4 @@ def test_different_entities_have_different_keys_that_lmdb_takes(entities: list[t
     keys = [state_key(b"view/", entity) for entity in entities]
     assert len(set(keys)) == len(keys)
     assert max(map(len, keys), default=0) <= 511
-    assert keys == entity_keys(b"view/", [list(part) for part in zip(*entities, strict=True)])
+    assert keys == state_keys(b"view/", [list(part) for part in zip(*entities, strict=True)])

@@ -41,7 +41,7 @@ def read(settings: Settings) -> dict:
     row = {"carrier": "AA", "origin": "JFK", "dest": "LAX", "tailnum": "N1", "distance": 2475.0, "scheduled_at": when}
     schema = pa.schema([(c.name, arrow_type(c)) for c in features.request])
     reader = FeatureReader(features, open_store(settings.online_store_uri))
-    return reader.frame(pa.Table.from_pylist([row], schema), 0).to_pylist()[0]
+    return reader.read(pa.Table.from_pylist([row], schema), 0).to_pylist()[0]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "ndjson", "csv"])

@@ -12,7 +12,7 @@ import torch
 
 from cluster.errors import DataError
 from features.encoder import Encoder
-from features.manifest import MODEL
+from features.manifest import MODEL_FILE
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part, trained
 from trainers import metrics
 from trainers.config import TrainConfig
@@ -40,7 +40,7 @@ def _result() -> FitResult:
 def test_the_exported_file_gives_a_probability_for_each_label(tmp_path: Path) -> None:
     rows = frame("multilabel", rows=80, seed=2)
     assert export(_result(), tmp_path, rows) < 1e-5
-    scores = onnx_scorer.score(onnx_scorer.session(tmp_path / MODEL), _result().encoder.encode(rows))
+    scores = onnx_scorer.score(onnx_scorer.session(tmp_path / MODEL_FILE), _result().encoder.encode(rows))
     assert scores.shape == (80, 2)
     written = onnx_scorer.outputs(TASK, scores)
     for row, names in zip(scores, written["predicted"].to_pylist(), strict=True):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from features.definitions import Aggregate, Entity, FeatureView, Latest
 from features.events import entity_partition
-from features.events.event_history import AT, EVENT, history
+from features.events.event_history import EVENT_TIME, KNOWN_AT, build_history
 from features.offline import point_in_time
 from tests.factories.features.cases import Case, cases
 from tests.unit.features.test_join import bits
@@ -27,7 +27,7 @@ FEW = 3
 def test_dealt_out_is_as_joined_whole(case: Case, count: int, files: int) -> None:
     view, events, rows = case
     size = max(1, -(-events.height // files))
-    with patch.object(entity_partition, "PART_EVENTS", FEW):
+    with patch.object(entity_partition, "PARTITION_EVENTS", FEW):
         found = joined(view, list(events.iter_slices(size)) or [events], rows, count)
     assert bits(found.to_dicts()) == bits(point_in_time.join(*case).to_dicts())
 
@@ -36,26 +36,33 @@ def joined(view: FeatureView, files: list[pl.DataFrame], rows: pl.DataFrame, cou
     """What features/offline/distributed_join.py does, without Ray."""
     keys = view.entity.keys
     dealt_files = [
-        entity_partition.split(known, entity_partition.buckets(known, keys, count), count)
-        for known in (history(view, file) for file in files)
+        entity_partition.split_rows(known, entity_partition.assign_buckets(known, keys, count), count)
+        for known in (build_history(view, file) for file in files)
     ]
     by_bucket = list(zip(*dealt_files, strict=True))
-    samples = {b: np.concatenate([entity_partition.sample(p) for p in pieces]) for b, pieces in enumerate(by_bucket)}
-    dealt = entity_partition.deal(keys, [sum(p.height for p in pieces) for pieces in by_bucket], samples)
-    asked = entity_partition.split(rows, entity_partition.buckets(rows, keys, count), count)
+    samples = {
+        b: np.concatenate([entity_partition.sample_known_times(p) for p in pieces])
+        for b, pieces in enumerate(by_bucket)
+    }
+    dealt = entity_partition.plan_partitions(keys, [sum(p.height for p in pieces) for pieces in by_bucket], samples)
+    asked = entity_partition.split_rows(rows, entity_partition.assign_buckets(rows, keys, count), count)
     answers = []
-    for part in dealt.parts:
-        prepared = point_in_time.arrange(view, entity_partition.needed(view, part, iter(by_bucket[part.bucket])))
-        answers.append(point_in_time.lookup(view, prepared, entity_partition.rows_of(part, asked[part.bucket])))
-    return entity_partition.united(answers, entity_partition.places(dealt, rows))
+    for part in dealt.partitions:
+        prepared = point_in_time.build_index(
+            view, entity_partition.select_events(view, part, iter(by_bucket[part.bucket]))
+        )
+        answers.append(
+            point_in_time.look_up_features(view, prepared, entity_partition.select_rows(part, asked[part.bucket]))
+        )
+    return entity_partition.concat(answers, entity_partition.assign_partitions(dealt, rows))
 
 
 def test_a_hot_key_is_dealt_out_by_time(hot: pl.DataFrame) -> None:
-    with patch.object(entity_partition, "PART_EVENTS", 100):
-        dealt = entity_partition.deal(("a",), [hot.height], {0: entity_partition.sample(hot)})
-    assert len(dealt.parts) == 10
+    with patch.object(entity_partition, "PARTITION_EVENTS", 100):
+        dealt = entity_partition.plan_partitions(("a",), [hot.height], {0: entity_partition.sample_known_times(hot)})
+    assert len(dealt.partitions) == 10
     view = _view()
-    taken = [entity_partition.needed(view, part, iter([hot])).height for part in dealt.parts]
+    taken = [entity_partition.select_events(view, part, iter([hot])).height for part in dealt.partitions]
     assert max(taken) <= 100 + 60 + 5, "a part has its stretch, one look-back, and what is carried over"
     assert sum(taken) >= hot.height
 
@@ -64,7 +71,9 @@ def test_a_hot_key_is_dealt_out_by_time(hot: pl.DataFrame) -> None:
 def hot() -> pl.DataFrame:
     """A thousand events of one key, one a minute."""
     at = np.arange(1000) * 60_000_000
-    return pl.DataFrame({"a": ["p"] * 1000, AT: at, EVENT: at, "value x": np.arange(1000.0), "latest x": 1.0})
+    return pl.DataFrame(
+        {"a": ["p"] * 1000, KNOWN_AT: at, EVENT_TIME: at, "value x": np.arange(1000.0), "latest x": 1.0}
+    )
 
 
 def _view() -> FeatureView:
@@ -77,12 +86,14 @@ def _view() -> FeatureView:
 
 def test_few_events_stay_together_and_many_are_spread() -> None:
     assert entity_partition.bucket_count(1000, views=1, cpus=8) == 1
-    assert entity_partition.bucket_count(entity_partition.PART_EVENTS, views=1, cpus=8) == 8
-    assert entity_partition.bucket_count(10 * entity_partition.PART_EVENTS, views=20, cpus=2) == 10
+    assert entity_partition.bucket_count(entity_partition.PARTITION_EVENTS, views=1, cpus=8) == 8
+    assert entity_partition.bucket_count(10 * entity_partition.PARTITION_EVENTS, views=20, cpus=2) == 10
 
 
 def test_a_key_is_in_one_bucket_whatever_its_type() -> None:
     numbers = pl.DataFrame({"k": [1, 2, 30, 400]})
     texts = numbers.cast(pl.String)
-    assert (entity_partition.buckets(numbers, ["k"], 7) == entity_partition.buckets(texts, ["k"], 7)).all()
-    assert len(set(entity_partition.buckets(pl.DataFrame({"k": range(500)}), ["k"], 7))) == 7
+    assert (
+        entity_partition.assign_buckets(numbers, ["k"], 7) == entity_partition.assign_buckets(texts, ["k"], 7)
+    ).all()
+    assert len(set(entity_partition.assign_buckets(pl.DataFrame({"k": range(500)}), ["k"], 7))) == 7

@@ -11,7 +11,7 @@ import pytest
 from cluster.errors import DataError, ProjectError
 from features.builders import derive
 from features.definitions import Aggregate, Derived, Entity, FeatureView, Latest
-from features.events.event_history import AT, EVENT, history
+from features.events.event_history import EVENT_TIME, KNOWN_AT, build_history
 from features.offline import point_in_time
 from features.types import AS_OF
 
@@ -48,7 +48,7 @@ def asked(*times: datetime) -> pl.DataFrame:
 )
 def test_what_cannot_be_read_one_way_is_refused(columns: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        history(view(), events(**columns))
+        build_history(view(), events(**columns))
 
 
 def test_rows_without_a_zone_are_refused() -> None:
@@ -84,9 +84,9 @@ def test_an_event_counts_from_when_it_is_known_and_has_happened() -> None:
 
 def test_an_event_that_is_never_known_is_nobody_s() -> None:
     rows = pl.concat([events(), events(k=[None]), events(at=[None]).cast({"at": pl.Datetime("us", "UTC")})])
-    known = history(view(), rows)
+    known = build_history(view(), rows)
     assert known.height == 1
-    assert known.get_column(AT).to_list() == known.get_column(EVENT).to_list()
+    assert known.get_column(KNOWN_AT).to_list() == known.get_column(EVENT_TIME).to_list()
 
 
 def test_columns_are_derived_before_they_are_aggregated() -> None:

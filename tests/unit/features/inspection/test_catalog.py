@@ -9,8 +9,8 @@ import pytest
 
 from features.builders import rolling
 from features.definitions import Entity, FeatureView, Latest
-from features.inspection.catalog import Catalogue, ViewEntry, entries, statistics, users
-from features.inspection.training_serving_skew import Example, Skew
+from features.inspection.catalog import FeatureCatalog, ViewEntry, feature_entries, profile_columns, view_users
+from features.inspection.training_serving_skew import FeatureSkew, SkewExample
 from monitoring.report.feature_pages import render_catalogue, render_skew
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
@@ -27,8 +27,8 @@ def view(**changes: object) -> FeatureView:
 
 def test_features_come_with_their_figures() -> None:
     frame = pl.DataFrame({"spent_6h_mean": [1.0, 3.0, None, None], "mood": ["good", "bad", "good", None]})
-    mean, count, mood = entries(view(), statistics(view().columns, frame))
-    assert (mean.made, mean.missing, mean.mean, mean.std, mean.low, mean.high) == (
+    mean, count, mood = feature_entries(view(), profile_columns(view().columns, frame))
+    assert (mean.definition, mean.missing, mean.mean, mean.std, mean.low, mean.high) == (
         "mean of spent over 6 h",
         0.5,
         2.0,
@@ -36,9 +36,9 @@ def test_features_come_with_their_figures() -> None:
         1.0,
         3.0,
     )
-    assert (count.made, count.missing) == ("count of spent over 6 h", None)
-    assert (mood.made, mood.missing, mood.common) == ("newest mood within 7 d", 0.25, ("good", "bad"))
-    assert [entry.mean for entry in entries(view(), None)] == [None, None, None]
+    assert (count.definition, count.missing) == ("count of spent over 6 h", None)
+    assert (mood.definition, mood.missing, mood.most_common) == ("newest mood within 7 d", 0.25, ("good", "bad"))
+    assert [entry.mean for entry in feature_entries(view(), None)] == [None, None, None]
 
 
 def test_users_of_an_earlier_definition_are_told_apart() -> None:
@@ -49,17 +49,17 @@ def test_users_of_an_earlier_definition_are_told_apart() -> None:
         "other v1": (view(name="another"),),
         "bare v1": (),
     }
-    assert users(view(), versions) == ("shop v2 (champion)", "other v1", "shop v1, as it was defined before")
+    assert view_users(view(), versions) == ("shop v2 (champion)", "other v1", "shop v1, as it was defined before")
 
 
 @pytest.mark.parametrize("stale", ["", "source 'visits' is stale: 3 h"])
 def test_the_page_shows_what_it_was_given_and_nothing_unescaped(stale: str) -> None:
     entry = ViewEntry(
         name="spending", hash="0123456789abcdef00", owner="till <team>", description="What a shop takes.", keys=("shop",),
-        source="visits", landed=NOW, online=None, stale=stale, users=("shop v2 (champion)",), features=entries(view(), None),
+        source="visits", ingested_until=NOW, online_until=None, staleness=stale, users=("shop v2 (champion)",), features=feature_entries(view(), None),
     )  # fmt: skip
     html = render_catalogue(
-        Catalogue(project="shop", at=NOW, frame="", views=(entry,), faults=("shop v1: hash <differs>",))
+        FeatureCatalog(project="shop", at=NOW, frame="", views=(entry,), faults=("shop v1: hash <differs>",))
     )
     for part in (
         "till &lt;team&gt;",
@@ -75,11 +75,11 @@ def test_the_page_shows_what_it_was_given_and_nothing_unescaped(stale: str) -> N
 
 
 def test_the_skew_page_puts_what_differs_first() -> None:
-    example = Example(id="r:1", as_of="2024-01-01", served="<0.1>", offline="None")
-    common = {"origin": "spending", "rows": 10, "only_offline": 0, "only_served": 0, "largest": 0.0}
+    example = SkewExample(id="r:1", as_of="2024-01-01", served="<0.1>", offline="None")
+    common = {"origin": "spending", "rows": 10, "only_offline": 0, "only_served": 0, "largest_difference": 0.0}
     skews = [
-        Skew(feature="fine", mismatches=0, example=None, **common),
-        Skew(feature="wrong", mismatches=3, example=example, **common),
+        FeatureSkew(feature="fine", mismatches=0, example=None, **common),
+        FeatureSkew(feature="wrong", mismatches=3, example=example, **common),
     ]
     html = render_skew("shop", NOW.timestamp(), 10, skews, {"of another version": 2})
     assert html.index("wrong") < html.index("fine")

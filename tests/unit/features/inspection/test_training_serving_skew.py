@@ -10,7 +10,7 @@ import pytest
 
 from features.builders import category, derive, number, timestamp
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Latest
-from features.inspection.training_serving_skew import compare, together
+from features.inspection.training_serving_skew import compare_frames, merge_skews
 from tests.factories.features.strategies import EPOCH
 
 FEATURES = FeatureSet(
@@ -40,11 +40,11 @@ def frame(**changes: list) -> pl.DataFrame:
 
 
 def test_equal_frames_have_no_skew() -> None:
-    found = compare(FEATURES, frame(), frame())
+    found = compare_frames(FEATURES, frame(), frame())
     assert [(one.origin, one.feature, one.rows, one.mismatches) for one in found] == [
         ("request", "double", 3, 0), ("v", "mean", 3, 0), ("v", "mood", 3, 0),
     ]  # fmt: skip
-    assert all(one.example is None and one.largest == 0 for one in found)
+    assert all(one.example is None and one.largest_difference == 0 for one in found)
 
 
 @pytest.mark.parametrize(
@@ -58,23 +58,23 @@ def test_equal_frames_have_no_skew() -> None:
     ],
 )
 def test_one_bit_or_one_null_is_a_mismatch(served: list, offline: list, expected: tuple) -> None:
-    mean = compare(FEATURES, frame(mean=served), frame(mean=offline))[1]
+    mean = compare_frames(FEATURES, frame(mean=served), frame(mean=offline))[1]
     assert (mean.mismatches, mean.only_offline, mean.only_served) == expected
     assert mean.example is not None
 
 
 def test_words_are_compared_and_an_example_tells_both() -> None:
-    mood = compare(FEATURES, frame(mood=["x", "u", "y"]), frame(mood=["x", "w", None]))[2]
-    assert (mood.mismatches, mood.only_served, mood.largest) == (2, 1, 0)
+    mood = compare_frames(FEATURES, frame(mood=["x", "u", "y"]), frame(mood=["x", "w", None]))[2]
+    assert (mood.mismatches, mood.only_served, mood.largest_difference) == (2, 1, 0)
     assert mood.example is not None
     assert (mood.example.id, mood.example.served, mood.example.offline) == ("b", "u", "w")
 
 
 def test_parts_add_up() -> None:
     parts = [
-        *compare(FEATURES, frame(), frame(mean=[1.1, None, 0.3])),
-        *compare(FEATURES, frame(), frame(mean=[0.1, None, 2.3])),
+        *compare_frames(FEATURES, frame(), frame(mean=[1.1, None, 0.3])),
+        *compare_frames(FEATURES, frame(), frame(mean=[0.1, None, 2.3])),
     ]
-    mean = next(one for one in together(parts) if one.feature == "mean")
-    assert (mean.rows, mean.mismatches, mean.largest) == (6, 2, pytest.approx(2.0))
-    assert len(together(parts)) == 3
+    mean = next(one for one in merge_skews(parts) if one.feature == "mean")
+    assert (mean.rows, mean.mismatches, mean.largest_difference) == (6, 2, pytest.approx(2.0))
+    assert len(merge_skews(parts)) == 3

@@ -11,7 +11,7 @@ from cluster.errors import DataError
 from features.definitions import FeatureView
 from features.offline.point_in_time import join
 from features.online import backfill as backfilling
-from features.online.backfill import Backfilled, backfill, refill
+from features.online.backfill import BackfillResult, backfill, rebuild_entities
 from features.online.feature_reader import FeatureReader, request_features
 from features.online.keys import state_prefix
 from features.online.materialize import materialize, push, watermark
@@ -29,14 +29,14 @@ def store(tmp_path: Path) -> LmdbStore:
 
 def made_anew(
     store: OnlineStore, view: FeatureView, events: pl.DataFrame, until_us: int, since_us: int | None = None
-) -> Backfilled:
+) -> BackfillResult:
     return backfill(store, view, events.iter_slices(300), events.height, until_us, since_us)
 
 
 def assert_as_joined(store: OnlineStore, events: pl.DataFrame) -> None:
     asked = requests(300, 1)
     rows = request_features(FEATURES, asked)
-    online = pl.DataFrame(FeatureReader(FEATURES, store).frame(asked.to_arrow(), 0))
+    online = pl.DataFrame(FeatureReader(FEATURES, store).read(asked.to_arrow(), 0))
     for view in VIEWS:
         offline = join(view, events, rows)
         assert online.select(offline.columns).equals(offline, null_equal=True)
@@ -65,8 +65,8 @@ def test_a_backfilled_view_gives_what_the_join_gives(store: LmdbStore, part: int
 def test_no_more_is_in_memory_than_a_part_of_the_entities(store: LmdbStore, monkeypatch) -> None:
     monkeypatch.setattr(backfilling, "_PART_EVENTS", 200)
     sizes: list[int] = []
-    replaced = backfilling.apply
-    monkeypatch.setattr(backfilling, "apply", lambda *of: sizes.append(of[-1].height) or replaced(*of))
+    replaced = backfilling.apply_events
+    monkeypatch.setattr(backfilling, "apply_events", lambda *of: sizes.append(of[-1].height) or replaced(*of))
     view = SPENDING.model_copy(update={"entity": SPENDING.entity.model_copy(update={"keys": ("visit",)})})
     events = history(2000, 0).with_columns(visit=pl.int_range(pl.len()).cast(pl.String))
     assert made_anew(store, view, events, END).entities == sum(sizes) == 2000
@@ -124,12 +124,12 @@ def test_what_is_left_of_some_entities_is_made_anew(store: LmdbStore) -> None:
     gone = events.join(left, on=events.columns, how="anti")
     for view in VIEWS:
         mark = watermark(store, view)
-        assert refill(store, view, left.iter_slices(300), gone.select(view.entity.keys)).removed > 0
+        assert rebuild_entities(store, view, left.iter_slices(300), gone.select(view.entity.keys)).removed > 0
         assert watermark(store, view) == mark
     assert_as_joined(store, left)
 
 
 def test_a_view_that_was_never_materialised_stays_empty(store: LmdbStore) -> None:
     events = history(100, 0)
-    assert refill(store, SPENDING, [events], events.select("shop")).entities == 0
+    assert rebuild_entities(store, SPENDING, [events], events.select("shop")).entities == 0
     assert not list(store.keys(b""))

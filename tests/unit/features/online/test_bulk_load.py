@@ -68,9 +68,9 @@ def test_what_was_interrupted_goes_on(shuffled: pl.DataFrame) -> None:
 @pytest.mark.usefixtures("small")
 def test_no_more_is_in_memory_than_a_range(shuffled: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    applied = bulk_load.apply
+    applied = bulk_load.apply_events
     monkeypatch.setattr(
-        bulk_load, "apply", lambda *arguments: sizes.append(arguments[-1].height) or applied(*arguments)
+        bulk_load, "apply_events", lambda *arguments: sizes.append(arguments[-1].height) or applied(*arguments)
     )
     load_batches(MemoryStore(), VIEW, lambda: (part.to_arrow() for part in shuffled.iter_slices(70)), END_US)
     assert sum(sizes) == 4000

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from examples.flights.features import features as flights
 from features.builders import category, derive, number, timestamp
 from features.definitions import Derived, FeatureSet
-from features.online.expression_compiler import Doubtful, compiled
+from features.online.expression_compiler import FallbackRequired, compile_derived
 from features.online.feature_reader import FeatureReader, request_features
 from features.types import INSTANT
 from tests.factories.features.stores import MemoryStore
@@ -94,19 +94,19 @@ def same(one: object, other: object) -> bool:
     {"t": at(2020, 1, 1, 20), "u": 0, "x": 1.0, "y": 1.0, "c": ""},
 )
 def test_one_row_is_as_polars_makes_it(derived: Derived, row: dict) -> None:
-    run = compiled(derived, COLUMNS)
+    run = compile_derived(derived, COLUMNS)
     if run is None:
         return
     try:
         made = run(row)
-    except Doubtful:
+    except FallbackRequired:
         return
     assert same(made, by_polars(derived, row))
 
 
 @pytest.mark.parametrize("derived", [*flights.derived, flights.as_of], ids=lambda derived: derived.name)
 def test_the_features_of_the_flights_need_no_polars(derived: Derived) -> None:
-    run = compiled(derived, flights.request)
+    run = compile_derived(derived, flights.request)
     for hour in range(0, 24 * 365, 7):
         run({"scheduled_at": at(2013, 1, 1) + hour * 3_600_000_000})
 
@@ -115,14 +115,14 @@ def test_the_features_of_the_flights_need_no_polars(derived: Derived) -> None:
     "expression", [X.log1p(), pl.when(X > 1).then(X).otherwise(Y), X.cast(pl.String), X // 2, T.dt.week()]
 )
 def test_what_is_not_known_is_left_to_polars(expression: pl.Expr) -> None:
-    assert compiled(derive("f", expression), COLUMNS) is None
+    assert compile_derived(derive("f", expression), COLUMNS) is None
     reader = FeatureReader(
         FeatureSet(name="s", request=COLUMNS, derived=(derive("f", expression.cast(pl.Float64, strict=False)),)),
         MemoryStore(),
     )
     row = {"t": [at(2020, 5, 1)], "u": [0], "x": [7.5], "y": [2.0], "c": [None]}
     table = pl.DataFrame(row, schema_overrides={"c": pl.String}).with_columns(pl.col("t", "u").cast(INSTANT)).to_arrow()
-    frame = reader.frame(table, 0)
+    frame = reader.read(table, 0)
     assert frame.column("f").to_pylist() == [
         by_polars(derive("f", expression.cast(pl.Float64, strict=False)), {k: v[0] for k, v in row.items()})
     ]
@@ -132,8 +132,8 @@ def test_a_doubtful_row_is_left_to_polars() -> None:
     """Twenty hours of sixty minutes are more than an Int8 holds; Polars wraps around."""
     derived = derive("f", T.dt.hour() * 60)
     row = {"t": at(2020, 1, 1, 20), "u": 0, "x": 1.0, "y": 1.0, "c": ""}
-    with pytest.raises(Doubtful):
-        compiled(derived, COLUMNS)(row)
+    with pytest.raises(FallbackRequired):
+        compile_derived(derived, COLUMNS)(row)
     reader = FeatureReader(FeatureSet(name="set", request=COLUMNS, derived=(derived,)), MemoryStore())
     table = pl.DataFrame([row]).with_columns(pl.col("t", "u").cast(INSTANT)).to_arrow()
-    assert reader.frame(table, 0).column("f").to_pylist() == [by_polars(derived, row)]
+    assert reader.read(table, 0).column("f").to_pylist() == [by_polars(derived, row)]

@@ -13,7 +13,7 @@ from features.builders import category, derive, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
 from features.offline import point_in_time
 from features.online.feature_reader import FeatureReader, request_features
-from features.online.materialize import forget, materialize, watermark
+from features.online.materialize import delete_view_state, materialize, watermark
 from features.online.store import LmdbStore, open_store
 from features.types import AS_OF, INSTANT
 
@@ -79,7 +79,7 @@ def test_online_is_offline_bit_for_bit(tmp_path, seed: int) -> None:
             materialize(store, view, events, round((START + timedelta(hours=hour)).timestamp() * 1e6))
     rows = request_features(FEATURES, asked)
     offline = pl.concat([rows, *(point_in_time.join(view, events, rows) for view in VIEWS)], how="horizontal")
-    online = pl.DataFrame(FeatureReader(FEATURES, store).frame(asked.to_arrow(), 0))
+    online = pl.DataFrame(FeatureReader(FEATURES, store).read(asked.to_arrow(), 0))
     # The store holds a day behind the newest event; every request lies within.
     assert online.equals(offline.select(online.columns))
 
@@ -95,7 +95,7 @@ def test_an_event_that_is_delivered_after_a_later_run_is_not_lost(tmp_path) -> N
         materialize(late, view, everything, later)
         materialize(prompt, view, everything, later)
     asked = requests(200, 3).filter(pl.col("when") < START + timedelta(hours=47)).to_arrow()
-    assert FeatureReader(FEATURES, late).frame(asked, 0).equals(FeatureReader(FEATURES, prompt).frame(asked, 0))
+    assert FeatureReader(FEATURES, late).read(asked, 0).equals(FeatureReader(FEATURES, prompt).read(asked, 0))
 
 
 def test_the_watermark_moves_and_forget_forgets(tmp_path) -> None:
@@ -106,7 +106,7 @@ def test_the_watermark_moves_and_forget_forgets(tmp_path) -> None:
     assert materialize(store, view, events, until) > 0
     known = events.get_column(view.known_at).dt.epoch("us")
     assert watermark(store, view) == known.filter(known <= until).max()
-    forget(store, view)
+    delete_view_state(store, view)
     assert watermark(store, view) is None
     assert list(store.keys(b"")) == []
 

@@ -10,10 +10,10 @@ import pytest
 
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from features.sources.erasure_registry import Forgotten, remember
-from features.sources.pseudonyms import Pseudonyms
+from features.sources.erasure_registry import ErasureRegistry, record_erasure
+from features.sources.pseudonyms import PseudonymKey
 
-KEY = Pseudonyms(b"k" * 32)
+KEY = PseudonymKey(b"k" * 32)
 AT = datetime(2024, 1, 1, tzinfo=UTC)
 ROWS = pl.DataFrame({"shop": ["1", "1", "2", None], "item": ["a", "b", "a", "a"], "n": [1.0, 2.0, 3.0, None]})
 
@@ -24,23 +24,23 @@ def tables(tmp_path: Path) -> Tables:
 
 
 @pytest.mark.parametrize("names", [None, KEY])
-def test_rows_of_a_forgotten_entity_are_left_out(tables: Tables, names: Pseudonyms | None) -> None:
-    remember(tables, "p", {"item": "a", "shop": "1"}, names, AT)
-    remember(tables, "p", {"shop": "1", "item": "a"}, names, AT)
-    forgotten = Forgotten.read(tables, "p")
-    assert forgotten.keyed is (names is not None)
-    assert forgotten.without(ROWS, names).rows() == ROWS.rows()[1:]
-    assert forgotten.without(ROWS.drop("shop"), names).height == 4
+def test_rows_of_a_forgotten_entity_are_left_out(tables: Tables, names: PseudonymKey | None) -> None:
+    record_erasure(tables, "p", {"item": "a", "shop": "1"}, names, AT)
+    record_erasure(tables, "p", {"shop": "1", "item": "a"}, names, AT)
+    forgotten = ErasureRegistry.read(tables, "p")
+    assert forgotten.has_keyed_entries is (names is not None)
+    assert forgotten.drop_erased(ROWS, names).rows() == ROWS.rows()[1:]
+    assert forgotten.drop_erased(ROWS.drop("shop"), names).height == 4
     assert tables.read("p.forgotten").num_rows == 1
 
 
 def test_several_are_forgotten_by_different_columns(tables: Tables) -> None:
-    remember(tables, "p", {"shop": "2"}, None, AT)
-    remember(tables, "p", {"item": "b"}, KEY, AT)
-    assert Forgotten.read(tables, "p").without(ROWS, KEY).rows() == [ROWS.rows()[0], ROWS.rows()[3]]
-    assert Forgotten.read(tables, "q").without(ROWS, KEY).equals(ROWS)
+    record_erasure(tables, "p", {"shop": "2"}, None, AT)
+    record_erasure(tables, "p", {"item": "b"}, KEY, AT)
+    assert ErasureRegistry.read(tables, "p").drop_erased(ROWS, KEY).rows() == [ROWS.rows()[0], ROWS.rows()[3]]
+    assert ErasureRegistry.read(tables, "q").drop_erased(ROWS, KEY).equals(ROWS)
 
 
 def test_the_list_holds_no_name(tables: Tables) -> None:
-    remember(tables, "p", {"mail": "a@b.c"}, KEY, AT)
+    record_erasure(tables, "p", {"mail": "a@b.c"}, KEY, AT)
     assert "a@b.c" not in str(tables.read("p.forgotten").to_pylist())

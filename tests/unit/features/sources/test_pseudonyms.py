@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from cluster.errors import ProjectError, SettingsError
 from cluster.settings import Settings
 from features.builders import category, dropped, hashed, number
-from features.sources.pseudonyms import Pseudonyms, Shield, protected, pseudonyms
+from features.sources.pseudonyms import Pseudonymizer, PseudonymKey, load_pseudonym_key, protect_rows
 
-KEY, OTHER = Pseudonyms(b"k" * 32), Pseudonyms(b"o" * 32)
+KEY, OTHER = PseudonymKey(b"k" * 32), PseudonymKey(b"o" * 32)
 COLUMNS = (*category("id"), *hashed(*category("mail")), *dropped(*number("age")))
 
 
@@ -36,9 +36,9 @@ def test_columns_of_tables_and_of_requests_get_the_same_tokens(values: list[str 
         {"id": values, "mail": values, "age": [1.0] * len(values)},
         schema_overrides={"id": pl.String, "mail": pl.String},
     )
-    kept = protected(COLUMNS, frame, KEY)
+    kept = protect_rows(COLUMNS, frame, KEY)
     assert kept.to_dict(as_series=False) == {"id": values, "mail": expected}
-    assert KEY.array(pa.array(values, pa.string())).to_pylist() == expected
+    assert KEY.tokenize_array(pa.array(values, pa.string())).to_pylist() == expected
 
 
 def test_the_hash_is_blake2b_of_the_value_under_the_key() -> None:
@@ -61,8 +61,8 @@ def test_a_key_is_needed_outside_the_data_and_long_enough(tmp_path: Path) -> Non
         (tmp_path / "none", "cannot be read"),
     ):
         with pytest.raises(SettingsError, match=message):
-            pseudonyms(Settings(home=home, personal_key_file=str(file)))
-    assert pseudonyms(Settings(home=home, personal_key_file=str(tmp_path / "key"))).token("a") == Pseudonyms(
+            load_pseudonym_key(Settings(home=home, personal_key_file=str(file)))
+    assert load_pseudonym_key(Settings(home=home, personal_key_file=str(tmp_path / "key"))).token("a") == PseudonymKey(
         b"x" * 64
     ).token("a")
 
@@ -70,8 +70,8 @@ def test_a_key_is_needed_outside_the_data_and_long_enough(tmp_path: Path) -> Non
 def test_nothing_is_stored_in_clear_for_want_of_a_key() -> None:
     frame = pl.DataFrame({"id": ["1"], "mail": ["a@b.c"], "age": [1.0]})
     with pytest.raises(SettingsError, match="no key"):
-        protected(COLUMNS, frame, None)
-    assert protected((*category("id"),), frame, None).equals(frame)
+        protect_rows(COLUMNS, frame, None)
+    assert protect_rows((*category("id"),), frame, None).equals(frame)
 
 
 def test_only_text_is_hashed() -> None:
@@ -82,11 +82,11 @@ def test_only_text_is_hashed() -> None:
 def test_a_request_goes_on_with_tokens_and_a_shield_carries_no_key(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("x" * 64)
     settings = Settings(home=tmp_path / "home", personal_key_file=str(tmp_path / "key"))
-    shield = Shield.of(COLUMNS, settings)
+    shield = Pseudonymizer.for_columns(COLUMNS, settings)
     rows = shield(pa.table({"id": ["1", None], "mail": ["a@b.c", None]}))
-    assert rows.to_pydict() == {"id": ["1", None], "mail": [Pseudonyms(b"x" * 64).token("a@b.c"), None]}
+    assert rows.to_pydict() == {"id": ["1", None], "mail": [PseudonymKey(b"x" * 64).token("a@b.c"), None]}
     assert b"xxxx" not in pickle.dumps(shield)
     with pytest.raises(SettingsError, match="names no key"):
-        Shield.of(COLUMNS, Settings(home=tmp_path))
+        Pseudonymizer.for_columns(COLUMNS, Settings(home=tmp_path))
     clear = pa.table({"id": ["1"]})
-    assert Shield.of(category("id"), Settings(home=tmp_path))(clear) is clear
+    assert Pseudonymizer.for_columns(category("id"), Settings(home=tmp_path))(clear) is clear

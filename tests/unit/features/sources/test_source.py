@@ -13,7 +13,7 @@ from cluster.errors import DataError, ProjectError
 from features.builders import category, derive, number, rolling, timestamp
 from features.definitions import FeatureSet, Latest
 from features.sources.source import Examples, Source, require_columns
-from features.sources.validation import REASON, check, judged, quarantined, unknown
+from features.sources.validation import REASON, check_rows, exclude_known, quarantine_rows, validate_rows
 from tests.unit.features.test_definitions import view as spending
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
@@ -52,18 +52,18 @@ def rows(*cells: tuple) -> pl.DataFrame:
     ],
 )
 def test_each_rule_gives_its_reason(row: tuple, reason: str | None) -> None:
-    assert check(source(), rows(row)).get_column(REASON).to_list() == [reason]
+    assert check_rows(source(), rows(row)).get_column(REASON).to_list() == [reason]
 
 
 def test_of_repeats_the_first_known_is_kept() -> None:
-    judged = check(source(), rows(("a", "late", 1.0, NOON, LATER), ("a", "early", 1.0, NOON, NOON)))
+    judged = check_rows(source(), rows(("a", "late", 1.0, NOON, LATER), ("a", "early", 1.0, NOON, NOON)))
     kept = judged.filter(pl.col(REASON).is_null())
     assert kept.get_column("shop").to_list() == ["early"]
     assert judged.get_column(REASON).drop_nulls().to_list() == ["repeats the key id"]
 
 
 def test_a_bad_row_does_not_make_a_good_one_a_repeat() -> None:
-    judged = check(source(), rows(("a", None, 1.0, NOON, NOON), ("a", "x", 1.0, NOON, LATER)))
+    judged = check_rows(source(), rows(("a", None, 1.0, NOON, NOON), ("a", "x", 1.0, NOON, LATER)))
     assert judged.get_column(REASON).null_count() == 1
 
 
@@ -73,19 +73,19 @@ def test_a_bad_row_does_not_make_a_good_one_a_repeat() -> None:
     )
 )
 def test_no_row_vanishes(cells: list[tuple]) -> None:
-    judged = check(source(), rows(*[(i, s, v, NOON, LATER) for i, s, v in cells]))
+    judged = check_rows(source(), rows(*[(i, s, v, NOON, LATER) for i, s, v in cells]))
     assert judged.height == len(cells)
     bad = judged.drop_nulls(REASON)
-    assert quarantined(source(), bad).null_count().sum_horizontal().item() == 0
+    assert quarantine_rows(source(), bad).null_count().sum_horizontal().item() == 0
     assert bad.height == len(cells) - len({i for i, s, v in cells if i and s and 0 <= v <= 100})
 
 
 @given(st.lists(st.tuples(st.sampled_from(["1", "2", None]), st.sampled_from([1, 2.0, None])), max_size=12))
 def test_rows_with_a_known_key_are_left_out_and_the_others_stay_as_they_are(cells: list[tuple]) -> None:
     keyed = source(key=("id", "spent"))
-    found = judged(keyed, rows(*((a, "x", b, NOON, LATER) for a, b in cells)))
+    found = validate_rows(keyed, rows(*((a, "x", b, NOON, LATER) for a, b in cells)))
     known = pl.DataFrame({"id": ["1", None], "spent": [1.0, 2.0]})
-    left = unknown(keyed, found, known)
+    left = exclude_known(keyed, found, known)
     expected = [cell for cell in found.rows() if (cell[0], cell[2]) not in set(known.rows())]
     assert left.rows() == expected
     assert left.schema == found.schema
@@ -93,7 +93,7 @@ def test_rows_with_a_known_key_are_left_out_and_the_others_stay_as_they_are(cell
 
 def test_a_missing_column_stops_the_landing() -> None:
     with pytest.raises(DataError, match="lacks column spent"):
-        check(source(), rows(("a", "x", 1.0, NOON, LATER)).drop("spent"))
+        check_rows(source(), rows(("a", "x", 1.0, NOON, LATER)).drop("spent"))
 
 
 def test_a_source_that_contradicts_itself_is_refused() -> None:
@@ -126,11 +126,11 @@ def test_a_rule_that_cannot_be_kept_is_refused_where_it_is_declared(changes: dic
 def test_a_rule_that_fails_on_rows_does_not_pass_them() -> None:
     strict = pl.col("shop").cast(pl.Int64) > 0
     with pytest.raises(DataError, match="could not be checked, 'no number'"):
-        check(source(rules={"no number": strict}), rows(("a", "x", 1.0, NOON, LATER)))
+        check_rows(source(rules={"no number": strict}), rows(("a", "x", 1.0, NOON, LATER)))
 
 
 def test_a_pattern_of_alternatives_holds_for_each_of_them_from_the_beginning() -> None:
-    judged = check(
+    judged = check_rows(
         source(patterns={"shop": "n|s"}),
         rows(*((str(i), shop, 1.0, NOON, LATER) for i, shop in enumerate(("ns", "as")))),
     )

@@ -10,13 +10,13 @@ import pytest
 
 from cluster.errors import DataError, ProjectError
 from features.builders import category, dropped, hashed, number, timestamp
-from features.sources.pseudonyms import Pseudonyms
+from features.sources.pseudonyms import PseudonymKey
 from features.sources.source import Source
-from features.sources.validation import RAW, REASON, check, counted, judged, staleness
+from features.sources.validation import RAW, REASON, check_rows, count_reasons, staleness, validate_rows
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 LATER = datetime(2024, 1, 1, 13, tzinfo=UTC)
-KEY = Pseudonyms(b"k" * 32)
+KEY = PseudonymKey(b"k" * 32)
 
 
 def source(**changes: object) -> Source:
@@ -63,23 +63,23 @@ def row(**cells: object) -> pl.DataFrame:
     ],
 )
 def test_each_rule_gives_its_reason(cells: dict, reason: str | None) -> None:
-    judged = check(source(), row(**cells))
+    judged = check_rows(source(), row(**cells))
     assert judged.get_column(REASON).to_list() == [reason]
     assert judged.get_column(RAW).is_null().to_list() == [reason is None]
 
 
 def test_a_row_tells_all_that_is_wrong_with_it_and_each_reason_is_counted() -> None:
     worst = row(shop="east", spent=-1.0, tip=7.0)
-    reasons = check(source(), pl.concat([worst, row(), row(id="b", spent=-1.0)], how="vertical_relaxed"))
+    reasons = check_rows(source(), pl.concat([worst, row(), row(id="b", spent=-1.0)], how="vertical_relaxed"))
     found = reasons.get_column(REASON).drop_nulls().to_list()
     assert sorted(found[0].split("; ")) == sorted(
         ["shop is none of north, south", "spent is outside 0 to 100", "tip is more than was spent"]
     )
-    assert counted(found)["spent is outside 0 to 100"] == 2
+    assert count_reasons(found)["spent is outside 0 to 100"] == 2
 
 
 def test_quarantine_shows_a_cell_as_it_came() -> None:
-    (raw,) = check(source(), row(spent="five")).get_column(RAW)
+    (raw,) = check_rows(source(), row(spent="five")).get_column(RAW)
     assert json.loads(raw) == {
         "id": "a1", "shop": "north", "spent": "five", "tip": 1.0, "at": str(NOON), "known": str(LATER),
     }  # fmt: skip
@@ -89,14 +89,14 @@ def test_quarantine_shows_a_cell_as_it_came() -> None:
     "text", ["2024-01-01T12:00:00Z", "2024-01-01T13:00:00+01:00", "2024-01-01 12:00:00", "2024-01-01T12:00:00.000"]
 )
 def test_times_without_an_offset_are_utc(text: str) -> None:
-    assert check(source(), row(at=text)).get_column("at").to_list() == [NOON]
+    assert check_rows(source(), row(at=text)).get_column("at").to_list() == [NOON]
 
 
 def test_a_switch_for_pandera_in_the_environment_switches_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
     from pandera.config import CONFIG
 
     monkeypatch.setattr(CONFIG, "validation_enabled", False)
-    assert check(source(), row(spent=101.0)).get_column(REASON).null_count() == 0
+    assert check_rows(source(), row(spent=101.0)).get_column(REASON).null_count() == 0
 
 
 def test_personal_data_is_judged_in_clear_and_neither_landed_nor_quarantined_so() -> None:
@@ -109,7 +109,7 @@ def test_personal_data_is_judged_in_clear_and_neither_landed_nor_quarantined_so(
             *timestamp("at", "known"),
         )
     )
-    found = check(private, pl.concat([row(), row(id="b", tip=9.0, shop="south")]), KEY)
+    found = check_rows(private, pl.concat([row(), row(id="b", tip=9.0, shop="south")]), KEY)
     assert found.columns == ["id", "shop", "spent", "at", "known", REASON, RAW]
     assert found.get_column("shop").to_list() == [KEY.token("north"), KEY.token("south")]
     assert found.get_column(REASON).to_list() == [None, "tip is more than was spent"]
@@ -128,9 +128,9 @@ def test_rows_must_be_known_by_columns_that_are_stored() -> None:
 
 
 def test_no_rows_have_no_faults_and_a_missing_column_stops_everything() -> None:
-    assert judged(source(), row().clear()).height == 0
+    assert validate_rows(source(), row().clear()).height == 0
     with pytest.raises(DataError, match="lacks columns at, known"):
-        judged(source(), row().drop("at", "known"))
+        validate_rows(source(), row().drop("at", "known"))
 
 
 @pytest.mark.parametrize(("age", "stale"), [(timedelta(hours=1), False), (timedelta(hours=1, seconds=1), True)])

@@ -202,7 +202,7 @@ def test_profiles_with_some_other_columns_count_for_those_they_share(folder):
     watching = monitor(folder)
     extra = (*streams.COLUMNS[:1], Column(name="else", kind="number"))
     for start, profile in moved(3, first=100).items():
-        watching.observe("1", start, profile.restricted(extra).to_bytes())
+        watching.observe("1", start, profile.select_columns(extra).to_bytes())
     assert watching.history()[0].drifted == ("x",)
     assert watching.history()[0].columns["score"].ratio == 0
 

@@ -131,7 +131,7 @@ def test_values_that_a_summary_forgot_are_not_called_new():
     """1,025 known values, one too many to count: what was dropped may be any of them."""
     known = CategorySummary()
     known.add({f"v{i}": 10 for i in range(MAX_CATEGORIES)})
-    bins, live = Bins.of_category(known), CategorySummary()
+    bins, live = Bins.for_category(known), CategorySummary()
     live.add({f"v{i}": 10 for i in range(MAX_CATEGORIES)})
     live.add({"stranger": 11})
     cells = bins.count_category(live)

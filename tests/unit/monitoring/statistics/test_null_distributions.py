@@ -31,7 +31,7 @@ def most_false_alarms(tests: int, alpha: float) -> int:
 
 def number(reference: np.ndarray) -> tuple[Bins, np.ndarray, Battery, NumberSummary]:
     told = summary(reference)
-    bins = Bins.of_number(told)
+    bins = Bins.for_number(told)
     cells = bins.count_number(told)
     return bins, cells, Battery.of_number(bins, cells, told.std), told
 
@@ -103,7 +103,7 @@ def test_a_window_without_values_is_told_by_what_is_missing(values):
 def test_a_direction_counts_one_way_alone(direction):
     rng = np.random.default_rng(3)
     told = summary(rng.normal(size=5_000))
-    bins = Bins.of_number(told)
+    bins = Bins.for_number(told)
     cells = bins.count_number(told)
     battery = Battery.of_number(bins, cells, told.std, direction)
     assert battery.names == ("kolmogorov_smirnov", "wasserstein", "van_der_waerden")

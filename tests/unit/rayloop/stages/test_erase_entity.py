@@ -19,15 +19,15 @@ from cluster.values import Task
 from features.builders import category, derive, hashed, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
 from features.encoder import Encoder
-from features.manifest import PROFILE, Manifest
+from features.manifest import PROFILE_FILE, Manifest
 from features.offline.point_in_time import join
 from features.online.feature_reader import FeatureReader, request_features
 from features.online.keys import state_prefix
 from features.online.materialize import materialize, push
 from features.profiles.profile import Profile
-from features.sources.erasure_registry import Forgotten
+from features.sources.erasure_registry import ErasureRegistry
 from features.sources.ingestion import QUARANTINE
-from features.sources.pseudonyms import Pseudonyms
+from features.sources.pseudonyms import PseudonymKey
 from features.sources.source import Examples, Source
 from features.split import HashSplit
 from features.types import INSTANT
@@ -89,7 +89,7 @@ def project(*, private: bool) -> Project:
 
 
 def visits(private: bool) -> pl.DataFrame:
-    names = [Pseudonyms(KEY.encode()).token(mail) if private else mail for mail in MAILS]
+    names = [PseudonymKey(KEY.encode()).token(mail) if private else mail for mail in MAILS]
     at = [NOW - timedelta(days=30) + timedelta(hours=i) for i in range(90)]
     return pl.DataFrame({
         "id": [f"v{i}" for i in range(90)],
@@ -156,7 +156,7 @@ def register(workspace: ProjectContext, tmp_path: Path) -> None:
     ).save(folder)
     profile = Profile.empty(features.columns)
     profile.update(visits(False).to_arrow())
-    (folder / PROFILE).write_bytes(profile.to_bytes())
+    (folder / PROFILE_FILE).write_bytes(profile.to_bytes())
     with workspace.registry.run("p", "r") as run:
         workspace.registry.register("p", run, folder, {})
 
@@ -189,7 +189,7 @@ def test_online_state_is_as_if_the_rows_had_never_been(tmp_path: Path, private: 
     features = workspace.project.features
     asked = visits(private).with_columns(pl.lit(NOW).cast(INSTANT).alias("at"))
     rows = request_features(features, asked)
-    online = pl.DataFrame(FeatureReader(features, workspace.store).frame(asked.to_arrow(), 0))
+    online = pl.DataFrame(FeatureReader(features, workspace.store).read(asked.to_arrow(), 0))
     for view in features.views:
         offline = join(view, left, rows)
         assert online.select(offline.columns).equals(offline, null_equal=True)
@@ -200,8 +200,8 @@ def test_online_state_is_as_if_the_rows_had_never_been(tmp_path: Path, private: 
 def test_landing_knows_whom_to_leave_out(tmp_path: Path) -> None:
     workspace = filled(tmp_path, private=True)
     erase_entity(workspace, ANNA, NOW)
-    names = Pseudonyms(KEY.encode())
-    kept = Forgotten.read(workspace.tables, "p").without(visits(True), names)
+    names = PseudonymKey(KEY.encode())
+    kept = ErasureRegistry.read(workspace.tables, "p").drop_erased(visits(True), names)
     assert set(kept.get_column("mail")) == {names.token(mail) for mail in MAILS[1:]}
 
 

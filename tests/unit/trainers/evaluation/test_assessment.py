@@ -13,7 +13,7 @@ import torch
 from cluster.errors import ProjectError
 from cluster.values import GateReport, Snapshot, TaskKind
 from features.encoder import Arrays, Encoder
-from features.manifest import MODEL
+from features.manifest import MODEL_FILE
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part, trained
 from trainers.card.html import render
 from trainers.card.model_card import FeatureFacts, Lineage, ModelCard, PartFacts, limits_of
@@ -177,7 +177,7 @@ def test_a_temperature_is_fitted_exported_and_judged(tmp_path: Path) -> None:
     assert found is not None
     assert (found.applied, found.temperature) == (True, result.temperature)
     arrays, labels = given.test.arrays, given.test.labels
-    before, after = _scorer(raw)(arrays), onnx_scorer.score(onnx_scorer.session(tmp_path / MODEL), arrays)
+    before, after = _scorer(raw)(arrays), onnx_scorer.score(onnx_scorer.session(tmp_path / MODEL_FILE), arrays)
     assert found.ece_before == pytest.approx(onnx_scorer.evaluate(TASKS["binary"], before, labels)["ece"], abs=2e-3)
     assert found.ece_after == pytest.approx(onnx_scorer.evaluate(TASKS["binary"], after, labels)["ece"], abs=2e-3)
     assert found.log_loss_after < found.log_loss_before

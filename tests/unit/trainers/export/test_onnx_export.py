@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from cluster.errors import DataError
 from cluster.values import Snapshot, TaskKind
 from features.definitions import Column, FeatureSet
-from features.manifest import MODEL, PORTABLE, WEIGHTS, Manifest
+from features.manifest import MODEL_FILE, PORTABLE_FILE, WEIGHTS_FILE, Manifest
 from tests.factories.trainers.frames import COLUMNS, Small, frame, trained
 from trainers.config import ModelSpec
 from trainers.export.onnx_export import export
@@ -32,7 +32,7 @@ def _both(result: FitResult, folder: Path, table: pa.Table) -> tuple[np.ndarray,
     arrays = result.encoder.encode(table)
     with torch.inference_mode():
         ours = result.scored()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
-    return ours, onnx_scorer.score(onnx_scorer.session(folder / MODEL), arrays)
+    return ours, onnx_scorer.score(onnx_scorer.session(folder / MODEL_FILE), arrays)
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,10 @@ def test_parity_of_every_task_and_of_inputs_without_columns(
 ) -> None:
     result = trained(kind, spec, columns=columns)
     assert export(result, tmp_path, frame(kind, seed=5)) < PARITY
-    model = onnx.load(tmp_path / MODEL)
+    model = onnx.load(tmp_path / MODEL_FILE)
     assert [node.name for node in model.graph.input] == names
     assert [node.name for node in model.graph.output] == ["scores"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [MODEL, PORTABLE, WEIGHTS]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MODEL_FILE, PORTABLE_FILE, WEIGHTS_FILE]
     for rows in (1, 3):
         ours, theirs = _both(result, tmp_path, frame(kind, rows=rows, seed=9))
         assert ours.shape == theirs.shape == ((rows, 3) if kind == "multiclass" else (rows,))
@@ -105,7 +105,7 @@ def test_the_portable_model_encodes_as_training_does(exported: tuple[FitResult, 
     numbers = {n: pa.array(v, pa.float64()) for n, v in (("plain", plain), ("heavy", heavy), ("gappy", gappy))}
     flat = pa.FixedSizeListArray.from_arrays(pa.array(pixels.ravel()), 4)
     table = pa.table({**numbers, "colour": pa.array(colour, pa.string()), "pixels": flat})
-    model = onnx_scorer.session(folder / PORTABLE)
+    model = onnx_scorer.session(folder / PORTABLE_FILE)
     missing = model.get_modelmeta().custom_metadata_map[MISSING_KEY]
     fed = {
         n: np.array([math.nan if v is None else v for v in c], np.float32)
@@ -132,14 +132,14 @@ def test_a_column_called_scores_leaves_the_output_another_name(tmp_path: Path) -
     columns = (Column(name="scores", kind="number"), Column(name="numbers", kind="number"))
     table = frame().rename_columns({"plain": "scores", "heavy": "numbers"})
     assert export(trained(columns=columns, table=table), tmp_path, table) < PARITY
-    model = onnx.load(tmp_path / PORTABLE)
+    model = onnx.load(tmp_path / PORTABLE_FILE)
     assert [node.name for node in model.graph.input] == ["scores", "numbers"]
     assert [node.name for node in model.graph.output] == ["scores_"]
 
 
 def test_weights_are_the_state_and_load_without_pickle(exported: tuple[FitResult, Path]) -> None:
     result, folder = exported
-    loaded = load_file(folder / WEIGHTS)
+    loaded = load_file(folder / WEIGHTS_FILE)
     assert loaded.keys() == result.state.keys()
     assert all(np.array_equal(loaded[name], value) for name, value in result.state.items())
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cluster.values import Task
-from features.manifest import MODEL, PORTABLE
+from features.manifest import MODEL_FILE, PORTABLE_FILE
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame, trained
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy, Threshold
@@ -55,16 +55,16 @@ def test_int8_that_holds_the_gate_is_what_the_bundle_serves(tmp_path: Path) -> N
     served = _served(result, tmp_path, GatePolicy(thresholds=(Threshold(metric="auc", min=0.85),)))
     assert (served.precision, str(served), served.refused) == ("int8", "int8", "")
     assert [check.name for check in served.report.checks] == ["auc", "export parity", "int8 as good as float"]
-    for file in (MODEL, PORTABLE):
+    for file in (MODEL_FILE, PORTABLE_FILE):
         assert "MatMulInteger" in _operators(tmp_path / file)
     arrays = result.encoder.encode(HELD_OUT)
-    model = onnx_scorer.session(tmp_path / MODEL)
+    model = onnx_scorer.session(tmp_path / MODEL_FILE)
     assert np.array_equal(onnx_scorer.score(model, arrays), served.scores)
     with torch.inference_mode():
         exact = result.scored()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
     assert 0 < np.abs(served.scores - exact).max() < 0.05
     few = HELD_OUT.slice(0, 50)
-    portable = score_portable(onnx_scorer.session(tmp_path / PORTABLE), result.encoder, few)
+    portable = score_portable(onnx_scorer.session(tmp_path / PORTABLE_FILE), result.encoder, few)
     assert np.allclose(portable, onnx_scorer.score(model, result.encoder.encode(few)), atol=1e-6)
 
 
@@ -75,8 +75,8 @@ def test_int8_that_costs_quality_is_refused_and_the_float_model_stays(tmp_path: 
     assert "before quantisation" in served.refused
     assert str(served).startswith("float32 (int8 refused: auc against the same model")
     assert served.report.passed
-    assert "MatMulInteger" not in _operators(tmp_path / MODEL) | _operators(tmp_path / PORTABLE)
-    model = onnx_scorer.session(tmp_path / MODEL)
+    assert "MatMulInteger" not in _operators(tmp_path / MODEL_FILE) | _operators(tmp_path / PORTABLE_FILE)
+    model = onnx_scorer.session(tmp_path / MODEL_FILE)
     assert np.array_equal(onnx_scorer.score(model, result.encoder.encode(HELD_OUT)), served.scores)
 
 
@@ -99,7 +99,7 @@ def test_what_fails_in_float_fails_and_what_is_not_asked_for_is_not_tried(config
     refused = "it fails in float32 already" if config.quantize == "int8" else ""
     assert (served.precision, served.refused) == ("float32", refused)
     assert served.report.passed == (config.quantize == "none")
-    assert "MatMulInteger" not in _operators(tmp_path / MODEL)
+    assert "MatMulInteger" not in _operators(tmp_path / MODEL_FILE)
 
 
 def test_both_runtimes_are_timed_on_one_thread_and_leave_torchs_threads_alone(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_both_runtimes_are_timed_on_one_thread_and_leave_torchs_threads_alone(tm
     export(result, tmp_path, HELD_OUT)
     threads, alive = torch.get_num_threads(), threading.active_count()
     found = latencies(
-        onnx_scorer.session(tmp_path / MODEL), result.scored(), result.encoder.encode(HELD_OUT.slice(0, 100))
+        onnx_scorer.session(tmp_path / MODEL_FILE), result.scored(), result.encoder.encode(HELD_OUT.slice(0, 100))
     )
     assert (torch.get_num_threads(), threading.active_count()) == (threads, alive)
     assert set(found) == {f"{name}_us_{rows}" for name in ("onnxruntime", "torch") for rows in ROWS}

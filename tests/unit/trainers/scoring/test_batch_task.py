@@ -15,9 +15,9 @@ from cluster.storage.scan import plan_parquet_scan
 from features.builders import derive
 from features.definitions import Column, FeatureSet
 from features.encoder import Encoder
-from features.manifest import MODEL
-from features.offline.training_frame import RequestFrame
-from features.sources.pseudonyms import Shield
+from features.manifest import MODEL_FILE
+from features.offline.training_frame import OfflineFeatureReader
+from features.sources.pseudonyms import Pseudonymizer
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame, trained
 from trainers.export.onnx_export import export
 from trainers.loop.trainer import FitResult
@@ -41,11 +41,11 @@ def _job(result: FitResult, bundle: Path, table: pa.Table, folder: Path, kept: t
     for name, rows in (("a", table.slice(0, 600)), ("b", table.slice(600))):
         pq.write_table(rows, source / f"{name}.parquet", row_group_size=350)
     features = FeatureSet(name="all", request=result.encoder.columns)
-    requests = RequestFrame(features, {}, Settings(home=folder))
+    requests = OfflineFeatureReader(features, {}, Settings(home=folder))
     rows = plan_parquet_scan(str(source), cpus=1)
     kept = kept or tuple(table.column_names)
-    model = (bundle / MODEL).read_bytes()
-    shield = Shield.of(features.request, Settings(home=folder))
+    model = (bundle / MODEL_FILE).read_bytes()
+    shield = Pseudonymizer.for_columns(features.request, Settings(home=folder))
     return Job(result.task, result.encoder, model, shield, requests, rows.schema, kept, str(folder), tuple(rows.parts))
 
 
@@ -60,7 +60,7 @@ def test_each_part_becomes_a_file_of_its_rows_and_their_scores(binary: tuple[Fit
     receipts, scored = _run(_job(result, bundle, REQUESTS, tmp_path))
     assert [r.rows for r in receipts] == [600, 400]
     assert scored.drop(["score"]).equals(REQUESTS)
-    expected = onnx_scorer.score(onnx_scorer.session(bundle / MODEL), result.encoder.encode(REQUESTS))
+    expected = onnx_scorer.score(onnx_scorer.session(bundle / MODEL_FILE), result.encoder.encode(REQUESTS))
     assert np.allclose(scored["score"], expected, atol=1e-6)
     assert all(set(r.seconds) == set(STAGES) and min(r.seconds.values()) >= 0 for r in receipts)
     assert all(r.seconds["model"] > 0 for r in receipts)
@@ -79,7 +79,7 @@ def test_text_is_scored_from_the_codes_of_its_file_and_written_as_the_text_it_wa
     _, scored = _run(job)
     assert scored["colour"].type == pa.string()
     assert scored["colour"].to_pylist() == REQUESTS["colour"].to_pylist()
-    expected = onnx_scorer.score(onnx_scorer.session(binary[1] / MODEL), binary[0].encoder.encode(REQUESTS))
+    expected = onnx_scorer.score(onnx_scorer.session(binary[1] / MODEL_FILE), binary[0].encoder.encode(REQUESTS))
     assert np.allclose(scored["score"], expected, atol=1e-6)
 
 
@@ -107,7 +107,7 @@ def test_a_table_without_rows_keeps_its_columns(binary: tuple[FitResult, Path], 
 
 
 def _encoded(columns: tuple[Column, ...], table: pa.Table, features: FeatureSet, folder: Path) -> dict[str, np.ndarray]:
-    return Encoder.fit(columns, REQUESTS).encode(RequestFrame(features, {}, Settings(home=folder))(table))
+    return Encoder.fit(columns, REQUESTS).encode(OfflineFeatureReader(features, {}, Settings(home=folder))(table))
 
 
 def test_columns_that_need_no_cast_and_columns_that_do_encode_alike(tmp_path: Path) -> None:
@@ -124,6 +124,6 @@ def test_columns_that_need_no_cast_and_columns_that_do_encode_alike(tmp_path: Pa
 def test_derived_features_are_computed_for_every_block(tmp_path: Path) -> None:
     request = COLUMNS[:2]
     features = FeatureSet(name="sum", request=request, derived=(derive("both", pl.col("plain") + pl.col("heavy")),))
-    whole = RequestFrame(features, {}, Settings(home=tmp_path))(REQUESTS)
+    whole = OfflineFeatureReader(features, {}, Settings(home=tmp_path))(REQUESTS)
     assert np.allclose(whole["both"], REQUESTS["plain"].to_numpy() + REQUESTS["heavy"].to_numpy())
     assert whole.num_rows == REQUESTS.num_rows
