@@ -6,7 +6,6 @@ The start page is the README; command line, settings, error codes and packages a
 from __future__ import annotations
 
 import ast
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,9 @@ PACKAGES = ("rayloop", "features", "trainers", "deployments", "monitoring", "clu
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
     pages = {
-        "index.md": _readme(),
+        "index.md": _from_root("README.md"),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
+        "contributing.md": _from_root("CONTRIBUTING.md"),
         "decisions/index.md": _decisions(),
         "reference/api.md": "# Project API\n\n::: rayloop\n    options:\n      show_root_heading: false\n",
         "reference/cli.md": _command_line(),
@@ -36,10 +36,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def _readme() -> str:
-    """The README with its links as seen from docs/."""
-    text = (ROOT / "README.md").read_text()
-    return re.sub(r"\]\(docs/decisions\)", "](decisions/index.md)", re.sub(r"\]\(docs/(?!decisions\))", "](", text))
+def _from_root(name: str) -> str:
+    """A page of the repository's root, with its links as seen from docs/."""
+    text = (ROOT / name).read_text().replace("](docs/decisions)", "](decisions/index.md)").replace("](docs/", "](")
+    return text.replace("](CHANGELOG.md)", "](changelog.md)").replace("](CONTRIBUTING.md)", "](contributing.md)")
 
 
 def _decisions() -> str:
