@@ -151,7 +151,7 @@ class Project:
         """What the task cannot give: the gate, or the end of a training, would find out hours later."""
         for threshold in self.gate.thresholds:
             metrics.require(self.task, threshold.metric)
-        calibration.require(self.task, self.train.calibrate)
+        calibration.require_probabilities(self.task, self.train.calibrate)
         fair = self.gate.fairness
         limits = (fair.max_parity_difference, fair.max_odds_difference)
         if self.task.kind != "binary" and any(limit is not None for limit in limits):

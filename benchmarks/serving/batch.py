@@ -159,10 +159,10 @@ def _alone(folder: Path) -> float:
 
 
 def _score_alone(folder: Path, count: int, start: Barrier, done: Barrier) -> None:
-    from trainers.scoring.onnx_scorer import score, session
+    from trainers.scoring.onnx_scorer import open_session, score
 
     arrays = dict(np.load(folder / ENCODED))
-    model = session(folder / MODEL_FILE)
+    model = open_session(folder / MODEL_FILE)
     score(model, arrays)
     start.wait()
     for at in range(0, count, CHUNK_ROWS):

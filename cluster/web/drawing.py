@@ -39,7 +39,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def svg(figure: Figure, name: str, tips: Mapping[str, str] | None = None) -> str:
+def to_svg(figure: Figure, name: str, tips: Mapping[str, str] | None = None) -> str:
     """The figure as SVG for a page; ``tips`` are shown over the parts of these ids."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):

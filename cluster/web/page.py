@@ -17,14 +17,14 @@ _PAGE = """<!doctype html>
 """
 
 
-def page(title: str, made_at: float, parts: Iterable[str]) -> str:
+def render_page(title: str, made_at: float, parts: Iterable[str]) -> str:
     """The page under its title and the time it was made at (seconds since the epoch). It loads nothing from anywhere."""
     when = datetime.fromtimestamp(made_at, UTC)
     head = f"<h1>{escape(title)}<small>{when:%d %B %Y, %H:%M} UTC</small></h1>"
     return _PAGE.format(title=escape(title), style=STYLE, body="\n".join([head, *parts]))
 
 
-def facts(boxes: Iterable[tuple[str, str]]) -> str:
+def fact_boxes(boxes: Iterable[tuple[str, str]]) -> str:
     """Boxes of a caption and a figure each."""
     drawn = (f'<div class="fact"><b>{escape(v)}</b><span>{escape(k)}</span></div>' for k, v in boxes)
     return f'<div class="facts">{"".join(drawn)}</div>'
@@ -58,6 +58,6 @@ def plot(svg: str) -> str:
     return f'<div class="plot">{svg}</div>'
 
 
-def none(why: str) -> str:
+def empty_note(why: str) -> str:
     """A line that stands where there is nothing to show."""
     return f'<p class="none">{escape(why)}</p>'

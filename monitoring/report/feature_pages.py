@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from cluster.web.page import facts, none, page, section, table
+from cluster.web.page import empty_note, fact_boxes, render_page, section, table
 from features.inspection.catalog import FeatureCatalog, FeatureEntry, ViewEntry
 from features.inspection.training_serving_skew import FeatureSkew
 
@@ -17,11 +17,13 @@ def render_catalogue(catalogue: FeatureCatalog) -> str:
     features = sum(len(view.features) for view in catalogue.views)
     used = sum(bool(view.users) for view in catalogue.views)
     boxes = [("views", str(len(catalogue.views))), ("features", str(features)), ("views used by a version", str(used))]
-    parts = [facts(boxes), *(_view(view) for view in catalogue.views)]
+    parts = [fact_boxes(boxes), *(_view(view) for view in catalogue.views)]
     figures = f"Figures are of the training frame {catalogue.frame}." if catalogue.frame else "No training frame yet."
     faults = table(("version", ""), [tuple(map(escape, fault.split(": ", 1))) for fault in catalogue.faults])
-    parts.append(section("Where this comes from", figures, faults or none("Every registered version could be read.")))
-    return page(f"{catalogue.project}: features", catalogue.at.timestamp(), parts)
+    parts.append(
+        section("Where this comes from", figures, faults or empty_note("Every registered version could be read."))
+    )
+    return render_page(f"{catalogue.project}: features", catalogue.at.timestamp(), parts)
 
 
 def render_skew(
@@ -36,10 +38,12 @@ def render_skew(
     )
     ordered = sorted(skews, key=lambda one: -one.mismatches)
     head = ("from", "feature", "mismatches", "no value served", "no value offline", "largest gap", "for example")
-    body = table(head, [_skew(one) for one in ordered]) or none("No feature of these requests is computed.")
+    body = table(head, [_skew(one) for one in ordered]) or empty_note("No feature of these requests is computed.")
     gone = table(("rows left out", "why"), [(f"{n:,}", escape(why)) for why, n in left_out.items()])
-    parts = [facts(boxes), section("Served against offline", caption, body)]
-    return page(f"{project}: skew", made_at, [*parts, section("Left out", "", gone or none("No row was left out."))])
+    parts = [fact_boxes(boxes), section("Served against offline", caption, body)]
+    return render_page(
+        f"{project}: skew", made_at, [*parts, section("Left out", "", gone or empty_note("No row was left out."))]
+    )
 
 
 def _view(view: ViewEntry) -> str:

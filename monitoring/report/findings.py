@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from cluster.web.page import none, plot, section, table
+from cluster.web.page import empty_note, plot, section, table
 from monitoring.analysis.log_analysis import Looked, WindowQuality
 from monitoring.detection.detector import WindowResult, day
 from monitoring.report import plots
@@ -20,7 +20,7 @@ def performance(report: Report) -> str:
     """Loss by labels with its limits, estimates beside the truth, and segments that lose most."""
     whole = [q for q in report.performance if not q.segment]
     if not whole:
-        return section("Performance by window", "", none("No window was looked at yet."))
+        return section("Performance by window", "", empty_note("No window was looked at yet."))
     body = plot(plots.performance(whole))
     if (metric := shared_metric(whole)) is not None:
         body += plot(plots.estimates(whole, metric))
@@ -30,21 +30,21 @@ def performance(report: Report) -> str:
 def apart(report: Report) -> str:
     """What told live rows from training rows, and which parts of the traffic moved since when."""
     if not report.looks:
-        return section("What the rows themselves show", "", none("No window was looked at yet."))
+        return section("What the rows themselves show", "", empty_note("No window was looked at yet."))
     rows = [*_multivariate(report.looks), *_parts(report.looks)]
     caption = (
         "A classifier told live rows from training rows with the AUC given, 0.5 being no difference, most by the columns "
         "named; segments and labels were each compared with their own past. Times are those of windows."
     )
-    body = table(("what", "since", "newest", "how much", "by"), rows) or none("Nothing beyond what is ordinary.")
+    body = table(("what", "since", "newest", "how much", "by"), rows) or empty_note("Nothing beyond what is ordinary.")
     faults = dict.fromkeys(fault for looked in report.looks[-3:] for fault in looked.faults)
-    return section("What the rows themselves show", caption, body + "".join(none(fault) for fault in faults))
+    return section("What the rows themselves show", caption, body + "".join(empty_note(fault) for fault in faults))
 
 
 def costs(report: Report) -> str:
     """What the model's replicas hold, and what that costs."""
     if report.cost is None:
-        return section("Cost", "", none("No replica has told of itself yet."))
+        return section("Cost", "", empty_note("No replica has told of itself yet."))
     found, used = report.cost, report.cost.used
     busy = used.cpu_s / used.reserved_cpu_s if used.reserved_cpu_s else 0.0
     rows = [

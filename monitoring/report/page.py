@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from cluster.values import Decision
-from cluster.web.page import facts, none, page, plot, section, table
+from cluster.web.page import empty_note, fact_boxes, plot, render_page, section, table
 from monitoring.detection.detector import WindowResult, day
 from monitoring.report import findings, plots
 from monitoring.report.schema import Action, Quality, Report
@@ -26,7 +26,7 @@ _TURNS = {
 def render(report: Report) -> str:
     """The page. It loads nothing from anywhere."""
     parts = [
-        facts(report.facts),
+        fact_boxes(report.facts),
         _quality(report),
         _calibration(report),
         _drift(report),
@@ -38,12 +38,12 @@ def render(report: Report) -> str:
         findings.costs(report),
         _timings(report),
     ]
-    return page(report.model, report.made_at, parts)
+    return render_page(report.model, report.made_at, parts)
 
 
 def _quality(report: Report) -> str:
     if not report.quality:
-        return section("Quality over time", "", none("No labelled periods."))
+        return section("Quality over time", "", empty_note("No labelled periods."))
     drawn = "".join(plot(plots.quality(found)) for found in report.quality)
     return section("Quality over time", " ".join(map(_quality_caption, report.quality)), drawn)
 
@@ -60,7 +60,7 @@ def _quality_caption(found: Quality) -> str:
 
 def _calibration(report: Report) -> str:
     if not report.calibration:
-        return section("Calibration", "", none("Not a model of probabilities, or no labels."))
+        return section("Calibration", "", empty_note("Not a model of probabilities, or no labels."))
     first = report.calibration[0]
     rows = max(1, sum(first.counts))
     gaps = zip(first.predicted, first.observed, first.counts, strict=True)
@@ -75,7 +75,7 @@ def _calibration(report: Report) -> str:
 def _drift(report: Report) -> str:
     judged = [result for result in report.drift if result.judged]
     if not judged:
-        return section("Drift", "", none("No window of live traffic was judged yet."))
+        return section("Drift", "", empty_note("No window of live traffic was judged yet."))
     drifted = sum(bool(result.drifted) for result in judged)
     caption = (
         f"Each square is one column in one window of live traffic: its distance from the training data, divided by "
@@ -115,7 +115,7 @@ def _since(judged: Sequence[WindowResult]) -> str:
 
 def _rollouts(report: Report) -> str:
     if not any(rollout.decisions for rollout in report.rollouts):
-        return section("Rollouts", "", none("No rollout took place."))
+        return section("Rollouts", "", empty_note("No rollout took place."))
     caption = (
         "Each challenger's share of the traffic. ▲ advanced, ▼ dropped, ★ promoted, ✕ aborted; hover for the reason. "
         "The table leaves out decisions to hold."
@@ -146,7 +146,7 @@ def _events(report: Report) -> str:
         (_moment(at), f'<span class="tag {kind}">{kind}</span>', escape(what), escape(then))
         for at, kind, what, then in sorted(told)
     ]
-    body = table(("at", "", "what", "and then"), rows) if rows else none("No rollout, and no alarm.")
+    body = table(("at", "", "what", "and then"), rows) if rows else empty_note("No rollout, and no alarm.")
     return section("What happened, in order", "Times are UTC, by the clock of the cluster.", body)
 
 
@@ -164,7 +164,7 @@ def _turn(decision: Decision) -> str:
 
 def _versions(report: Report) -> str:
     if not report.versions:
-        return section("Versions", "", none("No version is registered."))
+        return section("Versions", "", empty_note("No version is registered."))
     metrics = list(dict.fromkeys(name for row in report.versions for name in row.metrics))
     rows = [
         (f"v{escape(v.version)}", escape(v.role), escape(v.trained_on), *(_figure(v.metrics.get(m)) for m in metrics))
@@ -176,7 +176,7 @@ def _versions(report: Report) -> str:
 
 def _timings(report: Report) -> str:
     if not report.timings:
-        return section("Where the time went", "", none("Not measured."))
+        return section("Where the time went", "", empty_note("Not measured."))
     total = max(1e-9, sum(t.seconds for t in report.timings))
     most = max(t.seconds for t in report.timings)
     rows = [

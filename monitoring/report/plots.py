@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from cluster.values import Alarm, Decision
-from cluster.web.drawing import FAINT, INK, PAPER, STYLE, svg
+from cluster.web.drawing import FAINT, INK, PAPER, STYLE, to_svg
 from monitoring.analysis.log_analysis import WindowQuality
 from monitoring.detection.detector import WindowResult
 from monitoring.report.schema import CalibrationCurve, Quality, Rollout
@@ -55,7 +55,7 @@ def quality(found: Quality) -> str:
     axes.set_xlim(-0.3, max(0.7, len(x) - 0.7))
     axes.grid(axis="y")
     _label_ends(axes, ends)
-    return svg(figure, f"quality {found.metric}")
+    return to_svg(figure, f"quality {found.metric}")
 
 
 @matplotlib.rc_context(STYLE)
@@ -78,7 +78,7 @@ def calibration(curves: Sequence[CalibrationCurve]) -> str:
     bottom.set_ylabel("rows")
     bottom.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(2))
     bottom.yaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-    return svg(figure, "calibration")
+    return to_svg(figure, "calibration")
 
 
 @matplotlib.rc_context(STYLE)
@@ -107,7 +107,7 @@ def drift_map(results: Sequence[WindowResult], alarms: Sequence[Alarm]) -> str:
     bar = figure.colorbar(drawn, ax=axes, pad=0.015, aspect=24, ticks=[0, 0.5, 1, 1.5, 2])
     bar.ax.set_yticklabels(["0", "½", "1 = threshold", "1½", "2 and more"])
     bar.outline.set_visible(False)
-    return svg(figure, "drift", tips)
+    return to_svg(figure, "drift", tips)
 
 
 @matplotlib.rc_context(STYLE)
@@ -129,7 +129,7 @@ def performance(found: Sequence[WindowQuality]) -> str:
     axes.set_ylim(0)
     axes.grid(axis="y")
     axes.legend(frameon=False, loc="upper left", ncols=2)
-    return svg(figure, "performance by window")
+    return to_svg(figure, "performance by window")
 
 
 @matplotlib.rc_context(STYLE)
@@ -148,7 +148,7 @@ def estimates(found: Sequence[WindowQuality], metric: str) -> str:
     axes.set_ylabel(metric)
     axes.grid(axis="y")
     axes.legend(frameon=False, loc="best", ncols=3)
-    return svg(figure, f"estimated {metric}")
+    return to_svg(figure, f"estimated {metric}")
 
 
 def _date(seconds: float) -> np.datetime64:
@@ -180,7 +180,7 @@ def rollouts(found: Sequence[Rollout]) -> str:
     axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
     axes.set_xlabel(name)
     axes.grid(axis="y")
-    return svg(figure, "rollouts", tips)
+    return to_svg(figure, "rollouts", tips)
 
 
 def _decision(axes: Axes, gid: str, x: float, y: float, decision: Decision) -> dict[str, str]:

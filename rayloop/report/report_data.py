@@ -141,7 +141,9 @@ class _HeldOut:
         self.rows = rows.filter(pa.compute.not_equal(rows[SPLIT], TRAIN))
         self.labels = self.rows[LABEL].to_numpy()
         self.scores = onnx_scorer.score_table(folder, self.rows)
-        self.months: Months = onnx_scorer.by_time(workspace.project.task, self.scores, self.labels, self.rows[AS_OF])
+        self.months: Months = onnx_scorer.metrics_by_time(
+            workspace.project.task, self.scores, self.labels, self.rows[AS_OF]
+        )
         self.test = np.asarray(pa.compute.equal(self.rows[SPLIT], TEST))
 
 
@@ -186,7 +188,7 @@ def _calibration(workspace: ProjectContext, held_out: _HeldOut) -> tuple[Calibra
     if workspace.project.task.kind == "regression":
         return ()
     here = held_out.test
-    bins = onnx_scorer.calibration(workspace.project.task, held_out.scores[here], held_out.labels[here])
+    bins = onnx_scorer.calibration_curve(workspace.project.task, held_out.scores[here], held_out.labels[here])
     return (
         CalibrationCurve(
             name=f"v{held_out.version.version}",
@@ -211,7 +213,9 @@ def _live_quality(workspace: ProjectContext) -> Months:
     if not both.height:
         return {}
     scores = np.asarray(both.get_column(said).to_list(), np.float64)
-    return onnx_scorer.by_time(task, scores, both.get_column("label").to_numpy(), both.get_column(AS_OF).to_arrow())
+    return onnx_scorer.metrics_by_time(
+        task, scores, both.get_column("label").to_numpy(), both.get_column(AS_OF).to_arrow()
+    )
 
 
 def _rollouts(workspace: ProjectContext) -> tuple[Rollout, ...]:

@@ -11,7 +11,7 @@ import ray
 from features.split import TEST, TRAIN
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
-from trainers.evaluation.lightgbm_baseline import compare
+from trainers.evaluation.lightgbm_baseline import evaluate_baseline
 
 WITH, WITHOUT = "LightGBM, same features", "LightGBM, request-time features only"
 _FILE = "baselines.json"
@@ -29,7 +29,7 @@ def start(workspace: ProjectContext, frame: FrameView) -> Mapping[str, ray.Objec
     request = {c.name for view in project.features.views for c in view.columns}
     kept = [c.name for c in project.features.columns if c.name not in request]
     wanted = {WITH: None} | ({WITHOUT: kept} if len(kept) < len(project.features.columns) else {})
-    task = ray.remote(num_cpus=1)(compare)
+    task = ray.remote(num_cpus=1)(evaluate_baseline)
     return {name: task.remote(project.task, frame.encoder, train, test, columns) for name, columns in wanted.items()}
 
 

@@ -27,8 +27,8 @@ from features.offline.training_frame import OfflineFeatureReader
 from features.sources.pseudonyms import Pseudonymizer
 from rayloop.context import ProjectContext
 from rayloop.stages import steps
-from trainers.scoring.batch_task import STAGES, Job, Receipt, score_part
-from trainers.scoring.onnx_scorer import output_columns
+from trainers.scoring.batch_task import STAGES, BatchJob, BatchTaskResult, score_part
+from trainers.scoring.onnx_scorer import output_names
 from trainers.worker_errors import blamed, deliberate
 
 RETRIES = 10
@@ -76,7 +76,7 @@ def predict(
         frame = OfflineFeatureReader(manifest.features, _landed(workspace, manifest), workspace.settings)
         model = (bundle / MODEL_FILE).read_bytes()
         shield = Pseudonymizer.for_columns(manifest.features.request, workspace.settings)
-        job = Job(
+        job = BatchJob(
             manifest.task, manifest.encoder, model, shield, frame, rows.schema, kept, str(folder), tuple(rows.parts)
         )
         receipts = _run(workspace, job, rows)
@@ -87,10 +87,10 @@ def predict(
     return scored
 
 
-def _run(workspace: ProjectContext, job: Job, rows: ScanPlan) -> list[Receipt]:
+def _run(workspace: ProjectContext, job: BatchJob, rows: ScanPlan) -> list[BatchTaskResult]:
     """Score every part; says how far it is every few seconds."""
     began = told = time.monotonic()
-    receipts: list[Receipt] = []
+    receipts: list[BatchTaskResult] = []
     for receipt in _receipts(job):
         receipts.append(receipt)
         if (now := time.monotonic()) - told > _TELL_EVERY_S:
@@ -99,7 +99,7 @@ def _run(workspace: ProjectContext, job: Job, rows: ScanPlan) -> list[Receipt]:
     return receipts
 
 
-def _receipts(job: Job) -> Iterator[Receipt]:
+def _receipts(job: BatchJob) -> Iterator[BatchTaskResult]:
     """A receipt for each part, as its task ends. Raises what a task raised on purpose as itself, else RayloopError.
 
     Plain tasks: Ray Data, over rows as few as these, would look ten times a second which have ended, and cores wait meanwhile.
@@ -129,7 +129,7 @@ def _kept(rows: ScanPlan, manifest: Manifest, keep: Sequence[str]) -> tuple[str,
     if missing:
         raise DataError(f"{rows.name} lacks the columns {', '.join(missing)}", f"it has {', '.join(present)}")
     kept = tuple(keep) or tuple(present)
-    hidden = [name for name in output_columns(manifest.task) if name in kept]
+    hidden = [name for name in output_names(manifest.task) if name in kept]
     if hidden:
         raise DataError(
             f"{rows.name} has a column {hidden[0]!r} already, where the model's output goes",

@@ -8,26 +8,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from cluster.names import CHAMPION
 from cluster.values import Check, GateReport
 from features.manifest import MODEL_FILE
-from features.offline.training_frame import LABEL
 from features.split import TEST
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from rayloop.stages.evaluate_candidate import champion_scores
 from trainers.config import ModelSpec, TrainConfig
-from trainers.evaluation.quality_gate import judge
-from trainers.export.compression import Compression, next_job
-from trainers.export.onnx_export import export
+from trainers.export.compression import Compression, compression_job
+from trainers.export.precision_selection import GateRows, export_and_check
 from trainers.loop.train_events import State
 from trainers.loop.train_spec import Job, Teacher
 from trainers.loop.trainer import FitResult
-from trainers.scoring import onnx_scorer
-
-PARITY_ROWS = 2000
 
 Train = Callable[[ModelSpec, TrainConfig, int, State | None, Teacher | None], FitResult]
 """With the number of the step, from 1, and weights to begin with, or a teacher."""
@@ -68,8 +62,8 @@ def compress(
         before = found.fitted
         # Epochs and learning rate of a step are not those of the next.
         job = Job(before.spec, fitted.config, before.task, before.inputs)
-        todo = next_job(step, job, before.module())
-        workspace.progress(f"now to be {step.told}")
+        todo = compression_job(step, job, before.module())
+        workspace.progress(f"now to be {step.description}")
         smaller = train(todo.spec, todo.config, number, todo.start, todo.teacher)
         seen = examiner(smaller, whole.scores, step)
         found = _decided(found, step, smaller, seen)
@@ -80,40 +74,28 @@ def compress(
 def _decided(found: CompressionResult, step: Compression, smaller: FitResult, seen: _Scored) -> CompressionResult:
     if not seen.report.passed:
         why = "; ".join(check.reason for check in seen.report.failures)
-        return found._replace(told=(*found.told, f"not {step.told}: {why}"))
-    added = tuple(check for check in seen.report.checks if check.name.startswith(step.told))
-    return CompressionResult(smaller, (*found.checks, *added), (*found.told, step.told))
+        return found._replace(told=(*found.told, f"not {step.description}: {why}"))
+    added = tuple(check for check in seen.report.checks if check.name.startswith(step.description))
+    return CompressionResult(smaller, (*found.checks, *added), (*found.told, step.description))
 
 
 class _Examiner:
     """Scores a model as it would be served on the held-out rows, and asks the gate."""
 
     def __init__(self, workspace: ProjectContext, frame: FrameView, compare: bool) -> None:
-        self._policy, self._test = workspace.project.gate, frame.rows_of(TEST)
+        self._policy, test = workspace.project.gate, frame.rows_of(TEST)
         champion = workspace.registry.version_by_alias(workspace.project.name, CHAMPION) if compare else None
-        self._theirs = champion_scores(workspace, champion, self._test)
-        self._labels: np.ndarray = self._test[LABEL].to_numpy()
+        self._rows = GateRows(test, champion_scores(workspace, champion, test))
 
     def __call__(self, fitted: FitResult, whole: np.ndarray | None = None, step: Compression | None = None) -> _Scored:
         with tempfile.TemporaryDirectory(prefix="rayloop-compress-") as temporary:
             path = Path(temporary) / MODEL_FILE
-            parity = export(fitted, path.parent, self._sample)
-            scores = onnx_scorer.score(onnx_scorer.session(path), fitted.encoder.encode(self._test))
-            mib = path.stat().st_size / (1 << 20)
-        report = judge(
-            self._policy,
-            fitted.task,
-            scores,
-            self._labels,
-            parity=parity,
-            train_metrics=fitted.train_metrics,
-            validation_metrics=fitted.metrics,
-            champion_scores=self._theirs,
-            exact_scores=whole,
-            compression=step.told if step else "",
-        )
-        return _Scored(scores, report, mib)
-
-    @property
-    def _sample(self) -> pa.Table:
-        return self._test.slice(0, PARITY_ROWS)
+            exported = export_and_check(
+                self._policy,
+                fitted,
+                path.parent,
+                self._rows,
+                original_scores=whole,
+                compression=step.description if step else "",
+            )
+            return _Scored(exported.scores, exported.report, path.stat().st_size / (1 << 20))

@@ -17,15 +17,13 @@ from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from trainers import metrics
 from trainers.evaluation import assessment, serving_budget
-from trainers.evaluation.assessment import Assessment, Evidence, Part
-from trainers.export.onnx_export import export
-from trainers.export.precision_selection import Served, choose
+from trainers.evaluation.assessment import Assessment, CandidateEvidence, ScoredSplit
+from trainers.export.precision_selection import ExportedModel, GateRows, export_best_precision
 from trainers.loop.trainer import FitResult
 from trainers.scoring import onnx_scorer
-from trainers.scoring.latency_benchmark import latencies
+from trainers.scoring.latency_benchmark import measure_latencies
 
 TRAIN_SAMPLE_ROWS = 20_000
-_PARITY_ROWS = 2000
 
 
 class CandidateEvaluation(NamedTuple):
@@ -35,8 +33,8 @@ class CandidateEvaluation(NamedTuple):
     """
 
     fitted: FitResult
-    served: Served
-    evidence: Evidence
+    served: ExportedModel
+    evidence: CandidateEvidence
     found: Assessment
     report: GateReport
     quality: dict[str, float]
@@ -59,22 +57,23 @@ def evaluate_candidate(
     ``compressed`` are checks that the model has passed on its way to its size.
     """
     gate, test = workspace.project.gate, frame.rows_of(TEST)
-    labels, sample = test[LABEL].to_numpy(), test.slice(0, _PARITY_ROWS)
-    parity = export(fitted, folder, sample)
     champion = workspace.registry.version_by_alias(workspace.project.name, CHAMPION) if compare else None
     theirs = champion_scores(workspace, champion, test)
-    served = choose(gate, fitted, folder, test, labels, parity=parity, champion_scores=theirs)
-    latency = latencies(onnx_scorer.session(folder / MODEL_FILE), fitted.scored(), fitted.encoder.encode(sample))
+    rows = GateRows(test, theirs)
+    served = export_best_precision(gate, fitted, folder, rows)
+    latency = measure_latencies(
+        onnx_scorer.open_session(folder / MODEL_FILE), fitted.scored(), fitted.encoder.encode(rows.sample)
+    )
     given = _evidence(frame, fitted, folder, served.scores, theirs)
     found, size = assessment.assess(gate, given), (folder / MODEL_FILE).stat().st_size
-    more = (*assessment.judge(gate, fitted.task, found), *serving_budget.judge(gate.budget, latency, size))
+    more = (*assessment.check(gate, fitted.task, found), *serving_budget.check(gate.budget, latency, size))
     return CandidateEvaluation(
         fitted=fitted,
         served=served,
         evidence=given,
         found=found,
         report=GateReport(checks=(*served.report.checks, *compressed, *more)),
-        quality=metrics.evaluate(fitted.task, served.scores, labels),
+        quality=metrics.evaluate(fitted.task, served.scores, rows.labels),
         latency=latency,
         size=size,
         champion=str(champion or ""),
@@ -87,19 +86,19 @@ def champion_scores(workspace: ProjectContext, champion: ModelVersion | None, te
 
 def _evidence(
     frame: FrameView, fitted: FitResult, folder: Path, scores: np.ndarray, champion_scores: np.ndarray | None
-) -> Evidence:
+) -> CandidateEvidence:
     """The rows of the frame as the model.onnx in ``folder`` scores them; of the training rows a sample, not scored."""
-    model = onnx_scorer.session(folder / MODEL_FILE)
+    model = onnx_scorer.open_session(folder / MODEL_FILE)
 
-    def part(table: pa.Table, scores: np.ndarray | None) -> Part:
+    def part(table: pa.Table, scores: np.ndarray | None) -> ScoredSplit:
         arrays = fitted.encoder.encode(table)
-        return Part(
+        return ScoredSplit(
             table, arrays, table[LABEL].to_numpy(), onnx_scorer.score(model, arrays) if scores is None else scores
         )
 
     train = frame.rows_of(TRAIN)
     sample = train.take(np.arange(0, train.num_rows, max(1, -(-train.num_rows // TRAIN_SAMPLE_ROWS))))
-    return Evidence(
+    return CandidateEvidence(
         task=fitted.task,
         inputs=fitted.inputs,
         score=lambda arrays: onnx_scorer.score(model, arrays),

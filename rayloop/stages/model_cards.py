@@ -14,9 +14,17 @@ from features.types import AS_OF
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from rayloop.stages.evaluate_candidate import CandidateEvaluation
-from trainers.card.html import render
-from trainers.card.model_card import CARD_JSON, CARD_PAGE, FeatureFacts, Lineage, ModelCard, PartFacts, limits_of
-from trainers.evaluation.assessment import Evidence
+from trainers.card.html import render_card
+from trainers.card.model_card import (
+    CARD_JSON,
+    CARD_PAGE,
+    CardLineage,
+    FeatureFacts,
+    ModelCard,
+    SplitFacts,
+    derive_limits,
+)
+from trainers.evaluation.assessment import CandidateEvidence
 from trainers.scoring import onnx_scorer
 
 CARD_PATH = "card"
@@ -34,7 +42,7 @@ def log_card(
     """Store card.html and card.json with the run. ``override`` says why a failed gate was passed over."""
     card = make_card(run.id, workspace, frame, name, seen, fingerprint, override)
     run.log_texts(
-        {f"{CARD_PATH}/{CARD_JSON}": card.model_dump_json(indent=1), f"{CARD_PATH}/{CARD_PAGE}": render(card)}
+        {f"{CARD_PATH}/{CARD_JSON}": card.model_dump_json(indent=1), f"{CARD_PATH}/{CARD_PAGE}": render_card(card)}
     )
 
 
@@ -69,8 +77,8 @@ def make_card(
         checks=seen.report.checks,
         assessment=seen.found,
         curve=_curve(seen.evidence),
-        limits=(*project.limits, *limits_of(parts, features, seen.found)),
-        lineage=Lineage(
+        limits=(*project.limits, *derive_limits(parts, features, seen.found)),
+        lineage=CardLineage(
             run_id=run_id,
             snapshot=frame.snapshot,
             feature_hash=project.features.content_hash,
@@ -82,10 +90,10 @@ def make_card(
     )
 
 
-def _part_facts(frame: FrameView, split: str, mean: bool) -> PartFacts:
+def _part_facts(frame: FrameView, split: str, mean: bool) -> SplitFacts:
     rows = frame.rows_of(split)
     when = pa.compute.min_max(rows[AS_OF].cast(pa.timestamp("us", "UTC")).cast(pa.int64())).as_py()
-    return PartFacts(
+    return SplitFacts(
         name=split,
         rows=rows.num_rows,
         start=_moment(when["min"]),
@@ -114,8 +122,8 @@ def _missing(values: pa.ChunkedArray) -> float:
     return float(pa.compute.mean(absent).as_py() or 0.0)
 
 
-def _curve(given: Evidence) -> tuple[tuple[float, float, int], ...]:
+def _curve(given: CandidateEvidence) -> tuple[tuple[float, float, int], ...]:
     if given.task.kind == "regression":
         return ()
-    bins = onnx_scorer.calibration(given.task, given.test.scores, given.test.labels)
+    bins = onnx_scorer.calibration_curve(given.task, given.test.scores, given.test.labels)
     return tuple((found.score, found.share, found.rows) for found in bins)

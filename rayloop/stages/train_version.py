@@ -30,13 +30,13 @@ from rayloop.stages.tune import run_search
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.datasets import TrainingData
-from trainers.export.compression import check
+from trainers.export.compression import check_steps
 from trainers.loop.checkpointer import Checkpoints
 from trainers.loop.train_events import State
 from trainers.loop.train_spec import Teacher
 from trainers.loop.trainer import FitResult, calibrated, fit
 from trainers.scoring import onnx_scorer
-from trainers.scoring.latency_benchmark import runtime_line
+from trainers.scoring.latency_benchmark import format_latencies
 from trainers.tuning.trial import TuneResult
 
 SUMMARY = "rayloop.summary"
@@ -98,7 +98,7 @@ def build_version(
         seen = evaluate_candidate(workspace, frame, trained.fitted, folder, compare, trained.checks)
         seen = seen._replace(compression=str(trained))
         run.set_tags(_compression(seen))
-        tell(f"exported in {seen.served}; {runtime_line(seen.latency)}")
+        tell(f"exported in {seen.served}; {format_latencies(seen.latency)}")
         for check in seen.report.checks:
             tell(f"gate {'pass' if check.passed else 'FAIL'}: {check.name}: {check.reason}")
         if not seen.report.passed:
@@ -150,7 +150,7 @@ def _trained(
 
     if project.compress:
         inputs = data.encoded(frame.encoder, project.task, recipe.config.cache_mib).inputs
-        check(project.compress, recipe.spec, inputs, project.task)
+        check_steps(project.compress, recipe.spec, inputs, project.task)
     fitted = train(recipe.spec, recipe.config, 0)
     curves.complete(fitted.epochs)
     made = compress(workspace, frame, fitted, train, compare)
@@ -259,7 +259,7 @@ def _tags(
         GATE_TAG: seen.report.model_dump_json(),
         SUMMARY: json.dumps(seen.quality),
         PRECISION: str(seen.served),
-        RUNTIME: runtime_line(seen.latency),
+        RUNTIME: format_latencies(seen.latency),
         **_origin(workspace, frame),
         **_compression(seen),
     }

@@ -32,17 +32,17 @@ from monitoring.runtime.state_store import STATE, Folder
 from tests.factories.errors import raises
 from tests.golden import samples
 from tests.golden.golden import DATA, FORMAT, columns, formats, golden, kept_file, stored, structure
-from trainers.card.model_card import FeatureFacts, Lineage, ModelCard, PartFacts
+from trainers.card.model_card import CardLineage, FeatureFacts, ModelCard, SplitFacts
 from trainers.config import Change, ModelSpec, TrainConfig
 from trainers.data.batches import MemoryFeed, MemoryHeldOut, Rows
 from trainers.evaluation.assessment import Assessment
 from trainers.evaluation.bootstrap import Interval
-from trainers.evaluation.calibration import Calibrated
+from trainers.evaluation.calibration import CalibrationResult
 from trainers.evaluation.explanations import Attribution, Importance
-from trainers.evaluation.fairness import Groups
-from trainers.evaluation.leakage import Alone
-from trainers.evaluation.robustness import Spoilt
-from trainers.evaluation.slices import Measured
+from trainers.evaluation.fairness import GroupComparison
+from trainers.evaluation.leakage import SingleFeatureSkill
+from trainers.evaluation.robustness import PerturbationResult
+from trainers.evaluation.slices import SliceResult
 from trainers.input_spec import InputSpec
 from trainers.loop import train_loop as loop
 from trainers.loop.checkpointer import Checkpoints, loaded
@@ -257,7 +257,7 @@ CARD = ModelCard(
     made_at=1.7e9,
     purpose="to be on time",
     task=samples.BINARY,
-    parts=(PartFacts(name="train", rows=9, start="2024-05-01 00:00", end="2024-05-02 00:00", label_mean=0.5),),
+    parts=(SplitFacts(name="train", rows=9, start="2024-05-01 00:00", end="2024-05-02 00:00", label_mean=0.5),),
     features=(FeatureFacts(name="distance", kind="number", origin="request", missing=0.25),),
     recipe={"model": {"kind": "mlp", "hidden": [16]}, "train": {"epochs": 2}},
     precision="float32",
@@ -269,7 +269,7 @@ CARD = ModelCard(
     assessment=Assessment(
         metrics={"auc": Interval(value=0.8, low=0.7, high=0.9)},
         slices=(
-            Measured(
+            SliceResult(
                 name="carrier = AA",
                 column="carrier",
                 rows=5,
@@ -280,9 +280,9 @@ CARD = ModelCard(
                 regression_low=0.5,
             ),
         ),
-        found=(),
+        discovered_slices=(),
         fairness=(
-            Groups(
+            GroupComparison(
                 column="carrier",
                 by_group={"AA": {"rate": 0.5}},
                 parity_difference=0.25,
@@ -291,7 +291,7 @@ CARD = ModelCard(
                 left_out=("ZZ",),
             ),
         ),
-        calibration=Calibrated(
+        calibration=CalibrationResult(
             temperature=1.5,
             applied=True,
             ece_before=0.25,
@@ -299,9 +299,9 @@ CARD = ModelCard(
             log_loss_before=0.5,
             log_loss_after=0.25,
         ),
-        robustness=(Spoilt(what="noise", before=0.8, after=0.7, lost=0.1),),
-        alone=(Alone(feature="distance", skill=0.5),),
-        importance=(Importance(feature="distance", lost=0.25, spread=0.125),),
+        robustness=(PerturbationResult(perturbation="noise", before=0.8, after=0.7, loss=0.1),),
+        single_feature_skills=(SingleFeatureSkill(feature="distance", skill=0.5),),
+        importance=(Importance(feature="distance", loss=0.25, spread=0.125),),
         attributions=(
             Attribution(
                 row="highest score",
@@ -315,7 +315,7 @@ CARD = ModelCard(
     ),
     curve=((0.5, 0.25, 9),),
     limits=("of other times nothing was measured",),
-    lineage=Lineage(
+    lineage=CardLineage(
         run_id="run",
         snapshot=samples.MANIFEST.snapshot,
         feature_hash="ab",

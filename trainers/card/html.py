@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from cluster.web.page import none, page, plot, section, table
+from cluster.web.page import empty_note, plot, render_page, section, table
 from trainers import metrics
 from trainers.card import plots as plots
 from trainers.card.model_card import ModelCard
-from trainers.evaluation.slices import Measured
+from trainers.evaluation.slices import SliceResult
 
 _SHOWN_SLICES = 15
 
 
-def render(card: ModelCard) -> str:
+def render_card(card: ModelCard) -> str:
     """The page. It loads nothing from anywhere."""
     parts = [
         _gate(card),
@@ -30,7 +30,7 @@ def render(card: ModelCard) -> str:
         _features(card),
         _lineage(card),
     ]
-    return page(f"{card.model}: {card.name}", card.made_at, parts)
+    return render_page(f"{card.model}: {card.name}", card.made_at, parts)
 
 
 def _gate(card: ModelCard) -> str:
@@ -66,18 +66,18 @@ def _metrics(card: ModelCard) -> str:
 
 
 def _slices(card: ModelCard) -> str:
-    declared, found = card.assessment.slices, card.assessment.found
+    declared, found = card.assessment.slices, card.assessment.discovered_slices
     caption = (
         "Mean loss in parts of the held-out rows, as a multiple of all other rows'. Slices found by search were proposed by "
         "validation rows and measured here. A line in the plot ends where the true value is above for sure, all slices together."
     )
     if not declared and not found:
-        return section("Slices", caption, none("None was declared or found that is large enough."))
+        return section("Slices", caption, empty_note("None was declared or found that is large enough."))
     both = sorted((*declared, *found), key=lambda m: -m.ratio)
     return section("Slices", caption, plot(plots.slices(both)) + _slice_table(both[:_SHOWN_SLICES]))
 
 
-def _slice_table(found: Sequence[Measured]) -> str:
+def _slice_table(found: Sequence[SliceResult]) -> str:
     rows = [
         (
             escape(m.name),
@@ -95,7 +95,7 @@ def _slice_table(found: Sequence[Measured]) -> str:
 
 def _fairness(card: ModelCard) -> str:
     if not card.assessment.fairness:
-        return section("Groups", "", none("The project declares no groups to be treated alike."))
+        return section("Groups", "", empty_note("The project declares no groups to be treated alike."))
     body = []
     for groups in card.assessment.fairness:
         names = list(dict.fromkeys(name for values in groups.by_group.values() for name in values))
@@ -114,7 +114,7 @@ def _fairness(card: ModelCard) -> str:
 def _calibration(card: ModelCard) -> str:
     found = card.assessment.calibration
     if found is None:
-        return section("Calibration", "", none("Not a model of probabilities."))
+        return section("Calibration", "", empty_note("Not a model of probabilities."))
     caption = (
         f"Temperature {found.temperature:.3f}, fitted on validation rows, {'is in the model' if found.applied else 'would'}"
         f"{': it took' if found.applied else ' take'} the expected calibration error from {found.ece_before:.4f} to {found.ece_after:.4f} and the log loss "
@@ -124,18 +124,21 @@ def _calibration(card: ModelCard) -> str:
 
 
 def _robustness(card: ModelCard) -> str:
-    rows = [(escape(s.what), f"{s.before:.4f}", f"{s.after:.4f}", f"{s.lost:+.4f}") for s in card.assessment.robustness]
+    rows = [
+        (escape(s.perturbation), f"{s.before:.4f}", f"{s.after:.4f}", f"{s.loss:+.4f}")
+        for s in card.assessment.robustness
+    ]
     caption = f"{metrics.primary(card.task).name} on held-out rows whose inputs were spoilt."
     return section("Robustness", caption, table(("inputs", "before", "after", "lost"), rows))
 
 
 def _importance(card: ModelCard) -> str:
-    alone = {found.feature: found.skill for found in card.assessment.alone}
+    alone = {found.feature: found.skill for found in card.assessment.single_feature_skills}
     caption = (
         "What the model goes by. Skill alone is what a feature predicts without the others: 1 is the label itself."
     )
     rows = [
-        (escape(i.feature), f"{i.lost:.5f}", f"{i.spread:.5f}", _figure(alone.get(i.feature)))
+        (escape(i.feature), f"{i.loss:.5f}", f"{i.spread:.5f}", _figure(alone.get(i.feature)))
         for i in card.assessment.importance
     ]
     drawn = plot(plots.importance(card.assessment.importance, metrics.primary(card.task).name))

@@ -13,7 +13,7 @@ NOTABLE = 1.1
 """A slice whose loss is surely this many times that of other rows is a limit of the model."""
 
 
-class PartFacts(Frozen):
+class SplitFacts(Frozen):
     """Rows of one part of the frame: how many, from when to when (ISO 8601, UTC), and the mean label.
 
     The mean label of a multiclass task is of no use and left out.
@@ -35,7 +35,7 @@ class FeatureFacts(Frozen):
     missing: float
 
 
-class Lineage(Frozen):
+class CardLineage(Frozen):
     """What it takes to find everything that this version was made of."""
 
     run_id: str
@@ -58,7 +58,7 @@ class ModelCard(Stored):
     made_at: float
     purpose: str
     task: Task
-    parts: tuple[PartFacts, ...]
+    parts: tuple[SplitFacts, ...]
     features: tuple[FeatureFacts, ...]
     recipe: dict[str, dict[str, Any]]
     precision: str
@@ -70,7 +70,7 @@ class ModelCard(Stored):
     assessment: Assessment
     curve: tuple[tuple[float, float, int], ...]
     limits: tuple[str, ...]
-    lineage: Lineage
+    lineage: CardLineage
     override: str = ""
     compression: str = ""
 
@@ -79,13 +79,15 @@ class ModelCard(Stored):
         return all(check.passed for check in self.checks)
 
 
-def limits_of(parts: tuple[PartFacts, ...], features: tuple[FeatureFacts, ...], found: Assessment) -> tuple[str, ...]:
+def derive_limits(
+    parts: tuple[SplitFacts, ...], features: tuple[FeatureFacts, ...], found: Assessment
+) -> tuple[str, ...]:
     """What follows from the figures themselves; what else it must not be used for, its owner says."""
     test = parts[-1]
     told = [f"Judged on {test.rows:,} rows from {test.start} to {test.end}; of other times nothing was measured."]
     told += [
         f"Worse where {s.name}: {s.ratio:.2f} times the loss of other rows ({s.rows:,} rows)."
-        for s in (*found.slices, *found.found)
+        for s in (*found.slices, *found.discovered_slices)
         if s.low > NOTABLE
     ]
     gappy = [f"{f.name} ({f.missing:.0%})" for f in features if f.missing > 0.5]

@@ -8,10 +8,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cluster.web.drawing import FAINT, INK, STYLE, svg
+from cluster.web.drawing import FAINT, INK, STYLE, to_svg
 from trainers.evaluation.bootstrap import Interval
 from trainers.evaluation.explanations import Attribution, Importance
-from trainers.evaluation.slices import Measured
+from trainers.evaluation.slices import SliceResult
 
 BLUE, AMBER = "#3b82c4", "#d98324"
 MAX_BARS = 15
@@ -23,14 +23,14 @@ def importance(found: Sequence[Importance], metric: str) -> str:
     shown = list(found[:MAX_BARS])[::-1]
     figure, axes = _bars(len(shown))
     axes.barh(
-        [i.feature for i in shown], [i.lost for i in shown], xerr=[i.spread for i in shown], color=BLUE, ecolor=INK
+        [i.feature for i in shown], [i.loss for i in shown], xerr=[i.spread for i in shown], color=BLUE, ecolor=INK
     )
     axes.set_xlabel(f"{metric} lost when the feature is shuffled")
-    return svg(figure, "importance")
+    return to_svg(figure, "importance")
 
 
 @matplotlib.rc_context(STYLE)
-def slices(found: Sequence[Measured]) -> str:
+def slices(found: Sequence[SliceResult]) -> str:
     """Loss of each slice over that of all other rows; the line reaches down to what is sure."""
     shown = list(found[:MAX_BARS])[::-1]
     figure, axes = _bars(len(shown))
@@ -39,7 +39,7 @@ def slices(found: Sequence[Measured]) -> str:
     axes.plot([s.ratio for s in shown], names, "o", color=AMBER, ms=6)
     axes.axvline(1.0, color=INK, lw=0.8, ls=(0, (4, 3)))
     axes.set_xlabel("loss, as a multiple of all other rows'")
-    return svg(figure, "slices")
+    return to_svg(figure, "slices")
 
 
 @matplotlib.rc_context(STYLE)
@@ -52,7 +52,7 @@ def calibration(curve: Sequence[tuple[float, float, int]]) -> str:
     axes.set_xlabel("predicted")
     axes.set_ylabel("happened")
     axes.grid()
-    return svg(figure, "calibration")
+    return to_svg(figure, "calibration")
 
 
 @matplotlib.rc_context(STYLE)
@@ -64,7 +64,7 @@ def attribution(found: Attribution) -> str:
     axes.barh(names, [part for _, part in largest], color=[BLUE if part > 0 else AMBER for _, part in largest])
     axes.axvline(0.0, color=INK, lw=0.8)
     axes.set_xlabel(f"part of the score: {found.base:.3g} on average, {found.score:.3g} here")
-    return svg(figure, found.row)
+    return to_svg(figure, found.row)
 
 
 def interval(found: Interval) -> str:

@@ -1,40 +1,38 @@
-"""What there is to know of a candidate beyond its scores as a whole, and the checks that follow from it."""
+"""The full assessment of a candidate beyond its overall metrics, and the gate checks that follow from it."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ConfigDict, Field
 
 from cluster.row_losses import row_loss
 from cluster.values import Check, Frozen, Task
 from features.encoder import Arrays
 from trainers.evaluation import bootstrap, calibration, explanations, fairness, leakage, robustness, slices
 from trainers.evaluation.bootstrap import Interval
-from trainers.evaluation.calibration import Calibrated
-from trainers.evaluation.explanations import Attribution, Importance
-from trainers.evaluation.fairness import Groups
-from trainers.evaluation.leakage import Alone
+from trainers.evaluation.calibration import CalibrationResult
+from trainers.evaluation.explanations import Attribution, Importance, ScoreFunction
+from trainers.evaluation.fairness import GroupComparison
+from trainers.evaluation.leakage import SingleFeatureSkill
 from trainers.evaluation.quality_gate import GatePolicy
-from trainers.evaluation.robustness import Spoilt
-from trainers.evaluation.slices import Measured, Slice, SlicePolicy
+from trainers.evaluation.robustness import PerturbationResult
+from trainers.evaluation.slices import Slice, SlicePolicy, SliceResult
 from trainers.input_spec import InputSpec
-
-Score = Callable[[Arrays], np.ndarray]
 
 INTERVAL_RESAMPLES = 200
 IMPORTANCE_ROWS = 3_000
 IMPORTANCE_REPEATS = 2
 BACKGROUND_ROWS = 100
 SHAPLEY_ORDERS = 25
-VALUE_LETTERS = 40
+MAX_VALUE_LENGTH = 40
 
 
-class Part(NamedTuple):
-    """Rows of the frame: as they are, encoded, their labels, and the exported model's scores."""
+class ScoredSplit(NamedTuple):
+    """Rows of one split of the frame: as they are, encoded, their labels, and the exported model's scores."""
 
     table: pa.Table
     arrays: Arrays
@@ -42,139 +40,156 @@ class Part(NamedTuple):
     scores: np.ndarray
 
 
-class Evidence(NamedTuple):
-    """What a candidate is assessed by. ``score`` is the exported model; ``temperature`` is the one in it (1: none).
+class CandidateEvidence(NamedTuple):
+    """The model and the rows that a candidate is assessed on.
 
-    ``champion_scores`` are the champion's on the test rows. ``train`` may be a sample.
+    Attributes:
+        task: The candidate's task.
+        inputs: The candidate's inputs.
+        score: The exported model.
+        train: Training rows; a sample will do. Their scores are not used.
+        validation: Validation rows.
+        test: Held-out rows.
+        temperature: The temperature that the exported model contains; 1 without one.
+        champion_scores: The champion's scores of the test rows; None without a champion.
     """
 
     task: Task
     inputs: InputSpec
-    score: Score
-    train: Part
-    validation: Part
-    test: Part
+    score: ScoreFunction
+    train: ScoredSplit
+    validation: ScoredSplit
+    test: ScoredSplit
     temperature: float = 1.0
     champion_scores: np.ndarray | None = None
 
 
 class Assessment(Frozen):
-    """What was found on the held-out rows. ``slices`` are the declared ones, ``found`` those that the search proposed."""
+    """The results on the held-out rows. ``slices`` are the declared ones, ``discovered_slices`` those found by search."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     metrics: dict[str, Interval]
-    slices: tuple[Measured, ...]
-    found: tuple[Measured, ...]
-    fairness: tuple[Groups, ...]
-    calibration: Calibrated | None
-    robustness: tuple[Spoilt, ...]
-    alone: tuple[Alone, ...]
+    slices: tuple[SliceResult, ...]
+    # Cards have stored these as "found" and "alone" from the first version on.
+    discovered_slices: tuple[SliceResult, ...] = Field(validation_alias="found", serialization_alias="found")
+    fairness: tuple[GroupComparison, ...]
+    calibration: CalibrationResult | None
+    robustness: tuple[PerturbationResult, ...]
+    single_feature_skills: tuple[SingleFeatureSkill, ...] = Field(validation_alias="alone", serialization_alias="alone")
     importance: tuple[Importance, ...]
     attributions: tuple[Attribution, ...]
 
 
-def assess(policy: GatePolicy, given: Evidence) -> Assessment:
-    """Look at everything. Raises ProjectError for a declared column that the frame has not."""
-    task, test = given.task, given.test
-    declared, found = _slices(policy, given)
+def assess(policy: GatePolicy, evidence: CandidateEvidence) -> Assessment:
+    """Measure a candidate in every respect.
+
+    Raises:
+        ProjectError: The frame does not have a column that the policy names.
+    """
+    task, inputs, test = evidence.task, evidence.inputs, evidence.test
+    declared, discovered = _slices(policy.slices, evidence)
     return Assessment(
-        metrics=bootstrap.intervals(
+        metrics=bootstrap.confidence_intervals(
             task, test.scores, test.labels, alpha=policy.alpha, resamples=INTERVAL_RESAMPLES, seed=policy.seed
         ),
         slices=declared,
-        found=found,
+        discovered_slices=discovered,
         fairness=fairness.measure(policy.fairness, task, test.table, test.scores, test.labels),
-        calibration=_calibration(given),
+        calibration=_calibration(evidence),
         robustness=robustness.measure(
-            policy.robustness, task, given.inputs, given.score, test.arrays, test.labels, policy.seed
+            policy.robustness, task, inputs, evidence.score, test.arrays, test.labels, policy.seed
         ),
-        alone=leakage.skills(task, given.inputs, given.train.arrays, given.train.labels),
-        importance=_importance(policy, given),
-        attributions=_attributions(policy, given),
+        single_feature_skills=leakage.single_feature_skills(task, inputs, evidence.train.arrays, evidence.train.labels),
+        importance=_importance(policy, evidence),
+        attributions=_attributions(policy, evidence),
     )
 
 
-def judge(policy: GatePolicy, task: Task, found: Assessment) -> tuple[Check, ...]:
-    """The checks, as far as limits are declared."""
+def check(policy: GatePolicy, task: Task, assessment: Assessment) -> tuple[Check, ...]:
+    """Check an assessment against the limits that the policy declares."""
     return (
-        *slices.judge(policy.slices, (*found.slices, *found.found)),
-        *fairness.judge(policy.fairness, found.fairness),
-        *calibration.judge(found.calibration, policy.max_calibration_loss),
-        *robustness.judge(found.robustness, task, policy.robustness.max_loss),
-        *leakage.judge(found.alone, policy.max_alone),
+        *slices.check(policy.slices, (*assessment.slices, *assessment.discovered_slices)),
+        *fairness.check(policy.fairness, assessment.fairness),
+        *calibration.check(assessment.calibration, policy.max_calibration_loss),
+        *robustness.check(assessment.robustness, task, policy.robustness.max_loss),
+        *leakage.check(assessment.single_feature_skills, policy.max_alone),
     )
 
 
-def _slices(policy: GatePolicy, given: Evidence) -> tuple[tuple[Measured, ...], tuple[Measured, ...]]:
+def _slices(
+    policy: SlicePolicy, evidence: CandidateEvidence
+) -> tuple[tuple[SliceResult, ...], tuple[SliceResult, ...]]:
     """The declared slices, and those that validation rows propose; both measured on test rows."""
-    rules, test = policy.slices, given.test.table
-    losses, champion = _losses(given.task, given.test), None
-    if given.champion_scores is not None:
-        champion = row_loss(given.task, given.champion_scores, given.test.labels)
+    test, losses, champion = evidence.test.table, _losses(evidence.task, evidence.test), None
+    if evidence.champion_scores is not None:
+        champion = row_loss(evidence.task, evidence.champion_scores, evidence.test.labels)
     declared = [
-        slices.measure(rules, slices.of_column(cut), test, losses, champion, name)
-        for name, cut in slices.cuts_of(rules, test, rules.columns).items()
+        slices.measure(policy, slices.column_slices(binning), test, losses, champion, name)
+        for name, binning in slices.fit_binnings(policy, test, policy.columns).items()
     ]
-    found = slices.measure(rules, _proposed(rules, given), test, losses, champion) if rules.search else ()
-    return tuple(itertools.chain.from_iterable(declared)), found
+    proposals = _proposals(policy, evidence) if policy.search else ()
+    return tuple(itertools.chain.from_iterable(declared)), slices.measure(policy, proposals, test, losses, champion)
 
 
-def _proposed(rules: SlicePolicy, given: Evidence) -> tuple[Slice, ...]:
-    past = given.validation
-    cuts = slices.cuts_of(rules, past.table, (*given.inputs.numbers, *given.inputs.categories))
-    return slices.propose(rules, cuts, past.table, _losses(given.task, past))
+def _proposals(policy: SlicePolicy, evidence: CandidateEvidence) -> tuple[Slice, ...]:
+    validation = evidence.validation
+    columns = (*evidence.inputs.numbers, *evidence.inputs.categories)
+    binnings = slices.fit_binnings(policy, validation.table, columns)
+    return slices.propose(policy, binnings, validation.table, _losses(evidence.task, validation))
 
 
-def _losses(task: Task, part: Part) -> np.ndarray:
-    return row_loss(task, part.scores, part.labels)
+def _losses(task: Task, split: ScoredSplit) -> np.ndarray:
+    return row_loss(task, split.scores, split.labels)
 
 
-def _calibration(given: Evidence) -> Calibrated | None:
-    """Of a model without a temperature: what the best one would do."""
-    task, applied = given.task, given.temperature != 1.0
+def _calibration(evidence: CandidateEvidence) -> CalibrationResult | None:
+    """For a model without a temperature: the effect of the best one."""
+    task, test, validation = evidence.task, evidence.test, evidence.validation
     if task.kind == "regression":
         return None
-    raw = calibration.tempered(task, given.test.scores, 1 / given.temperature) if applied else given.test.scores
-    temperature = (
-        given.temperature
-        if applied
-        else calibration.fit_temperature(task, given.validation.scores, given.validation.labels)
-    )
-    return calibration.measure(task, raw, given.test.labels, temperature, applied)
+    if evidence.temperature != 1.0:
+        raw = calibration.apply_temperature(task, test.scores, 1 / evidence.temperature)
+        return calibration.measure(task, raw, test.labels, evidence.temperature, applied=True)
+    temperature = calibration.fit_temperature(task, validation.scores, validation.labels)
+    return calibration.measure(task, test.scores, test.labels, temperature, applied=False)
 
 
-def _importance(policy: GatePolicy, given: Evidence) -> tuple[Importance, ...]:
-    step = max(1, len(given.test.labels) // IMPORTANCE_ROWS)
-    arrays = {name: values[::step] for name, values in given.test.arrays.items()}
-    labels = given.test.labels[::step]
-    return explanations.permutation(
-        given.task, given.inputs, given.score, arrays, labels, repeats=IMPORTANCE_REPEATS, seed=policy.seed
+def _importance(policy: GatePolicy, evidence: CandidateEvidence) -> tuple[Importance, ...]:
+    step = max(1, len(evidence.test.labels) // IMPORTANCE_ROWS)
+    arrays = {name: values[::step] for name, values in evidence.test.arrays.items()}
+    labels = evidence.test.labels[::step]
+    return explanations.permutation_importance(
+        evidence.task, evidence.inputs, evidence.score, arrays, labels, repeats=IMPORTANCE_REPEATS, seed=policy.seed
     )
 
 
-def _attributions(policy: GatePolicy, given: Evidence) -> tuple[Attribution, ...]:
+def _attributions(policy: GatePolicy, evidence: CandidateEvidence) -> tuple[Attribution, ...]:
     """Of the rows with the highest, the middle and the lowest score (multiclass: of the likeliest class)."""
-    scores = given.test.scores
+    scores = evidence.test.scores
     order = np.argsort(scores if scores.ndim == 1 else scores.max(axis=1), kind="stable")
     chosen = {"highest score": order[-1], "middle score": order[len(order) // 2], "lowest score": order[0]}
-    return tuple(_attribution(policy, given, name, int(at)) for name, at in chosen.items())
+    return tuple(_attribution(policy, evidence, name, int(at)) for name, at in chosen.items())
 
 
-def _attribution(policy: GatePolicy, given: Evidence, name: str, at: int) -> Attribution:
-    task, test = given.task, given.test
-    explained = int(test.scores[at].argmax()) if task.wide else 0
+def _attribution(policy: GatePolicy, evidence: CandidateEvidence, name: str, at: int) -> Attribution:
+    task, test = evidence.task, evidence.test
+    output = int(test.scores[at].argmax()) if task.wide else 0
     row = {array: values[at : at + 1] for array, values in test.arrays.items()}
     step = max(1, len(test.labels) // BACKGROUND_ROWS)
     background = {array: values[::step] for array, values in test.arrays.items()}
 
-    def one(arrays: Arrays) -> np.ndarray:
-        scores = given.score(arrays)
-        return scores[:, explained] if scores.ndim > 1 else scores
+    def score(arrays: Arrays) -> np.ndarray:
+        scores = evidence.score(arrays)
+        return scores[:, output] if scores.ndim > 1 else scores
 
-    base, parts = explanations.shapley(given.inputs, one, row, background, orders=SHAPLEY_ORDERS, seed=policy.seed)
-    label = task.classes[explained] if task.wide else task.label
-    values = {feature: _told(test.table[feature][at].as_py()) for feature in parts}
+    base, parts = explanations.shapley_values(
+        evidence.inputs, score, row, background, orders=SHAPLEY_ORDERS, seed=policy.seed
+    )
+    label = task.classes[output] if task.wide else task.label
+    values = {feature: _format_value(test.table[feature][at].as_py()) for feature in parts}
     return Attribution(row=name, output=label, base=base, score=base + sum(parts.values()), parts=parts, values=values)
 
 
-def _told(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[:VALUE_LETTERS]
+def _format_value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[:MAX_VALUE_LENGTH]

@@ -1,4 +1,4 @@
-"""Columns of any kind as a few values each, so that rows can be sliced by them."""
+"""Columns of any type as a few bins each, so that rows can be sliced by them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pyarrow.compute as pc
 from cluster.errors import ProjectError
 from cluster.values import Frozen
 
-NOWHERE = -1
+NO_BIN = -1
 MISSING = "missing"
 MAX_VALUES = 100
 
 
-class Cut(Frozen):
-    """How a column is cut: a number into ranges between ``edges``, anything else into its frequent ``values``.
+class Binning(Frozen):
+    """How a column is divided into bins: a number by ``edges``, any other column by its frequent ``values``.
 
-    Missing comes last and counts as a value. Values that are not among the frequent ones lie in no slice.
+    The last bin holds missing values. Values that are not frequent fall into no bin.
     """
 
     column: str
@@ -27,18 +27,35 @@ class Cut(Frozen):
     values: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, table: pa.Table, column: str, bins: int, min_rows: int) -> Self:
-        """Cut as these rows suggest: quantiles of a number, the values of at least ``min_rows`` rows of a category.
+    def fit(cls, table: pa.Table, column: str, bins: int, min_rows: int) -> Self:
+        """Choose the bins of a column from its rows.
 
-        Raises ProjectError for a column that is not there, or is a date or a tensor.
+        Args:
+            table: The rows.
+            column: The column to bin.
+            bins: Number of quantile ranges of a number.
+            min_rows: A category has a bin of its own from this many rows, for at most ``MAX_VALUES`` categories.
+
+        Raises:
+            ProjectError: The column does not exist, or is a date or a tensor.
         """
         if column not in table.column_names:
             names = ", ".join(table.column_names)
-            raise ProjectError(f"the gate slices by {column!r}, which the frame has not", f"it has {names}")
+            raise ProjectError(
+                f"gate slice column {column!r} is not in the training frame",
+                f"use one of its columns: {names}",
+                code="project.unknown_gate_column",
+                column=column,
+            )
         values = table[column]
         if pa.types.is_nested(values.type) or pa.types.is_temporal(values.type):
-            what = f"the gate cannot slice by {column!r}, which is {values.type}"
-            raise ProjectError(what, "name numbers and categories")
+            raise ProjectError(
+                f"gate slice column {column!r} has type {values.type}, which has no bins",
+                "slice by numbers and categories",
+                code="project.gate_column_type",
+                column=column,
+                type=str(values.type),
+            )
         if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
             return cls(column=column, edges=_edges(_floats(values), bins))
         counts = pc.value_counts(values.drop_null().cast(pa.string())).to_pylist()
@@ -47,7 +64,7 @@ class Cut(Frozen):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What each code stands for."""
+        """The name of each bin."""
         if self.edges:
             lows = ("", *(f"{edge:.4g} <= " for edge in self.edges))
             highs = (*(f" < {edge:.4g}" for edge in self.edges), "")
@@ -57,16 +74,16 @@ class Cut(Frozen):
         return (*(f"{self.column} = {value}" for value in self.values), f"{self.column} {MISSING}")
 
     def codes(self, table: pa.Table) -> np.ndarray:
-        """For each row the index into ``labels``, int64; -1 lies in no slice."""
+        """The bin of each row as an index into ``labels``, int64 [n]; ``NO_BIN`` for rows without one."""
         values, last = table[self.column], len(self.labels) - 1
         if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
             numbers = _floats(values)
-            # Without an edge all known values are alike: there is nothing to tell apart but missing.
-            known = np.searchsorted(self.edges, numbers, side="right") if self.edges else np.full(len(numbers), NOWHERE)
+            # Without an edge all known values are alike: only missing values differ from them.
+            known = np.searchsorted(self.edges, numbers, side="right") if self.edges else np.full(len(numbers), NO_BIN)
             return np.where(np.isnan(numbers), last, known)
         text = values.cast(pa.string())
-        found = pc.index_in(text, pa.array(self.values, pa.string())).fill_null(NOWHERE)
-        return np.where(np.asarray(pc.is_null(text)), last, np.asarray(found)).astype(np.int64)
+        bins = pc.index_in(text, pa.array(self.values, pa.string())).fill_null(NO_BIN)
+        return np.where(np.asarray(pc.is_null(text)), last, np.asarray(bins)).astype(np.int64)
 
 
 def _floats(values: pa.ChunkedArray) -> np.ndarray:

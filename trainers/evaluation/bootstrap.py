@@ -1,4 +1,4 @@
-"""How sure a metric is: bootstrap over rows, by their percentiles (Efron & Tibshirani 1993, chapter 13)."""
+"""Uncertainty of metrics: percentile bootstrap over rows (Efron & Tibshirani 1993, chapter 13)."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from trainers.metrics import Weighted
 
 
 class Interval(Frozen):
-    """A metric's value, and the interval that covers the true one with the stated confidence."""
+    """The value of a metric and its confidence interval."""
 
     value: float
     low: float
     high: float
 
 
-class Difference(Frozen):
-    """By how much a candidate is better than a champion (negative: worse), and a lower bound of that."""
+class PairedDifference(Frozen):
+    """By how much a candidate is better than another model (negative: worse), and a lower bound of it."""
 
     value: float
     low: float
 
 
-def intervals(
+def confidence_intervals(
     task: Task, scores: np.ndarray, labels: np.ndarray, *, alpha: float, resamples: int, seed: int
 ) -> dict[str, Interval]:
     """Every metric of the task with its two-sided interval of confidence 1 - ``alpha``."""
     metrics = {name: task_metrics.prepare(task, name, scores, labels) for name in task_metrics.METRICS[task.kind]}
-    drawn = draws(metrics, len(labels), resamples, seed)
+    samples = resample(metrics, len(labels), resamples, seed)
     return {
         name: Interval(
-            value=metric(None), low=_quantile(drawn[name], alpha / 2), high=_quantile(drawn[name], 1 - alpha / 2)
+            value=metric(None), low=_quantile(samples[name], alpha / 2), high=_quantile(samples[name], 1 - alpha / 2)
         )
         for name, metric in metrics.items()
     }
@@ -43,35 +43,55 @@ def intervals(
 def paired_difference(
     task: Task,
     candidate: np.ndarray,
-    champion: np.ndarray,
+    reference: np.ndarray,
     labels: np.ndarray,
     *,
     alpha: float,
     resamples: int,
     seed: int,
-) -> Difference:
-    """Difference of the primary metric with its one-sided bound. Both models are scored on the same draw of rows."""
+) -> PairedDifference:
+    """Difference of the primary metric with its one-sided bound of confidence 1 - ``alpha``.
+
+    Args:
+        task: The task of both models.
+        candidate: Scores of the candidate.
+        reference: Scores of the model it is compared with, on the same rows. Both see the same resamples.
+        labels: Labels of the rows.
+        alpha: Error of the bound.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+    """
     metric = task_metrics.primary(task)
     sign = 1.0 if metric.direction == "max" else -1.0
-    ours, theirs = (task_metrics.prepare(task, metric.name, scores, labels) for scores in (candidate, champion))
+    ours, theirs = (task_metrics.prepare(task, metric.name, scores, labels) for scores in (candidate, reference))
 
-    def better(weights: np.ndarray | None) -> float:
+    def improvement(weights: np.ndarray | None) -> float:
         return sign * (ours(weights) - theirs(weights))
 
-    drawn = draws({"difference": better}, len(labels), resamples, seed)["difference"]
-    return Difference(value=better(None), low=_quantile(drawn, alpha))
+    samples = resample({"difference": improvement}, len(labels), resamples, seed)["difference"]
+    return PairedDifference(value=improvement(None), low=_quantile(samples, alpha))
 
 
-def draws(metrics: Mapping[str, Weighted], rows: int, resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """Each metric [resamples] under the same resamplings of ``rows``, as counts of how often a row was drawn."""
+def resample(metrics: Mapping[str, Weighted], rows: int, resamples: int, seed: int) -> dict[str, np.ndarray]:
+    """Evaluate metrics on bootstrap samples; all metrics see the same ones.
+
+    Args:
+        metrics: Each as a function of row weights, here how often a sample contains a row.
+        rows: Number of rows.
+        resamples: Number of samples.
+        seed: Seed of the samples.
+
+    Returns:
+        Values [resamples] of each metric.
+    """
     generator = np.random.default_rng(seed)
-    found = {name: np.empty(resamples) for name in metrics}
+    samples = {name: np.empty(resamples) for name in metrics}
     for i in range(resamples):
         weights = np.bincount(generator.integers(rows, size=rows), minlength=rows).astype(np.float64)
         for name, metric in metrics.items():
-            found[name][i] = metric(weights)
-    return found
+            samples[name][i] = metric(weights)
+    return samples
 
 
-def _quantile(drawn: np.ndarray, share: float) -> float:
-    return float(np.quantile(drawn, share))
+def _quantile(samples: np.ndarray, share: float) -> float:
+    return float(np.quantile(samples, share))

@@ -1,7 +1,7 @@
-"""Probabilities that mean what they say: temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks").
+"""Temperature scaling of probabilities (Guo et al. 2017, "On Calibration of Modern Neural Networks").
 
-One number, fitted on validation rows, divides the logits. It changes no ranking and no predicted class, and lies in the exported
-graph as a constant. Works from probabilities: their logarithms are the logits up to a constant that softmax ignores.
+One number, fitted on validation rows, divides the logits. It changes no ranking and no predicted class, and is a constant
+of the exported graph. It works from probabilities: their logarithms are the logits up to a constant that softmax ignores.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from cluster.values import Check, Frozen, Task
 from trainers import metrics
 from trainers.evaluation import check_builders
 
-COLDEST, HOTTEST = 0.05, 20.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 LOGIT_FLOOR = 1e-7
 """Probabilities are clipped to [floor, 1 - floor] before their logits are taken."""
 
 
-class Calibrated(Frozen):
-    """What a temperature does to held-out rows; ``applied`` when the exported model has it, else it is what would be."""
+class CalibrationResult(Frozen):
+    """Calibration of held-out rows before and after a temperature.
+
+    ``applied``: the exported model contains the temperature; otherwise the figures say what it would change.
+    """
 
     temperature: float
     applied: bool
@@ -33,23 +36,32 @@ class Calibrated(Frozen):
     log_loss_after: float
 
 
-def require(task: Task, calibrate: str) -> None:
-    """Raises ProjectError where there is nothing to calibrate."""
+def require_probabilities(task: Task, calibrate: str) -> None:
+    """Check that the task has probabilities when its training asks for calibration.
+
+    Raises:
+        ProjectError: The task is a regression, and ``calibrate`` is not "none".
+    """
     if calibrate != "none" and task.kind == "regression":
-        raise ProjectError(f"calibrate={calibrate!r}: a regression has no probabilities", "leave calibrate out")
+        raise ProjectError(
+            f"calibrate={calibrate!r}, but a regression predicts no probabilities",
+            "remove calibrate from TrainConfig",
+            code="project.regression_calibration",
+            calibrate=calibrate,
+        )
 
 
 def fit_temperature(task: Task, scores: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with the least log loss, between 0.05 and 20; above 1 when ``scores`` are too sure of themselves."""
+    """The temperature with the least log loss, between 0.05 and 20; above 1 when ``scores`` are overconfident."""
 
     def loss(log_temperature: float) -> float:
         return float(_loss(task, scores, labels, float(np.exp(log_temperature))))
 
-    found = minimize_scalar(loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
-    return float(np.exp(found.x))
+    best = minimize_scalar(loss, bounds=(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)), method="bounded")
+    return float(np.exp(best.x))
 
 
-def tempered(task: Task, scores: np.ndarray, temperature: float) -> np.ndarray:
+def apply_temperature(task: Task, scores: np.ndarray, temperature: float) -> np.ndarray:
     """``scores`` with their logits divided by ``temperature``, float64."""
     return np.asarray(
         softmax(_logits(task, scores) / temperature, axis=1)
@@ -58,14 +70,22 @@ def tempered(task: Task, scores: np.ndarray, temperature: float) -> np.ndarray:
     )
 
 
-def measure(task: Task, raw: np.ndarray, labels: np.ndarray, temperature: float, applied: bool) -> Calibrated:
-    """``raw`` are the scores without a temperature."""
-    before, after = raw, tempered(task, raw, temperature)
+def measure(task: Task, raw: np.ndarray, labels: np.ndarray, temperature: float, applied: bool) -> CalibrationResult:
+    """Calibration error and log loss with and without a temperature.
+
+    Args:
+        task: A task with probabilities.
+        raw: Scores without a temperature.
+        labels: Labels of the same rows.
+        temperature: The temperature to measure.
+        applied: Whether the exported model contains it.
+    """
+    before, after = raw, apply_temperature(task, raw, temperature)
     ece, loss = (
         {k: metrics.prepare(task, name, s, labels)(None) for k, s in ((0, before), (1, after))}
         for name in ("ece", "log_loss")
     )
-    return Calibrated(
+    return CalibrationResult(
         temperature=temperature,
         applied=applied,
         ece_before=ece[0],
@@ -75,11 +95,14 @@ def measure(task: Task, raw: np.ndarray, labels: np.ndarray, temperature: float,
     )
 
 
-def judge(found: Calibrated | None, limit: float) -> Iterator[Check]:
-    """A temperature that was asked for may not make things worse on rows it was not fitted on."""
-    if found is not None and found.applied:
-        what = f"calibration error with temperature {found.temperature:.3g} is {found.ece_after:.4f}, without {found.ece_before:.4f}: added"
-        yield check_builders.at_most("calibration", found.ece_after - found.ece_before, limit, what)
+def check(result: CalibrationResult | None, limit: float) -> Iterator[Check]:
+    """A temperature in the model may add at most ``limit`` to the calibration error of rows it was not fitted on."""
+    if result is not None and result.applied:
+        what = (
+            f"calibration error is {result.ece_after:.4f} with temperature {result.temperature:.3g} and "
+            f"{result.ece_before:.4f} without: the increase of"
+        )
+        yield check_builders.at_most("calibration", result.ece_after - result.ece_before, limit, what)
 
 
 def _logits(task: Task, scores: np.ndarray) -> np.ndarray:
@@ -88,9 +111,9 @@ def _logits(task: Task, scores: np.ndarray) -> np.ndarray:
 
 
 def _loss(task: Task, scores: np.ndarray, labels: np.ndarray, temperature: float) -> float:
-    """Mean log loss, from logits: no probability is clipped on the way."""
+    """Mean log loss, computed from logits so that no probability is clipped again."""
     logits = _logits(task, scores) / temperature
     if task.kind != "multiclass":
         return float(np.mean(np.logaddexp(0.0, np.where(labels == 1, -logits, logits))))
-    given = log_softmax(logits, axis=1)[np.arange(len(labels)), labels.astype(int)]
-    return float(-given.mean())
+    label_logs = log_softmax(logits, axis=1)[np.arange(len(labels)), labels.astype(int)]
+    return float(-label_logs.mean())

@@ -1,4 +1,4 @@
-"""A check of the gate in words: its value, its limit, its verdict."""
+"""Builders of gate checks: value, limit, verdict and reason."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from cluster.values import Check
 
 
 def at_least(name: str, value: float, limit: float, what: str) -> Check:
-    """Holds when ``value`` >= ``limit``; a value that is not a number does not hold."""
+    """Passes when ``value`` >= ``limit``; NaN fails. ``what`` describes the value at the start of the reason."""
     return _check(name, value, limit, value >= limit, "at least", what)
 
 
 def at_most(name: str, value: float, limit: float, what: str) -> Check:
-    """Holds when ``value`` <= ``limit``; a value that is not a number does not hold."""
+    """Passes when ``value`` <= ``limit``; NaN fails. ``what`` describes the value at the start of the reason."""
     return _check(name, value, limit, value <= limit, "at most", what)
 
 
-def if_limited(name: str, value: float, limit: float | None, what: str) -> Iterator[Check]:
-    """``at_most``, where there is a limit."""
+def at_most_if_limited(name: str, value: float, limit: float | None, what: str) -> Iterator[Check]:
+    """``at_most`` when there is a limit, otherwise no check."""
     if limit is not None:
         yield at_most(name, value, limit, what)
 

@@ -1,9 +1,9 @@
-"""Which features a model goes by: over all rows by permutation, for one row by Shapley values.
+"""Which features a model relies on: over all rows by permutation, for one row by Shapley values.
 
-Permutation (Breiman 2001, "Random Forests", section 10): what the primary metric loses when a feature's values are dealt out to
-other rows. Shapley values by sampling orders of features (Štrumbelj & Kononenko 2014): the score's way from a background row to the
-row, one feature at a time. Both ask the exported model alone, so they hold for any module, with missing values and codes as they
-come; a tensor is one feature. Why not captum: docs/decisions/0030.
+Permutation importance (Breiman 2001, "Random Forests", section 10): the loss of the primary metric when a feature's values
+are shuffled between rows. Shapley values by sampling orders of features (Štrumbelj & Kononenko 2014): the path of the score
+from a background row to the explained row, one feature at a time. Both only call the exported model, so they hold for any
+module, with missing values and codes as they are; a tensor is one feature. docs/decisions/0030 says why not captum.
 """
 
 from __future__ import annotations
@@ -13,34 +13,40 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
 from cluster.values import Frozen, Task
 from features.encoder import Arrays
 from trainers import metrics
 from trainers.input_spec import InputSpec
 
-Score = Callable[[Arrays], np.ndarray]
+ScoreFunction = Callable[[Arrays], np.ndarray]
+"""Encoded rows in, scores of these rows out (cluster.values.Task)."""
 
 
-class Place(NamedTuple):
-    """The columns of an array that a feature fills."""
+class FeatureLocation(NamedTuple):
+    """The encoded array that holds a feature, and the columns that it fills."""
 
     array: str
     columns: slice
 
 
 class Importance(Frozen):
-    """A feature and what the primary metric loses without it: the mean over repeats, and their standard deviation."""
+    """A feature and the loss of the primary metric without it: mean and standard deviation over repeats."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     feature: str
-    lost: float
+    # Cards have stored it as "lost" from the first version on.
+    loss: float = Field(validation_alias="lost", serialization_alias="lost")
     spread: float
 
 
 class Attribution(Frozen):
-    """How one row came by its score: ``base`` is the mean over background rows; the ``parts`` add up to the difference.
+    """The contribution of each feature to one row's score.
 
-    ``output`` is the class that is explained, of a multiclass task; ``values`` are the features as the frame has them.
+    ``base`` is the mean score over background rows; ``parts`` add up to the difference from it. ``output`` is the explained
+    class or label; ``values`` are the features as the training frame holds them.
     """
 
     row: str
@@ -51,67 +57,87 @@ class Attribution(Frozen):
     values: dict[str, str]
 
 
-def places(inputs: InputSpec) -> dict[str, Place]:
-    """Where each feature lies."""
-    found = {name: Place("numbers", slice(i, i + 1)) for i, name in enumerate(inputs.numbers)}
-    at = len(inputs.numbers)
+def feature_locations(inputs: InputSpec) -> dict[str, FeatureLocation]:
+    """Where the encoded arrays hold each feature."""
+    numbers = {name: FeatureLocation("numbers", slice(i, i + 1)) for i, name in enumerate(inputs.numbers)}
+    at, tensors = len(inputs.numbers), {}
     for column in inputs.tensors:
         size = math.prod(column.shape)
-        found[column.name] = Place("numbers", slice(at, at + size))
+        tensors[column.name] = FeatureLocation("numbers", slice(at, at + size))
         at += size
-    return found | {name: Place("codes", slice(i, i + 1)) for i, name in enumerate(inputs.categories)}
+    codes = {name: FeatureLocation("codes", slice(i, i + 1)) for i, name in enumerate(inputs.categories)}
+    return numbers | tensors | codes
 
 
-def permutation(
-    task: Task, inputs: InputSpec, score: Score, arrays: Arrays, labels: np.ndarray, *, repeats: int, seed: int
+def permutation_importance(
+    task: Task, inputs: InputSpec, score: ScoreFunction, arrays: Arrays, labels: np.ndarray, *, repeats: int, seed: int
 ) -> tuple[Importance, ...]:
-    """Every feature, the most important first."""
+    """Importance of every feature, the largest first.
+
+    Args:
+        task: The model's task.
+        inputs: The model's inputs.
+        score: The model.
+        arrays: Encoded rows.
+        labels: Labels of the rows.
+        repeats: How often each feature is shuffled.
+        seed: Seed of the shuffles.
+    """
     metric, generator = metrics.primary(task), np.random.default_rng(seed)
     sign = 1.0 if metric.direction == "max" else -1.0
 
-    def quality(given: Arrays) -> float:
-        return sign * metrics.prepare(task, metric.name, score(given), labels)(None)
+    def quality(rows: Arrays) -> float:
+        return sign * metrics.prepare(task, metric.name, score(rows), labels)(None)
 
     whole = quality(arrays)
-    found = []
-    for name, place in places(inputs).items():
-        lost = [whole - quality(_dealt(arrays, place, generator)) for _ in range(repeats)]
-        found.append(Importance(feature=name, lost=float(np.mean(lost)), spread=float(np.std(lost))))
-    return tuple(sorted(found, key=lambda importance: -importance.lost))
+    importances = []
+    for name, location in feature_locations(inputs).items():
+        losses = [whole - quality(_shuffle(arrays, location, generator)) for _ in range(repeats)]
+        importances.append(Importance(feature=name, loss=float(np.mean(losses)), spread=float(np.std(losses))))
+    return tuple(sorted(importances, key=lambda importance: -importance.loss))
 
 
-def shapley(
-    inputs: InputSpec, score: Callable[[Arrays], np.ndarray], row: Arrays, background: Arrays, *, orders: int, seed: int
+def shapley_values(
+    inputs: InputSpec, score: ScoreFunction, row: Arrays, background: Arrays, *, orders: int, seed: int
 ) -> tuple[float, dict[str, float]]:
-    """The mean of ``score`` over the background rows that were drawn, and each feature's part of the row's score.
+    """Shapley values of one row by sampled orders of features.
 
-    ``row`` has one row; ``score`` gives one number a row. Every order is walked in both directions, each from a background
-    row of its own, which lowers the variance (Mitchell et al. 2022, "Sampling Permutations for Shapley Value Estimation").
+    Every order is walked in both directions, each from its own background row, which lowers the variance
+    (Mitchell et al. 2022, "Sampling Permutations for Shapley Value Estimation").
+
+    Args:
+        inputs: The model's inputs.
+        score: The model, with one number for each row.
+        row: One encoded row.
+        background: Encoded rows to start from.
+        orders: Number of orders to sample.
+        seed: Seed of the orders and background rows.
+
+    Returns:
+        The mean score of the sampled background rows, and each feature's part of the row's score.
     """
-    where, generator = places(inputs), np.random.default_rng(seed)
-    names, rows = list(where), len(background["numbers"])
+    locations, generator = feature_locations(inputs), np.random.default_rng(seed)
+    names, rows = list(locations), len(background["numbers"])
     walks = []
     for _ in range(orders):
         order = generator.permutation(len(names))
         walks += [(order, int(generator.integers(rows))), (order[::-1], int(generator.integers(rows)))]
     steps = len(names) + 1
-    walked = {
+    path = {
         name: np.repeat(values[[start for _, start in walks]], steps, axis=0) for name, values in background.items()
     }
     for i, (order, _) in enumerate(walks):
-        for done, feature in enumerate(order):
-            place = where[names[feature]]
-            walked[place.array][i * steps + done + 1 : (i + 1) * steps, place.columns] = row[place.array][
-                0, place.columns
-            ]
-    scores = np.asarray(score(walked), np.float64).reshape(len(walks), steps)
+        for position, feature in enumerate(order):
+            array, columns = locations[names[feature]]
+            path[array][i * steps + position + 1 : (i + 1) * steps, columns] = row[array][0, columns]
+    scores = np.asarray(score(path), np.float64).reshape(len(walks), steps)
     parts = np.zeros(len(names))
-    for (order, _), gained in zip(walks, np.diff(scores, axis=1), strict=True):
-        parts[order] += gained / len(walks)
+    for (order, _), differences in zip(walks, np.diff(scores, axis=1), strict=True):
+        parts[order] += differences / len(walks)
     return float(scores[:, 0].mean()), dict(zip(names, parts.tolist(), strict=True))
 
 
-def _dealt(arrays: Arrays, place: Place, generator: np.random.Generator) -> Arrays:
-    values = arrays[place.array].copy()
-    values[:, place.columns] = values[generator.permutation(len(values)), place.columns]
-    return {**arrays, place.array: values}
+def _shuffle(arrays: Arrays, location: FeatureLocation, generator: np.random.Generator) -> Arrays:
+    values = arrays[location.array].copy()
+    values[:, location.columns] = values[generator.permutation(len(values)), location.columns]
+    return {**arrays, location.array: values}

@@ -1,8 +1,8 @@
-"""Whether a model treats groups of rows alike, by fairlearn's metrics.
+"""Differences of a model's results between groups of rows, by fairlearn's metrics.
 
-Demographic parity and equalised odds as in Hardt, Price & Srebro 2016, "Equality of Opportunity in Supervised Learning": the
-difference between the groups with the largest and the smallest share of positive answers; the larger of the differences between
-true and between false positive rates. What is a limit to hold is for the project to say.
+Demographic parity and equalized odds as in Hardt, Price & Srebro 2016, "Equality of Opportunity in Supervised Learning": the
+difference between the groups with the largest and the smallest share of positive predictions; the larger of the differences
+between true and between false positive rates. The project decides which of these have a limit.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ MISSING = "missing"
 
 
 class FairnessPolicy(Frozen):
-    """Columns of the frame whose values are ``groups`` to be treated alike; they need not be features.
-
-    A group has at least ``min_rows`` held-out rows. Differences between groups, at most: ``max_parity_difference`` and
-    ``max_odds_difference`` of binary answers, positive from a score of ``threshold``; ``max_error_difference`` of the error rate,
-    of a regression of the mean absolute error in standard deviations of the label. None is no limit.
-    """
+    """Which groups of held-out rows are compared, and how far their results may differ. A limit of None is no limit."""
 
     groups: tuple[str, ...] = ()
+    """Columns of the training frame whose values are the groups. They need not be features."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Score from which a binary prediction is positive."""
     min_rows: int = Field(default=200, ge=2)
+    """Held-out rows that a group needs to be compared."""
     max_parity_difference: float | None = Field(default=None, ge=0, le=1)
+    """Largest difference of the share of positive predictions; binary tasks only."""
     max_odds_difference: float | None = Field(default=None, ge=0, le=1)
+    """Largest difference of true or false positive rates; binary tasks only."""
     max_error_difference: float | None = Field(default=None, ge=0)
+    """Largest difference of the error rate; of a regression, of the mean absolute error in standard deviations of the label."""
 
 
-class Groups(Frozen):
-    """A column's groups: what was measured in each, and the differences between them.
+class GroupComparison(Frozen):
+    """Metrics of a column's groups and the differences between them.
 
-    ``left_out`` groups have too few rows. Differences that the task does not have, or that fewer than two groups define, are None.
+    ``left_out`` groups have too few rows. A difference is None when the task does not define it or fewer than two groups do.
     """
 
     column: str
@@ -53,44 +54,59 @@ class Groups(Frozen):
 
 def measure(
     policy: FairnessPolicy, task: Task, table: pa.Table, scores: np.ndarray, labels: np.ndarray
-) -> tuple[Groups, ...]:
-    """One ``Groups`` for each declared column. Raises ProjectError for a column that the frame has not."""
-    return tuple(_column(policy, task, name, _values(table, name), scores, labels) for name in policy.groups)
+) -> tuple[GroupComparison, ...]:
+    """Compare the groups of each column that the policy declares.
+
+    Args:
+        policy: Columns, thresholds and minimum sizes.
+        task: The model's task.
+        table: Rows of the training frame [n].
+        scores: The model's scores of the rows.
+        labels: Labels of the rows.
+
+    Raises:
+        ProjectError: The frame has no such column.
+    """
+    return tuple(_compare(policy, task, name, _groups(table, name), scores, labels) for name in policy.groups)
 
 
-def judge(policy: FairnessPolicy, found: tuple[Groups, ...]) -> Iterator[Check]:
-    """A declared limit on a difference that cannot be measured fails: nobody knows whether it holds."""
-    for groups in found:
+def check(policy: FairnessPolicy, comparisons: tuple[GroupComparison, ...]) -> Iterator[Check]:
+    """Check the differences that have a limit. A difference that cannot be measured fails its limit."""
+    for comparison in comparisons:
+        count = len(comparison.by_group)
         for name, value, limit in (
-            ("parity", groups.parity_difference, policy.max_parity_difference),
-            ("equalised odds", groups.odds_difference, policy.max_odds_difference),
-            ("error", groups.error_difference, policy.max_error_difference),
+            ("parity", comparison.parity_difference, policy.max_parity_difference),
+            ("equalized odds", comparison.odds_difference, policy.max_odds_difference),
+            ("error", comparison.error_difference, policy.max_error_difference),
         ):
-            large = "" if len(groups.by_group) > 1 else f" of min_rows={policy.min_rows} rows"
-            what = f"difference of {name} between {len(groups.by_group)} groups of {groups.column}{large}"
-            yield from check_builders.if_limited(
-                f"{name} by {groups.column}", float("nan") if value is None else value, limit, what
+            large = "" if count > 1 else f" of min_rows={policy.min_rows} rows"
+            what = f"difference of {name} between {count} groups of {comparison.column}{large}"
+            yield from check_builders.at_most_if_limited(
+                f"{name} by {comparison.column}", float("nan") if value is None else value, limit, what
             )
 
 
-def _values(table: pa.Table, name: str) -> np.ndarray:
+def _groups(table: pa.Table, name: str) -> np.ndarray:
     if name not in table.column_names:
         raise ProjectError(
-            f"the gate compares groups of {name!r}, which the frame has not", f"it has {', '.join(table.column_names)}"
+            f"fairness group column {name!r} is not in the training frame",
+            f"use one of its columns: {', '.join(table.column_names)}",
+            code="project.unknown_gate_column",
+            column=name,
         )
     return np.asarray(table[name].cast(pa.string()).fill_null(MISSING).to_numpy(), dtype=object)
 
 
-def _column(
+def _compare(
     policy: FairnessPolicy, task: Task, name: str, groups: np.ndarray, scores: np.ndarray, labels: np.ndarray
-) -> Groups:
+) -> GroupComparison:
     names, counts = np.unique(groups, return_counts=True)
     large = {str(group) for group, count in zip(names, counts, strict=True) if count >= policy.min_rows}
     here = np.isin(groups, sorted(large))
-    answers, truth = _answers(policy, task, scores[here], labels[here])
-    by_group = _by_group(task, groups[here], answers, truth)
-    odds = _both_classes(by_group) if task.kind == "binary" else {}
-    return Groups(
+    predictions, truth = _predictions(policy, task, scores[here], labels[here])
+    by_group = _by_group(task, groups[here], predictions, truth)
+    odds = _with_both_classes(by_group) if task.kind == "binary" else {}
+    return GroupComparison(
         column=name,
         by_group=by_group,
         parity_difference=_difference(by_group, "positive"),
@@ -100,9 +116,10 @@ def _column(
     )
 
 
-def _answers(
+def _predictions(
     policy: FairnessPolicy, task: Task, scores: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and labels whose difference is the error; multilabel: the share of wrong labels, and zeros."""
     if task.kind == "regression":
         spread = float(labels.std()) or 1.0 if len(labels) else 1.0
         return scores / spread, labels / spread
@@ -113,15 +130,18 @@ def _answers(
     return chosen.astype(int), labels.astype(int)
 
 
-def _by_group(task: Task, groups: np.ndarray, answers: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, float]]:
+def _by_group(
+    task: Task, groups: np.ndarray, predictions: np.ndarray, labels: np.ndarray
+) -> dict[str, dict[str, float]]:
     if not len(labels):
         return {}
-    # It brings pandas and scikit-learn along, seconds of import that only a project with groups shall pay.
+    # fairlearn imports pandas and scikit-learn: seconds that only a project with groups should pay.
     from fairlearn.metrics import MetricFrame
 
-    found = MetricFrame(metrics=_metrics(task), y_true=labels, y_pred=answers, sensitive_features=groups).by_group
+    frame = MetricFrame(metrics=_metrics(task), y_true=labels, y_pred=predictions, sensitive_features=groups)
     return {
-        str(group): {name: float(value) for name, value in row.items()} for group, row in found.to_dict("index").items()
+        str(group): {name: float(value) for name, value in row.items()}
+        for group, row in frame.by_group.to_dict("index").items()
     }
 
 
@@ -142,13 +162,13 @@ def _metrics(task: Task) -> dict[str, Any]:
     }
 
 
-def _both_classes(by_group: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+def _with_both_classes(by_group: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """Rates of true and false positives need rows of both classes."""
     return {group: values for group, values in by_group.items() if 0 < values["base_rate"] < 1}
 
 
 def _difference(by_group: dict[str, dict[str, float]], metric: str) -> float | None:
-    values = [found[metric] for found in by_group.values() if metric in found]
+    values = [measured[metric] for measured in by_group.values() if metric in measured]
     return max(values) - min(values) if len(values) > 1 else None
 
 

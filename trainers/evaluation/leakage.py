@@ -1,7 +1,7 @@
-"""Is one feature nearly the label? Then it is probably not known when the prediction is made.
+"""Target leakage: a feature that is nearly the label is probably not known at prediction time.
 
-A feature's skill alone: the mean label of each of its values, learned on every other row, predicts the rows between. Skill is
-0 for a constant and 1 for the label itself: 2 AUC - 1 of a binary label (Somers' D), the same as a mean over classes one against
+Skill of a single feature: the mean label of each of its values, learned on every other row, predicts the rows in between. Skill
+is 0 for a constant and 1 for the label itself: 2 AUC - 1 of a binary label (Somers' D), its mean over classes one against
 the rest, R2 of a number.
 """
 
@@ -21,35 +21,37 @@ BINS = 30
 _MISSING = BINS
 
 
-class Alone(Frozen):
-    """What one feature predicts without the others."""
+class SingleFeatureSkill(Frozen):
+    """How well one feature predicts the label without the others, from 0 to 1."""
 
     feature: str
     skill: float
 
 
-def skills(task: Task, inputs: InputSpec, arrays: Arrays, labels: np.ndarray) -> tuple[Alone, ...]:
-    """Each number's and category's skill alone, the largest first. Tensors are not looked at."""
-    found = [Alone(feature=name, skill=_skill(task, codes, labels)) for name, codes in _columns(inputs, arrays)]
-    return tuple(sorted(found, key=lambda alone: -alone.skill))
+def single_feature_skills(
+    task: Task, inputs: InputSpec, arrays: Arrays, labels: np.ndarray
+) -> tuple[SingleFeatureSkill, ...]:
+    """Skill of each number and category by itself, the largest first. Tensors are left out."""
+    skills = [SingleFeatureSkill(feature=n, skill=_skill(task, codes, labels)) for n, codes in _columns(inputs, arrays)]
+    return tuple(sorted(skills, key=lambda feature: -feature.skill))
 
 
-def judge(found: tuple[Alone, ...], limit: float | None) -> Iterator[Check]:
+def check(skills: tuple[SingleFeatureSkill, ...], limit: float | None) -> Iterator[Check]:
     """One check, on the feature with the largest skill."""
-    if found:
-        what = f"{found[0].feature} (is it known when the prediction is made?) alone has skill"
-        yield from check_builders.if_limited("no feature is the label", found[0].skill, limit, what)
+    if skills:
+        what = f"{skills[0].feature} (is it known when the prediction is made?) alone has skill"
+        yield from check_builders.at_most_if_limited("no feature is the label", skills[0].skill, limit, what)
 
 
 def _columns(inputs: InputSpec, arrays: Arrays) -> Iterator[tuple[str, np.ndarray]]:
     for i, name in enumerate(inputs.numbers):
-        yield name, _binned(arrays["numbers"][:, i])
+        yield name, _bin(arrays["numbers"][:, i])
     for i, name in enumerate(inputs.categories):
         yield name, arrays["codes"][:, i]
 
 
-def _binned(values: np.ndarray) -> np.ndarray:
-    """Bins of about equal numbers of rows; missing is a bin of its own."""
+def _bin(values: np.ndarray) -> np.ndarray:
+    """Bins with about equal numbers of rows; missing values have their own bin."""
     known = values[~np.isnan(values)]
     if not len(known):
         return np.full(len(values), _MISSING)
@@ -58,30 +60,29 @@ def _binned(values: np.ndarray) -> np.ndarray:
 
 
 def _skill(task: Task, codes: np.ndarray, labels: np.ndarray) -> float:
-    learn, judged = slice(0, None, 2), slice(1, None, 2)
+    learn, test = slice(0, None, 2), slice(1, None, 2)
     size = int(codes.max(initial=0)) + 1
     counts = np.bincount(codes[learn], minlength=size)
 
-    def predicted(target: np.ndarray) -> np.ndarray:
-        # One row at the mean of all keeps values that were not seen in the middle.
+    def predict(target: np.ndarray) -> np.ndarray:
+        # One pseudo-row at the overall mean: values without a row to learn from get that mean.
         sums = np.bincount(codes[learn], target[learn], minlength=size) + target[learn].mean()
-        return np.asarray((sums / (counts + 1))[codes[judged]])
+        return np.asarray((sums / (counts + 1))[codes[test]])
 
     if task.kind == "regression":
-        return _known(metrics.prepare(task, "r2", predicted(labels), labels[judged])(None))
-    targets = _targets(task, labels)
-    aucs = [metrics.auc(predicted(target), target[judged])(None) for target in targets]
-    return _known(2 * float(np.nanmean(aucs)) - 1 if not np.isnan(aucs).all() else 0.0)
+        return _defined(metrics.prepare(task, "r2", predict(labels), labels[test])(None))
+    aucs = [metrics.auc(predict(target), target[test])(None) for target in _targets(task, labels)]
+    return _defined(2 * float(np.nanmean(aucs)) - 1 if not np.isnan(aucs).all() else 0.0)
 
 
 def _targets(task: Task, labels: np.ndarray) -> list[np.ndarray]:
-    """What is to be told from the rest, one at a time, as 0.0 and 1.0."""
+    """Each class against the rest as 0.0 and 1.0."""
     if task.kind == "multilabel":
         return list(labels.T.astype(float))
     classes = (1,) if task.kind == "binary" else tuple(range(task.outputs))
     return [(labels == k).astype(float) for k in classes]
 
 
-def _known(skill: float) -> float:
-    """Labels that are all the same leave nothing to explain."""
+def _defined(skill: float) -> float:
+    """Labels that are all the same leave nothing to predict: skill 0."""
     return 0.0 if np.isnan(skill) else max(0.0, skill)

@@ -1,4 +1,4 @@
-"""LightGBM on the same frame: what a model has to beat."""
+"""LightGBM on the same frame: the baseline that a model has to beat."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from features.offline.training_frame import LABEL
 from features.types import AS_OF
 from trainers import metrics
 from trainers.data.encoding_task import label_array
-from trainers.scoring.onnx_scorer import by_time
+from trainers.scoring.onnx_scorer import metrics_by_time
 
 TREES = 400
 PARAMETERS: dict[str, Any] = {
@@ -30,12 +30,23 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
-def compare(
+def evaluate_baseline(
     task: Task, encoder: Encoder, train: pa.Table, test: pa.Table, columns: Sequence[str] | None
 ) -> dict[str, Any]:
-    """Fit on ``train``; the ``metrics`` on ``test``, and the same by month as ``months``."""
+    """Fit the baseline and measure it.
+
+    Args:
+        task: The task.
+        encoder: The encoder of the feature set.
+        train: Rows to fit on.
+        test: Rows to measure on.
+        columns: Features to use; None uses all.
+
+    Returns:
+        ``metrics`` on ``test``, and the same by month as ``months``.
+    """
     scores, labels = baseline_scores(task, encoder, train, test, columns=columns), label_array(test[LABEL])
-    months = by_time(task, scores, labels, test[AS_OF])
+    months = metrics_by_time(task, scores, labels, test[AS_OF])
     return {"metrics": metrics.evaluate(task, scores, labels), "months": months}
 
 
@@ -50,35 +61,46 @@ def baseline_scores(
     threads: int = 1,
     seed: int = 0,
 ) -> np.ndarray:
-    """Scores (contracts.Task) on ``test`` of gradient-boosted trees fitted on ``train``.
+    """Fit gradient-boosted trees and score rows with them.
 
-    With all features, or only those in ``columns``.
+    Args:
+        task: The task.
+        encoder: The encoder of the feature set.
+        train: Rows to fit on.
+        test: Rows to score.
+        columns: Features to use; None uses all.
+        trees: Boosting rounds.
+        threads: Threads of LightGBM.
+        seed: Seed of the row and feature samples.
+
+    Returns:
+        Scores of ``test`` (cluster.values.Task).
     """
-    # It takes more than a second to import, and only the process that fits has need of it.
+    # LightGBM takes more than a second to import, and only the process that fits needs it.
     import lightgbm as lgb
 
     if task.kind == "multilabel":
         each = [
-            baseline_scores(one, encoder, labelled, test, columns=columns, trees=trees, threads=threads, seed=seed)
-            for one, labelled in _one_by_one(task, train)
+            baseline_scores(one, encoder, rows, test, columns=columns, trees=trees, threads=threads, seed=seed)
+            for one, rows in _binary_tasks(task, train)
         ]
         return np.column_stack(each)
-    chosen = encoder if columns is None else only(encoder, columns)
+    chosen = encoder if columns is None else select_columns(encoder, columns)
     options = {**PARAMETERS, **_objective(task), "num_threads": threads, "seed": seed}
     rows = lgb.Dataset(_matrix(chosen, train), _labels(train), categorical_feature=_categorical(chosen))
     model = lgb.train(options, rows, num_boost_round=trees)
     return np.asarray(model.predict(_matrix(chosen, test), num_threads=threads))
 
 
-def only(encoder: Encoder, columns: Sequence[str]) -> Encoder:
-    """The encoder of some of its columns."""
-    kept = tuple(column for column in encoder.columns if column.name in columns)
-    vocabularies = {c.name: encoder.vocabularies[c.name] for c in kept if c.kind == "category"}
-    return Encoder(columns=kept, vocabularies=vocabularies)
+def select_columns(encoder: Encoder, columns: Sequence[str]) -> Encoder:
+    """The encoder of some of its columns, in its own order."""
+    selected = tuple(column for column in encoder.columns if column.name in columns)
+    vocabularies = {c.name: encoder.vocabularies[c.name] for c in selected if c.kind == "category"}
+    return Encoder(columns=selected, vocabularies=vocabularies)
 
 
 def _matrix(encoder: Encoder, frame: pa.Table) -> np.ndarray:
-    """Numbers, then codes, as float32 with NaN for missing."""
+    """Numbers, then codes, as float32 with NaN for missing values."""
     arrays = encoder.encode(frame)
     codes = np.where(arrays["codes"] == MISSING_CODE, np.nan, arrays["codes"])
     return np.hstack([arrays["numbers"], codes.astype(np.float32)])
@@ -88,7 +110,7 @@ def _categorical(encoder: Encoder) -> list[int]:
     return list(range(encoder.width, encoder.width + len(encoder.categories)))
 
 
-def _one_by_one(task: Task, train: pa.Table) -> Iterator[tuple[Task, pa.Table]]:
+def _binary_tasks(task: Task, train: pa.Table) -> Iterator[tuple[Task, pa.Table]]:
     """Each label as a binary task of its own."""
     labels = label_array(train[LABEL])
     for k, name in enumerate(task.classes):
@@ -97,7 +119,7 @@ def _one_by_one(task: Task, train: pa.Table) -> Iterator[tuple[Task, pa.Table]]:
 
 
 def _labels(frame: pa.Table) -> np.ndarray:
-    return np.asarray(frame["label"])
+    return np.asarray(frame[LABEL])
 
 
 def _objective(task: Task) -> dict[str, Any]:

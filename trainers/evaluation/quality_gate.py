@@ -1,11 +1,12 @@
-"""The gate between a trained model and the registry: what the project asks for, and the checks that scores alone decide.
+"""The quality gate between a trained model and the registry: the project's limits, and the checks on scores alone.
 
-What else is looked at is in assessment.py and the modules it names.
+assessment.py and its neighbors check everything else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -13,7 +14,7 @@ from pydantic import Field
 from cluster.values import Check, Frozen, GateReport, Task
 from trainers import metrics
 from trainers.evaluation import check_builders
-from trainers.evaluation.bootstrap import paired_difference
+from trainers.evaluation.bootstrap import PairedDifference, paired_difference
 from trainers.evaluation.fairness import FairnessPolicy
 from trainers.evaluation.robustness import RobustnessPolicy
 from trainers.evaluation.serving_budget import Budget
@@ -23,119 +24,147 @@ INT8 = "int8"
 
 
 class Threshold(Frozen):
-    """A metric on the held-out rows must lie between ``min`` and ``max``, both included; None is no bound."""
+    """Bounds of a metric on the held-out rows, both inclusive."""
 
     metric: str
+    """A metric of the task."""
     min: float | None = None
+    """Lower bound; None is no bound."""
     max: float | None = None
+    """Upper bound; None is no bound."""
 
 
 class GatePolicy(Frozen):
-    """What a candidate must show.
-
-    ``margin``: it may be worse than the champion by this much of the task's primary metric, on the same rows; the
-    bound is one-sided with error ``alpha``, from a paired bootstrap. None compares with no champion.
-    ``max_gap``: the primary metric may be worse on validation than on training rows by this much. None: by any amount.
-    ``max_parity``: the exported model's scores may differ from the training module's by this much.
-    ``max_quantization_loss``: with int8 weights its primary metric may be worse by this share of the metric's value, with
-    the same kind of bound as ``margin``.
-    ``max_compression_loss``: the same of a model that was pruned or distilled, against the one it was made of.
-    ``max_alone``: no feature alone may have more skill than this (leakage.py: 1 is the label itself). None: any.
-    ``max_calibration_loss``: a fitted temperature may add this much to the calibration error of the held-out rows.
-    ``slices``, ``fairness``, ``robustness`` and ``budget`` are policies of their own; none has a limit unless it is declared.
-    """
+    """What a candidate must achieve to be registered."""
 
     thresholds: tuple[Threshold, ...] = ()
+    """Bounds of metrics on the held-out rows."""
     margin: float | None = Field(default=None, ge=0)
+    """How much worse than the champion's the primary metric may be on the same rows, by the lower bound of a paired bootstrap.
+    None skips the comparison."""
     max_gap: float | None = Field(default=None, ge=0)
+    """How much worse the primary metric may be on validation rows than on training rows. None is no limit."""
     max_parity: float = Field(default=1e-4, gt=0)
+    """Largest difference between the exported model's scores and those of the training module."""
     max_quantization_loss: float = Field(default=0.005, ge=0)
+    """Share of the primary metric that int8 weights may cost, by the same kind of bound as ``margin``."""
     max_compression_loss: float = Field(default=0.005, ge=0)
+    """Share of the primary metric that pruning or distillation may cost, by the same kind of bound as ``margin``."""
     max_alone: float | None = Field(default=0.95, ge=0)
+    """Largest skill of a single feature (leakage.py); 1 is the label itself. None is no limit."""
     max_calibration_loss: float = Field(default=0.01, ge=0)
+    """How much a fitted temperature may add to the calibration error of the held-out rows."""
     slices: SlicePolicy = SlicePolicy()
+    """Slices of the held-out rows; no limit by default."""
     fairness: FairnessPolicy = FairnessPolicy()
+    """Groups of the held-out rows; none by default."""
     robustness: RobustnessPolicy = RobustnessPolicy()
+    """Perturbed inputs; no limit by default."""
     budget: Budget = Budget()
+    """Latency and size; no limit by default."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    """One-sided error of each bound."""
     resamples: int = Field(default=500, ge=100)
+    """Bootstrap samples of each bound."""
     seed: int = Field(default=0, ge=0)
+    """Seed of the bootstrap, the search for slices and the perturbations."""
 
 
-def judge(
-    policy: GatePolicy,
-    task: Task,
-    scores: np.ndarray,
-    labels: np.ndarray,
-    *,
-    parity: float,
-    train_metrics: Mapping[str, float],
-    validation_metrics: Mapping[str, float],
-    champion_scores: np.ndarray | None = None,
-    exact_scores: np.ndarray | None = None,
-    compression: str = INT8,
-) -> GateReport:
-    """Judge a candidate by its scores on held-out rows; ``champion_scores`` are the champion's on the same rows.
+class ScoredCandidate(NamedTuple):
+    """A candidate's scores on the held-out rows and its metrics from training.
 
-    ``exact_scores`` are those of the model before its weights were quantised, or before it was made smaller, when it was;
-    ``compression`` says how.
-    A metric that is not a number fails its check. Raises ProjectError for a metric that the task does not have.
+    Attributes:
+        task: The candidate's task.
+        scores: Scores of the exported model.
+        labels: Labels of the same rows.
+        parity: Largest difference between the exported model's scores and those of the training module.
+        train_metrics: Metrics of the training rows.
+        validation_metrics: Metrics of the validation rows.
+        champion_scores: The champion's scores of the same rows; None without a champion.
+        original_scores: Scores of the model before quantization or compression; None without either.
+        compression: "int8", or a description of the compression.
     """
-    found = [
-        *(check for threshold in policy.thresholds for check in _bounds(threshold, task, scores, labels)),
-        *_gap(policy, task, train_metrics, validation_metrics),
-        check_builders.at_most("export parity", parity, policy.max_parity, "difference of the exported model's scores"),
+
+    task: Task
+    scores: np.ndarray
+    labels: np.ndarray
+    parity: float
+    train_metrics: Mapping[str, float]
+    validation_metrics: Mapping[str, float]
+    champion_scores: np.ndarray | None = None
+    original_scores: np.ndarray | None = None
+    compression: str = INT8
+
+
+def check_candidate(policy: GatePolicy, candidate: ScoredCandidate) -> GateReport:
+    """Check a candidate by its scores on the held-out rows.
+
+    Args:
+        policy: The limits.
+        candidate: The candidate. A metric that is NaN fails its check.
+
+    Raises:
+        ProjectError: A threshold names a metric that the task does not have.
+    """
+    checks = [
+        *(check for threshold in policy.thresholds for check in _thresholds(threshold, candidate)),
+        *_gap(policy, candidate),
+        check_builders.at_most(
+            "export parity", candidate.parity, policy.max_parity, "difference of the exported model's scores"
+        ),
     ]
-    if policy.margin is not None and champion_scores is not None:
-        found.append(_against(policy, policy.margin, task, scores, champion_scores, labels))
-    if exact_scores is not None:
-        found.append(_compressed(policy, task, scores, exact_scores, labels, compression))
-    return GateReport(checks=tuple(found))
+    if policy.margin is not None and candidate.champion_scores is not None:
+        checks.append(_against_champion(policy, policy.margin, candidate, candidate.champion_scores))
+    if candidate.original_scores is not None:
+        checks.append(_against_original(policy, candidate, candidate.original_scores))
+    return GateReport(checks=tuple(checks))
 
 
-def _bounds(threshold: Threshold, task: Task, scores: np.ndarray, labels: np.ndarray) -> Iterator[Check]:
+def _thresholds(threshold: Threshold, candidate: ScoredCandidate) -> Iterator[Check]:
     name = threshold.metric
-    value = metrics.prepare(task, name, scores, labels)(None)
+    value = metrics.prepare(candidate.task, name, candidate.scores, candidate.labels)(None)
     if threshold.min is not None:
         yield check_builders.at_least(name, value, threshold.min, f"held-out {name}")
     if threshold.max is not None:
         yield check_builders.at_most(name, value, threshold.max, f"held-out {name}")
 
 
-def _gap(
-    policy: GatePolicy, task: Task, train: Mapping[str, float], validation: Mapping[str, float]
-) -> Iterator[Check]:
+def _gap(policy: GatePolicy, candidate: ScoredCandidate) -> Iterator[Check]:
     if policy.max_gap is None:
         return
-    metric = metrics.primary(task)
+    metric = metrics.primary(candidate.task)
     sign = 1.0 if metric.direction == "max" else -1.0
-    value = sign * (train[metric.name] - validation[metric.name])
-    what = f"{metric.name} lost from training to validation rows"
+    value = sign * (candidate.train_metrics[metric.name] - candidate.validation_metrics[metric.name])
+    what = f"loss of {metric.name} from training to validation rows"
     yield check_builders.at_most("train/validation gap", value, policy.max_gap, what)
 
 
-def _against(
-    policy: GatePolicy, margin: float, task: Task, scores: np.ndarray, champion: np.ndarray, labels: np.ndarray
-) -> Check:
-    found = paired_difference(
-        task, scores, champion, labels, alpha=policy.alpha, resamples=policy.resamples, seed=policy.seed
-    )
-    what = f"{metrics.primary(task).name} against the champion {found.value:+.4f}, lower bound"
-    return check_builders.at_least("not worse than the champion", found.low, -margin, what)
+def _against_champion(policy: GatePolicy, margin: float, candidate: ScoredCandidate, champion: np.ndarray) -> Check:
+    difference = _difference(policy, candidate, champion)
+    metric = metrics.primary(candidate.task).name
+    what = f"{metric} differs from the champion's by {difference.value:+.4f}, lower bound"
+    return check_builders.at_least("not worse than the champion", difference.low, -margin, what)
 
 
-def _compressed(
-    policy: GatePolicy, task: Task, scores: np.ndarray, exact: np.ndarray, labels: np.ndarray, compression: str
-) -> Check:
-    found = paired_difference(
-        task, scores, exact, labels, alpha=policy.alpha, resamples=policy.resamples, seed=policy.seed
-    )
-    quantized = compression == INT8
+def _against_original(policy: GatePolicy, candidate: ScoredCandidate, original: np.ndarray) -> Check:
+    difference = _difference(policy, candidate, original)
+    quantized = candidate.compression == INT8
     share = policy.max_quantization_loss if quantized else policy.max_compression_loss
-    metric = metrics.primary(task).name
-    allowed = share * abs(metrics.prepare(task, metric, exact, labels)(None))
-    before = "quantisation" if quantized else "compression"
-    what = f"{metric} against the same model before {before} {found.value:+.4g}, lower bound"
-    return check_builders.at_least(
-        f"{compression} as good as {'float' if quantized else 'whole'}", found.low, -allowed, what
+    metric = metrics.primary(candidate.task).name
+    allowed = share * abs(metrics.prepare(candidate.task, metric, original, candidate.labels)(None))
+    step = "quantization" if quantized else "compression"
+    what = f"{metric} differs from that of the same model before {step} by {difference.value:+.4g}, lower bound"
+    name = f"{candidate.compression} as good as {'float' if quantized else 'whole'}"
+    return check_builders.at_least(name, difference.low, -allowed, what)
+
+
+def _difference(policy: GatePolicy, candidate: ScoredCandidate, reference: np.ndarray) -> PairedDifference:
+    return paired_difference(
+        candidate.task,
+        candidate.scores,
+        reference,
+        candidate.labels,
+        alpha=policy.alpha,
+        resamples=policy.resamples,
+        seed=policy.seed,
     )

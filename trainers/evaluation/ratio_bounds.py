@@ -9,24 +9,31 @@ import numpy as np
 from scipy import stats
 
 
-class Mean(NamedTuple):
-    """A mean with the variance of that mean, and the number of rows."""
+class MeanEstimate(NamedTuple):
+    """A mean, the variance of that mean, and the number of rows."""
 
     value: float
     variance: float
     rows: int
 
     @classmethod
-    def of(cls, values: np.ndarray) -> Mean:
-        """Of one row the variance is unknown, hence infinite."""
+    def of(cls, values: np.ndarray) -> MeanEstimate:
+        """The mean of ``values`` [n]; the variance of a single row is unknown, hence infinite."""
         rows = len(values)
         return cls(float(values.mean()), float(values.var(ddof=1)) / rows if rows > 1 else math.inf, rows)
 
 
-def ratio_low(above: Mean, below: Mean, alpha: float, covariance: float = 0.0) -> float:
-    """The ratio of two means is above this with confidence 1 - ``alpha``; 0 where the rows prove nothing.
+def ratio_lower_bound(above: MeanEstimate, below: MeanEstimate, alpha: float, covariance: float = 0.0) -> float:
+    """Lower bound of ``above`` / ``below`` with confidence 1 - ``alpha``.
 
-    ``covariance`` is that of the two means. For means of values that are not negative; NaN when one of them is.
+    Args:
+        above: Numerator, a mean of non-negative values.
+        below: Denominator, a mean of non-negative values.
+        alpha: Error of the bound.
+        covariance: Covariance of the two means.
+
+    Returns:
+        The bound; 0 where the rows prove nothing; NaN when a mean is NaN.
     """
     rows = min(above.rows, below.rows)
     if rows < 2:
@@ -40,16 +47,16 @@ def ratio_low(above: Mean, below: Mean, alpha: float, covariance: float = 0.0) -
     # With a <= 0 the denominator may be 0, with c <= 0 the numerator may be: nothing above 0 is proven.
     if a <= 0 or c <= 0:
         return 0.0
-    # Negative by rounding alone, when one mean is a multiple of the other row by row.
+    # Negative only by rounding, when one mean is a multiple of the other row by row.
     return max(0.0, (b - math.sqrt(max(0.0, b**2 - a * c))) / a)
 
 
-def unpaired(above: np.ndarray, below: np.ndarray, alpha: float) -> float:
-    """``ratio_low`` of the means of two independent sets of rows."""
-    return ratio_low(Mean.of(above), Mean.of(below), alpha)
+def unpaired_lower_bound(above: np.ndarray, below: np.ndarray, alpha: float) -> float:
+    """``ratio_lower_bound`` of the means of two independent sets of rows."""
+    return ratio_lower_bound(MeanEstimate.of(above), MeanEstimate.of(below), alpha)
 
 
-def paired(above: np.ndarray, below: np.ndarray, alpha: float) -> float:
-    """``ratio_low`` of the means of two values of the same rows."""
+def paired_lower_bound(above: np.ndarray, below: np.ndarray, alpha: float) -> float:
+    """``ratio_lower_bound`` of the means of two values of the same rows."""
     covariance = float(np.cov(above, below)[0, 1]) / len(above) if len(above) > 1 else 0.0
-    return ratio_low(Mean.of(above), Mean.of(below), alpha, covariance)
+    return ratio_lower_bound(MeanEstimate.of(above), MeanEstimate.of(below), alpha, covariance)

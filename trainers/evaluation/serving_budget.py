@@ -1,4 +1,4 @@
-"""What a version may cost to serve."""
+"""Limits of a version's serving cost."""
 
 from __future__ import annotations
 
@@ -13,17 +13,29 @@ MEBIBYTE = 1 << 20
 
 
 class Budget(Frozen):
-    """Limits of the exported model: microseconds of a call with one row, and with 1,024, on one thread of the machine that gates;
-    MiB of its file. None is no limit."""
+    """Limits of the exported model's latency and size. None is no limit.
+
+    Latency is that of one thread on the machine that runs the gate.
+    """
 
     max_us_1: float | None = Field(default=None, gt=0)
+    """Microseconds for a call with one row."""
     max_us_1024: float | None = Field(default=None, gt=0)
+    """Microseconds for a call with 1,024 rows."""
     max_mib: float | None = Field(default=None, gt=0)
+    """MiB of the model's file."""
 
 
-def judge(budget: Budget, latency: Mapping[str, float], size: int) -> Iterator[Check]:
-    """``latency`` as trainers.scoring.latency_benchmark measures it; ``size`` in bytes."""
+def check(budget: Budget, latency: Mapping[str, float], size: int) -> Iterator[Check]:
+    """Check the limits that are set.
+
+    Args:
+        budget: The limits.
+        latency: Microseconds, as trainers.scoring.latency_benchmark measures them.
+        size: Bytes of the model's file.
+    """
     for rows, limit in ((1, budget.max_us_1), (1024, budget.max_us_1024)):
         what = f"microseconds for {rows:,} row{'s' * (rows > 1)}"
-        yield from check_builders.if_limited(f"latency of {rows}", latency[f"onnxruntime_us_{rows}"], limit, what)
-    yield from check_builders.if_limited("size", size / MEBIBYTE, budget.max_mib, "MiB of the exported model")
+        name, value = f"latency of {rows}", latency[f"onnxruntime_us_{rows}"]
+        yield from check_builders.at_most_if_limited(name, value, limit, what)
+    yield from check_builders.at_most_if_limited("size", size / MEBIBYTE, budget.max_mib, "MiB of the exported model")

@@ -1,5 +1,7 @@
-"""Smaller models from a trained one: which settings, weights and teacher the next training has. Whether the result is good
-enough is for the gate to say."""
+"""Compression of a trained model by pruning or distillation: the settings, initial weights and teacher of the next training.
+
+The quality gate decides whether the result is good enough.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +19,27 @@ from trainers.loop.train_spec import Job, Teacher
 from trainers.models import registry
 
 FINE_TUNING = 0.1
-"""The share of the learning rate that a pruned model is trained on with, unless it is set."""
+"""Share of the learning rate with which a pruned model is trained, unless ``Prune.lr`` is set."""
 
 Weights = dict[str, torch.Tensor]
 
 
 class Prune(Frozen):
-    """Take ``share`` of the hidden units out, those that contribute least, then train on for ``epochs``.
+    """Remove the hidden units that contribute least, then train the smaller model.
 
-    Whole units go, so that the model is smaller and faster wherever it runs. ``lr`` is a tenth of the training's unless it is set.
+    Whole units are removed, so that the model is smaller and faster on any hardware.
     """
 
     share: float = Field(gt=0, lt=1)
+    """Share of the hidden units to remove."""
     epochs: int = Field(default=2, ge=1)
+    """Epochs of the training that follows."""
     lr: float | None = Field(default=None, gt=0)
+    """Learning rate of the training that follows; None is a tenth of the original one."""
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
+        """What the step does, for checks and progress lines."""
         return f"pruned by {self.share:.0%}"
 
     @property
@@ -43,20 +49,22 @@ class Prune(Frozen):
 
 
 class Distill(Frozen):
-    """Train ``student`` on the trained model's outputs (Hinton et al. 2015, arXiv:1503.02531).
-
-    ``weight`` is their share of the loss, the labels have the rest; ``temperature`` softens both models' outputs. ``epochs`` and ``lr`` are
-    those of the training unless they are set.
-    """
+    """Train a smaller model on the trained model's outputs (Hinton et al. 2015, arXiv:1503.02531)."""
 
     student: ModelSpec
+    """The smaller model."""
     weight: float = Field(default=0.7, gt=0, le=1)
+    """Share of the loss that compares with the trained model's outputs; the rest compares with the labels."""
     temperature: float = Field(default=2.0, gt=0)
+    """Softens the outputs of both models."""
     epochs: int | None = Field(default=None, ge=1)
+    """Epochs of the student's training; None is those of the original training."""
     lr: float | None = Field(default=None, gt=0)
+    """Learning rate of the student's training; None is that of the original training."""
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
+        """What the step does, for checks and progress lines."""
         return f"distilled into {self.student.name}"
 
     @property
@@ -70,16 +78,25 @@ Compression = Prune | Distill
 
 @runtime_checkable
 class Prunable(Protocol):
-    """What a module offers that can be pruned."""
+    """A module that can be pruned."""
 
-    def narrowed(self, share: float) -> tuple[dict[str, Parameter], Weights]:
+    def prune(self, share: float) -> tuple[dict[str, Parameter], Weights]:
         """Parameters and state of the same module without ``share`` of its hidden units."""
 
 
-def next_job(step: Compression, job: Job, module: torch.nn.Module) -> Job:
-    """The training that makes ``module``, which ``job`` has trained, smaller. Raises ProjectError when it cannot be pruned."""
+def compression_job(step: Compression, job: Job, module: torch.nn.Module) -> Job:
+    """The training that compresses a model.
+
+    Args:
+        step: The compression.
+        job: The training that produced ``module``.
+        module: The trained model.
+
+    Raises:
+        ProjectError: The module cannot be pruned.
+    """
     if isinstance(step, Prune):
-        parameters, state = _prunable(module, job).narrowed(step.share)
+        parameters, state = _prunable(module, job.spec).prune(step.share)
         spec = ModelSpec(build=job.spec.build, parameters={**job.spec.parameters, **parameters})
         config = _config(job.config, step.epochs, step.lr or FINE_TUNING * job.config.lr)
         return Job(spec, config, job.task, job.inputs, start=_arrays(state))
@@ -88,30 +105,33 @@ def next_job(step: Compression, job: Job, module: torch.nn.Module) -> Job:
     return Job(step.student, config, job.task, job.inputs, teacher=teacher)
 
 
-def check(steps: tuple[Compression, ...], spec: ModelSpec, inputs: InputSpec, task: Task) -> None:
-    """Raise ProjectError, before anything is trained, for steps that cannot be taken."""
+def check_steps(steps: tuple[Compression, ...], spec: ModelSpec, inputs: InputSpec, task: Task) -> None:
+    """Check, before any training, that all steps are possible.
+
+    Raises:
+        ProjectError: A model that is to be pruned cannot be pruned.
+    """
     for step in steps:
         if isinstance(step, Distill):
             spec = step.student
         module = registry.build(spec, inputs, task)
-        if isinstance(step, Prune) and not isinstance(module, Prunable):
-            raise _cannot(spec)
+        if isinstance(step, Prune):
+            _prunable(module, spec)
 
 
-def _prunable(module: torch.nn.Module, job: Job) -> Prunable:
+def _prunable(module: torch.nn.Module, spec: ModelSpec) -> Prunable:
     if not isinstance(module, Prunable):
-        raise _cannot(job.spec)
+        raise ProjectError(
+            f"model {spec.name!r} cannot be pruned",
+            "give it a method prune(share), or distill it into a smaller model",
+            code="project.model_not_prunable",
+            model=spec.name,
+        )
     return module
 
 
-def _cannot(spec: ModelSpec) -> ProjectError:
-    return ProjectError(
-        f"model {spec.name!r} cannot be pruned", "give it a method narrowed(share), or distil it into a smaller one"
-    )
-
-
 def _config(config: TrainConfig, epochs: int, lr: float) -> TrainConfig:
-    # What changed in the course of the training belongs to that one.
+    # Changes during a training belong to that training.
     return config.model_copy(update={"epochs": epochs, "lr": lr, "changes": ()})
 
 

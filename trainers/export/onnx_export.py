@@ -1,4 +1,4 @@
-"""A trained module as files that need no Python to load: ONNX and safetensors."""
+"""Export of a trained module to files that load without its Python code: ONNX and safetensors."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from trainers.scoring import onnx_scorer
 TRACE_ROWS = 2
 
 
-class _Numbers(nn.Module):
-    """A model without categories, as a function of numbers alone."""
+class _NumbersOnly(nn.Module):
+    """A model without categories, as a function of numbers only."""
 
     def __init__(self, scored: nn.Module) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class _Numbers(nn.Module):
         return scores
 
 
-class _Codes(nn.Module):
-    """A model without numbers, as a function of codes alone."""
+class _CodesOnly(nn.Module):
+    """A model without numbers, as a function of codes only."""
 
     def __init__(self, scored: nn.Module) -> None:
         super().__init__()
@@ -51,30 +51,50 @@ class _Codes(nn.Module):
 
 
 def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
-    """Write model.onnx, portable.onnx and weights.safetensors into ``folder``; returns how far scores on ``sample`` differ.
+    """Write model.onnx, portable.onnx and weights.safetensors.
 
-    That is the largest absolute difference between the training module and model.onnx, or between that and
-    portable.onnx; of a regression, in standard deviations of the label. Raises DataError when ``sample`` has no row.
+    Args:
+        result: The trained module.
+        folder: Where the files go.
+        sample: Rows of a feature frame on which the files are compared.
+
+    Returns:
+        The largest absolute difference of scores between the training module and model.onnx, or between model.onnx and
+        portable.onnx; of a regression, in standard deviations of the label.
+
+    Raises:
+        DataError: ``sample`` has no row.
     """
     if not sample.num_rows:
-        raise DataError("no rows to compare the exported model on", "give export a sample of real rows")
+        raise DataError(
+            "no rows to compare the exported model on", "pass a sample of real rows", code="data.empty_export_sample"
+        )
     scored = result.scored()
     save_onnx(scored, result.inputs, folder / MODEL_FILE)
     save_file({name: value.copy(order="C") for name, value in result.state.items()}, folder / WEIGHTS_FILE)
     arrays = result.encoder.encode(sample)
     with torch.inference_mode():
         ours = scored(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
-    theirs = onnx_scorer.score(onnx_scorer.session(folder / MODEL_FILE), arrays)
+    theirs = onnx_scorer.score(onnx_scorer.open_session(folder / MODEL_FILE), arrays)
     return max(_difference(result, ours, theirs), export_portable(result, folder, sample))
 
 
 def export_portable(result: FitResult, folder: Path, sample: pa.Table) -> float:
-    """Write portable.onnx from the model.onnx of ``folder``; returns how far their scores differ, measured as in export."""
+    """Write portable.onnx from the model.onnx in ``folder``.
+
+    Args:
+        result: The trained module.
+        folder: The bundle.
+        sample: Rows of a feature frame on which both are compared.
+
+    Returns:
+        The largest difference of their scores, in the unit of ``export``.
+    """
     write_portable(folder, result.encoder)
-    # Rounding of activations to int8 depends on the rows that come together: both must get the same ones at a time.
+    # int8 rounding of activations depends on the rows of a call: both models must get the same rows in one call.
     sample = sample.slice(0, onnx_scorer.CALL_ROWS)
-    served = onnx_scorer.score(onnx_scorer.session(folder / MODEL_FILE), result.encoder.encode(sample))
-    portable = score_portable(onnx_scorer.session(folder / PORTABLE_FILE), result.encoder, sample)
+    served = onnx_scorer.score(onnx_scorer.open_session(folder / MODEL_FILE), result.encoder.encode(sample))
+    portable = score_portable(onnx_scorer.open_session(folder / PORTABLE_FILE), result.encoder, sample)
     return _difference(result, served, portable)
 
 
@@ -83,11 +103,17 @@ def _difference(result: FitResult, ours: np.ndarray, theirs: np.ndarray) -> floa
 
 
 def save_onnx(scored: nn.Module, inputs: InputSpec, path: Path) -> None:
-    """One self-contained file: inputs "numbers" and "codes" as far as they have columns, output "scores", any batch."""
-    module, arguments = _traced(scored, inputs)
+    """Write a module as one self-contained ONNX file.
+
+    Args:
+        scored: The module, with scores as its output.
+        inputs: Its inputs. "numbers" and "codes" become inputs of the graph when they have columns.
+        path: The file. Its output is "scores"; the batch size is dynamic.
+    """
+    module, arguments = _trace_inputs(scored, inputs)
     batch = torch.export.Dim("batch")
-    # It warns about torchvision's absence and about its own internals; neither concerns a caller.
-    with suppress_logs("torch.onnx"), warnings.catch_warnings(action="ignore"), _uncollected():
+    # The exporter warns about the absence of torchvision and about its own internals; neither concerns a caller.
+    with suppress_logs("torch.onnx"), warnings.catch_warnings(action="ignore"), _without_gc():
         program = torch.onnx.export(
             module.eval(),
             tuple(torch.from_numpy(value) for value in arguments.values()),
@@ -102,27 +128,27 @@ def save_onnx(scored: nn.Module, inputs: InputSpec, path: Path) -> None:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection within.
+def _without_gc() -> Iterator[None]:
+    """Disable garbage collection.
 
-    The exporter parses source, and CPython 3.11 counts the depth of that for the whole process: a finaliser that lets
-    another thread parse in the middle ends the export with SystemError ("AST constructor recursion depth mismatch").
+    The exporter parses source, and CPython 3.11 counts the parser's depth for the whole process: a finalizer that lets
+    another thread parse meanwhile ends the export with SystemError ("AST constructor recursion depth mismatch").
     """
-    was = gc.isenabled()
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was:
+        if enabled:
             gc.enable()
 
 
-def _traced(scored: nn.Module, inputs: InputSpec) -> tuple[nn.Module, Arrays]:
+def _trace_inputs(scored: nn.Module, inputs: InputSpec) -> tuple[nn.Module, Arrays]:
     """The module as a function of the inputs that have columns, and example values for them."""
     numbers = np.zeros((TRACE_ROWS, inputs.width), np.float32)
     codes = np.zeros((TRACE_ROWS, len(inputs.cardinalities)), np.int64)
     if not inputs.cardinalities:
-        return _Numbers(scored), {"numbers": numbers}
+        return _NumbersOnly(scored), {"numbers": numbers}
     if not inputs.width:
-        return _Codes(scored), {"codes": codes}
+        return _CodesOnly(scored), {"codes": codes}
     return scored, {"numbers": numbers, "codes": codes}

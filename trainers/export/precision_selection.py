@@ -1,4 +1,4 @@
-"""Which file of a fitted model is gated and served: the one in float32, or, asked for and good enough, the one in int8."""
+"""Export of a fitted model: the float32 file, or the int8 one where the project asks for it and the gate accepts it."""
 
 from __future__ import annotations
 
@@ -10,69 +10,125 @@ import pyarrow as pa
 
 from cluster.values import GateReport
 from features.manifest import MODEL_FILE, Precision
-from trainers.evaluation.quality_gate import GatePolicy, judge
-from trainers.export.onnx_export import export_portable
+from features.offline.training_frame import LABEL
+from trainers.evaluation.quality_gate import INT8, GatePolicy, ScoredCandidate, check_candidate
+from trainers.export.onnx_export import export, export_portable
 from trainers.export.quantize import quantize
 from trainers.loop.trainer import FitResult
 from trainers.scoring import onnx_scorer
 
+PARITY_ROWS = 2000
+"""Held-out rows on which the exported model is compared with the training module."""
 
-class Served(NamedTuple):
-    """The scores of the held-out rows by the model.onnx that will be served, the gate's verdict on it, its precision.
 
-    ``refused`` says why weights of int8 were asked for and are not served.
+class GateRows(NamedTuple):
+    """Held-out rows of the frame, and the champion's scores of them; None without a champion."""
+
+    table: pa.Table
+    champion_scores: np.ndarray | None = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the rows."""
+        labels: np.ndarray = self.table[LABEL].to_numpy()
+        return labels
+
+    @property
+    def sample(self) -> pa.Table:
+        """The rows for parity."""
+        return self.table.slice(0, PARITY_ROWS)
+
+
+class ExportedModel(NamedTuple):
+    """An exported model on the held-out rows.
+
+    Attributes:
+        scores: Scores by the model.onnx in the bundle.
+        report: The gate's checks of these scores.
+        parity: Largest difference from the training module's scores.
+        precision: Precision of the weights in the bundle.
+        int8_refusal: Why the project's int8 weights are not used; empty when they are, or nothing asks for them.
     """
 
     scores: np.ndarray
     report: GateReport
-    precision: Precision
-    refused: str = ""
+    parity: float
+    precision: Precision = "float32"
+    int8_refusal: str = ""
 
     def __str__(self) -> str:
-        return f"{self.precision} (int8 refused: {self.refused})" if self.refused else self.precision
+        return f"{self.precision} (int8 refused: {self.int8_refusal})" if self.int8_refusal else self.precision
 
 
-def choose(
+def export_and_check(
     policy: GatePolicy,
     fitted: FitResult,
     folder: Path,
-    test: pa.Table,
-    labels: np.ndarray,
+    rows: GateRows,
     *,
-    parity: float,
-    champion_scores: np.ndarray | None = None,
-) -> Served:
-    """Judge the model.onnx of ``folder`` on ``test``, and replace it by its int8 form where that is asked for and passes.
+    original_scores: np.ndarray | None = None,
+    compression: str = "",
+) -> ExportedModel:
+    """Export a model in float32 and check its scores.
 
-    What fails in float32 is not tried in int8. ``parity`` is what export has found for the model in float32.
+    Args:
+        policy: Limits of the gate.
+        fitted: The model.
+        folder: Where its files go.
+        rows: Rows to score.
+        original_scores: Scores of the model before compression; None when it is not compressed.
+        compression: Description of the compression.
     """
+    parity = export(fitted, folder, rows.sample)
+    return _check(policy, fitted, folder, rows, parity, original_scores, compression)
 
-    def judged(scores: np.ndarray, difference: float, exact: np.ndarray | None = None) -> GateReport:
-        return judge(
-            policy,
-            fitted.task,
-            scores,
-            labels,
-            parity=difference,
-            train_metrics=fitted.train_metrics,
-            validation_metrics=fitted.metrics,
-            champion_scores=champion_scores,
-            exact_scores=exact,
-        )
 
-    arrays = fitted.encoder.encode(test)
-    exact = onnx_scorer.score(onnx_scorer.session(folder / MODEL_FILE), arrays)
-    served = Served(exact, judged(exact, parity), "float32")
+def export_best_precision(policy: GatePolicy, fitted: FitResult, folder: Path, rows: GateRows) -> ExportedModel:
+    """Export a model, with int8 weights where ``TrainConfig.quantize`` asks for them and the gate accepts them.
+
+    A model that fails the gate in float32 is not tried in int8.
+
+    Args:
+        policy: Limits of the gate.
+        fitted: The model.
+        folder: Where its files go.
+        rows: Rows to score.
+    """
+    exact = export_and_check(policy, fitted, folder, rows)
     if fitted.config.quantize == "none":
-        return served
-    if not served.report.passed:
-        return served._replace(refused="it fails in float32 already")
-    whole = (folder / MODEL_FILE).read_bytes()
-    quantize(whole, folder / MODEL_FILE)
-    scores = onnx_scorer.score(onnx_scorer.session(folder / MODEL_FILE), arrays)
-    report = judged(scores, max(parity, export_portable(fitted, folder, test)), exact)
-    if report.passed:
-        return Served(scores, report, "int8")
-    (folder / MODEL_FILE).write_bytes(whole)
-    export_portable(fitted, folder, test)
-    return served._replace(refused="; ".join(check.reason for check in report.failures))
+        return exact
+    if not exact.report.passed:
+        return exact._replace(int8_refusal="it already fails in float32")
+    original = (folder / MODEL_FILE).read_bytes()
+    quantize(original, folder / MODEL_FILE)
+    parity = max(exact.parity, export_portable(fitted, folder, rows.table))
+    quantized = _check(policy, fitted, folder, rows, parity, exact.scores, INT8)
+    if quantized.report.passed:
+        return quantized._replace(precision="int8")
+    (folder / MODEL_FILE).write_bytes(original)
+    export_portable(fitted, folder, rows.table)
+    return exact._replace(int8_refusal="; ".join(check.reason for check in quantized.report.failures))
+
+
+def _check(
+    policy: GatePolicy,
+    fitted: FitResult,
+    folder: Path,
+    rows: GateRows,
+    parity: float,
+    original_scores: np.ndarray | None,
+    compression: str,
+) -> ExportedModel:
+    scores = onnx_scorer.score(onnx_scorer.open_session(folder / MODEL_FILE), fitted.encoder.encode(rows.table))
+    candidate = ScoredCandidate(
+        task=fitted.task,
+        scores=scores,
+        labels=rows.labels,
+        parity=parity,
+        train_metrics=fitted.train_metrics,
+        validation_metrics=fitted.metrics,
+        champion_scores=rows.champion_scores,
+        original_scores=original_scores,
+        compression=compression,
+    )
+    return ExportedModel(scores, check_candidate(policy, candidate), parity)

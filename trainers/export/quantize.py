@@ -1,8 +1,8 @@
-"""int8 weights for a model on a CPU: dynamic quantisation by ONNX Runtime.
+"""int8 weights for a model on a CPU: dynamic quantization by ONNX Runtime.
 
-Weights of matrix products are rounded per output column when the file is written, activations per batch as they come
+Weights of matrix products are rounded per output column when the file is written, activations per batch at run time
 (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", sections
-2.1 and 2.3). Whether the scores are still good enough is for the gate to say.
+2.1 and 2.3). The quality gate decides whether the scores are still good enough.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from cluster.log_suppression import suppress_logs
 
 
 def quantize(model: bytes, target: Path) -> None:
-    """Write the ONNX ``model`` with int8 weights to ``target``.
+    """Write an ONNX model with int8 weights.
 
-    Weights get seven of the eight bits: with eight, products of a CPU without VNNI saturate, and the scores of the machine
-    that serves would not be those of the machine that passed the gate.
+    Weights use seven of the eight bits: with eight, products on a CPU without VNNI saturate, and the scores of the serving
+    machine would differ from those of the machine that ran the gate.
+
+    Args:
+        model: The model in float32.
+        target: The file to write.
     """
-    # It recommends a preparation that finds nothing to do in these graphs.
+    # ONNX Runtime recommends a preprocessing step that changes nothing in these graphs.
     with suppress_logs("root"):
         quantize_dynamic(
             onnx.load_from_string(model),

@@ -90,7 +90,7 @@ def fit(
     ``checkpoints`` lets a fit that was killed go on when it is called again with the same arguments; it must be reachable from
     every node. It is the caller's to remove. ``start`` and ``teacher`` are those of Job.
     """
-    calibration.require(task, config.calibrate)
+    calibration.require_probabilities(task, config.calibrate)
     started = time.perf_counter()
     encoded = data.encoded(encoder, task, config.cache_mib)
     registry.check(spec, encoded.inputs, task)

@@ -67,7 +67,7 @@ class Mlp(nn.Module):
         logits: torch.Tensor = self.head(self.body(self.inputs(numbers, codes)))
         return logits
 
-    def narrowed(self, share: float) -> tuple[dict[str, Parameter], dict[str, torch.Tensor]]:
+    def prune(self, share: float) -> tuple[dict[str, Parameter], dict[str, torch.Tensor]]:
         """Parameters and state without ``share`` of the units of each layer, those that contribute least."""
         state = dict(self.state_dict())
         blocks = range(0, len(self.body), _BLOCK)

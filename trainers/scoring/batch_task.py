@@ -1,4 +1,4 @@
-"""What one task of a batch prediction does: read a part, score it, write one file."""
+"""One task of a batch prediction: read a part of the input, score it, write one file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cluster.values import Task
 from features.encoder import Encoder
 from features.offline.training_frame import OfflineFeatureReader, is_text
 from features.sources.pseudonyms import Pseudonymizer
-from trainers.scoring.onnx_scorer import outputs, score, session
+from trainers.scoring.onnx_scorer import open_session, output_arrays, score
 
 _PAGE_BYTES = 1 << 20
 
@@ -28,22 +28,34 @@ STAGES = ("read", "features", "encode", "model", "write")
 
 
 @dataclass(frozen=True)
-class Job:
-    """All that the tasks share; it lies in the object store once. ``folder`` is where their files go."""
+class BatchJob:
+    """What all tasks of a batch prediction share; the object store holds it once.
+
+    Attributes:
+        task: The model's task.
+        encoder: The encoder of the feature set.
+        model: The exported model.
+        pseudonymize: Replaces personal values of the input.
+        frame: Computes the features.
+        schema: Columns of the input.
+        passthrough: Columns of the input that the output contains beside the scores.
+        folder: Where the tasks write their files.
+        parts: Parts of the input, one for each task.
+    """
 
     task: Task
     encoder: Encoder
     model: bytes
-    shield: Pseudonymizer
+    pseudonymize: Pseudonymizer
     frame: OfflineFeatureReader
     schema: pa.Schema
-    kept: tuple[str, ...]
+    passthrough: tuple[str, ...]
     folder: str
     parts: tuple[ScanPart, ...]
 
 
-class Receipt(NamedTuple):
-    """What a task has written, and the seconds that each stage took."""
+class BatchTaskResult(NamedTuple):
+    """The file that a task wrote, its rows, and the seconds of each stage."""
 
     file: str
     rows: int
@@ -51,78 +63,84 @@ class Receipt(NamedTuple):
 
 
 @ray.remote
-def score_part(number: int, shared: Sequence[ray.ObjectRef]) -> Receipt:
-    """Score part ``number`` of the job behind the reference in ``shared``: in a list, so that Ray does not fetch it for each task."""
+def score_part(number: int, shared: Sequence[ray.ObjectRef]) -> BatchTaskResult:
+    """Score one part of a job.
+
+    Args:
+        number: Index of the part.
+        shared: A list with the reference of the BatchJob. Ray would fetch a bare reference again for each task.
+    """
     (reference,) = shared
-    return _loaded(reference).run(number)
+    return _worker(reference).run(number)
 
 
-# A worker process works for one job at a time; it keeps that one's session.
+# A worker process runs one job at a time and keeps its session between tasks.
 @lru_cache(maxsize=1)
-def _loaded(reference: ray.ObjectRef) -> Worker:
-    return Worker(ray.get(reference))
+def _worker(reference: ray.ObjectRef) -> BatchWorker:
+    return BatchWorker(ray.get(reference))
 
 
-class Worker:
-    """A job in a worker process, its model ready to score."""
+class BatchWorker:
+    """Runs the tasks of a job in a worker process with one inference session."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: BatchJob) -> None:
         self._job = job
-        self._model = session(job.model)
-        needed = dict.fromkeys((*job.kept, *job.frame.required_columns(job.schema.names)))
-        self._columns = [name for name in job.schema.names if name in needed]
-        self._coded = _coded(job)
+        self._model = open_session(job.model)
+        columns = dict.fromkeys((*job.passthrough, *job.frame.required_columns(job.schema.names)))
+        self._columns = [name for name in job.schema.names if name in columns]
+        self._dictionary_columns = _dictionary_columns(job)
 
-    def run(self, number: int) -> Receipt:
-        clock = _Clock()
-        # A task that is repeated must not write into the file of the one that may still be running.
+    def run(self, number: int) -> BatchTaskResult:
+        """Score part ``number`` of the job."""
+        timer = _StageTimer()
+        # A retried task must not write into the file of an attempt that may still be running.
         name = f"part-{number:06d}-{uuid.uuid4().hex[:8]}.parquet"
         empty = pa.schema([self._job.schema.field(c) for c in self._columns]).empty_table()
-        schema, rows = self._scored(empty, _Clock()).schema, 0
+        schema, rows = self._score(empty, _StageTimer()).schema, 0
         with _writer(Path(self._job.folder) / name, schema) as writer:
-            blocks = self._job.parts[number].read(self._columns, self._coded)
-            while (block := clock.timed("read", next, blocks, None)) is not None:
-                scored = self._scored(block, clock)
-                clock.timed("write", writer.write_table, scored.cast(schema))
+            blocks = self._job.parts[number].read(self._columns, self._dictionary_columns)
+            while (block := timer.measure("read", next, blocks, None)) is not None:
+                scored = self._score(block, timer)
+                timer.measure("write", writer.write_table, scored.cast(schema))
                 rows += block.num_rows
-        return Receipt(name, rows, clock.seconds)
+        return BatchTaskResult(name, rows, timer.seconds)
 
-    def _scored(self, block: pa.Table, clock: _Clock) -> pa.Table:
+    def _score(self, block: pa.Table, timer: _StageTimer) -> pa.Table:
         job = self._job
-        block = job.shield(block)
-        frame = clock.timed("features", job.frame, block)
-        arrays = clock.timed("encode", job.encoder.encode, frame)
-        scores = clock.timed("model", score, self._model, arrays)
-        written = block.select(list(job.kept))
-        for name, values in outputs(job.task, scores).items():
-            written = written.append_column(name, values)
-        return written
+        block = job.pseudonymize(block)
+        frame = timer.measure("features", job.frame, block)
+        arrays = timer.measure("encode", job.encoder.encode, frame)
+        scores = timer.measure("model", score, self._model, arrays)
+        output = block.select(list(job.passthrough))
+        for name, values in output_arrays(job.task, scores).items():
+            output = output.append_column(name, values)
+        return output
 
 
-class _Clock:
+class _StageTimer:
     """Seconds of each stage of a task."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
 
-    def timed(self, stage: str, work: Callable[..., Any], *arguments: Any) -> Any:
-        began = time.perf_counter()
-        done = work(*arguments)
-        self.seconds[stage] += time.perf_counter() - began
-        return done
+    def measure(self, stage: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = work(*arguments)
+        self.seconds[stage] += time.perf_counter() - start
+        return result
 
 
-def _coded(job: Job) -> list[str]:
-    """Columns that the encoder takes as codes and a dictionary, which saves it from looking at every value."""
+def _dictionary_columns(job: BatchJob) -> list[str]:
+    """Text columns that the encoder takes as codes and a dictionary, without a look at every value."""
     if not job.frame.is_passthrough(job.schema):
         return []
     return [name for name in job.encoder.categories if is_text(job.schema.field(name).type)]
 
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Text is written with a dictionary, numbers as they are: to compress them would take half as long as a small model does.
+    """Text is written with a dictionary, numbers uncompressed: compression would take half as long as a small model.
 
-    One page for a column of a row group, and no smallest and largest value of floats, halve the time that writing takes.
+    One page per column of a row group, and no minimum and maximum of floats, halve the time of writing.
     """
     text = [field.name for field in schema if is_text(field.type)]
     bounded = [field.name for field in schema if not pa.types.is_floating(field.type)]

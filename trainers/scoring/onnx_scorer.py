@@ -1,4 +1,4 @@
-"""Scores of an exported model, and its metrics as a whole, by group and over time."""
+"""Scores of an exported model, and their metrics by group and over time."""
 
 from __future__ import annotations
 
@@ -13,39 +13,38 @@ from cluster.values import Frozen, Task
 from features.encoder import Arrays
 from features.manifest import MODEL_FILE, Manifest
 from trainers import metrics
-from trainers.metrics import evaluate
-
-__all__ = [
-    "CalibrationBin",
-    "by_group",
-    "by_time",
-    "calibration",
-    "evaluate",
-    "output_columns",
-    "outputs",
-    "score",
-    "score_table",
-    "session",
-]
 
 Metrics = dict[str, float]
 
 CALL_ROWS = 512
-"""Rows of one call of a model: the values between its layers stay in a core's cache, which makes it up to 1.8 times as fast."""
+"""Rows of one call of a model: values between layers stay in a core's cache, which makes it up to 1.8 times as fast."""
 
 
 class CalibrationBin(Frozen):
-    """Rows of similar score: their mean score, and the share of them that came true."""
+    """Rows with similar scores: their mean score, and the share of them that are correct."""
 
     score: float
     share: float
     rows: int
 
 
-def session(model: Path | bytes, threads: int = 1) -> ort.InferenceSession:
-    """An inference session on the CPU. Raises DataError when there is no model file."""
+def open_session(model: Path | bytes, threads: int = 1) -> ort.InferenceSession:
+    """An inference session on the CPU.
+
+    Args:
+        model: An ONNX file, or its content.
+        threads: Threads of one call.
+
+    Raises:
+        DataError: The file does not exist.
+    """
     if isinstance(model, Path) and not model.exists():
-        raise DataError(f"no model at {model}", "was the artifact store moved or cleaned?")
+        raise DataError(
+            f"no model file at {model}",
+            "check whether the artifact store was moved or cleaned",
+            code="data.model_file_missing",
+            path=str(model),
+        )
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -54,7 +53,7 @@ def session(model: Path | bytes, threads: int = 1) -> ort.InferenceSession:
 
 
 def score(model: ort.InferenceSession, arrays: Arrays) -> np.ndarray:
-    """Scores of encoded rows, float32, in the convention of contracts.Task."""
+    """Scores of encoded rows, float32 (cluster.values.Task)."""
     names = [node.name for node in model.get_inputs()]
     rows = len(arrays["numbers"])
     starts = range(0, max(1, rows), CALL_ROWS)
@@ -63,20 +62,20 @@ def score(model: ort.InferenceSession, arrays: Arrays) -> np.ndarray:
 
 
 def score_table(folder: Path, frame: pa.Table, threads: int = 1) -> np.ndarray:
-    """Scores of a feature frame by the model of a bundle."""
-    return score(session(folder / MODEL_FILE, threads), Manifest.load(folder).encoder.encode(frame))
+    """Scores of a feature frame by the model of the bundle in ``folder``."""
+    return score(open_session(folder / MODEL_FILE, threads), Manifest.load(folder).encoder.encode(frame))
 
 
-def output_columns(task: Task) -> tuple[str, ...]:
-    """Names of ``outputs``."""
+def output_names(task: Task) -> tuple[str, ...]:
+    """Names of the columns that ``output_arrays`` returns."""
     return ("scores", "predicted") if task.wide else ("score",)
 
 
-def outputs(task: Task, scores: np.ndarray) -> dict[str, pa.Array]:
-    """Scores as columns of a table.
+def output_arrays(task: Task, scores: np.ndarray) -> dict[str, pa.Array]:
+    """Scores as columns of a table, by name.
 
-    Binary and regression: column "score"; multiclass: "scores" (a list in the order of the classes) and "predicted"; multilabel: the
-    same, "predicted" being the list of labels with a score of 0.5 or more.
+    Binary and regression: "score". Multiclass: "scores", a list in the order of the classes, and "predicted", the likeliest
+    class. Multilabel: the same, but "predicted" lists the labels with a score of at least 0.5.
     """
     if not task.wide:
         return {"score": pa.array(scores, pa.float64())}
@@ -87,36 +86,43 @@ def outputs(task: Task, scores: np.ndarray) -> dict[str, pa.Array]:
     return {"scores": lists, "predicted": pa.array(classes[scores.argmax(axis=1)], pa.string())}
 
 
-def calibration(task: Task, scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> tuple[CalibrationBin, ...]:
-    """Reliability of probabilities, in bins of about equal numbers of rows (multiclass: of the predicted class; multilabel: of all labels).
+def calibration_curve(task: Task, scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> tuple[CalibrationBin, ...]:
+    """Calibration curve of probabilities: multiclass of the predicted class, multilabel of all labels together.
 
-    Raises DataError for regression, which has none.
+    Args:
+        task: A task with probabilities.
+        scores: Scores of the rows.
+        labels: Labels of the rows.
+        bins: Number of bins, each with about the same number of rows.
+
+    Raises:
+        DataError: The task is a regression.
     """
     if task.kind == "regression":
-        raise DataError("a regression has no calibration curve of probabilities")
-    wide = task.kind == "multiclass"
-    chance = scores.max(axis=1) if wide else scores.ravel()
-    hits = scores.argmax(axis=1) == labels if wide else labels.ravel()
-    order = np.argsort(chance, kind="stable")
+        raise DataError("a regression has no calibration curve", code="data.regression_calibration_curve")
+    multiclass = task.kind == "multiclass"
+    probabilities = scores.max(axis=1) if multiclass else scores.ravel()
+    hits = scores.argmax(axis=1) == labels if multiclass else labels.ravel()
+    order = np.argsort(probabilities, kind="stable")
     return tuple(
-        CalibrationBin(score=float(chance[part].mean()), share=float(hits[part].mean()), rows=len(part))
+        CalibrationBin(score=float(probabilities[part].mean()), share=float(hits[part].mean()), rows=len(part))
         for part in np.array_split(order, bins)
         if len(part)
     )
 
 
-def by_group(task: Task, scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, Metrics]:
-    """Metrics and the number of rows of each group, in the groups' order. ``groups`` [n] has anything that sorts."""
-    result = {}
+def metrics_by_group(task: Task, scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, Metrics]:
+    """Metrics and number of rows of each group, in the order of the groups. ``groups`` [n] holds values that can be sorted."""
+    by_group = {}
     for group in np.unique(groups):
         here = groups == group
-        result[str(group)] = {**metrics.evaluate(task, scores[here], labels[here]), "rows": float(here.sum())}
-    return result
+        by_group[str(group)] = {**metrics.evaluate(task, scores[here], labels[here]), "rows": float(here.sum())}
+    return by_group
 
 
-def by_time(
+def metrics_by_time(
     task: Task, scores: np.ndarray, labels: np.ndarray, as_of: pa.ChunkedArray | pa.Array, unit: str = "M"
 ) -> dict[str, Metrics]:
-    """Metrics per period of ``as_of`` (timestamps, UTC); ``unit`` is NumPy's: "M" month, "W" week, "D" day."""
+    """Metrics by period of ``as_of`` (timestamps, UTC). ``unit`` is that of NumPy: "M" month, "W" week, "D" day."""
     instants = as_of.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
-    return by_group(task, scores, labels, instants.astype("datetime64[us]").astype(f"datetime64[{unit}]"))
+    return metrics_by_group(task, scores, labels, instants.astype("datetime64[us]").astype(f"datetime64[{unit}]"))

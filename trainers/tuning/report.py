@@ -6,14 +6,16 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from cluster.web.page import facts, none, page, plot, section, table
+from cluster.web.page import empty_note, fact_boxes, plot, render_page, section, table
 from trainers.tuning import report_plots as plots
 from trainers.tuning.trial import Standing, Trial, TuneResult
 
 
 def render(project: str, found: TuneResult, made_at: float) -> str:
     """The page. It loads nothing from anywhere."""
-    return page(f"{project}: search", made_at, [_facts(found), _finalists(found), _parallel(found), _trials(found)])
+    return render_page(
+        f"{project}: search", made_at, [_facts(found), _finalists(found), _parallel(found), _trials(found)]
+    )
 
 
 def _facts(found: TuneResult) -> str:
@@ -26,13 +28,13 @@ def _facts(found: TuneResult) -> str:
         ("failed", str(sum(trial.status == "failed" for trial in searched))),
         ("seconds of training", f"{sum(trial.seconds for trial in found.trials):,.0f}"),
     ]
-    return facts(boxes)
+    return fact_boxes(boxes)
 
 
 def _finalists(found: TuneResult) -> str:
     if not found.standings:
         why = f"None was trained again: trial {found.best.number} wins by one seed, which may be luck. Set finalist_seeds."
-        return section("Finalists", "", none(why))
+        return section("Finalists", "", empty_note(why))
     caption = (
         "The best settings under seeds that the search has not seen; the best mean wins. What a trial had in the search is not "
         "in its mean: it was picked for being high. ± is the standard deviation over seeds."

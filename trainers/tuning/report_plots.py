@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from cluster.web.drawing import FAINT, INK, STYLE, svg
+from cluster.web.drawing import FAINT, INK, STYLE, to_svg
 from trainers.config import Parameter
 from trainers.tuning.trial import Standing, Trial
 
@@ -73,7 +73,7 @@ def parallel(trials: Sequence[Trial], best: int, metric: str, direction: str) ->
         tips[f"trial-{trial.number}"] = _tip(trial, metric)
         axes.add_collection(line)
     _draw_axes(axes, columns)
-    return svg(figure, "settings and results", tips)
+    return to_svg(figure, "settings and results", tips)
 
 
 def _draw_axes(axes: Axes, columns: Sequence[_Axis]) -> None:
@@ -106,4 +106,4 @@ def spread(found: Sequence[Standing], metric: str) -> str:
     axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.set_xlabel(f"validation {metric}")
     axes.grid(axis="x")
-    return svg(figure, "finalists")
+    return to_svg(figure, "finalists")

@@ -33,7 +33,7 @@ from rayloop.stages import batch_predict
 from tests.factories.rayloop.digits import project
 from tests.factories.trainers.frames import COLUMNS, frame, trained
 from trainers.export.onnx_export import export
-from trainers.scoring.batch_task import Job
+from trainers.scoring.batch_task import BatchJob
 from trainers.scoring.onnx_scorer import score_table
 
 REQUESTS = frame(rows=900, seed=3).drop(["label", "split"])
@@ -189,7 +189,7 @@ class KilledOnce:
             yield table.slice(10)
 
 
-def _fragile(cluster: Settings, version: ModelVersion, folder: Path, mark: str) -> tuple[ScanPlan, Job]:
+def _fragile(cluster: Settings, version: ModelVersion, folder: Path, mark: str) -> tuple[ScanPlan, BatchJob]:
     """A job of one part, whose reader is killed while there is no file ``mark``; it writes into ``folder``."""
     source = folder.parent / "in.parquet"
     pq.write_table(REQUESTS, source)
@@ -199,7 +199,7 @@ def _fragile(cluster: Settings, version: ModelVersion, folder: Path, mark: str) 
     shield = Pseudonymizer.for_columns(manifest.features.request, cluster)
     requests = OfflineFeatureReader(manifest.features, {}, cluster)
     head = (manifest.task, manifest.encoder, model.read_bytes(), shield, requests)
-    return rows, Job(*head, rows.schema, tuple(rows.schema.names), str(folder), tuple(rows.parts))
+    return rows, BatchJob(*head, rows.schema, tuple(rows.schema.names), str(folder), tuple(rows.parts))
 
 
 @pytest.mark.cluster

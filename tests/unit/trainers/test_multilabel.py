@@ -18,7 +18,7 @@ from trainers import metrics
 from trainers.config import TrainConfig
 from trainers.data.encoding_task import Encode, label_array
 from trainers.evaluation import assessment
-from trainers.evaluation.assessment import Evidence, Part
+from trainers.evaluation.assessment import CandidateEvidence, ScoredSplit
 from trainers.evaluation.fairness import FairnessPolicy
 from trainers.evaluation.lightgbm_baseline import baseline_scores
 from trainers.evaluation.quality_gate import GatePolicy
@@ -40,9 +40,9 @@ def _result() -> FitResult:
 def test_the_exported_file_gives_a_probability_for_each_label(tmp_path: Path) -> None:
     rows = frame("multilabel", rows=80, seed=2)
     assert export(_result(), tmp_path, rows) < 1e-5
-    scores = onnx_scorer.score(onnx_scorer.session(tmp_path / MODEL_FILE), _result().encoder.encode(rows))
+    scores = onnx_scorer.score(onnx_scorer.open_session(tmp_path / MODEL_FILE), _result().encoder.encode(rows))
     assert scores.shape == (80, 2)
-    written = onnx_scorer.outputs(TASK, scores)
+    written = onnx_scorer.output_arrays(TASK, scores)
     for row, names in zip(scores, written["predicted"].to_pylist(), strict=True):
         assert names == [name for name, score in zip(TASK.classes, row, strict=True) if score >= 0.5]
 
@@ -75,19 +75,19 @@ def test_every_side_of_the_gate_takes_it() -> None:
         with torch.inference_mode():
             return np.asarray(scored(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy())
 
-    def of(table: pa.Table) -> Part:
+    def of(table: pa.Table) -> ScoredSplit:
         arrays = result.encoder.encode(table)
-        return Part(table, arrays, label_array(table["label"]), score(arrays))
+        return ScoredSplit(table, arrays, label_array(table["label"]), score(arrays))
 
     parts = [of(frame("multilabel", rows=600, seed=seed)) for seed in (0, 8, 9)]
-    found = assessment.assess(policy, Evidence(TASK, result.inputs, score, *parts))
+    found = assessment.assess(policy, CandidateEvidence(TASK, result.inputs, score, *parts))
     assert set(found.metrics) == set(metrics.METRICS["multilabel"])
     assert {one.feature for one in found.importance[:2]} <= {"plain", "pixels", "colour"}
     # "blue" is the colour itself, and one label of two.
-    assert found.alone[0].feature == "colour"
+    assert found.single_feature_skills[0].feature == "colour"
     assert found.fairness[0].error_difference is not None
     assert all(attribution.output in TASK.classes for attribution in found.attributions)
-    assert all(check.passed for check in assessment.judge(policy.model_copy(update={"max_alone": None}), TASK, found))
+    assert all(check.passed for check in assessment.check(policy.model_copy(update={"max_alone": None}), TASK, found))
 
 
 def test_trees_are_grown_for_each_label() -> None:

@@ -14,12 +14,14 @@ from cluster.errors import ProjectError
 from cluster.values import GateReport, Snapshot, TaskKind
 from features.encoder import Arrays, Encoder
 from features.manifest import MODEL_FILE
+from tests.factories.errors import raises
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part, trained
-from trainers.card.html import render
-from trainers.card.model_card import FeatureFacts, Lineage, ModelCard, PartFacts, limits_of
+from trainers import metrics
+from trainers.card.html import render_card
+from trainers.card.model_card import CardLineage, FeatureFacts, ModelCard, SplitFacts, derive_limits
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation import assessment, serving_budget
-from trainers.evaluation.assessment import Assessment, Evidence, Part
+from trainers.evaluation.assessment import Assessment, CandidateEvidence, ScoredSplit
 from trainers.evaluation.fairness import FairnessPolicy
 from trainers.evaluation.quality_gate import GatePolicy
 from trainers.evaluation.robustness import RobustnessPolicy
@@ -37,7 +39,7 @@ POLICY = GatePolicy(
 )
 
 
-def _scorer(result: FitResult) -> assessment.Score:
+def _scorer(result: FitResult) -> assessment.ScoreFunction:
     """The module in torch: what the exported one says is compared elsewhere."""
     scored = result.scored()
 
@@ -48,15 +50,15 @@ def _scorer(result: FitResult) -> assessment.Score:
     return score
 
 
-def _evidence(result: FitResult, kind: TaskKind, champion: bool = True) -> Evidence:
+def _evidence(result: FitResult, kind: TaskKind, champion: bool = True) -> CandidateEvidence:
     score = _scorer(result)
 
-    def of(table: pa.Table) -> Part:
+    def of(table: pa.Table) -> ScoredSplit:
         arrays = result.encoder.encode(table)
-        return Part(table, arrays, table["label"].to_numpy(), score(arrays))
+        return ScoredSplit(table, arrays, table["label"].to_numpy(), score(arrays))
 
     test = of(frame(kind, rows=1500, seed=7))
-    return Evidence(
+    return CandidateEvidence(
         task=TASKS[kind],
         inputs=result.inputs,
         score=score,
@@ -69,7 +71,7 @@ def _evidence(result: FitResult, kind: TaskKind, champion: bool = True) -> Evide
 
 
 def _card(kind: TaskKind, found: Assessment, report: GateReport) -> ModelCard:
-    parts = (PartFacts(name="test", rows=1500, start="2013-10-01 00:00", end="2013-12-31 00:00", label_mean=0.5),)
+    parts = (SplitFacts(name="test", rows=1500, start="2013-10-01 00:00", end="2013-12-31 00:00", label_mean=0.5),)
     features = tuple(
         FeatureFacts(name=c.name, kind=c.kind, origin="request", missing=0.6 * (c.name == "gappy")) for c in COLUMNS
     )
@@ -90,8 +92,8 @@ def _card(kind: TaskKind, found: Assessment, report: GateReport) -> ModelCard:
         checks=report.checks,
         assessment=found,
         curve=((0.1, 0.2, 10), (0.9, 0.8, 10)),
-        limits=limits_of(parts, features, found),
-        lineage=Lineage(
+        limits=derive_limits(parts, features, found),
+        lineage=CardLineage(
             run_id="r", snapshot=Snapshot(table="t", id=1, rows=2), feature_hash="h", code_version="c", fingerprint="f"
         ),
     )
@@ -101,7 +103,7 @@ def _card(kind: TaskKind, found: Assessment, report: GateReport) -> ModelCard:
 def test_every_kind_of_task_is_assessed_and_has_a_card(kind: TaskKind) -> None:
     given = _evidence(trained(kind), kind)
     found = assessment.assess(POLICY, given)
-    checks = assessment.judge(POLICY, TASKS[kind], found)
+    checks = assessment.check(POLICY, TASKS[kind], found)
     names = [check.name for check in checks]
     assert names[:4] == [
         "slices found by search",
@@ -119,7 +121,7 @@ def test_every_kind_of_task_is_assessed_and_has_a_card(kind: TaskKind) -> None:
     card = _card(kind, found, GateReport(checks=checks))
     assert ModelCard.model_validate_json(card.model_dump_json()) == card
     assert json.loads(card.model_dump_json())["assessment"]["importance"]
-    _page_is_whole(render(card))
+    _page_is_whole(render_card(card))
 
 
 def _page_is_whole(page: str) -> None:
@@ -147,21 +149,21 @@ def test_without_declared_limits_only_the_leak_is_judged() -> None:
     given = _evidence(trained(), "binary", champion=False)
     quiet = GatePolicy(slices=SlicePolicy(search=False))
     found = assessment.assess(quiet, given)
-    assert [check.name for check in assessment.judge(quiet, given.task, found)] == ["no feature is the label"]
-    assert (found.slices, found.found, found.fairness) == ((), (), ())
+    assert [check.name for check in assessment.check(quiet, given.task, found)] == ["no feature is the label"]
+    assert (found.slices, found.discovered_slices, found.fairness) == ((), (), ())
 
 
 def test_a_model_of_one_tensor_has_nothing_to_slice_or_to_suspect() -> None:
     given = _evidence(trained("multiclass", columns=COLUMNS[4:]), "multiclass")
     found = assessment.assess(GatePolicy(), given)
-    assert (found.found, found.alone) == ((), ())
+    assert (found.discovered_slices, found.single_feature_skills) == ((), ())
     assert [i.feature for i in found.importance] == ["pixels"]
-    assert assessment.judge(GatePolicy(), given.task, found) == ()
+    assert assessment.check(GatePolicy(), given.task, found) == ()
 
 
 def test_a_declared_column_that_is_not_there_is_named() -> None:
     given = _evidence(trained(), "binary")
-    with pytest.raises(ProjectError, match="slices by 'color'"):
+    with raises(ProjectError, "project.unknown_gate_column", column="color"):
         assessment.assess(GatePolicy(slices=SlicePolicy(columns=("color",))), given)
 
 
@@ -177,9 +179,9 @@ def test_a_temperature_is_fitted_exported_and_judged(tmp_path: Path) -> None:
     assert found is not None
     assert (found.applied, found.temperature) == (True, result.temperature)
     arrays, labels = given.test.arrays, given.test.labels
-    before, after = _scorer(raw)(arrays), onnx_scorer.score(onnx_scorer.session(tmp_path / MODEL_FILE), arrays)
-    assert found.ece_before == pytest.approx(onnx_scorer.evaluate(TASKS["binary"], before, labels)["ece"], abs=2e-3)
-    assert found.ece_after == pytest.approx(onnx_scorer.evaluate(TASKS["binary"], after, labels)["ece"], abs=2e-3)
+    before, after = _scorer(raw)(arrays), onnx_scorer.score(onnx_scorer.open_session(tmp_path / MODEL_FILE), arrays)
+    assert found.ece_before == pytest.approx(metrics.evaluate(TASKS["binary"], before, labels)["ece"], abs=2e-3)
+    assert found.ece_after == pytest.approx(metrics.evaluate(TASKS["binary"], after, labels)["ece"], abs=2e-3)
     assert found.log_loss_after < found.log_loss_before
     assert np.array_equal(np.argsort(before[:50]), np.argsort(after[:50]))
     assert calibrated(trained(), held_out).temperature == 1.0
@@ -188,14 +190,14 @@ def test_a_temperature_is_fitted_exported_and_judged(tmp_path: Path) -> None:
 def test_a_regression_cannot_be_calibrated_and_says_so_before_it_trains() -> None:
     config = TrainConfig(calibrate="temperature")
     encoder = Encoder.fit(COLUMNS, frame("regression"))
-    with pytest.raises(ProjectError, match="a regression has no probabilities"):
+    with raises(ProjectError, "project.regression_calibration"):
         fit(ModelSpec(), config, TASKS["regression"], encoder, None)  # type: ignore[arg-type]
 
 
 def test_a_budget_is_kept_or_not() -> None:
     latency = {"onnxruntime_us_1": 20.0, "onnxruntime_us_1024": 900.0}
-    assert not list(serving_budget.judge(Budget(), latency, 1 << 20))
-    found = list(serving_budget.judge(Budget(max_us_1=30, max_us_1024=500, max_mib=2), latency, 1 << 20))
+    assert not list(serving_budget.check(Budget(), latency, 1 << 20))
+    found = list(serving_budget.check(Budget(max_us_1=30, max_us_1024=500, max_mib=2), latency, 1 << 20))
     assert [(c.name, c.value, c.passed) for c in found] == [
         ("latency of 1", 20.0, True),
         ("latency of 1024", 900.0, False),

@@ -21,13 +21,13 @@ def test_intervals_cover_as_often_as_they_say() -> None:
     true = metrics.evaluate(task, *_rows(400_000, 1_000))
     missed = dict.fromkeys(("auc", "log_loss", "brier", "accuracy"), 0)
     for seed in range(150):
-        found = bootstrap.intervals(task, *_rows(300, seed), alpha=0.1, resamples=100, seed=1)
+        found = bootstrap.confidence_intervals(task, *_rows(300, seed), alpha=0.1, resamples=100, seed=1)
         for name in missed:
             missed[name] += not found[name].low <= true[name] <= found[name].high
     assert all(0 < count / 150 <= 0.1 + 4 * np.sqrt(0.1 * 0.9 / 150) for count in missed.values()), missed
 
 
 def test_all_metrics_see_the_same_rows() -> None:
-    drawn = bootstrap.draws({"one": lambda w: float(w[0]), "same": lambda w: float(w[0])}, 50, 30, 0)  # type: ignore[index]
+    drawn = bootstrap.resample({"one": lambda w: float(w[0]), "same": lambda w: float(w[0])}, 50, 30, 0)  # type: ignore[index]
     assert np.array_equal(drawn["one"], drawn["same"])
     assert len(np.unique(drawn["one"])) > 2

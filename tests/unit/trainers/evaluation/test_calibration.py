@@ -48,17 +48,17 @@ def test_the_calibration_error_by_hand() -> None:
 @given(st.lists(st.floats(0.001, 0.999), min_size=2, max_size=30, unique=True), st.floats(0.05, 20))
 def test_ranks_stay_and_the_way_back_is_exact(values: list[float], temperature: float) -> None:
     scores, task = np.array(values), TASKS["binary"]
-    after = calibration.tempered(task, scores, temperature)
+    after = calibration.apply_temperature(task, scores, temperature)
     order = np.argsort(scores)
     assert (np.diff(after[order]) >= 0).all()
     inside = (after > 1e-6) & (after < 1 - 1e-6)
-    assert np.allclose(calibration.tempered(task, after, 1 / temperature)[inside], scores[inside], rtol=1e-6)
+    assert np.allclose(calibration.apply_temperature(task, after, 1 / temperature)[inside], scores[inside], rtol=1e-6)
 
 
 @given(st.floats(0.05, 20), st.integers(0, 1000))
 def test_the_likeliest_class_stays(temperature: float, seed: int) -> None:
     scores = np.random.default_rng(seed).dirichlet(np.ones(3), size=20)
-    after = calibration.tempered(TASKS["multiclass"], scores, temperature)
+    after = calibration.apply_temperature(TASKS["multiclass"], scores, temperature)
     assert np.allclose(after.sum(axis=1), 1)
     assert np.array_equal(after.argmax(axis=1), scores.argmax(axis=1))
 
@@ -66,10 +66,10 @@ def test_the_likeliest_class_stays(temperature: float, seed: int) -> None:
 def test_only_a_temperature_that_was_asked_for_is_judged() -> None:
     task, (scores, labels) = TASKS["binary"], _sure("binary", 1.0)
     worse = calibration.measure(task, scores, labels, 4.0, applied=True)
-    (check,) = calibration.judge(worse, 0.01)
+    (check,) = calibration.check(worse, 0.01)
     assert not check.passed
     assert check.value == pytest.approx(worse.ece_after - worse.ece_before)
-    (check,) = calibration.judge(calibration.measure(task, scores, labels, 1.01, applied=True), 0.01)
+    (check,) = calibration.check(calibration.measure(task, scores, labels, 1.01, applied=True), 0.01)
     assert check.passed
-    assert not list(calibration.judge(worse.model_copy(update={"applied": False}), 0.01))
-    assert not list(calibration.judge(None, 0.01))
+    assert not list(calibration.check(worse.model_copy(update={"applied": False}), 0.01))
+    assert not list(calibration.check(None, 0.01))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from features.encoder import Arrays, Encoder
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame
 from trainers.evaluation import explanations
-from trainers.evaluation.explanations import Place
+from trainers.evaluation.explanations import FeatureLocation
 from trainers.input_spec import InputSpec
 
 TABLE = frame(rows=1000)
@@ -27,28 +27,28 @@ def _linear(arrays: Arrays) -> np.ndarray:
 
 
 def test_features_lie_where_the_encoder_puts_them() -> None:
-    assert explanations.places(INPUTS) == {
-        "plain": Place("numbers", slice(0, 1)),
-        "heavy": Place("numbers", slice(1, 2)),
-        "gappy": Place("numbers", slice(2, 3)),
-        "pixels": Place("numbers", slice(3, 7)),
-        "colour": Place("codes", slice(0, 1)),
+    assert explanations.feature_locations(INPUTS) == {
+        "plain": FeatureLocation("numbers", slice(0, 1)),
+        "heavy": FeatureLocation("numbers", slice(1, 2)),
+        "gappy": FeatureLocation("numbers", slice(2, 3)),
+        "pixels": FeatureLocation("numbers", slice(3, 7)),
+        "colour": FeatureLocation("codes", slice(0, 1)),
     }
 
 
 def test_what_the_model_ignores_has_no_importance() -> None:
-    found = explanations.permutation(TASKS["binary"], INPUTS, _linear, ARRAYS, LABELS, repeats=3, seed=0)
-    lost = {i.feature: i.lost for i in found}
+    found = explanations.permutation_importance(TASKS["binary"], INPUTS, _linear, ARRAYS, LABELS, repeats=3, seed=0)
+    lost = {i.feature: i.loss for i in found}
     assert [i.feature for i in found[-2:]] == ["heavy", "gappy"]
     assert lost["heavy"] == lost["gappy"] == 0
     assert min(lost["plain"], lost["pixels"]) > 0.05
-    assert [i.lost for i in found] == sorted(lost.values(), reverse=True)
+    assert [i.loss for i in found] == sorted(lost.values(), reverse=True)
 
 
 def test_shapley_values_of_a_linear_model_are_its_terms() -> None:
     """Against one background row there is nothing to average: weight times difference, exactly (Lundberg & Lee 2017, cor. 1)."""
     row, base = ({name: values[i : i + 1] for name, values in ARRAYS.items()} for i in (5, 9))
-    start, parts = explanations.shapley(INPUTS, _linear, row, base, orders=3, seed=0)
+    start, parts = explanations.shapley_values(INPUTS, _linear, row, base, orders=3, seed=0)
     assert start == pytest.approx(float(_linear(base)[0]))
     assert parts["plain"] == pytest.approx(2 * float(row["numbers"][0, 0] - base["numbers"][0, 0]), rel=1e-5)
     assert parts["pixels"] == pytest.approx(float((row["numbers"] - base["numbers"])[0, 3:].sum()), rel=1e-4)
@@ -64,5 +64,5 @@ def test_parts_add_up_whatever_the_model(at: int, seed: int) -> None:
         return np.where(gone, 0.3, _linear(arrays) * arrays["codes"][:, 0])
 
     row = {name: values[at : at + 1] for name, values in ARRAYS.items()}
-    start, parts = explanations.shapley(INPUTS, score, row, ARRAYS, orders=4, seed=seed)
+    start, parts = explanations.shapley_values(INPUTS, score, row, ARRAYS, orders=4, seed=seed)
     assert start + sum(parts.values()) == pytest.approx(float(score(row)[0]), abs=1e-6)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.errors import ProjectError
+from tests.factories.errors import raises
 from tests.factories.trainers.frames import TASKS
 from trainers.evaluation import fairness
 from trainers.evaluation.fairness import FairnessPolicy
@@ -54,17 +55,17 @@ def test_regression_and_classes_compare_errors() -> None:
 
 def test_a_limit_fails_by_its_value_and_one_that_nobody_can_measure_fails_too() -> None:
     found = fairness.measure(POLICY, TASKS["binary"], TABLE, SCORES, LABELS)
-    assert list(fairness.judge(POLICY, found)) == []
+    assert list(fairness.check(POLICY, found)) == []
     policy = POLICY.model_copy(update={"max_parity_difference": 0.1, "max_odds_difference": 0.2})
-    assert [(c.name, c.passed) for c in fairness.judge(policy, found)] == [
+    assert [(c.name, c.passed) for c in fairness.check(policy, found)] == [
         ("parity by sex", True),
-        ("equalised odds by sex", False),
+        ("equalized odds by sex", False),
     ]
     alone = fairness.measure(policy.model_copy(update={"min_rows": 8}), TASKS["binary"], TABLE, SCORES, LABELS)
-    assert [c.passed for c in fairness.judge(policy, alone)] == [False, False]
+    assert [c.passed for c in fairness.check(policy, alone)] == [False, False]
     policy = policy.model_copy(update={"min_rows": 50})
     none = fairness.measure(policy, TASKS["binary"], TABLE, SCORES, LABELS)
-    assert "0 groups of sex of min_rows=50 rows" in next(fairness.judge(policy, none)).reason
+    assert "0 groups of sex of min_rows=50 rows" in next(fairness.check(policy, none)).reason
 
 
 def test_no_group_is_large_enough() -> None:
@@ -73,5 +74,5 @@ def test_no_group_is_large_enough() -> None:
 
 
 def test_an_unknown_column_is_named() -> None:
-    with pytest.raises(ProjectError, match="'age'"):
+    with raises(ProjectError, "project.unknown_gate_column", column="age"):
         fairness.measure(FairnessPolicy(groups=("age",)), TASKS["binary"], TABLE, SCORES, LABELS)

@@ -8,7 +8,7 @@ import pytest
 from cluster.values import GateReport, Task
 from tests.factories.trainers.frames import TASKS
 from trainers.evaluation.bootstrap import paired_difference
-from trainers.evaluation.quality_gate import GatePolicy, Threshold, judge
+from trainers.evaluation.quality_gate import GatePolicy, ScoredCandidate, Threshold, check_candidate
 
 TASK = TASKS["binary"]
 
@@ -22,8 +22,8 @@ def _rows(skill: float, rows: int = 4000, seed: int = 0) -> tuple[np.ndarray, np
 
 def _judge(policy: GatePolicy, skill: float = 2.0, **given: object) -> GateReport:
     scores, labels = _rows(skill)
-    told = {"parity": 1e-7, "train_metrics": {"auc": 0.9}, "validation_metrics": {"auc": 0.88}, **given}
-    return judge(policy, TASK, scores, labels, **told)  # type: ignore[arg-type]
+    candidate = ScoredCandidate(TASK, scores, labels, 1e-7, {"auc": 0.9}, {"auc": 0.88})
+    return check_candidate(policy, candidate._replace(**given))
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,9 @@ def _judge(policy: GatePolicy, skill: float = 2.0, **given: object) -> GateRepor
         (GatePolicy(margin=0.01), {"champion_scores": _rows(4.0)[0]}, ["not worse than the champion"]),
         (GatePolicy(margin=0.01), {"champion_scores": None}, []),
         (GatePolicy(), {"champion_scores": _rows(4.0)[0]}, []),
-        (GatePolicy(), {"exact_scores": _rows(2.0)[0]}, []),
-        (GatePolicy(), {"exact_scores": _rows(2.2)[0]}, ["int8 as good as float"]),
-        (GatePolicy(max_quantization_loss=0.2), {"exact_scores": _rows(2.2)[0]}, []),
+        (GatePolicy(), {"original_scores": _rows(2.0)[0]}, []),
+        (GatePolicy(), {"original_scores": _rows(2.2)[0]}, ["int8 as good as float"]),
+        (GatePolicy(max_quantization_loss=0.2), {"original_scores": _rows(2.2)[0]}, []),
     ],
 )
 def test_a_check_fails_for_its_own_reason(policy: GatePolicy, given: dict[str, object], failed: list[str]) -> None:
@@ -57,10 +57,8 @@ def test_a_check_fails_for_its_own_reason(policy: GatePolicy, given: dict[str, o
 
 def test_a_metric_that_the_labels_do_not_define_fails() -> None:
     policy = GatePolicy(thresholds=(Threshold(metric="auc", min=0.1), Threshold(metric="auc", max=1.0)))
-    told = {"auc": 0.9}
-    report = judge(
-        policy, TASK, np.array([0.5, 0.6]), np.ones(2), parity=0.0, train_metrics=told, validation_metrics=told
-    )
+    auc = {"auc": 0.9}
+    report = check_candidate(policy, ScoredCandidate(TASK, np.array([0.5, 0.6]), np.ones(2), 0.0, auc, auc))
     assert len(report.failures) == 2
 
 

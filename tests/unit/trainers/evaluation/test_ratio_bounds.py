@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trainers.evaluation.ratio_bounds import Mean, paired, ratio_low, unpaired
+from trainers.evaluation.ratio_bounds import MeanEstimate, paired_lower_bound, ratio_lower_bound, unpaired_lower_bound
 
 LOSSES = arrays(np.float64, st.integers(2, 40), elements=st.floats(0, 100))
 
 
 @given(LOSSES, LOSSES, st.floats(0.001, 0.5, exclude_max=True))
 def test_a_bound_is_not_above_the_ratio(above: np.ndarray, below: np.ndarray, alpha: float) -> None:
-    low = unpaired(above, below, alpha)
+    low = unpaired_lower_bound(above, below, alpha)
     assert low >= 0
     if low > 0:
         assert low <= above.mean() / below.mean() * (1 + 1e-9)
@@ -23,16 +23,16 @@ def test_a_bound_is_not_above_the_ratio(above: np.ndarray, below: np.ndarray, al
 
 @given(LOSSES, LOSSES)
 def test_more_confidence_is_a_lower_bound(above: np.ndarray, below: np.ndarray) -> None:
-    assert unpaired(above, below, 0.01) <= unpaired(above, below, 0.1) + 1e-9
+    assert unpaired_lower_bound(above, below, 0.01) <= unpaired_lower_bound(above, below, 0.1) + 1e-9
 
 
 def test_one_row_proves_nothing() -> None:
-    assert unpaired(np.array([5.0]), np.ones(10), 0.05) == 0
-    assert paired(np.array([5.0]), np.array([1.0]), 0.05) == 0
+    assert unpaired_lower_bound(np.array([5.0]), np.ones(10), 0.05) == 0
+    assert paired_lower_bound(np.array([5.0]), np.array([1.0]), 0.05) == 0
 
 
 def test_without_spread_the_bound_is_the_ratio() -> None:
-    assert ratio_low(Mean(6.0, 0.0, 50), Mean(2.0, 0.0, 50), 0.05) == pytest.approx(3.0)
+    assert ratio_lower_bound(MeanEstimate(6.0, 0.0, 50), MeanEstimate(2.0, 0.0, 50), 0.05) == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -42,7 +42,7 @@ def test_it_is_too_high_about_as_often_as_it_says(pairs: bool) -> None:
     for _ in range(400):
         below = random.exponential(size=200)
         above = 2 * below * random.uniform(0.5, 1.5, 200) if pairs else 2 * random.exponential(size=200)
-        lows.append((paired if pairs else unpaired)(above, below, 0.1))
+        lows.append((paired_lower_bound if pairs else unpaired_lower_bound)(above, below, 0.1))
         missed += lows[-1] > 2
     assert 0.05 < missed / 400 < 0.16
     assert np.median(lows) > (1.9 if pairs else 1.7)

@@ -30,28 +30,28 @@ def _by_colour(arrays: Arrays) -> np.ndarray:
     ("score", "hurt", "unhurt"),
     [(_by_number, (0, 1), 2), (_by_colour, (1, 2), 0)],
 )
-def test_a_model_suffers_by_what_it_uses(score: robustness.Score, hurt: tuple[int, ...], unhurt: int) -> None:
+def test_a_model_suffers_by_what_it_uses(score: robustness.ScoreFunction, hurt: tuple[int, ...], unhurt: int) -> None:
     policy = RobustnessPolicy(noise=1.0, missing=0.5, shuffled=0.5)
     found = robustness.measure(policy, TASKS["binary"], INPUTS, score, ARRAYS, LABELS, seed=0)
-    assert [s.what for s in found] == ["noise of 1 std", "50% of values missing", "50% of categories shuffled"]
-    assert all(found[i].lost > 0.03 for i in hurt)
-    assert found[unhurt].lost == 0
+    assert [s.perturbation for s in found] == ["noise of 1 std", "50% of values missing", "50% of categories shuffled"]
+    assert all(found[i].loss > 0.03 for i in hurt)
+    assert found[unhurt].loss == 0
     again = robustness.measure(policy, TASKS["binary"], INPUTS, score, ARRAYS, LABELS, seed=0)
     assert again == found
 
 
 def test_noise_is_in_standard_deviations_and_leaves_gaps_gaps() -> None:
-    noise = robustness.noisy(ARRAYS["numbers"], INPUTS, 0.5, np.random.default_rng(0)) - ARRAYS["numbers"]
+    noise = robustness.add_noise(ARRAYS["numbers"], INPUTS, 0.5, np.random.default_rng(0)) - ARRAYS["numbers"]
     assert np.allclose(np.nanstd(noise, axis=0)[[0, 2]], 0.5 * np.array(INPUTS.std)[[0, 2]], rtol=0.05)
     assert np.array_equal(np.isnan(noise), np.isnan(ARRAYS["numbers"]))
 
 
 def test_gaps_have_their_share_and_shuffling_keeps_frequencies() -> None:
-    gappy = robustness.gappy(ARRAYS, 0.3, np.random.default_rng(0))
+    gappy = robustness.remove_values(ARRAYS, 0.3, np.random.default_rng(0))
     assert np.isnan(gappy["numbers"][:, 0]).mean() == pytest.approx(0.3, abs=0.03)
     was = (ARRAYS["codes"] == MISSING_CODE).mean()
     assert (gappy["codes"] == MISSING_CODE).mean() == pytest.approx(was + 0.3 * (1 - was), abs=0.03)
-    traded = robustness.traded(ARRAYS["codes"], 0.5, np.random.default_rng(0))
+    traded = robustness.shuffle_categories(ARRAYS["codes"], 0.5, np.random.default_rng(0))
     assert np.array_equal(np.sort(traded, axis=0), np.sort(ARRAYS["codes"], axis=0))
     assert not np.array_equal(traded, ARRAYS["codes"])
 
@@ -59,8 +59,8 @@ def test_gaps_have_their_share_and_shuffling_keeps_frequencies() -> None:
 def test_limits_name_what_was_done() -> None:
     policy = RobustnessPolicy(missing=0.9, noise=0, shuffled=0)
     found = robustness.measure(policy, TASKS["binary"], INPUTS, _by_number, ARRAYS, LABELS, seed=0)
-    assert not list(robustness.judge(found, TASKS["binary"], None))
-    (check,) = robustness.judge(found, TASKS["binary"], 0.05)
+    assert not list(robustness.check(found, TASKS["binary"], None))
+    (check,) = robustness.check(found, TASKS["binary"], 0.05)
     assert (check.name, check.passed) == ("robust to 90% of values missing", False)
     assert check.value == found[0].before - found[0].after
 
@@ -70,4 +70,4 @@ def test_inputs_without_numbers_or_categories_are_spoilt_as_far_as_they_go() -> 
     arrays = encoder.encode(TABLE)
     inputs = InputSpec.fit(encoder, TASKS["binary"], arrays, LABELS)
     found = robustness.measure(RobustnessPolicy(), TASKS["binary"], inputs, _by_colour, arrays, LABELS, seed=0)
-    assert [s.what for s in found] == ["10% of values missing", "10% of categories shuffled"]
+    assert [s.perturbation for s in found] == ["10% of values missing", "10% of categories shuffled"]

@@ -11,12 +11,13 @@ import torch
 
 from cluster.errors import DataError, ProjectError
 from cluster.values import TaskKind
+from tests.factories.errors import raises
 from tests.factories.trainers.frames import TASKS, Small, frame, trained
 from trainers import losses
 from trainers.config import Change, ModelSpec, TrainConfig
 from trainers.data.batches import MemoryFeed, MemoryHeldOut
-from trainers.evaluation.quality_gate import GatePolicy, judge
-from trainers.export.compression import Compression, Distill, Prune, check, next_job
+from trainers.evaluation.quality_gate import GatePolicy, ScoredCandidate, check_candidate
+from trainers.export.compression import Compression, Distill, Prune, check_steps, compression_job
 from trainers.export.onnx_export import export
 from trainers.loop.checkpointer import Checkpoints
 from trainers.loop.train_spec import Job
@@ -30,7 +31,7 @@ CONFIG = TrainConfig(epochs=6, batch_size=64, workers=1, lr=1e-2)
 
 def _next(step: Compression, result: FitResult, config: TrainConfig | None = None) -> Job:
     job = Job(result.spec, config or result.config, result.task, result.inputs)
-    return next_job(step, job, result.module())
+    return compression_job(step, job, result.module())
 
 
 def _again(job: Job, kind: TaskKind = "binary") -> FitResult:
@@ -45,7 +46,7 @@ def test_pruned_weights_fit_the_smaller_model_and_the_strongest_units_stay(norm:
     with torch.no_grad():
         module.body[4].weight[:, 3] *= 1000
         module.head.weight[:, [0, 2]] *= 1000
-    job = next_job(Prune(share=0.5), Job(result.spec, CONFIG, result.task, result.inputs), module)
+    job = compression_job(Prune(share=0.5), Job(result.spec, CONFIG, result.task, result.inputs), module)
     assert job.spec.parameters["hidden"] == (4, 2)
     assert job.start is not None
     smaller = registry.build(job.spec, job.inputs, job.task)
@@ -61,7 +62,7 @@ def test_units_that_do_nothing_are_taken_out_without_a_trace() -> None:
     with torch.no_grad():
         module.body[4].weight[:, ::2] = 0
         module.head.weight[:, 3:] = 0
-    parameters, state = module.narrowed(0.5)
+    parameters, state = module.prune(0.5)
     smaller = Mlp(result.inputs, result.task, **{**result.spec.parameters, **parameters})
     smaller.load_state_dict(state)
     numbers, codes = (
@@ -76,7 +77,7 @@ def test_at_least_one_unit_stays(hidden: tuple[int, ...], share: float, left: tu
     result = trained(spec=ModelSpec(parameters={"hidden": hidden}))
     module = result.module()
     assert isinstance(module, Mlp)
-    assert module.narrowed(share)[0] == {"hidden": left}
+    assert module.prune(share)[0] == {"hidden": left}
 
 
 def test_a_pruned_model_is_trained_on_gently_is_smaller_and_nearly_as_good(tmp_path: Path) -> None:
@@ -136,13 +137,13 @@ def test_labels_have_the_rest_of_a_students_loss() -> None:
 
 def test_what_cannot_be_pruned_is_refused_before_anything_is_trained() -> None:
     result = trained(spec=ModelSpec(build=Small))
-    with pytest.raises(ProjectError, match=r"model 'Small' cannot be pruned; give it a method narrowed"):
-        check((Prune(share=0.5),), result.spec, result.inputs, result.task)
-    with pytest.raises(ProjectError, match="'Small' cannot be pruned"):
+    with raises(ProjectError, "project.model_not_prunable", model="Small"):
+        check_steps((Prune(share=0.5),), result.spec, result.inputs, result.task)
+    with raises(ProjectError, "project.model_not_prunable", model="Small"):
         _next(Prune(share=0.5), result)
-    with pytest.raises(ProjectError, match="'linear' cannot be pruned"):
-        check((Distill(student=ModelSpec(build="linear")), Prune(share=0.5)), WHOLE, result.inputs, result.task)
-    check((Prune(share=0.5), Distill(student=ModelSpec(build=Small))), WHOLE, result.inputs, result.task)
+    with raises(ProjectError, "project.model_not_prunable", model="linear"):
+        check_steps((Distill(student=ModelSpec(build="linear")), Prune(share=0.5)), WHOLE, result.inputs, result.task)
+    check_steps((Prune(share=0.5), Distill(student=ModelSpec(build=Small))), WHOLE, result.inputs, result.task)
 
 
 def test_a_checkpoint_of_another_teacher_or_start_is_refused(tmp_path: Path) -> None:
@@ -168,16 +169,11 @@ def test_the_gate_bounds_what_a_step_costs(limit: float, passed: bool) -> None:
     labels = (random.random(3000) < 0.5).astype(float)
     whole = 1 / (1 + np.exp(-(labels - 0.5) * 4 - random.normal(size=3000)))
     worse = 1 / (1 + np.exp(-(labels - 0.5) * 3 - random.normal(size=3000)))
-    report = judge(
+    report = check_candidate(
         GatePolicy(max_compression_loss=limit, max_quantization_loss=0.0 if passed else 1.0),
-        TASKS["binary"],
-        worse,
-        labels,
-        parity=0.0,
-        train_metrics={},
-        validation_metrics={},
-        exact_scores=whole,
-        compression="pruned by 50%",
+        ScoredCandidate(
+            TASKS["binary"], worse, labels, 0.0, {}, {}, original_scores=whole, compression="pruned by 50%"
+        ),
     )
     [found] = [c for c in report.checks if c.name == "pruned by 50% as good as whole"]
     assert (found.passed, report.passed) == (passed, passed)

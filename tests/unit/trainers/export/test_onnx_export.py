@@ -18,6 +18,7 @@ from cluster.errors import DataError
 from cluster.values import Snapshot, TaskKind
 from features.definitions import Column, FeatureSet
 from features.manifest import MODEL_FILE, PORTABLE_FILE, WEIGHTS_FILE, Manifest
+from tests.factories.errors import raises
 from tests.factories.trainers.frames import COLUMNS, Small, frame, trained
 from trainers.config import ModelSpec
 from trainers.export.onnx_export import export
@@ -32,7 +33,7 @@ def _both(result: FitResult, folder: Path, table: pa.Table) -> tuple[np.ndarray,
     arrays = result.encoder.encode(table)
     with torch.inference_mode():
         ours = result.scored()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
-    return ours, onnx_scorer.score(onnx_scorer.session(folder / MODEL_FILE), arrays)
+    return ours, onnx_scorer.score(onnx_scorer.open_session(folder / MODEL_FILE), arrays)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_the_portable_model_encodes_as_training_does(exported: tuple[FitResult, 
     numbers = {n: pa.array(v, pa.float64()) for n, v in (("plain", plain), ("heavy", heavy), ("gappy", gappy))}
     flat = pa.FixedSizeListArray.from_arrays(pa.array(pixels.ravel()), 4)
     table = pa.table({**numbers, "colour": pa.array(colour, pa.string()), "pixels": flat})
-    model = onnx_scorer.session(folder / PORTABLE_FILE)
+    model = onnx_scorer.open_session(folder / PORTABLE_FILE)
     missing = model.get_modelmeta().custom_metadata_map[MISSING_KEY]
     fed = {
         n: np.array([math.nan if v is None else v for v in c], np.float32)
@@ -153,11 +154,11 @@ def test_a_table_is_scored_from_the_bundle_alone(exported: tuple[FitResult, Path
 
 
 def test_no_rows_no_parity(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no rows to compare"):
+    with raises(DataError, "data.empty_export_sample"):
         export(trained(), tmp_path, frame().slice(0, 0))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_bundle_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=str(tmp_path)):
+    with raises(DataError, "data.model_file_missing", path=str(tmp_path / MODEL_FILE)):
         onnx_scorer.score_table(tmp_path, frame())

@@ -22,7 +22,7 @@ from tests.factories.trainers.frames import COLUMNS, TASKS, frame, trained
 from trainers.export.onnx_export import export
 from trainers.loop.trainer import FitResult
 from trainers.scoring import onnx_scorer
-from trainers.scoring.batch_task import STAGES, Job, Receipt, Worker
+from trainers.scoring.batch_task import STAGES, BatchJob, BatchTaskResult, BatchWorker
 
 REQUESTS = frame(rows=1000, seed=3).drop(["label", "split"])
 
@@ -34,7 +34,7 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> tuple[FitResult, Path]:
     return result, folder
 
 
-def _job(result: FitResult, bundle: Path, table: pa.Table, folder: Path, kept: tuple[str, ...] = ()) -> Job:
+def _job(result: FitResult, bundle: Path, table: pa.Table, folder: Path, kept: tuple[str, ...] = ()) -> BatchJob:
     """Two files of two row groups each."""
     source = folder / "in"
     source.mkdir()
@@ -46,11 +46,13 @@ def _job(result: FitResult, bundle: Path, table: pa.Table, folder: Path, kept: t
     kept = kept or tuple(table.column_names)
     model = (bundle / MODEL_FILE).read_bytes()
     shield = Pseudonymizer.for_columns(features.request, Settings(home=folder))
-    return Job(result.task, result.encoder, model, shield, requests, rows.schema, kept, str(folder), tuple(rows.parts))
+    return BatchJob(
+        result.task, result.encoder, model, shield, requests, rows.schema, kept, str(folder), tuple(rows.parts)
+    )
 
 
-def _run(job: Job) -> tuple[list[Receipt], pa.Table]:
-    worker = Worker(job)
+def _run(job: BatchJob) -> tuple[list[BatchTaskResult], pa.Table]:
+    worker = BatchWorker(job)
     receipts = [worker.run(number) for number in range(len(job.parts))]
     return receipts, pa.concat_tables([pq.read_table(Path(job.folder) / r.file) for r in receipts])
 
@@ -60,7 +62,7 @@ def test_each_part_becomes_a_file_of_its_rows_and_their_scores(binary: tuple[Fit
     receipts, scored = _run(_job(result, bundle, REQUESTS, tmp_path))
     assert [r.rows for r in receipts] == [600, 400]
     assert scored.drop(["score"]).equals(REQUESTS)
-    expected = onnx_scorer.score(onnx_scorer.session(bundle / MODEL_FILE), result.encoder.encode(REQUESTS))
+    expected = onnx_scorer.score(onnx_scorer.open_session(bundle / MODEL_FILE), result.encoder.encode(REQUESTS))
     assert np.allclose(scored["score"], expected, atol=1e-6)
     assert all(set(r.seconds) == set(STAGES) and min(r.seconds.values()) >= 0 for r in receipts)
     assert all(r.seconds["model"] > 0 for r in receipts)
@@ -72,14 +74,14 @@ def test_text_is_scored_from_the_codes_of_its_file_and_written_as_the_text_it_wa
     at = REQUESTS.column_names.index("pixels")
     plain = REQUESTS.set_column(at, "pixels", REQUESTS["pixels"].cast(pa.list_(pa.float32())))
     job = _job(*binary, plain, tmp_path)
-    worker = Worker(job)
+    worker = BatchWorker(job)
     assert worker._coded == ["colour"]
     block = next(job.parts[0].read(["colour"], worker._coded))
     assert pa.types.is_dictionary(block["colour"].type)
     _, scored = _run(job)
     assert scored["colour"].type == pa.string()
     assert scored["colour"].to_pylist() == REQUESTS["colour"].to_pylist()
-    expected = onnx_scorer.score(onnx_scorer.session(binary[1] / MODEL_FILE), binary[0].encoder.encode(REQUESTS))
+    expected = onnx_scorer.score(onnx_scorer.open_session(binary[1] / MODEL_FILE), binary[0].encoder.encode(REQUESTS))
     assert np.allclose(scored["score"], expected, atol=1e-6)
 
 
