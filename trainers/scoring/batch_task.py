@@ -88,7 +88,7 @@ class BatchWorker:
         self._model = open_session(job.model)
         columns = dict.fromkeys((*job.passthrough, *job.frame.required_columns(job.schema.names)))
         self._columns = [name for name in job.schema.names if name in columns]
-        self._dictionary_columns = _dictionary_columns(job)
+        self._dictionary_columns = dictionary_columns(job)
 
     def run(self, number: int) -> BatchTaskResult:
         """Score part ``number`` of the job."""
@@ -130,7 +130,7 @@ class _StageTimer:
         return result
 
 
-def _dictionary_columns(job: BatchJob) -> list[str]:
+def dictionary_columns(job: BatchJob) -> list[str]:
     """Text columns that the encoder takes as codes and a dictionary, without a look at every value."""
     if not job.frame.is_passthrough(job.schema):
         return []

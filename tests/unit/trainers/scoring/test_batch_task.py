@@ -22,7 +22,7 @@ from tests.factories.trainers.frames import COLUMNS, TASKS, frame, trained
 from trainers.export.onnx_export import export
 from trainers.loop.trainer import FitResult
 from trainers.scoring import onnx_scorer
-from trainers.scoring.batch_task import STAGES, BatchJob, BatchTaskResult, BatchWorker
+from trainers.scoring.batch_task import STAGES, BatchJob, BatchTaskResult, BatchWorker, dictionary_columns
 
 REQUESTS = frame(rows=1000, seed=3).drop(["label", "split"])
 
@@ -45,9 +45,9 @@ def _job(result: FitResult, bundle: Path, table: pa.Table, folder: Path, kept: t
     rows = plan_parquet_scan(str(source), cpus=1)
     kept = kept or tuple(table.column_names)
     model = (bundle / MODEL_FILE).read_bytes()
-    shield = Pseudonymizer.for_columns(features.request, Settings(home=folder))
+    pseudonymizer = Pseudonymizer.for_columns(features.request, Settings(home=folder))
     return BatchJob(
-        result.task, result.encoder, model, shield, requests, rows.schema, kept, str(folder), tuple(rows.parts)
+        result.task, result.encoder, model, pseudonymizer, requests, rows.schema, kept, str(folder), tuple(rows.parts)
     )
 
 
@@ -74,9 +74,8 @@ def test_text_is_scored_from_the_codes_of_its_file_and_written_as_the_text_it_wa
     at = REQUESTS.column_names.index("pixels")
     plain = REQUESTS.set_column(at, "pixels", REQUESTS["pixels"].cast(pa.list_(pa.float32())))
     job = _job(*binary, plain, tmp_path)
-    worker = BatchWorker(job)
-    assert worker._coded == ["colour"]
-    block = next(job.parts[0].read(["colour"], worker._coded))
+    assert dictionary_columns(job) == ["colour"]
+    block = next(job.parts[0].read(["colour"], dictionary_columns(job)))
     assert pa.types.is_dictionary(block["colour"].type)
     _, scored = _run(job)
     assert scored["colour"].type == pa.string()
