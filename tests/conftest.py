@@ -5,21 +5,26 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import hypothesis
 import pytest
 
-from cluster.local_cluster import free_port
-from cluster.settings import Settings
-from tests.factories.deployments.endpoint import Endpoint
+if TYPE_CHECKING:
+    from cluster.settings import Settings
+    from tests.factories.deployments.endpoint import Endpoint
 
-# How long one example takes says nothing on a machine that also runs a cluster.
-hypothesis.settings.register_profile("no-deadline", deadline=None)
-hypothesis.settings.load_profile("no-deadline")
+
+def pytest_pycollect_makemodule(module_path: Path) -> None:
+    """Set Hypothesis up before the first module that uses it; the import is half of what a pure test needs to start."""
+    if b"hypothesis" in module_path.read_bytes():
+        import tests.factories.hypothesis_profile  # noqa: F401
 
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
+    from tests.factories.deployments.endpoint import Endpoint
+
     endpoint = Endpoint()
     yield endpoint
     endpoint.close()
@@ -31,6 +36,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
     Models stay served while others train: with fewer CPUs a fit's workers would leave none to the tasks that feed them.
     """
+    from cluster.local_cluster import free_port
+    from cluster.settings import Settings
+
     ports = (
         "dashboard_port",
         "serve_port",
