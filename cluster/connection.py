@@ -13,20 +13,29 @@ from cluster.settings import Settings
 
 
 def connect(settings: Settings) -> None:
-    """Connect this process to the cluster it runs in, or to this home's cluster."""
+    """Connect this process to the cluster that it runs in, or to this home's cluster.
+
+    Raises:
+        ClusterUnavailable: No cluster is running, or it does not answer.
+    """
     import ray
 
     use_token()
     if ray.is_initialized():
         return
     if not in_job() and not is_running(settings):
-        raise ClusterUnavailable("no Ray cluster is running here", "start one with `rayloop up`")
+        raise ClusterUnavailable(
+            "no Ray cluster is running on this machine", "start one with `rayloop up`", code="cluster.not_running"
+        )
     address = os.environ.get("RAY_ADDRESS") or f"127.0.0.1:{settings.gcs_port}"
     try:
         ray.init(address=address, namespace=ACTOR_NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
     except ConnectionError as error:
         raise ClusterUnavailable(
-            f"the Ray cluster at {address} does not answer", "check it with `rayloop doctor`"
+            f"the Ray cluster at {address} does not answer",
+            "check it with `rayloop doctor`",
+            code="cluster.no_answer",
+            address=address,
         ) from error
 
 
@@ -36,12 +45,12 @@ def in_job() -> bool:
 
 
 def use_token() -> None:
-    """Let Ray's clients in this process carry the token, when there is one."""
+    """Make Ray's clients in this process send the cluster's token, when there is one."""
     has_token = (Path.home() / ".ray" / "auth_token").exists() or "RAY_AUTH_TOKEN" in os.environ
     if "RAY_AUTH_MODE" in os.environ or not has_token:
         return
     os.environ["RAY_AUTH_MODE"] = "token"
     from ray._raylet import Config  # type: ignore[attr-defined]
 
-    # Ray reads its environment once, when it is imported.
+    # Ray read its environment when it was imported.
     Config.initialize("")

@@ -1,4 +1,4 @@
-"""Environment variables that hold for the length of a block."""
+"""Environment variables for the duration of a block."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def environment_defaults(**variables: str) -> Iterator[None]:
-    """Set environment variables that the user has not set."""
+    """Set the environment variables that are not set, for the duration of the block."""
     added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, wherever pyarrow.fs can write."""
+"""Atomic writes to any file system that pyarrow.fs supports."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ Bytes = bytes | bytearray | memoryview
 
 
 def atomic_write(filesystem: fs.FileSystem, folder: str, name: str, parts: Iterable[Bytes]) -> None:
-    """Write ``parts`` one after the other as ``folder``/``name``, the folder being made where there is none.
+    """Write a file that appears under its name only when it is complete.
 
-    The file has a name of its own, which ends in something else, until it is whole: two writers do not meet, and who lists
-    the folder by suffix does not see it. Raises OSError or pyarrow's ArrowException.
+    Until then it has a unique name with another ending, so that concurrent writers do not collide and a listing by
+    suffix does not include it.
+
+    Args:
+        filesystem: Where to write.
+        folder: Folder of the file; created when it does not exist.
+        name: Name of the file.
+        parts: Its content, in order.
+
+    Raises:
+        OSError: The file system refuses the write; pyarrow may also raise ArrowException.
     """
     filesystem.create_dir(folder, recursive=True)
     path = f"{folder}/{name}"

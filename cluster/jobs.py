@@ -1,4 +1,4 @@
-"""The only door to Ray's Job API: submit work, follow its log, learn how it ended."""
+"""Ray's Job API: submit a command, follow its log, query how it ended. No other module calls that API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cluster.errors import ClusterUnavailable
 from cluster.log_suppression import suppress_logs
 from cluster.settings import Settings
 
-# Ray's loggers that tell each step of a submission; a failure is raised.
+# Ray logs each step of a submission; a failure is raised anyway.
 _TALKATIVE = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 
 # What a project folder may hold besides code; none of it is needed on the cluster.
@@ -22,13 +22,16 @@ _EXCLUDES = [".git", ".venv", "**/__pycache__", ".rayloop", "*.egg-info", ".*_ca
 
 
 def client(settings: Settings) -> JobSubmissionClient:
-    """Raises ClusterUnavailable when no cluster answers at the settings' dashboard."""
+    """Connect to the Job API. Raises ClusterUnavailable when no cluster answers."""
     use_token()
     try:
         return JobSubmissionClient(settings.dashboard)
     except (ConnectionError, RuntimeError) as error:
         raise ClusterUnavailable(
-            f"no Ray cluster answers at {settings.dashboard}", "start one with `rayloop up`, or set RAYLOOP_ADDRESS"
+            f"no Ray cluster answers at {settings.dashboard}",
+            "start one with `rayloop up`, or set RAYLOOP_ADDRESS",
+            code="cluster.no_answer",
+            address=settings.dashboard,
         ) from error
 
 
@@ -39,9 +42,17 @@ def submit(
     name: str = "",
     variables: Mapping[str, str] | None = None,
 ) -> str:
-    """Submit a command to run beside the cluster.
+    """Submit a command as a Ray job.
 
-    ``folder`` (or its package URI) becomes its working directory, ``variables`` are added to its environment. A job that was submitted under the same ``name`` before is not submitted again. Returns the job's id.
+    Args:
+        settings: Which cluster; the job gets them in its environment.
+        words: The command and its arguments.
+        folder: The job's working directory: a local folder, which is uploaded, or a package URI.
+        name: Id of the job. When a job of this id exists, nothing is submitted. Default: a new id.
+        variables: Further environment variables.
+
+    Returns:
+        The job's id.
     """
     jobs = client(settings)
     if name and any(job.submission_id == name for job in jobs.list_jobs()):
@@ -56,7 +67,7 @@ def submit(
 
 
 def follow(settings: Settings, job: str, write: Callable[[str], None]) -> bool:
-    """Pass the job's output on as it comes, until the job ends; True when it succeeded."""
+    """Call ``write`` with the job's output until the job ends. Returns whether it succeeded."""
     jobs = client(settings)
 
     async def tail() -> None:
@@ -69,13 +80,13 @@ def follow(settings: Settings, job: str, write: Callable[[str], None]) -> bool:
 
 
 def outcome(settings: Settings, job: str) -> tuple[str, str]:
-    """The job's status in Ray's words, and Ray's message about it."""
+    """Return the job's status, such as "SUCCEEDED", and Ray's message about it."""
     details = client(settings).get_job_info(job)
     return str(details.status.value), str(details.message or "")
 
 
 def job_state(settings: Settings, job: str) -> str:
-    """How the job stands, in a word for people; empty when the cluster knows none of this id, as after it began anew."""
+    """Return the job's status in lower case; empty when the cluster does not know the job, as after a restart."""
     try:
         return outcome(settings, job)[0].lower()
     except RuntimeError:
@@ -83,7 +94,7 @@ def job_state(settings: Settings, job: str) -> str:
 
 
 def exit_code(settings: Settings, job: str) -> int:
-    """The exit code of the job's command; 1 when it was ended before it had one."""
+    """Return the exit code of the job's command; 1 when the job was stopped before it had one."""
     code = client(settings).get_job_info(job).driver_exit_code
     return 1 if code is None else int(code)
 

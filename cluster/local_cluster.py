@@ -1,8 +1,8 @@
-"""The local Ray cluster: start it, connect to it, stop every process it has started.
+"""The Ray cluster of this machine: start it, and stop every process that it started.
 
-Each process of a cluster inherits the variable ``RAYLOOP_SESSION`` from ``ray start``. That is how
-``stop`` finds them and their children, HAProxy and MLflow's server included, and ends nobody else's: ``ray stop``
-ends every Ray process on the machine and leaves HAProxy behind.
+Each process of a cluster inherits the variable ``RAYLOOP_SESSION`` from ``ray start``. By it, ``stop`` finds these
+processes and their children, HAProxy and MLflow's server included, and no others: ``ray stop`` ends every Ray process
+of the machine and leaves HAProxy behind.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from cluster.settings import Settings
 from cluster.values import Stored
 
 SESSION_VARIABLE = "RAYLOOP_SESSION"
+LAYOUT = 2
+"""Incremented by each release that moves modules of actors or Serve applications: a running cluster names their paths."""
 _GIB = 1024**3
 MIN_MEMORY_GIB = 4
 _START_SECONDS = 120
@@ -35,37 +37,51 @@ _POLL_SECONDS = 0.1
 
 
 class _Session(Stored):
-    """What ``cluster.json`` holds: by which mark the cluster's processes are known."""
+    """The content of ``cluster.json``."""
 
     stored_as: ClassVar[str] = "cluster session"
 
     session: str
+    """Value of ``RAYLOOP_SESSION`` in the environment of the cluster's processes."""
+    layout: int = 1
+    """``LAYOUT`` of the release that started the cluster; the first release did not write it."""
 
 
-# Python complains about a child that is dropped while it runs; this one is meant to outlive the command.
+# Python warns about a child process that is garbage-collected while it runs; this one outlives the command.
 _servers: list[subprocess.Popen[bytes]] = []
 
 
-def start(settings: Settings, note: Callable[[str], None] = lambda line: None) -> bool:
-    """Start the local cluster and MLflow's server; False when they were running already.
+def start(settings: Settings, report: Callable[[str], None] = lambda line: None) -> bool:
+    """Start the local cluster and MLflow's server, unless they are running.
 
-    Raises PortInUse, OutOfMemory, or ClusterUnavailable with what Ray said.
+    Args:
+        settings: Ports, CPUs and stores of the cluster.
+        report: Called with a line before the slow part begins.
+
+    Returns:
+        Whether they were started.
+
+    Raises:
+        PortInUse: A port of the settings is taken.
+        OutOfMemory: The machine has too little free memory.
+        ClusterUnavailable: Another release started the running cluster, or Ray or MLflow did not start.
     """
     if is_running(settings):
+        require_current_layout(settings)
         return False
-    # A cluster that died half-way may have left processes, and so ports, behind.
+    # A cluster that died in part may have left processes, which hold its ports.
     stop(settings)
     _check_memory()
     _check_ports(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
-    # Ray's logs stay after a stop, for whoever asks what happened, until the next start.
+    # Ray's logs are kept after a stop, to diagnose it, until the next start.
     shutil.rmtree(settings.scratch, ignore_errors=True)
     settings.scratch.mkdir(mode=0o700)
     session = uuid.uuid4().hex
     environment = cluster_environment(settings) | {SESSION_VARIABLE: session}
-    _session_file(settings).write_text(_Session(session=session).model_dump_json())
+    _session_file(settings).write_text(_Session(session=session, layout=LAYOUT).model_dump_json())
     _ensure_token(environment)
-    note("starting Ray and MLflow")
+    report("starting Ray and MLflow")
     server = _start_mlflow(settings, environment)
     _ray_start(settings, environment)
     _await_mlflow(settings, server)
@@ -73,48 +89,73 @@ def start(settings: Settings, note: Callable[[str], None] = lambda line: None) -
 
 
 def is_running(settings: Settings) -> bool:
-    """Whether this home's cluster is up and answers."""
+    """Return whether this home's cluster runs and answers."""
     return bool(processes(settings)) and _listens(settings.dashboard_port) and _listens(settings.gcs_port)
 
 
+def require_current_layout(settings: Settings) -> None:
+    """Check that this home's cluster, when there is one, was started by a release with the same module paths.
+
+    Raises:
+        ClusterUnavailable: An earlier or a later release started it.
+    """
+    stored = _session(settings)
+    if stored is not None and stored.layout != LAYOUT and is_running(settings):
+        raise ClusterUnavailable(
+            f"{'an earlier' if stored.layout < LAYOUT else 'a later'} release of rayloop started the running cluster, and"
+            " its actors and applications name modules that this release does not have",
+            "stop it first: `rayloop down`, then `rayloop up`",
+            code="cluster.other_release",
+            layout=stored.layout,
+        )
+
+
 def stop(settings: Settings) -> int:
-    """End every process of this home's cluster; returns how many there were."""
-    found = processes(settings)
-    for process in found:
+    """End every process of this home's cluster.
+
+    Returns:
+        The number of processes.
+
+    Raises:
+        ClusterUnavailable: A process survives SIGKILL.
+    """
+    started = processes(settings)
+    for process in started:
         _signal(process, signal.SIGTERM)
-    _, alive = psutil.wait_procs(found, timeout=_STOP_SECONDS)
-    # Ray's workers may have started more while they were being told to stop.
+    _, alive = psutil.wait_procs(started, timeout=_STOP_SECONDS)
+    # Ray's workers may have started more processes in the meantime.
     rest = {process.pid: process for process in [*alive, *processes(settings)]}
     for process in rest.values():
         _signal(process, signal.SIGKILL)
     _, survivors = psutil.wait_procs(list(rest.values()), timeout=_KILL_SECONDS)
     if survivors:
         pids = ", ".join(str(p.pid) for p in survivors)
-        raise ClusterUnavailable(f"processes {pids} of the cluster do not end", "end them by hand")
+        raise ClusterUnavailable(
+            f"processes {pids} of the cluster do not end", "end them by hand", code="cluster.not_stopped", pids=pids
+        )
     _session_file(settings).unlink(missing_ok=True)
-    return len(found)
+    return len(started)
 
 
 def processes(settings: Settings) -> list[psutil.Process]:
-    """The processes that this home's cluster has started and that are still there."""
-    session = _session(settings)
-    if not session:
+    """Return the running processes that this home's cluster started."""
+    if (stored := _session(settings)) is None:
         return []
-    everyone = list(psutil.process_iter(["ppid"]))
-    ours = {p.pid for p in everyone if _belongs(p, session)}
-    # Ray's agents write their titles over their environment, and with it over the mark; their parents still have it.
-    while children := {p.pid for p in everyone if p.info["ppid"] in ours} - ours:
+    running = list(psutil.process_iter(["ppid"]))
+    ours = {p.pid for p in running if _belongs(p, stored.session)}
+    # Ray's agents write their titles over their environment, the variable included; their parents still have it.
+    while children := {p.pid for p in running if p.info["ppid"] in ours} - ours:
         ours |= children
-    return [p for p in everyone if p.pid in ours and p.pid != os.getpid()]
+    return [p for p in running if p.pid in ours and p.pid != os.getpid()]
 
 
 def metrics_folder(settings: Settings) -> Path:
-    """Where Ray keeps what a Prometheus and a Grafana of this home's cluster are configured by."""
+    """Folder with Ray's configuration of Prometheus and Grafana for this home's cluster."""
     return settings.scratch / "ray" / "session_latest" / "metrics"
 
 
 def discovery_file(settings: Settings) -> Path:
-    """Ray's list of addresses for Prometheus to scrape, kept up to date by it."""
+    """File in which Ray lists the addresses for Prometheus to scrape."""
     return settings.scratch / "ray" / "prom_metrics_service_discovery.json"
 
 
@@ -168,7 +209,7 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody uses at this moment."""
+    """Return a port of the loopback address that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -180,7 +221,7 @@ def _ray_start(settings: Settings, environment: dict[str, str]) -> None:
         "--node-ip-address=127.0.0.1", f"--port={settings.gcs_port}",
         "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={settings.dashboard_port}",
         f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}",
-        # Random worker ports, so that no range is barred for the other settings or for a second cluster.
+        # Random worker ports, so that no range is reserved that other settings or a second cluster need.
         "--min-worker-port=0", "--max-worker-port=0", f"--num-cpus={settings.cpus}",
     ]  # fmt: skip
     log = settings.home / "ray-start.log"
@@ -192,21 +233,25 @@ def _ray_start(settings: Settings, environment: dict[str, str]) -> None:
             ).returncode  # fmt: skip
         except subprocess.TimeoutExpired as error:
             stop(settings)
-            raise ClusterUnavailable(f"Ray did not start within {_START_SECONDS} s", f"see {log}") from error
+            raise ClusterUnavailable(
+                f"Ray did not start within {_START_SECONDS} s", f"see {log}", code="cluster.not_started", log=str(log)
+            ) from error
     if code:
         stop(settings)
-        raise ClusterUnavailable(f"`ray start` ended with code {code}", f"see {log}")
+        raise ClusterUnavailable(
+            f"`ray start` failed with exit code {code}", f"see {log}", code="cluster.not_started", log=str(log)
+        )
 
 
 def _start_mlflow(settings: Settings, environment: dict[str, str]) -> subprocess.Popen[bytes] | None:
-    """MLflow's pages, when the store is this machine's own; a remote one has its own server."""
+    """Start MLflow's web pages, unless a remote store has its own."""
     if settings.tracking_uri.startswith("http"):
         return None
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(settings.mlflow_port),
         "--workers", "1", "--backend-store-uri", settings.mlflow_uri, "--default-artifact-root", settings.mlflow_artifacts,
     ]  # fmt: skip
-    # Its background job runners are not needed to look at pages.
+    # The pages need none of its background job runners.
     environment = environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (settings.home / "mlflow.log").open("w") as out:
         process = subprocess.Popen(
@@ -218,12 +263,15 @@ def _start_mlflow(settings: Settings, environment: dict[str, str]) -> subprocess
 
 
 def _await_mlflow(settings: Settings, server: subprocess.Popen[bytes] | None) -> None:
-    """Wait until the pages are there: until then the server creates the tables, and two who do so at once both fail."""
+    """Wait for the pages: until then the server creates its tables, and two processes that do so at once both fail."""
     deadline = time.monotonic() + _START_SECONDS
     while server is not None and not _listens(settings.mlflow_port):
         if server.poll() is not None or time.monotonic() > deadline:
             stop(settings)
-            raise ClusterUnavailable("MLflow's server did not start", f"see {settings.home / 'mlflow.log'}")
+            log = settings.home / "mlflow.log"
+            raise ClusterUnavailable(
+                "MLflow's server did not start", f"see {log}", code="cluster.mlflow_not_started", log=str(log)
+            )
         time.sleep(_POLL_SECONDS)
 
 
@@ -241,7 +289,10 @@ def _check_memory() -> None:
     available = psutil.virtual_memory().available / _GIB
     if available < MIN_MEMORY_GIB:
         raise OutOfMemory(
-            f"only {available:.1f} GiB of memory are free, a cluster needs {MIN_MEMORY_GIB}", "close other programs"
+            f"only {available:.1f} GiB of memory are free, a cluster needs {MIN_MEMORY_GIB}",
+            "close other programs",
+            code="memory.too_little",
+            available_gib=available,
         )
 
 
@@ -255,7 +306,10 @@ def _check_ports(settings: Settings) -> None:
         if _listens(port):
             raise PortInUse(
                 f"port {port} ({name.replace('_', ' ')}) is in use{_holder(port)}",
-                f"free it, or set RAYLOOP_{name.upper()} to another one",
+                f"free it, or set RAYLOOP_{name.upper()} to another port",
+                code="cluster.port_in_use",
+                port=port,
+                variable=f"RAYLOOP_{name.upper()}",
             )
 
 
@@ -293,6 +347,6 @@ def _session_file(settings: Settings) -> Path:
     return settings.home / "cluster.json"
 
 
-def _session(settings: Settings) -> str:
+def _session(settings: Settings) -> _Session | None:
     path = _session_file(settings)
-    return _Session.from_stored(path.read_bytes()).session if path.exists() else ""
+    return _Session.from_stored(path.read_bytes()) if path.exists() else None

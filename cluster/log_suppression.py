@@ -1,4 +1,4 @@
-"""Libraries kept quiet, or told something by their environment: for the length of a block, or a whole job."""
+"""Less log output of libraries: for the duration of a block, or of a whole job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def suppress_logs(*names: str) -> Iterator[None]:
-    """Silence these loggers but for what is critical; failures are raised, not logged."""
+    """Silence these loggers below CRITICAL for the duration of the block; failures are raised anyway."""
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -21,7 +21,7 @@ def suppress_logs(*names: str) -> Iterator[None]:
 
 
 def suppress_ray_data_logs() -> None:
-    """Keep Ray Data's own lines out of a job's log: stages tell their progress themselves."""
+    """Keep Ray Data's progress bars and logs out of a job's output: stages report their own progress."""
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False

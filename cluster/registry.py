@@ -1,4 +1,4 @@
-"""The only door to MLflow: runs, versions, aliases, bundles."""
+"""MLflow: runs, model versions, aliases, bundles. No other module of the product imports mlflow."""
 
 from __future__ import annotations
 
@@ -24,38 +24,40 @@ BUNDLE_PATH = "bundle"
 FINGERPRINT_TAG = "rayloop.fingerprint"
 GATE_TAG = "rayloop.gate"
 KEY_TAG = "rayloop.key"
-# MLflow retries a dead server for minutes by default; a person waiting at a prompt should not.
+# By default MLflow retries an absent server for minutes, which is too long at a prompt.
 _HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 class Run:
-    """One MLflow run that is being written."""
+    """An MLflow run that is being written."""
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client = client
         self.id = run_id
         self.failed = False
-        """Set to end as FAILED without an error here."""
+        """Set it to end the run as FAILED although the block raises nothing."""
 
     def log_parameters(self, values: Mapping[str, object]) -> None:
+        """Log parameters in one request."""
         self._client.log_batch(self.id, params=[Param(name, str(value)) for name, value in values.items()])
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Those that are finite numbers, in one transaction."""
+        """Log the metrics that are finite numbers, in one request."""
         self.log_metric_series({name: {step: value} for name, value in values.items()})
 
     def log_metric_series(self, values: Mapping[str, Mapping[int, float]]) -> None:
-        """Metrics by step, as far as they are finite numbers, in one transaction."""
+        """Log metrics by step, those values that are finite numbers, in one request."""
         now = int(1000 * time.time())
-        made = [
+        metrics = [
             Metric(name, value, now, step)
-            for name, course in values.items()
-            for step, value in course.items()
+            for name, series in values.items()
+            for step, value in series.items()
             if math.isfinite(value)
         ]
-        self._client.log_batch(self.id, metrics=made)
+        self._client.log_batch(self.id, metrics=metrics)
 
     def set_tags(self, values: Mapping[str, str]) -> None:
+        """Set tags of the run in one request."""
         self._client.log_batch(self.id, tags=[RunTag(name, value) for name, value in values.items()])
 
     def log_texts(self, files: Mapping[str, str]) -> None:
@@ -64,6 +66,7 @@ class Run:
             self._client.log_text(self.id, text, path)
 
     def log_artifacts(self, folder: Path, path: str) -> None:
+        """Store a local folder under ``path`` among the run's artifacts."""
         self._client.log_artifacts(self.id, str(folder), path)
 
 
@@ -85,7 +88,10 @@ class Registry:
             client.search_experiments(max_results=1)
         except MlflowException as error:
             raise RegistryUnavailable(
-                f"MLflow at {uri} does not answer", "start it, or set RAYLOOP_TRACKING_URI"
+                f"MLflow at {uri} does not answer",
+                "start it, or set RAYLOOP_TRACKING_URI",
+                code="registry.no_answer",
+                uri=uri,
             ) from error
         return client
 
@@ -97,16 +103,21 @@ class Registry:
     def run(
         self, experiment: str, name: str, parent: str = "", *, key: str = "", resume: bool = False
     ) -> Iterator[Run]:
-        """Open a run; it ends as FINISHED, or as FAILED when the body raises. ``again`` goes on with the newest one of this ``key``.
+        """Open a run for the duration of the block; it ends as FINISHED, or as FAILED when the block raises.
 
-        Otherwise one of this key that is still open was left by a process that was killed, and ends as KILLED.
+        Args:
+            experiment: Name of the MLflow experiment.
+            name: Name of the run.
+            parent: Id of the run that this one is nested in.
+            key: Identifies equal work. An open run of the same key was left by a killed process and ends as KILLED.
+            resume: Continue the newest run of ``key`` instead, when there is one.
         """
-        found = self._keyed(experiment, key) if resume else ""
-        if key and not found:
-            self._end_left(experiment, key)
-        run = Run(self._client, found or self._created(experiment, name, parent, key))
-        if found:
-            self._client.update_run(found, status="RUNNING")
+        resumed = self._newest_run(experiment, key) if resume else ""
+        if key and not resumed:
+            self._end_open_runs(experiment, key)
+        run = Run(self._client, resumed or self._create_run(experiment, name, parent, key))
+        if resumed:
+            self._client.update_run(resumed, status="RUNNING")
         try:
             yield run
         except BaseException:
@@ -115,10 +126,10 @@ class Registry:
         self._client.set_terminated(run.id, "FAILED" if run.failed else "FINISHED")
 
     def child_run_names(self, experiment: str, run: Run) -> set[str]:
-        """Names of the runs that are nested in this one."""
-        wanted = f"tags.`mlflow.parentRunId` = '{run.id}'"
-        found = self._client.search_runs([self._experiment(experiment)], wanted, max_results=10_000)
-        return {child.info.run_name for child in found}
+        """Names of the runs nested in this one."""
+        nested = f"tags.`mlflow.parentRunId` = '{run.id}'"
+        runs = self._client.search_runs([self._experiment(experiment)], nested, max_results=10_000)
+        return {child.info.run_name for child in runs}
 
     def register(self, model: str, run: Run, bundle: Path, tags: Mapping[str, str]) -> ModelVersion:
         """Store ``bundle`` with the run and register it as the model's next version."""
@@ -126,55 +137,70 @@ class Registry:
         if not self._has(model):
             self._client.create_registered_model(model)
         source = f"{self._client.get_run(run.id).info.artifact_uri}/{BUNDLE_PATH}"
-        made = self._client.create_model_version(model, source, run_id=run.id, tags=dict(tags))
-        return _version(made)
+        return _version(self._client.create_model_version(model, source, run_id=run.id, tags=dict(tags)))
 
     def find_version(self, model: str, fingerprint: str) -> ModelVersion | None:
-        """The version with this fingerprint, so that equal work is not registered twice."""
+        """Return the version with this fingerprint, if there is one: equal work is not registered twice."""
         for version in self.versions(model):
             if version.fingerprint == fingerprint:
                 return version
         return None
 
     def versions(self, model: str) -> list[ModelVersion]:
-        """All versions, oldest first."""
+        """Return all versions of a model, oldest first."""
         found = self._client.search_model_versions(f"name = '{model}'", max_results=1000)
         return sorted((_version(v) for v in found), key=lambda v: int(v.version))
 
     def version(self, model: str, version: str) -> ModelVersion:
+        """Return a version by its number. Raises VersionNotFound."""
         try:
             return _version(self._client.get_model_version(model, version))
         except MlflowException as error:
             known = ", ".join(v.version for v in self.versions(model)) or "none"
-            raise VersionNotFound(f"model {model!r} has no version {version!r}", f"registered are: {known}") from error
+            raise VersionNotFound(
+                f"model {model!r} has no version {version!r}",
+                f"registered are: {known}",
+                code="registry.version_not_found",
+                model=model,
+                version=version,
+            ) from error
 
     def version_by_alias(self, model: str, alias: str) -> ModelVersion | None:
+        """Return the version that an alias points to; None when the model has no such alias."""
         try:
             return _version(self._client.get_model_version_by_alias(model, alias))
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
-            raise RegistryUnavailable(f"MLflow cannot tell the {alias} of {model!r}: {error.message}") from error
+            raise RegistryUnavailable(
+                f"MLflow cannot look up alias {alias!r} of model {model!r}: {error.message}",
+                "check MLflow's server and its database",
+                code="registry.lookup_failed",
+                model=model,
+                alias=alias,
+            ) from error
 
     def set_alias(self, version: ModelVersion, alias: str) -> None:
+        """Point an alias to a version."""
         self._client.set_registered_model_alias(version.model, alias, version.version)
 
     def clear_alias(self, model: str, alias: str) -> None:
-        """Take the alias away; absent is fine."""
+        """Remove an alias, if the model has it."""
         if self.version_by_alias(model, alias):
             self._client.delete_registered_model_alias(model, alias)
 
     def set_tag(self, version: ModelVersion, name: str, value: str) -> None:
+        """Set a tag of a version."""
         self._client.set_model_version_tag(version.model, version.version, name, value)
 
     def fetch(self, version: ModelVersion) -> Path:
-        """Folder on this machine that holds the version's bundle."""
+        """Return a folder on this machine that holds the version's bundle; it is downloaded when it is elsewhere."""
         return version.local_folder or Path(
             mlflow.artifacts.download_artifacts(version.bundle_uri, tracking_uri=self._settings.mlflow_uri)
         )
 
     def fetch_file(self, version: ModelVersion, name: str) -> Path:
-        """Folder on this machine that holds one file of the version's bundle, without fetching the others."""
+        """Return a folder on this machine that holds one file of the bundle; only that file is downloaded."""
         if version.local_folder is not None:
             return version.local_folder
         uri = f"{version.bundle_uri}/{name}"
@@ -185,34 +211,33 @@ class Registry:
         return sorted(model.name for model in self._client.search_registered_models(max_results=1000))
 
     def delete_model(self, model: str) -> None:
-        """Delete a registered model with all its versions; absent is fine."""
+        """Delete a registered model with all its versions, if it exists."""
         if self._has(model):
             self._client.delete_registered_model(model)
 
-    def _keyed(self, experiment: str, key: str) -> str:
-        """The newest run of a key; empty when there is none."""
-        found = self._client.search_runs([self._experiment(experiment)], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-        return str(found[0].info.run_id) if found else ""
+    def _newest_run(self, experiment: str, key: str) -> str:
+        """Id of the newest run of a key; empty when there is none."""
+        runs = self._client.search_runs([self._experiment(experiment)], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        return str(runs[0].info.run_id) if runs else ""
 
-    def _end_left(self, experiment: str, key: str) -> None:
+    def _end_open_runs(self, experiment: str, key: str) -> None:
         open_ = f"tags.`{KEY_TAG}` = '{key}' and attributes.status = 'RUNNING'"
-        for left in self._client.search_runs([self._experiment(experiment)], open_):
-            self._client.set_terminated(left.info.run_id, "KILLED")
+        for run in self._client.search_runs([self._experiment(experiment)], open_):
+            self._client.set_terminated(run.info.run_id, "KILLED")
 
-    def _created(self, experiment: str, name: str, parent: str, key: str) -> str:
+    def _create_run(self, experiment: str, name: str, parent: str, key: str) -> str:
         tags = {"mlflow.runName": name, "mlflow.parentRunId": parent, KEY_TAG: key}
-        made = self._client.create_run(
+        run = self._client.create_run(
             self._experiment(experiment), tags={n: value for n, value in tags.items() if value}
         )
-        return str(made.info.run_id)
+        return str(run.info.run_id)
 
     def _has(self, model: str) -> bool:
         return bool(self._client.search_registered_models(f"name = '{model}'"))
 
     def _experiment(self, name: str) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found:
-            return str(found.experiment_id)
+        if experiment := self._client.get_experiment_by_name(name):
+            return str(experiment.experiment_id)
         return str(self._client.create_experiment(name, artifact_location=f"{self._settings.mlflow_artifacts}/{name}"))
 
 

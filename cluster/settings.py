@@ -14,46 +14,78 @@ from cluster.errors import SettingsError
 
 
 class Settings(BaseSettings):
-    """Where state lies and which ports are used. Each field is ``RAYLOOP_<NAME>`` in the environment."""
+    """Where state is kept and which ports are used. Each field is ``RAYLOOP_<NAME>`` in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="RAYLOOP_", frozen=True, extra="ignore")
 
     home: Path = Field(default_factory=lambda: Path.home() / ".rayloop")
+    """Folder of all state that has no address below; default: ``~/.rayloop``."""
     tracking_uri: str = ""
+    """MLflow's tracking and registry store; default: SQLite in ``home``."""
     artifact_root: str = ""
+    """Where MLflow keeps artifacts, and trainings their checkpoints; default: ``home``."""
     catalog_uri: str = ""
+    """Iceberg catalog: ``http(s)://`` a REST catalog, else a database by SQLAlchemy URI; default: SQLite in ``home``."""
     warehouse: str = ""
+    """Where Iceberg keeps the files of tables; default: ``home``."""
     online_store: str = ""
+    """Online store, ``lmdb://folder`` or ``redis://host:port/number``; default: LMDB in ``home``."""
     address: str = ""
+    """Dashboard address of another cluster, which commands then work with; default: the cluster of this machine."""
     personal_key_file: str = ""
+    """File with the key that hashes personal columns; needed by projects that have such columns."""
     access: bool = False
+    """Whether requests to models need an API key or a token."""
     access_store: str = ""
+    """Database of API keys by SQLAlchemy URI; default: SQLite in ``home``."""
     access_rate: str = ""
+    """Rate limit of a key that has none of its own, such as ``100/minute``; default: no limit."""
     rate_store: str = ""
+    """Redis that counts requests for all replicas, ``redis://``; default: each replica counts its own."""
     jwks_url: str = ""
+    """JSON Web Key Set of the issuer whose tokens are accepted; default: no tokens."""
     jwt_issuer: str = ""
+    """Required ``iss`` claim of a token; needed with ``jwks_url``."""
     jwt_audience: str = ""
+    """Required ``aud`` claim of a token; needed with ``jwks_url``."""
     jwt_algorithms: str = "RS256,ES256"
+    """Accepted signature algorithms, separated by commas."""
     jwt_models_claim: str = "models"
+    """Claim that lists the models that a token gives access to."""
     jwt_scopes_claim: str = "scope"
+    """Claim that lists the scopes of a token."""
     jwt_leeway_s: float = Field(default=30.0, ge=0.0, le=300.0)
+    """Clock difference that is tolerated when a token's times are checked, in seconds."""
     alertmanager: str = ""
+    """Address ``host:port`` of the Alertmanager, for the generated Prometheus configuration; default: none."""
     price_cpu_hour: float = Field(default=0.04, ge=0.0)
+    """Price of a CPU for an hour, in any currency; a model's cost is computed with it."""
     price_gpu_hour: float = Field(default=2.0, ge=0.0)
+    """Price of a GPU for an hour."""
     price_gib_hour: float = Field(default=0.005, ge=0.0)
+    """Price of a GiB of memory for an hour."""
     dashboard_port: int = Field(default=8265, ge=1, le=65535)
+    """Port of Ray's dashboard and of its Jobs and Serve APIs."""
     serve_port: int = Field(default=8000, ge=1, le=65535)
+    """HTTP port of served models."""
     grpc_port: int = Field(default=9000, ge=1, le=65535)
+    """gRPC port of served models."""
     gcs_port: int = Field(default=6379, ge=1, le=65535)
+    """Port by which drivers and workers join the cluster."""
     mlflow_port: int = Field(default=5000, ge=1, le=65535)
+    """Port of MLflow's web pages."""
     haproxy_stats_port: int = Field(default=8404, ge=1, le=65535)
+    """Port of HAProxy's statistics."""
     haproxy_metrics_port: int = Field(default=9101, ge=1, le=65535)
+    """Port of HAProxy's metrics for Prometheus."""
     replica_ports_from: int = Field(default=30000, ge=1024, le=60000)
+    """First of 1,002 ports for replicas and fallback proxies."""
     cpus: int = Field(default_factory=lambda: max(4, os.cpu_count() or 1), ge=2)
+    """CPUs of the local cluster as Ray counts them; default: those of this machine, at least 4."""
 
     @property
     def scratch(self) -> Path:
-        """This machine's folder for sockets and the like. Its name is short: a Unix socket's path has 107 bytes at most."""
+        """Folder of this machine for sockets. Its name is short: the path of a Unix socket has at most 107 bytes."""
         tag = uuid.uuid5(uuid.NAMESPACE_URL, str(self.home.absolute())).hex[:12]
         return Path(tempfile.gettempdir()) / f"rayloop-{tag}"
 
@@ -64,11 +96,12 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_artifacts(self) -> str:
+        """Where MLflow keeps artifacts."""
         return self.artifact_root or (self.home / "artifacts").as_uri()
 
     @property
     def checkpoints(self) -> str:
-        """Where trainings that are under way keep their checkpoints; every node must reach it."""
+        """Where running trainings keep checkpoints; every node must reach it."""
         return f"{self.artifact_root}/checkpoints" if self.artifact_root else str(self.home / "checkpoints")
 
     @property
@@ -83,6 +116,7 @@ class Settings(BaseSettings):
 
     @property
     def online_store_uri(self) -> str:
+        """Address of the online store."""
         return self.online_store or f"lmdb://{self.home / 'online'}"
 
     @property
@@ -97,28 +131,35 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_server(self) -> str:
-        """Where MLflow's pages are for a person to look at."""
+        """Address of MLflow's web pages."""
         return self.tracking_uri if self.tracking_uri.startswith("http") else f"http://127.0.0.1:{self.mlflow_port}"
 
     @property
     def endpoint(self) -> str:
+        """HTTP address of the models served on this machine."""
         return f"http://127.0.0.1:{self.serve_port}"
 
     def environment(self) -> dict[str, str]:
-        """The variables that reproduce these settings in another process of this machine's cluster.
+        """Return the environment variables that reproduce these settings in a process of the cluster.
 
-        For another cluster they are those that somebody has set: its own settings hold for the rest. A default of the
-        caller's, such as access that is off, would undo what is set there.
+        With ``address``, only the fields that are set: the other cluster has its own settings, and a default of this
+        process, such as access control that is off, would override them.
         """
         values = self.model_dump(exclude_unset=bool(self.address))
         return {f"RAYLOOP_{name.upper()}": str(value) for name, value in values.items() if value != ""}
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment. Raises SettingsError naming the variable at fault."""
+    """Read the settings from the environment. Raises SettingsError, which names the variable at fault."""
     try:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
         variable = f"RAYLOOP_{str(first['loc'][0]).upper()}"
-        raise SettingsError(f"{variable}={first['input']!r}: {first['msg']}", "set it right or unset it") from error
+        raise SettingsError(
+            f"{variable}={first['input']!r}: {first['msg']}",
+            "correct or unset it",
+            code="settings.invalid",
+            variable=variable,
+            value=first["input"],
+        ) from error

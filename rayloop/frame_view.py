@@ -19,14 +19,14 @@ MIN_CATEGORY_ROWS = 20
 class FrameView:
     """The rows of one snapshot by their part, and the encoder that its training rows make."""
 
-    def __init__(self, workspace: ProjectContext, snapshot: Snapshot) -> None:
+    def __init__(self, context: ProjectContext, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self.rows = workspace.tables.read(snapshot.table, snapshot.id)
-        self.encoder = Encoder.fit(workspace.project.features.columns, self.rows_of(TRAIN), MIN_CATEGORY_ROWS)
+        self.rows = context.tables.read(snapshot.table, snapshot.id)
+        self.encoder = Encoder.fit(context.project.features.columns, self.rows_of(TRAIN), MIN_CATEGORY_ROWS)
         for name in (TRAIN, VALIDATION, TEST):
             if not self.rows_of(name).num_rows:
                 raise DataError(f"the training frame has no {name} rows", "widen the split, or land more data")
-        self.data = TrainingData.of(workspace.tables.dataset(snapshot))
+        self.data = TrainingData.of(context.tables.dataset(snapshot))
 
     def rows_of(self, split: str) -> pa.Table:
         return self.rows.filter(pa.compute.equal(self.rows[SPLIT], split))

@@ -1,4 +1,4 @@
-"""A project: one Python module that names sources, features, model and policies."""
+"""A project: one Python module that declares sources, features, model and policies."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from features.definitions import FeatureSet, FeatureView
 from features.sources.source import Examples, Source, require_columns
 from features.split import Split
 from monitoring.drift_policy import DriftPolicy
+from rayloop.shadowing import hiding_module
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig, TuneConfig
 from trainers.evaluation import calibration
@@ -29,21 +30,20 @@ from trainers.evaluation.quality_gate import GatePolicy
 from trainers.export.compression import Compression, Distill
 from trainers.models import registry
 
-# A project folder with one of these in it would hide the package of that name on the cluster.
-_RESERVED = ("cluster", "features", "trainers", "deployments", "monitoring", "rayloop")
 _NAME = "abcdefghijklmnopqrstuvwxyz0123456789_"
 
 
 @dataclass(frozen=True)
 class Retrain:
-    """How a model is trained again: the newest ``holdout`` is held out, the one before validates."""
+    """How a model is trained again."""
 
     holdout: timedelta = timedelta(days=14)
+    """Length of the newest span, held out for the gate, and of the span before it, for validation."""
 
 
 @dataclass(frozen=True)
 class Period:
-    """Rows whose ``as_of`` lies in [start, end)."""
+    """The rows whose ``as_of`` is in [start, end)."""
 
     start: datetime
     end: datetime
@@ -51,68 +51,101 @@ class Period:
 
 @dataclass(frozen=True)
 class Simulation:
-    """History replayed as live traffic, to see the loop turn before real traffic does.
+    """History replayed as live traffic, to see the whole loop before real traffic does.
 
-    ``quiet``: like the training data, must raise no alarm. ``sound``: a challenger trained on all data
-    so far is rolled out. ``sabotage``: a challenger trained on shuffled labels is rolled out. ``drift``:
-    should raise an alarm, be trained on, and see the new challenger through its rollout. An act begins where the
-    one before it ended, when that is later than its own start.
+    A phase begins where the previous one ended, when that is later than its own start.
     """
 
     quiet: Period
+    """Traffic like the training data: must raise no alarm."""
     sound: Period
+    """Rollout of a challenger that is trained on all data so far: must be promoted."""
     sabotage: Period
+    """Rollout of a challenger that is trained on shuffled labels: must be aborted."""
     drift: Period
+    """Drifting traffic: must raise an alarm, whose retrained challenger must be promoted."""
     step: timedelta = timedelta(hours=1)
+    """How far history advances at a time."""
     connections: int = 32
+    """Connections that send requests at the same time."""
 
 
 @dataclass(frozen=True)
 class Project:
-    """Everything rayloop needs to know about one model.
-
-    ``baseline`` trains boosted trees beside the model, with and without the point-in-time features. ``purpose`` says what the
-    model is for, ``limits`` what it must not be used for: both stand on the model card. ``compress`` are steps to a smaller model
-    (Prune, Distill), each taken if the gate holds.
-    ``tags`` ("team", "purpose", …) are what the model's cost is shown by.
-    """
+    """Everything that rayloop needs to know about one model."""
 
     name: str
+    """Name of the model, its tables and its route: lower-case letters, digits and _, beginning with a letter."""
     task: Task
+    """What the model predicts."""
     sources: tuple[Source, ...]
+    """Tables of events and examples."""
     features: FeatureSet
+    """The ordered features of the model."""
     examples: Examples
+    """The source that holds the labels, and how a label is computed."""
     split: Split
+    """Which examples train, validate and test."""
     model: ModelSpec
+    """Which model, with which parameters."""
     train: TrainConfig
+    """How it is trained."""
     gate: GatePolicy
+    """What a candidate must reach before it is registered."""
     compress: tuple[Compression, ...] = ()
+    """Steps to a smaller model (Prune, Distill); a step that fails the gate is skipped."""
     tune: TuneConfig | None = None
+    """The search for better settings; None trains with ``model`` and ``train`` as declared."""
     rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
+    """Steps and criteria of a rollout."""
     serving: Serving = field(default_factory=Serving)
+    """Replicas, CPUs and limits of the endpoint."""
     drift: DriftPolicy = field(default_factory=DriftPolicy)
+    """When the drift monitor alerts, and what an alarm does."""
     retrain: Retrain = field(default_factory=Retrain)
+    """How the model is trained again."""
     simulation: Simulation | None = None
+    """What ``rayloop run --simulate`` replays."""
     baseline: bool = True
+    """Whether boosted trees are trained for comparison, with and without the point-in-time features."""
     purpose: str = ""
+    """What the model is for; printed on the model card."""
     tags: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the model's cost, such as "team"."""
     limits: tuple[str, ...] = ()
+    """What the model must not be used for; printed on the model card."""
 
     def __post_init__(self) -> None:
         if not self.name or not set(self.name) <= set(_NAME) or self.name[0] not in _NAME[:26]:
             raise ProjectError(
                 f"project name {self.name!r} cannot name tables and routes",
                 "use lower-case letters, digits and _, beginning with a letter",
+                code="project.invalid_name",
+                project=self.name,
             )
         repeated = {s.name for s in self.sources if [t.name for t in self.sources].count(s.name) > 1}
         if repeated:
-            raise ProjectError(f"project {self.name!r} declares source {', '.join(sorted(repeated))} twice")
+            raise ProjectError(
+                f"project {self.name!r} declares source {', '.join(sorted(repeated))} twice",
+                "rename one of them",
+                code="project.source_repeated",
+                project=self.name,
+                sources=sorted(repeated),
+            )
         if self.task.kind == "multiclass" and len(self.task.classes) < 2:
-            raise ProjectError(f"project {self.name!r} is multiclass but names {len(self.task.classes)} classes")
+            raise ProjectError(
+                f"project {self.name!r} is multiclass, and its task names {len(self.task.classes)} classes",
+                "name two classes or more in Task(classes=...)",
+                code="project.too_few_classes",
+                project=self.name,
+                classes=self.task.classes,
+            )
         if self.task.kind == "multilabel":
             raise ProjectError(
-                f"project {self.name!r} is multilabel: such a model is trained by trainers.fit, and not served yet",
+                f"project {self.name!r} is multilabel, which can be trained by trainers.fit but not served",
                 "declare a binary project for each label, or train without a project",
+                code="project.multilabel",
+                project=self.name,
             )
         require_columns(self.features, self.examples, self.sources)
         self._require_gate_columns()
@@ -121,34 +154,46 @@ class Project:
         self._require_segments()
 
     def view(self, name: str) -> FeatureView:
-        """The feature view of this name. Raises ProjectError when none is declared."""
+        """Return the feature view of this name. Raises ProjectError when it is not declared."""
         for view in self.features.views:
             if view.name == name:
                 return view
         known = ", ".join(view.name for view in self.features.views) or "none"
-        raise ProjectError(f"{self.name} has no feature view {name!r}", f"declared are: {known}")
+        raise ProjectError(
+            f"project {self.name!r} has no feature view {name!r}",
+            f"declared are: {known}",
+            code="project.unknown_view",
+            project=self.name,
+            view=name,
+        )
 
     def _require_segments(self) -> None:
         segments = self.drift.look.segments if self.drift.look else ()
         unknown = sorted(set(segments) - {c.name for c in self.features.available_columns if c.kind == "category"})
         if unknown:
             raise ProjectError(
-                f"the drift policy of project {self.name!r} looks at segments of {', '.join(unknown)}",
-                "name categories of the request, derived, or of views",
+                f"drift policy segment {', '.join(unknown)} of project {self.name!r} is not a category of its feature set",
+                "name categories of the request, of views, or derived ones",
+                code="project.unknown_segment",
+                project=self.name,
+                columns=unknown,
             )
 
     def _require_gate_columns(self) -> None:
-        """What the gate slices and groups by has to be in the training frame: say so before anything is trained."""
+        """Refuse slices and groups that are not in the training frame, before anything is trained."""
         known = {c.name for c in self.features.available_columns if c.kind in ("number", "category")}
         unknown = sorted({*self.gate.slices.columns, *self.gate.fairness.groups} - known)
         if unknown:
             raise ProjectError(
-                f"the gate of project {self.name!r} looks at {', '.join(unknown)}, which its feature set does not have",
-                "name numbers and categories of the request, derived, or of views",
+                f"gate slice column {', '.join(map(repr, unknown))} is not in the training frame of project {self.name!r}",
+                "name numbers and categories of the request, of views, or derived ones",
+                code="project.slice_column_missing",
+                project=self.name,
+                columns=unknown,
             )
 
     def _require_metrics(self) -> None:
-        """What the task cannot give: the gate, or the end of a training, would find out hours later."""
+        """Refuse metrics that the task does not have; otherwise the gate would fail after hours of training."""
         for threshold in self.gate.thresholds:
             metrics.require(self.task, threshold.metric)
         calibration.require_probabilities(self.task, self.train.calibrate)
@@ -156,12 +201,15 @@ class Project:
         limits = (fair.max_parity_difference, fair.max_odds_difference)
         if self.task.kind != "binary" and any(limit is not None for limit in limits):
             raise ProjectError(
-                f"parity and equalised odds are of binary answers, and project {self.name!r} is {self.task.kind}",
+                f"parity and equalized odds need a binary task, and project {self.name!r} is {self.task.kind}",
                 "use max_error_difference",
+                code="project.fairness_needs_binary",
+                project=self.name,
+                task_kind=self.task.kind,
             )
 
     def _require_parameters(self) -> None:
-        """What the model does not take would otherwise come out once the data have landed."""
+        """Refuse parameters that the model does not have, before any data are landed."""
         registry.check_parameters(self.model, self.model.parameters)
         space = self.tune.space if self.tune else {}
         registry.check_parameters(self.model, [name for name in space if name not in TrainConfig.model_fields])
@@ -171,7 +219,7 @@ class Project:
 
 
 class Location(NamedTuple):
-    """Where a project lies: the folder to ship, and the module to import there."""
+    """Where a project is: the folder to ship, and the module to import from it."""
 
     folder: Path
     module: str
@@ -184,25 +232,40 @@ class Location(NamedTuple):
 def locate_project(reference: str) -> Location:
     """Find a project by path (``a/b/project.py``) or by module name (``a.b.project``).
 
-    A file inside packages belongs to the folder that holds the outermost one. Raises ProjectError.
+    A file inside a package belongs to the folder that holds the outermost package.
+
+    Raises:
+        ProjectError: There is no such file or module.
     """
     path = Path(reference)
     if path.suffix == ".py" or path.exists():
         if not path.is_file():
-            raise ProjectError(f"{reference} is no Python file", "give the path of a project module, or its name")
+            raise ProjectError(
+                f"{reference} is not a Python file",
+                "name a project module by path or by module name",
+                code="project.not_a_file",
+                reference=reference,
+            )
         return _outermost(path.resolve())
     parts = reference.split(".")
     for folder in (Path.cwd(), *map(Path, sys.path)):
         if folder.joinpath(*parts).with_suffix(".py").is_file():
             return Location(folder.resolve(), reference)
     raise ProjectError(
-        f"no project module {reference!r} here or on the Python path", "give its path: folder/project.py"
+        f"project module {reference!r} is neither in this folder nor on the Python path",
+        "name it by its path: folder/project.py",
+        code="project.not_found",
+        reference=reference,
     )
 
 
 def load_project(location: Location) -> Project:
-    """Import the module and return its ``project``. Raises ProjectError for whatever goes wrong in it."""
-    _refuse_shadows(location.folder)
+    """Import the project's module and return its ``project``.
+
+    Raises:
+        ProjectError: The module fails, defines no project, or stands beside a module that hides a package of rayloop.
+    """
+    _require_nothing_hidden(location.folder)
     if str(location.folder) not in sys.path:
         sys.path.insert(0, str(location.folder))
     try:
@@ -210,21 +273,31 @@ def load_project(location: Location) -> Project:
     except RayloopError:
         raise
     except ValidationError as error:
-        raise ProjectError(f"{_line(error, location)}: {_told(error)}", "mend the project module") from error
-    # A user's module may fail in any way; whatever it is, the user gets the line at fault.
-    except Exception as error:
+        line = _line(error, location)
         raise ProjectError(
-            f"{_line(error, location)}: {type(error).__name__}: {error}", "mend the project module"
+            f"{line}: {_describe_invalid(error)}", "fix the project module", code="project.invalid", line=line
+        ) from error
+    # A user's module may fail in any way: the user gets the line at fault.
+    except Exception as error:
+        line = _line(error, location)
+        raise ProjectError(
+            f"{line}: {type(error).__name__}: {error}", "fix the project module", code="project.failed", line=line
         ) from error
     return _project_of(module, location)
 
 
 def _project_of(module: ModuleType, location: Location) -> Project:
-    found = getattr(module, "project", None)
-    if not isinstance(found, Project):
-        what = f"defines `project` as {type(found).__name__}" if found is not None else "defines no `project`"
-        raise ProjectError(f"{location.path} {what}", "assign project = rayloop.Project(...)")
-    return found
+    project = getattr(module, "project", None)
+    if not isinstance(project, Project):
+        what = f"defines `project` as {type(project).__name__}" if project is not None else "defines no `project`"
+        raise ProjectError(
+            f"{location.path} {what}",
+            "assign project = rayloop.Project(...)",
+            code="project.not_defined",
+            path=location.path,
+            defined_as=type(project).__name__,
+        )
+    return project
 
 
 def _outermost(path: Path) -> Location:
@@ -235,20 +308,18 @@ def _outermost(path: Path) -> Location:
     return Location(folder, ".".join(parts))
 
 
-def _refuse_shadows(folder: Path) -> None:
-    ours = Path(__file__).resolve().parent.parent
-    if folder.resolve() == ours:
-        return
-    for name in _RESERVED:
-        if (folder / name).is_dir() or (folder / f"{name}.py").exists():
-            raise ProjectError(
-                f"{folder} contains {name!r}, which would hide rayloop's own package {name}",
-                "rename it or move the project",
-            )
+def _require_nothing_hidden(folder: Path) -> None:
+    if path := hiding_module(folder):
+        raise ProjectError(
+            f"{path} hides rayloop's own package",
+            "rename it or move the project to another folder",
+            code="project.hides_package",
+            path=str(path),
+        )
 
 
 def _line(error: Exception, location: Location) -> str:
-    """File and line of the innermost frame that lies in the project's folder."""
+    """Return file and line of the innermost frame in the project's folder."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     trace, place = error.__traceback__, location.path
@@ -260,15 +331,14 @@ def _line(error: Exception, location: Location) -> str:
     return place
 
 
-def _told(error: ValidationError) -> str:
-    """What a declaration does not take, in one line."""
-    return f"{error.title}: " + "; ".join(_setting(each) for each in error.errors())
+def _describe_invalid(error: ValidationError) -> str:
+    return f"{error.title}: " + "; ".join(_describe_field(each) for each in error.errors())
 
 
-def _setting(found: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in found["loc"])
-    if found["type"] == "extra_forbidden":
-        return f"there is no {place!r}"
-    if found["type"] == "missing":
-        return f"{place!r} is missing"
-    return f"{place}={found['input']!r}: {found['msg']}"
+def _describe_field(detail: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"unknown field {name!r}"
+    if detail["type"] == "missing":
+        return f"{name!r} is missing"
+    return f"{name}={detail['input']!r}: {detail['msg']}"

@@ -1,23 +1,24 @@
-"""``rayloop``: the command line. ``python -m rayloop`` is the same.
+"""The commands of ``rayloop`` with their arguments and options.
 
-What does work runs on the cluster: outside of it a command ships the project's folder and submits itself as a Ray job;
-inside a Ray job it runs where it is.
+A command that works on a project runs as a Ray job: see submission.py. Modules that take seconds to import are imported
+inside the commands that need them.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cluster import connection, local_cluster
+from cluster import local_cluster
 from cluster.errors import RayloopError
-from cluster.settings import load_settings
+from cluster.settings import Settings, load_settings
+from rayloop import __version__
 from rayloop.cli.key_commands import app as keys
+from rayloop.cli.submission import run_or_submit
 
 EXIT_USER_ERROR = 2
 _DEMO = "examples.flights.project"
@@ -31,33 +32,49 @@ app = typer.Typer(
 
 app.add_typer(keys, name="keys")
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rayloop {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A closed loop for models on a Ray cluster."""
+
+
 ProjectArgument = Annotated[str, typer.Argument(help="Path or module name of the project: folder/project.py")]
-Until = Annotated[str, typer.Option(help="Leave out what was not known at this time (ISO 8601)")]
-Reason = Annotated[str, typer.Option(help="Why; it goes into the journal")]
+Until = Annotated[str, typer.Option(help="Use only what was known at this time (ISO 8601)")]
+Reason = Annotated[str, typer.Option(help="Reason for the rollout journal")]
 Only = Annotated[
-    str, typer.Option("--rollout", help="Only if this is the rollout under way, by the id that `status` shows")
+    str, typer.Option("--rollout", help="Only if this is the current rollout; `rayloop status` shows its id")
 ]
-OneOf = Annotated[str, typer.Option("--version", help="Which challenger, where there are several")]
+OneOf = Annotated[str, typer.Option("--version", help="Challenger version, when there are several")]
 
 
 def main() -> None:
-    """Run the command line; a RayloopError becomes one line and exit code 2."""
+    """Run the command line; a RayloopError is one line on standard error and exit code 2."""
     try:
         app()
     except RayloopError as error:
         _fail(error)
     except KeyboardInterrupt:
-        typer.echo("interrupted; run the same command again to go on", err=True)
+        typer.echo("interrupted; run the same command again to continue", err=True)
         sys.exit(130)
     except Exception as error:
-        if (known := _deliberate(error)) is None:
+        if (known := _find_rayloop_error(error)) is None:
             raise
         _fail(known)
 
 
 @app.command()
 def up() -> None:
-    """Start the local Ray cluster, its dashboard and MLflow's pages; write what Prometheus and Grafana need."""
+    """Start a Ray cluster and MLflow on this machine; write the configuration of Prometheus and Grafana."""
     from rayloop.report import dashboards
 
     settings = load_settings()
@@ -70,7 +87,7 @@ def up() -> None:
 
 @app.command()
 def down() -> None:
-    """End every process of the local cluster, HAProxy and MLflow's pages included."""
+    """Stop every process of the local cluster, HAProxy and MLflow included."""
     settings = load_settings()
     if local_cluster.is_running(settings):
         _flush_logs(settings)
@@ -80,7 +97,7 @@ def down() -> None:
 
 @app.command()
 def status() -> None:
-    """Show the cluster, the models it serves, their rollouts and drift monitors."""
+    """Show the deployments and their health: replicas, rollouts, drift, costs."""
     from rayloop.cli.status import show_status
 
     show_status(load_settings(), typer.echo)
@@ -88,100 +105,100 @@ def status() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Check the machine, the stores and the cluster; say what to mend."""
-    from rayloop.cli.status import check_machine
+    """Diagnose problems of the machine, the stores and the cluster."""
+    from rayloop.cli.doctor import run_checks
 
-    if not check_machine(load_settings(), typer.echo):
+    if not run_checks(load_settings(), typer.echo):
         sys.exit(EXIT_USER_ERROR)
 
 
 @app.command()
 def demo() -> None:
-    """Start a cluster, clear the last demo, and rehearse the whole loop on the flights of 2013."""
+    """Start a cluster and simulate the whole loop on the flights of 2013; an earlier demo is deleted."""
     from rayloop.report import dashboards
 
     settings = load_settings()
     local_cluster.start(settings, typer.echo)
     dashboards.write(settings)
-    _work("run", _DEMO, "--rehearse", "--fresh")
+    run_or_submit("run", _DEMO, "--simulate", "--fresh")
 
 
 @app.command()
 def run(
     project: ProjectArgument,
-    rehearse: Annotated[
-        bool, typer.Option(help="TrafficReplay history as live traffic after the first version")
-    ] = False,
-    fresh: Annotated[bool, typer.Option(help="Forget this project's tables, versions and state first")] = False,
+    simulate: Annotated[bool, typer.Option(help="Replay history as live traffic once a version is served")] = False,
+    fresh: Annotated[bool, typer.Option(help="Delete this project's tables, versions and state first")] = False,
 ) -> None:
-    """Land, join, tune, train, gate, register, serve; the report at the end."""
-    flags = ["--rehearse"] * rehearse + ["--fresh"] * fresh
-    _work("run", project, *flags, action=lambda ws: _commands().run(ws, rehearse=rehearse, fresh=fresh))
+    """Run the whole loop: land data, join, tune, train, gate, register, serve, report."""
+    flags = ["--simulate"] * simulate + ["--fresh"] * fresh
+    run_or_submit("run", project, *flags, action=lambda ws: _commands().run(ws, simulate=simulate, fresh=fresh))
 
 
 @app.command()
 def tune(project: ProjectArgument) -> None:
-    """Search for the best settings and show the table of trials."""
-    _work("tune", project, action=lambda ws: _commands().tune(ws))
+    """Search for better settings and show the trials."""
+    run_or_submit("tune", project, action=lambda ws: _commands().tune(ws))
 
 
 @app.command()
 def train(project: ProjectArgument) -> None:
-    """Train the project's model as declared, gate and register it."""
-    _work("train", project, action=lambda ws: _commands().train(ws))
+    """Train the project's model with its declared settings; register it when it passes the gate."""
+    run_or_submit("train", project, action=lambda ws: _commands().train(ws))
 
 
 @app.command()
 def retrain(project: ProjectArgument, until: Until = "", reason: Reason = "by hand") -> None:
-    """Train the champion's recipe on the newest data and roll the result out."""
+    """Train the champion's recipe on newer data and roll the result out."""
     moment = _moment(until, "--until")
     words = ["retrain", project, "--until", moment.isoformat(), "--reason", reason]
-    _work(*words, action=lambda ws: _commands().retrain(ws, moment, reason))
+    run_or_submit(*words, action=lambda ws: _commands().retrain(ws, moment, reason))
 
 
 @app.command()
 def rollback(
     project: ProjectArgument,
-    version: Annotated[str, typer.Option(help="Only if this version is still champion; default: whichever is")] = "",
+    version: Annotated[str, typer.Option(help="Only if this version is the champion; default: any")] = "",
     reason: Reason = "by hand",
 ) -> None:
-    """Have the champion before this one answer again, at once and for everybody."""
+    """Restore the previous champion for all requests, at once."""
     words = ["rollback", project, *(["--version", version] if version else []), "--reason", reason]
-    _work(*words, action=lambda ws: _commands().rollback(ws, version, reason))
+    run_or_submit(*words, action=lambda ws: _commands().rollback(ws, version, reason))
 
 
 @app.command()
 def deploy(
     project: ProjectArgument,
     version: Annotated[
-        list[str] | None, typer.Option(help="Version; default: the newest. Several are tried at once")
+        list[str] | None, typer.Option(help="Version; default: the newest. Repeat it to roll out several at once")
     ] = None,
 ) -> None:
-    """Serve a version: the first outright, a later one, or several, behind a rollout."""
+    """Serve a version: the first one directly, later ones, one or several, by a rollout."""
     versions = version or []
     words = [word for number in versions for word in ("--version", number)]
-    _work("deploy", project, *words, action=lambda ws: _commands().deploy(ws, versions))
+    run_or_submit("deploy", project, *words, action=lambda ws: _commands().deploy(ws, versions))
 
 
 @app.command()
 def predict(
     project: ProjectArgument,
     table: Annotated[str, typer.Argument(help="Parquet file or folder, or a table of the catalog: namespace.table")],
-    out: Annotated[str, typer.Argument(help="Folder for the scored Parquet files; it must not hold anything")],
+    out: Annotated[str, typer.Argument(help="Folder for the scored Parquet files; must be empty or absent")],
     version: Annotated[str, typer.Option(help="Version; default: the champion")] = "",
-    keep: Annotated[list[str] | None, typer.Option(help="Column to write beside the scores; default: all")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Column to keep beside the scores, repeatable; default: all")
+    ] = None,
 ) -> None:
     """Score a table with a registered version."""
     place = str(Path(table).absolute()) if Path(table).exists() else table
     words = ["predict", project, place, str(Path(out).absolute())]
     kept = keep or []
     options = (["--version", version] if version else []) + [word for name in kept for word in ("--keep", name)]
-    _work(*words, *options, action=lambda ws: _commands().predict(ws, words[2], words[3], version, kept))
+    run_or_submit(*words, *options, action=lambda ws: _commands().predict(ws, words[2], words[3], version, kept))
 
 
 @app.command()
 def push(project: ProjectArgument, source: str, file: Path) -> None:
-    """Put the events of a file (Parquet, CSV, NDJSON) into the online store at once, where that store can be reached."""
+    """Push the events of a file (Parquet, CSV, NDJSON) into the online store, from this machine."""
     from rayloop.project import load_project, locate_project
     from rayloop.stages.push import push_file
 
@@ -189,56 +206,58 @@ def push(project: ProjectArgument, source: str, file: Path) -> None:
     for view, events in pushed.events.items():
         typer.echo(f"{view}: {events:,} new events")
     for reason, rows in pushed.refused.items():
-        typer.echo(f"{rows:,} rows left out: {reason}")
+        typer.echo(f"{rows:,} rows skipped: {reason}")
 
 
 @app.command()
 def promote(model: str, version: OneOf = "", reason: Reason = "by hand", rollout: Only = "") -> None:
-    """Make the challenger champion now."""
-    _order(model, "promote", reason, version, rollout)
+    """Promote the challenger to champion now."""
+    _send(model, "promote", reason, version, rollout)
 
 
 @app.command()
 def abort(model: str, version: OneOf = "", reason: Reason = "by hand", rollout: Only = "") -> None:
-    """Send all requests to the champion now, or those of one challenger of several."""
-    _order(model, "abort", reason, version, rollout)
+    """Abort the rollout, or drop one of several challengers: their requests go to the champion."""
+    _send(model, "abort", reason, version, rollout)
 
 
 @app.command()
 def pause(model: str, reason: Reason = "by hand", rollout: Only = "") -> None:
-    """Hold the rollout at its share."""
-    _order(model, "pause", reason, rollout=rollout)
+    """Pause the rollout at its current share."""
+    _send(model, "pause", reason, rollout=rollout)
 
 
 @app.command()
 def resume(model: str, reason: Reason = "by hand", rollout: Only = "") -> None:
-    """Let a paused rollout go on."""
-    _order(model, "resume", reason, rollout=rollout)
+    """Resume a paused rollout."""
+    _send(model, "resume", reason, rollout=rollout)
 
 
 @app.command()
 def report(
     project: ProjectArgument,
-    features: Annotated[bool, typer.Option("--features", help="The catalogue: views, and who uses them")] = False,
+    features: Annotated[
+        bool, typer.Option("--features", help="The feature catalog: views and the versions that use them")
+    ] = False,
     skew: Annotated[
-        bool, typer.Option("--skew", help="TrafficReplay served requests offline and compare, bit for bit")
+        bool, typer.Option("--skew", help="Replay served requests offline and compare, bit for bit")
     ] = False,
 ) -> None:
-    """Write the HTML report of what happened to a model, or of its features."""
+    """Write the HTML report of a model or of its features."""
     flags = ["--features"] * features + ["--skew"] * skew
-    _work("report", project, *flags, action=lambda ws: _commands().report(ws, features=features, skew=skew))
+    run_or_submit("report", project, *flags, action=lambda ws: _commands().report(ws, features=features, skew=skew))
 
 
 @app.command()
 def backfill(
     project: ProjectArgument,
-    view: Annotated[str, typer.Option(help="Feature view to make anew online; no other is touched")],
-    since: Annotated[str, typer.Option(help="Only entities with events from this time on (ISO 8601)")] = "",
+    view: Annotated[str, typer.Option(help="Feature view to rebuild online")],
+    since: Annotated[str, typer.Option(help="Only entities with events since this time (ISO 8601)")] = "",
 ) -> None:
-    """Land what is new of a view's source and make the view's online state anew from the whole table."""
+    """Land new rows of a view's source and rebuild the view's online state from the whole table."""
     words = ["--view", view, *(["--since", _moment(since, "--since").isoformat()] if since else [])]
     start = _moment(since, "--since") if since else None
-    _work(
+    run_or_submit(
         "backfill",
         project,
         *words,
@@ -250,78 +269,36 @@ def backfill(
 @app.command()
 def forget(
     project: ProjectArgument,
-    entity: Annotated[list[str], typer.Option(help="column=value; given several times, all must hold")],
+    entity: Annotated[list[str], typer.Option(help="column=value; repeat it for a key of several columns")],
 ) -> None:
-    """Delete an entity's rows everywhere: tables, quarantine, frames, online store, log. Says what was deleted where."""
-    from rayloop.cli.status import forget_entity
+    """Erase an entity's rows from tables, quarantine, frames, online store and log; print what was deleted where."""
+    from rayloop.cli.erase_command import erase
 
-    # Here, not as a job: the name must not stay behind in the list of jobs.
-    forget_entity(load_settings(), project, entity, typer.echo)
+    # Not as a job: the entity's name would stay in Ray's list of jobs.
+    erase(load_settings(), project, entity, typer.echo)
 
 
 @app.command()
 def trace(model: str, request: Annotated[str, typer.Argument(help="Request id of an answer")]) -> None:
-    """From one prediction to its version, run, snapshot, features and code."""
-    from rayloop.cli.status import show_trace
+    """Trace a prediction back to its version, run, snapshot, features and code."""
+    from rayloop.cli.trace import show_trace
 
     show_trace(load_settings(), model, request, typer.echo)
 
 
-def _work(
-    *words: str, action: Callable[[Any], None] | None = None, check: Callable[[Any], object] = lambda declared: None
-) -> None:
-    """Run ``action`` on the project if this is a Ray job; otherwise submit the same command as one.
-
-    ``check`` raises for words that the project does not know, before a job is made of them.
-    """
-    from rayloop.project import load_project, locate_project
-
-    location = locate_project(words[1])
-    loaded = load_project(location)
-    check(loaded)
-    settings = load_settings()
-    if connection.in_job() and action is not None:
-        from cluster.log_suppression import suppress_ray_data_logs
-        from rayloop.console import ProgressConsole
-        from rayloop.context import ProjectContext
-
-        connection.connect(settings)
-        suppress_ray_data_logs()
-        action(ProjectContext(loaded, location, settings, ProgressConsole()))
-        return
-    _submit([words[0], location.module, *words[2:]], location.folder)
-
-
-def _submit(words: list[str], folder: Path) -> None:
-    from cluster import jobs
-    from rayloop.code_version import COMMIT, current_commit
-
-    settings = load_settings()
-    python = sys.executable if not settings.address else "python"
-    job = jobs.submit(settings, [python, "-m", "rayloop", *words], folder, variables={COMMIT: current_commit(folder)})
-    typer.echo(f"Ray job {job} (dashboard: {settings.dashboard}/#/jobs/{job})")
-    try:
-        done = jobs.follow(settings, job, lambda text: typer.echo(text, nl=False))
-    except KeyboardInterrupt:
-        jobs.cancel(settings, job)
-        raise
-    if not done:
-        sys.exit(jobs.exit_code(settings, job))
-
-
-def _order(model: str, order: str, reason: str, version: str = "", rollout: str = "") -> None:
+def _send(model: str, command: str, reason: str, version: str = "", rollout: str = "") -> None:
     from rayloop.cli.rollout_commands import send_command
 
-    send_command(load_settings(), model, order, reason, typer.echo, version, rollout)
+    send_command(load_settings(), model, command, reason, typer.echo, version, rollout)
 
 
-def _flush_logs(settings: Any) -> None:
-    from rayloop.cli.status import flush_logs
+def _flush_logs(settings: Settings) -> None:
+    from rayloop.cli.served_models import flush_logs
 
     try:
         flush_logs(settings, typer.echo)
     except Exception as error:
-        # A cluster that is half dead must still be stopped.
+        # A cluster that answers only in part must still be stopped.
         typer.echo(f"the prediction log could not be committed: {error}", err=True)
 
 
@@ -337,21 +314,27 @@ def _moment(text: str, option: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise RayloopError(f"{option} {text!r} is no time", "write it like 2013-12-10T00:00:00+00:00") from error
+        raise RayloopError(
+            f"{option} {text!r} is not a time",
+            "write it like 2013-12-10T00:00:00+00:00",
+            code="cli.invalid_time",
+            option=option,
+            value=text,
+        ) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _deliberate(error: BaseException | None) -> RayloopError | None:
-    """The RayloopError that Ray has wrapped on its way from a worker, if there is one."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
+def _find_rayloop_error(error: BaseException | None) -> RayloopError | None:
+    """Return the RayloopError that Ray wrapped on its way from a worker; None when there is none."""
+    visited: set[int] = set()
+    while error is not None and id(error) not in visited:
         if isinstance(error, RayloopError):
             return error
-        seen.add(id(error))
+        visited.add(id(error))
         error = getattr(error, "cause", None) or error.__cause__
     return None
 
 
 def _fail(error: RayloopError) -> NoReturn:
-    typer.echo(f"error: {error}", err=True)
+    typer.echo(f"error: {error} [{error.code}]", err=True)
     sys.exit(EXIT_USER_ERROR)

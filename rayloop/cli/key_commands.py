@@ -1,4 +1,4 @@
-"""``rayloop keys``: make, list and revoke the API keys of served models. docs/access.md tells how they are used."""
+"""``rayloop keys``: create, list and revoke API keys of the served models; see docs/access.md."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ app = typer.Typer(help="API keys of the served models.", no_args_is_help=True)
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Who it is for; shown in the list")],
-    model: Annotated[list[str], typer.Option(help="A model it is for, repeatable; '*' for every model")],
+    name: Annotated[str, typer.Argument(help="Who uses it; shown in the list")],
+    model: Annotated[list[str], typer.Option(help="Model that it gives access to, repeatable; '*' for every model")],
     scope: Annotated[list[str] | None, typer.Option(help="infer, feedback or read, repeatable; default: all")] = None,
-    expires: Annotated[str, typer.Option(help="Time after which it no longer counts: 12h, 90d; default: never")] = "",
-    rate: Annotated[str, typer.Option(help="Its rate limit: 100/minute; default: RAYLOOP_ACCESS_RATE")] = "",
+    expires: Annotated[str, typer.Option(help="Lifetime: 30m, 12h, 90d; default: no end")] = "",
+    rate: Annotated[str, typer.Option(help="Rate limit: 100/minute; default: RAYLOOP_ACCESS_RATE")] = "",
 ) -> None:
-    """Make a key. The key alone goes to standard output, this once: KEY=$(rayloop keys create …)."""
+    """Create a key. Only the key goes to standard output, and only now: KEY=$(rayloop keys create …)."""
     from deployments.auth.authenticator import KEY_EFFECTIVE_WITHIN_S
     from deployments.auth.rate_limits import parse_rate
 
@@ -43,17 +43,17 @@ def create(
     typer.echo(text)
     typer.echo(
         f"key {key.id} of {name}: {', '.join(key.models)} ({', '.join(key.scopes)}), expires {_day(expires_at)}.\n"
-        f"It is shown this once, and counts within {KEY_EFFECTIVE_WITHIN_S:g} s. With it in KEY:\n"
+        f"It is shown only now, and valid within {KEY_EFFECTIVE_WITHIN_S:g} s. With it in KEY:\n"
         f'curl -H "Authorization: Bearer $KEY" {settings.endpoint}/v2/models/{_example(key)}',
         err=True,
     )
     if not settings.access:
-        typer.echo("Access control is off here: RAYLOOP_ACCESS=on turns it on for what is deployed after.", err=True)
+        typer.echo("Access control is off: set RAYLOOP_ACCESS=on before you deploy.", err=True)
 
 
 @app.command("list")
 def show() -> None:
-    """Show all keys, newest last; never their secrets."""
+    """List all keys, newest last, without their secrets."""
     now = time.time()
     rows = [_COLUMNS, *(_row(key, now) for key in _store().read().values())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
@@ -63,11 +63,11 @@ def show() -> None:
 
 @app.command()
 def revoke(id: Annotated[str, typer.Argument(help="The key's id, as `rayloop keys list` shows it")]) -> None:
-    """Let a key count no longer."""
+    """Revoke a key."""
     from deployments.auth.authenticator import KEY_EFFECTIVE_WITHIN_S
 
     key = _store().revoke(id, time.time())
-    typer.echo(f"key {key.id} of {key.name} counts no longer, on every replica within {KEY_EFFECTIVE_WITHIN_S:g} s")
+    typer.echo(f"key {key.id} of {key.name} is revoked, on every replica within {KEY_EFFECTIVE_WITHIN_S:g} s")
 
 
 def _store() -> KeyStore:
@@ -81,14 +81,24 @@ def _scopes(names: list[str] | None) -> tuple[Scope, ...]:
 
     unknown = [name for name in names or () if name not in SCOPES]
     if unknown:
-        raise RayloopError(f"--scope {unknown[0]!r} is none", f"scopes are {', '.join(SCOPES)}")
+        raise RayloopError(
+            f"unknown --scope {unknown[0]!r}",
+            f"scopes are {', '.join(SCOPES)}",
+            code="cli.unknown_scope",
+            scope=unknown[0],
+        )
     return cast("tuple[Scope, ...]", tuple(names)) if names else SCOPES
 
 
 def _seconds(text: str) -> int:
     found = re.fullmatch(r"(\d{1,6})([mhd])", text)
     if not found:
-        raise RayloopError(f"--expires {text!r} is no duration", "write it like 30m, 12h or 90d")
+        raise RayloopError(
+            f"--expires {text!r} is not a duration",
+            "write it like 30m, 12h or 90d",
+            code="cli.invalid_duration",
+            value=text,
+        )
     return int(found[1]) * _UNITS_S[found[2]]
 
 

@@ -1,4 +1,4 @@
-"""What the commands do once they run beside the cluster."""
+"""The commands that work on a project, as they run inside a Ray job."""
 
 from __future__ import annotations
 
@@ -16,114 +16,133 @@ from rayloop.stages import deploy as serving
 from rayloop.stages.train_version import choose_recipe as search
 
 
-def run(workspace: ProjectContext, *, rehearse: bool, fresh: bool) -> None:
-    """The loop: data, features, tuning, training, gate, registry, serving; then the rehearsal when asked for."""
-    plan = workspace.project.simulation
-    if rehearse and plan is None:
+def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:
+    """Run the whole loop: data, features, tuning, training, gate, registry, serving, report.
+
+    Args:
+        context: The project.
+        simulate: Replay the project's simulation as live traffic once a version is served.
+        fresh: Delete the project's tables, versions and state first.
+    """
+    plan = context.project.simulation
+    if simulate and plan is None:
         raise ProjectError(
-            f"{workspace.project.name} declares no rehearsal", "add Project(rehearsal=...) or leave --rehearse out"
+            f"project {context.project.name!r} declares no simulation",
+            "add Project(simulation=...) or omit --simulate",
+            code="project.no_simulation",
+            project=context.project.name,
         )
-    workspace.registry.check()
-    serving.require_same_settings(workspace)
+    context.registry.check()
+    serving.require_same_settings(context)
     if fresh:
-        delete_project.delete_project(workspace)
-    elif rehearse and workspace.registry.versions(workspace.project.name):
+        delete_project.delete_project(context)
+    elif simulate and context.registry.versions(context.project.name):
         raise ProjectError(
-            f"{workspace.project.name} has versions already, and a rehearsal would mix with them",
-            "add --fresh to forget them, or rehearse under another project name",
+            f"project {context.project.name!r} has registered versions, which a simulation would mix with",
+            "add --fresh to delete them, or simulate under another project name",
+            code="project.has_versions",
+            project=context.project.name,
         )
-    landed = steps.land_sources(workspace)
+    landed = steps.land_sources(context)
     snapshots = steps.snapshots_of(landed)
-    frame = steps.training_frame(workspace, snapshots)
-    comparison = baselines.start(workspace, frame)
-    first, recipe = steps.build_first_version(workspace, frame)
-    if not rehearse:
-        steps.materialize_online(workspace, snapshots, datetime.now(UTC))
-    steps.release(workspace, first.version)
-    story = scenario.run_scenario(workspace, plan, snapshots, recipe) if rehearse and plan else None
-    with workspace.progress.stage("report"):
-        results = baselines.collect(workspace, comparison)
-        page = report_data.write_report(workspace, results)
-    print_summary(workspace, landed, first, results, story, page)
+    frame = steps.training_frame(context, snapshots)
+    comparison = baselines.start(context, frame)
+    first, recipe = steps.build_first_version(context, frame)
+    if not simulate:
+        steps.materialize_online(context, snapshots, datetime.now(UTC))
+    steps.release(context, first.version)
+    story = scenario.run_scenario(context, plan, snapshots, recipe) if simulate and plan else None
+    with context.progress.stage("report"):
+        results = baselines.collect(context, comparison)
+        page = report_data.write_report(context, results)
+    print_summary(context, landed, first, results, story, page)
 
 
-def tune(workspace: ProjectContext) -> None:
-    frame = steps.training_frame(workspace, steps.snapshots_of(steps.land_sources(workspace)))
-    with workspace.progress.stage("tune"):
-        recipe, found = search(workspace, frame)
+def tune(context: ProjectContext) -> None:
+    frame = steps.training_frame(context, steps.snapshots_of(steps.land_sources(context)))
+    with context.progress.stage("tune"):
+        recipe, found = search(context, frame)
         if found is None:
-            raise ProjectError(f"{workspace.project.name} declares no search", "add Project(tune=TuneConfig(...))")
+            raise ProjectError(
+                f"project {context.project.name!r} declares no search",
+                "add Project(tune=TuneConfig(...))",
+                code="project.no_search",
+                project=context.project.name,
+            )
         for trial in sorted(found.trials, key=lambda t: t.number):
             chosen = "  ".join(f"{name}={value}" for name, value in trial.parameters.items())
-            workspace.progress(
-                f"{trial.number:3d}  {trial.stage:<8}  seed {trial.seed}  {trial.status:<8}  {trial.epochs} epochs  {trial.metric:.4f}  {chosen}"
-            )
-        workspace.progress(f"best: {recipe.config.model_dump_json()} {dict(recipe.spec.parameters)}")
+            outcome = f"{trial.status:<8}  {trial.epochs} epochs  {trial.metric:.4f}"
+            context.progress(f"{trial.number:3d}  {trial.stage:<8}  seed {trial.seed}  {outcome}  {chosen}")
+        context.progress(f"best: {recipe.config.model_dump_json()} {dict(recipe.spec.parameters)}")
 
 
-def train(workspace: ProjectContext) -> None:
+def train(context: ProjectContext) -> None:
     from rayloop.stages.train_version import Recipe, build_version
 
-    frame = steps.training_frame(workspace, steps.snapshots_of(steps.land_sources(workspace)))
-    with workspace.progress.stage("train"):
-        made = build_version(
-            workspace, frame, Recipe(workspace.project.model, workspace.project.train), "trained by hand"
-        )
-        workspace.progress(f"{made.version}: serve it with `rayloop deploy PROJECT --version {made.version.version}`")
+    frame = steps.training_frame(context, steps.snapshots_of(steps.land_sources(context)))
+    with context.progress.stage("train"):
+        recipe = Recipe(context.project.model, context.project.train)
+        version = build_version(context, frame, recipe, "trained by hand").version
+        context.progress(f"serve {version} with `rayloop deploy PROJECT --version {version.version}`")
 
 
-def retrain(workspace: ProjectContext, until: datetime, reason: str) -> None:
-    serving.require_same_settings(workspace)
-    workspace.progress(f"retraining {workspace.project.name} on what was known at {until:%Y-%m-%d %H:%M}: {reason}")
-    made = steps.retrain(workspace, until)
-    workspace.registry.set_tag(made.version, "rayloop.retrained_because", reason)
-    steps.release(workspace, made.version)
+def retrain(context: ProjectContext, until: datetime, reason: str) -> None:
+    serving.require_same_settings(context)
+    context.progress(f"retraining {context.project.name} on the data known at {until:%Y-%m-%d %H:%M}: {reason}")
+    made = steps.retrain(context, until)
+    context.registry.set_tag(made.version, "rayloop.retrained_because", reason)
+    steps.release(context, made.version)
 
 
-def rollback(workspace: ProjectContext, version: str, reason: str) -> None:
-    name = workspace.project.name
-    champion = workspace.registry.version_by_alias(name, CHAMPION)
-    answers = serving.roll_back(workspace, version or (champion.version if champion else ""), reason)
-    if champion and answers.version == champion.version:
-        workspace.progress(f"v{version} is champion no more: {answers} answers, nothing was changed")
+def rollback(context: ProjectContext, version: str, reason: str) -> None:
+    name = context.project.name
+    champion = context.registry.version_by_alias(name, CHAMPION)
+    restored = serving.roll_back(context, version or (champion.version if champion else ""), reason)
+    if champion and restored.version == champion.version:
+        context.progress(f"nothing to roll back: v{version} is not the champion, {restored} is")
     else:
-        workspace.progress(f"{answers} answers again: {reason}")
+        context.progress(f"{restored} is champion again: {reason}")
 
 
-def deploy(workspace: ProjectContext, numbers: Sequence[str]) -> None:
-    name = workspace.project.name
-    serving.require_same_settings(workspace)
-    versions = workspace.registry.versions(name)
+def deploy(context: ProjectContext, numbers: Sequence[str]) -> None:
+    name = context.project.name
+    serving.require_same_settings(context)
+    versions = context.registry.versions(name)
     if not versions:
-        raise VersionNotFound(f"model {name!r} has no version", "make one: rayloop run PROJECT")
-    chosen = [workspace.registry.version(name, number) for number in numbers] or versions[-1:]
-    landed = steps.snapshots_of(steps.land_sources(workspace))
-    steps.materialize_online(workspace, landed, datetime.now(UTC), chosen)
-    steps.release(workspace, *chosen)
+        raise VersionNotFound(
+            f"model {name!r} has no version", "train one: rayloop run PROJECT", code="registry.no_version", model=name
+        )
+    chosen = [context.registry.version(name, number) for number in numbers] or versions[-1:]
+    landed = steps.snapshots_of(steps.land_sources(context))
+    steps.materialize_online(context, landed, datetime.now(UTC), chosen)
+    steps.release(context, *chosen)
 
 
-def predict(workspace: ProjectContext, table: str, out: str, version: str, keep: Sequence[str] = ()) -> None:
+def predict(context: ProjectContext, table: str, out: str, version: str, keep: Sequence[str] = ()) -> None:
     from rayloop.stages import batch_predict
 
-    name = workspace.project.name
-    chosen = (
-        workspace.registry.version(name, version) if version else workspace.registry.version_by_alias(name, CHAMPION)
-    )
+    name = context.project.name
+    chosen = context.registry.version(name, version) if version else context.registry.version_by_alias(name, CHAMPION)
     if chosen is None:
-        raise VersionNotFound(f"model {name!r} has no champion", "give --version, or deploy one")
-    with workspace.progress.stage("predict"):
-        batch_predict.predict(workspace, chosen, table, out, keep)
+        raise VersionNotFound(
+            f"model {name!r} has no champion",
+            "name a version with --version, or deploy one",
+            code="registry.no_champion",
+            model=name,
+        )
+    with context.progress.stage("predict"):
+        batch_predict.predict(context, chosen, table, out, keep)
 
 
-def report(workspace: ProjectContext, *, features: bool = False, skew: bool = False) -> None:
-    with workspace.progress.stage("report"):
+def report(context: ProjectContext, *, features: bool = False, skew: bool = False) -> None:
+    with context.progress.stage("report"):
         if features:
-            report_data.write_catalog(workspace)
+            report_data.write_catalog(context)
         if skew:
-            report_data.write_skew(workspace)
+            report_data.write_skew(context)
         if not (features or skew):
-            workspace.progress(f"written to {report_data.write_report(workspace, baselines.load(workspace))}")
+            context.progress(f"written to {report_data.write_report(context, baselines.load(context))}")
 
 
-def backfill(workspace: ProjectContext, view: str, since: datetime | None) -> None:
-    steps.backfill_view(workspace, view, datetime.now(UTC), since)
+def backfill(context: ProjectContext, view: str, since: datetime | None) -> None:
+    steps.backfill_view(context, view, datetime.now(UTC), since)

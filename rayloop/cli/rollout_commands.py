@@ -1,4 +1,4 @@
-"""What a person orders about a rollout. It loads little: such an order is in a hurry."""
+"""Commands to a rollout. This module imports little: a person who aborts a rollout is in a hurry."""
 
 from __future__ import annotations
 
@@ -15,24 +15,42 @@ from deployments.rollout.state_machine import RolloutState, named
 def send_command(
     settings: Settings,
     model: str,
-    order: str,
+    command: str,
     reason: str,
     tell: Callable[[str], None],
     version: str = "",
     rollout: str = "",
 ) -> None:
-    """Give the rollout of ``model`` an order: about one ``version``, for one ``rollout``, where it names them."""
+    """Send a command to the model's rollout and print the state that follows.
+
+    Args:
+        settings: Which cluster.
+        model: Name of the model.
+        command: "promote", "abort", "pause" or "resume".
+        reason: For the rollout journal.
+        tell: Called with the line to print.
+        version: The challenger that the command is about; empty for the only one.
+        rollout: Id of the rollout that the command is for; empty for the current one.
+
+    Raises:
+        RolloutError: The model has no rollout, or the rollout refuses the command.
+    """
     connection.connect(settings)
     actor = find_actor(rollout_actor(model))
     if actor is None:
-        raise RolloutError(f"{model!r} has no rollout on this cluster", "see `rayloop status`")
+        raise RolloutError(
+            f"model {model!r} has no rollout on this cluster",
+            "see `rayloop status`",
+            code="rollout.not_found",
+            model=model,
+        )
     about = [version] if version else []
-    state = get_result(getattr(actor, order).remote(reason, *about, rollout=rollout)).state
+    state = get_result(getattr(actor, command).remote(reason, *about, rollout=rollout)).state
     tell(f"{model}: rollout {state.id} {rollout_summary(state)}: {state.reason}")
 
 
 def rollout_summary(state: RolloutState) -> str:
-    """A rollout that has ended has no share; it names who was promoted, or fell, for either may be champion no more."""
+    """Summarize a rollout's status: with its share while it is active, with the version that was promoted after it."""
     if state.active:
         return f"{state.status} at {100 * state.share:.3g}%"
     return state.status if state.status == "aborted" else f"{state.status} {named(state.challengers)}"

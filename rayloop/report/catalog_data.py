@@ -25,16 +25,16 @@ from rayloop.context import ProjectContext
 from rayloop.lineage import VersionLineage, load_lineages
 
 
-def build_catalog(workspace: ProjectContext, now: datetime) -> FeatureCatalog:
+def build_catalog(context: ProjectContext, now: datetime) -> FeatureCatalog:
     """All views of the project, with the versions of every registered model that use them."""
-    found = load_lineages(workspace.registry, workspace.registry.model_names())
-    profile, frame = _statistics(workspace)
-    versions = _named(workspace, found)
+    found = load_lineages(context.registry, context.registry.model_names())
+    profile, frame = _statistics(context)
+    versions = _named(context, found)
     return FeatureCatalog(
-        project=workspace.project.name,
+        project=context.project.name,
         at=now,
         frame=frame,
-        views=tuple(_entry(workspace, view, profile, versions, now) for view in workspace.project.features.views),
+        views=tuple(_entry(context, view, profile, versions, now) for view in context.project.features.views),
         faults=tuple(f"{one.version}: {one.fault}" for one in found if one.manifest is None),
     )
 
@@ -80,19 +80,19 @@ def view_facts(view: ViewEntry) -> tuple[str, ...]:
     )
 
 
-def _statistics(workspace: ProjectContext) -> tuple[Profile | None, str]:
-    snapshot = workspace.tables.latest(workspace.frame_table)
+def _statistics(context: ProjectContext) -> tuple[Profile | None, str]:
+    snapshot = context.tables.latest(context.frame_table)
     if snapshot is None:
         return None, ""
-    columns = tuple(c for view in workspace.project.features.views for c in view.columns)
-    frame = pl.DataFrame(workspace.tables.read(snapshot.table, snapshot.id, [c.name for c in columns]))
+    columns = tuple(c for view in context.project.features.views for c in view.columns)
+    frame = pl.DataFrame(context.tables.read(snapshot.table, snapshot.id, [c.name for c in columns]))
     return profile_columns(columns, frame), f"{snapshot.table}@{snapshot.id}, {snapshot.rows:,} rows"
 
 
-def _named(workspace: ProjectContext, found: list[VersionLineage]) -> dict[str, tuple[FeatureView, ...]]:
+def _named(context: ProjectContext, found: list[VersionLineage]) -> dict[str, tuple[FeatureView, ...]]:
     """Views by the version that uses them; the champion is marked."""
     champions = {
-        model: workspace.registry.version_by_alias(model, CHAMPION) for model in {one.version.model for one in found}
+        model: context.registry.version_by_alias(model, CHAMPION) for model in {one.version.model for one in found}
     }
     named = {}
     for version, manifest, _ in found:
@@ -104,17 +104,17 @@ def _named(workspace: ProjectContext, found: list[VersionLineage]) -> dict[str, 
 
 
 def _entry(
-    workspace: ProjectContext,
+    context: ProjectContext,
     view: FeatureView,
     profile: Profile | None,
     versions: dict[str, tuple[FeatureView, ...]],
     now: datetime,
 ) -> ViewEntry:
-    source = next(source for source in workspace.project.sources if source.name == view.source)
-    table = f"{workspace.project.name}.{source.name}"
-    there = workspace.tables.exists(table)
-    newest = workspace.tables.latest_timestamp(table, source.known_at) if there else None
-    online = watermark(workspace.store, view)
+    source = next(source for source in context.project.sources if source.name == view.source)
+    table = f"{context.project.name}.{source.name}"
+    there = context.tables.exists(table)
+    newest = context.tables.latest_timestamp(table, source.known_at) if there else None
+    online = watermark(context.store, view)
     return ViewEntry(
         name=view.name,
         hash=view.content_hash,
@@ -122,7 +122,7 @@ def _entry(
         description=view.description,
         keys=view.entity.keys,
         source=view.source,
-        ingested_until=_counts(workspace, view, table) if there else None,
+        ingested_until=_counts(context, view, table) if there else None,
         online_until=None if online is None else datetime.fromtimestamp(online / 1e6, UTC),
         staleness=staleness(source, newest, now),
         users=view_users(view, versions),
@@ -130,9 +130,9 @@ def _entry(
     )
 
 
-def _counts(workspace: ProjectContext, view: FeatureView, table: str) -> datetime | None:
+def _counts(context: ProjectContext, view: FeatureView, table: str) -> datetime | None:
     """From when the view's newest landed event counts: what its online state should have come to."""
-    times = [workspace.tables.latest_timestamp(table, column) for column in (view.event_time, view.known_at) if column]
+    times = [context.tables.latest_timestamp(table, column) for column in (view.event_time, view.known_at) if column]
     found = [at for at in times if at is not None]
     return max(found) + view.delay if found else None
 

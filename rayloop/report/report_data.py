@@ -63,109 +63,109 @@ _WIDTH = 110
 Months = dict[str, dict[str, float]]
 
 
-def write_report(workspace: ProjectContext, baselines: BaselineResults) -> Path:
+def write_report(context: ProjectContext, baselines: BaselineResults) -> Path:
     """Write report.html into the project's folder; returns its path."""
-    workspace.folder.mkdir(parents=True, exist_ok=True)
-    page = workspace.folder / "report.html"
-    page.write_text(render(build_report(workspace, baselines)))
+    context.folder.mkdir(parents=True, exist_ok=True)
+    page = context.folder / "report.html"
+    page.write_text(render(build_report(context, baselines)))
     return page
 
 
-def write_catalog(workspace: ProjectContext) -> Path:
+def write_catalog(context: ProjectContext) -> Path:
     """Print the catalogue of the project's features and write features.html; returns its path."""
-    found = catalog_data.build_catalog(workspace, datetime.now(UTC))
+    found = catalog_data.build_catalog(context, datetime.now(UTC))
     console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
     for table in catalog_data.catalog_tables(found):
         console.print(table, "")
-    return _put(workspace, "features.html", render_catalogue(found))
+    return _put(context, "features.html", render_catalogue(found))
 
 
-def write_skew(workspace: ProjectContext) -> Path:
-    """TrafficReplay what was served, print the mismatches and write skew.html; returns its path."""
-    found = skew_check.replay(workspace)
+def write_skew(context: ProjectContext) -> Path:
+    """Replay what was served, print the mismatches and write skew.html; returns its path."""
+    found = skew_check.replay(context)
     for line in skew_check.describe_replay(found):
-        workspace.progress(line)
-    html = render_skew(workspace.project.name, time.time(), found.rows, found.features, found.left_out)
-    return _put(workspace, "skew.html", html)
+        context.progress(line)
+    html = render_skew(context.project.name, time.time(), found.rows, found.features, found.left_out)
+    return _put(context, "skew.html", html)
 
 
-def _put(workspace: ProjectContext, name: str, html: str) -> Path:
-    workspace.folder.mkdir(parents=True, exist_ok=True)
-    path = workspace.folder / name
+def _put(context: ProjectContext, name: str, html: str) -> Path:
+    context.folder.mkdir(parents=True, exist_ok=True)
+    path = context.folder / name
     path.write_text(html)
-    workspace.progress(f"written to {path}")
+    context.progress(f"written to {path}")
     return path
 
 
-def build_report(workspace: ProjectContext, baselines: BaselineResults) -> Report:
+def build_report(context: ProjectContext, baselines: BaselineResults) -> Report:
     """Everything on the page."""
-    name = workspace.project.name
-    versions = workspace.registry.versions(name)
-    held_out = _held_out(workspace, versions)
-    live = _live_quality(workspace)
+    name = context.project.name
+    versions = context.registry.versions(name)
+    held_out = _held_out(context, versions)
+    live = _live_quality(context)
     monitor = _monitor(name)
     seen: LookState = get_result(monitor.looks.remote()) if monitor else LookState()
     return Report(
         model=name,
         made_at=time.time(),
-        facts=_facts(workspace, versions, held_out),
-        quality=(_quality(workspace, held_out, baselines, live),) if held_out else (),
-        calibration=_calibration(workspace, held_out) if held_out else (),
+        facts=_facts(context, versions, held_out),
+        quality=(_quality(context, held_out, baselines, live),) if held_out else (),
+        calibration=_calibration(context, held_out) if held_out else (),
         drift=tuple(get_result(monitor.history.remote())) if monitor else (),
-        actions=_actions(workspace.settings, monitor),
+        actions=_actions(context.settings, monitor),
         performance=seen.quality,
         looks=seen.looks,
         cost=_cost(monitor),
-        rollouts=_rollouts(workspace),
-        versions=tuple(_version(workspace, v) for v in versions),
-        timings=tuple(Timing(stage=s, seconds=t) for s, t in workspace.progress.seconds.items()),
+        rollouts=_rollouts(context),
+        versions=tuple(_version(context, v) for v in versions),
+        timings=tuple(Timing(stage=s, seconds=t) for s, t in context.progress.seconds.items()),
     )
 
 
-def _held_out(workspace: ProjectContext, versions: list[ModelVersion]) -> _HeldOut | None:
+def _held_out(context: ProjectContext, versions: list[ModelVersion]) -> _HeldOut | None:
     """Of the first version whose training frame is still there: rows may have had to be forgotten."""
     for version in versions:
-        if workspace.tables.has_snapshot(Manifest.load(workspace.registry.fetch(version)).snapshot):
-            return _HeldOut(workspace, version)
+        if context.tables.has_snapshot(Manifest.load(context.registry.fetch(version)).snapshot):
+            return _HeldOut(context, version)
     return None
 
 
 class _HeldOut:
     """A version's scores on the rows that it was not trained on."""
 
-    def __init__(self, workspace: ProjectContext, version: ModelVersion) -> None:
-        folder = workspace.registry.fetch(version)
+    def __init__(self, context: ProjectContext, version: ModelVersion) -> None:
+        folder = context.registry.fetch(version)
         snapshot = Manifest.load(folder).snapshot
-        rows = workspace.tables.read(snapshot.table, snapshot.id)
+        rows = context.tables.read(snapshot.table, snapshot.id)
         self.version = version
         self.rows = rows.filter(pa.compute.not_equal(rows[SPLIT], TRAIN))
         self.labels = self.rows[LABEL].to_numpy()
         self.scores = onnx_scorer.score_table(folder, self.rows)
         self.months: Months = onnx_scorer.metrics_by_time(
-            workspace.project.task, self.scores, self.labels, self.rows[AS_OF]
+            context.project.task, self.scores, self.labels, self.rows[AS_OF]
         )
         self.test = np.asarray(pa.compute.equal(self.rows[SPLIT], TEST))
 
 
 def _facts(
-    workspace: ProjectContext, versions: list[ModelVersion], held_out: _HeldOut | None
+    context: ProjectContext, versions: list[ModelVersion], held_out: _HeldOut | None
 ) -> tuple[tuple[str, str], ...]:
-    champion = workspace.registry.version_by_alias(workspace.project.name, CHAMPION)
+    champion = context.registry.version_by_alias(context.project.name, CHAMPION)
     facts = [("champion", f"v{champion.version}" if champion else "none"), ("versions", str(len(versions)))]
     if held_out is not None:
-        metric = task_metrics.primary(workspace.project.task).name
+        metric = task_metrics.primary(context.project.task).name
         value = task_metrics.evaluate(
-            workspace.project.task, held_out.scores[held_out.test], held_out.labels[held_out.test]
+            context.project.task, held_out.scores[held_out.test], held_out.labels[held_out.test]
         )[metric]
         facts.append((f"{metric} of v{held_out.version.version} on held-out rows", f"{value:.4f}"))
-    queued = workspace.tables.latest(label_candidates_table(workspace.project.name))
+    queued = context.tables.latest(label_candidates_table(context.project.name))
     if queued is not None:
         facts.append(("rows worth labelling", f"{queued.rows:,}"))
     return tuple(facts)
 
 
-def _quality(workspace: ProjectContext, held_out: _HeldOut, baselines: BaselineResults, live: Months) -> Quality:
-    metric = task_metrics.primary(workspace.project.task)
+def _quality(context: ProjectContext, held_out: _HeldOut, baselines: BaselineResults, live: Months) -> Quality:
+    metric = task_metrics.primary(context.project.task)
     found = {f"v{held_out.version.version}, held out": held_out.months, "as answered live": live}
     found |= {name: result["months"] for name, result in baselines.items()}
     enough = {period for months in found.values() for period, values in months.items() if values["rows"] >= MIN_ROWS}
@@ -184,11 +184,11 @@ def _figure(months: Months, period: str, metric: str) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def _calibration(workspace: ProjectContext, held_out: _HeldOut) -> tuple[CalibrationCurve, ...]:
-    if workspace.project.task.kind == "regression":
+def _calibration(context: ProjectContext, held_out: _HeldOut) -> tuple[CalibrationCurve, ...]:
+    if context.project.task.kind == "regression":
         return ()
     here = held_out.test
-    bins = onnx_scorer.calibration_curve(workspace.project.task, held_out.scores[here], held_out.labels[here])
+    bins = onnx_scorer.calibration_curve(context.project.task, held_out.scores[here], held_out.labels[here])
     return (
         CalibrationCurve(
             name=f"v{held_out.version.version}",
@@ -199,15 +199,15 @@ def _calibration(workspace: ProjectContext, held_out: _HeldOut) -> tuple[Calibra
     )
 
 
-def _live_quality(workspace: ProjectContext) -> Months:
+def _live_quality(context: ProjectContext) -> Months:
     """Metrics of what was answered, by month of the features' time, for the rows whose labels have come."""
-    name, task = workspace.project.name, workspace.project.task
-    if not (workspace.tables.exists(predictions_table(name)) and workspace.tables.exists(labels_table(name))):
+    name, task = context.project.name, context.project.task
+    if not (context.tables.exists(predictions_table(name)) and context.tables.exists(labels_table(name))):
         return {}
     said = "probabilities" if task.kind == "multiclass" else "score"
-    answers = pl.DataFrame(workspace.tables.read(predictions_table(name), columns=["id", said, AS_OF]))
+    answers = pl.DataFrame(context.tables.read(predictions_table(name), columns=["id", said, AS_OF]))
     answers = answers.drop_nulls(said)
-    labels = pl.DataFrame(workspace.tables.read(labels_table(name), columns=["id", "label", "received"]))
+    labels = pl.DataFrame(context.tables.read(labels_table(name), columns=["id", "label", "received"]))
     newest = labels.sort("received").unique("id", keep="last")
     both = answers.unique("id", keep="last").join(newest, on="id")
     if not both.height:
@@ -218,9 +218,9 @@ def _live_quality(workspace: ProjectContext) -> Months:
     )
 
 
-def _rollouts(workspace: ProjectContext) -> tuple[Rollout, ...]:
+def _rollouts(context: ProjectContext) -> tuple[Rollout, ...]:
     by_rollout: dict[str, list[Decision]] = {}
-    for decision in Journal(workspace.project.name, workspace.tables).decisions():
+    for decision in Journal(context.project.name, context.tables).decisions():
         by_rollout.setdefault(decision.rollout, []).append(decision)
     return tuple(
         Rollout(name=f"{named(found[0].challengers)} against v{found[0].champion}", decisions=tuple(found))
@@ -249,8 +249,8 @@ def _cost(monitor: ray.actor.ActorHandle | None) -> Cost | None:
     return Cost(total=status["cost"], used=used, tags=status["tags"]) if used.reserved_cpu_s or used.cpu_s else None
 
 
-def _version(workspace: ProjectContext, version: ModelVersion) -> VersionRow:
-    champion = workspace.registry.version_by_alias(workspace.project.name, CHAMPION)
+def _version(context: ProjectContext, version: ModelVersion) -> VersionRow:
+    champion = context.registry.version_by_alias(context.project.name, CHAMPION)
     metrics = json.loads(version.tags.get("rayloop.summary", "{}"))
     role = "champion" if champion and champion.version == version.version else ""
     return VersionRow(

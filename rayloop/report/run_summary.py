@@ -23,7 +23,7 @@ _WIDTH = 110
 
 
 def print_summary(
-    workspace: ProjectContext,
+    context: ProjectContext,
     landed: Mapping[str, IngestionResult],
     first: Candidate,
     baselines: BaselineResults,
@@ -32,9 +32,9 @@ def print_summary(
 ) -> None:
     """Print data, quality, rollouts, drift, time, and where to look next."""
     console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
-    console.rule(f"{workspace.project.name}: summary", align="left")
+    console.rule(f"{context.project.name}: summary", align="left")
     console.print(_data(landed))
-    console.print(_quality(workspace, first, baselines))
+    console.print(_quality(context, first, baselines))
     if story is not None:
         for act in story.phases:
             _tell_act(console, act)
@@ -42,8 +42,8 @@ def print_summary(
         console.print(
             f"Logged: {rows}. The alarm's retrain job {story.retrain_job} took {story.retrain_seconds:.0f} s.\n"
         )
-    console.print(_time(workspace))
-    _next(console, workspace, page)
+    console.print(_time(context))
+    _next(console, context, page)
 
 
 def _data(landed: Mapping[str, IngestionResult]) -> Table:
@@ -54,10 +54,10 @@ def _data(landed: Mapping[str, IngestionResult]) -> Table:
     return table
 
 
-def _quality(workspace: ProjectContext, first: Candidate, baselines: BaselineResults) -> Table:
+def _quality(context: ProjectContext, first: Candidate, baselines: BaselineResults) -> Table:
     metrics = list(first.quality)
     table = _table(
-        f"Quality on the held-out rows ({task_metrics.primary(workspace.project.task).name} decides)", "model", *metrics
+        f"Quality on the held-out rows ({task_metrics.primary(context.project.task).name} decides)", "model", *metrics
     )
     named = {f"this model ({first.version})": first.quality} | {name: b["metrics"] for name, b in baselines.items()}
     for name, values in named.items():
@@ -79,35 +79,35 @@ def _tell_act(console: Console, act: Phase) -> None:
     console.print()
 
 
-def _time(workspace: ProjectContext) -> Table:
-    total = workspace.progress.elapsed_s
+def _time(context: ProjectContext) -> Table:
+    total = context.progress.elapsed_s
     table = _table(f"Where {total:.0f} s went", "stage", "seconds", "share")
-    for name, seconds in sorted(workspace.progress.seconds.items(), key=lambda item: -item[1]):
+    for name, seconds in sorted(context.progress.seconds.items(), key=lambda item: -item[1]):
         table.add_row(name, f"{seconds:.1f}", f"{seconds / total:.0%}")
     return table
 
 
-def _next(console: Console, workspace: ProjectContext, page: Path) -> None:
-    settings, name = workspace.settings, workspace.project.name
+def _next(console: Console, context: ProjectContext, page: Path) -> None:
+    settings, name = context.settings, context.project.name
     ray = Path(sys.executable).with_name("ray")
     console.rule("Where to look next", align="left")
     console.print(f"Report         {page.as_uri()}", soft_wrap=True)
-    if (search := workspace.folder / PAGE).exists():
+    if (search := context.folder / PAGE).exists():
         console.print(f"Search         {search.as_uri()}", soft_wrap=True)
     console.print(f"MLflow         {settings.mlflow_server}/#/models/{name}", soft_wrap=True)
     console.print(
         f"Ray dashboard  {settings.dashboard}   (asks for the token that `{ray} get-auth-token` prints)", soft_wrap=True
     )
     console.print(f"Endpoint       {settings.endpoint}/v2/models/{name}")
-    console.print(_curl(workspace), soft_wrap=True, markup=False)
+    console.print(_curl(context), soft_wrap=True, markup=False)
     console.print("Stop it all    make down   (or: rayloop down)")
 
 
-def _curl(workspace: ProjectContext) -> str:
-    project, source = workspace.project, workspace.project.examples.source
+def _curl(context: ProjectContext) -> str:
+    project, source = context.project, context.project.examples.source
     names = [c.name for c in project.features.request]
-    newest = pl.DataFrame(workspace.tables.read(f"{project.name}.{source}", columns=names)).drop_nulls().tail(1)
-    settings = workspace.settings
+    newest = pl.DataFrame(context.tables.read(f"{project.name}.{source}", columns=names)).drop_nulls().tail(1)
+    settings = context.settings
     return example_curl(project.features, settings.endpoint, project.name, newest, access=settings.access)
 
 

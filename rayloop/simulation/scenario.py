@@ -66,32 +66,32 @@ class ScenarioResult:
 
 
 def run_scenario(
-    workspace: ProjectContext, plan: Simulation, landed: Mapping[str, Snapshot], recipe: Recipe
+    context: ProjectContext, plan: Simulation, landed: Mapping[str, Snapshot], recipe: Recipe
 ) -> ScenarioResult:
     """Play all acts. Raises RolloutError when one does not end as it must."""
-    with temporary_key(workspace.settings, workspace.project.name, "rehearsal") as headers:
-        return _run_phases(workspace, plan, landed, recipe, headers)
+    with temporary_key(context.settings, context.project.name, "rehearsal") as headers:
+        return _run_phases(context, plan, landed, recipe, headers)
 
 
 def _run_phases(
-    workspace: ProjectContext,
+    context: ProjectContext,
     plan: Simulation,
     landed: Mapping[str, Snapshot],
     recipe: Recipe,
     headers: Mapping[str, str],
 ) -> ScenarioResult:
     story = ScenarioResult()
-    with workspace.progress.stage("replay"):
-        stage = ScenarioRunner(workspace, plan, landed, headers)
+    with context.progress.stage("replay"):
+        stage = ScenarioRunner(context, plan, landed, headers)
         stage.replay.push(plan.quiet.start)
     story.phases.append(_quiet(stage, plan.quiet))
-    frame, sound = _sound_challenger(workspace, landed, plan, recipe)
+    frame, sound = _sound_challenger(context, landed, plan, recipe)
     story.phases.append(_rollout(stage, "sound challenger", sound, plan.sound, "promoted"))
     story.phases.append(
-        _rollout(stage, "sabotaged challenger", _sabotage(workspace, frame, recipe), plan.sabotage, "aborted")
+        _rollout(stage, "sabotaged challenger", _sabotage(context, frame, recipe), plan.sabotage, "aborted")
     )
     _drift(stage, plan.drift, story)
-    story.log_rows = deploy.flush_log(workspace)
+    story.log_rows = deploy.flush_log(context)
     story.windows = tuple(get_result(stage.monitor.history.remote()))
     return story
 
@@ -100,24 +100,24 @@ class ScenarioRunner:
     """The replay and the actors that the acts play with."""
 
     def __init__(
-        self, workspace: ProjectContext, plan: Simulation, landed: Mapping[str, Snapshot], headers: Mapping[str, str]
+        self, context: ProjectContext, plan: Simulation, landed: Mapping[str, Snapshot], headers: Mapping[str, str]
     ) -> None:
-        self.workspace = workspace
-        project = workspace.project
-        sources = {name: pl.DataFrame(workspace.tables.read(s.table, s.id)) for name, s in landed.items()}
-        rows = _traffic_rows(workspace, sources[project.examples.source])
-        client = LoadClient(workspace.settings.endpoint, project.name, plan.connections, headers)
-        self.replay = TrafficReplay(project.task, project.features, rows, sources, workspace.store, client, plan.step)
+        self.context = context
+        project = context.project
+        sources = {name: pl.DataFrame(context.tables.read(s.table, s.id)) for name, s in landed.items()}
+        rows = _traffic_rows(context, sources[project.examples.source])
+        client = LoadClient(context.settings.endpoint, project.name, plan.connections, headers)
+        self.replay = TrafficReplay(project.task, project.features, rows, sources, context.store, client, plan.step)
         self.monitor = ray.get_actor(monitor_actor(project.name))
         self._seen_before = self._seen()
 
     def play(self, period: Period, enough: Callable[[], bool], what: str) -> LoadStats:
-        """TrafficReplay a period as live traffic until ``enough``, which is asked after each step; a line for each tenth.
+        """Replay a period as live traffic until ``enough``, which is asked after each step; a line for each tenth.
 
         ``enough`` also waits for whoever judges to have seen the step: what an act shows shall depend on the data,
         not on how fast this machine is.
         """
-        tell = self.workspace.progress
+        tell = self.context.progress
         start = max(period.start, self.replay.now or period.start)
         self.replay.push(start)
         told = [0, 0]
@@ -146,7 +146,7 @@ class ScenarioRunner:
         deadline = time.monotonic() + _SEEN_S
         while not holds(answer := ask()):
             if time.monotonic() > deadline:
-                self.workspace.progress(f"{who} has not seen every answer within {_SEEN_S:.0f} s; the replay goes on")
+                self.context.progress(f"{who} has not seen every answer within {_SEEN_S:.0f} s; the replay goes on")
                 break
             time.sleep(_POLL_S)
         return answer
@@ -162,9 +162,9 @@ class ScenarioRunner:
         return [entry for entry in get_result(self.monitor.journal.remote()) if entry.alarm.kind == "drift"]
 
 
-def _traffic_rows(workspace: ProjectContext, rows: pl.DataFrame) -> pl.DataFrame:
+def _traffic_rows(context: ProjectContext, rows: pl.DataFrame) -> pl.DataFrame:
     """Every row of the examples' source as a request, with its label where it has one."""
-    project = workspace.project
+    project = context.project
     examples = project.examples
     dtype = rows.lazy().select(examples.label.alias(LABEL)).collect_schema()[LABEL]
     dated = pl.col(examples.event_time or examples.label_known_at).cast(INSTANT).alias(AS_OF)
@@ -179,7 +179,7 @@ def _traffic_rows(workspace: ProjectContext, rows: pl.DataFrame) -> pl.DataFrame
 
 
 def _quiet(stage: ScenarioRunner, period: Period) -> Phase:
-    with stage.workspace.progress.stage("quiet"):
+    with stage.context.progress.stage("quiet"):
 
         def enough() -> bool:
             stage.wait_for_monitor()
@@ -187,35 +187,35 @@ def _quiet(stage: ScenarioRunner, period: Period) -> Phase:
 
         tally = stage.play(period, enough, "quiet traffic")
         alarms = tuple(stage.alarms())
-        stage.workspace.progress(f"{len(alarms)} alarms on traffic like the training data")
+        stage.context.progress(f"{len(alarms)} alarms on traffic like the training data")
         return Phase("quiet traffic", tally, alarms=alarms)
 
 
 def _sound_challenger(
-    workspace: ProjectContext, landed: Mapping[str, Snapshot], plan: Simulation, recipe: Recipe
+    context: ProjectContext, landed: Mapping[str, Snapshot], plan: Simulation, recipe: Recipe
 ) -> tuple[FrameView, str]:
     """Train on all that was known when the rollout begins."""
     now = plan.sound.start
-    split = workspace.project.split.for_retrain(now, workspace.project.retrain.holdout)
-    frame = steps.training_frame(workspace, landed, split, now)
-    with workspace.progress.stage("train"):
-        made = build_version(workspace, frame, recipe, f"all data until {now:%Y-%m-%d}")
+    split = context.project.split.for_retrain(now, context.project.retrain.holdout)
+    frame = steps.training_frame(context, landed, split, now)
+    with context.progress.stage("train"):
+        made = build_version(context, frame, recipe, f"all data until {now:%Y-%m-%d}")
     return frame, made.version.version
 
 
-def _sabotage(workspace: ProjectContext, frame: FrameView, recipe: Recipe) -> str:
+def _sabotage(context: ProjectContext, frame: FrameView, recipe: Recipe) -> str:
     config = recipe.config.model_copy(update={"epochs": _SABOTAGE_EPOCHS, "workers": 1})
-    with workspace.progress.stage("train"):
+    with context.progress.stage("train"):
         spoilt = Recipe(recipe.spec, config, shuffle_labels=True)
         why = "rehearsal: the rollout, not the gate, shall stop it"
-        return build_version(workspace, frame, spoilt, "shuffled labels", override_gate=why).version.version
+        return build_version(context, frame, spoilt, "shuffled labels", override_gate=why).version.version
 
 
 def _rollout(stage: ScenarioRunner, name: str, version: str, period: Period, expected: str) -> Phase:
     """Roll a version out under replayed traffic, until the rollout has ended and the period is over."""
-    workspace = stage.workspace
-    with workspace.progress.stage("rollout"):
-        deploy.start_rollout(workspace, [workspace.registry.version(workspace.project.name, version)])
+    context = stage.context
+    with context.progress.stage("rollout"):
+        deploy.start_rollout(context, [context.registry.version(context.project.name, version)])
         tally = _under_traffic(stage, name, period)
         status = _ended(stage, name, period)
         _expect(status, expected, name)
@@ -228,12 +228,12 @@ def _under_traffic(stage: ScenarioRunner, name: str, period: Period) -> LoadStat
     def ended() -> bool:
         sent = stage.replay.answered - before
         status = stage.once(
-            lambda: deploy.rollout_status(stage.workspace),
+            lambda: deploy.rollout_status(stage.context),
             lambda found: found.over or found.requests >= sent,
             "the rollout's evidence",
         )
         for decision in status.decisions[told[0] :]:
-            stage.workspace.progress(describe_decision(decision))
+            stage.context.progress(describe_decision(decision))
         told[0] = len(status.decisions)
         return status.over
 
@@ -242,10 +242,10 @@ def _under_traffic(stage: ScenarioRunner, name: str, period: Period) -> LoadStat
 
 def _ended(stage: ScenarioRunner, name: str, period: Period) -> RolloutStatus:
     try:
-        return deploy.wait_for_rollout(stage.workspace, _SETTLE_S)
+        return deploy.wait_for_rollout(stage.context, _SETTLE_S)
     except RolloutError as error:
         why = f"the rehearsal's traffic until {period.end:%d %B} is used up"
-        deploy.abort_rollout(stage.workspace, why)
+        deploy.abort_rollout(stage.context, why)
         raise RolloutError(
             f"{name}: {error.what}, and {why}; it is aborted", "`rayloop report` shows the evidence; widen the period"
         ) from error
@@ -265,25 +265,25 @@ def describe_decision(decision: Decision) -> str:
 
 
 def _drift(stage: ScenarioRunner, period: Period, story: ScenarioResult) -> None:
-    """TrafficReplay until the alarm; let its retrain job finish; replay on until its challenger's rollout has ended."""
-    workspace, known = stage.workspace, len(stage.alarms())
+    """Replay until the alarm; let its retrain job finish; replay on until its challenger's rollout has ended."""
+    context, known = stage.context, len(stage.alarms())
 
     def alarmed() -> bool:
         stage.wait_for_monitor()
         return len(stage.alarms()) > known
 
-    with workspace.progress.stage("drift"):
+    with context.progress.stage("drift"):
         tally = stage.play(period, alarmed, "drifting traffic")
         alarms = tuple(stage.alarms()[known:])
         if not alarms:
             raise RolloutError("the drifting period raised no alarm", "see the drift policy, and the report")
-        workspace.progress(f"ALARM {alarms[0].reason}")
+        context.progress(f"ALARM {alarms[0].reason}")
         story.phases.append(Phase("drift", tally, alarms=alarms))
-    with workspace.progress.stage("retrain"):
+    with context.progress.stage("retrain"):
         began = time.monotonic()
         story.retrain_job = _retrained(stage)
         story.retrain_seconds = time.monotonic() - began
-    with workspace.progress.stage("rollout"):
+    with context.progress.stage("rollout"):
         tally = _under_traffic(stage, "retrained challenger", period)
         status = _ended(stage, "retrained challenger", period)
         _expect(status, "promoted", "retrained challenger")
@@ -293,7 +293,7 @@ def _drift(stage: ScenarioRunner, period: Period, story: ScenarioResult) -> None
 def _retrained(stage: ScenarioRunner) -> str:
     """Wait for the retrain job that the alarm has submitted; its output is passed on."""
     entry = stage.drift_journal()[-1]
-    settings, tell = stage.workspace.settings, stage.workspace.progress
+    settings, tell = stage.context.settings, stage.context.progress
     job = entry.outcome
     if entry.failed or entry.action != "retrain":
         raise RayloopError(

@@ -53,7 +53,7 @@ class TrafficReplay:
     def run(
         self, start: datetime, end: datetime, enough: Until, tick: Callable[[datetime, LoadStats], None]
     ) -> LoadStats:
-        """TrafficReplay [start, end), or until ``enough`` says so; ``tick`` is told, and it is asked, after every step."""
+        """Replay [start, end), or until ``enough`` says so; ``tick`` is told, and it is asked, after every step."""
         total, at = NO_REQUESTS, start
         while at < end:
             upto = min(at + self._step, end)

@@ -20,9 +20,9 @@ BaselineResults = dict[str, dict[str, Any]]
 """For each baseline its ``metrics`` on the test rows, and the same by month as ``months``."""
 
 
-def start(workspace: ProjectContext, frame: FrameView) -> Mapping[str, ray.ObjectRef]:
+def start(context: ProjectContext, frame: FrameView) -> Mapping[str, ray.ObjectRef]:
     """Train the baselines as Ray tasks beside the other stages; ``collect`` waits for them."""
-    project = workspace.project
+    project = context.project
     if not project.baseline:
         return {}
     train, test = ray.put(frame.rows_of(TRAIN)), ray.put(frame.rows_of(TEST))
@@ -33,15 +33,15 @@ def start(workspace: ProjectContext, frame: FrameView) -> Mapping[str, ray.Objec
     return {name: task.remote(project.task, frame.encoder, train, test, columns) for name, columns in wanted.items()}
 
 
-def collect(workspace: ProjectContext, running: Mapping[str, ray.ObjectRef]) -> BaselineResults:
+def collect(context: ProjectContext, running: Mapping[str, ray.ObjectRef]) -> BaselineResults:
     """Wait for the baselines and keep their figures for later reports."""
     results: BaselineResults = {name: ray.get(reference) for name, reference in running.items()}
-    workspace.folder.mkdir(parents=True, exist_ok=True)
-    (workspace.folder / _FILE).write_text(json.dumps(results, indent=1))
+    context.folder.mkdir(parents=True, exist_ok=True)
+    (context.folder / _FILE).write_text(json.dumps(results, indent=1))
     return results
 
 
-def load(workspace: ProjectContext) -> BaselineResults:
+def load(context: ProjectContext) -> BaselineResults:
     """The figures of the last run; empty when there was none."""
-    path = workspace.folder / _FILE
+    path = context.folder / _FILE
     return json.loads(path.read_text()) if path.exists() else {}

@@ -57,7 +57,7 @@ class BatchPrediction(NamedTuple):
 
 
 def predict(
-    workspace: ProjectContext, version: ModelVersion, table: str, out: str, keep: Sequence[str] = ()
+    context: ProjectContext, version: ModelVersion, table: str, out: str, keep: Sequence[str] = ()
 ) -> BatchPrediction:
     """Score ``table`` into the folder ``out``, with features as of each row's own time.
 
@@ -66,28 +66,28 @@ def predict(
     there is no such table, or no row in it, a column is missing, or ``out`` holds something already; ``out`` is there when all of it is.
     """
     began = time.perf_counter()
-    bundle = workspace.registry.fetch(version)
+    bundle = context.registry.fetch(version)
     manifest = Manifest.load(bundle)
-    rows = plan_scan(table, workspace.tables, int(ray.cluster_resources().get("CPU", 1)))
+    rows = plan_scan(table, context.tables, int(ray.cluster_resources().get("CPU", 1)))
     if not rows.parts:
         raise DataError(f"{rows.name} has no rows", "there is nothing to score")
     kept = _kept(rows, manifest, keep)
     with _folder(Path(out)) as folder:
-        frame = OfflineFeatureReader(manifest.features, _landed(workspace, manifest), workspace.settings)
+        frame = OfflineFeatureReader(manifest.features, _landed(context, manifest), context.settings)
         model = (bundle / MODEL_FILE).read_bytes()
-        shield = Pseudonymizer.for_columns(manifest.features.request, workspace.settings)
+        shield = Pseudonymizer.for_columns(manifest.features.request, context.settings)
         job = BatchJob(
             manifest.task, manifest.encoder, model, shield, frame, rows.schema, kept, str(folder), tuple(rows.parts)
         )
-        receipts = _run(workspace, job, rows)
+        receipts = _run(context, job, rows)
         _keep_only(folder, {receipt.file for receipt in receipts})
     spent = {stage: sum(receipt.seconds[stage] for receipt in receipts) for stage in STAGES}
     scored = BatchPrediction(sum(receipt.rows for receipt in receipts), time.perf_counter() - began, spent)
-    workspace.progress(f"{rows.name} scored with {version}, written to {out}: {scored}")
+    context.progress(f"{rows.name} scored with {version}, written to {out}: {scored}")
     return scored
 
 
-def _run(workspace: ProjectContext, job: BatchJob, rows: ScanPlan) -> list[BatchTaskResult]:
+def _run(context: ProjectContext, job: BatchJob, rows: ScanPlan) -> list[BatchTaskResult]:
     """Score every part; says how far it is every few seconds."""
     began = told = time.monotonic()
     receipts: list[BatchTaskResult] = []
@@ -95,7 +95,7 @@ def _run(workspace: ProjectContext, job: BatchJob, rows: ScanPlan) -> list[Batch
         receipts.append(receipt)
         if (now := time.monotonic()) - told > _TELL_EVERY_S:
             done, told = sum(r.rows for r in receipts), now
-            workspace.progress(f"{done:,} of {rows.rows:,} rows, {done / (now - began):,.0f} rows/s")
+            context.progress(f"{done:,} of {rows.rows:,} rows, {done / (now - began):,.0f} rows/s")
     return receipts
 
 
@@ -138,8 +138,8 @@ def _kept(rows: ScanPlan, manifest: Manifest, keep: Sequence[str]) -> tuple[str,
     return kept
 
 
-def _landed(workspace: ProjectContext, manifest: Manifest) -> dict[str, Snapshot]:
-    return steps.latest_snapshots(workspace) if manifest.features.views else {}
+def _landed(context: ProjectContext, manifest: Manifest) -> dict[str, Snapshot]:
+    return steps.latest_snapshots(context) if manifest.features.views else {}
 
 
 @contextmanager

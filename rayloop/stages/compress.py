@@ -45,7 +45,7 @@ class _Scored(NamedTuple):
 
 
 def compress(
-    workspace: ProjectContext, frame: FrameView, fitted: FitResult, train: Train, compare: bool
+    context: ProjectContext, frame: FrameView, fitted: FitResult, train: Train, compare: bool
 ) -> CompressionResult:
     """Take the steps of the project one after the other.
 
@@ -53,21 +53,21 @@ def compress(
     stays as it is: no step would mend it.
     """
     found = CompressionResult(fitted)
-    steps = workspace.project.compress
+    steps = context.project.compress
     if not steps:
         return found
-    examiner = _Examiner(workspace, frame, compare)
+    examiner = _Examiner(context, frame, compare)
     whole = examiner(fitted)
     for number, step in enumerate(steps if whole.report.passed else (), start=1):
         before = found.fitted
         # Epochs and learning rate of a step are not those of the next.
         job = Job(before.spec, fitted.config, before.task, before.inputs)
         todo = compression_job(step, job, before.module())
-        workspace.progress(f"now to be {step.description}")
+        context.progress(f"now to be {step.description}")
         smaller = train(todo.spec, todo.config, number, todo.start, todo.teacher)
         seen = examiner(smaller, whole.scores, step)
         found = _decided(found, step, smaller, seen)
-        workspace.progress(f"{found.told[-1]} ({whole.mib:.2f} MiB whole, {seen.mib:.2f} MiB so)")
+        context.progress(f"{found.told[-1]} ({whole.mib:.2f} MiB whole, {seen.mib:.2f} MiB so)")
     return found
 
 
@@ -82,10 +82,10 @@ def _decided(found: CompressionResult, step: Compression, smaller: FitResult, se
 class _Examiner:
     """Scores a model as it would be served on the held-out rows, and asks the gate."""
 
-    def __init__(self, workspace: ProjectContext, frame: FrameView, compare: bool) -> None:
-        self._policy, test = workspace.project.gate, frame.rows_of(TEST)
-        champion = workspace.registry.version_by_alias(workspace.project.name, CHAMPION) if compare else None
-        self._rows = GateRows(test, champion_scores(workspace, champion, test))
+    def __init__(self, context: ProjectContext, frame: FrameView, compare: bool) -> None:
+        self._policy, test = context.project.gate, frame.rows_of(TEST)
+        champion = context.registry.version_by_alias(context.project.name, CHAMPION) if compare else None
+        self._rows = GateRows(test, champion_scores(context, champion, test))
 
     def __call__(self, fitted: FitResult, whole: np.ndarray | None = None, step: Compression | None = None) -> _Scored:
         with tempfile.TemporaryDirectory(prefix="rayloop-compress-") as temporary:

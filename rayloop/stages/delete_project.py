@@ -26,16 +26,16 @@ from rayloop.context import ProjectContext
 from trainers.loop.checkpointer import Checkpoints
 
 
-def delete_project(workspace: ProjectContext) -> None:
+def delete_project(context: ProjectContext) -> None:
     """Stop serving the project and remove its tables, versions, online state and files. MLflow's runs stay, as history."""
-    name = workspace.project.name
-    with workspace.progress.stage("reset"):
+    name = context.project.name
+    with context.progress.stage("reset"):
         # Without the writer of Serve's configuration nothing was ever served here.
         if actor_exists(serve_config.ACTOR):
-            get_result(serve_config.connect(workspace.settings).remove.remote(name))
+            get_result(serve_config.connect(context.settings).remove.remote(name))
         for actor in (rollout_actor(name), monitor_actor(name), log_writer_actor(name)):
             _end(actor)
-        sources = [f"{name}.{source.name}" for source in workspace.project.sources]
+        sources = [f"{name}.{source.name}" for source in context.project.sources]
         logs = [
             predictions_table(name),
             labels_table(name),
@@ -44,16 +44,16 @@ def delete_project(workspace: ProjectContext) -> None:
             label_candidates_table(name),
         ]
         # The list of whom we were asked to forget outlives a fresh start.
-        for table in [*sources, *logs, f"{name}.{QUARANTINE}", workspace.frame_table]:
-            workspace.tables.drop(table)
-        workspace.registry.delete_model(name)
-        for view in workspace.project.features.views:
-            forget_view(workspace.store, view)
-        shutil.rmtree(workspace.folder, ignore_errors=True)
-        shutil.rmtree(workspace.settings.home / "monitors" / name, ignore_errors=True)
-        Checkpoints(workspace.checkpoints).clear()
-        shutil.rmtree(unshipped_rows.folder(workspace.settings, name), ignore_errors=True)
-        workspace.progress(f"{name} starts from nothing")
+        for table in [*sources, *logs, f"{name}.{QUARANTINE}", context.frame_table]:
+            context.tables.drop(table)
+        context.registry.delete_model(name)
+        for view in context.project.features.views:
+            forget_view(context.store, view)
+        shutil.rmtree(context.folder, ignore_errors=True)
+        shutil.rmtree(context.settings.home / "monitors" / name, ignore_errors=True)
+        Checkpoints(context.checkpoints).clear()
+        shutil.rmtree(unshipped_rows.folder(context.settings, name), ignore_errors=True)
+        context.progress(f"{name} starts from nothing")
 
 
 def _end(actor: str) -> None:

@@ -45,24 +45,24 @@ def describe_job(settings: Settings, action: str, outcome: str, failed: bool) ->
     return f"{outcome} ({job})" if job else outcome
 
 
-def require_same_settings(workspace: ProjectContext) -> None:
+def require_same_settings(context: ProjectContext) -> None:
     """Raise SettingsError, before any work is done, for settings that would not count: models are served with others."""
-    if (served := _served(workspace)) is not None:
-        _check_stores(workspace.settings, served)
-        serve_config.check_access(workspace.settings, served)
+    if (served := _served(context)) is not None:
+        _check_stores(context.settings, served)
+        serve_config.check_access(context.settings, served)
 
 
-def require_same_stores(workspace: ProjectContext) -> None:
+def require_same_stores(context: ProjectContext) -> None:
     """The same for where features are looked up, and the key that hashes them, alone."""
-    if (served := _served(workspace)) is not None:
-        _check_stores(workspace.settings, served)
+    if (served := _served(context)) is not None:
+        _check_stores(context.settings, served)
 
 
-def _served(workspace: ProjectContext) -> Settings | None:
+def _served(context: ProjectContext) -> Settings | None:
     """The settings of what is served; None before anything was."""
     if not actor_exists(serve_config.ACTOR):
         return None
-    settings: Settings = get_result(serve_config.connect(workspace.settings).started_with.remote())
+    settings: Settings = get_result(serve_config.connect(context.settings).started_with.remote())
     return settings
 
 
@@ -79,43 +79,43 @@ def _check_stores(ours: Settings, theirs: Settings) -> None:
             )
 
 
-def deploy(workspace: ProjectContext, version: ModelVersion) -> None:
+def deploy(context: ProjectContext, version: ModelVersion) -> None:
     """Serve ``version`` as champion, watch it for drift, and move the alias."""
     # First of all, so that replicas find the monitor when they start.
-    _monitor(workspace)
-    get_result(serve_config.connect(workspace.settings).deploy.remote(version, serving_options(workspace)))
-    workspace.registry.set_alias(version, CHAMPION)
-    monitor_version(workspace, version)
+    _monitor(context)
+    get_result(serve_config.connect(context.settings).deploy.remote(version, serving_options(context)))
+    context.registry.set_alias(version, CHAMPION)
+    monitor_version(context, version)
 
 
-def is_serving(workspace: ProjectContext, version: ModelVersion) -> bool:
+def is_serving(context: ProjectContext, version: ModelVersion) -> bool:
     """Whether ``version`` is the champion that answers now."""
-    served = get_result(serve_config.connect(workspace.settings).current.remote(version.model))
+    served = get_result(serve_config.connect(context.settings).current.remote(version.model))
     return served is not None and bool(served.champion.version == version.version)
 
 
-def serving_options(workspace: ProjectContext) -> ServingOptions:
-    asked = workspace.project.serving
+def serving_options(context: ProjectContext) -> ServingOptions:
+    asked = context.project.serving
     return ServingOptions(
         replicas=asked.replicas,
         cpus=asked.cpus,
         limits=asked.limits,
-        profile_window_s=workspace.project.drift.window_s,
+        profile_window_s=context.project.drift.window_s,
     )
 
 
-def monitor_version(workspace: ProjectContext, version: ModelVersion) -> None:
+def monitor_version(context: ProjectContext, version: ModelVersion) -> None:
     """Point the drift monitor at the version's reference profile."""
-    reference = load_reference_profile(workspace, version)
-    project = workspace.project
-    get_result(_monitor(workspace).watch.remote(version.version, reference, project.drift, dict(project.tags)))
+    reference = load_reference_profile(context, version)
+    project = context.project
+    get_result(_monitor(context).watch.remote(version.version, reference, project.drift, dict(project.tags)))
 
 
-def _monitor(workspace: ProjectContext) -> ActorHandle:
-    settings, place, folder = workspace.settings, workspace.location, shipped_package()
-    retrain = retrain_job(settings, place, workspace.project.drift.window_s, folder)
+def _monitor(context: ProjectContext) -> ActorHandle:
+    settings, place, folder = context.settings, context.location, shipped_package()
+    retrain = retrain_job(settings, place, context.project.drift.window_s, folder)
     acts: dict[Action, Act] = {"retrain": retrain, "rollback": rollback_job(settings, place, folder)}
-    return start_monitor(settings, workspace.project.name, acts, LogAnalysisJob(settings))
+    return start_monitor(settings, context.project.name, acts, LogAnalysisJob(settings))
 
 
 def retrain_job(settings: Settings, location: Location, window_s: float, folder: str) -> Callable[[Alarm], str]:
@@ -152,36 +152,36 @@ def shipped_package() -> str:
     return str(ray.get_runtime_context().runtime_env.get("working_dir", ""))
 
 
-def start_rollout(workspace: ProjectContext, challengers: Sequence[ModelVersion]) -> RolloutStatus:
-    actor = controller.connect(workspace.project.name, workspace.settings)
-    started: ray.ObjectRef = actor.start.remote(challengers, workspace.project.rollout, serving_options(workspace))
+def start_rollout(context: ProjectContext, challengers: Sequence[ModelVersion]) -> RolloutStatus:
+    actor = controller.connect(context.project.name, context.settings)
+    started: ray.ObjectRef = actor.start.remote(challengers, context.project.rollout, serving_options(context))
     status: RolloutStatus = get_result(started)
     return status
 
 
-def roll_back(workspace: ProjectContext, version: str, reason: str) -> ModelVersion:
+def roll_back(context: ProjectContext, version: str, reason: str) -> ModelVersion:
     """Have the champion before ``version`` answer again, a trial under way being aborted first. Returns who answers now.
 
     When ``version`` is champion no more, nothing is done. Raises RolloutError when no version came before it.
     """
-    name = workspace.project.name
-    champion = workspace.registry.version_by_alias(name, CHAMPION)
+    name = context.project.name
+    champion = context.registry.version_by_alias(name, CHAMPION)
     if champion is None:
         raise RolloutError(f"{name} has no champion", "deploy a version")
     if champion.version != version:
         return champion
-    before = predecessor(Journal(name, workspace.tables).decisions(), version)
+    before = predecessor(Journal(name, context.tables).decisions(), version)
     if before is None:
         raise RolloutError(f"{name} v{version} is the first champion", "there is none to go back to; retrain")
-    status = rollout_status(workspace)
+    status = rollout_status(context)
     if status.state is not None and status.state.active:
-        abort_rollout(workspace, f"v{version} is rolled back: {reason}")
-        wait_for_rollout(workspace, _ABORT_S)
-    found = workspace.registry.version(name, before)
+        abort_rollout(context, f"v{version} is rolled back: {reason}")
+        wait_for_rollout(context, _ABORT_S)
+    found = context.registry.version(name, before)
     # Into the journal first: what it says last is what a controller that begins anew has served.
-    get_result(controller.connect(name, workspace.settings).roll_back.remote(before, reason))
-    deploy(workspace, found)
-    workspace.registry.set_tag(champion, ROLLED_BACK, reason)
+    get_result(controller.connect(name, context.settings).roll_back.remote(before, reason))
+    deploy(context, found)
+    context.registry.set_tag(champion, ROLLED_BACK, reason)
     return found
 
 
@@ -191,31 +191,31 @@ def predecessor(decisions: Sequence[Decision], version: str) -> str | None:
     return took_over[-1].champion if took_over else None
 
 
-def abort_rollout(workspace: ProjectContext, reason: str) -> None:
-    get_result(controller.connect(workspace.project.name, workspace.settings).abort.remote(reason))
+def abort_rollout(context: ProjectContext, reason: str) -> None:
+    get_result(controller.connect(context.project.name, context.settings).abort.remote(reason))
 
 
-def rollout_status(workspace: ProjectContext) -> RolloutStatus:
-    status: RolloutStatus = get_result(controller.connect(workspace.project.name, workspace.settings).status.remote())
+def rollout_status(context: ProjectContext) -> RolloutStatus:
+    status: RolloutStatus = get_result(controller.connect(context.project.name, context.settings).status.remote())
     return status
 
 
-def wait_for_rollout(workspace: ProjectContext, limit_s: float) -> RolloutStatus:
+def wait_for_rollout(context: ProjectContext, limit_s: float) -> RolloutStatus:
     """Wait until the rollout under way has ended. Raises RolloutError when it has not within ``limit_s``."""
     deadline = time.monotonic() + limit_s
     while True:
-        status = rollout_status(workspace)
+        status = rollout_status(context)
         if status.state is None or status.over:
             return status
         if time.monotonic() > deadline:
             raise RolloutError(
-                f"the rollout of {workspace.project.name} {named(status.state.challengers)} is undecided after {limit_s:.0f} s",
+                f"the rollout of {context.project.name} {named(status.state.challengers)} is undecided after {limit_s:.0f} s",
                 "see `rayloop status`; abort or promote it",
             )
         time.sleep(_POLL_S)
 
 
-def flush_log(workspace: ProjectContext) -> dict[str, int]:
+def flush_log(context: ProjectContext) -> dict[str, int]:
     """Commit what the prediction and label log has received; returns the rows of both tables."""
-    counts: dict[str, int] = get_result(log_writer.connect(workspace.project.name, workspace.settings).flush.remote())
+    counts: dict[str, int] = get_result(log_writer.connect(context.project.name, context.settings).flush.remote())
     return counts

@@ -62,37 +62,35 @@ class ErasureReport(NamedTuple):
     remains: tuple[str, ...]
 
 
-def erase_entity(workspace: ProjectContext, entity: Entity, at: datetime) -> ErasureReport:
+def erase_entity(context: ProjectContext, entity: Entity, at: datetime) -> ErasureReport:
     """Delete the rows of ``entity`` (column and value) everywhere. Raises ProjectError for a column that is no category."""
-    project = workspace.project
-    columns = _columns(workspace, entity)
-    names = (
-        load_pseudonym_key(workspace.settings) if needs_key(columns) or workspace.settings.personal_key_file else None
-    )
+    project = context.project
+    columns = _columns(context, entity)
+    names = load_pseudonym_key(context.settings) if needs_key(columns) or context.settings.personal_key_file else None
     where = _spellings(entity, names)
     # First, so that nothing lands again while this goes on.
     for spelling in _stored_forms(entity, columns, names):
-        record_erasure(workspace.tables, project.name, spelling, names, at)
-    found = load_lineages(workspace.registry, [project.name])
+        record_erasure(context.tables, project.name, spelling, names, at)
+    found = load_lineages(context.registry, [project.name])
     views = collect_views(found, project.features.views)
     deleted: list[Deletion] = []
     for source in project.sources:
-        deleted += _from_source(workspace, source, [v for v in views if v.source == source.name], where)
-    deleted += [_from_quarantine(workspace, where), *_from_frames(workspace, where), *_from_log(workspace, where)]
-    account = ErasureReport(tuple(deleted), (*_in_versions(workspace, found, where), *_BEYOND))
-    _note(workspace.folder, entity_digest(entity, names), account, at)
+        deleted += _from_source(context, source, [v for v in views if v.source == source.name], where)
+    deleted += [_from_quarantine(context, where), *_from_frames(context, where), *_from_log(context, where)]
+    account = ErasureReport(tuple(deleted), (*_in_versions(context, found, where), *_BEYOND))
+    _note(context.folder, entity_digest(entity, names), account, at)
     return account
 
 
-def _columns(workspace: ProjectContext, entity: Entity) -> list[Column]:
+def _columns(context: ProjectContext, entity: Entity) -> list[Column]:
     """The declared columns that go by the entity's names."""
-    declared = [c for source in workspace.project.sources for c in source.columns]
-    declared += workspace.project.features.request
+    declared = [c for source in context.project.sources for c in source.columns]
+    declared += context.project.features.request
     texts = sorted({c.name for c in declared if c.kind == "category" and c.personal != "drop"})
     unknown = [name for name in entity if name not in texts]
     if unknown or not entity:
         raise ProjectError(
-            f"{workspace.project.name} keeps nobody by {', '.join(unknown) or 'no column'}",
+            f"{context.project.name} keeps nobody by {', '.join(unknown) or 'no column'}",
             f"name one of {', '.join(texts)}",
         )
     return [c for c in declared if c.name in entity]
@@ -110,27 +108,27 @@ def _stored_forms(entity: Entity, columns: Iterable[Column], names: PseudonymKey
     return [tokens] if tokens == dict(entity) else [tokens, dict(entity)]
 
 
-def _from_source(workspace: ProjectContext, source: Source, views: list[FeatureView], where: Where) -> list[Deletion]:
+def _from_source(context: ProjectContext, source: Source, views: list[FeatureView], where: Where) -> list[Deletion]:
     """Rows of a landed table, and the online states that they had gone into."""
-    name, tables = f"{workspace.project.name}.{source.name}", workspace.tables
+    name, tables = f"{context.project.name}.{source.name}", context.tables
     if not tables.exists(name):
         return []
     if not set(where) <= set(tables.columns(name)):
         return [Deletion(name, 0, f"it has no column {', '.join(sorted(set(where) - set(tables.columns(name))))}")]
     keys = sorted({key for view in views for key in view.entity.keys})
     gone = pl.DataFrame(tables.find(name, where, keys)) if keys else pl.DataFrame()
-    deleted = [_from_table(workspace, name, where)]
-    return deleted + [_from_view(workspace, view, name, gone, where) for view in views]
+    deleted = [_from_table(context, name, where)]
+    return deleted + [_from_view(context, view, name, gone, where) for view in views]
 
 
-def _from_table(workspace: ProjectContext, name: str, where: Where) -> Deletion:
-    tables = workspace.tables
+def _from_table(context: ProjectContext, name: str, where: Where) -> Deletion:
+    tables = context.tables
     count = tables.delete(name, where)
     expired = tables.expire(name) if count or tables.in_history(name, where) else ()
     return Deletion(name, count, f"{len(expired)} older snapshots expired" if expired else "")
 
 
-def _from_view(workspace: ProjectContext, view: FeatureView, table: str, gone: pl.DataFrame, where: Where) -> Deletion:
+def _from_view(context: ProjectContext, view: FeatureView, table: str, gone: pl.DataFrame, where: Where) -> Deletion:
     keys = list(view.entity.keys)
     entities = [gone.select(keys)] if gone.width else []
     if set(keys) == set(where):
@@ -140,38 +138,38 @@ def _from_view(workspace: ProjectContext, view: FeatureView, table: str, gone: p
     if not entities:
         return Deletion(f"online view {view.name}", 0)
     wanted = pl.concat(entities).unique()
-    left = workspace.tables.latest(table)
-    parts = workspace.tables.parts(left)[1] if left else []
+    left = context.tables.latest(table)
+    parts = context.tables.parts(left)[1] if left else []
     batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
-    done = rebuild_entities(workspace.store, view, batches, wanted)
+    done = rebuild_entities(context.store, view, batches, wanted)
     return Deletion(f"online view {view.name}", done.removed, f"{done.entities:,} states made anew of what is left")
 
 
-def _from_quarantine(workspace: ProjectContext, where: Where) -> Deletion:
-    name = f"{workspace.project.name}.{QUARANTINE}"
-    if not workspace.tables.exists(name):
+def _from_quarantine(context: ProjectContext, where: Where) -> Deletion:
+    name = f"{context.project.name}.{QUARANTINE}"
+    if not context.tables.exists(name):
         return Deletion(name, 0)
-    rows = workspace.tables.read(name, columns=["row"])["row"].to_pylist()
+    rows = context.tables.read(name, columns=["row"])["row"].to_pylist()
     meant = {row for row in rows if _is_of(json.loads(row), where)}
-    return _from_table(workspace, name, {"row": meant}) if meant else Deletion(name, 0)
+    return _from_table(context, name, {"row": meant}) if meant else Deletion(name, 0)
 
 
 def _is_of(row: dict[str, object], where: Where) -> bool:
     return all(str(row.get(column)) in values for column, values in where.items())
 
 
-def _from_frames(workspace: ProjectContext, where: Where) -> list[Deletion]:
+def _from_frames(context: ProjectContext, where: Where) -> list[Deletion]:
     """Training frames of this and of earlier feature sets."""
-    prefix = f"{workspace.project.name}.frame_"
+    prefix = f"{context.project.name}.frame_"
     deleted = []
-    for name in workspace.tables.table_names(workspace.project.name):
+    for name in context.tables.table_names(context.project.name):
         if not name.startswith(prefix):
             continue
-        present = workspace.tables.columns(name)
+        present = context.tables.columns(name)
         # The examples' id has a name of its own there.
-        named = {c: ID if c == workspace.project.examples.id and c not in present else c for c in where}
+        named = {c: ID if c == context.project.examples.id and c not in present else c for c in where}
         if set(named.values()) <= set(present):
-            deleted.append(_from_table(workspace, name, {named[c]: values for c, values in where.items()}))
+            deleted.append(_from_table(context, name, {named[c]: values for c, values in where.items()}))
         else:
             deleted.append(
                 Deletion(name, 0, f"it has no column {', '.join(sorted(set(named.values()) - set(present)))}")
@@ -179,11 +177,11 @@ def _from_frames(workspace: ProjectContext, where: Where) -> list[Deletion]:
     return deleted
 
 
-def _from_log(workspace: ProjectContext, where: Where) -> list[Deletion]:
+def _from_log(context: ProjectContext, where: Where) -> list[Deletion]:
     """Answers to requests about the entity, and their labels."""
-    project, tables = workspace.project.name, workspace.tables
+    project, tables = context.project.name, context.tables
     if ray.is_initialized() and actor_exists(log_writer_actor(project)):
-        flush_log(workspace)
+        flush_log(context)
     answers, labels = predictions_table(project), labels_table(project)
     if not tables.exists(answers):
         return []
@@ -194,10 +192,10 @@ def _from_log(workspace: ProjectContext, where: Where) -> list[Deletion]:
     meant = pl.all_horizontal(pl.col(column).is_in(list(values)) for column, values in where.items())
     ids = rows.get_column("id").filter(features.select(meant).to_series().fill_null(False)).unique().to_list()
     touched = [answers, *(name for name in (labels, label_candidates_table(project)) if tables.exists(name))]
-    return [_from_table(workspace, name, {"id": ids}) if ids else Deletion(name, 0) for name in touched]
+    return [_from_table(context, name, {"id": ids}) if ids else Deletion(name, 0) for name in touched]
 
 
-def _in_versions(workspace: ProjectContext, found: list[VersionLineage], where: Where) -> list[str]:
+def _in_versions(context: ProjectContext, found: list[VersionLineage], where: Where) -> list[str]:
     """Registered versions that still tell of the entity, or were trained on rows of a snapshot that has expired."""
     told = []
     for version, manifest, fault in found:
@@ -210,11 +208,11 @@ def _in_versions(workspace: ProjectContext, found: list[VersionLineage], where: 
             told.append(
                 f"{version} lists it among the values of {', '.join(listed)}; withdraw it once a retrained one serves"
             )
-        if counted := _counted(workspace.registry.fetch(version) / PROFILE_FILE, where):
+        if counted := _counted(context.registry.fetch(version) / PROFILE_FILE, where):
             told.append(
                 f"the reference profile of {version}, and the drift monitor's copy, count its value of {', '.join(counted)}"
             )
-        if not workspace.tables.has_snapshot(manifest.snapshot):
+        if not context.tables.has_snapshot(manifest.snapshot):
             told.append(f"{version} was trained on {manifest.snapshot.table}@{manifest.snapshot.id}, which has expired")
     return told
 

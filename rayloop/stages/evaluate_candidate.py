@@ -45,7 +45,7 @@ class CandidateEvaluation(NamedTuple):
 
 
 def evaluate_candidate(
-    workspace: ProjectContext,
+    context: ProjectContext,
     frame: FrameView,
     fitted: FitResult,
     folder: Path,
@@ -56,9 +56,9 @@ def evaluate_candidate(
 
     ``compressed`` are checks that the model has passed on its way to its size.
     """
-    gate, test = workspace.project.gate, frame.rows_of(TEST)
-    champion = workspace.registry.version_by_alias(workspace.project.name, CHAMPION) if compare else None
-    theirs = champion_scores(workspace, champion, test)
+    gate, test = context.project.gate, frame.rows_of(TEST)
+    champion = context.registry.version_by_alias(context.project.name, CHAMPION) if compare else None
+    theirs = champion_scores(context, champion, test)
     rows = GateRows(test, theirs)
     served = export_best_precision(gate, fitted, folder, rows)
     latency = measure_latencies(
@@ -80,8 +80,8 @@ def evaluate_candidate(
     )
 
 
-def champion_scores(workspace: ProjectContext, champion: ModelVersion | None, test: pa.Table) -> np.ndarray | None:
-    return onnx_scorer.score_table(workspace.registry.fetch(champion), test) if champion else None
+def champion_scores(context: ProjectContext, champion: ModelVersion | None, test: pa.Table) -> np.ndarray | None:
+    return onnx_scorer.score_table(context.registry.fetch(champion), test) if champion else None
 
 
 def _evidence(

@@ -32,7 +32,7 @@ CARD_PATH = "card"
 
 def log_card(
     run: Run,
-    workspace: ProjectContext,
+    context: ProjectContext,
     frame: FrameView,
     name: str,
     seen: CandidateEvaluation,
@@ -40,7 +40,7 @@ def log_card(
     override: str,
 ) -> None:
     """Store card.html and card.json with the run. ``override`` says why a failed gate was passed over."""
-    card = make_card(run.id, workspace, frame, name, seen, fingerprint, override)
+    card = make_card(run.id, context, frame, name, seen, fingerprint, override)
     run.log_texts(
         {f"{CARD_PATH}/{CARD_JSON}": card.model_dump_json(indent=1), f"{CARD_PATH}/{CARD_PAGE}": render_card(card)}
     )
@@ -48,16 +48,16 @@ def log_card(
 
 def make_card(
     run_id: str,
-    workspace: ProjectContext,
+    context: ProjectContext,
     frame: FrameView,
     name: str,
     seen: CandidateEvaluation,
     fingerprint: str,
     override: str,
 ) -> ModelCard:
-    project, fitted = workspace.project, seen.fitted
+    project, fitted = context.project, seen.fitted
     parts = tuple(_part_facts(frame, split, project.task.kind != "multiclass") for split in (TRAIN, VALIDATION, TEST))
-    features = _feature_facts(workspace, frame)
+    features = _feature_facts(context, frame)
     model = {"kind": fitted.spec.name, "temperature": fitted.temperature, **fitted.spec.parameters}
     return ModelCard(
         model=project.name,
@@ -82,7 +82,7 @@ def make_card(
             run_id=run_id,
             snapshot=frame.snapshot,
             feature_hash=project.features.content_hash,
-            code_version=workspace.code_version,
+            code_version=context.code_version,
             fingerprint=fingerprint,
             champion=seen.champion,
         ),
@@ -106,8 +106,8 @@ def _moment(microseconds: int) -> str:
     return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _feature_facts(workspace: ProjectContext, frame: FrameView) -> tuple[FeatureFacts, ...]:
-    features, train = workspace.project.features, frame.rows_of(TRAIN)
+def _feature_facts(context: ProjectContext, frame: FrameView) -> tuple[FeatureFacts, ...]:
+    features, train = context.project.features, frame.rows_of(TRAIN)
     origins = {c.name: "request" for c in features.request}
     origins |= {c.name: f"view {view.name} of {view.source}" for view in features.views for c in view.columns}
     return tuple(

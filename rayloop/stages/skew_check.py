@@ -38,11 +38,11 @@ class SkewReplay(NamedTuple):
         return [one for one in self.features if one.mismatches]
 
 
-def replay(workspace: ProjectContext) -> SkewReplay:
+def replay(context: ProjectContext) -> SkewReplay:
     """Raises DataError when nothing was served yet."""
-    log = _log(workspace)
-    sets = _feature_sets(workspace)
-    landed = steps.latest_snapshots(workspace)
+    log = _log(context)
+    sets = _feature_sets(context)
+    landed = steps.latest_snapshots(context)
     left_out: dict[str, int] = {}
     found: list[FeatureSkew] = []
     rows = 0
@@ -54,7 +54,7 @@ def replay(workspace: ProjectContext) -> SkewReplay:
         if why or features is None:
             left_out[why] = left_out.get(why, 0) + part.height
             continue
-        offline = OfflineFeatureReader(features, landed, workspace.settings)
+        offline = OfflineFeatureReader(features, landed, context.settings)
         for block in part.iter_slices(_BLOCK_ROWS):
             served = block.select(ID, AS_OF, pl.col("features").struct.unnest())
             found += compare_frames(features, served, pl.DataFrame(offline(served.to_arrow())))
@@ -62,15 +62,15 @@ def replay(workspace: ProjectContext) -> SkewReplay:
     return SkewReplay(rows, tuple(merge_skews(found)), left_out)
 
 
-def _log(workspace: ProjectContext) -> pl.DataFrame:
-    name = workspace.project.name
+def _log(context: ProjectContext) -> pl.DataFrame:
+    name = context.project.name
     if ray.is_initialized() and actor_exists(log_writer_actor(name)):
-        flush_log(workspace)
-    log = workspace.tables.latest(predictions_table(name))
+        flush_log(context)
+    log = context.tables.latest(predictions_table(name))
     if log is None or not log.rows:
         raise DataError(f"{name} has answered no request yet", "serve it first")
     columns = [ID, "version", "variant", "at", AS_OF, "features"]
-    parts = workspace.tables.parts(log)[1]
+    parts = context.tables.parts(log)[1]
     return newest_rows((pl.DataFrame(batch) for part in parts for batch in part.read(columns)), MAX_ROWS)
 
 
@@ -88,8 +88,8 @@ def _latest(held: list[pl.DataFrame], count: int) -> pl.DataFrame:
     return pl.concat(held).sort("at", maintain_order=True).tail(count)
 
 
-def _feature_sets(workspace: ProjectContext) -> dict[str, FeatureSet]:
-    found = load_lineages(workspace.registry, [workspace.project.name])
+def _feature_sets(context: ProjectContext) -> dict[str, FeatureSet]:
+    found = load_lineages(context.registry, [context.project.name])
     return {one.version.version: one.manifest.features for one in found if one.manifest}
 
 

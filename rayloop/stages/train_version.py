@@ -64,17 +64,17 @@ class Candidate(NamedTuple):
     reused: bool
 
 
-def choose_recipe(workspace: ProjectContext, frame: FrameView) -> tuple[Recipe, TuneResult | None]:
+def choose_recipe(context: ProjectContext, frame: FrameView) -> tuple[Recipe, TuneResult | None]:
     """The project's recipe, improved by its search when it declares one."""
-    project = workspace.project
+    project = context.project
     if project.tune is None:
         return Recipe(project.model, project.train), None
-    found = run_search(workspace, frame, project.tune, metrics.primary(project.task).name)
+    found = run_search(context, frame, project.tune, metrics.primary(project.task).name)
     return Recipe(found.spec, found.config.model_copy(update={"workers": project.train.workers})), found
 
 
 def build_version(
-    workspace: ProjectContext,
+    context: ProjectContext,
     frame: FrameView,
     recipe: Recipe,
     name: str,
@@ -86,36 +86,34 @@ def build_version(
     The same recipe over the same snapshot by the same code is the same version, which is not made again. Raises
     GateFailed unless ``override_gate`` says why a candidate that fails shall be registered all the same.
     """
-    fingerprint = _fingerprint(workspace, frame.snapshot, recipe)
-    if made := workspace.registry.find_version(workspace.project.name, fingerprint):
-        workspace.progress(f"{made} was made of the same data, code and settings before: not made again")
+    fingerprint = _fingerprint(context, frame.snapshot, recipe)
+    if made := context.registry.find_version(context.project.name, fingerprint):
+        context.progress(f"{made} was made of the same data, code and settings before: not made again")
         return Candidate(made, GateReport.from_stored(made.tags[GATE_TAG]), json.loads(made.tags[SUMMARY]), True)
     data = frame.with_shuffled_labels(recipe.config.seed) if recipe.shuffle_labels else frame.data
-    project, tell = workspace.project, workspace.progress
-    with workspace.registry.run(project.name, name, key=fingerprint) as run, tempfile.TemporaryDirectory() as temporary:
-        trained = _trained(workspace, frame, recipe, data, run, fingerprint, compare)
+    project, tell = context.project, context.progress
+    with context.registry.run(project.name, name, key=fingerprint) as run, tempfile.TemporaryDirectory() as temporary:
+        trained = _trained(context, frame, recipe, data, run, fingerprint, compare)
         folder = Path(temporary)
-        seen = evaluate_candidate(workspace, frame, trained.fitted, folder, compare, trained.checks)
+        seen = evaluate_candidate(context, frame, trained.fitted, folder, compare, trained.checks)
         seen = seen._replace(compression=str(trained))
         run.set_tags(_compression(seen))
         tell(f"exported in {seen.served}; {format_latencies(seen.latency)}")
         for check in seen.report.checks:
             tell(f"gate {'pass' if check.passed else 'FAIL'}: {check.name}: {check.reason}")
         if not seen.report.passed:
-            _refuse_unless(override_gate, run, workspace, frame, recipe, name, seen, fingerprint)
-        _write_bundle(workspace, frame, recipe, seen, folder)
-        _log(run, workspace, frame, recipe, seen)
-        model_cards.log_card(
-            run, workspace, frame, name, seen, fingerprint, "" if seen.report.passed else override_gate
-        )
-        tags = _tags(workspace, frame, fingerprint, seen, override_gate)
-        version = workspace.registry.register(project.name, run, folder, tags)
+            _refuse_unless(override_gate, run, context, frame, recipe, name, seen, fingerprint)
+        _write_bundle(context, frame, recipe, seen, folder)
+        _log(run, context, frame, recipe, seen)
+        model_cards.log_card(run, context, frame, name, seen, fingerprint, "" if seen.report.passed else override_gate)
+        tags = _tags(context, frame, fingerprint, seen, override_gate)
+        version = context.registry.register(project.name, run, folder, tags)
     tell(f"registered {version}: {_told(seen.quality)}")
     return Candidate(version, seen.report, seen.quality, False)
 
 
 def _trained(
-    workspace: ProjectContext,
+    context: ProjectContext,
     frame: FrameView,
     recipe: Recipe,
     data: TrainingData,
@@ -127,8 +125,8 @@ def _trained(
 
     A training of the same fingerprint that was killed goes on where it was.
     """
-    project, curves = workspace.project, CurveLogger(run)
-    folder = f"{workspace.checkpoints}/{fingerprint[:16]}"
+    project, curves = context.project, CurveLogger(run)
+    folder = f"{context.checkpoints}/{fingerprint[:16]}"
 
     def train(
         spec: ModelSpec, config: TrainConfig, step: int, start: State | None = None, teacher: Teacher | None = None
@@ -139,7 +137,7 @@ def _trained(
             project.task,
             frame.encoder,
             data,
-            workspace.progress,
+            context.progress,
             name=project.name,
             watch=(lambda seen: None) if step else curves,
             checkpoints=f"{folder}/{step}",
@@ -153,7 +151,7 @@ def _trained(
         check_steps(project.compress, recipe.spec, inputs, project.task)
     fitted = train(recipe.spec, recipe.config, 0)
     curves.complete(fitted.epochs)
-    made = compress(workspace, frame, fitted, train, compare)
+    made = compress(context, frame, fitted, train, compare)
     Checkpoints(folder).clear()
     return made
 
@@ -161,7 +159,7 @@ def _trained(
 def _refuse_unless(
     override: str,
     run: Run,
-    workspace: ProjectContext,
+    context: ProjectContext,
     frame: FrameView,
     recipe: Recipe,
     name: str,
@@ -170,34 +168,34 @@ def _refuse_unless(
 ) -> None:
     """Keep what a refused candidate has shown, and raise GateFailed; with an ``override`` only say so."""
     if override:
-        workspace.progress(f"registered all the same: {override}")
+        context.progress(f"registered all the same: {override}")
         return
-    project = workspace.project.name
+    project = context.project.name
     run.set_tags({"mlflow.runName": f"{name} (refused)"})
     _log_refused(run, recipe, seen)
-    model_cards.log_card(run, workspace, frame, name, seen, fingerprint, "")
+    model_cards.log_card(run, context, frame, name, seen, fingerprint, "")
     raise GateFailed(
         f"{name} of {project} fails its gate: " + "; ".join(c.reason for c in seen.report.failures),
-        f"it is not registered; its figures and model card: {workspace.settings.mlflow_server}/#/runs/{run.id}",
+        f"it is not registered; its figures and model card: {context.settings.mlflow_server}/#/runs/{run.id}",
     )
 
 
-def load_reference_profile(workspace: ProjectContext, version: ModelVersion) -> bytes:
+def load_reference_profile(context: ProjectContext, version: ModelVersion) -> bytes:
     """The reference profile that travels with a version."""
-    return (workspace.registry.fetch(version) / PROFILE_FILE).read_bytes()
+    return (context.registry.fetch(version) / PROFILE_FILE).read_bytes()
 
 
-def output_column(workspace: ProjectContext) -> Column:
+def output_column(context: ProjectContext) -> Column:
     """The column under which a model's output is profiled."""
-    multiclass = workspace.project.task.kind == "multiclass"
+    multiclass = context.project.task.kind == "multiclass"
     return Column(name=_PREDICTED_COLUMN, kind="category") if multiclass else Column(name=_SCORE_COLUMN, kind="number")
 
 
 def _write_bundle(
-    workspace: ProjectContext, frame: FrameView, recipe: Recipe, seen: CandidateEvaluation, folder: Path
+    context: ProjectContext, frame: FrameView, recipe: Recipe, seen: CandidateEvaluation, folder: Path
 ) -> None:
     """Manifest and reference profile beside the exported model. The recipe is what all of it began with: of that a retraining is made."""
-    project = workspace.project
+    project = context.project
     Manifest(
         model=project.name,
         task=project.task,
@@ -205,32 +203,32 @@ def _write_bundle(
         feature_hash=project.features.content_hash,
         encoder=frame.encoder,
         snapshot=frame.snapshot,
-        code_version=workspace.code_version,
+        code_version=context.code_version,
         recipe={"model": recipe.spec.parameters, "train": recipe.config.model_dump(mode="json")},
         metrics=seen.fitted.metrics,
         precision=seen.served.precision,
     ).save(folder)
-    (folder / PROFILE_FILE).write_bytes(_reference(workspace, frame, folder).to_bytes())
+    (folder / PROFILE_FILE).write_bytes(_reference(context, frame, folder).to_bytes())
 
 
-def _reference(workspace: ProjectContext, frame: FrameView, folder: Path) -> ReferenceProfile:
+def _reference(context: ProjectContext, frame: FrameView, folder: Path) -> ReferenceProfile:
     """Profile the training rows, and the model's output on them, by the windows of the drift policy."""
-    window_s = workspace.project.drift.window_s
-    output, train = output_column(workspace), frame.rows_of(TRAIN)
-    scored = train.append_column(output.name, _output(workspace, onnx_scorer.score_table(folder, train)))
-    columns = (*workspace.project.features.columns, output)
+    window_s = context.project.drift.window_s
+    output, train = output_column(context), frame.rows_of(TRAIN)
+    scored = train.append_column(output.name, _output(context, onnx_scorer.score_table(folder, train)))
+    columns = (*context.project.features.columns, output)
     return ReferenceProfile.build(profile_windows(scored, columns, window_s, AS_OF), window_s)
 
 
-def _output(workspace: ProjectContext, scores: np.ndarray) -> pa.Array:
-    task = workspace.project.task
+def _output(context: ProjectContext, scores: np.ndarray) -> pa.Array:
+    task = context.project.task
     if task.kind == "multiclass":
         return pa.array(np.asarray(task.classes)[scores.argmax(axis=1)])
     return pa.array(scores, pa.float64())
 
 
-def _fingerprint(workspace: ProjectContext, snapshot: Snapshot, recipe: Recipe) -> str:
-    project = workspace.project
+def _fingerprint(context: ProjectContext, snapshot: Snapshot, recipe: Recipe) -> str:
+    project = context.project
     body = {
         "snapshot": [snapshot.table, snapshot.id],
         "features": project.features.content_hash,
@@ -239,7 +237,7 @@ def _fingerprint(workspace: ProjectContext, snapshot: Snapshot, recipe: Recipe) 
         "parameters": _flat(recipe.spec, recipe.config),
         "shuffled": recipe.shuffle_labels,
         "gate": project.gate.model_dump(mode="json"),
-        "code": workspace.code_version,
+        "code": context.code_version,
     }
     # Versions of before there were such steps keep their fingerprints.
     body |= {"compress": [step.key for step in project.compress]} if project.compress else {}
@@ -252,7 +250,7 @@ def _flat(spec: ModelSpec, config: TrainConfig) -> dict[str, str | int | float |
 
 
 def _tags(
-    workspace: ProjectContext, frame: FrameView, fingerprint: str, seen: CandidateEvaluation, override: str
+    context: ProjectContext, frame: FrameView, fingerprint: str, seen: CandidateEvaluation, override: str
 ) -> dict[str, str]:
     tags = {
         FINGERPRINT_TAG: fingerprint,
@@ -260,7 +258,7 @@ def _tags(
         SUMMARY: json.dumps(seen.quality),
         PRECISION: str(seen.served),
         RUNTIME: format_latencies(seen.latency),
-        **_origin(workspace, frame),
+        **_origin(context, frame),
         **_compression(seen),
     }
     return tags | ({"rayloop.gate_override": override} if override else {})
@@ -270,21 +268,21 @@ def _compression(seen: CandidateEvaluation) -> dict[str, str]:
     return {COMPRESSION: seen.compression} if seen.compression else {}
 
 
-def _origin(workspace: ProjectContext, frame: FrameView) -> dict[str, str]:
+def _origin(context: ProjectContext, frame: FrameView) -> dict[str, str]:
     return {
         "rayloop.snapshot": f"{frame.snapshot.table}@{frame.snapshot.id}",
-        "rayloop.features": workspace.project.features.content_hash,
-        "rayloop.code": workspace.code_version,
+        "rayloop.features": context.project.features.content_hash,
+        "rayloop.code": context.code_version,
     }
 
 
-def _log(run: Run, workspace: ProjectContext, frame: FrameView, recipe: Recipe, seen: CandidateEvaluation) -> None:
+def _log(run: Run, context: ProjectContext, frame: FrameView, recipe: Recipe, seen: CandidateEvaluation) -> None:
     fitted = seen.fitted
     run.log_parameters(_flat(recipe.spec, recipe.config))
     run.log_metrics({f"test_{name}": value for name, value in seen.quality.items()})
     run.log_metrics({f"validation_{name}": value for name, value in fitted.metrics.items()})
     run.log_metrics({**seen.latency, "temperature": fitted.temperature})
-    run.set_tags(_origin(workspace, frame))
+    run.set_tags(_origin(context, frame))
 
 
 def _log_refused(run: Run, recipe: Recipe, seen: CandidateEvaluation) -> None:

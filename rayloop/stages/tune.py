@@ -41,10 +41,10 @@ class TrialRunLogger:
         self._known.add(name)
 
 
-def run_search(workspace: ProjectContext, frame: FrameView, tuning: TuneConfig, metric: str) -> TuneResult:
+def run_search(context: ProjectContext, frame: FrameView, tuning: TuneConfig, metric: str) -> TuneResult:
     """The project's search; one of the same data, code and settings that was killed goes on, and one that was done is not done again."""
-    project, registry, key = workspace.project, workspace.registry, _key(workspace, frame, tuning)
-    folder = f"{searches_folder(workspace)}/{key[:16]}"
+    project, registry, key = context.project, context.registry, _key(context, frame, tuning)
+    folder = f"{searches_folder(context)}/{key[:16]}"
     again = Journal(folder).begun
     with registry.run(project.name, "search", key=key, resume=again) as run:
         known = registry.child_run_names(project.name, run) if again else set()
@@ -55,22 +55,22 @@ def run_search(workspace: ProjectContext, frame: FrameView, tuning: TuneConfig, 
             project.task,
             frame.encoder,
             frame.data,
-            workspace.progress,
+            context.progress,
             watch=TrialRunLogger(registry, project.name, run, metric, known),
             folder=folder,
         )
-        _log(workspace, run, found)
+        _log(context, run, found)
     return found
 
 
-def searches_folder(workspace: ProjectContext) -> str:
+def searches_folder(context: ProjectContext) -> str:
     """Where a project's searches keep what they have done."""
-    return f"{workspace.checkpoints}/searches"
+    return f"{context.checkpoints}/searches"
 
 
-def _log(workspace: ProjectContext, run: Run, found: TuneResult) -> None:
+def _log(context: ProjectContext, run: Run, found: TuneResult) -> None:
     """Winner and page. A search that was done before says it all once more."""
-    text = render(workspace.project.name, found, time.time())
+    text = render(context.project.name, found, time.time())
     trials = json.dumps([trial.model_dump(mode="json") for trial in found.trials], indent=1)
     run.log_texts({f"{_PATH}/{PAGE}": text, f"{_PATH}/trials.json": trials})
     run.log_parameters(found.best.parameters)
@@ -81,9 +81,9 @@ def _log(workspace: ProjectContext, run: Run, found: TuneResult) -> None:
             f"spread_{found.metric}": found.standings[0].spread,
         }
     run.log_metrics(figures)
-    workspace.folder.mkdir(parents=True, exist_ok=True)
-    (workspace.folder / PAGE).write_text(text)
-    workspace.progress(f"{found.told}; all trials: {(workspace.folder / PAGE).as_uri()}")
+    context.folder.mkdir(parents=True, exist_ok=True)
+    (context.folder / PAGE).write_text(text)
+    context.progress(f"{found.told}; all trials: {(context.folder / PAGE).as_uri()}")
 
 
 def _origin(trial: Trial) -> dict[str, str]:
@@ -92,9 +92,9 @@ def _origin(trial: Trial) -> dict[str, str]:
     )
 
 
-def _key(workspace: ProjectContext, frame: FrameView, tuning: TuneConfig) -> str:
+def _key(context: ProjectContext, frame: FrameView, tuning: TuneConfig) -> str:
     """Of all that determines what a trial gives."""
-    project = workspace.project
+    project = context.project
     body = {
         "snapshot": [frame.snapshot.table, frame.snapshot.id],
         "features": project.features.content_hash,
@@ -102,6 +102,6 @@ def _key(workspace: ProjectContext, frame: FrameView, tuning: TuneConfig) -> str
         "model": project.model.key,
         "train": project.train.model_dump(mode="json"),
         "tune": tuning.model_dump(mode="json"),
-        "code": workspace.code_version,
+        "code": context.code_version,
     }
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -142,15 +142,15 @@ def test_parquet_is_scored_in_its_order(cluster: Settings, version: ModelVersion
 
 @pytest.mark.cluster
 def test_a_snapshot_of_the_catalog_is_scored(cluster: Settings, version: ModelVersion, tmp_path: Path) -> None:
-    workspace = _workspace(cluster)
+    context = _workspace(cluster)
     requests = REQUESTS.set_column(4, "pixels", REQUESTS["pixels"].cast(pa.list_(pa.float32())))
-    first = workspace.tables.append("toy.requests", requests.slice(0, 500))
-    workspace.tables.append("toy.requests", requests.slice(500))
-    batch_predict.predict(workspace, version, "toy.requests", str(tmp_path / "all"), keep=("id",))
+    first = context.tables.append("toy.requests", requests.slice(0, 500))
+    context.tables.append("toy.requests", requests.slice(500))
+    batch_predict.predict(context, version, "toy.requests", str(tmp_path / "all"), keep=("id",))
     scored = pq.read_table(tmp_path / "all").sort_by("id")
     assert scored.column_names == ["id", "score"]
     assert np.allclose(scored["score"], _expected(version, requests), atol=1e-6)
-    batch_predict.predict(workspace, version, f"toy.requests@{first.id}", str(tmp_path / "older"))
+    batch_predict.predict(context, version, f"toy.requests@{first.id}", str(tmp_path / "older"))
     assert sorted(pq.read_table(tmp_path / "older")["id"].to_pylist()) == list(range(500))
 
 

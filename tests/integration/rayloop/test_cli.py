@@ -1,4 +1,4 @@
-"""What a person gets who types something wrong: one line, exit code 2, no traceback."""
+"""Errors on the command line: one line that ends with the code, exit code 2, no traceback."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.local_cluster import free_port
+from rayloop import __version__
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -25,11 +26,12 @@ def rayloop(*words: str, home: Path, **variables: str) -> subprocess.CompletedPr
     )
 
 
-def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+def assert_one_line(done: subprocess.CompletedProcess[str], code: str, *parts: str) -> None:
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2, done.stderr
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
+    assert lines[0].endswith(f" [{code}]")
     for part in parts:
         assert part in lines[0]
 
@@ -42,44 +44,52 @@ def taken_port() -> str:
         yield str(holder.getsockname()[1])
 
 
-def test_no_cluster(tmp_path: Path) -> None:
-    assert_one_line(rayloop("run", "examples.flights.project", home=tmp_path), "no Ray cluster answers", "rayloop up")
-    assert_one_line(rayloop("status", home=tmp_path), "rayloop up")
+def test_command_without_a_cluster_is_one_line(tmp_path: Path) -> None:
+    done = rayloop("run", "examples.flights.project", home=tmp_path)
+    assert_one_line(done, "cluster.no_answer", "rayloop up")
+    assert_one_line(rayloop("status", home=tmp_path), "cluster.not_running", "rayloop up")
 
 
-def test_no_project(tmp_path: Path) -> None:
-    assert_one_line(rayloop("run", "nowhere/project.py", home=tmp_path), "nowhere/project.py")
+def test_command_with_an_unknown_project_is_one_line(tmp_path: Path) -> None:
+    done = rayloop("run", "nowhere/project.py", home=tmp_path)
+    assert_one_line(done, "project.not_a_file", "nowhere/project.py")
 
 
-def test_a_port_in_use_names_the_port_and_the_variable(tmp_path: Path, taken_port: str) -> None:
+def test_up_with_a_port_in_use_names_port_variable_and_process(tmp_path: Path, taken_port: str) -> None:
     done = rayloop("up", home=tmp_path, RAYLOOP_SERVE_PORT=taken_port)
-    assert_one_line(done, taken_port, "RAYLOOP_SERVE_PORT", str(os.getpid()))
+    assert_one_line(done, "cluster.port_in_use", taken_port, "RAYLOOP_SERVE_PORT", str(os.getpid()))
     assert not (tmp_path / "cluster.json").exists()
 
 
-def test_a_setting_that_is_no_port(tmp_path: Path) -> None:
-    assert_one_line(rayloop("up", home=tmp_path, RAYLOOP_SERVE_PORT="eighty"), "RAYLOOP_SERVE_PORT='eighty'")
+def test_up_with_an_invalid_setting_is_one_line(tmp_path: Path) -> None:
+    done = rayloop("up", home=tmp_path, RAYLOOP_SERVE_PORT="eighty")
+    assert_one_line(done, "settings.invalid", "RAYLOOP_SERVE_PORT='eighty'")
 
 
-def test_an_mlflow_that_is_away(tmp_path: Path) -> None:
+def test_doctor_without_mlflow_fails_that_check(tmp_path: Path) -> None:
     done = rayloop("doctor", home=tmp_path, RAYLOOP_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
     assert done.returncode == 2
-    assert "FAIL  mlflow: MLflow at" in done.stdout
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("FAIL  mlflow: "))
+    assert line.endswith("[registry.no_answer]")
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_down_when_nothing_runs(tmp_path: Path) -> None:
+def test_down_without_a_cluster_succeeds(tmp_path: Path) -> None:
     done = rayloop("down", home=tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, "nothing was running")
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("words", "code", "part"),
     [
-        (("forget", "--entity", "tailnum"), "--entity column=value"),
-        (("forget", "--entity", "dep_delay=5"), "keeps nobody by dep_delay; name one of carrier, dest"),
-        (("backfill", "--view", "weather", "--since", "yesterday"), "--since 'yesterday' is no time"),
+        (("forget", "--entity", "tailnum"), "project.invalid_entity", "tailnum"),
+        (("forget", "--entity", "dep_delay=5"), "project.unknown_entity_column", "dep_delay"),
+        (("backfill", "--view", "weather", "--since", "yesterday"), "cli.invalid_time", "yesterday"),
     ],
 )
-def test_what_cannot_be_forgotten_or_filled(tmp_path: Path, words: tuple[str, ...], part: str) -> None:
-    assert_one_line(rayloop(words[0], "examples.flights.project", *words[1:], home=tmp_path), part)
+def test_bad_option_is_one_line(tmp_path: Path, words: tuple[str, ...], code: str, part: str) -> None:
+    assert_one_line(rayloop(words[0], "examples.flights.project", *words[1:], home=tmp_path), code, part)
+
+
+def test_version_is_that_of_the_package(tmp_path: Path) -> None:
+    assert rayloop("--version", home=tmp_path).stdout == f"rayloop {__version__}\n"

@@ -93,7 +93,7 @@ def project(name: str) -> Project:
 
 
 @pytest.fixture
-def workspace(cluster: Settings, tmp_path: Path) -> Iterator[ProjectContext]:
+def context(cluster: Settings, tmp_path: Path) -> Iterator[ProjectContext]:
     """Landed and materialised."""
     (tmp_path / "key").write_text("s" * 64)
     settings = cluster.model_copy(update={"personal_key_file": str(tmp_path / "key")})
@@ -114,57 +114,57 @@ def requests(rows: int = 200) -> pl.DataFrame:
     return pl.DataFrame(cells).with_columns(pl.col("when").cast(INSTANT))
 
 
-def register(workspace: ProjectContext, folder: Path) -> str:
+def register(context: ProjectContext, folder: Path) -> str:
     """A version that has no model, only what it says of itself."""
-    features, task = workspace.project.features, workspace.project.task
+    features, task = context.project.features, context.project.task
     bundle = folder / "bundle"
     bundle.mkdir()
     words = {c.name: ("n",) for c in features.columns if c.kind == "category"}
     Manifest(
-        model=workspace.project.name, task=task, features=features, feature_hash=features.content_hash, code_version="1",
+        model=context.project.name, task=task, features=features, feature_hash=features.content_hash, code_version="1",
         encoder=Encoder(columns=features.columns, vocabularies=words), snapshot=Snapshot(table="none.none", id=1, rows=1),
     ).save(bundle)  # fmt: skip
-    with workspace.registry.run(workspace.project.name, "r") as run:
-        version = workspace.registry.register(workspace.project.name, run, bundle, {})
-    workspace.registry.set_alias(version, CHAMPION)
+    with context.registry.run(context.project.name, "r") as run:
+        version = context.registry.register(context.project.name, run, bundle, {})
+    context.registry.set_alias(version, CHAMPION)
     return version.version
 
 
-def serve(workspace: ProjectContext, version: str, asked: pl.DataFrame) -> None:
+def serve(context: ProjectContext, version: str, asked: pl.DataFrame) -> None:
     """Answer requests as a replica does, and log them."""
-    features = workspace.project.features
-    rows = Pseudonymizer.for_columns(features.request, workspace.settings)(asked.to_arrow())
-    frame = FeatureReader(features, workspace.store).read(rows, 0)
+    features = context.project.features
+    rows = Pseudonymizer.for_columns(features.request, context.settings)(asked.to_arrow())
+    frame = FeatureReader(features, context.store).read(rows, 0)
     answer = Answer(
-        requests=["r"], keys=["r"], forced=[False], sizes=[asked.height], frame=frame, task=workspace.project.task,
+        requests=["r"], keys=["r"], forced=[False], sizes=[asked.height], frame=frame, task=context.project.task,
         champion_version=version, version=version, assigned="champion", variant="champion", at_us=0,
         champion_latency_ms=1.0, champion=np.zeros(asked.height),
     )  # fmt: skip
-    workspace.tables.append(predictions_table(workspace.project.name), predictions([answer], "b"), evolve=True)
+    context.tables.append(predictions_table(context.project.name), predictions([answer], "b"), evolve=True)
 
 
-def test_what_is_served_is_what_the_offline_path_gives(workspace: ProjectContext, tmp_path: Path) -> None:
+def test_what_is_served_is_what_the_offline_path_gives(context: ProjectContext, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has answered no request yet"):
-        skew_check.replay(workspace)
-    serve(workspace, register(workspace, tmp_path), requests())
-    found = skew_check.replay(workspace)
+        skew_check.replay(context)
+    serve(context, register(context, tmp_path), requests())
+    found = skew_check.replay(context)
     assert (found.rows, found.mismatched, found.left_out) == (200, [], {})
     assert {one.feature for one in found.features} == {"hour", "spent_3d_mean", "spent_3d_count", "last_spent"}
 
 
-def test_a_state_that_lags_is_found_by_feature_and_row(workspace: ProjectContext, tmp_path: Path) -> None:
-    version, asked = register(workspace, tmp_path), requests()
-    person, shop = workspace.project.features.views
-    rows = pl.DataFrame(workspace.tables.read(f"{workspace.project.name}.visits"))
+def test_a_state_that_lags_is_found_by_feature_and_row(context: ProjectContext, tmp_path: Path) -> None:
+    version, asked = register(context, tmp_path), requests()
+    person, shop = context.project.features.views
+    rows = pl.DataFrame(context.tables.read(f"{context.project.name}.visits"))
     stale = rows.filter(pl.col("at") < START + timedelta(hours=HOURS - 11))
-    before = workspace.store.get_many(keys := list(workspace.store.keys(b"")))
-    delete_view_state(workspace.store, person)
-    materialize(workspace.store, person, stale, 10**18)
-    serve(workspace, version, asked)
-    found = skew_check.replay(workspace)
+    before = context.store.get_many(keys := list(context.store.keys(b"")))
+    delete_view_state(context.store, person)
+    materialize(context.store, person, stale, 10**18)
+    serve(context, version, asked)
+    found = skew_check.replay(context)
     assert {one.feature for one in found.mismatched} == {"spent_3d_mean", "spent_3d_count"}
     count = next(one for one in found.mismatched if one.feature == "spent_3d_count")
-    mails = load_pseudonym_key(workspace.settings).series(asked.get_column("mail"))
+    mails = load_pseudonym_key(context.settings).series(asked.get_column("mail"))
     late = rows.filter(pl.col("at") >= START + timedelta(hours=HOURS - 11))
     affected = sum(
         late.filter((pl.col("mail") == mail) & (pl.col("at") <= when)).height > 0
@@ -174,21 +174,21 @@ def test_a_state_that_lags_is_found_by_feature_and_row(workspace: ProjectContext
     # Hours from the far end of the window leave both alike.
     assert 0 < count.mismatches <= affected
     assert count.example is not None
-    assert write_skew(workspace).read_text().count("spent_3d_count") >= 1
-    steps.backfill_view(workspace, "person", START + timedelta(hours=HOURS))
-    assert workspace.store.get_many(keys) == before
+    assert write_skew(context).read_text().count("spent_3d_count") >= 1
+    steps.backfill_view(context, "person", START + timedelta(hours=HOURS))
+    assert context.store.get_many(keys) == before
     assert shop.name == "shop"
 
 
-def test_a_champion_of_an_earlier_definition_goes_on_being_filled(workspace: ProjectContext, tmp_path: Path) -> None:
-    register(workspace, tmp_path)
-    before = workspace.project.features
+def test_a_champion_of_an_earlier_definition_goes_on_being_filled(context: ProjectContext, tmp_path: Path) -> None:
+    register(context, tmp_path)
+    before = context.project.features
     person, shop = before.views
     wider = person.model_copy(update={"aggregates": rolling("spent", timedelta(days=9), "spent_9d")})
-    after = dataclasses.replace(workspace.project, features=before.model_copy(update={"views": (wider, shop)}))
-    changed = dataclasses.replace(workspace, project=after)
+    after = dataclasses.replace(context.project, features=before.model_copy(update={"views": (wider, shop)}))
+    changed = dataclasses.replace(context, project=after)
     for view in (person, shop):
-        delete_view_state(workspace.store, view)
+        delete_view_state(context.store, view)
     steps.materialize_online(changed, steps.latest_snapshots(changed), START + timedelta(hours=HOURS))
     marks = {watermark(changed.store, view) for view in (person, wider)}
     assert len(marks) == 1
@@ -208,26 +208,26 @@ def test_a_job_whose_features_replicas_would_not_find_is_refused(cluster: Settin
     deploy.require_same_stores(guarded)
 
 
-def test_neither_table_nor_log_nor_store_has_a_name_in_clear(workspace: ProjectContext, tmp_path: Path) -> None:
-    serve(workspace, register(workspace, tmp_path), requests())
-    name = workspace.project.name
+def test_neither_table_nor_log_nor_store_has_a_name_in_clear(context: ProjectContext, tmp_path: Path) -> None:
+    serve(context, register(context, tmp_path), requests())
+    name = context.project.name
     for table in (f"{name}.visits", predictions_table(name)):
-        assert "@home" not in str(workspace.tables.read(table).to_pylist())
-    assert not any(b"@home" in key for key in workspace.store.keys(b""))
-    assert workspace.tables.read(f"{name}.visits").num_rows == HOURS
+        assert "@home" not in str(context.tables.read(table).to_pylist())
+    assert not any(b"@home" in key for key in context.store.keys(b""))
+    assert context.tables.read(f"{name}.visits").num_rows == HOURS
 
 
-def test_the_catalogue_knows_views_and_users(workspace: ProjectContext, tmp_path: Path) -> None:
-    version = register(workspace, tmp_path)
-    found = catalog_data.build_catalog(workspace, START + timedelta(hours=HOURS))
+def test_the_catalogue_knows_views_and_users(context: ProjectContext, tmp_path: Path) -> None:
+    version = register(context, tmp_path)
+    found = catalog_data.build_catalog(context, START + timedelta(hours=HOURS))
     person, _ = found.views
     assert (person.name, person.owner, person.keys) == ("person", "till team", ("mail",))
-    assert person.users == (f"{workspace.project.name} v{version} (champion)",)
+    assert person.users == (f"{context.project.name} v{version} (champion)",)
     assert person.landed == visits().get_column("at").max()
     assert person.online == visits().drop_nulls("mail").get_column("at").max()
-    assert "till team" in write_catalog(workspace).read_text()
+    assert "till team" in write_catalog(context).read_text()
 
 
-def test_a_view_that_is_not_declared_cannot_be_backfilled(workspace: ProjectContext) -> None:
+def test_a_view_that_is_not_declared_cannot_be_backfilled(context: ProjectContext) -> None:
     with pytest.raises(ProjectError, match="no feature view 'nobody'; declared are: person, shop"):
-        steps.backfill_view(workspace, "nobody", START)
+        steps.backfill_view(context, "nobody", START)

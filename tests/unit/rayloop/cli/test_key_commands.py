@@ -78,7 +78,7 @@ def test_without_options_a_key_is_for_every_kind_of_request_and_does_not_expire(
 def test_the_list_shows_keys_and_their_state_but_no_secret() -> None:
     texts = [create("--model", "trips") for _ in range(2)]
     first = texts[0].split("_")[1]
-    assert f"key {first} of shop counts no longer" in rayloop("revoke", first).stdout
+    assert f"key {first} of shop is revoked" in rayloop("revoke", first).stdout
     shown = rayloop("list").stdout
     assert [line.split()[:3] for line in shown.splitlines()] == [
         ["id", "state", "name"],

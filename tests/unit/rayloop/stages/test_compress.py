@@ -53,12 +53,10 @@ def _made(folder: Path, monkeypatch: pytest.MonkeyPatch, gate: GatePolicy, steps
 
     monkeypatch.setattr(train_version, "fit", fit)
     project = replace(_project(gate), compress=steps)
-    workspace = ProjectContext(
-        project, Location(Path(__file__).parent, "late"), Settings(home=folder), ProgressConsole()
-    )
+    context = ProjectContext(project, Location(Path(__file__).parent, "late"), Settings(home=folder), ProgressConsole())
     frame = InMemory()
     frame.data = Known(trained(spec=SPEC).inputs)  # type: ignore[assignment]
-    return build_version(workspace, frame, Recipe(SPEC, CONFIG), "small")
+    return build_version(context, frame, Recipe(SPEC, CONFIG), "small")
 
 
 def _tag(folder: Path, made: Candidate) -> str:

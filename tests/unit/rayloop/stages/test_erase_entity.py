@@ -118,33 +118,33 @@ def filled(tmp_path: Path, private: bool) -> ProjectContext:
     """A project that has landed, trained and answered, without a cluster."""
     (tmp_path / "key").write_text(KEY)
     settings = Settings(home=tmp_path / "home", personal_key_file=str(tmp_path / "key") if private else "")
-    workspace = ProjectContext(project(private=private), Location(tmp_path, "p"), settings, ProgressConsole())
-    tables, rows = workspace.tables, visits(private)
+    context = ProjectContext(project(private=private), Location(tmp_path, "p"), settings, ProgressConsole())
+    tables, rows = context.tables, visits(private)
     for part in rows.iter_slices(30):
         tables.append("p.visits", part.to_arrow().cast(pa.schema([*part.to_arrow().schema])))
     tables.append("p.stocks", rows.select("shop", "at").to_arrow())
     aside = [json.dumps({"mail": mail, "spent": "x"}) for mail in rows.get_column("mail").unique()]
     tables.append(f"p.{QUARANTINE}", pa.table({"source": ["visits"] * 3, "reason": ["bad"] * 3, "row": aside}))
     frame = rows.select(pl.col("id"), "mail", "spent").to_arrow()
-    tables.append(workspace.frame_table, frame)
+    tables.append(context.frame_table, frame)
     features = rows.select("mail", "shop").to_struct("features")
     log = pl.DataFrame([pl.Series("id", [f"r:{i}" for i in range(90)]), features])
     tables.append(predictions_table("p"), log.to_arrow())
     tables.append(labels_table("p"), log.select("id", pl.lit(1.0).alias("label")).to_arrow())
-    for view in workspace.project.features.views:
-        materialize(workspace.store, view, rows, END)
-    return workspace
+    for view in context.project.features.views:
+        materialize(context.store, view, rows, END)
+    return context
 
 
-def register(workspace: ProjectContext, tmp_path: Path) -> None:
-    snapshot = workspace.tables.latest(workspace.frame_table)
+def register(context: ProjectContext, tmp_path: Path) -> None:
+    snapshot = context.tables.latest(context.frame_table)
     assert snapshot is not None
-    features = workspace.project.features
+    features = context.project.features
     words = {"mail": tuple(visits(False).get_column("mail").unique()), "shop": ("n", "s")}
     encoder = Encoder(columns=features.columns, vocabularies=words)
     folder = tmp_path / "bundle"
     folder.mkdir()
-    task = workspace.project.task
+    task = context.project.task
     Manifest(
         model="p",
         task=task,
@@ -157,100 +157,100 @@ def register(workspace: ProjectContext, tmp_path: Path) -> None:
     profile = Profile.empty(features.columns)
     profile.update(visits(False).to_arrow())
     (folder / PROFILE_FILE).write_bytes(profile.to_bytes())
-    with workspace.registry.run("p", "r") as run:
-        workspace.registry.register("p", run, folder, {})
+    with context.registry.run("p", "r") as run:
+        context.registry.register("p", run, folder, {})
 
 
 @pytest.mark.parametrize("private", [False, True])
 def test_nothing_is_left_of_who_is_forgotten_and_all_of_the_others(tmp_path: Path, private: bool) -> None:
-    workspace = filled(tmp_path, private)
+    context = filled(tmp_path, private)
     name = visits(private).get_column("mail")[0]
     assert name.encode() in everything_below(tmp_path / "home" / "warehouse")
-    account = erase_entity(workspace, ANNA, NOW)
+    account = erase_entity(context, ANNA, NOW)
     counts = {one.place: one.number for one in account.deleted}
     assert counts == {
         "p.visits": 30, "online view person": 1, "online view shops": 0, "online view pair": 2, "p.stocks": 0,
-        "p.quarantine": 1, workspace.frame_table: 30, "p.predictions": 30, "p.labels": 30,
+        "p.quarantine": 1, context.frame_table: 30, "p.predictions": 30, "p.labels": 30,
     }  # fmt: skip
     everything = everything_below(tmp_path / "home" / "warehouse")
     assert name.encode() not in everything
     assert b"anna" not in everything
     left = visits(private).filter(pl.col("mail") != name)
-    assert pl.DataFrame(workspace.tables.read("p.visits")).sort("at").equals(left)
-    assert workspace.tables.read("p.labels").num_rows == 60
+    assert pl.DataFrame(context.tables.read("p.visits")).sort("at").equals(left)
+    assert context.tables.read("p.labels").num_rows == 60
 
 
 @pytest.mark.parametrize("private", [False, True])
 def test_online_state_is_as_if_the_rows_had_never_been(tmp_path: Path, private: bool) -> None:
-    workspace = filled(tmp_path, private)
-    erase_entity(workspace, ANNA, NOW)
+    context = filled(tmp_path, private)
+    erase_entity(context, ANNA, NOW)
     name = visits(private).get_column("mail")[0]
     left = visits(private).filter(pl.col("mail") != name)
-    features = workspace.project.features
+    features = context.project.features
     asked = visits(private).with_columns(pl.lit(NOW).cast(INSTANT).alias("at"))
     rows = request_features(features, asked)
-    online = pl.DataFrame(FeatureReader(features, workspace.store).read(asked.to_arrow(), 0))
+    online = pl.DataFrame(FeatureReader(features, context.store).read(asked.to_arrow(), 0))
     for view in features.views:
         offline = join(view, left, rows)
         assert online.select(offline.columns).equals(offline, null_equal=True)
-        keys = b"".join(workspace.store.keys(state_prefix(view)))
+        keys = b"".join(context.store.keys(state_prefix(view)))
         assert name.encode() not in keys
 
 
 def test_landing_knows_whom_to_leave_out(tmp_path: Path) -> None:
-    workspace = filled(tmp_path, private=True)
-    erase_entity(workspace, ANNA, NOW)
+    context = filled(tmp_path, private=True)
+    erase_entity(context, ANNA, NOW)
     names = PseudonymKey(KEY.encode())
-    kept = ErasureRegistry.read(workspace.tables, "p").drop_erased(visits(True), names)
+    kept = ErasureRegistry.read(context.tables, "p").drop_erased(visits(True), names)
     assert set(kept.get_column("mail")) == {names.token(mail) for mail in MAILS[1:]}
 
 
 def test_the_account_says_what_remains_and_names_nobody(tmp_path: Path) -> None:
-    workspace = filled(tmp_path, private=False)
-    register(workspace, tmp_path)
-    account = erase_entity(workspace, ANNA, NOW)
+    context = filled(tmp_path, private=False)
+    register(context, tmp_path)
+    account = erase_entity(context, ANNA, NOW)
     told = "\n".join(account.remains)
     assert "p v1 lists it among the values of mail" in told
     assert "the reference profile of p v1, and the drift monitor's copy, count its value of mail" in told
     assert "p v1 was trained on" in told
     assert "which has expired" in told
-    (kept,) = (workspace.folder / "forgotten").iterdir()
+    (kept,) = (context.folder / "forgotten").iterdir()
     assert "anna" not in kept.read_text()
     assert json.loads(kept.read_text())["deleted"][0]["number"] == 30
 
 
 def test_to_be_forgotten_twice_changes_nothing_more(tmp_path: Path) -> None:
-    workspace = filled(tmp_path, private=False)
-    erase_entity(workspace, ANNA, NOW)
-    before = {name: workspace.tables.latest(name) for name in workspace.tables.table_names("p")}
-    again = erase_entity(workspace, ANNA, NOW + timedelta(hours=1))
+    context = filled(tmp_path, private=False)
+    erase_entity(context, ANNA, NOW)
+    before = {name: context.tables.latest(name) for name in context.tables.table_names("p")}
+    again = erase_entity(context, ANNA, NOW + timedelta(hours=1))
     assert sum(one.number for one in again.deleted) == 0
-    assert {name: workspace.tables.latest(name) for name in workspace.tables.table_names("p")} == before
+    assert {name: context.tables.latest(name) for name in context.tables.table_names("p")} == before
 
 
 def test_a_deletion_that_was_cut_off_before_its_snapshots_expired_is_gone_on_with(tmp_path: Path) -> None:
-    workspace = filled(tmp_path, private=False)
-    workspace.tables.delete("p.visits", {"mail": [MAILS[0]]})
+    context = filled(tmp_path, private=False)
+    context.tables.delete("p.visits", {"mail": [MAILS[0]]})
     assert b"anna" in everything_below(tmp_path / "home" / "warehouse" / "p" / "visits")
-    erase_entity(workspace, ANNA, NOW)
+    erase_entity(context, ANNA, NOW)
     assert b"anna" not in everything_below(tmp_path / "home" / "warehouse")
 
 
 def test_an_entity_of_several_columns_is_those_rows_alone(tmp_path: Path) -> None:
-    workspace = filled(tmp_path, private=False)
-    account = erase_entity(workspace, {"mail": MAILS[0], "shop": "n"}, NOW)
+    context = filled(tmp_path, private=False)
+    account = erase_entity(context, {"mail": MAILS[0], "shop": "n"}, NOW)
     counts = {one.place: one.number for one in account.deleted}
-    assert (counts["p.visits"], counts["p.predictions"], counts[workspace.frame_table]) == (15, 15, 0)
-    assert "it has no column shop" in next(one.note for one in account.deleted if one.place == workspace.frame_table)
+    assert (counts["p.visits"], counts["p.predictions"], counts[context.frame_table]) == (15, 15, 0)
+    assert "it has no column shop" in next(one.note for one in account.deleted if one.place == context.frame_table)
 
 
 def test_an_entity_that_was_pushed_and_never_landed_is_gone_though_one_of_its_columns_is_hashed(tmp_path: Path) -> None:
-    workspace, pair = filled(tmp_path, private=True), views()[2]
+    context, pair = filled(tmp_path, private=True), views()[2]
     pushed = visits(True).head(1).with_columns(shop=pl.lit("west"))
-    push(workspace.store, pair, pushed)
-    assert any(key.endswith(b"west") for key in workspace.store.keys(state_prefix(pair)))
-    erase_entity(workspace, {"mail": MAILS[0], "shop": "west"}, NOW)
-    assert not any(key.endswith(b"west") for key in workspace.store.keys(state_prefix(pair)))
+    push(context.store, pair, pushed)
+    assert any(key.endswith(b"west") for key in context.store.keys(state_prefix(pair)))
+    erase_entity(context, {"mail": MAILS[0], "shop": "west"}, NOW)
+    assert not any(key.endswith(b"west") for key in context.store.keys(state_prefix(pair)))
 
 
 def test_nobody_is_kept_by_a_column_that_is_no_category(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def _project(gate: GatePolicy) -> Project:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[GatePolicy], ProjectContext]:
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[GatePolicy], ProjectContext]:
     fitted = trained(config=CONFIG)
     fitted.train_metrics.update(fitted.metrics)
     monkeypatch.setattr(train_version, "fit", lambda *_, **__: fitted)
@@ -89,22 +89,22 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Gate
     )
 
 
-def _card(workspace: ProjectContext, run_id: str) -> ModelCard:
-    client = MlflowClient(tracking_uri=workspace.settings.mlflow_uri)
+def _card(context: ProjectContext, run_id: str) -> ModelCard:
+    client = MlflowClient(tracking_uri=context.settings.mlflow_uri)
     folder = Path(client.download_artifacts(run_id, "card"))
     assert sorted(path.name for path in folder.iterdir()) == ["card.html", "card.json"]
     assert "<h2>Gate</h2>" in (folder / "card.html").read_text()
     return ModelCard.model_validate_json((folder / "card.json").read_text())
 
 
-def _runs(workspace: ProjectContext) -> dict[str, str]:
-    client = MlflowClient(tracking_uri=workspace.settings.mlflow_uri)
+def _runs(context: ProjectContext) -> dict[str, str]:
+    client = MlflowClient(tracking_uri=context.settings.mlflow_uri)
     found = client.search_runs([e.experiment_id for e in client.search_experiments()])
     return {run.info.run_name: run.info.run_id for run in found}
 
 
 def test_a_version_has_a_card_that_says_what_it_is_and_what_it_was_compared_with(
-    workspace: Callable[[GatePolicy], ProjectContext],
+    context: Callable[[GatePolicy], ProjectContext],
 ) -> None:
     gate = GatePolicy(
         margin=0.05,
@@ -112,7 +112,7 @@ def test_a_version_has_a_card_that_says_what_it_is_and_what_it_was_compared_with
         fairness=FairnessPolicy(groups=("colour",), min_rows=60, max_error_difference=0.5),
         resamples=100,
     )
-    at_work = workspace(gate)
+    at_work = context(gate)
     first = build_version(at_work, InMemory(), Recipe(SPEC, CONFIG), "first")
     at_work.registry.set_alias(first.version, CHAMPION)
     second = build_version(at_work, InMemory(), Recipe(SPEC, CONFIG.model_copy(update={"seed": 1})), "second")
@@ -131,8 +131,8 @@ def test_a_version_has_a_card_that_says_what_it_is_and_what_it_was_compared_with
     assert _card(at_work, first.version.run_id).lineage.champion == ""
 
 
-def test_a_refused_candidate_leaves_its_card_and_no_version(workspace: Callable[[GatePolicy], ProjectContext]) -> None:
-    at_work = workspace(GatePolicy(thresholds=(Threshold(metric="auc", min=1.0),), max_alone=0.1))
+def test_a_refused_candidate_leaves_its_card_and_no_version(context: Callable[[GatePolicy], ProjectContext]) -> None:
+    at_work = context(GatePolicy(thresholds=(Threshold(metric="auc", min=1.0),), max_alone=0.1))
     with pytest.raises(GateFailed, match=r"alone has skill .* is not at most 0\.1; it is not registered") as refused:
         build_version(at_work, InMemory(), Recipe(SPEC, CONFIG), "leaky")
     assert str(refused.value).endswith(f"/#/runs/{_runs(at_work)['leaky (refused)']}")
@@ -142,8 +142,8 @@ def test_a_refused_candidate_leaves_its_card_and_no_version(workspace: Callable[
     assert {c.name for c in card.checks if not c.passed} == {"auc", "no feature is the label"}
 
 
-def test_an_override_stands_on_the_card(workspace: Callable[[GatePolicy], ProjectContext]) -> None:
-    at_work = workspace(GatePolicy(thresholds=(Threshold(metric="auc", min=1.0),)))
+def test_an_override_stands_on_the_card(context: Callable[[GatePolicy], ProjectContext]) -> None:
+    at_work = context(GatePolicy(thresholds=(Threshold(metric="auc", min=1.0),)))
     made = build_version(at_work, InMemory(), Recipe(SPEC, CONFIG), "forced", override_gate="we want to see it fail")
     card = _card(at_work, made.version.run_id)
     assert (card.passed, card.override) == (False, "we want to see it fail")

@@ -1,0 +1,88 @@
+"""``rayloop doctor``: one line for each check of the machine, the stores and the cluster."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from collections.abc import Callable
+
+import psutil
+import ray
+
+from cluster import connection, local_cluster
+from cluster.errors import OutOfMemory, RayloopError
+from cluster.registry import Registry
+from cluster.settings import Settings
+from cluster.storage.tables import Tables
+
+_GIB = 1024**3
+_MIN_DISK_GIB = 5
+
+
+def run_checks(settings: Settings, tell: Callable[[str], None]) -> bool:
+    """Print a line for each check.
+
+    Returns:
+        Whether all checks pass.
+    """
+    checks = (_versions, _memory, _disk, _mlflow, _tables, _cluster)
+    passed = [_passes(check, settings, tell) for check in checks]
+    return all(passed)
+
+
+def _passes(check: Callable[[Settings], str], settings: Settings, tell: Callable[[str], None]) -> bool:
+    name = check.__name__.strip("_")
+    try:
+        tell(f"ok    {name}: {check(settings)}")
+    except RayloopError as error:
+        tell(f"FAIL  {name}: {error} [{error.code}]")
+        return False
+    return True
+
+
+def _versions(settings: Settings) -> str:
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ray", "torch", "mlflow", "pyiceberg"))
+
+
+def _memory(settings: Settings) -> str:
+    available = psutil.virtual_memory().available / _GIB
+    if available < local_cluster.MIN_MEMORY_GIB:
+        raise OutOfMemory(
+            f"only {available:.1f} GiB of memory are free, a cluster needs {local_cluster.MIN_MEMORY_GIB}",
+            "close other programs",
+            code="memory.too_little",
+            available_gib=available,
+        )
+    return f"{available:.1f} GiB free"
+
+
+def _disk(settings: Settings) -> str:
+    folder = next(p for p in (settings.home, *settings.home.parents) if p.exists())
+    free = shutil.disk_usage(folder).free / _GIB
+    if free < _MIN_DISK_GIB:
+        raise RayloopError(
+            f"only {free:.1f} GiB of disk are free at {folder}, rayloop needs {_MIN_DISK_GIB}",
+            "delete files, or set RAYLOOP_HOME to another disk",
+            code="disk.too_little",
+            free_gib=free,
+            folder=str(folder),
+        )
+    return f"{free:.0f} GiB free at {folder}"
+
+
+def _mlflow(settings: Settings) -> str:
+    Registry(settings).check()
+    return settings.mlflow_uri
+
+
+def _tables(settings: Settings) -> str:
+    Tables(settings).check()
+    return str(settings.iceberg["uri"])
+
+
+def _cluster(settings: Settings) -> str:
+    if not local_cluster.is_running(settings):
+        return "not running; `rayloop up` starts it"
+    local_cluster.require_current_layout(settings)
+    connection.connect(settings)
+    return f"{len(ray.nodes())} nodes at {settings.dashboard}"

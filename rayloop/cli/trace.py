@@ -1,0 +1,55 @@
+"""``rayloop trace``: from one prediction to everything that led to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cluster.errors import DataError
+from cluster.names import predictions_table
+from cluster.registry import Registry
+from cluster.settings import Settings
+from cluster.storage.tables import Tables
+
+_TAGS = (("snapshot", "rayloop.snapshot"), ("features", "rayloop.features"), ("code", "rayloop.code"))
+
+
+def show_trace(settings: Settings, model: str, request: str, tell: Callable[[str], None]) -> None:
+    """Print a request's answer with its features, and the version, run, snapshot and code behind it.
+
+    Raises:
+        DataError: The prediction log has no such request.
+    """
+    rows = Tables(settings).read(predictions_table(model), where=("request", request))
+    if not rows.num_rows:
+        raise DataError(
+            f"the prediction log of {model!r} has no request {request!r}",
+            "check the id, or wait: rows reach the log within seconds",
+            code="data.request_not_logged",
+            model=model,
+            request=request,
+        )
+    for row in rows.to_pylist():
+        for line in describe_answer(row):
+            tell(line)
+    registry = Registry(settings)
+    for number in sorted(set(rows["version"].to_pylist())):
+        version = registry.version(model, number)
+        tell(f"version   {version}")
+        tell(f"run       {settings.mlflow_server}/#/runs/{version.run_id}")
+        for label, tag in _TAGS:
+            tell(f"{label:<9} {version.tags.get(tag, 'unknown')}")
+        tell(f"bundle    {version.bundle_uri}")
+
+
+def describe_answer(row: dict[str, Any]) -> list[str]:
+    """Describe a row of the prediction log: request, answer, fallback if there was one, a line for each feature."""
+    lines = [f"request   {row['id']}, answered {row['at']:%Y-%m-%d %H:%M:%S} UTC, features as of {row['as_of']}"]
+    score = row.get("score") if row.get("score") is not None else row.get("probabilities")
+    if row["latency_ms"] is None:
+        lines.append(f"answer    none, HTTP 500: v{row['version']} failed: {row['champion_error']}")
+    else:
+        lines.append(f"answer    {score} by the {row['variant']}, v{row['version']}, in {row['latency_ms']:.2f} ms")
+    if row.get("error"):
+        lines.append(f"fallback  challenger v{row['challenger_version']} failed: {row['error']}")
+    return lines + [f"  {name} = {value}" for name, value in (row["features"] or {}).items()]

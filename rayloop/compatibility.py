@@ -1,0 +1,74 @@
+"""Refuse a cluster that an earlier release started: its actors and applications name modules that do not exist here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from cluster import local_cluster
+from cluster.connection import use_token
+from cluster.errors import ClusterUnavailable
+from cluster.settings import Settings
+from rayloop.shadowing import PACKAGES
+
+
+def require_compatible_cluster(settings: Settings) -> None:
+    """Check that this release can work with what runs on the cluster.
+
+    A cluster of this machine is recognized by its session file, another one by the applications that Serve runs there.
+
+    Raises:
+        ClusterUnavailable: An earlier release started the cluster, or Serve does not answer.
+    """
+    if not settings.address:
+        local_cluster.require_current_layout(settings)
+        return
+    if outdated := outdated_applications(serve_details(settings)):
+        name, module = next(iter(outdated.items()))
+        raise ClusterUnavailable(
+            f"the cluster at {settings.dashboard} serves {name!r} from module {module}, which this release does not have",
+            "an earlier release deployed it: restart that cluster, then deploy again",
+            code="cluster.earlier_release",
+            address=settings.dashboard,
+            application=name,
+            module=module,
+        )
+
+
+def outdated_applications(details: Mapping[str, Any]) -> dict[str, str]:
+    """Find rayloop's applications whose module does not exist in this release.
+
+    Args:
+        details: The answer of Serve's REST API, ``GET /api/serve/applications/``.
+
+    Returns:
+        Application name to module path.
+    """
+    declared = {name: app.get("deployed_app_config") or {} for name, app in details.get("applications", {}).items()}
+    modules = {name: str(config.get("import_path", "")).partition(":")[0] for name, config in declared.items()}
+    return {n: module for n, module in modules.items() if module.split(".")[0] in PACKAGES and not _exists(module)}
+
+
+def _exists(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def serve_details(settings: Settings) -> Mapping[str, Any]:
+    """Ask Serve for its applications. Raises ClusterUnavailable when the cluster does not answer."""
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    use_token()
+    try:
+        details: Mapping[str, Any] = ServeSubmissionClient(settings.dashboard).get_serve_details()
+    except (OSError, RuntimeError) as error:
+        raise ClusterUnavailable(
+            f"no Ray cluster answers at {settings.dashboard}",
+            "start one with `rayloop up`, or set RAYLOOP_ADDRESS",
+            code="cluster.no_answer",
+            address=settings.dashboard,
+        ) from error
+    return details

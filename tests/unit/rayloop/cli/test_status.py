@@ -1,0 +1,121 @@
+"""The status: alarms with what was done about them, windows, and the evidence of a rollout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster import jobs
+from cluster.settings import Settings, load_settings
+from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
+from deployments.analysis.paired_moments import Paired
+from deployments.rollout.controller import RolloutStatus
+from deployments.rollout.state_machine import command
+from rayloop.cli.status import describe_monitor, describe_rollout, recent_alarms
+from tests.factories.rayloop.rollouts import rollout_status
+
+
+def entry(action: str, outcome: str, reason: str, failed: bool = False) -> dict[str, Any]:
+    alarm = {"kind": "drift", "reason": reason}
+    return {"action": action, "outcome": outcome, "failed": failed, "alarm": alarm, "at": 0.0}
+
+
+def monitor(*alarms: dict[str, Any], window: dict[str, Any] | None = None) -> list[str]:
+    status = {
+        "drifting": False,
+        "windows": 3,
+        "last_window": window,
+        "alarms": list(alarms),
+        "last_look": None,
+        "last_error": "",
+        "used": {"requests": 0},
+        "tags": {},
+        "cost": 0.0,
+    }
+    return list(describe_monitor(load_settings(), status))
+
+
+@pytest.fixture
+def job_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcome(settings: Settings, job: str) -> tuple[str, str]:
+        if job == "unknown":
+            raise RuntimeError("Request failed with status code 404")
+        return "FAILED", "the training frame has no train rows"
+
+    monkeypatch.setattr(jobs, "outcome", outcome)
+
+
+@pytest.mark.usefixtures("job_states")
+@pytest.mark.parametrize(
+    ("alarm", "line"),
+    [
+        (entry("retrain", "retrain-m-v1", "price moved"), "drift: retrain retrain-m-v1 (failed): price moved"),
+        (entry("retrain", "unknown", "price moved"), "drift: retrain unknown: price moved"),
+        (entry("held", "cooling down", "price moved"), "drift: held cooling down: price moved"),
+        (entry("retrain", "OSError: no", "x", failed=True), "drift: retrain OSError: no: x"),
+    ],
+    ids=["failed_job", "unknown_job", "no_job", "not_submitted"],
+)
+def test_alarm_with_a_job_shows_the_state_of_the_job(alarm: dict[str, Any], line: str) -> None:
+    assert monitor(alarm)[1].endswith(line)
+
+
+def test_recent_alarms_include_the_last_one_that_submitted_a_job() -> None:
+    alarms = [
+        entry("retrain", "a", "1"),
+        entry("rollback", "b", "2"),
+        *(entry("held", "", str(i)) for i in range(3, 9)),
+    ]
+    assert [one["alarm"]["reason"] for one in recent_alarms(alarms)] == ["2", "6", "7", "8"]
+    assert [one["alarm"]["reason"] for one in recent_alarms(alarms[:2])] == ["1", "2"]
+
+
+def test_window_without_a_verdict_shows_why() -> None:
+    assert "3 windows closed," in monitor(window={"judged": True, "note": ""})[0]
+    assert "9 rows, 200 are needed" in monitor(window={"judged": False, "note": "9 rows, 200 are needed"})[0]
+    assert "3 windows closed," in monitor()[0]
+
+
+def lines(status: RolloutStatus) -> list[str]:
+    return [line.strip() for line in describe_rollout(status, 190.0)]
+
+
+def test_rollout_with_several_challengers_shows_each_and_those_dropped() -> None:
+    found = lines(rollout_status("3"))
+    assert found[0] == "rollout r1: running at 3.33% each, v2, v4"
+    assert found[1].startswith("step 1 of 2 for 1.5 of 60.0 min")
+    assert found[2:] == [
+        "v2: hold: undecided on 2",
+        "v4: hold: undecided on 4",
+        "v3 was dropped: v3: the challenger is worse",
+    ]
+
+
+def test_rollout_with_one_challenger_is_one_line_and_its_step() -> None:
+    assert lines(rollout_status(challengers=("2",)))[0] == "rollout r1: running at 10%: v2 on trial against v1"
+
+
+def test_rollout_shows_the_evidence_so_far() -> None:
+    unlabeled = Evidence(champion=Arm(requests=1900), challenger=Arm(requests=100, failures=3))
+    labeled = unlabeled + Evidence(paired=Paired.of(np.full(50, 0.5), np.full(50, 0.25)))
+    for evidence, figures in ((unlabeled, ()), (labeled, ("50 labeled rows", "0.2500", "0.5000"))):
+        status = rollout_status(challengers=("2",))
+        line = lines(status.model_copy(update={"evidence": {"2": RolloutEvidence(whole=evidence)}}))[2]
+        assert line.startswith("v2 100 requests (3 failed), v1 1,900 requests (0 failed)")
+        assert all(figure in line for figure in figures)
+
+
+def test_rollout_that_ended_has_no_share() -> None:
+    status = rollout_status(challengers=("2",))
+    assert status.state is not None
+    ended, _ = command(status.state, "abort", "enough", 102.0)
+    assert lines(status.model_copy(update={"state": ended})) == ["rollout r1: aborted: enough"]
+
+
+def test_rollout_that_was_promoted_names_the_version() -> None:
+    status = rollout_status()
+    assert status.state is not None
+    ended, _ = command(status.state, "promote", "enough", 102.0, "3")
+    assert lines(status.model_copy(update={"state": ended})) == ["rollout r1: promoted v3: enough"]

@@ -1,0 +1,40 @@
+"""The public API: its names load lazily, and each is documented."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import rayloop
+
+SOURCE = Path(rayloop.__file__).read_text()
+
+
+def test_every_exported_name_loads() -> None:
+    for name in rayloop.__all__:
+        assert getattr(rayloop, name).__name__.rpartition(".")[2]
+
+
+def test_exported_names_equal_those_for_type_checkers() -> None:
+    (block,) = (n for n in ast.parse(SOURCE).body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    imports = [(n.module, a.name) for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names]
+    assert sorted(name for _, name in imports) == rayloop.__all__
+    assert all(getattr(rayloop, name).__module__ == module for module, name in imports)
+
+
+def test_every_exported_name_is_documented_once() -> None:
+    documented = re.findall(r"^    (\w+): \S", rayloop.__doc__ or "", flags=re.MULTILINE)
+    assert sorted(documented) == rayloop.__all__
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(rayloop, "Projekt")
+
+
+def test_import_and_command_line_load_no_heavy_library() -> None:
+    code = "import sys, rayloop, rayloop.cli.app; print(*{'torch', 'scipy', 'polars', 'mlflow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
