@@ -1,63 +1,98 @@
-"""What pages for people are made of: one self-contained HTML page, sections, tables. Text in, HTML out."""
+"""Self-contained HTML pages of sections, tables and plots, rendered by the Jinja2 templates beside this module.
+
+Every component takes text and returns ``Markup``. A plain ``str`` is escaped, Markup is not: build Markup only with
+these functions and ``drawing.to_svg``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from html import escape
+from functools import cache
+from typing import TYPE_CHECKING
 
-from cluster.web.style import STYLE
+from markupsafe import Markup
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>{style}</style></head>
-<body><main>{body}</main></body>
-</html>
-"""
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def render_page(title: str, made_at: float, parts: Iterable[str]) -> str:
-    """The page under its title and the time it was made at (seconds since the epoch). It loads nothing from anywhere."""
-    when = datetime.fromtimestamp(made_at, UTC)
-    head = f"<h1>{escape(title)}<small>{when:%d %B %Y, %H:%M} UTC</small></h1>"
-    return _PAGE.format(title=escape(title), style=STYLE, body="\n".join([head, *parts]))
+    """The whole page; it loads nothing.
+
+    Args:
+        title: Title of the page.
+        made_at: When the page was made, in seconds since the epoch.
+        parts: Sections and fact boxes.
+    """
+    time = f"{datetime.fromtimestamp(made_at, UTC):%d %B %Y, %H:%M} UTC"
+    return _environment().get_template("page.html.j2").render(title=title, time=time, parts=parts)
 
 
-def fact_boxes(boxes: Iterable[tuple[str, str]]) -> str:
-    """Boxes of a caption and a figure each."""
-    drawn = (f'<div class="fact"><b>{escape(v)}</b><span>{escape(k)}</span></div>' for k, v in boxes)
-    return f'<div class="facts">{"".join(drawn)}</div>'
+def fact_boxes(boxes: Iterable[tuple[str, str]]) -> Markup:
+    """A box for each name and figure."""
+    return _component("fact_boxes", boxes)
 
 
-def section(title: str, caption: str, body: str) -> str:
-    """``body`` is HTML; title and caption are text."""
-    told = f'<p class="caption">{escape(caption)}</p>' if caption else ""
-    return (
-        f'<section id="{title.split(",")[0].lower().replace(" ", "-")}"><h2>{escape(title)}</h2>{told}{body}</section>'
+def section(title: str, caption: str, body: str) -> Markup:
+    """A section with a title, an optional caption and its content. Its id is the title up to a comma."""
+    return _component("section", title.split(",")[0].lower().replace(" ", "-"), title, caption, body)
+
+
+def subsection(title: str, text: str, body: str) -> Markup:
+    """A part of a section with a small title, an optional paragraph and its content."""
+    return _component("subsection", title, text, body)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], wide_last: bool = False) -> Markup:
+    """A table; nothing when there is no row. ``wide_last`` gives the last column most of the width."""
+    cells = [tuple(row) for row in rows]
+    return _component("table", head, cells, wide_last) if cells else Markup()
+
+
+def plot(svg: str, narrow: bool = False) -> Markup:
+    """A plot by drawing.to_svg. ``narrow`` limits its width."""
+    return _component("plot", svg, narrow)
+
+
+def empty_note(reason: str) -> Markup:
+    """A line in place of content, which says why there is none."""
+    return _component("empty_note", reason)
+
+
+def tag(style: str, text: str) -> Markup:
+    """Text in the color of one or more classes of style.css.j2."""
+    return _component("tag", style, text)
+
+
+def bar(share: float) -> Markup:
+    """A bar whose length is ``share`` of the cell, in [0, 1]."""
+    return _component("bar", share)
+
+
+def bullets(items: Iterable[str]) -> Markup:
+    """A list of lines."""
+    return _component("bullets", items)
+
+
+def join(parts: Iterable[str]) -> Markup:
+    """One component after the other."""
+    return Markup().join(parts)
+
+
+def _component(name: str, *values: object) -> Markup:
+    return Markup(getattr(_environment().get_template("components.html.j2").module, name)(*values))
+
+
+@cache
+def _environment() -> Environment:
+    # Imported with the first page: commands that render none start without Jinja.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("cluster.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], wide_last: bool = False) -> str:
-    """Cells are HTML. All but the last column keep their lines whole."""
-    body = "".join(f"<tr>{_cells(row, wide_last)}</tr>" for row in rows)
-    if not body:
-        return ""
-    titles = "".join(f"<th>{escape(each)}</th>" for each in head)
-    return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _cells(row: Sequence[str], wide_last: bool) -> str:
-    cells = [f'<td class="n">{cell}</td>' if len(cell) < 24 or "tag" in cell else f"<td>{cell}</td>" for cell in row]
-    if wide_last:
-        cells[-1] = f'<td style="width:60%">{row[-1]}</td>'
-    return "".join(cells)
-
-
-def plot(svg: str) -> str:
-    return f'<div class="plot">{svg}</div>'
-
-
-def empty_note(why: str) -> str:
-    """A line that stands where there is nothing to show."""
-    return f'<p class="none">{escape(why)}</p>'

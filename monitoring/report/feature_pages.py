@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 
-from cluster.web.page import empty_note, fact_boxes, render_page, section, table
+from cluster.web.page import empty_note, fact_boxes, render_page, section, table, tag
 from features.inspection.catalog import FeatureCatalog, FeatureEntry, ViewEntry
 from features.inspection.training_serving_skew import FeatureSkew
 
@@ -19,7 +18,7 @@ def render_catalogue(catalogue: FeatureCatalog) -> str:
     boxes = [("views", str(len(catalogue.views))), ("features", str(features)), ("views used by a version", str(used))]
     parts = [fact_boxes(boxes), *(_view(view) for view in catalogue.views)]
     figures = f"Figures are of the training frame {catalogue.frame}." if catalogue.frame else "No training frame yet."
-    faults = table(("version", ""), [tuple(map(escape, fault.split(": ", 1))) for fault in catalogue.faults])
+    faults = table(("version", ""), [tuple(fault.split(": ", 1)) for fault in catalogue.faults])
     parts.append(
         section("Where this comes from", figures, faults or empty_note("Every registered version could be read."))
     )
@@ -39,7 +38,7 @@ def render_skew(
     ordered = sorted(skews, key=lambda one: -one.mismatches)
     head = ("from", "feature", "mismatches", "no value served", "no value offline", "largest gap", "for example")
     body = table(head, [_skew(one) for one in ordered]) or empty_note("No feature of these requests is computed.")
-    gone = table(("rows left out", "why"), [(f"{n:,}", escape(why)) for why, n in left_out.items()])
+    gone = table(("rows left out", "why"), [(f"{n:,}", why) for why, n in left_out.items()])
     parts = [fact_boxes(boxes), section("Served against offline", caption, body)]
     return render_page(
         f"{project}: skew", made_at, [*parts, section("Left out", "", gone or empty_note("No row was left out."))]
@@ -55,7 +54,7 @@ def _view(view: ViewEntry) -> str:
     ]  # fmt: skip
     if view.staleness:
         state.insert(0, ("stale", view.staleness))
-    rows = [(escape(name), escape(value)) for name, value in state]
+    rows = [(name, value) for name, value in state]
     body = table(_FEATURE_HEAD, [_feature(feature) for feature in view.features]) + table(("", ""), rows)
     return section(view.name, " ".join(told), body)
 
@@ -65,20 +64,20 @@ def _feature(feature: FeatureEntry) -> tuple[str, ...]:
     figures = [
         "-" if value is None else f"{value:.4g}" for value in (feature.mean, feature.std, feature.low, feature.high)
     ]
-    return (escape(feature.name), escape(feature.definition), missing, *figures, escape(", ".join(feature.most_common)))
+    return (feature.name, feature.definition, missing, *figures, ", ".join(feature.most_common))
 
 
 def _skew(one: FeatureSkew) -> tuple[str, ...]:
     example = ""
     if one.example is not None:
         told = f"row {one.example.id} as of {one.example.as_of}: served {one.example.served}, offline {one.example.offline}"
-        example = escape(told)
+        example = told
     share = f"{one.mismatches:,} of {one.rows:,}"
-    count = f'<span class="tag {"alarm" if one.mismatches else "hold"}">{share}</span>'
+    count = tag("tag " + ("alarm" if one.mismatches else "hold"), share)
     gap = f"{one.largest_difference:g}" if one.largest_difference else "-"
     return (
-        escape(one.origin),
-        escape(one.feature),
+        one.origin,
+        one.feature,
         count,
         f"{one.only_offline:,}",
         f"{one.only_served:,}",

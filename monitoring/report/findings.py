@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 
-from cluster.web.page import empty_note, plot, section, table
+from cluster.web.page import empty_note, join, plot, section, table, tag
 from monitoring.analysis.log_analysis import Looked, WindowQuality
 from monitoring.detection.detector import WindowResult, day
 from monitoring.report import plots
@@ -38,7 +37,7 @@ def apart(report: Report) -> str:
     )
     body = table(("what", "since", "newest", "how much", "by"), rows) or empty_note("Nothing beyond what is ordinary.")
     faults = dict.fromkeys(fault for looked in report.looks[-3:] for fault in looked.faults)
-    return section("What the rows themselves show", caption, body + "".join(empty_note(fault) for fault in faults))
+    return section("What the rows themselves show", caption, body + join(empty_note(fault) for fault in faults))
 
 
 def costs(report: Report) -> str:
@@ -104,12 +103,12 @@ def _segments(found: Sequence[WindowQuality]) -> str:
     ordered = sorted(newest.values(), key=lambda q: -(q.labelled.mean / (q.reference or 1.0)))[:SHOWN]
     rows = [
         (
-            escape(q.segment),
+            q.segment,
             day(q.window),
             f"{q.labelled.n:,} of {q.labelled.rows:,}",
             f"{q.labelled.mean:.3g}",
             f"{q.reference:.3g}",
-            '<span class="tag alarm">worse</span>' if q.worse else "",
+            tag("tag alarm", "worse") if q.worse else "",
         )
         for q in ordered
     ]
@@ -123,7 +122,7 @@ def _multivariate(looks: Sequence[Looked]) -> Iterable[Sequence[str]]:
     newest = seen[-1].multivariate
     assert newest is not None
     since = _since([(one.window, bool(one.multivariate and one.multivariate.drifted)) for one in seen])
-    by = ", ".join(f"{escape(name)} {share:.0%}" for name, share in newest.separation.ranked[:5])
+    by = ", ".join(f"{name} {share:.0%}" for name, share in newest.separation.ranked[:5])
     much = f"AUC {newest.separation.auc:.3f} ({newest.separation.low:.3f} to {newest.separation.high:.3f}), p = {newest.p_value:.2g}"
     yield ("all columns together", since, day(seen[-1].window), much, by)
 
@@ -139,7 +138,7 @@ def _parts(looks: Sequence[Looked]) -> Iterable[Sequence[str]]:
         if result.drifted:
             since = _since([(at, bool(r.drifted)) for at, r in found])
             much = f"{result.columns[result.drifted[0]].ratio:.1f} x its threshold"
-            yield (escape(name), since, day(window), much, escape(", ".join(result.drifted[:5])))
+            yield (name, since, day(window), much, ", ".join(result.drifted[:5]))
 
 
 def _since(series: Sequence[tuple[float, bool]]) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from html import escape
 
 from cluster.values import Decision
-from cluster.web.page import empty_note, fact_boxes, plot, render_page, section, table
+from cluster.web.page import bar, empty_note, fact_boxes, join, plot, render_page, section, table, tag
 from monitoring.detection.detector import WindowResult, day
 from monitoring.report import findings, plots
 from monitoring.report.schema import Action, Quality, Report
@@ -44,7 +43,7 @@ def render(report: Report) -> str:
 def _quality(report: Report) -> str:
     if not report.quality:
         return section("Quality over time", "", empty_note("No labelled periods."))
-    drawn = "".join(plot(plots.quality(found)) for found in report.quality)
+    drawn = join(plot(plots.quality(found)) for found in report.quality)
     return section("Quality over time", " ".join(map(_quality_caption, report.quality)), drawn)
 
 
@@ -69,7 +68,7 @@ def _calibration(report: Report) -> str:
         f"On the dashed line, what is predicted at 30 % happens 30 % of the time. Over {rows:,} rows the prediction of "
         f"{first.name} was off by {100 * error:.1f} percentage points on average."
     )
-    return section("Calibration", caption, f'<div class="narrow">{plot(plots.calibration(report.calibration))}</div>')
+    return section("Calibration", caption, plot(plots.calibration(report.calibration), narrow=True))
 
 
 def _drift(report: Report) -> str:
@@ -86,10 +85,10 @@ def _drift(report: Report) -> str:
     rows = [
         (
             _moment(a.at),
-            f'<span class="tag alarm">{a.alarm.kind}</span>',
-            escape(a.alarm.reason),
-            escape(findings.quality_cost(a.alarm.window, a.alarm.version, report.performance)),
-            escape(a.done),
+            tag("tag alarm", a.alarm.kind),
+            a.alarm.reason,
+            findings.quality_cost(a.alarm.window, a.alarm.version, report.performance),
+            a.done,
         )
         for a in report.actions
     ]
@@ -123,10 +122,10 @@ def _rollouts(report: Report) -> str:
     rows = [
         (
             _moment(d.at),
-            escape(rollout.name),
-            f'<span class="tag {d.action}">{d.action}</span>',
+            rollout.name,
+            tag(f"tag {d.action}", d.action),
             _share(d),
-            escape(d.reason),
+            d.reason,
         )
         for rollout in report.rollouts
         for d in rollout.decisions
@@ -142,10 +141,7 @@ def _rollouts(report: Report) -> str:
 def _events(report: Report) -> str:
     told = [(a.at, "alarm", f"version {a.alarm.version}: {_beyond(a)}", a.done) for a in report.actions]
     told += [(d.at, d.action, r.name, _turn(d)) for r in report.rollouts for d in r.decisions if d.action in _TURNS]
-    rows = [
-        (_moment(at), f'<span class="tag {kind}">{kind}</span>', escape(what), escape(then))
-        for at, kind, what, then in sorted(told)
-    ]
+    rows = [(_moment(at), tag(f"tag {kind}", kind), what, then) for at, kind, what, then in sorted(told)]
     body = table(("at", "", "what", "and then"), rows) if rows else empty_note("No rollout, and no alarm.")
     return section("What happened, in order", "Times are UTC, by the clock of the cluster.", body)
 
@@ -167,8 +163,7 @@ def _versions(report: Report) -> str:
         return section("Versions", "", empty_note("No version is registered."))
     metrics = list(dict.fromkeys(name for row in report.versions for name in row.metrics))
     rows = [
-        (f"v{escape(v.version)}", escape(v.role), escape(v.trained_on), *(_figure(v.metrics.get(m)) for m in metrics))
-        for v in report.versions
+        (f"v{v.version}", v.role, v.trained_on, *(_figure(v.metrics.get(m)) for m in metrics)) for v in report.versions
     ]
     caption = "Each on the rows it was held out from, so that figures compare only where those are the same."
     return section("Versions", caption, table(("version", "role", "trained on", *metrics), rows))
@@ -181,10 +176,10 @@ def _timings(report: Report) -> str:
     most = max(t.seconds for t in report.timings)
     rows = [
         (
-            escape(t.stage),
+            t.stage,
             f"{t.seconds:,.1f} s",
             f"{t.seconds / total:.0%}",
-            f'<div class="bar" style="width:{100 * t.seconds / most:.1f}%"></div>',
+            bar(t.seconds / most),
         )
         for t in sorted(report.timings, key=lambda t: -t.seconds)
     ]

@@ -1,4 +1,4 @@
-"""A model card (Mitchell et al. 2019, "Model Cards for Model Reporting"): what a version is, and what is known of it."""
+"""Model cards (Mitchell et al. 2019, "Model Cards for Model Reporting"): facts, results and limits of a version."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from trainers.evaluation.assessment import Assessment
 CARD_JSON = "card.json"
 CARD_PAGE = "card.html"
 NOTABLE = 1.1
-"""A slice whose loss is surely this many times that of other rows is a limit of the model."""
+"""A slice is a limit of the model when the lower bound of its loss ratio is above this."""
 
 
 class SplitFacts(Frozen):
-    """Rows of one part of the frame: how many, from when to when (ISO 8601, UTC), and the mean label.
-
-    The mean label of a multiclass task is of no use and left out.
-    """
+    """Rows of a split: their number, period (ISO 8601, UTC) and mean label; None for a multiclass task."""
 
     name: str
     rows: int
@@ -27,7 +24,7 @@ class SplitFacts(Frozen):
 
 
 class FeatureFacts(Frozen):
-    """A feature: its kind, where it comes from, and the share of training rows in which it is missing."""
+    """A feature: its kind, its origin, and the share of training rows in which it is missing."""
 
     name: str
     kind: str
@@ -36,7 +33,7 @@ class FeatureFacts(Frozen):
 
 
 class CardLineage(Frozen):
-    """What it takes to find everything that this version was made of."""
+    """Identifiers of everything that this version was built from."""
 
     run_id: str
     snapshot: Snapshot
@@ -47,8 +44,10 @@ class CardLineage(Frozen):
 
 
 class ModelCard(Stored):
-    """Everything on the card. ``latency`` in microseconds, ``size`` in bytes; ``override`` says why a failed gate was passed over,
-    ``compression`` which steps to a smaller model were taken, and which were not, with the reason.
+    """Everything on the card.
+
+    ``latency`` is in microseconds, ``size`` in bytes. ``override`` is the reason for registering a version that failed
+    its gate; ``compression`` lists the compression steps that were applied, and those that were not, with the reason.
     """
 
     stored_as: ClassVar[str] = "model card"
@@ -76,24 +75,30 @@ class ModelCard(Stored):
 
     @property
     def passed(self) -> bool:
+        """Whether all checks of the gate pass."""
         return all(check.passed for check in self.checks)
 
 
 def derive_limits(
-    parts: tuple[SplitFacts, ...], features: tuple[FeatureFacts, ...], found: Assessment
+    parts: tuple[SplitFacts, ...], features: tuple[FeatureFacts, ...], assessment: Assessment
 ) -> tuple[str, ...]:
-    """What follows from the figures themselves; what else it must not be used for, its owner says."""
+    """The limits that follow from the figures. The project adds its own.
+
+    Args:
+        parts: The splits of the frame, the held-out rows last.
+        features: The features.
+        assessment: The results on the held-out rows.
+    """
     test = parts[-1]
-    told = [f"Judged on {test.rows:,} rows from {test.start} to {test.end}; of other times nothing was measured."]
-    told += [
+    limits = [f"Evaluated on {test.rows:,} rows from {test.start} to {test.end}; other periods were not measured."]
+    limits += [
         f"Worse where {s.name}: {s.ratio:.2f} times the loss of other rows ({s.rows:,} rows)."
-        for s in (*found.slices, *found.discovered_slices)
+        for s in (*assessment.slices, *assessment.discovered_slices)
         if s.low > NOTABLE
     ]
-    gappy = [f"{f.name} ({f.missing:.0%})" for f in features if f.missing > 0.5]
-    if gappy:
-        told.append(f"Mostly missing in training: {', '.join(gappy)}.")
-    for groups in found.fairness:
+    if mostly_missing := [f"{f.name} ({f.missing:.0%})" for f in features if f.missing > 0.5]:
+        limits.append(f"Mostly missing in training: {', '.join(mostly_missing)}.")
+    for groups in assessment.fairness:
         if groups.left_out:
-            told.append(f"Too few rows to compare these groups of {groups.column}: {', '.join(groups.left_out)}.")
-    return tuple(told)
+            limits.append(f"Too few rows to compare these groups of {groups.column}: {', '.join(groups.left_out)}.")
+    return tuple(limits)

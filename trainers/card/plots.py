@@ -1,4 +1,4 @@
-"""The card's plots."""
+"""Plots of the model card, as SVG."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ MAX_BARS = 15
 
 
 @matplotlib.rc_context(STYLE)
-def importance(found: Sequence[Importance], metric: str) -> str:
-    """Bars of what is lost without each feature, the largest on top; the line is the spread over repeats."""
-    shown = list(found[:MAX_BARS])[::-1]
+def importance(importances: Sequence[Importance], metric: str) -> str:
+    """Bars of the loss without each feature, the largest on top; the line is the standard deviation over repeats."""
+    shown = list(importances[:MAX_BARS])[::-1]
     figure, axes = _bars(len(shown))
     axes.barh(
         [i.feature for i in shown], [i.loss for i in shown], xerr=[i.spread for i in shown], color=BLUE, ecolor=INK
     )
-    axes.set_xlabel(f"{metric} lost when the feature is shuffled")
+    axes.set_xlabel(f"loss of {metric} when the feature is shuffled")
     return to_svg(figure, "importance")
 
 
 @matplotlib.rc_context(STYLE)
-def slices(found: Sequence[SliceResult]) -> str:
-    """Loss of each slice over that of all other rows; the line reaches down to what is sure."""
-    shown = list(found[:MAX_BARS])[::-1]
+def slices(results: Sequence[SliceResult]) -> str:
+    """Loss of each slice over that of all other rows; the line reaches down to the lower bound."""
+    shown = list(results[:MAX_BARS])[::-1]
     figure, axes = _bars(len(shown))
     names = [s.name for s in shown]
     axes.hlines(names, [s.low for s in shown], [s.ratio for s in shown], color=AMBER, lw=2)
@@ -44,31 +44,32 @@ def slices(found: Sequence[SliceResult]) -> str:
 
 @matplotlib.rc_context(STYLE)
 def calibration(curve: Sequence[tuple[float, float, int]]) -> str:
-    """Predicted against observed, (predicted, observed, rows) for each bin."""
+    """Predicted against observed rates. ``curve`` has (predicted, observed, rows) for each bin."""
     figure = Figure(figsize=(5.0, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=FAINT, lw=1.2, ls=(0, (4, 3)))
     axes.plot([p for p, _, _ in curve], [o for _, o, _ in curve], color=BLUE, lw=2, marker="o", ms=4.5)
     axes.set_xlabel("predicted")
-    axes.set_ylabel("happened")
+    axes.set_ylabel("observed")
     axes.grid()
     return to_svg(figure, "calibration")
 
 
 @matplotlib.rc_context(STYLE)
-def attribution(found: Attribution) -> str:
-    """The features that moved one row's score the most, away from the mean score."""
-    largest = sorted(found.parts.items(), key=lambda item: -abs(item[1]))[:8][::-1]
+def attribution(row: Attribution) -> str:
+    """The features that move one row's score furthest from the mean score."""
+    largest = sorted(row.parts.items(), key=lambda item: -abs(item[1]))[:8][::-1]
     figure, axes = _bars(len(largest))
-    names = [f"{name} = {found.values[name]}" if name in found.values else name for name, _ in largest]
+    names = [f"{name} = {row.values[name]}" if name in row.values else name for name, _ in largest]
     axes.barh(names, [part for _, part in largest], color=[BLUE if part > 0 else AMBER for _, part in largest])
     axes.axvline(0.0, color=INK, lw=0.8)
-    axes.set_xlabel(f"part of the score: {found.base:.3g} on average, {found.score:.3g} here")
-    return to_svg(figure, found.row)
+    axes.set_xlabel(f"part of the score: {row.base:.3g} on average, {row.score:.3g} here")
+    return to_svg(figure, row.row)
 
 
-def interval(found: Interval) -> str:
-    return f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
+def format_interval(interval: Interval) -> str:
+    """The value and its interval."""
+    return f"{interval.value:.4f} ({interval.low:.4f} to {interval.high:.4f})"
 
 
 def _bars(count: int) -> tuple[Figure, Axes]:

@@ -65,7 +65,7 @@ class CandidateEvidence(NamedTuple):
 
 
 class Assessment(Frozen):
-    """The results on the held-out rows. ``slices`` are the declared ones, ``discovered_slices`` those found by search."""
+    """Results on the held-out rows. ``slices`` are the declared ones, ``discovered_slices`` those found by search."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 

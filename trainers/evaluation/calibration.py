@@ -1,7 +1,8 @@
 """Temperature scaling of probabilities (Guo et al. 2017, "On Calibration of Modern Neural Networks").
 
-One number, fitted on validation rows, divides the logits. It changes no ranking and no predicted class, and is a constant
-of the exported graph. It works from probabilities: their logarithms are the logits up to a constant that softmax ignores.
+One number, fitted on validation rows, divides the logits. It changes no ranking and no predicted class, and is a
+constant of the exported graph. It works from probabilities: their logarithms are the logits up to a constant that
+softmax ignores.
 """
 
 from __future__ import annotations

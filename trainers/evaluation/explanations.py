@@ -1,9 +1,10 @@
 """Which features a model relies on: over all rows by permutation, for one row by Shapley values.
 
-Permutation importance (Breiman 2001, "Random Forests", section 10): the loss of the primary metric when a feature's values
-are shuffled between rows. Shapley values by sampling orders of features (Štrumbelj & Kononenko 2014): the path of the score
-from a background row to the explained row, one feature at a time. Both only call the exported model, so they hold for any
-module, with missing values and codes as they are; a tensor is one feature. docs/decisions/0030 says why not captum.
+Permutation importance (Breiman 2001, "Random Forests", section 10): the loss of the primary metric when a feature's
+values are shuffled between rows. Shapley values by sampling orders of features (Štrumbelj & Kononenko 2014): the path
+of the score from a background row to the explained row, one feature at a time. Both only call the exported model, so
+they hold for any module, with missing values and codes as they are; a tensor is one feature. docs/decisions/0030 says
+why not captum.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Importance(Frozen):
 class Attribution(Frozen):
     """The contribution of each feature to one row's score.
 
-    ``base`` is the mean score over background rows; ``parts`` add up to the difference from it. ``output`` is the explained
-    class or label; ``values`` are the features as the training frame holds them.
+    ``base`` is the mean score over background rows; ``parts`` add up to the difference from it. ``output`` is the
+    explained class or label; ``values`` are the features as the training frame holds them.
     """
 
     row: str

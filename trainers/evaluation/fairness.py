@@ -1,8 +1,8 @@
 """Differences of a model's results between groups of rows, by fairlearn's metrics.
 
-Demographic parity and equalized odds as in Hardt, Price & Srebro 2016, "Equality of Opportunity in Supervised Learning": the
-difference between the groups with the largest and the smallest share of positive predictions; the larger of the differences
-between true and between false positive rates. The project decides which of these have a limit.
+Demographic parity and equalized odds as in Hardt, Price & Srebro 2016, "Equality of Opportunity in Supervised
+Learning": the difference between the groups with the largest and the smallest share of positive predictions; the larger
+of the differences between true and between false positive rates. The project decides which of these have a limit.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ class FairnessPolicy(Frozen):
     max_odds_difference: float | None = Field(default=None, ge=0, le=1)
     """Largest difference of true or false positive rates; binary tasks only."""
     max_error_difference: float | None = Field(default=None, ge=0)
-    """Largest difference of the error rate; of a regression, of the mean absolute error in standard deviations of the label."""
+    """Largest difference of the error rate; of a regression, of the mean absolute error in label deviations."""
 
 
 class GroupComparison(Frozen):
     """Metrics of a column's groups and the differences between them.
 
-    ``left_out`` groups have too few rows. A difference is None when the task does not define it or fewer than two groups do.
+    ``left_out`` groups have too few rows. A difference is None when the task does not define it or fewer than two
+    groups do.
     """
 
     column: str

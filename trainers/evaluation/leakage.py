@@ -1,8 +1,8 @@
 """Target leakage: a feature that is nearly the label is probably not known at prediction time.
 
-Skill of a single feature: the mean label of each of its values, learned on every other row, predicts the rows in between. Skill
-is 0 for a constant and 1 for the label itself: 2 AUC - 1 of a binary label (Somers' D), its mean over classes one against
-the rest, R2 of a number.
+Skill of a single feature: the mean label of each of its values, learned on every other row, predicts the rows in
+between. Skill is 0 for a constant and 1 for the label itself: 2 AUC - 1 of a binary label (Somers' D), its mean over
+classes one against the rest, R2 of a number.
 """
 
 from __future__ import annotations

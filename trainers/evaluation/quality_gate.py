@@ -40,8 +40,8 @@ class GatePolicy(Frozen):
     thresholds: tuple[Threshold, ...] = ()
     """Bounds of metrics on the held-out rows."""
     margin: float | None = Field(default=None, ge=0)
-    """How much worse than the champion's the primary metric may be on the same rows, by the lower bound of a paired bootstrap.
-    None skips the comparison."""
+    """How much worse than the champion's the primary metric may be on the same rows, by the lower bound of a paired
+    bootstrap. None skips the comparison."""
     max_gap: float | None = Field(default=None, ge=0)
     """How much worse the primary metric may be on validation rows than on training rows. None is no limit."""
     max_parity: float = Field(default=1e-4, gt=0)

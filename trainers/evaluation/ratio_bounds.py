@@ -1,4 +1,4 @@
-"""Lower bounds for the ratio of two means, by Fieller's theorem (Fieller 1954, "Some Problems in Interval Estimation")."""
+"""Lower bounds for ratios of two means, by Fieller's theorem (1954, "Some Problems in Interval Estimation")."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Slices of the rows where a model is worse than elsewhere: those that the project names, and those found by search.
 
 The search proposes on one set of rows and tests on another. On validation rows, all slices of one and of two conditions
-are ranked by the evidence that their mean loss is above that of all other rows (Chung et al. 2019, "Slice Finder"; Sagadeeva &
-Boehm 2021, "SliceLine", whose joint counts this uses). Only a few proposals are tested on the held-out rows: however many
-slices the search compared, the bound is corrected for the proposals alone (Bonferroni), and holds. See docs/decisions/0030.
+are ranked by the evidence that their mean loss is above that of all other rows (Chung et al. 2019, "Slice Finder";
+Sagadeeva & Boehm 2021, "SliceLine", whose joint counts this uses). Only a few proposals are tested on the held-out
+rows: however many slices the search compared, the bound is corrected for the proposals alone (Bonferroni), and holds.
+See docs/decisions/0030.
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ Slice = tuple[Condition, ...]
 class SliceResult(Frozen):
     """The loss of a slice of the held-out rows.
 
-    ``ratio``: mean ``loss`` over that of all other rows, with its lower bound ``low`` (all slices together); ``regression``
-    and its bound: the same against the champion on the slice's own rows. ``column`` is empty for a slice found by search.
+    ``ratio``: mean ``loss`` over that of all other rows, with its lower bound ``low`` (all slices together);
+    ``regression`` and its bound: the same against the champion on the slice's own rows. ``column`` is empty for a slice
+    found by search.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Compression of a trained model by pruning or distillation: the settings, initial weights and teacher of the next training.
+"""Compression by pruning or distillation: the settings, initial weights and teacher of the next training.
 
 The quality gate decides whether the result is good enough.
 """

@@ -1,8 +1,9 @@
 """The served model with its encoders inside the graph, for use outside rayloop: columns by name in, scores out.
 
 One ONNX input for each column of the encoder: number float32 [n] (NaN is missing), tensor float32 [n, *shape], category
-string [n]. ONNX has no missing string: the one under ``MISSING_KEY`` in the model's metadata stands for it, the empty string
-unless a vocabulary contains that. The lookup is ONNX-ML's LabelEncoder (https://onnx.ai/onnx/operators/onnx_aionnxml_LabelEncoder.html).
+string [n]. ONNX has no missing string: the one under ``MISSING_KEY`` in the model's metadata stands for it, the empty
+string unless a vocabulary contains that. The lookup is ONNX-ML's LabelEncoder
+(https://onnx.ai/onnx/operators/onnx_aionnxml_LabelEncoder.html).
 """
 
 from __future__ import annotations

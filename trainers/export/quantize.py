@@ -1,8 +1,8 @@
 """int8 weights for a model on a CPU: dynamic quantization by ONNX Runtime.
 
 Weights of matrix products are rounded per output column when the file is written, activations per batch at run time
-(Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", sections
-2.1 and 2.3). The quality gate decides whether the scores are still good enough.
+(Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+sections 2.1 and 2.3). The quality gate decides whether the scores are still good enough.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from cluster.log_suppression import suppress_logs
 def quantize(model: bytes, target: Path) -> None:
     """Write an ONNX model with int8 weights.
 
-    Weights use seven of the eight bits: with eight, products on a CPU without VNNI saturate, and the scores of the serving
-    machine would differ from those of the machine that ran the gate.
+    Weights use seven of the eight bits: with eight, products on a CPU without VNNI saturate, and the scores of the
+    serving machine would differ from those of the machine that ran the gate.
 
     Args:
         model: The model in float32.

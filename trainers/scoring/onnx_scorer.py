@@ -74,8 +74,8 @@ def output_names(task: Task) -> tuple[str, ...]:
 def output_arrays(task: Task, scores: np.ndarray) -> dict[str, pa.Array]:
     """Scores as columns of a table, by name.
 
-    Binary and regression: "score". Multiclass: "scores", a list in the order of the classes, and "predicted", the likeliest
-    class. Multilabel: the same, but "predicted" lists the labels with a score of at least 0.5.
+    Binary and regression: "score". Multiclass: "scores", a list in the order of the classes, and "predicted", the
+    likeliest class. Multilabel: the same, but "predicted" lists the labels with a score of at least 0.5.
     """
     if not task.wide:
         return {"score": pa.array(scores, pa.float64())}
@@ -112,7 +112,7 @@ def calibration_curve(task: Task, scores: np.ndarray, labels: np.ndarray, bins: 
 
 
 def metrics_by_group(task: Task, scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, Metrics]:
-    """Metrics and number of rows of each group, in the order of the groups. ``groups`` [n] holds values that can be sorted."""
+    """Metrics and number of rows of each group, in the order of the groups. ``groups`` [n] must be sortable."""
     by_group = {}
     for group in np.unique(groups):
         here = groups == group

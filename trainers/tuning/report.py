@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 
 from cluster.web.page import empty_note, fact_boxes, plot, render_page, section, table
 from trainers.tuning import report_plots as plots
@@ -79,15 +78,15 @@ def _rows(trials: Sequence[Trial]) -> list[tuple[str, ...]]:
             f"{trial.seconds:.1f}",
             str(trial.parent or "-"),
             str(trial.seed),
-            f"{settings(trial)} {escape(trial.error)}".rstrip(),
+            f"{settings(trial)} {trial.error}".rstrip(),
         )
         for trial in trials
     ]
 
 
 def settings(trial: Trial) -> str:
-    """As HTML."""
-    return escape(", ".join(f"{name} {shown(value)}" for name, value in trial.parameters.items()))
+    """As text."""
+    return ", ".join(f"{name} {shown(value)}" for name, value in trial.parameters.items())
 
 
 def shown(value: object) -> str:
