@@ -1,4 +1,4 @@
-"""What a person sees while the loop runs: stage, step, time; and where the time went."""
+"""Progress on the console: time, stage and message; and the time that each stage took."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _STAGE_WIDTH = 10
 
 
 class ProgressConsole:
-    """Prints one line a step and keeps the seconds of each stage."""
+    """Prints a line for each message, and adds up the seconds of each stage."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -20,6 +20,7 @@ class ProgressConsole:
 
     @property
     def elapsed_s(self) -> float:
+        """Seconds since the start."""
         return time.monotonic() - self._began
 
     def __call__(self, line: str) -> None:
@@ -30,7 +31,7 @@ class ProgressConsole:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Lines inside belong to ``name``; its time adds up over several visits."""
+        """Messages inside the block belong to stage ``name``; the time of several blocks adds up."""
         before, began = self._stage, time.monotonic()
         self._stage = name
         try:

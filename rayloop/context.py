@@ -1,4 +1,4 @@
-"""What every stage needs at hand: the project, the settings, the stores, and somebody to tell."""
+"""What every stage needs: the project, the settings, the stores and the console."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rayloop.project import Location, Project
 
 @dataclass(frozen=True)
 class ProjectContext:
-    """One project at work on one cluster."""
+    """A project on a cluster. Connections to stores open when they are first used."""
 
     project: Project
     location: Location
@@ -26,31 +26,35 @@ class ProjectContext:
 
     @cached_property
     def tables(self) -> Tables:
+        """Iceberg tables."""
         return Tables(self.settings)
 
     @cached_property
     def registry(self) -> Registry:
+        """MLflow."""
         return Registry(self.settings)
 
     @cached_property
     def store(self) -> OnlineStore:
+        """The online store."""
         return open_store(self.settings.online_store_uri)
 
     @property
     def frame_table(self) -> str:
-        """One table of training frames for each definition of the features."""
+        """Name of the table of training frames; each definition of the features has its own."""
         return f"{self.project.name}.frame_{self.project.features.content_hash[:8]}"
 
     @property
     def folder(self) -> Path:
-        """Where this project's files for people go."""
+        """Folder of the project's reports and notes."""
         return self.settings.home / "projects" / self.project.name
 
     @property
     def checkpoints(self) -> str:
-        """Where this project's trainings keep what they would go on from."""
+        """Folder of the checkpoints from which the project's trainings resume."""
         return f"{self.settings.checkpoints}/{self.project.name}"
 
     @cached_property
     def code_version(self) -> str:
+        """Version of the project's code."""
         return code_version(self.location.folder)

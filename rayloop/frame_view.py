@@ -1,4 +1,4 @@
-"""A training frame at hand: its snapshot, its rows, and what is encoded of it."""
+"""A training frame in memory: its rows by split, and the encoder fitted to its training rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIN_CATEGORY_ROWS = 20
 
 
 class FrameView:
-    """The rows of one snapshot by their part, and the encoder that its training rows make."""
+    """The rows of a snapshot, and the encoder fitted to its training rows. Raises DataError when a split is empty."""
 
     def __init__(self, context: ProjectContext, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
@@ -25,14 +25,20 @@ class FrameView:
         self.encoder = Encoder.fit(context.project.features.columns, self.rows_of(TRAIN), MIN_CATEGORY_ROWS)
         for name in (TRAIN, VALIDATION, TEST):
             if not self.rows_of(name).num_rows:
-                raise DataError(f"the training frame has no {name} rows", "widen the split, or land more data")
+                raise DataError(
+                    f"the training frame has no {name} rows",
+                    "widen the split, or ingest more data",
+                    code="data.empty_split",
+                    split=name,
+                )
         self.data = TrainingData.of(context.tables.dataset(snapshot))
 
     def rows_of(self, split: str) -> pa.Table:
+        """Return the rows of a split."""
         return self.rows.filter(pa.compute.equal(self.rows[SPLIT], split))
 
     def with_shuffled_labels(self, seed: int) -> TrainingData:
-        """The same rows with the training labels dealt out at random."""
+        """Return the same rows with the training labels shuffled."""
         rows = pl.DataFrame(self.rows)
-        dealt = rows.filter(pl.col(SPLIT) == TRAIN).with_columns(pl.col(LABEL).shuffle(seed=seed))
-        return TrainingData.of(pl.concat([dealt, rows.filter(pl.col(SPLIT) != TRAIN)]).to_arrow())
+        shuffled = rows.filter(pl.col(SPLIT) == TRAIN).with_columns(pl.col(LABEL).shuffle(seed=seed))
+        return TrainingData.of(pl.concat([shuffled, rows.filter(pl.col(SPLIT) != TRAIN)]).to_arrow())

@@ -1,4 +1,4 @@
-"""Which registered versions use which views: read from the manifests that versions carry."""
+"""Which registered versions use which views, by the manifests in their bundles."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from features.manifest import MANIFEST_FILE, Manifest
 
 
 class VersionLineage(NamedTuple):
-    """A version with its manifest, or why that cannot be read."""
+    """A version with its manifest, or the reason that the manifest cannot be read."""
 
     version: ModelVersion
     manifest: Manifest | None
-    fault: str = ""
+    error: str = ""
 
 
 def load_lineages(registry: Registry, models: Iterable[str]) -> list[VersionLineage]:
-    """Of all versions of these models, oldest first."""
+    """Return the lineage of all versions of these models, oldest first."""
     return [load_lineage(registry, version) for model in models for version in registry.versions(model)]
 
 
-def collect_views(found: Iterable[VersionLineage], declared: Iterable[FeatureView]) -> list[FeatureView]:
-    """The views declared now and those of registered versions, each definition once."""
-    views = {view.content_hash: view for one in found if one.manifest for view in one.manifest.features.views}
+def collect_views(lineages: Iterable[VersionLineage], declared: Iterable[FeatureView]) -> list[FeatureView]:
+    """Return the declared views and those of registered versions, each definition once."""
+    views = {view.content_hash: view for one in lineages if one.manifest for view in one.manifest.features.views}
     return list((views | {view.content_hash: view for view in declared}).values())
 
 
 def load_lineage(registry: Registry, version: ModelVersion) -> VersionLineage:
-    """Of one version."""
+    """Return the lineage of a version."""
     try:
         return VersionLineage(version, Manifest.load(registry.fetch_file(version, MANIFEST_FILE)))
     except DataError as error:

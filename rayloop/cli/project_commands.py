@@ -77,7 +77,8 @@ def tune(context: ProjectContext) -> None:
 
 
 def train(context: ProjectContext) -> None:
-    from rayloop.stages.train_version import Recipe, build_version
+    from rayloop.stages.candidate import Recipe
+    from rayloop.stages.train_version import build_version
 
     frame = steps.training_frame(context, steps.snapshots_of(steps.land_sources(context)))
     with context.progress.stage("train"):

@@ -1,4 +1,4 @@
-"""Gather the catalogue of a project's features from the stores that own it, and print it."""
+"""Collect the catalog of a project's features from the stores that own it, and format it for a terminal."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from rayloop.lineage import VersionLineage, load_lineages
 
 
 def build_catalog(context: ProjectContext, now: datetime) -> FeatureCatalog:
-    """All views of the project, with the versions of every registered model that use them."""
+    """Collect the project's views, with the versions of all registered models that use them."""
     found = load_lineages(context.registry, context.registry.model_names())
     profile, frame = _statistics(context)
-    versions = _named(context, found)
+    versions = _views_by_version(context, found)
     return FeatureCatalog(
         project=context.project.name,
         at=now,
         frame=frame,
         views=tuple(_entry(context, view, profile, versions, now) for view in context.project.features.views),
-        faults=tuple(f"{one.version}: {one.fault}" for one in found if one.manifest is None),
+        faults=tuple(f"{one.version}: {one.error}" for one in found if one.manifest is None),
     )
 
 
 def catalog_tables(catalogue: FeatureCatalog) -> Iterator[Table]:
-    """The catalogue for a terminal: a table a view."""
+    """Yield a table for each view."""
     for view in catalogue.views:
         title = f"{view.name}  by {', '.join(view.keys)}  from {view.source}" + (
             f"  owner {view.owner}" if view.owner else ""
@@ -56,7 +56,7 @@ def catalog_tables(catalogue: FeatureCatalog) -> Iterator[Table]:
 
 
 def feature_cells(feature: FeatureEntry) -> tuple[str, ...]:
-    """A row of the table: name, how it is made, share that is missing, mean, std, low, high; or the commonest values."""
+    """Return the cells of a feature: name, definition, missing share, mean, std, low, high; or its commonest values."""
     missing = "-" if feature.missing is None else f"{feature.missing:.1%}"
     if feature.most_common:
         return (feature.name, feature.definition, missing, ", ".join(feature.most_common), "", "", "")
@@ -70,7 +70,7 @@ def feature_cells(feature: FeatureEntry) -> tuple[str, ...]:
 
 
 def view_facts(view: ViewEntry) -> tuple[str, ...]:
-    """What is to be said of a view beside its features."""
+    """Return lines about a view: its description, how current it is, and who uses it."""
     return (
         view.description,
         f"landed until {_moment(view.ingested_until)}",
@@ -89,8 +89,8 @@ def _statistics(context: ProjectContext) -> tuple[Profile | None, str]:
     return profile_columns(columns, frame), f"{snapshot.table}@{snapshot.id}, {snapshot.rows:,} rows"
 
 
-def _named(context: ProjectContext, found: list[VersionLineage]) -> dict[str, tuple[FeatureView, ...]]:
-    """Views by the version that uses them; the champion is marked."""
+def _views_by_version(context: ProjectContext, found: list[VersionLineage]) -> dict[str, tuple[FeatureView, ...]]:
+    """Return views by the version that uses them; champions are marked."""
     champions = {
         model: context.registry.version_by_alias(model, CHAMPION) for model in {one.version.model for one in found}
     }
@@ -131,7 +131,7 @@ def _entry(
 
 
 def _counts(context: ProjectContext, view: FeatureView, table: str) -> datetime | None:
-    """From when the view's newest landed event counts: what its online state should have come to."""
+    """Return from when the view's newest ingested event counts: how current its online state should be."""
     times = [context.tables.latest_timestamp(table, column) for column in (view.event_time, view.known_at) if column]
     found = [at for at in times if at is not None]
     return max(found) + view.delay if found else None

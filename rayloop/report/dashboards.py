@@ -1,4 +1,4 @@
-"""Put what Prometheus and Grafana need where they look for it, or where people are told to point them."""
+"""Write the configuration of Prometheus, its alert rules and the Grafana dashboard."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ _POLL_S = 0.2
 
 
 def write(settings: Settings) -> Path:
-    """Prometheus' configuration, alert rules and the dashboard into ``metrics`` of the home; returns that folder.
+    """Write them into ``metrics`` of the home, and the dashboard also where Ray provisions Grafana from.
 
-    The dashboard goes into the folder that Ray provisions Grafana from as well, once Ray has made it.
+    Returns:
+        The folder ``metrics``.
     """
     folder = settings.home / "metrics"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RULES).write_text(rules_file())
-    found = prometheus_file(str(local_cluster.discovery_file(settings)), str(folder / RULES), settings.alertmanager)
-    (folder / "prometheus.yml").write_text(found)
+    configuration = prometheus_file(
+        str(local_cluster.discovery_file(settings)), str(folder / RULES), settings.alertmanager
+    )
+    (folder / "prometheus.yml").write_text(configuration)
     provisioned = _provisioned(settings)
     for place in (folder, provisioned) if provisioned else (folder,):
         (place / FILE).write_text(dashboard())
@@ -32,7 +35,7 @@ def write(settings: Settings) -> Path:
 
 
 def _provisioned(settings: Settings) -> Path | None:
-    """Ray's dashboard makes the folder while it starts; None when it has not within the deadline."""
+    """Return Ray's folder of dashboards, which its dashboard creates while it starts; None after the deadline."""
     folder, deadline = local_cluster.metrics_folder(settings) / "grafana" / "dashboards", time.monotonic() + _WAIT_S
     while not any(folder.glob("*.json")):
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Gather what happened to a model from the stores that own it, and write the report."""
+"""Collect what happened to a model from the stores that own it, and write the report."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from rayloop.stages.deploy import describe_job
 from trainers import metrics as task_metrics
 from trainers.scoring import onnx_scorer
 
-# A month at the edge of the data with a handful of rows says nothing.
+# Months with fewer rows, as at the edges of the data, are left out.
 MIN_ROWS = 200
 _WIDTH = 110
 
@@ -98,7 +98,7 @@ def _put(context: ProjectContext, name: str, html: str) -> Path:
 
 
 def build_report(context: ProjectContext, baselines: BaselineResults) -> Report:
-    """Everything on the page."""
+    """Collect everything on the page."""
     name = context.project.name
     versions = context.registry.versions(name)
     held_out = _held_out(context, versions)
@@ -123,7 +123,7 @@ def build_report(context: ProjectContext, baselines: BaselineResults) -> Report:
 
 
 def _held_out(context: ProjectContext, versions: list[ModelVersion]) -> _HeldOut | None:
-    """Of the first version whose training frame is still there: rows may have had to be forgotten."""
+    """Score the first version whose training frame still exists: an erasure may have expired it."""
     for version in versions:
         if context.tables.has_snapshot(Manifest.load(context.registry.fetch(version)).snapshot):
             return _HeldOut(context, version)
@@ -131,7 +131,7 @@ def _held_out(context: ProjectContext, versions: list[ModelVersion]) -> _HeldOut
 
 
 class _HeldOut:
-    """A version's scores on the rows that it was not trained on."""
+    """A version's scores on the rows that it was not trained on, and its metrics by month."""
 
     def __init__(self, context: ProjectContext, version: ModelVersion) -> None:
         folder = context.registry.fetch(version)
@@ -160,7 +160,7 @@ def _facts(
         facts.append((f"{metric} of v{held_out.version.version} on held-out rows", f"{value:.4f}"))
     queued = context.tables.latest(label_candidates_table(context.project.name))
     if queued is not None:
-        facts.append(("rows worth labelling", f"{queued.rows:,}"))
+        facts.append(("rows worth labeling", f"{queued.rows:,}"))
     return tuple(facts)
 
 

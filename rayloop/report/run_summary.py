@@ -1,4 +1,4 @@
-"""The last page of a run: every figure in it was measured by that run."""
+"""The summary at the end of a run; all figures were measured by that run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayloop.context import ProjectContext
 from rayloop.simulation.load_client import example_curl
 from rayloop.simulation.scenario import Phase, ScenarioResult, describe_decision
 from rayloop.stages.baselines import BaselineResults
-from rayloop.stages.train_version import Candidate
+from rayloop.stages.candidate import Candidate
 from rayloop.stages.tune import PAGE
 from trainers import metrics as task_metrics
 
@@ -27,7 +27,7 @@ def print_summary(
     landed: Mapping[str, IngestionResult],
     first: Candidate,
     baselines: BaselineResults,
-    story: ScenarioResult | None,
+    result: ScenarioResult | None,
     page: Path,
 ) -> None:
     """Print data, quality, rollouts, drift, time, and where to look next."""
@@ -35,12 +35,12 @@ def print_summary(
     console.rule(f"{context.project.name}: summary", align="left")
     console.print(_data(landed))
     console.print(_quality(context, first, baselines))
-    if story is not None:
-        for act in story.phases:
-            _tell_act(console, act)
-        rows = ", ".join(f"{count:,} {name}" for name, count in story.log_rows.items())
+    if result is not None:
+        for phase in result.phases:
+            _print_phase(console, phase)
+        rows = ", ".join(f"{count:,} {name}" for name, count in result.log_rows.items())
         console.print(
-            f"Logged: {rows}. The alarm's retrain job {story.retrain_job} took {story.retrain_seconds:.0f} s.\n"
+            f"Logged: {rows}. The alarm's retrain job {result.retrain_job} took {result.retrain_seconds:.0f} s.\n"
         )
     console.print(_time(context))
     _next(console, context, page)
@@ -65,16 +65,16 @@ def _quality(context: ProjectContext, first: Candidate, baselines: BaselineResul
     return table
 
 
-def _tell_act(console: Console, act: Phase) -> None:
-    t = act.tally
-    latency = f"p50 {t.percentile_ms(50):.1f} ms, p99 {t.percentile_ms(99):.1f} ms"
-    console.print(f"[bold]{act.name}[/bold]: {t.requests:,} requests, {t.failed} failed, {latency}")
-    for decision in act.decisions:
+def _print_phase(console: Console, phase: Phase) -> None:
+    stats = phase.tally
+    latency = f"p50 {stats.percentile_ms(50):.1f} ms, p99 {stats.percentile_ms(99):.1f} ms"
+    console.print(f"[bold]{phase.name}[/bold]: {stats.requests:,} requests, {stats.failed} failed, {latency}")
+    for decision in phase.decisions:
         if decision.action != "hold":
             console.print(f"  {describe_decision(decision)}", soft_wrap=True)
-    for alarm in act.alarms:
+    for alarm in phase.alarms:
         console.print(f"  [bold]alarm[/bold] {alarm.reason}", soft_wrap=True)
-    if not act.alarms and not act.decisions:
+    if not phase.alarms and not phase.decisions:
         console.print("  no alarm")
     console.print()
 

@@ -1,4 +1,4 @@
-"""A short-lived API key for the requests that rayloop itself sends."""
+"""A temporary API key for requests that rayloop sends itself."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 from cluster.settings import Settings
 
-# The common rate limit is not meant for the loop's own traffic.
+# The default rate limit is not meant for rayloop's own traffic.
 _OWN_RATE = "100000/second"
 
 
 @contextmanager
 def temporary_key(settings: Settings, model: str, name: str) -> Iterator[dict[str, str]]:
-    """Headers that let the loop's own requests to ``model`` in, while the block lasts; none where access is open."""
+    """Yield headers with a key for ``model`` that is valid inside the block; none when access control is off."""
     from deployments.auth.authenticator import KEY_EFFECTIVE_WITHIN_S
     from deployments.auth.credentials import SCOPES
     from deployments.auth.key_store import KeyStore

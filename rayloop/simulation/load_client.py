@@ -1,4 +1,4 @@
-"""Requests and labels as a client sends them. Open Inference Protocol over HTTP, one row a request."""
+"""A client that sends requests and labels: Open Inference Protocol over HTTP, one row per request."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ _LABELS_A_REQUEST = 500
 
 
 class LoadStats(NamedTuple):
-    """What the client saw: requests, those not answered with 200, seconds, and each latency in ms."""
+    """What the client measured."""
 
     requests: int
     failed: int
+    """Requests that were not answered with 200."""
     seconds: float
     latencies_ms: tuple[float, ...]
     failures: tuple[str, ...] = ()
+    """Descriptions of the first failures."""
 
     def __add__(self, other: object) -> LoadStats:
         assert isinstance(other, LoadStats)
@@ -39,6 +41,7 @@ class LoadStats(NamedTuple):
         )
 
     def percentile_ms(self, q: float) -> float:
+        """Return a percentile of the latencies; NaN without requests."""
         return float(np.percentile(self.latencies_ms, q)) if self.latencies_ms else float("nan")
 
 
@@ -46,7 +49,7 @@ NO_REQUESTS = LoadStats(0, 0, 0.0, ())
 
 
 class LoadClient:
-    """Talks to one model's endpoint over ``connections`` connections at once."""
+    """Sends requests to a model's endpoint over several connections at the same time."""
 
     def __init__(self, endpoint: str, model: str, connections: int, headers: Mapping[str, str] | None = None) -> None:
         self._url = f"{endpoint}/v2/models/{model}"
@@ -54,13 +57,13 @@ class LoadClient:
         self._connections = connections
 
     def predict(self, features: FeatureSet, ids: Sequence[str], rows: pl.DataFrame) -> LoadStats:
-        """One request a row; the row's id is the request's id and routing key."""
+        """Send one request per row; the row's id is the request's id and routing key."""
         columns = [(c, _cells(rows.get_column(c.name), c)) for c in features.request]
         bodies = [_infer_body(id, [(c, cells[i]) for c, cells in columns]) for i, id in enumerate(ids)]
         return asyncio.run(self._send("infer", bodies))
 
     def label(self, ids: Sequence[str], labels: Sequence[Any], known_us: Sequence[int]) -> LoadStats:
-        """Send labels for answered requests."""
+        """Send labels of answered requests."""
         entries = [{"id": i, "label": y, "time": t} for i, y, t in zip(ids, labels, known_us, strict=True)]
         parts = [entries[at : at + _LABELS_A_REQUEST] for at in range(0, len(entries), _LABELS_A_REQUEST)]
         return asyncio.run(self._send("feedback", [{"labels": part} for part in parts]))
@@ -88,7 +91,7 @@ class LoadClient:
 
 
 async def _post(http: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> str:
-    """Empty when answered with 200, else what went wrong."""
+    """Return an empty text when the answer is 200, else what went wrong."""
     try:
         async with http.post(url, json=body) as answer:
             text = await answer.text()
@@ -115,7 +118,7 @@ def _cells(values: pl.Series, column: Column) -> list[Any]:
 
 
 def example_curl(features: FeatureSet, endpoint: str, model: str, row: pl.DataFrame, *, access: bool) -> str:
-    """A shell line that asks the endpoint about the first of ``row``; with ``access`` it brings an API key."""
+    """Return a shell command that requests a prediction for the first row; with ``access`` it sends an API key."""
     cells = [(c, _cells(row.get_column(c.name), c)[0]) for c in features.request]
     body = json.dumps(_infer_body("hello", cells))
     key = ' -H "Authorization: Bearer $KEY"' if access else ""

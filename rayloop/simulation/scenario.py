@@ -1,7 +1,7 @@
-"""The rehearsal: history replayed as live traffic, so that one sees the loop turn.
+"""A simulation of the whole loop: history replayed as live traffic, in four phases.
 
-Four phases: quiet traffic (no alarm), a sound challenger (promoted), a sabotaged one (aborted), drift (alarm, retrain by a
-Ray job that the monitor submits, rollout of its challenger). What happened is measured, and handed on as a value.
+Quiet traffic (no alarm), a sound challenger (promoted), a sabotaged one (aborted), and drift (an alarm, a retraining by
+the Ray job that the monitor submits, the rollout of its challenger).
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from rayloop.simulation.api_key import temporary_key
 from rayloop.simulation.load_client import LoadClient, LoadStats
 from rayloop.simulation.traffic_replay import TrafficReplay
 from rayloop.stages import deploy, steps
-from rayloop.stages.train_version import Recipe, build_version
+from rayloop.stages.candidate import Recipe
+from rayloop.stages.train_version import build_version
 
 _POLL_S = 0.1
-_SEEN_S = 10.0
+_PROCESSED_S = 10.0
 _SETTLE_S = 20.0
 _SABOTAGE_EPOCHS = 1
 
@@ -45,7 +46,7 @@ _T = TypeVar("_T")
 
 @dataclass
 class Phase:
-    """One act: what was tried, what the client saw, what was decided."""
+    """A phase and its outcome."""
 
     name: str
     tally: LoadStats
@@ -56,7 +57,7 @@ class Phase:
 
 @dataclass
 class ScenarioResult:
-    """What happened in a rehearsal."""
+    """The outcome of a simulation."""
 
     phases: list[Phase] = field(default_factory=list)
     windows: tuple[WindowResult, ...] = ()
@@ -68,8 +69,8 @@ class ScenarioResult:
 def run_scenario(
     context: ProjectContext, plan: Simulation, landed: Mapping[str, Snapshot], recipe: Recipe
 ) -> ScenarioResult:
-    """Play all acts. Raises RolloutError when one does not end as it must."""
-    with temporary_key(context.settings, context.project.name, "rehearsal") as headers:
+    """Run all phases. Raises RolloutError when one does not end as it must."""
+    with temporary_key(context.settings, context.project.name, "simulation") as headers:
         return _run_phases(context, plan, landed, recipe, headers)
 
 
@@ -80,24 +81,24 @@ def _run_phases(
     recipe: Recipe,
     headers: Mapping[str, str],
 ) -> ScenarioResult:
-    story = ScenarioResult()
+    result = ScenarioResult()
     with context.progress.stage("replay"):
-        stage = ScenarioRunner(context, plan, landed, headers)
-        stage.replay.push(plan.quiet.start)
-    story.phases.append(_quiet(stage, plan.quiet))
+        runner = ScenarioRunner(context, plan, landed, headers)
+        runner.replay.push(plan.quiet.start)
+    result.phases.append(_quiet(runner, plan.quiet))
     frame, sound = _sound_challenger(context, landed, plan, recipe)
-    story.phases.append(_rollout(stage, "sound challenger", sound, plan.sound, "promoted"))
-    story.phases.append(
-        _rollout(stage, "sabotaged challenger", _sabotage(context, frame, recipe), plan.sabotage, "aborted")
+    result.phases.append(_rollout(runner, "sound challenger", sound, plan.sound, "promoted"))
+    result.phases.append(
+        _rollout(runner, "sabotaged challenger", _sabotage(context, frame, recipe), plan.sabotage, "aborted")
     )
-    _drift(stage, plan.drift, story)
-    story.log_rows = deploy.flush_log(context)
-    story.windows = tuple(get_result(stage.monitor.history.remote()))
-    return story
+    _drift(runner, plan.drift, result)
+    result.log_rows = deploy.flush_log(context)
+    result.windows = tuple(get_result(runner.monitor.history.remote()))
+    return result
 
 
 class ScenarioRunner:
-    """The replay and the actors that the acts play with."""
+    """The replay, and the actors that the phases observe."""
 
     def __init__(
         self, context: ProjectContext, plan: Simulation, landed: Mapping[str, Snapshot], headers: Mapping[str, str]
@@ -109,26 +110,29 @@ class ScenarioRunner:
         client = LoadClient(context.settings.endpoint, project.name, plan.connections, headers)
         self.replay = TrafficReplay(project.task, project.features, rows, sources, context.store, client, plan.step)
         self.monitor = ray.get_actor(monitor_actor(project.name))
-        self._seen_before = self._seen()
+        self._rows_before = self._monitored_rows()
 
     def play(self, period: Period, enough: Callable[[], bool], what: str) -> LoadStats:
-        """Replay a period as live traffic until ``enough``, which is asked after each step; a line for each tenth.
+        """Replay a period as live traffic and report each tenth of it.
 
-        ``enough`` also waits for whoever judges to have seen the step: what an act shows shall depend on the data,
-        not on how fast this machine is.
+        Args:
+            period: What to replay.
+            enough: Called after each step; True ends the replay. It waits until the monitor or the rollout has processed
+                the step, so that the outcome depends on the data and not on the speed of this machine.
+            what: Name of the traffic, for the console.
         """
         tell = self.context.progress
         start = max(period.start, self.replay.now or period.start)
         self.replay.push(start)
-        told = [0, 0]
+        reported = [0, 0]
 
         def tick(now: datetime, tally: LoadStats) -> None:
-            for failure in tally.failures[told[1] :]:
+            for failure in tally.failures[reported[1] :]:
                 tell(f"a request failed: {failure}")
-            told[1] = len(tally.failures)
+            reported[1] = len(tally.failures)
             tenth = int(10 * (now - start) / (period.end - start))
-            if tenth > told[0]:
-                told[0] = tenth
+            if tenth > reported[0]:
+                reported[0] = tenth
                 rate = tally.requests / max(tally.seconds, 1e-9)
                 tell(
                     f"{what} at {now:%d %b %H:%M}: {tally.requests:,} requests, {tally.failed} failed, {rate:,.0f} req/s"
@@ -137,33 +141,35 @@ class ScenarioRunner:
         return self.replay.run(start, period.end, enough, tick)
 
     def wait_for_monitor(self) -> None:
-        """Wait until the monitor has seen every answer so far."""
-        answered = self._seen_before + self.replay.answered
-        self.once(self._seen, lambda rows: rows >= answered, "the monitor")
+        """Wait until the monitor has processed every answer so far."""
+        answered = self._rows_before + self.replay.answered
+        self.wait_until(self._monitored_rows, lambda rows: rows >= answered, "the monitor")
 
-    def once(self, ask: Callable[[], _T], holds: Callable[[_T], bool], who: str) -> _T:
-        """Ask until the answer holds. After the deadline, which it tells, time goes on: the rest was lost with a process."""
-        deadline = time.monotonic() + _SEEN_S
+    def wait_until(self, ask: Callable[[], _T], holds: Callable[[_T], bool], who: str) -> _T:
+        """Poll until the condition holds. At the deadline, report it and continue: the rest was lost with a process."""
+        deadline = time.monotonic() + _PROCESSED_S
         while not holds(answer := ask()):
             if time.monotonic() > deadline:
-                self.context.progress(f"{who} has not seen every answer within {_SEEN_S:.0f} s; the replay goes on")
+                self.context.progress(
+                    f"{who} has not processed every answer within {_PROCESSED_S:.0f} s; the replay continues"
+                )
                 break
             time.sleep(_POLL_S)
         return answer
 
-    def _seen(self) -> int:
+    def _monitored_rows(self) -> int:
         return int(get_result(self.monitor.status.remote())["rows_since_start"])
 
     def alarms(self) -> list[Alarm]:
         return [entry.alarm for entry in self.drift_journal()]
 
     def drift_journal(self) -> list[Entry]:
-        """Entries about drift; what looks find depends on when labels come, and is not part of the plot."""
+        """Entries about drift. Findings of log analyses depend on when labels arrive, and are not part of the scenario."""
         return [entry for entry in get_result(self.monitor.journal.remote()) if entry.alarm.kind == "drift"]
 
 
 def _traffic_rows(context: ProjectContext, rows: pl.DataFrame) -> pl.DataFrame:
-    """Every row of the examples' source as a request, with its label where it has one."""
+    """Return every row of the examples' source as a request, with its label when it has one."""
     project = context.project
     examples = project.examples
     dtype = rows.lazy().select(examples.label.alias(LABEL)).collect_schema()[LABEL]
@@ -178,16 +184,16 @@ def _traffic_rows(context: ProjectContext, rows: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([head, wanted], how="horizontal")
 
 
-def _quiet(stage: ScenarioRunner, period: Period) -> Phase:
-    with stage.context.progress.stage("quiet"):
+def _quiet(runner: ScenarioRunner, period: Period) -> Phase:
+    with runner.context.progress.stage("quiet"):
 
         def enough() -> bool:
-            stage.wait_for_monitor()
+            runner.wait_for_monitor()
             return False
 
-        tally = stage.play(period, enough, "quiet traffic")
-        alarms = tuple(stage.alarms())
-        stage.context.progress(f"{len(alarms)} alarms on traffic like the training data")
+        tally = runner.play(period, enough, "quiet traffic")
+        alarms = tuple(runner.alarms())
+        runner.context.progress(f"{len(alarms)} alarms on traffic like the training data")
         return Phase("quiet traffic", tally, alarms=alarms)
 
 
@@ -207,97 +213,113 @@ def _sabotage(context: ProjectContext, frame: FrameView, recipe: Recipe) -> str:
     config = recipe.config.model_copy(update={"epochs": _SABOTAGE_EPOCHS, "workers": 1})
     with context.progress.stage("train"):
         spoilt = Recipe(recipe.spec, config, shuffle_labels=True)
-        why = "rehearsal: the rollout, not the gate, shall stop it"
+        why = "simulation: the rollout, not the gate, must stop it"
         return build_version(context, frame, spoilt, "shuffled labels", override_gate=why).version.version
 
 
-def _rollout(stage: ScenarioRunner, name: str, version: str, period: Period, expected: str) -> Phase:
+def _rollout(runner: ScenarioRunner, name: str, version: str, period: Period, expected: str) -> Phase:
     """Roll a version out under replayed traffic, until the rollout has ended and the period is over."""
-    context = stage.context
+    context = runner.context
     with context.progress.stage("rollout"):
         deploy.start_rollout(context, [context.registry.version(context.project.name, version)])
-        tally = _under_traffic(stage, name, period)
-        status = _ended(stage, name, period)
+        tally = _under_traffic(runner, name, period)
+        status = _ended(runner, name, period)
         _expect(status, expected, name)
         return Phase(name, tally, decisions=status.decisions)
 
 
-def _under_traffic(stage: ScenarioRunner, name: str, period: Period) -> LoadStats:
-    told, before = [0], stage.replay.answered
+def _under_traffic(runner: ScenarioRunner, name: str, period: Period) -> LoadStats:
+    reported, before = [0], runner.replay.answered
 
     def ended() -> bool:
-        sent = stage.replay.answered - before
-        status = stage.once(
-            lambda: deploy.rollout_status(stage.context),
+        sent = runner.replay.answered - before
+        status = runner.wait_until(
+            lambda: deploy.rollout_status(runner.context),
             lambda found: found.over or found.requests >= sent,
             "the rollout's evidence",
         )
-        for decision in status.decisions[told[0] :]:
-            stage.context.progress(describe_decision(decision))
-        told[0] = len(status.decisions)
+        for decision in status.decisions[reported[0] :]:
+            runner.context.progress(describe_decision(decision))
+        reported[0] = len(status.decisions)
         return status.over
 
-    return stage.play(period, ended, name)
+    return runner.play(period, ended, name)
 
 
-def _ended(stage: ScenarioRunner, name: str, period: Period) -> RolloutStatus:
+def _ended(runner: ScenarioRunner, name: str, period: Period) -> RolloutStatus:
     try:
-        return deploy.wait_for_rollout(stage.context, _SETTLE_S)
+        return deploy.wait_for_rollout(runner.context, _SETTLE_S)
     except RolloutError as error:
-        why = f"the rehearsal's traffic until {period.end:%d %B} is used up"
-        deploy.abort_rollout(stage.context, why)
+        why = f"the traffic until {period.end:%d %B} is used up"
+        deploy.abort_rollout(runner.context, why)
         raise RolloutError(
-            f"{name}: {error.what}, and {why}; it is aborted", "`rayloop report` shows the evidence; widen the period"
+            f"{name}: {error.what}, and {why}; it was aborted",
+            "see the evidence in `rayloop report`, or widen the period",
+            code="simulation.undecided",
+            phase=name,
         ) from error
 
 
 def _expect(status: RolloutStatus, expected: str, name: str) -> None:
     state = status.state
     if state is None or state.status != expected:
-        found = f"{state.status}: {state.reason}" if state else "never begun"
-        raise RolloutError(f"the {name} should have been {expected}, but is {found}", "see the report and the journal")
+        found = f"{state.status}: {state.reason}" if state else "not started"
+        raise RolloutError(
+            f"the {name} should have been {expected}, but is {found}",
+            "see the evidence in `rayloop report`",
+            code="simulation.unexpected_outcome",
+            phase=name,
+            expected=expected,
+        )
 
 
 def describe_decision(decision: Decision) -> str:
-    """A decision for people; "advance" names the share it leads to."""
+    """Describe a decision; "start" and "advance" with the share that follows."""
     share = f" at {decision.share:.0%}" if decision.action in ("start", "advance") else ""
     return f"{decision.action}{share}: {decision.reason}"
 
 
-def _drift(stage: ScenarioRunner, period: Period, story: ScenarioResult) -> None:
+def _drift(runner: ScenarioRunner, period: Period, result: ScenarioResult) -> None:
     """Replay until the alarm; let its retrain job finish; replay on until its challenger's rollout has ended."""
-    context, known = stage.context, len(stage.alarms())
+    context, known = runner.context, len(runner.alarms())
 
     def alarmed() -> bool:
-        stage.wait_for_monitor()
-        return len(stage.alarms()) > known
+        runner.wait_for_monitor()
+        return len(runner.alarms()) > known
 
     with context.progress.stage("drift"):
-        tally = stage.play(period, alarmed, "drifting traffic")
-        alarms = tuple(stage.alarms()[known:])
+        tally = runner.play(period, alarmed, "drifting traffic")
+        alarms = tuple(runner.alarms()[known:])
         if not alarms:
-            raise RolloutError("the drifting period raised no alarm", "see the drift policy, and the report")
+            raise RolloutError(
+                "the drifting period raised no alarm",
+                "check the drift policy; `rayloop report` shows the windows",
+                code="simulation.no_alarm",
+            )
         context.progress(f"ALARM {alarms[0].reason}")
-        story.phases.append(Phase("drift", tally, alarms=alarms))
+        result.phases.append(Phase("drift", tally, alarms=alarms))
     with context.progress.stage("retrain"):
         began = time.monotonic()
-        story.retrain_job = _retrained(stage)
-        story.retrain_seconds = time.monotonic() - began
+        result.retrain_job = _retrained(runner)
+        result.retrain_seconds = time.monotonic() - began
     with context.progress.stage("rollout"):
-        tally = _under_traffic(stage, "retrained challenger", period)
-        status = _ended(stage, "retrained challenger", period)
+        tally = _under_traffic(runner, "retrained challenger", period)
+        status = _ended(runner, "retrained challenger", period)
         _expect(status, "promoted", "retrained challenger")
-        story.phases.append(Phase("retrained challenger", tally, decisions=status.decisions))
+        result.phases.append(Phase("retrained challenger", tally, decisions=status.decisions))
 
 
-def _retrained(stage: ScenarioRunner) -> str:
-    """Wait for the retrain job that the alarm has submitted; its output is passed on."""
-    entry = stage.drift_journal()[-1]
-    settings, tell = stage.context.settings, stage.context.progress
+def _retrained(runner: ScenarioRunner) -> str:
+    """Wait for the retrain job that the alarm submitted, and pass on its output."""
+    entry = runner.drift_journal()[-1]
+    settings, tell = runner.context.settings, runner.context.progress
     job = entry.outcome
     if entry.failed or entry.action != "retrain":
         raise RayloopError(
-            f"the alarm submitted no retrain job: {entry.action}, {entry.outcome}", "see the monitor's status"
+            f"the alarm submitted no retrain job: {entry.action}, {entry.outcome}",
+            "see `rayloop status`",
+            code="simulation.no_retrain_job",
+            action=entry.action,
         )
     tell(f"the monitor submitted job {job}")
 
@@ -307,5 +329,10 @@ def _retrained(stage: ScenarioRunner) -> str:
                 tell(f"| {line}")
 
     if not jobs.follow(settings, job, pass_on):
-        raise RayloopError(f"retrain job {job} failed: {jobs.outcome(settings, job)[1]}", f"ray job logs {job}")
+        raise RayloopError(
+            f"retrain job {job} failed: {jobs.outcome(settings, job)[1]}",
+            f"see its log: ray job logs {job}",
+            code="simulation.retrain_failed",
+            job=job,
+        )
     return job

@@ -1,7 +1,7 @@
-"""History as live traffic: events reach the online store, requests the endpoint, labels follow.
+"""Replay history as live traffic: events go to the online store, requests to the endpoint, labels follow.
 
-Time is the history's own. It moves in steps; within one, first the events known by its end are pushed (a look-up
-filters by each request's own time), then the step's requests are sent, then the labels known by its end.
+Time is that of the history and advances in steps. Each step pushes the events known by its end (a lookup filters by the
+request's own time), then sends its requests, then the labels known by its end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Until = Callable[[], bool]
 
 
 class TrafficReplay:
-    """One history, replayed forwards. ``rows``: id, as_of, label, label_known_at and the request columns."""
+    """One history, replayed forwards. Its ``rows`` have id, as_of, label, label_known_at and the request columns."""
 
     def __init__(
         self,
@@ -48,12 +48,19 @@ class TrafficReplay:
         self._unlabelled = self._rows.clear()
         self.now: datetime | None = None
         self.answered = 0
-        """Requests for a prediction that were answered so far: of others nobody may ever hear."""
+        """Prediction requests that were answered so far; failed ones may never reach the log."""
 
     def run(
         self, start: datetime, end: datetime, enough: Until, tick: Callable[[datetime, LoadStats], None]
     ) -> LoadStats:
-        """Replay [start, end), or until ``enough`` says so; ``tick`` is told, and it is asked, after every step."""
+        """Replay [start, end), or less when ``enough`` returns True.
+
+        Args:
+            start: Begin of the period.
+            end: End of the period.
+            enough: Called after each step.
+            tick: Called after each step with the time and the totals so far.
+        """
         total, at = NO_REQUESTS, start
         while at < end:
             upto = min(at + self._step, end)
@@ -67,7 +74,7 @@ class TrafficReplay:
         return total
 
     def push(self, until: datetime) -> None:
-        """Bring the online store up to what was known at ``until``."""
+        """Bring the online store up to date with what was known at ``until``."""
         until_us = round(until.timestamp() * 1_000_000)
         for view in self._features.views:
             events = self._events[view.name]
@@ -87,12 +94,12 @@ class TrafficReplay:
         due = self._unlabelled.filter(known)
         self._unlabelled = self._unlabelled.filter(~known)
         times = due.get_column(LABEL_KNOWN_AT).dt.epoch("us").to_list()
-        labels = [_said(self._task, label) for label in due.get_column(LABEL).to_list()]
+        labels = [_label_value(self._task, label) for label in due.get_column(LABEL).to_list()]
         return self._client.label(due.get_column(ID).to_list(), labels, times)
 
 
-def _said(task: Task, label: float) -> int | str | float:
-    """A label as a client says it: 0 or 1, the name of a class, a number."""
+def _label_value(task: Task, label: float) -> int | str | float:
+    """A label as clients send it: 0 or 1, the name of a class, a number."""
     if task.kind == "multiclass":
         return task.classes[int(label)]
     return int(label) if task.kind == "binary" else label

@@ -1,4 +1,4 @@
-"""What to beat: gradient-boosted trees on the same rows, with and without the point-in-time features."""
+"""Baselines: gradient-boosted trees on the same rows, with and without the point-in-time features."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ WITH, WITHOUT = "LightGBM, same features", "LightGBM, request-time features only
 _FILE = "baselines.json"
 
 BaselineResults = dict[str, dict[str, Any]]
-"""For each baseline its ``metrics`` on the test rows, and the same by month as ``months``."""
+"""By baseline: its ``metrics`` on the test rows, and the same by month as ``months``."""
 
 
 def start(context: ProjectContext, frame: FrameView) -> Mapping[str, ray.ObjectRef]:
-    """Train the baselines as Ray tasks beside the other stages; ``collect`` waits for them."""
+    """Start training the baselines as Ray tasks, in parallel with other stages; ``collect`` waits for them."""
     project = context.project
     if not project.baseline:
         return {}
@@ -34,7 +34,7 @@ def start(context: ProjectContext, frame: FrameView) -> Mapping[str, ray.ObjectR
 
 
 def collect(context: ProjectContext, running: Mapping[str, ray.ObjectRef]) -> BaselineResults:
-    """Wait for the baselines and keep their figures for later reports."""
+    """Wait for the baselines and store their metrics for later reports."""
     results: BaselineResults = {name: ray.get(reference) for name, reference in running.items()}
     context.folder.mkdir(parents=True, exist_ok=True)
     (context.folder / _FILE).write_text(json.dumps(results, indent=1))
@@ -42,6 +42,6 @@ def collect(context: ProjectContext, running: Mapping[str, ray.ObjectRef]) -> Ba
 
 
 def load(context: ProjectContext) -> BaselineResults:
-    """The figures of the last run; empty when there was none."""
+    """Return the metrics of the last run; empty when there was none."""
     path = context.folder / _FILE
     return json.loads(path.read_text()) if path.exists() else {}

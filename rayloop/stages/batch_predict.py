@@ -1,4 +1,4 @@
-"""Batch prediction: a table of requests in, the same table with scores out, on all cores of the cluster.
+"""Batch prediction: score a table with a registered version, on all CPUs of the cluster.
 
 The table is cut into parts (cluster/storage/parquet.py); a task reads its part a few rows at a time, computes features, scores
 them, and writes one Parquet file. No row passes through the object store, and no process ever holds more than a few
@@ -32,19 +32,21 @@ from trainers.scoring.onnx_scorer import output_names
 from trainers.worker_errors import blamed, deliberate
 
 RETRIES = 10
-"""Times that a part is tried again whose worker or node has gone."""
-UNDER_WAY = 1_000
-"""Tasks at a time, and so the CPUs that are kept busy at most: each wait looks at all of them."""
-_TELL_EVERY_S = 10.0
+"""How often a part is retried whose worker or node died."""
+MAX_TASKS = 1_000
+"""Tasks that run at the same time, and so the most CPUs that are used: each wait examines all of them."""
+_REPORT_EVERY_S = 10.0
 _REMOVALS = 3
 
 
 class BatchPrediction(NamedTuple):
-    """What was written, how long it took by the wall clock, and where the tasks' time went."""
+    """What a batch prediction wrote and how long it took."""
 
     rows: int
     seconds: float
+    """Wall-clock time."""
     stage_seconds: dict[str, float]
+    """Time of all tasks, by stage."""
 
     @property
     def rows_per_second(self) -> float:
@@ -59,18 +61,27 @@ class BatchPrediction(NamedTuple):
 def predict(
     context: ProjectContext, version: ModelVersion, table: str, out: str, keep: Sequence[str] = ()
 ) -> BatchPrediction:
-    """Score ``table`` into the folder ``out``, with features as of each row's own time.
+    """Score a table, with features as of each row's own time.
 
-    ``table`` is a Parquet file, a folder of them, or a table of the catalog, "namespace.table" with or without
-    "@snapshot"; ``keep`` names the columns that are written beside the scores, all by default. Raises DataError when
-    there is no such table, or no row in it, a column is missing, or ``out`` holds something already; ``out`` is there when all of it is.
+    Args:
+        context: The project.
+        version: The version that scores.
+        table: A Parquet file, a folder of them, or a table of the catalog: "namespace.table" or
+            "namespace.table@snapshot".
+        out: Folder for the scored Parquet files; it appears when all of them are complete.
+        keep: Columns that are written beside the scores; default: all.
+
+    Raises:
+        DataError: The table does not exist or is empty, a column is missing, or ``out`` is not empty.
     """
     began = time.perf_counter()
     bundle = context.registry.fetch(version)
     manifest = Manifest.load(bundle)
     rows = plan_scan(table, context.tables, int(ray.cluster_resources().get("CPU", 1)))
     if not rows.parts:
-        raise DataError(f"{rows.name} has no rows", "there is nothing to score")
+        raise DataError(
+            f"table {rows.name} has no rows", "name a table with rows", code="data.empty_table", table=rows.name
+        )
     kept = _kept(rows, manifest, keep)
     with _folder(Path(out)) as folder:
         frame = OfflineFeatureReader(manifest.features, _landed(context, manifest), context.settings)
@@ -83,57 +94,70 @@ def predict(
         _keep_only(folder, {receipt.file for receipt in receipts})
     spent = {stage: sum(receipt.seconds[stage] for receipt in receipts) for stage in STAGES}
     scored = BatchPrediction(sum(receipt.rows for receipt in receipts), time.perf_counter() - began, spent)
-    context.progress(f"{rows.name} scored with {version}, written to {out}: {scored}")
+    context.progress(f"scored {rows.name} with {version} into {out}: {scored}")
     return scored
 
 
 def _run(context: ProjectContext, job: BatchJob, rows: ScanPlan) -> list[BatchTaskResult]:
-    """Score every part; says how far it is every few seconds."""
-    began = told = time.monotonic()
+    """Score every part; report progress every few seconds."""
+    began = reported = time.monotonic()
     receipts: list[BatchTaskResult] = []
     for receipt in _receipts(job):
         receipts.append(receipt)
-        if (now := time.monotonic()) - told > _TELL_EVERY_S:
-            done, told = sum(r.rows for r in receipts), now
+        if (now := time.monotonic()) - reported > _REPORT_EVERY_S:
+            done, reported = sum(r.rows for r in receipts), now
             context.progress(f"{done:,} of {rows.rows:,} rows, {done / (now - began):,.0f} rows/s")
     return receipts
 
 
 def _receipts(job: BatchJob) -> Iterator[BatchTaskResult]:
-    """A receipt for each part, as its task ends. Raises what a task raised on purpose as itself, else RayloopError.
+    """Yield each task's result as it ends. Raises a task's RayloopError as itself, anything else as a RayloopError.
 
-    Plain tasks: Ray Data, over rows as few as these, would look ten times a second which have ended, and cores wait meanwhile.
+    Plain tasks: with so few rows each, Ray Data would poll ten times a second for tasks that ended, and CPUs would idle.
     """
     shared, numbers = [ray.put(job)], iter(range(len(job.parts)))
     task = score_part.options(max_retries=RETRIES, retry_exceptions=[RaySystemError], scheduling_strategy="SPREAD")
     waiting: list[ray.ObjectRef] = []
     try:
         while True:
-            waiting += [task.remote(number, shared) for number in islice(numbers, UNDER_WAY - len(waiting))]
+            waiting += [task.remote(number, shared) for number in islice(numbers, MAX_TASKS - len(waiting))]
             if not waiting:
                 return
             (done,), waiting = ray.wait(waiting)
             yield ray.get(done)
     except RayError as error:
-        told = f"a part could not be scored: {blamed(str(error))}"
-        raise deliberate(str(error)) or RayloopError(told, "its log is in the Ray dashboard") from error
+        unexpected = RayloopError(
+            f"a part could not be scored: {blamed(str(error))}",
+            "see the task's log in the Ray dashboard",
+            code="batch.task_failed",
+        )
+        raise deliberate(str(error)) or unexpected from error
     finally:
-        for left in waiting:
-            ray.cancel(left)
+        for task_left in waiting:
+            ray.cancel(task_left)
 
 
 def _kept(rows: ScanPlan, manifest: Manifest, keep: Sequence[str]) -> tuple[str, ...]:
-    """The columns to write. Raises DataError for a column that is needed and missing, or that a score would hide."""
+    """Return the columns to write. Raises DataError for a required column that is missing, or one that a score replaces."""
     present = rows.schema.names
     missing = [name for name in (*(c.name for c in manifest.features.request), *keep) if name not in present]
     if missing:
-        raise DataError(f"{rows.name} lacks the columns {', '.join(missing)}", f"it has {', '.join(present)}")
+        raise DataError(
+            f"table {rows.name} has no column {', '.join(map(repr, missing))}",
+            f"its columns are {', '.join(present)}",
+            code="data.column_missing",
+            table=rows.name,
+            columns=missing,
+        )
     kept = tuple(keep) or tuple(present)
     hidden = [name for name in output_names(manifest.task) if name in kept]
     if hidden:
         raise DataError(
-            f"{rows.name} has a column {hidden[0]!r} already, where the model's output goes",
-            "leave it out by naming with --keep what to write",
+            f"table {rows.name} has a column {hidden[0]!r}, which is the name of the model's output",
+            "name the other columns with --keep",
+            code="data.column_conflict",
+            table=rows.name,
+            column=hidden[0],
         )
     return kept
 
@@ -144,9 +168,14 @@ def _landed(context: ProjectContext, manifest: Manifest) -> dict[str, Snapshot]:
 
 @contextmanager
 def _folder(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its place when the body has ended, and vanishes when it fails."""
+    """A folder beside ``out`` that is renamed to ``out`` when the block ends, and deleted when it fails."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is not an empty folder", "name another one, or remove it")
+        raise DataError(
+            f"{out} is not an empty folder",
+            "name another one, or delete it",
+            code="data.folder_not_empty",
+            folder=str(out),
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
     partial.mkdir()
@@ -154,18 +183,21 @@ def _folder(out: Path) -> Iterator[Path]:
         yield partial
         partial.rename(out)
     except BaseException:
-        # Tasks that are not told yet that it is over may still put a file into it.
+        # Tasks that are not cancelled yet may still add a file.
         for _ in range(_REMOVALS):
             shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
 def _keep_only(folder: Path, files: set[str]) -> None:
-    """Remove what a task wrote that died before it could report; its repetition wrote the part again."""
+    """Delete files of tasks that died before they reported; their retries wrote the parts again."""
     present = {path.name for path in folder.iterdir()}
     if absent := files - present:
         raise DataError(
-            f"{len(absent)} files of {folder} are not to be seen from here", "write to a folder that all machines share"
+            f"{len(absent)} files of {folder} are not visible on this machine",
+            "write to a folder that all machines share",
+            code="data.folder_not_shared",
+            folder=str(folder),
         )
     for name in present - files:
         (folder / name).unlink()

@@ -1,4 +1,4 @@
-"""The project's steps to a smaller model, each taken if the gate holds with what comes of it, and left out otherwise."""
+"""Compression: the project's steps to a smaller model; a step whose result fails the gate is skipped."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from cluster.names import CHAMPION
 from cluster.values import Check, GateReport
 from features.manifest import MODEL_FILE
 from features.split import TEST
-from rayloop.context import ProjectContext
-from rayloop.frame_view import FrameView
+from rayloop.stages.candidate import CandidateBuild
 from rayloop.stages.evaluate_candidate import champion_scores
 from trainers.config import ModelSpec, TrainConfig
 from trainers.export.compression import Compression, compression_job
@@ -24,70 +23,79 @@ from trainers.loop.train_spec import Job, Teacher
 from trainers.loop.trainer import FitResult
 
 Train = Callable[[ModelSpec, TrainConfig, int, State | None, Teacher | None], FitResult]
-"""With the number of the step, from 1, and weights to begin with, or a teacher."""
+"""Trains with the number of the step, from 1, and optionally initial weights or a teacher."""
 
 
 class CompressionResult(NamedTuple):
-    """The model after the steps that were accepted, their checks against the model before all of them, and what became of each."""
+    """The model after the steps that were accepted."""
 
     fitted: FitResult
     checks: tuple[Check, ...] = ()
-    told: tuple[str, ...] = ()
+    """Checks of the accepted steps against the model before compression."""
+    steps: tuple[str, ...] = ()
+    """What became of each step."""
 
     def __str__(self) -> str:
-        return "; ".join(self.told)
+        return "; ".join(self.steps)
 
 
-class _Scored(NamedTuple):
+class _GateResult(NamedTuple):
     scores: np.ndarray
     report: GateReport
     mib: float
 
 
-def compress(
-    context: ProjectContext, frame: FrameView, fitted: FitResult, train: Train, compare: bool
-) -> CompressionResult:
-    """Take the steps of the project one after the other.
+def compress(build: CandidateBuild, fitted: FitResult, train: Train) -> CompressionResult:
+    """Run the project's compression steps in order.
 
-    Each result is compared with ``fitted``, so that small losses do not add up unseen. A model that fails the gate as it is
-    stays as it is: no step would mend it.
+    Each result is compared with ``fitted``, not with the step before it: small losses would add up unnoticed. A model
+    that fails the gate as it is stays as it is: compression cannot repair it.
+
+    Args:
+        build: The candidate.
+        fitted: Its trained model.
+        train: Trains a smaller model.
     """
-    found = CompressionResult(fitted)
-    steps = context.project.compress
+    result = CompressionResult(fitted)
+    steps = build.context.project.compress
     if not steps:
-        return found
-    examiner = _Examiner(context, frame, compare)
-    whole = examiner(fitted)
-    for number, step in enumerate(steps if whole.report.passed else (), start=1):
-        before = found.fitted
-        # Epochs and learning rate of a step are not those of the next.
-        job = Job(before.spec, fitted.config, before.task, before.inputs)
-        todo = compression_job(step, job, before.module())
-        context.progress(f"now to be {step.description}")
-        smaller = train(todo.spec, todo.config, number, todo.start, todo.teacher)
-        seen = examiner(smaller, whole.scores, step)
-        found = _decided(found, step, smaller, seen)
-        context.progress(f"{found.told[-1]} ({whole.mib:.2f} MiB whole, {seen.mib:.2f} MiB so)")
-    return found
+        return result
+    gate = _Gate(build)
+    original = gate.check(fitted)
+    for number, step in enumerate(steps if original.report.passed else (), start=1):
+        before = result.fitted
+        # Epochs and learning rate of a step are not those of the next one.
+        job = compression_job(step, Job(before.spec, fitted.config, before.task, before.inputs), before.module())
+        build.context.progress(f"compression step {number}: {step.description}")
+        smaller = train(job.spec, job.config, number, job.start, job.teacher)
+        checked = gate.check(smaller, original.scores, step)
+        result = _accept_or_skip(result, step, smaller, checked.report)
+        build.context.progress(f"{result.steps[-1]} ({original.mib:.2f} MiB before, {checked.mib:.2f} MiB after)")
+    return result
 
 
-def _decided(found: CompressionResult, step: Compression, smaller: FitResult, seen: _Scored) -> CompressionResult:
-    if not seen.report.passed:
-        why = "; ".join(check.reason for check in seen.report.failures)
-        return found._replace(told=(*found.told, f"not {step.description}: {why}"))
-    added = tuple(check for check in seen.report.checks if check.name.startswith(step.description))
-    return CompressionResult(smaller, (*found.checks, *added), (*found.told, step.description))
+def _accept_or_skip(
+    result: CompressionResult, step: Compression, smaller: FitResult, report: GateReport
+) -> CompressionResult:
+    if not report.passed:
+        why = "; ".join(check.reason for check in report.failures)
+        return result._replace(steps=(*result.steps, f"not {step.description}: {why}"))
+    checks = tuple(check for check in report.checks if check.name.startswith(step.description))
+    return CompressionResult(smaller, (*result.checks, *checks), (*result.steps, step.description))
 
 
-class _Examiner:
-    """Scores a model as it would be served on the held-out rows, and asks the gate."""
+class _Gate:
+    """Scores a model as it would be served on the held-out rows, and checks it."""
 
-    def __init__(self, context: ProjectContext, frame: FrameView, compare: bool) -> None:
-        self._policy, test = context.project.gate, frame.rows_of(TEST)
-        champion = context.registry.version_by_alias(context.project.name, CHAMPION) if compare else None
+    def __init__(self, build: CandidateBuild) -> None:
+        context = build.context
+        self._policy, test = context.project.gate, build.frame.rows_of(TEST)
+        champion = context.registry.version_by_alias(context.project.name, CHAMPION) if build.compare else None
         self._rows = GateRows(test, champion_scores(context, champion, test))
 
-    def __call__(self, fitted: FitResult, whole: np.ndarray | None = None, step: Compression | None = None) -> _Scored:
+    def check(
+        self, fitted: FitResult, original_scores: np.ndarray | None = None, step: Compression | None = None
+    ) -> _GateResult:
         with tempfile.TemporaryDirectory(prefix="rayloop-compress-") as temporary:
             path = Path(temporary) / MODEL_FILE
             exported = export_and_check(
@@ -95,7 +103,7 @@ class _Examiner:
                 fitted,
                 path.parent,
                 self._rows,
-                original_scores=whole,
+                original_scores=original_scores,
                 compression=step.description if step else "",
             )
-            return _Scored(exported.scores, exported.report, path.stat().st_size / (1 << 20))
+            return _GateResult(exported.scores, exported.report, path.stat().st_size / (1 << 20))

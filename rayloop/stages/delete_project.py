@@ -1,4 +1,4 @@
-"""Forget a project: what it serves, its tables, versions, online state and files."""
+"""Delete a project: its applications, tables, versions, online state and files."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import shutil
 
 import ray
 
-from cluster.actors import actor_exists, get_result
+from cluster.actors import actor_exists, find_actor, get_result
 from cluster.names import (
-    ACTOR_NAMESPACE,
     journal_table,
     label_candidates_table,
     labels_table,
@@ -27,10 +26,10 @@ from trainers.loop.checkpointer import Checkpoints
 
 
 def delete_project(context: ProjectContext) -> None:
-    """Stop serving the project and remove its tables, versions, online state and files. MLflow's runs stay, as history."""
+    """Stop serving the project and delete its state. MLflow's runs are kept as history."""
     name = context.project.name
     with context.progress.stage("reset"):
-        # Without the writer of Serve's configuration nothing was ever served here.
+        # Without the actor that writes Serve's configuration, nothing was ever served.
         if actor_exists(serve_config.ACTOR):
             get_result(serve_config.connect(context.settings).remove.remote(name))
         for actor in (rollout_actor(name), monitor_actor(name), log_writer_actor(name)):
@@ -43,7 +42,7 @@ def delete_project(context: ProjectContext) -> None:
             journal_table(name),
             label_candidates_table(name),
         ]
-        # The list of whom we were asked to forget outlives a fresh start.
+        # The registry of erased entities is kept: a fresh start must not ingest them again.
         for table in [*sources, *logs, f"{name}.{QUARANTINE}", context.frame_table]:
             context.tables.drop(table)
         context.registry.delete_model(name)
@@ -53,9 +52,9 @@ def delete_project(context: ProjectContext) -> None:
         shutil.rmtree(context.settings.home / "monitors" / name, ignore_errors=True)
         Checkpoints(context.checkpoints).clear()
         shutil.rmtree(unshipped_rows.folder(context.settings, name), ignore_errors=True)
-        context.progress(f"{name} starts from nothing")
+        context.progress(f"deleted the state of {name}")
 
 
 def _end(actor: str) -> None:
-    if actor_exists(actor):
-        ray.kill(ray.get_actor(actor, namespace=ACTOR_NAMESPACE))
+    if (handle := find_actor(actor)) is not None:
+        ray.kill(handle)

@@ -1,4 +1,4 @@
-"""Deploy, roll out, watch: the calls into the actors that own what is served and what is watched."""
+"""Calls to the actors that own serving, rollouts and monitoring."""
 
 from __future__ import annotations
 
@@ -34,32 +34,36 @@ from rayloop.stages.train_version import load_reference_profile
 
 ROLLED_BACK = "rayloop.rolled_back_because"
 JOB_ACTIONS = ("retrain", "rollback")
-"""Actions whose outcome in the monitor's journal is the id of a job."""
+"""Alarm actions whose outcome in the monitor's journal is the id of a job."""
 _POLL_S = 0.25
 _ABORT_S = 120.0
 
 
 def describe_job(settings: Settings, action: str, outcome: str, failed: bool) -> str:
-    """An action's outcome; where that is a job, with how it stands."""
+    """Describe an alarm action's outcome; of a job with its state."""
     job = jobs.job_state(settings, outcome) if action in JOB_ACTIONS and not failed else ""
     return f"{outcome} ({job})" if job else outcome
 
 
 def require_same_settings(context: ProjectContext) -> None:
-    """Raise SettingsError, before any work is done, for settings that would not count: models are served with others."""
+    """Refuse settings that differ from those of the running deployments, before any work is done.
+
+    Raises:
+        SettingsError: Stores, the pseudonym key or access control differ.
+    """
     if (served := _served(context)) is not None:
         _check_stores(context.settings, served)
         serve_config.check_access(context.settings, served)
 
 
 def require_same_stores(context: ProjectContext) -> None:
-    """The same for where features are looked up, and the key that hashes them, alone."""
+    """Refuse another online store or pseudonym key than that of the running deployments. Raises SettingsError."""
     if (served := _served(context)) is not None:
         _check_stores(context.settings, served)
 
 
 def _served(context: ProjectContext) -> Settings | None:
-    """The settings of what is served; None before anything was."""
+    """Return the settings of the running deployments; None when nothing was served yet."""
     if not actor_exists(serve_config.ACTOR):
         return None
     settings: Settings = get_result(serve_config.connect(context.settings).started_with.remote())
@@ -72,16 +76,18 @@ def _check_stores(ours: Settings, theirs: Settings) -> None:
         ("RAYLOOP_PERSONAL_KEY_FILE", ours.personal_key_file, theirs.personal_key_file),
     ):
         if here != there:
-            # Without the values: an address may have a password in it.
+            # Without the values: an address may contain a password.
             raise SettingsError(
-                f"{variable} is not here what it is for the models that this cluster serves",
-                "set it as it was, or start the cluster anew with it: `rayloop down`, `rayloop up`",
+                f"{variable} differs from the value that the running deployments use",
+                "set it as it was, or restart the cluster with it: `rayloop down`, `rayloop up`",
+                code="settings.differ",
+                variable=variable,
             )
 
 
 def deploy(context: ProjectContext, version: ModelVersion) -> None:
-    """Serve ``version`` as champion, watch it for drift, and move the alias."""
-    # First of all, so that replicas find the monitor when they start.
+    """Serve a version as champion, monitor it, and move the alias."""
+    # Before anything else, so that replicas find the monitor when they start.
     _monitor(context)
     get_result(serve_config.connect(context.settings).deploy.remote(version, serving_options(context)))
     context.registry.set_alias(version, CHAMPION)
@@ -89,23 +95,24 @@ def deploy(context: ProjectContext, version: ModelVersion) -> None:
 
 
 def is_serving(context: ProjectContext, version: ModelVersion) -> bool:
-    """Whether ``version`` is the champion that answers now."""
+    """Return whether a version is the champion that Serve serves now."""
     served = get_result(serve_config.connect(context.settings).current.remote(version.model))
     return served is not None and bool(served.champion.version == version.version)
 
 
 def serving_options(context: ProjectContext) -> ServingOptions:
-    asked = context.project.serving
+    """Return the resources that the project declares for its application."""
+    serving = context.project.serving
     return ServingOptions(
-        replicas=asked.replicas,
-        cpus=asked.cpus,
-        limits=asked.limits,
+        replicas=serving.replicas,
+        cpus=serving.cpus,
+        limits=serving.limits,
         profile_window_s=context.project.drift.window_s,
     )
 
 
 def monitor_version(context: ProjectContext, version: ModelVersion) -> None:
-    """Point the drift monitor at the version's reference profile."""
+    """Give the drift monitor a version's reference profile."""
     reference = load_reference_profile(context, version)
     project = context.project
     get_result(_monitor(context).watch.remote(version.version, reference, project.drift, dict(project.tags)))
@@ -119,14 +126,14 @@ def _monitor(context: ProjectContext) -> ActorHandle:
 
 
 def retrain_job(settings: Settings, location: Location, window_s: float, folder: str) -> Callable[[Alarm], str]:
-    """What an alarm does: submit a Ray job that retrains on what was known when its window ended."""
+    """Return the alarm action that submits a Ray job to retrain on what was known when the alarm's window ended."""
     variables = {COMMIT: current_commit(location.folder)}
 
     def act(alarm: Alarm) -> str:
         until = datetime.fromtimestamp(alarm.window, UTC) + timedelta(seconds=window_s)
         words = [sys.executable, "-m", "rayloop", "retrain", location.module, "--until", until.isoformat()]
-        # The monitor may ask again for the same alarm after a crash; a second job of one name is not submitted. The
-        # run tells apart two versions of one number, when the first was forgotten.
+        # After a crash the monitor may repeat an action; a job of the same name is not submitted twice. The run id
+        # distinguishes two versions with one number, of which the first was deleted.
         run = Registry(settings).version(alarm.model, alarm.version).run_id
         name = f"retrain-{alarm.model}-v{alarm.version}-{run[:8]}-{until:%Y%m%dT%H%M}"
         return jobs.submit(settings, [*words, "--reason", alarm.reason], folder, name, variables)
@@ -135,7 +142,7 @@ def retrain_job(settings: Settings, location: Location, window_s: float, folder:
 
 
 def rollback_job(settings: Settings, location: Location, folder: str) -> Callable[[Alarm], str]:
-    """What an alarm does that sends everyone back: submit a Ray job, as a change of champion takes longer than a call."""
+    """Return the alarm action that submits a Ray job to roll back: that takes longer than an actor call may."""
     variables = {COMMIT: current_commit(location.folder)}
 
     def act(alarm: Alarm) -> str:
@@ -148,11 +155,12 @@ def rollback_job(settings: Settings, location: Location, folder: str) -> Callabl
 
 
 def shipped_package() -> str:
-    """The package URI that this job's project came in, for processes that outlive the job."""
+    """Return the URI of the package with this job's project, for processes that outlive the job."""
     return str(ray.get_runtime_context().runtime_env.get("working_dir", ""))
 
 
 def start_rollout(context: ProjectContext, challengers: Sequence[ModelVersion]) -> RolloutStatus:
+    """Start a rollout of one or several challengers. Raises RolloutError when the controller refuses it."""
     actor = controller.connect(context.project.name, context.settings)
     started: ray.ObjectRef = actor.start.remote(challengers, context.project.rollout, serving_options(context))
     status: RolloutStatus = get_result(started)
@@ -160,48 +168,67 @@ def start_rollout(context: ProjectContext, challengers: Sequence[ModelVersion]) 
 
 
 def roll_back(context: ProjectContext, version: str, reason: str) -> ModelVersion:
-    """Have the champion before ``version`` answer again, a trial under way being aborted first. Returns who answers now.
+    """Restore the champion before ``version``; a rollout in progress is aborted first.
 
-    When ``version`` is champion no more, nothing is done. Raises RolloutError when no version came before it.
+    Args:
+        context: The project.
+        version: The champion to roll back. When it is no longer champion, nothing is done.
+        reason: For the journal and the version's tags.
+
+    Returns:
+        The champion afterwards.
+
+    Raises:
+        RolloutError: There is no champion, or none before ``version``.
     """
     name = context.project.name
     champion = context.registry.version_by_alias(name, CHAMPION)
     if champion is None:
-        raise RolloutError(f"{name} has no champion", "deploy a version")
+        raise RolloutError(
+            f"model {name!r} has no champion", "deploy a version", code="rollout.no_champion", model=name
+        )
     if champion.version != version:
         return champion
     before = predecessor(Journal(name, context.tables).decisions(), version)
     if before is None:
-        raise RolloutError(f"{name} v{version} is the first champion", "there is none to go back to; retrain")
+        raise RolloutError(
+            f"{name} v{version} is the first champion, there is no earlier one to restore",
+            "retrain instead",
+            code="rollout.no_predecessor",
+            model=name,
+            version=version,
+        )
     status = rollout_status(context)
     if status.state is not None and status.state.active:
         abort_rollout(context, f"v{version} is rolled back: {reason}")
         wait_for_rollout(context, _ABORT_S)
-    found = context.registry.version(name, before)
-    # Into the journal first: what it says last is what a controller that begins anew has served.
+    restored = context.registry.version(name, before)
+    # The journal first: a controller that restarts serves what its last entry says.
     get_result(controller.connect(name, context.settings).roll_back.remote(before, reason))
-    deploy(context, found)
+    deploy(context, restored)
     context.registry.set_tag(champion, ROLLED_BACK, reason)
-    return found
+    return restored
 
 
 def predecessor(decisions: Sequence[Decision], version: str) -> str | None:
-    """The champion that ``version`` took over from, by the journal; None when it was the first."""
+    """Return the champion before ``version``, by the journal; None when it was the first."""
     took_over = [d for d in decisions if d.action == "promote" and version in d.challengers]
     return took_over[-1].champion if took_over else None
 
 
 def abort_rollout(context: ProjectContext, reason: str) -> None:
+    """Abort the current rollout."""
     get_result(controller.connect(context.project.name, context.settings).abort.remote(reason))
 
 
 def rollout_status(context: ProjectContext) -> RolloutStatus:
+    """Return the status of the newest rollout."""
     status: RolloutStatus = get_result(controller.connect(context.project.name, context.settings).status.remote())
     return status
 
 
 def wait_for_rollout(context: ProjectContext, limit_s: float) -> RolloutStatus:
-    """Wait until the rollout under way has ended. Raises RolloutError when it has not within ``limit_s``."""
+    """Wait until the current rollout has ended. Raises RolloutError after ``limit_s`` seconds."""
     deadline = time.monotonic() + limit_s
     while True:
         status = rollout_status(context)
@@ -209,13 +236,17 @@ def wait_for_rollout(context: ProjectContext, limit_s: float) -> RolloutStatus:
             return status
         if time.monotonic() > deadline:
             raise RolloutError(
-                f"the rollout of {context.project.name} {named(status.state.challengers)} is undecided after {limit_s:.0f} s",
+                f"the rollout of {context.project.name} {named(status.state.challengers)} is undecided"
+                f" after {limit_s:.0f} s",
                 "see `rayloop status`; abort or promote it",
+                code="rollout.undecided",
+                model=context.project.name,
+                limit_s=limit_s,
             )
         time.sleep(_POLL_S)
 
 
 def flush_log(context: ProjectContext) -> dict[str, int]:
-    """Commit what the prediction and label log has received; returns the rows of both tables."""
+    """Commit the rows that the prediction and label log has received. Returns the number of rows of each table."""
     counts: dict[str, int] = get_result(log_writer.connect(context.project.name, context.settings).flush.remote())
     return counts

@@ -1,8 +1,8 @@
-"""A data subject's request: every row of an entity deleted, wherever rayloop keeps rows, and told what was deleted where.
+"""Erase an entity, as a data subject may request: delete its rows wherever rayloop keeps rows, and report them.
 
-Rows are deleted first, then the snapshots that still held them expire with their files, then the online states that they
-had gone into are made anew from what is left. What was done is done if it is cut off; run again, it goes on. The
-entity's name stands in no table, log or file afterwards: only a digest of it, so that landing leaves its rows out.
+First the rows are deleted, then the snapshots that still contain them expire with their files, then the online states
+computed from them are rebuilt from the remaining rows. An erasure that was interrupted continues when it is run again.
+Afterwards no table, log or file contains the entity's name, only a digest of it, by which ingestion skips its rows.
 """
 
 from __future__ import annotations
@@ -38,37 +38,49 @@ Entity = Mapping[str, str]
 
 _BEYOND = (
     "the source itself, and backups of tables and stores",
-    "files written by `rayloop predict`, and what callers kept of their answers",
+    "files written by `rayloop predict`, and responses that callers stored",
     "live profiles of the drift monitor (counts of category values) until their windows have passed",
-    "free pages of the online store, until they are written over",
+    "free pages of the online store, until they are overwritten",
 )
 
 
 class Deletion(NamedTuple):
-    """What was deleted from one place: rows or states, how many, and what went with them."""
+    """What was deleted in one place."""
 
     place: str
     number: int
+    """Rows of a table, or states of an online view."""
     note: str = ""
+    """What else happened there."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.number:,} deleted" + (f", {self.note}" if self.note else "")
 
 
 class ErasureReport(NamedTuple):
-    """The account of a request. ``remains`` is what rayloop knows of and cannot delete from."""
+    """What an erasure deleted."""
 
     deleted: tuple[Deletion, ...]
     remains: tuple[str, ...]
+    """Places that may contain the entity and that rayloop cannot delete from."""
 
 
 def erase_entity(context: ProjectContext, entity: Entity, at: datetime) -> ErasureReport:
-    """Delete the rows of ``entity`` (column and value) everywhere. Raises ProjectError for a column that is no category."""
+    """Delete an entity's rows everywhere.
+
+    Args:
+        context: The project.
+        entity: Value by column name.
+        at: The time of the request.
+
+    Raises:
+        ProjectError: A column is not a category of the project.
+    """
     project = context.project
     columns = _columns(context, entity)
     names = load_pseudonym_key(context.settings) if needs_key(columns) or context.settings.personal_key_file else None
     where = _spellings(entity, names)
-    # First, so that nothing lands again while this goes on.
+    # First, so that no ingestion adds rows again in the meantime.
     for spelling in _stored_forms(entity, columns, names):
         record_erasure(context.tables, project.name, spelling, names, at)
     found = load_lineages(context.registry, [project.name])
@@ -77,27 +89,30 @@ def erase_entity(context: ProjectContext, entity: Entity, at: datetime) -> Erasu
     for source in project.sources:
         deleted += _from_source(context, source, [v for v in views if v.source == source.name], where)
     deleted += [_from_quarantine(context, where), *_from_frames(context, where), *_from_log(context, where)]
-    account = ErasureReport(tuple(deleted), (*_in_versions(context, found, where), *_BEYOND))
-    _note(context.folder, entity_digest(entity, names), account, at)
-    return account
+    report = ErasureReport(tuple(deleted), (*_in_versions(context, found, where), *_BEYOND))
+    _note(context.folder, entity_digest(entity, names), report, at)
+    return report
 
 
 def _columns(context: ProjectContext, entity: Entity) -> list[Column]:
-    """The declared columns that go by the entity's names."""
+    """Return the declared columns with the entity's column names."""
     declared = [c for source in context.project.sources for c in source.columns]
     declared += context.project.features.request
     texts = sorted({c.name for c in declared if c.kind == "category" and c.personal != "drop"})
     unknown = [name for name in entity if name not in texts]
     if unknown or not entity:
         raise ProjectError(
-            f"{context.project.name} keeps nobody by {', '.join(unknown) or 'no column'}",
+            f"project {context.project.name!r} has no entity column {', '.join(map(repr, unknown)) or '(none named)'}",
             f"name one of {', '.join(texts)}",
+            code="project.unknown_entity_column",
+            project=context.project.name,
+            columns=unknown,
         )
     return [c for c in declared if c.name in entity]
 
 
 def _spellings(entity: Entity, names: PseudonymKey | None) -> dict[str, tuple[str, ...]]:
-    """Each value as it came and as its token: a column may have been tagged after the first rows were landed."""
+    """Each value in clear and as its token: a column may have been marked personal after its first rows were stored."""
     return {name: (value, names.token(value)) if names else (value,) for name, value in entity.items()}
 
 
@@ -109,12 +124,12 @@ def _stored_forms(entity: Entity, columns: Iterable[Column], names: PseudonymKey
 
 
 def _from_source(context: ProjectContext, source: Source, views: list[FeatureView], where: Where) -> list[Deletion]:
-    """Rows of a landed table, and the online states that they had gone into."""
+    """Delete from a source's table and from the online states computed from it."""
     name, tables = f"{context.project.name}.{source.name}", context.tables
     if not tables.exists(name):
         return []
     if not set(where) <= set(tables.columns(name)):
-        return [Deletion(name, 0, f"it has no column {', '.join(sorted(set(where) - set(tables.columns(name))))}")]
+        return [Deletion(name, 0, f"no column {', '.join(sorted(set(where) - set(tables.columns(name))))}")]
     keys = sorted({key for view in views for key in view.entity.keys})
     gone = pl.DataFrame(tables.find(name, where, keys)) if keys else pl.DataFrame()
     deleted = [_from_table(context, name, where)]
@@ -132,9 +147,9 @@ def _from_view(context: ProjectContext, view: FeatureView, table: str, gone: pl.
     keys = list(view.entity.keys)
     entities = [gone.select(keys)] if gone.width else []
     if set(keys) == set(where):
-        # Itself, though no landed row tells of it: it may have been pushed.
-        spelled = list(product(*(where[key] for key in keys)))
-        entities += [pl.DataFrame(spelled, dict.fromkeys(keys, pl.String), orient="row")]
+        # Also when no ingested row contains it: it may have been pushed.
+        spellings = list(product(*(where[key] for key in keys)))
+        entities += [pl.DataFrame(spellings, dict.fromkeys(keys, pl.String), orient="row")]
     if not entities:
         return Deletion(f"online view {view.name}", 0)
     wanted = pl.concat(entities).unique()
@@ -142,7 +157,7 @@ def _from_view(context: ProjectContext, view: FeatureView, table: str, gone: pl.
     parts = context.tables.parts(left)[1] if left else []
     batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
     done = rebuild_entities(context.store, view, batches, wanted)
-    return Deletion(f"online view {view.name}", done.removed, f"{done.entities:,} states made anew of what is left")
+    return Deletion(f"online view {view.name}", done.removed, f"{done.entities:,} states rebuilt")
 
 
 def _from_quarantine(context: ProjectContext, where: Where) -> Deletion:
@@ -150,8 +165,8 @@ def _from_quarantine(context: ProjectContext, where: Where) -> Deletion:
     if not context.tables.exists(name):
         return Deletion(name, 0)
     rows = context.tables.read(name, columns=["row"])["row"].to_pylist()
-    meant = {row for row in rows if _is_of(json.loads(row), where)}
-    return _from_table(context, name, {"row": meant}) if meant else Deletion(name, 0)
+    matching = {row for row in rows if _is_of(json.loads(row), where)}
+    return _from_table(context, name, {"row": matching}) if matching else Deletion(name, 0)
 
 
 def _is_of(row: dict[str, object], where: Where) -> bool:
@@ -159,26 +174,24 @@ def _is_of(row: dict[str, object], where: Where) -> bool:
 
 
 def _from_frames(context: ProjectContext, where: Where) -> list[Deletion]:
-    """Training frames of this and of earlier feature sets."""
+    """Delete from the training frames of this and of earlier feature sets."""
     prefix = f"{context.project.name}.frame_"
     deleted = []
     for name in context.tables.table_names(context.project.name):
         if not name.startswith(prefix):
             continue
         present = context.tables.columns(name)
-        # The examples' id has a name of its own there.
+        # Frames store the examples' id under a name of their own.
         named = {c: ID if c == context.project.examples.id and c not in present else c for c in where}
         if set(named.values()) <= set(present):
             deleted.append(_from_table(context, name, {named[c]: values for c, values in where.items()}))
         else:
-            deleted.append(
-                Deletion(name, 0, f"it has no column {', '.join(sorted(set(named.values()) - set(present)))}")
-            )
+            deleted.append(Deletion(name, 0, f"no column {', '.join(sorted(set(named.values()) - set(present)))}"))
     return deleted
 
 
 def _from_log(context: ProjectContext, where: Where) -> list[Deletion]:
-    """Answers to requests about the entity, and their labels."""
+    """Delete logged predictions about the entity, and their labels."""
     project, tables = context.project.name, context.tables
     if ray.is_initialized() and actor_exists(log_writer_actor(project)):
         flush_log(context)
@@ -188,7 +201,9 @@ def _from_log(context: ProjectContext, where: Where) -> list[Deletion]:
     rows = pl.DataFrame(tables.read(answers, columns=["id", "features"]))
     features = rows.get_column("features").struct.unnest()
     if not set(where) <= set(features.columns):
-        return [Deletion(answers, 0, f"requests bring no {', '.join(sorted(set(where) - set(features.columns)))}")]
+        return [
+            Deletion(answers, 0, f"requests have no column {', '.join(sorted(set(where) - set(features.columns)))}")
+        ]
     meant = pl.all_horizontal(pl.col(column).is_in(list(values)) for column, values in where.items())
     ids = rows.get_column("id").filter(features.select(meant).to_series().fill_null(False)).unique().to_list()
     touched = [answers, *(name for name in (labels, label_candidates_table(project)) if tables.exists(name))]
@@ -196,43 +211,45 @@ def _from_log(context: ProjectContext, where: Where) -> list[Deletion]:
 
 
 def _in_versions(context: ProjectContext, found: list[VersionLineage], where: Where) -> list[str]:
-    """Registered versions that still tell of the entity, or were trained on rows of a snapshot that has expired."""
-    told = []
-    for version, manifest, fault in found:
+    """Describe the versions that contain the entity, or were trained on a snapshot that has expired."""
+    notes = []
+    for version, manifest, error in found:
         if manifest is None:
-            told.append(f"{version} could not be looked into: {fault}")
+            notes.append(f"{version} could not be checked: {error}")
             continue
         words = manifest.encoder.vocabularies
         listed = [c for c, values in where.items() if set(values) & set(words.get(c, ()))]
         if listed:
-            told.append(
-                f"{version} lists it among the values of {', '.join(listed)}; withdraw it once a retrained one serves"
+            notes.append(
+                f"{version} has it in the vocabulary of {', '.join(listed)}; withdraw the version once a retrained one serves"
             )
         if counted := _counted(context.registry.fetch(version) / PROFILE_FILE, where):
-            told.append(
+            notes.append(
                 f"the reference profile of {version}, and the drift monitor's copy, count its value of {', '.join(counted)}"
             )
         if not context.tables.has_snapshot(manifest.snapshot):
-            told.append(f"{version} was trained on {manifest.snapshot.table}@{manifest.snapshot.id}, which has expired")
-    return told
+            notes.append(
+                f"{version} was trained on {manifest.snapshot.table}@{manifest.snapshot.id}, which has expired"
+            )
+    return notes
 
 
 def _counted(profile: Path, where: Where) -> list[str]:
-    """Columns of which a profile counts one of the values; of a version without a profile none."""
+    """Return the columns of which a profile counts one of the values."""
     if not profile.exists():
         return []
     categories = Profile.from_bytes(profile.read_bytes()).categories
     return [c for c, values in where.items() if c in categories and set(values) & set(categories[c].counts)]
 
 
-def _note(folder: Path, entity: str, account: ErasureReport, at: datetime) -> None:
-    """Keep the account, for whoever has to show that the request was met; it names the digest, not the entity."""
+def _note(folder: Path, entity: str, report: ErasureReport, at: datetime) -> None:
+    """Store the report as evidence that the request was met; it names the digest, not the entity."""
     folder = folder / "forgotten"
     folder.mkdir(parents=True, exist_ok=True)
     body = {
         "entity": entity,
         "at": at.isoformat(),
-        "deleted": [one._asdict() for one in account.deleted],
-        "remains": list(account.remains),
+        "deleted": [one._asdict() for one in report.deleted],
+        "remains": list(report.remains),
     }
     (folder / f"{at:%Y%m%dT%H%M%S%f}.json").write_text(json.dumps(body, indent=1))

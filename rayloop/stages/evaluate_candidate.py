@@ -1,4 +1,4 @@
-"""A fitted model as it would be served, looked at from every side on the frame's held-out rows."""
+"""Evaluate a candidate as it would be served: precision, gate, assessment, latency, on the held-out rows."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
+from rayloop.stages.candidate import CandidateBuild
 from trainers import metrics
 from trainers.evaluation import assessment, serving_budget
 from trainers.evaluation.assessment import Assessment, CandidateEvidence, ScoredSplit
@@ -27,52 +28,53 @@ TRAIN_SAMPLE_ROWS = 20_000
 
 
 class CandidateEvaluation(NamedTuple):
-    """A fitted model, the file of it that is served, and all that was found. ``latency`` in microseconds, ``size`` in bytes.
-
-    ``champion`` names the version it was compared with, empty when there was none; ``compression`` says which steps were taken.
-    """
+    """A candidate's model, the file of it that is served, and all results."""
 
     fitted: FitResult
     served: ExportedModel
     evidence: CandidateEvidence
-    found: Assessment
+    assessment: Assessment
     report: GateReport
     quality: dict[str, float]
+    """Metrics on the held-out rows."""
     latency: dict[str, float]
+    """Microseconds, by name of the statistic."""
     size: int
+    """Of the model file, in bytes."""
     champion: str
+    """The version it was compared with; empty when there was none."""
     compression: str = ""
+    """What became of the compression steps."""
 
 
 def evaluate_candidate(
-    context: ProjectContext,
-    frame: FrameView,
-    fitted: FitResult,
-    folder: Path,
-    compare: bool,
-    compressed: tuple[Check, ...] = (),
+    build: CandidateBuild, fitted: FitResult, folder: Path, compression_checks: tuple[Check, ...] = ()
 ) -> CandidateEvaluation:
-    """Export into ``folder``, choose the precision, assess, gate. ``compare`` with the champion where there is one.
+    """Export a model, choose its precision, assess and gate it.
 
-    ``compressed`` are checks that the model has passed on its way to its size.
+    Args:
+        build: The candidate.
+        fitted: Its model.
+        folder: Where the model file goes.
+        compression_checks: Checks of the compression steps, which become part of the report.
     """
+    context, frame = build.context, build.frame
     gate, test = context.project.gate, frame.rows_of(TEST)
-    champion = context.registry.version_by_alias(context.project.name, CHAMPION) if compare else None
-    theirs = champion_scores(context, champion, test)
-    rows = GateRows(test, theirs)
+    champion = context.registry.version_by_alias(context.project.name, CHAMPION) if build.compare else None
+    rows = GateRows(test, champion_scores(context, champion, test))
     served = export_best_precision(gate, fitted, folder, rows)
     latency = measure_latencies(
         onnx_scorer.open_session(folder / MODEL_FILE), fitted.scored(), fitted.encoder.encode(rows.sample)
     )
-    given = _evidence(frame, fitted, folder, served.scores, theirs)
-    found, size = assessment.assess(gate, given), (folder / MODEL_FILE).stat().st_size
-    more = (*assessment.check(gate, fitted.task, found), *serving_budget.check(gate.budget, latency, size))
+    evidence = _evidence(frame, fitted, folder, served.scores, rows.champion_scores)
+    assessed, size = assessment.assess(gate, evidence), (folder / MODEL_FILE).stat().st_size
+    more = (*assessment.check(gate, fitted.task, assessed), *serving_budget.check(gate.budget, latency, size))
     return CandidateEvaluation(
         fitted=fitted,
         served=served,
-        evidence=given,
-        found=found,
-        report=GateReport(checks=(*served.report.checks, *compressed, *more)),
+        evidence=evidence,
+        assessment=assessed,
+        report=GateReport(checks=(*served.report.checks, *compression_checks, *more)),
         quality=metrics.evaluate(fitted.task, served.scores, rows.labels),
         latency=latency,
         size=size,
@@ -81,16 +83,17 @@ def evaluate_candidate(
 
 
 def champion_scores(context: ProjectContext, champion: ModelVersion | None, test: pa.Table) -> np.ndarray | None:
+    """Score rows with the champion; None when there is none."""
     return onnx_scorer.score_table(context.registry.fetch(champion), test) if champion else None
 
 
 def _evidence(
     frame: FrameView, fitted: FitResult, folder: Path, scores: np.ndarray, champion_scores: np.ndarray | None
 ) -> CandidateEvidence:
-    """The rows of the frame as the model.onnx in ``folder`` scores them; of the training rows a sample, not scored."""
+    """Score the rows of the frame with the model.onnx in ``folder``; of the training rows a sample, without scores."""
     model = onnx_scorer.open_session(folder / MODEL_FILE)
 
-    def part(table: pa.Table, scores: np.ndarray | None) -> ScoredSplit:
+    def scored_split(table: pa.Table, scores: np.ndarray | None) -> ScoredSplit:
         arrays = fitted.encoder.encode(table)
         return ScoredSplit(
             table, arrays, table[LABEL].to_numpy(), onnx_scorer.score(model, arrays) if scores is None else scores
@@ -102,9 +105,9 @@ def _evidence(
         task=fitted.task,
         inputs=fitted.inputs,
         score=lambda arrays: onnx_scorer.score(model, arrays),
-        train=part(sample, np.empty(0, np.float32)),
-        validation=part(frame.rows_of(VALIDATION), None),
-        test=part(frame.rows_of(TEST), scores),
+        train=scored_split(sample, np.empty(0, np.float32)),
+        validation=scored_split(frame.rows_of(VALIDATION), None),
+        test=scored_split(frame.rows_of(TEST), scores),
         temperature=fitted.temperature,
         champion_scores=champion_scores,
     )

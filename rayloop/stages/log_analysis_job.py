@@ -1,7 +1,7 @@
-"""Look at the logged rows of a model's closed windows, in a Ray task: gather them, and the version's own past rows.
+"""The analysis of a model's logged rows when windows close, as a Ray task: it reads them and the version's training rows.
 
-Rows are read a part at a time and sampled by a hash of their ids (monitoring/samples/bottom_k_sample.py), so that memory is bounded
-whatever the traffic, and the same log gives the same rows to whoever looks.
+Rows are read in parts and sampled by a hash of their ids (monitoring/samples/bottom_k_sample.py): memory stays bounded
+at any traffic, and the same log always gives the same sample.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from cluster.actors import actor_exists
+from cluster.actors import find_actor
 from cluster.errors import DataError
 from cluster.names import label_candidates_table, labels_table, log_writer_actor, predictions_table
 from cluster.registry import Registry
@@ -37,7 +37,7 @@ from trainers.scoring import onnx_scorer
 
 LEAST_PER_WINDOW = 1_000
 _FLUSH_S = 60.0
-# A label may be told before its row is answered; nobody knows it a day before.
+# A label may arrive before its row is answered, but not a day before.
 _EARLY_S = 86_400.0
 # The year 9999, the last that ISO 8601 can write.
 _END_OF_TIME = 253_402_300_799.0
@@ -53,12 +53,12 @@ _QUEUE = pa.schema(
 
 @dataclass(frozen=True)
 class LogAnalysisJob:
-    """What the monitor has run as a task: reads the stores where it runs, and queues what is worth labelling."""
+    """The task that the monitor runs: it reads the stores where it runs, and stores the label candidates."""
 
     settings: Settings
 
     def __call__(self, asked: Asked) -> Looked:
-        """Raises RayloopError when the version or its training frame is gone."""
+        """Analyze closed windows. Raises RayloopError when the version or its training frame no longer exists."""
         registry, tables = Registry(self.settings), Tables(self.settings)
         folder = registry.fetch(registry.version(asked.model, asked.version))
         manifest = Manifest.load(folder)
@@ -70,10 +70,16 @@ class LogAnalysisJob:
 
 
 def reference_rows(tables: Tables, folder: Path, manifest: Manifest, asked: Asked) -> Past:
-    """Rows of the frame that the version was made of, with its scores; at most as many as the policy says of each side."""
+    """Sample the training frame of a version, training rows and held-out rows apart, with the version's scores."""
     snapshot = manifest.snapshot
     if not tables.has_snapshot(snapshot):
-        raise DataError(f"the training frame {snapshot.table}@{snapshot.id} is gone", "retrain on what is left")
+        raise DataError(
+            f"training frame {snapshot.table}@{snapshot.id} has expired",
+            "retrain the model",
+            code="data.frame_expired",
+            table=snapshot.table,
+            snapshot=snapshot.id,
+        )
     kept: dict[bool, Reservoir] = {}
     for part in tables.stream(snapshot.table, snapshot.id):
         training = pc.equal(part[SPLIT], TRAIN)
@@ -83,7 +89,7 @@ def reference_rows(tables: Tables, folder: Path, manifest: Manifest, asked: Aske
 
 
 def live_rows(tables: Tables, task: Task, asked: Asked) -> Rows:
-    """Answered rows of the windows asked for, of each a uniform sample, with the labels that have come."""
+    """Sample the answered rows of each window, with the labels that have arrived."""
     table, width = predictions_table(asked.model), asked.policy.window_s
     said = "probabilities" if task.kind == "multiclass" else "score"
     share = max(LEAST_PER_WINDOW, asked.look.rows // len(asked.windows))
@@ -97,7 +103,13 @@ def live_rows(tables: Tables, task: Task, asked: Asked) -> Rows:
             size = asked.look.rows if start >= asked.since else share
             _offer(kept, float(start), answered.filter(pa.array(starts == start)), size)
     if not kept:
-        raise DataError(f"the log of {asked.model} has no row of v{asked.version} in the windows that closed")
+        raise DataError(
+            f"the prediction log of {asked.model!r} has no row of v{asked.version} in the windows that closed",
+            "send requests to this version",
+            code="data.no_logged_rows",
+            model=asked.model,
+            version=asked.version,
+        )
     rows = pa.concat_tables([one.rows for one in kept.values()]).combine_chunks()
     return _of_log(rows, said, _labels(tables, asked.model, rows))
 
@@ -120,7 +132,7 @@ def _of_log(rows: pa.Table, said: str, labels: pl.DataFrame) -> Rows:
 
 
 def _labels(tables: Tables, model: str, answered: pa.Table) -> pl.DataFrame:
-    """The newest label of each answered row that has one: ``id``, ``label``. Files of labels that came long before are not opened."""
+    """Return ``id`` and newest ``label`` of the rows that have one; files with much older labels are not opened."""
     wanted, since = pl.DataFrame(answered.select([ID])), float(_seconds(answered["at"]).min()) - _EARLY_S
     found = [pl.DataFrame(schema={ID: pl.String, LABEL: pl.Float64, "received": pl.Datetime("us", "UTC")})]
     if tables.exists(labels_table(model)):
@@ -132,7 +144,7 @@ def _labels(tables: Tables, model: str, answered: pa.Table) -> pl.DataFrame:
 
 
 def _queue(tables: Tables, asked: Asked, seen: Looked) -> None:
-    """Once for each window, whoever looks again."""
+    """Store the label candidates, once for each window."""
     if not seen.wanted:
         return
     rows = [
@@ -144,9 +156,9 @@ def _queue(tables: Tables, asked: Asked, seen: Looked) -> None:
 
 
 def _commit_log(model: str) -> None:
-    """Have the ledger write what it still holds: windows close before their last rows are on disk."""
-    if ray.is_initialized() and actor_exists(log_writer_actor(model)):
-        ray.get(ray.get_actor(log_writer_actor(model)).flush.remote(), timeout=_FLUSH_S)
+    """Commit the log's pending rows: windows close before their last rows are on disk."""
+    if ray.is_initialized() and (writer := find_actor(log_writer_actor(model))) is not None:
+        ray.get(writer.flush.remote(), timeout=_FLUSH_S)
 
 
 def _ids(rows: pa.Table) -> np.ndarray:

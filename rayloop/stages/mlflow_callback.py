@@ -1,4 +1,4 @@
-"""Training as it goes, in MLflow."""
+"""Training curves in MLflow, while the training runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EVERY = 5
 
 
 class CurveLogger:
-    """Follows a fit into a run: by epoch ``train_loss``, ``train_rows_per_s``, ``validation_epoch_*``; by step ``step_*``."""
+    """Logs a fit's events: ``train_loss``, ``train_rows_per_s``, ``validation_epoch_*`` by epoch, ``step_*`` by step."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -29,7 +29,7 @@ class CurveLogger:
             self._run.log_metrics({f"step_{name}": value for name, value in seen.figures().items()}, step=step)
 
     def complete(self, epochs: Sequence[Epoch]) -> None:
-        """Add the epochs of before a resumption."""
+        """Log the epochs that ended before a resumed training started."""
         for epoch in epochs:
             if epoch.number not in self._epochs:
                 self._epoch(epoch)

@@ -1,4 +1,4 @@
-"""The model card of a candidate, logged with its run, whether the gate let it through or not."""
+"""The model card of a candidate, logged with its run whether it passes the gate or not."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from features.split import TEST, TRAIN, VALIDATION
 from features.types import AS_OF
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
+from rayloop.stages.candidate import CandidateBuild
 from rayloop.stages.evaluate_candidate import CandidateEvaluation
 from trainers.card.html import render_card
 from trainers.card.model_card import (
@@ -30,63 +31,49 @@ from trainers.scoring import onnx_scorer
 CARD_PATH = "card"
 
 
-def log_card(
-    run: Run,
-    context: ProjectContext,
-    frame: FrameView,
-    name: str,
-    seen: CandidateEvaluation,
-    fingerprint: str,
-    override: str,
-) -> None:
-    """Store card.html and card.json with the run. ``override`` says why a failed gate was passed over."""
-    card = make_card(run.id, context, frame, name, seen, fingerprint, override)
+def log_card(run: Run, build: CandidateBuild, evaluation: CandidateEvaluation) -> None:
+    """Store card.html and card.json with the run."""
+    card = make_card(run.id, build, evaluation)
     run.log_texts(
         {f"{CARD_PATH}/{CARD_JSON}": card.model_dump_json(indent=1), f"{CARD_PATH}/{CARD_PAGE}": render_card(card)}
     )
 
 
-def make_card(
-    run_id: str,
-    context: ProjectContext,
-    frame: FrameView,
-    name: str,
-    seen: CandidateEvaluation,
-    fingerprint: str,
-    override: str,
-) -> ModelCard:
-    project, fitted = context.project, seen.fitted
+def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluation) -> ModelCard:
+    """Collect the facts of a model card."""
+    context, frame = build.context, build.frame
+    project, fitted = context.project, evaluation.fitted
     parts = tuple(_part_facts(frame, split, project.task.kind != "multiclass") for split in (TRAIN, VALIDATION, TEST))
     features = _feature_facts(context, frame)
     model = {"kind": fitted.spec.name, "temperature": fitted.temperature, **fitted.spec.parameters}
     return ModelCard(
         model=project.name,
-        name=name,
+        name=build.name,
         made_at=time.time(),
         purpose=project.purpose,
         task=project.task,
         parts=parts,
         features=features,
         recipe={"model": model, "train": fitted.config.model_dump(mode="json")},
-        precision=str(seen.served),
-        compression=seen.compression,
-        latency=seen.latency,
-        size=seen.size,
+        precision=str(evaluation.served),
+        compression=evaluation.compression,
+        latency=evaluation.latency,
+        size=evaluation.size,
         train_metrics=fitted.train_metrics,
         validation_metrics=fitted.metrics,
-        checks=seen.report.checks,
-        assessment=seen.found,
-        curve=_curve(seen.evidence),
-        limits=(*project.limits, *derive_limits(parts, features, seen.found)),
+        checks=evaluation.report.checks,
+        assessment=evaluation.assessment,
+        curve=_curve(evaluation.evidence),
+        limits=(*project.limits, *derive_limits(parts, features, evaluation.assessment)),
         lineage=CardLineage(
             run_id=run_id,
             snapshot=frame.snapshot,
             feature_hash=project.features.content_hash,
             code_version=context.code_version,
-            fingerprint=fingerprint,
-            champion=seen.champion,
+            fingerprint=build.fingerprint,
+            champion=evaluation.champion,
         ),
-        override=override,
+        override="" if evaluation.report.passed else build.override_gate,
     )
 
 
@@ -117,7 +104,7 @@ def _feature_facts(context: ProjectContext, frame: FrameView) -> tuple[FeatureFa
 
 
 def _missing(values: pa.ChunkedArray) -> float:
-    """Missing is null, and of a number NaN."""
+    """Share of missing values: nulls, and NaN of a number."""
     absent = pa.compute.is_null(values, nan_is_null=pa.types.is_floating(values.type))
     return float(pa.compute.mean(absent).as_py() or 0.0)
 

@@ -1,4 +1,4 @@
-"""Events on their way into the online store as they happen, before they are landed."""
+"""Push events into the online store as they happen, before they are ingested."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from features.sources.readers import CSV_NULLS, read_error
 from features.sources.validation import REASON, check_rows, count_reasons
 from rayloop.project import Project
 
-# Text, as landing reads CSV: a code such as "00501" stays as it is, and one bad cell costs its row.
+# CSV as text, like ingestion: a code such as "00501" keeps its zeros, and a bad cell rejects only its row.
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".parquet": pl.read_parquet,
     ".csv": partial(pl.read_csv, infer_schema=False, null_values=list(CSV_NULLS)),
@@ -31,15 +31,17 @@ _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
 }
 
 
-# By how much the clock of whoever pushes may be ahead of ours.
+# By how much a producer's clock may be ahead of this machine's.
 _AHEAD = timedelta(minutes=5)
 
 
 class PushResult(NamedTuple):
-    """Events that were new, by view, and how many rows were refused for which reason."""
+    """What a push changed."""
 
     events: dict[str, int]
+    """New events, by view."""
     refused: dict[str, int]
+    """Rows that were rejected, by reason."""
 
 
 def push_events(
@@ -50,15 +52,32 @@ def push_events(
     producer: str = "",
     position: int | None = None,
 ) -> PushResult:
-    """Give rows of a source to every view of it, checked and protected as landing does it.
+    """Push rows of a source to all of its views, validated and pseudonymized as ingestion does.
 
-    ``producer`` and ``position`` make it safe to deliver a batch again: features.online.materialize.push. Rows that break a rule
-    of the source are left out, and events that count only later are left to the landing: a view whose state is said to have
-    come as far as next year would take nothing from its table until then. Raises ProjectError for a source of another name.
+    Rows that break a rule of the source are skipped. Events that count only in the future are left to ingestion: a view
+    whose state claims to be current until next year would take nothing from its table until then.
+
+    Args:
+        project: The project.
+        settings: Where the stores are.
+        source: Name of the source.
+        rows: Its rows.
+        producer: Name of the producer; with ``position``, a batch that is delivered again changes nothing. See
+            features.online.materialize.push.
+        position: Position of the batch in the producer's stream.
+
+    Raises:
+        ProjectError: The project has no such source.
     """
     declared = {one.name: one for one in project.sources}
     if source not in declared:
-        raise ProjectError(f"{project.name} has no source {source!r}", f"it has {', '.join(sorted(declared))}")
+        raise ProjectError(
+            f"project {project.name!r} has no source {source!r}",
+            f"its sources are {', '.join(sorted(declared))}",
+            code="project.unknown_source",
+            project=project.name,
+            source=source,
+        )
     forgotten = ErasureRegistry.read(Tables(settings), project.name)
     names = load_pseudonym_key(settings) if needs_key(declared[source].columns) or forgotten.has_keyed_entries else None
     checked = check_rows(declared[source], rows, names)
@@ -71,9 +90,14 @@ def push_events(
 
 
 def push_file(project: Project, settings: Settings, source: str, path: Path) -> PushResult:
-    """The rows of a file, as one batch: the same file again changes nothing. Raises DataError for a file it cannot read."""
+    """Push the rows of a file as one batch; the same file again changes nothing. Raises DataError for an unreadable file."""
     if path.suffix not in _READERS or not path.is_file():
-        raise DataError(f"{path} is no file of events", f"give one that ends in {', '.join(_READERS)}")
+        raise DataError(
+            f"{path} is not a file of events",
+            f"name a file that ends in {', '.join(_READERS)}",
+            code="data.not_an_event_file",
+            path=str(path),
+        )
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
         rows = _READERS[path.suffix](path)

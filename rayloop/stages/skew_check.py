@@ -1,4 +1,4 @@
-"""Replay served requests through the offline path, and compare what they were answered from, bit for bit."""
+"""Training-serving skew: compute served requests' features offline again, and compare them bit for bit."""
 
 from __future__ import annotations
 
@@ -21,25 +21,28 @@ from rayloop.stages import steps
 from rayloop.stages.deploy import flush_log
 
 MAX_ROWS = 200_000
-"""The newest rows of the log that are replayed."""
+"""How many of the newest log rows are replayed."""
 
 _BLOCK_ROWS = 20_000
 
 
 class SkewReplay(NamedTuple):
-    """What was found, over how many rows; ``left_out`` says which rows of the log could not be replayed, and why."""
+    """The result of a comparison."""
 
     rows: int
+    """Replayed rows."""
     features: tuple[FeatureSkew, ...]
     left_out: dict[str, int]
+    """Log rows that could not be replayed, by reason."""
 
     @property
     def mismatched_features(self) -> list[FeatureSkew]:
-        return [one for one in self.features if one.mismatches]
+        """The features that differ in any row."""
+        return [feature for feature in self.features if feature.mismatches]
 
 
 def replay(context: ProjectContext) -> SkewReplay:
-    """Raises DataError when nothing was served yet."""
+    """Replay the newest log rows and compare. Raises DataError when the log is empty."""
     log = _log(context)
     sets = _feature_sets(context)
     landed = steps.latest_snapshots(context)
@@ -68,14 +71,16 @@ def _log(context: ProjectContext) -> pl.DataFrame:
         flush_log(context)
     log = context.tables.latest(predictions_table(name))
     if log is None or not log.rows:
-        raise DataError(f"{name} has answered no request yet", "serve it first")
+        raise DataError(
+            f"the prediction log of {name!r} is empty", "send requests first", code="data.log_empty", model=name
+        )
     columns = [ID, "version", "variant", "at", AS_OF, "features"]
     parts = context.tables.parts(log)[1]
     return newest_rows((pl.DataFrame(batch) for part in parts for batch in part.read(columns)), MAX_ROWS)
 
 
 def newest_rows(batches: Iterable[pl.DataFrame], count: int) -> pl.DataFrame:
-    """The ``count`` rows with the latest ``at``, in its order; never more than three times as many are held."""
+    """Return the ``count`` rows with the latest ``at``, in its order; at most three times as many are in memory."""
     held: list[pl.DataFrame] = []
     for batch in batches:
         held.append(batch)
@@ -101,20 +106,20 @@ def _obstacle(
     champions: set[str],
     landed: Mapping[str, object],
 ) -> str:
-    """Why rows cannot be replayed; empty when they can. The log has the champion's features, whoever answered."""
+    """Say why rows cannot be replayed; empty when they can. The log has the champion's features for all variants."""
     if features is None:
-        return "answered by a version that is not registered any more"
+        return "answered by a version that is no longer registered"
     theirs = {sets[version].content_hash for version in champions if version in sets}
     if variant == CHALLENGER and theirs != {features.content_hash}:
-        return "answered by a challenger, from features of a champion that the log does not name"
+        return "answered by a challenger, with features of a champion that is not in the log"
     if missing := [view.source for view in features.views if view.source not in landed]:
-        return f"of a source that the project has no more: {', '.join(missing)}"
+        return f"from a source that the project no longer has: {', '.join(missing)}"
     fields = {field.name for field in part.schema["features"].fields}  # type: ignore[attr-defined]
     return "" if {c.name for c in features.available_columns} <= fields else "logged without some of the features"
 
 
 def describe_replay(replayed: SkewReplay) -> Iterator[str]:
-    """The findings, a line each."""
+    """Describe the result, a line for each finding."""
     yield (
         f"{replayed.rows:,} served rows replayed, {len(replayed.features)} features compared bit for bit:"
         f" {len(replayed.mismatched_features)} with mismatches"
@@ -125,7 +130,7 @@ def describe_replay(replayed: SkewReplay) -> Iterator[str]:
             example = one.example
             yield f"  row {example.id} as of {example.as_of}: served {example.served}, offline {example.offline}"
     for why, rows in replayed.left_out.items():
-        yield f"{rows:,} rows left out: {why}"
+        yield f"{rows:,} rows skipped: {why}"
 
 
 def _kind(one: FeatureSkew) -> str:

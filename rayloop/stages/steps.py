@@ -1,4 +1,4 @@
-"""The stages of the loop. Each can be run again: what is done already is found, not done twice."""
+"""The stages of the loop. Each can be repeated: work that is done is found and not done again."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from features.split import Split
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from rayloop.lineage import collect_views, load_lineage
+from rayloop.stages.candidate import Candidate, Recipe
 from rayloop.stages.deploy import deploy, is_serving, start_rollout
-from rayloop.stages.train_version import Candidate, Recipe, build_version, choose_recipe
+from rayloop.stages.train_version import build_version, choose_recipe
 from trainers.config import ModelSpec, TrainConfig
 from trainers.worker_errors import deliberate
 
@@ -32,28 +33,36 @@ Snapshots = Mapping[str, Snapshot]
 
 
 def land_sources(context: ProjectContext) -> dict[str, IngestionResult]:
-    """Land every source of the project; they wait on disk and on one another's tasks, so they go side by side."""
+    """Ingest every source of the project, in parallel: they wait for disks and for each other's tasks."""
     return _land(context, context.project.sources)
 
 
 def _land(context: ProjectContext, sources: Sequence[Source]) -> dict[str, IngestionResult]:
     tables, name, now = context.tables, context.project.name, datetime.now(UTC)
     with context.progress.stage("data"), ThreadPoolExecutor(len(sources)) as pool:
-        found = pool.map(lambda source: ingest(source, tables, name, context.settings, now), sources)
-        landed = {source.name: one for source, one in zip(sources, found, strict=True)}
-        for each, one in landed.items():
-            context.progress(
-                f"{each}: {one.new_rows:,} rows landed, {one.known_rows:,} known, {one.quarantined_rows:,} in quarantine"
+        results = pool.map(lambda source: ingest(source, tables, name, context.settings, now), sources)
+        landed = {source.name: one for source, one in zip(sources, results, strict=True)}
+        for source, result in landed.items():
+            counts = (
+                f"{result.new_rows:,} new rows, {result.known_rows:,} known, {result.quarantined_rows:,} quarantined"
             )
-            if one.staleness:
-                context.progress(f"WARNING: {one.staleness}")
+            context.progress(f"{source}: {counts}")
+            if result.staleness:
+                context.progress(f"WARNING: {result.staleness}")
     return landed
 
 
 def training_frame(
     context: ProjectContext, landed: Snapshots, split: Split | None = None, until: datetime | None = None
 ) -> FrameView:
-    """Join examples and features as of their own time; ``until`` leaves out what was not known then."""
+    """Join examples with features as of their own times.
+
+    Args:
+        context: The project.
+        landed: Snapshots of its sources.
+        split: Which rows train, validate and test; default: the project's.
+        until: Use only what was known at this time.
+    """
     project = context.project
     with context.progress.stage("features"):
         try:
@@ -77,20 +86,24 @@ def training_frame(
 def materialize_online(
     context: ProjectContext, landed: Snapshots, until: datetime, versions: Sequence[ModelVersion] = ()
 ) -> None:
-    """Bring the online store up to what was known ``until``, for what is declared and for what answers.
+    """Bring the online store up to date, for the declared views and for those of served versions.
 
-    The champion, and ``versions`` on the way to be served, may look up views as they were defined before.
+    Args:
+        context: The project.
+        landed: Snapshots of its sources.
+        until: Store what was known at this time.
+        versions: Versions about to be served. They and the champion may use earlier definitions of views.
     """
     views = _looked_up(context, landed, versions)
     with context.progress.stage("online"):
         for view in views:
             load_snapshot(context.store, view, context.tables, landed[view.source], _us(until))
         if views:
-            context.progress(f"{len(views)} views materialised until {until:%Y-%m-%d %H:%M}")
+            context.progress(f"{len(views)} views materialized until {until:%Y-%m-%d %H:%M}")
 
 
 def _looked_up(context: ProjectContext, landed: Snapshots, versions: Sequence[ModelVersion]) -> list[FeatureView]:
-    """The views that are declared, and those of the champion and of ``versions`` that their tables still can fill."""
+    """Return the declared views, and those of the champion and ``versions`` whose columns the tables still have."""
     champion = context.registry.version_by_alias(context.project.name, CHAMPION)
     served = [*([champion] if champion else []), *versions]
     declared = context.project.features.views
@@ -105,7 +118,7 @@ def _can_be_filled(context: ProjectContext, view: FeatureView, landed: Snapshots
 
 
 def backfill_view(context: ProjectContext, name: str, until: datetime, since: datetime | None = None) -> None:
-    """Land the source of one view and make its online state anew, or that of entities with events ``since`` then."""
+    """Ingest the source of a view and rebuild its online state, or only that of entities with events since a time."""
     project = context.project
     view = project.view(name)
     source = next(source for source in project.sources if source.name == view.source)
@@ -116,26 +129,33 @@ def backfill_view(context: ProjectContext, name: str, until: datetime, since: da
         rows, start = landed.snapshot.rows, _us(since) if since else None
         done = backfill(context.store, view, batches, rows, _us(until), start)
         context.progress(
-            f"{name}: {done.entities:,} states made anew of {done.events:,} events, {done.removed:,} removed"
+            f"{name}: rebuilt {done.entities:,} states from {done.events:,} events, removed {done.removed:,}"
         )
 
 
 def latest_snapshots(context: ProjectContext) -> dict[str, Snapshot]:
-    """The newest state of each landed source. Raises SnapshotNotFound when one was never landed."""
+    """Return the newest snapshot of each source. Raises SnapshotNotFound when a source was never ingested."""
     name = context.project.name
     found = {source.name: context.tables.latest(f"{name}.{source.name}") for source in context.project.sources}
     missing = [source for source, snapshot in found.items() if snapshot is None]
     if missing:
-        raise SnapshotNotFound(f"source {', '.join(missing)} of {name} was never landed", "run the project first")
+        raise SnapshotNotFound(
+            f"source {', '.join(missing)} of project {name!r} was never ingested",
+            "run the project first: rayloop run PROJECT",
+            code="data.source_not_ingested",
+            project=name,
+            sources=missing,
+        )
     return {source: snapshot for source, snapshot in found.items() if snapshot is not None}
 
 
 def snapshots_of(landed: Mapping[str, IngestionResult]) -> dict[str, Snapshot]:
-    return {name: one.snapshot for name, one in landed.items()}
+    """Return the snapshot of each ingested source."""
+    return {name: result.snapshot for name, result in landed.items()}
 
 
 def build_first_version(context: ProjectContext, frame: FrameView) -> tuple[Candidate, Recipe]:
-    """Search, fit the winner, gate and register it."""
+    """Search, train with the best settings, gate and register."""
     with context.progress.stage("tune"):
         recipe, _ = choose_recipe(context, frame)
     with context.progress.stage("train"):
@@ -143,32 +163,46 @@ def build_first_version(context: ProjectContext, frame: FrameView) -> tuple[Cand
 
 
 def release(context: ProjectContext, *versions: ModelVersion) -> str:
-    """Serve the first version outright; roll out any later one, or several, against the champion. Says which was done."""
+    """Serve the first version directly; roll out later ones, one or several, against the champion.
+
+    Returns:
+        What was done, as a line.
+    """
     champion, version = context.registry.version_by_alias(context.project.name, CHAMPION), versions[0]
     if champion is None and len(versions) > 1:
-        raise RolloutError(f"{context.project.name} has no champion to try several versions against", "deploy one")
+        raise RolloutError(
+            f"model {context.project.name!r} has no champion to compare several versions with",
+            "deploy one version first",
+            code="rollout.no_champion",
+            model=context.project.name,
+        )
     with context.progress.stage("serve"):
         if champion is None:
             deploy(context, version)
-            done = f"{version} serves as the first champion"
+            done = f"{version} is served as the first champion"
         elif (champion.version,) == tuple(one.version for one in versions):
             deploy(context, version)
-            done = f"{version} is champion already"
+            done = f"{version} is already the champion"
         else:
             if not is_serving(context, champion):
                 deploy(context, champion)
             start_rollout(context, versions)
-            done = f"{' and '.join(map(str, versions))} on the way to challenge v{champion.version}"
+            done = f"rollout of {' and '.join(map(str, versions))} against v{champion.version} started"
         context.progress(done)
     return done
 
 
 def retrain(context: ProjectContext, until: datetime) -> Candidate:
-    """Train the champion's recipe on all that was known ``until`` and register the result when it passes the gate."""
+    """Train the champion's recipe on what was known at ``until``; register the result when it passes the gate."""
     project = context.project
     champion = context.registry.version_by_alias(project.name, CHAMPION)
     if champion is None:
-        raise ProjectError(f"{project.name} has no champion to retrain", "run the project first")
+        raise ProjectError(
+            f"project {project.name!r} has no champion to retrain",
+            "run the project first: rayloop run PROJECT",
+            code="project.no_champion",
+            project=project.name,
+        )
     landed = snapshots_of(land_sources(context))
     materialize_online(context, landed, until)
     frame = training_frame(context, landed, project.split.for_retrain(until, project.retrain.holdout), until)
@@ -177,7 +211,7 @@ def retrain(context: ProjectContext, until: datetime) -> Candidate:
 
 
 def load_recipe(context: ProjectContext, version: ModelVersion) -> Recipe:
-    """The model and settings a version was trained with."""
+    """Return the model and settings that a version was trained with."""
     recipe = Manifest.load(context.registry.fetch(version)).recipe
     spec = ModelSpec(build=context.project.model.build, parameters=recipe["model"])
     return Recipe(spec, TrainConfig.model_validate(recipe["train"], extra="ignore"))

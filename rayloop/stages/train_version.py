@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,13 +21,13 @@ from features.types import AS_OF
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from rayloop.stages import model_cards
+from rayloop.stages.candidate import Candidate, CandidateBuild, Recipe
 from rayloop.stages.compress import CompressionResult, compress
 from rayloop.stages.evaluate_candidate import CandidateEvaluation, evaluate_candidate
 from rayloop.stages.mlflow_callback import CurveLogger
 from rayloop.stages.tune import run_search
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
-from trainers.data.datasets import TrainingData
 from trainers.export.compression import check_steps
 from trainers.loop.checkpointer import Checkpoints
 from trainers.loop.train_events import State
@@ -47,30 +45,13 @@ _SCORE_COLUMN = "score"
 _PREDICTED_COLUMN = "predicted"
 
 
-class Recipe(NamedTuple):
-    """What to train and how; ``shuffle_labels`` is sabotage, for rehearsals."""
-
-    spec: ModelSpec
-    config: TrainConfig
-    shuffle_labels: bool = False
-
-
-class Candidate(NamedTuple):
-    """A registered version with what is known of it."""
-
-    version: ModelVersion
-    report: GateReport
-    quality: dict[str, float]
-    reused: bool
-
-
 def choose_recipe(context: ProjectContext, frame: FrameView) -> tuple[Recipe, TuneResult | None]:
-    """The project's recipe, improved by its search when it declares one."""
+    """Return the project's recipe, improved by its search when it declares one, and the search's result."""
     project = context.project
     if project.tune is None:
         return Recipe(project.model, project.train), None
-    found = run_search(context, frame, project.tune, metrics.primary(project.task).name)
-    return Recipe(found.spec, found.config.model_copy(update={"workers": project.train.workers})), found
+    result = run_search(context, frame, project.tune, metrics.primary(project.task).name)
+    return Recipe(result.spec, result.config.model_copy(update={"workers": project.train.workers})), result
 
 
 def build_version(
@@ -83,50 +64,60 @@ def build_version(
 ) -> Candidate:
     """Fit, evaluate on the held-out rows, gate, register.
 
-    The same recipe over the same snapshot by the same code is the same version, which is not made again. Raises
-    GateFailed unless ``override_gate`` says why a candidate that fails shall be registered all the same.
+    The same recipe on the same snapshot with the same code is the same version and is not built again.
+
+    Args:
+        context: The project.
+        frame: The training frame.
+        recipe: What to train and how.
+        name: Name of the MLflow run.
+        override_gate: Reason to register a candidate that fails the gate.
+        compare: Whether to compare with the champion.
+
+    Raises:
+        GateFailed: The candidate fails the gate, and there is no ``override_gate``.
     """
     fingerprint = _fingerprint(context, frame.snapshot, recipe)
-    if made := context.registry.find_version(context.project.name, fingerprint):
-        context.progress(f"{made} was made of the same data, code and settings before: not made again")
-        return Candidate(made, GateReport.from_stored(made.tags[GATE_TAG]), json.loads(made.tags[SUMMARY]), True)
-    data = frame.with_shuffled_labels(recipe.config.seed) if recipe.shuffle_labels else frame.data
-    project, tell = context.project, context.progress
-    with context.registry.run(project.name, name, key=fingerprint) as run, tempfile.TemporaryDirectory() as temporary:
-        trained = _trained(context, frame, recipe, data, run, fingerprint, compare)
+    if version := context.registry.find_version(context.project.name, fingerprint):
+        context.progress(f"reusing {version}: same data, code and settings")
+        report = GateReport.from_stored(version.tags[GATE_TAG])
+        return Candidate(version, report, json.loads(version.tags[SUMMARY]), True)
+    build = CandidateBuild(context, frame, recipe, name, fingerprint, compare, override_gate)
+    with (
+        context.registry.run(context.project.name, name, key=fingerprint) as run,
+        tempfile.TemporaryDirectory() as temporary,
+    ):
         folder = Path(temporary)
-        seen = evaluate_candidate(context, frame, trained.fitted, folder, compare, trained.checks)
-        seen = seen._replace(compression=str(trained))
-        run.set_tags(_compression(seen))
-        tell(f"exported in {seen.served}; {format_latencies(seen.latency)}")
-        for check in seen.report.checks:
-            tell(f"gate {'pass' if check.passed else 'FAIL'}: {check.name}: {check.reason}")
-        if not seen.report.passed:
-            _refuse_unless(override_gate, run, context, frame, recipe, name, seen, fingerprint)
-        _write_bundle(context, frame, recipe, seen, folder)
-        _log(run, context, frame, recipe, seen)
-        model_cards.log_card(run, context, frame, name, seen, fingerprint, "" if seen.report.passed else override_gate)
-        tags = _tags(context, frame, fingerprint, seen, override_gate)
-        version = context.registry.register(project.name, run, folder, tags)
-    tell(f"registered {version}: {_told(seen.quality)}")
-    return Candidate(version, seen.report, seen.quality, False)
+        evaluation = _train_and_evaluate(build, run, folder)
+        if not evaluation.report.passed:
+            _refuse_unless_overridden(build, run, evaluation)
+        _write_bundle(build, evaluation, folder)
+        _log(run, build, evaluation)
+        model_cards.log_card(run, build, evaluation)
+        version = context.registry.register(context.project.name, run, folder, _tags(build, evaluation))
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.quality.items())
+    context.progress(f"registered {version}: {figures} on the held-out rows")
+    return Candidate(version, evaluation.report, evaluation.quality, False)
 
 
-def _trained(
-    context: ProjectContext,
-    frame: FrameView,
-    recipe: Recipe,
-    data: TrainingData,
-    run: Run,
-    fingerprint: str,
-    compare: bool,
-) -> CompressionResult:
-    """Train, followed by ``run``, then make the model smaller where the project says so.
+def _train_and_evaluate(build: CandidateBuild, run: Run, folder: Path) -> CandidateEvaluation:
+    compressed = _train(build, run)
+    evaluation = evaluate_candidate(build, compressed.fitted, folder, compressed.checks)
+    evaluation = evaluation._replace(compression=str(compressed))
+    run.set_tags(_compression(evaluation))
+    progress = build.context.progress
+    progress(f"exported in {evaluation.served}; {format_latencies(evaluation.latency)}")
+    for check in evaluation.report.checks:
+        progress(f"gate {'pass' if check.passed else 'FAIL'}: {check.name}: {check.reason}")
+    return evaluation
 
-    A training of the same fingerprint that was killed goes on where it was.
-    """
+
+def _train(build: CandidateBuild, run: Run) -> CompressionResult:
+    """Train with curves in ``run``, then compress. A training of the same fingerprint that was killed is resumed."""
+    context, frame, recipe = build.context, build.frame, build.recipe
     project, curves = context.project, CurveLogger(run)
-    folder = f"{context.checkpoints}/{fingerprint[:16]}"
+    folder = f"{context.checkpoints}/{build.fingerprint[:16]}"
+    data = frame.with_shuffled_labels(recipe.config.seed) if recipe.shuffle_labels else frame.data
 
     def train(
         spec: ModelSpec, config: TrainConfig, step: int, start: State | None = None, teacher: Teacher | None = None
@@ -139,7 +130,7 @@ def _trained(
             data,
             context.progress,
             name=project.name,
-            watch=(lambda seen: None) if step else curves,
+            watch=(lambda event: None) if step else curves,
             checkpoints=f"{folder}/{step}",
             start=start,
             teacher=teacher,
@@ -151,51 +142,49 @@ def _trained(
         check_steps(project.compress, recipe.spec, inputs, project.task)
     fitted = train(recipe.spec, recipe.config, 0)
     curves.complete(fitted.epochs)
-    made = compress(context, frame, fitted, train, compare)
+    compressed = compress(build, fitted, train)
     Checkpoints(folder).clear()
-    return made
+    return compressed
 
 
-def _refuse_unless(
-    override: str,
-    run: Run,
-    context: ProjectContext,
-    frame: FrameView,
-    recipe: Recipe,
-    name: str,
-    seen: CandidateEvaluation,
-    fingerprint: str,
-) -> None:
-    """Keep what a refused candidate has shown, and raise GateFailed; with an ``override`` only say so."""
-    if override:
-        context.progress(f"registered all the same: {override}")
+def _refuse_unless_overridden(build: CandidateBuild, run: Run, evaluation: CandidateEvaluation) -> None:
+    """Log a refused candidate's figures and card, and raise GateFailed."""
+    context, name = build.context, build.name
+    if build.override_gate:
+        context.progress(f"gate overridden: {build.override_gate}")
         return
-    project = context.project.name
-    run.set_tags({"mlflow.runName": f"{name} (refused)"})
-    _log_refused(run, recipe, seen)
-    model_cards.log_card(run, context, frame, name, seen, fingerprint, "")
+    run.set_tags({"mlflow.runName": f"{name} (refused)", GATE_TAG: evaluation.report.model_dump_json()})
+    run.log_parameters(_flat(build.recipe))
+    run.log_metrics({f"test_{metric}": value for metric, value in evaluation.quality.items()})
+    model_cards.log_card(run, build, evaluation)
+    url = f"{context.settings.mlflow_server}/#/runs/{run.id}"
     raise GateFailed(
-        f"{name} of {project} fails its gate: " + "; ".join(c.reason for c in seen.report.failures),
-        f"it is not registered; its figures and model card: {context.settings.mlflow_server}/#/runs/{run.id}",
+        f"candidate {name!r} of {context.project.name} fails its gate and is not registered: "
+        + "; ".join(check.reason for check in evaluation.report.failures),
+        f"see its metrics and model card: {url}",
+        code="gate.failed",
+        model=context.project.name,
+        candidate=name,
+        checks=[check.name for check in evaluation.report.failures],
+        url=url,
     )
 
 
 def load_reference_profile(context: ProjectContext, version: ModelVersion) -> bytes:
-    """The reference profile that travels with a version."""
+    """Return the reference profile in a version's bundle."""
     return (context.registry.fetch(version) / PROFILE_FILE).read_bytes()
 
 
 def output_column(context: ProjectContext) -> Column:
-    """The column under which a model's output is profiled."""
+    """Return the column under which a model's output is profiled."""
     multiclass = context.project.task.kind == "multiclass"
     return Column(name=_PREDICTED_COLUMN, kind="category") if multiclass else Column(name=_SCORE_COLUMN, kind="number")
 
 
-def _write_bundle(
-    context: ProjectContext, frame: FrameView, recipe: Recipe, seen: CandidateEvaluation, folder: Path
-) -> None:
-    """Manifest and reference profile beside the exported model. The recipe is what all of it began with: of that a retraining is made."""
-    project = context.project
+def _write_bundle(build: CandidateBuild, evaluation: CandidateEvaluation, folder: Path) -> None:
+    """Write manifest and reference profile beside the model. The manifest has the recipe before compression: a
+    retraining starts from it."""
+    project, frame, recipe = build.context.project, build.frame, build.recipe
     Manifest(
         model=project.name,
         task=project.task,
@@ -203,12 +192,12 @@ def _write_bundle(
         feature_hash=project.features.content_hash,
         encoder=frame.encoder,
         snapshot=frame.snapshot,
-        code_version=context.code_version,
+        code_version=build.context.code_version,
         recipe={"model": recipe.spec.parameters, "train": recipe.config.model_dump(mode="json")},
-        metrics=seen.fitted.metrics,
-        precision=seen.served.precision,
+        metrics=evaluation.fitted.metrics,
+        precision=evaluation.served.precision,
     ).save(folder)
-    (folder / PROFILE_FILE).write_bytes(_reference(context, frame, folder).to_bytes())
+    (folder / PROFILE_FILE).write_bytes(_reference(build.context, frame, folder).to_bytes())
 
 
 def _reference(context: ProjectContext, frame: FrameView, folder: Path) -> ReferenceProfile:
@@ -234,62 +223,50 @@ def _fingerprint(context: ProjectContext, snapshot: Snapshot, recipe: Recipe) ->
         "features": project.features.content_hash,
         "task": project.task.model_dump(mode="json"),
         "model": recipe.spec.name,
-        "parameters": _flat(recipe.spec, recipe.config),
+        "parameters": _flat(recipe),
         "shuffled": recipe.shuffle_labels,
         "gate": project.gate.model_dump(mode="json"),
         "code": context.code_version,
     }
-    # Versions of before there were such steps keep their fingerprints.
+    # Only where there are steps: versions from before compression existed keep their fingerprints.
     body |= {"compress": [step.key for step in project.compress]} if project.compress else {}
     return hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _flat(spec: ModelSpec, config: TrainConfig) -> dict[str, str | int | float | bool]:
-    values = {"model": spec.name, **spec.parameters, **config.model_dump()}
+def _flat(recipe: Recipe) -> dict[str, str | int | float | bool]:
+    values = {"model": recipe.spec.name, **recipe.spec.parameters, **recipe.config.model_dump()}
     return {name: v if isinstance(v, str | int | float | bool) else str(v) for name, v in values.items()}
 
 
-def _tags(
-    context: ProjectContext, frame: FrameView, fingerprint: str, seen: CandidateEvaluation, override: str
-) -> dict[str, str]:
+def _tags(build: CandidateBuild, evaluation: CandidateEvaluation) -> dict[str, str]:
     tags = {
-        FINGERPRINT_TAG: fingerprint,
-        GATE_TAG: seen.report.model_dump_json(),
-        SUMMARY: json.dumps(seen.quality),
-        PRECISION: str(seen.served),
-        RUNTIME: format_latencies(seen.latency),
-        **_origin(context, frame),
-        **_compression(seen),
+        FINGERPRINT_TAG: build.fingerprint,
+        GATE_TAG: evaluation.report.model_dump_json(),
+        SUMMARY: json.dumps(evaluation.quality),
+        PRECISION: str(evaluation.served),
+        RUNTIME: format_latencies(evaluation.latency),
+        **_origin(build),
+        **_compression(evaluation),
     }
-    return tags | ({"rayloop.gate_override": override} if override else {})
+    return tags | ({"rayloop.gate_override": build.override_gate} if build.override_gate else {})
 
 
-def _compression(seen: CandidateEvaluation) -> dict[str, str]:
-    return {COMPRESSION: seen.compression} if seen.compression else {}
+def _compression(evaluation: CandidateEvaluation) -> dict[str, str]:
+    return {COMPRESSION: evaluation.compression} if evaluation.compression else {}
 
 
-def _origin(context: ProjectContext, frame: FrameView) -> dict[str, str]:
+def _origin(build: CandidateBuild) -> dict[str, str]:
     return {
-        "rayloop.snapshot": f"{frame.snapshot.table}@{frame.snapshot.id}",
-        "rayloop.features": context.project.features.content_hash,
-        "rayloop.code": context.code_version,
+        "rayloop.snapshot": f"{build.frame.snapshot.table}@{build.frame.snapshot.id}",
+        "rayloop.features": build.context.project.features.content_hash,
+        "rayloop.code": build.context.code_version,
     }
 
 
-def _log(run: Run, context: ProjectContext, frame: FrameView, recipe: Recipe, seen: CandidateEvaluation) -> None:
-    fitted = seen.fitted
-    run.log_parameters(_flat(recipe.spec, recipe.config))
-    run.log_metrics({f"test_{name}": value for name, value in seen.quality.items()})
+def _log(run: Run, build: CandidateBuild, evaluation: CandidateEvaluation) -> None:
+    fitted = evaluation.fitted
+    run.log_parameters(_flat(build.recipe))
+    run.log_metrics({f"test_{name}": value for name, value in evaluation.quality.items()})
     run.log_metrics({f"validation_{name}": value for name, value in fitted.metrics.items()})
-    run.log_metrics({**seen.latency, "temperature": fitted.temperature})
-    run.set_tags(_origin(context, frame))
-
-
-def _log_refused(run: Run, recipe: Recipe, seen: CandidateEvaluation) -> None:
-    run.log_parameters(_flat(recipe.spec, recipe.config))
-    run.log_metrics({f"test_{metric}": value for metric, value in seen.quality.items()})
-    run.set_tags({GATE_TAG: seen.report.model_dump_json()})
-
-
-def _told(quality: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in quality.items()) + " on the held-out rows"
+    run.log_metrics({**evaluation.latency, "temperature": fitted.temperature})
+    run.set_tags(_origin(build))

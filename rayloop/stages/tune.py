@@ -1,4 +1,4 @@
-"""A search in MLflow: one run, every trial nested in it, and the page that shows them together."""
+"""A search in MLflow: one run with every trial nested in it, and a page that shows them together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PATH = "search"
 
 
 class TrialRunLogger:
-    """Follows a search into a run: each trial that has ended becomes a run nested in it, once."""
+    """Logs each trial that has ended as a run nested in the search's run, once."""
 
     def __init__(self, registry: Registry, experiment: str, parent: Run, metric: str, known: set[str]) -> None:
         self._registry, self._experiment, self._parent = registry, experiment, parent
@@ -33,16 +33,16 @@ class TrialRunLogger:
         with self._registry.run(self._experiment, name, self._parent.id) as run:
             run.log_parameters({**trial.parameters, "seed": trial.seed})
             first = trial.epochs - len(trial.curve) + 1
-            course = {first + i: value for i, value in enumerate(trial.curve)}
+            curve = {first + i: value for i, value in enumerate(trial.curve)}
             figures = {self._metric: trial.metric, "epochs": float(trial.epochs), "seconds": trial.seconds}
-            run.log_metric_series({f"best_{self._metric}": course, **{n: {0: value} for n, value in figures.items()}})
+            run.log_metric_series({f"best_{self._metric}": curve, **{n: {0: value} for n, value in figures.items()}})
             run.set_tags({"rayloop.status": trial.status, "rayloop.stage": trial.stage, **_origin(trial)})
             run.failed = trial.status == "failed"
         self._known.add(name)
 
 
 def run_search(context: ProjectContext, frame: FrameView, tuning: TuneConfig, metric: str) -> TuneResult:
-    """The project's search; one of the same data, code and settings that was killed goes on, and one that was done is not done again."""
+    """Run the project's search. A killed search of the same data, code and settings is resumed; a finished one is reused."""
     project, registry, key = context.project, context.registry, _key(context, frame, tuning)
     folder = f"{searches_folder(context)}/{key[:16]}"
     again = Journal(folder).begun
@@ -64,12 +64,12 @@ def run_search(context: ProjectContext, frame: FrameView, tuning: TuneConfig, me
 
 
 def searches_folder(context: ProjectContext) -> str:
-    """Where a project's searches keep what they have done."""
+    """Return the folder where a project's searches keep their trials."""
     return f"{context.checkpoints}/searches"
 
 
 def _log(context: ProjectContext, run: Run, found: TuneResult) -> None:
-    """Winner and page. A search that was done before says it all once more."""
+    """Log the best trial and the page; also for a search that was reused."""
     text = render(context.project.name, found, time.time())
     trials = json.dumps([trial.model_dump(mode="json") for trial in found.trials], indent=1)
     run.log_texts({f"{_PATH}/{PAGE}": text, f"{_PATH}/trials.json": trials})
@@ -93,7 +93,7 @@ def _origin(trial: Trial) -> dict[str, str]:
 
 
 def _key(context: ProjectContext, frame: FrameView, tuning: TuneConfig) -> str:
-    """Of all that determines what a trial gives."""
+    """Hash of everything that determines a trial's result."""
     project = context.project
     body = {
         "snapshot": [frame.snapshot.table, frame.snapshot.id],

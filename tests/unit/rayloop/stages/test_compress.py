@@ -15,7 +15,8 @@ from rayloop.console import ProgressConsole
 from rayloop.context import ProjectContext
 from rayloop.project import Location
 from rayloop.stages import train_version
-from rayloop.stages.train_version import Candidate, Recipe, build_version
+from rayloop.stages.candidate import Candidate, Recipe
+from rayloop.stages.train_version import build_version
 from tests.factories.trainers.frames import trained
 from tests.unit.rayloop.stages.test_train_version import InMemory, _project
 from trainers.card.model_card import ModelCard

@@ -27,7 +27,8 @@ from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from rayloop.project import Location, Project
 from rayloop.stages import train_version
-from rayloop.stages.train_version import Recipe, build_version
+from rayloop.stages.candidate import Recipe
+from rayloop.stages.train_version import build_version
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part, trained
 from trainers.card.model_card import ModelCard
 from trainers.config import ModelSpec, TrainConfig

@@ -1,0 +1,46 @@
+"""A candidate: what it is trained from, and what it becomes once it is registered."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cluster.values import GateReport, ModelVersion
+from rayloop.context import ProjectContext
+from rayloop.frame_view import FrameView
+from trainers.config import ModelSpec, TrainConfig
+
+
+class Recipe(NamedTuple):
+    """What to train and how."""
+
+    spec: ModelSpec
+    config: TrainConfig
+    shuffle_labels: bool = False
+    """Train on shuffled labels: the sabotaged challenger of a simulation."""
+
+
+class CandidateBuild(NamedTuple):
+    """The inputs of one candidate."""
+
+    context: ProjectContext
+    frame: FrameView
+    recipe: Recipe
+    name: str
+    """Name of its MLflow run."""
+    fingerprint: str
+    """Hash of everything that determines the candidate."""
+    compare: bool = True
+    """Whether it is compared with the champion, when there is one."""
+    override_gate: str = ""
+    """Reason to register it although it fails its gate; empty to refuse it."""
+
+
+class Candidate(NamedTuple):
+    """A registered candidate."""
+
+    version: ModelVersion
+    report: GateReport
+    quality: dict[str, float]
+    """Metrics on the held-out rows."""
+    reused: bool
+    """Whether an equal version had been registered before."""
