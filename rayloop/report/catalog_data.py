@@ -39,9 +39,9 @@ def build_catalog(context: ProjectContext, now: datetime) -> FeatureCatalog:
     )
 
 
-def catalog_tables(catalogue: FeatureCatalog) -> Iterator[Table]:
+def catalog_tables(catalog: FeatureCatalog) -> Iterator[Table]:
     """Yield a table for each view."""
-    for view in catalogue.views:
+    for view in catalog.views:
         title = f"{view.name}  by {', '.join(view.keys)}  from {view.source}" + (
             f"  owner {view.owner}" if view.owner else ""
         )

@@ -72,7 +72,7 @@ def write_report(context: ProjectContext, baselines: BaselineResults) -> Path:
 
 
 def write_catalog(context: ProjectContext) -> Path:
-    """Print the catalogue of the project's features and write features.html; returns its path."""
+    """Print the catalog of the project's features and write features.html; returns its path."""
     found = catalog_data.build_catalog(context, datetime.now(UTC))
     console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
     for table in catalog_data.catalog_tables(found):
