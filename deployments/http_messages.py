@@ -1,6 +1,6 @@
-"""HTTP without a framework: an ASGI application of one function from call to reply. No Ray.
+"""HTTP without a framework: requests, responses, and an ASGI application around one handler. No Ray.
 
-A framework's request and response objects cost more than a small model takes.
+A framework's request and response objects take longer than a small model does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AsgiSend = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class HttpRequest(NamedTuple):
-    """A request. ``raw_headers`` as ASGI gives them: names in lower case, latin-1 bytes."""
+    """A request; ``raw_headers`` are those of ASGI: names in lower case, latin-1 bytes."""
 
     method: str
     path: str
@@ -35,29 +35,41 @@ class HttpRequest(NamedTuple):
     receive: AsgiReceive
 
     def header(self, name: str) -> str | None:
+        """Value of a header, by its lower-case name."""
         value = self.raw_headers.get(name.encode("latin-1"))
         return None if value is None else value.decode("latin-1")
 
     async def read_body(self, limit: int) -> bytes:
-        """The body. Raises RequestError with status 413 beyond ``limit`` bytes."""
+        """Read the body.
+
+        Args:
+            limit: Most bytes.
+
+        Raises:
+            RequestError: 413 beyond ``limit``, or 400 when the caller disconnects.
+        """
         declared = self.header("content-length") or ""
         if declared.isdecimal() and int(declared) > limit:
-            raise _too_long(limit)
+            raise _body_too_large(limit)
         chunks, size, more = [], 0, True
         while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
-                raise RequestError("the caller went away before the body was complete", field="body", status=400)
+                raise RequestError(
+                    "the caller disconnected before the body was complete",
+                    field="body",
+                    code="request.disconnected",
+                )
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             if size > limit:
-                raise _too_long(limit)
+                raise _body_too_large(limit)
             more = message.get("more_body", False)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 class HttpResponse(NamedTuple):
-    """An answer; header names in lower case."""
+    """A response; header names are in lower case."""
 
     body: bytes
     status: int = 200
@@ -66,34 +78,34 @@ class HttpResponse(NamedTuple):
 
 
 class AsgiApp:
-    """The ASGI application of ``handle``: the way of requests that come through Serve's own proxy."""
+    """The ASGI application around ``handle``, for requests that come through Serve's own proxy."""
 
     def __init__(self, handle: Callable[[HttpRequest], Awaitable[HttpResponse]]) -> None:
         self._handle = handle
 
     async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         if scope["type"] == "lifespan":
-            await _live_through(receive, send)
+            await _complete_lifespan(receive, send)
         elif scope["type"] == "http":
-            reply = await self._handle(HttpRequest(scope["method"], scope["path"], dict(scope["headers"]), receive))
-            await send({"type": "http.response.start", "status": reply.status, "headers": _headers(reply)})
-            await send({"type": "http.response.body", "body": reply.body})
+            response = await self._handle(HttpRequest(scope["method"], scope["path"], dict(scope["headers"]), receive))
+            await send({"type": "http.response.start", "status": response.status, "headers": _headers(response)})
+            await send({"type": "http.response.body", "body": response.body})
         else:
             await send({"type": "websocket.close", "code": 1003})
 
 
 def json_response(body: object, headers: Mapping[str, str] | None = None, status: int = 200) -> HttpResponse:
-    """A JSON reply."""
+    """Encode a JSON response."""
     return HttpResponse(to_json(body), status, headers or {})
 
 
 def error_response(error: RequestError) -> HttpResponse:
-    """``{"error": …, "field": …}`` with the error's status and headers."""
-    body = {"error": str(error)} | ({"field": error.field} if error.field else {})
+    """Encode an error: its sentence, stable code and field, under its status and headers."""
+    body = {"error": str(error), "code": error.code} | ({"field": error.field} if error.field else {})
     return json_response(body, error.headers, error.status)
 
 
-async def _live_through(receive: AsgiReceive, send: AsgiSend) -> None:
+async def _complete_lifespan(receive: AsgiReceive, send: AsgiSend) -> None:
     while True:
         event = (await receive())["type"]
         await send({"type": f"{event}.complete"})
@@ -101,14 +113,23 @@ async def _live_through(receive: AsgiReceive, send: AsgiSend) -> None:
             return
 
 
-def _headers(reply: HttpResponse) -> list[tuple[bytes, bytes]]:
-    # The request's id is put on by a middleware of Serve.
-    told = [(name, value) for name, value in reply.headers.items() if name != REQUEST_ID_HEADER]
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in told]
-    length = str(len(reply.body)).encode()
-    return [(b"content-type", reply.content_type.encode()), (b"content-length", length), *headers]
+def _headers(response: HttpResponse) -> list[tuple[bytes, bytes]]:
+    length = str(len(response.body)).encode()
+    headers = [(b"content-type", response.content_type.encode()), (b"content-length", length)]
+    # A middleware of Serve adds the request's id.
+    return headers + [
+        (name.encode("latin-1"), value.encode("latin-1"))
+        for name, value in response.headers.items()
+        if name != REQUEST_ID_HEADER
+    ]
 
 
-def _too_long(limit: int) -> RequestError:
-    what = f"the body is longer than {limit} bytes"
-    return RequestError(what, field="body", status=413, todo="send fewer rows at once")
+def _body_too_large(limit: int) -> RequestError:
+    return RequestError(
+        f"the body exceeds {limit} bytes",
+        "send fewer rows at once",
+        field="body",
+        status=413,
+        code="request.body_too_large",
+        limit=limit,
+    )

@@ -102,7 +102,7 @@ class Scorer:
 
     def table(self, requests: Sequence[RequestRows]) -> pa.Table:
         """The typed rows of requests, one after another. Raises RequestError when one does not fit its types."""
-        return self._assembler.table(requests)
+        return self._assembler.build_table(requests)
 
     def frame(self, rows: pa.Table, now_us: int) -> pa.Table:
         """The feature frame of request rows. Raises RequestError when it cannot be computed from them."""
@@ -132,7 +132,7 @@ class Scorer:
 
     def score(self, requests: Sequence[RequestRows], now_us: int) -> list[ScoredBatch]:
         """Score requests in one pass; when that fails, one by one, so that nobody fails for another's rows."""
-        return self._parts([rows.size for rows in requests], lambda i, j: self._assembler.table(requests[i:j]), now_us)
+        return self._parts([rows.size for rows in requests], lambda i, j: self._assembler.build_table(requests[i:j]), now_us)
 
     def score_table(self, rows: pa.Table, sizes: Sequence[int], now_us: int) -> list[ScoredBatch]:
         """The same for the typed rows of several requests, one after another in a table."""

@@ -1,6 +1,6 @@
-"""JSON values to typed Arrow columns. Each error names the field, down to the value at fault.
+"""JSON values to typed Arrow columns. Each error names the field, down to the value at fault. Pure.
 
-number      float64; null and NaN are missing; infinities and what float32 cannot hold are refused
+number      float64; null and NaN are missing; infinities and values beyond float32 are refused
 category    string; null is missing
 timestamp   timestamp[us, UTC] from ISO 8601 text (without an offset: UTC) or integer microseconds; never null
 tensor      list of float32, flattened in row-major order; never null
@@ -27,42 +27,53 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MISTYPED = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError)
-# Years 1 to 9999, what datetime and Polars can print and calculate with.
+# Years 1 to 9999, the range of datetime and Polars.
 _FIRST_US = -62_135_596_800_000_000
 _LAST_US = 253_402_300_799_999_999
 _FIRST, _LAST = np.datetime64(_FIRST_US, "us"), np.datetime64(_LAST_US, "us")
 
 
 def required_columns(features: FeatureSet) -> frozenset[str]:
-    """Request columns that may not be null: ``as_of`` is computed from them."""
+    """Names of the request columns that may not be null, because ``as_of`` is computed from them."""
     return frozenset(features.as_of.expr.meta.root_names()) if features.as_of else frozenset()
 
 
 def build_column(
     column: Column, values: Sequence[Any], field: str, *, kind: pa.DataType | None = None, required: bool = False
 ) -> pa.Array:
-    """One request column of ``len(values)`` rows; ``kind`` is the stricter Arrow type a number was declared with.
+    """Build a request column from JSON values.
 
-    Raises RequestError naming ``field[i]``.
+    Args:
+        column: Its definition.
+        values: One value a row.
+        field: Where in the request the values are, for errors.
+        kind: The stricter Arrow type that a number was declared with.
+        required: Whether nulls are refused.
+
+    Raises:
+        RequestError: A value has the wrong type or range; names ``field[i]``.
     """
     if column.kind == "number":
         array = _numbers(values, field, kind)
     elif column.kind == "category":
         array = _typed(values, pa.string(), field, "text or null")
     elif column.kind == "timestamp":
-        return pa.array([_microseconds(value, f"{field}[{i}]") for i, value in enumerate(values)], TIMESTAMP)
+        return pa.array([parse_timestamp(value, f"{field}[{i}]") for i, value in enumerate(values)], TIMESTAMP)
     else:
         return _tensors(column, values, field)
     return _check_nulls(column, array, field) if required else array
 
 
 def convert_column(column: Column, values: pa.Array, field: str, *, required: bool = False) -> pa.Array:
-    """One request column from an array that came in binary, NaN being missing. Raises RequestError naming the value."""
+    """Build a request column from an array that came in binary, where NaN stands for a missing number.
+
+    Args and errors are those of ``build_column``.
+    """
     if column.kind == "timestamp" and pa.types.is_integer(values.type):
         return _instants(values, field)
     if column.kind == "number":
-        if (plain := _plain(values)) is not None:
-            return plain
+        if (clean := _clean_floats(values)) is not None:
+            return clean
         array = pc.if_else(pc.is_nan(values), None, values) if pa.types.is_floating(values.type) else values
         array = (array.cast(pa.int8()) if pa.types.is_boolean(array.type) else array).cast(pa.float64(), safe=False)
         _check_range(array, field)
@@ -75,7 +86,7 @@ def convert_column(column: Column, values: pa.Array, field: str, *, required: bo
 
 
 def number_array(values: Sequence[Any]) -> pa.Array | None:
-    """Values as a number column holds them, or None when one does not fit."""
+    """Values as a number column, or None when one does not fit."""
     try:
         array = pa.array(values, pa.float64(), from_pandas=True)
     except _MISTYPED:
@@ -84,7 +95,7 @@ def number_array(values: Sequence[Any]) -> pa.Array | None:
 
 
 def text_array(values: Sequence[Any]) -> pa.Array | None:
-    """Values as a category column holds them, or None when one does not fit."""
+    """Values as a category column, or None when one does not fit."""
     try:
         return pa.array(values, pa.string(), from_pandas=True)
     except _MISTYPED:
@@ -92,23 +103,25 @@ def text_array(values: Sequence[Any]) -> pa.Array | None:
 
 
 def parse_timestamp(value: object, field: str) -> int:
-    """Microseconds since the epoch, UTC, of ISO 8601 text or integer microseconds."""
-    return _microseconds(value, field)
-
-
-def _microseconds(value: object, field: str) -> int:
+    """Microseconds since the epoch, UTC, of ISO 8601 text or integer microseconds. Raises RequestError."""
     if isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)
             at = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
         except (ValueError, OverflowError) as error:
-            raise RequestError(f"{value[:40]!r} is no ISO 8601 time", field=field) from error
+            raise RequestError(
+                f"{value[:40]!r} is not an ISO 8601 time", field=field, code="request.malformed_time"
+            ) from error
     elif isinstance(value, int) and not isinstance(value, bool):
         at = value
     else:
-        raise RequestError("expected ISO 8601 text or integer microseconds since 1970, UTC", field=field)
+        raise RequestError(
+            "expected ISO 8601 text or integer microseconds since 1970, UTC",
+            field=field,
+            code="request.malformed_time",
+        )
     if not _FIRST_US <= at <= _LAST_US:
-        raise RequestError("a time outside of the years 1 to 9999, UTC", field=field)
+        raise time_out_of_range("the time", field)
     return at
 
 
@@ -121,8 +134,8 @@ def _numbers(values: Sequence[Any], field: str, kind: pa.DataType | None) -> pa.
     return array
 
 
-def _plain(values: pa.Array) -> pa.Array | None:
-    """Floats that are all there and in range, as float64: then there is nothing to look for. Else None."""
+def _clean_floats(values: pa.Array) -> pa.Array | None:
+    """Floats without nulls, all in range, as float64, which need no further checks; else None."""
     if not pa.types.is_floating(values.type) or values.null_count:
         return None
     wide = values.to_numpy().astype(np.float64)
@@ -133,18 +146,27 @@ def _plain(values: pa.Array) -> pa.Array | None:
 def _check_range(array: pa.Array, field: str) -> None:
     beyond = _beyond(array)
     if beyond.any():
-        raise RequestError(f"numbers lie within ±{MAX_NUMBER:.4g}", field=f"{field}[{int(np.argmax(beyond))}]")
+        raise RequestError(
+            f"number outside of ±{MAX_NUMBER:.4g}",
+            field=f"{field}[{int(np.argmax(beyond))}]",
+            code="request.number_out_of_range",
+        )
 
 
 def _beyond(numbers: pa.Array) -> np.ndarray:
-    """Which of float64 numbers a float32 cannot hold."""
+    """Mask of the float64 numbers that float32 cannot hold."""
     beyond: np.ndarray = np.abs(numbers.to_numpy(zero_copy_only=False)) > MAX_NUMBER
     return beyond
 
 
 def _check_nulls(column: Column, array: pa.Array, field: str) -> pa.Array:
     if array.null_count:
-        raise RequestError(f"{column.name!r} may not be null: the features' time is computed from it", field=field)
+        raise RequestError(
+            f"{column.name!r} may not be null: the features' time is computed from it",
+            field=field,
+            code="request.null_not_allowed",
+            column=column.name,
+        )
     return array
 
 
@@ -152,12 +174,17 @@ def _instants(values: pa.Array, field: str) -> pa.Array:
     moments = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
     beyond = (moments < _FIRST_US) | (moments > _LAST_US)
     if beyond.any():
-        raise RequestError("microseconds outside the years 1 to 9999", field=f"{field}[{int(np.argmax(beyond))}]")
+        raise time_out_of_range("the time", f"{field}[{int(np.argmax(beyond))}]")
     return pa.array(moments, TIMESTAMP)
 
 
+def time_out_of_range(what: str, field: str) -> RequestError:
+    """The refusal of a time that neither datetime nor Iceberg's statistics can represent."""
+    return RequestError(f"{what} is outside of the years 1 to 9999, UTC", field=field, code="request.time_out_of_range")
+
+
 def find_unsupported_time(moments: np.ndarray) -> int | None:
-    """The first of datetime64[us] that is outside of the years 1 to 9999, if one is; NaT is not."""
+    """Index of the first datetime64[us] outside of the years 1 to 9999, or None; NaT is allowed."""
     beyond = (moments < _FIRST) | (moments > _LAST)
     return int(np.argmax(beyond)) if beyond.any() else None
 
@@ -167,12 +194,17 @@ def _typed(values: Sequence[Any], kind: pa.DataType, field: str, expected: str) 
         array = _array(values, kind)
     except _MISTYPED as error:
         at = next((i for i, value in enumerate(values) if not _converts(value, kind)), 0)
-        raise RequestError(f"expected {expected}, got {_shown(values[at])}", field=f"{field}[{at}]") from error
+        raise RequestError(
+            f"expected {expected}, got {_abbreviate(values[at])}",
+            field=f"{field}[{at}]",
+            code="request.wrong_type",
+            expected=expected,
+        ) from error
     return array
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    # Arrow cuts the fraction off a float that is to be an integer, without a word.
+    # Arrow silently truncates a float in an integer column.
     if pa.types.is_integer(kind) and any(isinstance(value, float) for value in values):
         raise pa.ArrowInvalid("floating-point value in an integer column")
     return pa.array(values, kind, from_pandas=True)
@@ -193,23 +225,24 @@ def _tensors(column: Column, values: Sequence[Any], field: str) -> pa.Array:
 
 def _tensor_array(column: Column, numbers: pa.Array, field: str) -> pa.Array:
     if numbers.null_count or not np.isfinite(numbers.to_numpy(zero_copy_only=False)).all():
-        raise RequestError("tensors hold finite numbers only", field=field)
+        raise RequestError("tensors must hold finite numbers", field=field, code="request.tensor_not_finite")
     return pa.FixedSizeListArray.from_arrays(numbers, math.prod(column.shape)).cast(pa.list_(pa.float32()))
 
 
 def _flatten(row: object, shape: tuple[int, ...], field: str) -> list[Any]:
-    """One row, flat or nested as ``shape`` says, as a flat list."""
+    """One row's values as a flat list, from a flat list or one nested according to ``shape``."""
+    expected = f"expected an array of shape {list(shape)}"
     if not isinstance(row, list):
-        raise RequestError(f"expected an array of shape {list(shape)}", field=field)
+        raise RequestError(expected, field=field, code="request.wrong_shape")
     if len(shape) == 1 or (len(row) == math.prod(shape) and not isinstance(row[0], list)):
         if len(row) != math.prod(shape):
-            raise RequestError(f"{len(row)} values, expected {math.prod(shape)} (shape {list(shape)})", field=field)
+            raise RequestError(f"{expected}, got {len(row)} values", field=field, code="request.wrong_shape")
         return row
     if len(row) != shape[0]:
-        raise RequestError(f"{len(row)} entries, expected {shape[0]}", field=field)
+        raise RequestError(f"{expected}, got {len(row)} entries", field=field, code="request.wrong_shape")
     return list(chain.from_iterable(_flatten(part, shape[1:], f"{field}[{i}]") for i, part in enumerate(row)))
 
 
-def _shown(value: object) -> str:
+def _abbreviate(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}…"

@@ -1,8 +1,7 @@
 """The protocol's binary tensor extension: raw tensor bytes behind the JSON part of a body. Pure.
 
-https://github.com/kserve/open-inference-protocol, "Binary Tensor Data Extension". Numbers are little-endian, in row-major
-order; each BYTES element has its length before it, 4 bytes little-endian. A NaN is a missing number; there is no null
-for text.
+https://github.com/kserve/open-inference-protocol, "Binary Tensor Data Extension". Numbers are little-endian, row-major;
+each BYTES element follows its length, 4 bytes little-endian. NaN stands for a missing number; text has no null.
 """
 
 from __future__ import annotations
@@ -30,17 +29,33 @@ _LENGTH = struct.Struct("<I")
 
 
 def split_body(body: bytes, header: str | None) -> tuple[memoryview, memoryview | None]:
-    """The JSON part of a body, and what follows it. Raises RequestError when ``header`` does not fit the body."""
+    """Split a body into its JSON part and the tensors behind it.
+
+    Args:
+        body: The whole body.
+        header: Length of the JSON part, as in JSON_LENGTH_HEADER; None: all of it is JSON.
+
+    Raises:
+        RequestError: ``header`` is not a length within the body.
+    """
     view = memoryview(body)
     if header is None:
         return view, None
     if not header.isdecimal() or int(header) > len(body):
-        raise RequestError(f"expected the length of the JSON part, at most {len(body)}", field=JSON_LENGTH_HEADER)
+        raise RequestError(
+            f"expected the length of the JSON part, at most {len(body)}",
+            field=JSON_LENGTH_HEADER,
+            code="request.invalid_json_length",
+        )
     return view[: int(header)], view[int(header) :]
 
 
 def attach_tensors(tensors: Sequence[Mapping[str, Any]], tail: memoryview) -> list[Mapping[str, Any]]:
-    """Tensors with their binary data, which follow one another in ``tail``, as Arrow arrays under ``data``."""
+    """Cut ``tail`` into the binary data of the tensors, in order, and add it to each as an Arrow array under ``data``.
+
+    Raises:
+        RequestError: Sizes do not add up to ``tail``, or the bytes do not fit the datatype.
+    """
     attached, at = [], 0
     for i, tensor in enumerate(tensors):
         size = _size(tensor, f"inputs[{i}].parameters.{BINARY_DATA_SIZE}")
@@ -48,35 +63,39 @@ def attach_tensors(tensors: Sequence[Mapping[str, Any]], tail: memoryview) -> li
             attached.append(tensor)
             continue
         if at + size > len(tail):
-            raise RequestError(f"{size} bytes announced, {len(tail) - at} are left", field=f"inputs[{i}]")
+            raise _wrong_size(f"{size} bytes announced, {len(tail) - at} left", f"inputs[{i}]")
         data = decode_tensor(tail[at : at + size], tensor.get("datatype"), f"inputs[{i}]")
         attached.append({**tensor, "data": data})
         at += size
     if at != len(tail):
-        raise RequestError(f"{len(tail) - at} bytes that no input announces", field="body")
+        raise _wrong_size(f"{len(tail) - at} bytes that no input announces", "body")
     return attached
 
 
 def decode_tensor(data: memoryview, datatype: object, field: str) -> pa.Array:
-    """The values of one tensor's bytes. Raises RequestError when they are none of ``datatype``."""
+    """Decode the values of one tensor. Raises RequestError when the bytes do not fit ``datatype``."""
     if datatype == "BYTES":
         return _texts(data, field)
     dtype = DTYPES.get(datatype) if isinstance(datatype, str) else None
     if dtype is None:
-        raise RequestError(f"datatype {str(datatype)[:20]!r} has no binary form here", field=f"{field}.datatype")
+        raise RequestError(
+            f"datatype {str(datatype)[:20]!r} has no binary form",
+            field=f"{field}.datatype",
+            code="request.wrong_datatype",
+        )
     if len(data) % dtype.itemsize:
-        raise RequestError(f"{len(data)} bytes are no whole number of {datatype}", field=field)
+        raise _wrong_size(f"{len(data)} bytes are not a multiple of the size of {datatype}", field)
     return pa.array(np.frombuffer(data, dtype))
 
 
 def encode_tensor(values: np.ndarray | Sequence[str]) -> bytes:
-    """One output's bytes: float32 numbers, or texts with their lengths."""
+    """Encode one output: numbers as float32, texts with their lengths."""
     if isinstance(values, np.ndarray):
         return np.ascontiguousarray(values, "<f4").tobytes()
-    return b"".join(_with_lengths(values))
+    return b"".join(_encode_texts(values))
 
 
-def _with_lengths(texts: Iterable[str]) -> Iterable[bytes]:
+def _encode_texts(texts: Iterable[str]) -> Iterable[bytes]:
     for text in texts:
         encoded = text.encode()
         yield _LENGTH.pack(len(encoded))
@@ -87,25 +106,33 @@ def _size(tensor: Mapping[str, Any], field: str) -> int | None:
     parameters = tensor.get("parameters") if isinstance(tensor, dict) else None
     size = parameters.get(BINARY_DATA_SIZE) if isinstance(parameters, dict) else None
     if size is not None and (type(size) is not int or size < 0):
-        raise RequestError("expected a number of bytes", field=field)
+        raise _wrong_size("expected a number of bytes", field)
     if size is not None and "data" in tensor:
-        raise RequestError("data is given twice, in JSON and in binary", field=field)
+        raise RequestError("data is given in both JSON and binary form", field=field, code="request.duplicate_data")
     return size
 
 
 def _texts(data: memoryview, field: str) -> pa.Array:
-    """Texts between their lengths: offsets first, then the bytes without the lengths."""
-    offsets, joined = _alike(data) or _walked(data, field)
+    offsets, joined = _split_equal_lengths(data) or _split_texts(data, field)
     array = pa.Array.from_buffers(pa.string(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(joined)])
     try:
         array.validate(full=True)
     except pa.ArrowInvalid as error:
-        raise RequestError("text must be UTF-8", field=field) from error
+        raise not_utf8(field) from error
     return array
 
 
-def _alike(data: memoryview) -> tuple[np.ndarray, bytes] | None:
-    """Offsets, int32 [n + 1], and joined bytes of texts of one length, as codes mostly are: there is nothing to walk.
+def not_utf8(field: str) -> RequestError:
+    """The refusal of bytes that are not text."""
+    return RequestError("text must be UTF-8", field=field, code="request.not_utf8")
+
+
+def _wrong_size(what: str, field: str) -> RequestError:
+    return RequestError(what, field=field, code="request.wrong_binary_size")
+
+
+def _split_equal_lengths(data: memoryview) -> tuple[np.ndarray, bytes] | None:
+    """Offsets, int32 [n + 1], and joined bytes of texts of equal length, as codes mostly are, without a loop.
 
     None for others.
     """
@@ -119,16 +146,16 @@ def _alike(data: memoryview) -> tuple[np.ndarray, bytes] | None:
     return np.arange(len(cells) + 1, dtype=np.int32) * first, cells[:, _LENGTH.size :].tobytes()
 
 
-def _walked(data: memoryview, field: str) -> tuple[np.ndarray, bytes]:
-    """The same of any texts. Raises RequestError when the lengths do not lead to the end."""
+def _split_texts(data: memoryview, field: str) -> tuple[np.ndarray, bytes]:
+    """Offsets and joined bytes of any texts. Raises RequestError when the lengths do not add up."""
     parts, offsets, at, size = [], [0], 0, len(data)
     while at < size:
         if at + _LENGTH.size > size:
-            raise RequestError("the bytes end within a length", field=field)
+            raise _wrong_size("the bytes end within a length", field)
         start = at + _LENGTH.size
         at = start + _LENGTH.unpack_from(data, at)[0]
         parts.append(data[start:at])
         offsets.append(offsets[-1] + at - start)
     if at != size:
-        raise RequestError("the bytes end within a text", field=field)
+        raise _wrong_size("the bytes end within a text", field)
     return np.array(offsets, np.int32), b"".join(parts)

@@ -1,4 +1,4 @@
-"""Labels that come back: ``{"labels": [{"id": row id, "label": …, "time": …}, …]}`` to typed rows. Pure."""
+"""True labels of answered rows: ``{"labels": [{"id": row id, "label": …, "time": …}, …]}`` to typed rows. Pure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,37 @@ _MAX_ID_CHARS = 220
 
 
 def parse_feedback(body: Mapping[str, Any], task: Task, max_rows: int) -> pa.Table:
-    """Labels as a table ``id`` string, ``label`` float64 (contracts.Task), ``time`` timestamp or null."""
+    """Parse a feedback request.
+
+    Args:
+        body: Its JSON object.
+        task: The model's task, which decides what a label may be.
+        max_rows: Most labels of one request.
+
+    Returns:
+        Columns ``id`` string, ``label`` float64 (a class by its index, see ``cluster.values.Task``), and ``time``,
+        timestamp or null.
+
+    Raises:
+        RequestError: 400 naming the field, or 413 beyond ``max_rows``.
+    """
     labels = body.get("labels")
     if not isinstance(labels, list) or not labels:
-        raise RequestError('expected {"labels": [{"id": …, "label": …}, …]} with one label or more', field="labels")
+        raise RequestError(
+            'expected {"labels": [{"id": …, "label": …}, …]} with at least one label',
+            field="labels",
+            code="request.labels_missing",
+        )
     if len(labels) > max_rows:
-        raise RequestError(f"{len(labels)} labels, at most {max_rows} are taken", field="labels", status=413)
+        raise RequestError(
+            f"{len(labels)} labels in one request, the limit is {max_rows}",
+            "send several requests",
+            field="labels",
+            status=413,
+            code="request.too_many_rows",
+            rows=len(labels),
+            limit=max_rows,
+        )
     rows = [_label(entry, task, f"labels[{i}]") for i, entry in enumerate(labels)]
     return pa.table(
         {
@@ -35,10 +60,10 @@ def parse_feedback(body: Mapping[str, Any], task: Task, max_rows: int) -> pa.Tab
 
 def _label(entry: object, task: Task, field: str) -> tuple[str, float, int | None]:
     if not isinstance(entry, dict):
-        raise RequestError("expected an object with id and label", field=field)
+        raise RequestError("expected an object with id and label", field=field, code="request.malformed_label")
     row = entry.get("id")
     if not isinstance(row, str) or not 0 < len(row) <= _MAX_ID_CHARS:
-        raise RequestError("expected the row id of a prediction", field=f"{field}.id")
+        raise RequestError("expected the row id of a prediction", field=f"{field}.id", code="request.malformed_label")
     time = entry.get("time")
     return (
         row,
@@ -51,8 +76,10 @@ def _label_value(value: object, task: Task, field: str) -> float:
     if task.kind == "multiclass":
         if isinstance(value, str) and value in task.classes:
             return float(task.classes.index(value))
-        raise RequestError(f"expected a class: one of {', '.join(task.classes)}", field=field)
+        expected = f"a class: one of {', '.join(task.classes)}"
+        raise RequestError(f"expected {expected}", field=field, code="request.wrong_label", expected=expected)
     number = value if isinstance(value, bool | int | float) and abs(value) <= MAX_NUMBER else math.nan
     if number in (0, 1) or (task.kind == "regression" and not math.isnan(number)):
         return float(number)
-    raise RequestError("expected 0, 1, false or true" if task.kind == "binary" else "expected a number", field=field)
+    expected = "0, 1, false or true" if task.kind == "binary" else "a number"
+    raise RequestError(f"expected {expected}", field=field, code="request.wrong_label", expected=expected)

@@ -1,4 +1,4 @@
-"""gRPC requests to what protocol.Form reads, and scores to gRPC answers. No Ray."""
+"""gRPC requests to the shape of REST bodies, which InferRequestParser reads; scores to gRPC responses. No Ray."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ _CONTENTS = {
 
 
 def to_rest_body(request: Any) -> dict[str, Any]:
-    """A ModelInferRequest in the shape of the REST body. Raises RequestError naming the field."""
+    """Convert a ModelInferRequest to the shape of the REST body. Raises RequestError naming the field."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
-        raise RequestError(f"{len(raw)} tensors for {len(request.inputs)} inputs", field="raw_input_contents")
+        raise RequestError(
+            f"{len(raw)} tensors for {len(request.inputs)} inputs",
+            field="raw_input_contents",
+            code="request.wrong_tensor_count",
+        )
     inputs = []
     for i, tensor in enumerate(request.inputs):
         field = f"inputs[{i}]"
@@ -47,7 +51,16 @@ def to_rest_body(request: Any) -> dict[str, Any]:
 
 
 def build_infer_response(request: InferRequest, model: str, version: str, variant: str, task: Task, scores: Any) -> Any:
-    """A ModelInferResponse, tensors in raw form."""
+    """Build a ModelInferResponse with tensors in raw form.
+
+    Args:
+        request: The parsed request; its ``outputs`` select the tensors.
+        model: Name of the model.
+        version: Version that answered.
+        variant: Variant that answered.
+        task: The model's task.
+        scores: Its scores, as ``cluster.values.Task`` describes them.
+    """
     response = MESSAGES["ModelInferResponse"](model_name=model, model_version=version, id=request.id)
     response.parameters["variant"].string_param = variant
     for output in output_tensors(task, scores):
@@ -58,18 +71,20 @@ def build_infer_response(request: InferRequest, model: str, version: str, varian
 
 
 def build_metadata_response(model: str, versions: Sequence[str], features: FeatureSet, task: Task) -> Any:
-    """A ModelMetadataResponse."""
+    """Build a ModelMetadataResponse (see ``open_inference.describe_model``)."""
     return MESSAGES["ModelMetadataResponse"](**describe_model(model, versions, features, task))
 
 
 def _contents(tensor: Any, field: str) -> list[Any]:
     name = _CONTENTS.get(tensor.datatype)
     if name is None:
-        raise RequestError(f"datatype {tensor.datatype[:20]!r} is not known", field=f"{field}.datatype")
+        raise RequestError(
+            f"unknown datatype {tensor.datatype[:20]!r}", field=f"{field}.datatype", code="request.wrong_datatype"
+        )
     values = getattr(tensor.contents, name)
     if tensor.datatype != "BYTES":
         return list(values)
     try:
         return [value.decode() for value in values]
     except UnicodeDecodeError as error:
-        raise RequestError("text must be UTF-8", field=f"{field}.contents") from error
+        raise binary_tensors.not_utf8(f"{field}.contents") from error

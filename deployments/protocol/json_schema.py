@@ -1,6 +1,6 @@
-"""JSON Schema (2020-12) of what a model's requests hold, as open_inference.py and mlflow_invocations.py accept them. Pure.
+"""JSON Schema (2020-12) of the requests that open_inference, mlflow_invocations and feedback parse. Pure.
 
-A schema is never stricter than the code that parses: what it refuses is refused. It may be looser, for JSON Schema
+A schema is never stricter than the parser: what it refuses, the parser refuses. It may be looser, because JSON Schema
 cannot say that all columns have the same number of rows, or that an integer fits the datatype beside it.
 """
 
@@ -19,7 +19,7 @@ ID_SCHEMA: Schema = {"type": "string", "pattern": "^[!-~]{1,200}$"}
 _ROW_ID: Schema = {"type": "string", "minLength": 1, "maxLength": 220}
 _NULL: Schema = {"type": "null"}
 _BOOLEAN: Schema = {"type": "boolean"}
-# Frames have columns of true and false, and send them as such: 1 and 0.
+# Frames send columns of true and false as such; they count as 1 and 0.
 _NUMBER: Schema = {"type": ["number", "boolean"], "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
 _INTEGER: Schema = {"type": ["integer", "boolean"]}
 _TEXT: Schema = {"type": "string"}
@@ -33,7 +33,7 @@ _NUMBERS = ((_FLOATS, _NUMBER), (["BOOL"], _BOOLEAN), (_INTEGERS, _INTEGER))
 
 
 def infer_request_schema(features: FeatureSet, outputs: list[str], max_rows: int) -> Schema:
-    """An Open Inference Protocol request: each request column once, in any order."""
+    """Schema of an Open Inference Protocol request: each request column once, in any order."""
     tensors = [_tensor(column, column.name in required_columns(features), max_rows) for column in features.request]
     return {
         "type": "object",
@@ -51,7 +51,7 @@ def infer_request_schema(features: FeatureSet, outputs: list[str], max_rows: int
             },
             "outputs": _or_null(
                 {
-                    "description": "the outputs wanted; default: all",
+                    "description": "the requested outputs; default: all",
                     "type": "array",
                     "items": _object({"name": {"enum": outputs}}),
                 }
@@ -61,7 +61,7 @@ def infer_request_schema(features: FeatureSet, outputs: list[str], max_rows: int
 
 
 def invocation_request_schema(features: FeatureSet, max_rows: int) -> Schema:
-    """MLflow's four shapes, exactly one of them."""
+    """Schema of an invocation: exactly one of MLflow's four shapes."""
     columns = features.request
     values = {column.name: _value(column, column.name in required_columns(features)) for column in columns}
     row = _object(values) | {"additionalProperties": False}
@@ -90,7 +90,7 @@ def invocation_request_schema(features: FeatureSet, max_rows: int) -> Schema:
 
 
 def feedback_request_schema(task: Task, max_rows: int) -> Schema:
-    """True labels of answered rows."""
+    """Schema of a feedback request: true labels of answered rows."""
     entry = _object({"id": _ROW_ID | {"description": _ROW_ID_HELP}, "label": _label(task)})
     entry["properties"]["time"] = _or_null(_MOMENT)
     return _object({"labels": _list(entry, max_rows)})
@@ -106,7 +106,7 @@ def _label(task: Task) -> Schema:
 
 
 def _tensor(column: Column, needed: bool, max_rows: int) -> Schema:
-    """One input tensor: its name, and datatypes with the values that go with them."""
+    """One input tensor: its name, and its datatypes with their values."""
     if column.kind == "number":
         kinds = [(names, value if needed else _or_null(value)) for names, value in _NUMBERS]
         variants = [{"datatype": {"enum": names}, "data": _flat_or_nested(value)} for names, value in kinds]
@@ -144,7 +144,7 @@ def _tensor_rows(shape: tuple[int, ...]) -> Schema:
 
 
 def _tensor_row(shape: tuple[int, ...]) -> Schema:
-    """Flat, or nested as ``shape`` says."""
+    """One row of a tensor, flat or nested according to ``shape``."""
     size = math.prod(shape)
     flat: Schema = {"type": "array", "items": _NUMBER, "minItems": size, "maxItems": size}
     if len(shape) == 1:

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 
 from cluster.errors import RequestError
 from cluster.values import Task
-from deployments.protocol.open_inference import predicted_classes
+from deployments.protocol.open_inference import predicted_classes, too_many_rows
 from deployments.protocol.request_rows import RequestRows
 from features.definitions import FeatureSet
 
@@ -24,20 +24,29 @@ ColumnLists = dict[str, list[Any]]
 
 
 def parse_invocation(body: Mapping[str, Any], features: FeatureSet, max_rows: int) -> RequestRows:
-    """The rows asked about. Raises RequestError naming the field, with status 413 beyond ``max_rows``."""
+    """Parse an invocation.
+
+    Args:
+        body: Its JSON object.
+        features: The model's features, whose request columns the body must hold.
+        max_rows: Most rows of one request.
+
+    Raises:
+        RequestError: 400 naming the field, or 413 beyond ``max_rows``.
+    """
     shapes = [shape for shape in _SHAPES if shape in body]
     if len(shapes) != 1:
-        raise RequestError(f"expected exactly one of {', '.join(_SHAPES)}", field="body")
+        raise RequestError(f"expected exactly one of {', '.join(_SHAPES)}", field="body", code="request.wrong_shape")
     shape = shapes[0]
     names = [column.name for column in features.request]
     values = _SHAPES[shape](body[shape], names, shape)
-    _check(values, names, shape, max_rows)
+    _check_columns(values, names, shape, max_rows)
     fields = tuple(f"{shape}.{name}" for name in names)
     return RequestRows(len(values[names[0]]), tuple(values[name] for name in names), fields)
 
 
 def encode_invocation_response(version: str, task: Task, scores: np.ndarray) -> bytes:
-    """The response body: one number a row, or for multiclass the class and its probabilities."""
+    """Encode the response body: one number a row, or for multiclass the class and its probabilities."""
     predictions: list[Any] = scores.tolist()
     if task.kind == "multiclass":
         labels = predicted_classes(task, scores)
@@ -45,45 +54,49 @@ def encode_invocation_response(version: str, task: Task, scores: np.ndarray) -> 
     return to_json({"predictions": predictions, "model_version": version})
 
 
-def _check(values: ColumnLists, names: list[str], shape: str, max_rows: int) -> None:
+def _check_columns(values: ColumnLists, names: list[str], shape: str, max_rows: int) -> None:
     missing = [name for name in names if name not in values]
     unknown = [name for name in values if name not in names]
     if missing or unknown:
-        raise _misfit(missing, unknown, shape)
+        raise _wrong_columns(missing, unknown, shape)
     lengths = {len(column) for column in values.values()}
     if len(lengths) != 1 or 0 in lengths:
-        raise RequestError("expected columns of equal length, one row or more", field=shape)
+        raise RequestError(
+            "expected columns of equal length with at least one row", field=shape, code="request.unequal_columns"
+        )
     if max(lengths) > max_rows:
-        raise RequestError(f"{max(lengths)} rows, at most {max_rows} are answered at once", field=shape, status=413)
+        raise too_many_rows(max(lengths), max_rows, shape)
 
 
-def _misfit(missing: list[str], unknown: list[str], field: str) -> RequestError:
-    """What to say of columns that are not those of the model."""
+def _wrong_columns(missing: list[str], unknown: list[str], field: str) -> RequestError:
     faults = {"missing": missing, "unknown": [name[:40] for name in unknown]}
-    told = "; ".join(f"{fault} columns: {', '.join(names)[:200]}" for fault, names in faults.items() if names)
-    return RequestError(told, field=field, todo="null stands for an unknown value" if missing else "")
+    what = "; ".join(f"{fault} columns: {', '.join(names)[:200]}" for fault, names in faults.items() if names)
+    todo = "null stands for an unknown value" if missing else ""
+    return RequestError(what, todo, field=field, code="request.wrong_columns", **faults)
 
 
 def _split(value: object, names: list[str], field: str) -> ColumnLists:
     columns = value.get("columns") if isinstance(value, dict) else None
     data = value.get("data") if isinstance(value, dict) else None
     if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
-        raise RequestError("expected a list of column names", field=f"{field}.columns")
+        raise RequestError("expected a list of column names", field=f"{field}.columns", code="request.wrong_shape")
     if not isinstance(data, list):
-        raise RequestError("expected a list of rows", field=f"{field}.data")
+        raise RequestError("expected a list of rows", field=f"{field}.data", code="request.wrong_shape")
     for i, row in enumerate(data):
         if not isinstance(row, list) or len(row) != len(columns):
-            raise RequestError(f"expected a list of {len(columns)} values", field=f"{field}.data[{i}]")
+            raise RequestError(
+                f"expected a list of {len(columns)} values", field=f"{field}.data[{i}]", code="request.wrong_shape"
+            )
     return {name: [row[i] for row in data] for i, name in enumerate(columns)}
 
 
 def _records(value: object, names: list[str], field: str) -> ColumnLists:
     if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
-        raise RequestError("expected a list of objects, one or more", field=field)
+        raise RequestError("expected a list of at least one object", field=field, code="request.wrong_shape")
     for i, row in enumerate(value):
         missing = [name for name in names if name not in row]
         if missing or len(row) != len(names):
-            raise _misfit(missing, [str(name) for name in row if name not in names], f"{field}[{i}]")
+            raise _wrong_columns(missing, [str(name) for name in row if name not in names], f"{field}[{i}]")
     return {name: [row[name] for row in value] for name in names}
 
 
@@ -98,13 +111,15 @@ def _inputs(value: object, names: list[str], field: str) -> ColumnLists:
         return _only_column(value, names, field)
     for name, column in value.items():
         if not isinstance(column, list):
-            raise RequestError("expected a list of values", field=f"{field}.{name[:40]}")
+            raise RequestError("expected a list of values", field=f"{field}.{name[:40]}", code="request.wrong_shape")
     return value
 
 
 def _only_column(value: object, names: list[str], field: str) -> ColumnLists:
     if len(names) != 1 or not isinstance(value, list):
-        raise RequestError(f"expected values by column name: {', '.join(names)}", field=field)
+        raise RequestError(
+            f"expected values by column name: {', '.join(names)}", field=field, code="request.wrong_shape"
+        )
     return {names[0]: value}
 
 

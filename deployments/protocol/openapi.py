@@ -31,26 +31,26 @@ from deployments.serve_schema import REQUEST_TIMEOUT_S, RequestLimits
 from features.definitions import Column, FeatureSet
 
 OPENAPI_VERSION = "3.1.0"
-# Beyond this an example tells nobody anything, and would make the document long.
+# A longer example helps no reader, and bloats the document.
 _MAX_EXAMPLE_VALUES = 1024
 _EXAMPLE_ID = "order-17"
 _EXAMPLES = {"number": 0.5, "category": "a", "timestamp": "2024-05-01T10:00:00Z"}
 _LABELS: dict[str, Any] = {"binary": 1, "regression": 12.5}
 _SECURITY = {
-    "token": {"type": "http", "scheme": "bearer", "description": "an API key, or a JWT of the issuer configured"},
+    "token": {"type": "http", "scheme": "bearer", "description": "an API key, or a JWT of the configured issuer"},
     "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
 _ERRORS = {
-    400: "a request that cannot be understood; `field` names the part at fault",
-    401: "no credential, or one that does not count",
-    403: "a credential that is not for this model or this kind of request",
-    404: "the model is not served any more",
-    405: "another method; `Allow` names the one to use",
+    400: "malformed request; `field` names the part at fault",
+    401: "missing or invalid credential",
+    403: "the credential does not cover this model or this kind of request",
+    404: "the model is no longer served",
+    405: "wrong method; `Allow` names the right one",
     408: f"no answer within {REQUEST_TIMEOUT_S:g} s",
-    413: "more rows, or a longer body, than are answered at once",
-    429: "more requests than the credential's rate limit allows",
+    413: "more rows, or a longer body, than one request may have",
+    429: "the credential's rate limit is exceeded",
     500: "the model failed",
-    503: "more requests than can be answered now, or the online store does not answer",
+    503: "too many requests at once, or the online store does not answer",
 }
 _WAIT = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
 _ERROR_HEADERS: dict[int, Schema] = {
@@ -64,14 +64,23 @@ _ERROR_HEADERS: dict[int, Schema] = {
 def build_openapi(
     features: FeatureSet, task: Task, model: str, version: str, limits: RequestLimits, *, access: bool
 ) -> dict[str, Any]:
-    """What the paths of ``model`` accept and answer while ``version`` is champion; ``access``: credentials are asked for."""
-    told = describe_model(model, [version], features, task)
-    names = [output["name"] for output in told["outputs"]]
+    """Build the OpenAPI document of a model.
+
+    Args:
+        features: The model's features.
+        task: The model's task.
+        model: Its name.
+        version: The champion's version.
+        limits: The largest request.
+        access: Whether callers need a credential.
+    """
+    outputs = describe_model(model, [version], features, task)["outputs"]
+    names = [output["name"] for output in outputs]
     at = f"/v2/models/{model}"
     infer, invocations = _infer(features, limits, access), _invocations(features, limits, access)
     schemas = {
         "InferRequest": infer_request_schema(features, names, limits.rows),
-        "InferResponse": _infer_response(told["outputs"], model),
+        "InferResponse": _infer_response(outputs, model),
         "InvocationRequest": invocation_request_schema(features, limits.rows),
         "InvocationResponse": _invocation_response(task),
         "FeedbackRequest": feedback_request_schema(task, limits.rows),
@@ -93,12 +102,12 @@ def build_openapi(
 
 
 def example_infer(features: FeatureSet) -> dict[str, Any]:
-    """A request of one row that the model accepts."""
+    """An example request of one row."""
     return {"id": _EXAMPLE_ID, "inputs": [_example_tensor(column) for column in features.request]}
 
 
 def example_invocations(features: FeatureSet) -> dict[str, dict[str, Any]]:
-    """A request of one row in each of MLflow's shapes."""
+    """An example request of one row in each of MLflow's shapes."""
     row = {column.name: _example_value(column) for column in features.request}
     return {
         "dataframe_split": {"dataframe_split": {"columns": list(row), "data": [list(row.values())]}},
@@ -109,7 +118,7 @@ def example_invocations(features: FeatureSet) -> dict[str, dict[str, Any]]:
 
 
 def example_feedback(task: Task) -> dict[str, Any]:
-    """The label of one answered row."""
+    """An example label of one row."""
     label = task.classes[0] if task.kind == "multiclass" else _LABELS[task.kind]
     return {"labels": [{"id": _EXAMPLE_ID, "label": label, "time": _EXAMPLES["timestamp"]}]}
 
@@ -137,7 +146,7 @@ def _feedback(task: Task, limits: RequestLimits, access: bool) -> Schema:
 
 
 def _by_version(operation: Schema) -> Schema:
-    """The same, answered by the version that the path names."""
+    """The same operation under a path that names the version."""
     return operation | {"operationId": f"{operation['operationId']}_by_version"}
 
 
@@ -151,7 +160,7 @@ def _operation(path: str, summary: str, access: bool, answer: Schema) -> Schema:
     operation = {"operationId": name, "summary": summary, "responses": responses} | _parameters()
     if not guarded:
         return operation
-    return operation | {"security": [{name: []} for name in _SECURITY], "description": f"Asks for scope `{scope}`."}
+    return operation | {"security": [{name: []} for name in _SECURITY], "description": f"Requires scope `{scope}`."}
 
 
 def _response(description: str, schema: Schema, headers: Schema) -> Schema:
@@ -176,7 +185,7 @@ def _header(name: str, description: str, schema: Schema) -> Schema:
 
 
 _HEADERS = {
-    # An empty header is none.
+    # An empty header counts as none.
     REQUEST_ID_HEADER: _header(
         REQUEST_ID_HEADER, "id of the request; default: a new one", {"anyOf": [ID_SCHEMA, {"const": ""}]}
     ),
@@ -185,7 +194,7 @@ _HEADERS = {
     ),
     VARIANT_HEADER: _header(
         VARIANT_HEADER,
-        "for testers: who is to answer; of several challengers a path names the version",
+        "for testers: the variant to answer; with several challengers, name the version in the path",
         {"enum": [CHAMPION, CHALLENGER]},
     ),
     JSON_LENGTH_HEADER: _header(
@@ -201,7 +210,8 @@ _ANSWER_HEADERS: Schema = {
 
 
 _BYTES: Schema = {
-    "description": f"JSON with `parameters.binary_data_size` in place of `data`, then the tensors; see {JSON_LENGTH_HEADER}",
+    "description": "JSON with `parameters.binary_data_size` in place of `data`, then the tensors; "
+    f"see {JSON_LENGTH_HEADER}",
     "type": "string",
     "format": "binary",
 }
@@ -266,8 +276,8 @@ _METADATA = _required(
 _READY = _required(name={"type": "string"}, ready={"type": "boolean"})
 _ERROR: Schema = {
     "type": "object",
-    "required": ["error"],
-    "properties": {"error": {"type": "string"}, "field": {"type": "string"}},
+    "required": ["error", "code"],
+    "properties": {"error": {"type": "string"}, "code": {"type": "string"}, "field": {"type": "string"}},
 }
 
 
@@ -283,5 +293,5 @@ def _example_tensor(column: Column) -> dict[str, Any]:
 
 
 def _example_value(column: Column) -> Any:
-    """One row's value; a tensor's flat."""
+    """The value of one row; a tensor's is flat."""
     return np.zeros(math.prod(column.shape)).tolist() if column.kind == "tensor" else _EXAMPLES[column.kind]

@@ -1,7 +1,7 @@
 """Rows of requests on their way to a model: values by column, typed for a whole batch at once. Pure.
 
-To type one row at a time costs more than to score it. A request's values therefore stay as they came until a batch is
-put together; only when a batch does not fit its types is each request typed alone, to find whose fault it is.
+Typing one row at a time costs more than scoring it. A request's values therefore stay as they came until a batch is
+assembled; only when a batch does not fit its types is each request typed alone, to find the one at fault.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ ColumnValues: TypeAlias = "Sequence[Any] | pa.Array"
 
 
 class RequestRows(NamedTuple):
-    """``values`` by column in the order of FeatureSet.request: JSON values, or an array that is typed already.
-
-    ``fields`` names where in the request each column stood.
-    """
+    """The rows of one request."""
 
     size: int
+    """Number of rows."""
     values: tuple[ColumnValues, ...]
+    """By column, in the order of FeatureSet.request: JSON values, or an array that is typed already."""
     fields: tuple[str, ...]
+    """Where in the request each column was, for errors."""
 
 
 class RowAssembler:
-    """Puts requests of one feature set together."""
+    """Assembles the rows of several requests for one feature set into a typed table."""
 
     def __init__(self, features: FeatureSet) -> None:
         needed = required_columns(features)
@@ -39,11 +39,14 @@ class RowAssembler:
         self._numbers = self._optional("number", needed)
         self._categories = self._optional("category", needed)
 
-    def table(self, requests: Sequence[RequestRows]) -> pa.Table:
-        """The rows of all requests, in order. Raises RequestError, which names the field when there is one request."""
-        arrays = self._at_once(requests, self._numbers, number_array) | self._at_once(
-            requests, self._categories, text_array
-        )
+    def build_table(self, requests: Sequence[RequestRows]) -> pa.Table:
+        """The rows of all requests, in order.
+
+        Raises:
+            RequestError: A value does not fit its column; names the field if there is just one request.
+        """
+        numbers = self._build_together(requests, self._numbers, number_array)
+        arrays = numbers | self._build_together(requests, self._categories, text_array)
         for i, (column, needed) in enumerate(self._columns):
             if i not in arrays:
                 parts = [r.values[i] for r in requests]
@@ -51,24 +54,24 @@ class RowAssembler:
         return pa.Table.from_arrays([arrays[i] for i in range(len(self._columns))], self._names)
 
     def _optional(self, kind: str, needed: frozenset[str]) -> list[int]:
-        """Places of the columns of a kind that may hold nulls."""
+        """Indices of the columns of a kind that may hold nulls."""
         return [i for i, (column, _) in enumerate(self._columns) if column.kind == kind and column.name not in needed]
 
-    def _at_once(
-        self, requests: Sequence[RequestRows], places: Sequence[int], typed: Callable[[list[Any]], pa.Array | None]
+    def _build_together(
+        self, requests: Sequence[RequestRows], indices: Sequence[int], build: Callable[[list[Any]], pa.Array | None]
     ) -> dict[int, pa.Array]:
-        """Columns of a kind from one array: to make one costs more than to make it longer.
+        """Columns of a kind as slices of one array: building an array costs more than extending it.
 
-        Nothing where a value does not fit, or came as an array; column by column it is found out what is wrong.
+        Empty when a value does not fit, or came as an array; building column by column then finds the fault.
         """
-        lists = [request.values[i] for i in places for request in requests]
+        lists = [request.values[i] for i in indices for request in requests]
         if not all(type(values) is list for values in lists):
             return {}
-        array = typed(list(chain.from_iterable(lists)))
+        array = build(list(chain.from_iterable(lists)))
         if array is None:
             return {}
         size = sum(request.size for request in requests)
-        return {i: array.slice(at * size, size) for at, i in enumerate(places)}
+        return {i: array.slice(at * size, size) for at, i in enumerate(indices)}
 
 
 def _field(column: Column, index: int, requests: Sequence[RequestRows]) -> str:

@@ -1,4 +1,4 @@
-"""Tensors in binary form: what goes in comes out, and no bytes whatever crash the parser."""
+"""Tensors in binary form: values survive encoding and decoding, and no bytes crash the parser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deployments.protocol.request_rows import RowAssembler
 from tests.factories.deployments.bundles import BINARY, FEATURES, IMAGES, MULTICLASS
 
 MAX_ROWS = 2000
-FORM = InferRequestParser(FEATURES, BINARY, MAX_ROWS)
+PARSER = InferRequestParser(FEATURES, BINARY, MAX_ROWS)
 
 texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1, max_size=50)
 
@@ -44,12 +44,12 @@ def trip(distances: np.ndarray, carriers: list[str], times: np.ndarray) -> list[
     ]
 
 
-def parsed(tensors: list[tuple[str, str, list[int], bytes]]) -> pa.Table:
-    return RowAssembler(FEATURES).table([FORM.read(*request(tensors), "id").rows])
+def parse(tensors: list[tuple[str, str, list[int], bytes]]) -> pa.Table:
+    return RowAssembler(FEATURES).build_table([PARSER.parse_bytes(*request(tensors), "id").rows])
 
 
 @given(texts)
-def test_texts_come_through(values: list[str]) -> None:
+def test_decode_tensor_of_encoded_texts_returns_them(values: list[str]) -> None:
     assert (
         binary_tensors.decode_tensor(memoryview(binary_tensors.encode_tensor(values)), "BYTES", "x").to_pylist()
         == values
@@ -57,7 +57,7 @@ def test_texts_come_through(values: list[str]) -> None:
 
 
 @given(texts, st.integers(0, 2**32))
-def test_binary_and_json_requests_are_the_same_rows(carriers: list[str], seed: int) -> None:
+def test_parse_bytes_agrees_with_json(carriers: list[str], seed: int) -> None:
     draw = np.random.default_rng(seed)
     distances, times = draw.normal(size=len(carriers)), draw.integers(0, 2**50, len(carriers))
     body = {
@@ -70,44 +70,46 @@ def test_binary_and_json_requests_are_the_same_rows(carriers: list[str], seed: i
             )
         ]
     }
-    from_json = RowAssembler(FEATURES).table([FORM.parse(body, "id").rows])
-    assert parsed(trip(distances, carriers, times)).equals(from_json)
+    from_json = RowAssembler(FEATURES).build_table([PARSER.parse(body, "id").rows])
+    assert parse(trip(distances, carriers, times)).equals(from_json)
 
 
-def test_nan_is_missing_and_infinity_is_refused() -> None:
-    table = parsed(trip(np.array([np.nan, 1.0]), ["a", "b"], np.zeros(2)))
+def test_parse_bytes_of_nan_is_null_and_of_infinity_is_refused() -> None:
+    table = parse(trip(np.array([np.nan, 1.0]), ["a", "b"], np.zeros(2)))
     assert table.column("distance").to_pylist() == [None, 1.0]
     with pytest.raises(RequestError) as caught:
-        parsed(trip(np.array([1.0, np.inf]), ["a", "b"], np.zeros(2)))
+        parse(trip(np.array([1.0, np.inf]), ["a", "b"], np.zeros(2)))
     assert caught.value.field == "inputs[0].data[1]"
 
 
 @pytest.mark.parametrize("datatype", [kind for kind in binary_tensors.DTYPES if kind.startswith(("INT", "UINT", "FP"))])
-def test_each_number_type(datatype: str) -> None:
+def test_parse_bytes_reads_each_number_type(datatype: str) -> None:
     values = np.array([0, 1, 127], binary_tensors.DTYPES[datatype])
     tensors = trip(np.zeros(3), ["a"] * 3, np.zeros(3))
     tensors[0] = ("distance", datatype, [3], values.tobytes())
-    assert parsed(tensors).column("distance").to_pylist() == [0.0, 1.0, 127.0]
+    assert parse(tensors).column("distance").to_pylist() == [0.0, 1.0, 127.0]
 
 
-def test_image_tensors() -> None:
+def test_parse_bytes_reads_tensors_of_two_axes() -> None:
     images = np.arange(12, dtype="<f4").reshape(2, 2, 3)
     body, header = request([("pixels", "FP32", [2, 2, 3], images.tobytes())])
-    table = RowAssembler(IMAGES).table([InferRequestParser(IMAGES, MULTICLASS, 10).read(body, header, "id").rows])
+    table = RowAssembler(IMAGES).build_table(
+        [InferRequestParser(IMAGES, MULTICLASS, 10).parse_bytes(body, header, "id").rows]
+    )
     np.testing.assert_array_equal(np.array(table.column("pixels").to_pylist()), images.reshape(2, 6))
 
 
 @pytest.mark.parametrize("datatype", [*binary_tensors.DTYPES, "BYTES", "FP16", None, 7])
 @given(data=st.binary(max_size=64))
-def test_any_bytes_are_decoded_or_refused(datatype: object, data: bytes) -> None:
+def test_decode_tensor_of_any_bytes_decodes_or_refuses(datatype: object, data: bytes) -> None:
     with suppress(RequestError):
         assert len(binary_tensors.decode_tensor(memoryview(data), datatype, "x")) <= len(data)
 
 
 @given(st.binary(max_size=200), st.none() | st.text(max_size=4))
-def test_any_body_is_read_or_refused(body: bytes, header: str | None) -> None:
+def test_parse_bytes_of_any_body_refuses(body: bytes, header: str | None) -> None:
     with pytest.raises(RequestError):
-        FORM.read(body, header, "id")
+        PARSER.parse_bytes(body, header, "id")
 
 
 @pytest.mark.parametrize(
@@ -119,26 +121,30 @@ def test_any_body_is_read_or_refused(body: bytes, header: str | None) -> None:
         (lambda body, header: (body[:-1], header), "inputs[2]"),
     ],
 )
-def test_sizes_that_do_not_fit_are_named(change, field: str) -> None:
+def test_parse_bytes_with_wrong_sizes_names_the_field(change, field: str) -> None:
     with pytest.raises(RequestError) as caught:
-        FORM.read(*change(*request(trip(np.zeros(1), ["a"], np.zeros(1)))), "id")
+        PARSER.parse_bytes(*change(*request(trip(np.zeros(1), ["a"], np.zeros(1)))), "id")
     assert caught.value.field == field
 
 
-def test_outputs_in_binary_when_asked() -> None:
+def test_encode_infer_response_in_binary_form_appends_tensors() -> None:
     scores = np.array([[0.1, 0.7, 0.2], [0.8, 0.1, 0.1]], np.float32)
     images = np.zeros((2, 2, 3), "<f4")
-    form = InferRequestParser(IMAGES, MULTICLASS, 10)
+    parser = InferRequestParser(IMAGES, MULTICLASS, 10)
     body, header = request(
         [("pixels", "FP32", [2, 2, 3], images.tobytes())],
         outputs=[{"name": "label"}, {"name": "probabilities", "parameters": {"binary_data": True}}],
     )
-    content = encode_infer_response(form.read(body, header, "id"), "trees", "7", "champion", MULTICLASS, scores)
+    content = encode_infer_response(
+        parser.parse_bytes(body, header, "id"), "trees", "7", "champion", MULTICLASS, scores
+    )
     assert content.header_length is not None
     head = json.loads(content.body[: content.header_length])
     assert [output.get("data") for output in head["outputs"]] == [None, ["birch", "ash"]]
     assert content.body[content.header_length :] == scores.tobytes()
     body, header = request([("pixels", "FP32", [2, 2, 3], images.tobytes())], parameters={"binary_data_output": True})
-    content = encode_infer_response(form.read(body, header, "id"), "trees", "7", "champion", MULTICLASS, scores)
+    content = encode_infer_response(
+        parser.parse_bytes(body, header, "id"), "trees", "7", "champion", MULTICLASS, scores
+    )
     labels = struct.pack("<I", 5) + b"birch" + struct.pack("<I", 3) + b"ash"
     assert content.body.endswith(scores.tobytes() + labels)

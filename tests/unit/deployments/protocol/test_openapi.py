@@ -1,4 +1,4 @@
-"""The document of a model: valid OpenAPI, true to what the parsers take and the answers hold."""
+"""The OpenAPI document of a model: valid, and true to the parsers and the responses."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ ANYTHING = st.recursive(
 SCORES = {"binary": np.array([0.5, 0.25]), "regression": np.array([12.0, -3.0]), "multiclass": np.full((2, 3), 1 / 3)}
 
 
-def described(model: str, *, access: bool = True) -> dict[str, Any]:
+def build(model: str, *, access: bool = True) -> dict[str, Any]:
     features, task = MODELS[model]
-    # As it is sent: what is no JSON would not come through.
+    # As sent: only JSON survives.
     return json.loads(json.dumps(build_openapi(features, task, model, "7", LIMITS, access=access), allow_nan=False))
 
 
-DOCUMENTS = {model: described(model) for model in MODELS}
+DOCUMENTS = {model: build(model) for model in MODELS}
 
 
 def schema(model: str, name: str) -> jsonschema.Draft202012Validator:
@@ -67,7 +67,7 @@ def parse(model: str, path: str, body: Any) -> Any:
         rows = InferRequestParser(features, task, LIMITS.rows).parse(body, "default").rows
     else:
         rows = parse_invocation(body, features, LIMITS.rows)
-    return RowAssembler(features).table([rows])
+    return RowAssembler(features).build_table([rows])
 
 
 PATHS = {"/infer": "InferRequest", "/invocations": "InvocationRequest", "/feedback": "FeedbackRequest"}
@@ -76,19 +76,19 @@ EVERY_BODY = [(model, path, name) for model in MODELS for path in PATHS for name
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("access", [False, True])
-def test_it_is_valid_openapi(model: str, access: bool) -> None:
-    validate(described(model, access=access), cls=OpenAPIV31SpecValidator)
+def test_build_openapi_gives_valid_openapi(model: str, access: bool) -> None:
+    validate(build(model, access=access), cls=OpenAPIV31SpecValidator)
 
 
 @pytest.mark.parametrize(("model", "path", "name"), EVERY_BODY)
-def test_its_examples_are_accepted_by_schema_and_parser(model: str, path: str, name: str) -> None:
+def test_examples_pass_schema_and_parser(model: str, path: str, name: str) -> None:
     body = examples(model, path)[name]
     schema(model, PATHS[path]).validate(body)
     assert parse(model, path, body)
 
 
 @given(st.sampled_from(EVERY_BODY), st.data())
-def test_what_a_parser_accepts_its_schema_allows(body: tuple[str, str, str], data: st.DataObject) -> None:
+def test_schema_allows_what_the_parser_accepts(body: tuple[str, str, str], data: st.DataObject) -> None:
     """Bodies that differ from an example in some places: a schema that is stricter than the code would refuse some."""
     model, path, name = body
     changed = copy.deepcopy(examples(model, path)[name])
@@ -132,7 +132,7 @@ def with_a_change(body: Any, data: st.DataObject) -> Any:
         ("BYTES", [1, 2, 3], False),
     ],
 )
-def test_datatypes_and_the_values_that_go_with_them(datatype: str, values: list, fine: bool) -> None:
+def test_schema_agrees_with_parser_on_datatypes(datatype: str, values: list, fine: bool) -> None:
     body = copy.deepcopy(examples("trips", "/infer")["row"])
     for tensor in body["inputs"]:
         tensor["shape"] = [3]
@@ -162,20 +162,20 @@ def test_datatypes_and_the_values_that_go_with_them(datatype: str, values: list,
         ("lone", "/feedback", {"labels": [{"id": "a", "label": 1}] * 9}),
     ],
 )
-def test_what_is_plainly_wrong_both_refuse(model: str, path: str, body: dict) -> None:
+def test_schema_and_parser_refuse_plainly_wrong_bodies(model: str, path: str, body: dict) -> None:
     assert not schema(model, PATHS[path]).is_valid(body)
     with pytest.raises(RequestError):
         parse(model, path, body)
 
 
-def test_a_model_with_one_input_takes_bare_values() -> None:
+def test_schema_of_a_model_with_one_input_allows_bare_values() -> None:
     for shape in ("instances", "inputs"):
         schema("lone", "InvocationRequest").validate({shape: ["a", None]})
         assert not schema("trips", "InvocationRequest").is_valid({shape: ["a", None]})
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_answers_are_as_described(model: str) -> None:
+def test_responses_match_their_schemas(model: str) -> None:
     features, task = MODELS[model]
     scores = SCORES[task.kind].astype(np.float32)
     request = InferRequestParser(features, task, LIMITS.rows).parse(examples(model, "/infer")["row"], "default")
@@ -188,17 +188,17 @@ def test_answers_are_as_described(model: str) -> None:
     schema(model, "Error").validate(json.loads(error.body))
 
 
-def test_with_access_on_each_path_but_ready_asks_for_a_credential() -> None:
+def test_build_openapi_with_access_secures_each_path_but_ready() -> None:
     secured = {p: "security" in op for p, item in DOCUMENTS["trips"]["paths"].items() for op in item.values()}
     assert secured == {p: not p.endswith("/ready") for p in DOCUMENTS["trips"]["paths"]}
     infer = DOCUMENTS["trips"]["paths"]["/v2/models/trips/infer"]["post"]
     assert {"401", "403", "429"} <= set(infer["responses"])
-    open_ = described("trips", access=False)
+    open_ = build("trips", access=False)
     assert "securitySchemes" not in open_["components"]
     assert not {"401", "403", "429"} & set(open_["paths"]["/v2/models/trips/infer"]["post"]["responses"])
 
 
-def test_large_tensors_have_no_example() -> None:
+def test_build_openapi_with_large_tensors_has_no_example() -> None:
     large = FeatureSet(name="large", request=(Column(name="pixels", kind="tensor", shape=(64, 64)),))
     made = build_openapi(large, MULTICLASS, "large", "1", LIMITS, access=False)
     validate(made, cls=OpenAPIV31SpecValidator)

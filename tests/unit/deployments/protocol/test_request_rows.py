@@ -1,4 +1,4 @@
-"""Requests put together are the requests one by one; a bad value is named when its request stands alone."""
+"""A table of several requests is the concatenation of their tables; a bad value is named when its request is alone."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def rows(distances: list, datatype: str = "FP64") -> RequestRows:
 
 
 @given(st.lists(st.lists(numbers, min_size=1, max_size=4), min_size=1, max_size=6), st.data())
-def test_together_is_one_after_another(requests: list[list], data) -> None:
-    made = [rows(values) for values in requests]
-    # Some typed already, as strict integers and binary tensors are.
+def test_build_table_of_several_requests_is_their_concatenation(requests: list[list], data) -> None:
+    parts = [rows(values) for values in requests]
+    # Strict integers and binary tensors arrive typed.
     if data.draw(st.booleans()):
-        made.append(rows([1, 2], "INT32"))
+        parts.append(rows([1, 2], "INT32"))
     assembler = RowAssembler(FEATURES)
-    assert assembler.table(made).equals(pa.concat_tables([assembler.table([one]) for one in made]))
+    assert assembler.build_table(parts).equals(pa.concat_tables([assembler.build_table([one]) for one in parts]))
 
 
 @pytest.mark.parametrize("bad", [["far"], [1e300], [1.0, [2.0]], [{}]])
-def test_a_bad_value_is_found_together_and_named_alone(bad: list) -> None:
+def test_build_table_with_a_bad_value_names_it_when_alone(bad: list) -> None:
     assembler = RowAssembler(FEATURES)
     with pytest.raises(RequestError):
-        assembler.table([rows([1.0]), rows(bad)])
+        assembler.build_table([rows([1.0]), rows(bad)])
     with pytest.raises(RequestError) as caught:
-        assembler.table([rows(bad)])
+        assembler.build_table([rows(bad)])
     assert caught.value.field.startswith("inputs[0].data[")
