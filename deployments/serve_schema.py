@@ -1,4 +1,4 @@
-"""What replicas are told through Serve's ``user_config``: plain JSON, applied without a restart."""
+"""Configuration of replicas through Serve's ``user_config``: plain JSON, applied without a restart. Pure."""
 
 from __future__ import annotations
 
@@ -12,71 +12,76 @@ DEFAULT_BODY_BYTES = 16 * 1024 * 1024
 DEFAULT_ROWS = 4096
 MAX_ONGOING_REQUESTS = 256
 MAX_QUEUED_REQUESTS = 256
-"""Requests that wait in a replica beyond those it works on; more are answered with 503."""
+"""Most requests that wait in a replica beyond those in progress; more get 503."""
 RETRY_AFTER_S = 1
 REQUEST_TIMEOUT_S = 60.0
-"""After it a request is answered with 408."""
+"""A request that takes longer gets 408."""
 
 
 class RequestLimits(Frozen):
-    """The largest request that is answered; beyond it, HTTP 413."""
+    """The largest request; beyond it, HTTP 413."""
 
     body_bytes: int = Field(default=DEFAULT_BODY_BYTES, ge=1)
+    """Most bytes of a body; 16 MiB by default."""
     rows: int = Field(default=DEFAULT_ROWS, ge=1)
+    """Most rows of a request."""
 
 
 class Serving(Frozen):
-    """What a project asks of the replicas that answer for its model: how many, the CPUs of each, the largest request."""
+    """A project's requirements for the replicas that answer for its model."""
 
     replicas: int = Field(default=1, ge=1)
+    """Number of replicas."""
     cpus: float = Field(default=0.5, gt=0.0)
+    """CPUs that each replica reserves."""
     limits: RequestLimits = RequestLimits()
+    """The largest request."""
 
 
 class RolloutTrial(Frozen):
-    """The challengers on trial, and the share of the requests that each of them has. ``rollout`` also salts the split.
-
-    ``starts`` says for each challenger where its slice of the routing keys begins (deployments/inference/traffic_split.py). With
-    ``shadow`` challengers get a copy of their share, and the champion answers all.
-    """
+    """The challengers on trial, and how requests are split between them and the champion."""
 
     rollout: str
+    """Id of the rollout, which also salts the split."""
     challengers: tuple[ModelVersion, ...] = Field(min_length=1)
     starts: tuple[float, ...] = (0.0,)
+    """For each challenger, the start of its slice of the routing keys (inference/traffic_split.py)."""
     share: float = Field(ge=0.0, le=1.0)
+    """Share of the requests that each challenger gets."""
     timeout_s: float = Field(gt=0.0)
+    """Time limit of a challenger's answer; beyond it the champion's is used."""
     shadow: bool = False
+    """Challengers get copies of their share, and the champion answers all."""
 
     @property
     def champion_share(self) -> float:
-        """What is left to the champion."""
+        """Share of the requests that the champion keeps."""
         return 1.0 - len(self.challengers) * self.share
 
 
 class ServerConfig(Stored):
-    """What a ``ModelServer`` replica serves.
-
-    ``profile_window_s`` is the width of a live profile's window, None for no profile; without ``report`` nothing is
-    logged or profiled.
-    """
+    """What a ``ModelServer`` replica serves."""
 
     stored_as: ClassVar[str] = "configuration of a model server"
 
     champion: ModelVersion
     trial: RolloutTrial | None = None
     profile_window_s: float | None = Field(default=3600.0, gt=0.0)
+    """Width of a live profile's window in seconds; None: no profiles."""
     report: bool = True
+    """Whether predictions are logged and profiled."""
     limits: RequestLimits = RequestLimits()
 
 
 class ChallengerConfig(Stored):
-    """What a ``Challenger`` replica serves, in which rollout, and by how many MiB it may grow (None: by any)."""
+    """What a ``Challenger`` replica serves."""
 
     stored_as: ClassVar[str] = "configuration of a challenger"
 
     challenger: ModelVersion
     rollout: str
     max_growth_mib: float | None = None
+    """Limit of the replica's memory growth in MiB; None: no limit."""
 
 
 def model_app_name(model: str) -> str:
@@ -85,13 +90,13 @@ def model_app_name(model: str) -> str:
 
 
 def challenger_app_name(model: str, rollout: str, version: str) -> str:
-    """Name of a challenger's application, which exists while it is on trial. Model names hold no dot.
+    """Name of a challenger's application, which exists while it is on trial. Model names contain no dot.
 
-    A name of its own in each rollout: Serve takes its time to drain an application, and until then its name.
+    The name is unique to the rollout, because Serve holds a name until the application is drained.
     """
     return f"{challenger_prefix(model)}{rollout}.{version}"
 
 
 def challenger_prefix(model: str) -> str:
-    """What the names of all challengers' applications of ``model`` begin with."""
+    """Common prefix of the names of all challenger applications of ``model``."""
     return f"{model}.challenger."

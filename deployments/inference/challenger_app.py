@@ -1,7 +1,8 @@
 """The challenger's deployment: an application of its own that exists only while there is a challenger.
 
-It gets request rows, not features: its feature set may differ from the champion's. A replica that grows beyond what the
-policy allows tells the ledger, so that the judge knows, and ends itself: the champion answers, and Serve starts another.
+It receives request rows instead of features, because its feature set may differ from the champion's. A replica that
+grows beyond what the policy allows reports it to the log writer, as evidence for the verdict, and ends itself: the
+champion answers, and Serve starts another replica.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from ray.serve import Application
 
 from cluster.names import ACTOR_NAMESPACE, log_writer_actor
 from cluster.settings import load_settings
-from deployments.inference.challenger_client import ChallengerAddress, ChallengerServer
+from deployments.inference.challenger_client import ChallengerAddress
 from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
+from deployments.inference.challenger_server import ChallengerServer
 from deployments.inference.memory_guard import MemoryGuard
 from deployments.inference.predictor import ScoredBatch, Scorer
 from deployments.serve_schema import ChallengerConfig
@@ -27,8 +29,8 @@ from deployments.telemetry.prediction_log import from_ipc
 
 MAX_ONGOING_REQUESTS = 64
 OUT_OF_MEMORY_EXIT_CODE = 137
-"""Exit code of a replica that grew too far; that of a container which was out of memory."""
-_LAST_WORDS_S = 2.0
+"""Exit code of a replica that grew too far; the one of a container out of memory."""
+_LAST_REPORT_TIMEOUT_S = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -40,66 +42,67 @@ class Challenger:
     def __init__(self) -> None:
         self._settings = load_settings()
         self._scorer: Scorer | None = None
-        self._watch: MemoryGuard | None = None
-        self._listener = ChallengerServer(self._settings.scratch, self._said)
+        self._memory_guard: MemoryGuard | None = None
+        self._server = ChallengerServer(self._settings.scratch, self._score)
 
     async def reconfigure(self, user_config: dict) -> None:
         """Load a version. An exception fails the deployment, which the rollout's controller sees."""
         config = ChallengerConfig.from_stored(user_config)
         self._scorer = await asyncio.to_thread(Scorer, config.challenger, self._settings)
-        if self._watch is not None:
-            self._watch.close()
-        self._watch = await asyncio.to_thread(_watch, config)
-        await self._listener.start()
+        if self._memory_guard is not None:
+            self._memory_guard.close()
+        self._memory_guard = await asyncio.to_thread(_guard_memory, config)
+        await self._server.start()
 
     async def score(self, rows: bytes, sizes: list[int], now_us: int) -> list[ScoreResult]:
-        """What is said of each of several requests, asked over Serve's handle."""
-        return self._said(ScoreRequest(rows, sizes, now_us))
+        """Score the requests of a ScoreRequest; champions on other machines call this over Serve's handle."""
+        return self._score(ScoreRequest(rows, sizes, now_us))
 
     async def address(self) -> ChallengerAddress:
-        """Where this replica listens for those on its own machine."""
-        return ChallengerAddress(ray.get_runtime_context().get_node_id(), str(self._listener.path))
+        """Where this replica listens for champions on its machine."""
+        return ChallengerAddress(ray.get_runtime_context().get_node_id(), str(self._server.path))
 
-    def _said(self, asked: ScoreRequest) -> list[ScoreResult]:
+    def _score(self, request: ScoreRequest) -> list[ScoreResult]:
         assert self._scorer is not None
-        scored = self._scorer.score_table(from_ipc(asked.rows), asked.sizes, asked.now_us)
-        return [said for together in scored for said in _each(self._scorer.version, together)]
+        batches = self._scorer.score_table(from_ipc(request.rows), request.sizes, request.now_us)
+        return [result for batch in batches for result in _split(self._scorer.version, batch)]
 
     def __del__(self) -> None:
         # Also runs when the constructor failed.
-        if (listener := getattr(self, "_listener", None)) is not None:
-            listener.close()
+        if (server := getattr(self, "_server", None)) is not None:
+            server.close()
 
 
-def _watch(config: ChallengerConfig) -> MemoryGuard | None:
-    """Has the ledger know how far this process grows from now on, and ends it when that is too far."""
+def _guard_memory(config: ChallengerConfig) -> MemoryGuard | None:
+    """Report to the log writer how far this process grows from now on, and end it beyond the limit."""
     if config.max_growth_mib is None:
         return None
-    # The handle's first use imports the ledger's module: that is not the model's growth.
-    ledger: ActorHandle = ray.get_actor(log_writer_actor(config.challenger.model), ACTOR_NAMESPACE)
+    # The handle's first use imports the log writer's module, which must not count as the model's growth.
+    log_writer: ActorHandle = ray.get_actor(log_writer_actor(config.challenger.model), ACTOR_NAMESPACE)
 
-    def tell(grown_mib: float) -> ray.ObjectRef:
-        return ledger.grown.remote(config.rollout, config.challenger.version, grown_mib)
+    def report(growth_mib: float) -> ray.ObjectRef:
+        return log_writer.grown.remote(config.rollout, config.challenger.version, growth_mib)
 
-    def end(grown_mib: float) -> None:
+    def terminate(growth_mib: float) -> None:
         _log.error(
-            "%s grew by %.0f MiB since it was loaded, %.0f MiB are allowed: this replica ends",
-            config.challenger, grown_mib, config.max_growth_mib,
+            "%s has grown by %.0f MiB since it was loaded, the limit is %.0f MiB: ending this replica",
+            config.challenger, growth_mib, config.max_growth_mib,
         )  # fmt: skip
         try:
-            ray.get(tell(grown_mib), timeout=_LAST_WORDS_S)
+            ray.get(report(growth_mib), timeout=_LAST_REPORT_TIMEOUT_S)
         except Exception:
-            # Of the next replica, which grows as this one did, the ledger may hear.
-            _log.exception("the ledger was not told")
+            # The next replica grows as well, and may get its report through.
+            _log.exception("the log writer was not reached")
         os._exit(OUT_OF_MEMORY_EXIT_CODE)
 
-    return MemoryGuard(config.max_growth_mib, tell, end)
+    return MemoryGuard(config.max_growth_mib, report, terminate)
 
 
-def _each(version: str, scored: ScoredBatch) -> list[ScoreResult]:
-    ends = [0, *accumulate(scored.sizes)]
-    parts = [None if scored.scores is None else scored.scores[i:j] for i, j in pairwise(ends)]
-    return [ScoreResult(version, scores, scored.latency_ms, scored.error) for scores in parts]
+def _split(version: str, batch: ScoredBatch) -> list[ScoreResult]:
+    """The result of each request of a batch."""
+    ends = [0, *accumulate(batch.sizes)]
+    scores = [None if batch.scores is None else batch.scores[i:j] for i, j in pairwise(ends)]
+    return [ScoreResult(version, part, batch.latency_ms, batch.error) for part in scores]
 
 
 def build(args: dict) -> Application:

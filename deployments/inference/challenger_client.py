@@ -1,33 +1,24 @@
-"""A challenger on the champion's own machine is asked over a Unix socket; one elsewhere, over Serve's handle.
+"""A champion's way to a challenger: a Unix socket on the same machine, Serve's handle to another one.
 
-Serve's handle costs two milliseconds of two cores for each call, ten times as much as an answer. It stays the way to find a
-replica, which is asked where it listens, and to reach one on another machine. A socket lies in a folder that only this
-user may enter: who cannot reach the handle cannot reach it either.
+A call over Serve's handle costs two milliseconds of two cores, ten times as much as an answer. The handle remains the
+way to find a replica, which says where it listens, and to reach one on another machine.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
-from uuid import uuid4
-
-from ray.serve.handle import DeploymentHandle
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deployments.inference.challenger_protocol import (
-    LENGTH,
     ScoreRequest,
     ScoreResult,
-    decode_request,
     decode_results,
-    encode_error,
     encode_request,
-    encode_results,
+    read_frame,
 )
 
-_log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
 
 
 class ChallengerAddress(NamedTuple):
@@ -37,114 +28,87 @@ class ChallengerAddress(NamedTuple):
     path: str
 
 
-class ChallengerServer:
-    """Answers questions over a Unix socket in ``folder``, one at a time on each connection."""
-
-    def __init__(self, folder: Path, score: Callable[[ScoreRequest], Sequence[ScoreResult]]) -> None:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        self.path = folder / f"{uuid4().hex[:16]}.sock"
-        self._score = score
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        """Listen, until ``close``. Listens already: nothing happens."""
-        if self._server is None:
-            self._server = await asyncio.start_unix_server(self._serve, self.path)
-
-    def close(self) -> None:
-        """Take no connection any more."""
-        if self._server is not None:
-            self._server.close()
-        self.path.unlink(missing_ok=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                writer.write(self._answer(await _read(reader)))
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            # The champion's replica has closed the connection, or is gone.
-            writer.close()
-
-    def _answer(self, message: bytes) -> bytes:
-        try:
-            return encode_results(self._score(decode_request(message)))
-        except Exception as error:
-            _log.exception("a question failed")
-            return encode_error(f"{type(error).__name__}: {error}")
-
-
 class ChallengerClient:
-    """A champion's way to a challenger: ``handle`` finds its replicas, ``node`` is where the champion runs."""
+    """Sends score requests to a challenger.
+
+    Args:
+        handle: Serve's handle to the challenger's deployment.
+        node: Ray's id of the node that the champion runs on.
+    """
 
     def __init__(self, handle: DeploymentHandle, node: str) -> None:
         self._handle: Any = handle
         self._node = node
-        self._idle: list[_Connection] = []
+        self._idle: list[_ChallengerConnection] = []
         self._closed = False
 
-    async def find(self) -> None:
-        """Have a connection at hand, so that the first request does not wait for one. Raises what Serve raises."""
+    async def connect(self) -> None:
+        """Open a connection ahead of the first request. Raises what Serve raises."""
         if (connection := await self._connect()) is not None:
-            self._keep(connection)
+            self._release(connection)
 
-    async def ask(self, asked: ScoreRequest) -> list[ScoreResult]:
-        """What the challenger says of each request. Raises what went wrong; may be cancelled."""
-        connection = self._taken() or await self._connect()
+    @property
+    def has_open_connection(self) -> bool:
+        """Whether an idle connection is still open at the other end."""
+        return any(not connection.closed for connection in self._idle)
+
+    async def score(self, request: ScoreRequest) -> list[ScoreResult]:
+        """Score requests with the challenger. Raises any failure of the call; may be cancelled."""
+        connection = self._take_idle() or await self._connect()
         if connection is None:
-            said: list[ScoreResult] = await _answered(self._handle.score.remote(*asked))
-            return said
+            results: list[ScoreResult] = await _await_response(self._handle.score.remote(*request))
+            return results
         try:
-            said = decode_results(await connection.ask(encode_request(asked)))
+            results = decode_results(await connection.call(encode_request(request)))
         except BaseException:
-            # Whatever it was, what comes next on this connection may be the answer to this question.
+            # After any failure, the next message on this connection may be the response to this request.
             connection.close()
             raise
-        self._keep(connection)
-        return said
+        self._release(connection)
+        return results
 
     def close(self) -> None:
-        """Let go of all connections, of those in use once they are answered."""
+        """Close all connections, those in use after their response."""
         self._closed = True
         while self._idle:
             self._idle.pop().close()
 
-    def _taken(self) -> _Connection | None:
-        """A connection that is at hand; those whose replica is gone are let go."""
+    def _take_idle(self) -> _ChallengerConnection | None:
+        """An idle connection, if one is open; closes those whose replica is gone."""
         while self._idle:
             connection = self._idle.pop()
-            if not connection.over:
+            if not connection.closed:
                 return connection
             connection.close()
         return None
 
-    def _keep(self, connection: _Connection) -> None:
+    def _release(self, connection: _ChallengerConnection) -> None:
         if self._closed:
             connection.close()
         else:
             self._idle.append(connection)
 
-    async def _connect(self) -> _Connection | None:
-        """A connection to one of the replicas; None when Serve's choice is on another machine."""
-        found = ChallengerAddress(*await _answered(self._handle.address.remote()))
-        if found.node != self._node:
+    async def _connect(self) -> _ChallengerConnection | None:
+        """A connection to one of the replicas; None when Serve chooses one on another machine."""
+        address = ChallengerAddress(*await _await_response(self._handle.address.remote()))
+        if address.node != self._node:
             return None
-        return _Connection(*await asyncio.open_unix_connection(found.path))
+        return _ChallengerConnection(*await asyncio.open_unix_connection(address.path))
 
 
-class _Connection:
-    """One question at a time."""
+class _ChallengerConnection:
+    """Carries one call at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
-    async def ask(self, message: bytes) -> bytes:
+    async def call(self, message: bytes) -> bytes:
         self._writer.write(message)
-        return await _read(self._reader)
+        return await read_frame(self._reader)
 
     @property
-    def over(self) -> bool:
+    def closed(self) -> bool:
         """Whether the other side has closed it."""
         return self._reader.at_eof() or self._writer.is_closing()
 
@@ -152,15 +116,10 @@ class _Connection:
         self._writer.close()
 
 
-async def _answered(response: Any) -> Any:
-    """What Serve answers; a call that is given up here is given up there."""
+async def _await_response(response: Any) -> Any:
+    """The result of a call over Serve's handle; cancelling the wait cancels the call."""
     try:
         return await response
     except asyncio.CancelledError:
         response.cancel()
         raise
-
-
-async def _read(reader: asyncio.StreamReader) -> bytes:
-    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-    return await reader.readexactly(length)

@@ -1,11 +1,12 @@
-"""What a champion's replica and a challenger's say to each other over a socket, as bytes. Pure.
+"""What a champion's replica and a challenger's exchange over a socket, as bytes. Pure.
 
-A message is a frame: its length, 4 bytes little-endian, then as many bytes. A question is the requests' time, how many
-rows each has, and the rows (Arrow IPC); an answer is a line of JSON and the scores it describes, float32.
+A message is a frame: its length, 4 bytes little-endian, then as many bytes. A score request is its time, the number of
+rows of each caller's request, and the rows (Arrow IPC); its results are a line of JSON and the scores, float32.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import struct
 from collections.abc import Sequence
@@ -21,15 +22,18 @@ _HEAD = struct.Struct("<qI")
 
 
 class ScoreRequest(NamedTuple):
-    """Rows of several requests after one another (Arrow IPC), how many each has, and their time, microseconds."""
+    """Several callers' requests to score together."""
 
     rows: bytes
+    """Their rows, one request after another, as Arrow IPC."""
     sizes: list[int]
+    """Number of rows of each."""
     now_us: int
+    """Their time, microseconds since the epoch."""
 
 
 class ScoreResult(NamedTuple):
-    """What the challenger said of one request. ``scores`` is None when it failed, and ``error`` says how."""
+    """A challenger's result for one caller's request: ``scores``, or else ``error``."""
 
     version: str
     scores: np.ndarray | None
@@ -37,48 +41,57 @@ class ScoreResult(NamedTuple):
     error: str | None
 
 
+async def read_frame(reader: asyncio.StreamReader) -> bytes:
+    """Read one message. Raises IncompleteReadError when the other side closes the connection."""
+    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+    return await reader.readexactly(length)
+
+
 def encode_frame(*parts: bytes) -> bytes:
-    """Parts as one message."""
+    """Join parts into one message."""
     return b"".join((LENGTH.pack(sum(map(len, parts))), *parts))
 
 
-def encode_request(asked: ScoreRequest) -> bytes:
-    """The frame of a question."""
-    sizes = np.array(asked.sizes, "<u4")
-    return encode_frame(_HEAD.pack(asked.now_us, len(sizes)), sizes.tobytes(), asked.rows)
+def encode_request(request: ScoreRequest) -> bytes:
+    """Encode a request as a message."""
+    sizes = np.array(request.sizes, "<u4")
+    return encode_frame(_HEAD.pack(request.now_us, len(sizes)), sizes.tobytes(), request.rows)
 
 
 def decode_request(message: bytes) -> ScoreRequest:
-    """The question that a frame holds."""
+    """Decode the request in a message."""
     now_us, count = _HEAD.unpack_from(message)
     sizes = np.frombuffer(message, "<u4", count, _HEAD.size).tolist()
     return ScoreRequest(message[_HEAD.size + 4 * count :], sizes, now_us)
 
 
-def encode_results(said: Sequence[ScoreResult]) -> bytes:
-    """The frame of an answer."""
-    told = [[s.version, s.latency_ms, s.error, None if s.scores is None else s.scores.shape] for s in said]
-    scores = [np.ascontiguousarray(s.scores, "<f4").tobytes() for s in said if s.scores is not None]
-    return encode_frame(to_json(told), b"\n", *scores)
+def encode_results(results: Sequence[ScoreResult]) -> bytes:
+    """Encode the results of a request as a message."""
+    heads = [[r.version, r.latency_ms, r.error, None if r.scores is None else r.scores.shape] for r in results]
+    scores = [np.ascontiguousarray(r.scores, "<f4").tobytes() for r in results if r.scores is not None]
+    return encode_frame(to_json(heads), b"\n", *scores)
 
 
 def encode_error(error: str) -> bytes:
-    """The frame of an answer when there is none."""
+    """Encode the failure of a whole request as a message."""
     return encode_frame(to_json({"error": error}), b"\n")
 
 
 def decode_results(message: bytes) -> list[ScoreResult]:
-    """The answer that a frame holds. Raises RayloopError when it is a refusal."""
-    head, _, scores = message.partition(b"\n")
-    told = from_json(head)
-    if isinstance(told, dict):
-        raise RayloopError(told["error"])
-    said, at = list[ScoreResult](), 0
-    for version, latency_ms, error, shape in told:
-        of = None
+    """Decode the results in a message.
+
+    Raises:
+        RayloopError: The message says that the request failed.
+    """
+    head, _, data = message.partition(b"\n")
+    heads = from_json(head)
+    if isinstance(heads, dict):
+        raise RayloopError(heads["error"], code="rayloop.challenger_failed", error=heads["error"])
+    results, at = list[ScoreResult](), 0
+    for version, latency_ms, error, shape in heads:
+        scores = None
         if shape is not None:
-            size = math.prod(shape)
-            of = np.frombuffer(scores, "<f4", size, at).reshape(shape)
-            at += of.nbytes
-        said.append(ScoreResult(version, of, latency_ms, error))
-    return said
+            scores = np.frombuffer(data, "<f4", math.prod(shape), at).reshape(shape)
+            at += scores.nbytes
+        results.append(ScoreResult(version, scores, latency_ms, error))
+    return results

@@ -1,8 +1,8 @@
-"""Answers by champion and challenger, in batches, and the report of what came of them.
+"""Inference by champion and challenger, in batches, and the report of each answer.
 
-The champion scores in this process. During a rollout a challenger's share of requests goes to that challenger's
-application as well, while the champion scores the same rows here: that gives paired evidence, and an answer at hand
-when the challenger fails, is late or is missing. A caller never sees a challenger's error.
+The champion scores in this process. During a rollout, a challenger's share of the requests also goes to that
+challenger's application, while the champion scores the same rows here: that gives paired evidence, and an answer in
+reserve when the challenger fails, is late or is missing. A caller never sees a challenger's error.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ from cluster.names import Variant
 from deployments.inference import dispatch
 from deployments.inference.batcher import Batcher
 from deployments.inference.challenger_protocol import ScoreResult
-from deployments.inference.dispatch import RoutedRequest, ServingState
+from deployments.inference.dispatch import RoutedRequest
 from deployments.inference.predictor import ScoredBatch
+from deployments.inference.serving_state import ServingState
+from deployments.inference.traffic_split import assign_variant
 from deployments.protocol.request_rows import RequestRows
 from deployments.telemetry.prediction_log import Answer
 from deployments.telemetry.reporter import Telemetry
 
 MAX_BATCH_ROWS = 1024
 MAX_SHADOW_REQUESTS = 64
-"""Requests whose copies are with the challenger or wait to be. Beyond it none is copied, which is counted."""
+"""Most shadow requests that wait for the challenger. Beyond it none is copied; those left out are counted."""
 
-# A call costs more than a row does: under load few calls carry many requests.
-_CHALLENGER_CALLS = 2
+# A call costs more than a row does: under load, few calls carry many requests.
+_CONCURRENT_CHALLENGER_CALLS = 2
 
 
 class InferenceResult(NamedTuple):
-    """What a caller gets: scores as contracts.Task says, and who gave them."""
+    """What a caller gets: scores as ``cluster.values.Task`` describes them, and who computed them."""
 
     scores: np.ndarray
     version: str
@@ -44,120 +46,141 @@ class InferenceResult(NamedTuple):
 
 
 class Engine:
-    """One replica's way from rows to answers."""
+    """Scores the requests of one replica, and reports the answers."""
 
     def __init__(self) -> None:
-        self._champion: Batcher[RoutedRequest, ScoredBatch] = Batcher(self._score, _rows, MAX_BATCH_ROWS)
-        # By version: one challenger that hangs must not keep the others waiting.
+        self._champion: Batcher[RoutedRequest, ScoredBatch] = Batcher(self._score, _row_count, MAX_BATCH_ROWS)
+        # By version: a challenger that hangs must not delay the others.
         self._challengers: defaultdict[str, Batcher[RoutedRequest, ScoreResult]] = defaultdict(
-            lambda: Batcher(dispatch.score_with_challenger, _rows, MAX_BATCH_ROWS, _CHALLENGER_CALLS)
+            lambda: Batcher(dispatch.score_with_challenger, _row_count, MAX_BATCH_ROWS, _CONCURRENT_CHALLENGER_CALLS)
         )
         self._shadows: set[asyncio.Task[None]] = set()
-        self._untried: tuple[ServingState, ServingState] | None = None
+        self._state_without_trial: tuple[ServingState, ServingState] | None = None
         self._telemetry: Telemetry | None = None
 
-    async def answer(
-        self, live: ServingState, request: str, rows: RequestRows, key: str | None, forced: str | None
+    async def infer(
+        self, state: ServingState, id: str, rows: RequestRows, key: str | None, pinned: str | None
     ) -> InferenceResult:
-        """Answer one request. Raises RequestError: 400 when it is bad, 500 when nobody could answer."""
-        asked = self._asked(live, request, rows, key or request, forced)
-        if asked.challenger is None:
-            return _by_champion(live, await self._champion(asked))
-        said = asyncio.ensure_future(self._said(asked, asked.challenger))
+        """Answer one request.
+
+        Args:
+            state: What is served.
+            id: The request's id.
+            rows: Its rows.
+            key: Its routing key; the id by default.
+            pinned: Version that a tester has pinned (``ServingState.pinned_version``).
+
+        Raises:
+            RequestError: 400 when the request is bad, 500 when the model failed.
+        """
+        request = self._route(state, id, rows, key or id, pinned)
+        if request.challenger is None:
+            return _champion_result(state, await self._champion(request))
+        result = asyncio.ensure_future(self._score_with_challenger(request, request.challenger))
         try:
-            scored = await self._champion(asked)
+            scored = await self._champion(request)
         except BaseException:
-            said.cancel()
+            result.cancel()
             raise
-        if live.config.trial is not None and live.config.trial.shadow:
-            self._follow(asked, scored, said)
-            return _by_champion(live, scored)
-        answer = dispatch.build_answer([asked], scored, await said)
-        self._report(live, answer)
+        if state.config.trial is not None and state.config.trial.shadow:
+            self._report_shadow(request, scored, result)
+            return _champion_result(state, scored)
+        answer = dispatch.build_answer([request], scored, await result)
+        self._report(state, answer)
         if answer.scores is None:
-            raise _failed(scored)
+            raise model_failed(scored.error)
         return InferenceResult(answer.scores, answer.version, answer.variant)
 
-    def open(self, model: str, under_way: Callable[[], int]) -> None:
-        """Get ready to report, ``under_way`` telling how many requests are; takes seconds. Before the first answer."""
+    def start_telemetry(self, model: str, under_way: Callable[[], int]) -> None:
+        """Start reporting, before the first answer; takes seconds.
+
+        Args:
+            model: Name of the model.
+            under_way: Returns the number of requests in progress.
+        """
         if self._telemetry is None:
             self._telemetry = Telemetry(model, under_way)
 
     @property
-    def reporting(self) -> Telemetry:
-        """Where this replica's reports go."""
+    def telemetry(self) -> Telemetry:
+        """This replica's reports."""
         assert self._telemetry is not None
         return self._telemetry
 
+    async def join_shadows(self) -> None:
+        """Wait for the shadow requests in progress."""
+        await asyncio.gather(*self._shadows)
+
     def close(self, within_s: float) -> None:
-        """Ship what is not reported yet."""
+        """Send the remaining reports."""
         if self._telemetry is not None:
             self._telemetry.close(within_s)
 
-    def _asked(
-        self, live: ServingState, request: str, rows: RequestRows, key: str, forced: str | None
-    ) -> RoutedRequest:
-        challenger = dispatch.assign_variant(live, forced, key)
-        if len(self._shadows) >= MAX_SHADOW_REQUESTS and live.config.trial is not None and live.config.trial.shadow:
+    def _route(self, state: ServingState, id: str, rows: RequestRows, key: str, pinned: str | None) -> RoutedRequest:
+        trial = state.config.trial
+        challenger = assign_variant(trial, key, pinned)
+        if len(self._shadows) >= MAX_SHADOW_REQUESTS and trial is not None and trial.shadow:
             if challenger is not None:
-                self.reporting.unshadowed()
-            live, challenger = self._without_trial(live), None
-        return RoutedRequest(live, request, key, forced is not None, rows, challenger, time.time_ns() // 1000)
+                self.telemetry.unshadowed()
+            state, challenger = self._without_trial(state), None
+        return RoutedRequest(state, id, key, pinned is not None, rows, challenger, time.time_ns() // 1000)
 
-    def _without_trial(self, live: ServingState) -> ServingState:
-        """The same without a trial: what comes while no copy is taken is no evidence, whoever it was dealt to.
+    def _without_trial(self, state: ServingState) -> ServingState:
+        """The state without its trial: while no request is copied, none is evidence, whichever variant it was assigned.
 
-        Were only the challenger's requests left out, the split would not be the one that is configured.
+        Leaving out only the challenger's requests would bias the split.
         """
-        if self._untried is None or self._untried[0] is not live:
-            self._untried = live, live._replace(config=live.config.model_copy(update={"trial": None}))
-        return self._untried[1]
+        if self._state_without_trial is None or self._state_without_trial[0] is not state:
+            plain = state._replace(config=state.config.model_copy(update={"trial": None}))
+            self._state_without_trial = state, plain
+        return self._state_without_trial[1]
 
-    async def _score(self, asked: Sequence[RoutedRequest]) -> list[ScoredBatch | Exception]:
-        """A batch by the state its requests came in under: a swap may fall between two of them."""
-        each: list[ScoredBatch | Exception] = []
-        for _, together in groupby(asked, key=lambda one: id(one.live)):
+    async def _score(self, requests: Sequence[RoutedRequest]) -> list[ScoredBatch | Exception]:
+        """Score a batch, state by state: a swap may fall between two of its requests."""
+        results: list[ScoredBatch | Exception] = []
+        for _, together in groupby(requests, key=lambda request: id(request.state)):
             group = list(together)
-            answers, scored = dispatch.score_with_champion(group[0].live, group)
-            each += scored
+            answers, scored = dispatch.score_with_champion(group)
+            results += scored
             for answer in answers:
-                self._report(group[0].live, answer)
-        return each
+                self._report(group[0].state, answer)
+        return results
 
-    async def _said(self, asked: RoutedRequest, challenger: str) -> ScoreResult:
-        """What the challenger says within its time; any failure is an outcome, not an exception."""
-        trial = asked.live.config.trial
+    async def _score_with_challenger(self, request: RoutedRequest, challenger: str) -> ScoreResult:
+        """The challenger's result within its time limit; any failure is a result, not an exception."""
+        trial = request.state.config.trial
         assert trial is not None
         try:
-            return await asyncio.wait_for(self._challengers[challenger](asked), trial.timeout_s)
+            return await asyncio.wait_for(self._challengers[challenger](request), trial.timeout_s)
         except Exception as error:
             return dispatch.failure_result(trial, challenger, error)
 
-    def _follow(self, asked: RoutedRequest, scored: ScoredBatch, said: asyncio.Future[ScoreResult]) -> None:
-        """Report a shadowed request once the challenger has spoken."""
+    def _report_shadow(self, request: RoutedRequest, scored: ScoredBatch, result: asyncio.Future[ScoreResult]) -> None:
+        """Report a shadowed request once the challenger's result is there."""
 
-        async def follow() -> None:
-            self._report(asked.live, dispatch.build_answer([asked], scored, await said))
+        async def report() -> None:
+            self._report(request.state, dispatch.build_answer([request], scored, await result))
 
-        task = asyncio.get_running_loop().create_task(follow())
+        task = asyncio.get_running_loop().create_task(report())
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
 
-    def _report(self, live: ServingState, answer: Answer) -> None:
-        if live.config.report:
-            columns = live.champion.manifest.features.columns
-            self.reporting.answered(answer, columns, live.config.profile_window_s)
+    def _report(self, state: ServingState, answer: Answer) -> None:
+        if state.config.report:
+            columns = state.champion.manifest.features.columns
+            self.telemetry.answered(answer, columns, state.config.profile_window_s)
 
 
-def _rows(asked: RoutedRequest) -> int:
-    return asked.rows.size
+def model_failed(error: str | None) -> RequestError:
+    """The 500 for a model that could not answer."""
+    return RequestError(f"the model failed: {error}", status=500, code="request.model_failed", error=error)
 
 
-def _by_champion(live: ServingState, scored: ScoredBatch) -> InferenceResult:
+def _row_count(request: RoutedRequest) -> int:
+    return request.rows.size
+
+
+def _champion_result(state: ServingState, scored: ScoredBatch) -> InferenceResult:
     if scored.scores is None:
-        raise _failed(scored)
-    return InferenceResult(scored.scores, live.champion.version, "champion")
-
-
-def _failed(scored: ScoredBatch) -> RequestError:
-    return RequestError(f"the model failed: {scored.error}", status=500)
+        raise model_failed(scored.error)
+    return InferenceResult(scored.scores, state.champion.version, "champion")

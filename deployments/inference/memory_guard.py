@@ -1,8 +1,8 @@
-"""How far a process has grown since it was loaded, watched from a thread of its own: a call that hangs grows as well.
+"""Bounds how far a process grows after its model is loaded, from a thread, because a call that hangs grows as well.
 
-What native code has leaked no process gives back but by its end. So one that has grown too far is not mended: it says so
-and ends, as a container does at its limit. Ray's own monitor waits until the node has 5 % of its memory left, and then
-ends the workers that came last, whoever it was that grew.
+Memory that native code leaks returns only when the process ends. So a process that grows too far reports it and ends,
+as a container does at its limit. Ray's own monitor waits until the node has 5 % of its memory left, and then kills the
+newest workers, whichever of them grew.
 """
 
 from __future__ import annotations
@@ -14,46 +14,52 @@ import psutil
 
 CHECK_INTERVAL_S = 0.1
 REPORT_STEP_MIB = 16.0
-"""What a process has grown by is told anew at each rise by this much."""
+"""Growth is reported each time it rises by this much."""
 _MIB = 1024**2
 
 
 class MemoryGuard:
-    """Calls ``tell`` with the growth in MiB as it rises, and ``end`` once when it exceeds ``most_mib``."""
+    """Watches the growth of this process, counted from the guard's creation.
+
+    Args:
+        max_growth_mib: The limit.
+        report: Called with the growth in MiB as it rises.
+        terminate: Called once with the growth in MiB when it exceeds the limit.
+        measure: Returns the memory in use, in MiB; ``private_memory_mib`` by default.
+    """
 
     def __init__(
         self,
-        most_mib: float,
-        tell: Callable[[float], object],
-        end: Callable[[float], None],
-        used: Callable[[], float] | None = None,
+        max_growth_mib: float,
+        report: Callable[[float], object],
+        terminate: Callable[[float], None],
+        measure: Callable[[], float] | None = None,
     ) -> None:
-        """What ``used`` gives now (``used_mib``) counts as no growth."""
-        self._most, self._tell, self._end = most_mib, tell, end
-        self._used = used or private_memory_mib
-        self._loaded = self._used()
+        self._max_growth_mib, self._report, self._terminate = max_growth_mib, report, terminate
+        self._measure = measure or private_memory_mib
+        self._baseline = self._measure()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="growth", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="memory guard", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._closing.set()
         self._thread.join()
 
     def _run(self) -> None:
-        told = 0.0
+        reported = 0.0
         while not self._closing.wait(CHECK_INTERVAL_S):
-            grown = self._used() - self._loaded
-            if grown > self._most:
-                self._end(grown)
+            growth = self._measure() - self._baseline
+            if growth > self._max_growth_mib:
+                self._terminate(growth)
                 return
-            if grown >= told + REPORT_STEP_MIB:
-                self._tell(grown)
-                told = grown
+            if growth >= reported + REPORT_STEP_MIB:
+                self._report(growth)
+                reported = growth
 
 
 def private_memory_mib() -> float:
-    """Memory of this process that is nobody else's: without mapped files and the object store."""
-    held = psutil.Process().memory_info()
-    return float(held.rss - held.shared) / _MIB
+    """Memory of this process alone, in MiB: without mapped files and the object store."""
+    memory = psutil.Process().memory_info()
+    return float(memory.rss - memory.shared) / _MIB

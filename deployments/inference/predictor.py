@@ -20,7 +20,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, Inva
 from cluster.errors import DataError, RequestError, StoreUnavailable
 from cluster.settings import Settings
 from cluster.values import ModelVersion
-from deployments.protocol.arrow_columns import find_unsupported_time
+from deployments.protocol.arrow_columns import find_unsupported_time, time_out_of_range
 from deployments.protocol.request_rows import RequestRows, RowAssembler
 from features.encoder import Arrays
 from features.manifest import MODEL_FILE, Manifest
@@ -29,24 +29,24 @@ from features.online.store import open_store
 from features.sources.pseudonyms import Pseudonymizer
 
 _WARM_UP_ROWS = (1, 1, 8)
-_AGAIN_S = 2
-"""When to ask again once the online store did not answer."""
+_STORE_RETRY_AFTER_S = 2
 
 _log = logging.getLogger(__name__)
 
 
 class ScoredBatch(NamedTuple):
-    """One or several requests of ``sizes`` rows that were scored together.
-
-    ``frame`` is their feature frame, ``scores`` as contracts.Task says, ``latency_ms`` what each of them waited for both.
-    What could not be had is None, and ``failure`` says why: RequestError when the request is to blame.
-    """
+    """One or several requests that were scored together."""
 
     sizes: tuple[int, ...]
+    """Number of rows of each."""
     frame: pa.Table | None
+    """Their feature frame; None when it could not be computed."""
     scores: np.ndarray | None
+    """As ``cluster.values.Task`` describes them; None after a failure."""
     latency_ms: float
+    """Time for both; each request waited this long."""
     failure: Exception | None = None
+    """A RequestError when the request is at fault."""
 
     @property
     def error(self) -> str | None:
@@ -55,7 +55,11 @@ class ScoredBatch(NamedTuple):
 
 
 class Predictor:
-    """A bundle folder, ready to score. Raises DataError when the folder holds no usable bundle."""
+    """A model bundle, loaded and warmed up.
+
+    Raises:
+        DataError: The folder holds no usable bundle.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.manifest = Manifest.load(folder)
@@ -65,18 +69,29 @@ class Predictor:
             self._run(self._blank(rows))
 
     def predict(self, frame: pa.Table) -> np.ndarray:
-        """Scores of a feature frame, float32 [n] or [n, classes]. Raises RequestError when one is not finite."""
+        """Score a feature frame.
+
+        Returns:
+            float32 [n], or [n, classes] for multiclass.
+
+        Raises:
+            RequestError: A score is not finite.
+        """
         scores = self._run(self.manifest.encoder.encode(frame))
         if not np.isfinite(scores).all():
             row = int(np.argmin(np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)))
             raise RequestError(
-                f"the model gives no finite score for row {row}", field="inputs", todo="are its values in a sane range?"
+                f"the model's score for row {row} is not finite",
+                "check that the row's values are in a sane range",
+                field="inputs",
+                code="request.score_not_finite",
+                row=row,
             )
         return scores
 
     def _run(self, arrays: Arrays) -> np.ndarray:
-        fed = {name: array for name, array in arrays.items() if name in self._inputs}
-        scores = np.asarray(self._session.run(["scores"], fed)[0])
+        inputs = {name: array for name, array in arrays.items() if name in self._inputs}
+        scores = np.asarray(self._session.run(["scores"], inputs)[0])
         return scores if self.manifest.task.kind == "multiclass" else scores.reshape(-1)
 
     def _blank(self, rows: int) -> Arrays:
@@ -88,7 +103,12 @@ class Predictor:
 
 
 class Scorer:
-    """A version with its own way to features: request rows in, scores out."""
+    """A model version with its features: request rows in, scores out.
+
+    Args:
+        version: The version to load.
+        settings: The online store, and the key for personal data.
+    """
 
     def __init__(self, version: ModelVersion, settings: Settings) -> None:
         self.version = version.version
@@ -96,57 +116,84 @@ class Scorer:
         self.manifest = self._predictor.manifest
         self._assembler = RowAssembler(self.manifest.features)
         self._reader = FeatureReader(self.manifest.features, open_store(settings.online_store_uri))
-        computed = [one.name for one in self.manifest.features.derived if one.kind == "timestamp"]
+        computed = [column.name for column in self.manifest.features.derived if column.kind == "timestamp"]
         self._computed_times = ("as_of", *computed)
-        self._shield = Pseudonymizer.for_columns(self.manifest.features.request, settings)
+        self._pseudonymize = Pseudonymizer.for_columns(self.manifest.features.request, settings)
 
-    def table(self, requests: Sequence[RequestRows]) -> pa.Table:
-        """The typed rows of requests, one after another. Raises RequestError when one does not fit its types."""
+    def build_table(self, requests: Sequence[RequestRows]) -> pa.Table:
+        """Build the typed rows of requests, one after another. Raises RequestError when a value does not fit."""
         return self._assembler.build_table(requests)
 
-    def frame(self, rows: pa.Table, now_us: int) -> pa.Table:
-        """The feature frame of request rows. Raises RequestError when it cannot be computed from them."""
-        # First of all: neither a feature, nor the log, nor an error may see personal data in clear.
-        rows = self._shield(rows)
+    def compute_features(self, rows: pa.Table, now_us: int) -> pa.Table:
+        """Compute the feature frame of request rows.
+
+        Raises:
+            RequestError: 400 when the rows are at fault, 503 when the online store does not answer.
+        """
+        # First of all: no feature, log or error may see personal data in clear.
+        rows = self._pseudonymize(rows)
         try:
             frame = self._reader.read(rows, now_us)
         except (DataError, pl.exceptions.PolarsError, pa.ArrowInvalid, OverflowError, KeyError) as error:
-            raise RequestError(f"features cannot be computed: {str(error).splitlines()[0]}", field="inputs") from error
+            raise RequestError(
+                f"the features cannot be computed: {str(error).splitlines()[0]}",
+                field="inputs",
+                code="request.features_failed",
+            ) from error
         except StoreUnavailable as error:
             _log.warning("%s", error)
-            # Without its address, which is nothing to callers.
-            told = "features cannot be looked up: the online store does not answer"
-            raise RequestError(told, status=503, headers={"retry-after": str(_AGAIN_S)}) from error
+            # Without the store's address, which callers must not see.
+            raise RequestError(
+                "the features cannot be looked up: the online store does not answer",
+                f"retry in {_STORE_RETRY_AFTER_S} s",
+                status=503,
+                headers={"retry-after": str(_STORE_RETRY_AFTER_S)},
+                code="request.store_unavailable",
+            ) from error
         if frame.column("as_of").null_count:
             row = pc.index(frame.column("as_of").is_null(), True).as_py()
-            raise RequestError(f"row {row} gives no time to look features up at", field="inputs")
+            raise RequestError(
+                f"row {row} has no time to look features up at", field="inputs", code="request.time_missing", row=row
+            )
         for name in self._computed_times:
-            # The log could not hold it: neither datetime nor Iceberg's statistics know such a time.
+            # The prediction log could not hold such a time.
             if (row := find_unsupported_time(frame.column(name).to_numpy())) is not None:
-                raise RequestError(f"row {row}: {name} lies outside of the years 1 to 9999", field="inputs")
+                raise time_out_of_range(f"{name} of row {row}", "inputs")
         return frame
 
     def predict(self, frame: pa.Table) -> np.ndarray:
-        """Scores of a feature frame (Predictor.predict)."""
+        """Score a feature frame (see ``Predictor.predict``)."""
         return self._predictor.predict(frame)
 
     def score(self, requests: Sequence[RequestRows], now_us: int) -> list[ScoredBatch]:
-        """Score requests in one pass; when that fails, one by one, so that nobody fails for another's rows."""
-        return self._parts([rows.size for rows in requests], lambda i, j: self._assembler.build_table(requests[i:j]), now_us)
+        """Score requests in one pass; when that fails, one by one, so that no request fails for another's rows.
+
+        Args:
+            requests: Rows of each request.
+            now_us: Their time, microseconds since the epoch.
+
+        Returns:
+            One entry for all requests, or one for each.
+        """
+        return self._score_parts(
+            [rows.size for rows in requests], lambda i, j: self._assembler.build_table(requests[i:j]), now_us
+        )
 
     def score_table(self, rows: pa.Table, sizes: Sequence[int], now_us: int) -> list[ScoredBatch]:
-        """The same for the typed rows of several requests, one after another in a table."""
+        """Score the typed rows of several requests, one after another in a table, as ``score`` does."""
         ends = [0, *accumulate(sizes)]
-        return self._parts(sizes, lambda i, j: rows.slice(ends[i], ends[j] - ends[i]), now_us)
+        return self._score_parts(sizes, lambda i, j: rows.slice(ends[i], ends[j] - ends[i]), now_us)
 
-    def _parts(self, sizes: Sequence[int], table: Callable[[int, int], pa.Table], now_us: int) -> list[ScoredBatch]:
-        """``table(i, j)`` gives the rows of requests i to j."""
-        together = self._score(tuple(sizes), lambda: table(0, len(sizes)), now_us)
-        if together.failure is None or len(sizes) == 1:
-            return [together]
-        if isinstance(together.failure.__cause__, StoreUnavailable):
-            # It would not answer each of them either, and make all wait for it again.
-            return [together._replace(sizes=(size,)) for size in sizes]
+    def _score_parts(
+        self, sizes: Sequence[int], table: Callable[[int, int], pa.Table], now_us: int
+    ) -> list[ScoredBatch]:
+        """Score requests together, else one by one; ``table(i, j)`` returns the rows of requests i to j."""
+        batch = self._score(tuple(sizes), lambda: table(0, len(sizes)), now_us)
+        if batch.failure is None or len(sizes) == 1:
+            return [batch]
+        if isinstance(batch.failure.__cause__, StoreUnavailable):
+            # Another try for each request would fail as well, and make all wait again.
+            return [batch._replace(sizes=(size,)) for size in sizes]
         return [self._score((size,), partial(table, i, i + 1), now_us) for i, size in enumerate(sizes)]
 
     def _score(self, sizes: tuple[int, ...], table: Callable[[], pa.Table], now_us: int) -> ScoredBatch:
@@ -154,7 +201,7 @@ class Scorer:
         frame, scores = None, None
         failure: Exception | None = None
         try:
-            frame = self.frame(table(), now_us)
+            frame = self.compute_features(table(), now_us)
             scores = self.predict(frame)
         except RequestError as error:
             failure = error
@@ -165,16 +212,16 @@ class Scorer:
 
 
 def summarize_error(error: Exception) -> str:
-    """An error in one line; Ray's carry a traceback, whose last line says it."""
+    """An error in one line; the last line of Ray's errors, which carry a traceback."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300]
 
 
 def fetch_bundle(version: ModelVersion, settings: Settings) -> Path:
-    """The version's bundle on this machine, fetched when it lies elsewhere."""
+    """Folder of the version's bundle, downloaded unless it is on this machine."""
     if version.local_folder is not None:
         return version.local_folder
-    # A replica whose bundles are local files never pays MLflow's import.
+    # A replica whose bundles are local files never imports MLflow.
     from cluster.registry import Registry
 
     return Registry(settings).fetch(version)
@@ -187,4 +234,9 @@ def _session(path: Path) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except (Fail, InvalidGraph, InvalidProtobuf, NoSuchFile) as error:
-        raise DataError(f"{path} is no usable ONNX model: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"{path} is not a usable ONNX model: {str(error).splitlines()[0]}",
+            "export the model again",
+            code="data.unusable_model",
+            path=str(path),
+        ) from error

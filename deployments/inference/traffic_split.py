@@ -1,10 +1,10 @@
-"""Who gets a challenger: a salted hash of the routing key gives each key a place in [0, 1), as on a circle.
+"""Which variant answers a request: a salted hash places each routing key on a circle, the interval [0, 1).
 
-Each challenger owns a slice of the circle. Of n challengers the i-th slice starts at i/n and grows from there; what no
-slice covers is the champion's. Sticky: one key, one answer, as long as the shares stay. Monotone: as a challenger's
-share grows, none of its keys moves to the champion or to another challenger, for a start never moves. While all grow
-alike and none beyond 1/n, slices do not meet; one that is left alone grows on, over the end of the circle into what
-the others have left. Another salt (each rollout has its own) deals the keys anew.
+Each challenger owns a slice of the circle. Of n challengers the i-th slice starts at i/n and grows from there; the
+champion owns what no slice covers. Sticky: a key keeps its variant as long as the shares stay. Monotone: as a
+challenger's share grows, none of its keys moves to the champion or to another challenger, because a slice's start never
+moves. While all grow alike and none beyond 1/n, slices do not overlap; a challenger that is left alone grows on, past
+the end of the circle into what the others have left. Each rollout has its own salt, which assigns keys independently.
 """
 
 from __future__ import annotations
@@ -12,23 +12,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from deployments.serve_schema import RolloutTrial
+
 # A float64 holds 53 bits exactly: with more, the largest hashes would round up to 1.0.
 _BITS = 53
 
 
+def assign_variant(trial: RolloutTrial | None, key: str, pinned: str | None = None) -> str | None:
+    """Choose the variant that serves a request.
+
+    Args:
+        trial: The challengers on trial and their shares; None outside of a rollout.
+        key: The request's routing key.
+        pinned: Version that a tester has pinned; it overrides the split.
+
+    Returns:
+        The challenger's version, or None for the champion.
+    """
+    if trial is None:
+        return None
+    if pinned is not None:
+        return pinned if any(challenger.version == pinned for challenger in trial.challengers) else None
+    index = find_slice(trial.rollout, key, trial.share, trial.starts)
+    return None if index is None else trial.challengers[index].version
+
+
 def hash_position(salt: str, key: str) -> float:
-    """Where ``key`` falls in [0, 1), uniform over keys."""
+    """Position of ``key`` in [0, 1), uniform over keys."""
     digest = blake2b(key.encode(), digest_size=8, key=blake2b(salt.encode(), digest_size=32).digest())
     return (int.from_bytes(digest.digest(), "big") >> (64 - _BITS)) / 2.0**_BITS
 
 
 def slice_start(index: int, challengers: int) -> float:
-    """Where the slice of one of several challengers begins: on the grid of positions, so that distances are exact."""
+    """Start of the slice of one of several challengers, on the grid of positions, so that distances are exact."""
     return (index << _BITS) // challengers / 2.0**_BITS
 
 
 def find_slice(salt: str, key: str, share: float, starts: Sequence[float] = (0.0,)) -> int | None:
-    """Which of the challengers serves ``key``, each having a slice of ``share`` in [0, 1]; None: the champion."""
+    """Index of the slice that holds ``key``, each slice covering ``share`` in [0, 1]; None: the champion's part."""
     at = hash_position(salt, key)
     for index, begin in enumerate(starts):
         if (at - begin) % 1.0 < share:

@@ -1,12 +1,12 @@
-"""Requests past Serve: from uvicorn's connection to a handler, and the answer back in one write.
+"""The bypass around Serve: from uvicorn's connection to a handler, and the response back in one write.
 
 Behind HAProxy a replica runs an HTTP server of its own, uvicorn, and Serve wraps each of its requests in two tasks, a
-semaphore, contexts, a log record and metrics: together more work than a small model is. ``install`` has uvicorn make
-connections that take the paths of ``Door`` to its handler and leave all others, Serve's health checks among them, to
-Serve. Keep-alive, pipelining and the graceful end of a connection remain uvicorn's. What Serve would have done for these
-requests is done here: a bound on requests under way (503) and a time limit (408).
+semaphore, contexts, a log record and metrics: together more work than a small model. ``install_route`` makes uvicorn
+create connections that pass the paths of an IngressRoute to its handler and leave all others, among them Serve's health
+checks, to Serve. Keep-alive, pipelining and the graceful end of a connection remain uvicorn's. What Serve would do for
+these requests happens here: a bound on concurrent requests (503) and a time limit (408).
 
-An answer is one write: a replica that is killed has sent all of it or nothing, and HAProxy repeats the request.
+A response is one write: a replica that is killed has sent all of it or nothing, and HAProxy repeats the request.
 """
 
 from __future__ import annotations
@@ -23,94 +23,99 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from cluster.errors import RequestError
 from deployments.http_messages import HttpRequest, HttpResponse, error_response
 
-_WATCH_EVERY_S = 1.0
+CHECK_INTERVAL_S = 1.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-# Stands where uvicorn wants to wake somebody and nobody waits.
-_NOBODY = asyncio.Event()
+# For uvicorn to set when no one waits.
+_UNUSED_EVENT = asyncio.Event()
 
 
 class IngressRoute(NamedTuple):
-    """What is taken past Serve: requests whose target begins with ``prefix``, a body of at most ``body_bytes()``.
-
-    No more than ``most`` requests are under way at once; others are told to come back after ``retry_after_s``. A request
-    that takes longer than ``within_s`` is given up.
-    """
+    """The requests that bypass Serve, and their limits."""
 
     handle: Callable[[HttpRequest], Awaitable[HttpResponse]]
     prefix: bytes
+    """Prefix of their targets."""
     body_bytes: Callable[[], int]
-    most: int
+    """Returns the largest body."""
+    max_requests: int
+    """Most requests in progress; more get 503."""
     retry_after_s: int
-    within_s: float
+    """``Retry-After`` of a 503."""
+    timeout_s: float
+    """A request that takes longer is cancelled and gets 408."""
 
 
-def install_route(door: IngressRoute) -> Callable[[], int]:
-    """Have the uvicorn servers of this process, those that are yet to start, answer through ``door``.
+def install_route(route: IngressRoute) -> Callable[[], int]:
+    """Make the uvicorn servers that start in this process from now on use ``route``.
 
-    Returns what tells how many requests are under way or wait.
+    Returns:
+        A function that returns the number of requests in progress.
     """
-    room = _Room(door)
-    # Serve leaves uvicorn's choice of a protocol at "auto", which is looked up here.
-    auto.AutoHTTPProtocol = partial(_Connection, room)  # type: ignore[assignment]
-    return room.count
+    limiter = ConcurrencyLimiter(route)
+    # Serve leaves uvicorn's protocol at "auto", which resolves to this name.
+    auto.AutoHTTPProtocol = partial(IngressProtocol, limiter)  # type: ignore[assignment]
+    return limiter.count
 
 
-class _Room:
-    """Requests under way. They are looked through now and then: a timer for each would cost what its JSON does."""
+class ConcurrencyLimiter:
+    """Bounds the number and the duration of requests.
 
-    def __init__(self, door: IngressRoute) -> None:
-        self.door = door
+    One periodic check finds late requests: a timer for each would cost as much as parsing its JSON.
+    """
+
+    def __init__(self, route: IngressRoute) -> None:
+        self.route = route
         self._since: dict[asyncio.Task[HttpResponse], float] = {}
         self._late: set[asyncio.Task[HttpResponse]] = set()
-        self._watched = False
+        self._checking = False
 
     def count(self) -> int:
-        """How many are under way."""
+        """Number of requests in progress."""
         return len(self._since)
 
-    async def answer(self, call: HttpRequest) -> HttpResponse:
-        """The handler's reply, or a refusal."""
-        door, task = self.door, asyncio.current_task()
+    async def handle(self, request: HttpRequest) -> HttpResponse:
+        """The handler's response; 503 beyond the limit, 408 after the time limit."""
+        route, task = self.route, asyncio.current_task()
         assert task is not None
-        if len(self._since) >= door.most:
-            return _refusal("too many requests at once", 503, {"retry-after": str(door.retry_after_s)})
+        if len(self._since) >= route.max_requests:
+            return error_response(_overloaded(route.retry_after_s))
         loop = asyncio.get_running_loop()
         self._since[task] = loop.time()
-        if not self._watched:
-            self._watch(loop)
+        if not self._checking:
+            self._cancel_late(loop)
         try:
-            return await door.handle(call)
+            return await route.handle(request)
         except asyncio.CancelledError:
             if task not in self._late:
                 raise
             task.uncancel()
-            return _refusal(f"no answer within {door.within_s:g} s", 408, {})
+            return error_response(_timed_out(route.timeout_s))
         finally:
             del self._since[task]
             self._late.discard(task)
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give up what is late, oldest first, until nothing is under way."""
+    def _cancel_late(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel late requests, oldest first; repeats until none is in progress."""
         for task, since in self._since.items():
-            if loop.time() - since < self.door.within_s:
+            if loop.time() - since < self.route.timeout_s:
                 break
             if task not in self._late:
                 self._late.add(task)
                 task.cancel()
-        self._watched = bool(self._since)
-        if self._watched:
-            loop.call_later(_WATCH_EVERY_S, self._watch, loop)
+        self._checking = bool(self._since)
+        if self._checking:
+            loop.call_later(CHECK_INTERVAL_S, self._cancel_late, loop)
 
 
-class _Connection(HttpToolsProtocol):
-    """A connection whose requests are answered by the door, or by Serve."""
+class IngressProtocol(HttpToolsProtocol):
+    """A connection whose requests the route or Serve answers."""
 
     cycle: Any
 
-    def __init__(self, room: _Room, **uvicorns: Any) -> None:
-        super().__init__(**uvicorns)
-        self.room = room
-        self._door = room.door
+    def __init__(self, limiter: ConcurrencyLimiter, **uvicorn_args: Any) -> None:
+        super().__init__(**uvicorn_args)
+        self.limiter = limiter
+        self._route = limiter.route
 
     def on_message_begin(self) -> None:
         self.url = b""
@@ -118,10 +123,10 @@ class _Connection(HttpToolsProtocol):
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
-        if not self.url.startswith(self._door.prefix) or self.parser.should_upgrade():
+        if not self.url.startswith(self._route.prefix) or self.parser.should_upgrade():
             self._leave_to_serve()
             return
-        before, self.cycle = self.cycle, _Exchange(self)
+        before, self.cycle = self.cycle, RequestCycle(self)
         if before is None or before.response_complete:
             self.cycle.turn = True
             if self.expect_100_continue:
@@ -131,25 +136,25 @@ class _Connection(HttpToolsProtocol):
             self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
-        if not isinstance(self.cycle, _Exchange):
+        if not isinstance(self.cycle, RequestCycle):
             super().on_body(body)
-        elif not self.cycle.whole:
+        elif not self.cycle.body_complete:
             self.cycle.body += body
-            if len(self.cycle.body) > self._door.body_bytes():
+            if len(self.cycle.body) > self._route.body_bytes():
                 self._complete(self.cycle)
 
     def on_message_complete(self) -> None:
-        if not isinstance(self.cycle, _Exchange):
+        if not isinstance(self.cycle, RequestCycle):
             super().on_message_complete()
-        elif not self.cycle.whole:
+        elif not self.cycle.body_complete:
             self._complete(self.cycle)
 
-    def _complete(self, exchange: _Exchange) -> None:
-        """All of the body is there, or as much as will be read."""
-        exchange.whole = True
-        exchange.message_event.set()
-        if exchange.turn:
-            self._start_asgi_task(exchange, self.app)  # type: ignore[arg-type]
+    def _complete(self, cycle: RequestCycle) -> None:
+        """The body is complete, or as long as the limit allows."""
+        cycle.body_complete = True
+        cycle.message_event.set()
+        if cycle.turn:
+            self._start_asgi_task(cycle, self.app)  # type: ignore[arg-type]
 
     def _leave_to_serve(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -159,18 +164,18 @@ class _Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
 
-class _Exchange:
-    """A request and its answer, where uvicorn keeps its RequestResponseCycle: the names of what it touches are uvicorn's.
+class RequestCycle:
+    """A request and its response, in place of uvicorn's RequestResponseCycle; uvicorn prescribes the names it uses.
 
-    ``turn`` is False while an earlier request of the connection is not answered; uvicorn then calls ``run_asgi``.
+    ``turn`` is False while an earlier request of the connection is in progress; uvicorn then calls ``run_asgi``.
     """
 
     __slots__ = (
-        "body", "connection", "disconnected", "headers", "keep_alive", "message_event", "method", "response_complete",
-        "turn", "url", "whole",
+        "body", "body_complete", "connection", "disconnected", "headers", "keep_alive", "message_event", "method",
+        "response_complete", "turn", "url",
     )  # fmt: skip
 
-    def __init__(self, connection: _Connection) -> None:
+    def __init__(self, connection: IngressProtocol) -> None:
         parser = connection.parser
         self.connection = connection
         self.method = parser.get_method().decode("ascii")
@@ -178,21 +183,21 @@ class _Exchange:
         self.headers = dict(connection.headers)
         self.keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
         self.body = bytearray()
-        self.whole = self.turn = self.disconnected = self.response_complete = False
-        self.message_event = _NOBODY
+        self.body_complete = self.turn = self.disconnected = self.response_complete = False
+        self.message_event = _UNUSED_EVENT
 
     async def run_asgi(self, app: object) -> None:
-        """Answer; ``app`` is Serve's, and not asked."""
-        if not self.whole:
+        """Respond; ``app`` is Serve's, and unused."""
+        if not self.body_complete:
             self.message_event = asyncio.Event()
             await self.message_event.wait()
         if self.disconnected:
             return
         try:
-            call = HttpRequest(self.method, self._path(), self.headers, self._receive)
-            self._send(await self.connection.room.answer(call))
+            request = HttpRequest(self.method, self._path(), self.headers, self._receive)
+            self._send(await self.connection.limiter.handle(request))
         except BaseException:
-            # Nothing of the answer is out: whoever asked can ask another replica.
+            # No byte of the response is sent: the caller can retry at another replica.
             self.connection.transport.close()
             raise
 
@@ -203,28 +208,38 @@ class _Exchange:
     async def _receive(self) -> dict[str, Any]:
         return {"type": "http.request", "body": bytes(self.body), "more_body": False}
 
-    def _send(self, reply: HttpResponse) -> None:
+    def _send(self, response: HttpResponse) -> None:
         if self.disconnected:
             return
         connection = self.connection
         self.response_complete = True
-        connection.transport.write(self._bytes(reply))
+        connection.transport.write(self._encode(response))
         if not self.keep_alive:
             connection.transport.close()
         connection.on_response_complete()
 
-    def _bytes(self, reply: HttpResponse) -> bytes:
-        lines = [STATUS_LINE[reply.status]]
+    def _encode(self, response: HttpResponse) -> bytes:
+        lines = [STATUS_LINE[response.status]]
         for name, value in self.connection.server_state.default_headers:
             lines += (name, b": ", value, b"\r\n")
-        told = "".join([f"{name}: {value}\r\n" for name, value in reply.headers.items()])
+        head = "".join([f"{name}: {value}\r\n" for name, value in response.headers.items()])
         end = "" if self.keep_alive else "connection: close\r\n"
-        told = f"{told}content-type: {reply.content_type}\r\ncontent-length: {len(reply.body)}\r\n{end}\r\n"
-        lines.append(told.encode("latin-1"))
+        head = f"{head}content-type: {response.content_type}\r\ncontent-length: {len(response.body)}\r\n{end}\r\n"
+        lines.append(head.encode("latin-1"))
         if self.method != "HEAD":
-            lines.append(reply.body)
+            lines.append(response.body)
         return b"".join(lines)
 
 
-def _refusal(what: str, status: int, headers: dict[str, str]) -> HttpResponse:
-    return error_response(RequestError(what, status=status, headers=headers))
+def _overloaded(retry_after_s: int) -> RequestError:
+    return RequestError(
+        "too many requests at once",
+        f"retry in {retry_after_s} s",
+        status=503,
+        headers={"retry-after": str(retry_after_s)},
+        code="request.overloaded",
+    )
+
+
+def _timed_out(timeout_s: float) -> RequestError:
+    return RequestError(f"no answer within {timeout_s:g} s", status=408, code="request.timed_out", timeout_s=timeout_s)

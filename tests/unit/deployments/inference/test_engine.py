@@ -1,4 +1,4 @@
-"""Shadowing under load: whom copies are not taken of is no evidence, and the split stays the one that is configured."""
+"""Shadowing under load: requests that are not copied are no evidence, and the split stays as configured."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ import pytest
 
 from deployments.analysis.evidence_collector import RolloutLog
 from deployments.analysis.sample_ratio import log_e_split
+from deployments.inference import engine as engine_module
 from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
-from deployments.inference.dispatch import ServingState
 from deployments.inference.engine import MAX_SHADOW_REQUESTS, Engine
 from deployments.inference.predictor import ScoredBatch
+from deployments.inference.serving_state import ServingState
 from deployments.protocol.request_rows import RequestRows
 from deployments.serve_schema import RolloutTrial
 from deployments.telemetry.prediction_log import Answer, predictions
 from tests.factories.deployments.bundles import BINARY
+from tests.factories.deployments.serving_state import build_state
 from tests.unit.deployments.analysis.test_evidence_collector import frame
-from tests.unit.deployments.test_forced import live
 
 ONE = RequestRows(1, ([0.5],), ("distance",))
 REQUESTS = 4000
+LOOP_ITERATIONS = 40
 
 
 class Champion:
-    """Answers at once."""
+    """A champion that answers at once."""
 
     version = "1"
 
@@ -40,20 +42,21 @@ class Champion:
         count = len(requests)
         return [ScoredBatch((1,) * count, frame(count), np.full(count, 0.5, np.float32), 1.0)]
 
-    def table(self, requests: list[RequestRows]) -> Any:
+    def build_table(self, requests: list[RequestRows]) -> Any:
         return frame(len(requests))
 
 
-class Slow:
-    """A challenger that is slower than requests come."""
+class SlowChallenger:
+    """A challenger that takes as many iterations of the loop as a burst of requests."""
 
-    async def ask(self, asked: ScoreRequest) -> list[ScoreResult]:
-        await asyncio.sleep(0.01)
-        return [ScoreResult("2", np.full(1, 0.5, np.float32), 1.0, None) for _ in asked.sizes]
+    async def score(self, request: ScoreRequest) -> list[ScoreResult]:
+        for _ in range(LOOP_ITERATIONS):
+            await asyncio.sleep(0)
+        return [ScoreResult("2", np.full(1, 0.5, np.float32), 1.0, None) for _ in request.sizes]
 
 
 class Telemetry:
-    """Keeps what is reported."""
+    """Records the reports."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -66,29 +69,32 @@ class Telemetry:
         self.dropped += 1
 
 
-def shadowed(share: float) -> ServingState:
-    plain = live("2", share=share)
+def shadow_state(share: float) -> ServingState:
+    plain = build_state("2", share=share)
     assert plain.config.trial is not None
     trial: RolloutTrial = plain.config.trial.model_copy(update={"shadow": True, "timeout_s": 60.0})
     config = plain.config.model_copy(update={"trial": trial})
-    return plain._replace(config=config, champion=cast(Any, Champion()), challengers={"2": cast(Any, Slow())})
+    return plain._replace(config=config, champion=cast(Any, Champion()), challengers={"2": cast(Any, SlowChallenger())})
 
 
 @pytest.mark.parametrize("share", [0.2, 1.0])
-def test_copies_that_are_not_taken_leave_the_split_as_it_is(share: float) -> None:
+def test_infer_with_too_many_shadows_leaves_the_split_as_configured(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     telemetry = Telemetry()
+    monkeypatch.setattr(engine_module, "Telemetry", lambda model, under_way: telemetry)
 
-    async def ask_all() -> set[str]:
-        engine, now = Engine(), shadowed(share)
-        engine._telemetry = cast(Any, telemetry)
+    async def call_all() -> set[str]:
+        engine, state = Engine(), shadow_state(share)
+        engine.start_telemetry("trips", lambda: 0)
         variants: set[str] = set()
         for i in range(0, REQUESTS, 100):
-            burst = [engine.answer(now, f"q{j}", ONE, None, None) for j in range(i, i + 100)]
-            variants |= {outcome.variant for outcome in await asyncio.gather(*burst)}
-        await asyncio.gather(*engine._shadows)
+            burst = [engine.infer(state, f"q{j}", ONE, None, None) for j in range(i, i + 100)]
+            variants |= {result.variant for result in await asyncio.gather(*burst)}
+        await engine.join_shadows()
         return variants
 
-    assert asyncio.run(ask_all()) == {"champion"}
+    assert asyncio.run(call_all()) == {"champion"}
     log = RolloutLog("r", ("2",))
     for one in telemetry.answers:
         log.add_predictions(predictions([one], "b"))

@@ -1,4 +1,4 @@
-"""A process that grows is watched whatever it does; beyond its limit it is ended, once."""
+"""Growth of a process is reported; beyond the limit the process is terminated, once."""
 
 import queue
 import threading
@@ -12,12 +12,12 @@ DEADLINE_S = 30.0
 
 
 class Process:
-    """Memory in use by script, the last value for ever; what was told of its growth, and what it was ended for."""
+    """Memory in use by script, the last value forever; records reports and terminations."""
 
     def __init__(self, used: Iterable[float]) -> None:
         self._used, self._now = iter(used), 0.0
-        self.told: list[float] = []
-        self.ended: queue.Queue[float] = queue.Queue()
+        self.reports: list[float] = []
+        self.terminations: queue.Queue[float] = queue.Queue()
         self.read = threading.Semaphore(0)
 
     def used(self) -> float:
@@ -26,30 +26,30 @@ class Process:
         return self._now
 
 
-def watched(process: Process, most: float) -> MemoryGuard:
-    return MemoryGuard(most, process.told.append, process.ended.put, process.used)
+def guard(process: Process, most: float) -> MemoryGuard:
+    return MemoryGuard(most, process.reports.append, process.terminations.put, process.used)
 
 
-def test_growth_is_told_as_it_rises_and_ends_the_process_once() -> None:
+def test_guard_with_growth_beyond_the_limit_reports_and_terminates_once() -> None:
     process = Process([500.0, 510.0, 530.0, 520.0, 531.0, 560.0, 601.0, 900.0])
-    watch = watched(process, 100.0)
-    assert process.ended.get(timeout=DEADLINE_S) == 101.0
-    watch.close()
-    assert process.told == [30.0, 60.0]
-    assert process.ended.empty()
+    watcher = guard(process, 100.0)
+    assert process.terminations.get(timeout=DEADLINE_S) == 101.0
+    watcher.close()
+    assert process.reports == [30.0, 60.0]
+    assert process.terminations.empty()
 
 
-def test_a_process_that_stays_within_its_limit_lives() -> None:
+def test_guard_with_growth_within_the_limit_does_not_terminate() -> None:
     process = Process([500.0, 600.0])
-    watch = watched(process, 100.0)
+    watcher = guard(process, 100.0)
     for _ in range(4):
         assert process.read.acquire(timeout=DEADLINE_S)
-    watch.close()
-    assert process.ended.empty()
+    watcher.close()
+    assert process.terminations.empty()
 
 
-def test_what_a_process_holds_shows() -> None:
+def test_private_memory_mib_includes_allocations() -> None:
     before = private_memory_mib()
-    held = np.ones(64 * 1024**2, np.uint8)
+    block = np.ones(64 * 1024**2, np.uint8)
     assert 60.0 < private_memory_mib() - before < 80.0
-    assert held[-1] == 1
+    assert block[-1] == 1

@@ -1,4 +1,4 @@
-"""Requests past Serve, over real connections to a real uvicorn."""
+"""Requests that bypass Serve, over real connections to a real uvicorn."""
 
 import asyncio
 import contextlib
@@ -13,19 +13,19 @@ from uvicorn.protocols.http import auto
 from cluster.errors import RequestError
 from deployments.http_messages import HttpRequest, HttpResponse, error_response
 from deployments.ingress import uvicorn_protocol
-from deployments.ingress.uvicorn_protocol import IngressRoute, install_route
+from deployments.ingress.uvicorn_protocol import IngressProtocol, IngressRoute, install_route
 
 LIMIT = 1000
 DEADLINE_S = 20.0
 
 
-async def echo(call: HttpRequest) -> HttpResponse:
+async def echo(request: HttpRequest) -> HttpResponse:
     try:
-        body = await call.read_body(LIMIT)
+        body = await request.read_body(LIMIT)
     except RequestError as error:
         return error_response(error)
     return HttpResponse(
-        f"{call.method} {call.path} ".encode() + body, headers={"x-own": "1"}, content_type="text/plain"
+        f"{request.method} {request.path} ".encode() + body, headers={"x-own": "1"}, content_type="text/plain"
     )
 
 
@@ -36,10 +36,12 @@ async def serve_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(
-    handle: Callable[[HttpRequest], Awaitable[HttpResponse]] = echo, most: int = 8, within_s: float = DEADLINE_S
+    handle: Callable[[HttpRequest], Awaitable[HttpResponse]] = echo,
+    max_requests: int = 8,
+    timeout_s: float = DEADLINE_S,
 ) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     before = auto.AutoHTTPProtocol
-    install_route(IngressRoute(handle, b"/v2/models/", lambda: LIMIT, most, 1, within_s))
+    install_route(IngressRoute(handle, b"/v2/models/", lambda: LIMIT, max_requests, 1, timeout_s))
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     config = uvicorn.Config(serve_app, lifespan="off", log_config=None, access_log=False)
@@ -56,47 +58,47 @@ async def serving(
         await asyncio.wait_for(task, DEADLINE_S)
 
 
-def request(path: str, body: bytes = b"", *lines: str, method: str = "POST", version: str = "1.1") -> bytes:
+def encode(path: str, body: bytes = b"", *lines: str, method: str = "POST", version: str = "1.1") -> bytes:
     head = "".join(f"{line}\r\n" for line in ("host: x", f"content-length: {len(body)}", *lines))
     return f"{method} {path} HTTP/{version}\r\n{head}\r\n".encode() + body
 
 
-async def answers(
+async def exchange(
     port: int, *writes: bytes, expected: int = 1, no_body: bool = False
 ) -> list[tuple[int, bytes, bytes]]:
-    """Status, head and body of ``expected`` answers to what is written over one connection."""
+    """Status, head and body of ``expected`` responses to what is written over one connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for part in writes:
             writer.write(part)
             await writer.drain()
-        return [await asyncio.wait_for(answer(reader, no_body), DEADLINE_S) for _ in range(expected)]
+        return [await asyncio.wait_for(read_response(reader, no_body), DEADLINE_S) for _ in range(expected)]
     finally:
         writer.close()
 
 
-async def answer(reader: asyncio.StreamReader, no_body: bool = False) -> tuple[int, bytes, bytes]:
+async def read_response(reader: asyncio.StreamReader, no_body: bool = False) -> tuple[int, bytes, bytes]:
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
     return int(head.split()[1]), head, b"" if no_body else await reader.readexactly(length)
 
 
-def test_a_model_is_answered_by_the_door_and_the_rest_by_serve() -> None:
+def test_route_answers_its_prefix_and_serve_the_rest() -> None:
     async def run() -> None:
         async with serving() as (_, port):
-            ((status, head, body),) = await answers(port, request("/v2/models/a/infer?x=1", b"rows"))
+            ((status, head, body),) = await exchange(port, encode("/v2/models/a/infer?x=1", b"rows"))
             assert (status, body) == (200, b"POST /v2/models/a/infer rows")
             assert b"\r\nx-own: 1\r\n" in head
             assert b"\r\ndate: " in head
-            ((_, _, body),) = await answers(port, request("/-/healthz", method="GET"))
+            ((_, _, body),) = await exchange(port, encode("/-/healthz", method="GET"))
             assert body == b"serve"
 
     asyncio.run(run())
 
 
-def test_an_answer_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_response_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     writes: list[bytes] = []
-    made = uvicorn_protocol._Connection.connection_made
+    original = IngressProtocol.connection_made
 
     class Spy:
         def __init__(self, transport: asyncio.Transport) -> None:
@@ -109,27 +111,25 @@ def test_an_answer_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
             writes.append(data)
             self._transport.write(data)
 
-    monkeypatch.setattr(
-        uvicorn_protocol._Connection, "connection_made", lambda self, transport: made(self, Spy(transport))
-    )
+    monkeypatch.setattr(IngressProtocol, "connection_made", lambda self, transport: original(self, Spy(transport)))
 
     async def run() -> None:
         async with serving() as (_, port):
-            await answers(port, request("/v2/models/a/infer", b"rows"))
+            await exchange(port, encode("/v2/models/a/infer", b"rows"))
 
     asyncio.run(run())
     assert len(writes) == 1
     assert writes[0].endswith(b"rows")
 
 
-def test_a_connection_serves_one_request_after_another() -> None:
+def test_connection_serves_several_requests() -> None:
     async def run() -> None:
         async with serving() as (server, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             for i in range(50):
                 path = "/v2/models/a" if i % 3 else "/-/healthz"
-                writer.write(request(path, str(i).encode()))
-                status, _, body = await asyncio.wait_for(answer(reader), DEADLINE_S)
+                writer.write(encode(path, str(i).encode()))
+                status, _, body = await asyncio.wait_for(read_response(reader), DEADLINE_S)
                 assert (status, body) == (200, f"POST {path} {i}".encode() if i % 3 else b"serve")
             writer.close()
             assert server.server_state.total_requests == 50
@@ -138,60 +138,62 @@ def test_a_connection_serves_one_request_after_another() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 7, 40, 100])
-def test_pipelined_requests_are_answered_in_order_however_they_arrive(cut: int) -> None:
-    async def slower_first(call: HttpRequest) -> HttpResponse:
-        body = await call.read_body(LIMIT)
+def test_pipelined_requests_in_any_pieces_are_answered_in_order(cut: int) -> None:
+    async def slower_first(request: HttpRequest) -> HttpResponse:
+        body = await request.read_body(LIMIT)
         for _ in range(10 - int(body)):
             await asyncio.sleep(0)
         return HttpResponse(body)
 
-    stream = b"".join(request("/-/healthz") if i == 4 else request("/v2/models/a", str(i).encode()) for i in range(8))
+    stream = b"".join(encode("/-/healthz") if i == 4 else encode("/v2/models/a", str(i).encode()) for i in range(8))
 
     async def run() -> None:
         async with serving(slower_first) as (_, port):
             parts = [stream[i : i + cut] for i in range(0, len(stream), cut)]
-            got = await answers(port, *parts, expected=8)
-            assert [body for _, _, body in got] == [b"serve" if i == 4 else str(i).encode() for i in range(8)]
+            responses = await exchange(port, *parts, expected=8)
+            assert [body for _, _, body in responses] == [b"serve" if i == 4 else str(i).encode() for i in range(8)]
 
     asyncio.run(run())
 
 
-def test_a_body_in_chunks_is_put_together_and_one_too_long_is_refused() -> None:
+def test_chunked_body_is_joined_and_refused_beyond_the_limit() -> None:
     head = b"POST /v2/models/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
     big = b"%x\r\n" % (2 * LIMIT) + b"x" * 2 * LIMIT + b"\r\n0\r\n\r\n"
 
     async def run() -> None:
         async with serving() as (_, port):
-            got = await answers(
-                port, head, b"2\r\nab\r\n", b"1\r\nc\r\n0\r\n\r\n", head + big, request("/v2/models/b"), expected=3
+            responses = await exchange(
+                port, head, b"2\r\nab\r\n", b"1\r\nc\r\n0\r\n\r\n", head + big, encode("/v2/models/b"), expected=3
             )
-            assert [status for status, _, _ in got] == [200, 413, 200]
-            assert got[0][2].endswith(b" abc")
-            got = await answers(port, request("/v2/models/a", b"x" * (LIMIT + 1)), request("/v2/models/b"), expected=2)
-            assert [status for status, _, _ in got] == [413, 200]
+            assert [status for status, _, _ in responses] == [200, 413, 200]
+            assert responses[0][2].endswith(b" abc")
+            responses = await exchange(
+                port, encode("/v2/models/a", b"x" * (LIMIT + 1)), encode("/v2/models/b"), expected=2
+            )
+            assert [status for status, _, _ in responses] == [413, 200]
 
     asyncio.run(run())
 
 
-def test_head_has_no_body_and_expect_is_told_to_go_on() -> None:
+def test_head_has_no_body_and_expect_gets_100() -> None:
     async def run() -> None:
         async with serving() as (_, port):
-            ((status, head, _),) = await answers(port, request("/v2/models/a", method="HEAD"), no_body=True)
+            ((status, head, _),) = await exchange(port, encode("/v2/models/a", method="HEAD"), no_body=True)
             assert status == 200
             assert b"content-length: 18" in head
-            expecting = request("/v2/models/a", b"rows", "expect: 100-continue").removesuffix(b"rows")
-            got = await answers(port, expecting, b"rows", expected=2)
-            assert [status for status, _, _ in got] == [100, 200]
+            expecting = encode("/v2/models/a", b"rows", "expect: 100-continue").removesuffix(b"rows")
+            responses = await exchange(port, expecting, b"rows", expected=2)
+            assert [status for status, _, _ in responses] == [100, 200]
 
     asyncio.run(run())
 
 
 @pytest.mark.parametrize(("version", "line"), [("1.0", "x: y"), ("1.1", "connection: close")])
-def test_a_connection_is_closed_where_the_caller_wants_it(version: str, line: str) -> None:
+def test_connection_is_closed_on_request(version: str, line: str) -> None:
     async def run() -> None:
         async with serving() as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(request("/v2/models/a", b"", line, version=version))
+            writer.write(encode("/v2/models/a", b"", line, version=version))
             everything = await asyncio.wait_for(reader.read(), DEADLINE_S)
             assert b"connection: close\r\n" in everything
             writer.close()
@@ -199,30 +201,30 @@ def test_a_connection_is_closed_where_the_caller_wants_it(version: str, line: st
     asyncio.run(run())
 
 
-def test_what_is_no_http_gets_400() -> None:
+def test_garbage_gets_400() -> None:
     async def run() -> None:
         async with serving() as (_, port):
-            ((status, _, _),) = await answers(port, b"what is this\r\n\r\n")
+            ((status, _, _),) = await exchange(port, b"what is this\r\n\r\n")
             assert status == 400
 
     asyncio.run(run())
 
 
-def test_more_requests_than_there_is_room_for_are_told_to_come_back() -> None:
-    go, full, under_way = asyncio.Event(), asyncio.Event(), []
+def test_requests_beyond_the_limit_get_503() -> None:
+    go, full, in_progress = asyncio.Event(), asyncio.Event(), []
 
-    async def waits(call: HttpRequest) -> HttpResponse:
-        under_way.append(call)
-        if len(under_way) == 2:
+    async def waits(request: HttpRequest) -> HttpResponse:
+        in_progress.append(request)
+        if len(in_progress) == 2:
             full.set()
         await go.wait()
         return HttpResponse(b"late")
 
     async def run() -> None:
-        async with serving(waits, most=2) as (_, port):
-            first = [asyncio.create_task(answers(port, request("/v2/models/a"))) for _ in range(2)]
+        async with serving(waits, max_requests=2) as (_, port):
+            first = [asyncio.create_task(exchange(port, encode("/v2/models/a"))) for _ in range(2)]
             await asyncio.wait_for(full.wait(), DEADLINE_S)
-            ((status, head, _),) = await answers(port, request("/v2/models/a"))
+            ((status, head, _),) = await exchange(port, encode("/v2/models/a"))
             assert status == 503
             assert b"retry-after: 1\r\n" in head
             go.set()
@@ -231,26 +233,26 @@ def test_more_requests_than_there_is_room_for_are_told_to_come_back() -> None:
     asyncio.run(run())
 
 
-def test_a_request_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uvicorn_protocol, "_WATCH_EVERY_S", 0.02)
+def test_request_beyond_the_time_limit_gets_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn_protocol, "CHECK_INTERVAL_S", 0.02)
 
-    async def forever(call: HttpRequest) -> HttpResponse:
-        if call.path.endswith("/quick"):
+    async def forever(request: HttpRequest) -> HttpResponse:
+        if request.path.endswith("/quick"):
             return HttpResponse(b"quick")
         await asyncio.Event().wait()
         raise AssertionError
 
     async def run() -> None:
-        async with serving(forever, within_s=0.1) as (_, port):
-            got = await answers(port, request("/v2/models/slow"), request("/v2/models/quick"), expected=2)
-            assert [status for status, _, _ in got] == [408, 200]
+        async with serving(forever, timeout_s=0.1) as (_, port):
+            responses = await exchange(port, encode("/v2/models/slow"), encode("/v2/models/quick"), expected=2)
+            assert [status for status, _, _ in responses] == [408, 200]
 
     asyncio.run(run())
 
 
-def test_a_handler_that_raises_costs_its_connection_and_nothing_else() -> None:
-    async def breaks(call: HttpRequest) -> HttpResponse:
-        if call.path.endswith("/bad"):
+def test_handler_that_raises_closes_only_its_connection() -> None:
+    async def breaks(request: HttpRequest) -> HttpResponse:
+        if request.path.endswith("/bad"):
             raise RuntimeError("no")
         return HttpResponse(b"good")
 
@@ -258,25 +260,25 @@ def test_a_handler_that_raises_costs_its_connection_and_nothing_else() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
         async with serving(breaks) as (_, port):
             with pytest.raises(asyncio.IncompleteReadError):
-                await answers(port, request("/v2/models/bad"))
-            ((status, _, _),) = await answers(port, request("/v2/models/good"))
+                await exchange(port, encode("/v2/models/bad"))
+            ((status, _, _),) = await exchange(port, encode("/v2/models/good"))
             assert status == 200
 
     asyncio.run(run())
 
 
-def test_a_server_that_stops_answers_what_is_under_way() -> None:
-    asked, go = asyncio.Event(), asyncio.Event()
+def test_server_that_stops_finishes_requests_in_progress() -> None:
+    started, go = asyncio.Event(), asyncio.Event()
 
-    async def waits(call: HttpRequest) -> HttpResponse:
-        asked.set()
+    async def waits(request: HttpRequest) -> HttpResponse:
+        started.set()
         await go.wait()
         return HttpResponse(b"done")
 
     async def run() -> None:
         async with serving(waits) as (server, port):
-            answer = asyncio.create_task(answers(port, request("/v2/models/a")))
-            await asyncio.wait_for(asked.wait(), DEADLINE_S)
+            answer = asyncio.create_task(exchange(port, encode("/v2/models/a")))
+            await asyncio.wait_for(started.wait(), DEADLINE_S)
             server.should_exit = True
             while server.servers and server.servers[0].is_serving():
                 await asyncio.sleep(0)
