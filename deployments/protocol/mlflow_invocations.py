@@ -69,10 +69,11 @@ def _check_columns(values: ColumnLists, names: list[str], shape: str, max_rows: 
 
 
 def _wrong_columns(missing: list[str], unknown: list[str], field: str) -> RequestError:
-    faults = {"missing": missing, "unknown": [name[:40] for name in unknown]}
-    what = "; ".join(f"{fault} columns: {', '.join(names)[:200]}" for fault, names in faults.items() if names)
+    unknown = [name[:40] for name in unknown]
+    faults = (("missing", missing), ("unknown", unknown))
+    what = "; ".join(f"{fault} columns: {', '.join(names)[:200]}" for fault, names in faults if names)
     todo = "null stands for an unknown value" if missing else ""
-    return RequestError(what, todo, field=field, code="request.wrong_columns", **faults)
+    return RequestError(what, todo, field=field, code="request.wrong_columns", missing=missing, unknown=unknown)
 
 
 def _split(value: object, names: list[str], field: str) -> ColumnLists:
