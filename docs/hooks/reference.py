@@ -25,7 +25,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
         "contributing.md": _from_root("CONTRIBUTING.md"),
         "decisions/index.md": _decisions(),
-        "reference/api.md": "# Project API\n\n::: rayloop\n    options:\n      show_root_heading: false\n",
+        "reference/api.md": _api(),
         "reference/cli.md": _command_line(),
         "reference/settings.md": _settings(),
         "reference/errors.md": _errors(),
@@ -43,10 +43,30 @@ def _from_root(name: str) -> str:
 
 
 def _decisions() -> str:
-    lines = ["# Decisions", "", "One page for each decision that a reader may question.", ""]
+    lines = [
+        "# Decisions",
+        "",
+        "One page for each decision that a reader may question. Each says what was measured and where a test shows it.",
+        "",
+    ]
     for page in sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md")):
         title = page.read_text().splitlines()[0].lstrip("# ")
-        lines.append(f"- [{title}]({page.name})")
+        lines.append(f"- {page.name[:4]} [{title}]({page.name})")
+    return "\n".join(lines)
+
+
+def _api() -> str:
+    """The public names of ``rayloop``, each from the module that defines it: they are loaded lazily."""
+    source = next(path for name in ("vocabulary", "__init__") if (path := ROOT / "rayloop" / f"{name}.py").exists())
+    origin = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in PACKAGES
+        for alias in node.names
+    }
+    lines = ["# Project API", "", "A project module imports these names: `import rayloop as rl`.", ""]
+    for name, path in sorted(origin.items(), key=lambda item: item[0].casefold()):
+        lines += [f"::: {path}", "    options:", f"      heading: rl.{name}", ""]
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@
     gather        a block              ->  its rows in their order, the features of all views beside them
 
 Nothing is ever whole in one process: a task holds a data file, a block, or a part. What lies between the steps is in
-Ray's object store, which spills to disk. docs/decisions/0021-a-shuffle-of-two-steps.md says why it is not Ray Data's.
+Ray's object store, which spills to disk. docs/decisions/0021 says why it is not Ray Data's.
 """
 
 from __future__ import annotations
