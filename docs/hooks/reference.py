@@ -66,7 +66,7 @@ def _api() -> str:
     }
     lines = ["# Project API", "", "A project module imports these names: `import rayloop as rl`.", ""]
     for name, path in sorted(origin.items(), key=lambda item: item[0].casefold()):
-        lines += [f"::: {path}", "    options:", f"      heading: rl.{name}", ""]
+        lines += [f"::: {path}", "    options:", f"      heading: rl.{name}", "      skip_local_inventory: true", ""]
     return "\n".join(lines)
 
 
