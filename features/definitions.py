@@ -1,12 +1,11 @@
-"""What features are: entities, views, request-time features, feature sets. Values only.
+"""Definitions of features: entities, views, request-time features, feature sets. Values only.
 
-A feature set is data: it serialises to JSON, is hashed by content, travels inside a model version,
-and is executed from that JSON in training and in serving. A user's code is never needed to serve.
+A feature set is data: it serializes to JSON, is hashed by content, is part of a model version, and is executed from
+that JSON in training and in serving. Serving never needs the user's code.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -20,6 +19,7 @@ import polars as pl
 from pydantic import field_validator, model_validator
 
 from cluster.errors import ProjectError
+from cluster.fingerprint import json_fingerprint
 from cluster.values import Frozen
 
 Kind = Literal["number", "category", "timestamp", "tensor"]
@@ -27,97 +27,124 @@ Operation = Literal["count", "sum", "mean", "std", "min", "max", "distinct"]
 PersonalDataRule = Literal["hash", "drop"]
 
 SEMANTICS_VERSION = 2
-"""Raised when equal definitions begin to mean something else; part of every content hash."""
+"""Increase it when equal definitions get another meaning. Part of every content hash."""
 
 _MICROSECOND = timedelta(microseconds=1)
-_OF_ANY_KIND = ("count", "distinct")
-_NOT_HASHED = {"name", "owner", "description"}
+_CATEGORY_OPERATIONS = ("count", "distinct")
+_UNHASHED_FIELDS = {"name", "owner", "description"}
 
 
 class Column(Frozen):
-    """A named column of a request or of a feature frame.
-
-    number: float64 or int64, null for missing; category: string, null for missing; timestamp:
-    microseconds since the epoch, UTC; tensor: fixed-size list of float32, ``shape`` without the row.
-
-    ``personal`` says what becomes of personal data before anything is stored or logged (features/sources/pseudonyms.py).
-    """
+    """A named column of a request or of a feature frame."""
 
     name: str
     kind: Kind
+    """number: float64 or int64, null for missing; category: string, null for missing; timestamp: microseconds since
+    the epoch, UTC; tensor: fixed-size list of float32."""
     shape: tuple[int, ...] = ()
+    """Shape of a tensor, without the row."""
     personal: PersonalDataRule | None = None
+    """What happens to personal data before anything is stored or logged (features/sources/pseudonyms.py)."""
 
     @model_validator(mode="after")
-    def _shape_goes_with_tensor(self) -> Self:
+    def _check_shape(self) -> Self:
         if (self.kind == "tensor") != bool(self.shape):
-            raise ProjectError(f"column {self.name!r}: a shape goes with kind 'tensor', and only with it")
+            raise ProjectError(
+                f"column {self.name!r}: tensor columns need a shape, and other columns have none",
+                code="project.column_shape",
+                column=self.name,
+                kind=self.kind,
+            )
         return self
 
     @model_validator(mode="after")
-    def _what_is_hashed_is_text(self) -> Self:
+    def _check_hashed_kind(self) -> Self:
         if self.personal == "hash" and self.kind != "category":
             raise ProjectError(
-                f"column {self.name!r}: a hash stands for a category, not for a {self.kind}",
-                "declare it a category, or drop it",
+                f"column {self.name!r}: only categories can be hashed, not a {self.kind}",
+                "declare it as a category, or drop it",
+                code="project.hashed_column_kind",
+                column=self.name,
+                kind=self.kind,
             )
         return self
 
 
 class Entity(Frozen):
-    """What features are keyed by: one or several columns, the same in source and request. Keys compare as text."""
+    """What features are keyed by: one or several columns, the same in source and request. Keys are compared as text."""
 
     name: str
     keys: tuple[str, ...]
 
     @model_validator(mode="after")
-    def _has_keys(self) -> Self:
-        if not self.keys or len(set(self.keys)) != len(self.keys):
-            raise ProjectError(f"entity {self.name!r} needs one or several different keys", f"it has {self.keys}")
+    def _check_keys(self) -> Self:
+        if not self.keys or duplicates(self.keys):
+            raise ProjectError(
+                f"entity {self.name!r} needs at least one key, and each key once; it has {self.keys}",
+                code="project.entity_keys",
+                entity=self.name,
+                keys=self.keys,
+            )
         return self
 
 
 class Aggregate(Frozen):
     """A windowed aggregate over the values that became known in (t - window, t].
 
-    Null, NaN and infinite values are missing: no aggregate sees them. -0.0 is 0.0.
+    Null, NaN and infinite values are missing: aggregates skip them. -0.0 is 0.0.
 
-    count, distinct     number of values, of different values; 0 of none; over categories too (``kind``)
-    sum, mean           sum 0 of none, mean null
+    count, distinct     number of values, of different values; 0 without values; also over categories (``kind``)
+    sum, mean           without values, sum is 0 and mean is null
     std                 sample standard deviation (divisor n - 1); null below two values
-    min, max            null of none
-
-    ``resolution`` is the step to which values are rounded (round half to even) before sum, mean and std add them up.
-    Sums are exact integer multiples of it, so that no order of addition, offline or online, changes a bit.
+    min, max            null without values
     """
 
     column: str
+    """Column of the source, or a derived one."""
     op: Operation
     window: timedelta
+    """At least a microsecond."""
     name: str
     resolution: float = 2.0**-16
+    """Step to which values are rounded (half to even) before sum, mean and std add them up. Sums are exact integer
+    multiples of it, so that the order of addition, offline or online, does not change a bit."""
     kind: Literal["number", "category"] = "number"
 
     @model_validator(mode="after")
-    def _can_be_computed(self) -> Self:
+    def _check_parameters(self) -> Self:
         if self.window < _MICROSECOND:
-            raise ProjectError(f"aggregate {self.name!r}: its window must be longer than nothing, not {self.window}")
-        if not (math.isfinite(self.resolution) and self.resolution > 0):
-            raise ProjectError(f"aggregate {self.name!r}: resolution must be a positive number, not {self.resolution}")
-        if self.kind == "category" and self.op not in _OF_ANY_KIND:
             raise ProjectError(
-                f"aggregate {self.name!r}: {self.op} is of numbers, and {self.column!r} is declared a category",
-                f"categories have {' and '.join(_OF_ANY_KIND)}",
+                f"aggregate {self.name!r}: the window must be at least a microsecond, not {self.window}",
+                code="project.aggregate_window",
+                aggregate=self.name,
+                window=self.window,
+            )
+        if not (math.isfinite(self.resolution) and self.resolution > 0):
+            raise ProjectError(
+                f"aggregate {self.name!r}: the resolution must be a positive number, not {self.resolution}",
+                code="project.aggregate_resolution",
+                aggregate=self.name,
+                resolution=self.resolution,
+            )
+        if self.kind == "category" and self.op not in _CATEGORY_OPERATIONS:
+            raise ProjectError(
+                f"aggregate {self.name!r}: {self.op} needs numbers, but {self.column!r} is declared as a category",
+                f"use {' or '.join(_CATEGORY_OPERATIONS)} for categories",
+                code="project.aggregate_kind",
+                aggregate=self.name,
+                column=self.column,
+                op=self.op,
             )
         return self
 
     @property
     def window_us(self) -> int:
+        """The window in microseconds."""
         return self.window // _MICROSECOND
 
 
 class Latest(Frozen):
-    """The newest known value of a column of the source; NaN is null, -0.0 is 0.0."""
+    """The newest known value of a source column; NaN is null, -0.0 is 0.0."""
 
     column: str
     name: str
@@ -125,10 +152,9 @@ class Latest(Frozen):
 
 
 class Derived(Frozen):
-    """A computed column: a Polars expression over columns of the same row, kept as JSON.
+    """A computed column: a Polars expression over columns of the same row, stored as JSON.
 
-    Only built-in expressions are accepted; one that calls back into Python would have to be
-    unpickled to be served.
+    Only built-in expressions are accepted; one that calls back into Python would have to be unpickled to be served.
     """
 
     name: str
@@ -137,182 +163,237 @@ class Derived(Frozen):
 
     @field_validator("expression")
     @classmethod
-    def _no_python_inside(cls, expression: str) -> str:
+    def _refuse_python(cls, expression: str) -> str:
         if _calls_python(json.loads(expression)):
             raise ProjectError(
                 "a derived feature calls a Python function",
                 "use Polars expressions only (no map_elements, map_batches)",
+                code="project.derived_calls_python",
             )
         return expression
 
     @cached_property
     def expr(self) -> pl.Expr:
-        return _parsed(self.expression).alias(self.name)
+        """The expression, with the column's name."""
+        return _parse(self.expression).alias(self.name)
 
     @property
     def input_columns(self) -> tuple[str, ...]:
         """Columns that the expression reads."""
-        # Not of ``expr``: definitions that keep one cannot be compared any more.
-        return tuple(_parsed(self.expression).meta.root_names())
+        # Not from ``expr``: once it is cached, definitions can no longer be compared.
+        return tuple(_parse(self.expression).meta.root_names())
 
 
 class FeatureView(Frozen):
     """Features of one entity from one source.
 
-    A row of the source counts at time t when its event time and its known-at time are both <= t; with ``strict`` both
-    are < t, which keeps a row that is an event itself out of its own features: windows are then [t - window, t).
-    Known-at is the column ``known_at``, or, without one, the event time plus ``delay``.
-
-    ``latest`` takes the row with the newest event time among those that count; of equals the one known last, of these
-    the one with the largest ``ties`` (a number or timestamp column; missing is smallest), of these the one that stands
-    last in the source. When that row is older than ``ttl``, event time <= t - ttl (< with ``strict``), there is none.
-
-    ``derived`` are columns computed from the source's own, row by row; ``aggregates``, ``latest`` and ``ties`` may name
-    them. ``owner`` and ``description`` are for people, and no part of the content hash.
+    A row of the source counts at time t when its event time and its known-at time are both <= t. ``latest`` takes,
+    among the rows that count, the one with the newest event time; of equal ones, the one known last; then the one with
+    the largest ``ties``; then the last one in the source.
     """
 
     name: str
     entity: Entity
     source: str
+    """Name of the source."""
     event_time: str
+    """Column with the time at which the event happened."""
     known_at: str = ""
+    """Column with the time from which the system could know the row; without it, event time plus ``delay``."""
     delay: timedelta = timedelta(0)
+    """From the event to the time at which it is known, when there is no ``known_at``."""
     derived: tuple[Derived, ...] = ()
+    """Columns computed from the source's own, row by row; ``aggregates``, ``latest`` and ``ties`` may name them."""
     aggregates: tuple[Aggregate, ...] = ()
     latest: tuple[Latest, ...] = ()
     ttl: timedelta | None = None
+    """``latest`` is null when the newest row is this old or older: event time <= t - ttl (< with ``strict``)."""
     strict: bool = False
+    """Count rows whose times are < t, not <= t. Keeps a row that is itself an event out of its own features; windows
+    are then [t - window, t)."""
     ties: str = ""
+    """Number or timestamp column that decides between rows of equal times; missing is smallest."""
     owner: str = ""
+    """For people; not part of the content hash."""
     description: str = ""
+    """For people; not part of the content hash."""
 
     @model_validator(mode="after")
-    def _has_features(self) -> Self:
+    def _check_features(self) -> Self:
         if not self.aggregates and not self.latest:
-            raise ProjectError(f"feature view {self.name!r} declares no aggregates and no latest columns")
+            raise ProjectError(
+                f"feature view {self.name!r} declares neither aggregates nor latest columns",
+                code="project.view_without_features",
+                view=self.name,
+            )
         return self
 
     @model_validator(mode="after")
-    def _derives_a_name_once(self) -> Self:
+    def _check_derived(self) -> Self:
         if repeated := duplicates(d.name for d in self.derived):
-            raise ProjectError(f"feature view {self.name!r} derives {', '.join(repeated)} more than once")
+            raise ProjectError(
+                f"feature view {self.name!r} derives {', '.join(repeated)} more than once",
+                code="project.duplicate_names",
+                view=self.name,
+                names=repeated,
+            )
         return self
 
     @model_validator(mode="after")
-    def _times_make_sense(self) -> Self:
+    def _check_times(self) -> Self:
         if self.known_at and self.delay:
             raise ProjectError(
                 f"feature view {self.name!r} declares both a known-at column and a delay",
-                "a delay stands in for the column: leave one of them out",
+                "remove one of them: the delay replaces the column",
+                code="project.view_known_at_and_delay",
+                view=self.name,
             )
         if self.delay < timedelta(0) or (self.ttl is not None and self.ttl < _MICROSECOND):
-            raise ProjectError(f"feature view {self.name!r}: delay must not be negative, nor ttl nothing or less")
+            raise ProjectError(
+                f"feature view {self.name!r}: delay must not be negative, and ttl must be at least a microsecond",
+                code="project.view_times",
+                view=self.name,
+                delay=self.delay,
+                ttl=self.ttl,
+            )
         return self
 
     @model_validator(mode="after")
-    def _one_reading_of_a_column(self) -> Self:
+    def _check_resolutions(self) -> Self:
         for column in {a.column for a in self.aggregates}:
-            readings = {(a.resolution, a.kind) for a in self.aggregates if a.column == column}
-            if len(readings) > 1:
+            uses = {(a.resolution, a.kind) for a in self.aggregates if a.column == column}
+            if len(uses) > 1:
                 raise ProjectError(
-                    f"feature view {self.name!r} reads {column!r} in several resolutions or kinds: {sorted(readings)}",
-                    "give all aggregates of a column the same, or put them into views of their own",
+                    f"feature view {self.name!r} aggregates {column!r} in several resolutions or kinds: {sorted(uses)}",
+                    "use one resolution and kind for each column, or declare several views",
+                    code="project.view_resolutions",
+                    view=self.name,
+                    column=column,
                 )
         return self
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The features this view gives, in order."""
+        """The features of this view, in order: aggregates, then latest."""
         aggregates = tuple(Column(name=a.name, kind="number") for a in self.aggregates)
         return aggregates + tuple(Column(name=f.name, kind=f.kind) for f in self.latest)
 
     @property
     def source_columns(self) -> tuple[str, ...]:
-        """Columns of the source that this view reads, without repeats."""
-        made = {d.name for d in self.derived}
+        """Columns of the source that this view reads, each once."""
+        derived = {d.name for d in self.derived}
         used = [*(a.column for a in self.aggregates), *(f.column for f in self.latest), self.ties]
-        wanted = [*self.entity.keys, self.event_time, self.known_at]
-        wanted += [name for name in used if name not in made] + [name for d in self.derived for name in d.input_columns]
-        return tuple(name for name in dict.fromkeys(wanted) if name)
+        names = [*self.entity.keys, self.event_time, self.known_at]
+        names += [name for name in used if name not in derived]
+        names += [name for d in self.derived for name in d.input_columns]
+        return tuple(name for name in dict.fromkeys(names) if name)
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 of the definition; the online store keeps state under it, so versions never mix."""
-        return _digest(self, _NOT_HASHED)
+        """SHA-256 of the definition. The online store keeps state by this hash, so that versions never mix."""
+        return _content_hash(self, _UNHASHED_FIELDS)
 
     @property
     def max_window_us(self) -> int:
+        """The longest window in microseconds; 0 without aggregates."""
         return max((a.window_us for a in self.aggregates), default=0)
 
     @property
     def delay_us(self) -> int:
+        """The delay in microseconds."""
         return self.delay // _MICROSECOND
 
     @property
     def ttl_us(self) -> int | None:
+        """The time to live in microseconds."""
         return None if self.ttl is None else self.ttl // _MICROSECOND
 
 
 class FeatureSet(Frozen):
-    """The ordered features one model uses, and the request columns they need.
-
-    ``as_of`` computes from the request the time at which features are looked up; without it, that
-    is the server's clock (serving) and ``event_time`` of the example (training).
-    ``features`` orders the model's inputs; empty means every number, category and tensor of the
-    request, then derived, then view columns.
-    """
+    """The ordered features that one model uses, and the request columns that they need."""
 
     name: str
     request: tuple[Column, ...]
+    """Columns that a request must have."""
     derived: tuple[Derived, ...] = ()
+    """Features computed from request columns."""
     views: tuple[FeatureView, ...] = ()
     as_of: Derived | None = None
+    """Time at which features are looked up, computed from the request. Without it, that is the server's clock in
+    serving, and ``event_time`` of the example in training."""
     features: tuple[str, ...] = ()
+    """The model's inputs in order; empty means every number, category and tensor of the request, then derived, then
+    view columns."""
 
     @model_validator(mode="after")
-    def _names_resolve(self) -> Self:
+    def _check_names(self) -> Self:
         names = [c.name for c in self.available_columns]
         views = [f"view {view.name}" for view in self.views]
         if repeated := duplicates(names) or duplicates(self.features) or duplicates(views):
-            raise ProjectError(f"feature set {self.name!r} names {', '.join(repeated)} more than once")
+            raise ProjectError(
+                f"feature set {self.name!r} names {', '.join(repeated)} more than once",
+                code="project.duplicate_names",
+                feature_set=self.name,
+                names=repeated,
+            )
         unknown = [name for name in self.features if name not in names]
         if unknown:
-            raise ProjectError(f"feature set {self.name!r} lists {', '.join(unknown)}, which nothing declares")
+            raise ProjectError(
+                f"feature set {self.name!r} lists undeclared features: {', '.join(unknown)}",
+                code="project.unknown_feature",
+                feature_set=self.name,
+                features=unknown,
+            )
         return self
 
     @model_validator(mode="after")
-    def _what_is_derived_is_asked_for(self) -> Self:
-        given = {c.name for c in self.request}
+    def _check_derived(self) -> Self:
+        names = {c.name for c in self.request}
         for derived in (*self.derived, *([self.as_of] if self.as_of else [])):
-            if unknown := sorted({*derived.input_columns} - given):
+            if unknown := sorted({*derived.input_columns} - names):
                 raise ProjectError(
-                    f"derived feature {derived.name!r} reads {', '.join(unknown)}, which is no request column",
-                    f"add it to the request columns of feature set {self.name!r}, or write it out in the expression",
+                    f"derived feature {derived.name!r} reads {', '.join(unknown)}, which is not a request column",
+                    f"add it to the request columns of feature set {self.name!r}, or inline it in the expression",
+                    code="project.unknown_request_column",
+                    feature=derived.name,
+                    columns=unknown,
                 )
         if self.as_of and self.as_of.kind != "timestamp":
-            raise ProjectError(f"as_of of feature set {self.name!r} is a {self.as_of.kind}, and should be a timestamp")
+            raise ProjectError(
+                f"as_of of feature set {self.name!r} must be a timestamp, not a {self.as_of.kind}",
+                code="project.as_of_kind",
+                feature_set=self.name,
+                kind=self.as_of.kind,
+            )
         return self
 
     @model_validator(mode="after")
-    def _keys_are_asked_for(self) -> Self:
+    def _check_keys(self) -> Self:
         kinds = {c.name: c.kind for c in self.request}
         for view in self.views:
             for key in view.entity.keys:
                 if key not in kinds:
                     raise ProjectError(
-                        f"feature view {view.name!r} is keyed by {key}, which is no request column",
+                        f"feature view {view.name!r} is keyed by {key}, which is not a request column",
                         f"add it to the request columns of feature set {self.name!r}",
+                        code="project.unknown_request_column",
+                        view=view.name,
+                        columns=[key],
                     )
                 if kinds[key] != "category":
                     raise ProjectError(
-                        f"feature view {view.name!r} is keyed by {key}, which is declared a {kinds[key]}",
-                        "declare it a category: keys compare as text",
+                        f"feature view {view.name!r} is keyed by {key}, which is declared as a {kinds[key]}",
+                        "declare it as a category: keys are compared as text",
+                        code="project.key_kind",
+                        view=view.name,
+                        column=key,
+                        kind=kinds[key],
                     )
         return self
 
     @cached_property
     def available_columns(self) -> tuple[Column, ...]:
-        """Every column a model could use, request columns first."""
+        """Every column that a model could use: request columns, then derived, then view columns."""
         derived = tuple(Column(name=d.name, kind=d.kind) for d in self.derived)
         return self.request + derived + tuple(c for view in self.views for c in view.columns)
 
@@ -326,22 +407,21 @@ class FeatureSet(Frozen):
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 of the definition: equal features, equal hash, whatever they are called together."""
-        return _digest(self, {"name": True, "views": {"__all__": _NOT_HASHED - {"name"}}})
+        """SHA-256 of the definition, without the name of the set."""
+        return _content_hash(self, {"name": True, "views": {"__all__": _UNHASHED_FIELDS - {"name"}}})
 
 
-def _parsed(expression: str) -> pl.Expr:
+def _parse(expression: str) -> pl.Expr:
     return pl.Expr.deserialize(io.StringIO(expression), format="json")
 
 
 def duplicates(names: Iterable[str]) -> list[str]:
-    """Names that come more than once."""
+    """Return the names that occur more than once, sorted."""
     return sorted(name for name, times in Counter(names).items() if times > 1)
 
 
-def _digest(definition: Frozen, left_out: Any) -> str:
-    body = {"semantics": SEMANTICS_VERSION, **definition.model_dump(mode="json", exclude=left_out)}
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def _content_hash(definition: Frozen, exclude: Any) -> str:
+    return json_fingerprint({"semantics": SEMANTICS_VERSION, **definition.model_dump(mode="json", exclude=exclude)})
 
 
 def _calls_python(node: object) -> bool:

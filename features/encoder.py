@@ -1,10 +1,9 @@
-"""From feature columns to the two arrays a model eats.
+"""Encodes feature columns as the two arrays that a model takes.
 
 ``numbers`` float32 [n, k]: the number columns, NaN for missing, then each tensor flattened.
-``codes`` int64 [n, c]: one column a category; 0 missing, 1 not in the vocabulary, 2.. the vocabulary.
+``codes`` int64 [n, c]: a column for each category; 0 missing, 1 not in the vocabulary, 2.. the vocabulary.
 
-Scaling and missing-value indicators belong to the model graph, not here: this mapping depends on
-the vocabularies alone.
+Scaling and missing-value indicators are part of the model graph: this mapping depends only on the vocabularies.
 """
 
 from __future__ import annotations
@@ -28,64 +27,80 @@ FIRST_CODE = 2
 
 _FILL_ROWS = 16_384
 _NAN = pa.scalar(math.nan)
-# Up to here the fixed cost of a step for each column weighs more than the rows.
+# Up to this number of rows, the fixed costs for each column outweigh those for each row.
 _FEW_ROWS = 128
 
 Arrays = dict[str, np.ndarray]
+"""``numbers`` and ``codes``."""
 
 
 class Encoder(Frozen):
-    """Columns in order, and the vocabulary of each category in code order."""
+    """The model's input columns in order, and the vocabulary of each category in the order of its codes."""
 
     columns: tuple[Column, ...]
     vocabularies: dict[str, tuple[str, ...]]
 
     @classmethod
     def fit(cls, columns: tuple[Column, ...], frame: pa.Table, min_count: int = 1) -> Self:
-        """Learn the vocabularies of ``frame``; values seen less than ``min_count`` times stay unknown."""
+        """Learn the vocabularies of a frame.
+
+        Args:
+            columns: The model's input columns.
+            frame: Training rows.
+            min_count: Rarer values stay unknown.
+
+        Raises:
+            DataError: A category column is missing.
+        """
         vocabularies = {}
         present = dict(zip(frame.column_names, frame.columns, strict=True))
         for column in columns:
             if column.kind != "category":
                 continue
             counts = pc.value_counts(_column(present, column.name).drop_null().cast(pa.string()))
-            kept = [str(row["values"]) for row in counts.to_pylist() if row["counts"] >= min_count]
-            vocabularies[column.name] = tuple(sorted(kept))
+            values = [str(row["values"]) for row in counts.to_pylist() if row["counts"] >= min_count]
+            vocabularies[column.name] = tuple(sorted(values))
         return cls(columns=columns, vocabularies=vocabularies)
 
     @cached_property
     def numbers(self) -> tuple[str, ...]:
-        """Number columns, in the order of ``numbers``' first columns."""
+        """Names of the number columns, the first ones of ``numbers``."""
         return tuple(c.name for c in self.columns if c.kind == "number")
 
     @cached_property
     def tensors(self) -> tuple[Column, ...]:
+        """The tensor columns."""
         return tuple(c for c in self.columns if c.kind == "tensor")
 
     @cached_property
     def categories(self) -> tuple[str, ...]:
+        """Names of the category columns, in the order of ``codes``."""
         return tuple(c.name for c in self.columns if c.kind == "category")
 
     @cached_property
     def width(self) -> int:
-        """Columns of ``numbers``, tensors included."""
+        """Number of columns of ``numbers``, with tensors."""
         return len(self.numbers) + sum(math.prod(c.shape) for c in self.tensors)
 
     @cached_property
     def cardinalities(self) -> tuple[int, ...]:
-        """Number of codes of each category, the two reserved ones included."""
+        """Number of codes of each category, with the two reserved ones."""
         return tuple(len(self.vocabularies[name]) + FIRST_CODE for name in self.categories)
 
     @cached_property
-    def _codes_of(self) -> dict[str, dict[str | None, int]]:
+    def _code_maps(self) -> dict[str, dict[str | None, int]]:
         return {
             name: {None: MISSING_CODE} | {value: FIRST_CODE + i for i, value in enumerate(values)}
             for name, values in self.vocabularies.items()
         }
 
     def encode(self, frame: pa.Table) -> Arrays:
-        """Encode the columns of ``frame``. Raises DataError naming a column that is absent or mistyped."""
-        if frame.num_rows <= _FEW_ROWS and (few := self._few(frame)) is not None:
+        """Encode a frame.
+
+        Raises:
+            DataError: A column is missing or has an unsuitable type.
+        """
+        if frame.num_rows <= _FEW_ROWS and (few := self._encode_few(frame)) is not None:
             return few
         present = dict(zip(frame.column_names, frame.columns, strict=True))
         numbers = np.empty((frame.num_rows, self.width), np.float32)
@@ -100,49 +115,49 @@ class Encoder(Frozen):
             codes[:, i] = self._codes(_column(present, name), name)
         return {"numbers": numbers, "codes": codes}
 
-    def _few(self, frame: pa.Table) -> Arrays | None:
-        """``encode`` at a lower fixed cost, for a frame of one piece with numbers that are floats; None for another."""
+    def _encode_few(self, frame: pa.Table) -> Arrays | None:
+        """``encode`` with lower fixed costs, for frames of one chunk with float numbers; None for others."""
         pieces = frame.to_batches()
-        if len(pieces) != 1 or self.tensors or (places := self._places_in(frame.schema)) is None:
+        if len(pieces) != 1 or self.tensors or (positions := self._positions(frame.schema)) is None:
             return None
         numbers = np.empty((frame.num_rows, self.width), np.float32)
         if self.numbers:
-            numbers[:] = pieces[0].select(places[0]).to_tensor(null_to_nan=True).to_numpy()
+            numbers[:] = pieces[0].select(positions[0]).to_tensor(null_to_nan=True).to_numpy()
         codes = np.empty((frame.num_rows, len(self.categories)), np.int64)
-        for i, (name, place) in enumerate(zip(self.categories, places[1], strict=True)):
-            known, values = self._codes_of[name], pieces[0].column(place).to_pylist()
+        for i, (name, position) in enumerate(zip(self.categories, positions[1], strict=True)):
+            known, values = self._code_maps[name], pieces[0].column(position).to_pylist()
             codes[:, i] = [known.get(value, UNKNOWN_CODE) for value in values]
         return {"numbers": numbers, "codes": codes}
 
-    def _places_in(self, schema: pa.Schema) -> tuple[list[int], list[int]] | None:
-        """Where numbers and categories stand; None when they are not all there as floats and texts."""
-        for seen, places in self._seen:
-            if seen.equals(schema):
-                return places
+    def _positions(self, schema: pa.Schema) -> tuple[list[int], list[int]] | None:
+        """Positions of numbers and categories in a schema; None unless all are present as floats and texts."""
+        for cached, positions in self._schema_cache:
+            if cached.equals(schema):
+                return positions
         types = dict(zip(schema.names, schema.types, strict=True))
         floats = all(name in types and pa.types.is_floating(types[name]) for name in self.numbers)
         texts = all(name in types and pa.types.is_string(types[name]) for name in self.categories)
         at = schema.get_field_index
-        places = ([at(n) for n in self.numbers], [at(n) for n in self.categories]) if floats and texts else None
-        # Served frames are all of one schema.
-        self._seen[:] = [(schema, places)]
-        return places
+        positions = ([at(n) for n in self.numbers], [at(n) for n in self.categories]) if floats and texts else None
+        # All served frames have one schema.
+        self._schema_cache[:] = [(schema, positions)]
+        return positions
 
     @cached_property
-    def _seen(self) -> list[tuple[pa.Schema, tuple[list[int], list[int]] | None]]:
+    def _schema_cache(self) -> list[tuple[pa.Schema, tuple[list[int], list[int]] | None]]:
         return []
 
     def _codes(self, values: pa.ChunkedArray, name: str) -> np.ndarray:
-        known = self._codes_of[name]
-        found = _dictionary(values)
-        table = [known.get(value, UNKNOWN_CODE) for value in found.dictionary.to_pylist()]
-        # A null has no index; -1 takes the last entry.
-        codes: np.ndarray = np.array([*table, MISSING_CODE], np.int64)[found.indices.fill_null(-1).to_numpy()]
+        known = self._code_maps[name]
+        encoded = _dictionary(values)
+        table = [known.get(value, UNKNOWN_CODE) for value in encoded.dictionary.to_pylist()]
+        # Null has no index; -1 selects the last entry.
+        codes: np.ndarray = np.array([*table, MISSING_CODE], np.int64)[encoded.indices.fill_null(-1).to_numpy()]
         return codes
 
 
 def _fill(rows: np.ndarray, columns: list[np.ndarray]) -> None:
-    """Write ``columns`` into the first columns of ``rows``, a few rows at a time: these stay in a core's cache meanwhile."""
+    """Write ``columns`` into the first columns of ``rows``, a few rows at a time, which stay in the core's cache."""
     for start in range(0, len(rows), _FILL_ROWS):
         part = slice(start, start + _FILL_ROWS)
         for column, values in zip(rows[part].T, columns, strict=False):
@@ -151,33 +166,48 @@ def _fill(rows: np.ndarray, columns: list[np.ndarray]) -> None:
 
 def _column(present: Mapping[str, pa.ChunkedArray], name: str) -> pa.ChunkedArray:
     if name not in present:
-        raise DataError(f"column {name!r} is missing", f"present are {', '.join(present)}")
+        raise DataError(
+            f"column {name!r} is missing",
+            f"the frame has {', '.join(present)}",
+            code="data.missing_columns",
+            columns=[name],
+        )
     return present[name]
 
 
 def _dictionary(values: pa.ChunkedArray) -> pa.DictionaryArray:
-    """The values as text, codes and their dictionary; values that come so keep theirs."""
+    """The values as dictionary-encoded text; values that are dictionary-encoded keep their codes."""
     if pa.types.is_dictionary(values.type) and values.num_chunks == 1:
-        found = values.chunk(0)
-        return pa.DictionaryArray.from_arrays(found.indices, found.dictionary.cast(pa.string()))
+        chunk = values.chunk(0)
+        return pa.DictionaryArray.from_arrays(chunk.indices, chunk.dictionary.cast(pa.string()))
     text = values if pa.types.is_string(values.type) else values.cast(pa.string())
     return text.combine_chunks().dictionary_encode()
 
 
 def _floats(values: pa.ChunkedArray, name: str) -> np.ndarray:
     if pa.types.is_floating(values.type):
-        # Twice as fast as to_numpy, which makes NaN of null too.
+        # Twice as fast as to_numpy, which also converts null to NaN.
         filled = pc.fill_null(values, _NAN.cast(values.type)) if values.null_count else values
         return np.asarray(filled.to_numpy())
     try:
         return np.asarray(values.cast(pa.float32(), safe=False).to_numpy())
     except pa.ArrowInvalid as error:
-        raise DataError(f"column {name!r} is {values.type}, not a number") from error
+        raise DataError(
+            f"column {name!r} is {values.type}, not a number",
+            code="data.not_a_number",
+            column=name,
+            type=str(values.type),
+        ) from error
 
 
 def _flat(values: pa.ChunkedArray, column: Column, size: int) -> np.ndarray:
     joined = values.combine_chunks()
     flat = joined.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
     if joined.null_count or flat.size != len(joined) * size:
-        raise DataError(f"column {column.name!r} is not a tensor of shape {column.shape} in every row")
+        raise DataError(
+            f"column {column.name!r} is not a tensor of shape {column.shape} in every row",
+            code="data.tensor_shape",
+            column=column.name,
+            shape=column.shape,
+        )
     return np.asarray(flat.reshape(len(joined), size))

@@ -1,10 +1,11 @@
-"""What a model version carries, as a folder of JSON, ONNX and safetensors. Nothing is pickled.
+"""Files of a model version: a folder of JSON, ONNX and safetensors. Nothing is pickled.
 
 manifest.json         task, feature set (as data) and its hash, encoder, lineage
 model.onnx            inputs ``numbers`` and ``codes`` (features/encoder.py), output ``scores``
-portable.onnx         the same model with the encoders inside: an input for each column (trainers/export/portable_onnx.py)
-weights.safetensors   the training module's parameters, to continue training from
-profile.json          reference profile (features/profiles/profile.py), as its own bytes
+portable.onnx         the same model with the encoder inside: an input for each column
+                      (trainers/export/portable_onnx.py)
+weights.safetensors   parameters of the training module, to continue training from
+profile.json          reference profile (features/profiles/reference_profile.py)
 """
 
 from __future__ import annotations
@@ -29,10 +30,7 @@ Precision = Literal["float32", "int8"]
 
 
 class Manifest(Stored):
-    """Everything about a version but its weights. ``recipe`` is what it takes to train it again, as JSON.
-
-    ``precision`` is that of the weights in model.onnx and portable.onnx.
-    """
+    """Everything about a model version except its weights."""
 
     stored_as: ClassVar[str] = "model manifest"
 
@@ -44,22 +42,43 @@ class Manifest(Stored):
     snapshot: Snapshot
     code_version: str
     recipe: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """What is needed to train the version again, as JSON."""
     metrics: dict[str, float] = Field(default_factory=dict)
     precision: Precision = "float32"
+    """Of the weights in model.onnx and portable.onnx."""
 
     def save(self, folder: Path) -> None:
+        """Write manifest.json."""
         (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Raises DataError when the folder holds no usable manifest, or one whose features were altered."""
+        """Read manifest.json.
+
+        Raises:
+            DataError: The folder has no valid manifest, or its feature set was changed.
+        """
         path = folder / MANIFEST_FILE
         try:
             manifest = cls.from_stored(path.read_bytes())
         except FileNotFoundError as error:
-            raise DataError(f"no model bundle at {folder}", "was the artifact store moved or cleaned?") from error
+            raise DataError(
+                f"there is no model bundle at {folder}",
+                "check whether the artifact store was moved or cleaned",
+                code="data.bundle_missing",
+                path=str(folder),
+            ) from error
         except ValidationError as error:
-            raise DataError(f"{path} does not describe a model bundle: {error.errors()[0]['msg']}") from error
+            raise DataError(
+                f"{path} is not a valid manifest: {error.errors()[0]['msg']}",
+                code="data.bundle_invalid",
+                path=str(path),
+            ) from error
         if manifest.features.content_hash != manifest.feature_hash:
-            raise DataError(f"{path}: the feature set is not the one the model was trained on (hash differs)")
+            raise DataError(
+                f"{path}: the feature set is not the one that the model was trained on (hash differs)",
+                "register the version again",
+                code="data.bundle_features_changed",
+                path=str(path),
+            )
         return manifest

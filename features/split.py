@@ -1,4 +1,4 @@
-"""Which rows train, which validate, which test: by time, or by a hash of the row's id. Pure."""
+"""Splits of examples into training, validation and test: by time, or by a hash of the id. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, model_validator
 
 from cluster.errors import ProjectError
 from cluster.values import Frozen
-from features.types import AS_OF, INSTANT
+from features.types import AS_OF, ID, INSTANT
 
 SPLIT = "split"
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -18,7 +18,7 @@ _BUCKETS = 10_000
 
 
 class TimeSplit(Frozen):
-    """Train on [start, validate), choose on [validate, test), judge on [test, end)."""
+    """Train on [start, validate_from), validate on [validate_from, test_from), test on [test_from, end)."""
 
     start: AwareDatetime
     validate_from: AwareDatetime
@@ -26,13 +26,16 @@ class TimeSplit(Frozen):
     end: AwareDatetime
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _check_order(self) -> Self:
         if not self.start < self.validate_from < self.test_from < self.end:
-            raise ProjectError("time split: start, validate_from, test_from and end must follow each other")
+            raise ProjectError(
+                "time split: start, validate_from, test_from and end must be in ascending order",
+                code="project.split_order",
+            )
         return self
 
     def split_expr(self) -> pl.Expr:
-        """ "train", "validation", "test", or null outside, from ``as_of``."""
+        """Return an expression for each row's part by ``as_of``: "train", "validation", "test", or null outside."""
         at = pl.col(AS_OF)
         return (
             pl.when(at < _at(self.start)).then(None)
@@ -42,18 +45,19 @@ class TimeSplit(Frozen):
         )  # fmt: skip
 
     def for_retrain(self, now: datetime, holdout: timedelta) -> Self:
-        """The split for a retrain at ``now``: the newest ``holdout`` tests, the one before validates."""
+        """Return the split for a retrain: the newest ``holdout`` before ``now`` tests, the one before that validates."""
         return self.model_copy(update={"end": now, "test_from": now - holdout, "validate_from": now - 2 * holdout})
 
 
 class HashSplit(Frozen):
-    """A share of the ids, drawn by hash: the same id always falls on the same side."""
+    """Shares of the ids, drawn by hash: an id is always in the same part."""
 
     validation: float = 0.2
     test: float = 0.2
 
     def split_expr(self) -> pl.Expr:
-        place = (pl.col("id").hash(seed=0) % _BUCKETS).cast(pl.Float64) / _BUCKETS
+        """Return an expression for each row's part by ``id``: "train", "validation" or "test"."""
+        place = (pl.col(ID).hash(seed=0) % _BUCKETS).cast(pl.Float64) / _BUCKETS
         return (
             pl.when(place < self.test).then(pl.lit(TEST))
             .when(place < self.test + self.validation).then(pl.lit(VALIDATION))
@@ -61,7 +65,7 @@ class HashSplit(Frozen):
         )  # fmt: skip
 
     def for_retrain(self, now: datetime, holdout: timedelta) -> Self:
-        """Ids do not move with time."""
+        """Return the split itself: ids do not move with time."""
         return self
 
 

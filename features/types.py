@@ -1,4 +1,4 @@
-"""Types that features have offline and online: the time columns of a row, and the Arrow type of each kind of column."""
+"""Names and types that features share offline and online."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import pyarrow as pa
 from features.definitions import Column
 
 AS_OF = "as_of"
-
+"""Column with the time as of which a row's features are looked up."""
+ID = "id"
+"""Column that identifies an example or a served row."""
 
 INSTANT = pl.Datetime("us", "UTC")
+"""Type of time columns."""
 
 
 _ARROW_TYPE: dict[str, pa.DataType] = {
@@ -21,5 +24,5 @@ _ARROW_TYPE: dict[str, pa.DataType] = {
 
 
 def arrow_type(column: Column) -> pa.DataType:
-    """Type of a request or feature column on the wire and in tables."""
+    """Return the type of a column in requests and tables."""
     return pa.list_(pa.float32()) if column.kind == "tensor" else _ARROW_TYPE[column.kind]

@@ -1,10 +1,11 @@
-"""How the events of a view, and the rows that ask for it, are dealt out so that what belongs together meets. Pure.
+"""Partitions a view's events, and the rows to be joined with them, so that what belongs together meets. Pure.
 
-By entity: the hash of the keys names one of ``buckets``. A bucket with too many events, such as that of one key that
-has most of them, is dealt out once more, by time: each of its parts answers the rows of a stretch of time, and gets the
-events from the longest look-back before the stretch to its end. ``carried`` adds the one event of each entity that can
-still be its newest although it is older than that. So parts are bounded by the events of a stretch and one look-back,
-whatever the keys; the rows and the parts that answer them are matched by computing both again, not by sending numbers.
+First by entity: the hash of the keys names one of ``buckets``. A bucket with too many events, such as that of a key
+that has most of them, is partitioned again by time: each partition answers the rows of a time range, and gets the
+events from the longest look-back before the range to its end. ``context_rows`` adds the one event of each entity that
+can still be its newest although it is older. So the size of a partition is bounded by the events of a range and one
+look-back, whatever the keys. Rows are matched with the partitions that answer them by computing both again, not by
+sending row numbers.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from features.events.event_history import EVENT_TIME, KNOWN_AT, TIE_BREAKER, epo
 from features.types import AS_OF
 
 PARTITION_EVENTS = 1 << 21
-"""Events of a part that is comfortable: a few hundred MiB while it is joined."""
+"""Events of a comfortable partition: a few hundred MiB while it is joined."""
 SAMPLE_SIZE = 512
-"""Known-at times by which a piece of a bucket tells how its events lie in time."""
+"""Known-at times that are sampled from a piece of a bucket to estimate how its events are spread over time."""
 
 _FIRST, _LAST = -(2**63), 2**63 - 1
 
 
 class Partition(NamedTuple):
-    """Rows of a bucket whose time is in (after, upto], microseconds; without bounds all of them."""
+    """Rows of a bucket whose time is in (after, until], microseconds; by default all of them."""
 
     bucket: int
     after: int = _FIRST
@@ -36,11 +37,12 @@ class Partition(NamedTuple):
 
     @property
     def is_whole_bucket(self) -> bool:
+        """Whether the partition has no time bounds."""
         return (self.after, self.until) == (_FIRST, _LAST)
 
 
 class Partitioning(NamedTuple):
-    """How one view is dealt out. ``parts`` are in the order of buckets, then of time."""
+    """How one view is partitioned. ``partitions`` are in the order of buckets, then of time."""
 
     keys: tuple[str, ...]
     buckets: int
@@ -48,113 +50,128 @@ class Partitioning(NamedTuple):
 
 
 def bucket_count(events: int, views: int, cpus: int) -> int:
-    """Buckets of a view: few events make no more than the cores need, many as many as keep each comfortable."""
-    at_once = -(-cpus // views) if events > PARTITION_EVENTS // 8 else 1
-    return max(1, at_once, -(-events // PARTITION_EVENTS))
+    """Return the number of buckets of a view.
+
+    Few events make at most as many as keep the cores busy; many make as many as keep each bucket comfortable.
+    """
+    concurrent = -(-cpus // views) if events > PARTITION_EVENTS // 8 else 1
+    return max(1, concurrent, -(-events // PARTITION_EVENTS))
 
 
 def assign_buckets(rows: pl.DataFrame, keys: Sequence[str], count: int) -> np.ndarray:
-    """Bucket of each row, int64; the same for equal keys, whatever type they are written in."""
+    """Return the bucket of each row, int64 [rows]; equal keys get equal buckets, whatever their type."""
     if count == 1:
         return np.zeros(rows.height, np.int64)
     text = pl.struct(*(key_as_text(rows.schema, key, "rows to be joined") for key in keys))
     return rows.select((text.hash(seed=0) % count).cast(pl.Int64)).to_series().to_numpy()
 
 
-def split_rows(rows: pl.DataFrame, places: np.ndarray, count: int) -> list[pl.DataFrame]:
-    """The rows of place 0, 1, ... ``count`` - 1, each in the order they have."""
+def split_rows(rows: pl.DataFrame, numbers: np.ndarray, count: int) -> list[pl.DataFrame]:
+    """Split rows by their ``numbers``, 0 to ``count`` - 1; each piece keeps the order of the rows."""
     if count == 1:
         return [rows]
-    ordered = rows[np.argsort(places, kind="stable")]
-    ends = np.cumsum(np.bincount(places, minlength=count))
+    ordered = rows[np.argsort(numbers, kind="stable")]
+    ends = np.cumsum(np.bincount(numbers, minlength=count))
     return [ordered[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def concat(pieces: Sequence[pl.DataFrame], places: np.ndarray) -> pl.DataFrame:
-    """The inverse of ``split``."""
+def concat(pieces: Sequence[pl.DataFrame], numbers: np.ndarray) -> pl.DataFrame:
+    """Undo ``split_rows``."""
     if len(pieces) == 1:
         return pieces[0]
-    back = np.empty(places.size, np.int64)
-    back[np.argsort(places, kind="stable")] = np.arange(places.size)
-    return pl.concat(pieces)[back]
+    position = np.empty(numbers.size, np.int64)
+    position[np.argsort(numbers, kind="stable")] = np.arange(numbers.size)
+    return pl.concat(pieces)[position]
 
 
 def plan_partitions(keys: tuple[str, ...], events: Sequence[int], samples: Mapping[int, np.ndarray]) -> Partitioning:
-    """Parts for buckets of so many events; ``samples`` are known-at times of the large ones, evenly drawn."""
-    return Partitioning(
-        keys, len(events), tuple(part for b, n in enumerate(events) for part in _parts(b, n, samples.get(b)))
-    )
+    """Plan the partitions of a view.
+
+    Args:
+        keys: Key columns of the view's entity.
+        events: Number of events of each bucket.
+        samples: Evenly drawn known-at times by bucket, at least of the large ones.
+    """
+    planned = (part for bucket, n in enumerate(events) for part in _split_bucket(bucket, n, samples.get(bucket)))
+    return Partitioning(keys, len(events), tuple(planned))
 
 
-def _parts(bucket: int, events: int, sample: np.ndarray | None) -> Iterator[Partition]:
+def _split_bucket(bucket: int, events: int, sample: np.ndarray | None) -> Iterator[Partition]:
     if not is_large(events) or sample is None:
         yield Partition(bucket)
         return
     count = -(-events // PARTITION_EVENTS)
     bounds = np.unique(np.quantile(sample, np.arange(1, count) / count, method="nearest")).tolist()
-    for after, upto in zip([_FIRST, *bounds], [*bounds, _LAST], strict=True):
-        yield Partition(bucket, after, upto)
+    for after, until in zip([_FIRST, *bounds], [*bounds, _LAST], strict=True):
+        yield Partition(bucket, after, until)
 
 
 def is_large(events: int) -> bool:
-    """Whether a bucket is dealt out by time too."""
+    """Whether a bucket of that many events is partitioned by time as well."""
     return events > 2 * PARTITION_EVENTS
 
 
-def sample_known_times(known: pl.DataFrame) -> np.ndarray:
-    """Some known-at times of a history, evenly drawn."""
-    return known.get_column(KNOWN_AT).gather_every(max(1, known.height // SAMPLE_SIZE)).to_numpy()
+def sample_known_times(history: pl.DataFrame) -> np.ndarray:
+    """Draw up to about ``SAMPLE_SIZE`` known-at times evenly from a history, int64 microseconds."""
+    return history.get_column(KNOWN_AT).gather_every(max(1, history.height // SAMPLE_SIZE)).to_numpy()
 
 
-def assign_partitions(dealt: Partitioning, rows: pl.DataFrame) -> np.ndarray:
-    """Which part answers each row, int64."""
-    found = assign_buckets(rows, dealt.keys, dealt.buckets)
-    if len(dealt.partitions) == dealt.buckets:
-        return found
+def assign_partitions(partitioning: Partitioning, rows: pl.DataFrame) -> np.ndarray:
+    """Return the number of the partition that answers each row, int64 [rows]."""
+    buckets = assign_buckets(rows, partitioning.keys, partitioning.buckets)
+    if len(partitioning.partitions) == partitioning.buckets:
+        return buckets
     times = _times(rows)
-    answered = np.empty(rows.height, np.int64)
-    for number, part in enumerate(dealt.partitions):
-        answered[(found == part.bucket) & _within(part, times)] = number
-    return answered
+    numbers = np.empty(rows.height, np.int64)
+    for number, partition in enumerate(partitioning.partitions):
+        numbers[(buckets == partition.bucket) & _contains(partition, times)] = number
+    return numbers
 
 
-def select_rows(part: Partition, rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the part's bucket that the part answers."""
-    return rows if part.is_whole_bucket else rows.filter(_within(part, _times(rows)))
+def select_rows(partition: Partition, rows: pl.DataFrame) -> pl.DataFrame:
+    """Select from the rows of a bucket those that the partition answers."""
+    return rows if partition.is_whole_bucket else rows.filter(_contains(partition, _times(rows)))
 
 
-def select_events(view: FeatureView, part: Partition, pieces: Iterator[pl.DataFrame]) -> pl.DataFrame:
-    """The history that the part needs, of the pieces of its bucket, which come in the order of the source."""
-    if part.is_whole_bucket:
+def select_events(view: FeatureView, partition: Partition, pieces: Iterator[pl.DataFrame]) -> pl.DataFrame:
+    """Select the events that a partition needs.
+
+    Args:
+        view: The view.
+        partition: The partition.
+        pieces: Histories that together are the partition's bucket, in the order of the source.
+    """
+    if partition.is_whole_bucket:
         return pl.concat(pieces)
-    oldest = max(part.after - _lookback(view), _FIRST)
+    oldest = max(partition.after - _lookback(view), _FIRST)
     recent, older = [], None
     for piece in pieces:
-        recent.append(piece.filter((pl.col(KNOWN_AT) > oldest) & (pl.col(KNOWN_AT) <= part.until)))
+        recent.append(piece.filter((pl.col(KNOWN_AT) > oldest) & (pl.col(KNOWN_AT) <= partition.until)))
         if view.latest and view.ttl_us is None:
             early = piece.filter(pl.col(KNOWN_AT) <= oldest)
             older = context_rows(view, early if older is None else pl.concat([older, early]))
     return pl.concat([*([] if older is None else [older]), *recent])
 
 
-def context_rows(view: FeatureView, known: pl.DataFrame) -> pl.DataFrame:
-    """The newest event of each entity, by the view's rule."""
-    order = known.sort(EVENT_TIME, KNOWN_AT, *([TIE_BREAKER] if view.ties else []), maintain_order=True)
+def context_rows(view: FeatureView, history: pl.DataFrame) -> pl.DataFrame:
+    """Return the newest event of each entity, by the order that the view defines."""
+    order = history.sort(EVENT_TIME, KNOWN_AT, *([TIE_BREAKER] if view.ties else []), maintain_order=True)
     return order.unique(list(view.entity.keys), keep="last", maintain_order=True)
 
 
 def _lookback(view: FeatureView) -> int:
-    """How far behind a row an event may have become known and still matter, but for a latest without ttl.
+    """How long before a row an event may have become known and still matter, except for a latest without ttl.
 
-    An event is known no sooner than it happens, so that ttl bounds both. One more for views that are strict.
+    An event is never known before it happens, so that ttl bounds both. One microsecond more for strict views.
     """
     return max(view.max_window_us, view.ttl_us or 0) + 1
 
 
 def _times(rows: pl.DataFrame) -> np.ndarray:
-    """Times of rows; one without time may be answered anywhere: its features are null."""
+    """Times of rows. A row without time may be answered anywhere, since its features are null."""
     return rows.select(epoch_us(rows.schema, AS_OF, "rows to be joined", up=False).fill_null(0)).to_series().to_numpy()
 
 
-def _within(part: Partition, times: np.ndarray) -> np.ndarray:
-    return (times > part.after) & (times <= part.until) if part.after > _FIRST else times <= part.until
+def _contains(partition: Partition, times: np.ndarray) -> np.ndarray:
+    until = times <= partition.until
+    return (times > partition.after) & until if partition.after > _FIRST else until

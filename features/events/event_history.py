@@ -1,8 +1,8 @@
 """A view's events in one form, the same for the point-in-time join and for the online state. Pure.
 
-Instants are integers: microseconds since the epoch. Zoned times of any zone and unit are brought to it, a known-at and
-an event time rounded up, the time of a row down, so that rounding never lets a row see what came after it. A time
-without a zone is refused: it does not say when.
+Times are integers: microseconds since the epoch. Zoned times of any zone and unit are converted: known-at and event
+times are rounded up, the time of a row is rounded down, so that rounding never lets a row see later events. Times
+without a zone are refused, since they are ambiguous.
 """
 
 from __future__ import annotations
@@ -13,78 +13,117 @@ from cluster.errors import DataError
 from features.definitions import Aggregate, FeatureView, Latest
 
 KNOWN_AT, EVENT_TIME, TIE_BREAKER = "__at", "__event", "__tie"
-"""Columns of a history: from when an event counts, when it happened, and what decides between equals."""
+"""Columns of a history: from when an event counts, when it happened, and what decides between equal times."""
 
 MAX_UNITS = 2**52
-"""Largest value in units of its resolution: beyond it float64 has no exact halves, and sums of squares leave 127 bits."""
+"""Largest value in units of its resolution. Beyond it, float64 has no exact halves, and sums of squares exceed 127
+bits."""
 
 _US_IN = {"ms": 1_000, "us": 1}
 _NS_IN_US = 1_000
 
 
 def build_history(view: FeatureView, rows: pl.DataFrame) -> pl.DataFrame:
-    """The events of ``rows``, columns of the view's source, that are ever known of any entity, in their order.
+    """Convert rows of a view's source to its history.
 
-    Keys as text; ``AT`` and ``EVENT`` int64; ``TIE`` float64, never null, when the view declares ``ties``; a column
-    ``value_of(aggregate)`` for each column that is aggregated and ``newest_of(latest)`` for each latest.
-    An event counts from the later of its known-at and its event time on. One without a key, an event time or a
-    known-at time belongs to nobody, or is never known, and is left out.
-    Raises DataError for a column that is absent, a time without zone, a key or value of a type that cannot be one.
+    An event counts from the later of its known-at and its event time. Events without a key, event time or known-at
+    time are left out: no row can ever see them.
+
+    Args:
+        view: The view.
+        rows: Rows with the view's source columns.
+
+    Returns:
+        One row for each event, in the order of ``rows``. Keys as text; ``KNOWN_AT`` and ``EVENT_TIME`` int64; for
+        views with ``ties``, ``TIE_BREAKER`` float64, never null; ``value_column(aggregate)`` for each aggregated
+        column; ``latest_column(latest)`` for each latest.
+
+    Raises:
+        DataError: A column is missing, a time has no zone, or a key or value has an unsuitable type.
     """
-    missing = [c for c in view.source_columns if c not in rows.columns]
-    if missing:
-        raise DataError(f"feature view {view.name!r} needs columns {missing}, which source {view.source!r} lacks")
+    if missing := [c for c in view.source_columns if c not in rows.columns]:
+        raise DataError(
+            f"source {view.source!r} lacks columns {', '.join(missing)}, which feature view {view.name!r} needs",
+            code="data.missing_columns",
+            view=view.name,
+            source=view.source,
+            columns=missing,
+        )
     rows = rows.with_columns(d.expr for d in view.derived)
     where = f"feature view {view.name!r}"
     event = epoch_us(rows.schema, view.event_time, where, up=True)
     known = epoch_us(rows.schema, view.known_at, where, up=True) if view.known_at else event + view.delay_us
-    # max_horizontal passes over nulls: a known-at that is missing must stay missing.
-    times = [
-        pl.when(known.is_not_null()).then(pl.max_horizontal(event, known)).alias(KNOWN_AT),
-        event.alias(EVENT_TIME),
-    ]
-    ties = [_tie(view, rows.schema).alias(TIE_BREAKER)] if view.ties else []
-    aggregated = {value_column(a): _value(view, a, rows.schema).alias(value_column(a)) for a in view.aggregates}
-    newest = [_newest(view, f, rows.schema).alias(latest_column(f)) for f in view.latest]
+    # max_horizontal skips nulls: a missing known-at must stay missing.
+    counts_from = pl.when(known.is_not_null()).then(pl.max_horizontal(event, known))
+    times = [counts_from.alias(KNOWN_AT), event.alias(EVENT_TIME)]
+    ties = [_tie_breaker(view, rows.schema).alias(TIE_BREAKER)] if view.ties else []
+    values = {value_column(a): _value(view, a, rows.schema).alias(value_column(a)) for a in view.aggregates}
+    latest = [_latest_value(view, f, rows.schema).alias(latest_column(f)) for f in view.latest]
     keys = [key_as_text(rows.schema, key, where) for key in view.entity.keys]
-    return rows.select(*keys, *times, *ties, *aggregated.values(), *newest).drop_nulls(
-        [*view.entity.keys, KNOWN_AT, EVENT_TIME]
-    )
+    history = rows.select(*keys, *times, *ties, *values.values(), *latest)
+    return history.drop_nulls([*view.entity.keys, KNOWN_AT, EVENT_TIME])
 
 
 def value_column(aggregate: Aggregate) -> str:
-    """The history's column of what an aggregate reads: float64, finite or null; or text."""
+    """Name the history's column with the values of an aggregate: float64, finite or null; or text."""
     return f"value {aggregate.column}"
 
 
 def latest_column(latest: Latest) -> str:
-    """The history's column of what a latest reads: float64, NaN null, -0.0 0.0; or text."""
+    """Name the history's column with the values of a latest: float64 without NaN and -0.0; or text."""
     return f"latest {latest.name}"
 
 
 def to_units(view: FeatureView, aggregate: Aggregate, values: pl.Series) -> pl.Series:
-    """Values in whole multiples of the aggregate's resolution, int64. Raises DataError for one beyond MAX_UNITS."""
+    """Round values to whole multiples of the aggregate's resolution, int64.
+
+    Raises:
+        DataError: A value exceeds ``MAX_UNITS``.
+    """
     scaled = (values / aggregate.resolution).round(0, mode="half_to_even")
     largest = scaled.abs().max()
     if isinstance(largest, float) and largest > MAX_UNITS:
         raise DataError(
-            f"feature view {view.name!r}: a value of {aggregate.column!r} is too large for resolution {aggregate.resolution}",
-            "declare a coarser resolution on its aggregates",
+            f"feature view {view.name!r}: a value of {aggregate.column!r} is too large for the resolution"
+            f" {aggregate.resolution}",
+            "declare a coarser resolution for its aggregates",
+            code="data.value_exceeds_resolution",
+            view=view.name,
+            column=aggregate.column,
+            resolution=aggregate.resolution,
         )
     return scaled.cast(pl.Int64)
 
 
 def epoch_us(schema: pl.Schema, column: str, where: str, *, up: bool) -> pl.Expr:
-    """A column of zoned times as int64 microseconds since the epoch. Raises DataError when it is of another type."""
+    """Convert a column of zoned times to int64 microseconds since the epoch.
+
+    Args:
+        schema: Types of the columns.
+        column: The column.
+        where: What has the column, for messages.
+        up: Round nanoseconds up; otherwise down.
+
+    Raises:
+        DataError: The column is not a time, or has no zone.
+    """
     kind = schema[column]
     if kind == pl.Null:
         return pl.lit(None, pl.Int64)
     if not isinstance(kind, pl.Datetime):
-        raise DataError(f"{where}: column {column!r} should be a time, and is {kind}", "give it as a zoned timestamp")
+        raise DataError(
+            f"{where}: column {column!r} must be a timestamp, not {kind}",
+            "convert it to a timestamp with a time zone",
+            code="data.not_a_timestamp",
+            column=column,
+            type=str(kind),
+        )
     if kind.time_zone is None:
         raise DataError(
-            f"{where}: the times of {column!r} have no time zone, and do not say when they were",
-            f'name the zone where the source is read, such as pl.col("{column}").dt.replace_time_zone("UTC")',
+            f"{where}: the times of {column!r} have no time zone",
+            f'set it where the source is read, such as pl.col("{column}").dt.replace_time_zone("UTC")',
+            code="data.timestamp_without_zone",
+            column=column,
         )
     ticks = pl.col(column).to_physical()
     if kind.time_unit in _US_IN:
@@ -93,9 +132,19 @@ def epoch_us(schema: pl.Schema, column: str, where: str, *, up: bool) -> pl.Expr
 
 
 def key_as_text(schema: pl.Schema, key: str, where: str) -> pl.Expr:
-    """A key column as text. Raises DataError for one of floats, which have no one way to be written."""
+    """Convert a key column to text.
+
+    Raises:
+        DataError: The keys are floats, which have no unique text form.
+    """
     if schema[key].is_float():
-        raise DataError(f"{where}: key {key!r} is {schema[key]}", "make it a whole number or a text")
+        raise DataError(
+            f"{where}: key {key!r} is {schema[key]}",
+            "convert it to integers or text",
+            code="data.float_key",
+            column=key,
+            type=str(schema[key]),
+        )
     return pl.col(key).cast(pl.String)
 
 
@@ -104,25 +153,25 @@ def _value(view: FeatureView, aggregate: Aggregate, schema: pl.Schema) -> pl.Exp
     if aggregate.kind == "category":
         return value.cast(pl.String)
     number = _number(view, aggregate.column, schema)
-    return pl.when(number.is_finite()).then(_one_zero(number))
+    return pl.when(number.is_finite()).then(_without_negative_zero(number))
 
 
-def _newest(view: FeatureView, latest: Latest, schema: pl.Schema) -> pl.Expr:
+def _latest_value(view: FeatureView, latest: Latest, schema: pl.Schema) -> pl.Expr:
     if latest.kind == "category":
         return pl.col(latest.column).cast(pl.String)
-    return _one_zero(_number(view, latest.column, schema)).fill_nan(None)
+    return _without_negative_zero(_number(view, latest.column, schema)).fill_nan(None)
 
 
-def _tie(view: FeatureView, schema: pl.Schema) -> pl.Expr:
+def _tie_breaker(view: FeatureView, schema: pl.Schema) -> pl.Expr:
     if schema[view.ties].is_temporal():
         time = epoch_us(schema, view.ties, f"feature view {view.name!r}", up=True).cast(pl.Float64)
         return time.fill_null(float("-inf"))
-    # NaN is greater than all numbers for Polars; here it is missing.
-    return _one_zero(_number(view, view.ties, schema)).fill_nan(None).fill_null(float("-inf"))
+    # To Polars, NaN is larger than all numbers; here it is missing.
+    return _without_negative_zero(_number(view, view.ties, schema)).fill_nan(None).fill_null(float("-inf"))
 
 
-def _one_zero(number: pl.Expr) -> pl.Expr:
-    """-0.0 becomes 0.0, so that equal values are equal in every bit. (Polars takes ``+ 0.0`` for nothing to do.)"""
+def _without_negative_zero(number: pl.Expr) -> pl.Expr:
+    """Make equal values equal in every bit. (Polars optimizes ``+ 0.0`` away.)"""
     return pl.when(number == 0.0).then(0.0).otherwise(number)
 
 
@@ -130,7 +179,11 @@ def _number(view: FeatureView, column: str, schema: pl.Schema) -> pl.Expr:
     kind = schema[column]
     if not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)):
         raise DataError(
-            f"feature view {view.name!r} takes {column!r} for a number, and it is {kind}",
-            'declare its kind "category", or derive a number from it',
+            f"feature view {view.name!r} uses {column!r} as a number, but it is {kind}",
+            'declare its kind as "category", or derive a number from it',
+            code="data.not_a_number",
+            view=view.name,
+            column=column,
+            type=str(kind),
         )
     return pl.col(column).cast(pl.Float64)

@@ -1,4 +1,4 @@
-"""The catalogue: what each view gives, how fresh it is, what its values look like, and which models use it. Pure."""
+"""The feature catalog: features of each view, their freshness and statistics, and the models that use them. Pure."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from cluster.values import Frozen
 from features.definitions import Column, FeatureView
 from features.profiles.profile import Profile
 
-_TOP = 3
+_TOP_VALUES = 3
 
 
 class FeatureEntry(Frozen):
-    """One feature: how it is made, and its values in the newest training frame; None where there is no such figure."""
+    """One feature, and statistics of its values in the newest training frame; None where there are none."""
 
     name: str
     kind: str
     definition: str
+    """How it is computed, in words."""
     missing: float | None = None
+    """Share of missing values."""
     mean: float | None = None
     std: float | None = None
     low: float | None = None
@@ -29,7 +31,7 @@ class FeatureEntry(Frozen):
 
 
 class ViewEntry(Frozen):
-    """One view. ``ingested_until`` is from when its newest landed event counts, ``online_until`` how far its state online has come."""
+    """One view, its freshness, and the models that use it."""
 
     name: str
     hash: str
@@ -38,24 +40,30 @@ class ViewEntry(Frozen):
     keys: tuple[str, ...]
     source: str
     ingested_until: datetime | None
+    """From when the newest ingested event counts."""
     online_until: datetime | None
+    """From when the newest event in the online store counts."""
     staleness: str
+    """A sentence, when the source is stale."""
     users: tuple[str, ...]
+    """Model versions that use the view."""
     features: tuple[FeatureEntry, ...]
 
 
 class FeatureCatalog(Frozen):
-    """All views of a project; ``frame`` names the training frame that the figures are of, ``faults`` what could not be read."""
+    """All views of a project."""
 
     project: str
     at: datetime
     frame: str
+    """The training frame from which the statistics are."""
     views: tuple[ViewEntry, ...]
     faults: tuple[str, ...] = ()
+    """Model versions that could not be read, and why."""
 
 
 def profile_columns(columns: tuple[Column, ...], frame: pl.DataFrame) -> Profile:
-    """Figures of the columns that the frame has."""
+    """Profile those of ``columns`` that the frame has."""
     present = tuple(column for column in columns if column.name in frame.columns)
     profile = Profile.empty(present)
     profile.update(frame.select(column.name for column in present).to_arrow())
@@ -63,33 +71,35 @@ def profile_columns(columns: tuple[Column, ...], frame: pl.DataFrame) -> Profile
 
 
 def feature_entries(view: FeatureView, profile: Profile | None) -> tuple[FeatureEntry, ...]:
-    """The view's features, in order, with their figures where there are any."""
-    made = {a.name: f"{a.op} of {a.column} over {_span(a.window)}" for a in view.aggregates}
-    made |= {f.name: f"newest {f.column}" + (f" within {_span(view.ttl)}" if view.ttl else "") for f in view.latest}
-    return tuple(_entry(column, made[column.name], profile) for column in view.columns)
+    """Describe the view's features, in order, with statistics where ``profile`` has them."""
+    definitions = {a.name: f"{a.op} of {a.column} over {_span(a.window)}" for a in view.aggregates}
+    definitions |= {
+        f.name: f"newest {f.column}" + (f" within {_span(view.ttl)}" if view.ttl else "") for f in view.latest
+    }
+    return tuple(_entry(column, definitions[column.name], profile) for column in view.columns)
 
 
 def view_users(view: FeatureView, versions: Mapping[str, tuple[FeatureView, ...]]) -> tuple[str, ...]:
-    """Versions that use the view as it is defined now, and those that use an earlier definition of its name."""
-    now = [name for name, views in versions.items() if view.content_hash in {v.content_hash for v in views}]
-    named = [name for name, views in versions.items() if view.name in {v.name for v in views} and name not in now]
-    return (*now, *(f"{name}, as it was defined before" for name in named))
+    """Return the versions that use the view as it is defined now, then those that use an earlier definition."""
+    current = [name for name, views in versions.items() if view.content_hash in {v.content_hash for v in views}]
+    earlier = [name for name, views in versions.items() if view.name in {v.name for v in views} and name not in current]
+    return (*current, *(f"{name}, an earlier definition" for name in earlier))
 
 
-def _entry(column: Column, made: str, profile: Profile | None) -> FeatureEntry:
-    bare = FeatureEntry(name=column.name, kind=column.kind, definition=made)
+def _entry(column: Column, definition: str, profile: Profile | None) -> FeatureEntry:
+    entry = FeatureEntry(name=column.name, kind=column.kind, definition=definition)
     if profile is None:
-        return bare
+        return entry
     number, category = profile.numbers.get(column.name), profile.categories.get(column.name)
     if number is not None and number.total:
         figures = {"missing": number.nulls / number.total}
         if number.count:
             figures |= {"mean": number.mean, "std": number.std, "low": number.min, "high": number.max}
-        return bare.model_copy(update=figures)
+        return entry.model_copy(update=figures)
     if category is not None and category.total:
-        top = sorted(category.counts, key=lambda value: (-category.counts[value], value))[:_TOP]
-        return bare.model_copy(update={"missing": category.nulls / category.total, "most_common": tuple(top)})
-    return bare
+        top = sorted(category.counts, key=lambda value: (-category.counts[value], value))[:_TOP_VALUES]
+        return entry.model_copy(update={"missing": category.nulls / category.total, "most_common": tuple(top)})
+    return entry
 
 
 def _span(window: timedelta) -> str:

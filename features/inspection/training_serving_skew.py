@@ -1,4 +1,4 @@
-"""Served features against the same features computed offline, bit for bit. Pure: two frames in, differences out."""
+"""Compares served features with the same features computed offline, bit for bit. Pure."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import polars as pl
 
 from cluster.values import Frozen
 from features.definitions import Column, FeatureSet
-from features.types import AS_OF
-
-ID = "id"
+from features.types import AS_OF, ID
 
 
 class SkewExample(Frozen):
-    """One row whose values differ: the row's id, the time of its features, and both values as text."""
+    """A row whose values differ: its id, the time of its features, and both values as text."""
 
     id: str
     as_of: str
@@ -24,22 +22,25 @@ class SkewExample(Frozen):
 
 
 class FeatureSkew(Frozen):
-    """How one feature of ``origin`` (a view's name, or "request") compares over ``rows`` rows.
-
-    Of the ``mismatches``, ``only_offline`` had no value when they were served, and ``only_served`` have none offline.
-    ``largest_difference`` is the largest difference between two numbers.
-    """
+    """How served and offline values of one feature differ."""
 
     feature: str
     origin: str
+    """Name of the view, or "request"."""
     rows: int
+    """Rows compared."""
     mismatches: int
+    """Rows whose values differ."""
     only_offline: int
+    """Mismatches without a served value."""
     only_served: int
+    """Mismatches without an offline value."""
     largest_difference: float
+    """Between two numbers."""
     example: SkewExample | None
 
     def merge(self, other: FeatureSkew) -> FeatureSkew:
+        """Combine with the result of other rows."""
         return FeatureSkew(
             feature=self.feature,
             origin=self.origin,
@@ -53,21 +54,27 @@ class FeatureSkew(Frozen):
 
 
 def compare_frames(features: FeatureSet, served: pl.DataFrame, offline: pl.DataFrame) -> list[FeatureSkew]:
-    """Each computed feature, in the order of the feature set; request columns are given, not computed.
+    """Compare each computed feature. Request columns are inputs, and not compared.
 
-    ``served`` also has ``id`` and ``as_of``; both frames have the same requests in the same order.
+    Args:
+        features: The feature set.
+        served: Served features, ``id`` and ``as_of``.
+        offline: Offline features of the same requests in the same order.
+
+    Returns:
+        One result for each derived feature and view column, in the order of the feature set.
     """
     origins = [(Column(name=d.name, kind=d.kind), "request") for d in features.derived]
     origins += [(column, view.name) for view in features.views for column in view.columns]
     return [_skew(column, origin, served, offline.get_column(column.name)) for column, origin in origins]
 
 
-def merge_skews(found: Iterable[FeatureSkew]) -> list[FeatureSkew]:
-    """Findings of several parts, one for each feature."""
+def merge_skews(skews: Iterable[FeatureSkew]) -> list[FeatureSkew]:
+    """Combine the results of several parts, one for each feature."""
     merged: dict[tuple[str, str], FeatureSkew] = {}
-    for one in found:
-        key = (one.origin, one.feature)
-        merged[key] = merged[key].merge(one) if key in merged else one
+    for skew in skews:
+        key = (skew.origin, skew.feature)
+        merged[key] = merged[key].merge(skew) if key in merged else skew
     return list(merged.values())
 
 
@@ -88,7 +95,7 @@ def _skew(column: Column, origin: str, served: pl.DataFrame, offline: pl.Series)
 
 
 def _differs(ours: pl.Series, theirs: pl.Series) -> np.ndarray:
-    """Whether cells differ: a null is equal to a null alone, a number to the same 64 bits, -0.0 not to 0.0."""
+    """Whether cells differ: null equals only null, and numbers are equal when all 64 bits are, so -0.0 is not 0.0."""
     if not ours.dtype.is_float():
         return np.asarray(ours.cast(theirs.dtype).ne_missing(theirs).to_numpy())
     bits = [values.fill_null(0.0).cast(pl.Float64).to_numpy().view(np.int64) for values in (ours, theirs)]

@@ -1,12 +1,13 @@
 """The point-in-time join over a Ray cluster, for tables larger than memory and keys of any skew.
 
-    deal_events   a data file, a view  ->  the view's history, by bucket (few events: left out, answer reads the files)
-    deal_rows     a block, an entity   ->  keys and times of its rows, by bucket
-    answer        a part of a view     ->  its events sorted and summed up; features of its rows, by block
-    gather        a block              ->  its rows in their order, the features of all views beside them
+    partition_events   a data file, a view     ->  the view's history by bucket (skipped when there are few events:
+                                                   join_partition then reads the files itself)
+    partition_rows     a block, an entity      ->  keys and times of its rows by bucket
+    join_partition     a partition of a view   ->  features of its rows by block
+    assemble_block     a block                 ->  its rows in order, with the features of all views
 
-Nothing is ever whole in one process: a task holds a data file, a block, or a part. What lies between the steps is in
-Ray's object store, which spills to disk. docs/decisions/0021 says why it is not Ray Data's.
+No process ever has all data: a task has a data file, a block, or a partition. Between the steps, data is in Ray's
+object store, which spills to disk. docs/decisions/0021 explains why this is not the shuffle of Ray Data.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from features.offline.point_in_time import build_index, look_up_features
 from features.types import AS_OF
 
 Reference = Any
-"""A ray.ObjectRef; its type says nothing about what it refers to."""
+"""A ray.ObjectRef, whose type does not say what it refers to."""
 
 _CPUS = 0.5
 
-_Tally = list[tuple[int, np.ndarray]]
-"""Of each bucket of a data file: events, and some of their known-at times."""
+_BucketStats = list[tuple[int, np.ndarray]]
+"""For each bucket of a data file: number of events, and a sample of their known-at times."""
 
 
 def point_in_time_join(
@@ -43,98 +44,110 @@ def point_in_time_join(
     sources: Mapping[str, Sequence[IcebergPart]],
     max_tasks: int,
 ) -> list[Reference]:
-    """Blocks of rows (pyarrow tables with key columns and ``as_of``) with the views' features beside them.
+    """Join blocks of rows with the features of views, on the cluster.
 
-    ``sources`` are the data files of each source, in order; ``at_once`` bounds the tasks under way, and with them
-    memory. Row count, order and repeats are those of the blocks. Raises DataError for a source without rows; what
-    pit.prepare and pit.lookup refuse is raised where the blocks are read.
+    Args:
+        views: The views.
+        blocks: References to pyarrow tables with the key columns and ``as_of``.
+        sources: Data files of each source, in order.
+        max_tasks: Maximum number of tasks that run at the same time; it bounds memory.
+
+    Returns:
+        References to the blocks with the views' features as further columns; rows, their order and repeats stay.
+        Errors of single rows, such as DataError for a value too large for its resolution, are raised by ``ray.get``.
+
+    Raises:
+        DataError: A source has no rows.
     """
-    crew = _Crew(max_tasks)
-    counts = [entity_partition.bucket_count(_events(view, sources), len(views), max_tasks) for view in views]
-    files = [_by_bucket(crew, view, sources[view.source], n) for view, n in zip(views, counts, strict=True)]
-    asked = {key: _asked(crew, blocks, *key) for key in _entities(views, counts)}
-    dealt = [_dealt(view, of_view) for view, of_view in zip(views, files, strict=True)]
-    answers = [
-        [_answers(crew, view, part, of_view, asked[view.entity.keys, how.buckets]) for part in how.partitions]
-        for view, of_view, how in zip(views, files, dealt, strict=True)
+    pool = _TaskPool(max_tasks)
+    counts = [entity_partition.bucket_count(_event_count(view, sources), len(views), max_tasks) for view in views]
+    files = [_bucket_events(pool, view, sources[view.source], n) for view, n in zip(views, counts, strict=True)]
+    entities = dict.fromkeys((view.entity.keys, count) for view, count in zip(views, counts, strict=True))
+    rows = {entity: _bucket_rows(pool, blocks, *entity) for entity in entities}
+    plans = [_plan(view, of_view) for view, of_view in zip(views, files, strict=True)]
+    features = [
+        [_join(pool, view, part, of_view, rows[view.entity.keys, plan.buckets]) for part in plan.partitions]
+        for view, of_view, plan in zip(views, files, plans, strict=True)
     ]
     return [
-        crew.run(_gather, 1, block, dealt, [[part[b] for part in of_view] for of_view in answers])[0]
+        pool.run(_assemble_block, 1, block, plans, [[part[b] for part in of_view] for of_view in features])[0]
         for b, block in enumerate(blocks)
     ]
 
 
-class _Crew:
-    """Runs tasks, no more than ``at_once`` at a time: the next one is not asked for before another one has ended."""
+class _TaskPool:
+    """Runs at most ``max_tasks`` tasks at a time; ``run`` blocks until there is room."""
 
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
+    def __init__(self, max_tasks: int) -> None:
+        self._max_tasks = max_tasks
         self._running: list[Reference] = []
 
     def run(self, task: Any, returns: int, *arguments: Any) -> list[Reference]:
-        """References to the task's ``returns`` results."""
-        if len(self._running) >= self._at_once:
+        """Start a task; returns references to its ``returns`` results."""
+        if len(self._running) >= self._max_tasks:
             _, self._running = ray.wait(self._running, num_returns=1, fetch_local=False)
-        made = task.options(num_returns=returns).remote(*arguments)
-        made = made if returns > 1 else [made]
-        self._running.append(made[0])
-        return list(made)
+        results = task.options(num_returns=returns).remote(*arguments)
+        results = results if returns > 1 else [results]
+        self._running.append(results[0])
+        return list(results)
 
 
-def _events(view: FeatureView, sources: Mapping[str, Sequence[IcebergPart]]) -> int:
+def _event_count(view: FeatureView, sources: Mapping[str, Sequence[IcebergPart]]) -> int:
     files = sources[view.source]
     if not files:
-        raise DataError(f"feature view {view.name!r}: source {view.source!r} has no rows", "land some first")
+        raise DataError(
+            f"feature view {view.name!r}: source {view.source!r} has no rows",
+            "ingest it first",
+            code="data.source_empty",
+            view=view.name,
+            source=view.source,
+        )
     return sum(file.rows for file in files)
 
 
-def _entities(views: Sequence[FeatureView], counts: Sequence[int]) -> dict[tuple[tuple[str, ...], int], None]:
-    return dict.fromkeys((view.entity.keys, count) for view, count in zip(views, counts, strict=True))
-
-
-def _by_bucket(crew: _Crew, view: FeatureView, files: Sequence[IcebergPart], count: int) -> list[list[Any]]:
-    """Of each data file a tally and the buckets; of a single bucket the file as it is, which is read where it is joined."""
+def _bucket_events(pool: _TaskPool, view: FeatureView, files: Sequence[IcebergPart], count: int) -> list[list[Any]]:
+    """For each data file, statistics and buckets; with one bucket, the file itself, to be read where it is joined."""
     if count == 1:
         return [[None, file] for file in files]
-    return [crew.run(_deal_events, 1 + count, file, view, count) for file in files]
+    return [pool.run(_partition_events, 1 + count, file, view, count) for file in files]
 
 
-def _dealt(view: FeatureView, files: list[list[Any]]) -> Partitioning:
-    tallies = [tally for tally, *_ in files]
-    if tallies[0] is None:
-        return Partitioning(view.entity.keys, 1, (Partition(0),))
-    return entity_partition.plan_partitions(view.entity.keys, *_tallied(ray.get(tallies)))
-
-
-def _asked(crew: _Crew, blocks: Sequence[Reference], keys: tuple[str, ...], count: int) -> list[list[Reference]]:
-    """The rows of each block by bucket of an entity."""
+def _bucket_rows(
+    pool: _TaskPool, blocks: Sequence[Reference], keys: tuple[str, ...], count: int
+) -> list[list[Reference]]:
+    """The rows of each block by bucket."""
     if count == 1:
         return [[block] for block in blocks]
-    return [crew.run(_deal_rows, count, block, keys, count) for block in blocks]
+    return [pool.run(_partition_rows, count, block, keys, count) for block in blocks]
 
 
-def _tallied(tallies: Sequence[_Tally]) -> tuple[list[int], dict[int, np.ndarray]]:
-    """Events of each bucket, and known-at times drawn from it."""
-    buckets = list(zip(*tallies, strict=True))
+def _plan(view: FeatureView, files: list[list[Any]]) -> Partitioning:
+    statistics = [of_file for of_file, *_ in files]
+    if statistics[0] is None:
+        return Partitioning(view.entity.keys, 1, (Partition(0),))
+    by_file: list[_BucketStats] = ray.get(statistics)
+    buckets = list(zip(*by_file, strict=True))
     events = [sum(n for n, _ in bucket) for bucket in buckets]
-    return events, {b: np.concatenate([times for _, times in bucket]) for b, bucket in enumerate(buckets)}
+    samples = {b: np.concatenate([times for _, times in bucket]) for b, bucket in enumerate(buckets)}
+    return entity_partition.plan_partitions(view.entity.keys, events, samples)
 
 
-def _answers(
-    crew: _Crew, view: FeatureView, part: Partition, files: list[list[Any]], asked: list[list[Reference]]
+def _join(
+    pool: _TaskPool, view: FeatureView, part: Partition, files: list[list[Any]], blocks: list[list[Reference]]
 ) -> list[Reference]:
-    """The part's features of each block's rows."""
+    """The partition's features of each block's rows."""
     events = [file[1 + part.bucket] for file in files]
-    rows = [block[part.bucket] for block in asked]
-    # In lists, references are fetched one after the other, and never all of a large bucket at the same time.
-    return crew.run(_answer, len(asked), view, part, events, rows)
+    rows = [block[part.bucket] for block in blocks]
+    # References in lists are fetched one after another, so that a large bucket is never fetched as a whole.
+    return pool.run(_join_partition, len(blocks), view, part, events, rows)
 
 
 @ray.remote(num_cpus=_CPUS)
-def _deal_events(file: IcebergPart, view: FeatureView, count: int) -> Any:
-    """A tally, and the history of each bucket."""
-    known = _known(view, file)
-    pieces = entity_partition.split_rows(known, entity_partition.assign_buckets(known, view.entity.keys, count), count)
+def _partition_events(file: IcebergPart, view: FeatureView, count: int) -> Any:
+    """Statistics, and the history of each bucket."""
+    history = _history(view, file)
+    numbers = entity_partition.assign_buckets(history, view.entity.keys, count)
+    pieces = entity_partition.split_rows(history, numbers, count)
     return [
         [(piece.height, entity_partition.sample_known_times(piece)) for piece in pieces],
         *(piece.to_arrow() for piece in pieces),
@@ -142,40 +155,38 @@ def _deal_events(file: IcebergPart, view: FeatureView, count: int) -> Any:
 
 
 @ray.remote(num_cpus=_CPUS)
-def _deal_rows(block: pa.Table, keys: tuple[str, ...], count: int) -> Any:
+def _partition_rows(block: pa.Table, keys: tuple[str, ...], count: int) -> Any:
     rows = pl.DataFrame(block.select([*keys, AS_OF]))
-    return [
-        piece.to_arrow()
-        for piece in entity_partition.split_rows(rows, entity_partition.assign_buckets(rows, keys, count), count)
-    ]
+    numbers = entity_partition.assign_buckets(rows, keys, count)
+    return [piece.to_arrow() for piece in entity_partition.split_rows(rows, numbers, count)]
 
 
 @ray.remote(num_cpus=_CPUS)
-def _answer(view: FeatureView, part: Partition, events: list[Any], rows: list[Reference]) -> Any:
-    """Features of the part's rows, a table for each block."""
-    known = entity_partition.select_events(view, part, (_known(view, piece) for piece in events))
-    prepared = build_index(view, known)
-    del known
-    found = []
+def _join_partition(view: FeatureView, part: Partition, events: list[Any], rows: list[Reference]) -> Any:
+    """Features of the partition's rows, a table for each block."""
+    history = entity_partition.select_events(view, part, (_history(view, piece) for piece in events))
+    index = build_index(view, history)
+    del history
+    features = []
     for piece in rows:
         table: pa.Table = ray.get(piece)
-        asked = pl.DataFrame(table.select([*view.entity.keys, AS_OF]))
-        found.append(look_up_features(view, prepared, entity_partition.select_rows(part, asked)).to_arrow())
-    return found if len(found) > 1 else found[0]
+        block = pl.DataFrame(table.select([*view.entity.keys, AS_OF]))
+        features.append(look_up_features(view, index, entity_partition.select_rows(part, block)).to_arrow())
+    return features if len(features) > 1 else features[0]
 
 
 @ray.remote(num_cpus=_CPUS)
-def _gather(block: pa.Table, dealt: list[Partitioning], answers: list[list[Reference]]) -> pa.Table:
+def _assemble_block(block: pa.Table, plans: list[Partitioning], features: list[list[Reference]]) -> pa.Table:
     rows = pl.DataFrame(block)
-    found = []
-    for how, parts in zip(dealt, answers, strict=True):
+    of_views = []
+    for plan, parts in zip(plans, features, strict=True):
         pieces = [pl.DataFrame(piece) for piece in ray.get(parts)]
-        found.append(entity_partition.concat(pieces, entity_partition.assign_partitions(how, rows)))
-    return pl.concat([rows, *found], how="horizontal").to_arrow()
+        of_views.append(entity_partition.concat(pieces, entity_partition.assign_partitions(plan, rows)))
+    return pl.concat([rows, *of_views], how="horizontal").to_arrow()
 
 
-def _known(view: FeatureView, events: IcebergPart | Reference) -> pl.DataFrame:
-    """A history: made of a data file, or fetched."""
+def _history(view: FeatureView, events: IcebergPart | Reference) -> pl.DataFrame:
+    """A history, built from a data file or fetched."""
     if isinstance(events, IcebergPart):
         return build_history(view, pl.DataFrame(events.table(view.source_columns)))
     return pl.DataFrame(ray.get(events))

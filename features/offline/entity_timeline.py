@@ -1,8 +1,8 @@
-"""Many entities' times in one array, and where in it a time of an entity stands: found for many rows at once. Pure.
+"""The times of many entities in one array, and fast lookups of an entity's time in it for many rows at once. Pure.
 
-Entity and time are run together into one number, so that entities stand behind one another on one line, and rows that are
-sorted along it are found in one pass over it. Where the numbers would leave 62 bits (131,000 entities with a year of
-events each), ranges are bisected instead, which takes three times as long.
+Entity and time are merged into one number, so that entities follow each other on one timeline, and sorted rows are
+found in one pass over it. Where these numbers would exceed 62 bits (131,000 entities with a year of events each),
+ranges are bisected instead, which takes three times as long.
 """
 
 from __future__ import annotations
@@ -19,38 +19,47 @@ MAX_BITS = 62
 
 @dataclass(frozen=True)
 class Timeline:
-    """The times of entity c lie at ``starts[c]`` to ``starts[c + 1]`` and ascend there.
+    """Times of entities, ascending within each entity.
 
-    The last entity has none: it stands in for all that are not known. ``merged`` [n] is None where numbers would not fit.
+    The last entity has no times: it represents all that are unknown.
     """
 
     starts: np.ndarray
+    """Entity c has the positions ``starts[c]`` to ``starts[c + 1]``. int64 [entities + 1]."""
     times: np.ndarray
+    """int64 microseconds [events]."""
     merged: np.ndarray | None
+    """Entity and time as one number, int64 [events]; None where it would not fit."""
     first: int
+    """The earliest time."""
     span: int
+    """Numbers that each entity takes in ``merged``."""
 
-    def sort_order(self, codes: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        """Rows along the line; ``upto`` is faster for rows in this order, also for times that are all shifted."""
+    def sort_order(self, codes: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Return an order of rows in which ``range_ends`` is faster, also when all times are shifted."""
         if self.merged is None:
             return np.arange(codes.size)
-        return pl.Series(self._place(codes, asked)).arg_sort().to_numpy()
+        return pl.Series(self._merge(codes, times)).arg_sort().to_numpy()
 
-    def range_ends(self, codes: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        """For each row the first position of its entity (``codes``) whose time is > ``asked``, or the end of the entity."""
+    def range_ends(self, codes: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Return for each row the first position of entity ``codes`` with a later time, or the end of the entity."""
         if self.merged is None:
-            return range_ends(self.times, self.starts[codes], self.starts[codes + 1], asked)
-        found: np.ndarray = np.searchsorted(self.merged, self._place(codes, asked), side="right")
-        return found
+            return range_ends(self.times, self.starts[codes], self.starts[codes + 1], times)
+        ends: np.ndarray = np.searchsorted(self.merged, self._merge(codes, times), side="right")
+        return ends
 
-    def _place(self, codes: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        """Times before all others are in the gap before the entity's first."""
-        placed: np.ndarray = codes * self.span + np.clip(asked - (self.first - 1), 0, self.span - 1)
-        return placed
+    def _merge(self, codes: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Times before all others fall into the gap before the entity's first."""
+        merged: np.ndarray = codes * self.span + np.clip(times - (self.first - 1), 0, self.span - 1)
+        return merged
 
 
 def merge_timeline(codes: pl.Series, times: pl.Series, entities: int) -> tuple[pl.Series | None, int, int]:
-    """The line of events in any order, None where it does not fit; the first time; and the numbers of an entity."""
+    """Merge entity codes and times, in any order, into one number each.
+
+    Returns:
+        The numbers, or None where they do not fit; the earliest time; and the numbers that each entity takes.
+    """
     first, last = times.min(), times.max()
     if not isinstance(first, int) or not isinstance(last, int):
         return codes.cast(pl.Int64), 0, 1

@@ -1,8 +1,8 @@
 """The point-in-time join: what was known of an entity at the time of each row. Pure.
 
 Windows count what *became known* in (t - window, t]. Events are sorted by entity and known-at time once; a window is
-then a range of positions, found by bisection, and an aggregate a question about ranges (features/offline/window_aggregates.py). The
-cost is that of sorting, whatever the windows.
+then a range of positions, found by bisection, and an aggregate is a query over ranges
+(features/offline/window_aggregates.py). The cost is that of sorting, whatever the windows.
 """
 
 from __future__ import annotations
@@ -27,125 +27,152 @@ from features.offline.entity_timeline import Timeline, merge_timeline
 from features.offline.window_aggregates import ColumnIndex, index_column
 from features.types import AS_OF
 
-_CODE, _LINE = "__code", "__line"
+_CODE, _MERGED = "__code", "__merged"
 
 
 @dataclass(frozen=True)
 class EventIndex:
-    """The events of one view, sorted by entity and time; immutable, to be shared by all who look up.
-
-    ``entities`` has the key columns and a code; ``timeline`` is from when each event counts. ``latest_index`` [n] is where the newest event stands among those of its entity
-    up to it; ``event_times`` [n] and ``latest_values`` have the event times and values to be found there.
-    """
+    """The events of one view, sorted by entity and time. Immutable, so that lookups can share it."""
 
     entities: pl.DataFrame
+    """Key columns, and the code of each entity."""
     timeline: Timeline
+    """From when each event counts."""
     columns: dict[str, ColumnIndex]
+    """Aggregated columns."""
     latest_index: np.ndarray
+    """At each event, the position of the newest event of its entity so far, int64 [events]; empty without latest."""
     event_times: np.ndarray
+    """Event time of each event, int64 [events]; empty without latest."""
     latest_values: pl.DataFrame
+    """Values of each event for latest."""
 
 
 def index_events(view: FeatureView, events: pl.DataFrame) -> EventIndex:
-    """Sort and sum up the view's events, rows of its source. Raises DataError for what history() or units() refuses."""
+    """Index events for lookups.
+
+    Args:
+        view: The view.
+        events: Rows of its source.
+
+    Raises:
+        DataError: The rows cannot be converted to a history, or a value is too large for its resolution.
+    """
     return build_index(view, build_history(view, events))
 
 
-def build_index(view: FeatureView, known: pl.DataFrame) -> EventIndex:
-    """``prepare`` for a history."""
+def build_index(view: FeatureView, history: pl.DataFrame) -> EventIndex:
+    """``index_events`` for a history."""
     keys = list(view.entity.keys)
-    entities = known.select(keys).unique().with_row_index(_CODE)
-    coded = known.join(entities, on=keys, how="left", maintain_order="left").drop(keys)
-    line, first, span = merge_timeline(coded.get_column(_CODE), coded.get_column(KNOWN_AT), entities.height)
-    by = [_CODE, KNOWN_AT] if line is None else [_LINE]
-    lined = coded if line is None else coded.with_columns(line.alias(_LINE))
-    # Equals stay in the order of the source, which is the last resort of the rule for ties.
-    ordered = lined.sort(*by, *([TIE_BREAKER] if view.ties else []), maintain_order=True)
-    # One more, where there is nothing, for the rows whose entity is not known.
+    entities = history.select(keys).unique().with_row_index(_CODE)
+    coded = history.join(entities, on=keys, how="left", maintain_order="left").drop(keys)
+    merged, first, span = merge_timeline(coded.get_column(_CODE), coded.get_column(KNOWN_AT), entities.height)
+    by = [_CODE, KNOWN_AT] if merged is None else [_MERGED]
+    placed = coded if merged is None else coded.with_columns(merged.alias(_MERGED))
+    # Equal events keep the order of the source, which decides last.
+    ordered = placed.sort(*by, *([TIE_BREAKER] if view.ties else []), maintain_order=True)
+    # One more entity without events, for rows whose entity is unknown.
     starts = np.searchsorted(ordered.get_column(_CODE).to_numpy(), np.arange(entities.height + 2))
-    places = None if line is None else ordered.get_column(_LINE).to_numpy()
+    positions = None if merged is None else ordered.get_column(_MERGED).to_numpy()
     return EventIndex(
         entities=entities,
-        timeline=Timeline(starts, ordered.get_column(KNOWN_AT).to_numpy(), places, first, span),
+        timeline=Timeline(starts, ordered.get_column(KNOWN_AT).to_numpy(), positions, first, span),
         columns={column: index_column(view, column, ordered, _CODE) for column in {a.column for a in view.aggregates}},
-        latest_index=_leaders(ordered) if view.latest else np.empty(0, np.int64),
+        latest_index=_latest_index(ordered) if view.latest else np.empty(0, np.int64),
         event_times=ordered.get_column(EVENT_TIME).to_numpy() if view.latest else np.empty(0, np.int64),
         latest_values=ordered.select(latest_column(f) for f in view.latest),
     )
 
 
-def look_up_features(view: FeatureView, prepared: EventIndex, rows: pl.DataFrame) -> pl.DataFrame:
-    """The view's features for each row of ``rows`` (key columns and ``as_of``), in the order of the rows.
+def look_up_features(view: FeatureView, index: EventIndex, rows: pl.DataFrame) -> pl.DataFrame:
+    """Look up the view's features for rows.
 
-    A row with a null key or null ``as_of`` gets nulls. A key without events gets count 0, sum 0 and nulls.
-    Raises DataError for times without a zone, keys that are floats, and sums that may leave 64 bits.
+    Args:
+        view: The view.
+        index: Its events.
+        rows: Key columns and ``as_of``.
+
+    Returns:
+        The view's columns, in the order of the rows. A row with a null key or null ``as_of`` has nulls; a key without
+        events has count 0, sum 0 and nulls.
+
+    Raises:
+        DataError: A column is missing, times have no zone, keys are floats, or a sum may exceed 64 bits.
     """
-    asked = _asked(view, prepared, rows)
-    lows = {w: prepared.timeline.range_ends(asked.codes, asked.at - w) for w in {a.window_us for a in view.aggregates}}
+    queries = _queries(view, index, rows)
+    windows = {a.window_us for a in view.aggregates}
+    lows = {w: index.timeline.range_ends(queries.codes, queries.times - w) for w in windows}
     features = []
     for aggregate in view.aggregates:
-        found = prepared.columns[aggregate.column].aggregate(aggregate, lows[aggregate.window_us], asked.end)
-        # No feature is ever NaN, as values are finite: NaN stands for null.
-        cells = asked.back(np.where(asked.usable, found, np.nan))
+        values = index.columns[aggregate.column].aggregate(aggregate, lows[aggregate.window_us], queries.end)
+        # No feature is ever NaN, since values are finite: NaN represents null.
+        cells = queries.in_row_order(np.where(queries.usable, values, np.nan))
         features.append(pl.Series(aggregate.name, cells).fill_nan(None))
-    return pl.DataFrame(features + _latest(view, prepared, asked))
+    return pl.DataFrame(features + _latest(view, index, queries))
 
 
 def join(view: FeatureView, events: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """``lookup`` after ``prepare``, for one use."""
+    """Index the events and look up the rows, for one use."""
     return look_up_features(view, index_events(view, events), rows)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """Rows as ranges of events: those of the row's entity that count at its time, [start, end). In ``order`` of the line.
+class _Queries:
+    """Rows as ranges [start, end) of events: those of the row's entity that count at its time.
 
-    ``at`` is the last microsecond that counts; ``usable`` is false for a row without key or time.
+    All arrays are in the ``order`` of the timeline. ``times`` are the last microseconds that count; ``usable`` is
+    false for a row without key or time.
     """
 
     order: np.ndarray
     codes: np.ndarray
     start: np.ndarray
     end: np.ndarray
-    at: np.ndarray
+    times: np.ndarray
     usable: np.ndarray
 
-    def back(self, cells: np.ndarray) -> np.ndarray:
-        """Cells of the rows, in the order in which they were asked for."""
-        found = np.empty_like(cells)
-        found[self.order] = cells
-        return found
+    def in_row_order(self, cells: np.ndarray) -> np.ndarray:
+        restored = np.empty_like(cells)
+        restored[self.order] = cells
+        return restored
 
 
-def _asked(view: FeatureView, prepared: EventIndex, rows: pl.DataFrame) -> _Asked:
-    where, keys = f"rows that ask for feature view {view.name!r}", list(view.entity.keys)
+def _queries(view: FeatureView, index: EventIndex, rows: pl.DataFrame) -> _Queries:
+    where, keys = f"rows for feature view {view.name!r}", list(view.entity.keys)
     if missing := [column for column in (*keys, AS_OF) if column not in rows.columns]:
-        raise DataError(f"{where} lack the columns {', '.join(missing)}")
+        raise DataError(
+            f"{where} lack columns {', '.join(missing)}",
+            code="data.missing_columns",
+            view=view.name,
+            columns=missing,
+        )
     at = epoch_us(rows.schema, AS_OF, where, up=False)
     named = rows.select(*(key_as_text(rows.schema, key, where) for key in keys), at.alias(KNOWN_AT))
-    found = named.join(prepared.entities, on=keys, how="left", maintain_order="left")
-    codes = found.get_column(_CODE).fill_null(prepared.entities.height).cast(pl.Int64).to_numpy()
-    moments = found.get_column(KNOWN_AT).fill_null(0).to_numpy() - int(view.strict)
+    coded = named.join(index.entities, on=keys, how="left", maintain_order="left")
+    codes = coded.get_column(_CODE).fill_null(index.entities.height).cast(pl.Int64).to_numpy()
+    times = coded.get_column(KNOWN_AT).fill_null(0).to_numpy() - int(view.strict)
     usable = named.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy()
-    line = prepared.timeline
-    order = line.sort_order(codes, moments)
-    codes, moments = codes[order], moments[order]
-    return _Asked(order, codes, line.starts[codes], line.range_ends(codes, moments), moments, usable[order])
+    timeline = index.timeline
+    order = timeline.sort_order(codes, times)
+    codes, times = codes[order], times[order]
+    return _Queries(order, codes, timeline.starts[codes], timeline.range_ends(codes, times), times, usable[order])
 
 
-def _leaders(ordered: pl.DataFrame) -> np.ndarray:
-    # Of equals the last one, by the sort. The first event of an entity leads, so that none of another one is carried on.
+def _latest_index(ordered: pl.DataFrame) -> np.ndarray:
+    # Of equal times the last one, by the sort. The first event of an entity always leads, so that no event of another
+    # entity is carried over.
     leads = ordered.select(pl.col(EVENT_TIME) >= pl.col(EVENT_TIME).cum_max().over(_CODE)).to_series().to_numpy()
     return np.maximum.accumulate(np.where(leads, np.arange(leads.size), 0))
 
 
-def _latest(view: FeatureView, prepared: EventIndex, asked: _Asked) -> list[pl.Series]:
+def _latest(view: FeatureView, index: EventIndex, queries: _Queries) -> list[pl.Series]:
     if not view.latest:
         return []
-    there = asked.usable & (asked.end > asked.start)
-    leader = np.zeros(there.size, np.int64)
-    leader[there] = prepared.latest_index[asked.end[there] - 1]
+    present = queries.usable & (queries.end > queries.start)
+    positions = np.zeros(present.size, np.int64)
+    positions[present] = index.latest_index[queries.end[present] - 1]
     if view.ttl_us is not None:
-        there[there] = prepared.event_times[leader[there]] > asked.at[there] - view.ttl_us
-    places = pl.Series(asked.back(leader)).set(pl.Series(asked.back(~there)), None)
-    return [prepared.latest_values.get_column(latest_column(f)).gather(places).alias(f.name) for f in view.latest]
+        present[present] = index.event_times[positions[present]] > queries.times[present] - view.ttl_us
+    missing = pl.Series(queries.in_row_order(~present))
+    rows = pl.Series(queries.in_row_order(positions)).set(missing, None)
+    return [index.latest_values.get_column(latest_column(f)).gather(rows).alias(f.name) for f in view.latest]

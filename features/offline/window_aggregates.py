@@ -1,8 +1,9 @@
-"""One aggregated column of many events, and its aggregates over ranges of them. Pure.
+"""Aggregates of a column over ranges of events. Pure.
 
 Sums are integers, multiples of the aggregate's resolution. They are exact, and each is rounded to float64 once:
 mean = sum * resolution / n, std = sqrt((n * squares - sum * sum) / (n * (n - 1))) * resolution, with the products and
-their difference in 128 bits. The online state (features/online/state_codec.py) reckons with the same integers, and gives the same bits.
+their difference in 128 bits. The online state (features/online/state_codec.py) computes with the same integers, and
+gives the same bits.
 """
 
 from __future__ import annotations
@@ -21,65 +22,87 @@ from features.offline.range_queries import count_distinct, prefix_sums, range_ex
 T = TypeVar("T")
 
 _MAX_SUM = 2**63 - 1
-_OF_SUMS = frozenset({"sum", "mean", "std"})
-_EXTREMES = frozenset({"min", "max"})
+_SUM_OPERATIONS = frozenset({"sum", "mean", "std"})
+_EXTREME_OPERATIONS = frozenset({"min", "max"})
 
 
 @dataclass(frozen=True)
 class ColumnIndex:
-    """A column in the order of the events; what no aggregate asks for is None.
-
-    ``count_sums`` and ``unit_sums`` [n + 1] are running totals of values and of their units, ``square_sums`` of squared units in 128
-    bits; ``max_unit`` is the largest unit; ``numbers`` [n] has NaN for missing; ``previous`` is that of ranges.distinct.
-    """
+    """A column prepared for range queries, in the order of the events. What no aggregate needs is None."""
 
     count_sums: np.ndarray
+    """Prefix sums of the number of values, int64 [n + 1]."""
     unit_sums: np.ndarray | None
+    """Prefix sums of the values in units of the resolution, int64 [n + 1]."""
     square_sums: pl.Series | None
+    """Prefix sums of the squared units, Int128 [n + 1]."""
     max_unit: int
+    """The largest unit by magnitude."""
     numbers: np.ndarray | None
+    """The values, NaN for missing, float64 [n]."""
     previous: np.ndarray | None
+    """``previous`` of range_queries.count_distinct, int64 [n]."""
 
     def aggregate(self, aggregate: Aggregate, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """The aggregate of each range [low, high), float64, NaN for null. Raises DataError when a sum may leave 64 bits."""
+        """Compute an aggregate over each range [low, high).
+
+        Returns:
+            float64 [ranges], NaN for null.
+
+        Raises:
+            DataError: A sum may exceed 64 bits.
+        """
         if aggregate.op in ("min", "max"):
-            return range_extremes(_there(self.numbers), low, high, aggregate.op)
+            return range_extremes(_require(self.numbers), low, high, aggregate.op)
         if aggregate.op == "distinct":
-            return count_distinct(_there(self.previous), low, high).astype(np.float64)
+            return count_distinct(_require(self.previous), low, high).astype(np.float64)
         n = self.count_sums[high] - self.count_sums[low]
         if aggregate.op == "count":
             return np.asarray(n, np.float64)
         if int(n.max(initial=0)) * self.max_unit > _MAX_SUM:
             raise DataError(
-                f"sums of {aggregate.column!r} may leave 64 bits at resolution {aggregate.resolution}",
-                f"declare a coarser resolution on aggregate {aggregate.name!r}",
+                f"sums of {aggregate.column!r} may exceed 64 bits at the resolution {aggregate.resolution}",
+                f"declare a coarser resolution for aggregate {aggregate.name!r}",
+                code="data.sum_exceeds_resolution",
+                column=aggregate.column,
+                resolution=aggregate.resolution,
             )
-        sums = _there(self.unit_sums)
+        sums = _require(self.unit_sums)
         total = sums[high] - sums[low]
         if aggregate.op == "std":
             return _std(n, total, _difference(self.square_sums, low, high), aggregate.resolution)
         scaled: np.ndarray = total.astype(np.float64) * aggregate.resolution
-        return _divided(scaled, n, n > 0) if aggregate.op == "mean" else scaled
+        return _divide(scaled, n, n > 0) if aggregate.op == "mean" else scaled
 
 
 def index_column(view: FeatureView, column: str, ordered: pl.DataFrame, code: str) -> ColumnIndex:
-    """A column of a history that is sorted by entity (the column ``code``) and time. Raises DataError as units() does."""
+    """Prepare a column for range queries.
+
+    Args:
+        view: The view.
+        column: Its aggregated column.
+        ordered: A history, sorted by entity and time.
+        code: The column of ``ordered`` that numbers entities.
+
+    Raises:
+        DataError: A value is too large for its resolution.
+    """
     aggregates = [a for a in view.aggregates if a.column == column]
     ops = {a.op for a in aggregates}
     cells = ordered.get_column(value_column(aggregates[0]))
-    whole = to_units(view, aggregates[0], cells).fill_null(0) if ops & _OF_SUMS else None
+    whole = to_units(view, aggregates[0], cells).fill_null(0) if ops & _SUM_OPERATIONS else None
     return ColumnIndex(
         count_sums=prefix_sums(cells.is_not_null().to_numpy()),
         unit_sums=None if whole is None else prefix_sums(whole.to_numpy()),
-        square_sums=_squares(whole) if whole is not None and "std" in ops else None,
+        square_sums=_square_sums(whole) if whole is not None and "std" in ops else None,
         max_unit=0 if whole is None else int(np.abs(whole.to_numpy()).max(initial=0)),
-        numbers=cells.fill_null(float("nan")).to_numpy() if ops & _EXTREMES else None,
+        numbers=cells.fill_null(float("nan")).to_numpy() if ops & _EXTREME_OPERATIONS else None,
         previous=_previous(ordered.get_column(code), cells) if "distinct" in ops else None,
     )
 
 
-def _squares(whole: pl.Series) -> pl.Series:
-    """Sums of the first 0, 1, ... n squares."""
+def _square_sums(whole: pl.Series) -> pl.Series:
+    """Prefix sums of squares."""
     wide = pl.concat([pl.Series([0], dtype=pl.Int64), whole.alias("")]).cast(pl.Int128).to_frame("u")
     return wide.select((pl.col("u") * pl.col("u")).cum_sum()).to_series()
 
@@ -91,7 +114,7 @@ def _previous(code: pl.Series, cells: pl.Series) -> np.ndarray:
 
 
 def _difference(totals: pl.Series | None, low: np.ndarray, high: np.ndarray) -> pl.Series:
-    gathered = pl.DataFrame({"high": _there(totals).gather(high), "low": _there(totals).gather(low)})
+    gathered = pl.DataFrame({"high": _require(totals).gather(high), "low": _require(totals).gather(low)})
     return gathered.select(pl.col("high") - pl.col("low")).to_series()
 
 
@@ -99,16 +122,16 @@ def _std(n: np.ndarray, total: np.ndarray, square_sums: pl.Series, resolution: f
     wide = pl.DataFrame({"n": n, "sum": total, "squares": square_sums}).cast(pl.Int128)
     spread = pl.col("n") * pl.col("squares") - pl.col("sum") * pl.col("sum")
     spreads = wide.select(spread.cast(pl.Float64)).to_series().to_numpy()
-    deviations: np.ndarray = np.sqrt(_divided(spreads, n * (n - 1), n > 1)) * resolution
+    deviations: np.ndarray = np.sqrt(_divide(spreads, n * (n - 1), n > 1)) * resolution
     return deviations
 
 
-def _divided(total: np.ndarray, by: np.ndarray, where: np.ndarray) -> np.ndarray:
+def _divide(total: np.ndarray, by: np.ndarray, where: np.ndarray) -> np.ndarray:
     quotients = np.full(total.size, np.nan)
     np.divide(total, by.astype(np.float64), out=quotients, where=where)
     return quotients
 
 
-def _there(made: T | None) -> T:
-    assert made is not None, "asked for an aggregate that the values were not made for"
-    return made
+def _require(prepared: T | None) -> T:
+    assert prepared is not None, "the column was not prepared for this aggregate"
+    return prepared

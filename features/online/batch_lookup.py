@@ -1,8 +1,11 @@
-"""Features of many entities at their times, from online states (features/online/state_codec.py), in a few array operations. Pure.
+"""Features of many entities at their times, from online states (features/online/state_codec.py). Pure.
 
-All views of a feature set are looked up together. A *point* is a time at which a view is cut: that of the request, or
-the start of a window before it. A window is what lies between two rows of a state: differences of running words give
-count, sum, mean and std; min, max and distinct look at the rows between.
+A few array operations look up all views of a feature set together. A *point* is a time at which a view is evaluated:
+that of the request, or the start of a window before it. A window is the range between two rows of a state: differences
+of running words give count, sum, mean and std; min, max and distinct read the rows in between.
+
+row_lookup.py does the same for single rows: an array operation costs as much as ten operations on numbers, and one
+implementation for both would slow down requests of one row.
 """
 
 from __future__ import annotations
@@ -16,19 +19,21 @@ from features.definitions import FeatureView
 from features.online.state_codec import HEAD_WORDS, NULL_TEXT, WORD_BYTES, StateLayout, concat_states, lookup_too_old
 
 _N, _CUT, _PEAK, _ = range(HEAD_WORDS)
-# Below it every integer of a variance's formula fits into 63 bits.
-_SAFE = 2.0**61
+# Below it, every integer in the formula of the variance fits into 63 bits.
+_EXACT_LIMIT = 2.0**61
 
 
 class LookupResult(NamedTuple):
-    """``numbers`` float64 [features, rows] of all views' numbers, NaN for missing; ``texts`` by category."""
+    """Features of all views."""
 
     numbers: np.ndarray
+    """float64 [number features, rows], NaN for missing."""
     texts: list[list[str | None]]
+    """By category feature, then by row."""
 
 
 class BatchLookup:
-    """The numbers and texts of ``views``, in the order of their columns: first all numbers, then all texts."""
+    """Looks up the features of several views; numbers and texts are each in the order of the views' columns."""
 
     def __init__(self, views: Sequence[FeatureView]) -> None:
         self.layouts = [StateLayout(view) for view in views]
@@ -45,7 +50,7 @@ class BatchLookup:
         }
         self._point = {point: i for i, point in enumerate(points)}
         self._view = np.array([v for v, _ in points], np.intp)
-        # A strict view sees what counts before the time: with whole microseconds, until one before it.
+        # A strict view sees events before the time, that is, up to one microsecond before it.
         self._back = _column([back + views[v].strict for v, back in points])
         self._width = _column([self.layouts[v].width for v, _ in points])
         self._oldest = _column([view.max_window_us + view.strict for view in views])
@@ -79,7 +84,7 @@ class BatchLookup:
         self._led_width = _column([self.layouts[v].width for v in self._led])
         self._event_word = _column([words[v]["event", ""] for v in self._led])
         self._lead_word = _column([words[v]["lead", ""] for v in self._led])
-        # Until when (before the time of a row) the newest event lasts.
+        # How long before the time of a row the newest event may have happened.
         self._ttl = _column(
             [view.strict + view.ttl_us if view.ttl_us is not None else 0 for view in (views[v] for v in self._led)]
         )
@@ -91,9 +96,15 @@ class BatchLookup:
         self._last_texts = [(slot[v], v, f.name) for v, f in latest if f.kind == "category"]
 
     def __call__(self, states: Sequence[bytes], which: np.ndarray, at: np.ndarray) -> LookupResult:
-        """Features at times ``at`` [rows]: ``states[which[v, row]]`` is the state of a row's entity in view v.
+        """Look up features.
 
-        Raises DataError when a state no longer holds what a time needs.
+        Args:
+            states: States of entities.
+            which: Position in ``states`` of the state of each row's entity, [views, rows].
+            at: Time of each row, microseconds since the epoch, [rows].
+
+        Raises:
+            DataError: A state no longer has the events that a time needs.
         """
         words, starts = concat_states(states)
         base = starts[which]
@@ -114,7 +125,7 @@ class BatchLookup:
             raise lookup_too_old(self.layouts[int(np.argmax(beyond.any(axis=1)))].view)
 
     def _search(self, words: np.ndarray, head: np.ndarray, count: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """Number of the last row of its state that counts at each point, [points, rows]; row 0 always does."""
+        """Number of the last row of the state that counts at each point, [points, rows]; row 0 always counts."""
         times = at - self._back
         first, last, width = head[self._view], count[self._view], self._width
         found = np.zeros(times.shape, np.int64)
@@ -159,8 +170,8 @@ class BatchLookup:
         peak = words[base[self._of[of]] + _PEAK].astype(np.float64)
         s1, s2 = grown("sum", of), grown("square", of)
         top, bottom = (n * s2 - s1 * s1).astype(np.float64), np.maximum(n * (n - 1), 1).astype(np.float64)
-        # Larger integers wrapped around: those few are worked out one by one, with integers of any size.
-        for w, r in np.argwhere(np.square(n * peak) > _SAFE):
+        # Larger integers wrapped around: these few are computed one by one, with integers of any size.
+        for w, r in np.argwhere(np.square(n * peak) > _EXACT_LIMIT):
             i = of[w]
             width, word = int(self._width[self._upto[i], 0]), int(self._word["sum"][i, 0])
             running = words[int(since[i, r]) + word : int(upto[i, r]) + word + 1 : width]
@@ -183,11 +194,11 @@ class BatchLookup:
         word = self._word["gap" if op == "distinct" else "value"][of]
         width = np.broadcast_to(self._width[self._upto[of]], (len(of), index.shape[1])).ravel()[some]
         first = (since[of] + word).ravel()[some]
-        # How far into its window each row is, from 1.
+        # Position of each row in its window, from 1.
         into = np.arange(ends[-1]) - np.repeat(starts, length) + 1
         cells = words[np.repeat(first, length) + into * np.repeat(width, length)]
         if op == "distinct":
-            # A value's first row in the window is the one whose predecessor stands before the window.
+            # A value's first row in the window is the one whose predecessor is before the window.
             result[some] = np.add.reduceat((cells >= into).astype(np.int64), starts)
         else:
             result[some] = (np.fmin if op == "min" else np.fmax).reduceat(cells.view(np.float64), starts)
@@ -218,7 +229,7 @@ class BatchLookup:
         self, words: np.ndarray, lead: np.ndarray, place: np.ndarray, base: np.ndarray, fresh: np.ndarray, view: int,
         name: str,
     ) -> list[str | None]:  # fmt: skip
-        """A category of the newest events, by row. ``place`` is the number of the row in its state."""
+        """A category of the newest event, by row. ``place`` is the number of the event in its state."""
         layout = self.layouts[view]
         word = layout.words["last text", name]
         last = base + HEAD_WORDS + words[base] * layout.width
@@ -236,5 +247,5 @@ class BatchLookup:
 
 
 def _column(values: Sequence, kind: type = np.int64) -> np.ndarray:
-    """Values as [n, 1], to go with every row."""
+    """Values as an array [n, 1], which broadcasts over rows."""
     return np.array(values, kind).reshape(-1, 1)

@@ -1,14 +1,14 @@
-"""From a landed table of any size to online state, in memory that does not grow with the table.
+"""Loads online state from a table of any size, with constant memory.
 
-Events must be taken in the order in which they count, and a table's files are in no order. So they are read twice: once
-to count how many events there are in each stretch of time, and once to put each into the file of its range of time. A range
-fits into memory; range after range is sorted and written. Each is a transaction of its own with its watermark: what was
-interrupted goes on where it stopped.
+Events must be applied in the order in which they count, and the files of a table have no order. So they are read
+twice: once to count the events of each time interval, and once to write each event into the file of its time range. A
+range fits into memory; ranges are sorted and applied one after another, each in its own transaction with its
+watermark. An interrupted load continues where it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,18 +21,19 @@ from cluster.values import Snapshot
 from features.definitions import FeatureView
 from features.events.event_history import KNOWN_AT
 from features.online.materialize import apply_events, new_events, watermark
+from features.online.spill import SpillFiles
 from features.online.store import OnlineStore
 
-# Events in memory at once.
+# Events that are kept in memory at once.
 _IN_MEMORY = 1_000_000
-_STRETCH_US = 60_000_000
-_MAX_STRETCHES = 1 << 20
+_INTERVAL_US = 60_000_000
+_MAX_INTERVALS = 1 << 20
 
 Batches = Callable[[], Iterator[pa.Table]]
 
 
 def load_snapshot(store: OnlineStore, view: FeatureView, tables: Tables, snapshot: Snapshot, until_us: int) -> int:
-    """materialize.materialize for a snapshot of the view's source; returns how many events were new."""
+    """``materialize.materialize`` for a snapshot of the view's source; returns the number of new events."""
 
     def batches() -> Iterator[pa.Table]:
         for part in tables.parts(snapshot)[1]:
@@ -42,68 +43,61 @@ def load_snapshot(store: OnlineStore, view: FeatureView, tables: Tables, snapsho
 
 
 def load_batches(store: OnlineStore, view: FeatureView, batches: Batches, until_us: int) -> int:
-    """The same for rows that can be read twice, batch by batch."""
+    """``load_snapshot`` for rows in batches that can be read several times."""
     since = watermark(store, view)
     histories = _histories(view, batches, since, until_us)
-    kept: list[pl.DataFrame] = []
-    for found in histories:
-        kept.append(found)
-        if sum(part.height for part in kept) > _IN_MEMORY:
-            del kept
-            return _in_ranges(store, view, lambda: _histories(view, batches, since, until_us))
-    return apply_events(store, view, pl.concat(kept)) if kept else 0
+    parts: list[pl.DataFrame] = []
+    for history in histories:
+        parts.append(history)
+        if sum(part.height for part in parts) > _IN_MEMORY:
+            del parts
+            return _load_ranges(store, view, lambda: _histories(view, batches, since, until_us))
+    return apply_events(store, view, pl.concat(parts)) if parts else 0
 
 
 def _histories(view: FeatureView, batches: Batches, since: int | None, until_us: int) -> Iterator[pl.DataFrame]:
     for batch in batches():
-        found = new_events(view, pl.DataFrame(batch), since, until_us)
-        if found.height:
-            yield found
+        history = new_events(view, pl.DataFrame(batch), since, until_us)
+        if history.height:
+            yield history
 
 
-def _in_ranges(store: OnlineStore, view: FeatureView, histories: Callable[[], Iterator[pl.DataFrame]]) -> int:
-    ends = _ends(histories())
+def _load_ranges(store: OnlineStore, view: FeatureView, histories: Callable[[], Iterator[pl.DataFrame]]) -> int:
+    ends = _range_ends(histories())
     with TemporaryDirectory(prefix="rayloop-") as folder:
-        files = _dealt(histories(), ends, Path(folder))
-        return sum(apply_events(store, view, pl.read_ipc_stream(file)) for file in files)
+        files = _spill(histories(), ends, Path(folder))
+        return sum(apply_events(store, view, pl.read_ipc_stream(path)) for path in files.paths)
 
 
-def _ends(histories: Iterator[pl.DataFrame]) -> np.ndarray:
+def _range_ends(histories: Iterator[pl.DataFrame]) -> np.ndarray:
     """Last microsecond of each range of about _IN_MEMORY events."""
     counts: dict[int, int] = {}
-    stretch = _STRETCH_US
-    for found in histories:
-        starts, sizes = np.unique(found.get_column(KNOWN_AT).to_numpy() // stretch, return_counts=True)
+    interval = _INTERVAL_US
+    for history in histories:
+        starts, sizes = np.unique(history.get_column(KNOWN_AT).to_numpy() // interval, return_counts=True)
         for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
             counts[start] = counts.get(start, 0) + size
-        while len(counts) > _MAX_STRETCHES:
-            counts, stretch = _coarser(counts), stretch * 2
+        while len(counts) > _MAX_INTERVALS:
+            counts, interval = _halve(counts), interval * 2
     starts = np.array(sorted(counts), np.int64)
     ranges = np.cumsum([counts[start] for start in starts.tolist()]) // _IN_MEMORY
     last = np.flatnonzero(np.diff(ranges, append=ranges[-1] + 1))
-    ends: np.ndarray = (starts[last] + 1) * stretch - 1
+    ends: np.ndarray = (starts[last] + 1) * interval - 1
     return ends
 
 
-def _coarser(counts: dict[int, int]) -> dict[int, int]:
+def _halve(counts: dict[int, int]) -> dict[int, int]:
     halved: dict[int, int] = {}
     for start, size in counts.items():
         halved[start // 2] = halved.get(start // 2, 0) + size
     return halved
 
 
-def _dealt(histories: Iterator[pl.DataFrame], ends: np.ndarray, folder: Path) -> Sequence[Path]:
+def _spill(histories: Iterator[pl.DataFrame], ends: np.ndarray, folder: Path) -> SpillFiles:
     """A file for each range, with its events in the order of the table."""
-    files = [folder / f"{i}.arrows" for i in range(len(ends))]
-    writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
-    for found in histories:
-        place = pl.Series("range", np.searchsorted(ends, found.get_column(KNOWN_AT).to_numpy()))
-        for (i,), part in found.group_by(place, maintain_order=True):
-            rows = part.to_arrow(compat_level=pl.CompatLevel.oldest())
-            number = int(str(i))
-            if number not in writers:
-                writers[number] = pa.ipc.new_stream(files[number], rows.schema)
-            writers[number].write_table(rows)
-    for writer in writers.values():
-        writer.close()
+    with SpillFiles(folder) as files:
+        for history in histories:
+            numbers = pl.Series("range", np.searchsorted(ends, history.get_column(KNOWN_AT).to_numpy()))
+            for (number,), part in history.group_by(numbers, maintain_order=True):
+                files.add(int(str(number)), part)
     return files

@@ -1,8 +1,8 @@
-"""Request-time features of one row in Python's own numbers: the values of Polars without the fixed cost of its queries.
+"""Compiles request-time features to functions of one row, which avoid the fixed cost of a Polars query.
 
-An expression is data (definitions.Derived). Where all its parts are among those that are known here, it is compiled once
-to a function of a row; what is not known, and any row that leads to a doubtful case (an overflow, a zone's change of clocks
-within a quarter of an hour), is left to Polars. tests/unit/features/online/test_expression_compiler.py holds the two together, bit for bit.
+An expression is data (definitions.Derived). When all its parts are supported, it is compiled once to a function of a
+row. Unsupported expressions are left to Polars, as are rows that reach a special case (an overflow, or clocks that
+change within a quarter of an hour). The results equal those of Polars bit for bit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from features.definitions import Column, Derived
 
 Value = int | float | str | None
 Row = Mapping[str, Value]
-"""Of each request column: float or None; str or None; microseconds since the epoch or None."""
+"""Values by request column: float, str, or microseconds since the epoch; None for null."""
 
 _DAY_US = 24 * 3_600_000_000
 _QUARTER_US = 900_000_000
@@ -35,46 +35,56 @@ _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
 
 
 class FallbackRequired(Exception):
-    """A row that Polars must work out."""
+    """A row that Polars must evaluate."""
 
 
-class _Unknown(Exception):
-    """An expression with a part that is not known here."""
+class _Unsupported(Exception):
+    """An expression with a part that the compiler does not support."""
 
 
 class CompiledExpression(NamedTuple):
-    """A function of a row and the type of what it returns. ``zone`` goes with a Datetime, ``literal`` is a bare number."""
+    """A function of a row, and the Polars type of its result."""
 
     kind: str
     run: Callable[[Row], Any]
     zone: str = "UTC"
+    """Time zone of a Datetime."""
     literal: int | float | None = None
+    """The value of an untyped literal."""
 
 
 def compile_derived(derived: Derived, columns: tuple[Column, ...]) -> Callable[[Row], Value] | None:
-    """The feature as a function of a row, which may raise Doubtful; None when its expression is not known here."""
+    """Compile a feature.
+
+    Args:
+        derived: The feature.
+        columns: Request columns.
+
+    Returns:
+        A function of a row, which may raise ``FallbackRequired``; None when the expression is not supported.
+    """
     try:
-        found = _compile(json.loads(derived.expression), {column.name: column.kind for column in columns})
-        return _finished(found, derived.kind)
-    except _Unknown:
+        expression = _compile(json.loads(derived.expression), {column.name: column.kind for column in columns})
+        return _cast_to_kind(expression, derived.kind)
+    except _Unsupported:
         return None
 
 
-def _finished(found: CompiledExpression, kind: str) -> Callable[[Row], Value]:
-    """What reader.request_features casts a feature of this kind to."""
-    run, integer = found.run, found.kind in _INTEGERS
-    if kind == "number" and (integer or found.kind == "Float64"):
+def _cast_to_kind(expression: CompiledExpression, kind: str) -> Callable[[Row], Value]:
+    """The same cast as in feature_reader.request_features."""
+    run, integer = expression.run, expression.kind in _INTEGERS
+    if kind == "number" and (integer or expression.kind == "Float64"):
         return lambda row: None if (value := run(row)) is None else float(value)
-    if kind == "category" and (integer or found.kind == "String"):
+    if kind == "category" and (integer or expression.kind == "String"):
         return lambda row: None if (value := run(row)) is None else str(value)
-    if kind == "timestamp" and found.kind == "Datetime":
+    if kind == "timestamp" and expression.kind == "Datetime":
         return run
-    raise _Unknown
+    raise _Unsupported
 
 
 def _compile(node: Any, kinds: Mapping[str, str]) -> CompiledExpression:
     if not isinstance(node, dict) or len(node) != 1:
-        raise _Unknown
+        raise _Unsupported
     ((name, body),) = node.items()
     if name == "Column" and body in kinds:
         return _column(body, kinds[body])
@@ -88,13 +98,13 @@ def _compile(node: Any, kinds: Mapping[str, str]) -> CompiledExpression:
         return _binary(body["op"], _compile(body["left"], kinds), _compile(body["right"], kinds))
     if name == "Function" and isinstance(body["function"], dict) and len(body["input"]) == 1:
         return _temporal(body["function"].get("TemporalExpr"), _compile(body["input"][0], kinds))
-    raise _Unknown
+    raise _Unsupported
 
 
 def _column(name: str, kind: str) -> CompiledExpression:
     types = {"number": "Float64", "category": "String", "timestamp": "Datetime"}
     if kind not in types:
-        raise _Unknown
+        raise _Unsupported
     return CompiledExpression(types[kind], operator.itemgetter(name))
 
 
@@ -102,58 +112,58 @@ def _literal(body: Any) -> CompiledExpression:
     if "Dyn" in body:
         ((kind, value),) = body["Dyn"].items()
         if kind in ("Int", "Float"):
-            number = value if kind == "Int" else _as_polars_reads(body)
+            number = value if kind == "Int" else _parse_float(body)
             return CompiledExpression(kind, lambda row: number, literal=number)
     elif "Scalar" in body and isinstance(body["Scalar"], dict):
         ((kind, value),) = body["Scalar"].items()
         if kind == "Duration" and value[1] == "Microseconds":
             return CompiledExpression("Duration", lambda row: value[0])
         if kind in _INTEGERS or kind == "Float64":
-            number = value if kind in _INTEGERS else _as_polars_reads(body)
+            number = value if kind in _INTEGERS else _parse_float(body)
             return CompiledExpression(kind, lambda row: number)
-    raise _Unknown
+    raise _Unsupported
 
 
-def _as_polars_reads(body: Any) -> float:
-    """A literal float. Polars reads the last digit of some otherwise than Python."""
+def _parse_float(body: Any) -> float:
+    """A literal float, parsed by Polars, which rounds the last digit of some differently from Python."""
     text = io.StringIO(json.dumps({"Literal": body}))
     return float(pl.select(pl.Expr.deserialize(text, format="json")).item())
 
 
-def _cast(found: CompiledExpression, to: Any) -> CompiledExpression:
+def _cast(expression: CompiledExpression, to: Any) -> CompiledExpression:
     kind = to.get("Literal") if isinstance(to, dict) else None
-    if found.kind not in _INTEGERS or not isinstance(kind, str):
-        raise _Unknown
+    if expression.kind not in _INTEGERS or not isinstance(kind, str):
+        raise _Unsupported
     if kind in _INTEGERS:
-        return CompiledExpression(kind, _within(kind, found.run))
+        return CompiledExpression(kind, _within(kind, expression.run))
     if kind == "Float64":
-        return CompiledExpression(kind, _float(found.run))
-    raise _Unknown
+        return CompiledExpression(kind, _float(expression.run))
+    raise _Unsupported
 
 
 def _binary(op: str, left: CompiledExpression, right: CompiledExpression) -> CompiledExpression:
     if (left.kind, right.kind) == ("Datetime", "Duration") and op in ("Plus", "Minus"):
-        return CompiledExpression("Datetime", _within("Int64", _both(_ARITHMETIC[op], left.run, right.run)), left.zone)
+        return CompiledExpression("Datetime", _within("Int64", _lift(_ARITHMETIC[op], left.run, right.run)), left.zone)
     left, right = _supertype(left, right), _supertype(right, left)
     if op == "TrueDivide" and left.kind == right.kind == "Float64":
-        return CompiledExpression("Float64", _both(_quotient, left.run, right.run))
+        return CompiledExpression("Float64", _lift(_quotient, left.run, right.run))
     if op not in _ARITHMETIC or left.kind != right.kind:
-        raise _Unknown
-    run = _both(_ARITHMETIC[op], left.run, right.run)
+        raise _Unsupported
+    run = _lift(_ARITHMETIC[op], left.run, right.run)
     if left.kind == "Float64":
         return CompiledExpression("Float64", run)
     if left.kind in _INTEGERS:
         return CompiledExpression(left.kind, _within(left.kind, run))
-    raise _Unknown
+    raise _Unsupported
 
 
 def _supertype(one: CompiledExpression, other: CompiledExpression) -> CompiledExpression:
-    """``one`` in the type in which Polars brings it together with ``other``, where that is beyond doubt."""
+    """Cast ``one`` to the common type that Polars chooses for it and ``other``."""
     if one.literal is not None and other.literal is not None:
-        raise _Unknown
+        raise _Unsupported
     if one.literal is not None and other.kind in _INTEGERS and one.kind == "Int":
         if not -(1 << _INTEGERS[other.kind]) <= one.literal < 1 << _INTEGERS[other.kind]:
-            raise _Unknown
+            raise _Unsupported
         return CompiledExpression(other.kind, one.run)
     if one.literal is not None and other.kind == "Float64":
         value = float(one.literal)
@@ -163,7 +173,7 @@ def _supertype(one: CompiledExpression, other: CompiledExpression) -> CompiledEx
     return one
 
 
-def _both(
+def _lift(
     do: Callable[[Any, Any], Any], left: Callable[[Row], Any], right: Callable[[Row], Any]
 ) -> Callable[[Row], Any]:
     def run(row: Row) -> Any:
@@ -197,11 +207,11 @@ def _within(kind: str, run: Callable[[Row], Any]) -> Callable[[Row], Any]:
 
 def _temporal(function: Any, of: CompiledExpression) -> CompiledExpression:
     if of.kind != "Datetime":
-        raise _Unknown
+        raise _Unsupported
     if isinstance(function, dict) and "ConvertTimeZone" in function:
         return of._replace(zone=function["ConvertTimeZone"]["inner"])
     if not isinstance(function, str) or function not in _PARTS:
-        raise _Unknown
+        raise _Unsupported
     kind, part = _PARTS[function]
     run, zone = of.run, of.zone
 
@@ -219,7 +229,7 @@ def _temporal(function: Any, of: CompiledExpression) -> CompiledExpression:
 
 @lru_cache(maxsize=8192)
 def _offset(zone: str, quarter: int) -> int:
-    """Microseconds by which the clocks of a zone are ahead of UTC in this quarter of an hour since the epoch, by Polars."""
+    """Microseconds by which a zone is ahead of UTC in a quarter of an hour, numbered since the epoch; by Polars."""
     ends = pl.Series([quarter * _QUARTER_US, (quarter + 1) * _QUARTER_US - 1], dtype=pl.Int64).cast(
         pl.Datetime("us", "UTC")
     )

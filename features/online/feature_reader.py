@@ -1,4 +1,4 @@
-"""From request columns to the feature frame a model eats: request, derived and looked-up features."""
+"""Builds the features of requests: request columns, derived features, and features looked up online."""
 
 from __future__ import annotations
 
@@ -22,33 +22,39 @@ from features.online.store import OnlineStore
 from features.types import AS_OF, INSTANT, arrow_type
 
 _POLARS_TYPE: dict[str, pl.DataType] = {"number": pl.Float64(), "category": pl.String(), "timestamp": INSTANT}
-# Later than any time: what stands in for a null finds a state as it is now, and is not looked at.
-_END_OF_TIME = 1 << 62
-# More are computed, and looked up, faster together.
+# Later than any time: replaces null, so that the lookup cannot fail; its result is masked.
+_MAX_TIME = 1 << 62
+# More rows are faster as a batch: to compute derived features, and to look up views.
 _FEW_ROWS = 4
-_FEW_LOOKED_UP = 16
+_FEW_LOOKUPS = 16
 
 ArrowColumn: TypeAlias = "pa.Array | pa.ChunkedArray"
 
 
 def request_features(features: FeatureSet, request: pl.DataFrame, now_us: int | None = None) -> pl.DataFrame:
-    """Request columns in their declared types, derived features, and ``as_of``.
+    """Compute request-time features, in training and in serving.
 
-    The one place where a request-time feature is computed, in training as in serving. Without an ``as_of``
-    of the feature set, a request column of that name dates the rows, or else ``now_us``.
+    Args:
+        features: The feature set.
+        request: Rows with the request columns.
+        now_us: Time of the rows, microseconds since the epoch, when the feature set has no ``as_of`` and the request
+            no column of that name.
+
+    Returns:
+        Request columns in their declared types, derived features, and ``as_of``.
     """
     return request.select(_request_expressions(features, AS_OF in request.columns, now_us))
 
 
 def _request_expressions(features: FeatureSet, dated: bool, now_us: int | None) -> list[pl.Expr]:
-    columns, computed = [_cast(column) for column in features.request], _computed(features)
+    columns, computed = [_cast(column) for column in features.request], _computed_expressions(features)
     if features.as_of is None:
         computed.append((pl.col(AS_OF) if dated else pl.lit(now_us)).cast(INSTANT).alias(AS_OF))
     return columns + computed
 
 
-def _computed(features: FeatureSet) -> list[pl.Expr]:
-    """What is computed from request columns: derived features, and ``as_of`` where it is declared."""
+def _computed_expressions(features: FeatureSet) -> list[pl.Expr]:
+    """Derived features, and ``as_of`` where it is declared."""
     derived = [d.expr.cast(_POLARS_TYPE[d.kind]) for d in features.derived]
     return derived if features.as_of is None else [*derived, features.as_of.expr.cast(INSTANT).alias(AS_OF)]
 
@@ -60,45 +66,59 @@ def _cast(column: Column) -> pl.Expr:
 
 
 class FeatureReader:
-    """Looks up point-in-time features online, with one multi-get a request."""
+    """Reads the features of requests, with one multi-get for each.
+
+    Args:
+        features: The feature set.
+        store: The online store.
+    """
 
     def __init__(self, features: FeatureSet, store: OnlineStore) -> None:
         self._features = features
         # Building expressions costs more than running them on one row.
-        self._computed = _computed(features)
-        self._read = sorted({name for expr in self._computed for name in expr.meta.root_names()})
+        self._computed = _computed_expressions(features)
+        self._inputs = sorted({name for expr in self._computed for name in expr.meta.root_names()})
         derived = [*features.derived, *([features.as_of.model_copy(update={"name": AS_OF})] if features.as_of else [])]
         self._compiled = {d.name: compile_derived(d, features.request) for d in derived}
         self._views = ViewReader(features, store) if features.views else None
         clock = Column(name=AS_OF, kind="timestamp")
         self._types = {c.name: arrow_type(c) for c in (*features.available_columns, clock)}
-        self._names, self._given = list(self._types), [c.name for c in features.request]
+        self._names, self._request_names = list(self._types), [c.name for c in features.request]
 
     def read(self, request: pa.Table, now_us: int) -> pa.Table:
-        """Every column of ``features.available`` and ``as_of``, one row for each row of ``request``.
+        """Read features.
 
-        ``now_us`` is the server's clock, microseconds since the epoch; it stands in for a feature
-        set's ``as_of`` when that declares none.
+        Args:
+            request: Rows with the request columns.
+            now_us: The server's clock, microseconds since the epoch; dates the rows when the feature set has no
+                ``as_of``.
+
+        Returns:
+            Every column of ``features.available_columns``, and ``as_of``; one row for each row of ``request``.
+
+        Raises:
+            DataError: A row's time is too far behind the newest event.
+            StoreUnavailable: The online store does not answer.
         """
-        columns = {name: self._typed(name, request.column(name)) for name in self._given}
+        columns = {name: self._typed(name, request.column(name)) for name in self._request_names}
         if self._computed:
-            columns |= self._few(columns, request.num_rows) or self._many(request)
+            columns |= self._compute_rows(columns, request.num_rows) or self._compute_batch(request)
         if AS_OF not in columns:
             columns[AS_OF] = pa.repeat(pa.scalar(now_us, self._types[AS_OF]), request.num_rows)
         if self._views is not None:
             columns |= self._views.read(columns, request.num_rows)
         return pa.Table.from_arrays([columns[name] for name in self._names], self._names)
 
-    def _many(self, request: pa.Table) -> dict[str, ArrowColumn]:
-        made = pl.DataFrame(request.select(self._read)).select(self._computed)
-        return {name: self._typed(name, made.get_column(name).to_arrow()) for name in made.columns}
+    def _compute_batch(self, request: pa.Table) -> dict[str, ArrowColumn]:
+        computed = pl.DataFrame(request.select(self._inputs)).select(self._computed)
+        return {name: self._typed(name, computed.get_column(name).to_arrow()) for name in computed.columns}
 
-    def _few(self, columns: Mapping[str, ArrowColumn], size: int) -> dict[str, ArrowColumn] | None:
-        """What is computed from a row or two, without Polars's fixed cost; None where that is not known to be the same."""
-        if size > _FEW_ROWS or not self._read or None in self._compiled.values():
+    def _compute_rows(self, columns: Mapping[str, ArrowColumn], size: int) -> dict[str, ArrowColumn] | None:
+        """Compute a few rows without the fixed cost of Polars; None where Polars must be used."""
+        if size > _FEW_ROWS or not self._inputs or None in self._compiled.values():
             return None
-        cells = [_plain(columns[name], self._types[name]) for name in self._read]
-        rows: list[Row] = [dict(zip(self._read, values, strict=True)) for values in zip(*cells, strict=True)]
+        cells = [_plain(columns[name], self._types[name]) for name in self._inputs]
+        rows: list[Row] = [dict(zip(self._inputs, values, strict=True)) for values in zip(*cells, strict=True)]
         try:
             return {
                 name: _cells([run(row) for row in rows], self._types[name])
@@ -113,7 +133,7 @@ class FeatureReader:
 
 
 class ViewReader:
-    """Looks up the views of a feature set."""
+    """Looks up the views of a feature set online."""
 
     def __init__(self, features: FeatureSet, store: OnlineStore) -> None:
         views = features.views
@@ -134,79 +154,87 @@ class ViewReader:
         ]
 
     def read(self, rows: Mapping[str, ArrowColumn], size: int) -> dict[str, pa.Array]:
-        """The views' features for ``size`` request rows (keys and ``as_of``); null for a null key or time."""
+        """Look up features.
+
+        Args:
+            rows: Key columns and ``as_of``.
+            size: Number of rows.
+
+        Returns:
+            The views' features by name; null for a null key or time.
+        """
         if not size:
             return {name: pa.array([], pa.float64()) for name in self._lookup.number_columns} | {
                 name: pa.array([], pa.string()) for name in self._lookup.text_columns
             }
-        found = self._few(rows, size) if size <= _FEW_LOOKED_UP else self._many(rows)
+        found = self._look_up_rows(rows, size) if size <= _FEW_LOOKUPS else self._look_up_batch(rows)
         columns = dict(zip(self._lookup.number_columns, _slices(found.numbers), strict=True))
         for name, cells in zip(self._lookup.text_columns, found.texts, strict=True):
             columns[name] = _cells(cells, pa.string())
         return columns
 
-    def _few(self, rows: Mapping[str, ArrowColumn], size: int) -> LookupResult:
+    def _look_up_rows(self, rows: Mapping[str, ArrowColumn], size: int) -> LookupResult:
         times = [moment.value for moment in rows[AS_OF]]
         cells = {key: rows[key].to_pylist() for key in self._keys}
-        wanted: list[bytes] = []
-        asked: list[tuple[int, int | None]] = []
+        keys: list[bytes] = []
+        queries: list[tuple[int, int | None]] = []
         for view, (prefix, names) in enumerate(self._entities):
             for values, at in zip(zip(*[cells[name] for name in names], strict=True), times, strict=True):
                 usable = at is not None and None not in values
-                asked.append((view, at if usable else None))
-                wanted += [state_key(prefix, values)] if usable else []
-        states = iter(self._store.get_many(wanted))
+                queries.append((view, at if usable else None))
+                keys += [state_key(prefix, values)] if usable else []
+        states = iter(self._store.get_many(keys))
         found = [
             self._row_lookups[view](next(states) or self._empty[view], at) if at is not None else self._blanks[view]
-            for view, at in asked
+            for view, at in queries
         ]
-        # Of a row, the views' values one after another.
+        # Of each row, the values of all views.
         numbers = [list(chain.from_iterable(some for some, _ in found[row::size])) for row in range(size)]
         texts = [chain.from_iterable(some for _, some in found[row::size]) for row in range(size)]
         return LookupResult(
             np.ascontiguousarray(np.array(numbers).T), [list(cells) for cells in zip(*texts, strict=True)]
         )
 
-    def _many(self, rows: Mapping[str, ArrowColumn]) -> LookupResult:
+    def _look_up_batch(self, rows: Mapping[str, ArrowColumn]) -> LookupResult:
         times, keys = rows[AS_OF].cast(pa.int64()), {key: rows[key] for key in self._keys}
         usable = self._usable(times, keys)
         if times.null_count:
-            times = times.fill_null(_END_OF_TIME)
-        which, wanted, views = self._slots({key: _texts(cells) for key, cells in keys.items()})
+            times = times.fill_null(_MAX_TIME)
+        which, wanted, views = self._unique_states({key: _texts(cells) for key, cells in keys.items()})
         states = [state or self._empty[view] for state, view in zip(self._store.get_many(wanted), views, strict=True)]
         found = self._lookup(states, which, np.asarray(times))
-        return found if usable is None else self._masked(found, usable)
+        return found if usable is None else self._mask(found, usable)
 
     def _usable(self, times: ArrowColumn, keys: Mapping[str, ArrowColumn]) -> np.ndarray | None:
-        """Which rows have all that each view needs, [views, rows]; None when all have."""
+        """Which rows have all keys and the time that each view needs, [views, rows]; None when all have."""
         if not (times.null_count or any(cells.null_count for cells in keys.values())):
             return None
         dated = np.asarray(times.is_valid())
-        there = {key: np.asarray(cells.is_valid()) for key, cells in keys.items()}
-        return np.array([np.logical_and.reduce([dated, *(there[key] for key in names)]) for _, names in self._entities])
+        valid = {key: np.asarray(cells.is_valid()) for key, cells in keys.items()}
+        return np.array([np.logical_and.reduce([dated, *(valid[key] for key in names)]) for _, names in self._entities])
 
-    def _slots(self, cells: Mapping[str, list[str]]) -> tuple[np.ndarray, list[bytes], list[int]]:
-        """Which state each view and row needs, [views, rows]; the states' keys, each once; and the view of each."""
+    def _unique_states(self, cells: Mapping[str, list[str]]) -> tuple[np.ndarray, list[bytes], list[int]]:
+        """Position of the state of each view and row, [views, rows]; the unique keys of states; the view of each."""
         which: list[list[int]] = []
         wanted: list[bytes] = []
         views: list[int] = []
         for view, (prefix, names) in enumerate(self._entities):
-            first, seen = len(wanted), dict[Any, int]()
+            first, numbers = len(wanted), dict[Any, int]()
             rows = cells[names[0]] if len(names) == 1 else zip(*[cells[name] for name in names], strict=True)
-            which.append([first + seen.setdefault(row, len(seen)) for row in rows])
-            entities = [list(seen)] if len(names) == 1 else list(zip(*seen, strict=True))
+            which.append([first + numbers.setdefault(row, len(numbers)) for row in rows])
+            entities = [list(numbers)] if len(names) == 1 else list(zip(*numbers, strict=True))
             wanted += state_keys(prefix, entities)
-            views += [view] * len(seen)
+            views += [view] * len(numbers)
         return np.array(which, np.intp), wanted, views
 
-    def _masked(self, found: LookupResult, usable: np.ndarray) -> LookupResult:
+    def _mask(self, found: LookupResult, usable: np.ndarray) -> LookupResult:
         numbers = np.where(usable[self._view_of_number], found.numbers, np.nan)
         texts = zip(self._view_of_text, found.texts, strict=True)
         return LookupResult(numbers, [_where(usable[view], cells) for view, cells in texts])
 
 
 def _slices(numbers: np.ndarray) -> list[pa.Array]:
-    """The rows of a matrix as Arrow arrays that share its memory; NaN is null."""
+    """Rows of a matrix as Arrow arrays that share its memory; NaN becomes null."""
     width, missing = numbers.shape[1], np.isnan(numbers)
     validity = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
     whole = pa.Array.from_buffers(pa.float64(), numbers.size, [validity, pa.py_buffer(numbers)])
@@ -214,7 +242,7 @@ def _slices(numbers: np.ndarray) -> list[pa.Array]:
 
 
 def _cells(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Numbers, texts, or microseconds as an Arrow array; pa.array takes 6 µs for one, and there are several a request."""
+    """Numbers, texts, or microseconds as an Arrow array; faster than pa.array, which takes 6 µs for one value."""
     if pa.types.is_string(kind):
         return _text(values[0]) if len(values) == 1 else pa.array(values, kind)
     if None in values:
@@ -225,17 +253,17 @@ def _cells(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 @lru_cache(maxsize=8192)
 def _text(value: str | None) -> pa.Array:
-    """One text; hours, weekdays and airports come again and again."""
+    """One text, cached, because values such as hours, weekdays and airports repeat."""
     return pa.array([value], pa.string())
 
 
 def _plain(cells: ArrowColumn, kind: pa.DataType) -> list[Any]:
-    """Cells as Python's numbers and texts; times as microseconds."""
+    """Cells as Python numbers and texts; times as microseconds."""
     return [cell.value for cell in cells] if pa.types.is_timestamp(kind) else cells.to_pylist()
 
 
 def _texts(cells: ArrowColumn) -> list[str]:
-    """The cells; what stands in for a null is not looked at."""
+    """Cells as Python texts; null becomes an empty text, whose result is masked."""
     values: list[str | None] = cells.to_pylist()
     return [value or "" for value in values] if cells.null_count else cast("list[str]", values)
 

@@ -1,4 +1,4 @@
-"""The online store in Redis (or a server that speaks its protocol), which all machines of a cluster share."""
+"""The online store in Redis, or a server with its protocol, shared by all machines of a cluster."""
 
 from __future__ import annotations
 
@@ -14,67 +14,83 @@ try:
     import redis
 except ImportError as error:
     raise SettingsError(
-        "the online store is Redis, and its client is not installed", "install rayloop[redis]"
+        "the online store is Redis, but the client is not installed",
+        "install rayloop[redis]",
+        code="settings.redis_client_missing",
     ) from error
 
-_CONNECT_WITHIN_S = 2.0
-# A chunk of a first load is one transaction of some tens of megabytes.
-_ANSWER_WITHIN_S = 30.0
-_AT_ONCE = 10_000
+_CONNECT_TIMEOUT_S = 2.0
+# One chunk of a first load is a transaction of tens of megabytes.
+_RESPONSE_TIMEOUT_S = 30.0
+_BATCH_KEYS = 10_000
 _GLOB = b"*?[]\\"
 
 
 class RedisStore:
-    """One Redis database. Keys of one read need one node: a primary with replicas, not a cluster of shards."""
+    """One Redis database. All keys must be on one node: a primary with replicas, not a sharded cluster."""
 
     def __init__(self, uri: str) -> None:
         parsed = urlsplit(uri)
-        self._where = parsed.hostname or parsed.path
+        self._address = parsed.hostname or parsed.path
         try:
             self._redis: Any = redis.Redis.from_url(
-                uri, socket_connect_timeout=_CONNECT_WITHIN_S, socket_timeout=_ANSWER_WITHIN_S, decode_responses=False
+                uri,
+                socket_connect_timeout=_CONNECT_TIMEOUT_S,
+                socket_timeout=_RESPONSE_TIMEOUT_S,
+                decode_responses=False,
             )
         except ValueError as error:
-            raise SettingsError(f"RAYLOOP_ONLINE_STORE is no address of a Redis: {error}") from error
+            raise SettingsError(
+                f"RAYLOOP_ONLINE_STORE is not a valid Redis address: {error}",
+                code="settings.online_store",
+                variable="RAYLOOP_ONLINE_STORE",
+            ) from error
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         if not keys:
             return []
-        with self._reported():
-            found: list[bytes | None] = self._redis.mget(keys)
-            return found
+        with self._translate_errors():
+            values: list[bytes | None] = self._redis.mget(keys)
+            return values
 
     def put_many(self, values: Mapping[bytes, bytes]) -> None:
-        with self._reported(), self._redis.pipeline(transaction=True) as transaction:
-            for part in _parts(values.items()):
-                transaction.mset(dict(part))
+        with self._translate_errors(), self._redis.pipeline(transaction=True) as transaction:
+            for batch in _batches(values.items()):
+                transaction.mset(dict(batch))
             transaction.execute()
 
     def keys(self, prefix: bytes) -> list[bytes]:
         pattern = b"".join(b"\\" + bytes([c]) if c in _GLOB else bytes([c]) for c in prefix) + b"*"
-        with self._reported():
-            # A scan may give a key twice.
-            return sorted(set(self._redis.scan_iter(match=pattern, count=_AT_ONCE)))
+        with self._translate_errors():
+            # A scan may return a key twice.
+            return sorted(set(self._redis.scan_iter(match=pattern, count=_BATCH_KEYS)))
 
     def delete(self, keys: Iterable[bytes]) -> None:
-        with self._reported():
-            for part in _parts(keys):
-                self._redis.unlink(*part)
+        with self._translate_errors():
+            for batch in _batches(keys):
+                self._redis.unlink(*batch)
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except redis.ConnectionError as error:
             raise StoreUnavailable(
-                f"the online store at {self._where} does not answer: {error}",
+                f"the online store at {self._address} does not answer: {error}",
                 "check RAYLOOP_ONLINE_STORE and the server",
+                code="store.unreachable",
+                address=self._address,
             ) from error
         except redis.TimeoutError as error:
-            raise StoreUnavailable(f"the online store at {self._where} took too long: {error}") from error
+            raise StoreUnavailable(
+                f"the online store at {self._address} did not answer in time: {error}",
+                "check the load of the server and the network",
+                code="store.timeout",
+                address=self._address,
+            ) from error
 
 
-def _parts(items: Iterable[Any]) -> Iterator[list[Any]]:
+def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
     rest = iter(items)
-    while part := list(islice(rest, _AT_ONCE)):
-        yield part
+    while batch := list(islice(rest, _BATCH_KEYS)):
+        yield batch

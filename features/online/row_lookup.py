@@ -1,7 +1,7 @@
-"""Features of one entity at one time, from its online state: what features/online/batch_lookup.py does for many at once.
+"""Features of one entity at one time, from its online state. batch_lookup.py does the same for many rows.
 
-The fixed cost of an array operation is that of ten operations on numbers. A request of few rows is answered in
-Python's own integers and floats, with the same integers in the same formulas, and so with the same bits.
+An array operation costs as much as ten operations on numbers. A request of few rows is answered with Python's own
+integers and floats: the same integers in the same formulas, and so the same bits.
 """
 
 from __future__ import annotations
@@ -17,25 +17,28 @@ from features.definitions import Aggregate, FeatureView
 from features.online.state_codec import HEAD_WORDS, NULL_TEXT, WORD_BYTES, StateLayout, lookup_too_old
 
 WindowFunction = Callable[[memoryview, int, int, int], float]
-"""words of the state, row before the window, last row of the window, number of values between: a feature or NaN."""
+"""From the words of the state, the row before the window, its last row and its number of values: a feature or NaN."""
 
 NAN = math.nan
 _LONG = 100
-"""Rows of a window beyond which an array operation is faster after all."""
+"""Rows of a window from which on an array operation is faster."""
 _MODULUS = 1 << 64
 
 
 class RowLookup:
-    """One view's numbers, NaN for missing, and texts, each in the order of its columns, for one entity and time."""
+    """Looks up the features of one view for one entity and time."""
 
     def __init__(self, view: FeatureView) -> None:
         self._layout = StateLayout(view)
         self._width, self._words = self._layout.width, self._layout.words
         self._strict, self._oldest = int(view.strict), view.max_window_us + view.strict
+        columns: dict[int, dict[str, None]] = {}
+        for aggregate in view.aggregates:
+            columns.setdefault(aggregate.window_us, {})[aggregate.column] = None
         self._windows = [
-            (back, [(self._words["count", c], self._reads(view, c, back)) for c in dict.fromkeys(a.column for a in view.aggregates if a.window_us == back)])
-            for back in dict.fromkeys(a.window_us for a in view.aggregates)
-        ]  # fmt: skip
+            (back, [(self._words["count", column], self._functions(view, column, back)) for column in of_window])
+            for back, of_window in columns.items()
+        ]
         self._numbers = len([c for c in view.columns if c.kind == "number"])
         self._ttl = view.ttl_us
         self._last = [
@@ -44,31 +47,44 @@ class RowLookup:
         ]
         self._texts = [f.name for f in view.latest if f.kind == "category"]
 
-    def _reads(self, view: FeatureView, column: str, back: int) -> list[tuple[int, WindowFunction]]:
-        wanted = [(i, a) for i, a in enumerate(view.aggregates) if (a.column, a.window_us) == (column, back)]
-        return [(i, _read(self._layout, aggregate)) for i, aggregate in wanted]
+    def _functions(self, view: FeatureView, column: str, back: int) -> list[tuple[int, WindowFunction]]:
+        chosen = [(i, a) for i, a in enumerate(view.aggregates) if (a.column, a.window_us) == (column, back)]
+        return [(i, _window_function(self._layout, aggregate)) for i, aggregate in chosen]
 
     def __call__(self, state: bytes, at: int) -> tuple[list[float], list[str | None]]:
-        """Raises DataError when the state no longer holds what the time needs."""
+        """Look up features.
+
+        Args:
+            state: The entity's state.
+            at: Time, microseconds since the epoch.
+
+        Returns:
+            Numbers, NaN for missing, and texts, each in the order of the view's columns.
+
+        Raises:
+            DataError: The state no longer has the events that the time needs.
+        """
         words, width = memoryview(state).cast("q"), self._width
         if at - self._oldest < words[1]:
             raise lookup_too_old(self._layout.view)
-        seen = at - self._strict
+        last_us = at - self._strict
         times = words[HEAD_WORDS : HEAD_WORDS + (words[0] + 1) * width : width]
-        last = bisect_right(times, seen) - 1
+        last = bisect_right(times, last_us) - 1
         upto = HEAD_WORDS + last * width
         numbers: list[float] = [NAN] * self._numbers
         for back, columns in self._windows:
-            since = HEAD_WORDS + (bisect_right(times, seen - back, 0, last + 1) - 1) * width
+            since = HEAD_WORDS + (bisect_right(times, last_us - back, 0, last + 1) - 1) * width
             for word, reads in columns:
                 n = words[upto + word] - words[since + word]
                 for i, read in reads:
                     numbers[i] = read(words, since, upto, n)
-        return numbers, self._newest(state, words, upto, seen, numbers) if self._last or self._texts else []
+        return numbers, self._newest(state, words, upto, last_us, numbers) if self._last or self._texts else []
 
-    def _newest(self, state: bytes, words: memoryview, upto: int, seen: int, numbers: list[float]) -> list[str | None]:
+    def _newest(
+        self, state: bytes, words: memoryview, upto: int, last_us: int, numbers: list[float]
+    ) -> list[str | None]:
         lead = upto - words[upto + self._words["lead", ""]] * self._width
-        if self._ttl is not None and words[lead + self._words["event", ""]] <= seen - self._ttl:
+        if self._ttl is not None and words[lead + self._words["event", ""]] <= last_us - self._ttl:
             return [None] * len(self._texts)
         for i, word in self._last:
             numbers[i] = words[lead + word : lead + word + 1].cast("B").cast("d")[0]
@@ -84,7 +100,7 @@ class RowLookup:
         return None if text == NULL_TEXT else text.decode()
 
 
-def _read(layout: StateLayout, aggregate: Aggregate) -> WindowFunction:
+def _window_function(layout: StateLayout, aggregate: Aggregate) -> WindowFunction:
     words, width, resolution = layout.words, layout.width, aggregate.resolution
     column = aggregate.column
     if aggregate.op == "count":
@@ -130,7 +146,7 @@ def _extreme(which: Callable[[Sequence[float]], float], word: int, width: int) -
 def _distinct(word: int, width: int) -> WindowFunction:
     def read(words: memoryview, since: int, upto: int, n: int) -> float:
         gaps = words[since + width + word : upto + word + 1 : width]
-        # A value's first row in the window is the one whose predecessor stands before the window.
+        # A value's first row in the window is the one whose predecessor is before the window.
         if len(gaps) > _LONG:
             return float(np.count_nonzero(np.asarray(gaps) >= np.arange(1, len(gaps) + 1)))
         return float(sum(gap >= into for into, gap in enumerate(gaps.tolist(), 1)))

@@ -1,18 +1,19 @@
-"""An entity's recent events as bytes: what the online store holds for one key of one view. Pure; no store.
+"""An entity's recent events as bytes: what the online store has for one key of one view. Pure; no store.
 
-The same integers as in the point-in-time join are kept and added, so that a value read online (features/online/batch_lookup.py) is,
-bit for bit, the value that the join gives for that time. docs/decisions/0023-online-state.md says why it looks so.
+States keep and add up the same integers as the point-in-time join, so that a value read online
+(features/online/batch_lookup.py) is, bit for bit, the value that the join gives for that time.
+docs/decisions/0023 explains the layout.
 
 A state is a whole number of little-endian int64 words: a head, then a row of ``Layout.width`` words for each event,
 sorted by the time from which it counts, then the events' texts.
 
 head        number of events; ``cut``: events that count from then on or before may be gone; the largest value in units;
             from when the event of row 0 counts
-row 0       what is left of the events that are gone: the newest of them, for latest, and nothing in any window
+row 0       what remains of events that are gone: the newest of them, for latest, and nothing in any window
 rows 1..    from when the event counts; for each aggregated column, running over the rows: number of values, sum in
-            units, sum of squares in units (modulo 2**64), end of its text; and of the event alone: the bits of the value,
-            how many rows back the same value stands; for latest: event time, what decides between equals, how many rows
-            back the newest event stands, bits of its numbers and running ends of its texts
+            units, sum of squares in units (modulo 2**64), end of its text; of the event alone: the bits of the value,
+            how many rows back the same value is; for latest: event time, tie breaker, how many rows back the newest
+            event is, bits of its numbers and running ends of its texts
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from cluster.errors import DataError
 from features.definitions import Aggregate, FeatureView, Latest
 from features.events.event_history import EVENT_TIME, KNOWN_AT, TIE_BREAKER, latest_column, to_units, value_column
 
-# How far behind the newest event a look-up may lie and still be exact.
+# How far behind the newest event a lookup may be and still be exact.
 MAX_LATENESS_US = 24 * 3600 * 1_000_000
 
 HEAD_WORDS = 4
@@ -37,9 +38,9 @@ WORD_BYTES = 8
 """Bytes of a word."""
 NEVER = int(np.iinfo(np.int64).min)
 NULL_TEXT = b"\xff"
-"""Stands for a missing text: no UTF-8 has this byte."""
+"""Represents a missing text: this byte never occurs in UTF-8."""
 NO_PREDECESSOR = 1 << 62
-"""Rows back to the same value, where there was none before."""
+"""Distance to the same value before, where there is none."""
 
 _COUNT, _CUT, _PEAK, _LEFT = range(HEAD_WORDS)
 _MAX_SUM = 2.0**62
@@ -47,25 +48,26 @@ _SUMMED = ("sum", "mean", "std")
 
 
 class EventMatrix(NamedTuple):
-    """Events, or states taken apart: ``matrix`` [n, Layout.width], running words as each row's own; texts by column.
-
-    ``entity`` [n] counts the entities from 0.
-    """
+    """Events as rows of words: new ones, or decoded states."""
 
     entity: np.ndarray
+    """Number of each event's entity, from 0, int64 [events]."""
     matrix: np.ndarray
+    """Words of each event, int64 [events, StateLayout.width]; running words have the event's own part."""
     texts: list[pa.LargeBinaryArray]
+    """Texts by column."""
 
     def take(self, rows: np.ndarray) -> EventMatrix:
+        """Select rows by position."""
         picked = pa.array(rows)
         return EventMatrix(self.entity[rows], self.matrix[rows], [text.take(picked) for text in self.texts])
 
 
 class StateLayout:
-    """Where each value of a view stands in a row of its states.
+    """Encodes the states of a view.
 
-    ``words`` maps (what, column or feature) to the word; what is one of at, count, sum, square, value, gap, text of
-    aggregates, and event, tie, lead, last, last text of latest.
+    ``words`` maps (what, column or feature) to the position of the word in a row. For aggregates, what is one of at,
+    count, sum, square, value, gap, text; for latest, one of event, tie, lead, last, last text.
     """
 
     def __init__(self, view: FeatureView) -> None:
@@ -82,14 +84,14 @@ class StateLayout:
         of_latest = ("event", "tie", "last", "last text")
         self._kept = np.array([word for (what, _), word in self.words.items() if what in of_latest], np.intp)
         self._sums = {column: self.words[what, column] for what, column in kinds if what == "sum"}
-        self.empty = self._blank()
+        self.empty = self._empty_state()
 
     def _of_aggregates(self) -> list[tuple[str, str]]:
         kinds = []
         for column, aggregates in self._columns.items():
             ops = {aggregate.op for aggregate in aggregates}
             is_text = aggregates[0].kind == "category"
-            whether = {
+            has = {
                 "count": True,
                 "sum": bool(ops.intersection(_SUMMED)),
                 "square": "std" in ops,
@@ -97,7 +99,7 @@ class StateLayout:
                 "gap": "distinct" in ops,
                 "text": "distinct" in ops and is_text,
             }
-            kinds += [(what, column) for what, wanted in whether.items() if wanted]
+            kinds += [(what, column) for what, is_needed in has.items() if is_needed]
         return kinds
 
     def _of_latest(self) -> list[tuple[str, str]]:
@@ -106,20 +108,28 @@ class StateLayout:
         head = [("event", ""), ("tie", ""), ("lead", "")] if self.view.ties else [("event", ""), ("lead", "")]
         return head + [("last" if f.kind == "number" else "last text", f.name) for f in self.view.latest]
 
-    def _blank(self) -> bytes:
+    def _empty_state(self) -> bytes:
         """The state of an entity without events."""
         row = np.zeros((1, self.width), np.int64)
         row[0, 0] = NEVER
-        nothing = np.array(np.nan).view(np.int64)
-        blanks = {"event": NEVER, "last": int(nothing), "last text": len(NULL_TEXT)}
+        nan = np.array(np.nan).view(np.int64)
+        blanks = {"event": NEVER, "last": int(nan), "last text": len(NULL_TEXT)}
         for (what, _), word in self.words.items():
             row[0, word] = blanks.get(what, int(row[0, word]))
         if "tie" in (what for what, _ in self.words):
             row[0, self.words["tie", ""]] = np.array(-np.inf).view(np.int64)
-        return _packed([0, NEVER, 0, NEVER], row, [NULL_TEXT * (what == "last text") for what, _ in self.texts])
+        return _pack([0, NEVER, 0, NEVER], row, [NULL_TEXT * (what == "last text") for what, _ in self.texts])
 
     def encode_events(self, rows: pl.DataFrame, entity: np.ndarray) -> EventMatrix:
-        """Rows of a history (features/events/event_history.py) as events. Raises DataError for a value beyond its resolution."""
+        """Encode rows of a history (features/events/event_history.py).
+
+        Args:
+            rows: The history.
+            entity: Number of each row's entity, from 0.
+
+        Raises:
+            DataError: A value is too large for its resolution.
+        """
         matrix = np.zeros((rows.height, self.width), np.int64)
         matrix[:, 0] = rows.get_column(KNOWN_AT)
         texts: dict[tuple[str, str], pa.LargeBinaryArray] = {}
@@ -155,24 +165,32 @@ class StateLayout:
             texts[kind], matrix[:, self.words[kind]] = _texts(values)
 
     def extend(self, states: Sequence[bytes], fresh: EventMatrix) -> list[bytes]:
-        """The states of entities 0.. with fresh events, one or more for each, less what no exact look-up can need."""
-        cut, left, old = self._apart(states)
+        """Add events to states, and drop what no exact lookup can need.
+
+        Args:
+            states: The state of each entity, in the order of their numbers.
+            fresh: New events, at least one for each entity.
+
+        Raises:
+            DataError: A sum may exceed 64 bits.
+        """
+        cut, left, old = self._decode(states)
         both = EventMatrix(
             np.concatenate([old.entity, fresh.entity]),
             np.concatenate([old.matrix, fresh.matrix]),
             [pa.concat_arrays(pair) for pair in zip(old.texts, fresh.texts, strict=True)],
         )
-        return self._together(*self._trimmed(cut, left, both.take(self._order(both))))
+        return self._encode(*self._trim(cut, left, both.take(self._order(both))))
 
     def _order(self, events: EventMatrix) -> np.ndarray:
-        """By entity, time and tie; equals stay in their order."""
+        """Order by entity, time and tie breaker; equal events keep their order."""
         keys = [events.matrix[:, 0], events.entity]
         if ("tie", "") in self.words:
             keys = [_floats(events.matrix[:, self.words["tie", ""]]), *keys]
         return np.lexsort(keys)
 
-    def _apart(self, states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, EventMatrix]:
-        """``cut`` of each state, from when its row 0 counts, and all rows, rows 0 included."""
+    def _decode(self, states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, EventMatrix]:
+        """``cut`` of each state; from when its row 0 counts; and all rows, including rows 0."""
         words, starts = concat_states(states)
         rows = words[starts + _COUNT] + 1
         entity = np.repeat(np.arange(len(states)), rows)
@@ -203,10 +221,10 @@ class StateLayout:
             at = at + sizes
         return texts
 
-    def _trimmed(
+    def _trim(
         self, cut: np.ndarray, left: np.ndarray, events: EventMatrix
     ) -> tuple[np.ndarray, np.ndarray, EventMatrix]:
-        """Without events too old for any window; the newest of them becomes row 0."""
+        """Drop events that are too old for any window; the newest of them becomes row 0."""
         at, entity = events.matrix[:, 0], events.entity
         first = np.flatnonzero(np.diff(entity, prepend=-1))
         newest = at[np.append(first[1:], len(at)) - 1]
@@ -232,9 +250,9 @@ class StateLayout:
     def _newest(
         self, events: EventMatrix, gone: np.ndarray, first: np.ndarray, left: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Of each entity the row that holds the newest of the events that are gone, and from when that one counts.
+        """For each entity, the row with the newest of the events that are gone, and from when it counts.
 
-        An event may come later than the one of row 0 was dropped, and count from earlier on.
+        A late event may count from earlier than the dropped event of row 0.
         """
         counts, old = events.matrix[:, 0].copy(), gone.copy()
         counts[first], old[first] = left, True
@@ -247,16 +265,16 @@ class StateLayout:
         return newest, counts[newest]
 
     def _lead(self, events: EventMatrix) -> np.ndarray:
-        """How many rows back, at each row, the newest event of its entity so far stands; the last of equals."""
+        """At each row, how many rows back the newest event of its entity so far is; of equal times, the last."""
         rank = np.unique(events.matrix[:, self.words["event", ""]], return_inverse=True)[1]
-        # Entities ascend, so that a new one's first row beats all rows before it.
+        # Entities ascend, so that the first row of an entity outranks all rows before it.
         rank = events.entity * (int(rank.max()) + 1) + rank
         here = np.arange(len(rank))
         leads = rank == np.maximum.accumulate(rank)
         return here - np.maximum.accumulate(np.where(leads, here, 0))
 
     def _gap(self, events: EventMatrix, column: str) -> np.ndarray:
-        """How many rows back the same value stands; FIRST where there is none, 0 for a missing value."""
+        """How many rows back the same value is; NO_PREDECESSOR where there is none, 0 for a missing value."""
         if ("text", column) in self.words:
             text = events.texts[self.texts.index(("text", column))]
             value = text.dictionary_encode().indices.to_numpy().astype(np.int64)
@@ -270,7 +288,7 @@ class StateLayout:
         gap[order[1:][again]] = np.diff(order)[again]
         return gap
 
-    def _together(self, cut: np.ndarray, left: np.ndarray, events: EventMatrix) -> list[bytes]:
+    def _encode(self, cut: np.ndarray, left: np.ndarray, events: EventMatrix) -> list[bytes]:
         """One state for each entity."""
         entity, matrix = events.entity, events.matrix
         first = np.flatnonzero(np.diff(entity, prepend=-1))
@@ -297,32 +315,37 @@ class StateLayout:
             + (np.arange(len(entity)) - first[entity])[:, None] * self.width
             + np.arange(self.width)
         ] = matrix
-        return _cut_up(words, np.append(starts, len(words)), first, events.texts)
+        return _split(words, np.append(starts, len(words)), first, events.texts)
 
     def _check_sums(self, column: str, rows: np.ndarray, largest: np.ndarray) -> None:
         if float((rows.astype(np.float64) * largest).max()) > _MAX_SUM:
             raise DataError(
-                f"feature view {self.view.name!r}: sums of {column!r} may leave 64 bits at its resolution",
-                "declare a coarser resolution on its aggregates",
+                f"feature view {self.view.name!r}: sums of {column!r} may exceed 64 bits at its resolution",
+                "declare a coarser resolution for its aggregates",
+                code="data.sum_exceeds_resolution",
+                view=self.view.name,
+                column=column,
             )
 
 
 def lookup_too_old(view: FeatureView) -> DataError:
-    """A look-up that needs events which a state no longer holds."""
+    """Return the error of a lookup that needs events which a state no longer has."""
     return DataError(
-        f"feature view {view.name!r} is asked for a time more than {MAX_LATENESS_US // 3_600_000_000} h behind its newest"
-        " event, which the online store no longer holds",
-        "use the offline join for the past",
+        f"the lookup in feature view {view.name!r} is more than {MAX_LATENESS_US // 3_600_000_000} h behind the newest"
+        " event, and the online store no longer has the events that it needs",
+        "use the offline join for past times",
+        code="data.lookup_too_old",
+        view=view.name,
     )
 
 
 def concat_states(states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """The words of all states, and the word at which each starts."""
+    """Concatenate states; returns their words, int64, and the position at which each starts."""
     sizes = np.fromiter(map(len, states), np.int64, len(states)) // WORD_BYTES
     return np.frombuffer(b"".join(states), np.int64), np.cumsum(sizes) - sizes
 
 
-def _cut_up(words: np.ndarray, starts: np.ndarray, first: np.ndarray, texts: list[pa.LargeBinaryArray]) -> list[bytes]:
+def _split(words: np.ndarray, starts: np.ndarray, first: np.ndarray, texts: list[pa.LargeBinaryArray]) -> list[bytes]:
     data = words.data.cast("B")
     ends = (starts * WORD_BYTES).tolist()
     states = [bytes(data[a:b]) for a, b in pairwise(ends)]
@@ -333,14 +356,14 @@ def _cut_up(words: np.ndarray, starts: np.ndarray, first: np.ndarray, texts: lis
         offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
         bounds, characters = offsets[np.append(first, len(text))].tolist(), memoryview(text.buffers()[2] or b"")
         tails.append([bytes(characters[a:b]) for a, b in pairwise(bounds)])
-    return [_padded(b"".join(parts)) for parts in zip(states, *tails, strict=True)]
+    return [_pad(b"".join(parts)) for parts in zip(states, *tails, strict=True)]
 
 
-def _packed(head: list[int], row: np.ndarray, texts: list[bytes]) -> bytes:
-    return _padded(np.array(head, np.int64).tobytes() + row.tobytes() + b"".join(texts))
+def _pack(head: list[int], row: np.ndarray, texts: list[bytes]) -> bytes:
+    return _pad(np.array(head, np.int64).tobytes() + row.tobytes() + b"".join(texts))
 
 
-def _padded(data: bytes) -> bytes:
+def _pad(data: bytes) -> bytes:
     return data + bytes(-len(data) % WORD_BYTES)
 
 

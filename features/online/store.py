@@ -1,4 +1,4 @@
-"""The online store: recent events of each entity, keyed by view and key. One interface: LMDB embedded, Redis shared."""
+"""The online store: recent events of each entity, by view and key. LMDB on one machine, Redis for a cluster."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ import lmdb
 
 from cluster.errors import SettingsError
 
-# An address range, not memory or disk: LMDB files grow as they are written.
+# A range of addresses, not memory or disk: LMDB files grow as they are written.
 _MAP_BYTES = 1 << 36
 _MAX_READERS = 512
 
 
 class OnlineStore(Protocol):
-    """A map from bytes to bytes with a multi-get and an atomic multi-put. One process writes at a time."""
+    """A map from bytes to bytes with multi-get and atomic multi-put. One process writes at a time."""
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Values in the order of the keys, None where there is none; all as of one moment."""
+        """Return values in the order of the keys, None where there is none; all from one point in time."""
         ...
 
     def put_many(self, values: Mapping[bytes, bytes]) -> None:
-        """Write all or nothing."""
+        """Write all values or none."""
         ...
 
     def keys(self, prefix: bytes) -> Iterable[bytes]:
-        """The keys that begin with ``prefix``, in any order."""
+        """Return the keys that begin with ``prefix``, in any order."""
         ...
 
     def delete(self, keys: Iterable[bytes]) -> None:
-        """Remove the keys; absent is fine."""
+        """Delete the keys; missing ones are ignored."""
         ...
 
 
 class LmdbStore:
-    """One LMDB environment; many processes of one machine may read while one writes."""
+    """One LMDB environment. Many processes of one machine may read while one writes."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ class LmdbStore:
 
     def put_many(self, values: Mapping[bytes, bytes]) -> None:
         with self._env.begin(write=True) as transaction, transaction.cursor() as cursor:
-            # In the order of its pages, each is touched once.
+            # In the order of the pages, so that each is written once.
             cursor.putmulti(sorted(values.items(), key=itemgetter(0)))
 
     def keys(self, prefix: bytes) -> list[bytes]:
@@ -71,39 +71,46 @@ class LmdbStore:
                 transaction.delete(key)
 
 
-# LMDB forbids opening one environment twice in a process.
-_open: dict[str, OnlineStore] = {}
-_opening = threading.Lock()
+# LMDB must not open an environment twice in one process.
+_stores: dict[str, OnlineStore] = {}
+_lock = threading.Lock()
 
 
 def open_store(uri: str) -> OnlineStore:
-    """The store behind ``lmdb://<folder>`` or ``redis://<host>``. Raises SettingsError for another scheme."""
+    """Open the store at ``lmdb://<folder>`` or ``redis://<host>``; the same store for the same address.
+
+    Raises:
+        SettingsError: The scheme is unknown, or the client of Redis is not installed.
+    """
     scheme = urlsplit(uri).scheme
-    if scheme not in _OPEN:
+    if scheme not in _OPENERS:
         raise SettingsError(
-            f"online store {uri!r} is of no known kind", "RAYLOOP_ONLINE_STORE takes lmdb://<folder> or redis://<host>"
+            f"RAYLOOP_ONLINE_STORE={uri} has an unknown scheme",
+            "use lmdb://<folder> or redis://<host>",
+            code="settings.online_store",
+            variable="RAYLOOP_ONLINE_STORE",
         )
-    with _opening:
-        return _OPEN[scheme](uri)
+    with _lock:
+        return _OPENERS[scheme](uri)
 
 
 def _open_lmdb(uri: str) -> OnlineStore:
     parsed = urlsplit(uri)
     folder = str(Path(parsed.netloc + parsed.path).absolute())
-    if folder not in _open:
-        _open[folder] = LmdbStore(Path(folder))
-    return _open[folder]
+    if folder not in _stores:
+        _stores[folder] = LmdbStore(Path(folder))
+    return _stores[folder]
 
 
 def _open_redis(uri: str) -> OnlineStore:
-    # Its client comes with the extra rayloop[redis].
+    # The client is an optional dependency, rayloop[redis].
     from features.online.redis_store import RedisStore
 
-    if uri not in _open:
-        _open[uri] = RedisStore(uri)
-    return _open[uri]
+    if uri not in _stores:
+        _stores[uri] = RedisStore(uri)
+    return _stores[uri]
 
 
-_OPEN: dict[str, Callable[[str], OnlineStore]] = {
+_OPENERS: dict[str, Callable[[str], OnlineStore]] = {
     "lmdb": _open_lmdb, "redis": _open_redis, "rediss": _open_redis, "unix": _open_redis,
 }  # fmt: skip

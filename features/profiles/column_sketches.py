@@ -1,4 +1,4 @@
-"""Summaries of one column that merge in any order: numbers and categories.
+"""Mergeable summaries of one column, of numbers or of categories. The order of merges does not matter.
 
 number      KLL sketch (Karnin, Lang, Liberty, "Optimal quantile approximation in streams", FOCS 2016)
             and moments (Chan, Golub, LeVeque, "Updating formulae", 1979)
@@ -20,17 +20,19 @@ from pydantic import ConfigDict, Field
 from cluster.values import Frozen
 
 SKETCH_K = 400
-"""Rank error of 0.7 % (99 % confidence), and below k values none; some 8 KB when full."""
+"""Size of the KLL sketch: rank error of 0.7 % (99 % confidence), none below k values; about 8 KB when full."""
 MAX_CATEGORIES = 1024
 MAX_VALUE_CHARS = 128
-"""Longer category values are cut: their length must not decide how much memory a profile takes."""
+"""Longer category values are truncated, so that they cannot inflate a profile."""
 MAX_MAGNITUDE = 1e100
-"""Beyond it a number counts as infinite: its square would overflow the moments."""
+"""Larger numbers count as infinite: their squares would overflow the moments."""
 
 Count = Annotated[int, Field(ge=0)]
 
 
 class NumberRecord(Frozen):
+    """Stored form of a NumberSummary."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
     nulls: Count
@@ -42,6 +44,8 @@ class NumberRecord(Frozen):
 
 
 class CategoryRecord(Frozen):
+    """Stored form of a CategorySummary."""
+
     count: Count
     nulls: Count
     mistyped: Count
@@ -50,7 +54,7 @@ class CategoryRecord(Frozen):
 
 @dataclass(slots=True)
 class NumberSummary:
-    """A number column: missing (null or NaN), infinite and mistyped cells are counted apart from the values."""
+    """Summary of a number column. Missing (null or NaN), infinite and mistyped cells are counted separately."""
 
     sketch: kll_doubles_sketch = field(default_factory=lambda: kll_doubles_sketch(SKETCH_K))
     nulls: int = 0
@@ -61,12 +65,12 @@ class NumberSummary:
 
     @property
     def count(self) -> int:
-        """Finite values."""
+        """Number of finite values."""
         return int(self.sketch.n)
 
     @property
     def total(self) -> int:
-        """Cells of any sort."""
+        """Number of all cells."""
         return self.count + self.nulls + self.infinite + self.mistyped
 
     @property
@@ -76,14 +80,16 @@ class NumberSummary:
 
     @property
     def min(self) -> float:
+        """Smallest finite value; undefined without values."""
         return float(self.sketch.get_min_value())
 
     @property
     def max(self) -> float:
+        """Largest finite value; undefined without values."""
         return float(self.sketch.get_max_value())
 
     def add(self, values: np.ndarray) -> None:
-        """Add float64 values, NaN meaning missing."""
+        """Add float64 values; NaN means missing."""
         missing = int(np.isnan(values).sum())
         finite = values[np.abs(values) <= MAX_MAGNITUDE]
         self.nulls += missing
@@ -94,6 +100,7 @@ class NumberSummary:
             self.sketch.update(np.ascontiguousarray(finite))
 
     def merge(self, other: NumberSummary) -> None:
+        """Add another summary."""
         self._add_moments(other.count, other.mean, other.m2)
         self.sketch.merge(other.sketch)
         self.nulls += other.nulls
@@ -101,15 +108,15 @@ class NumberSummary:
         self.mistyped += other.mistyped
 
     def quantiles(self, ranks: Iterable[float]) -> np.ndarray:
-        """Values at ranks in [0, 1], shape [ranks]; empty without values."""
+        """Return the values at ranks in [0, 1], shape [ranks]; empty without values."""
         return np.array(self.sketch.get_quantiles(list(ranks)), np.float64)
 
     def cdf(self, points: np.ndarray) -> np.ndarray:
-        """Share of values <= each point; points strictly increasing. Shape [points]; zeros without values."""
+        """Return the share of values <= each of strictly increasing points, shape [points]; zeros without values."""
         return self._cumulative(points)[:-1]
 
     def pmf(self, edges: np.ndarray) -> np.ndarray:
-        """Shares of (-inf, e0], (e0, e1], ..., (ek, inf). Shape [edges + 1]; zeros without values."""
+        """Return the shares of (-inf, e0], (e0, e1], ..., (ek, inf), shape [edges + 1]; zeros without values."""
         return np.diff(self._cumulative(edges), prepend=0.0)
 
     def _cumulative(self, points: np.ndarray) -> np.ndarray:
@@ -125,6 +132,7 @@ class NumberSummary:
         self.m2 += m2 + delta * delta * before * count / (before + count)
 
     def to_record(self) -> NumberRecord:
+        """Convert to the stored form."""
         return NumberRecord(
             nulls=self.nulls,
             infinite=self.infinite,
@@ -135,17 +143,18 @@ class NumberSummary:
         )
 
     @classmethod
-    def from_record(cls, wire: NumberRecord) -> Self:
-        sketch = kll_doubles_sketch.deserialize(wire.sketch)
-        return cls(sketch, wire.nulls, wire.infinite, wire.mistyped, wire.mean, wire.m2)
+    def from_record(cls, record: NumberRecord) -> Self:
+        """Convert from the stored form."""
+        sketch = kll_doubles_sketch.deserialize(record.sketch)
+        return cls(sketch, record.nulls, record.infinite, record.mistyped, record.mean, record.m2)
 
 
 @dataclass(slots=True)
 class CategorySummary:
-    """A category column. ``counts`` are exact until more than MAX_CATEGORIES distinct values were seen.
+    """Summary of a category column.
 
-    From then on each is too low by at most ``shortfall``, whatever was merged in which order; values
-    that are not listed were seen at most that often. ``other`` is what no listed value accounts for.
+    ``counts`` are exact up to MAX_CATEGORIES distinct values. Beyond that, each count is too low by at most
+    ``shortfall``, whatever was merged in which order, and values that are not listed occurred at most that often.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -155,25 +164,29 @@ class CategorySummary:
 
     @property
     def total(self) -> int:
-        """Cells of any sort."""
+        """Number of all cells."""
         return self.count + self.nulls + self.mistyped
 
     @property
     def other(self) -> int:
+        """Number of values that ``counts`` does not account for."""
         return self.count - sum(self.counts.values())
 
     @property
     def shortfall(self) -> int:
-        """Agarwal et al. 2012, section 3: each unit taken off takes MAX_CATEGORIES others with it."""
+        """Bound of the error of counts (Agarwal et al. 2012, section 3)."""
+        # Each unit that is removed from a count removes one from MAX_CATEGORIES others.
         return self.other // (MAX_CATEGORIES + 1)
 
     def add(self, counts: dict[str, int]) -> None:
+        """Add values by their counts."""
         for value, count in counts.items():
             self.counts[value] = self.counts.get(value, 0) + count
             self.count += count
         self._shrink()
 
     def merge(self, other: CategorySummary) -> None:
+        """Add another summary."""
         unlisted = other.other
         self.add(other.counts)
         self.count += unlisted
@@ -187,10 +200,16 @@ class CategorySummary:
         self.counts = {value: count - cut for value, count in self.counts.items() if count > cut}
 
     def to_record(self) -> CategoryRecord:
+        """Convert to the stored form."""
         return CategoryRecord(count=self.count, nulls=self.nulls, mistyped=self.mistyped, counts=self.counts)
 
     @classmethod
-    def from_record(cls, wire: CategoryRecord) -> Self:
-        if sum(wire.counts.values()) > wire.count:
-            raise ValueError("more values are listed than were counted")
-        return cls(dict(wire.counts), wire.count, wire.nulls, wire.mistyped)
+    def from_record(cls, record: CategoryRecord) -> Self:
+        """Convert from the stored form.
+
+        Raises:
+            ValueError: The counts contradict each other.
+        """
+        if sum(record.counts.values()) > record.count:
+            raise ValueError("the listed counts exceed the total")
+        return cls(dict(record.counts), record.count, record.nulls, record.mistyped)

@@ -1,9 +1,9 @@
-"""Mergeable profiles of a frame: what the training data looked like, what live traffic looks like.
+"""Mergeable profiles of a frame, of training data or of live traffic.
 
-A profile is small whatever the traffic, and merges in any order: counts are exact, moments are exact
-up to rounding, quantiles keep the error bound of their sketch, category counts that of theirs
-(features/profiles/column_sketches.py). A number and a category have a summary each; a tensor has two, of the mean and of
-the standard deviation of each row; timestamps are not profiled.
+A profile is small whatever the traffic, and merges in any order: counts are exact, moments are exact up to rounding,
+quantiles and category counts keep the error bounds of their sketches (features/profiles/column_sketches.py). Number
+and category columns have one summary each; a tensor has two, of the mean and of the standard deviation of each row;
+timestamps are not profiled.
 """
 
 from __future__ import annotations
@@ -46,8 +46,11 @@ class _ProfileRecord(Frozen):
 class Profile:
     """Summaries of the columns of a frame.
 
-    ``rows`` counts the rows given to ``update``. ``numbers`` and ``categories`` map a column to its
-    summary; a tensor column ``x`` is found in ``numbers`` as ``x.mean`` and ``x.std``.
+    Attributes:
+        columns: The profiled columns.
+        numbers: Summary of each number column; a tensor column ``x`` has ``x.mean`` and ``x.std``.
+        categories: Summary of each category column.
+        rows: Number of rows.
     """
 
     def __init__(
@@ -64,13 +67,13 @@ class Profile:
 
     @classmethod
     def empty(cls, columns: tuple[Column, ...]) -> Self:
-        """A profile of no rows; timestamp columns are left out."""
+        """Create a profile without rows; timestamp columns are left out."""
         columns = tuple(c for c in columns if c.kind != "timestamp")
         numbers, categories = _series(columns)
         return cls(columns, {n: NumberSummary() for n in numbers}, {n: CategorySummary() for n in categories})
 
     def update(self, frame: pa.Table) -> None:
-        """Add the rows of ``frame``. A column it lacks is skipped; cells of a wrong type are counted as such."""
+        """Add the rows of ``frame``. Missing columns are skipped; cells of a wrong type are counted as mistyped."""
         present = set(frame.column_names)
         for column in self.columns:
             if column.name in present:
@@ -78,11 +81,16 @@ class Profile:
         self.rows += frame.num_rows
 
     def merge(self, other: Profile) -> None:
-        """Add another profile's rows. Raises DataError when it is of other columns."""
+        """Add the rows of another profile.
+
+        Raises:
+            DataError: It has other columns.
+        """
         if other.columns != self.columns:
             raise DataError(
-                f"profiles of different columns: {_names(self.columns)} and {_names(other.columns)}",
-                "profiles merge within one model version",
+                f"profiles have different columns: {_names(self.columns)} and {_names(other.columns)}",
+                "merge only profiles of one model version",
+                code="data.profile_columns_differ",
             )
         for name, number in self.numbers.items():
             number.merge(other.numbers[name])
@@ -91,41 +99,53 @@ class Profile:
         self.rows += other.rows
 
     def select_columns(self, columns: tuple[Column, ...]) -> Profile:
-        """The same rows seen through other columns: those it lacks are empty, those not asked for are left out.
+        """Return the profile of other columns of the same rows; columns that this profile lacks are empty.
 
         The summaries are shared with this profile, not copied.
         """
-        made = Profile.empty(columns)
-        mine = set(self.columns)
-        numbers, categories = _series(tuple(c for c in made.columns if c in mine))
-        made.numbers |= {name: self.numbers[name] for name in numbers}
-        made.categories |= {name: self.categories[name] for name in categories}
-        made.rows = self.rows
-        return made
+        selected = Profile.empty(columns)
+        present = set(self.columns)
+        numbers, categories = _series(tuple(c for c in selected.columns if c in present))
+        selected.numbers |= {name: self.numbers[name] for name in numbers}
+        selected.categories |= {name: self.categories[name] for name in categories}
+        selected.rows = self.rows
+        return selected
 
     def to_bytes(self) -> bytes:
-        """JSON, sketches in base64."""
-        wire = _ProfileRecord(
+        """Serialize as JSON, sketches in base64."""
+        record = _ProfileRecord(
             format=_FORMAT,
             rows=self.rows,
             columns=self.columns,
             numbers={name: s.to_record() for name, s in self.numbers.items()},
             categories={name: s.to_record() for name, s in self.categories.items()},
         )
-        return wire.model_dump_json().encode()
+        return record.model_dump_json().encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Raises DataError when ``data`` is not a profile that this version can read."""
+        """Read what ``to_bytes`` wrote.
+
+        Raises:
+            DataError: ``data`` is not a profile that this version can read.
+        """
         try:
-            wire = _ProfileRecord.model_validate_json(data, extra="ignore")
-            numbers = {name: NumberSummary.from_record(w) for name, w in wire.numbers.items()}
-            categories = {name: CategorySummary.from_record(w) for name, w in wire.categories.items()}
+            record = _ProfileRecord.model_validate_json(data, extra="ignore")
+            numbers = {name: NumberSummary.from_record(w) for name, w in record.numbers.items()}
+            categories = {name: CategorySummary.from_record(w) for name, w in record.categories.items()}
         except (ValidationError, ValueError, RuntimeError, IndexError) as error:
-            raise DataError(f"{len(data)} bytes that are not a profile: {str(error).splitlines()[0]}") from error
-        if wire.format != _FORMAT or (tuple(numbers), tuple(categories)) != _series(wire.columns):
-            raise DataError(f"a profile of format {wire.format} whose summaries do not fit its columns")
-        return cls(wire.columns, numbers, categories, wire.rows)
+            raise DataError(
+                f"{len(data)} bytes are not a valid profile: {str(error).splitlines()[0]}",
+                code="data.invalid_profile",
+                size=len(data),
+            ) from error
+        if record.format != _FORMAT or (tuple(numbers), tuple(categories)) != _series(record.columns):
+            raise DataError(
+                f"the summaries of a profile of format {record.format} do not match its columns",
+                code="data.invalid_profile",
+                size=len(data),
+            )
+        return cls(record.columns, numbers, categories, record.rows)
 
     def _add(self, column: Column, values: pa.ChunkedArray) -> None:
         if column.kind == "number":
@@ -180,7 +200,7 @@ def _add_tensors(mean: NumberSummary, std: NumberSummary, values: pa.ChunkedArra
 
 
 def _tensor_rows(values: pa.ChunkedArray, size: int) -> np.ndarray:
-    """The rows that are lists of ``size`` numbers, float64 [rows, size]; any other row is left out."""
+    """Rows that are lists of ``size`` numbers, float64 [rows, size]; other rows are left out."""
     joined = values.combine_chunks()
     kind = joined.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):

@@ -1,7 +1,7 @@
-"""The reference profile: the training data as a whole, and how its ordinary windows differ from it.
+"""The reference profile: the training data as a whole, and its windows.
 
-The whole is a full profile. Each window (a day, say) is kept as counts in bins that the whole fixes,
-some hundred bytes a column, so that a monitor can tell how far ordinary windows lie from the whole.
+The whole is a full profile. Each window (such as a day) is stored as counts in bins that the whole defines, about a
+hundred bytes for each column, so that a monitor knows how far ordinary windows are from the whole.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from features.profiles.column_sketches import CategorySummary, NumberSummary
 from features.profiles.profile import Profile
 
 FINE_BINS = 40
-"""Bins of equal reference mass for a number: a Kolmogorov-Smirnov distance is off by at most 1/40."""
+"""Bins of equal reference mass for a number: the error of a Kolmogorov-Smirnov distance is at most 1/40."""
 MIN_SHARE = 0.005
-"""Category values that are rarer than this are counted together."""
+"""Rarer category values are counted together."""
 TRAILING_CELLS = 2
-"""The last two cells of every column: missing, and invalid (infinite or of a wrong type)."""
+"""The last cells of every column: missing, and invalid (infinite or of a wrong type)."""
 
 _MICROSECONDS = 1_000_000
 
 
 class Bins(Frozen):
-    """How a column is cut into cells.
+    """The cells in which the values of a column are counted.
 
     number: (-inf, e0], (e0, e1], ..., (ek, inf), missing, invalid.
-    category: each of ``values``, the pooled ``rare`` ones, new ones, missing, invalid. While
-    ``complete`` is false the reference forgot some values, and what is unknown counts as rare.
+    category: each of ``values``, the pooled ``rare`` ones, new ones, missing, invalid. When ``complete`` is false, the
+    reference does not list all of its values, and unknown values count as rare.
     """
 
     edges: tuple[float, ...] = ()
@@ -44,25 +44,27 @@ class Bins(Frozen):
 
     @classmethod
     def for_number(cls, summary: NumberSummary) -> Self:
+        """Define bins of equal mass."""
         ranks = np.arange(1, FINE_BINS) / FINE_BINS
         edges = np.unique(summary.quantiles(ranks))
         return cls(edges=tuple(float(e) for e in edges if e < summary.max))
 
     @classmethod
     def for_category(cls, summary: CategorySummary) -> Self:
+        """Define a bin for each value that is not rare."""
         least = MIN_SHARE * summary.count
         listed = sorted(value for value, count in summary.counts.items() if count >= least)
         rare = sorted(value for value, count in summary.counts.items() if count < least)
         return cls(values=tuple(listed), rare=tuple(rare), complete=summary.other == 0)
 
     def count_number(self, summary: NumberSummary) -> np.ndarray:
-        """Cells of a number column, int64 [edges + 3]."""
+        """Count a number column, int64 [edges + 3]."""
         below = np.append(np.rint(summary.cdf(np.array(self.edges)) * summary.count), summary.count)
         cells = np.diff(below, prepend=0.0)
         return np.append(cells, [summary.nulls, summary.infinite + summary.mistyped]).astype(np.int64)
 
     def count_category(self, summary: CategorySummary) -> np.ndarray:
-        """Cells of a category column, int64 [values + 4]."""
+        """Count a category column, int64 [values + 4]."""
         listed = [summary.counts.get(value, 0) for value in self.values]
         rare = sum(summary.counts.get(value, 0) for value in self.rare)
         rest = summary.count - sum(listed) - rare
@@ -81,9 +83,14 @@ class _ReferenceRecord(Stored):
 
 
 class ReferenceProfile:
-    """``total``: profile of all rows. ``starts``: window starts, seconds since the epoch, ascending.
+    """Profile of the training data, and counts of its windows.
 
-    ``cells[name]``: int64 [windows, cells], the counts of each window in ``bins[name]``.
+    Attributes:
+        total: Profile of all rows.
+        window_s: Length of a window in seconds.
+        starts: Starts of the windows, seconds since the epoch, ascending.
+        bins: Bins of each column.
+        cells: Counts of each window in the bins of a column, int64 [windows, cells].
     """
 
     def __init__(
@@ -102,9 +109,21 @@ class ReferenceProfile:
 
     @classmethod
     def build(cls, windows: Mapping[float, Profile], window_s: float) -> Self:
-        """From the profiles of all windows, as ``profile_windows`` makes them. Raises DataError when there is none."""
+        """Build from the profiles of all windows.
+
+        Args:
+            windows: Result of ``profile_windows``.
+            window_s: Length of a window in seconds.
+
+        Raises:
+            DataError: There are no windows.
+        """
         if not windows:
-            raise DataError("a reference profile of no rows", "is the training frame empty?")
+            raise DataError(
+                "a reference profile needs at least one row",
+                "check that the training frame is not empty",
+                code="data.profile_without_rows",
+            )
         starts = tuple(sorted(windows))
         total = Profile.empty(windows[starts[0]].columns)
         for start in starts:
@@ -116,54 +135,89 @@ class ReferenceProfile:
         return cls(total, window_s, starts, bins, cells)
 
     def to_bytes(self) -> bytes:
-        """JSON."""
+        """Serialize as JSON."""
         cells = {name: tuple(map(tuple, counts.tolist())) for name, counts in self.cells.items()}
-        wire = _ReferenceRecord(
+        record = _ReferenceRecord(
             window_s=self.window_s,
             starts=self.starts,
             bins=self.bins,
             cells=cells,
             total=self.total.to_bytes().decode(),
         )
-        return wire.model_dump_json().encode()
+        return record.model_dump_json().encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Raises DataError when ``data`` is not a reference profile."""
+        """Read what ``to_bytes`` wrote.
+
+        Raises:
+            DataError: ``data`` is not a reference profile that this version can read.
+        """
         try:
-            wire = _ReferenceRecord.from_stored(data)
-            cells = {name: np.array(counts, np.int64) for name, counts in wire.cells.items()}
+            record = _ReferenceRecord.from_stored(data)
+            cells = {name: np.array(counts, np.int64) for name, counts in record.cells.items()}
         except (ValidationError, ValueError, OverflowError) as error:
             what = str(error).splitlines()[0]
-            raise DataError(f"{len(data)} bytes that are not a reference profile: {what}") from error
-        if set(cells) != set(wire.bins) or any(len(counts) != len(wire.starts) for counts in cells.values()):
-            raise DataError("a reference profile whose windows do not fit its bins")
-        return cls(Profile.from_bytes(wire.total.encode()), wire.window_s, wire.starts, wire.bins, cells)
+            raise DataError(
+                f"{len(data)} bytes are not a reference profile: {what}",
+                code="data.invalid_profile",
+                size=len(data),
+            ) from error
+        if set(cells) != set(record.bins) or any(len(counts) != len(record.starts) for counts in cells.values()):
+            raise DataError(
+                "the windows of a reference profile do not match its bins", code="data.invalid_profile", size=len(data)
+            )
+        return cls(Profile.from_bytes(record.total.encode()), record.window_s, record.starts, record.bins, cells)
 
 
 def count_cells(bins: Mapping[str, Bins], profile: Profile) -> dict[str, np.ndarray]:
-    """The counts of ``profile`` in ``bins``, column by column. Raises DataError when a column is not in it."""
+    """Count a profile in bins, column by column.
+
+    Raises:
+        DataError: The profile lacks a column.
+    """
     counted = {}
-    for name, cut in bins.items():
+    for name, binning in bins.items():
         if name in profile.numbers:
-            counted[name] = cut.count_number(profile.numbers[name])
+            counted[name] = binning.count_number(profile.numbers[name])
         elif name in profile.categories:
-            counted[name] = cut.count_category(profile.categories[name])
+            counted[name] = binning.count_category(profile.categories[name])
         else:
-            raise DataError(f"the profile lacks column {name!r}", "profile the same columns as the reference")
+            raise DataError(
+                f"the profile lacks column {name!r}",
+                "profile the same columns as the reference",
+                code="data.missing_columns",
+                columns=[name],
+            )
     return counted
 
 
 def profile_windows(
     frame: pa.Table, columns: tuple[Column, ...], window_s: float, time: str = "as_of"
 ) -> dict[float, Profile]:
-    """Profiles of the rows of ``frame`` by event-time window, keyed by window start in seconds since the epoch.
+    """Profile the rows of a frame by time window.
 
-    Windows start at whole multiples of ``window_s``. Raises DataError when a row has no time.
+    Args:
+        frame: The rows.
+        columns: Columns to profile.
+        window_s: Length of a window in seconds; windows start at its multiples.
+        time: Column that dates the rows.
+
+    Returns:
+        Profiles by window start, seconds since the epoch.
+
+    Raises:
+        DataError: A row has no time.
     """
     when = frame.column(time)
     if when.null_count:
-        raise DataError(f"{when.null_count} rows without {time!r}", "every row of a training frame needs its time")
+        raise DataError(
+            f"{when.null_count} rows have no {time!r}",
+            "give every row a time",
+            code="data.rows_without_time",
+            column=time,
+            rows=when.null_count,
+        )
     micros = when.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     starts = np.floor_divide(micros.to_numpy(), round(window_s * _MICROSECONDS)) * window_s
     windows = {}
@@ -174,7 +228,7 @@ def profile_windows(
 
 
 def merge_windows(into: dict[float, Profile], more: Mapping[float, Profile]) -> None:
-    """Add the profiles of another part of the same data."""
+    """Add the window profiles of another part of the same data to ``into``."""
     for start, profile in more.items():
         if start in into:
             into[start].merge(profile)

@@ -1,7 +1,7 @@
-"""Whom we were asked to forget: kept as digests, so that landing does not bring the rows back.
+"""Registry of erased entities, kept as digests, so that ingestion does not bring their rows back.
 
-A digest is BLAKE2b of the entity's columns and values, keyed with the key for personal data where there is one. Without a
-key it hides a value only from who cannot guess it.
+A digest is BLAKE2b of the entity's columns and values, keyed with the key for personal data if there is one. Without a
+key, anyone who can guess a value can confirm that it was erased.
 """
 
 from __future__ import annotations
@@ -25,24 +25,34 @@ _SCHEMA = pa.schema(
 )
 
 
-def entity_digest(entity: Mapping[str, str], names: PseudonymKey | None) -> str:
-    """Of an entity as it is stored, hashed columns by their tokens."""
+def entity_digest(entity: Mapping[str, str], key: PseudonymKey | None) -> str:
+    """Hash an entity.
+
+    Args:
+        entity: Values by column, as stored: hashed columns by their tokens.
+        key: Key for personal data, if the project has one.
+    """
     text = json.dumps(dict(sorted(entity.items())), ensure_ascii=False)
-    return names.token(text) if names else hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return key.token(text) if key else hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
 class ErasureRegistry:
-    """Digests by the columns that they are of, apart for keyed and other ones."""
+    """The erased entities of a project.
+
+    ``entries`` groups digests by the columns that they cover, and by whether they are keyed.
+    """
 
     entries: tuple[tuple[tuple[str, ...], bool, frozenset[str]], ...] = ()
 
     @property
     def has_keyed_entries(self) -> bool:
+        """Whether the key for personal data is needed to apply the registry."""
         return any(keyed for _, keyed, _ in self.entries)
 
     @classmethod
     def read(cls, tables: Tables, namespace: str) -> ErasureRegistry:
+        """Read the registry of a project; without a table, it is empty."""
         name = f"{namespace}.{ERASURE_TABLE}"
         if not tables.exists(name):
             return cls()
@@ -50,38 +60,39 @@ class ErasureRegistry:
         groups = rows.group_by("columns", "keyed", maintain_order=True).agg("digest")
         return cls(tuple((tuple(json.loads(c)), keyed, frozenset(found)) for c, keyed, found in groups.iter_rows()))
 
-    def drop_erased(self, rows: pl.DataFrame, names: PseudonymKey | None) -> pl.DataFrame:
-        """The rows, stored columns in their types, that are of nobody who is forgotten."""
+    def drop_erased(self, rows: pl.DataFrame, key: PseudonymKey | None) -> pl.DataFrame:
+        """Leave out the rows of erased entities; ``rows`` are as stored, in the stored types."""
         for columns, keyed, digests in self.entries:
             if set(columns) <= set(rows.columns):
-                rows = _without(rows, columns, digests, names if keyed else None)
+                rows = _drop(rows, columns, digests, key if keyed else None)
         return rows
 
 
 def record_erasure(
-    tables: Tables, namespace: str, entity: Mapping[str, str], names: PseudonymKey | None, at: datetime
+    tables: Tables, namespace: str, entity: Mapping[str, str], key: PseudonymKey | None, at: datetime
 ) -> None:
-    """Note that the entity is forgotten; noted before, it is not noted again."""
-    mark = entity_digest(entity, names)
-    row = {"columns": json.dumps(sorted(entity)), "digest": mark, "keyed": names is not None, "at": at}
-    tables.append(f"{namespace}.{ERASURE_TABLE}", pa.Table.from_pylist([row], _SCHEMA), key=mark)
+    """Add an entity to the registry; does nothing if it is there already."""
+    digest = entity_digest(entity, key)
+    row = {"columns": json.dumps(sorted(entity)), "digest": digest, "keyed": key is not None, "at": at}
+    tables.append(f"{namespace}.{ERASURE_TABLE}", pa.Table.from_pylist([row], _SCHEMA), key=digest)
 
 
-def _without(
-    rows: pl.DataFrame, columns: Sequence[str], digests: frozenset[str], names: PseudonymKey | None
+def _drop(
+    rows: pl.DataFrame, columns: Sequence[str], digests: frozenset[str], key: PseudonymKey | None
 ) -> pl.DataFrame:
     texts = rows.select(pl.col(list(columns)).cast(pl.String))
     entities = texts.unique().drop_nulls()
-    gone = [
-        entity_digest(dict(zip(entities.columns, values, strict=True)), names) in digests
+    is_erased = [
+        entity_digest(dict(zip(entities.columns, values, strict=True)), key) in digests
         for values in entities.iter_rows()
     ]
-    keys = [f"__{name}" for name in columns]
-    hidden = entities.filter(pl.Series(gone, dtype=pl.Boolean)).rename(dict(zip(columns, keys, strict=True)))
-    if hidden.is_empty():
+    # Columns may be of other types than text: the join is on copies of them.
+    copies = [f"__{name}" for name in columns]
+    erased = entities.filter(pl.Series(is_erased, dtype=pl.Boolean)).rename(dict(zip(columns, copies, strict=True)))
+    if erased.is_empty():
         return rows
     return (
-        rows.with_columns(texts.get_column(name).alias(key) for name, key in zip(columns, keys, strict=True))
-        .join(hidden, on=keys, how="anti", maintain_order="left")
-        .drop(keys)
+        rows.with_columns(texts.get_column(name).alias(copy) for name, copy in zip(columns, copies, strict=True))
+        .join(erased, on=copies, how="anti", maintain_order="left")
+        .drop(copies)
     )

@@ -1,6 +1,6 @@
-"""Landing: sources become Iceberg tables, bad rows go to quarantine, no row is landed twice.
+"""Ingestion: sources become Iceberg tables, invalid rows go to quarantine, and no row is ingested twice.
 
-A block is checked, and its personal data hashed or dropped, by the task that reads it: what is personal never leaves it.
+The task that reads a block also validates it and hashes or drops its personal data, which so never leaves the task.
 """
 
 from __future__ import annotations
@@ -40,157 +40,183 @@ from features.types import arrow_type
 
 QUARANTINE = "quarantine"
 
+_WHOLE_BLOCKS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+
 
 class IngestionResult(NamedTuple):
-    """What became of a source: its table, new and known rows, and how many of those ``put_aside`` had each reason.
-
-    ``newest`` is when the newest row was known; ``stale`` says, in a sentence, that this is too long ago.
-    """
+    """What an ingestion did."""
 
     snapshot: Snapshot
+    """The table afterwards."""
     new_rows: int
     known_rows: int
+    """Rows that the table had before."""
     quarantined_rows: int
     quarantine_reasons: dict[str, int]
+    """Quarantined rows by reason; a row may have several reasons."""
     newest_known_at: datetime | None = None
+    """Known-at time of the newest row."""
     staleness: str = ""
+    """A sentence that says how stale the source is; empty when it is fresh."""
 
 
 def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, now: datetime) -> IngestionResult:
-    """Check, sort and append the rows of ``source`` that its table does not hold yet.
+    """Validate the rows of ``source`` and append those that its table does not have yet.
 
-    Run again, it adds only what is new. Raises DataError for a missing column, an empty source, or a stale one that is
-    to be refused; what was read is landed by then.
+    Run again, it adds only new rows.
+
+    Raises:
+        DataError: A column is missing, the source is empty, or it is stale and declared ``stale="refuse"``. In the
+            last case, the rows are ingested nevertheless.
+        SettingsError: A column must be hashed, and there is no usable key.
     """
     table = f"{namespace}.{source.name}"
-    rows = _judge(source, tables, namespace, settings)
+    rows = _validated_rows(source, tables, namespace, settings)
     bad = rows.filter(expr=col(REASON).is_not_null())
-    # Made before it is written: Ray widens the table by the columns that go into the writing task, dropped there or not.
+    # Materialized before it is written: Ray widens the table by the columns that go into the writing task, even those
+    # that are dropped there.
     good = rows.filter(expr=col(REASON).is_null()).drop_columns([REASON, RAW]).materialize()
-    added, aside = good.count(), _quarantine(source, pl.DataFrame(_rows(bad, source)), tables, namespace)
-    reasons = count_reasons(aside)
-    if added:
+    new, quarantined = good.count(), _quarantine(source, pl.DataFrame(_collect(bad, source)), tables, namespace)
+    reasons = count_reasons(quarantined)
+    if new:
         snapshot = tables.write(table, good, columns_schema(source.stored_columns))
     elif (latest := tables.latest(table)) is not None:
         snapshot = latest
     else:
         why = "; ".join(f"{n} rows: {reason}" for reason, n in reasons.items()) or "it is empty"
-        raise DataError(f"source {source.name!r} gave no usable row ({why})", "check what its read function returns")
+        raise DataError(
+            f"source {source.name!r} has no valid row ({why})",
+            "check what its read function returns",
+            code="data.source_without_valid_rows",
+            source=source.name,
+            reasons=reasons,
+        )
     newest = tables.latest_timestamp(table, source.known_at)
     stale = staleness(source, newest, now)
     if stale and source.stale == "refuse":
-        raise DataError(stale, "mend what feeds it, or declare stale='warn'")
-    return IngestionResult(snapshot, added, snapshot.rows - added, len(aside), reasons, newest, stale)
+        raise DataError(
+            stale,
+            "fix the process that feeds it, or declare stale='warn'",
+            code="data.source_stale",
+            source=source.name,
+            newest=newest,
+        )
+    return IngestionResult(snapshot, new, snapshot.rows - new, len(quarantined), reasons, newest, stale)
 
 
 def default_parallelism() -> int:
-    """How many blocks to work on at once: enough to use the cores, few enough not to start a worker process for each."""
+    """Number of blocks to process at once: half the CPUs of the cluster, at least 2.
+
+    That is enough to use the cores, and few enough not to start a worker process for each.
+    """
     resources: dict[str, float] = ray.cluster_resources()
     return max(2, int(resources.get("CPU", 2)) // 2)
 
 
 def columns_schema(columns: tuple[Column, ...]) -> pa.Schema:
-    """Arrow schema of declared columns."""
+    """Return the Arrow schema of declared columns."""
     return pa.schema([(c.name, arrow_type(c)) for c in columns])
 
 
 @dataclass(frozen=True)
-class _Screen:
-    """Judges a block where it is read, and leaves out what is landed already and whom we were asked to forget.
+class _BlockValidator:
+    """Validates a block where it is read; leaves out known rows and those of erased entities.
 
-    It carries the path of the key for personal data, never the key.
+    When pickled, it contains the path of the key for personal data, never the key.
     """
 
     source: Source
     settings: Settings
     known_keys: ray.ObjectRef
-    forgotten: ErasureRegistry
+    erasures: ErasureRegistry
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        columns = self.source.columns
-        names = load_pseudonym_key(self.settings) if needs_key(columns) or self.forgotten.has_keyed_entries else None
-        rows = exclude_known(
-            self.source, validate_rows(self.source, pl.DataFrame(block), names), ray.get(self.known_keys)
-        )
-        return _typed(self.source, self.forgotten.drop_erased(rows, names))
+        hashes = needs_key(self.source.columns) or self.erasures.has_keyed_entries
+        key = load_pseudonym_key(self.settings) if hashes else None
+        rows = validate_rows(self.source, pl.DataFrame(block), key)
+        new = exclude_known(self.source, rows, ray.get(self.known_keys))
+        return _typed(self.source, self.erasures.drop_erased(new, key))
 
 
-def _judge(source: Source, tables: Tables, namespace: str, settings: Settings) -> ray.data.Dataset:
-    """One checked Dataset; rows of one key meet in one block, so that repeats are seen."""
+def _validated_rows(source: Source, tables: Tables, namespace: str, settings: Settings) -> ray.data.Dataset:
+    """The validated rows; all rows of one key are in one block, so that repeated keys are found."""
     if needs_key(source.columns):
-        load_pseudonym_key(settings)  # A key that is missing is told here, not from within a task.
-    screen = _Screen(
-        source, settings, _present_keys(source, tables, namespace), ErasureRegistry.read(tables, namespace)
-    )
+        load_pseudonym_key(settings)  # A missing key fails here, and not inside a task.
+    erasures = ErasureRegistry.read(tables, namespace)
+    validator = _BlockValidator(source, settings, _known_keys(source, tables, namespace), erasures)
 
-    def repeats(block: pa.Table) -> pa.Table:
+    def drop_repeats(block: pa.Table) -> pa.Table:
         return _typed(source, deduplicate(source, pl.DataFrame(block)))
 
-    arguments: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
-
     def run() -> ray.data.Dataset:
-        # Most rows of a later landing are known; the shuffle need not carry them.
-        new = _read(source).map_batches(screen, **arguments)
+        # Later ingestions mostly read known rows; the shuffle must not carry them.
+        new = _read(source).map_batches(validator, **_WHOLE_BLOCKS)
         shuffled = new.repartition(default_parallelism(), keys=list(source.key))
-        found: ray.data.Dataset = shuffled.map_batches(repeats, **arguments).materialize()
-        return found
+        rows: ray.data.Dataset = shuffled.map_batches(drop_repeats, **_WHOLE_BLOCKS).materialize()
+        return rows
 
-    return _told(source, run)
+    return _name_location(source, run)
 
 
 def _read(source: Source) -> ray.data.Dataset:
     rows = source.open()
     if not isinstance(rows, ray.data.Dataset):
         raise DataError(
-            f"source {source.name!r}: its read function gave a {type(rows).__name__}",
-            "give a Ray Dataset, such as ray.data.from_arrow(table)",
+            f"the read function of source {source.name!r} returned a {type(rows).__name__}",
+            "return a Ray Dataset, such as ray.data.from_arrow(table)",
+            code="data.not_a_dataset",
+            source=source.name,
+            type=type(rows).__name__,
         )
     names = rows.columns() or []
     if not names:
-        raise DataError(f"source {source.name!r} is empty", "check what its read function returns")
-    absent = [name for name in source.column_names if name not in names]
-    if absent:
-        raise DataError(f"source {source.name!r} lacks column {', '.join(absent)}", f"it has {', '.join(names)}")
+        raise DataError(
+            f"source {source.name!r} is empty",
+            "check what its read function returns",
+            code="data.source_empty",
+            source=source.name,
+        )
+    source.require_columns(names)
     return rows.select_columns(source.column_names)
 
 
-def _told(source: Source, run: Callable[[], ray.data.Dataset]) -> ray.data.Dataset:
-    """``run``, whose errors within a task come out with the place that is read."""
+def _name_location(source: Source, run: Callable[[], ray.data.Dataset]) -> ray.data.Dataset:
+    """Call ``run``; errors inside its tasks name the location that is read."""
     try:
         return run()
     except RayTaskError as error:
         cause = error.cause
         if isinstance(cause, RayloopError):
             raise cause from error
-        where = source.read.location if isinstance(source.read, SourceReader) else f"source {source.name!r}"
-        raise read_error(where, error) from error
+        location = source.read.location if isinstance(source.read, SourceReader) else f"source {source.name!r}"
+        raise read_error(location, error) from error
 
 
-def _present_keys(source: Source, tables: Tables, namespace: str) -> ray.ObjectRef:
+def _known_keys(source: Source, tables: Tables, namespace: str) -> ray.ObjectRef:
     table = f"{namespace}.{source.name}"
     empty = columns_schema(tuple(c for c in source.columns if c.name in source.key)).empty_table()
     keys = tables.read(table, columns=source.key) if tables.exists(table) else empty
     return ray.put(pl.DataFrame(keys).select(source.key))
 
 
-def _judged_schema(source: Source) -> pa.Schema:
+def _validated_schema(source: Source) -> pa.Schema:
     schema = columns_schema(source.stored_columns)
     return schema.append(pa.field(REASON, pa.string())).append(pa.field(RAW, pa.string()))
 
 
 def _typed(source: Source, rows: pl.DataFrame) -> pa.Table:
-    schema = _judged_schema(source)
+    schema = _validated_schema(source)
     return rows.select(schema.names).to_arrow().cast(schema)
 
 
-def _rows(dataset: ray.data.Dataset, source: Source) -> pa.Table:
+def _collect(dataset: ray.data.Dataset, source: Source) -> pa.Table:
     blocks = [b for b in ray.get(dataset.to_arrow_refs()) if b.num_rows]
-    schema = _judged_schema(source)
+    schema = _validated_schema(source)
     return pa.concat_tables([b.select(schema.names).cast(schema) for b in blocks]) if blocks else schema.empty_table()
 
 
 def _quarantine(source: Source, bad: pl.DataFrame, tables: Tables, namespace: str) -> list[str]:
-    """Put the rows aside that are not there already; returns the reasons of all."""
+    """Append the rows that are not quarantined yet; returns the reasons of all."""
     rows = quarantine_rows(source, bad)
     name = f"{namespace}.{QUARANTINE}"
     new = rows

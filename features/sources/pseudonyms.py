@@ -1,11 +1,11 @@
-"""Personal data: a keyed hash stands for a value, or nothing does. Pure but for reading the key.
+"""Personal data: values are replaced by keyed hashes, or dropped. Pure but for reading the key.
 
 A token is ``~<key id>~<hash>``: BLAKE2b (RFC 7693) keyed with the project's secret, 128 bits, in hexadecimal. Equal
-values have equal tokens, so that keys still match and categories can still be learnt; without the key nobody can tell
-the value, nor test a guess. A token of the same key is left as it is: what was landed can be asked for again.
+values have equal tokens, so keys still match and models still learn from categories; without the key, a value can
+neither be recovered nor guessed and verified. A token of the same key maps to itself, so stored values can be queried.
 
-The key lies in a file of its own, ``RAYLOOP_PERSONAL_KEY_FILE``, the same on all machines, outside the folders where
-rayloop stores data. It travels by path alone: neither job, table, log nor model version holds it.
+The key is stored in its own file, ``RAYLOOP_PERSONAL_KEY_FILE``, the same on all machines, outside the folders in
+which rayloop stores data. Only its path is passed around: no job, table, log or model version contains the key.
 """
 
 from __future__ import annotations
@@ -31,92 +31,125 @@ _VARIABLE = "RAYLOOP_PERSONAL_KEY_FILE"
 
 
 class PseudonymKey:
-    """Tokens under one key."""
+    """A secret key, and the tokens that it gives.
+
+    Args:
+        key: The secret. BLAKE2b takes at most 64 bytes; longer keys are hashed first, as HMAC does (RFC 2104).
+    """
 
     def __init__(self, key: bytes) -> None:
-        # BLAKE2b takes 64 bytes of key at most; what is longer is condensed, as HMAC does (RFC 2104).
         self._key = hashlib.blake2b(key).digest() if len(key) > hashlib.blake2b.MAX_KEY_SIZE else key
         self.key_id = hashlib.blake2b(self._key, digest_size=4, person=b"rayloop key id").hexdigest()
-        self._mine = re.compile(f"~{self.key_id}~[0-9a-f]{{{2 * _HASH_BYTES}}}")
+        self._token_pattern = re.compile(f"~{self.key_id}~[0-9a-f]{{{2 * _HASH_BYTES}}}")
 
     def token(self, value: str) -> str:
-        """What stands for ``value``; a token of this key stands for itself."""
-        if self._mine.fullmatch(value):
+        """Return the token of ``value``; a token of this key maps to itself."""
+        if self._token_pattern.fullmatch(value):
             return value
         digest = hashlib.blake2b(value.encode(), digest_size=_HASH_BYTES, key=self._key).hexdigest()
         return f"~{self.key_id}~{digest}"
 
     def tokenize_series(self, values: pl.Series) -> pl.Series:
-        """Tokens of a column of text, null for null."""
-        known = values.drop_nulls().unique()
-        tokens = pl.Series([self.token(value) for value in known], dtype=pl.String)
-        return values.replace_strict(known, tokens, default=None, return_dtype=pl.String)
+        """Replace the values of a text column by their tokens; null stays null."""
+        distinct = values.drop_nulls().unique()
+        tokens = pl.Series([self.token(value) for value in distinct], dtype=pl.String)
+        return values.replace_strict(distinct, tokens, default=None, return_dtype=pl.String)
 
     def tokenize_array(self, values: pa.Array | pa.ChunkedArray) -> pa.Array:
-        """The same for the few rows of a request."""
+        """``tokenize_series`` for an Arrow column with the few rows of a request."""
         return pa.array([None if value is None else self.token(value) for value in values.to_pylist()], pa.string())
 
 
 def load_pseudonym_key(settings: Settings) -> PseudonymKey:
-    """The key of these settings. Raises SettingsError when there is none that can be used."""
+    """Load the key that ``RAYLOOP_PERSONAL_KEY_FILE`` names.
+
+    Raises:
+        SettingsError: No key is configured, it cannot be read, it is too short, or it is stored next to the data.
+    """
     if not settings.personal_key_file:
         raise SettingsError(
-            f"columns are declared personal data to be hashed, and {_VARIABLE} names no key",
-            "make one, `openssl rand -hex 32 > FILE`, readable on every machine, and set the variable",
+            f"columns are declared as hashed personal data, but {_VARIABLE} names no key file",
+            "create one with `openssl rand -hex 32 > FILE`, make it readable on every machine, and set the variable",
+            code="settings.personal_key_missing",
+            variable=_VARIABLE,
         )
     path = Path(settings.personal_key_file).absolute()
     for folder in _data_folders(settings):
         if path.is_relative_to(folder):
             raise SettingsError(
-                f"{_VARIABLE}={path} lies in {folder}, beside the data",
-                "keep the key where who has the data has not it",
+                f"{_VARIABLE}={path} is inside {folder}, where rayloop stores data",
+                "move the key where people who can read the data cannot read it",
+                code="settings.personal_key_beside_data",
+                variable=_VARIABLE,
+                path=str(path),
+                folder=str(folder),
             )
     return _load(path)
 
 
 def needs_key(columns: Iterable[Column]) -> bool:
+    """Whether any of the columns is hashed."""
     return any(column.personal == "hash" for column in columns)
 
 
 def stored_columns(columns: Iterable[Column]) -> tuple[Column, ...]:
-    """The columns that are not dropped."""
+    """Return the columns that are not dropped as personal data."""
     return tuple(column for column in columns if column.personal != "drop")
 
 
-def protect_rows(columns: Iterable[Column], rows: pl.DataFrame, names: PseudonymKey | None) -> pl.DataFrame:
-    """``rows`` without what is to be dropped, and with tokens for what is to be hashed. Other columns stay."""
-    tagged = {column.name: column.personal for column in columns if column.personal}
-    kept = rows.drop([name for name, how in tagged.items() if how == "drop" and name in rows.columns])
-    hashes = [name for name, how in tagged.items() if how == "hash" and name in rows.columns]
-    return kept.with_columns(_keyed(names).tokenize_series(kept.get_column(name)).alias(name) for name in hashes)
+def protect_rows(columns: Iterable[Column], rows: pl.DataFrame, key: PseudonymKey | None) -> pl.DataFrame:
+    """Drop and tokenize personal columns.
+
+    Args:
+        columns: Declarations that say which columns are personal.
+        rows: Rows with any columns; undeclared ones stay as they are.
+        key: Required when a present column is hashed.
+
+    Raises:
+        SettingsError: A column must be hashed, and ``key`` is None.
+    """
+    rules = {column.name: column.personal for column in columns if column.personal and column.name in rows.columns}
+    remaining = rows.drop([name for name, rule in rules.items() if rule == "drop"])
+    hashed = [name for name, rule in rules.items() if rule == "hash"]
+    return remaining.with_columns(_require(key).tokenize_series(remaining[name]).alias(name) for name in hashed)
 
 
 @dataclass(frozen=True)
 class Pseudonymizer:
-    """Puts tokens into the personal columns of requests. It travels with the path of the key, not with the key."""
+    """Replaces personal values in requests by tokens. When pickled, it contains the path of the key, not the key."""
 
     columns: tuple[Column, ...]
     settings: Settings
 
     @classmethod
     def for_columns(cls, columns: Iterable[Column], settings: Settings) -> Pseudonymizer:
-        """Raises SettingsError when a column is to be hashed and there is no key to be used."""
+        """Pseudonymize those of ``columns`` that are hashed.
+
+        Raises:
+            SettingsError: A column is hashed, and there is no usable key.
+        """
         personal = tuple(column for column in columns if column.personal == "hash")
         if personal:
             load_pseudonym_key(settings)
         return cls(personal, settings)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
+        """Return ``rows`` with tokens in the hashed columns."""
         for column in self.columns:
             tokens = load_pseudonym_key(self.settings).tokenize_array(rows.column(column.name))
             rows = rows.set_column(rows.column_names.index(column.name), column.name, tokens)
         return rows
 
 
-def _keyed(names: PseudonymKey | None) -> PseudonymKey:
-    if names is None:
-        raise SettingsError("personal data is to be hashed, and no key was given", f"set {_VARIABLE}")
-    return names
+def _require(key: PseudonymKey | None) -> PseudonymKey:
+    if key is None:
+        raise SettingsError(
+            "personal data must be hashed, but no key was given",
+            f"set {_VARIABLE}",
+            code="settings.personal_key_missing",
+            variable=_VARIABLE,
+        )
+    return key
 
 
 def _data_folders(settings: Settings) -> list[Path]:
@@ -129,9 +162,20 @@ def _load(path: Path) -> PseudonymKey:
     try:
         key = path.read_bytes().strip()
     except OSError as error:
-        raise SettingsError(f"{_VARIABLE}={path} cannot be read: {error.strerror}") from error
+        raise SettingsError(
+            f"{_VARIABLE}={path} cannot be read: {error.strerror}",
+            code="settings.personal_key_unreadable",
+            variable=_VARIABLE,
+            path=str(path),
+        ) from error
     if len(key) < MIN_KEY_BYTES:
         raise SettingsError(
-            f"{_VARIABLE}={path} holds {len(key)} bytes, {MIN_KEY_BYTES} are needed", "`openssl rand -hex 32` makes 64"
+            f"{_VARIABLE}={path} contains {len(key)} bytes, but at least {MIN_KEY_BYTES} are needed",
+            "create a key of 64 characters with `openssl rand -hex 32`",
+            code="settings.personal_key_too_short",
+            variable=_VARIABLE,
+            path=str(path),
+            size=len(key),
+            minimum=MIN_KEY_BYTES,
         )
     return PseudonymKey(key)

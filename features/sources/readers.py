@@ -1,8 +1,8 @@
-"""Short forms of where a source is read from: Parquet, CSV, Iceberg, SQL, Kafka. Whatever else Ray Data reads is a function.
+"""Readers of sources: Parquet, CSV, Iceberg, SQL, Kafka. A function covers everything else that Ray Data can read.
 
-Each gives a ``Read``, which a project hands to ``Source(read=...)``. Nothing is read before a source is landed. A form
-knows the source's declared columns by then: text formats give every cell as text, so that one cell that is no number puts
-one row into quarantine instead of failing the file, and a code such as "00501" stays as it is.
+Each returns a ``SourceReader`` for ``Source(read=...)``. Nothing is read before the source is ingested. By then the
+reader knows the declared columns: text formats give every cell as text, so that a cell that is not a number puts one
+row into quarantine instead of failing the file, and a code such as "00501" keeps its zeros.
 """
 
 from __future__ import annotations
@@ -27,60 +27,95 @@ Columns = tuple[Column, ...]
 Decode = Callable[[pa.Table, Columns], pa.Table]
 
 CSV_NULLS = ("", "NA")
-"""Cells that mean missing."""
+"""Cells of a CSV file that mean missing."""
 
 
 @dataclass(frozen=True)
 class SourceReader:
-    """``where`` the rows lie, for people, and the function that reads them, given the columns that are wanted."""
+    """Reads the rows of a source."""
 
     location: str
+    """Where the rows are stored, for messages."""
     function: Callable[[Columns], ray.data.Dataset]
+    """Reads the rows, given the columns that the source declares."""
 
     def open(self, columns: Columns) -> ray.data.Dataset:
-        """Raises DataError when nothing can be read from there."""
+        """Open the rows as a Ray Dataset.
+
+        Raises:
+            DataError: The location cannot be read.
+        """
         try:
             return self.function(columns)
         except RayloopError:
             raise
         except Exception as error:
-            # Each backend has errors of its own; whichever it is, the user gets the place and the cause.
+            # Each backend has its own errors; the user gets the location and the cause of any of them.
             raise read_error(self.location, error) from error
 
 
-def read_error(where: str, error: Exception) -> DataError:
+def read_error(location: str, error: Exception) -> DataError:
+    """Return an error that names the location and the cause in one line."""
     from ray.exceptions import RayTaskError
 
-    # Around what went wrong in a task Ray puts a traceback, and Ray Data puts words of its own behind it.
+    # Ray wraps the cause in a traceback, and Ray Data appends text of its own.
     cause = error.cause if isinstance(error, RayTaskError) else error
     lines = str(cause).strip().splitlines() or [""]
-    todo = "install it" if isinstance(cause, ModuleNotFoundError) else "is it there, and open to us?"
-    return DataError(f"{where} cannot be read: {type(cause).__name__}: {lines[0].strip()}", todo)
+    todo = "install it" if isinstance(cause, ModuleNotFoundError) else "check that it exists and that access is granted"
+    return DataError(
+        f"{location} cannot be read: {type(cause).__name__}: {lines[0].strip()}",
+        todo,
+        code="data.source_unreadable",
+        location=location,
+        cause=type(cause).__name__,
+    )
 
 
 def parquet(paths: str | Sequence[str], **options: Any) -> SourceReader:
-    """Parquet files, or folders of them, local or in object storage. ``options`` are ray.data.read_parquet's."""
-    return SourceReader(f"Parquet at {_listed(paths)}", partial(_parquet, paths, options))
+    """Read Parquet files, or folders of them, local or in object storage.
+
+    Args:
+        paths: A path, or several.
+        **options: Options of ``ray.data.read_parquet``.
+    """
+    return SourceReader(f"Parquet at {_joined(paths)}", partial(_parquet, paths, options))
 
 
 def csv(
     paths: str | Sequence[str], *, delimiter: str = ",", nulls: Sequence[str] = CSV_NULLS, **options: Any
 ) -> SourceReader:
-    """CSV files with a header line; ``nulls`` are the cells that mean missing. ``options`` are ray.data.read_csv's."""
-    return SourceReader(f"CSV at {_listed(paths)}", partial(_csv, paths, delimiter, tuple(nulls), options))
+    """Read CSV files with a header line.
+
+    Args:
+        paths: A path, or several.
+        delimiter: Separator of cells.
+        nulls: Cells that mean missing.
+        **options: Options of ``ray.data.read_csv``.
+    """
+    return SourceReader(f"CSV at {_joined(paths)}", partial(_csv, paths, delimiter, tuple(nulls), options))
 
 
 def iceberg(table: str, catalog: Mapping[str, str], snapshot: int | None = None) -> SourceReader:
-    """An Iceberg table, "namespace.table"; ``catalog`` as pyiceberg's load_catalog takes it. Default: the newest snapshot."""
+    """Read an Iceberg table.
+
+    Args:
+        table: "namespace.table".
+        catalog: Options of pyiceberg's ``load_catalog``.
+        snapshot: Id of a snapshot; None means the newest one at the time of reading.
+    """
     return SourceReader(f"Iceberg table {table}", partial(_iceberg, table, dict(catalog), snapshot))
 
 
 def sql(query: str, url: str, *, shard_keys: Sequence[str] = (), blocks: int = 1) -> SourceReader:
-    """The rows of a query. ``url`` is SQLAlchemy's, with ``$VARIABLES`` of the environment, so that no password is written.
+    """Read the result of a SQL query.
 
-    One task reads it, unless ``shard_keys`` name columns by whose MD5 the database can cut it into ``blocks``.
+    Args:
+        query: The query.
+        url: URL of SQLAlchemy. It may contain ``$VARIABLES`` of the environment, so that no password is written down.
+        shard_keys: Columns by whose MD5 the database can split the result; without them, one task reads all of it.
+        blocks: Number of parts to split the result into.
     """
-    return SourceReader(f"SQL at {_shown(url)}", partial(_sql, query, url, list(shard_keys), blocks))
+    return SourceReader(f"SQL at {_without_password(url)}", partial(_sql, query, url, list(shard_keys), blocks))
 
 
 def kafka(
@@ -93,21 +128,29 @@ def kafka(
     config: Mapping[str, Any] | None = None,
     timeout_s: float = 60.0,
 ) -> SourceReader:
-    """The messages of topics up to now, each a JSON object with the source's columns; what is there already is not landed twice.
+    """Read the messages of topics up to now, each a JSON object with the source's columns.
 
-    ``start`` and ``end`` are offsets, times or per-partition offsets as in ray.data.read_kafka; ``decode`` turns a table of
-    messages (key, value, topic, partition, offset, timestamp) into one of columns, where they are not JSON; ``config`` is
-    librdkafka's, for whoever must log in.
+    Messages that were ingested before are not ingested again.
+
+    Args:
+        topics: A topic, or several.
+        servers: Bootstrap servers, "host:port,host:port".
+        start: First offset, time or offsets by partition, as in ``ray.data.read_kafka``.
+        end: Last offset, as ``start``.
+        decode: Converts a table of messages (key, value, topic, partition, offset, timestamp) to one of columns, when
+            they are not JSON.
+        config: Options of librdkafka, such as credentials.
+        timeout_s: Seconds to wait for messages.
     """
     options = {"bootstrap_servers": servers, "start_offset": start, "end_offset": end}
     options |= {"consumer_config": dict(config) if config else None, "timeout_ms": round(timeout_s * 1000)}
     return SourceReader(
-        f"Kafka topic {_listed(topics)} at {servers}", partial(_kafka, topics, options, decode or decode_json)
+        f"Kafka topic {_joined(topics)} at {servers}", partial(_kafka, topics, options, decode or decode_json)
     )
 
 
 def decode_json(messages: pa.Table, columns: Columns) -> pa.Table:
-    """A column of text for each declared one; null where a message has no such field, or is no JSON object."""
+    """Decode JSON messages to a text column for each declared one; null where a message has no such field."""
     texts = [
         None if value is None else value.decode(errors="replace") for value in messages.column("value").to_pylist()
     ]
@@ -147,22 +190,24 @@ def _sql(query: str, url: str, shard_keys: list[str], blocks: int, columns: Colu
     import ray.data
 
     connect = partial(_connect, url)
-    connect().close()  # A database that is away is told here, not from within a task.
+    connect().close()  # An unreachable database fails here, and not inside a task.
     if not shard_keys:
         return ray.data.read_sql(query, connect, override_num_blocks=1)
     return ray.data.read_sql(query, connect, shard_keys=shard_keys, override_num_blocks=blocks)
 
 
 def _connect(url: str) -> Any:
-    """A connection of the database's own driver; variables are filled in where it is opened."""
+    """A connection of the database's own driver; variables are expanded where it is opened."""
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
     named = [name.strip("{}") for name in re.findall(r"\$(\w+|{\w+})", url)]
     if unset := [name for name in named if name not in os.environ]:
         raise DataError(
-            f"the URL of a source names ${unset[0]}, which is not set where it is read",
+            f"the URL of a source uses ${unset[0]}, which is not set on the machine that reads it",
             "set it on every machine before the cluster starts (`rayloop up`)",
+            code="data.variable_not_set",
+            variable=unset[0],
         )
     return create_engine(os.path.expandvars(url), poolclass=NullPool).raw_connection()
 
@@ -171,21 +216,20 @@ def _kafka(topics: str | Sequence[str], options: dict[str, Any], decode: Decode,
     import ray.data
 
     messages = ray.data.read_kafka(topics if isinstance(topics, str) else list(topics), **options)
-    # The key's own column is kept by a decoder that wants it; the headers' type differs from message to message.
-    taken = messages.select_columns(["key", "value", "topic", "partition", "offset", "timestamp"])
+    # Headers are left out, because their type differs from message to message.
+    selected = messages.select_columns(["key", "value", "topic", "partition", "offset", "timestamp"])
 
-    def made(block: pa.Table) -> pa.Table:
+    def decode_block(block: pa.Table) -> pa.Table:
         return decode(block, columns)
 
-    return taken.map_batches(made, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+    return selected.map_batches(decode_block, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
 
 
-def _listed(names: str | Sequence[str]) -> str:
+def _joined(names: str | Sequence[str]) -> str:
     return names if isinstance(names, str) else ", ".join(names)
 
 
-def _shown(url: str) -> str:
-    """The URL without its password."""
+def _without_password(url: str) -> str:
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -193,5 +237,7 @@ def _shown(url: str) -> str:
         return make_url(url).render_as_string(hide_password=True)
     except ArgumentError as error:
         raise DataError(
-            f"{url.partition('://')[0]!r} begins no database URL", "write sqlite:///file or postgresql://…"
+            f"{url.partition('://')[0]!r} is not the scheme of a database URL",
+            "write sqlite:///file or postgresql://...",
+            code="data.invalid_database_url",
         ) from error

@@ -1,16 +1,16 @@
-"""Sources: what a table of the outside world must look like to be landed, and which of its rows are examples."""
+"""Sources: external tables, the rules that their rows must keep to be ingested, and which rows are examples."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from cluster.errors import ProjectError
+from cluster.errors import DataError, ProjectError
 from features.definitions import Column, FeatureSet, FeatureView, Kind, duplicates
 from features.sources.pseudonyms import stored_columns
 from features.sources.readers import SourceReader
@@ -25,118 +25,181 @@ POLARS_TYPES: dict[str, pl.DataType] = {
     "timestamp": INSTANT,
     "tensor": pl.List(pl.Float32()),
 }
-"""In which checks on landing see a column of each kind."""
+"""Type of each kind of column during validation."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A table of the outside world. ``read`` gives it as a Ray Dataset; ``key`` names each row.
+    """An external table, and the rules that its rows must keep.
 
-    Rows that break a rule are quarantined with every reason. Always: cells of the declared kind, key, event and known-at
-    time present, known-at not before event time, one row a key (the first known). Beyond that:
+    Rows that break a rule are quarantined with every reason. These rules always hold: each cell is of the declared
+    kind; key, event time and known-at time are present; known-at is not before event time; each key occurs once (the
+    row known first is kept). The other rules are optional.
 
-    required        columns that may not be null
-    ranges          inclusive bounds of number columns
-    categories      the values that a category may have
-    patterns        regular expressions that a category must match from its beginning
-    rules           a sentence that says what is wrong, and a Polars expression that is true where it is not; null passes
-    fresh_within    how old the newest known row may be; beyond it landing warns, or is refused, as ``stale`` says
+    Raises:
+        ProjectError: The declaration contradicts itself.
     """
 
     name: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    """Columns that together identify a row."""
     event_time: str
+    """Column with the time at which the event happened."""
     known_at: str
+    """Column with the time from which the system could know the row."""
     read: SourceReader | Callable[[], ray.data.Dataset]
+    """Where the rows come from: a reader such as ``rl.csv(...)``, or a function that returns a Ray Dataset."""
     required: tuple[str, ...] = ()
+    """Further columns that must not be null."""
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Inclusive bounds of number columns."""
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Allowed values of category columns."""
     patterns: dict[str, str] = field(default_factory=dict)
+    """Regular expressions that category columns must match from the beginning."""
     rules: dict[str, pl.Expr] = field(default_factory=dict)
+    """By the sentence that describes a violation, a Polars expression that is true for valid rows; null is valid."""
     fresh_within: timedelta | None = None
+    """Maximum age of the newest known row; None means no limit."""
     stale: Literal["warn", "refuse"] = "warn"
+    """What ingestion does when the source is older than ``fresh_within``."""
 
     def __post_init__(self) -> None:
         kinds = {c.name: c.kind for c in self.columns}
         ruled = [name for rule in self.rules.values() for name in rule.meta.root_names()]
         for name in (*self.key, self.event_time, self.known_at, *self.required, *ruled):
-            self._declares(name, kinds)
+            self._require_declared(name, kinds)
         for name in (self.event_time, self.known_at):
-            self._is_of(name, "timestamp", kinds)
+            self._require_kind(name, "timestamp", kinds)
         for name in self.ranges:
-            self._is_of(name, "number", kinds)
+            self._require_kind(name, "number", kinds)
         for name in (*self.categories, *self.patterns):
-            self._is_of(name, "category", kinds)
-        self._gives_rows_with_names()
-        self._can_be_judged()
-        gone = [
-            n for n in (*self.key, self.event_time, self.known_at) if n not in {c.name for c in self.stored_columns}
-        ]
-        if gone:
-            raise ProjectError(f"source {self.name!r} drops {', '.join(gone)}, by which its rows are known", "hash it")
+            self._require_kind(name, "category", kinds)
+        self._check_reader_and_key()
+        self._check_rules()
+        stored = {c.name for c in self.stored_columns}
+        if dropped := [name for name in (*self.key, self.event_time, self.known_at) if name not in stored]:
+            raise ProjectError(
+                f"source {self.name!r} drops {', '.join(dropped)}, which is part of its key or one of its times",
+                "hash it instead",
+                code="project.source_drops_key",
+                source=self.name,
+                columns=dropped,
+            )
 
-    def _gives_rows_with_names(self) -> None:
+    def _check_reader_and_key(self) -> None:
         if not (isinstance(self.read, SourceReader) or callable(self.read)):
             raise ProjectError(
-                f"source {self.name!r}: read is {self.read!r}", "give rl.parquet(...), rl.csv(...), or a function"
+                f"source {self.name!r}: read is {self.read!r}",
+                "use rl.parquet(...), rl.csv(...), or a function",
+                code="project.source_read_not_callable",
+                source=self.name,
             )
         if repeated := duplicates(self.column_names):
-            raise ProjectError(f"source {self.name!r} declares column {', '.join(repeated)} twice")
+            raise ProjectError(
+                f"source {self.name!r} declares column {', '.join(repeated)} twice",
+                code="project.duplicate_names",
+                source=self.name,
+                names=repeated,
+            )
         if not self.key:
-            raise ProjectError(f"source {self.name!r} has no key", "name the columns that tell one row from another")
+            raise ProjectError(
+                f"source {self.name!r} has no key",
+                "name the columns that identify a row",
+                code="project.source_without_key",
+                source=self.name,
+            )
 
-    def _can_be_judged(self) -> None:
-        """Refuse a rule that would fail, or refuse every row, once rows have been read."""
+    def _check_rules(self) -> None:
+        """Refuse a rule that would fail, or refuse every row, once rows are read."""
         for name, (low, high) in self.ranges.items():
             if not low <= high:
-                raise ProjectError(
-                    f"source {self.name!r}: the range of {name!r} has nothing in it, {low:g} to {high:g}"
-                )
+                raise self._rule_error(f"the range of {name!r} is empty: {low:g} to {high:g}", name)
         for name, values in self.categories.items():
             if isinstance(values, str):
-                raise ProjectError(f"source {self.name!r}: categories of {name!r} are one text", f"write ({values!r},)")
+                raise self._rule_error(f"the categories of {name!r} are one string", name, f"write ({values!r},)")
         for name, pattern in self.patterns.items():
-            if fault := _fault_of(pattern):
-                raise ProjectError(f"source {self.name!r}: the pattern of {name!r} cannot be read: {fault}")
-        nothing = pl.DataFrame(schema={column.name: POLARS_TYPES[column.kind] for column in self.columns})
+            if fault := _pattern_error(pattern):
+                raise self._rule_error(f"the pattern of {name!r} is invalid: {fault}", name)
+        no_rows = pl.DataFrame(schema={column.name: POLARS_TYPES[column.kind] for column in self.columns})
         for reason, rule in self.rules.items():
             try:
-                kept = nothing.select(rule).to_series()
+                result = no_rows.select(rule).to_series()
             except pl.exceptions.PolarsError as error:
-                raise ProjectError(f"source {self.name!r}: the rule {reason!r} fails: {_first_line(error)}") from error
-            if kept.dtype != pl.Boolean or kept.len():
-                raise ProjectError(f"source {self.name!r}: the rule {reason!r} is not true or false of one row")
+                raise self._rule_error(f"the rule {reason!r} fails: {_first_line(error)}", reason) from error
+            if result.dtype != pl.Boolean or result.len():
+                raise self._rule_error(
+                    f"the rule {reason!r} is not a Boolean for each row", reason, "use an expression over single rows"
+                )
         if self.stale not in ("warn", "refuse"):
-            raise ProjectError(f"source {self.name!r}: stale is 'warn' or 'refuse', not {self.stale!r}")
+            raise ProjectError(
+                f"source {self.name!r}: stale must be 'warn' or 'refuse', not {self.stale!r}",
+                code="project.source_stale_action",
+                source=self.name,
+                value=self.stale,
+            )
+
+    def _rule_error(self, what: str, rule: str, todo: str = "") -> ProjectError:
+        return ProjectError(
+            f"source {self.name!r}: {what}", todo, code="project.source_rule_invalid", source=self.name, rule=rule
+        )
 
     @property
     def column_names(self) -> list[str]:
+        """Names of the declared columns, in order."""
         return [c.name for c in self.columns]
 
     @property
     def stored_columns(self) -> tuple[Column, ...]:
-        """The columns that are landed: those that are not dropped as personal data."""
+        """The columns that are ingested: those that are not dropped as personal data."""
         return stored_columns(self.columns)
 
     def open(self) -> ray.data.Dataset:
-        """The table, read now. Raises DataError when it cannot be."""
+        """Open the table as a Ray Dataset.
+
+        Raises:
+            DataError: It cannot be read.
+        """
         read = self.read
-        form = read if isinstance(read, SourceReader) else SourceReader(f"source {self.name!r}", lambda columns: read())
-        return form.open(self.columns)
+        if not isinstance(read, SourceReader):
+            return SourceReader(f"source {self.name!r}", lambda columns: read()).open(self.columns)
+        return read.open(self.columns)
 
-    def _declares(self, name: str, kinds: Mapping[str, Kind]) -> None:
+    def require_columns(self, names: Sequence[str]) -> None:
+        """Raise DataError when a declared column is not among ``names``."""
+        if missing := [name for name in self.column_names if name not in names]:
+            raise DataError(
+                f"source {self.name!r} lacks column{'s' * (len(missing) > 1)} {', '.join(missing)}",
+                f"it has {', '.join(names)}",
+                code="data.missing_columns",
+                source=self.name,
+                columns=missing,
+            )
+
+    def _require_declared(self, name: str, kinds: Mapping[str, Kind]) -> None:
         if name not in kinds:
-            raise ProjectError(f"source {self.name!r} refers to column {name!r}, which it does not declare")
+            raise ProjectError(
+                f"source {self.name!r} uses column {name!r}, which it does not declare",
+                code="project.unknown_column",
+                source=self.name,
+                columns=[name],
+            )
 
-    def _is_of(self, name: str, kind: Kind, kinds: Mapping[str, Kind]) -> None:
-        self._declares(name, kinds)
+    def _require_kind(self, name: str, kind: Kind, kinds: Mapping[str, Kind]) -> None:
+        self._require_declared(name, kinds)
         if kinds[name] != kind:
-            raise ProjectError(f"source {self.name!r}: column {name!r} must be a {kind}, not a {kinds[name]}")
+            raise ProjectError(
+                f"source {self.name!r}: column {name!r} must be a {kind}, not a {kinds[name]}",
+                code="project.column_kind",
+                source=self.name,
+                column=name,
+                kind=kinds[name],
+            )
 
 
-def _fault_of(pattern: str) -> str:
-    """Why a pattern cannot be used; empty when it can. Python reads it where it is declared, Polars where rows are."""
+def _pattern_error(pattern: str) -> str:
+    """Why a pattern is invalid; empty when it is valid. Both Python (here) and Polars (on rows) must accept it."""
     try:
         re.compile(pattern)
         pl.Series([""]).str.contains(pattern)
@@ -151,24 +214,27 @@ def _first_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Examples:
-    """Which rows of which source become training rows, and what is to be predicted.
-
-    ``label`` is a Polars expression giving contracts.Task's label (null: no example); a multiclass
-    label may be a class name. ``label_known_at`` is the column that says when the label was known;
-    ``event_time`` the one that dates an example when the feature set declares no ``as_of``.
-    """
+    """Which rows of a source are training examples, and what is predicted."""
 
     source: str
+    """Name of the source."""
     id: str
+    """Column that identifies an example."""
     label: pl.Expr
+    """The label of the task (cluster.values.Task); null means no example. A multiclass label may be a class name."""
     label_known_at: str
+    """Column with the time at which the label became known."""
     event_time: str = ""
+    """Column that dates an example; needed when the feature set has views and no ``as_of``."""
 
 
 def require_columns(features: FeatureSet, examples: Examples, sources: tuple[Source, ...]) -> None:
-    """Raise ProjectError when views or examples name a source or column that nothing declares, or that is dropped.
+    """Check that the sources declare every column that views and examples use, with the same kind and protection.
 
-    A request column that is hashed where it comes from must be hashed in the request as well, or keys would not match.
+    A column that is hashed in its source must be hashed in the request as well, or keys would not match.
+
+    Raises:
+        ProjectError: A source or column is unknown, dropped, of another kind, or hashed on one side only.
     """
     declared = {source.name: {c.name: c.personal for c in source.stored_columns} for source in sources}
     wanted = {f"feature view {v.name!r}": (v.source, v.source_columns) for v in features.views}
@@ -176,67 +242,95 @@ def require_columns(features: FeatureSet, examples: Examples, sources: tuple[Sou
     dated = (examples.event_time,) if examples.event_time else ()
     needed = (examples.id, examples.label_known_at, *dated, *request, *examples.label.meta.root_names())
     wanted["examples"] = (examples.source, needed)
-    for who, (source, columns) in wanted.items():
+    for user, (source, columns) in wanted.items():
         if source not in declared:
-            raise ProjectError(f"{who}: no source is called {source!r}", f"declared are {', '.join(sorted(declared))}")
-        absent = [c for c in columns if c not in declared[source]]
-        if absent:
-            raise ProjectError(f"{who}: source {source!r} declares no column {', '.join(absent)}, or drops it")
-    _require_equal_handling(features, examples, declared)
+            raise ProjectError(
+                f"{user}: there is no source {source!r}",
+                f"the project declares {', '.join(sorted(declared))}",
+                code="project.unknown_source",
+                source=source,
+            )
+        if missing := [c for c in columns if c not in declared[source]]:
+            raise ProjectError(
+                f"{user}: source {source!r} does not declare column {', '.join(missing)}, or drops it",
+                code="project.unknown_column",
+                source=source,
+                columns=missing,
+            )
+    _require_equal_protection(features, examples, declared)
     kinds = {source.name: {c.name: c.kind for c in source.stored_columns} for source in sources}
     for view in features.views:
         _require_kinds(view, kinds[view.source])
     _require_example_kinds(features, examples, kinds[examples.source])
 
 
-def _require_equal_handling(
+def _require_equal_protection(
     features: FeatureSet, examples: Examples, declared: dict[str, dict[str, Literal["hash", "drop"] | None]]
 ) -> None:
-    asked = {column.name: column.personal for column in features.request}
-    met = [(name, examples.source) for name in asked]
-    met += [(key, view.source) for view in features.views for key in view.entity.keys]
-    for name, source in met:
-        if asked[name] != declared[source][name]:
-            hashed, clear = (f"source {source!r}", "the request") if declared[source][name] else ("the request", source)
+    request = {column.name: column.personal for column in features.request}
+    shared = [(name, examples.source) for name in request]
+    shared += [(key, view.source) for view in features.views for key in view.entity.keys]
+    for name, source in shared:
+        if request[name] != declared[source][name]:
+            sides = [f"source {source!r}", "the request"]
+            hashed, clear = sides if declared[source][name] else sides[::-1]
             raise ProjectError(
-                f"column {name!r} is hashed in {hashed} and not in {clear}: keys would never match",
+                f"column {name!r} is hashed in {hashed} but not in {clear}, so keys would never match",
                 "declare it hashed(...) in both",
+                code="project.column_hashed_once",
+                column=name,
+                source=source,
             )
 
 
 def _require_kinds(view: FeatureView, kinds: Mapping[str, Kind]) -> None:
-    """That a view takes its source's columns for what they are declared; of what it derives itself the values tell."""
-    made = {d.name for d in view.derived}
+    """A view must use its source's columns as declared; columns that it derives are checked by their values."""
+    derived = {d.name for d in view.derived}
     wanted: list[tuple[str, tuple[Kind, ...]]] = [(key, ("category",)) for key in view.entity.keys]
     wanted += [(name, ("timestamp",)) for name in (view.event_time, view.known_at) if name]
     wanted += [(a.column, ("number",)) for a in view.aggregates if a.kind == "number"]
     wanted += [(f.column, ("number",)) for f in view.latest if f.kind == "number"]
     wanted += [(view.ties, ("number", "timestamp"))] if view.ties else []
     for name, allowed in wanted:
-        if name not in made and kinds[name] not in allowed:
+        if name not in derived and kinds[name] not in allowed:
             raise ProjectError(
-                f"feature view {view.name!r} takes {name!r} for a {' or '.join(allowed)}, and source {view.source!r}"
-                f" declares it a {kinds[name]}",
-                "declare it so, or take another column",
+                f"feature view {view.name!r} needs {name!r} as a {' or '.join(allowed)}, but source {view.source!r}"
+                f" declares it as a {kinds[name]}",
+                "change the declaration, or use another column",
+                code="project.column_kind",
+                view=view.name,
+                source=view.source,
+                column=name,
+                kind=kinds[name],
             )
 
 
 def _require_example_kinds(features: FeatureSet, examples: Examples, kinds: Mapping[str, Kind]) -> None:
-    """A request's column is, in training, the source's: of another kind, the same value would be written otherwise."""
+    """In training, request columns come from the source: of another kind, a value would be encoded differently."""
     for name in (examples.label_known_at, examples.event_time):
         if name and kinds[name] != "timestamp":
             raise ProjectError(
-                f"examples: {name!r} is a {kinds[name]} of source {examples.source!r}, and should be a time"
+                f"examples: column {name!r} of source {examples.source!r} must be a timestamp, not a {kinds[name]}",
+                code="project.column_kind",
+                source=examples.source,
+                column=name,
+                kind=kinds[name],
             )
     for column in features.request:
         if column.kind != kinds[column.name]:
             raise ProjectError(
-                f"column {column.name!r} is a {column.kind} in the request and a {kinds[column.name]} in source"
-                f" {examples.source!r}: training and serving would not see the same values",
-                "declare it the same in both",
+                f"column {column.name!r} is a {column.kind} in the request but a {kinds[column.name]} in source"
+                f" {examples.source!r}, so training and serving would see different values",
+                "declare the same kind in both",
+                code="project.column_kind",
+                source=examples.source,
+                column=column.name,
+                kind=kinds[column.name],
             )
     if features.views and features.as_of is None and not examples.event_time:
         raise ProjectError(
-            "nothing dates the examples: the feature set has no as_of, and Examples no event_time",
-            "name the column that says when the question would have been asked",
+            "the examples have no time: the feature set has no as_of, and Examples has no event_time",
+            "set event_time to the column with the time at which the prediction would have been requested",
+            code="project.examples_without_time",
+            source=examples.source,
         )

@@ -1,7 +1,7 @@
-"""Checks on landing: what is wrong with each row of a source. Pure.
+"""Validation of a source's rows during ingestion. Pure.
 
-Types are cast here; the rules are a pandera schema (docs/decisions/0025). A row has one reason for each column, or rule,
-that it breaks, joined by "; ".
+Types are cast here; the rules are a pandera schema (docs/decisions/0025). A row has one reason for each column or rule
+that it violates, joined by "; ".
 """
 
 from __future__ import annotations
@@ -25,96 +25,106 @@ if TYPE_CHECKING:
 
 REASON = "__reason"
 RAW = "__raw"
-"""A bad row as it came, as JSON; null for a good one."""
+"""An invalid row as it was read, as JSON; null for a valid one."""
 REASON_SEPARATOR = "; "
 
 _ROW = "__row"
 _NULLS = "not_nullable"
-# Times without an offset are taken as UTC, as in requests.
+# Times without an offset are read as UTC, as in requests.
 _TIME_FORMATS = (("%+", True), ("%Y-%m-%dT%H:%M:%S%.f", False), ("%Y-%m-%d %H:%M:%S%.f", False), ("%Y-%m-%d", False))
 
 
-def check_rows(source: Source, rows: pl.DataFrame, names: PseudonymKey | None = None) -> pl.DataFrame:
-    """``judged`` and ``once`` together, for rows that are all at hand."""
-    return deduplicate(source, validate_rows(source, rows, names))
+def check_rows(source: Source, rows: pl.DataFrame, key: PseudonymKey | None = None) -> pl.DataFrame:
+    """Validate and deduplicate; all rows of a key must be in ``rows``."""
+    return deduplicate(source, validate_rows(source, rows, key))
 
 
-def validate_rows(source: Source, rows: pl.DataFrame, names: PseudonymKey | None = None) -> pl.DataFrame:
-    """The stored columns in their types, personal data protected, with ``__reason`` and ``__raw`` (null: a good row).
+def validate_rows(source: Source, rows: pl.DataFrame, key: PseudonymKey | None = None) -> pl.DataFrame:
+    """Check each row by itself; ``deduplicate`` finds repeated keys.
 
-    Every row alone: that a key repeats is found by ``once``. Raises DataError when a column is missing altogether, which
-    is no matter of single rows.
+    Args:
+        source: The rules.
+        rows: Rows as they were read, with all declared columns.
+        key: Needed when a column is hashed.
+
+    Returns:
+        The stored columns in their types, personal data protected, and the columns ``REASON`` and ``RAW``, which are
+        null for valid rows.
+
+    Raises:
+        DataError: A column is missing, or a rule cannot be evaluated.
+        SettingsError: A column must be hashed, and ``key`` is None.
     """
-    missing = [name for name in source.column_names if name not in rows.columns]
-    if missing:
-        raise DataError(
-            f"source {source.name!r} lacks column{'s' * (len(missing) > 1)} {', '.join(missing)}",
-            f"it has {', '.join(rows.columns)}",
-        )
+    source.require_columns(rows.columns)
     raw = rows.select(source.column_names)
     typed = raw.with_columns(_cast(column, raw.schema[column.name]) for column in source.columns)
     reasons = _reasons(source, raw, typed)
-    found = typed.with_row_index(_ROW).join(reasons, on=_ROW, how="left", maintain_order="left")
-    cells = _as_it_came(source, raw, found.get_column(REASON), names)
-    return protect_rows(source.columns, found.drop(_ROW), names).with_columns(cells)
+    checked = typed.with_row_index(_ROW).join(reasons, on=_ROW, how="left", maintain_order="left")
+    raw_json = _raw_json(source, raw, checked.get_column(REASON), key)
+    return protect_rows(source.columns, checked.drop(_ROW), key).with_columns(raw_json)
 
 
 def deduplicate(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
-    """Judged rows, in known-at order, where all but the first known good one of each key have a reason.
+    """Give all but the first valid row of each key a reason.
 
-    All rows of one key must be in ``rows``.
+    Args:
+        source: The rules.
+        rows: Result of ``validate_rows``, with all rows of a key.
+
+    Returns:
+        The rows in known-at order.
     """
     ordered = rows.sort(source.known_at, maintain_order=True)
     good = pl.col(REASON).is_null()
     repeated = good & ~pl.struct(*source.key, good.alias("good")).is_first_distinct()
     why = pl.lit(f"repeats the key {', '.join(source.key)}")
     marked = ordered.with_columns(pl.when(repeated).then(why).otherwise(REASON).alias(REASON))
-    # What repeats was good till now: its stored columns are as it came.
+    # Repeated rows were valid until now, so that their stored columns are what was read.
     repeats = marked.get_column(REASON).is_not_null() & marked.get_column(RAW).is_null()
     cells = _json(marked.select(c.name for c in source.stored_columns), repeats)
     return marked.with_columns(pl.coalesce(RAW, cells).alias(RAW))
 
 
 def exclude_known(source: Source, rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """The judged rows whose key is not among the ``known`` keys."""
+    """Leave out the rows whose key is in ``known``."""
     return rows.join(known, on=list(source.key), how="anti", nulls_equal=True, maintain_order="left")
 
 
 def quarantine_rows(source: Source, bad: pl.DataFrame) -> pl.DataFrame:
-    """Rows of the quarantine table: source, reason, and the row as JSON."""
+    """Convert invalid rows to rows of the quarantine table: source, reason, and the row as JSON."""
     return bad.select(
         pl.lit(source.name).alias("source"), pl.col(REASON).alias("reason"), pl.col(RAW).alias("row")
     ).cast(pl.String)
 
 
 def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
-    """How many rows each single reason was given to."""
+    """Count the rows that have each reason; ``reasons`` may be joined by ``REASON_SEPARATOR``."""
     return dict(Counter(part for reason in reasons for part in reason.split(REASON_SEPARATOR)))
 
 
 def staleness(source: Source, newest: datetime | None, now: datetime) -> str:
-    """Why the source is too old, in a sentence; empty when it is not."""
+    """Describe in a sentence how stale the source is; empty when it is fresh."""
     if source.fresh_within is None:
         return ""
     if newest is None:
-        return f"source {source.name!r} has no rows, and must be fresh within {source.fresh_within}"
+        return f"source {source.name!r} has no rows, but must be fresh within {source.fresh_within}"
     if now - newest <= source.fresh_within:
         return ""
     return (
-        f"source {source.name!r} is stale: its newest row was known at {newest:%Y-%m-%d %H:%M:%S} UTC,"
-        f" {_rounded(now - newest)} ago; {source.fresh_within} is the limit"
+        f"source {source.name!r} is stale: its newest row is of {newest:%Y-%m-%d %H:%M:%S} UTC,"
+        f" {timedelta(seconds=round((now - newest).total_seconds()))} ago; the limit is {source.fresh_within}"
     )
 
 
 def _reasons(source: Source, raw: pl.DataFrame, typed: pl.DataFrame) -> pl.DataFrame:
-    """Row number and reason of each bad row."""
-    failures = pl.concat([_mistyped(source, raw, typed), _broken(source, typed)])
-    # A cell that is mistyped has become null: that it is missing besides says nothing.
+    """Row number and reason of each invalid row."""
+    failures = pl.concat([_type_failures(source, raw, typed), _rule_failures(source, typed)])
+    # A mistyped cell became null: that it is missing as well says nothing.
     single = failures.unique([_ROW, "column"], keep="first", maintain_order=True)
     return single.group_by(_ROW, maintain_order=True).agg(pl.col(REASON).str.join(REASON_SEPARATOR))
 
 
-def _mistyped(source: Source, raw: pl.DataFrame, typed: pl.DataFrame) -> pl.DataFrame:
+def _type_failures(source: Source, raw: pl.DataFrame, typed: pl.DataFrame) -> pl.DataFrame:
     found = []
     for column in source.columns:
         values = raw.get_column(column.name)
@@ -124,47 +134,50 @@ def _mistyped(source: Source, raw: pl.DataFrame, typed: pl.DataFrame) -> pl.Data
     return pl.concat(found)
 
 
-def _broken(source: Source, typed: pl.DataFrame) -> pl.DataFrame:
-    """What pandera finds: a failure a row, column and rule."""
+def _rule_failures(source: Source, typed: pl.DataFrame) -> pl.DataFrame:
+    """Failures that pandera finds, one for each row, column and rule."""
     from pandera.config import ValidationDepth, config_context
     from pandera.errors import SchemaErrors
 
-    nothing = _failures(pl.Series([], dtype=pl.UInt32), "", "")
+    no_failures = _failures(pl.Series([], dtype=pl.UInt32), "", "")
     if typed.is_empty():
-        return nothing
+        return no_failures
     try:
-        # Whatever PANDERA_VALIDATION_ENABLED says where this runs.
+        # Independent of PANDERA_VALIDATION_ENABLED in this process.
         with config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA):
             _schema(source).validate(typed, lazy=True)
     except SchemaErrors as error:
         cases: pl.DataFrame = error.failure_cases
-        _require_judged(source, cases)
+        _require_evaluated(source, cases)
         missing = pl.col("check") == _NULLS
         return cases.select(
             pl.col("index").cast(pl.UInt32).alias(_ROW),
             pl.coalesce("column", "check").alias("column"),
             pl.when(missing).then(pl.format("{} is missing", "column")).otherwise("check").alias(REASON),
         )
-    return nothing
+    return no_failures
 
 
-def _require_judged(source: Source, cases: pl.DataFrame) -> None:
-    """Of a check that failed itself pandera gives no row: it has judged none of them."""
+def _require_evaluated(source: Source, cases: pl.DataFrame) -> None:
+    """When a check itself fails, pandera gives no row, since it has checked none of them."""
     failed = cases.filter(pl.col("index").is_null())
     if failed.height:
-        # No more than the error's name: its text may quote a cell, of a personal column too.
+        # Only the name of the error: its text may quote a cell, even of a personal column.
         fault = str(failed["failure_case"][0]).partition("(")[0]
         raise DataError(
-            f"source {source.name!r}: a rule could not be checked, {failed['check'][0]!r}: {fault}",
-            "mend its expression",
+            f"source {source.name!r}: the rule {failed['check'][0]!r} could not be evaluated: {fault}",
+            "fix its expression",
+            code="data.rule_failed",
+            source=source.name,
+            rule=str(failed["check"][0]),
         )
 
 
 def _schema(source: Source) -> pandera.DataFrameSchema:
-    """The source's rules; a check's ``error`` is the reason it gives."""
+    """The source's rules; the ``error`` of a check becomes the reason."""
     import pandera.polars as pandera
 
-    needed = {*source.key, source.event_time, source.known_at, *source.required}
+    required = {*source.key, source.event_time, source.known_at, *source.required}
     checks: dict[str, list[pandera.Check]] = {column.name: [] for column in source.columns}
     for name, (low, high) in source.ranges.items():
         checks[name].append(pandera.Check.in_range(low, high, error=f"{name} is outside {low:g} to {high:g}"))
@@ -175,13 +188,13 @@ def _schema(source: Source) -> pandera.DataFrameSchema:
     early = pl.col(source.known_at) >= pl.col(source.event_time)
     rules = {f"{source.known_at} is before {source.event_time}": early, **source.rules}
     return pandera.DataFrameSchema(
-        {c.name: pandera.Column(checks=checks[c.name], nullable=c.name not in needed) for c in source.columns},
+        {c.name: pandera.Column(checks=checks[c.name], nullable=c.name not in required) for c in source.columns},
         checks=[pandera.Check(partial(_holds, rule), error=reason) for reason, rule in rules.items()],
     )
 
 
 def _holds(rule: pl.Expr, data: Any) -> pl.LazyFrame:
-    """Whether each row keeps a rule; one that cannot be told does."""
+    """Whether each row keeps a rule; null counts as yes."""
     rows: pl.LazyFrame = data.lazyframe
     return rows.select(rule.fill_null(True))
 
@@ -189,35 +202,30 @@ def _holds(rule: pl.Expr, data: Any) -> pl.LazyFrame:
 def _cast(column: Column, stored: pl.DataType) -> pl.Expr:
     value, target = pl.col(column.name), POLARS_TYPES[column.kind]
     if column.kind == "timestamp" and stored == pl.String:
-        tried = [_moment(value, form, zoned) for form, zoned in _TIME_FORMATS]
-        return pl.coalesce(tried).alias(column.name)
+        parsed = [_parse_time(value, form, zoned) for form, zoned in _TIME_FORMATS]
+        return pl.coalesce(parsed).alias(column.name)
     if column.kind == "number":
         return value.cast(target, strict=False).fill_nan(None)
     return value.cast(target, strict=False)
 
 
-def _moment(text: pl.Expr, form: str, zoned: bool) -> pl.Expr:
+def _parse_time(text: pl.Expr, form: str, zoned: bool) -> pl.Expr:
     if zoned:
         return text.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False)
     return text.str.to_datetime(form, time_unit="us", strict=False, exact=True).dt.replace_time_zone("UTC")
 
 
-def _as_it_came(source: Source, raw: pl.DataFrame, reasons: pl.Series, names: PseudonymKey | None) -> pl.Series:
-    """Bad rows as JSON before their cells were cast, personal data protected."""
-    bad = reasons.is_not_null()
+def _raw_json(source: Source, raw: pl.DataFrame, reasons: pl.Series, key: PseudonymKey | None) -> pl.Series:
+    """Invalid rows as JSON before their cells were cast, personal data protected."""
     hashed = [column.name for column in source.columns if column.personal == "hash"]
     text = raw.with_columns(pl.col(name).cast(pl.String) for name in hashed)
-    return _json(protect_rows(source.columns, text, names), bad)
+    return _json(protect_rows(source.columns, text, key), reasons.is_not_null())
 
 
 def _json(rows: pl.DataFrame, wanted: pl.Series) -> pl.Series:
-    """The wanted rows as JSON, null for the others."""
+    """The rows where ``wanted`` as JSON, null for the others."""
     cells = [json.dumps(row, default=str, sort_keys=True) for row in rows.filter(wanted).iter_rows(named=True)]
     return pl.Series(RAW, [None], dtype=pl.String).new_from_index(0, rows.height).scatter(wanted.arg_true(), cells)
-
-
-def _rounded(age: timedelta) -> timedelta:
-    return timedelta(seconds=round(age.total_seconds()))
 
 
 def _failures(rows: pl.Series, column: str, reason: str) -> pl.DataFrame:

@@ -21,9 +21,9 @@ from cluster.errors import RayloopError, RolloutError
 from cluster.names import monitor_actor
 from cluster.values import Alarm, Decision, Snapshot
 from deployments.rollout.controller import RolloutStatus
-from features.offline.training_frame import ID, LABEL, LABEL_KNOWN_AT, label_values
+from features.offline.training_frame import LABEL, LABEL_KNOWN_AT, label_values
 from features.online.feature_reader import request_features
-from features.types import AS_OF, INSTANT
+from features.types import AS_OF, ID, INSTANT
 from monitoring.detection.action_limits import Entry
 from monitoring.detection.detector import WindowResult
 from rayloop.context import ProjectContext

@@ -23,13 +23,13 @@ from cluster.names import label_candidates_table, labels_table, log_writer_actor
 from cluster.storage.tables import Where
 from features.definitions import Column, FeatureView
 from features.manifest import PROFILE_FILE
-from features.offline.training_frame import ID
 from features.online.backfill import rebuild_entities
 from features.profiles.profile import Profile
 from features.sources.erasure_registry import entity_digest, record_erasure
 from features.sources.ingestion import QUARANTINE
 from features.sources.pseudonyms import PseudonymKey, load_pseudonym_key, needs_key
 from features.sources.source import Source
+from features.types import ID
 from rayloop.context import ProjectContext
 from rayloop.lineage import VersionLineage, collect_views, load_lineages
 from rayloop.stages.deploy import flush_log

@@ -26,9 +26,9 @@ from cluster.storage.tables import Tables
 from cluster.values import Task
 from deployments.telemetry.prediction_log import features_of
 from features.manifest import Manifest
-from features.offline.training_frame import ID, LABEL
+from features.offline.training_frame import LABEL
 from features.split import SPLIT, TRAIN
-from features.types import AS_OF
+from features.types import AS_OF, ID
 from monitoring.analysis.log_analysis import Asked, Looked, look
 from monitoring.analysis.segment_drift import Past
 from monitoring.samples.bottom_k_sample import Reservoir

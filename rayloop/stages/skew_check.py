@@ -12,9 +12,9 @@ from cluster.actors import actor_exists
 from cluster.errors import DataError
 from cluster.names import CHALLENGER, CHAMPION, log_writer_actor, predictions_table
 from features.definitions import FeatureSet
-from features.inspection.training_serving_skew import ID, FeatureSkew, compare_frames, merge_skews
+from features.inspection.training_serving_skew import FeatureSkew, compare_frames, merge_skews
 from features.offline.training_frame import OfflineFeatureReader
-from features.types import AS_OF
+from features.types import AS_OF, ID
 from rayloop.context import ProjectContext
 from rayloop.lineage import load_lineages
 from rayloop.stages import steps

@@ -73,7 +73,6 @@ def training_frame(
                 split or project.split,
                 landed,
                 context.tables,
-                context.settings,
                 context.frame_table,
                 until,
             )

@@ -11,7 +11,7 @@ from cluster.errors import RayloopError
 
 
 @contextmanager
-def raises(kind: type[RayloopError], code: str, **fields: object) -> Iterator[pytest.ExceptionInfo[RayloopError]]:
+def raises(kind: type[RayloopError], code: str, /, **fields: object) -> Iterator[pytest.ExceptionInfo[RayloopError]]:
     """The block raises ``kind`` with ``code``, and with at least ``fields``."""
     with pytest.raises(kind) as caught:
         yield caught

@@ -7,6 +7,7 @@ rounded correctly.
 from __future__ import annotations
 
 import math
+import struct
 
 import duckdb
 import polars as pl
@@ -26,6 +27,11 @@ def expected(view: FeatureView, events: pl.DataFrame, rows: pl.DataFrame) -> lis
     found = connection.execute(_query(view))
     names = [column[0] for column in found.description]
     return [_finished(view, dict(zip(names, values, strict=True))) for values in found.fetchall()]
+
+
+def bits(cells: list[dict[str, Cell]]) -> list[dict[str, object]]:
+    """Cells in a form in which 0.0 and -0.0 differ, as do all other bits."""
+    return [{k: struct.pack("<d", v) if isinstance(v, float) else v for k, v in row.items()} for row in cells]
 
 
 def _known(view: FeatureView) -> str:

@@ -1,4 +1,4 @@
-"""The join on a cluster: the bits of the join in one process, in the order of the rows, however it is dealt out."""
+"""The join on a cluster equals the join in one process, bit for bit, however events are partitioned."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from features.offline import point_in_time
 from features.sources.source import Examples
 from features.split import HashSplit
 from features.types import AS_OF, INSTANT
+from tests.factories.errors import raises
 
 pytestmark = pytest.mark.cluster
 
@@ -69,7 +70,7 @@ def rows(count: int) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("comfortable", [100, entity_partition.PARTITION_EVENTS])
-def test_the_cluster_gives_what_one_process_gives(cluster: Settings, comfortable: int) -> None:
+def test_point_in_time_join_on_cluster_equals_join_in_process(cluster: Settings, comfortable: int) -> None:
     import ray
 
     from features.offline.distributed_join import point_in_time_join
@@ -91,7 +92,7 @@ def test_the_cluster_gives_what_one_process_gives(cluster: Settings, comfortable
         assert found.select(whole.columns).equals(whole, null_equal=True), one.name
 
 
-def test_a_refusal_is_named_where_the_rows_are_read(cluster: Settings) -> None:
+def test_point_in_time_join_with_too_large_value_raises_when_read(cluster: Settings) -> None:
     import ray
 
     from features.offline.distributed_join import point_in_time_join
@@ -101,18 +102,18 @@ def test_a_refusal_is_named_where_the_rows_are_read(cluster: Settings) -> None:
     (made,) = point_in_time_join(
         VIEWS[:1], [ray.put(rows(5).to_arrow())], {"events": tables.parts(snapshot)[1]}, max_tasks=2
     )
-    with pytest.raises(DataError, match="coarser resolution"):
+    with raises(DataError, "data.value_exceeds_resolution", column="x"):
         ray.get(made)
 
 
-def test_a_source_without_rows_is_refused(cluster: Settings) -> None:
+def test_point_in_time_join_of_source_without_rows_is_refused(cluster: Settings) -> None:
     from features.offline.distributed_join import point_in_time_join
 
-    with pytest.raises(DataError, match="no rows"):
+    with raises(DataError, "data.source_empty", source="events"):
         point_in_time_join(VIEWS[:1], [], {"events": []}, max_tasks=2)
 
 
-def test_a_frame_has_every_example_with_its_features(cluster: Settings) -> None:
+def test_build_frame_has_every_example_with_its_features(cluster: Settings) -> None:
     from features.offline.training_frame import build_frame
 
     tables, history = Tables(cluster), events(2000).with_row_index("n").cast({"n": pl.String})
@@ -120,8 +121,8 @@ def test_a_frame_has_every_example_with_its_features(cluster: Settings) -> None:
     features = FeatureSet(name="set", request=category("a", "b"), views=VIEWS)
     examples = Examples(source="events", id="n", label=pl.col("x"), label_known_at="known", event_time="at")
     task = Task(kind="regression", label="x")
-    made = build_frame(features, examples, task, HashSplit(), landed, tables, cluster, "frame.frame")
-    assert made == build_frame(features, examples, task, HashSplit(), landed, tables, cluster, "frame.frame")
+    made = build_frame(features, examples, task, HashSplit(), landed, tables, "frame.frame")
+    assert made == build_frame(features, examples, task, HashSplit(), landed, tables, "frame.frame")
     frame = pl.DataFrame(tables.read(made.table, made.id)).sort(pl.col("id").cast(pl.Int64))
     assert frame.get_column("id").to_list() == history.get_column("n").to_list()
     asked = history.select("a", "b", pl.col("at").alias(AS_OF))
@@ -130,7 +131,7 @@ def test_a_frame_has_every_example_with_its_features(cluster: Settings) -> None:
         assert frame.select(whole.columns).equals(whole), one.name
 
 
-def test_other_classes_or_another_time_make_another_frame(cluster: Settings) -> None:
+def test_build_frame_with_other_classes_or_event_time_is_another_frame(cluster: Settings) -> None:
     from features.offline.training_frame import build_frame
 
     tables, history = Tables(cluster), events(200).with_row_index("n").cast({"n": pl.String})
@@ -141,7 +142,7 @@ def test_other_classes_or_another_time_make_another_frame(cluster: Settings) -> 
         label = pl.when(pl.col("x") > 0).then(pl.lit("more")).otherwise(pl.lit("less"))
         examples = Examples(source="events", id="n", label=label, label_known_at="known", event_time=dated)
         task = Task(kind="multiclass", label="x", classes=classes)
-        made = build_frame(features, examples, task, HashSplit(), landed, tables, cluster, "frame.classes")
+        made = build_frame(features, examples, task, HashSplit(), landed, tables, "frame.classes")
         return pl.DataFrame(tables.read(made.table, made.id, ["id", "label", AS_OF])).sort("id")
 
     first, turned, later = (

@@ -1,4 +1,4 @@
-"""Landing on Ray: what is new is added once, what is bad is put aside, and no row is lost."""
+"""Ingestion on Ray: new rows are added once, invalid rows are quarantined, and no row is lost."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from features.sources.erasure_registry import ERASURE_TABLE, record_erasure
 from features.sources.ingestion import QUARANTINE, IngestionResult, ingest
 from features.sources.pseudonyms import load_pseudonym_key
 from features.sources.source import Source
+from tests.factories.errors import raises
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 pytestmark = pytest.mark.cluster
@@ -61,7 +62,7 @@ def shop(tables: Tables) -> Iterator[str]:
         tables.drop(f"{name}.{table}")
 
 
-def test_only_what_is_new_is_added(tables: Tables, shop: str) -> None:
+def test_ingest_again_adds_only_new_rows(tables: Tables, shop: str) -> None:
     first = put(source(visits(200)), tables, shop)
     assert (first.new_rows, first.known_rows, first.quarantine_reasons) == (200, 0, {})
     again = put(source(visits(200)), tables, shop)
@@ -72,10 +73,10 @@ def test_only_what_is_new_is_added(tables: Tables, shop: str) -> None:
     assert sorted(ids) == sorted(f"v{i}" for i in range(250))
 
 
-def test_bad_rows_are_put_aside_once_with_their_reason(tables: Tables, shop: str) -> None:
-    spoilt = visits(50, spent=[-1.0 if i == 7 else None if i == 8 else float(i) for i in range(50)])
+def test_ingest_quarantines_invalid_rows_once(tables: Tables, shop: str) -> None:
+    spoiled = visits(50, spent=[-1.0 if i == 7 else None if i == 8 else float(i) for i in range(50)])
     for _ in range(2):
-        landed = put(source(spoilt), tables, shop)
+        landed = put(source(spoiled), tables, shop)
         assert landed.quarantine_reasons == {"spent is outside 0 to 100": 1}
     aside = tables.read(f"{shop}.{QUARANTINE}").to_pylist()
     assert [(row["source"], row["reason"]) for row in aside] == [("visits", "spent is outside 0 to 100")]
@@ -84,24 +85,26 @@ def test_bad_rows_are_put_aside_once_with_their_reason(tables: Tables, shop: str
 
 
 @pytest.mark.parametrize(
-    ("frame", "message"),
+    ("frame", "code", "fields"),
     [
-        (visits(0), "is empty|no usable row"),
-        (visits(5).drop("spent"), "lacks column spent"),
-        (visits(3, spent=[500.0, 500.0, 500.0]), "no usable row .3 rows: spent is outside"),
+        (visits(0), "data.source_empty", {}),
+        (visits(5).drop("spent"), "data.missing_columns", {"columns": ["spent"]}),
+        (
+            visits(3, spent=[500.0, 500.0, 500.0]),
+            "data.source_without_valid_rows",
+            {"reasons": {"spent is outside 0 to 100": 3}},
+        ),
     ],
 )
-def test_a_source_that_gives_nothing_leaves_no_rows(
-    tables: Tables, shop: str, frame: pl.DataFrame, message: str
+def test_ingest_of_source_without_valid_rows_is_refused(
+    tables: Tables, shop: str, frame: pl.DataFrame, code: str, fields: dict
 ) -> None:
-    with pytest.raises(DataError, match=message):
+    with raises(DataError, code, **fields):
         put(source(frame), tables, shop)
     assert not tables.exists(f"{shop}.visits") or tables.read(f"{shop}.visits").num_rows == 0
 
 
-def test_personal_data_is_landed_and_quarantined_as_tokens_or_not_at_all(
-    tables: Tables, shop: str, cluster: Settings, tmp_path: Path
-) -> None:
+def test_ingest_hashes_or_drops_personal_data(tables: Tables, shop: str, cluster: Settings, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s" * 64)
     settings = cluster.model_copy(update={"personal_key_file": str(tmp_path / "key")})
     names = load_pseudonym_key(settings)
@@ -120,18 +123,18 @@ def test_personal_data_is_landed_and_quarantined_as_tokens_or_not_at_all(
     assert put(private, tables, shop, settings).new_rows == 0
 
 
-def test_who_is_forgotten_is_not_landed_again(tables: Tables, shop: str) -> None:
+def test_ingest_leaves_out_erased_entities(tables: Tables, shop: str) -> None:
     record_erasure(tables, shop, {"id": "v3"}, None, START)
     landed = put(source(visits(5)), tables, shop)
     assert landed.new_rows == 4
     assert "v3" not in tables.read(f"{shop}.visits")["id"].to_pylist()
 
 
-def test_a_stale_source_is_told_or_refused_as_declared(tables: Tables, shop: str) -> None:
+def test_ingest_of_stale_source_warns_or_refuses(tables: Tables, shop: str) -> None:
     old = visits(5)
     assert put(source(old, fresh_within=timedelta(days=2)), tables, shop).stalenessness == ""
     landed = put(source(old, fresh_within=timedelta(hours=1)), tables, shop)
     assert landed.newest_known_at == START + timedelta(minutes=4)
-    assert "'visits' is stale" in landed.staleness
-    with pytest.raises(DataError, match="'visits' is stale"):
+    assert landed.staleness
+    with raises(DataError, "data.source_stale", source="visits"):
         put(source(old, fresh_within=timedelta(hours=1), stale="refuse"), tables, shop)

@@ -1,4 +1,4 @@
-"""The same rows from Parquet, CSV, Iceberg, SQL and Kafka land as the same table; what cannot be read says where."""
+"""Equal rows from Parquet, CSV, Iceberg, SQL and Kafka become equal tables; errors name the location."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from features.sources import readers
 from features.sources.ingestion import QUARANTINE, IngestionResult, ingest
 from features.sources.readers import SourceReader
 from features.sources.source import Source
+from tests.factories.errors import raises
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 ROWS = 60
@@ -107,7 +108,7 @@ def assert_same(tables: Tables, shop: str, visits: pl.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("make", [parquet, csv, iceberg, sqlite])
-def test_the_same_rows_are_landed(
+def test_ingest_from_any_reader_gives_equal_tables(
     make: Callable, visits: pl.DataFrame, tables: Tables, shop: str, tmp_path: Path
 ) -> None:
     read = make(visits, tmp_path, tables, shop)
@@ -116,7 +117,7 @@ def test_the_same_rows_are_landed(
     assert_same(tables, shop, visits)
 
 
-def test_messages_are_landed_as_they_come(broker: Callable, visits: pl.DataFrame, tables: Tables, shop: str) -> None:
+def test_ingest_from_kafka_adds_new_messages(broker: Callable, visits: pl.DataFrame, tables: Tables, shop: str) -> None:
     messages = [json.dumps(row).encode() for row in written_as_text(visits).to_dicts()]
     read = readers.kafka("visits", broker("visits", messages[:40]))
     assert put(read, tables, shop).new_rows == 40
@@ -129,7 +130,7 @@ def test_messages_are_landed_as_they_come(broker: Callable, visits: pl.DataFrame
     assert any("spent is not a number" in reason for reason in aside)
 
 
-def test_a_cell_that_is_no_number_costs_one_row_not_the_file(tables: Tables, shop: str, tmp_path: Path) -> None:
+def test_ingest_from_csv_quarantines_row_with_mistyped_cell(tables: Tables, shop: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(
         "id,zip,spent,at,known\n1,00501,x,2024-01-01,2024-01-01\n2,00501,1,2024-01-01,2024-01-01\n"
     )
@@ -138,39 +139,39 @@ def test_a_cell_that_is_no_number_costs_one_row_not_the_file(tables: Tables, sho
 
 
 @pytest.mark.parametrize(
-    ("read", "message"),
+    ("read", "location"),
     [
-        (readers.parquet("/nowhere/at/all"), "Parquet at /nowhere/at/all cannot be read"),
-        (readers.csv("/nowhere/at/all.csv"), "CSV at /nowhere/at/all.csv cannot be read"),
-        (readers.iceberg("no.table", {"type": "sql", "uri": "sqlite:///:memory:"}), "Iceberg table no.table cannot be read"),
-        (readers.sql("SELECT 1", "sqlite:////nowhere/at/all.db"), "SQL at sqlite:////nowhere/at/all.db cannot be read"),
-        (readers.sql("SELECT * FROM nowhere", "sqlite://"), "no such table"),
+        (readers.parquet("/nowhere/at/all"), "Parquet at /nowhere/at/all"),
+        (readers.csv("/nowhere/at/all.csv"), "CSV at /nowhere/at/all.csv"),
+        (readers.iceberg("no.table", {"type": "sql", "uri": "sqlite:///:memory:"}), "Iceberg table no.table"),
+        (readers.sql("SELECT 1", "sqlite:////nowhere/at/all.db"), "SQL at sqlite:////nowhere/at/all.db"),
+        (readers.sql("SELECT * FROM nowhere", "sqlite://"), "SQL at sqlite://"),
     ],
-)  # fmt: skip
-def test_what_cannot_be_read_says_where(tables: Tables, shop: str, read: SourceReader, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+)
+def test_ingest_from_unreadable_location_names_it(tables: Tables, shop: str, read: SourceReader, location: str) -> None:
+    with raises(DataError, "data.source_unreadable", location=location):
         put(read, tables, shop)
 
 
-def test_a_password_is_neither_written_nor_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sql_reader_hides_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_PASSWORD", "geheim")
     read = readers.sql("SELECT 1", "postgresql://reader:geheim@db/shop")
     assert "geheim" not in read.location
-    with pytest.raises(DataError, match="begins no database URL"):
+    with raises(DataError, "data.invalid_database_url"):
         readers.sql("SELECT 1", "geheim")
 
 
-def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sql_reader_with_unset_variable_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SHOP_PASSWORD", raising=False)
-    with pytest.raises(DataError, match=r"names \$SHOP_PASSWORD, which is not set"):
+    with raises(DataError, "data.variable_not_set", variable="SHOP_PASSWORD"):
         readers.sql("SELECT 1", "postgresql://reader:${SHOP_PASSWORD}@db/shop").open(COLUMNS)
 
 
-def test_a_function_that_fails_is_named_by_its_source(tables: Tables, shop: str) -> None:
+def test_ingest_from_failing_function_names_the_source(tables: Tables, shop: str) -> None:
     def fails() -> None:
         raise ValueError("no such drive\nnor such folder")
 
-    with pytest.raises(DataError, match="source 'visits' cannot be read: ValueError: no such drive;"):
+    with raises(DataError, "data.source_unreadable", location="source 'visits'", cause="ValueError"):
         put(fails, tables, shop)
-    with pytest.raises(DataError, match="read function gave a list; give a Ray Dataset"):
+    with raises(DataError, "data.not_a_dataset", type="list"):
         put(list, tables, shop)

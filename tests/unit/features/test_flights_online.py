@@ -80,7 +80,7 @@ def schema(feature_set: FeatureSet) -> pa.Schema:
     return pa.schema([(column.name, arrow_type(column)) for column in feature_set.request])
 
 
-def test_every_row_online_is_the_join(sources: dict[str, pl.DataFrame]) -> None:
+def test_online_features_of_flights_equal_the_join(sources: dict[str, pl.DataFrame]) -> None:
     feature_set = features.model_copy(update={"views": (*features.views, *MORE)})
     feature_set = FeatureSet.model_validate(
         feature_set.model_dump(include={"name", "request", "derived", "as_of", "views"})
@@ -103,7 +103,7 @@ CUTS = (0.1, 0.8)
 
 
 @pytest.mark.parametrize("share", CUTS)
-def test_what_is_known_later_changes_no_feature(sources: dict[str, pl.DataFrame], share: float) -> None:
+def test_join_of_flights_ignores_later_events(sources: dict[str, pl.DataFrame], share: float) -> None:
     """All that is known after a moment is exchanged among its rows: nothing changes for the rows before it."""
     rows = request_features(features, sources["flights"].select(c.name for c in features.request))
     cut = int(rows.get_column(AS_OF).to_physical().quantile(share, "nearest"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from datetime import timedelta
 from unittest.mock import patch
 
@@ -14,14 +13,9 @@ from features.definitions import Entity, FeatureView, Latest
 from features.offline import entity_timeline, point_in_time
 from features.types import AS_OF, INSTANT
 from tests.factories.features.cases import Case, cases, since
-from tests.factories.features.oracle import Cell, expected
+from tests.factories.features.oracle import bits, expected
 
 CASES, TOGETHER = 2_200, 10
-
-
-def bits(cells: list[dict[str, Cell]]) -> list[dict[str, object]]:
-    """Cells in a form in which 0.0 and -0.0 differ, as do all other bits."""
-    return [{k: struct.pack("<d", v) if isinstance(v, float) else v for k, v in row.items()} for row in cells]
 
 
 def check(case: Case) -> None:
@@ -32,26 +26,26 @@ def check(case: Case) -> None:
 
 @given(cases(TOGETHER))
 @settings(max_examples=CASES // TOGETHER, suppress_health_check=list(HealthCheck))
-def test_the_join_is_the_oracle_bit_for_bit(case: Case) -> None:
+def test_join_equals_oracle_bit_for_bit(case: Case) -> None:
     check(case)
 
 
 @given(cases(1))
 @settings(max_examples=200)
-def test_a_few_events_and_rows_or_none(case: Case) -> None:
+def test_join_of_few_events_and_rows_equals_oracle(case: Case) -> None:
     check(case)
 
 
 @given(cases(3))
 @settings(max_examples=100)
-def test_entities_and_times_that_do_not_fit_into_one_number(case: Case) -> None:
+def test_join_without_merged_timeline_equals_oracle(case: Case) -> None:
     with patch.object(entity_timeline, "MAX_BITS", 30):
         check(case)
 
 
 @given(cases(1), st.integers(0, 2**32 - 1))
 @settings(max_examples=100)
-def test_what_is_known_after_a_row_changes_nothing(case: Case, seed: int) -> None:
+def test_join_ignores_events_known_after_a_row(case: Case, seed: int) -> None:
     view, events, rows = case
     found = point_in_time.join(*case)
     for place, at in enumerate(rows.get_column(AS_OF).dt.epoch("us")):
@@ -77,7 +71,7 @@ def shuffled(events: pl.DataFrame, which: pl.Expr, seed: int) -> pl.DataFrame:
     )
 
 
-def test_the_leak_test_can_fail() -> None:
+def test_leak_test_finds_a_join_that_looks_ahead() -> None:
     """A join that looks a minute ahead is found out."""
     at = pl.Series([0, 30_000_000], dtype=pl.Int64).cast(INSTANT)
     events = pl.DataFrame({"a": ["p", "p"], "happened": at, "x": [1.0, 2.0]})

@@ -1,4 +1,4 @@
-"""Labels of training rows: what the task does not have is refused, and never trained on in silence."""
+"""Labels of training rows: labels that do not fit the task are refused."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from features.definitions import FeatureSet
 from features.offline import training_frame
 from features.sources.source import Examples
 from features.split import HashSplit
+from tests.factories.errors import raises
 
 FEATURES = FeatureSet(name="set", request=number("x"))
 EXAMPLES = Examples(source="orders", id="n", label=pl.col("y"), label_known_at="at")
@@ -28,7 +29,7 @@ def _labels(task: Task, values: list[object]) -> list[float]:
     return found
 
 
-def test_classes_become_positions_and_null_is_no_example() -> None:
+def test_build_examples_converts_classes_to_positions_and_drops_null() -> None:
     assert _labels(CLASSES, ["high", None, "low"]) == [1.0, 0.0]
     assert _labels(CLASSES, [1, 0]) == [1.0, 0.0]
     assert _labels(BINARY, [True, False, None]) == [1.0, 0.0]
@@ -36,29 +37,27 @@ def test_classes_become_positions_and_null_is_no_example() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "values", "message"),
+    ("task", "values", "code", "fields"),
     [
-        (
-            CLASSES,
-            ["low", "mid", "mid"],
-            r"source 'orders' has rows with the label 'mid', which is not one of low, high",
-        ),
-        (CLASSES, [0, 2], r"the label 2\.0, which is not a position in 2 classes"),
-        (BINARY, [0.0, 0.5], r"the label 0\.5, which is not 0 or 1; mend Task or Examples"),
-        (BINARY, ["low", "high"], "the label of source 'orders' is String, and binary needs numbers"),
+        (CLASSES, ["low", "mid", "mid"], "data.unknown_label", {"label": "mid"}),
+        (CLASSES, [0, 2], "data.unknown_label", {"label": 2.0}),
+        (BINARY, [0.0, 0.5], "data.unknown_label", {"label": 0.5}),
+        (BINARY, ["low", "high"], "data.label_type", {"type": "String", "task": "binary"}),
     ],
 )
-def test_a_label_that_the_task_does_not_have_is_named(task: Task, values: list[object], message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_build_examples_with_label_that_does_not_fit_the_task_is_refused(
+    task: Task, values: list[object], code: str, fields: dict
+) -> None:
+    with raises(DataError, code, source="orders", **fields):
         _labels(task, values)
 
 
-def test_classes_in_another_order_are_another_frame() -> None:
-    """Their positions are what is stored: the frame that was made before would have all labels wrong."""
+def test_frame_key_depends_on_order_of_classes() -> None:
+    """Frames store positions: the existing frame would have wrong labels."""
     turned = CLASSES.model_copy(update={"classes": ("high", "low")})
     assert _key(CLASSES) != _key(turned)
     assert _key(BINARY) == _key(BINARY)
 
 
 def _key(task: Task) -> str:
-    return training_frame._key(FEATURES, EXAMPLES, task, HashSplit(), {}, None)
+    return training_frame.frame_key(FEATURES, EXAMPLES, task, HashSplit(), {}, None)

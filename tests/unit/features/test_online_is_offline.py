@@ -126,7 +126,7 @@ def displaced(arrived: tuple[Case, pl.DataFrame]) -> bool:
 
 @given(histories, st.integers(1, 20))
 @settings(max_examples=CASES, suppress_health_check=[HealthCheck.too_slow])
-def test_materialised(case: Case, chunk: int) -> None:
+def test_materialized_features_equal_the_join(case: Case, chunk: int) -> None:
     store = MemoryStore()
     with patch.object(materializing, "_CHUNK", chunk), patch.object(materializing, "_MAX_CODES", chunk):
         materialize(store, case.view, case.events, END_US)
@@ -136,14 +136,14 @@ def test_materialised(case: Case, chunk: int) -> None:
 
 @given(histories, st.integers(1, 5), st.randoms(use_true_random=False))
 @settings(max_examples=CASES, suppress_health_check=[HealthCheck.too_slow])
-def test_pushed_in_any_order(case: Case, size: int, random: Random) -> None:
+def test_features_pushed_in_any_order_equal_the_join(case: Case, size: int, random: Random) -> None:
     store = MemoryStore()
     for part in arriving(case, random).iter_slices(size):
         push(store, case.view, part)
     assert_same(case, store)
 
 
-def test_late_events_are_among_what_is_tried() -> None:
+def test_generated_histories_have_late_events() -> None:
     tried = st.builds(lambda case, random: (case, arriving(case, random)), crowded(), st.randoms(use_true_random=False))
     generated = settings(max_examples=CASES, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
     assert displaced(find(tried, displaced, settings=generated))
@@ -151,7 +151,7 @@ def test_late_events_are_among_what_is_tried() -> None:
 
 @given(histories, st.integers(1, 5), st.randoms(use_true_random=False), st.integers(1, 30))
 @settings(max_examples=CASES // 2, suppress_health_check=[HealthCheck.too_slow])
-def test_events_come_later_than_states_are_kept_for(case: Case, size: int, random: Random, minutes: int) -> None:
+def test_lookup_after_very_late_events_is_right_or_refused(case: Case, size: int, random: Random, minutes: int) -> None:
     """What is read is right or refused, and refused only for times that lie further back."""
     store, lateness = MemoryStore(), minutes * MINUTE_US
     with (
@@ -176,7 +176,7 @@ def test_events_come_later_than_states_are_kept_for(case: Case, size: int, rando
         assert bits(found).equals(bits(point_in_time.join(case.view, case.events, row)))
 
 
-def test_a_correction_that_comes_after_its_original_was_dropped() -> None:
+def test_correction_after_its_original_was_dropped_is_the_newest() -> None:
     """Of two events of one time the one that became known later is the newest, also when the other one arrives last."""
     declared = FeatureView(
         name="view", entity=Entity(name="a", keys=("a", "b")), source="s", event_time="happened", known_at="known",

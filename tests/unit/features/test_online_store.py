@@ -25,6 +25,7 @@ from features.online.keys import state_key, state_keys
 from features.online.materialize import delete_entity_states, delete_view_state, materialize, push, watermark
 from features.online.store import OnlineStore, open_store
 from features.types import AS_OF, INSTANT
+from tests.factories.errors import raises
 from tests.factories.features.strategies import EPOCH, VIEW
 
 HOUR_US = 3_600_000_000
@@ -49,20 +50,20 @@ def store(uri: str) -> OnlineStore:
     return opened
 
 
-def test_values_come_in_the_order_of_the_keys(store: OnlineStore) -> None:
+def test_get_many_returns_values_in_order_of_keys(store: OnlineStore) -> None:
     store.put_many({b"a": b"1", b"b": b"\x00\xff\n", b"c": b"3" * 100_000})
     assert store.get_many([b"c", b"none", b"a", b"b", b"a"]) == [b"3" * 100_000, None, b"1", b"\x00\xff\n", b"1"]
     assert store.get_many([]) == []
 
 
-def test_a_later_value_takes_the_place_of_an_earlier_one(store: OnlineStore) -> None:
+def test_put_many_replaces_earlier_values(store: OnlineStore) -> None:
     store.put_many({b"a": b"1", b"b": b"2"})
     store.put_many({b"a": b"longer"})
     store.put_many({})
     assert store.get_many([b"a", b"b"]) == [b"longer", b"2"]
 
 
-def test_keys_are_found_by_their_beginning(store: OnlineStore) -> None:
+def test_keys_finds_keys_by_prefix(store: OnlineStore) -> None:
     names = [b"p/1", b"p/\xff\x00", b"p*", b"q/1", b"p[/]?\\"]
     store.put_many(dict.fromkeys(names, b"x"))
     assert sorted(store.keys(b"p/")) == sorted(names[:2])
@@ -71,14 +72,14 @@ def test_keys_are_found_by_their_beginning(store: OnlineStore) -> None:
     assert sorted(store.keys(b"")) == sorted(names)
 
 
-def test_what_is_deleted_is_gone_and_deleting_it_again_is_fine(store: OnlineStore) -> None:
+def test_delete_removes_keys_and_ignores_missing_ones(store: OnlineStore) -> None:
     store.put_many({b"%d" % i: b"x" for i in range(25_000)})
     store.delete([b"%d" % i for i in range(1, 25_000)])
     store.delete([b"1", b"never there"])
     assert store.keys(b"") == [b"0"]
 
 
-def test_one_address_is_one_store(uri: str) -> None:
+def test_open_store_twice_returns_the_same_store(uri: str) -> None:
     assert open_store(uri) is open_store(uri)
 
 
@@ -99,26 +100,26 @@ def read(store: OnlineStore, rows: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(pa.concat_tables(parts)).select(c.name for c in VIEW.columns)
 
 
-def test_features_are_those_of_the_join(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
+def test_materialized_features_equal_the_join(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
     materialize(store, VIEW, hourly_events, START_US + 200 * HOUR_US)
     assert read(store, asked(40)).equals(point_in_time.join(VIEW, hourly_events, asked(40)))
 
 
-def test_a_state_forgets_only_what_no_exact_look_up_needs(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
+def test_push_drops_only_events_that_no_exact_lookup_needs(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
     for rows in hourly_events.iter_slices(5):
         push(store, VIEW, rows)
     [key] = [key for key in store.keys(b"") if b"watermark" not in key]
     assert int.from_bytes(store.get_many([key])[0][:8], "little") < hourly_events.height / 3
     rows = hourly_events.tail(20).select("a", "b", pl.col("known").alias(AS_OF))
     assert read(store, rows).equals(point_in_time.join(VIEW, hourly_events, rows))
-    with pytest.raises(DataError, match="offline join"):
+    with raises(DataError, "data.lookup_too_old", view="view"):
         read(store, hourly_events.head(1).select("a", "b", pl.col("known").alias(AS_OF)))
     reader = FeatureReader(FeatureSet(name="set", request=category("a", "b"), views=(VIEW,)), store)
-    with pytest.raises(DataError, match="offline join"):
+    with raises(DataError, "data.lookup_too_old", view="view"):
         reader.read(pa.table({"a": ["p"] * 9, "b": ["q"] * 9}), START_US)
 
 
-def test_events_that_are_delivered_again_count_once(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
+def test_push_of_known_position_is_ignored(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
     first, second = hourly_events.head(60), hourly_events.tail(60)
     assert push(store, VIEW, second, "partition 1", 7) == 60
     assert push(store, VIEW, second, "partition 1", 7) == 0
@@ -127,13 +128,13 @@ def test_events_that_are_delivered_again_count_once(store: OnlineStore, hourly_e
     assert read(store, asked(40)).equals(point_in_time.join(VIEW, hourly_events, asked(40)))
 
 
-def test_the_table_adds_nothing_to_what_was_pushed(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
+def test_materialize_after_push_adds_only_later_events(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
     push(store, VIEW, hourly_events.head(80))
     assert materialize(store, VIEW, hourly_events, START_US + 200 * HOUR_US) == 40
     assert read(store, asked(40)).equals(point_in_time.join(VIEW, hourly_events, asked(40)))
 
 
-def test_entities_and_views_can_be_forgotten(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
+def test_delete_entity_states_and_view_state_remove_state(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
     other = hourly_events.with_columns(pl.lit("other").alias("b"))
     push(store, VIEW, pl.concat([hourly_events, other]), "producer", 1)
     delete_entity_states(store, VIEW, [("p", "q"), ("never", "seen")])
@@ -143,7 +144,7 @@ def test_entities_and_views_can_be_forgotten(store: OnlineStore, hourly_events: 
     assert list(store.keys(b"")) == []
 
 
-def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(store: OnlineStore, uri: str, tmp_path: Path) -> None:
+def test_materialize_killed_and_run_again_gives_equal_bytes(store: OnlineStore, uri: str, tmp_path: Path) -> None:
     """The process dies after some chunks, at a moment it does not choose."""
     script = [sys.executable, "-m", "tests.factories.features.materializing", uri]
     killed = subprocess.run([*script, "3"], check=False)
@@ -158,21 +159,21 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(store: OnlineSt
     assert partly != resumed
 
 
-def test_a_store_that_is_away_is_named() -> None:
+def test_unreachable_store_is_named() -> None:
     away = open_store(f"redis://127.0.0.1:{free_port()}")
-    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1"):
+    with raises(StoreUnavailable, "store.unreachable", address="127.0.0.1"):
         away.get_many([b"a"])
     with pytest.raises(StoreUnavailable):
         away.put_many({b"a": b"1"})
 
 
 @pytest.mark.parametrize("address", ["oracle://nowhere", "/a/path", "redis://host:port"])
-def test_what_is_no_store_is_refused(address: str) -> None:
-    with pytest.raises(SettingsError, match="RAYLOOP_ONLINE_STORE"):
+def test_open_store_with_invalid_address_is_refused(address: str) -> None:
+    with raises(SettingsError, "settings.online_store"):
         open_store(address)
 
 
-def test_an_empty_request_has_all_columns(store: OnlineStore) -> None:
+def test_read_of_empty_request_has_all_columns(store: OnlineStore) -> None:
     reader = FeatureReader(FeatureSet(name="set", request=category("a", "b"), views=(VIEW,)), store)
     frame = reader.read(pa.table({"a": pa.array([], pa.string()), "b": pa.array([], pa.string())}), START_US)
     assert frame.num_rows == 0
@@ -180,7 +181,7 @@ def test_an_empty_request_has_all_columns(store: OnlineStore) -> None:
 
 
 @given(st.lists(st.tuples(st.text(max_size=300), st.text(max_size=300)), unique=True, max_size=20))
-def test_different_entities_have_different_keys_that_lmdb_takes(entities: list[tuple[str, str]]) -> None:
+def test_state_keys_of_different_entities_differ_and_fit_lmdb(entities: list[tuple[str, str]]) -> None:
     keys = [state_key(b"view/", entity) for entity in entities]
     assert len(set(keys)) == len(keys)
     assert max(map(len, keys), default=0) <= 511

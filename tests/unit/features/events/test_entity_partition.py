@@ -1,4 +1,4 @@
-"""However events and rows are dealt out, the join gives what it gives of all of them at once."""
+"""The join by partitions equals the join of all events and rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from features.events import entity_partition
 from features.events.event_history import EVENT_TIME, KNOWN_AT, build_history
 from features.offline import point_in_time
 from tests.factories.features.cases import Case, cases
-from tests.unit.features.test_join import bits
+from tests.factories.features.oracle import bits
 
 FEW = 3
 """Events that make a comfortable part, here."""
@@ -24,7 +24,7 @@ FEW = 3
 
 @given(cases(2), st.integers(1, 3), st.integers(1, 4))
 @settings(max_examples=150)
-def test_dealt_out_is_as_joined_whole(case: Case, count: int, files: int) -> None:
+def test_join_by_partitions_equals_join(case: Case, count: int, files: int) -> None:
     view, events, rows = case
     size = max(1, -(-events.height // files))
     with patch.object(entity_partition, "PARTITION_EVENTS", FEW):
@@ -57,7 +57,7 @@ def joined(view: FeatureView, files: list[pl.DataFrame], rows: pl.DataFrame, cou
     return entity_partition.concat(answers, entity_partition.assign_partitions(dealt, rows))
 
 
-def test_a_hot_key_is_dealt_out_by_time(hot: pl.DataFrame) -> None:
+def test_hot_key_is_partitioned_by_time(hot: pl.DataFrame) -> None:
     with patch.object(entity_partition, "PARTITION_EVENTS", 100):
         dealt = entity_partition.plan_partitions(("a",), [hot.height], {0: entity_partition.sample_known_times(hot)})
     assert len(dealt.partitions) == 10

@@ -14,6 +14,7 @@ from features.definitions import Aggregate, Derived, Entity, FeatureView, Latest
 from features.events.event_history import EVENT_TIME, KNOWN_AT, build_history
 from features.offline import point_in_time
 from features.types import AS_OF
+from tests.factories.errors import raises
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 
@@ -38,25 +39,25 @@ def asked(*times: datetime) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("columns", "message"),
+    ("columns", "code", "column"),
     [
-        ({"at": [NOON.replace(tzinfo=None)]}, "no time zone"),
-        ({"at": [NOON.date()]}, "should be a time"),
-        ({"k": [1.0]}, "key 'k' is Float64"),
-        ({"x": ["1.0"]}, "takes 'x' for a number"),
+        ({"at": [NOON.replace(tzinfo=None)]}, "timestamp_without_zone", "at"),
+        ({"at": [NOON.date()]}, "not_a_timestamp", "at"),
+        ({"k": [1.0]}, "float_key", "k"),
+        ({"x": ["1.0"]}, "not_a_number", "x"),
     ],
 )
-def test_what_cannot_be_read_one_way_is_refused(columns: dict, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_build_history_of_ambiguous_column_is_refused(columns: dict, code: str, column: str) -> None:
+    with raises(DataError, f"data.{code}", column=column):
         build_history(view(), events(**columns))
 
 
-def test_rows_without_a_zone_are_refused() -> None:
-    with pytest.raises(DataError, match="no time zone"):
+def test_join_of_rows_without_time_zone_is_refused() -> None:
+    with raises(DataError, "data.timestamp_without_zone", column=AS_OF):
         point_in_time.join(view(), events(), asked(NOON.replace(tzinfo=None)))
 
 
-def test_a_day_is_24_hours_when_the_clocks_change() -> None:
+def test_window_of_a_day_is_24_hours_when_clocks_change() -> None:
     zone = ZoneInfo("America/New_York")
     before = datetime(2013, 3, 9, 12, tzinfo=zone)
     rows = asked(datetime(2013, 3, 10, 12, tzinfo=zone), datetime(2013, 3, 10, 13, tzinfo=zone))
@@ -64,7 +65,7 @@ def test_a_day_is_24_hours_when_the_clocks_change() -> None:
     assert found["sum"].to_list() == [1.0, 0.0], "by the clock 24 hours later is 23 hours later"
 
 
-def test_nanoseconds_are_rounded_so_that_nothing_is_known_early() -> None:
+def test_join_rounds_nanoseconds_so_that_no_event_is_known_early() -> None:
     ticks = pl.Series([1_000_500], dtype=pl.Int64).cast(pl.Datetime("ns", "UTC"))
     rows = pl.DataFrame(
         {"k": ["a"] * 3, AS_OF: pl.Series([1_000_400, 1_000_999, 1_001_000]).cast(pl.Datetime("ns", "UTC"))}
@@ -72,7 +73,7 @@ def test_nanoseconds_are_rounded_so_that_nothing_is_known_early() -> None:
     assert point_in_time.join(view(), events(at=ticks), rows)["sum"].to_list() == [0.0, 0.0, 1.0]
 
 
-def test_an_event_counts_from_when_it_is_known_and_has_happened() -> None:
+def test_event_counts_from_the_later_of_known_at_and_event_time() -> None:
     hour = timedelta(hours=1)
     late, early = events(known=[NOON + hour]), events(known=[NOON - hour])
     rows = asked(NOON - hour, NOON, NOON + hour)
@@ -82,14 +83,14 @@ def test_an_event_counts_from_when_it_is_known_and_has_happened() -> None:
     assert point_in_time.join(view(strict=True), events(), rows)["sum"].to_list() == [0.0, 0.0, 1.0]
 
 
-def test_an_event_that_is_never_known_is_nobody_s() -> None:
+def test_build_history_leaves_out_events_without_key_or_time() -> None:
     rows = pl.concat([events(), events(k=[None]), events(at=[None]).cast({"at": pl.Datetime("us", "UTC")})])
     known = build_history(view(), rows)
     assert known.height == 1
     assert known.get_column(KNOWN_AT).to_list() == known.get_column(EVENT_TIME).to_list()
 
 
-def test_columns_are_derived_before_they_are_aggregated() -> None:
+def test_derived_columns_can_be_aggregated() -> None:
     double: Derived = derive("twice", pl.col("x") * 2)
     aggregate = Aggregate(column="twice", op="max", window=timedelta(hours=1), name="largest")
     declared = view(derived=(double,), aggregates=(aggregate,))
@@ -97,53 +98,53 @@ def test_columns_are_derived_before_they_are_aggregated() -> None:
     assert point_in_time.join(declared, events(), asked(NOON))["largest"].to_list() == [2.0]
 
 
-def test_ties_are_broken_by_the_declared_column() -> None:
+def test_latest_of_equal_times_is_decided_by_ties() -> None:
     rows = pl.DataFrame({"k": ["a"] * 3, "at": [NOON] * 3, "x": [1.0, 2.0, 3.0], "version": [2, 3, None]})
     latest = {"aggregates": (), "latest": (Latest(column="x", name="x"),)}
     assert point_in_time.join(view(**latest, ties="version"), rows, asked(NOON))["x"].to_list() == [2.0]
     assert point_in_time.join(view(**latest), rows, asked(NOON))["x"].to_list() == [3.0]
 
 
-def test_sums_that_may_leave_64_bits_are_refused() -> None:
+def test_join_with_sum_beyond_64_bits_is_refused() -> None:
     many = pl.concat([events(x=[2.0**35])] * 5000)
-    with pytest.raises(DataError, match="64 bits"):
+    with raises(DataError, "data.sum_exceeds_resolution", column="x"):
         point_in_time.join(view(), many, asked(NOON))
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "code"),
     [
-        ({"known_at": "known", "delay": timedelta(1)}, "both a known-at column and a delay"),
-        ({"delay": -timedelta(1)}, "must not be negative"),
-        ({"ttl": timedelta(0)}, "nor ttl nothing"),
-        ({"entity": Entity(name="e", keys=("k",)), "aggregates": ()}, "no aggregates"),
+        ({"known_at": "known", "delay": timedelta(1)}, "view_known_at_and_delay"),
+        ({"delay": -timedelta(1)}, "view_times"),
+        ({"ttl": timedelta(0)}, "view_times"),
+        ({"entity": Entity(name="e", keys=("k",)), "aggregates": ()}, "view_without_features"),
     ],
 )
-def test_a_view_that_makes_no_sense_is_refused(changes: dict, message: str) -> None:
-    with pytest.raises(ProjectError, match=message):
+def test_feature_view_that_contradicts_itself_is_refused(changes: dict, code: str) -> None:
+    with raises(ProjectError, f"project.{code}", view="view"):
         view(**changes)
 
 
-def test_one_column_has_one_resolution() -> None:
+def test_feature_view_with_several_resolutions_of_a_column_is_refused() -> None:
     hour = timedelta(hours=1)
     two = tuple(Aggregate(column="x", op="sum", window=hour, name=f"s{r}", resolution=r) for r in (0.5, 0.25))
-    with pytest.raises(ProjectError, match="several resolutions"):
+    with raises(ProjectError, "project.view_resolutions", column="x"):
         view(aggregates=two)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "code"),
     [
-        ({"window": timedelta(0)}, "longer than nothing"),
-        ({"resolution": 0.0}, "positive"),
-        ({"kind": "category", "op": "mean"}, "is of numbers"),
+        ({"window": timedelta(0)}, "aggregate_window"),
+        ({"resolution": 0.0}, "aggregate_resolution"),
+        ({"kind": "category", "op": "mean"}, "aggregate_kind"),
     ],
 )
-def test_an_aggregate_that_makes_no_sense_is_refused(changes: dict, message: str) -> None:
-    with pytest.raises(ProjectError, match=message):
+def test_aggregate_that_cannot_be_computed_is_refused(changes: dict, code: str) -> None:
+    with raises(ProjectError, f"project.{code}", aggregate="a"):
         Aggregate(**{"column": "x", "op": "sum", "window": timedelta(hours=1), "name": "a", **changes})
 
 
-def test_owner_and_description_are_no_part_of_the_hash() -> None:
+def test_content_hash_ignores_owner_and_description() -> None:
     assert view(owner="me", description="text").content_hash == view().content_hash
     assert view(strict=True).content_hash != view().content_hash

@@ -1,4 +1,4 @@
-"""The catalogue says how each feature is made, what its values look like, and who uses it; its page shows all of that."""
+"""The feature catalog: definitions, statistics and users of features, and its page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def view(**changes: object) -> FeatureView:
     return FeatureView(**{**declared, **changes})
 
 
-def test_features_come_with_their_figures() -> None:
+def test_feature_entries_have_statistics_of_the_frame() -> None:
     frame = pl.DataFrame({"spent_6h_mean": [1.0, 3.0, None, None], "mood": ["good", "bad", "good", None]})
     mean, count, mood = feature_entries(view(), profile_columns(view().columns, frame))
     assert (mean.definition, mean.missing, mean.mean, mean.std, mean.low, mean.high) == (
@@ -41,19 +41,19 @@ def test_features_come_with_their_figures() -> None:
     assert [entry.mean for entry in feature_entries(view(), None)] == [None, None, None]
 
 
-def test_users_of_an_earlier_definition_are_told_apart() -> None:
-    before = view(ttl=None)
+def test_view_users_separates_users_of_an_earlier_definition() -> None:
+    earlier = view(ttl=None)
     versions = {
-        "shop v1": (before,),
+        "shop v1": (earlier,),
         "shop v2 (champion)": (view(),),
         "other v1": (view(name="another"),),
         "bare v1": (),
     }
-    assert view_users(view(), versions) == ("shop v2 (champion)", "other v1", "shop v1, as it was defined before")
+    assert view_users(view(), versions) == ("shop v2 (champion)", "other v1", "shop v1, an earlier definition")
 
 
 @pytest.mark.parametrize("stale", ["", "source 'visits' is stale: 3 h"])
-def test_the_page_shows_what_it_was_given_and_nothing_unescaped(stale: str) -> None:
+def test_catalog_page_shows_all_values_escaped(stale: str) -> None:
     entry = ViewEntry(
         name="spending", hash="0123456789abcdef00", owner="till <team>", description="What a shop takes.", keys=("shop",),
         source="visits", ingested_until=NOW, online_until=None, staleness=stale, users=("shop v2 (champion)",), features=feature_entries(view(), None),
@@ -74,7 +74,7 @@ def test_the_page_shows_what_it_was_given_and_nothing_unescaped(stale: str) -> N
     assert "<team>" not in html
 
 
-def test_the_skew_page_puts_what_differs_first() -> None:
+def test_skew_page_shows_mismatched_features_first() -> None:
     example = SkewExample(id="r:1", as_of="2024-01-01", served="<0.1>", offline="None")
     common = {"origin": "spending", "rows": 10, "only_offline": 0, "only_served": 0, "largest_difference": 0.0}
     skews = [

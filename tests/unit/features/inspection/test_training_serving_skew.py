@@ -1,4 +1,4 @@
-"""Differences between served and offline features, bit for bit, are found, counted and shown."""
+"""Differences between served and offline features are found bit for bit and counted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def frame(**changes: list) -> pl.DataFrame:
     return pl.DataFrame({**cells, **changes})
 
 
-def test_equal_frames_have_no_skew() -> None:
+def test_compare_frames_of_equal_frames_has_no_mismatch() -> None:
     found = compare_frames(FEATURES, frame(), frame())
     assert [(one.origin, one.feature, one.rows, one.mismatches) for one in found] == [
         ("request", "double", 3, 0), ("v", "mean", 3, 0), ("v", "mood", 3, 0),
@@ -57,20 +57,20 @@ def test_equal_frames_have_no_skew() -> None:
         ([0.0, None, 0.3], [None, 0.0, 0.3], (2, 1, 1)),
     ],
 )
-def test_one_bit_or_one_null_is_a_mismatch(served: list, offline: list, expected: tuple) -> None:
+def test_compare_frames_counts_a_bit_or_a_null_as_mismatch(served: list, offline: list, expected: tuple) -> None:
     mean = compare_frames(FEATURES, frame(mean=served), frame(mean=offline))[1]
     assert (mean.mismatches, mean.only_offline, mean.only_served) == expected
     assert mean.example is not None
 
 
-def test_words_are_compared_and_an_example_tells_both() -> None:
+def test_compare_frames_of_categories_has_an_example() -> None:
     mood = compare_frames(FEATURES, frame(mood=["x", "u", "y"]), frame(mood=["x", "w", None]))[2]
     assert (mood.mismatches, mood.only_served, mood.largest_difference) == (2, 1, 0)
     assert mood.example is not None
     assert (mood.example.id, mood.example.served, mood.example.offline) == ("b", "u", "w")
 
 
-def test_parts_add_up() -> None:
+def test_merge_skews_adds_up_parts() -> None:
     parts = [
         *compare_frames(FEATURES, frame(), frame(mean=[1.1, None, 0.3])),
         *compare_frames(FEATURES, frame(), frame(mean=[0.1, None, 2.3])),

@@ -1,4 +1,4 @@
-"""A table in no order and larger than what is held in memory gives the bytes that it gives in memory."""
+"""A shuffled table that is larger than memory gives the same bytes as materialize."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("stretches", [1 << 20, 16])
-def test_in_ranges_as_in_memory(shuffled: pl.DataFrame, stretches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_load, "_MAX_STRETCHES", stretches)
+@pytest.mark.parametrize("intervals", [1 << 20, 16])
+def test_load_batches_in_ranges_equals_materialize(
+    shuffled: pl.DataFrame, intervals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_load, "_MAX_INTERVALS", intervals)
     whole, ranges, reads = MemoryStore(), MemoryStore(), []
 
     def batches():
@@ -43,7 +45,7 @@ def test_in_ranges_as_in_memory(shuffled: pl.DataFrame, stretches: int, monkeypa
 
 
 @pytest.mark.usefixtures("small")
-def test_what_was_interrupted_goes_on(shuffled: pl.DataFrame) -> None:
+def test_load_batches_continues_after_interruption(shuffled: pl.DataFrame) -> None:
     class Failing(MemoryStore):
         left = 9
 
@@ -66,7 +68,7 @@ def test_what_was_interrupted_goes_on(shuffled: pl.DataFrame) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_no_more_is_in_memory_than_a_range(shuffled: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_batches_keeps_one_range_in_memory(shuffled: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     applied = bulk_load.apply_events
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""A request-time feature of one row is what Polars makes of it, bit for bit, and most are made without Polars."""
+"""Compiled request-time features equal those of Polars bit for bit."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def same(one: object, other: object) -> bool:
     derive("f", (T.dt.hour() * 60).cast(pl.Int32), "number"),
     {"t": at(2020, 1, 1, 20), "u": 0, "x": 1.0, "y": 1.0, "c": ""},
 )
-def test_one_row_is_as_polars_makes_it(derived: Derived, row: dict) -> None:
+def test_compiled_expression_equals_polars_bit_for_bit(derived: Derived, row: dict) -> None:
     run = compile_derived(derived, COLUMNS)
     if run is None:
         return
@@ -105,7 +105,7 @@ def test_one_row_is_as_polars_makes_it(derived: Derived, row: dict) -> None:
 
 
 @pytest.mark.parametrize("derived", [*flights.derived, flights.as_of], ids=lambda derived: derived.name)
-def test_the_features_of_the_flights_need_no_polars(derived: Derived) -> None:
+def test_flights_features_are_compiled(derived: Derived) -> None:
     run = compile_derived(derived, flights.request)
     for hour in range(0, 24 * 365, 7):
         run({"scheduled_at": at(2013, 1, 1) + hour * 3_600_000_000})
@@ -114,7 +114,7 @@ def test_the_features_of_the_flights_need_no_polars(derived: Derived) -> None:
 @pytest.mark.parametrize(
     "expression", [X.log1p(), pl.when(X > 1).then(X).otherwise(Y), X.cast(pl.String), X // 2, T.dt.week()]
 )
-def test_what_is_not_known_is_left_to_polars(expression: pl.Expr) -> None:
+def test_unsupported_expression_is_left_to_polars(expression: pl.Expr) -> None:
     assert compile_derived(derive("f", expression), COLUMNS) is None
     reader = FeatureReader(
         FeatureSet(name="s", request=COLUMNS, derived=(derive("f", expression.cast(pl.Float64, strict=False)),)),
@@ -128,7 +128,7 @@ def test_what_is_not_known_is_left_to_polars(expression: pl.Expr) -> None:
     ]
 
 
-def test_a_doubtful_row_is_left_to_polars() -> None:
+def test_row_with_overflow_is_left_to_polars() -> None:
     """Twenty hours of sixty minutes are more than an Int8 holds; Polars wraps around."""
     derived = derive("f", T.dt.hour() * 60)
     row = {"t": at(2020, 1, 1, 20), "u": 0, "x": 1.0, "y": 1.0, "c": ""}

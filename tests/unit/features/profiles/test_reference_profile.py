@@ -10,6 +10,7 @@ from cluster.errors import DataError
 from features.definitions import Column
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import FINE_BINS, ReferenceProfile, count_cells, merge_windows, profile_windows
+from tests.factories.errors import raises
 
 COLUMNS = (Column(name="x", kind="number"), Column(name="c", kind="category"))
 HOUR_S = 3600.0
@@ -23,7 +24,7 @@ def frame(seed: int, rows: int) -> pa.Table:
     return pa.table({"as_of": pa.array(when, pa.timestamp("us", "UTC")), "x": x, "c": c})
 
 
-def test_every_row_lies_in_its_window_and_cell():
+def test_reference_profile_counts_every_row_in_its_window_and_cell():
     table = frame(1, 5000)
     reference = ReferenceProfile.build(profile_windows(table, COLUMNS, HOUR_S), HOUR_S)
     hours = table["as_of"].cast(pa.int64()).to_numpy() // 3_600_000_000
@@ -37,7 +38,7 @@ def test_every_row_lies_in_its_window_and_cell():
     assert np.abs(whole[:-2] / whole[:-2].sum() - 1 / FINE_BINS).max() < 0.03
 
 
-def test_rare_new_missing_and_invalid_have_cells_of_their_own():
+def test_count_cells_separates_rare_new_missing_and_invalid():
     reference = ReferenceProfile.build(profile_windows(frame(2, 4000), COLUMNS, HOUR_S), HOUR_S)
     live = Profile.empty(COLUMNS)
     live.update(pa.table({"x": [np.inf, 0.0, None], "c": ["a", "never seen", "rare"]}))
@@ -49,7 +50,7 @@ def test_rare_new_missing_and_invalid_have_cells_of_their_own():
     assert cells["x"].sum() == 3
 
 
-def test_parts_merge_to_the_same_reference():
+def test_merge_windows_of_parts_equals_windows_of_all_rows():
     parts = [frame(seed, 150) for seed in range(4)]
     merged: dict[float, Profile] = {}
     for part in parts:
@@ -61,7 +62,7 @@ def test_parts_merge_to_the_same_reference():
         assert merged[start].categories == whole[start].categories
 
 
-def test_bytes_round_trip():
+def test_reference_profile_bytes_round_trip():
     reference = ReferenceProfile.build(profile_windows(frame(3, 2000), COLUMNS, HOUR_S), HOUR_S)
     again = ReferenceProfile.from_bytes(reference.to_bytes())
     assert again.to_bytes() == reference.to_bytes()
@@ -69,20 +70,20 @@ def test_bytes_round_trip():
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\x00\xff", b'{"starts": 3}'])
-def test_garbage_is_refused(data):
-    with pytest.raises(DataError, match="not a reference profile"):
+def test_reference_profile_from_garbage_is_refused(data):
+    with raises(DataError, "data.invalid_profile"):
         ReferenceProfile.from_bytes(data)
 
 
-def test_no_rows_and_rows_without_time_are_refused():
-    with pytest.raises(DataError, match="no rows"):
+def test_reference_profile_without_rows_or_times_is_refused():
+    with raises(DataError, "data.profile_without_rows"):
         ReferenceProfile.build({}, HOUR_S)
     table = pa.table({"as_of": pa.array([None], pa.timestamp("us", "UTC")), "x": [1.0]})
-    with pytest.raises(DataError, match="1 rows without 'as_of'"):
+    with raises(DataError, "data.rows_without_time", rows=1, column="as_of"):
         profile_windows(table, COLUMNS, HOUR_S)
 
 
-def test_a_constant_column_has_one_bin():
+def test_bins_of_constant_column_have_no_edges():
     table = pa.table({"as_of": pa.array([0] * 50, pa.timestamp("us", "UTC")), "x": [2.0] * 50})
     reference = ReferenceProfile.build(profile_windows(table, COLUMNS[:1], HOUR_S), HOUR_S)
     assert reference.bins["x"].edges == ()

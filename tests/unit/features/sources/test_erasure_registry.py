@@ -1,4 +1,4 @@
-"""Who is forgotten does not come back, and nobody else is left out."""
+"""Rows of erased entities are left out, and no others."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def tables(tmp_path: Path) -> Tables:
 
 
 @pytest.mark.parametrize("names", [None, KEY])
-def test_rows_of_a_forgotten_entity_are_left_out(tables: Tables, names: PseudonymKey | None) -> None:
+def test_drop_erased_removes_rows_of_erased_entity(tables: Tables, names: PseudonymKey | None) -> None:
     record_erasure(tables, "p", {"item": "a", "shop": "1"}, names, AT)
     record_erasure(tables, "p", {"shop": "1", "item": "a"}, names, AT)
-    forgotten = ErasureRegistry.read(tables, "p")
-    assert forgotten.has_keyed_entries is (names is not None)
-    assert forgotten.drop_erased(ROWS, names).rows() == ROWS.rows()[1:]
-    assert forgotten.drop_erased(ROWS.drop("shop"), names).height == 4
+    registry = ErasureRegistry.read(tables, "p")
+    assert registry.has_keyed_entries is (names is not None)
+    assert registry.drop_erased(ROWS, names).rows() == ROWS.rows()[1:]
+    assert registry.drop_erased(ROWS.drop("shop"), names).height == 4
     assert tables.read("p.forgotten").num_rows == 1
 
 
-def test_several_are_forgotten_by_different_columns(tables: Tables) -> None:
+def test_drop_erased_with_entities_of_different_columns(tables: Tables) -> None:
     record_erasure(tables, "p", {"shop": "2"}, None, AT)
     record_erasure(tables, "p", {"item": "b"}, KEY, AT)
     assert ErasureRegistry.read(tables, "p").drop_erased(ROWS, KEY).rows() == [ROWS.rows()[0], ROWS.rows()[3]]
     assert ErasureRegistry.read(tables, "q").drop_erased(ROWS, KEY).equals(ROWS)
 
 
-def test_the_list_holds_no_name(tables: Tables) -> None:
+def test_registry_contains_no_value(tables: Tables) -> None:
     record_erasure(tables, "p", {"mail": "a@b.c"}, KEY, AT)
     assert "a@b.c" not in str(tables.read("p.forgotten").to_pylist())

@@ -1,8 +1,8 @@
-"""Landing's pure check: every bad row gets its reason, none is lost."""
+"""Sources and their rules: every invalid row gets its reasons, and no row is lost."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import polars as pl
 import pytest
@@ -12,26 +12,12 @@ from hypothesis import strategies as st
 from cluster.errors import DataError, ProjectError
 from features.builders import category, derive, number, rolling, timestamp
 from features.definitions import FeatureSet, Latest
-from features.sources.source import Examples, Source, require_columns
+from features.sources.source import Examples, require_columns
 from features.sources.validation import REASON, check_rows, exclude_known, quarantine_rows, validate_rows
-from tests.unit.features.test_definitions import view as spending
-
-NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
-LATER = datetime(2024, 1, 1, 13, tzinfo=UTC)
-
-
-def source(**changes: object) -> Source:
-    declared = {
-        "name": "visits",
-        "key": ("id",),
-        "columns": (*category("id", "shop"), *number("spent"), *timestamp("at", "known")),
-        "event_time": "at",
-        "known_at": "known",
-        "required": ("shop",),
-        "ranges": {"spent": (0, 100)},
-        "read": lambda: None,
-    }
-    return Source(**{**declared, **changes})
+from tests.factories.errors import raises
+from tests.factories.features.shops import LATER, NOON
+from tests.factories.features.shops import spending_view as spending
+from tests.factories.features.shops import visits_source as source
 
 
 def rows(*cells: tuple) -> pl.DataFrame:
@@ -51,20 +37,20 @@ def rows(*cells: tuple) -> pl.DataFrame:
         (("a", "x", 5.0, None, LATER), "at is missing"),
     ],
 )
-def test_each_rule_gives_its_reason(row: tuple, reason: str | None) -> None:
+def test_check_rows_gives_reason_of_violated_rule(row: tuple, reason: str | None) -> None:
     assert check_rows(source(), rows(row)).get_column(REASON).to_list() == [reason]
 
 
-def test_of_repeats_the_first_known_is_kept() -> None:
-    judged = check_rows(source(), rows(("a", "late", 1.0, NOON, LATER), ("a", "early", 1.0, NOON, NOON)))
-    kept = judged.filter(pl.col(REASON).is_null())
+def test_check_rows_keeps_first_known_row_of_a_repeated_key() -> None:
+    checked = check_rows(source(), rows(("a", "late", 1.0, NOON, LATER), ("a", "early", 1.0, NOON, NOON)))
+    kept = checked.filter(pl.col(REASON).is_null())
     assert kept.get_column("shop").to_list() == ["early"]
-    assert judged.get_column(REASON).drop_nulls().to_list() == ["repeats the key id"]
+    assert checked.get_column(REASON).drop_nulls().to_list() == ["repeats the key id"]
 
 
-def test_a_bad_row_does_not_make_a_good_one_a_repeat() -> None:
-    judged = check_rows(source(), rows(("a", None, 1.0, NOON, NOON), ("a", "x", 1.0, NOON, LATER)))
-    assert judged.get_column(REASON).null_count() == 1
+def test_check_rows_keeps_valid_row_after_invalid_one_of_the_same_key() -> None:
+    checked = check_rows(source(), rows(("a", None, 1.0, NOON, NOON), ("a", "x", 1.0, NOON, LATER)))
+    assert checked.get_column(REASON).null_count() == 1
 
 
 @given(
@@ -72,16 +58,16 @@ def test_a_bad_row_does_not_make_a_good_one_a_repeat() -> None:
         st.tuples(st.sampled_from(["a", "b", None]), st.sampled_from(["x", None]), st.floats(-10, 200)), max_size=20
     )
 )
-def test_no_row_vanishes(cells: list[tuple]) -> None:
-    judged = check_rows(source(), rows(*[(i, s, v, NOON, LATER) for i, s, v in cells]))
-    assert judged.height == len(cells)
-    bad = judged.drop_nulls(REASON)
+def test_check_rows_returns_every_row(cells: list[tuple]) -> None:
+    checked = check_rows(source(), rows(*[(i, s, v, NOON, LATER) for i, s, v in cells]))
+    assert checked.height == len(cells)
+    bad = checked.drop_nulls(REASON)
     assert quarantine_rows(source(), bad).null_count().sum_horizontal().item() == 0
     assert bad.height == len(cells) - len({i for i, s, v in cells if i and s and 0 <= v <= 100})
 
 
 @given(st.lists(st.tuples(st.sampled_from(["1", "2", None]), st.sampled_from([1, 2.0, None])), max_size=12))
-def test_rows_with_a_known_key_are_left_out_and_the_others_stay_as_they_are(cells: list[tuple]) -> None:
+def test_exclude_known_removes_rows_of_known_keys_only(cells: list[tuple]) -> None:
     keyed = source(key=("id", "spent"))
     found = validate_rows(keyed, rows(*((a, "x", b, NOON, LATER) for a, b in cells)))
     known = pl.DataFrame({"id": ["1", None], "spent": [1.0, 2.0]})
@@ -91,50 +77,53 @@ def test_rows_with_a_known_key_are_left_out_and_the_others_stay_as_they_are(cell
     assert left.schema == found.schema
 
 
-def test_a_missing_column_stops_the_landing() -> None:
-    with pytest.raises(DataError, match="lacks column spent"):
+def test_check_rows_with_missing_column_is_refused() -> None:
+    with raises(DataError, "data.missing_columns", source="visits", columns=["spent"]):
         check_rows(source(), rows(("a", "x", 1.0, NOON, LATER)).drop("spent"))
 
 
-def test_a_source_that_contradicts_itself_is_refused() -> None:
-    with pytest.raises(ProjectError, match="'nowhere'"):
+def test_source_with_unknown_or_mistyped_column_is_refused() -> None:
+    with raises(ProjectError, "project.unknown_column", columns=["nowhere"]):
         source(required=("nowhere",))
-    with pytest.raises(ProjectError, match="must be a timestamp"):
+    with raises(ProjectError, "project.column_kind", column="spent", kind="number"):
         source(event_time="spent")
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "code"),
     [
-        ({"columns": (*category("id", "shop", "shop"), *number("spent"), *timestamp("at", "known"))}, "shop twice"),
-        ({"key": ()}, "has no key"),
-        ({"ranges": {"spent": (100, 0)}}, "nothing in it"),
-        ({"categories": {"shop": "north"}}, "one text"),
-        ({"patterns": {"shop": "("}}, "cannot be read"),
-        ({"patterns": {"shop": "(?=n)"}}, "look-ahead"),
-        ({"rules": {"spent too much": pl.col("shop") < 5}}, "'spent too much' fails: cannot compare string"),
-        ({"rules": {"spent too much": pl.col("spent")}}, "not true or false"),
-        ({"rules": {"spent too much": pl.col("spent").mean() < 5}}, "not true or false of one row"),
-        ({"stale": "refused"}, "'warn' or 'refuse'"),
+        (
+            {"columns": (*category("id", "shop", "shop"), *number("spent"), *timestamp("at", "known"))},
+            "duplicate_names",
+        ),
+        ({"key": ()}, "source_without_key"),
+        ({"ranges": {"spent": (100, 0)}}, "source_rule_invalid"),
+        ({"categories": {"shop": "north"}}, "source_rule_invalid"),
+        ({"patterns": {"shop": "("}}, "source_rule_invalid"),
+        ({"patterns": {"shop": "(?=n)"}}, "source_rule_invalid"),
+        ({"rules": {"spent too much": pl.col("shop") < 5}}, "source_rule_invalid"),
+        ({"rules": {"spent too much": pl.col("spent")}}, "source_rule_invalid"),
+        ({"rules": {"spent too much": pl.col("spent").mean() < 5}}, "source_rule_invalid"),
+        ({"stale": "refused"}, "source_stale_action"),
     ],
 )
-def test_a_rule_that_cannot_be_kept_is_refused_where_it_is_declared(changes: dict, message: str) -> None:
-    with pytest.raises(ProjectError, match=message):
+def test_source_with_invalid_rule_is_refused(changes: dict, code: str) -> None:
+    with raises(ProjectError, f"project.{code}", source="visits"):
         source(**changes)
 
 
-def test_a_rule_that_fails_on_rows_does_not_pass_them() -> None:
+def test_check_rows_with_rule_that_fails_is_refused() -> None:
     strict = pl.col("shop").cast(pl.Int64) > 0
-    with pytest.raises(DataError, match="could not be checked, 'no number'"):
+    with raises(DataError, "data.rule_failed", rule="no number"):
         check_rows(source(rules={"no number": strict}), rows(("a", "x", 1.0, NOON, LATER)))
 
 
-def test_a_pattern_of_alternatives_holds_for_each_of_them_from_the_beginning() -> None:
-    judged = check_rows(
+def test_check_rows_matches_each_alternative_of_a_pattern_from_the_beginning() -> None:
+    checked = check_rows(
         source(patterns={"shop": "n|s"}),
         rows(*((str(i), shop, 1.0, NOON, LATER) for i, shop in enumerate(("ns", "as")))),
     )
-    assert judged.get_column(REASON).to_list() == [None, "shop does not match n|s"]
+    assert checked.get_column(REASON).to_list() == [None, "shop does not match n|s"]
 
 
 def examples(**changes: str) -> Examples:
@@ -152,43 +141,51 @@ def asked(**changes: object) -> FeatureSet:
 
 
 @pytest.mark.parametrize(
-    ("features", "about", "message"),
+    ("features", "about", "code", "fields"),
     [
-        (asked(views=(spending(source="shops"),)), examples(), "no source is called 'shops'"),
+        (asked(views=(spending(source="shops"),)), examples(), "unknown_source", {"source": "shops"}),
         (
             asked(views=(spending(aggregates=rolling("id", timedelta(hours=1), "ids")),)),
             examples(),
-            "takes 'id' for a number",
+            "column_kind",
+            {"view": "spending", "column": "id"},
         ),
         (
             asked(views=(spending(aggregates=(), latest=(Latest(column="shop", name="last"),)),)),
             examples(),
-            "takes 'shop' for a number",
+            "column_kind",
+            {"view": "spending", "column": "shop"},
         ),
-        (asked(views=(spending(known_at="spent"),)), examples(), "takes 'spent' for a timestamp"),
-        (asked(views=(spending(ties="shop"),)), examples(), "takes 'shop' for a number or timestamp"),
+        (
+            asked(views=(spending(known_at="spent"),)),
+            examples(),
+            "column_kind",
+            {"view": "spending", "column": "spent"},
+        ),
+        (asked(views=(spending(ties="shop"),)), examples(), "column_kind", {"view": "spending", "column": "shop"}),
         (
             asked(request=(*category("spent"), *timestamp("at")), views=()),
             examples(),
-            "'spent' is a category in the request and a number in source 'visits'",
+            "column_kind",
+            {"source": "visits", "column": "spent", "kind": "number"},
         ),
-        (asked(), examples(label_known_at="spent"), "'spent' is a number of source 'visits', and should be a time"),
-        (asked(), examples(event_time="then"), "declares no column then"),
-        (asked(as_of=None), examples(), "nothing dates the examples"),
+        (asked(), examples(label_known_at="spent"), "column_kind", {"column": "spent", "kind": "number"}),
+        (asked(), examples(event_time="then"), "unknown_column", {"columns": ["then"]}),
+        (asked(as_of=None), examples(), "examples_without_time", {"source": "visits"}),
     ],
 )
-def test_features_that_do_not_go_with_their_sources_are_refused(
-    features: FeatureSet, about: Examples, message: str
+def test_require_columns_of_mismatched_features_is_refused(
+    features: FeatureSet, about: Examples, code: str, fields: dict
 ) -> None:
-    with pytest.raises(ProjectError, match=message):
+    with raises(ProjectError, f"project.{code}", **fields):
         require_columns(features, about, (source(),))
 
 
-def test_a_view_may_read_a_column_as_text_and_what_it_derives_as_anything() -> None:
+def test_require_columns_accepts_columns_read_as_text_and_derived_ones() -> None:
     hour = timedelta(hours=1)
     texts = spending(aggregates=rolling("spent", hour, "amounts", ops=("distinct",), kind="category"))
-    made = spending(
-        name="made", derived=(derive("n", pl.col("id").str.len_bytes()),), aggregates=rolling("n", hour, "n")
+    derived = spending(
+        name="derived", derived=(derive("n", pl.col("id").str.len_bytes()),), aggregates=rolling("n", hour, "n")
     )
-    require_columns(asked(views=(texts, made)), examples(), (source(),))
+    require_columns(asked(views=(texts, derived)), examples(), (source(),))
     require_columns(asked(as_of=None), examples(event_time="at"), (source(),))

@@ -1,9 +1,9 @@
-"""What landing finds wrong with a row: every fault, in words, and the row as it came."""
+"""Validation of rows: every reason, and the row as it was read."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import polars as pl
 import pytest
@@ -13,27 +13,20 @@ from features.builders import category, dropped, hashed, number, timestamp
 from features.sources.pseudonyms import PseudonymKey
 from features.sources.source import Source
 from features.sources.validation import RAW, REASON, check_rows, count_reasons, staleness, validate_rows
+from tests.factories.errors import raises
+from tests.factories.features.shops import LATER, NOON, visits_source
 
-NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
-LATER = datetime(2024, 1, 1, 13, tzinfo=UTC)
 KEY = PseudonymKey(b"k" * 32)
 
 
 def source(**changes: object) -> Source:
     declared = {
-        "name": "visits",
-        "key": ("id",),
         "columns": (*category("id", "shop"), *number("spent", "tip"), *timestamp("at", "known")),
-        "event_time": "at",
-        "known_at": "known",
-        "required": ("shop",),
-        "ranges": {"spent": (0, 100)},
         "categories": {"shop": ("north", "south")},
         "patterns": {"id": r"^[a-z]\d*$"},
         "rules": {"tip is more than was spent": pl.col("tip") <= pl.col("spent")},
-        "read": lambda: None,
     }
-    return Source(**{**declared, **changes})
+    return visits_source(**{**declared, **changes})
 
 
 def row(**cells: object) -> pl.DataFrame:
@@ -62,13 +55,13 @@ def row(**cells: object) -> pl.DataFrame:
         ({"at": None}, "at is missing"),
     ],
 )
-def test_each_rule_gives_its_reason(cells: dict, reason: str | None) -> None:
-    judged = check_rows(source(), row(**cells))
-    assert judged.get_column(REASON).to_list() == [reason]
-    assert judged.get_column(RAW).is_null().to_list() == [reason is None]
+def test_check_rows_gives_reason_and_raw_row(cells: dict, reason: str | None) -> None:
+    checked = check_rows(source(), row(**cells))
+    assert checked.get_column(REASON).to_list() == [reason]
+    assert checked.get_column(RAW).is_null().to_list() == [reason is None]
 
 
-def test_a_row_tells_all_that_is_wrong_with_it_and_each_reason_is_counted() -> None:
+def test_check_rows_gives_all_reasons_of_a_row() -> None:
     worst = row(shop="east", spent=-1.0, tip=7.0)
     reasons = check_rows(source(), pl.concat([worst, row(), row(id="b", spent=-1.0)], how="vertical_relaxed"))
     found = reasons.get_column(REASON).drop_nulls().to_list()
@@ -78,7 +71,7 @@ def test_a_row_tells_all_that_is_wrong_with_it_and_each_reason_is_counted() -> N
     assert count_reasons(found)["spent is outside 0 to 100"] == 2
 
 
-def test_quarantine_shows_a_cell_as_it_came() -> None:
+def test_check_rows_gives_raw_cells_before_the_cast() -> None:
     (raw,) = check_rows(source(), row(spent="five")).get_column(RAW)
     assert json.loads(raw) == {
         "id": "a1", "shop": "north", "spent": "five", "tip": 1.0, "at": str(NOON), "known": str(LATER),
@@ -88,18 +81,18 @@ def test_quarantine_shows_a_cell_as_it_came() -> None:
 @pytest.mark.parametrize(
     "text", ["2024-01-01T12:00:00Z", "2024-01-01T13:00:00+01:00", "2024-01-01 12:00:00", "2024-01-01T12:00:00.000"]
 )
-def test_times_without_an_offset_are_utc(text: str) -> None:
+def test_check_rows_reads_times_without_offset_as_utc(text: str) -> None:
     assert check_rows(source(), row(at=text)).get_column("at").to_list() == [NOON]
 
 
-def test_a_switch_for_pandera_in_the_environment_switches_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_rows_validates_with_pandera_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     from pandera.config import CONFIG
 
     monkeypatch.setattr(CONFIG, "validation_enabled", False)
     assert check_rows(source(), row(spent=101.0)).get_column(REASON).null_count() == 0
 
 
-def test_personal_data_is_judged_in_clear_and_neither_landed_nor_quarantined_so() -> None:
+def test_check_rows_protects_personal_data_after_validation() -> None:
     private = source(
         columns=(
             *category("id"),
@@ -116,27 +109,27 @@ def test_personal_data_is_judged_in_clear_and_neither_landed_nor_quarantined_so(
     assert not any(word in found.write_json() for word in ("north", "south", "9.0"))
 
 
-def test_rows_must_be_known_by_columns_that_are_stored() -> None:
-    with pytest.raises(ProjectError, match="drops id"):
+def test_source_with_dropped_key_or_mistyped_rule_is_refused() -> None:
+    with raises(ProjectError, "project.source_drops_key", columns=["id"]):
         source(
             columns=(*dropped(*category("id")), *category("shop"), *number("spent", "tip"), *timestamp("at", "known"))
         )
-    with pytest.raises(ProjectError, match="must be a category"):
+    with raises(ProjectError, "project.column_kind", column="spent"):
         source(categories={"spent": ("1",)})
-    with pytest.raises(ProjectError, match="'nowhere'"):
+    with raises(ProjectError, "project.unknown_column", columns=["nowhere"]):
         source(rules={"x": pl.col("nowhere") > 1})
 
 
-def test_no_rows_have_no_faults_and_a_missing_column_stops_everything() -> None:
+def test_validate_rows_of_empty_table_and_missing_columns() -> None:
     assert validate_rows(source(), row().clear()).height == 0
-    with pytest.raises(DataError, match="lacks columns at, known"):
+    with raises(DataError, "data.missing_columns", columns=["at", "known"]):
         validate_rows(source(), row().drop("at", "known"))
 
 
 @pytest.mark.parametrize(("age", "stale"), [(timedelta(hours=1), False), (timedelta(hours=1, seconds=1), True)])
-def test_a_source_is_stale_beyond_its_limit(age: timedelta, stale: bool) -> None:
-    told = staleness(source(fresh_within=timedelta(hours=1)), NOON, NOON + age)
-    assert bool(told) is stale
-    assert not stale or "stale: its newest row was known at 2024-01-01 12:00:00 UTC, 1:00:01 ago; 1:00:00 is" in told
+def test_staleness_beyond_the_limit_is_described(age: timedelta, stale: bool) -> None:
+    sentence = staleness(source(fresh_within=timedelta(hours=1)), NOON, NOON + age)
+    assert bool(sentence) is stale
+    assert not stale or "2024-01-01 12:00:00 UTC, 1:00:01 ago" in sentence
     assert staleness(source(), NOON, NOON + timedelta(days=9)) == ""
     assert "has no rows" in staleness(source(fresh_within=age), None, NOON)
