@@ -1,4 +1,4 @@
-"""Data files of a table's snapshot, each to be read where it is needed, a few rows at a time."""
+"""Data files of a snapshot, which tasks read independently, a few rows at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cluster.storage.parquet import open_parquet, read_row_groups
 
 @dataclass(frozen=True)
 class IcebergPart:
-    """One data file of a snapshot; it is read where the part is, rows that were deleted since left out."""
+    """One data file of a snapshot; rows that were deleted since are left out."""
 
     metadata: TableMetadata
     io: FileIO
@@ -29,28 +29,35 @@ class IcebergPart:
 
     @property
     def rows(self) -> int:
-        """Rows of the file, deleted ones included."""
+        """Rows of the file, including deleted ones."""
         return self.task.file.record_count
 
     def table(self, columns: Sequence[str]) -> pa.Table:
-        """The rows at once."""
+        """Read all rows at once."""
         chosen = self.schema.select(*columns)
         whole = ArrowScan(self.metadata, self.io, chosen, AlwaysTrue()).to_table([self.task])
         return whole.select(list(columns))
 
     def read(self, columns: Sequence[str], dictionary_columns: Sequence[str] = ()) -> Iterator[pa.Table]:
-        """The rows; of a file with the table's columns and no deleted row, ``READ_ROWS`` at a time, as of any Parquet file.
+        """Read the rows.
 
-        Other files are read by pyiceberg, which reads well ahead. Raises DataError for a damaged file.
+        A file with the table's columns and without deleted rows is read ``READ_ROWS`` at a time, like any Parquet file;
+        others by pyiceberg, which reads far ahead. Raises DataError for a damaged file.
         """
         chosen = self.schema.select(*columns)
         try:
-            yield from self._streamed(chosen, dictionary_columns) if self._whole() else self._adapted(chosen)
+            yield from self._streamed(chosen, dictionary_columns) if self._is_plain() else self._adapted(chosen)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.task.file.file_path} cannot be read: {str(error).splitlines()[0]}") from error
+            path = self.task.file.file_path
+            raise DataError(
+                f"{path} cannot be read: {str(error).splitlines()[0]}",
+                "restore the file",
+                code="data.unreadable_file",
+                path=path,
+            ) from error
 
-    def _whole(self) -> bool:
-        """Whether it is Parquet, and no row was deleted since."""
+    def _is_plain(self) -> bool:
+        """Whether it is Parquet without deleted rows."""
         return self.task.file.file_format == FileFormat.PARQUET and not self.task.delete_files
 
     def _streamed(self, chosen: Schema, coded: Sequence[str]) -> Iterator[pa.Table]:
@@ -68,12 +75,12 @@ class IcebergPart:
 
 
 def arrow_schema(schema: Schema) -> pa.Schema:
-    """A table's columns as Arrow has them."""
+    """Convert a table's schema to Arrow."""
     return schema_to_pyarrow(schema, include_field_ids=False)
 
 
 def _holds(physical: pa.Schema, chosen: Schema) -> bool:
-    """Whether a data file has the columns of ``chosen`` by the same names, ids and types."""
+    """Whether a data file has the columns of ``chosen`` with the same names, ids and types."""
     return all(
         field.name in physical.names and _is(physical.field(field.name), field.field_id, arrow.type)
         for field, arrow in zip(chosen.fields, arrow_schema(chosen), strict=True)
@@ -81,7 +88,7 @@ def _holds(physical: pa.Schema, chosen: Schema) -> bool:
 
 
 def _is(physical: pa.Field, number: int, kind: pa.DataType) -> bool:
-    """Whether a column of a data file is the field of that number; the two lengths of text are one type."""
+    """Whether a column of a data file is the field with that id; string and large_string are one type."""
     found = physical.type.value_type if pa.types.is_dictionary(physical.type) else physical.type
     same = found == kind or (pa.types.is_string(found) and pa.types.is_large_string(kind))
     return same and (physical.metadata or {}).get(b"PARQUET:field_id") == str(number).encode()

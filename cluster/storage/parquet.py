@@ -1,4 +1,4 @@
-"""Row groups of Parquet files, read a few rows at a time."""
+"""Read row groups of Parquet files, a few rows at a time."""
 
 from __future__ import annotations
 
@@ -15,42 +15,53 @@ from pyarrow.fs import FileSystem
 from cluster.errors import DataError
 
 READ_ROWS = 65_536
-"""Rows that a task holds at a time."""
+"""Rows that a task has in memory at a time."""
 _BUFFER_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
 class ParquetPart:
-    """Row groups of one Parquet file; ``partition`` says what the names of its folders tell of every row."""
+    """Row groups of one Parquet file."""
 
     path: str
     filesystem: FileSystem
     partition: pc.Expression
+    """The column values that the names of the file's folders give every row."""
     groups: range
     schema: pa.Schema
     rows: int
 
     def read(self, columns: Sequence[str], dictionary_columns: Sequence[str] = ()) -> Iterator[pa.Table]:
-        """The rows, ``READ_ROWS`` at a time. Raises DataError for a damaged file."""
-        told = ds.get_partition_keys(self.partition)
+        """Read the rows, ``READ_ROWS`` at a time. Raises DataError for a damaged file."""
+        constants = ds.get_partition_keys(self.partition)
         try:
             with open_parquet(self.path, dictionary_columns, self.filesystem) as file:
-                yield from read_row_groups(file, self.schema, columns, self.groups, told)
+                yield from read_row_groups(file, self.schema, columns, self.groups, constants)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path} cannot be read: {str(error).splitlines()[0]}") from error
+            raise DataError(
+                f"{self.path} cannot be read: {str(error).splitlines()[0]}",
+                "restore or remove the file",
+                code="data.unreadable_file",
+                path=self.path,
+            ) from error
 
 
 def open_parquet(
     source: Any, dictionary_columns: Sequence[str], filesystem: FileSystem | None = None
 ) -> pq.ParquetFile:
-    """A file, by its path or opened, to be read as a stream; columns of text in ``coded`` as a dictionary and codes.
+    """Open a Parquet file for streaming.
 
-    Neither Arrow's datasets nor a file that fetches ahead will do: they hold a row group as a whole, of a million rows often.
+    Arrow's datasets and a file that prefetches keep a whole row group in memory, often a million rows.
+
+    Args:
+        source: A path or an open file.
+        dictionary_columns: Text columns that are read dictionary-encoded.
+        filesystem: Of the path.
     """
     metadata = pq.read_metadata(source, filesystem=filesystem)
-    held = [name for name in dictionary_columns if name in metadata.schema.names]
+    encoded = [name for name in dictionary_columns if name in metadata.schema.names]
     return pq.ParquetFile(
-        source, metadata=metadata, read_dictionary=held, pre_buffer=False, buffer_size=_BUFFER_BYTES, filesystem=filesystem
+        source, metadata=metadata, read_dictionary=encoded, pre_buffer=False, buffer_size=_BUFFER_BYTES, filesystem=filesystem
     )  # fmt: skip
 
 
@@ -61,12 +72,17 @@ def read_row_groups(
     groups: Sequence[int],
     constants: Mapping[str, Any] | None = None,
 ) -> Iterator[pa.Table]:
-    """``columns`` of row groups, in the types of ``schema`` but for text that comes as codes, ``READ_ROWS`` rows at a time.
+    """Read row groups, ``READ_ROWS`` rows at a time.
 
-    A column that the file lacks has the value that ``told`` gives it in every row, or null.
+    Args:
+        file: The file.
+        schema: Types of the columns; dictionary-encoded text stays encoded.
+        columns: Columns to read.
+        groups: Numbers of the row groups.
+        constants: Values of columns that the file lacks; those without a value are null.
     """
     present = [name for name in columns if name in file.schema_arrow.names]
-    # Threads of Arrow's own would take the cores of other tasks.
+    # Arrow's threads would take the CPUs of other tasks.
     for batch in file.iter_batches(READ_ROWS, groups, present, use_threads=False):
         yield pa.table({name: _column(batch, schema.field(name), (constants or {}).get(name)) for name in columns})
 

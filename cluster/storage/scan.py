@@ -1,4 +1,4 @@
-"""Split a table into parts that one task each reads, a few rows at a time."""
+"""Plan a scan: split a table into parts, of which a task reads each a few rows at a time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from cluster.errors import DataError
 from cluster.storage.parquet import READ_ROWS, ParquetPart
 from cluster.values import Snapshot
 
-# A task that reads Parquet needs no Iceberg, and would wait for its import.
+# A task that reads Parquet does not need Iceberg, whose import takes time.
 if TYPE_CHECKING:
     from cluster.storage.tables import Tables
 
 MAX_PART_ROWS = 1 << 18
-"""Rows of a part. What is lost with a task, and waited for at the end, must not grow with the table."""
-
-
-_PARTS_A_CPU = 4
+"""Most rows of a part: the work that a failed task loses, and the wait for the last task, do not grow with the table."""
+_PARTS_PER_CPU = 4
 
 
 class ScanPart(Protocol):
@@ -32,60 +30,81 @@ class ScanPart(Protocol):
     def rows(self) -> int: ...
 
     def read(self, columns: Sequence[str], dictionary_columns: Sequence[str] = ()) -> Iterator[pa.Table]:
-        """The rows, at most ``READ_ROWS`` at a time from a Parquet file.
+        """Read the rows, at most ``READ_ROWS`` at a time from a Parquet file.
 
-        Columns of text that are named in ``coded`` come as a dictionary and codes if the file can be read so.
+        Args:
+            columns: Columns to read.
+            dictionary_columns: Text columns that are returned dictionary-encoded, when the file allows it.
         """
         ...
 
 
 class ScanPlan(NamedTuple):
-    """A table as parts, those of Parquet in its order; ``name`` says which one it is, its snapshot included."""
+    """A table as parts; those of Parquet files are in the order of the rows."""
 
     name: str
+    """The path, or "namespace.table@snapshot"."""
     schema: pa.Schema
     parts: Sequence[ScanPart]
 
     @property
     def rows(self) -> int:
+        """Rows of all parts."""
         return sum(part.rows for part in self.parts)
 
 
 def plan_scan(table: str, tables: Tables, cpus: int) -> ScanPlan:
-    """Cut a Parquet file, a folder of them, or a table of the catalog ("namespace.table", "namespace.table@snapshot").
+    """Plan the scan of a table.
 
-    Raises DataError when ``table`` is none of these.
+    Args:
+        table: A Parquet file, a folder of them, or a table of the catalog: "namespace.table" or
+            "namespace.table@snapshot".
+        tables: The catalog.
+        cpus: CPUs of the cluster; the number of parts grows with it.
+
+    Raises:
+        DataError: There is no such table.
     """
     if Path(table).exists():
         return plan_parquet_scan(table, cpus)
     if "/" in table or "." not in table:
-        raise DataError(f"no table at {table}", "give a Parquet file, a folder of them, or a table of the catalog")
-    return _cut_snapshot(_snapshot(table, tables), tables)
+        raise _not_found(table)
+    return _plan_snapshot(_snapshot(table, tables), tables)
 
 
 def plan_parquet_scan(path: str, cpus: int) -> ScanPlan:
-    """Cut by row groups, so that a single large file keeps every core busy. Raises DataError when none is Parquet."""
+    """Plan the scan of Parquet files, by row groups, so that one large file uses every CPU. Raises DataError."""
     try:
         dataset = ds.dataset(path, format="parquet", partitioning="hive")
         fragments = list(dataset.get_fragments())
         rows = sum(fragment.count_rows() for fragment in fragments)
     except pa.ArrowInvalid as error:
-        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}",
+            "name Parquet files",
+            code="data.not_parquet",
+            path=path,
+        ) from error
     if not fragments:
-        raise DataError(f"{path} holds no Parquet file", "give a Parquet file or a folder of them")
-    size = min(MAX_PART_ROWS, max(READ_ROWS, rows // (cpus * _PARTS_A_CPU)))
-    return ScanPlan(path, dataset.schema, [p for f in fragments for p in _cut_file(f, dataset.schema, size)])
+        raise DataError(
+            f"{path} contains no Parquet file",
+            "name a Parquet file or a folder of them",
+            code="data.no_parquet_file",
+            path=path,
+        )
+    size = min(MAX_PART_ROWS, max(READ_ROWS, rows // (cpus * _PARTS_PER_CPU)))
+    return ScanPlan(path, dataset.schema, [p for f in fragments for p in _file_parts(f, dataset.schema, size)])
 
 
-def _cut_file(fragment: ds.ParquetFileFragment, schema: pa.Schema, size: int) -> Iterator[ParquetPart]:
+def _file_parts(fragment: ds.ParquetFileFragment, schema: pa.Schema, size: int) -> Iterator[ParquetPart]:
     counts = [group.num_rows for group in fragment.row_groups]
-    for start, end in pairwise(_ends(counts, size)):
+    for start, end in pairwise(row_group_bounds(counts, size)):
         where = fragment.path, fragment.filesystem, fragment.partition_expression
         yield ParquetPart(*where, range(start, end), schema, sum(counts[start:end]))
 
 
-def _ends(counts: Sequence[int], size: int) -> list[int]:
-    """Where runs of row groups of at least ``size`` rows begin and end."""
+def row_group_bounds(counts: Sequence[int], size: int) -> list[int]:
+    """Return the bounds of runs of row groups, each of at least ``size`` rows where the file has them."""
     ends, rows = [0], 0
     for i, count in enumerate(counts):
         rows += count
@@ -95,16 +114,31 @@ def _ends(counts: Sequence[int], size: int) -> list[int]:
     return ends
 
 
+def _not_found(table: str) -> DataError:
+    return DataError(
+        f"there is no table {table}",
+        "name a Parquet file, a folder of them, or a table of the catalog",
+        code="data.table_not_found",
+        table=table,
+    )
+
+
 def _snapshot(table: str, tables: Tables) -> Snapshot:
     name, at, number = table.partition("@")
     newest = tables.latest(name)
     if newest is None:
-        raise DataError(f"no table at {name}", "give a Parquet file, a folder of them, or a table of the catalog")
+        raise _not_found(name)
     if at and not number.isdigit():
-        raise DataError(f"{number!r} is no snapshot of {name}", f"the newest is {newest.id}")
+        raise DataError(
+            f"{number!r} is not a snapshot id of table {name!r}",
+            f"the newest is {newest.id}",
+            code="data.invalid_snapshot",
+            table=name,
+            snapshot=number,
+        )
     return newest.model_copy(update={"id": int(number)}) if at else newest
 
 
-def _cut_snapshot(snapshot: Snapshot, tables: Tables) -> ScanPlan:
+def _plan_snapshot(snapshot: Snapshot, tables: Tables) -> ScanPlan:
     schema, parts = tables.parts(snapshot)
     return ScanPlan(f"{snapshot.table}@{snapshot.id}", schema, parts)

@@ -20,7 +20,7 @@ import ray
 from cluster.actors import actor_exists
 from cluster.errors import ProjectError
 from cluster.names import label_candidates_table, labels_table, log_writer_actor, predictions_table
-from cluster.storage.tables import Where
+from cluster.storage.erasure import Where, delete_rows, expire_snapshots, find_rows, in_history
 from features.definitions import Column, FeatureView
 from features.manifest import PROFILE_FILE
 from features.online.backfill import rebuild_entities
@@ -131,15 +131,15 @@ def _from_source(context: ProjectContext, source: Source, views: list[FeatureVie
     if not set(where) <= set(tables.columns(name)):
         return [Deletion(name, 0, f"no column {', '.join(sorted(set(where) - set(tables.columns(name))))}")]
     keys = sorted({key for view in views for key in view.entity.keys})
-    gone = pl.DataFrame(tables.find(name, where, keys)) if keys else pl.DataFrame()
+    gone = pl.DataFrame(find_rows(tables, name, where, keys)) if keys else pl.DataFrame()
     deleted = [_from_table(context, name, where)]
     return deleted + [_from_view(context, view, name, gone, where) for view in views]
 
 
 def _from_table(context: ProjectContext, name: str, where: Where) -> Deletion:
     tables = context.tables
-    count = tables.delete(name, where)
-    expired = tables.expire(name) if count or tables.in_history(name, where) else ()
+    count = delete_rows(tables, name, where)
+    expired = expire_snapshots(tables, name) if count or in_history(tables, name, where) else ()
     return Deletion(name, count, f"{len(expired)} older snapshots expired" if expired else "")
 
 

@@ -1,4 +1,4 @@
-"""What stops a cluster from starting, before anything is started."""
+"""A cluster that cannot start is refused before any process is started."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import pytest
 from cluster import local_cluster
 from cluster.errors import OutOfMemory
 from cluster.settings import Settings
+from tests.factories.errors import raises
 
 
-def test_too_little_memory_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_with_too_little_memory_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 30))
     settings = Settings(home=tmp_path / "home")
-    with pytest.raises(OutOfMemory, match=r"1\.0 GiB of memory are free, a cluster needs 4"):
+    with raises(OutOfMemory, "memory.too_little", available_gib=1.0):
         local_cluster.start(settings)
     assert not settings.home.exists()

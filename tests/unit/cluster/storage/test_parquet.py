@@ -17,8 +17,9 @@ from cluster.settings import Settings
 from cluster.storage import scan
 from cluster.storage.iceberg_part import IcebergPart
 from cluster.storage.parquet import READ_ROWS
-from cluster.storage.scan import ScanPlan, _ends, plan_parquet_scan, plan_scan
+from cluster.storage.scan import ScanPlan, plan_parquet_scan, plan_scan, row_group_bounds
 from cluster.storage.tables import Tables
+from tests.factories.errors import raises
 
 ROWS = pa.table({"n": pa.array(range(1000), pa.int64()), "text": [f"t{i % 7}" for i in range(1000)]})
 
@@ -36,7 +37,7 @@ def _read(found: ScanPlan, columns: list[str]) -> pa.Table:
 
 @given(st.lists(st.integers(0, 50), max_size=20), st.integers(1, 60))
 def test_runs_of_row_groups_cover_all_of_them_once(counts: list[int], size: int) -> None:
-    ends = _ends(counts, size)
+    ends = row_group_bounds(counts, size)
     assert ends[0] == 0
     assert ends[-1] == len(counts)
     runs = [counts[a:b] for a, b in pairwise(ends)]
@@ -142,19 +143,19 @@ def test_files_of_one_folder_may_differ_in_type_and_lack_columns(tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["nowhere", "no/where.parquet", "shop.nothing", "shop.nothing@5"])
 def test_a_table_that_is_nowhere_is_named(name: str, tables: Tables) -> None:
-    with pytest.raises(DataError, match=f"no table at {name.partition('@')[0]}"):
+    with raises(DataError, "data.table_not_found", table=name.partition("@")[0]):
         plan_scan(name, tables, cpus=2)
 
 
 def test_what_is_no_table_is_refused(tables: Tables, tmp_path: Path) -> None:
-    snapshot = tables.append("shop.sales", ROWS)
-    with pytest.raises(SnapshotNotFound, match="no snapshot 7"):
+    tables.append("shop.sales", ROWS)
+    with raises(SnapshotNotFound, "data.snapshot_not_found", snapshot=7):
         plan_scan("shop.sales@7", tables, cpus=2)
-    with pytest.raises(DataError, match=rf"'x' is no snapshot of shop\.sales; the newest is {snapshot.id}"):
+    with raises(DataError, "data.invalid_snapshot", table="shop.sales", snapshot="x"):
         plan_scan("shop.sales@x", tables, cpus=2)
     (tmp_path / "a.parquet").write_text("n")
-    with pytest.raises(DataError, match=r"a\.parquet cannot be read as Parquet"):
+    with raises(DataError, "data.not_parquet"):
         plan_parquet_scan(str(tmp_path / "a.parquet"), cpus=2)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty holds no Parquet file"):
+    with raises(DataError, "data.no_parquet_file"):
         plan_parquet_scan(str(tmp_path / "empty"), cpus=2)

@@ -17,8 +17,8 @@ from rayloop.project import Location
 from rayloop.stages import train_version
 from rayloop.stages.candidate import Candidate, Recipe
 from rayloop.stages.train_version import build_version
+from tests.factories.rayloop.projects import InMemoryFrame, late_project
 from tests.factories.trainers.frames import trained
-from tests.unit.rayloop.stages.test_train_version import InMemory, _project
 from trainers.card.model_card import ModelCard
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy
@@ -53,9 +53,9 @@ def _made(folder: Path, monkeypatch: pytest.MonkeyPatch, gate: GatePolicy, steps
         return found
 
     monkeypatch.setattr(train_version, "fit", fit)
-    project = replace(_project(gate), compress=steps)
+    project = replace(late_project(gate), compress=steps)
     context = ProjectContext(project, Location(Path(__file__).parent, "late"), Settings(home=folder), ProgressConsole())
-    frame = InMemory()
+    frame = InMemoryFrame()
     frame.data = Known(trained(spec=SPEC).inputs)  # type: ignore[assignment]
     return build_version(context, frame, Recipe(SPEC, CONFIG), "small")
 

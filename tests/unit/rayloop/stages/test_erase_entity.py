@@ -15,6 +15,7 @@ from cluster.errors import ProjectError
 from cluster.names import labels_table, predictions_table
 from cluster.registry import Registry
 from cluster.settings import Settings
+from cluster.storage.erasure import delete_rows
 from cluster.values import Task
 from features.builders import category, derive, hashed, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
@@ -35,7 +36,8 @@ from rayloop.console import ProgressConsole
 from rayloop.context import ProjectContext
 from rayloop.project import Location, Project
 from rayloop.stages.erase_entity import erase_entity
-from tests.unit.cluster.storage.test_tables import everything_below
+from tests.factories.cluster import everything_below
+from tests.factories.errors import raises
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy
 
@@ -230,7 +232,7 @@ def test_to_be_forgotten_twice_changes_nothing_more(tmp_path: Path) -> None:
 
 def test_a_deletion_that_was_cut_off_before_its_snapshots_expired_is_gone_on_with(tmp_path: Path) -> None:
     context = filled(tmp_path, private=False)
-    context.tables.delete("p.visits", {"mail": [MAILS[0]]})
+    delete_rows(context.tables, "p.visits", {"mail": [MAILS[0]]})
     assert b"anna" in everything_below(tmp_path / "home" / "warehouse" / "p" / "visits")
     erase_entity(context, ANNA, NOW)
     assert b"anna" not in everything_below(tmp_path / "home" / "warehouse")
@@ -254,5 +256,5 @@ def test_an_entity_that_was_pushed_and_never_landed_is_gone_though_one_of_its_co
 
 
 def test_nobody_is_kept_by_a_column_that_is_no_category(tmp_path: Path) -> None:
-    with pytest.raises(ProjectError, match="keeps nobody by spent; name one of id, mail, shop"):
+    with raises(ProjectError, "project.unknown_entity_column", columns=["spent"]):
         erase_entity(filled(tmp_path, private=False), {"spent": "1"}, NOW)

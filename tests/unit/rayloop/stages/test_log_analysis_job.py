@@ -22,6 +22,7 @@ from monitoring.drift_policy import DAY_S, DriftPolicy, LookPolicy
 from rayloop.stages.deploy import predecessor
 from rayloop.stages.log_analysis_job import LogAnalysisJob, live_rows, reference_rows
 from tests.factories.deployments.bundles import BINARY, Slope, register, write_bundle
+from tests.factories.errors import raises
 
 MODEL = "trips"
 POLICY = DriftPolicy(span=1, min_rows=100, look=LookPolicy(segments=("carrier",), sample=500, to_label=7))
@@ -159,11 +160,11 @@ def test_a_look_finds_what_moved_and_queues_what_is_worth_labelling_once(world):
 
 def test_what_is_gone_is_said(world):
     world.answer(FIRST + 50, 1)
-    with pytest.raises(DataError, match="has no row of v1"):
+    with raises(DataError, "data.no_logged_rows", version="1"):
         live_rows(world.tables, BINARY, world.asked(FIRST + 60))
     folder = Registry(world.settings).fetch(world.version)
     gone = Manifest.load(folder).model_copy(update={"snapshot": Snapshot(table=f"{MODEL}.frame", id=1, rows=1)})
-    with pytest.raises(DataError, match=r"training frame .* is gone"):
+    with raises(DataError, "data.frame_expired"):
         reference_rows(world.tables, folder, gone, world.asked(FIRST + 50))
 
 

@@ -17,6 +17,7 @@ from features.online.feature_reader import FeatureReader
 from features.online.store import open_store
 from features.types import arrow_type
 from rayloop.stages.push import push_file
+from tests.factories.errors import raises
 
 NOON = datetime(2014, 5, 1, 12, tzinfo=UTC)
 
@@ -77,9 +78,9 @@ def test_an_event_that_counts_only_later_is_left_to_the_landing(settings: Settin
 def test_what_cannot_be_pushed_is_named(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "events.parquet"
     flights([1.0]).write_parquet(file)
-    with pytest.raises(ProjectError, match="no source 'trains'"):
+    with raises(ProjectError, "project.unknown_source", source="trains"):
         push_file(project, settings, "trains", file)
-    with pytest.raises(DataError, match="no file of events"):
+    with raises(DataError, "data.not_an_event_file"):
         push_file(project, settings, "flights", tmp_path / "events.xlsx")
     (tmp_path / "broken.parquet").write_text("nothing of the kind")
     with pytest.raises(DataError, match=r"broken\.parquet cannot be read"):

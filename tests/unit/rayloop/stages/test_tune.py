@@ -69,8 +69,13 @@ def test_a_search_that_goes_on_has_the_same_run_and_logs_no_trial_twice(tmp_path
 def test_a_run_whose_driver_was_killed_does_not_run_for_ever(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     registry, client = Registry(settings), MlflowClient(tracking_uri=settings.mlflow_uri)
-    killed, other = (registry._created("p", "trained", "", key) for key in ("k", "other"))
+    runs: dict[str, str] = {}
+    for key in ("k", "other"):
+        with registry.run("p", "trained", key=key) as run:
+            runs[key] = run.id
+        # As a killed driver leaves it.
+        client.update_run(runs[key], status="RUNNING")
     with registry.run("p", "trained", key="k") as afresh:
-        assert client.get_run(killed).info.status == "KILLED"
-        assert [client.get_run(run).info.status for run in (other, afresh.id)] == ["RUNNING", "RUNNING"]
+        assert client.get_run(runs["k"]).info.status == "KILLED"
+        assert [client.get_run(run).info.status for run in (runs["other"], afresh.id)] == ["RUNNING", "RUNNING"]
     assert client.get_run(afresh.id).info.status == "FINISHED"

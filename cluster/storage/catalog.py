@@ -1,0 +1,102 @@
+"""The Iceberg catalog: create, load, list and drop tables."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pyarrow as pa
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, TableAlreadyExistsError
+from pyiceberg.table import Table
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from cluster.errors import DataError, SnapshotNotFound
+from cluster.settings import Settings
+
+
+class TableCatalog:
+    """Tables of one catalog by name, "namespace.table"."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """pyiceberg's catalog; connects at the first use. Raises DataError when it does not answer."""
+        options = self._settings.iceberg
+        warehouse = urlparse(options["warehouse"])
+        if warehouse.scheme == "file":
+            Path(warehouse.path).mkdir(parents=True, exist_ok=True)
+        try:
+            return load_catalog(**options)
+        except OperationalError as error:
+            raise DataError(
+                f"the table catalog at {options['uri']} does not answer",
+                "check RAYLOOP_CATALOG_URI",
+                code="data.catalog_no_answer",
+                uri=options["uri"],
+            ) from error
+
+    def check(self) -> None:
+        """Raises DataError when the catalog does not answer."""
+        self.catalog.list_namespaces()
+
+    def exists(self, name: str) -> bool:
+        """Return whether a table exists."""
+        return self.catalog.table_exists(name)
+
+    def table_names(self, namespace: str) -> list[str]:
+        """Return the tables of a namespace, in order; none when there is no such namespace."""
+        if not self.catalog.namespace_exists(namespace):
+            return []
+        return sorted(".".join(identifier) for identifier in self.catalog.list_tables(namespace))
+
+    def load(self, name: str) -> Table:
+        """Return pyiceberg's table. Raises SnapshotNotFound when it does not exist."""
+        try:
+            return self.catalog.load_table(name)
+        except NoSuchTableError as error:
+            raise SnapshotNotFound(
+                f"table {name!r} does not exist",
+                "run the stage that writes it first",
+                code="data.table_not_found",
+                table=name,
+            ) from error
+
+    def load_or_create(self, name: str, schema: pa.Schema) -> Table:
+        """Return pyiceberg's table, created with ``schema`` when it does not exist."""
+        namespace = name.rpartition(".")[0]
+        if not namespace:
+            raise DataError(
+                f"table name {name!r} has no namespace",
+                "write it as namespace.table",
+                code="data.no_namespace",
+                table=name,
+            )
+        if self.exists(name):
+            return self.load(name)
+        # Two processes may do this at once; the process that loses the race loads the winner's table. An SQL catalog
+        # checks that the namespace does not exist, and then the database refuses the second one.
+        with suppress(NamespaceAlreadyExistsError, IntegrityError):
+            self.catalog.create_namespace(namespace)
+        try:
+            return self.catalog.create_table(name, schema=schema)
+        except TableAlreadyExistsError:
+            return self.load(name)
+
+    def drop(self, name: str) -> None:
+        """Delete a table with its files, if it exists."""
+        if not self.exists(name):
+            return
+        location = urlparse(self.load(name).location())
+        if location.scheme not in ("", "file"):
+            self.catalog.purge_table(name)
+            return
+        # A purge first reads the manifests of every snapshot: a minute for a log of a few hundred appends.
+        self.catalog.drop_table(name)
+        if Path(location.path).exists():
+            shutil.rmtree(location.path)
