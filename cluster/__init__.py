@@ -1,1 +1,1 @@
-"""The ground: contracts, settings, errors, and the doors to Ray, Iceberg and MLflow."""
+"""The base layer: values, settings, errors, and the only access to Ray jobs, Iceberg and MLflow."""

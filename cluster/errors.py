@@ -7,12 +7,12 @@
     │   └── SnapshotNotFound      a table or snapshot that does not exist
     ├── OutOfMemory               the machine has less memory than the work needs
     ├── ClusterUnavailable        no Ray cluster answers
-    │   └── PortInUse             a port that the cluster needs is taken
+    │   └── PortInUse             a port that the cluster needs is in use
     ├── RegistryUnavailable       MLflow does not answer
     │   └── VersionNotFound       a model or version that is not registered
     ├── StoreUnavailable          the online store does not answer
     ├── GateFailed                a candidate did not pass its gate
-    ├── RolloutError              a rollout that cannot be started or steered
+    ├── RolloutError              a rollout that cannot be started or controlled
     └── RequestError              a request that cannot be answered (HTTP 4xx)
 
 A message says what is wrong, where, and what to do about it. Its code is stable: docs/errors.md lists all of them.
@@ -81,7 +81,7 @@ class ClusterUnavailable(RayloopError):
 
 
 class PortInUse(ClusterUnavailable):
-    """A port that the cluster needs is taken by somebody else."""
+    """A port that the cluster needs is in use."""
 
 
 class RegistryUnavailable(RayloopError):
@@ -107,7 +107,7 @@ class GateFailed(RayloopError):
 
 
 class RolloutError(RayloopError):
-    """A rollout that cannot be started or steered."""
+    """A rollout that cannot be started or controlled."""
 
     area = "rollout"
 

@@ -1,4 +1,4 @@
-"""Names that packages agree on: variants, actors, tables."""
+"""Names that packages share: variants, actors, tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ACTOR_NAMESPACE = "rayloop"
 
 
 def log_writer_actor(model: str) -> str:
-    """Name of the actor that keeps a model's prediction and label log."""
+    """Name of the actor that writes a model's prediction and label log."""
     return f"ledger:{model}"
 
 
@@ -27,7 +27,7 @@ def monitor_actor(model: str) -> str:
 
 
 def rollout_actor(model: str) -> str:
-    """Name of the actor that steers a model's rollout."""
+    """Name of the actor that controls a model's rollout."""
     return f"rollout:{model}"
 
 
@@ -37,17 +37,17 @@ def predictions_table(model: str) -> str:
 
 
 def labels_table(model: str) -> str:
-    """Iceberg table of a model's labels as they arrived."""
+    """Iceberg table of a model's labels in order of arrival."""
     return f"{model}.labels"
 
 
 def lost_rows_table(model: str) -> str:
-    """Iceberg table of the rows that killed replicas took with them, by replica."""
+    """Iceberg table of the numbers of log rows that were lost with killed replicas, by replica."""
     return f"{model}.lost"
 
 
 def label_candidates_table(model: str) -> str:
-    """Iceberg table of the answered rows whose labels would tell most."""
+    """Iceberg table of the answered rows whose labels are most informative."""
     return f"{model}.to_label"
 
 

@@ -1,4 +1,4 @@
-"""Frozen nouns that one stage hands to the next, and the names they agree on."""
+"""Values that one stage hands to the next: immutable, and free of Ray."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TaskKind = Literal["binary", "multiclass", "regression", "multilabel"]
 
 
 class Frozen(BaseModel):
-    """A value: immutable, compared by content, no unknown fields."""
+    """Base of values: immutable, compared by content, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
 
@@ -106,7 +106,7 @@ class Snapshot(Frozen):
 
 
 class ModelVersion(Frozen):
-    """A registered version: where its bundle lies and what it was made of."""
+    """A registered version of a model."""
 
     model: str
     version: str
@@ -116,12 +116,12 @@ class ModelVersion(Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that determined this version; equal work has an equal fingerprint."""
+        """Hash of everything that determined this version; equal work has an equal fingerprint."""
         return self.tags.get("rayloop.fingerprint", "")
 
     @property
     def local_folder(self) -> Path | None:
-        """The bundle's folder on this machine; None when it lies elsewhere and has to be fetched."""
+        """The bundle's folder on this machine; None when it is elsewhere and has to be fetched."""
         parsed = urlparse(self.bundle_uri)
         return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
 
@@ -130,7 +130,7 @@ class ModelVersion(Frozen):
 
 
 class Check(Frozen):
-    """One threshold of a gate: what was measured, what was asked, whether it holds."""
+    """A check of a gate: the measured value, its limit, and whether it passes."""
 
     name: str
     value: float
@@ -140,7 +140,7 @@ class Check(Frozen):
 
 
 class GateReport(Stored):
-    """The verdict on a candidate. It passes when every check does."""
+    """The result of a gate. It passes when every check does."""
 
     stored_as: ClassVar[str] = "gate report"
 
@@ -148,54 +148,55 @@ class GateReport(Stored):
 
     @property
     def passed(self) -> bool:
+        """Whether all checks pass."""
         return all(check.passed for check in self.checks)
 
     @property
     def failures(self) -> tuple[Check, ...]:
+        """The checks that fail."""
         return tuple(check for check in self.checks if not check.passed)
 
 
 class Decision(Frozen):
-    """One entry of a rollout's journal.
-
-    ``at`` is seconds since the epoch, by the wall clock; ``share`` each challenger's share of requests in [0, 1] after
-    the action. ``challengers`` are the versions that the entry is about: those on trial after it, the one that was
-    dropped, promoted or rolled back, those that were on trial when all was aborted. ``champion`` is the version that they
-    are compared with; of a rollback the one that answers again.
-    """
+    """One entry of a rollout's journal."""
 
     rollout: str
+    """Id of the rollout."""
     at: float
+    """Wall-clock time, in seconds since the epoch."""
     action: Literal["start", "hold", "advance", "drop", "promote", "abort", "pause", "resume", "rollback"]
     share: float
+    """Each challenger's share of requests after the action, in [0, 1]."""
     reason: str
     champion: str
+    """The version that the challengers are compared with; in a rollback, the restored one."""
     challengers: tuple[str, ...]
+    """The versions on trial after the action; in a drop, promotion or rollback the one concerned, in an abort all."""
     evidence: dict[str, float] = {}
+    """Figures that the decision is based on."""
 
 
 AlarmKind = Literal["drift", "segment", "multivariate", "labels", "estimate", "quality"]
-"""drift: a column moved. segment: within a part of the traffic. multivariate: what columns have in common. labels: what
-came true. estimate: performance as it is estimated without labels. quality: performance by labels."""
+"""drift: the distribution of a column. segment: that within a part of the traffic. multivariate: the joint distribution of
+columns. labels: the distribution of labels. estimate: performance, estimated without labels. quality: performance by
+labels."""
 
 
 class Alarm(Frozen):
-    """What the drift monitor calls out, with its evidence.
-
-    ``window`` is the start of the newest window that contributed, seconds since the epoch in
-    event time; ``features`` maps a feature to its statistic divided by its threshold.
-    """
+    """An alarm of the drift monitor, with its evidence."""
 
     model: str
     version: str
     window: float
+    """Start of the newest window that contributed: event time, in seconds since the epoch."""
     reason: str
     features: dict[str, float]
+    """Statistic divided by threshold, by feature."""
     kind: AlarmKind = "drift"
 
 
 class Usage(Frozen):
-    """What a replica has held and used since it last told: seconds, of memory GiB times seconds."""
+    """Resources that a replica reserved and used since its last report, in seconds; of memory in GiB times seconds."""
 
     replica: str
     cpu_s: float
