@@ -31,7 +31,7 @@ class FrameView:
                     code="data.empty_split",
                     split=name,
                 )
-        self.data = TrainingData.of(context.tables.dataset(snapshot))
+        self.data = TrainingData.from_frame(context.tables.dataset(snapshot))
 
     def rows_of(self, split: str) -> pa.Table:
         """Return the rows of a split."""
@@ -41,4 +41,4 @@ class FrameView:
         """Return the same rows with the training labels shuffled."""
         rows = pl.DataFrame(self.rows)
         shuffled = rows.filter(pl.col(SPLIT) == TRAIN).with_columns(pl.col(LABEL).shuffle(seed=seed))
-        return TrainingData.of(pl.concat([shuffled, rows.filter(pl.col(SPLIT) != TRAIN)]).to_arrow())
+        return TrainingData.from_frame(pl.concat([shuffled, rows.filter(pl.col(SPLIT) != TRAIN)]).to_arrow())

@@ -195,7 +195,7 @@ class Project:
     def _require_metrics(self) -> None:
         """Refuse metrics that the task does not have; otherwise the gate would fail after hours of training."""
         for threshold in self.gate.thresholds:
-            metrics.require(self.task, threshold.metric)
+            metrics.check_metric(self.task, threshold.metric)
         calibration.require_probabilities(self.task, self.train.calibrate)
         fair = self.gate.fairness
         limits = (fair.max_parity_difference, fair.max_odds_difference)

@@ -1,4 +1,4 @@
-"""What to train, how, and over what to search. Values only."""
+"""Settings of a model, its training, and a hyperparameter search. Values only."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Schedule = Literal["onecycle", "cosine", "constant"]
 Precision = Literal["float32", "bf16", "fp16"]
 
 MEBIBYTE = 1 << 20
-SCORE_ROWS = 16_384
-"""Rows that a model scores at a time."""
+SCORE_BATCH_ROWS = 16_384
+"""Rows that a model scores in one call."""
 
 
-class Change(Frozen):
-    """Settings that hold from the end of epoch ``after`` on; None leaves one as it is."""
+class ConfigChange(Frozen):
+    """Settings that apply from the epoch after ``after`` on; None keeps a setting unchanged."""
 
     after: int = Field(ge=1)
     lr: float | None = Field(default=None, gt=0)
@@ -28,106 +28,125 @@ class Change(Frozen):
     clip_norm: float | None = Field(default=None, ge=0)
 
 
-CHANGEABLE = ("lr", "weight_decay", "clip_norm")
-"""What may change while a model trains."""
+MUTABLE_FIELDS = ("lr", "weight_decay", "clip_norm")
+"""Settings that may change during training."""
 
 
 class TrainConfig(Frozen):
-    """How to train. ``batch_size`` counts the rows of one step over all workers together.
+    """How to train a model.
 
-    ``warmup`` is the share of all steps in which "onecycle" and "cosine" raise the learning rate to ``lr``.
-    ``clip_norm`` bounds the gradient's norm, 0 leaves it alone. ``patience`` is the number of epochs without a
-    better validation metric after which training stops, 0 never. ``threads`` is per worker, on a CPU; weights
-    repeat bit for bit for the same seed, data, workers and threads. ``gpu="auto"`` takes what the cluster has.
-    Encoded rows of up to ``cache_mib`` are held in memory and shuffled as a whole every epoch; more are
-    streamed and shuffled within a buffer of ``shuffle_rows``. ``quantize="int8"`` serves the model with int8 weights if
-    it passes the gate with them, and as it is otherwise. ``calibrate="temperature"`` divides the logits by the number that
-    suits the validation rows best, so that probabilities mean what they say.
-
-    ``strategy="fsdp"`` shards parameters, gradients and optimiser over the workers, for models that one device cannot hold.
-    ``precision`` is that of the forward pass (autocast); weights stay float32. ``compile`` runs the module through
-    torch.compile. ``accumulate`` computes a step in so many parts, one after the other, to fit it into memory; the step
-    remains the same, but for batch norm, which sees a part at a time. ``class_weights``: "balanced" gives every class the same say (multi-label: rows with and without each
-    label), or one weight a class; scores are then no longer probabilities of the training rows.
-
-    A checkpoint is written every ``checkpoint_steps`` steps, 0 never, and at the end of every ``checkpoint_epochs`` epochs, 0 never.
-    A worker that dies is replaced, and training goes on from the newest one, up to ``restarts`` times. ``min_workers`` lets
-    training go on with fewer than ``workers`` when a node leaves, and take more, up to ``workers``, when one comes; 0 waits
-    for all. The cluster is looked at every ``resize_s`` seconds.
-
-    ``changes`` are settings that hold from a later epoch on, as population-based training finds them; the schedule goes on.
+    Weights repeat bit for bit for the same seed, data, workers and threads.
     """
 
     epochs: int = Field(default=3, ge=1)
+    """Passes over the training rows."""
     batch_size: int = Field(default=2048, ge=1)
+    """Rows of one step, over all workers together."""
     lr: float = Field(default=3e-3, gt=0)
+    """Peak learning rate of AdamW."""
     weight_decay: float = Field(default=1e-2, ge=0)
+    """Weight decay of matrices; biases, norms and other vectors have none."""
     schedule: Schedule = "onecycle"
+    """Learning rate over all steps; see ``loop.train_step.schedule_factor``."""
     warmup: float = Field(default=0.3, ge=0, lt=1)
+    """Share of all steps in which "onecycle" and "cosine" raise the learning rate to ``lr``."""
     clip_norm: float = Field(default=1.0, ge=0)
+    """Upper bound of the gradient's norm; 0 disables clipping."""
     patience: int = Field(default=0, ge=0)
+    """Epochs without a better validation metric after which training stops; 0 never stops early."""
     seed: int = Field(default=0, ge=0)
+    """Seed of initial weights, dropout and shuffling."""
     workers: int = Field(default=2, ge=1)
+    """Data-parallel workers."""
     threads: int = Field(default=1, ge=1)
+    """CPU threads of each worker."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
+    """CPUs that Ray reserves for each worker."""
     gpu: bool | Literal["auto"] = "auto"
+    """Whether workers use GPUs; "auto" uses those that the cluster has."""
     cache_mib: int = Field(default=1024, ge=0)
+    """Size up to which encoded rows stay in memory, shuffled as a whole every epoch; larger data are streamed."""
     shuffle_rows: int = Field(default=100_000, ge=0)
+    """Rows of the shuffle buffer of streamed data."""
     quantize: Literal["none", "int8"] = "none"
+    """With "int8", serves the model with int8 weights if that version passes the gate, and unquantized otherwise."""
     calibrate: Literal["none", "temperature"] = "none"
+    """With "temperature", divides the logits by the value that minimizes the validation loss (temperature scaling)."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
+    """With "fsdp", shards parameters, gradients and optimizer state, for models that do not fit on one device."""
     precision: Precision = "float32"
+    """Precision of the forward pass (autocast); weights stay float32."""
     compile: bool = False
+    """Whether to compile the module with torch.compile."""
     accumulate: int = Field(default=1, ge=1)
+    """Micro-batches per step, to save memory. The step stays the same, except that batch norm sees one at a time."""
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
+    """Weight of each class in the loss. "balanced" gives every class the same total weight (multi-label: rows with and
+    without each label). With weights, scores are no longer probabilities of the training rows."""
     checkpoint_steps: int = Field(default=0, ge=0)
+    """Steps between checkpoints; 0 writes none within epochs."""
     checkpoint_epochs: int = Field(default=1, ge=0)
+    """Epochs between checkpoints; 0 writes none at the end of epochs."""
     restarts: int = Field(default=2, ge=0)
+    """How many times training restarts from the newest checkpoint after a worker died."""
     min_workers: int = Field(default=0, ge=0)
+    """Elastic training: fewest workers to continue with when a node leaves, up to ``workers``; 0 waits for all."""
     resize_s: float = Field(default=30.0, gt=0)
-    changes: tuple[Change, ...] = ()
+    """Seconds between checks of whether the number of workers can change."""
+    changes: tuple[ConfigChange, ...] = ()
+    """Settings that change after an epoch, as found by population-based training; the schedule continues."""
 
-    def during(self, epoch: int) -> TrainConfig:
-        """The settings of one epoch, the first of which is 1."""
-        passed = [c.model_dump(include=set(CHANGEABLE), exclude_none=True) for c in self.changes if c.after < epoch]
-        return self.model_copy(update={name: value for change in passed for name, value in change.items()})
+    def for_epoch(self, epoch: int) -> TrainConfig:
+        """Settings of one epoch; the first is 1."""
+        past = [c.model_dump(include=set(MUTABLE_FIELDS), exclude_none=True) for c in self.changes if c.after < epoch]
+        return self.model_copy(update={name: value for change in past for name, value in change.items()})
 
     @model_validator(mode="after")
-    def _settings_that_go_together(self) -> Self:
+    def _check_combination(self) -> Self:
         if self.strategy == "fsdp" and self.precision == "fp16":
-            raise ProjectError("precision='fp16' scales its loss, which strategy='fsdp' does not know", "use bf16")
+            raise ProjectError(
+                "precision='fp16' needs loss scaling, which strategy='fsdp' does not support",
+                "use precision='bf16'",
+                code="project.unsupported_precision",
+                precision=self.precision,
+                strategy=self.strategy,
+            )
         if self.min_workers > self.workers:
             raise ProjectError(
-                f"min_workers={self.min_workers} is more than workers={self.workers}", "workers is the most there are"
+                f"min_workers={self.min_workers} exceeds workers={self.workers}",
+                "lower min_workers or raise workers",
+                code="project.min_workers_above_workers",
+                min_workers=self.min_workers,
+                workers=self.workers,
             )
-        return self
-
-    @model_validator(mode="after")
-    def _a_batch_feeds_every_worker(self) -> Self:
         if self.batch_size < self.workers:
             raise ProjectError(
-                f"batch_size={self.batch_size} does not give each of workers={self.workers} a row",
+                f"batch_size={self.batch_size} is smaller than workers={self.workers}: each worker needs a row",
                 "raise batch_size or lower workers",
+                code="project.batch_smaller_than_workers",
+                batch_size=self.batch_size,
+                workers=self.workers,
             )
         return self
 
 
 class ModelSpec(Frozen):
-    """A built-in kind, or a function ``build(inputs: InputSpec, task: Task, **parameters) -> torch.nn.Module``.
-
-    The function is pickled by Ray within the job, and never needed to serve.
-    """
+    """Architecture of a model and its parameters."""
 
     build: Literal["linear", "mlp", "ft_transformer"] | Callable[..., Any] = "mlp"
+    """A built-in kind, or a function ``build(inputs: InputSpec, task: Task, **parameters) -> torch.nn.Module``.
+    Ray pickles the function within the job; serving does not need it."""
     parameters: dict[str, Parameter] = Field(default_factory=dict)
+    """Keyword arguments of ``build``; the others keep their defaults."""
 
     @property
     def name(self) -> str:
+        """Name of the built-in kind or of the function."""
         return self.build if isinstance(self.build, str) else getattr(self.build, "__qualname__", repr(self.build))
 
     @property
     def key(self) -> list[object]:
-        """What tells it from others, as JSON."""
+        """JSON value that identifies the model."""
         return [self.name, {name: str(value) for name, value in self.parameters.items()}]
 
 
@@ -162,57 +181,83 @@ Space = Uniform | LogUniform | IntRange | Choice
 
 
 class TuneConfig(Frozen):
-    """How to search. ``space`` maps fields of TrainConfig, or parameters of the model, to what may be chosen.
-
-    The first trial takes the base values as they stand, where they lie in the space. ``minutes`` ends the search
-    early, 0 never, and leaves finalists their time. ASHA lets a trial past ``grace_epochs`` * ``reduction`` ** i epochs only if it is among the best
-    1 / ``reduction`` there. A trial with one worker trains in the trial's own process; with several it is a
-    data-parallel Ray Train job.
-
-    The best ``finalists`` settings are trained ``finalist_seeds`` times more, each time under a seed that the search has not
-    seen, and the best mean wins; 0 takes the best trial as it is.
-
-    ``method="pbt"`` trains ``trials`` models side by side, and every ``exchange_epochs`` epochs lets the worst go on from the weights of the
-    best with changed settings; of TrainConfig it searches lr, weight_decay and clip_norm, which may change while a model trains.
-    """
+    """How to search for hyperparameters. The first trial takes the base values where the space contains them."""
 
     space: dict[str, Space]
+    """Search space of each field of TrainConfig or parameter of the model."""
     trials: int = Field(default=8, ge=1)
+    """Trials of the search; with "pbt" the size of the population."""
     max_concurrent: int = Field(default=2, ge=1)
+    """Trials that run at the same time."""
     minutes: float = Field(default=0.0, ge=0)
+    """Time budget of the search, without the finalists; 0 is unlimited."""
     grace_epochs: int = Field(default=1, ge=1)
+    """Epochs before ASHA may stop a trial."""
     reduction: int = Field(default=3, ge=2)
+    """ASHA continues the best 1 / ``reduction`` of trials past ``grace_epochs`` * ``reduction`` ** i epochs."""
     workers_per_trial: int = Field(default=1, ge=1)
+    """1 trains in the trial's own process; more start a data-parallel Ray Train job per trial."""
     cpus_per_trial: float = Field(default=1.0, gt=0)
+    """CPUs of a trial with one worker."""
     finalists: int = Field(default=3, ge=1)
+    """Best settings that are trained again under ``finalist_seeds`` new seeds; the best mean wins."""
     finalist_seeds: int = Field(default=0, ge=0)
+    """New seeds for each finalist; 0 selects the best trial by its result in the search."""
     method: Literal["tpe", "pbt"] = "tpe"
+    """Algorithm. "tpe" proposes settings and stops weak trials early (ASHA). "pbt" trains a population whose worst
+    members continue from the weights of the best with changed settings; it searches lr, weight_decay and clip_norm."""
     exchange_epochs: int = Field(default=1, ge=1)
+    """Epochs that a population trains between exchanges."""
     seed: int = Field(default=0, ge=0)
+    """Seed of the search."""
 
     @model_validator(mode="after")
-    def _a_population_can_change(self) -> Self:
-        if self.method == "pbt" and (fixed := sorted(set(self.space) - set(CHANGEABLE))):
+    def _check_population(self) -> Self:
+        if self.method != "pbt":
+            return self
+        if fixed := sorted(set(self.space) - set(MUTABLE_FIELDS)):
             raise ProjectError(
-                f"method='pbt' cannot search {', '.join(fixed)}, which cannot change while a model trains",
-                f"search {', '.join(CHANGEABLE)}, or use method='tpe'",
+                f"method='pbt' cannot search {', '.join(fixed)}, which cannot change during training",
+                f"search {', '.join(MUTABLE_FIELDS)}, or use method='tpe'",
+                code="project.pbt_fixed_setting",
+                names=fixed,
             )
-        if self.method == "pbt" and self.trials < 2:
-            raise ProjectError("method='pbt' with one trial has nobody to learn from", "raise trials")
+        if self.trials < 2:
+            raise ProjectError(
+                "method='pbt' needs a population of at least two", "raise trials", code="project.pbt_too_few_trials"
+            )
         return self
 
     @model_validator(mode="after")
-    def _ranges_are_ranges(self) -> Self:
+    def _check_ranges(self) -> Self:
         for name, space in self.space.items():
             if not isinstance(space, Choice) and space.low >= space.high:
-                raise ProjectError(f"search space {name!r}: low={space.low} is not below high={space.high}")
+                raise ProjectError(
+                    f"search space {name!r}: low={space.low} is not below high={space.high}",
+                    code="project.empty_search_range",
+                    name=name,
+                    low=space.low,
+                    high=space.high,
+                )
         return self
 
 
-def applied(spec: ModelSpec, config: TrainConfig, chosen: Mapping[str, Any]) -> tuple[ModelSpec, TrainConfig]:
-    """Set ``chosen``: fields of TrainConfig there, everything else as model parameters. Raises ProjectError."""
-    fields = {name: value for name, value in chosen.items() if name in TrainConfig.model_fields}
-    parameters = {name: value for name, value in chosen.items() if name not in fields}
+def apply_settings(spec: ModelSpec, config: TrainConfig, settings: Mapping[str, Any]) -> tuple[ModelSpec, TrainConfig]:
+    """Override fields of ``config``, and parameters of the model for all other names.
+
+    Args:
+        spec: The model.
+        config: Base training settings.
+        settings: Values by name, such as those of a trial.
+
+    Returns:
+        The model and the training settings with ``settings`` applied.
+
+    Raises:
+        ProjectError: A value is not valid for its field.
+    """
+    fields = {name: value for name, value in settings.items() if name in TrainConfig.model_fields}
+    parameters = {name: value for name, value in settings.items() if name not in fields}
     try:
         return (
             ModelSpec(build=spec.build, parameters={**spec.parameters, **parameters}),
@@ -220,5 +265,11 @@ def applied(spec: ModelSpec, config: TrainConfig, chosen: Mapping[str, Any]) -> 
         )
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ProjectError(f"search space: {place}={first['input']!r}: {first['msg']}") from error
+        name = ".".join(str(part) for part in first["loc"])
+        raise ProjectError(
+            f"search space: {name}={first['input']!r}: {first['msg']}",
+            "adjust the space",
+            code="project.setting_out_of_bounds",
+            name=name,
+            value=first["input"],
+        ) from error

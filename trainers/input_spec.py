@@ -1,4 +1,4 @@
-"""What a model is told about its inputs: names, sizes, and statistics of the training rows."""
+"""Description of a model's inputs: names, sizes, and statistics of the training rows."""
 
 from __future__ import annotations
 
@@ -12,42 +12,62 @@ from features.definitions import Column
 from features.encoder import Arrays, Encoder
 
 TAIL = 0.001
+"""Quantile at which each tail of a column is clipped before its mean and standard deviation are measured."""
 
 
 class InputSpec(Frozen):
-    """Shapes and statistics of ``numbers`` [n, width] and ``codes`` [n, len(cardinalities)].
-
-    ``mean`` and ``std`` are those of the training rows with each column clipped to its 0.1 and 99.9 per cent quantiles,
-    so that a few outliers do not set the scale. ``missing`` indexes the columns that had missing values in training.
-    A regression model predicts the label standardised by ``label_mean`` and ``label_std``. ``class_shares`` are the shares of
-    training rows in each class (multi-label: with each label).
-    """
+    """Shapes and statistics of ``numbers`` [n, width] and ``codes`` [n, len(cardinalities)]."""
 
     numbers: tuple[str, ...]
+    """Names of the scalar columns."""
     tensors: tuple[Column, ...]
+    """Tensor columns, flattened behind the scalars."""
     categories: tuple[str, ...]
+    """Names of the categorical columns."""
     cardinalities: tuple[int, ...]
+    """Codes of each categorical column."""
     mean: tuple[float, ...]
+    """Mean of each column of ``numbers`` over the training rows, clipped to its 0.1 and 99.9 percent quantiles, so that
+    a few outliers do not set the scale."""
     std: tuple[float, ...]
+    """Standard deviation of each column, clipped in the same way."""
     missing: tuple[int, ...]
+    """Indices of the columns with missing values in training."""
     label_mean: float = 0.0
+    """Mean of a regression's label; the model predicts the standardized label."""
     label_std: float = 1.0
+    """Standard deviation of a regression's label."""
     class_shares: tuple[float, ...] = ()
+    """Share of training rows in each class (multi-label: with each label)."""
 
     @property
     def width(self) -> int:
-        """Columns of ``numbers``, flattened tensors included."""
+        """Columns of ``numbers``, including flattened tensors."""
         return len(self.mean)
 
     @classmethod
     def fit(cls, encoder: Encoder, task: Task, arrays: Arrays, labels: np.ndarray) -> Self:
-        """Measure training rows. Raises DataError when there is no row or no column."""
+        """Measure training rows.
+
+        Args:
+            encoder: The fitted encoder.
+            task: The task.
+            arrays: Encoded training rows.
+            labels: Their labels.
+
+        Raises:
+            DataError: There are no rows, no columns, or not as many labels per row as declared.
+        """
         if not len(labels):
-            raise DataError("there are no training rows", "does the frame's 'split' column say 'train' anywhere?")
+            raise DataError(
+                "the training frame has no 'train' rows", "check its 'split' column", code="data.no_rows", part="train"
+            )
         if not encoder.width and not encoder.categories:
-            raise DataError("the feature set gives the model no column")
+            raise DataError(
+                "the feature set has no input columns", "add features to the project", code="data.no_input_columns"
+            )
         mean, std = _moments(arrays["numbers"])
-        centre, spread = (labels.mean(), labels.std()) if task.kind == "regression" else (0.0, 1.0)
+        label_mean, label_std = (labels.mean(), labels.std()) if task.kind == "regression" else (0.0, 1.0)
         return cls(
             numbers=encoder.numbers,
             tensors=encoder.tensors,
@@ -56,8 +76,8 @@ class InputSpec(Frozen):
             mean=tuple(mean.tolist()),
             std=tuple(std.tolist()),
             missing=tuple(np.flatnonzero(np.isnan(arrays["numbers"]).any(axis=0)).tolist()),
-            label_mean=float(centre),
-            label_std=float(spread) or 1.0,
+            label_mean=float(label_mean),
+            label_std=float(label_std) or 1.0,
             class_shares=_class_shares(task, labels),
         )
 
@@ -67,18 +87,24 @@ def _class_shares(task: Task, labels: np.ndarray) -> tuple[float, ...]:
         return ()
     if task.kind == "multilabel":
         if labels.shape[1:] != (task.outputs,):
-            raise DataError(f"rows have {labels.shape[1:]} labels, and {task.outputs} are declared as 'classes'")
+            raise DataError(
+                f"labels of a row have shape {labels.shape[1:]}, but the task declares {task.outputs} classes",
+                "make 'classes' match the label lists",
+                code="data.label_count",
+                shape=labels.shape[1:],
+                classes=task.outputs,
+            )
         return tuple(labels.mean(axis=0, dtype=np.float64).tolist())
     classes = 2 if task.kind == "binary" else task.outputs
     return tuple((np.bincount(labels.astype(int), minlength=classes) / len(labels)).tolist())
 
 
 def _moments(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation per column between its tails; 0 and 1 where nothing is finite or all is equal."""
+    """Mean and standard deviation of each column, tails clipped; std 1 where all values are equal or none is finite."""
     mean, std = np.zeros(numbers.shape[1]), np.ones(numbers.shape[1])
     for i, column in enumerate(numbers.T):
         finite = column[np.isfinite(column)].astype(np.float64)
         if len(finite):
-            kept = np.clip(finite, *np.quantile(finite, [TAIL, 1 - TAIL]))
-            mean[i], std[i] = kept.mean(), kept.std() or 1.0
+            clipped = np.clip(finite, *np.quantile(finite, [TAIL, 1 - TAIL]))
+            mean[i], std[i] = clipped.mean(), clipped.std() or 1.0
     return mean, std

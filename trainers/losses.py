@@ -1,4 +1,4 @@
-"""What a model minimises, and how its outputs become scores, for each kind of task."""
+"""Training losses on torch tensors, and the activation that turns logits into scores, for each kind of task."""
 
 from __future__ import annotations
 
@@ -11,61 +11,95 @@ from trainers.config import TrainConfig
 from trainers.input_spec import InputSpec
 
 
-def loss(task: Task, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean loss of one batch: logits [n, outputs], labels [n] (regression: standardised; multi-label: [n, outputs]).
+def batch_loss(
+    task: Task, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean loss of one batch.
 
-    ``weights`` [classes] multiply the loss of each row by its class's (multi-label: of the rows that have the label). The mean is
-    over rows, not over weights, so that it is the same however rows are cut into batches.
+    Args:
+        task: The task.
+        logits: Outputs of the model, [n, outputs].
+        labels: [n]; regression: standardized; multi-label: [n, outputs].
+        weights: Class weights, [classes]. Each row's loss is multiplied by its class's weight (multi-label: the loss
+            of rows with the label). The mean is over rows, not over weights, so it does not depend on batching.
+
+    Returns:
+        A scalar: mean squared error for regression, cross-entropy otherwise.
     """
     if task.kind == "regression":
         return functional.mse_loss(logits[:, 0], labels)
     if task.kind == "multiclass":
-        each = functional.cross_entropy(logits, labels.long(), reduction="none")
-        return (each if weights is None else each * weights[labels.long()]).mean()
+        row_losses = functional.cross_entropy(logits, labels.long(), reduction="none")
+        return (row_losses if weights is None else row_losses * weights[labels.long()]).mean()
     if task.kind == "multilabel":
         return functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
-    chosen = None if weights is None else weights[labels.long()]
-    return functional.binary_cross_entropy_with_logits(logits[:, 0], labels, weight=chosen)
+    row_weights = None if weights is None else weights[labels.long()]
+    return functional.binary_cross_entropy_with_logits(logits[:, 0], labels, weight=row_weights)
 
 
-def distilled(task: Task, logits: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:
-    """How far a student's logits [n, outputs] are from its teacher's: the mean over rows.
+def distillation_loss(
+    task: Task, logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Distance of a student's logits from its teacher's, as the mean over rows.
 
-    Cross-entropy of both softened by ``temperature``, times its square, so that gradients keep their size (Hinton et al. 2015,
-    section 2.1), less the teacher's own entropy, which is nobody's to lower; of a regression the squared difference.
+    Kullback-Leibler divergence of the distributions softened by ``temperature``, times its square, which keeps the
+    size of gradients (Hinton et al. 2015, section 2.1); for regression the squared difference.
+
+    Args:
+        task: The task.
+        logits: Outputs of the student, [n, outputs].
+        teacher_logits: Outputs of the teacher for the same rows, [n, outputs].
+        temperature: Divides the logits of both.
     """
     if task.kind == "regression":
-        return functional.mse_loss(logits, taught)
-    soft, ours, scale = taught / temperature, logits / temperature, temperature**2
+        return functional.mse_loss(logits, teacher_logits)
+    teacher, student, scale = teacher_logits / temperature, logits / temperature, temperature**2
     if task.kind == "multiclass":
-        known = torch.log_softmax(soft, dim=1)
-        return scale * functional.kl_div(torch.log_softmax(ours, dim=1), known, reduction="batchmean", log_target=True)
-    wanted = torch.sigmoid(soft)
-    own = functional.binary_cross_entropy_with_logits(soft, wanted)
-    return scale * (functional.binary_cross_entropy_with_logits(ours, wanted) - own)
+        target = torch.log_softmax(teacher, dim=1)
+        log_student = torch.log_softmax(student, dim=1)
+        return scale * functional.kl_div(log_student, target, reduction="batchmean", log_target=True)
+    target = torch.sigmoid(teacher)
+    entropy = functional.binary_cross_entropy_with_logits(teacher, target)
+    return scale * (functional.binary_cross_entropy_with_logits(student, target) - entropy)
 
 
 def class_weights(task: Task, config: TrainConfig, inputs: InputSpec) -> torch.Tensor | None:
-    """The weights that ``config`` asks for, [classes]; None for none. Raises ProjectError when they do not suit the task.
+    """Class weights of the loss.
 
-    "balanced" is rows / (classes * rows of the class) (King & Zeng 2001, as in scikit-learn); multi-label: rows without the
-    label / rows with it.
+    "balanced" is rows / (classes * rows of the class) (King & Zeng 2001, as in scikit-learn); multi-label: rows without
+    the label / rows with it.
+
+    Args:
+        task: The task.
+        config: Settings with ``class_weights``.
+        inputs: Class shares of the training rows.
+
+    Returns:
+        Weights [classes], or None without weights.
+
+    Raises:
+        ProjectError: The weights do not fit the task.
     """
-    asked = config.class_weights
-    if asked == "none":
+    setting = config.class_weights
+    if setting == "none":
         return None
     if task.kind == "regression":
-        raise ProjectError(f"class_weights={asked!r}: a regression has no classes", "leave class_weights out")
-    if asked != "balanced":
-        return torch.tensor(_fitting(asked, len(inputs.class_shares)), dtype=torch.float32)
+        raise ProjectError(
+            f"class_weights={setting!r} is set for a regression, which has no classes",
+            "remove class_weights",
+            code="project.class_weights_of_regression",
+        )
+    if setting != "balanced":
+        _check_weights(setting, len(inputs.class_shares))
+        return torch.tensor(setting, dtype=torch.float32)
     shares = torch.tensor(inputs.class_shares, dtype=torch.float32)
-    known = shares.clamp(min=torch.finfo(torch.float32).tiny)
-    balanced = (1 - shares) / known if task.kind == "multilabel" else 1 / (len(shares) * known)
+    positive = shares.clamp(min=torch.finfo(torch.float32).tiny)
+    balanced = (1 - shares) / positive if task.kind == "multilabel" else 1 / (len(shares) * positive)
     return torch.where(shares > 0, balanced, 1.0)
 
 
 def activate(task: Task, logits: torch.Tensor) -> torch.Tensor:
-    """Scores of contracts.Task from logits [n, outputs] (regression: still standardised)."""
+    """Scores as cluster.values.Task describes, from logits [n, outputs]; regression stays standardized."""
     if task.kind == "multiclass":
         return torch.softmax(logits, dim=1)
     if task.kind == "multilabel":
@@ -73,9 +107,12 @@ def activate(task: Task, logits: torch.Tensor) -> torch.Tensor:
     return torch.sigmoid(logits[:, 0]) if task.kind == "binary" else logits[:, 0]
 
 
-def _fitting(weights: tuple[float, ...], classes: int) -> tuple[float, ...]:
+def _check_weights(weights: tuple[float, ...], classes: int) -> None:
     if len(weights) != classes or min(weights) < 0:
         raise ProjectError(
-            f"class_weights={weights} does not give each of {classes} classes a weight", "one each, none below 0"
+            f"class_weights={weights} must have {classes} non-negative values, one per class",
+            "correct class_weights",
+            code="project.invalid_class_weights",
+            weights=weights,
+            classes=classes,
         )
-    return weights

@@ -1,7 +1,7 @@
 """Metrics of each kind of task, on scores and labels as numpy arrays.
 
-A metric is prepared once for given scores and labels and evaluated under many weightings of the rows, which is
-what a bootstrap needs. Weights are non-negative, of shape [n]; none means one each.
+A metric is prepared once for given scores and labels, and evaluated under many row weights, as a bootstrap needs.
+Weights are non-negative, of shape [n]; None weights all rows equally.
 """
 
 from __future__ import annotations
@@ -18,28 +18,30 @@ from cluster.values import Task, TaskKind
 CALIBRATION_BINS = 15
 
 Direction = Literal["max", "min"]
-Weighted = Callable[[np.ndarray | None], float]
+WeightedMetric = Callable[[np.ndarray | None], float]
 
 
-class Primary(NamedTuple):
-    """The metric by which epochs, trials and versions are compared."""
+class PrimaryMetric(NamedTuple):
+    """The metric that ranks epochs, trials and versions."""
 
     name: str
     direction: Direction
 
-    def better(self, value: float, than: float) -> bool:
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether ``value`` is strictly better than ``than``."""
         return value > than if self.direction == "max" else value < than
 
     @property
     def worst(self) -> float:
+        """A value that no other is worse than."""
         return -np.inf if self.direction == "max" else np.inf
 
 
-_PRIMARY: dict[TaskKind, Primary] = {
-    "binary": Primary("auc", "max"),
-    "multiclass": Primary("log_loss", "min"),
-    "regression": Primary("rmse", "min"),
-    "multilabel": Primary("log_loss", "min"),
+_PRIMARY: dict[TaskKind, PrimaryMetric] = {
+    "binary": PrimaryMetric("auc", "max"),
+    "multiclass": PrimaryMetric("log_loss", "min"),
+    "regression": PrimaryMetric("rmse", "min"),
+    "multilabel": PrimaryMetric("log_loss", "min"),
 }
 
 METRICS: dict[TaskKind, tuple[str, ...]] = {
@@ -52,31 +54,62 @@ METRICS: dict[TaskKind, tuple[str, ...]] = {
 _LARGER_IS_BETTER = frozenset({"auc", "accuracy", "r2"})
 
 
-def primary(task: Task) -> Primary:
+def primary_metric(task: Task) -> PrimaryMetric:
+    """The metric that ranks models of this task."""
     return _PRIMARY[task.kind]
 
 
-def direction(metric: str) -> Direction:
+def metric_direction(metric: str) -> Direction:
+    """Whether larger ("max") or smaller ("min") values of ``metric`` are better."""
     return "max" if metric in _LARGER_IS_BETTER else "min"
 
 
 def evaluate(task: Task, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Every metric of the task's kind. A metric that these labels do not define (one class only) is NaN."""
+    """All metrics of the task's kind, by name.
+
+    Args:
+        task: The task.
+        scores: Scores of n rows, shaped as cluster.values.Task describes.
+        labels: Labels of the same rows.
+
+    Returns:
+        Values by name; NaN where the labels do not define a metric, such as AUC of a single class.
+    """
     return {name: prepare(task, name, scores, labels)(None) for name in METRICS[task.kind]}
 
 
-def require(task: Task, metric: str) -> None:
-    """Raises ProjectError for a metric that the task does not have."""
-    if metric not in METRICS[task.kind]:
-        raise ProjectError(f"{task.kind} has no metric {metric!r}", f"there are {', '.join(METRICS[task.kind])}")
+def check_metric(task: Task, metric: str) -> None:
+    """Check that the task's kind has ``metric``.
 
-
-def prepare(task: Task, metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
-    """The metric over these rows, as a function of their weights. Raises ProjectError for an unknown metric.
-
-    With a score that is not a number, it is none either.
+    Raises:
+        ProjectError: It does not.
     """
-    require(task, metric)
+    if metric not in METRICS[task.kind]:
+        raise ProjectError(
+            f"metric {metric!r} is not defined for a {task.kind} task",
+            f"use one of {', '.join(METRICS[task.kind])}",
+            code="project.unknown_metric",
+            metric=metric,
+            task=task.kind,
+        )
+
+
+def prepare(task: Task, metric: str, scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:
+    """A metric over given rows, as a function of row weights.
+
+    Args:
+        task: The task.
+        metric: Name of a metric of the task's kind.
+        scores: Scores of n rows, shaped as cluster.values.Task describes.
+        labels: Labels of the same rows.
+
+    Returns:
+        A function of weights [n] or None. It returns NaN if any score is NaN.
+
+    Raises:
+        ProjectError: The task has no such metric.
+    """
+    check_metric(task, metric)
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
     if np.isnan(scores).any():
         return lambda weights: float("nan")
@@ -89,7 +122,7 @@ def prepare(task: Task, metric: str, scores: np.ndarray, labels: np.ndarray) -> 
     return _binary(metric, scores, labels) if task.kind == "binary" else _multiclass(metric, scores, labels)
 
 
-def _binary(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
+def _binary(metric: str, scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:
     if metric == "auc":
         return auc(scores, labels)
     if metric == "ece":
@@ -99,7 +132,7 @@ def _binary(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
     return _mean((scores >= 0.5) == (labels == 1))
 
 
-def _multiclass(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
+def _multiclass(metric: str, scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:
     if metric == "auc":
         return _macro_auc(scores, labels)
     hits = scores.argmax(axis=1) == labels
@@ -108,8 +141,8 @@ def _multiclass(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted
     return _mean(hits)
 
 
-def _multilabel(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
-    """Means over labels; accuracy is the share of labels that are right (1 - Hamming loss)."""
+def _multilabel(metric: str, scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:
+    """Means over labels; accuracy is the share of correct labels (1 - Hamming loss)."""
     if metric == "auc":
         return _mean_auc([auc(scores[:, k], labels[:, k]) for k in range(scores.shape[1])])
     if metric == "ece":
@@ -118,7 +151,7 @@ def _multilabel(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted
     return _mean(((scores >= 0.5) == (labels == 1)).mean(axis=1))
 
 
-def _regression(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted:
+def _regression(metric: str, scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:
     if metric == "mae":
         return _mean(np.abs(scores - labels))
     squared = _mean((scores - labels) ** 2)
@@ -127,7 +160,7 @@ def _regression(metric: str, scores: np.ndarray, labels: np.ndarray) -> Weighted
     return lambda weights: _r2(squared(weights), labels, weights)
 
 
-def auc(scores: np.ndarray, labels: np.ndarray) -> Weighted:
+def auc(scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:
     """Area under the ROC curve as the Mann-Whitney statistic, ties counted half (Hanley & McNeil 1982)."""
     values, group = np.unique(scores, return_inverse=True)
     positive = np.asarray(labels == 1, np.float64)
@@ -142,7 +175,7 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> Weighted:
     return weighted
 
 
-def calibration_error(scores: np.ndarray, hits: np.ndarray) -> Weighted:
+def calibration_error(scores: np.ndarray, hits: np.ndarray) -> WeightedMetric:
     """Expected calibration error over 15 equal-width bins (Naeini et al. 2015; Guo et al. 2017, section 2)."""
     bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = scores - hits
@@ -154,13 +187,13 @@ def calibration_error(scores: np.ndarray, hits: np.ndarray) -> Weighted:
     return weighted
 
 
-def _macro_auc(scores: np.ndarray, labels: np.ndarray) -> Weighted:
-    """Mean one-against-rest AUC of the classes that occur (Hand & Till 2001 discuss the alternatives)."""
+def _macro_auc(scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:
+    """Mean one-vs-rest AUC of the classes that occur (Hand & Till 2001 discuss the alternatives)."""
     return _mean_auc([auc(scores[:, k], labels == k) for k in range(scores.shape[1]) if np.any(labels == k)])
 
 
-def _mean_auc(each: list[Weighted]) -> Weighted:
-    """The mean of those that are defined."""
+def _mean_auc(each: list[WeightedMetric]) -> WeightedMetric:
+    """Mean of the defined values."""
 
     def weighted(weights: np.ndarray | None) -> float:
         values = np.array([one(weights) for one in each])
@@ -170,12 +203,12 @@ def _mean_auc(each: list[Weighted]) -> Weighted:
     return weighted
 
 
-def _mean(values: np.ndarray) -> Weighted:
+def _mean(values: np.ndarray) -> WeightedMetric:
     rows = np.asarray(values, np.float64)
     return lambda weights: float(rows.mean() if weights is None else rows @ weights / weights.sum())
 
 
 def _r2(squared_error: float, labels: np.ndarray, weights: np.ndarray | None) -> float:
-    centre = np.average(labels, weights=weights)
-    variance = float(np.average((labels - centre) ** 2, weights=weights))
+    mean = np.average(labels, weights=weights)
+    variance = float(np.average((labels - mean) ** 2, weights=weights))
     return 1 - squared_error / variance if variance > 0 else float("nan")

@@ -1,37 +1,55 @@
-"""What went wrong elsewhere, as an error of this process.
+"""Errors of other processes, read from tracebacks.
 
-Ray passes on an exception as its traceback's text; the object, and with it its class, gets lost on several of the ways.
+Ray passes an exception on as the text of its traceback; on several paths the object, and with it the class, is lost.
+``attach_details`` adds code and fields of a RayloopError to that text.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cluster import errors
 from cluster.errors import RayloopError
 
-_DELIBERATE = re.compile(r"^cluster\.errors\.(\w+): (.+)$", re.MULTILINE)
+_DETAILS = "rayloop error: "
+_RAYLOOP_ERROR = re.compile(rf"^cluster\.errors\.(\w+): (.+)$(?:\n{_DETAILS}(.+)$)?", re.MULTILINE)
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
-def deliberate(text: str) -> RayloopError | None:
-    """The last deliberate error that a traceback's text shows."""
-    found = _DELIBERATE.findall(text)
-    if not found:
+@contextmanager
+def attach_details() -> Iterator[None]:
+    """Add code and fields of a RayloopError to its traceback, for ``unwrap_error`` in another process."""
+    try:
+        yield
+    except RayloopError as error:
+        error.add_note(f"{_DETAILS}{json.dumps([error.code, error.fields], default=str)}")
+        raise
+
+
+def unwrap_error(text: str) -> RayloopError | None:
+    """The last RayloopError in the text of a traceback; None if it has none.
+
+    Code and fields are those that ``attach_details`` added, else the default ones of the class.
+    """
+    matches = _RAYLOOP_ERROR.findall(text)
+    if not matches:
         return None
-    name, message = found[-1]
-    kind = getattr(errors, name, RayloopError)
-    raised: RayloopError = kind(message)
-    return raised
+    name, message, details = matches[-1]
+    code, fields = json.loads(details) if details else ("", {})
+    error: RayloopError = getattr(errors, name, RayloopError)(message, code=code, **fields)
+    return error
 
 
 def last_line(text: str) -> str:
-    """The line of a traceback that names the exception."""
+    """The line of a traceback that names the exception; empty for an empty text."""
     return text.strip().splitlines()[-1].strip() if text.strip() else ""
 
 
-def blamed(text: str) -> str:
-    """The exception that a traceback ends with, behind the innermost line that is of no installed package."""
+def error_origin(text: str) -> str:
+    """The exception at the end of a traceback, preceded by the innermost line of code outside installed packages."""
     own = [f"{path}:{line}: " for path, line in _FRAME.findall(text) if "/lib/python" not in path]
     return (own[-1] if own else "") + last_line(text)

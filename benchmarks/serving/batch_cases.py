@@ -97,7 +97,7 @@ def bundle(case: Case, folder: Path) -> ModelVersion:
     inputs = InputSpec.fit(encoder, task, arrays, labels)
     torch.manual_seed(0)
     module = registry.build(ModelSpec(parameters={"hidden": case.hidden}), inputs, task).eval()
-    save_onnx(registry.Scored(module, task, inputs).eval(), inputs, folder / MODEL_FILE)
+    save_onnx(registry.ScoringModule(module, task, inputs).eval(), inputs, folder / MODEL_FILE)
     np.savez(folder / ENCODED, **arrays)  # type: ignore[arg-type]
     features = FeatureSet(name="all", request=case.columns)
     Manifest(

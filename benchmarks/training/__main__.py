@@ -40,7 +40,7 @@ def _works(case: Case, asked: Sequence[str], rounds: int, folder: Path) -> Itera
     of_runs = {*asked} & {"steady", "first_epoch", "fit_overhead"}
     if of_runs or {*asked} & {"checkpoint", "sweep"}:
         with cluster(folder):
-            data = TrainingData.of(case.table)
+            data = TrainingData.from_frame(case.table)
             if of_runs:
                 yield lambda say: [one for one in speed.rows(case, data, rounds, say) if _section(one) in of_runs]
             if "checkpoint" in asked:

@@ -24,8 +24,8 @@ from benchmarks.teller import Teller
 from benchmarks.training.case import CONFIG, SPEC, Case, arguments, cluster, flights
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.datasets import TrainingData
-from trainers.loop.train_events import Epoch, Pulse
-from trainers.loop.trainer import fit
+from trainers.loop.train_events import EpochResult, StepProgress
+from trainers.loop.trainer import FitRequest, fit
 
 AREA = "training-gpu"
 ALONE = "torch, rows on the GPU"
@@ -92,7 +92,7 @@ def main() -> None:
     case = flights(asked.folder, say)
     with cluster(asked.folder):
         for work in WORKS:
-            found = _rows(work, case, TrainingData.of(case.table), asked.rounds, say)
+            found = _rows(work, case, TrainingData.from_frame(case.table), asked.rounds, say)
             say(f"written to {results.write(AREA, found, _versions(), _ABOUT, asked.out, host)}")
 
 
@@ -130,11 +130,11 @@ def _ours(work: Work, case: Case, data: TrainingData) -> Ran:
     """How busy the GPU is from the first epoch's end to the last's, validation left in."""
     with _watched() as busy:
 
-        def watch(seen: Epoch | Pulse) -> None:
-            if isinstance(seen, Epoch):
+        def watch(seen: EpochResult | StepProgress) -> None:
+            if isinstance(seen, EpochResult):
                 busy.mark()
 
-        done = fit(work.spec, work.config, case.task, case.encoder, data, lambda line: None, watch=watch)
+        done = fit(FitRequest(work.spec, work.config, case.task, case.encoder), data, lambda line: None, on_event=watch)
     spent = {stage: sum(epoch.seconds[stage] for epoch in done.epochs[1:]) for stage in done.epochs[0].seconds}
     rates = [epoch.rows_per_second for epoch in done.epochs]
     return Ran(rates, busy.share(), spent["data"] / sum(spent.values()))

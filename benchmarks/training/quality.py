@@ -24,14 +24,14 @@ from features.encoder import Encoder
 from features.offline.training_frame import LABEL
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
-from trainers.data.batches import MemoryFeed, MemoryHeldOut, Rows
+from trainers.data.batches import EncodedRows, MemoryLoader, MemoryValidationLoader
 from trainers.evaluation.lightgbm_baseline import baseline_scores
 from trainers.input_spec import InputSpec
 from trainers.loop import train_loop
-from trainers.loop.process_group import World
-from trainers.loop.train_spec import Job
-from trainers.loop.validation import gather
-from trainers.models.registry import Scored, build
+from trainers.loop.process_group import ProcessGroup
+from trainers.loop.train_spec import TrainSpec
+from trainers.loop.validation import gather_scores
+from trainers.models.registry import ScoringModule, build
 
 SPLITS = 5
 LIGHTGBM = "LightGBM"
@@ -80,7 +80,7 @@ def _flights(case: Case) -> Row:
 
 def _table(table: Table) -> Row:
     ours, theirs = zip(*(_split(table, seed) for seed in range(SPLITS)), strict=True)
-    metric = metrics.primary(table.task)
+    metric = metrics.primary_metric(table.task)
     target = _ABOVE if metric.direction == "max" else _BELOW
     note = f"{len(table.data.target):,} rows, {table.data.data.shape[1]} columns; mean of {SPLITS} splits"
     return row(f"quality: {table.name}, {metric.name}", metric.name, mean(ours), LIGHTGBM, mean(theirs), target, note)
@@ -95,7 +95,7 @@ def _split(table: Table, seed: int) -> tuple[float, float]:
     columns = tuple(Column(name=f"x{i}", kind="number") for i in range(table.data.data.shape[1]))
     encoder = Encoder.fit(columns, frames["train"])
     config = TABLE_CONFIG.model_copy(update={"seed": seed})
-    labels, metric = frames["test"][LABEL].to_numpy(), metrics.primary(table.task).name
+    labels, metric = frames["test"][LABEL].to_numpy(), metrics.primary_metric(table.task).name
     scores = _fitted(TABLE, config, table.task, encoder, frames), _trees(table, cuts, seed)
     ours, theirs = (metrics.evaluate(table.task, found, labels)[metric] for found in scores)
     return ours, theirs
@@ -113,16 +113,20 @@ def _fitted(
     rows = {name: _rows(encoder, frame) for name, frame in frames.items()}
     train = rows["train"]
     inputs = InputSpec.fit(encoder, task, {"numbers": train.numbers, "codes": train.codes}, train.labels)
-    feed, job = MemoryFeed(train, config.batch_size, config.seed), Job(spec, config, task, inputs)
-    outcome = train_loop.train(job, feed, MemoryHeldOut(rows["validation"]), World(), lambda epoch: None)
+    feed, job = MemoryLoader(train, config.batch_size, config.seed), TrainSpec(spec, config, task, inputs)
+    outcome = train_loop.train(
+        job, feed, MemoryValidationLoader(rows["validation"]), ProcessGroup(), lambda epoch: None
+    )
     module = build(spec, inputs, task)
     module.load_state_dict({name: _tensor(value) for name, value in outcome.state.items()})
-    return gather(Scored(module, task, inputs).eval(), task, MemoryHeldOut(rows["test"]), World())[0]
+    return gather_scores(
+        ScoringModule(module, task, inputs).eval(), task, MemoryValidationLoader(rows["test"]), ProcessGroup()
+    )[0]
 
 
-def _rows(encoder: Encoder, frame: pa.Table) -> Rows:
+def _rows(encoder: Encoder, frame: pa.Table) -> EncodedRows:
     arrays = encoder.encode(frame)
-    return Rows(arrays["numbers"], arrays["codes"], frame[LABEL].to_numpy().astype(np.float32))
+    return EncodedRows(arrays["numbers"], arrays["codes"], frame[LABEL].to_numpy().astype(np.float32))
 
 
 def _tensor(value: np.ndarray) -> torch.Tensor:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from benchmarks.serving.environments import environment
 from benchmarks.training.case import CONFIG, SPEC, Case
 from trainers.data.datasets import TrainingData
-from trainers.loop.trainer import fit
+from trainers.loop.trainer import FitRequest, fit
 
 PEERS = Path(__file__).parent / "peers"
 MEMORY, TORCHRUN, LIGHTNING = "torch, in memory", "torchrun DDP, DataLoader", "Lightning"
@@ -42,7 +42,7 @@ class PeerFailed(Exception):
 
 def rayloop(case: Case, data: TrainingData, **changes: Any) -> Ran:
     """A fit on the warm cluster; the encoded rows are at hand after the first."""
-    done = fit(SPEC, CONFIG.model_copy(update=changes), case.task, case.encoder, data, lambda line: None)
+    done = fit(FitRequest(SPEC, CONFIG.model_copy(update=changes), case.task, case.encoder), data, lambda line: None)
     spent = {stage: sum(epoch.seconds[stage] for epoch in done.epochs) for stage in done.epochs[0].seconds}
     shares = {stage: seconds / sum(spent.values()) for stage, seconds in spent.items()}
     return Ran([epoch.rows_per_second for epoch in done.epochs], done.seconds["start and end"], shares)

@@ -12,6 +12,7 @@ from benchmarks.training.case import CONFIG, SPEC, Case
 from benchmarks.training.runs import MEMORY, peer
 from trainers.config import LogUniform, Space, TrainConfig, TuneConfig
 from trainers.data.datasets import TrainingData
+from trainers.loop.trainer import FitRequest
 from trainers.tuning.search import search
 
 AT_ONCE = 2
@@ -36,7 +37,7 @@ class _Swept(NamedTuple):
 def rows(case: Case, data: TrainingData, rounds: int, say: Callable[[str], None]) -> list[Row]:
     """The search and the bare epochs by turns."""
     config = CONFIG.model_copy(update={"epochs": EPOCHS})
-    data.encoded(case.encoder, case.task, config.cache_mib)
+    data.encode(case.encoder, case.task, config.cache_mib)
     peer(MEMORY, case, 1, 1, say)  # installs it, and writes its rows
     found = [_round(case, data, config, number, say) for number in range(rounds)]
     found.sort(key=lambda one: one.ratio)
@@ -55,7 +56,7 @@ def _round(case: Case, data: TrainingData, config: TrainConfig, number: int, say
     rate = _rate(case, say)
     # Another seed proposes other trials; how many epochs they get is up to ASHA.
     tuning = TUNING.model_copy(update={"seed": number})
-    found = search(SPEC, config, tuning, case.task, case.encoder, data, lambda line: None)
+    found = search(FitRequest(SPEC, config, case.task, case.encoder), tuning, data, lambda line: None)
     epochs = sum(trial.epochs for trial in found.trials)
     swept = _Swept(found.seconds, epochs * case.part("train").num_rows / rate, epochs)
     say(f"sweep: {swept.seconds:.1f} s for {epochs} epochs, which take {swept.bare:.1f} s bare")

@@ -153,7 +153,7 @@ def _facts(
     champion = context.registry.version_by_alias(context.project.name, CHAMPION)
     facts = [("champion", f"v{champion.version}" if champion else "none"), ("versions", str(len(versions)))]
     if held_out is not None:
-        metric = task_metrics.primary(context.project.task).name
+        metric = task_metrics.primary_metric(context.project.task).name
         value = task_metrics.evaluate(
             context.project.task, held_out.scores[held_out.test], held_out.labels[held_out.test]
         )[metric]
@@ -165,7 +165,7 @@ def _facts(
 
 
 def _quality(context: ProjectContext, held_out: _HeldOut, baselines: BaselineResults, live: Months) -> Quality:
-    metric = task_metrics.primary(context.project.task)
+    metric = task_metrics.primary_metric(context.project.task)
     found = {f"v{held_out.version.version}, held out": held_out.months, "as answered live": live}
     found |= {name: result["months"] for name, result in baselines.items()}
     enough = {period for months in found.values() for period, values in months.items() if values["rows"] >= MIN_ROWS}

@@ -57,7 +57,9 @@ def _data(landed: Mapping[str, IngestionResult]) -> Table:
 def _quality(context: ProjectContext, first: Candidate, baselines: BaselineResults) -> Table:
     metrics = list(first.quality)
     table = _table(
-        f"Quality on the held-out rows ({task_metrics.primary(context.project.task).name} decides)", "model", *metrics
+        f"Quality on the held-out rows ({task_metrics.primary_metric(context.project.task).name} decides)",
+        "model",
+        *metrics,
     )
     named = {f"this model ({first.version})": first.quality} | {name: b["metrics"] for name, b in baselines.items()}
     for name, values in named.items():

@@ -29,7 +29,7 @@ from rayloop.context import ProjectContext
 from rayloop.stages import steps
 from trainers.scoring.batch_task import STAGES, BatchJob, BatchTaskResult, score_part
 from trainers.scoring.onnx_scorer import output_names
-from trainers.worker_errors import blamed, deliberate
+from trainers.worker_errors import error_origin, unwrap_error
 
 RETRIES = 10
 """How often a part is retried whose worker or node died."""
@@ -127,11 +127,11 @@ def _receipts(job: BatchJob) -> Iterator[BatchTaskResult]:
             yield ray.get(done)
     except RayError as error:
         unexpected = RayloopError(
-            f"a part could not be scored: {blamed(str(error))}",
+            f"a part could not be scored: {error_origin(str(error))}",
             "see the task's log in the Ray dashboard",
             code="batch.task_failed",
         )
-        raise deliberate(str(error)) or unexpected from error
+        raise unwrap_error(str(error)) or unexpected from error
     finally:
         for task_left in waiting:
             ray.cancel(task_left)

@@ -18,11 +18,11 @@ from rayloop.stages.evaluate_candidate import champion_scores
 from trainers.config import ModelSpec, TrainConfig
 from trainers.export.compression import Compression, compression_job
 from trainers.export.precision_selection import GateRows, export_and_check
-from trainers.loop.train_events import State
-from trainers.loop.train_spec import Job, Teacher
+from trainers.loop.train_events import Weights
+from trainers.loop.train_spec import Teacher, TrainSpec
 from trainers.loop.trainer import FitResult
 
-Train = Callable[[ModelSpec, TrainConfig, int, State | None, Teacher | None], FitResult]
+Train = Callable[[ModelSpec, TrainConfig, int, Weights | None, Teacher | None], FitResult]
 """Trains with the number of the step, from 1, and optionally initial weights or a teacher."""
 
 
@@ -65,9 +65,11 @@ def compress(build: CandidateBuild, fitted: FitResult, train: Train) -> Compress
     for number, step in enumerate(steps if original.report.passed else (), start=1):
         before = result.fitted
         # Epochs and learning rate of a step are not those of the next one.
-        job = compression_job(step, Job(before.spec, fitted.config, before.task, before.inputs), before.module())
+        job = compression_job(
+            step, TrainSpec(before.spec, fitted.config, before.task, before.inputs), before.build_module()
+        )
         build.context.progress(f"compression step {number}: {step.description}")
-        smaller = train(job.spec, job.config, number, job.start, job.teacher)
+        smaller = train(job.model, job.config, number, job.start, job.teacher)
         checked = gate.check(smaller, original.scores, step)
         result = _accept_or_skip(result, step, smaller, checked.report)
         build.context.progress(f"{result.steps[-1]} ({original.mib:.2f} MiB before, {checked.mib:.2f} MiB after)")

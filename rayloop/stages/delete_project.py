@@ -22,7 +22,7 @@ from deployments.telemetry import unshipped_rows
 from features.online.materialize import delete_view_state as forget_view
 from features.sources.ingestion import QUARANTINE
 from rayloop.context import ProjectContext
-from trainers.loop.checkpointer import Checkpoints
+from trainers.loop.checkpointer import Checkpointer
 
 
 def delete_project(context: ProjectContext) -> None:
@@ -50,7 +50,7 @@ def delete_project(context: ProjectContext) -> None:
             forget_view(context.store, view)
         shutil.rmtree(context.folder, ignore_errors=True)
         shutil.rmtree(context.settings.home / "monitors" / name, ignore_errors=True)
-        Checkpoints(context.checkpoints).clear()
+        Checkpointer(context.checkpoints).clear()
         shutil.rmtree(unshipped_rows.folder(context.settings, name), ignore_errors=True)
         context.progress(f"deleted the state of {name}")
 

@@ -64,7 +64,7 @@ def evaluate_candidate(
     rows = GateRows(test, champion_scores(context, champion, test))
     served = export_best_precision(gate, fitted, folder, rows)
     latency = measure_latencies(
-        onnx_scorer.open_session(folder / MODEL_FILE), fitted.scored(), fitted.encoder.encode(rows.sample)
+        onnx_scorer.open_session(folder / MODEL_FILE), fitted.build_scorer(), fitted.encoder.encode(rows.sample)
     )
     evidence = _evidence(frame, fitted, folder, served.scores, rows.champion_scores)
     assessed, size = assessment.assess(gate, evidence), (folder / MODEL_FILE).stat().st_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster.registry import Run
-from trainers.loop.train_events import Epoch, Pulse
+from trainers.loop.train_events import EpochResult, StepProgress
 
 EVERY = 5
 """Of about one pulse a second, each so many is kept."""
@@ -19,22 +19,22 @@ class CurveLogger:
         self._pulses = 0
         self._epochs: set[int] = set()
 
-    def __call__(self, seen: Epoch | Pulse) -> None:
-        if isinstance(seen, Epoch):
+    def __call__(self, seen: EpochResult | StepProgress) -> None:
+        if isinstance(seen, EpochResult):
             self._epoch(seen)
             return
         self._pulses += 1
         if self._pulses % EVERY == 1:
             step = (seen.epoch - 1) * seen.steps + seen.step
-            self._run.log_metrics({f"step_{name}": value for name, value in seen.figures().items()}, step=step)
+            self._run.log_metrics({f"step_{name}": value for name, value in seen.as_metrics().items()}, step=step)
 
-    def complete(self, epochs: Sequence[Epoch]) -> None:
+    def complete(self, epochs: Sequence[EpochResult]) -> None:
         """Log the epochs that ended before a resumed training started."""
         for epoch in epochs:
             if epoch.number not in self._epochs:
                 self._epoch(epoch)
 
-    def _epoch(self, epoch: Epoch) -> None:
+    def _epoch(self, epoch: EpochResult) -> None:
         self._epochs.add(epoch.number)
         validation = {f"validation_epoch_{name}": value for name, value in epoch.metrics.items()}
         seconds = {f"train_seconds_{stage}": spent for stage, spent in epoch.seconds.items()}

@@ -27,7 +27,7 @@ from rayloop.stages.candidate import Candidate, Recipe
 from rayloop.stages.deploy import deploy, is_serving, start_rollout
 from rayloop.stages.train_version import build_version, choose_recipe
 from trainers.config import ModelSpec, TrainConfig
-from trainers.worker_errors import deliberate
+from trainers.worker_errors import unwrap_error
 
 Snapshots = Mapping[str, Snapshot]
 
@@ -77,7 +77,7 @@ def training_frame(
                 until,
             )
         except RayTaskError as error:
-            raise deliberate(str(error)) or error from error
+            raise unwrap_error(str(error)) or error from error
         context.progress(f"training frame: {snapshot.rows:,} rows, snapshot {snapshot.id}")
         return FrameView(context, snapshot)
 

@@ -29,10 +29,10 @@ from rayloop.stages.tune import run_search
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
 from trainers.export.compression import check_steps
-from trainers.loop.checkpointer import Checkpoints
-from trainers.loop.train_events import State
+from trainers.loop.checkpointer import Checkpointer
+from trainers.loop.train_events import Weights
 from trainers.loop.train_spec import Teacher
-from trainers.loop.trainer import FitResult, calibrated, fit
+from trainers.loop.trainer import FitRequest, FitResult, calibrate, fit
 from trainers.scoring import onnx_scorer
 from trainers.scoring.latency_benchmark import format_latencies
 from trainers.tuning.trial import TuneResult
@@ -50,7 +50,7 @@ def choose_recipe(context: ProjectContext, frame: FrameView) -> tuple[Recipe, Tu
     project = context.project
     if project.tune is None:
         return Recipe(project.model, project.train), None
-    result = run_search(context, frame, project.tune, metrics.primary(project.task).name)
+    result = run_search(context, frame, project.tune, metrics.primary_metric(project.task).name)
     return Recipe(result.spec, result.config.model_copy(update={"workers": project.train.workers})), result
 
 
@@ -120,30 +120,25 @@ def _train(build: CandidateBuild, run: Run) -> CompressionResult:
     data = frame.with_shuffled_labels(recipe.config.seed) if recipe.shuffle_labels else frame.data
 
     def train(
-        spec: ModelSpec, config: TrainConfig, step: int, start: State | None = None, teacher: Teacher | None = None
+        spec: ModelSpec, config: TrainConfig, step: int, start: Weights | None = None, teacher: Teacher | None = None
     ) -> FitResult:
         fitted = fit(
-            spec,
-            config,
-            project.task,
-            frame.encoder,
+            FitRequest(spec, config, project.task, frame.encoder, start, teacher),
             data,
             context.progress,
             name=project.name,
-            watch=(lambda event: None) if step else curves,
+            on_event=(lambda event: None) if step else curves,
             checkpoints=f"{folder}/{step}",
-            start=start,
-            teacher=teacher,
         )
-        return calibrated(fitted, frame.rows_of(VALIDATION))
+        return calibrate(fitted, frame.rows_of(VALIDATION))
 
     if project.compress:
-        inputs = data.encoded(frame.encoder, project.task, recipe.config.cache_mib).inputs
+        inputs = data.encode(frame.encoder, project.task, recipe.config.cache_mib).inputs
         check_steps(project.compress, recipe.spec, inputs, project.task)
     fitted = train(recipe.spec, recipe.config, 0)
     curves.complete(fitted.epochs)
     compressed = compress(build, fitted, train)
-    Checkpoints(folder).clear()
+    Checkpointer(folder).clear()
     return compressed
 
 

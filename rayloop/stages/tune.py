@@ -10,10 +10,11 @@ from cluster.registry import Registry, Run
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from trainers.config import TuneConfig
-from trainers.tuning.report import render
+from trainers.loop.trainer import FitRequest
+from trainers.tuning.report import render_search
 from trainers.tuning.search import search
 from trainers.tuning.trial import Trial, TuneResult
-from trainers.tuning.trial_store import Journal
+from trainers.tuning.trial_store import TrialStore
 
 PAGE = "search.html"
 _PATH = "search"
@@ -45,18 +46,15 @@ def run_search(context: ProjectContext, frame: FrameView, tuning: TuneConfig, me
     """Run the project's search. A killed search of the same data, code and settings is resumed; a finished one is reused."""
     project, registry, key = context.project, context.registry, _key(context, frame, tuning)
     folder = f"{searches_folder(context)}/{key[:16]}"
-    again = Journal(folder).begun
+    again = TrialStore(folder).has_trials
     with registry.run(project.name, "search", key=key, resume=again) as run:
         known = registry.child_run_names(project.name, run) if again else set()
         found = search(
-            project.model,
-            project.train,
+            FitRequest(project.model, project.train, project.task, frame.encoder),
             tuning,
-            project.task,
-            frame.encoder,
             frame.data,
             context.progress,
-            watch=TrialRunLogger(registry, project.name, run, metric, known),
+            on_trial=TrialRunLogger(registry, project.name, run, metric, known),
             folder=folder,
         )
         _log(context, run, found)
@@ -70,20 +68,20 @@ def searches_folder(context: ProjectContext) -> str:
 
 def _log(context: ProjectContext, run: Run, found: TuneResult) -> None:
     """Log the best trial and the page; also for a search that was reused."""
-    text = render(context.project.name, found, time.time())
+    text = render_search(context.project.name, found, time.time())
     trials = json.dumps([trial.model_dump(mode="json") for trial in found.trials], indent=1)
     run.log_texts({f"{_PATH}/{PAGE}": text, f"{_PATH}/trials.json": trials})
     run.log_parameters(found.best.parameters)
     figures = {f"best_{found.metric}": found.best.metric, "trials": float(len(found.trials))}
-    if found.standings:
+    if found.finalists:
         figures |= {
-            f"mean_{found.metric}": found.standings[0].mean,
-            f"spread_{found.metric}": found.standings[0].spread,
+            f"mean_{found.metric}": found.finalists[0].mean,
+            f"spread_{found.metric}": found.finalists[0].spread,
         }
     run.log_metrics(figures)
     context.folder.mkdir(parents=True, exist_ok=True)
     (context.folder / PAGE).write_text(text)
-    context.progress(f"{found.told}; all trials: {(context.folder / PAGE).as_uri()}")
+    context.progress(f"{found.summary}; all trials: {(context.folder / PAGE).as_uri()}")
 
 
 def _origin(trial: Trial) -> dict[str, str]:

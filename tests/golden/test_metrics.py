@@ -65,7 +65,7 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_metrics_of_ray_and_their_labels_stay(declared: dict[str, Any]) -> None:
     serving_metrics.Metrics("trips", "replica")
     ray_exporter.RayExporter()
-    training_gauges.Gauges("trips")
+    training_gauges.TrainGauges("trips")
     LostRows("trips", _NoTables())  # type: ignore[arg-type]
     golden("metrics", declared)
 

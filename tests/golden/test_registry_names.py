@@ -18,7 +18,7 @@ from rayloop.stages.tune import PAGE, TrialRunLogger
 from tests.golden.golden import golden
 from trainers.card.model_card import CARD_JSON, CARD_PAGE
 from trainers.config import ModelSpec, TrainConfig
-from trainers.loop.train_events import STAGES, Epoch, Pulse
+from trainers.loop.train_events import STAGES, EpochResult, StepProgress
 from trainers.metrics import METRICS
 from trainers.tuning.trial import Trial
 
@@ -94,7 +94,7 @@ def test_what_a_training_tells_as_it_goes_stays() -> None:
     curves = CurveLogger(run)  # type: ignore[arg-type]
     seconds = dict.fromkeys(STAGES, 1.0)
     curves(
-        Pulse(
+        StepProgress(
             epoch=1,
             epochs=2,
             step=1,
@@ -108,7 +108,7 @@ def test_what_a_training_tells_as_it_goes_stays() -> None:
         )
     )
     curves(
-        Epoch(
+        EpochResult(
             number=1,
             of=2,
             loss=0.5,

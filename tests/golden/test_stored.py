@@ -33,8 +33,8 @@ from tests.factories.errors import raises
 from tests.golden import samples
 from tests.golden.golden import DATA, FORMAT, columns, formats, golden, kept_file, stored, structure
 from trainers.card.model_card import CardLineage, FeatureFacts, ModelCard, SplitFacts
-from trainers.config import Change, ModelSpec, TrainConfig
-from trainers.data.batches import MemoryFeed, MemoryHeldOut, Rows
+from trainers.config import ConfigChange, ModelSpec, TrainConfig
+from trainers.data.batches import EncodedRows, MemoryLoader, MemoryValidationLoader
 from trainers.evaluation.assessment import Assessment
 from trainers.evaluation.bootstrap import Interval
 from trainers.evaluation.calibration import CalibrationResult
@@ -45,12 +45,12 @@ from trainers.evaluation.robustness import PerturbationResult
 from trainers.evaluation.slices import SliceResult
 from trainers.input_spec import InputSpec
 from trainers.loop import train_loop as loop
-from trainers.loop.checkpointer import Checkpoints, loaded
-from trainers.loop.process_group import World
-from trainers.loop.train_events import Outcome
-from trainers.loop.train_spec import Job
+from trainers.loop.checkpointer import Checkpointer, load_checkpoint
+from trainers.loop.process_group import ProcessGroup
+from trainers.loop.train_events import TrainResult
+from trainers.loop.train_spec import TrainSpec
 from trainers.tuning.trial import Trial
-from trainers.tuning.trial_store import Journal as Trials
+from trainers.tuning.trial_store import TrialStore
 
 POLICY = RolloutPolicy(
     steps=(0.05, 0.25, 1.0),
@@ -182,7 +182,7 @@ TRIALS = (
 
 
 def test_a_search_is_written_as_it_was(tmp_path: Path) -> None:
-    journal = Trials(str(tmp_path))
+    journal = TrialStore(str(tmp_path))
     for trial in TRIALS:
         journal.put(trial)
     for path in tmp_path.iterdir():
@@ -194,29 +194,35 @@ def test_a_search_is_written_as_it_was(tmp_path: Path) -> None:
 def test_a_search_is_read(folder: Path, tmp_path: Path) -> None:
     for path in folder.iterdir():
         _put(path, tmp_path)
-    journal = Trials(str(tmp_path))
+    journal = TrialStore(str(tmp_path))
     assert [trial.model_dump_json() for trial in (*journal.ended(), *journal.interrupted())] == [
         trial.model_dump_json() for trial in TRIALS
     ]
 
 
-CONFIG = TrainConfig(epochs=3, batch_size=4, lr=0.01, workers=1, changes=(Change(after=2, lr=0.005),))
+CONFIG = TrainConfig(epochs=3, batch_size=4, lr=0.01, workers=1, changes=(ConfigChange(after=2, lr=0.005),))
 
 
-def _training(folder: Path, until: int = 0) -> Outcome:
+def _training(folder: Path, until: int = 0) -> TrainResult:
     """A linear model of eight rows; nothing in its rows is drawn."""
     numbers = np.arange(16, dtype=np.float32).reshape(8, 2) / 16
-    data = Rows(numbers, np.zeros((8, 0), np.int64), np.array([0, 1] * 4, np.float32))
+    data = EncodedRows(numbers, np.zeros((8, 0), np.int64), np.array([0, 1] * 4, np.float32))
     inputs = InputSpec(
         numbers=("a", "b"), tensors=(), categories=(), cardinalities=(), mean=(0.5, 0.5), std=(0.25, 0.25), missing=(),
         class_shares=(0.5, 0.5),
     )  # fmt: skip
-    job = Job(ModelSpec(build="linear"), CONFIG, samples.BINARY, inputs)
-    checkpoints = Checkpoints(str(folder))
-    feed = MemoryFeed(data, CONFIG.batch_size, CONFIG.seed)
+    job = TrainSpec(ModelSpec(build="linear"), CONFIG, samples.BINARY, inputs)
+    checkpoints = Checkpointer(str(folder))
+    feed = MemoryLoader(data, CONFIG.batch_size, CONFIG.seed)
     try:
         return loop.train(
-            job, feed, MemoryHeldOut(data), World(), lambda epoch: None, checkpoints=checkpoints, until=until
+            job,
+            feed,
+            MemoryValidationLoader(data),
+            ProcessGroup(),
+            lambda epoch: None,
+            checkpointer=checkpoints,
+            pause_after=until,
         )
     finally:
         checkpoints.wait()
@@ -235,15 +241,15 @@ def test_a_checkpoint_is_written_as_it_was(tmp_path: Path) -> None:
     _training(tmp_path, until=2)
     newest = sorted(tmp_path.iterdir())[-1]
     kept = kept_file("training.checkpoint", newest.read_bytes())
-    body = loaded(newest.read_bytes()[32:])
+    body = load_checkpoint(newest.read_bytes()[32:])
     golden("checkpoint", {"name": newest.name, "structure": structure(body), "job": json.loads(body["job"])})
-    assert structure(loaded(kept.read_bytes()[32:])) == structure(body)
+    assert structure(load_checkpoint(kept.read_bytes()[32:])) == structure(body)
 
 
 @pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("path", formats("training.checkpoint"))
 def test_a_training_goes_on_from_its_checkpoint(path: Path, tmp_path: Path) -> None:
-    before = loaded(path.read_bytes()[32:])["epochs"]
+    before = load_checkpoint(path.read_bytes()[32:])["epochs"]
     outcome = _training(_put(path, tmp_path, "000000000004.checkpoint"))
     assert [epoch.model_dump() for epoch in outcome.epochs[:2]] == before
     assert len(outcome.epochs) == 3
@@ -394,7 +400,7 @@ def _read_journal(path: Path, folder: Path) -> object:
 
 
 def _read_trial(path: Path, folder: Path) -> object:
-    return [trial.model_dump_json() for trial in Trials(str(_put(path, folder))).ended()]
+    return [trial.model_dump_json() for trial in TrialStore(str(_put(path, folder))).ended()]
 
 
 READERS: dict[str, Callable[[Path, Path], object]] = {
@@ -481,8 +487,8 @@ def test_a_journal_s_policy_with_an_unknown_field_is_read(tmp_path: Path) -> Non
 
 def _checkpoint(change: dict[str, Any], folder: Path) -> Path:
     """A folder with the newest format's checkpoint, changed."""
-    body = loaded((DATA / "stored" / str(FORMAT) / "training.checkpoint").read_bytes()[32:]) | change
-    checkpoints = Checkpoints(str(folder))
+    body = load_checkpoint((DATA / "stored" / str(FORMAT) / "training.checkpoint").read_bytes()[32:]) | change
+    checkpoints = Checkpointer(str(folder))
     checkpoints.save(4, body)
     checkpoints.wait()
     return folder
@@ -490,7 +496,7 @@ def _checkpoint(change: dict[str, Any], folder: Path) -> Path:
 
 @pytest.mark.usefixtures("_one_thread")
 def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
-    body = loaded((DATA / "stored" / str(FORMAT) / "training.checkpoint").read_bytes()[32:])
+    body = load_checkpoint((DATA / "stored" / str(FORMAT) / "training.checkpoint").read_bytes()[32:])
     unknown = {
         "mood": "good",
         "best": body["best"] | {"mood": 1},

@@ -59,9 +59,7 @@ def _metrics(card: ModelCard) -> str:
         )
         for name, interval in card.assessment.metrics.items()
     ]
-    caption = (
-        f"On the held-out rows, with bootstrap intervals. The primary metric is {metrics.primary(card.task).name}."
-    )
+    caption = f"On the held-out rows, with bootstrap intervals. The primary metric is {metrics.primary_metric(card.task).name}."
     return section("Metrics", caption, table(("metric", "held out", "validation", "training"), rows))
 
 
@@ -126,7 +124,7 @@ def _calibration(card: ModelCard) -> str:
 
 def _robustness(card: ModelCard) -> str:
     rows = [(r.perturbation, f"{r.before:.4f}", f"{r.after:.4f}", f"{r.loss:+.4f}") for r in card.assessment.robustness]
-    caption = f"{metrics.primary(card.task).name} on held-out rows with perturbed inputs."
+    caption = f"{metrics.primary_metric(card.task).name} on held-out rows with perturbed inputs."
     return section("Robustness", caption, table(("inputs", "before", "after", "loss"), rows))
 
 
@@ -138,7 +136,7 @@ def _importance(card: ModelCard) -> str:
     )
     importance = card.assessment.importance
     rows = [(i.feature, f"{i.loss:.5f}", f"{i.spread:.5f}", _figure(skills.get(i.feature))) for i in importance]
-    bars = plot(plots.importance(importance, metrics.primary(card.task).name))
+    bars = plot(plots.importance(importance, metrics.primary_metric(card.task).name))
     return section("Importance", caption, bars + table(("feature", "loss", "spread", "skill alone"), rows))
 
 

@@ -1,4 +1,7 @@
-"""Which rows are whose. Imports no torch: the process of Ray Train that deals them out would wait for it."""
+"""Exact split of Ray Datasets over workers.
+
+Imports no torch, which would delay the Ray Train process that splits the data.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from typing import Any
 from ray.data import DataIterator, Dataset
 from ray.train import DataConfig
 
-from trainers.data.sharding import share_of
+from trainers.data.sharding import shard_bounds
 
 
-class Shards(DataConfig):
-    """Gives each worker its exact part of the rows, in order. Ray's own split drops rows to make parts equal."""
+class ExactShards(DataConfig):
+    """Gives each worker its exact share of the rows, in order. Ray's own split drops rows to make shares equal."""
 
     def configure(
         self, datasets: dict[str, Dataset], world_size: int, *_: Any, **__: Any
@@ -23,5 +26,5 @@ class Shards(DataConfig):
 
 def _split(dataset: Dataset, workers: int) -> Sequence[Dataset]:
     rows = dataset.count()
-    cuts = [share_of(rows, rank, workers)[1] for rank in range(workers - 1)]
+    cuts = [shard_bounds(rows, rank, workers)[1] for rank in range(workers - 1)]
     return dataset.split_at_indices(cuts) if cuts else [dataset]

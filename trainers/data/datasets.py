@@ -1,7 +1,7 @@
-"""Training rows as Ray Datasets, encoded once and shared by every trial and worker.
+"""Training rows as Ray Datasets, encoded once and shared by all trials and workers.
 
-Rows that fit ``cache_mib`` lie in Ray's object store as three arrays: workers on a node read them in place, without a
-copy of their own, and can shuffle all rows every epoch. More rows stay a Dataset, cut into one part a worker.
+Rows that fit in ``cache_mib`` are three arrays in Ray's object store: workers on a node read them in place, without a
+copy, and can shuffle all rows every epoch. Larger data stay a Dataset that is split over the workers.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from cluster.log_suppression import suppress_logs
 from cluster.values import Task
 from features.encoder import Encoder
 from trainers.config import MEBIBYTE, TrainConfig
-from trainers.data.batches import Feed, HeldOut, MemoryFeed, MemoryHeldOut, Rows
-from trainers.data.encoding_task import PARTS, Encode, Only
-from trainers.data.streaming import EncodedPart, StreamFeed, StreamHeldOut, rows_of
+from trainers.data.batches import BatchLoader, EncodedRows, MemoryLoader, MemoryValidationLoader, ValidationLoader
+from trainers.data.encoding_task import PARTS, EncodeRows, SelectPart
+from trainers.data.streaming import EncodedPart, StreamLoader, StreamValidationLoader, concat_rows
 from trainers.input_spec import InputSpec
-from trainers.worker_errors import deliberate
+from trainers.worker_errors import unwrap_error
 
 SAMPLE_ROWS = 200_000
+"""Training rows on which input statistics are measured."""
 TABLE_BLOCKS = 8
+"""Blocks into which an in-memory table is split, to encode them in parallel."""
 
 
 class TrainingData:
     """The "train" and "validation" rows of a training frame.
 
-    Rows are taken in the order of the Datasets, so that the same frame trains the same weights.
+    Rows keep the order of the Dataset, so that the same frame trains the same weights.
     """
 
     def __init__(self, frame: Dataset) -> None:
@@ -40,12 +42,21 @@ class TrainingData:
         self._encoded: dict[tuple[str, str, int], EncodedData] = {}
 
     @classmethod
-    def of(cls, frame: Dataset | pa.Table) -> TrainingData:
-        """A training frame; its column "split" says which rows are which."""
-        return cls(ray.data.from_arrow(_pieces(frame)) if isinstance(frame, pa.Table) else frame)
+    def from_frame(cls, frame: Dataset | pa.Table) -> TrainingData:
+        """Training data of a frame, whose column "split" assigns each row to a part."""
+        return cls(ray.data.from_arrow(_slice_table(frame)) if isinstance(frame, pa.Table) else frame)
 
-    def encoded(self, encoder: Encoder, task: Task, cache_mib: int) -> EncodedData:
-        """Encode both parts, once for equal arguments. Raises DataError for columns that are not as declared."""
+    def encode(self, encoder: Encoder, task: Task, cache_mib: int) -> EncodedData:
+        """Encode both parts; equal arguments reuse the result.
+
+        Args:
+            encoder: The fitted encoder.
+            task: The task.
+            cache_mib: Size in MiB up to which encoded rows stay in memory.
+
+        Raises:
+            DataError: Columns differ from their declaration, or a part is empty.
+        """
         key = (encoder.model_dump_json(), task.model_dump_json(), cache_mib)
         if key not in self._encoded:
             with suppress_logs("ray.data"):
@@ -58,86 +69,101 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class EncodedData:
-    """Both encoded parts, what the model is told about them, and a sample of the training rows."""
+    """Both encoded parts, the description of the inputs, and a sample of the training rows."""
 
     train: EncodedPart
     validation: EncodedPart
     inputs: InputSpec
-    sampled: ray.ObjectRef
+    sample_ref: ray.ObjectRef
 
-    def sample(self) -> Rows:
+    def sample(self) -> EncodedRows:
         """At most 200,000 evenly spaced training rows."""
-        return Rows(**ray.get(self.sampled))
+        return EncodedRows(**ray.get(self.sample_ref))
 
     @property
-    def streamed(self) -> dict[str, Dataset]:
-        """The parts that are too large to be held in memory."""
+    def streamed_datasets(self) -> dict[str, Dataset]:
+        """Datasets of the parts that are too large for memory, by name."""
         parts = {"train": self.train.dataset, "validation": self.validation.dataset}
         return {name: dataset for name, dataset in parts.items() if dataset is not None}
 
-    def described(self) -> tuple[EncodedPart, EncodedPart]:
-        """Both parts without their Datasets, which go to workers by another way."""
+    def without_datasets(self) -> tuple[EncodedPart, EncodedPart]:
+        """Both parts without their Datasets, which Ray Train passes to workers separately."""
         return replace(self.train, dataset=None), replace(self.validation, dataset=None)
 
-    def feeds(self, config: TrainConfig) -> tuple[Feed, HeldOut]:
-        """For a process that trains alone."""
-        return feeds(self.described(), config, 0, 1, lambda name: self.streamed[name].iterator())
+    def local_loaders(self, config: TrainConfig) -> tuple[BatchLoader, ValidationLoader]:
+        """Loaders for training in this process alone."""
+        return make_loaders(self.without_datasets(), config, 0, 1, lambda name: self.streamed_datasets[name].iterator())
 
 
-def feeds(
+def make_loaders(
     parts: tuple[EncodedPart, EncodedPart],
     config: TrainConfig,
     rank: int,
     workers: int,
     shard: Callable[[str], DataIterator],
-) -> tuple[Feed, HeldOut]:
-    """A worker's training batches and share of validation rows; ``shard`` gives its part of a streamed Dataset."""
+) -> tuple[BatchLoader, ValidationLoader]:
+    """Loaders of one worker.
+
+    Args:
+        parts: The encoded "train" and "validation" rows.
+        config: Batch size, seed and shuffling.
+        rank: The worker's rank.
+        workers: Number of workers.
+        shard: Returns the worker's shard of a streamed Dataset by name.
+
+    Returns:
+        Loaders of training batches and of the worker's share of validation rows.
+    """
     train, validation = parts
-    feed: Feed
-    held_out: HeldOut
-    if train.stored is not None:
-        feed = MemoryFeed(train.load(), config.batch_size, config.seed, rank, workers)
+    batches: BatchLoader
+    held_out: ValidationLoader
+    if train.rows_ref is not None:
+        batches = MemoryLoader(train.load(), config.batch_size, config.seed, rank, workers)
     else:
-        feed = StreamFeed(shard("train"), train, config, rank, workers)
-    if validation.stored is not None:
-        held_out = MemoryHeldOut(validation.load(), rank, workers)
+        batches = StreamLoader(shard("train"), train, config, rank, workers)
+    if validation.rows_ref is not None:
+        held_out = MemoryValidationLoader(validation.load(), rank, workers)
     else:
-        held_out = StreamHeldOut(shard("validation"), validation, rank, workers)
-    return feed, held_out
+        held_out = StreamValidationLoader(shard("validation"), validation, rank, workers)
+    return batches, held_out
 
 
 def _encode(frame: Dataset, encoder: Encoder, cache_mib: int) -> dict[str, EncodedPart]:
-    """Both parts, from one pass over the frame."""
+    """Encode both parts in one pass over the frame."""
     ordered = Dataset.copy(frame, _deep_copy=True)
     ordered.context.execution_options.preserve_order = True
     ordered.context.enable_progress_bars = False
     try:
-        encoded = ordered.map_batches(Encode(encoder), batch_format="pyarrow", batch_size=None).materialize()
+        encoded = ordered.map_batches(EncodeRows(encoder), batch_format="pyarrow", batch_size=None).materialize()
     except RayTaskError as error:
-        raise deliberate(str(error)) or error from error
+        raise unwrap_error(str(error)) or error from error
     in_memory = encoded.size_bytes() <= cache_mib * MEBIBYTE
-    part = _stored if in_memory else _streamed
-    return {name: part(encoded, encoder, name) for name in PARTS}
+    load_part = _load_part if in_memory else _stream_part
+    return {name: load_part(encoded, encoder, name) for name in PARTS}
 
 
-def _stored(encoded: Dataset, encoder: Encoder, name: str) -> EncodedPart:
-    batches = [Only(name)(batch) for batch in encoded.iter_batches(batch_size=None, batch_format="numpy")]
-    count = _counted(sum(len(batch["labels"]) for batch in batches), name)
+def _load_part(encoded: Dataset, encoder: Encoder, name: str) -> EncodedPart:
+    batches = [SelectPart(name)(batch) for batch in encoded.iter_batches(batch_size=None, batch_format="numpy")]
+    count = sum(len(batch["labels"]) for batch in batches)
+    _check_rows(count, name)
     width, codes = encoder.width, len(encoder.categories)
-    return EncodedPart(count, codes, width, stored=ray.put(vars(rows_of(batches, width, codes))))
+    return EncodedPart(count, codes, width, rows_ref=ray.put(vars(concat_rows(batches, width, codes))))
 
 
-def _streamed(encoded: Dataset, encoder: Encoder, name: str) -> EncodedPart:
-    part = encoded.map_batches(Only(name), batch_format="numpy", batch_size=None).materialize()
-    return EncodedPart(_counted(part.count(), name), len(encoder.categories), encoder.width, dataset=part)
+def _stream_part(encoded: Dataset, encoder: Encoder, name: str) -> EncodedPart:
+    part = encoded.map_batches(SelectPart(name), batch_format="numpy", batch_size=None).materialize()
+    count = part.count()
+    _check_rows(count, name)
+    return EncodedPart(count, len(encoder.categories), encoder.width, dataset=part)
 
 
-def _counted(rows: int, name: str) -> int:
+def _check_rows(rows: int, name: str) -> None:
     if not rows:
-        raise DataError(f"there are no {name} rows", f"does the frame's column 'split' say {name!r} anywhere?")
-    return rows
+        raise DataError(
+            f"the training frame has no {name!r} rows", "check its 'split' column", code="data.no_rows", part=name
+        )
 
 
-def _pieces(frame: pa.Table) -> list[pa.Table]:
+def _slice_table(frame: pa.Table) -> list[pa.Table]:
     size = max(1, -(-frame.num_rows // TABLE_BLOCKS))
     return [frame.slice(start, size) for start in range(0, max(1, frame.num_rows), size)]

@@ -1,4 +1,4 @@
-"""Batches on the device that trains."""
+"""Batches on the training device."""
 
 from __future__ import annotations
 
@@ -9,74 +9,74 @@ from queue import Queue
 import numpy as np
 import torch
 
-from trainers.data.batches import Batch, Feed, MemoryFeed, Rows
+from trainers.data.batches import Batch, BatchLoader, EncodedRows, MemoryLoader
 
-AHEAD = 2
+PREFETCH_BATCHES = 2
 """Batches that wait on the GPU for their step."""
 
-
 RESIDENT_SHARE = 0.1
-"""Of a GPU's free memory, that rows may take which stay there: other processes may share it, and the model comes after them."""
+"""Share of a GPU's free memory that resident rows may use; the model comes after them, and other processes may use it."""
 
 
-def placed(feed: Feed, device: torch.device) -> Feed:
-    """The same batches on ``device``.
+def to_device(loader: BatchLoader, device: torch.device) -> BatchLoader:
+    """A loader of the same batches on ``device``.
 
-    Rows in memory go to a GPU once, where they fit, and batches are picked there: the processor, which a small model keeps busier
-    than the GPU, neither picks nor copies them. Others are copied while the GPU works on those before.
+    Rows in memory are copied to a GPU once if they fit, and batches are selected there: a small model keeps the CPU
+    busier than the GPU, and this relieves it of selecting and copying. Other batches are copied while the GPU trains
+    on earlier ones.
     """
     if device.type != "cuda":
-        return feed
-    if isinstance(feed, MemoryFeed) and isinstance(feed.source, Rows) and _fits(feed.source, device):
+        return loader
+    if isinstance(loader, MemoryLoader) and isinstance(loader.source, EncodedRows) and _fits(loader.source, device):
         try:
-            return feed.over(Resident(feed.source, device))
+            return loader.with_source(DeviceRows(loader.source, device))
         except torch.OutOfMemoryError:
-            # Another process was faster.
+            # Another process took the memory first.
             torch.cuda.empty_cache()
-    return Prefetched(feed, device)
+    return PrefetchLoader(loader, device)
 
 
-def _fits(rows: Rows, device: torch.device) -> bool:
+def _fits(rows: EncodedRows, device: torch.device) -> bool:
     free, _ = torch.cuda.mem_get_info(device)
     return rows.nbytes <= RESIDENT_SHARE * free
 
 
-class Resident:
+class DeviceRows:
     """Rows in the memory of ``device``."""
 
-    def __init__(self, rows: Rows, device: torch.device) -> None:
-        # Not from_numpy: arrays of Ray's object store cannot be written to, which torch would warn of.
+    def __init__(self, rows: EncodedRows, device: torch.device) -> None:
+        # Not from_numpy: arrays in Ray's object store are read-only, and torch would warn.
         self._rows = Batch(*(torch.tensor(part, device=device) for part in (rows.numbers, rows.codes, rows.labels)))
 
     def __len__(self) -> int:
         return len(self._rows.labels)
 
-    def picked(self, order: np.ndarray) -> Iterator[Batch]:
-        for which in torch.tensor(order, device=self._rows.labels.device):
-            yield Batch(*(part.index_select(0, which) for part in self._rows))
+    def select(self, order: np.ndarray) -> Iterator[Batch]:
+        for positions in torch.tensor(order, device=self._rows.labels.device):
+            yield Batch(*(part.index_select(0, positions) for part in self._rows))
 
 
-class Prefetched:
-    """A feed whose batches wait on a GPU, copied from page-locked memory by a thread."""
+class PrefetchLoader:
+    """Loader that copies batches to a GPU ahead of time, in a thread and from page-locked memory."""
 
-    def __init__(self, feed: Feed, device: torch.device) -> None:
-        self._feed, self._device = feed, device
+    def __init__(self, loader: BatchLoader, device: torch.device) -> None:
+        self._loader, self._device = loader, device
 
     @property
     def steps(self) -> int:
-        return self._feed.steps
+        return self._loader.steps
 
     @property
     def rows(self) -> int:
-        return self._feed.rows
+        return self._loader.rows
 
     def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
-        return _prefetched(self._feed.epoch(number, first), self._device)
+        return _prefetch(self._loader.epoch(number, first), self._device)
 
 
-def _prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The thread copies on a stream of its own; the stream that trains waits for each copy's end, and no longer."""
-    ready: Queue[tuple[Batch, torch.cuda.Event] | BaseException | None] = Queue(maxsize=AHEAD)
+def _prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The thread copies on its own stream; the training stream waits only for the end of each copy."""
+    ready: Queue[tuple[Batch, torch.cuda.Event] | BaseException | None] = Queue(maxsize=PREFETCH_BATCHES)
     stopped, stream = threading.Event(), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def copy() -> None:
@@ -85,20 +85,20 @@ def _prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batc
                 if stopped.is_set():
                     return
                 with torch.cuda.stream(stream):
-                    there = Batch(*(part.pin_memory().to(device, non_blocking=True) for part in batch))
-                ready.put((there, stream.record_event()))
+                    on_device = Batch(*(part.pin_memory().to(device, non_blocking=True) for part in batch))
+                ready.put((on_device, stream.record_event()))
             ready.put(None)
-        # Whatever it is, it belongs to the thread that trains.
+        # Any error is raised in the training thread.
         except BaseException as error:
             ready.put(error)
 
     thread = threading.Thread(target=copy, daemon=True)
     thread.start()
     try:
-        while (found := ready.get()) is not None:
-            if isinstance(found, BaseException):
-                raise found
-            batch, copied = found
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            batch, copied = item
             torch.cuda.current_stream(device).wait_event(copied)
             for part in batch:
                 part.record_stream(torch.cuda.current_stream(device))

@@ -1,4 +1,4 @@
-"""Encoded rows and the feeds over those that do not fit in memory."""
+"""Encoded rows, and loaders over those that do not fit in memory."""
 
 from __future__ import annotations
 
@@ -13,52 +13,58 @@ import torch
 from ray.data import DataIterator, Dataset
 
 from cluster.errors import DataError
-from trainers.config import SCORE_ROWS, TrainConfig
-from trainers.data.batches import Batch, Rows
-from trainers.data.sharding import local_batch, share_of
+from trainers.config import SCORE_BATCH_ROWS, TrainConfig
+from trainers.data.batches import Batch, EncodedRows
+from trainers.data.sharding import local_batch_rows, shard_bounds
 
 
 @dataclass(frozen=True)
 class EncodedPart:
-    """Encoded rows: in the object store (``stored``), or as a Dataset cut on demand."""
+    """Encoded rows of one part: in Ray's object store (``rows_ref``), or as a Dataset that is split on demand."""
 
     rows: int
     codes: int
     width: int
     dataset: Dataset | None = None
-    stored: ray.ObjectRef | None = None
+    rows_ref: ray.ObjectRef | None = None
 
-    def load(self) -> Rows:
-        """The rows in memory, without a copy on the node that has them."""
-        assert self.stored is not None
-        return Rows(**ray.get(self.stored))
+    def load(self) -> EncodedRows:
+        """The rows in memory, without a copy on the node that stores them."""
+        assert self.rows_ref is not None
+        return EncodedRows(**ray.get(self.rows_ref))
 
-    def sample(self, count: int) -> Rows:
+    def sample(self, count: int) -> EncodedRows:
         """At most ``count`` rows, evenly spaced."""
-        if self.stored is not None:
-            return self.load().every(count)
+        if self.rows_ref is not None:
+            return self.load().thin(count)
         assert self.dataset is not None
-        step, at, kept = max(1, -(-self.rows // count)), 0, []
-        for batch in self.dataset.iter_batches(batch_size=SCORE_ROWS, batch_format="numpy"):
-            kept.append({name: values[-at % step :: step] for name, values in batch.items()})
+        step, at, batches = max(1, -(-self.rows // count)), 0, []
+        for batch in self.dataset.iter_batches(batch_size=SCORE_BATCH_ROWS, batch_format="numpy"):
+            batches.append({name: values[-at % step :: step] for name, values in batch.items()})
             at += len(batch["labels"])
-        return rows_of(kept, self.width, self.codes)
+        return concat_rows(batches, self.width, self.codes)
 
 
-class StreamFeed:
-    """Batches streamed from one worker's shard, shuffled within a buffer by the epoch's seed.
+class StreamLoader:
+    """Loader that streams batches from one worker's shard, shuffled within a buffer by the epoch's seed.
 
-    A shard that ends early, by a row or within the last batch, starts over, as batches.py says.
+    A shard that ends early, by a row or within the last batch, starts over (see batches.py).
     """
 
     def __init__(self, shard: DataIterator, part: EncodedPart, config: TrainConfig, rank: int, workers: int) -> None:
         if part.rows < workers:
-            raise DataError(f"{part.rows} training rows for {workers} workers", "lower workers")
+            raise DataError(
+                f"{part.rows} training rows are too few for {workers} workers",
+                "lower workers",
+                code="data.fewer_rows_than_workers",
+                rows=part.rows,
+                workers=workers,
+            )
         self._shard = shard
         self._part = part
         self._config = config
         self._rank = rank
-        self._local = local_batch(part.rows, config.batch_size, workers)
+        self._local = local_batch_rows(part.rows, config.batch_size, workers)
         self._global = self._local * workers
 
     @property
@@ -70,16 +76,16 @@ class StreamFeed:
         return -(-self.rows // self._global)
 
     def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
-        """Steps before ``first`` are read and left out: only so do the others come in the same order."""
+        """Reads and drops the steps before ``first``, so that the others keep their order."""
         return islice(self._epoch(number), first, None)
 
     def _epoch(self, number: int) -> Iterator[Batch]:
         seed = int(np.random.default_rng([self._config.seed, number, self._rank]).integers(2**31))
-        whole = (batch for _ in iter(int, 1) for batch in self._batches(seed))
+        endless = (batch for _ in iter(int, 1) for batch in self._batches(seed))
         for _ in range(self.steps):
-            batch = next(whole)
+            batch = next(endless)
             while len(batch.labels) < self._local:
-                extra = next(whole)
+                extra = next(endless)
                 batch = Batch(*(torch.cat(pair)[: self._local] for pair in zip(batch, extra, strict=True)))
             yield batch
 
@@ -91,28 +97,29 @@ class StreamFeed:
             yield _batch(batch, self._part)
 
 
-class StreamHeldOut:
-    """Held-out rows streamed from one worker's shard."""
+class StreamValidationLoader:
+    """Loader that streams held-out rows from one worker's shard."""
 
     def __init__(self, shard: DataIterator, part: EncodedPart, rank: int, workers: int) -> None:
         self._shard = shard
         self._part = part
-        self._first = share_of(part.rows, rank, workers)[0]
+        self._first = shard_bounds(part.rows, rank, workers)[0]
 
     @property
     def rows(self) -> int:
         return self._part.rows
 
-    def parts(self) -> Iterator[tuple[int, Batch]]:
+    def batches(self) -> Iterator[tuple[int, Batch]]:
         at = self._first
-        for arrays in self._shard.iter_batches(batch_size=SCORE_ROWS, batch_format="numpy"):
+        for arrays in self._shard.iter_batches(batch_size=SCORE_BATCH_ROWS, batch_format="numpy"):
             yield at, _batch(arrays, self._part)
             at += len(arrays["labels"])
 
 
-def rows_of(batches: list[dict[str, np.ndarray]], width: int, codes: int) -> Rows:
+def concat_rows(batches: list[dict[str, np.ndarray]], width: int, codes: int) -> EncodedRows:
+    """The rows of all ``batches``; ``width`` and ``codes`` are the columns of "numbers" and "codes", which may be 0."""
     labels = np.concatenate([batch["labels"] for batch in batches])
-    return Rows(
+    return EncodedRows(
         numbers=np.concatenate([_numbers(batch, width) for batch in batches]),
         codes=np.concatenate([_codes(batch, codes) for batch in batches]),
         labels=labels,
@@ -120,8 +127,8 @@ def rows_of(batches: list[dict[str, np.ndarray]], width: int, codes: int) -> Row
 
 
 def _batch(arrays: dict[str, np.ndarray], part: EncodedPart) -> Batch:
-    made = _numbers(arrays, part.width), _codes(arrays, part.codes), arrays["labels"]
-    return Batch(*(torch.from_numpy(np.array(values)) for values in made))
+    tensors = _numbers(arrays, part.width), _codes(arrays, part.codes), arrays["labels"]
+    return Batch(*(torch.from_numpy(np.array(values)) for values in tensors))
 
 
 def _numbers(arrays: dict[str, np.ndarray], width: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from cluster.values import Frozen, Task
 from trainers import metrics as task_metrics
-from trainers.metrics import Weighted
+from trainers.metrics import WeightedMetric
 
 
 class Interval(Frozen):
@@ -61,7 +61,7 @@ def paired_difference(
         resamples: Number of bootstrap samples.
         seed: Seed of the bootstrap.
     """
-    metric = task_metrics.primary(task)
+    metric = task_metrics.primary_metric(task)
     sign = 1.0 if metric.direction == "max" else -1.0
     ours, theirs = (task_metrics.prepare(task, metric.name, scores, labels) for scores in (candidate, reference))
 
@@ -72,7 +72,7 @@ def paired_difference(
     return PairedDifference(value=improvement(None), low=_quantile(samples, alpha))
 
 
-def resample(metrics: Mapping[str, Weighted], rows: int, resamples: int, seed: int) -> dict[str, np.ndarray]:
+def resample(metrics: Mapping[str, WeightedMetric], rows: int, resamples: int, seed: int) -> dict[str, np.ndarray]:
     """Evaluate metrics on bootstrap samples; all metrics see the same ones.
 
     Args:

@@ -84,7 +84,7 @@ def permutation_importance(
         repeats: How often each feature is shuffled.
         seed: Seed of the shuffles.
     """
-    metric, generator = metrics.primary(task), np.random.default_rng(seed)
+    metric, generator = metrics.primary_metric(task), np.random.default_rng(seed)
     sign = 1.0 if metric.direction == "max" else -1.0
 
     def quality(rows: Arrays) -> float:

@@ -132,7 +132,7 @@ def _thresholds(threshold: Threshold, candidate: ScoredCandidate) -> Iterator[Ch
 def _gap(policy: GatePolicy, candidate: ScoredCandidate) -> Iterator[Check]:
     if policy.max_gap is None:
         return
-    metric = metrics.primary(candidate.task)
+    metric = metrics.primary_metric(candidate.task)
     sign = 1.0 if metric.direction == "max" else -1.0
     value = sign * (candidate.train_metrics[metric.name] - candidate.validation_metrics[metric.name])
     what = f"loss of {metric.name} from training to validation rows"
@@ -141,7 +141,7 @@ def _gap(policy: GatePolicy, candidate: ScoredCandidate) -> Iterator[Check]:
 
 def _against_champion(policy: GatePolicy, margin: float, candidate: ScoredCandidate, champion: np.ndarray) -> Check:
     difference = _difference(policy, candidate, champion)
-    metric = metrics.primary(candidate.task).name
+    metric = metrics.primary_metric(candidate.task).name
     what = f"{metric} differs from the champion's by {difference.value:+.4f}, lower bound"
     return check_builders.at_least("not worse than the champion", difference.low, -margin, what)
 
@@ -150,7 +150,7 @@ def _against_original(policy: GatePolicy, candidate: ScoredCandidate, original: 
     difference = _difference(policy, candidate, original)
     quantized = candidate.compression == INT8
     share = policy.max_quantization_loss if quantized else policy.max_compression_loss
-    metric = metrics.primary(candidate.task).name
+    metric = metrics.primary_metric(candidate.task).name
     allowed = share * abs(metrics.prepare(candidate.task, metric, original, candidate.labels)(None))
     step = "quantization" if quantized else "compression"
     what = f"{metric} differs from that of the same model before {step} by {difference.value:+.4g}, lower bound"

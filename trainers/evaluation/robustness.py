@@ -64,7 +64,7 @@ def measure(
     """
     step = max(1, -(-len(labels) // policy.rows))
     rows, row_labels = {name: values[::step] for name, values in arrays.items()}, labels[::step]
-    metric = metrics.primary(task)
+    metric = metrics.primary_metric(task)
     sign = 1.0 if metric.direction == "max" else -1.0
 
     def quality(rows: Arrays) -> float:
@@ -82,7 +82,7 @@ def measure(
 def check(results: tuple[PerturbationResult, ...], task: Task, limit: float | None) -> Iterator[Check]:
     """One check for each perturbation."""
     for result in results:
-        what = f"loss of {metrics.primary(task).name} with {result.perturbation}"
+        what = f"loss of {metrics.primary_metric(task).name} with {result.perturbation}"
         yield from check_builders.at_most_if_limited(f"robust to {result.perturbation}", result.loss, limit, what)
 
 

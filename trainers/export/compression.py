@@ -14,14 +14,14 @@ from cluster.errors import ProjectError
 from cluster.values import Frozen, Task
 from trainers.config import ModelSpec, Parameter, TrainConfig
 from trainers.input_spec import InputSpec
-from trainers.loop.train_events import State
-from trainers.loop.train_spec import Job, Teacher
+from trainers.loop.train_events import Weights
+from trainers.loop.train_spec import Teacher, TrainSpec
 from trainers.models import registry
 
 FINE_TUNING = 0.1
 """Share of the learning rate with which a pruned model is trained, unless ``Prune.lr`` is set."""
 
-Weights = dict[str, torch.Tensor]
+Tensors = dict[str, torch.Tensor]
 
 
 class Prune(Frozen):
@@ -80,11 +80,11 @@ Compression = Prune | Distill
 class Prunable(Protocol):
     """A module that can be pruned."""
 
-    def prune(self, share: float) -> tuple[dict[str, Parameter], Weights]:
+    def prune(self, share: float) -> tuple[dict[str, Parameter], Tensors]:
         """Parameters and state of the same module without ``share`` of its hidden units."""
 
 
-def compression_job(step: Compression, job: Job, module: torch.nn.Module) -> Job:
+def compression_job(step: Compression, job: TrainSpec, module: torch.nn.Module) -> TrainSpec:
     """The training that compresses a model.
 
     Args:
@@ -96,13 +96,13 @@ def compression_job(step: Compression, job: Job, module: torch.nn.Module) -> Job
         ProjectError: The module cannot be pruned.
     """
     if isinstance(step, Prune):
-        parameters, state = _prunable(module, job.spec).prune(step.share)
-        spec = ModelSpec(build=job.spec.build, parameters={**job.spec.parameters, **parameters})
+        parameters, state = _prunable(module, job.model).prune(step.share)
+        spec = ModelSpec(build=job.model.build, parameters={**job.model.parameters, **parameters})
         config = _config(job.config, step.epochs, step.lr or FINE_TUNING * job.config.lr)
-        return Job(spec, config, job.task, job.inputs, start=_arrays(state))
+        return TrainSpec(spec, config, job.task, job.inputs, start=_arrays(state))
     config = _config(job.config, step.epochs or job.config.epochs, step.lr or job.config.lr)
-    teacher = Teacher(job.spec, _arrays(module.state_dict()), step.weight, step.temperature)
-    return Job(step.student, config, job.task, job.inputs, teacher=teacher)
+    teacher = Teacher(job.model, _arrays(module.state_dict()), step.weight, step.temperature)
+    return TrainSpec(step.student, config, job.task, job.inputs, teacher=teacher)
 
 
 def check_steps(steps: tuple[Compression, ...], spec: ModelSpec, inputs: InputSpec, task: Task) -> None:
@@ -135,5 +135,5 @@ def _config(config: TrainConfig, epochs: int, lr: float) -> TrainConfig:
     return config.model_copy(update={"epochs": epochs, "lr": lr, "changes": ()})
 
 
-def _arrays(state: Weights) -> State:
+def _arrays(state: Tensors) -> Weights:
     return {name: value.detach().cpu().numpy().copy() for name, value in state.items()}

@@ -1,7 +1,7 @@
-"""Checkpoints of a training run: one file each, written whole or not at all, while training goes on.
+"""Checkpoints of a training run: one file each, written atomically and in the background.
 
-A file is the SHA-256 of what follows, and that is what torch.save writes. It is read back without unpickling objects. A file that
-cannot be read, or whose sum is wrong because the machine stopped while it was written, is passed over for the one before.
+A file is the SHA-256 of its body, and the body, which torch.save writes. It is read without unpickling objects. A file
+whose checksum is wrong, because the machine stopped during the write, is skipped for the one before.
 """
 
 from __future__ import annotations
@@ -19,82 +19,97 @@ from pyarrow import fs
 from cluster.errors import RayloopError
 from cluster.files import atomic_write
 
-KEPT = 2
+KEEP_CHECKPOINTS = 2
+"""Newest checkpoints that stay in the folder."""
 
-_SUM_BYTES = hashlib.sha256().digest_size
+_CHECKSUM_BYTES = hashlib.sha256().digest_size
 _SUFFIX = ".checkpoint"
 
-Saved = Mapping[str, Any]
 
+class Checkpointer:
+    """Reads and writes the checkpoints in a folder, and deletes all but the newest two.
 
-class Checkpoints:
-    """The checkpoints in a folder: a path, or a URI that pyarrow.fs knows (s3, gs, hdfs, file). The newest two are kept.
-
-    ``origin`` is a folder whose newest checkpoint is gone on from while this one has none; nothing is written there.
+    Args:
+        folder: A path, or a URI that pyarrow.fs supports (s3, gs, hdfs, file).
+        origin: A folder whose newest checkpoint is read as long as ``folder`` has none; nothing is written there.
     """
 
     def __init__(self, folder: str, origin: str = "") -> None:
         self._fs, self._folder = fs.FileSystem.from_uri(folder)
         self._origin = origin
-        self._writing: threading.Thread | None = None
+        self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    def newest(self) -> bytes | None:
-        """The newest whole checkpoint, as ``loaded`` takes it; None when there is none."""
+    def read_newest(self) -> bytes | None:
+        """Body of the newest intact checkpoint, for ``load_checkpoint``; None if there is none."""
         for path in reversed(self._paths()):
             with self._fs.open_input_stream(path) as file:
-                found: bytes = file.read()
-            if hashlib.sha256(found[_SUM_BYTES:]).digest() == found[:_SUM_BYTES]:
-                return found[_SUM_BYTES:]
-        return Checkpoints(self._origin).newest() if self._origin else None
+                content: bytes = file.read()
+            if hashlib.sha256(content[_CHECKSUM_BYTES:]).digest() == content[:_CHECKSUM_BYTES]:
+                return content[_CHECKSUM_BYTES:]
+        return Checkpointer(self._origin).read_newest() if self._origin else None
 
-    def save(self, step: int, saved: Saved) -> None:
-        """Write in the background what nobody changes any more. Waits for the write before; raises what went wrong with that."""
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint in the background, after the previous write has ended.
+
+        Args:
+            step: Steps done so far, which order the checkpoints.
+            state: The state; it must not change any more.
+
+        Raises:
+            RayloopError: The previous write failed.
+        """
         self.wait()
-        self._writing = threading.Thread(target=self._guarded, args=(step, saved), daemon=True)
-        self._writing.start()
+        self._writer = threading.Thread(target=self._write_guarded, args=(step, state), daemon=True)
+        self._writer.start()
 
     def wait(self) -> None:
-        """Until nothing is being written. Raises RayloopError for a write that failed."""
-        if self._writing is not None:
-            self._writing.join()
-            self._writing = None
+        """Wait for the write in progress.
+
+        Raises:
+            RayloopError: It failed.
+        """
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise RayloopError(
-                f"the checkpoint in {self._folder} cannot be written: {failure}", "make room, or set another folder"
+                f"cannot write a checkpoint to {self._folder}: {failure}",
+                "free space there, or set another folder",
+                code="rayloop.checkpoint_not_written",
+                folder=self._folder,
             ) from failure
 
     def clear(self) -> None:
-        """Remove the folder and all that is in it; absent is fine."""
+        """Delete the folder with its content, if it exists."""
         self.wait()
         if self._fs.get_file_info(self._folder).type != fs.FileType.NotFound:
             self._fs.delete_dir(self._folder)
 
-    def _guarded(self, step: int, saved: Saved) -> None:
-        # It is raised where training can hear of it: in the next ``wait``.
+    def _write_guarded(self, step: int, state: Mapping[str, Any]) -> None:
+        # The next ``wait`` raises the failure, in the training thread.
         try:
-            self._write(step, saved)
+            self._write(step, state)
         except (OSError, pa.ArrowException) as error:
             self._failure = error
 
-    def _write(self, step: int, saved: Saved) -> None:
+    def _write(self, step: int, state: Mapping[str, Any]) -> None:
         buffer = io.BytesIO()
-        torch.save(dict(saved), buffer)
+        torch.save(dict(state), buffer)
         body = buffer.getbuffer()
-        # Two writers may be at it when a worker that was given up still lives.
-        parts = (hashlib.sha256(body).digest(), body)
-        atomic_write(self._fs, self._folder, f"{step:012d}{_SUFFIX}", parts)
-        for old in self._paths()[:-KEPT]:
+        # Atomic, because a worker that Ray has given up may still write the same file.
+        atomic_write(self._fs, self._folder, f"{step:012d}{_SUFFIX}", (hashlib.sha256(body).digest(), body))
+        for old in self._paths()[:-KEEP_CHECKPOINTS]:
             self._fs.delete_file(old)
 
     def _paths(self) -> list[str]:
-        """Finished checkpoints, oldest first."""
-        found = self._fs.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
-        return sorted(info.path for info in found if info.path.endswith(_SUFFIX))
+        """Complete checkpoints, oldest first."""
+        files = self._fs.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
+        return sorted(info.path for info in files if info.path.endswith(_SUFFIX))
 
 
-def loaded(body: bytes) -> dict[str, Any]:
-    """What was saved."""
-    found: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    return found
+def load_checkpoint(body: bytes) -> dict[str, Any]:
+    """The state in a checkpoint's body."""
+    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    return state

@@ -1,4 +1,4 @@
-"""Workers that each hold a part of the model. A module of its own: to import it takes as long as half of torch."""
+"""Fully sharded data parallelism. A module of its own, because importing it takes half as long as importing torch."""
 
 from __future__ import annotations
 
@@ -17,51 +17,53 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from trainers.loop.process_group import Replicas, Saved, on_cpu
+from trainers.loop.process_group import DDPGroup, StateDict, copy_to_cpu
 
-UNIT_PARAMETERS = 1 << 20
-"""Modules with as many parameters are gathered on their own, so that never the whole model lies on one device."""
+MIN_UNIT_PARAMETERS = 1 << 20
+"""Modules with at least so many parameters are gathered separately, so that no device ever holds the whole model."""
 
-_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
-_FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+_GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_BROADCAST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
-class Sharded(Replicas):
-    """Processes of one group, each with a part of the parameters (FSDP; Zhao et al. 2023, arXiv:2304.11277)."""
+class FSDPGroup(DDPGroup):
+    """Processes of one group, each with a shard of the parameters (FSDP; Zhao et al. 2023, arXiv:2304.11277)."""
 
-    together = True
+    collective_forward = True
 
     def wrap(self, module: nn.Module) -> nn.Module:
         mesh = init_device_mesh(self.device.type, (self.size,))
-        for unit in _units(module):
+        for unit in shard_units(module):
             fully_shard(unit, mesh=mesh)
         fully_shard(module, mesh=mesh)
         return module
 
     @contextmanager
-    def averaging(self, module: nn.Module, now: bool) -> Iterator[None]:
+    def gradient_sync(self, module: nn.Module, enabled: bool) -> Iterator[None]:
         assert isinstance(module, FSDPModule)
-        module.set_requires_gradient_sync(now)
+        module.set_requires_gradient_sync(enabled)
         yield
 
-    def saved(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[Saved, Saved]:
-        self.even_out(module)
-        whole = get_optimizer_state_dict(module, optimiser, options=_FULL)
-        return self.weights(module), on_cpu(whole)
+    def state_dicts(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[StateDict, StateDict]:
+        self.sync_buffers(module)
+        state = get_optimizer_state_dict(module, optimizer, options=_GATHER)
+        return self.module_state(module), copy_to_cpu(state)
 
-    def weights(self, module: nn.Module) -> dict[str, torch.Tensor]:
-        whole: dict[str, torch.Tensor] = on_cpu(get_model_state_dict(module, options=_FULL))
-        return whole
+    def module_state(self, module: nn.Module) -> dict[str, torch.Tensor]:
+        state: dict[str, torch.Tensor] = copy_to_cpu(get_model_state_dict(module, options=_GATHER))
+        return state
 
-    def restore(self, module: nn.Module, optimiser: torch.optim.Optimizer, saved: tuple[Saved, Saved]) -> None:
-        set_model_state_dict(module, saved[0], options=_FROM_FIRST)
-        set_optimizer_state_dict(module, optimiser, saved[1], options=_FROM_FIRST)
+    def load_state_dicts(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, states: tuple[StateDict, StateDict]
+    ) -> None:
+        set_model_state_dict(module, states[0], options=_BROADCAST)
+        set_optimizer_state_dict(module, optimizer, states[1], options=_BROADCAST)
 
 
-def _units(module: nn.Module) -> list[nn.Module]:
-    """Large modules below ``module``, inner ones first."""
-    found: list[nn.Module] = []
+def shard_units(module: nn.Module) -> list[nn.Module]:
+    """Large submodules, inner ones first."""
+    units: list[nn.Module] = []
     for child in module.children():
-        if sum(p.numel() for p in child.parameters()) >= UNIT_PARAMETERS:
-            found += [*_units(child), *([child] if not isinstance(child, nn.ModuleList) else [])]
-    return found
+        if sum(p.numel() for p in child.parameters()) >= MIN_UNIT_PARAMETERS:
+            units += [*shard_units(child), *([child] if not isinstance(child, nn.ModuleList) else [])]
+    return units

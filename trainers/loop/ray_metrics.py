@@ -1,12 +1,12 @@
-"""Training as it goes, as metrics of Ray: the dashboard and Prometheus show them."""
+"""Training progress as Ray metrics, for the dashboard and Prometheus."""
 
 from __future__ import annotations
 
 from ray.util.metrics import Gauge
 
-from trainers.loop.train_events import Pulse
+from trainers.loop.train_events import StepProgress
 
-_TOLD = {
+_DESCRIPTIONS = {
     "loss": "Mean training loss of the epoch so far",
     "rows_per_second": "Training rows per second, over all workers",
     "left_seconds": "Seconds until the last epoch ends, without validation",
@@ -15,23 +15,23 @@ _TOLD = {
 }
 
 
-class Gauges:
-    """``rayloop_train_*`` of one model."""
+class TrainGauges:
+    """Gauges ``rayloop_train_*`` of one model."""
 
     def __init__(self, model: str) -> None:
         self._tags = {"model": model}
         self._gauges = {
             name: Gauge(f"rayloop_train_{name}", description, tag_keys=("model",))
-            for name, description in _TOLD.items()
+            for name, description in _DESCRIPTIONS.items()
         }
         self._stages = Gauge(
             "rayloop_train_stage_seconds", "Seconds of the present epoch by stage", tag_keys=("model", "stage")
         )
 
-    def show(self, pulse: Pulse) -> None:
-        """Set all of them."""
-        figures = pulse.figures()
+    def record(self, progress: StepProgress) -> None:
+        """Set all gauges."""
+        values = progress.as_metrics()
         for name, gauge in self._gauges.items():
-            gauge.set(figures[name], tags=self._tags)
-        for stage, seconds in pulse.seconds.items():
+            gauge.set(values[name], tags=self._tags)
+        for stage, seconds in progress.seconds.items():
             self._stages.set(seconds, tags={**self._tags, "stage": stage})

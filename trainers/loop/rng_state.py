@@ -1,4 +1,4 @@
-"""The state of all generators of random numbers that a module may draw from."""
+"""State of all random number generators that a module may use."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-State = dict[str, Any]
+RngState = dict[str, Any]
 
 
-def state(device: torch.device) -> State:
-    """Of torch, NumPy and Python, as values that torch.load accepts."""
+def capture(device: torch.device) -> RngState:
+    """State of the generators of torch, NumPy and Python, as values that torch.load accepts."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
@@ -22,18 +22,18 @@ def state(device: torch.device) -> State:
     }
 
 
-def restore(found: State, device: torch.device) -> None:
-    """Go on where ``state`` was taken."""
-    torch.set_rng_state(found["torch"])
-    if device.type == "cuda" and found["device"] is not None:
-        torch.cuda.set_rng_state(found["device"], device)
-    np.random.set_state(found["numpy"])
-    version, numbers, gauss = found["python"]
+def restore(state: RngState, device: torch.device) -> None:
+    """Set all generators to a captured ``state``."""
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["device"] is not None:
+        torch.cuda.set_rng_state(state["device"], device)
+    np.random.set_state(state["numpy"])
+    version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
 
 
 def seed(number: int) -> None:
-    """Begin anew from ``number``, for all of them."""
+    """Seed all generators."""
     torch.manual_seed(number)
     np.random.seed(number % 2**32)
     random.seed(number)

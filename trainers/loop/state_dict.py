@@ -1,10 +1,12 @@
-"""A training's state as a checkpoint holds it, and the way back."""
+"""The state of a training as stored in a checkpoint, and its restoration.
+
+The keys of the dictionaries here are the format of stored checkpoints.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -12,105 +14,141 @@ from torch import nn
 from cluster.errors import DataError
 from cluster.values import readable_version
 from trainers.loop import rng_state
-from trainers.loop.process_group import World
-from trainers.loop.train_events import Epoch, State
-from trainers.loop.train_spec import Job
-from trainers.loop.train_state import Best, Progress
+from trainers.loop.process_group import ProcessGroup, StateDict
+from trainers.loop.train_events import EpochResult, Weights
+from trainers.loop.train_spec import TrainSpec
+from trainers.loop.train_state import BestWeights, TrainState
 from trainers.loop.train_step import Stepper
 
-# What may differ between the run that wrote a checkpoint and the one that goes on from it.
-_FREE = {
+SCHEMA_VERSION = 2
+"""Version of the format; a checkpoint without one has version 1."""
+
+# Settings that may differ between the run that wrote a checkpoint and the run that resumes from it.
+_IGNORED_SETTINGS = {
     "workers", "min_workers", "resize_s", "restarts", "threads", "cpus_per_worker", "gpu", "cache_mib",
     "checkpoint_steps", "checkpoint_epochs", "quantize", "calibrate",
-    # Those to come may be others than foreseen then; a population's members part this way.
+    # Members of a population share a checkpoint and then change settings in different ways.
     "changes",
 }  # fmt: skip
 
-Saved = dict[str, Any]
 
-SCHEMA_VERSION = 2
-"""Of a checkpoint; one that does not say is of version 1."""
+def capture_state(
+    spec: TrainSpec,
+    group: ProcessGroup,
+    module: nn.Module,
+    step: Stepper,
+    state: TrainState,
+    steps: int,
+    seconds: dict[str, float],
+) -> StateDict:
+    """The complete state of a training, in memory of its own; complete on the first worker only.
 
-
-def take(
-    job: Job, world: World, module: nn.Module, step: Stepper, progress: Progress, steps: int, seconds: dict[str, float]
-) -> Saved:
-    """Everything, in memory of its own; complete on the first worker. ``steps`` are those of an epoch."""
-    whole, optimiser = world.saved(module, step.optimiser)
-    best = progress.best
+    Args:
+        spec: What is trained.
+        group: The worker's process group.
+        module: The module.
+        step: Optimizer and step count.
+        state: Epochs and position.
+        steps: Steps of an epoch.
+        seconds: Seconds of the current epoch by stage.
+    """
+    module_state, optimizer_state = group.state_dicts(module, step.optimizer)
+    best = state.best
     return {
         "schema_version": SCHEMA_VERSION,
-        "job": described(job),
-        "module": whole,
-        "optimiser": optimiser,
+        "job": describe_training(spec),
+        "module": module_state,
+        "optimiser": optimizer_state,
         "step": step.state(),
-        "chance": world.gathered(rng_state.state(world.device)),
-        "losses": world.gathered(float(progress.loss)),
+        "chance": group.all_gather(rng_state.capture(group.device)),
+        "losses": group.all_gather(float(state.loss)),
         "best": {"value": best.value, "weights": best.weights, "stale": best.stale},
-        "epochs": [epoch.model_dump() for epoch in progress.epochs],
-        "at": progress.at,
+        "epochs": [epoch.model_dump() for epoch in state.epochs],
+        "at": state.at,
         "steps": steps,
-        "spent": seconds if progress.at else {},
+        "spent": seconds if state.at else {},
     }
 
 
-def restore(
-    saved: Saved, job: Job, world: World, module: nn.Module, step: Stepper, progress: Progress, steps: int
+def restore_state(
+    stored: StateDict,
+    spec: TrainSpec,
+    group: ProcessGroup,
+    module: nn.Module,
+    step: Stepper,
+    state: TrainState,
+    steps: int,
 ) -> None:
-    """Go on where ``saved`` was taken. Raises DataError when that was another training.
+    """Restore a training to the state that ``capture_state`` returned.
 
-    With as many workers as then, exactly; with others the position is the last one before which no row of the epoch is left out.
+    With the same number of workers the training continues bit for bit. With another, it continues at the last position
+    before which no row of the epoch is left out.
+
+    Args:
+        stored: The stored state.
+        spec: What is trained.
+        group: The worker's process group.
+        module: The module to restore.
+        step: Optimizer and step count to restore.
+        state: Epochs and position to restore.
+        steps: Steps of an epoch.
+
+    Raises:
+        DataError: The state belongs to a different training, or was written by a newer version of rayloop.
     """
-    readable_version(saved.get("schema_version", 1), SCHEMA_VERSION, "training checkpoint")
-    _refuse_another(saved["job"], described(job))
-    world.restore(module, step.optimiser, (saved["module"], saved["optimiser"]))
-    step.restore(saved["step"])
-    progress.best = Best(**{name: saved["best"][name] for name in ("value", "weights", "stale")})
-    progress.epochs = [Epoch.model_validate(epoch, extra="ignore") for epoch in saved["epochs"]]
-    progress.spent = saved["spent"]
-    if len(saved["chance"]) == world.size:
-        progress.at = saved["at"]
-        progress.loss.fill_(saved["losses"][world.rank])
-        rng_state.restore(saved["chance"][world.rank], world.device)
+    readable_version(stored.get("schema_version", 1), SCHEMA_VERSION, "training checkpoint")
+    _check_same_training(stored["job"], describe_training(spec))
+    group.load_state_dicts(module, step.optimizer, (stored["module"], stored["optimiser"]))
+    step.restore(stored["step"])
+    state.best = BestWeights(**{name: stored["best"][name] for name in ("value", "weights", "stale")})
+    state.epochs = [EpochResult.model_validate(epoch, extra="ignore") for epoch in stored["epochs"]]
+    state.spent = stored["spent"]
+    if len(stored["chance"]) == group.size:
+        state.at = stored["at"]
+        state.loss.fill_(stored["losses"][group.rank])
+        rng_state.restore(stored["chance"][group.rank], group.device)
         return
-    progress.at = saved["at"] * steps // saved["steps"]
-    step.done = len(progress.epochs) * steps + progress.at
-    mean = sum(saved["losses"]) / len(saved["losses"])
-    progress.loss.fill_(mean * progress.at / saved["at"] if saved["at"] else 0.0)
-    rng_state.seed(world.seed(job.config.seed) + step.done)
+    state.at = stored["at"] * steps // stored["steps"]
+    step.done = len(state.epochs) * steps + state.at
+    mean = sum(stored["losses"]) / len(stored["losses"])
+    state.loss.fill_(mean * state.at / stored["at"] if stored["at"] else 0.0)
+    rng_state.seed(group.worker_seed(spec.config.seed) + step.done)
 
 
-def described(job: Job) -> str:
-    """What makes a training this one and no other."""
+def describe_training(spec: TrainSpec) -> str:
+    """JSON that is equal for two trainings if one may resume from the other's checkpoint."""
     return json.dumps(
         {
-            **dict(zip(("model", "parameters"), job.spec.key, strict=True)),
-            "settings": job.config.model_dump(mode="json", exclude=_FREE),
-            "task": job.task.model_dump(mode="json"),
-            "inputs": job.inputs.model_dump(mode="json"),
-            "start": _digest(job.start),
-            "teacher": _digest(job.teacher.state if job.teacher else None),
+            **dict(zip(("model", "parameters"), spec.model.key, strict=True)),
+            "settings": spec.config.model_dump(mode="json", exclude=_IGNORED_SETTINGS),
+            "task": spec.task.model_dump(mode="json"),
+            "inputs": spec.inputs.model_dump(mode="json"),
+            "start": _digest(spec.start),
+            "teacher": _digest(spec.teacher.state if spec.teacher else None),
         },
         sort_keys=True,
     )
 
 
-def _digest(state: State | None) -> str:
-    """Tells weights from others; empty for none."""
-    if state is None:
+def _digest(weights: Weights | None) -> str:
+    """Hash of the weights; empty for None."""
+    if weights is None:
         return ""
-    found = hashlib.sha256()
-    for name in sorted(state):
-        found.update(name.encode())
-        found.update(np.ascontiguousarray(state[name]).tobytes())
-    return found.hexdigest()
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(weights[name]).tobytes())
+    return digest.hexdigest()
 
 
-def _refuse_another(theirs: str, ours: str) -> None:
-    if theirs == ours:
+def _check_same_training(stored: str, current: str) -> None:
+    if stored == current:
         return
-    then, now = json.loads(theirs), json.loads(ours)
+    then, now = json.loads(stored), json.loads(current)
     parts = [name for name in now if then.get(name) != now[name]]
     raise DataError(
-        f"the checkpoint is of another training: its {' and '.join(parts)} differ", "remove it, or set another folder"
+        f"the checkpoint belongs to a different training: {' and '.join(parts)} differ",
+        "remove it, or set another folder",
+        code="data.checkpoint_of_other_training",
+        parts=parts,
     )

@@ -1,4 +1,4 @@
-"""The course of training: what is known while it goes on, at the end of each epoch, and of the whole."""
+"""Events of a training: progress within an epoch, the end of an epoch, and the result."""
 
 from __future__ import annotations
 
@@ -10,81 +10,97 @@ from pydantic import Field
 
 from cluster.values import Frozen
 
-State = dict[str, np.ndarray]
+Weights = dict[str, np.ndarray]
 
 STAGES = ("data", "forward", "backward", "optimiser", "checkpoint")
-"""What the time of training is split into; averaging gradients over workers is part of "backward"."""
+"""Stages that training time is split into; "backward" includes averaging gradients over workers."""
 
 
-class Pulse(Frozen):
-    """Training as it stands within an epoch, as seen by the first worker.
-
-    ``loss`` is its mean over the epoch's steps so far, ``rows_per_second`` that of all workers; ``left_seconds`` counts to the last
-    epoch's end, without validation. ``seconds`` are those of the epoch so far, by stage. ``resumed`` marks the first pulse of
-    a run that went on from a checkpoint.
-    """
+class StepProgress(Frozen):
+    """Progress within an epoch, as the first worker sees it."""
 
     epoch: int
+    """Number of the epoch; the first is 1."""
     epochs: int
+    """Epochs in total."""
     step: int
+    """Steps done in this epoch."""
     steps: int
+    """Steps of an epoch."""
     loss: float
+    """Mean training loss over the epoch's steps so far."""
     lr: float
+    """Learning rate of the next step."""
     rows_per_second: float
+    """Training rows per second, over all workers."""
     left_seconds: float
+    """Estimated seconds until the last epoch ends, without validation."""
     workers: int
+    """Workers that train together."""
     seconds: dict[str, float]
+    """Seconds of the epoch so far, by stage."""
     resumed: bool = False
+    """Whether this is the first event after a resume from a checkpoint."""
 
-    def line(self) -> str:
+    def format(self) -> str:
+        """One line for people."""
         at = f"epoch {self.epoch}/{self.epochs}  step {self.step:,}/{self.steps:,}"
         if self.resumed:
-            return f"{at}  goes on from a checkpoint, on {self.workers} workers"
+            return f"{at}  resumed from a checkpoint on {self.workers} workers"
         return (
             f"{at}  loss {self.loss:.4f}  {self.rows_per_second:,.0f} rows/s  {self.left_seconds:.0f} s left  "
-            f"{told(self.seconds)}"
+            f"{format_stages(self.seconds)}"
         )
 
-    def figures(self) -> dict[str, float]:
-        """The flat form that metric stores take."""
+    def as_metrics(self) -> dict[str, float]:
+        """Values by name, for metric stores."""
         return {
             "loss": self.loss,
             "lr": self.lr,
             "rows_per_second": self.rows_per_second,
             "left_seconds": self.left_seconds,
             "workers": float(self.workers),
-            **{f"share_{stage}": share for stage, share in shares(self.seconds).items()},
+            **{f"share_{stage}": share for stage, share in stage_shares(self.seconds).items()},
         }
 
 
-class Epoch(Frozen):
-    """What is known at the end of an epoch. Seconds are of this epoch; ``loss`` is the mean training loss.
-
-    ``best_so_far`` is the best value of the task's primary metric up to here; ``best`` says that it is this epoch's.
-    ``seconds`` splits ``train_seconds`` by stage.
-    """
+class EpochResult(Frozen):
+    """Losses, metrics and times of one epoch."""
 
     number: int
+    """Number of the epoch; the first is 1."""
     of: int
+    """Epochs in total."""
     loss: float
+    """Mean training loss."""
     metrics: dict[str, float]
+    """Metrics on the validation rows."""
     lr: float
+    """Learning rate of the first step."""
     rows_per_second: float
+    """Training rows per second, over all workers."""
     train_seconds: float
+    """Wall-clock seconds of training."""
     validation_seconds: float
+    """Wall-clock seconds of validation."""
     best: bool
+    """Whether this epoch has the best primary metric so far."""
     best_so_far: float
+    """Best primary metric up to this epoch."""
     seconds: dict[str, float] = Field(default_factory=dict)
+    """``train_seconds`` by stage."""
 
-    def line(self, metric: str) -> str:
+    def format(self, metric: str) -> str:
+        """One line for people, with the validation ``metric``."""
         left = (self.of - self.number) * (self.train_seconds + self.validation_seconds)
         return (
             f"epoch {self.number}/{self.of}  loss {self.loss:.4f}  validation {metric} {self.metrics[metric]:.4f}"
-            f"{' *' if self.best else '  '}  {self.rows_per_second:,.0f} rows/s  {left:.0f} s left  {told(self.seconds)}"
+            f"{' *' if self.best else '  '}  {self.rows_per_second:,.0f} rows/s  {left:.0f} s left  "
+            f"{format_stages(self.seconds)}"
         ).rstrip()
 
-    def report(self) -> dict[str, float]:
-        """The flat form that Ray's report functions take."""
+    def as_report(self) -> dict[str, float]:
+        """Values by name, for the report functions of Ray Train and Ray Tune."""
         return {
             "epoch": self.number,
             "epochs": self.of,
@@ -95,24 +111,25 @@ class Epoch(Frozen):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The weights of the best epoch by validation, and the course of training."""
+class TrainResult:
+    """Weights of the epoch with the best primary metric, and all epochs."""
 
-    state: State
-    epochs: tuple[Epoch, ...]
+    state: Weights
+    epochs: tuple[EpochResult, ...]
 
     @property
-    def best(self) -> Epoch:
+    def best(self) -> EpochResult:
+        """The epoch that ``state`` is from."""
         return next(epoch for epoch in reversed(self.epochs) if epoch.best)
 
 
-def shares(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Each stage's part of the whole; nothing when no time has passed."""
-    whole = sum(seconds.values())
-    return {stage: spent / whole for stage, spent in seconds.items()} if whole else {}
+def stage_shares(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Share of each stage in the total time; empty if no time has passed."""
+    total = sum(seconds.values())
+    return {stage: spent / total for stage, spent in seconds.items()} if total else {}
 
 
-def told(seconds: Mapping[str, float]) -> str:
-    """The split in words, the largest part first: where to look for more speed."""
-    parts = sorted(shares(seconds).items(), key=lambda part: -part[1])
+def format_stages(seconds: Mapping[str, float]) -> str:
+    """Shares of the stages as text, the largest first."""
+    parts = sorted(stage_shares(seconds).items(), key=lambda part: -part[1])
     return ", ".join(f"{stage} {share:.0%}" for stage, share in parts if share >= 0.005)

@@ -1,10 +1,11 @@
-"""The train function: the same in a trial's own process and in each worker of a data-parallel job.
+"""The training loop: the same in a trial's own process and in each worker of a data-parallel job.
 
-It knows nothing of Ray. What differs between the two is behind ``World``; data come through ``Feed``.
+It knows nothing of Ray. ``ProcessGroup`` hides the difference between the two; data come from loaders.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -12,224 +13,258 @@ import torch
 from torch import nn
 
 from cluster.errors import DataError
-from trainers import losses
-from trainers import metrics as task_metrics
-from trainers.data.batches import Batch, Feed, HeldOut
-from trainers.data.device_transfer import placed
+from trainers import losses, metrics
+from trainers.data.batches import Batch, BatchLoader, ValidationLoader
+from trainers.data.device_transfer import to_device
 from trainers.loop import rng_state, state_dict
-from trainers.loop.checkpointer import Checkpoints, loaded
-from trainers.loop.process_group import World
-from trainers.loop.stage_timer import Clock
-from trainers.loop.train_events import Epoch, Outcome, Pulse, State
-from trainers.loop.train_spec import Job, Teacher
-from trainers.loop.train_state import Best, Progress
+from trainers.loop.checkpointer import Checkpointer, load_checkpoint
+from trainers.loop.process_group import ProcessGroup
+from trainers.loop.stage_timer import StageTimer
+from trainers.loop.train_events import EpochResult, StepProgress, TrainResult, Weights
+from trainers.loop.train_spec import Teacher, TrainSpec
+from trainers.loop.train_state import BestWeights, TrainState
 from trainers.loop.train_step import Loss, Stepper
 from trainers.loop.validation import validate
 from trainers.models import registry
 
-PULSE_S = 1.0
+PROGRESS_INTERVAL_S = 1.0
+"""Seconds between progress events."""
 
-Tell = Callable[[Pulse], None]
+OnProgress = Callable[[StepProgress], None]
 
 
 def train(
-    job: Job,
-    feed: Feed,
-    held_out: HeldOut,
-    world: World,
-    report: Callable[[Epoch], None],
-    tell: Tell = lambda pulse: None,
-    checkpoints: Checkpoints | None = None,
-    until: int = 0,
-) -> Outcome:
-    """Train, validate after every epoch, keep the best; go on from the newest of ``checkpoints``, when there is one.
+    spec: TrainSpec,
+    loader: BatchLoader,
+    held_out: ValidationLoader,
+    group: ProcessGroup,
+    on_epoch: Callable[[EpochResult], None],
+    on_progress: OnProgress = lambda progress: None,
+    checkpointer: Checkpointer | None = None,
+    pause_after: int = 0,
+) -> TrainResult:
+    """Train, validate after every epoch, and keep the best weights; resume from the newest checkpoint, if any.
 
-    It pauses after epoch ``until``, 0 never: the newest checkpoint is then of that epoch's end.
-    On the first worker ``tell`` hears about once a second how it goes. Raises DataError when loss or metric is not a number,
-    or a checkpoint is of another training.
+    Args:
+        spec: What to train.
+        loader: This worker's training batches.
+        held_out: This worker's share of the validation rows.
+        group: This worker's process group.
+        on_epoch: Receives each epoch's result, on every worker.
+        on_progress: Receives progress about once a second, on the first worker.
+        checkpointer: Where checkpoints are; None writes none.
+        pause_after: Epoch after which to return early; 0 trains to the end.
+
+    Returns:
+        The best weights, on the first worker, and all epochs so far.
+
+    Raises:
+        DataError: Loss or metric is not a number, or the checkpoint belongs to a different training.
     """
-    training = _Training(job, feed, held_out, world, tell, checkpoints)
+    training = _Training(spec, loader, held_out, group, on_progress, checkpointer)
     training.resume()
-    while not training.over and not 0 < until <= training.done:
-        report(training.epoch())
+    while not training.is_over and not 0 < pause_after <= training.epochs_done:
+        on_epoch(training.run_epoch())
         training.save_after_epoch()
-    return training.outcome()
+    return training.finish()
 
 
 class _Training:
-    """One worker's part in a training."""
+    """One worker's part of a training."""
 
     def __init__(
-        self, job: Job, feed: Feed, held_out: HeldOut, world: World, tell: Tell, checkpoints: Checkpoints | None
+        self,
+        spec: TrainSpec,
+        loader: BatchLoader,
+        held_out: ValidationLoader,
+        group: ProcessGroup,
+        on_progress: OnProgress,
+        checkpointer: Checkpointer | None,
     ) -> None:
-        self._job, self._feed, self._held_out, self._world = job, placed(feed, world.device), held_out, world
-        self._tell, self._checkpoints = tell, checkpoints
-        # It draws weights that are replaced: before the seeds are set, so that a student's are its own.
-        loss = _loss(job, world)
-        self._module = _module(job, world)
-        self._scored = registry.Scored(self._module, job.task, job.inputs)
-        self._clock = Clock(world.device)
-        steps = job.config.epochs * feed.steps
-        self._step = Stepper(world.wrap(self._module), job.config, loss, steps, world, self._clock)
-        self._metric = task_metrics.primary(job.task)
-        self._progress = Progress(Best(self._metric.worst), torch.zeros((), device=world.device))
-        self._told = 0.0
+        self._spec, self._loader, self._held_out, self._group = spec, to_device(loader, group.device), held_out, group
+        self._on_progress, self._checkpointer = on_progress, checkpointer
+        # Building a teacher draws random numbers: it comes before the student's generators are seeded.
+        loss = _make_loss(spec, group)
+        self._module = _build_module(spec, group)
+        self._scored = registry.ScoringModule(self._module, spec.task, spec.inputs)
+        self._timer = StageTimer(group.device)
+        steps = spec.config.epochs * loader.steps
+        self._step = Stepper(group.wrap(self._module), spec.config, loss, steps, group, self._timer)
+        self._metric = metrics.primary_metric(spec.task)
+        self._state = TrainState(BestWeights(self._metric.worst), torch.zeros((), device=group.device))
+        self._last_progress = 0.0
 
     @property
-    def over(self) -> bool:
-        return self._progress.over(self._job.config)
+    def is_over(self) -> bool:
+        return self._state.is_over(self._spec.config)
 
     @property
-    def done(self) -> int:
-        """Epochs that are over."""
-        return len(self._progress.epochs)
+    def epochs_done(self) -> int:
+        return len(self._state.epochs)
 
-    def outcome(self) -> Outcome:
-        """Once all that is to be kept is written."""
-        if self._checkpoints is not None:
-            self._checkpoints.wait()
-        return self._progress.outcome()
+    def finish(self) -> TrainResult:
+        """Wait for the last checkpoint, and return the result."""
+        if self._checkpointer is not None:
+            self._checkpointer.wait()
+        return self._state.result()
 
-    def epoch(self) -> Epoch:
-        """Take the steps that are left of an epoch, then validate."""
-        number, clock = self.done + 1, self._clock
-        self._step.use(self._job.config.during(number))
+    def run_epoch(self) -> EpochResult:
+        """Take the remaining steps of an epoch, then validate."""
+        number, timer = self.epochs_done + 1, self._timer
+        self._step.use(self._spec.config.for_epoch(number))
         lr = self._step.lr
-        clock.begin(self._progress.spent)
-        loss = _finite(self._steps(number), number)
-        trained, seconds = clock.elapsed, clock.seconds
-        metrics = self._validated()
-        value = _defined(metrics, self._metric.name)
-        best = self._progress.offer(self._metric, value, self._world.weights(self._module))
-        epoch = Epoch(
+        timer.start_epoch(self._state.spent)
+        loss = self._run_steps(number)
+        _check_loss(loss, number)
+        train_seconds, stage_seconds = timer.elapsed, timer.seconds
+        validation = self._validate()
+        value = validation[self._metric.name]
+        _check_defined(value, self._metric.name)
+        best = self._state.offer(self._metric, value, self._group.module_state(self._module))
+        epoch = EpochResult(
             number=number,
-            of=self._job.config.epochs,
+            of=self._spec.config.epochs,
             loss=loss,
-            metrics=metrics,
+            metrics=validation,
             lr=lr,
-            rows_per_second=self._feed.rows / trained,
-            train_seconds=trained,
-            validation_seconds=clock.elapsed - trained,
+            rows_per_second=self._loader.rows / train_seconds,
+            train_seconds=train_seconds,
+            validation_seconds=timer.elapsed - train_seconds,
             best=best,
-            best_so_far=self._progress.best.value,
-            seconds=seconds,
+            best_so_far=self._state.best.value,
+            seconds=stage_seconds,
         )
-        self._progress.end(epoch)
+        self._state.end(epoch)
         return epoch
 
     def save_after_epoch(self) -> None:
-        every = self._job.config.checkpoint_epochs
-        if every and self.done % every == 0:
+        every = self._spec.config.checkpoint_epochs
+        if every and self.epochs_done % every == 0:
             self._save()
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint that the first worker finds."""
-        body = self._checkpoints.newest() if self._checkpoints is not None and not self._world.rank else None
-        if (body := self._world.of_first(body)) is None:
+        """Continue from the newest checkpoint that the first worker reads."""
+        group, state = self._group, self._state
+        body = self._checkpointer.read_newest() if self._checkpointer is not None and not group.rank else None
+        if (body := group.broadcast(body)) is None:
             return
         self._form_buckets()
-        progress, steps = self._progress, self._feed.steps
-        state_dict.restore(loaded(body), self._job, self._world, self._module, self._step, progress, steps)
-        if not self._world.rank:
-            self._tell(self._pulse(progress.spent).model_copy(update={"resumed": True}))
+        stored = load_checkpoint(body)
+        state_dict.restore_state(stored, self._spec, group, self._module, self._step, state, self._loader.steps)
+        if not group.rank:
+            self._on_progress(self._progress(state.spent).model_copy(update={"resumed": True}))
 
-    def _steps(self, number: int) -> float:
+    def _run_steps(self, number: int) -> float:
         """Returns the mean loss of the epoch over all workers."""
         self._scored.train()
-        progress, every = self._progress, self._job.config.checkpoint_steps
-        for batch in self._feed.epoch(number, progress.at):
-            self._clock.mark("data")
-            progress.loss += self._step(batch)
-            progress.at += 1
+        state, every = self._state, self._spec.config.checkpoint_steps
+        for batch in self._loader.epoch(number, state.at):
+            self._timer.mark("data")
+            state.loss += self._step(batch)
+            state.at += 1
             if every and self._step.done % every == 0:
                 self._save()
-            self._tell_now_and_then()
-            self._clock.step()
-        return float(self._world.total(progress.loss)) / (self._feed.steps * self._world.size)
+            self._report_progress()
+            self._timer.step()
+        return float(self._group.all_reduce(state.loss)) / (self._loader.steps * self._group.size)
 
-    def _validated(self) -> dict[str, float]:
+    def _validate(self) -> dict[str, float]:
         self._scored.eval()
-        self._world.even_out(self._module)
-        return validate(self._scored, self._job.task, self._held_out, self._world)
+        self._group.sync_buffers(self._module)
+        return validate(self._scored, self._spec.task, self._held_out, self._group)
 
     def _save(self) -> None:
-        """Copy where training stands; the copy is written while training goes on."""
-        if self._checkpoints is None:
+        """Copy the state; it is written while training continues."""
+        if self._checkpointer is None:
             return
-        with self._clock.during("checkpoint"):
-            steps, spent = self._feed.steps, self._clock.seconds
-            saved = state_dict.take(self._job, self._world, self._module, self._step, self._progress, steps, spent)
-            if not self._world.rank:
-                self._checkpoints.save(self._step.done, saved)
+        with self._timer.measure("checkpoint"):
+            steps, seconds = self._loader.steps, self._timer.seconds
+            stored = state_dict.capture_state(
+                self._spec, self._group, self._module, self._step, self._state, steps, seconds
+            )
+            if not self._group.rank:
+                self._checkpointer.save(self._step.done, stored)
 
     def _form_buckets(self) -> None:
-        """DDP sets the order in which gradients are summed by its first backward pass: let that be one that does not count."""
+        """Run one backward pass whose gradients are discarded.
+
+        DDP fixes the order in which it sums gradients in its first backward pass; without this, a resumed training
+        would differ in the last bits.
+        """
         self._scored.train()
-        self._step.gradients(next(iter(self._feed.epoch(1))))
-        self._step.optimiser.zero_grad(set_to_none=True)
+        self._step.gradients(next(iter(self._loader.epoch(1))))
+        self._step.optimizer.zero_grad(set_to_none=True)
 
-    def _tell_now_and_then(self) -> None:
-        if self._world.rank or self._clock.now - self._told < PULSE_S:
+    def _report_progress(self) -> None:
+        now = time.monotonic()
+        if self._group.rank or now - self._last_progress < PROGRESS_INTERVAL_S:
             return
-        self._told = self._clock.now
-        self._tell(self._pulse(self._clock.seconds))
+        self._last_progress = now
+        self._on_progress(self._progress(self._timer.seconds))
 
-    def _pulse(self, seconds: dict[str, float]) -> Pulse:
-        feed, config = self._feed, self._job.config
-        return self._progress.pulse(config, feed.steps, feed.rows, self._world.size, self._step.lr, seconds)
+    def _progress(self, seconds: dict[str, float]) -> StepProgress:
+        loader, config = self._loader, self._spec.config
+        return self._state.progress(config, loader.steps, loader.rows, self._group.size, self._step.lr, seconds)
 
 
-def _module(job: Job, world: World) -> nn.Module:
-    """Built alike on all workers; from then on each draws dropout from a generator of its own."""
-    rng_state.seed(job.config.seed)
-    module = _loaded(registry.build(job.spec, job.inputs, job.task), job.start).to(world.device)
-    if job.config.compile:
+def _build_module(spec: TrainSpec, group: ProcessGroup) -> nn.Module:
+    """Same weights on all workers; afterwards each draws dropout from a generator of its own."""
+    rng_state.seed(spec.config.seed)
+    module = _load_weights(registry.build(spec.model, spec.inputs, spec.task), spec.start).to(group.device)
+    if spec.config.compile:
         module.compile()
-    rng_state.seed(world.seed(job.config.seed))
+    rng_state.seed(group.worker_seed(spec.config.seed))
     return module
 
 
-def _loaded(module: nn.Module, state: State | None) -> nn.Module:
-    if state is not None:
-        module.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+def _load_weights(module: nn.Module, weights: Weights | None) -> nn.Module:
+    if weights is not None:
+        module.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
     return module
 
 
-def _loss(job: Job, world: World) -> Loss:
-    shift, scale = job.inputs.label_mean, job.inputs.label_std
-    weights = losses.class_weights(job.task, job.config, job.inputs)
-    weights = None if weights is None else weights.to(world.device)
+def _make_loss(spec: TrainSpec, group: ProcessGroup) -> Loss:
+    shift, scale = spec.inputs.label_mean, spec.inputs.label_std
+    weights = losses.class_weights(spec.task, spec.config, spec.inputs)
+    weights = None if weights is None else weights.to(group.device)
 
-    def of_labels(logits: torch.Tensor, part: Batch) -> torch.Tensor:
-        labels = (part.labels - shift) / scale if job.task.kind == "regression" else part.labels
-        return losses.loss(job.task, logits, labels, weights)
+    def label_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        labels = (batch.labels - shift) / scale if spec.task.kind == "regression" else batch.labels
+        return losses.batch_loss(spec.task, logits, labels, weights)
 
-    return of_labels if job.teacher is None else _taught(job, job.teacher, world, of_labels)
+    return label_loss if spec.teacher is None else _distill(spec, spec.teacher, group, label_loss)
 
 
-def _taught(job: Job, teacher: Teacher, world: World, of_labels: Loss) -> Loss:
-    """The loss of a student: in part by what its teacher says of the same rows, without dropout."""
-    module = _loaded(registry.build(teacher.spec, job.inputs, job.task), teacher.state).to(world.device).eval()
+def _distill(spec: TrainSpec, teacher: Teacher, group: ProcessGroup, label_loss: Loss) -> Loss:
+    """A student's loss: the weighted mean of the distillation loss and ``label_loss``."""
+    module = _load_weights(registry.build(teacher.model, spec.inputs, spec.task), teacher.state)
+    module = module.to(group.device).eval()
 
-    def loss(logits: torch.Tensor, part: Batch) -> torch.Tensor:
+    def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
-            taught = module(part.numbers, part.codes).float()
-        told = losses.distilled(job.task, logits, taught, teacher.temperature)
-        return teacher.weight * told + (1 - teacher.weight) * of_labels(logits, part)
+            teacher_logits = module(batch.numbers, batch.codes).float()
+        distillation = losses.distillation_loss(spec.task, logits, teacher_logits, teacher.temperature)
+        return teacher.weight * distillation + (1 - teacher.weight) * label_loss(logits, batch)
 
     return loss
 
 
-def _finite(loss: float, number: int) -> float:
+def _check_loss(loss: float, number: int) -> None:
     if not np.isfinite(loss):
         raise DataError(
-            f"the training loss is {loss} in epoch {number}",
-            "lower lr, or look for infinite values, and for missing ones that the model does not expect",
+            f"the training loss of epoch {number} is {loss}",
+            "lower lr, or check the features for infinite values and missing values that the model does not handle",
+            code="data.loss_not_finite",
+            epoch=number,
+            loss=loss,
         )
-    return loss
 
 
-def _defined(metrics: dict[str, float], metric: str) -> float:
-    if np.isnan(metrics[metric]):
-        raise DataError(f"the validation rows do not define {metric}", "they need rows of more than one class")
-    return metrics[metric]
+def _check_defined(value: float, metric: str) -> None:
+    if np.isnan(value):
+        raise DataError(
+            f"the validation rows do not define {metric}",
+            "use validation rows of more than one class",
+            code="data.metric_undefined",
+            metric=metric,
+        )

@@ -1,4 +1,4 @@
-"""What to train, without the data."""
+"""Specification of a training, without its data."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from dataclasses import dataclass
 from cluster.values import Task
 from trainers.config import ModelSpec, TrainConfig
 from trainers.input_spec import InputSpec
-from trainers.loop.train_events import State
+from trainers.loop.train_events import Weights
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained model whose outputs, softened by ``temperature``, are ``weight`` of a student's loss."""
+    """A trained model from which a student learns (knowledge distillation)."""
 
-    spec: ModelSpec
-    state: State
+    model: ModelSpec
+    state: Weights
     weight: float
+    """Share of the distillation loss in the student's loss."""
     temperature: float
+    """Divides the logits of teacher and student in the distillation loss."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """A model, how to train it, for what, and what it is told about its inputs.
+class TrainSpec:
+    """A model, its training settings, its task and the description of its inputs."""
 
-    ``start`` are the weights that training begins with, drawn when there are none.
-    """
-
-    spec: ModelSpec
+    model: ModelSpec
     config: TrainConfig
     task: Task
     inputs: InputSpec
-    start: State | None = None
+    start: Weights | None = None
+    """Initial weights; drawn at random by default."""
     teacher: Teacher | None = None
+    """Teacher for knowledge distillation."""

@@ -1,4 +1,4 @@
-"""How far a training has come: what a checkpoint has to hold beside the module and its optimiser."""
+"""Progress of a training: what a checkpoint holds in addition to module and optimizer."""
 
 from __future__ import annotations
 
@@ -7,56 +7,77 @@ from dataclasses import dataclass, field
 import torch
 
 from trainers.config import TrainConfig
-from trainers.loop.train_events import Epoch, Outcome, Pulse
-from trainers.metrics import Primary
+from trainers.loop.train_events import EpochResult, StepProgress, TrainResult
+from trainers.metrics import PrimaryMetric
 
 
 @dataclass
-class Best:
-    """The best weights so far; ``weights`` are on the first worker only. ``stale`` counts epochs since."""
+class BestWeights:
+    """The best epoch's weights so far."""
 
     value: float
+    """Its primary metric."""
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    """On the first worker only."""
     stale: int = 0
+    """Epochs since."""
 
 
 @dataclass
-class Progress:
-    """``at`` steps of the present epoch are done, ``loss`` is the sum of theirs, ``spent`` their seconds by stage before a resumption."""
+class TrainState:
+    """Completed epochs, and the position within the current one."""
 
-    best: Best
+    best: BestWeights
     loss: torch.Tensor
-    epochs: list[Epoch] = field(default_factory=list)
+    """Sum of the losses of the current epoch's steps."""
+    epochs: list[EpochResult] = field(default_factory=list)
     at: int = 0
+    """Steps done in the current epoch."""
     spent: dict[str, float] = field(default_factory=dict)
+    """Seconds by stage of the current epoch before a resume."""
 
-    def over(self, config: TrainConfig) -> bool:
+    def is_over(self, config: TrainConfig) -> bool:
+        """Whether all epochs are done, or patience has run out."""
         stale = config.patience and self.best.stale >= config.patience
         return len(self.epochs) >= config.epochs or bool(stale)
 
-    def offer(self, metric: Primary, value: float, weights: dict[str, torch.Tensor]) -> bool:
-        """Keep ``weights`` if ``value`` is the best yet. The first is."""
-        better = not self.epochs or metric.better(value, self.best.value)
-        self.best = Best(value, weights) if better else Best(self.best.value, self.best.weights, self.best.stale + 1)
+    def offer(self, metric: PrimaryMetric, value: float, weights: dict[str, torch.Tensor]) -> bool:
+        """Keep ``weights`` if ``value`` is the best so far, as the first is; returns whether it is."""
+        better = not self.epochs or metric.is_better(value, self.best.value)
+        self.best = (
+            BestWeights(value, weights)
+            if better
+            else BestWeights(self.best.value, self.best.weights, self.best.stale + 1)
+        )
         return better
 
-    def end(self, epoch: Epoch) -> None:
-        """The present epoch has ended; the next one begins."""
+    def end(self, epoch: EpochResult) -> None:
+        """End the current epoch."""
         self.epochs.append(epoch)
         self.at, self.spent = 0, {}
         self.loss.zero_()
 
-    def outcome(self) -> Outcome:
-        return Outcome({name: value.numpy() for name, value in self.best.weights.items()}, tuple(self.epochs))
+    def result(self) -> TrainResult:
+        """The best weights and all epochs."""
+        return TrainResult({name: value.numpy() for name, value in self.best.weights.items()}, tuple(self.epochs))
 
-    def pulse(
+    def progress(
         self, config: TrainConfig, steps: int, rows: int, workers: int, lr: float, seconds: dict[str, float]
-    ) -> Pulse:
-        """``steps`` and ``rows`` are those of a whole epoch, ``seconds`` those spent on this one."""
+    ) -> StepProgress:
+        """Progress within the current epoch.
+
+        Args:
+            config: Settings of the training.
+            steps: Steps of an epoch.
+            rows: Rows of an epoch.
+            workers: Number of workers.
+            lr: Current learning rate.
+            seconds: Seconds of this epoch by stage.
+        """
         spent = sum(seconds.values())
         rate = self.at / spent if spent else 0.0
         left = (config.epochs - len(self.epochs)) * steps - self.at
-        return Pulse(
+        return StepProgress(
             epoch=min(len(self.epochs) + 1, config.epochs),
             epochs=config.epochs,
             step=self.at,

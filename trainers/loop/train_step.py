@@ -1,4 +1,4 @@
-"""One training step, and what surrounds it: schedule, precision, accumulation, clipping, optimiser."""
+"""One training step: schedule, precision, gradient accumulation, clipping, optimizer."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from torch import nn
 
 from trainers.config import Precision, TrainConfig
 from trainers.data.batches import Batch
-from trainers.loop.process_group import World
-from trainers.loop.stage_timer import Clock
+from trainers.loop.process_group import ProcessGroup
+from trainers.loop.stage_timer import StageTimer
 
 START_SHARE = 0.1
+"""Share of the peak learning rate at which "onecycle" starts."""
 END_SHARE = 0.001
+"""Share of the peak learning rate at which "onecycle" ends."""
 
 Loss = Callable[[torch.Tensor, Batch], torch.Tensor]
-"""Of logits and the rows that they are of."""
+"""Loss of the logits of a batch."""
 
 _AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def schedule_factor(config: TrainConfig, step: int, steps: int) -> float:
-    """Share of ``config.lr`` at ``step`` of ``steps``.
+    """Learning rate at ``step`` of ``steps``, as a share of ``config.lr``.
 
     "onecycle" (Smith & Topin 2018) rises from 0.1 along a cosine during the warm-up and falls to 0.001 along another;
     "cosine" rises linearly and falls to 0 along a cosine (Loshchilov & Hutter 2017); "constant" is 1.
@@ -45,77 +47,99 @@ def _half_cosine(done: float) -> float:
 
 
 class Stepper:
-    """AdamW (Loshchilov & Hutter 2019) over a module, one step at a time. Biases, norms and other vectors are not decayed.
+    """Trains a module with AdamW (Loshchilov & Hutter 2019), one step at a time. Only matrices have weight decay.
 
-    ``done`` counts steps, of ``steps`` in all; the learning rate follows from it alone.
+    Args:
+        module: The module, wrapped by ``group``.
+        config: Settings of the training.
+        loss: Loss of a batch's logits.
+        steps: Steps of the whole training, for the schedule.
+        group: The worker's process group.
+        timer: Receives the time of each stage.
+
+    Attributes:
+        optimizer: The optimizer.
+        done: Steps done so far; the learning rate depends on it alone.
     """
 
     def __init__(
-        self, module: nn.Module, config: TrainConfig, loss: Loss, steps: int, world: World, clock: Clock | None = None
+        self,
+        module: nn.Module,
+        config: TrainConfig,
+        loss: Loss,
+        steps: int,
+        group: ProcessGroup,
+        timer: StageTimer | None = None,
     ) -> None:
         self._module = module
         self._config = config
         self._loss = loss
         self._steps = steps
-        self._world = world
-        self._clock = clock or Clock(world.device)
+        self._group = group
+        self._timer = timer or StageTimer(group.device)
         self._cast = _AUTOCAST.get(config.precision)
-        self._scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
-        self.optimiser = _adamw(module, config)
+        self._scaler = torch.amp.GradScaler(group.device.type, enabled=config.precision == "fp16")
+        self.optimizer = _adamw(module, config)
         self.done = 0
 
     def use(self, config: TrainConfig) -> None:
-        """Go on with the settings of ``config`` that may change while a model trains."""
+        """Apply those settings of ``config`` that may change during training."""
         self._config = config
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["weight_decay"] = config.weight_decay if group["params"][0].ndim > 1 else 0.0
 
     @property
     def lr(self) -> float:
+        """Learning rate of the next step."""
         return self._config.lr * schedule_factor(self._config, self.done, self._steps)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """Take one step on ``batch``; returns its mean loss, detached."""
-        for group in self.optimiser.param_groups:
+        """Take one step on ``batch``; returns its mean loss, detached from the graph."""
+        for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         loss = self.gradients(batch)
         if self._config.clip_norm:
-            self._scaler.unscale_(self.optimiser)
+            self._scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._module.parameters(), self._config.clip_norm)
-        self._scaler.step(self.optimiser)
+        self._scaler.step(self.optimizer)
         self._scaler.update()
         self.done += 1
-        self._clock.mark("optimiser")
+        self._timer.mark("optimiser")
         return loss
 
     def gradients(self, batch: Batch) -> torch.Tensor:
-        """Leave the gradient of the mean loss of ``batch`` over all workers, added up over its parts; returns this worker's loss."""
-        self.optimiser.zero_grad(set_to_none=True)
-        parts = batch.parts(self._config.accumulate)
-        found = []
+        """Set gradients to those of the mean loss over all workers, accumulated over micro-batches.
+
+        Returns:
+            The mean loss of this worker's ``batch``, detached from the graph.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = batch.split(self._config.accumulate)
+        part_losses = []
         for number, part in enumerate(parts, start=1):
-            with self._world.averaging(self._module, now=number == len(parts)):
-                loss = self._part(part)
+            with self._group.gradient_sync(self._module, enabled=number == len(parts)):
+                loss = self._part_loss(part)
                 if len(parts) > 1:
                     loss = loss * (len(part.labels) / len(batch.labels))
-                self._clock.mark("forward")
+                self._timer.mark("forward")
                 self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            found.append(loss.detach())
-            self._clock.mark("backward")
-        return found[0] if len(found) == 1 else torch.stack(found).sum()
+            part_losses.append(loss.detach())
+            self._timer.mark("backward")
+        return part_losses[0] if len(part_losses) == 1 else torch.stack(part_losses).sum()
 
     def state(self) -> dict[str, Any]:
-        """What the optimiser's own state leaves out."""
+        """State in addition to that of the optimizer."""
         return {"done": self.done, "scaler": self._scaler.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Restore what ``state`` returned."""
         self.done = state["done"]
         self._scaler.load_state_dict(state["scaler"])
 
-    def _part(self, part: Batch) -> torch.Tensor:
+    def _part_loss(self, part: Batch) -> torch.Tensor:
         if self._cast is None:
             return self._loss(self._module(part.numbers, part.codes), part)
-        with torch.autocast(self._world.device.type, self._cast):
+        with torch.autocast(self._group.device.type, self._cast):
             logits = self._module(part.numbers, part.codes)
         return self._loss(logits.float(), part)
 

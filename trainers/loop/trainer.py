@@ -19,156 +19,182 @@ from features.offline.training_frame import LABEL
 from trainers import losses
 from trainers import metrics as task_metrics
 from trainers.config import ModelSpec, TrainConfig
-from trainers.data.batches import MemoryHeldOut, Rows
+from trainers.data.batches import EncodedRows, MemoryValidationLoader
 from trainers.data.datasets import TrainingData
 from trainers.data.encoding_task import label_array
 from trainers.evaluation import calibration
 from trainers.input_spec import InputSpec
-from trainers.loop.process_group import World
-from trainers.loop.train_events import Epoch, Pulse, State
-from trainers.loop.train_spec import Job, Teacher
-from trainers.loop.validation import gather, validate
-from trainers.loop.worker_group import no_room, on_workers
+from trainers.loop.process_group import ProcessGroup
+from trainers.loop.train_events import EpochResult, StepProgress, TrainResult, Weights
+from trainers.loop.train_spec import Teacher, TrainSpec
+from trainers.loop.validation import gather_scores, validate
+from trainers.loop.worker_group import capacity_warning, run_worker_group
 from trainers.models import registry
 
 TRAIN_SAMPLE_ROWS = 50_000
+"""Training rows on which the trained model is measured."""
 
-LINE_S = 5.0
+LINE_INTERVAL_S = 5.0
+"""Seconds between progress lines within an epoch."""
 
-Progress = Callable[[str], None]
-Watch = Callable[[Epoch | Pulse], None]
+PrintLine = Callable[[str], None]
+OnEvent = Callable[[EpochResult | StepProgress], None]
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What to fit, apart from the data: a TrainSpec whose inputs are not measured yet."""
+
+    spec: ModelSpec
+    config: TrainConfig
+    task: Task
+    encoder: Encoder
+    start: Weights | None = None
+    """Initial weights; drawn at random by default."""
+    teacher: Teacher | None = None
+    """Teacher for knowledge distillation."""
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """A trained model: weights of its best epoch, and how it came about. ``temperature`` divides its logits.
-
-    ``train_metrics`` are measured on at most 50,000 evenly spaced training rows, ``metrics`` on all validation rows.
-    ``seconds``, by the wall clock: "encode", "train", "validate", "start and end" (all else) and "total".
-    """
+    """A trained model: the weights of its best epoch, and the course of its training."""
 
     spec: ModelSpec
     config: TrainConfig
     task: Task
     encoder: Encoder
     inputs: InputSpec
-    state: State
-    epochs: tuple[Epoch, ...]
+    state: Weights
+    epochs: tuple[EpochResult, ...]
     metrics: dict[str, float]
+    """Metrics of the best epoch on all validation rows."""
     train_metrics: dict[str, float]
+    """Metrics on at most 50,000 evenly spaced training rows."""
     seconds: dict[str, float]
+    """Wall-clock seconds: "encode", "train", "validate", "start and end" (the rest) and "total"."""
     temperature: float = 1.0
+    """Divides the logits (temperature scaling)."""
 
-    def module(self) -> nn.Module:
-        """The trained module, ready to predict."""
+    def build_module(self) -> nn.Module:
+        """The trained module, in evaluation mode."""
         module = registry.build(self.spec, self.inputs, self.task)
         module.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in self.state.items()})
         return module.eval()
 
-    def scored(self) -> registry.Scored:
-        """The trained module with scores as its output."""
-        return registry.Scored(self.module(), self.task, self.inputs, self.temperature).eval()
+    def build_scorer(self) -> registry.ScoringModule:
+        """The trained module with scores as its output, in evaluation mode."""
+        return registry.ScoringModule(self.build_module(), self.task, self.inputs, self.temperature).eval()
 
 
 def fit(
-    spec: ModelSpec,
-    config: TrainConfig,
-    task: Task,
-    encoder: Encoder,
+    request: FitRequest,
     data: TrainingData,
-    progress: Progress = print,
+    print_line: PrintLine = print,
     *,
     name: str = "fit",
-    watch: Watch = lambda seen: None,
+    on_event: OnEvent = lambda event: None,
     checkpoints: str = "",
-    start: State | None = None,
-    teacher: Teacher | None = None,
 ) -> FitResult:
-    """Train on ``config.workers`` workers. Raises ProjectError, DataError, or RayloopError for a worker that died once too often.
+    """Train a model on ``config.workers`` workers.
 
-    ``watch`` gets each epoch, and about every second how it goes; metrics in Ray's dashboard carry ``name``. A folder or URI for
-    ``checkpoints`` lets a fit that was killed go on when it is called again with the same arguments; it must be reachable from
-    every node. It is the caller's to remove. ``start`` and ``teacher`` are those of Job.
+    Args:
+        request: What to fit.
+        data: Training and validation rows.
+        print_line: Receives progress as lines for people.
+        name: Label of the training's metrics in the Ray dashboard.
+        on_event: Receives each epoch, and progress within an epoch about once a second.
+        checkpoints: A folder or URI that every node can reach. A fit that was killed resumes when it is called again
+            with the same arguments. The caller deletes it.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        ProjectError: Model and settings do not fit the task or the data.
+        DataError: The rows cannot be encoded, or training does not converge to finite values.
+        RayloopError: A worker died more than ``config.restarts`` times.
     """
+    task, config = request.task, request.config
     calibration.require_probabilities(task, config.calibrate)
     started = time.perf_counter()
-    encoded = data.encoded(encoder, task, config.cache_mib)
-    registry.check(spec, encoded.inputs, task)
+    encoded = data.encode(request.encoder, task, config.cache_mib)
+    registry.check(request.spec, encoded.inputs, task)
     encode_seconds = time.perf_counter() - started
-    metric = task_metrics.primary(task).name
     losses.class_weights(task, config, encoded.inputs)
-    if told := no_room(config.min_workers or config.workers, config.cpus_per_worker):
-        progress(told)
-    with _channel(_Teller(progress, metric, watch)) as queue:
-        job = Job(spec, config, task, encoded.inputs, start, teacher)
-        outcome = on_workers(job, encoded, queue=queue, name=name, checkpoints=checkpoints)
-    if (done := len(outcome.epochs)) < config.epochs:
-        progress(f"stopped after {done} of {config.epochs} epochs: none of the last {config.patience} was better")
-    fitted = time.perf_counter() - started
-    train_seconds = sum(epoch.train_seconds for epoch in outcome.epochs)
-    validation_seconds = sum(epoch.validation_seconds for epoch in outcome.epochs)
+    if warning := capacity_warning(config.min_workers or config.workers, config.cpus_per_worker):
+        print_line(warning)
+    spec = TrainSpec(request.spec, config, task, encoded.inputs, request.start, request.teacher)
+    reporter = _ProgressReporter(print_line, task_metrics.primary_metric(task).name, on_event)
+    with _event_queue(reporter) as queue:
+        trained = run_worker_group(spec, encoded, queue=queue, name=name, checkpoints=checkpoints)
+    if (done := len(trained.epochs)) < config.epochs:
+        print_line(f"stopped early after {done} of {config.epochs} epochs: no improvement in {config.patience} epochs")
     result = FitResult(
-        spec=spec,
+        spec=request.spec,
         config=config,
         task=task,
-        encoder=encoder,
+        encoder=request.encoder,
         inputs=encoded.inputs,
-        state=outcome.state,
-        epochs=outcome.epochs,
-        metrics=outcome.best.metrics,
+        state=trained.state,
+        epochs=trained.epochs,
+        metrics=trained.best.metrics,
         train_metrics={},
-        seconds={
-            "encode": encode_seconds,
-            "train": train_seconds,
-            "validate": validation_seconds,
-            "start and end": fitted - encode_seconds - train_seconds - validation_seconds,
-            "total": fitted,
-        },
+        seconds=_split_seconds(trained, encode_seconds, time.perf_counter() - started),
     )
-    return replace(result, train_metrics=_on_sample(result, encoded.sample().every(TRAIN_SAMPLE_ROWS)))
+    rows = encoded.sample().thin(TRAIN_SAMPLE_ROWS)
+    train_metrics = validate(result.build_scorer(), task, MemoryValidationLoader(rows), ProcessGroup())
+    return replace(result, train_metrics=train_metrics)
 
 
-def calibrated(result: FitResult, validation: pa.Table) -> FitResult:
-    """The same model with the temperature that suits its validation rows, where its settings ask for one."""
+def calibrate(result: FitResult, validation: pa.Table) -> FitResult:
+    """The same model with a temperature fitted on ``validation``, if its settings request calibration."""
     if result.config.calibrate == "none":
         return result
     arrays, labels = result.encoder.encode(validation), label_array(validation[LABEL])
-    rows = Rows(arrays["numbers"], arrays["codes"], labels)
-    scores, _ = gather(result.scored(), result.task, MemoryHeldOut(rows), World())
+    rows = EncodedRows(arrays["numbers"], arrays["codes"], labels)
+    scores, _ = gather_scores(result.build_scorer(), result.task, MemoryValidationLoader(rows), ProcessGroup())
     return replace(result, temperature=calibration.fit_temperature(result.task, scores, labels))
 
 
-def _on_sample(result: FitResult, rows: Rows) -> dict[str, float]:
-    return validate(result.scored(), result.task, MemoryHeldOut(rows), World())
+def _split_seconds(trained: TrainResult, encode: float, total: float) -> dict[str, float]:
+    train = sum(epoch.train_seconds for epoch in trained.epochs)
+    validation = sum(epoch.validation_seconds for epoch in trained.epochs)
+    return {
+        "encode": encode,
+        "train": train,
+        "validate": validation,
+        "start and end": total - encode - train - validation,
+        "total": total,
+    }
 
 
-class _Teller:
-    """Puts what workers say into lines: every epoch, and every five seconds what goes on within one."""
+class _ProgressReporter:
+    """Prints the events of workers: each epoch, and progress within an epoch every five seconds."""
 
-    def __init__(self, progress: Progress, metric: str, watch: Watch) -> None:
-        self._progress, self._metric, self._watch = progress, metric, watch
-        self._said = time.monotonic()
+    def __init__(self, print_line: PrintLine, metric: str, on_event: OnEvent) -> None:
+        self._print_line, self._metric, self._on_event = print_line, metric, on_event
+        self._last_line = time.monotonic()
 
-    def __call__(self, seen: Epoch | Pulse) -> None:
-        self._watch(seen)
+    def __call__(self, event: EpochResult | StepProgress) -> None:
+        self._on_event(event)
         now = time.monotonic()
-        if isinstance(seen, Epoch):
-            self._progress(seen.line(self._metric))
-        elif seen.resumed or now - self._said >= LINE_S:
-            self._progress(seen.line())
+        if isinstance(event, EpochResult):
+            self._print_line(event.format(self._metric))
+        elif event.resumed or now - self._last_line >= LINE_INTERVAL_S:
+            self._print_line(event.format())
         else:
             return
-        self._said = now
+        self._last_line = now
 
 
 @contextmanager
-def _channel(receive: Watch) -> Iterator[Queue]:
-    """A queue that workers put epochs and pulses on; ``receive`` is called here for each, as it comes."""
+def _event_queue(receive: OnEvent) -> Iterator[Queue]:
+    """A queue for the events of workers; ``receive`` is called in this process for each."""
     queue = Queue(actor_options={"num_cpus": 0})
 
     def drain() -> None:
-        while (seen := queue.get()) is not None:
-            receive(seen)
+        while (event := queue.get()) is not None:
+            receive(event)
 
     thread = threading.Thread(target=drain, daemon=True)
     thread.start()

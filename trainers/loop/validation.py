@@ -1,4 +1,4 @@
-"""Metrics on held-out rows, over all workers."""
+"""Scores and metrics of held-out rows, over all workers."""
 
 from __future__ import annotations
 
@@ -8,50 +8,74 @@ import torch
 from cluster.errors import DataError
 from cluster.values import Task
 from trainers import metrics
-from trainers.config import SCORE_ROWS
-from trainers.data.batches import HeldOut
-from trainers.data.sharding import share_of
-from trainers.loop.process_group import World
-from trainers.models.registry import Scored
+from trainers.config import SCORE_BATCH_ROWS
+from trainers.data.batches import ValidationLoader
+from trainers.data.sharding import shard_bounds
+from trainers.loop.process_group import ProcessGroup
+from trainers.models.registry import ScoringModule
 
 
-def validate(scored: Scored, task: Task, held_out: HeldOut, world: World) -> dict[str, float]:
-    """Metrics over the held-out rows of all workers, exact, not averaged over shards. Raises DataError for scores that are not numbers."""
-    scores, labels = gather(scored, task, held_out, world)
-    if broken := int(np.isnan(scores).reshape(len(scores), -1).any(axis=1).sum()):
+def validate(scored: ScoringModule, task: Task, held_out: ValidationLoader, group: ProcessGroup) -> dict[str, float]:
+    """Exact metrics over the held-out rows of all workers, not averages over shards.
+
+    Args:
+        scored: The model with scores as its output.
+        task: The task.
+        held_out: This worker's share of the held-out rows.
+        group: The worker's process group.
+
+    Returns:
+        Metrics by name.
+
+    Raises:
+        DataError: A score is NaN.
+    """
+    scores, labels = gather_scores(scored, task, held_out, group)
+    if invalid := int(np.isnan(scores).reshape(len(scores), -1).any(axis=1).sum()):
         raise DataError(
-            f"the model's scores of {broken:,} of {len(scores):,} rows are not numbers",
-            "lower lr, or look for infinite values, and for missing ones that the model does not expect",
+            f"the model's scores are NaN for {invalid:,} of {len(scores):,} held-out rows",
+            "lower lr, or check the features for infinite values and missing values that the model does not handle",
+            code="data.score_not_a_number",
+            rows=invalid,
         )
     return metrics.evaluate(task, scores, labels)
 
 
 @torch.no_grad()
-def gather(scored: Scored, task: Task, held_out: HeldOut, world: World) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and labels of all held-out rows, in order, on every worker."""
+def gather_scores(
+    scored: ScoringModule, task: Task, held_out: ValidationLoader, group: ProcessGroup
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and labels of the held-out rows of all workers, in order, on every worker.
+
+    Args:
+        scored: The model with scores as its output.
+        task: The task.
+        held_out: This worker's share of the held-out rows.
+        group: The worker's process group.
+    """
     width = task.outputs
-    table = torch.zeros(held_out.rows, width + task.label_width, device=world.device)
+    table = torch.zeros(held_out.rows, width + task.label_width, device=group.device)
     calls = 0
-    for first, batch in held_out.parts():
+    for first, batch in held_out.batches():
         at = slice(first, first + len(batch.labels))
-        batch = batch.to(world.device)
+        batch = batch.to(group.device)
         table[at, :width] = scored(batch.numbers, batch.codes).reshape(-1, width)
         table[at, width:] = batch.labels.reshape(-1, task.label_width)
         calls += 1
-    for _ in range(calls, _most_calls(held_out, world)):
-        scored(*scored.blank(world.device))
-    table = world.total(table).cpu()
-    return _shaped(table[:, :width], task.wide), _shaped(table[:, width:], task.label_width > 1)
+    for _ in range(calls, _max_calls(held_out, group)):
+        scored(*scored.zero_row(group.device))
+    table = group.all_reduce(table).cpu()
+    return _to_array(table[:, :width], task.wide), _to_array(table[:, width:], task.label_width > 1)
 
 
-def _most_calls(held_out: HeldOut, world: World) -> int:
-    """Calls of the worker with most rows, where one cannot call its module without the others."""
-    if not world.together:
+def _max_calls(held_out: ValidationLoader, group: ProcessGroup) -> int:
+    """Calls of the worker with the most rows if all must call the module together, else 0."""
+    if not group.collective_forward:
         return 0
-    bounds = [share_of(held_out.rows, rank, world.size) for rank in range(world.size)]
-    return max(-(-(end - first) // SCORE_ROWS) for first, end in bounds)
+    bounds = [shard_bounds(held_out.rows, rank, group.size) for rank in range(group.size)]
+    return max(-(-(end - first) // SCORE_BATCH_ROWS) for first, end in bounds)
 
 
-def _shaped(table: torch.Tensor, wide: bool) -> np.ndarray:
+def _to_array(table: torch.Tensor, wide: bool) -> np.ndarray:
     array: np.ndarray = (table if wide else table[:, 0]).numpy()
     return array

@@ -1,4 +1,4 @@
-"""A group of Ray Train workers that run the train function together."""
+"""Data-parallel Ray Train workers that run the training loop."""
 
 from __future__ import annotations
 
@@ -23,139 +23,157 @@ from ray.util.queue import Queue
 from cluster.env import environment_defaults
 from cluster.errors import DataError, ProjectError, RayloopError
 from trainers.config import TrainConfig
-from trainers.data.dataset_sharding import Shards
-from trainers.data.datasets import EncodedData, feeds
+from trainers.data.dataset_sharding import ExactShards
+from trainers.data.datasets import EncodedData, make_loaders
 from trainers.loop import train_loop
-from trainers.loop.checkpointer import Checkpoints
-from trainers.loop.process_group import Replicas, World
-from trainers.loop.ray_metrics import Gauges
-from trainers.loop.train_events import Epoch, Outcome, Pulse
-from trainers.loop.train_spec import Job
-from trainers.worker_errors import blamed, deliberate
+from trainers.loop.checkpointer import Checkpointer
+from trainers.loop.process_group import DDPGroup, ProcessGroup
+from trainers.loop.ray_metrics import TrainGauges
+from trainers.loop.train_events import EpochResult, StepProgress, TrainResult
+from trainers.loop.train_spec import TrainSpec
+from trainers.worker_errors import attach_details, error_origin, unwrap_error
 
-TRAIN_VARIABLES = {
-    # A report waits until the controller has looked; by default it looks every two seconds.
+RAY_TRAIN_ENV = {
+    # A report waits for the controller's next poll, which is every two seconds by default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # It calls for a checkpoint before a node goes, which stops all workers to agree on it; those taken every few steps do as well.
+    # It requests a checkpoint before a node leaves, for which all workers must stop; periodic ones suffice.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 
-def on_workers(
-    job: Job,
+def run_worker_group(
+    spec: TrainSpec,
     encoded: EncodedData,
     queue: Queue | None = None,
     callbacks: Sequence[UserCallback] = (),
     name: str = "fit",
     checkpoints: str = "",
     origin: str = "",
-    until: int = 0,
-) -> Outcome:
-    """Run the train function on a group of workers. Epochs and pulses go to ``queue``, epochs to Ray Train's report.
+    pause_after: int = 0,
+) -> TrainResult:
+    """Run the training loop on a group of workers.
 
-    ``checkpoints`` is the folder that training goes on from and leaves its checkpoints in; without one they live as long as
-    the training does. ``origin`` and ``until`` are those of Checkpoints and loop.train.
+    Args:
+        spec: What to train.
+        encoded: Training and validation rows.
+        queue: Receives epochs and progress of the first worker.
+        callbacks: Callbacks of Ray Train; epochs are also reported to Ray Train.
+        name: Label of the training's metrics.
+        checkpoints: Folder for checkpoints, from which training resumes; empty deletes them at the end.
+        origin: As in Checkpointer.
+        pause_after: As in train_loop.train.
+
+    Raises:
+        RayloopError: A worker failed for good.
     """
-    with tempfile.TemporaryDirectory(prefix="rayloop-fit-") as folder, _interrupt_kept():
+    with tempfile.TemporaryDirectory(prefix="rayloop-fit-") as folder, _preserve_sigint_handler():
         trainer = TorchTrainer(
-            _worker,
+            _run_worker,
             train_loop_config={
-                "job": job,
-                "parts": encoded.described(),
+                "spec": spec,
+                "parts": encoded.without_datasets(),
                 "queue": queue,
                 "name": name,
                 "checkpoints": checkpoints or f"{folder}/checkpoints",
-                "passing": not checkpoints,
+                "temporary": not checkpoints,
                 "origin": origin,
-                "until": until,
+                "pause_after": pause_after,
             },
-            torch_config=TorchConfig(backend=_backend(job.config)),
-            scaling_config=_scaling(job.config),
+            torch_config=TorchConfig(backend=_backend(spec.config)),
+            scaling_config=_scaling(spec.config),
             run_config=RunConfig(
                 name="fit",
                 storage_path=folder,
                 callbacks=list(callbacks),
-                failure_config=FailureConfig(max_failures=job.config.restarts),
+                failure_config=FailureConfig(max_failures=spec.config.restarts),
                 logging_config=LoggingConfig("WARNING"),
             ),
-            datasets=dict(encoded.streamed),
-            dataset_config=Shards(),
+            datasets=dict(encoded.streamed_datasets),
+            dataset_config=ExactShards(),
         )
         try:
-            with environment_defaults(**TRAIN_VARIABLES):
+            with environment_defaults(**RAY_TRAIN_ENV):
                 result: Any = trainer.fit()
         except TrainingFailedError as error:
-            raise _cause(error) from error
+            raise _worker_error(error) from error
     if isinstance(result.return_value, RayloopError):
         raise result.return_value
-    outcome: Outcome = result.return_value
-    return outcome
+    trained: TrainResult = result.return_value
+    return trained
 
 
-def _worker(given: dict[str, Any]) -> Outcome | RayloopError | None:
-    """Returns what went wrong by the user's own doing, alike on all workers: raised, it would be tried again."""
-    job = given["job"]
+@attach_details()
+def _run_worker(arguments: dict[str, Any]) -> TrainResult | RayloopError | None:
+    """Returns errors of the user's data or project, which are the same on all workers: Ray would retry raised ones."""
+    spec = arguments["spec"]
     # Ray logs every report in full, through the root logger.
     logging.getLogger().setLevel(logging.WARNING)
-    torch.set_num_threads(job.config.threads)
-    world = _world(job.config)
-    checkpoints = Checkpoints(given["checkpoints"], given["origin"])
+    torch.set_num_threads(spec.config.threads)
+    group = _process_group(spec.config)
+    checkpointer = Checkpointer(arguments["checkpoints"], arguments["origin"])
     try:
-        outcome = _train(given, world, checkpoints)
+        result = _train(arguments, group, checkpointer)
     except (DataError, ProjectError) as error:
         return error
-    if given["passing"] and world.rank == 0:
-        checkpoints.clear()
-    return outcome if world.rank == 0 else None
+    if arguments["temporary"] and group.rank == 0:
+        checkpointer.clear()
+    return result if group.rank == 0 else None
 
 
-def _train(given: dict[str, Any], world: World, checkpoints: Checkpoints) -> Outcome:
-    job, queue, gauges = given["job"], given["queue"], Gauges(given["name"])
+def _train(arguments: dict[str, Any], group: ProcessGroup, checkpointer: Checkpointer) -> TrainResult:
+    spec, queue, gauges = arguments["spec"], arguments["queue"], TrainGauges(arguments["name"])
 
-    def send(what: Epoch | Pulse) -> None:
-        if queue is not None and world.rank == 0:
-            queue.put(what)
+    def send(event: EpochResult | StepProgress) -> None:
+        if queue is not None and group.rank == 0:
+            queue.put(event)
 
-    def report(epoch: Epoch) -> None:
-        ray_train.report(epoch.report())
+    def on_epoch(epoch: EpochResult) -> None:
+        ray_train.report(epoch.as_report())
         send(epoch)
 
-    def tell(pulse: Pulse) -> None:
-        gauges.show(pulse)
-        send(pulse)
+    def on_progress(progress: StepProgress) -> None:
+        gauges.record(progress)
+        send(progress)
 
-    feed, held_out = feeds(given["parts"], job.config, world.rank, world.size, ray_train.get_dataset_shard)
-    return train_loop.train(job, feed, held_out, world, report, tell, checkpoints, given["until"])
+    loader, held_out = make_loaders(
+        arguments["parts"], spec.config, group.rank, group.size, ray_train.get_dataset_shard
+    )
+    return train_loop.train(
+        spec, loader, held_out, group, on_epoch, on_progress, checkpointer, arguments["pause_after"]
+    )
 
 
-def _world(config: TrainConfig) -> World:
+def _process_group(config: TrainConfig) -> ProcessGroup:
     if config.strategy == "ddp":
-        return Replicas(get_device())
-    from trainers.loop.fsdp import Sharded
+        return DDPGroup(get_device())
+    from trainers.loop.fsdp import FSDPGroup
 
-    return Sharded(get_device())
+    return FSDPGroup(get_device())
 
 
 def gpus_per_worker(config: TrainConfig, workers: int) -> float:
-    """GPUs of each worker: whole ones when there is one each, equal parts of one when there are fewer, 0 for none."""
+    """GPUs of each worker: 1 if there are enough, an equal fraction of one if there are fewer, 0 without GPUs."""
     if config.gpu is False:
         return 0.0
-    found = float(ray.cluster_resources().get("GPU", 0.0))
-    if config.gpu is True and not found:
+    available = float(ray.cluster_resources().get("GPU", 0.0))
+    if config.gpu is True and not available:
         return 1.0
-    return 1.0 if found >= workers else int(100 * found / workers) / 100
+    return 1.0 if available >= workers else int(100 * available / workers) / 100
 
 
-def no_room(workers: int, cpus_each: float) -> str:
-    """What to tell of a training that has to wait for nodes, which may never come; empty when the cluster is large enough."""
-    wanted, found = workers * cpus_each, float(ray.cluster_resources().get("CPU", 0.0))
-    if wanted <= found:
+def capacity_warning(workers: int, cpus_each: float) -> str:
+    """A warning for a training that must wait for nodes, which may never come; empty if the cluster is large enough."""
+    required, available = workers * cpus_each, float(ray.cluster_resources().get("CPU", 0.0))
+    if required <= available:
         return ""
-    return f"WARNING: waits for nodes: {workers} workers want {wanted:g} CPUs and the cluster has {found:g}; lower workers, or end it"
+    return (
+        f"WARNING: waiting for nodes: {workers} workers need {required:g} CPUs, the cluster has {available:g}; "
+        "lower workers, or stop the training"
+    )
 
 
 def _backend(config: TrainConfig) -> str:
-    """NCCL refuses two ranks on one GPU; gloo does not."""
+    """NCCL does not allow two ranks on one GPU; gloo does."""
     return "nccl" if gpus_per_worker(config, config.min_workers or config.workers) == 1.0 else "gloo"
 
 
@@ -169,17 +187,20 @@ def _scaling(config: TrainConfig) -> ScalingConfig:
     )
 
 
-def _cause(error: TrainingFailedError) -> RayloopError:
-    """The deliberate error that a worker raised, or one that names what happened."""
+def _worker_error(error: TrainingFailedError) -> RayloopError:
+    """The RayloopError that a worker raised, or one that names the cause."""
     text = str(error)
-    return deliberate(text) or RayloopError(
-        f"a training worker failed: {blamed(text)}", "its log is in the Ray dashboard"
+    return unwrap_error(text) or RayloopError(
+        f"a training worker failed: {error_origin(text)}",
+        "read its log in the Ray dashboard",
+        code="rayloop.training_worker_failed",
+        origin=error_origin(text),
     )
 
 
 @contextmanager
-def _interrupt_kept() -> Iterator[None]:
-    """Ray Train leaves a handler of its own behind that turns a later Ctrl-C into exit code 0."""
+def _preserve_sigint_handler() -> Iterator[None]:
+    """Restore the handler afterwards: Ray Train leaves its own, which turns a later Ctrl-C into exit code 0."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

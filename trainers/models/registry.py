@@ -1,7 +1,8 @@
-"""Modules: ``forward(numbers, codes) -> logits`` with numbers float32 [n, k], codes int64 [n, c], logits [n, outputs].
+"""Built-in models, and how a model is built from its spec.
 
-A module takes the arrays of features/encoder.py as they are: NaN stands for missing, and scaling is its own
-business. trainers/models/tabular_input.py does what most need.
+A model is a module with ``forward(numbers, codes) -> logits``: numbers float32 [n, k], codes int64 [n, c], logits
+[n, outputs]. It takes the arrays of features/encoder.py unchanged: NaN marks a missing value, and the module scales its
+inputs itself; trainers/models/tabular_input.py covers the usual cases.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from trainers.config import ModelSpec, Parameter
 from trainers.input_spec import InputSpec
 from trainers.models.ft_transformer import FtTransformer
 from trainers.models.tabular_input import TabularInput
-from trainers.worker_errors import blamed
+from trainers.worker_errors import error_origin
 
 _BLOCK = 4
-"""Modules of a layer of Mlp."""
+"""Submodules in each layer of Mlp."""
 
 
 class Linear(nn.Module):
@@ -41,7 +42,7 @@ class Linear(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Fully connected layers on TabularInput: linear, ``norm`` ("batch", "layer", "none"), SiLU, dropout."""
+    """Fully connected layers on TabularInput, each linear, ``norm`` ("batch", "layer", "none"), SiLU, and dropout."""
 
     def __init__(
         self,
@@ -68,38 +69,52 @@ class Mlp(nn.Module):
         return logits
 
     def prune(self, share: float) -> tuple[dict[str, Parameter], dict[str, torch.Tensor]]:
-        """Parameters and state without ``share`` of the units of each layer, those that contribute least."""
+        """Remove the least important units of each layer.
+
+        Args:
+            share: Share of units to remove.
+
+        Returns:
+            Parameters and weights of the smaller model.
+        """
         state = dict(self.state_dict())
         blocks = range(0, len(self.body), _BLOCK)
         after = [*(f"body.{at}" for at in blocks[1:]), "head"][: len(blocks)]
-        sizes, kept = list[int](), None
+        sizes, units = list[int](), None
         for at, following in zip(blocks, after, strict=True):
             weight = state[f"body.{at}.weight"]
-            state[f"body.{at}.weight"] = weight if kept is None else weight[:, kept]
-            kept = _strongest(self.body[at + 1], weight, state[f"{following}.weight"], share)
+            state[f"body.{at}.weight"] = weight if units is None else weight[:, units]
+            units = _select_units(self.body[at + 1], weight, state[f"{following}.weight"], share)
             for name in [name for name in state if name.startswith((f"body.{at}.", f"body.{at + 1}."))]:
-                state[name] = state[name][kept] if state[name].ndim else state[name]
-            sizes.append(len(kept))
-        if kept is not None:
-            state["head.weight"] = state["head.weight"][:, kept]
+                state[name] = state[name][units] if state[name].ndim else state[name]
+            sizes.append(len(units))
+        if units is not None:
+            state["head.weight"] = state["head.weight"][:, units]
         return {"hidden": tuple(sizes)}, state
 
 
-def _strongest(norm: nn.Module, into: torch.Tensor, out: torch.Tensor, share: float) -> torch.Tensor:
-    """Positions of the units to keep, at least one: by the length of the weights that leave a unit, times its scale.
+def _select_units(norm: nn.Module, into: torch.Tensor, out: torch.Tensor, share: float) -> torch.Tensor:
+    """Positions of the units to keep, at least one, ranked by the norm of a unit's outgoing weights times its scale.
 
-    Behind a norm the scale is that of the norm, whatever the weights before it (Liu et al. 2017, arXiv:1708.06519); without one, their
-    length (Li et al. 2017, arXiv:1608.08710).
+    The scale is that of a following norm layer, which makes the incoming weights irrelevant (Liu et al. 2017,
+    arXiv:1708.06519); without one, the norm of the incoming weights (Li et al. 2017, arXiv:1608.08710).
     """
     gain = norm.weight if isinstance(norm, nn.BatchNorm1d | nn.LayerNorm) else None
     scale = torch.linalg.vector_norm(into, dim=1) if gain is None else gain.detach().abs()
     count = max(1, round((1 - share) * len(scale)))
-    kept: torch.Tensor = (scale * torch.linalg.vector_norm(out, dim=0)).topk(count).indices
-    return kept.sort().values
+    units: torch.Tensor = (scale * torch.linalg.vector_norm(out, dim=0)).topk(count).indices
+    return units.sort().values
 
 
-class Scored(nn.Module):
-    """A module whose output is the scores of contracts.Task; ``temperature`` divides its logits (calibration.py)."""
+class ScoringModule(nn.Module):
+    """Wraps a model so that it outputs scores as cluster.values.Task describes.
+
+    Args:
+        module: The model.
+        task: The task.
+        inputs: Description of the inputs.
+        temperature: Divides the logits (temperature scaling).
+    """
 
     def __init__(self, module: nn.Module, task: Task, inputs: InputSpec, temperature: float = 1.0) -> None:
         super().__init__()
@@ -110,68 +125,103 @@ class Scored(nn.Module):
         self.temperature = temperature
         self._shape = inputs.width, len(inputs.cardinalities)
 
-    def blank(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs of one row of zeros."""
+    def zero_row(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs of a single row of zeros."""
         width, codes = self._shape
         return torch.zeros(1, width, device=device), torch.zeros(1, codes, dtype=torch.int64, device=device)
 
     def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         logits = self.module(numbers, codes)
-        # Left out of the graph where it does nothing.
+        # The exported graph has no division without a temperature.
         scores = losses.activate(self.task, logits / self.temperature if self.temperature != 1.0 else logits)
         return scores * self.scale + self.shift if self.task.kind == "regression" else scores
 
 
 def build(spec: ModelSpec, inputs: InputSpec, task: Task) -> nn.Module:
-    """The module that ``spec`` describes, its weights drawn from torch's generator. Raises ProjectError."""
+    """Build the model that ``spec`` describes, with weights drawn from torch's global generator.
+
+    Raises:
+        ProjectError: The builder does not accept the parameters, or does not return a module.
+    """
     builder = _builder(spec)
     try:
         inspect.signature(builder).bind(inputs, task, **spec.parameters)
     except TypeError as error:
-        raise ProjectError(f"model {spec.name!r} cannot be built with its parameters: {error}") from error
+        raise ProjectError(
+            f"model {spec.name!r} does not accept its parameters: {error}",
+            "correct the parameters of the ModelSpec",
+            code="project.model_parameters",
+            model=spec.name,
+        ) from error
     module = builder(inputs, task, **spec.parameters)
     if not isinstance(module, nn.Module):
-        raise ProjectError(f"model builder {spec.name!r} returned {type(module).__name__}", "return a torch.nn.Module")
+        raise ProjectError(
+            f"model builder {spec.name!r} returned {type(module).__name__}",
+            "return a torch.nn.Module",
+            code="project.not_a_module",
+            model=spec.name,
+            type=type(module).__name__,
+        )
     return module
 
 
 def check(spec: ModelSpec, inputs: InputSpec, task: Task) -> None:
-    """Build the module and give it two rows of zeros: what is wrong with it shows before workers are started, and tried again.
+    """Build the model and score two rows of zeros, so that a fault shows before workers start and retry.
 
-    Raises ProjectError.
+    Raises:
+        ProjectError: The model cannot be built, fails, or returns logits of the wrong shape.
     """
     module = build(spec, inputs, task).eval()
     rows = torch.zeros(2, inputs.width), torch.zeros(2, len(inputs.cardinalities), dtype=torch.int64)
     try:
         with torch.no_grad():
             logits = module(*rows)
-    # A module of the user's own may fail in any way.
+    # A user's module may fail in any way.
     except Exception as error:
-        told = blamed("".join(traceback.format_exception(error)))
-        raise ProjectError(f"model {spec.name!r} cannot score two rows of zeros: {told}") from error
-    wanted, found = (2, task.outputs), tuple(getattr(logits, "shape", ()))
-    if found != wanted:
+        origin = error_origin("".join(traceback.format_exception(error)))
         raise ProjectError(
-            f"model {spec.name!r} gives logits of shape {found} for two rows", f"give {wanted}: [n, task.outputs]"
+            f"model {spec.name!r} fails to score two rows of zeros: {origin}",
+            "fix its forward method",
+            code="project.model_fails",
+            model=spec.name,
+        ) from error
+    expected, shape = (2, task.outputs), tuple(getattr(logits, "shape", ()))
+    if shape != expected:
+        raise ProjectError(
+            f"model {spec.name!r} returns logits of shape {shape} for two rows",
+            f"return shape {expected}: [n, task.outputs]",
+            code="project.logits_shape",
+            model=spec.name,
+            shape=shape,
+            expected=expected,
         )
 
 
 def check_parameters(spec: ModelSpec, names: Iterable[str]) -> None:
-    """Raise ProjectError naming the first of ``names`` that the model's builder does not take."""
-    taken = inspect.signature(_builder(spec)).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values()):
+    """Check that the model's builder accepts all parameters in ``names``.
+
+    Raises:
+        ProjectError: It does not accept one of them.
+    """
+    accepted = inspect.signature(_builder(spec)).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
         return
-    offered = list(taken)[2:]
+    offered = list(accepted)[2:]
     for name in names:
         if name not in offered:
-            has = ", ".join(offered) or "none"
-            raise ProjectError(f"model {spec.name!r} has no parameter {name!r}", f"it has {has}")
+            raise ProjectError(
+                f"model {spec.name!r} has no parameter {name!r}",
+                f"use one of its parameters: {', '.join(offered) or 'none'}",
+                code="project.unknown_model_parameter",
+                model=spec.name,
+                name=name,
+            )
 
 
-def parameters(spec: ModelSpec) -> dict[str, Any]:
-    """The model's parameters: those of ``spec``, and the builder's defaults for the others."""
-    taken = inspect.signature(_builder(spec)).parameters.values()
-    return {p.name: p.default for p in taken if p.default is not inspect.Parameter.empty} | spec.parameters
+def effective_parameters(spec: ModelSpec) -> dict[str, Any]:
+    """Parameters of the model: those of ``spec``, and the builder's defaults for the others."""
+    accepted = inspect.signature(_builder(spec)).parameters.values()
+    return {p.name: p.default for p in accepted if p.default is not inspect.Parameter.empty} | spec.parameters
 
 
 def _builder(spec: ModelSpec) -> Callable[..., nn.Module]:
@@ -186,5 +236,7 @@ def _norm(kind: str, size: int) -> nn.Module:
         "none": lambda _: nn.Identity(),
     }
     if kind not in kinds:
-        raise ProjectError(f"norm={kind!r} is not one of {', '.join(kinds)}")
+        raise ProjectError(
+            f"mlp: norm={kind!r} is unknown", f"use one of {', '.join(kinds)}", code="project.unknown_norm", norm=kind
+        )
     return kinds[kind](size)

@@ -1,4 +1,4 @@
-"""A search as one self-contained HTML page: who won and by how much, how settings went with results, every trial."""
+"""Self-contained HTML report of a search: the winner, settings against results, and all trials."""
 
 from __future__ import annotations
 
@@ -7,64 +7,70 @@ from collections.abc import Sequence
 
 from cluster.web.page import empty_note, fact_boxes, plot, render_page, section, table
 from trainers.tuning import report_plots as plots
-from trainers.tuning.trial import Standing, Trial, TuneResult
+from trainers.tuning.trial import FinalistResult, Trial, TuneResult, format_value
 
 
-def render(project: str, found: TuneResult, made_at: float) -> str:
-    """The page. It loads nothing from anywhere."""
+def render_search(project: str, result: TuneResult, made_at: float) -> str:
+    """The report as HTML without external resources.
+
+    Args:
+        project: Name of the project.
+        result: The search.
+        made_at: Unix time of the report.
+    """
     return render_page(
-        f"{project}: search", made_at, [_facts(found), _finalists(found), _parallel(found), _trials(found)]
+        f"{project}: search", made_at, [_facts(result), _finalists(result), _parallel(result), _trials(result)]
     )
 
 
-def _facts(found: TuneResult) -> str:
-    searched = [trial for trial in found.trials if trial.stage == "search"]
-    stopped = sum(trial.status == "stopped" for trial in searched)
+def _facts(result: TuneResult) -> str:
+    search_trials = [trial for trial in result.trials if trial.stage == "search"]
+    stopped = sum(trial.status == "stopped" for trial in search_trials)
     boxes = [
-        (f"best validation {found.metric}", f"{found.best.metric:.4f}"),
-        ("trials", str(len(searched))),
+        (f"best validation {result.metric}", f"{result.best.metric:.4f}"),
+        ("trials", str(len(search_trials))),
         ("stopped early", str(stopped)),
-        ("failed", str(sum(trial.status == "failed" for trial in searched))),
-        ("seconds of training", f"{sum(trial.seconds for trial in found.trials):,.0f}"),
+        ("failed", str(sum(trial.status == "failed" for trial in search_trials))),
+        ("seconds of training", f"{sum(trial.seconds for trial in result.trials):,.0f}"),
     ]
     return fact_boxes(boxes)
 
 
-def _finalists(found: TuneResult) -> str:
-    if not found.standings:
-        why = f"None was trained again: trial {found.best.number} wins by one seed, which may be luck. Set finalist_seeds."
-        return section("Finalists", "", empty_note(why))
+def _finalists(result: TuneResult) -> str:
+    if not result.finalists:
+        text = f"No repeats: trial {result.best.number} wins by a single seed, which may be luck. Set finalist_seeds."
+        return section("Finalists", "", empty_note(text))
     caption = (
-        "The best settings under seeds that the search has not seen; the best mean wins. What a trial had in the search is not "
-        "in its mean: it was picked for being high. ± is the standard deviation over seeds."
+        "The best settings under new seeds; the best mean wins. A trial's result in the search is not part of its mean, "
+        "because it was selected for being good. ± is the standard deviation over seeds."
     )
-    by_number = {trial.number: trial for trial in found.trials}
-    rows = [_standing(s, by_number[s.trial]) for s in found.standings]
-    head = ("trial", f"mean {found.metric}", "seeds", "in the search", "settings")
-    body = plot(plots.spread(found.standings, found.metric)) + table(head, rows, wide_last=True)
+    by_number = {trial.number: trial for trial in result.trials}
+    rows = [_finalist_row(s, by_number[s.trial]) for s in result.finalists]
+    head = ("trial", f"mean {result.metric}", "seeds", "in the search", "settings")
+    body = plot(plots.spread(result.finalists, result.metric)) + table(head, rows, wide_last=True)
     return section("Finalists", caption, body)
 
 
-def _standing(found: Standing, trial: Trial) -> tuple[str, ...]:
-    spread = "" if math.isnan(found.spread) else f" ± {found.spread:.4f}"
-    values = " ".join(f"{value:.4f}" for value in found.values)
-    return (str(found.trial), f"{found.mean:.4f}{spread}", values, f"{trial.metric:.4f}", settings(trial))
+def _finalist_row(finalist: FinalistResult, trial: Trial) -> tuple[str, ...]:
+    spread = "" if math.isnan(finalist.spread) else f" ± {finalist.spread:.4f}"
+    values = " ".join(f"{value:.4f}" for value in finalist.values)
+    return (str(finalist.trial), f"{finalist.mean:.4f}{spread}", values, f"{trial.metric:.4f}", _format_settings(trial))
 
 
-def _parallel(found: TuneResult) -> str:
-    able = [trial for trial in found.trials if trial.stage == "search" and trial.able]
+def _parallel(result: TuneResult) -> str:
+    with_result = [trial for trial in result.trials if trial.stage == "search" and trial.has_result]
     caption = (
-        "A line for each trial, from setting to setting to its result; the darker, the better. Where good lines meet on an axis, "
-        "the setting matters. The thick one won."
+        "One line per trial, through its settings to its result; darker is better. Where good lines meet on an axis, "
+        "the setting matters. The thick line is the winner."
     )
-    drawn = plots.parallel(able, found.best.number, found.metric, found.direction)
-    return section("Settings and results", caption, plot(drawn))
+    svg = plots.parallel(with_result, result.best.number, result.metric, result.direction)
+    return section("Settings and results", caption, plot(svg))
 
 
-def _trials(found: TuneResult) -> str:
-    head = ("trial", found.metric, "status", "epochs", "seconds", "from", "seed", "settings")
+def _trials(result: TuneResult) -> str:
+    head = ("trial", result.metric, "status", "epochs", "seconds", "from", "seed", "settings")
     return section(
-        "Trials", "In the order in which they were proposed.", table(head, _rows(found.trials), wide_last=True)
+        "Trials", "In the order in which they were proposed.", table(head, _rows(result.trials), wide_last=True)
     )
 
 
@@ -72,22 +78,18 @@ def _rows(trials: Sequence[Trial]) -> list[tuple[str, ...]]:
     return [
         (
             str(trial.number),
-            f"{trial.metric:.4f}" if trial.able else "-",
+            f"{trial.metric:.4f}" if trial.has_result else "-",
             trial.status,
             str(trial.epochs),
             f"{trial.seconds:.1f}",
             str(trial.parent or "-"),
             str(trial.seed),
-            f"{settings(trial)} {trial.error}".rstrip(),
+            f"{_format_settings(trial)} {trial.error}".rstrip(),
         )
         for trial in trials
     ]
 
 
-def settings(trial: Trial) -> str:
+def _format_settings(trial: Trial) -> str:
     """As text."""
-    return ", ".join(f"{name} {shown(value)}" for name, value in trial.parameters.items())
-
-
-def shown(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{name} {format_value(value)}" for name, value in trial.parameters.items())

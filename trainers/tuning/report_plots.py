@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 
 from cluster.web.drawing import FAINT, INK, STYLE, to_svg
 from trainers.config import Parameter
-from trainers.tuning.trial import Standing, Trial
+from trainers.tuning.trial import FinalistResult, Trial, format_value
 
 BLUE, AMBER = "#3b82c4", "#d98324"
 LOG_RANGE = 10.0
-"""Positive numbers whose largest is this many times the smallest stand on a logarithmic axis."""
+"""Positive numbers get a logarithmic axis if the largest is at least this many times the smallest."""
 
 
-class _Axis:
-    """Where the values of one column stand, 0 at the foot and 1 at the top, and what is written there."""
+class PlotAxis:
+    """Positions of the values of one column, 0 at the bottom and 1 at the top, and the axis labels."""
 
     def __init__(self, name: str, values: Sequence[Parameter]) -> None:
         self.name = name
@@ -32,15 +32,15 @@ def _numbers(values: Sequence[Parameter]) -> tuple[np.ndarray, list[tuple[float,
     numbers = np.array(values, float)
     low, high = numbers.min(), numbers.max()
     if low == high:
-        return np.full(len(numbers), 0.5), [(0.5, _figure(low))]
+        return np.full(len(numbers), 0.5), [(0.5, _label(low))]
     log = low > 0 and high / low >= LOG_RANGE
-    there = np.log(numbers) if log else numbers
-    between = np.sqrt(low * high) if log else (low + high) / 2
-    ticks = [(0.0, _figure(low)), (0.5, _figure(between)), (1.0, _figure(high))]
-    return (there - there.min()) / (there.max() - there.min()), ticks
+    scaled = np.log(numbers) if log else numbers
+    middle = np.sqrt(low * high) if log else (low + high) / 2
+    ticks = [(0.0, _label(low)), (0.5, _label(middle)), (1.0, _label(high))]
+    return (scaled - scaled.min()) / (scaled.max() - scaled.min()), ticks
 
 
-def _figure(value: float) -> str:
+def _label(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e6 else f"{value:.3g}"
 
 
@@ -52,22 +52,22 @@ def _names(values: Sequence[Parameter]) -> tuple[np.ndarray, list[tuple[float, s
 
 @matplotlib.rc_context(STYLE)
 def parallel(trials: Sequence[Trial], best: int, metric: str, direction: str) -> str:
-    """Parallel coordinates (Inselberg 1985): a line for each trial over its settings to the metric, the best thick."""
-    columns = [_Axis(name, [t.parameters[name] for t in trials]) for name in trials[0].parameters]
-    columns.append(_Axis(metric, [t.metric for t in trials]))
+    """Parallel coordinates (Inselberg 1985): a line per trial over its settings and the metric, the best one thick."""
+    columns = [PlotAxis(name, [t.parameters[name] for t in trials]) for name in trials[0].parameters]
+    columns.append(PlotAxis(metric, [t.metric for t in trials]))
     figure = Figure(figsize=(max(6.0, 1.7 * len(columns)), 4.2), layout="constrained")
     axes = figure.subplots()
     points = np.column_stack([column.at for column in columns])
     goodness = points[:, -1] if direction == "max" else 1.0 - points[:, -1]
     tips = {}
     for at in np.argsort(goodness, kind="stable"):
-        trial, won = trials[at], trials[at].number == best
+        trial, is_best = trials[at], trials[at].number == best
         line = LineCollection(
             [np.column_stack([np.arange(len(columns)), points[at]])],
-            colors=AMBER if won else BLUE,
-            linewidths=2.6 if won else 1.3,
-            alpha=1.0 if won else 0.15 + 0.7 * float(goodness[at]),
-            zorder=3 if won else 2,
+            colors=AMBER if is_best else BLUE,
+            linewidths=2.6 if is_best else 1.3,
+            alpha=1.0 if is_best else 0.15 + 0.7 * float(goodness[at]),
+            zorder=3 if is_best else 2,
         )
         line.set_gid(f"trial-{trial.number}")
         tips[f"trial-{trial.number}"] = _tip(trial, metric)
@@ -76,7 +76,7 @@ def parallel(trials: Sequence[Trial], best: int, metric: str, direction: str) ->
     return to_svg(figure, "settings and results", tips)
 
 
-def _draw_axes(axes: Axes, columns: Sequence[_Axis]) -> None:
+def _draw_axes(axes: Axes, columns: Sequence[PlotAxis]) -> None:
     for x, column in enumerate(columns):
         axes.axvline(x, color=FAINT, lw=1.2, zorder=1)
         for y, text in column.ticks:
@@ -89,21 +89,21 @@ def _draw_axes(axes: Axes, columns: Sequence[_Axis]) -> None:
 
 
 def _tip(trial: Trial, metric: str) -> str:
-    told = ", ".join(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in trial.parameters.items())
-    return f"trial {trial.number} ({trial.status}): {metric} {trial.metric:.4f}; {told}"
+    settings = ", ".join(f"{name} {format_value(value)}" for name, value in trial.parameters.items())
+    return f"trial {trial.number} ({trial.status}): {metric} {trial.metric:.4f}; {settings}"
 
 
 @matplotlib.rc_context(STYLE)
-def spread(found: Sequence[Standing], metric: str) -> str:
-    """A dot for each seed of each finalist, the best on top; the stroke is the mean."""
-    shown = list(found)[::-1]
-    figure = Figure(figsize=(8.6, 0.9 + 0.34 * len(shown)), layout="constrained")
+def spread(finalists: Sequence[FinalistResult], metric: str) -> str:
+    """A dot for each seed of each finalist, the best at the top; the bar marks the mean."""
+    rows = list(finalists)[::-1]
+    figure = Figure(figsize=(8.6, 0.9 + 0.34 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    for y, standing in enumerate(shown):
-        axes.plot(standing.values, [y] * len(standing.values), "o", color=BLUE, ms=6, alpha=0.7)
-        axes.plot([standing.mean] * 2, [y - 0.28, y + 0.28], color=AMBER, lw=2.4)
-    axes.set_yticks(range(len(shown)), [f"trial {standing.trial}" for standing in shown])
-    axes.set_ylim(-0.6, len(shown) - 0.4)
+    for y, finalist in enumerate(rows):
+        axes.plot(finalist.values, [y] * len(finalist.values), "o", color=BLUE, ms=6, alpha=0.7)
+        axes.plot([finalist.mean] * 2, [y - 0.28, y + 0.28], color=AMBER, lw=2.4)
+    axes.set_yticks(range(len(rows)), [f"trial {finalist.trial}" for finalist in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(f"validation {metric}")
     axes.grid(axis="x")
     return to_svg(figure, "finalists")

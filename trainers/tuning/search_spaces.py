@@ -1,4 +1,4 @@
-"""Declared search spaces in Optuna's form, and back."""
+"""Conversion of declared search spaces to and from Optuna."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from trainers.models import registry
 Spaces = Mapping[str, Space]
 
 
-def distribution(space: Space) -> BaseDistribution:
-    """Optuna's form of a declared space. A Choice is searched by position: its options need not be scalars."""
+def to_distribution(space: Space) -> BaseDistribution:
+    """The Optuna distribution of a declared space. A Choice is encoded by position: options need not be scalars."""
     if isinstance(space, Choice):
         return CategoricalDistribution(range(len(space.options)))
     if isinstance(space, IntRange):
@@ -22,17 +22,17 @@ def distribution(space: Space) -> BaseDistribution:
     return FloatDistribution(space.low, space.high, log=isinstance(space, LogUniform))
 
 
-def decoded(spaces: Spaces, chosen: Mapping[str, Any]) -> dict[str, Parameter]:
-    """What Optuna chose, as values of the declared spaces."""
+def decode(spaces: Spaces, proposal: Mapping[str, Any]) -> dict[str, Parameter]:
+    """Values of the declared spaces from those that Optuna proposed."""
     return {
-        name: space.options[chosen[name]] if isinstance(space, Choice) else chosen[name]
+        name: space.options[proposal[name]] if isinstance(space, Choice) else proposal[name]
         for name, space in spaces.items()
     }
 
 
-def encoded(spaces: Spaces, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of the declared spaces in Optuna's form; empty unless all of them are there and lie in their space."""
-    if not all(_holds(space, parameters.get(name)) for name, space in spaces.items()):
+def encode(spaces: Spaces, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Values in Optuna's form; empty unless all are present and within their space."""
+    if not all(_contains(space, parameters.get(name)) for name, space in spaces.items()):
         return {}
     return {
         name: space.options.index(parameters[name]) if isinstance(space, Choice) else parameters[name]
@@ -40,13 +40,13 @@ def encoded(spaces: Spaces, parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def start(spaces: Spaces, spec: ModelSpec, config: TrainConfig) -> dict[str, Parameter]:
-    """The base values; empty unless all of them are known and lie in the space."""
-    known = {**registry.parameters(spec), **config.model_dump()}
-    return decoded(spaces, point) if (point := encoded(spaces, known)) else {}
+def base_point(spaces: Spaces, spec: ModelSpec, config: TrainConfig) -> dict[str, Parameter]:
+    """The base values of a search; empty unless all are present and within their space."""
+    base = {**registry.effective_parameters(spec), **config.model_dump()}
+    return decode(spaces, point) if (point := encode(spaces, base)) else {}
 
 
-def _holds(space: Space, value: Any) -> bool:
+def _contains(space: Space, value: Any) -> bool:
     if isinstance(space, Choice):
         return value in space.options
     return isinstance(value, int | float) and space.low <= value <= space.high

@@ -1,4 +1,4 @@
-"""Trials of a search, the finalists among them, and how one of them wins."""
+"""Trials of a search, and how the winner is selected."""
 
 from __future__ import annotations
 
@@ -12,60 +12,71 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict
 
 from cluster.values import Frozen, Stored
-from trainers.config import Change, ModelSpec, Parameter, TrainConfig
-from trainers.metrics import Primary
+from trainers.config import ConfigChange, ModelSpec, Parameter, TrainConfig
+from trainers.metrics import PrimaryMetric
 
 
 class Trial(Stored):
-    """One row of the table of trials. ``metric`` is the best of its epochs, NaN when it failed; ``curve`` the best up to each.
-
-    "stopped": it ended before its last epoch, by ASHA, patience or the time budget. "running": nothing is known yet but its settings.
-    ``parent`` is the trial that a finalist repeats under another seed, or, of a population, the one it went on from; 0 is none.
-    ``at`` counts seconds of the search, over interruptions, to its end.
-    """
+    """One trial of a search."""
 
     stored_as: ClassVar[str] = "trial"
 
     model_config = ConfigDict(ser_json_inf_nan="strings")
 
     number: int
+    """Number in the search; the first is 1."""
     parameters: dict[str, Parameter]
+    """Values of the search space."""
     metric: float = math.nan
+    """Best primary metric of its epochs; NaN without a result."""
     epochs: int = 0
+    """Epochs done."""
     seconds: float = 0.0
+    """Seconds of training."""
     status: Literal["running", "finished", "stopped", "failed"] = "running"
+    """"stopped" is early, by ASHA, patience or the time budget; of "running" only the settings are known."""
     error: str = ""
+    """Why it failed."""
     stage: Literal["search", "finalist"] = "search"
+    """Whether it searches, or repeats a finalist."""
     seed: int = 0
+    """Seed of its training."""
     parent: int = 0
+    """The trial that a finalist repeats, or whose weights a population's member continues from; 0 is none."""
     curve: tuple[float, ...] = ()
+    """Best primary metric up to each epoch."""
     at: float = 0.0
+    """Seconds of the search at which it ended, over interruptions."""
 
     @property
-    def able(self) -> bool:
+    def has_result(self) -> bool:
+        """Whether at least one epoch gave a metric."""
         return not math.isnan(self.metric)
 
 
-class Standing(Frozen):
-    """A finalist: the trial it was, and its metric under each of the seeds that trial had not seen."""
+class FinalistResult(Frozen):
+    """A finalist's results under new seeds."""
 
     trial: int
+    """Number of the trial in the search."""
     parameters: dict[str, Parameter]
     values: tuple[float, ...]
+    """Primary metric under each seed."""
 
     @property
     def mean(self) -> float:
+        """Mean over seeds; NaN without a result."""
         return statistics.fmean(self.values) if self.values else math.nan
 
     @property
     def spread(self) -> float:
-        """Standard deviation over seeds (n - 1); NaN of fewer than two."""
+        """Standard deviation over seeds (n - 1); NaN for fewer than two."""
         return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """All trials in the order in which they were proposed, and the winner as what to fit. ``standings`` has the best first."""
+    """All trials by number, and the winner's settings."""
 
     trials: tuple[Trial, ...]
     best: Trial
@@ -73,60 +84,79 @@ class TuneResult:
     config: TrainConfig
     metric: str
     seconds: float
-    standings: tuple[Standing, ...] = ()
+    finalists: tuple[FinalistResult, ...] = ()
+    """The best first."""
     direction: Literal["min", "max"] = "max"
 
     @property
-    def told(self) -> str:
-        """Who won, in a line."""
-        won = f"trial {self.best.number} wins with validation {self.metric}"
-        if not self.standings:
-            return f"{won} {self.best.metric:.4f}"
-        first = self.standings[0]
+    def summary(self) -> str:
+        """The winner in one line."""
+        winner = f"trial {self.best.number} wins with validation {self.metric}"
+        if not self.finalists:
+            return f"{winner} {self.best.metric:.4f}"
+        first = self.finalists[0]
         spread = f" ± {first.spread:.4f}" if len(first.values) > 1 else ""
         return (
-            f"{won} {first.mean:.4f}{spread} over {len(first.values)} new seeds ({self.best.metric:.4f} in the search)"
+            f"{winner} {first.mean:.4f}{spread} over {len(first.values)} new seeds "
+            f"({self.best.metric:.4f} in the search)"
         )
 
 
-def ranked(trials: Iterable[Trial], metric: Primary) -> list[Trial]:
-    """Trials that gave a result, the best first; of equals the earlier."""
+def format_value(value: object) -> str:
+    """A setting's value for people."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def rank_trials(trials: Iterable[Trial], metric: PrimaryMetric) -> list[Trial]:
+    """Trials with a result, the best first; ties go to the earlier trial."""
     sign = -1.0 if metric.direction == "max" else 1.0
-    return sorted((t for t in trials if t.able), key=lambda t: (sign * t.metric, t.number))
+    return sorted((t for t in trials if t.has_result), key=lambda t: (sign * t.metric, t.number))
 
 
-def finalists(trials: Iterable[Trial], metric: Primary, count: int) -> list[Trial]:
-    """The best ``count`` trials of the search with settings of their own."""
-    found: list[Trial] = []
-    for trial in ranked((t for t in trials if t.stage == "search"), metric):
-        if all(trial.parameters != other.parameters for other in found):
-            found.append(trial)
-    return found[:count]
+def select_finalists(trials: Iterable[Trial], metric: PrimaryMetric, count: int) -> list[Trial]:
+    """The best ``count`` trials of the search with distinct settings."""
+    selected: list[Trial] = []
+    for trial in rank_trials((t for t in trials if t.stage == "search"), metric):
+        if all(trial.parameters != other.parameters for other in selected):
+            selected.append(trial)
+    return selected[:count]
 
 
-def standings(chosen: Sequence[Trial], repeats: Iterable[Trial], metric: Primary) -> tuple[Standing, ...]:
-    """The finalists by their mean over ``repeats``, the best first.
+def rank_finalists(
+    selected: Sequence[Trial], repeats: Iterable[Trial], metric: PrimaryMetric
+) -> tuple[FinalistResult, ...]:
+    """Finalists by their mean over ``repeats``, the best first.
 
-    The trial's own value is left out: it was chosen for being high, and would make luck count.
+    The result in the search is left out of the mean: it was selected for being good, which biases it.
     """
-    values: dict[int, list[float]] = {trial.number: [] for trial in chosen}
+    values: dict[int, list[float]] = {trial.number: [] for trial in selected}
     for repeat in repeats:
-        if repeat.able and repeat.parent in values:
+        if repeat.has_result and repeat.parent in values:
             values[repeat.parent].append(repeat.metric)
     sign = -1.0 if metric.direction == "max" else 1.0
-    found = [Standing(trial=t.number, parameters=t.parameters, values=tuple(values[t.number])) for t in chosen]
-    return tuple(sorted((s for s in found if s.values), key=lambda s: sign * s.mean))
+    results = [
+        FinalistResult(trial=t.number, parameters=t.parameters, values=tuple(values[t.number])) for t in selected
+    ]
+    return tuple(sorted((s for s in results if s.values), key=lambda s: sign * s.mean))
 
 
-def changes(trials: Sequence[Trial], last: Trial) -> tuple[dict[str, Parameter], tuple[Change, ...]]:
-    """The settings that a population's trial began with, and what changed after which epoch on the way to ``last``."""
-    known = {trial.number: trial for trial in trials}
+def trace_changes(trials: Sequence[Trial], last: Trial) -> tuple[dict[str, Parameter], tuple[ConfigChange, ...]]:
+    """Settings over the ancestry of a population's member.
+
+    Args:
+        trials: All trials.
+        last: The member.
+
+    Returns:
+        The settings of its first ancestor, and the changes from there to ``last``.
+    """
+    by_number = {trial.number: trial for trial in trials}
     line = [last]
     while line[0].parent:
-        line.insert(0, known[line[0].parent])
-    made = [
-        Change.model_validate({"after": old.epochs, **new.parameters})
+        line.insert(0, by_number[line[0].parent])
+    changed = [
+        ConfigChange.model_validate({"after": old.epochs, **new.parameters})
         for old, new in itertools.pairwise(line)
         if old.parameters != new.parameters
     ]
-    return line[0].parameters, tuple(made)
+    return line[0].parameters, tuple(changed)

@@ -1,4 +1,4 @@
-"""Trials on Ray Tune: each trains in its own process, or, with several workers, as a data-parallel Ray Train job."""
+"""Runs trials on Ray Tune: each in its own process, or, with several workers, as a data-parallel Ray Train job."""
 
 from __future__ import annotations
 
@@ -18,176 +18,187 @@ from ray.tune.search import Searcher
 
 from cluster.env import environment_defaults
 from cluster.log_suppression import suppress_logs
-from trainers.config import ModelSpec, Parameter, TrainConfig, TuneConfig, applied
+from trainers.config import ModelSpec, TrainConfig, TuneConfig, apply_settings
 from trainers.data.datasets import EncodedData
 from trainers.loop import train_loop
-from trainers.loop.checkpointer import Checkpoints
-from trainers.loop.process_group import World
-from trainers.loop.train_events import Epoch, Outcome
-from trainers.loop.train_spec import Job
-from trainers.loop.worker_group import gpus_per_worker, on_workers
-from trainers.metrics import Primary
-from trainers.tuning.search_spaces import decoded
-from trainers.tuning.trial import Trial
-from trainers.tuning.trial_store import Journal
-from trainers.worker_errors import deliberate, last_line
+from trainers.loop.checkpointer import Checkpointer
+from trainers.loop.process_group import ProcessGroup
+from trainers.loop.train_events import EpochResult, TrainResult
+from trainers.loop.train_spec import TrainSpec
+from trainers.loop.worker_group import gpus_per_worker, run_worker_group
+from trainers.metrics import PrimaryMetric
+from trainers.tuning.search_spaces import decode
+from trainers.tuning.trial import Trial, format_value
+from trainers.tuning.trial_store import TrialStore
+from trainers.worker_errors import last_line, unwrap_error
 
 OBJECTIVE = "best_so_far"
-# Of a trial that only waits for its workers; Ray Tune does not accept nothing.
-WAITING_CPUS = 0.01
-# Its old reporter is the one that can be silenced; its loggers write files that nobody reads.
-TUNE_VARIABLES = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+"""Key of the reported metric that trials are compared by."""
+# A trial that only waits for its workers; Ray Tune requires more than 0.
+COORDINATOR_CPUS = 0.01
+# Only the old reporter can be silenced; the loggers write files that nothing reads.
+RAY_TUNE_ENV = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 
 _PLAN = "plan"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A trial whose settings are known before. ``weights`` is the folder that it leaves its checkpoints in, ``origin`` the one that
-    it goes on from, ``until`` the epoch that it pauses after; empty and 0 where they do not apply."""
+class TrialPlan:
+    """A trial with predetermined settings."""
 
     trial: Trial
     spec: ModelSpec
     config: TrainConfig
-    weights: str = ""
+    checkpoints: str = ""
+    """Folder for its checkpoints; empty writes none."""
     origin: str = ""
-    until: int = 0
+    """Folder whose newest checkpoint it continues from; empty starts from scratch."""
+    pause_after: int = 0
+    """Epoch after which it pauses; 0 trains to the end."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What all trials of a search have in common, and who is told of them."""
+class SearchRun:
+    """Runs the trials of one search, and stores and reports each."""
 
-    job: Job
+    spec: TrainSpec
     tuning: TuneConfig
     encoded: EncodedData
-    metric: Primary
-    journal: Journal
-    progress: Callable[[str], None]
-    watch: Callable[[Trial], None]
-    began: float = field(default_factory=time.monotonic)
+    metric: PrimaryMetric
+    store: TrialStore
+    print_line: Callable[[str], None]
+    on_trial: Callable[[Trial], None]
+    started: float = field(default_factory=time.monotonic)
+    """Start on the monotonic clock, moved back by the time spent before an interruption."""
 
     def __post_init__(self) -> None:
-        # What was spent before an interruption counts.
-        spent = max((trial.at for trial in self.journal.ended()), default=0.0)
-        object.__setattr__(self, "began", self.began - spent)
+        spent = max((trial.at for trial in self.store.ended()), default=0.0)
+        object.__setattr__(self, "started", self.started - spent)
 
     @property
     def elapsed(self) -> float:
         """Seconds of this search, over interruptions."""
-        return time.monotonic() - self.began
+        return time.monotonic() - self.started
 
     @property
-    def left(self) -> float:
-        """Seconds of the budget, without end when there is none."""
+    def remaining(self) -> float:
+        """Seconds left of the time budget; infinite without one."""
         return 60 * self.tuning.minutes - self.elapsed if self.tuning.minutes else math.inf
 
-    def propose(self, numbers: Sequence[int], searcher: Searcher, scheduler: TrialScheduler) -> None:
-        """As many trials as there are ``numbers``, with settings from ``searcher``."""
-        if not numbers or self.left <= 0:
+    def run_proposals(self, numbers: Sequence[int], searcher: Searcher, scheduler: TrialScheduler) -> None:
+        """Run a trial for each of ``numbers``, with settings that ``searcher`` proposes."""
+        if not numbers or self.remaining <= 0:
             return
         spaces = self.tuning.space
 
         def trial_of(index: int, config: dict[str, Any]) -> Trial:
-            return Trial(number=numbers[index], parameters=decoded(spaces, config), seed=self.job.config.seed)
+            return Trial(number=numbers[index], parameters=decode(spaces, config), seed=self.spec.config.seed)
 
         settings = {"search_alg": searcher, "scheduler": scheduler, "num_samples": len(numbers)}
-        self._run((), trial_of, {}, settings, self.left)
+        self._run((), trial_of, {}, settings, self.remaining)
 
-    def carry_out(self, plans: Sequence[Plan], seconds: float = math.inf) -> None:
-        """The trials of ``plans`` that have not ended yet."""
-        ended = {trial.number for trial in self.journal.ended()}
-        open_ = [plan for plan in plans if plan.trial.number not in ended]
-        if not open_ or seconds <= 0:
+    def run_plans(self, plans: Sequence[TrialPlan], seconds: float = math.inf) -> None:
+        """Run the trials of ``plans`` that have not ended yet, within ``seconds``."""
+        ended = {trial.number for trial in self.store.ended()}
+        pending = [plan for plan in plans if plan.trial.number not in ended]
+        if not pending or seconds <= 0:
             return
 
         def trial_of(index: int, config: dict[str, Any]) -> Trial:
-            plan: Plan = open_[config[_PLAN]]
+            plan: TrialPlan = pending[config[_PLAN]]
             return plan.trial
 
-        space = {_PLAN: tune.grid_search(list(range(len(open_))))}
-        self._run(tuple(open_), trial_of, space, {}, seconds)
+        space = {_PLAN: tune.grid_search(list(range(len(pending))))}
+        self._run(tuple(pending), trial_of, space, {}, seconds)
 
     def _run(
         self,
-        plans: tuple[Plan, ...],
+        plans: tuple[TrialPlan, ...],
         trial_of: Callable[[int, dict[str, Any]], Trial],
         space: dict[str, Any],
         settings: dict[str, Any],
         seconds: float,
     ) -> None:
-        trainable = tune.with_parameters(_trial, job=self.job, tuning=self.tuning, encoded=self.encoded, plans=plans)
-        follower = _Follower(self, trial_of, {plan.trial.number: plan.until for plan in plans})
+        trainable = tune.with_parameters(
+            _run_trial, spec=self.spec, tuning=self.tuning, encoded=self.encoded, plans=plans
+        )
+        recorder = _TrialRecorder(self, trial_of, {plan.trial.number: plan.pause_after for plan in plans})
         with (
             tempfile.TemporaryDirectory(prefix="rayloop-tune-") as folder,
-            environment_defaults(**TUNE_VARIABLES),
+            environment_defaults(**RAY_TUNE_ENV),
             suppress_logs("ray.tune"),
         ):
             tune.Tuner(
-                tune.with_resources(trainable, _resources(self.job, self.tuning)),
+                tune.with_resources(trainable, _resources(self.spec, self.tuning)),
                 param_space=space,
                 tune_config=tune.TuneConfig(
                     **settings,
                     max_concurrent_trials=self.tuning.max_concurrent,
                     time_budget_s=seconds if math.isfinite(seconds) else None,
-                    # A stopped trial that has workers ends with its actor, and so do they.
+                    # Ending the actor of a stopped trial also ends its workers.
                     reuse_actors=self.tuning.workers_per_trial == 1,
                 ),
-                run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0, callbacks=[follower]),
+                run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0, callbacks=[recorder]),
             ).fit()
 
 
-def _trial(chosen: dict[str, Any], job: Job, tuning: TuneConfig, encoded: EncodedData, plans: tuple[Plan, ...]) -> None:
-    """The train function on one setting: in this process, or on workers of its own."""
+def _run_trial(
+    proposal: dict[str, Any], spec: TrainSpec, tuning: TuneConfig, encoded: EncodedData, plans: tuple[TrialPlan, ...]
+) -> None:
+    """Train one trial, in this process or on workers of its own."""
     if plans:
-        plan = plans[chosen[_PLAN]]
+        plan = plans[proposal[_PLAN]]
     else:
-        spec, config = applied(job.spec, job.config, decoded(tuning.space, chosen))
-        plan = Plan(Trial(number=0, parameters={}), spec, config)
+        model, config = apply_settings(spec.model, spec.config, decode(tuning.space, proposal))
+        plan = TrialPlan(Trial(number=0, parameters={}), model, config)
     config = plan.config.model_copy(update={"workers": tuning.workers_per_trial, "min_workers": 0})
-    job = Job(plan.spec, config, job.task, job.inputs)
-    outcome = (_together if tuning.workers_per_trial > 1 else _alone)(job, encoded, plan)
-    if plan.until:
-        # One that was interrupted after its last checkpoint has nothing left to train, and has told nothing.
-        _report(outcome.epochs[-1])
+    spec = TrainSpec(plan.spec, config, spec.task, spec.inputs)
+    result = (_train_on_workers if tuning.workers_per_trial > 1 else _train_here)(spec, encoded, plan)
+    if plan.pause_after:
+        # A trial that resumes after its last checkpoint trains nothing, and would report nothing.
+        _report(result.epochs[-1])
 
 
-def _together(job: Job, encoded: EncodedData, plan: Plan) -> Outcome:
-    return on_workers(
-        job,
+def _train_on_workers(spec: TrainSpec, encoded: EncodedData, plan: TrialPlan) -> TrainResult:
+    return run_worker_group(
+        spec,
         encoded,
         callbacks=[TuneReportCallback()],
-        checkpoints=plan.weights,
+        checkpoints=plan.checkpoints,
         origin=plan.origin,
-        until=plan.until,
+        pause_after=plan.pause_after,
     )
 
 
-def _alone(job: Job, encoded: EncodedData, plan: Plan) -> Outcome:
-    torch.set_num_threads(job.config.threads)
-    world = World(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    checkpoints = Checkpoints(plan.weights, plan.origin) if plan.weights else None
-    feed, held_out = encoded.feeds(job.config)
-    return train_loop.train(job, feed, held_out, world, _report, checkpoints=checkpoints, until=plan.until)
+def _train_here(spec: TrainSpec, encoded: EncodedData, plan: TrialPlan) -> TrainResult:
+    torch.set_num_threads(spec.config.threads)
+    group = ProcessGroup(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    checkpointer = Checkpointer(plan.checkpoints, plan.origin) if plan.checkpoints else None
+    loader, held_out = encoded.local_loaders(spec.config)
+    return train_loop.train(
+        spec, loader, held_out, group, _report, checkpointer=checkpointer, pause_after=plan.pause_after
+    )
 
 
-def _report(epoch: Epoch) -> None:
-    tune.report(epoch.report())
+def _report(epoch: EpochResult) -> None:
+    tune.report(epoch.as_report())
 
 
-class _Follower(tune.Callback):
-    """Follows the trials: into the journal when they begin, and to everybody when they end."""
+class _TrialRecorder(tune.Callback):
+    """Stores trials when they start and end, and reports those that end."""
 
-    def __init__(self, stage: Stage, trial_of: Callable[[int, dict[str, Any]], Trial], until: dict[int, int]) -> None:
-        self._stage, self._trial_of, self._until = stage, trial_of, until
+    def __init__(
+        self, run: SearchRun, trial_of: Callable[[int, dict[str, Any]], Trial], pauses: dict[int, int]
+    ) -> None:
+        self._run, self._trial_of, self._pauses = run, trial_of, pauses
         self._curves: dict[str, dict[int, float]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Ray Tune saves its callbacks with the experiment, which is not gone on from; what they hold may not be picklable.
+        # Ray Tune saves its callbacks with the experiment, which is never resumed; their content may not be picklable.
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._stage.journal.put(self._planned(trials, trial))
+        self._run.store.put(self._planned(trials, trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -204,41 +215,37 @@ class _Follower(tune.Callback):
         return self._trial_of(trials.index(trial), trial.config)
 
     def _end(self, planned: Trial, trial: Any, error: str) -> None:
-        last, stage = trial.last_result or {}, self._stage
-        wanted = self._until.get(planned.number) or last.get("epochs", 0)
-        whole = last.get("epoch", -1) >= wanted
+        last, run = trial.last_result or {}, self._run
+        expected_epochs = self._pauses.get(planned.number) or last.get("epochs", 0)
+        is_complete = last.get("epoch", -1) >= expected_epochs
         ended = planned.model_copy(
             update={
                 "metric": last.get(OBJECTIVE, math.nan),
                 "epochs": last.get("epoch", 0),
                 "seconds": last.get("time_total_s", 0.0),
-                "status": "failed" if error else "finished" if whole else "stopped",
-                "error": str(deliberate(error) or last_line(error)),
+                "status": "failed" if error else "finished" if is_complete else "stopped",
+                "error": str(unwrap_error(error) or last_line(error)),
                 "curve": tuple(self._curves.get(trial.trial_id, {}).values()),
-                "at": stage.elapsed,
+                "at": run.elapsed,
             }
         )
-        stage.journal.put(ended)
-        stage.watch(ended)
-        stage.progress(_line(ended, stage.metric.name))
+        run.store.put(ended)
+        run.on_trial(ended)
+        run.print_line(_line(ended, run.metric.name))
 
 
 def _line(trial: Trial, metric: str) -> str:
-    shown = "  ".join(f"{name}={short(value)}" for name, value in trial.parameters.items())
-    again = f" (trial {trial.parent} with seed {trial.seed})" if trial.stage == "finalist" else ""
+    settings = "  ".join(f"{name}={format_value(value)}" for name, value in trial.parameters.items())
+    repeat = f" (trial {trial.parent} with seed {trial.seed})" if trial.stage == "finalist" else ""
     return (
-        f"trial {trial.number}{again} {trial.status} after {trial.epochs} epochs, {trial.seconds:.1f} s: "
-        f"{metric} {trial.metric:.4f}  {shown}  {trial.error}".rstrip()
+        f"trial {trial.number}{repeat} {trial.status} after {trial.epochs} epochs, {trial.seconds:.1f} s: "
+        f"{metric} {trial.metric:.4f}  {settings}  {trial.error}".rstrip()
     )
 
 
-def short(value: Parameter) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _resources(job: Job, tuning: TuneConfig) -> dict[str, float]:
-    """Of the trial's own process; a trial with several workers lets Ray Train ask for theirs."""
+def _resources(spec: TrainSpec, tuning: TuneConfig) -> dict[str, float]:
+    """Resources of the trial's own process; Ray Train requests those of a trial's workers."""
     if tuning.workers_per_trial > 1:
-        return {"cpu": WAITING_CPUS}
-    gpus = gpus_per_worker(job.config, tuning.max_concurrent)
+        return {"cpu": COORDINATOR_CPUS}
+    gpus = gpus_per_worker(spec.config, tuning.max_concurrent)
     return {"cpu": tuning.cpus_per_trial, **({"gpu": gpus} if gpus else {})}

@@ -1,4 +1,4 @@
-"""What a search has done so far, kept so that one whose driver was killed goes on: a file for each trial."""
+"""Storage of a search's trials, a file each, from which a search resumes after its driver was killed."""
 
 from __future__ import annotations
 
@@ -12,27 +12,36 @@ from trainers.tuning.trial import Trial
 _SUFFIX = ".json"
 
 
-class Journal:
-    """Trials in a folder: a path, or a URI that pyarrow.fs knows. Without a folder it lasts as long as the process."""
+class TrialStore:
+    """Trials of a search.
+
+    Args:
+        folder: A path, or a URI that pyarrow.fs supports; empty keeps trials in memory only.
+    """
 
     def __init__(self, folder: str = "") -> None:
         self._files = _Files(folder) if folder else None
         self._trials = {trial.number: trial for trial in self._files.read()} if self._files else {}
 
     @property
-    def begun(self) -> bool:
+    def has_trials(self) -> bool:
+        """Whether a trial has started."""
         return bool(self._trials)
 
     def ended(self) -> list[Trial]:
-        """By number."""
+        """Trials that have ended, by number."""
         return [trial for trial in self._sorted() if trial.status != "running"]
 
     def interrupted(self) -> list[Trial]:
-        """Those that began and did not end, by number."""
+        """Trials that started and have not ended, by number."""
         return [trial for trial in self._sorted() if trial.status == "running"]
 
     def put(self, trial: Trial) -> None:
-        """Keep how a trial stands. Raises RayloopError when it cannot be written."""
+        """Store the current state of a trial.
+
+        Raises:
+            RayloopError: It cannot be written.
+        """
         self._trials[trial.number] = trial
         if self._files:
             self._files.write(trial)
@@ -46,15 +55,19 @@ class _Files:
         self._fs, self._folder = fs.FileSystem.from_uri(folder)
 
     def read(self) -> list[Trial]:
-        found = self._fs.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
-        return [self._trial(info.path) for info in found if info.path.endswith(_SUFFIX)]
+        files = self._fs.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
+        return [self._trial(info.path) for info in files if info.path.endswith(_SUFFIX)]
 
     def write(self, trial: Trial) -> None:
         try:
             atomic_write(self._fs, self._folder, f"{trial.number:06d}{_SUFFIX}", [trial.model_dump_json().encode()])
         except (OSError, pa.ArrowException) as error:
             raise RayloopError(
-                f"trial {trial.number} cannot be kept in {self._folder}: {error}", "make room, or set another folder"
+                f"cannot write trial {trial.number} to {self._folder}: {error}",
+                "free space there, or set another folder",
+                code="rayloop.trial_not_written",
+                trial=trial.number,
+                folder=self._folder,
             ) from error
 
     def _trial(self, path: str) -> Trial:

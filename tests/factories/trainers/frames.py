@@ -11,13 +11,13 @@ from cluster.values import Task, TaskKind
 from features.definitions import Column
 from features.encoder import Encoder
 from trainers.config import ModelSpec, TrainConfig
-from trainers.data.batches import MemoryFeed, MemoryHeldOut, Rows
+from trainers.data.batches import EncodedRows, MemoryLoader, MemoryValidationLoader
 from trainers.data.encoding_task import label_array
 from trainers.input_spec import InputSpec
 from trainers.loop import train_loop
-from trainers.loop.process_group import World
-from trainers.loop.train_events import State
-from trainers.loop.train_spec import Job, Teacher
+from trainers.loop.process_group import ProcessGroup
+from trainers.loop.train_events import Weights
+from trainers.loop.train_spec import Teacher, TrainSpec
 from trainers.loop.trainer import FitResult
 from trainers.models.tabular_input import TabularInput
 
@@ -75,9 +75,9 @@ def part(table: pa.Table, split: str) -> pa.Table:
     return table.filter(pa.compute.equal(table["split"], split))
 
 
-def rows(table: pa.Table, encoder: Encoder) -> Rows:
+def rows(table: pa.Table, encoder: Encoder) -> EncodedRows:
     arrays = encoder.encode(table)
-    return Rows(arrays["numbers"], arrays["codes"], label_array(table["label"]))
+    return EncodedRows(arrays["numbers"], arrays["codes"], label_array(table["label"]))
 
 
 def trained(
@@ -86,7 +86,7 @@ def trained(
     config: TrainConfig | None = None,
     columns: tuple[Column, ...] = COLUMNS,
     table: pa.Table | None = None,
-    start: State | None = None,
+    start: Weights | None = None,
     teacher: Teacher | None = None,
 ) -> FitResult:
     """What fit.fit returns, trained in this process."""
@@ -98,10 +98,10 @@ def trained(
     task = TASKS[kind]
     inputs = InputSpec.fit(encoder, task, {"numbers": train.numbers, "codes": train.codes}, train.labels)
     outcome = train_loop.train(
-        Job(spec, config, task, inputs, start, teacher),
-        MemoryFeed(train, config.batch_size, config.seed),
-        MemoryHeldOut(validation),
-        World(),
+        TrainSpec(spec, config, task, inputs, start, teacher),
+        MemoryLoader(train, config.batch_size, config.seed),
+        MemoryValidationLoader(validation),
+        ProcessGroup(),
         lambda epoch: None,
     )
     return FitResult(

@@ -14,6 +14,7 @@ from tests.factories.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig
 from trainers.data.datasets import TrainingData
 from trainers.input_spec import InputSpec
+from trainers.loop.trainer import FitRequest
 from trainers.tuning.search import search
 from trainers.tuning.trial import Trial, TuneResult
 
@@ -40,17 +41,19 @@ def builds(folder: str) -> list[str]:
     return [path.name for path in Path(folder).glob("built-*")]
 
 
-def run(folder: str, watch: list[Trial]) -> TuneResult:
+def run(folder: str, ended: list[Trial]) -> TuneResult:
     table = frame(rows=300)
     return search(
-        ModelSpec(build=waiting, parameters={"folder": folder}),
-        TrainConfig(epochs=2, batch_size=64),
+        FitRequest(
+            ModelSpec(build=waiting, parameters={"folder": folder}),
+            TrainConfig(epochs=2, batch_size=64),
+            TASKS["binary"],
+            Encoder.fit(COLUMNS, part(table, "train")),
+        ),
         TUNING,
-        TASKS["binary"],
-        Encoder.fit(COLUMNS, part(table, "train")),
-        TrainingData.of(table),
+        TrainingData.from_frame(table),
         lambda line: None,
-        watch=watch.append,
+        on_trial=ended.append,
         folder=f"{folder}/journal",
     )
 

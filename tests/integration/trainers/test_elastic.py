@@ -19,8 +19,8 @@ from tests.factories.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.datasets import TrainingData
 from trainers.input_spec import InputSpec
-from trainers.loop.train_events import Epoch, Pulse
-from trainers.loop.trainer import fit
+from trainers.loop.train_events import EpochResult, StepProgress
+from trainers.loop.trainer import FitRequest, fit
 
 # Ray Data warns about its own defaults.
 pytestmark = [
@@ -53,8 +53,8 @@ class _Story:
         self._node: subprocess.Popen[bytes] | None = None
         self.seen: list[int] = []
 
-    def __call__(self, seen: Epoch | Pulse) -> None:
-        if isinstance(seen, Epoch) or (self.seen and self.seen[-1] == seen.workers):
+    def __call__(self, seen: EpochResult | StepProgress) -> None:
+        if isinstance(seen, EpochResult) or (self.seen and self.seen[-1] == seen.workers):
             return
         self.seen.append(seen.workers)
         if self.seen == [1]:
@@ -78,7 +78,7 @@ class _Story:
             self._node = None
 
 
-def test_a_training_takes_a_node_that_comes_and_does_without_one_that_leaves(cluster: Settings, tmp_path: Path) -> None:
+def test_elastic_training_follows_joining_and_leaving_nodes(cluster: Settings, tmp_path: Path) -> None:
     table, enough = frame(rows=700), tmp_path / "enough"
     config = TrainConfig(
         epochs=1_000_000, batch_size=64, schedule="constant", lr=1e-4, patience=3, checkpoint_steps=20, workers=2,
@@ -87,8 +87,8 @@ def test_a_training_takes_a_node_that_comes_and_does_without_one_that_leaves(clu
     spec = ModelSpec(build=_UntilEnough, parameters={"enough": str(enough)})
     story = _Story(cluster, enough)
     try:
-        data, encoder = TrainingData.of(table), Encoder.fit(COLUMNS, part(table, "train"))
-        result = fit(spec, config, TASKS["binary"], encoder, data, lambda line: None, watch=story)
+        data, encoder = TrainingData.from_frame(table), Encoder.fit(COLUMNS, part(table, "train"))
+        result = fit(FitRequest(spec, config, TASKS["binary"], encoder), data, lambda line: None, on_event=story)
     finally:
         story.leave()
     assert story.seen == [1, 2, 1]

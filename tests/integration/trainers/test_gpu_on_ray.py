@@ -13,7 +13,7 @@ from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
 from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig
 from trainers.data.datasets import TrainingData
 from trainers.input_spec import InputSpec
-from trainers.loop.trainer import fit
+from trainers.loop.trainer import FitRequest, fit
 from trainers.tuning.search import search
 
 pytestmark = [
@@ -52,11 +52,15 @@ def build(inputs: InputSpec, task: Task) -> nn.Module:
     ],
     ids=["whole", "streamed", "shared by two workers", "sharded", "compiled"],
 )
-def test_a_fit_takes_what_the_cluster_has(cluster: Settings, changes: dict[str, object]) -> None:
+def test_fit_uses_the_gpus_of_the_cluster(cluster: Settings, changes: dict[str, object]) -> None:
     table = frame()
     config = TrainConfig(epochs=10, batch_size=64, lr=1e-2, workers=1, checkpoint_steps=5).model_copy(update=changes)
     encoder = Encoder.fit(COLUMNS, part(table, "train"))
-    found = fit(ModelSpec(build=build), config, TASKS["binary"], encoder, TrainingData.of(table), lambda line: None)
+    found = fit(
+        FitRequest(ModelSpec(build=build), config, TASKS["binary"], encoder),
+        TrainingData.from_frame(table),
+        lambda line: None,
+    )
     assert found.metrics["auc"] > 0.8
 
 
@@ -65,6 +69,6 @@ def test_trials_share_a_gpu(cluster: Settings) -> None:
     tuning = TuneConfig(space={"lr": LogUniform(low=3e-3, high=3e-2)}, trials=4, max_concurrent=2, cpus_per_trial=0.5)
     config = TrainConfig(epochs=6, batch_size=64)
     encoder = Encoder.fit(COLUMNS, part(table, "train"))
-    model, data = ModelSpec(build=build), TrainingData.of(table)
-    found = search(model, config, tuning, TASKS["binary"], encoder, data, lambda line: None)
+    model, data = ModelSpec(build=build), TrainingData.from_frame(table)
+    found = search(FitRequest(model, config, TASKS["binary"], encoder), tuning, data, lambda line: None)
     assert found.best.metric > 0.7

@@ -16,16 +16,16 @@ from tests.factories.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from tests.factories.until import until
 from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig
 from trainers.data.datasets import TrainingData
-from trainers.loop.trainer import fit
+from trainers.loop.trainer import FitRequest, fit
 from trainers.tuning.search import search
 from trainers.tuning.trial import Trial, TuneResult
-from trainers.tuning.trial_store import Journal
+from trainers.tuning.trial_store import TrialStore
 
 # Ray Data warns about its own defaults.
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
 
 
-def test_trials_that_had_ended_when_the_driver_was_killed_are_not_run_again(cluster: Settings, tmp_path: Path) -> None:
+def test_killed_search_does_not_repeat_ended_trials(cluster: Settings, tmp_path: Path) -> None:
     journal = f"{tmp_path}/journal"
     driver = subprocess.Popen(
         [sys.executable, "-m", "tests.factories.trainers.waiting", str(tmp_path)],
@@ -38,9 +38,9 @@ def test_trials_that_had_ended_when_the_driver_was_killed_are_not_run_again(clus
     finally:
         driver.kill()
         driver.wait()
-    before, built = Journal(journal).ended(), waiting.builds(str(tmp_path))
+    before, built = TrialStore(journal).ended(), waiting.builds(str(tmp_path))
     assert [trial.number for trial in before] == [1, 2]
-    [interrupted] = Journal(journal).interrupted()
+    [interrupted] = TrialStore(journal).interrupted()
     (tmp_path / "go").touch()
 
     heard: list[Trial] = []
@@ -50,9 +50,9 @@ def test_trials_that_had_ended_when_the_driver_was_killed_are_not_run_again(clus
     assert [trial.number for trial in heard] == list(range(1, 9))
     assert found.trials[2].parameters == interrupted.parameters
     assert len({trial.parameters["lr"] for trial in found.trials[:4]}) == 4
-    assert [len(s.values) for s in found.standings] == [2, 2]
-    assert found.best.number == found.standings[0].trial
-    assert found.standings[0].mean >= found.standings[1].mean
+    assert [len(s.values) for s in found.finalists] == [2, 2]
+    assert found.best.number == found.finalists[0].trial
+    assert found.finalists[0].mean >= found.finalists[1].mean
     assert {trial.seed for trial in found.trials[4:]} == {1, 2}
 
     built = waiting.builds(str(tmp_path))
@@ -63,17 +63,15 @@ def test_trials_that_had_ended_when_the_driver_was_killed_are_not_run_again(clus
 def _until_third_trial(driver: subprocess.Popen, journal: str, folder: str) -> None:
     def begun() -> bool:
         assert driver.poll() is None, "the search ended by itself"
-        return len(waiting.builds(folder)) >= 4 and bool(Journal(journal).interrupted())
+        return len(waiting.builds(folder)) >= 4 and bool(TrialStore(journal).interrupted())
 
     until(begun, "the third trial begins")
 
 
 @pytest.mark.slow
-def test_a_population_ends_alike_when_it_is_begun_again_and_its_winner_can_be_fitted(
-    cluster: Settings, tmp_path: Path
-) -> None:
+def test_resumed_population_ends_the_same_and_its_winner_can_be_fitted(cluster: Settings, tmp_path: Path) -> None:
     table = frame(rows=300)
-    encoder, data = Encoder.fit(COLUMNS, part(table, "train")), TrainingData.of(table)
+    encoder, data = Encoder.fit(COLUMNS, part(table, "train")), TrainingData.from_frame(table)
     base = TrainConfig(epochs=3, batch_size=64, workers=1, schedule="constant", lr=1e-4)
     tuning = TuneConfig(
         space={"lr": LogUniform(low=1e-4, high=3e-2)},
@@ -84,11 +82,8 @@ def test_a_population_ends_alike_when_it_is_begun_again_and_its_winner_can_be_fi
 
     def run() -> TuneResult:
         return search(
-            ModelSpec(build=Small),
-            base,
+            FitRequest(ModelSpec(build=Small), base, TASKS["binary"], encoder),
             tuning,
-            TASKS["binary"],
-            encoder,
             data,
             lambda line: None,
             folder=str(tmp_path),
@@ -107,5 +102,5 @@ def test_a_population_ends_alike_when_it_is_begun_again_and_its_winner_can_be_fi
     assert [(t.number, t.parent, t.parameters, t.metric) for t in again.trials] == [
         (t.number, t.parent, t.parameters, t.metric) for t in found.trials
     ]
-    fitted = fit(ModelSpec(build=Small), found.config, TASKS["binary"], encoder, data, lambda line: None)
+    fitted = fit(FitRequest(ModelSpec(build=Small), found.config, TASKS["binary"], encoder), data, lambda line: None)
     assert fitted.epochs[-1].best_so_far == found.best.metric

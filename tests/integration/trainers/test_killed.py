@@ -14,12 +14,13 @@ from cluster.errors import RayloopError
 from cluster.settings import Settings
 from cluster.values import Task
 from features.encoder import Encoder
+from tests.factories.errors import raises
 from tests.factories.trainers.frames import COLUMNS, TASKS, Small, frame, part
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.datasets import TrainingData
 from trainers.input_spec import InputSpec
-from trainers.loop.train_events import Epoch, Pulse
-from trainers.loop.trainer import FitResult, fit
+from trainers.loop.train_events import EpochResult, StepProgress
+from trainers.loop.trainer import FitRequest, FitResult, fit
 
 # Ray Data warns about its own defaults.
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
@@ -36,23 +37,21 @@ class _Killer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.heard: list[Epoch | Pulse] = []
+        self.heard: list[EpochResult | StepProgress] = []
         self.killed = 0
 
-    def __call__(self, seen: Epoch | Pulse) -> None:
+    def __call__(self, seen: EpochResult | StepProgress) -> None:
         self.heard.append(seen)
-        if isinstance(seen, Epoch) and seen.number == 3 and not self.killed:
+        if isinstance(seen, EpochResult) and seen.number == 3 and not self.killed:
             workers = [int(path.name) for path in self._folder.iterdir() if path.name != str(os.getpid())]
             self.killed = max(workers)
             os.kill(self.killed, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("restarts", "cache_mib"), [(1, 64), pytest.param(0, 0, marks=pytest.mark.slow)])
-def test_a_worker_that_is_killed_changes_no_bit(
-    cluster: Settings, tmp_path: Path, restarts: int, cache_mib: int
-) -> None:
+def test_killed_worker_changes_no_bit(cluster: Settings, tmp_path: Path, restarts: int, cache_mib: int) -> None:
     table = frame(rows=700)
-    encoder, data = Encoder.fit(COLUMNS, part(table, "train")), TrainingData.of(table)
+    encoder, data = Encoder.fit(COLUMNS, part(table, "train")), TrainingData.from_frame(table)
     config = TrainConfig(
         epochs=60,
         batch_size=64,
@@ -65,15 +64,15 @@ def test_a_worker_that_is_killed_changes_no_bit(
     people, folder = tmp_path / "people", str(tmp_path / "checkpoints")
     people.mkdir()
     spec, killer = ModelSpec(build=_present, parameters={"folder": str(people)}), _Killer(people)
-    run = partial(fit, spec, config, TASKS["binary"], encoder, data, lambda line: None)
+    run = partial(fit, FitRequest(spec, config, TASKS["binary"], encoder), data, lambda line: None)
     if restarts:
-        result = run(watch=killer, checkpoints=folder)
+        result = run(on_event=killer, checkpoints=folder)
     else:
-        with pytest.raises(RayloopError, match="a training worker failed"):
-            run(watch=killer, checkpoints=folder)
-        result = run(watch=killer, checkpoints=folder)
+        with raises(RayloopError, "rayloop.training_worker_failed"):
+            run(on_event=killer, checkpoints=folder)
+        result = run(on_event=killer, checkpoints=folder)
     assert killer.killed
-    assert any(isinstance(seen, Pulse) and seen.resumed for seen in killer.heard)
+    assert any(isinstance(seen, StepProgress) and seen.resumed for seen in killer.heard)
     assert _same(result, run())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,14 @@ from cluster.errors import DataError, ProjectError, RayloopError
 from cluster.settings import Settings
 from cluster.values import Task
 from features.encoder import Encoder
+from tests.factories.errors import raises
 from tests.factories.trainers.frames import COLUMNS, TASKS, Small, frame, part, trained
 from tests.factories.until import until
 from trainers.config import Choice, LogUniform, ModelSpec, TrainConfig, TuneConfig
 from trainers.data.datasets import TrainingData
 from trainers.export.onnx_export import export
 from trainers.input_spec import InputSpec
-from trainers.loop.trainer import fit
+from trainers.loop.trainer import FitRequest, fit
 from trainers.tuning.search import search
 
 # Ray Data warns about its own defaults.
@@ -36,12 +38,13 @@ def _encoder(table: pa.Table) -> Encoder:
     return Encoder.fit(COLUMNS, part(table, "train"))
 
 
-def test_two_workers_train_the_same_weights_again_and_leave_ctrl_c_alone(cluster: Settings) -> None:
+def test_fit_on_two_workers_repeats_and_keeps_the_sigint_handler(cluster: Settings) -> None:
     table, handler = frame(rows=700), signal.getsignal(signal.SIGINT)
-    config, encoder = TrainConfig(epochs=3, batch_size=64, workers=2, seed=5), _encoder(table)
+    config = TrainConfig(epochs=3, batch_size=64, workers=2, seed=5)
+    request = FitRequest(TINY, config, TASKS["binary"], _encoder(table))
     lines: list[str] = []
-    first = fit(TINY, config, TASKS["binary"], encoder, TrainingData.of(table), lines.append)
-    again = fit(TINY, config, TASKS["binary"], encoder, TrainingData.of(ray.data.from_arrow(table)), lines.append)
+    first = fit(request, TrainingData.from_frame(table), lines.append)
+    again = fit(request, TrainingData.from_frame(ray.data.from_arrow(table)), lines.append)
     assert all(np.array_equal(first.state[name], again.state[name]) for name in first.state)
     ends = [line for line in lines if "validation" in line]
     assert [line.partition("  ")[0] for line in ends] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"] * 2
@@ -51,11 +54,13 @@ def test_two_workers_train_the_same_weights_again_and_leave_ctrl_c_alone(cluster
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_rows_that_do_not_fit_are_streamed_to_a_users_own_module(cluster: Settings, tmp_path: Path) -> None:
+def test_fit_streams_rows_that_exceed_the_cache(cluster: Settings, tmp_path: Path) -> None:
     table = frame("regression", rows=1501)
     config = TrainConfig(epochs=10, batch_size=64, lr=1e-2, workers=2, cache_mib=0, shuffle_rows=500)
-    data = TrainingData.of(table)
-    result = fit(ModelSpec(build=Small), config, TASKS["regression"], _encoder(table), data, lambda line: None)
+    data = TrainingData.from_frame(table)
+    result = fit(
+        FitRequest(ModelSpec(build=Small), config, TASKS["regression"], _encoder(table)), data, lambda line: None
+    )
     alone = trained("regression", ModelSpec(build=Small), config.model_copy(update={"workers": 1}), table=table)
     assert result.metrics["r2"] > 0.8
     assert result.metrics["rmse"] == pytest.approx(alone.metrics["rmse"], rel=0.3)
@@ -63,7 +68,7 @@ def test_rows_that_do_not_fit_are_streamed_to_a_users_own_module(cluster: Settin
     assert export(result, tmp_path, table) < 1e-5
 
 
-def test_four_trials_of_three_classes_end_in_a_table_and_a_winner(cluster: Settings) -> None:
+def test_search_runs_trials_and_selects_a_winner(cluster: Settings) -> None:
     table = frame("multiclass")
     tuning = TuneConfig(
         space={"lr": LogUniform(low=1e-4, high=3e-2), "hidden": Choice(options=((4,), (16,), (16, 8)))},
@@ -71,13 +76,13 @@ def test_four_trials_of_three_classes_end_in_a_table_and_a_winner(cluster: Setti
         cpus_per_trial=0.5,
     )
     base, lines, lock = TrainConfig(epochs=4, batch_size=64), list[str](), threading.Lock()
-    data = TrainingData.of(table)
+    data = TrainingData.from_frame(table)
 
     def unpicklable(line: str) -> None:
         with lock:
             lines.append(line)
 
-    result = search(TINY, base, tuning, TASKS["multiclass"], _encoder(table), data, unpicklable)
+    result = search(FitRequest(TINY, base, TASKS["multiclass"], _encoder(table)), tuning, data, unpicklable)
     assert [trial.number for trial in result.trials] == [1, 2, 3, 4]
     assert result.trials[0].parameters == {"lr": base.lr, "hidden": (16,)}
     assert result.best.metric == min(trial.metric for trial in result.trials)
@@ -86,14 +91,18 @@ def test_four_trials_of_three_classes_end_in_a_table_and_a_winner(cluster: Setti
     assert len(lines) == 4
 
 
-def test_a_setting_that_fails_in_the_worker_comes_back_as_its_own_error(cluster: Settings) -> None:
+def test_worker_error_is_raised_with_its_class_and_code(cluster: Settings) -> None:
     table = frame("regression")
     config = TrainConfig(epochs=3, batch_size=64, lr=1e30, clip_norm=0, schedule="constant", workers=1)
-    with pytest.raises(DataError, match=r"training loss is .*lower lr"):
-        fit(TINY, config, TASKS["regression"], _encoder(table), TrainingData.of(table), lambda line: None)
+    with raises(DataError, "data.loss_not_finite"):
+        fit(
+            FitRequest(TINY, config, TASKS["regression"], _encoder(table)),
+            TrainingData.from_frame(table),
+            lambda line: None,
+        )
 
 
-def test_trials_that_all_fail_say_why(cluster: Settings) -> None:
+def test_search_without_a_result_names_the_reason(cluster: Settings) -> None:
     def broken(inputs: InputSpec, task: Task, width: int = 1) -> nn.Module:
         return nn.Linear(inputs.width + width, task.outputs)
 
@@ -110,36 +119,45 @@ def test_trials_that_all_fail_say_why(cluster: Settings) -> None:
 
     table = frame()
     tuning = TuneConfig(space={"width": Choice(options=(1, 2))}, trials=1)
-    arguments = (TASKS["binary"], _encoder(table), TrainingData.of(table), lambda line: None)
-    with pytest.raises(ProjectError, match="'mlp' has no parameter 'width'"):
-        search(TINY, TrainConfig(), tuning, *arguments)
-    with pytest.raises(ProjectError, match=r"cannot score two rows of zeros: .*TypeError"):
-        search(ModelSpec(build=broken), TrainConfig(epochs=1), tuning, *arguments)
-    with pytest.raises(RayloopError, match="no trial gave a result: TypeError: only for answers"):
-        search(ModelSpec(build=Untrainable), TrainConfig(epochs=1), tuning, *arguments)
+    encoder, data, config = _encoder(table), TrainingData.from_frame(table), TrainConfig(epochs=1)
+
+    def run(spec: ModelSpec) -> None:
+        search(FitRequest(spec, config, TASKS["binary"], encoder), tuning, data, lambda line: None)
+
+    with raises(ProjectError, "project.unknown_model_parameter", model="mlp", name="width"):
+        run(TINY)
+    with raises(ProjectError, "project.model_fails") as caught:
+        run(ModelSpec(build=broken))
+    assert "TypeError" in str(caught.value)
+    with raises(RayloopError, "rayloop.search_without_result", reason="TypeError: only for answers"):
+        run(ModelSpec(build=Untrainable))
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "code", "fields"),
     [
-        (lambda t: t.drop_columns("plain"), "column 'plain' is missing"),
-        (lambda t: t.drop_columns("label"), "no column 'label'"),
-        (lambda t: t.drop_columns("split"), "no column 'split'"),
-        (lambda t: t.set_column(5, "label", pa.nulls(t.num_rows, pa.float64())), "without a finite label"),
-        (lambda t: part(t, "train"), "no validation rows"),
+        (lambda t: t.drop_columns("plain"), "data.missing_column", {"column": "plain"}),
+        (lambda t: t.drop_columns("label"), "data.missing_column", {"column": "label"}),
+        (lambda t: t.drop_columns("split"), "data.missing_column", {"column": "split"}),
+        (lambda t: t.set_column(5, "label", pa.nulls(t.num_rows, pa.float64())), "data.label_not_finite", {}),
+        (lambda t: part(t, "train"), "data.no_rows", {"part": "validation"}),
     ],
 )
-def test_a_frame_that_is_not_as_declared_is_refused(cluster: Settings, change: object, message: str) -> None:
+def test_frame_unlike_its_declaration_is_refused(
+    cluster: Settings, change: Callable[[pa.Table], pa.Table], code: str, fields: dict[str, str]
+) -> None:
     table = frame()
-    with pytest.raises(DataError, match=message):
-        TrainingData.of(change(table)).encoded(_encoder(table), TASKS["binary"], 64)  # type: ignore[operator]
+    with raises(DataError, code, **fields):
+        TrainingData.from_frame(change(table)).encode(_encoder(table), TASKS["binary"], 64)
 
 
-def test_a_trial_may_have_workers_of_its_own(cluster: Settings) -> None:
+def test_trial_trains_on_workers_of_its_own(cluster: Settings) -> None:
     table, free = frame(), ray.available_resources()["CPU"]
     tuning = TuneConfig(space={"lr": LogUniform(low=1e-3, high=1e-2)}, trials=2, max_concurrent=1, workers_per_trial=2)
     result = search(
-        TINY, TrainConfig(epochs=2, batch_size=64), tuning, TASKS["binary"], _encoder(table), TrainingData.of(table)
+        FitRequest(TINY, TrainConfig(epochs=2, batch_size=64), TASKS["binary"], _encoder(table)),
+        tuning,
+        TrainingData.from_frame(table),
     )
     assert all(0.5 < trial.metric <= 1 for trial in result.trials)
     assert result.trials[0].status == "finished"

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pytest
 import torch
 
 from cluster.errors import DataError
 from features.encoder import Encoder
 from features.manifest import MODEL_FILE
+from tests.factories.errors import raises
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part, trained
 from trainers import metrics
 from trainers.config import TrainConfig
-from trainers.data.encoding_task import Encode, label_array
+from trainers.data.encoding_task import EncodeRows, label_array
 from trainers.evaluation import assessment
 from trainers.evaluation.assessment import CandidateEvidence, ScoredSplit
 from trainers.evaluation.fairness import FairnessPolicy
@@ -26,7 +26,7 @@ from trainers.evaluation.robustness import RobustnessPolicy
 from trainers.evaluation.slices import SlicePolicy
 from trainers.export.onnx_export import export
 from trainers.input_spec import InputSpec
-from trainers.loop.trainer import FitResult, calibrated
+from trainers.loop.trainer import FitResult, calibrate
 from trainers.scoring import onnx_scorer
 
 TASK = TASKS["multilabel"]
@@ -37,7 +37,7 @@ def _result() -> FitResult:
     return trained("multilabel", config=TrainConfig(epochs=10, batch_size=64, lr=1e-2, workers=1))
 
 
-def test_the_exported_file_gives_a_probability_for_each_label(tmp_path: Path) -> None:
+def test_multilabel_export_scores_each_label(tmp_path: Path) -> None:
     rows = frame("multilabel", rows=80, seed=2)
     assert export(_result(), tmp_path, rows) < 1e-5
     scores = onnx_scorer.score(onnx_scorer.open_session(tmp_path / MODEL_FILE), _result().encoder.encode(rows))
@@ -47,21 +47,21 @@ def test_the_exported_file_gives_a_probability_for_each_label(tmp_path: Path) ->
         assert names == [name for name, score in zip(TASK.classes, row, strict=True) if score >= 0.5]
 
 
-def test_a_temperature_lowers_the_log_loss_of_the_rows_that_it_is_fitted_on() -> None:
+def test_multilabel_temperature_lowers_the_log_loss() -> None:
     asked = _result().config.model_copy(update={"calibrate": "temperature"})
     rows = part(frame("multilabel"), "validation")
-    found = calibrated(FitResult(**{**vars(_result()), "config": asked}), rows)
+    found = calibrate(FitResult(**{**vars(_result()), "config": asked}), rows)
     assert found.temperature != 1.0
     arrays, labels = _result().encoder.encode(rows), label_array(rows["label"])
     losses = []
     for result in (_result(), found):
         with torch.inference_mode():
             given = torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])
-            losses.append(metrics.evaluate(TASK, result.scored()(*given).numpy(), labels)["log_loss"])
+            losses.append(metrics.evaluate(TASK, result.build_scorer()(*given).numpy(), labels)["log_loss"])
     assert losses[1] <= losses[0]
 
 
-def test_every_side_of_the_gate_takes_it() -> None:
+def test_gate_assesses_multilabel() -> None:
     policy = GatePolicy(
         slices=SlicePolicy(columns=("colour",), min_rows=60, max_ratio=10.0),
         fairness=FairnessPolicy(groups=("colour",), min_rows=30, max_error_difference=0.9),
@@ -69,7 +69,7 @@ def test_every_side_of_the_gate_takes_it() -> None:
         resamples=100,
     )
     result = _result()
-    scored = result.scored()
+    scored = result.build_scorer()
 
     def score(arrays: dict[str, np.ndarray]) -> np.ndarray:
         with torch.inference_mode():
@@ -90,7 +90,7 @@ def test_every_side_of_the_gate_takes_it() -> None:
     assert all(check.passed for check in assessment.check(policy.model_copy(update={"max_alone": None}), TASK, found))
 
 
-def test_trees_are_grown_for_each_label() -> None:
+def test_baseline_fits_each_label() -> None:
     table = frame("multilabel")
     encoder, test = Encoder.fit(COLUMNS, part(table, "train")), frame("multilabel", rows=400, seed=5)
     scores = baseline_scores(TASK, encoder, part(table, "train"), test, trees=30)
@@ -98,11 +98,11 @@ def test_trees_are_grown_for_each_label() -> None:
     assert metrics.evaluate(TASK, scores, label_array(test["label"]))["auc"] > 0.8
 
 
-def test_labels_are_encoded_as_a_table_and_their_number_is_checked() -> None:
+def test_multilabel_labels_are_encoded_and_counted() -> None:
     table = frame("multilabel")
-    labels = Encode(Encoder.fit(COLUMNS, part(table, "train")))(table)["labels"]
+    labels = EncodeRows(Encoder.fit(COLUMNS, part(table, "train")))(table)["labels"]
     assert labels.shape == (600, 2)
     arrays = {"numbers": np.zeros((600, 1), np.float32), "codes": np.zeros((600, 0), np.int64)}
     three = TASK.model_copy(update={"classes": ("a", "b", "c")})
-    with pytest.raises(DataError, match="3 are declared"):
+    with raises(DataError, "data.label_count", classes=3):
         InputSpec.fit(Encoder.fit(COLUMNS, table), three, arrays, labels)

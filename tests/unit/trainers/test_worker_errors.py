@@ -7,31 +7,37 @@ import traceback
 import pytest
 
 from cluster.errors import DataError, GateFailed, RayloopError
-from trainers.worker_errors import blamed, deliberate, last_line
+from trainers.worker_errors import attach_details, error_origin, last_line, unwrap_error
 
 
-@pytest.mark.parametrize("error", [DataError("column 'a' is missing", "add it"), GateFailed("auc too low")])
-def test_a_deliberate_error_is_found_below_others(error: RayloopError) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [DataError("column 'a' is missing", "add it", code="data.missing_column", column="a"), GateFailed("auc too low")],
+)
+def test_unwrap_error_restores_a_chained_error(error: RayloopError) -> None:
     try:
         try:
-            raise error
+            with attach_details():
+                raise error
         except RayloopError as inner:
             raise RuntimeError("a task failed") from inner
     except RuntimeError as outer:
         text = "\x1b[36mray::task()\x1b[39m\n" + "".join(traceback.format_exception(outer))
-    found = deliberate(text)
+    found = unwrap_error(text)
     assert type(found) is type(error)
     assert str(found) == str(error)
+    assert found is not None
+    assert (found.code, found.fields) == (error.code, error.fields)
     assert last_line(text) == "RuntimeError: a task failed"
 
 
 @pytest.mark.parametrize("text", ["", "Traceback\nKeyError: 'cluster.errors'", "cluster.errors.py is a file"])
-def test_other_text_names_no_deliberate_error(text: str) -> None:
-    assert deliberate(text) is None
+def test_unwrap_error_of_other_text_is_none(text: str) -> None:
+    assert unwrap_error(text) is None
 
 
-def test_the_line_of_the_users_own_stands_before_the_exception() -> None:
+def test_error_origin_is_the_innermost_line_of_user_code() -> None:
     frames = ("/job/shop.py", 7), ("/venv/lib/python3.11/site-packages/torch/nn/modules/linear.py", 134)
     text = "".join(f'  File "{path}", line {line}, in forward\n' for path, line in frames) + "RuntimeError: 2x3 and 4x5"
-    assert blamed(text) == "/job/shop.py:7: RuntimeError: 2x3 and 4x5"
-    assert blamed("KeyError: 3") == "KeyError: 3"
+    assert error_origin(text) == "/job/shop.py:7: RuntimeError: 2x3 and 4x5"
+    assert error_origin("KeyError: 3") == "KeyError: 3"

@@ -24,7 +24,7 @@ from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy
 from trainers.export.compression import Compression, Distill, Prune
 from trainers.input_spec import InputSpec
-from trainers.loop.trainer import FitResult
+from trainers.loop.trainer import FitRequest, FitResult
 
 CONFIG = TrainConfig(epochs=5, batch_size=64, workers=1, lr=1e-2)
 SPEC = ModelSpec(parameters={"hidden": (32, 16)})
@@ -37,17 +37,15 @@ class Known:
     def __init__(self, inputs: InputSpec) -> None:
         self.inputs = inputs
 
-    def encoded(self, *_: object) -> Known:
+    def encode(self, *_: object) -> Known:
         return self
 
 
 def _made(folder: Path, monkeypatch: pytest.MonkeyPatch, gate: GatePolicy, steps: tuple[Compression, ...]) -> Candidate:
     fits: list[FitResult] = []
 
-    def fit(
-        spec: ModelSpec, config: TrainConfig, *_: object, start: object, teacher: object, **__: object
-    ) -> FitResult:
-        found = trained(spec=spec, config=config, start=start, teacher=teacher)  # type: ignore[arg-type]
+    def fit(request: FitRequest, *_: object, **__: object) -> FitResult:
+        found = trained(spec=request.spec, config=request.config, start=request.start, teacher=request.teacher)
         found.train_metrics.update(found.metrics)
         fits.append(found)
         return found

@@ -12,11 +12,11 @@ from cluster.settings import Settings
 from rayloop.stages.mlflow_callback import CurveLogger
 from tests.factories.trainers.frames import trained
 from trainers.config import TrainConfig
-from trainers.loop.train_events import STAGES, Pulse
+from trainers.loop.train_events import STAGES, StepProgress
 
 
-def _pulse(step: int) -> Pulse:
-    return Pulse(
+def _pulse(step: int) -> StepProgress:
+    return StepProgress(
         epoch=2, epochs=3, step=step, steps=100, loss=0.5, lr=1e-3, rows_per_second=1000.0, left_seconds=9.0, workers=2,
         seconds={"data": 1.0, "forward": 3.0},
     )  # fmt: skip

@@ -9,30 +9,30 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.data.batches import MemoryFeed, MemoryHeldOut, Rows
-from trainers.data.device_transfer import Resident
-from trainers.data.sharding import share_of
+from trainers.data.batches import EncodedRows, MemoryLoader, MemoryValidationLoader
+from trainers.data.device_transfer import DeviceRows
+from trainers.data.sharding import shard_bounds
 
 ROWS = st.integers(1, 90)
 WORKERS = st.integers(1, 5)
 BATCH = st.integers(5, 40)
 
 
-def _numbered(count: int) -> Rows:
-    return Rows(np.zeros((count, 1), np.float32), np.zeros((count, 0), np.int64), np.arange(count, dtype=np.float32))
+def _numbered(count: int) -> EncodedRows:
+    return EncodedRows(
+        np.zeros((count, 1), np.float32), np.zeros((count, 0), np.int64), np.arange(count, dtype=np.float32)
+    )
 
 
 def _epoch(count: int, batch: int, workers: int, number: int, seed: int = 0) -> list[list[list[float]]]:
     """Labels by worker and step."""
-    feeds = [MemoryFeed(_numbered(count), batch, seed, rank, workers) for rank in range(workers)]
+    feeds = [MemoryLoader(_numbered(count), batch, seed, rank, workers) for rank in range(workers)]
     assert len({feed.steps for feed in feeds}) == 1
     return [[b.labels.tolist() for b in feed.epoch(number)] for feed in feeds]
 
 
 @given(ROWS, BATCH, WORKERS, st.integers(1, 3))
-def test_an_epoch_shows_every_row_in_equal_batches_on_every_worker(
-    count: int, batch: int, workers: int, number: int
-) -> None:
+def test_epoch_covers_all_rows_in_equal_batches(count: int, batch: int, workers: int, number: int) -> None:
     shown = _epoch(count, batch, workers, number)
     sizes = {len(labels) for worker in shown for labels in worker}
     assert len(sizes) == 1
@@ -43,7 +43,7 @@ def test_an_epoch_shows_every_row_in_equal_batches_on_every_worker(
 
 
 @given(st.integers(1, 8), WORKERS)
-def test_a_step_sees_the_same_rows_whatever_the_number_of_workers(steps: int, workers: int) -> None:
+def test_step_has_the_same_rows_for_any_number_of_workers(steps: int, workers: int) -> None:
     batch = 12 * workers
     alone, together = _epoch(steps * batch, batch, 1, 1), _epoch(steps * batch, batch, workers, 1)
     for step in range(steps):
@@ -51,24 +51,24 @@ def test_a_step_sees_the_same_rows_whatever_the_number_of_workers(steps: int, wo
 
 
 @given(st.integers(50, 90))
-def test_epochs_and_seeds_differ_and_repeat(count: int) -> None:
+def test_order_differs_by_epoch_and_seed_and_repeats(count: int) -> None:
     assert _epoch(count, 10, 1, 1) == _epoch(count, 10, 1, 1)
     assert _epoch(count, 10, 1, 1) != _epoch(count, 10, 1, 2)
     assert _epoch(count, 10, 1, 1) != _epoch(count, 10, 1, 1, seed=1)
 
 
 @given(ROWS, BATCH, st.integers(0, 3))
-def test_rows_that_stay_on_a_device_make_the_same_batches(count: int, batch: int, first: int) -> None:
-    feed = MemoryFeed(_numbered(count), batch, seed=0)
-    there = feed.over(Resident(_numbered(count), torch.device("cpu")))
+def test_device_rows_make_the_same_batches(count: int, batch: int, first: int) -> None:
+    feed = MemoryLoader(_numbered(count), batch, seed=0)
+    there = feed.with_source(DeviceRows(_numbered(count), torch.device("cpu")))
     assert (there.rows, there.steps) == (feed.rows, feed.steps)
     for ours, theirs in zip(feed.epoch(1, first), there.epoch(1, first), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 @given(st.integers(0, 200), st.integers(1, 9))
-def test_shares_cut_the_rows_without_gap_or_overlap(count: int, workers: int) -> None:
-    shares = [share_of(count, rank, workers) for rank in range(workers)]
+def test_shard_bounds_partition_the_rows(count: int, workers: int) -> None:
+    shares = [shard_bounds(count, rank, workers) for rank in range(workers)]
     assert shares[0][0] == 0
     assert shares[-1][1] == count
     assert all(left[1] == right[0] for left, right in pairwise(shares))
@@ -76,10 +76,10 @@ def test_shares_cut_the_rows_without_gap_or_overlap(count: int, workers: int) ->
 
 
 @given(ROWS, WORKERS)
-def test_held_out_rows_are_seen_once_each_at_their_place(count: int, workers: int) -> None:
+def test_validation_loader_yields_each_row_once_in_place(count: int, workers: int) -> None:
     places = {}
     for rank in range(workers):
-        for first, batch in MemoryHeldOut(_numbered(count), rank, workers).parts():
+        for first, batch in MemoryValidationLoader(_numbered(count), rank, workers).batches():
             for offset, label in enumerate(batch.labels.tolist()):
                 assert first + offset not in places
                 places[first + offset] = label
@@ -87,7 +87,7 @@ def test_held_out_rows_are_seen_once_each_at_their_place(count: int, workers: in
 
 
 @given(st.integers(1, 500), st.integers(1, 50))
-def test_a_sample_is_no_larger_than_asked(count: int, asked: int) -> None:
-    sample = _numbered(count).every(asked)
+def test_thin_returns_at_most_count_rows(count: int, asked: int) -> None:
+    sample = _numbered(count).thin(asked)
     assert 1 <= len(sample) <= asked
     assert sample.labels[0] == 0

@@ -28,7 +28,7 @@ from trainers.evaluation.robustness import RobustnessPolicy
 from trainers.evaluation.serving_budget import Budget
 from trainers.evaluation.slices import SlicePolicy
 from trainers.export.onnx_export import export
-from trainers.loop.trainer import FitResult, calibrated, fit
+from trainers.loop.trainer import FitRequest, FitResult, calibrate, fit
 from trainers.scoring import onnx_scorer
 
 POLICY = GatePolicy(
@@ -41,7 +41,7 @@ POLICY = GatePolicy(
 
 def _scorer(result: FitResult) -> assessment.ScoreFunction:
     """The module in torch: what the exported one says is compared elsewhere."""
-    scored = result.scored()
+    scored = result.build_scorer()
 
     def score(arrays: Arrays) -> np.ndarray:
         with torch.inference_mode():
@@ -171,7 +171,7 @@ def test_a_temperature_is_fitted_exported_and_judged(tmp_path: Path) -> None:
     """Two epochs leave a model less sure than it could be."""
     raw = trained(config=TrainConfig(epochs=2, batch_size=64, workers=1, calibrate="temperature"))
     held_out = frame(rows=1000, seed=3)
-    result = calibrated(raw, held_out)
+    result = calibrate(raw, held_out)
     assert result.temperature < 0.9
     assert export(result, tmp_path, held_out) < 1e-5
     given = _evidence(result, "binary")
@@ -184,14 +184,14 @@ def test_a_temperature_is_fitted_exported_and_judged(tmp_path: Path) -> None:
     assert found.ece_after == pytest.approx(metrics.evaluate(TASKS["binary"], after, labels)["ece"], abs=2e-3)
     assert found.log_loss_after < found.log_loss_before
     assert np.array_equal(np.argsort(before[:50]), np.argsort(after[:50]))
-    assert calibrated(trained(), held_out).temperature == 1.0
+    assert calibrate(trained(), held_out).temperature == 1.0
 
 
 def test_a_regression_cannot_be_calibrated_and_says_so_before_it_trains() -> None:
     config = TrainConfig(calibrate="temperature")
     encoder = Encoder.fit(COLUMNS, frame("regression"))
     with raises(ProjectError, "project.regression_calibration"):
-        fit(ModelSpec(), config, TASKS["regression"], encoder, None)  # type: ignore[arg-type]
+        fit(FitRequest(ModelSpec(), config, TASKS["regression"], encoder), None)  # type: ignore[arg-type]
 
 
 def test_a_budget_is_kept_or_not() -> None:

@@ -14,13 +14,13 @@ from cluster.values import TaskKind
 from tests.factories.errors import raises
 from tests.factories.trainers.frames import TASKS, Small, frame, trained
 from trainers import losses
-from trainers.config import Change, ModelSpec, TrainConfig
-from trainers.data.batches import MemoryFeed, MemoryHeldOut
+from trainers.config import ConfigChange, ModelSpec, TrainConfig
+from trainers.data.batches import MemoryLoader, MemoryValidationLoader
 from trainers.evaluation.quality_gate import GatePolicy, ScoredCandidate, check_candidate
 from trainers.export.compression import Compression, Distill, Prune, check_steps, compression_job
 from trainers.export.onnx_export import export
-from trainers.loop.checkpointer import Checkpoints
-from trainers.loop.train_spec import Job
+from trainers.loop.checkpointer import Checkpointer
+from trainers.loop.train_spec import TrainSpec
 from trainers.loop.trainer import FitResult
 from trainers.models import registry
 from trainers.models.registry import Mlp
@@ -29,27 +29,27 @@ WHOLE = ModelSpec(parameters={"hidden": (32, 16)})
 CONFIG = TrainConfig(epochs=6, batch_size=64, workers=1, lr=1e-2)
 
 
-def _next(step: Compression, result: FitResult, config: TrainConfig | None = None) -> Job:
-    job = Job(result.spec, config or result.config, result.task, result.inputs)
-    return compression_job(step, job, result.module())
+def _next(step: Compression, result: FitResult, config: TrainConfig | None = None) -> TrainSpec:
+    job = TrainSpec(result.spec, config or result.config, result.task, result.inputs)
+    return compression_job(step, job, result.build_module())
 
 
-def _again(job: Job, kind: TaskKind = "binary") -> FitResult:
-    return trained(kind, job.spec, job.config, start=job.start, teacher=job.teacher)
+def _again(job: TrainSpec, kind: TaskKind = "binary") -> FitResult:
+    return trained(kind, job.model, job.config, start=job.start, teacher=job.teacher)
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
 def test_pruned_weights_fit_the_smaller_model_and_the_strongest_units_stay(norm: str) -> None:
     result = trained(spec=ModelSpec(parameters={"hidden": (8, 4), "norm": norm}))
-    module = result.module()
+    module = result.build_module()
     assert isinstance(module, Mlp)
     with torch.no_grad():
         module.body[4].weight[:, 3] *= 1000
         module.head.weight[:, [0, 2]] *= 1000
-    job = compression_job(Prune(share=0.5), Job(result.spec, CONFIG, result.task, result.inputs), module)
-    assert job.spec.parameters["hidden"] == (4, 2)
+    job = compression_job(Prune(share=0.5), TrainSpec(result.spec, CONFIG, result.task, result.inputs), module)
+    assert job.model.parameters["hidden"] == (4, 2)
     assert job.start is not None
-    smaller = registry.build(job.spec, job.inputs, job.task)
+    smaller = registry.build(job.model, job.inputs, job.task)
     smaller.load_state_dict({name: torch.from_numpy(value) for name, value in job.start.items()})
     assert np.array_equal(job.start["head.weight"], module.head.weight[:, [0, 2]].detach().numpy())
     assert any(np.array_equal(row, module.body[0].weight[3].detach().numpy()) for row in job.start["body.0.weight"])
@@ -57,7 +57,7 @@ def test_pruned_weights_fit_the_smaller_model_and_the_strongest_units_stay(norm:
 
 def test_units_that_do_nothing_are_taken_out_without_a_trace() -> None:
     result = trained(spec=ModelSpec(parameters={"hidden": (8, 6), "norm": "none"}))
-    module = result.module()
+    module = result.build_module()
     assert isinstance(module, Mlp)
     with torch.no_grad():
         module.body[4].weight[:, ::2] = 0
@@ -75,13 +75,13 @@ def test_units_that_do_nothing_are_taken_out_without_a_trace() -> None:
 @pytest.mark.parametrize(("hidden", "share", "left"), [((8,), 0.99, (1,)), ((10, 5), 0.1, (9, 4)), ((), 0.5, ())])
 def test_at_least_one_unit_stays(hidden: tuple[int, ...], share: float, left: tuple[int, ...]) -> None:
     result = trained(spec=ModelSpec(parameters={"hidden": hidden}))
-    module = result.module()
+    module = result.build_module()
     assert isinstance(module, Mlp)
     assert module.prune(share)[0] == {"hidden": left}
 
 
 def test_a_pruned_model_is_trained_on_gently_is_smaller_and_nearly_as_good(tmp_path: Path) -> None:
-    whole = trained(spec=WHOLE, config=CONFIG.model_copy(update={"changes": (Change(after=1, lr=2e-2),)}))
+    whole = trained(spec=WHOLE, config=CONFIG.model_copy(update={"changes": (ConfigChange(after=1, lr=2e-2),)}))
     job = _next(Prune(share=0.5, epochs=3), whole)
     assert (job.config.lr, job.config.epochs, job.config.changes) == (pytest.approx(1e-3), 3, ())
     pruned = _again(job)
@@ -105,24 +105,24 @@ def test_training_begins_with_the_weights_it_is_given() -> None:
 def test_a_student_agrees_with_its_teacher_more_than_one_without(kind: TaskKind) -> None:
     teacher = trained(kind, WHOLE, CONFIG)
     job = _next(Distill(student=ModelSpec(build=Small), weight=1.0, epochs=8), teacher)
-    student, alone = _again(job, kind), trained(kind, job.spec, job.config)
+    student, alone = _again(job, kind), trained(kind, job.model, job.config)
 
     def logits(result: FitResult) -> torch.Tensor:
         arrays = result.encoder.encode(frame(kind, seed=9))
         with torch.inference_mode():
-            return result.module()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"]))
+            return result.build_module()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"]))
 
     taught = logits(teacher)
-    apart = [float(losses.distilled(TASKS[kind], logits(r), taught, 2.0)) for r in (student, alone)]
+    apart = [float(losses.distillation_loss(TASKS[kind], logits(r), taught, 2.0)) for r in (student, alone)]
     assert apart[0] < apart[1]
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression", "multilabel"])
 def test_nobody_is_closer_to_a_teacher_than_the_teacher(kind: TaskKind) -> None:
     taught = torch.randn(50, TASKS[kind].outputs, generator=torch.Generator().manual_seed(0))
-    own = float(losses.distilled(TASKS[kind], taught, taught, 3.0))
+    own = float(losses.distillation_loss(TASKS[kind], taught, taught, 3.0))
     assert own == pytest.approx(0.0, abs=1e-5)
-    assert float(losses.distilled(TASKS[kind], taught + 0.5 * torch.randn_like(taught), taught, 3.0)) > 1e-3
+    assert float(losses.distillation_loss(TASKS[kind], taught + 0.5 * torch.randn_like(taught), taught, 3.0)) > 1e-3
 
 
 def test_labels_have_the_rest_of_a_students_loss() -> None:
@@ -131,8 +131,8 @@ def test_labels_have_the_rest_of_a_students_loss() -> None:
     blank = {name: np.zeros_like(value) for name, value in teacher.state.items()}
     job = _next(Distill(student=WHOLE, weight=0.5, epochs=6, lr=1e-2), teacher)
     assert job.teacher is not None
-    ignorant = type(job.teacher)(job.teacher.spec, blank, 0.5, 2.0)
-    assert trained(spec=job.spec, config=job.config, teacher=ignorant).metrics["auc"] > 0.85
+    ignorant = type(job.teacher)(job.teacher.model, blank, 0.5, 2.0)
+    assert trained(spec=job.model, config=job.config, teacher=ignorant).metrics["auc"] > 0.85
 
 
 def test_what_cannot_be_pruned_is_refused_before_anything_is_trained() -> None:
@@ -147,19 +147,24 @@ def test_what_cannot_be_pruned_is_refused_before_anything_is_trained() -> None:
 
 
 def test_a_checkpoint_of_another_teacher_or_start_is_refused(tmp_path: Path) -> None:
-    from tests.unit.trainers.test_resume import Moody, _rows
+    from tests.factories.trainers.resumable import NoisyModel, encoded_parts
     from tests.unit.trainers.tuning.test_pbt import _train
     from trainers.loop import train_loop
-    from trainers.loop.process_group import World
+    from trainers.loop.process_group import ProcessGroup
 
     config = TrainConfig(epochs=2, batch_size=40, workers=1)
-    out, _ = _train(config, Checkpoints(str(tmp_path)), until=1)
-    train, validation, inputs = _rows()
-    job = Job(ModelSpec(build=Moody), config, TASKS["binary"], inputs, start=out.state)
-    feed = MemoryFeed(train, config.batch_size, config.seed)
+    out, _ = _train(config, Checkpointer(str(tmp_path)), until=1)
+    train, validation, inputs = encoded_parts()
+    job = TrainSpec(ModelSpec(build=NoisyModel), config, TASKS["binary"], inputs, start=out.state)
+    feed = MemoryLoader(train, config.batch_size, config.seed)
     with pytest.raises(DataError, match="its start differ"):
         train_loop.train(
-            job, feed, MemoryHeldOut(validation), World(), lambda e: None, checkpoints=Checkpoints(str(tmp_path))
+            job,
+            feed,
+            MemoryValidationLoader(validation),
+            ProcessGroup(),
+            lambda e: None,
+            checkpointer=Checkpointer(str(tmp_path)),
         )
 
 

@@ -32,7 +32,7 @@ PARITY = 1e-5
 def _both(result: FitResult, folder: Path, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     arrays = result.encoder.encode(table)
     with torch.inference_mode():
-        ours = result.scored()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
+        ours = result.build_scorer()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
     return ours, onnx_scorer.score(onnx_scorer.open_session(folder / MODEL_FILE), arrays)
 
 

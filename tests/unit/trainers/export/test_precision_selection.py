@@ -61,7 +61,7 @@ def test_int8_that_holds_the_gate_is_what_the_bundle_serves(tmp_path: Path) -> N
     model = onnx_scorer.open_session(tmp_path / MODEL_FILE)
     assert np.array_equal(onnx_scorer.score(model, arrays), served.scores)
     with torch.inference_mode():
-        exact = result.scored()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
+        exact = result.build_scorer()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
     assert 0 < np.abs(served.scores - exact).max() < 0.05
     few = HELD_OUT.slice(0, 50)
     portable = score_portable(onnx_scorer.open_session(tmp_path / PORTABLE_FILE), result.encoder, few)
@@ -107,7 +107,9 @@ def test_both_runtimes_are_timed_on_one_thread_and_leave_torchs_threads_alone(tm
     export(result, tmp_path, HELD_OUT)
     threads, alive = torch.get_num_threads(), threading.active_count()
     found = measure_latencies(
-        onnx_scorer.open_session(tmp_path / MODEL_FILE), result.scored(), result.encoder.encode(HELD_OUT.slice(0, 100))
+        onnx_scorer.open_session(tmp_path / MODEL_FILE),
+        result.build_scorer(),
+        result.encoder.encode(HELD_OUT.slice(0, 100)),
     )
     assert (torch.get_num_threads(), threading.active_count()) == (threads, alive)
     assert set(found) == {f"{name}_us_{rows}" for name in ("onnxruntime", "torch") for rows in ROWS}

@@ -1,4 +1,4 @@
-"""The train function in this process: it learns, repeats bit for bit, keeps the best, stops, and refuses nonsense."""
+"""The training loop in this process: it learns, repeats bit for bit, keeps the best epoch, and stops early."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import DataError
 from cluster.values import Task, TaskKind
+from tests.factories.errors import raises
 from tests.factories.trainers.frames import TASKS, Small, frame, trained
 from trainers import metrics
 from trainers.config import ModelSpec, Schedule, TrainConfig
@@ -31,14 +32,14 @@ from trainers.loop.train_step import schedule_factor
     ],
 )
 @pytest.mark.parametrize("build", ["linear", "mlp", Small])
-def test_it_learns(kind: TaskKind, bound: tuple[str, float], build: object) -> None:
+def test_training_learns(kind: TaskKind, bound: tuple[str, float], build: object) -> None:
     config = TrainConfig(epochs=25, batch_size=64, lr=1e-2, workers=1)
     result = trained(kind, ModelSpec(build=build), config)
     assert result.metrics[bound[0]] > bound[1]
     assert result.epochs[-1].loss < result.epochs[0].loss
 
 
-def test_it_can_overfit_a_few_rows() -> None:
+def test_training_overfits_a_few_rows() -> None:
     table = frame(rows=40)
     random_labels = np.random.default_rng(1).integers(2, size=40).astype(float)
     table = table.set_column(table.column_names.index("label"), "label", pa.array(random_labels))
@@ -47,14 +48,14 @@ def test_it_can_overfit_a_few_rows() -> None:
     assert result.epochs[-1].loss < 0.1
 
 
-def test_same_seed_same_weights_bit_for_bit_and_another_seed_others() -> None:
+def test_weights_repeat_for_a_seed_and_differ_for_another() -> None:
     first, again, other = (trained(config=TrainConfig(epochs=2, batch_size=64, workers=1, seed=s)) for s in (3, 3, 4))
     assert all(np.array_equal(first.state[name], again.state[name]) for name in first.state)
     assert any(not np.array_equal(first.state[name], other.state[name]) for name in first.state)
     assert [epoch.metrics for epoch in first.epochs] == [epoch.metrics for epoch in again.epochs]
 
 
-def test_the_best_epoch_is_kept_and_patience_ends_training() -> None:
+def test_training_keeps_the_best_epoch_and_stops_early() -> None:
     config = TrainConfig(epochs=60, batch_size=16, lr=0.05, schedule="constant", patience=3, workers=1)
     result = trained(config=config)
     values = [epoch.metrics["auc"] for epoch in result.epochs]
@@ -64,14 +65,14 @@ def test_the_best_epoch_is_kept_and_patience_ends_training() -> None:
     assert [epoch.best_so_far for epoch in result.epochs] == np.maximum.accumulate(values).tolist()
     with torch.inference_mode():
         arrays = result.encoder.encode(held := frame().slice(480))
-        scores = result.scored()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
+        scores = result.build_scorer()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
     found = metrics.evaluate(TASKS["binary"], scores, held["label"].to_numpy())["auc"]
     assert found == pytest.approx(max(values), abs=1e-6)
 
 
-def test_a_loss_that_is_not_a_number_is_refused() -> None:
+def test_infinite_loss_is_refused() -> None:
     config = TrainConfig(epochs=3, batch_size=64, lr=1e30, clip_norm=0, schedule="constant", workers=1)
-    with pytest.raises(DataError, match=r"training loss is .*lower lr"):
+    with raises(DataError, "data.loss_not_finite"):
         trained("regression", config=config)
 
 
@@ -79,12 +80,12 @@ def test_validation_rows_of_one_class_are_refused() -> None:
     table = frame()
     labels = np.where(np.arange(table.num_rows) >= 480, 1.0, table["label"].to_numpy())
     table = table.set_column(table.column_names.index("label"), "label", pa.array(labels))
-    with pytest.raises(DataError, match="do not define auc"):
+    with raises(DataError, "data.metric_undefined", metric="auc"):
         trained(table=table)
 
 
 class Broken(Small):
-    """Its logits are no numbers: while it trains, or for rows that are validated."""
+    """Its logits are NaN, in training or in validation."""
 
     def __init__(self, inputs: InputSpec, task: Task, training: bool = True) -> None:
         super().__init__(inputs, task)
@@ -96,20 +97,20 @@ class Broken(Small):
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
-@pytest.mark.parametrize(("training", "message"), [(True, "training loss is nan"), (False, "rows are not numbers")])
-def test_what_is_not_a_number_is_said_to_be(kind: TaskKind, training: bool, message: str) -> None:
+@pytest.mark.parametrize(("training", "code"), [(True, "data.loss_not_finite"), (False, "data.score_not_a_number")])
+def test_nan_loss_or_score_is_refused(kind: TaskKind, training: bool, code: str) -> None:
     spec = ModelSpec(build=Broken, parameters={"training": training})
-    with pytest.raises(DataError, match=message):
+    with raises(DataError, code):
         trained(kind, spec, TrainConfig(epochs=1, batch_size=64, workers=1))
 
 
-def test_an_epoch_tells_what_a_reader_wants() -> None:
-    line = trained().epochs[0].line("auc")
+def test_epoch_line_has_progress_and_metric() -> None:
+    line = trained().epochs[0].format("auc")
     assert all(word in line for word in ("epoch 1/2", "loss", "validation auc", "rows/s", "left"))
 
 
 @given(st.integers(1, 500), st.floats(0, 0.9), st.sampled_from(["onecycle", "cosine", "constant"]))
-def test_the_schedule_rises_to_one_and_falls(steps: int, warmup: float, kind: Schedule) -> None:
+def test_schedule_rises_to_one_and_falls(steps: int, warmup: float, kind: Schedule) -> None:
     config = TrainConfig(schedule=kind, warmup=warmup)
     factors = [schedule_factor(config, step, steps) for step in range(steps + 1)]
     assert all(0 <= factor <= 1 + 1e-12 for factor in factors)

@@ -15,12 +15,13 @@ from torch.nn import functional
 
 from cluster.errors import ProjectError
 from cluster.values import Task
+from tests.factories.errors import raises
 from tests.factories.trainers.frames import TASKS, trained
 from trainers import losses
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.batches import Batch
 from trainers.input_spec import InputSpec
-from trainers.loop.process_group import World
+from trainers.loop.process_group import ProcessGroup
 from trainers.loop.train_step import Stepper
 
 LABELS = Task(kind="multilabel", label="tags", classes=("a", "b"))
@@ -46,7 +47,9 @@ class _Plain(nn.Module):
 
 def _gradient(batch: Batch, **settings: Any) -> torch.Tensor:
     module, config = _Plain(), TrainConfig(workers=1, **settings)
-    step = Stepper(module, config, lambda logits, part: losses.loss(TASKS["binary"], logits, part.labels), 10, World())
+    step = Stepper(
+        module, config, lambda logits, part: losses.batch_loss(TASKS["binary"], logits, part.labels), 10, ProcessGroup()
+    )
     step.gradients(batch)
     assert module.body.weight.grad is not None
     assert module.body.weight.grad.dtype == torch.float32
@@ -60,12 +63,12 @@ def _batch(rows: int) -> Batch:
 
 
 @given(st.integers(1, 40), st.integers(1, 12))
-def test_parts_of_a_step_add_up_to_its_gradient(rows: int, parts: int) -> None:
+def test_accumulated_gradients_equal_the_whole_step(rows: int, parts: int) -> None:
     assert torch.allclose(_gradient(_batch(rows), accumulate=parts), _gradient(_batch(rows)), atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_is_close_and_leaves_weights_in_float32(precision: str) -> None:
+def test_half_precision_is_close_and_keeps_float32_weights(precision: str) -> None:
     scale = 2.0**16 if precision == "fp16" else 1.0
     half = _gradient(_batch(64), precision=precision) / scale
     assert torch.allclose(half, _gradient(_batch(64)), atol=5e-3)
@@ -73,7 +76,7 @@ def test_half_precision_is_close_and_leaves_weights_in_float32(precision: str) -
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_it_learns_in_half_precision(precision: str) -> None:
+def test_training_in_half_precision_learns(precision: str) -> None:
     result = trained(config=TrainConfig(epochs=25, batch_size=64, lr=1e-2, workers=1, precision=precision))  # type: ignore[arg-type]
     assert result.metrics["auc"] > 0.9
     assert all(value.dtype != np.float16 for value in result.state.values())
@@ -81,7 +84,7 @@ def test_it_learns_in_half_precision(precision: str) -> None:
 
 # The compiler uses old names of torch's own.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-def test_a_compiled_module_learns_the_same() -> None:
+def test_compiled_module_learns_the_same() -> None:
     spec = ModelSpec(build="linear", parameters={"unknown": 0.0})
     config = TrainConfig(epochs=2, batch_size=64, workers=1)
     plain, compiled = (trained(spec=spec, config=config.model_copy(update={"compile": c})) for c in (False, True))
@@ -90,7 +93,7 @@ def test_a_compiled_module_learns_the_same() -> None:
 
 
 @given(st.lists(st.integers(0, 2), min_size=3, max_size=60).filter(lambda drawn: len(set(drawn)) == 3))
-def test_balanced_weights_are_scikit_learns(drawn: list[int]) -> None:
+def test_balanced_weights_match_scikit_learn(drawn: list[int]) -> None:
     labels = np.array(drawn, np.float32)
     weights = losses.class_weights(
         TASKS["multiclass"], TrainConfig(class_weights="balanced"), _inputs(TASKS["multiclass"], labels)
@@ -100,26 +103,26 @@ def test_balanced_weights_are_scikit_learns(drawn: list[int]) -> None:
     assert weights.numpy() == pytest.approx(expected, rel=1e-5)
 
 
-def test_weights_multiply_the_loss_of_their_class() -> None:
+def test_class_weights_multiply_the_loss_of_their_class() -> None:
     logits, weights = torch.tensor([[0.3], [-0.2], [1.0]]), torch.tensor([1.0, 3.0])
     labels = torch.tensor([0.0, 1.0, 1.0])
     each = functional.binary_cross_entropy_with_logits(logits[:, 0], labels, reduction="none")
-    found = losses.loss(TASKS["binary"], logits, labels, weights)
+    found = losses.batch_loss(TASKS["binary"], logits, labels, weights)
     assert found.item() == pytest.approx((each * torch.tensor([1.0, 3.0, 3.0])).mean().item())
     three, classes = torch.randn(4, 3), torch.tensor([0.0, 2.0, 1.0, 2.0])
     each = functional.cross_entropy(three, classes.long(), reduction="none")
-    found = losses.loss(TASKS["multiclass"], three, classes, torch.tensor([1.0, 2.0, 5.0]))
+    found = losses.batch_loss(TASKS["multiclass"], three, classes, torch.tensor([1.0, 2.0, 5.0]))
     assert found.item() == pytest.approx((each * torch.tensor([1.0, 5.0, 2.0, 5.0])).mean().item())
 
 
-def test_a_label_is_weighed_by_the_rows_without_it() -> None:
+def test_balanced_multilabel_weight_is_negatives_over_positives() -> None:
     labels = np.array([[1, 0], [0, 0], [0, 1], [0, 1]], np.float32)
     weights = losses.class_weights(LABELS, TrainConfig(class_weights="balanced"), _inputs(LABELS, labels))
     assert weights is not None
     assert weights.tolist() == pytest.approx([3.0, 1.0])
 
 
-def test_balancing_helps_a_rare_class() -> None:
+def test_balanced_weights_help_a_rare_class() -> None:
     rare = np.r_[np.zeros(95), np.ones(5)].astype(np.float32)
     weights = losses.class_weights(
         TASKS["binary"], TrainConfig(class_weights="balanced"), _inputs(TASKS["binary"], rare)
@@ -129,22 +132,22 @@ def test_balancing_helps_a_rare_class() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "weights", "message"),
+    ("kind", "weights", "code"),
     [
-        ("regression", "balanced", "a regression has no classes"),
-        ("binary", (1.0,), "each of 2 classes"),
-        ("multiclass", (1.0, -1.0, 2.0), "none below 0"),
+        ("regression", "balanced", "project.class_weights_of_regression"),
+        ("binary", (1.0,), "project.invalid_class_weights"),
+        ("multiclass", (1.0, -1.0, 2.0), "project.invalid_class_weights"),
     ],
 )
-def test_weights_that_do_not_suit_the_task_are_refused(kind: str, weights: Any, message: str) -> None:
+def test_invalid_class_weights_are_refused(kind: str, weights: Any, code: str) -> None:
     task = TASKS[kind]  # type: ignore[index]
     inputs = _inputs(task, np.array([0, 1, 2, 1], np.float32) if kind == "multiclass" else np.array([0, 1], np.float32))
-    with pytest.raises(ProjectError, match=message):
+    with raises(ProjectError, code):
         losses.class_weights(task, TrainConfig(class_weights=weights), inputs)
 
 
-def test_settings_that_contradict_one_another_are_refused() -> None:
-    with pytest.raises(ProjectError, match="use bf16"):
+def test_contradictory_settings_are_refused() -> None:
+    with raises(ProjectError, "project.unsupported_precision"):
         TrainConfig(strategy="fsdp", precision="fp16")
-    with pytest.raises(ProjectError, match="min_workers=3 is more than workers=2"):
+    with raises(ProjectError, "project.min_workers_above_workers", min_workers=3, workers=2):
         TrainConfig(min_workers=3, workers=2)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from torch import nn
 
-from tests.factories.trainers.group import Plan, together
+from tests.factories.trainers.group import WorkerPlan, train_together
 from trainers.config import ModelSpec, TrainConfig
 from trainers.loop import fsdp as fsdp_module
 from trainers.loop import worker_group
-from trainers.loop.train_events import Outcome
+from trainers.loop.train_events import TrainResult
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -25,36 +25,34 @@ def _config(strategy: Strategy, **changes: object) -> TrainConfig:
     return TrainConfig.model_validate(settings | changes)
 
 
-def _same(left: Outcome, right: Outcome) -> bool:
+def _same(left: TrainResult, right: TrainResult) -> bool:
     weights = all(np.array_equal(left.state[name], right.state[name]) for name in left.state)
     return weights and [epoch.metrics for epoch in left.epochs] == [epoch.metrics for epoch in right.epochs]
 
 
 @pytest.fixture(scope="module")
-def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome | None]:
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainResult | None]:
     """Of three workers, then of two: processes take long to start."""
     folder = tmp_path_factory.mktemp("trainings")
     plain = SPEC.model_copy(update={"parameters": {"hidden": (16, 8), "dropout": 0.0, "norm": "layer", "unknown": 0.0}})
-    three: dict[str, Plan] = {}
+    three: dict[str, WorkerPlan] = {}
     for kind in STRATEGIES:
         # Parts of a step, so that gradients are added up before they are averaged.
         config, broken = _config(kind, accumulate=2), str(folder / f"{kind} broken")
-        three[f"{kind} whole"] = Plan(config, str(folder / f"{kind} whole"), SPEC)
-        three[f"{kind} stopped"] = Plan(config, broken, SPEC, stop=7)
-        three[f"{kind} stopped again"] = Plan(config, broken, SPEC, stop=4)
-        three[f"{kind} resumed"] = Plan(config, broken, SPEC)
+        three[f"{kind} whole"] = WorkerPlan(config, str(folder / f"{kind} whole"), SPEC)
+        three[f"{kind} stopped"] = WorkerPlan(config, broken, SPEC, stop=7)
+        three[f"{kind} stopped again"] = WorkerPlan(config, broken, SPEC, stop=4)
+        three[f"{kind} resumed"] = WorkerPlan(config, broken, SPEC)
     fewer = str(folder / "fewer")
-    three["more"] = Plan(_config("ddp"), fewer, SPEC, stop=9)
-    two = {f"{kind} plain": Plan(_config(kind), str(folder / f"{kind} plain"), plain) for kind in STRATEGIES}
-    two["fewer"] = Plan(_config("ddp"), fewer, SPEC)
-    found = [*together([*three.values()], 3, folder), *together([*two.values()], 2, folder)]
+    three["more"] = WorkerPlan(_config("ddp"), fewer, SPEC, stop=9)
+    two = {f"{kind} plain": WorkerPlan(_config(kind), str(folder / f"{kind} plain"), plain) for kind in STRATEGIES}
+    two["fewer"] = WorkerPlan(_config("ddp"), fewer, SPEC)
+    found = [*train_together([*three.values()], 3, folder), *train_together([*two.values()], 2, folder)]
     return dict(zip([*three, *two], found, strict=True))
 
 
 @pytest.mark.parametrize("kind", STRATEGIES)
-def test_workers_that_stop_and_go_on_end_with_the_same_bits(
-    trainings: dict[str, Outcome | None], kind: Strategy
-) -> None:
+def test_workers_that_resume_end_with_the_same_bits(trainings: dict[str, TrainResult | None], kind: Strategy) -> None:
     whole, resumed = trainings[f"{kind} whole"], trainings[f"{kind} resumed"]
     assert trainings[f"{kind} stopped"] is trainings[f"{kind} stopped again"] is None
     assert whole is not None
@@ -63,7 +61,7 @@ def test_workers_that_stop_and_go_on_end_with_the_same_bits(
     assert whole.best.metrics["auc"] > 0.8
 
 
-def test_sharding_changes_who_holds_what_and_not_what_is_learnt(trainings: dict[str, Outcome | None]) -> None:
+def test_fsdp_learns_the_same_as_ddp(trainings: dict[str, TrainResult | None]) -> None:
     ddp, fsdp = trainings["ddp plain"], trainings["fsdp plain"]
     assert ddp is not None
     assert fsdp is not None
@@ -72,7 +70,7 @@ def test_sharding_changes_who_holds_what_and_not_what_is_learnt(trainings: dict[
     assert [epoch.loss for epoch in ddp.epochs] == pytest.approx([epoch.loss for epoch in fsdp.epochs], abs=1e-4)
 
 
-def test_a_training_of_three_workers_goes_on_with_two(trainings: dict[str, Outcome | None]) -> None:
+def test_training_of_three_workers_resumes_with_two(trainings: dict[str, TrainResult | None]) -> None:
     fewer = trainings["fewer"]
     assert trainings["more"] is None
     assert fewer is not None
@@ -80,14 +78,15 @@ def test_a_training_of_three_workers_goes_on_with_two(trainings: dict[str, Outco
     assert fewer.best.metrics["auc"] > 0.8
 
 
-def test_large_modules_are_sharded_on_their_own_inner_ones_first() -> None:
+def test_shard_units_are_large_modules_inner_first() -> None:
     large, other = nn.Linear(1100, 1000), nn.Linear(1000, 1100)
     block = nn.Sequential(large, nn.ReLU())
     module = nn.Sequential(nn.ModuleList([block, other]), nn.Linear(3, 3))
-    assert fsdp_module._units(module) == [large, block, other]
+    assert fsdp_module.shard_units(module) == [large, block, other]
 
 
-def test_a_training_that_waits_for_nodes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_capacity_warning_names_missing_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_group.ray, "cluster_resources", lambda: {"CPU": 4.0})
-    assert worker_group.no_room(4, 1.0) == ""
-    assert "5 workers want 5 CPUs and the cluster has 4" in worker_group.no_room(5, 1.0)
+    assert worker_group.capacity_warning(4, 1.0) == ""
+    warning = worker_group.capacity_warning(5, 1.0)
+    assert all(part in warning for part in ("5 workers", "5 CPUs", "has 4"))

@@ -10,6 +10,7 @@ import torch
 
 from cluster.errors import ProjectError
 from cluster.values import TaskKind
+from tests.factories.errors import raises
 from tests.factories.trainers.frames import TASKS, frame, trained
 from trainers.config import ModelSpec, TrainConfig
 from trainers.export.onnx_export import export
@@ -20,15 +21,15 @@ CONFIG = TrainConfig(epochs=15, batch_size=64, lr=5e-3, workers=1)
 
 
 @pytest.mark.parametrize(("kind", "metric"), [("binary", "auc"), ("regression", "r2"), ("multilabel", "auc")])
-def test_it_learns_and_its_file_says_the_same(kind: TaskKind, metric: str, tmp_path: Path) -> None:
+def test_ft_transformer_learns_and_exports_the_same_scores(kind: TaskKind, metric: str, tmp_path: Path) -> None:
     result = trained(kind, SPEC, CONFIG)
     assert result.metrics[metric] > 0.85
     assert export(result, tmp_path, frame(kind, rows=50, seed=3)) < 1e-4
 
 
-def test_every_column_is_a_token_and_a_missing_number_is_told_from_the_mean() -> None:
+def test_tokens_cover_all_columns_and_distinguish_missing_from_mean() -> None:
     result = trained(spec=SPEC, config=CONFIG.model_copy(update={"epochs": 3}))
-    module = result.module()
+    module = result.build_module()
     numbers = torch.tensor([result.inputs.mean])
     codes = torch.zeros(1, len(result.inputs.cardinalities), dtype=torch.int64)
     tokens = module.tokens(numbers, codes)
@@ -39,7 +40,7 @@ def test_every_column_is_a_token_and_a_missing_number_is_told_from_the_mean() ->
     assert changed.nonzero().flatten().tolist() == [3]
 
 
-def test_a_width_that_heads_do_not_divide_is_refused() -> None:
+def test_width_not_divisible_by_heads_is_refused() -> None:
     inputs = trained(config=CONFIG.model_copy(update={"epochs": 1})).inputs
-    with pytest.raises(ProjectError, match="width=10 is no multiple of heads=4"):
+    with raises(ProjectError, "project.width_not_divisible", width=10, heads=4):
         registry.build(ModelSpec(build="ft_transformer", parameters={"width": 10, "heads": 4}), inputs, TASKS["binary"])

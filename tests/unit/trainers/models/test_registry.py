@@ -13,6 +13,7 @@ from torch import nn
 from cluster.errors import DataError, ProjectError
 from cluster.values import Task, TaskKind
 from features.encoder import UNKNOWN_CODE, Encoder
+from tests.factories.errors import raises
 from tests.factories.trainers.frames import COLUMNS, TASKS, Small, frame, part, rows
 from trainers.config import ModelSpec
 from trainers.input_spec import InputSpec
@@ -30,7 +31,7 @@ def _inputs(task: Task) -> tuple[InputSpec, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression", "multilabel"])
 @pytest.mark.parametrize("build", ["linear", "mlp", "ft_transformer", Small])
-def test_logits_have_a_column_for_each_output(kind: TaskKind, build: object) -> None:
+def test_logits_have_one_column_per_output(kind: TaskKind, build: object) -> None:
     inputs, numbers, codes = _inputs(TASKS[kind])
     module = registry.build(ModelSpec(build=build), inputs, TASKS[kind])
     logits = module(numbers, codes)
@@ -38,10 +39,10 @@ def test_logits_have_a_column_for_each_output(kind: TaskKind, build: object) -> 
     assert torch.isfinite(logits).all()
 
 
-def test_scores_follow_the_conventions_of_the_task() -> None:
+def test_scores_follow_the_task() -> None:
     for task in TASKS.values():
         inputs, numbers, codes = _inputs(task)
-        scores = registry.Scored(registry.build(ModelSpec(), inputs, task), task, inputs).eval()(numbers, codes)
+        scores = registry.ScoringModule(registry.build(ModelSpec(), inputs, task), task, inputs).eval()(numbers, codes)
         if task.kind == "multiclass":
             assert torch.allclose(scores.sum(dim=1), torch.ones(len(numbers)))
         elif task.kind == "multilabel":
@@ -53,7 +54,7 @@ def test_scores_follow_the_conventions_of_the_task() -> None:
             assert abs(scores.mean().item() - inputs.label_mean) < 2 * inputs.label_std
 
 
-def test_numbers_are_standardised_within_five_deviations_though_tails_are_heavy() -> None:
+def test_numbers_with_heavy_tails_are_standardized_and_clipped() -> None:
     inputs, numbers, codes = _inputs(TASKS["binary"])
     scaled = TabularInput(inputs).eval()(numbers, codes).detach()[:, : inputs.width]
     assert scaled.abs().max() <= CLIP_STD
@@ -62,7 +63,7 @@ def test_numbers_are_standardised_within_five_deviations_though_tails_are_heavy(
     assert 0.1 < scaled[:, 1].std() < 1.5
 
 
-def test_missing_is_the_mean_and_an_indicator_where_training_rows_had_gaps() -> None:
+def test_missing_number_becomes_the_mean_and_an_indicator() -> None:
     inputs, numbers, codes = _inputs(TASKS["binary"])
     assert inputs.missing == (2,)
     tabular = TabularInput(inputs).eval()
@@ -73,13 +74,13 @@ def test_missing_is_the_mean_and_an_indicator_where_training_rows_had_gaps() -> 
     assert out[inputs.width].item() == 1.0
 
 
-def test_infinity_is_as_far_as_clipping_goes() -> None:
+def test_infinity_is_clipped() -> None:
     inputs, numbers, codes = _inputs(TASKS["binary"])
     given = torch.full_like(numbers[:1], math.inf)
     assert TabularInput(inputs).eval()(given, codes[:1])[0, : inputs.width].tolist() == [5.0] * inputs.width
 
 
-def test_an_unseen_category_meets_the_unknown_embedding_and_training_reaches_it() -> None:
+def test_unseen_category_uses_a_trained_unknown_embedding() -> None:
     inputs, numbers, codes = _inputs(TASKS["binary"])
     encoder = Encoder.fit(COLUMNS, frame())
     unseen = frame(rows=1).set_column(3, "colour", pa.array(["violet"]))
@@ -91,7 +92,7 @@ def test_an_unseen_category_meets_the_unknown_embedding_and_training_reaches_it(
     assert gradient[UNKNOWN_CODE].abs().sum() > 0
 
 
-def test_a_column_without_values_or_spread_does_no_harm() -> None:
+def test_empty_or_constant_column_gives_finite_inputs() -> None:
     table = part(frame(), "train")
     table = table.set_column(0, "plain", pa.nulls(table.num_rows, pa.float64()))
     table = table.set_column(1, "heavy", pa.array(np.full(table.num_rows, 7.0)))
@@ -103,31 +104,31 @@ def test_a_column_without_values_or_spread_does_no_harm() -> None:
     assert torch.isfinite(out).all()
 
 
-def test_no_rows_and_no_columns_are_refused() -> None:
+def test_input_spec_without_rows_or_columns_is_refused() -> None:
     nothing = {"numbers": np.empty((0, 1), np.float32), "codes": np.empty((0, 0), np.int64)}
-    with pytest.raises(DataError, match="no training rows"):
+    with raises(DataError, "data.no_rows", part="train"):
         InputSpec.fit(Encoder(columns=COLUMNS[:1], vocabularies={}), TASKS["binary"], nothing, np.empty(0))
-    with pytest.raises(DataError, match="no column"):
+    with raises(DataError, "data.no_input_columns"):
         InputSpec.fit(Encoder(columns=(), vocabularies={}), TASKS["binary"], nothing, np.ones(3))
 
 
-def test_a_parameter_that_the_builder_does_not_take_is_named() -> None:
+def test_unknown_parameter_is_refused() -> None:
     inputs, _, _ = _inputs(TASKS["binary"])
-    with pytest.raises(ProjectError, match=r"'mlp' has no parameter 'depth'.*hidden"):
+    with raises(ProjectError, "project.unknown_model_parameter", model="mlp", name="depth"):
         registry.check_parameters(ModelSpec(), ["hidden", "depth"])
-    with pytest.raises(ProjectError, match="depth"):
+    with raises(ProjectError, "project.model_parameters", model="mlp"):
         registry.build(ModelSpec(parameters={"depth": 2}), inputs, TASKS["binary"])
-    with pytest.raises(ProjectError, match="norm='group'"):
+    with raises(ProjectError, "project.unknown_norm", norm="group"):
         registry.build(ModelSpec(parameters={"norm": "group"}), inputs, TASKS["binary"])
 
 
-def test_a_builder_that_returns_no_module_is_refused() -> None:
+def test_builder_without_a_module_is_refused() -> None:
     inputs, _, _ = _inputs(TASKS["binary"])
 
     def broken(inputs: InputSpec, task: Task) -> nn.Module:
         return None  # type: ignore[return-value]
 
-    with pytest.raises(ProjectError, match="NoneType"):
+    with raises(ProjectError, "project.not_a_module", type="NoneType"):
         registry.build(ModelSpec(build=broken), inputs, TASKS["binary"])
 
 
@@ -141,16 +142,17 @@ class Flat(Small):
         return super().forward(numbers, codes)[:, 0]
 
 
-def test_a_module_that_cannot_score_is_refused_before_workers_start() -> None:
+def test_check_model_that_cannot_score_is_refused() -> None:
     inputs, _, _ = _inputs(TASKS["binary"])
     registry.check(ModelSpec(build=Small), inputs, TASKS["binary"])
-    with pytest.raises(ProjectError, match=r"'Cut' cannot score two rows of zeros: .*tabular\.py:\d+: RuntimeError"):
+    with raises(ProjectError, "project.model_fails", model="Cut") as caught:
         registry.check(ModelSpec(build=Cut), inputs, TASKS["binary"])
-    with pytest.raises(ProjectError, match=r"shape \(2,\) for two rows; give \(2, 1\)"):
+    assert "RuntimeError" in str(caught.value)
+    with raises(ProjectError, "project.logits_shape", shape=(2,), expected=(2, 1)):
         registry.check(ModelSpec(build=Flat), inputs, TASKS["binary"])
 
 
-def test_parameters_are_the_builders_defaults_under_those_given() -> None:
-    assert registry.parameters(ModelSpec(build=Small)) == {"width": 8}
-    assert registry.parameters(ModelSpec(parameters={"dropout": 0.1}))["dropout"] == 0.1
-    assert registry.parameters(ModelSpec())["hidden"] == (256, 128)
+def test_effective_parameters_override_defaults() -> None:
+    assert registry.effective_parameters(ModelSpec(build=Small)) == {"width": 8}
+    assert registry.effective_parameters(ModelSpec(parameters={"dropout": 0.1}))["dropout"] == 0.1
+    assert registry.effective_parameters(ModelSpec())["hidden"] == (256, 128)

@@ -6,25 +6,25 @@ import math
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ProjectError
+from tests.factories.errors import raises
 from tests.factories.trainers.frames import TASKS
-from tests.unit.trainers.test_resume import Moody, _rows
-from trainers.config import Change, Choice, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform
-from trainers.data.batches import MemoryFeed, MemoryHeldOut
+from tests.factories.trainers.resumable import NoisyModel, encoded_parts
+from trainers.config import Choice, ConfigChange, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform
+from trainers.data.batches import MemoryLoader, MemoryValidationLoader
 from trainers.loop import train_loop
-from trainers.loop.checkpointer import Checkpoints
-from trainers.loop.process_group import World
-from trainers.loop.train_events import Epoch, Outcome
-from trainers.loop.train_spec import Job
-from trainers.metrics import Primary
+from trainers.loop.checkpointer import Checkpointer
+from trainers.loop.process_group import ProcessGroup
+from trainers.loop.train_events import EpochResult, TrainResult
+from trainers.loop.train_spec import TrainSpec
+from trainers.metrics import PrimaryMetric
 from trainers.tuning import pbt, search_spaces
 from trainers.tuning.trial import Trial
 
-AUC = Primary("auc", "max")
+AUC = PrimaryMetric("auc", "max")
 SPACES = {
     "lr": LogUniform(low=1e-4, high=1e-1),
     "drop": Uniform(low=0.0, high=0.5),
@@ -41,27 +41,27 @@ def _members(*metrics: float) -> list[Trial]:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 5))
-def test_all_settings_lie_in_their_space_and_repeat_for_the_seed(seed: int, generation: int) -> None:
-    first = pbt.founders(SPACES, {}, 5, seed)
+def test_settings_stay_in_their_space_and_repeat_for_a_seed(seed: int, generation: int) -> None:
+    first = pbt.initial_population(SPACES, {}, 5, seed)
     members = [Trial(number=i + 1, parameters=each, metric=i / 10, status="finished") for i, each in enumerate(first)]
-    after = pbt.successors(members, SPACES, AUC, seed, generation)
+    after = pbt.exploit(members, SPACES, AUC, seed, generation)
     for each in [*first, *(settings for _, settings in after)]:
-        assert search_spaces.encoded(SPACES, each)
+        assert search_spaces.encode(SPACES, each)
         assert isinstance(each["n"], int)
         assert isinstance(each["lr"], float)
-    assert first == pbt.founders(SPACES, {}, 5, seed)
-    assert after == pbt.successors(members, SPACES, AUC, seed, generation)
+    assert first == pbt.initial_population(SPACES, {}, 5, seed)
+    assert after == pbt.exploit(members, SPACES, AUC, seed, generation)
 
 
-def test_the_base_values_found_the_population() -> None:
+def test_initial_population_starts_with_the_base_values() -> None:
     start = {"lr": 0.01, "drop": 0.1, "n": 2, "kind": "a"}
-    assert pbt.founders(SPACES, start, 3, 0)[0] == start
-    assert len(pbt.founders(SPACES, start, 3, 0)) == 3
+    assert pbt.initial_population(SPACES, start, 3, 0)[0] == start
+    assert len(pbt.initial_population(SPACES, start, 3, 0)) == 3
 
 
-def test_the_worst_quarter_goes_on_from_the_best_and_the_others_from_themselves() -> None:
+def test_exploit_replaces_the_worst_quarter_by_the_best() -> None:
     members = _members(0.9, 0.5, 0.8, 0.7, 0.6, 0.4, 0.65, 0.95)
-    after = pbt.successors(members, SPACES, AUC, 0, 1)
+    after = pbt.exploit(members, SPACES, AUC, 0, 1)
     parents = [parent for parent, _ in after]
     assert [parents[i] for i in (0, 2, 3, 4, 6, 7)] == [1, 3, 4, 5, 7, 8]
     assert {parents[1], parents[5]} <= {1, 8}
@@ -71,59 +71,69 @@ def test_the_worst_quarter_goes_on_from_the_best_and_the_others_from_themselves(
     assert all(after[i][1] != members[parents[i] - 1].parameters for i in (1, 5))
 
 
-def test_of_two_the_worse_copies_and_who_failed_copies_too() -> None:
-    assert [parent for parent, _ in pbt.successors(_members(0.5, 0.6), SPACES, AUC, 0, 1)] == [2, 2]
-    after = pbt.successors(_members(math.nan, 0.6, math.nan, math.nan), SPACES, AUC, 0, 1)
+def test_exploit_replaces_the_worse_of_two_and_failed_members() -> None:
+    assert [parent for parent, _ in pbt.exploit(_members(0.5, 0.6), SPACES, AUC, 0, 1)] == [2, 2]
+    after = pbt.exploit(_members(math.nan, 0.6, math.nan, math.nan), SPACES, AUC, 0, 1)
     assert [parent for parent, _ in after] == [2, 2, 2, 2]
-    assert pbt.successors(_members(math.nan, math.nan), SPACES, AUC, 0, 1) == []
+    assert pbt.exploit(_members(math.nan, math.nan), SPACES, AUC, 0, 1) == []
 
 
-def test_a_copied_number_moves_by_a_fifth_and_a_choice_to_a_neighbour() -> None:
+def test_explore_moves_numbers_by_a_fifth_and_choices_to_a_neighbor() -> None:
     random, moved = np.random.default_rng(0), []
     start = {"lr": 0.01, "drop": 0.2, "n": 5, "kind": "b"}
     for _ in range(200):
-        moved.append(pbt.explored(start, SPACES, random))
+        moved.append(pbt.explore(start, SPACES, random))
     near = [settings["lr"] for settings in moved if settings["lr"] in (0.01 * 0.8, 0.01 * 1.2)]
     assert 0.65 < len(near) / 200 < 0.85
     assert {settings["kind"] for settings in moved} == {"a", "b", "c"}
     assert 4 in {settings["n"] for settings in moved}
 
 
-def test_a_population_searches_only_what_can_change() -> None:
-    with pytest.raises(ProjectError, match=r"method='pbt' cannot search batch_size, hidden"):
+def test_pbt_with_a_fixed_setting_is_refused() -> None:
+    with raises(ProjectError, "project.pbt_fixed_setting", names=["batch_size", "hidden"]):
         TuneConfig(space={"hidden": Choice(options=((4,),)), "batch_size": IntRange(low=1, high=2)}, method="pbt")
-    with pytest.raises(ProjectError, match="nobody to learn from"):
+    with raises(ProjectError, "project.pbt_too_few_trials"):
         TuneConfig(space={"lr": Uniform(low=1, high=2)}, method="pbt", trials=1)
 
 
-def test_settings_of_an_epoch() -> None:
-    config = TrainConfig(lr=0.1, changes=(Change(after=1, lr=0.2, weight_decay=0.0), Change(after=3, lr=0.3)))
-    assert [config.during(epoch).lr for epoch in (1, 2, 3, 4)] == [0.1, 0.2, 0.2, 0.3]
-    assert [config.during(epoch).weight_decay for epoch in (1, 4)] == [1e-2, 0.0]
+def test_config_for_epoch_applies_changes() -> None:
+    config = TrainConfig(
+        lr=0.1, changes=(ConfigChange(after=1, lr=0.2, weight_decay=0.0), ConfigChange(after=3, lr=0.3))
+    )
+    assert [config.for_epoch(epoch).lr for epoch in (1, 2, 3, 4)] == [0.1, 0.2, 0.2, 0.3]
+    assert [config.for_epoch(epoch).weight_decay for epoch in (1, 4)] == [1e-2, 0.0]
     assert TrainConfig.model_validate(config.model_dump(mode="json")) == config
 
 
-def _train(config: TrainConfig, checkpoints: Checkpoints | None = None, until: int = 0) -> tuple[Outcome, list[Epoch]]:
-    train, validation, inputs = _rows()
-    feed, told = MemoryFeed(train, config.batch_size, config.seed), list[Epoch]()
-    job = Job(ModelSpec(build=Moody), config, TASKS["binary"], inputs)
+def _train(
+    config: TrainConfig, checkpoints: Checkpointer | None = None, until: int = 0
+) -> tuple[TrainResult, list[EpochResult]]:
+    train, validation, inputs = encoded_parts()
+    feed, told = MemoryLoader(train, config.batch_size, config.seed), list[EpochResult]()
+    job = TrainSpec(ModelSpec(build=NoisyModel), config, TASKS["binary"], inputs)
     out = train_loop.train(
-        job, feed, MemoryHeldOut(validation), World(), told.append, checkpoints=checkpoints, until=until
+        job,
+        feed,
+        MemoryValidationLoader(validation),
+        ProcessGroup(),
+        told.append,
+        checkpointer=checkpoints,
+        pause_after=until,
     )
     return out, told
 
 
-def test_a_line_of_checkpoints_is_bit_for_bit_one_training_with_changes(tmp_path: Path) -> None:
+def test_chain_of_checkpoints_equals_one_training_with_changes(tmp_path: Path) -> None:
     """What a population's winner has learned is what the final fit learns."""
     base = TrainConfig(epochs=4, batch_size=40, lr=1e-2, workers=1)
     folders = [str(tmp_path / name) for name in ("founder", "child", "grandchild")]
-    first = (Change(after=1, lr=3e-2, weight_decay=0.5, clip_norm=0.1),)
-    both = (*first, Change(after=3, lr=1e-3))
-    _, told = _train(base, Checkpoints(folders[0]), until=1)
+    first = (ConfigChange(after=1, lr=3e-2, weight_decay=0.5, clip_norm=0.1),)
+    both = (*first, ConfigChange(after=3, lr=1e-3))
+    _, told = _train(base, Checkpointer(folders[0]), until=1)
     assert [epoch.number for epoch in told] == [1]
-    _, told = _train(base.model_copy(update={"changes": first}), Checkpoints(folders[1], folders[0]), until=3)
+    _, told = _train(base.model_copy(update={"changes": first}), Checkpointer(folders[1], folders[0]), until=3)
     assert [epoch.number for epoch in told] == [2, 3]
-    line, told = _train(base.model_copy(update={"changes": both}), Checkpoints(folders[2], folders[1]))
+    line, told = _train(base.model_copy(update={"changes": both}), Checkpointer(folders[2], folders[1]))
     assert [epoch.number for epoch in told] == [4]
     whole, _ = _train(base.model_copy(update={"changes": both}))
     plain, _ = _train(base)
@@ -133,15 +143,15 @@ def test_a_line_of_checkpoints_is_bit_for_bit_one_training_with_changes(tmp_path
     assert plain.epochs[0].loss == whole.epochs[0].loss
 
 
-def test_a_member_that_was_interrupted_goes_on_from_its_own_checkpoint_and_leaves_its_origin_alone(
+def test_interrupted_member_resumes_from_its_own_checkpoint(
     tmp_path: Path,
 ) -> None:
     base = TrainConfig(epochs=4, batch_size=40, workers=1)
     origin, own = str(tmp_path / "origin"), str(tmp_path / "own")
-    _train(base, Checkpoints(origin), until=1)
+    _train(base, Checkpointer(origin), until=1)
     before = sorted(path.name for path in Path(origin).iterdir())
-    _train(base, Checkpoints(own, origin), until=2)
-    out, told = _train(base, Checkpoints(own, origin), until=2)
+    _train(base, Checkpointer(own, origin), until=2)
+    out, told = _train(base, Checkpointer(own, origin), until=2)
     assert told == []
     assert [epoch.number for epoch in out.epochs] == [1, 2]
     assert sorted(path.name for path in Path(origin).iterdir()) == before

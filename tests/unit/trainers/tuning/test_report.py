@@ -8,9 +8,9 @@ import re
 import pytest
 
 from trainers.config import ModelSpec, TrainConfig
-from trainers.tuning.report import render
-from trainers.tuning.report_plots import _Axis, parallel
-from trainers.tuning.trial import Standing, Trial, TuneResult
+from trainers.tuning.report import render_search
+from trainers.tuning.report_plots import PlotAxis, parallel
+from trainers.tuning.trial import FinalistResult, Trial, TuneResult
 
 
 def _trials() -> list[Trial]:
@@ -27,14 +27,14 @@ def _trials() -> list[Trial]:
     ]
 
 
-def _result(standings: tuple[Standing, ...] = ()) -> TuneResult:
+def _result(standings: tuple[FinalistResult, ...] = ()) -> TuneResult:
     failed = Trial(number=5, parameters={"lr": 1.0, "hidden": (8,), "norm": "x"}, status="failed", error="no <room>")
     trials = (*_trials(), failed)
     return TuneResult(trials, trials[3], ModelSpec(), TrainConfig(), "auc", 12.0, standings)
 
 
-def test_every_trial_has_a_row_and_every_result_a_line() -> None:
-    html = render("flights", _result(), 0.0)
+def test_report_has_a_row_per_trial_and_a_line_per_result() -> None:
+    html = render_search("flights", _result(), 0.0)
     assert [f'id="trial-{i}"' in html for i in range(1, 6)] == [True] * 4 + [False]
     assert "no &lt;room&gt;" in html
     assert "ba&lt;tch" in html
@@ -43,18 +43,18 @@ def test_every_trial_has_a_row_and_every_result_a_line() -> None:
     assert not re.search(r'(src|href)="(?!#)', html)
 
 
-def test_finalists_show_mean_spread_and_each_seed() -> None:
+def test_report_shows_finalists_with_mean_spread_and_seeds() -> None:
     standings = (
-        Standing(trial=4, parameters={}, values=(0.7, 0.72)),
-        Standing(trial=3, parameters={}, values=(0.69, 0.70)),
+        FinalistResult(trial=4, parameters={}, values=(0.7, 0.72)),
+        FinalistResult(trial=3, parameters={}, values=(0.69, 0.70)),
     )
-    html = render("flights", _result(standings), 0.0)
+    html = render_search("flights", _result(standings), 0.0)
     assert "0.7100 ± 0.0141" in html
     assert "0.6900 0.7000" in html
     assert "one seed" not in html
 
 
-def test_the_winner_is_drawn_last_and_thick_whatever_the_direction() -> None:
+def test_parallel_draws_the_winner_last_and_thick() -> None:
     for direction in ("max", "min"):
         svg = parallel(_trials(), 2, "auc", direction)
         widths = re.findall(r'id="trial-(\d)".*?stroke-width: ([\d.]+)', svg, flags=re.DOTALL)
@@ -72,16 +72,16 @@ def test_the_winner_is_drawn_last_and_thick_whatever_the_direction() -> None:
         ((True, False, True), (0.75, 0.25, 0.75)),
     ],
 )
-def test_an_axis_is_logarithmic_where_numbers_span_a_decade_and_names_stand_apart(values: tuple, at: tuple) -> None:
-    axis = _Axis("x", values)
+def test_axis_over_a_decade_is_logarithmic(values: tuple, at: tuple) -> None:
+    axis = PlotAxis("x", values)
     assert axis.at.tolist() == pytest.approx(list(at))
     assert all(0 <= place <= 1 for place, _ in axis.ticks)
 
 
-def test_whole_numbers_are_written_whole() -> None:
-    assert [text for _, text in _Axis("x", (1024, 4096, 0.5)).ticks] == ["0.5", "45.3", "4096"]
+def test_axis_writes_integers_without_decimals() -> None:
+    assert [text for _, text in PlotAxis("x", (1024, 4096, 0.5)).ticks] == ["0.5", "45.3", "4096"]
 
 
-def test_one_trial_alone_can_be_drawn() -> None:
+def test_parallel_draws_a_single_trial() -> None:
     assert "trial-1" in parallel(_trials()[:1], 1, "auc", "max")
     assert math.isnan(Trial(number=1, parameters={}).metric)

@@ -10,25 +10,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import RayloopError
-from trainers.config import Change
-from trainers.metrics import Primary
-from trainers.tuning.trial import Standing, Trial, TuneResult, changes, finalists, ranked, standings
-from trainers.tuning.trial_store import Journal
+from tests.factories.errors import raises
+from trainers.config import ConfigChange
+from trainers.metrics import PrimaryMetric
+from trainers.tuning.trial import (
+    FinalistResult,
+    Trial,
+    TuneResult,
+    rank_finalists,
+    rank_trials,
+    select_finalists,
+    trace_changes,
+)
+from trainers.tuning.trial_store import TrialStore
 
-AUC, RMSE = Primary("auc", "max"), Primary("rmse", "min")
+AUC, RMSE = PrimaryMetric("auc", "max"), PrimaryMetric("rmse", "min")
 
 
 def _trial(number: int, metric: float, lr: float | None = None, **more: object) -> Trial:
     return Trial(number=number, parameters={"lr": lr or number / 10}, metric=metric, **{"status": "finished", **more})  # type: ignore[arg-type]
 
 
-def test_the_best_come_first_in_either_direction_and_failures_not_at_all() -> None:
+def test_rank_trials_orders_by_direction_and_drops_failures() -> None:
     trials = [_trial(1, 0.7), _trial(2, math.nan), _trial(3, 0.9), _trial(4, 0.7)]
-    assert [t.number for t in ranked(trials, AUC)] == [3, 1, 4]
-    assert [t.number for t in ranked(trials, RMSE)] == [1, 4, 3]
+    assert [t.number for t in rank_trials(trials, AUC)] == [3, 1, 4]
+    assert [t.number for t in rank_trials(trials, RMSE)] == [1, 4, 3]
 
 
-def test_finalists_differ_in_their_settings_and_are_no_repeats() -> None:
+def test_select_finalists_have_distinct_settings() -> None:
     trials = [
         _trial(1, 0.9, lr=0.1),
         _trial(2, 0.8, lr=0.1),
@@ -36,11 +45,11 @@ def test_finalists_differ_in_their_settings_and_are_no_repeats() -> None:
         _trial(4, 0.95, stage="finalist"),
         _trial(5, 0.6),
     ]
-    assert [t.number for t in finalists(trials, AUC, 2)] == [1, 3]
-    assert [t.number for t in finalists(trials, AUC, 9)] == [1, 3, 5]
+    assert [t.number for t in select_finalists(trials, AUC, 2)] == [1, 3]
+    assert [t.number for t in select_finalists(trials, AUC, 9)] == [1, 3, 5]
 
 
-def test_the_best_mean_wins_over_the_best_trial() -> None:
+def test_rank_finalists_by_mean() -> None:
     lucky, steady = _trial(1, 0.99), _trial(2, 0.9)
     repeats = [
         _trial(3, 0.70, stage="finalist", parent=1),
@@ -49,33 +58,33 @@ def test_the_best_mean_wins_over_the_best_trial() -> None:
         _trial(6, math.nan, stage="finalist", parent=2),
         _trial(7, 0.90, stage="finalist", parent=2),
     ]
-    found = standings([lucky, steady], repeats, AUC)
+    found = rank_finalists([lucky, steady], repeats, AUC)
     assert [s.trial for s in found] == [2, 1]
     assert found[0].values == (0.88, 0.90)
     assert (found[1].mean, found[1].spread) == (pytest.approx(0.75), pytest.approx(0.0707, abs=1e-4))
-    assert [s.trial for s in standings([lucky, steady], repeats, RMSE)] == [1, 2]
+    assert [s.trial for s in rank_finalists([lucky, steady], repeats, RMSE)] == [1, 2]
 
 
-def test_a_finalist_whose_repeats_all_failed_does_not_stand() -> None:
+def test_rank_finalists_drops_one_without_results() -> None:
     repeats = [_trial(3, math.nan, stage="finalist", parent=1), _trial(4, 0.5, stage="finalist", parent=2)]
-    assert [s.trial for s in standings([_trial(1, 0.9), _trial(2, 0.8)], repeats, AUC)] == [2]
+    assert [s.trial for s in rank_finalists([_trial(1, 0.9), _trial(2, 0.8)], repeats, AUC)] == [2]
 
 
-def test_one_seed_has_no_spread() -> None:
-    assert math.isnan(Standing(trial=1, parameters={}, values=(0.5,)).spread)
+def test_spread_of_one_seed_is_nan() -> None:
+    assert math.isnan(FinalistResult(trial=1, parameters={}, values=(0.5,)).spread)
 
 
-def test_the_line_that_tells_the_winner_gives_mean_spread_and_what_the_search_saw() -> None:
+def test_summary_has_mean_spread_and_search_result() -> None:
     from trainers.config import ModelSpec, TrainConfig
 
-    best, standing = _trial(2, 0.9), Standing(trial=2, parameters={}, values=(0.8, 0.84))
+    best, standing = _trial(2, 0.9), FinalistResult(trial=2, parameters={}, values=(0.8, 0.84))
     alone = TuneResult((best,), best, ModelSpec(), TrainConfig(), "auc", 1.0)
-    assert alone.told == "trial 2 wins with validation auc 0.9000"
-    told = TuneResult((best,), best, ModelSpec(), TrainConfig(), "auc", 1.0, (standing,)).told
+    assert alone.summary == "trial 2 wins with validation auc 0.9000"
+    told = TuneResult((best,), best, ModelSpec(), TrainConfig(), "auc", 1.0, (standing,)).summary
     assert told == "trial 2 wins with validation auc 0.8200 ± 0.0283 over 2 new seeds (0.9000 in the search)"
 
 
-def test_changes_follow_the_line_of_parents() -> None:
+def test_trace_changes_follows_parents() -> None:
     trials = [
         _trial(1, 0.5, lr=0.1, epochs=2),
         _trial(2, 0.6, lr=0.2, epochs=2),
@@ -83,9 +92,9 @@ def test_changes_follow_the_line_of_parents() -> None:
         _trial(4, 0.6, lr=0.2, epochs=4, parent=2),
         _trial(5, 0.7, lr=0.4, epochs=6, parent=4),
     ]
-    assert changes(trials, trials[0]) == ({"lr": 0.1}, ())
-    assert changes(trials, trials[2]) == ({"lr": 0.2}, (Change(after=2, lr=0.3),))
-    assert changes(trials, trials[4]) == ({"lr": 0.2}, (Change(after=4, lr=0.4),))
+    assert trace_changes(trials, trials[0]) == ({"lr": 0.1}, ())
+    assert trace_changes(trials, trials[2]) == ({"lr": 0.2}, (ConfigChange(after=2, lr=0.3),))
+    assert trace_changes(trials, trials[4]) == ({"lr": 0.2}, (ConfigChange(after=4, lr=0.4),))
 
 
 PARAMETER = st.one_of(
@@ -102,7 +111,7 @@ PARAMETER = st.one_of(
     st.one_of(st.just(math.nan), st.floats(allow_nan=False)),
     st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
 )
-def test_a_trial_comes_back_from_its_file_as_it_was(parameters: dict, metric: float, curve: tuple[float, ...]) -> None:
+def test_trial_round_trips_through_json(parameters: dict, metric: float, curve: tuple[float, ...]) -> None:
     trial = Trial(number=1, parameters=parameters, metric=metric, curve=curve)
     back = Trial.model_validate_json(trial.model_dump_json())
     assert repr(back) == repr(trial)
@@ -111,28 +120,28 @@ def test_a_trial_comes_back_from_its_file_as_it_was(parameters: dict, metric: fl
     }
 
 
-def test_a_journal_is_read_by_the_next_process(tmp_path: Path) -> None:
+def test_trial_store_is_read_by_the_next_process(tmp_path: Path) -> None:
     folder = str(tmp_path / "deep" / "search")
-    journal = Journal(folder)
-    assert not journal.begun
+    store = TrialStore(folder)
+    assert not store.has_trials
     for trial in (_trial(2, math.nan, status="running"), _trial(1, math.nan, status="running"), _trial(1, 0.5)):
-        journal.put(trial)
+        store.put(trial)
     (Path(folder) / "000003.json.12345678").write_text("{half")
-    again = Journal(folder)
-    assert again.begun
+    again = TrialStore(folder)
+    assert again.has_trials
     assert [t.number for t in again.ended()] == [1]
     assert [t.number for t in again.interrupted()] == [2]
-    assert again.ended() == journal.ended() == [_trial(1, 0.5)]
+    assert again.ended() == store.ended() == [_trial(1, 0.5)]
 
 
-def test_a_journal_without_a_folder_lasts_as_long_as_the_process() -> None:
-    journal = Journal()
-    journal.put(_trial(1, 0.5))
-    assert journal.ended() == [_trial(1, 0.5)]
-    assert not Journal().begun
+def test_trial_store_without_a_folder_is_in_memory() -> None:
+    store = TrialStore()
+    store.put(_trial(1, 0.5))
+    assert store.ended() == [_trial(1, 0.5)]
+    assert not TrialStore().has_trials
 
 
-def test_a_journal_that_cannot_be_written_says_where(tmp_path: Path) -> None:
+def test_trial_store_in_an_unwritable_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RayloopError, match=r"trial 1 cannot be kept in .*file/search"):
-        Journal(str(tmp_path / "file" / "search")).put(_trial(1, 0.5))
+    with raises(RayloopError, "rayloop.trial_not_written", trial=1):
+        TrialStore(str(tmp_path / "file" / "search")).put(_trial(1, 0.5))
