@@ -1,4 +1,4 @@
-"""Intervals cover the true metric about as often as they say."""
+"""Intervals cover the true metric at their confidence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _rows(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return chance, (random.random(rows) < chance).astype(float)
 
 
-def test_intervals_cover_as_often_as_they_say() -> None:
+def test_confidence_intervals_cover_at_error_rate() -> None:
     """Confidence 0.9 over 150 samples: no metric that is a mean misses more than 0.1 and four standard errors."""
     task = TASKS["binary"]
     true = metrics.evaluate(task, *_rows(400_000, 1_000))
@@ -27,7 +27,7 @@ def test_intervals_cover_as_often_as_they_say() -> None:
     assert all(0 < count / 150 <= 0.1 + 4 * np.sqrt(0.1 * 0.9 / 150) for count in missed.values()), missed
 
 
-def test_all_metrics_see_the_same_rows() -> None:
+def test_resample_gives_all_metrics_same_rows() -> None:
     drawn = bootstrap.resample({"one": lambda w: float(w[0]), "same": lambda w: float(w[0])}, 50, 30, 0)  # type: ignore[index]
     assert np.array_equal(drawn["one"], drawn["same"])
     assert len(np.unique(drawn["one"])) > 2

@@ -1,4 +1,4 @@
-"""Temperatures: found where planted, without effect on ranks; the calibration error against one computed by hand."""
+"""Temperatures: recovered where planted, without effect on ranks; the calibration error against hand computation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from trainers import metrics
 from trainers.evaluation import calibration
 
 
-def _sure(kind: TaskKind, temperature: float, rows: int = 20_000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def _overconfident(
+    kind: TaskKind, temperature: float, rows: int = 20_000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores whose logits are ``temperature`` times the true ones, and labels drawn from the true probabilities."""
     random = np.random.default_rng(seed)
     if kind == "binary":
@@ -27,26 +29,26 @@ def _sure(kind: TaskKind, temperature: float, rows: int = 20_000, seed: int = 0)
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass"])
 @pytest.mark.parametrize("planted", [0.4, 1.0, 2.5])
-def test_a_planted_temperature_is_found_and_mends_other_rows(kind: TaskKind, planted: float) -> None:
+def test_fit_temperature_recovers_planted_one_and_improves_other_rows(kind: TaskKind, planted: float) -> None:
     task = TASKS[kind]
-    temperature = calibration.fit_temperature(task, *_sure(kind, planted))
+    temperature = calibration.fit_temperature(task, *_overconfident(kind, planted))
     assert temperature == pytest.approx(planted, rel=0.06)
-    scores, labels = _sure(kind, planted, seed=1)
-    found = calibration.measure(task, scores, labels, temperature, applied=True)
-    assert found.ece_after < 0.02
+    scores, labels = _overconfident(kind, planted, seed=1)
+    result = calibration.measure(task, scores, labels, temperature, applied=True)
+    assert result.ece_after < 0.02
     if planted != 1.0:
-        assert found.ece_before > 3 * found.ece_after
-        assert found.log_loss_after < found.log_loss_before
+        assert result.ece_before > 3 * result.ece_after
+        assert result.log_loss_after < result.log_loss_before
 
 
-def test_the_calibration_error_by_hand() -> None:
+def test_calibration_error_matches_hand_computation() -> None:
     """Bins of 1/15: {0.1, 0.12} predict 0.11 and half come true; {0.9} predicts 0.9 and comes true."""
     scores, labels = np.array([0.1, 0.12, 0.9]), np.array([0.0, 1.0, 1.0])
     assert metrics.calibration_error(scores, labels)(None) == pytest.approx((2 * (0.5 - 0.11) + 1 * 0.1) / 3)
 
 
 @given(st.lists(st.floats(0.001, 0.999), min_size=2, max_size=30, unique=True), st.floats(0.05, 20))
-def test_ranks_stay_and_the_way_back_is_exact(values: list[float], temperature: float) -> None:
+def test_apply_temperature_keeps_ranks_and_is_invertible(values: list[float], temperature: float) -> None:
     scores, task = np.array(values), TASKS["binary"]
     after = calibration.apply_temperature(task, scores, temperature)
     order = np.argsort(scores)
@@ -56,15 +58,15 @@ def test_ranks_stay_and_the_way_back_is_exact(values: list[float], temperature: 
 
 
 @given(st.floats(0.05, 20), st.integers(0, 1000))
-def test_the_likeliest_class_stays(temperature: float, seed: int) -> None:
+def test_apply_temperature_keeps_likeliest_class(temperature: float, seed: int) -> None:
     scores = np.random.default_rng(seed).dirichlet(np.ones(3), size=20)
     after = calibration.apply_temperature(TASKS["multiclass"], scores, temperature)
     assert np.allclose(after.sum(axis=1), 1)
     assert np.array_equal(after.argmax(axis=1), scores.argmax(axis=1))
 
 
-def test_only_a_temperature_that_was_asked_for_is_judged() -> None:
-    task, (scores, labels) = TASKS["binary"], _sure("binary", 1.0)
+def test_check_covers_applied_temperature_only() -> None:
+    task, (scores, labels) = TASKS["binary"], _overconfident("binary", 1.0)
     worse = calibration.measure(task, scores, labels, 4.0, applied=True)
     (check,) = calibration.check(worse, 0.01)
     assert not check.passed

@@ -1,4 +1,4 @@
-"""What a model goes by, for models of which it is known."""
+"""Importance and Shapley values of models whose true ones are known."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _linear(arrays: Arrays) -> np.ndarray:
     return 2 * arrays["numbers"][:, 0].astype(float) + 3 * colour + arrays["numbers"][:, 3:].sum(axis=1)
 
 
-def test_features_lie_where_the_encoder_puts_them() -> None:
+def test_feature_locations_match_encoder() -> None:
     assert explanations.feature_locations(INPUTS) == {
         "plain": FeatureLocation("numbers", slice(0, 1)),
         "heavy": FeatureLocation("numbers", slice(1, 2)),
@@ -36,7 +36,7 @@ def test_features_lie_where_the_encoder_puts_them() -> None:
     }
 
 
-def test_what_the_model_ignores_has_no_importance() -> None:
+def test_permutation_importance_of_ignored_feature_is_zero() -> None:
     found = explanations.permutation_importance(TASKS["binary"], INPUTS, _linear, ARRAYS, LABELS, repeats=3, seed=0)
     lost = {i.feature: i.loss for i in found}
     assert [i.feature for i in found[-2:]] == ["heavy", "gappy"]
@@ -45,8 +45,8 @@ def test_what_the_model_ignores_has_no_importance() -> None:
     assert [i.loss for i in found] == sorted(lost.values(), reverse=True)
 
 
-def test_shapley_values_of_a_linear_model_are_its_terms() -> None:
-    """Against one background row there is nothing to average: weight times difference, exactly (Lundberg & Lee 2017, cor. 1)."""
+def test_shapley_values_of_linear_model_are_its_terms() -> None:
+    """Against one background row: weight times difference, exactly (Lundberg & Lee 2017, corollary 1)."""
     row, base = ({name: values[i : i + 1] for name, values in ARRAYS.items()} for i in (5, 9))
     start, parts = explanations.shapley_values(INPUTS, _linear, row, base, orders=3, seed=0)
     assert start == pytest.approx(float(_linear(base)[0]))
@@ -56,7 +56,7 @@ def test_shapley_values_of_a_linear_model_are_its_terms() -> None:
 
 
 @given(st.integers(0, 999), st.integers(0, 50))
-def test_parts_add_up_whatever_the_model(at: int, seed: int) -> None:
+def test_shapley_values_add_up_for_any_model(at: int, seed: int) -> None:
     """Missing values and products of features too."""
 
     def score(arrays: Arrays) -> np.ndarray:

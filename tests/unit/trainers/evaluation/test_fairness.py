@@ -18,61 +18,61 @@ LABELS = np.array([1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 1, 0, 1, 1, 1], float)
 SCORES = np.array([0.9, 0.8, 0.7, 0.1, 0.6, 0.2, 0.1, 0.1, 0.9, 0.9, 0.1, 0.1, 0.5, 0.5, 0.5, 0.5, 0.5])
 
 
-def test_binary_groups_by_hand() -> None:
+def test_measure_binary_matches_hand_computed_rates() -> None:
     """f: 4 of 8 positive, 3 of 4 true, 1 of 4 false, 2 of 8 wrong; m: 2 of 4, 2 of 2, 0 of 2, none wrong."""
-    (found,) = fairness.measure(POLICY, TASKS["binary"], TABLE, SCORES, LABELS)
-    assert found.by_group["f"] == {
+    (comparison,) = fairness.measure(POLICY, TASKS["binary"], TABLE, SCORES, LABELS)
+    assert comparison.by_group["f"] == {
         "rows": 8, "error": 0.25, "positive": 0.5, "base_rate": 0.5, "true_positive": 0.75, "false_positive": 0.25,
     }  # fmt: skip
-    assert (found.parity_difference, found.odds_difference, found.error_difference) == (0.0, 0.25, 0.25)
-    assert set(found.left_out) == {"x", "missing"}
+    assert (comparison.parity_difference, comparison.odds_difference, comparison.error_difference) == (0.0, 0.25, 0.25)
+    assert set(comparison.left_out) == {"x", "missing"}
 
 
-def test_the_threshold_decides_what_is_positive() -> None:
+def test_measure_uses_threshold() -> None:
     policy = POLICY.model_copy(update={"threshold": 0.85})
-    (found,) = fairness.measure(policy, TASKS["binary"], TABLE, SCORES, LABELS)
-    assert found.parity_difference == pytest.approx(0.5 - 0.125)
+    (comparison,) = fairness.measure(policy, TASKS["binary"], TABLE, SCORES, LABELS)
+    assert comparison.parity_difference == pytest.approx(0.5 - 0.125)
 
 
-def test_rates_need_both_classes() -> None:
+def test_odds_difference_without_both_classes_is_none() -> None:
     """A group without a positive label has no true positive rate: it is not a difference of 1."""
     labels = np.where(np.arange(17) < 8, LABELS, 0.0)
-    (found,) = fairness.measure(POLICY, TASKS["binary"], TABLE, SCORES, labels)
-    assert found.odds_difference is None
-    assert found.parity_difference == 0.0
+    (comparison,) = fairness.measure(POLICY, TASKS["binary"], TABLE, SCORES, labels)
+    assert comparison.odds_difference is None
+    assert comparison.parity_difference == 0.0
 
 
-def test_regression_and_classes_compare_errors() -> None:
+def test_measure_regression_and_multiclass_compare_errors() -> None:
     labels = np.arange(17.0)
     off = labels + np.where(np.arange(17) < 8, 1.0, 3.0)
-    (found,) = fairness.measure(POLICY, TASKS["regression"], TABLE, off, labels)
-    assert found.error_difference == pytest.approx(2 / labels[:12].std())
+    (comparison,) = fairness.measure(POLICY, TASKS["regression"], TABLE, off, labels)
+    assert comparison.error_difference == pytest.approx(2 / labels[:12].std())
     chosen = np.eye(3)[np.where(np.arange(17) < 8, 0, 1)]
-    (found,) = fairness.measure(POLICY, TASKS["multiclass"], TABLE, chosen, np.zeros(17))
-    assert found.error_difference == 1.0
-    assert (found.parity_difference, found.odds_difference) == (None, None)
+    (comparison,) = fairness.measure(POLICY, TASKS["multiclass"], TABLE, chosen, np.zeros(17))
+    assert comparison.error_difference == 1.0
+    assert (comparison.parity_difference, comparison.odds_difference) == (None, None)
 
 
-def test_a_limit_fails_by_its_value_and_one_that_nobody_can_measure_fails_too() -> None:
-    found = fairness.measure(POLICY, TASKS["binary"], TABLE, SCORES, LABELS)
-    assert list(fairness.check(POLICY, found)) == []
+def test_check_fails_above_limit_or_unmeasurable() -> None:
+    comparison = fairness.measure(POLICY, TASKS["binary"], TABLE, SCORES, LABELS)
+    assert list(fairness.check(POLICY, comparison)) == []
     policy = POLICY.model_copy(update={"max_parity_difference": 0.1, "max_odds_difference": 0.2})
-    assert [(c.name, c.passed) for c in fairness.check(policy, found)] == [
+    assert [(c.name, c.passed) for c in fairness.check(policy, comparison)] == [
         ("parity by sex", True),
         ("equalized odds by sex", False),
     ]
-    alone = fairness.measure(policy.model_copy(update={"min_rows": 8}), TASKS["binary"], TABLE, SCORES, LABELS)
-    assert [c.passed for c in fairness.check(policy, alone)] == [False, False]
+    single = fairness.measure(policy.model_copy(update={"min_rows": 8}), TASKS["binary"], TABLE, SCORES, LABELS)
+    assert [c.passed for c in fairness.check(policy, single)] == [False, False]
     policy = policy.model_copy(update={"min_rows": 50})
     none = fairness.measure(policy, TASKS["binary"], TABLE, SCORES, LABELS)
     assert "0 groups of sex of min_rows=50 rows" in next(fairness.check(policy, none)).reason
 
 
-def test_no_group_is_large_enough() -> None:
-    (found,) = fairness.measure(POLICY.model_copy(update={"min_rows": 50}), TASKS["binary"], TABLE, SCORES, LABELS)
-    assert (found.by_group, found.error_difference) == ({}, None)
+def test_measure_without_large_group_has_no_difference() -> None:
+    (comparison,) = fairness.measure(POLICY.model_copy(update={"min_rows": 50}), TASKS["binary"], TABLE, SCORES, LABELS)
+    assert (comparison.by_group, comparison.error_difference) == ({}, None)
 
 
-def test_an_unknown_column_is_named() -> None:
+def test_measure_unknown_column_raises() -> None:
     with raises(ProjectError, "project.unknown_gate_column", column="age"):
         fairness.measure(FairnessPolicy(groups=("age",)), TASKS["binary"], TABLE, SCORES, LABELS)

@@ -1,4 +1,4 @@
-"""A feature that is nearly the label is suspected; one that helps is not."""
+"""A feature that is nearly the label is flagged; one that helps is not."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def _rows(kind: TaskKind, rows: int = 3000) -> tuple[InputSpec, Arrays, np.ndarr
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
-def test_a_leak_is_suspected_and_a_useful_feature_is_not(kind: TaskKind) -> None:
+def test_check_flags_leak_and_passes_useful_feature(kind: TaskKind) -> None:
     inputs, arrays, labels = _rows(kind)
     honest = leakage.single_feature_skills(TASKS[kind], inputs, arrays, labels)
-    assert [alone.feature for alone in honest[:2]] == ["plain", "colour"]
-    assert {alone.feature for alone in honest} == {"plain", "heavy", "gappy", "colour"}
+    assert [one.feature for one in honest[:2]] == ["plain", "colour"]
+    assert {one.feature for one in honest} == {"plain", "heavy", "gappy", "colour"}
     assert all(check.passed for check in leakage.check(honest, 0.95))
     assert honest[-1].skill < 0.1
     leaky = arrays["numbers"].copy()
@@ -37,7 +37,7 @@ def test_a_leak_is_suspected_and_a_useful_feature_is_not(kind: TaskKind) -> None
     assert check.reason.startswith("heavy (is it known when the prediction is made?) alone has skill")
 
 
-def test_being_missing_can_be_the_leak() -> None:
+def test_skill_of_informative_missing_values_is_one() -> None:
     inputs, arrays, labels = _rows("binary")
     gone = arrays["numbers"].copy()
     gone[:, 1] = np.where(labels == 1, np.nan, 7.0)
@@ -45,24 +45,24 @@ def test_being_missing_can_be_the_leak() -> None:
     assert first == SingleFeatureSkill(feature="heavy", skill=1.0)
 
 
-def test_a_name_of_each_row_is_no_leak() -> None:
-    """Values that are seen once teach nothing about other rows: no skill comes from learning them by heart."""
+def test_skill_of_unique_identifier_is_low() -> None:
+    """Values that occur once say nothing about other rows: memorizing them gives no skill."""
     inputs, arrays, labels = _rows("binary")
     codes = np.arange(len(labels), dtype=np.int64)[:, None]
-    found = leakage.single_feature_skills(TASKS["binary"], inputs, {**arrays, "codes": codes}, labels)
-    assert next(alone.skill for alone in found if alone.feature == "colour") < 0.1
+    skills = leakage.single_feature_skills(TASKS["binary"], inputs, {**arrays, "codes": codes}, labels)
+    assert next(one.skill for one in skills if one.feature == "colour") < 0.1
 
 
 @pytest.mark.parametrize("kind", ["binary", "regression"])
-def test_labels_that_are_all_the_same_and_columns_without_a_value_have_no_skill(kind: TaskKind) -> None:
+def test_skill_of_constant_labels_or_empty_column_is_zero(kind: TaskKind) -> None:
     inputs, arrays, labels = _rows(kind)
     assert all(
-        alone.skill == 0 for alone in leakage.single_feature_skills(TASKS[kind], inputs, arrays, np.ones(len(labels)))
+        one.skill == 0 for one in leakage.single_feature_skills(TASKS[kind], inputs, arrays, np.ones(len(labels)))
     )
     empty = {**arrays, "numbers": np.full_like(arrays["numbers"], np.nan)}
-    found = {alone.feature: alone.skill for alone in leakage.single_feature_skills(TASKS[kind], inputs, empty, labels)}
-    assert found["plain"] == pytest.approx(0, abs=1e-3)
+    skills = {one.feature: one.skill for one in leakage.single_feature_skills(TASKS[kind], inputs, empty, labels)}
+    assert skills["plain"] == pytest.approx(0, abs=1e-3)
 
 
-def test_without_a_limit_nothing_is_said() -> None:
+def test_check_without_limit_yields_nothing() -> None:
     assert not list(leakage.check((SingleFeatureSkill(feature="x", skill=1.0),), None))

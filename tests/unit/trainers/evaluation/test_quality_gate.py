@@ -47,7 +47,9 @@ def _judge(policy: GatePolicy, skill: float = 2.0, **given: object) -> GateRepor
         (GatePolicy(max_quantization_loss=0.2), {"original_scores": _rows(2.2)[0]}, []),
     ],
 )
-def test_a_check_fails_for_its_own_reason(policy: GatePolicy, given: dict[str, object], failed: list[str]) -> None:
+def test_check_candidate_fails_only_violated_limits(
+    policy: GatePolicy, given: dict[str, object], failed: list[str]
+) -> None:
     report = _judge(policy, **given)
     assert [check.name for check in report.failures] == failed
     assert report.passed == (not failed)
@@ -55,14 +57,14 @@ def test_a_check_fails_for_its_own_reason(policy: GatePolicy, given: dict[str, o
         assert ("is not" in check.reason) == (not check.passed)
 
 
-def test_a_metric_that_the_labels_do_not_define_fails() -> None:
+def test_check_candidate_with_undefined_metric_fails() -> None:
     policy = GatePolicy(thresholds=(Threshold(metric="auc", min=0.1), Threshold(metric="auc", max=1.0)))
     auc = {"auc": 0.9}
     report = check_candidate(policy, ScoredCandidate(TASK, np.array([0.5, 0.6]), np.ones(2), 0.0, auc, auc))
     assert len(report.failures) == 2
 
 
-def test_the_bound_covers_the_true_difference_about_as_often_as_it_says() -> None:
+def test_paired_difference_bound_covers_at_error_rate() -> None:
     """One-sided error 0.1 over 200 repetitions: at most 0.1 plus four standard errors of that share."""
     true = _difference(2.0, 2.3, rows=200_000, seed=10_000, resamples=1)[0]
     missed = sum(_difference(2.0, 2.3, rows=300, seed=seed, resamples=200)[1] > true for seed in range(200))
@@ -85,7 +87,7 @@ def _difference(champion: float, candidate: float, rows: int, seed: int, resampl
 
 
 @pytest.mark.parametrize("task", [TASKS["multiclass"], TASKS["regression"]])
-def test_better_is_positive_where_smaller_is_better(task: Task) -> None:
+def test_paired_difference_of_loss_metric_is_positive_when_better(task: Task) -> None:
     random = np.random.default_rng(0)
     labels = random.integers(3, size=500).astype(float)
     if task.kind == "multiclass":

@@ -1,4 +1,4 @@
-"""Bounds of ratios hold as often as they say, and say nothing where nothing is known."""
+"""Bounds of ratios hold at their error rate, and are 0 where the rows prove nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOSSES = arrays(np.float64, st.integers(2, 40), elements=st.floats(0, 100))
 
 
 @given(LOSSES, LOSSES, st.floats(0.001, 0.5, exclude_max=True))
-def test_a_bound_is_not_above_the_ratio(above: np.ndarray, below: np.ndarray, alpha: float) -> None:
+def test_bound_is_at_most_ratio(above: np.ndarray, below: np.ndarray, alpha: float) -> None:
     low = unpaired_lower_bound(above, below, alpha)
     assert low >= 0
     if low > 0:
@@ -22,21 +22,21 @@ def test_a_bound_is_not_above_the_ratio(above: np.ndarray, below: np.ndarray, al
 
 
 @given(LOSSES, LOSSES)
-def test_more_confidence_is_a_lower_bound(above: np.ndarray, below: np.ndarray) -> None:
+def test_bound_with_more_confidence_is_lower(above: np.ndarray, below: np.ndarray) -> None:
     assert unpaired_lower_bound(above, below, 0.01) <= unpaired_lower_bound(above, below, 0.1) + 1e-9
 
 
-def test_one_row_proves_nothing() -> None:
+def test_bound_of_one_row_is_zero() -> None:
     assert unpaired_lower_bound(np.array([5.0]), np.ones(10), 0.05) == 0
     assert paired_lower_bound(np.array([5.0]), np.array([1.0]), 0.05) == 0
 
 
-def test_without_spread_the_bound_is_the_ratio() -> None:
+def test_bound_without_variance_is_ratio() -> None:
     assert ratio_lower_bound(MeanEstimate(6.0, 0.0, 50), MeanEstimate(2.0, 0.0, 50), 0.05) == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize("pairs", [False, True])
-def test_it_is_too_high_about_as_often_as_it_says(pairs: bool) -> None:
+def test_bound_exceeds_true_ratio_at_error_rate(pairs: bool) -> None:
     """True ratio 2, one-sided error 0.1, 400 repetitions of 200 skewed rows."""
     random, missed, lows = np.random.default_rng(0), 0, []
     for _ in range(400):

@@ -1,4 +1,4 @@
-"""Inputs are spoilt as declared, and what that costs is what the model loses."""
+"""Inputs are perturbed as declared, and the loss is that of the inputs that the model uses."""
 
 from __future__ import annotations
 
@@ -30,23 +30,29 @@ def _by_colour(arrays: Arrays) -> np.ndarray:
     ("score", "hurt", "unhurt"),
     [(_by_number, (0, 1), 2), (_by_colour, (1, 2), 0)],
 )
-def test_a_model_suffers_by_what_it_uses(score: robustness.ScoreFunction, hurt: tuple[int, ...], unhurt: int) -> None:
+def test_measure_finds_loss_of_used_inputs_only(
+    score: robustness.ScoreFunction, hurt: tuple[int, ...], unhurt: int
+) -> None:
     policy = RobustnessPolicy(noise=1.0, missing=0.5, shuffled=0.5)
-    found = robustness.measure(policy, TASKS["binary"], INPUTS, score, ARRAYS, LABELS, seed=0)
-    assert [s.perturbation for s in found] == ["noise of 1 std", "50% of values missing", "50% of categories shuffled"]
-    assert all(found[i].loss > 0.03 for i in hurt)
-    assert found[unhurt].loss == 0
+    results = robustness.measure(policy, TASKS["binary"], INPUTS, score, ARRAYS, LABELS, seed=0)
+    assert [s.perturbation for s in results] == [
+        "noise of 1 std",
+        "50% of values missing",
+        "50% of categories shuffled",
+    ]
+    assert all(results[i].loss > 0.03 for i in hurt)
+    assert results[unhurt].loss == 0
     again = robustness.measure(policy, TASKS["binary"], INPUTS, score, ARRAYS, LABELS, seed=0)
-    assert again == found
+    assert again == results
 
 
-def test_noise_is_in_standard_deviations_and_leaves_gaps_gaps() -> None:
+def test_add_noise_scales_by_std_and_keeps_nan() -> None:
     noise = robustness.add_noise(ARRAYS["numbers"], INPUTS, 0.5, np.random.default_rng(0)) - ARRAYS["numbers"]
     assert np.allclose(np.nanstd(noise, axis=0)[[0, 2]], 0.5 * np.array(INPUTS.std)[[0, 2]], rtol=0.05)
     assert np.array_equal(np.isnan(noise), np.isnan(ARRAYS["numbers"]))
 
 
-def test_gaps_have_their_share_and_shuffling_keeps_frequencies() -> None:
+def test_remove_and_shuffle_keep_share_and_frequencies() -> None:
     gappy = robustness.remove_values(ARRAYS, 0.3, np.random.default_rng(0))
     assert np.isnan(gappy["numbers"][:, 0]).mean() == pytest.approx(0.3, abs=0.03)
     was = (ARRAYS["codes"] == MISSING_CODE).mean()
@@ -56,18 +62,18 @@ def test_gaps_have_their_share_and_shuffling_keeps_frequencies() -> None:
     assert not np.array_equal(traded, ARRAYS["codes"])
 
 
-def test_limits_name_what_was_done() -> None:
+def test_check_names_perturbation() -> None:
     policy = RobustnessPolicy(missing=0.9, noise=0, shuffled=0)
-    found = robustness.measure(policy, TASKS["binary"], INPUTS, _by_number, ARRAYS, LABELS, seed=0)
-    assert not list(robustness.check(found, TASKS["binary"], None))
-    (check,) = robustness.check(found, TASKS["binary"], 0.05)
+    results = robustness.measure(policy, TASKS["binary"], INPUTS, _by_number, ARRAYS, LABELS, seed=0)
+    assert not list(robustness.check(results, TASKS["binary"], None))
+    (check,) = robustness.check(results, TASKS["binary"], 0.05)
     assert (check.name, check.passed) == ("robust to 90% of values missing", False)
-    assert check.value == found[0].before - found[0].after
+    assert check.value == results[0].before - results[0].after
 
 
-def test_inputs_without_numbers_or_categories_are_spoilt_as_far_as_they_go() -> None:
+def test_measure_without_numbers_skips_noise() -> None:
     encoder = Encoder.fit(COLUMNS[3:4], TABLE)
     arrays = encoder.encode(TABLE)
     inputs = InputSpec.fit(encoder, TASKS["binary"], arrays, LABELS)
-    found = robustness.measure(RobustnessPolicy(), TASKS["binary"], inputs, _by_colour, arrays, LABELS, seed=0)
-    assert [s.perturbation for s in found] == ["10% of values missing", "10% of categories shuffled"]
+    results = robustness.measure(RobustnessPolicy(), TASKS["binary"], inputs, _by_colour, arrays, LABELS, seed=0)
+    assert [s.perturbation for s in results] == ["10% of values missing", "10% of categories shuffled"]

@@ -57,7 +57,7 @@ def _run(job: BatchJob) -> tuple[list[BatchTaskResult], pa.Table]:
     return receipts, pa.concat_tables([pq.read_table(Path(job.folder) / r.file) for r in receipts])
 
 
-def test_each_part_becomes_a_file_of_its_rows_and_their_scores(binary: tuple[FitResult, Path], tmp_path: Path) -> None:
+def test_run_writes_file_of_rows_and_scores(binary: tuple[FitResult, Path], tmp_path: Path) -> None:
     result, bundle = binary
     receipts, scored = _run(_job(result, bundle, REQUESTS, tmp_path))
     assert [r.rows for r in receipts] == [600, 400]
@@ -68,9 +68,7 @@ def test_each_part_becomes_a_file_of_its_rows_and_their_scores(binary: tuple[Fit
     assert all(r.seconds["model"] > 0 for r in receipts)
 
 
-def test_text_is_scored_from_the_codes_of_its_file_and_written_as_the_text_it_was(
-    binary: tuple[FitResult, Path], tmp_path: Path
-) -> None:
+def test_run_reads_text_as_dictionary_and_writes_text(binary: tuple[FitResult, Path], tmp_path: Path) -> None:
     at = REQUESTS.column_names.index("pixels")
     plain = REQUESTS.set_column(at, "pixels", REQUESTS["pixels"].cast(pa.list_(pa.float32())))
     job = _job(*binary, plain, tmp_path)
@@ -84,13 +82,13 @@ def test_text_is_scored_from_the_codes_of_its_file_and_written_as_the_text_it_wa
     assert np.allclose(scored["score"], expected, atol=1e-6)
 
 
-def test_only_the_columns_that_are_kept_are_written(binary: tuple[FitResult, Path], tmp_path: Path) -> None:
+def test_run_writes_passthrough_columns_only(binary: tuple[FitResult, Path], tmp_path: Path) -> None:
     _, scored = _run(_job(*binary, REQUESTS, tmp_path, kept=("id",)))
     assert scored.column_names == ["id", "score"]
     assert scored["id"].to_pylist() == list(range(1000))
 
 
-def test_a_multiclass_model_writes_probabilities_and_the_likeliest_class(tmp_path: Path) -> None:
+def test_run_multiclass_writes_probabilities_and_class(tmp_path: Path) -> None:
     result = trained("multiclass")
     export(result, tmp_path, frame("multiclass"))
     _, scored = _run(_job(result, tmp_path, REQUESTS, tmp_path))
@@ -101,7 +99,7 @@ def test_a_multiclass_model_writes_probabilities_and_the_likeliest_class(tmp_pat
     assert scored["predicted"].to_pylist() == [classes[i] for i in probabilities.argmax(axis=1)]
 
 
-def test_a_table_without_rows_keeps_its_columns(binary: tuple[FitResult, Path], tmp_path: Path) -> None:
+def test_run_without_rows_keeps_columns(binary: tuple[FitResult, Path], tmp_path: Path) -> None:
     receipts, scored = _run(_job(*binary, REQUESTS.slice(0, 0), tmp_path))
     assert sum(r.rows for r in receipts) == 0
     assert scored.schema.names == [*REQUESTS.column_names, "score"]
@@ -111,7 +109,7 @@ def _encoded(columns: tuple[Column, ...], table: pa.Table, features: FeatureSet,
     return Encoder.fit(columns, REQUESTS).encode(OfflineFeatureReader(features, {}, Settings(home=folder))(table))
 
 
-def test_columns_that_need_no_cast_and_columns_that_do_encode_alike(tmp_path: Path) -> None:
+def test_encode_with_and_without_cast_is_equal(tmp_path: Path) -> None:
     features = FeatureSet(name="all", request=COLUMNS)
     narrow = REQUESTS.set_column(0, "plain", REQUESTS["plain"].cast(pa.float32()))
     wide = narrow.set_column(0, "plain", narrow["plain"].cast(pa.float64()))
@@ -122,7 +120,7 @@ def test_columns_that_need_no_cast_and_columns_that_do_encode_alike(tmp_path: Pa
         assert all(np.array_equal(first[name], other[name], equal_nan=True) for name in first)
 
 
-def test_derived_features_are_computed_for_every_block(tmp_path: Path) -> None:
+def test_derived_features_cover_all_rows(tmp_path: Path) -> None:
     request = COLUMNS[:2]
     features = FeatureSet(name="sum", request=request, derived=(derive("both", pl.col("plain") + pl.col("heavy")),))
     whole = OfflineFeatureReader(features, {}, Settings(home=tmp_path))(REQUESTS)

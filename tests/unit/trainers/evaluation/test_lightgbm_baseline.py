@@ -1,0 +1,35 @@
+"""The LightGBM baseline on every kind of task."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cluster.values import TaskKind
+from features.encoder import Encoder
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
+from trainers import metrics
+from trainers.evaluation.lightgbm_baseline import baseline_scores, select_columns
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "bound"), [("binary", "auc", 0.85), ("multiclass", "accuracy", 0.6), ("regression", "r2", 0.7)]
+)
+def test_baseline_scores_learn_any_task_and_less_from_fewer_columns(kind: TaskKind, metric: str, bound: float) -> None:
+    table = frame(kind, rows=3000)
+    train, test = part(table, "train"), part(table, "validation")
+    encoder = Encoder.fit(COLUMNS, train)
+    labels = test["label"].to_numpy()
+    full = baseline_scores(TASKS[kind], encoder, train, test, trees=80)
+    less = baseline_scores(TASKS[kind], encoder, train, test, trees=80, columns=["heavy", "colour"])
+    value = metrics.evaluate(TASKS[kind], full, labels)[metric]
+    assert value > bound
+    assert metrics.evaluate(TASKS[kind], less, labels)[metric] < value
+    assert np.array_equal(full, baseline_scores(TASKS[kind], encoder, train, test, trees=80))
+
+
+def test_select_columns_keeps_order_and_vocabulary() -> None:
+    encoder = Encoder.fit(COLUMNS, frame())
+    assert [c.name for c in select_columns(encoder, ["colour", "plain"]).columns] == ["plain", "colour"]
+    assert select_columns(encoder, ["colour"]).vocabularies == encoder.vocabularies
+    assert select_columns(encoder, ["plain"]).vocabularies == {}
