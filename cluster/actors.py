@@ -50,7 +50,7 @@ def find_actor(actor: str) -> Any:
 
 
 def get_result(reference: ray.ObjectRef) -> Any:
-    """Wait for the result of an actor's method; a RayloopError is raised as itself, not wrapped in Ray's RayTaskError."""
+    """Wait for the result of an actor's method; a RayloopError is raised as itself, without Ray's RayTaskError."""
     try:
         return ray.get(reference)
     except RayTaskError as error:

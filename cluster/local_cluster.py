@@ -27,7 +27,7 @@ from cluster.values import Stored
 
 SESSION_VARIABLE = "RAYLOOP_SESSION"
 LAYOUT = 2
-"""Incremented by each release that moves modules of actors or Serve applications: a running cluster names their paths."""
+"""Incremented by a release that moves modules of actors or Serve applications: running clusters name their paths."""
 _GIB = 1024**3
 MIN_MEMORY_GIB = 4
 _START_SECONDS = 120
@@ -101,9 +101,10 @@ def require_current_layout(settings: Settings) -> None:
     """
     stored = _session(settings)
     if stored is not None and stored.layout != LAYOUT and is_running(settings):
+        release = "an earlier" if stored.layout < LAYOUT else "a later"
         raise ClusterUnavailable(
-            f"{'an earlier' if stored.layout < LAYOUT else 'a later'} release of rayloop started the running cluster, and"
-            " its actors and applications name modules that this release does not have",
+            f"{release} release of rayloop started the running cluster, whose actors and applications name modules that"
+            " this release does not have",
             "stop it first: `rayloop down`, then `rayloop up`",
             code="cluster.other_release",
             layout=stored.layout,
@@ -180,21 +181,22 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(settings.replica_ports_from),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(settings.replica_ports_from + 499),
         # HAProxy sends to these while an application has no replica. Ray opens them with SO_REUSEPORT: two clusters of
-        # one machine with the same port would get each other's requests, and answer them with 404.
+        # one machine with the same port would get each other's requests and answer them with 404.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(settings.replica_ports_from + 1000),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(settings.replica_ports_from + 1001),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(settings.replica_ports_from + 500),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(settings.replica_ports_from + 999),
-        # A replica that dies takes its requests with it; a prediction may be asked for again. HAProxy can do so when it
-        # has the whole request; Serve gives no door to that option but the end of this line of its configuration.
+        # A replica that dies loses its requests, and a prediction may be repeated. HAProxy repeats it when it has the
+        # whole request; the only way to set that option through Serve is the end of this line of its configuration.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
         "RAY_SERVE_HAPROXY_RETRIES": "3",
-        # RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S stays unset. HAProxy starts anew when replicas come and go, and its old process
-        # tells each caller to reconnect with the next answer. With that window it would also cut idle connections, at random
-        # moments in it: a caller who sends just then loses a request.
-        # For its figures Serve reads a line of HAProxy's for each request: more work than HAProxy's own. Replicas count.
+        # RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S stays unset. HAProxy restarts when replicas come and go, and its old
+        # process asks each caller to reconnect with the next answer. With that window it also cuts idle connections at
+        # random moments: a caller who sends just then loses a request.
+        # For these metrics Serve reads a log line of HAProxy for each request, which costs more than HAProxy itself.
+        # Replicas count requests instead.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # HAProxy notices within six seconds that a replica is on its way out; by default Serve lets it drain for thirty.
+        # HAProxy notices within six seconds that a replica is leaving; by default Serve drains it for thirty.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_V2_ENABLED": "1",
@@ -249,7 +251,8 @@ def _start_mlflow(settings: Settings, environment: dict[str, str]) -> subprocess
         return None
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(settings.mlflow_port),
-        "--workers", "1", "--backend-store-uri", settings.mlflow_uri, "--default-artifact-root", settings.mlflow_artifacts,
+        "--workers", "1", "--backend-store-uri", settings.mlflow_uri,
+        "--default-artifact-root", settings.mlflow_artifacts,
     ]  # fmt: skip
     # The pages need none of its background job runners.
     environment = environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     artifact_root: str = ""
     """Where MLflow keeps artifacts, and trainings their checkpoints; default: ``home``."""
     catalog_uri: str = ""
-    """Iceberg catalog: ``http(s)://`` a REST catalog, else a database by SQLAlchemy URI; default: SQLite in ``home``."""
+    """Iceberg catalog: a REST catalog (``http…``) or a database by SQLAlchemy URI; default: SQLite in ``home``."""
     warehouse: str = ""
     """Where Iceberg keeps the files of tables; default: ``home``."""
     online_store: str = ""

@@ -41,7 +41,7 @@ class Stored(Frozen):
 
     @classmethod
     def from_stored(cls, data: str | bytes | Mapping[str, Any]) -> Self:
-        """Read what any version up to this one wrote, as JSON or as its fields. Unknown fields are ignored, at any depth.
+        """Read what any version up to this one wrote, as JSON or as fields. Unknown fields are ignored, at any depth.
 
         Raises:
             DataError: A newer version wrote it.
@@ -177,8 +177,8 @@ class Decision(Frozen):
 
 
 AlarmKind = Literal["drift", "segment", "multivariate", "labels", "estimate", "quality"]
-"""drift: the distribution of a column. segment: that within a part of the traffic. multivariate: the joint distribution of
-columns. labels: the distribution of labels. estimate: performance, estimated without labels. quality: performance by
+"""drift: the distribution of a column. segment: that within a part of the traffic. multivariate: the joint distribution
+of columns. labels: the distribution of labels. estimate: performance, estimated without labels. quality: performance by
 labels."""
 
 

@@ -71,7 +71,7 @@ Monitoring:
     LookPolicy: How logged rows are analyzed when a window closes.
     Receiver: Where notifications go.
 
-Names are loaded when they are first used: torch and scipy take seconds, which a person who aborts a rollout does not have.
+Names are loaded at their first use: torch and scipy take seconds, which `rayloop abort` does not have.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def require_compatible_cluster(settings: Settings) -> None:
     if outdated := outdated_applications(serve_details(settings)):
         name, module = next(iter(outdated.items()))
         raise ClusterUnavailable(
-            f"the cluster at {settings.dashboard} serves {name!r} from module {module}, which this release does not have",
+            f"the cluster at {settings.dashboard} serves {name!r} from module {module}, which this release lacks",
             "an earlier release deployed it: restart that cluster, then deploy again",
             code="cluster.earlier_release",
             address=settings.dashboard,

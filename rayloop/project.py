@@ -172,7 +172,7 @@ class Project:
         unknown = sorted(set(segments) - {c.name for c in self.features.available_columns if c.kind == "category"})
         if unknown:
             raise ProjectError(
-                f"drift policy segment {', '.join(unknown)} of project {self.name!r} is not a category of its feature set",
+                f"drift policy segment {', '.join(unknown)} of project {self.name!r} is not a category feature",
                 "name categories of the request, of views, or derived ones",
                 code="project.unknown_segment",
                 project=self.name,
@@ -184,8 +184,9 @@ class Project:
         known = {c.name for c in self.features.available_columns if c.kind in ("number", "category")}
         unknown = sorted({*self.gate.slices.columns, *self.gate.fairness.groups} - known)
         if unknown:
+            names = ", ".join(map(repr, unknown))
             raise ProjectError(
-                f"gate slice column {', '.join(map(repr, unknown))} is not in the training frame of project {self.name!r}",
+                f"gate slice column {names} is not in the training frame of project {self.name!r}",
                 "name numbers and categories of the request, of views, or derived ones",
                 code="project.slice_column_missing",
                 project=self.name,

@@ -61,7 +61,8 @@ def open_parquet(
     metadata = pq.read_metadata(source, filesystem=filesystem)
     encoded = [name for name in dictionary_columns if name in metadata.schema.names]
     return pq.ParquetFile(
-        source, metadata=metadata, read_dictionary=encoded, pre_buffer=False, buffer_size=_BUFFER_BYTES, filesystem=filesystem
+        source, metadata=metadata, read_dictionary=encoded, pre_buffer=False, buffer_size=_BUFFER_BYTES,
+        filesystem=filesystem,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cluster.storage.tables import Tables
 
 MAX_PART_ROWS = 1 << 18
-"""Most rows of a part: the work that a failed task loses, and the wait for the last task, do not grow with the table."""
+"""Most rows of a part: the loss with a failed task, and the wait for the last task, do not grow with the table."""
 _PARTS_PER_CPU = 4
 
 

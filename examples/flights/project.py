@@ -77,7 +77,10 @@ project = Project(
     ),
     tags={"team": "operations", "purpose": "delays"},
     retrain=Retrain(holdout=timedelta(days=21)),
-    purpose="Two hours before departure, tell passengers and gates which flights will probably arrive more than 15 minutes late.",
+    purpose=(
+        "Two hours before departure, tell passengers and gates which flights will probably arrive more than 15 minutes"
+        " late."
+    ),
     limits=("Flights out of New York only; cancelled and diverted flights are not predicted.",),
     simulation=Simulation(
         quiet=Period(_day(8, 24), _day(8, 28)),

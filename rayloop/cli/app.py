@@ -79,9 +79,8 @@ def up() -> None:
 
     settings = load_settings()
     started = local_cluster.start(settings, typer.echo)
-    typer.echo(
-        f"{'started' if started else 'already running'}: dashboard {settings.dashboard}, MLflow {settings.mlflow_server}"
-    )
+    state = "started" if started else "already running"
+    typer.echo(f"{state}: dashboard {settings.dashboard}, MLflow {settings.mlflow_server}")
     typer.echo(f"for Prometheus and Grafana: {dashboards.write(settings)}")
 
 

@@ -117,8 +117,8 @@ class ScenarioRunner:
 
         Args:
             period: What to replay.
-            enough: Called after each step; True ends the replay. It waits until the monitor or the rollout has processed
-                the step, so that the outcome depends on the data and not on the speed of this machine.
+            enough: Called after each step; True ends the replay. It waits until the monitor or the rollout has
+                processed the step, so that the outcome depends on the data and not on the speed of this machine.
             what: Name of the traffic, for the console.
         """
         tell = self.context.progress
@@ -135,7 +135,8 @@ class ScenarioRunner:
                 reported[0] = tenth
                 rate = tally.requests / max(tally.seconds, 1e-9)
                 tell(
-                    f"{what} at {now:%d %b %H:%M}: {tally.requests:,} requests, {tally.failed} failed, {rate:,.0f} req/s"
+                    f"{what} at {now:%d %b %H:%M}: {tally.requests:,} requests, {tally.failed} failed,"
+                    f" {rate:,.0f} req/s"
                 )
 
         return self.replay.run(start, period.end, enough, tick)
@@ -164,7 +165,7 @@ class ScenarioRunner:
         return [entry.alarm for entry in self.drift_journal()]
 
     def drift_journal(self) -> list[Entry]:
-        """Entries about drift. Findings of log analyses depend on when labels arrive, and are not part of the scenario."""
+        """Entries about drift. Findings of log analyses depend on when labels arrive, and do not count here."""
         return [entry for entry in get_result(self.monitor.journal.remote()) if entry.alarm.kind == "drift"]
 
 

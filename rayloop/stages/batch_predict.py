@@ -1,8 +1,8 @@
 """Batch prediction: score a table with a registered version, on all CPUs of the cluster.
 
-The table is cut into parts (cluster/storage/parquet.py); a task reads its part a few rows at a time, computes features, scores
-them, and writes one Parquet file. No row passes through the object store, and no process ever holds more than a few
-tens of thousands of rows, however large the table is.
+The table is split into parts (cluster/storage/scan.py); a task reads its part a few rows at a time, computes features,
+scores them, and writes one Parquet file. No row passes through the object store, and no process has more than a few tens
+of thousands of rows in memory, however large the table is.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def predict(
         raise DataError(
             f"table {rows.name} has no rows", "name a table with rows", code="data.empty_table", table=rows.name
         )
-    kept = _kept(rows, manifest, keep)
-    with _folder(Path(out)) as folder:
+    kept = columns_to_write(rows, manifest, keep)
+    with output_folder(Path(out)) as folder:
         frame = OfflineFeatureReader(manifest.features, _landed(context, manifest), context.settings)
         model = (bundle / MODEL_FILE).read_bytes()
         shield = Pseudonymizer.for_columns(manifest.features.request, context.settings)
@@ -91,7 +91,7 @@ def predict(
             manifest.task, manifest.encoder, model, shield, frame, rows.schema, kept, str(folder), tuple(rows.parts)
         )
         receipts = _run(context, job, rows)
-        _keep_only(folder, {receipt.file for receipt in receipts})
+        keep_only(folder, {receipt.file for receipt in receipts})
     spent = {stage: sum(receipt.seconds[stage] for receipt in receipts) for stage in STAGES}
     scored = BatchPrediction(sum(receipt.rows for receipt in receipts), time.perf_counter() - began, spent)
     context.progress(f"scored {rows.name} with {version} into {out}: {scored}")
@@ -113,7 +113,7 @@ def _run(context: ProjectContext, job: BatchJob, rows: ScanPlan) -> list[BatchTa
 def _receipts(job: BatchJob) -> Iterator[BatchTaskResult]:
     """Yield each task's result as it ends. Raises a task's RayloopError as itself, anything else as a RayloopError.
 
-    Plain tasks: with so few rows each, Ray Data would poll ten times a second for tasks that ended, and CPUs would idle.
+    Plain tasks: with so few rows each, Ray Data polls ten times a second for tasks that ended, and CPUs idle.
     """
     shared, numbers = [ray.put(job)], iter(range(len(job.parts)))
     task = score_part.options(max_retries=RETRIES, retry_exceptions=[RaySystemError], scheduling_strategy="SPREAD")
@@ -137,8 +137,8 @@ def _receipts(job: BatchJob) -> Iterator[BatchTaskResult]:
             ray.cancel(task_left)
 
 
-def _kept(rows: ScanPlan, manifest: Manifest, keep: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns to write. Raises DataError for a required column that is missing, or one that a score replaces."""
+def columns_to_write(rows: ScanPlan, manifest: Manifest, keep: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns to write. Raises DataError for a missing column, or one with the name of an output."""
     present = rows.schema.names
     missing = [name for name in (*(c.name for c in manifest.features.request), *keep) if name not in present]
     if missing:
@@ -167,7 +167,7 @@ def _landed(context: ProjectContext, manifest: Manifest) -> dict[str, Snapshot]:
 
 
 @contextmanager
-def _folder(out: Path) -> Iterator[Path]:
+def output_folder(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that is renamed to ``out`` when the block ends, and deleted when it fails."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(
@@ -189,7 +189,7 @@ def _folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def _keep_only(folder: Path, files: set[str]) -> None:
+def keep_only(folder: Path, files: set[str]) -> None:
     """Delete files of tasks that died before they reported; their retries wrote the parts again."""
     present = {path.name for path in folder.iterdir()}
     if absent := files - present:

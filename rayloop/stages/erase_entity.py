@@ -221,11 +221,13 @@ def _in_versions(context: ProjectContext, found: list[VersionLineage], where: Wh
         listed = [c for c, values in where.items() if set(values) & set(words.get(c, ()))]
         if listed:
             notes.append(
-                f"{version} has it in the vocabulary of {', '.join(listed)}; withdraw the version once a retrained one serves"
+                f"{version} has it in the vocabulary of {', '.join(listed)};"
+                " withdraw the version once a retrained one serves"
             )
         if counted := _counted(context.registry.fetch(version) / PROFILE_FILE, where):
             notes.append(
-                f"the reference profile of {version}, and the drift monitor's copy, count its value of {', '.join(counted)}"
+                f"the reference profile of {version}, and the drift monitor's copy, count its value of"
+                f" {', '.join(counted)}"
             )
         if not context.tables.has_snapshot(manifest.snapshot):
             notes.append(

@@ -1,4 +1,4 @@
-"""The analysis of a model's logged rows when windows close, as a Ray task: it reads them and the version's training rows.
+"""The analysis of logged rows when windows close, as a Ray task: it reads them and the version's training rows.
 
 Rows are read in parts and sampled by a hash of their ids (monitoring/samples/bottom_k_sample.py): memory stays bounded
 at any traffic, and the same log always gives the same sample.

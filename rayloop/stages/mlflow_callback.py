@@ -12,7 +12,7 @@ EVERY = 5
 
 
 class CurveLogger:
-    """Logs a fit's events: ``train_loss``, ``train_rows_per_s``, ``validation_epoch_*`` by epoch, ``step_*`` by step."""
+    """Logs a fit: ``train_loss``, ``train_rows_per_s``, ``validation_epoch_*`` by epoch, ``step_*`` by step."""
 
     def __init__(self, run: Run) -> None:
         self._run = run

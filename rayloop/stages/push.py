@@ -90,7 +90,7 @@ def push_events(
 
 
 def push_file(project: Project, settings: Settings, source: str, path: Path) -> PushResult:
-    """Push the rows of a file as one batch; the same file again changes nothing. Raises DataError for an unreadable file."""
+    """Push a file's rows as one batch; the same file again changes nothing. Raises DataError for an unreadable file."""
     if path.suffix not in _READERS or not path.is_file():
         raise DataError(
             f"{path} is not a file of events",

@@ -43,7 +43,7 @@ class TrialRunLogger:
 
 
 def run_search(context: ProjectContext, frame: FrameView, tuning: TuneConfig, metric: str) -> TuneResult:
-    """Run the project's search. A killed search of the same data, code and settings is resumed; a finished one is reused."""
+    """Run the project's search. One of the same data, code and settings is resumed if killed, reused if finished."""
     project, registry, key = context.project, context.registry, _key(context, frame, tuning)
     folder = f"{searches_folder(context)}/{key[:16]}"
     again = TrialStore(folder).has_trials

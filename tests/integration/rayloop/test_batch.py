@@ -30,6 +30,7 @@ from rayloop.console import ProgressConsole
 from rayloop.context import ProjectContext
 from rayloop.project import Location
 from rayloop.stages import batch_predict
+from tests.factories.errors import raises
 from tests.factories.rayloop.digits import project
 from tests.factories.trainers.frames import COLUMNS, frame, trained
 from trainers.export.onnx_export import export
@@ -68,7 +69,7 @@ def test_a_folder_takes_its_place_at_the_end_or_not_at_all(tmp_path: Path) -> No
     out = tmp_path / "deep" / "out"
 
     def half() -> None:
-        with batch_predict._folder(out) as folder:
+        with batch_predict.output_folder(out) as folder:
             (folder / "half").write_text("written")
             raise KeyboardInterrupt
 
@@ -76,7 +77,7 @@ def test_a_folder_takes_its_place_at_the_end_or_not_at_all(tmp_path: Path) -> No
         half()
     assert not list(out.parent.iterdir())
     out.mkdir()
-    with batch_predict._folder(out) as folder:
+    with batch_predict.output_folder(out) as folder:
         (folder / "whole").write_text("written")
         assert not list(out.iterdir())
     assert [path.name for path in out.parent.iterdir()] == ["out"]
@@ -91,7 +92,7 @@ def test_what_lies_there_already_is_not_touched(kind: str, tmp_path: Path) -> No
         (out / "mine").write_text("mine")
     else:
         out.write_text("mine")
-    with pytest.raises(DataError, match=r"out exists and is not an empty folder"), batch_predict._folder(out):
+    with raises(DataError, "data.folder_not_empty"), batch_predict.output_folder(out):
         raise AssertionError("the body must not run")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -99,28 +100,28 @@ def test_what_lies_there_already_is_not_touched(kind: str, tmp_path: Path) -> No
 def test_only_files_that_were_reported_stay_and_files_that_are_elsewhere_are_missed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text("")
-    batch_predict._keep_only(tmp_path, {"a"})
+    batch_predict.keep_only(tmp_path, {"a"})
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    with pytest.raises(DataError, match=r"1 files .* a folder that all machines share"):
-        batch_predict._keep_only(tmp_path, {"a", "c"})
+    with raises(DataError, "data.folder_not_shared"):
+        batch_predict.keep_only(tmp_path, {"a", "c"})
 
 
 @pytest.mark.parametrize(
-    ("change", "keep", "message"),
+    ("change", "keep", "code", "fields"),
     [
-        (lambda t: t.drop(["colour"]), (), "lacks the columns colour"),
-        (lambda t: t, ("nothing",), "lacks the columns nothing"),
-        (lambda t: t.append_column("score", t["plain"]), (), "has a column 'score' already"),
-        (lambda t: t.append_column("score", t["plain"]), ("id", "score"), "has a column 'score' already"),
+        (lambda t: t.drop(["colour"]), (), "data.column_missing", {"columns": ["colour"]}),
+        (lambda t: t, ("nothing",), "data.column_missing", {"columns": ["nothing"]}),
+        (lambda t: t.append_column("score", t["plain"]), (), "data.column_conflict", {"column": "score"}),
+        (lambda t: t.append_column("score", t["plain"]), ("id", "score"), "data.column_conflict", {"column": "score"}),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused_with_the_column(
-    change: object, keep: Sequence[str], message: str, version: ModelVersion, tmp_path: Path
+    change: object, keep: Sequence[str], code: str, fields: dict[str, object], version: ModelVersion, tmp_path: Path
 ) -> None:
     pq.write_table(change(REQUESTS), tmp_path / "in.parquet")  # type: ignore[operator]
     rows = plan_scan(str(tmp_path / "in.parquet"), Tables(Settings(home=tmp_path)), cpus=1)
-    with pytest.raises(DataError, match=message):
-        batch_predict._kept(rows, Manifest.load(Path(version.bundle_uri)), keep)
+    with raises(DataError, code, **fields):
+        batch_predict.columns_to_write(rows, Manifest.load(Path(version.bundle_uri)), keep)
 
 
 @pytest.mark.cluster
@@ -136,7 +137,7 @@ def test_parquet_is_scored_in_its_order(cluster: Settings, version: ModelVersion
     assert done.rows == 900
     assert done.rows_per_second == pytest.approx(900 / done.seconds)
     assert "900 rows in " in str(done)
-    with pytest.raises(DataError, match="not an empty folder"):
+    with raises(DataError, "data.folder_not_empty"):
         batch_predict.predict(_workspace(cluster), version, str(source), str(tmp_path / "out"))
 
 
@@ -163,7 +164,7 @@ def test_a_file_that_breaks_half_way_leaves_nothing(cluster: Settings, version: 
     content = bytearray((source / "torn.parquet").read_bytes())
     content[8 : len(content) // 2] = b"\xff" * (len(content) // 2 - 8)
     (source / "torn.parquet").write_bytes(content)
-    with pytest.raises(DataError, match=r"^\S+torn\.parquet cannot be read: [^\n]+$"):
+    with raises(DataError, "data.unreadable_file"):
         batch_predict.predict(_workspace(cluster), version, str(source), str(tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -209,7 +210,7 @@ def test_a_part_that_kills_every_worker_ends_in_one_line(
     monkeypatch.setattr(batch_predict, "RETRIES", 1)
     (folder := tmp_path / "out").mkdir()
     rows, job = _fragile(cluster, version, folder, os.devnull + "/never")
-    with pytest.raises(RayloopError, match=r"^a part could not be scored: [^\n]*its log is in the Ray dashboard"):
+    with raises(RayloopError, "batch.task_failed"):
         batch_predict._run(_workspace(cluster), job, rows)
 
 
@@ -217,11 +218,11 @@ def test_a_part_that_kills_every_worker_ends_in_one_line(
 def test_a_worker_that_is_killed_costs_no_row_and_doubles_none(
     cluster: Settings, version: ModelVersion, tmp_path: Path
 ) -> None:
-    with batch_predict._folder(tmp_path / "out") as folder:
+    with batch_predict.output_folder(tmp_path / "out") as folder:
         rows, job = _fragile(cluster, version, folder, str(tmp_path / "killed"))
         receipts = batch_predict._run(_workspace(cluster), job, rows)
         assert len(list(folder.iterdir())) == 2
-        batch_predict._keep_only(folder, {receipt.file for receipt in receipts})
+        batch_predict.keep_only(folder, {receipt.file for receipt in receipts})
     assert (tmp_path / "killed").exists()
     assert pq.read_table(tmp_path / "out")["id"].to_pylist() == list(range(900))
 

@@ -36,6 +36,7 @@ from rayloop.project import Location, Project
 from rayloop.report import catalog_data
 from rayloop.report.report_data import write_catalog, write_skew
 from rayloop.stages import delete_project, deploy, skew_check, steps
+from tests.factories.errors import raises
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy
 
@@ -75,8 +76,14 @@ def project(name: str) -> Project:
         derived=(derive("hour", pl.col("when").dt.hour()),),
         as_of=derive("as_of", pl.col("when"), "timestamp"),
         views=(
-            FeatureView(name="person", entity=Entity(name="mail", keys=("mail",)), aggregates=rolling("spent", timedelta(days=3), "spent_3d"), owner="till team", **common),
-            FeatureView(name="shop", entity=Entity(name="shop", keys=("shop",)), latest=(Latest(column="spent", name="last_spent"),), **common),
+            FeatureView(
+                name="person", entity=Entity(name="mail", keys=("mail",)),
+                aggregates=rolling("spent", timedelta(days=3), "spent_3d"), owner="till team", **common,
+            ),
+            FeatureView(
+                name="shop", entity=Entity(name="shop", keys=("shop",)),
+                latest=(Latest(column="spent", name="last_spent"),), **common,
+            ),
         ),
     )  # fmt: skip
     return Project(
@@ -144,7 +151,7 @@ def serve(context: ProjectContext, version: str, asked: pl.DataFrame) -> None:
 
 
 def test_what_is_served_is_what_the_offline_path_gives(context: ProjectContext, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has answered no request yet"):
+    with raises(DataError, "data.log_empty"):
         skew_check.replay(context)
     serve(context, register(context, tmp_path), requests())
     found = skew_check.replay(context)
@@ -200,7 +207,7 @@ def test_a_job_whose_features_replicas_would_not_find_is_refused(cluster: Settin
     made = ProjectContext(project("elsewhere"), Location(tmp_path, "p"), cluster, ProgressConsole())
     deploy.require_same_settings(made)
     other = cluster.model_copy(update={"online_store": "redis://127.0.0.1:6390"})
-    with pytest.raises(SettingsError, match="RAYLOOP_ONLINE_STORE is not here what it is"):
+    with raises(SettingsError, "settings.differ", variable="RAYLOOP_ONLINE_STORE"):
         deploy.require_same_settings(dataclasses.replace(made, settings=other))
     guarded = dataclasses.replace(made, settings=cluster.model_copy(update={"access": True}))
     with pytest.raises(SettingsError, match="RAYLOOP_ACCESS is not what the cluster was started with"):
@@ -229,5 +236,5 @@ def test_the_catalogue_knows_views_and_users(context: ProjectContext, tmp_path: 
 
 
 def test_a_view_that_is_not_declared_cannot_be_backfilled(context: ProjectContext) -> None:
-    with pytest.raises(ProjectError, match="no feature view 'nobody'; declared are: person, shop"):
+    with raises(ProjectError, "project.unknown_view", view="nobody"):
         steps.backfill_view(context, "nobody", START)

@@ -53,25 +53,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rehearsed(cluster: Settings, folder: Path) -> str:
-    done = rayloop(cluster, folder, "run", "digits.py", "--rehearse")
+def simulated(cluster: Settings, folder: Path) -> str:
+    done = rayloop(cluster, folder, "run", "digits.py", "--simulate")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     return done.stdout
 
 
 @pytest.mark.cluster
-def test_every_act_ends_as_it_must(rehearsed: str) -> None:
-    assert "0 alarms on traffic like the training data" in rehearsed
-    assert "promote: " in rehearsed
-    assert "abort: " in rehearsed
-    assert "ALARM" in rehearsed
-    assert "the monitor submitted job retrain-digits-" in rehearsed
-    assert " failed" in rehearsed
-    assert all(" 0 failed" in line for line in rehearsed.splitlines() if "requests," in line)
+def test_every_act_ends_as_it_must(simulated: str) -> None:
+    assert "0 alarms on traffic like the training data" in simulated
+    assert "promote: " in simulated
+    assert "abort: " in simulated
+    assert "ALARM" in simulated
+    assert "the monitor submitted job retrain-digits-" in simulated
+    assert " failed" in simulated
+    assert all(" 0 failed" in line for line in simulated.splitlines() if "requests," in line)
 
 
 @pytest.mark.cluster
-def test_the_retrained_version_is_champion_and_says_what_it_is_made_of(rehearsed: str, cluster: Settings) -> None:
+def test_the_retrained_version_is_champion_and_says_what_it_is_made_of(simulated: str, cluster: Settings) -> None:
     registry = Registry(cluster)
     champion = registry.version_by_alias("digits", CHAMPION)
     assert champion is not None
@@ -90,7 +90,7 @@ def test_the_retrained_version_is_champion_and_says_what_it_is_made_of(rehearsed
 
 
 @pytest.mark.cluster
-def test_the_journal_and_the_log_hold_what_happened(rehearsed: str, cluster: Settings) -> None:
+def test_the_journal_and_the_log_hold_what_happened(simulated: str, cluster: Settings) -> None:
     tables = Tables(cluster)
     ends = [d.action for d in Journal("digits", tables).decisions() if d.action in ("promote", "abort")]
     assert ends == ["promote", "abort", "promote"]
@@ -100,7 +100,7 @@ def test_the_journal_and_the_log_hold_what_happened(rehearsed: str, cluster: Set
 
 
 @pytest.mark.cluster
-def test_it_answers_and_the_answer_can_be_traced(rehearsed: str, cluster: Settings, folder: Path) -> None:
+def test_it_answers_and_the_answer_can_be_traced(simulated: str, cluster: Settings, folder: Path) -> None:
     image = load_digits().data[0].tolist()
     inputs = [
         {"name": "image", "shape": [1, 8, 8], "datatype": "FP32", "data": image},
@@ -124,12 +124,12 @@ def _traced(cluster: Settings, folder: Path) -> str:
         done = rayloop(cluster, folder, "trace", "digits", "look-me-up")
         if done.returncode == 0:
             return done.stdout
-        assert "has answered no request" in done.stderr
+        assert "[data.request_not_logged]" in done.stderr
     raise AssertionError(done.stderr)
 
 
 @pytest.mark.cluster
-def test_the_report_has_its_parts(rehearsed: str, cluster: Settings) -> None:
+def test_the_report_has_its_parts(simulated: str, cluster: Settings) -> None:
     page = (cluster.home / "projects" / "digits" / "report.html").read_text()
     for part in ("Quality over time", "Calibration", "Drift", "Rollouts"):
         assert part in page
@@ -137,7 +137,7 @@ def test_the_report_has_its_parts(rehearsed: str, cluster: Settings) -> None:
 
 
 @pytest.mark.cluster
-def test_logged_rows_were_looked_at_and_what_the_model_costs_is_known(rehearsed: str, cluster: Settings) -> None:
+def test_logged_rows_were_looked_at_and_what_the_model_costs_is_known(simulated: str, cluster: Settings) -> None:
     import ray
 
     monitor = ray.get_actor(monitor_actor("digits"), namespace=ACTOR_NAMESPACE)
@@ -153,14 +153,14 @@ def test_logged_rows_were_looked_at_and_what_the_model_costs_is_known(rehearsed:
 
 
 @pytest.mark.cluster
-def test_a_second_rehearsal_is_refused_unless_told_to_forget(rehearsed: str, cluster: Settings, folder: Path) -> None:
-    done = rayloop(cluster, folder, "run", "digits.py", "--rehearse")
+def test_a_second_simulation_is_refused_without_fresh(simulated: str, cluster: Settings, folder: Path) -> None:
+    done = rayloop(cluster, folder, "run", "digits.py", "--simulate")
     assert done.returncode == 2
-    assert "add --fresh" in done.stdout
+    assert "[project.has_versions]" in done.stdout
 
 
 @pytest.mark.cluster
-def test_predict_scores_a_table(rehearsed: str, cluster: Settings, folder: Path) -> None:
+def test_predict_scores_a_table(simulated: str, cluster: Settings, folder: Path) -> None:
     import pyarrow.parquet as pq
 
     rows = Tables(cluster).read("digits.scans").slice(0, 50)
@@ -175,7 +175,7 @@ def test_predict_scores_a_table(rehearsed: str, cluster: Settings, folder: Path)
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_predict_scores_a_table_of_the_catalog(rehearsed: str, cluster: Settings, folder: Path) -> None:
+def test_predict_scores_a_table_of_the_catalog(simulated: str, cluster: Settings, folder: Path) -> None:
     import pyarrow.parquet as pq
 
     done = rayloop(
@@ -195,7 +195,7 @@ def exported(ports: set[int]) -> set[str]:
 
 
 @pytest.mark.cluster
-def test_what_prometheus_and_grafana_ask_for_is_exported_by_ray(rehearsed: str, cluster: Settings) -> None:
+def test_what_prometheus_and_grafana_ask_for_is_exported_by_ray(simulated: str, cluster: Settings) -> None:
     import ray
 
     ports = {node["MetricsExportPort"] for node in ray.nodes() if node["Alive"]}
@@ -216,7 +216,7 @@ def test_what_prometheus_and_grafana_ask_for_is_exported_by_ray(rehearsed: str, 
 
 
 @pytest.mark.cluster
-def test_the_dashboard_lies_where_ray_provisions_grafana_from(rehearsed: str, cluster: Settings) -> None:
+def test_the_dashboard_lies_where_ray_provisions_grafana_from(simulated: str, cluster: Settings) -> None:
     folder = dashboards.write(cluster)
     provisioned = local_cluster.metrics_folder(cluster) / "grafana" / "dashboards" / FILE
     assert provisioned.read_text() == (folder / FILE).read_text()
@@ -234,7 +234,7 @@ def settled(controller: Any) -> RolloutStatus | None:
 
 @pytest.mark.cluster
 def test_a_rollback_brings_the_champion_before_it_back(
-    rehearsed: str, cluster: Settings, folder: Path, capsys: pytest.CaptureFixture[str]
+    simulated: str, cluster: Settings, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import ray
 
@@ -243,7 +243,7 @@ def test_a_rollback_brings_the_champion_before_it_back(
     before = predecessor(Journal("digits", Tables(cluster)).decisions(), champion.version)
     done = rayloop(cluster, folder, "rollback", "digits.py", "--version", champion.version, "--reason", "a test")
     assert done.returncode == 0, done.stdout
-    assert f"digits v{before} answers again: a test" in done.stdout
+    assert f"digits v{before} is champion again: a test" in done.stdout
     assert registry.version_by_alias("digits", CHAMPION).version == before
     assert registry.version("digits", champion.version).tags["rayloop.rolled_back_because"] == "a test"
     monitor = ray.get_actor(monitor_actor("digits"), namespace=ACTOR_NAMESPACE)
@@ -252,7 +252,7 @@ def test_a_rollback_brings_the_champion_before_it_back(
     project_commands.rollback(
         ProjectContext(load_project(location), location, cluster, ProgressConsole()), champion.version, "asked again"
     )
-    assert "is champion no more" in capsys.readouterr().out
+    assert "nothing to roll back" in capsys.readouterr().out
     # A controller that begins anew serves what its journal says last.
     controller = ray.get_actor(rollout_actor("digits"), namespace=ACTOR_NAMESPACE)
     ray.kill(controller, no_restart=False)

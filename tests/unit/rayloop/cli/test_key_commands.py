@@ -112,7 +112,7 @@ def test_the_loop_s_own_key_counts_for_as_long_as_it_is_needed(monkeypatch: pyte
     monkeypatch.setattr("deployments.auth.authenticator.KEY_EFFECTIVE_WITHIN_S", 0.0)
     settings = Settings(home=home, access=True)
     store = KeyStore(settings.access_uri)
-    with temporary_key(settings, "trips", "rehearsal") as headers:
+    with temporary_key(settings, "trips", "simulation") as headers:
         credential = extract_credential([(b"authorization", headers["authorization"].encode())])
         assert authenticate(credential, store.read(), time.time()).models == {"trips"}
     with pytest.raises(RequestError, match="revoked"):
@@ -120,7 +120,7 @@ def test_the_loop_s_own_key_counts_for_as_long_as_it_is_needed(monkeypatch: pyte
 
 
 def test_where_access_is_open_the_loop_makes_no_key(home: Path) -> None:
-    with temporary_key(Settings(home=home), "trips", "rehearsal") as headers:
+    with temporary_key(Settings(home=home), "trips", "simulation") as headers:
         assert headers == {}
     assert list(home.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""From a fitted model to a version or a refusal, on a registry of its own: no cluster, the fit is made in this process."""
+"""From a fitted model to a version or a refusal: no cluster, the model is fitted in this process."""
 
 from __future__ import annotations
 
