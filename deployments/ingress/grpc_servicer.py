@@ -15,8 +15,8 @@ from deployments.auth.credentials import Scope
 from deployments.http_messages import ROUTING_KEY_HEADER, VARIANT_HEADER
 from deployments.inference.engine import Engine, model_failed
 from deployments.inference.serving_state import ServingState
+from deployments.protocol import inference_pb2
 from deployments.protocol.grpc_codec import build_infer_response, build_metadata_response, to_rest_body
-from deployments.protocol.inference_pb import MESSAGES
 from deployments.protocol.open_inference import validate_request_id
 
 if TYPE_CHECKING:
@@ -44,21 +44,21 @@ class GrpcServicer:
     _authenticator: Authenticator | None
 
     async def ServerLive(self, request: Any) -> Any:  # noqa: N802
-        return MESSAGES["ServerLiveResponse"](live=True)
+        return inference_pb2.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: Any) -> Any:  # noqa: N802
-        return MESSAGES["ServerReadyResponse"](ready=self._state is not None)
+        return inference_pb2.ServerReadyResponse(ready=self._state is not None)
 
     async def ServerMetadata(self, request: Any) -> Any:  # noqa: N802
-        return MESSAGES["ServerMetadataResponse"](name="rayloop", version="2", extensions=_EXTENSIONS)
+        return inference_pb2.ServerMetadataResponse(name="rayloop", version="2", extensions=_EXTENSIONS)
 
     async def ModelReady(self, request: Any, grpc_context: RayServegRPCContext) -> Any:  # noqa: N802
         async def ready(state: ServingState) -> Any:
             _check_model(state, request.name)
             state.pinned_version(request.version or None, None)
-            return MESSAGES["ModelReadyResponse"](ready=True)
+            return inference_pb2.ModelReadyResponse(ready=True)
 
-        return await self._respond(ready, grpc_context, "ModelReadyResponse")
+        return await self._respond(ready, grpc_context, inference_pb2.ModelReadyResponse)
 
     async def ModelMetadata(self, request: Any, grpc_context: RayServegRPCContext) -> Any:  # noqa: N802
         async def metadata(state: ServingState) -> Any:
@@ -67,7 +67,7 @@ class GrpcServicer:
             manifest = state.champion.manifest
             return build_metadata_response(request.name, list(state.versions), manifest.features, manifest.task)
 
-        return await self._respond(metadata, grpc_context, "ModelMetadataResponse")
+        return await self._respond(metadata, grpc_context, inference_pb2.ModelMetadataResponse)
 
     async def ModelInfer(self, request: Any, grpc_context: RayServegRPCContext) -> Any:  # noqa: N802
         headers = dict(grpc_context.invocation_metadata())
@@ -84,14 +84,14 @@ class GrpcServicer:
             task = state.champion.manifest.task
             return build_infer_response(parsed, model, result.version, result.variant, task, result.scores)
 
-        return await self._respond(infer, grpc_context, "ModelInferResponse")
+        return await self._respond(infer, grpc_context, inference_pb2.ModelInferResponse)
 
     async def _admit(self, context: RayServegRPCContext, model: str, scope: Scope) -> None:
         if self._authenticator is not None:
             await self._authenticator.admit(context.invocation_metadata(), model, scope)
 
     async def _respond(
-        self, work: Callable[[ServingState], Awaitable[Any]], context: RayServegRPCContext, response: str
+        self, work: Callable[[ServingState], Awaitable[Any]], context: RayServegRPCContext, response: Callable[[], Any]
     ) -> Any:
         """The message that ``work`` returns, or an empty ``response`` with a status that says what failed."""
         assert self._state is not None
@@ -104,7 +104,7 @@ class GrpcServicer:
             failure = model_failed(type(error).__name__)
         context.set_code(_CODES.get(failure.status, grpc.StatusCode.INVALID_ARGUMENT))
         context.set_details(f"{failure.field}: {failure}" if failure.field else str(failure))
-        return MESSAGES[response]()
+        return response()
 
 
 def _check_model(state: ServingState, name: str) -> None:

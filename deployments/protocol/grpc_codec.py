@@ -7,8 +7,7 @@ from typing import Any
 
 from cluster.errors import RequestError
 from cluster.values import Task
-from deployments.protocol import binary_tensors
-from deployments.protocol.inference_pb import MESSAGES
+from deployments.protocol import binary_tensors, inference_pb2
 from deployments.protocol.open_inference import InferRequest, describe_model, output_tensors
 from features.definitions import FeatureSet
 
@@ -24,7 +23,7 @@ _CONTENTS = {
 }
 
 
-def to_rest_body(request: Any) -> dict[str, Any]:
+def to_rest_body(request: inference_pb2.ModelInferRequest) -> dict[str, Any]:
     """Convert a ModelInferRequest to the shape of the REST body. Raises RequestError naming the field."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
@@ -61,7 +60,7 @@ def build_infer_response(request: InferRequest, model: str, version: str, varian
         task: The model's task.
         scores: Its scores, as ``cluster.values.Task`` describes them.
     """
-    response = MESSAGES["ModelInferResponse"](model_name=model, model_version=version, id=request.id)
+    response = inference_pb2.ModelInferResponse(model_name=model, model_version=version, id=request.id)
     response.parameters["variant"].string_param = variant
     for output in output_tensors(task, scores):
         if not request.outputs or output.name in request.outputs:
@@ -72,7 +71,7 @@ def build_infer_response(request: InferRequest, model: str, version: str, varian
 
 def build_metadata_response(model: str, versions: Sequence[str], features: FeatureSet, task: Task) -> Any:
     """Build a ModelMetadataResponse (see ``open_inference.describe_model``)."""
-    return MESSAGES["ModelMetadataResponse"](**describe_model(model, versions, features, task))
+    return inference_pb2.ModelMetadataResponse(**describe_model(model, versions, features, task))
 
 
 def _contents(tensor: Any, field: str) -> list[Any]:

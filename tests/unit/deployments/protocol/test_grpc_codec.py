@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import RequestError
-from deployments.protocol import binary_tensors
+from deployments.protocol import binary_tensors, inference_pb2
 from deployments.protocol.grpc_codec import build_infer_response, build_metadata_response, to_rest_body
-from deployments.protocol.inference_pb import MESSAGES
 from deployments.protocol.open_inference import InferRequest, InferRequestParser
 from deployments.protocol.request_rows import RequestRows, RowAssembler
 from tests.factories.deployments.bundles import BINARY, FEATURES, IMAGES, MULTICLASS
@@ -22,7 +21,7 @@ texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=10), min_size=1,
 
 
 def message(carriers: list[str], raw: bool, **more):
-    request = MESSAGES["ModelInferRequest"](model_name="trips", **more)
+    request = inference_pb2.ModelInferRequest(model_name="trips", **more)
     rows = len(carriers)
     distances, times = np.arange(rows, dtype="<f8"), np.arange(rows, dtype="<i8")
     for name, datatype in (("distance", "FP64"), ("carrier", "BYTES"), ("departs", "INT64")):
@@ -35,7 +34,7 @@ def message(carriers: list[str], raw: bool, **more):
         request.inputs[0].contents.fp64_contents.extend(distances)
         request.inputs[1].contents.bytes_contents.extend(text.encode() for text in carriers)
         request.inputs[2].contents.int64_contents.extend(times)
-    return MESSAGES["ModelInferRequest"].FromString(request.SerializeToString())
+    return inference_pb2.ModelInferRequest.FromString(request.SerializeToString())
 
 
 @given(texts, st.booleans())
