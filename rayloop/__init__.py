@@ -67,9 +67,9 @@ Serving and rollouts:
 
 Monitoring:
     DriftPolicy: When the drift monitor alerts, and what an alarm does.
-    Watch: A column that is monitored, and the direction that counts as drift.
-    LookPolicy: How logged rows are analyzed when a window closes.
-    Receiver: Where notifications go.
+    MonitoredColumn: A column that is monitored, and the direction that counts as drift.
+    LogAnalysisPolicy: How logged rows are analyzed when a window closes.
+    NotificationTarget: Where notifications go.
 
 Names are loaded at their first use: torch and scipy take seconds, which `rayloop abort` does not have.
 """
@@ -91,8 +91,8 @@ _NAMES = {
     "features.sources.readers": ("csv", "iceberg", "kafka", "parquet", "sql"),
     "features.sources.source": ("Examples", "Source"),
     "features.split": ("HashSplit", "TimeSplit"),
-    "monitoring.drift_policy": ("DriftPolicy", "LookPolicy", "Receiver"),
-    "monitoring.statistics.calibration": ("Watch",),
+    "monitoring.drift_policy": ("DriftPolicy", "LogAnalysisPolicy", "NotificationTarget"),
+    "monitoring.statistics.calibration": ("MonitoredColumn",),
     "rayloop.project": ("Period", "Project", "Retrain", "Simulation"),
     "trainers.config": (
         "Choice",
@@ -145,9 +145,9 @@ if TYPE_CHECKING:
     from features.split import HashSplit as HashSplit
     from features.split import TimeSplit as TimeSplit
     from monitoring.drift_policy import DriftPolicy as DriftPolicy
-    from monitoring.drift_policy import LookPolicy as LookPolicy
-    from monitoring.drift_policy import Receiver as Receiver
-    from monitoring.statistics.calibration import Watch as Watch
+    from monitoring.drift_policy import LogAnalysisPolicy as LogAnalysisPolicy
+    from monitoring.drift_policy import NotificationTarget as NotificationTarget
+    from monitoring.statistics.calibration import MonitoredColumn as MonitoredColumn
     from rayloop.project import Period as Period
     from rayloop.project import Project as Project
     from rayloop.project import Retrain as Retrain

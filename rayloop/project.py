@@ -168,7 +168,7 @@ class Project:
         )
 
     def _require_segments(self) -> None:
-        segments = self.drift.look.segments if self.drift.look else ()
+        segments = self.drift.log_analysis.segments if self.drift.log_analysis else ()
         unknown = sorted(set(segments) - {c.name for c in self.features.available_columns if c.kind == "category"})
         if unknown:
             raise ProjectError(

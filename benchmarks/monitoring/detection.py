@@ -23,7 +23,7 @@ from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
-from monitoring.detection.detector import judge
+from monitoring.detection.detector import evaluate_run
 from monitoring.drift_policy import DAY_S, DriftPolicy
 from monitoring.statistics.calibration import Calibration
 
@@ -188,7 +188,7 @@ def scored(name: str, reference: Sequence[Frame], windows: Iterable[Frame], say:
 
 
 def _score(calibration: Calibration, policy: DriftPolicy, window: Frame) -> tuple[dict[str, float], bool]:
-    result = judge(calibration, policy, "1", (DAY_S,), _profile(window))
+    result = evaluate_run(calibration, policy, "1", (DAY_S,), _profile(window))
     return {name: 1.0 / column.p_value for name, column in result.columns.items()}, bool(result.drifted)
 
 

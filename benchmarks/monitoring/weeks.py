@@ -14,9 +14,13 @@ from benchmarks.monitoring.flights import FEATURES, Part
 from benchmarks.monitoring.programs import ProgramFailed, ask
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
-from monitoring.performance.cbpe import Calibrator, adapted, expected, observed
-from monitoring.performance.dle import LossModel
-from monitoring.performance.dle import observed as observed_loss
+from monitoring.performance.cbpe import (
+    Calibrator,
+    expected_performance,
+    fit_adapted_calibrator,
+    observed_performance,
+)
+from monitoring.performance.dle import LossModel, observed_loss
 
 PEER = "nannyml"
 CLASSIFIER = {"accuracy": "accuracy", "auc": "roc_auc", "f1": "f1"}
@@ -41,10 +45,10 @@ def _classifier(
     for monday, at in weeks.items():
         say(f"week of {monday}")
         scores = live.scores[at]
-        adaptive = adapted(reference.features, live.features[at], reference.scores, reference.late)
-        truth.append(observed(scores, live.late[at]))
-        cbpe.append(expected(scores, plain(scores)))
-        pape.append(expected(scores, adaptive(scores)))
+        adaptive = fit_adapted_calibrator(reference.features, live.features[at], reference.scores, reference.late)
+        truth.append(observed_performance(scores, live.late[at]))
+        cbpe.append(expected_performance(scores, plain(scores)))
+        pape.append(expected_performance(scores, adaptive(scores)))
     return _series(truth, CLASSIFIER), {"CBPE": _series(cbpe, CLASSIFIER), "PAPE": _series(pape, CLASSIFIER)}
 
 

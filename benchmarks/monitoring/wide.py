@@ -26,7 +26,7 @@ from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
-from monitoring.detection.detector import judge
+from monitoring.detection.detector import evaluate_run
 from monitoring.drift_policy import DAY_S, DriftPolicy
 from monitoring.statistics.calibration import Calibration
 
@@ -119,7 +119,7 @@ def measure(count: int) -> dict[str, float]:
 
 def _judged(calibration: Calibration, live: Profile, policy: DriftPolicy) -> float:
     started = time.perf_counter()
-    judge(calibration, policy, "1", (DAY_S,), live)
+    evaluate_run(calibration, policy, "1", (DAY_S,), live)
     return time.perf_counter() - started
 
 

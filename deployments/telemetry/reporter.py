@@ -183,7 +183,7 @@ class Telemetry:
         monitor = self._monitor.get()
         if monitor is not None and (time.monotonic() >= self._next_usage or self._closing.is_set()):
             self._next_usage = time.monotonic() + _USAGE_EVERY_S
-            monitor.used.remote(self._meter.read(self._answered))
+            monitor.record_usage.remote(self._meter.read(self._answered))
             self._answered = 0
 
     def _next(self) -> str:

@@ -11,9 +11,10 @@ from rayloop import (
     DriftPolicy,
     FairnessPolicy,
     GatePolicy,
+    LogAnalysisPolicy,
     LogUniform,
-    LookPolicy,
     ModelSpec,
+    MonitoredColumn,
     Period,
     Project,
     Retrain,
@@ -27,7 +28,6 @@ from rayloop import (
     TrainConfig,
     TuneConfig,
     Uniform,
-    Watch,
 )
 
 
@@ -69,11 +69,11 @@ project = Project(
     # Calmer days than in training are no reason to retrain: only more delay than usual is.
     drift=DriftPolicy(
         watch=(
-            Watch(column="score", direction="up"),
-            Watch(column="dest_arrivals_6h_mean", direction="up"),
-            Watch(column="origin_departures_2h_mean", direction="up"),
+            MonitoredColumn(column="score", direction="up"),
+            MonitoredColumn(column="dest_arrivals_6h_mean", direction="up"),
+            MonitoredColumn(column="origin_departures_2h_mean", direction="up"),
         ),
-        look=LookPolicy(segments=("origin",)),
+        log_analysis=LogAnalysisPolicy(segments=("origin",)),
     ),
     tags={"team": "operations", "purpose": "delays"},
     retrain=Retrain(holdout=timedelta(days=21)),

@@ -1,113 +1,127 @@
-"""Which look is due, what looks have found so far, and which of it is new. Pure, but for what it remembers."""
+"""Which analysis of logged rows is due, what analyses have found, and which of it is new. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from cluster.values import Frozen
-from monitoring.analysis.log_analysis import Asked, Finding, Looked, WindowQuality
+from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult, Finding, WindowQuality
 from monitoring.detection.detector import WindowResult
 from monitoring.drift_policy import DriftPolicy
 
-HISTORY = 100
-"""Looks that are kept."""
-MAX_RANKED = 20
-"""Columns that a kept look ranks."""
+MAX_ANALYSES = 100
+"""Analyses that are kept."""
+MAX_RANKED_COLUMNS = 20
+"""Columns that a kept analysis ranks."""
 MAX_QUALITY = 1_000
-"""Figures of windows and segments that are kept, the newest."""
+"""Results of windows and segments that are kept, the newest."""
 
 
-class LookState(Frozen):
-    """What a lookout remembers. ``spells`` has the newest window in which each sort of finding was made."""
+class SchedulerState(Frozen):
+    """What a scheduler remembers."""
 
-    due: Asked | None = None
-    looks: tuple[Looked, ...] = ()
+    due: AnalysisRequest | None = None
+    """The next analysis."""
+    analyses: tuple[AnalysisResult, ...] = Field(
+        default=(), validation_alias=AliasChoices("analyses", "looks"), serialization_alias="looks"
+    )
+    """Results, oldest first, without what takes much space."""
     quality: tuple[WindowQuality, ...] = ()
-    spells: dict[str, float] = Field(default_factory=dict)
+    """Newest quality of each window and segment."""
+    episodes: dict[str, float] = Field(
+        default_factory=dict, validation_alias=AliasChoices("episodes", "spells"), serialization_alias="spells"
+    )
+    """Newest window of each kind of finding, seconds since the epoch."""
     ordinary: tuple[float, ...] = ()
+    """AUCs of the reference's own runs."""
 
 
-class Lookout:
-    """Looks of one model. Only the newest run waits for a look: one that comes late has nothing to add to it."""
+class AnalysisScheduler:
+    """Schedules the analyses of one model. Only the newest run waits: a late analysis of an older one adds nothing."""
 
-    def __init__(self, state: LookState | None = None) -> None:
-        self.state = state or LookState()
+    def __init__(self, state: SchedulerState | None = None) -> None:
+        """Start empty, or continue from ``state``."""
+        self.state = state or SchedulerState()
 
-    def follow(self) -> None:
-        """Another version is watched from now on: what was found stays, what was going on does not."""
-        self._set(due=None, spells={}, ordinary=())
+    def reset(self) -> None:
+        """Another version is monitored from now on: results stay, what is due and running episodes end."""
+        self._set(due=None, episodes={}, ordinary=())
 
-    def newest(self, version: str) -> Looked | None:
-        """The last look at a version, with the figures of its windows that are known by now."""
-        mine = [looked for looked in self.state.looks if looked.version == version]
-        known = tuple(q for q in self.state.quality if q.version == version)
-        return mine[-1].model_copy(update={"quality": known}) if mine else None
+    def latest(self, version: str) -> AnalysisResult | None:
+        """The last analysis of a version, with the quality of its windows that is known by now."""
+        analyses = [result for result in self.state.analyses if result.version == version]
+        quality = tuple(q for q in self.state.quality if q.version == version)
+        return analyses[-1].model_copy(update={"quality": quality}) if analyses else None
 
-    def closed(self, model: str, policy: DriftPolicy, results: Sequence[WindowResult]) -> None:
-        """Have the newest closed window looked at, with all whose labels may still come."""
+    def schedule(self, model: str, policy: DriftPolicy, results: Sequence[WindowResult]) -> None:
+        """Schedule the newest closed window, with all windows whose labels may still arrive."""
         newest = results[-1]
-        if policy.look is None or not newest.judged:
+        if policy.log_analysis is None or not newest.judged:
             return
-        since = newest.window - policy.look.label_wait_s
-        mine = [r.window for r in results if r.version == newest.version and r.window > since]
+        since = newest.window - policy.log_analysis.label_wait_s
+        windows = {r.window for r in results if r.version == newest.version and r.window > since}
         self._set(
-            due=Asked(
+            due=AnalysisRequest(
                 model=model,
                 version=newest.version,
-                windows=tuple(sorted(set(mine))),
+                windows=tuple(sorted(windows)),
                 since=newest.since,
                 policy=policy,
                 ordinary=self.state.ordinary,
             )
         )
 
-    def took(self, asked: Asked, looked: Looked) -> list[Finding]:
-        """Keep what was seen. Returns the findings that are not part of a spell that was called out before."""
-        if self.state.due == asked:
-            self._set(due=None)
-        fresh = {(q.version, q.window, q.segment): q for q in (*self.state.quality, *looked.quality)}
-        ordered = sorted(fresh.values(), key=lambda q: q.window)[-MAX_QUALITY:]
-        ordinary = looked.multivariate.ordinary if looked.multivariate else asked.ordinary
-        kept = (*self.state.looks, _slim(looked))[-HISTORY:]
-        self._set(looks=kept, quality=_with_estimates(ordered, self.state.quality), ordinary=ordinary)
-        return [one for one in sorted(looked.findings, key=lambda f: f.window) if self._is_new(one, asked.policy)]
+    def record(self, request: AnalysisRequest, result: AnalysisResult) -> list[Finding]:
+        """Record an analysis. Returns the findings that start an episode, by window."""
+        self._finish(request)
+        newest = {(q.version, q.window, q.segment): q for q in (*self.state.quality, *result.quality)}
+        ordered = sorted(newest.values(), key=lambda q: q.window)[-MAX_QUALITY:]
+        self._set(
+            analyses=(*self.state.analyses, _compact(result))[-MAX_ANALYSES:],
+            quality=_with_estimates(ordered, self.state.quality),
+            ordinary=result.multivariate.ordinary if result.multivariate else request.ordinary,
+        )
+        return [one for one in sorted(result.findings, key=lambda f: f.window) if self._is_new(one, request.policy)]
 
-    def gave_up(self, asked: Asked) -> None:
-        """A look that cannot be had is not asked for again."""
-        if self.state.due == asked:
+    def record_failure(self, request: AnalysisRequest) -> None:
+        """A failed analysis is not repeated."""
+        self._finish(request)
+
+    def _finish(self, request: AnalysisRequest) -> None:
+        if self.state.due == request:
             self._set(due=None)
 
-    def _is_new(self, found: Finding, policy: DriftPolicy) -> bool:
-        key, spells = f"{found.kind} {found.name}".strip(), self.state.spells
-        before = spells.get(key)
-        self._set(spells={**spells, key: max(found.window, before if before is not None else found.window)})
+    def _is_new(self, finding: Finding, policy: DriftPolicy) -> bool:
+        key, episodes = f"{finding.kind} {finding.name}".strip(), self.state.episodes
+        before = episodes.get(key)
+        self._set(episodes={**episodes, key: max(finding.window, before if before is not None else finding.window)})
         # As for drift: silent until ``release`` windows in a row were quiet.
-        return before is None or found.window > before + policy.release * policy.window_s
+        return before is None or finding.window > before + policy.release * policy.window_s
 
     def _set(self, **changes: object) -> None:
         self.state = self.state.model_copy(update=changes)
 
 
-def _slim(looked: Looked) -> Looked:
-    """What is worth keeping of a look: of segments the columns that moved, of a thousand ranked columns the first."""
-    apart = looked.multivariate
-    if apart is not None:
-        ranked = apart.separation.ranked[:MAX_RANKED]
-        separation = apart.separation.model_copy(update={"ranked": ranked})
-        apart = apart.model_copy(update={"separation": separation, "ordinary": ()})
+def _compact(result: AnalysisResult) -> AnalysisResult:
+    """An analysis without bulk: segments keep drifted columns, the classifier the first ranked ones."""
+    multivariate = result.multivariate
+    if multivariate is not None:
+        ranked = multivariate.separation.ranked[:MAX_RANKED_COLUMNS]
+        separation = multivariate.separation.model_copy(update={"ranked": ranked})
+        multivariate = multivariate.model_copy(update={"separation": separation, "ordinary": ()})
     segments = {
-        name: result.model_copy(update={"columns": {column: result.columns[column] for column in result.drifted}})
-        for name, result in looked.segments.items()
+        name: segment.model_copy(update={"columns": {column: segment.columns[column] for column in segment.drifted}})
+        for name, segment in result.segments.items()
     }
-    return looked.model_copy(update={"quality": (), "multivariate": apart, "segments": segments})
+    return result.model_copy(update={"quality": (), "multivariate": multivariate, "segments": segments})
 
 
-def _with_estimates(fresh: Sequence[WindowQuality], before: Sequence[WindowQuality]) -> tuple[WindowQuality, ...]:
-    """PAPE is made once, while a window is the newest: it stays beside what is made anew."""
+def _with_estimates(quality: Sequence[WindowQuality], before: Sequence[WindowQuality]) -> tuple[WindowQuality, ...]:
+    """PAPE is estimated once, while a window is the newest: it stays beside later estimates."""
     known = {(q.version, q.window, q.segment): q.estimated for q in before}
     return tuple(
         q.model_copy(update={"estimated": {**known.get((q.version, q.window, q.segment), {}), **q.estimated}})
-        for q in fresh
+        for q in quality
     )

@@ -1,12 +1,12 @@
-"""A look at the logged rows of closed windows: what profiles cannot tell, and what labels say. Pure.
+"""Analyze the logged rows of closed windows: what profiles cannot show, and what labels show. Pure.
 
-    multivariate   a classifier that tells the newest run from training rows, and by which features
-    segment        drift within declared parts of the traffic, each against its own past
-    labels         drift of what came true
-    estimate       performance without labels, window by window, beside the truth once labels have come
-    quality        the labelled loss of each window and segment, with limits that hold at every look
+    multivariate   a classifier that separates the newest run from training rows, and the features it uses
+    segment        drift within declared segments of the traffic, each against its own past
+    labels         drift of the labels
+    estimate       performance without labels, window by window, beside the observed one once labels have arrived
+    quality        the labeled loss of each window and segment, with bounds that hold at every analysis
 
-It is made of values and gives a value; a Ray task runs it (rayloop/stages/log_analysis_job.py), never a request's path.
+It takes values and returns a value; a Ray task runs it (rayloop/stages/log_analysis_job.py), never a request.
 """
 
 from __future__ import annotations
@@ -15,237 +15,295 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from cluster.errors import DataError
 from cluster.values import AlarmKind, Frozen, Task
 from features.definitions import Column
-from monitoring.analysis.multivariate_drift import Multivariate, compare
-from monitoring.analysis.segment_drift import Past, labels_moved, segment_drift, values_of
-from monitoring.detection.detector import WindowResult, day
-from monitoring.drift_policy import DriftPolicy, LookPolicy
-from monitoring.performance.estimator import LEAST_ROWS, Estimator, Metrics, loss_name, losses, observed
-from monitoring.performance.loss_bounds import Labelled, Limits, limits, worse
-from monitoring.samples.logged_rows import Rows
+from monitoring.analysis.multivariate_drift import MultivariateDrift, measure_multivariate_drift
+from monitoring.analysis.segment_drift import ReferenceRows, evaluate_labels, evaluate_segments, segment_values
+from monitoring.detection.detector import WindowResult, format_day, format_span
+from monitoring.drift_policy import DriftPolicy, LogAnalysisPolicy
+from monitoring.performance.estimator import (
+    MIN_LABELED_ROWS,
+    Metrics,
+    PerformanceEstimator,
+    loss_name,
+    observed_metrics,
+    row_losses,
+)
+from monitoring.performance.loss_bounds import LabeledLoss, LossBounds, bound_loss, is_worse
+from monitoring.samples.logged_rows import LoggedRows
 
-NAMED = 3
-WHOLE = ""
-"""The segment that is all traffic."""
+MAX_NAMED_COLUMNS = 3
+"""Columns that a reason sentence names."""
+ALL_TRAFFIC = ""
+"""Name of the segment that contains all traffic."""
 
 
-class Asked(Frozen):
-    """What is to be looked at: ``windows``, starts in ascending order, of a version; the newest run begins at ``since``.
-
-    ``ordinary`` are AUCs that the reference's own runs reach, once they are known.
-    """
+class AnalysisRequest(Frozen):
+    """Which windows to analyze."""
 
     model: str
     version: str
     windows: tuple[float, ...] = Field(min_length=1)
+    """Starts of the windows, ascending, seconds since the epoch."""
     since: float
+    """Start of the newest run of windows."""
     policy: DriftPolicy
     ordinary: tuple[float, ...] = ()
+    """AUCs of the reference's own runs, once they are known."""
 
     @property
     def window(self) -> float:
+        """Start of the newest window."""
         return self.windows[-1]
 
     @property
     def until(self) -> float:
+        """End of the newest window."""
         return self.window + self.policy.window_s
 
     @property
-    def look(self) -> LookPolicy:
-        return self.policy.look or LookPolicy()
+    def settings(self) -> LogAnalysisPolicy:
+        """What to look for."""
+        return self.policy.log_analysis or LogAnalysisPolicy()
 
 
 class WindowQuality(Frozen):
-    """Performance in one window, of all traffic or of a segment ("carrier = AA").
-
-    ``reference`` is the mean loss of held-out rows; ``limits`` are None with too few labels. ``estimated`` is by method.
-    """
+    """Performance in one window, of all traffic or of a segment ("carrier = AA")."""
 
     version: str
     window: float
-    segment: str = WHOLE
-    labelled: Labelled
-    limits: Limits | None = None
+    segment: str = ALL_TRAFFIC
+    labeled: LabeledLoss = Field(validation_alias=AliasChoices("labeled", "labelled"), serialization_alias="labelled")
+    """Loss of the rows whose labels have arrived."""
+    limits: LossBounds | None = None
+    """Bounds of the loss; None with too few labels."""
     reference: float | None = None
+    """Mean loss of held-out rows."""
     worse: bool = False
+    """The loss exceeds the reference and the margin with confidence."""
     observed: Metrics = Field(default_factory=dict)
     estimated: dict[str, Metrics] = Field(default_factory=dict)
+    """Estimated metrics by method."""
 
 
 class Finding(Frozen):
-    """Something to call out, of a window; ``name`` tells apart what can be found at once of one kind."""
+    """A reason for an alarm, in one window."""
 
     kind: AlarmKind
     window: float
     reason: str
     features: dict[str, float] = Field(default_factory=dict)
     name: str = ""
+    """Distinguishes findings of one kind: the segment."""
 
 
-class Wanted(Frozen):
-    """An answered row whose label would tell much. ``worth`` is the loss that is expected of it."""
+class LabelCandidate(Frozen):
+    """A logged row whose label would be informative."""
 
     id: str
-    worth: float
+    expected_loss: float = Field(validation_alias=AliasChoices("expected_loss", "worth"), serialization_alias="worth")
 
 
-class Looked(Frozen):
-    """What was seen. ``faults`` says which parts could not be looked at, and why."""
+class AnalysisResult(Frozen):
+    """What an analysis found."""
 
     version: str
     window: float
     since: float
     rows: int
-    multivariate: Multivariate | None = None
+    multivariate: MultivariateDrift | None = None
     segments: dict[str, WindowResult] = Field(default_factory=dict)
     labels: WindowResult | None = None
     quality: tuple[WindowQuality, ...] = ()
-    wanted: tuple[Wanted, ...] = ()
+    label_candidates: tuple[LabelCandidate, ...] = Field(
+        default=(), validation_alias=AliasChoices("label_candidates", "wanted"), serialization_alias="wanted"
+    )
     findings: tuple[Finding, ...] = ()
     faults: tuple[str, ...] = ()
+    """Parts that could not be analyzed, and why."""
 
 
-def look(asked: Asked, task: Task, columns: Sequence[Column], past: Past, live: Rows) -> Looked:
-    """Look at ``live``, answered rows of the windows asked for, as ``past`` rows of the version's frame were."""
-    run, faults = live.between(asked.since, asked.until), []
-    estimator, apart = None, None
+def analyze(
+    request: AnalysisRequest, task: Task, columns: Sequence[Column], past: ReferenceRows, live: LoggedRows
+) -> AnalysisResult:
+    """Analyze logged rows.
+
+    Args:
+        request: Windows and policy.
+        task: Task of the model.
+        columns: Features.
+        past: Rows of the version's training frame.
+        live: Logged rows of the requested windows.
+    """
+    run = live.between(request.since, request.until)
+    faults: list[str] = []
+    estimator, multivariate = None, None
     try:
-        estimator = Estimator(task, past.held_out, columns)
+        estimator = PerformanceEstimator(task, past.held_out, columns)
     except DataError as error:
         faults.append(f"performance is not estimated: {error}")
     try:
-        apart = compare(past.train, run, columns, asked.policy, asked.look, asked.ordinary)
+        multivariate = measure_multivariate_drift(
+            past.train, run, columns, request.policy, request.settings, request.ordinary
+        )
     except DataError as error:
-        faults.append(f"nothing tells windows apart: {error}")
-    segments = segment_drift(past, run, task, columns, asked.policy, asked.look)
-    moved = labels_moved(past, run, task, asked.policy, asked.look)
-    quality = tuple(_quality(asked, task, past, live, estimator))
-    looked = Looked(
-        version=asked.version,
-        window=asked.window,
-        since=asked.since,
+        faults.append(f"multivariate drift is not measured: {error}")
+    quality = tuple(_measure_quality(request, task, past, live, estimator))
+    result = AnalysisResult(
+        version=request.version,
+        window=request.window,
+        since=request.since,
         rows=len(run),
-        multivariate=apart,
-        segments=segments,
-        labels=moved,
+        multivariate=multivariate,
+        segments=evaluate_segments(past, run, task, columns, request.policy, request.settings),
+        labels=evaluate_labels(past, run, task, request.policy, request.settings),
         quality=quality,
-        wanted=_wanted(asked, live.between(asked.window, asked.until), estimator),
+        label_candidates=_label_candidates(request, live.between(request.window, request.until), estimator),
         faults=tuple(faults),
     )
-    estimated = _estimate_fell(asked, task, past, estimator, quality)
-    return looked.model_copy(update={"findings": (*_findings(looked, asked), *estimated)})
+    findings = (*_findings(result), *_estimate_findings(request, task, past, estimator, quality))
+    return result.model_copy(update={"findings": findings})
 
 
-def _quality(asked: Asked, task: Task, past: Past, live: Rows, estimator: Estimator | None) -> Iterator[WindowQuality]:
-    parts = [(WHOLE, "", ""), *((f"{c} = {v}", c, v) for c, v in values_of(past, asked.look))]
-    alpha = asked.look.alpha / len(parts)
-    windows = [(start, live.between(start, start + asked.policy.window_s)) for start in asked.windows]
+def _measure_quality(
+    request: AnalysisRequest,
+    task: Task,
+    past: ReferenceRows,
+    live: LoggedRows,
+    estimator: PerformanceEstimator | None,
+) -> Iterator[WindowQuality]:
+    segments = [(f"{column} = {value}", column, value) for column, value in segment_values(past, request.settings)]
+    parts = [(ALL_TRAFFIC, "", ""), *segments]
+    alpha = request.settings.alpha / len(parts)
+    windows = [(start, live.between(start, start + request.policy.window_s)) for start in request.windows]
     for name, column, value in parts:
-        reference = _reference(task, past.held_out.with_value(column, value) if name else past.held_out)
-        for start, rows in windows:
-            here = rows.with_value(column, value) if name else rows
-            if not len(here):
+        reference = _reference_loss(task, past.held_out.with_value(column, value) if name else past.held_out)
+        for start, window_rows in windows:
+            rows = window_rows.with_value(column, value) if name else window_rows
+            if not len(rows):
                 continue
-            labelled = Labelled.of(losses(task, here), len(here))
-            around = limits(labelled, alpha)
+            labeled = LabeledLoss.from_losses(row_losses(task, rows), len(rows))
+            bounds = bound_loss(labeled, alpha)
             yield WindowQuality(
-                version=asked.version,
+                version=request.version,
                 window=start,
                 segment=name,
-                labelled=labelled,
-                limits=around if math.isfinite(around.low) else None,
+                labeled=labeled,
+                limits=bounds if math.isfinite(bounds.low) else None,
                 reference=reference,
-                worse=reference is not None and worse(labelled, reference, alpha, asked.look.margin),
-                observed=observed(task, here),
-                estimated={} if name or estimator is None else _estimates(asked, start, here, estimator),
+                worse=reference is not None and is_worse(labeled, reference, alpha, request.settings.margin),
+                observed=observed_metrics(task, rows),
+                estimated={} if name or estimator is None else _estimates(request, start, rows, estimator),
             )
 
 
-def _reference(task: Task, rows: Rows) -> float | None:
-    known = rows.labelled
-    return float(losses(task, known).mean()) if len(known) >= LEAST_ROWS else None
+def _reference_loss(task: Task, rows: LoggedRows) -> float | None:
+    labeled = rows.labeled
+    return float(row_losses(task, labeled).mean()) if len(labeled) >= MIN_LABELED_ROWS else None
 
 
-def _estimates(asked: Asked, start: float, rows: Rows, estimator: Estimator) -> dict[str, Metrics]:
-    """The method that learns anew costs seconds: only the newest window is worth them, and one that has rows enough."""
-    plain = estimator.plain(rows)
-    if start != asked.window or len(rows) < asked.policy.min_rows:
-        return plain
-    return plain | estimator.adapted(rows, asked.look.sample)
+def _estimates(
+    request: AnalysisRequest, start: float, rows: LoggedRows, estimator: PerformanceEstimator
+) -> dict[str, Metrics]:
+    """Estimates by method. The one that is refitted costs seconds: only for the newest window, with enough rows."""
+    estimates = estimator.estimate(rows)
+    if start != request.window or len(rows) < request.policy.min_rows:
+        return estimates
+    return estimates | estimator.estimate_adapted(rows, request.settings.sample)
 
 
-def _estimate_fell(
-    asked: Asked, task: Task, past: Past, estimator: Estimator | None, quality: Sequence[WindowQuality]
+def _estimate_findings(
+    request: AnalysisRequest,
+    task: Task,
+    past: ReferenceRows,
+    estimator: PerformanceEstimator | None,
+    quality: Sequence[WindowQuality],
 ) -> Iterator[Finding]:
     """The newest window's estimated loss, against that of every held-out window and the margin over their mean."""
-    newest = next((q for q in quality if not q.segment and q.window == asked.window), None)
-    if estimator is None or newest is None or not newest.estimated or newest.labelled.rows < asked.policy.min_rows:
+    newest = next((q for q in quality if not q.segment and q.window == request.window), None)
+    if estimator is None or newest is None or not newest.estimated or newest.labeled.rows < request.policy.min_rows:
         return
     before = [
-        _loss_of(task, next(iter(estimator.plain(rows).values()))) for rows in past.held_out_windows(asked.policy)
+        _metric_loss(task, next(iter(estimator.estimate(rows).values())))
+        for rows in past.held_out_windows(request.policy)
     ]
     if len(before) < 2:
         return
     method, metrics = list(newest.estimated.items())[-1]
-    now, usual = _loss_of(task, metrics), float(np.mean(before))
-    if now > max(max(before), usual * (1.0 + asked.look.margin)):
+    now, usual = _metric_loss(task, metrics), float(np.mean(before))
+    if now > max(max(before), usual * (1.0 + request.settings.margin)):
         name = "error rate" if task.kind == "multiclass" else loss_name(task)
-        told = f"{method} estimates a {name} of {now:.3g}; {usual:.3g} is usual, {max(before):.3g} the most of {len(before)} held-out windows"
+        comparison = f"the mean of {len(before)} held-out windows is {usual:.3g}, their maximum {max(before):.3g}"
         yield Finding(
             kind="estimate",
-            window=asked.window,
-            reason=f"{day(asked.window)}, {newest.labelled.rows:,} rows: {told}",
+            window=request.window,
+            reason=(
+                f"{format_day(request.window)}, {newest.labeled.rows:,} rows: "
+                f"{method} estimates a {name} of {now:.3g}; {comparison}"
+            ),
             features={name: now / usual if usual else 0.0},
         )
 
 
-def _loss_of(task: Task, metrics: Metrics) -> float:
+def _metric_loss(task: Task, metrics: Metrics) -> float:
     return 1.0 - metrics["accuracy"] if task.kind == "multiclass" else metrics[loss_name(task)]
 
 
-def _wanted(asked: Asked, newest: Rows, estimator: Estimator | None) -> tuple[Wanted, ...]:
-    unlabelled = newest.of(~np.isfinite(newest.labels))
-    if estimator is None or not len(unlabelled) or not asked.look.to_label:
+def _label_candidates(
+    request: AnalysisRequest, newest: LoggedRows, estimator: PerformanceEstimator | None
+) -> tuple[LabelCandidate, ...]:
+    unlabeled = newest.select(~np.isfinite(newest.labels))
+    if estimator is None or not len(unlabeled) or not request.settings.to_label:
         return ()
-    worth = estimator.worth(unlabelled)
-    most = np.argsort(-worth, kind="stable")[: asked.look.to_label]
-    return tuple(Wanted(id=str(unlabelled.ids[i]), worth=float(worth[i])) for i in most)
+    losses = estimator.expected_losses(unlabeled)
+    largest = np.argsort(-losses, kind="stable")[: request.settings.to_label]
+    return tuple(LabelCandidate(id=str(unlabeled.ids[i]), expected_loss=float(losses[i])) for i in largest)
 
 
-def _findings(looked: Looked, asked: Asked) -> Iterator[Finding]:
-    when = f"{day(looked.since)} to {day(looked.window)}" if looked.since < looked.window else day(looked.window)
-    apart = looked.multivariate
-    if apart is not None and apart.drifted:
-        ranked = dict(apart.separation.ranked[:NAMED])
+def _findings(result: AnalysisResult) -> Iterator[Finding]:
+    when = format_span(result.since, result.window)
+    multivariate = result.multivariate
+    if multivariate is not None and multivariate.drifted:
+        ranked = dict(multivariate.separation.ranked[:MAX_NAMED_COLUMNS])
         by = ", ".join(f"{name} ({share:.0%})" for name, share in ranked.items())
-        told = f"a classifier tells these rows from training with AUC {apart.separation.auc:.2f} (p = {apart.p_value:.2g}), by {by}"
-        yield Finding(kind="multivariate", window=looked.window, reason=f"{when}: {told}", features=ranked)
-    for name, result in looked.segments.items():
-        if result.drifted:
-            yield _moved("segment", name, result, f"{when}, {result.rows:,} rows of {name}")
-    if looked.labels is not None and looked.labels.drifted:
-        yield _moved("labels", "", looked.labels, f"{when}, {looked.labels.rows:,} labels")
-    for one in looked.quality:
+        auc = f"AUC {multivariate.separation.auc:.2f} (p = {multivariate.p_value:.2g})"
+        yield Finding(
+            kind="multivariate",
+            window=result.window,
+            reason=f"{when}: a classifier separates these rows from training rows with {auc}, by {by}",
+            features=ranked,
+        )
+    for name, segment in result.segments.items():
+        if segment.drifted:
+            yield _drift_finding("segment", name, segment, f"{when}, {segment.rows:,} rows of {name}")
+    if result.labels is not None and result.labels.drifted:
+        yield _drift_finding("labels", "", result.labels, f"{when}, {result.labels.rows:,} labels")
+    for one in result.quality:
         if one.worse and one.limits is not None and one.reference:
-            where = f" of {one.segment}" if one.segment else ""
-            told = f"mean loss {one.labelled.mean:.3g}, above {one.limits.low:.3g} for sure; {one.reference:.3g} on held-out rows"
-            yield Finding(
-                kind="quality",
-                window=one.window,
-                name=one.segment,
-                reason=f"{day(one.window)}, {one.labelled.n:,} labels{where} ({one.labelled.share:.0%} have come): {told}",
-                features={"loss": one.limits.low / one.reference},
-            )
+            yield _quality_finding(one, one.limits, one.reference)
 
 
-def _moved(kind: AlarmKind, name: str, result: WindowResult, where: str) -> Finding:
-    ratios = {column: result.columns[column].ratio for column in result.drifted}
-    told = "; ".join(
-        f"{column}: {result.columns[column].distances.statistic:.2f} of rows moved, p = {result.columns[column].p_value:.2g}"
-        for column in result.drifted[:NAMED]
+def _quality_finding(quality: WindowQuality, bounds: LossBounds, reference: float) -> Finding:
+    labeled = quality.labeled
+    where = f" of {quality.segment}" if quality.segment else ""
+    loss = f"mean loss {labeled.mean:.3g}, at least {bounds.low:.3g} with confidence; {reference:.3g} on held-out rows"
+    return Finding(
+        kind="quality",
+        window=quality.window,
+        name=quality.segment,
+        reason=f"{format_day(quality.window)}, {labeled.n:,} labels{where} ({labeled.share:.0%} of the rows): {loss}",
+        features={"loss": bounds.low / reference},
     )
-    return Finding(kind=kind, window=result.window, name=name, reason=f"{where}: {told}", features=ratios)
+
+
+def _drift_finding(kind: AlarmKind, name: str, result: WindowResult, where: str) -> Finding:
+    columns = {column: result.columns[column] for column in result.drifted}
+    moved = "; ".join(
+        f"{column}: {found.distances.statistic:.2f} of rows moved, p = {found.p_value:.2g}"
+        for column, found in list(columns.items())[:MAX_NAMED_COLUMNS]
+    )
+    ratios = {column: found.ratio for column, found in columns.items()}
+    return Finding(kind=kind, window=result.window, name=name, reason=f"{where}: {moved}", features=ratios)

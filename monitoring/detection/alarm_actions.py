@@ -1,4 +1,4 @@
-"""What is done about alarms: rationed, journaled before and after, and told to whom the policy names."""
+"""Act on alarms: within limits, journaled before and after, with notifications to the policy's receivers."""
 
 from __future__ import annotations
 
@@ -7,104 +7,126 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from cluster.values import Alarm
-from monitoring.detection.action_limits import Acted, Entry, held_back, taken
-from monitoring.detection.notification_payloads import Notice
-from monitoring.drift_policy import Action, DriftPolicy, Receiver
+from monitoring.detection.action_limits import ActionRecord, AlarmEntry, record_action, suppression_reason
+from monitoring.detection.notification_payloads import Notification
+from monitoring.drift_policy import Action, DriftPolicy, NotificationTarget
 
-Act = Callable[[Alarm], str]
-"""Does something about an alarm and returns its name (a job id). It may be called again for the same alarm after
-a crash: model, version and window identify the alarm, so that a repeat can be recognised."""
+AlarmAction = Callable[[Alarm], str]
+"""Acts on an alarm and returns the name of what it started (a job id). After a crash it may be called again for the
+same alarm: model, version and window identify the alarm, so that an action can recognize a repetition."""
 
-HISTORY = 200
+MAX_ENTRIES = 200
 """Journal entries that are kept."""
 
 
-class Tells(Protocol):
-    """Who sends notices (monitoring/detection/notifier.py)."""
+class NotificationSink(Protocol):
+    """Sends notifications (monitoring/detection/notifier.py)."""
 
-    def send(self, notice: Notice, receiver: Receiver) -> None: ...
+    def send(self, notification: Notification, target: NotificationTarget) -> None:
+        """Start to send, without waiting."""
 
-    def finished(self) -> list[tuple[Notice, Receiver, str]]: ...
+    def poll(self) -> list[tuple[Notification, NotificationTarget, str]]:
+        """Deliveries that ended since the last call, each with "sent" or the reason of its failure."""
 
 
-class Responses:
-    """One model's. ``save`` puts all state on disk; ``count`` counts an event, with an error where there is one."""
+class AlarmResponder:
+    """Journal, actions and notifications of one model.
+
+    Attributes:
+        journal: Alarms and what was done about them, oldest first.
+        actions: Actions that still count against the limits.
+    """
 
     def __init__(
-        self, acts: Mapping[Action, Act], tells: Tells | None, save: Callable[[], None], count: Callable[..., None]
+        self,
+        handlers: Mapping[Action, AlarmAction],
+        sink: NotificationSink | None,
+        save: Callable[[], None],
+        count: Callable[..., None],
     ) -> None:
-        self.journal: list[Entry] = []
-        self.acted: tuple[Acted, ...] = ()
-        self._acts = acts
-        self._tells = tells
+        """Start with an empty journal.
+
+        Args:
+            handlers: What each action does; an action without one only notifies.
+            sink: Sends notifications; None sends none.
+            save: Writes all state to disk.
+            count: Counts an event, with an error where there is one.
+        """
+        self.journal: list[AlarmEntry] = []
+        self.actions: tuple[ActionRecord, ...] = ()
+        self._handlers = handlers
+        self._sink = sink
         self._save = save
         self._count = count
 
     def respond(self, policy: DriftPolicy, alarm: Alarm) -> None:
-        """Journal the alarm, then act on it as the policy asks and its rations allow."""
+        """Journal the alarm, then act on it as the policy says and its limits allow."""
         self._count("alarms")
-        asked = policy.action_on(alarm.kind)
-        action: Action = asked if asked in self._acts else "notify"
-        held = "" if action == "notify" else held_back(policy, self.acted, action, alarm.window)
-        if action != "notify" and not held:
-            self.acted = taken(policy, self.acted, action, alarm.window)
-        entry = Entry(
+        wanted = policy.action_on(alarm.kind)
+        action: Action = wanted if wanted in self._handlers else "notify"
+        suppressed = "" if action == "notify" else suppression_reason(policy, self.actions, action, alarm.window)
+        if action != "notify" and not suppressed:
+            self.actions = record_action(policy, self.actions, action, alarm.window)
+        entry = AlarmEntry(
             at=time.time(),
             alarm=alarm,
-            action="held" if held else action,
-            outcome=held or ("journaled" if action == "notify" else ""),
-            notices={receiver.url: "" for receiver in policy.tell} if self._tells else {},
+            action="held" if suppressed else action,
+            outcome=suppressed or ("journaled" if action == "notify" else ""),
+            notices={target.url: "" for target in policy.notify} if self._sink else {},
         )
-        self.journal = [*self.journal, entry][-HISTORY:]
+        self.journal = [*self.journal, entry][-MAX_ENTRIES:]
         self._save()
         self._send(policy, self._finish(entry))
 
-    def quiet(self, policy: DriftPolicy, model: str, version: str, window: float) -> None:
-        """Tell that traffic has been quiet long enough for a new alarm."""
+    def notify_quiet(self, policy: DriftPolicy, model: str, version: str, window: float) -> None:
+        """Notify the receivers that traffic has been quiet for long enough to end the alarm."""
+        if self._sink is None:
+            return
         alarm = Alarm(model=model, version=version, window=window, reason="quiet again", features={})
-        for receiver in policy.tell if self._tells else ():
-            assert self._tells is not None
-            self._tells.send(Notice(moment="quiet", alarm=alarm, action="", outcome="", at=time.time()), receiver)
+        for target in policy.notify:
+            self._sink.send(Notification(moment="quiet", alarm=alarm, action="", outcome="", at=time.time()), target)
 
     def resume(self, policy: DriftPolicy) -> None:
-        """Take up what was under way when the process ended."""
+        """Continue what was in progress when the process ended."""
         for entry in [e for e in self.journal if not e.outcome]:
             self._finish(entry)
         for entry in self.journal:
             self._send(policy, entry)
 
-    def collect(self) -> None:
-        """Journal how notices ended."""
-        ended = self._tells.finished() if self._tells else []
-        for notice, receiver, outcome in ended:
+    def collect_deliveries(self) -> None:
+        """Journal the deliveries that have ended."""
+        deliveries = self._sink.poll() if self._sink else []
+        for notification, target, outcome in deliveries:
             if outcome != "sent":
-                self._count("failures", f"{receiver.url}: {outcome}")
+                self._count("failures", f"{target.url}: {outcome}")
             for i, entry in enumerate(self.journal):
-                if entry.alarm == notice.alarm and receiver.url in entry.notices:
-                    self.journal[i] = entry.model_copy(update={"notices": {**entry.notices, receiver.url: outcome}})
-        if ended:
+                if entry.alarm == notification.alarm and target.url in entry.notices:
+                    self.journal[i] = entry.model_copy(update={"notices": {**entry.notices, target.url: outcome}})
+        if deliveries:
             self._save()
 
-    def _finish(self, entry: Entry) -> Entry:
-        """Carry out what the journal says is under way. The journal is on disk before and after."""
-        act = self._acts.get(entry.action)  # type: ignore[call-overload]
-        if entry.outcome or act is None:
+    def _finish(self, entry: AlarmEntry) -> AlarmEntry:
+        """Run the action that the journal has in progress. The journal is on disk before and after."""
+        handler = self._handlers.get(entry.action)  # type: ignore[call-overload]
+        if entry.outcome or handler is None:
             return entry
         self._count("actions")
         try:
-            done = entry.model_copy(update={"outcome": act(entry.alarm) or "done"})
+            done = entry.model_copy(update={"outcome": handler(entry.alarm) or "done"})
         except Exception as error:
-            # Whatever a project's action raises, monitoring goes on; the journal tells.
+            # A project's action may raise anything; monitoring continues, and the journal has the error.
             done = entry.model_copy(update={"outcome": f"{type(error).__name__}: {error}", "failed": True})
             self._count("failures", done.outcome)
         self.journal[self.journal.index(entry)] = done
         self._save()
         return done
 
-    def _send(self, policy: DriftPolicy, entry: Entry) -> None:
-        if self._tells is None:
+    def _send(self, policy: DriftPolicy, entry: AlarmEntry) -> None:
+        if self._sink is None:
             return
-        notice = Notice(moment="alarm", alarm=entry.alarm, action=entry.action, outcome=entry.outcome, at=entry.at)
-        for receiver in policy.tell:
-            if entry.notices.get(receiver.url) == "":
-                self._tells.send(notice, receiver)
+        notification = Notification(
+            moment="alarm", alarm=entry.alarm, action=entry.action, outcome=entry.outcome, at=entry.at
+        )
+        for target in policy.notify:
+            if entry.notices.get(target.url) == "":
+                self._sink.send(notification, target)

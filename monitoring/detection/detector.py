@@ -1,7 +1,7 @@
-"""From windows to alarms: what the policy asks for, what a window showed, when to call out.
+"""From windows to alarms: how far each column moved, and whether that raises an alarm. Pure.
 
-A detector in river's manner: ``update`` with a window's result, then read ``alarm``. It calls out once per
-episode: after an alarm it stays silent until ``release`` windows in a row were quiet.
+A detector in river's manner: ``update`` with a window's result, then read ``alarm``. It raises one alarm per episode:
+after an alarm it stays silent until ``release`` windows in a row were quiet.
 """
 
 from __future__ import annotations
@@ -16,66 +16,77 @@ from pydantic import Field
 from cluster.values import Alarm, Frozen
 from features.profiles.profile import Profile
 from monitoring.drift_policy import DAY_S, DriftPolicy
-from monitoring.statistics.calibration import MIN_RUNS, Calibration, rejected
-from monitoring.statistics.column_tests import chances
-from monitoring.statistics.distances import Direction, Distances
-from monitoring.statistics.null_distributions import Chance
+from monitoring.statistics.calibration import Calibration, count_discoveries
+from monitoring.statistics.column_tests import p_values
+from monitoring.statistics.distances import Distances
+from monitoring.statistics.drift_statistics import Direction
+from monitoring.statistics.null_distributions import MIN_RUNS, Significance
 
-NAMED_COLUMNS = 3
+MAX_NAMED_COLUMNS = 3
 """Columns that a reason sentence names; the alarm itself lists all."""
 
 
 class ColumnResult(Frozen):
-    """A column in one window. ``ratio`` is the statistic divided by ``threshold``; from 1 on it is too far.
-
-    ``strongest`` names the statistic that is least by chance, where all were tested.
-    """
+    """A column in one window."""
 
     distances: Distances
     direction: Direction
     threshold: float
+    """The distance from which on the column is too far."""
     ratio: float
+    """The distance divided by its threshold."""
     p_value: float
     watched: bool
     drifted: bool
+    """Watched, and too far."""
     strongest: str = ""
+    """The statistic with the smallest p-value, where all were tested."""
     mean: float | None = None
     reference_mean: float | None = None
 
 
 class WindowResult(Frozen):
-    """The verdict on the run of windows that ends with the one starting at ``window``.
-
-    ``judged`` is false, and ``note`` says why, when there was too little to judge; ``columns`` is empty then.
-    """
+    """The result of the run of windows that ends with the one starting at ``window``."""
 
     version: str
     window: float
+    """Start of the newest window, seconds since the epoch, event time."""
     since: float
+    """Start of the oldest window of the run."""
     rows: int
     judged: bool
+    """False for a skipped window, which has no columns; ``note`` says why."""
     note: str = ""
     columns: dict[str, ColumnResult] = Field(default_factory=dict)
 
     @property
     def drifted(self) -> tuple[str, ...]:
         """Watched columns beyond their thresholds, farthest first."""
-        found = [name for name, column in self.columns.items() if column.drifted]
-        return tuple(sorted(found, key=lambda name: -self.columns[name].ratio))
+        names = [name for name, column in self.columns.items() if column.drifted]
+        return tuple(sorted(names, key=lambda name: -self.columns[name].ratio))
 
 
 class DetectorState(Frozen):
-    """What a detector remembers between windows: enough to go on after a restart."""
+    """What a detector remembers between windows: enough to continue after a restart."""
 
     recent: tuple[bool, ...] = ()
+    """Whether each of the newest windows drifted."""
     drifting: bool = False
+    """In an episode: an alarm was raised, and traffic has not been quiet for long enough."""
     quiet: int = 0
+    """Quiet windows in a row."""
 
 
 class DriftDetector:
-    """Calls out drift of one model version."""
+    """Raises alarms about drift of one model version.
+
+    Attributes:
+        alarm: The alarm that the last ``update`` raised, or None.
+        state: What the detector remembers.
+    """
 
     def __init__(self, model: str, version: str, policy: DriftPolicy, state: DetectorState | None = None) -> None:
+        """Start a detector, or continue from ``state``."""
         self.model = model
         self.version = version
         self.policy = policy
@@ -83,50 +94,56 @@ class DriftDetector:
         self.alarm: Alarm | None = None
 
     def update(self, result: WindowResult) -> Self:
-        """Take in a closed window; ``alarm`` is then what it raised, or None. An unjudged one changes nothing."""
+        """Add the result of a closed window, and set ``alarm``. A skipped window changes nothing."""
         self.alarm = None
         if not result.judged:
             return self
         hit = bool(result.drifted)
         recent = (*self.state.recent, hit)[-self.policy.of :]
         quiet = 0 if hit else self.state.quiet + 1
-        raised = hit and not self.state.drifting and sum(recent) >= self.policy.needed
-        drifting = raised or (self.state.drifting and quiet < self.policy.release)
+        starts = hit and not self.state.drifting and sum(recent) >= self.policy.needed
+        drifting = starts or (self.state.drifting and quiet < self.policy.release)
         self.state = self.state.model_copy(update={"recent": recent, "quiet": quiet, "drifting": drifting})
-        if raised:
-            self.alarm = self._call(result, sum(recent), len(recent))
+        if starts:
+            ratios = {name: column.ratio for name, column in result.columns.items() if column.watched}
+            self.alarm = Alarm(
+                model=self.model,
+                version=self.version,
+                window=result.window,
+                reason=describe_drift(result, sum(recent), len(recent)),
+                features=dict(sorted(ratios.items(), key=lambda item: -item[1])),
+            )
         return self
 
-    def _call(self, result: WindowResult, hits: int, seen: int) -> Alarm:
-        ratios = {name: column.ratio for name, column in result.columns.items() if column.watched}
-        return Alarm(
-            model=self.model,
-            version=self.version,
-            window=result.window,
-            reason=reason(result, hits, seen),
-            features=dict(sorted(ratios.items(), key=lambda item: -item[1])),
-        )
 
-
-def judge(
+def evaluate_run(
     calibration: Calibration, policy: DriftPolicy, version: str, starts: tuple[float, ...], run: Profile
 ) -> WindowResult:
-    """Compare a live run, the windows at ``starts`` merged, with the reference.
+    """Compare a live run with the reference.
 
-    Benjamini-Hochberg over the watched columns decides which are too far; the others are held to the same
-    level, for people to look at, and never drift.
+    Benjamini-Hochberg over the watched columns decides which are too far; the others are compared with the same level,
+    for information, and never drift.
+
+    Args:
+        calibration: The reference and its null distributions.
+        policy: Level, effect and windows.
+        version: Version that served the run.
+        starts: Starts of the run's windows, ascending, seconds since the epoch.
+        run: The merged profile of these windows.
+
+    Returns:
+        The result; a skipped one while the run has too few rows or windows.
     """
     if policy.window_rows is not None and run.rows < policy.window_rows:
-        return unjudged(version, starts, run.rows, f"{run.rows:,} of {policy.window_rows:,} rows so far")
+        return skipped_window(version, starts, run.rows, f"{run.rows:,} of {policy.window_rows:,} rows so far")
     if policy.window_rows is None and len(starts) < policy.span:
-        return unjudged(version, starts, run.rows, f"{len(starts)} of {policy.span} windows so far")
-    measured = calibration.distances(run)
-    found = _chances(calibration, policy, measured, run)
-    count = max(1, rejected({name: found[name].p_value for name in calibration.watched}, policy.level))
+        return skipped_window(version, starts, run.rows, f"{len(starts)} of {policy.span} windows so far")
+    distances = calibration.distances(run)
+    tests = _test_columns(calibration, policy, distances, run)
+    count = max(1, count_discoveries({name: tests[name].p_value for name in calibration.watched}, policy.level))
     level = policy.level * count / len(calibration.watched)
     columns = {
-        name: _column(calibration, policy, name, distances, found[name], level, run)
-        for name, distances in measured.items()
+        name: _column_result(calibration, policy, name, distances[name], tests[name], level, run) for name in distances
     }
     return WindowResult(
         version=version,
@@ -134,78 +151,96 @@ def judge(
         since=starts[0],
         rows=run.rows,
         judged=True,
-        note=_note(calibration, measured),
+        note=_note(calibration, distances),
         columns=columns,
     )
 
 
-def unjudged(version: str, starts: tuple[float, ...], rows: int, note: str) -> WindowResult:
-    """A window that there is no verdict on, and why."""
+def skipped_window(version: str, starts: tuple[float, ...], rows: int, note: str) -> WindowResult:
+    """The result of a run that is not evaluated; ``note`` says why."""
     return WindowResult(version=version, window=starts[-1], since=starts[0], rows=rows, judged=False, note=note)
 
 
-def reason(result: WindowResult, hits: int, seen: int) -> str:
-    """What happened, in a sentence with figures."""
-    told = [_told(name, result.columns[name]) for name in result.drifted[:NAMED_COLUMNS]]
-    more = len(result.drifted) - len(told)
-    span = f"{day(result.since)} to {day(result.window)}" if result.since < result.window else day(result.window)
-    often = f"{hits} of the last {seen} windows drifted; " if seen > 1 else ""
-    return f"{often}{span}, {result.rows:,} rows: {'; '.join(told)}" + (f"; and {more} more" if more else "")
+def describe_drift(result: WindowResult, hits: int, windows: int) -> str:
+    """What happened, in a sentence with figures.
+
+    Args:
+        result: A drifted window.
+        hits: Drifted windows among the last ``windows``.
+        windows: Windows that were counted.
+    """
+    columns = [_describe_column(name, result.columns[name]) for name in result.drifted[:MAX_NAMED_COLUMNS]]
+    more = len(result.drifted) - len(columns)
+    often = f"{hits} of the last {windows} windows drifted; " if windows > 1 else ""
+    suffix = f"; and {more} more" if more else ""
+    return f"{often}{format_span(result.since, result.window)}, {result.rows:,} rows: {'; '.join(columns)}{suffix}"
 
 
-def _note(calibration: Calibration, measured: Mapping[str, Distances]) -> str:
+def format_span(since: float, window: float) -> str:
+    """The days, or times, from one window's start to another's."""
+    return f"{format_day(since)} to {format_day(window)}" if since < window else format_day(window)
+
+
+def format_day(seconds: float) -> str:
+    """An event time in UTC: the date, with hours and minutes unless it is midnight."""
+    when = datetime.fromtimestamp(seconds, UTC)
+    return f"{when:%Y-%m-%d}" if seconds % DAY_S == 0 else f"{when:%Y-%m-%d %H:%M}"
+
+
+def _note(calibration: Calibration, distances: Mapping[str, Distances]) -> str:
     notes = []
     if calibration.runs < MIN_RUNS:
-        notes.append(f"the reference holds {calibration.runs} runs of windows: only sampling noise is tested against")
-    unseen = [name for name in calibration.watched if not measured[name].rows]
-    if unseen:
-        notes.append(f"watched, but not in the traffic: {', '.join(unseen)}")
+        notes.append(f"the reference contains {calibration.runs} runs of windows: only sampling noise is tested")
+    absent = [name for name in calibration.watched if not distances[name].rows]
+    if absent:
+        notes.append(f"watched, but not in the traffic: {', '.join(absent)}")
     return "; ".join(notes)
 
 
-def _chances(
-    calibration: Calibration, policy: DriftPolicy, measured: Mapping[str, Distances], run: Profile
-) -> dict[str, Chance]:
+def _test_columns(
+    calibration: Calibration, policy: DriftPolicy, distances: Mapping[str, Distances], run: Profile
+) -> dict[str, Significance]:
     if policy.test == "all":
-        return chances(calibration, run)
+        return p_values(calibration, run)
     nulls = calibration.nulls
     return {
-        name: Chance(nulls[name].p_value(d.statistic, d.rows, d.reference_rows), {}) for name, d in measured.items()
+        name: Significance(nulls[name].p_value(d.statistic, d.rows, d.reference_rows), {})
+        for name, d in distances.items()
     }
 
 
-def _column(
+def _column_result(
     calibration: Calibration,
     policy: DriftPolicy,
     name: str,
     distances: Distances,
-    chance: Chance,
+    test: Significance,
     level: float,
     run: Profile,
 ) -> ColumnResult:
     if policy.test == "all":
-        threshold = _equivalent(distances.statistic, chance.p_value, level, policy.effect)
+        threshold = _equivalent_threshold(distances.statistic, test.p_value, level, policy.effect)
     else:
         null = calibration.nulls[name]
         threshold = max(policy.effect, null.threshold(level, distances.rows, distances.reference_rows))
     watched = name in calibration.watched
-    too_far = chance.p_value <= level and distances.statistic >= policy.effect
+    too_far = test.p_value <= level and distances.statistic >= policy.effect
     return ColumnResult(
         distances=distances,
         direction=calibration.directions[name],
         threshold=threshold,
         ratio=distances.statistic / threshold if threshold else 0.0,
-        p_value=chance.p_value,
+        p_value=test.p_value,
         watched=watched,
         drifted=watched and too_far,
-        strongest=chance.strongest,
+        strongest=test.strongest,
         mean=_mean(run, name),
         reference_mean=_mean(calibration.reference.total, name),
     )
 
 
-def _equivalent(statistic: float, p_value: float, level: float, effect: float) -> float:
-    """A threshold for the distance where p-values are of other statistics: as far from it as log p is from its level."""
+def _equivalent_threshold(statistic: float, p_value: float, level: float, effect: float) -> float:
+    """A threshold of the distance where other statistics were tested: as far from it as log p is from its level."""
     return max(effect, statistic * math.log(level) / min(math.log(p_value), -1e-9))
 
 
@@ -214,15 +249,10 @@ def _mean(profile: Profile, name: str) -> float | None:
     return summary.mean if summary is not None and summary.count else None
 
 
-def _told(name: str, column: ColumnResult) -> str:
+def _describe_column(name: str, column: ColumnResult) -> str:
     means = ""
     if column.mean is not None and column.reference_mean is not None:
         means = f", mean {column.mean:.3g} against {column.reference_mean:.3g} in training"
-    shown = f", most in {column.strongest.replace('_', ' ')}" if column.strongest else ""
-    moved = f"{column.distances.statistic:.2f} of rows moved, {column.threshold:.2f} allowed, p = {column.p_value:.2g}{shown}"
-    return f"{name} is {column.ratio:.1f} x its threshold ({moved}{means})"
-
-
-def day(seconds: float) -> str:
-    when = datetime.fromtimestamp(seconds, UTC)
-    return f"{when:%Y-%m-%d}" if seconds % DAY_S == 0 else f"{when:%Y-%m-%d %H:%M}"
+    strongest = f", most in {column.strongest.replace('_', ' ')}" if column.strongest else ""
+    moved = f"{column.distances.statistic:.2f} of rows moved, {column.threshold:.2f} allowed"
+    return f"{name} is {column.ratio:.1f} x its threshold ({moved}, p = {column.p_value:.2g}{strongest}{means})"

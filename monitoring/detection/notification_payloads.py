@@ -1,10 +1,10 @@
-"""What is told of an alarm, as bytes: to a webhook, and to Prometheus' Alertmanager. Pure.
+"""Notifications about alarms as bytes, for a webhook and for Prometheus' Alertmanager. Pure.
 
-webhook       {"moment": "alarm" | "quiet", "alarm": Alarm, "action": …, "outcome": …, "at": seconds}; where a secret is
-              named, header ``x-rayloop-signature`` as of rollout webhooks (cluster/signing.py)
-Alertmanager  POST /api/v2/alerts, a list of one alert (OpenAPI document of Alertmanager, v2). Its labels name model, version
-              and kind, so that a later alarm of the same kind is the same alert. ``endsAt`` says until when it stands
-              unless it is told again; once traffic is quiet, it is told with the time of that.
+webhook       {"moment": "alarm" | "quiet", "alarm": Alarm, "action": …, "outcome": …, "at": seconds}; with a secret,
+              signed like rollout webhooks (cluster/webhooks.py)
+Alertmanager  POST /api/v2/alerts, a list of one alert (OpenAPI document of Alertmanager, v2). Its labels name model,
+              version and kind, so that a later alarm of the same kind updates the same alert. ``endsAt`` says until
+              when it fires unless it is sent again; once traffic is quiet, it is sent with that time.
 """
 
 from __future__ import annotations
@@ -18,28 +18,31 @@ from cluster.values import Alarm, Frozen
 Moment = Literal["alarm", "quiet"]
 
 ALERTS_PATH = "/api/v2/alerts"
-STANDS_S = 7 * 86_400.0
-"""How long Alertmanager shows an alarm that nobody ends."""
+ALERT_TTL_S = 7 * 86_400.0
+"""How long Alertmanager shows an alarm that is neither repeated nor ended."""
 _CRITICAL = ("quality",)
 """Kinds of alarm that say that the model is wrong, not that it may be."""
 
 
-class Notice(Frozen):
-    """An alarm with what is done about it, or the quiet after it. ``at``: wall clock, seconds since the epoch."""
+class Notification(Frozen):
+    """An alarm with what was done about it, or the quiet after it."""
 
     moment: Moment
     alarm: Alarm
     action: str
     outcome: str
     at: float
+    """Wall-clock seconds since the epoch."""
 
 
-def webhook(notice: Notice) -> bytes:
-    return json.dumps(notice.model_dump(mode="json")).encode()
+def webhook_body(notification: Notification) -> bytes:
+    """The JSON that a webhook receives."""
+    return json.dumps(notification.model_dump(mode="json")).encode()
 
 
-def alertmanager(notice: Notice) -> bytes:
-    alarm = notice.alarm
+def alertmanager_body(notification: Notification) -> bytes:
+    """The JSON that an Alertmanager receives."""
+    alarm = notification.alarm
     labels = {
         "alertname": f"Rayloop{alarm.kind.capitalize()}",
         "model": alarm.model,
@@ -50,15 +53,15 @@ def alertmanager(notice: Notice) -> bytes:
     annotations = {
         "summary": f"{alarm.model} v{alarm.version}: {alarm.kind}",
         "description": alarm.reason,
-        "action": f"{notice.action}: {notice.outcome}" if notice.outcome else notice.action,
+        "action": f"{notification.action}: {notification.outcome}" if notification.outcome else notification.action,
         "features": ", ".join(f"{name} {ratio:.2f}" for name, ratio in list(alarm.features.items())[:10]),
     }
-    ends = notice.at if notice.moment == "quiet" else notice.at + STANDS_S
-    alert: dict[str, Any] = {"labels": labels, "annotations": annotations, "endsAt": _time(ends)}
-    if notice.moment == "alarm":
-        alert["startsAt"] = _time(notice.at)
+    ends = notification.at if notification.moment == "quiet" else notification.at + ALERT_TTL_S
+    alert: dict[str, Any] = {"labels": labels, "annotations": annotations, "endsAt": _format_time(ends)}
+    if notification.moment == "alarm":
+        alert["startsAt"] = _format_time(notification.at)
     return json.dumps([alert]).encode()
 
 
-def _time(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()

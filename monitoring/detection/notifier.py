@@ -1,65 +1,65 @@
-"""The door to those who are told of alarms: HTTP POST from a thread of its own, so that nobody waits for a receiver."""
+"""Send notifications to webhooks and Alertmanagers from a thread, so that the monitor waits for no receiver."""
 
 from __future__ import annotations
 
-import os
-import time
+import asyncio
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import httpx
-
-from cluster.signing import SIGNATURE, signature
-from monitoring.detection.notification_payloads import ALERTS_PATH, Notice, alertmanager, webhook
-from monitoring.drift_policy import Receiver
+from cluster import webhooks
+from monitoring.detection.notification_payloads import ALERTS_PATH, Notification, alertmanager_body, webhook_body
+from monitoring.drift_policy import NotificationTarget
 
 SENT = "sent"
 ATTEMPTS = 3
 PAUSE_S = 1.0
+"""Seconds before the second attempt; twice as long before the third."""
 
 
 class Notifier:
-    """Sends one notice after the other; ``finished`` tells how those ended that have."""
+    """Sends one notification after the other; ``poll`` returns the deliveries that have ended."""
 
     def __init__(self, pause_s: float = PAUSE_S) -> None:
+        """Start the sending thread; ``pause_s`` seconds pass before the second attempt, twice that before the third."""
         self._pause_s = pause_s
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="notices")
-        self._under_way: list[tuple[Notice, Receiver, Future[str]]] = []
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="notifications")
+        self._in_flight: list[tuple[Notification, NotificationTarget, Future[str]]] = []
 
-    def send(self, notice: Notice, receiver: Receiver) -> None:
-        self._under_way.append((notice, receiver, self._pool.submit(deliver, notice, receiver, self._pause_s)))
+    def send(self, notification: Notification, target: NotificationTarget) -> None:
+        """Queue a notification."""
+        future = self._pool.submit(deliver, notification, target, self._pause_s)
+        self._in_flight.append((notification, target, future))
 
-    def finished(self) -> list[tuple[Notice, Receiver, str]]:
-        """Each with SENT, or why it was not."""
-        done = [(notice, receiver, ended.result()) for notice, receiver, ended in self._under_way if ended.done()]
-        self._under_way = [one for one in self._under_way if not one[2].done()]
-        return done
+    def poll(self) -> list[tuple[Notification, NotificationTarget, str]]:
+        """Deliveries that ended since the last call, each with SENT or the reason of its failure."""
+        ended = [one for one in self._in_flight if one[2].done()]
+        self._in_flight = [one for one in self._in_flight if one not in ended]
+        return [(notification, target, future.result()) for notification, target, future in ended]
+
+    def close(self) -> None:
+        """Wait until everything queued has been sent or has failed."""
+        self._pool.shutdown(wait=True)
 
 
-def deliver(notice: Notice, receiver: Receiver, pause_s: float) -> str:
-    """SENT once the receiver has answered 2xx, at the latest after ATTEMPTS; else what the last one ran into.
+def deliver(notification: Notification, target: NotificationTarget, pause_s: float) -> str:
+    """Send a notification, in up to ATTEMPTS attempts.
 
-    ``pause_s`` is what is waited before the second attempt, and twice that before the third.
+    Args:
+        notification: What to send.
+        target: The receiver.
+        pause_s: Seconds before the second attempt; twice that before the third.
+
+    Returns:
+        SENT once the receiver has answered 2xx, else the reason of the last failure.
     """
-    failure = ""
-    for attempt in range(ATTEMPTS):
-        time.sleep(attempt * pause_s)
-        try:
-            status = _post(notice, receiver)
-        except (httpx.HTTPError, httpx.InvalidURL, KeyError) as error:
-            failure = f"{type(error).__name__}: {error}"
-            continue
-        if 200 <= status < 300:
-            return SENT
-        failure = f"HTTP {status}"
-    return failure
-
-
-def _post(notice: Notice, receiver: Receiver) -> int:
-    """Raises KeyError naming the variable of a secret that this process does not have."""
-    alerts = receiver.kind == "alertmanager"
-    body = alertmanager(notice) if alerts else webhook(notice)
-    headers = {"content-type": "application/json"}
-    if receiver.secret_env:
-        headers[SIGNATURE] = signature(os.environ[receiver.secret_env], body)
-    url = receiver.url.rstrip("/") + ALERTS_PATH if alerts else receiver.url
-    return httpx.post(url, content=body, headers=headers, timeout=receiver.timeout_s).status_code
+    alerts = target.kind == "alertmanager"
+    failure = asyncio.run(
+        webhooks.send(
+            target.url.rstrip("/") + ALERTS_PATH if alerts else target.url,
+            alertmanager_body(notification) if alerts else webhook_body(notification),
+            timeout_s=target.timeout_s,
+            secret_env=target.secret_env,
+            attempts=ATTEMPTS,
+            pause_s=pause_s,
+        )
+    )
+    return failure or SENT

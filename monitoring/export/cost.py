@@ -1,7 +1,7 @@
-"""What a model costs: the CPUs, GPUs and memory that its replicas hold, whether they use them or not. Pure.
+"""What a model costs: the CPUs, GPUs and memory that its replicas reserve, whether they use them or not. Pure.
 
-A model is charged what nobody else can have meanwhile: reserved CPUs and GPUs by the second, and memory as it is held. Work
-that serves several models (training jobs, the store, HAProxy, the monitor itself) is not charged to any.
+A model pays for what it keeps from others: reserved CPUs and GPUs by the second, and the memory in use. Work that
+serves several models (training jobs, the store, HAProxy, the monitor itself) is charged to none.
 """
 
 from __future__ import annotations
@@ -11,30 +11,37 @@ from cluster.values import Frozen, Usage
 HOUR_S = 3600.0
 
 
-class Prices(Frozen):
-    """Per hour, in whatever currency; of a CPU, a GPU and a GiB of memory."""
+class ResourcePrices(Frozen):
+    """Prices per hour, in any currency."""
 
     cpu: float
+    """Of a CPU."""
     gpu: float
+    """Of a GPU."""
     gib: float
+    """Of a GiB of memory."""
 
 
-FREE = Prices(cpu=0.0, gpu=0.0, gib=0.0)
+FREE = ResourcePrices(cpu=0.0, gpu=0.0, gib=0.0)
 
 
-class Used(Frozen):
-    """Sums of what replicas have told, in seconds; of memory in GiB times seconds."""
+class UsageTotals(Frozen):
+    """Sums of what replicas have reported."""
 
     cpu_s: float = 0.0
+    """CPU seconds used."""
     reserved_cpu_s: float = 0.0
     reserved_gpu_s: float = 0.0
     gib_s: float = 0.0
+    """Memory, GiB times seconds."""
     requests: int = 0
 
-    def plus(self, more: Usage) -> Used:
-        return Used(**{name: value + getattr(more, name) for name, value in self.model_dump().items()})
+    def add(self, more: Usage) -> UsageTotals:
+        """The sums with one more report."""
+        return UsageTotals(**{name: value + getattr(more, name) for name, value in self.model_dump().items()})
 
 
-def cost(used: Used, prices: Prices) -> float:
-    held = used.reserved_cpu_s * prices.cpu + used.reserved_gpu_s * prices.gpu + used.gib_s * prices.gib
-    return held / HOUR_S
+def total_cost(usage: UsageTotals, prices: ResourcePrices) -> float:
+    """Cost of everything reserved so far, in the currency of the prices."""
+    hourly = usage.reserved_cpu_s * prices.cpu + usage.reserved_gpu_s * prices.gpu + usage.gib_s * prices.gib
+    return hourly / HOUR_S

@@ -1,5 +1,7 @@
-"""A Grafana dashboard of what rayloop exports, in the form of Ray's own: same variables, numbered panels, no data source
-of its own, so that the Grafana which Ray's dashboard embeds finds it in the folder that Ray provisions. Pure.
+"""A Grafana dashboard of the metrics that rayloop exports. Pure.
+
+It has the form of Ray's own dashboards (same variables, numbered panels, no data source of its own), so that the
+Grafana that Ray's dashboard embeds finds it in the folder that Ray provisions.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ _OF_MODEL = 'model=~"$Model",SessionName=~"$SessionName"'
 
 
 class Panel(Frozen):
-    """A plot: expressions by legend; ``$m`` stands for the dashboard's filters, ``limit`` draws a line."""
+    """A plot."""
 
     title: str
     unit: str
     targets: dict[str, str]
-    told: str = ""
+    """Expressions by legend; ``$m`` stands for the dashboard's filters."""
+    description: str = ""
     limit: float | None = None
+    """Where a line is drawn."""
 
 
 SECTIONS: dict[str, tuple[Panel, ...]] = {
@@ -31,7 +35,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             title="Distance over threshold, by column",
             unit="none",
             targets={"{{model}} v{{version}} {{column}}": "topk(10, ray_rayloop_drift_ratio{$m})"},
-            told="From 1 on a column is too far from its training data.",
+            description="From 1 on a column is too far from its training data.",
             limit=1.0,
         ),
         Panel(
@@ -47,7 +51,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             title="Domain classifier",
             unit="none",
             targets={"{{model}} AUC": "ray_rayloop_look_auc{$m}"},
-            told="0.5: live rows cannot be told from training rows.",
+            description="0.5: live rows do not differ from training rows.",
             limit=0.6,
         ),
         Panel(
@@ -62,7 +66,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
     ),
     "Performance": (
         Panel(
-            title="Loss by labels, with limits",
+            title="Loss by labels, with bounds",
             unit="none",
             targets={
                 "loss {{segment}}": "ray_rayloop_loss{$m}",
@@ -70,7 +74,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
                 "high {{segment}}": "ray_rayloop_loss_high{$m}",
                 "held out {{segment}}": "ray_rayloop_loss_reference{$m}",
             },
-            told="Limits hold at every look, however many labels have come.",
+            description="Bounds hold at every analysis, however many labels have arrived.",
         ),
         Panel(
             title="Estimated and observed",
@@ -81,7 +85,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             },
         ),
         Panel(
-            title="Labels that have come",
+            title="Labels that have arrived",
             unit="percentunit",
             targets={"{{model}}": 'ray_rayloop_label_share{segment="",$m}'},
         ),
@@ -91,14 +95,19 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             title="Requests per second",
             unit="reqps",
             targets={
-                "{{model}} v{{version}} {{variant}}": "sum by (model, version, variant) (rate(ray_rayloop_requests_total{$m}[1m]))"
+                "{{model}} v{{version}} {{variant}}": (
+                    "sum by (model, version, variant) (rate(ray_rayloop_requests_total{$m}[1m]))"
+                )
             },
         ),
         Panel(
             title="Latency, features and model",
             unit="ms",
             targets={
-                f"p{q}": f"histogram_quantile(0.{q}, sum by (le, model) (rate(ray_rayloop_latency_ms_bucket_total{{$m}}[5m])))"
+                f"p{q}": (
+                    f"histogram_quantile(0.{q},"
+                    " sum by (le, model) (rate(ray_rayloop_latency_ms_bucket_total{$m}[5m])))"
+                )
                 for q in (50, 95, 99)
             },
         ),
@@ -106,7 +115,9 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             title="Errors per second",
             unit="reqps",
             targets={
-                "HTTP {{status}}": 'sum by (model, status) (rate(ray_rayloop_http_requests_total{status!~"2..",$m}[1m]))',
+                "HTTP {{status}}": (
+                    'sum by (model, status) (rate(ray_rayloop_http_requests_total{status!~"2..",$m}[1m]))'
+                ),
                 "{{variant}} failed": "sum by (model, variant) (rate(ray_rayloop_errors_total{$m}[1m]))",
             },
         ),
@@ -115,15 +126,19 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             unit="none",
             targets={
                 "{{model}} {{replica}}": "ray_rayloop_requests_under_way{$m}",
-                "{{application}}": 'sum by (application) (ray_serve_replica_processing_queries{SessionName=~"$SessionName"})',
+                "{{application}}": (
+                    'sum by (application) (ray_serve_replica_processing_queries{SessionName=~"$SessionName"})'
+                ),
             },
         ),
         Panel(
             title="Replicas",
             unit="none",
             targets={
-                "{{model}} told of": "ray_rayloop_replicas{$m}",
-                "{{application}} healthy": 'sum by (application) (ray_serve_deployment_replica_healthy{SessionName=~"$SessionName"})',
+                "{{model}} reporting": "ray_rayloop_replicas{$m}",
+                "{{application}} healthy": (
+                    'sum by (application) (ray_serve_deployment_replica_healthy{SessionName=~"$SessionName"})'
+                ),
             },
         ),
     ),
@@ -138,7 +153,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             unit="none",
             targets={
                 "{{model}} reserved": "rate(ray_rayloop_gpu_seconds{$m}[5m])",
-                "{{instance}} utilisation": 'ray_node_gpus_utilization{SessionName=~"$SessionName"} / 100',
+                "{{instance}} utilization": 'ray_node_gpus_utilization{SessionName=~"$SessionName"} / 100',
             },
         ),
         Panel(
@@ -160,8 +175,8 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
 }
 
 
-def dashboard() -> str:
-    """The dashboard's JSON."""
+def render_dashboard() -> str:
+    """Render the dashboard as JSON."""
     panels: list[dict[str, Any]] = []
     y = 0
     for title, section in SECTIONS.items():
@@ -171,7 +186,7 @@ def dashboard() -> str:
             at = {"h": HEIGHT, "w": WIDTH, "x": WIDTH * (i % 2), "y": y + HEIGHT * (i // 2)}
             panels.append(_panel(panel, len(panels) + 1, at))
         y += HEIGHT * -(-len(section) // 2)
-    made = {
+    content = {
         "uid": UID,
         "title": "Rayloop models",
         "tags": ["rayloop"],
@@ -185,11 +200,11 @@ def dashboard() -> str:
         "templating": {"list": _variables()},
         "panels": panels,
     }
-    return json.dumps(made, indent=1) + "\n"
+    return json.dumps(content, indent=1) + "\n"
 
 
-def expressions() -> list[str]:
-    """What is asked of Prometheus, filters filled in."""
+def list_expressions() -> list[str]:
+    """Every expression of the dashboard, with filters filled in."""
     return [_filled(e) for panels in SECTIONS.values() for panel in panels for e in panel.targets.values()]
 
 
@@ -211,7 +226,7 @@ def _panel(panel: Panel, number: int, at: dict[str, int]) -> dict[str, Any]:
         "id": number,
         "type": "timeseries",
         "title": panel.title,
-        "description": panel.told,
+        "description": panel.description,
         "datasource": "${datasource}",
         "gridPos": at,
         "targets": targets,

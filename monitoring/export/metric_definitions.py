@@ -1,13 +1,13 @@
-"""Figures for Prometheus: their names, and what a window, a look, and a model's use of the cluster say. Pure."""
+"""Metrics for Prometheus: their names, and their values from a window, an analysis, and resource usage. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from monitoring.analysis.log_analysis import Looked, WindowQuality
+from monitoring.analysis.log_analysis import AnalysisResult, WindowQuality
 from monitoring.detection.detector import ColumnResult, WindowResult
-from monitoring.export.cost import Prices, Used, cost
+from monitoring.export.cost import ResourcePrices, UsageTotals, total_cost
 
 _WINDOW = ("model", "version")
 _COLUMN = (*_WINDOW, "column")
@@ -21,96 +21,115 @@ _COLUMNS: dict[str, tuple[str, Callable[[ColumnResult], float]]] = {
     "rayloop_drift_new_share": ("Share of category values unknown to the reference", lambda c: c.distances.new),
 }
 _LOSSES: dict[str, tuple[str, Callable[[WindowQuality], float | None]]] = {
-    "rayloop_loss": ("Mean labelled loss of the newest window with labels", lambda q: q.labelled.mean),
-    "rayloop_loss_low": ("Its lower limit, valid at every look", lambda q: q.limits.low if q.limits else None),
-    "rayloop_loss_high": ("Its upper limit, valid at every look", lambda q: q.limits.high if q.limits else None),
+    "rayloop_loss": ("Mean labeled loss of the newest window with labels", lambda q: q.labeled.mean),
+    "rayloop_loss_low": ("Its lower bound, valid at every analysis", lambda q: q.limits.low if q.limits else None),
+    "rayloop_loss_high": ("Its upper bound, valid at every analysis", lambda q: q.limits.high if q.limits else None),
     "rayloop_loss_reference": ("Mean loss of held-out rows", lambda q: q.reference),
-    "rayloop_loss_worse": ("1 while the loss is above the reference and its margin for sure", lambda q: float(q.worse)),
-    "rayloop_label_share": ("Share of the window's rows whose labels have come", lambda q: q.labelled.share),
+    "rayloop_loss_worse": (
+        "1 while the loss exceeds the reference and its margin with confidence",
+        lambda q: float(q.worse),
+    ),
+    "rayloop_label_share": ("Share of the window's rows whose labels have arrived", lambda q: q.labeled.share),
 }
-USE: dict[str, tuple[str, tuple[str, ...]]] = {
-    "rayloop_replicas": ("Replicas that have told of themselves lately", ("model",)),
+USAGE_GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "rayloop_replicas": ("Replicas that reported lately", ("model",)),
     "rayloop_cost": ("Cost of reserved CPUs, GPUs and memory so far, by declared tag", ("model", "tag", "value")),
     "rayloop_cpu_seconds": ("CPU time: reserved for the model's replicas, and used by them", ("model", "kind")),
     "rayloop_gpu_seconds": ("GPU time reserved for the model's replicas", ("model",)),
 }
-"""Told every few seconds while there are replicas; all others stand for as long as nothing newer was found."""
+"""Reported every few seconds while there are replicas; all others persist until there is a newer value."""
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
-    **{name: (told, _COLUMN) for name, (told, _) in _COLUMNS.items()},
+    **{name: (description, _COLUMN) for name, (description, _) in _COLUMNS.items()},
     "rayloop_drift_window_rows": ("Rows in the newest run of windows", _WINDOW),
     "rayloop_drift_window_start_seconds": ("Event time at which the newest closed window starts", _WINDOW),
-    "rayloop_drift_drifting": ("1 from an alarm until traffic was quiet long enough", _WINDOW),
-    **{name: (told, _SEGMENT) for name, (told, _) in _LOSSES.items()},
-    "rayloop_look_auc": ("AUC of a classifier that tells live rows from training rows; 0.5 is no difference", _WINDOW),
+    "rayloop_drift_drifting": ("1 from an alarm until traffic has been quiet for long enough", _WINDOW),
+    **{name: (description, _SEGMENT) for name, (description, _) in _LOSSES.items()},
+    "rayloop_look_auc": (
+        "AUC of a classifier that separates live rows from training rows; 0.5 is no difference",
+        _WINDOW,
+    ),
     "rayloop_segment_ratio": ("Largest distance over its threshold among a segment's watched columns", _SEGMENT),
     "rayloop_label_drift_ratio": ("Distance of the labels over its threshold", _WINDOW),
     "rayloop_estimated": ("Metric of the newest window, estimated without labels", (*_WINDOW, "method", "metric")),
     "rayloop_observed": ("Metric of the newest window with labels", (*_WINDOW, "metric")),
-    **USE,
+    **USAGE_GAUGES,
 }
 COUNTERS = {
     "windows": ("rayloop_drift_windows", "Windows closed"),
     "alarms": ("rayloop_drift_alarms", "Alarms raised"),
     "actions": ("rayloop_drift_actions", "Actions taken on alarms"),
-    "looks": ("rayloop_drift_looks", "Looks at logged rows"),
-    "rejected": ("rayloop_drift_rejected_profiles", "Live profiles that could not be used"),
-    "failures": ("rayloop_drift_failures", "Failures inside the monitor that it went on from"),
+    "looks": ("rayloop_drift_looks", "Analyses of logged rows"),
+    "rejected": ("rayloop_drift_rejected_profiles", "Live profiles that were rejected"),
+    "failures": ("rayloop_drift_failures", "Failures that the monitor recovered from"),
 }
 
 
-class Figure(NamedTuple):
-    """A value of a gauge; ``labels`` in the order that GAUGES has them."""
+class MetricValue(NamedTuple):
+    """A value of a gauge; ``labels`` in the order of GAUGES."""
 
     name: str
     labels: tuple[str, ...]
     value: float
 
 
-def of_version(model: str, version: str) -> Iterator[Figure]:
-    """What alerts stand on, of a version that nothing is known of yet: those of the version before it are over."""
-    yield Figure("rayloop_drift_drifting", (model, version), 0.0)
-    yield Figure("rayloop_loss_worse", (model, version, ""), 0.0)
+def version_metrics(model: str, version: str) -> Iterator[MetricValue]:
+    """Metrics behind alerts, for a version without results: alerts about the version before it end."""
+    yield MetricValue("rayloop_drift_drifting", (model, version), 0.0)
+    yield MetricValue("rayloop_loss_worse", (model, version, ""), 0.0)
 
 
-def of_window(model: str, result: WindowResult, drifting: bool) -> Iterator[Figure]:
+def window_metrics(model: str, result: WindowResult, drifting: bool) -> Iterator[MetricValue]:
+    """Metrics of a closed window; ``drifting`` says whether an episode is open."""
     at = (model, result.version)
-    yield Figure("rayloop_drift_window_rows", at, result.rows)
-    yield Figure("rayloop_drift_window_start_seconds", at, result.window)
-    yield Figure("rayloop_drift_drifting", at, float(drifting))
+    yield MetricValue("rayloop_drift_window_rows", at, result.rows)
+    yield MetricValue("rayloop_drift_window_start_seconds", at, result.window)
+    yield MetricValue("rayloop_drift_drifting", at, float(drifting))
     for name, (_, read) in _COLUMNS.items():
         for column, found in result.columns.items():
-            yield Figure(name, (*at, column), read(found))
+            yield MetricValue(name, (*at, column), read(found))
 
 
-def of_look(model: str, looked: Looked) -> Iterator[Figure]:
-    at = (model, looked.version)
-    if looked.multivariate is not None:
-        yield Figure("rayloop_look_auc", at, looked.multivariate.separation.auc)
-    for name, result in looked.segments.items():
-        yield Figure("rayloop_segment_ratio", (*at, name), _farthest(result))
-    if looked.labels is not None:
-        yield Figure("rayloop_label_drift_ratio", at, _farthest(looked.labels))
-    newest = {q.segment: q for q in looked.quality if q.labelled.n}
-    for segment, one in newest.items():
-        for name, (_, read_loss) in _LOSSES.items():
-            if (value := read_loss(one)) is not None:
-                yield Figure(name, (*at, segment), value)
+def analysis_metrics(model: str, result: AnalysisResult) -> Iterator[MetricValue]:
+    """Metrics of an analysis of logged rows."""
+    at = (model, result.version)
+    if result.multivariate is not None:
+        yield MetricValue("rayloop_look_auc", at, result.multivariate.separation.auc)
+    for name, segment in result.segments.items():
+        yield MetricValue("rayloop_segment_ratio", (*at, name), _largest_ratio(segment))
+    if result.labels is not None:
+        yield MetricValue("rayloop_label_drift_ratio", at, _largest_ratio(result.labels))
+    newest = {q.segment: q for q in result.quality if q.labeled.n}
+    for name, quality in newest.items():
+        for metric, (_, read) in _LOSSES.items():
+            if (value := read(quality)) is not None:
+                yield MetricValue(metric, (*at, name), value)
     for metric, value in newest[""].observed.items() if "" in newest else ():
-        yield Figure("rayloop_observed", (*at, metric), value)
-    estimated = next((q.estimated for q in reversed(looked.quality) if not q.segment and q.estimated), {})
+        yield MetricValue("rayloop_observed", (*at, metric), value)
+    estimated = next((q.estimated for q in reversed(result.quality) if not q.segment and q.estimated), {})
     for method, metrics in estimated.items():
         for metric, value in metrics.items():
-            yield Figure("rayloop_estimated", (*at, method, metric), value)
+            yield MetricValue("rayloop_estimated", (*at, method, metric), value)
 
 
-def of_use(model: str, used: Used, replicas: int, tags: Mapping[str, str], prices: Prices) -> Iterator[Figure]:
-    yield Figure("rayloop_replicas", (model,), replicas)
-    yield Figure("rayloop_cpu_seconds", (model, "reserved"), used.reserved_cpu_s)
-    yield Figure("rayloop_cpu_seconds", (model, "used"), used.cpu_s)
-    yield Figure("rayloop_gpu_seconds", (model,), used.reserved_gpu_s)
+def usage_metrics(
+    model: str, usage: UsageTotals, replicas: int, tags: Mapping[str, str], prices: ResourcePrices
+) -> Iterator[MetricValue]:
+    """Metrics of the resources that a model's replicas use.
+
+    Args:
+        model: Name of the model.
+        usage: Sums so far.
+        replicas: Replicas that reported lately.
+        tags: Tags that the cost is also reported by.
+        prices: Prices of resources.
+    """
+    yield MetricValue("rayloop_replicas", (model,), replicas)
+    yield MetricValue("rayloop_cpu_seconds", (model, "reserved"), usage.reserved_cpu_s)
+    yield MetricValue("rayloop_cpu_seconds", (model, "used"), usage.cpu_s)
+    yield MetricValue("rayloop_gpu_seconds", (model,), usage.reserved_gpu_s)
     for tag, value in {"": "", **tags}.items():
-        yield Figure("rayloop_cost", (model, tag, value), cost(used, prices))
+        yield MetricValue("rayloop_cost", (model, tag, value), total_cost(usage, prices))
 
 
-def _farthest(result: WindowResult) -> float:
+def _largest_ratio(result: WindowResult) -> float:
     return max((c.ratio for c in result.columns.values() if c.watched), default=0.0)

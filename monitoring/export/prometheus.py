@@ -1,6 +1,6 @@
-"""Figures as Prometheus metrics, scraped from the monitor itself: its endpoint answers at /metrics on this machine only.
+"""Metrics for Prometheus, scraped from the monitor itself: its endpoint answers at /metrics on its own machine only.
 
-The same go through Ray's metrics agent (monitoring/export/ray_metrics.py), which is the way on a cluster.
+The same metrics go through Ray's metrics agent (monitoring/export/ray_metrics.py), which is the way on a cluster.
 """
 
 from __future__ import annotations
@@ -10,34 +10,43 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, start_http_server
 
-from monitoring.export.metric_definitions import COUNTERS, GAUGES, Figure
+from monitoring.export.metric_definitions import COUNTERS, GAUGES, MetricValue
 
 
-class Exporter(Protocol):
-    """Where figures go."""
+class MetricsExporter(Protocol):
+    """Exports metrics."""
 
-    def show(self, figures: Iterable[Figure]) -> None:
-        """Replace what was shown under the names of these figures."""
+    def show(self, values: Iterable[MetricValue]) -> None:
+        """Replace all earlier values of these gauges."""
 
-    def count(self, model: str, event: str) -> None: ...
+    def count(self, model: str, event: str) -> None:
+        """Add one to the counter of an event, a key of COUNTERS."""
 
 
 class PrometheusExporter:
-    """Metrics in a registry of their own. One model's newest figures at a time: older versions leave no series."""
+    """Metrics in a registry of their own, with one model's newest values: older versions leave no series."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._gauges = {n: Gauge(n, told, labels, registry=self.registry) for n, (told, labels) in GAUGES.items()}
-        self._counters = {e: Counter(n, d, ("model",), registry=self.registry) for e, (n, d) in COUNTERS.items()}
+        self._gauges = {
+            name: Gauge(name, description, labels, registry=self.registry)
+            for name, (description, labels) in GAUGES.items()
+        }
+        self._counters = {
+            event: Counter(name, description, ("model",), registry=self.registry)
+            for event, (name, description) in COUNTERS.items()
+        }
 
-    def show(self, figures: Iterable[Figure]) -> None:
-        given = list(figures)
-        for name in {figure.name for figure in given}:
+    def show(self, values: Iterable[MetricValue]) -> None:
+        """Replace all earlier values of these gauges."""
+        values = list(values)
+        for name in {value.name for value in values}:
             self._gauges[name].clear()
-        for name, labels, value in given:
+        for name, labels, value in values:
             self._gauges[name].labels(*labels).set(value)
 
     def count(self, model: str, event: str) -> None:
+        """Add one to the counter of an event."""
         self._counters[event].labels(model).inc()
 
     def text(self) -> str:

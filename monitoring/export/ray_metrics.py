@@ -1,5 +1,7 @@
-"""Figures through Ray's metrics agent: it is there on every node, and Ray writes the service discovery file that a
-Prometheus reads. Names get the prefix ``ray_`` there. Needs a Ray process."""
+"""Metrics through Ray's metrics agent, which runs on every node; Ray writes the service discovery file for Prometheus.
+
+Names get the prefix ``ray_`` there. Needs a Ray process.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +10,32 @@ from collections.abc import Iterable
 from ray.util.metrics import Counter, Gauge
 
 from cluster.persistent_gauge import LastingGauge
-from monitoring.export.metric_definitions import COUNTERS, GAUGES, USE, Figure
+from monitoring.export.metric_definitions import COUNTERS, GAUGES, USAGE_GAUGES, MetricValue
 
 
-class RayExporter:
+class RayMetricsExporter:
+    """Exports metrics to Ray's agent. All but the usage gauges persist until they are replaced."""
+
     def __init__(self) -> None:
-        lasting = {name: of for name, of in GAUGES.items() if name not in USE}
-        self._lasting = {name: LastingGauge(name, told, labels) for name, (told, labels) in lasting.items()}
-        self._use = {name: Gauge(name, told, labels) for name, (told, labels) in USE.items()}
-        self._counters = {event: Counter(name, told, ("model",)) for event, (name, told) in COUNTERS.items()}
+        self._persistent = {
+            name: LastingGauge(name, description, labels)
+            for name, (description, labels) in GAUGES.items()
+            if name not in USAGE_GAUGES
+        }
+        self._usage = {name: Gauge(name, description, labels) for name, (description, labels) in USAGE_GAUGES.items()}
+        self._counters = {
+            event: Counter(name, description, ("model",)) for event, (name, description) in COUNTERS.items()
+        }
 
-    def show(self, figures: Iterable[Figure]) -> None:
-        given = list(figures)
-        for name in {figure.name for figure in given} & set(self._lasting):
-            self._lasting[name].forget()
-        for name, labels, value in given:
+    def show(self, values: Iterable[MetricValue]) -> None:
+        """Replace all earlier values of these gauges."""
+        values = list(values)
+        for name in {value.name for value in values} & set(self._persistent):
+            self._persistent[name].forget()
+        for name, labels, value in values:
             tags = dict(zip(GAUGES[name][1], labels, strict=True))
-            (self._use.get(name) or self._lasting[name]).set(value, tags)
+            (self._usage.get(name) or self._persistent[name]).set(value, tags)
 
     def count(self, model: str, event: str) -> None:
+        """Add one to the counter of an event."""
         self._counters[event].inc(1, {"model": model})

@@ -1,14 +1,14 @@
-"""A classifier's performance without labels: what its calibrated probabilities say of themselves. Pure.
+"""A classifier's performance without labels, from its calibrated probabilities. Pure.
 
-CBPE    confidence-based performance estimation: a probability p that is calibrated says that the row is positive in p of
-        cases, so that each row adds p and 1 - p to the cells of an expected confusion matrix. Probabilities are
-        calibrated by isotonic regression (Zadrozny and Elkan, KDD 2002) on labelled reference rows.
-PAPE    probabilistic adaptive performance estimation (Bialek, Kivimaki, Kuberski, Perrakis, "Estimating model performance
-        under covariate shift without labels", 2024, arXiv 2401.08348): the calibration is fitted anew for each window, on
-        reference rows weighted by the density ratio p_live(x) / p_reference(x), which a classifier that tells the
-        two apart estimates. CBPE is right while P(y | score) holds; PAPE while P(y | x) does.
+CBPE    confidence-based performance estimation: a row with calibrated probability p is positive in p of cases, so that
+        each row adds p and 1 - p to the cells of an expected confusion matrix. Probabilities are calibrated by isotonic
+        regression (Zadrozny and Elkan, KDD 2002) on labeled reference rows.
+PAPE    probabilistic adaptive performance estimation (Bialek, Kivimaki, Kuberski, Perrakis, "Estimating model
+        performance under covariate shift without labels", 2024, arXiv 2401.08348): the calibration is refitted for each
+        window, on reference rows weighted by the density ratio p_live(x) / p_reference(x), which a domain classifier
+        estimates. CBPE is right while P(y | score) holds; PAPE while P(y | x) does.
 
-Neither can see a change of P(y | x): only labels can, and late ones tell (monitoring/performance/loss_bounds.py).
+Neither detects a change of P(y | x): only labels do, late as they are (monitoring/performance/loss_bounds.py).
 """
 
 from __future__ import annotations
@@ -20,18 +20,14 @@ from sklearn.isotonic import IsotonicRegression
 
 from cluster.errors import DataError
 from cluster.values import Frozen
-from monitoring.samples.domain_classifier import density_ratio
+from monitoring.samples.domain_classifier import DomainClassifier
 
 _CLIP = 1e-7
 """Keeps logarithms finite: a calibrated probability may be exactly 0 or 1."""
 
 
-class Performance(Frozen):
-    """Metrics of a binary classifier over ``rows``, expected or observed; None where they are undefined.
-
-    ``accuracy_error`` and ``log_loss_error`` are standard deviations of the observed metric around the expected one
-    that come from labels alone, were the probabilities exact; 0 for observed ones.
-    """
+class ClassifierPerformance(Frozen):
+    """Metrics of a binary classifier over ``rows``, expected or observed; None where they are undefined."""
 
     rows: int
     accuracy: float
@@ -42,50 +38,91 @@ class Performance(Frozen):
     log_loss: float
     brier: float
     accuracy_error: float = 0.0
+    """Standard deviation of the observed accuracy around the expected one, from the noise of labels alone, if the
+    probabilities are exact; 0 for an observed one."""
     log_loss_error: float = 0.0
+    """The same for the log loss."""
 
 
 class Calibrator:
-    """Scores to probabilities, by isotonic regression on labelled rows."""
+    """Scores to probabilities, by isotonic regression on labeled rows."""
 
     def __init__(self, scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> None:
-        """Arrays [rows]; labels 0 or 1. Raises DataError for rows that nothing can be learned from."""
-        scores, labels = _checked(scores, "scores"), _checked(labels, "labels")
+        """Fit.
+
+        Args:
+            scores: Scores, [rows].
+            labels: 0 or 1, [rows].
+            weights: Weight of each row, [rows]; None for equal ones.
+
+        Raises:
+            DataError: There are no rows, a value is not finite, or a label is not 0 or 1.
+        """
+        scores, labels = _require_finite(scores, "scores"), _require_finite(labels, "labels")
         if not np.isin(labels, (0, 1)).all():
-            raise DataError("labels other than 0 and 1", "performance is estimated of binary classifiers")
-        self._fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
-        self._fitted.fit(scores, labels, sample_weight=weights)
+            raise DataError(
+                "the labels contain values other than 0 and 1",
+                "only the performance of binary classifiers can be estimated",
+                code="data.not_binary",
+            )
+        self._isotonic = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+        self._isotonic.fit(scores, labels, sample_weight=weights)
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
-        """Probabilities [rows]."""
-        return np.asarray(self._fitted.predict(_checked(scores, "scores")))
+        """Calibrated probabilities, [rows]."""
+        return np.asarray(self._isotonic.predict(_require_finite(scores, "scores")))
 
 
-def expected(scores: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> Performance:
-    """CBPE: performance of ``scores`` [rows] when row i is positive with ``probabilities[i]``."""
-    return _performance(_checked(scores, "scores"), _checked(probabilities, "probabilities"), threshold)
+def expected_performance(
+    scores: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5
+) -> ClassifierPerformance:
+    """Expected performance, by CBPE.
+
+    Args:
+        scores: Scores, [rows].
+        probabilities: Probability that each row is positive, [rows].
+        threshold: Scores from it on predict the positive class.
+    """
+    return _performance(_require_finite(scores, "scores"), _require_finite(probabilities, "probabilities"), threshold)
 
 
-def observed(scores: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> Performance:
-    """Performance by labels [rows]: the truth that an estimate is held against, by the same formulas."""
-    return _performance(_checked(scores, "scores"), _checked(labels, "labels").astype(float), threshold)
+def observed_performance(scores: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> ClassifierPerformance:
+    """Performance by labels, with the formulas of the expected one.
+
+    Args:
+        scores: Scores, [rows].
+        labels: 0 or 1, [rows].
+        threshold: Scores from it on predict the positive class.
+    """
+    return _performance(_require_finite(scores, "scores"), _require_finite(labels, "labels").astype(float), threshold)
 
 
-def adapted(
+def fit_adapted_calibrator(
     reference: np.ndarray, live: np.ndarray, scores: np.ndarray, labels: np.ndarray, seed: int = 0
 ) -> Calibrator:
-    """PAPE: a calibrator for the window ``live`` [m, features], of reference rows [n, features] and their labels."""
-    return Calibrator(scores, labels, density_ratio(reference, live, seed))
+    """Fit a calibrator for one window, by PAPE.
+
+    Args:
+        reference: Features of the reference rows, [n, features].
+        live: Features of the window's rows, [m, features].
+        scores: Scores of the reference rows, [n].
+        labels: Labels of the reference rows, 0 or 1, [n].
+        seed: Seed of the domain classifier.
+
+    Raises:
+        DataError: The rows are too few, a value is not finite, or a label is not 0 or 1.
+    """
+    return Calibrator(scores, labels, DomainClassifier(reference, live, seed).density_ratio())
 
 
-def _performance(scores: np.ndarray, positive: np.ndarray, threshold: float) -> Performance:
+def _performance(scores: np.ndarray, positive: np.ndarray, threshold: float) -> ClassifierPerformance:
     predicted, n = scores >= threshold, len(scores)
     hits, called, there = float(positive[predicted].sum()), float(predicted.sum()), float(positive.sum())
     misses = float((1.0 - positive)[~predicted].sum())
     clipped = np.clip(scores, _CLIP, 1.0 - _CLIP)
     odds = np.log(clipped / (1.0 - clipped))
     spread = positive * (1.0 - positive)
-    return Performance(
+    return ClassifierPerformance(
         rows=n,
         accuracy=(hits + misses) / n,
         precision=hits / called if called else None,
@@ -100,7 +137,7 @@ def _performance(scores: np.ndarray, positive: np.ndarray, threshold: float) -> 
 
 
 def _area(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Area under the expected ROC curve: the chance that a positive outranks a negative, ties half."""
+    """Area under the expected ROC curve: the probability that a positive outranks a negative, ties half."""
     values, place = np.unique(scores, return_inverse=True)
     ups, downs = (np.bincount(place, weights, len(values)) for weights in (positive, 1.0 - positive))
     if not ups.sum() or not downs.sum():
@@ -109,9 +146,12 @@ def _area(scores: np.ndarray, positive: np.ndarray) -> float | None:
     return float(ups @ below / (ups.sum() * downs.sum()))
 
 
-def _checked(values: np.ndarray, name: str) -> np.ndarray:
+def _require_finite(values: np.ndarray, name: str) -> np.ndarray:
     if not len(values) or not np.isfinite(values).all():
         raise DataError(
-            f"{name}: {len(values)} rows, some of which may not be finite", "leave out rows without a number"
+            f"{name}: {len(values)} values, which are empty or not all finite",
+            "remove rows without a number",
+            code="data.not_finite",
+            column=name,
         )
     return np.asarray(values)

@@ -1,10 +1,10 @@
-"""Performance of a version over windows: by labels, and without them, by the same names of metrics. Pure.
+"""Performance of a version over windows, by labels and without them, under the same metric names. Pure.
 
 loss        of a row: Brier score for classifiers (Brier, "Verification of forecasts expressed in terms of probability",
             1950), the sum over classes where there are several; absolute error for regression
-by labels   metrics of the rows whose labels have come
-without     CBPE and PAPE for classifiers (monitoring/performance/cbpe.py), of the predicted class where there are several; DLE for
-            regression (monitoring/performance/dle.py); learned on held-out rows
+by labels   metrics of the rows whose labels have arrived
+without     CBPE and PAPE for classifiers (monitoring/performance/cbpe.py), of the predicted class where there are
+            several; DLE for regression (monitoring/performance/dle.py); learned on held-out rows
 """
 
 from __future__ import annotations
@@ -16,23 +16,30 @@ import numpy as np
 from cluster.errors import DataError
 from cluster.values import Task
 from features.definitions import Column
-from monitoring.performance import cbpe, dle
-from monitoring.performance.cbpe import Calibrator, Performance
-from monitoring.performance.dle import LossModel
-from monitoring.samples.feature_matrix import matrices
-from monitoring.samples.logged_rows import Rows
+from monitoring.performance.cbpe import (
+    Calibrator,
+    ClassifierPerformance,
+    expected_performance,
+    fit_adapted_calibrator,
+    observed_performance,
+)
+from monitoring.performance.dle import LossModel, RegressionLoss, observed_loss
+from monitoring.samples.feature_matrix import build_matrices
+from monitoring.samples.logged_rows import LoggedRows
 
 Metrics = dict[str, float]
-LEAST_ROWS = 100
-"""Labelled held-out rows below which nothing is learned of them."""
+"""Metrics by name."""
+MIN_LABELED_ROWS = 100
+"""Labeled held-out rows below which nothing is learned from them."""
 
 
 def loss_name(task: Task) -> str:
+    """Name of the metric that is the mean loss."""
     return "mae" if task.kind == "regression" else "brier"
 
 
-def losses(task: Task, rows: Rows) -> np.ndarray:
-    """Loss of each row [n]; NaN without a label."""
+def row_losses(task: Task, rows: LoggedRows) -> np.ndarray:
+    """Loss of each row, [n]; NaN without a label."""
     if task.kind == "regression":
         return np.asarray(np.abs(rows.scores - rows.labels))
     if task.kind == "binary":
@@ -42,80 +49,103 @@ def losses(task: Task, rows: Rows) -> np.ndarray:
     return np.where(known, np.square(rows.scores - truth).sum(axis=1), np.nan)
 
 
-def observed(task: Task, rows: Rows) -> Metrics:
+def observed_metrics(task: Task, rows: LoggedRows) -> Metrics:
     """Metrics by labels; empty without any."""
-    rows = rows.labelled
+    rows = rows.labeled
     if not len(rows):
         return {}
     if task.kind == "regression":
-        found = dle.observed(rows.scores, rows.labels)
-        return {"mae": found.mae, "rmse": found.rmse}
+        return _regression_metrics(observed_loss(rows.scores, rows.labels))
     if task.kind == "binary":
-        return _metrics(cbpe.observed(rows.scores, rows.labels))
-    return {"accuracy": float(_hits(rows).mean()), "brier": float(losses(task, rows).mean())}
+        return _classifier_metrics(observed_performance(rows.scores, rows.labels))
+    return {"accuracy": float(_hits(rows).mean()), "brier": float(row_losses(task, rows).mean())}
 
 
-class Estimator:
-    """Learns from held-out rows what a version's performance is without labels."""
+class PerformanceEstimator:
+    """Estimates a version's performance without labels, from labeled held-out rows."""
 
-    def __init__(self, task: Task, reference: Rows, columns: Sequence[Column]) -> None:
-        """Raises DataError when the labelled ones are too few or of no use."""
+    def __init__(self, task: Task, reference: LoggedRows, columns: Sequence[Column]) -> None:
+        """Fit.
+
+        Args:
+            task: Task of the model.
+            reference: Held-out rows; those with labels are used.
+            columns: Features.
+
+        Raises:
+            DataError: There are fewer than MIN_LABELED_ROWS labeled rows, or their values are not usable.
+        """
         self._task = task
-        self._reference = reference.labelled
+        self._reference = reference.labeled
         self._columns = columns
-        if len(self._reference) < LEAST_ROWS:
-            raise DataError(f"{len(self._reference)} labelled held-out rows", f"{LEAST_ROWS} are needed")
+        rows = len(self._reference)
+        if rows < MIN_LABELED_ROWS:
+            raise DataError(
+                f"{rows} labeled held-out rows are too few to learn from",
+                f"at least {MIN_LABELED_ROWS} are needed",
+                code="data.too_few_labeled_rows",
+                rows=rows,
+            )
         if task.kind == "regression":
-            inputs, _, _ = matrices(self._reference.frame, self._reference.frame, columns)
+            inputs, _, _ = build_matrices(self._reference.frame, self._reference.frame, columns)
             self._losses = LossModel(inputs, self._reference.scores, self._reference.labels)
         else:
-            self._calibrator = Calibrator(self._said(self._reference), self._true(self._reference))
+            self._calibrator = Calibrator(self._probabilities(self._reference), self._positives(self._reference))
 
-    def plain(self, live: Rows) -> dict[str, Metrics]:
-        """By method, CBPE or DLE."""
+    def estimate(self, live: LoggedRows) -> dict[str, Metrics]:
+        """Metrics by method: CBPE or DLE."""
         if self._task.kind == "regression":
-            found = self._losses.estimate(self._inputs(live), live.scores)
-            return {"DLE": {"mae": found.mae, "rmse": found.rmse}}
-        return {"CBPE": self._expected(live, self._calibrator)}
+            return {"DLE": _regression_metrics(self._losses.estimate(self._inputs(live), live.scores))}
+        return {"CBPE": self._expected_metrics(live, self._calibrator)}
 
-    def adapted(self, live: Rows, sample: int) -> dict[str, Metrics]:
-        """PAPE, of ``sample`` rows from both sides; nothing for regression, or without a number or category to adapt by."""
-        ours, theirs = self._reference.thinned(sample), live.thinned(sample)
-        inputs, theirs_inputs, names = matrices(ours.frame, theirs.frame, self._columns)
+    def estimate_adapted(self, live: LoggedRows, sample: int) -> dict[str, Metrics]:
+        """Metrics by PAPE; empty for regression, and without a number or category.
+
+        Args:
+            live: Rows of the window.
+            sample: Rows of each side that train the domain classifier.
+        """
+        ours, theirs = self._reference.sample(sample), live.sample(sample)
+        inputs, theirs_inputs, names = build_matrices(ours.frame, theirs.frame, self._columns)
         if self._task.kind == "regression" or not names:
             return {}
-        calibrator = cbpe.adapted(inputs, theirs_inputs, self._said(ours), self._true(ours))
-        return {"PAPE": self._expected(live, calibrator)}
+        calibrator = fit_adapted_calibrator(inputs, theirs_inputs, self._probabilities(ours), self._positives(ours))
+        return {"PAPE": self._expected_metrics(live, calibrator)}
 
-    def worth(self, live: Rows) -> np.ndarray:
-        """Expected loss of each row [n]: how much its label would tell."""
+    def expected_losses(self, live: LoggedRows) -> np.ndarray:
+        """Expected loss of each row, [n]: how informative its label would be."""
         if self._task.kind == "regression":
-            return self._losses.absolute(self._inputs(live), live.scores)
-        said = self._said(live)
-        chance = self._calibrator(said)
-        return np.asarray(chance * (1 - said) ** 2 + (1 - chance) * said**2)
+            return self._losses.expected_errors(self._inputs(live), live.scores)
+        predicted = self._probabilities(live)
+        calibrated = self._calibrator(predicted)
+        return np.asarray(calibrated * (1 - predicted) ** 2 + (1 - calibrated) * predicted**2)
 
-    def _inputs(self, live: Rows) -> np.ndarray:
-        return matrices(self._reference.frame, live.frame, self._columns)[1]
+    def _inputs(self, live: LoggedRows) -> np.ndarray:
+        return build_matrices(self._reference.frame, live.frame, self._columns)[1]
 
-    def _expected(self, live: Rows, calibrator: Calibrator) -> Metrics:
-        said = self._said(live)
+    def _expected_metrics(self, live: LoggedRows, calibrator: Calibrator) -> Metrics:
+        predicted = self._probabilities(live)
         if self._task.kind == "binary":
-            return _metrics(cbpe.expected(said, calibrator(said)))
-        return {"accuracy": float(calibrator(said).mean())}
+            return _classifier_metrics(expected_performance(predicted, calibrator(predicted)))
+        return {"accuracy": float(calibrator(predicted).mean())}
 
-    def _said(self, rows: Rows) -> np.ndarray:
+    def _probabilities(self, rows: LoggedRows) -> np.ndarray:
         """The probability that is calibrated: of the positive class, or of the predicted one."""
         return rows.scores if self._task.kind == "binary" else rows.scores.max(axis=1)
 
-    def _true(self, rows: Rows) -> np.ndarray:
+    def _positives(self, rows: LoggedRows) -> np.ndarray:
+        """1 where that class came true."""
         return rows.labels if self._task.kind == "binary" else _hits(rows)
 
 
-def _hits(rows: Rows) -> np.ndarray:
+def _hits(rows: LoggedRows) -> np.ndarray:
     return np.asarray((rows.scores.argmax(axis=1) == rows.labels).astype(float))
 
 
-def _metrics(found: Performance) -> Metrics:
-    named = {name: getattr(found, name) for name in ("accuracy", "auc", "f1", "log_loss", "brier")}
-    return {name: float(value) for name, value in named.items() if value is not None}
+def _classifier_metrics(performance: ClassifierPerformance) -> Metrics:
+    values = {name: getattr(performance, name) for name in ("accuracy", "auc", "f1", "log_loss", "brier")}
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _regression_metrics(loss: RegressionLoss) -> Metrics:
+    return {"mae": loss.mae, "rmse": loss.rmse}

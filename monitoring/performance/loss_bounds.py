@@ -1,11 +1,11 @@
-"""Quality by labels that come late: a metric per window and segment, with limits that hold however often one looks. Pure.
+"""Quality by labels that arrive late: the loss of a window or segment, with bounds that hold at every analysis. Pure.
 
-A window's labels trickle in for days, and its figure is looked at all the while: limits of a fixed sample size would be
-wrong sooner or later. Both kinds are confidence sequences, valid at every number of labels at once.
+A window's labels arrive over days, and its loss is read all the while: bounds for a fixed sample size would be wrong
+sooner or later. Both kinds here are confidence sequences, valid at every number of labels at once.
 
 rates (0 or 1)  exact: the beta-binomial mixture, {p : B(s + a, n - s + b) / B(a, b) < p^s (1 - p)^(n - s) / alpha}
                 (Robbins, "Statistical methods related to the law of the iterated logarithm", 1970; by Ville)
-losses          asymptotic, two-sided (cluster/confidence_sequences.py), from LEAST_LABELS on
+losses          asymptotic, two-sided (cluster/confidence_sequences.py), from MIN_LABELS on
 """
 
 from __future__ import annotations
@@ -19,27 +19,33 @@ from scipy.special import betaln
 from cluster.confidence_sequences import half_width
 from cluster.values import Frozen
 
-OPTIMUM = 1_000
-"""The number of labels at which limits of a loss are sharpest."""
-LEAST_LABELS = 30
-"""Of fewer losses the variance is not known: that of one is 0, and its limits would be the loss itself."""
+OPTIMAL_LABELS = 1_000
+"""The number of labels at which bounds of a loss are tightest."""
+MIN_LABELS = 30
+"""With fewer losses the variance is unknown: that of one is 0, and its bounds would be the loss itself."""
 
 
-class Labelled(Frozen):
-    """Losses of the labelled rows of one window and segment; merges by addition.
-
-    ``rows`` counts the window's predictions, labelled or not.
-    """
+class LabeledLoss(Frozen):
+    """Losses of the labeled rows of one window and segment; merges by addition."""
 
     rows: int = 0
+    """Predictions in the window, labeled or not."""
     n: int = 0
+    """Labeled rows."""
     mean: float = 0.0
     m2: float = 0.0
+    """Sum of squared deviations from the mean."""
     binary: bool = True
+    """Every loss is 0 or 1."""
 
     @classmethod
-    def of(cls, losses: np.ndarray, rows: int = 0) -> Labelled:
-        """From losses [n]; those that are not finite are left out."""
+    def from_losses(cls, losses: np.ndarray, rows: int = 0) -> LabeledLoss:
+        """Summarize losses.
+
+        Args:
+            losses: Loss of each row, [n]; those that are not finite are left out.
+            rows: Predictions in the window, labeled or not.
+        """
         finite = losses[np.isfinite(losses)].astype(float)
         if not finite.size:
             return cls(rows=rows)
@@ -47,44 +53,50 @@ class Labelled(Frozen):
         m2 = float(np.square(finite - mean).sum())
         return cls(rows=rows, n=finite.size, mean=mean, m2=m2, binary=bool(np.isin(finite, (0, 1)).all()))
 
-    def __add__(self, other: Labelled) -> Labelled:
+    def __add__(self, other: LabeledLoss) -> LabeledLoss:
         """Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm", 1979, eq. 2.1."""
         n, rows, binary = self.n + other.n, self.rows + other.rows, self.binary and other.binary
         if not n:
-            return Labelled(rows=rows, binary=binary)
+            return LabeledLoss(rows=rows, binary=binary)
         delta = other.mean - self.mean
         mean = self.mean + delta * other.n / n
-        return Labelled(
-            rows=rows, n=n, mean=mean, m2=self.m2 + other.m2 + delta**2 * self.n * other.n / n, binary=binary
-        )
+        m2 = self.m2 + other.m2 + delta**2 * self.n * other.n / n
+        return LabeledLoss(rows=rows, n=n, mean=mean, m2=m2, binary=binary)
 
     @property
     def share(self) -> float:
-        """Share of the rows whose labels have come."""
+        """Share of the rows whose labels have arrived."""
         return min(1.0, self.n / self.rows) if self.rows else 0.0
 
 
-class Limits(Frozen):
-    """Where the mean loss lies; infinite limits where nothing is known."""
+class LossBounds(Frozen):
+    """Bounds of the mean loss; infinite where nothing is known."""
 
     low: float
     high: float
 
 
-def limits(found: Labelled, alpha: float) -> Limits:
-    """Limits that cover the mean at all times with probability 1 - alpha."""
-    if found.n < (1 if found.binary else LEAST_LABELS):
-        return Limits(low=-math.inf, high=math.inf)
-    return _rate(found.n, round(found.mean * found.n), alpha) if found.binary else _loss(found, alpha)
+def bound_loss(loss: LabeledLoss, alpha: float) -> LossBounds:
+    """Bounds that cover the mean at all times with probability 1 - alpha."""
+    if loss.n < (1 if loss.binary else MIN_LABELS):
+        return LossBounds(low=-math.inf, high=math.inf)
+    return _bound_rate(loss.n, round(loss.mean * loss.n), alpha) if loss.binary else _bound_mean(loss, alpha)
 
 
-def worse(found: Labelled, reference: float, alpha: float, margin: float = 0.0) -> bool:
-    """Whether the loss is above ``reference`` by more than ``margin`` of it, at any look with error alpha."""
-    # Limits are two-sided, and only one of them is looked at.
-    return limits(found, 2.0 * alpha).low > reference * (1.0 + margin)
+def is_worse(loss: LabeledLoss, reference: float, alpha: float, margin: float = 0.0) -> bool:
+    """Whether the loss exceeds a reference, with error alpha over all analyses together.
+
+    Args:
+        loss: The loss so far.
+        reference: Loss to compare with.
+        alpha: Probability that it is ever true without cause.
+        margin: Increase over the reference that is allowed, as a share of it.
+    """
+    # Bounds are two-sided, and only one of them is used.
+    return bound_loss(loss, 2.0 * alpha).low > reference * (1.0 + margin)
 
 
-def _rate(n: int, hits: int, alpha: float) -> Limits:
+def _bound_rate(n: int, hits: int, alpha: float) -> LossBounds:
     log_mixture = betaln(hits + 1.0, n - hits + 1.0)
 
     def beyond(p: float) -> float:
@@ -95,9 +107,9 @@ def _rate(n: int, hits: int, alpha: float) -> Limits:
     middle, tiny = min(max(hits / n, 1e-12), 1 - 1e-12), 1e-15
     low = brentq(beyond, tiny, middle) if hits and beyond(tiny) > 0 else 0.0
     high = brentq(beyond, middle, 1 - tiny) if hits < n and beyond(1 - tiny) > 0 else 1.0
-    return Limits(low=float(low), high=float(high))
+    return LossBounds(low=float(low), high=float(high))
 
 
-def _loss(found: Labelled, alpha: float) -> Limits:
-    reach = half_width(found.m2 / found.n, found.n, alpha, OPTIMUM, 2)
-    return Limits(low=found.mean - reach, high=found.mean + reach)
+def _bound_mean(loss: LabeledLoss, alpha: float) -> LossBounds:
+    reach = half_width(loss.m2 / loss.n, loss.n, alpha, OPTIMAL_LABELS, 2)
+    return LossBounds(low=loss.mean - reach, high=loss.mean + reach)

@@ -1,4 +1,4 @@
-"""Pages of the feature layer: the catalogue, and served features against offline ones. Values in, HTML out."""
+"""Pages about features: the catalog, and served features against offline ones. Pure."""
 
 from __future__ import annotations
 
@@ -8,55 +8,53 @@ from cluster.web.page import empty_note, fact_boxes, render_page, section, table
 from features.inspection.catalog import FeatureCatalog, FeatureEntry, ViewEntry
 from features.inspection.training_serving_skew import FeatureSkew
 
-_FEATURE_HEAD = ("feature", "made", "missing", "mean", "std", "low", "high", "commonest")
+_FEATURE_HEAD = ("feature", "computed", "missing", "mean", "std", "low", "high", "most frequent")
 
 
-def render_catalogue(catalogue: FeatureCatalog) -> str:
-    """A section for each view: who owns it, how fresh it is, who uses it, and its features with their figures."""
-    features = sum(len(view.features) for view in catalogue.views)
-    used = sum(bool(view.users) for view in catalogue.views)
-    boxes = [("views", str(len(catalogue.views))), ("features", str(features)), ("views used by a version", str(used))]
-    parts = [fact_boxes(boxes), *(_view(view) for view in catalogue.views)]
-    figures = f"Figures are of the training frame {catalogue.frame}." if catalogue.frame else "No training frame yet."
-    faults = table(("version", ""), [tuple(fault.split(": ", 1)) for fault in catalogue.faults])
-    parts.append(
-        section("Where this comes from", figures, faults or empty_note("Every registered version could be read."))
-    )
-    return render_page(f"{catalogue.project}: features", catalogue.at.timestamp(), parts)
+def render_catalog(catalog: FeatureCatalog) -> str:
+    """Render a section for each view: owner, freshness, users, and its features with their statistics."""
+    features = sum(len(view.features) for view in catalog.views)
+    used = sum(bool(view.users) for view in catalog.views)
+    boxes = [("views", str(len(catalog.views))), ("features", str(features)), ("views used by a version", str(used))]
+    parts = [fact_boxes(boxes), *(_view(view) for view in catalog.views)]
+    figures = f"Statistics are of the training frame {catalog.frame}." if catalog.frame else "No training frame yet."
+    faults = table(("version", ""), [tuple(fault.split(": ", 1)) for fault in catalog.faults])
+    parts.append(section("Sources", figures, faults or empty_note("Every registered version was read.")))
+    return render_page(f"{catalog.project}: features", catalog.at.timestamp(), parts)
 
 
 def render_skew(
     project: str, made_at: float, rows: int, skews: Sequence[FeatureSkew], left_out: Mapping[str, int]
 ) -> str:
-    """One row a feature, those that differ first."""
+    """Render a row for each feature, those that differ first."""
     wrong = sum(bool(one.mismatches) for one in skews)
     boxes = [("rows replayed", f"{rows:,}"), ("features compared", str(len(skews))), ("with mismatches", str(wrong))]
     caption = (
-        "Each served request was computed again from the landed tables, as of its own time. A mismatch is a value that is not"
-        " the same in every bit: a null for a value, a number of other digits, another word."
+        "Each served request is recomputed from the ingested tables, as of its own time. A mismatch is a value that"
+        " differs in any bit: a null in place of a value, another number, another text."
     )
     ordered = sorted(skews, key=lambda one: -one.mismatches)
-    head = ("from", "feature", "mismatches", "no value served", "no value offline", "largest gap", "for example")
-    body = table(head, [_skew(one) for one in ordered]) or empty_note("No feature of these requests is computed.")
+    head = ("from", "feature", "mismatches", "no value served", "no value offline", "largest gap", "example")
+    body = table(head, [_skew(one) for one in ordered]) or empty_note("These requests have no computed features.")
     gone = table(("rows left out", "why"), [(f"{n:,}", why) for why, n in left_out.items()])
     parts = [fact_boxes(boxes), section("Served against offline", caption, body)]
     return render_page(
-        f"{project}: skew", made_at, [*parts, section("Left out", "", gone or empty_note("No row was left out."))]
+        f"{project}: skew", made_at, [*parts, section("Left out", "", gone or empty_note("No row is left out."))]
     )
 
 
 def _view(view: ViewEntry) -> str:
-    told = [view.description] if view.description else []
-    told.append(f"By {', '.join(view.keys)}, from {view.source}." + (f" Owner: {view.owner}." if view.owner else ""))
+    caption = [view.description] if view.description else []
+    caption.append(f"By {', '.join(view.keys)}, from {view.source}." + (f" Owner: {view.owner}." if view.owner else ""))
     state = [
-        ("landed until", _time(view.ingested_until)), ("online until", _time(view.online_until)),
+        ("ingested until", _time(view.ingested_until)), ("online until", _time(view.online_until)),
         ("used by", ", ".join(view.users) or "no registered version"), ("definition", view.hash[:16]),
     ]  # fmt: skip
     if view.staleness:
         state.insert(0, ("stale", view.staleness))
     rows = [(name, value) for name, value in state]
     body = table(_FEATURE_HEAD, [_feature(feature) for feature in view.features]) + table(("", ""), rows)
-    return section(view.name, " ".join(told), body)
+    return section(view.name, " ".join(caption), body)
 
 
 def _feature(feature: FeatureEntry) -> tuple[str, ...]:
@@ -70,8 +68,8 @@ def _feature(feature: FeatureEntry) -> tuple[str, ...]:
 def _skew(one: FeatureSkew) -> tuple[str, ...]:
     example = ""
     if one.example is not None:
-        told = f"row {one.example.id} as of {one.example.as_of}: served {one.example.served}, offline {one.example.offline}"
-        example = told
+        values = f"served {one.example.served}, offline {one.example.offline}"
+        example = f"row {one.example.id} as of {one.example.as_of}: {values}"
     share = f"{one.mismatches:,} of {one.rows:,}"
     count = tag("tag " + ("alarm" if one.mismatches else "hold"), share)
     gap = f"{one.largest_difference:g}" if one.largest_difference else "-"

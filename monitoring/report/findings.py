@@ -1,112 +1,115 @@
-"""The report's sections on what looks have found: performance with and without labels, parts of the traffic, cost."""
+"""Report sections about log analyses: performance with and without labels, segments of the traffic, cost. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from cluster.web.page import empty_note, join, plot, section, table, tag
-from monitoring.analysis.log_analysis import Looked, WindowQuality
-from monitoring.detection.detector import WindowResult, day
+from monitoring.analysis.log_analysis import AnalysisResult, WindowQuality
+from monitoring.detection.detector import WindowResult, format_day
 from monitoring.report import plots
-from monitoring.report.schema import Cost, Report
+from monitoring.report.schema import ModelCost, MonitoringReport
 
-HALF = 0.5
-"""Share of labels from which an estimate is held against the truth."""
-SHOWN = 12
+MIN_LABEL_SHARE = 0.5
+"""Share of labels from which an estimate is compared with the observed metric."""
+MAX_SEGMENTS = 12
+"""Segments that the report lists, those with the largest losses."""
 
 
-def performance(report: Report) -> str:
-    """Loss by labels with its limits, estimates beside the truth, and segments that lose most."""
+def performance_section(report: MonitoringReport) -> str:
+    """Loss by labels with its bounds, estimates beside observed metrics, and the segments with the largest losses."""
     whole = [q for q in report.performance if not q.segment]
     if not whole:
-        return section("Performance by window", "", empty_note("No window was looked at yet."))
-    body = plot(plots.performance(whole))
+        return section("Performance by window", "", empty_note("No window has been analyzed yet."))
+    body = plot(plots.plot_performance(whole))
     if (metric := shared_metric(whole)) is not None:
-        body += plot(plots.estimates(whole, metric))
-    return section("Performance by window", _told(whole, metric), body + _segments(report.performance))
+        body += plot(plots.plot_estimates(whole, metric))
+    return section("Performance by window", _performance_caption(whole, metric), body + _segments(report.performance))
 
 
-def apart(report: Report) -> str:
-    """What told live rows from training rows, and which parts of the traffic moved since when."""
-    if not report.looks:
-        return section("What the rows themselves show", "", empty_note("No window was looked at yet."))
-    rows = [*_multivariate(report.looks), *_parts(report.looks)]
+def traffic_section(report: MonitoringReport) -> str:
+    """Which columns separate live rows from training rows, and which segments drifted since when."""
+    if not report.analyses:
+        return section("Drift in logged rows", "", empty_note("No window has been analyzed yet."))
+    rows = [*_multivariate_rows(report.analyses), *_segment_rows(report.analyses)]
     caption = (
-        "A classifier told live rows from training rows with the AUC given, 0.5 being no difference, most by the columns "
-        "named; segments and labels were each compared with their own past. Times are those of windows."
+        "A classifier separates live rows from training rows with this AUC (0.5 is no difference), mostly by these "
+        "columns; segments and labels are each compared with their own past. Times are those of windows."
     )
-    body = table(("what", "since", "newest", "how much", "by"), rows) or empty_note("Nothing beyond what is ordinary.")
-    faults = dict.fromkeys(fault for looked in report.looks[-3:] for fault in looked.faults)
-    return section("What the rows themselves show", caption, body + join(empty_note(fault) for fault in faults))
+    body = table(("rows", "since", "newest", "size", "columns"), rows) or empty_note(
+        "Nothing is beyond ordinary variation."
+    )
+    faults = dict.fromkeys(fault for result in report.analyses[-3:] for fault in result.faults)
+    return section("Drift in logged rows", caption, body + join(empty_note(fault) for fault in faults))
 
 
-def costs(report: Report) -> str:
-    """What the model's replicas hold, and what that costs."""
+def cost_section(report: MonitoringReport) -> str:
+    """What the model's replicas reserve, and its cost."""
     if report.cost is None:
-        return section("Cost", "", empty_note("No replica has told of itself yet."))
-    found, used = report.cost, report.cost.used
+        return section("Cost", "", empty_note("No replica has reported yet."))
+    cost, used = report.cost, report.cost.used
     busy = used.cpu_s / used.reserved_cpu_s if used.reserved_cpu_s else 0.0
     rows = [
         ("CPU, reserved", f"{used.reserved_cpu_s / 3600:,.2f} h", f"{busy:.0%} of it used"),
         ("GPU, reserved", f"{used.reserved_gpu_s / 3600:,.2f} h", ""),
-        ("memory held", f"{used.gib_s / 3600:,.2f} GiB h", ""),
-        ("requests", f"{used.requests:,}", _per_request(found)),
+        ("memory", f"{used.gib_s / 3600:,.2f} GiB h", ""),
+        ("requests", f"{used.requests:,}", _per_request(cost)),
     ]
-    tags = ", ".join(f"{name} {value}" for name, value in found.tags.items()) or "the project declares no tags"
-    caption = f"{found.total:,.4g} in all, by the prices of the settings; {tags}."
-    return section("Cost", caption, table(("", "how much", ""), rows))
+    tags = ", ".join(f"{name} {value}" for name, value in cost.tags.items()) or "the project declares no tags"
+    caption = f"{cost.total:,.4g} in total, at the prices in the settings; {tags}."
+    return section("Cost", caption, table(("", "amount", ""), rows))
 
 
 def quality_cost(window: float, version: str, found: Sequence[WindowQuality]) -> str:
-    """What an alarm's window, and the few after it, lost by labels against held-out rows."""
-    after = [q for q in found if not q.segment and q.version == version and q.window >= window and q.labelled.n][:3]
+    """Loss by labels of an alarm's window and the next two, against held-out rows."""
+    after = [q for q in found if not q.segment and q.version == version and q.window >= window and q.labeled.n][:3]
     known = [q for q in after if q.reference]
     if not known:
         return "no labels yet"
-    loss = sum(q.labelled.mean * q.labelled.n for q in known) / sum(q.labelled.n for q in known)
+    loss = sum(q.labeled.mean * q.labeled.n for q in known) / sum(q.labeled.n for q in known)
     change = loss / (known[0].reference or 1.0) - 1.0
-    return f"loss {loss:.3g}, {change:+.0%} against held-out rows ({sum(q.labelled.n for q in known):,} labels)"
+    return f"loss {loss:.3g}, {change:+.0%} against held-out rows ({sum(q.labeled.n for q in known):,} labels)"
 
 
 def shared_metric(whole: Sequence[WindowQuality]) -> str | None:
-    """The metric that is both estimated and observed, accuracy before others."""
-    told = {m for q in whole for metrics in q.estimated.values() for m in metrics}
+    """The metric to compare estimates by: accuracy or mean absolute error; None when neither is estimated."""
+    estimated = {m for q in whole for metrics in q.estimated.values() for m in metrics}
     for name in ("accuracy", "mae"):
-        if name in told:
+        if name in estimated:
             return name
     return None
 
 
 def estimate_errors(whole: Sequence[WindowQuality], metric: str) -> dict[str, tuple[float, int]]:
-    """Of each method, the mean absolute error against the truth, over how many windows with labels enough."""
+    """Mean absolute error of each method against the observed metric, and the windows with enough labels for it."""
     errors: dict[str, list[float]] = {}
     for q in whole:
         for method, metrics in q.estimated.items():
-            if q.labelled.share >= HALF and metric in metrics and metric in q.observed:
+            if q.labeled.share >= MIN_LABEL_SHARE and metric in metrics and metric in q.observed:
                 errors.setdefault(method, []).append(abs(metrics[metric] - q.observed[metric]))
     return {method: (sum(found) / len(found), len(found)) for method, found in errors.items()}
 
 
-def _told(whole: Sequence[WindowQuality], metric: str | None) -> str:
+def _performance_caption(whole: Sequence[WindowQuality], metric: str | None) -> str:
     worse = sum(q.worse for q in whole)
-    told = (
-        "Mean loss of the rows whose labels have come, window by window; the band holds the true mean at every look, however "
-        f"few labels there are. {worse} of {len(whole)} windows are worse than held-out rows for sure."
+    caption = (
+        "Mean loss of the rows whose labels have arrived, window by window; the band covers the true mean at every "
+        f"analysis, however few labels there are. {worse} of {len(whole)} windows are worse than held-out rows."
     )
     for method, (error, windows) in estimate_errors(whole, metric).items() if metric else ():
-        told += f" {method} was off by {error:.3g} of {metric} on average over {windows} windows."
-    return told
+        caption += f" On average over {windows} windows, {method} misses {metric} by {error:.3g}."
+    return caption
 
 
 def _segments(found: Sequence[WindowQuality]) -> str:
-    newest = {(q.version, q.segment): q for q in found if q.segment and q.labelled.n and q.reference}
-    ordered = sorted(newest.values(), key=lambda q: -(q.labelled.mean / (q.reference or 1.0)))[:SHOWN]
+    newest = {(q.version, q.segment): q for q in found if q.segment and q.labeled.n and q.reference}
+    ordered = sorted(newest.values(), key=lambda q: -(q.labeled.mean / (q.reference or 1.0)))[:MAX_SEGMENTS]
     rows = [
         (
             q.segment,
-            day(q.window),
-            f"{q.labelled.n:,} of {q.labelled.rows:,}",
-            f"{q.labelled.mean:.3g}",
+            format_day(q.window),
+            f"{q.labeled.n:,} of {q.labeled.rows:,}",
+            f"{q.labeled.mean:.3g}",
             f"{q.reference:.3g}",
             tag("tag alarm", "worse") if q.worse else "",
         )
@@ -115,21 +118,22 @@ def _segments(found: Sequence[WindowQuality]) -> str:
     return table(("segment", "window", "labels", "loss", "held out", ""), rows)
 
 
-def _multivariate(looks: Sequence[Looked]) -> Iterable[Sequence[str]]:
-    seen = [one for one in looks if one.multivariate is not None]
-    if not seen:
+def _multivariate_rows(analyses: Sequence[AnalysisResult]) -> Iterable[Sequence[str]]:
+    measured = [one for one in analyses if one.multivariate is not None]
+    if not measured:
         return
-    newest = seen[-1].multivariate
+    newest = measured[-1].multivariate
     assert newest is not None
-    since = _since([(one.window, bool(one.multivariate and one.multivariate.drifted)) for one in seen])
+    since = _since([(one.window, bool(one.multivariate and one.multivariate.drifted)) for one in measured])
     by = ", ".join(f"{name} {share:.0%}" for name, share in newest.separation.ranked[:5])
-    much = f"AUC {newest.separation.auc:.3f} ({newest.separation.low:.3f} to {newest.separation.high:.3f}), p = {newest.p_value:.2g}"
-    yield ("all columns together", since, day(seen[-1].window), much, by)
+    found = newest.separation
+    much = f"AUC {found.auc:.3f} ({found.low:.3f} to {found.high:.3f}), p = {newest.p_value:.2g}"
+    yield ("all columns together", since, format_day(measured[-1].window), much, by)
 
 
-def _parts(looks: Sequence[Looked]) -> Iterable[Sequence[str]]:
+def _segment_rows(analyses: Sequence[AnalysisResult]) -> Iterable[Sequence[str]]:
     series: dict[str, list[tuple[float, WindowResult]]] = {}
-    for one in looks:
+    for one in analyses:
         parts = {**one.segments, **({"labels": one.labels} if one.labels is not None else {})}
         for name, result in parts.items():
             series.setdefault(name, []).append((one.window, result))
@@ -138,18 +142,18 @@ def _parts(looks: Sequence[Looked]) -> Iterable[Sequence[str]]:
         if result.drifted:
             since = _since([(at, bool(r.drifted)) for at, r in found])
             much = f"{result.columns[result.drifted[0]].ratio:.1f} x its threshold"
-            yield (name, since, day(window), much, ", ".join(result.drifted[:5]))
+            yield (name, since, format_day(window), much, ", ".join(result.drifted[:5]))
 
 
 def _since(series: Sequence[tuple[float, bool]]) -> str:
-    """The first window of the spell that the newest one is part of; "" when that one is quiet."""
+    """First window of the episode that the newest one belongs to; "" when that one is quiet."""
     began = ""
     for window, moved in reversed(series):
         if not moved:
             break
-        began = day(window)
+        began = format_day(window)
     return began
 
 
-def _per_request(found: Cost) -> str:
-    return f"{1e6 * found.total / found.used.requests:,.4g} for a million" if found.used.requests else ""
+def _per_request(cost: ModelCost) -> str:
+    return f"{1e6 * cost.total / cost.used.requests:,.4g} per million" if cost.used.requests else ""

@@ -15,12 +15,12 @@ from cluster.values import Alarm, Decision
 from cluster.web.drawing import FAINT, INK, PAPER, STYLE, to_svg
 from monitoring.analysis.log_analysis import WindowQuality
 from monitoring.detection.detector import WindowResult
-from monitoring.report.schema import CalibrationCurve, Quality, Rollout
+from monitoring.report.schema import CalibrationCurve, MetricHistory, RolloutHistory
 
 SERIES = ("#3b82c4", "#d98324", "#6a9f58", "#a874b8", "#8a8f98")
 GOOD, BAD, WAIT = "#4c9f70", "#d1495b", "#d98324"
 
-# Blue while ordinary, warm from the threshold on: the eye shall not see a passage where there is a limit.
+# Blue while ordinary, warm from the threshold on: a smooth gradient would hide the threshold.
 _RATIO = LinearSegmentedColormap.from_list(
     "ratio", [(0, "#8fb8d822"), (0.5, "#6f9dc2"), (0.5, "#efb93f"), (0.75, "#d1495b"), (1, "#7d1d3f")]
 )
@@ -39,18 +39,18 @@ _MARKERS = {
 
 
 @matplotlib.rc_context(STYLE)
-def quality(found: Quality) -> str:
-    """A line for each model over the periods, named at its end; the first is the one that matters."""
+def plot_quality(found: MetricHistory) -> str:
+    """A line for each model over the periods, named at its end; the first one stands out."""
     figure, axes = _figure(8.6, 3.4)
     x = np.arange(len(found.periods))
     ends = []
     for i, series in enumerate(found.series):
         y = np.array([np.nan if v is None else v for v in series.values], float)
-        colour = SERIES[i % len(SERIES)]
-        axes.plot(x, y, color=colour, lw=2.6 if i == 0 else 1.5, marker="o", ms=5 if i == 0 else 3.5, zorder=9 - i)
-        seen = np.flatnonzero(~np.isnan(y))
-        if seen.size:
-            ends.append((float(y[seen[-1]]), float(x[seen[-1]]), series.name, colour))
+        color = SERIES[i % len(SERIES)]
+        axes.plot(x, y, color=color, lw=2.6 if i == 0 else 1.5, marker="o", ms=5 if i == 0 else 3.5, zorder=9 - i)
+        present = np.flatnonzero(~np.isnan(y))
+        if present.size:
+            ends.append((float(y[present[-1]]), float(x[present[-1]]), series.name, color))
     axes.set_xticks(x, found.periods)
     axes.set_xlim(-0.3, max(0.7, len(x) - 0.7))
     axes.grid(axis="y")
@@ -59,18 +59,18 @@ def quality(found: Quality) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def calibration(curves: Sequence[CalibrationCurve]) -> str:
-    """Predicted against observed, and below how many rows were predicted what."""
+def plot_calibration(curves: Sequence[CalibrationCurve]) -> str:
+    """Predicted against observed rates, and below them the rows in each bin."""
     figure = Figure(figsize=(5.4, 4.8), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     top.plot([0, 1], [0, 1], color=FAINT, lw=1.2, ls=(0, (4, 3)))
     for i, curve in enumerate(curves):
-        colour = SERIES[i % len(SERIES)]
-        top.plot(curve.predicted, curve.observed, color=colour, lw=2, marker="o", ms=4.5, label=curve.name)
+        color = SERIES[i % len(SERIES)]
+        top.plot(curve.predicted, curve.observed, color=color, lw=2, marker="o", ms=4.5, label=curve.name)
         if i == 0 and curve.predicted:
-            bottom.vlines(curve.predicted, 0, curve.counts, color=colour, alpha=0.6, lw=7)
+            bottom.vlines(curve.predicted, 0, curve.counts, color=color, alpha=0.6, lw=7)
             bottom.set_ylim(0)
-    top.set_ylabel("happened")
+    top.set_ylabel("observed")
     top.grid()
     if curves:
         top.legend(frameon=False, loc="upper left")
@@ -82,8 +82,8 @@ def calibration(curves: Sequence[CalibrationCurve]) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def drift_map(results: Sequence[WindowResult], alarms: Sequence[Alarm]) -> str:
-    """Columns by window, coloured by distance over threshold; watched columns on top, alarms marked."""
+def plot_drift(results: Sequence[WindowResult], alarms: Sequence[Alarm]) -> str:
+    """Columns by window, colored by distance over threshold; watched columns on top, alarms marked."""
     results = [r for r in results if r.columns]
     names, watched = _heat_rows(results)
     grid = np.array([[_ratio(r, name) for r in results] for name in names], float).reshape(len(names), len(results))
@@ -111,12 +111,12 @@ def drift_map(results: Sequence[WindowResult], alarms: Sequence[Alarm]) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def performance(found: Sequence[WindowQuality]) -> str:
-    """Mean labelled loss by window in a band of its limits; windows that are worse for sure are marked."""
+def plot_performance(found: Sequence[WindowQuality]) -> str:
+    """Mean labeled loss by window in a band of its bounds; windows that are worse than the reference are marked."""
     figure, axes = _figure(8.6, 3.2)
     known = [q for q in found if q.limits is not None]
     x = [_date(q.window) for q in known]
-    mean = [q.labelled.mean for q in known]
+    mean = [q.labeled.mean for q in known]
     top = 2 * max(mean, default=1.0)
     low = [max(0.0, q.limits.low) for q in known if q.limits]
     high = [min(top, q.limits.high) for q in known if q.limits]
@@ -124,7 +124,7 @@ def performance(found: Sequence[WindowQuality]) -> str:
     axes.plot(x, mean, color=SERIES[0], lw=2, marker="o", ms=3.5, label="loss by labels")
     axes.step(x, [q.reference or np.nan for q in known], where="mid", color=SERIES[4], lw=1.3, label="held-out rows")
     axes.plot(
-        [_date(q.window) for q in known if q.worse], [q.labelled.mean for q in known if q.worse], "v", color=BAD, ms=8
+        [_date(q.window) for q in known if q.worse], [q.labeled.mean for q in known if q.worse], "v", color=BAD, ms=8
     )
     axes.set_ylim(0)
     axes.grid(axis="y")
@@ -133,18 +133,24 @@ def performance(found: Sequence[WindowQuality]) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def estimates(found: Sequence[WindowQuality], metric: str) -> str:
-    """A metric as it was estimated by each method, and as it was by labels."""
+def plot_estimates(found: Sequence[WindowQuality], metric: str) -> str:
+    """A metric as each method estimates it, and by labels."""
     figure, axes = _figure(8.6, 2.8)
     methods = list(dict.fromkeys(method for q in found for method in q.estimated))
     for i, method in enumerate(methods):
-        told = [(q.window, q.estimated[method][metric]) for q in found if metric in q.estimated.get(method, {})]
-        style = "o" if len(told) < len(found) / 2 else "-"
+        points = [(q.window, q.estimated[method][metric]) for q in found if metric in q.estimated.get(method, {})]
+        style = "o" if len(points) < len(found) / 2 else "-"
         axes.plot(
-            [_date(w) for w, _ in told], [v for _, v in told], style, color=SERIES[1 + i], lw=1.5, ms=4, label=method
+            [_date(w) for w, _ in points],
+            [v for _, v in points],
+            style,
+            color=SERIES[1 + i],
+            lw=1.5,
+            ms=4,
+            label=method,
         )
-    seen = [(q.window, q.observed[metric]) for q in found if metric in q.observed]
-    axes.plot([_date(w) for w, _ in seen], [v for _, v in seen], color=SERIES[0], lw=2.2, label="by labels")
+    labeled = [(q.window, q.observed[metric]) for q in found if metric in q.observed]
+    axes.plot([_date(w) for w, _ in labeled], [v for _, v in labeled], color=SERIES[0], lw=2.2, label="by labels")
     axes.set_ylabel(metric)
     axes.grid(axis="y")
     axes.legend(frameon=False, loc="best", ncols=3)
@@ -156,7 +162,7 @@ def _date(seconds: float) -> np.datetime64:
 
 
 @matplotlib.rc_context(STYLE)
-def rollouts(found: Sequence[Rollout]) -> str:
+def plot_rollouts(found: Sequence[RolloutHistory]) -> str:
     """Each challenger's share over time, a step line for each rollout, a marker for each decision."""
     figure, axes = _figure(8.6, 3.3)
     begin = min((d.at for r in found for d in r.decisions), default=0.0)
@@ -184,9 +190,9 @@ def rollouts(found: Sequence[Rollout]) -> str:
 
 
 def _decision(axes: Axes, gid: str, x: float, y: float, decision: Decision) -> dict[str, str]:
-    shape, colour = _MARKERS[decision.action]
+    shape, color = _MARKERS[decision.action]
     size = 15 if shape == "*" else 9 if shape != "." else 6
-    axes.plot([x], [y], shape, color=colour, ms=size, mec=PAPER, mew=0.8, gid=gid, zorder=5, clip_on=False)
+    axes.plot([x], [y], shape, color=color, ms=size, mec=PAPER, mew=0.8, gid=gid, zorder=5, clip_on=False)
     return {gid: f"{decision.action} at {decision.share:.0%}: {decision.reason}"}
 
 
@@ -208,14 +214,14 @@ def _ratio(result: WindowResult, name: str) -> float:
 
 
 def _gaps(results: Sequence[WindowResult]) -> list[int]:
-    """Where windows are missing between one and the next."""
+    """Where windows are missing between two neighbors."""
     steps = np.diff([r.window for r in results])
     usual = np.median(steps) if steps.size else 0.0
     return [int(i) + 1 for i in np.flatnonzero(steps > 1.5 * usual)]
 
 
 def _dates(results: Sequence[WindowResult]) -> tuple[list[float], list[str]]:
-    """Labels in window time, eight at most."""
+    """At most eight labels in window time."""
     every = max(1, -(-len(results) // 8))
     places = range(0, len(results), every)
     whole_days = all(r.window % 86_400 == 0 for r in results)
@@ -243,13 +249,13 @@ def _mark_alarms(axes: Axes, results: Sequence[WindowResult], alarms: Sequence[A
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names at the ends of lines, moved apart so that they do not overlap."""
+    """Write names at the ends of lines, moved apart so that they do not overlap."""
     low, high = axes.get_ylim()
     gap, at = (high - low) * 0.075, -np.inf
-    for y, x, name, colour in sorted(ends):
+    for y, x, name, color in sorted(ends):
         at = max(y, at + gap)
         axes.annotate(
-            f"{name}  {y:.3f}", (x, y), (x + 0.12, at), color=colour, va="center", fontsize=9.5, annotation_clip=False
+            f"{name}  {y:.3f}", (x, y), (x + 0.12, at), color=color, va="center", fontsize=9.5, annotation_clip=False
         )
 
 

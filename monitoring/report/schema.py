@@ -1,24 +1,24 @@
-"""What a report is made of. Frozen values; where they come from is their maker's business."""
+"""The values that a report shows."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from cluster.values import Alarm, Decision, Frozen
-from monitoring.analysis.log_analysis import Looked, WindowQuality
+from monitoring.analysis.log_analysis import AnalysisResult, WindowQuality
 from monitoring.detection.detector import WindowResult
-from monitoring.export.cost import Used
+from monitoring.export.cost import UsageTotals
 
 
 class Series(Frozen):
-    """A figure per period; None where there is none."""
+    """A value per period; None where there is none."""
 
     name: str
     values: tuple[float | None, ...]
 
 
-class Quality(Frozen):
-    """A metric over periods (months, say): the model first, then what it is held against."""
+class MetricHistory(Frozen):
+    """A metric over periods such as months: the model first, then what it is compared with."""
 
     metric: str
     better: Literal["higher", "lower"]
@@ -35,19 +35,20 @@ class CalibrationCurve(Frozen):
     counts: tuple[int, ...]
 
 
-class Rollout(Frozen):
-    """A rollout's journal, in order."""
+class RolloutHistory(Frozen):
+    """The decisions of a rollout, in order."""
 
     name: str
     decisions: tuple[Decision, ...]
 
 
-class Action(Frozen):
-    """An alarm and what was done about it. ``at``: wall-clock seconds since the epoch."""
+class AlarmOutcome(Frozen):
+    """An alarm and what was done about it."""
 
     at: float
+    """Wall-clock seconds since the epoch."""
     alarm: Alarm
-    done: str
+    outcome: str
 
 
 class VersionRow(Frozen):
@@ -59,32 +60,34 @@ class VersionRow(Frozen):
     metrics: dict[str, float]
 
 
-class Timing(Frozen):
+class StageTiming(Frozen):
+    """Wall-clock time of a stage."""
+
     stage: str
     seconds: float
 
 
-class Cost(Frozen):
-    """What a model's replicas held and used, what that costs, and the tags that the project declares."""
+class ModelCost(Frozen):
+    """Resources that a model's replicas reserved and used, their cost, and the tags that the project declares."""
 
     total: float
-    used: Used
+    used: UsageTotals
     tags: dict[str, str]
 
 
-class Report(Frozen):
-    """Everything on the page. A part that is empty is left out, with a line saying so."""
+class MonitoringReport(Frozen):
+    """Everything on the page. An empty part becomes a line that says so."""
 
     model: str
     made_at: float
     facts: tuple[tuple[str, str], ...] = ()
-    quality: tuple[Quality, ...] = ()
+    quality: tuple[MetricHistory, ...] = ()
     calibration: tuple[CalibrationCurve, ...] = ()
     drift: tuple[WindowResult, ...] = ()
-    actions: tuple[Action, ...] = ()
+    actions: tuple[AlarmOutcome, ...] = ()
     performance: tuple[WindowQuality, ...] = ()
-    looks: tuple[Looked, ...] = ()
-    cost: Cost | None = None
-    rollouts: tuple[Rollout, ...] = ()
+    analyses: tuple[AnalysisResult, ...] = ()
+    cost: ModelCost | None = None
+    rollouts: tuple[RolloutHistory, ...] = ()
     versions: tuple[VersionRow, ...] = ()
-    timings: tuple[Timing, ...] = ()
+    timings: tuple[StageTiming, ...] = ()

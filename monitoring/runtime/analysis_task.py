@@ -1,7 +1,7 @@
-"""Looks as Ray tasks: one at a time, given up when it takes too long.
+"""Run log analyses as Ray tasks: one at a time, cancelled when one takes too long.
 
-A look takes seconds of a CPU that replicas of the same machine answer on: it runs at the lowest priority that the system
-has, in a process of its own that ends with it.
+An analysis takes seconds of a CPU that replicas of the same machine use: it runs at the system's lowest priority, in a
+process of its own that ends with it.
 """
 
 from __future__ import annotations
@@ -14,45 +14,52 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from monitoring.analysis.log_analysis import Asked, Looked
+from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult
 
 LIMIT_S = 900.0
-_LOWEST = 19
+_LOWEST_PRIORITY = 19
 
 
-class RayTasks:
-    """``look`` is pickled with each task; it reads what it needs where it runs."""
+class RayAnalysisRunner:
+    """Runs an analysis function as a Ray task."""
 
-    def __init__(self, look: Callable[[Asked], Looked], limit_s: float = LIMIT_S) -> None:
+    def __init__(self, analyze: Callable[[AnalysisRequest], AnalysisResult], limit_s: float = LIMIT_S) -> None:
+        """Prepare the task.
+
+        Args:
+            analyze: The analysis; it is pickled with each task and reads what it needs where it runs.
+            limit_s: Seconds after which a task is cancelled.
+        """
         self._task: Any = ray.remote(num_cpus=1, max_retries=1, max_calls=1)(_run)
-        self._look = look
+        self._analyze = analyze
         self._limit_s = limit_s
-        self._under_way: ray.ObjectRef | None = None
-        self._began = 0.0
+        self._running: ray.ObjectRef | None = None
+        self._started_at = 0.0
 
-    def start(self, asked: Asked) -> None:
-        self._began = time.monotonic()
-        self._under_way = self._task.remote(self._look, asked)
+    def start(self, request: AnalysisRequest) -> None:
+        """Start an analysis."""
+        self._started_at = time.monotonic()
+        self._running = self._task.remote(self._analyze, request)
 
-    def finished(self) -> Looked | str | None:
-        """What was seen, or why nothing could be; None while none has ended."""
-        under_way = self._under_way
-        if under_way is None:
+    def poll(self) -> AnalysisResult | str | None:
+        """The result, or why there is none; None while the analysis runs."""
+        running = self._running
+        if running is None:
             return None
-        if ray.wait([under_way], timeout=0)[0]:
-            self._under_way = None
+        if ray.wait([running], timeout=0)[0]:
+            self._running = None
             try:
-                found: Looked = ray.get(under_way)
+                result: AnalysisResult = ray.get(running)
             except RayError as error:
                 return str(error).strip().splitlines()[-1]
-            return found
-        if time.monotonic() - self._began > self._limit_s:
-            self._under_way = None
-            ray.cancel(under_way, force=True)
+            return result
+        if time.monotonic() - self._started_at > self._limit_s:
+            self._running = None
+            ray.cancel(running, force=True)
             return f"it took more than {self._limit_s:.0f} s"
         return None
 
 
-def _run(look: Callable[[Asked], Looked], asked: Asked) -> Looked:
-    os.nice(_LOWEST)
-    return look(asked)
+def _run(analyze: Callable[[AnalysisRequest], AnalysisResult], request: AnalysisRequest) -> AnalysisResult:
+    os.nice(_LOWEST_PRIORITY)
+    return analyze(request)

@@ -1,4 +1,4 @@
-"""The drift monitor as it runs: one detached actor per model."""
+"""The actor that runs a model's drift monitor: one detached actor per model."""
 
 from __future__ import annotations
 
@@ -7,98 +7,123 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import ray
 from ray.actor import ActorHandle
 
+from cluster.actors import get_or_create
 from cluster.errors import RayloopError
-from cluster.names import ACTOR_NAMESPACE, CHAMPION, monitor_actor
+from cluster.names import CHAMPION, monitor_actor
 from cluster.registry import Registry
 from cluster.settings import Settings
+from cluster.values import Usage
 from features.manifest import PROFILE_FILE
-from monitoring.analysis.log_analysis import Asked, Looked
-from monitoring.detection.alarm_actions import Act
+from monitoring.analysis.analysis_scheduler import SchedulerState
+from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult
+from monitoring.detection.action_limits import AlarmEntry
+from monitoring.detection.alarm_actions import AlarmAction
+from monitoring.detection.detector import WindowResult
 from monitoring.detection.notifier import Notifier
-from monitoring.drift_policy import Action
-from monitoring.export.cost import Prices
+from monitoring.drift_policy import Action, DriftPolicy
+from monitoring.export.cost import ResourcePrices
 from monitoring.export.prometheus import PrometheusExporter
-from monitoring.export.ray_metrics import RayExporter
-from monitoring.runtime.analysis_task import RayTasks
+from monitoring.export.ray_metrics import RayMetricsExporter
+from monitoring.runtime.analysis_task import RayAnalysisRunner
 from monitoring.runtime.monitor import DriftMonitor
-from monitoring.runtime.state_store import Folder
+from monitoring.runtime.state_store import MonitorStore
 
 FOLLOW_S = 2.0
-"""The registry is asked for the champion at most this often."""
+"""Seconds between two requests to the registry for the champion, at least."""
 
 
-class DriftMonitorActor(DriftMonitor):
-    """The monitor as it runs in an actor: its files under the settings' home, its metrics exported."""
+class DriftMonitorActor:
+    """A drift monitor in an actor: files under the settings' home, metrics exported, and the champion followed.
+
+    Methods without a docstring here are those of DriftMonitor.
+    """
 
     def __init__(
         self,
         settings: Settings,
         model: str,
-        acts: Mapping[Action, Act],
-        look: Callable[[Asked], Looked] | None,
+        handlers: Mapping[Action, AlarmAction],
+        analyze: Callable[[AnalysisRequest], AnalysisResult] | None,
         metrics_port: int | None,
     ) -> None:
+        """Continue from the files of an earlier process, if there are any; arguments as in ``start_monitor``."""
         self._registry = Registry(settings)
-        self._registry_asked = -math.inf
+        self._champion_checked_at = -math.inf
         prometheus = PrometheusExporter()
-        self._metrics = prometheus.serve(metrics_port) if metrics_port is not None else ""
-        super().__init__(
+        self._metrics_address = prometheus.serve(metrics_port) if metrics_port is not None else ""
+        self._monitor = DriftMonitor(
             model,
-            Folder(settings.home / "monitors" / model),
-            acts,
-            (prometheus, RayExporter()),
-            RayTasks(look) if look else None,
+            MonitorStore(settings.home / "monitors" / model),
+            handlers,
+            (prometheus, RayMetricsExporter()),
+            RayAnalysisRunner(analyze) if analyze else None,
             Notifier(),
-            Prices(cpu=settings.price_cpu_hour, gpu=settings.price_gpu_hour, gib=settings.price_gib_hour),
+            ResourcePrices(cpu=settings.price_cpu_hour, gpu=settings.price_gpu_hour, gib=settings.price_gib_hour),
         )
 
     def observe(self, version: str, window_s: float, profile: bytes) -> None:
-        """As above. Traffic of another version than the watched one may mean that it was promoted."""
-        if self._detector is not None and version != self._detector.version:
+        """Add a live profile. Traffic of another version than the monitored one may mean that it was promoted."""
+        if version != self._monitor.version:
             self._follow_champion()
-        super().observe(version, window_s, profile)
+        self._monitor.observe(version, window_s, profile)
+
+    def record_usage(self, usage: Usage) -> None:
+        self._monitor.record_usage(usage)
+
+    def watch(self, version: str, reference: bytes, policy: DriftPolicy, tags: Mapping[str, str] | None = None) -> None:
+        self._monitor.watch(version, reference, policy, tags)
+
+    def close(self, before_s: float) -> int:
+        return self._monitor.close(before_s)
 
     def status(self) -> dict[str, Any]:
-        return {**super().status(), "metrics": self._metrics}
+        """The monitor's status, with the address of its metrics."""
+        return {**self._monitor.status(), "metrics": self._metrics_address}
+
+    def history(self) -> list[WindowResult]:
+        return self._monitor.history()
+
+    def journal(self) -> list[AlarmEntry]:
+        return self._monitor.journal()
+
+    def analyses(self) -> SchedulerState:
+        return self._monitor.analyses()
 
     def _follow_champion(self) -> None:
-        """Compare with the champion's own reference profile from now on, whoever promoted it."""
-        if time.monotonic() - self._registry_asked < FOLLOW_S:
+        """Monitor the champion, whichever process promoted it."""
+        monitored = self._monitor.version
+        if not monitored or time.monotonic() - self._champion_checked_at < FOLLOW_S:
             return
-        self._registry_asked = time.monotonic()
+        self._champion_checked_at = time.monotonic()
         try:
-            champion = self._registry.version_by_alias(self.model, CHAMPION)
-            if champion is not None and self._detector is not None and champion.version != self._detector.version:
-                self.watch(champion.version, (self._registry.fetch(champion) / PROFILE_FILE).read_bytes(), self._policy)
+            champion = self._registry.version_by_alias(self._monitor.model, CHAMPION)
+            if champion is not None and champion.version != monitored:
+                reference = (self._registry.fetch(champion) / PROFILE_FILE).read_bytes()
+                self._monitor.watch(champion.version, reference, self._monitor.policy)
         except (RayloopError, OSError) as error:
-            # The registry may be away for a while; the next profile asks again.
-            self._count("failures", str(error))
+            # The registry may be unavailable for a while; the next profile tries again.
+            self._monitor.record_failure(error)
 
 
 def start_monitor(
     settings: Settings,
     model: str,
-    acts: Mapping[Action, Act] | None = None,
-    look: Callable[[Asked], Looked] | None = None,
+    handlers: Mapping[Action, AlarmAction] | None = None,
+    analyze: Callable[[AnalysisRequest], AnalysisResult] | None = None,
     metrics_port: int | None = 0,
 ) -> ActorHandle:
-    """The model's monitor, started if there is none. It outlives its creator and is restarted when it dies.
+    """Return the model's monitor; start it when there is none. It outlives its creator and restarts when it dies.
 
-    ``acts`` are what an alarm may do; without one for what the policy asks, it notifies. ``look`` is run as a Ray task.
-    ``metrics_port``: where the actor answers Prometheus on its own machine; 0 a free port (``status`` tells), None
-    nowhere.
+    Args:
+        settings: Home, stores and prices.
+        model: Name of the model.
+        handlers: What each action of an alarm does; an action without one only notifies.
+        analyze: Analysis of logged rows, run as a Ray task; None: there is none.
+        metrics_port: Port at which the actor answers Prometheus on its own machine; 0 a free one (``status`` has the
+            address), None for no endpoint.
     """
-    options = {
-        "name": monitor_actor(model),
-        "namespace": ACTOR_NAMESPACE,
-        "lifetime": "detached",
-        "max_restarts": -1,
-        "num_cpus": 0,
-        "get_if_exists": True,
-    }
-    actor: Any = ray.remote(DriftMonitorActor)
-    handle: ActorHandle = actor.options(**options).remote(settings, model, acts or {}, look, metrics_port)
-    return handle
+    return get_or_create(
+        monitor_actor(model), DriftMonitorActor, settings, model, handlers or {}, analyze, metrics_port
+    )

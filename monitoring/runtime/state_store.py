@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
 
-from pydantic import Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from cluster.errors import DataError
 from cluster.values import Stored
-from monitoring.analysis.analysis_scheduler import LookState
-from monitoring.detection.action_limits import Acted, Entry
+from monitoring.analysis.analysis_scheduler import SchedulerState
+from monitoring.detection.action_limits import ActionRecord, AlarmEntry
 from monitoring.detection.detector import DetectorState, WindowResult
 from monitoring.drift_policy import DriftPolicy
-from monitoring.export.cost import Used
+from monitoring.export.cost import UsageTotals
 
 STATE = "state.json"
 UNREADABLE = "state.json.unreadable"
 
 
-class State(Stored):
-    """All that a monitor needs to go on where it was."""
+class MonitorState(Stored):
+    """Everything a monitor needs to continue. Serialization aliases are the names on disk, which do not change."""
 
     stored_as: ClassVar[str] = "monitor state"
 
@@ -31,51 +31,80 @@ class State(Stored):
     policy: DriftPolicy | None = None
     detector: DetectorState = DetectorState()
     closed: float | None = None
+    """Start of the newest closed window."""
     windows: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Open windows, as LiveWindows.to_text returns them."""
     results: tuple[WindowResult, ...] = ()
-    journal: tuple[Entry, ...] = ()
-    acted: tuple[Acted, ...] = ()
-    look: LookState = LookState()
-    used: Used = Used()
+    journal: tuple[AlarmEntry, ...] = ()
+    actions: tuple[ActionRecord, ...] = Field(
+        default=(), validation_alias=AliasChoices("actions", "acted"), serialization_alias="acted"
+    )
+    scheduler: SchedulerState = Field(
+        default=SchedulerState(), validation_alias=AliasChoices("scheduler", "look"), serialization_alias="look"
+    )
+    usage: UsageTotals = Field(
+        default=UsageTotals(), validation_alias=AliasChoices("usage", "used"), serialization_alias="used"
+    )
     tags: dict[str, str] = Field(default_factory=dict)
     counters: dict[str, int] = Field(default_factory=dict)
 
 
-class Folder:
-    """A monitor's files. Each is replaced in one step, so that a reader finds the old or the new, never a part."""
+class MonitorStore:
+    """A monitor's files. Each is replaced in one step: a reader sees the old or the new one, never a part."""
 
     def __init__(self, path: Path) -> None:
+        """Use the folder ``path``, which the first write creates."""
         self.path = path
 
-    def save(self, state: State) -> None:
-        self._replace(STATE, state.model_dump_json().encode())
+    def save(self, state: MonitorState) -> None:
+        """Write the state."""
+        self._replace(STATE, state.model_dump_json(by_alias=True).encode())
 
-    def load(self) -> State | None:
-        """The saved state, or None. Raises DataError when it cannot be read."""
+    def load(self) -> MonitorState | None:
+        """Read the state; None when there is none.
+
+        Raises:
+            DataError: The file is damaged, or a newer version wrote it.
+        """
         path = self.path / STATE
         try:
-            return State.from_stored(path.read_bytes())
+            return MonitorState.from_stored(path.read_bytes())
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            raise DataError(f"{path} is not a monitor's state: {error.errors()[0]['msg']}") from error
+            raise DataError(
+                f"{path} is not a monitor's state: {error.errors()[0]['msg']}",
+                code="data.damaged_monitor_state",
+                path=str(path),
+            ) from error
 
     def set_aside(self) -> None:
-        """Keep an unreadable state for people to look at, out of the way."""
+        """Rename an unreadable state, which keeps it for inspection."""
         os.replace(self.path / STATE, self.path / UNREADABLE)
 
     def save_reference(self, version: str, reference: bytes) -> None:
+        """Write a version's reference profile."""
         self._replace(_reference_name(version), reference)
 
     def load_reference(self, version: str) -> bytes:
-        """Raises DataError when the reference is gone."""
+        """Read a version's reference profile.
+
+        Raises:
+            DataError: There is none.
+        """
         path = self.path / _reference_name(version)
         try:
             return path.read_bytes()
         except FileNotFoundError as error:
-            raise DataError(f"no reference profile at {path}", "watch the version again") from error
+            raise DataError(
+                f"there is no reference profile at {path}",
+                "deploy the version again",
+                code="data.reference_missing",
+                path=str(path),
+            ) from error
 
-    def forget_references_but(self, version: str) -> None:
+    def delete_other_references(self, version: str) -> None:
+        """Delete the reference profiles of all other versions."""
         for path in self.path.glob("reference-*.json"):
             if path.name != _reference_name(version):
                 path.unlink()

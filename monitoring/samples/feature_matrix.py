@@ -1,7 +1,7 @@
 """Two frames as matrices that a classifier can compare. Pure.
 
-Numbers stay, what is none becomes NaN. A category becomes the rank of its value by how frequent it is in the reference,
-and values that the reference lacks come last: a tree cuts rare and new ones off together.
+Numbers stay; other values in a number column become NaN. A category becomes the rank of its value by frequency in the
+reference, and values that the reference lacks come last: a tree can split rare and new ones off together.
 """
 
 from __future__ import annotations
@@ -15,22 +15,28 @@ import pyarrow.compute as pc
 from features.definitions import Column
 
 
-def matrices(
+def build_matrices(
     reference: pa.Table, live: pa.Table, columns: Sequence[Column]
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Float64 [rows, names] of both, and the names: numbers and categories that either frame has.
+    """Build feature matrices of two frames.
 
-    A column that one frame lacks is missing in all its rows; timestamps and tensors are left out.
+    Args:
+        reference: Reference rows.
+        live: Live rows.
+        columns: Columns to use; timestamps and tensors are left out.
+
+    Returns:
+        Float64 matrices [rows, names] of reference and live rows, and the names: numbers and categories that at least
+        one frame has. A column that one frame lacks is missing in all its rows.
     """
     present = set(reference.column_names) | set(live.column_names)
     used = [c for c in columns if c.kind in ("number", "category") and c.name in present]
-    made = [(_numbers if c.kind == "number" else _ranks)(_cells(reference, c), _cells(live, c)) for c in used]
-    sides = [[pair[side] for pair in made] for side in (0, 1)]
-    ours, theirs = (_stacked(cells, frame) for cells, frame in zip(sides, (reference, live), strict=True))
+    pairs = [(_numbers if c.kind == "number" else _ranks)(_cells(reference, c), _cells(live, c)) for c in used]
+    ours, theirs = (_stack([pair[side] for pair in pairs], frame) for side, frame in enumerate((reference, live)))
     return ours, theirs, tuple(c.name for c in used)
 
 
-def _stacked(cells: list[np.ndarray], frame: pa.Table) -> np.ndarray:
+def _stack(cells: list[np.ndarray], frame: pa.Table) -> np.ndarray:
     return np.column_stack(cells) if cells else np.empty((frame.num_rows, 0))
 
 

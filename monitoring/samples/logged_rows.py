@@ -1,4 +1,4 @@
-"""Answered rows as they are looked at: features, what the model said, and labels where they have come. Pure."""
+"""Rows of the prediction log as they are analyzed: features, scores, and labels where they have arrived. Pure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ import pyarrow as pa
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of one version, all with a score. ``ids`` [n] strings; ``when`` [n] seconds since the epoch, event time.
+class LoggedRows:
+    """Scored rows of one version.
 
-    ``frame`` has n rows of features; ``scores`` and ``labels`` are as contracts.Task says, labels NaN until they come.
+    Attributes:
+        frame: Features, n rows.
+        ids: Request row ids, [n] strings.
+        times: Event times, [n], seconds since the epoch.
+        scores: Scores as cluster.values.Task says, [n] or [n, classes].
+        labels: Labels as cluster.values.Task says, [n]; NaN until they arrive.
     """
 
     frame: pa.Table
     ids: np.ndarray
-    when: np.ndarray
+    times: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
 
@@ -25,28 +30,29 @@ class Rows:
         return len(self.ids)
 
     @property
-    def labelled(self) -> Rows:
-        """Those whose labels have come."""
-        return self.of(np.isfinite(self.labels))
+    def labeled(self) -> LoggedRows:
+        """Rows whose labels have arrived."""
+        return self.select(np.isfinite(self.labels))
 
-    def of(self, chosen: np.ndarray) -> Rows:
+    def select(self, chosen: np.ndarray) -> LoggedRows:
         """Rows by mask or by index."""
         index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-        taken = self.frame.take(pa.array(index))
-        return Rows(taken, self.ids[index], self.when[index], self.scores[index], self.labels[index])
+        frame = self.frame.take(pa.array(index))
+        return LoggedRows(frame, self.ids[index], self.times[index], self.scores[index], self.labels[index])
 
-    def between(self, since: float, until: float) -> Rows:
-        return self.of((self.when >= since) & (self.when < until))
+    def between(self, since: float, until: float) -> LoggedRows:
+        """Rows with an event time in [since, until)."""
+        return self.select((self.times >= since) & (self.times < until))
 
-    def thinned(self, count: int, seed: int = 0) -> Rows:
-        """``count`` of them at random, all when there are no more."""
+    def sample(self, count: int, seed: int = 0) -> LoggedRows:
+        """``count`` random rows; all when there are no more."""
         if len(self) <= count:
             return self
-        return self.of(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
+        return self.select(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
 
-    def with_value(self, column: str, value: str) -> Rows:
-        """Those whose ``column``, read as text, is ``value``; none when they lack the column."""
+    def with_value(self, column: str, value: str) -> LoggedRows:
+        """Rows whose ``column``, read as text, is ``value``; none when they lack the column."""
         if column not in self.frame.column_names:
-            return self.of(np.empty(0, np.int64))
+            return self.select(np.empty(0, np.int64))
         text = np.asarray(self.frame.column(column).cast(pa.string()).to_pylist(), object)
-        return self.of(text == value)
+        return self.select(text == value)

@@ -1,8 +1,8 @@
-"""All statistics of all columns of a live run, as one p-value a column. Pure.
+"""Test all statistics of all columns of a live run: one p-value a column. Pure.
 
-The same two nulls as in monitoring/statistics/calibration.py, sampling and ordinary variation, of which the larger p-value counts:
-here by draws, and for every statistic, not for the largest difference of shares alone. Draws are seeded by the
-column's name: the same run gets the same p-values, whoever asks.
+The nulls are those of the alarm distance, sampling and ordinary variation, and the larger p-value counts; here both
+come from draws, for every statistic and not only for the largest difference of shares. Draws are seeded by the column's
+name: the same run always gets the same p-values.
 """
 
 from __future__ import annotations
@@ -15,40 +15,57 @@ import numpy as np
 from features.profiles.column_sketches import SKETCH_K, CategorySummary, NumberSummary
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import Bins, count_cells
-from monitoring.statistics.batched_statistics import Battery
-from monitoring.statistics.calibration import MIN_RUNS, Calibration
-from monitoring.statistics.null_distributions import GOING_ON, Chance, by_sampling, by_variation
+from monitoring.statistics.calibration import Calibration
+from monitoring.statistics.null_distributions import (
+    MIN_RUNS,
+    SCREENING_LEVEL,
+    Significance,
+    permutation_test,
+    reference_runs_test,
+)
 
 RANK_ERROR = 0.6 / SKETCH_K
-"""Standard deviation of a rank in a sketch that dropped rows; measured 0.53 / k, whatever the number of rows."""
+"""Standard deviation of a rank in a sketch that dropped rows; measured 0.53 / k, for any number of rows."""
 MONTH_S = 30 * 86_400.0
 
 
-def chances(calibration: Calibration, live: Profile) -> dict[str, Chance]:
-    """What chance says of each column. Raises DataError when ``live`` lacks one."""
-    found = {}
+def p_values(calibration: Calibration, live: Profile) -> dict[str, Significance]:
+    """Test each column of a live run against the reference.
+
+    Raises:
+        DataError: ``live`` lacks a column.
+    """
+    tested = {}
     for name, cells in count_cells(calibration.reference.bins, live).items():
         summary = live.categories.get(name)
         if summary is not None:
-            cells = certain(cells, calibration.reference.bins[name], summary)
-        found[name] = _chance(calibration, name, cells, live.numbers.get(name))
-    return found
+            cells = drop_doubtful_values(cells, calibration.reference.bins[name], summary)
+        tested[name] = _test_column(calibration, name, cells, live.numbers.get(name))
+    return tested
 
 
 def alpha_per_window(false_alarms: float, window_s: float) -> float:
-    """The level of a window at which ``false_alarms`` are expected in 30 days without drift.
+    """The level of a window at which ``false_alarms`` are expected in 30 days without drift; at most 0.5.
 
-    Expectations add up whatever windows have in common, so that runs which overlap need no correction: each of the
-    month's windows may spend the same part. At most 0.5.
+    Expectations add up however much windows overlap, so that overlapping runs need no correction: each of the month's
+    windows may spend the same part.
     """
     return min(0.5, false_alarms * window_s / MONTH_S)
 
 
-def certain(cells: np.ndarray, bins: Bins, summary: CategorySummary) -> np.ndarray:
-    """Cells of a category without the new values that may be known ones.
+def drop_doubtful_values(cells: np.ndarray, bins: Bins, summary: CategorySummary) -> np.ndarray:
+    """Remove from a category's new values those that may be known ones.
 
-    A summary that dropped values counts each known one too low by its shortfall at most; as many rows are moved from the
-    new cell to the rare one, of which nothing is known either.
+    A summary that dropped values counts each known one too low by at most its shortfall; as many rows move from the new
+    cell to the rare one, of which nothing is known either.
+
+    Args:
+        cells: Counts of the column, [cells].
+        bins: Bins of the column.
+        summary: The live summary that was counted.
+
+    Returns:
+        Corrected counts, [cells].
     """
     doubtful = min(int(cells[-3]), summary.shortfall * (len(bins.values) + len(bins.rare)))
     moved = cells.copy()
@@ -57,34 +74,30 @@ def certain(cells: np.ndarray, bins: Bins, summary: CategorySummary) -> np.ndarr
     return moved
 
 
-def _chance(calibration: Calibration, name: str, cells: np.ndarray, summary: NumberSummary | None) -> Chance:
-    whole, rng = calibration.whole[name], np.random.default_rng(crc32(name.encode()))
-    battery, errors = Battery(), (0.0, 0.0)
-    if summary is not None:
-        battery = _battery(calibration, name)
-        errors = _whole_error(calibration.reference.cells[name]), rank_error(summary)
-    runs = calibration.run_cells(name)
-    runs = runs[runs.sum(axis=1) > 0]
-    ordinary = by_variation(battery, whole, runs, cells, rng) if len(runs) >= MIN_RUNS else Chance(0.0, {})
-    # The larger p-value counts, and variation is the cheaper one: a run that is ordinary by it is not tested further.
-    if ordinary.p_value > GOING_ON:
-        return ordinary
-    chance = by_sampling(battery, whole, cells, rng, errors)
-    return ordinary if ordinary.p_value > chance.p_value else chance
-
-
-def _battery(calibration: Calibration, name: str) -> Battery:
-    bins, std = calibration.reference.bins[name], calibration.reference.total.numbers[name].std
-    return Battery.of_number(bins, calibration.whole[name], std, calibration.directions[name])
-
-
 def rank_error(summary: NumberSummary) -> float:
     """Standard deviation of a rank in the summary's sketch; 0 while it holds every value."""
     return RANK_ERROR if summary.sketch.is_estimation_mode() else 0.0
 
 
-def _whole_error(windows: np.ndarray) -> float:
-    """The same for the sum of ``windows`` [windows, cells], each counted from a sketch of its own."""
+def _test_column(calibration: Calibration, name: str, cells: np.ndarray, summary: NumberSummary | None) -> Significance:
+    whole, column = calibration.whole[name], calibration.statistics[name]
+    rng = np.random.default_rng(crc32(name.encode()))
+    errors = (0.0, 0.0)
+    if summary is not None:
+        errors = _reference_rank_error(calibration.reference.cells[name]), rank_error(summary)
+    runs = calibration.run_cells(name)
+    ordinary = Significance(0.0, {})
+    if len(runs) >= MIN_RUNS:
+        ordinary = reference_runs_test(column, whole, runs, cells, rng)
+    # The larger p-value counts, and variation is the cheaper one: a run that is ordinary by it is not tested further.
+    if ordinary.p_value > SCREENING_LEVEL:
+        return ordinary
+    sampling = permutation_test(column, whole, cells, rng, errors)
+    return ordinary if ordinary.p_value > sampling.p_value else sampling
+
+
+def _reference_rank_error(windows: np.ndarray) -> float:
+    """Standard deviation of a rank in the sum of ``windows`` [windows, cells], each counted from its own sketch."""
     rows = windows.sum(axis=1).astype(float)
     dropped = np.where(rows > SKETCH_K, rows, 0.0)
     return RANK_ERROR * math.sqrt(float(dropped @ dropped)) / max(1.0, float(rows.sum()))

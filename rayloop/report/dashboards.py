@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cluster import local_cluster
 from cluster.settings import Settings
-from monitoring.export.alert_rules import prometheus_file, rules_file
-from monitoring.export.grafana import FILE, dashboard
+from monitoring.export.alert_rules import render_prometheus_config, render_rules
+from monitoring.export.grafana import FILE, render_dashboard
 
 RULES = "rayloop_alerts.yml"
 _WAIT_S = 15.0
@@ -23,14 +23,14 @@ def write(settings: Settings) -> Path:
     """
     folder = settings.home / "metrics"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RULES).write_text(rules_file())
-    configuration = prometheus_file(
+    (folder / RULES).write_text(render_rules())
+    configuration = render_prometheus_config(
         str(local_cluster.discovery_file(settings)), str(folder / RULES), settings.alertmanager
     )
     (folder / "prometheus.yml").write_text(configuration)
     provisioned = _provisioned(settings)
     for place in (folder, provisioned) if provisioned else (folder,):
-        (place / FILE).write_text(dashboard())
+        (place / FILE).write_text(render_dashboard())
     return folder
 
 

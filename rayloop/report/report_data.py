@@ -32,20 +32,20 @@ from features.manifest import Manifest
 from features.offline.training_frame import LABEL
 from features.split import SPLIT, TEST, TRAIN
 from features.types import AS_OF
-from monitoring.analysis.analysis_scheduler import LookState
-from monitoring.detection.action_limits import Entry
-from monitoring.export.cost import Used
-from monitoring.report.feature_pages import render_catalogue, render_skew
-from monitoring.report.page import render
+from monitoring.analysis.analysis_scheduler import SchedulerState
+from monitoring.detection.action_limits import AlarmEntry
+from monitoring.export.cost import UsageTotals
+from monitoring.report.feature_pages import render_catalog, render_skew
+from monitoring.report.page import render_report
 from monitoring.report.schema import (
-    Action,
+    AlarmOutcome,
     CalibrationCurve,
-    Cost,
-    Quality,
-    Report,
-    Rollout,
+    MetricHistory,
+    ModelCost,
+    MonitoringReport,
+    RolloutHistory,
     Series,
-    Timing,
+    StageTiming,
     VersionRow,
 )
 from rayloop.context import ProjectContext
@@ -67,7 +67,7 @@ def write_report(context: ProjectContext, baselines: BaselineResults) -> Path:
     """Write report.html into the project's folder; returns its path."""
     context.folder.mkdir(parents=True, exist_ok=True)
     page = context.folder / "report.html"
-    page.write_text(render(build_report(context, baselines)))
+    page.write_text(render_report(build_report(context, baselines)))
     return page
 
 
@@ -77,7 +77,7 @@ def write_catalog(context: ProjectContext) -> Path:
     console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
     for table in catalog_data.catalog_tables(found):
         console.print(table, "")
-    return _put(context, "features.html", render_catalogue(found))
+    return _put(context, "features.html", render_catalog(found))
 
 
 def write_skew(context: ProjectContext) -> Path:
@@ -97,15 +97,15 @@ def _put(context: ProjectContext, name: str, html: str) -> Path:
     return path
 
 
-def build_report(context: ProjectContext, baselines: BaselineResults) -> Report:
+def build_report(context: ProjectContext, baselines: BaselineResults) -> MonitoringReport:
     """Collect everything on the page."""
     name = context.project.name
     versions = context.registry.versions(name)
     held_out = _held_out(context, versions)
     live = _live_quality(context)
     monitor = _monitor(name)
-    seen: LookState = get_result(monitor.looks.remote()) if monitor else LookState()
-    return Report(
+    seen: SchedulerState = get_result(monitor.analyses.remote()) if monitor else SchedulerState()
+    return MonitoringReport(
         model=name,
         made_at=time.time(),
         facts=_facts(context, versions, held_out),
@@ -114,11 +114,11 @@ def build_report(context: ProjectContext, baselines: BaselineResults) -> Report:
         drift=tuple(get_result(monitor.history.remote())) if monitor else (),
         actions=_actions(context.settings, monitor),
         performance=seen.quality,
-        looks=seen.looks,
+        analyses=seen.analyses,
         cost=_cost(monitor),
         rollouts=_rollouts(context),
         versions=tuple(_version(context, v) for v in versions),
-        timings=tuple(Timing(stage=s, seconds=t) for s, t in context.progress.seconds.items()),
+        timings=tuple(StageTiming(stage=s, seconds=t) for s, t in context.progress.seconds.items()),
     )
 
 
@@ -164,7 +164,7 @@ def _facts(
     return tuple(facts)
 
 
-def _quality(context: ProjectContext, held_out: _HeldOut, baselines: BaselineResults, live: Months) -> Quality:
+def _quality(context: ProjectContext, held_out: _HeldOut, baselines: BaselineResults, live: Months) -> MetricHistory:
     metric = task_metrics.primary_metric(context.project.task)
     found = {f"v{held_out.version.version}, held out": held_out.months, "as answered live": live}
     found |= {name: result["months"] for name, result in baselines.items()}
@@ -176,7 +176,7 @@ def _quality(context: ProjectContext, held_out: _HeldOut, baselines: BaselineRes
         if months
     )
     better: Literal["higher", "lower"] = "higher" if metric.direction == "max" else "lower"
-    return Quality(metric=metric.name, better=better, periods=periods, series=series)
+    return MetricHistory(metric=metric.name, better=better, periods=periods, series=series)
 
 
 def _figure(months: Months, period: str, metric: str) -> float | None:
@@ -218,35 +218,37 @@ def _live_quality(context: ProjectContext) -> Months:
     )
 
 
-def _rollouts(context: ProjectContext) -> tuple[Rollout, ...]:
+def _rollouts(context: ProjectContext) -> tuple[RolloutHistory, ...]:
     by_rollout: dict[str, list[Decision]] = {}
     for decision in Journal(context.project.name, context.tables).decisions():
         by_rollout.setdefault(decision.rollout, []).append(decision)
     return tuple(
-        Rollout(name=f"{named(found[0].challengers)} against v{found[0].champion}", decisions=tuple(found))
+        RolloutHistory(name=f"{named(found[0].challengers)} against v{found[0].champion}", decisions=tuple(found))
         for found in by_rollout.values()
     )
 
 
-def _actions(settings: Settings, monitor: ray.actor.ActorHandle | None) -> tuple[Action, ...]:
+def _actions(settings: Settings, monitor: ray.actor.ActorHandle | None) -> tuple[AlarmOutcome, ...]:
     if monitor is None:
         return ()
     entries = get_result(monitor.journal.remote())
-    return tuple(Action(at=e.at, alarm=e.alarm, done=_done(settings, e)) for e in entries)
+    return tuple(AlarmOutcome(at=e.at, alarm=e.alarm, outcome=_done(settings, e)) for e in entries)
 
 
-def _done(settings: Settings, entry: Entry) -> str:
+def _done(settings: Settings, entry: AlarmEntry) -> str:
     done = describe_job(settings, entry.action, entry.outcome, entry.failed)
     told = [f"{url} {outcome or 'is being told'}" for url, outcome in entry.notices.items()]
     return "; ".join([f"{entry.action}: {done}", *told])
 
 
-def _cost(monitor: ray.actor.ActorHandle | None) -> Cost | None:
+def _cost(monitor: ray.actor.ActorHandle | None) -> ModelCost | None:
     if monitor is None:
         return None
     status = get_result(monitor.status.remote())
-    used = Used.model_validate(status["used"])
-    return Cost(total=status["cost"], used=used, tags=status["tags"]) if used.reserved_cpu_s or used.cpu_s else None
+    used = UsageTotals.model_validate(status["used"])
+    return (
+        ModelCost(total=status["cost"], used=used, tags=status["tags"]) if used.reserved_cpu_s or used.cpu_s else None
+    )
 
 
 def _version(context: ProjectContext, version: ModelVersion) -> VersionRow:

@@ -24,7 +24,7 @@ from deployments.rollout.controller import RolloutStatus
 from features.offline.training_frame import LABEL, LABEL_KNOWN_AT, label_values
 from features.online.feature_reader import request_features
 from features.types import AS_OF, ID, INSTANT
-from monitoring.detection.action_limits import Entry
+from monitoring.detection.action_limits import AlarmEntry
 from monitoring.detection.detector import WindowResult
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
@@ -164,7 +164,7 @@ class ScenarioRunner:
     def alarms(self) -> list[Alarm]:
         return [entry.alarm for entry in self.drift_journal()]
 
-    def drift_journal(self) -> list[Entry]:
+    def drift_journal(self) -> list[AlarmEntry]:
         """Entries about drift. Findings of log analyses depend on when labels arrive, and do not count here."""
         return [entry for entry in get_result(self.monitor.journal.remote()) if entry.alarm.kind == "drift"]
 

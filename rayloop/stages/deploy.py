@@ -23,7 +23,7 @@ from deployments.rollout.journal import Journal
 from deployments.rollout.serve_config import ServingOptions
 from deployments.rollout.state_machine import named
 from deployments.telemetry import log_writer
-from monitoring.detection.alarm_actions import Act
+from monitoring.detection.alarm_actions import AlarmAction
 from monitoring.drift_policy import Action
 from monitoring.runtime.monitor_actor import start_monitor
 from rayloop.code_version import COMMIT, current_commit
@@ -121,7 +121,7 @@ def monitor_version(context: ProjectContext, version: ModelVersion) -> None:
 def _monitor(context: ProjectContext) -> ActorHandle:
     settings, place, folder = context.settings, context.location, shipped_package()
     retrain = retrain_job(settings, place, context.project.drift.window_s, folder)
-    acts: dict[Action, Act] = {"retrain": retrain, "rollback": rollback_job(settings, place, folder)}
+    acts: dict[Action, AlarmAction] = {"retrain": retrain, "rollback": rollback_job(settings, place, folder)}
     return start_monitor(settings, context.project.name, acts, LogAnalysisJob(settings))
 
 

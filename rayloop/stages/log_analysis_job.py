@@ -29,10 +29,10 @@ from features.manifest import Manifest
 from features.offline.training_frame import LABEL
 from features.split import SPLIT, TRAIN
 from features.types import AS_OF, ID
-from monitoring.analysis.log_analysis import Asked, Looked, look
-from monitoring.analysis.segment_drift import Past
+from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult, analyze
+from monitoring.analysis.segment_drift import ReferenceRows
 from monitoring.samples.bottom_k_sample import Reservoir
-from monitoring.samples.logged_rows import Rows
+from monitoring.samples.logged_rows import LoggedRows
 from trainers.scoring import onnx_scorer
 
 LEAST_PER_WINDOW = 1_000
@@ -57,19 +57,19 @@ class LogAnalysisJob:
 
     settings: Settings
 
-    def __call__(self, asked: Asked) -> Looked:
+    def __call__(self, asked: AnalysisRequest) -> AnalysisResult:
         """Analyze closed windows. Raises RayloopError when the version or its training frame no longer exists."""
         registry, tables = Registry(self.settings), Tables(self.settings)
         folder = registry.fetch(registry.version(asked.model, asked.version))
         manifest = Manifest.load(folder)
         _commit_log(asked.model)
         past = reference_rows(tables, folder, manifest, asked)
-        seen = look(asked, manifest.task, manifest.features.columns, past, live_rows(tables, manifest.task, asked))
+        seen = analyze(asked, manifest.task, manifest.features.columns, past, live_rows(tables, manifest.task, asked))
         _queue(tables, asked, seen)
         return seen
 
 
-def reference_rows(tables: Tables, folder: Path, manifest: Manifest, asked: Asked) -> Past:
+def reference_rows(tables: Tables, folder: Path, manifest: Manifest, asked: AnalysisRequest) -> ReferenceRows:
     """Sample the training frame of a version, training rows and held-out rows apart, with the version's scores."""
     snapshot = manifest.snapshot
     if not tables.has_snapshot(snapshot):
@@ -84,15 +84,15 @@ def reference_rows(tables: Tables, folder: Path, manifest: Manifest, asked: Aske
     for part in tables.stream(snapshot.table, snapshot.id):
         training = pc.equal(part[SPLIT], TRAIN)
         for side, rows in ((True, part.filter(training)), (False, part.filter(pc.invert(training)))):
-            _offer(kept, side, rows, asked.look.rows)
-    return Past(*(_of_frame(kept[side].rows, folder) for side in (True, False)))
+            _offer(kept, side, rows, asked.settings.rows)
+    return ReferenceRows(*(_of_frame(kept[side].rows, folder) for side in (True, False)))
 
 
-def live_rows(tables: Tables, task: Task, asked: Asked) -> Rows:
+def live_rows(tables: Tables, task: Task, asked: AnalysisRequest) -> LoggedRows:
     """Sample the answered rows of each window, with the labels that have arrived."""
     table, width = predictions_table(asked.model), asked.policy.window_s
     said = "probabilities" if task.kind == "multiclass" else "score"
-    share = max(LEAST_PER_WINDOW, asked.look.rows // len(asked.windows))
+    share = max(LEAST_PER_WINDOW, asked.settings.rows // len(asked.windows))
     kept: dict[float, Reservoir] = {}
     span = (AS_OF, asked.windows[0], asked.until)
     columns = [ID, "version", AS_OF, "at", said, "features"]
@@ -100,7 +100,7 @@ def live_rows(tables: Tables, task: Task, asked: Asked) -> Rows:
         answered = part.filter(pc.and_(pc.equal(part["version"], asked.version), pc.is_valid(part[said])))
         starts = np.floor(_seconds(answered[AS_OF]) / width) * width
         for start in set(np.unique(starts)) & set(asked.windows):
-            size = asked.look.rows if start >= asked.since else share
+            size = asked.settings.rows if start >= asked.since else share
             _offer(kept, float(start), answered.filter(pa.array(starts == start)), size)
     if not kept:
         raise DataError(
@@ -119,16 +119,16 @@ def _offer(kept: dict, key: object, rows: pa.Table, size: int) -> None:
         kept.setdefault(key, Reservoir(size, rows.schema)).update(rows, rows[ID])
 
 
-def _of_frame(rows: pa.Table, folder: Path) -> Rows:
+def _of_frame(rows: pa.Table, folder: Path) -> LoggedRows:
     scores = onnx_scorer.score_table(folder, rows).astype(np.float64)
-    return Rows(rows, _ids(rows), _seconds(rows[AS_OF]), scores, rows[LABEL].to_numpy().astype(np.float64))
+    return LoggedRows(rows, _ids(rows), _seconds(rows[AS_OF]), scores, rows[LABEL].to_numpy().astype(np.float64))
 
 
-def _of_log(rows: pa.Table, said: str, labels: pl.DataFrame) -> Rows:
+def _of_log(rows: pa.Table, said: str, labels: pl.DataFrame) -> LoggedRows:
     joined = pl.DataFrame(rows.select([ID])).join(labels, on=ID, how="left", maintain_order="left")
     values = joined.get_column(LABEL).fill_null(math.nan).to_numpy()
     scores = np.array(rows[said].to_pylist(), np.float64)
-    return Rows(features_of(rows), _ids(rows), _seconds(rows[AS_OF]), scores, values)
+    return LoggedRows(features_of(rows), _ids(rows), _seconds(rows[AS_OF]), scores, values)
 
 
 def _labels(tables: Tables, model: str, answered: pa.Table) -> pl.DataFrame:
@@ -143,13 +143,13 @@ def _labels(tables: Tables, model: str, answered: pa.Table) -> pl.DataFrame:
     return both.sort("received").unique(ID, keep="last").select(ID, LABEL)
 
 
-def _queue(tables: Tables, asked: Asked, seen: Looked) -> None:
+def _queue(tables: Tables, asked: AnalysisRequest, seen: AnalysisResult) -> None:
     """Store the label candidates, once for each window."""
-    if not seen.wanted:
+    if not seen.label_candidates:
         return
     rows = [
-        {"id": w.id, "version": asked.version, "window": round(asked.window * 1e6), "worth": w.worth}
-        for w in seen.wanted
+        {"id": w.id, "version": asked.version, "window": round(asked.window * 1e6), "worth": w.expected_loss}
+        for w in seen.label_candidates
     ]
     key = f"{asked.version}@{asked.window:.0f}"
     tables.append(label_candidates_table(asked.model), pa.Table.from_pylist(rows, _QUEUE), key)

@@ -14,17 +14,17 @@ from features.encoder import Encoder
 from features.manifest import Manifest
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile, profile_windows
-from monitoring.analysis.analysis_scheduler import LookState
-from monitoring.analysis.log_analysis import Asked, Finding, Looked, Wanted, WindowQuality
-from monitoring.analysis.multivariate_drift import Multivariate
-from monitoring.detection.action_limits import Acted, Entry
+from monitoring.analysis.analysis_scheduler import SchedulerState
+from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult, Finding, LabelCandidate, WindowQuality
+from monitoring.analysis.multivariate_drift import MultivariateDrift
+from monitoring.detection.action_limits import ActionRecord, AlarmEntry
 from monitoring.detection.detector import ColumnResult, DetectorState, WindowResult
-from monitoring.drift_policy import DriftPolicy, LookPolicy, Receiver
-from monitoring.export.cost import Used
-from monitoring.performance.loss_bounds import Labelled, Limits
-from monitoring.runtime.state_store import State
-from monitoring.samples.domain_classifier import Separation
-from monitoring.statistics.calibration import Watch
+from monitoring.drift_policy import DriftPolicy, LogAnalysisPolicy, NotificationTarget
+from monitoring.export.cost import UsageTotals
+from monitoring.performance.loss_bounds import LabeledLoss, LossBounds
+from monitoring.runtime.state_store import MonitorState
+from monitoring.samples.domain_classifier import Separability
+from monitoring.statistics.calibration import MonitoredColumn
 from monitoring.statistics.distances import Distances
 
 BINARY = Task(kind="binary", label="late")
@@ -116,10 +116,10 @@ POLICY = DriftPolicy(
     window_rows=500,
     false_alarms=1.0,
     test="all",
-    watch=(Watch(column="distance", direction="up"),),
+    watch=(MonitoredColumn(column="distance", direction="up"),),
     action="rollback",
-    look=LookPolicy(segments=("carrier",), actions={"quality": "retrain"}),
-    tell=(Receiver(url="http://hooks.example/drift", kind="webhook", secret_env="SECRET", timeout_s=2.0),),
+    log_analysis=LogAnalysisPolicy(segments=("carrier",), actions={"quality": "retrain"}),
+    notify=(NotificationTarget(url="http://hooks.example/drift", kind="webhook", secret_env="SECRET", timeout_s=2.0),),
 )
 _DISTANCES = Distances(
     rows=10, reference_rows=100, statistic=0.5, psi=0.25, jensen_shannon=0.125, chi_square=3.0, freedom=2,
@@ -151,20 +151,20 @@ QUALITY = WindowQuality(
     version="7",
     window=7200.0,
     segment="carrier = AA",
-    labelled=Labelled(rows=100, n=50, mean=0.25, m2=1.5, binary=False),
-    limits=Limits(low=0.125, high=0.5),
+    labeled=LabeledLoss(rows=100, n=50, mean=0.25, m2=1.5, binary=False),
+    limits=LossBounds(low=0.125, high=0.5),
     reference=0.25,
     worse=True,
     observed={"auc": 0.75},
     estimated={"cbpe": {"auc": 0.8}},
 )
-LOOKED = Looked(
+LOOKED = AnalysisResult(
     version="7",
     window=7200.0,
     since=3600.0,
     rows=600,
-    multivariate=Multivariate(
-        separation=Separation(auc=0.75, low=0.7, high=0.8, p_value=0.001, ranked=(("x", 0.9),)),
+    multivariate=MultivariateDrift(
+        separation=Separability(auc=0.75, low=0.7, high=0.8, p_value=0.001, ranked=(("x", 0.9),)),
         p_value=0.01,
         drifted=True,
         ordinary=(0.5, 0.55),
@@ -172,7 +172,7 @@ LOOKED = Looked(
     segments={"carrier = AA": RESULT},
     labels=RESULT,
     quality=(QUALITY,),
-    wanted=(Wanted(id="r/0", worth=0.5),),
+    label_candidates=(LabelCandidate(id="r/0", expected_loss=0.5),),
     findings=(Finding(kind="quality", window=7200.0, reason="worse", features={"loss": 1.5}, name="carrier = AA"),),
     faults=("labels: none came",),
 )
@@ -204,7 +204,7 @@ def rows() -> pa.Table:
     )
 
 
-STATE = State(
+STATE = MonitorState(
     model="trips",
     version="7",
     policy=POLICY,
@@ -213,17 +213,21 @@ STATE = State(
     windows={"7": {"10800.0": profile().to_bytes().decode()}},
     results=(RESULT,),
     journal=(
-        Entry(at=1.5e9, alarm=ALARM, action="retrain", outcome="job-1", failed=True, notices={"http://hooks": "sent"}),
+        AlarmEntry(
+            at=1.5e9, alarm=ALARM, action="retrain", outcome="job-1", failed=True, notices={"http://hooks": "sent"}
+        ),
     ),
-    acted=(Acted(action="retrain", window=7200.0),),
-    look=LookState(
-        due=Asked(model="trips", version="7", windows=(3600.0, 7200.0), since=3600.0, policy=POLICY, ordinary=(0.5,)),
-        looks=(LOOKED,),
+    actions=(ActionRecord(action="retrain", window=7200.0),),
+    scheduler=SchedulerState(
+        due=AnalysisRequest(
+            model="trips", version="7", windows=(3600.0, 7200.0), since=3600.0, policy=POLICY, ordinary=(0.5,)
+        ),
+        analyses=(LOOKED,),
         quality=(QUALITY,),
-        spells={"quality carrier = AA": 7200.0},
+        episodes={"quality carrier = AA": 7200.0},
         ordinary=(0.5,),
     ),
-    used=Used(cpu_s=1.5, reserved_cpu_s=2.5, reserved_gpu_s=0.5, gib_s=4.0, requests=9),
+    usage=UsageTotals(cpu_s=1.5, reserved_cpu_s=2.5, reserved_gpu_s=0.5, gib_s=4.0, requests=9),
     tags={"team": "flights"},
     counters={"windows": 2, "alarms": 1},
 )

@@ -14,8 +14,8 @@ from cluster import persistent_gauge as cluster_gauges
 from deployments.telemetry import metrics as serving_metrics
 from deployments.telemetry.lost_rows import LostRows
 from monitoring.export import ray_metrics as ray_exporter
-from monitoring.export.alert_rules import prometheus_file, rules_file
-from monitoring.export.grafana import FILE, dashboard
+from monitoring.export.alert_rules import render_prometheus_config, render_rules
+from monitoring.export.grafana import FILE, render_dashboard
 from monitoring.export.metric_definitions import COUNTERS, GAUGES
 from monitoring.export.prometheus import PrometheusExporter
 from rayloop.report.dashboards import RULES
@@ -64,7 +64,7 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_metrics_of_ray_and_their_labels_stay(declared: dict[str, Any]) -> None:
     serving_metrics.Metrics("trips", "replica")
-    ray_exporter.RayExporter()
+    ray_exporter.RayMetricsExporter()
     training_gauges.TrainGauges("trips")
     LostRows("trips", _NoTables())  # type: ignore[arg-type]
     golden("metrics", declared)
@@ -81,16 +81,19 @@ def test_metrics_of_the_monitor_s_own_endpoint_stay() -> None:
 
 
 def test_alerts_and_their_expressions_stay() -> None:
-    rules = json.loads(rules_file())
+    rules = json.loads(render_rules())
     for group in rules["groups"]:
         for rule in group["rules"]:
             if "annotations" in rule:
                 rule["annotations"] = sorted(rule["annotations"])
-    golden("alerts", {RULES: rules, "prometheus.yml": json.loads(prometheus_file("discovery", "rules", "host:9093"))})
+    golden(
+        "alerts",
+        {RULES: rules, "prometheus.yml": json.loads(render_prometheus_config("discovery", "rules", "host:9093"))},
+    )
 
 
 def test_what_grafana_asks_stays() -> None:
-    made = json.loads(dashboard())
+    made = json.loads(render_dashboard())
     panels = [
         [panel["type"], *(target["expr"] for target in panel.get("targets", []))]
         for panel in made["panels"]

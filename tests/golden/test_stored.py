@@ -26,9 +26,9 @@ from deployments.telemetry.unshipped_rows import Tally, debts
 from features.manifest import MANIFEST_FILE, Manifest
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
-from monitoring.detection.notification_payloads import Notice, alertmanager, webhook
+from monitoring.detection.notification_payloads import Notification, alertmanager_body, webhook_body
 from monitoring.runtime.monitor import DriftMonitor
-from monitoring.runtime.state_store import STATE, Folder
+from monitoring.runtime.state_store import STATE, MonitorStore
 from tests.factories.errors import raises
 from tests.golden import samples
 from tests.golden.golden import DATA, FORMAT, columns, formats, golden, kept_file, stored, structure
@@ -105,20 +105,20 @@ def test_a_reference_profile_is_read(path: Path) -> None:
 
 
 def test_a_monitor_s_state_is_written_as_it_was(tmp_path: Path) -> None:
-    Folder(tmp_path).save(samples.STATE)
+    MonitorStore(tmp_path).save(samples.STATE)
     stored(STATE, (tmp_path / STATE).read_bytes())
 
 
 @pytest.mark.parametrize("path", formats(STATE))
 def test_a_monitor_s_state_is_read(path: Path, tmp_path: Path) -> None:
-    assert Folder(_put(path, tmp_path)).load() == samples.STATE
+    assert MonitorStore(_put(path, tmp_path)).load() == samples.STATE
 
 
 @pytest.mark.parametrize("path", formats(STATE))
 def test_a_monitor_goes_on_from_its_files(path: Path, tmp_path: Path) -> None:
     _put(path, tmp_path)
     _put(path.with_name("reference.json"), tmp_path, "reference-7.json")
-    status = DriftMonitor("trips", Folder(tmp_path)).status()
+    status = DriftMonitor("trips", MonitorStore(tmp_path)).status()
     assert (status["version"], status["watched"], status["drifting"]) == ("7", ["distance"], True)
     assert status["counters"] == {"windows": 2, "alarms": 1}
     assert status["open_windows"] == {"7": {"10800.0": 6}}
@@ -405,7 +405,7 @@ def _read_trial(path: Path, folder: Path) -> object:
 
 READERS: dict[str, Callable[[Path, Path], object]] = {
     MANIFEST_FILE: lambda path, folder: Manifest.load(_put(path, folder)),
-    STATE: lambda path, folder: Folder(_put(path, folder)).load(),
+    STATE: lambda path, folder: MonitorStore(_put(path, folder)).load(),
     "reference.json": lambda path, folder: ReferenceProfile.from_bytes(path.read_bytes()).to_bytes(),
     "card.json": lambda path, folder: ModelCard.from_stored(path.read_bytes()),
     "gate.json": lambda path, folder: GateReport.from_stored(path.read_bytes()),
@@ -524,11 +524,11 @@ def test_what_users_declare_still_refuses_unknown_fields() -> None:
 
 
 def test_what_webhooks_are_sent_stays() -> None:
-    notice = Notice(moment="alarm", alarm=samples.ALARM, action="retrain", outcome="job-1", at=1.7e9)
+    notice = Notification(moment="alarm", alarm=samples.ALARM, action="retrain", outcome="job-1", at=1.7e9)
     quiet = notice.model_copy(update={"moment": "quiet"})
     sent: dict[str, Any] = {
         f"{name} {one.moment}": json.loads(make(one))
-        for name, make in (("webhook", webhook), ("alertmanager", alertmanager))
+        for name, make in (("webhook", webhook_body), ("alertmanager", alertmanager_body))
         for one in (notice, quiet)
     }
     golden("notices", sent)

@@ -1,4 +1,4 @@
-"""The monitor as an actor: found by name, fed without waiting, killed and back."""
+"""The monitor as an actor: found by name, fed without waiting, killed and restarted."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from cluster.errors import DataError
 from cluster.names import ACTOR_NAMESPACE, monitor_actor
 from cluster.settings import Settings
 from cluster.values import Alarm
-from monitoring.analysis.log_analysis import Asked, Finding, Looked
+from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult, Finding
 from monitoring.drift_policy import DriftPolicy
 from monitoring.runtime.monitor_actor import start_monitor
-from monitoring.statistics.calibration import Watch
+from monitoring.statistics.calibration import MonitoredColumn
 from tests.factories.monitoring import streams
 from tests.factories.until import until
 
 pytestmark = pytest.mark.cluster
 
 DEADLINE_S = 60.0
-POLICY = DriftPolicy(span=1, min_rows=100, watch=(Watch(column="x", direction="up"),))
+POLICY = DriftPolicy(span=1, min_rows=100, watch=(MonitoredColumn(column="x", direction="up"),))
 
 
 class Touch:
@@ -48,17 +48,19 @@ def answered(ask: Callable[[], Any], what: str) -> Any:
     return until(ask, what, DEADLINE_S, (ray.exceptions.RayActorError,))
 
 
-def seen(asked: Asked) -> Looked:
-    """A look that finds the loss to have grown."""
-    finding = Finding(kind="quality", window=asked.window, reason="worse", features={"loss": 2.0})
-    return Looked(version=asked.version, window=asked.window, since=asked.since, rows=1, findings=(finding,))
+def find_loss(request: AnalysisRequest) -> AnalysisResult:
+    """An analysis that finds a larger loss."""
+    finding = Finding(kind="quality", window=request.window, reason="worse", features={"loss": 2.0})
+    return AnalysisResult(
+        version=request.version, window=request.window, since=request.since, rows=1, findings=(finding,)
+    )
 
 
-def fails(asked: Asked) -> Looked:
+def fail(request: AnalysisRequest) -> AnalysisResult:
     raise DataError("the log is gone")
 
 
-def dies(asked: Asked) -> Looked:
+def die(request: AnalysisRequest) -> AnalysisResult:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
@@ -81,7 +83,7 @@ def pid(handle: Any) -> int:
     return ray.get(handle.__ray_call__.remote(lambda _: os.getpid()))
 
 
-def test_kill_and_recovery(monitor, cluster, tmp_path, request):
+def test_monitor_actor_resumes_after_a_kill(monitor, cluster, tmp_path, request):
     send(monitor, 100, 3)
     send(monitor, 103, 3, shift=2.0)
     before = ray.get(monitor.status.remote())
@@ -99,7 +101,7 @@ def test_kill_and_recovery(monitor, cluster, tmp_path, request):
     assert ray.get(found.status.remote())["version"] == "1"
 
 
-def test_poison_does_not_kill(monitor):
+def test_monitor_actor_survives_damaged_profiles(monitor):
     first = pid(monitor)
     for data in (b"\x00", b"{}", None, 7, "text"):
         monitor.observe.remote("1", 100 * streams.DAY_S, data)
@@ -111,7 +113,7 @@ def test_poison_does_not_kill(monitor):
     assert pid(monitor) == first
 
 
-def test_metrics_are_scraped(monitor):
+def test_monitor_actor_serves_its_metrics(monitor):
     send(monitor, 100, 3)
     address = ray.get(monitor.status.remote())["metrics"]
     with urlopen(address, timeout=10) as answer:
@@ -119,7 +121,7 @@ def test_metrics_are_scraped(monitor):
     assert {s.labels["column"] for s in families["rayloop_drift_ratio"].samples} == {"x", "score", "c"}
 
 
-def test_a_stuck_monitor_does_not_hold_up_its_callers(monitor):
+def test_stuck_monitor_actor_does_not_block_its_callers(monitor):
     stuck = pid(monitor)
     os.kill(stuck, signal.SIGSTOP)
     try:
@@ -132,31 +134,31 @@ def test_a_stuck_monitor_does_not_hold_up_its_callers(monitor):
     assert answered(lambda: ray.get(monitor.status.remote())["windows"] == 49, "all windows are closed")
 
 
-def looking(cluster: Settings, model: str, look: Callable[[Asked], Looked]) -> Any:
-    handle = start_monitor(cluster, model, look=look)
+def start_analyzing(cluster: Settings, model: str, analyze: Callable[[AnalysisRequest], AnalysisResult]) -> Any:
+    handle = start_monitor(cluster, model, analyze=analyze)
     ray.get(handle.watch.remote("1", streams.reference(0).to_bytes(), POLICY))
     send(handle, 100, 2)
     return handle
 
 
-def test_a_look_is_a_task_and_its_finding_an_alarm(cluster):
-    handle = looking(cluster, "looked_at", seen)
+def test_monitor_actor_turns_the_finding_of_an_analysis_task_into_an_alarm(cluster):
+    handle = start_analyzing(cluster, "analyzed", find_loss)
     try:
         (entry,) = answered(lambda: ray.get(handle.journal.remote()), "an alarm is journaled")
         assert (entry.alarm.kind, entry.action) == ("quality", "notify")
-        assert ray.get(handle.looks.remote()).looks[0].window == 100 * streams.DAY_S
+        assert ray.get(handle.analyses.remote()).analyses[0].window == 100 * streams.DAY_S
     finally:
         ray.kill(handle, no_restart=True)
 
 
-@pytest.mark.parametrize(("look", "told"), [(fails, "the log is gone"), (dies, "")])
-def test_a_look_that_fails_or_dies_is_told_of_and_watching_goes_on(cluster, look, told):
-    handle = looking(cluster, f"look_{look.__name__}", look)
+@pytest.mark.parametrize(("analyze", "error"), [(fail, "the log is gone"), (die, "")])
+def test_monitor_actor_survives_an_analysis_that_fails_or_dies(cluster, analyze, error):
+    handle = start_analyzing(cluster, f"analysis_{analyze.__name__}", analyze)
     try:
-        answered(lambda: ray.get(handle.status.remote())["counters"].get("failures"), "a look has failed")
+        answered(lambda: ray.get(handle.status.remote())["counters"].get("failures"), "an analysis has failed")
         status = ray.get(handle.status.remote())
-        assert status["last_error"].startswith("a look failed: ")
-        assert told in status["last_error"]
+        assert status["last_error"].startswith("a log analysis failed: ")
+        assert error in status["last_error"]
         send(handle, 102, 1)
         assert ray.get(handle.status.remote())["windows"] == 2
     finally:

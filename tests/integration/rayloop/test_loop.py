@@ -23,7 +23,7 @@ from deployments.rollout.controller import RolloutStatus
 from deployments.rollout.journal import Journal
 from deployments.rollout.serve_config import connect as serve_config
 from monitoring.export.alert_rules import RULES
-from monitoring.export.grafana import FILE, expressions
+from monitoring.export.grafana import FILE, list_expressions
 from rayloop.cli import project_commands
 from rayloop.console import ProgressConsole
 from rayloop.context import ProjectContext
@@ -142,12 +142,12 @@ def test_logged_rows_were_looked_at_and_what_the_model_costs_is_known(simulated:
 
     monitor = ray.get_actor(monitor_actor("digits"), namespace=ACTOR_NAMESPACE)
     status = ray.get(monitor.status.remote())
-    looks = ray.get(monitor.looks.remote())
-    assert 0 < status["counters"]["looks"] <= len(looks.looks)
+    looks = ray.get(monitor.analyses.remote())
+    assert 0 < status["counters"]["looks"] <= len(looks.analyses)
     # Images are neither numbers nor categories: a domain classifier has nothing to go by, and says so.
-    assert any("no number and no category" in fault for fault in looks.looks[-1].faults)
-    labelled = [q for q in looks.quality if q.labelled.n]
-    assert any(q.estimated.get("CBPE") and q.observed for q in labelled)
+    assert any("no number and no category" in fault for fault in looks.analyses[-1].faults)
+    labeled = [q for q in looks.quality if q.labeled.n]
+    assert any(q.estimated.get("CBPE") and q.observed for q in labeled)
     assert status["used"]["requests"] > 0
     assert status["cost"] > 0
 
@@ -199,7 +199,7 @@ def test_what_prometheus_and_grafana_ask_for_is_exported_by_ray(simulated: str, 
     import ray
 
     ports = {node["MetricsExportPort"] for node in ray.nodes() if node["Alive"]}
-    asked = set(re.findall(r"ray_rayloop_\w+", " ".join([*expressions(), *(rule.expr for rule in RULES)])))
+    asked = set(re.findall(r"ray_rayloop_\w+", " ".join([*list_expressions(), *(rule.expr for rule in RULES)])))
     # Nothing of this happened here: a counter that was never raised is not exported.
     silent = {
         "ray_rayloop_errors_total",

@@ -11,7 +11,7 @@ from features.builders import rolling
 from features.definitions import Entity, FeatureView, Latest
 from features.inspection.catalog import FeatureCatalog, ViewEntry, feature_entries, profile_columns, view_users
 from features.inspection.training_serving_skew import FeatureSkew, SkewExample
-from monitoring.report.feature_pages import render_catalogue, render_skew
+from monitoring.report.feature_pages import render_catalog, render_skew
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -58,7 +58,7 @@ def test_catalog_page_shows_all_values_escaped(stale: str) -> None:
         name="spending", hash="0123456789abcdef00", owner="till <team>", description="What a shop takes.", keys=("shop",),
         source="visits", ingested_until=NOW, online_until=None, staleness=stale, users=("shop v2 (champion)",), features=feature_entries(view(), None),
     )  # fmt: skip
-    html = render_catalogue(
+    html = render_catalog(
         FeatureCatalog(project="shop", at=NOW, frame="", views=(entry,), faults=("shop v1: hash <differs>",))
     )
     for part in (

@@ -1,4 +1,4 @@
-"""The detector: which window it fires at, that it fires once, what it may spend."""
+"""The detector: at which window it raises an alarm, that it raises one per episode, and how often it may act."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 from cluster.errors import ProjectError
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
-from monitoring.detection.action_limits import Acted, held_back, taken
-from monitoring.detection.detector import DetectorState, DriftDetector, WindowResult, judge, unjudged
+from monitoring.detection.action_limits import ActionRecord, record_action, suppression_reason
+from monitoring.detection.detector import DetectorState, DriftDetector, WindowResult, evaluate_run, skipped_window
 from monitoring.drift_policy import DAY_S, DriftPolicy
-from monitoring.statistics.calibration import Calibration, Watch
+from monitoring.statistics.calibration import Calibration, MonitoredColumn
+from tests.factories.errors import raises
 from tests.factories.monitoring import streams
 
-WATCH = (Watch(column="x", direction="up"), Watch(column="score", direction="up"))
+WATCH = (MonitoredColumn(column="x", direction="up"), MonitoredColumn(column="score", direction="up"))
 
 
 def results(
@@ -28,7 +29,7 @@ def results(
         run = Profile.empty(streams.COLUMNS)
         for start in run_starts:
             run.merge(windows[start])
-        found.append(judge(calibration, policy, "1", run_starts, run))
+        found.append(evaluate_run(calibration, policy, "1", run_starts, run))
     return found
 
 
@@ -46,45 +47,45 @@ def stream(quiet: int, moved: int, then: int = 0, seed: int = 42) -> dict[float,
 @pytest.mark.parametrize(
     ("span", "needed", "of", "index"), [(1, 1, 1, 20), (3, 1, 1, 20), (3, 3, 4, 22), (1, 2, 3, 21)]
 )
-def test_the_window_at_which_a_seeded_stream_alarms(span, needed, of, index):
+def test_seeded_stream_raises_an_alarm_at_a_known_window(span, needed, of, index):
     policy = DriftPolicy(span=span, needed=needed, of=of, watch=WATCH, release=8)
     assert fired(policy, results(policy, stream(20, 8))) == [index]
 
 
-def test_quiet_streams_alarm_at_the_asked_rate_and_not_more():
+def test_quiet_streams_keep_the_rate_of_false_alarms():
     policy = DriftPolicy(span=3, alpha=0.02, effect=0.0, watch=WATCH, release=1)
     alarms = windows = 0
     for seed in range(15):
         found = results(policy, streams.windows(900 + seed, 60, 300, first=100), reference_seed=seed)
         alarms += len(fired(policy, found))
         windows += sum(result.judged for result in found)
-    # Neighbouring runs share windows, so that false alarms come in clumps: four standard deviations, not three.
+    # Neighboring runs share windows, so that false alarms cluster: four standard deviations, not three.
     assert alarms / windows <= policy.alpha + 4 * (policy.alpha / windows) ** 0.5
 
 
-def test_the_training_rows_themselves_dealt_anew_never_alarm():
+def test_training_rows_in_random_windows_raise_no_alarm():
     rng = np.random.default_rng(17)
     days = [streams.rows(rng, 300) for _ in range(100)]
     reference = ReferenceProfile.build({i * DAY_S: streams.profile(day) for i, day in enumerate(days)}, DAY_S)
     rows = pa.concat_tables(days)
-    dealt = np.array_split(rng.permutation(rows.num_rows), 100)
-    replay = {i * DAY_S: streams.profile(rows.take(pa.array(part))) for i, part in enumerate(dealt)}
+    parts = np.array_split(rng.permutation(rows.num_rows), 100)
+    replay = {i * DAY_S: streams.profile(rows.take(pa.array(part))) for i, part in enumerate(parts)}
     for span, watch in ((1, ()), (3, ()), (3, WATCH)):
         policy = DriftPolicy(span=span, watch=watch)
         assert fired(policy, results(policy, replay, Calibration(reference, span, watch))) == []
 
 
-def test_it_calls_out_again_only_after_a_quiet_spell():
+def test_detector_raises_the_next_alarm_only_after_quiet_windows():
     policy = DriftPolicy(span=1, release=3, watch=WATCH)
-    two_spells = stream(10, 4, 5)
-    two_spells |= streams.windows(7, 4, 300, first=119, shift=2.0)
-    assert fired(policy, results(policy, two_spells)) == [10, 19]
+    two_episodes = stream(10, 4, 5)
+    two_episodes |= streams.windows(7, 4, 300, first=119, shift=2.0)
+    assert fired(policy, results(policy, two_episodes)) == [10, 19]
     short_lull = stream(10, 4, 2)
     short_lull |= streams.windows(7, 4, 300, first=116, shift=2.0)
     assert fired(policy, results(policy, short_lull)) == [10]
 
 
-def test_a_detector_goes_on_from_its_saved_state():
+def test_detector_continues_from_its_saved_state():
     policy = DriftPolicy(span=1, needed=3, of=5, watch=WATCH)
     found = results(policy, stream(10, 8))
     whole, state, restarted = fired(policy, found), DetectorState(), []
@@ -96,7 +97,7 @@ def test_a_detector_goes_on_from_its_saved_state():
     assert restarted == whole == [12]
 
 
-def test_the_alarm_carries_its_evidence():
+def test_alarm_contains_its_evidence():
     policy = DriftPolicy(span=3, watch=WATCH)
     detector = DriftDetector("m", "7", policy)
     alarms = [detector.alarm for result in results(policy, stream(10, 6)) if detector.update(result).alarm]
@@ -111,45 +112,45 @@ def test_the_alarm_carries_its_evidence():
     assert "in training" in alarm.reason
 
 
-def test_unwatched_columns_are_measured_and_silent():
-    policy = DriftPolicy(span=1, watch=(Watch(column="c"),))
+def test_unwatched_columns_are_measured_and_raise_no_alarm():
+    policy = DriftPolicy(span=1, watch=(MonitoredColumn(column="c"),))
     found = results(policy, stream(0, 4))
     assert all(result.columns["x"].ratio > 1 and not result.columns["x"].watched for result in found)
     assert not any(result.drifted for result in found)
 
 
-def test_until_enough_windows_came_there_is_no_verdict():
+def test_run_with_too_few_windows_is_skipped():
     policy = DriftPolicy(span=3, watch=WATCH)
     found = results(policy, stream(0, 4))
     assert [result.judged for result in found] == [False, False, True, True]
     assert found[0].note == "1 of 3 windows so far"
 
 
-def test_watched_but_absent_is_said():
+def test_watched_column_without_traffic_is_noted():
     policy = DriftPolicy(span=1, watch=WATCH)
     bare = Profile.empty(streams.COLUMNS)
     bare.update(streams.rows(np.random.default_rng(0), 300).select(["x"]))
     calibration = Calibration(streams.reference(), 1, policy.watch)
-    assert judge(calibration, policy, "1", (0.0,), bare).note == "watched, but not in the traffic: score"
+    assert evaluate_run(calibration, policy, "1", (0.0,), bare).note == "watched, but not in the traffic: score"
 
 
-def test_unjudged_windows_change_nothing():
+def test_skipped_window_changes_nothing():
     policy = DriftPolicy(span=1, watch=WATCH)
     detector = DriftDetector("m", "1", policy)
     before = detector.state
-    assert detector.update(unjudged("1", (0.0,), 3, "3 rows")).alarm is None
+    assert detector.update(skipped_window("1", (0.0,), 3, "3 rows")).alarm is None
     assert detector.state == before
 
 
-def test_retrains_are_rationed():
+def test_suppression_reason_follows_cooldown_and_budget():
     policy = DriftPolicy(cooldown_s=2 * DAY_S, budget=2, budget_s=10 * DAY_S)
-    past: tuple[Acted, ...] = ()
+    past: tuple[ActionRecord, ...] = ()
 
     def claim(action, days):
         nonlocal past
-        held = held_back(policy, past, action, days * DAY_S)
-        past = past if held else taken(policy, past, action, days * DAY_S)
-        return held
+        reason = suppression_reason(policy, past, action, days * DAY_S)
+        past = past if reason else record_action(policy, past, action, days * DAY_S)
+        return reason
 
     assert claim("retrain", 0) == ""
     assert claim("retrain", 1) == "cooling down until 1970-01-03"
@@ -161,6 +162,6 @@ def test_retrains_are_rationed():
     assert claim("retrain", 10) == ""
 
 
-def test_an_impossible_persistence_is_refused():
-    with pytest.raises(ProjectError, match="needs 3 drifted windows of 2"):
+def test_policy_with_impossible_persistence_is_refused():
+    with raises(ProjectError, "project.impossible_persistence", needed=3, of=2):
         DriftPolicy(needed=3, of=2)

@@ -1,4 +1,4 @@
-"""Performance without labels, held against the truth."""
+"""Performance without labels, compared with the truth."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from scipy.special import expit
 from sklearn import metrics
 
 from cluster.errors import DataError
-from monitoring.performance.cbpe import Calibrator, adapted, expected, observed
-from monitoring.performance.dle import LossModel
-from monitoring.performance.dle import observed as observed_loss
+from monitoring.performance.cbpe import Calibrator, expected_performance, fit_adapted_calibrator, observed_performance
+from monitoring.performance.dle import LossModel, observed_loss
+from tests.factories.errors import raises
 
 
 def world(rng: np.random.Generator, rows: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -24,7 +24,7 @@ def world(rng: np.random.Generator, rows: int, shift: float = 0.0) -> tuple[np.n
 
 def test_observed_metrics_agree_with_scikit_learn():
     _, scores, labels = world(np.random.default_rng(0), 500)
-    found, called = observed(scores, labels), scores >= 0.5
+    found, called = observed_performance(scores, labels), scores >= 0.5
     assert found.auc == pytest.approx(metrics.roc_auc_score(labels, scores))
     assert found.log_loss == pytest.approx(metrics.log_loss(labels, scores))
     assert found.brier == pytest.approx(metrics.brier_score_loss(labels, scores))
@@ -37,59 +37,66 @@ def test_observed_metrics_agree_with_scikit_learn():
     assert (found.accuracy_error, found.log_loss_error) == (0, 0)
 
 
-def test_calibrated_probabilities_tell_the_truth_where_raw_scores_do_not():
+def test_calibrated_probabilities_estimate_performance_better_than_raw_scores():
     rng = np.random.default_rng(1)
     _, scores, labels = world(rng, 20_000)
     calibrate = Calibrator(scores, labels)
     _, scores, labels = world(rng, 20_000)
-    truth, told, raw = observed(scores, labels), expected(scores, calibrate(scores)), expected(scores, scores)
+    truth, told, raw = (
+        observed_performance(scores, labels),
+        expected_performance(scores, calibrate(scores)),
+        expected_performance(scores, scores),
+    )
     for metric in ("accuracy", "precision", "recall", "f1", "auc", "log_loss", "brier"):
         assert getattr(told, metric) == pytest.approx(getattr(truth, metric), abs=0.02)
     assert abs(raw.accuracy - truth.accuracy) > 0.05
 
 
-def test_the_stated_error_covers_the_truth():
+def test_stated_error_covers_the_truth():
     rng = np.random.default_rng(2)
     covered = 0
     for _ in range(200):
         p = rng.random(400)
-        told, truth = expected(p, p), observed(p, (rng.random(400) < p).astype(float))
+        told, truth = expected_performance(p, p), observed_performance(p, (rng.random(400) < p).astype(float))
         covered += abs(told.accuracy - truth.accuracy) <= 2 * told.accuracy_error
         covered += abs(told.log_loss - truth.log_loss) <= 2 * told.log_loss_error
     # Two standard deviations cover 95.4 %; 400 trials, four deviations of the count.
     assert abs(covered / 400 - 0.954) <= 4 * np.sqrt(0.954 * 0.046 / 400)
 
 
-def test_pape_follows_a_covariate_shift_that_cbpe_does_not():
+def test_pape_follows_covariate_shift_better_than_cbpe():
     rng = np.random.default_rng(3)
     features, scores, labels = world(rng, 10_000)
     cbpe = pape = 0.0
     for shift in (0.5, 0.7):
         live, live_scores, live_labels = world(rng, 5_000, shift)
-        truth = observed(live_scores, live_labels).accuracy
-        cbpe += abs(expected(live_scores, Calibrator(scores, labels)(live_scores)).accuracy - truth)
-        calibrate = adapted(features, live, scores, labels)
-        pape += abs(expected(live_scores, calibrate(live_scores)).accuracy - truth)
+        truth = observed_performance(live_scores, live_labels).accuracy
+        cbpe += abs(expected_performance(live_scores, Calibrator(scores, labels)(live_scores)).accuracy - truth)
+        calibrate = fit_adapted_calibrator(features, live, scores, labels)
+        pape += abs(expected_performance(live_scores, calibrate(live_scores)).accuracy - truth)
     assert pape < cbpe / 2
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30))
-def test_estimates_are_defined_or_none_whatever_the_scores(rows):
+def test_expected_performance_is_defined_or_none_for_any_scores(rows):
     scores, probabilities = np.array(rows).T
-    found = expected(scores, probabilities)
+    found = expected_performance(scores, probabilities)
     for metric in ("accuracy", "precision", "recall", "f1", "auc"):
         value = getattr(found, metric)
         assert value is None or -1e-9 <= value <= 1 + 1e-9
     assert np.isfinite([found.log_loss, found.brier]).all()
 
 
-@pytest.mark.parametrize(("scores", "labels"), [([], []), ([0.2, np.nan], [0, 1]), ([0.2, 0.4], [0, 2])])
-def test_rows_that_teach_nothing_are_refused(scores, labels):
-    with pytest.raises(DataError):
+@pytest.mark.parametrize(
+    ("scores", "labels", "code"),
+    [([], [], "data.not_finite"), ([0.2, np.nan], [0, 1], "data.not_finite"), ([0.2, 0.4], [0, 2], "data.not_binary")],
+)
+def test_calibrator_refuses_unusable_rows(scores, labels, code):
+    with raises(DataError, code):
         Calibrator(np.array(scores), np.array(labels))
 
 
-def test_losses_of_a_regressor_are_estimated_where_they_depend_on_the_features():
+def test_loss_model_estimates_losses_that_depend_on_the_features():
     rng = np.random.default_rng(4)
 
     def rows(count: int, low: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -104,5 +111,5 @@ def test_losses_of_a_regressor_are_estimated_where_they_depend_on_the_features()
         told, truth = model.estimate(features, predictions), observed_loss(predictions, labels)
         assert told.mae == pytest.approx(truth.mae, rel=0.06)
         assert told.rmse == pytest.approx(truth.rmse, rel=0.06)
-    with pytest.raises(DataError, match="at least 100"):
+    with raises(DataError, "data.too_few_labeled_rows", rows=9):
         LossModel(np.zeros((9, 1)), np.zeros(9), np.zeros(9))

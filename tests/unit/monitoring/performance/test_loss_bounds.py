@@ -1,4 +1,4 @@
-"""Limits of late labels hold at every look."""
+"""Bounds of late labels hold at every analysis."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from monitoring.performance.loss_bounds import LEAST_LABELS, Labelled, limits, worse
+from monitoring.performance.loss_bounds import MIN_LABELS, LabeledLoss, bound_loss, is_worse
 
 ALPHA = 0.1
 losses = st.lists(st.floats(0, 100), max_size=20).map(lambda values: np.array(values, float))
@@ -16,60 +16,63 @@ losses = st.lists(st.floats(0, 100), max_size=20).map(lambda values: np.array(va
 
 @given(losses, losses)
 def test_parts_add_up_to_the_whole(a, b):
-    whole, parts = Labelled.of(np.append(a, b), 50), Labelled.of(a, 20) + Labelled.of(b, 30)
+    whole, parts = (
+        LabeledLoss.from_losses(np.append(a, b), 50),
+        LabeledLoss.from_losses(a, 20) + LabeledLoss.from_losses(b, 30),
+    )
     assert (parts.n, parts.rows, parts.binary) == (whole.n, whole.rows, whole.binary)
     assert parts.mean == pytest.approx(whole.mean)
     assert parts.m2 == pytest.approx(whole.m2, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["rate", "loss"])
-def test_limits_that_are_looked_at_after_every_batch_cover_the_truth(kind):
+def test_bounds_after_every_batch_cover_the_truth(kind):
     missed, runs = 0, 150
     for seed in range(runs):
         rng = np.random.default_rng(seed)
         drawn = (rng.random(3_000) < 0.2).astype(float) if kind == "rate" else rng.exponential(0.2, 3_000)
-        found, ever = Labelled(), False
+        found, ever = LabeledLoss(), False
         for batch in np.split(drawn, 30):
-            found += Labelled.of(batch)
-            around = limits(found, ALPHA)
-            ever |= not around.low <= 0.2 <= around.high
+            found += LabeledLoss.from_losses(batch)
+            bounds = bound_loss(found, ALPHA)
+            ever |= not bounds.low <= 0.2 <= bounds.high
         missed += ever
     assert missed <= stats.binom.ppf(1 - 1e-4, runs, ALPHA)
 
 
-def test_limits_of_losses_hold_from_the_first_label_on():
+def test_bounds_of_losses_hold_from_the_first_label_on():
     missed, runs = 0, 300
     for seed in range(runs):
         drawn = np.random.default_rng(seed).exponential(0.2, 200)
-        missed += any(worse(Labelled.of(drawn[:n]), 0.2, 0.01) for n in range(1, 201))
+        missed += any(is_worse(LabeledLoss.from_losses(drawn[:n]), 0.2, 0.01) for n in range(1, 201))
     assert missed <= stats.binom.ppf(1 - 1e-4, runs, 0.01)
 
 
-def test_a_few_losses_say_nothing_for_sure():
-    assert not worse(Labelled.of(np.array([1.06])), 0.8, 0.01, margin=0.2)
-    assert limits(Labelled.of(np.full(LEAST_LABELS - 1, 8.0)), 0.01).low == -np.inf
-    assert worse(Labelled.of(np.full(LEAST_LABELS, 8.0)), 0.8, 0.01, margin=0.2)
+def test_few_losses_have_no_bounds():
+    assert not is_worse(LabeledLoss.from_losses(np.array([1.06])), 0.8, 0.01, margin=0.2)
+    assert bound_loss(LabeledLoss.from_losses(np.full(MIN_LABELS - 1, 8.0)), 0.01).low == -np.inf
+    assert is_worse(LabeledLoss.from_losses(np.full(MIN_LABELS, 8.0)), 0.8, 0.01, margin=0.2)
 
 
-def test_the_exact_limits_of_a_rate_are_the_roots_of_the_mixture():
-    found = limits(Labelled.of(np.repeat([0, 1], [70, 30])), 0.05)
+def test_bounds_of_a_rate_are_the_roots_of_the_mixture():
+    found = bound_loss(LabeledLoss.from_losses(np.repeat([0, 1], [70, 30])), 0.05)
     for p in (found.low, found.high):
         mixture = np.exp(stats.beta(31, 71).logpdf(p))
         # The mixture of the likelihood is 1 / (posterior density) under a flat prior.
         assert 1 / mixture == pytest.approx(1 / 0.05, rel=1e-6)
-    assert limits(Labelled.of(np.zeros(50)), 0.05).low == 0
-    assert limits(Labelled.of(np.ones(50)), 0.05).high == 1
+    assert bound_loss(LabeledLoss.from_losses(np.zeros(50)), 0.05).low == 0
+    assert bound_loss(LabeledLoss.from_losses(np.ones(50)), 0.05).high == 1
 
 
-def test_worse_needs_evidence_and_finds_it_at_a_known_label():
+def test_is_worse_needs_evidence_and_has_it_at_a_known_label():
     rng = np.random.default_rng(7)
     drawn = (rng.random(2_000) < 0.3).astype(float)
-    first = next(n for n in range(1, 2_001) if worse(Labelled.of(drawn[:n]), 0.2, 0.05))
+    first = next(n for n in range(1, 2_001) if is_worse(LabeledLoss.from_losses(drawn[:n]), 0.2, 0.05))
     assert first == 254
-    assert not worse(Labelled.of(drawn), 0.2, 0.05, margin=0.8)
-    assert not worse(Labelled(), 0.2, 0.05)
+    assert not is_worse(LabeledLoss.from_losses(drawn), 0.2, 0.05, margin=0.8)
+    assert not is_worse(LabeledLoss(), 0.2, 0.05)
 
 
-def test_labels_that_are_no_numbers_are_left_out_and_the_share_tells():
-    found = Labelled.of(np.array([0.0, np.nan, np.inf, 1.0]), rows=8)
+def test_missing_labels_are_left_out_and_lower_the_share():
+    found = LabeledLoss.from_losses(np.array([0.0, np.nan, np.inf, 1.0]), rows=8)
     assert (found.n, found.mean, found.share) == (2, 0.5, 0.25)

@@ -10,27 +10,27 @@ import numpy as np
 import pytest
 
 from cluster.values import Alarm, Decision
-from monitoring.analysis.log_analysis import Looked, WindowQuality
-from monitoring.analysis.multivariate_drift import Multivariate
-from monitoring.detection.detector import DriftDetector, WindowResult, judge
+from monitoring.analysis.log_analysis import AnalysisResult, WindowQuality
+from monitoring.analysis.multivariate_drift import MultivariateDrift
+from monitoring.detection.detector import DriftDetector, WindowResult, evaluate_run
 from monitoring.drift_policy import DAY_S, DriftPolicy
-from monitoring.export.cost import Used
-from monitoring.performance.loss_bounds import Labelled, limits
+from monitoring.export.cost import UsageTotals
+from monitoring.performance.loss_bounds import LabeledLoss, bound_loss
 from monitoring.report.findings import quality_cost
-from monitoring.report.page import render
+from monitoring.report.page import render_report
 from monitoring.report.schema import (
-    Action,
+    AlarmOutcome,
     CalibrationCurve,
-    Cost,
-    Quality,
-    Report,
-    Rollout,
+    MetricHistory,
+    ModelCost,
+    MonitoringReport,
+    RolloutHistory,
     Series,
-    Timing,
+    StageTiming,
     VersionRow,
 )
-from monitoring.samples.domain_classifier import Separation
-from monitoring.statistics.calibration import Calibration, Watch
+from monitoring.samples.domain_classifier import Separability
+from monitoring.statistics.calibration import Calibration, MonitoredColumn
 from tests.factories.monitoring import streams
 
 SECTIONS = (
@@ -38,12 +38,12 @@ SECTIONS = (
     "Calibration",
     "Drift",
     "Performance by window",
-    "What the rows themselves show",
+    "Drift in logged rows",
     "Rollouts",
-    "What happened, in order",
+    "Events in order",
     "Versions",
     "Cost",
-    "Where the time went",
+    "Time by stage",
 )
 NASTY = '<script>alert("x")</script> & "co"'
 
@@ -63,16 +63,16 @@ def decisions(*actions: str) -> tuple[Decision, ...]:
     )
 
 
-def drift() -> tuple[tuple, tuple[Action, ...]]:
-    policy = DriftPolicy(span=1, watch=(Watch(column="x", direction="up"),))
+def drift() -> tuple[tuple, tuple[AlarmOutcome, ...]]:
+    policy = DriftPolicy(span=1, watch=(MonitoredColumn(column="x", direction="up"),))
     calibration = Calibration(streams.reference(0), 1, policy.watch)
     detector = DriftDetector("m", "1", policy)
     live = streams.windows(1, 6, 300, first=100) | streams.windows(2, 3, 300, first=120, shift=2.0)
     results, actions = [], []
     for start in sorted(live):
-        results.append(judge(calibration, policy, "1", (start,), live[start]))
+        results.append(evaluate_run(calibration, policy, "1", (start,), live[start]))
         if detector.update(results[-1]).alarm is not None:
-            actions.append(Action(at=1_700_000_100.0, alarm=detector.alarm, done=f"job {NASTY}"))
+            actions.append(AlarmOutcome(at=1_700_000_100.0, alarm=detector.alarm, outcome=f"job {NASTY}"))
     return tuple(results), tuple(actions)
 
 
@@ -80,14 +80,14 @@ def performance() -> tuple[WindowQuality, ...]:
     rng = np.random.default_rng(0)
     found = []
     for i, segment in ((i, s) for i in range(8) for s in ("", f"shop = {NASTY}")):
-        labelled = Labelled.of(np.square(rng.normal(0, 0.3 + 0.1 * i, 200)), 300)
+        labeled = LabeledLoss.from_losses(np.square(rng.normal(0, 0.3 + 0.1 * i, 200)), 300)
         found.append(
             WindowQuality(
                 version="1",
                 window=(100 + i) * DAY_S,
                 segment=segment,
-                labelled=labelled,
-                limits=limits(labelled, 0.05),
+                labeled=labeled,
+                limits=bound_loss(labeled, 0.05),
                 reference=0.1,
                 worse=i > 5,
                 observed={"accuracy": 0.9},
@@ -97,16 +97,16 @@ def performance() -> tuple[WindowQuality, ...]:
     return tuple(found)
 
 
-def looks(results: tuple[WindowResult, ...]) -> tuple[Looked, ...]:
-    told = Separation(auc=0.7, low=0.68, high=0.72, p_value=1e-9, ranked=(("x", 0.8), (NASTY, 0.2)))
-    apart = Multivariate(separation=told, p_value=0.001, drifted=True, ordinary=())
+def analyses(results: tuple[WindowResult, ...]) -> tuple[AnalysisResult, ...]:
+    separability = Separability(auc=0.7, low=0.68, high=0.72, p_value=1e-9, ranked=(("x", 0.8), (NASTY, 0.2)))
+    multivariate = MultivariateDrift(separation=separability, p_value=0.001, drifted=True, ordinary=())
     return tuple(
-        Looked(
+        AnalysisResult(
             version="1",
             window=result.window,
             since=result.since,
             rows=300,
-            multivariate=apart if i > 3 else None,
+            multivariate=multivariate if i > 3 else None,
             segments={f"shop = {NASTY}": result},
             faults=(f"not {NASTY}",),
         )
@@ -115,14 +115,14 @@ def looks(results: tuple[WindowResult, ...]) -> tuple[Looked, ...]:
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
+def report() -> MonitoringReport:
     results, actions = drift()
-    return Report(
+    return MonitoringReport(
         model="flights",
         made_at=1_700_000_500.0,
         facts=(("test AUC", "0.7461"), ("baseline", NASTY)),
         quality=(
-            Quality(
+            MetricHistory(
                 metric="AUC",
                 better="higher",
                 periods=("Oct", "Nov", "Dec"),
@@ -136,20 +136,22 @@ def report() -> Report:
         drift=results,
         actions=actions,
         performance=performance(),
-        looks=looks(results),
-        cost=Cost(total=1.5, used=Used(cpu_s=900, reserved_cpu_s=3600, requests=1000), tags={"team": NASTY}),
+        analyses=analyses(results),
+        cost=ModelCost(
+            total=1.5, used=UsageTotals(cpu_s=900, reserved_cpu_s=3600, requests=1000), tags={"team": NASTY}
+        ),
         rollouts=(
-            Rollout(name="sound", decisions=decisions("start", "hold", "advance", "promote")),
-            Rollout(name="sabotaged", decisions=decisions("start", "pause", "resume", "abort")),
+            RolloutHistory(name="sound", decisions=decisions("start", "hold", "advance", "promote")),
+            RolloutHistory(name="sabotaged", decisions=decisions("start", "pause", "resume", "abort")),
         ),
         versions=(VersionRow(version="1", role="champion", trained_on=NASTY, metrics={"auc": 0.75}),),
-        timings=(Timing(stage="tune", seconds=70.0), Timing(stage="land", seconds=6.0)),
+        timings=(StageTiming(stage="tune", seconds=70.0), StageTiming(stage="land", seconds=6.0)),
     )
 
 
 @pytest.fixture(scope="module")
-def page(report: Report) -> str:
-    return render(report)
+def page(report: MonitoringReport) -> str:
+    return render_report(report)
 
 
 def text_of(page: str) -> str:
@@ -166,32 +168,32 @@ def text_of(page: str) -> str:
     return " ".join(parser.seen)
 
 
-def test_every_section_has_its_plot_or_table(page):
+def test_report_has_a_plot_or_table_in_every_section(page):
     for title in SECTIONS:
         assert f"<h2>{title}</h2>" in page
     assert page.count("<svg") == 6
     assert page.count("<table") == 8
 
 
-def test_it_loads_nothing(page):
+def test_report_loads_nothing(page):
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#|\s*data:)""", page)
     assert "url(http" not in page
     assert "@import" not in page
 
 
-def test_what_is_told_cannot_break_out(page):
+def test_report_escapes_values(page):
     assert "<script" not in page
     assert text_of(page).count('alert("x")') >= 6
 
 
-def test_plots_are_well_formed_and_carry_their_reasons(page):
+def test_plots_are_well_formed_and_carry_reasons(page):
     drawn = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)]
     tips = [tip.text for svg in drawn for tip in svg.iter("{http://www.w3.org/2000/svg}title") if tip.text]
     assert sum(tip.startswith("abort at 0%: because") for tip in tips) == 1
     assert any("x its threshold" in tip for tip in tips)
 
 
-def test_ink_follows_the_page(page):
+def test_plots_use_the_colors_of_the_page(page):
     svgs = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
     assert "currentColor" in svgs
     assert "#010203" not in svgs
@@ -201,50 +203,52 @@ def test_ink_follows_the_page(page):
     assert all("fill: " in each and "fill: #000000" not in each for each in texts)
 
 
-def test_captions_tell_what_one_sees(page):
-    told = text_of(page)
-    assert "this model was best in Oct (0.750) and worst in Dec (0.730)" in told
-    assert "off by 7.5 percentage points on average" in told
-    assert "3 of 9 windows drifted; alarms raised: 1" in told
-    assert "version 2 takes over from version 1" in told
-    assert "76 seconds in all" in told
-    assert "2 of 8 windows are worse than held-out rows for sure" in told
-    assert "CBPE was off by 0.05 of accuracy on average over 8 windows" in told
-    assert "Too far now: x since 1970-05-01" in told
-    assert "1.5 in all" in told
-    assert "25% of it used" in told
+def test_captions_contain_figures(page):
+    text = text_of(page)
+    assert "this model was best in Oct (0.750) and worst in Dec (0.730)" in text
+    assert "off by 7.5 percentage points on average" in text
+    assert "3 of 9 windows drifted; alarms raised: 1" in text
+    assert "version 2 replaces version 1" in text
+    assert "76 seconds in total" in text
+    assert "2 of 8 windows are worse than held-out rows" in text
+    assert "On average over 8 windows, CBPE misses accuracy by 0.05" in text
+    assert "Beyond the threshold now: x since 1970-05-01" in text
+    assert "1.5 in total" in text
+    assert "25% of it used" in text
 
 
-def test_what_an_alarm_cost_in_quality_is_told_once_labels_have_come():
+def test_quality_cost_compares_labels_with_held_out_rows():
     found = performance()
     assert quality_cost(106 * DAY_S, "1", found).startswith("loss 0.")
     assert "% against held-out rows (400 labels)" in quality_cost(106 * DAY_S, "1", found)
     assert quality_cost(200 * DAY_S, "1", found) == quality_cost(106 * DAY_S, "2", found) == "no labels yet"
 
 
-def test_an_empty_report_says_so_section_by_section():
-    page = render(Report(model="new", made_at=0.0))
+def test_empty_report_says_so_in_every_section():
+    page = render_report(MonitoringReport(model="new", made_at=0.0))
     for title in SECTIONS:
         assert f"<h2>{title}</h2>" in page
     assert page.count('class="none"') == len(SECTIONS)
     assert "<svg" not in page
 
 
-def test_it_is_the_same_page_for_the_same_report(report, page):
-    assert render(report) == page
+def test_equal_reports_render_to_equal_pages(report, page):
+    assert render_report(report) == page
 
 
-def test_an_alarm_outside_the_history_is_told_without_a_mark():
+def test_alarm_outside_the_history_is_listed_without_a_mark():
     results, _ = drift()
-    stray = Action(at=0.0, alarm=Alarm(model="m", version="9", window=5 * DAY_S, reason="old", features={}), done="")
-    assert "old" in render(Report(model="m", made_at=0.0, drift=results, actions=(stray,)))
+    stray = AlarmOutcome(
+        at=0.0, alarm=Alarm(model="m", version="9", window=5 * DAY_S, reason="old", features={}), outcome=""
+    )
+    assert "old" in render_report(MonitoringReport(model="m", made_at=0.0, drift=results, actions=(stray,)))
 
 
-def test_windows_without_labels_are_drawn_all_the_same():
+def test_windows_without_labels_are_drawn():
     bare = tuple(
-        WindowQuality(version="1", window=i * DAY_S, labelled=Labelled(rows=9), estimated={"DLE": {"mae": 1.0}})
+        WindowQuality(version="1", window=i * DAY_S, labeled=LabeledLoss(rows=9), estimated={"DLE": {"mae": 1.0}})
         for i in range(3)
     )
-    page = render(Report(model="m", made_at=0.0, performance=bare))
+    page = render_report(MonitoringReport(model="m", made_at=0.0, performance=bare))
     assert "0 of 3 windows are worse" in page
     assert page.count("<svg") == 2

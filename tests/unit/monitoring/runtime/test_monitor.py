@@ -1,4 +1,4 @@
-"""The monitor without Ray: closing windows, acting, and what it does with what it should never have been sent."""
+"""The monitor without Ray: closing windows, acting, and rejecting damaged profiles."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from monitoring.detection.windows import MAX_VERSIONS, MAX_WINDOWS
 from monitoring.drift_policy import DriftPolicy
 from monitoring.export.prometheus import PrometheusExporter
 from monitoring.runtime.monitor import DriftMonitor
-from monitoring.runtime.state_store import STATE, UNREADABLE, Folder
-from monitoring.statistics.calibration import Watch
+from monitoring.runtime.state_store import STATE, UNREADABLE, MonitorStore
+from monitoring.statistics.calibration import MonitoredColumn
+from tests.factories.errors import raises
 from tests.factories.monitoring import streams
 
 DAY_S = streams.DAY_S
-POLICY = DriftPolicy(span=1, min_rows=100, watch=(Watch(column="x", direction="up"),))
+POLICY = DriftPolicy(span=1, min_rows=100, watch=(MonitoredColumn(column="x", direction="up"),))
 REFERENCE = streams.reference(0).to_bytes()
 
 
 class Recorder:
-    """An action that notes what it was asked, and fails on demand."""
+    """An action that records its alarms, and fails on demand."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.alarms: list[Alarm] = []
@@ -41,14 +42,14 @@ class Recorder:
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return Folder(tmp_path / "monitor")
+def store(tmp_path):
+    return MonitorStore(tmp_path / "monitor")
 
 
-def monitor(folder: Folder, act: Recorder | None = None, policy: DriftPolicy = POLICY) -> DriftMonitor:
-    made = DriftMonitor("m", folder, {"retrain": act} if act else None)
-    made.watch("1", REFERENCE, policy)
-    return made
+def monitor(store: MonitorStore, handler: Recorder | None = None, policy: DriftPolicy = POLICY) -> DriftMonitor:
+    watching = DriftMonitor("m", store, {"retrain": handler} if handler else None)
+    watching.watch("1", REFERENCE, policy)
+    return watching
 
 
 def send(to: DriftMonitor, windows: dict[float, Profile], version: str = "1") -> None:
@@ -64,8 +65,8 @@ def moved(days: int, first: int, count: int = 300) -> dict[float, Profile]:
     return streams.windows(first, days, count, first=first, shift=2.0)
 
 
-def test_a_window_closes_when_a_later_one_has_enough_rows(folder):
-    watching = monitor(folder)
+def test_window_closes_when_a_later_one_has_enough_rows(store):
+    watching = monitor(store)
     send(watching, quiet(1))
     assert watching.history() == []
     send(watching, quiet(1, first=101, count=99))
@@ -75,18 +76,18 @@ def test_a_window_closes_when_a_later_one_has_enough_rows(folder):
     assert (closed.window, closed.rows, closed.judged) == (100 * DAY_S, 300, True)
 
 
-def test_close_ends_what_no_later_window_will(folder):
-    watching = monitor(folder)
+def test_close_closes_windows_without_later_ones(store):
+    watching = monitor(store)
     send(watching, quiet(3))
     assert watching.close(103 * DAY_S - 1) == 0
     assert watching.close(103 * DAY_S) == 1
     assert [result.window / DAY_S for result in watching.history()] == [100, 101, 102]
 
 
-def test_windows_by_count_take_slices_together_until_they_are_full(folder):
+def test_windows_by_count_merge_until_they_are_full(store):
     policy = POLICY.model_copy(update={"window_rows": 700})
     act = Recorder()
-    watching = monitor(folder, act, policy)
+    watching = monitor(store, act, policy)
     send(watching, quiet(6) | moved(7, first=106))
     found = [(r.window / DAY_S, r.rows, r.judged) for r in watching.history()]
     assert found[:3] == [(100, 300, False), (101, 600, False), (102, 900, True)]
@@ -98,23 +99,23 @@ def test_windows_by_count_take_slices_together_until_they_are_full(folder):
     assert watching.history()[0].note == "300 of 700 rows so far"
 
 
-def test_runs_by_count_survive_a_kill(folder):
+def test_runs_by_count_survive_a_kill(store):
     policy = POLICY.model_copy(update={"window_rows": 700})
-    send(monitor(folder, policy=policy), quiet(3))
-    after = DriftMonitor("m", folder)
+    send(monitor(store, policy=policy), quiet(3))
+    after = DriftMonitor("m", store)
     send(after, quiet(1, first=103))
     assert [(r.window / DAY_S, r.rows) for r in after.history() if r.judged] == [(102, 900)]
 
 
-def test_lateness_keeps_windows_open_longer(folder):
-    watching = monitor(folder, policy=POLICY.model_copy(update={"lateness_s": DAY_S}))
+def test_lateness_keeps_windows_open_longer(store):
+    watching = monitor(store, policy=POLICY.model_copy(update={"lateness_s": DAY_S}))
     send(watching, quiet(3))
     assert [result.window / DAY_S for result in watching.history()] == [100]
 
 
-def test_an_alarm_is_journaled_and_acted_on_once(folder):
+def test_alarm_is_journaled_and_acted_on_once(store):
     act = Recorder()
-    watching = monitor(folder, act)
+    watching = monitor(store, act)
     send(watching, quiet(3) | moved(4, first=103))
     assert [alarm.window / DAY_S for alarm in act.alarms] == [103]
     (entry,) = watching.journal()
@@ -122,8 +123,8 @@ def test_an_alarm_is_journaled_and_acted_on_once(folder):
     assert watching.status()["drifting"] is True
 
 
-def test_an_action_that_fails_is_told_and_survived(folder):
-    watching = monitor(folder, Recorder(ConnectionError("no cluster")))
+def test_failed_action_is_journaled(store):
+    watching = monitor(store, Recorder(ConnectionError("no cluster")))
     send(watching, moved(3, first=100))
     (entry,) = watching.journal()
     assert (entry.failed, entry.outcome) == (True, "ConnectionError: no cluster")
@@ -131,10 +132,10 @@ def test_an_action_that_fails_is_told_and_survived(folder):
     assert len(watching.history()) == 4
 
 
-def test_notify_and_cool_down_do_not_act(folder):
+def test_notify_and_cool_down_do_not_act(store):
     act = Recorder()
     policy = POLICY.model_copy(update={"release": 1, "cooldown_s": 30 * DAY_S})
-    watching = monitor(folder, act, policy)
+    watching = monitor(store, act, policy)
     send(watching, moved(2, first=100) | quiet(2, first=102) | moved(2, first=104))
     assert [entry.action for entry in watching.journal()] == ["retrain", "held"]
     assert watching.journal()[1].outcome.startswith("cooling down until")
@@ -144,8 +145,8 @@ def test_notify_and_cool_down_do_not_act(folder):
     assert len(act.alarms) == 1
 
 
-def test_a_promotion_starts_afresh_with_the_new_reference(folder):
-    watching = monitor(folder)
+def test_promotion_restarts_with_the_new_reference(store):
+    watching = monitor(store)
     send(watching, moved(2, first=100))
     send(watching, moved(3, first=100), "2")
     assert watching.status()["drifting"] is True
@@ -157,16 +158,16 @@ def test_a_promotion_starts_afresh_with_the_new_reference(folder):
     assert list(watching.status()["open_windows"]) == ["2"]
 
 
-def test_watching_the_same_again_keeps_the_state(folder):
-    watching = monitor(folder)
+def test_watching_the_same_again_keeps_the_state(store):
+    watching = monitor(store)
     send(watching, moved(2, first=100))
     watching.watch("1", REFERENCE, POLICY)
     assert watching.status()["drifting"] is True
 
 
-def test_the_retrain_budget_outlives_a_promotion(folder):
+def test_cooldown_outlives_a_promotion(store):
     act = Recorder()
-    watching = monitor(folder, act, POLICY.model_copy(update={"cooldown_s": 30 * DAY_S}))
+    watching = monitor(store, act, POLICY.model_copy(update={"cooldown_s": 30 * DAY_S}))
     send(watching, moved(2, first=100))
     watching.watch("2", REFERENCE, POLICY.model_copy(update={"cooldown_s": 30 * DAY_S}))
     send(watching, moved(2, first=105), "2")
@@ -188,8 +189,8 @@ def test_the_retrain_budget_outlives_a_promotion(folder):
         (100 * DAY_S, None),
     ],
 )
-def test_poison_is_counted_and_harms_nothing(folder, start, data):
-    watching = monitor(folder)
+def test_damaged_profile_is_counted_and_changes_nothing(store, start, data):
+    watching = monitor(store)
     watching.observe("1", start, data)
     assert watching.status()["counters"]["rejected"] == 1
     assert watching.status()["last_error"]
@@ -198,8 +199,8 @@ def test_poison_is_counted_and_harms_nothing(folder, start, data):
     assert watching.history()[0].rows == 300
 
 
-def test_profiles_with_some_other_columns_count_for_those_they_share(folder):
-    watching = monitor(folder)
+def test_profile_with_other_columns_counts_for_shared_ones(store):
+    watching = monitor(store)
     extra = (*streams.COLUMNS[:1], Column(name="else", kind="number"))
     for start, profile in moved(3, first=100).items():
         watching.observe("1", start, profile.select_columns(extra).to_bytes())
@@ -207,8 +208,8 @@ def test_profiles_with_some_other_columns_count_for_those_they_share(folder):
     assert watching.history()[0].columns["score"].ratio == 0
 
 
-def test_memory_is_bounded_in_versions_and_windows(folder):
-    watching = monitor(folder)
+def test_memory_is_bounded_in_versions_and_windows(store):
+    watching = monitor(store)
     tiny = quiet(1, count=1)[100 * DAY_S].to_bytes()
     for i in range(MAX_WINDOWS + 20):
         watching.observe("1", i * DAY_S, tiny)
@@ -219,25 +220,25 @@ def test_memory_is_bounded_in_versions_and_windows(folder):
     assert len(open_windows["1"]) == MAX_WINDOWS
 
 
-def test_what_is_kept_of_windows_does_not_grow_with_the_columns(folder, monkeypatch):
-    monkeypatch.setattr("monitoring.runtime.monitor.MAX_CELLS", 3 * 12)
-    watching = monitor(folder)
+def test_kept_windows_do_not_grow_with_the_columns(store, monkeypatch):
+    monkeypatch.setattr("monitoring.detection.drift_tracker.MAX_CELLS", 3 * 12)
+    watching = monitor(store)
     send(watching, quiet(20))
     assert [r.window / DAY_S for r in watching.history()] == list(range(107, 119))
 
 
-def test_windows_left_behind_are_refused_and_small_ones_passed_over(folder):
-    watching = monitor(folder)
+def test_closed_windows_are_rejected_and_small_ones_skipped(store):
+    watching = monitor(store)
     send(watching, quiet(1, first=100, count=5) | quiet(2, first=101))
     assert [(r.window / DAY_S, r.judged) for r in watching.history()] == [(100, False), (101, True)]
     send(watching, quiet(1, first=99))
     assert watching.status()["counters"]["rejected"] == 1
 
 
-def test_it_resumes_where_it_was(folder):
-    before = monitor(folder, Recorder())
+def test_monitor_resumes_from_its_files(store):
+    before = monitor(store, Recorder())
     send(before, quiet(3) | moved(2, first=103))
-    after = DriftMonitor("m", folder, {"retrain": (act := Recorder())})
+    after = DriftMonitor("m", store, {"retrain": (act := Recorder())})
     assert after.history() == before.history()
     assert after.journal() == before.journal()
     before_counts, after_counts = before.status()["counters"], after.status()["counters"]
@@ -247,43 +248,43 @@ def test_it_resumes_where_it_was(folder):
     assert act.alarms == []
 
 
-def test_an_action_cut_short_is_taken_up_again(folder):
+def test_interrupted_action_is_repeated(store):
     class Killed(BaseException):
         pass
 
-    cut = monitor(folder, Recorder(Killed()))
+    cut = monitor(store, Recorder(Killed()))
     with pytest.raises(Killed):
         send(cut, moved(2, first=100))
-    resumed = DriftMonitor("m", folder, {"retrain": (act := Recorder())})
+    resumed = DriftMonitor("m", store, {"retrain": (act := Recorder())})
     assert len(act.alarms) == 1
     assert resumed.journal()[0].outcome == "job-1"
 
 
-def test_a_damaged_checkpoint_is_set_aside(folder):
-    monitor(folder)
-    (folder.path / STATE).write_bytes(b"{ half")
-    after = DriftMonitor("m", folder)
+def test_damaged_state_is_set_aside(store):
+    monitor(store)
+    (store.path / STATE).write_bytes(b"{ half")
+    after = DriftMonitor("m", store)
     assert after.status()["counters"]["failures"] == 1
-    assert (folder.path / UNREADABLE).exists()
+    assert (store.path / UNREADABLE).exists()
     after.watch("1", REFERENCE, POLICY)
     send(after, quiet(2))
     assert len(after.history()) == 1
 
 
-def test_a_bad_reference_or_policy_is_refused_and_changes_nothing(folder):
-    watching = monitor(folder)
+def test_bad_reference_or_policy_is_refused_and_changes_nothing(store):
+    watching = monitor(store)
     with pytest.raises(DataError, match="not a reference profile"):
         watching.watch("2", b"no", POLICY)
-    with pytest.raises(DataError, match="windows of 86400 s, the drift policy of 60 s"):
+    with raises(DataError, "data.window_mismatch", reference_s=86_400, policy_s=60):
         watching.watch("2", REFERENCE, DriftPolicy(window_s=60))
-    with pytest.raises(ProjectError, match="watches 'nothing'"):
-        watching.watch("2", REFERENCE, DriftPolicy(watch=(Watch(column="nothing"),)))
+    with raises(ProjectError, "project.unknown_watched_column", column="nothing"):
+        watching.watch("2", REFERENCE, DriftPolicy(watch=(MonitoredColumn(column="nothing"),)))
     assert watching.status()["version"] == "1"
 
 
-def test_prometheus_text_parses_and_tells_the_newest_window(folder):
+def test_prometheus_text_parses_and_has_the_newest_window(store):
     exporter = PrometheusExporter()
-    watching = DriftMonitor("m", folder, exporters=(exporter,))
+    watching = DriftMonitor("m", store, exporters=(exporter,))
     watching.watch("1", REFERENCE, POLICY)
     send(watching, quiet(2) | moved(2, first=102))
     watching.observe("1", 0.0, b"poison")

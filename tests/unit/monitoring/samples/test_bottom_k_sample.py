@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from cluster.errors import DataError
 from monitoring.samples.bottom_k_sample import Reservoir
+from tests.factories.errors import raises
 
 SCHEMA = pa.schema([("x", pa.float64()), ("c", pa.string())])
 
@@ -20,13 +20,13 @@ def table(ids: list[int]) -> pa.Table:
 
 
 def sample(ids: list[int], size: int = 8) -> Reservoir:
-    made = Reservoir(size, SCHEMA)
-    made.update(table(ids), pa.array([f"request-{i}" for i in ids]))
-    return made
+    reservoir = Reservoir(size, SCHEMA)
+    reservoir.update(table(ids), pa.array([f"request-{i}" for i in ids]))
+    return reservoir
 
 
 @given(st.lists(st.integers(0, 60), max_size=60), st.data())
-def test_any_split_order_and_repetition_gives_the_same_sample(ids, data):
+def test_merge_gives_the_same_sample_for_any_split_order_and_repetition(ids, data):
     whole = sample(ids)
     shuffled = data.draw(st.permutations(ids))
     cut = data.draw(st.integers(0, len(ids)))
@@ -40,7 +40,7 @@ def test_any_split_order_and_repetition_gives_the_same_sample(ids, data):
     assert whole.rows.num_rows == min(8, len(set(ids)))
 
 
-def test_every_row_is_as_likely_as_any_other():
+def test_every_row_is_equally_likely():
     chosen = np.zeros(40)
     for start in range(0, 40_000, 40):
         rows = sample(list(range(start, start + 40)), 10).rows
@@ -49,12 +49,12 @@ def test_every_row_is_as_likely_as_any_other():
     assert stats.chisquare(chosen).pvalue > 1e-4
 
 
-def test_what_is_no_sample_or_another_one_is_refused():
-    with pytest.raises(DataError, match="not a sample"):
+def test_damaged_and_incompatible_samples_are_refused():
+    with raises(DataError, "data.damaged_sample"):
         Reservoir.from_bytes(b"nonsense", 8)
-    with pytest.raises(DataError, match="different sizes"):
+    with raises(DataError, "data.incompatible_samples"):
         sample([1]).merge(sample([1], 9))
-    with pytest.raises(DataError, match="each with its id"):
+    with raises(DataError, "data.sample_columns"):
         sample([1]).update(table([2, 3]), pa.array(["one"]))
-    with pytest.raises(DataError, match="keep at least one"):
+    with raises(DataError, "data.empty_sample", size=0):
         Reservoir(0, SCHEMA)

@@ -1,4 +1,4 @@
-"""Frames become matrices, whatever is in them."""
+"""Frames become matrices, with any content."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from features.definitions import Column
-from monitoring.samples.domain_classifier import tell_apart
-from monitoring.samples.feature_matrix import matrices
+from monitoring.samples.domain_classifier import DomainClassifier
+from monitoring.samples.feature_matrix import build_matrices
 
 COLUMNS = (
     Column(name="x", kind="number"),
@@ -17,31 +17,31 @@ COLUMNS = (
 )
 
 
-def test_numbers_stay_and_categories_rank_by_how_frequent_they_are():
+def test_numbers_stay_and_categories_rank_by_frequency():
     reference = pa.table({"x": [1, 2, None], "c": ["b", "a", "b"], "t": [0, 0, 0]})
     live = pa.table({"x": [0.5, np.inf], "c": ["new", None], "t": [0, 0]})
-    before, after, names = matrices(reference, live, COLUMNS)
+    before, after, names = build_matrices(reference, live, COLUMNS)
     assert names == ("x", "c")
     np.testing.assert_array_equal(before, [[1, 0], [2, 1], [np.nan, 0]])
     np.testing.assert_array_equal(after, [[0.5, 2], [np.inf, np.nan]])
 
 
-def test_wrong_types_and_lacking_columns_are_missing():
+def test_wrong_types_and_absent_columns_become_missing():
     reference = pa.table({"x": [1.0, 2.0], "c": ["a", "a"]})
     live = pa.table({"x": ["one", "two"], "gone": [[1], [2]]})
-    before, after, names = matrices(reference, live, COLUMNS)
+    before, after, names = build_matrices(reference, live, COLUMNS)
     assert names == ("x", "c", "gone")
     assert np.isnan(after).all()
     assert np.isnan(before[:, 2]).all()
 
 
-def test_two_frames_that_differ_in_a_category_are_told_apart():
+def test_matrices_let_a_classifier_find_a_changed_category():
     rng = np.random.default_rng(0)
     frames = [
         pa.table({"x": rng.normal(size=400), "c": rng.choice(["a", "b", "c"], 400, p=odds).tolist()})
         for odds in ([0.6, 0.3, 0.1], [0.2, 0.3, 0.5])
     ]
-    reference, live, names = matrices(*frames, COLUMNS)
-    found = tell_apart(reference, live, names)
+    reference, live, names = build_matrices(*frames, COLUMNS)
+    found = DomainClassifier(reference, live).test(names)
     assert found.ranked[0][0] == "c"
     assert found.p_value < 1e-6

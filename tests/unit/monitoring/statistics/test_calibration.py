@@ -1,4 +1,4 @@
-"""Thresholds: false alarms come at the asked rate or below, real changes get through."""
+"""Thresholds: false alarms stay at the requested rate, real changes are detected."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from cluster.errors import ProjectError
 from features.profiles.profile import Profile
-from monitoring.detection.detector import judge
+from monitoring.detection.detector import evaluate_run
 from monitoring.drift_policy import DriftPolicy
-from monitoring.statistics.calibration import MIN_RUNS, Calibration, Null, Watch, rejected, run_ends, run_sums
+from monitoring.statistics.calibration import Calibration, MonitoredColumn, count_discoveries, find_run_ends, sum_runs
+from monitoring.statistics.null_distributions import MIN_RUNS, DistanceNull
+from tests.factories.errors import raises
 from tests.factories.monitoring import streams
 
 ALPHA = 0.05
@@ -26,48 +28,48 @@ def flagged(calibration: Calibration, policy: DriftPolicy, windows: dict[float, 
         run = Profile.empty(streams.COLUMNS)
         for start in run_starts:
             run.merge(windows[start])
-        found.append(bool(judge(calibration, policy, "1", run_starts, run).drifted))
+        found.append(bool(evaluate_run(calibration, policy, "1", run_starts, run).drifted))
     return found
 
 
 @pytest.mark.parametrize(("count", "day_sd"), [(60, 0.0), (60, 0.3), (300, 0.3), (900, 0.3)])
-def test_false_alarms_stay_at_the_asked_rate_at_any_window_size(count, day_sd):
+def test_thresholds_keep_the_rate_of_false_alarms_at_any_window_size(count, day_sd):
     policy = DriftPolicy(span=1, alpha=ALPHA, effect=0.0, min_rows=1)
     found = []
     for seed in range(8):
         calibration = Calibration(streams.reference(seed, days=80, day_sd=day_sd), 1, ())
         live = streams.windows(1000 + seed, days=60, count=count, first=80, day_sd=day_sd)
         found += flagged(calibration, policy, live)
-    # 480 windows; three standard deviations of the count above the asked rate.
+    # 480 windows; three standard deviations of the count above the requested rate.
     slack = 3 * np.sqrt(ALPHA * (1 - ALPHA) / len(found))
     assert np.mean(found) <= ALPHA + slack
 
 
 @pytest.mark.parametrize(("shift", "least"), [(0.5, 0.3), (1.0, 0.9)])
-def test_real_changes_get_through(shift, least):
+def test_real_changes_are_detected(shift, least):
     policy = DriftPolicy(span=1, alpha=ALPHA, effect=0.1, min_rows=1)
     calibration = Calibration(streams.reference(3), 1, ())
     live = streams.windows(77, days=50, count=300, first=100, shift=shift)
     assert np.mean(flagged(calibration, policy, live)) >= least
 
 
-def test_a_trifle_is_silent_however_significant():
+def test_significant_change_below_the_effect_raises_no_alarm():
     calibration = Calibration(streams.reference(4, days=40, count=2000, day_sd=0.0), 1, ())
     live = streams.windows(5, days=10, count=5000, first=40, day_sd=0.0, shift=0.15)
     assert all(flagged(calibration, DriftPolicy(span=1, effect=0.0), live))
     assert not any(flagged(calibration, DriftPolicy(span=1, effect=0.15), live))
 
 
-def test_a_watched_direction_ignores_the_other():
+def test_direction_ignores_the_other_one():
     reference = streams.reference(6)
     down = streams.windows(8, days=10, count=300, first=100, shift=-2.0)
-    policy = DriftPolicy(span=1, watch=(Watch(column="x", direction="up"),))
+    policy = DriftPolicy(span=1, watch=(MonitoredColumn(column="x", direction="up"),))
     assert not any(flagged(Calibration(reference, 1, policy.watch), policy, down))
-    policy = DriftPolicy(span=1, watch=(Watch(column="x", direction="down"),))
+    policy = DriftPolicy(span=1, watch=(MonitoredColumn(column="x", direction="down"),))
     assert all(flagged(Calibration(reference, 1, policy.watch), policy, down))
 
 
-def test_with_few_reference_windows_sampling_noise_is_the_null():
+def test_few_reference_windows_leave_sampling_noise_as_the_null():
     reference = streams.reference(9, days=2, count=2000, day_sd=0.0)
     calibration = Calibration(reference, 1, ())
     assert calibration.runs < MIN_RUNS
@@ -78,16 +80,16 @@ def test_with_few_reference_windows_sampling_noise_is_the_null():
     assert all(flagged(calibration, policy, moved))
 
 
-def test_benjamini_hochberg_on_a_worked_example():
+def test_count_discoveries_matches_a_worked_example():
     found = dict(enumerate((0.01, 0.04, 0.03, 0.005, 0.2)))
-    assert rejected({str(k): v for k, v in found.items()}, 0.05) == 4
-    assert rejected({"a": 0.06, "b": 0.9}, 0.05) == 0
+    assert count_discoveries({str(k): v for k, v in found.items()}, 0.05) == 4
+    assert count_discoveries({"a": 0.06, "b": 0.9}, 0.05) == 0
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.001, 0.2))
-def test_benjamini_hochberg_lies_between_bonferroni_and_nothing(values, alpha):
+def test_count_discoveries_is_between_bonferroni_and_no_correction(values, alpha):
     named = {str(i): p for i, p in enumerate(values)}
-    count = rejected(named, alpha)
+    count = count_discoveries(named, alpha)
     assert count >= sum(p <= alpha / len(values) for p in values)
     assert count <= sum(p <= alpha for p in values)
 
@@ -100,7 +102,7 @@ def test_benjamini_hochberg_lies_between_bonferroni_and_nothing(values, alpha):
     st.floats(0.001, 0.2),
 )
 def test_p_values_fall_with_distance_and_thresholds_invert_them(ordinary, rows, low, high, alpha):
-    null = Null(np.array(ordinary), np.full(len(ordinary), 900), np.empty(0), "up")
+    null = DistanceNull(np.array(ordinary), np.full(len(ordinary), 900), np.empty(0), "up")
     low, high = sorted((low, high))
     assert null.p_value(high, rows, 100_000) <= null.p_value(low, rows, 100_000) + 1e-12
     threshold = null.threshold(alpha, rows, 100_000)
@@ -110,13 +112,13 @@ def test_p_values_fall_with_distance_and_thresholds_invert_them(ordinary, rows, 
 
 
 @given(st.integers(1, 6), st.integers(0, 9))
-def test_run_sums_are_sums_of_runs(span, windows):
+def test_sum_runs_sums_successive_windows(span, windows):
     cells = np.arange(windows * 3).reshape(windows, 3)
     expected = [cells[i : i + span].sum(axis=0) for i in range(windows - span + 1)]
-    assert run_sums(cells, span).tolist() == [list(x) for x in expected]
+    assert sum_runs(cells, span).tolist() == [list(x) for x in expected]
 
 
-def test_runs_by_count_hold_as_many_rows_and_no_row_is_in_two():
+def test_runs_by_count_have_enough_rows_and_do_not_overlap():
     reference = streams.reference(0, days=40, count=300)
     calibration = Calibration(reference, 1, (), window_rows=1_000)
     runs = calibration.run_cells("x")
@@ -127,17 +129,20 @@ def test_runs_by_count_hold_as_many_rows_and_no_row_is_in_two():
 
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 100))
-def test_runs_by_count_are_the_shortest_that_are_full(rows, window_rows):
-    ends = run_ends(np.array(rows, np.int64), window_rows)
+def test_find_run_ends_finds_the_shortest_full_runs(rows, window_rows):
+    ends = find_run_ends(np.array(rows, np.int64), window_rows)
     for start, end in zip([0, *ends], ends, strict=False):
         assert sum(rows[start:end]) >= window_rows > sum(rows[start : end - 1])
     assert sum(rows[ends[-1] if ends else 0 :]) < window_rows
 
 
 @pytest.mark.parametrize(
-    ("watch", "message"),
-    [(Watch(column="y"), "watches 'y', which is not profiled"), (Watch(column="c", direction="up"), "a direction")],
+    ("watch", "code"),
+    [
+        (MonitoredColumn(column="y"), "project.unknown_watched_column"),
+        (MonitoredColumn(column="c", direction="up"), "project.directed_category"),
+    ],
 )
-def test_a_policy_that_cannot_be_followed_is_refused(watch, message):
-    with pytest.raises(ProjectError, match=message):
+def test_calibration_refuses_impossible_watched_columns(watch, code):
+    with raises(ProjectError, code, column=watch.column):
         Calibration(streams.reference(1, days=3, count=20), 1, (watch,))

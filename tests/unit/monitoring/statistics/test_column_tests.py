@@ -1,4 +1,4 @@
-"""All statistics of all columns, through the detector: which window alarms, how often none should, what poison does."""
+"""All statistics of all columns, through the detector: seeded alarms, the rate of false ones, damaged profiles."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from features.definitions import Column
 from features.profiles.column_sketches import MAX_CATEGORIES, CategorySummary
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import Bins, ReferenceProfile
-from monitoring.detection.detector import DriftDetector, WindowResult, judge
+from monitoring.detection.detector import DriftDetector, WindowResult, evaluate_run
 from monitoring.drift_policy import DAY_S, DriftPolicy
 from monitoring.statistics.calibration import Calibration
-from monitoring.statistics.column_tests import alpha_per_window, certain, chances
+from monitoring.statistics.column_tests import alpha_per_window, drop_doubtful_values, p_values
 from tests.factories.monitoring import streams
 
 ALL = DriftPolicy(span=1, test="all", false_alarms=1.0)
 
 
 def results(policy: DriftPolicy, calibration: Calibration, windows: dict[float, Profile]) -> list[WindowResult]:
-    return [judge(calibration, policy, "1", (start,), windows[start]) for start in sorted(windows)]
+    return [evaluate_run(calibration, policy, "1", (start,), windows[start]) for start in sorted(windows)]
 
 
-def test_the_window_at_which_a_seeded_stream_alarms_and_the_statistic_it_names():
+def test_seeded_stream_raises_an_alarm_at_a_known_window():
     calibration = Calibration(streams.reference(0), 1, ())
     live = streams.windows(42, 12, 300, first=100)
     live |= {(112 + i) * DAY_S: streams.profile(wider(i)) for i in range(6)}
-    # Sketches draw lots of their own: a rate at which no quiet window comes near an alarm leaves the answer to the seed.
+    # Sketches draw at random themselves: at this rate no quiet window is close to an alarm, so that the seed decides.
     rare = ALL.model_copy(update={"false_alarms": 0.01})
     detector = DriftDetector("m", "1", rare)
     fired = [i for i, result in enumerate(results(rare, calibration, live)) if detector.update(result).alarm]
@@ -42,7 +42,7 @@ def wider(seed: int) -> pa.Table:
     return frame.set_column(0, "x", pa.array(rng.normal(0, 4, 300)))
 
 
-def test_a_change_of_spread_is_named_in_the_reason():
+def test_reason_names_the_strongest_statistic():
     calibration = Calibration(streams.reference(0), 1, ())
     detector = DriftDetector("m", "1", ALL)
     (result,) = results(ALL, calibration, {200 * DAY_S: streams.profile(wider(1))})
@@ -54,7 +54,7 @@ def test_a_change_of_spread_is_named_in_the_reason():
 
 
 @pytest.mark.parametrize("day_sd", [0.0, 0.3])
-def test_false_alarms_stay_at_what_was_asked_for(day_sd):
+def test_tests_keep_the_rate_of_false_alarms(day_sd):
     """3 in 30 days: 0.1 a window."""
     policy = ALL.model_copy(update={"false_alarms": 3.0, "effect": 0.0})
     assert policy.level == pytest.approx(0.1)
@@ -67,14 +67,14 @@ def test_false_alarms_stay_at_what_was_asked_for(day_sd):
     assert hits <= stats.binom.ppf(1 - 1e-4, windows, policy.level)
 
 
-def test_the_month_is_spent_evenly_over_its_windows():
+def test_alpha_per_window_divides_the_month_evenly():
     assert alpha_per_window(1.0, DAY_S) == pytest.approx(1 / 30)
     assert alpha_per_window(2.0, 3600.0) == pytest.approx(2 / 720)
     assert alpha_per_window(99.0, DAY_S) == 0.5
     assert DriftPolicy(alpha=0.02).level == 0.02
 
 
-def test_by_default_the_distance_alone_is_tested_at_the_level_per_window():
+def test_default_policy_tests_only_the_distance():
     policy, calibration = DriftPolicy(span=1), Calibration(streams.reference(1), 1, ())
     (result,) = results(policy, calibration, {200 * DAY_S: streams.profile(wider(2))})
     for name, column in result.columns.items():
@@ -85,9 +85,9 @@ def test_by_default_the_distance_alone_is_tested_at_the_level_per_window():
     assert policy.level == 0.01
 
 
-def test_p_values_are_the_same_whoever_asks():
+def test_p_values_of_the_same_profile_are_equal():
     calibration, live = Calibration(streams.reference(1), 1, ()), streams.profile(wider(2))
-    assert chances(calibration, live) == chances(calibration, Profile.from_bytes(live.to_bytes()))
+    assert p_values(calibration, live) == p_values(calibration, Profile.from_bytes(live.to_bytes()))
 
 
 COLUMNS = (Column(name="x", kind="number"), Column(name="c", kind="category"))
@@ -107,7 +107,7 @@ def calm() -> Calibration:
 
 
 @pytest.mark.parametrize(
-    ("poisoned", "column", "strongest"),
+    ("damaged", "column", "strongest"),
     [
         (profile([float("nan")] * 300, ["a", "b"] * 150), "x", "nulls"),
         (profile([float("inf"), -1e200, 1e308] * 100, ["a", "b"] * 150), "x", "invalid"),
@@ -118,16 +118,16 @@ def calm() -> Calibration:
     ],
     ids=["nan", "infinite", "mistyped", "huge", "cardinality", "empty"],
 )
-def test_a_poisoned_batch_is_counted_and_alarms(calm, poisoned, column, strongest):
-    live = Profile.from_bytes(poisoned.to_bytes())
+def test_damaged_profile_raises_an_alarm(calm, damaged, column, strongest):
+    live = Profile.from_bytes(damaged.to_bytes())
     live.merge(Profile.empty(COLUMNS))
-    result = judge(calm, ALL, "1", (99 * DAY_S,), live)
+    result = evaluate_run(calm, ALL, "1", (99 * DAY_S,), live)
     assert column in result.drifted
     assert np.isfinite(result.columns[column].ratio)
-    assert not strongest or chances(calm, live)[column].by_statistic[strongest] < 0.05
+    assert not strongest or p_values(calm, live)[column].by_statistic[strongest] < 0.05
 
 
-def test_values_that_a_summary_forgot_are_not_called_new():
+def test_values_that_a_summary_dropped_are_not_new():
     """1,025 known values, one too many to count: what was dropped may be any of them."""
     known = CategorySummary()
     known.add({f"v{i}": 10 for i in range(MAX_CATEGORIES)})
@@ -136,5 +136,5 @@ def test_values_that_a_summary_forgot_are_not_called_new():
     live.add({"stranger": 11})
     cells = bins.count_category(live)
     assert cells[-3] > 11
-    assert certain(cells, bins, live)[-3] <= 11
-    assert certain(cells, bins, live).sum() == cells.sum()
+    assert drop_doubtful_values(cells, bins, live)[-3] <= 11
+    assert drop_doubtful_values(cells, bins, live).sum() == cells.sum()

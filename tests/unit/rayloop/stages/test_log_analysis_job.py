@@ -17,15 +17,17 @@ from cluster.values import Decision, ModelVersion, Snapshot
 from deployments.telemetry.prediction_log import Answer, predictions
 from features.manifest import Manifest
 from features.split import TEST, TRAIN
-from monitoring.analysis.log_analysis import Asked
-from monitoring.drift_policy import DAY_S, DriftPolicy, LookPolicy
+from monitoring.analysis.log_analysis import AnalysisRequest
+from monitoring.drift_policy import DAY_S, DriftPolicy, LogAnalysisPolicy
 from rayloop.stages.deploy import predecessor
 from rayloop.stages.log_analysis_job import LogAnalysisJob, live_rows, reference_rows
 from tests.factories.deployments.bundles import BINARY, Slope, register, write_bundle
 from tests.factories.errors import raises
 
 MODEL = "trips"
-POLICY = DriftPolicy(span=1, min_rows=100, look=LookPolicy(segments=("carrier",), sample=500, to_label=7))
+POLICY = DriftPolicy(
+    span=1, min_rows=100, log_analysis=LogAnalysisPolicy(segments=("carrier",), sample=500, to_label=7)
+)
 FIRST, PER_DAY = 20_000, 300
 
 
@@ -94,9 +96,11 @@ class World:
         rows = pa.table({"id": ids, "label": pa.array(values, pa.float64()), "time": stamp, "received": stamp})
         self.tables.append(labels_table(MODEL), rows.append_column("batch", pa.array(["b"] * len(ids))))
 
-    def asked(self, *days: int) -> Asked:
+    def asked(self, *days: int) -> AnalysisRequest:
         windows = tuple(day * DAY_S for day in days)
-        return Asked(model=MODEL, version=self.version.version, windows=windows, since=windows[-1], policy=POLICY)
+        return AnalysisRequest(
+            model=MODEL, version=self.version.version, windows=windows, since=windows[-1], policy=POLICY
+        )
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +123,7 @@ def test_past_rows_are_those_of_the_version_and_its_own_scores(world):
     assert np.isfinite(past.held_out.labels).all()
     distance = past.train.frame["distance"].to_numpy()
     assert past.train.scores == pytest.approx(1 / (1 + np.exp(-2 * distance)), abs=1e-4)
-    assert past.train.when.max() < past.held_out.when.min()
+    assert past.train.times.max() < past.held_out.times.min()
 
 
 def test_live_rows_are_those_windows_of_that_version_with_their_newest_labels(world):
@@ -137,7 +141,7 @@ def test_live_rows_are_those_windows_of_that_version_with_their_newest_labels(wo
 
 def test_the_same_log_gives_the_same_sample(world):
     world.answer(FIRST + 50, 1)
-    few = POLICY.model_copy(update={"look": LookPolicy(rows=1_000)})
+    few = POLICY.model_copy(update={"log_analysis": LogAnalysisPolicy(rows=1_000)})
     asked = world.asked(FIRST + 50).model_copy(update={"policy": few})
     world.answer(FIRST + 50, 1, version="1")
     first, second = (live_rows(world.tables, BINARY, asked) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Rules and dashboard by Prometheus' own word: promtool checks and runs them, a real server scrapes and fires them."""
+"""Alert rules and dashboard: promtool checks and runs them, a real server scrapes and fires them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from monitoring.export.alert_rules import RULES, prometheus_file, rules_file
-from monitoring.export.grafana import dashboard, expressions
-from monitoring.export.metric_definitions import COUNTERS, GAUGES, Figure
+from monitoring.export.alert_rules import RULES, render_prometheus_config, render_rules
+from monitoring.export.grafana import list_expressions, render_dashboard
+from monitoring.export.metric_definitions import COUNTERS, GAUGES, MetricValue
 from monitoring.export.prometheus import PrometheusExporter
 from tests.factories.until import until
 
@@ -36,7 +36,7 @@ def series(name: str, **labels: str) -> str:
 
 M = {"model": "m"}
 V = {**M, "version": "1"}
-# Rule, series with their values minute by minute, when it is asked, and the labels it must fire with; None: it must not.
+# Rule, series with values minute by minute, time of evaluation, and the labels it fires with; None: it must not fire.
 CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
     ("RayloopDrift", {series("ray_rayloop_drift_drifting", **V): "0 0 1 1"}, "2m", V),
     ("RayloopDrift", {series("ray_rayloop_drift_drifting", **V): "0 0 1 1"}, "1m", None),
@@ -57,7 +57,7 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
     ),
     ("RayloopMonitorStandsStill", {series("ray_rayloop_requests_total", **M): "0+60x6000"}, "5000m", M),
     (
-        # A new model: of windows of a day, the first was judged.
+        # A new model with windows of a day, the first of which has closed.
         "RayloopMonitorStandsStill",
         {
             series("ray_rayloop_drift_window_start_seconds", **V): "_x60 5+0x1440",
@@ -67,7 +67,7 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
         None,
     ),
     (
-        # The actor began anew a moment after a window, and shows what it showed.
+        # The actor restarted a moment after a window, and exports the same metrics again.
         "RayloopMonitorStandsStill",
         {
             series("ray_rayloop_drift_window_start_seconds", **V, WorkerId="a"): "5+0x4400 86405+0x100 stale",
@@ -88,7 +88,7 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
     ),
     ("RayloopMonitorFails", {series("ray_rayloop_drift_failures_total", **M): "0 0 1 1+0x60"}, "20m", M),
     ("RayloopMonitorFails", {series("ray_rayloop_drift_failures_total", **M): "0 0 1 1+0x60"}, "40m", None),
-    # The first failure of all, from which on there is a counter.
+    # The first failure, from which on there is a counter.
     ("RayloopMonitorFails", {series("ray_rayloop_drift_failures_total", **M): "_x5 1+0x60"}, "25m", M),
     ("RayloopMonitorFails", {series("ray_rayloop_drift_failures_total", **M): "_x5 1+0x60"}, "45m", None),
     ("RayloopProfilesRejected", {series("ray_rayloop_drift_rejected_profiles_total", **M): "0+2x60"}, "40m", M),
@@ -150,7 +150,7 @@ def test_every_rule_has_a_case_that_fires():
 @needs_promtool
 def test_rules_are_well_formed_and_fire_exactly_when_they_must(tmp_path: Path) -> None:
     rules = tmp_path / "rules.yml"
-    rules.write_text(rules_file())
+    rules.write_text(render_rules())
     assert f"{len(RULES) + 2} rules found" in promtool("check", "rules", str(rules))
     severities = {rule.name: rule.severity for rule in RULES}
     tests = []
@@ -194,7 +194,7 @@ def test_rules_are_well_formed_and_fire_exactly_when_they_must(tmp_path: Path) -
 
 @needs_promtool
 def test_cost_per_hour_is_recorded_by_model_and_by_tag(tmp_path: Path) -> None:
-    (tmp_path / "rules.yml").write_text(rules_file())
+    (tmp_path / "rules.yml").write_text(render_rules())
     given = {
         series("ray_rayloop_cost", model="a", tag="", value=""): "0+1x120",
         series("ray_rayloop_cost", model="a", tag="team", value="fares"): "0+1x120",
@@ -220,13 +220,13 @@ def test_cost_per_hour_is_recorded_by_model_and_by_tag(tmp_path: Path) -> None:
 @needs_promtool
 def test_the_configuration_and_every_panel_s_expression_parse(tmp_path: Path) -> None:
     rules, discovery = tmp_path / "rules.yml", tmp_path / "discovery.json"
-    rules.write_text(rules_file())
+    rules.write_text(render_rules())
     discovery.write_text("[]")
     config = tmp_path / "prometheus.yml"
-    config.write_text(prometheus_file(str(discovery), str(rules), "127.0.0.1:9093"))
+    config.write_text(render_prometheus_config(str(discovery), str(rules), "127.0.0.1:9093"))
     promtool("check", "config", str(config))
     # A rule file is where promtool takes expressions from.
-    panels = [{"record": f"panel:{i}", "expr": e} for i, e in enumerate(expressions())]
+    panels = [{"record": f"panel:{i}", "expr": e} for i, e in enumerate(list_expressions())]
     rules.write_text(json.dumps({"groups": [{"name": "panels", "rules": panels}]}))
     promtool("check", "rules", str(rules))
 
@@ -236,7 +236,7 @@ def test_the_dashboard_is_in_the_form_of_ray_s_own() -> None:
 
     base = Path(factory.__file__).parent / "dashboards" / "serve_grafana_dashboard_base.json"
     theirs = json.loads(base.read_text())
-    ours: dict[str, Any] = json.loads(dashboard())
+    ours: dict[str, Any] = json.loads(render_dashboard())
     assert {"panels", "templating", "schemaVersion", "rayMeta", "time", "tags"} <= set(ours) & set(theirs)
     assert ours["uid"]
     numbers = [panel["id"] for panel in ours["panels"]]
@@ -262,7 +262,7 @@ def test_rules_and_panels_name_only_metrics_that_are_exported() -> None:
         "requests_under_way",
     }
     known |= {f"ray_rayloop_{name}" for name in replica}
-    used = re.findall(r"ray_rayloop_\w+", " ".join([*expressions(), *(rule.expr for rule in RULES)]))
+    used = re.findall(r"ray_rayloop_\w+", " ".join([*list_expressions(), *(rule.expr for rule in RULES)]))
     assert set(used) <= known
 
 
@@ -279,8 +279,8 @@ def scraped(tmp_path: Path, free_port: int) -> Iterator[tuple[PrometheusExporter
     exporter = PrometheusExporter()
     target = exporter.serve().removeprefix("http://").removesuffix("/metrics")
     rules, config = tmp_path / "rules.yml", tmp_path / "prometheus.yml"
-    rules.write_text(rules_file())
-    settings = json.loads(prometheus_file(str(tmp_path / "none.json"), str(rules)))
+    rules.write_text(render_rules())
+    settings = json.loads(render_prometheus_config(str(tmp_path / "none.json"), str(rules)))
     settings["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     named = {
         "source_labels": ["__name__"],
@@ -322,13 +322,16 @@ def test_a_real_prometheus_scrapes_and_fires(scraped: tuple[PrometheusExporter, 
         return [one["value"][1] for one in found]
 
     exporter.show(
-        [Figure("rayloop_drift_ratio", ("m", "1", "price"), 0.5), Figure("rayloop_drift_drifting", ("m", "1"), 0)]
+        [
+            MetricValue("rayloop_drift_ratio", ("m", "1", "price"), 0.5),
+            MetricValue("rayloop_drift_drifting", ("m", "1"), 0),
+        ]
     )
     answered(lambda: value('ray_rayloop_drift_ratio{column="price"}') == ["0.5"], "it is scraped")
     assert firing() == []
-    exporter.show([Figure("rayloop_drift_drifting", ("m", "1"), 1)])
+    exporter.show([MetricValue("rayloop_drift_drifting", ("m", "1"), 1)])
     (alert,) = answered(firing, "it fires")
     assert alert["labels"] == {"alertname": "RayloopDrift", "model": "m", "version": "1", "severity": "warning"}
     assert alert["annotations"]["runbook"] == "docs/monitoring.md#what-moved-and-what-to-do"
-    exporter.show([Figure("rayloop_drift_drifting", ("m", "1"), 0)])
+    exporter.show([MetricValue("rayloop_drift_drifting", ("m", "1"), 0)])
     answered(lambda: not firing(), "it is quiet again")

@@ -1,0 +1,123 @@
+"""Drift of the version that serves a model: open windows, closed ones, and the detector over them. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from cluster.errors import DataError
+from cluster.values import Alarm
+from features.profiles.reference_profile import ReferenceProfile
+from monitoring.detection.detector import DetectorState, DriftDetector, WindowResult, evaluate_run, skipped_window
+from monitoring.detection.windows import LiveWindows
+from monitoring.drift_policy import DriftPolicy
+from monitoring.statistics.calibration import Calibration
+
+MAX_RESULTS = 200
+"""Closed windows that are kept, for a model with few columns."""
+MAX_CELLS, MIN_RESULTS = 20_000, 10
+"""For a model with a thousand columns, as many windows as have so many column results: each save writes all of them."""
+
+
+class ClosedWindow(NamedTuple):
+    """A window that has just closed."""
+
+    result: WindowResult
+    alarm: Alarm | None
+    """The alarm that it raised."""
+    ended_episode: bool
+    """With it, traffic has been quiet for long enough."""
+
+
+class DriftTracker:
+    """Follows one version at a time; before the first, windows accumulate and none closes.
+
+    Attributes:
+        policy: The policy in force.
+        calibration: The followed version's reference; None before the first.
+        detector: The followed version's detector; None before the first.
+        windows: Open windows.
+        results: Closed windows of every version, oldest first.
+    """
+
+    def __init__(self, model: str) -> None:
+        """Start without a version."""
+        self.model = model
+        self.policy = DriftPolicy()
+        self.calibration: Calibration | None = None
+        self.detector: DriftDetector | None = None
+        self.windows = LiveWindows()
+        self.results: list[WindowResult] = []
+
+    @property
+    def version(self) -> str:
+        """The followed version; "" before the first."""
+        return self.detector.version if self.detector else ""
+
+    @property
+    def drifting(self) -> bool:
+        """Whether an episode of drift is open."""
+        return self.detector is not None and self.detector.state.drifting
+
+    def follow(self, version: str, reference: bytes, policy: DriftPolicy, state: DetectorState | None = None) -> None:
+        """Compare with this version's reference profile from now on.
+
+        Args:
+            version: The version.
+            reference: Its reference profile.
+            policy: The policy.
+            state: State of its detector, to continue with.
+
+        Raises:
+            DataError: The reference is damaged, or its windows differ from the policy's.
+            ProjectError: The policy watches a column that is not profiled.
+        """
+        profile = ReferenceProfile.from_bytes(reference)
+        if profile.window_s != policy.window_s:
+            raise DataError(
+                f"the reference profile has windows of {profile.window_s:g} s, the policy of {policy.window_s:g} s",
+                "train the version again with the policy's windows",
+                code="data.window_mismatch",
+                reference_s=profile.window_s,
+                policy_s=policy.window_s,
+            )
+        self.calibration = Calibration(profile, policy.span, policy.watch, policy.window_rows)
+        self.detector = DriftDetector(self.model, version, policy, state)
+        self.policy = policy
+        self.windows.follow(version, profile.total.columns)
+
+    def closable(self) -> list[float]:
+        """Starts of the followed version's windows that can close; ascending."""
+        return self.windows.closable(self.version, self.policy) if self.detector else []
+
+    def ending_by(self, time_s: float) -> list[float]:
+        """Starts of the followed version's open windows that end at ``time_s`` or earlier; ascending."""
+        return self.windows.ending_by(self.version, time_s, self.policy) if self.detector else []
+
+    def close(self, start: float) -> ClosedWindow:
+        """Close a window of the followed version and evaluate the run that ends with it."""
+        detector, calibration = self.detector, self.calibration
+        assert detector is not None
+        assert calibration is not None
+        starts, run = self.windows.close(detector.version, start, self.policy)
+        if self.policy.window_rows is None and run.rows < self.policy.min_rows:
+            note = f"{run.rows} rows, {self.policy.min_rows} are needed"
+            result = skipped_window(detector.version, starts, run.rows, note)
+        else:
+            result = evaluate_run(calibration, self.policy, detector.version, starts, run)
+        was_drifting = detector.state.drifting
+        alarm = detector.update(result).alarm
+        self.results = [*self.results, result][-_max_results(len(calibration.reference.bins)) :]
+        return ClosedWindow(result, alarm, ended_episode=was_drifting and not detector.state.drifting)
+
+    def restore_windows(self, text: dict[str, dict[str, str]], closed_until: float | None) -> None:
+        """Restore open windows from their text; ``closed_until`` is None before the first closed one.
+
+        Raises:
+            DataError: A profile is damaged.
+        """
+        self.windows.restore(text, -math.inf if closed_until is None else closed_until)
+
+
+def _max_results(columns: int) -> int:
+    return max(MIN_RESULTS, min(MAX_RESULTS, MAX_CELLS // max(1, columns)))

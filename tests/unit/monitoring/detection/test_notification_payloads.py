@@ -1,0 +1,26 @@
+"""Notifications as bytes."""
+
+from __future__ import annotations
+
+import json
+
+from monitoring.detection.notification_payloads import alertmanager_body, webhook_body
+from tests.factories.monitoring.notifications import notification
+
+
+def test_alertmanager_body_of_a_later_alarm_updates_the_same_alert():
+    (alarm,) = json.loads(alertmanager_body(notification()))
+    (quiet,) = json.loads(alertmanager_body(notification("quiet")))
+    assert alarm["startsAt"] == "1970-01-02T00:00:00+00:00"
+    assert alarm["endsAt"] > alarm["startsAt"]
+    assert alarm["annotations"]["description"] == "x moved"
+    assert alarm["labels"] == {
+        "alertname": "RayloopQuality",
+        "model": "m",
+        "version": "7",
+        "kind": "quality",
+        "severity": "critical",
+    }
+    assert quiet["labels"] == alarm["labels"]
+    assert quiet["endsAt"] == "1970-01-02T00:00:00+00:00"
+    assert json.loads(webhook_body(notification()))["outcome"] == "job-1"
