@@ -15,7 +15,7 @@ PREFETCH_BATCHES = 2
 """Batches that wait on the GPU for their step."""
 
 RESIDENT_SHARE = 0.1
-"""Share of a GPU's free memory that resident rows may use; the model comes after them, and other processes may use it."""
+"""Share of a GPU's free memory that resident rows may use; the model comes later, and other processes share it."""
 
 
 def to_device(loader: BatchLoader, device: torch.device) -> BatchLoader:

@@ -16,6 +16,10 @@ STAGES = ("data", "forward", "backward", "optimiser", "checkpoint")
 """Stages that training time is split into; "backward" includes averaging gradients over workers."""
 
 
+# "optimiser" is part of stored metric names.
+_LABELS = {"optimiser": "optimizer"}
+
+
 class StepProgress(Frozen):
     """Progress within an epoch, as the first worker sees it."""
 
@@ -132,4 +136,4 @@ def stage_shares(seconds: Mapping[str, float]) -> dict[str, float]:
 def format_stages(seconds: Mapping[str, float]) -> str:
     """Shares of the stages as text, the largest first."""
     parts = sorted(stage_shares(seconds).items(), key=lambda part: -part[1])
-    return ", ".join(f"{stage} {share:.0%}" for stage, share in parts if share >= 0.005)
+    return ", ".join(f"{_LABELS.get(stage, stage)} {share:.0%}" for stage, share in parts if share >= 0.005)

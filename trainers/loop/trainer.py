@@ -16,8 +16,7 @@ from torch import nn
 from cluster.values import Task
 from features.encoder import Encoder
 from features.offline.training_frame import LABEL
-from trainers import losses
-from trainers import metrics as task_metrics
+from trainers import losses, metrics
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.batches import EncodedRows, MemoryValidationLoader
 from trainers.data.datasets import TrainingData
@@ -124,7 +123,7 @@ def fit(
     if warning := capacity_warning(config.min_workers or config.workers, config.cpus_per_worker):
         print_line(warning)
     spec = TrainSpec(request.spec, config, task, encoded.inputs, request.start, request.teacher)
-    reporter = _ProgressReporter(print_line, task_metrics.primary_metric(task).name, on_event)
+    reporter = _ProgressReporter(print_line, metrics.primary_metric(task).name, on_event)
     with _event_queue(reporter) as queue:
         trained = run_worker_group(spec, encoded, queue=queue, name=name, checkpoints=checkpoints)
     if (done := len(trained.epochs)) < config.epochs:

@@ -1,4 +1,4 @@
-"""Small frames with every kind of input and of task, and models trained on them in this process."""
+"""Small frames with every kind of input and task, and models trained on them in this process."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def trained(
     start: Weights | None = None,
     teacher: Teacher | None = None,
 ) -> FitResult:
-    """What fit.fit returns, trained in this process."""
+    """A model trained in this process, as ``fit`` returns it."""
     spec = spec or ModelSpec(parameters={"hidden": (16,)})
     config = config or TrainConfig(epochs=2, batch_size=64, workers=1)
     table = frame(kind) if table is None else table

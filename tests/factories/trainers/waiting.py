@@ -1,4 +1,7 @@
-"""A search that waits in its third trial; also what a process of its own runs: ``python -m tests.factories.trainers.waiting FOLDER``."""
+"""A search that waits in its third trial.
+
+Also a program: ``python -m tests.factories.trainers.waiting FOLDER``.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ TUNING = TuneConfig(
 
 
 def waiting(inputs: InputSpec, task: Task, folder: str) -> Small:
-    """Leaves a file for each time it is called. The fourth call, which is the third trial's, waits for the file "go"."""
+    """Writes a file for each call. The fourth call, which is the third trial's, waits for the file "go"."""
     (Path(folder) / f"built-{time.time_ns()}").touch()
     while len(builds(folder)) > 3 and not (Path(folder) / "go").exists():
         time.sleep(0.02)
