@@ -97,7 +97,7 @@ def send(caller: httpx.Client, kind: str, credential: str, id: str = "") -> http
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
-def test_each_kind_of_request_asks_for_its_scope(caller: httpx.Client, keys: dict[str, str], kind: str) -> None:
+def test_request_of_each_kind_requires_its_scope(caller: httpx.Client, keys: dict[str, str], kind: str) -> None:
     for scope in SCOPES:
         answer = send(caller, kind, keys[scope])
         assert answer.status_code == (200 if scope == NEEDED[kind] else 403), answer.text
@@ -105,49 +105,57 @@ def test_each_kind_of_request_asks_for_its_scope(caller: httpx.Client, keys: dic
     assert caller.request(*REQUESTS[kind][:2], json=REQUESTS[kind][2], headers={"x-api-key": keys["all"]}).is_success
 
 
+REFUSALS = {
+    "request.credential_missing",
+    "request.api_key_unknown",
+    "request.api_key_expired",
+    "request.api_key_revoked",
+    "request.token_invalid",
+}
+
+
 @pytest.mark.parametrize("kind", REQUESTS)
-def test_without_a_credential_that_counts_the_answer_is_401(
-    caller: httpx.Client, keys: dict[str, str], kind: str
-) -> None:
+def test_request_without_a_valid_credential_gets_401(caller: httpx.Client, keys: dict[str, str], kind: str) -> None:
     altered = keys["all"][:-1] + ("A" if keys["all"][-1] != "A" else "B")
     for credential in ("", altered, keys["expired"], keys["revoked"], SIGNING.token(aud="other")):
         answer = send(caller, kind, credential)
         assert answer.status_code == 401, answer.text
         assert answer.headers["www-authenticate"].startswith('Bearer realm="rayloop"')
         assert answer.json()["field"] == "authorization"
+        assert answer.json()["code"] in REFUSALS
         assert answer.headers["x-request-id"]
 
 
-def test_readiness_is_open(caller: httpx.Client) -> None:
+def test_ready_without_a_credential_answers(caller: httpx.Client) -> None:
     assert caller.get("/ready").json() == {"name": GUARDED, "ready": True}
 
 
-def test_a_key_of_another_model_is_refused(caller: httpx.Client, keys: dict[str, str]) -> None:
+def test_key_of_another_model_gets_403(caller: httpx.Client, keys: dict[str, str]) -> None:
     answer = send(caller, "infer", keys["stranger"])
     assert answer.status_code == 403
     assert 'error="insufficient_scope"' in answer.headers["www-authenticate"]
 
 
-def test_tokens_are_let_in_by_what_they_claim(caller: httpx.Client, keys: dict[str, str]) -> None:
+def test_tokens_are_admitted_by_their_claims(caller: httpx.Client, keys: dict[str, str]) -> None:
     assert send(caller, "infer", SIGNING.token(models=[GUARDED])).status_code == 200
     assert send(caller, "infer", SIGNING.token(models=["other"])).status_code == 403
     assert send(caller, "metadata", SIGNING.token(models=[GUARDED])).status_code == 403
     assert send(caller, "infer", SIGNING.token(models=[GUARDED], exp=1_000_000_000)).status_code == 401
 
 
-def test_beyond_its_rate_a_key_is_told_when_to_come_back(caller: httpx.Client, keys: dict[str, str]) -> None:
+def test_key_beyond_its_rate_gets_retry_after(caller: httpx.Client, keys: dict[str, str]) -> None:
     answers = [send(caller, "infer", keys["slow"]) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert 3500 < int(answers[-1].headers["retry-after"]) <= 3600
     assert send(caller, "infer", keys["infer"]).status_code == 200
 
 
-def test_a_refused_body_is_not_even_read(caller: httpx.Client, keys: dict[str, str]) -> None:
+def test_body_of_a_refused_request_is_not_read(caller: httpx.Client, keys: dict[str, str]) -> None:
     assert caller.post("/infer", content=b"{").status_code == 401
     assert caller.post("/infer", content=b"{", headers={"x-api-key": keys["infer"]}).status_code == 400
 
 
-def test_no_refused_request_reaches_the_model(guarded: Settings, caller: httpx.Client, keys: dict[str, str]) -> None:
+def test_refused_requests_never_reach_the_model(guarded: Settings, caller: httpx.Client, keys: dict[str, str]) -> None:
     """The prediction log holds each request that a model has seen."""
     until(lambda: send(caller, "infer", keys["spent"]).status_code == 429, "the rate is used up")
     for i, name in enumerate(("", "revoked", "expired", "stranger", "feedback", "spent") * 5):
@@ -166,7 +174,7 @@ def test_no_refused_request_reaches_the_model(guarded: Settings, caller: httpx.C
     assert not {id for id in logged() if id.startswith("refused")}
 
 
-def test_a_revocation_holds_within_the_time_that_is_promised(caller: httpx.Client, store: KeyStore) -> None:
+def test_revocation_takes_effect_in_time(caller: httpx.Client, store: KeyStore) -> None:
     key, text = store.issue("brief", (GUARDED,), SCOPES, time.time())
     until(lambda: send(caller, "infer", text).status_code == 200, "the new key counts", KEY_EFFECTIVE_WITHIN_S)
     store.revoke(key.id, time.time())

@@ -22,6 +22,7 @@ from deployments.telemetry import log_writer, unshipped_rows
 from deployments.telemetry.prediction_log import features_of, labels, to_ipc
 from rayloop.cli.status import show_status
 from tests.factories.deployments.traffic import Load, infer_body, sigmoid
+from tests.factories.errors import raises
 from tests.factories.until import until
 from tests.integration.deployments.conftest import MODEL, TRUE_SLOPE, Versions
 
@@ -50,7 +51,7 @@ def test_infer_answers_with_scores_version_and_variant(http: httpx.Client, serve
     np.testing.assert_allclose(body["outputs"][0]["data"], expected, atol=1e-4)
 
 
-def test_requests_are_counted_where_dashboards_look(http: httpx.Client, served: ModelVersion) -> None:
+def test_request_metrics_are_exported(http: httpx.Client, served: ModelVersion) -> None:
     http.post("/infer", json=infer_body([0.5]))
     http.post("/infer", content=b"no json")
     agent = f"http://{ray.nodes()[0]['NodeManagerAddress']}:{ray.nodes()[0]['MetricsExportPort']}/metrics"
@@ -75,7 +76,7 @@ def test_requests_are_counted_where_dashboards_look(http: httpx.Client, served: 
     until(exported, "all counters are exported", 30.0)
 
 
-def test_request_id_of_the_header_is_kept(http: httpx.Client) -> None:
+def test_infer_keeps_the_request_id_of_the_header(http: httpx.Client) -> None:
     response = http.post("/infer", json=infer_body([0.5]), headers={"x-request-id": "from-header"})
     assert response.json()["id"] == response.headers["x-request-id"] == "from-header"
 
@@ -90,13 +91,13 @@ def test_request_id_of_the_header_is_kept(http: httpx.Client) -> None:
     ],
     ids=lambda body: next(iter(body)),
 )
-def test_invocations_in_each_shape(http: httpx.Client, served: ModelVersion, body: dict) -> None:
+def test_invocations_in_each_shape_answer(http: httpx.Client, served: ModelVersion, body: dict) -> None:
     answer = http.post("/invocations", json=body).json()
     assert answer["model_version"] == served.version
     np.testing.assert_allclose(answer["predictions"], EXPECTED, atol=1e-4)
 
 
-def test_metadata_tells_the_request_schema(http: httpx.Client) -> None:
+def test_metadata_describes_the_request(http: httpx.Client) -> None:
     body = http.get("").json()
     assert [(i["name"], i["datatype"], i["shape"]) for i in body["inputs"]] == [
         ("distance", "FP64", [-1]),
@@ -130,13 +131,14 @@ def test_metadata_tells_the_request_schema(http: httpx.Client) -> None:
         ("/feedback", {"labels": []}, 400, "labels"),
     ],
 )
-def test_bad_requests_are_refused_with_the_field(
+def test_bad_requests_are_refused_with_field_and_code(
     http: httpx.Client, path: str, body: object, status: int, field: str
 ) -> None:
     sent = {"content": body} if isinstance(body, bytes) else {"json": body}
     response = http.post(path, **sent)
     assert response.status_code == status
     assert response.json()["field"] == field
+    assert response.json()["code"].startswith("request.")
     assert {"x-request-id", "x-rayloop-version", "x-rayloop-variant"} <= set(response.headers)
 
 
@@ -154,21 +156,23 @@ def test_bad_requests_are_refused_with_the_field(
         ("GET", "/v2/health/ready", 200),
     ],
 )
-def test_paths_and_methods(cluster: Settings, served: ModelVersion, method: str, path: str, status: int) -> None:
+def test_paths_and_methods_give_their_status(
+    cluster: Settings, served: ModelVersion, method: str, path: str, status: int
+) -> None:
     response = httpx.request(method, cluster.endpoint + path)
     assert response.status_code == status
     assert ("error" in response.json()) == (status != 200)
 
 
-def test_a_version_that_does_not_load_is_refused_and_the_old_one_serves_on(
+def test_deploy_of_a_version_that_does_not_load_keeps_the_old_one(
     cluster: Settings, http: httpx.Client, served: ModelVersion, versions: Versions
 ) -> None:
-    with pytest.raises(RayloopError, match="no usable ONNX model"):
+    with raises(RayloopError, "data.unusable_model"):
         ray.get(serve_config.connect(cluster).deploy.remote(versions.broken, serve_config.ServingOptions()))
     assert http.post("/infer", json=infer_body([0.5])).json()["model_version"] == served.version
 
 
-def test_log_holds_each_answered_row_once_though_the_ledger_is_killed(
+def test_log_after_the_writer_is_killed_has_each_row_once(
     cluster: Settings, http: httpx.Client, served: ModelVersion
 ) -> None:
     actor = log_writer.connect(MODEL, cluster)
@@ -190,9 +194,7 @@ def test_log_holds_each_answered_row_once_though_the_ledger_is_killed(
     assert sorted(logged()) == sorted(load.ids)
 
 
-def test_a_batch_that_the_table_cannot_hold_costs_nobody_else_their_rows(
-    cluster: Settings, served: ModelVersion
-) -> None:
+def test_log_with_a_batch_that_does_not_fit_keeps_the_others(cluster: Settings, served: ModelVersion) -> None:
     """One that is sent again and again would keep all later rows out of the log."""
     actor, tables = log_writer.connect(MODEL, cluster), Tables(cluster)
 
@@ -210,7 +212,7 @@ def test_a_batch_that_the_table_cannot_hold_costs_nobody_else_their_rows(
     assert [name for name in sent if name in kept] == ["before:1", "after:1"]
 
 
-def test_rows_that_a_killed_replica_owed_are_counted_once_kept_and_shown(
+def test_rows_lost_with_a_killed_replica_are_counted_once(
     cluster: Settings, http: httpx.Client, served: ModelVersion
 ) -> None:
     actor = log_writer.connect(MODEL, cluster)
@@ -240,7 +242,7 @@ def ledger_answers(actor: ActorHandle) -> bool:
         return False
 
 
-def test_log_keeps_features_scores_and_labels(cluster: Settings, http: httpx.Client, served: ModelVersion) -> None:
+def test_log_has_features_scores_and_labels(cluster: Settings, http: httpx.Client, served: ModelVersion) -> None:
     http.post("/infer", json=infer_body([0.5, -0.25], "kept")).raise_for_status()
     http.post("/feedback", json={"labels": [{"id": "kept/0", "label": 1, "time": "2024-05-01T12:00:00Z"}]})
     tables = Tables(cluster)

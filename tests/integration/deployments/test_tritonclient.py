@@ -49,7 +49,9 @@ def inputs(kind, binary: bool | None = None) -> list:
 
 
 @pytest.mark.parametrize("binary_out", [True, False])
-def test_http_binary(http: triton_http.InferenceServerClient, served: ModelVersion, binary_out: bool) -> None:
+def test_http_infer_in_binary_form(
+    http: triton_http.InferenceServerClient, served: ModelVersion, binary_out: bool
+) -> None:
     wanted = [triton_http.InferRequestedOutput("score", binary_data=binary_out)]
     result = http.infer(MODEL, inputs(triton_http, True), outputs=wanted, request_id=f"triton-{binary_out}")
     np.testing.assert_allclose(result.as_numpy("score"), EXPECTED, atol=1e-4)
@@ -57,10 +59,10 @@ def test_http_binary(http: triton_http.InferenceServerClient, served: ModelVersi
     assert result.get_response()["id"] == f"triton-{binary_out}"
 
 
-def test_http_by_version(http: triton_http.InferenceServerClient, served: ModelVersion) -> None:
+def test_http_infer_with_version(http: triton_http.InferenceServerClient, served: ModelVersion) -> None:
     result = http.infer(MODEL, inputs(triton_http, True), model_version=served.version)
     np.testing.assert_allclose(result.as_numpy("score"), EXPECTED, atol=1e-4)
-    with pytest.raises(InferenceServerException, match="v999 is not served"):
+    with pytest.raises(InferenceServerException, match="v999"):
         http.infer(MODEL, inputs(triton_http, True), model_version="999")
 
 
@@ -70,17 +72,17 @@ def test_http_health_and_metadata(http: triton_http.InferenceServerClient, serve
     assert http.is_model_ready(MODEL)
     assert not http.is_model_ready("nobody")
     assert "binary_tensor_data" in http.get_server_metadata()["extensions"]
-    told = http.get_model_metadata(MODEL)
-    assert [tensor["name"] for tensor in told["inputs"]] == ["distance", "carrier", "departs"]
-    assert told["versions"] == [served.version]
+    metadata = http.get_model_metadata(MODEL)
+    assert [tensor["name"] for tensor in metadata["inputs"]] == ["distance", "carrier", "departs"]
+    assert metadata["versions"] == [served.version]
 
 
-def test_http_refusal_names_the_field(http: triton_http.InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException, match="missing distance"):
+def test_http_infer_without_an_input_names_it(http: triton_http.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match="distance"):
         http.infer(MODEL, inputs(triton_http, True)[1:])
 
 
-def test_grpc(grpc: triton_grpc.InferenceServerClient, served: ModelVersion) -> None:
+def test_grpc_infer_answers(grpc: triton_grpc.InferenceServerClient, served: ModelVersion) -> None:
     result = grpc.infer(MODEL, inputs(triton_grpc), request_id="triton-grpc", headers=APPLICATION)
     np.testing.assert_allclose(result.as_numpy("score"), EXPECTED, atol=1e-4)
     response = result.get_response()
@@ -92,22 +94,22 @@ def test_grpc_health_and_metadata(grpc: triton_grpc.InferenceServerClient, serve
     assert grpc.is_server_live(headers=APPLICATION)
     assert grpc.is_server_ready(headers=APPLICATION)
     assert grpc.is_model_ready(MODEL, headers=APPLICATION)
-    told = grpc.get_model_metadata(MODEL, headers=APPLICATION)
-    assert next((tensor.name, list(tensor.shape)) for tensor in told.inputs) == ("distance", [-1])
-    assert list(told.versions) == [served.version]
+    metadata = grpc.get_model_metadata(MODEL, headers=APPLICATION)
+    assert next((tensor.name, list(tensor.shape)) for tensor in metadata.inputs) == ("distance", [-1])
+    assert list(metadata.versions) == [served.version]
 
 
 @pytest.mark.parametrize(
-    ("model", "version", "tensors", "status", "message"),
+    ("model", "version", "tensors", "status", "named"),
     [
-        ("nobody", "", slice(None), "NOT_FOUND", "no model"),
-        (MODEL, "999", slice(None), "NOT_FOUND", "v999 is not served"),
-        (MODEL, "", slice(1, None), "INVALID_ARGUMENT", "missing distance"),
+        ("nobody", "", slice(None), "NOT_FOUND", "nobody"),
+        (MODEL, "999", slice(None), "NOT_FOUND", "v999"),
+        (MODEL, "", slice(1, None), "INVALID_ARGUMENT", "distance"),
     ],
 )
-def test_grpc_refusals(
-    grpc: triton_grpc.InferenceServerClient, model: str, version: str, tensors: slice, status: str, message: str
+def test_grpc_infer_of_bad_requests_gives_status(
+    grpc: triton_grpc.InferenceServerClient, model: str, version: str, tensors: slice, status: str, named: str
 ) -> None:
-    with pytest.raises(InferenceServerException, match=message) as caught:
+    with pytest.raises(InferenceServerException, match=named) as caught:
         grpc.infer(model, inputs(triton_grpc)[tensors], model_version=version, headers=APPLICATION)
     assert status in caught.value.status()
