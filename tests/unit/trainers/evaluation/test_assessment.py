@@ -1,4 +1,4 @@
-"""A trained and exported model from every side, and its card."""
+"""The full assessment of a trained model, its checks and its card."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from trainers import metrics
 from trainers.card.html import render_card
 from trainers.card.model_card import CardLineage, FeatureFacts, ModelCard, SplitFacts, derive_limits
 from trainers.config import ModelSpec, TrainConfig
-from trainers.evaluation import assessment, serving_budget
+from trainers.evaluation import assessment
 from trainers.evaluation.assessment import Assessment, CandidateEvidence, ScoredSplit
 from trainers.evaluation.fairness import FairnessPolicy
 from trainers.evaluation.quality_gate import GatePolicy
 from trainers.evaluation.robustness import RobustnessPolicy
-from trainers.evaluation.serving_budget import Budget
 from trainers.evaluation.slices import SlicePolicy
 from trainers.export.onnx_export import export
 from trainers.loop.trainer import FitRequest, FitResult, calibrate, fit
@@ -100,7 +99,7 @@ def _card(kind: TaskKind, found: Assessment, report: GateReport) -> ModelCard:
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
-def test_every_kind_of_task_is_assessed_and_has_a_card(kind: TaskKind) -> None:
+def test_assess_any_task_has_checks_and_card(kind: TaskKind) -> None:
     given = _evidence(trained(kind), kind)
     found = assessment.assess(POLICY, given)
     checks = assessment.check(POLICY, TASKS[kind], found)
@@ -145,7 +144,7 @@ def _page_is_whole(page: str) -> None:
     assert page.count("<svg") == page.count("</svg>") >= 5
 
 
-def test_without_declared_limits_only_the_leak_is_judged() -> None:
+def test_check_without_limits_checks_leakage_only() -> None:
     given = _evidence(trained(), "binary", champion=False)
     quiet = GatePolicy(slices=SlicePolicy(search=False))
     found = assessment.assess(quiet, given)
@@ -153,7 +152,7 @@ def test_without_declared_limits_only_the_leak_is_judged() -> None:
     assert (found.slices, found.discovered_slices, found.fairness) == ((), (), ())
 
 
-def test_a_model_of_one_tensor_has_nothing_to_slice_or_to_suspect() -> None:
+def test_assess_tensor_only_model_has_no_slices_or_skills() -> None:
     given = _evidence(trained("multiclass", columns=COLUMNS[4:]), "multiclass")
     found = assessment.assess(GatePolicy(), given)
     assert (found.discovered_slices, found.single_feature_skills) == ((), ())
@@ -161,13 +160,13 @@ def test_a_model_of_one_tensor_has_nothing_to_slice_or_to_suspect() -> None:
     assert assessment.check(GatePolicy(), given.task, found) == ()
 
 
-def test_a_declared_column_that_is_not_there_is_named() -> None:
+def test_assess_unknown_slice_column_raises() -> None:
     given = _evidence(trained(), "binary")
     with raises(ProjectError, "project.unknown_gate_column", column="color"):
         assessment.assess(GatePolicy(slices=SlicePolicy(columns=("color",))), given)
 
 
-def test_a_temperature_is_fitted_exported_and_judged(tmp_path: Path) -> None:
+def test_temperature_is_fitted_exported_and_assessed(tmp_path: Path) -> None:
     """Two epochs leave a model less sure than it could be."""
     raw = trained(config=TrainConfig(epochs=2, batch_size=64, workers=1, calibrate="temperature"))
     held_out = frame(rows=1000, seed=3)
@@ -187,19 +186,8 @@ def test_a_temperature_is_fitted_exported_and_judged(tmp_path: Path) -> None:
     assert calibrate(trained(), held_out).temperature == 1.0
 
 
-def test_a_regression_cannot_be_calibrated_and_says_so_before_it_trains() -> None:
+def test_fit_calibrated_regression_raises_before_training() -> None:
     config = TrainConfig(calibrate="temperature")
     encoder = Encoder.fit(COLUMNS, frame("regression"))
     with raises(ProjectError, "project.regression_calibration"):
         fit(FitRequest(ModelSpec(), config, TASKS["regression"], encoder), None)  # type: ignore[arg-type]
-
-
-def test_a_budget_is_kept_or_not() -> None:
-    latency = {"onnxruntime_us_1": 20.0, "onnxruntime_us_1024": 900.0}
-    assert not list(serving_budget.check(Budget(), latency, 1 << 20))
-    found = list(serving_budget.check(Budget(max_us_1=30, max_us_1024=500, max_mib=2), latency, 1 << 20))
-    assert [(c.name, c.value, c.passed) for c in found] == [
-        ("latency of 1", 20.0, True),
-        ("latency of 1024", 900.0, False),
-        ("size", 1.0, True),
-    ]

@@ -1,8 +1,9 @@
-"""Pruning and distillation: what is taken out, what a student learns, and that both are refused where they cannot be done."""
+"""Pruning and distillation: the units removed, the outputs learned, and refusals of what cannot be compressed."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,17 @@ from cluster.errors import DataError, ProjectError
 from cluster.values import TaskKind
 from tests.factories.errors import raises
 from tests.factories.trainers.frames import TASKS, Small, frame, trained
+from tests.factories.trainers.resumable import NoisyModel, encoded_parts
 from trainers import losses
 from trainers.config import ConfigChange, ModelSpec, TrainConfig
 from trainers.data.batches import MemoryLoader, MemoryValidationLoader
 from trainers.evaluation.quality_gate import GatePolicy, ScoredCandidate, check_candidate
 from trainers.export.compression import Compression, Distill, Prune, check_steps, compression_job
 from trainers.export.onnx_export import export
+from trainers.loop import train_loop
 from trainers.loop.checkpointer import Checkpointer
+from trainers.loop.process_group import ProcessGroup
+from trainers.loop.train_events import TrainResult
 from trainers.loop.train_spec import TrainSpec
 from trainers.loop.trainer import FitResult
 from trainers.models import registry
@@ -39,7 +44,7 @@ def _again(job: TrainSpec, kind: TaskKind = "binary") -> FitResult:
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
-def test_pruned_weights_fit_the_smaller_model_and_the_strongest_units_stay(norm: str) -> None:
+def test_compression_job_prunes_weakest_units(norm: str) -> None:
     result = trained(spec=ModelSpec(parameters={"hidden": (8, 4), "norm": norm}))
     module = result.build_module()
     assert isinstance(module, Mlp)
@@ -55,7 +60,7 @@ def test_pruned_weights_fit_the_smaller_model_and_the_strongest_units_stay(norm:
     assert any(np.array_equal(row, module.body[0].weight[3].detach().numpy()) for row in job.start["body.0.weight"])
 
 
-def test_units_that_do_nothing_are_taken_out_without_a_trace() -> None:
+def test_prune_of_zero_units_keeps_output() -> None:
     result = trained(spec=ModelSpec(parameters={"hidden": (8, 6), "norm": "none"}))
     module = result.build_module()
     assert isinstance(module, Mlp)
@@ -73,14 +78,14 @@ def test_units_that_do_nothing_are_taken_out_without_a_trace() -> None:
 
 
 @pytest.mark.parametrize(("hidden", "share", "left"), [((8,), 0.99, (1,)), ((10, 5), 0.1, (9, 4)), ((), 0.5, ())])
-def test_at_least_one_unit_stays(hidden: tuple[int, ...], share: float, left: tuple[int, ...]) -> None:
+def test_prune_keeps_at_least_one_unit(hidden: tuple[int, ...], share: float, left: tuple[int, ...]) -> None:
     result = trained(spec=ModelSpec(parameters={"hidden": hidden}))
     module = result.build_module()
     assert isinstance(module, Mlp)
     assert module.prune(share)[0] == {"hidden": left}
 
 
-def test_a_pruned_model_is_trained_on_gently_is_smaller_and_nearly_as_good(tmp_path: Path) -> None:
+def test_pruned_model_is_smaller_and_nearly_as_good(tmp_path: Path) -> None:
     whole = trained(spec=WHOLE, config=CONFIG.model_copy(update={"changes": (ConfigChange(after=1, lr=2e-2),)}))
     job = _next(Prune(share=0.5, epochs=3), whole)
     assert (job.config.lr, job.config.epochs, job.config.changes) == (pytest.approx(1e-3), 3, ())
@@ -93,7 +98,7 @@ def test_a_pruned_model_is_trained_on_gently_is_smaller_and_nearly_as_good(tmp_p
     assert sizes[1] < 0.6 * sizes[0]
 
 
-def test_training_begins_with_the_weights_it_is_given() -> None:
+def test_training_starts_from_initial_weights() -> None:
     whole = trained(spec=WHOLE, config=CONFIG)
     config = CONFIG.model_copy(update={"epochs": 1, "lr": 1e-9, "weight_decay": 0.0})
     again = trained(spec=WHOLE, config=config, start=whole.state)
@@ -102,7 +107,7 @@ def test_training_begins_with_the_weights_it_is_given() -> None:
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression", "multilabel"])
-def test_a_student_agrees_with_its_teacher_more_than_one_without(kind: TaskKind) -> None:
+def test_student_with_teacher_is_closer_to_it_than_without(kind: TaskKind) -> None:
     teacher = trained(kind, WHOLE, CONFIG)
     job = _next(Distill(student=ModelSpec(build=Small), weight=1.0, epochs=8), teacher)
     student, alone = _again(job, kind), trained(kind, job.model, job.config)
@@ -118,14 +123,14 @@ def test_a_student_agrees_with_its_teacher_more_than_one_without(kind: TaskKind)
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression", "multilabel"])
-def test_nobody_is_closer_to_a_teacher_than_the_teacher(kind: TaskKind) -> None:
+def test_distillation_loss_of_teacher_itself_is_zero(kind: TaskKind) -> None:
     taught = torch.randn(50, TASKS[kind].outputs, generator=torch.Generator().manual_seed(0))
     own = float(losses.distillation_loss(TASKS[kind], taught, taught, 3.0))
     assert own == pytest.approx(0.0, abs=1e-5)
     assert float(losses.distillation_loss(TASKS[kind], taught + 0.5 * torch.randn_like(taught), taught, 3.0)) > 1e-3
 
 
-def test_labels_have_the_rest_of_a_students_loss() -> None:
+def test_student_of_blank_teacher_learns_from_labels() -> None:
     """With a teacher that knows nothing, only they can teach."""
     teacher = trained(spec=WHOLE)
     blank = {name: np.zeros_like(value) for name, value in teacher.state.items()}
@@ -135,7 +140,7 @@ def test_labels_have_the_rest_of_a_students_loss() -> None:
     assert trained(spec=job.model, config=job.config, teacher=ignorant).metrics["auc"] > 0.85
 
 
-def test_what_cannot_be_pruned_is_refused_before_anything_is_trained() -> None:
+def test_check_steps_with_unprunable_model_raises() -> None:
     result = trained(spec=ModelSpec(build=Small))
     with raises(ProjectError, "project.model_not_prunable", model="Small"):
         check_steps((Prune(share=0.5),), result.spec, result.inputs, result.task)
@@ -146,30 +151,29 @@ def test_what_cannot_be_pruned_is_refused_before_anything_is_trained() -> None:
     check_steps((Prune(share=0.5), Distill(student=ModelSpec(build=Small))), WHOLE, result.inputs, result.task)
 
 
-def test_a_checkpoint_of_another_teacher_or_start_is_refused(tmp_path: Path) -> None:
-    from tests.factories.trainers.resumable import NoisyModel, encoded_parts
-    from tests.unit.trainers.tuning.test_pbt import _train
-    from trainers.loop import train_loop
-    from trainers.loop.process_group import ProcessGroup
-
+def test_training_with_checkpoint_of_other_start_raises(tmp_path: Path) -> None:
     config = TrainConfig(epochs=2, batch_size=40, workers=1)
-    out, _ = _train(config, Checkpointer(str(tmp_path)), until=1)
     train, validation, inputs = encoded_parts()
-    job = TrainSpec(ModelSpec(build=NoisyModel), config, TASKS["binary"], inputs, start=out.state)
-    feed = MemoryLoader(train, config.batch_size, config.seed)
-    with pytest.raises(DataError, match="its start differ"):
-        train_loop.train(
+
+    def run(job: TrainSpec, pause_after: int = 0) -> TrainResult:
+        return train_loop.train(
             job,
-            feed,
+            MemoryLoader(train, config.batch_size, config.seed),
             MemoryValidationLoader(validation),
             ProcessGroup(),
-            lambda e: None,
+            lambda epoch: None,
             checkpointer=Checkpointer(str(tmp_path)),
+            pause_after=pause_after,
         )
+
+    job = TrainSpec(ModelSpec(build=NoisyModel), config, TASKS["binary"], inputs)
+    result = run(job, pause_after=1)
+    with raises(DataError, "data.checkpoint_of_other_training", parts=["start"]):
+        run(replace(job, start=result.state))
 
 
 @pytest.mark.parametrize(("limit", "passed"), [(0.2, True), (0.001, False)])
-def test_the_gate_bounds_what_a_step_costs(limit: float, passed: bool) -> None:
+def test_check_candidate_bounds_compression_loss(limit: float, passed: bool) -> None:
     random = np.random.default_rng(0)
     labels = (random.random(3000) < 0.5).astype(float)
     whole = 1 / (1 + np.exp(-(labels - 0.5) * 4 - random.normal(size=3000)))
@@ -186,7 +190,7 @@ def test_the_gate_bounds_what_a_step_costs(limit: float, passed: bool) -> None:
     assert not math.isnan(found.value)
 
 
-def test_keys_tell_steps_apart_and_hold_nothing_of_this_process() -> None:
+def test_step_keys_differ_and_contain_no_address() -> None:
     steps = (Prune(share=0.5), Prune(share=0.4), Distill(student=WHOLE), Distill(student=ModelSpec(build=Small)))
     keys = [repr(step.key) for step in steps]
     assert len(set(keys)) == 4

@@ -45,7 +45,7 @@ def _both(result: FitResult, folder: Path, table: pa.Table) -> tuple[np.ndarray,
         ("binary", COLUMNS[3:4], ModelSpec(build="linear"), ["codes"]),
     ],
 )
-def test_parity_of_every_task_and_of_inputs_without_columns(
+def test_export_any_task_and_inputs_has_parity(
     kind: TaskKind, columns: tuple[Column, ...], spec: ModelSpec, names: list[str], tmp_path: Path
 ) -> None:
     result = trained(kind, spec, columns=columns)
@@ -81,7 +81,7 @@ row = st.tuples(number, number, number, st.one_of(st.none(), st.text(max_size=5)
 
 
 @given(st.lists(row, min_size=1, max_size=5))
-def test_anything_that_encodes_scores_alike(exported: tuple[FitResult, Path], given_rows: list[tuple]) -> None:
+def test_exported_model_scores_any_row_like_module(exported: tuple[FitResult, Path], given_rows: list[tuple]) -> None:
     result, folder = exported
     plain, heavy, gappy, colour = zip(*given_rows, strict=True)
     table = pa.table(
@@ -97,7 +97,7 @@ def test_anything_that_encodes_scores_alike(exported: tuple[FitResult, Path], gi
 
 
 @given(st.lists(row, min_size=1, max_size=5))
-def test_the_portable_model_encodes_as_training_does(exported: tuple[FitResult, Path], given_rows: list[tuple]) -> None:
+def test_portable_model_scores_any_row_like_module(exported: tuple[FitResult, Path], given_rows: list[tuple]) -> None:
     result, folder = exported
     plain, heavy, gappy, colour = zip(*given_rows, strict=True)
     # The empty text stands for missing there.
@@ -120,7 +120,7 @@ def test_the_portable_model_encodes_as_training_does(exported: tuple[FitResult, 
     assert np.array_equal(score_portable(model, result.encoder, table), theirs)
 
 
-def test_a_vocabulary_with_the_empty_text_has_another_one_for_missing(tmp_path: Path) -> None:
+def test_missing_text_with_empty_string_in_vocabulary_differs(tmp_path: Path) -> None:
     table = frame()
     colours = ["" if c == "red" else c for c in table["colour"].to_pylist()]
     table = table.set_column(table.column_names.index("colour"), "colour", pa.array(colours, pa.string()))
@@ -129,7 +129,7 @@ def test_a_vocabulary_with_the_empty_text_has_another_one_for_missing(tmp_path: 
     assert export(result, tmp_path, table) < PARITY
 
 
-def test_a_column_called_scores_leaves_the_output_another_name(tmp_path: Path) -> None:
+def test_export_with_column_named_scores_renames_output(tmp_path: Path) -> None:
     columns = (Column(name="scores", kind="number"), Column(name="numbers", kind="number"))
     table = frame().rename_columns({"plain": "scores", "heavy": "numbers"})
     assert export(trained(columns=columns, table=table), tmp_path, table) < PARITY
@@ -138,14 +138,14 @@ def test_a_column_called_scores_leaves_the_output_another_name(tmp_path: Path) -
     assert [node.name for node in model.graph.output] == ["scores_"]
 
 
-def test_weights_are_the_state_and_load_without_pickle(exported: tuple[FitResult, Path]) -> None:
+def test_exported_weights_equal_state(exported: tuple[FitResult, Path]) -> None:
     result, folder = exported
     loaded = load_file(folder / WEIGHTS_FILE)
     assert loaded.keys() == result.state.keys()
     assert all(np.array_equal(loaded[name], value) for name, value in result.state.items())
 
 
-def test_a_table_is_scored_from_the_bundle_alone(exported: tuple[FitResult, Path]) -> None:
+def test_score_table_needs_bundle_only(exported: tuple[FitResult, Path]) -> None:
     result, folder = exported
     table = frame(rows=40_000, seed=2)
     ours, _ = _both(result, folder, table)
@@ -153,12 +153,12 @@ def test_a_table_is_scored_from_the_bundle_alone(exported: tuple[FitResult, Path
     assert onnx_scorer.score_table(folder, table.slice(0, 0)).shape == (0,)
 
 
-def test_no_rows_no_parity(tmp_path: Path) -> None:
+def test_export_without_rows_raises(tmp_path: Path) -> None:
     with raises(DataError, "data.empty_export_sample"):
         export(trained(), tmp_path, frame().slice(0, 0))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_bundle_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_score_table_without_model_file_raises(tmp_path: Path) -> None:
     with raises(DataError, "data.model_file_missing", path=str(tmp_path / MODEL_FILE)):
         onnx_scorer.score_table(tmp_path, frame())

@@ -1,8 +1,7 @@
-"""int8 is served when the gate holds with it, and the float model stays when it does not; both timed as they are."""
+"""int8 weights are exported when the gate accepts them; otherwise the float model stays."""
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,11 @@ from tests.factories.trainers.frames import COLUMNS, TASKS, frame, trained
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy, Threshold
-from trainers.export.onnx_export import export
 from trainers.export.portable_onnx import score_portable
 from trainers.export.precision_selection import ExportedModel, GateRows, export_best_precision
 from trainers.input_spec import InputSpec
 from trainers.loop.trainer import FitResult
 from trainers.scoring import onnx_scorer
-from trainers.scoring.latency_benchmark import ROWS, format_latencies, measure_latencies
 
 INT8 = TrainConfig(epochs=6, batch_size=64, workers=1, quantize="int8")
 HELD_OUT = frame(rows=2000, seed=7)
@@ -50,7 +47,7 @@ def _operators(path: Path) -> set[str]:
     return {node.op_type for node in onnx.load(path).graph.node}
 
 
-def test_int8_that_holds_the_gate_is_what_the_bundle_serves(tmp_path: Path) -> None:
+def test_export_of_int8_that_passes_gate_is_int8(tmp_path: Path) -> None:
     result = trained(spec=ModelSpec(parameters={"hidden": (64, 32)}), config=INT8)
     served = _served(result, tmp_path, GatePolicy(thresholds=(Threshold(metric="auc", min=0.85),)))
     assert (served.precision, str(served), served.int8_refusal) == ("int8", "int8", "")
@@ -68,7 +65,7 @@ def test_int8_that_holds_the_gate_is_what_the_bundle_serves(tmp_path: Path) -> N
     assert np.allclose(portable, onnx_scorer.score(model, result.encoder.encode(few)), atol=1e-6)
 
 
-def test_int8_that_costs_quality_is_refused_and_the_float_model_stays(tmp_path: Path) -> None:
+def test_export_of_int8_that_loses_quality_stays_float(tmp_path: Path) -> None:
     result = trained(spec=ModelSpec(build=Powers), config=INT8, columns=COLUMNS[:1])
     served = _served(result, tmp_path, GatePolicy())
     assert served.precision == "float32"
@@ -80,7 +77,7 @@ def test_int8_that_costs_quality_is_refused_and_the_float_model_stays(tmp_path: 
     assert np.array_equal(onnx_scorer.score(model, result.encoder.encode(HELD_OUT)), served.scores)
 
 
-def test_a_threshold_that_only_float_holds_refuses_int8(tmp_path: Path) -> None:
+def test_export_of_int8_below_threshold_stays_float(tmp_path: Path) -> None:
     result = trained(spec=ModelSpec(build=Powers), config=INT8, columns=COLUMNS[:1])
     lenient = GatePolicy(max_quantization_loss=1.0)
     assert _served(result, tmp_path, lenient).precision == "int8"
@@ -91,7 +88,7 @@ def test_a_threshold_that_only_float_holds_refuses_int8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", [INT8, INT8.model_copy(update={"quantize": "none"})])
-def test_what_fails_in_float_fails_and_what_is_not_asked_for_is_not_tried(config: TrainConfig, tmp_path: Path) -> None:
+def test_export_that_fails_in_float_or_without_int8_stays_float(config: TrainConfig, tmp_path: Path) -> None:
     result = trained(spec=ModelSpec(parameters={"hidden": (64, 32)}), config=config)
     impossible = GatePolicy(thresholds=(Threshold(metric="auc", min=1.0),))
     policy = impossible if config.quantize == "int8" else GatePolicy()
@@ -100,18 +97,3 @@ def test_what_fails_in_float_fails_and_what_is_not_asked_for_is_not_tried(config
     assert (served.precision, served.int8_refusal) == ("float32", refused)
     assert served.report.passed == (config.quantize == "none")
     assert "MatMulInteger" not in _operators(tmp_path / MODEL_FILE)
-
-
-def test_both_runtimes_are_timed_on_one_thread_and_leave_torchs_threads_alone(tmp_path: Path) -> None:
-    result = trained(spec=ModelSpec(parameters={"hidden": (256, 128)}))
-    export(result, tmp_path, HELD_OUT)
-    threads, alive = torch.get_num_threads(), threading.active_count()
-    found = measure_latencies(
-        onnx_scorer.open_session(tmp_path / MODEL_FILE),
-        result.build_scorer(),
-        result.encoder.encode(HELD_OUT.slice(0, 100)),
-    )
-    assert (torch.get_num_threads(), threading.active_count()) == (threads, alive)
-    assert set(found) == {f"{name}_us_{rows}" for name in ("onnxruntime", "torch") for rows in ROWS}
-    assert all(found[f"{name}_us_1024"] > found[f"{name}_us_1"] > 0 for name in ("onnxruntime", "torch"))
-    assert f"ONNX Runtime {found['onnxruntime_us_1']:.0f} us for 1 rows" in format_latencies(found)
