@@ -6,6 +6,7 @@ The start page is the README; command line, settings, error codes and packages a
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,17 +57,26 @@ def _decisions() -> str:
 
 
 def _api() -> str:
-    """The public names of ``rayloop``, each from the module that defines it: they are loaded lazily."""
-    source = next(path for name in ("vocabulary", "__init__") if (path := ROOT / "rayloop" / f"{name}.py").exists())
+    """The public names of ``rayloop`` in the groups of its docstring, each from the module that defines it.
+
+    They are loaded lazily, so mkdocstrings, which reads the source, does not find them in the package itself.
+    """
+    tree = ast.parse((ROOT / "rayloop" / "__init__.py").read_text())
     origin = {
         alias.asname or alias.name: f"{node.module}.{alias.name}"
-        for node in ast.walk(ast.parse(source.read_text()))
+        for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in PACKAGES
         for alias in node.names
     }
     lines = ["# Project API", "", "A project module imports these names: `import rayloop as rl`.", ""]
-    for name, path in sorted(origin.items(), key=lambda item: item[0].casefold()):
-        lines += [f"::: {path}", "    options:", f"      heading: rl.{name}", "      skip_local_inventory: true", ""]
+    for line in (ast.get_docstring(tree) or "").splitlines():
+        if group := re.fullmatch(r"(\w[\w ]+):", line):
+            lines += [f"## {group[1]}", ""]
+        elif entry := re.match(r" +(\w+): ", line):
+            lines += [f"::: {origin.pop(entry[1])}", "    options:", "      heading_level: 3"]
+            lines += [f"      heading: rl.{entry[1]}", "      skip_local_inventory: true", ""]
+    if origin:
+        raise ValueError(f"the docstring of rayloop lacks {', '.join(origin)}")
     return "\n".join(lines)
 
 
