@@ -27,14 +27,13 @@ class EncodeRows:
 
     @attach_details()
     def __call__(self, frame: pa.Table) -> dict[str, np.ndarray]:
-        for column in ("split", "label"):
-            if column not in frame.column_names:
-                raise DataError(
-                    f"the training frame has no column {column!r}; it has {', '.join(frame.column_names)}",
-                    "add the column",
-                    code="data.missing_column",
-                    column=column,
-                )
+        if missing := [column for column in ("split", "label") if column not in frame.column_names]:
+            raise DataError(
+                f"the training frame has no column {', '.join(missing)}; it has {', '.join(frame.column_names)}",
+                "add the missing columns",
+                code="data.missing_columns",
+                columns=missing,
+            )
         part = pc.index_in(frame["split"], value_set=pa.array(PARTS))
         frame, part = frame.filter(part.is_valid()), part.drop_null()
         arrays = self._encoder.encode(frame)

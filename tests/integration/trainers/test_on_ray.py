@@ -136,15 +136,15 @@ def test_search_without_a_result_names_the_reason(cluster: Settings) -> None:
 @pytest.mark.parametrize(
     ("change", "code", "fields"),
     [
-        (lambda t: t.drop_columns("plain"), "data.missing_column", {"column": "plain"}),
-        (lambda t: t.drop_columns("label"), "data.missing_column", {"column": "label"}),
-        (lambda t: t.drop_columns("split"), "data.missing_column", {"column": "split"}),
+        (lambda t: t.drop_columns("plain"), "data.missing_columns", {"columns": ["plain"]}),
+        (lambda t: t.drop_columns("label"), "data.missing_columns", {"columns": ["label"]}),
+        (lambda t: t.drop_columns("split"), "data.missing_columns", {"columns": ["split"]}),
         (lambda t: t.set_column(5, "label", pa.nulls(t.num_rows, pa.float64())), "data.label_not_finite", {}),
         (lambda t: part(t, "train"), "data.no_rows", {"part": "validation"}),
     ],
 )
 def test_frame_unlike_its_declaration_is_refused(
-    cluster: Settings, change: Callable[[pa.Table], pa.Table], code: str, fields: dict[str, str]
+    cluster: Settings, change: Callable[[pa.Table], pa.Table], code: str, fields: dict[str, object]
 ) -> None:
     table = frame()
     with raises(DataError, code, **fields):

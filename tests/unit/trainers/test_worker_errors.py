@@ -12,7 +12,10 @@ from trainers.worker_errors import attach_details, error_origin, last_line, unwr
 
 @pytest.mark.parametrize(
     "error",
-    [DataError("column 'a' is missing", "add it", code="data.missing_column", column="a"), GateFailed("auc too low")],
+    [
+        DataError("column 'a' is missing", "add it", code="data.missing_columns", columns=["a"]),
+        GateFailed("auc too low"),
+    ],
 )
 def test_unwrap_error_restores_a_chained_error(error: RayloopError) -> None:
     try:
