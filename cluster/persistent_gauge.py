@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Gauge
 
-RETELL_S = 5.0
+REPUBLISH_S = 5.0
 """Half of Ray's interval."""
 
 
-class LastingGauge:
+class PersistentGauge:
     """A gauge of this process whose values are told again and again, until they are forgotten or the process ends.
 
     For figures that are told seldom. One that is told every few seconds is better off with Ray's own: it ends with who tells it.
@@ -22,7 +22,7 @@ class LastingGauge:
         self._gauge = Gauge(name, description, tag_keys)
         self._values: dict[frozenset[tuple[str, str]], float] = {}
         self._lock = threading.Lock()
-        _teller.keep(self)
+        _republisher.register(self)
 
     def set(self, value: float, tags: Mapping[str, str]) -> None:
         """Tell a value, as Ray's gauge does."""
@@ -30,12 +30,12 @@ class LastingGauge:
             self._values[frozenset(tags.items())] = value
         self._gauge.set(value, dict(tags))
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Tell no value any more. Those that were told vanish within half a minute."""
         with self._lock:
             self._values.clear()
 
-    def retell(self) -> None:
+    def republish(self) -> None:
         """Tell all values again."""
         with self._lock:
             values = dict(self._values)
@@ -43,15 +43,15 @@ class LastingGauge:
             self._gauge.set(value, dict(tags))
 
 
-class _Teller:
+class _Republisher:
     """One thread a process, from its first gauge on."""
 
     def __init__(self) -> None:
-        self._gauges: weakref.WeakSet[LastingGauge] = weakref.WeakSet()
+        self._gauges: weakref.WeakSet[PersistentGauge] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def keep(self, gauge: LastingGauge) -> None:
+    def register(self, gauge: PersistentGauge) -> None:
         with self._lock:
             self._gauges.add(gauge)
             if self._thread is None:
@@ -60,11 +60,11 @@ class _Teller:
 
     def _run(self) -> None:
         never = threading.Event()
-        while not never.wait(RETELL_S):
+        while not never.wait(REPUBLISH_S):
             with self._lock:
                 gauges = list(self._gauges)
             for gauge in gauges:
-                gauge.retell()
+                gauge.republish()
 
 
-_teller = _Teller()
+_republisher = _Republisher()

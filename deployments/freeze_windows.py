@@ -38,7 +38,7 @@ class FreezeWindow(Frozen):
             raise RolloutError(f"no time zone {self.zone!r}", 'name one such as "Europe/Berlin"') from error
         return self
 
-    def holds(self, now: float) -> bool:
+    def contains(self, now: float) -> bool:
         """Whether ``now``, seconds since the epoch, lies in the window: its start does, its end does not."""
         local = datetime.fromtimestamp(now, ZoneInfo(self.zone))
         minute = local.weekday() * _DAY_MINUTES + local.hour * 60 + local.minute

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
 from cluster.errors import RolloutError
 from cluster.row_losses import Metric
 from cluster.values import Frozen
 from deployments.freeze_windows import FreezeWindow
 
-Default = Literal["hold", "abort", "advance"]
+DefaultAction = Literal["hold", "abort", "advance"]
 
 
 class Webhook(Frozen):
@@ -56,6 +56,9 @@ class RolloutPolicy(Frozen):
     met.
     """
 
+    # Journals and webhooks keep the name that min_labeled had in the first release.
+    model_config = ConfigDict(serialize_by_alias=True)
+
     steps: tuple[float, ...] = (0.05, 0.25, 0.5, 1.0)
     bake_s: float = Field(default=0.0, ge=0.0)
     gates: tuple[float, ...] = ()
@@ -65,7 +68,12 @@ class RolloutPolicy(Frozen):
     webhooks: tuple[Webhook, ...] = ()
     metric: Metric = "loss"
     min_requests: int = Field(default=50, ge=1)
-    min_labelled: int = Field(default=50, ge=1)
+    min_labeled: int = Field(
+        default=50,
+        ge=1,
+        validation_alias=AliasChoices("min_labeled", "min_labelled"),
+        serialization_alias="min_labelled",
+    )
     margin: float = Field(default=0.05, ge=0.0)
     max_error_rate: float = Field(default=0.02, gt=0.0, lt=1.0)
     error_margin: float | None = Field(default=0.5, ge=0.0)
@@ -76,8 +84,8 @@ class RolloutPolicy(Frozen):
     latency_to_advance: bool = False
     alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
     deadline_s: float = Field(default=3600.0, gt=0.0)
-    on_undecided: Default = "abort"
-    no_data: Default = "abort"
+    on_undecided: DefaultAction = "abort"
+    no_data: DefaultAction = "abort"
     poll_s: float = Field(default=1.0, gt=0.0)
     challenger_timeout_s: float = Field(default=1.0, gt=0.0)
 
@@ -97,7 +105,7 @@ class RolloutPolicy(Frozen):
             raise RolloutError("latency_to_advance without a latency_quantile", "name the quantile, such as 0.95")
         return self
 
-    def shared(self, entrants: int) -> RolloutPolicy:
+    def divide_alpha(self, entrants: int) -> RolloutPolicy:
         """What is asked of each of several challengers: the same, by an equal part of alpha (Bonferroni)."""
         return self if entrants == 1 else self.model_copy(update={"alpha": self.alpha / entrants})
 
@@ -109,11 +117,11 @@ class RolloutPolicy(Frozen):
         return self.alpha / (3 + compared)
 
     @property
-    def pairs_needed(self) -> int:
+    def min_pairs(self) -> int:
         """Labelled rows before loss may abort: the confidence sequence is asymptotic."""
-        return max(self.min_labelled, 50)
+        return max(self.min_labeled, 50)
 
     @property
-    def optimum(self) -> int:
+    def sharpest_n(self) -> int:
         """Labelled rows at which the confidence sequence is sharpest."""
-        return 4 * self.pairs_needed
+        return 4 * self.min_pairs

@@ -39,7 +39,7 @@ _POLL_S = 0.5
 _NEVER = 10**9
 # A rollout that can never have enough evidence stays at its first step.
 _POLICY = RolloutPolicy(
-    steps=(SHARE, 1.0), min_requests=_NEVER, min_labelled=_NEVER, deadline_s=float(_NEVER), on_undecided="hold"
+    steps=(SHARE, 1.0), min_requests=_NEVER, min_labeled=_NEVER, deadline_s=float(_NEVER), on_undecided="hold"
 )
 _DRIFT = DriftPolicy(window_s=model.WINDOW_S, action="notify")
 
@@ -102,7 +102,7 @@ class Rayloop:
 
     def share(self) -> float:
         """The challenger's share as Serve is told now."""
-        current: ServerConfig | None = get_result(serve_config.connect(self.settings).current.remote(model.NAME))
+        current: ServerConfig | None = get_result(serve_config.connect(self.settings).current_config.remote(model.NAME))
         return current.trial.share if current is not None and current.trial is not None else 0.0
 
     def reported(self, expected: int) -> tuple[int, int]:

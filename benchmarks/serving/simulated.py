@@ -14,9 +14,9 @@ import numpy as np
 
 from cluster.row_losses import Metric, row_loss
 from cluster.values import Task
-from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
-from deployments.analysis.latency_histogram import Latencies
-from deployments.analysis.paired_moments import Paired
+from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats
+from deployments.analysis.latency_histogram import LatencyHistogram
+from deployments.analysis.paired_moments import PairedMoments
 from deployments.analysis.verdict import judge
 from deployments.rollout_policy import RolloutPolicy
 
@@ -81,21 +81,21 @@ def rollouts(count: int, points: float, plan: Plan) -> Iterator[Outcome]:
 
 def _rollout(chance: np.random.Generator, noise: float, plan: Plan) -> Outcome:
     drawn = costs(chance, plan.horizon, noise, plan.policy.metric)
-    seen = Evidence()
+    seen = ComparisonEvidence()
     for look in range(1, plan.looks + 1):
         end = look * plan.rows
-        paired = Paired.of(*drawn[:, end - plan.rows : end])
+        paired = PairedMoments.from_losses(*drawn[:, end - plan.rows : end])
         challenger = int(chance.binomial(2 * plan.rows, SHARE))
         arms = [_arm(chance, requests) for requests in (2 * plan.rows - challenger, challenger)]
-        seen += Evidence(champion=arms[0], challenger=arms[1], paired=paired)
+        seen += ComparisonEvidence(champion=arms[0], challenger=arms[1], paired=paired)
         verdict = judge(RolloutEvidence(by_share={SHARE: seen}), SHARE, 0.0, plan.policy)
         if verdict.kind != "hold":
             return Outcome(verdict.kind, end, drawn)
     return Outcome("hold", plan.horizon, drawn)
 
 
-def _arm(chance: np.random.Generator, requests: int) -> Arm:
+def _arm(chance: np.random.Generator, requests: int) -> VariantStats:
     """Requests of one variant since the last look: both fail as seldom, and are as quick."""
     failures = int(chance.binomial(requests, _ERROR_RATE))
-    latency = Latencies.of(20.0 * chance.lognormal(0.0, _LATENCY_SPREAD, _BATCHES_A_LOOK))
-    return Arm(requests=requests, errors=failures, failures=failures, keys=requests, latency=latency)
+    latency = LatencyHistogram.from_values(20.0 * chance.lognormal(0.0, _LATENCY_SPREAD, _BATCHES_A_LOOK))
+    return VariantStats(requests=requests, errors=failures, failures=failures, keys=requests, latency=latency)

@@ -14,9 +14,9 @@ from rich.table import Table
 from scipy import stats
 
 from benchmarks.serving.simulated import SHARE, Plan, costs, rollouts
-from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
-from deployments.analysis.paired_moments import Paired
-from deployments.analysis.quality_test import quality
+from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats
+from deployments.analysis.paired_moments import PairedMoments
+from deployments.analysis.quality_test import compare_quality
 from deployments.analysis.sample_ratio import log_e_split
 from deployments.rollout_policy import RolloutPolicy
 
@@ -68,11 +68,11 @@ def _equal_by_accuracy() -> list[Row]:
     ]
 
 
-def _looks(drawn: np.ndarray) -> Iterator[Paired]:
+def _looks(drawn: np.ndarray) -> Iterator[PairedMoments]:
     """What is known after each batch of one rollout."""
-    paired = Paired()
+    paired = PairedMoments()
     for end in range(_AA.rows, _AA.horizon + 1, _AA.rows):
-        paired += Paired.of(*drawn[:, end - _AA.rows : end])
+        paired += PairedMoments.from_losses(*drawn[:, end - _AA.rows : end])
         yield paired
 
 
@@ -104,8 +104,8 @@ def _sticky() -> Row:
         key = chance.integers(0, 150, 6_000)
         drawn[1] += chance.normal(0.0, 0.2, 150)[key]
         looks = range(300, 6_001, 300)
-        by_key += any(_harmed(Paired.of(drawn[0, :n], drawn[1, :n], key[:n]), policy) for n in looks)
-        by_row += any(_harmed(Paired.of(drawn[0, :n], drawn[1, :n]), policy) for n in looks)
+        by_key += any(_harmed(PairedMoments.from_losses(drawn[0, :n], drawn[1, :n], key[:n]), policy) for n in looks)
+        by_row += any(_harmed(PairedMoments.from_losses(drawn[0, :n], drawn[1, :n]), policy) for n in looks)
     work = f"verdicts: equal variants, 150 users who return, {_LOOKED}"
     note = f"{STICKY_ROLLOUTS} rollouts of 6,000 labelled rows, a look each 300; quality alone"
     wrong = by_key / STICKY_ROLLOUTS, by_row / STICKY_ROLLOUTS
@@ -134,7 +134,7 @@ def _first_alarm(challenger: np.ndarray, looks: np.ndarray, share: float) -> np.
     first = np.full(len(challenger), np.inf)
     for i, counts in enumerate(challenger):
         for keys, dealt in zip(looks.tolist(), counts.tolist(), strict=True):
-            arms = Evidence(champion=Arm(keys=keys - dealt), challenger=Arm(keys=dealt))
+            arms = ComparisonEvidence(champion=VariantStats(keys=keys - dealt), challenger=VariantStats(keys=dealt))
             if log_e_split(RolloutEvidence(by_share={share: arms}), _STEPS) >= -np.log(ALPHA):
                 first[i] = keys
                 break
@@ -171,8 +171,10 @@ def _first(beyond: np.ndarray, looks: np.ndarray) -> np.ndarray:
     return np.where(beyond.any(axis=1), looks[beyond.argmax(axis=1)], np.inf)
 
 
-def _harmed(paired: Paired, policy: RolloutPolicy) -> bool:
-    return bool(quality(RolloutEvidence(by_share={SHARE: Evidence(paired=paired)}), policy).harm)
+def _harmed(paired: PairedMoments, policy: RolloutPolicy) -> bool:
+    return bool(
+        compare_quality(RolloutEvidence(by_share={SHARE: ComparisonEvidence(paired=paired)}), policy).regression
+    )
 
 
 def _wrong(

@@ -1,7 +1,7 @@
-"""The questions that are asked of a challenger, each answered by tests that stay valid however often one looks. Pure.
+"""Criteria that a challenger must meet, each checked by tests that stay valid however often one looks. Pure.
 
-Every test that may stop a challenger spends ``policy.test_alpha``. Every test that must be passed to advance spends
-``policy.alpha``: all of them must be, so the chance to pass wrongly is that of the one whose null holds.
+Every test that may stop a challenger spends ``policy.test_alpha``. Every test that must pass before an advance spends
+``policy.alpha``: all of them must pass, so the chance of a wrong pass is that of the one test whose null holds.
 """
 
 from __future__ import annotations
@@ -12,120 +12,133 @@ from pydantic import Field
 
 from cluster.values import Frozen
 from deployments.analysis.evidence import RolloutEvidence
-from deployments.analysis.sample_ratio import log_e_split, shares_dealt
-from deployments.analysis.sequential_tests import log_e_above, log_e_below, log_e_more
+from deployments.analysis.sample_ratio import keys_by_share, log_e_split
+from deployments.analysis.sequential_tests import log_e_above, log_e_below, log_e_rate_ratio
 from deployments.rollout_policy import RolloutPolicy
 
 
-class Answer(Frozen):
-    """``harm``: how the challenger is worse. ``lacking``: what is missing to advance. Sentences; empty for nothing."""
+class CriterionResult(Frozen):
+    """Result of one criterion."""
 
-    harm: str = ""
-    lacking: str = ""
+    regression: str = ""
+    """A sentence that says how the challenger is worse; empty when it is not shown to be."""
+    missing_evidence: str = ""
+    """A sentence that says what is not yet shown to advance; empty when nothing is missing."""
     figures: dict[str, float] = Field(default_factory=dict)
 
 
-def errors(evidence: RolloutEvidence, policy: RolloutPolicy) -> Answer:
+def check_error_rate(evidence: RolloutEvidence, policy: RolloutPolicy) -> CriterionResult:
     """Does the challenger fail more than ``max_error_rate`` of the requests that the champion can answer?
 
-    Where keys repeat, or requests of one moment fail together, counts are divided by the estimated design effect to show
-    harm; by the largest that repeated keys can have to show that there is none.
+    Where keys repeat, or requests fail together within a time bucket, counts are divided by the estimated design effect
+    to show a regression, and by the largest possible effect of repeated keys to show that there is none.
     """
-    arm, limit = evidence.total.challenger, policy.max_error_rate
-    effect, worst = arm.design_effect, arm.kish_effect
-    above = float(log_e_above(arm.errors / effect, arm.requests / effect, limit))
-    below = float(log_e_below(arm.errors / worst, arm.requests / worst, limit))
-    harm = (
-        f"the challenger failed {arm.errors} of {arm.requests} requests that the champion answered, "
+    stats, limit = evidence.total.challenger, policy.max_error_rate
+    effect, worst = stats.design_effect, stats.kish_effect
+    above = float(log_e_above(stats.errors / effect, stats.requests / effect, limit))
+    below = float(log_e_below(stats.errors / worst, stats.requests / worst, limit))
+    regression = (
+        f"the challenger failed {stats.errors} of {stats.requests} requests that the champion answered, "
         f"more than {limit:.1%} is allowed"
     )
-    lacking = f"{arm.requests} requests with {arm.errors} errors do not yet show an error rate below {limit:.1%}"
-    return Answer(
-        harm=harm if above >= math.log(1.0 / policy.test_alpha) else "",
-        lacking=lacking if below < math.log(1.0 / policy.alpha) else "",
+    missing = f"{stats.requests} requests with {stats.errors} errors do not yet show an error rate below {limit:.1%}"
+    return CriterionResult(
+        regression=regression if above >= math.log(1.0 / policy.test_alpha) else "",
+        missing_evidence=missing if below < math.log(1.0 / policy.alpha) else "",
         figures={"log_e_errors_above": above, "log_e_errors_below": below},
     )
 
 
-def errors_compared(evidence: RolloutEvidence, policy: RolloutPolicy) -> Answer:
+def compare_error_rates(evidence: RolloutEvidence, policy: RolloutPolicy) -> CriterionResult:
     """Does the challenger fail more often than the champion, beyond ``error_margin``?
 
-    Given an error, whose is it? What is shown to be below ``max_error_rate`` is no harm: the limit allows it.
+    The test conditions on an error and asks whose it is. An error rate that is shown to be below ``max_error_rate`` is
+    no regression: the limit allows it.
     """
     if policy.error_margin is None:
-        return Answer()
+        return CriterionResult()
     champion, challenger = evidence.total.champion, evidence.total.challenger
     effect = max(champion.design_effect, challenger.design_effect)
     counts = {s: (e.champion.failures / effect, e.challenger.failures / effect) for s, e in evidence.by_share.items()}
-    figures = {"log_e_more_errors": log_e_more(counts, policy.error_margin)}
+    figures = {"log_e_more_errors": log_e_rate_ratio(counts, policy.error_margin)}
     shown = figures["log_e_more_errors"] >= math.log(1.0 / policy.test_alpha)
-    if not shown or challenger.requests < policy.min_requests or not errors(evidence, policy).lacking:
-        return Answer(figures=figures)
-    harm = (
+    if (
+        not shown
+        or challenger.requests < policy.min_requests
+        or not check_error_rate(evidence, policy).missing_evidence
+    ):
+        return CriterionResult(figures=figures)
+    regression = (
         f"the challenger failed {challenger.failures} of {challenger.requests} requests, the champion "
         f"{champion.failures} of {champion.requests}: more often, and not shown to be below {policy.max_error_rate:.1%}"
     )
-    return Answer(harm=harm, figures=figures)
+    return CriterionResult(regression=regression, figures=figures)
 
 
-def memory(evidence: RolloutEvidence, policy: RolloutPolicy) -> Answer:
-    """Did a replica of the challenger grow further than it may? A reading, not a sample: it spends no alpha."""
+def check_memory_growth(evidence: RolloutEvidence, policy: RolloutPolicy) -> CriterionResult:
+    """Did the memory of a challenger's replica grow beyond its limit? A reading, not a sample: it spends no alpha."""
     if policy.max_growth_mib is None:
-        return Answer()
-    grown = evidence.grown_mib
-    harm = f"the challenger's memory grew by {grown:.0f} MiB since it was loaded, {policy.max_growth_mib:.0f} MiB are allowed"
-    figures = {"challenger_grown_mib": grown}
-    return Answer(harm=harm if grown > policy.max_growth_mib else "", figures=figures)
+        return CriterionResult()
+    growth = evidence.memory_growth_mib
+    regression = (
+        f"the challenger's memory grew by {growth:.0f} MiB since it was loaded, "
+        f"more than the {policy.max_growth_mib:.0f} MiB that are allowed"
+    )
+    figures = {"challenger_grown_mib": growth}
+    return CriterionResult(regression=regression if growth > policy.max_growth_mib else "", figures=figures)
 
 
-def latency(evidence: RolloutEvidence, policy: RolloutPolicy) -> Answer:
+def compare_latency(evidence: RolloutEvidence, policy: RolloutPolicy) -> CriterionResult:
     """Is a quantile of the challenger's time in the predictor beyond the champion's, with margin and floor?
 
-    Each variant's bound spends half of what the comparison may.
+    The bound of each variant spends half of the comparison's alpha.
     """
     if policy.latency_quantile is None:
-        return Answer()
+        return CriterionResult()
     at, total = policy.latency_quantile, evidence.total
     champion, challenger = total.champion.latency, total.challenger.latency
     half = policy.test_alpha / 2.0
     figures = {
         "champion_latency_ms": champion.quantile(at),
         "challenger_latency_ms": challenger.quantile(at),
-        "champion_latency_upper_ms": champion.upper_limit(at, half),
-        "challenger_latency_lower_ms": challenger.lower_limit(at, half),
+        "champion_latency_upper_ms": champion.upper_bound(at, half),
+        "challenger_latency_lower_ms": challenger.lower_bound(at, half),
     }
-    told = (
+    summary = (
         f"the {at:.0%} quantile of its time in the predictor is {figures['challenger_latency_ms']:.1f} ms against "
         f"{figures['champion_latency_ms']:.1f} ms"
     )
     slower = figures["challenger_latency_lower_ms"] > _allowed_ms(figures["champion_latency_upper_ms"], policy)
-    harmed = slower and total.challenger.requests >= policy.min_requests
-    lacks = policy.latency_to_advance and not _shown_quick(evidence, policy)
-    return Answer(
-        harm=f"the challenger is slower: {told}" if harmed else "",
-        lacking=f"{told}, and not yet shown to be within {policy.latency_margin:.0%}" if lacks else "",
+    regressed = slower and total.challenger.requests >= policy.min_requests
+    unshown = policy.latency_to_advance and not _latency_within_margin(evidence, policy)
+    return CriterionResult(
+        regression=f"the challenger is slower: {summary}" if regressed else "",
+        missing_evidence=f"{summary}, and not yet shown to be within {policy.latency_margin:.0%}" if unshown else "",
         figures=figures,
     )
 
 
-def split(evidence: RolloutEvidence, policy: RolloutPolicy, shares: tuple[float, ...]) -> Answer:
-    """Was the traffic dealt as configured? If not, that is no harm of the challenger's, but nothing can be compared.
+def check_split(evidence: RolloutEvidence, policy: RolloutPolicy, shares: tuple[float, ...]) -> CriterionResult:
+    """Was the traffic split as configured? If not, the challenger is not to blame, but nothing can be compared.
 
-    ``shares`` are all that may have been configured (sample_ratio.shares_possible).
+    Args:
+        evidence: Evidence on one challenger.
+        policy: The rollout's policy.
+        shares: All shares that may have been configured (sample_ratio.possible_shares).
     """
     figures = {"log_e_split": log_e_split(evidence, shares)}
     if figures["log_e_split"] < math.log(1.0 / policy.test_alpha):
-        return Answer(figures=figures)
-    dealt = ", ".join(f"{b} of {a + b} keys at {share:.0%}" for share, (a, b) in shares_dealt(evidence).items())
-    return Answer(lacking=f"the split is broken: the challenger was dealt {dealt}", figures=figures)
+        return CriterionResult(figures=figures)
+    counts = ", ".join(f"{b} of {a + b} keys at {share:.0%}" for share, (a, b) in keys_by_share(evidence).items())
+    return CriterionResult(missing_evidence=f"the split is broken: the challenger got {counts}", figures=figures)
 
 
 def _allowed_ms(champion_ms: float, policy: RolloutPolicy) -> float:
     return (1.0 + policy.latency_margin) * champion_ms + policy.latency_floor_ms
 
 
-def _shown_quick(evidence: RolloutEvidence, policy: RolloutPolicy) -> bool:
+def _latency_within_margin(evidence: RolloutEvidence, policy: RolloutPolicy) -> bool:
     assert policy.latency_quantile is not None
     at, half = policy.latency_quantile, policy.alpha / 2.0
-    champion_ms = evidence.total.champion.latency.lower_limit(at, half)
-    return evidence.total.challenger.latency.upper_limit(at, half) <= _allowed_ms(champion_ms, policy)
+    champion_ms = evidence.total.champion.latency.lower_bound(at, half)
+    return evidence.total.challenger.latency.upper_bound(at, half) <= _allowed_ms(champion_ms, policy)

@@ -1,4 +1,4 @@
-"""Measure: what is known about the two variants, as statistics that merge by addition. Pure."""
+"""Evidence on a challenger and the champion, as statistics that merge by addition. Pure."""
 
 from __future__ import annotations
 
@@ -7,136 +7,138 @@ import math
 from pydantic import Field
 
 from cluster.values import Frozen
-from deployments.analysis.latency_histogram import Latencies
-from deployments.analysis.paired_moments import Paired
+from deployments.analysis.latency_histogram import LatencyHistogram
+from deployments.analysis.paired_moments import PairedMoments
 
 
-class Alike(Frozen):
-    """Requests that may end alike, in clusters: three sums over ordered pairs of different requests of one cluster.
-
-    All are 0 when no cluster has two. ``pairs`` counts them, ``half_pairs`` those of which the first failed,
-    ``failed_pairs`` those of which both did. ``failing`` counts the clusters in which any request failed.
-    """
+class ClusterStats(Frozen):
+    """Sums over clusters of dependent requests; a pair is an ordered pair of different requests of one cluster."""
 
     pairs: int = 0
+    """Pairs; 0 when no cluster has two requests."""
     half_pairs: int = 0
+    """Pairs whose first request failed."""
     failed_pairs: int = 0
-    failing: int = 0
+    """Pairs of which both requests failed."""
+    failing_clusters: int = 0
+    """Clusters with at least one failed request."""
 
-    def __add__(self, other: Alike) -> Alike:
-        return Alike(**{name: getattr(self, name) + getattr(other, name) for name in Alike.model_fields})
+    def __add__(self, other: ClusterStats) -> ClusterStats:
+        return ClusterStats(**{name: getattr(self, name) + getattr(other, name) for name in ClusterStats.model_fields})
 
-    def excess(self, requests: int, failures: int) -> float:
-        """By how much the variance of the number of failures exceeds that of as many independent requests, as a part of it.
+    def excess_variance(self, requests: int, failures: int) -> float:
+        """Variance of the number of failures beyond that of independent requests, as a fraction of the latter.
 
         Rao, Scott, "A simple method for the analysis of clustered binary data", Biometrics 48(2), 1992. Where all
-        requests ended alike nothing tells how alike those of one cluster are: taken as wholly (``most``).
+        requests ended alike, the correlation within a cluster cannot be estimated; it counts as 1 then.
         """
         rate = failures / requests if requests else 0.0
         if rate in (0.0, 1.0):
-            return self.most(requests)
-        found = self.failed_pairs - 2.0 * rate * self.half_pairs + rate**2 * self.pairs
-        return max(found, 0.0) / (requests * rate * (1.0 - rate))
+            return self.max_excess_variance(requests)
+        covariance = self.failed_pairs - 2.0 * rate * self.half_pairs + rate**2 * self.pairs
+        return max(covariance, 0.0) / (requests * rate * (1.0 - rate))
 
-    def most(self, requests: int) -> float:
-        """The same when all requests of a cluster end alike: never less than what holds (Kish, 1965, section 8.2)."""
+    def max_excess_variance(self, requests: int) -> float:
+        """Upper bound of excess_variance: all requests of a cluster end alike (Kish, 1965, section 8.2)."""
         return self.pairs / requests if requests else 0.0
 
 
-class Arm(Frozen):
-    """Requests dealt to a variant, and what became of them.
-
-    ``errors`` are requests that this variant failed and the other could answer, ``failures`` all that it failed; the
-    champion's are the same, for the other is not asked. ``latency`` holds one observation for each batch that the
-    predictor worked on. ``keys`` counts the keys that were dealt, or those of a sample of them that does not depend on
-    the split. Requests may end alike because they are of one key, or because they came in one moment, to a variant that
-    stood still.
-    """
+class VariantStats(Frozen):
+    """Requests that the split assigned to a variant, and how they ended."""
 
     requests: int = 0
     errors: int = 0
+    """Requests that this variant failed and the other could answer; for the champion, all that it failed."""
     failures: int = 0
+    """All requests that this variant failed."""
     keys: int = 0
-    of_key: Alike = Alike()
-    of_moment: Alike = Alike()
-    latency: Latencies = Field(default_factory=Latencies)
+    """Routing keys assigned, or those of a sample of keys that does not depend on the split."""
+    key_clusters: ClusterStats = ClusterStats()
+    """Requests of one key, which may end alike."""
+    time_clusters: ClusterStats = ClusterStats()
+    """Requests of one time bucket, which may end alike because the variant stalled."""
+    latency: LatencyHistogram = Field(default_factory=LatencyHistogram)
+    """One observation for each batch that the predictor scored."""
 
     @property
     def design_effect(self) -> float:
-        """The variance of the number of failures, by that of as many independent requests; at least 1.
+        """Variance of the number of failures divided by that of as many independent requests; at least 1.
 
-        What keys and what moments add is added up (Cameron, Gelbach, Miller, "Robust inference with multiway
-        clustering", JBES 29(2), 2011, less the term that both share).
+        The excess from keys and that from time buckets are added (Cameron, Gelbach, Miller, "Robust inference with
+        multiway clustering", JBES 29(2), 2011, less the term that both share).
         """
-        return 1.0 + self.of_key.excess(self.requests, self.failures) + self._of_stalls
+        return 1.0 + self.key_clusters.excess_variance(self.requests, self.failures) + self._stall_excess
 
     @property
-    def _of_stalls(self) -> float:
-        """What moments add. Failures of one moment cannot tell a stall from a bad model, those of a few hardly.
+    def _stall_excess(self) -> float:
+        """Excess variance from time buckets.
 
-        So the largest that is possible counts at first, and less the more moments had failures.
+        Failures in a single bucket cannot tell a stall from a bad model, and those in a few hardly can. The largest
+        possible excess therefore counts at first, and less of it the more buckets had failures.
         """
-        if not self.of_moment.failing:
+        if not self.time_clusters.failing_clusters:
             return 0.0
-        least = self.of_moment.most(self.requests) / self.of_moment.failing
-        return max(least, self.of_moment.excess(self.requests, self.failures))
+        least = self.time_clusters.max_excess_variance(self.requests) / self.time_clusters.failing_clusters
+        return max(least, self.time_clusters.excess_variance(self.requests, self.failures))
 
     @property
     def kish_effect(self) -> float:
-        """The same when all requests of a key end alike, and moments do not matter."""
-        return 1.0 + self.of_key.most(self.requests)
+        """Upper bound of the design effect of repeated keys alone: all requests of a key end alike."""
+        return 1.0 + self.key_clusters.max_excess_variance(self.requests)
 
-    def __add__(self, other: Arm) -> Arm:
-        """Exact when no key is in both."""
-        return Arm(**{name: getattr(self, name) + getattr(other, name) for name in Arm.model_fields})
+    def __add__(self, other: VariantStats) -> VariantStats:
+        """Add two disjoint parts; exact when no key is in both."""
+        return VariantStats(**{name: getattr(self, name) + getattr(other, name) for name in VariantStats.model_fields})
 
 
-class Evidence(Frozen):
-    """What a stretch of a rollout has shown."""
+class ComparisonEvidence(Frozen):
+    """Statistics of champion and challenger over a part of a rollout."""
 
-    champion: Arm = Field(default_factory=Arm)
-    challenger: Arm = Field(default_factory=Arm)
-    paired: Paired = Paired()
+    champion: VariantStats = Field(default_factory=VariantStats)
+    challenger: VariantStats = Field(default_factory=VariantStats)
+    paired: PairedMoments = PairedMoments()
 
     @property
     def requests(self) -> int:
         return self.champion.requests + self.challenger.requests
 
-    def __add__(self, other: Evidence) -> Evidence:
-        return Evidence(
+    def __add__(self, other: ComparisonEvidence) -> ComparisonEvidence:
+        return ComparisonEvidence(
             champion=self.champion + other.champion,
             challenger=self.challenger + other.challenger,
             paired=self.paired + other.paired,
         )
 
 
-def contested(share: float, champion: float) -> float:
-    """A challenger's part of the requests that go to it or to the champion, from the shares of both in all requests.
+def pairwise_share(share: float, champion: float) -> float:
+    """A challenger's share of the requests that go to it or to the champion.
 
-    Alone with the champion it is its share. Given that a request, or an error, is one of the two's, it is the
-    challenger's by this probability, whatever others get.
+    Given that a request, or an error, belongs to one of the two, it is the challenger's with this probability, whatever
+    other challengers get.
+
+    Args:
+        share: The challenger's share of all requests.
+        champion: The champion's share of all requests.
     """
     return share / (share + champion) if share else 0.0
 
 
 class RolloutEvidence(Frozen):
-    """Evidence on one challenger by its share at the time, in the order of the shares.
+    """Evidence on one challenger, from its own requests and the champion's."""
 
-    Where several are on trial it is judged on its own requests and the champion's, and the share is that of those two
-    (``contested``). ``whole`` is that of all shares together, measured where keys came again at another share; without
-    it, their sum. ``grown_mib`` is the most that a replica of the challenger has grown by, ``given_up`` how many rows
-    wait no longer for their labels (paired_predictions.py).
-    """
-
-    by_share: dict[float, Evidence] = Field(default_factory=dict)
-    whole: Evidence | None = None
-    grown_mib: float = 0.0
-    given_up: int = 0
+    by_share: dict[float, ComparisonEvidence] = Field(default_factory=dict)
+    """By the challenger's ``pairwise_share`` at the time, in rising order."""
+    overall: ComparisonEvidence | None = None
+    """Over all shares, with each key that returned at another share counted once; None: the sum of ``by_share``."""
+    memory_growth_mib: float = 0.0
+    """The most that a replica of the challenger has grown by since it loaded, MiB."""
+    expired_rows: int = 0
+    """Rows whose labels did not arrive in time (paired_predictions.py)."""
 
     @property
-    def total(self) -> Evidence:
-        return self.whole if self.whole is not None else sum(self.by_share.values(), Evidence())
+    def total(self) -> ComparisonEvidence:
+        return self.overall if self.overall is not None else sum(self.by_share.values(), ComparisonEvidence())
 
-    def at(self, share: float) -> Evidence:
-        """What was seen at this share alone."""
-        return next((e for s, e in self.by_share.items() if math.isclose(s, share)), Evidence())
+    def at_share(self, share: float) -> ComparisonEvidence:
+        """Evidence from this share alone; empty when there is none."""
+        return next((e for s, e in self.by_share.items() if math.isclose(s, share)), ComparisonEvidence())

@@ -1,6 +1,6 @@
-"""Measure: one rollout's log rows to evidence. Labels join predictions by row id, whichever comes first. Pure.
+"""Computes evidence from one rollout's log rows. Labels join predictions by row id, in either order of arrival. Pure.
 
-Each challenger is measured on the requests that were dealt to it or to the champion: those of other challengers tell
+Each challenger is measured on the requests that were assigned to it or to the champion: those of other challengers say
 nothing about it.
 """
 
@@ -16,157 +16,160 @@ import pyarrow.compute as pc
 from cluster.names import CHALLENGER, CHAMPION
 from cluster.row_losses import Metric, row_loss
 from cluster.values import Task
-from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
-from deployments.analysis.key_counts import Keys, key_hash
-from deployments.analysis.latency_samples import Timing
-from deployments.analysis.paired_moments import Paired
-from deployments.analysis.paired_predictions import Label, Pair, Pairs
+from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats
+from deployments.analysis.key_counts import KeyCounter, key_hash
+from deployments.analysis.latency_samples import LatencyCollector
+from deployments.analysis.paired_moments import PairedMoments
+from deployments.analysis.paired_predictions import Label, PairedPrediction, PairedPredictions
 
 MAX_LABELS = 500_000
-"""Labels kept to be joined. Beyond it the oldest go; those of rows that no challenger saw are never needed."""
+"""Labels kept for the join; beyond it the oldest are dropped."""
 
-MOMENT_US = 2_000_000
-"""Requests that came within one such stretch may have failed of one cause: a stall, a start, a cut."""
+TIME_BUCKET_US = 2_000_000
+"""Microseconds. Requests within one bucket may have failed of one cause: a stall, a restart, a lost connection."""
 
-_WHOLE = -1.0
-"""Stands for all shares together."""
+_ALL_SHARES = -1.0
+"""Key of the totals over all shares."""
 
 
-def columns_read(task: Task) -> tuple[str, ...]:
-    """The log's columns that evidence is computed from; an older log may lack some of them."""
-    name = _scores(task.kind == "multiclass")
-    dealt = ("id", "row", "key", "forced", "rollout", "share", "assigned", "variant", "error", "champion_error")
+def evidence_columns(task: Task) -> tuple[str, ...]:
+    """Columns of the prediction log that evidence is computed from; an older log may lack some of them."""
+    name = _score_column(task.kind == "multiclass")
+    assigned = ("id", "row", "key", "forced", "rollout", "share", "assigned", "variant", "error", "champion_error")
     timed = ("at", "latency_ms", f"{CHAMPION}_latency_ms", f"{CHALLENGER}_latency_ms")
     several = ("champion_share", "challenger_version")
-    return (*dealt, *timed, *several, f"{CHAMPION}_{name}", f"{CHALLENGER}_{name}")
+    return (*assigned, *timed, *several, f"{CHAMPION}_{name}", f"{CHALLENGER}_{name}")
 
 
-def _scores(multiclass: bool) -> str:
+def _score_column(multiclass: bool) -> str:
     return "probabilities" if multiclass else "score"
 
 
-class RolloutLog:
-    """What the evidence on a rollout's challengers is computed from. The newest label of a row counts, and only it."""
+class EvidenceCollector:
+    """Collects log rows and labels of one rollout into evidence. Only the newest label of a row counts."""
 
     def __init__(self, rollout: str, challengers: Sequence[str]) -> None:
         self.rollout = rollout
-        self._contests = {version: _Contest() for version in challengers}
+        self._collectors = {version: _PairwiseCollector() for version in challengers}
         self._labels: dict[str, Label] = {}
 
     def add_predictions(self, rows: pa.Table) -> None:
-        """Take in log rows (log.predictions); those of other rollouts, and of testers, are passed over."""
-        mine = _untested(rows.filter(pc.fill_null(pc.equal(rows.column("rollout"), self.rollout), False)))
-        for version, contest in self._contests.items():
-            contest.add(_contested(_keyed(_against(mine, version))), self._labels)
+        """Add rows of the prediction log; rows of other rollouts and of testers are ignored."""
+        own = _without_forced(rows.filter(pc.fill_null(pc.equal(rows.column("rollout"), self.rollout), False)))
+        for version, collector in self._collectors.items():
+            collector.add(_pairwise_shares(_with_keys(_for_challenger(own, version))), self._labels)
 
     def add_labels(self, rows: pa.Table) -> None:
-        """Take in label rows (log.labels)."""
+        """Add rows of the label log."""
         received = rows.column("received").cast(pa.int64()).to_pylist()
         for id, label, at in zip(rows["id"].to_pylist(), rows["label"].to_pylist(), received, strict=True):
             known = self._labels.pop(id, (at, label))
             self._labels[id] = (at, label) if at >= known[0] else known
-            for contest in self._contests.values():
-                contest.pairs.label(id, self._labels[id])
+            for collector in self._collectors.values():
+                collector.pairs.add_label(id, self._labels[id])
         while len(self._labels) > MAX_LABELS:
             del self._labels[next(iter(self._labels))]
 
     def evidence(self, task: Task, metric: Metric = "loss") -> dict[str, RolloutEvidence]:
-        """All that is known now, by challenger, then by share and as a whole."""
-        return {version: contest.evidence(task, metric) for version, contest in self._contests.items()}
+        """Evidence so far, by challenger."""
+        return {version: collector.evidence(task, metric) for version, collector in self._collectors.items()}
 
 
-class _Contest:
-    """What is known of one challenger and the champion."""
+class _PairwiseCollector:
+    """Statistics of one challenger and the champion."""
 
     def __init__(self) -> None:
-        self._arms: dict[tuple[float, str], Arm] = defaultdict(Arm)
-        self._keys: dict[float, Keys] = defaultdict(Keys)
-        self._moments: dict[float, Keys] = defaultdict(Keys)
-        self._timing = Timing()
-        self.pairs = Pairs()
+        self._stats: dict[tuple[float, str], VariantStats] = defaultdict(VariantStats)
+        self._keys: dict[float, KeyCounter] = defaultdict(KeyCounter)
+        self._time_buckets: dict[float, KeyCounter] = defaultdict(KeyCounter)
+        self._latency = LatencyCollector()
+        self.pairs = PairedPredictions()
 
-    def add(self, mine: pa.Table, labels: Mapping[str, Label]) -> None:
-        """Take in rows that were dealt to one of the two, with the labels that came first; shares are those of the two."""
-        firsts = mine.filter(pc.equal(mine.column("row"), 0))
+    def add(self, own: pa.Table, labels: Mapping[str, Label]) -> None:
+        """Add rows that were assigned to one of the two, and the labels that arrived before them."""
+        firsts = own.filter(pc.equal(own.column("row"), 0))
         for share in pc.unique(firsts.column("share")).to_pylist():
             at_share = firsts.filter(pc.equal(firsts.column("share"), share))
             for variant in (CHAMPION, CHALLENGER):
-                dealt = at_share.filter(pc.equal(at_share.column("assigned"), variant))
-                latency = self._timing.new(at_share, variant)
-                self._arms[share, variant] += _arm(dealt, variant).model_copy(update={"latency": latency})
-                self._add_clusters(share, variant, dealt)
-        self._add_pairs(mine, labels)
+                assigned = at_share.filter(pc.equal(at_share.column("assigned"), variant))
+                latency = self._latency.collect(at_share, variant)
+                self._stats[share, variant] += _variant_stats(assigned, variant).model_copy(update={"latency": latency})
+                self._add_clusters(share, variant, assigned)
+        self._add_pairs(own, labels)
 
     def evidence(self, task: Task, metric: Metric) -> RolloutEvidence:
-        """By share and as a whole."""
-        labelled: dict[float, list[tuple[Pair, float]]] = defaultdict(list)
-        for pair, label in self.pairs.labelled():
-            labelled[pair.share].append((pair, label))
-        shares = sorted({share for share, _ in self._arms})
-        by_share = {share: self._at(share, _paired(task, metric, labelled[share])) for share in shares}
-        joined = [one for share in shares for one in labelled[share]]
-        whole = sum(by_share.values(), Evidence())
-        whole = self._joined(whole, _paired(task, metric, joined))
-        return RolloutEvidence(by_share=by_share, whole=whole, given_up=self.pairs.given_up)
+        labeled: dict[float, list[tuple[PairedPrediction, float]]] = defaultdict(list)
+        for pair, label in self.pairs.labeled_pairs():
+            labeled[pair.share].append((pair, label))
+        shares = sorted({share for share, _ in self._stats})
+        by_share = {share: self._at(share, _paired(task, metric, labeled[share])) for share in shares}
+        joined = [one for share in shares for one in labeled[share]]
+        whole = sum(by_share.values(), ComparisonEvidence())
+        whole = self._overall(whole, _paired(task, metric, joined))
+        return RolloutEvidence(by_share=by_share, overall=whole, expired_rows=self.pairs.expired_rows)
 
-    def _at(self, share: float, paired: Paired) -> Evidence:
-        champion, challenger = (self._clustered(self._arms[share, v], share, v) for v in (CHAMPION, CHALLENGER))
-        return Evidence(champion=champion, challenger=challenger, paired=paired)
+    def _at(self, share: float, paired: PairedMoments) -> ComparisonEvidence:
+        champion, challenger = (self._with_clusters(self._stats[share, v], share, v) for v in (CHAMPION, CHALLENGER))
+        return ComparisonEvidence(champion=champion, challenger=challenger, paired=paired)
 
-    def _joined(self, total: Evidence, paired: Paired) -> Evidence:
-        """The sum over the shares, a key that came at several of them being one."""
-        return Evidence(
-            champion=self._clustered(total.champion, _WHOLE, CHAMPION),
-            challenger=self._clustered(total.challenger, _WHOLE, CHALLENGER),
+    def _overall(self, total: ComparisonEvidence, paired: PairedMoments) -> ComparisonEvidence:
+        """The sum over the shares, with each key that came at several of them counted once."""
+        return ComparisonEvidence(
+            champion=self._with_clusters(total.champion, _ALL_SHARES, CHAMPION),
+            challenger=self._with_clusters(total.challenger, _ALL_SHARES, CHALLENGER),
             paired=paired,
         )
 
-    def _clustered(self, arm: Arm, scope: float, variant: str) -> Arm:
-        keys, moments = self._keys[scope], self._moments[scope]
-        found = {"keys": keys.dealt(variant), "of_key": keys.alike(variant), "of_moment": moments.alike(variant)}
-        return arm.model_copy(update=found)
+    def _with_clusters(self, stats: VariantStats, scope: float, variant: str) -> VariantStats:
+        keys, moments = self._keys[scope], self._time_buckets[scope]
+        found = {
+            "keys": keys.key_count(variant),
+            "key_clusters": keys.cluster_stats(variant),
+            "time_clusters": moments.cluster_stats(variant),
+        }
+        return stats.model_copy(update=found)
 
-    def _add_clusters(self, share: float, variant: str, dealt: pa.Table) -> None:
-        failed, keys = _failed(dealt, variant).to_pylist(), dealt["key"].to_pylist()
-        moments = [str(at // MOMENT_US) for at in dealt["at"].cast(pa.int64()).to_pylist()]
-        for scope in (share, _WHOLE):
+    def _add_clusters(self, share: float, variant: str, assigned: pa.Table) -> None:
+        failed, keys = _failed(assigned, variant).to_pylist(), assigned["key"].to_pylist()
+        moments = [str(at // TIME_BUCKET_US) for at in assigned["at"].cast(pa.int64()).to_pylist()]
+        for scope in (share, _ALL_SHARES):
             self._keys[scope].add(variant, zip(keys, failed, strict=True))
-            self._moments[scope].add(variant, zip(moments, failed, strict=True))
+            self._time_buckets[scope].add(variant, zip(moments, failed, strict=True))
 
     def _add_pairs(self, rows: pa.Table, labels: Mapping[str, Label]) -> None:
-        name = _scores("champion_probabilities" in rows.column_names)
+        name = _score_column("champion_probabilities" in rows.column_names)
         champion, challenger = rows.column(f"champion_{name}"), rows.column(f"challenger_{name}")
         both = rows.filter(pc.and_(champion.is_valid(), challenger.is_valid()))
         columns = [both.column(c).to_pylist() for c in ("id", "key", "share", f"champion_{name}", f"challenger_{name}")]
         for id, key, share, a, b, at in zip(*columns, both.column("at").cast(pa.int64()).to_pylist(), strict=True):
-            self.pairs.add(id, Pair(share, key_hash(key), a, b, at), labels.get(id))
+            self.pairs.add(id, PairedPrediction(share, key_hash(key), a, b, at), labels.get(id))
 
 
-def _paired(task: Task, metric: Metric, labelled: list[tuple[Pair, float]]) -> Paired:
-    if not labelled:
-        return Paired()
-    truth = np.array([label for _, label in labelled])
-    champion = row_loss(task, np.array([pair.champion for pair, _ in labelled]), truth, metric)
-    challenger = row_loss(task, np.array([pair.challenger for pair, _ in labelled]), truth, metric)
-    return Paired.of(champion, challenger, np.array([pair.key for pair, _ in labelled]))
+def _paired(task: Task, metric: Metric, labeled: list[tuple[PairedPrediction, float]]) -> PairedMoments:
+    if not labeled:
+        return PairedMoments()
+    truth = np.array([label for _, label in labeled])
+    champion = row_loss(task, np.array([pair.champion for pair, _ in labeled]), truth, metric)
+    challenger = row_loss(task, np.array([pair.challenger for pair, _ in labeled]), truth, metric)
+    return PairedMoments.from_losses(champion, challenger, np.array([pair.key for pair, _ in labeled]))
 
 
-def _untested(rows: pa.Table) -> pa.Table:
-    """Without requests whose variant a tester forced: nobody dealt them, and they are no sample of the traffic."""
+def _without_forced(rows: pa.Table) -> pa.Table:
+    """Drop requests whose variant a tester forced: the split did not assign them."""
     if "forced" not in rows.column_names:
         return rows
     return rows.filter(pc.invert(pc.fill_null(rows.column("forced"), False)))
 
 
-def _against(rows: pa.Table, version: str) -> pa.Table:
-    """Without requests that another challenger was asked about. A log of old names none: there was one."""
+def _for_challenger(rows: pa.Table, version: str) -> pa.Table:
+    """Drop requests that another challenger scored. A log from before several challengers names none: there was one."""
     if "challenger_version" not in rows.column_names:
         return rows
     return rows.filter(pc.fill_null(pc.equal(rows.column("challenger_version"), version), True))
 
 
-def _contested(rows: pa.Table) -> pa.Table:
-    """With the share of the challenger in what it and the champion get; in a log of old they get all."""
+def _pairwise_shares(rows: pa.Table) -> pa.Table:
+    """Replace shares by pairwise shares; in a log from before several challengers the two get all requests."""
     if "champion_share" not in rows.column_names:
         return rows
     share, at = rows.column("share"), rows.column_names.index("share")
@@ -174,8 +177,8 @@ def _contested(rows: pa.Table) -> pa.Table:
     return rows.set_column(at, "share", pc.divide(share, pc.add(share, champion)))
 
 
-def _keyed(rows: pa.Table) -> pa.Table:
-    """Where a log of old names no key, each row is a key of its own."""
+def _with_keys(rows: pa.Table) -> pa.Table:
+    """Use the row id as key where an old log has no routing key."""
     ids = rows.column("id")
     if "key" not in rows.column_names:
         return rows.append_column("key", ids)
@@ -183,12 +186,14 @@ def _keyed(rows: pa.Table) -> pa.Table:
     return rows.set_column(at, "key", pc.coalesce(rows.column("key"), ids))
 
 
-def _failed(dealt: pa.Table, variant: str) -> pa.ChunkedArray:
-    return dealt.column("error" if variant == CHALLENGER else "champion_error").is_valid()
+def _failed(assigned: pa.Table, variant: str) -> pa.ChunkedArray:
+    return assigned.column("error" if variant == CHALLENGER else "champion_error").is_valid()
 
 
-def _arm(dealt: pa.Table, variant: str) -> Arm:
-    """Counts of the requests dealt to one variant, given the first row of each."""
-    failed, champion_failed = _failed(dealt, variant), dealt.column("champion_error").is_valid()
+def _variant_stats(assigned: pa.Table, variant: str) -> VariantStats:
+    """Counts of the requests assigned to one variant, given the first row of each."""
+    failed, champion_failed = _failed(assigned, variant), assigned.column("champion_error").is_valid()
     errors = pc.and_not(failed, champion_failed) if variant == CHALLENGER else failed
-    return Arm(requests=dealt.num_rows, errors=pc.sum(errors).as_py() or 0, failures=pc.sum(failed).as_py() or 0)
+    return VariantStats(
+        requests=assigned.num_rows, errors=pc.sum(errors).as_py() or 0, failures=pc.sum(failed).as_py() or 0
+    )

@@ -2,7 +2,7 @@
 
 The limits are those of cluster/confidence_sequences.py, one-sided.
 
-Rows of one key (a user, a device) resemble one another: their sum varies more than that of as many strangers. Its
+Rows of one key (a user, a device) resemble one another: their sum varies more than that of independent rows. Its
 variance is estimated by clusters, from the sums of the keys (Liang, Zeger, "Longitudinal data analysis using
 generalized linear models", Biometrika 73(1), 1986), and that variance is the clock on which the mixture runs: rows
 count ``Moments.design_effect`` times. The bound stays valid, asymptotically in the number of keys, as long as rows of
@@ -17,15 +17,15 @@ from cluster.confidence_sequences import half_width
 from deployments.analysis.paired_moments import Moments
 
 
-def lower_bound(excess: Moments, alpha: float, optimum: int) -> float:
+def lower_bound(excess: Moments, alpha: float, sharpest_n: int) -> float:
     """Lower limit of a one-sided confidence sequence for the mean of ``excess``; -inf without observations."""
-    return excess.mean - _width(excess, alpha, optimum)
+    return excess.mean - _width(excess, alpha, sharpest_n)
 
 
-def upper_bound(excess: Moments, alpha: float, optimum: int) -> float:
-    """The mirror image of lower_bound."""
-    return excess.mean + _width(excess, alpha, optimum)
+def upper_bound(excess: Moments, alpha: float, sharpest_n: int) -> float:
+    """Upper limit of the same one-sided sequence; inf without observations."""
+    return excess.mean + _width(excess, alpha, sharpest_n)
 
 
-def _width(excess: Moments, alpha: float, optimum: int) -> float:
-    return half_width(excess.variance, excess.n, alpha, optimum, 1, excess.design_effect)
+def _width(excess: Moments, alpha: float, sharpest_n: int) -> float:
+    return half_width(excess.variance, excess.n, alpha, sharpest_n, 1, excess.design_effect)

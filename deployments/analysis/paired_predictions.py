@@ -1,8 +1,8 @@
 """Rows that both variants scored, with their labels or waiting for them. Pure.
 
-Memory is bounded: who has waited longest is given up when there are too many, and everybody after MAX_WAIT_S. That goes
-by the order of arrival and by time alone, and is settled before the label is known, so what a row would have shown has
-no say in whether it counts, as a sequential test asks. When all places are taken by labelled rows no more are added.
+Memory is bounded: the row that has waited longest expires when there are too many, and every row after MAX_WAIT_S.
+Expiry depends on the order of arrival and on time alone, never on the label, so it does not bias which rows count, as a
+sequential test requires. When labeled rows fill all places, no more rows are added.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ MAX_PAIRS = 200_000
 MAX_WAIT_S = 30 * 86_400.0
 
 Label = tuple[int, float]
-"""When it was received, in any unit, and what it says."""
+"""When it was received, in any unit, and its value."""
 
 
-class Pair(NamedTuple):
-    """What both variants said of a row of ``key``, answered at ``at_us`` while the challenger had ``share``."""
+class PairedPrediction(NamedTuple):
+    """Scores of both variants for a row of ``key``, answered at ``at_us`` while the challenger had ``share``."""
 
     share: float
     key: int
@@ -28,41 +28,42 @@ class Pair(NamedTuple):
     at_us: int
 
 
-class Pairs:
-    """By row id. The newest label of a row counts, and only it. ``given_up`` counts rows that wait no longer."""
+class PairedPredictions:
+    """Paired predictions by row id. Only the newest label of a row counts."""
 
     def __init__(self, most: int = MAX_PAIRS, wait_s: float = MAX_WAIT_S) -> None:
         self._most, self._wait_us = most, wait_s * 1e6
-        self._waiting: OrderedDict[str, Pair] = OrderedDict()
-        self._labelled: dict[str, tuple[Pair, Label]] = {}
+        self._waiting: OrderedDict[str, PairedPrediction] = OrderedDict()
+        self._labeled: dict[str, tuple[PairedPrediction, Label]] = {}
         self._newest_us = 0
-        self.given_up = 0
+        self.expired_rows = 0
+        """Rows that expired without a label."""
 
-    def add(self, id: str, pair: Pair, label: Label | None = None) -> None:
-        """Take in a row, and its label where that came first."""
-        if id in self._labelled:
+    def add(self, id: str, pair: PairedPrediction, label: Label | None = None) -> None:
+        """Add a row, and its label where that arrived first."""
+        if id in self._labeled:
             return
         self._waiting[id] = pair
         self._newest_us = max(self._newest_us, pair.at_us)
-        while self._waiting and self._waits_in_vain(next(iter(self._waiting.values()))):
+        while self._waiting and self._is_expired(next(iter(self._waiting.values()))):
             self._waiting.popitem(last=False)
-            self.given_up += 1
+            self.expired_rows += 1
         if label is not None:
-            self.label(id, label)
+            self.add_label(id, label)
 
-    def label(self, id: str, label: Label) -> None:
-        """Take in a label; one of a row that is not known is passed over."""
+    def add_label(self, id: str, label: Label) -> None:
+        """Add a label; one of an unknown row is ignored."""
         if id in self._waiting:
-            self._labelled[id] = (self._waiting.pop(id), label)
-        elif id in self._labelled:
-            pair, known = self._labelled[id]
-            self._labelled[id] = (pair, label if label[0] >= known[0] else known)
+            self._labeled[id] = (self._waiting.pop(id), label)
+        elif id in self._labeled:
+            pair, known = self._labeled[id]
+            self._labeled[id] = (pair, label if label[0] >= known[0] else known)
 
-    def labelled(self) -> Iterator[tuple[Pair, float]]:
-        """Rows with what their labels say."""
-        for pair, (_, says) in self._labelled.values():
-            yield pair, says
+    def labeled_pairs(self) -> Iterator[tuple[PairedPrediction, float]]:
+        """Labeled rows, each with the value of its label."""
+        for pair, (_, value) in self._labeled.values():
+            yield pair, value
 
-    def _waits_in_vain(self, oldest: Pair) -> bool:
-        full = len(self._waiting) + len(self._labelled) > self._most
+    def _is_expired(self, oldest: PairedPrediction) -> bool:
+        full = len(self._waiting) + len(self._labeled) > self._most
         return full or self._newest_us - oldest.at_us > self._wait_us

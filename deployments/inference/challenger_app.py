@@ -81,7 +81,7 @@ def _guard_memory(config: ChallengerConfig) -> MemoryGuard | None:
     log_writer: ActorHandle = ray.get_actor(log_writer_actor(config.challenger.model), ACTOR_NAMESPACE)
 
     def report(growth_mib: float) -> ray.ObjectRef:
-        return log_writer.grown.remote(config.rollout, config.challenger.version, growth_mib)
+        return log_writer.record_memory_growth.remote(config.rollout, config.challenger.version, growth_mib)
 
     def terminate(growth_mib: float) -> None:
         _log.error(

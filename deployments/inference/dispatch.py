@@ -16,7 +16,7 @@ from deployments.inference.predictor import ScoredBatch, summarize_error
 from deployments.inference.serving_state import ServingState
 from deployments.protocol.request_rows import RequestRows
 from deployments.serve_schema import RolloutTrial
-from deployments.telemetry.prediction_log import Answer, to_ipc
+from deployments.telemetry.prediction_log import PredictionBatch, to_ipc
 
 
 class RoutedRequest(NamedTuple):
@@ -36,14 +36,16 @@ class RoutedRequest(NamedTuple):
     """Arrival, microseconds since the epoch."""
 
 
-def score_with_champion(requests: Sequence[RoutedRequest]) -> tuple[list[Answer], list[ScoredBatch | Exception]]:
+def score_with_champion(
+    requests: Sequence[RoutedRequest],
+) -> tuple[list[PredictionBatch], list[ScoredBatch | Exception]]:
     """Score requests of one state with its champion.
 
     Returns:
         The answers to the requests without a challenger; and for each request its scores, or an exception when the
         request is bad (RequestError) or not even its features could be computed.
     """
-    answers: list[Answer] = []
+    answers: list[PredictionBatch] = []
     results: list[ScoredBatch | Exception] = []
     for batch in requests[0].state.champion.score([request.rows for request in requests], requests[0].at_us):
         part = requests[len(results) : len(results) + len(batch.sizes)]
@@ -60,13 +62,13 @@ def score_with_champion(requests: Sequence[RoutedRequest]) -> tuple[list[Answer]
 
 def build_answer(
     requests: Sequence[RoutedRequest], champion: ScoredBatch, challenger: ScoreResult | None = None
-) -> Answer:
+) -> PredictionBatch:
     """Record what was answered to requests that were scored together; with a challenger, to one request."""
     first = requests[0]
     trial, version = first.state.config.trial, first.state.champion.version
     by_challenger = challenger is not None and challenger.scores is not None and not (trial and trial.shadow)
     assert champion.frame is not None
-    return Answer(
+    return PredictionBatch(
         requests=[request.id for request in requests],
         keys=[request.key for request in requests],
         forced=[request.pinned for request in requests],

@@ -26,8 +26,8 @@ from deployments.inference.predictor import ScoredBatch
 from deployments.inference.serving_state import ServingState
 from deployments.inference.traffic_split import assign_variant
 from deployments.protocol.request_rows import RequestRows
-from deployments.telemetry.prediction_log import Answer
-from deployments.telemetry.reporter import Telemetry
+from deployments.telemetry.prediction_log import PredictionBatch
+from deployments.telemetry.reporter import Reporter
 
 MAX_BATCH_ROWS = 1024
 MAX_SHADOW_REQUESTS = 64
@@ -56,7 +56,7 @@ class Engine:
         )
         self._shadows: set[asyncio.Task[None]] = set()
         self._state_without_trial: tuple[ServingState, ServingState] | None = None
-        self._telemetry: Telemetry | None = None
+        self._telemetry: Reporter | None = None
 
     async def infer(
         self, state: ServingState, id: str, rows: RequestRows, key: str | None, pinned: str | None
@@ -99,10 +99,10 @@ class Engine:
             under_way: Returns the number of requests in progress.
         """
         if self._telemetry is None:
-            self._telemetry = Telemetry(model, under_way)
+            self._telemetry = Reporter(model, under_way)
 
     @property
-    def telemetry(self) -> Telemetry:
+    def telemetry(self) -> Reporter:
         """This replica's reports."""
         assert self._telemetry is not None
         return self._telemetry
@@ -121,7 +121,7 @@ class Engine:
         challenger = assign_variant(trial, key, pinned)
         if len(self._shadows) >= MAX_SHADOW_REQUESTS and trial is not None and trial.shadow:
             if challenger is not None:
-                self.telemetry.unshadowed()
+                self.telemetry.record_dropped_shadow()
             state, challenger = self._without_trial(state), None
         return RoutedRequest(state, id, key, pinned is not None, rows, challenger, time.time_ns() // 1000)
 
@@ -165,10 +165,10 @@ class Engine:
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
 
-    def _report(self, state: ServingState, answer: Answer) -> None:
+    def _report(self, state: ServingState, answer: PredictionBatch) -> None:
         if state.config.report:
             columns = state.champion.manifest.features.columns
-            self.telemetry.answered(answer, columns, state.config.profile_window_s)
+            self.telemetry.record_predictions(answer, columns, state.config.profile_window_s)
 
 
 def model_failed(error: str | None) -> RequestError:

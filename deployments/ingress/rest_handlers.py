@@ -97,7 +97,7 @@ class RestHandlers:
         except Exception as error:
             _log.exception("request failed")
             response = error_response(model_failed(type(error).__name__))
-        self._engine.telemetry.replied(request.method, response.status, time.perf_counter() - started)
+        self._engine.telemetry.record_response(request.method, response.status, time.perf_counter() - started)
         common = {REQUEST_ID_HEADER: id, VERSION_HEADER: state.champion.version, VARIANT_HEADER: CHAMPION}
         return response._replace(headers={**common, **response.headers})
 
@@ -150,7 +150,7 @@ class RestHandlers:
         limits = call.state.config.limits
         body = parse_json_object(await call.request.read_body(limits.body_bytes))
         labels = parse_feedback(body, call.state.champion.manifest.task, limits.rows)
-        self._engine.telemetry.labelled(labels)
+        self._engine.telemetry.record_labels(labels)
         return json_response({"accepted": labels.num_rows})
 
     async def _score(self, call: _Call, id: str, rows: RequestRows) -> InferenceResult:

@@ -13,7 +13,7 @@ from deployments.rollout.webhook_client import post_step
 Report = Callable[[RolloutState, str], Awaitable[None]]
 
 
-class Consent:
+class Approvals:
     """A rollout's webhooks. ``report`` is called with what became of those that were told in vain."""
 
     def __init__(self, report: Report) -> None:
@@ -38,11 +38,11 @@ class Consent:
         if not self._aborts:
             self._stopped.clear()
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Forget who refused what: another rollout begins."""
         self._refusal, self._ask_again = "", 0.0
 
-    async def refusal(self, state: RolloutState, decision: Decision) -> str:
+    async def objection(self, state: RolloutState, decision: Decision) -> str:
         """Why the step must not be taken; empty when everybody agrees. After a refusal one is asked again later."""
         hooks = [hook for hook in state.policy.webhooks if hook.moment == "before"]
         if not hooks or self.aborting:
@@ -60,7 +60,7 @@ class Consent:
         self._ask_again = time.monotonic() + min(hook.retry_s for hook in hooks)
         return self._refusal
 
-    def tell(self, state: RolloutState, decision: Decision) -> None:
+    def notify(self, state: RolloutState, decision: Decision) -> None:
         """Tell of a step that was taken, in the background."""
         telling = asyncio.ensure_future(self._tell(state, decision))
         self._telling.add(telling)

@@ -15,14 +15,13 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
 from uuid import uuid4
 
-import ray
 from ray.actor import ActorHandle
 
+from cluster.actors import get_or_create
 from cluster.errors import RolloutError
-from cluster.names import ACTOR_NAMESPACE, rollout_actor
+from cluster.names import rollout_actor
 from cluster.row_losses import check_metric
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
@@ -30,20 +29,20 @@ from cluster.values import Decision, Frozen, ModelVersion, Task
 from deployments.analysis.evidence import RolloutEvidence
 from deployments.analysis.verdict import Verdict
 from deployments.rollout import webhook_client
-from deployments.rollout.approvals import Consent
-from deployments.rollout.journal import Journal
-from deployments.rollout.multi_challenger import rule, verdicts_on
-from deployments.rollout.reconciler import Effects
+from deployments.rollout.approvals import Approvals
+from deployments.rollout.journal import RolloutJournal
+from deployments.rollout.multi_challenger import decide, judge_all
+from deployments.rollout.reconciler import Reconciler
 from deployments.rollout.serve_config import ServingOptions
 from deployments.rollout.state_machine import (
     Command,
     RolloutState,
-    advance,
+    apply_command,
+    apply_decision,
     begin,
-    command,
-    drop,
-    entry,
-    named,
+    drop_challenger,
+    format_versions,
+    journal_entry,
     roll_back,
 )
 from deployments.rollout_policy import RolloutPolicy
@@ -60,15 +59,15 @@ class RolloutStatus(Frozen):
     """
 
     state: RolloutState | None
-    settled: bool
+    applied: bool
     evidence: dict[str, RolloutEvidence]
     verdicts: dict[str, Verdict]
     decisions: tuple[Decision, ...]
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether there was a rollout, and it has ended in all its effects."""
-        return self.state is not None and self.settled and not self.state.active
+        return self.state is not None and self.applied and not self.state.active
 
     @property
     def requests(self) -> int:
@@ -81,35 +80,25 @@ class RolloutStatus(Frozen):
 
 def connect(model: str, settings: Settings) -> ActorHandle:
     """The rollout controller of ``model``, started when absent."""
-    options = {
-        "name": rollout_actor(model),
-        "namespace": ACTOR_NAMESPACE,
-        "lifetime": "detached",
-        "get_if_exists": True,
-        "max_restarts": -1,
-        "num_cpus": 0,
-    }
-    actor: Any = ray.remote(Controller)
-    handle: ActorHandle = actor.options(**options).remote(model, settings)
-    return handle
+    return get_or_create(rollout_actor(model), RolloutController, model, settings)
 
 
-class Controller:
+class RolloutController:
     """See the module. Commands and passes take turns."""
 
     async def __init__(self, model: str, settings: Settings) -> None:  # type: ignore[misc]
         self._model = model
-        self._journal = Journal(model, Tables(settings))
-        self._effects = Effects(model, settings)
+        self._journal = RolloutJournal(model, Tables(settings))
+        self._effects = Reconciler(model, settings)
         self._ledger = connect_ledger(model, settings)
-        self._consent = Consent(self._report)
+        self._consent = Approvals(self._report)
         self._turn = asyncio.Lock()
         self._evidence: dict[str, RolloutEvidence] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._options = ServingOptions()
         self._task: Task | None = None
         self._untold: list[Decision] = []
-        self._state = await asyncio.to_thread(self._journal.last)
+        self._state = await asyncio.to_thread(self._journal.last_state)
         # Also after a rollout that ended: its last effects may not have been applied.
         self._applied = self._state is None
         self._loop = asyncio.get_running_loop().create_task(self._run())
@@ -130,7 +119,7 @@ class Controller:
         async with self._turn:
             if self._state is not None and (self._state.active or not self._applied):
                 raise RolloutError(
-                    f"{self._model} has a rollout under way: {named(self._state.challengers)} at {self._state.share:.0%}",
+                    f"{self._model} has a rollout under way: {format_versions(self._state.challengers)} at {self._state.share:.0%}",
                     "abort it or let it end first",
                 )
             webhook_client.check_secrets(policy.webhooks)
@@ -139,9 +128,9 @@ class Controller:
             check_metric(task, policy.metric)
             name = f"{self._model}-{'-'.join(versions)}-{uuid4().hex[:8]}"
             state = begin(name, self._model, champion, versions, policy, time.time())
-            decision = entry(state, "start", state.since, {})
-            self._consent.renew()
-            if refusal := await self._consent.refusal(state, decision):
+            decision = journal_entry(state, "start", state.since, {})
+            self._consent.reset()
+            if refusal := await self._consent.objection(state, decision):
                 raise RolloutError(f"the rollout may not start: {refusal}")
             self._options, self._task = options or ServingOptions(), task
             self._evidence, self._verdicts = {}, {}
@@ -156,7 +145,7 @@ class Controller:
         mine = tuple(d for d in decisions if self._state is not None and d.rollout == self._state.id)
         return RolloutStatus(
             state=self._state,
-            settled=self._applied,
+            applied=self._applied,
             evidence=self._evidence,
             verdicts=self._verdicts,
             decisions=mine,
@@ -204,7 +193,7 @@ class Controller:
         async with self._turn:
             if self._state is None:
                 raise RolloutError(f"{self._model} has had no rollout", "start one first")
-            state, decision = command(self._state, order, reason, time.time(), version, rollout)
+            state, decision = apply_command(self._state, order, reason, time.time(), version, rollout)
             if order == "promote":
                 state, decision = await self._unharmed(self._state, state, decision)
             await self._enter(state, decision)
@@ -224,7 +213,7 @@ class Controller:
         if verdict.kind != "abort":
             return state, decision
         reason = f"promotion was asked for, but {verdict.reason}"
-        return drop(before, version, reason, time.time(), verdict.figures)
+        return drop_challenger(before, version, reason, time.time(), verdict.figures)
 
     async def _run(self) -> None:
         while True:
@@ -248,15 +237,15 @@ class Controller:
 
     async def _step(self, before: RolloutState) -> str:
         """Take the step that the verdicts ask for. Returns the action; empty when an abort goes first."""
-        ruling = rule(before, self._verdicts, self._evidence)
-        state, decision = advance(before, ruling, time.time())
-        if decision.action in ("advance", "promote") and (refusal := await self._consent.refusal(state, decision)):
+        ruling = decide(before, self._verdicts, self._evidence)
+        state, decision = apply_decision(before, ruling, time.time())
+        if decision.action in ("advance", "promote") and (refusal := await self._consent.objection(state, decision)):
             if self._consent.aborting:
                 return ""
             held = ruling.model_copy(
                 update={"kind": "hold", "reason": f"{refusal}; {ruling.reason}", "remark": refusal}
             )
-            state, decision = advance(before, held, time.time())
+            state, decision = apply_decision(before, held, time.time())
         if decision.action == "hold":
             await self._hold(state, decision)
         else:
@@ -268,10 +257,10 @@ class Controller:
         """Evidence and verdicts as they are now."""
         if self._task is None:
             self._task = await self._effects.task(state.champion)
-        seen = await self._ledger.evidence.remote(state.id, state.entrants, self._task, state.policy.metric)
+        seen = await self._ledger.evidence.remote(state.id, state.initial_challengers, self._task, state.policy.metric)
         # What came after a challenger was dropped is no evidence on it.
         self._evidence |= {version: seen[version] for version in state.challengers}
-        self._verdicts |= verdicts_on(state, self._evidence, step_age_s)
+        self._verdicts |= judge_all(state, self._evidence, step_age_s)
 
     async def _hold(self, state: RolloutState, decision: Decision) -> None:
         """Nothing changes; what a person should know of why is journaled, once."""
@@ -289,16 +278,16 @@ class Controller:
     async def _make_so(self) -> None:
         """Bring Serve and the aliases to what the state says, then tell of it. Safe to repeat."""
         assert self._state is not None
-        while refusals := await self._effects.make_so(self._state, self._options):
+        while refusals := await self._effects.reconcile(self._state, self._options):
             for version, refusal in refusals.items():
-                await self._enter(*drop(self._state, version, refusal, time.time(), {}))
+                await self._enter(*drop_challenger(self._state, version, refusal, time.time(), {}))
         self._applied = True
         told, self._untold = self._untold, []
         for decision in told:
-            self._consent.tell(self._state, decision)
+            self._consent.notify(self._state, decision)
 
     async def _report(self, state: RolloutState, failure: str) -> None:
         """Journal what is no step of the rollout."""
         async with self._turn:
-            decision = entry(state.model_copy(update={"reason": failure}), "hold", time.time(), {})
+            decision = journal_entry(state.model_copy(update={"reason": failure}), "hold", time.time(), {})
             await asyncio.to_thread(self._journal.record, decision, state.policy)

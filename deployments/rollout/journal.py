@@ -1,4 +1,4 @@
-"""The rollout journal: contracts.Decision rows in Iceberg, oldest first."""
+"""The rollout journal: Decision rows in Iceberg, oldest first."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SCHEMA = pa.schema(
 
 
 class _Row(Stored):
-    """A row of the table, ``at`` in microseconds. A null is a column that the table had not when the row was written."""
+    """A row of the table, ``at`` in microseconds. Null: the table lacked the column when the row was written."""
 
     stored_as: ClassVar[str] = "rollout journal entry"
 
@@ -47,13 +47,13 @@ class _Row(Stored):
 
     @property
     def decision(self) -> Decision:
-        given = self.model_dump(include=set(Decision.model_fields))
-        read = {"at": self.at / 1e6, "evidence": json.loads(self.evidence)}
-        return Decision.model_validate(given | read | {"challengers": tuple(self.challenger.split(","))})
+        fields = self.model_dump(include=set(Decision.model_fields))
+        parsed = {"at": self.at / 1e6, "evidence": json.loads(self.evidence)}
+        return Decision.model_validate(fields | parsed | {"challengers": tuple(self.challenger.split(","))})
 
 
-class Journal:
-    """Decisions of one model's rollouts. One controller writes; anybody reads."""
+class RolloutJournal:
+    """Decisions of one model's rollouts. Only the controller writes."""
 
     def __init__(self, model: str, tables: Tables) -> None:
         self._model = model
@@ -70,20 +70,20 @@ class Journal:
             evidence=json.dumps(decision.evidence),
             policy=policy.model_dump_json() if decision.action == "start" else None,
         )
-        # A table of before there were schema versions gets their column.
+        # Adds the schema_version column to tables from before it existed.
         self._tables.append(self._name, pa.Table.from_pylist([row.model_dump()], _SCHEMA), evolve=True)
 
     def decisions(self) -> list[Decision]:
         """All entries, oldest first."""
         return [row.decision for row in self._rows()]
 
-    def last(self) -> RolloutState | None:
-        """The newest rollout as its entries leave it."""
+    def last_state(self) -> RolloutState | None:
+        """State of the newest rollout after its last entry; None before the first rollout."""
         rows = self._rows()
-        started = [i for i, row in enumerate(rows) if row.action == "start"]
-        if not started:
+        starts = [i for i, row in enumerate(rows) if row.action == "start"]
+        if not starts:
             return None
-        newest = rows[started[-1] :]
+        newest = rows[starts[-1] :]
         policy = RolloutPolicy.model_validate_json(newest[0].policy or "", extra="ignore")
         return replay(self._model, [row.decision for row in newest], policy)
 
@@ -93,5 +93,5 @@ class Journal:
         rows = self._tables.read(self._name)
         moments = rows.column("at").cast(pa.int64())
         timed = rows.set_column(rows.column_names.index("at"), "at", moments).sort_by("at")
-        given = ({name: value for name, value in row.items() if value is not None} for row in timed.to_pylist())
-        return [_Row.from_stored(row) for row in given]
+        present = ({name: value for name, value in row.items() if value is not None} for row in timed.to_pylist())
+        return [_Row.from_stored(row) for row in present]

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 from deployments.analysis.evidence import RolloutEvidence
-from deployments.analysis.quality_test import difference_limits
-from deployments.analysis.verdict import Ruling, Verdict, judge
+from deployments.analysis.quality_test import difference_bounds
+from deployments.analysis.verdict import RolloutDecision, Verdict, judge
 from deployments.rollout.state_machine import RolloutState
 
 Verdicts = Mapping[str, Verdict]
@@ -22,35 +22,35 @@ Evidences = Mapping[str, RolloutEvidence]
 """By version."""
 
 
-def verdicts_on(state: RolloutState, evidence: Evidences, step_age_s: float) -> dict[str, Verdict]:
+def judge_all(state: RolloutState, evidence: Evidences, step_age_s: float) -> dict[str, Verdict]:
     """The verdict on each challenger that is on trial."""
-    counts = len(state.entrants), len(state.challengers)
+    counts = len(state.initial_challengers), len(state.challengers)
     return {
         version: judge(evidence.get(version, RolloutEvidence()), state.share, step_age_s, state.policy, *counts)
         for version in state.challengers
     }
 
 
-def rule(state: RolloutState, verdicts: Verdicts, evidence: Evidences) -> Ruling:
+def decide(state: RolloutState, verdicts: Verdicts, evidence: Evidences) -> RolloutDecision:
     """What becomes of the rollout. Where several challengers are to be dropped, it is the first."""
     on_trial = {version: verdicts[version] for version in state.challengers}
     kinds = {verdict.kind for verdict in on_trial.values()}
-    if len(state.entrants) == 1:
+    if len(state.initial_challengers) == 1:
         (verdict,) = on_trial.values()
-        return Ruling(versions=state.challengers, **verdict.model_dump())
+        return RolloutDecision(versions=state.challengers, **verdict.model_dump())
     if kinds == {"abort"}:
-        return _ruling("abort", on_trial)
+        return _combine("abort", on_trial)
     if "abort" in kinds:
         worst = next(version for version, verdict in on_trial.items() if verdict.kind == "abort")
-        return _ruling("drop", {worst: on_trial[worst]})
+        return _combine("drop", {worst: on_trial[worst]})
     if "hold" in kinds:
-        return _ruling("hold", on_trial)
-    return _chosen(state, on_trial, evidence) if state.choosing else _ruling("advance", on_trial)
+        return _combine("hold", on_trial)
+    return _choose_best(state, on_trial, evidence) if state.chooses_next else _combine("advance", on_trial)
 
 
-def _ruling(kind: Literal["advance", "hold", "drop", "abort"], verdicts: Verdicts) -> Ruling:
+def _combine(kind: Literal["advance", "hold", "drop", "abort"], verdicts: Verdicts) -> RolloutDecision:
     """Sentences of several verdicts one after another; figures with the version before their names."""
-    return Ruling(
+    return RolloutDecision(
         kind=kind,
         versions=tuple(verdicts),
         reason="; ".join(f"v{version}: {verdict.reason}" for version, verdict in verdicts.items()),
@@ -59,15 +59,15 @@ def _ruling(kind: Literal["advance", "hold", "drop", "abort"], verdicts: Verdict
     )
 
 
-def _chosen(state: RolloutState, verdicts: Verdicts, evidence: Evidences) -> Ruling:
+def _choose_best(state: RolloutState, verdicts: Verdicts, evidence: Evidences) -> RolloutDecision:
     """Advance the best by estimate. Limits hold for all challengers at once, so for any two, whoever is best."""
-    policy = state.policy.shared(len(state.entrants))
+    policy = state.policy.divide_alpha(len(state.initial_challengers))
     paired = {version: evidence[version].total.paired for version in verdicts}
     mean = {version: one.challenger - one.champion for version, one in paired.items()}
     best, next_best = sorted(mean, key=lambda version: mean[version])[:2]
-    (low, high), (next_low, next_high) = (difference_limits(paired[version], policy) for version in (best, next_best))
+    (low, high), (next_low, next_high) = (difference_bounds(paired[version], policy) for version in (best, next_best))
     limits = {"lower": low - next_high, "upper": high - next_low}
-    all_passed = _ruling("advance", verdicts)
+    all_passed = _combine("advance", verdicts)
     shown = "shown to be less" if limits["upper"] < 0.0 else "not shown to be less: by estimate alone"
     reason = (
         f"v{best} goes on, its mean {policy.metric} cost being least: {mean[best]:+.4f} against the champion's, "

@@ -18,7 +18,7 @@ from deployments.serve_schema import RolloutTrial, ServerConfig
 from features.manifest import Manifest
 
 
-class Effects:
+class Reconciler:
     """One model's."""
 
     def __init__(self, model: str, settings: Settings) -> None:
@@ -29,7 +29,7 @@ class Effects:
 
     async def champion(self) -> ModelVersion:
         """The version that is served. Raises RolloutError when none is."""
-        served: ServerConfig | None = await self._config.current.remote(self._model)
+        served: ServerConfig | None = await self._config.current_config.remote(self._model)
         if served is None:
             raise RolloutError(f"{self._model} is not served", "deploy a champion first")
         return served.champion
@@ -38,14 +38,14 @@ class Effects:
         """What the champion predicts."""
         return await asyncio.to_thread(self._read_task, champion)
 
-    async def make_so(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
+    async def reconcile(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
         """Have the variants answer as ``state`` says. Returns which challengers cannot be served, and why.
 
         Where there are such, nothing but the start of the others has been done.
         """
         if state.active:
             return await self._try(state, options)
-        await self._end(state, state.answers)
+        await self._end(state, state.answering_version)
         return {}
 
     async def _try(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
@@ -64,7 +64,7 @@ class Effects:
             shadow=state.policy.shadow,
         )
         await self._config.set_rollout.remote(self._model, trial)
-        await self._config.keep_challengers.remote(self._model, state.id, state.challengers)
+        await self._config.retain_challengers.remote(self._model, state.id, state.challengers)
         if len(versions) == 1:
             # An alias names one version.
             await asyncio.to_thread(self._registry.set_alias, versions[0], CHALLENGER)
@@ -84,9 +84,9 @@ class Effects:
     async def _end(self, state: RolloutState, champion: str) -> None:
         """One version answers, the challengers' applications and alias are gone."""
         version = await asyncio.to_thread(self._registry.version, self._model, champion)
-        if await self._config.current.remote(self._model) is not None:
+        if await self._config.current_config.remote(self._model) is not None:
             await self._config.set_champion.remote(version)
-        await self._config.keep_challengers.remote(self._model, state.id, ())
+        await self._config.retain_challengers.remote(self._model, state.id, ())
         if state.status in ("promoted", "rolled back"):
             await asyncio.to_thread(self._registry.set_alias, version, CHAMPION)
         await asyncio.to_thread(self._registry.clear_alias, self._model, CHALLENGER)

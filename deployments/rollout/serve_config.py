@@ -17,8 +17,8 @@ from ray import serve
 from ray.actor import ActorHandle
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
+from cluster.actors import get_or_create
 from cluster.errors import ClusterUnavailable, RayloopError, RolloutError, SettingsError
-from cluster.names import ACTOR_NAMESPACE
 from cluster.settings import Settings
 from cluster.values import Frozen, ModelVersion
 from deployments.inference.predictor import Scorer
@@ -60,28 +60,17 @@ class ServingOptions(Frozen):
     deadline_s: float = 90.0
 
 
-class Standing(Frozen):
+class DeploymentStatus(Frozen):
     """How a model's application is: ``running`` of ``wanted`` replicas, and what Serve says where that is less."""
 
     running: int
-    wanted: int
-    trouble: str = ""
+    desired: int
+    problem: str = ""
 
 
 def connect(settings: Settings) -> ActorHandle:
     """The configuration writer of this cluster, started when absent."""
-    options = {
-        "name": ACTOR,
-        "namespace": ACTOR_NAMESPACE,
-        "lifetime": "detached",
-        "get_if_exists": True,
-        "max_restarts": -1,
-        "max_task_retries": 2,
-        "num_cpus": 0,
-    }
-    actor: Any = ray.remote(ServeConfig)
-    handle: ActorHandle = actor.options(**options).remote(settings)
-    return handle
+    return get_or_create(ACTOR, ServeConfigWriter, settings, max_task_retries=2)
 
 
 def check_access(settings: Settings, served: Settings) -> None:
@@ -94,28 +83,30 @@ def check_access(settings: Settings, served: Settings) -> None:
         )
 
 
-def standings(settings: Settings, models: Sequence[str]) -> dict[str, Standing]:
+def deployment_statuses(settings: Settings, models: Sequence[str]) -> dict[str, DeploymentStatus]:
     """Whether what answers for each model is there; those of which nothing is deployed are left out."""
     details = _client(settings).get_serve_details()
     declared = _declared(details)
     return {m: _standing(details, app, declared[app]) for m in models if (app := model_app_name(m)) in declared}
 
 
-def _standing(details: dict[str, Any], app: str, declared: dict[str, Any]) -> Standing:
+def _standing(details: dict[str, Any], app: str, declared: dict[str, Any]) -> DeploymentStatus:
     found, wanted = details["applications"][app], int(declared["deployments"][0]["num_replicas"])
     running = len(_replicas(details, app)) if _SERVER in found["deployments"] else 0
     sound = running >= wanted and found["status"] == "RUNNING"
-    return Standing(running=running, wanted=wanted, trouble="" if sound else f"{found['status']}: {_message(found)}")
+    return DeploymentStatus(
+        running=running, desired=wanted, problem="" if sound else f"{found['status']}: {_message(found)}"
+    )
 
 
-class ServeConfig:
+class ServeConfigWriter:
     """See the module. Each method returns when its effect has reached every replica, or raises RayloopError."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
         self._settings = settings
         self._writing = asyncio.Lock()
 
-    async def started_with(self) -> Settings:
+    async def served_settings(self) -> Settings:
         """The settings of whatever is served: those that this actor was started with."""
         return self._settings
 
@@ -174,7 +165,7 @@ class ServeConfig:
             await self._write(lambda apps: apps.pop(name, None))
             raise
 
-    async def keep_challengers(self, model: str, rollout: str, versions: tuple[str, ...]) -> None:
+    async def retain_challengers(self, model: str, rollout: str, versions: tuple[str, ...]) -> None:
         """Take the model's other challengers away, if there are any. Their replicas drain in the background."""
         kept = {challenger_app_name(model, rollout, version) for version in versions}
         found = _challengers(await asyncio.to_thread(self._read), model)
@@ -189,7 +180,7 @@ class ServeConfig:
         """Make ``champion`` the answering version and end the trial, in one change."""
         await self._change_server(champion.model, {"champion": champion, "trial": None}, deadline_s)
 
-    async def current(self, model: str) -> ServerConfig | None:
+    async def current_config(self, model: str) -> ServerConfig | None:
         """What Serve is told to serve for ``model``; None when nothing is deployed."""
         return _server_config(await asyncio.to_thread(self._read), model)
 

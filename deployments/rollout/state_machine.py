@@ -20,11 +20,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from pydantic import AliasChoices, ConfigDict, Field
+
 from cluster.errors import RolloutError
 from cluster.values import Decision, Frozen
-from deployments.analysis.verdict import Ruling
+from deployments.analysis.verdict import RolloutDecision
 from deployments.inference.traffic_split import slice_start
-from deployments.rollout.advance_guards import braked
+from deployments.rollout.advance_guards import apply_guards
 from deployments.rollout_policy import RolloutPolicy
 
 Status = Literal["running", "paused", "waiting", "promoted", "aborted", "rolled back"]
@@ -42,10 +44,15 @@ class RolloutState(Frozen):
     told of a hold.
     """
 
+    # Webhooks receive this state as JSON: its field names are part of their contract.
+    model_config = ConfigDict(serialize_by_alias=True)
+
     id: str
     model: str
     champion: str
-    entrants: tuple[str, ...]
+    initial_challengers: tuple[str, ...] = Field(
+        validation_alias=AliasChoices("initial_challengers", "entrants"), serialization_alias="entrants"
+    )
     challengers: tuple[str, ...]
     policy: RolloutPolicy
     parts: int
@@ -53,7 +60,9 @@ class RolloutState(Frozen):
     since: float
     status: Status
     reason: str
-    opened: int = -1
+    opened_step: int = Field(
+        default=-1, validation_alias=AliasChoices("opened_step", "opened"), serialization_alias="opened"
+    )
     remark: str = ""
 
     @property
@@ -61,7 +70,7 @@ class RolloutState(Frozen):
         return self.status in ("running", "paused", "waiting")
 
     @property
-    def answers(self) -> str:
+    def answering_version(self) -> str:
         """The version that has all requests once the rollout has ended; until then the one that answers the others' share."""
         return self.challengers[0] if self.status == "promoted" else self.champion
 
@@ -71,7 +80,7 @@ class RolloutState(Frozen):
 
     def bake_left_s(self, now: float) -> float:
         """Seconds that the challenger has yet to stay at this step; none once its gate was opened."""
-        return 0.0 if self.opened == self.step else self.policy.bake_s - self.step_age_s(now)
+        return 0.0 if self.opened_step == self.step else self.policy.bake_s - self.step_age_s(now)
 
     @property
     def share(self) -> float:
@@ -81,18 +90,21 @@ class RolloutState(Frozen):
     @property
     def starts(self) -> tuple[float, ...]:
         """Where the slice of each of ``challengers`` begins; it never moves."""
-        return tuple(slice_start(self.entrants.index(version), len(self.entrants)) for version in self.challengers)
+        return tuple(
+            slice_start(self.initial_challengers.index(version), len(self.initial_challengers))
+            for version in self.challengers
+        )
 
     @property
-    def choosing(self) -> bool:
+    def chooses_next(self) -> bool:
         """Whether the next advance is that of one of several: beyond this step the champion has no requests."""
         return len(self.challengers) > 1 and self.step + 2 == len(self.policy.steps)
 
     @property
-    def gated(self) -> bool:
+    def at_closed_gate(self) -> bool:
         """Whether a person has yet to open this step's gate."""
         gate = any(math.isclose(self.policy.steps[self.step], gate) for gate in self.policy.gates)
-        return gate and self.opened != self.step
+        return gate and self.opened_step != self.step
 
 
 def begin(
@@ -102,18 +114,22 @@ def begin(
     if champion in challengers:
         raise RolloutError(f"{model} v{champion} is the champion already", "name another version")
     if not challengers or len(set(challengers)) < len(challengers):
-        raise RolloutError(f"{model}: {named(challengers)} is no list of different versions", "name each once")
+        raise RolloutError(
+            f"{model}: {format_versions(challengers)} is no list of different versions", "name each once"
+        )
     if len(challengers) > 1 and len(policy.steps) == 1:
         raise RolloutError(
             f"{model}: several challengers are compared while the champion answers too",
             "declare a step below 1, such as (0.5, 1.0)",
         )
-    reason = f"{named(challengers)} on trial against v{champion}" + (", in a dry run" if policy.dry_run else "")
+    reason = f"{format_versions(challengers)} on trial against v{champion}" + (
+        ", in a dry run" if policy.dry_run else ""
+    )
     return RolloutState(
         id=id,
         model=model,
         champion=champion,
-        entrants=tuple(challengers),
+        initial_challengers=tuple(challengers),
         challengers=tuple(challengers),
         policy=policy,
         parts=len(challengers),
@@ -124,44 +140,44 @@ def begin(
     )
 
 
-def advance(state: RolloutState, ruling: Ruling, now: float) -> tuple[RolloutState, Decision]:
+def apply_decision(state: RolloutState, ruling: RolloutDecision, now: float) -> tuple[RolloutState, Decision]:
     """Apply a ruling. A rollout that is paused, or waits, does not advance, but harm ends or thins it all the same."""
     if state.status == "running" or ruling.kind in ("abort", "drop"):
-        ruling = braked(ruling, state.policy, state.share, state.bake_left_s(now), now)
+        ruling = apply_guards(ruling, state.policy, state.share, state.bake_left_s(now), now)
     if not state.active or ruling.kind == "hold" or (state.status != "running" and ruling.kind == "advance"):
         return _hold(state, ruling, now)
     if ruling.kind == "abort":
         return _end(state, "aborted", ruling.reason, now, ruling.figures)
     if ruling.kind == "drop":
-        return drop(state, ruling.versions[0], ruling.reason, now, ruling.figures)
-    if state.gated:
+        return drop_challenger(state, ruling.versions[0], ruling.reason, now, ruling.figures)
+    if state.at_closed_gate:
         reason = f"the gate at {state.share:.0%} waits for a person to resume or promote; {ruling.reason}"
         after = state.model_copy(update={"status": "waiting", "since": now, "reason": reason, "remark": ""})
-        return after, entry(after, "pause", now, ruling.figures | {_GATE: state.share})
+        return after, journal_entry(after, "pause", now, ruling.figures | {_GATE: state.share})
     if state.step + 1 == len(state.policy.steps):
         return _end(state, "promoted", ruling.reason, now, ruling.figures)
     after = _advanced(state, ruling.versions, ruling.reason, now)
-    return after, entry(after, "advance", now, ruling.figures)
+    return after, journal_entry(after, "advance", now, ruling.figures)
 
 
-def drop(
+def drop_challenger(
     state: RolloutState, version: str, reason: str, now: float, figures: dict[str, float]
 ) -> tuple[RolloutState, Decision]:
     """Take one challenger out; the rollout goes on with the others, or ends with the last."""
     if state.challengers == (version,):
         return _end(state, "aborted", reason, now, figures)
     after = _without(state, version, reason, now)
-    return after, entry(after.model_copy(update={"reason": reason}), "drop", now, figures, (version,))
+    return after, journal_entry(after.model_copy(update={"reason": reason}), "drop", now, figures, (version,))
 
 
-def _hold(state: RolloutState, ruling: Ruling, now: float) -> tuple[RolloutState, Decision]:
+def _hold(state: RolloutState, ruling: RolloutDecision, now: float) -> tuple[RolloutState, Decision]:
     # Why a person paused it, or what it waits for, stays to be read.
     reason = ruling.reason if state.status == "running" else state.reason
     after = state.model_copy(update={"reason": reason, "remark": ruling.remark})
-    return after, entry(after.model_copy(update={"reason": ruling.reason}), "hold", now, ruling.figures)
+    return after, journal_entry(after.model_copy(update={"reason": ruling.reason}), "hold", now, ruling.figures)
 
 
-def command(
+def apply_command(
     state: RolloutState, order: Command, reason: str, now: float, version: str = "", rollout: str = ""
 ) -> tuple[RolloutState, Decision]:
     """Apply a person's order. Raises RolloutError when it makes no sense in this state.
@@ -178,17 +194,20 @@ def command(
         raise RolloutError(f"cannot {order} rollout {state.id} of {state.model}: it is {state.status}")
     if version and (order not in ("abort", "promote") or version not in state.challengers):
         raise RolloutError(
-            f"cannot {order} v{version} of {state.model}", f"on trial is {named(state.challengers)}; pause stops all"
+            f"cannot {order} v{version} of {state.model}",
+            f"on trial is {format_versions(state.challengers)}; pause stops all",
         )
     if order == "abort":
-        return drop(state, version, reason, now, {}) if version else _end(state, "aborted", reason, now, {})
+        return drop_challenger(state, version, reason, now, {}) if version else _end(state, "aborted", reason, now, {})
     if order == "promote":
         if len(state.challengers) > 1 and not version:
-            raise RolloutError(f"on trial of {state.model} is {named(state.challengers)}", "say which: --version")
+            raise RolloutError(
+                f"on trial of {state.model} is {format_versions(state.challengers)}", "say which: --version"
+            )
         chosen = state.model_copy(update={"challengers": (version,) if version else state.challengers})
         return _end(chosen, "promoted", reason, now, {})
     after = _turned(state, order, now).model_copy(update={"reason": reason})
-    return after, entry(after, order, now, {})
+    return after, journal_entry(after, order, now, {})
 
 
 def roll_back(state: RolloutState, champion: str, reason: str, now: float) -> tuple[RolloutState, Decision]:
@@ -201,20 +220,20 @@ def roll_back(state: RolloutState, champion: str, reason: str, now: float) -> tu
     told = {
         "status": "rolled back",
         "champion": champion,
-        "challengers": (state.answers,),
+        "challengers": (state.answering_version,),
         "reason": reason,
         "remark": "",
     }
     after = state.model_copy(update=told)
-    return after, entry(after, "rollback", now, {})
+    return after, journal_entry(after, "rollback", now, {})
 
 
-def named(versions: Sequence[str]) -> str:
+def format_versions(versions: Sequence[str]) -> str:
     """Versions as people read them."""
     return ", ".join(f"v{version}" for version in versions)
 
 
-def entry(
+def journal_entry(
     state: RolloutState, action: str, now: float, figures: dict[str, float], about: tuple[str, ...] = ()
 ) -> Decision:
     """The journal entry that says how ``state`` came about; it is ``about`` those on trial unless others are named."""
@@ -263,7 +282,7 @@ def _replayed(state: RolloutState, decision: Decision) -> RolloutState:
 def _advanced(state: RolloutState, versions: tuple[str, ...], reason: str, now: float) -> RolloutState:
     """At the next share: the same part of the next step, or the whole of this one for who goes on alone."""
     alone = state.parts > 1 and len(versions) == 1
-    onwards: dict[str, Any] = {"parts": 1, "opened": -1} if alone else {"step": state.step + 1}
+    onwards: dict[str, Any] = {"parts": 1, "opened_step": -1} if alone else {"step": state.step + 1}
     told = {"challengers": versions, "since": now, "reason": reason, "remark": ""}
     return state.model_copy(update=onwards | told)
 
@@ -279,12 +298,12 @@ def _turned(state: RolloutState, order: str, now: float) -> RolloutState:
     """Paused, or running again. Time spent so does not count towards the step's deadline."""
     if order == "pause":
         return state.model_copy(update={"status": "paused", "since": now})
-    opened = state.step if state.status == "waiting" else state.opened
-    return state.model_copy(update={"status": "running", "since": now, "opened": opened})
+    opened = state.step if state.status == "waiting" else state.opened_step
+    return state.model_copy(update={"status": "running", "since": now, "opened_step": opened})
 
 
 def _end(
     state: RolloutState, status: Literal["promoted", "aborted"], reason: str, now: float, figures: dict[str, float]
 ) -> tuple[RolloutState, Decision]:
     after = state.model_copy(update={"status": status, "reason": reason, "remark": ""})
-    return after, entry(after, "promote" if status == "promoted" else "abort", now, figures)
+    return after, journal_entry(after, "promote" if status == "promoted" else "abort", now, figures)

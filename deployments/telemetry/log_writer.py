@@ -12,20 +12,20 @@ import logging
 import os
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
-import ray
 from ray.actor import ActorHandle
 
+from cluster.actors import get_or_create
 from cluster.errors import DataError
-from cluster.names import ACTOR_NAMESPACE, labels_table, log_writer_actor, predictions_table
+from cluster.names import labels_table, log_writer_actor, predictions_table
 from cluster.row_losses import Metric
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Task
 from deployments.analysis.evidence import RolloutEvidence
-from deployments.analysis.evidence_collector import RolloutLog, columns_read
+from deployments.analysis.evidence_collector import EvidenceCollector, evidence_columns
 from deployments.telemetry.lost_rows import LostRows
 from deployments.telemetry.prediction_log import from_ipc
 
@@ -36,13 +36,13 @@ _CONCURRENT_CALLS = 1000
 
 _log = logging.getLogger(__name__)
 
-Done = asyncio.Future[None]
+CommitFuture = asyncio.Future[None]
 
 
-class _Batch(NamedTuple):
+class _PendingBatch(NamedTuple):
     kind: str
     rows: pa.Table
-    done: Done
+    done: CommitFuture
 
     @property
     def group(self) -> tuple[str, str]:
@@ -52,31 +52,20 @@ class _Batch(NamedTuple):
 
 def connect(model: str, settings: Settings) -> ActorHandle:
     """The ledger of ``model``, started when absent."""
-    options = {
-        "name": log_writer_actor(model),
-        "namespace": ACTOR_NAMESPACE,
-        "lifetime": "detached",
-        "get_if_exists": True,
-        "max_restarts": -1,
-        "num_cpus": 0,
-        "max_concurrency": _CONCURRENT_CALLS,
-    }
-    actor: Any = ray.remote(Ledger)
-    handle: ActorHandle = actor.options(**options).remote(model, settings)
-    return handle
+    return get_or_create(log_writer_actor(model), LogWriter, model, settings, max_concurrency=_CONCURRENT_CALLS)
 
 
-class Ledger:
+class LogWriter:
     """See the module. All methods share one event loop; only table work leaves it."""
 
     async def __init__(self, model: str, settings: Settings) -> None:  # type: ignore[misc]
         self._tables = Tables(settings)
         self._names = {"predictions": predictions_table(model), "labels": labels_table(model)}
-        self._pending: list[_Batch] = []
+        self._pending: list[_PendingBatch] = []
         self._lost = await asyncio.to_thread(LostRows, model, self._tables)
-        self._known: dict[str, Done | None] = await asyncio.to_thread(self._committed)
+        self._known: dict[str, CommitFuture | None] = await asyncio.to_thread(self._committed)
         self._totals = await asyncio.to_thread(self._count)
-        self._rollout: RolloutLog | None = None
+        self._rollout: EvidenceCollector | None = None
         self._grown: dict[tuple[str, str], float] = {}
         self._committing = asyncio.Lock()
         self._loop = asyncio.get_running_loop().create_task(self._commit_now_and_then())
@@ -90,7 +79,7 @@ class Ledger:
             done = self._known[batch]
         else:
             done = self._known[batch] = asyncio.get_running_loop().create_future()
-            self._pending.append(_Batch(kind, from_ipc(data), done))
+            self._pending.append(_PendingBatch(kind, from_ipc(data), done))
             if self._rollout is not None:
                 _take(self._rollout, self._pending[-1])
         if done is not None:
@@ -109,9 +98,9 @@ class Ledger:
                 self._rollout = log
         seen = self._rollout.evidence(task, metric)
         grown = {version: self._grown.get((rollout, version), 0.0) for version in seen}
-        return {version: one.model_copy(update={"grown_mib": grown[version]}) for version, one in seen.items()}
+        return {version: one.model_copy(update={"memory_growth_mib": grown[version]}) for version, one in seen.items()}
 
-    async def grown(self, rollout: str, version: str, mib: float) -> None:
+    async def record_memory_growth(self, rollout: str, version: str, mib: float) -> None:
         """Take in how far a replica of a rollout's challenger has grown."""
         self._grown[rollout, version] = max(mib, self._grown.get((rollout, version), 0.0))
 
@@ -120,13 +109,13 @@ class Ledger:
         await self._commit()
         return dict(self._totals)
 
-    async def settle(self, replica: str, owed: dict[str, int]) -> None:
+    async def record_lost_rows(self, replica: str, owed: dict[str, int]) -> None:
         """Count what a dead replica owed (unshipped_rows.py) and the log lacks; once, however often it is told."""
         await self._commit()
         async with self._committing:
-            await asyncio.to_thread(self._lost.settle, replica, owed)
+            await asyncio.to_thread(self._lost.record_lost_rows, replica, owed)
 
-    async def lost(self) -> dict[str, int]:
+    async def lost_rows(self) -> dict[str, int]:
         """How many ``replicas`` were killed with rows that they had not shipped, and the rows: ``predictions``, ``labels``."""
         return self._lost.counts()
 
@@ -149,7 +138,7 @@ class Ledger:
                 await self._commit_together(kind, list(group))
             self._forget_old_batches()
 
-    async def _commit_together(self, kind: str, batches: Sequence[_Batch]) -> None:
+    async def _commit_together(self, kind: str, batches: Sequence[_PendingBatch]) -> None:
         """As one append; when the table refuses that, batch by batch: nobody's rows are lost for another's."""
         refusal = await self._write(kind, pa.concat_tables([batch.rows for batch in batches]))
         if refusal is not None and len(batches) > 1:
@@ -169,26 +158,26 @@ class Ledger:
             _log.error("%d rows of %s are refused: %s", rows.num_rows, kind, error)
             return error
         self._totals[kind] = snapshot.rows
-        self._lost.written(kind, rows.column("batch"))
+        self._lost.record_written(kind, rows.column("batch"))
         return None
 
-    def _rebuilt(self, rollout: str, challengers: tuple[str, ...], task: Task) -> RolloutLog:
-        log = RolloutLog(rollout, challengers)
+    def _rebuilt(self, rollout: str, challengers: tuple[str, ...], task: Task) -> EvidenceCollector:
+        log = EvidenceCollector(rollout, challengers)
         if self._tables.exists(self._names["predictions"]):
             there = self._tables.columns(self._names["predictions"])
-            columns = [name for name in columns_read(task) if name in there]
+            columns = [name for name in evidence_columns(task) if name in there]
             log.add_predictions(self._tables.read(self._names["predictions"], columns=columns))
         if self._tables.exists(self._names["labels"]):
             log.add_labels(self._tables.read(self._names["labels"], columns=("id", "label", "received")))
         return log
 
-    def _committed(self) -> dict[str, Done | None]:
+    def _committed(self) -> dict[str, CommitFuture | None]:
         """Batches that are in the tables already, the oldest left out beyond the bound."""
-        known: dict[str, Done | None] = {}
+        known: dict[str, CommitFuture | None] = {}
         for kind, name in self._names.items():
             if self._tables.exists(name):
                 column = self._tables.read(name, columns=("batch",)).column("batch")
-                self._lost.written(kind, column)
+                self._lost.record_written(kind, column)
                 known |= dict.fromkeys(column.unique().to_pylist()[-MAX_KNOWN_BATCHES:])
         return known
 
@@ -201,14 +190,14 @@ class Ledger:
             del self._known[next(iter(self._known))]
 
 
-def _take(log: RolloutLog, batch: _Batch) -> None:
+def _take(log: EvidenceCollector, batch: _PendingBatch) -> None:
     if batch.kind == "predictions":
         log.add_predictions(batch.rows)
     else:
         log.add_labels(batch.rows)
 
 
-def _settle(done: Done, refusal: DataError | None) -> None:
+def _settle(done: CommitFuture, refusal: DataError | None) -> None:
     if refusal is None:
         done.set_result(None)
     else:

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.names import lost_rows_table
-from cluster.persistent_gauge import LastingGauge
+from cluster.persistent_gauge import PersistentGauge
 from cluster.storage.tables import Tables
 from deployments.protocol.arrow_columns import TIMESTAMP
-from deployments.telemetry.prediction_log import replica_of
+from deployments.telemetry.prediction_log import batch_replica
 from deployments.telemetry.unshipped_rows import KINDS
 
 _log = logging.getLogger(__name__)
@@ -25,20 +25,20 @@ class LostRows:
 
     def __init__(self, model: str, tables: Tables) -> None:
         self._model, self._tables = model, tables
-        self._gauge = LastingGauge(
+        self._gauge = PersistentGauge(
             "rayloop_log_lost_rows", "Rows that killed replicas took with them.", ("model", "kind")
         )
         self._written: Counter[tuple[str, str]] = Counter()
         self._lost = self._read()
         self._show()
 
-    def written(self, kind: str, batches: pa.ChunkedArray) -> None:
+    def record_written(self, kind: str, batches: pa.ChunkedArray) -> None:
         """Take in rows that are in the log, by the batch that each came in."""
         counted = pc.value_counts(batches)
         for batch, rows in zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True):
-            self._written[kind, replica_of(batch)] += rows
+            self._written[kind, batch_replica(batch)] += rows
 
-    def settle(self, replica: str, owed: Mapping[str, int]) -> None:
+    def record_lost_rows(self, replica: str, owed: Mapping[str, int]) -> None:
         """Count what a dead replica owed (unshipped_rows.py) and the log lacks; once, however often it is told."""
         lost = {kind: max(owed[kind] - self._written[kind, replica], 0) for kind in KINDS}
         if replica in self._lost or not any(lost.values()):

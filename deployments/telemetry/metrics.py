@@ -26,53 +26,53 @@ from ray.util import metrics
 
 from cluster.names import CHALLENGER, CHAMPION
 from deployments.serve_schema import model_app_name
-from deployments.telemetry.prediction_log import Answer
+from deployments.telemetry.prediction_log import PredictionBatch
 
 BUCKETS_MS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 1000.0)
 _FIRST_ERROR = 400
 _BOUNDS = (*(f"{bound:g}" for bound in BUCKETS_MS), "+Inf")
 
 
-class Who(NamedTuple):
+class VariantKey(NamedTuple):
     """Whose figure it is."""
 
     version: str
     variant: str
 
 
-class Reply(NamedTuple):
+class ResponseKey(NamedTuple):
     """An HTTP answer, as it is counted."""
 
     method: str
     status: int
 
 
-class Sums(NamedTuple):
+class MetricSums(NamedTuple):
     """Requests, failed requests, summed milliseconds, and requests by the place of their bucket in BUCKETS_MS."""
 
-    requests: Counter[Who]
-    errors: Counter[Who]
-    latency_ms: dict[Who, float]
-    buckets: Counter[tuple[Who, int]]
+    requests: Counter[VariantKey]
+    errors: Counter[VariantKey]
+    latency_ms: dict[VariantKey, float]
+    buckets: Counter[tuple[VariantKey, int]]
 
 
-def sums(answers: Sequence[Answer]) -> Sums:
+def sum_metrics(answers: Sequence[PredictionBatch]) -> MetricSums:
     """What answers add to the counters. A batch's latency is that of each of its requests."""
-    made = Sums(Counter(), Counter(), defaultdict(float), Counter())
+    made = MetricSums(Counter(), Counter(), defaultdict(float), Counter())
     for answer in answers:
-        requests, who = len(answer.requests), Who(answer.version, answer.variant)
+        requests, who = len(answer.requests), VariantKey(answer.version, answer.variant)
         made.requests[who] += requests
         if answer.latency_ms is not None:
             made.latency_ms[who] += requests * answer.latency_ms
             made.buckets[who, bisect_left(BUCKETS_MS, answer.latency_ms)] += requests
         if answer.error:
-            made.errors[Who(answer.challenger_version or answer.version, CHALLENGER)] += requests
+            made.errors[VariantKey(answer.challenger_version or answer.version, CHALLENGER)] += requests
         if answer.champion_error:
-            made.errors[Who(answer.champion_version, CHAMPION)] += requests
+            made.errors[VariantKey(answer.champion_version, CHAMPION)] += requests
     return made
 
 
-def cumulative(buckets: Mapping[tuple[Who, int], int]) -> Iterator[tuple[Who, str, int]]:
+def cumulative_buckets(buckets: Mapping[tuple[VariantKey, int], int]) -> Iterator[tuple[VariantKey, str, int]]:
     """Requests of at most each bound, as Prometheus has it: who, ``le``, how many."""
     for who in {who for who, _ in buckets}:
         below = 0
@@ -82,7 +82,7 @@ def cumulative(buckets: Mapping[tuple[Who, int], int]) -> Iterator[tuple[Who, st
                 yield who, bound, below
 
 
-class Metrics:
+class ReplicaMetrics:
     """The counters of one model in this process."""
 
     def __init__(self, model: str, replica: str) -> None:
@@ -94,7 +94,7 @@ class Metrics:
         )
         self._requests = metrics.Counter("rayloop_requests", "Requests answered.", tags)
         self._replies = metrics.Counter("rayloop_http_requests", "HTTP answers.", ("model", "method", "status"))
-        self._serves = _Serves(model)
+        self._serves = _ServeMetrics(model)
         self._errors = metrics.Counter("rayloop_errors", "Requests that the variant failed.", tags)
         self._buckets = metrics.Counter(
             "rayloop_latency_ms_bucket", "Requests whose features and model took at most so long.", (*tags, "le")
@@ -107,10 +107,10 @@ class Metrics:
             "rayloop_shadow_dropped", "Requests not copied to the challenger.", ("model",)
         )
 
-    def answered(self, answers: Sequence[Answer]) -> None:
+    def record_predictions(self, answers: Sequence[PredictionBatch]) -> None:
         """Count answers."""
-        of = sums(answers)
-        told: list[tuple[metrics.Counter, Mapping[Who, float]]] = [
+        of = sum_metrics(answers)
+        told: list[tuple[metrics.Counter, Mapping[VariantKey, float]]] = [
             (self._requests, of.requests),
             (self._errors, of.errors),
             (self._latency, of.latency_ms),
@@ -120,15 +120,15 @@ class Metrics:
                 # Ray takes no zero.
                 if count > 0:
                     counter.inc(count, tags=self._tags(who))
-        for who, bound, count in cumulative(of.buckets):
+        for who, bound, count in cumulative_buckets(of.buckets):
             self._buckets.inc(count, tags=self._tags(who) | {"le": bound})
 
-    def replied(self, replies: Mapping[Reply, int], timed: Sequence[tuple[Reply, float]]) -> None:
+    def record_responses(self, replies: Mapping[ResponseKey, int], timed: Sequence[tuple[ResponseKey, float]]) -> None:
         """Count HTTP answers; ``timed`` are some of them with their seconds."""
         for reply, times in replies.items():
             tags = {"model": self._model, "method": reply.method, "status": str(reply.status)}
             self._replies.inc(times, tags=tags)
-        self._serves.replied(replies, timed)
+        self._serves.record_responses(replies, timed)
 
     def under_way(self, requests: int) -> None:
         """Show how many there are now."""
@@ -144,11 +144,11 @@ class Metrics:
         if requests:
             self._unshadowed.inc(requests, tags={"model": self._model})
 
-    def _tags(self, who: Who) -> dict[str, str]:
+    def _tags(self, who: VariantKey) -> dict[str, str]:
         return {"model": self._model, "version": who.version, "variant": who.variant}
 
 
-class _Serves:
+class _ServeMetrics:
     """What Serve counts of the requests that pass it, under the same names: Ray's dashboard draws them."""
 
     def __init__(self, model: str) -> None:
@@ -161,7 +161,7 @@ class _Serves:
             REQUEST_LATENCY_BUCKETS_MS, (*tags, "status_code"),
         )  # fmt: skip
 
-    def replied(self, replies: Mapping[Reply, int], timed: Sequence[tuple[Reply, float]]) -> None:
+    def record_responses(self, replies: Mapping[ResponseKey, int], timed: Sequence[tuple[ResponseKey, float]]) -> None:
         for reply, times in replies.items():
             tags = self._where | {"method": reply.method}
             self._requests.inc(times, tags=tags | {"status_code": str(reply.status)})

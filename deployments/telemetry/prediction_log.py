@@ -71,7 +71,7 @@ LABEL_COLUMNS: dict[str, pa.DataType] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PredictionBatch:
     """One or several requests, and what came of them all alike.
 
     ``requests``, ``keys``, ``forced`` and ``sizes`` (rows) have an entry a request; ``frame`` is the champion's feature frame
@@ -111,7 +111,7 @@ class Answer:
         return self.challenger_latency_ms if self.variant == CHALLENGER else self.champion_latency_ms
 
 
-def predictions(answers: Sequence[Answer], batch: str) -> pa.Table:
+def prediction_rows(answers: Sequence[PredictionBatch], batch: str) -> pa.Table:
     """Log rows of answers that share a champion version, hence a feature set and a task."""
     rows = [answer.frame.num_rows for answer in answers]
     sizes = [size for answer in answers for size in answer.sizes]
@@ -136,13 +136,13 @@ def predictions(answers: Sequence[Answer], batch: str) -> pa.Table:
     return pa.table(columns | {"features": _struct(frame)})
 
 
-def labels(rows: pa.Table, received_us: int, batch: str) -> pa.Table:
+def label_rows(rows: pa.Table, received_us: int, batch: str) -> pa.Table:
     """Log rows of parsed feedback (feedback.parse_feedback)."""
     stamped = rows.append_column("received", pa.array([received_us] * rows.num_rows, TIMESTAMP))
     return stamped.append_column("batch", pa.array([batch] * rows.num_rows, pa.string()))
 
 
-def features_of(rows: pa.Table) -> pa.Table:
+def feature_frame(rows: pa.Table) -> pa.Table:
     """The feature frame of logged predictions, ``as_of`` included."""
     frame = pa.Table.from_struct_array(rows.column("features").combine_chunks())
     return frame.append_column("as_of", rows.column("as_of"))
@@ -164,7 +164,7 @@ def batch_id(replica: str, number: int) -> str:
     return f"{replica}:{number}"
 
 
-def replica_of(batch: str) -> str:
+def batch_replica(batch: str) -> str:
     return batch.rpartition(":")[0]
 
 

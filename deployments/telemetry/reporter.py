@@ -28,9 +28,9 @@ from cluster.names import ACTOR_NAMESPACE, log_writer_actor, monitor_actor
 from cluster.settings import load_settings
 from deployments.protocol.open_inference import predicted_classes
 from deployments.telemetry import unshipped_rows
-from deployments.telemetry.metrics import Metrics, Reply
-from deployments.telemetry.prediction_log import Answer, batch_id, labels, predictions, to_ipc
-from deployments.telemetry.resource_usage import Meter
+from deployments.telemetry.metrics import ReplicaMetrics, ResponseKey
+from deployments.telemetry.prediction_log import PredictionBatch, batch_id, label_rows, prediction_rows, to_ipc
+from deployments.telemetry.resource_usage import UsageMeter
 from features.definitions import Column
 from features.profiles.profile import Profile
 
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Batch:
+class _OutgoingBatch:
     """Rows on their way to the ledger; ``sent`` is None when it must be sent (again)."""
 
     kind: str
@@ -57,7 +57,7 @@ class _Batch:
     sent: ray.ObjectRef | None = field(default=None)
 
 
-class Telemetry:
+class Reporter:
     """One replica's reporting. ``answered`` and ``labelled`` may be called from any thread, and return at once."""
 
     def __init__(self, model: str, under_way: Callable[[], int]) -> None:
@@ -66,44 +66,44 @@ class Telemetry:
         Looks its peers up at once: to get an actor's handle loads its class, seconds of import, not to be had amid requests.
         """
         self._replica = uuid4().hex[:12]
-        self._tallies = unshipped_rows.folder(load_settings(), model)
-        self._tally = unshipped_rows.Tally(self._tallies, self._replica)
+        self._tallies = unshipped_rows.counter_folder(load_settings(), model)
+        self._tally = unshipped_rows.UnshippedCounter(self._tallies, self._replica)
         self._next_search = 0.0
         self._buffer = _Buffer()
-        self._ledger = _Peer(log_writer_actor(model))
-        self._monitor = _Peer(monitor_actor(model))
-        self._metrics = Metrics(model, self._replica)
+        self._ledger = _NamedActor(log_writer_actor(model))
+        self._monitor = _NamedActor(monitor_actor(model))
+        self._metrics = ReplicaMetrics(model, self._replica)
         self._under_way = under_way
         for peer in (self._ledger, self._monitor):
             peer.get()
-        self._batches: list[_Batch] = []
+        self._batches: list[_OutgoingBatch] = []
         self._sequence = 0
-        self._replies: Counter[Reply] = Counter()
-        self._recent: deque[tuple[Reply, float]] = deque(maxlen=_TIMED_REPLIES)
-        self._told: Counter[Reply] = Counter()
+        self._replies: Counter[ResponseKey] = Counter()
+        self._recent: deque[tuple[ResponseKey, float]] = deque(maxlen=_TIMED_REPLIES)
+        self._told: Counter[ResponseKey] = Counter()
         self._unshadowed = 0
         self._answered = 0
-        self._meter = Meter(self._replica, ray.get_runtime_context().get_assigned_resources())
+        self._meter = UsageMeter(self._replica, ray.get_runtime_context().get_assigned_resources())
         self._next_usage = time.monotonic() + _USAGE_EVERY_S
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"telemetry-{model}", daemon=True)
         self._thread.start()
 
-    def answered(self, answer: Answer, columns: tuple[Column, ...], window_s: float | None) -> None:
+    def record_predictions(self, answer: PredictionBatch, columns: tuple[Column, ...], window_s: float | None) -> None:
         """Report an answer; ``columns`` are the model's inputs, ``window_s`` the width of a profile's window, None for none."""
         self._put("predictions", (answer, columns, window_s), answer.frame.num_rows)
 
-    def labelled(self, rows: pa.Table) -> None:
+    def record_labels(self, rows: pa.Table) -> None:
         """Report labels (feedback.parse_feedback)."""
         self._put("labels", (rows, time.time_ns() // 1000), rows.num_rows)
 
-    def replied(self, method: str, status: int, seconds: float) -> None:
+    def record_response(self, method: str, status: int, seconds: float) -> None:
         """Count an HTTP answer."""
-        reply = Reply(method, status)
+        reply = ResponseKey(method, status)
         self._replies[reply] += 1
         self._recent.append((reply, seconds))
 
-    def unshadowed(self) -> None:
+    def record_dropped_shadow(self) -> None:
         """Count a request that was not copied to the challenger, too many being under way."""
         self._unshadowed += 1
 
@@ -141,16 +141,16 @@ class Telemetry:
 
     def _flush(self) -> None:
         items = self._buffer.drain()
-        reported = [item for item in items if isinstance(item[0], Answer)]
+        reported = [item for item in items if isinstance(item[0], PredictionBatch)]
         groups = [list(group) for _, group in groupby(reported, key=lambda item: item[0].champion_version)]
         for group in groups:
             self._report([answer for answer, _, _ in group])
         for rows, received_us in (item for item in items if isinstance(item[0], pa.Table)):
             batch = self._next()
-            self._queue("labels", batch, labels(rows, received_us, batch))
+            self._queue("labels", batch, label_rows(rows, received_us, batch))
         self._metrics.dropped(self._buffer.take_dropped())
         replies = Counter(dict(self._replies))
-        self._metrics.replied(replies - self._told, [self._recent.popleft() for _ in range(len(self._recent))])
+        self._metrics.record_responses(replies - self._told, [self._recent.popleft() for _ in range(len(self._recent))])
         self._told = replies
         unshadowed, self._unshadowed = self._unshadowed, 0
         self._metrics.unshadowed(unshadowed)
@@ -164,17 +164,17 @@ class Telemetry:
             self._next_search = time.monotonic() + _SETTLE_EVERY_S
             self._settle_debts()
 
-    def _report(self, answers: Sequence[Answer]) -> None:
+    def _report(self, answers: Sequence[PredictionBatch]) -> None:
         batch = self._next()
-        self._queue("predictions", batch, predictions(answers, batch))
-        self._metrics.answered(answers)
+        self._queue("predictions", batch, prediction_rows(answers, batch))
+        self._metrics.record_predictions(answers)
 
-    def _profile(self, items: Sequence[tuple[Answer, tuple[Column, ...], float | None]]) -> None:
+    def _profile(self, items: Sequence[tuple[PredictionBatch, tuple[Column, ...], float | None]]) -> None:
         answers = [answer for answer, _, _ in items]
         _, columns, window_s = items[-1]
         monitor = self._monitor.get()
         if monitor is not None and window_s is not None:
-            for start_s, profile in profiles(answers, columns, window_s).items():
+            for start_s, profile in window_profiles(answers, columns, window_s).items():
                 monitor.observe.remote(answers[0].champion_version, start_s, profile.to_bytes())
 
     def _tell_usage(self, answered: int) -> None:
@@ -191,11 +191,11 @@ class Telemetry:
         return batch_id(self._replica, self._sequence)
 
     def _queue(self, kind: str, batch: str, rows: pa.Table) -> None:
-        self._batches.append(_Batch(kind, batch, rows.num_rows, to_ipc(rows)))
+        self._batches.append(_OutgoingBatch(kind, batch, rows.num_rows, to_ipc(rows)))
         while sum(b.rows for b in self._batches) > MAX_BUFFERED_ROWS:
             self._give_up(self._batches.pop(0))
 
-    def _give_up(self, batch: _Batch) -> None:
+    def _give_up(self, batch: _OutgoingBatch) -> None:
         self._metrics.dropped(batch.rows)
         self._tally.add(batch.kind, -batch.rows)
 
@@ -230,12 +230,14 @@ class Telemetry:
         ledger = self._ledger.get()
         if ledger is None:
             return
-        for debt in unshipped_rows.debts(self._tallies):
-            ray.get(ledger.settle.remote(debt.replica, debt.owed), timeout=_SETTLE_WITHIN_S)
+        for debt in unshipped_rows.unsettled(self._tallies):
+            ray.get(ledger.record_lost_rows.remote(debt.replica, debt.owed), timeout=_SETTLE_WITHIN_S)
             debt.forget()
 
 
-def profiles(answers: Sequence[Answer], columns: tuple[Column, ...], window_s: float) -> dict[float, Profile]:
+def window_profiles(
+    answers: Sequence[PredictionBatch], columns: tuple[Column, ...], window_s: float
+) -> dict[float, Profile]:
     """Live profiles of the model's inputs and the champion's scores, by start of the event-time window, seconds."""
     multiclass = answers[0].task.kind == "multiclass"
     output = Column(name="predicted", kind="category") if multiclass else Column(name="score", kind="number")
@@ -256,7 +258,7 @@ def profiles(answers: Sequence[Answer], columns: tuple[Column, ...], window_s: f
     return dict(made)
 
 
-def _output(scored: Sequence[Answer]) -> pa.Array:
+def _output(scored: Sequence[PredictionBatch]) -> pa.Array:
     """What the champion said: a class, or a number."""
     said = np.concatenate([answer.champion for answer in scored if answer.champion is not None])
     task = scored[0].task
@@ -293,7 +295,7 @@ class _Buffer:
             return dropped
 
 
-class _Peer:
+class _NamedActor:
     """A named actor that may come and go; looked up again after a while when it is absent."""
 
     def __init__(self, name: str) -> None:

@@ -12,7 +12,7 @@ from cluster.values import Usage
 _GIB = 1024**3
 
 
-class Meter:
+class UsageMeter:
     """Of this process. ``reserved`` are the resources that Ray has assigned to it: "CPU", "GPU"."""
 
     def __init__(self, replica: str, reserved: Mapping[str, float]) -> None:

@@ -1,8 +1,8 @@
-"""How many acknowledged rows a replica owes the log, in a file that outlives it.
+"""Counts the rows that a replica has acknowledged and not yet shipped, in a file that outlives it.
 
-Rows that a killed replica had acknowledged and not shipped are gone. How many there were is not: the counts are in a
-mapped file, in the page cache of the node, which the end of a process leaves alone. (That of the whole node does not.)
-A replica holds a lock on its file as long as it lives, so a file whose lock can be had is a dead one's.
+The rows themselves are lost when a replica is killed, but their number is not: the counts are in a memory-mapped file,
+in the node's page cache, which survives the process (but not the node). A replica holds a lock on its file as long as it
+lives, so a file whose lock is free belongs to a dead replica.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cluster.values import readable_version
 
 KINDS = ("predictions", "labels")
 SCHEMA_VERSION = 2
-"""Of a tally; it stands behind the counts, where version 1 ends. Kinds of later versions come behind it."""
+"""Format of a counter file. It follows the counts, where version 1 ends; kinds of later versions follow it."""
 
 _WORD = 8
 _SIZE = _WORD * (len(KINDS) + 1)
@@ -29,74 +29,78 @@ _SIZE = _WORD * (len(KINDS) + 1)
 _log = logging.getLogger(__name__)
 
 
-class Tally:
-    """One replica's. ``add`` may be called from any thread."""
+class UnshippedCounter:
+    """Counter of one replica. ``add`` may be called from any thread."""
 
     def __init__(self, folder: Path, replica: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / replica
-        made = folder / f".{replica}"
-        self._file = made.open("w+b")
+        hidden = folder / f".{replica}"
+        self._file = hidden.open("w+b")
         self._file.truncate(_SIZE)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._counts = memoryview(mmap.mmap(self._file.fileno(), _SIZE)).cast("q")
         self._counts[len(KINDS)] = SCHEMA_VERSION
         self._lock = threading.Lock()
-        # Nobody sees the file before it is locked.
-        made.rename(self._path)
+        # The file becomes visible to other replicas only once it is locked.
+        hidden.rename(self._path)
 
     def add(self, kind: str, rows: int) -> None:
-        """Owe the log so many rows more; of a negative number, less: they are given up, and counted elsewhere."""
+        """Add rows of one kind; a negative number removes rows that were dropped and are counted elsewhere."""
         with self._lock:
             self._counts[KINDS.index(kind)] += rows
 
     def close(self) -> None:
-        """Nothing is owed any more. Later counts go nowhere."""
+        """Remove the file: everything was shipped. Later counts have no effect."""
         self._path.unlink(missing_ok=True)
         self._file.close()
 
 
-class Debt:
-    """What a dead replica owed: rows by kind. Raises DataError for a tally of a newer version."""
+class Remainder:
+    """Rows by kind that a dead replica left unshipped.
+
+    Raises:
+        DataError: The file has a newer format version.
+    """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
         self.replica = path.name
         data = file.read(_SIZE)
         words = memoryview(data).cast("q")
-        readable_version(words[len(KINDS)] if len(data) == _SIZE else 1, SCHEMA_VERSION, f"tally {path}")
-        self.owed = dict(zip(KINDS, words, strict=False))
+        readable_version(words[len(KINDS)] if len(data) == _SIZE else 1, SCHEMA_VERSION, f"row counter {path}")
+        self.rows = dict(zip(KINDS, words, strict=False))
 
     def forget(self) -> None:
-        """It is settled."""
+        """Remove the file once its rows are counted as lost."""
         self._path.unlink(missing_ok=True)
 
 
-def folder(settings: Settings, model: str) -> Path:
-    """Where the replicas of ``model`` on this node keep their tallies."""
+def counter_folder(settings: Settings, model: str) -> Path:
+    """Folder with the counters of the replicas of ``model`` on this node."""
     return settings.home / "tallies" / model
 
 
-def debts(folder: Path) -> Iterator[Debt]:
-    """Of replicas that are dead. While a debt is looked at, nobody else gets it.
+def unsettled(folder: Path) -> Iterator[Remainder]:
+    """Yield the remainder of each dead replica; it is locked against other replicas while the caller handles it.
 
-    One of a newer version is left to a replica that knows it.
+    Files of a newer format version are left to replicas that know it.
     """
     for path in sorted(folder.glob("[!.]*")):
         try:
             file = path.open("rb")
         except FileNotFoundError:
-            # Settled by another replica a moment ago, or closed.
+            # Another replica has just settled it, or its owner has closed it.
             continue
         with file:
             if not _dead(file):
                 continue
             try:
-                debt = Debt(path, file)
+                remainder = Remainder(path, file)
             except DataError as error:
                 _log.warning("%s", error)
                 continue
-            yield debt
+            yield remainder
 
 
 def _dead(file: BinaryIO) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from ray.util.metrics import Counter, Gauge
 
-from cluster.persistent_gauge import LastingGauge
+from cluster.persistent_gauge import PersistentGauge
 from monitoring.export.metric_definitions import COUNTERS, GAUGES, USAGE_GAUGES, MetricValue
 
 
@@ -18,7 +18,7 @@ class RayMetricsExporter:
 
     def __init__(self) -> None:
         self._persistent = {
-            name: LastingGauge(name, description, labels)
+            name: PersistentGauge(name, description, labels)
             for name, (description, labels) in GAUGES.items()
             if name not in USAGE_GAUGES
         }
@@ -31,7 +31,7 @@ class RayMetricsExporter:
         """Replace all earlier values of these gauges."""
         values = list(values)
         for name in {value.name for value in values} & set(self._persistent):
-            self._persistent[name].forget()
+            self._persistent[name].clear()
         for name, labels, value in values:
             tags = dict(zip(GAUGES[name][1], labels, strict=True))
             (self._usage.get(name) or self._persistent[name]).set(value, tags)

@@ -9,7 +9,7 @@ from cluster.actors import find_actor, get_result
 from cluster.errors import RolloutError
 from cluster.names import rollout_actor
 from cluster.settings import Settings
-from deployments.rollout.state_machine import RolloutState, named
+from deployments.rollout.state_machine import RolloutState, format_versions
 
 
 def send_command(
@@ -53,4 +53,4 @@ def rollout_summary(state: RolloutState) -> str:
     """Summarize a rollout's status: with its share while it is active, with the version that was promoted after it."""
     if state.active:
         return f"{state.status} at {100 * state.share:.3g}%"
-    return state.status if state.status == "aborted" else f"{state.status} {named(state.challengers)}"
+    return state.status if state.status == "aborted" else f"{state.status} {format_versions(state.challengers)}"

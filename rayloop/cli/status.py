@@ -13,11 +13,11 @@ from cluster import connection
 from cluster.actors import find_actor, get_result
 from cluster.names import log_writer_actor, monitor_actor, rollout_actor
 from cluster.settings import Settings
-from deployments.analysis.evidence import Evidence
+from deployments.analysis.evidence import ComparisonEvidence
 from deployments.rollout.controller import RolloutStatus
-from deployments.rollout.serve_config import Standing, standings
+from deployments.rollout.serve_config import DeploymentStatus, deployment_statuses
 from deployments.rollout.serve_config import connect as serve_config
-from deployments.rollout.state_machine import RolloutState, named
+from deployments.rollout.state_machine import RolloutState, format_versions
 from rayloop.cli.rollout_commands import rollout_summary
 from rayloop.cli.served_models import list_models
 from rayloop.stages.deploy import JOB_ACTIONS, describe_job
@@ -34,17 +34,17 @@ def show_status(settings: Settings, tell: Tell) -> None:
     cpus = f"{free.get('CPU', 0):g} of {resources.get('CPU', 0):g} CPUs free"
     tell(f"cluster {settings.dashboard}: {len(ray.nodes())} nodes, {cpus}, {resources.get('GPU', 0):g} GPUs")
     models = list_models()
-    health = standings(settings, models) if models else {}
+    health = deployment_statuses(settings, models) if models else {}
     for model in models:
         _show_model(settings, model, health.get(model), tell)
     if not models:
         tell("no model is served; `rayloop run <project>` serves one")
 
 
-def _show_model(settings: Settings, model: str, health: Standing | None, tell: Tell) -> None:
-    served = get_result(serve_config(settings).current.remote(model))
+def _show_model(settings: Settings, model: str, health: DeploymentStatus | None, tell: Tell) -> None:
+    served = get_result(serve_config(settings).current_config.remote(model))
     tell(f"\n{model}: " + (f"champion v{served.champion.version}{_replicas(health)}" if served else "not served"))
-    lost = get_result(find_actor(log_writer_actor(model)).lost.remote())
+    lost = get_result(find_actor(log_writer_actor(model)).lost_rows.remote())
     if lost["replicas"]:
         rows = f"{lost['predictions']:,} predictions and {lost['labels']:,} labels"
         tell(f"  log: {rows} were lost with {lost['replicas']} killed replica(s)")
@@ -62,11 +62,11 @@ def _show_model(settings: Settings, model: str, health: Standing | None, tell: T
     tell(f"  {settings.endpoint}/v2/models/{model}")
 
 
-def _replicas(health: Standing | None) -> str:
+def _replicas(health: DeploymentStatus | None) -> str:
     if health is None:
         return ""
-    counts = f", {health.running} of {health.wanted} replicas run"
-    return f"{counts}: {health.trouble}" if health.trouble else counts
+    counts = f", {health.running} of {health.desired} replicas run"
+    return f"{counts}: {health.problem}" if health.problem else counts
 
 
 def describe_monitor(settings: Settings, status: dict[str, Any]) -> Iterator[str]:
@@ -117,8 +117,8 @@ def describe_rollout(status: RolloutStatus, now: float) -> Iterator[str]:
     state = status.state
     if state is None:
         return
-    several = len(state.entrants) > 1 and state.active
-    rest = f" each, {named(state.challengers)}" if several else f": {state.reason}"
+    several = len(state.initial_challengers) > 1 and state.active
+    rest = f" each, {format_versions(state.challengers)}" if several else f": {state.reason}"
     yield f"  rollout {state.id}: {rollout_summary(state)}{rest}"
     if state.status == "running":
         yield f"    {_describe_step(state, now)}"
@@ -130,7 +130,7 @@ def describe_rollout(status: RolloutStatus, now: float) -> Iterator[str]:
             yield f"    {_describe_evidence(state.champion, version, status.evidence[version].total)}"
     for decision in status.decisions:
         if decision.action == "drop":
-            yield f"    {named(decision.challengers)} was dropped: {decision.reason}"
+            yield f"    {format_versions(decision.challengers)} was dropped: {decision.reason}"
 
 
 def _describe_step(state: RolloutState, now: float) -> str:
@@ -139,7 +139,7 @@ def _describe_step(state: RolloutState, now: float) -> str:
     return f"{step}; at the deadline: {policy.on_undecided} if undecided, {policy.no_data} if there are too few data"
 
 
-def _describe_evidence(champion: str, challenger: str, evidence: Evidence) -> str:
+def _describe_evidence(champion: str, challenger: str, evidence: ComparisonEvidence) -> str:
     variants = ((challenger, evidence.challenger), (champion, evidence.champion))
     counts = ", ".join(f"v{version} {one.requests:,} requests ({one.failures:,} failed)" for version, one in variants)
     if not evidence.paired.n:

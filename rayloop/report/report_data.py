@@ -26,8 +26,8 @@ from cluster.names import (
 )
 from cluster.settings import Settings
 from cluster.values import Decision, ModelVersion
-from deployments.rollout.journal import Journal
-from deployments.rollout.state_machine import named
+from deployments.rollout.journal import RolloutJournal
+from deployments.rollout.state_machine import format_versions
 from features.manifest import Manifest
 from features.offline.training_frame import LABEL
 from features.split import SPLIT, TEST, TRAIN
@@ -220,10 +220,12 @@ def _live_quality(context: ProjectContext) -> Months:
 
 def _rollouts(context: ProjectContext) -> tuple[RolloutHistory, ...]:
     by_rollout: dict[str, list[Decision]] = {}
-    for decision in Journal(context.project.name, context.tables).decisions():
+    for decision in RolloutJournal(context.project.name, context.tables).decisions():
         by_rollout.setdefault(decision.rollout, []).append(decision)
     return tuple(
-        RolloutHistory(name=f"{named(found[0].challengers)} against v{found[0].champion}", decisions=tuple(found))
+        RolloutHistory(
+            name=f"{format_versions(found[0].challengers)} against v{found[0].champion}", decisions=tuple(found)
+        )
         for found in by_rollout.values()
     )
 

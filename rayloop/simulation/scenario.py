@@ -236,13 +236,13 @@ def _under_traffic(runner: ScenarioRunner, name: str, period: Period) -> LoadSta
         sent = runner.replay.answered - before
         status = runner.wait_until(
             lambda: deploy.rollout_status(runner.context),
-            lambda found: found.over or found.requests >= sent,
+            lambda found: found.finished or found.requests >= sent,
             "the rollout's evidence",
         )
         for decision in status.decisions[reported[0] :]:
             runner.context.progress(describe_decision(decision))
         reported[0] = len(status.decisions)
-        return status.over
+        return status.finished
 
     return runner.play(period, ended, name)
 

@@ -51,7 +51,7 @@ def delete_project(context: ProjectContext) -> None:
         shutil.rmtree(context.folder, ignore_errors=True)
         shutil.rmtree(context.settings.home / "monitors" / name, ignore_errors=True)
         Checkpointer(context.checkpoints).clear()
-        shutil.rmtree(unshipped_rows.folder(context.settings, name), ignore_errors=True)
+        shutil.rmtree(unshipped_rows.counter_folder(context.settings, name), ignore_errors=True)
         context.progress(f"deleted the state of {name}")
 
 

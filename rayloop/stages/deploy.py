@@ -19,9 +19,9 @@ from cluster.settings import Settings
 from cluster.values import Alarm, Decision, ModelVersion
 from deployments.rollout import controller, serve_config
 from deployments.rollout.controller import RolloutStatus
-from deployments.rollout.journal import Journal
+from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.serve_config import ServingOptions
-from deployments.rollout.state_machine import named
+from deployments.rollout.state_machine import format_versions
 from deployments.telemetry import log_writer
 from monitoring.detection.alarm_actions import AlarmAction
 from monitoring.drift_policy import Action
@@ -66,7 +66,7 @@ def _served(context: ProjectContext) -> Settings | None:
     """Return the settings of the running deployments; None when nothing was served yet."""
     if not actor_exists(serve_config.ACTOR):
         return None
-    settings: Settings = get_result(serve_config.connect(context.settings).started_with.remote())
+    settings: Settings = get_result(serve_config.connect(context.settings).served_settings.remote())
     return settings
 
 
@@ -96,7 +96,7 @@ def deploy(context: ProjectContext, version: ModelVersion) -> None:
 
 def is_serving(context: ProjectContext, version: ModelVersion) -> bool:
     """Return whether a version is the champion that Serve serves now."""
-    served = get_result(serve_config.connect(context.settings).current.remote(version.model))
+    served = get_result(serve_config.connect(context.settings).current_config.remote(version.model))
     return served is not None and bool(served.champion.version == version.version)
 
 
@@ -189,7 +189,7 @@ def roll_back(context: ProjectContext, version: str, reason: str) -> ModelVersio
         )
     if champion.version != version:
         return champion
-    before = predecessor(Journal(name, context.tables).decisions(), version)
+    before = predecessor(RolloutJournal(name, context.tables).decisions(), version)
     if before is None:
         raise RolloutError(
             f"{name} v{version} is the first champion, there is no earlier one to restore",
@@ -232,11 +232,11 @@ def wait_for_rollout(context: ProjectContext, limit_s: float) -> RolloutStatus:
     deadline = time.monotonic() + limit_s
     while True:
         status = rollout_status(context)
-        if status.state is None or status.over:
+        if status.state is None or status.finished:
             return status
         if time.monotonic() > deadline:
             raise RolloutError(
-                f"the rollout of {context.project.name} {named(status.state.challengers)} is undecided"
+                f"the rollout of {context.project.name} {format_versions(status.state.challengers)} is undecided"
                 f" after {limit_s:.0f} s",
                 "see `rayloop status`; abort or promote it",
                 code="rollout.undecided",

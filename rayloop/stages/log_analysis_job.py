@@ -24,7 +24,7 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Task
-from deployments.telemetry.prediction_log import features_of
+from deployments.telemetry.prediction_log import feature_frame
 from features.manifest import Manifest
 from features.offline.training_frame import LABEL
 from features.split import SPLIT, TRAIN
@@ -128,7 +128,7 @@ def _of_log(rows: pa.Table, said: str, labels: pl.DataFrame) -> LoggedRows:
     joined = pl.DataFrame(rows.select([ID])).join(labels, on=ID, how="left", maintain_order="left")
     values = joined.get_column(LABEL).fill_null(math.nan).to_numpy()
     scores = np.array(rows[said].to_pylist(), np.float64)
-    return LoggedRows(features_of(rows), _ids(rows), _seconds(rows[AS_OF]), scores, values)
+    return LoggedRows(feature_frame(rows), _ids(rows), _seconds(rows[AS_OF]), scores, values)
 
 
 def _labels(tables: Tables, model: str, answered: pa.Table) -> pl.DataFrame:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from cluster.signing import SIGNATURE, signature
 from deployments.auth.credentials import ID_BYTES, SECRET_BYTES, format_key, hash_key
 from deployments.inference.traffic_split import find_slice, hash_position, slice_start
-from deployments.telemetry.prediction_log import batch_id, replica_of, row_ids
+from deployments.telemetry.prediction_log import batch_id, batch_replica, row_ids
 from features.builders import derive, rolling
 from features.definitions import FeatureSet
 from features.encoder import Encoder
@@ -102,7 +102,7 @@ def test_ids_of_rows_batches_keys_and_entities_stay() -> None:
     id, text = format_key(bytes(range(ID_BYTES)), bytes(range(SECRET_BYTES)))
     names = PseudonymKey(b"k" * 32)
     entity = {"passenger": "anna", "carrier": "AA"}
-    assert replica_of(batch_id("replica", 7)) == "replica"
+    assert batch_replica(batch_id("replica", 7)) == "replica"
     golden(
         "ids",
         {

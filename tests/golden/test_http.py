@@ -34,7 +34,7 @@ from deployments.protocol.binary_tensors import JSON_LENGTH_HEADER
 from deployments.protocol.inference_pb import METHODS, SERVICE
 from deployments.protocol.openapi import build_openapi
 from deployments.serve_schema import RequestLimits, ServerConfig
-from deployments.telemetry.reporter import Telemetry
+from deployments.telemetry.reporter import Reporter
 from features.definitions import FeatureSet
 from features.manifest import MODEL_FILE
 from tests.golden import samples
@@ -118,7 +118,7 @@ class _Silent:
 
     def replied(self, method: str, status: int, seconds: float) -> None: ...
 
-    def unshadowed(self) -> None: ...
+    def record_dropped_shadow(self) -> None: ...
 
     def close(self, within_s: float) -> None: ...
 
@@ -152,7 +152,7 @@ def _own_class(deployment: Any) -> Any:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RAYLOOP_HOME", str(tmp_path))
-    monkeypatch.setattr(engine, Telemetry.__name__, _Silent)
+    monkeypatch.setattr(engine, Reporter.__name__, _Silent)
     return tmp_path
 
 

@@ -63,7 +63,7 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_metrics_of_ray_and_their_labels_stay(declared: dict[str, Any]) -> None:
-    serving_metrics.Metrics("trips", "replica")
+    serving_metrics.ReplicaMetrics("trips", "replica")
     ray_exporter.RayMetricsExporter()
     training_gauges.TrainGauges("trips")
     LostRows("trips", _NoTables())  # type: ignore[arg-type]

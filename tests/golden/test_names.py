@@ -60,7 +60,7 @@ def test_names_stay() -> None:
             ],
             "bundle": [MANIFEST_FILE, MODEL_FILE, PORTABLE_FILE, WEIGHTS_FILE, PROFILE_FILE],
             "monitor": [STATE, UNREADABLE],
-            "tallies": str(tally.folder(Settings(home=Path("/home")), "trips")),
+            "tallies": str(tally.counter_folder(Settings(home=Path("/home")), "trips")),
             "user config": samples.USER_CONFIG,
         },
     )

@@ -19,10 +19,10 @@ from cluster.names import journal_table
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import GateReport
-from deployments.rollout.journal import Journal
+from deployments.rollout.journal import RolloutJournal
 from deployments.rollout_policy import RolloutPolicy, Webhook
 from deployments.serve_schema import ChallengerConfig, ServerConfig
-from deployments.telemetry.unshipped_rows import Tally, debts
+from deployments.telemetry.unshipped_rows import UnshippedCounter, unsettled
 from features.manifest import MANIFEST_FILE, Manifest
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
@@ -137,7 +137,7 @@ def _rows_of(path: Path) -> pa.Table:
 
 def test_a_rollout_s_journal_is_written_as_it_was(tmp_path: Path) -> None:
     tables = Tables(Settings(home=tmp_path))
-    journal = Journal("trips", tables)
+    journal = RolloutJournal("trips", tables)
     for decision in samples.decisions():
         journal.record(decision, POLICY)
     written = tables.read(journal_table("trips")).sort_by("at")
@@ -150,9 +150,9 @@ def test_a_rollout_s_journal_is_written_as_it_was(tmp_path: Path) -> None:
 def test_a_rollout_s_journal_is_read(path: Path, tmp_path: Path) -> None:
     tables = Tables(Settings(home=tmp_path))
     tables.append(journal_table("trips"), _rows_of(path))
-    journal = Journal("trips", tables)
+    journal = RolloutJournal("trips", tables)
     assert tuple(journal.decisions()) == samples.decisions()
-    last = journal.last()
+    last = journal.last_state()
     assert last is not None
     assert (last.status, last.challengers, last.policy) == ("promoted", ("2",), POLICY)
     # And it goes on.
@@ -369,7 +369,7 @@ def test_what_serve_was_told_is_read(folder: Path) -> None:
 
 
 def test_a_tally_of_rows_is_written_as_it_was(tmp_path: Path) -> None:
-    tally = Tally(tmp_path, "replica")
+    tally = UnshippedCounter(tmp_path, "replica")
     tally.add("predictions", 7)
     tally.add("labels", 2)
     golden("tally", [path.read_bytes().hex() for path in tmp_path.iterdir()])
@@ -378,7 +378,7 @@ def test_a_tally_of_rows_is_written_as_it_was(tmp_path: Path) -> None:
 
 def test_a_tally_of_the_first_format_is_read(tmp_path: Path) -> None:
     (tmp_path / "dead").write_bytes(np.array([7, 2], np.int64).tobytes())
-    assert [(debt.replica, debt.owed) for debt in debts(tmp_path)] == [("dead", {"predictions": 7, "labels": 2})]
+    assert [(debt.replica, debt.rows) for debt in unsettled(tmp_path)] == [("dead", {"predictions": 7, "labels": 2})]
 
 
 # The session.
@@ -396,7 +396,7 @@ def test_a_session_is_read(path: Path, tmp_path: Path) -> None:
 def _read_journal(path: Path, folder: Path) -> object:
     tables = Tables(Settings(home=folder))
     tables.append(journal_table("trips"), _rows_of(path))
-    return tuple(Journal("trips", tables).decisions())
+    return tuple(RolloutJournal("trips", tables).decisions())
 
 
 def _read_trial(path: Path, folder: Path) -> object:
@@ -480,7 +480,7 @@ def test_a_journal_s_policy_with_an_unknown_field_is_read(tmp_path: Path) -> Non
     path = _changed(kept, {}, "journal.json", tmp_path / "changed")
     tables = Tables(Settings(home=tmp_path / "home"))
     tables.append(journal_table("trips"), _rows_of(path))
-    last = Journal("trips", tables).last()
+    last = RolloutJournal("trips", tables).last_state()
     assert last is not None
     assert last.policy == POLICY
 
@@ -510,7 +510,7 @@ def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
 def test_a_tally_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "newer").write_bytes(np.array([7, 2, 99, 5], np.int64).tobytes())
     (tmp_path / "same").write_bytes(np.array([7, 2, 2], np.int64).tobytes())
-    assert [debt.replica for debt in debts(tmp_path)] == ["same"]
+    assert [debt.replica for debt in unsettled(tmp_path)] == ["same"]
 
 
 def test_what_users_declare_still_refuses_unknown_fields() -> None:

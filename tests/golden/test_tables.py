@@ -15,10 +15,10 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Task
 from deployments.protocol.feedback import parse_feedback
-from deployments.rollout.journal import Journal
+from deployments.rollout.journal import RolloutJournal
 from deployments.rollout_policy import RolloutPolicy
 from deployments.telemetry.lost_rows import LostRows
-from deployments.telemetry.prediction_log import Answer, from_ipc, labels, predictions, to_ipc
+from deployments.telemetry.prediction_log import PredictionBatch, from_ipc, label_rows, prediction_rows, to_ipc
 from features.offline.training_frame import frame_schema
 from features.sources.erasure_registry import ERASURE_TABLE, record_erasure
 from features.sources.ingestion import columns_schema
@@ -34,9 +34,9 @@ def tables(tmp_path: Path) -> Tables:
     return Tables(Settings(home=tmp_path))
 
 
-def _answer(task: Task, scores: np.ndarray) -> Answer:
+def _answer(task: Task, scores: np.ndarray) -> PredictionBatch:
     frame = samples.rows().select(["distance", "carrier", "hour", "as_of"]).slice(0, 2)
-    return Answer(
+    return PredictionBatch(
         requests=["r"], keys=["k"], forced=[False], sizes=[2], frame=frame, task=task,
         champion_version="1", version="2", assigned="challenger", variant="challenger", at_us=1_700_000_000_000_000,
         champion_latency_ms=1.0, challenger_latency_ms=2.0, rollout="r1", share=0.25, champion_share=0.75,
@@ -53,7 +53,7 @@ def _answer(task: Task, scores: np.ndarray) -> Answer:
     ],
 )
 def test_the_prediction_log_stays(tables: Tables, task: Task, scores: np.ndarray) -> None:
-    rows = from_ipc(to_ipc(predictions([_answer(task, scores)], "replica:1")))
+    rows = from_ipc(to_ipc(prediction_rows([_answer(task, scores)], "replica:1")))
     tables.append("trips.predictions", rows)
     written = tables.read("trips.predictions")
     assert written.num_rows == 2
@@ -62,21 +62,23 @@ def test_the_prediction_log_stays(tables: Tables, task: Task, scores: np.ndarray
 
 def test_labels_stay(tables: Tables) -> None:
     body = {"labels": [{"id": "a", "label": 1, "time": "2024-05-01T12:00:00Z"}, {"id": "b", "label": 0}]}
-    tables.append("trips.labels", labels(parse_feedback(body, samples.BINARY, 10), 1_700_000_000_000_000, "replica:1"))
+    tables.append(
+        "trips.labels", label_rows(parse_feedback(body, samples.BINARY, 10), 1_700_000_000_000_000, "replica:1")
+    )
     written = tables.read("trips.labels")
     golden("table_labels", {"columns": columns(written.schema), "rows": _texts(written)})
 
 
 def test_lost_rows_stay(tables: Tables) -> None:
     lost = LostRows("trips", tables)
-    lost.settle("dead", {"predictions": 7, "labels": 2})
+    lost.record_lost_rows("dead", {"predictions": 7, "labels": 2})
     written = tables.read(lost_rows_table("trips"))
     golden("table_lost", {"columns": columns(written.schema), "rows": _texts(written.drop_columns(["at"]))})
     assert LostRows("trips", tables).counts() == {"replicas": 1, "predictions": 7, "labels": 2}
 
 
 def test_the_journal_stays(tables: Tables) -> None:
-    journal = Journal("trips", tables)
+    journal = RolloutJournal("trips", tables)
     for decision in samples.decisions()[:2]:
         journal.record(decision, RolloutPolicy())
     written = tables.read(journal_table("trips"))

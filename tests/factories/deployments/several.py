@@ -8,12 +8,12 @@ import numpy as np
 
 from cluster.row_losses import row_loss
 from cluster.values import Decision
-from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence, contested
-from deployments.analysis.latency_histogram import Latencies
-from deployments.analysis.paired_moments import Paired
+from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats, pairwise_share
+from deployments.analysis.latency_histogram import LatencyHistogram
+from deployments.analysis.paired_moments import PairedMoments
 from deployments.inference.traffic_split import find_slice
-from deployments.rollout.multi_challenger import rule, verdicts_on
-from deployments.rollout.state_machine import RolloutState, advance, begin
+from deployments.rollout.multi_challenger import decide, judge_all
+from deployments.rollout.state_machine import RolloutState, apply_decision, begin
 from deployments.rollout_policy import RolloutPolicy
 from tests.factories.deployments.bundles import BINARY
 
@@ -30,7 +30,7 @@ class Simulation:
         challengers = [version for version in noise if version != CHAMPION]
         self.state = begin(f"r{seed}", "trips", CHAMPION, challengers, policy, 0.0)
         self.decisions: list[Decision] = []
-        self._seen: dict[str, dict[float, Evidence]] = {version: {} for version in challengers}
+        self._seen: dict[str, dict[float, ComparisonEvidence]] = {version: {} for version in challengers}
         self._sent = 0
 
     def run(self, looks: int, requests: int) -> RolloutState:
@@ -51,31 +51,31 @@ class Simulation:
         self._sent += requests
         dealt = [find_slice(state.id, key, state.share, state.starts) for key in keys]
         champion = self._arm(dealt.count(None))
-        share = contested(state.share, 1.0 - len(state.challengers) * state.share)
+        share = pairwise_share(state.share, 1.0 - len(state.challengers) * state.share)
         for index, version in enumerate(state.challengers):
             rows = dealt.count(index)
-            seen = Evidence(champion=champion, challenger=self._arm(rows), paired=self._paired(version, rows))
-            self._seen[version][share] = self._seen[version].get(share, Evidence()) + seen
+            seen = ComparisonEvidence(champion=champion, challenger=self._arm(rows), paired=self._paired(version, rows))
+            self._seen[version][share] = self._seen[version].get(share, ComparisonEvidence()) + seen
 
     def _look(self, now: float) -> None:
         evidence = {version: RolloutEvidence(by_share=seen) for version, seen in self._seen.items()}
-        verdicts = verdicts_on(self.state, evidence, self.state.step_age_s(now))
+        verdicts = judge_all(self.state, evidence, self.state.step_age_s(now))
         while self.state.active:
-            self.state, decision = advance(self.state, rule(self.state, verdicts, evidence), now)
+            self.state, decision = apply_decision(self.state, decide(self.state, verdicts, evidence), now)
             self.decisions.append(decision)
             if decision.action != "drop":
                 break
 
-    def _paired(self, version: str, rows: int) -> Paired:
+    def _paired(self, version: str, rows: int) -> PairedMoments:
         truth = self._chance.normal(-1.0, 1.0, rows)
         labels = (self._chance.random(rows) < 1.0 / (1.0 + np.exp(-truth))).astype(float)
         costs = [
             row_loss(BINARY, 1.0 / (1.0 + np.exp(-(truth + self._chance.normal(0.0, _NOISE + noise, rows)))), labels)
             for noise in (self._noise[CHAMPION], self._noise[version])
         ]
-        return Paired.of(*costs)
+        return PairedMoments.from_losses(*costs)
 
-    def _arm(self, requests: int) -> Arm:
+    def _arm(self, requests: int) -> VariantStats:
         failures = int(self._chance.binomial(requests, _ERROR_RATE))
-        latency = Latencies.of(20.0 * self._chance.lognormal(0.0, 0.5, 10))
-        return Arm(requests=requests, errors=failures, failures=failures, keys=requests, latency=latency)
+        latency = LatencyHistogram.from_values(20.0 * self._chance.lognormal(0.0, 0.5, 10))
+        return VariantStats(requests=requests, errors=failures, failures=failures, keys=requests, latency=latency)

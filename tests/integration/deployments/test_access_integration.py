@@ -55,7 +55,7 @@ def guarded(
         settings = cluster.model_copy(update={"access": True, **jwt})
         version = register(registry, GUARDED, write_bundle(tmp_path_factory.mktemp("guarded") / "bundle", Slope(1.0)))
         # Not the cluster's writer, whose settings leave access open; nobody else writes while this module's tests run.
-        writer = ray.remote(serve_config.ServeConfig).options(num_cpus=0).remote(settings)
+        writer = ray.remote(serve_config.ServeConfigWriter).options(num_cpus=0).remote(settings)
         ray.get(writer.deploy.remote(version, serve_config.ServingOptions()))
         yield settings
         ray.get(writer.remove.remote(GUARDED))

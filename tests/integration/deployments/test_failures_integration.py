@@ -67,7 +67,7 @@ def endpoint(cluster: Settings, champion: ModelVersion) -> str:
 
 
 def aborted(actor: ActorHandle) -> RolloutStatus:
-    until(lambda: ray.get(actor.status.remote()).over, "the rollout is over")
+    until(lambda: ray.get(actor.status.remote()).finished, "the rollout is over")
     status: RolloutStatus = ray.get(actor.status.remote())
     assert status.state.status == "aborted", status.state.reason
     return status
@@ -176,7 +176,7 @@ def test_a_killed_champion_replica_of_two_costs_nobody_an_answer(
 ) -> None:
     scale(cluster, champion, 2)
     ledger = connect_ledger(MODEL, cluster)
-    before = ray.get(ledger.lost.remote())
+    before = ray.get(ledger.lost_rows.remote())
     with Load(endpoint, SLOPE, rate=100.0, name="kill") as load:
         until(lambda: load.answered > 200, "two replicas answer")
         first = min(replicas(cluster, MODEL).values())
@@ -188,8 +188,11 @@ def test_a_killed_champion_replica_of_two_costs_nobody_an_answer(
     # An answer goes out in one write, and HAProxy repeats a request that got none.
     assert load.failed == []
     scale(cluster, champion, 1)
-    until(lambda: ray.get(ledger.lost.remote())["replicas"] > before["replicas"], "what it had not shipped is counted")
-    lost = ray.get(ledger.lost.remote())["predictions"] - before["predictions"]
+    until(
+        lambda: ray.get(ledger.lost_rows.remote())["replicas"] > before["replicas"],
+        "what it had not shipped is counted",
+    )
+    lost = ray.get(ledger.lost_rows.remote())["predictions"] - before["predictions"]
     until(lambda: len(logged(cluster, "kill")) >= load.answered - lost, "the rest is in the log")
     rows = logged(cluster, "kill")
     assert len(rows) == len(set(rows))

@@ -14,7 +14,7 @@ from cluster.names import CHALLENGER, CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import ModelVersion
-from deployments.analysis.evidence import Evidence
+from deployments.analysis.evidence import ComparisonEvidence
 from deployments.rollout import controller, serve_config
 from deployments.rollout.controller import RolloutStatus
 from deployments.rollout_policy import RolloutPolicy, Webhook
@@ -27,7 +27,7 @@ from tests.integration.deployments.conftest import MODEL, TRUE_SLOPE, Versions
 pytestmark = pytest.mark.cluster
 
 POLICY = RolloutPolicy(
-    steps=(0.3, 1.0), min_requests=20, min_labelled=20, max_error_rate=0.2, margin=0.1, poll_s=0.2, deadline_s=120.0
+    steps=(0.3, 1.0), min_requests=20, min_labeled=20, max_error_rate=0.2, margin=0.1, poll_s=0.2, deadline_s=120.0
 )
 FROZEN = POLICY.model_copy(update={"min_labelled": 10**6, "min_requests": 10**6})
 
@@ -49,7 +49,7 @@ def finished(actor) -> RolloutStatus:
 
     def over() -> bool:
         status = ray.get(actor.status.remote())
-        return status.settled and not status.state.active
+        return status.applied and not status.state.active
 
     until(over, f"end of rollout {status.state}")
     return ray.get(actor.status.remote())
@@ -146,12 +146,12 @@ def test_controller_resumes_after_a_kill_and_obeys_orders(
         ray.get(rollout.pause.remote("night"))
         os.kill(ray.get(rollout.pid.remote()), signal.SIGKILL)
         until(lambda: _status(rollout) == "paused", "the controller is back")
-        assert ray.get(serve_config.connect(cluster).current.remote(MODEL)).trial.share == FROZEN.steps[0]
+        assert ray.get(serve_config.connect(cluster).current_config.remote(MODEL)).trial.share == FROZEN.steps[0]
         ray.get(rollout.resume.remote())
         answered = load.outcomes[200, "challenger"]
         until(lambda: load.outcomes[200, "challenger"] > answered, "the challenger answers its share")
         status: RolloutStatus = ray.get(rollout.abort.remote("enough"))
-        assert ray.get(serve_config.connect(cluster).current.remote(MODEL)).trial is None
+        assert ray.get(serve_config.connect(cluster).current_config.remote(MODEL)).trial is None
     assert [d.action for d in status.decisions] == ["start", "pause", "resume", "abort"]
     assert load.failed == []
 
@@ -244,7 +244,7 @@ def test_of_two_challengers_the_bad_one_is_dropped_and_the_good_one_promoted(
         os.kill(ray.get(rollout.pid.remote()), signal.SIGKILL)
         until(lambda: _status(rollout) == "waiting", "the controller is back, and the gate is reached")
         state = ray.get(rollout.status.remote()).state
-        assert (state.challengers, state.entrants, state.share) == ((good,), (bad, good), 0.3)
+        assert (state.challengers, state.initial_challengers, state.share) == ((good,), (bad, good), 0.3)
         ray.get(rollout.promote.remote("seen enough", good))
         until(lambda: version_served(http) == good, "the new champion answers")
     assert _actions(rollout) == ["start", "drop", "pause", "promote"]
@@ -260,9 +260,9 @@ def _status(actor) -> str:
         return ""
 
 
-def _evidence(actor, version: ModelVersion) -> Evidence:
+def _evidence(actor, version: ModelVersion) -> ComparisonEvidence:
     found = ray.get(actor.status.remote()).evidence
-    return found[version.version].total if version.version in found else Evidence()
+    return found[version.version].total if version.version in found else ComparisonEvidence()
 
 
 def _actions(actor) -> list[str]:

@@ -19,7 +19,7 @@ from deployments.protocol.arrow_columns import TIMESTAMP
 from deployments.rollout import serve_config
 from deployments.serve_schema import DEFAULT_ROWS
 from deployments.telemetry import log_writer, unshipped_rows
-from deployments.telemetry.prediction_log import features_of, labels, to_ipc
+from deployments.telemetry.prediction_log import feature_frame, label_rows, to_ipc
 from rayloop.cli.status import show_status
 from tests.factories.deployments.traffic import Load, infer_body, sigmoid
 from tests.factories.errors import raises
@@ -200,7 +200,7 @@ def test_log_with_a_batch_that_does_not_fit_keeps_the_others(cluster: Settings, 
 
     def batch(name: str, time_us: int) -> bytes:
         label = {"id": pa.array([name]), "label": pa.array([1.0]), "time": pa.array([time_us], TIMESTAMP)}
-        return to_ipc(labels(pa.table(label), 0, name))
+        return to_ipc(label_rows(pa.table(label), 0, name))
 
     year_0 = -62_135_596_800_000_001
     sent = {name: actor.append.remote("labels", name, batch(name, at)) for name, at in
@@ -216,20 +216,20 @@ def test_rows_lost_with_a_killed_replica_are_counted_once(
     cluster: Settings, http: httpx.Client, served: ModelVersion
 ) -> None:
     actor = log_writer.connect(MODEL, cluster)
-    before = ray.get(actor.lost.remote())
-    left = unshipped_rows.folder(cluster, MODEL)
+    before = ray.get(actor.lost_rows.remote())
+    left = unshipped_rows.counter_folder(cluster, MODEL)
     # No process holds its lock: whoever wrote it is dead.
     (left / ".dead").write_bytes(np.array([7, 2], np.int64).tobytes())
     (left / ".dead").rename(left / "dead")
     until(lambda: not (left / "dead").exists(), "a living replica has found it")
-    ray.get(actor.settle.remote("dead", {"predictions": 7, "labels": 2}))
+    ray.get(actor.record_lost_rows.remote("dead", {"predictions": 7, "labels": 2}))
     after = {"replicas": 1, "predictions": 7, "labels": 2}
-    assert {key: count - before[key] for key, count in ray.get(actor.lost.remote()).items()} == after
+    assert {key: count - before[key] for key, count in ray.get(actor.lost_rows.remote()).items()} == after
     os.kill(ray.get(actor.pid.remote()), signal.SIGKILL)
     told: list[str] = []
     until(lambda: ledger_answers(actor), "the ledger is back")
     show_status(cluster, told.append)
-    assert {key: count - before[key] for key, count in ray.get(actor.lost.remote()).items()} == after
+    assert {key: count - before[key] for key, count in ray.get(actor.lost_rows.remote()).items()} == after
     assert any(
         f"{before['predictions'] + 7} predictions and {before['labels'] + 2} labels were lost" in line for line in told
     )
@@ -237,7 +237,7 @@ def test_rows_lost_with_a_killed_replica_are_counted_once(
 
 def ledger_answers(actor: ActorHandle) -> bool:
     try:
-        return bool(ray.get(actor.lost.remote()))
+        return bool(ray.get(actor.lost_rows.remote()))
     except RayActorError:
         return False
 
@@ -262,4 +262,4 @@ def test_log_has_features_scores_and_labels(cluster: Settings, http: httpx.Clien
     assert rows()[0]["features"]["hour"] == 10.0
     assert rows()[0]["as_of"].hour == 8
     assert labels()[0]["label"] == 1.0
-    assert "distance" in features_of(tables.read(f"{MODEL}.predictions")).column_names
+    assert "distance" in feature_frame(tables.read(f"{MODEL}.predictions")).column_names

@@ -19,7 +19,7 @@ from cluster.names import CHAMPION, predictions_table
 from cluster.settings import Settings
 from cluster.values import Snapshot, Task
 from deployments.rollout import serve_config
-from deployments.telemetry.prediction_log import Answer, predictions
+from deployments.telemetry.prediction_log import PredictionBatch, prediction_rows
 from features.builders import category, derive, hashed, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
 from features.encoder import Encoder
@@ -142,12 +142,12 @@ def serve(context: ProjectContext, version: str, asked: pl.DataFrame) -> None:
     features = context.project.features
     rows = Pseudonymizer.for_columns(features.request, context.settings)(asked.to_arrow())
     frame = FeatureReader(features, context.store).read(rows, 0)
-    answer = Answer(
+    answer = PredictionBatch(
         requests=["r"], keys=["r"], forced=[False], sizes=[asked.height], frame=frame, task=context.project.task,
         champion_version=version, version=version, assigned="champion", variant="champion", at_us=0,
         champion_latency_ms=1.0, champion=np.zeros(asked.height),
     )  # fmt: skip
-    context.tables.append(predictions_table(context.project.name), predictions([answer], "b"), evolve=True)
+    context.tables.append(predictions_table(context.project.name), prediction_rows([answer], "b"), evolve=True)
 
 
 def test_what_is_served_is_what_the_offline_path_gives(context: ProjectContext, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_champion_of_an_earlier_definition_goes_on_being_filled(context: Proje
 
 
 def test_a_job_whose_features_replicas_would_not_find_is_refused(cluster: Settings, tmp_path: Path) -> None:
-    get_result(serve_config.connect(cluster).started_with.remote())
+    get_result(serve_config.connect(cluster).served_settings.remote())
     made = ProjectContext(project("elsewhere"), Location(tmp_path, "p"), cluster, ProgressConsole())
     deploy.require_same_settings(made)
     other = cluster.model_copy(update={"online_store": "redis://127.0.0.1:6390"})

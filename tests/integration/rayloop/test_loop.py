@@ -20,7 +20,7 @@ from cluster.registry import GATE_TAG, Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from deployments.rollout.controller import RolloutStatus
-from deployments.rollout.journal import Journal
+from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.serve_config import connect as serve_config
 from monitoring.export.alert_rules import RULES
 from monitoring.export.grafana import FILE, list_expressions
@@ -92,7 +92,7 @@ def test_the_retrained_version_is_champion_and_says_what_it_is_made_of(simulated
 @pytest.mark.cluster
 def test_the_journal_and_the_log_hold_what_happened(simulated: str, cluster: Settings) -> None:
     tables = Tables(cluster)
-    ends = [d.action for d in Journal("digits", tables).decisions() if d.action in ("promote", "abort")]
+    ends = [d.action for d in RolloutJournal("digits", tables).decisions() if d.action in ("promote", "abort")]
     assert ends == ["promote", "abort", "promote"]
     answered = tables.read(predictions_table("digits"), columns=["id"])["id"].to_pylist()
     assert len(answered) == len(set(answered))
@@ -229,7 +229,7 @@ def settled(controller: Any) -> RolloutStatus | None:
     import ray
 
     status: RolloutStatus = ray.get(controller.status.remote(), timeout=30)
-    return status if status.settled else None
+    return status if status.applied else None
 
 
 @pytest.mark.cluster
@@ -240,7 +240,7 @@ def test_a_rollback_brings_the_champion_before_it_back(
 
     registry = Registry(cluster)
     champion = registry.version_by_alias("digits", CHAMPION)
-    before = predecessor(Journal("digits", Tables(cluster)).decisions(), champion.version)
+    before = predecessor(RolloutJournal("digits", Tables(cluster)).decisions(), champion.version)
     done = rayloop(cluster, folder, "rollback", "digits.py", "--version", champion.version, "--reason", "a test")
     assert done.returncode == 0, done.stdout
     assert f"digits v{before} is champion again: a test" in done.stdout
@@ -263,4 +263,4 @@ def test_a_rollback_brings_the_champion_before_it_back(
     )
     assert (status.state.status, status.decisions[-1].action) == ("rolled back", "rollback")
     assert registry.version_by_alias("digits", CHAMPION).version == before
-    assert ray.get(serve_config(cluster).current.remote("digits")).champion.version == before
+    assert ray.get(serve_config(cluster).current_config.remote("digits")).champion.version == before

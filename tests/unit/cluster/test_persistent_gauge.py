@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from cluster import persistent_gauge
-from cluster.persistent_gauge import LastingGauge
+from cluster.persistent_gauge import PersistentGauge
 
 
 @pytest.fixture
@@ -24,12 +24,12 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, dict[str, str]]]:
 
 
 def test_the_newest_value_of_each_label_is_told_again(told: list) -> None:
-    gauge = LastingGauge("g", "d", ("model", "kind"))
+    gauge = PersistentGauge("g", "d", ("model", "kind"))
     gauge.set(1.0, {"model": "a", "kind": "x"})
     gauge.set(2.0, {"model": "a", "kind": "y"})
     gauge.set(3.0, {"model": "a", "kind": "x"})
     told.clear()
-    gauge.retell()
+    gauge.republish()
     assert sorted(told, key=lambda one: one[0]) == [
         (2.0, {"model": "a", "kind": "y"}),
         (3.0, {"model": "a", "kind": "x"}),
@@ -37,18 +37,18 @@ def test_the_newest_value_of_each_label_is_told_again(told: list) -> None:
 
 
 def test_what_is_forgotten_is_told_no_more(told: list) -> None:
-    gauge = LastingGauge("g", "d", ("model",))
+    gauge = PersistentGauge("g", "d", ("model",))
     gauge.set(1.0, {"model": "a"})
-    gauge.forget()
+    gauge.clear()
     told.clear()
-    gauge.retell()
+    gauge.republish()
     assert told == []
 
 
 def test_one_thread_tells_for_all_gauges_and_keeps_none_alive(told: list) -> None:
-    made = [LastingGauge("g", "d", ("model",)) for _ in range(3)]
+    made = [PersistentGauge("g", "d", ("model",)) for _ in range(3)]
     assert sum(thread.name == "gauges" for thread in threading.enumerate()) == 1
-    kept = len(persistent_gauge._teller._gauges)
+    kept = len(persistent_gauge._republisher._gauges)
     del made
     gc.collect()
-    assert len(persistent_gauge._teller._gauges) == kept - 3
+    assert len(persistent_gauge._republisher._gauges) == kept - 3

@@ -8,50 +8,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from deployments.analysis.criteria import errors
-from deployments.analysis.evidence import Alike, Arm, Evidence, RolloutEvidence
-from deployments.analysis.key_counts import Keys
+from deployments.analysis.criteria import check_error_rate
+from deployments.analysis.evidence import ClusterStats, ComparisonEvidence, RolloutEvidence, VariantStats
+from deployments.analysis.key_counts import KeyCounter
 from deployments.analysis.mean_bounds import lower_bound
-from deployments.analysis.paired_moments import Moments, Paired
-from deployments.analysis.quality_test import quality
+from deployments.analysis.paired_moments import Moments, PairedMoments
+from deployments.analysis.quality_test import compare_quality
 from deployments.rollout_policy import RolloutPolicy
 
-POLICY = RolloutPolicy(min_labelled=50, margin=0.05)
+POLICY = RolloutPolicy(min_labeled=50, margin=0.05)
 ROLLOUTS = 200
 rows = st.lists(st.tuples(st.floats(0, 14), st.floats(0, 14), st.integers(0, 9)), max_size=40)
 
 
-def of_pairs(paired: Paired) -> RolloutEvidence:
-    return RolloutEvidence(by_share={0.5: Evidence(paired=paired)})
+def of_pairs(paired: PairedMoments) -> RolloutEvidence:
+    return RolloutEvidence(by_share={0.5: ComparisonEvidence(paired=paired)})
 
 
 @given(rows, st.floats(0, 1))
 def test_the_variance_is_that_of_the_keys_sums(drawn: list[tuple[float, float, int]], margin: float) -> None:
     array = np.array(drawn).reshape(-1, 3)
-    excess = Paired.of(array[:, 0], array[:, 1], array[:, 2]).excess(margin)
+    excess = PairedMoments.from_losses(array[:, 0], array[:, 1], array[:, 2]).excess(margin)
     deviations = array[:, 1] - (1.0 + margin) * array[:, 0]
     deviations = deviations - deviations.mean() if deviations.size else deviations
     sums = [deviations[array[:, 2] == key].sum() for key in np.unique(array[:, 2])]
-    assert excess.m2 + excess.between == pytest.approx(float(np.square(sums).sum()), rel=1e-6, abs=1e-6)
+    assert excess.m2 + excess.cross_products == pytest.approx(float(np.square(sums).sum()), rel=1e-6, abs=1e-6)
 
 
 @given(rows, st.integers(0, 40))
 def test_parts_without_a_common_key_merge(drawn: list[tuple[float, float, int]], cut: int) -> None:
     array = np.array(drawn).reshape(-1, 3)
     first, second = array[array[:, 2] < cut], array[array[:, 2] >= cut]
-    merged = Paired.of(*first.T) + Paired.of(*second.T)
-    whole = Paired.of(*array.T)
-    assert merged.repeats.model_dump() == pytest.approx(whole.repeats.model_dump(), rel=1e-9, abs=1e-6)
-    assert merged.strangers == pytest.approx(whole.strangers)
+    merged = PairedMoments.from_losses(*first.T) + PairedMoments.from_losses(*second.T)
+    whole = PairedMoments.from_losses(*array.T)
+    assert merged.cluster_moments.model_dump() == pytest.approx(whole.cluster_moments.model_dump(), rel=1e-9, abs=1e-6)
+    assert merged.effective_n == pytest.approx(whole.effective_n)
 
 
 @given(st.lists(st.tuples(st.floats(0, 14), st.floats(0, 14)), min_size=1, max_size=40))
 def test_keys_that_come_once_change_nothing(drawn: list[tuple[float, float]]) -> None:
     champion, challenger = np.array(drawn).T
-    keyed = Paired.of(champion, challenger, np.arange(len(drawn)))
-    assert keyed == Paired.of(champion, challenger)
+    keyed = PairedMoments.from_losses(champion, challenger, np.arange(len(drawn)))
+    assert keyed == PairedMoments.from_losses(champion, challenger)
     assert keyed.excess(0.1).design_effect == 1.0
-    assert keyed.strangers == len(drawn)
+    assert keyed.effective_n == len(drawn)
 
 
 def sticky(chance: np.random.Generator, keys: int, visits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -67,10 +67,10 @@ def test_sticky_traffic_is_seldom_a_false_alarm_by_key_and_often_by_request() ->
     for seed in range(ROLLOUTS):
         champion, challenger, key = sticky(np.random.default_rng(seed), 150, 6_000)
         looks = range(200, 6_001, 200)
-        of_keys = (Paired.of(champion[:n], challenger[:n], key[:n]) for n in looks)
-        of_rows = (Paired.of(champion[:n], challenger[:n]) for n in looks)
-        by_key += any(quality(of_pairs(paired), POLICY).harm for paired in of_keys)
-        by_request += any(quality(of_pairs(paired), POLICY).harm for paired in of_rows)
+        of_keys = (PairedMoments.from_losses(champion[:n], challenger[:n], key[:n]) for n in looks)
+        of_rows = (PairedMoments.from_losses(champion[:n], challenger[:n]) for n in looks)
+        by_key += any(compare_quality(of_pairs(paired), POLICY).regression for paired in of_keys)
+        by_request += any(compare_quality(of_pairs(paired), POLICY).regression for paired in of_rows)
     assert by_key <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.test_alpha)
     # Per request, the very same traffic is aborted many times as often as alpha allows.
     assert by_request >= 5.0 * POLICY.alpha * ROLLOUTS
@@ -79,18 +79,21 @@ def test_sticky_traffic_is_seldom_a_false_alarm_by_key_and_often_by_request() ->
 def test_a_plainly_worse_challenger_is_found_in_sticky_traffic() -> None:
     for seed in range(20):
         champion, challenger, key = sticky(np.random.default_rng(seed), 150, 3_000)
-        assert quality(of_pairs(Paired.of(champion, challenger + 0.2, key)), POLICY).harm
+        assert compare_quality(of_pairs(PairedMoments.from_losses(champion, challenger + 0.2, key)), POLICY).regression
 
 
 def test_one_key_however_busy_tells_nothing() -> None:
     chance = np.random.default_rng(0)
     champion = chance.exponential(0.5, 5_000)
-    answer = quality(of_pairs(Paired.of(champion, champion + 1.0, np.zeros(5_000))), POLICY)
-    assert (answer.harm, "as much as 1 of keys" in answer.lacking) == ("", True)
+    answer = compare_quality(of_pairs(PairedMoments.from_losses(champion, champion + 1.0, np.zeros(5_000))), POLICY)
+    assert (answer.regression, "as much as 1 of keys" in answer.missing_evidence) == ("", True)
 
 
 def test_the_bound_widens_with_the_design_effect() -> None:
-    alone, sticky = Moments(n=1_000, mean=1.0, m2=1_000.0), Moments(n=1_000, mean=1.0, m2=1_000.0, between=3_000.0)
+    alone, sticky = (
+        Moments(n=1_000, mean=1.0, m2=1_000.0),
+        Moments(n=1_000, mean=1.0, m2=1_000.0, cross_products=3_000.0),
+    )
     assert sticky.design_effect == pytest.approx(4.0)
     assert 1.6 < (1.0 - lower_bound(sticky, 0.05, 200)) / (1.0 - lower_bound(alone, 0.05, 200)) < 2.4
 
@@ -100,46 +103,49 @@ requests = st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=60)
 
 @given(requests)
 def test_pairs_of_one_key_are_counted_as_they_come(drawn: list[tuple[int, bool]]) -> None:
-    keys = Keys()
+    keys = KeyCounter()
     for key, failed in drawn:
         keys.add("challenger", [(str(key), failed)])
     counts = [(sum(k == key for k, _ in drawn), sum(f for k, f in drawn if k == key)) for key in {k for k, _ in drawn}]
-    assert keys.dealt("challenger") == len(counts)
-    assert keys.alike("challenger") == Alike(
+    assert keys.key_count("challenger") == len(counts)
+    assert keys.cluster_stats("challenger") == ClusterStats(
         pairs=sum(n * (n - 1) for n, _ in counts),
         half_pairs=sum(f * (n - 1) for n, f in counts),
         failed_pairs=sum(f * (f - 1) for _, f in counts),
-        failing=sum(f > 0 for _, f in counts),
+        failing_clusters=sum(f > 0 for _, f in counts),
     )
 
 
 def test_beyond_the_bound_a_sample_of_the_keys_is_kept_that_is_dealt_as_all_are() -> None:
-    keys = Keys(most=1_000)
+    keys = KeyCounter(most=1_000)
     for i in range(40_000):
         keys.add("challenger" if i % 4 == 0 else "champion", [(f"user-{i}", False)] * 2)
-    counted, pairs = [keys.dealt(variant) for variant in ("champion", "challenger")], keys.alike("champion").pairs
+    counted, pairs = (
+        [keys.key_count(variant) for variant in ("champion", "challenger")],
+        keys.cluster_stats("champion").pairs,
+    )
     total = sum(counted)
     assert 400 <= len(keys) <= 1_000 < total
     assert counted[1] / total == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / total))
     for i in range(40_000):
         keys.add("challenger" if i % 4 == 0 else "champion", [(f"user-{i}", False)])
     # Who comes again is not counted again, remembered or not.
-    assert [keys.dealt(variant) for variant in ("champion", "challenger")] == counted
+    assert [keys.key_count(variant) for variant in ("champion", "challenger")] == counted
     # Each key makes one unordered pair of requests.
     assert pairs == pytest.approx(60_000, rel=0.15)
 
 
-def arm_of(failing: np.ndarray, visits: int) -> Arm:
+def arm_of(failing: np.ndarray, visits: int) -> VariantStats:
     """An arm of as many keys, each of which comes ``visits`` times and always fails or never."""
-    keys = Keys()
+    keys = KeyCounter()
     keys.add("challenger", [(str(i), bool(fails)) for i, fails in enumerate(failing) for _ in range(visits)])
     failures = int(failing.sum()) * visits
-    return Arm(
+    return VariantStats(
         requests=len(failing) * visits,
         errors=failures,
         failures=failures,
-        keys=keys.dealt("challenger"),
-        of_key=keys.alike("challenger"),
+        keys=keys.key_count("challenger"),
+        key_clusters=keys.cluster_stats("challenger"),
     )
 
 
@@ -155,21 +161,28 @@ def test_users_whose_requests_all_fail_are_counted_as_users() -> None:
     for _ in range(ROLLOUTS):
         failing = chance.random(300) < POLICY.max_error_rate
         seen = [arm_of(failing[:n], 10) for n in range(50, 301, 50)]
-        answers = [errors(RolloutEvidence(by_share={0.5: Evidence(challenger=arm)}), POLICY) for arm in seen]
-        aborts += any(answer.harm for answer in answers)
-        advances += any(not answer.lacking for answer in answers)
+        answers = [
+            check_error_rate(RolloutEvidence(by_share={0.5: ComparisonEvidence(challenger=arm)}), POLICY)
+            for arm in seen
+        ]
+        aborts += any(answer.regression for answer in answers)
+        advances += any(not answer.missing_evidence for answer in answers)
     assert aborts <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.test_alpha)
     assert advances <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.alpha)
 
 
 def looks_at(failing: np.ndarray, a_moment: int) -> list[str]:
     """What is said of a challenger's errors at a look after each moment; ``failing`` tells of each request, in order."""
-    moments, said = Keys(), []
+    moments, said = KeyCounter(), []
     for at in range(0, len(failing), a_moment):
         moments.add("challenger", [(str(at), bool(fails)) for fails in failing[at : at + a_moment]])
         seen, failures = at + a_moment, int(failing[: at + a_moment].sum())
-        arm = Arm(requests=seen, errors=failures, failures=failures, of_moment=moments.alike("challenger"))
-        said.append(errors(RolloutEvidence(by_share={0.5: Evidence(challenger=arm)}), POLICY).harm)
+        arm = VariantStats(
+            requests=seen, errors=failures, failures=failures, time_clusters=moments.cluster_stats("challenger")
+        )
+        said.append(
+            check_error_rate(RolloutEvidence(by_share={0.5: ComparisonEvidence(challenger=arm)}), POLICY).regression
+        )
     return said
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
-from deployments.analysis.sample_ratio import CONCENTRATION, log_e_split, shares_dealt
-from deployments.analysis.sequential_tests import log_e_dealt, log_e_more, log_wealth
+from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats
+from deployments.analysis.sample_ratio import CONCENTRATION, keys_by_share, log_e_split
+from deployments.analysis.sequential_tests import log_e_multinomial, log_e_rate_ratio, log_wealth
 
 ALPHA = 0.05
 THRESHOLD = math.log(1.0 / ALPHA)
@@ -23,19 +23,19 @@ def at_most(bound: float, runs: int = RUNS) -> int:
     return int(stats.binom.ppf(0.999, runs, bound))
 
 
-def dealt(champion: int, challenger: int, share: float) -> Evidence:
-    return Evidence(champion=Arm(keys=champion), challenger=Arm(keys=challenger))
+def dealt(champion: int, challenger: int, share: float) -> ComparisonEvidence:
+    return ComparisonEvidence(champion=VariantStats(keys=champion), challenger=VariantStats(keys=challenger))
 
 
 def test_a_sound_split_is_seldom_called_broken_though_it_is_looked_at_often() -> None:
     chance = np.random.default_rng(0)
     alarms = 0
     for _ in range(RUNS):
-        by_share: dict[float, Evidence] = {}
+        by_share: dict[float, ComparisonEvidence] = {}
         alarm = False
         for share in STEPS[:-1]:
             for keys in range(200, 2_001, 200):
-                before = by_share.get(share, Evidence()).challenger.keys
+                before = by_share.get(share, ComparisonEvidence()).challenger.keys
                 challenger = before + int(chance.binomial(200, share))
                 by_share[share] = dealt(keys - challenger, challenger, share)
                 alarm = alarm or log_e_split(RolloutEvidence(by_share=by_share), STEPS) >= THRESHOLD
@@ -49,7 +49,8 @@ def test_each_step_alone_keeps_its_bound_at_every_key() -> None:
     shares, alarms = np.array([0.75, 0.25]), 0
     for row in challenger:
         looks = (
-            log_e_dealt(np.array([n - row[n - 1], row[n - 1]]), shares, CONCENTRATION) for n in range(10, 1_001, 10)
+            log_e_multinomial(np.array([n - row[n - 1], row[n - 1]]), shares, CONCENTRATION)
+            for n in range(10, 1_001, 10)
         )
         alarms += any(log_e >= THRESHOLD for log_e in looks)
     assert alarms <= at_most(ALPHA)
@@ -69,25 +70,25 @@ def test_a_broken_split_is_found(share: float, real: float, keys: int) -> None:
 def test_one_key_to_the_champion_breaks_a_full_share() -> None:
     assert log_e_split(RolloutEvidence(by_share={1.0: dealt(1, 1_000, 1.0)}), STEPS) == math.inf
     assert log_e_split(RolloutEvidence(by_share={1.0: dealt(0, 1_000, 1.0)}), STEPS) <= 0.0
-    assert shares_dealt(RolloutEvidence(by_share={1.0: dealt(1, 9, 1.0)})) == {1.0: (1, 9)}
+    assert keys_by_share(RolloutEvidence(by_share={1.0: dealt(1, 9, 1.0)})) == {1.0: (1, 9)}
 
 
 @given(st.lists(st.integers(0, 500), min_size=2, max_size=4), st.integers(0, 100))
 def test_the_dirichlet_mixture_is_a_mean_over_what_may_come_next(counts: list[int], seed: int) -> None:
     # One more key, dealt by the shares: the expected e-value is today's. That is what makes it an e-process.
     shares = np.random.default_rng(seed).dirichlet(np.ones(len(counts)) * 5.0)
-    now = log_e_dealt(np.array(counts), shares, CONCENTRATION)
-    after = [log_e_dealt(np.array(counts) + one, shares, CONCENTRATION) for one in np.eye(len(counts), dtype=int)]
+    now = log_e_multinomial(np.array(counts), shares, CONCENTRATION)
+    after = [log_e_multinomial(np.array(counts) + one, shares, CONCENTRATION) for one in np.eye(len(counts), dtype=int)]
     assert float(shares @ np.exp(np.array(after) - now)) == pytest.approx(1.0, rel=1e-9)
 
 
 @given(st.dictionaries(st.sampled_from(STEPS[:-1]), st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1))
 def test_an_error_more_is_a_fair_bet_when_rates_are_at_the_margin(errors: dict[float, tuple[int, int]]) -> None:
-    margin, now = 0.5, log_e_more(errors, 0.5)
+    margin, now = 0.5, log_e_rate_ratio(errors, 0.5)
     for share, (champion, challenger) in errors.items():
         odds = (1.0 + margin) * share / (1.0 - share)
         more = [(champion + 1, challenger), (champion, challenger + 1)]
-        expected = [math.exp(log_e_more(errors | {share: to}, margin) - now) for to in more]
+        expected = [math.exp(log_e_rate_ratio(errors | {share: to}, margin) - now) for to in more]
         assert (expected[0] + odds * expected[1]) / (1.0 + odds) == pytest.approx(1.0, rel=1e-9)
 
 
@@ -104,7 +105,7 @@ def test_equal_error_rates_are_seldom_told_apart_though_rates_change_with_time()
                 challenger += int(chance.binomial(int(100 * share), rate))
                 champion += int(chance.binomial(int(100 * (1.0 - share)), rate))
                 seen[share] = (champion, challenger)
-                alarm = alarm or log_e_more(seen, 0.0) >= THRESHOLD
+                alarm = alarm or log_e_rate_ratio(seen, 0.0) >= THRESHOLD
         alarms += alarm
     assert alarms <= at_most(ALPHA)
 
@@ -114,7 +115,7 @@ def test_twice_the_errors_are_found_soon() -> None:
     found = 0
     for _ in range(200):
         champion, challenger = int(chance.binomial(5_000, 0.01)), int(chance.binomial(5_000, 0.025))
-        found += log_e_more({0.5: (champion, challenger)}, 0.0) >= THRESHOLD
+        found += log_e_rate_ratio({0.5: (champion, challenger)}, 0.0) >= THRESHOLD
     assert found >= 180
 
 

@@ -11,18 +11,18 @@ from scipy import stats
 from cluster.errors import RolloutError
 from cluster.row_losses import Metric, row_loss
 from cluster.values import Task
-from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
-from deployments.analysis.latency_histogram import Latencies
+from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats
+from deployments.analysis.latency_histogram import LatencyHistogram
 from deployments.analysis.mean_bounds import lower_bound, upper_bound
-from deployments.analysis.paired_moments import Moments, Paired
-from deployments.analysis.quality_test import quality
+from deployments.analysis.paired_moments import Moments, PairedMoments
+from deployments.analysis.quality_test import compare_quality
 from deployments.analysis.sequential_tests import log_e_above, log_e_below
 from deployments.analysis.verdict import Verdict, judge
 from deployments.rollout_policy import RolloutPolicy
 from tests.factories.deployments.bundles import BINARY, MULTICLASS
 from tests.factories.errors import raises
 
-POLICY = RolloutPolicy(steps=(0.5, 1.0), min_requests=50, min_labelled=50, margin=0.05, deadline_s=100.0)
+POLICY = RolloutPolicy(steps=(0.5, 1.0), min_requests=50, min_labeled=50, margin=0.05, deadline_s=100.0)
 ROLLOUTS, LOOKS, BATCH = 300, 25, 40
 
 
@@ -31,10 +31,10 @@ def at_most(bound: float, rollouts: int) -> int:
     return int(stats.binom.ppf(0.999, rollouts, bound))
 
 
-def evidence(paired: Paired, requests: int, errors: int = 0, champion_errors: int = 0) -> RolloutEvidence:
-    champion = Arm(requests=requests, errors=champion_errors, failures=champion_errors)
-    challenger = Arm(requests=requests, errors=errors, failures=errors)
-    return RolloutEvidence(by_share={0.5: Evidence(champion=champion, challenger=challenger, paired=paired)})
+def evidence(paired: PairedMoments, requests: int, errors: int = 0, champion_errors: int = 0) -> RolloutEvidence:
+    champion = VariantStats(requests=requests, errors=champion_errors, failures=champion_errors)
+    challenger = VariantStats(requests=requests, errors=errors, failures=errors)
+    return RolloutEvidence(by_share={0.5: ComparisonEvidence(champion=champion, challenger=challenger, paired=paired)})
 
 
 def simulated(chance: np.random.Generator, rows: int, harm: float, metric: Metric) -> np.ndarray:
@@ -54,10 +54,10 @@ def rollout(seed: int, harm: float, error_rate: float, policy: RolloutPolicy) ->
     chance, rows = np.random.default_rng(seed), LOOKS * BATCH
     champion, challenger = simulated(chance, rows, harm, policy.metric)
     failures = (chance.random((2, rows)) < error_rate).cumsum(axis=1)
-    paired = Paired()
+    paired = PairedMoments()
     for end in range(BATCH, rows + 1, BATCH):
         batch = slice(end - BATCH, end)
-        paired += Paired.of(champion[batch], challenger[batch])
+        paired += PairedMoments.from_losses(champion[batch], challenger[batch])
         seen = evidence(paired, end, int(failures[0, end - 1]), int(failures[1, end - 1]))
         verdict = judge(seen, 0.5, 0.0, policy)
         if verdict.kind != "hold":
@@ -104,11 +104,11 @@ def test_one_just_at_the_margin_is_seldom_advanced(metric: Metric) -> None:
     policy = POLICY.model_copy(update={"metric": metric, "margin": margin})
     advanced = 0
     for seed in range(ROLLOUTS):
-        costs, paired = simulated(np.random.default_rng(seed), LOOKS * BATCH, 1.0, metric), Paired()
+        costs, paired = simulated(np.random.default_rng(seed), LOOKS * BATCH, 1.0, metric), PairedMoments()
         for end in range(BATCH, LOOKS * BATCH + 1, BATCH):
-            paired += Paired.of(*costs[:, end - BATCH : end])
+            paired += PairedMoments.from_losses(*costs[:, end - BATCH : end])
             # What would advance it is asked apart from harm, which is true here.
-            if not quality(evidence(paired, end), policy).lacking:
+            if not compare_quality(evidence(paired, end), policy).missing_evidence:
                 advanced += 1
                 break
     assert advanced <= at_most(policy.alpha, ROLLOUTS)
@@ -137,12 +137,12 @@ def test_one_that_fails_at_the_limit_is_seldom_aborted_over_a_long_rollout() -> 
 
 def test_a_challenger_that_grew_too_far_is_aborted_without_any_request() -> None:
     most = POLICY.max_growth_mib
-    assert judge(RolloutEvidence(grown_mib=most), 0.5, 0.0, POLICY).kind == "hold"
-    verdict = judge(RolloutEvidence(grown_mib=most + 1.0), 0.5, 0.0, POLICY)
+    assert judge(RolloutEvidence(memory_growth_mib=most), 0.5, 0.0, POLICY).kind == "hold"
+    verdict = judge(RolloutEvidence(memory_growth_mib=most + 1.0), 0.5, 0.0, POLICY)
     assert (verdict.kind, verdict.figures["challenger_grown_mib"]) == ("abort", 1025.0)
     assert verdict.reason == "the challenger's memory grew by 1025 MiB since it was loaded, 1024 MiB are allowed"
     anything = POLICY.model_copy(update={"max_growth_mib": None})
-    assert judge(RolloutEvidence(grown_mib=1e6), 0.5, 0.0, anything).kind == "hold"
+    assert judge(RolloutEvidence(memory_growth_mib=1e6), 0.5, 0.0, anything).kind == "hold"
 
 
 def test_without_data_the_policy_decides_and_only_past_the_deadline() -> None:
@@ -157,18 +157,18 @@ def test_without_data_the_policy_decides_and_only_past_the_deadline() -> None:
 
 def test_an_advance_by_default_needs_the_counts_or_a_policy_for_no_data() -> None:
     policy = POLICY.model_copy(update={"on_undecided": "advance", "no_data": "hold"})
-    few = evidence(Paired.of(np.ones(49), np.ones(49)), 10**4)
+    few = evidence(PairedMoments.from_losses(np.ones(49), np.ones(49)), 10**4)
     assert judge(few, 0.5, 1e9, policy).kind == "hold"
 
 
 def test_requests_without_labels_never_advance() -> None:
-    assert judge(evidence(Paired(), 10**6), 0.5, 0.0, POLICY).kind == "hold"
+    assert judge(evidence(PairedMoments(), 10**6), 0.5, 0.0, POLICY).kind == "hold"
 
 
 def test_each_step_needs_its_own_counts() -> None:
     chance = np.random.default_rng(1)
     loss = chance.exponential(0.5, 5_000)
-    seen = evidence(Paired.of(loss, loss), 5_000)
+    seen = evidence(PairedMoments.from_losses(loss, loss), 5_000)
     assert judge(seen, 0.5, 0.0, POLICY).kind == "advance"
     held = judge(seen, 1.0, 0.0, POLICY)
     assert held.kind == "hold"
@@ -177,7 +177,7 @@ def test_each_step_needs_its_own_counts() -> None:
 
 def test_each_variant_needs_its_requests_while_both_get_some() -> None:
     loss = np.random.default_rng(1).exponential(0.5, 5_000)
-    alone = Evidence(challenger=Arm(requests=5_000), paired=Paired.of(loss, loss))
+    alone = ComparisonEvidence(challenger=VariantStats(requests=5_000), paired=PairedMoments.from_losses(loss, loss))
     held = judge(RolloutEvidence(by_share={0.5: alone}), 0.5, 0.0, POLICY)
     assert (held.kind, "0 of 50 requests to the champion" in held.reason) == ("hold", True)
     assert judge(RolloutEvidence(by_share={1.0: alone}), 1.0, 0.0, POLICY).kind == "advance"
@@ -185,7 +185,7 @@ def test_each_variant_needs_its_requests_while_both_get_some() -> None:
 
 def test_undecided_past_the_deadline_is_settled_by_policy() -> None:
     chance = np.random.default_rng(2)
-    seen = evidence(Paired.of(chance.exponential(0.5, 60), chance.exponential(0.5, 60)), 60)
+    seen = evidence(PairedMoments.from_losses(chance.exponential(0.5, 60), chance.exponential(0.5, 60)), 60)
     for default in ("hold", "abort", "advance"):
         policy = POLICY.model_copy(update={"on_undecided": default})
         assert judge(seen, 0.5, 99.0, policy).kind == "hold"
@@ -207,7 +207,7 @@ def test_a_larger_loss_never_gives_a_better_verdict(a: float, b: float, seed: in
     champion, noise = chance.exponential(0.5, 400), chance.normal(0.0, 0.3, 400)
 
     def kind(shift: float) -> Verdict:
-        return judge(evidence(Paired.of(champion, champion + noise + shift), 400), 0.5, 0.0, POLICY)
+        return judge(evidence(PairedMoments.from_losses(champion, champion + noise + shift), 400), 0.5, 0.0, POLICY)
 
     assert order[kind(min(a, b)).kind] <= order[kind(max(a, b)).kind]
 
@@ -223,8 +223,8 @@ def test_bounds_enclose_the_mean_and_widen_with_certainty(n: int, a: float, b: f
 @given(st.lists(st.tuples(st.floats(0, 14), st.floats(0, 14)), max_size=40), st.integers(0, 40), st.floats(0, 1))
 def test_paired_losses_merge_and_give_the_excess(rows: list[tuple[float, float]], cut: int, margin: float) -> None:
     array = np.array(rows).reshape(-1, 2)
-    merged = Paired.of(*array[:cut].T) + Paired.of(*array[cut:].T)
-    excess, direct = merged.excess(margin), Moments.of(array[:, 1] - (1.0 + margin) * array[:, 0])
+    merged = PairedMoments.from_losses(*array[:cut].T) + PairedMoments.from_losses(*array[cut:].T)
+    excess, direct = merged.excess(margin), Moments.from_values(array[:, 1] - (1.0 + margin) * array[:, 0])
     assert excess.n == direct.n
     assert excess.mean == pytest.approx(direct.mean, abs=1e-9)
     assert excess.m2 == pytest.approx(direct.m2, rel=1e-6, abs=1e-6)
@@ -260,7 +260,7 @@ def test_one_that_fails_more_often_than_the_champion_is_aborted_below_the_limit(
     chance = np.random.default_rng(3)
     loss = chance.exponential(0.5, 1_000)
     policy = POLICY.model_copy(update={"max_error_rate": 0.1})
-    seen = evidence(Paired.of(loss, loss), 200, errors=14)
+    seen = evidence(PairedMoments.from_losses(loss, loss), 200, errors=14)
     verdict = judge(seen, 0.5, 0.0, policy)
     assert verdict.kind == "abort"
     assert "more often" in verdict.reason
@@ -270,7 +270,7 @@ def test_one_that_fails_more_often_than_the_champion_is_aborted_below_the_limit(
 def test_what_is_shown_to_be_below_the_limit_may_fail_more_often() -> None:
     chance = np.random.default_rng(3)
     loss = chance.exponential(0.5, 10_000)
-    seen = evidence(Paired.of(loss, loss), 10_000, errors=60)
+    seen = evidence(PairedMoments.from_losses(loss, loss), 10_000, errors=60)
     assert judge(seen, 0.5, 0.0, POLICY).kind == "advance"
 
 
@@ -278,8 +278,8 @@ def with_latency(champion_ms: float, challenger_ms: float, batches: int) -> Roll
     chance = np.random.default_rng(5)
     times = chance.lognormal(0.0, 0.5, (2, batches)) * np.array([[champion_ms], [challenger_ms]])
     loss = chance.exponential(0.5, 5_000)
-    arms = [Arm(requests=5_000, latency=Latencies.of(of)) for of in times]
-    step = Evidence(champion=arms[0], challenger=arms[1], paired=Paired.of(loss, loss))
+    arms = [VariantStats(requests=5_000, latency=LatencyHistogram.from_values(of)) for of in times]
+    step = ComparisonEvidence(champion=arms[0], challenger=arms[1], paired=PairedMoments.from_losses(loss, loss))
     return RolloutEvidence(by_share={0.5: step})
 
 
@@ -304,8 +304,8 @@ def test_a_broken_split_holds_what_would_advance() -> None:
     loss = chance.exponential(0.5, 5_000)
 
     def dealt(champion: int, challenger: int) -> RolloutEvidence:
-        arms = [Arm(requests=keys, keys=keys) for keys in (champion, challenger)]
-        step = Evidence(champion=arms[0], challenger=arms[1], paired=Paired.of(loss, loss))
+        arms = [VariantStats(requests=keys, keys=keys) for keys in (champion, challenger)]
+        step = ComparisonEvidence(champion=arms[0], challenger=arms[1], paired=PairedMoments.from_losses(loss, loss))
         return RolloutEvidence(by_share={0.5: step})
 
     assert judge(dealt(5_000, 5_000), 0.5, 0.0, POLICY).kind == "advance"

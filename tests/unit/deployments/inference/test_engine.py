@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from deployments.analysis.evidence_collector import RolloutLog
+from deployments.analysis.evidence_collector import EvidenceCollector
 from deployments.analysis.sample_ratio import log_e_split
 from deployments.inference import engine as engine_module
 from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
@@ -17,10 +17,10 @@ from deployments.inference.predictor import ScoredBatch
 from deployments.inference.serving_state import ServingState
 from deployments.protocol.request_rows import RequestRows
 from deployments.serve_schema import RolloutTrial
-from deployments.telemetry.prediction_log import Answer, predictions
+from deployments.telemetry.prediction_log import PredictionBatch, prediction_rows
 from tests.factories.deployments.bundles import BINARY
+from tests.factories.deployments.predictions import feature_rows
 from tests.factories.deployments.serving_state import build_state
-from tests.unit.deployments.analysis.test_evidence_collector import frame
 
 ONE = RequestRows(1, ([0.5],), ("distance",))
 REQUESTS = 4000
@@ -40,10 +40,10 @@ class Champion:
 
     def score(self, requests: list[RequestRows], now_us: int) -> list[ScoredBatch]:
         count = len(requests)
-        return [ScoredBatch((1,) * count, frame(count), np.full(count, 0.5, np.float32), 1.0)]
+        return [ScoredBatch((1,) * count, feature_rows(count), np.full(count, 0.5, np.float32), 1.0)]
 
     def build_table(self, requests: list[RequestRows]) -> Any:
-        return frame(len(requests))
+        return feature_rows(len(requests))
 
 
 class SlowChallenger:
@@ -59,13 +59,13 @@ class Telemetry:
     """Records the reports."""
 
     def __init__(self) -> None:
-        self.answers: list[Answer] = []
+        self.answers: list[PredictionBatch] = []
         self.dropped = 0
 
-    def answered(self, answer: Answer, columns: object, window_s: object) -> None:
+    def record_predictions(self, answer: PredictionBatch, columns: object, window_s: object) -> None:
         self.answers.append(answer)
 
-    def unshadowed(self) -> None:
+    def record_dropped_shadow(self) -> None:
         self.dropped += 1
 
 
@@ -95,9 +95,9 @@ def test_infer_with_too_many_shadows_leaves_the_split_as_configured(
         return variants
 
     assert asyncio.run(call_all()) == {"champion"}
-    log = RolloutLog("r", ("2",))
+    log = EvidenceCollector("r", ("2",))
     for one in telemetry.answers:
-        log.add_predictions(predictions([one], "b"))
+        log.add_predictions(prediction_rows([one], "b"))
     evidence = log.evidence(BINARY)["2"]
     assert telemetry.dropped > REQUESTS * share / 10
     assert evidence.total.challenger.requests >= MAX_SHADOW_REQUESTS

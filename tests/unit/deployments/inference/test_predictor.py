@@ -16,7 +16,7 @@ from cluster.values import ModelVersion
 from deployments.inference.predictor import Scorer
 from deployments.protocol.arrow_columns import TIMESTAMP
 from deployments.protocol.request_rows import RequestRows
-from deployments.telemetry.prediction_log import Answer, predictions
+from deployments.telemetry.prediction_log import PredictionBatch, prediction_rows
 from features.encoder import Encoder
 from features.online.feature_reader import FeatureReader
 from features.sources.pseudonyms import load_pseudonym_key
@@ -138,12 +138,12 @@ def test_score_with_personal_data_replaces_it_by_tokens(version: ModelVersion, s
     assert scored.frame["carrier"].to_pylist() == tokens
     codes = scorer.manifest.encoder.encode(scored.frame)["codes"][:, 0]
     assert codes.tolist() == [2, 1, 0, 2]
-    answer = Answer(
+    answer = PredictionBatch(
         requests=["r"], keys=["r"], forced=[False], sizes=[4], frame=scored.frame, task=scorer.manifest.task,
         champion_version="1", version="1", assigned="champion", variant="champion", at_us=0,
         champion_latency_ms=1.0, champion=np.asarray(scored.scores),
     )  # fmt: skip
-    assert "Blume" not in str(predictions([answer], "b").to_pylist())
+    assert "Blume" not in str(prediction_rows([answer], "b").to_pylist())
 
 
 def test_scorer_without_the_key_of_personal_data_is_refused(version: ModelVersion, tmp_path: Path) -> None:

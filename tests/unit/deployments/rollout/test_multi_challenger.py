@@ -9,19 +9,28 @@ from hypothesis import strategies as st
 
 from cluster.errors import RolloutError
 from cluster.values import Decision
-from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence, contested
-from deployments.analysis.evidence_collector import RolloutLog
-from deployments.analysis.paired_moments import Paired
-from deployments.analysis.quality_test import difference_limits
-from deployments.analysis.sample_ratio import log_e_split, shares_possible
+from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats, pairwise_share
+from deployments.analysis.evidence_collector import EvidenceCollector
+from deployments.analysis.paired_moments import PairedMoments
+from deployments.analysis.quality_test import difference_bounds
+from deployments.analysis.sample_ratio import log_e_split, possible_shares
 from deployments.analysis.sequential_tests import log_e_above
 from deployments.analysis.verdict import Verdict, judge
 from deployments.inference.traffic_split import find_slice
-from deployments.rollout.multi_challenger import rule, verdicts_on
-from deployments.rollout.state_machine import Command, RolloutState, advance, begin, command, entry, replay
+from deployments.rollout.multi_challenger import decide, judge_all
+from deployments.rollout.state_machine import (
+    Command,
+    RolloutState,
+    apply_command,
+    apply_decision,
+    begin,
+    journal_entry,
+    replay,
+)
 from deployments.rollout_policy import RolloutPolicy
+from deployments.telemetry.prediction_log import prediction_rows
 from tests.factories.deployments.bundles import BINARY
-from tests.unit.deployments.analysis.test_evidence_collector import answer, feedback, predictions
+from tests.factories.deployments.predictions import label_table, prediction_batch
 
 POLICY = RolloutPolicy(steps=(0.1, 0.5, 1.0))
 GATED = POLICY.model_copy(update={"gates": (0.5,), "bake_s": 5.0})
@@ -49,8 +58,8 @@ def evidence(**excess: float) -> dict[str, RolloutEvidence]:
     seen = {}
     for name, more in excess.items():
         losses = chance.exponential(0.5, 2_000)
-        paired = Paired.of(losses, losses + more + chance.normal(0.0, 0.05, 2_000))
-        seen[name.removeprefix("v")] = RolloutEvidence(by_share={0.5: Evidence(paired=paired)})
+        paired = PairedMoments.from_losses(losses, losses + more + chance.normal(0.0, 0.05, 2_000))
+        seen[name.removeprefix("v")] = RolloutEvidence(by_share={0.5: ComparisonEvidence(paired=paired)})
     return seen
 
 
@@ -58,7 +67,7 @@ CLOSE = evidence(v2=0.0, v3=-0.001, v4=0.01)
 
 
 def step(state: RolloutState, *kinds: str, now: float = 101.0) -> tuple[RolloutState, Decision]:
-    return advance(state, rule(state, said(*kinds), CLOSE), now)
+    return apply_decision(state, decide(state, said(*kinds), CLOSE), now)
 
 
 def test_all_advance_together_and_one_that_is_undecided_holds_them() -> None:
@@ -82,7 +91,7 @@ def test_a_worse_one_is_dropped_alone_and_its_share_is_the_champions() -> None:
 def test_when_all_are_worse_the_rollout_is_aborted() -> None:
     state, decision = step(started(), "abort", "abort", "abort")
     assert (state.status, decision.action) == ("aborted", "abort")
-    one_left = command(command(started(), "abort", "", 101.0, "2")[0], "abort", "", 101.0, "3")[0]
+    one_left = apply_command(apply_command(started(), "abort", "", 101.0, "2")[0], "abort", "", 101.0, "3")[0]
     assert (one_left.challengers, one_left.status) == (("4",), "running")
     state, decision = step(one_left, "hold", "hold", "abort")
     assert (state.status, decision.action, decision.challengers) == ("aborted", "abort", ("4",))
@@ -103,7 +112,7 @@ def test_at_the_last_step_below_one_the_best_is_chosen_then_it_has_a_step_of_its
 
 
 def test_who_is_left_alone_keeps_its_share_until_it_advances() -> None:
-    state = command(command(started(), "abort", "", 101.0, "2")[0], "abort", "", 101.0, "3")[0]
+    state = apply_command(apply_command(started(), "abort", "", 101.0, "2")[0], "abort", "", 101.0, "3")[0]
     assert (state.share, state.parts) == (0.1 / 3, 3)
     seen = []
     while state.active:
@@ -114,11 +123,11 @@ def test_who_is_left_alone_keeps_its_share_until_it_advances() -> None:
 
 def test_a_choice_says_by_how_much_and_whether_that_is_more_than_chance() -> None:
     state = started().model_copy(update={"step": 1})
-    near = rule(state, said("advance", "advance", "advance"), CLOSE)
+    near = decide(state, said("advance", "advance", "advance"), CLOSE)
     assert near.versions == ("3",)
     assert near.figures["best_less_next_lower"] < 0.0 < near.figures["best_less_next_upper"]
     assert "not shown to be less: by estimate alone" in near.reason
-    far = rule(state, said("advance", "advance", "advance"), evidence(v2=-0.2, v3=0.0, v4=0.1))
+    far = decide(state, said("advance", "advance", "advance"), evidence(v2=-0.2, v3=0.0, v4=0.1))
     assert far.versions == ("2",)
     assert far.figures["best_less_next_upper"] < 0.0
     assert "by estimate alone" not in far.reason
@@ -131,7 +140,7 @@ def test_a_gate_is_opened_to_choose_and_again_to_go_on_alone() -> None:
     state, decision = step(state, *everybody, now=106.0)
     assert (state.status, decision.action) == ("waiting", "pause")
     assert step(state, "advance", "advance", "abort", now=107.0)[1].action == "drop"
-    state, _ = command(state, "resume", "go", 110.0)
+    state, _ = apply_command(state, "resume", "go", 110.0)
     state, decision = step(state, *everybody, now=111.0)
     assert (decision.action, decision.challengers, state.share) == ("advance", ("3",), 0.5)
     # Alone it bakes and waits anew.
@@ -140,7 +149,7 @@ def test_a_gate_is_opened_to_choose_and_again_to_go_on_alone() -> None:
 
 
 def test_a_paused_rollout_drops_for_harm_and_says_why_in_the_journal() -> None:
-    state, _ = command(started(), "pause", "night", 101.0)
+    state, _ = apply_command(started(), "pause", "night", 101.0)
     state, decision = step(state, "abort", "advance", "advance")
     assert (state.status, state.reason, state.challengers) == ("paused", "night", ("3", "4"))
     assert (decision.action, decision.reason) == ("drop", "v2: abort it")
@@ -162,11 +171,11 @@ def test_a_dry_run_drops_nobody() -> None:
 )
 def test_orders_that_do_not_say_which_are_refused(order: Command, version: str, refused: str) -> None:
     with pytest.raises(RolloutError, match=refused):
-        command(started(), order, "", 101.0, version)
+        apply_command(started(), order, "", 101.0, version)
 
 
 def test_a_named_version_is_promoted() -> None:
-    state, decision = command(started(), "promote", "I say so", 101.0, "4")
+    state, decision = apply_command(started(), "promote", "I say so", 101.0, "4")
     assert (state.status, state.challengers, decision.challengers) == ("promoted", ("4",), ("4",))
 
 
@@ -192,7 +201,7 @@ def test_the_journal_replays_to_the_same_state_and_no_slice_ever_shrinks(
     policy: RolloutPolicy, history: list[tuple[str, ...]]
 ) -> None:
     state = started(policy)
-    journal = [entry(state, "start", state.since, {})]
+    journal = [journal_entry(state, "start", state.since, {})]
     keys = [f"user-{i}" for i in range(50)]
     for at, event in enumerate(history, start=101):
         before = state
@@ -200,7 +209,7 @@ def test_the_journal_replays_to_the_same_state_and_no_slice_ever_shrinks(
             if len(event) == 3:
                 state, decision = step(state, *event, now=3.0 * at)
             else:
-                state, decision = command(state, event[0], "by hand", 3.0 * at, event[1])
+                state, decision = apply_command(state, event[0], "by hand", 3.0 * at, event[1])
         except RolloutError:
             continue
         if decision.action != "hold" or state.remark:
@@ -224,18 +233,18 @@ def test_every_share_that_a_rollout_comes_to_is_one_that_the_split_is_tested_at(
     survivor: str, entrants: int, drops: int
 ) -> None:
     names = tuple(str(2 + i) for i in range(entrants))
-    state, possible = started(POLICY, names), shares_possible(POLICY.steps, entrants)
+    state, possible = started(POLICY, names), possible_shares(POLICY.steps, entrants)
     for name in [name for name in names if name != survivor][:drops]:
         if len(state.challengers) > 1:
-            state, _ = command(state, "abort", "", 101.0, name)
-    share = contested(state.share, 1.0 - len(state.challengers) * state.share)
+            state, _ = apply_command(state, "abort", "", 101.0, name)
+    share = pairwise_share(state.share, 1.0 - len(state.challengers) * state.share)
     assert any(math.isclose(share, one) for one in possible)
-    assert shares_possible(POLICY.steps, 1) == POLICY.steps
+    assert possible_shares(POLICY.steps, 1) == POLICY.steps
 
 
 def test_alone_with_the_champion_its_share_is_its_share() -> None:
     for share in np.random.default_rng(0).random(1_000).tolist():
-        assert contested(share, 1.0 - share) == share
+        assert pairwise_share(share, 1.0 - share) == share
 
 
 def test_alpha_is_shared_among_the_challengers() -> None:
@@ -245,23 +254,29 @@ def test_alpha_is_shared_among_the_challengers() -> None:
     assert log_e_above(errors, 500, POLICY.max_error_rate) < math.log(3.0 / POLICY.test_alpha)
     compared = POLICY.model_copy(update={"error_margin": None, "latency_quantile": None})
     policy = compared.model_copy(update={"alpha": 3 * POLICY.test_alpha})
-    arms = Evidence(champion=Arm(requests=500), challenger=Arm(requests=500, errors=errors, failures=errors))
+    arms = ComparisonEvidence(
+        champion=VariantStats(requests=500), challenger=VariantStats(requests=500, errors=errors, failures=errors)
+    )
     assert judge(RolloutEvidence(by_share={0.1: arms}), 0.1, 0.0, policy).kind == "abort"
-    assert judge(RolloutEvidence(by_share={0.1: arms}), 0.1, 0.0, policy, entrants=3).kind == "hold"
+    assert judge(RolloutEvidence(by_share={0.1: arms}), 0.1, 0.0, policy, n_initial=3).kind == "hold"
 
 
 def test_one_challenger_gets_the_verdict_that_it_always_got() -> None:
     state = started(POLICY, ("2",))
-    seen = {"2": RolloutEvidence(by_share={0.1: Evidence(paired=Paired.of(np.ones(60), np.full(60, 1.5)))})}
+    seen = {
+        "2": RolloutEvidence(
+            by_share={0.1: ComparisonEvidence(paired=PairedMoments.from_losses(np.ones(60), np.full(60, 1.5)))}
+        )
+    }
     verdict = judge(seen["2"], 0.1, 5.0, POLICY)
-    assert verdicts_on(state, seen, 5.0) == {"2": verdict}
-    ruling = rule(state, {"2": verdict}, seen)
+    assert judge_all(state, seen, 5.0) == {"2": verdict}
+    ruling = decide(state, {"2": verdict}, seen)
     assert (ruling.kind, ruling.reason, ruling.figures) == (verdict.kind, verdict.reason, verdict.figures)
 
 
 def test_the_split_is_sound_while_others_come_and_go_and_a_broken_one_is_found() -> None:
     """Keys dealt by the real split to three challengers, then two, then one that goes on alone."""
-    log = RolloutLog("r1", ENTRANTS)
+    log = EvidenceCollector("r1", ENTRANTS)
     state, sent = started().model_copy(update={"step": 1}), 0
     for dropped in ("3", "2", None):
         answers = []
@@ -269,29 +284,34 @@ def test_the_split_is_sound_while_others_come_and_go_and_a_broken_one_is_found()
             version = _who(state, f"user-{i}")
             left = 1.0 - len(state.challengers) * state.share
             told = {"rollout": "r1", "share": state.share, "champion_share": left, "challenger_version": version}
-            answers.append(answer(f"q{i}", key=f"user-{i}", challenger=None if version is None else 0.6, **told))
-        log.add_predictions(predictions(answers, "b"))
+            answers.append(
+                prediction_batch(f"q{i}", key=f"user-{i}", challenger=None if version is None else 0.6, **told)
+            )
+        log.add_predictions(prediction_rows(answers, "b"))
         sent += 3_000
-        state = command(state, "abort", "", 101.0, dropped)[0] if dropped else state
-    seen, possible = log.evidence(BINARY), shares_possible(POLICY.steps, 3)
+        state = apply_command(state, "abort", "", 101.0, dropped)[0] if dropped else state
+    seen, possible = log.evidence(BINARY), possible_shares(POLICY.steps, 3)
     assert len(seen["4"].by_share) == 3
     assert all(any(math.isclose(share, one) for one in possible) for share in seen["4"].by_share)
-    assert log_e_split(seen["4"], possible) < math.log(1.0 / POLICY.shared(3).test_alpha)
-    broken = {share: one.model_copy(update={"champion": Arm(keys=3_000)}) for share, one in seen["4"].by_share.items()}
-    assert log_e_split(RolloutEvidence(by_share=broken), possible) > math.log(1.0 / POLICY.shared(3).test_alpha)
+    assert log_e_split(seen["4"], possible) < math.log(1.0 / POLICY.divide_alpha(3).test_alpha)
+    broken = {
+        share: one.model_copy(update={"champion": VariantStats(keys=3_000)})
+        for share, one in seen["4"].by_share.items()
+    }
+    assert log_e_split(RolloutEvidence(by_share=broken), possible) > math.log(1.0 / POLICY.divide_alpha(3).test_alpha)
 
 
 def test_each_challenger_is_measured_on_its_own_requests_and_the_champions() -> None:
-    log = RolloutLog("r", ("2", "3"))
+    log = EvidenceCollector("r", ("2", "3"))
     at = {"share": 0.25, "champion_share": 0.5}
     mine = [
-        answer("a", **at),
-        answer("b", 0.5, 0.9, challenger_version="2", **at),
-        answer("c", 0.5, 0.1, challenger_version="3", version="3", **at),
-        answer("d", error="late", challenger_version="3", **at),
+        prediction_batch("a", **at),
+        prediction_batch("b", 0.5, 0.9, challenger_version="2", **at),
+        prediction_batch("c", 0.5, 0.1, challenger_version="3", version="3", **at),
+        prediction_batch("d", error="late", challenger_version="3", **at),
     ]
-    log.add_predictions(predictions(mine, "batch"))
-    log.add_labels(feedback({"a": 1.0, "b": 1.0, "c": 1.0}))
+    log.add_predictions(prediction_rows(mine, "batch"))
+    log.add_labels(label_table({"a": 1.0, "b": 1.0, "c": 1.0}))
     seen = log.evidence(BINARY)
     (share,) = seen["2"].by_share
     assert share == pytest.approx(1 / 3)
@@ -309,7 +329,7 @@ def test_limits_of_a_difference_hold_it_and_close_in_on_it(metric: str) -> None:
     misses, widths = 0, []
     for _ in range(100):
         costs = (chance.random((2, 4_000)) < np.array([[0.2], [0.25]])).astype(float)
-        limits = [difference_limits(Paired.of(*costs[:, :n]), policy) for n in (200, 1_000, 4_000)]
+        limits = [difference_bounds(PairedMoments.from_losses(*costs[:, :n]), policy) for n in (200, 1_000, 4_000)]
         misses += any(not low <= 0.05 <= high for low, high in limits)
         widths.append([high - low for low, high in limits])
     assert misses <= 13

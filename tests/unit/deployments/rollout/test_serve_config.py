@@ -11,7 +11,7 @@ import pytest
 from cluster.errors import SettingsError
 from cluster.settings import Settings
 from deployments.rollout import serve_config
-from deployments.rollout.serve_config import ServeConfig, Standing
+from deployments.rollout.serve_config import DeploymentStatus, ServeConfigWriter
 
 CHANGES = 20
 WINDOW_S = 0.005
@@ -37,12 +37,12 @@ class Serve:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     made = Serve()
-    monkeypatch.setattr(ServeConfig, "_client", lambda self: made)
+    monkeypatch.setattr(ServeConfigWriter, "_client", lambda self: made)
     return made
 
 
 async def changed(serve: Serve, settings: Settings) -> None:
-    writer: Any = ServeConfig.__new__(ServeConfig)
+    writer: Any = ServeConfigWriter.__new__(ServeConfigWriter)
     await writer.__init__(settings)
 
     def adding(name: str) -> Any:
@@ -63,13 +63,13 @@ def test_no_change_is_lost_when_many_are_made_at_once(serve: Serve, settings: Se
 @pytest.mark.parametrize(
     ("status", "states", "expected"),
     [
-        ("RUNNING", ["RUNNING", "RUNNING"], Standing(running=2, wanted=2)),
-        ("RUNNING", ["RUNNING", "STARTING"], Standing(running=1, wanted=2, trouble="RUNNING: out of memory")),
-        ("DEPLOY_FAILED", [], Standing(running=0, wanted=2, trouble="DEPLOY_FAILED: out of memory")),
+        ("RUNNING", ["RUNNING", "RUNNING"], DeploymentStatus(running=2, desired=2)),
+        ("RUNNING", ["RUNNING", "STARTING"], DeploymentStatus(running=1, desired=2, problem="RUNNING: out of memory")),
+        ("DEPLOY_FAILED", [], DeploymentStatus(running=0, desired=2, problem="DEPLOY_FAILED: out of memory")),
     ],
 )
 def test_what_stands_behind_a_model_is_what_serve_says(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, status: str, states: list[str], expected: Standing
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, status: str, states: list[str], expected: DeploymentStatus
 ) -> None:
     replicas = [{"replica_id": str(i), "state": state} for i, state in enumerate(states)]
     declared = {"name": "trips", "deployments": [{"name": "ModelServer", "num_replicas": 2}]}
@@ -77,11 +77,11 @@ def test_what_stands_behind_a_model_is_what_serve_says(
     app = {"status": status, "message": "" if states else "out of memory", "deployed_app_config": declared}
     details = {"applications": {"trips": app | {"deployments": found}}}
     monkeypatch.setattr(serve_config, "_client", lambda settings: SimpleNamespace(get_serve_details=lambda: details))
-    assert serve_config.standings(settings, ["trips", "others"]) == {"trips": expected}
+    assert serve_config.deployment_statuses(settings, ["trips", "others"]) == {"trips": expected}
 
 
 def test_access_that_would_not_count_is_said(settings: Settings) -> None:
-    served = asyncio.run(writer_of(settings).started_with())
+    served = asyncio.run(writer_of(settings).served_settings())
     serve_config.check_access(settings, served)
     guarded = settings.model_copy(update={"access": True})
     with pytest.raises(SettingsError, match=r"RAYLOOP_ACCESS is not what the cluster was started with.*rayloop down"):
@@ -89,6 +89,6 @@ def test_access_that_would_not_count_is_said(settings: Settings) -> None:
 
 
 def writer_of(settings: Settings) -> Any:
-    writer: Any = ServeConfig.__new__(ServeConfig)
+    writer: Any = ServeConfigWriter.__new__(ServeConfigWriter)
     asyncio.run(writer.__init__(settings))
     return writer

@@ -8,8 +8,8 @@ import pytest
 from cluster.errors import RolloutError
 from cluster.values import Decision
 from cluster.webhooks import SIGNATURE_HEADER, sign
-from deployments.rollout.approvals import Consent
-from deployments.rollout.state_machine import RolloutState, begin, entry
+from deployments.rollout.approvals import Approvals
+from deployments.rollout.state_machine import RolloutState, begin, journal_entry
 from deployments.rollout.webhook_client import check_secrets, post_step
 from deployments.rollout_policy import RolloutPolicy, Webhook
 from tests.factories.deployments.endpoint import Endpoint
@@ -20,7 +20,7 @@ SECRET = "RAYLOOP_TEST_HOOK_SECRET"
 
 def step(*hooks: Webhook) -> tuple[RolloutState, Decision]:
     state = begin("r1", "trips", "1", ("2",), RolloutPolicy(webhooks=hooks), 100.0)
-    return state, entry(state, "advance", 101.0, {"loss": 0.5})
+    return state, journal_entry(state, "advance", 101.0, {"loss": 0.5})
 
 
 def test_the_body_tells_state_and_decision_and_is_signed(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,30 +65,30 @@ async def _nothing(state: RolloutState, failure: str) -> None:
 
 def test_a_refusal_holds_until_one_is_asked_again(endpoint: Endpoint) -> None:
     async def scenario() -> None:
-        consent = Consent(_nothing)
+        consent = Approvals(_nothing)
         refused = step(Webhook(url=f"{endpoint.url}/409", moment="before", retry_s=3600.0))
-        first, second = [await consent.refusal(*refused) for _ in range(2)]
+        first, second = [await consent.objection(*refused) for _ in range(2)]
         assert first == second == f"webhook {endpoint.url}/409: HTTP 409"
         assert len(endpoint.heard) == 1
-        consent.renew()
-        assert await consent.refusal(*step(Webhook(url=f"{endpoint.url}/200", moment="before"))) == ""
+        consent.reset()
+        assert await consent.objection(*step(Webhook(url=f"{endpoint.url}/200", moment="before"))) == ""
 
     asyncio.run(scenario())
 
 
 def test_an_abort_does_not_wait_for_who_is_asked(endpoint: Endpoint) -> None:
     async def scenario() -> None:
-        consent = Consent(_nothing)
+        consent = Approvals(_nothing)
         hanging = step(Webhook(url=f"{endpoint.url}/hang", moment="before", timeout_s=60.0))
-        asked = asyncio.ensure_future(consent.refusal(*hanging))
+        asked = asyncio.ensure_future(consent.objection(*hanging))
         while not endpoint.heard:
             await asyncio.sleep(0.01)
         with consent:
             assert consent.aborting
             assert await asyncio.wait_for(asked, 5.0) == "an abort was ordered"
-            assert await consent.refusal(*step()) == "an abort was ordered"
+            assert await consent.objection(*step()) == "an abort was ordered"
         assert not consent.aborting
-        assert await consent.refusal(*step()) == ""
+        assert await consent.objection(*step()) == ""
 
     asyncio.run(scenario())
 
@@ -103,7 +103,7 @@ def test_who_is_told_in_vain_is_reported(endpoint: Endpoint) -> None:
             reported.append(failure)
             done.set()
 
-        Consent(report).tell(*step(Webhook(url=f"{endpoint.url}/500")))
+        Approvals(report).notify(*step(Webhook(url=f"{endpoint.url}/500")))
         await asyncio.wait_for(done.wait(), 10.0)
 
     asyncio.run(scenario())

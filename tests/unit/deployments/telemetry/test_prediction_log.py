@@ -1,14 +1,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.telemetry.prediction_log import features_of, from_ipc, predictions, to_ipc
-from tests.unit.deployments.analysis.test_evidence_collector import answer, frame
+from deployments.telemetry.prediction_log import feature_frame, from_ipc, prediction_rows, to_ipc
+from tests.factories.deployments.predictions import feature_rows, prediction_batch
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=9))
 def test_a_row_has_its_requests_id_and_its_place(sizes: list[int]) -> None:
     requests = [f"q{i}" for i in range(len(sizes))]
-    rows = predictions([answer(q, rows=size) for q, size in zip(requests, sizes, strict=True)], "b")
+    rows = prediction_rows([prediction_batch(q, rows=size) for q, size in zip(requests, sizes, strict=True)], "b")
     told = [(q, i) for q, size in zip(requests, sizes, strict=True) for i in range(size)]
     assert list(zip(rows["request"].to_pylist(), rows["row"].to_pylist(), strict=True)) == told
     lone = {q for q, size in zip(requests, sizes, strict=True) if size == 1}
@@ -16,12 +16,16 @@ def test_a_row_has_its_requests_id_and_its_place(sizes: list[int]) -> None:
 
 
 def test_what_answers_say_of_themselves_stands_at_each_of_their_rows() -> None:
-    answers = [answer("a", rows=2), answer("b", rows=1, share=0.1), answer("c", 0.5, 0.9, rows=3)]
-    rows = predictions(answers, "b")
+    answers = [
+        prediction_batch("a", rows=2),
+        prediction_batch("b", rows=1, share=0.1),
+        prediction_batch("c", 0.5, 0.9, rows=3),
+    ]
+    rows = prediction_rows(answers, "b")
     assert rows["share"].to_pylist() == [0.5, 0.5, 0.1, 0.5, 0.5, 0.5]
     assert rows["variant"].to_pylist() == ["champion"] * 3 + ["challenger"] * 3
     assert rows["challenger_version"].to_pylist() == [None] * 3 + ["2"] * 3
     assert rows["batch"].to_pylist() == ["b"] * 6
     assert from_ipc(to_ipc(rows)).equals(rows)
-    assert features_of(rows)["distance"].to_pylist() == [0.0, 1.0, 0.0, 0.0, 1.0, 2.0]
-    assert features_of(rows).column_names == frame(0).column_names
+    assert feature_frame(rows)["distance"].to_pylist() == [0.0, 1.0, 0.0, 0.0, 1.0, 2.0]
+    assert feature_frame(rows).column_names == feature_rows(0).column_names

@@ -5,26 +5,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deployments.telemetry.unshipped_rows import Tally, debts
+from deployments.telemetry.unshipped_rows import UnshippedCounter, unsettled
 
 REPLICA = """
 import os, signal, sys
 from pathlib import Path
-from deployments.telemetry.unshipped_rows import Tally
+from deployments.telemetry.unshipped_rows import UnshippedCounter
 
-tally = Tally(Path(sys.argv[1]), "killed")
-tally.add("predictions", 70)
-tally.add("labels", 3)
-tally.add("predictions", -20)
+counter = UnshippedCounter(Path(sys.argv[1]), "killed")
+counter.add("predictions", 70)
+counter.add("labels", 3)
+counter.add("predictions", -20)
 print("counted", flush=True)
 sys.stdin.readline()
-tally.add("predictions", 5)
+counter.add("predictions", 5)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def owed(folder: Path) -> dict[str, dict[str, int]]:
-    return {debt.replica: debt.owed for debt in debts(folder)}
+    return {debt.replica: debt.rows for debt in unsettled(folder)}
 
 
 def test_a_killed_replica_leaves_what_it_owed(tmp_path: Path) -> None:
@@ -38,18 +38,18 @@ def test_a_killed_replica_leaves_what_it_owed(tmp_path: Path) -> None:
         replica.communicate("go\n")
     assert replica.returncode == -signal.SIGKILL
     assert owed(tmp_path) == {"killed": {"predictions": 55, "labels": 3}}
-    for debt in debts(tmp_path):
+    for debt in unsettled(tmp_path):
         assert owed(tmp_path) == {}, "somebody is at it"
         debt.forget()
     assert owed(tmp_path) == {}
 
 
 def test_a_replica_that_closes_owes_nothing_and_may_count_on(tmp_path: Path) -> None:
-    tally = Tally(tmp_path / "made", "closed")
-    tally.add("labels", 1)
+    counter = UnshippedCounter(tmp_path / "made", "closed")
+    counter.add("labels", 1)
     assert owed(tmp_path / "made") == {}
-    tally.close()
-    tally.add("labels", 1)
+    counter.close()
+    counter.add("labels", 1)
     assert list((tmp_path / "made").iterdir()) == []
 
 

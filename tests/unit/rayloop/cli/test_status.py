@@ -9,10 +9,10 @@ import pytest
 
 from cluster import jobs
 from cluster.settings import Settings, load_settings
-from deployments.analysis.evidence import Arm, Evidence, RolloutEvidence
-from deployments.analysis.paired_moments import Paired
+from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats
+from deployments.analysis.paired_moments import PairedMoments
 from deployments.rollout.controller import RolloutStatus
-from deployments.rollout.state_machine import command
+from deployments.rollout.state_machine import apply_command
 from rayloop.cli.status import describe_monitor, describe_rollout, recent_alarms
 from tests.factories.rayloop.rollouts import rollout_status
 
@@ -98,8 +98,10 @@ def test_rollout_with_one_challenger_is_one_line_and_its_step() -> None:
 
 
 def test_rollout_shows_the_evidence_so_far() -> None:
-    unlabeled = Evidence(champion=Arm(requests=1900), challenger=Arm(requests=100, failures=3))
-    labeled = unlabeled + Evidence(paired=Paired.of(np.full(50, 0.5), np.full(50, 0.25)))
+    unlabeled = ComparisonEvidence(
+        champion=VariantStats(requests=1900), challenger=VariantStats(requests=100, failures=3)
+    )
+    labeled = unlabeled + ComparisonEvidence(paired=PairedMoments.from_losses(np.full(50, 0.5), np.full(50, 0.25)))
     for evidence, figures in ((unlabeled, ()), (labeled, ("50 labeled rows", "0.2500", "0.5000"))):
         status = rollout_status(challengers=("2",))
         line = lines(status.model_copy(update={"evidence": {"2": RolloutEvidence(whole=evidence)}}))[2]
@@ -110,12 +112,12 @@ def test_rollout_shows_the_evidence_so_far() -> None:
 def test_rollout_that_ended_has_no_share() -> None:
     status = rollout_status(challengers=("2",))
     assert status.state is not None
-    ended, _ = command(status.state, "abort", "enough", 102.0)
+    ended, _ = apply_command(status.state, "abort", "enough", 102.0)
     assert lines(status.model_copy(update={"state": ended})) == ["rollout r1: aborted: enough"]
 
 
 def test_rollout_that_was_promoted_names_the_version() -> None:
     status = rollout_status()
     assert status.state is not None
-    ended, _ = command(status.state, "promote", "enough", 102.0, "3")
+    ended, _ = apply_command(status.state, "promote", "enough", 102.0, "3")
     assert lines(status.model_copy(update={"state": ended})) == ["rollout r1: promoted v3: enough"]

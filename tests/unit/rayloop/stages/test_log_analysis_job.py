@@ -14,7 +14,7 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Decision, ModelVersion, Snapshot
-from deployments.telemetry.prediction_log import Answer, predictions
+from deployments.telemetry.prediction_log import PredictionBatch, prediction_rows
 from features.manifest import Manifest
 from features.split import TEST, TRAIN
 from monitoring.analysis.log_analysis import AnalysisRequest
@@ -71,7 +71,7 @@ class World:
         rows = frame(self.rng, first, days, shift=shift)
         scores = 1 / (1 + np.exp(-2 * rows["distance"].to_numpy()))
         names = [f"{version}-{first}-{i}" for i in range(rows.num_rows)]
-        said = Answer(
+        said = PredictionBatch(
             requests=names,
             keys=names,
             forced=[False] * len(names),
@@ -86,7 +86,7 @@ class World:
             champion_latency_ms=1.0,
             champion=scores,
         )
-        logged = predictions([said], f"r:{first}")
+        logged = prediction_rows([said], f"r:{first}")
         self.tables.append(predictions_table(MODEL), logged)
         self.told = dict(zip(logged["id"].to_pylist(), truth(self.rng, rows), strict=True))
         return logged["id"].to_pylist()
