@@ -69,8 +69,8 @@ def build_frame(
         DataError: No example is left, or a label does not fit the task.
     """
     key = frame_key(features, examples, task, split, snapshots, until)
-    if made := tables.snapshot_for_key(name, key):
-        return made
+    if existing := tables.snapshot_for_key(name, key):
+        return existing
     columns = {examples.id, examples.label_known_at, *(c.name for c in features.request)}
     columns |= {examples.event_time} - {""} | set(examples.label.meta.root_names())
     rows = tables.dataset(snapshots[examples.source], sorted(columns))

@@ -26,7 +26,7 @@ from features.online.spill import SpillFiles
 from features.online.store import OnlineStore
 
 # Events that are kept in memory at once.
-_PART_EVENTS = 1_000_000
+MAX_EVENTS = 1_000_000
 
 
 class BackfillResult(NamedTuple):
@@ -63,7 +63,7 @@ def backfill(
     """
     histories = (build_history(view, batch).filter(pl.col(KNOWN_AT) <= until_us) for batch in batches)
     with TemporaryDirectory(prefix="rayloop-") as folder:
-        files, newest = _spill(view, histories, max(1, -(-rows // _PART_EVENTS)), Path(folder))
+        files, newest = _spill(view, histories, max(1, -(-rows // MAX_EVENTS)), Path(folder))
         _require_reach(store, view, newest)
         parts = (_changed(view, pl.read_ipc_stream(file), since_us) for file in files)
         written, events = _replace(store, view, parts)

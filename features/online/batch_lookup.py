@@ -57,13 +57,13 @@ class BatchLookup:
 
     def _plan_windows(self, views: Sequence[FeatureView]) -> None:
         windows: dict[tuple[int, str, int], int] = {}
-        wanted: dict[str, list[tuple[int, int]]] = {}
+        by_op: dict[str, list[tuple[int, int]]] = {}
         aggregates = [(v, a) for v, view in enumerate(views) for a in view.aggregates]
         for v, a in aggregates:
             windows.setdefault((v, a.column, a.window_us), len(windows))
         for v, a in aggregates:
-            wanted.setdefault(a.op, []).append((self._at[a.name], windows[v, a.column, a.window_us]))
-        self._ops = {op: (np.array([f for f, _ in of]), np.array([w for _, w in of])) for op, of in wanted.items()}
+            by_op.setdefault(a.op, []).append((self._at[a.name], windows[v, a.column, a.window_us]))
+        self._ops = {op: (np.array([f for f, _ in of]), np.array([w for _, w in of])) for op, of in by_op.items()}
         self._has_windows = bool(windows)
         self._upto = np.array([self._point[v, 0] for v, _, _ in windows], np.intp)
         self._since = np.array([self._point[v, back] for v, _, back in windows], np.intp)
@@ -128,14 +128,14 @@ class BatchLookup:
         """Number of the last row of the state that counts at each point, [points, rows]; row 0 always counts."""
         times = at - self._back
         first, last, width = head[self._view], count[self._view], self._width
-        found = np.zeros(times.shape, np.int64)
+        last_counted = np.zeros(times.shape, np.int64)
         step = 1 << int(count.max()).bit_length() >> 1
         while step:
-            probe = found + step
+            probe = last_counted + step
             counts = (words[first + np.minimum(probe, last) * width] <= times) & (probe <= last)
-            found = np.where(counts, probe, found)
+            last_counted = np.where(counts, probe, last_counted)
             step >>= 1
-        return found
+        return last_counted
 
     def _windows(
         self, words: np.ndarray, index: np.ndarray, row: np.ndarray, base: np.ndarray, numbers: np.ndarray

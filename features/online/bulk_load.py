@@ -25,9 +25,10 @@ from features.online.spill import SpillFiles
 from features.online.store import OnlineStore
 
 # Events that are kept in memory at once.
-_IN_MEMORY = 1_000_000
+MAX_EVENTS = 1_000_000
 _INTERVAL_US = 60_000_000
-_MAX_INTERVALS = 1 << 20
+# Intervals are merged in pairs when there are more.
+MAX_INTERVALS = 1 << 20
 
 Batches = Callable[[], Iterator[pa.Table]]
 
@@ -49,7 +50,7 @@ def load_batches(store: OnlineStore, view: FeatureView, batches: Batches, until_
     parts: list[pl.DataFrame] = []
     for history in histories:
         parts.append(history)
-        if sum(part.height for part in parts) > _IN_MEMORY:
+        if sum(part.height for part in parts) > MAX_EVENTS:
             del parts
             return _load_ranges(store, view, lambda: _histories(view, batches, since, until_us))
     return apply_events(store, view, pl.concat(parts)) if parts else 0
@@ -77,10 +78,10 @@ def _range_ends(histories: Iterator[pl.DataFrame]) -> np.ndarray:
         starts, sizes = np.unique(history.get_column(KNOWN_AT).to_numpy() // interval, return_counts=True)
         for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
             counts[start] = counts.get(start, 0) + size
-        while len(counts) > _MAX_INTERVALS:
+        while len(counts) > MAX_INTERVALS:
             counts, interval = _halve(counts), interval * 2
     starts = np.array(sorted(counts), np.int64)
-    ranges = np.cumsum([counts[start] for start in starts.tolist()]) // _IN_MEMORY
+    ranges = np.cumsum([counts[start] for start in starts.tolist()]) // MAX_EVENTS
     last = np.flatnonzero(np.diff(ranges, append=ranges[-1] + 1))
     ends: np.ndarray = (starts[last] + 1) * interval - 1
     return ends

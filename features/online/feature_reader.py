@@ -200,8 +200,8 @@ class ViewReader:
         usable = self._usable(times, keys)
         if times.null_count:
             times = times.fill_null(_MAX_TIME)
-        which, wanted, views = self._unique_states({key: _texts(cells) for key, cells in keys.items()})
-        states = [state or self._empty[view] for state, view in zip(self._store.get_many(wanted), views, strict=True)]
+        which, unique, views = self._unique_states({key: _texts(cells) for key, cells in keys.items()})
+        states = [state or self._empty[view] for state, view in zip(self._store.get_many(unique), views, strict=True)]
         found = self._lookup(states, which, np.asarray(times))
         return found if usable is None else self._mask(found, usable)
 
@@ -216,16 +216,16 @@ class ViewReader:
     def _unique_states(self, cells: Mapping[str, list[str]]) -> tuple[np.ndarray, list[bytes], list[int]]:
         """Position of the state of each view and row, [views, rows]; the unique keys of states; the view of each."""
         which: list[list[int]] = []
-        wanted: list[bytes] = []
+        unique: list[bytes] = []
         views: list[int] = []
         for view, (prefix, names) in enumerate(self._entities):
-            first, numbers = len(wanted), dict[Any, int]()
+            first, numbers = len(unique), dict[Any, int]()
             rows = cells[names[0]] if len(names) == 1 else zip(*[cells[name] for name in names], strict=True)
             which.append([first + numbers.setdefault(row, len(numbers)) for row in rows])
             entities = [list(numbers)] if len(names) == 1 else list(zip(*numbers, strict=True))
-            wanted += state_keys(prefix, entities)
+            unique += state_keys(prefix, entities)
             views += [view] * len(numbers)
-        return np.array(which, np.intp), wanted, views
+        return np.array(which, np.intp), unique, views
 
     def _mask(self, found: LookupResult, usable: np.ndarray) -> LookupResult:
         numbers = np.where(usable[self._view_of_number], found.numbers, np.nan)

@@ -17,8 +17,9 @@ _WATERMARK = b"watermark/"
 _POSITION = b"position/"
 
 # Events of one transaction. An entity with events in several chunks is written several times.
-_CHUNK = 1 << 19
-_MAX_CODES = 1 << 22
+CHUNK_EVENTS = 1 << 19
+# Entity codes stay below this number, so that arrays by entity stay small.
+MAX_CODES = 1 << 22
 
 
 def watermark(store: OnlineStore, view: FeatureView) -> int | None:
@@ -142,7 +143,7 @@ def _codes(history: pl.DataFrame, keys: Sequence[str]) -> np.ndarray:
         of_key = history.get_column(key).cast(pl.Categorical(pl.Categories.random())).to_physical().to_numpy()
         count = int(of_key.max(initial=0)) + 1
         codes, size = codes * count + of_key, size * count
-        if size > _MAX_CODES:
+        if size > MAX_CODES:
             known, codes = np.unique(codes, return_inverse=True)
             size = known.size
     return codes
@@ -160,10 +161,10 @@ def _sort(view: FeatureView, history: pl.DataFrame) -> pl.DataFrame:
 
 
 def _chunks(ordered: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Split into chunks of about _CHUNK events; events of one time stay together, as the watermark separates chunks."""
+    """Split into chunks of about CHUNK_EVENTS events; events of one time stay together, as the watermark separates chunks."""
     at, start = ordered.get_column(KNOWN_AT).to_numpy(), 0
     while start < len(at):
-        last = at[min(start + _CHUNK, len(at)) - 1]
+        last = at[min(start + CHUNK_EVENTS, len(at)) - 1]
         end = int(np.searchsorted(at, last, side="right"))
         yield ordered.slice(start, end - start)
         start = end

@@ -20,8 +20,8 @@ WindowFunction = Callable[[memoryview, int, int, int], float]
 """From the words of the state, the row before the window, its last row and its number of values: a feature or NaN."""
 
 NAN = math.nan
-_LONG = 100
-"""Rows of a window from which on an array operation is faster."""
+LONG_WINDOW = 100
+"""Windows with more rows are faster as an array operation."""
 _MODULUS = 1 << 64
 
 
@@ -136,7 +136,7 @@ def _extreme(which: Callable[[Sequence[float]], float], word: int, width: int) -
         if not n:
             return NAN
         floats = words.cast("B").cast("d")[since + width + word : upto + word + 1 : width]
-        if len(floats) > _LONG:
+        if len(floats) > LONG_WINDOW:
             return float((np.fmin if which is min else np.fmax).reduce(np.asarray(floats)))
         return which([value for value in floats.tolist() if value == value])
 
@@ -147,7 +147,7 @@ def _distinct(word: int, width: int) -> WindowFunction:
     def read(words: memoryview, since: int, upto: int, n: int) -> float:
         gaps = words[since + width + word : upto + word + 1 : width]
         # A value's first row in the window is the one whose predecessor is before the window.
-        if len(gaps) > _LONG:
+        if len(gaps) > LONG_WINDOW:
             return float(np.count_nonzero(np.asarray(gaps) >= np.arange(1, len(gaps) + 1)))
         return float(sum(gap >= into for into, gap in enumerate(gaps.tolist(), 1)))
 

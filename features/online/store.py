@@ -57,13 +57,13 @@ class LmdbStore:
 
     def keys(self, prefix: bytes) -> list[bytes]:
         with self._env.begin() as transaction, transaction.cursor() as cursor:
-            found: list[bytes] = []
+            keys: list[bytes] = []
             if cursor.set_range(prefix):
                 for key in cursor.iternext(values=False):
                     if not key.startswith(prefix):
                         break
-                    found.append(bytes(key))
-            return found
+                    keys.append(bytes(key))
+            return keys
 
     def delete(self, keys: Iterable[bytes]) -> None:
         with self._env.begin(write=True) as transaction:

@@ -237,12 +237,12 @@ def require_columns(features: FeatureSet, examples: Examples, sources: tuple[Sou
         ProjectError: A source or column is unknown, dropped, of another kind, or hashed on one side only.
     """
     declared = {source.name: {c.name: c.personal for c in source.stored_columns} for source in sources}
-    wanted = {f"feature view {v.name!r}": (v.source, v.source_columns) for v in features.views}
+    used = {f"feature view {v.name!r}": (v.source, v.source_columns) for v in features.views}
     request = tuple(c.name for c in features.request)
     dated = (examples.event_time,) if examples.event_time else ()
-    needed = (examples.id, examples.label_known_at, *dated, *request, *examples.label.meta.root_names())
-    wanted["examples"] = (examples.source, needed)
-    for user, (source, columns) in wanted.items():
+    columns_of_examples = (examples.id, examples.label_known_at, *dated, *request, *examples.label.meta.root_names())
+    used["examples"] = (examples.source, columns_of_examples)
+    for user, (source, columns) in used.items():
         if source not in declared:
             raise ProjectError(
                 f"{user}: there is no source {source!r}",
@@ -286,12 +286,12 @@ def _require_equal_protection(
 def _require_kinds(view: FeatureView, kinds: Mapping[str, Kind]) -> None:
     """A view must use its source's columns as declared; columns that it derives are checked by their values."""
     derived = {d.name for d in view.derived}
-    wanted: list[tuple[str, tuple[Kind, ...]]] = [(key, ("category",)) for key in view.entity.keys]
-    wanted += [(name, ("timestamp",)) for name in (view.event_time, view.known_at) if name]
-    wanted += [(a.column, ("number",)) for a in view.aggregates if a.kind == "number"]
-    wanted += [(f.column, ("number",)) for f in view.latest if f.kind == "number"]
-    wanted += [(view.ties, ("number", "timestamp"))] if view.ties else []
-    for name, allowed in wanted:
+    used: list[tuple[str, tuple[Kind, ...]]] = [(key, ("category",)) for key in view.entity.keys]
+    used += [(name, ("timestamp",)) for name in (view.event_time, view.known_at) if name]
+    used += [(a.column, ("number",)) for a in view.aggregates if a.kind == "number"]
+    used += [(f.column, ("number",)) for f in view.latest if f.kind == "number"]
+    used += [(view.ties, ("number", "timestamp"))] if view.ties else []
+    for name, allowed in used:
         if name not in derived and kinds[name] not in allowed:
             raise ProjectError(
                 f"feature view {view.name!r} needs {name!r} as a {' or '.join(allowed)}, but source {view.source!r}"

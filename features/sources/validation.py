@@ -222,10 +222,10 @@ def _raw_json(source: Source, raw: pl.DataFrame, reasons: pl.Series, key: Pseudo
     return _json(protect_rows(source.columns, text, key), reasons.is_not_null())
 
 
-def _json(rows: pl.DataFrame, wanted: pl.Series) -> pl.Series:
-    """The rows where ``wanted`` as JSON, null for the others."""
-    cells = [json.dumps(row, default=str, sort_keys=True) for row in rows.filter(wanted).iter_rows(named=True)]
-    return pl.Series(RAW, [None], dtype=pl.String).new_from_index(0, rows.height).scatter(wanted.arg_true(), cells)
+def _json(rows: pl.DataFrame, selected: pl.Series) -> pl.Series:
+    """The rows where ``selected`` as JSON, null for the others."""
+    cells = [json.dumps(row, default=str, sort_keys=True) for row in rows.filter(selected).iter_rows(named=True)]
+    return pl.Series(RAW, [None], dtype=pl.String).new_from_index(0, rows.height).scatter(selected.arg_true(), cells)
 
 
 def _failures(rows: pl.Series, column: str, reason: str) -> pl.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.errors import GateFailed
+from cluster.fingerprint import json_fingerprint
 from cluster.registry import FINGERPRINT_TAG, GATE_TAG, Run
 from cluster.values import GateReport, ModelVersion, Snapshot
 from features.definitions import Column
@@ -225,7 +225,7 @@ def _fingerprint(context: ProjectContext, snapshot: Snapshot, recipe: Recipe) ->
     }
     # Only where there are steps: versions from before compression existed keep their fingerprints.
     body |= {"compress": [step.key for step in project.compress]} if project.compress else {}
-    return hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()
+    return json_fingerprint(body, default=str)
 
 
 def _flat(recipe: Recipe) -> dict[str, str | int | float | bool]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 
+from cluster.fingerprint import json_fingerprint
 from cluster.registry import Registry, Run
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
@@ -102,4 +102,4 @@ def _key(context: ProjectContext, frame: FrameView, tuning: TuneConfig) -> str:
         "tune": tuning.model_dump(mode="json"),
         "code": context.code_version,
     }
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json_fingerprint(body)

@@ -50,7 +50,7 @@ def contents(store: OnlineStore, prefix: bytes) -> dict[bytes, bytes | None]:
 
 @pytest.mark.parametrize("part", [1_000_000, 70])
 def test_backfill_gives_features_of_the_join(store: LmdbStore, part: int, monkeypatch) -> None:
-    monkeypatch.setattr(backfilling, "_PART_EVENTS", part)
+    monkeypatch.setattr(backfilling, "MAX_EVENTS", part)
     events = visits(2000, 0)
     for view in VIEWS:
         done = rebuild(store, view, events, END)
@@ -64,7 +64,7 @@ def test_backfill_gives_features_of_the_join(store: LmdbStore, part: int, monkey
 
 
 def test_backfill_of_a_large_table_keeps_one_part_in_memory(store: LmdbStore, monkeypatch) -> None:
-    monkeypatch.setattr(backfilling, "_PART_EVENTS", 200)
+    monkeypatch.setattr(backfilling, "MAX_EVENTS", 200)
     sizes: list[int] = []
     replaced = backfilling.apply_events
     monkeypatch.setattr(backfilling, "apply_events", lambda *of: sizes.append(of[-1].height) or replaced(*of))

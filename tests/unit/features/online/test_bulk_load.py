@@ -8,7 +8,7 @@ import pytest
 
 from features.online import bulk_load, materialize
 from features.online.bulk_load import load_batches
-from tests.factories.features.materializing import events
+from tests.factories.features.killed_materialize import events
 from tests.factories.features.stores import MemoryStore
 from tests.factories.features.strategies import VIEW
 
@@ -22,8 +22,8 @@ def shuffled() -> pl.DataFrame:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_load, "_IN_MEMORY", 300)
-    monkeypatch.setattr(materialize, "_CHUNK", 100)
+    monkeypatch.setattr(bulk_load, "MAX_EVENTS", 300)
+    monkeypatch.setattr(materialize, "CHUNK_EVENTS", 100)
 
 
 @pytest.mark.usefixtures("small")
@@ -31,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_load_batches_in_ranges_equals_materialize(
     shuffled: pl.DataFrame, intervals: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_load, "_MAX_INTERVALS", intervals)
+    monkeypatch.setattr(bulk_load, "MAX_INTERVALS", intervals)
     whole, ranges, reads = MemoryStore(), MemoryStore(), []
 
     def batches():

@@ -146,7 +146,7 @@ def test_delete_entity_states_and_view_state_remove_state(store: OnlineStore, ho
 
 def test_materialize_killed_and_run_again_gives_equal_bytes(store: OnlineStore, uri: str, tmp_path: Path) -> None:
     """The process dies after some chunks, at a moment it does not choose."""
-    script = [sys.executable, "-m", "tests.factories.features.materializing", uri]
+    script = [sys.executable, "-m", "tests.factories.features.killed_materialize", uri]
     killed = subprocess.run([*script, "3"], check=False)
     assert killed.returncode == -9
     partly = {key: store.get_many([key]) for key in store.keys(b"")}

@@ -50,6 +50,6 @@ class Dying(dict):
 
 
 if __name__ == "__main__":
-    materialize._CHUNK = 500
+    materialize.CHUNK_EVENTS = 500
     store = Mortal(open_store(sys.argv[1]), int(sys.argv[2]))
     materialize.materialize(store, VIEW, events(), 1 << 60)

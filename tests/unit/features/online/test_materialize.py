@@ -128,9 +128,9 @@ def displaced(arrived: tuple[Case, pl.DataFrame]) -> bool:
 @settings(max_examples=CASES, suppress_health_check=[HealthCheck.too_slow])
 def test_materialized_features_equal_the_join(case: Case, chunk: int) -> None:
     store = MemoryStore()
-    with patch.object(materializing, "_CHUNK", chunk), patch.object(materializing, "_MAX_CODES", chunk):
+    with patch.object(materializing, "CHUNK_EVENTS", chunk), patch.object(materializing, "MAX_CODES", chunk):
         materialize(store, case.view, case.events, END_US)
-    with patch.object(row_lookup, "_LONG", chunk // 2):
+    with patch.object(row_lookup, "LONG_WINDOW", chunk // 2):
         assert_same(case, store)
 
 
