@@ -28,9 +28,9 @@ def rows(rng: np.random.Generator, count: int, day_sd: float = 0.2, shift: float
 
 
 def profile(table: pa.Table) -> Profile:
-    made = Profile.empty(COLUMNS)
-    made.update(table)
-    return made
+    summary = Profile.empty(COLUMNS)
+    summary.update(table)
+    return summary
 
 
 def windows(seed: int, days: int, count: int, first: int = 0, **kind: float) -> dict[float, Profile]:

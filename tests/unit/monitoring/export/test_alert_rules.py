@@ -200,7 +200,7 @@ def test_cost_per_hour_is_recorded_by_model_and_by_tag(tmp_path: Path) -> None:
         series("ray_rayloop_cost", model="a", tag="team", value="fares"): "0+1x120",
         series("ray_rayloop_cost", model="b", tag="team", value="fares"): "0+2x120",
     }
-    asked = [
+    queries = [
         ("rayloop:cost_per_hour:by_model", series("rayloop:cost_per_hour:by_model", model="a"), 60),
         ("rayloop:cost_per_hour:by_tag", series("rayloop:cost_per_hour:by_tag", tag="team", value="fares"), 180),
     ]
@@ -209,7 +209,7 @@ def test_cost_per_hour_is_recorded_by_model_and_by_tag(tmp_path: Path) -> None:
         "input_series": [{"series": s, "values": values} for s, values in given.items()],
         "promql_expr_test": [
             {"expr": e, "eval_time": "90m", "exp_samples": [{"labels": labels, "value": value}]}
-            for e, labels, value in asked
+            for e, labels, value in queries
         ],
     }
     suite = tmp_path / "suite.yml"
@@ -218,7 +218,7 @@ def test_cost_per_hour_is_recorded_by_model_and_by_tag(tmp_path: Path) -> None:
 
 
 @needs_promtool
-def test_the_configuration_and_every_panel_s_expression_parse(tmp_path: Path) -> None:
+def test_configuration_and_panel_expressions_parse(tmp_path: Path) -> None:
     rules, discovery = tmp_path / "rules.yml", tmp_path / "discovery.json"
     rules.write_text(render_rules())
     discovery.write_text("[]")
@@ -231,7 +231,7 @@ def test_the_configuration_and_every_panel_s_expression_parse(tmp_path: Path) ->
     promtool("check", "rules", str(rules))
 
 
-def test_the_dashboard_is_in_the_form_of_ray_s_own() -> None:
+def test_dashboard_has_the_form_of_rays_own() -> None:
     import ray.dashboard.modules.metrics.grafana_dashboard_factory as factory
 
     base = Path(factory.__file__).parent / "dashboards" / "serve_grafana_dashboard_base.json"
@@ -243,13 +243,13 @@ def test_the_dashboard_is_in_the_form_of_ray_s_own() -> None:
     assert len(numbers) == len(set(numbers))
     plots = [panel for panel in ours["panels"] if panel["type"] != "row"]
     assert all(panel["datasource"] == "${datasource}" and panel["targets"] for panel in plots)
-    taken = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in ours["panels"]]
-    assert len(taken) == len(set(taken))
+    places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in ours["panels"]]
+    assert len(places) == len(set(places))
     variables = {v["name"] for v in ours["templating"]["list"]}
     assert variables == {"datasource", "SessionName", "Model"}
 
 
-def test_rules_and_panels_name_only_metrics_that_are_exported() -> None:
+def test_rules_and_panels_use_only_exported_metrics() -> None:
     import re
 
     known = {f"ray_{name}" for name in GAUGES} | {f"ray_{name}_total" for name, _ in COUNTERS.values()}
@@ -310,7 +310,7 @@ def answered(ask: Callable[[], Any], what: str) -> Any:
 
 
 @needs_prometheus
-def test_a_real_prometheus_scrapes_and_fires(scraped: tuple[PrometheusExporter, str]) -> None:
+def test_prometheus_server_scrapes_and_fires(scraped: tuple[PrometheusExporter, str]) -> None:
     exporter, address = scraped
 
     def firing() -> list[dict[str, Any]]:

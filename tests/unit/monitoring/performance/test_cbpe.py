@@ -42,13 +42,13 @@ def test_calibrated_probabilities_estimate_performance_better_than_raw_scores():
     _, scores, labels = world(rng, 20_000)
     calibrate = Calibrator(scores, labels)
     _, scores, labels = world(rng, 20_000)
-    truth, told, raw = (
+    truth, estimate, raw = (
         observed_performance(scores, labels),
         expected_performance(scores, calibrate(scores)),
         expected_performance(scores, scores),
     )
     for metric in ("accuracy", "precision", "recall", "f1", "auc", "log_loss", "brier"):
-        assert getattr(told, metric) == pytest.approx(getattr(truth, metric), abs=0.02)
+        assert getattr(estimate, metric) == pytest.approx(getattr(truth, metric), abs=0.02)
     assert abs(raw.accuracy - truth.accuracy) > 0.05
 
 
@@ -57,9 +57,9 @@ def test_stated_error_covers_the_truth():
     covered = 0
     for _ in range(200):
         p = rng.random(400)
-        told, truth = expected_performance(p, p), observed_performance(p, (rng.random(400) < p).astype(float))
-        covered += abs(told.accuracy - truth.accuracy) <= 2 * told.accuracy_error
-        covered += abs(told.log_loss - truth.log_loss) <= 2 * told.log_loss_error
+        estimate, truth = expected_performance(p, p), observed_performance(p, (rng.random(400) < p).astype(float))
+        covered += abs(estimate.accuracy - truth.accuracy) <= 2 * estimate.accuracy_error
+        covered += abs(estimate.log_loss - truth.log_loss) <= 2 * estimate.log_loss_error
     # Two standard deviations cover 95.4 %; 400 trials, four deviations of the count.
     assert abs(covered / 400 - 0.954) <= 4 * np.sqrt(0.954 * 0.046 / 400)
 
@@ -108,8 +108,8 @@ def test_loss_model_estimates_losses_that_depend_on_the_features():
     model = LossModel(*rows(8_000, 0.0))
     for low in (0.0, 2.0):
         features, predictions, labels = rows(4_000, low)
-        told, truth = model.estimate(features, predictions), observed_loss(predictions, labels)
-        assert told.mae == pytest.approx(truth.mae, rel=0.06)
-        assert told.rmse == pytest.approx(truth.rmse, rel=0.06)
+        estimate, truth = model.estimate(features, predictions), observed_loss(predictions, labels)
+        assert estimate.mae == pytest.approx(truth.mae, rel=0.06)
+        assert estimate.rmse == pytest.approx(truth.rmse, rel=0.06)
     with raises(DataError, "data.too_few_labeled_rows", rows=9):
         LossModel(np.zeros((9, 1)), np.zeros(9), np.zeros(9))

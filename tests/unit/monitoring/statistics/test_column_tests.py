@@ -94,9 +94,9 @@ COLUMNS = (Column(name="x", kind="number"), Column(name="c", kind="category"))
 
 
 def profile(x: list | np.ndarray, c: list) -> Profile:
-    made = Profile.empty(COLUMNS)
-    made.update(pa.table({"x": x, "c": c}))
-    return made
+    summary = Profile.empty(COLUMNS)
+    summary.update(pa.table({"x": x, "c": c}))
+    return summary
 
 
 @pytest.fixture(scope="module")

@@ -67,9 +67,9 @@ def test_permutation_test_keeps_the_rate_of_false_alarms(rows):
     p_values = []
     for seed in range(150):
         rng = np.random.default_rng(seed)
-        bins, cells, column, told = sampled_column(rng.gamma(2.0, size=3_000))
+        bins, cells, column, reference = sampled_column(rng.gamma(2.0, size=3_000))
         live = summarize(rng.gamma(2.0, size=rows))
-        found = permutation_test(column, cells, bins.count_number(live), rng, (rank_error(told), rank_error(live)))
+        found = permutation_test(column, cells, bins.count_number(live), rng, (rank_error(reference), rank_error(live)))
         p_values.append(found.p_value)
     for alpha in (0.01, 0.05, 0.2):
         assert sum(p <= alpha for p in p_values) <= most_false_alarms(len(p_values), alpha)
