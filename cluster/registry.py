@@ -148,8 +148,8 @@ class Registry:
 
     def versions(self, model: str) -> list[ModelVersion]:
         """Return all versions of a model, oldest first."""
-        found = self._client.search_model_versions(f"name = '{model}'", max_results=1000)
-        return sorted((_version(v) for v in found), key=lambda v: int(v.version))
+        versions = self._client.search_model_versions(f"name = '{model}'", max_results=1000)
+        return sorted((_version(v) for v in versions), key=lambda v: int(v.version))
 
     def version(self, model: str, version: str) -> ModelVersion:
         """Return a version by its number. Raises VersionNotFound."""
@@ -241,11 +241,11 @@ class Registry:
         return str(self._client.create_experiment(name, artifact_location=f"{self._settings.mlflow_artifacts}/{name}"))
 
 
-def _version(found: MlflowVersion) -> ModelVersion:
+def _version(stored: MlflowVersion) -> ModelVersion:
     return ModelVersion(
-        model=found.name,
-        version=str(found.version),
-        run_id=found.run_id or "",
-        bundle_uri=found.source or "",
-        tags=dict(found.tags),
+        model=stored.name,
+        version=str(stored.version),
+        run_id=stored.run_id or "",
+        bundle_uri=stored.source or "",
+        tags=dict(stored.tags),
     )

@@ -89,6 +89,6 @@ def _holds(physical: pa.Schema, chosen: Schema) -> bool:
 
 def _is(physical: pa.Field, number: int, kind: pa.DataType) -> bool:
     """Whether a column of a data file is the field with that id; string and large_string are one type."""
-    found = physical.type.value_type if pa.types.is_dictionary(physical.type) else physical.type
-    same = found == kind or (pa.types.is_string(found) and pa.types.is_large_string(kind))
+    values = physical.type.value_type if pa.types.is_dictionary(physical.type) else physical.type
+    same = values == kind or (pa.types.is_string(values) and pa.types.is_large_string(kind))
     return same and (physical.metadata or {}).get(b"PARQUET:field_id") == str(number).encode()

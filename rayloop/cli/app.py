@@ -33,8 +33,8 @@ app = typer.Typer(
 app.add_typer(keys, name="keys")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"rayloop {__version__}")
         raise typer.Exit
 
@@ -190,9 +190,9 @@ def predict(
     """Score a table with a registered version."""
     place = str(Path(table).absolute()) if Path(table).exists() else table
     words = ["predict", project, place, str(Path(out).absolute())]
-    kept = keep or []
-    options = (["--version", version] if version else []) + [word for name in kept for word in ("--keep", name)]
-    run_or_submit(*words, *options, action=lambda ws: _commands().predict(ws, words[2], words[3], version, kept))
+    columns = keep or []
+    options = (["--version", version] if version else []) + [word for name in columns for word in ("--keep", name)]
+    run_or_submit(*words, *options, action=lambda ws: _commands().predict(ws, words[2], words[3], version, columns))
 
 
 @app.command()

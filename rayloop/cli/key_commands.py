@@ -91,15 +91,15 @@ def _scopes(names: list[str] | None) -> tuple[Scope, ...]:
 
 
 def _seconds(text: str) -> int:
-    found = re.fullmatch(r"(\d{1,6})([mhd])", text)
-    if not found:
+    match = re.fullmatch(r"(\d{1,6})([mhd])", text)
+    if not match:
         raise RayloopError(
             f"--expires {text!r} is not a duration",
             "write it like 30m, 12h or 90d",
             code="cli.invalid_duration",
             value=text,
         )
-    return int(found[1]) * _UNITS_S[found[2]]
+    return int(match[1]) * _UNITS_S[match[2]]
 
 
 def _row(key: ApiKey, now: float) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:
             code="project.has_versions",
             project=context.project.name,
         )
-    landed = steps.land_sources(context)
+    landed = steps.ingest_sources(context)
     snapshots = steps.snapshots_of(landed)
     frame = steps.training_frame(context, snapshots)
     comparison = baselines.start(context, frame)
@@ -59,17 +59,17 @@ def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:
 
 
 def tune(context: ProjectContext) -> None:
-    frame = steps.training_frame(context, steps.snapshots_of(steps.land_sources(context)))
+    frame = steps.training_frame(context, steps.snapshots_of(steps.ingest_sources(context)))
     with context.progress.stage("tune"):
-        recipe, found = search(context, frame)
-        if found is None:
+        recipe, result = search(context, frame)
+        if result is None:
             raise ProjectError(
                 f"project {context.project.name!r} declares no search",
                 "add Project(tune=TuneConfig(...))",
                 code="project.no_search",
                 project=context.project.name,
             )
-        for trial in sorted(found.trials, key=lambda t: t.number):
+        for trial in sorted(result.trials, key=lambda t: t.number):
             chosen = "  ".join(f"{name}={value}" for name, value in trial.parameters.items())
             outcome = f"{trial.status:<8}  {trial.epochs} epochs  {trial.metric:.4f}"
             context.progress(f"{trial.number:3d}  {trial.stage:<8}  seed {trial.seed}  {outcome}  {chosen}")
@@ -80,7 +80,7 @@ def train(context: ProjectContext) -> None:
     from rayloop.stages.candidate import Recipe
     from rayloop.stages.train_version import build_version
 
-    frame = steps.training_frame(context, steps.snapshots_of(steps.land_sources(context)))
+    frame = steps.training_frame(context, steps.snapshots_of(steps.ingest_sources(context)))
     with context.progress.stage("train"):
         recipe = Recipe(context.project.model, context.project.train)
         version = build_version(context, frame, recipe, "trained by hand").version
@@ -90,9 +90,9 @@ def train(context: ProjectContext) -> None:
 def retrain(context: ProjectContext, until: datetime, reason: str) -> None:
     serving.require_same_settings(context)
     context.progress(f"retraining {context.project.name} on the data known at {until:%Y-%m-%d %H:%M}: {reason}")
-    made = steps.retrain(context, until)
-    context.registry.set_tag(made.version, "rayloop.retrained_because", reason)
-    steps.release(context, made.version)
+    candidate = steps.retrain(context, until)
+    context.registry.set_tag(candidate.version, "rayloop.retrained_because", reason)
+    steps.release(context, candidate.version)
 
 
 def rollback(context: ProjectContext, version: str, reason: str) -> None:
@@ -114,7 +114,7 @@ def deploy(context: ProjectContext, numbers: Sequence[str]) -> None:
             f"model {name!r} has no version", "train one: rayloop run PROJECT", code="registry.no_version", model=name
         )
     chosen = [context.registry.version(name, number) for number in numbers] or versions[-1:]
-    landed = steps.snapshots_of(steps.land_sources(context))
+    landed = steps.snapshots_of(steps.ingest_sources(context))
     steps.materialize_online(context, landed, datetime.now(UTC), chosen)
     steps.release(context, *chosen)
 

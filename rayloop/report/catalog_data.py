@@ -27,15 +27,15 @@ from rayloop.lineage import VersionLineage, load_lineages
 
 def build_catalog(context: ProjectContext, now: datetime) -> FeatureCatalog:
     """Collect the project's views, with the versions of all registered models that use them."""
-    found = load_lineages(context.registry, context.registry.model_names())
+    lineages = load_lineages(context.registry, context.registry.model_names())
     profile, frame = _statistics(context)
-    versions = _views_by_version(context, found)
+    versions = _views_by_version(context, lineages)
     return FeatureCatalog(
         project=context.project.name,
         at=now,
         frame=frame,
         views=tuple(_entry(context, view, profile, versions, now) for view in context.project.features.views),
-        faults=tuple(f"{one.version}: {one.error}" for one in found if one.manifest is None),
+        faults=tuple(f"{one.version}: {one.error}" for one in lineages if one.manifest is None),
     )
 
 
@@ -89,13 +89,13 @@ def _statistics(context: ProjectContext) -> tuple[Profile | None, str]:
     return profile_columns(columns, frame), f"{snapshot.table}@{snapshot.id}, {snapshot.rows:,} rows"
 
 
-def _views_by_version(context: ProjectContext, found: list[VersionLineage]) -> dict[str, tuple[FeatureView, ...]]:
+def _views_by_version(context: ProjectContext, lineages: list[VersionLineage]) -> dict[str, tuple[FeatureView, ...]]:
     """Return views by the version that uses them; champions are marked."""
     champions = {
-        model: context.registry.version_by_alias(model, CHAMPION) for model in {one.version.model for one in found}
+        model: context.registry.version_by_alias(model, CHAMPION) for model in {one.version.model for one in lineages}
     }
     named = {}
-    for version, manifest, _ in found:
+    for version, manifest, _ in lineages:
         champion = champions[version.model]
         mark = " (champion)" if champion and champion.version == version.version else ""
         if manifest is not None:
@@ -133,8 +133,8 @@ def _entry(
 def _counts(context: ProjectContext, view: FeatureView, table: str) -> datetime | None:
     """Return from when the view's newest ingested event counts: how current its online state should be."""
     times = [context.tables.latest_timestamp(table, column) for column in (view.event_time, view.known_at) if column]
-    found = [at for at in times if at is not None]
-    return max(found) + view.delay if found else None
+    known = [at for at in times if at is not None]
+    return max(known) + view.delay if known else None
 
 
 def _moment(at: datetime | None) -> str:

@@ -73,19 +73,19 @@ def write_report(context: ProjectContext, baselines: BaselineResults) -> Path:
 
 def write_catalog(context: ProjectContext) -> Path:
     """Print the catalog of the project's features and write features.html; returns its path."""
-    found = catalog_data.build_catalog(context, datetime.now(UTC))
+    catalog = catalog_data.build_catalog(context, datetime.now(UTC))
     console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
-    for table in catalog_data.catalog_tables(found):
+    for table in catalog_data.catalog_tables(catalog):
         console.print(table, "")
-    return _put(context, "features.html", render_catalog(found))
+    return _put(context, "features.html", render_catalog(catalog))
 
 
 def write_skew(context: ProjectContext) -> Path:
     """Replay what was served, print the mismatches and write skew.html; returns its path."""
-    found = skew_check.replay(context)
-    for line in skew_check.describe_replay(found):
+    replay = skew_check.replay(context)
+    for line in skew_check.describe_replay(replay):
         context.progress(line)
-    html = render_skew(context.project.name, time.time(), found.rows, found.features, found.left_out)
+    html = render_skew(context.project.name, time.time(), replay.rows, replay.features, replay.left_out)
     return _put(context, "skew.html", html)
 
 
@@ -104,7 +104,7 @@ def build_report(context: ProjectContext, baselines: BaselineResults) -> Monitor
     held_out = _held_out(context, versions)
     live = _live_quality(context)
     monitor = _monitor(name)
-    seen: SchedulerState = get_result(monitor.analyses.remote()) if monitor else SchedulerState()
+    analyses: SchedulerState = get_result(monitor.analyses.remote()) if monitor else SchedulerState()
     return MonitoringReport(
         model=name,
         made_at=time.time(),
@@ -113,8 +113,8 @@ def build_report(context: ProjectContext, baselines: BaselineResults) -> Monitor
         calibration=_calibration(context, held_out) if held_out else (),
         drift=tuple(get_result(monitor.history.remote())) if monitor else (),
         actions=_actions(context.settings, monitor),
-        performance=seen.quality,
-        analyses=seen.analyses,
+        performance=analyses.quality,
+        analyses=analyses.analyses,
         cost=_cost(monitor),
         rollouts=_rollouts(context),
         versions=tuple(_version(context, v) for v in versions),
@@ -166,13 +166,15 @@ def _facts(
 
 def _quality(context: ProjectContext, held_out: _HeldOut, baselines: BaselineResults, live: Months) -> MetricHistory:
     metric = task_metrics.primary_metric(context.project.task)
-    found = {f"v{held_out.version.version}, held out": held_out.months, "as answered live": live}
-    found |= {name: result["months"] for name, result in baselines.items()}
-    enough = {period for months in found.values() for period, values in months.items() if values["rows"] >= MIN_ROWS}
+    months_by_name = {f"v{held_out.version.version}, held out": held_out.months, "as answered live": live}
+    months_by_name |= {name: result["months"] for name, result in baselines.items()}
+    enough = {
+        period for months in months_by_name.values() for period, values in months.items() if values["rows"] >= MIN_ROWS
+    }
     periods = tuple(sorted(enough))
     series = tuple(
         Series(name=name, values=tuple(_figure(months, period, metric.name) for period in periods))
-        for name, months in found.items()
+        for name, months in months_by_name.items()
         if months
     )
     better: Literal["higher", "lower"] = "higher" if metric.direction == "max" else "lower"
@@ -204,15 +206,15 @@ def _live_quality(context: ProjectContext) -> Months:
     name, task = context.project.name, context.project.task
     if not (context.tables.exists(predictions_table(name)) and context.tables.exists(labels_table(name))):
         return {}
-    said = "probabilities" if task.kind == "multiclass" else "score"
-    answers = pl.DataFrame(context.tables.read(predictions_table(name), columns=["id", said, AS_OF]))
-    answers = answers.drop_nulls(said)
+    output = "probabilities" if task.kind == "multiclass" else "score"
+    answers = pl.DataFrame(context.tables.read(predictions_table(name), columns=["id", output, AS_OF]))
+    answers = answers.drop_nulls(output)
     labels = pl.DataFrame(context.tables.read(labels_table(name), columns=["id", "label", "received"]))
     newest = labels.sort("received").unique("id", keep="last")
     both = answers.unique("id", keep="last").join(newest, on="id")
     if not both.height:
         return {}
-    scores = np.asarray(both.get_column(said).to_list(), np.float64)
+    scores = np.asarray(both.get_column(output).to_list(), np.float64)
     return onnx_scorer.metrics_by_time(
         task, scores, both.get_column("label").to_numpy(), both.get_column(AS_OF).to_arrow()
     )
@@ -224,9 +226,9 @@ def _rollouts(context: ProjectContext) -> tuple[RolloutHistory, ...]:
         by_rollout.setdefault(decision.rollout, []).append(decision)
     return tuple(
         RolloutHistory(
-            name=f"{format_versions(found[0].challengers)} against v{found[0].champion}", decisions=tuple(found)
+            name=f"{format_versions(entries[0].challengers)} against v{entries[0].champion}", decisions=tuple(entries)
         )
-        for found in by_rollout.values()
+        for entries in by_rollout.values()
     )
 
 
@@ -239,8 +241,8 @@ def _actions(settings: Settings, monitor: ray.actor.ActorHandle | None) -> tuple
 
 def _done(settings: Settings, entry: AlarmEntry) -> str:
     done = describe_job(settings, entry.action, entry.outcome, entry.failed)
-    told = [f"{url} {outcome or 'is being told'}" for url, outcome in entry.notices.items()]
-    return "; ".join([f"{entry.action}: {done}", *told])
+    notifications = [f"{url} {outcome or 'pending'}" for url, outcome in entry.notices.items()]
+    return "; ".join([f"{entry.action}: {done}", *notifications])
 
 
 def _cost(monitor: ray.actor.ActorHandle | None) -> ModelCost | None:

@@ -181,8 +181,8 @@ def _traffic_rows(context: ProjectContext, rows: pl.DataFrame) -> pl.DataFrame:
         label_values(project.task, examples.label, dtype).alias(LABEL),
         pl.col(examples.label_known_at).cast(INSTANT).alias(LABEL_KNOWN_AT),
     )
-    wanted = request.select(AS_OF, *(c.name for c in project.features.request if c.name != ID))
-    return pl.concat([head, wanted], how="horizontal")
+    columns = request.select(AS_OF, *(c.name for c in project.features.request if c.name != ID))
+    return pl.concat([head, columns], how="horizontal")
 
 
 def _quiet(runner: ScenarioRunner, period: Period) -> Phase:
@@ -206,8 +206,8 @@ def _sound_challenger(
     split = context.project.split.for_retrain(now, context.project.retrain.holdout)
     frame = steps.training_frame(context, landed, split, now)
     with context.progress.stage("train"):
-        made = build_version(context, frame, recipe, f"all data until {now:%Y-%m-%d}")
-    return frame, made.version.version
+        candidate = build_version(context, frame, recipe, f"all data until {now:%Y-%m-%d}")
+    return frame, candidate.version.version
 
 
 def _sabotage(context: ProjectContext, frame: FrameView, recipe: Recipe) -> str:
@@ -264,9 +264,9 @@ def _ended(runner: ScenarioRunner, name: str, period: Period) -> RolloutStatus:
 def _expect(status: RolloutStatus, expected: str, name: str) -> None:
     state = status.state
     if state is None or state.status != expected:
-        found = f"{state.status}: {state.reason}" if state else "not started"
+        outcome = f"{state.status}: {state.reason}" if state else "not started"
         raise RolloutError(
-            f"the {name} should have been {expected}, but is {found}",
+            f"the {name} should have been {expected}, but is {outcome}",
             "see the evidence in `rayloop report`",
             code="simulation.unexpected_outcome",
             phase=name,

@@ -27,10 +27,15 @@ def start(context: ProjectContext, frame: FrameView) -> Mapping[str, ray.ObjectR
         return {}
     train, test = ray.put(frame.rows_of(TRAIN)), ray.put(frame.rows_of(TEST))
     request = {c.name for view in project.features.views for c in view.columns}
-    kept = [c.name for c in project.features.columns if c.name not in request]
-    wanted = {WITH: None} | ({WITHOUT: kept} if len(kept) < len(project.features.columns) else {})
+    request_columns = [c.name for c in project.features.columns if c.name not in request]
+    columns_by_name = {WITH: None} | (
+        {WITHOUT: request_columns} if len(request_columns) < len(project.features.columns) else {}
+    )
     task = ray.remote(num_cpus=1)(evaluate_baseline)
-    return {name: task.remote(project.task, frame.encoder, train, test, columns) for name, columns in wanted.items()}
+    return {
+        name: task.remote(project.task, frame.encoder, train, test, columns)
+        for name, columns in columns_by_name.items()
+    }
 
 
 def collect(context: ProjectContext, running: Mapping[str, ray.ObjectRef]) -> BaselineResults:

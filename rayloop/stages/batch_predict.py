@@ -82,35 +82,43 @@ def predict(
         raise DataError(
             f"table {rows.name} has no rows", "name a table with rows", code="data.empty_table", table=rows.name
         )
-    kept = columns_to_write(rows, manifest, keep)
+    columns = columns_to_write(rows, manifest, keep)
     with output_folder(Path(out)) as folder:
         frame = OfflineFeatureReader(manifest.features, _landed(context, manifest), context.settings)
         model = (bundle / MODEL_FILE).read_bytes()
-        shield = Pseudonymizer.for_columns(manifest.features.request, context.settings)
+        pseudonymizer = Pseudonymizer.for_columns(manifest.features.request, context.settings)
         job = BatchJob(
-            manifest.task, manifest.encoder, model, shield, frame, rows.schema, kept, str(folder), tuple(rows.parts)
+            manifest.task,
+            manifest.encoder,
+            model,
+            pseudonymizer,
+            frame,
+            rows.schema,
+            columns,
+            str(folder),
+            tuple(rows.parts),
         )
-        receipts = _run(context, job, rows)
-        keep_only(folder, {receipt.file for receipt in receipts})
-    spent = {stage: sum(receipt.seconds[stage] for receipt in receipts) for stage in STAGES}
-    scored = BatchPrediction(sum(receipt.rows for receipt in receipts), time.perf_counter() - began, spent)
+        results = run_tasks(context, job, rows)
+        keep_only(folder, {result.file for result in results})
+    spent = {stage: sum(result.seconds[stage] for result in results) for stage in STAGES}
+    scored = BatchPrediction(sum(result.rows for result in results), time.perf_counter() - began, spent)
     context.progress(f"scored {rows.name} with {version} into {out}: {scored}")
     return scored
 
 
-def _run(context: ProjectContext, job: BatchJob, rows: ScanPlan) -> list[BatchTaskResult]:
+def run_tasks(context: ProjectContext, job: BatchJob, rows: ScanPlan) -> list[BatchTaskResult]:
     """Score every part; report progress every few seconds."""
     began = reported = time.monotonic()
-    receipts: list[BatchTaskResult] = []
-    for receipt in _receipts(job):
-        receipts.append(receipt)
+    results: list[BatchTaskResult] = []
+    for result in _task_results(job):
+        results.append(result)
         if (now := time.monotonic()) - reported > _REPORT_EVERY_S:
-            done, reported = sum(r.rows for r in receipts), now
+            done, reported = sum(r.rows for r in results), now
             context.progress(f"{done:,} of {rows.rows:,} rows, {done / (now - began):,.0f} rows/s")
-    return receipts
+    return results
 
 
-def _receipts(job: BatchJob) -> Iterator[BatchTaskResult]:
+def _task_results(job: BatchJob) -> Iterator[BatchTaskResult]:
     """Yield each task's result as it ends. Raises a task's RayloopError as itself, anything else as a RayloopError.
 
     Plain tasks: with so few rows each, Ray Data polls ten times a second for tasks that ended, and CPUs idle.
@@ -149,8 +157,8 @@ def columns_to_write(rows: ScanPlan, manifest: Manifest, keep: Sequence[str]) ->
             table=rows.name,
             columns=missing,
         )
-    kept = tuple(keep) or tuple(present)
-    hidden = [name for name in output_names(manifest.task) if name in kept]
+    columns = tuple(keep) or tuple(present)
+    hidden = [name for name in output_names(manifest.task) if name in columns]
     if hidden:
         raise DataError(
             f"table {rows.name} has a column {hidden[0]!r}, which is the name of the model's output",
@@ -159,7 +167,7 @@ def columns_to_write(rows: ScanPlan, manifest: Manifest, keep: Sequence[str]) ->
             table=rows.name,
             column=hidden[0],
         )
-    return kept
+    return columns
 
 
 def _landed(context: ProjectContext, manifest: Manifest) -> dict[str, Snapshot]:

@@ -83,13 +83,13 @@ def erase_entity(context: ProjectContext, entity: Entity, at: datetime) -> Erasu
     # First, so that no ingestion adds rows again in the meantime.
     for spelling in _stored_forms(entity, columns, names):
         record_erasure(context.tables, project.name, spelling, names, at)
-    found = load_lineages(context.registry, [project.name])
-    views = collect_views(found, project.features.views)
+    lineages = load_lineages(context.registry, [project.name])
+    views = collect_views(lineages, project.features.views)
     deleted: list[Deletion] = []
     for source in project.sources:
         deleted += _from_source(context, source, [v for v in views if v.source == source.name], where)
     deleted += [_from_quarantine(context, where), *_from_frames(context, where), *_from_log(context, where)]
-    report = ErasureReport(tuple(deleted), (*_in_versions(context, found, where), *_BEYOND))
+    report = ErasureReport(tuple(deleted), (*_in_versions(context, lineages, where), *_BEYOND))
     _note(context.folder, entity_digest(entity, names), report, at)
     return report
 
@@ -152,11 +152,11 @@ def _from_view(context: ProjectContext, view: FeatureView, table: str, gone: pl.
         entities += [pl.DataFrame(spellings, dict.fromkeys(keys, pl.String), orient="row")]
     if not entities:
         return Deletion(f"online view {view.name}", 0)
-    wanted = pl.concat(entities).unique()
+    affected = pl.concat(entities).unique()
     left = context.tables.latest(table)
     parts = context.tables.parts(left)[1] if left else []
     batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
-    done = rebuild_entities(context.store, view, batches, wanted)
+    done = rebuild_entities(context.store, view, batches, affected)
     return Deletion(f"online view {view.name}", done.removed, f"{done.entities:,} states rebuilt")
 
 
@@ -204,16 +204,16 @@ def _from_log(context: ProjectContext, where: Where) -> list[Deletion]:
         return [
             Deletion(answers, 0, f"requests have no column {', '.join(sorted(set(where) - set(features.columns)))}")
         ]
-    meant = pl.all_horizontal(pl.col(column).is_in(list(values)) for column, values in where.items())
-    ids = rows.get_column("id").filter(features.select(meant).to_series().fill_null(False)).unique().to_list()
+    matches = pl.all_horizontal(pl.col(column).is_in(list(values)) for column, values in where.items())
+    ids = rows.get_column("id").filter(features.select(matches).to_series().fill_null(False)).unique().to_list()
     touched = [answers, *(name for name in (labels, label_candidates_table(project)) if tables.exists(name))]
     return [_from_table(context, name, {"id": ids}) if ids else Deletion(name, 0) for name in touched]
 
 
-def _in_versions(context: ProjectContext, found: list[VersionLineage], where: Where) -> list[str]:
+def _in_versions(context: ProjectContext, lineages: list[VersionLineage], where: Where) -> list[str]:
     """Describe the versions that contain the entity, or were trained on a snapshot that has expired."""
     notes = []
-    for version, manifest, error in found:
+    for version, manifest, error in lineages:
         if manifest is None:
             notes.append(f"{version} could not be checked: {error}")
             continue

@@ -57,19 +57,21 @@ class LogAnalysisJob:
 
     settings: Settings
 
-    def __call__(self, asked: AnalysisRequest) -> AnalysisResult:
+    def __call__(self, request: AnalysisRequest) -> AnalysisResult:
         """Analyze closed windows. Raises RayloopError when the version or its training frame no longer exists."""
         registry, tables = Registry(self.settings), Tables(self.settings)
-        folder = registry.fetch(registry.version(asked.model, asked.version))
+        folder = registry.fetch(registry.version(request.model, request.version))
         manifest = Manifest.load(folder)
-        _commit_log(asked.model)
-        past = reference_rows(tables, folder, manifest, asked)
-        seen = analyze(asked, manifest.task, manifest.features.columns, past, live_rows(tables, manifest.task, asked))
-        _queue(tables, asked, seen)
-        return seen
+        _commit_log(request.model)
+        past = reference_rows(tables, folder, manifest, request)
+        result = analyze(
+            request, manifest.task, manifest.features.columns, past, live_rows(tables, manifest.task, request)
+        )
+        _queue(tables, request, result)
+        return result
 
 
-def reference_rows(tables: Tables, folder: Path, manifest: Manifest, asked: AnalysisRequest) -> ReferenceRows:
+def reference_rows(tables: Tables, folder: Path, manifest: Manifest, request: AnalysisRequest) -> ReferenceRows:
     """Sample the training frame of a version, training rows and held-out rows apart, with the version's scores."""
     snapshot = manifest.snapshot
     if not tables.has_snapshot(snapshot):
@@ -80,43 +82,43 @@ def reference_rows(tables: Tables, folder: Path, manifest: Manifest, asked: Anal
             table=snapshot.table,
             snapshot=snapshot.id,
         )
-    kept: dict[bool, Reservoir] = {}
+    samples: dict[bool, Reservoir] = {}
     for part in tables.stream(snapshot.table, snapshot.id):
         training = pc.equal(part[SPLIT], TRAIN)
         for side, rows in ((True, part.filter(training)), (False, part.filter(pc.invert(training)))):
-            _offer(kept, side, rows, asked.settings.rows)
-    return ReferenceRows(*(_of_frame(kept[side].rows, folder) for side in (True, False)))
+            _offer(samples, side, rows, request.settings.rows)
+    return ReferenceRows(*(_of_frame(samples[side].rows, folder) for side in (True, False)))
 
 
-def live_rows(tables: Tables, task: Task, asked: AnalysisRequest) -> LoggedRows:
+def live_rows(tables: Tables, task: Task, request: AnalysisRequest) -> LoggedRows:
     """Sample the answered rows of each window, with the labels that have arrived."""
-    table, width = predictions_table(asked.model), asked.policy.window_s
-    said = "probabilities" if task.kind == "multiclass" else "score"
-    share = max(LEAST_PER_WINDOW, asked.settings.rows // len(asked.windows))
-    kept: dict[float, Reservoir] = {}
-    span = (AS_OF, asked.windows[0], asked.until)
-    columns = [ID, "version", AS_OF, "at", said, "features"]
+    table, width = predictions_table(request.model), request.policy.window_s
+    output = "probabilities" if task.kind == "multiclass" else "score"
+    share = max(LEAST_PER_WINDOW, request.settings.rows // len(request.windows))
+    samples: dict[float, Reservoir] = {}
+    span = (AS_OF, request.windows[0], request.until)
+    columns = [ID, "version", AS_OF, "at", output, "features"]
     for part in tables.stream(table, columns=columns, between=span):
-        answered = part.filter(pc.and_(pc.equal(part["version"], asked.version), pc.is_valid(part[said])))
+        answered = part.filter(pc.and_(pc.equal(part["version"], request.version), pc.is_valid(part[output])))
         starts = np.floor(_seconds(answered[AS_OF]) / width) * width
-        for start in set(np.unique(starts)) & set(asked.windows):
-            size = asked.settings.rows if start >= asked.since else share
-            _offer(kept, float(start), answered.filter(pa.array(starts == start)), size)
-    if not kept:
+        for start in set(np.unique(starts)) & set(request.windows):
+            size = request.settings.rows if start >= request.since else share
+            _offer(samples, float(start), answered.filter(pa.array(starts == start)), size)
+    if not samples:
         raise DataError(
-            f"the prediction log of {asked.model!r} has no row of v{asked.version} in the windows that closed",
+            f"the prediction log of {request.model!r} has no row of v{request.version} in the windows that closed",
             "send requests to this version",
             code="data.no_logged_rows",
-            model=asked.model,
-            version=asked.version,
+            model=request.model,
+            version=request.version,
         )
-    rows = pa.concat_tables([one.rows for one in kept.values()]).combine_chunks()
-    return _of_log(rows, said, _labels(tables, asked.model, rows))
+    rows = pa.concat_tables([one.rows for one in samples.values()]).combine_chunks()
+    return _of_log(rows, output, _labels(tables, request.model, rows))
 
 
-def _offer(kept: dict, key: object, rows: pa.Table, size: int) -> None:
+def _offer(samples: dict, key: object, rows: pa.Table, size: int) -> None:
     if rows.num_rows:
-        kept.setdefault(key, Reservoir(size, rows.schema)).update(rows, rows[ID])
+        samples.setdefault(key, Reservoir(size, rows.schema)).update(rows, rows[ID])
 
 
 def _of_frame(rows: pa.Table, folder: Path) -> LoggedRows:
@@ -124,35 +126,35 @@ def _of_frame(rows: pa.Table, folder: Path) -> LoggedRows:
     return LoggedRows(rows, _ids(rows), _seconds(rows[AS_OF]), scores, rows[LABEL].to_numpy().astype(np.float64))
 
 
-def _of_log(rows: pa.Table, said: str, labels: pl.DataFrame) -> LoggedRows:
+def _of_log(rows: pa.Table, output: str, labels: pl.DataFrame) -> LoggedRows:
     joined = pl.DataFrame(rows.select([ID])).join(labels, on=ID, how="left", maintain_order="left")
     values = joined.get_column(LABEL).fill_null(math.nan).to_numpy()
-    scores = np.array(rows[said].to_pylist(), np.float64)
+    scores = np.array(rows[output].to_pylist(), np.float64)
     return LoggedRows(feature_frame(rows), _ids(rows), _seconds(rows[AS_OF]), scores, values)
 
 
 def _labels(tables: Tables, model: str, answered: pa.Table) -> pl.DataFrame:
     """Return ``id`` and newest ``label`` of the rows that have one; files with much older labels are not opened."""
-    wanted, since = pl.DataFrame(answered.select([ID])), float(_seconds(answered["at"]).min()) - _EARLY_S
-    found = [pl.DataFrame(schema={ID: pl.String, LABEL: pl.Float64, "received": pl.Datetime("us", "UTC")})]
+    ids, since = pl.DataFrame(answered.select([ID])), float(_seconds(answered["at"]).min()) - _EARLY_S
+    labels = [pl.DataFrame(schema={ID: pl.String, LABEL: pl.Float64, "received": pl.Datetime("us", "UTC")})]
     if tables.exists(labels_table(model)):
         span = ("received", since, _END_OF_TIME)
         parts: Iterator[pa.Table] = tables.stream(labels_table(model), columns=[ID, LABEL, "received"], between=span)
-        found += [pl.DataFrame(part).join(wanted, on=ID, how="semi") for part in parts]
-    both = pl.concat(found, how="vertical_relaxed")
+        labels += [pl.DataFrame(part).join(ids, on=ID, how="semi") for part in parts]
+    both = pl.concat(labels, how="vertical_relaxed")
     return both.sort("received").unique(ID, keep="last").select(ID, LABEL)
 
 
-def _queue(tables: Tables, asked: AnalysisRequest, seen: AnalysisResult) -> None:
+def _queue(tables: Tables, request: AnalysisRequest, result: AnalysisResult) -> None:
     """Store the label candidates, once for each window."""
-    if not seen.label_candidates:
+    if not result.label_candidates:
         return
     rows = [
-        {"id": w.id, "version": asked.version, "window": round(asked.window * 1e6), "worth": w.expected_loss}
-        for w in seen.label_candidates
+        {"id": w.id, "version": request.version, "window": round(request.window * 1e6), "worth": w.expected_loss}
+        for w in result.label_candidates
     ]
-    key = f"{asked.version}@{asked.window:.0f}"
-    tables.append(label_candidates_table(asked.model), pa.Table.from_pylist(rows, _QUEUE), key)
+    key = f"{request.version}@{request.window:.0f}"
+    tables.append(label_candidates_table(request.model), pa.Table.from_pylist(rows, _QUEUE), key)
 
 
 def _commit_log(model: str) -> None:

@@ -8,7 +8,7 @@ from cluster.registry import Run
 from trainers.loop.train_events import EpochResult, StepProgress
 
 EVERY = 5
-"""Of about one pulse a second, each so many is kept."""
+"""One of so many step events is logged; there is about one a second."""
 
 
 class CurveLogger:
@@ -19,14 +19,14 @@ class CurveLogger:
         self._pulses = 0
         self._epochs: set[int] = set()
 
-    def __call__(self, seen: EpochResult | StepProgress) -> None:
-        if isinstance(seen, EpochResult):
-            self._epoch(seen)
+    def __call__(self, event: EpochResult | StepProgress) -> None:
+        if isinstance(event, EpochResult):
+            self._epoch(event)
             return
         self._pulses += 1
         if self._pulses % EVERY == 1:
-            step = (seen.epoch - 1) * seen.steps + seen.step
-            self._run.log_metrics({f"step_{name}": value for name, value in seen.as_metrics().items()}, step=step)
+            step = (event.epoch - 1) * event.steps + event.step
+            self._run.log_metrics({f"step_{name}": value for name, value in event.as_metrics().items()}, step=step)
 
     def complete(self, epochs: Sequence[EpochResult]) -> None:
         """Log the epochs that ended before a resumed training started."""

@@ -109,8 +109,8 @@ def _missing(values: pa.ChunkedArray) -> float:
     return float(pa.compute.mean(absent).as_py() or 0.0)
 
 
-def _curve(given: CandidateEvidence) -> tuple[tuple[float, float, int], ...]:
-    if given.task.kind == "regression":
+def _curve(evidence: CandidateEvidence) -> tuple[tuple[float, float, int], ...]:
+    if evidence.task.kind == "regression":
         return ()
-    bins = onnx_scorer.calibration_curve(given.task, given.test.scores, given.test.labels)
-    return tuple((found.score, found.share, found.rows) for found in bins)
+    bins = onnx_scorer.calibration_curve(evidence.task, evidence.test.scores, evidence.test.labels)
+    return tuple((each.score, each.share, each.rows) for each in bins)

@@ -47,7 +47,7 @@ def replay(context: ProjectContext) -> SkewReplay:
     sets = _feature_sets(context)
     landed = steps.latest_snapshots(context)
     left_out: dict[str, int] = {}
-    found: list[FeatureSkew] = []
+    skews: list[FeatureSkew] = []
     rows = 0
     for (version, variant), part in log.partition_by("version", "variant", as_dict=True, maintain_order=True).items():
         features = sets.get(str(version))
@@ -60,9 +60,9 @@ def replay(context: ProjectContext) -> SkewReplay:
         offline = OfflineFeatureReader(features, landed, context.settings)
         for block in part.iter_slices(_BLOCK_ROWS):
             served = block.select(ID, AS_OF, pl.col("features").struct.unnest())
-            found += compare_frames(features, served, pl.DataFrame(offline(served.to_arrow())))
+            skews += compare_frames(features, served, pl.DataFrame(offline(served.to_arrow())))
         rows += part.height
-    return SkewReplay(rows, tuple(merge_skews(found)), left_out)
+    return SkewReplay(rows, tuple(merge_skews(skews)), left_out)
 
 
 def _log(context: ProjectContext) -> pl.DataFrame:
@@ -81,21 +81,21 @@ def _log(context: ProjectContext) -> pl.DataFrame:
 
 def newest_rows(batches: Iterable[pl.DataFrame], count: int) -> pl.DataFrame:
     """Return the ``count`` rows with the latest ``at``, in its order; at most three times as many are in memory."""
-    held: list[pl.DataFrame] = []
+    newest: list[pl.DataFrame] = []
     for batch in batches:
-        held.append(batch)
-        if sum(rows.height for rows in held) > 2 * count:
-            held = [_latest(held, count)]
-    return _latest(held, count)
+        newest.append(batch)
+        if sum(rows.height for rows in newest) > 2 * count:
+            newest = [_latest(newest, count)]
+    return _latest(newest, count)
 
 
-def _latest(held: list[pl.DataFrame], count: int) -> pl.DataFrame:
-    return pl.concat(held).sort("at", maintain_order=True).tail(count)
+def _latest(newest: list[pl.DataFrame], count: int) -> pl.DataFrame:
+    return pl.concat(newest).sort("at", maintain_order=True).tail(count)
 
 
 def _feature_sets(context: ProjectContext) -> dict[str, FeatureSet]:
-    found = load_lineages(context.registry, [context.project.name])
-    return {one.version.version: one.manifest.features for one in found if one.manifest}
+    lineages = load_lineages(context.registry, [context.project.name])
+    return {one.version.version: one.manifest.features for one in lineages if one.manifest}
 
 
 def _obstacle(

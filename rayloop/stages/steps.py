@@ -1,4 +1,4 @@
-"""The stages of the loop. Each can be repeated: work that is done is found and not done again."""
+"""The stages of the loop. Each can be repeated: work that is done is not done again."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ from trainers.worker_errors import unwrap_error
 Snapshots = Mapping[str, Snapshot]
 
 
-def land_sources(context: ProjectContext) -> dict[str, IngestionResult]:
-    """Ingest every source of the project, in parallel: they wait for disks and for each other's tasks."""
-    return _land(context, context.project.sources)
+def ingest_sources(context: ProjectContext, sources: Sequence[Source] | None = None) -> dict[str, IngestionResult]:
+    """Ingest sources in parallel: they wait for disks and for each other's tasks.
 
-
-def _land(context: ProjectContext, sources: Sequence[Source]) -> dict[str, IngestionResult]:
+    Args:
+        context: The project.
+        sources: Default: all sources of the project.
+    """
+    sources = context.project.sources if sources is None else sources
     tables, name, now = context.tables, context.project.name, datetime.now(UTC)
     with context.progress.stage("data"), ThreadPoolExecutor(len(sources)) as pool:
         results = pool.map(lambda source: ingest(source, tables, name, context.settings, now), sources)
@@ -121,7 +123,7 @@ def backfill_view(context: ProjectContext, name: str, until: datetime, since: da
     project = context.project
     view = project.view(name)
     source = next(source for source in project.sources if source.name == view.source)
-    landed = _land(context, [source])[source.name]
+    landed = ingest_sources(context, [source])[source.name]
     with context.progress.stage("online"):
         parts = context.tables.parts(landed.snapshot)[1]
         batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
@@ -135,8 +137,8 @@ def backfill_view(context: ProjectContext, name: str, until: datetime, since: da
 def latest_snapshots(context: ProjectContext) -> dict[str, Snapshot]:
     """Return the newest snapshot of each source. Raises SnapshotNotFound when a source was never ingested."""
     name = context.project.name
-    found = {source.name: context.tables.latest(f"{name}.{source.name}") for source in context.project.sources}
-    missing = [source for source, snapshot in found.items() if snapshot is None]
+    newest = {source.name: context.tables.latest(f"{name}.{source.name}") for source in context.project.sources}
+    missing = [source for source, snapshot in newest.items() if snapshot is None]
     if missing:
         raise SnapshotNotFound(
             f"source {', '.join(missing)} of project {name!r} was never ingested",
@@ -145,7 +147,7 @@ def latest_snapshots(context: ProjectContext) -> dict[str, Snapshot]:
             project=name,
             sources=missing,
         )
-    return {source: snapshot for source, snapshot in found.items() if snapshot is not None}
+    return {source: snapshot for source, snapshot in newest.items() if snapshot is not None}
 
 
 def snapshots_of(landed: Mapping[str, IngestionResult]) -> dict[str, Snapshot]:
@@ -202,7 +204,7 @@ def retrain(context: ProjectContext, until: datetime) -> Candidate:
             code="project.no_champion",
             project=project.name,
         )
-    landed = snapshots_of(land_sources(context))
+    landed = snapshots_of(ingest_sources(context))
     materialize_online(context, landed, until)
     frame = training_frame(context, landed, project.split.for_retrain(until, project.retrain.holdout), until)
     with context.progress.stage("train"):

@@ -49,7 +49,7 @@ def run_search(context: ProjectContext, frame: FrameView, tuning: TuneConfig, me
     again = TrialStore(folder).has_trials
     with registry.run(project.name, "search", key=key, resume=again) as run:
         known = registry.child_run_names(project.name, run) if again else set()
-        found = search(
+        result = search(
             FitRequest(project.model, project.train, project.task, frame.encoder),
             tuning,
             frame.data,
@@ -57,8 +57,8 @@ def run_search(context: ProjectContext, frame: FrameView, tuning: TuneConfig, me
             on_trial=TrialRunLogger(registry, project.name, run, metric, known),
             folder=folder,
         )
-        _log(context, run, found)
-    return found
+        _log(context, run, result)
+    return result
 
 
 def searches_folder(context: ProjectContext) -> str:
@@ -66,22 +66,22 @@ def searches_folder(context: ProjectContext) -> str:
     return f"{context.checkpoints}/searches"
 
 
-def _log(context: ProjectContext, run: Run, found: TuneResult) -> None:
+def _log(context: ProjectContext, run: Run, result: TuneResult) -> None:
     """Log the best trial and the page; also for a search that was reused."""
-    text = render_search(context.project.name, found, time.time())
-    trials = json.dumps([trial.model_dump(mode="json") for trial in found.trials], indent=1)
+    text = render_search(context.project.name, result, time.time())
+    trials = json.dumps([trial.model_dump(mode="json") for trial in result.trials], indent=1)
     run.log_texts({f"{_PATH}/{PAGE}": text, f"{_PATH}/trials.json": trials})
-    run.log_parameters(found.best.parameters)
-    figures = {f"best_{found.metric}": found.best.metric, "trials": float(len(found.trials))}
-    if found.finalists:
+    run.log_parameters(result.best.parameters)
+    figures = {f"best_{result.metric}": result.best.metric, "trials": float(len(result.trials))}
+    if result.finalists:
         figures |= {
-            f"mean_{found.metric}": found.finalists[0].mean,
-            f"spread_{found.metric}": found.finalists[0].spread,
+            f"mean_{result.metric}": result.finalists[0].mean,
+            f"spread_{result.metric}": result.finalists[0].spread,
         }
     run.log_metrics(figures)
     context.folder.mkdir(parents=True, exist_ok=True)
     (context.folder / PAGE).write_text(text)
-    context.progress(f"{found.summary}; all trials: {(context.folder / PAGE).as_uri()}")
+    context.progress(f"{result.summary}; all trials: {(context.folder / PAGE).as_uri()}")
 
 
 def _origin(trial: Trial) -> dict[str, str]:

@@ -211,7 +211,7 @@ def test_a_part_that_kills_every_worker_ends_in_one_line(
     (folder := tmp_path / "out").mkdir()
     rows, job = _fragile(cluster, version, folder, os.devnull + "/never")
     with raises(RayloopError, "batch.task_failed"):
-        batch_predict._run(_workspace(cluster), job, rows)
+        batch_predict.run_tasks(_workspace(cluster), job, rows)
 
 
 @pytest.mark.cluster
@@ -220,7 +220,7 @@ def test_a_worker_that_is_killed_costs_no_row_and_doubles_none(
 ) -> None:
     with batch_predict.output_folder(tmp_path / "out") as folder:
         rows, job = _fragile(cluster, version, folder, str(tmp_path / "killed"))
-        receipts = batch_predict._run(_workspace(cluster), job, rows)
+        receipts = batch_predict.run_tasks(_workspace(cluster), job, rows)
         assert len(list(folder.iterdir())) == 2
         batch_predict.keep_only(folder, {receipt.file for receipt in receipts})
     assert (tmp_path / "killed").exists()

@@ -105,7 +105,7 @@ def context(cluster: Settings, tmp_path: Path) -> Iterator[ProjectContext]:
     (tmp_path / "key").write_text("s" * 64)
     settings = cluster.model_copy(update={"personal_key_file": str(tmp_path / "key")})
     made = ProjectContext(project(f"visits{uuid4().hex[:6]}"), Location(tmp_path, "p"), settings, ProgressConsole())
-    landed = steps._land(made, made.project.sources[:1])
+    landed = steps.ingest_sources(made, made.project.sources[:1])
     made.tables.append(
         f"{made.project.name}.whens", visits().select("shop", "mail", pl.col("at").alias("when")).head(1).to_arrow()
     )
