@@ -1,4 +1,4 @@
-"""Requests scored in one pass: each gets its own scores, and a bad one fails alone; personal data never gets through."""
+"""Requests scored in one pass: each gets its own scores, a bad one fails alone, personal data never gets through."""
 
 from __future__ import annotations
 
