@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from cluster.signing import SIGNATURE, signature
+from cluster.webhooks import SIGNATURE_HEADER, sign
 from deployments.auth.credentials import ID_BYTES, SECRET_BYTES, format_key, hash_key
 from deployments.inference.traffic_split import find_slice, hash_position, slice_start
 from deployments.telemetry.prediction_log import batch_id, batch_replica, row_ids
@@ -109,7 +109,7 @@ def test_ids_of_rows_batches_keys_and_entities_stay() -> None:
             "batch": batch_id("replica", 7),
             "rows": row_ids(["a", "b"], [1, 2]).to_pylist(),
             "key": [id, text, hash_key(text).hex()],
-            "signature": {SIGNATURE: signature("secret", b"body")},
+            "signature": {SIGNATURE_HEADER: sign("secret", b"body")},
             "token": names.token("anna"),
             "forgotten": [entity_digest(entity, None), entity_digest(entity, names)],
         },
