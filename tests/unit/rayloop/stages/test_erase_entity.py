@@ -212,7 +212,7 @@ def test_the_account_says_what_remains_and_names_nobody(tmp_path: Path) -> None:
     register(context, tmp_path)
     account = erase_entity(context, ANNA, NOW)
     told = "\n".join(account.remains)
-    assert "p v1 lists it among the values of mail" in told
+    assert "p v1 has it in the vocabulary of mail" in told
     assert "the reference profile of p v1, and the drift monitor's copy, count its value of mail" in told
     assert "p v1 was trained on" in told
     assert "which has expired" in told
@@ -243,7 +243,7 @@ def test_an_entity_of_several_columns_is_those_rows_alone(tmp_path: Path) -> Non
     account = erase_entity(context, {"mail": MAILS[0], "shop": "n"}, NOW)
     counts = {one.place: one.number for one in account.deleted}
     assert (counts["p.visits"], counts["p.predictions"], counts[context.frame_table]) == (15, 15, 0)
-    assert "it has no column shop" in next(one.note for one in account.deleted if one.place == context.frame_table)
+    assert "no column shop" in next(one.note for one in account.deleted if one.place == context.frame_table)
 
 
 def test_an_entity_that_was_pushed_and_never_landed_is_gone_though_one_of_its_columns_is_hashed(tmp_path: Path) -> None:
