@@ -21,7 +21,6 @@ from rayloop.cli.key_commands import app as keys
 from rayloop.cli.submission import run_or_submit
 
 EXIT_USER_ERROR = 2
-_DEMO = "examples.flights.project"
 
 app = typer.Typer(
     help="A closed loop for models on a Ray cluster.",
@@ -114,12 +113,13 @@ def doctor() -> None:
 @app.command()
 def demo() -> None:
     """Start a cluster and simulate the whole loop on the flights of 2013; an earlier demo is deleted."""
+    from rayloop.cli.demo import demo_project
     from rayloop.report import dashboards
 
     settings = load_settings()
     local_cluster.start(settings, typer.echo)
     dashboards.write(settings)
-    run_or_submit("run", _DEMO, "--simulate", "--fresh")
+    run_or_submit("run", demo_project(settings.home), "--simulate", "--fresh")
 
 
 @app.command()

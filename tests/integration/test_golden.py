@@ -14,8 +14,8 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from features.sources.ingestion import QUARANTINE, ingest
 from features.sources.source import Source
-from tests.golden import samples
-from tests.golden.golden import columns, golden
+from tests.unit.golden import samples
+from tests.unit.golden.golden import columns, golden
 
 pytestmark = pytest.mark.cluster
 

@@ -25,8 +25,8 @@ from features.sources.ingestion import columns_schema
 from features.sources.source import Source
 from features.sources.validation import quarantine_rows
 from rayloop.stages import log_analysis_job as looking
-from tests.golden import samples
-from tests.golden.golden import columns, golden
+from tests.unit.golden import samples
+from tests.unit.golden.golden import columns, golden
 
 
 @pytest.fixture

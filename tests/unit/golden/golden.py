@@ -2,8 +2,8 @@
 
 A test hands its value to ``golden(name, value)``, which compares it with ``data/<name>.json``. After an intended change:
 
-    UPDATE_GOLDEN=1 python -m pytest tests/golden
-    git diff tests/golden/data
+    UPDATE_GOLDEN=1 python -m pytest tests/unit/golden
+    git diff tests/unit/golden/data
 
 and say in the CHANGELOG what changed for users. The first command rewrites every file that differs; the second shows
 what you are about to change for them.

@@ -30,8 +30,8 @@ from monitoring.detection.notification_payloads import Notification, alertmanage
 from monitoring.runtime.monitor import DriftMonitor
 from monitoring.runtime.state_store import STATE, MonitorStore
 from tests.factories.errors import raises
-from tests.golden import samples
-from tests.golden.golden import DATA, FORMAT, columns, formats, golden, kept_file, stored, structure
+from tests.unit.golden import samples
+from tests.unit.golden.golden import DATA, FORMAT, columns, formats, golden, kept_file, stored, structure
 from trainers.card.model_card import CardLineage, FeatureFacts, ModelCard, SplitFacts
 from trainers.config import ConfigChange, ModelSpec, TrainConfig
 from trainers.data.batches import EncodedRows, MemoryLoader, MemoryValidationLoader

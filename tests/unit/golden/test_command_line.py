@@ -10,7 +10,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from rayloop.cli.app import EXIT_USER_ERROR, app
-from tests.golden.golden import golden
+from tests.unit.golden.golden import golden
 
 
 def _parameter(parameter: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from monitoring.export.grafana import FILE, render_dashboard
 from monitoring.export.metric_definitions import COUNTERS, GAUGES
 from monitoring.export.prometheus import PrometheusExporter
 from rayloop.report.dashboards import RULES
-from tests.golden.golden import golden
+from tests.unit.golden.golden import golden
 from trainers.loop import ray_metrics as training_gauges
 
 KINDS = ("Counter", "Gauge", "Histogram")
