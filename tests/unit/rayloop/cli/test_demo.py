@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rayloop.cli.demo import MODULE, demo_project
-from rayloop.project import locate
+from rayloop.project import locate_project
 
 
 def test_demo_project_in_checkout_is_the_module(tmp_path: Path) -> None:
@@ -14,6 +14,6 @@ def test_demo_project_in_checkout_is_the_module(tmp_path: Path) -> None:
 
 def test_demo_project_elsewhere_is_a_copy_alone_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    location = locate(demo_project(tmp_path / "home"))
+    location = locate_project(demo_project(tmp_path / "home"))
     assert location == (tmp_path / "home" / "demo", MODULE)
     assert [path.name for path in location.folder.iterdir()] == ["examples"]
