@@ -15,7 +15,7 @@
     ├── RolloutError              a rollout that cannot be started or controlled
     └── RequestError              a request that cannot be answered (HTTP 4xx)
 
-A message says what is wrong, where, and what to do about it. Its code is stable: docs/errors.md lists all of them.
+A message says what is wrong, where, and what to do about it. Its code is stable; the documentation lists all of them.
 """
 
 from __future__ import annotations

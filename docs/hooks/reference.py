@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -143,7 +143,7 @@ def _errors() -> str:
     lines = [
         "# Error codes",
         "",
-        "A code is stable: scripts may rely on it. Sentences may change. `{…}` stands for a value, which the error also carries as a field.",
+        "A code is stable: scripts may rely on it. Sentences may change. `…` stands for a value, which the error also carries as a field.",
         "",
     ]
     raised = defaultdict(list)
@@ -158,21 +158,25 @@ def _errors() -> str:
 
 def error_codes() -> Iterator[tuple[str, str, str, str]]:
     """Code, class, sentence and advice of every error that the product raises, as its source has them."""
+    trees = [ast.parse(path.read_text()) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    # A function that builds errors takes their code as a keyword too; its annotation names the class.
+    kinds = {node.name: node.returns.id for node in nodes if _builds_errors(node)}
     seen = set()
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call) and (code := _keyword(node, "code")) and (kind := _class_name(node)):
-                    sentence = _text(node.args[0]) if node.args else ""
-                    todo = _text(node.args[1]) if len(node.args) > 1 else _keyword(node, "todo")
-                    if (code, sentence) not in seen:
-                        seen.add((code, sentence))
-                        yield code, kind, sentence, todo
+    for node in nodes:
+        if isinstance(node, ast.Call) and re.fullmatch(r"[a-z_]+\.[a-z0-9_]+", code := _keyword(node, "code")):
+            sentence = _text(node.args[0]) if node.args else ""
+            todo = _text(node.args[1]) if len(node.args) > 1 else _keyword(node, "todo")
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            if (code, sentence) not in seen:
+                seen.add((code, sentence))
+                yield code, kinds.get(name, name), sentence, todo
 
 
-def _class_name(call: ast.Call) -> str:
-    name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
-    return name if name[:1].isupper() else ""
+def _builds_errors(node: ast.AST) -> TypeGuard[Any]:
+    return (
+        isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Name) and node.returns.id.endswith("Error")
+    )
 
 
 def _keyword(call: ast.Call, name: str) -> str:
@@ -180,14 +184,14 @@ def _keyword(call: ast.Call, name: str) -> str:
 
 
 def _text(node: ast.expr) -> str:
-    """A string as its source has it, with {…} for what is filled in."""
+    """A string as its source has it, with … for what is filled in."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(str(part.value) if isinstance(part, ast.Constant) else "{…}" for part in node.values)
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
     if isinstance(node, ast.BinOp):
         return _text(node.left) + _text(node.right)
-    return "{…}"
+    return "…"
 
 
 def _cell(text: str) -> str:
