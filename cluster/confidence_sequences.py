@@ -1,8 +1,8 @@
-"""Asymptotic confidence sequences for a mean: limits that hold at every look, however often one looks. Pure.
+"""Asymptotic confidence sequences for a mean: limits that hold at all times, however often they are read. Pure.
 
 Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory and asymptotic confidence sequences",
-Annals of Statistics 52(6), 2024: Robbins' normal mixture, two-sided (theorem 2.2) or one-sided (proposition B.1), sharpest
-near a chosen number of observations.
+Annals of Statistics 52(6), 2024: Robbins' normal mixture, two-sided (theorem 2.2) or one-sided (proposition B.1),
+sharpest near a chosen number of observations.
 """
 
 from __future__ import annotations
@@ -16,10 +16,18 @@ _TUNED_ALPHA = 0.05
 def half_width(
     variance: float, n: int, alpha: float, optimum: int, sides: Literal[1, 2], design_effect: float = 1.0
 ) -> float:
-    """How far from the mean of ``n`` rows with this population variance the limit lies; infinite without rows.
+    """Distance of a confidence limit from the mean.
 
-    ``optimum`` is the number of rows at which it is sharpest. Rows count ``design_effect`` times where they resemble one
-    another.
+    Args:
+        variance: Population variance of the rows.
+        n: Number of rows.
+        alpha: Probability that the limit fails at any time.
+        optimum: Number of rows at which the limit is sharpest.
+        sides: 2 for an interval, 1 for a single limit.
+        design_effect: Variance of the mean relative to that of independent rows (Kish).
+
+    Returns:
+        The distance; infinite without rows.
     """
     if not n:
         return math.inf

@@ -1,4 +1,4 @@
-"""Gauges that stay: Ray's metrics agent forgets a gauge that it is not told again within two of its intervals, some 20 s."""
+"""Gauges that are re-exported periodically: Ray's metrics agent drops one that is idle for two intervals, about 20 s."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from collections.abc import Mapping
 from ray.util.metrics import Gauge
 
 REPUBLISH_S = 5.0
-"""Half of Ray's interval."""
+"""Seconds between two exports: half of the agent's interval."""
 
 
 class PersistentGauge:
-    """A gauge of this process whose values are told again and again, until they are forgotten or the process ends.
+    """A gauge of this process whose values stay exported until they are cleared or the process ends.
 
-    For figures that are told seldom. One that is told every few seconds is better off with Ray's own: it ends with who tells it.
+    It is for values that change seldom. A value that is set every few seconds needs only Ray's own gauge, which vanishes
+    with its source.
+
+    Args:
+        name: Name of the metric.
+        description: Its help text.
+        tag_keys: Names of its tags.
     """
 
     def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
@@ -25,18 +31,18 @@ class PersistentGauge:
         _republisher.register(self)
 
     def set(self, value: float, tags: Mapping[str, str]) -> None:
-        """Tell a value, as Ray's gauge does."""
+        """Export a value from now on."""
         with self._lock:
             self._values[frozenset(tags.items())] = value
         self._gauge.set(value, dict(tags))
 
     def clear(self) -> None:
-        """Tell no value any more. Those that were told vanish within half a minute."""
+        """Stop exporting; the values vanish within half a minute."""
         with self._lock:
             self._values.clear()
 
     def republish(self) -> None:
-        """Tell all values again."""
+        """Export all values again."""
         with self._lock:
             values = dict(self._values)
         for tags, value in values.items():
@@ -44,7 +50,7 @@ class PersistentGauge:
 
 
 class _Republisher:
-    """One thread a process, from its first gauge on."""
+    """One thread per process, started by its first gauge."""
 
     def __init__(self) -> None:
         self._gauges: weakref.WeakSet[PersistentGauge] = weakref.WeakSet()

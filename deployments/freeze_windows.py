@@ -1,4 +1,4 @@
-"""Weekly windows during which no rollout advances. Pure; the time zones' rules are data."""
+"""Weekly windows during which no rollout advances. Pure."""
 
 from __future__ import annotations
 
@@ -13,46 +13,69 @@ from cluster.errors import RolloutError
 from cluster.values import Frozen
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_MOMENT = re.compile(rf"({'|'.join(_DAYS)}) ([01]\d|2[0-3]):([0-5]\d)")
+_WEEK_TIME = re.compile(rf"({'|'.join(_DAYS)}) ([01]\d|2[0-3]):([0-5]\d)")
 _DAY_MINUTES = 24 * 60
 
 
 class FreezeWindow(Frozen):
-    """From ``start`` until ``end``, such as "fri 16:00" and "mon 08:00", every week, by the clocks of ``zone``.
+    """A window that recurs every week, by local time; it may span the end of the week.
 
-    It may run over the end of the week. Raises RolloutError for a moment or a zone (as in the IANA database, such as
-    "Europe/Berlin") that there is not.
+    Raises:
+        RolloutError: A time or zone is not valid, or the window is empty.
     """
 
     start: str
+    """First minute, as weekday and time: "fri 16:00"."""
     end: str
+    """First minute after the window, such as "mon 08:00"."""
     zone: str = "UTC"
+    """Time zone as in the IANA database, such as "Europe/Berlin"."""
 
     @model_validator(mode="after")
-    def _can_be_read(self) -> Self:
-        if _minute(self.start) == _minute(self.end):
-            raise RolloutError(f"the freeze from {self.start} until {self.end} is empty", "let it end later")
+    def _is_valid(self) -> Self:
+        if _week_minute(self.start) == _week_minute(self.end):
+            raise RolloutError(
+                f"freeze window from {self.start} until {self.end} is empty",
+                "set an end that differs from the start",
+                code="rollout.freeze_window_empty",
+                start=self.start,
+                end=self.end,
+            )
         try:
             ZoneInfo(self.zone)
         except (ZoneInfoNotFoundError, ValueError) as error:
-            raise RolloutError(f"no time zone {self.zone!r}", 'name one such as "Europe/Berlin"') from error
+            raise RolloutError(
+                f"unknown time zone {self.zone!r} of a freeze window",
+                'use a name from the IANA database, such as "Europe/Berlin"',
+                code="rollout.unknown_time_zone",
+                zone=self.zone,
+            ) from error
         return self
 
     def contains(self, now: float) -> bool:
-        """Whether ``now``, seconds since the epoch, lies in the window: its start does, its end does not."""
+        """Whether a time is in the window; its start is, its end is not.
+
+        Args:
+            now: Seconds since the epoch.
+        """
         local = datetime.fromtimestamp(now, ZoneInfo(self.zone))
         minute = local.weekday() * _DAY_MINUTES + local.hour * 60 + local.minute
-        start, end = _minute(self.start), _minute(self.end)
+        start, end = _week_minute(self.start), _week_minute(self.end)
         return start <= minute < end if start < end else minute >= start or minute < end
 
     def __str__(self) -> str:
         return f"{self.start} until {self.end} {self.zone}"
 
 
-def _minute(moment: str) -> int:
+def _week_minute(text: str) -> int:
     """Minute of the week."""
-    found = _MOMENT.fullmatch(moment)
-    if found is None:
-        raise RolloutError(f"{moment!r} is no moment of a week", 'write it as "fri 16:00"')
-    day, hour, minute = found.groups()
+    match = _WEEK_TIME.fullmatch(text)
+    if match is None:
+        raise RolloutError(
+            f"{text!r} is not a weekday and time",
+            'write it as "fri 16:00"',
+            code="rollout.invalid_freeze_time",
+            time=text,
+        )
+    day, hour, minute = match.groups()
     return _DAYS.index(day) * _DAY_MINUTES + int(hour) * 60 + int(minute)

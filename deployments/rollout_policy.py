@@ -1,4 +1,4 @@
-"""What a user declares about a rollout."""
+"""Settings of a rollout: steps, guards, webhooks, and the evidence that decides. Pure."""
 
 from __future__ import annotations
 
@@ -16,112 +16,139 @@ DefaultAction = Literal["hold", "abort", "advance"]
 
 
 class Webhook(Frozen):
-    """An address that is told of each step, as JSON by POST (deployments/rollout/webhook_client.py).
-
-    One that is called ``before`` has a say: an answer other than 2xx, or none within ``timeout_s``, holds the step, and
-    it is asked again after ``retry_s``. Nothing but telling comes of one called ``after``. ``secret_env`` names the
-    environment variable, of the cluster's processes, that holds the secret to sign with; empty: unsigned.
-    """
+    """An address that receives each step as JSON, by POST (deployments/rollout/webhook_client.py)."""
 
     url: str = Field(pattern=r"^https?://")
     moment: Literal["before", "after"] = "after"
+    """"before" a step, the webhook approves it: an answer other than 2xx, or a late one, holds the step. "after" it, the
+    webhook is only notified."""
     timeout_s: float = Field(default=5.0, gt=0.0)
+    """Seconds within which it must answer."""
     retry_s: float = Field(default=60.0, gt=0.0)
+    """Seconds from a refusal to the next request for approval."""
     secret_env: str = ""
+    """Environment variable, of the cluster's processes, with the secret to sign with; empty: unsigned."""
 
 
 class RolloutPolicy(Frozen):
-    """Steps of a rollout, and what is asked of a challenger at each.
+    """Steps of a rollout, and what a challenger must show at each.
 
-    Path. ``steps`` are shares of requests, rising to 1; at each the challenger stays ``bake_s`` seconds at least, also
-    at the last before it is promoted. At the shares in ``gates`` it then waits for a person (`resume` or `promote`).
-    During ``freezes`` nothing advances. With ``dry_run`` it stays at its first share: what would have been done is
-    journaled, and only a person's orders are carried out.
-
-    With ``shadow`` the challenger gets copies: the shares are of requests that it answers as well, callers get the champion's answers
-    throughout, and a promotion is the first they hear of it. Copies are dropped under load, which ``rayloop_shadow_dropped`` counts.
-
-    Asked. ``metric`` says what a prediction costs; ``margin`` is how much larger than the champion's the challenger's
-    mean cost may be for it to advance, as a fraction of it. ``max_error_rate`` is how many of the requests that the
-    champion could answer it may fail, ``error_margin`` by how much it may fail more often than the champion, as a
-    fraction (None: not compared). Its replica may grow by ``max_growth_mib`` MiB of memory after it was loaded (None: by
-    any); one that grows further is ended on the spot. Its ``latency_quantile`` in the predictor may be longer than the champion's by the
-    fraction ``latency_margin`` and ``latency_floor_ms`` (None: not compared); to advance this must be shown only with
-    ``latency_to_advance``.
-
-    Certainty. ``alpha`` bounds the probability of a wrong abort, and of a wrong advance, over a whole rollout, however
-    many challengers it has: they share it. The shares in ``steps`` are those of all challengers together.
-    ``min_requests`` (of each variant) and ``min_labelled`` (rows) are counted anew at each step. After ``deadline_s``
-    seconds at one step without a decision, ``on_undecided`` applies, or ``no_data`` where the minimum counts are not
-    met.
+    At each step the challengers together answer a share of the requests. Evidence is tested continuously, with a total
+    error probability of ``alpha`` (deployments/analysis/verdict.py).
     """
 
     # Journals and webhooks keep the name that min_labeled had in the first release.
     model_config = ConfigDict(serialize_by_alias=True)
 
     steps: tuple[float, ...] = (0.05, 0.25, 0.5, 1.0)
+    """Shares of requests, rising to 1: those of all challengers together."""
     bake_s: float = Field(default=0.0, ge=0.0)
+    """Seconds that a challenger stays at each step at least, also at the last one before its promotion."""
     gates: tuple[float, ...] = ()
+    """Shares at which the rollout waits for a person to `resume` or `promote`."""
     freezes: tuple[FreezeWindow, ...] = ()
+    """Weekly windows during which the rollout does not advance."""
     dry_run: bool = False
+    """Stay at the first share and journal what would have been done; only a person's commands are carried out."""
     shadow: bool = False
+    """Challengers score copies of requests while the champion answers all of them, until a promotion. Copies are dropped
+    under load, which the metric ``rayloop_shadow_dropped`` counts."""
     webhooks: tuple[Webhook, ...] = ()
+    """Addresses that approve steps or are notified of them."""
     metric: Metric = "loss"
+    """Cost of a prediction by which the variants are compared."""
     min_requests: int = Field(default=50, ge=1)
+    """Requests that each variant needs at each step before an advance."""
     min_labeled: int = Field(
         default=50,
         ge=1,
         validation_alias=AliasChoices("min_labeled", "min_labelled"),
         serialization_alias="min_labelled",
     )
+    """Labeled rows, scored by both variants, that each step needs before an advance."""
     margin: float = Field(default=0.05, ge=0.0)
+    """To advance, the challenger's mean cost may exceed the champion's by at most this fraction of it."""
     max_error_rate: float = Field(default=0.02, gt=0.0, lt=1.0)
+    """Fraction of requests that a challenger may fail, of those that the champion could answer."""
     error_margin: float | None = Field(default=0.5, ge=0.0)
+    """Fraction by which a challenger may fail more often than the champion; None: error rates are not compared."""
     max_growth_mib: float | None = Field(default=1024.0, gt=0.0)
+    """MiB by which a challenger's replica may grow after loading; beyond it the replica is terminated. None: no limit."""
     latency_quantile: float | None = Field(default=0.95, gt=0.0, lt=1.0)
+    """Quantile of the latency in the predictor that is compared; None: latencies are not compared."""
     latency_margin: float = Field(default=0.5, ge=0.0)
+    """Fraction by which the challenger's quantile may exceed the champion's, in addition to ``latency_floor_ms``."""
     latency_floor_ms: float = Field(default=10.0, ge=0.0)
+    """Milliseconds by which the challenger's quantile may exceed the champion's, in addition to ``latency_margin``."""
     latency_to_advance: bool = False
+    """Whether an advance requires evidence that latency is within its bounds; otherwise it only may not exceed them."""
     alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
+    """Bound on the probability of a wrong abort, and of a wrong advance, over a whole rollout; challengers share it."""
     deadline_s: float = Field(default=3600.0, gt=0.0)
+    """Seconds at one step without a decision after which ``on_undecided`` or ``no_data`` applies."""
     on_undecided: DefaultAction = "abort"
+    """Action at the deadline when the minimum counts are reached."""
     no_data: DefaultAction = "abort"
+    """Action at the deadline when the minimum counts are not reached."""
     poll_s: float = Field(default=1.0, gt=0.0)
+    """Seconds between two passes of the controller."""
     challenger_timeout_s: float = Field(default=1.0, gt=0.0)
+    """Seconds within which a challenger must answer a request; after that the champion answers it."""
 
     @model_validator(mode="after")
     def _steps_rise_to_one(self) -> Self:
         rising = all(a < b for a, b in zip(self.steps, self.steps[1:], strict=False))
         if not self.steps or not rising or self.steps[0] <= 0.0 or self.steps[-1] != 1.0:
-            raise RolloutError(f"rollout steps {self.steps} do not rise to 1", "declare some like (0.05, 0.5, 1.0)")
-        stray = [gate for gate in self.gates if not any(math.isclose(gate, step) for step in self.steps)]
-        if stray:
-            raise RolloutError(f"no step of the rollout is at the gates {stray}", f"the steps are {self.steps}")
+            raise RolloutError(
+                f"rollout steps {self.steps} do not rise to 1",
+                "declare rising shares that end with 1, such as (0.05, 0.5, 1.0)",
+                code="rollout.steps_not_rising_to_one",
+                steps=self.steps,
+            )
+        unknown = tuple(gate for gate in self.gates if not any(math.isclose(gate, step) for step in self.steps))
+        if unknown:
+            raise RolloutError(
+                f"rollout gates {unknown} are not among the steps {self.steps}",
+                "place each gate at a step",
+                code="rollout.gate_without_step",
+                gates=unknown,
+                steps=self.steps,
+            )
         return self
 
     @model_validator(mode="after")
-    def _latency_is_asked(self) -> Self:
+    def _latency_has_quantile(self) -> Self:
         if self.latency_to_advance and self.latency_quantile is None:
-            raise RolloutError("latency_to_advance without a latency_quantile", "name the quantile, such as 0.95")
+            raise RolloutError(
+                "latency_to_advance requires a latency_quantile",
+                "set the quantile, such as 0.95",
+                code="rollout.latency_quantile_missing",
+            )
         return self
 
-    def divide_alpha(self, entrants: int) -> RolloutPolicy:
-        """What is asked of each of several challengers: the same, by an equal part of alpha (Bonferroni)."""
-        return self if entrants == 1 else self.model_copy(update={"alpha": self.alpha / entrants})
+    def divide_alpha(self, initial_challengers: int) -> RolloutPolicy:
+        """The policy for each of several challengers: an equal part of alpha (Bonferroni).
+
+        Args:
+            initial_challengers: Challengers that the rollout started with.
+        """
+        if initial_challengers == 1:
+            return self
+        return self.model_copy(update={"alpha": self.alpha / initial_challengers})
 
     @property
     def test_alpha(self) -> float:
-        """What each test that may stop a challenger spends: an equal part, to those that are asked for."""
+        """Error probability of each test that may abort: an equal part of alpha for each test in use."""
         compared = (self.error_margin is not None) + (self.latency_quantile is not None)
-        # Loss, errors by their limit, and the split are always tested.
+        # Loss, the error rate's limit, and the split are always tested.
         return self.alpha / (3 + compared)
 
     @property
     def min_pairs(self) -> int:
-        """Labelled rows before loss may abort: the confidence sequence is asymptotic."""
+        """Labeled rows before the loss may abort: the confidence sequence is asymptotic."""
         return max(self.min_labeled, 50)
 
     @property
     def sharpest_n(self) -> int:
-        """Labelled rows at which the confidence sequence is sharpest."""
+        """Labeled rows at which the confidence sequence is sharpest."""
         return 4 * self.min_pairs

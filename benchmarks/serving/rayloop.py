@@ -18,7 +18,7 @@ from cluster.actors import get_result
 from cluster.names import CHAMPION
 from cluster.registry import Registry
 from cluster.values import ModelVersion
-from deployments.rollout import controller, serve_config
+from deployments.rollout import controller, serve_client
 from deployments.rollout.serve_config import ServingOptions
 from deployments.rollout_policy import RolloutPolicy
 from deployments.serve_schema import ServerConfig
@@ -85,11 +85,11 @@ class Rayloop:
     def deploy(self, report: bool, profile: bool = True) -> None:
         """Serve the champion, reporting or not, or with a log alone."""
         options = ServingOptions(profile_window_s=model.WINDOW_S if profile else None, report=report)
-        get_result(serve_config.connect(self.settings).deploy.remote(self.champion, options))
+        get_result(serve_client.connect(self.settings).deploy.remote(self.champion, options))
 
     def set_champion(self, version: ModelVersion) -> None:
         """Returns when every replica serves ``version``."""
-        get_result(serve_config.connect(self.settings).set_champion.remote(version))
+        get_result(serve_client.connect(self.settings).set_champion.remote(version))
 
     def start_rollout(self, shadow: bool = False) -> None:
         """Put the second version on a share of the requests, for good; as a shadow it gets a copy of half of them."""
@@ -102,7 +102,7 @@ class Rayloop:
 
     def share(self) -> float:
         """The challenger's share as Serve is told now."""
-        current: ServerConfig | None = get_result(serve_config.connect(self.settings).current_config.remote(model.NAME))
+        current: ServerConfig | None = get_result(serve_client.connect(self.settings).current_config.remote(model.NAME))
         return current.trial.share if current is not None and current.trial is not None else 0.0
 
     def reported(self, expected: int) -> tuple[int, int]:

@@ -1,6 +1,6 @@
-"""What keeps a ruling from being carried out: bake time, freeze windows, a dry run. Pure.
+"""Guards that turn a decision into a hold: bake time, freeze windows, a dry run. Pure.
 
-Only a dry run keeps harm from aborting.
+Only a dry run prevents an abort.
 """
 
 from __future__ import annotations
@@ -10,29 +10,40 @@ from deployments.rollout_policy import RolloutPolicy
 
 
 def apply_guards(
-    ruling: RolloutDecision, policy: RolloutPolicy, share: float, bake_left_s: float, now: float
+    decision: RolloutDecision, policy: RolloutPolicy, share: float, bake_left_s: float, now: float
 ) -> RolloutDecision:
-    """The ruling, or a hold that says what it would have been, and why it is not."""
-    if policy.dry_run and ruling.kind != "hold":
-        would = _intended_action(ruling, policy, share)
-        return _hold(ruling, f"dry run, would {would}: {ruling.reason}", f"dry run: {would}")
-    if ruling.kind != "advance":
-        return ruling
+    """Apply the guards to a decision.
+
+    Args:
+        decision: What the verdicts ask for.
+        policy: Policy of the rollout.
+        share: Current share of requests of each challenger.
+        bake_left_s: Seconds of bake time left at this step.
+        now: Seconds since the epoch.
+
+    Returns:
+        The decision, or a hold whose reason names the guard and the decision.
+    """
+    if policy.dry_run and decision.kind != "hold":
+        action = _intended_action(decision, policy, share)
+        return _hold(decision, f"dry run, would {action}: {decision.reason}", f"dry run: {action}")
+    if decision.kind != "advance":
+        return decision
     if bake_left_s > 0.0:
         return _hold(
-            ruling, f"bakes at {share:.0%}, {bake_left_s:.0f} s more; {ruling.reason}", f"bakes at {share:.0%}"
+            decision, f"bakes at {share:.0%}, {bake_left_s:.0f} s more; {decision.reason}", f"bakes at {share:.0%}"
         )
     for window in policy.freezes:
         if window.contains(now):
-            return _hold(ruling, f"frozen from {window}; {ruling.reason}", f"frozen from {window}")
-    return ruling
+            return _hold(decision, f"frozen from {window}; {decision.reason}", f"frozen from {window}")
+    return decision
 
 
-def _intended_action(ruling: RolloutDecision, policy: RolloutPolicy, share: float) -> str:
-    if ruling.kind == "advance":
+def _intended_action(decision: RolloutDecision, policy: RolloutPolicy, share: float) -> str:
+    if decision.kind == "advance":
         return "promote" if share == policy.steps[-1] else "advance"
-    return f"drop v{ruling.versions[0]}" if ruling.kind == "drop" else "abort"
+    return f"drop v{decision.versions[0]}" if decision.kind == "drop" else "abort"
 
 
-def _hold(ruling: RolloutDecision, reason: str, remark: str) -> RolloutDecision:
-    return ruling.model_copy(update={"kind": "hold", "reason": reason, "remark": remark})
+def _hold(decision: RolloutDecision, reason: str, remark: str) -> RolloutDecision:
+    return decision.model_copy(update={"kind": "hold", "reason": reason, "remark": remark})

@@ -1,11 +1,11 @@
-"""Act: a detached actor per model that takes its challengers through a rollout.
+"""A detached actor per model that takes its challengers through a rollout.
 
-One pass: evidence, verdicts, consent, journal entry, Serve's configuration, aliases. The entry comes first, and states
-what shall be so; everything after it is made so again by any later pass. A controller that dies between any two of them
-resumes from the journal, compares with what Serve is told, and goes on.
+One pass: evidence, verdicts, approvals, journal entry, Serve's configuration, aliases. The entry comes first and states
+what should be true; every later pass reconciles the rest with it. A controller that dies between any two of them
+resumes from the journal, compares it with Serve's configuration, and continues.
 
-An abort beats a promotion: harm that is shown when a person asks to promote aborts instead, and an abort that is
-ordered while a step waits for consent, or a promotion for its turn, goes first.
+An abort takes precedence over a promotion: if the challenger is shown to be worse when a person asks to promote it, it
+is aborted instead; and an abort that arrives while a step waits for approval, or a promotion for its turn, goes first.
 """
 
 from __future__ import annotations
@@ -41,37 +41,38 @@ from deployments.rollout.state_machine import (
     apply_decision,
     begin,
     drop_challenger,
-    format_versions,
+    in_progress,
     journal_entry,
     roll_back,
 )
 from deployments.rollout_policy import RolloutPolicy
-from deployments.telemetry.log_writer import connect as connect_ledger
+from deployments.telemetry.log_writer import connect as connect_log_writer
 
 _log = logging.getLogger(__name__)
 
 
 class RolloutStatus(Frozen):
-    """``state`` is None before a model's first rollout; ``decisions`` are those of the newest one.
-
-    ``settled`` tells whether Serve and the aliases are as the state says they shall be. ``evidence`` and the newest
-    ``verdicts`` are by the challenger's version.
-    """
+    """State, evidence and journal of a model's newest rollout."""
 
     state: RolloutState | None
+    """None before the model's first rollout."""
     applied: bool
+    """Whether Serve and the aliases agree with the state."""
     evidence: dict[str, RolloutEvidence]
+    """Newest evidence, by challenger version."""
     verdicts: dict[str, Verdict]
+    """Newest verdicts, by challenger version."""
     decisions: tuple[Decision, ...]
+    """Journal entries of the newest rollout, oldest first."""
 
     @property
     def finished(self) -> bool:
-        """Whether there was a rollout, and it has ended in all its effects."""
+        """Whether there was a rollout, and it has ended and been applied."""
         return self.state is not None and self.applied and not self.state.active
 
     @property
     def requests(self) -> int:
-        """Requests that were dealt, as far as is known."""
+        """Requests of all variants in the evidence."""
         totals = [one.total for one in self.evidence.values()]
         return max((one.champion.requests for one in totals), default=0) + sum(
             one.challenger.requests for one in totals
@@ -79,27 +80,30 @@ class RolloutStatus(Frozen):
 
 
 def connect(model: str, settings: Settings) -> ActorHandle:
-    """The rollout controller of ``model``, started when absent."""
+    """Connect to the rollout controller of a model, started when absent."""
     return get_or_create(rollout_actor(model), RolloutController, model, settings)
 
 
 class RolloutController:
-    """See the module. Commands and passes take turns."""
+    """Runs the rollouts of one model; commands and passes take turns.
+
+    A command may name the rollout that it is for; it is refused if another one is the newest.
+    """
 
     async def __init__(self, model: str, settings: Settings) -> None:  # type: ignore[misc]
         self._model = model
         self._journal = RolloutJournal(model, Tables(settings))
-        self._effects = Reconciler(model, settings)
-        self._ledger = connect_ledger(model, settings)
-        self._consent = Approvals(self._report)
+        self._reconciler = Reconciler(model, settings)
+        self._log_writer = connect_log_writer(model, settings)
+        self._approvals = Approvals(self._report)
         self._turn = asyncio.Lock()
         self._evidence: dict[str, RolloutEvidence] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._options = ServingOptions()
         self._task: Task | None = None
-        self._untold: list[Decision] = []
+        self._unnotified: list[Decision] = []
         self._state = await asyncio.to_thread(self._journal.last_state)
-        # Also after a rollout that ended: its last effects may not have been applied.
+        # Also after a rollout that ended: its last step may not have been applied.
         self._applied = self._state is None
         self._loop = asyncio.get_running_loop().create_task(self._run())
 
@@ -111,108 +115,148 @@ class RolloutController:
     ) -> RolloutStatus:
         """Put one challenger, or several, on trial against the version that is served.
 
-        Raises RolloutError while another rollout is under way, when nothing is served, when the policy does not fit or
-        a webhook objects, and, the rollout being journaled as aborted, when no challenger can be served.
+        Args:
+            challengers: The versions.
+            policy: Steps and criteria.
+            options: Resources of the challengers; None for the defaults.
+
+        Raises:
+            RolloutError: Another rollout is in progress, nothing is served, the policy does not fit, a webhook objects, or
+                no challenger can be served; the last case is journaled as an aborted rollout.
         """
         several = [challengers] if isinstance(challengers, ModelVersion) else challengers
         versions = [challenger.version for challenger in several]
         async with self._turn:
             if self._state is not None and (self._state.active or not self._applied):
-                raise RolloutError(
-                    f"{self._model} has a rollout under way: {format_versions(self._state.challengers)} at {self._state.share:.0%}",
-                    "abort it or let it end first",
-                )
+                raise in_progress(self._model, self._state.id)
             webhook_client.check_secrets(policy.webhooks)
-            champion = (await self._effects.champion()).version
-            task = await self._effects.task(champion)
+            champion = (await self._reconciler.champion()).version
+            task = await self._reconciler.task(champion)
             check_metric(task, policy.metric)
             name = f"{self._model}-{'-'.join(versions)}-{uuid4().hex[:8]}"
             state = begin(name, self._model, champion, versions, policy, time.time())
             decision = journal_entry(state, "start", state.since, {})
-            self._consent.reset()
-            if refusal := await self._consent.objection(state, decision):
-                raise RolloutError(f"the rollout may not start: {refusal}")
+            self._approvals.reset()
+            if refusal := await self._approvals.objection(state, decision):
+                raise RolloutError(
+                    f"the rollout of {self._model} was not approved: {refusal}",
+                    "see the webhooks of its policy",
+                    code="rollout.not_approved",
+                    model=self._model,
+                    refusal=refusal,
+                )
             self._options, self._task = options or ServingOptions(), task
             self._evidence, self._verdicts = {}, {}
-            await self._enter(state, decision)
-            await self._make_so()
+            await self._record(state, decision)
+            await self._reconcile()
         if self._state is not None and self._state.status == "aborted":
-            raise RolloutError(self._state.reason)
+            raise RolloutError(
+                self._state.reason,
+                "fix or replace the version, then start another rollout",
+                code="rollout.challengers_not_served",
+                rollout=self._state.id,
+                reason=self._state.reason,
+            )
         return await self.status()
 
     async def status(self) -> RolloutStatus:
+        """Return the newest rollout with its evidence and journal."""
         decisions = await asyncio.to_thread(self._journal.decisions)
-        mine = tuple(d for d in decisions if self._state is not None and d.rollout == self._state.id)
+        newest = tuple(d for d in decisions if self._state is not None and d.rollout == self._state.id)
         return RolloutStatus(
             state=self._state,
             applied=self._applied,
             evidence=self._evidence,
             verdicts=self._verdicts,
-            decisions=mine,
+            decisions=newest,
         )
 
-    # Orders may name the rollout that they are for; another one then refuses them.
-
     async def pause(self, reason: str = "by hand", *, rollout: str = "") -> RolloutStatus:
-        """Hold the share where it is; harm still aborts."""
+        """Keep the current share; a challenger that is worse is still aborted."""
         return await self._command("pause", reason, rollout=rollout)
 
     async def resume(self, reason: str = "by hand", *, rollout: str = "") -> RolloutStatus:
-        """Go on after a pause, or open the gate that the rollout waits at."""
+        """Continue after a pause, or open the gate at which the rollout waits."""
         return await self._command("resume", reason, rollout=rollout)
 
     async def abort(self, reason: str = "by hand", version: str = "", *, rollout: str = "") -> RolloutStatus:
-        """All requests to the champion, now; or those of one ``version`` of several."""
-        with self._consent:
+        """Send all requests to the champion at once; with ``version``, those of that challenger."""
+        with self._approvals:
             return await self._command("abort", reason, version, rollout)
 
     async def promote(self, reason: str = "by hand", version: str = "", *, rollout: str = "") -> RolloutStatus:
-        """The challenger becomes champion, now, whatever is undecided; of several the ``version`` that is named.
+        """Make the challenger champion at once, even if the evidence is undecided.
 
-        Raises RolloutError when an abort was ordered as well, and when harm is shown: that version is then dropped, and
-        with the last one the rollout aborted.
+        Args:
+            reason: The person's reason.
+            version: Which one, of several challengers.
+            rollout: The rollout that the command is for; empty: the newest.
+
+        Raises:
+            RolloutError: An abort was requested as well, or the challenger is shown to be worse: it is then dropped, and
+                the rollout aborted if it was the last one.
         """
         status = await self._command("promote", reason, version, rollout)
         if status.state is not None and status.state.status != "promoted":
-            raise RolloutError(status.decisions[-1].reason)
+            reason = status.decisions[-1].reason
+            raise RolloutError(reason, code="rollout.promotion_refused", rollout=status.state.id, reason=reason)
         return status
 
     async def roll_back(self, champion: str, reason: str) -> RolloutStatus:
-        """Have an earlier champion answer again. Raises RolloutError before the first rollout, and while one is under way."""
+        """Restore an earlier champion.
+
+        Args:
+            champion: Version to restore.
+            reason: Why.
+
+        Raises:
+            RolloutError: The model has had no rollout, or one is in progress.
+        """
         async with self._turn:
             if self._state is None:
-                raise RolloutError(f"{self._model} has had no rollout", "there is no champion to go back to")
-            await self._enter(*roll_back(self._state, champion, reason, time.time()))
-            await self._make_so()
+                raise self._not_found("there is no earlier champion to restore")
+            await self._record(*roll_back(self._state, champion, reason, time.time()))
+            await self._reconcile()
         return await self.status()
 
     async def pid(self) -> int:
+        """Return this process's id."""
         return os.getpid()
 
-    async def _command(self, order: Command, reason: str, version: str = "", rollout: str = "") -> RolloutStatus:
+    def _not_found(self, todo: str) -> RolloutError:
+        return RolloutError(
+            f"model {self._model!r} has had no rollout", todo, code="rollout.not_found", model=self._model
+        )
+
+    async def _command(self, command: Command, reason: str, version: str = "", rollout: str = "") -> RolloutStatus:
         async with self._turn:
             if self._state is None:
-                raise RolloutError(f"{self._model} has had no rollout", "start one first")
-            state, decision = apply_command(self._state, order, reason, time.time(), version, rollout)
-            if order == "promote":
-                state, decision = await self._unharmed(self._state, state, decision)
-            await self._enter(state, decision)
-            await self._make_so()
+                raise self._not_found("start one first")
+            state, decision = apply_command(self._state, command, reason, time.time(), version, rollout)
+            if command == "promote":
+                state, decision = await self._promote_unless_worse(self._state, state, decision)
+            await self._record(state, decision)
+            await self._reconcile()
         return await self.status()
 
-    async def _unharmed(
+    async def _promote_unless_worse(
         self, before: RolloutState, state: RolloutState, decision: Decision
     ) -> tuple[RolloutState, Decision]:
-        """The promotion that a person asks for; or the abort, when harm is shown."""
-        # At no age is a deadline over: only harm aborts.
-        await self._look(before, 0.0)
-        if self._consent.aborting:
-            raise RolloutError(f"{self._model}: an abort was ordered as well, and goes first")
+        """Return the requested promotion, or the drop of a challenger that is shown to be worse."""
+        # With age 0 no deadline is over: only a challenger that is worse aborts.
+        await self._refresh_evidence(before, 0.0)
+        if self._approvals.aborting:
+            raise RolloutError(
+                f"an abort of rollout {before.id} of {self._model} was requested as well, and goes first",
+                "see `rayloop status`",
+                code="rollout.abort_requested",
+                rollout=before.id,
+            )
         (version,) = state.challengers
         verdict = self._verdicts[version]
         if verdict.kind != "abort":
             return state, decision
-        reason = f"promotion was asked for, but {verdict.reason}"
+        reason = f"promotion was requested, but {verdict.reason}"
         return drop_challenger(before, version, reason, time.time(), verdict.figures)
 
     async def _run(self) -> None:
@@ -221,73 +265,74 @@ class RolloutController:
                 async with self._turn:
                     await self._pass()
             except Exception:
-                # Ledger, Serve, catalog and MLflow may be away for a while; the next pass starts from the same state.
+                # Log writer, Serve, catalog or MLflow may be unavailable for a while; the next pass starts from this state.
                 _log.exception("rollout of %s: pass failed", self._model)
             await asyncio.sleep(self._state.policy.poll_s if self._state is not None else 1.0)
 
     async def _pass(self) -> None:
         if not self._applied:
-            await self._make_so()
+            await self._reconcile()
         if self._state is None or not self._state.active:
             return
-        await self._look(self._state, self._state.step_age_s(time.time()))
-        # Each turn drops one challenger, or is the last.
+        await self._refresh_evidence(self._state, self._state.step_age_s(time.time()))
+        # Each iteration drops one challenger, or is the last.
         while self._state.active and await self._step(self._state) == "drop":
             pass
 
     async def _step(self, before: RolloutState) -> str:
-        """Take the step that the verdicts ask for. Returns the action; empty when an abort goes first."""
-        ruling = decide(before, self._verdicts, self._evidence)
-        state, decision = apply_decision(before, ruling, time.time())
-        if decision.action in ("advance", "promote") and (refusal := await self._consent.objection(state, decision)):
-            if self._consent.aborting:
+        """Take the step that the verdicts ask for. Returns the action; empty if an abort goes first."""
+        decision = decide(before, self._verdicts, self._evidence)
+        state, entry = apply_decision(before, decision, time.time())
+        if entry.action in ("advance", "promote") and (refusal := await self._approvals.objection(state, entry)):
+            if self._approvals.aborting:
                 return ""
-            held = ruling.model_copy(
-                update={"kind": "hold", "reason": f"{refusal}; {ruling.reason}", "remark": refusal}
+            hold = decision.model_copy(
+                update={"kind": "hold", "reason": f"{refusal}; {decision.reason}", "remark": refusal}
             )
-            state, decision = apply_decision(before, held, time.time())
-        if decision.action == "hold":
-            await self._hold(state, decision)
+            state, entry = apply_decision(before, hold, time.time())
+        if entry.action == "hold":
+            await self._record_hold(state, entry)
         else:
-            await self._enter(state, decision)
-            await self._make_so()
-        return decision.action
+            await self._record(state, entry)
+            await self._reconcile()
+        return entry.action
 
-    async def _look(self, state: RolloutState, step_age_s: float) -> None:
-        """Evidence and verdicts as they are now."""
+    async def _refresh_evidence(self, state: RolloutState, step_age_s: float) -> None:
         if self._task is None:
-            self._task = await self._effects.task(state.champion)
-        seen = await self._ledger.evidence.remote(state.id, state.initial_challengers, self._task, state.policy.metric)
-        # What came after a challenger was dropped is no evidence on it.
-        self._evidence |= {version: seen[version] for version in state.challengers}
+            self._task = await self._reconciler.task(state.champion)
+        evidence = await self._log_writer.evidence.remote(
+            state.id, state.initial_challengers, self._task, state.policy.metric
+        )
+        # What arrives after a challenger was dropped is no evidence about it.
+        self._evidence |= {version: evidence[version] for version in state.challengers}
         self._verdicts |= judge_all(state, self._evidence, step_age_s)
 
-    async def _hold(self, state: RolloutState, decision: Decision) -> None:
-        """Nothing changes; what a person should know of why is journaled, once."""
+    async def _record_hold(self, state: RolloutState, decision: Decision) -> None:
+        """Journal a hold only if its remark is new."""
         assert self._state is not None
         if state.remark and state.remark != self._state.remark:
             await asyncio.to_thread(self._journal.record, decision, state.policy)
         self._state = state
 
-    async def _enter(self, state: RolloutState, decision: Decision) -> None:
-        """From here on the new state is what shall be."""
+    async def _record(self, state: RolloutState, decision: Decision) -> None:
+        """Journal a step; from here on its state is the desired one."""
         await asyncio.to_thread(self._journal.record, decision, state.policy)
         self._state, self._applied = state, False
-        self._untold.append(decision)
+        self._unnotified.append(decision)
 
-    async def _make_so(self) -> None:
-        """Bring Serve and the aliases to what the state says, then tell of it. Safe to repeat."""
+    async def _reconcile(self) -> None:
+        """Bring Serve and the aliases to the desired state, then notify the webhooks. Safe to repeat."""
         assert self._state is not None
-        while refusals := await self._effects.reconcile(self._state, self._options):
+        while refusals := await self._reconciler.reconcile(self._state, self._options):
             for version, refusal in refusals.items():
-                await self._enter(*drop_challenger(self._state, version, refusal, time.time(), {}))
+                await self._record(*drop_challenger(self._state, version, refusal, time.time(), {}))
         self._applied = True
-        told, self._untold = self._untold, []
-        for decision in told:
-            self._consent.notify(self._state, decision)
+        decisions, self._unnotified = self._unnotified, []
+        for decision in decisions:
+            self._approvals.notify(self._state, decision)
 
     async def _report(self, state: RolloutState, failure: str) -> None:
-        """Journal what is no step of the rollout."""
+        """Journal a webhook's failure, which is no step of the rollout."""
         async with self._turn:
             decision = journal_entry(state.model_copy(update={"reason": failure}), "hold", time.time(), {})
             await asyncio.to_thread(self._journal.record, decision, state.policy)

@@ -31,12 +31,13 @@ _SCHEMA = pa.schema(
 
 
 class _Row(Stored):
-    """A row of the table, ``at`` in microseconds. Null: the table lacked the column when the row was written."""
+    """A row of the table. A null means that the table lacked the column when the row was written."""
 
     stored_as: ClassVar[str] = "rollout journal entry"
 
     rollout: str
     at: int
+    """Microseconds since the epoch."""
     action: str
     share: float
     reason: str
@@ -53,7 +54,7 @@ class _Row(Stored):
 
 
 class RolloutJournal:
-    """Decisions of one model's rollouts. Only the controller writes."""
+    """Journal of one model's rollouts; only the controller writes."""
 
     def __init__(self, model: str, tables: Tables) -> None:
         self._model = model
@@ -61,7 +62,7 @@ class RolloutJournal:
         self._tables = tables
 
     def record(self, decision: Decision, policy: RolloutPolicy) -> None:
-        """Append an entry. The policy goes with the entry that starts a rollout."""
+        """Append an entry; one that starts a rollout contains the policy."""
         row = _Row(
             **decision.model_dump(exclude={"at", "challengers", "evidence"}),
             at=round(decision.at * 1e6),
@@ -74,11 +75,11 @@ class RolloutJournal:
         self._tables.append(self._name, pa.Table.from_pylist([row.model_dump()], _SCHEMA), evolve=True)
 
     def decisions(self) -> list[Decision]:
-        """All entries, oldest first."""
+        """Return all entries, oldest first."""
         return [row.decision for row in self._rows()]
 
     def last_state(self) -> RolloutState | None:
-        """State of the newest rollout after its last entry; None before the first rollout."""
+        """Return the state of the newest rollout after its last entry; None before the first rollout."""
         rows = self._rows()
         starts = [i for i, row in enumerate(rows) if row.action == "start"]
         if not starts:
@@ -91,7 +92,7 @@ class RolloutJournal:
         if not self._tables.exists(self._name):
             return []
         rows = self._tables.read(self._name)
-        moments = rows.column("at").cast(pa.int64())
-        timed = rows.set_column(rows.column_names.index("at"), "at", moments).sort_by("at")
-        present = ({name: value for name, value in row.items() if value is not None} for row in timed.to_pylist())
-        return [_Row.from_stored(row) for row in present]
+        times = rows.column("at").cast(pa.int64())
+        ordered = rows.set_column(rows.column_names.index("at"), "at", times).sort_by("at")
+        values = ({name: value for name, value in row.items() if value is not None} for row in ordered.to_pylist())
+        return [_Row.from_stored(row) for row in values]

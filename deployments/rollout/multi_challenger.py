@@ -1,10 +1,10 @@
-"""Of several challengers: a verdict on each, and one ruling on the rollout. Pure.
+"""Several challengers: a verdict on each, and one decision on the rollout. Pure.
 
-Each is judged by itself, on its own requests and the champion's. Harm drops it alone. The others advance together, once
-all of them may. At the last step before 100 % one of those that may advance goes on: the one whose mean cost lies
-lowest against the champion's, on the rows that both scored. All of them have been shown to be within the margin by then,
-so the choice needs no test; the ruling states the difference to the next best with its confidence limits, and says
-whether it is more than chance. See docs/decisions/0019.
+Each is judged by itself, on its own requests and the champion's. One that is worse is dropped alone. The others advance
+together, once all of them may. At the last step before 100 % one of them continues: the one with the lowest mean cost
+relative to the champion's, on the rows that both scored. All of them have been shown to be within the margin by then,
+so the choice needs no test; the decision states the difference to the next best with its confidence limits, and whether
+it is significant. See docs/decisions/0019.
 """
 
 from __future__ import annotations
@@ -17,13 +17,21 @@ from deployments.analysis.quality_test import difference_bounds
 from deployments.analysis.verdict import RolloutDecision, Verdict, judge
 from deployments.rollout.state_machine import RolloutState
 
-Verdicts = Mapping[str, Verdict]
-Evidences = Mapping[str, RolloutEvidence]
-"""By version."""
+VerdictByVersion = Mapping[str, Verdict]
+EvidenceByVersion = Mapping[str, RolloutEvidence]
 
 
-def judge_all(state: RolloutState, evidence: Evidences, step_age_s: float) -> dict[str, Verdict]:
-    """The verdict on each challenger that is on trial."""
+def judge_all(state: RolloutState, evidence: EvidenceByVersion, step_age_s: float) -> dict[str, Verdict]:
+    """Judge each challenger that is on trial.
+
+    Args:
+        state: State of the rollout.
+        evidence: Evidence by version; a missing version has none yet.
+        step_age_s: Seconds at the current step, towards its deadline.
+
+    Returns:
+        VerdictByVersion by version.
+    """
     counts = len(state.initial_challengers), len(state.challengers)
     return {
         version: judge(evidence.get(version, RolloutEvidence()), state.share, step_age_s, state.policy, *counts)
@@ -31,8 +39,14 @@ def judge_all(state: RolloutState, evidence: Evidences, step_age_s: float) -> di
     }
 
 
-def decide(state: RolloutState, verdicts: Verdicts, evidence: Evidences) -> RolloutDecision:
-    """What becomes of the rollout. Where several challengers are to be dropped, it is the first."""
+def decide(state: RolloutState, verdicts: VerdictByVersion, evidence: EvidenceByVersion) -> RolloutDecision:
+    """Decide on the rollout; of several challengers to drop, the first one is dropped.
+
+    Args:
+        state: State of the rollout.
+        verdicts: VerdictByVersion by version (judge_all).
+        evidence: Evidence by version.
+    """
     on_trial = {version: verdicts[version] for version in state.challengers}
     kinds = {verdict.kind for verdict in on_trial.values()}
     if len(state.initial_challengers) == 1:
@@ -48,8 +62,8 @@ def decide(state: RolloutState, verdicts: Verdicts, evidence: Evidences) -> Roll
     return _choose_best(state, on_trial, evidence) if state.chooses_next else _combine("advance", on_trial)
 
 
-def _combine(kind: Literal["advance", "hold", "drop", "abort"], verdicts: Verdicts) -> RolloutDecision:
-    """Sentences of several verdicts one after another; figures with the version before their names."""
+def _combine(kind: Literal["advance", "hold", "drop", "abort"], verdicts: VerdictByVersion) -> RolloutDecision:
+    """Join the reasons of several verdicts; prefix their figures with the version."""
     return RolloutDecision(
         kind=kind,
         versions=tuple(verdicts),
@@ -59,8 +73,8 @@ def _combine(kind: Literal["advance", "hold", "drop", "abort"], verdicts: Verdic
     )
 
 
-def _choose_best(state: RolloutState, verdicts: Verdicts, evidence: Evidences) -> RolloutDecision:
-    """Advance the best by estimate. Limits hold for all challengers at once, so for any two, whoever is best."""
+def _choose_best(state: RolloutState, verdicts: VerdictByVersion, evidence: EvidenceByVersion) -> RolloutDecision:
+    """Advance the best by estimate. The limits hold for all challengers at once, hence for any two of them."""
     policy = state.policy.divide_alpha(len(state.initial_challengers))
     paired = {version: evidence[version].total.paired for version in verdicts}
     mean = {version: one.challenger - one.champion for version, one in paired.items()}
@@ -70,8 +84,8 @@ def _choose_best(state: RolloutState, verdicts: Verdicts, evidence: Evidences) -
     all_passed = _combine("advance", verdicts)
     shown = "shown to be less" if limits["upper"] < 0.0 else "not shown to be less: by estimate alone"
     reason = (
-        f"v{best} goes on, its mean {policy.metric} cost being least: {mean[best]:+.4f} against the champion's, "
-        f"v{next_best} {mean[next_best]:+.4f}; the difference lies between {limits['lower']:+.4f} and "
+        f"v{best} continues: its mean {policy.metric} cost is lowest, {mean[best]:+.4f} against the champion's, "
+        f"v{next_best} {mean[next_best]:+.4f}; the difference is between {limits['lower']:+.4f} and "
         f"{limits['upper']:+.4f}, {shown}; {all_passed.reason}"
     )
     figures = {f"best_less_next_{name}": value for name, value in limits.items()}

@@ -1,4 +1,4 @@
-"""Bring Serve and the MLflow aliases to what a rollout's state says. Safe to repeat."""
+"""Bring Serve and the MLflow aliases to the state of a rollout. Safe to repeat."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import ModelVersion, Task
 from deployments.inference.predictor import fetch_bundle
-from deployments.rollout.serve_config import ServingOptions, connect
+from deployments.rollout.serve_client import connect
+from deployments.rollout.serve_config import ServingOptions
 from deployments.rollout.state_machine import RolloutState
 from deployments.serve_schema import RolloutTrial, ServerConfig
 from features.manifest import Manifest
 
 
 class Reconciler:
-    """One model's."""
+    """Applies the rollout states of one model."""
 
     def __init__(self, model: str, settings: Settings) -> None:
         self._model = model
@@ -28,27 +29,41 @@ class Reconciler:
         self._config = connect(settings)
 
     async def champion(self) -> ModelVersion:
-        """The version that is served. Raises RolloutError when none is."""
-        served: ServerConfig | None = await self._config.current_config.remote(self._model)
-        if served is None:
-            raise RolloutError(f"{self._model} is not served", "deploy a champion first")
-        return served.champion
+        """Return the version that is served.
+
+        Raises:
+            RolloutError: No version is served.
+        """
+        config: ServerConfig | None = await self._config.current_config.remote(self._model)
+        if config is None:
+            raise RolloutError(
+                f"model {self._model!r} is not deployed",
+                "deploy a version first",
+                code="rollout.no_champion",
+                model=self._model,
+            )
+        return config.champion
 
     async def task(self, champion: str) -> Task:
-        """What the champion predicts."""
+        """Return the prediction task of a champion."""
         return await asyncio.to_thread(self._read_task, champion)
 
     async def reconcile(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
-        """Have the variants answer as ``state`` says. Returns which challengers cannot be served, and why.
+        """Apply a state to Serve and the aliases.
 
-        Where there are such, nothing but the start of the others has been done.
+        Args:
+            state: The desired state.
+            options: Resources of the challengers.
+
+        Returns:
+            By version, why a challenger cannot be served. If it is not empty, only the other challengers were started.
         """
         if state.active:
-            return await self._try(state, options)
+            return await self._apply_trial(state, options)
         await self._end(state, state.answering_version)
         return {}
 
-    async def _try(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
+    async def _apply_trial(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
         versions = [
             await asyncio.to_thread(self._registry.version, self._model, version) for version in state.challengers
         ]
@@ -71,7 +86,7 @@ class Reconciler:
         return {}
 
     async def _start(self, state: RolloutState, challenger: ModelVersion, options: ServingOptions) -> str:
-        """Start a challenger that is not there. Returns why it cannot be served, if so."""
+        """Start a challenger unless it runs. Returns why it cannot be served; empty if it can."""
         try:
             if not await self._config.has_challenger.remote(self._model, state.id, challenger.version):
                 await self._config.start_challenger.remote(state.id, challenger, options, state.policy.max_growth_mib)
@@ -82,7 +97,7 @@ class Reconciler:
         return ""
 
     async def _end(self, state: RolloutState, champion: str) -> None:
-        """One version answers, the challengers' applications and alias are gone."""
+        """Have one version answer; remove the challengers' applications and alias."""
         version = await asyncio.to_thread(self._registry.version, self._model, champion)
         if await self._config.current_config.remote(self._model) is not None:
             await self._config.set_champion.remote(version)

@@ -1,4 +1,4 @@
-"""A rollout as a state machine: rulings and commands in, states and journal entries out. Pure.
+"""A rollout as a state machine: decisions and commands in, states and journal entries out. Pure.
 
 running ──advance──▶ running at the next share … ──advance at 100 %──▶ promoted
  │  │ ▲                                                                  ▲
@@ -10,8 +10,8 @@ running ──advance──▶ running at the next share … ──advance at 10
 promoted, aborted ──roll back──▶ rolled back: an earlier champion answers again
 
 Several challengers share a step equally, and advance together. One that is worse is dropped: its part goes to the
-champion, and the step begins anew for the others. At the last step before 100 % one is chosen. An advance that leaves a
-single challenger gives it the whole of the step that it is at; from there on it is a rollout like any other.
+champion, and the step restarts for the others. At the last step before 100 % one is chosen. An advance that leaves a
+single challenger gives it the whole share of the current step; from then on the rollout has one challenger.
 """
 
 from __future__ import annotations
@@ -33,16 +33,11 @@ Status = Literal["running", "paused", "waiting", "promoted", "aborted", "rolled 
 Command = Literal["pause", "resume", "abort", "promote"]
 
 _GATE = "gate"
-"""Names, in a journal entry's figures, the gate that paused the rollout."""
+"""Key, in a journal entry's figures, of the share at which a gate paused the rollout."""
 
 
 class RolloutState(Frozen):
-    """Where a rollout stands. ``since`` is when the present step began, seconds since the epoch.
-
-    ``challengers`` are those still on trial of the ``entrants``, or those that were at the end; a step's share is divided
-    into equal ``parts``. ``opened`` is the step whose gate a person has opened; ``remark`` what the journal was last
-    told of a hold.
-    """
+    """State of a rollout."""
 
     # Webhooks receive this state as JSON: its field names are part of their contract.
     model_config = ConfigDict(serialize_by_alias=True)
@@ -50,46 +45,56 @@ class RolloutState(Frozen):
     id: str
     model: str
     champion: str
+    """Version that answers the requests that no challenger answers."""
     initial_challengers: tuple[str, ...] = Field(
         validation_alias=AliasChoices("initial_challengers", "entrants"), serialization_alias="entrants"
     )
+    """Versions that the rollout started with."""
     challengers: tuple[str, ...]
+    """Versions on trial; after the end those that were on trial then."""
     policy: RolloutPolicy
     parts: int
+    """Equal parts into which a step's share is divided."""
     step: int
+    """Index into the policy's steps."""
     since: float
+    """Start of the current step, seconds since the epoch."""
     status: Status
     reason: str
+    """Why the rollout is in this state."""
     opened_step: int = Field(
         default=-1, validation_alias=AliasChoices("opened_step", "opened"), serialization_alias="opened"
     )
+    """Step whose gate a person has opened; -1 for none."""
     remark: str = ""
+    """Why the rollout holds, as last journaled."""
 
     @property
     def active(self) -> bool:
+        """Whether the rollout has not ended."""
         return self.status in ("running", "paused", "waiting")
 
     @property
     def answering_version(self) -> str:
-        """The version that has all requests once the rollout has ended; until then the one that answers the others' share."""
+        """The version that answers all requests after the end; before it, those that no challenger answers."""
         return self.challengers[0] if self.status == "promoted" else self.champion
 
     def step_age_s(self, now: float) -> float:
-        """Seconds at this step that count towards its deadline; none do while it is paused or waits at a gate."""
+        """Seconds at this step that count towards its deadline: 0 while the rollout is paused or waits at a gate."""
         return now - self.since if self.status == "running" else 0.0
 
     def bake_left_s(self, now: float) -> float:
-        """Seconds that the challenger has yet to stay at this step; none once its gate was opened."""
+        """Seconds that the challengers must still stay at this step: 0 once its gate is open."""
         return 0.0 if self.opened_step == self.step else self.policy.bake_s - self.step_age_s(now)
 
     @property
     def share(self) -> float:
-        """Each challenger's share of requests, as it should be."""
+        """Desired share of requests of each challenger."""
         return self.policy.steps[self.step] / self.parts if self.active else 0.0
 
     @property
     def starts(self) -> tuple[float, ...]:
-        """Where the slice of each of ``challengers`` begins; it never moves."""
+        """Start of each challenger's slice of [0, 1), in the order of ``challengers``; it never moves."""
         return tuple(
             slice_start(self.initial_challengers.index(version), len(self.initial_challengers))
             for version in self.challengers
@@ -97,12 +102,12 @@ class RolloutState(Frozen):
 
     @property
     def chooses_next(self) -> bool:
-        """Whether the next advance is that of one of several: beyond this step the champion has no requests."""
+        """Whether the next advance chooses one of several challengers: beyond this step the champion has no requests."""
         return len(self.challengers) > 1 and self.step + 2 == len(self.policy.steps)
 
     @property
     def at_closed_gate(self) -> bool:
-        """Whether a person has yet to open this step's gate."""
+        """Whether this step has a gate that no person has opened yet."""
         gate = any(math.isclose(self.policy.steps[self.step], gate) for gate in self.policy.gates)
         return gate and self.opened_step != self.step
 
@@ -110,17 +115,45 @@ class RolloutState(Frozen):
 def begin(
     id: str, model: str, champion: str, challengers: Sequence[str], policy: RolloutPolicy, now: float
 ) -> RolloutState:
-    """A rollout at its first step. Raises RolloutError when these versions cannot compete."""
+    """Begin a rollout.
+
+    Args:
+        id: Name of the rollout.
+        model: Name of the model.
+        champion: Version that is served now.
+        challengers: Versions to put on trial.
+        policy: Steps and criteria.
+        now: Seconds since the epoch.
+
+    Returns:
+        The rollout at its first step.
+
+    Raises:
+        RolloutError: These versions cannot compete under this policy.
+    """
     if champion in challengers:
-        raise RolloutError(f"{model} v{champion} is the champion already", "name another version")
+        raise RolloutError(
+            f"{model} v{champion} is already the champion",
+            "choose another version",
+            code="rollout.challenger_is_champion",
+            model=model,
+            version=champion,
+        )
     if not challengers or len(set(challengers)) < len(challengers):
         raise RolloutError(
-            f"{model}: {format_versions(challengers)} is no list of different versions", "name each once"
+            f"challenger versions of {model} must be non-empty and unique: {format_versions(challengers) or 'none'}",
+            "name each version once",
+            code="rollout.challengers_not_unique",
+            model=model,
+            challengers=tuple(challengers),
         )
     if len(challengers) > 1 and len(policy.steps) == 1:
         raise RolloutError(
-            f"{model}: several challengers are compared while the champion answers too",
+            f"several challengers of {model} need a step at which the champion answers too",
             "declare a step below 1, such as (0.5, 1.0)",
+            code="rollout.no_step_below_one",
+            model=model,
+            steps=policy.steps,
         )
     reason = f"{format_versions(challengers)} on trial against v{champion}" + (
         ", in a dry run" if policy.dry_run else ""
@@ -140,103 +173,184 @@ def begin(
     )
 
 
-def apply_decision(state: RolloutState, ruling: RolloutDecision, now: float) -> tuple[RolloutState, Decision]:
-    """Apply a ruling. A rollout that is paused, or waits, does not advance, but harm ends or thins it all the same."""
-    if state.status == "running" or ruling.kind in ("abort", "drop"):
-        ruling = apply_guards(ruling, state.policy, state.share, state.bake_left_s(now), now)
-    if not state.active or ruling.kind == "hold" or (state.status != "running" and ruling.kind == "advance"):
-        return _hold(state, ruling, now)
-    if ruling.kind == "abort":
-        return _end(state, "aborted", ruling.reason, now, ruling.figures)
-    if ruling.kind == "drop":
-        return drop_challenger(state, ruling.versions[0], ruling.reason, now, ruling.figures)
+def apply_decision(state: RolloutState, decision: RolloutDecision, now: float) -> tuple[RolloutState, Decision]:
+    """Apply a decision on the evidence.
+
+    A rollout that is paused or waits at a gate does not advance, but challengers that are worse are still dropped.
+
+    Args:
+        state: State before the decision.
+        decision: What the verdicts ask for.
+        now: Seconds since the epoch.
+
+    Returns:
+        The state after it and its journal entry; the action "hold" changes nothing.
+    """
+    if state.status == "running" or decision.kind in ("abort", "drop"):
+        decision = apply_guards(decision, state.policy, state.share, state.bake_left_s(now), now)
+    if not state.active or decision.kind == "hold" or (state.status != "running" and decision.kind == "advance"):
+        return _hold(state, decision, now)
+    if decision.kind == "abort":
+        return _end(state, "aborted", decision.reason, now, decision.figures)
+    if decision.kind == "drop":
+        return drop_challenger(state, decision.versions[0], decision.reason, now, decision.figures)
     if state.at_closed_gate:
-        reason = f"the gate at {state.share:.0%} waits for a person to resume or promote; {ruling.reason}"
+        reason = f"the gate at {state.share:.0%} waits for a person to resume or promote; {decision.reason}"
         after = state.model_copy(update={"status": "waiting", "since": now, "reason": reason, "remark": ""})
-        return after, journal_entry(after, "pause", now, ruling.figures | {_GATE: state.share})
+        return after, journal_entry(after, "pause", now, decision.figures | {_GATE: state.share})
     if state.step + 1 == len(state.policy.steps):
-        return _end(state, "promoted", ruling.reason, now, ruling.figures)
-    after = _advanced(state, ruling.versions, ruling.reason, now)
-    return after, journal_entry(after, "advance", now, ruling.figures)
+        return _end(state, "promoted", decision.reason, now, decision.figures)
+    after = _advance(state, decision.versions, decision.reason, now)
+    return after, journal_entry(after, "advance", now, decision.figures)
 
 
 def drop_challenger(
     state: RolloutState, version: str, reason: str, now: float, figures: dict[str, float]
 ) -> tuple[RolloutState, Decision]:
-    """Take one challenger out; the rollout goes on with the others, or ends with the last."""
+    """Drop one challenger; the rollout continues with the others, or ends with the last one.
+
+    Args:
+        state: State before the drop.
+        version: The challenger.
+        reason: Why it is dropped.
+        now: Seconds since the epoch.
+        figures: Evidence for the journal entry.
+
+    Returns:
+        The state after the drop and its journal entry.
+    """
     if state.challengers == (version,):
         return _end(state, "aborted", reason, now, figures)
-    after = _without(state, version, reason, now)
+    after = _remove_challenger(state, version, reason, now)
     return after, journal_entry(after.model_copy(update={"reason": reason}), "drop", now, figures, (version,))
 
 
-def _hold(state: RolloutState, ruling: RolloutDecision, now: float) -> tuple[RolloutState, Decision]:
-    # Why a person paused it, or what it waits for, stays to be read.
-    reason = ruling.reason if state.status == "running" else state.reason
-    after = state.model_copy(update={"reason": reason, "remark": ruling.remark})
-    return after, journal_entry(after.model_copy(update={"reason": ruling.reason}), "hold", now, ruling.figures)
+def _hold(state: RolloutState, decision: RolloutDecision, now: float) -> tuple[RolloutState, Decision]:
+    # The reason for a pause, or for waiting, stays readable.
+    reason = decision.reason if state.status == "running" else state.reason
+    after = state.model_copy(update={"reason": reason, "remark": decision.remark})
+    return after, journal_entry(after.model_copy(update={"reason": decision.reason}), "hold", now, decision.figures)
 
 
 def apply_command(
-    state: RolloutState, order: Command, reason: str, now: float, version: str = "", rollout: str = ""
+    state: RolloutState, command: Command, reason: str, now: float, version: str = "", rollout: str = ""
 ) -> tuple[RolloutState, Decision]:
-    """Apply a person's order. Raises RolloutError when it makes no sense in this state.
+    """Apply a person's command.
 
-    A promotion of one of several names its ``version``; an abort that does takes out that one alone. An order that
-    names a ``rollout`` is for no other: given too late it must not hit the next one.
+    Args:
+        state: State before the command.
+        command: "pause", "resume", "abort" or "promote".
+        reason: The person's reason.
+        now: Seconds since the epoch.
+        version: Of several challengers, the one to promote, or to abort alone.
+        rollout: The rollout that the command is for; empty: the newest one. A late command must not affect the next.
+
+    Returns:
+        The state after the command and its journal entry.
+
+    Raises:
+        RolloutError: The command does not apply to this state.
     """
     if rollout and rollout != state.id:
         raise RolloutError(
-            f"{order} is for rollout {rollout} of {state.model}, the newest is {state.id} ({state.status})",
+            f"{command} is for rollout {rollout} of {state.model}, but the newest is {state.id} ({state.status})",
             "see `rayloop status`",
+            code="rollout.not_the_newest",
+            rollout=rollout,
+            newest=state.id,
         )
-    if not state.active or (order, state.status) in (("pause", "paused"), ("resume", "running")):
-        raise RolloutError(f"cannot {order} rollout {state.id} of {state.model}: it is {state.status}")
-    if version and (order not in ("abort", "promote") or version not in state.challengers):
+    if not state.active or (command, state.status) in (("pause", "paused"), ("resume", "running")):
         raise RolloutError(
-            f"cannot {order} v{version} of {state.model}",
-            f"on trial is {format_versions(state.challengers)}; pause stops all",
+            f"cannot {command} rollout {state.id} of {state.model}: it is {state.status}",
+            "see `rayloop status`",
+            code="rollout.command_not_applicable",
+            command=command,
+            rollout=state.id,
+            status=state.status,
         )
-    if order == "abort":
+    if version and (command not in ("abort", "promote") or version not in state.challengers):
+        raise RolloutError(
+            f"cannot {command} v{version} of {state.model}, on trial: {format_versions(state.challengers)}",
+            "abort or promote a version that is on trial; pause and resume apply to all",
+            code="rollout.version_not_applicable",
+            command=command,
+            version=version,
+            challengers=state.challengers,
+        )
+    if command == "abort":
         return drop_challenger(state, version, reason, now, {}) if version else _end(state, "aborted", reason, now, {})
-    if order == "promote":
+    if command == "promote":
         if len(state.challengers) > 1 and not version:
             raise RolloutError(
-                f"on trial of {state.model} is {format_versions(state.challengers)}", "say which: --version"
+                f"{state.model} has several challengers on trial: {format_versions(state.challengers)}",
+                "choose one with --version",
+                code="rollout.version_ambiguous",
+                challengers=state.challengers,
             )
         chosen = state.model_copy(update={"challengers": (version,) if version else state.challengers})
         return _end(chosen, "promoted", reason, now, {})
-    after = _turned(state, order, now).model_copy(update={"reason": reason})
-    return after, journal_entry(after, order, now, {})
+    after = _pause_or_resume(state, command, now).model_copy(update={"reason": reason})
+    return after, journal_entry(after, command, now, {})
 
 
 def roll_back(state: RolloutState, champion: str, reason: str, now: float) -> tuple[RolloutState, Decision]:
-    """Have an earlier ``champion`` answer again, after the newest rollout; raises RolloutError while that is under way.
+    """Restore an earlier champion after the newest rollout.
 
-    It is an entry like any other: a controller that begins anew would else bring back what was promoted.
+    The journal records it: otherwise a controller that restarts would restore what was promoted.
+
+    Args:
+        state: State after the newest rollout.
+        champion: Version to restore.
+        reason: Why.
+        now: Seconds since the epoch.
+
+    Returns:
+        The state after it and its journal entry.
+
+    Raises:
+        RolloutError: The newest rollout has not ended.
     """
     if state.active:
-        raise RolloutError(f"{state.model} has a rollout under way: {state.id}", "abort it first")
-    told = {
+        raise in_progress(state.model, state.id)
+    update = {
         "status": "rolled back",
         "champion": champion,
         "challengers": (state.answering_version,),
         "reason": reason,
         "remark": "",
     }
-    after = state.model_copy(update=told)
+    after = state.model_copy(update=update)
     return after, journal_entry(after, "rollback", now, {})
 
 
+def in_progress(model: str, rollout: str) -> RolloutError:
+    """The error for an action that must wait for the end of a rollout."""
+    return RolloutError(
+        f"{model} has a rollout in progress: {rollout}",
+        "abort it or wait for its end",
+        code="rollout.in_progress",
+        model=model,
+        rollout=rollout,
+    )
+
+
 def format_versions(versions: Sequence[str]) -> str:
-    """Versions as people read them."""
+    """Format versions for people, such as "v2, v3"."""
     return ", ".join(f"v{version}" for version in versions)
 
 
 def journal_entry(
     state: RolloutState, action: str, now: float, figures: dict[str, float], about: tuple[str, ...] = ()
 ) -> Decision:
-    """The journal entry that says how ``state`` came about; it is ``about`` those on trial unless others are named."""
+    """Build the journal entry of the action that led to a state.
+
+    Args:
+        state: State after the action.
+        action: Name of the action.
+        now: Seconds since the epoch.
+        figures: Evidence; values that are not finite are left out.
+        about: Versions that the action is about; empty: all on trial.
+    """
     return Decision.model_validate(
         {
             "rollout": state.id,
@@ -251,55 +365,54 @@ def journal_entry(
     )
 
 
-def replay(model: str, decisions: Sequence[Decision], policy: RolloutPolicy) -> RolloutState:
-    """The state after the journal entries of one rollout, oldest first."""
-    first = decisions[0]
+def replay(model: str, entries: Sequence[Decision], policy: RolloutPolicy) -> RolloutState:
+    """Rebuild the state of a rollout from its journal entries, oldest first."""
+    first = entries[0]
     state = begin(first.rollout, model, first.champion, first.challengers, policy, first.at)
-    for decision in decisions[1:]:
-        # An entry to hold is a remark: it changes nothing.
-        state = state if decision.action == "hold" else _replayed(state, decision)
+    for entry in entries[1:]:
+        # A "hold" is a remark: it changes nothing.
+        state = state if entry.action == "hold" else _replay_entry(state, entry)
     return state
 
 
-def _replayed(state: RolloutState, decision: Decision) -> RolloutState:
-    update: dict[str, Any] = {"reason": decision.reason}
-    if decision.action == "advance":
-        return _advanced(state, decision.challengers, decision.reason, decision.at)
-    if decision.action == "drop":
-        return _without(state, decision.challengers[0], decision.reason, decision.at)
-    if decision.action == "pause" and _GATE in decision.evidence:
-        update |= {"status": "waiting", "since": decision.at}
-    elif decision.action in ("pause", "resume"):
-        state = _turned(state, decision.action, decision.at)
-    elif decision.action in ("promote", "abort"):
-        update |= {"status": "promoted" if decision.action == "promote" else "aborted"}
-        update |= {"challengers": decision.challengers}
-    elif decision.action == "rollback":
-        update |= {"status": "rolled back", "champion": decision.champion, "challengers": decision.challengers}
+def _replay_entry(state: RolloutState, entry: Decision) -> RolloutState:
+    update: dict[str, Any] = {"reason": entry.reason}
+    if entry.action == "advance":
+        return _advance(state, entry.challengers, entry.reason, entry.at)
+    if entry.action == "drop":
+        return _remove_challenger(state, entry.challengers[0], entry.reason, entry.at)
+    if entry.action == "pause" and _GATE in entry.evidence:
+        update |= {"status": "waiting", "since": entry.at}
+    elif entry.action in ("pause", "resume"):
+        state = _pause_or_resume(state, entry.action, entry.at)
+    elif entry.action in ("promote", "abort"):
+        update |= {"status": "promoted" if entry.action == "promote" else "aborted"}
+        update |= {"challengers": entry.challengers}
+    elif entry.action == "rollback":
+        update |= {"status": "rolled back", "champion": entry.champion, "challengers": entry.challengers}
     return state.model_copy(update=update)
 
 
-def _advanced(state: RolloutState, versions: tuple[str, ...], reason: str, now: float) -> RolloutState:
-    """At the next share: the same part of the next step, or the whole of this one for who goes on alone."""
-    alone = state.parts > 1 and len(versions) == 1
-    onwards: dict[str, Any] = {"parts": 1, "opened_step": -1} if alone else {"step": state.step + 1}
-    told = {"challengers": versions, "since": now, "reason": reason, "remark": ""}
-    return state.model_copy(update=onwards | told)
+def _advance(state: RolloutState, versions: tuple[str, ...], reason: str, now: float) -> RolloutState:
+    """Move to the same part of the next step, or to the whole of this step if a single challenger remains."""
+    is_single = state.parts > 1 and len(versions) == 1
+    position: dict[str, Any] = {"parts": 1, "opened_step": -1} if is_single else {"step": state.step + 1}
+    return state.model_copy(update=position | {"challengers": versions, "since": now, "reason": reason, "remark": ""})
 
 
-def _without(state: RolloutState, version: str, reason: str, now: float) -> RolloutState:
-    left = tuple(one for one in state.challengers if one != version)
-    # Why it is paused, or what it waits for, stays to be read.
-    told = {"reason": reason} if state.status == "running" else {}
-    return state.model_copy(update={"challengers": left, "since": now, "remark": ""} | told)
+def _remove_challenger(state: RolloutState, version: str, reason: str, now: float) -> RolloutState:
+    remaining = tuple(one for one in state.challengers if one != version)
+    # The reason for a pause, or for waiting, stays readable.
+    update = {"reason": reason} if state.status == "running" else {}
+    return state.model_copy(update={"challengers": remaining, "since": now, "remark": ""} | update)
 
 
-def _turned(state: RolloutState, order: str, now: float) -> RolloutState:
-    """Paused, or running again. Time spent so does not count towards the step's deadline."""
-    if order == "pause":
+def _pause_or_resume(state: RolloutState, command: str, now: float) -> RolloutState:
+    """Pause or resume. The step's time towards its deadline restarts."""
+    if command == "pause":
         return state.model_copy(update={"status": "paused", "since": now})
-    opened = state.step if state.status == "waiting" else state.opened_step
-    return state.model_copy(update={"status": "running", "since": now, "opened_step": opened})
+    opened_step = state.step if state.status == "waiting" else state.opened_step
+    return state.model_copy(update={"status": "running", "since": now, "opened_step": opened_step})
 
 
 def _end(

@@ -15,8 +15,8 @@ from cluster.names import log_writer_actor, monitor_actor, rollout_actor
 from cluster.settings import Settings
 from deployments.analysis.evidence import ComparisonEvidence
 from deployments.rollout.controller import RolloutStatus
-from deployments.rollout.serve_config import DeploymentStatus, deployment_statuses
-from deployments.rollout.serve_config import connect as serve_config
+from deployments.rollout.serve_client import DeploymentStatus, deployment_statuses
+from deployments.rollout.serve_client import connect as serve_config
 from deployments.rollout.state_machine import RolloutState, format_versions
 from rayloop.cli.rollout_commands import rollout_summary
 from rayloop.cli.served_models import list_models

@@ -17,7 +17,7 @@ from cluster.names import (
     predictions_table,
     rollout_actor,
 )
-from deployments.rollout import serve_config
+from deployments.rollout import serve_client
 from deployments.telemetry import unshipped_rows
 from features.online.materialize import delete_view_state as forget_view
 from features.sources.ingestion import QUARANTINE
@@ -30,8 +30,8 @@ def delete_project(context: ProjectContext) -> None:
     name = context.project.name
     with context.progress.stage("reset"):
         # Without the actor that writes Serve's configuration, nothing was ever served.
-        if actor_exists(serve_config.ACTOR):
-            get_result(serve_config.connect(context.settings).remove.remote(name))
+        if actor_exists(serve_client.ACTOR):
+            get_result(serve_client.connect(context.settings).remove.remote(name))
         for actor in (rollout_actor(name), monitor_actor(name), log_writer_actor(name)):
             _end(actor)
         sources = [f"{name}.{source.name}" for source in context.project.sources]

@@ -17,7 +17,7 @@ from cluster.names import CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import Alarm, Decision, ModelVersion
-from deployments.rollout import controller, serve_config
+from deployments.rollout import controller, serve_client
 from deployments.rollout.controller import RolloutStatus
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.serve_config import ServingOptions
@@ -53,7 +53,7 @@ def require_same_settings(context: ProjectContext) -> None:
     """
     if (served := _served(context)) is not None:
         _check_stores(context.settings, served)
-        serve_config.check_access(context.settings, served)
+        serve_client.check_access(context.settings, served)
 
 
 def require_same_stores(context: ProjectContext) -> None:
@@ -64,9 +64,9 @@ def require_same_stores(context: ProjectContext) -> None:
 
 def _served(context: ProjectContext) -> Settings | None:
     """Return the settings of the running deployments; None when nothing was served yet."""
-    if not actor_exists(serve_config.ACTOR):
+    if not actor_exists(serve_client.ACTOR):
         return None
-    settings: Settings = get_result(serve_config.connect(context.settings).served_settings.remote())
+    settings: Settings = get_result(serve_client.connect(context.settings).served_settings.remote())
     return settings
 
 
@@ -89,14 +89,14 @@ def deploy(context: ProjectContext, version: ModelVersion) -> None:
     """Serve a version as champion, monitor it, and move the alias."""
     # Before anything else, so that replicas find the monitor when they start.
     _monitor(context)
-    get_result(serve_config.connect(context.settings).deploy.remote(version, serving_options(context)))
+    get_result(serve_client.connect(context.settings).deploy.remote(version, serving_options(context)))
     context.registry.set_alias(version, CHAMPION)
     monitor_version(context, version)
 
 
 def is_serving(context: ProjectContext, version: ModelVersion) -> bool:
     """Return whether a version is the champion that Serve serves now."""
-    served = get_result(serve_config.connect(context.settings).current_config.remote(version.model))
+    served = get_result(serve_client.connect(context.settings).current_config.remote(version.model))
     return served is not None and bool(served.champion.version == version.version)
 
 

@@ -47,9 +47,9 @@ def served(cluster: Settings, registry: Registry, versions: Versions) -> Iterato
     """The champion, answering; taken down at the end."""
     import ray
 
-    from deployments.rollout import serve_config
+    from deployments.rollout import serve_client, serve_config
 
-    writer = serve_config.connect(cluster)
+    writer = serve_client.connect(cluster)
     ray.get(writer.deploy.remote(versions.champion, serve_config.ServingOptions(profile_window_s=86400.0)))
     registry.set_alias(versions.champion, CHAMPION)
     yield versions.champion

@@ -18,7 +18,7 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import ModelVersion
-from deployments.rollout import controller, serve_config
+from deployments.rollout import controller, serve_client, serve_config
 from deployments.rollout.controller import RolloutStatus
 from deployments.rollout_policy import RolloutPolicy
 from deployments.serve_schema import challenger_app_name
@@ -46,7 +46,7 @@ POLICY = RolloutPolicy(
 def champion(cluster: Settings, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelVersion]:
     folder = tmp_path_factory.mktemp("fragile")
     version = register(registry, MODEL, write_bundle(folder / "champion", Slope(SLOPE)))
-    writer = serve_config.connect(cluster)
+    writer = serve_client.connect(cluster)
     ray.get(writer.deploy.remote(version, serve_config.ServingOptions(profile_window_s=86400.0, cpus=0.25)))
     yield version
     ray.get(writer.remove.remote(MODEL))
@@ -152,7 +152,7 @@ def test_a_killed_challenger_replica_is_replaced_and_callers_see_nothing(
 
 def scale(settings: Settings, champion: ModelVersion, count: int) -> None:
     options = serve_config.ServingOptions(replicas=count, profile_window_s=86400.0, cpus=0.25)
-    ray.get(serve_config.connect(settings).deploy.remote(champion, options))
+    ray.get(serve_client.connect(settings).deploy.remote(champion, options))
     until(lambda: len(replicas(settings, MODEL)) == count, f"{count} replicas run")
 
 
@@ -204,7 +204,7 @@ def test_a_change_takes_effect_within_a_second_under_load(
     cluster: Settings, registry: Registry, champion: ModelVersion, endpoint: str, tmp_path: Path
 ) -> None:
     other = register(registry, MODEL, write_bundle(tmp_path / "other", Slope(SLOPE)))
-    writer = serve_config.connect(cluster)
+    writer = serve_client.connect(cluster)
     with Load(endpoint, SLOPE, name="swap") as load, httpx.Client(base_url=endpoint) as client:
         until(lambda: load.answered > 50, "load runs")
         ray.get(writer.set_champion.remote(other))

@@ -16,7 +16,7 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import ModelVersion
 from deployments.protocol.arrow_columns import TIMESTAMP
-from deployments.rollout import serve_config
+from deployments.rollout import serve_client, serve_config
 from deployments.serve_schema import DEFAULT_ROWS
 from deployments.telemetry import log_writer, unshipped_rows
 from deployments.telemetry.prediction_log import feature_frame, label_rows, to_ipc
@@ -168,7 +168,7 @@ def test_deploy_of_a_version_that_does_not_load_keeps_the_old_one(
     cluster: Settings, http: httpx.Client, served: ModelVersion, versions: Versions
 ) -> None:
     with raises(RayloopError, "data.unusable_model"):
-        ray.get(serve_config.connect(cluster).deploy.remote(versions.broken, serve_config.ServingOptions()))
+        ray.get(serve_client.connect(cluster).deploy.remote(versions.broken, serve_config.ServingOptions()))
     assert http.post("/infer", json=infer_body([0.5])).json()["model_version"] == served.version
 
 

@@ -17,7 +17,7 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import ModelVersion
-from deployments.rollout import serve_config
+from deployments.rollout import serve_client, serve_config
 from tests.factories.deployments.bundles import Slope, register, write_bundle
 from tests.factories.deployments.traffic import Load, infer_body, sigmoid
 from tests.factories.until import until
@@ -86,7 +86,7 @@ def at_once(calls: Sequence[tuple[str, tuple]], settings: Settings) -> None:
     """Give orders to the writer from as many callers, none of which waits for another."""
 
     def call(order: str, args: tuple) -> None:
-        writer: ActorHandle = serve_config.connect(settings)
+        writer: ActorHandle = serve_client.connect(settings)
         ray.get(getattr(writer, order).remote(*args))
 
     with ThreadPoolExecutor(len(calls)) as callers:

@@ -21,7 +21,7 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from deployments.rollout.controller import RolloutStatus
 from deployments.rollout.journal import RolloutJournal
-from deployments.rollout.serve_config import connect as serve_config
+from deployments.rollout.serve_client import connect as serve_config
 from monitoring.export.alert_rules import RULES
 from monitoring.export.grafana import FILE, list_expressions
 from rayloop.cli import project_commands

@@ -22,7 +22,7 @@ from deployments.http_messages import REQUEST_ID_HEADER, ROUTING_KEY_HEADER, VAR
 from deployments.inference.challenger_app import Challenger
 from deployments.ingress import root_app as front
 from deployments.ingress.model_app import ModelServer
-from deployments.rollout import serve_config as config
+from deployments.rollout import serve_client as config
 from deployments.serve_schema import challenger_app_name, challenger_prefix, model_app_name
 from deployments.telemetry import unshipped_rows as tally
 from features.manifest import MANIFEST_FILE, MODEL_FILE, PORTABLE_FILE, PROFILE_FILE, WEIGHTS_FILE

@@ -31,6 +31,7 @@ from deployments.rollout_policy import RolloutPolicy
 from deployments.telemetry.prediction_log import prediction_rows
 from tests.factories.deployments.bundles import BINARY
 from tests.factories.deployments.predictions import label_table, prediction_batch
+from tests.factories.errors import raises
 
 POLICY = RolloutPolicy(steps=(0.1, 0.5, 1.0))
 GATED = POLICY.model_copy(update={"gates": (0.5,), "bake_s": 5.0})
@@ -162,16 +163,16 @@ def test_a_dry_run_drops_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "version", "refused"),
+    ("command", "version", "code"),
     [
-        ("promote", "", "on trial of trips is v2, v3, v4"),
-        ("promote", "9", "cannot promote v9"),
-        ("pause", "2", "pause"),
+        ("promote", "", "rollout.version_ambiguous"),
+        ("promote", "9", "rollout.version_not_applicable"),
+        ("pause", "2", "rollout.version_not_applicable"),
     ],
 )
-def test_orders_that_do_not_say_which_are_refused(order: Command, version: str, refused: str) -> None:
-    with pytest.raises(RolloutError, match=refused):
-        apply_command(started(), order, "", 101.0, version)
+def test_orders_that_do_not_say_which_are_refused(command: Command, version: str, code: str) -> None:
+    with raises(RolloutError, code, challengers=ENTRANTS):
+        apply_command(started(), command, "", 101.0, version)
 
 
 def test_a_named_version_is_promoted() -> None:
@@ -180,19 +181,19 @@ def test_a_named_version_is_promoted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entrants", "policy", "refused"),
+    ("challengers", "policy", "code"),
     [
-        (("2", "1"), POLICY, "is the champion already"),
-        (("2", "2"), POLICY, "no list of different versions"),
-        ((), POLICY, "no list of different versions"),
-        (("2", "3"), RolloutPolicy(steps=(1.0,)), "declare a step below 1"),
+        (("2", "1"), POLICY, "rollout.challenger_is_champion"),
+        (("2", "2"), POLICY, "rollout.challengers_not_unique"),
+        ((), POLICY, "rollout.challengers_not_unique"),
+        (("2", "3"), RolloutPolicy(steps=(1.0,)), "rollout.no_step_below_one"),
     ],
 )
 def test_versions_that_cannot_compete_are_refused(
-    entrants: tuple[str, ...], policy: RolloutPolicy, refused: str
+    challengers: tuple[str, ...], policy: RolloutPolicy, code: str
 ) -> None:
-    with pytest.raises(RolloutError, match=refused):
-        started(policy, entrants)
+    with raises(RolloutError, code, model="trips"):
+        started(policy, challengers)
 
 
 @pytest.mark.parametrize("policy", [POLICY, GATED])

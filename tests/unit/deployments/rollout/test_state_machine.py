@@ -20,6 +20,7 @@ from deployments.rollout.state_machine import (
     roll_back,
 )
 from deployments.rollout_policy import RolloutPolicy, Webhook
+from tests.factories.errors import raises
 
 POLICY = RolloutPolicy(steps=(0.1, 0.5, 1.0))
 GATED = RolloutPolicy(steps=(0.1, 0.5, 1.0), gates=(0.1, 1.0), bake_s=5.0)
@@ -75,26 +76,26 @@ def test_the_deadline_starts_anew_after_a_pause() -> None:
 @pytest.mark.parametrize("order", ["pause", "resume", "abort", "promote"])
 def test_orders_to_an_ended_rollout_are_refused(order: str) -> None:
     ended, _ = apply_command(started(), "abort", "enough", 101.0)
-    with pytest.raises(RolloutError, match="it is aborted"):
+    with raises(RolloutError, "rollout.command_not_applicable", command=order, rollout="r1", status="aborted"):
         apply_command(ended, order, "", 102.0)
 
 
 @pytest.mark.parametrize("order", ["pause", "abort", "promote"])
 def test_an_order_for_another_rollout_is_refused(order: str) -> None:
     state = started()
-    with pytest.raises(RolloutError, match=f"is for rollout gone of .*, the newest is {state.id}"):
+    with raises(RolloutError, "rollout.not_the_newest", rollout="gone", newest=state.id):
         apply_command(state, order, "", 102.0, rollout="gone")
     assert apply_command(state, order, "", 102.0, rollout=state.id) == apply_command(state, order, "", 102.0)
 
 
 def test_a_version_cannot_challenge_itself() -> None:
-    with pytest.raises(RolloutError, match="is the champion already"):
+    with raises(RolloutError, "rollout.challenger_is_champion", model="trips", version="2"):
         begin("r1", "trips", "2", ("2",), POLICY, 0.0)
 
 
 @pytest.mark.parametrize("steps", [(), (0.5,), (0.5, 0.1, 1.0), (0.0, 1.0), (0.5, 0.5, 1.0)])
 def test_steps_must_rise_to_one(steps: tuple[float, ...]) -> None:
-    with pytest.raises(RolloutError, match="rise to 1"):
+    with raises(RolloutError, "rollout.steps_not_rising_to_one", steps=steps):
         RolloutPolicy(steps=steps)
 
 
@@ -210,22 +211,28 @@ def test_freeze_windows_follow_the_clocks_of_their_zone(
 
 
 @pytest.mark.parametrize(
-    ("window", "said"),
+    ("window", "code", "fields"),
     [
-        ({"start": "friday", "end": "mon 08:00"}, "no moment of a week"),
-        ({"start": "fri 16:00", "end": "fri 16:00"}, "is empty"),
-        ({"start": "fri 16:00", "end": "mon 08:00", "zone": "Mars/Olympus"}, "no time zone"),
+        ({"start": "friday", "end": "mon 08:00"}, "rollout.invalid_freeze_time", {"time": "friday"}),
+        ({"start": "fri 16:00", "end": "fri 16:00"}, "rollout.freeze_window_empty", {"start": "fri 16:00"}),
+        (
+            {"start": "fri 16:00", "end": "mon 08:00", "zone": "Mars/Olympus"},
+            "rollout.unknown_time_zone",
+            {"zone": "Mars/Olympus"},
+        ),
     ],
 )
-def test_freeze_windows_that_cannot_be_read_are_refused(window: dict[str, str], said: str) -> None:
-    with pytest.raises(RolloutError, match=said):
+def test_freeze_windows_that_cannot_be_read_are_refused(
+    window: dict[str, str], code: str, fields: dict[str, str]
+) -> None:
+    with raises(RolloutError, code, **fields):
         FreezeWindow(**window)
 
 
 def test_policies_that_contradict_themselves_are_refused() -> None:
-    with pytest.raises(RolloutError, match="no step of the rollout is at the gates"):
+    with raises(RolloutError, "rollout.gate_without_step", gates=(0.5,), steps=(0.1, 1.0)):
         RolloutPolicy(steps=(0.1, 1.0), gates=(0.5,))
-    with pytest.raises(RolloutError, match="without a latency_quantile"):
+    with raises(RolloutError, "rollout.latency_quantile_missing"):
         RolloutPolicy(latency_quantile=None, latency_to_advance=True)
 
 
@@ -238,7 +245,7 @@ def test_a_policy_survives_the_journal() -> None:
 @pytest.mark.parametrize(("end", "fell"), [("promote", "2"), ("abort", "1")])
 def test_a_rollback_is_an_entry_and_what_it_brings_back_answers_after_a_replay(end: str, fell: str) -> None:
     state, decision = apply_command(started(), end, "by hand", 101.0)
-    with pytest.raises(RolloutError, match="under way"):
+    with raises(RolloutError, "rollout.in_progress", model="trips", rollout="r1"):
         roll_back(started(), "0", "worse", 102.0)
     back, last = roll_back(state, "0", "worse", 102.0)
     assert (back.status, back.answering_version, back.share, back.active) == ("rolled back", "0", 0.0, False)

@@ -85,8 +85,8 @@ def test_an_abort_does_not_wait_for_who_is_asked(endpoint: Endpoint) -> None:
             await asyncio.sleep(0.01)
         with consent:
             assert consent.aborting
-            assert await asyncio.wait_for(asked, 5.0) == "an abort was ordered"
-            assert await consent.objection(*step()) == "an abort was ordered"
+            assert await asyncio.wait_for(asked, 5.0) == "an abort was requested"
+            assert await consent.objection(*step()) == "an abort was requested"
         assert not consent.aborting
         assert await consent.objection(*step()) == ""
 

@@ -104,7 +104,7 @@ def test_rollout_shows_the_evidence_so_far() -> None:
     labeled = unlabeled + ComparisonEvidence(paired=PairedMoments.from_losses(np.full(50, 0.5), np.full(50, 0.25)))
     for evidence, figures in ((unlabeled, ()), (labeled, ("50 labeled rows", "0.2500", "0.5000"))):
         status = rollout_status(challengers=("2",))
-        line = lines(status.model_copy(update={"evidence": {"2": RolloutEvidence(whole=evidence)}}))[2]
+        line = lines(status.model_copy(update={"evidence": {"2": RolloutEvidence(overall=evidence)}}))[2]
         assert line.startswith("v2 100 requests (3 failed), v1 1,900 requests (0 failed)")
         assert all(figure in line for figure in figures)
 

@@ -1,0 +1,81 @@
+"""Serve's REST API: the applications that it was given, and what it reports about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import requests
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+from cluster.errors import ClusterUnavailable, RayloopError
+from cluster.settings import Settings
+
+MODEL_DEPLOYMENT = "ModelServer"
+"""Name of the deployment in a model's application."""
+_LEAVING = ("DELETING", "NOT_STARTED")
+
+Applications = dict[str, dict[str, Any]]
+"""Configurations of applications, by name."""
+
+
+def connect(settings: Settings) -> ServeSubmissionClient:
+    """Connect to Serve's REST API.
+
+    Raises:
+        ClusterUnavailable: No Ray dashboard answers.
+    """
+    try:
+        return ServeSubmissionClient(settings.dashboard)
+    except (ConnectionError, requests.exceptions.ConnectionError) as error:
+        raise ClusterUnavailable(
+            f"no Ray dashboard answers at {settings.dashboard}",
+            "start a cluster with `rayloop up`, or set RAYLOOP_ADDRESS",
+            code="cluster.no_answer",
+            address=settings.dashboard,
+        ) from error
+
+
+def declared_applications(details: dict[str, Any]) -> Applications:
+    """Return the applications as they were declared, without those that Serve is removing."""
+    return {
+        name: app["deployed_app_config"]
+        for name, app in details["applications"].items()
+        if app.get("deployed_app_config") and app["status"] not in _LEAVING
+    }
+
+
+def running_replicas(details: dict[str, Any], app: str) -> list[str]:
+    """Return the ids of the running replicas of a model's application."""
+    replicas = details["applications"][app]["deployments"][MODEL_DEPLOYMENT]["replicas"]
+    return [replica["replica_id"] for replica in replicas if replica["state"] == "RUNNING"]
+
+
+def is_running(details: dict[str, Any], app: str) -> bool:
+    """Whether an application runs with its newest configuration.
+
+    Raises:
+        RayloopError: Its deployment has failed.
+    """
+    report = details["applications"].get(app, {})
+    if report.get("status") == "DEPLOY_FAILED":
+        message = failure_message(report)
+        raise RayloopError(
+            f"application {app} could not be deployed: {message}",
+            "see the log of its replicas in Ray's dashboard",
+            code="rayloop.deployment_failed",
+            app=app,
+            message=message,
+        )
+    if report.get("status") != "RUNNING":
+        return False
+    config = report["deployed_app_config"]["deployments"][0].get("user_config")
+    deployments = report["deployments"].values()
+    return all(d["status"] == "HEALTHY" and d["deployment_config"].get("user_config") == config for d in deployments)
+
+
+def failure_message(app: dict[str, Any]) -> str:
+    """Return Serve's message about an application in one line: of a traceback, the last line that names an error."""
+    texts: list[str] = [app.get("message", "")] + [d.get("message", "") for d in app.get("deployments", {}).values()]
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line or "Exception" in line]
+    return (errors or lines or ["Serve gives no reason"])[-1][:400]

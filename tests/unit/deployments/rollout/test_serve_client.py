@@ -1,0 +1,38 @@
+"""Health of deployments and differences of settings, as Serve's REST API reports them."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from cluster.errors import SettingsError
+from cluster.settings import Settings
+from deployments.rollout import serve_client, serve_details
+from deployments.rollout.serve_client import DeploymentStatus
+from tests.factories.errors import raises
+
+
+@pytest.mark.parametrize(
+    ("status", "states", "expected"),
+    [
+        ("RUNNING", ["RUNNING", "RUNNING"], DeploymentStatus(running=2, desired=2)),
+        ("RUNNING", ["RUNNING", "STARTING"], DeploymentStatus(running=1, desired=2, problem="RUNNING: out of memory")),
+        ("DEPLOY_FAILED", [], DeploymentStatus(running=0, desired=2, problem="DEPLOY_FAILED: out of memory")),
+    ],
+)
+def test_deployment_statuses_count_replicas_and_report_problems(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, status: str, states: list[str], expected: DeploymentStatus
+) -> None:
+    replicas = [{"replica_id": str(i), "state": state} for i, state in enumerate(states)]
+    declared = {"name": "trips", "deployments": [{"name": "ModelServer", "num_replicas": 2}]}
+    deployments = {"ModelServer": {"message": "out of memory", "replicas": replicas}} if states else {}
+    app = {"status": status, "message": "" if states else "out of memory", "deployed_app_config": declared}
+    details = {"applications": {"trips": app | {"deployments": deployments}}}
+    monkeypatch.setattr(serve_details, "connect", lambda settings: SimpleNamespace(get_serve_details=lambda: details))
+    assert serve_client.deployment_statuses(settings, ["trips", "others"]) == {"trips": expected}
+
+
+def test_check_access_with_other_access_settings_is_refused(settings: Settings) -> None:
+    serve_client.check_access(settings, settings)
+    guarded = settings.model_copy(update={"access": True})
+    with raises(SettingsError, "settings.differ", variable="RAYLOOP_ACCESS"):
+        serve_client.check_access(guarded, settings)
