@@ -26,7 +26,7 @@ SECTIONS = {
 }
 _ABOUT = """\
 One row of the table is one comparison: rayloop's value, the peer's, their ratio, the target, and whether it is met.
-docs/benchmarks.md tells how it is measured, and what is fair about it."""
+docs/benchmarks.md describes the method and what makes it fair."""
 _PEER_PINS = Path(__file__).parent / "peers" / "feast" / "requirements.txt"
 
 

@@ -17,7 +17,7 @@ AREA = "monitoring"
 _ABOUT = """\
 One row of the table is one comparison: rayloop's value, the peer's, their ratio, the target, and whether it is met.
 Streams are seeded and the same for all; peers run with their defaults in environments of their own.
-docs/benchmarks.md tells how, and what is fair about it."""
+docs/benchmarks.md describes the method and what makes it fair."""
 Say = Callable[[str], None]
 _KINDS = tuple(dict.fromkeys(change.kind for change in detection.CHANGES))
 

@@ -1,1 +1,1 @@
-"""The serving benchmark: ``python -m benchmarks.serving``. docs/benchmarks.md tells what is measured and how."""
+"""The serving benchmark: ``python -m benchmarks.serving``. docs/benchmarks.md describes the method."""

@@ -33,7 +33,7 @@ OWN = ("batch", "verdicts")
 _ABOUT = """\
 One row of the table is one comparison: rayloop's value, the peer's, their ratio, the target, and whether it is met.
 Everything was measured in one run, one server up at a time, in rounds; a value is the median of the rounds.
-docs/benchmarks.md tells how, and what is fair about it."""
+docs/benchmarks.md describes the method and what makes it fair."""
 _ROUNDS, _SECONDS = 3, 5.0
 _START_S = 20.0
 

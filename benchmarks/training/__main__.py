@@ -23,7 +23,7 @@ SECTIONS = ("steady", "first_epoch", "fit_overhead", "checkpoint", "sweep", "qua
 Work = Callable[[Callable[[str], None]], list[Row]]
 _ABOUT = """\
 One row of the table is one comparison: rayloop's value, the peer's, their ratio, the target, and whether it is met.
-docs/benchmarks.md tells how it is measured, and what is fair about it."""
+docs/benchmarks.md describes the method and what makes it fair."""
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ SAMPLE_MS = 100
 _TARGET = Target(of="ratio", sign="≥", limit=0.95)
 _ABOUT = """\
 rayloop trains through Ray Train; the peer is one process of plain torch that holds all rows on the GPU. Both train the same module.
-docs/benchmarks.md tells how it is measured."""
+docs/benchmarks.md describes the method."""
 
 
 class Work(NamedTuple):
