@@ -1,4 +1,4 @@
-"""Gauges that are re-exported periodically: Ray's metrics agent drops one that is idle for two intervals, about 20 s."""
+"""Gauges that are re-exported periodically: Ray's metrics agent drops those that are idle for 20 s, two intervals."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ REPUBLISH_S = 5.0
 class PersistentGauge:
     """A gauge of this process whose values stay exported until they are cleared or the process ends.
 
-    It is for values that change seldom. A value that is set every few seconds needs only Ray's own gauge, which vanishes
-    with its source.
+    It is for values that change seldom. A value that is set every few seconds needs only Ray's own gauge, which
+    vanishes with its source.
 
     Args:
         name: Name of the metric.

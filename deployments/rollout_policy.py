@@ -20,8 +20,8 @@ class Webhook(Frozen):
 
     url: str = Field(pattern=r"^https?://")
     moment: Literal["before", "after"] = "after"
-    """"before" a step, the webhook approves it: an answer other than 2xx, or a late one, holds the step. "after" it, the
-    webhook is only notified."""
+    """"before" a step, the webhook approves it: an answer other than 2xx, or a late one, holds the step. "after" it,
+    the webhook is only notified."""
     timeout_s: float = Field(default=5.0, gt=0.0)
     """Seconds within which it must answer."""
     retry_s: float = Field(default=60.0, gt=0.0)
@@ -51,8 +51,8 @@ class RolloutPolicy(Frozen):
     dry_run: bool = False
     """Stay at the first share and journal what would have been done; only a person's commands are carried out."""
     shadow: bool = False
-    """Challengers score copies of requests while the champion answers all of them, until a promotion. Copies are dropped
-    under load, which the metric ``rayloop_shadow_dropped`` counts."""
+    """Challengers score copies of requests while the champion answers all of them, until a promotion. Copies are
+    dropped under load, which the metric ``rayloop_shadow_dropped`` counts."""
     webhooks: tuple[Webhook, ...] = ()
     """Addresses that approve steps or are notified of them."""
     metric: Metric = "loss"
@@ -73,7 +73,7 @@ class RolloutPolicy(Frozen):
     error_margin: float | None = Field(default=0.5, ge=0.0)
     """Fraction by which a challenger may fail more often than the champion; None: error rates are not compared."""
     max_growth_mib: float | None = Field(default=1024.0, gt=0.0)
-    """MiB by which a challenger's replica may grow after loading; beyond it the replica is terminated. None: no limit."""
+    """MiB by which a challenger's replica may grow after loading; beyond it the replica terminates. None: no limit."""
     latency_quantile: float | None = Field(default=0.95, gt=0.0, lt=1.0)
     """Quantile of the latency in the predictor that is compared; None: latencies are not compared."""
     latency_margin: float = Field(default=0.5, ge=0.0)

@@ -121,8 +121,8 @@ class RolloutController:
             options: Resources of the challengers; None for the defaults.
 
         Raises:
-            RolloutError: Another rollout is in progress, nothing is served, the policy does not fit, a webhook objects, or
-                no challenger can be served; the last case is journaled as an aborted rollout.
+            RolloutError: Another rollout is in progress, nothing is served, the policy does not fit, a webhook objects,
+                or no challenger can be served; the last case is journaled as an aborted rollout.
         """
         several = [challengers] if isinstance(challengers, ModelVersion) else challengers
         versions = [challenger.version for challenger in several]
@@ -193,8 +193,8 @@ class RolloutController:
             rollout: The rollout that the command is for; empty: the newest.
 
         Raises:
-            RolloutError: An abort was requested as well, or the challenger is shown to be worse: it is then dropped, and
-                the rollout aborted if it was the last one.
+            RolloutError: An abort was requested as well, or the challenger is shown to be worse: it is then dropped,
+                and the rollout aborted if it was the last one.
         """
         status = await self._command("promote", reason, version, rollout)
         if status.state is not None and status.state.status != "promoted":
@@ -265,7 +265,7 @@ class RolloutController:
                 async with self._turn:
                     await self._pass()
             except Exception:
-                # Log writer, Serve, catalog or MLflow may be unavailable for a while; the next pass starts from this state.
+                # Log writer, Serve, catalog or MLflow may be down for a while; the next pass starts from this state.
                 _log.exception("rollout of %s: pass failed", self._model)
             await asyncio.sleep(self._state.policy.poll_s if self._state is not None else 1.0)
 

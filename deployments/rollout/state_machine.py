@@ -102,7 +102,7 @@ class RolloutState(Frozen):
 
     @property
     def chooses_next(self) -> bool:
-        """Whether the next advance chooses one of several challengers: beyond this step the champion has no requests."""
+        """Whether the next advance chooses one of several challengers: after it the champion has no requests."""
         return len(self.challengers) > 1 and self.step + 2 == len(self.policy.steps)
 
     @property

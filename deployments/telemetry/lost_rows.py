@@ -1,4 +1,4 @@
-"""Rows that killed replicas had acknowledged and not shipped: counted once, kept in a table, shown as a metric."""
+"""Rows that killed replicas had acknowledged but not shipped: counted once, in a table and as a metric."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ _log = logging.getLogger(__name__)
 
 
 class LostRows:
-    """One model's. The ledger is its only user, and calls one method at a time."""
+    """Lost rows of one model. Not thread-safe: its only user, the log writer, calls one method at a time.
+
+    Args:
+        model: Name of the model.
+        tables: Tables of the project.
+    """
 
     def __init__(self, model: str, tables: Tables) -> None:
         self._model, self._tables = model, tables
@@ -30,28 +35,38 @@ class LostRows:
         )
         self._written: Counter[tuple[str, str]] = Counter()
         self._lost = self._read()
-        self._show()
+        self._export()
 
     def record_written(self, kind: str, batches: pa.ChunkedArray) -> None:
-        """Take in rows that are in the log, by the batch that each came in."""
-        counted = pc.value_counts(batches)
-        for batch, rows in zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True):
+        """Count rows that are in the log.
+
+        Args:
+            kind: "predictions" or "labels".
+            batches: Batch id of each row.
+        """
+        counts = pc.value_counts(batches)
+        for batch, rows in zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True):
             self._written[kind, batch_replica(batch)] += rows
 
-    def record_lost_rows(self, replica: str, owed: Mapping[str, int]) -> None:
-        """Count what a dead replica owed (unshipped_rows.py) and the log lacks; once, however often it is told."""
-        lost = {kind: max(owed[kind] - self._written[kind, replica], 0) for kind in KINDS}
+    def record_lost_rows(self, replica: str, unshipped: Mapping[str, int]) -> None:
+        """Count the rows that a dead replica had not shipped and the log lacks. Repeated calls count once.
+
+        Args:
+            replica: Name of the replica.
+            unshipped: Its unshipped rows by kind (unshipped_rows.py); some may be in the log.
+        """
+        lost = {kind: max(unshipped[kind] - self._written[kind, replica], 0) for kind in KINDS}
         if replica in self._lost or not any(lost.values()):
             return
-        _log.warning("replica %s of %s was killed with rows that it had not shipped: %s", replica, self._model, lost)
+        _log.warning("replica %s of %s was killed before it shipped these rows: %s", replica, self._model, lost)
         at = pa.array([time.time_ns() // 1000], TIMESTAMP)
         row = pa.table({"replica": [replica], "at": at} | {kind: [rows] for kind, rows in lost.items()})
         self._tables.append(lost_rows_table(self._model), row, key=replica)
         self._lost[replica] = lost
-        self._show()
+        self._export()
 
     def counts(self) -> dict[str, int]:
-        """How many ``replicas`` lost rows, and the rows: ``predictions``, ``labels``."""
+        """Return the number of ``replicas`` that lost rows, and of lost rows: ``predictions``, ``labels``."""
         return {"replicas": len(self._lost)} | {kind: sum(lost[kind] for lost in self._lost.values()) for kind in KINDS}
 
     def _read(self) -> dict[str, dict[str, int]]:
@@ -59,7 +74,7 @@ class LostRows:
         rows = self._tables.read(name).to_pylist() if self._tables.exists(name) else []
         return {row["replica"]: {kind: row[kind] for kind in KINDS} for row in rows}
 
-    def _show(self) -> None:
+    def _export(self) -> None:
         counts = self.counts()
         for kind in KINDS:
             self._gauge.set(counts[kind], {"model": self._model, "kind": kind})

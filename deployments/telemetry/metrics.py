@@ -1,7 +1,7 @@
-"""What a replica counts, as Ray metrics: in the dashboard, and for Prometheus.
+"""Metrics of a replica as Ray metrics, for Ray's dashboard and Prometheus.
 
-To tell Ray costs several microseconds a call, more than to log the row. What is alike is therefore added up first, and
-latencies are counted by bucket in a counter: Ray's histogram takes one observation at a time. Ray's agent exports
+A call of Ray's metrics costs several microseconds, more than logging the row. Equal labels are therefore summed first,
+and latencies are counted by bucket in a counter: Ray's histogram takes one observation at a time. Ray's agent exports
 
     ray_rayloop_requests_total, ray_rayloop_errors_total        by model, version, variant
     ray_rayloop_latency_ms_bucket_total                         the same, and ``le``, as of a Prometheus histogram
@@ -10,8 +10,9 @@ latencies are counted by bucket in a counter: Ray's histogram takes one observat
     ray_rayloop_requests_under_way                              by model, replica: the queue
     ray_rayloop_log_dropped_rows_total, ray_rayloop_shadow_dropped_total        by model
 
-so that ``histogram_quantile(0.99, sum by (le, model) (rate(ray_rayloop_latency_ms_bucket_total[5m])))`` is a model's p99. Requests of a model do not pass Serve (uvicorn_protocol.py), which would show none of them: they are
-told under Serve's own names too, ``serve_num_http_requests`` and what else Ray's dashboard draws for an application.
+so that ``histogram_quantile(0.99, sum by (le, model) (rate(ray_rayloop_latency_ms_bucket_total[5m])))`` is a model's
+p99. Requests to a model bypass Serve (uvicorn_protocol.py), which would therefore show none of them: they are also
+exported under Serve's own names, ``serve_num_http_requests`` and the others that Ray's dashboard draws.
 """
 
 from __future__ import annotations
@@ -34,126 +35,139 @@ _BOUNDS = (*(f"{bound:g}" for bound in BUCKETS_MS), "+Inf")
 
 
 class VariantKey(NamedTuple):
-    """Whose figure it is."""
+    """Labels of a variant's metrics."""
 
     version: str
     variant: str
 
 
 class ResponseKey(NamedTuple):
-    """An HTTP answer, as it is counted."""
+    """Labels of an HTTP response."""
 
     method: str
     status: int
 
 
 class MetricSums(NamedTuple):
-    """Requests, failed requests, summed milliseconds, and requests by the place of their bucket in BUCKETS_MS."""
+    """Sums over predictions, by variant."""
 
     requests: Counter[VariantKey]
     errors: Counter[VariantKey]
+    """Requests that the variant failed."""
     latency_ms: dict[VariantKey, float]
+    """Summed over requests."""
     buckets: Counter[tuple[VariantKey, int]]
+    """Requests by the index of their latency's bucket in BUCKETS_MS."""
 
 
-def sum_metrics(answers: Sequence[PredictionBatch]) -> MetricSums:
-    """What answers add to the counters. A batch's latency is that of each of its requests."""
-    made = MetricSums(Counter(), Counter(), defaultdict(float), Counter())
-    for answer in answers:
-        requests, who = len(answer.requests), VariantKey(answer.version, answer.variant)
-        made.requests[who] += requests
-        if answer.latency_ms is not None:
-            made.latency_ms[who] += requests * answer.latency_ms
-            made.buckets[who, bisect_left(BUCKETS_MS, answer.latency_ms)] += requests
-        if answer.error:
-            made.errors[VariantKey(answer.challenger_version or answer.version, CHALLENGER)] += requests
-        if answer.champion_error:
-            made.errors[VariantKey(answer.champion_version, CHAMPION)] += requests
-    return made
+def sum_metrics(batches: Sequence[PredictionBatch]) -> MetricSums:
+    """Sum what predictions add to the counters. A batch's latency counts once for each of its requests."""
+    sums = MetricSums(Counter(), Counter(), defaultdict(float), Counter())
+    for batch in batches:
+        requests, key = len(batch.requests), VariantKey(batch.version, batch.variant)
+        sums.requests[key] += requests
+        if batch.latency_ms is not None:
+            sums.latency_ms[key] += requests * batch.latency_ms
+            sums.buckets[key, bisect_left(BUCKETS_MS, batch.latency_ms)] += requests
+        if batch.error:
+            sums.errors[VariantKey(batch.challenger_version or batch.version, CHALLENGER)] += requests
+        if batch.champion_error:
+            sums.errors[VariantKey(batch.champion_version, CHAMPION)] += requests
+    return sums
 
 
 def cumulative_buckets(buckets: Mapping[tuple[VariantKey, int], int]) -> Iterator[tuple[VariantKey, str, int]]:
-    """Requests of at most each bound, as Prometheus has it: who, ``le``, how many."""
-    for who in {who for who, _ in buckets}:
-        below = 0
-        for place, bound in enumerate(_BOUNDS):
-            below += buckets.get((who, place), 0)
-            if below:
-                yield who, bound, below
+    """Yield variant, bound (``le``) and the number of requests up to it, as a Prometheus histogram counts them."""
+    for key in {key for key, _ in buckets}:
+        total = 0
+        for index, bound in enumerate(_BOUNDS):
+            total += buckets.get((key, index), 0)
+            if total:
+                yield key, bound, total
 
 
 class ReplicaMetrics:
-    """The counters of one model in this process."""
+    """Metrics of one model in this process.
+
+    Args:
+        model: Name of the model.
+        replica: Name of the replica.
+    """
 
     def __init__(self, model: str, replica: str) -> None:
         tags = ("model", "version", "variant")
         self._model = model
         self._replica = replica
-        self._under_way = metrics.Gauge(
+        self._in_flight = metrics.Gauge(
             "rayloop_requests_under_way", "Requests that are answered or wait, every half second.", ("model", "replica")
         )
         self._requests = metrics.Counter("rayloop_requests", "Requests answered.", tags)
-        self._replies = metrics.Counter("rayloop_http_requests", "HTTP answers.", ("model", "method", "status"))
-        self._serves = _ServeMetrics(model)
+        self._responses = metrics.Counter("rayloop_http_requests", "HTTP answers.", ("model", "method", "status"))
+        self._serve_metrics = _ServeMetrics(model)
         self._errors = metrics.Counter("rayloop_errors", "Requests that the variant failed.", tags)
         self._buckets = metrics.Counter(
             "rayloop_latency_ms_bucket", "Requests whose features and model took at most so long.", (*tags, "le")
         )
         self._latency = metrics.Counter("rayloop_latency_ms_sum", "Milliseconds for features and model.", tags)
-        self._dropped = metrics.Counter(
+        self._dropped_rows = metrics.Counter(
             "rayloop_log_dropped_rows", "Log rows given up, buffers being full.", ("model",)
         )
-        self._unshadowed = metrics.Counter(
+        self._dropped_shadows = metrics.Counter(
             "rayloop_shadow_dropped", "Requests not copied to the challenger.", ("model",)
         )
 
-    def record_predictions(self, answers: Sequence[PredictionBatch]) -> None:
-        """Count answers."""
-        of = sum_metrics(answers)
-        told: list[tuple[metrics.Counter, Mapping[VariantKey, float]]] = [
-            (self._requests, of.requests),
-            (self._errors, of.errors),
-            (self._latency, of.latency_ms),
+    def record_predictions(self, batches: Sequence[PredictionBatch]) -> None:
+        """Count predictions."""
+        sums = sum_metrics(batches)
+        by_variant: list[tuple[metrics.Counter, Mapping[VariantKey, float]]] = [
+            (self._requests, sums.requests),
+            (self._errors, sums.errors),
+            (self._latency, sums.latency_ms),
         ]
-        for counter, counts in told:
-            for who, count in counts.items():
-                # Ray takes no zero.
-                if count > 0:
-                    counter.inc(count, tags=self._tags(who))
-        for who, bound, count in cumulative_buckets(of.buckets):
-            self._buckets.inc(count, tags=self._tags(who) | {"le": bound})
+        for counter, values in by_variant:
+            for key, value in values.items():
+                # Ray accepts no zero.
+                if value > 0:
+                    counter.inc(value, tags=self._tags(key))
+        for key, bound, count in cumulative_buckets(sums.buckets):
+            self._buckets.inc(count, tags=self._tags(key) | {"le": bound})
 
-    def record_responses(self, replies: Mapping[ResponseKey, int], timed: Sequence[tuple[ResponseKey, float]]) -> None:
-        """Count HTTP answers; ``timed`` are some of them with their seconds."""
-        for reply, times in replies.items():
-            tags = {"model": self._model, "method": reply.method, "status": str(reply.status)}
-            self._replies.inc(times, tags=tags)
-        self._serves.record_responses(replies, timed)
+    def record_responses(self, counts: Mapping[ResponseKey, int], timed: Sequence[tuple[ResponseKey, float]]) -> None:
+        """Count HTTP responses.
 
-    def under_way(self, requests: int) -> None:
-        """Show how many there are now."""
-        self._under_way.set(requests, {"model": self._model, "replica": self._replica})
+        Args:
+            counts: Number of responses by labels.
+            timed: A sample of the responses, with their seconds.
+        """
+        for key, count in counts.items():
+            tags = {"model": self._model, "method": key.method, "status": str(key.status)}
+            self._responses.inc(count, tags=tags)
+        self._serve_metrics.record_responses(counts, timed)
 
-    def dropped(self, rows: int) -> None:
-        """Count log rows given up."""
+    def set_in_flight(self, requests: int) -> None:
+        """Set the number of requests that are in flight now."""
+        self._in_flight.set(requests, {"model": self._model, "replica": self._replica})
+
+    def record_dropped_rows(self, rows: int) -> None:
+        """Count log rows that were dropped."""
         if rows:
-            self._dropped.inc(rows, tags={"model": self._model})
+            self._dropped_rows.inc(rows, tags={"model": self._model})
 
-    def unshadowed(self, requests: int) -> None:
-        """Count requests not copied."""
+    def record_dropped_shadows(self, requests: int) -> None:
+        """Count requests that were not copied to the challenger."""
         if requests:
-            self._unshadowed.inc(requests, tags={"model": self._model})
+            self._dropped_shadows.inc(requests, tags={"model": self._model})
 
-    def _tags(self, who: VariantKey) -> dict[str, str]:
-        return {"model": self._model, "version": who.version, "variant": who.variant}
+    def _tags(self, key: VariantKey) -> dict[str, str]:
+        return {"model": self._model, "version": key.version, "variant": key.variant}
 
 
 class _ServeMetrics:
-    """What Serve counts of the requests that pass it, under the same names: Ray's dashboard draws them."""
+    """Serve's own HTTP metrics, for requests that bypass Serve: Ray's dashboard draws them."""
 
     def __init__(self, model: str) -> None:
         tags = ("route", "method", "application")
-        self._where = {"route": f"/v2/models/{model}", "application": model_app_name(model)}
+        self._tags = {"route": f"/v2/models/{model}", "application": model_app_name(model)}
         self._requests = metrics.Counter("serve_num_http_requests", "HTTP requests.", (*tags, "status_code"))
         self._errors = metrics.Counter("serve_num_http_error_requests", "HTTP errors.", (*tags, "error_code"))
         self._latency = metrics.Histogram(
@@ -161,12 +175,12 @@ class _ServeMetrics:
             REQUEST_LATENCY_BUCKETS_MS, (*tags, "status_code"),
         )  # fmt: skip
 
-    def record_responses(self, replies: Mapping[ResponseKey, int], timed: Sequence[tuple[ResponseKey, float]]) -> None:
-        for reply, times in replies.items():
-            tags = self._where | {"method": reply.method}
-            self._requests.inc(times, tags=tags | {"status_code": str(reply.status)})
-            if reply.status >= _FIRST_ERROR:
-                self._errors.inc(times, tags=tags | {"error_code": str(reply.status)})
-        for reply, seconds in timed:
-            tags = self._where | {"method": reply.method, "status_code": str(reply.status)}
+    def record_responses(self, counts: Mapping[ResponseKey, int], timed: Sequence[tuple[ResponseKey, float]]) -> None:
+        for key, count in counts.items():
+            tags = self._tags | {"method": key.method}
+            self._requests.inc(count, tags=tags | {"status_code": str(key.status)})
+            if key.status >= _FIRST_ERROR:
+                self._errors.inc(count, tags=tags | {"error_code": str(key.status)})
+        for key, seconds in timed:
+            tags = self._tags | {"method": key.method, "status_code": str(key.status)}
             self._latency.observe(seconds * 1e3, tags=tags)

@@ -1,23 +1,23 @@
-"""The prediction and label log as tables. Pure.
+"""Schema and rows of the prediction log and the label log. Pure.
 
-Predictions, one row for each predicted row. ``features`` is a struct of the feature frame, so that no feature's name
-can collide with the log's own columns; ``features_of`` gives the frame back.
+The prediction log has one row for each predicted row. ``features`` is a struct of the feature frame, so that no
+feature's name can collide with the log's own columns; ``feature_frame`` restores the frame.
 
-    id, request, row        row id (labels come back by it), request id, index within the request
-    key                     what the split deals by: the routing key, else the request id
-    batch                   the replica's batch it came in; what makes a batch that is sent twice count once
-    rollout, share          the rollout that was on, and each challenger's share at the time; null without one, and for
-                            what came while a shadow was full and no copies were taken
+    id, request, row        row id (labels refer to it), request id, index within the request
+    key                     key of the traffic split: the routing key, else the request id
+    batch                   the replica's batch that contained the row; a batch that is sent twice counts once
+    rollout, share          current rollout, and each challenger's share at the time; null without a rollout, and for
+                            requests that were not copied because too many copies were in flight
     champion_share          what the challengers left to the champion
-    forced                  whether a header named the variant: the split then had no say
-    assigned, variant       who should have answered by the split, and who did
-    version, as_of, at      version that answered (the champion's when nobody did); time of the features; wall clock
-    challenger_version      version of the challenger that was asked; null when none was
-    latency_ms              milliseconds the answering variant spent on features and model; champion_latency_ms and
-                            challenger_latency_ms what each took that was asked
+    forced                  whether a header chose the variant instead of the split
+    assigned, variant       variant by the split, and the one that answered
+    version, as_of, at      version that answered (the champion's if none did); time of the features; wall clock
+    challenger_version      version of the challenger that was called; null without one
+    latency_ms              milliseconds that the answering variant spent on features and model; champion_latency_ms and
+                            challenger_latency_ms those of each variant that was called
     error, champion_error   why the challenger, or the champion, failed; null when it did not
-    score | probabilities, predicted         what was answered; the former for binary and regression
-    champion_*, challenger_*                 what each variant said, where it was asked
+    score | probabilities, predicted         the answer; the former for binary and regression
+    champion_*, challenger_*                 output of each variant that was called
 """
 
 from __future__ import annotations
@@ -72,104 +72,135 @@ LABEL_COLUMNS: dict[str, pa.DataType] = {
 
 @dataclass(frozen=True, slots=True)
 class PredictionBatch:
-    """One or several requests, and what came of them all alike.
-
-    ``requests``, ``keys``, ``forced`` and ``sizes`` (rows) have an entry a request; ``frame`` is the champion's feature frame
-    of all their rows; scores as contracts.Task says. A latency is None where a variant was not asked, or failed.
-    """
+    """One or several requests with the same outcome, and their predictions."""
 
     requests: Sequence[str]
+    """Request ids."""
     keys: Sequence[str]
+    """Key of the traffic split, by request."""
     forced: Sequence[bool]
+    """Whether a header chose the variant, by request."""
     sizes: Sequence[int]
+    """Rows, by request."""
     frame: pa.Table
+    """The champion's feature frame of all rows."""
     task: Task
     champion_version: str
     version: str
+    """Version that answered."""
     assigned: Variant
+    """Variant by the split."""
     variant: Variant
+    """Variant that answered."""
     at_us: int
+    """Wall clock, microseconds since the epoch."""
     champion_latency_ms: float | None
+    """None if the champion was not called, or failed."""
     challenger_latency_ms: float | None = None
+    """None if no challenger was called, or it failed."""
     rollout: str | None = None
     share: float | None = None
+    """Each challenger's share of requests."""
     champion_share: float | None = None
     challenger_version: str | None = None
     champion: np.ndarray | None = None
+    """The champion's scores, in the shape that cluster.values.Task describes."""
     challenger: np.ndarray | None = None
+    """The challenger's scores."""
     error: str | None = None
+    """Why the challenger failed."""
     champion_error: str | None = None
 
     @property
     def scores(self) -> np.ndarray | None:
-        """What was answered; None when nobody could."""
+        """Scores of the answer; None when no variant could answer."""
         return self.challenger if self.variant == CHALLENGER else self.champion
 
     @property
     def latency_ms(self) -> float | None:
-        """What the answering variant took."""
+        """Latency of the answering variant."""
         return self.challenger_latency_ms if self.variant == CHALLENGER else self.champion_latency_ms
 
 
-def prediction_rows(answers: Sequence[PredictionBatch], batch: str) -> pa.Table:
-    """Log rows of answers that share a champion version, hence a feature set and a task."""
-    rows = [answer.frame.num_rows for answer in answers]
-    sizes = [size for answer in answers for size in answer.sizes]
-    requests = [request for answer in answers for request in answer.requests]
-    frame = pa.concat_tables([answer.frame for answer in answers]).combine_chunks()
+def prediction_rows(batches: Sequence[PredictionBatch], batch: str) -> pa.Table:
+    """Build log rows.
+
+    Args:
+        batches: Predictions of one champion version, hence with one feature set and task.
+        batch: Id of the replica's batch.
+    """
+    rows = [item.frame.num_rows for item in batches]
+    sizes = [size for item in batches for size in item.sizes]
+    requests = [request for item in batches for request in item.requests]
+    frame = pa.concat_tables([item.frame for item in batches]).combine_chunks()
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
         "id": row_ids(requests, sizes),
         "request": _spread(requests, sizes, pa.string()),
-        "key": _spread(list(chain.from_iterable(a.keys for a in answers)), sizes, pa.string()),
-        "forced": _spread(list(chain.from_iterable(a.forced for a in answers)), sizes, pa.bool_()),
-        "row": pa.array(_within(sizes)),
+        "key": _spread(list(chain.from_iterable(item.keys for item in batches)), sizes, pa.string()),
+        "forced": _spread(list(chain.from_iterable(item.forced for item in batches)), sizes, pa.bool_()),
+        "row": pa.array(_row_numbers(sizes)),
         "batch": _spread([batch], [sum(rows)], pa.string()),
         "as_of": frame.column("as_of"),
-        "at": _spread([a.at_us for a in answers], rows, TIMESTAMP),
+        "at": _spread([item.at_us for item in batches], rows, TIMESTAMP),
     }
     for name, kind in PREDICTION_COLUMNS.items():
         if name not in columns:
-            columns[name] = _spread([getattr(a, name) for a in answers], rows, kind)
-    task = answers[0].task
+            columns[name] = _spread([getattr(item, name) for item in batches], rows, kind)
+    task = batches[0].task
     for prefix, of in zip(_SCORES, ("scores", "champion", "challenger"), strict=True):
-        columns |= _scores(task, prefix, [getattr(a, of) for a in answers], rows)
+        columns |= _scores(task, prefix, [getattr(item, of) for item in batches], rows)
     return pa.table(columns | {"features": _struct(frame)})
 
 
 def label_rows(rows: pa.Table, received_us: int, batch: str) -> pa.Table:
-    """Log rows of parsed feedback (feedback.parse_feedback)."""
-    stamped = rows.append_column("received", pa.array([received_us] * rows.num_rows, TIMESTAMP))
-    return stamped.append_column("batch", pa.array([batch] * rows.num_rows, pa.string()))
+    """Build log rows of labels.
+
+    Args:
+        rows: Parsed feedback (feedback.parse_feedback).
+        received_us: Time of arrival, microseconds since the epoch.
+        batch: Id of the replica's batch.
+    """
+    timed = rows.append_column("received", pa.array([received_us] * rows.num_rows, TIMESTAMP))
+    return timed.append_column("batch", pa.array([batch] * rows.num_rows, pa.string()))
 
 
 def feature_frame(rows: pa.Table) -> pa.Table:
-    """The feature frame of logged predictions, ``as_of`` included."""
+    """Restore the feature frame of logged predictions, with ``as_of``."""
     frame = pa.Table.from_struct_array(rows.column("features").combine_chunks())
     return frame.append_column("as_of", rows.column("as_of"))
 
 
 def row_ids(requests: Sequence[str], sizes: Sequence[int]) -> pa.Array:
-    """Ids of requests' rows, by which labels are joined: of a request of one row its own, of others its own and the row."""
+    """Build the row ids by which labels are joined.
+
+    Args:
+        requests: Request ids.
+        sizes: Rows, by request.
+
+    Returns:
+        The request's id if it has one row, else "id/row".
+    """
     if all(size == 1 for size in sizes):
         return pa.array(requests, pa.string())
     numbered = pc.binary_join_element_wise(
-        _spread(requests, sizes, pa.string()), pa.array(_within(sizes)).cast(pa.string()), "/"
+        _spread(requests, sizes, pa.string()), pa.array(_row_numbers(sizes)).cast(pa.string()), "/"
     )
-    alone = pa.array(np.repeat(np.equal(sizes, 1), sizes))
-    return pc.if_else(alone, _spread(requests, sizes, pa.string()), numbered)
+    is_single = pa.array(np.repeat(np.equal(sizes, 1), sizes))
+    return pc.if_else(is_single, _spread(requests, sizes, pa.string()), numbered)
 
 
 def batch_id(replica: str, number: int) -> str:
-    """Name of a replica's batch; ``replica_of`` gives the replica back."""
+    """Build the id of a replica's batch."""
     return f"{replica}:{number}"
 
 
 def batch_replica(batch: str) -> str:
+    """Return the replica of a batch id."""
     return batch.rpartition(":")[0]
 
 
 def to_ipc(rows: pa.Table) -> bytes:
-    """An Arrow IPC stream."""
+    """Encode rows as an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows)
@@ -177,19 +208,20 @@ def to_ipc(rows: pa.Table) -> bytes:
 
 
 def from_ipc(data: bytes) -> pa.Table:
+    """Decode an Arrow IPC stream."""
     return pa.ipc.open_stream(data).read_all()
 
 
 def _spread(values: Sequence[Any], sizes: Sequence[int], kind: pa.DataType) -> pa.Array:
-    """One value a request, or an answer, to one a row. What all say alike, as nothing of a rollout without one, costs little."""
+    """Repeat each value for its rows. Equal values, such as nulls without a rollout, are cheap."""
     first = values[0] if values else None
     if all(value == first for value in values):
         return pa.repeat(pa.scalar(first, kind), sum(sizes))
     return pa.array(values, kind).take(np.repeat(np.arange(len(values)), sizes))
 
 
-def _within(sizes: Sequence[int]) -> np.ndarray:
-    """Each row's place within its request, int64 [sum of sizes]."""
+def _row_numbers(sizes: Sequence[int]) -> np.ndarray:
+    """Index of each row within its request, int64 [sum of sizes]."""
     ends = np.cumsum(sizes, dtype=np.int64)
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - np.asarray(sizes, np.int64), sizes)
 
@@ -200,8 +232,10 @@ def _scores(task: Task, prefix: str, scores: list[np.ndarray | None], sizes: lis
     missing = np.isnan(joined if joined.ndim == 1 else joined[:, 0])
     if task.kind != "multiclass":
         return {f"{prefix}score": pa.array(joined, pa.float64(), mask=missing)}
-    names = [None if gone else name for gone, name in zip(missing, predicted_classes(task, joined), strict=True)]
-    rows = [None if gone else row for gone, row in zip(missing, joined.tolist(), strict=True)]
+    names = [
+        None if is_missing else name for is_missing, name in zip(missing, predicted_classes(task, joined), strict=True)
+    ]
+    rows = [None if is_missing else row for is_missing, row in zip(missing, joined.tolist(), strict=True)]
     columns = {f"{prefix}probabilities": pa.array(rows, _PROBABILITIES)}
     return columns if prefix else columns | {"predicted": pa.array(names, pa.string())}
 

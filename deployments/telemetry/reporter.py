@@ -1,8 +1,8 @@
-"""What a replica tells about its answers, off the request path: prediction log, labels, live profiles, metrics.
+"""A replica's reports, off the request path: prediction log, labels, live profiles, metrics.
 
-A request appends to a buffer; a thread of its own ships it every half second. A batch is kept until the ledger has
-committed it and is sent again when the ledger dies, so the log lacks at most what a killed replica had not shipped: a
-tally that outlives the replica says how much that was, and another replica has the ledger settle it. Buffers are
+A request appends to a buffer; a thread ships it every half second. A batch is kept until the log writer has committed
+it, and is sent again when the log writer dies, so the log lacks at most what a killed replica had not shipped: a
+counter that outlives the replica tells how much that was, and another replica reports it to the log writer. Buffers are
 bounded: beyond the bound rows are dropped and counted, and no request ever waits.
 """
 
@@ -15,6 +15,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -36,8 +37,8 @@ from features.profiles.profile import Profile
 
 FLUSH_EVERY_S = 0.5
 MAX_BUFFERED_ROWS = 50_000
-# Of each flush, whose time is told; a histogram takes them one by one, and a sample has the same quantiles.
-_TIMED_REPLIES = 32
+# HTTP responses of each flush that are timed: a histogram takes them one by one, and a sample has the same quantiles.
+_TIMED_RESPONSES = 32
 _RETRY_LOOKUP_S = 5.0
 _SETTLE_EVERY_S = 5.0
 _USAGE_EVERY_S = 10.0
@@ -48,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _OutgoingBatch:
-    """Rows on their way to the ledger; ``sent`` is None when it must be sent (again)."""
+    """Rows on their way to the log writer; ``sent`` is None while they must be sent (again)."""
 
     kind: str
     id: str
@@ -57,64 +58,86 @@ class _OutgoingBatch:
     sent: ray.ObjectRef | None = field(default=None)
 
 
+class _Predictions(NamedTuple):
+    batch: PredictionBatch
+    columns: tuple[Column, ...]
+    window_s: float | None
+
+
+class _Labels(NamedTuple):
+    rows: pa.Table
+    received_us: int
+
+
 class Reporter:
-    """One replica's reporting. ``answered`` and ``labelled`` may be called from any thread, and return at once."""
+    """Reports of one replica. The ``record_`` methods may be called from any thread, and return at once.
 
-    def __init__(self, model: str, under_way: Callable[[], int]) -> None:
-        """``under_way`` tells how many requests are, those that wait included.
+    Creating it looks its actors up: to get an actor's handle loads its class, seconds of import that no request may
+    wait for.
 
-        Looks its peers up at once: to get an actor's handle loads its class, seconds of import, not to be had amid requests.
-        """
+    Args:
+        model: Name of the model.
+        count_in_flight: Returns the number of requests in flight, those that wait included.
+    """
+
+    def __init__(self, model: str, count_in_flight: Callable[[], int]) -> None:
         self._replica = uuid4().hex[:12]
-        self._tallies = unshipped_rows.counter_folder(load_settings(), model)
-        self._tally = unshipped_rows.UnshippedCounter(self._tallies, self._replica)
-        self._next_search = 0.0
+        self._counter_folder = unshipped_rows.counter_folder(load_settings(), model)
+        self._counter = unshipped_rows.UnshippedCounter(self._counter_folder, self._replica)
+        self._next_settlement = 0.0
         self._buffer = _Buffer()
-        self._ledger = _NamedActor(log_writer_actor(model))
+        self._log_writer = _NamedActor(log_writer_actor(model))
         self._monitor = _NamedActor(monitor_actor(model))
         self._metrics = ReplicaMetrics(model, self._replica)
-        self._under_way = under_way
-        for peer in (self._ledger, self._monitor):
-            peer.get()
+        self._count_in_flight = count_in_flight
+        for actor in (self._log_writer, self._monitor):
+            actor.get()
         self._batches: list[_OutgoingBatch] = []
         self._sequence = 0
-        self._replies: Counter[ResponseKey] = Counter()
-        self._recent: deque[tuple[ResponseKey, float]] = deque(maxlen=_TIMED_REPLIES)
-        self._told: Counter[ResponseKey] = Counter()
-        self._unshadowed = 0
-        self._answered = 0
+        self._responses: Counter[ResponseKey] = Counter()
+        self._exported_responses: Counter[ResponseKey] = Counter()
+        self._timed_responses: deque[tuple[ResponseKey, float]] = deque(maxlen=_TIMED_RESPONSES)
+        self._dropped_shadows = 0
+        self._requests = 0
         self._meter = UsageMeter(self._replica, ray.get_runtime_context().get_assigned_resources())
         self._next_usage = time.monotonic() + _USAGE_EVERY_S
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"telemetry-{model}", daemon=True)
         self._thread.start()
 
-    def record_predictions(self, answer: PredictionBatch, columns: tuple[Column, ...], window_s: float | None) -> None:
-        """Report an answer; ``columns`` are the model's inputs, ``window_s`` the width of a profile's window, None for none."""
-        self._put("predictions", (answer, columns, window_s), answer.frame.num_rows)
+    def record_predictions(
+        self, predictions: PredictionBatch, columns: tuple[Column, ...], window_s: float | None
+    ) -> None:
+        """Report predictions.
+
+        Args:
+            predictions: Predictions and their requests.
+            columns: Inputs of the model.
+            window_s: Width of the windows of live profiles, seconds; None: no profiles.
+        """
+        rows = predictions.frame.num_rows
+        if self._buffer.add_predictions(_Predictions(predictions, columns, window_s), rows):
+            self._counter.add("predictions", rows)
 
     def record_labels(self, rows: pa.Table) -> None:
         """Report labels (feedback.parse_feedback)."""
-        self._put("labels", (rows, time.time_ns() // 1000), rows.num_rows)
+        if self._buffer.add_labels(_Labels(rows, time.time_ns() // 1000)):
+            self._counter.add("labels", rows.num_rows)
 
     def record_response(self, method: str, status: int, seconds: float) -> None:
-        """Count an HTTP answer."""
-        reply = ResponseKey(method, status)
-        self._replies[reply] += 1
-        self._recent.append((reply, seconds))
+        """Count an HTTP response."""
+        key = ResponseKey(method, status)
+        self._responses[key] += 1
+        self._timed_responses.append((key, seconds))
 
     def record_dropped_shadow(self) -> None:
-        """Count a request that was not copied to the challenger, too many being under way."""
-        self._unshadowed += 1
+        """Count a request that was not copied to the challenger because too many copies were in flight."""
+        self._dropped_shadows += 1
 
     def close(self, deadline_s: float) -> None:
         """Ship what is left; gives up after ``deadline_s`` seconds."""
         self._closing.set()
         self._thread.join(deadline_s)
-
-    def _put(self, kind: str, item: tuple, rows: int) -> None:
-        if self._buffer.put(item, rows):
-            self._tally.add(kind, rows)
 
     def _run(self) -> None:
         while not self._closing.wait(FLUSH_EVERY_S):
@@ -123,7 +146,7 @@ class Reporter:
         while self._batches:
             self._guarded_flush()
             self._closing_pause()
-        self._tally.close()
+        self._counter.close()
 
     def _closing_pause(self) -> None:
         pending = [batch.sent for batch in self._batches if batch.sent is not None]
@@ -133,83 +156,85 @@ class Reporter:
             time.sleep(FLUSH_EVERY_S)
 
     def _guarded_flush(self) -> None:
-        # The thread must outlive whatever a flush runs into, or the replica reports nothing any more.
+        # The thread must survive every failure of a flush, or the replica stops reporting.
         try:
             self._flush()
         except Exception:
             _log.exception("telemetry of replica %s failed to flush", self._replica)
 
     def _flush(self) -> None:
-        items = self._buffer.drain()
-        reported = [item for item in items if isinstance(item[0], PredictionBatch)]
-        groups = [list(group) for _, group in groupby(reported, key=lambda item: item[0].champion_version)]
+        predictions, labels = self._buffer.drain()
+        groups = [list(group) for _, group in groupby(predictions, key=lambda item: item.batch.champion_version)]
         for group in groups:
-            self._report([answer for answer, _, _ in group])
-        for rows, received_us in (item for item in items if isinstance(item[0], pa.Table)):
-            batch = self._next()
+            self._report([item.batch for item in group])
+        for rows, received_us in labels:
+            batch = self._next_batch_id()
             self._queue("labels", batch, label_rows(rows, received_us, batch))
-        self._metrics.dropped(self._buffer.take_dropped())
-        replies = Counter(dict(self._replies))
-        self._metrics.record_responses(replies - self._told, [self._recent.popleft() for _ in range(len(self._recent))])
-        self._told = replies
-        unshadowed, self._unshadowed = self._unshadowed, 0
-        self._metrics.unshadowed(unshadowed)
-        self._metrics.under_way(self._under_way())
+        self._export_metrics()
         self._ship()
-        self._tell_usage(sum(len(item[0].requests) for item in reported))
-        # After the log: what a profile runs into must cost no log rows and no labels.
+        self._report_usage(sum(len(item.batch.requests) for item in predictions))
+        # After the log: a failure in a profile must cost no log rows and no labels.
         for group in groups:
             self._profile(group)
-        if time.monotonic() >= self._next_search and not self._closing.is_set():
-            self._next_search = time.monotonic() + _SETTLE_EVERY_S
-            self._settle_debts()
+        if time.monotonic() >= self._next_settlement and not self._closing.is_set():
+            self._next_settlement = time.monotonic() + _SETTLE_EVERY_S
+            self._settle_dead_replicas()
 
-    def _report(self, answers: Sequence[PredictionBatch]) -> None:
-        batch = self._next()
-        self._queue("predictions", batch, prediction_rows(answers, batch))
-        self._metrics.record_predictions(answers)
+    def _export_metrics(self) -> None:
+        self._metrics.record_dropped_rows(self._buffer.take_dropped())
+        responses = Counter(dict(self._responses))
+        timed = [self._timed_responses.popleft() for _ in range(len(self._timed_responses))]
+        self._metrics.record_responses(responses - self._exported_responses, timed)
+        self._exported_responses = responses
+        dropped_shadows, self._dropped_shadows = self._dropped_shadows, 0
+        self._metrics.record_dropped_shadows(dropped_shadows)
+        self._metrics.set_in_flight(self._count_in_flight())
 
-    def _profile(self, items: Sequence[tuple[PredictionBatch, tuple[Column, ...], float | None]]) -> None:
-        answers = [answer for answer, _, _ in items]
-        _, columns, window_s = items[-1]
-        monitor = self._monitor.get()
+    def _report(self, predictions: Sequence[PredictionBatch]) -> None:
+        batch = self._next_batch_id()
+        self._queue("predictions", batch, prediction_rows(predictions, batch))
+        self._metrics.record_predictions(predictions)
+
+    def _profile(self, items: Sequence[_Predictions]) -> None:
+        monitor, window_s = self._monitor.get(), items[-1].window_s
         if monitor is not None and window_s is not None:
-            for start_s, profile in window_profiles(answers, columns, window_s).items():
-                monitor.observe.remote(answers[0].champion_version, start_s, profile.to_bytes())
+            batches = [item.batch for item in items]
+            for start_s, profile in window_profiles(batches, items[-1].columns, window_s).items():
+                monitor.observe.remote(batches[0].champion_version, start_s, profile.to_bytes())
 
-    def _tell_usage(self, answered: int) -> None:
-        """Now and then, and at the end; what was answered meanwhile is told with it."""
-        self._answered += answered
+    def _report_usage(self, requests: int) -> None:
+        """Report usage at intervals and at the end, with the number of requests since the last report."""
+        self._requests += requests
         monitor = self._monitor.get()
         if monitor is not None and (time.monotonic() >= self._next_usage or self._closing.is_set()):
             self._next_usage = time.monotonic() + _USAGE_EVERY_S
-            monitor.record_usage.remote(self._meter.read(self._answered))
-            self._answered = 0
+            monitor.record_usage.remote(self._meter.read(self._requests))
+            self._requests = 0
 
-    def _next(self) -> str:
+    def _next_batch_id(self) -> str:
         self._sequence += 1
         return batch_id(self._replica, self._sequence)
 
     def _queue(self, kind: str, batch: str, rows: pa.Table) -> None:
         self._batches.append(_OutgoingBatch(kind, batch, rows.num_rows, to_ipc(rows)))
         while sum(b.rows for b in self._batches) > MAX_BUFFERED_ROWS:
-            self._give_up(self._batches.pop(0))
+            self._drop(self._batches.pop(0))
 
-    def _give_up(self, batch: _OutgoingBatch) -> None:
-        self._metrics.dropped(batch.rows)
-        self._tally.add(batch.kind, -batch.rows)
+    def _drop(self, batch: _OutgoingBatch) -> None:
+        self._metrics.record_dropped_rows(batch.rows)
+        self._counter.add(batch.kind, -batch.rows)
 
     def _ship(self) -> None:
         self._settle()
-        ledger = self._ledger.get()
-        if ledger is None:
+        log_writer = self._log_writer.get()
+        if log_writer is None:
             return
         for batch in self._batches:
             if batch.sent is None:
-                batch.sent = ledger.append.remote(batch.kind, batch.id, batch.data)
+                batch.sent = log_writer.append.remote(batch.kind, batch.id, batch.data)
 
     def _settle(self) -> None:
-        """Forget what was committed; mark for sending again what was lost with the ledger."""
+        """Remove committed batches; mark for sending again those that were lost with the log writer."""
         for batch in list(self._batches):
             if batch.sent is None or not ray.wait([batch.sent], timeout=0)[0]:
                 continue
@@ -217,86 +242,113 @@ class Reporter:
                 ray.get(batch.sent)
             except RayActorError:
                 batch.sent = None
-                self._ledger.forget()
+                self._log_writer.forget()
                 continue
             except RayTaskError as error:
-                # The ledger refuses these rows for what they are: sending them again would not help.
-                _log.error("the ledger refused batch %s: %s", batch.id, error)
-                self._give_up(batch)
+                # The log writer refuses the rows themselves: sending them again would not help.
+                _log.error("the log writer refused batch %s: %s", batch.id, error)
+                self._drop(batch)
             self._batches.remove(batch)
 
-    def _settle_debts(self) -> None:
-        """Have the ledger count what replicas of this node that are dead took with them."""
-        ledger = self._ledger.get()
-        if ledger is None:
+    def _settle_dead_replicas(self) -> None:
+        """Report the unshipped rows of dead replicas of this node to the log writer."""
+        log_writer = self._log_writer.get()
+        if log_writer is None:
             return
-        for debt in unshipped_rows.unsettled(self._tallies):
-            ray.get(ledger.record_lost_rows.remote(debt.replica, debt.owed), timeout=_SETTLE_WITHIN_S)
-            debt.forget()
+        for remainder in unshipped_rows.unsettled(self._counter_folder):
+            call = log_writer.record_lost_rows.remote(remainder.replica, remainder.rows)
+            ray.get(call, timeout=_SETTLE_WITHIN_S)
+            remainder.forget()
 
 
 def window_profiles(
-    answers: Sequence[PredictionBatch], columns: tuple[Column, ...], window_s: float
+    batches: Sequence[PredictionBatch], columns: tuple[Column, ...], window_s: float
 ) -> dict[float, Profile]:
-    """Live profiles of the model's inputs and the champion's scores, by start of the event-time window, seconds."""
-    multiclass = answers[0].task.kind == "multiclass"
-    output = Column(name="predicted", kind="category") if multiclass else Column(name="score", kind="number")
-    scored = [answer for answer in answers if answer.champion is not None]
+    """Compute live profiles of the model's inputs and the champion's scores.
+
+    Args:
+        batches: Predictions of one champion version.
+        columns: Inputs of the model.
+        window_s: Width of the windows of event time, seconds.
+
+    Returns:
+        Profiles by start of the window, seconds since the epoch.
+    """
+    is_multiclass = batches[0].task.kind == "multiclass"
+    output = Column(name="predicted", kind="category") if is_multiclass else Column(name="score", kind="number")
+    scored = [batch for batch in batches if batch.champion is not None]
     if not scored:
         return {}
-    # In one piece: Arrow's kernels take a chunk at a time, and there is one for each answer.
-    frame = pa.concat_tables([answer.frame for answer in scored]).combine_chunks()
+    # In one piece: Arrow's kernels take a chunk at a time, and there is one for each batch.
+    frame = pa.concat_tables([batch.frame for batch in scored]).combine_chunks()
     frame = frame.append_column(output.name, _output(scored))
     width_us = int(window_s * 1e6)
-    # Not safe: the year 1, as a client that has no time sends it, has more microseconds than a float tells apart.
+    # Not a safe cast: the year 1, which a client without a clock sends, has more microseconds than a float can resolve.
     at_us = frame["as_of"].cast(pa.int64()).cast(pa.float64(), safe=False)
     starts = pc.multiply(pc.floor(pc.divide(at_us, width_us)), window_s)
     distinct = pc.unique(starts).to_pylist()
-    made: dict[float, Profile] = defaultdict(lambda: Profile.empty((*columns, output)))
+    profiles: dict[float, Profile] = defaultdict(lambda: Profile.empty((*columns, output)))
     for start in distinct:
-        made[start].update(frame if len(distinct) == 1 else frame.filter(pc.equal(starts, start)))
-    return dict(made)
+        profiles[start].update(frame if len(distinct) == 1 else frame.filter(pc.equal(starts, start)))
+    return dict(profiles)
 
 
 def _output(scored: Sequence[PredictionBatch]) -> pa.Array:
-    """What the champion said: a class, or a number."""
-    said = np.concatenate([answer.champion for answer in scored if answer.champion is not None])
+    """The champion's outputs: classes, or numbers."""
+    scores = np.concatenate([batch.champion for batch in scored if batch.champion is not None])
     task = scored[0].task
-    return pa.array(predicted_classes(task, said) if task.kind == "multiclass" else said.astype(np.float64))
+    return pa.array(predicted_classes(task, scores) if task.kind == "multiclass" else scores.astype(np.float64))
 
 
 class _Buffer:
-    """A bounded queue of items that each stand for a number of rows."""
+    """Queues of predictions and labels, with one bound on their rows together."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._items: deque[tuple] = deque()
+        self._predictions: list[_Predictions] = []
+        self._labels: list[_Labels] = []
         self._rows = 0
         self._dropped = 0
 
-    def put(self, item: tuple, rows: int) -> bool:
-        """False when there is no room."""
+    def add_predictions(self, item: _Predictions, rows: int) -> bool:
+        """Add predictions. Returns False when there is no room for their rows."""
         with self._lock:
-            if self._rows + rows > MAX_BUFFERED_ROWS:
-                self._dropped += rows
-                return False
-            self._items.append(item)
-            self._rows += rows
-            return True
+            has_room = self._reserve(rows)
+            if has_room:
+                self._predictions.append(item)
+            return has_room
 
-    def drain(self) -> list[tuple]:
+    def add_labels(self, item: _Labels) -> bool:
+        """Add labels. Returns False when there is no room for their rows."""
         with self._lock:
-            items, self._items, self._rows = list(self._items), deque(), 0
-            return items
+            has_room = self._reserve(item.rows.num_rows)
+            if has_room:
+                self._labels.append(item)
+            return has_room
+
+    def _reserve(self, rows: int) -> bool:
+        if self._rows + rows > MAX_BUFFERED_ROWS:
+            self._dropped += rows
+            return False
+        self._rows += rows
+        return True
+
+    def drain(self) -> tuple[list[_Predictions], list[_Labels]]:
+        """Take all predictions and labels, in the order of arrival."""
+        with self._lock:
+            predictions, labels = self._predictions, self._labels
+            self._predictions, self._labels, self._rows = [], [], 0
+            return predictions, labels
 
     def take_dropped(self) -> int:
+        """Return and reset the number of rows that had no room."""
         with self._lock:
             dropped, self._dropped = self._dropped, 0
             return dropped
 
 
 class _NamedActor:
-    """A named actor that may come and go; looked up again after a while when it is absent."""
+    """A named actor that may start and stop; when it is absent it is looked up again after a while."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -309,7 +361,7 @@ class _NamedActor:
             try:
                 self._handle = ray.get_actor(self._name, ACTOR_NAMESPACE)
             except ValueError:
-                # Ray's way to say that there is no such actor: a model without a monitor is served all the same.
+                # Ray raises this if there is no such actor: a model without a monitor is served as well.
                 self._handle = None
         return self._handle
 

@@ -1,8 +1,8 @@
 """Counts the rows that a replica has acknowledged and not yet shipped, in a file that outlives it.
 
 The rows themselves are lost when a replica is killed, but their number is not: the counts are in a memory-mapped file,
-in the node's page cache, which survives the process (but not the node). A replica holds a lock on its file as long as it
-lives, so a file whose lock is free belongs to a dead replica.
+in the node's page cache, which survives the process (but not the node). A replica holds a lock on its file while it
+runs, so a file whose lock is free belongs to a dead replica.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def unsettled(folder: Path) -> Iterator[Remainder]:
             # Another replica has just settled it, or its owner has closed it.
             continue
         with file:
-            if not _dead(file):
+            if not _is_unlocked(file):
                 continue
             try:
                 remainder = Remainder(path, file)
@@ -103,7 +103,7 @@ def unsettled(folder: Path) -> Iterator[Remainder]:
             yield remainder
 
 
-def _dead(file: BinaryIO) -> bool:
+def _is_unlocked(file: BinaryIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -55,7 +55,7 @@ class SlowChallenger:
         return [ScoreResult("2", np.full(1, 0.5, np.float32), 1.0, None) for _ in request.sizes]
 
 
-class Telemetry:
+class RecordingReporter:
     """Records the reports."""
 
     def __init__(self) -> None:
@@ -81,8 +81,8 @@ def shadow_state(share: float) -> ServingState:
 def test_infer_with_too_many_shadows_leaves_the_split_as_configured(
     share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    telemetry = Telemetry()
-    monkeypatch.setattr(engine_module, "Telemetry", lambda model, under_way: telemetry)
+    telemetry = RecordingReporter()
+    monkeypatch.setattr(engine_module, "Reporter", lambda model, count_in_flight: telemetry)
 
     async def call_all() -> set[str]:
         engine, state = Engine(), shadow_state(share)
