@@ -58,7 +58,7 @@ def readable_version(version: int, newest: int, what: str) -> int:
         raise DataError(
             f"{what} has schema version {version}, and this version of rayloop reads up to {newest}",
             "upgrade rayloop",
-            code="stored.too_new",
+            code="data.stored_too_new",
             kind=what,
             version=version,
             newest=newest,

@@ -45,7 +45,7 @@ class TimeSplit(Frozen):
         )  # fmt: skip
 
     def for_retrain(self, now: datetime, holdout: timedelta) -> Self:
-        """Return the split for a retrain: the newest ``holdout`` before ``now`` tests, the one before that validates."""
+        """Return the split for a retrain: the last ``holdout`` before ``now`` tests, the one before that validates."""
         return self.model_copy(update={"end": now, "test_from": now - holdout, "validate_from": now - 2 * holdout})
 
 

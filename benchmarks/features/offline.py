@@ -44,7 +44,8 @@ def flights_rows(small: bool, say: Say) -> list[Row]:
             ours.append(cluster.join(case, landed))
             theirs.append(joins.polars_alone(case))
             say(f"flights: rayloop {ours[-1].seconds:.2f} s, Polars {theirs[-1].seconds:.2f} s")
-    work = f"point-in-time join, flights: {case.events:,} events, {case.rows:,} rows, {len(case.columns)} windowed features"
+    sizes = f"{case.events:,} events, {case.rows:,} rows, {len(case.columns)} windowed features"
+    work = f"point-in-time join, flights: {sizes}"
     rates = [case.rows / median(one.seconds for one in of) for of in (ours, theirs)]
     note = f"{_both(case, truth, ours[-1], theirs[-1])}; seconds: rayloop {_range(ours)}, Polars {_range(theirs)}"
     return [row(work, "rows/s", rates[0], _POLARS, rates[1], Target(of="ratio", sign="≥", limit=0.7), note)]

@@ -1,7 +1,7 @@
-"""Online reads, materialisation, and the request-time part of serving, beside Feast on SQLite and on Redis.
+"""Online reads, materialization, and the request-time part of serving, compared with Feast on SQLite and on Redis.
 
-Three views of flights with twenty windowed features. Feast, which does not aggregate, is given each feature's value at every
-event and keeps the last; rayloop keeps events and works the values out as of the request's time. Rounds alternate.
+Three views of flights with twenty windowed features. Feast does not aggregate: it gets each feature's value at every
+event and stores the last one. rayloop stores events and computes the values as of the request's time. Rounds alternate.
 """
 
 from __future__ import annotations
@@ -56,15 +56,24 @@ def _view(
 
 
 VIEWS = (
-    _view("dest", ("dest",), "landed_at", "arr_delay", (6, ("mean", "count", "std", "max")), (24, ("mean", "count", "min"))),
-    _view("tail", ("tailnum",), "departed_at", "dep_delay", (24, ("mean", "count", "std", "max")), (72, ("mean", "count", "sum"))),
-    _view("route", ("carrier", "origin"), "departed_at", "dep_delay", (2, ("mean", "count", "std")), (6, ("mean", "count", "max"))),
+    _view(
+        "dest", ("dest",), "landed_at", "arr_delay",
+        (6, ("mean", "count", "std", "max")), (24, ("mean", "count", "min")),
+    ),
+    _view(
+        "tail", ("tailnum",), "departed_at", "dep_delay",
+        (24, ("mean", "count", "std", "max")), (72, ("mean", "count", "sum")),
+    ),
+    _view(
+        "route", ("carrier", "origin"), "departed_at", "dep_delay",
+        (2, ("mean", "count", "std")), (6, ("mean", "count", "max")),
+    ),
 )  # fmt: skip
 FEATURES = FeatureSet(name="online", request=category(*_KEYS), views=VIEWS)
 
 
 class _Place(NamedTuple):
-    """Where values are kept: by rayloop at ``uri``, by the peer as ``online`` says. ``limit`` is that of the reads' ratio."""
+    """Where values are stored: by rayloop at ``uri``, by the peer in ``online``. ``limit`` bounds the reads' ratio."""
 
     where: str
     peer: str
@@ -126,9 +135,9 @@ def _materialised(
 ) -> Iterator[Row]:
     ours, counted = _timed(store, VIEWS, events, rounds)
     theirs = [counted / feast.ask("materialize", None)["seconds"] for _ in range(rounds)] if feast else []
-    note = f"{counted:,} events of three views, {_entities(events):,} entities; {_BEFOREHAND}"
+    note = f"{counted:,} events of three views, {_entities(events):,} entities; {_PRECOMPUTED}"
     work = f"materialisation of flights, {place.where}"
-    yield row(work, "events/s", ours, place.peer, _median(theirs), _MATERIALISED, why or note)
+    yield row(work, "events/s", ours, place.peer, _median(theirs), _MATERIALIZED, why or note)
     view = VIEWS[0].model_copy(update={"name": "pushed", "ttl": timedelta(days=999)})
     began = time.perf_counter()
     batches = [push(store, view, part) for part in events.head(PUSHED).iter_slices(1000)]
@@ -136,7 +145,7 @@ def _materialised(
     delete_view_state(store, view)
     pushed = PUSHED / feast.ask("push", PUSHED)["seconds"] if feast else None
     work = f"events pushed, 1,000 at a time, {place.where}"
-    yield row(work, "rows/s", rate, place.peer, pushed, _MATERIALISED, why or "Feast: all in one call")
+    yield row(work, "rows/s", rate, place.peer, pushed, _MATERIALIZED, why or "Feast: all in one call")
 
 
 def _many_entities(
@@ -155,18 +164,21 @@ def _many_entities(
     if python is not None:
         with _feast(python, folder, place.online, (view,)) as feast:
             theirs = counted / feast.ask("materialize", None)["seconds"]
-    note = f"{counted:,} events of {users.n_unique():,} entities, one view of two features; {_BEFOREHAND}"
+    note = f"{counted:,} events of {users.n_unique():,} entities, one view of two features; {_PRECOMPUTED}"
     work = f"materialisation of a table with many entities, {place.where}"
-    yield row(work, "events/s", ours, place.peer, theirs, _MATERIALISED, why or note)
+    yield row(work, "events/s", ours, place.peer, theirs, _MATERIALIZED, why or note)
     delete_view_state(store, view)
 
 
-_MATERIALISED = Target(of="ratio", sign="≥", limit=20)
-_BEFOREHAND = "rayloop from a table in memory, Feast from Parquet and values made beforehand, of which it writes each entity's last"
+_MATERIALIZED = Target(of="ratio", sign="≥", limit=20)
+_PRECOMPUTED = (
+    "rayloop from a table in memory, Feast from Parquet and values made beforehand,"
+    " of which it writes each entity's last"
+)
 
 
 def _timed(store: OnlineStore, views: Sequence[FeatureView], events: pl.DataFrame, rounds: int) -> tuple[float, int]:
-    """Events per second, the median; and how many they were."""
+    """Return the median of events per second, and the number of events."""
     rates: list[float] = []
     counted = 0
     for _ in range(rounds):
@@ -183,7 +195,7 @@ def _entities(events: pl.DataFrame) -> int:
 
 
 class _Timed(NamedTuple):
-    """Percentiles of milliseconds, and in how many cells Feast's values are not those as of the time that was asked for."""
+    """Percentiles in milliseconds, and in how many cells Feast's values differ from those as of the request's time."""
 
     ours: dict[int, float]
     theirs: dict[int, float]

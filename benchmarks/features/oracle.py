@@ -1,4 +1,4 @@
-"""What some of the rows should get, by DuckDB: each of them against every event. And in how many of them somebody errs."""
+"""Expected features of a sample of rows, by DuckDB over all events, and the number of rows that differ from them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def _window(case: Case, window: Window, asked: pl.DataFrame) -> pl.DataFrame:
     now = "epoch_us(as_of::TIMESTAMPTZ)"
     within = f"{known} <= {now} AND {known} > {now} - {window.hours * 3_600_000_000}"
     found = connection.sql(f"""
-        SELECT {ROW}, avg(e.{window.column}) AS {window.name}_mean, count(e.{window.column})::DOUBLE AS {window.name}_count
+        SELECT {ROW}, avg(e.{window.column}) AS {window.name}_mean,
+               count(e.{window.column})::DOUBLE AS {window.name}_count
         FROM asked LEFT JOIN read_parquet('{case.folder}/events/*.parquet') e ON {keys} AND {within} GROUP BY {ROW}""")
     return pl.DataFrame(found.to_arrow_table())
 

@@ -1,7 +1,7 @@
 """The same features by Polars alone, in a process of its own: running totals, and two as-of joins a window.
 
-``python -m benchmarks.features.polars_alone FOLDER OUT SPEC`` prints {"seconds", "peak_mib"} as JSON. SPEC is a JSON list
-of windows: name, keys, column, known_at, hours.
+``python -m benchmarks.features.polars_alone FOLDER OUT SPEC`` prints {"seconds", "peak_mib"} as JSON. SPEC is a JSON
+list of windows: name, keys, column, known_at, hours.
 """
 
 from __future__ import annotations

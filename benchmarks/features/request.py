@@ -33,7 +33,10 @@ def request_rows(small: bool, say: Callable[[str], None]) -> list[Row]:
         _microseconds(lambda: encoder.encode(framed), repeats),
     )
     say(f"transform {transform:.1f} µs, encoding {encoding:.1f} µs")
-    note = f"transform {transform:.1f} µs ({len(features.derived)} features and the time), encoding {encoding:.1f} µs ({len(features.columns)} columns)"
+    note = (
+        f"transform {transform:.1f} µs ({len(features.derived)} features and the time),"
+        f" encoding {encoding:.1f} µs ({len(features.columns)} columns)"
+    )
     target = Target(of="value", sign="≤", limit=50)
     return [
         row("request-time transform and encoding, 1 row, p50", "µs", transform + encoding, target=target, note=note)

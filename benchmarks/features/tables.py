@@ -105,7 +105,7 @@ def flights(folder: Path) -> Case:
 
 
 def generated(folder: Path, events: int) -> Case:
-    """``events`` events of a year and a tenth as many rows; a user has a hundred of them, and one has a tenth of all."""
+    """Generate ``events`` events of a year, a hundred per user but a tenth of all for one, and a tenth as many rows."""
     (folder / "events").mkdir(parents=True)
     users = events // _EVENTS_PER_KEY
     for i, size in enumerate(_sizes(events)):

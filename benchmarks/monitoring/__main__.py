@@ -1,4 +1,4 @@
-"""The command line of the monitoring benchmark: rayloop and its peers side by side, a results file after each section."""
+"""The command line of the monitoring benchmark: compare rayloop with peers, write results after each section."""
 
 from __future__ import annotations
 

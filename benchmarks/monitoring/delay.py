@@ -1,11 +1,12 @@
-"""How long after a change an alarm comes, at an equal rate of false alarms: two streams of real rows.
+"""Detection delay at an equal false alarm rate: two streams of real rows.
 
-flights: days of October to December against those of January to August. Nobody knows on which day the season changed, so
-days are counted from the first of October; an alarm is two days in a row, one in twenty of single days being false.
+flights: days of October to December against those of January to August. The day on which the season changes is unknown,
+so days are counted from October 1. An alarm is two days in a row, as one in twenty single days is a false alarm.
 
-digits: windows of images of which ever more, from the first window on, are of one class. An alarm is one window.
+digits: windows of images in which the share of one class grows from the first window on. An alarm is one window.
 
-Thresholds are those of detection.py: from each competitor's own unchanged windows, the days of September or images as they are.
+Thresholds are those of detection.py: from each competitor's own unchanged windows, here the days of September or
+unchanged images.
 """
 
 from __future__ import annotations

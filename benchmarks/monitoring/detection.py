@@ -1,10 +1,10 @@
-"""False alarms where nothing changed, and power where something did, at an equal rate of false alarms.
+"""False alarms where nothing changed, and power where something did, at an equal false alarm rate.
 
-A window alarms when any of its 50 columns does. Each competitor gives a score for a window; the rates of false alarms are
-those of its own thresholds. For power, a threshold is taken from each competitor's own unchanged windows, such that as many
-of them alarm for all. Its columns count as it scores them, or are put on one scale by what they do there, so that one that
-always cries does not drown the others: it gets what finds more. That calibrates peers better than their users can, who
-have no windows known to be unchanged.
+A window alarms when any of its 50 columns does. Each competitor scores a window; false alarm rates are those of its own
+thresholds. For power, the threshold comes from each competitor's own unchanged windows, such that the same share of
+them alarms for all. Columns count as the competitor scores them, or are standardized by their scores in unchanged
+windows, so that one noisy column does not mask the others; whichever finds more counts. That calibrates peers better
+than their users can, who have no windows known to be unchanged.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ALPHA = 0.05
 REFERENCE_ROWS, REFERENCES = 20_000, 4
 POWER_ROWS = 1_000
 QUIET = 5
-"""Times as many unchanged windows as there are of each change: the threshold, hence all shares, rest on the few farthest of them."""
+"""Unchanged windows for each changed one: the threshold, and so all shares, depend on the few most extreme of them."""
 LARGE = 10**6
 SIZES = (100, 1_000, 10_000, LARGE)
 POLICY = DriftPolicy(span=1, test="all", alpha=ALPHA, effect=0.0, min_rows=1)
@@ -80,7 +80,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Usual:
-    """A competitor's columns on one scale, log scores less ``middle`` by ``spread``, and how far the ALPHA farthest unchanged windows are."""
+    """A competitor's columns on one scale: log scores minus ``middle``, divided by ``spread``.
+
+    ``limit`` is the quantile 1 - ALPHA of the unchanged windows' largest scores.
+    """
 
     columns: tuple[str, ...]
     middle: np.ndarray
@@ -122,7 +125,10 @@ def false_alarms(scale: Scale, say: Say) -> Iterator[Row]:
         # Beyond what chance adds to the asked rate in so many windows, in 1 of 1,000 runs of this benchmark.
         most = ALPHA + 3.1 * math.sqrt(ALPHA * (1 - ALPHA) / count)
         for peer in NAMES:
-            note = f"asked {ALPHA:g} a window; {count} windows, {len(found[peer].scores)} of the peer's; the bound allows for chance"
+            note = (
+                f"asked {ALPHA:g} a window; {count} windows, {len(found[peer].scores)} of the peer's;"
+                " the bound allows for chance"
+            )
             yield row(
                 work, "windows that alarm, share", rayloop, peer, found[peer].alarmed,
                 Target(of="value", sign="≤", limit=round(most, 3)), found[peer].failure or note,
@@ -144,7 +150,8 @@ def power(scale: Scale, changes: Sequence[Change], say: Say) -> Iterator[Row]:
         for peer in NAMES:
             note = (
                 quiet[peer].failure
-                or f"by its own threshold rayloop finds {own:.2f}; {scale.power} windows, {QUIET * scale.power} unchanged"
+                or f"by its own threshold rayloop finds {own:.2f};"
+                f" {scale.power} windows, {QUIET * scale.power} unchanged"
             )
             yield row(
                 work, "changed windows found, share", shares["rayloop"], peer, shares.get(peer),

@@ -31,7 +31,7 @@ _LIVE_TO = datetime(2013, 12, 30, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Part:
-    """Rows in order of time: ``features`` [rows, FEATURES], scores of being late, predicted and true delays in minutes."""
+    """Rows by time: ``features`` [rows, FEATURES], probabilities of a delay, predicted and true delays in minutes."""
 
     when: np.ndarray
     features: np.ndarray

@@ -33,7 +33,7 @@ _SHARED = 0.3
 """Share of variance that neighbouring numbers have in common."""
 
 _MIXED_FROM = 0.5
-"""Rows whose hidden factor is above it are a kind of their own: 31 % of all, with the first four numbers larger together."""
+"""Rows with a latent factor above this (31 % of all) form a cluster: their first four numbers are larger together."""
 
 Kind = Literal["none", "mean", "variance", "missing", "category", "mix"]
 

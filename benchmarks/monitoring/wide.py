@@ -1,8 +1,8 @@
 """A thousand columns against a reference: memory, and time a row, in a process of its own.
 
-The work asked for is 10 million rows. rayloop's memory does not depend on their number, and its time is proportional to it:
-a part of them is measured, in batches as they would come. Evidently holds all rows at once, some 80 GB, so that it gets
-as many as take it minutes; both what a whole report costs a row, and what one row more costs, are compared.
+The goal is 10 million rows. rayloop's memory does not depend on the number of rows and its time is proportional to it,
+so a part of them is measured, in batches. Evidently loads all rows at once, some 80 GB, so it gets as many as take it
+minutes; both the cost per row of a whole report and the marginal cost of a row are compared.
 """
 
 from __future__ import annotations

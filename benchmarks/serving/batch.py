@@ -1,9 +1,9 @@
 """Batch prediction beside the model alone on all cores, and its memory as the table grows.
 
-The model alone: as many processes as there are cores, each with one ONNX session of one thread, that score rows which lie
-encoded in its memory already, in the calls of 512 rows that batch prediction makes too. Nothing is read, encoded or
-written. Batch prediction is timed from the call to the finished folder, on a cluster that is up; both take turns, and
-every figure is the median of the turns. ``python -m benchmarks.serving --only batch`` writes the rows.
+The model alone: one process per core, each with a single-threaded ONNX session, scores rows that are already encoded in
+its memory, in calls of 512 rows as batch prediction does. Nothing is read, encoded or written. Batch prediction is
+timed from the call to the finished folder, on a running cluster; both alternate, and every figure is the median of the
+rounds. ``python -m benchmarks.serving --only batch`` writes the rows.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _first_s(workspace: Any, base: Path) -> float:
 
 
 def _speed_rows(workspace: Any, base: Path, case: Case, keep: tuple[str, ...], catalog: bool) -> list[dict[str, Any]]:
-    """From Parquet with ``keep`` and the score written, the same of a larger table and from Iceberg, and with all columns written."""
+    """Measure a Parquet table with ``keep`` written, a larger one, Iceberg, and all columns written."""
     with _scratch(base) as folder:
         version, source = batch_cases.bundle(case, folder), batch_cases.parquet(case, TABLE_ROWS, folder / "in")
         more = batch_cases.repeated(source, LARGER, folder / "more")
@@ -127,7 +127,7 @@ def _speed_row(work: str, turns: list[BatchPrediction], alone: list[float]) -> d
 
 
 def _profile(turns: list[BatchPrediction], alone: float) -> str:
-    """Where the cores' time of a row went, by the tasks' own clocks; what is left over is around the tasks, and waiting."""
+    """Describe the CPU time per row by stage, by the tasks' clocks; the rest is overhead around the tasks."""
     cores = os.cpu_count() or 1
     stages = {
         stage: median(turn.stage_seconds[stage] / turn.rows for turn in turns) for stage in turns[0].stage_seconds
@@ -172,7 +172,7 @@ def _score_alone(folder: Path, count: int, start: Barrier, done: Barrier) -> Non
 
 @contextmanager
 def _cluster() -> Iterator[tuple[Any, Path]]:
-    """A cluster of this machine's cores with ports and a home of its own, and a workspace on it; warm when it is given."""
+    """Yield a project context on a warmed-up cluster of all cores, with ports and a home of its own."""
     with _scratch(None) as base:
         ports = {port: local_cluster.free_port() for port in _PORTS}
         settings = Settings(home=base / "home", cpus=max(2, os.cpu_count() or 2), replica_ports_from=37000, **ports)  # type: ignore[arg-type]

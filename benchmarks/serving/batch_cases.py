@@ -76,7 +76,7 @@ WIDE = Case(
     nulls=0.1,
     named=True,
 )
-"""As many numbers and categories as the flights of examples/flights have, of vocabularies as large, and their model's layers."""
+"""As many numbers and categories as examples/flights, with vocabularies of the same sizes and its model's layers."""
 LIGHT = Case("32 float32 numbers", 32, np.float32, (8,))
 """A model of next to no time, for what does not depend on it."""
 
@@ -108,7 +108,7 @@ def bundle(case: Case, folder: Path) -> ModelVersion:
 
 
 def parquet(case: Case, count: int, path: Path) -> str:
-    """One file of ``count`` rows, text with a dictionary, compressed by Snappy: pyarrow's defaults but for the numbers'."""
+    """Write one file of ``count`` rows with pyarrow's defaults (Snappy), except that only text has dictionaries."""
     pieces = [case.table(CHUNK_ROWS, seed) for seed in (1, 2)]
     text = [c.name for c in case.columns if c.kind == "category"]
     with pq.ParquetWriter(path, pieces[0].schema, use_dictionary=text) as writer:

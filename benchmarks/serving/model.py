@@ -1,4 +1,4 @@
-"""The model that every server serves: a small MLP from a seed, as a bundle for rayloop and as two files for the peers."""
+"""The model that every server serves: a small seeded MLP, as a bundle for rayloop and as two files for the peers."""
 
 from __future__ import annotations
 

@@ -35,11 +35,11 @@ class Plan(NamedTuple):
 
 
 class Report(NamedTuple):
-    """``answered`` and the latencies are those of answers (HTTP 200) in the measured time; ``total`` counts all answers.
+    """``answered`` and the latencies are those of responses (HTTP 200) in the measured time; ``total`` counts all.
 
-    ``failures`` counts the rest by what happened: a status, a lost connection, no answer. ``late_ms`` is the 99th
-    percentile of how much later than meant the load itself came to a request: a machine too busy, no fault of the
-    server. ``seen`` is, for each value of the plan's header, how often it came and when last (CLOCK_MONOTONIC, seconds).
+    ``failures`` counts the others by cause: a status, a lost connection, no response. ``late_ms`` is the 99th
+    percentile of how late the load generator itself sends a request: the machine is too busy, not the server. ``seen``
+    maps each value of the plan's header to its count and the time of the last one (CLOCK_MONOTONIC, seconds).
     """
 
     answered: int

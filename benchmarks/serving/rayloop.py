@@ -106,7 +106,7 @@ class Rayloop:
         return current.trial.share if current is not None and current.trial is not None else 0.0
 
     def reported(self, expected: int) -> tuple[int, int]:
-        """Rows that the prediction log, and the monitor, got since the start; waits for ``expected`` while more come."""
+        """Return the rows in prediction log and monitor since the start; wait for ``expected`` while more arrive."""
         found, since = (0, 0), time.monotonic()
         while min(found) < expected and time.monotonic() < since + _QUIET_S:
             now = self._logged() - self._logged_before, self._profiled()

@@ -1,4 +1,4 @@
-"""A server that does nothing but answer: how fast the load itself can go. ``python -m benchmarks.serving.responder PORT``."""
+"""A server with a constant response, to measure the load generator: ``python -m benchmarks.serving.responder PORT``."""
 
 from __future__ import annotations
 

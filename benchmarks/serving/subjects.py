@@ -79,11 +79,16 @@ PEERS_ALL = (
     ),
     Peer(
         "BentoML", "bentoml",
-        ("{bin}/bentoml", "serve", "server:MlpService", "--host", "127.0.0.1", "--port", "{port}", "--api-workers", "1"),
+        (
+            "{bin}/bentoml", "serve", "server:MlpService", "--host", "127.0.0.1", "--port", "{port}",
+            "--api-workers", "1",
+        ),
         "/predict", samples.wrapped_record, samples.record_scores,
     ),
     Peer("Ray Serve", "ray_serve", (*_RAY, "plain"), "/", samples.record, samples.record_scores, "default"),
-    Peer("Ray Serve behind HAProxy", "ray_serve", (*_RAY, "plain"), "/", samples.record, samples.record_scores, "haproxy"),
+    Peer(
+        "Ray Serve behind HAProxy", "ray_serve", (*_RAY, "plain"), "/", samples.record, samples.record_scores, "haproxy"
+    ),
     Peer(COMPOSED, "ray_serve", (*_RAY, "composed"), "/", samples.record, samples.record_scores, "haproxy"),
     Peer(EMPTY, "ray_serve", (*_RAY, "empty"), "/", samples.record, samples.no_scores, "haproxy"),
 )  # fmt: skip
@@ -133,7 +138,7 @@ def answers(port: int, probe: bytes) -> bool:
 
 
 def _environment(peer: Peer, binaries: Path, folder: Path) -> dict[str, str]:
-    """This process's environment without what would make the peer something else; rayloop's own where it is to be equal."""
+    """Return this process's environment without settings that affect the peer; with HAProxy, rayloop's Ray settings."""
     base = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "RAYLOOP_", "PYTHONPATH", "VIRTUAL_ENV"))}
     base |= {"PATH": f"{binaries}:{base.get('PATH', '')}", "RAY_USAGE_STATS_ENABLED": "0"}
     if peer.ray != "haproxy":

@@ -1,6 +1,7 @@
-"""Are verdicts right, however often one looks? Beside tests for a fixed horizon that are looked at as often.
+"""Error rates and power of the sequential tests under repeated looks, compared with fixed-horizon tests.
 
-``python -m benchmarks.serving.verdicts`` prints the table. All is simulated and seeded: values do not depend on the machine.
+``python -m benchmarks.serving.verdicts`` prints the table. Everything is simulated and seeded: values do not depend on
+the machine.
 """
 
 from __future__ import annotations

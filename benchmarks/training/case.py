@@ -1,4 +1,4 @@
-"""The rows that everybody trains on: the flights of 2013 with all their features, as rayloop's frame and as Parquet for the peers."""
+"""The training rows: the flights of 2013 with their features, as rayloop's frame and as Parquet for the peers."""
 
 from __future__ import annotations
 

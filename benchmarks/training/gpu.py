@@ -32,7 +32,8 @@ ALONE = "torch, rows on the GPU"
 SAMPLE_MS = 100
 _TARGET = Target(of="ratio", sign="≥", limit=0.95)
 _ABOUT = """\
-rayloop trains through Ray Train; the peer is one process of plain torch that holds all rows on the GPU. Both train the same module.
+rayloop trains through Ray Train; the peer is one process of plain torch that holds all rows on the GPU. \
+Both train the same module.
 docs/benchmarks.md describes the method."""
 
 
@@ -70,7 +71,7 @@ WORKS = (
 
 
 class Ran(NamedTuple):
-    """Rows per second of each epoch, per cent of the time in which the GPU had work, and the share of steps' time spent on data."""
+    """Rows per second of each epoch, GPU utilization in percent, and the share of the steps' time spent on data."""
 
     rates: list[float]
     busy: float

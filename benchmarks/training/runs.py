@@ -1,4 +1,4 @@
-"""One training each: by rayloop on the cluster, by a peer in processes of its own. What comes back is rows per second of each epoch."""
+"""One training run: by rayloop on the cluster, or by a peer in its own processes. Results are rows/s by epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search costs beside the bare training of the epochs that it trained: sixteen trials under ASHA, two at a time."""
+"""Cost of a search relative to training the same epochs without one: sixteen trials under ASHA, two at a time."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def rows(case: Case, data: TrainingData, rounds: int, say: Callable[[str], None]
     found.sort(key=lambda one: one.ratio)
     middle = found[rounds // 2]
     note = (
-        f"{middle.epochs} epochs of up to {TUNING.trials * EPOCHS}, {AT_ONCE} trials at a time; with the start of their "
-        f"processes and a validation after each epoch, which the bare epochs are without; ratios of {rounds} rounds: "
-        + ", ".join(f"{one.ratio:.2f}" for one in found)
+        f"{middle.epochs} epochs of up to {TUNING.trials * EPOCHS}, {AT_ONCE} trials at a time; with the start"
+        f" of their processes and a validation after each epoch, which the bare epochs are without;"
+        f" ratios of {rounds} rounds: " + ", ".join(f"{one.ratio:.2f}" for one in found)
     )
     target = Target(of="ratio", sign="≤", limit=1.4)
     peers = f"{MEMORY}, as many epochs"

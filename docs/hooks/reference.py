@@ -143,7 +143,8 @@ def _errors() -> str:
     lines = [
         "# Error codes",
         "",
-        "A code is stable: scripts may rely on it. Sentences may change. `…` stands for a value, which the error also carries as a field.",
+        "A code is stable: scripts may rely on it. Sentences may change."
+        " `…` stands for a value, which the error also carries as a field.",
         "",
     ]
     raised = defaultdict(list)

@@ -161,7 +161,7 @@ def _sort(view: FeatureView, history: pl.DataFrame) -> pl.DataFrame:
 
 
 def _chunks(ordered: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Split into chunks of about CHUNK_EVENTS events; events of one time stay together, as the watermark separates chunks."""
+    """Split into chunks of about CHUNK_EVENTS events; events of one time stay together, for the watermark."""
     at, start = ordered.get_column(KNOWN_AT).to_numpy(), 0
     while start < len(at):
         last = at[min(start + CHUNK_EVENTS, len(at)) - 1]

@@ -256,7 +256,7 @@ def _ended(runner: ScenarioRunner, name: str, period: Period) -> RolloutStatus:
         raise RolloutError(
             f"{name}: {error.what}, and {why}; it was aborted",
             "see the evidence in `rayloop report`, or widen the period",
-            code="simulation.undecided",
+            code="rollout.simulation_undecided",
             phase=name,
         ) from error
 
@@ -268,7 +268,7 @@ def _expect(status: RolloutStatus, expected: str, name: str) -> None:
         raise RolloutError(
             f"the {name} should have been {expected}, but is {outcome}",
             "see the evidence in `rayloop report`",
-            code="simulation.unexpected_outcome",
+            code="rollout.simulation_unexpected_outcome",
             phase=name,
             expected=expected,
         )
@@ -295,7 +295,7 @@ def _drift(runner: ScenarioRunner, period: Period, result: ScenarioResult) -> No
             raise RolloutError(
                 "the drifting period raised no alarm",
                 "check the drift policy; `rayloop report` shows the windows",
-                code="simulation.no_alarm",
+                code="rollout.simulation_no_alarm",
             )
         context.progress(f"ALARM {alarms[0].reason}")
         result.phases.append(Phase("drift", tally, alarms=alarms))

@@ -1,8 +1,8 @@
 """Batch prediction: score a table with a registered version, on all CPUs of the cluster.
 
 The table is split into parts (cluster/storage/scan.py); a task reads its part a few rows at a time, computes features,
-scores them, and writes one Parquet file. No row passes through the object store, and no process has more than a few tens
-of thousands of rows in memory, however large the table is.
+scores them, and writes one Parquet file. No row passes through the object store, and no process has more than a few
+tens of thousands of rows in memory, however large the table is.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from cluster.storage.erasure import Where, delete_rows, expire_snapshots, find_r
 from features.definitions import Column, FeatureView
 from features.manifest import PROFILE_FILE
 from features.online.backfill import rebuild_entities
-from features.profiles.profile import Profile
+from features.profiles.reference_profile import ReferenceProfile
 from features.sources.erasure_registry import entity_digest, record_erasure
 from features.sources.ingestion import QUARANTINE
 from features.sources.pseudonyms import PseudonymKey, load_pseudonym_key, needs_key
@@ -237,10 +237,10 @@ def _in_versions(context: ProjectContext, lineages: list[VersionLineage], where:
 
 
 def _counted(profile: Path, where: Where) -> list[str]:
-    """Return the columns of which a profile counts one of the values."""
+    """Return the columns of which a reference profile counts one of the values."""
     if not profile.exists():
         return []
-    categories = Profile.from_bytes(profile.read_bytes()).categories
+    categories = ReferenceProfile.from_bytes(profile.read_bytes()).total.categories
     return [c for c, values in where.items() if c in categories and set(values) & set(categories[c].counts)]
 
 

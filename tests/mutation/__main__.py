@@ -1,9 +1,9 @@
 """``python -m tests.mutation``: seed faults into pure modules, and count those that unit tests notice.
 
-A fault changes one operator, number or condition of one line. Each is tried in a process of its own, forked from one that has
-imported the heavy libraries: first by the tests of the module itself, then by the other unit tests that import it. The
-run fails when fewer than 90 % of the faults are noticed, or when one that nobody notices is missing from
-harmless.toml, which says why it changes nothing that a test could see.
+A fault changes one operator, number or condition of one line. Each is tried in a process of its own, forked from one
+that has imported the heavy libraries: first by the tests of the module itself, then by the other unit tests that import
+it. The run fails when fewer than 90 % of the faults are noticed, or when a surviving one is missing from harmless.toml,
+which says why no test can notice it.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ def _metrics(card: ModelCard) -> str:
         )
         for name, interval in card.assessment.metrics.items()
     ]
-    caption = f"On the held-out rows, with bootstrap intervals. The primary metric is {metrics.primary_metric(card.task).name}."
+    primary = metrics.primary_metric(card.task).name
+    caption = f"On the held-out rows, with bootstrap intervals. The primary metric is {primary}."
     return section("Metrics", caption, table(("metric", "held out", "validation", "training"), rows))
 
 

@@ -44,7 +44,7 @@ def save(folder: Path, model: onnx.ModelProto) -> None:
 
 
 def _graph(misbehaviour: list[onnx.NodeProto]) -> onnx.ModelProto:
-    """scores = 0.5 for each row; ``misbehaviour`` makes ``extra`` [1], which depends on whether any number is not zero."""
+    """scores = 0.5 for each row; ``misbehaviour`` makes ``extra`` [1], which depends on whether a number is nonzero."""
     first = [
         helper.make_node("ReduceSumSquare", ["numbers"], ["squares"], keepdims=0),
         helper.make_node("Greater", ["squares", "zero"], ["asked"]),

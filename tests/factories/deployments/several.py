@@ -1,4 +1,4 @@
-"""Simulated rollouts of several challengers, dealt by the real split and steered by the real judge, panel and state machine."""
+"""Simulated rollouts of several challengers: the real traffic split, verdicts, rollout decision and state machine."""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
 
 
 class Load:
-    """Single-row requests that leave at random times (Poisson), ``rate`` a second, whatever the server does; true labels follow.
+    """Open-loop load: single-row requests at Poisson times, ``rate`` per second, and their true labels.
 
-    It lasts as long as the block; then all that has left is waited for.
+    It lasts as long as the block, which then waits for the requests in flight.
     """
 
     def __init__(self, endpoint: str, slope: float, rate: float = 60.0, name: str = "load") -> None:

@@ -67,7 +67,9 @@ _window = st.sampled_from([timedelta(microseconds=1), timedelta(minutes=1), time
 def _aggregates(column: str, ops: tuple[str, ...], kind: str) -> st.SearchStrategy[list[Aggregate]]:
     def named(resolution: float, chosen: list[tuple[str, timedelta]]) -> list[Aggregate]:
         return [
-            Aggregate(column=column, op=op, window=window, name=f"{column}_{op}_{window}", kind=kind, resolution=resolution)
+            Aggregate(
+                column=column, op=op, window=window, name=f"{column}_{op}_{window}", kind=kind, resolution=resolution
+            )
             for op, window in chosen
         ]  # fmt: skip
 

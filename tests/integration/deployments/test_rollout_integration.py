@@ -21,9 +21,9 @@ from deployments.rollout_policy import RolloutPolicy, Webhook
 from deployments.serve_schema import challenger_prefix
 from tests.factories.deployments.endpoint import Endpoint
 from tests.factories.deployments.traffic import Load, infer_body
+from tests.factories.deployments.versions import MODEL, TRUE_SLOPE, Versions
 from tests.factories.errors import raises
 from tests.factories.until import until
-from tests.integration.deployments.conftest import MODEL, TRUE_SLOPE, Versions
 
 pytestmark = pytest.mark.cluster
 

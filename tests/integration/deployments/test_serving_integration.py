@@ -22,9 +22,9 @@ from deployments.telemetry import log_writer, unshipped_rows
 from deployments.telemetry.prediction_log import feature_frame, label_rows, to_ipc
 from rayloop.cli.status import show_status
 from tests.factories.deployments.traffic import Load, infer_body, sigmoid
+from tests.factories.deployments.versions import MODEL, TRUE_SLOPE, Versions
 from tests.factories.errors import raises
 from tests.factories.until import until
-from tests.integration.deployments.conftest import MODEL, TRUE_SLOPE, Versions
 
 pytestmark = pytest.mark.cluster
 

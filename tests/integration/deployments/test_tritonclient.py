@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 from cluster.settings import Settings
 from cluster.values import ModelVersion
 from tests.factories.deployments.traffic import sigmoid
-from tests.integration.deployments.conftest import MODEL, TRUE_SLOPE
+from tests.factories.deployments.versions import MODEL, TRUE_SLOPE
 
 pytestmark = pytest.mark.cluster
 

@@ -89,7 +89,12 @@ def project(name: str) -> Project:
     return Project(
         name=name,
         task=Task(kind="binary", label="much"),
-        sources=(source, Source("whens", (*category("shop"), *mail, *timestamp("when")), ("shop",), "when", "when", read=lambda: None)),
+        sources=(
+            source,
+            Source(
+                "whens", (*category("shop"), *mail, *timestamp("when")), ("shop",), "when", "when", read=lambda: None
+            ),
+        ),
         features=features,
         examples=Examples(source="whens", id="shop", label=pl.col("shop") == "n", label_known_at="when"),
         split=HashSplit(),
@@ -129,7 +134,8 @@ def register(context: ProjectContext, folder: Path) -> str:
     words = {c.name: ("n",) for c in features.columns if c.kind == "category"}
     Manifest(
         model=context.project.name, task=task, features=features, feature_hash=features.content_hash, code_version="1",
-        encoder=Encoder(columns=features.columns, vocabularies=words), snapshot=Snapshot(table="none.none", id=1, rows=1),
+        encoder=Encoder(columns=features.columns, vocabularies=words),
+        snapshot=Snapshot(table="none.none", id=1, rows=1),
     ).save(bundle)  # fmt: skip
     with context.registry.run(context.project.name, "r") as run:
         version = context.registry.register(context.project.name, run, bundle, {})

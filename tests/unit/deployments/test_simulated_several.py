@@ -1,4 +1,4 @@
-"""Several challengers at once: however many there are, and however often one looks, the chance to wrong any is bounded."""
+"""Several challengers at once: the probability of an error about any of them is bounded over all looks."""
 
 from scipy import stats
 

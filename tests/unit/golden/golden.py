@@ -1,6 +1,6 @@
 """Golden values: what users, stores and dashboards depend on, as files under ``data/``.
 
-A test hands its value to ``golden(name, value)``, which compares it with ``data/<name>.json``. After an intended change:
+``golden(name, value)`` compares a test's value with ``data/<name>.json``. After an intended change:
 
     UPDATE_GOLDEN=1 python -m pytest tests/unit/golden
     git diff tests/unit/golden/data
@@ -32,7 +32,7 @@ _UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
 
 
 def golden(name: str, value: Any) -> None:
-    """Assert that a value of JSON's types is the one in ``data/<name>.json``; with UPDATE_GOLDEN, make it so."""
+    """Assert that a value of JSON's types is the one in ``data/<name>.json``; with UPDATE_GOLDEN, write it."""
     path = DATA / f"{name}.json"
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if _UPDATE:
@@ -43,12 +43,12 @@ def golden(name: str, value: Any) -> None:
 
 
 def stored(name: str, written: bytes) -> None:
-    """Assert that a fresh write, as JSON, is the newest format's file; with UPDATE_GOLDEN, write that where it is missing."""
+    """Assert that a fresh write, as JSON, is the newest format's file; with UPDATE_GOLDEN, write a missing one."""
     assert json.loads(written) == json.loads(kept_file(name, written).read_bytes())
 
 
 def kept_file(name: str, written: bytes) -> Path:
-    """The newest format's file of this name; with UPDATE_GOLDEN it is made of what is ``written`` where it is missing."""
+    """Return the newest format's file of this name; with UPDATE_GOLDEN, create a missing one from ``written``."""
     path = DATA / "stored" / str(FORMAT) / name
     if _UPDATE and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """HTTP, gRPC and the OpenAPI document: statuses, headers and fields of every route's answers.
 
-A model server answers as a replica does, over real connections to uvicorn; only its reports go nowhere. What Serve itself
-answers is in test_golden_integration.py.
+A model server answers as a replica does, over real connections to uvicorn; only its telemetry is dropped. Responses of
+Serve itself are in tests/integration/test_golden.py.
 """
 
 from __future__ import annotations

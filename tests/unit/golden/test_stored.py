@@ -470,7 +470,7 @@ def test_a_newer_version_is_refused_as_such(name: str, tmp_path: Path) -> None:
         # A newer format may lack fields of this one: it is refused for its version all the same.
         value = dict(list(value.items())[:2])
     path = _changed(value, change, name, tmp_path / "changed")
-    with raises(DataError, "stored.too_new", version=99, newest=2):
+    with raises(DataError, "data.stored_too_new", version=99, newest=2):
         READERS[name](path, tmp_path / "home")
 
 
@@ -503,7 +503,7 @@ def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
         "epochs": [epoch | {"mood": 1} for epoch in body["epochs"]],
     }
     assert len(_training(_checkpoint(unknown, tmp_path / "unknown")).epochs) == 3
-    with raises(DataError, "stored.too_new", version=99, newest=2):
+    with raises(DataError, "data.stored_too_new", version=99, newest=2):
         _training(_checkpoint({"schema_version": 99}, tmp_path / "newer"))
 
 

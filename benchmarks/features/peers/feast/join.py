@@ -1,8 +1,8 @@
 """Feast by its own documentation: historical features from Parquet files, in a process of its own.
 
-``python join.py FOLDER OUT COUNT STORE SPEC`` joins COUNT rows, evenly drawn, and prints {"seconds", "peak_mib", "rows"} as
-JSON. FOLDER has the windows' features beforehand (``feast/NAME.parquet``): Feast looks values up, it does not aggregate.
-STORE is the type of the offline store.
+``python join.py FOLDER OUT COUNT STORE SPEC`` joins COUNT evenly sampled rows, and prints {"seconds", "peak_mib",
+"rows"} as JSON. FOLDER contains the windows' precomputed features (``feast/NAME.parquet``): Feast looks values up, it
+does not aggregate. STORE is the type of the offline store.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def main() -> None:
         json.loads(sys.argv[5]),
     )
     if kind == "file":
-        # Beyond it the machine would swap or end processes; this way Feast fails, and says so. Ray reserves addresses freely.
+        # Beyond this limit the machine would swap or kill processes; with it, Feast fails with an error. Not for Ray,
+        # which reserves large address ranges.
         resource.setrlimit(resource.RLIMIT_AS, (_LIMIT_GIB * _GIB, _LIMIT_GIB * _GIB))
     rows = pd.read_parquet(folder / "rows.parquet").reset_index(names="row")
     asked = rows.iloc[:: max(1, len(rows) // count)].head(count).rename(columns={"as_of": "event_timestamp"})

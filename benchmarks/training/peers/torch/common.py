@@ -1,6 +1,7 @@
-"""What the peers share: rows from Parquet, the model, the optimiser, and how an epoch's rate is told.
+"""Shared by the peers: rows from Parquet, the model, the optimizer, and the report of an epoch's rate.
 
-The model is rayloop's MLP, layer by layer; the optimiser is AdamW, fused, with a one-cycle schedule and clipped gradients.
+The model is rayloop's MLP, layer by layer; the optimizer is fused AdamW with a one-cycle schedule and gradient
+clipping.
 """
 
 from __future__ import annotations
@@ -53,17 +54,17 @@ class Mlp(nn.Module):
         return self.body(torch.cat([*parts, *(t(codes[:, i]) for i, t in enumerate(self.embeddings))], dim=1))[:, 0]
 
 
-def optimiser(module: nn.Module) -> torch.optim.Optimizer:
+def optimizer(module: nn.Module) -> torch.optim.Optimizer:
     matrices = [p for p in module.parameters() if p.ndim > 1]
     vectors = [p for p in module.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": PLAN["weight_decay"]}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=PLAN["lr"], fused=True)
 
 
-def schedule(made: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    return torch.optim.lr_scheduler.OneCycleLR(made, max_lr=PLAN["lr"], total_steps=steps + 1)
+def schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=PLAN["lr"], total_steps=steps + 1)
 
 
-def tell(seconds: list[float], count: int) -> None:
-    """``seconds`` of each epoch over ``count`` rows."""
+def write_result(seconds: list[float], count: int) -> None:
+    """Write the rates of epochs that took ``seconds`` over ``count`` rows."""
     Path(sys.argv[2]).write_text(json.dumps({"rates": [count / s for s in seconds], "seconds": sum(seconds)}))

@@ -1,11 +1,11 @@
-"""torchrun, DDP, a DataLoader over the Parquet rows; the sampler draws whole batches, so that no row is fetched by itself."""
+"""torchrun, DDP, a DataLoader over the Parquet rows; the sampler draws whole batches, for speed."""
 
 from __future__ import annotations
 
 import time
 
 import torch
-from common import PLAN, Mlp, optimiser, rows, schedule, tell
+from common import PLAN, Mlp, optimizer, rows, schedule, write_result
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
@@ -20,8 +20,8 @@ loader = DataLoader(
     dataset, sampler=BatchSampler(sampler, PLAN["batch_size"] // size, drop_last=False), batch_size=None
 )
 module = DistributedDataParallel(Mlp())
-made = optimiser(module)
-planned = schedule(made, len(loader) * PLAN["epochs"])
+adamw = optimizer(module)
+scheduler = schedule(adamw, len(loader) * PLAN["epochs"])
 seconds = []
 for epoch in range(PLAN["epochs"]):
     distributed.barrier()
@@ -29,15 +29,15 @@ for epoch in range(PLAN["epochs"]):
     sampler.set_epoch(epoch)
     total = torch.zeros(())
     for numbers, codes, labels in loader:
-        made.zero_grad(set_to_none=True)
+        adamw.zero_grad(set_to_none=True)
         loss = nn.functional.binary_cross_entropy_with_logits(module(numbers, codes), labels)
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        made.step()
-        planned.step()
+        adamw.step()
+        scheduler.step()
         total += loss.detach()
     distributed.all_reduce(total)
     seconds.append(time.perf_counter() - began)
 if rank == 0:
-    tell(seconds, len(dataset))
+    write_result(seconds, len(dataset))
 distributed.destroy_process_group()

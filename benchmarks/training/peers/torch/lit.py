@@ -7,7 +7,7 @@ import warnings
 
 import lightning
 import torch
-from common import PLAN, Mlp, optimiser, rows, schedule, tell
+from common import PLAN, Mlp, optimizer, rows, schedule, write_result
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, RandomSampler, TensorDataset
 
@@ -26,9 +26,9 @@ class Module(lightning.LightningModule):
         return nn.functional.binary_cross_entropy_with_logits(self.model(numbers, codes), labels)
 
     def configure_optimizers(self) -> dict:
-        made = optimiser(self)
+        adamw = optimizer(self)
         steps = int(self.trainer.estimated_stepping_batches)
-        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule(made, steps), "interval": "step"}}
+        return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule(adamw, steps), "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
         self.began = time.perf_counter()
@@ -65,4 +65,4 @@ trainer = lightning.Trainer(
 )
 trainer.fit(module, data)
 if trainer.is_global_zero:
-    tell(module.seconds, len(data.dataset))
+    write_result(module.seconds, len(data.dataset))

@@ -5,30 +5,30 @@ from __future__ import annotations
 import time
 
 import torch
-from common import PLAN, Mlp, optimiser, rows, schedule, tell
+from common import PLAN, Mlp, optimizer, rows, schedule, write_result
 from torch import nn
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
 numbers, codes, labels = rows()
 module = Mlp()
-made = optimiser(module)
+adamw = optimizer(module)
 count, batch = len(labels), PLAN["batch_size"]
 steps = -(-count // batch)
-planned = schedule(made, steps * PLAN["epochs"])
+scheduler = schedule(adamw, steps * PLAN["epochs"])
 seconds = []
 for _ in range(PLAN["epochs"]):
     began = time.perf_counter()
     order, total = torch.randperm(count), torch.zeros(())
     for start in range(0, count, batch):
         chosen = order[start : start + batch]
-        made.zero_grad(set_to_none=True)
+        adamw.zero_grad(set_to_none=True)
         loss = nn.functional.binary_cross_entropy_with_logits(module(numbers[chosen], codes[chosen]), labels[chosen])
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        made.step()
-        planned.step()
+        adamw.step()
+        scheduler.step()
         total += loss.detach()
     total.item()
     seconds.append(time.perf_counter() - began)
-tell(seconds, count)
+write_result(seconds, count)

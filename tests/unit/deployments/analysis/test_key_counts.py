@@ -172,7 +172,7 @@ def test_users_whose_requests_all_fail_are_counted_as_users() -> None:
 
 
 def looks_at(failing: np.ndarray, a_moment: int) -> list[str]:
-    """What is said of a challenger's errors at a look after each moment; ``failing`` tells of each request, in order."""
+    """The result for a challenger's errors at a look after each moment; ``failing`` has a flag for each request."""
     moments, said = KeyCounter(), []
     for at in range(0, len(failing), a_moment):
         moments.add("challenger", [(str(at), bool(fails)) for fails in failing[at : at + a_moment]])

@@ -1,4 +1,4 @@
-"""Sequential tests on counts: never wrong more often than alpha, however often one looks, and sharp enough to be of use."""
+"""Sequential tests on counts: wrong at most with probability alpha over all looks, and powerful enough to be useful."""
 
 import math
 

@@ -20,7 +20,8 @@ def view(**changes: object) -> FeatureView:
     declared = {
         "name": "spending", "entity": Entity(name="shop", keys=("shop",)), "source": "visits", "event_time": "at",
         "known_at": "at", "aggregates": rolling("spent", timedelta(hours=6), "spent_6h"),
-        "latest": (Latest(column="mood", name="mood", kind="category"),), "ttl": timedelta(days=7), "owner": "till <team>",
+        "latest": (Latest(column="mood", name="mood", kind="category"),), "ttl": timedelta(days=7),
+        "owner": "till <team>",
     }  # fmt: skip
     return FeatureView(**{**declared, **changes})
 
@@ -55,8 +56,9 @@ def test_view_users_separates_users_of_an_earlier_definition() -> None:
 @pytest.mark.parametrize("stale", ["", "source 'visits' is stale: 3 h"])
 def test_catalog_page_shows_all_values_escaped(stale: str) -> None:
     entry = ViewEntry(
-        name="spending", hash="0123456789abcdef00", owner="till <team>", description="What a shop takes.", keys=("shop",),
-        source="visits", ingested_until=NOW, online_until=None, staleness=stale, users=("shop v2 (champion)",), features=feature_entries(view(), None),
+        name="spending", hash="0123456789abcdef00", owner="till <team>", description="What a shop takes.",
+        keys=("shop",), source="visits", ingested_until=NOW, online_until=None, staleness=stale,
+        users=("shop v2 (champion)",), features=feature_entries(view(), None),
     )  # fmt: skip
     html = render_catalog(
         FeatureCatalog(project="shop", at=NOW, frame="", views=(entry,), faults=("shop v1: hash <differs>",))

@@ -32,8 +32,13 @@ _instant = st.one_of(
     st.none(),
     st.integers(at(1901, 1, 1), at(2200, 1, 1)),
     # Clocks change in here, at microseconds of their own.
-    st.builds(lambda day, us: at(2013, 11, 3, 4) + day * 86_400_000_000 + us, st.integers(-250, 250), st.integers(0, 4 * 3_600_000_000)),
-    st.sampled_from([0, -1, at(2013, 11, 3, 6), at(2013, 11, 3, 6) - 1, at(2013, 3, 10, 7), at(1, 1, 1), at(9999, 12, 31, 23, 59)]),
+    st.builds(
+        lambda day, us: at(2013, 11, 3, 4) + day * 86_400_000_000 + us,
+        st.integers(-250, 250), st.integers(0, 4 * 3_600_000_000),
+    ),
+    st.sampled_from([
+        0, -1, at(2013, 11, 3, 6), at(2013, 11, 3, 6) - 1, at(2013, 3, 10, 7), at(1, 1, 1), at(9999, 12, 31, 23, 59),
+    ]),
 )  # fmt: skip
 _number = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True), st.sampled_from([0.0, -0.0, 1.0]))
 rows = st.fixed_dictionaries({

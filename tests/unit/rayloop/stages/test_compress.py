@@ -17,6 +17,7 @@ from rayloop.project import Location
 from rayloop.stages import train_version
 from rayloop.stages.candidate import Candidate, Recipe
 from rayloop.stages.train_version import build_version
+from tests.factories.errors import raises
 from tests.factories.rayloop.projects import InMemoryFrame, late_project
 from tests.factories.trainers.frames import trained
 from trainers.card.model_card import ModelCard
@@ -109,5 +110,5 @@ def test_a_step_that_costs_quality_is_left_out_and_a_retraining_begins_with_the_
 def test_a_step_that_cannot_be_taken_is_refused_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ProjectError, match="'linear' cannot be pruned"):
+    with raises(ProjectError, "project.model_not_prunable", model="linear"):
         _made(tmp_path, monkeypatch, GatePolicy(), (Distill(student=ModelSpec(build="linear")), Prune(share=0.5)))

@@ -25,7 +25,7 @@ from features.offline.point_in_time import join
 from features.online.feature_reader import FeatureReader, request_features
 from features.online.keys import state_prefix
 from features.online.materialize import materialize, push
-from features.profiles.profile import Profile
+from features.profiles.reference_profile import ReferenceProfile, profile_windows
 from features.sources.erasure_registry import ErasureRegistry
 from features.sources.ingestion import QUARANTINE
 from features.sources.pseudonyms import PseudonymKey
@@ -46,6 +46,7 @@ END = round(NOW.timestamp() * 1e6)
 MAILS = [f"{name}-subject@home" for name in ("anna", "bert", "carl")]
 ANNA = {"mail": MAILS[0]}
 KEY = "s" * 64
+DAY_S = 86_400.0
 
 
 def views() -> tuple[FeatureView, ...]:
@@ -156,9 +157,8 @@ def register(context: ProjectContext, tmp_path: Path) -> None:
         snapshot=snapshot,
         code_version="1",
     ).save(folder)
-    profile = Profile.empty(features.columns)
-    profile.update(visits(False).to_arrow())
-    (folder / PROFILE_FILE).write_bytes(profile.to_bytes())
+    windows = profile_windows(visits(False).to_arrow(), features.columns, DAY_S, "at")
+    (folder / PROFILE_FILE).write_bytes(ReferenceProfile.build(windows, DAY_S).to_bytes())
     with context.registry.run("p", "r") as run:
         context.registry.register("p", run, folder, {})
 

@@ -15,7 +15,7 @@ from trainers.config import TrainConfig
 from trainers.loop.train_events import STAGES, StepProgress
 
 
-def _pulse(step: int) -> StepProgress:
+def _progress(step: int) -> StepProgress:
     return StepProgress(
         epoch=2, epochs=3, step=step, steps=100, loss=0.5, lr=1e-3, rows_per_second=1000.0, left_seconds=9.0, workers=2,
         seconds={"data": 1.0, "forward": 3.0},
@@ -27,13 +27,13 @@ def _history(settings: Settings, run: str, metric: str) -> Mapping[int, float]:
     return {one.step: one.value for one in client.get_metric_history(run, metric)}
 
 
-def test_a_run_shows_epochs_every_few_pulses_and_where_the_time_goes(tmp_path: Path) -> None:
+def test_a_run_shows_epochs_every_few_progress_events_and_where_the_time_goes(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     epochs = trained(config=TrainConfig(epochs=3, batch_size=64, workers=1)).epochs
     with Registry(settings).run("p", "r") as run:
         curves = CurveLogger(run)
         for step in range(1, 8):
-            curves(_pulse(step))
+            curves(_progress(step))
         curves(epochs[2])
         curves.complete(epochs)
     assert _history(settings, run.id, "step_loss") == {101: 0.5, 106: 0.5}
@@ -44,5 +44,5 @@ def test_a_run_shows_epochs_every_few_pulses_and_where_the_time_goes(tmp_path: P
 
 
 def test_a_line_names_the_largest_part_of_the_time_first() -> None:
-    line = _pulse(50).line()
+    line = _progress(50).format()
     assert "epoch 2/3  step 50/100  loss 0.5000  1,000 rows/s  9 s left  forward 75%, data 25%" in line
