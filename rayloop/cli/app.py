@@ -316,7 +316,7 @@ def _moment(text: str, option: str) -> datetime:
         raise RayloopError(
             f"{option} {text!r} is not a time",
             "write it like 2013-12-10T00:00:00+00:00",
-            code="cli.invalid_time",
+            code="rayloop.invalid_time",
             option=option,
             value=text,
         ) from error

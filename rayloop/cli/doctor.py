@@ -63,7 +63,7 @@ def _disk(settings: Settings) -> str:
         raise RayloopError(
             f"only {free:.1f} GiB of disk are free at {folder}, rayloop needs {_MIN_DISK_GIB}",
             "delete files, or set RAYLOOP_HOME to another disk",
-            code="disk.too_little",
+            code="rayloop.disk_space_low",
             free_gib=free,
             folder=str(folder),
         )

@@ -84,7 +84,7 @@ def _scopes(names: list[str] | None) -> tuple[Scope, ...]:
         raise RayloopError(
             f"unknown --scope {unknown[0]!r}",
             f"scopes are {', '.join(SCOPES)}",
-            code="cli.unknown_scope",
+            code="rayloop.unknown_scope",
             scope=unknown[0],
         )
     return cast("tuple[Scope, ...]", tuple(names)) if names else SCOPES
@@ -96,7 +96,7 @@ def _seconds(text: str) -> int:
         raise RayloopError(
             f"--expires {text!r} is not a duration",
             "write it like 30m, 12h or 90d",
-            code="cli.invalid_duration",
+            code="rayloop.invalid_duration",
             value=text,
         )
     return int(match[1]) * _UNITS_S[match[2]]

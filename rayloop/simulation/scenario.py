@@ -319,7 +319,7 @@ def _retrained(runner: ScenarioRunner) -> str:
         raise RayloopError(
             f"the alarm submitted no retrain job: {entry.action}, {entry.outcome}",
             "see `rayloop status`",
-            code="simulation.no_retrain_job",
+            code="rayloop.simulation_without_retrain_job",
             action=entry.action,
         )
     tell(f"the monitor submitted job {job}")
@@ -333,7 +333,7 @@ def _retrained(runner: ScenarioRunner) -> str:
         raise RayloopError(
             f"retrain job {job} failed: {jobs.outcome(settings, job)[1]}",
             f"see its log: ray job logs {job}",
-            code="simulation.retrain_failed",
+            code="rayloop.simulation_retrain_failed",
             job=job,
         )
     return job

@@ -137,7 +137,7 @@ def _task_results(job: BatchJob) -> Iterator[BatchTaskResult]:
         unexpected = RayloopError(
             f"a part could not be scored: {error_origin(str(error))}",
             "see the task's log in the Ray dashboard",
-            code="batch.task_failed",
+            code="rayloop.batch_task_failed",
         )
         raise unwrap_error(str(error)) or unexpected from error
     finally:

@@ -15,7 +15,7 @@ bodies = st.binary(max_size=200)
 
 
 @given(bodies, st.booleans())
-def test_a_response_with_a_length_ends_with_its_last_byte(body: bytes, decoy: bool) -> None:
+def test_parse_response_with_a_length_ends_with_its_last_byte(body: bytes, decoy: bool) -> None:
     other = b"Inference-Header-Content-Length: 1\r\n" if decoy else b""
     whole = b"HTTP/1.1 503 Busy\r\n" + other + b"Content-Length: %d\r\nX-Tag: Seven\r\n\r\n" % len(body) + body
     for end in range(len(whole)):
@@ -28,7 +28,7 @@ def test_a_response_with_a_length_ends_with_its_last_byte(body: bytes, decoy: bo
 
 
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=5))
-def test_a_chunked_response_ends_with_its_empty_chunk(chunks: list[bytes]) -> None:
+def test_parse_response_with_chunks_ends_with_the_empty_chunk(chunks: list[bytes]) -> None:
     sent = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in [*chunks, b""])
     whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + sent
     for end in range(len(whole)):
@@ -38,12 +38,12 @@ def test_a_chunked_response_ends_with_its_empty_chunk(chunks: list[bytes]) -> No
     assert (response.body, response.size) == (b"".join(chunks), len(whole))
 
 
-def test_a_response_without_an_end_is_refused() -> None:
+def test_parse_response_without_an_end_is_refused() -> None:
     with pytest.raises(ValueError, match="without a length"):
         parse_response(b"HTTP/1.0 200 OK\r\n\r\nbody")
 
 
-def test_binary_tensors_hold_the_columns_in_order() -> None:
+def test_binary_tensors_have_the_columns_in_order() -> None:
     columns = samples.sample(5, 0)
     head, _, body = samples.binary_tensors("/x", columns).partition(b"\r\n\r\n")
     length = int(head.decode().partition("Inference-Header-Content-Length: ")[2].splitlines()[0])

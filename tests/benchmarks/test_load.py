@@ -49,7 +49,7 @@ def run(answer: Callable[[], bytes], **plan: object) -> Report:
     return asyncio.run(both())
 
 
-def test_a_closed_load_counts_every_answer_and_every_failure() -> None:
+def test_closed_load_counts_every_response_and_failure() -> None:
     turns = itertools.count()
     sent: list[bytes] = []
 
@@ -63,7 +63,7 @@ def test_a_closed_load_counts_every_answer_and_every_failure() -> None:
     assert 0 < report.answered <= report.total
 
 
-def test_answers_are_told_apart_by_a_header() -> None:
+def test_load_with_a_header_counts_responses_by_its_value() -> None:
     turns = itertools.count()
     report = run(lambda: OK % (2 if next(turns) >= 50 else 1), header="x-version")
     assert report.seen["1"][0] == 50
@@ -71,13 +71,13 @@ def test_answers_are_told_apart_by_a_header() -> None:
     assert report.seen["2"][0] == report.total - 50
 
 
-def test_a_connection_that_the_server_closes_with_notice_is_no_failure() -> None:
+def test_load_with_connections_closed_by_the_server_has_no_failures() -> None:
     report = run(lambda: BYE)
     assert report.failures == {}
     assert report.total > 4
 
 
-def test_a_stall_is_charged_to_all_who_came_meanwhile() -> None:
+def test_open_load_with_a_stall_delays_all_requests_meanwhile() -> None:
     turns = itertools.count()
 
     def answer() -> bytes:
@@ -94,13 +94,13 @@ def test_a_stall_is_charged_to_all_who_came_meanwhile() -> None:
     assert report.total > 2 * late
 
 
-def test_arrivals_are_poisson_and_the_same_for_everyone() -> None:
+def test_arrivals_of_one_seed_are_poisson_and_equal() -> None:
     times = arrivals(200.0, 50.0, seed=1)
     assert times == arrivals(200.0, 50.0, seed=1)
     assert times == sorted(times)
     assert abs(len(times) - 10_000) < 5 * 100
 
 
-def test_quantiles() -> None:
+def test_quantile_of_sorted_values() -> None:
     ordered = [float(i) for i in range(100)]
     assert (quantile(ordered, 0.5), quantile(ordered, 0.99), quantile([], 0.5)) == (50.0, 99.0, 0.0)

@@ -12,7 +12,7 @@ from benchmarks.serving.environments import InstallFailed
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_a_change_touches_its_columns_and_no_more_rows_than_it_says(change):
+def test_frame_with_a_change_changes_its_columns_and_share_of_rows(change):
     before, after = frame(1, 2_000).table(), frame(1, 2_000, change).table()
     changed = [column.name for column in COLUMNS if not before[column.name].equals(after[column.name])]
     assert changed == {"category": ["s5"], "mix": ["n0", "n1", "n2", "n3"]}.get(change.kind, ["n0"])
@@ -20,7 +20,7 @@ def test_a_change_touches_its_columns_and_no_more_rows_than_it_says(change):
     assert 1 - same.mean() == pytest.approx(change.share, abs=0.04)
 
 
-def test_a_column_that_always_cries_does_not_drown_the_others():
+def test_scale_by_column_with_a_noisy_column_detects_the_others():
     rng = np.random.default_rng(0)
 
     def scores(shift: float) -> list[tuple[dict[str, float], bool]]:
@@ -33,13 +33,13 @@ def test_a_column_that_always_cries_does_not_drown_the_others():
     assert plain.alarms(scores(5.0)).mean() == 0.0
 
 
-def test_the_first_alarm_is_the_one_with_which_so_many_in_a_row_are_there():
+def test_first_alarm_is_the_end_of_the_first_run():
     alarms = np.array([False, True, False, True, True, True])
     assert [delay._first(alarms, n) for n in (1, 2, 3)] == [2, 5, 6]
     assert delay._first(alarms, 4) == 7
 
 
-def test_of_two_scales_the_sooner_counts():
+def test_detection_delays_of_two_scales_are_the_shorter():
     def score(a: float) -> tuple[dict[str, float], bool]:
         return {"a": a, "loud": 1e9}, True
 
@@ -47,7 +47,7 @@ def test_of_two_scales_the_sooner_counts():
     assert delay._soonest([*quiet, *map(score, (1.0, 1e3, 1.0, 1e3))], 10, 2, 1) == [2, 2]
 
 
-def test_a_peer_that_cannot_run_keeps_its_row(monkeypatch):
+def test_score_windows_of_a_peer_that_cannot_run_has_the_reason(monkeypatch):
     def refuse(*_: object) -> None:
         raise InstallFailed("no such package")
 
@@ -55,14 +55,14 @@ def test_a_peer_that_cannot_run_keeps_its_row(monkeypatch):
     assert detection.judged("whylogs", 50, NOTHING, 2, print) == Found([], "could not be run: no such package")
 
 
-def test_rayloop_sees_a_large_change_and_not_nothing(monkeypatch):
+def test_score_windows_of_rayloop_detects_a_large_change(monkeypatch):
     monkeypatch.setattr(detection, "REFERENCE_ROWS", 2_000)
     changed = detection.judged("rayloop", 200, Change("mean", 1.0, 1.0), 2, print)
     assert changed.alarmed == 1.0
     assert {max(found, key=found.__getitem__) for found, _ in changed.scores} == {"n0"}
 
 
-def test_a_wide_window_is_profiled_in_batches_and_judged(monkeypatch):
+def test_measure_of_a_wide_window_has_time_and_memory(monkeypatch):
     monkeypatch.setattr(wide, "TIMES", 2)
     monkeypatch.setattr(wide, "COLUMNS", columns(2 * NUMBERS, 2 * STRINGS))
     monkeypatch.setattr(wide, "BATCH", 500)

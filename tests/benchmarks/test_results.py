@@ -24,15 +24,17 @@ LEAST = Target(of="ratio", sign="≥", limit=3.0)
         (1.0, 2.0, None, None),
     ],
 )
-def test_met_is_computed(rayloop: float | None, peer: float | None, target: Target | None, met: bool | None) -> None:
+def test_row_with_a_target_computes_met(
+    rayloop: float | None, peer: float | None, target: Target | None, met: bool | None
+) -> None:
     assert row("work", "unit", rayloop, "peer", peer, target).met is met
 
 
-def test_a_value_just_short_is_not_rounded_into_a_success() -> None:
+def test_row_just_below_its_target_is_not_met() -> None:
     assert row("work", "unit", 299.9999, "peer", 100.0, LEAST).met is False
 
 
-def test_rows_replace_those_about_the_same_work_and_keep_the_others(tmp_path: Path) -> None:
+def test_write_replaces_rows_of_the_same_work_and_keeps_others(tmp_path: Path) -> None:
     write(
         "area",
         [row("a", "s", 1.0, "x", 2.0), row("a", "s", 1.0, "y", 2.0), row("b", "s", 5.0)],
@@ -48,6 +50,6 @@ def test_rows_replace_those_about_the_same_work_and_keep_the_others(tmp_path: Pa
     assert "## b" in page.read_text()
 
 
-def test_a_row_that_falls_short_is_shown_as_such(tmp_path: Path) -> None:
+def test_write_of_a_row_below_its_target_marks_it(tmp_path: Path) -> None:
     page = write("area", [row("a", "s", 100.0, "x", 100.0, LEAST, "why")], {}, "", tmp_path)
     assert "| s | 100 | x | 100 | 1 | ratio ≥ 3 | **no** | why |" in page.read_text()

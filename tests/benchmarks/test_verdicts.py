@@ -6,7 +6,7 @@ from benchmarks.serving.verdicts import ALPHA, ROLLOUTS, rows_of_equal_variants
 
 
 @pytest.mark.slow
-def test_of_two_thousand_rollouts_of_equal_variants_no_more_than_alpha_are_aborted() -> None:
+def test_rollouts_of_equal_variants_are_aborted_at_most_at_rate_alpha() -> None:
     assert ROLLOUTS == 2_000
     rows = rows_of_equal_variants()
     assert {row["met"] for row in rows} == {True}

@@ -14,13 +14,13 @@ from deployments.auth.rate_limits import RedisRateLimiter, open_rate_limiter, pa
 FILE = Path(__file__).parents[2] / "ray-cluster.yaml"
 
 
-def test_it_passes_ray_s_own_check() -> None:
+def test_cluster_file_passes_validation_by_ray() -> None:
     config = prepare_config(yaml.safe_load(FILE.read_text()))
     validate_config(config)
     assert config["head_node_type"] in config["available_node_types"]
 
 
-def test_it_has_autoscaling_cpu_and_gpu_workers_and_serve_s_variables() -> None:
+def test_cluster_file_has_autoscaling_workers_and_variables_of_serve() -> None:
     config = yaml.safe_load(FILE.read_text())
     groups = config["available_node_types"]
     assert groups["cpu-worker"]["max_workers"] > groups["cpu-worker"]["min_workers"]
@@ -30,7 +30,7 @@ def test_it_has_autoscaling_cpu_and_gpu_workers_and_serve_s_variables() -> None:
     assert "RAY_SERVE_THROUGHPUT_OPTIMIZED=1" in text
 
 
-def test_access_is_on_with_stores_that_several_machines_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_file_has_access_on_and_shared_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     commands = yaml.safe_load(FILE.read_text())["setup_commands"]
     [heredoc] = [command for command in commands if "<<'END'" in command]
     for line in heredoc.splitlines():

@@ -16,12 +16,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_the_python_blocks_run() -> None:
+def test_python_blocks_of_the_docs_run() -> None:
     code = "\n".join(blocks("python"))
     exec(compile(code, "docs/features.md", "exec"), {"__name__": "docs"})
 
 
-def test_the_commands_and_their_options_exist() -> None:
+def test_commands_and_options_of_the_docs_exist() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     named = [line.split() for block in blocks("sh") for line in block.splitlines() if line.startswith("rayloop ")]
     assert {words[1] for words in named} == {"run", "report", "backfill", "forget"}

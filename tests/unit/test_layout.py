@@ -20,9 +20,7 @@ PASS_CODE_THROUGH = {"deployments/auth/credentials.py"}
 """Modules with a helper that passes its caller's code on."""
 GENERATED = "_pb2.py"
 AREAS = {
-    name: kind.area
-    for name, kind in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(kind, RayloopError) and kind is not RayloopError
+    name: kind.area for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RayloopError)
 }
 
 

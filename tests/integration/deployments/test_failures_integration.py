@@ -94,7 +94,7 @@ def logged(settings: Settings, name: str) -> list[str]:
     [(raising, "InvalidArgument"), (hanging, "no answer within 0.3 s")],
     ids=["raises", "hangs"],
 )
-def test_a_misbehaving_challenger_is_aborted_and_callers_see_nothing(
+def test_misbehaving_challenger_is_aborted_without_failed_requests(
     registry: Registry, endpoint: str, rollout: ActorHandle, tmp_path: Path, misbehave, reason: str, cluster: Settings
 ) -> None:
     challenger = register(registry, MODEL, misbehave(tmp_path / "challenger"))
@@ -113,7 +113,7 @@ def test_a_misbehaving_challenger_is_aborted_and_callers_see_nothing(
     until(lambda: any(reason in error for error in why()), "the log says why")
 
 
-def test_a_challenger_that_eats_memory_is_ended_before_the_node_is_in_danger(
+def test_challenger_that_leaks_memory_is_stopped_before_the_node_runs_out(
     registry: Registry, endpoint: str, rollout: ActorHandle, tmp_path: Path, cluster: Settings
 ) -> None:
     challenger = register(registry, MODEL, leaking(tmp_path / "challenger"))
@@ -133,7 +133,7 @@ def test_a_challenger_that_eats_memory_is_ended_before_the_node_is_in_danger(
     assert set(load.outcomes) == {(200, "champion")}
 
 
-def test_a_killed_challenger_replica_is_replaced_and_callers_see_nothing(
+def test_killed_challenger_replica_is_replaced_without_failed_requests(
     cluster: Settings, registry: Registry, endpoint: str, rollout: ActorHandle, tmp_path: Path
 ) -> None:
     challenger = register(registry, MODEL, write_bundle(tmp_path / "good", Slope(SLOPE)))
@@ -156,9 +156,7 @@ def scale(settings: Settings, champion: ModelVersion, count: int) -> None:
     until(lambda: len(replicas(settings, MODEL)) == count, f"{count} replicas run")
 
 
-def test_scaling_costs_no_request_and_no_row_of_the_log(
-    cluster: Settings, champion: ModelVersion, endpoint: str
-) -> None:
+def test_scaling_loses_no_request_and_no_logged_row(cluster: Settings, champion: ModelVersion, endpoint: str) -> None:
     with Load(endpoint, SLOPE, rate=100.0, name="scale") as load:
         scale(cluster, champion, 2)
         answered = load.answered
@@ -171,7 +169,7 @@ def test_scaling_costs_no_request_and_no_row_of_the_log(
     assert sorted(logged(cluster, "scale")) == sorted(load.ids)
 
 
-def test_a_killed_champion_replica_of_two_costs_nobody_an_answer(
+def test_killed_champion_replica_of_two_fails_no_request(
     cluster: Settings, champion: ModelVersion, endpoint: str
 ) -> None:
     scale(cluster, champion, 2)
@@ -200,7 +198,7 @@ def test_a_killed_champion_replica_of_two_costs_nobody_an_answer(
     assert 0 <= lost - len(set(load.ids) - set(rows)) <= under_way + LEFT_MEANWHILE
 
 
-def test_a_change_takes_effect_within_a_second_under_load(
+def test_change_under_load_takes_effect_within_a_second(
     cluster: Settings, registry: Registry, champion: ModelVersion, endpoint: str, tmp_path: Path
 ) -> None:
     other = register(registry, MODEL, write_bundle(tmp_path / "other", Slope(SLOPE)))

@@ -65,7 +65,7 @@ def version_served(http: httpx.Client) -> str:
     return http.post("/infer", json=infer_body([0.5])).json()["model_version"]
 
 
-def test_a_sound_challenger_becomes_champion(
+def test_good_challenger_becomes_champion(
     cluster: Settings, registry: Registry, http: httpx.Client, versions: Versions, rollout
 ) -> None:
     with Load(str(http.base_url), TRUE_SLOPE, name="good") as load:
@@ -83,7 +83,7 @@ def test_a_sound_challenger_becomes_champion(
     assert not has_challenger(cluster)
 
 
-def test_a_shadow_answers_nobody_until_it_is_promoted(
+def test_shadow_challenger_answers_only_after_its_promotion(
     registry: Registry, http: httpx.Client, versions: Versions, rollout
 ) -> None:
     policy = POLICY.model_copy(update={"shadow": True})
@@ -98,7 +98,7 @@ def test_a_shadow_answers_nobody_until_it_is_promoted(
     assert registry.version_by_alias(MODEL, CHAMPION).version == versions.good.version
 
 
-def test_a_bad_challenger_is_aborted_by_its_loss(
+def test_bad_challenger_is_aborted_by_its_loss(
     registry: Registry, http: httpx.Client, versions: Versions, rollout
 ) -> None:
     with Load(str(http.base_url), TRUE_SLOPE, name="bad") as load:
@@ -112,7 +112,7 @@ def test_a_bad_challenger_is_aborted_by_its_loss(
     assert registry.version_by_alias(MODEL, CHALLENGER) is None
 
 
-def test_a_challenger_that_fails_requests_is_aborted_and_callers_see_nothing(
+def test_challenger_that_fails_is_aborted_without_failed_requests(
     http: httpx.Client, versions: Versions, rollout
 ) -> None:
     with Load(str(http.base_url), TRUE_SLOPE, name="failing") as load:
@@ -125,7 +125,7 @@ def test_a_challenger_that_fails_requests_is_aborted_and_callers_see_nothing(
     assert set(load.outcomes) == {(200, "champion")}
 
 
-def test_a_challenger_that_does_not_load_is_refused(
+def test_challenger_that_does_not_load_is_refused(
     cluster: Settings, registry: Registry, http: httpx.Client, versions: Versions, rollout
 ) -> None:
     with raises(RolloutError, "rollout.challengers_not_served") as caught:
@@ -158,7 +158,7 @@ def test_controller_resumes_after_a_kill_and_obeys_orders(
     assert load.failed == []
 
 
-def test_a_gate_waits_for_a_person_and_a_webhook_has_a_say(
+def test_gate_waits_for_an_approval_and_a_webhook(
     registry: Registry, http: httpx.Client, versions: Versions, rollout, endpoint: Endpoint
 ) -> None:
     before = Webhook(url=f"{endpoint.url}/before", moment="before", retry_s=0.2)
@@ -180,7 +180,7 @@ def test_a_gate_waits_for_a_person_and_a_webhook_has_a_say(
     assert load.failed == []
 
 
-def test_a_dry_run_changes_nothing_and_harm_beats_a_promotion(
+def test_dry_run_changes_nothing_and_regression_overrides_a_promotion(
     registry: Registry, http: httpx.Client, versions: Versions, rollout
 ) -> None:
     policy = POLICY.model_copy(update={"dry_run": True})
@@ -197,7 +197,7 @@ def test_a_dry_run_changes_nothing_and_harm_beats_a_promotion(
     assert load.failed == []
 
 
-def test_an_abort_beats_a_promotion_that_is_ordered_with_it(
+def test_abort_overrides_a_concurrent_promotion(
     registry: Registry, http: httpx.Client, versions: Versions, rollout
 ) -> None:
     ray.get(rollout.start.remote(versions.good, FROZEN))
@@ -215,7 +215,7 @@ def told(endpoint: Endpoint) -> list[str]:
     return [json.loads(body)["decision"]["action"] for path, _, body in endpoint.heard if path == "/after"]
 
 
-def test_a_header_forces_the_variant(http: httpx.Client, versions: Versions, rollout) -> None:
+def test_variant_header_forces_the_variant(http: httpx.Client, versions: Versions, rollout) -> None:
     ray.get(rollout.start.remote(versions.good, FROZEN))
     for variant, version in (("champion", versions.champion), ("challenger", versions.good)):
         response = http.post("/infer", json=infer_body([0.5]), headers={"x-rayloop-variant": variant})
@@ -224,7 +224,7 @@ def test_a_header_forces_the_variant(http: httpx.Client, versions: Versions, rol
     assert http.post("/infer", json=infer_body([0.5]), headers={"x-rayloop-variant": "x"}).status_code == 400
 
 
-def test_of_two_challengers_the_bad_one_is_dropped_and_the_good_one_promoted(
+def test_rollout_of_two_challengers_drops_the_bad_and_promotes_the_good(
     cluster: Settings, registry: Registry, http: httpx.Client, versions: Versions, rollout
 ) -> None:
     good, bad = versions.good.version, versions.bad.version

@@ -100,7 +100,7 @@ def score(settings: Settings, model: str) -> float:
     return response.json()["outputs"][0]["data"][0]
 
 
-def test_models_that_are_deployed_changed_and_removed_at_once_do_not_meet(
+def test_concurrent_changes_of_several_models_do_not_interfere(
     cluster: Settings, served: ModelVersion, foreign: str, models: list[Model]
 ) -> None:
     client = ServeSubmissionClient(cluster.dashboard)

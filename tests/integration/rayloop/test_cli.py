@@ -84,7 +84,7 @@ def test_down_without_a_cluster_succeeds(tmp_path: Path) -> None:
     [
         (("forget", "--entity", "tailnum"), "project.invalid_entity", "tailnum"),
         (("forget", "--entity", "dep_delay=5"), "project.unknown_entity_column", "dep_delay"),
-        (("backfill", "--view", "weather", "--since", "yesterday"), "cli.invalid_time", "yesterday"),
+        (("backfill", "--view", "weather", "--since", "yesterday"), "rayloop.invalid_time", "yesterday"),
     ],
 )
 def test_bad_option_is_one_line(tmp_path: Path, words: tuple[str, ...], code: str, part: str) -> None:

@@ -156,7 +156,7 @@ def serve(context: ProjectContext, version: str, asked: pl.DataFrame) -> None:
     context.tables.append(predictions_table(context.project.name), prediction_rows([answer], "b"), evolve=True)
 
 
-def test_what_is_served_is_what_the_offline_path_gives(context: ProjectContext, tmp_path: Path) -> None:
+def test_served_features_equal_offline_features(context: ProjectContext, tmp_path: Path) -> None:
     with raises(DataError, "data.log_empty"):
         skew_check.replay(context)
     serve(context, register(context, tmp_path), requests())
@@ -165,7 +165,7 @@ def test_what_is_served_is_what_the_offline_path_gives(context: ProjectContext, 
     assert {one.feature for one in found.features} == {"hour", "spent_3d_mean", "spent_3d_count", "last_spent"}
 
 
-def test_a_state_that_lags_is_found_by_feature_and_row(context: ProjectContext, tmp_path: Path) -> None:
+def test_skew_check_of_stale_state_finds_feature_and_row(context: ProjectContext, tmp_path: Path) -> None:
     version, asked = register(context, tmp_path), requests()
     person, shop = context.project.features.views
     rows = pl.DataFrame(context.tables.read(f"{context.project.name}.visits"))
@@ -193,7 +193,7 @@ def test_a_state_that_lags_is_found_by_feature_and_row(context: ProjectContext, 
     assert shop.name == "shop"
 
 
-def test_a_champion_of_an_earlier_definition_goes_on_being_filled(context: ProjectContext, tmp_path: Path) -> None:
+def test_materialize_fills_views_of_an_earlier_champion(context: ProjectContext, tmp_path: Path) -> None:
     register(context, tmp_path)
     before = context.project.features
     person, shop = before.views
@@ -208,7 +208,7 @@ def test_a_champion_of_an_earlier_definition_goes_on_being_filled(context: Proje
     assert None not in marks
 
 
-def test_a_job_whose_features_replicas_would_not_find_is_refused(cluster: Settings, tmp_path: Path) -> None:
+def test_job_with_another_online_store_is_refused(cluster: Settings, tmp_path: Path) -> None:
     get_result(serve_client.connect(cluster).served_settings.remote())
     made = ProjectContext(project("elsewhere"), Location(tmp_path, "p"), cluster, ProgressConsole())
     deploy.require_same_settings(made)
@@ -221,7 +221,7 @@ def test_a_job_whose_features_replicas_would_not_find_is_refused(cluster: Settin
     deploy.require_same_stores(guarded)
 
 
-def test_neither_table_nor_log_nor_store_has_a_name_in_clear(context: ProjectContext, tmp_path: Path) -> None:
+def test_personal_data_in_tables_log_and_store_is_hashed(context: ProjectContext, tmp_path: Path) -> None:
     serve(context, register(context, tmp_path), requests())
     name = context.project.name
     for table in (f"{name}.visits", predictions_table(name)):
@@ -230,7 +230,7 @@ def test_neither_table_nor_log_nor_store_has_a_name_in_clear(context: ProjectCon
     assert context.tables.read(f"{name}.visits").num_rows == HOURS
 
 
-def test_the_catalogue_knows_views_and_users(context: ProjectContext, tmp_path: Path) -> None:
+def test_catalog_lists_views_and_their_users(context: ProjectContext, tmp_path: Path) -> None:
     version = register(context, tmp_path)
     found = catalog_data.build_catalog(context, START + timedelta(hours=HOURS))
     person, _ = found.views
@@ -241,6 +241,6 @@ def test_the_catalogue_knows_views_and_users(context: ProjectContext, tmp_path: 
     assert "till team" in write_catalog(context).read_text()
 
 
-def test_a_view_that_is_not_declared_cannot_be_backfilled(context: ProjectContext) -> None:
+def test_backfill_of_an_undeclared_view_is_refused(context: ProjectContext) -> None:
     with raises(ProjectError, "project.unknown_view", view="nobody"):
         steps.backfill_view(context, "nobody", START)

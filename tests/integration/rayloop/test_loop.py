@@ -60,7 +60,7 @@ def simulated(cluster: Settings, folder: Path) -> str:
 
 
 @pytest.mark.cluster
-def test_every_act_ends_as_it_must(simulated: str) -> None:
+def test_simulation_phases_end_as_expected(simulated: str) -> None:
     assert "0 alarms on traffic like the training data" in simulated
     assert "promote: " in simulated
     assert "abort: " in simulated
@@ -71,7 +71,7 @@ def test_every_act_ends_as_it_must(simulated: str) -> None:
 
 
 @pytest.mark.cluster
-def test_the_retrained_version_is_champion_and_says_what_it_is_made_of(simulated: str, cluster: Settings) -> None:
+def test_retrained_version_is_champion_with_its_lineage(simulated: str, cluster: Settings) -> None:
     registry = Registry(cluster)
     champion = registry.version_by_alias("digits", CHAMPION)
     assert champion is not None
@@ -90,7 +90,7 @@ def test_the_retrained_version_is_champion_and_says_what_it_is_made_of(simulated
 
 
 @pytest.mark.cluster
-def test_the_journal_and_the_log_hold_what_happened(simulated: str, cluster: Settings) -> None:
+def test_journal_and_log_record_the_simulation(simulated: str, cluster: Settings) -> None:
     tables = Tables(cluster)
     ends = [d.action for d in RolloutJournal("digits", tables).decisions() if d.action in ("promote", "abort")]
     assert ends == ["promote", "abort", "promote"]
@@ -100,7 +100,7 @@ def test_the_journal_and_the_log_hold_what_happened(simulated: str, cluster: Set
 
 
 @pytest.mark.cluster
-def test_it_answers_and_the_answer_can_be_traced(simulated: str, cluster: Settings, folder: Path) -> None:
+def test_response_can_be_traced(simulated: str, cluster: Settings, folder: Path) -> None:
     image = load_digits().data[0].tolist()
     inputs = [
         {"name": "image", "shape": [1, 8, 8], "datatype": "FP32", "data": image},
@@ -129,7 +129,7 @@ def _traced(cluster: Settings, folder: Path) -> str:
 
 
 @pytest.mark.cluster
-def test_the_report_has_its_parts(simulated: str, cluster: Settings) -> None:
+def test_report_has_all_sections(simulated: str, cluster: Settings) -> None:
     page = (cluster.home / "projects" / "digits" / "report.html").read_text()
     for part in ("Quality over time", "Calibration", "Drift", "Rollouts"):
         assert part in page
@@ -137,7 +137,7 @@ def test_the_report_has_its_parts(simulated: str, cluster: Settings) -> None:
 
 
 @pytest.mark.cluster
-def test_logged_rows_were_looked_at_and_what_the_model_costs_is_known(simulated: str, cluster: Settings) -> None:
+def test_log_analysis_and_cost_are_in_the_status(simulated: str, cluster: Settings) -> None:
     import ray
 
     monitor = ray.get_actor(monitor_actor("digits"), namespace=ACTOR_NAMESPACE)
@@ -153,14 +153,14 @@ def test_logged_rows_were_looked_at_and_what_the_model_costs_is_known(simulated:
 
 
 @pytest.mark.cluster
-def test_a_second_simulation_is_refused_without_fresh(simulated: str, cluster: Settings, folder: Path) -> None:
+def test_second_simulation_without_fresh_is_refused(simulated: str, cluster: Settings, folder: Path) -> None:
     done = rayloop(cluster, folder, "run", "digits.py", "--simulate")
     assert done.returncode == 2
     assert "[project.has_versions]" in done.stdout
 
 
 @pytest.mark.cluster
-def test_predict_scores_a_table(simulated: str, cluster: Settings, folder: Path) -> None:
+def test_predict_of_a_file_scores_it(simulated: str, cluster: Settings, folder: Path) -> None:
     import pyarrow.parquet as pq
 
     rows = Tables(cluster).read("digits.scans").slice(0, 50)
@@ -175,7 +175,7 @@ def test_predict_scores_a_table(simulated: str, cluster: Settings, folder: Path)
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_predict_scores_a_table_of_the_catalog(simulated: str, cluster: Settings, folder: Path) -> None:
+def test_predict_of_a_catalog_table_scores_it(simulated: str, cluster: Settings, folder: Path) -> None:
     import pyarrow.parquet as pq
 
     done = rayloop(
@@ -195,7 +195,7 @@ def exported(ports: set[int]) -> set[str]:
 
 
 @pytest.mark.cluster
-def test_what_prometheus_and_grafana_ask_for_is_exported_by_ray(simulated: str, cluster: Settings) -> None:
+def test_metrics_of_alerts_and_dashboards_are_exported_by_ray(simulated: str, cluster: Settings) -> None:
     import ray
 
     ports = {node["MetricsExportPort"] for node in ray.nodes() if node["Alive"]}
@@ -216,7 +216,7 @@ def test_what_prometheus_and_grafana_ask_for_is_exported_by_ray(simulated: str, 
 
 
 @pytest.mark.cluster
-def test_the_dashboard_lies_where_ray_provisions_grafana_from(simulated: str, cluster: Settings) -> None:
+def test_dashboard_is_in_the_folder_that_ray_provisions(simulated: str, cluster: Settings) -> None:
     folder = dashboards.write(cluster)
     provisioned = local_cluster.metrics_folder(cluster) / "grafana" / "dashboards" / FILE
     assert provisioned.read_text() == (folder / FILE).read_text()
@@ -233,7 +233,7 @@ def settled(controller: Any) -> RolloutStatus | None:
 
 
 @pytest.mark.cluster
-def test_a_rollback_brings_the_champion_before_it_back(
+def test_rollback_restores_the_previous_champion(
     simulated: str, cluster: Settings, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import ray

@@ -23,7 +23,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, dict[str, str]]]:
     return heard
 
 
-def test_the_newest_value_of_each_label_is_told_again(told: list) -> None:
+def test_republish_exports_the_newest_value_of_each_tag_set(told: list) -> None:
     gauge = PersistentGauge("g", "d", ("model", "kind"))
     gauge.set(1.0, {"model": "a", "kind": "x"})
     gauge.set(2.0, {"model": "a", "kind": "y"})
@@ -36,7 +36,7 @@ def test_the_newest_value_of_each_label_is_told_again(told: list) -> None:
     ]
 
 
-def test_what_is_forgotten_is_told_no_more(told: list) -> None:
+def test_republish_after_clear_exports_nothing(told: list) -> None:
     gauge = PersistentGauge("g", "d", ("model",))
     gauge.set(1.0, {"model": "a"})
     gauge.clear()
@@ -45,7 +45,7 @@ def test_what_is_forgotten_is_told_no_more(told: list) -> None:
     assert told == []
 
 
-def test_one_thread_tells_for_all_gauges_and_keeps_none_alive(told: list) -> None:
+def test_gauges_share_one_thread_that_keeps_none_alive(told: list) -> None:
     made = [PersistentGauge("g", "d", ("model",)) for _ in range(3)]
     assert sum(thread.name == "gauges" for thread in threading.enumerate()) == 1
     kept = len(persistent_gauge._republisher._gauges)

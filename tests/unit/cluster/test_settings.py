@@ -5,14 +5,14 @@ import pytest
 from cluster.settings import load_settings
 
 
-def test_a_process_of_this_machine_gets_all_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_for_the_local_cluster_has_all_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAYLOOP_ADDRESS", raising=False)
     monkeypatch.setenv("RAYLOOP_ACCESS", "on")
     told = load_settings().environment()
     assert (told["RAYLOOP_ACCESS"], told["RAYLOOP_SERVE_PORT"]) == ("True", str(load_settings().serve_port))
 
 
-def test_another_cluster_keeps_what_the_caller_has_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_for_a_remote_cluster_has_only_explicit_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in load_settings().environment():
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAYLOOP_ADDRESS", "http://localhost:8265")

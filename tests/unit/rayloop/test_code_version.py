@@ -15,7 +15,7 @@ def untold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(COMMIT, raising=False)
 
 
-def test_two_that_differ_in_code_differ_and_others_do_not(tmp_path: Path) -> None:
+def test_code_version_changes_with_code_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "project.py").write_text("a = 1")
     first = code_version(tmp_path)
     (tmp_path / "notes.txt").write_text("no code")
@@ -26,7 +26,7 @@ def test_two_that_differ_in_code_differ_and_others_do_not(tmp_path: Path) -> Non
     assert code_version(tmp_path) != first
 
 
-def test_a_folder_without_history_says_so_and_a_job_goes_by_what_it_was_told(
+def test_code_version_without_git_uses_the_commit_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert current_commit(tmp_path) == "nogit"
@@ -34,7 +34,7 @@ def test_a_folder_without_history_says_so_and_a_job_goes_by_what_it_was_told(
     assert code_version(tmp_path).startswith("abc1234+")
 
 
-def test_the_commit_is_that_of_the_folder(tmp_path: Path) -> None:
+def test_current_commit_is_that_of_the_folder(tmp_path: Path) -> None:
     def git(*words: str) -> str:
         identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
         return subprocess.run(

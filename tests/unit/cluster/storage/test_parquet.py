@@ -36,7 +36,7 @@ def _read(found: ScanPlan, columns: list[str]) -> pa.Table:
 
 
 @given(st.lists(st.integers(0, 50), max_size=20), st.integers(1, 60))
-def test_runs_of_row_groups_cover_all_of_them_once(counts: list[int], size: int) -> None:
+def test_row_group_ranges_cover_all_groups_once(counts: list[int], size: int) -> None:
     ends = row_group_bounds(counts, size)
     assert ends[0] == 0
     assert ends[-1] == len(counts)
@@ -46,7 +46,7 @@ def test_runs_of_row_groups_cover_all_of_them_once(counts: list[int], size: int)
     assert all(sum(run[:-1]) < size for run in runs)
 
 
-def test_one_large_file_is_cut_by_its_row_groups(tmp_path: Path) -> None:
+def test_plan_scan_of_a_large_file_splits_by_row_groups(tmp_path: Path) -> None:
     rows = pa.table({"n": pa.array(range(4 * READ_ROWS + 1), pa.int64())})
     pq.write_table(rows, tmp_path / "a.parquet", row_group_size=READ_ROWS // 2)
     found = plan_parquet_scan(str(tmp_path / "a.parquet"), cpus=2)
@@ -56,7 +56,7 @@ def test_one_large_file_is_cut_by_its_row_groups(tmp_path: Path) -> None:
     assert all(table.num_rows <= READ_ROWS for part in found.parts for table in part.read(["n"]))
 
 
-def test_a_folder_keeps_the_order_of_its_files_and_the_columns_of_its_folders(tmp_path: Path) -> None:
+def test_plan_scan_of_a_folder_keeps_file_order_and_partition_columns(tmp_path: Path) -> None:
     for day, at in ((1, 0), (2, 500)):
         (tmp_path / f"day={day}").mkdir()
         pq.write_table(ROWS.slice(at, 500), tmp_path / f"day={day}" / "a.parquet")
@@ -67,7 +67,7 @@ def test_a_folder_keeps_the_order_of_its_files_and_the_columns_of_its_folders(tm
     assert read["day"].to_pylist() == [1] * 500 + [2] * 500
 
 
-def test_a_table_of_the_catalog_is_cut_by_its_data_files(tables: Tables) -> None:
+def test_plan_scan_of_a_catalog_table_splits_by_data_files(tables: Tables) -> None:
     first = tables.append("shop.sales", ROWS.slice(0, 400))
     tables.append("shop.sales", ROWS.slice(400))
     found = plan_scan("shop.sales", tables, cpus=2)
@@ -80,14 +80,14 @@ def test_a_table_of_the_catalog_is_cut_by_its_data_files(tables: Tables) -> None
     assert _read(older, ["n"])["n"].to_pylist() == list(range(400))
 
 
-def test_a_column_that_came_later_is_null_in_older_files(tables: Tables) -> None:
+def test_read_of_a_later_column_is_null_in_older_files(tables: Tables) -> None:
     tables.append("shop.sales", ROWS.select(["n"]).slice(0, 2))
     tables.append("shop.sales", ROWS.slice(2, 2), evolve=True)
     read = _read(plan_scan("shop.sales", tables, cpus=2), ["n", "text"]).sort_by("n")
     assert read["text"].to_pylist() == [None, None, "t2", "t3"]
 
 
-def test_text_that_is_asked_for_as_codes_comes_so_from_parquet_and_from_the_catalog(
+def test_read_of_dictionary_columns_from_parquet_and_catalog_is_encoded(
     tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in" / "day=a").mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_text_that_is_asked_for_as_codes_comes_so_from_parquet_and_from_the_cata
         assert read["n"].to_pylist() == ROWS["n"].to_pylist()
 
 
-def test_parts_do_not_grow_with_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_scan_of_a_larger_table_has_no_larger_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "READ_ROWS", 10)
     monkeypatch.setattr(scan, "MAX_PART_ROWS", 40)
     for times in (1, 16):
@@ -113,7 +113,7 @@ def test_parts_do_not_grow_with_the_table(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("where", ["file", "catalog"])
-def test_memory_does_not_follow_the_row_groups_of_a_file(where: str, tables: Tables, tmp_path: Path) -> None:
+def test_read_of_large_row_groups_has_bounded_memory(where: str, tables: Tables, tmp_path: Path) -> None:
     rows = pa.table({name: range(16 * READ_ROWS) for name in ("a", "b")})
     source = "shop.sales"
     if where == "catalog":
@@ -132,7 +132,7 @@ def test_memory_does_not_follow_the_row_groups_of_a_file(where: str, tables: Tab
     assert 0 < counted.max_memory() < rows.nbytes / 2
 
 
-def test_files_of_one_folder_may_differ_in_type_and_lack_columns(tmp_path: Path) -> None:
+def test_read_of_files_with_other_types_or_missing_columns_casts_them(tmp_path: Path) -> None:
     pq.write_table(ROWS.slice(0, 2), tmp_path / "a.parquet")
     pq.write_table(pa.table({"n": pa.array([2, 3], pa.int16())}), tmp_path / "b.parquet")
     found = plan_parquet_scan(str(tmp_path), cpus=2)
@@ -142,12 +142,12 @@ def test_files_of_one_folder_may_differ_in_type_and_lack_columns(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "no/where.parquet", "shop.nothing", "shop.nothing@5"])
-def test_a_table_that_is_nowhere_is_named(name: str, tables: Tables) -> None:
+def test_plan_scan_of_an_unknown_table_is_refused(name: str, tables: Tables) -> None:
     with raises(DataError, "data.table_not_found", table=name.partition("@")[0]):
         plan_scan(name, tables, cpus=2)
 
 
-def test_what_is_no_table_is_refused(tables: Tables, tmp_path: Path) -> None:
+def test_plan_scan_of_other_files_is_refused(tables: Tables, tmp_path: Path) -> None:
     tables.append("shop.sales", ROWS)
     with raises(SnapshotNotFound, "data.snapshot_not_found", snapshot=7):
         plan_scan("shop.sales@7", tables, cpus=2)

@@ -273,7 +273,7 @@ def test_damaged_state_is_set_aside(store):
 
 def test_bad_reference_or_policy_is_refused_and_changes_nothing(store):
     watching = monitor(store)
-    with pytest.raises(DataError, match="not a reference profile"):
+    with raises(DataError, "data.invalid_profile"):
         watching.watch("2", b"no", POLICY)
     with raises(DataError, "data.window_mismatch", reference_s=86_400, policy_s=60):
         watching.watch("2", REFERENCE, DriftPolicy(window_s=60))

@@ -18,6 +18,7 @@ from deployments.auth.key_store import KeyStore
 from rayloop.cli.app import app
 from rayloop.simulation.api_key import temporary_key
 from rayloop.simulation.load_client import LoadClient
+from tests.factories.errors import raises
 
 DAY_S = 86400
 
@@ -40,7 +41,7 @@ def create(*words: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_new_key_is_alone_on_standard_output_and_counts() -> None:
+def test_create_key_prints_only_the_key_on_standard_output() -> None:
     now = time.time()
     done = rayloop(
         *[
@@ -69,13 +70,13 @@ def test_a_new_key_is_alone_on_standard_output_and_counts() -> None:
     assert "RAYLOOP_ACCESS=on" in done.stderr
 
 
-def test_without_options_a_key_is_for_every_kind_of_request_and_does_not_expire() -> None:
+def test_create_key_without_options_has_all_scopes_and_no_expiry() -> None:
     create("--model", "*")
     [key] = KeyStore(load_settings().access_uri).read().values()
     assert (key.models, key.scopes, key.expires_at, key.rate) == (("*",), ("infer", "feedback", "read"), None, "")
 
 
-def test_the_list_shows_keys_and_their_state_but_no_secret() -> None:
+def test_list_keys_shows_state_and_no_secret() -> None:
     texts = [create("--model", "trips") for _ in range(2)]
     first = texts[0].split("_")[1]
     assert f"key {first} of shop is revoked" in rayloop("revoke", first).stdout
@@ -89,43 +90,43 @@ def test_the_list_shows_keys_and_their_state_but_no_secret() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("words", "code"),
     [
-        ("create shop --model trips --expires soon", "12h"),
-        ("create shop --model trips --rate often", "100/minute"),
-        ("create shop --model trips --scope root", "infer, feedback, read"),
-        ("revoke nobody", "rayloop keys list"),
+        ("create shop --model trips --expires soon", "rayloop.invalid_duration"),
+        ("create shop --model trips --rate often", "settings.invalid_rate"),
+        ("create shop --model trips --scope root", "rayloop.unknown_scope"),
+        ("revoke nobody", "data.api_key_not_found"),
     ],
 )
-def test_what_is_typed_wrong_is_refused_and_nothing_is_stored(words: str, part: str) -> None:
+def test_key_command_with_invalid_words_is_refused_and_stores_nothing(words: str, code: str) -> None:
     done = rayloop(*words.split())
     assert isinstance(done.exception, RayloopError)
-    assert part in str(done.exception)
+    assert done.exception.code == code
     assert KeyStore(load_settings().access_uri).read() == {}
 
 
-def test_a_key_names_its_models() -> None:
+def test_create_key_without_a_model_is_refused() -> None:
     assert "--model" in rayloop("create", "shop").stderr
 
 
-def test_the_loop_s_own_key_counts_for_as_long_as_it_is_needed(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+def test_temporary_key_is_revoked_at_the_end_of_its_block(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setattr("deployments.auth.authenticator.KEY_EFFECTIVE_WITHIN_S", 0.0)
     settings = Settings(home=home, access=True)
     store = KeyStore(settings.access_uri)
     with temporary_key(settings, "trips", "simulation") as headers:
         credential = extract_credential([(b"authorization", headers["authorization"].encode())])
         assert authenticate(credential, store.read(), time.time()).models == {"trips"}
-    with pytest.raises(RequestError, match="revoked"):
+    with raises(RequestError, "request.api_key_revoked"):
         authenticate(credential, store.read(), time.time())
 
 
-def test_where_access_is_open_the_loop_makes_no_key(home: Path) -> None:
+def test_temporary_key_with_open_access_creates_none(home: Path) -> None:
     with temporary_key(Settings(home=home), "trips", "simulation") as headers:
         assert headers == {}
     assert list(home.iterdir()) == []
 
 
-def test_the_loop_s_client_brings_its_key() -> None:
+def test_load_client_sends_its_headers() -> None:
     brought: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -77,9 +77,7 @@ def _size(made: Candidate) -> int:
     return (made.version.local_folder / "weights.safetensors").stat().st_size
 
 
-def test_steps_that_hold_the_gate_are_taken_one_after_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compress_applies_steps_that_pass_the_gate_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = _made(tmp_path, monkeypatch, GatePolicy(max_compression_loss=0.2), STEPS)
     assert _tag(tmp_path, made) == "pruned by 50%; distilled into mlp"
     names = [check.name for check in made.report.checks]
@@ -93,7 +91,7 @@ def test_steps_that_hold_the_gate_are_taken_one_after_the_other(
     assert _size(made) < _size(plain) / 2
 
 
-def test_a_step_that_costs_quality_is_left_out_and_a_retraining_begins_with_the_whole_model(
+def test_compress_skips_a_step_that_costs_quality_and_keeps_the_uncompressed_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ruin = Distill(student=ModelSpec(parameters={"hidden": (4,)}), epochs=1, lr=1e-9)
@@ -107,7 +105,7 @@ def test_a_step_that_costs_quality_is_left_out_and_a_retraining_begins_with_the_
     assert (recipe["train"]["epochs"], recipe["train"]["lr"]) == (CONFIG.epochs, CONFIG.lr)
 
 
-def test_a_step_that_cannot_be_taken_is_refused_before_the_training(
+def test_compress_of_a_model_that_is_not_prunable_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with raises(ProjectError, "project.model_not_prunable", model="linear"):

@@ -164,7 +164,7 @@ def register(context: ProjectContext, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("private", [False, True])
-def test_nothing_is_left_of_who_is_forgotten_and_all_of_the_others(tmp_path: Path, private: bool) -> None:
+def test_erase_entity_deletes_its_rows_and_no_others(tmp_path: Path, private: bool) -> None:
     context = filled(tmp_path, private)
     name = visits(private).get_column("mail")[0]
     assert name.encode() in everything_below(tmp_path / "home" / "warehouse")
@@ -183,7 +183,7 @@ def test_nothing_is_left_of_who_is_forgotten_and_all_of_the_others(tmp_path: Pat
 
 
 @pytest.mark.parametrize("private", [False, True])
-def test_online_state_is_as_if_the_rows_had_never_been(tmp_path: Path, private: bool) -> None:
+def test_online_state_after_erasure_equals_one_without_the_rows(tmp_path: Path, private: bool) -> None:
     context = filled(tmp_path, private)
     erase_entity(context, ANNA, NOW)
     name = visits(private).get_column("mail")[0]
@@ -199,7 +199,7 @@ def test_online_state_is_as_if_the_rows_had_never_been(tmp_path: Path, private: 
         assert name.encode() not in keys
 
 
-def test_landing_knows_whom_to_leave_out(tmp_path: Path) -> None:
+def test_ingestion_after_erasure_skips_the_entity(tmp_path: Path) -> None:
     context = filled(tmp_path, private=True)
     erase_entity(context, ANNA, NOW)
     names = PseudonymKey(KEY.encode())
@@ -207,7 +207,7 @@ def test_landing_knows_whom_to_leave_out(tmp_path: Path) -> None:
     assert set(kept.get_column("mail")) == {names.token(mail) for mail in MAILS[1:]}
 
 
-def test_the_account_says_what_remains_and_names_nobody(tmp_path: Path) -> None:
+def test_erasure_report_lists_what_remains_without_the_entity(tmp_path: Path) -> None:
     context = filled(tmp_path, private=False)
     register(context, tmp_path)
     account = erase_entity(context, ANNA, NOW)
@@ -221,7 +221,7 @@ def test_the_account_says_what_remains_and_names_nobody(tmp_path: Path) -> None:
     assert json.loads(kept.read_text())["deleted"][0]["number"] == 30
 
 
-def test_to_be_forgotten_twice_changes_nothing_more(tmp_path: Path) -> None:
+def test_erase_entity_twice_changes_nothing(tmp_path: Path) -> None:
     context = filled(tmp_path, private=False)
     erase_entity(context, ANNA, NOW)
     before = {name: context.tables.latest(name) for name in context.tables.table_names("p")}
@@ -230,7 +230,7 @@ def test_to_be_forgotten_twice_changes_nothing_more(tmp_path: Path) -> None:
     assert {name: context.tables.latest(name) for name in context.tables.table_names("p")} == before
 
 
-def test_a_deletion_that_was_cut_off_before_its_snapshots_expired_is_gone_on_with(tmp_path: Path) -> None:
+def test_erase_entity_after_an_interruption_expires_snapshots(tmp_path: Path) -> None:
     context = filled(tmp_path, private=False)
     delete_rows(context.tables, "p.visits", {"mail": [MAILS[0]]})
     assert b"anna" in everything_below(tmp_path / "home" / "warehouse" / "p" / "visits")
@@ -238,7 +238,7 @@ def test_a_deletion_that_was_cut_off_before_its_snapshots_expired_is_gone_on_wit
     assert b"anna" not in everything_below(tmp_path / "home" / "warehouse")
 
 
-def test_an_entity_of_several_columns_is_those_rows_alone(tmp_path: Path) -> None:
+def test_erase_entity_of_several_columns_deletes_rows_that_match_all(tmp_path: Path) -> None:
     context = filled(tmp_path, private=False)
     account = erase_entity(context, {"mail": MAILS[0], "shop": "n"}, NOW)
     counts = {one.place: one.number for one in account.deleted}
@@ -246,7 +246,7 @@ def test_an_entity_of_several_columns_is_those_rows_alone(tmp_path: Path) -> Non
     assert "no column shop" in next(one.note for one in account.deleted if one.place == context.frame_table)
 
 
-def test_an_entity_that_was_pushed_and_never_landed_is_gone_though_one_of_its_columns_is_hashed(tmp_path: Path) -> None:
+def test_erase_entity_that_was_only_pushed_deletes_hashed_state(tmp_path: Path) -> None:
     context, pair = filled(tmp_path, private=True), views()[2]
     pushed = visits(True).head(1).with_columns(shop=pl.lit("west"))
     push(context.store, pair, pushed)
@@ -255,6 +255,6 @@ def test_an_entity_that_was_pushed_and_never_landed_is_gone_though_one_of_its_co
     assert not any(key.endswith(b"west") for key in context.store.keys(state_prefix(pair)))
 
 
-def test_nobody_is_kept_by_a_column_that_is_no_category(tmp_path: Path) -> None:
+def test_erase_entity_by_a_number_column_is_refused(tmp_path: Path) -> None:
     with raises(ProjectError, "project.unknown_entity_column", columns=["spent"]):
         erase_entity(filled(tmp_path, private=False), {"spent": "1"}, NOW)

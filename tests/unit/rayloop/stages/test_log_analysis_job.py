@@ -116,7 +116,7 @@ def world(made: World) -> World:
     return made
 
 
-def test_past_rows_are_those_of_the_version_and_its_own_scores(world):
+def test_reference_rows_are_those_of_the_version_with_its_scores(world):
     folder = Registry(world.settings).fetch(world.version)
     past = reference_rows(world.tables, folder, Manifest.load(folder), world.asked(FIRST + 50))
     assert (len(past.train), len(past.held_out)) == (30 * PER_DAY, 10 * PER_DAY)
@@ -126,7 +126,7 @@ def test_past_rows_are_those_of_the_version_and_its_own_scores(world):
     assert past.train.times.max() < past.held_out.times.min()
 
 
-def test_live_rows_are_those_windows_of_that_version_with_their_newest_labels(world):
+def test_live_rows_are_those_of_the_windows_and_version_with_newest_labels(world):
     world.answer(FIRST + 49, 1)
     ids = world.answer(FIRST + 50, 2)
     world.answer(FIRST + 51, 1, version="2")
@@ -139,7 +139,7 @@ def test_live_rows_are_those_windows_of_that_version_with_their_newest_labels(wo
     assert set(live.frame.column_names) >= {"distance", "carrier", "hour"}
 
 
-def test_the_same_log_gives_the_same_sample(world):
+def test_sample_of_the_same_log_is_the_same(world):
     world.answer(FIRST + 50, 1)
     few = POLICY.model_copy(update={"log_analysis": LogAnalysisPolicy(rows=1_000)})
     asked = world.asked(FIRST + 50).model_copy(update={"policy": few})
@@ -148,7 +148,7 @@ def test_the_same_log_gives_the_same_sample(world):
     assert list(first.ids) == list(second.ids)
 
 
-def test_a_look_finds_what_moved_and_queues_what_is_worth_labelling_once(world):
+def test_log_analysis_finds_drift_and_queues_label_candidates_once(world):
     ids = world.answer(FIRST + 50, 1, shift=1.5)
     world.label(ids[:150], [1.0 - world.told[i] for i in ids[:150]])
     look = LogAnalysisJob(world.settings)
@@ -162,7 +162,7 @@ def test_a_look_finds_what_moved_and_queues_what_is_worth_labelling_once(world):
     assert set(queued["id"].to_pylist()) <= set(ids[150:])
 
 
-def test_what_is_gone_is_said(world):
+def test_log_analysis_of_deleted_data_is_refused(world):
     world.answer(FIRST + 50, 1)
     with raises(DataError, "data.no_logged_rows", version="1"):
         live_rows(world.tables, BINARY, world.asked(FIRST + 60))
@@ -172,7 +172,7 @@ def test_what_is_gone_is_said(world):
         reference_rows(world.tables, folder, gone, world.asked(FIRST + 50))
 
 
-def test_the_predecessor_is_whom_a_version_took_over_from():
+def test_predecessor_is_the_version_that_was_replaced():
     def promoted(version: str, champion: str, action: str = "promote") -> Decision:
         return Decision(
             rollout="r", at=0.0, action=action, share=1.0, reason="", champion=champion, challengers=(version,)

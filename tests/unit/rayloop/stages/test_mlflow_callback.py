@@ -27,7 +27,7 @@ def _history(settings: Settings, run: str, metric: str) -> Mapping[int, float]:
     return {one.step: one.value for one in client.get_metric_history(run, metric)}
 
 
-def test_a_run_shows_epochs_every_few_progress_events_and_where_the_time_goes(tmp_path: Path) -> None:
+def test_curve_logger_logs_epochs_sampled_steps_and_time_shares(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     epochs = trained(config=TrainConfig(epochs=3, batch_size=64, workers=1)).epochs
     with Registry(settings).run("p", "r") as run:
@@ -43,6 +43,6 @@ def test_a_run_shows_epochs_every_few_progress_events_and_where_the_time_goes(tm
     assert all(_history(settings, run.id, f"train_seconds_{stage}") for stage in STAGES)
 
 
-def test_a_line_names_the_largest_part_of_the_time_first() -> None:
+def test_step_progress_format_lists_the_largest_time_share_first() -> None:
     line = _progress(50).format()
     assert "epoch 2/3  step 50/100  loss 0.5000  1,000 rows/s  9 s left  forward 75%, data 25%" in line

@@ -47,7 +47,7 @@ def read(settings: Settings) -> dict:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "ndjson", "csv"])
-def test_a_file_counts_once(settings: Settings, tmp_path: Path, kind: str) -> None:
+def test_push_file_twice_counts_its_events_once(settings: Settings, tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"events.{kind}"
     getattr(flights([10.0, 20.0, 60.0, 5000.0]), f"write_{kind}")(file)
     pushed = push_file(project, settings, "flights", file)
@@ -58,7 +58,7 @@ def test_a_file_counts_once(settings: Settings, tmp_path: Path, kind: str) -> No
     assert (found["dest_arrivals_6h_mean"], found["dest_arrivals_6h_count"]) == (30.0, 3.0)
 
 
-def test_a_csv_is_read_as_landing_reads_one(settings: Settings, tmp_path: Path) -> None:
+def test_push_file_of_csv_parses_like_ingestion(settings: Settings, tmp_path: Path) -> None:
     file, rows = tmp_path / "events.csv", flights([10.0] * 200 + [None]).with_columns(carrier=pl.lit("007"))
     rows.write_csv(file, null_value="NA")
     file.write_text(file.read_text() + file.read_text().splitlines()[-1].replace("NA", "late").replace("200", "201"))
@@ -69,14 +69,14 @@ def test_a_csv_is_read_as_landing_reads_one(settings: Settings, tmp_path: Path) 
     assert b"007" in keys
 
 
-def test_an_event_that_counts_only_later_is_left_to_the_landing(settings: Settings, tmp_path: Path) -> None:
+def test_push_file_with_a_future_event_leaves_it_to_ingestion(settings: Settings, tmp_path: Path) -> None:
     file, later = tmp_path / "events.parquet", datetime.now(UTC) + timedelta(days=30)
     flights([10.0, 20.0]).with_columns(landed_at=pl.Series([NOON, later]), recorded_at=later).write_parquet(file)
     pushed = push_file(project, settings, "flights", file)
     assert (pushed.events["dest_arrivals"], pushed.events["tail_departures"]) == (1, 2)
 
 
-def test_what_cannot_be_pushed_is_named(settings: Settings, tmp_path: Path) -> None:
+def test_push_file_of_unknown_source_or_unreadable_file_is_refused(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "events.parquet"
     flights([1.0]).write_parquet(file)
     with raises(ProjectError, "project.unknown_source", source="trains"):

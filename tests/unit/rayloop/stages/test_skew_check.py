@@ -10,7 +10,9 @@ from rayloop.stages import skew_check
 
 
 @pytest.mark.parametrize("count", [1, 40, 5_000])
-def test_the_newest_rows_in_order_however_the_log_lies(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newest_rows_of_an_unordered_log_are_sorted_and_bounded_in_memory(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw = np.random.default_rng(count)
     log = pl.DataFrame({"at": draw.integers(0, 300, 2_000), "row": np.arange(2_000)})
     sizes: list[int] = []

@@ -53,7 +53,7 @@ def _runs(context: ProjectContext) -> dict[str, str]:
     return {run.info.run_name: run.info.run_id for run in found}
 
 
-def test_a_version_has_a_card_that_says_what_it_is_and_what_it_was_compared_with(
+def test_build_version_logs_a_card_with_checks_and_lineage(
     context: Callable[[GatePolicy], ProjectContext],
 ) -> None:
     gate = GatePolicy(
@@ -81,7 +81,9 @@ def test_a_version_has_a_card_that_says_what_it_is_and_what_it_was_compared_with
     assert _card(at_work, first.version.run_id).lineage.champion == ""
 
 
-def test_a_refused_candidate_leaves_its_card_and_no_version(context: Callable[[GatePolicy], ProjectContext]) -> None:
+def test_build_version_of_a_failing_candidate_logs_its_card_and_no_version(
+    context: Callable[[GatePolicy], ProjectContext],
+) -> None:
     at_work = context(GatePolicy(thresholds=(Threshold(metric="auc", min=1.0),), max_alone=0.1))
     with raises(GateFailed, "gate.failed", candidate="leaky", checks=["auc", "no feature is the label"]) as refused:
         build_version(at_work, InMemoryFrame(), Recipe(SPEC, CONFIG), "leaky")
@@ -92,7 +94,7 @@ def test_a_refused_candidate_leaves_its_card_and_no_version(context: Callable[[G
     assert {c.name for c in card.checks if not c.passed} == {"auc", "no feature is the label"}
 
 
-def test_an_override_stands_on_the_card(context: Callable[[GatePolicy], ProjectContext]) -> None:
+def test_build_version_with_override_records_it_on_the_card(context: Callable[[GatePolicy], ProjectContext]) -> None:
     at_work = context(GatePolicy(thresholds=(Threshold(metric="auc", min=1.0),)))
     made = build_version(
         at_work, InMemoryFrame(), Recipe(SPEC, CONFIG), "forced", override_gate="we want to see it fail"

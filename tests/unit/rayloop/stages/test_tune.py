@@ -28,7 +28,7 @@ TRIALS = [
 ]
 
 
-def test_every_trial_is_a_nested_run_with_its_course(tmp_path: Path) -> None:
+def test_trial_logger_logs_each_trial_as_nested_run_with_its_curve(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     registry, client = Registry(settings), MlflowClient(tracking_uri=settings.mlflow_uri)
     with registry.run("p", "search", key="k") as parent:
@@ -50,7 +50,7 @@ def test_every_trial_is_a_nested_run_with_its_course(tmp_path: Path) -> None:
     assert {one.step: one.value for one in course} == {4: 0.65, 5: 0.7}
 
 
-def test_a_search_that_goes_on_has_the_same_run_and_logs_no_trial_twice(tmp_path: Path) -> None:
+def test_resumed_search_has_the_same_run_and_logs_each_trial_once(tmp_path: Path) -> None:
     registry = Registry(Settings(home=tmp_path))
     with registry.run("p", "search", key="k") as first:
         TrialRunLogger(registry, "p", first, "auc", set())(TRIALS[0])
@@ -66,7 +66,7 @@ def test_a_search_that_goes_on_has_the_same_run_and_logs_no_trial_twice(tmp_path
         assert afresh.id != first.id
 
 
-def test_a_run_whose_driver_was_killed_does_not_run_for_ever(tmp_path: Path) -> None:
+def test_run_of_a_killed_driver_is_marked_killed(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     registry, client = Registry(settings), MlflowClient(tracking_uri=settings.mlflow_uri)
     runs: dict[str, str] = {}
