@@ -256,8 +256,7 @@ class Reporter:
         if log_writer is None:
             return
         for remainder in unshipped_rows.unsettled(self._counter_folder):
-            call = log_writer.record_lost_rows.remote(remainder.replica, remainder.rows)
-            ray.get(call, timeout=_SETTLE_WITHIN_S)
+            ray.get(log_writer.record_lost_rows.remote(remainder.replica, remainder.rows), timeout=_SETTLE_WITHIN_S)
             remainder.forget()
 
 

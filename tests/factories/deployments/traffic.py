@@ -13,7 +13,7 @@ import numpy as np
 from tests.factories.until import DEADLINE_S
 
 LABELS = 20
-"""That are sent together."""
+"""Labels that are sent together."""
 _TIMEOUT = aiohttp.ClientTimeout(total=30.0)
 
 
@@ -32,9 +32,10 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
 
 
 class Load:
-    """Open-loop load: single-row requests at Poisson times, ``rate`` per second, and their true labels.
+    """An open load of single-row requests, followed by their true labels, for the duration of a block.
 
-    It lasts as long as the block, which then waits for the requests in flight.
+    Requests leave at random times (Poisson process), ``rate`` per second, however fast the server answers. The exit of
+    the block waits for all answers.
     """
 
     def __init__(self, endpoint: str, slope: float, rate: float = 60.0, name: str = "load") -> None:
@@ -43,7 +44,7 @@ class Load:
         self._thread = threading.Thread(target=self._run)
         self._began = time.monotonic()
         self.open = 0
-        """Requests that are under way."""
+        """Requests in flight."""
         self._labels: list[dict[str, Any]] = []
         self.outcomes: Counter[tuple[int, str]] = Counter()
         self.ids: list[str] = []
@@ -66,17 +67,17 @@ class Load:
     def _run(self) -> None:
         try:
             asyncio.run(self._send())
-        # A load that broke has not shown anything.
+        # A load that failed proves nothing.
         except Exception as error:
             self._problem(repr(error))
 
     async def _send(self) -> None:
         chance, sent, due = random.Random(self._name), 0, time.monotonic()
-        # As many connections as there are requests under way: none waits for another's answer.
+        # As many connections as requests in flight: none waits for another's answer.
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=_TIMEOUT) as session:
             async with asyncio.TaskGroup() as group:
                 while not self._stop.is_set():
-                    # One that is late leaves at once: the times do not depend on how long answers take.
+                    # A late request leaves at once: the times do not depend on how long answers take.
                     due += chance.expovariate(self._rate)
                     await asyncio.sleep(max(0.0, due - time.monotonic()))
                     distance = chance.gauss(0.0, 1.0)
@@ -104,7 +105,7 @@ class Load:
             await self._post(session, "/feedback", {"labels": labels})
 
     async def _post(self, session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> tuple[int, str] | None:
-        """Status and variant; None where there was no answer."""
+        """Status and variant; None without an answer."""
         try:
             async with session.post(f"{self._endpoint}{path}", json=body) as answer:
                 text = await answer.text()

@@ -1,4 +1,4 @@
-"""Sticky traffic: keys are counted once each, and what repeats is judged by key."""
+"""Sticky traffic: keys are counted once each, and tests treat the requests of a key as one cluster."""
 
 import math
 
@@ -26,7 +26,7 @@ def of_pairs(paired: PairedMoments) -> RolloutEvidence:
 
 
 @given(rows, st.floats(0, 1))
-def test_the_variance_is_that_of_the_keys_sums(drawn: list[tuple[float, float, int]], margin: float) -> None:
+def test_excess_variance_equals_that_of_the_sums_by_key(drawn: list[tuple[float, float, int]], margin: float) -> None:
     array = np.array(drawn).reshape(-1, 3)
     excess = PairedMoments.from_losses(array[:, 0], array[:, 1], array[:, 2]).excess(margin)
     deviations = array[:, 1] - (1.0 + margin) * array[:, 0]
@@ -36,7 +36,7 @@ def test_the_variance_is_that_of_the_keys_sums(drawn: list[tuple[float, float, i
 
 
 @given(rows, st.integers(0, 40))
-def test_parts_without_a_common_key_merge(drawn: list[tuple[float, float, int]], cut: int) -> None:
+def test_paired_moments_without_common_keys_merge(drawn: list[tuple[float, float, int]], cut: int) -> None:
     array = np.array(drawn).reshape(-1, 3)
     first, second = array[array[:, 2] < cut], array[array[:, 2] >= cut]
     merged = PairedMoments.from_losses(*first.T) + PairedMoments.from_losses(*second.T)
@@ -46,7 +46,7 @@ def test_parts_without_a_common_key_merge(drawn: list[tuple[float, float, int]],
 
 
 @given(st.lists(st.tuples(st.floats(0, 14), st.floats(0, 14)), min_size=1, max_size=40))
-def test_keys_that_come_once_change_nothing(drawn: list[tuple[float, float]]) -> None:
+def test_paired_moments_with_unique_keys_equal_those_without(drawn: list[tuple[float, float]]) -> None:
     champion, challenger = np.array(drawn).T
     keyed = PairedMoments.from_losses(champion, challenger, np.arange(len(drawn)))
     assert keyed == PairedMoments.from_losses(champion, challenger)
@@ -55,14 +55,14 @@ def test_keys_that_come_once_change_nothing(drawn: list[tuple[float, float]]) ->
 
 
 def sticky(chance: np.random.Generator, keys: int, visits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Equal variants, of which each suits some users better: losses of both, and the key, of each visit."""
+    """Losses of two equal variants, each of which suits some users better, and the key, by visit."""
     key = chance.integers(0, keys, visits)
     user = chance.normal(0.0, 0.2, keys)
     champion = chance.exponential(0.5, visits)
     return champion, champion + user[key] + chance.normal(0.0, 0.2, visits), key
 
 
-def test_sticky_traffic_is_seldom_a_false_alarm_by_key_and_often_by_request() -> None:
+def test_compare_quality_of_sticky_traffic_keeps_alpha_by_key_only() -> None:
     by_key = by_request = 0
     for seed in range(ROLLOUTS):
         champion, challenger, key = sticky(np.random.default_rng(seed), 150, 6_000)
@@ -76,20 +76,20 @@ def test_sticky_traffic_is_seldom_a_false_alarm_by_key_and_often_by_request() ->
     assert by_request >= 5.0 * POLICY.alpha * ROLLOUTS
 
 
-def test_a_plainly_worse_challenger_is_found_in_sticky_traffic() -> None:
+def test_compare_quality_of_sticky_traffic_finds_a_worse_challenger() -> None:
     for seed in range(20):
         champion, challenger, key = sticky(np.random.default_rng(seed), 150, 3_000)
         assert compare_quality(of_pairs(PairedMoments.from_losses(champion, challenger + 0.2, key)), POLICY).regression
 
 
-def test_one_key_however_busy_tells_nothing() -> None:
+def test_compare_quality_with_a_single_key_decides_nothing() -> None:
     chance = np.random.default_rng(0)
     champion = chance.exponential(0.5, 5_000)
     answer = compare_quality(of_pairs(PairedMoments.from_losses(champion, champion + 1.0, np.zeros(5_000))), POLICY)
     assert (answer.regression, "as much as 1 of keys" in answer.missing_evidence) == ("", True)
 
 
-def test_the_bound_widens_with_the_design_effect() -> None:
+def test_lower_bound_widens_with_the_design_effect() -> None:
     alone, sticky = (
         Moments(n=1_000, mean=1.0, m2=1_000.0),
         Moments(n=1_000, mean=1.0, m2=1_000.0, cross_products=3_000.0),
@@ -102,7 +102,7 @@ requests = st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=60)
 
 
 @given(requests)
-def test_pairs_of_one_key_are_counted_as_they_come(drawn: list[tuple[int, bool]]) -> None:
+def test_cluster_stats_equal_a_direct_count(drawn: list[tuple[int, bool]]) -> None:
     keys = KeyCounter()
     for key, failed in drawn:
         keys.add("challenger", [(str(key), failed)])
@@ -116,7 +116,7 @@ def test_pairs_of_one_key_are_counted_as_they_come(drawn: list[tuple[int, bool]]
     )
 
 
-def test_beyond_the_bound_a_sample_of_the_keys_is_kept_that_is_dealt_as_all_are() -> None:
+def test_key_counter_beyond_its_bound_keeps_a_representative_sample() -> None:
     keys = KeyCounter(most=1_000)
     for i in range(40_000):
         keys.add("challenger" if i % 4 == 0 else "champion", [(f"user-{i}", False)] * 2)
@@ -129,14 +129,14 @@ def test_beyond_the_bound_a_sample_of_the_keys_is_kept_that_is_dealt_as_all_are(
     assert counted[1] / total == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / total))
     for i in range(40_000):
         keys.add("challenger" if i % 4 == 0 else "champion", [(f"user-{i}", False)])
-    # Who comes again is not counted again, remembered or not.
+    # A key that returns is not counted again, whether it is in the sample or not.
     assert [keys.key_count(variant) for variant in ("champion", "challenger")] == counted
     # Each key makes one unordered pair of requests.
     assert pairs == pytest.approx(60_000, rel=0.15)
 
 
-def arm_of(failing: np.ndarray, visits: int) -> VariantStats:
-    """An arm of as many keys, each of which comes ``visits`` times and always fails or never."""
+def constant_keys(failing: np.ndarray, visits: int) -> VariantStats:
+    """Stats of a variant whose keys each return ``visits`` times, and fail always or never."""
     keys = KeyCounter()
     keys.add("challenger", [(str(i), bool(fails)) for i, fails in enumerate(failing) for _ in range(visits)])
     failures = int(failing.sum()) * visits
@@ -149,18 +149,18 @@ def arm_of(failing: np.ndarray, visits: int) -> VariantStats:
     )
 
 
-def test_the_design_effect_of_keys_that_always_end_alike_is_the_number_of_visits() -> None:
+def test_design_effect_of_constant_keys_is_the_number_of_visits() -> None:
     failing = np.random.default_rng(0).random(2_000) < 0.3
-    assert arm_of(failing, 1).design_effect == pytest.approx(1.0)
-    assert arm_of(failing, 20).design_effect == pytest.approx(20.0, rel=1e-6)
-    assert arm_of(np.zeros(50, bool), 20).design_effect == pytest.approx(20.0)
+    assert constant_keys(failing, 1).design_effect == pytest.approx(1.0)
+    assert constant_keys(failing, 20).design_effect == pytest.approx(20.0, rel=1e-6)
+    assert constant_keys(np.zeros(50, bool), 20).design_effect == pytest.approx(20.0)
 
 
-def test_users_whose_requests_all_fail_are_counted_as_users() -> None:
+def test_check_error_rate_with_constant_keys_keeps_alpha() -> None:
     chance, aborts, advances = np.random.default_rng(1), 0, 0
     for _ in range(ROLLOUTS):
         failing = chance.random(300) < POLICY.max_error_rate
-        seen = [arm_of(failing[:n], 10) for n in range(50, 301, 50)]
+        seen = [constant_keys(failing[:n], 10) for n in range(50, 301, 50)]
         answers = [
             check_error_rate(RolloutEvidence(by_share={0.5: ComparisonEvidence(challenger=arm)}), POLICY)
             for arm in seen
@@ -171,33 +171,33 @@ def test_users_whose_requests_all_fail_are_counted_as_users() -> None:
     assert advances <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.alpha)
 
 
-def looks_at(failing: np.ndarray, a_moment: int) -> list[str]:
-    """The result for a challenger's errors at a look after each moment; ``failing`` has a flag for each request."""
-    moments, said = KeyCounter(), []
-    for at in range(0, len(failing), a_moment):
-        moments.add("challenger", [(str(at), bool(fails)) for fails in failing[at : at + a_moment]])
-        seen, failures = at + a_moment, int(failing[: at + a_moment].sum())
+def regressions(failing: np.ndarray, batch: int) -> list[str]:
+    """Regressions reported after each batch of requests that arrive together; ``failing`` by request, in order."""
+    clusters, results = KeyCounter(), []
+    for at in range(0, len(failing), batch):
+        clusters.add("challenger", [(str(at), bool(fails)) for fails in failing[at : at + batch]])
+        seen, failures = at + batch, int(failing[: at + batch].sum())
         arm = VariantStats(
-            requests=seen, errors=failures, failures=failures, time_clusters=moments.cluster_stats("challenger")
+            requests=seen, errors=failures, failures=failures, time_clusters=clusters.cluster_stats("challenger")
         )
-        said.append(
+        results.append(
             check_error_rate(RolloutEvidence(by_share={0.5: ComparisonEvidence(challenger=arm)}), POLICY).regression
         )
-    return said
+    return results
 
 
-def test_a_stall_is_one_event_however_many_requests_it_fails() -> None:
+def test_check_error_rate_during_a_stall_reports_no_regression() -> None:
     failing = np.random.default_rng(2).random(4_000) < 0.002
     for stall in (slice(0, 40), slice(15, 45), slice(2_000, 2_060)):
         stalled = failing.copy()
         stalled[stall] = True
-        assert looks_at(stalled, 40) == [""] * 100
+        assert regressions(stalled, 40) == [""] * 100
     stalled = failing[:400].copy()
     stalled[:30] = True
-    assert any(looks_at(stalled, 1)), "were they independent, it would be harm"
+    assert any(regressions(stalled, 1)), "independent failures would be a regression"
 
 
 @pytest.mark.parametrize(("rate", "moments"), [(1.0, 3), (0.5, 4), (0.1, 20)])
-def test_a_challenger_that_fails_all_the_time_is_aborted_within_some_moments(rate: float, moments: int) -> None:
+def test_check_error_rate_of_persistent_failures_reports_a_regression_soon(rate: float, moments: int) -> None:
     failing = np.random.default_rng(3).random(40 * moments) < rate
-    assert any(looks_at(failing, 40))
+    assert any(regressions(failing, 40))

@@ -1,4 +1,4 @@
-"""Sequential tests on counts: wrong at most with probability alpha over all looks, and powerful enough to be useful."""
+"""Sequential tests on counts: wrong with probability at most alpha at all times, and with enough power."""
 
 import math
 
@@ -23,11 +23,11 @@ def at_most(bound: float, runs: int = RUNS) -> int:
     return int(stats.binom.ppf(0.999, runs, bound))
 
 
-def dealt(champion: int, challenger: int, share: float) -> ComparisonEvidence:
+def key_counts(champion: int, challenger: int, share: float) -> ComparisonEvidence:
     return ComparisonEvidence(champion=VariantStats(keys=champion), challenger=VariantStats(keys=challenger))
 
 
-def test_a_sound_split_is_seldom_called_broken_though_it_is_looked_at_often() -> None:
+def test_log_e_split_of_a_sound_split_keeps_alpha() -> None:
     chance = np.random.default_rng(0)
     alarms = 0
     for _ in range(RUNS):
@@ -37,13 +37,13 @@ def test_a_sound_split_is_seldom_called_broken_though_it_is_looked_at_often() ->
             for keys in range(200, 2_001, 200):
                 before = by_share.get(share, ComparisonEvidence()).challenger.keys
                 challenger = before + int(chance.binomial(200, share))
-                by_share[share] = dealt(keys - challenger, challenger, share)
+                by_share[share] = key_counts(keys - challenger, challenger, share)
                 alarm = alarm or log_e_split(RolloutEvidence(by_share=by_share), STEPS) >= THRESHOLD
         alarms += alarm
     assert alarms <= at_most(ALPHA)
 
 
-def test_each_step_alone_keeps_its_bound_at_every_key() -> None:
+def test_log_e_multinomial_of_a_sound_split_keeps_alpha() -> None:
     chance = np.random.default_rng(1)
     challenger = (chance.random((RUNS, 1_000)) < 0.25).cumsum(axis=1)
     shares, alarms = np.array([0.75, 0.25]), 0
@@ -57,24 +57,24 @@ def test_each_step_alone_keeps_its_bound_at_every_key() -> None:
 
 
 @pytest.mark.parametrize(("share", "real", "keys"), [(0.05, 0.03, 5_000), (0.25, 0.2, 4_000), (0.5, 0.46, 6_000)])
-def test_a_broken_split_is_found(share: float, real: float, keys: int) -> None:
+def test_log_e_split_of_a_broken_split_exceeds_the_threshold(share: float, real: float, keys: int) -> None:
     chance = np.random.default_rng(2)
-    found = 0
+    detections = 0
     for _ in range(200):
         challenger = int(chance.binomial(keys, real))
-        evidence = RolloutEvidence(by_share={share: dealt(keys - challenger, challenger, share)})
-        found += log_e_split(evidence, STEPS) >= THRESHOLD
-    assert found >= 180
+        evidence = RolloutEvidence(by_share={share: key_counts(keys - challenger, challenger, share)})
+        detections += log_e_split(evidence, STEPS) >= THRESHOLD
+    assert detections >= 180
 
 
-def test_one_key_to_the_champion_breaks_a_full_share() -> None:
-    assert log_e_split(RolloutEvidence(by_share={1.0: dealt(1, 1_000, 1.0)}), STEPS) == math.inf
-    assert log_e_split(RolloutEvidence(by_share={1.0: dealt(0, 1_000, 1.0)}), STEPS) <= 0.0
-    assert keys_by_share(RolloutEvidence(by_share={1.0: dealt(1, 9, 1.0)})) == {1.0: (1, 9)}
+def test_log_e_split_at_full_share_with_a_champion_key_is_infinite() -> None:
+    assert log_e_split(RolloutEvidence(by_share={1.0: key_counts(1, 1_000, 1.0)}), STEPS) == math.inf
+    assert log_e_split(RolloutEvidence(by_share={1.0: key_counts(0, 1_000, 1.0)}), STEPS) <= 0.0
+    assert keys_by_share(RolloutEvidence(by_share={1.0: key_counts(1, 9, 1.0)})) == {1.0: (1, 9)}
 
 
 @given(st.lists(st.integers(0, 500), min_size=2, max_size=4), st.integers(0, 100))
-def test_the_dirichlet_mixture_is_a_mean_over_what_may_come_next(counts: list[int], seed: int) -> None:
+def test_log_e_multinomial_is_a_martingale(counts: list[int], seed: int) -> None:
     # One more key, dealt by the shares: the expected e-value is today's. That is what makes it an e-process.
     shares = np.random.default_rng(seed).dirichlet(np.ones(len(counts)) * 5.0)
     now = log_e_multinomial(np.array(counts), shares, CONCENTRATION)
@@ -83,7 +83,7 @@ def test_the_dirichlet_mixture_is_a_mean_over_what_may_come_next(counts: list[in
 
 
 @given(st.dictionaries(st.sampled_from(STEPS[:-1]), st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1))
-def test_an_error_more_is_a_fair_bet_when_rates_are_at_the_margin(errors: dict[float, tuple[int, int]]) -> None:
+def test_log_e_rate_ratio_at_the_margin_is_a_martingale(errors: dict[float, tuple[int, int]]) -> None:
     margin, now = 0.5, log_e_rate_ratio(errors, 0.5)
     for share, (champion, challenger) in errors.items():
         odds = (1.0 + margin) * share / (1.0 - share)
@@ -92,7 +92,7 @@ def test_an_error_more_is_a_fair_bet_when_rates_are_at_the_margin(errors: dict[f
         assert (expected[0] + odds * expected[1]) / (1.0 + odds) == pytest.approx(1.0, rel=1e-9)
 
 
-def test_equal_error_rates_are_seldom_told_apart_though_rates_change_with_time() -> None:
+def test_log_e_rate_ratio_of_equal_varying_rates_keeps_alpha() -> None:
     chance = np.random.default_rng(3)
     alarms = 0
     for _ in range(RUNS):
@@ -110,17 +110,17 @@ def test_equal_error_rates_are_seldom_told_apart_though_rates_change_with_time()
     assert alarms <= at_most(ALPHA)
 
 
-def test_twice_the_errors_are_found_soon() -> None:
+def test_log_e_rate_ratio_of_doubled_errors_exceeds_the_threshold() -> None:
     chance = np.random.default_rng(4)
-    found = 0
+    detections = 0
     for _ in range(200):
         champion, challenger = int(chance.binomial(5_000, 0.01)), int(chance.binomial(5_000, 0.025))
-        found += log_e_rate_ratio({0.5: (champion, challenger)}, 0.0) >= THRESHOLD
-    assert found >= 180
+        detections += log_e_rate_ratio({0.5: (champion, challenger)}, 0.0) >= THRESHOLD
+    assert detections >= 180
 
 
 @given(st.lists(st.integers(0, 200), min_size=3, max_size=3), st.floats(0.0, 0.5))
-def test_betting_on_a_mean_of_nought_wins_nothing_on_average(counts: list[int], margin: float) -> None:
+def test_log_wealth_at_mean_zero_is_a_martingale(counts: list[int], margin: float) -> None:
     values = np.array([-1.0, 0.0, 1.0 + margin])
     # Probabilities under which the mean is 0.
     chances = np.array([1.0 + margin, 1.0, 1.0]) / (3.0 + margin)
@@ -129,6 +129,6 @@ def test_betting_on_a_mean_of_nought_wins_nothing_on_average(counts: list[int], 
     assert float(chances @ np.exp(np.array(after) - now)) == pytest.approx(1.0, rel=1e-9)
 
 
-def test_betting_finds_a_mean_above_nought() -> None:
+def test_log_wealth_above_mean_zero_exceeds_the_threshold() -> None:
     assert log_wealth([(1.0, 130.0), (-1.0, 70.0)]) >= THRESHOLD
     assert log_wealth([(1.0, 100.0), (-1.0, 100.0)]) < 0.0

@@ -1,4 +1,4 @@
-"""The judge keeps its error rates however often it looks, and finds what is plainly worse."""
+"""Verdicts keep their error probabilities at all times, and find challengers that are worse."""
 
 import math
 
@@ -37,7 +37,7 @@ def evidence(paired: PairedMoments, requests: int, errors: int = 0, champion_err
     return RolloutEvidence(by_share={0.5: ComparisonEvidence(champion=champion, challenger=challenger, paired=paired)})
 
 
-def simulated(chance: np.random.Generator, rows: int, harm: float, metric: Metric) -> np.ndarray:
+def simulate_costs(chance: np.random.Generator, rows: int, harm: float, metric: Metric) -> np.ndarray:
     """Costs of the champion's and the challenger's predictions, [2, rows]."""
     truth = chance.normal(-1.0, 1.0, rows)
     labels = (chance.random(rows) < 1.0 / (1.0 + np.exp(-truth))).astype(float)
@@ -46,13 +46,13 @@ def simulated(chance: np.random.Generator, rows: int, harm: float, metric: Metri
 
 
 def rollout(seed: int, harm: float, error_rate: float, policy: RolloutPolicy) -> tuple[str, int]:
-    """Verdict of a simulated rollout that is looked at after each batch, and the rows it took.
+    """Verdict of a simulated rollout that is judged after each batch, and the rows it took.
 
-    ``harm`` is the spread of noise that the challenger adds, in logits, to what the champion knows. Both fail requests,
-    of their own, at ``error_rate``.
+    ``harm`` is the spread of noise that the challenger adds to the champion's logits. Both fail requests, each of its
+    own, at ``error_rate``.
     """
     chance, rows = np.random.default_rng(seed), LOOKS * BATCH
-    champion, challenger = simulated(chance, rows, harm, policy.metric)
+    champion, challenger = simulate_costs(chance, rows, harm, policy.metric)
     failures = (chance.random((2, rows)) < error_rate).cumsum(axis=1)
     paired = PairedMoments()
     for end in range(BATCH, rows + 1, BATCH):
@@ -70,18 +70,20 @@ def verdicts(harm: float, error_rate: float, policy: RolloutPolicy, rollouts: in
 
 
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
-def test_equal_variants_at_the_limits_are_seldom_aborted_though_every_batch_is_looked_at(metric: Metric) -> None:
+def test_judge_of_equal_variants_after_every_batch_keeps_alpha(metric: Metric) -> None:
     at_the_limit = POLICY.model_copy(update={"margin": 0.0, "error_margin": 0.0, "metric": metric})
     outcomes = verdicts(harm=0.0, error_rate=POLICY.max_error_rate, policy=at_the_limit)
-    # Three tests can abort here: there are no latencies, and nothing of the split.
+    # Three tests can abort here: there are no latencies and no key counts.
     assert outcomes.count("abort") <= at_most(3.0 * POLICY.test_alpha, ROLLOUTS)
     assert outcomes.count("advance") <= at_most(POLICY.alpha, ROLLOUTS)
 
 
-def test_a_test_for_a_fixed_horizon_does_not_keep_its_alpha_when_it_peeks() -> None:
+def test_fixed_horizon_test_after_every_batch_exceeds_alpha() -> None:
     looks = np.arange(BATCH, LOOKS * BATCH + 1, BATCH)
-    drawn = np.array([simulated(np.random.default_rng(seed), LOOKS * BATCH, 0.0, "loss") for seed in range(ROLLOUTS)])
-    difference = drawn[:, 1] - drawn[:, 0]
+    costs = np.array(
+        [simulate_costs(np.random.default_rng(seed), LOOKS * BATCH, 0.0, "loss") for seed in range(ROLLOUTS)]
+    )
+    difference = costs[:, 1] - costs[:, 0]
     mean, square = (np.cumsum(d, axis=1)[:, looks - 1] / looks for d in (difference, difference**2))
     beyond = mean / np.sqrt((square - mean**2) / (looks - 1)) > stats.t.ppf(1.0 - POLICY.alpha, looks - 1)
     assert beyond[:, -1].sum() <= at_most(POLICY.alpha, ROLLOUTS)
@@ -89,7 +91,7 @@ def test_a_test_for_a_fixed_horizon_does_not_keep_its_alpha_when_it_peeks() -> N
 
 
 @pytest.mark.parametrize(("metric", "margin"), [("loss", 0.05), ("accuracy", 0.3)])
-def test_equal_variants_are_advanced_within_the_margin(metric: Metric, margin: float) -> None:
+def test_judge_of_equal_variants_advances_within_the_margin(metric: Metric, margin: float) -> None:
     policy = POLICY.model_copy(update={"metric": metric, "margin": margin})
     outcomes = verdicts(harm=0.0, error_rate=0.0, policy=policy, rollouts=100)
     assert outcomes.count("advance") >= 90
@@ -98,34 +100,34 @@ def test_equal_variants_are_advanced_within_the_margin(metric: Metric, margin: f
 
 
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
-def test_one_just_at_the_margin_is_seldom_advanced(metric: Metric) -> None:
-    costs = simulated(np.random.default_rng(10**6), 10**6, 1.0, metric)
+def test_compare_quality_at_the_margin_keeps_alpha(metric: Metric) -> None:
+    costs = simulate_costs(np.random.default_rng(10**6), 10**6, 1.0, metric)
     margin = float(costs[1].mean() / costs[0].mean() - 1.0)
     policy = POLICY.model_copy(update={"metric": metric, "margin": margin})
     advanced = 0
     for seed in range(ROLLOUTS):
-        costs, paired = simulated(np.random.default_rng(seed), LOOKS * BATCH, 1.0, metric), PairedMoments()
+        costs, paired = simulate_costs(np.random.default_rng(seed), LOOKS * BATCH, 1.0, metric), PairedMoments()
         for end in range(BATCH, LOOKS * BATCH + 1, BATCH):
             paired += PairedMoments.from_losses(*costs[:, end - BATCH : end])
-            # What would advance it is asked apart from harm, which is true here.
+            # Apart from the test for a regression, which is one here.
             if not compare_quality(evidence(paired, end), policy).missing_evidence:
                 advanced += 1
                 break
     assert advanced <= at_most(policy.alpha, ROLLOUTS)
 
 
-def test_a_plainly_worse_challenger_is_aborted_soon() -> None:
+def test_judge_of_a_worse_challenger_aborts_soon() -> None:
     outcomes = [rollout(seed, 2.0, 0.0, POLICY) for seed in range(100)]
     assert all(kind == "abort" for kind, _ in outcomes)
     assert np.median([rows for _, rows in outcomes]) <= 200
 
 
-def test_a_challenger_that_fails_requests_is_aborted_soon() -> None:
+def test_judge_of_a_failing_challenger_aborts_soon() -> None:
     outcomes = [rollout(seed, 0.0, 0.2, POLICY) for seed in range(100)]
     assert all(kind == "abort" for kind, _ in outcomes)
 
 
-def test_one_that_fails_at_the_limit_is_seldom_aborted_over_a_long_rollout() -> None:
+def test_log_e_above_at_the_error_limit_keeps_alpha() -> None:
     chance = np.random.default_rng(0)
     failures = chance.random((ROLLOUTS, 3_000)) < POLICY.max_error_rate
     counts = failures.cumsum(axis=1)
@@ -135,17 +137,17 @@ def test_one_that_fails_at_the_limit_is_seldom_aborted_over_a_long_rollout() -> 
     assert sum(aborted) <= at_most(POLICY.test_alpha, ROLLOUTS)
 
 
-def test_a_challenger_that_grew_too_far_is_aborted_without_any_request() -> None:
+def test_judge_with_memory_growth_beyond_the_limit_aborts_without_requests() -> None:
     most = POLICY.max_growth_mib
     assert judge(RolloutEvidence(memory_growth_mib=most), 0.5, 0.0, POLICY).kind == "hold"
     verdict = judge(RolloutEvidence(memory_growth_mib=most + 1.0), 0.5, 0.0, POLICY)
     assert (verdict.kind, verdict.figures["challenger_grown_mib"]) == ("abort", 1025.0)
     assert verdict.reason == "the challenger's memory grew by 1025 MiB since it was loaded, 1024 MiB are allowed"
-    anything = POLICY.model_copy(update={"max_growth_mib": None})
-    assert judge(RolloutEvidence(memory_growth_mib=1e6), 0.5, 0.0, anything).kind == "hold"
+    unlimited = POLICY.model_copy(update={"max_growth_mib": None})
+    assert judge(RolloutEvidence(memory_growth_mib=1e6), 0.5, 0.0, unlimited).kind == "hold"
 
 
-def test_without_data_the_policy_decides_and_only_past_the_deadline() -> None:
+def test_judge_without_data_follows_the_policy_after_the_deadline() -> None:
     for share in POLICY.steps:
         assert judge(RolloutEvidence(), share, 0.0, POLICY).kind == "hold"
         for default in ("hold", "abort", "advance"):
@@ -155,35 +157,35 @@ def test_without_data_the_policy_decides_and_only_past_the_deadline() -> None:
     assert judge(RolloutEvidence(), 0.5, 1e9, POLICY).kind == "abort"
 
 
-def test_an_advance_by_default_needs_the_counts_or_a_policy_for_no_data() -> None:
+def test_judge_below_the_counts_does_not_advance_by_default() -> None:
     policy = POLICY.model_copy(update={"on_undecided": "advance", "no_data": "hold"})
     few = evidence(PairedMoments.from_losses(np.ones(49), np.ones(49)), 10**4)
     assert judge(few, 0.5, 1e9, policy).kind == "hold"
 
 
-def test_requests_without_labels_never_advance() -> None:
+def test_judge_without_labels_holds() -> None:
     assert judge(evidence(PairedMoments(), 10**6), 0.5, 0.0, POLICY).kind == "hold"
 
 
-def test_each_step_needs_its_own_counts() -> None:
+def test_judge_at_a_new_step_requires_its_own_counts() -> None:
     chance = np.random.default_rng(1)
     loss = chance.exponential(0.5, 5_000)
     seen = evidence(PairedMoments.from_losses(loss, loss), 5_000)
     assert judge(seen, 0.5, 0.0, POLICY).kind == "advance"
-    held = judge(seen, 1.0, 0.0, POLICY)
-    assert held.kind == "hold"
-    assert "0 of 50 requests" in held.reason
+    verdict = judge(seen, 1.0, 0.0, POLICY)
+    assert verdict.kind == "hold"
+    assert "0 of 50 requests" in verdict.reason
 
 
-def test_each_variant_needs_its_requests_while_both_get_some() -> None:
+def test_judge_requires_requests_of_each_variant_that_gets_any() -> None:
     loss = np.random.default_rng(1).exponential(0.5, 5_000)
     alone = ComparisonEvidence(challenger=VariantStats(requests=5_000), paired=PairedMoments.from_losses(loss, loss))
-    held = judge(RolloutEvidence(by_share={0.5: alone}), 0.5, 0.0, POLICY)
-    assert (held.kind, "0 of 50 requests to the champion" in held.reason) == ("hold", True)
+    verdict = judge(RolloutEvidence(by_share={0.5: alone}), 0.5, 0.0, POLICY)
+    assert (verdict.kind, "0 of 50 requests to the champion" in verdict.reason) == ("hold", True)
     assert judge(RolloutEvidence(by_share={1.0: alone}), 1.0, 0.0, POLICY).kind == "advance"
 
 
-def test_undecided_past_the_deadline_is_settled_by_policy() -> None:
+def test_judge_undecided_at_the_deadline_follows_the_policy() -> None:
     chance = np.random.default_rng(2)
     seen = evidence(PairedMoments.from_losses(chance.exponential(0.5, 60), chance.exponential(0.5, 60)), 60)
     for default in ("hold", "abort", "advance"):
@@ -194,14 +196,14 @@ def test_undecided_past_the_deadline_is_settled_by_policy() -> None:
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.floats(0.001, 0.4))
-def test_more_failures_never_look_better(errors: int, more: int, limit: float) -> None:
+def test_log_e_with_more_failures_is_monotonic(errors: int, more: int, limit: float) -> None:
     requests = 700
     assert log_e_above(errors + more, requests, limit) >= log_e_above(errors, requests, limit) - 1e-9
     assert log_e_below(errors + more, requests, limit) <= log_e_below(errors, requests, limit) + 1e-9
 
 
 @given(st.floats(0.0, 5.0), st.floats(0.0, 5.0), st.integers(0, 20))
-def test_a_larger_loss_never_gives_a_better_verdict(a: float, b: float, seed: int) -> None:
+def test_judge_with_a_larger_loss_gives_no_better_verdict(a: float, b: float, seed: int) -> None:
     order = {"advance": 0, "hold": 1, "abort": 2}
     chance = np.random.default_rng(seed)
     champion, noise = chance.exponential(0.5, 400), chance.normal(0.0, 0.3, 400)
@@ -213,7 +215,7 @@ def test_a_larger_loss_never_gives_a_better_verdict(a: float, b: float, seed: in
 
 
 @given(st.integers(2, 10**6), st.floats(1e-6, 0.4), st.floats(1e-6, 0.4))
-def test_bounds_enclose_the_mean_and_widen_with_certainty(n: int, a: float, b: float) -> None:
+def test_bounds_contain_the_mean_and_widen_as_alpha_shrinks(n: int, a: float, b: float) -> None:
     moments = Moments(n=n, mean=1.0, m2=float(n))
     strict, loose = min(a, b), max(a, b)
     assert lower_bound(moments, strict, 100) <= lower_bound(moments, loose, 100) < 1.0
@@ -221,7 +223,7 @@ def test_bounds_enclose_the_mean_and_widen_with_certainty(n: int, a: float, b: f
 
 
 @given(st.lists(st.tuples(st.floats(0, 14), st.floats(0, 14)), max_size=40), st.integers(0, 40), st.floats(0, 1))
-def test_paired_losses_merge_and_give_the_excess(rows: list[tuple[float, float]], cut: int, margin: float) -> None:
+def test_paired_moments_merged_give_the_excess(rows: list[tuple[float, float]], cut: int, margin: float) -> None:
     array = np.array(rows).reshape(-1, 2)
     merged = PairedMoments.from_losses(*array[:cut].T) + PairedMoments.from_losses(*array[cut:].T)
     excess, direct = merged.excess(margin), Moments.from_values(array[:, 1] - (1.0 + margin) * array[:, 0])
@@ -230,7 +232,7 @@ def test_paired_losses_merge_and_give_the_excess(rows: list[tuple[float, float]]
     assert excess.m2 == pytest.approx(direct.m2, rel=1e-6, abs=1e-6)
 
 
-def test_losses_by_task() -> None:
+def test_row_loss_follows_task_and_metric() -> None:
     half = math.log(2.0)
     assert row_loss(BINARY, np.array([0.5, 0.5]), np.array([0.0, 1.0])) == pytest.approx([half, half])
     assert row_loss(BINARY, np.array([0.0]), np.array([1.0])) == pytest.approx([-math.log(1e-6)])
@@ -244,19 +246,19 @@ def test_losses_by_task() -> None:
 
 
 @given(st.floats(0.01, 0.3))
-def test_a_few_requests_without_errors_do_not_show_a_low_error_rate(limit: float) -> None:
+def test_log_e_below_requires_enough_requests_without_errors(limit: float) -> None:
     assert (
         log_e_below(0, int(2.0 / limit), limit) < math.log(1.0 / POLICY.alpha) < log_e_below(0, int(6.0 / limit), limit)
     )
 
 
-def test_alpha_is_shared_by_the_tests_that_are_asked_for() -> None:
+def test_test_alpha_divides_alpha_among_the_tests_in_use() -> None:
     assert POLICY.test_alpha == pytest.approx(POLICY.alpha / 5.0)
     fewer = POLICY.model_copy(update={"error_margin": None, "latency_quantile": None})
     assert fewer.test_alpha == pytest.approx(POLICY.alpha / 3.0)
 
 
-def test_one_that_fails_more_often_than_the_champion_is_aborted_below_the_limit() -> None:
+def test_judge_of_a_higher_error_rate_aborts_below_the_limit() -> None:
     chance = np.random.default_rng(3)
     loss = chance.exponential(0.5, 1_000)
     policy = POLICY.model_copy(update={"max_error_rate": 0.1})
@@ -267,7 +269,7 @@ def test_one_that_fails_more_often_than_the_champion_is_aborted_below_the_limit(
     assert judge(seen, 0.5, 0.0, policy.model_copy(update={"error_margin": None})).kind == "hold"
 
 
-def test_what_is_shown_to_be_below_the_limit_may_fail_more_often() -> None:
+def test_judge_with_errors_shown_below_the_limit_advances() -> None:
     chance = np.random.default_rng(3)
     loss = chance.exponential(0.5, 10_000)
     seen = evidence(PairedMoments.from_losses(loss, loss), 10_000, errors=60)
@@ -283,34 +285,34 @@ def with_latency(champion_ms: float, challenger_ms: float, batches: int) -> Roll
     return RolloutEvidence(by_share={0.5: step})
 
 
-def test_a_slower_challenger_is_aborted_and_trifles_are_silent() -> None:
+def test_judge_of_a_slower_challenger_aborts_beyond_the_floor() -> None:
     slow = judge(with_latency(20.0, 80.0, 2_000), 0.5, 0.0, POLICY)
     assert slow.kind == "abort"
     assert "slower" in slow.reason
     assert judge(with_latency(0.5, 2.0, 2_000), 0.5, 0.0, POLICY).kind == "advance"
-    unasked = POLICY.model_copy(update={"latency_quantile": None})
-    assert judge(with_latency(20.0, 80.0, 2_000), 0.5, 0.0, unasked).kind == "advance"
+    not_compared = POLICY.model_copy(update={"latency_quantile": None})
+    assert judge(with_latency(20.0, 80.0, 2_000), 0.5, 0.0, not_compared).kind == "advance"
 
 
-def test_latency_holds_an_advance_only_where_the_policy_says_so() -> None:
+def test_judge_with_latency_to_advance_requires_latency_evidence() -> None:
     strict = POLICY.model_copy(update={"latency_to_advance": True})
     for batches, kind in ((10, "hold"), (2_000, "advance")):
         assert judge(with_latency(20.0, 20.0, batches), 0.5, 0.0, strict).kind == kind
         assert judge(with_latency(20.0, 20.0, batches), 0.5, 0.0, POLICY).kind == "advance"
 
 
-def test_a_broken_split_holds_what_would_advance() -> None:
+def test_judge_with_a_broken_split_holds() -> None:
     chance = np.random.default_rng(6)
     loss = chance.exponential(0.5, 5_000)
 
-    def dealt(champion: int, challenger: int) -> RolloutEvidence:
+    def key_counts(champion: int, challenger: int) -> RolloutEvidence:
         arms = [VariantStats(requests=keys, keys=keys) for keys in (champion, challenger)]
         step = ComparisonEvidence(champion=arms[0], challenger=arms[1], paired=PairedMoments.from_losses(loss, loss))
         return RolloutEvidence(by_share={0.5: step})
 
-    assert judge(dealt(5_000, 5_000), 0.5, 0.0, POLICY).kind == "advance"
-    verdict = judge(dealt(6_000, 5_000), 0.5, 0.0, POLICY)
+    assert judge(key_counts(5_000, 5_000), 0.5, 0.0, POLICY).kind == "advance"
+    verdict = judge(key_counts(6_000, 5_000), 0.5, 0.0, POLICY)
     assert (verdict.kind, verdict.remark) == ("hold", "broken split")
     assert "5000 of 11000 keys at 50%" in verdict.reason
     lenient = POLICY.model_copy(update={"on_undecided": "advance"})
-    assert judge(dealt(6_000, 5_000), 0.5, 1e9, lenient).kind == "hold"
+    assert judge(key_counts(6_000, 5_000), 0.5, 1e9, lenient).kind == "hold"

@@ -1,4 +1,4 @@
-"""Several challengers in one rollout: each is judged by itself, dropped alone, and at the end one is chosen."""
+"""Several challengers in one rollout: a verdict on each, drops one by one, and the choice of the best."""
 
 import math
 
@@ -35,21 +35,23 @@ from tests.factories.errors import raises
 
 POLICY = RolloutPolicy(steps=(0.1, 0.5, 1.0))
 GATED = POLICY.model_copy(update={"gates": (0.5,), "bake_s": 5.0})
-ENTRANTS = ("2", "3", "4")
+INITIAL_CHALLENGERS = ("2", "3", "4")
 kinds = st.sampled_from(["advance", "hold", "abort"])
-orders = st.tuples(st.sampled_from(["pause", "resume", "abort", "promote"]), st.sampled_from(["", *ENTRANTS]))
+orders = st.tuples(
+    st.sampled_from(["pause", "resume", "abort", "promote"]), st.sampled_from(["", *INITIAL_CHALLENGERS])
+)
 histories = st.lists(st.one_of(st.tuples(kinds, kinds, kinds), orders), max_size=12)
 
 
-def started(policy: RolloutPolicy = POLICY, entrants: tuple[str, ...] = ENTRANTS) -> RolloutState:
-    return begin("r1", "trips", "1", entrants, policy, 100.0)
+def begin_rollout(policy: RolloutPolicy = POLICY, versions: tuple[str, ...] = INITIAL_CHALLENGERS) -> RolloutState:
+    return begin("r1", "trips", "1", versions, policy, 100.0)
 
 
-def said(*kinds: str) -> dict[str, Verdict]:
-    """A verdict on each entrant."""
-    told = zip(ENTRANTS, kinds, strict=True)
+def verdicts_of(*kinds: str) -> dict[str, Verdict]:
+    """A verdict on each challenger."""
+    pairs = zip(INITIAL_CHALLENGERS, kinds, strict=True)
     return {
-        v: Verdict.model_validate({"kind": kind, "reason": f"{kind} it", "figures": {"x": 1.0}}) for v, kind in told
+        v: Verdict.model_validate({"kind": kind, "reason": f"{kind} it", "figures": {"x": 1.0}}) for v, kind in pairs
     }
 
 
@@ -68,43 +70,43 @@ CLOSE = evidence(v2=0.0, v3=-0.001, v4=0.01)
 
 
 def step(state: RolloutState, *kinds: str, now: float = 101.0) -> tuple[RolloutState, Decision]:
-    return apply_decision(state, decide(state, said(*kinds), CLOSE), now)
+    return apply_decision(state, decide(state, verdicts_of(*kinds), CLOSE), now)
 
 
-def test_all_advance_together_and_one_that_is_undecided_holds_them() -> None:
-    state = started()
+def test_decide_with_one_undecided_challenger_holds_all() -> None:
+    state = begin_rollout()
     assert (state.share, state.parts) == (0.1 / 3, 3)
-    held, decision = step(state, "advance", "hold", "advance")
-    assert (held.share, decision.action) == (state.share, "hold")
+    after, decision = step(state, "advance", "hold", "advance")
+    assert (after.share, decision.action) == (state.share, "hold")
     assert decision.reason == "v2: advance it; v3: hold it; v4: advance it"
     state, decision = step(state, "advance", "advance", "advance")
-    assert (decision.action, decision.share, decision.challengers) == ("advance", 0.5 / 3, ENTRANTS)
+    assert (decision.action, decision.share, decision.challengers) == ("advance", 0.5 / 3, INITIAL_CHALLENGERS)
 
 
-def test_a_worse_one_is_dropped_alone_and_its_share_is_the_champions() -> None:
-    state, decision = step(started(), "advance", "abort", "hold", now=150.0)
+def test_decide_with_one_worse_challenger_drops_it_alone() -> None:
+    state, decision = step(begin_rollout(), "advance", "abort", "hold", now=150.0)
     assert (decision.action, decision.challengers, decision.reason) == ("drop", ("3",), "v3: abort it")
     assert (state.challengers, state.share, state.since, state.active) == (("2", "4"), 0.1 / 3, 150.0, True)
-    assert state.starts == (started().starts[0], started().starts[2])
+    assert state.starts == (begin_rollout().starts[0], begin_rollout().starts[2])
     assert decision.evidence == {"v3_x": 1.0}
 
 
-def test_when_all_are_worse_the_rollout_is_aborted() -> None:
-    state, decision = step(started(), "abort", "abort", "abort")
+def test_decide_with_all_challengers_worse_aborts() -> None:
+    state, decision = step(begin_rollout(), "abort", "abort", "abort")
     assert (state.status, decision.action) == ("aborted", "abort")
-    one_left = apply_command(apply_command(started(), "abort", "", 101.0, "2")[0], "abort", "", 101.0, "3")[0]
+    one_left = apply_command(apply_command(begin_rollout(), "abort", "", 101.0, "2")[0], "abort", "", 101.0, "3")[0]
     assert (one_left.challengers, one_left.status) == (("4",), "running")
     state, decision = step(one_left, "hold", "hold", "abort")
     assert (state.status, decision.action, decision.challengers) == ("aborted", "abort", ("4",))
 
 
-def test_at_the_last_step_below_one_the_best_is_chosen_then_it_has_a_step_of_its_own() -> None:
-    state, seen = started(), []
+def test_decide_at_the_last_step_below_one_chooses_the_best() -> None:
+    state, steps = begin_rollout(), []
     while state.active:
         state, decision = step(state, "advance", "advance", "advance")
-        seen.append((decision.action, decision.share, decision.challengers))
-    assert seen == [
-        ("advance", 0.5 / 3, ENTRANTS),
+        steps.append((decision.action, decision.share, decision.challengers))
+    assert steps == [
+        ("advance", 0.5 / 3, INITIAL_CHALLENGERS),
         ("advance", 0.5, ("3",)),
         ("advance", 1.0, ("3",)),
         ("promote", 0.0, ("3",)),
@@ -112,54 +114,54 @@ def test_at_the_last_step_below_one_the_best_is_chosen_then_it_has_a_step_of_its
     assert (state.status, state.challengers) == ("promoted", ("3",))
 
 
-def test_who_is_left_alone_keeps_its_share_until_it_advances() -> None:
-    state = apply_command(apply_command(started(), "abort", "", 101.0, "2")[0], "abort", "", 101.0, "3")[0]
+def test_single_remaining_challenger_keeps_its_share_until_it_advances() -> None:
+    state = apply_command(apply_command(begin_rollout(), "abort", "", 101.0, "2")[0], "abort", "", 101.0, "3")[0]
     assert (state.share, state.parts) == (0.1 / 3, 3)
-    seen = []
+    steps = []
     while state.active:
         state, decision = step(state, "hold", "hold", "advance")
-        seen.append((decision.action, decision.share))
-    assert seen == [("advance", 0.1), ("advance", 0.5), ("advance", 1.0), ("promote", 0.0)]
+        steps.append((decision.action, decision.share))
+    assert steps == [("advance", 0.1), ("advance", 0.5), ("advance", 1.0), ("promote", 0.0)]
 
 
-def test_a_choice_says_by_how_much_and_whether_that_is_more_than_chance() -> None:
-    state = started().model_copy(update={"step": 1})
-    near = decide(state, said("advance", "advance", "advance"), CLOSE)
+def test_choice_reports_the_difference_and_its_significance() -> None:
+    state = begin_rollout().model_copy(update={"step": 1})
+    near = decide(state, verdicts_of("advance", "advance", "advance"), CLOSE)
     assert near.versions == ("3",)
     assert near.figures["best_less_next_lower"] < 0.0 < near.figures["best_less_next_upper"]
     assert "not shown to be less: by estimate alone" in near.reason
-    far = decide(state, said("advance", "advance", "advance"), evidence(v2=-0.2, v3=0.0, v4=0.1))
+    far = decide(state, verdicts_of("advance", "advance", "advance"), evidence(v2=-0.2, v3=0.0, v4=0.1))
     assert far.versions == ("2",)
     assert far.figures["best_less_next_upper"] < 0.0
     assert "by estimate alone" not in far.reason
 
 
-def test_a_gate_is_opened_to_choose_and_again_to_go_on_alone() -> None:
-    state = started(GATED).model_copy(update={"step": 1})
-    everybody = ("advance", "advance", "advance")
-    assert step(state, *everybody, now=104.0)[1].action == "hold"
-    state, decision = step(state, *everybody, now=106.0)
+def test_gate_with_several_challengers_opens_for_the_choice_and_again_for_the_chosen() -> None:
+    state = begin_rollout(GATED).model_copy(update={"step": 1})
+    all_advance = ("advance", "advance", "advance")
+    assert step(state, *all_advance, now=104.0)[1].action == "hold"
+    state, decision = step(state, *all_advance, now=106.0)
     assert (state.status, decision.action) == ("waiting", "pause")
     assert step(state, "advance", "advance", "abort", now=107.0)[1].action == "drop"
     state, _ = apply_command(state, "resume", "go", 110.0)
-    state, decision = step(state, *everybody, now=111.0)
+    state, decision = step(state, *all_advance, now=111.0)
     assert (decision.action, decision.challengers, state.share) == ("advance", ("3",), 0.5)
-    # Alone it bakes and waits anew.
-    assert step(state, *everybody, now=112.0)[0].remark == "bakes at 50%"
-    assert step(state, *everybody, now=117.0)[0].status == "waiting"
+    # A single challenger bakes and waits again.
+    assert step(state, *all_advance, now=112.0)[0].remark == "bakes at 50%"
+    assert step(state, *all_advance, now=117.0)[0].status == "waiting"
 
 
-def test_a_paused_rollout_drops_for_harm_and_says_why_in_the_journal() -> None:
-    state, _ = apply_command(started(), "pause", "night", 101.0)
+def test_paused_rollout_with_a_worse_challenger_drops_it_and_journals_why() -> None:
+    state, _ = apply_command(begin_rollout(), "pause", "night", 101.0)
     state, decision = step(state, "abort", "advance", "advance")
     assert (state.status, state.reason, state.challengers) == ("paused", "night", ("3", "4"))
     assert (decision.action, decision.reason) == ("drop", "v2: abort it")
 
 
-def test_a_dry_run_drops_nobody() -> None:
-    state = started(POLICY.model_copy(update={"dry_run": True}))
+def test_dry_run_with_a_worse_challenger_drops_none() -> None:
+    state = begin_rollout(POLICY.model_copy(update={"dry_run": True}))
     after, decision = step(state, "advance", "abort", "advance")
-    assert (after.challengers, decision.action, after.remark) == (ENTRANTS, "hold", "dry run: drop v3")
+    assert (after.challengers, decision.action, after.remark) == (INITIAL_CHALLENGERS, "hold", "dry run: drop v3")
 
 
 @pytest.mark.parametrize(
@@ -170,13 +172,13 @@ def test_a_dry_run_drops_nobody() -> None:
         ("pause", "2", "rollout.version_not_applicable"),
     ],
 )
-def test_orders_that_do_not_say_which_are_refused(command: Command, version: str, code: str) -> None:
-    with raises(RolloutError, code, challengers=ENTRANTS):
-        apply_command(started(), command, "", 101.0, version)
+def test_apply_command_without_an_applicable_version_is_refused(command: Command, version: str, code: str) -> None:
+    with raises(RolloutError, code, challengers=INITIAL_CHALLENGERS):
+        apply_command(begin_rollout(), command, "", 101.0, version)
 
 
-def test_a_named_version_is_promoted() -> None:
-    state, decision = apply_command(started(), "promote", "I say so", 101.0, "4")
+def test_promote_with_a_version_promotes_it() -> None:
+    state, decision = apply_command(begin_rollout(), "promote", "I say so", 101.0, "4")
     assert (state.status, state.challengers, decision.challengers) == ("promoted", ("4",), ("4",))
 
 
@@ -189,19 +191,19 @@ def test_a_named_version_is_promoted() -> None:
         (("2", "3"), RolloutPolicy(steps=(1.0,)), "rollout.no_step_below_one"),
     ],
 )
-def test_versions_that_cannot_compete_are_refused(
+def test_begin_with_versions_that_cannot_compete_is_refused(
     challengers: tuple[str, ...], policy: RolloutPolicy, code: str
 ) -> None:
     with raises(RolloutError, code, model="trips"):
-        started(policy, challengers)
+        begin_rollout(policy, challengers)
 
 
 @pytest.mark.parametrize("policy", [POLICY, GATED])
 @given(histories)
-def test_the_journal_replays_to_the_same_state_and_no_slice_ever_shrinks(
+def test_replay_with_several_challengers_restores_the_state_and_no_slice_shrinks(
     policy: RolloutPolicy, history: list[tuple[str, ...]]
 ) -> None:
-    state = started(policy)
+    state = begin_rollout(policy)
     journal = [journal_entry(state, "start", state.since, {})]
     keys = [f"user-{i}" for i in range(50)]
     for at, event in enumerate(history, start=101):
@@ -217,24 +219,22 @@ def test_the_journal_replays_to_the_same_state_and_no_slice_ever_shrinks(
             journal.append(decision)
         if state.active:
             for key in keys:
-                had, has = _who(before, key), _who(state, key)
+                had, has = assigned_version(before, key), assigned_version(state, key)
                 assert has == had or had is None or had not in state.challengers
     again = replay("trips", journal, policy)
     left_out = {"reason", "remark"}
     assert again.model_dump(exclude=left_out) == state.model_dump(exclude=left_out)
 
 
-def _who(state: RolloutState, key: str) -> str | None:
+def assigned_version(state: RolloutState, key: str) -> str | None:
     index = find_slice(state.id, key, state.share, state.starts)
     return None if index is None else state.challengers[index]
 
 
 @given(st.sampled_from(["2", "3", "4"]), st.integers(2, 4), st.integers(0, 2))
-def test_every_share_that_a_rollout_comes_to_is_one_that_the_split_is_tested_at(
-    survivor: str, entrants: int, drops: int
-) -> None:
-    names = tuple(str(2 + i) for i in range(entrants))
-    state, possible = started(POLICY, names), possible_shares(POLICY.steps, entrants)
+def test_pairwise_share_of_any_rollout_is_a_tested_share(survivor: str, count: int, drops: int) -> None:
+    names = tuple(str(2 + i) for i in range(count))
+    state, possible = begin_rollout(POLICY, names), possible_shares(POLICY.steps, count)
     for name in [name for name in names if name != survivor][:drops]:
         if len(state.challengers) > 1:
             state, _ = apply_command(state, "abort", "", 101.0, name)
@@ -243,12 +243,12 @@ def test_every_share_that_a_rollout_comes_to_is_one_that_the_split_is_tested_at(
     assert possible_shares(POLICY.steps, 1) == POLICY.steps
 
 
-def test_alone_with_the_champion_its_share_is_its_share() -> None:
+def test_pairwise_share_of_a_single_challenger_is_its_share() -> None:
     for share in np.random.default_rng(0).random(1_000).tolist():
         assert pairwise_share(share, 1.0 - share) == share
 
 
-def test_alpha_is_shared_among_the_challengers() -> None:
+def test_judge_with_several_challengers_divides_alpha() -> None:
     errors = next(
         n for n in range(1, 60) if log_e_above(n, 500, POLICY.max_error_rate) >= math.log(1.0 / POLICY.test_alpha)
     )
@@ -262,8 +262,8 @@ def test_alpha_is_shared_among_the_challengers() -> None:
     assert judge(RolloutEvidence(by_share={0.1: arms}), 0.1, 0.0, policy, n_initial=3).kind == "hold"
 
 
-def test_one_challenger_gets_the_verdict_that_it_always_got() -> None:
-    state = started(POLICY, ("2",))
+def test_decide_with_one_challenger_follows_its_verdict() -> None:
+    state = begin_rollout(POLICY, ("2",))
     seen = {
         "2": RolloutEvidence(
             by_share={0.1: ComparisonEvidence(paired=PairedMoments.from_losses(np.ones(60), np.full(60, 1.5)))}
@@ -275,18 +275,18 @@ def test_one_challenger_gets_the_verdict_that_it_always_got() -> None:
     assert (ruling.kind, ruling.reason, ruling.figures) == (verdict.kind, verdict.reason, verdict.figures)
 
 
-def test_the_split_is_sound_while_others_come_and_go_and_a_broken_one_is_found() -> None:
-    """Keys dealt by the real split to three challengers, then two, then one that goes on alone."""
-    log = EvidenceCollector("r1", ENTRANTS)
-    state, sent = started().model_copy(update={"step": 1}), 0
+def test_split_test_with_dropped_challengers_accepts_a_sound_split_and_finds_a_broken_one() -> None:
+    """The real split assigns keys to three challengers, then two, then one."""
+    log = EvidenceCollector("r1", INITIAL_CHALLENGERS)
+    state, sent = begin_rollout().model_copy(update={"step": 1}), 0
     for dropped in ("3", "2", None):
         answers = []
         for i in range(sent, sent + 3_000):
-            version = _who(state, f"user-{i}")
+            version = assigned_version(state, f"user-{i}")
             left = 1.0 - len(state.challengers) * state.share
-            told = {"rollout": "r1", "share": state.share, "champion_share": left, "challenger_version": version}
+            values = {"rollout": "r1", "share": state.share, "champion_share": left, "challenger_version": version}
             answers.append(
-                prediction_batch(f"q{i}", key=f"user-{i}", challenger=None if version is None else 0.6, **told)
+                prediction_batch(f"q{i}", key=f"user-{i}", challenger=None if version is None else 0.6, **values)
             )
         log.add_predictions(prediction_rows(answers, "b"))
         sent += 3_000
@@ -302,7 +302,7 @@ def test_the_split_is_sound_while_others_come_and_go_and_a_broken_one_is_found()
     assert log_e_split(RolloutEvidence(by_share=broken), possible) > math.log(1.0 / POLICY.divide_alpha(3).test_alpha)
 
 
-def test_each_challenger_is_measured_on_its_own_requests_and_the_champions() -> None:
+def test_evidence_of_each_challenger_counts_its_own_requests_and_the_champions() -> None:
     log = EvidenceCollector("r", ("2", "3"))
     at = {"share": 0.25, "champion_share": 0.5}
     mine = [
@@ -325,7 +325,7 @@ def test_each_challenger_is_measured_on_its_own_requests_and_the_champions() -> 
 
 
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
-def test_limits_of_a_difference_hold_it_and_close_in_on_it(metric: str) -> None:
+def test_difference_bounds_contain_the_difference_and_narrow(metric: str) -> None:
     chance, policy = np.random.default_rng(7), POLICY.model_copy(update={"metric": metric})
     misses, widths = 0, []
     for _ in range(100):

@@ -10,8 +10,9 @@ import pytest
 from cluster.settings import Settings
 from deployments.rollout import serve_details
 from deployments.rollout.serve_config import ServeConfigWriter
+from deployments.serve_schema import model_app_name
 
-CHANGES = 20
+MODELS = 20
 WINDOW_S = 0.005
 """Seconds between reading and writing, in which another change could interfere."""
 
@@ -39,20 +40,17 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     return serve
 
 
-async def change_concurrently(serve: Serve, settings: Settings) -> None:
+async def remove_concurrently(settings: Settings) -> None:
     writer: Any = ServeConfigWriter.__new__(ServeConfigWriter)
     await writer.__init__(settings)
 
-    def adding(name: str) -> Any:
-        return lambda apps: apps.update({name: {"name": name}})
-
-    await asyncio.gather(*(writer._write(adding(f"model-{i}")) for i in range(CHANGES)))
-    await asyncio.gather(*(writer._write(lambda apps, i=i: apps.pop(f"model-{i}")) for i in range(0, CHANGES, 2)))
+    await asyncio.gather(*(writer.remove(f"model-{i}") for i in range(0, MODELS, 2)))
 
 
-def test_write_of_concurrent_changes_keeps_all(serve: Serve, settings: Settings) -> None:
-    serve.applications = {"foreign": {"name": "foreign", "import_path": "other:app"}}
-    asyncio.run(change_concurrently(serve, settings))
-    remaining = {f"model-{i}" for i in range(1, CHANGES, 2)}
+def test_remove_of_models_concurrently_keeps_the_others(serve: Serve, settings: Settings) -> None:
+    declared = {model_app_name(f"model-{i}"): {"name": model_app_name(f"model-{i}")} for i in range(MODELS)}
+    serve.applications = declared | {"foreign": {"name": "foreign", "import_path": "other:app"}}
+    asyncio.run(remove_concurrently(settings))
+    remaining = {model_app_name(f"model-{i}") for i in range(1, MODELS, 2)}
     assert set(serve.applications) == remaining | {"foreign"}
     assert serve.applications["foreign"]["import_path"] == "other:app"

@@ -6,16 +6,16 @@ from tests.factories.deployments.predictions import feature_rows, prediction_bat
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=9))
-def test_a_row_has_its_requests_id_and_its_place(sizes: list[int]) -> None:
+def test_prediction_rows_have_the_request_id_and_row_number(sizes: list[int]) -> None:
     requests = [f"q{i}" for i in range(len(sizes))]
     rows = prediction_rows([prediction_batch(q, rows=size) for q, size in zip(requests, sizes, strict=True)], "b")
-    told = [(q, i) for q, size in zip(requests, sizes, strict=True) for i in range(size)]
-    assert list(zip(rows["request"].to_pylist(), rows["row"].to_pylist(), strict=True)) == told
-    lone = {q for q, size in zip(requests, sizes, strict=True) if size == 1}
-    assert rows["id"].to_pylist() == [q if q in lone else f"{q}/{i}" for q, i in told]
+    expected = [(q, i) for q, size in zip(requests, sizes, strict=True) for i in range(size)]
+    assert list(zip(rows["request"].to_pylist(), rows["row"].to_pylist(), strict=True)) == expected
+    single = {q for q, size in zip(requests, sizes, strict=True) if size == 1}
+    assert rows["id"].to_pylist() == [q if q in single else f"{q}/{i}" for q, i in expected]
 
 
-def test_what_answers_say_of_themselves_stands_at_each_of_their_rows() -> None:
+def test_prediction_rows_repeat_the_values_of_their_batch() -> None:
     answers = [
         prediction_batch("a", rows=2),
         prediction_batch("b", rows=1, share=0.1),
@@ -29,3 +29,14 @@ def test_what_answers_say_of_themselves_stands_at_each_of_their_rows() -> None:
     assert from_ipc(to_ipc(rows)).equals(rows)
     assert feature_frame(rows)["distance"].to_pylist() == [0.0, 1.0, 0.0, 0.0, 1.0, 2.0]
     assert feature_frame(rows).column_names == feature_rows(0).column_names
+
+
+def test_prediction_rows_after_ipc_have_ids_scores_and_features() -> None:
+    table = from_ipc(
+        to_ipc(prediction_rows([prediction_batch("a", 0.25, 0.75, rows=2), prediction_batch("b")], "batch"))
+    )
+    assert table.column("id").to_pylist() == ["a/0", "a/1", "b"]
+    assert table.column("score").to_pylist() == [0.75, 0.75, 0.5]
+    assert table.column("challenger_score").to_pylist() == [0.75, 0.75, None]
+    assert table.column("champion_score").to_pylist() == [0.25, 0.25, 0.5]
+    assert feature_frame(table).column("distance").to_pylist() == [0.0, 1.0, 0.0]

@@ -1,4 +1,4 @@
-"""What a replica owes the log is known when it is dead, and only then."""
+"""The unshipped rows of a replica are known once it is dead, and only then."""
 
 import signal
 import subprocess
@@ -23,35 +23,35 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def owed(folder: Path) -> dict[str, dict[str, int]]:
-    return {debt.replica: debt.rows for debt in unsettled(folder)}
+def unshipped(folder: Path) -> dict[str, dict[str, int]]:
+    return {remainder.replica: remainder.rows for remainder in unsettled(folder)}
 
 
-def test_a_killed_replica_leaves_what_it_owed(tmp_path: Path) -> None:
+def test_unsettled_after_a_kill_yields_the_unshipped_rows(tmp_path: Path) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [sys.executable, "-c", REPLICA, str(tmp_path)], stdin=pipe, stdout=pipe, text=True
     ) as replica:
         assert replica.stdout is not None
         assert replica.stdout.readline() == "counted\n"
-        assert owed(tmp_path) == {}, "it lives"
+        assert unshipped(tmp_path) == {}, "the replica runs"
         replica.communicate("go\n")
     assert replica.returncode == -signal.SIGKILL
-    assert owed(tmp_path) == {"killed": {"predictions": 55, "labels": 3}}
-    for debt in unsettled(tmp_path):
-        assert owed(tmp_path) == {}, "somebody is at it"
-        debt.forget()
-    assert owed(tmp_path) == {}
+    assert unshipped(tmp_path) == {"killed": {"predictions": 55, "labels": 3}}
+    for remainder in unsettled(tmp_path):
+        assert unshipped(tmp_path) == {}, "locked while it is handled"
+        remainder.forget()
+    assert unshipped(tmp_path) == {}
 
 
-def test_a_replica_that_closes_owes_nothing_and_may_count_on(tmp_path: Path) -> None:
-    counter = UnshippedCounter(tmp_path / "made", "closed")
+def test_unsettled_after_close_is_empty(tmp_path: Path) -> None:
+    counter = UnshippedCounter(tmp_path / "counters", "closed")
     counter.add("labels", 1)
-    assert owed(tmp_path / "made") == {}
+    assert unshipped(tmp_path / "counters") == {}
     counter.close()
     counter.add("labels", 1)
-    assert list((tmp_path / "made").iterdir()) == []
+    assert list((tmp_path / "counters").iterdir()) == []
 
 
-def test_no_folder_no_debts(tmp_path: Path) -> None:
-    assert owed(tmp_path / "none") == {}
+def test_unsettled_without_a_folder_is_empty(tmp_path: Path) -> None:
+    assert unshipped(tmp_path / "none") == {}

@@ -1,4 +1,4 @@
-"""Simulated rollouts of several challengers: the real traffic split, verdicts, rollout decision and state machine."""
+"""Simulated rollouts of several challengers, with the real traffic split, verdicts and state machine."""
 
 from __future__ import annotations
 
@@ -22,23 +22,29 @@ _NOISE = 0.3
 _ERROR_RATE = 0.005
 
 
-class Simulation:
-    """``noise`` is what each version, the champion's included, adds in logits to what can be known of a row."""
+class RolloutSimulation:
+    """A rollout on simulated traffic.
+
+    Args:
+        seed: Seed of the random numbers.
+        noise: By version, the champion's included: spread of the error that it adds to a row's logit.
+        policy: Policy of the rollout.
+    """
 
     def __init__(self, seed: int, noise: Mapping[str, float], policy: RolloutPolicy) -> None:
         self._chance, self._noise, self._seed = np.random.default_rng(seed), noise, seed
         challengers = [version for version in noise if version != CHAMPION]
         self.state = begin(f"r{seed}", "trips", CHAMPION, challengers, policy, 0.0)
         self.decisions: list[Decision] = []
-        self._seen: dict[str, dict[float, ComparisonEvidence]] = {version: {} for version in challengers}
+        self._evidence: dict[str, dict[float, ComparisonEvidence]] = {version: {} for version in challengers}
         self._sent = 0
 
-    def run(self, looks: int, requests: int) -> RolloutState:
-        """Look after so many requests each time, until the rollout has ended."""
-        for now in range(1, looks + 1):
+    def run(self, passes: int, requests: int) -> RolloutState:
+        """Judge after each batch of requests, until the rollout ends or after the given number of passes."""
+        for now in range(1, passes + 1):
             if self.state.active:
                 self._serve(requests)
-                self._look(float(now))
+                self._judge(float(now))
         return self.state
 
     @property
@@ -49,16 +55,18 @@ class Simulation:
         state = self.state
         keys = [f"user-{self._sent + i}" for i in range(requests)]
         self._sent += requests
-        dealt = [find_slice(state.id, key, state.share, state.starts) for key in keys]
-        champion = self._arm(dealt.count(None))
+        slices = [find_slice(state.id, key, state.share, state.starts) for key in keys]
+        champion = self._variant_stats(slices.count(None))
         share = pairwise_share(state.share, 1.0 - len(state.challengers) * state.share)
         for index, version in enumerate(state.challengers):
-            rows = dealt.count(index)
-            seen = ComparisonEvidence(champion=champion, challenger=self._arm(rows), paired=self._paired(version, rows))
-            self._seen[version][share] = self._seen[version].get(share, ComparisonEvidence()) + seen
+            rows = slices.count(index)
+            evidence_now = ComparisonEvidence(
+                champion=champion, challenger=self._variant_stats(rows), paired=self._paired(version, rows)
+            )
+            self._evidence[version][share] = self._evidence[version].get(share, ComparisonEvidence()) + evidence_now
 
-    def _look(self, now: float) -> None:
-        evidence = {version: RolloutEvidence(by_share=seen) for version, seen in self._seen.items()}
+    def _judge(self, now: float) -> None:
+        evidence = {version: RolloutEvidence(by_share=by_share) for version, by_share in self._evidence.items()}
         verdicts = judge_all(self.state, evidence, self.state.step_age_s(now))
         while self.state.active:
             self.state, decision = apply_decision(self.state, decide(self.state, verdicts, evidence), now)
@@ -75,7 +83,7 @@ class Simulation:
         ]
         return PairedMoments.from_losses(*costs)
 
-    def _arm(self, requests: int) -> VariantStats:
+    def _variant_stats(self, requests: int) -> VariantStats:
         failures = int(self._chance.binomial(requests, _ERROR_RATE))
         latency = LatencyHistogram.from_values(20.0 * self._chance.lognormal(0.0, 0.5, 10))
         return VariantStats(requests=requests, errors=failures, failures=failures, keys=requests, latency=latency)
