@@ -1,1 +1,1 @@
-"""Benchmarks: rayloop and its peers side by side, written to ``benchmarks/results``."""
+"""Benchmarks: rayloop compared with its peers, written to ``benchmarks/results``."""

@@ -1,4 +1,4 @@
-"""How much memory a Ray cluster takes while it works."""
+"""Memory of a running Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ T = TypeVar("T")
 
 
 def peak_mib(settings: Settings, work: Callable[[], T]) -> tuple[T, float]:
-    """What ``work`` gives, and the largest resident memory of the cluster's workers plus what the object store held."""
-    peak, over = 0.0, threading.Event()
+    """Return the result of ``work``, and the peak of resident memory of the workers plus the object store."""
+    peak, done = 0.0, threading.Event()
 
     def watch() -> None:
         nonlocal peak
-        while not over.wait(_SAMPLE_S):
+        while not done.wait(_SAMPLE_S):
             peak = max(peak, worker_bytes(settings) + store_bytes())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        made = work()
+        result = work()
     finally:
-        over.set()
+        done.set()
         watcher.join()
-    return made, peak / _MIB
+    return result, peak / _MIB
 
 
 def worker_bytes(settings: Settings) -> int:
-    """What the workers hold themselves; pages they share with the object store are counted there."""
+    """Return the private memory of the workers; pages shared with the object store are counted there."""
     total = 0
     for process in local_cluster.processes(settings):
         try:

@@ -1,4 +1,4 @@
-"""A server of Redis's protocol: redis-server where it is installed, else Valkey, which comes as a package."""
+"""A Redis server: redis-server where it is installed, else Valkey from its Python package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cluster.local_cluster import free_port
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
-    """Its address, while it runs."""
+    """Yield the address of a running server."""
     program = shutil.which("redis-server")
     if program is None:
         with ValkeyServer() as server:
@@ -26,10 +26,10 @@ def redis_server(folder: Path) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            said: list[str] = []
+            output: list[str] = []
             while "Ready to accept connections" not in (line := process.stdout.readline()):
-                said.append(line)
-                assert line, f"redis-server ended: {''.join(said)}"
+                output.append(line)
+                assert line, f"redis-server ended: {''.join(output)}"
             yield f"redis://127.0.0.1:{port}"
         finally:
             process.terminate()

@@ -1,4 +1,4 @@
-"""What a benchmark says: rows that compare rayloop with a peer, held to a target, and the files they are written to.
+"""Results of a benchmark: rows that compare rayloop with a peer and a target, and the files with them.
 
 ``benchmarks/results/<area>.md`` is for people, ``<area>.json`` beside it holds the same for programs.
 """
@@ -38,19 +38,19 @@ class Target(Frozen):
         return f"{self.of} {self.sign} {self.limit:g}"
 
     def met(self, value: float, ratio: float | None) -> bool | None:
-        """Whether the target is reached; None when there is no ratio to hold to it."""
-        held = ratio if self.of == "ratio" else value
-        if held is None:
+        """Return whether the target is met; None without the ratio that it bounds."""
+        actual = ratio if self.of == "ratio" else value
+        if actual is None:
             return None
-        holds = {"≥": held >= self.limit, "≤": held <= self.limit, "<": held < self.limit, "=": held == self.limit}
-        return holds[self.sign]
+        limit = self.limit
+        return {"≥": actual >= limit, "≤": actual <= limit, "<": actual < limit, "=": actual == limit}[self.sign]
 
 
 class Row(Frozen):
     """One comparison. Values are medians of repeats; None is what could not be measured, and ``note`` says why.
 
     ``work`` names what was done, the same for each peer; ``ratio`` is rayloop's value divided by the peer's; ``met``
-    is None without a target, or without the figures to hold to it; ``date`` is when this row was measured.
+    is None without a target, or without its values; ``date`` is when this row was measured.
     """
 
     work: str
@@ -90,8 +90,8 @@ def row(
     )
 
 
-def middle(values: Sequence[float]) -> float | None:
-    """The median of repeats; None of none."""
+def median_or_none(values: Sequence[float]) -> float | None:
+    """Return the median, or None without values."""
     return median(values) if values else None
 
 
@@ -103,9 +103,9 @@ def write(
     folder: Path = RESULTS,
     host: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the rows of an area, in place of earlier rows about the same work; others are kept. Returns the page.
+    """Write the rows of an area in place of earlier rows of the same work; keep the others. Return the page's path.
 
-    ``host`` is ``machine()`` as it was before the work began.
+    ``host`` is ``machine()`` from before the work started.
     """
     today = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     data = folder / f"{area}.json"
@@ -126,7 +126,7 @@ def write(
 
 
 def machine() -> dict[str, Any]:
-    """What this machine is, and how busy it is: a busy one measures itself."""
+    """Describe this machine and its load: other work distorts measurements."""
     info = Path("/proc/cpuinfo")
     models = [line.partition(":")[2].strip() for line in info.read_text().splitlines()] if info.exists() else []
     named = [model for model in models if "CPU" in model or "Processor" in model]
@@ -141,7 +141,7 @@ def machine() -> dict[str, Any]:
 
 
 def _merged(before: Sequence[Row], new: Sequence[Row]) -> list[Row]:
-    """New rows in the place of the old ones about the same work."""
+    """Replace earlier rows of the same work by the new ones."""
     measured = {one.work for one in new}
     works = dict.fromkeys([one.work for one in before] + [one.work for one in new])
     return [one for work in works for one in (new if work in measured else before) if one.work == work]

@@ -1,4 +1,4 @@
-"""The command line of the feature benchmark: sections, each a function of (small, say) that gives its rows."""
+"""The command line of the feature benchmark; a section is a function of (small, progress) that yields rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks import results
 from benchmarks.features import offline, online
 from benchmarks.features.request import request_rows
-from benchmarks.teller import Teller
+from benchmarks.progress import ProgressPrinter
 
 AREA = "features"
 SECTIONS = {
@@ -31,12 +31,12 @@ _PEER_PINS = Path(__file__).parent / "peers" / "feast" / "requirements.txt"
 
 
 def main() -> None:
-    """Run the sections that were asked for; results are written after each."""
-    asked, host = _arguments(sys.argv[1:]), results.machine()
-    say = Teller()
-    for name in asked.only:
-        rows = SECTIONS[name](asked.small, say)
-        say(f"{name}: written to {results.write(AREA, rows, _versions(), _ABOUT, asked.out, host)}")
+    """Run the chosen sections and write the results after each."""
+    arguments, host = _arguments(sys.argv[1:]), results.machine()
+    progress = ProgressPrinter()
+    for name in arguments.only:
+        rows = SECTIONS[name](arguments.small, progress)
+        progress(f"{name}: written to {results.write(AREA, rows, _versions(), _ABOUT, arguments.out, host)}")
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""One join by each: rayloop on a cluster, Polars in a process of its own, Feast in an environment of its own."""
+"""One join: by rayloop on a cluster, by Polars in its own process, by Feast in its own environment."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from cluster.values import Snapshot
 
 _PORTS = ("dashboard_port", "serve_port", "gcs_port", "mlflow_port", "haproxy_stats_port", "haproxy_metrics_port")
 _ROW = "row"
-_TOLD_CHARS = 500
+_ERROR_CHARS = 500
 _ROW_CHUNK = 1 << 19
 
 
-class Joined(NamedTuple):
-    """Seconds from files to features in memory, peak memory, rows that came back, and the features with ``row``."""
+class JoinResult(NamedTuple):
+    """Seconds from files to features in memory, peak memory, number of rows, and the features with ``row``."""
 
     seconds: float
     peak_mib: float
     rows: int
-    made: pl.DataFrame
+    features: pl.DataFrame
 
 
 class JoinFailed(Exception):
-    """A peer that did not finish; the message says why."""
+    """A peer's join failed; the message says why."""
 
 
-class Landed(NamedTuple):
+class IngestedCase(NamedTuple):
     events: Snapshot
     rows: Snapshot
 
@@ -54,51 +54,53 @@ class Rayloop:
         self._settings = settings
         self._tables = Tables(settings)
 
-    def land(self, case: Case) -> Landed:
-        """The case as tables of the catalog, in data files of a million rows or half of it; not timed."""
+    def ingest(self, case: Case) -> IngestedCase:
+        """Write the case into catalog tables, in data files of at most a million rows; not timed."""
         name = f"bench.t{case.events}"
         for file in case.event_files:
             events = pl.read_parquet(file)
             for part in events.iter_slices(CHUNK if case.events > CHUNK else CHUNK // 4):
-                landed = self._tables.append(f"{name}_events", _plain(part))
+                ingested = self._tables.append(f"{name}_events", _plain(part))
         rows = pl.read_parquet(case.row_file).with_row_index(_ROW).cast({_ROW: pl.Int64})
         for part in rows.iter_slices(min(_ROW_CHUNK, -(-case.rows // 2))):
-            asked = self._tables.append(f"{name}_rows", _plain(part))
-        return Landed(landed, asked)
+            rows_snapshot = self._tables.append(f"{name}_rows", _plain(part))
+        return IngestedCase(ingested, rows_snapshot)
 
-    def join(self, case: Case, landed: Landed, keep: pl.Series | None = None, watch: bool = False) -> Joined:
-        """From tables to blocks with features in the object store; ``keep`` are the rows to give back.
+    def join(
+        self, case: Case, ingested: IngestedCase, keep: pl.Series | None = None, watch: bool = False
+    ) -> JoinResult:
+        """Join tables into blocks in the object store; return the features of the rows in ``keep``.
 
-        Without ``watch`` memory is not measured, which takes a share of a core.
+        Without ``watch`` memory is not measured: the measurement uses part of a core.
         """
         import ray
 
         def timed() -> tuple[list, float]:
             began = time.perf_counter()
-            return self._blocks(case, landed), time.perf_counter() - began
+            return self._blocks(case, ingested), time.perf_counter() - began
 
         (blocks, seconds), peak = peak_mib(self._settings, timed) if watch else (timed(), 0.0)
 
-        made, rows = [], 0
+        features, rows = [], 0
         for block in blocks:
             table = pl.DataFrame(ray.get(block)).select(_ROW, *case.columns)
             rows += table.height
-            made.append(table if keep is None else table.filter(pl.col(_ROW).is_in(keep.implode())))
-        return Joined(seconds, peak, rows, pl.concat(made))
+            features.append(table if keep is None else table.filter(pl.col(_ROW).is_in(keep.implode())))
+        return JoinResult(seconds, peak, rows, pl.concat(features))
 
-    def _blocks(self, case: Case, landed: Landed) -> list:
+    def _blocks(self, case: Case, ingested: IngestedCase) -> list:
         import ray
 
         from features.offline.distributed_join import point_in_time_join
         from features.sources.ingestion import default_parallelism
 
         read = ray.remote(_read)
-        blocks = [read.remote(part) for part in self._tables.parts(landed.rows)[1]]
-        made = point_in_time_join(
-            views(case), blocks, {"events": self._tables.parts(landed.events)[1]}, default_parallelism()
+        blocks = [read.remote(part) for part in self._tables.parts(ingested.rows)[1]]
+        features = point_in_time_join(
+            views(case), blocks, {"events": self._tables.parts(ingested.events)[1]}, default_parallelism()
         )
-        ray.wait(made, num_returns=len(made), fetch_local=False)
-        return made
+        ray.wait(features, num_returns=len(features), fetch_local=False)
+        return features
 
 
 def _read(part):  # type: ignore[no-untyped-def]
@@ -131,42 +133,42 @@ def rayloop(home: Path) -> Iterator[Rayloop]:
         local_cluster.stop(settings)
 
 
-def polars_alone(case: Case) -> Joined:
-    """Raises JoinFailed."""
+def polars_alone(case: Case) -> JoinResult:
+    """Join by Polars alone. Raises JoinFailed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.parquet"
         command = [sys.executable, "-m", "benchmarks.features.polars_alone", str(case.folder), str(out), _spec(case)]
-        told = _run(command, timeout_s=1800)
-        made = pl.read_parquet(out, columns=case.columns).with_row_index(_ROW).cast({_ROW: pl.Int64})
-        return Joined(told["seconds"], told["peak_mib"], int(told["rows"]), made)
+        report = _run(command, timeout_s=1800)
+        features = pl.read_parquet(out, columns=case.columns).with_row_index(_ROW).cast({_ROW: pl.Int64})
+        return JoinResult(report["seconds"], report["peak_mib"], int(report["rows"]), features)
 
 
-def feast(case: Case, count: int, store: str, timeout_s: float) -> Joined:
-    """Raises JoinFailed. The features are made beforehand by ``prepare_feast``."""
+def feast(case: Case, count: int, store: str, timeout_s: float) -> JoinResult:
+    """Join by Feast, with features precomputed by ``prepare_feast``. Raises JoinFailed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.parquet"
         script = Path(__file__).parent / "peers" / "feast" / "join.py"
         python = str(VENVS / "feast" / "bin" / "python")
-        told = _run([python, str(script), str(case.folder), str(out), str(count), store, _spec(case)], timeout_s)
-        made = pl.read_parquet(out, columns=[_ROW, *case.columns]).cast({_ROW: pl.Int64})
-        return Joined(told["seconds"], told["peak_mib"], int(told["rows"]), made)
+        report = _run([python, str(script), str(case.folder), str(out), str(count), store, _spec(case)], timeout_s)
+        features = pl.read_parquet(out, columns=[_ROW, *case.columns]).cast({_ROW: pl.Int64})
+        return JoinResult(report["seconds"], report["peak_mib"], int(report["rows"]), features)
 
 
 def prepare_feast(case: Case) -> None:
-    """For Feast, which looks values up: each window's mean and count as of each event.
+    """Precompute each window's mean and count as of each event for Feast, which only looks values up.
 
-    Its Ray store looks for the rows' time under the name that the view's time has.
+    Its Ray store expects the rows' time under the name of the view's time.
     """
     (case.folder / "feast").mkdir(exist_ok=True)
     for window in case.windows:
         events = pl.scan_parquet(case.folder / "events" / "*.parquet").drop_nulls([*window.keys, window.known_at])
         rolled = events.sort(window.known_at).rolling(window.known_at, period=f"{window.hours}h", group_by=window.keys)
         value = pl.col(window.column)
-        made = rolled.agg(
+        features = rolled.agg(
             value.mean().alias(f"{window.name}_mean"), value.count().cast(pl.Float64).alias(f"{window.name}_count")
         )
-        named = made.rename({window.known_at: "event_timestamp"})
-        named.collect().write_parquet(case.folder / "feast" / f"{window.name}.parquet")
+        renamed = features.rename({window.known_at: "event_timestamp"})
+        renamed.collect().write_parquet(case.folder / "feast" / f"{window.name}.parquet")
 
 
 def _spec(case: Case) -> str:
@@ -174,7 +176,7 @@ def _spec(case: Case) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Without what would lead a peer's Ray to rayloop's cluster."""
+    """Return the environment without variables that would connect a peer's Ray to rayloop's cluster."""
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
 
 
@@ -186,7 +188,7 @@ def _run(command: list[str], timeout_s: float) -> dict[str, float]:
     except subprocess.TimeoutExpired as error:
         raise JoinFailed(f"not finished after {timeout_s:.0f} s") from error
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["no word"]
-        raise JoinFailed(f"it ended with code {done.returncode}: {said[-1][-_TOLD_CHARS:]}")
-    told: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return told
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        raise JoinFailed(f"it ended with code {done.returncode}: {lines[-1][-_ERROR_CHARS:]}")
+    report: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return report

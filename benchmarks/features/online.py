@@ -33,7 +33,7 @@ from features.online.materialize import delete_view_state, materialize, push
 from features.online.store import OnlineStore, open_store
 from features.types import AS_OF
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 SIZES = (1, 10, 100, 500)
 READS = {1: 400, 10: 200, 100: 60, 500: 30}
@@ -72,7 +72,7 @@ VIEWS = (
 FEATURES = FeatureSet(name="online", request=category(*_KEYS), views=VIEWS)
 
 
-class _Place(NamedTuple):
+class _StoreCase(NamedTuple):
     """Where values are stored: by rayloop at ``uri``, by the peer in ``online``. ``limit`` bounds the reads' ratio."""
 
     where: str
@@ -82,18 +82,20 @@ class _Place(NamedTuple):
     limit: float
 
 
-def embedded_rows(small: bool, say: Say) -> list[Row]:
+def embedded_rows(small: bool, progress: Progress) -> list[Row]:
     """LMDB beside Feast on SQLite; ``small`` is for trials."""
     with tempfile.TemporaryDirectory() as home:
-        place = _Place("embedded", "Feast, SQLite", f"lmdb://{home}/online", {"type": "sqlite"}, 0.1)
-        return list(_beside(place, Path(home), small, say))
+        place = _StoreCase("embedded", "Feast, SQLite", f"lmdb://{home}/online", {"type": "sqlite"}, 0.1)
+        return list(_beside(place, Path(home), small, progress))
 
 
-def redis_rows(small: bool, say: Say) -> list[Row]:
+def redis_rows(small: bool, progress: Progress) -> list[Row]:
     """Both on one Redis, in databases of their own."""
     with tempfile.TemporaryDirectory() as home, redis_server(Path(home)) as redis:
         theirs = {"type": "redis", "connection_string": f"{redis.removeprefix('redis://')},db=2"}
-        return list(_beside(_Place("Redis", "Feast, Redis", f"{redis}/1", theirs, 1 / 3), Path(home), small, say))
+        return list(
+            _beside(_StoreCase("Redis", "Feast, Redis", f"{redis}/1", theirs, 1 / 3), Path(home), small, progress)
+        )
 
 
 def _features_beforehand(views: Sequence[FeatureView], events: pl.DataFrame, folder: Path) -> None:
@@ -105,33 +107,33 @@ def _features_beforehand(views: Sequence[FeatureView], events: pl.DataFrame, fol
         found.write_parquet(folder / f"{view.name}.parquet")
 
 
-def _beside(place: _Place, folder: Path, small: bool, say: Say) -> Iterator[Row]:
+def _beside(place: _StoreCase, folder: Path, small: bool, progress: Progress) -> Iterator[Row]:
     store, rounds, share = open_store(place.uri), *((1, 10) if small else (ROUNDS, 1))
     events = flights_frame().drop_nulls(["tailnum"])
     _features_beforehand(VIEWS, events, folder)
-    python, why = _python(say)
+    python, why = _python(progress)
     with ExitStack() as running:
         feast = running.enter_context(_feast(python, folder, place.online, VIEWS)) if python else None
         yield from _materialised(place, store, feast, events, rounds, why)
-        say(f"{place.peer}: materialised")
+        progress(f"{place.peer}: materialised")
         reader = FeatureReader(FEATURES, store)
         for size in SIZES:
             timed = _read(reader, feast, events, size, rounds, max(5, READS[size] // share))
             yield from _read_rows(place, size, timed, why)
-            say(f"{place.peer}: {size} rows: {timed.ours[50]:.3f} ms, {timed.theirs.get(50, float('nan')):.3f} ms")
+            progress(f"{place.peer}: {size} rows: {timed.ours[50]:.3f} ms, {timed.theirs.get(50, float('nan')):.3f} ms")
     yield from _many_entities(place, store, python, folder, small, why)
 
 
-def _python(say: Say) -> tuple[Path | None, str]:
+def _python(progress: Progress) -> tuple[Path | None, str]:
     """The peer's Python, or why there is none."""
     try:
-        return environment("feast", say, Path(__file__).parent / "peers") / "python", ""
+        return environment("feast", progress, Path(__file__).parent / "peers") / "python", ""
     except InstallFailed as error:
         return None, str(error)
 
 
 def _materialised(
-    place: _Place, store: OnlineStore, feast: _Feast | None, events: pl.DataFrame, rounds: int, why: str
+    place: _StoreCase, store: OnlineStore, feast: _Feast | None, events: pl.DataFrame, rounds: int, why: str
 ) -> Iterator[Row]:
     ours, counted = _timed(store, VIEWS, events, rounds)
     theirs = [counted / feast.ask("materialize", None)["seconds"] for _ in range(rounds)] if feast else []
@@ -149,7 +151,7 @@ def _materialised(
 
 
 def _many_entities(
-    place: _Place, store: OnlineStore, python: Path | None, folder: Path, small: bool, why: str
+    place: _StoreCase, store: OnlineStore, python: Path | None, folder: Path, small: bool, why: str
 ) -> Iterator[Row]:
     """A table of which most is written: each entity has a few recent events."""
     draw, entities = np.random.default_rng(0), 10_000 if small else 100_000
@@ -194,7 +196,7 @@ def _entities(events: pl.DataFrame) -> int:
     return sum(events.select(view.entity.keys).drop_nulls().n_unique() for view in VIEWS)
 
 
-class _Timed(NamedTuple):
+class _ReadTimes(NamedTuple):
     """Percentiles in milliseconds, and in how many cells Feast's values differ from those as of the request's time."""
 
     ours: dict[int, float]
@@ -204,7 +206,7 @@ class _Timed(NamedTuple):
 
 def _read(
     reader: FeatureReader, feast: _Feast | None, events: pl.DataFrame, size: int, rounds: int, reads: int
-) -> _Timed:
+) -> _ReadTimes:
     asked = events.tail(20_000).select(_KEYS)
     draw = np.random.default_rng(size)
     ours: list[float] = []
@@ -221,7 +223,7 @@ def _read(
             theirs.append(answer["seconds"])
             if answer["values"]:
                 differing = _differing(found, answer["values"])
-    return _Timed(_percentiles(ours), _percentiles(theirs), differing)
+    return _ReadTimes(_percentiles(ours), _percentiles(theirs), differing)
 
 
 def _differing(found: pa.Table, values: dict[str, list[Any]]) -> str:
@@ -231,7 +233,7 @@ def _differing(found: pa.Table, values: dict[str, list[Any]]) -> str:
     return f"Feast's values are not those as of the time asked for in {stale:,} of {len(pairs):,} cells"
 
 
-def _read_rows(place: _Place, size: int, timed: _Timed, why: str) -> Iterator[Row]:
+def _read_rows(place: _StoreCase, size: int, timed: _ReadTimes, why: str) -> Iterator[Row]:
     work = f"online read of 20 features in 3 views, {'1 row' if size == 1 else f'{size} rows'}, {place.where}"
     note, target = why or timed.differing, Target(of="ratio", sign="≤", limit=place.limit)
     yield row(f"{work}, p50", "ms", timed.ours[50], place.peer, timed.theirs.get(50), None, note)

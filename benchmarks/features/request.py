@@ -19,7 +19,7 @@ from features.types import arrow_type
 _REPEATS = 4_000
 
 
-def request_rows(small: bool, say: Callable[[str], None]) -> list[Row]:
+def request_rows(small: bool, progress: Callable[[str], None]) -> list[Row]:
     """Transform and encoding of one row. The transform is the reader of a feature set without views."""
     plain = FeatureSet(name="plain", request=features.request, derived=features.derived, as_of=features.as_of)
     table = _requests()
@@ -32,7 +32,7 @@ def request_rows(small: bool, say: Callable[[str], None]) -> list[Row]:
         _microseconds(lambda: reader.read(one, 0), repeats),
         _microseconds(lambda: encoder.encode(framed), repeats),
     )
-    say(f"transform {transform:.1f} µs, encoding {encoding:.1f} µs")
+    progress(f"transform {transform:.1f} µs, encoding {encoding:.1f} µs")
     note = (
         f"transform {transform:.1f} µs ({len(features.derived)} features and the time),"
         f" encoding {encoding:.1f} µs ({len(features.columns)} columns)"

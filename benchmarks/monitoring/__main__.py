@@ -10,44 +10,44 @@ from pathlib import Path
 
 from benchmarks import results
 from benchmarks.monitoring import delay, detection, profiling, programs, weeks, wide
+from benchmarks.progress import ProgressPrinter
 from benchmarks.results import Row
-from benchmarks.teller import Teller
 
 AREA = "monitoring"
 _ABOUT = """\
 One row of the table is one comparison: rayloop's value, the peer's, their ratio, the target, and whether it is met.
 Streams are seeded and the same for all; peers run with their defaults in environments of their own.
 docs/benchmarks.md describes the method and what makes it fair."""
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 _KINDS = tuple(dict.fromkeys(change.kind for change in detection.CHANGES))
 
 
-def _false_alarms(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
-    return detection.false_alarms(detection.Scale.of(asked.windows, asked.sizes), say)
+def _false_alarms(arguments: argparse.Namespace, progress: Progress) -> Iterator[Row]:
+    return detection.false_alarms(detection.Workload.of(arguments.windows, arguments.sizes), progress)
 
 
-def _power(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
-    changes = [change for change in detection.CHANGES if change.kind in asked.changes]
-    return detection.power(detection.Scale.of(asked.windows), changes, say)
+def _power(arguments: argparse.Namespace, progress: Progress) -> Iterator[Row]:
+    changes = [change for change in detection.CHANGES if change.kind in arguments.changes]
+    return detection.power(detection.Workload.of(arguments.windows), changes, progress)
 
 
-def _delay(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
-    return delay.rows(say)
+def _delay(arguments: argparse.Namespace, progress: Progress) -> Iterator[Row]:
+    return delay.rows(progress)
 
 
-def _profiling(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
-    return profiling.rows(asked.rows, asked.repeats, say)
+def _profiling(arguments: argparse.Namespace, progress: Progress) -> Iterator[Row]:
+    return profiling.rows(arguments.rows, arguments.repeats, progress)
 
 
-def _weeks(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
-    return weeks.rows(say)
+def _weeks(arguments: argparse.Namespace, progress: Progress) -> Iterator[Row]:
+    return weeks.rows(progress)
 
 
-def _wide(asked: argparse.Namespace, say: Say) -> Iterator[Row]:
-    return wide.rows(asked.wide_rows, say)
+def _wide(arguments: argparse.Namespace, progress: Progress) -> Iterator[Row]:
+    return wide.rows(arguments.wide_rows, progress)
 
 
-SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Iterator[Row]]] = {
+SECTIONS: dict[str, Callable[[argparse.Namespace, Progress], Iterator[Row]]] = {
     "false_alarms": _false_alarms,
     "power": _power,
     "delay": _delay,
@@ -58,11 +58,11 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Iterator[Row]]] = {
 
 
 def main() -> None:
-    """Run the sections that were asked for, and write the results of each as it ends."""
-    asked, host, say = _arguments(sys.argv[1:]), results.machine(), Teller()
-    for name in asked.only:
-        found = list(SECTIONS[name](asked, say))
-        say(f"{name} written to {results.write(AREA, found, _versions(), _ABOUT, asked.out, host)}")
+    """Run the chosen sections and write the results of each when it ends."""
+    arguments, host, progress = _arguments(sys.argv[1:]), results.machine(), ProgressPrinter()
+    for name in arguments.only:
+        found = list(SECTIONS[name](arguments, progress))
+        progress(f"{name} written to {results.write(AREA, found, _versions(), _ABOUT, arguments.out, host)}")
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:

@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from benchmarks.monitoring import flights
-from benchmarks.monitoring.detection import OURS, Say, Scores, Usual, scored
+from benchmarks.monitoring.detection import OURS, Progress, Scores, ScoreScale, score_frames
 from benchmarks.monitoring.programs import NAMES, ProgramFailed
 from benchmarks.monitoring.streams import Frame
 from benchmarks.results import Row, Target, row
@@ -34,57 +34,57 @@ _IN_A_ROW = 2
 _EARLIER = Target(of="ratio", sign="≤", limit=1.0)
 
 Delays = list[int]
-"""Windows to the alarm that ends the wait, one for each stream; one more than there are when none comes."""
+"""Windows until the alarm, for each stream; one more than the stream has when there is none."""
 
 
-def rows(say: Say) -> Iterator[Row]:
-    yield from _compared("days from 1 October to an alarm, flights", _flights, say)
-    yield from _compared("windows to an alarm, digits of which one class grows", _digits, say)
+def rows(progress: Progress) -> Iterator[Row]:
+    yield from _compared("days from 1 October to an alarm, flights", _flights, progress)
+    yield from _compared("windows to an alarm, digits of which one class grows", _digits, progress)
 
 
-def _compared(work: str, delays: Callable[[str, Say], Delays], say: Say) -> Iterator[Row]:
+def _compared(work: str, delays: Callable[[str, Progress], Delays], progress: Progress) -> Iterator[Row]:
     found: dict[str, Delays] = {}
     why: dict[str, str] = {}
     for name in (*OURS, *NAMES):
-        say(f"{name}: {work}")
+        progress(f"{name}: {work}")
         try:
-            found[name] = delays(name, say)
+            found[name] = delays(name, progress)
         except (ProgramFailed, InstallFailed) as error:
             why[name] = f"could not be run: {error}"
     for name, policy in OURS.items():
         for peer in NAMES:
             theirs = float(np.mean(found[peer])) if peer in found else None
             ours = found[name][: len(found.get(peer, ())) or None]
-            note = why.get(peer) or f"rayloop: {_told(ours)}; the peer: {_told(found[peer])}"
-            told = f"{work}, test={policy.test!r}"
-            yield row(told, "windows, mean", float(np.mean(ours)), peer, theirs, _EARLIER, note)
+            note = why.get(peer) or f"rayloop: {_format_values(ours)}; the peer: {_format_values(found[peer])}"
+            label = f"{work}, test={policy.test!r}"
+            yield row(label, "windows, mean", float(np.mean(ours)), peer, theirs, _EARLIER, note)
 
 
-def _told(delays: Delays) -> str:
+def _format_values(delays: Delays) -> str:
     return ", ".join(map(str, delays))
 
 
-def _flights(name: str, say: Say) -> Delays:
+def _flights(name: str, progress: Progress) -> Delays:
     january, september, october, end = (datetime(2013, *day, tzinfo=UTC) for day in ((1, 1), (9, 1), (10, 1), (12, 31)))
     reference = flights.days(january, september)
     ordinary, changed = flights.days(september, october), flights.days(october, end)
-    scores = scored(name, reference, [*ordinary, *changed], say)
-    return _soonest(scores, len(ordinary), 1, _IN_A_ROW)
+    scores = score_frames(name, reference, [*ordinary, *changed], progress)
+    return detection_delays(scores, len(ordinary), 1, _IN_A_ROW)
 
 
-def _digits(name: str, say: Say) -> Delays:
+def _digits(name: str, progress: Progress) -> Delays:
     pixels, classes = load_digits(return_X_y=True)
     rng = np.random.default_rng(0)
     known, new = np.array_split(rng.permutation(len(pixels)), 2)
     shares = [None] * UNCHANGED + [0.1 + GROWTH * i for i in range(1, WINDOWS + 1)] * STREAMS
-    windows = [_frame(_drawn(rng, pixels[new], classes[new], share)) for share in shares]
+    windows = [_frame(_sample_rows(rng, pixels[new], classes[new], share)) for share in shares]
     streams = FEWER.get(name, STREAMS)
-    scores = scored(name, [_frame(pixels[known])], windows[: UNCHANGED + streams * WINDOWS], say)
-    return _soonest(scores, UNCHANGED, streams, 1)
+    scores = score_frames(name, [_frame(pixels[known])], windows[: UNCHANGED + streams * WINDOWS], progress)
+    return detection_delays(scores, UNCHANGED, streams, 1)
 
 
-def _drawn(rng: np.random.Generator, pixels: np.ndarray, classes: np.ndarray, share: float | None) -> np.ndarray:
-    """A window of images; with a ``share``, so many of CLASS."""
+def _sample_rows(rng: np.random.Generator, pixels: np.ndarray, classes: np.ndarray, share: float | None) -> np.ndarray:
+    """Sample a window of images; with a ``share``, that share is of CLASS."""
     odds = np.ones(len(pixels))
     if share is not None:
         odds = np.where(classes == CLASS, share / (classes == CLASS).sum(), (1 - share) / (classes != CLASS).sum())
@@ -95,15 +95,15 @@ def _frame(pixels: np.ndarray) -> Frame:
     return Frame(pixels.astype(np.float64), np.empty((len(pixels), 0), np.int16))
 
 
-def _soonest(scores: Scores, unchanged: int, streams: int, in_a_row: int) -> Delays:
-    """By the scale that is the sooner; the first scores are those of unchanged windows."""
-    scales = Usual.both(scores[:unchanged])
+def detection_delays(scores: Scores, unchanged: int, streams: int, in_a_row: int) -> Delays:
+    """Return the delays under the faster scale; the first scores are those of unchanged windows."""
+    scales = ScoreScale.both(scores[:unchanged])
     alarms = [np.array_split(scale.alarms(scores[unchanged:]), streams) for scale in scales]
-    return min(([_first(stream, in_a_row) for stream in found] for found in alarms), key=sum)
+    return min(([first_alarm(stream, in_a_row) for stream in found] for found in alarms), key=sum)
 
 
-def _first(alarms: np.ndarray, in_a_row: int) -> int:
-    """The window, from 1, with which so many in a row alarm."""
+def first_alarm(alarms: np.ndarray, in_a_row: int) -> int:
+    """Return the window, counted from 1, that completes the first run of ``in_a_row`` alarms."""
     runs = np.convolve(alarms.astype(int), np.ones(in_a_row, int))[: len(alarms)]
     hits = np.flatnonzero(runs == in_a_row)
     return int(hits[0]) + 1 if hits.size else len(alarms) + 1

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.monitoring.programs import NAMES, ProgramFailed, ask
+from benchmarks.monitoring.programs import NAMES, ProgramFailed, run_peer
 from benchmarks.monitoring.streams import Change, Frame, columns, frame, joined
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
@@ -27,7 +27,7 @@ from monitoring.detection.detector import evaluate_run
 from monitoring.drift_policy import DAY_S, DriftPolicy
 from monitoring.statistics.calibration import Calibration
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 Scores = list[tuple[dict[str, float], bool]]
 """For each window, how far each column is, and whether it alarms by the competitor's own thresholds."""
 
@@ -49,26 +49,26 @@ CHANGES = (
     *(Change("category", share) for share in (0.01, 0.1)),
     *(Change("mix", share) for share in (0.1, 0.3)),
 )
-NOTHING = Change()
+NO_CHANGE = Change()
 
 
 @dataclass(frozen=True)
-class Scale:
-    """How much is done: windows for each number of rows, of rayloop and of peers, and for each change."""
+class Workload:
+    """Numbers of windows: by number of rows, for rayloop and for peers; and for each change."""
 
     rows: Mapping[int, tuple[int, int]]
     power: int
 
     @classmethod
-    def of(cls, windows: int, sizes: Sequence[int] = SIZES) -> Scale:
+    def of(cls, windows: int, sizes: Sequence[int] = SIZES) -> Workload:
         """A million rows take peers minutes a window: they get a hundredth of the windows, at least one."""
         large = max(1, windows // 10), max(1, windows // 100)
         return cls({n: large if n >= LARGE else (windows, windows) for n in sizes}, windows)
 
 
 @dataclass(frozen=True)
-class Found:
-    """Scores of one competitor, or why there are none."""
+class WindowScores:
+    """Scores of one competitor, or the reason for none."""
 
     scores: Scores
     failure: str = ""
@@ -79,37 +79,37 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Usual:
-    """A competitor's columns on one scale: log scores minus ``middle``, divided by ``spread``.
+class ScoreScale:
+    """A competitor's columns on one scale: log scores minus ``center``, divided by ``spread``.
 
     ``limit`` is the quantile 1 - ALPHA of the unchanged windows' largest scores.
     """
 
     columns: tuple[str, ...]
-    middle: np.ndarray
+    center: np.ndarray
     spread: np.ndarray
     limit: float
 
     @classmethod
-    def both(cls, scores: Scores) -> tuple[Usual, Usual]:
-        """Columns as they are scored, and by what each does in these unchanged windows."""
+    def both(cls, scores: Scores) -> tuple[ScoreScale, ScoreScale]:
+        """Return the scale of raw scores, and the one standardized by these unchanged windows."""
         columns = tuple(scores[0][0])
         logs = _logs(scores, columns)
-        middle = np.median(logs, axis=0)
-        spread = np.median(np.abs(logs - middle), axis=0)
-        # A column that never moves must not make the smallest step of it the largest of all.
+        center = np.median(logs, axis=0)
+        spread = np.median(np.abs(logs - center), axis=0)
+        # A column with constant scores must not turn its smallest change into the largest of all.
         spread = np.maximum(spread, 0.1 * np.median(spread) + 1e-9)
         as_scored = cls._at(columns, logs, np.zeros(len(columns)), np.ones(len(columns)))
-        return as_scored, cls._at(columns, logs, middle, spread)
+        return as_scored, cls._at(columns, logs, center, spread)
 
     @classmethod
-    def _at(cls, columns: tuple[str, ...], logs: np.ndarray, middle: np.ndarray, spread: np.ndarray) -> Usual:
-        farthest = ((logs - middle) / spread).max(axis=1)
-        return cls(columns, middle, spread, float(np.quantile(farthest, 1.0 - ALPHA, method="higher")))
+    def _at(cls, columns: tuple[str, ...], logs: np.ndarray, center: np.ndarray, spread: np.ndarray) -> ScoreScale:
+        farthest = ((logs - center) / spread).max(axis=1)
+        return cls(columns, center, spread, float(np.quantile(farthest, 1.0 - ALPHA, method="higher")))
 
     def alarms(self, scores: Scores) -> np.ndarray:
-        """Which windows are farther than the limit, bool [windows]."""
-        far: np.ndarray = ((_logs(scores, self.columns) - self.middle) / self.spread).max(axis=1) > self.limit
+        """Return which windows exceed the limit, bool [windows]."""
+        far: np.ndarray = ((_logs(scores, self.columns) - self.center) / self.spread).max(axis=1) > self.limit
         return far
 
 
@@ -117,9 +117,12 @@ def _logs(scores: Scores, columns: tuple[str, ...]) -> np.ndarray:
     return np.log(np.maximum([[found.get(name, 0.0) for name in columns] for found, _ in scores], 1e-300))
 
 
-def false_alarms(scale: Scale, say: Say) -> Iterator[Row]:
+def false_alarms(scale: Workload, progress: Progress) -> Iterator[Row]:
     for n, (ours, theirs) in scale.rows.items():
-        found = {name: judged(name, n, NOTHING, ours if name == "rayloop" else theirs, say) for name in everyone()}
+        found = {
+            name: score_windows(name, n, NO_CHANGE, ours if name == "rayloop" else theirs, progress)
+            for name in competitors()
+        }
         work = f"false alarms, 50 columns, windows of {n:,} rows, nothing changed"
         rayloop, count = found["rayloop"].alarmed or 0.0, len(found["rayloop"].scores)
         # Beyond what chance adds to the asked rate in so many windows, in 1 of 1,000 runs of this benchmark.
@@ -135,11 +138,13 @@ def false_alarms(scale: Scale, say: Say) -> Iterator[Row]:
             )  # fmt: skip
 
 
-def power(scale: Scale, changes: Sequence[Change], say: Say) -> Iterator[Row]:
-    quiet = {name: judged(name, POWER_ROWS, NOTHING, QUIET * scale.power, say) for name in everyone()}
-    scales = {name: Usual.both(found.scores) for name, found in quiet.items() if found.scores}
+def power(scale: Workload, changes: Sequence[Change], progress: Progress) -> Iterator[Row]:
+    unchanged = {
+        name: score_windows(name, POWER_ROWS, NO_CHANGE, QUIET * scale.power, progress) for name in competitors()
+    }
+    scales = {name: ScoreScale.both(found.scores) for name, found in unchanged.items() if found.scores}
     for change in changes:
-        found = {name: judged(name, POWER_ROWS, change, scale.power, say) for name in scales}
+        found = {name: score_windows(name, POWER_ROWS, change, scale.power, progress) for name in scales}
         shares = {
             name: max(float(np.mean(scale.alarms(one.scores))) for scale in scales[name])
             for name, one in found.items()
@@ -149,7 +154,7 @@ def power(scale: Scale, changes: Sequence[Change], say: Say) -> Iterator[Row]:
         own = found["rayloop"].alarmed or 0.0
         for peer in NAMES:
             note = (
-                quiet[peer].failure
+                unchanged[peer].failure
                 or f"by its own threshold rayloop finds {own:.2f};"
                 f" {scale.power} windows, {QUIET * scale.power} unchanged"
             )
@@ -159,31 +164,31 @@ def power(scale: Scale, changes: Sequence[Change], say: Say) -> Iterator[Row]:
             )  # fmt: skip
 
 
-def judged(name: str, n: int, change: Change, windows: int, say: Say) -> Found:
-    """Scores of ``windows`` windows of ``n`` rows, spread over references that were drawn anew."""
-    say(f"{name}: {windows} windows of {n:,} rows, {change.kind}")
+def score_windows(name: str, n: int, change: Change, windows: int, progress: Progress) -> WindowScores:
+    """Score ``windows`` windows of ``n`` rows, spread over several sampled references."""
+    progress(f"{name}: {windows} windows of {n:,} rows, {change.kind}")
     scores: Scores = []
-    # A window that is much larger than its reference tells how odd that one is, and all windows would say the same.
+    # Scores of windows much larger than their reference mostly show how unusual the reference is: use a new one each.
     references = windows if n >= LARGE else REFERENCES
     for turn, part in enumerate(np.array_split(np.arange(windows), references)):
         # Seeds differ between references, unchanged and changed windows, and numbers of rows.
-        first = 10_000 * (turn + 1) + 1_000_000 * (0 if change == NOTHING else 1 + CHANGES.index(change)) + n * 10**8
+        first = 10_000 * (turn + 1) + 1_000_000 * (0 if change == NO_CHANGE else 1 + CHANGES.index(change)) + n * 10**8
         seeds = [first + int(i) for i in part]
         try:
             if seeds:
-                drawn = (frame(seed, n, change) for seed in seeds)
-                scores += scored(name, [frame(turn, REFERENCE_ROWS)], drawn, say)
+                frames = (frame(seed, n, change) for seed in seeds)
+                scores += score_frames(name, [frame(turn, REFERENCE_ROWS)], frames, progress)
         except (ProgramFailed, InstallFailed) as error:
-            return Found([], f"could not be run: {error}")
-    return Found(scores)
+            return WindowScores([], f"could not be run: {error}")
+    return WindowScores(scores)
 
 
-def everyone() -> tuple[str, ...]:
+def competitors() -> tuple[str, ...]:
     return ("rayloop", *NAMES)
 
 
-def scored(name: str, reference: Sequence[Frame], windows: Iterable[Frame], say: Say) -> Scores:
-    """Scores of each window. rayloop gets the reference by days, which is how it keeps one; peers as a whole."""
+def score_frames(name: str, reference: Sequence[Frame], windows: Iterable[Frame], progress: Progress) -> Scores:
+    """Score each window. rayloop gets the reference by days, as it stores one; peers get all of it at once."""
     if name in OURS:
         days = {DAY_S * i: _profile(day) for i, day in enumerate(reference)}
         calibration = Calibration(ReferenceProfile.build(days, DAY_S), 1, ())
@@ -191,7 +196,7 @@ def scored(name: str, reference: Sequence[Frame], windows: Iterable[Frame], say:
     with tempfile.TemporaryDirectory() as room:
         paths = [str(window.save(Path(room) / f"{i}.npz")) for i, window in enumerate(windows)]
         plan = {"reference": str(joined(reference).save(Path(room) / "reference.npz")), "windows": paths}
-        return [(score, alarmed) for score, alarmed in ask(name, "alarms", plan, say)]
+        return [(score, alarmed) for score, alarmed in run_peer(name, "alarms", plan, progress)]
 
 
 def _score(calibration: Calibration, policy: DriftPolicy, window: Frame) -> tuple[dict[str, float], bool]:

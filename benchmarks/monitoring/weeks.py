@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.monitoring import flights
 from benchmarks.monitoring.flights import FEATURES, Part
-from benchmarks.monitoring.programs import ProgramFailed, ask
+from benchmarks.monitoring.programs import ProgramFailed, run_peer
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
 from monitoring.performance.cbpe import (
@@ -29,21 +29,23 @@ REGRESSOR = {"mae": "mae", "rmse": "rmse"}
 Series = dict[str, list[float]]
 
 
-def rows(say: Callable[[str], None]) -> Iterator[Row]:
-    say("flights: models and predictions")
+def rows(progress: Callable[[str], None]) -> Iterator[Row]:
+    progress("flights: models and predictions")
     reference, live = flights.parts()
     weeks = live.weeks()
-    yield from _compared("classifier", *_classifier(reference, live, weeks, say), CLASSIFIER, reference, live, say)
-    yield from _compared("regressor", *_regressor(reference, live, weeks), REGRESSOR, reference, live, say)
+    yield from _compared(
+        "classifier", *_classifier(reference, live, weeks, progress), CLASSIFIER, reference, live, progress
+    )
+    yield from _compared("regressor", *_regressor(reference, live, weeks), REGRESSOR, reference, live, progress)
 
 
 def _classifier(
-    reference: Part, live: Part, weeks: dict[str, np.ndarray], say: Callable[[str], None]
+    reference: Part, live: Part, weeks: dict[str, np.ndarray], progress: Callable[[str], None]
 ) -> tuple[Series, dict[str, Series]]:
     plain = Calibrator(reference.scores, reference.late)
     truth, cbpe, pape = [], [], []
     for monday, at in weeks.items():
-        say(f"week of {monday}")
+        progress(f"week of {monday}")
         scores = live.scores[at]
         adaptive = fit_adapted_calibrator(reference.features, live.features[at], reference.scores, reference.late)
         truth.append(observed_performance(scores, live.late[at]))
@@ -70,12 +72,12 @@ def _compared(
     metrics: dict[str, str],
     reference: Part,
     live: Part,
-    say: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> Iterator[Row]:
     """A row for each metric and method."""
     note, theirs = "", {}
     try:
-        theirs = _peer(kind, list(metrics.values()), reference, live, say)
+        theirs = _peer(kind, list(metrics.values()), reference, live, progress)
     except (ProgramFailed, InstallFailed) as error:
         note = f"{PEER} could not be run: {error}"
     for metric, named in metrics.items():
@@ -88,14 +90,14 @@ def _compared(
             yield row(work, unit, _error(told[metric], truth[metric]), PEER, peer_error, limit, note or spread)
 
 
-def _peer(kind: str, metrics: list[str], reference: Part, live: Part, say: Callable[[str], None]) -> Series:
-    say(f"{PEER}: {kind}")
+def _peer(kind: str, metrics: list[str], reference: Part, live: Part, progress: Callable[[str], None]) -> Series:
+    progress(f"{PEER}: {kind}")
     with tempfile.TemporaryDirectory() as room:
         paths = {"reference": Path(room) / "reference.csv", "live": Path(room) / "live.csv"}
         reference.frame(kind).write_csv(paths["reference"])
         live.frame(kind).write_csv(paths["live"])
         plan = {"metrics": metrics, "features": list(FEATURES)} | {name: str(path) for name, path in paths.items()}
-        found: Series = ask(PEER, kind, plan, say)
+        found: Series = run_peer(PEER, kind, plan, progress)
     if len(found["weeks"]) != len(live.weeks()):
         raise ProgramFailed(f"it cut the rows into {len(found['weeks'])} weeks, not {len(live.weeks())}")
     return found

@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.monitoring.programs import ProgramFailed, ask
+from benchmarks.monitoring.programs import ProgramFailed, run_peer
 from benchmarks.monitoring.streams import NUMBERS, STRINGS, columns, wide
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
@@ -41,17 +41,17 @@ WHOLE = 10**7
 WORK = "1,000 columns against a reference"
 
 
-def rows(count: int, say: Callable[[str], None]) -> Iterator[Row]:
+def rows(count: int, progress: Callable[[str], None]) -> Iterator[Row]:
     """``count`` rows are profiled; of 10 million."""
-    say(f"rayloop: {count:,} rows of {len(COLUMNS):,} columns")
+    progress(f"rayloop: {count:,} rows of {len(COLUMNS):,} columns")
     ours = _alone(count)
     part = f"{count:,} of {WHOLE:,} rows, batches of {BATCH:,}; the reference has {REFERENCE_ROWS:,} rows"
     limit = Target(of="value", sign="<", limit=2.0)
     yield row(f"{WORK}: peak memory", "GiB", ours["gib"], target=limit, note=part)
     note, whole, marginal = "", None, None
-    say(f"{PEER}: {PEER_ROWS} rows")
+    progress(f"{PEER}: {PEER_ROWS} rows")
     try:
-        few, many = _theirs(say)
+        few, many = _theirs(progress)
         whole = many / PEER_ROWS[1]
         marginal = (many - few) / (PEER_ROWS[1] - PEER_ROWS[0])
     except (ProgramFailed, InstallFailed) as error:
@@ -79,14 +79,14 @@ def rows(count: int, say: Callable[[str], None]) -> Iterator[Row]:
     )
 
 
-def _theirs(say: Callable[[str], None]) -> tuple[float, float]:
+def _theirs(progress: Callable[[str], None]) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as room:
         frames = {"reference": REFERENCE_ROWS, "few": PEER_ROWS[0], "many": PEER_ROWS[1]}
         paths = {
             name: str(wide(i, n, TIMES).save(Path(room) / f"{name}.npz")) for i, (name, n) in enumerate(frames.items())
         }
         plan = {"reference": paths["reference"], "windows": [paths["few"], paths["many"]]}
-        few, many = ask(PEER, "seconds", plan, say)
+        few, many = run_peer(PEER, "seconds", plan, progress)
     return few, many
 
 
@@ -111,10 +111,10 @@ def measure(count: int) -> dict[str, float]:
         started = time.perf_counter()
         live.update(batch)
         spent += time.perf_counter() - started
-    judged = {test: _judged(calibration, live, DriftPolicy(span=1, test=test)) for test in ("distance", "all")}
-    done = spent + judged["distance"] * live.rows / WHOLE
+    score_windows = {test: _judged(calibration, live, DriftPolicy(span=1, test=test)) for test in ("distance", "all")}
+    done = spent + score_windows["distance"] * live.rows / WHOLE
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    return {"row_s": done / live.rows, "gib": peak, "judge_s": judged["distance"], "all_s": judged["all"]}
+    return {"row_s": done / live.rows, "gib": peak, "judge_s": score_windows["distance"], "all_s": score_windows["all"]}
 
 
 def _judged(calibration: Calibration, live: Profile, policy: DriftPolicy) -> float:

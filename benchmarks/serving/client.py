@@ -1,4 +1,4 @@
-"""Starts loads, and asks single questions."""
+"""Run load generators, and send single requests."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ _RECEIVE_BYTES = 1 << 16
 
 
 class Running:
-    """A load under way."""
+    """A running load generator."""
 
     def __init__(self, plan: Plan, process: subprocess.Popen[str]) -> None:
         self._plan, self._process = plan, process
         self._first = ""
 
     def wait_for_first(self) -> None:
-        """Return when the first answer is there."""
+        """Wait for the first response."""
         assert self._process.stdout is not None
         self._first = self._process.stdout.readline()
 
     def report(self) -> Report:
-        """Wait for the end. Raises RuntimeError when the load broke."""
+        """Wait for the end and return the report. Raises RuntimeError when the load generator failed."""
         limit_s = _START_S + self._plan.warm_up_s + self._plan.seconds + DRAIN_S
         out, errors = self._process.communicate(timeout=limit_s)
         lines = [line for line in out.splitlines() if line != "started"]
         if self._process.returncode or not lines:
-            raise RuntimeError(f"the load broke: {errors.strip()[-500:]}")
+            raise RuntimeError(f"the load generator failed: {errors.strip()[-500:]}")
         return Report(**json.loads(lines[-1]))
 
 
 @contextmanager
 def loading(plan: Plan) -> Iterator[Running]:
-    """A load that runs while the block does something else; the block asks for its report."""
+    """Run a load during the block, which gets its report from the yielded object."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.serving.load"],
         cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -62,13 +62,13 @@ def loading(plan: Plan) -> Iterator[Running]:
 
 
 def load(plan: Plan) -> Report:
-    """Carry out a plan."""
+    """Run a plan and return its report."""
     with loading(plan) as running:
         return running.report()
 
 
-def ask(port: int, request: bytes, limit_s: float = 30.0) -> Response:
-    """One request on a connection of its own. Raises OSError when nobody answers, or the connection breaks."""
+def send_request(port: int, request: bytes, limit_s: float = 30.0) -> Response:
+    """Send one request on a new connection. Raises OSError without a complete response."""
     with socket.create_connection(("127.0.0.1", port), timeout=limit_s) as connection:
         connection.sendall(request)
         buffer = b""

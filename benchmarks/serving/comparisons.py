@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from benchmarks.results import Row, Target, row
 from benchmarks.serving import measures as m
-from benchmarks.serving.measures import Measures
+from benchmarks.serving.measures import Measurements
 from benchmarks.serving.rayloop import NAME, SHADOW_SHARE
+from benchmarks.serving.server_measurements import CONNECTIONS, ENCODED, MODEL, OPEN_RATE, TENSOR_ROWS
 from benchmarks.serving.subjects import COMPOSED, EMPTY, PEERS_ALL
-from benchmarks.serving.visits import CONNECTIONS, ENCODED, MODEL, OPEN_RATE, TENSOR_ROWS
 
 GENERATOR = "responder"
 
@@ -19,124 +19,129 @@ _OPEN = f"latency at {OPEN_RATE:g} requests/s, open loop"
 _NOT_RUN = "could not be run: "
 
 
-def rows(found: Measures, sections: frozenset[str]) -> list[Row]:
+def rows(measurements: Measurements, sections: frozenset[str]) -> list[Row]:
     """Rows of the sections that were measured, in the order of the issue's table."""
     made = {
         "one_row": _one_row, "canary": _canary, "open_loop": _open_loop, "shadow": _shadow, "reporting": _reporting,
         "tensors": _tensors, "changes": _changes,
     }  # fmt: skip
-    asked = [each for section, make in made.items() if section in sections for each in make(found)]
+    asked = [each for section, make in made.items() if section in sections for each in make(measurements)]
     if sections & {"one_row", "canary"}:
-        asked += [*_everything_on(found), _generator(found)]
+        asked += [*_everything_on(measurements), _measure_load_generator(measurements)]
     return asked
 
 
-def _one_row(found: Measures) -> Iterator[Row]:
+def _one_row(measurements: Measurements) -> Iterator[Row]:
     names = [peer.name for peer in PEERS_ALL if peer.name not in (EMPTY, COMPOSED)]
-    yield from _rates(found, _ONE_ROW, m.RATE, names, _least(3.0))
-    yield from _rates(found, _ONE_ROW, m.RATE, [EMPTY], _least(0.6))
+    yield from _rates(measurements, _ONE_ROW, m.RATE, names, _least(3.0))
+    yield from _rates(measurements, _ONE_ROW, m.RATE, [EMPTY], _least(0.6))
 
 
-def _canary(found: Measures) -> Iterator[Row]:
+def _canary(measurements: Measurements) -> Iterator[Row]:
     names = [peer.name for peer in PEERS_ALL if peer.name not in (EMPTY, COMPOSED)]
-    yield from _rates(found, _CANARY, m.CANARY, names, _least(2.0), "without a canary")
-    share = found.median(NAME, m.CHALLENGED)
-    yield from _rates(found, _CANARY, m.CANARY, [COMPOSED], _least(2.0), f"the challenger answered {share or 0.0:.1%}")
+    yield from _rates(measurements, _CANARY, m.CANARY, names, _least(2.0), "without a canary")
+    share = measurements.median(NAME, m.CHALLENGED)
+    yield from _rates(
+        measurements, _CANARY, m.CANARY, [COMPOSED], _least(2.0), f"the challenger answered {share or 0.0:.1%}"
+    )
 
 
-def _open_loop(found: Measures) -> Iterator[Row]:
+def _open_loop(measurements: Measurements) -> Iterator[Row]:
     below = Target(of="ratio", sign="<", limit=1.0)
     for measure in (m.P50, m.P99):
         for peer in PEERS_ALL:
             if peer.name != EMPTY:
-                late = " and ".join(f"{found.median(name, m.LATE) or 0.0:.2f} ms" for name in (NAME, peer.name))
+                late = " and ".join(f"{measurements.median(name, m.LATE) or 0.0:.2f} ms" for name in (NAME, peer.name))
                 note = f"the load left up to {late} late (p99)" if measure == m.P99 else ""
-                yield _compared(found, f"{_OPEN}: {measure[:3]}", "ms", measure, peer.name, measure, below, note)
+                yield _compared(measurements, f"{_OPEN}: {measure[:3]}", "ms", measure, peer.name, measure, below, note)
 
 
-def _shadow(found: Measures) -> Iterator[Row]:
-    yield _held(found, m.SHADOWED, row(
-        f"{_OPEN}: p99 while a challenger gets copies of {SHADOW_SHARE:.0%}", "ms", found.median(NAME, m.SHADOWED),
-        "rayloop without it", found.median(NAME, m.UNSHADOWED), Target(of="ratio", sign="≤", limit=1.1),
+def _shadow(measurements: Measurements) -> Iterator[Row]:
+    yield _held(measurements, m.SHADOWED, row(
+        f"{_OPEN}: p99 while a challenger gets copies of {SHADOW_SHARE:.0%}", "ms",
+        measurements.median(NAME, m.SHADOWED),
+        "rayloop without it", measurements.median(NAME, m.UNSHADOWED), Target(of="ratio", sign="≤", limit=1.1),
     ))  # fmt: skip
 
 
-def _reporting(found: Measures) -> Iterator[Row]:
-    yield _held(found, m.REPORTING, row(
-        "cost of prediction log and live profile", "requests/s", found.median(NAME, m.REPORTING),
-        "rayloop without them", found.median(NAME, m.SILENT), _least(0.9),
+def _reporting(measurements: Measurements) -> Iterator[Row]:
+    yield _held(measurements, m.REPORTING, row(
+        "cost of prediction log and live profile", "requests/s", measurements.median(NAME, m.REPORTING),
+        "rayloop without them", measurements.median(NAME, m.SILENT), _least(0.9),
     ))  # fmt: skip
-    yield _held(found, m.REPORTING, row(
-        "cost of the live profile", "requests/s", found.median(NAME, m.REPORTING),
-        "rayloop with its log alone", found.median(NAME, m.LOGGING), _least(0.95),
+    yield _held(measurements, m.REPORTING, row(
+        "cost of the live profile", "requests/s", measurements.median(NAME, m.REPORTING),
+        "rayloop with its log alone", measurements.median(NAME, m.LOGGING), _least(0.95),
     ))  # fmt: skip
 
 
-def _tensors(found: Measures) -> Iterator[Row]:
-    lost = found.median(NAME, m.LOST)
+def _tensors(measurements: Measurements) -> Iterator[Row]:
+    lost = measurements.median(NAME, m.LOST)
     note = "" if lost is None else f"{lost:.1%} of the rows were dropped from the prediction log"
-    work, ours = f"{TENSOR_ROWS} rows a request, OIP binary tensors", found.median(NAME, m.TENSORS)
+    work, ours = f"{TENSOR_ROWS} rows a request, OIP binary tensors", measurements.median(NAME, m.TENSORS)
     for yardstick, target in ((MODEL, _least(0.8)), (ENCODED, None)):
-        value = found.median(yardstick, m.TENSORS)
-        yield _held(found, m.TENSORS, row(work, "rows/s", ours, yardstick, value, target, note))
+        value = measurements.median(yardstick, m.TENSORS)
+        yield _held(measurements, m.TENSORS, row(work, "rows/s", ours, yardstick, value, target, note))
 
 
-def _changes(found: Measures) -> Iterator[Row]:
+def _changes(measurements: Measurements) -> Iterator[Row]:
     works = {m.WEIGHTS: "weight change to its last effect, under load", m.ABORT: "abort to its last effect, under load"}
     for measure, work in works.items():
-        values = found.values(NAME, measure)
+        values = measurements.values(NAME, measure)
         note = f"of {len(values)}, the worst {max(values):,.0f} ms" if values else "not measured"
         limit = Target(of="value", sign="≤", limit=1000.0)
-        yield _held(found, measure, row(work, "ms", found.median(NAME, measure), target=limit, note=note))
+        yield _held(measurements, measure, row(work, "ms", measurements.median(NAME, measure), target=limit, note=note))
 
 
-def _everything_on(found: Measures) -> Iterator[Row]:
+def _everything_on(measurements: Measurements) -> Iterator[Row]:
     """That the log and the profile were on is shown, not said: the worst round counts."""
     works = {
         m.LOGGED: "prediction log, rows per answered request",
         m.PROFILED: "live profile, rows per answered request",
     }
     for measure, work in works.items():
-        values = found.values(NAME, measure)
+        values = measurements.values(NAME, measure)
         worst = max(values, key=lambda value: abs(value - 1.0)) if values else None
         yield row(work, "rows/answer", worst, target=Target(of="value", sign="=", limit=1.0), note="the worst round")
 
 
-def _generator(found: Measures) -> Row:
+def _measure_load_generator(measurements: Measurements) -> Row:
     """The load must be able to go much faster than what it measures."""
     names = [NAME, *(peer.name for peer in PEERS_ALL)]
-    rates = {name: rate for name in names if (rate := found.median(name, m.RATE)) is not None}
+    rates = {name: rate for name in names if (rate := measurements.median(name, m.RATE)) is not None}
     fastest = max(rates, key=rates.__getitem__, default="")
     return row(
-        "the load itself, against a bare responder", "requests/s", found.median(GENERATOR, m.RATE),
+        "the load itself, against a bare responder", "requests/s", measurements.median(GENERATOR, m.RATE),
         f"fastest server: {fastest}", rates.get(fastest), _least(2.0), "no figure of rayloop",
     )  # fmt: skip
 
 
-def _rates(found: Measures, work: str, measure: str, peers: list[str], target: Target, note: str = "") -> Iterator[Row]:
+def _rates(
+    measurements: Measurements, work: str, measure: str, peers: list[str], target: Target, note: str = ""
+) -> Iterator[Row]:
     """A row for each peer, the best first."""
-    ordered = sorted(peers, key=lambda name: -(found.median(name, m.RATE) or 0.0))
+    ordered = sorted(peers, key=lambda name: -(measurements.median(name, m.RATE) or 0.0))
     for place, name in enumerate(ordered):
         notes = ["the best peer"] if not place and len(ordered) > 1 else []
         yield _compared(
-            found, work, "requests/s", measure, name, m.RATE, target, "; ".join(notes + [note] * bool(note))
+            measurements, work, "requests/s", measure, name, m.RATE, target, "; ".join(notes + [note] * bool(note))
         )
 
 
 def _compared(
-    found: Measures, work: str, unit: str, ours: str, peer: str, theirs: str, target: Target, note: str = ""
+    measurements: Measurements, work: str, unit: str, ours: str, peer: str, theirs: str, target: Target, note: str = ""
 ) -> Row:
-    value = found.median(peer, theirs)
+    value = measurements.median(peer, theirs)
     if value is None:
-        note = f"{_NOT_RUN}{found.failure(peer) or 'not measured'}"
-    elif wrong := found.notes(peer, theirs) or found.failure(peer):
+        note = f"{_NOT_RUN}{measurements.failure(peer) or 'not measured'}"
+    elif wrong := measurements.notes(peer, theirs) or measurements.failure(peer):
         note = f"{note}; {peer}: {wrong}".removeprefix("; ")
-    return _held(found, ours, row(work, unit, found.median(NAME, ours), peer, value, target, note))
+    return _held(measurements, ours, row(work, unit, measurements.median(NAME, ours), peer, value, target, note))
 
 
-def _held(found: Measures, measure: str, made: Row) -> Row:
+def _held(measurements: Measurements, measure: str, made: Row) -> Row:
     """A row in which rayloop failed requests is not met, whatever its speed."""
-    wrong = found.failure(NAME) or found.notes(NAME, measure)
+    wrong = measurements.failure(NAME) or measurements.notes(NAME, measure)
     if not wrong:
         return made
     note = f"{made.note}; rayloop: {wrong}".removeprefix("; ")

@@ -13,7 +13,7 @@ PEERS = Path(__file__).parent / "peers"
 VENVS = Path(__file__).parents[1] / ".venvs"
 
 _STAMP = ".installed"
-_TOLD_CHARS = 800
+_ERROR_CHARS = 800
 
 
 class InstallFailed(Exception):
@@ -49,4 +49,4 @@ def environment(peer: str, note: Callable[[str], None], peers: Path = PEERS) -> 
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise InstallFailed(f"{' '.join(command[:4])} ... failed: {done.stderr.strip()[-_TOLD_CHARS:]}")
+        raise InstallFailed(f"{' '.join(command[:4])} ... failed: {done.stderr.strip()[-_ERROR_CHARS:]}")

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as a load needs it: requests as bytes, and where a response ends. Standard library only."""
+"""Minimal HTTP/1.1 for load generation: encoding of requests, parsing of responses. Standard library only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def encode_request(path: str, body: bytes, headers: Mapping[str, str] | None = N
 def parse_response(buffer: bytes) -> Response | None:
     """The response at the beginning of ``buffer``; None while it is incomplete.
 
-    Raises ValueError for one with neither a length nor chunks: nobody could tell where it ends.
+    Raises ValueError for a response with neither a length nor chunks: its end is unknown.
     """
     end = buffer.find(_HEAD_END)
     if end < 0:

@@ -1,7 +1,7 @@
-"""The load, in a process of its own: requests encoded beforehand, over connections that are kept open.
+"""The load generator, in a process of its own: pre-encoded requests over persistent connections.
 
-``python -m benchmarks.serving.load`` reads a plan as JSON on standard input, says ``started`` once the first answer is
-there, and at the end prints a report as JSON.
+``python -m benchmarks.serving.load`` reads a plan as JSON from standard input, prints ``started`` after the first
+response, and a report as JSON at the end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def _run(plan: Plan) -> Report:
 
 
 def main(lines: str) -> Mapping[str, Any]:
-    """Carry out a plan given as JSON."""
+    """Run a plan given as JSON."""
     plan = Plan.from_json(lines)
     loop = _loop(plan)
     report = loop.run_until_complete(_run(plan))

@@ -1,4 +1,4 @@
-"""What was measured so far: values by server and measure, and what went wrong."""
+"""Names of measures, and the values measured so far by server and measure, with failures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from benchmarks.results import middle
+from benchmarks.results import median_or_none
 from benchmarks.serving.environments import InstallFailed
 from benchmarks.serving.processes import ServerFailed
 
@@ -19,26 +19,26 @@ TENSORS, LOST = "rows/s, tensors", "share of rows not logged"
 ABORT, WEIGHTS = "abort ms", "weight change ms"
 LOGGED, PROFILED = "rows logged per answer", "rows profiled per answer"
 
-_WRONG = (ServerFailed, InstallFailed, OSError, subprocess.SubprocessError, ValueError)
+_FAILURES = (ServerFailed, InstallFailed, OSError, subprocess.SubprocessError, ValueError)
 
 
-class Measures:
-    """Repeats are kept one by one; ``say`` tells a person."""
+class Measurements:
+    """Values of each repeat, notes and failures; ``progress`` reports each."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, progress: Callable[[str], None]) -> None:
+        self._progress = progress
         self._values: dict[tuple[str, str], list[float]] = defaultdict(list)
         self._notes: dict[tuple[str, str], list[str]] = defaultdict(list)
         self._failed: dict[str, str] = {}
 
     def add(self, name: str, measure: str, value: float) -> None:
         self._values[name, measure].append(value)
-        self._say(f"{name}: {value:,.4g} {measure}")
+        self._progress(f"{name}: {value:,.4g} {measure}")
 
     def note(self, name: str, measure: str, text: str) -> None:
-        """Something that a reader of the row must know; a failed request, say."""
+        """Add a remark that a reader of the row needs, such as failed requests."""
         self._notes[name, measure].append(text)
-        self._say(f"{name}: {measure}: {text}")
+        self._progress(f"{name}: {measure}: {text}")
 
     def notes(self, name: str, measure: str) -> str:
         return "; ".join(dict.fromkeys(self._notes[name, measure]))
@@ -47,25 +47,25 @@ class Measures:
         return self._values[name, measure]
 
     def median(self, name: str, measure: str) -> float | None:
-        return middle(self._values[name, measure])
+        return median_or_none(self._values[name, measure])
 
     def failure(self, name: str) -> str:
-        """Why a server could not be run; empty when it could."""
+        """Return why a server could not be run, or an empty string."""
         return self._failed.get(name, "")
 
     @contextmanager
     def running(self, name: str) -> Iterator[None]:
-        """A block that a server's failure ends, for good: it is not tried again."""
+        """Guard a block that uses a server: after a failure the server is not tried again."""
         try:
             yield
-        except _WRONG as error:
+        except _FAILURES as error:
             self._failed[name] = f"{type(error).__name__}: {error}"
-            self._say(f"{name} could not be run: {self._failed[name]}")
+            self._progress(f"{name} could not be run: {self._failed[name]}")
 
     @contextmanager
     def measuring(self, name: str, measure: str) -> Iterator[None]:
-        """A block that a server's failure at this one thing ends."""
+        """Guard the measurement of one measure: a failure becomes a note."""
         try:
             yield
-        except _WRONG as error:
+        except _FAILURES as error:
             self.note(name, measure, f"{type(error).__name__}: {error}")

@@ -17,7 +17,7 @@ _MARK = "RAYLOOP_BENCHMARK_SERVER"
 _STOP_S = 10.0
 _KILL_S = 5.0
 _POLL_S = 0.1
-_TOLD_CHARS = 600
+_ERROR_CHARS = 600
 
 
 class ServerFailed(Exception):
@@ -62,7 +62,7 @@ def _wait(process: subprocess.Popen[bytes], answers: Callable[[], bool], limit_s
 
 def _end(process: subprocess.Popen[bytes], mark: str) -> None:
     # Children that outlive their parent are found by the mark, those that write over their environment by their parent.
-    everyone = _marked(mark)
+    competitors = _marked(mark)
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
@@ -70,7 +70,7 @@ def _end(process: subprocess.Popen[bytes], mark: str) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    left = {p.pid: p for p in [*everyone, *_marked(mark)] if p.is_running()}
+    left = {p.pid: p for p in [*competitors, *_marked(mark)] if p.is_running()}
     for one in left.values():
         try:
             one.kill()
@@ -95,4 +95,4 @@ def _carries(process: psutil.Process, mark: str) -> bool:
 
 
 def _tail(log: Path) -> str:
-    return " ".join(log.read_text(errors="replace").split())[-_TOLD_CHARS:]
+    return " ".join(log.read_text(errors="replace").split())[-_ERROR_CHARS:]

@@ -66,9 +66,11 @@ def noise_for(points: float) -> float:
     """How much noise lowers the accuracy by so many points of a hundred, to a tenth of a point."""
     low, high = 0.0, _MOST_NOISE
     for _ in range(12):
-        middle = (low + high) / 2.0
-        champion, challenger = costs(np.random.default_rng(0), _CALIBRATION_ROWS, middle, "accuracy").mean(axis=1)
-        low, high = (middle, high) if 100.0 * (challenger - champion) < points else (low, middle)
+        median_or_none = (low + high) / 2.0
+        champion, challenger = costs(np.random.default_rng(0), _CALIBRATION_ROWS, median_or_none, "accuracy").mean(
+            axis=1
+        )
+        low, high = (median_or_none, high) if 100.0 * (challenger - champion) < points else (low, median_or_none)
     return low
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.serving import samples
-from benchmarks.serving.client import ask
+from benchmarks.serving.client import send_request
 from benchmarks.serving.environments import PEERS, environment
 from benchmarks.serving.http import Response
 from benchmarks.serving.processes import server
@@ -132,7 +132,7 @@ def own_settings(home: Path) -> Settings:
 def answers(port: int, probe: bytes) -> bool:
     """Whether a server gives HTTP 200 to a request."""
     try:
-        return ask(port, probe, 5.0).status == _OK
+        return send_request(port, probe, 5.0).status == _OK
     except (OSError, ValueError):
         return False
 

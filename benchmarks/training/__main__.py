@@ -9,9 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import results
+from benchmarks.progress import ProgressPrinter
 from benchmarks.results import Row
 from benchmarks.serving.environments import pinned
-from benchmarks.teller import Teller
 from benchmarks.training import checkpoints, quality, speed, sweep
 from benchmarks.training.case import Case, arguments, cluster, flights
 from benchmarks.training.runs import PEERS
@@ -28,27 +28,29 @@ docs/benchmarks.md describes the method and what makes it fair."""
 
 def main() -> None:
     """Run the sections that were asked for; results are written after each."""
-    asked, host, say = _arguments(sys.argv[1:]), results.machine(), Teller()
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    case = flights(asked.folder, say)
-    for work in _works(case, asked.only, asked.rounds, asked.folder):
-        say(f"written to {results.write(AREA, work(say), _versions(), _ABOUT, asked.out, host)}")
+    arguments, host, progress = _arguments(sys.argv[1:]), results.machine(), ProgressPrinter()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    case = flights(arguments.folder, progress)
+    for work in _works(case, arguments.only, arguments.rounds, arguments.folder):
+        progress(f"written to {results.write(AREA, work(progress), _versions(), _ABOUT, arguments.out, host)}")
 
 
-def _works(case: Case, asked: Sequence[str], rounds: int, folder: Path) -> Iterator[Work]:
+def _works(case: Case, arguments: Sequence[str], rounds: int, folder: Path) -> Iterator[Work]:
     """Three sections come from the same runs; only quality needs no cluster."""
-    of_runs = {*asked} & {"steady", "first_epoch", "fit_overhead"}
-    if of_runs or {*asked} & {"checkpoint", "sweep"}:
+    of_runs = {*arguments} & {"steady", "first_epoch", "fit_overhead"}
+    if of_runs or {*arguments} & {"checkpoint", "sweep"}:
         with cluster(folder):
             data = TrainingData.from_frame(case.table)
             if of_runs:
-                yield lambda say: [one for one in speed.rows(case, data, rounds, say) if _section(one) in of_runs]
-            if "checkpoint" in asked:
-                yield lambda say: checkpoints.rows(case, data, rounds, say)
-            if "sweep" in asked:
-                yield lambda say: sweep.rows(case, data, rounds, say)
-    if "quality" in asked:
-        yield lambda say: quality.rows(case, say)
+                yield lambda progress: [
+                    one for one in speed.rows(case, data, rounds, progress) if _section(one) in of_runs
+                ]
+            if "checkpoint" in arguments:
+                yield lambda progress: checkpoints.rows(case, data, rounds, progress)
+            if "sweep" in arguments:
+                yield lambda progress: sweep.rows(case, data, rounds, progress)
+    if "quality" in arguments:
+        yield lambda progress: quality.rows(case, progress)
 
 
 def _section(row: Row) -> str:

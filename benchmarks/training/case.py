@@ -112,13 +112,13 @@ def cluster(folder: Path) -> Iterator[None]:
         local_cluster.stop(settings)
 
 
-def flights(folder: Path, say: Callable[[str], None]) -> Case:
+def flights(folder: Path, progress: Callable[[str], None]) -> Case:
     """The examples of the flights project with its point-in-time features, made once for each ``folder``."""
     from examples.flights.project import project
 
     path = folder / _FRAME
     if not path.exists():
-        say("making the training frame")
+        progress("making the training frame")
         pq.write_table(_frame(project), path)
     table = pq.read_table(path)
     train = table.filter(pc.equal(table[SPLIT], TRAIN))

@@ -14,7 +14,7 @@ EVERY = 100
 WORKERS = 2
 
 
-def rows(case: Case, data: TrainingData, rounds: int, say: Callable[[str], None]) -> list[Row]:
+def rows(case: Case, data: TrainingData, rounds: int, progress: Callable[[str], None]) -> list[Row]:
     rayloop(case, data, workers=WORKERS, epochs=1)
     rates: dict[int, list[float]] = {0: [], EVERY: []}
     shares = []
@@ -23,7 +23,7 @@ def rows(case: Case, data: TrainingData, rounds: int, say: Callable[[str], None]
             ran = rayloop(case, data, workers=WORKERS, checkpoint_steps=every)
             rates[every] += ran.rates[1:]
             shares += [ran.shares["checkpoint"]] if every else []
-            say(f"a checkpoint every {every} steps: {median(ran.rates[1:]):,.0f} rows/s")
+            progress(f"a checkpoint every {every} steps: {median(ran.rates[1:]):,.0f} rows/s")
     steps = CONFIG.epochs * -(-case.part("train").num_rows // CONFIG.batch_size)
     note = f"{steps // EVERY} checkpoints a fit, {WORKERS} workers"
     return [

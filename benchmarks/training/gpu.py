@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks import results
+from benchmarks.progress import ProgressPrinter
 from benchmarks.results import Row, Target, row
-from benchmarks.teller import Teller
 from benchmarks.training.case import CONFIG, SPEC, Case, arguments, cluster, flights
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.datasets import TrainingData
@@ -70,7 +70,7 @@ WORKS = (
 )
 
 
-class Ran(NamedTuple):
+class TrainingRun(NamedTuple):
     """Rows per second of each epoch, GPU utilization in percent, and the share of the steps' time spent on data."""
 
     rates: list[float]
@@ -87,39 +87,39 @@ def main() -> None:
     asked = arguments("python -m benchmarks.training.gpu", str(__doc__)).parse_args()
     if not torch.cuda.is_available():
         sys.exit("there is no GPU that torch can use")
-    host, say = results.machine(), Teller()
+    host, progress = results.machine(), ProgressPrinter()
     asked.folder.mkdir(parents=True, exist_ok=True)
     host["gpu"] = torch.cuda.get_device_name()
-    case = flights(asked.folder, say)
+    case = flights(asked.folder, progress)
     with cluster(asked.folder):
         for work in WORKS:
-            found = _rows(work, case, TrainingData.from_frame(case.table), asked.rounds, say)
-            say(f"written to {results.write(AREA, found, _versions(), _ABOUT, asked.out, host)}")
+            found = _rows(work, case, TrainingData.from_frame(case.table), asked.rounds, progress)
+            progress(f"written to {results.write(AREA, found, _versions(), _ABOUT, asked.out, host)}")
 
 
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("rayloop", "ray", "torch")} | {"cuda": str(torch.version.cuda)}
 
 
-def _rows(work: Work, case: Case, data: TrainingData, rounds: int, say: Callable[[str], None]) -> list[Row]:
+def _rows(work: Work, case: Case, data: TrainingData, rounds: int, progress: Callable[[str], None]) -> list[Row]:
     """Both take turns, every other round in reverse."""
-    runs: dict[str, list[Ran]] = {"ours": [], "peer": []}
+    runs: dict[str, list[TrainingRun]] = {"ours": [], "peer": []}
     turns = ("ours", "peer") if work.peer else ("ours",)
     for number in range(rounds):
         for name in turns if number % 2 == 0 else reversed(turns):
             ran = _ours(work, case, data) if name == "ours" else _alone(work, case)
             runs[name].append(ran)
-            say(f"{work.words}, {name}: {ran.steady:,.0f} rows/s, GPU {ran.busy:.0f}%, data {ran.data:.1%}")
+            progress(f"{work.words}, {name}: {ran.steady:,.0f} rows/s, GPU {ran.busy:.0f}%, data {ran.data:.1%}")
     ours, peer = runs["ours"], runs["peer"]
 
-    def middle(of: Callable[[Ran], float], found: list[Ran]) -> float | None:
-        return results.middle([of(ran) for ran in found])
+    def median_or_none(of: Callable[[TrainingRun], float], found: list[TrainingRun]) -> float | None:
+        return results.median_or_none([of(ran) for ran in found])
 
-    def compared(what: str, unit: str, of: Callable[[Ran], float], target: Target | None = None) -> Row:
-        value = middle(of, peer)
-        return row(f"{what}: {work.words}", unit, middle(of, ours), ALONE if work.peer else "", value, target)
+    def compared(what: str, unit: str, of: Callable[[TrainingRun], float], target: Target | None = None) -> Row:
+        value = median_or_none(of, peer)
+        return row(f"{what}: {work.words}", unit, median_or_none(of, ours), ALONE if work.peer else "", value, target)
 
-    lost = row(f"lost on data: {work.words}", "% of the steps' time", middle(lambda ran: 100 * ran.data, ours))
+    lost = row(f"lost on data: {work.words}", "% of the steps' time", median_or_none(lambda ran: 100 * ran.data, ours))
     return [
         compared("training rows per second", "rows/s", lambda ran: ran.steady, _TARGET if work.peer else None),
         compared("the GPU had work", "% of the time", lambda ran: ran.busy),
@@ -127,7 +127,7 @@ def _rows(work: Work, case: Case, data: TrainingData, rounds: int, say: Callable
     ]
 
 
-def _ours(work: Work, case: Case, data: TrainingData) -> Ran:
+def _ours(work: Work, case: Case, data: TrainingData) -> TrainingRun:
     """How busy the GPU is from the first epoch's end to the last's, validation left in."""
     with _watched() as busy:
 
@@ -138,10 +138,10 @@ def _ours(work: Work, case: Case, data: TrainingData) -> Ran:
         done = fit(FitRequest(work.spec, work.config, case.task, case.encoder), data, lambda line: None, on_event=watch)
     spent = {stage: sum(epoch.seconds[stage] for epoch in done.epochs[1:]) for stage in done.epochs[0].seconds}
     rates = [epoch.rows_per_second for epoch in done.epochs]
-    return Ran(rates, busy.share(), spent["data"] / sum(spent.values()))
+    return TrainingRun(rates, busy.share(), spent["data"] / sum(spent.values()))
 
 
-def _alone(work: Work, case: Case) -> Ran:
+def _alone(work: Work, case: Case) -> TrainingRun:
     plan, told = case.folder / "gpu-plan.json", case.folder / "gpu-told.json"
     given: dict[str, Any] = {
         "spec": work.spec.model_dump(),
@@ -159,7 +159,7 @@ def _alone(work: Work, case: Case) -> Ran:
                 busy.mark()
         if process.returncode:
             sys.exit(f"{ALONE}: it ended with code {process.returncode}")
-    return Ran(json.loads(told.read_text())["rates"], busy.share(), 0.0)
+    return TrainingRun(json.loads(told.read_text())["rates"], busy.share(), 0.0)
 
 
 class _Busy:

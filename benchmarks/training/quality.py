@@ -52,14 +52,14 @@ class Table(NamedTuple):
     data: Bunch
 
 
-def rows(case: Case, say: Callable[[str], None]) -> list[Row]:
+def rows(case: Case, progress: Callable[[str], None]) -> list[Row]:
     """All of it on one thread, in this process."""
     torch.set_num_threads(1)
     made = [_flights(case)]
-    say(f"flights: {made[0].rayloop} beside {made[0].peer_value}")
+    progress(f"flights: {made[0].rayloop} beside {made[0].peer_value}")
     for table in _tables():
         made.append(_table(table))
-        say(f"{table.name}: {made[-1].rayloop} beside {made[-1].peer_value}")
+        progress(f"{table.name}: {made[-1].rayloop} beside {made[-1].peer_value}")
     won = sum(one.met is True for one in made[1:])
     note = "those of this page, at or above"
     return [*made, row("quality: tables of three at or above LightGBM", "tables", won, target=_TWO, note=note)]

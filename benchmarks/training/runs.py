@@ -22,10 +22,10 @@ LIMIT_S = 300.0
 # Ray starts its workers with this niceness: on a machine that is not quite idle the peers shall not come first.
 _NICE = ("nice", "-n", "15")
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-_TOLD_CHARS = 400
+_ERROR_CHARS = 400
 
 
-class Ran(NamedTuple):
+class TrainingRun(NamedTuple):
     """``rates`` are rows per second of each epoch's steps; ``around_s`` all that a fit takes beside its epochs.
 
     ``shares`` are parts of the training time by stage; of rayloop only.
@@ -40,17 +40,19 @@ class PeerFailed(Exception):
     """A peer that could not train; the message says why."""
 
 
-def rayloop(case: Case, data: TrainingData, **changes: Any) -> Ran:
+def rayloop(case: Case, data: TrainingData, **changes: Any) -> TrainingRun:
     """A fit on the warm cluster; the encoded rows are at hand after the first."""
     done = fit(FitRequest(SPEC, CONFIG.model_copy(update=changes), case.task, case.encoder), data, lambda line: None)
     spent = {stage: sum(epoch.seconds[stage] for epoch in done.epochs) for stage in done.epochs[0].seconds}
     shares = {stage: seconds / sum(spent.values()) for stage, seconds in spent.items()}
-    return Ran([epoch.rows_per_second for epoch in done.epochs], done.seconds["start and end"], shares)
+    return TrainingRun([epoch.rows_per_second for epoch in done.epochs], done.seconds["start and end"], shares)
 
 
-def peer(name: str, case: Case, workers: int, epochs: int, say: Callable[[str], None], label: str = "peer") -> Ran:
+def peer(
+    name: str, case: Case, workers: int, epochs: int, progress: Callable[[str], None], label: str = "peer"
+) -> TrainingRun:
     """Those that run at the same time have different labels. Raises PeerFailed, InstallFailed."""
-    folder = environment("torch", say, PEERS)
+    folder = environment("torch", progress, PEERS)
     plan, told = case.folder / f"{label}-plan.json", case.folder / f"{label}-told.json"
     plan.write_text(json.dumps(case.plan | {"workers": workers, "epochs": epochs}))
     told.unlink(missing_ok=True)
@@ -58,7 +60,7 @@ def peer(name: str, case: Case, workers: int, epochs: int, say: Callable[[str], 
     _run([*_NICE, *_command(name, folder, workers), str(plan), str(told)])
     whole = time.perf_counter() - began
     found: Mapping[str, Any] = json.loads(told.read_text())
-    return Ran(found["rates"], whole - found["seconds"], {})
+    return TrainingRun(found["rates"], whole - found["seconds"], {})
 
 
 def _command(name: str, folder: Path, workers: int) -> list[str]:
@@ -82,4 +84,4 @@ def _run(command: list[str]) -> None:
     except subprocess.TimeoutExpired as error:
         raise PeerFailed(f"it took more than {LIMIT_S:.0f} s") from error
     if done.returncode:
-        raise PeerFailed(f"it ended with code {done.returncode}: {done.stderr.strip()[-_TOLD_CHARS:]}")
+        raise PeerFailed(f"it ended with code {done.returncode}: {done.stderr.strip()[-_ERROR_CHARS:]}")

@@ -8,7 +8,7 @@ from statistics import median
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
 from benchmarks.training.case import CONFIG, Case
-from benchmarks.training.runs import LIGHTNING, MEMORY, TORCHRUN, PeerFailed, Ran, peer, rayloop
+from benchmarks.training.runs import LIGHTNING, MEMORY, TORCHRUN, PeerFailed, TrainingRun, peer, rayloop
 from trainers.data.datasets import TrainingData
 
 WORKERS = (1, 2)
@@ -21,10 +21,10 @@ _TARGETS = {
 _FIRST = Target(of="ratio", sign="≥", limit=0.8)
 _AROUND = Target(of="value", sign="≤", limit=8)
 
-Runs = dict[tuple[str, int], list[Ran]]
+Runs = dict[tuple[str, int], list[TrainingRun]]
 
 
-def rows(case: Case, data: TrainingData, rounds: int, say: Callable[[str], None]) -> list[Row]:
+def rows(case: Case, data: TrainingData, rounds: int, progress: Callable[[str], None]) -> list[Row]:
     """All take turns, every other round in reverse."""
     rayloop(case, data, epochs=1)  # starts the workers' processes and encodes
     runs: Runs = {}
@@ -33,19 +33,19 @@ def rows(case: Case, data: TrainingData, rounds: int, say: Callable[[str], None]
     for number in range(rounds):
         for name, workers in turns if number % 2 == 0 else reversed(turns):
             try:
-                ran = _one(name, workers, case, data, say)
+                ran = _one(name, workers, case, data, progress)
             except (PeerFailed, InstallFailed) as error:
                 why[name] = str(error)
                 continue
             runs.setdefault((name, workers), []).append(ran)
-            say(f"{name}, {workers} workers: {_steady([ran]):,.0f} rows/s, {ran.around_s:.1f} s around")
+            progress(f"{name}, {workers} workers: {_steady([ran]):,.0f} rows/s, {ran.around_s:.1f} s around")
     return [*_rates(runs, why), *_firsts(runs), *_arounds(runs)]
 
 
-def _one(name: str, workers: int, case: Case, data: TrainingData, say: Callable[[str], None]) -> Ran:
+def _one(name: str, workers: int, case: Case, data: TrainingData, progress: Callable[[str], None]) -> TrainingRun:
     if name == OURS:
         return rayloop(case, data, workers=workers)
-    return peer(name, case, workers, CONFIG.epochs, say)
+    return peer(name, case, workers, CONFIG.epochs, progress)
 
 
 def _rates(runs: Runs, why: dict[str, str]) -> list[Row]:
@@ -57,7 +57,9 @@ def _rates(runs: Runs, why: dict[str, str]) -> list[Row]:
             theirs = runs.get((name, workers if name != MEMORY else 1))
             if name != MEMORY or workers == 1:
                 value = _steady(theirs) if theirs else None
-                made.append(row(work, "rows/s", _steady(ours), name, value, target, why.get(name, _told(ours))))
+                made.append(
+                    row(work, "rows/s", _steady(ours), name, value, target, why.get(name, _format_values(ours)))
+                )
     return made
 
 
@@ -85,12 +87,12 @@ def _arounds(runs: Runs) -> list[Row]:
 _NOTE = "all but encoding, training and validation; the peers': start of their processes and reading of Parquet"
 
 
-def _steady(runs: list[Ran]) -> float:
+def _steady(runs: list[TrainingRun]) -> float:
     """The median epoch after the first, of all rounds."""
     return median(rate for ran in runs for rate in ran.rates[1:])
 
 
-def _told(ours: list[Ran]) -> str:
+def _format_values(ours: list[TrainingRun]) -> str:
     return ", ".join(f"{stage} {share:.0%}" for stage, share in ours[-1].shares.items() if share >= 0.005)
 
 

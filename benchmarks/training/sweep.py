@@ -22,7 +22,7 @@ _SPACE: dict[str, Space] = {"lr": LogUniform(low=3e-4, high=3e-2), "weight_decay
 TUNING = TuneConfig(space=_SPACE, trials=16, max_concurrent=AT_ONCE, finalists=1)
 
 
-class _Swept(NamedTuple):
+class _SweepRound(NamedTuple):
     """Seconds of a search, and of the bare training of its ``epochs``."""
 
     seconds: float
@@ -34,37 +34,39 @@ class _Swept(NamedTuple):
         return self.seconds / self.bare
 
 
-def rows(case: Case, data: TrainingData, rounds: int, say: Callable[[str], None]) -> list[Row]:
+def rows(case: Case, data: TrainingData, rounds: int, progress: Callable[[str], None]) -> list[Row]:
     """The search and the bare epochs by turns."""
     config = CONFIG.model_copy(update={"epochs": EPOCHS})
     data.encode(case.encoder, case.task, config.cache_mib)
-    peer(MEMORY, case, 1, 1, say)  # installs it, and writes its rows
-    found = [_round(case, data, config, number, say) for number in range(rounds)]
+    peer(MEMORY, case, 1, 1, progress)  # installs it, and writes its rows
+    found = [_round(case, data, config, number, progress) for number in range(rounds)]
     found.sort(key=lambda one: one.ratio)
-    middle = found[rounds // 2]
+    median_round = found[rounds // 2]
     note = (
-        f"{middle.epochs} epochs of up to {TUNING.trials * EPOCHS}, {AT_ONCE} trials at a time; with the start"
+        f"{median_round.epochs} epochs of up to {TUNING.trials * EPOCHS}, {AT_ONCE} trials at a time; with the start"
         f" of their processes and a validation after each epoch, which the bare epochs are without;"
         f" ratios of {rounds} rounds: " + ", ".join(f"{one.ratio:.2f}" for one in found)
     )
     target = Target(of="ratio", sign="≤", limit=1.4)
     peers = f"{MEMORY}, as many epochs"
-    return [row("sweep: 16 trials under ASHA", "s", middle.seconds, peers, middle.bare, target, note)]
+    return [row("sweep: 16 trials under ASHA", "s", median_round.seconds, peers, median_round.bare, target, note)]
 
 
-def _round(case: Case, data: TrainingData, config: TrainConfig, number: int, say: Callable[[str], None]) -> _Swept:
-    rate = _rate(case, say)
+def _round(
+    case: Case, data: TrainingData, config: TrainConfig, number: int, progress: Callable[[str], None]
+) -> _SweepRound:
+    rate = _rate(case, progress)
     # Another seed proposes other trials; how many epochs they get is up to ASHA.
     tuning = TUNING.model_copy(update={"seed": number})
     found = search(FitRequest(SPEC, config, case.task, case.encoder), tuning, data, lambda line: None)
     epochs = sum(trial.epochs for trial in found.trials)
-    swept = _Swept(found.seconds, epochs * case.part("train").num_rows / rate, epochs)
-    say(f"sweep: {swept.seconds:.1f} s for {epochs} epochs, which take {swept.bare:.1f} s bare")
+    swept = _SweepRound(found.seconds, epochs * case.part("train").num_rows / rate, epochs)
+    progress(f"sweep: {swept.seconds:.1f} s for {epochs} epochs, which take {swept.bare:.1f} s bare")
     return swept
 
 
-def _rate(case: Case, say: Callable[[str], None]) -> float:
+def _rate(case: Case, progress: Callable[[str], None]) -> float:
     """Rows per second of as many plain processes as there are trials at a time, together."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        runs = [pool.submit(peer, MEMORY, case, 1, EPOCHS, say, f"at-once-{number}") for number in range(AT_ONCE)]
+        runs = [pool.submit(peer, MEMORY, case, 1, EPOCHS, progress, f"at-once-{number}") for number in range(AT_ONCE)]
         return sum(median(run.result().rates[1:]) for run in runs)

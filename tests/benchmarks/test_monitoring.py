@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.monitoring import delay, detection, wide
-from benchmarks.monitoring.detection import ALPHA, CHANGES, NOTHING, Found, Usual
+from benchmarks.monitoring.detection import ALPHA, CHANGES, NO_CHANGE, ScoreScale, WindowScores
 from benchmarks.monitoring.streams import COLUMNS, NUMBERS, STRINGS, Change, columns, frame
 from benchmarks.serving.environments import InstallFailed
 
@@ -27,7 +27,7 @@ def test_scale_by_column_with_a_noisy_column_detects_the_others():
         return [({"a": float(np.exp(rng.normal(shift))), "loud": 1e300}, True) for _ in range(200)]
 
     quiet = scores(0.0)
-    plain, by_column = Usual.both(quiet)
+    plain, by_column = ScoreScale.both(quiet)
     assert by_column.alarms(quiet).mean() == pytest.approx(ALPHA, abs=0.01)
     assert by_column.alarms(scores(5.0)).mean() > 0.9
     assert plain.alarms(scores(5.0)).mean() == 0.0
@@ -35,8 +35,8 @@ def test_scale_by_column_with_a_noisy_column_detects_the_others():
 
 def test_first_alarm_is_the_end_of_the_first_run():
     alarms = np.array([False, True, False, True, True, True])
-    assert [delay._first(alarms, n) for n in (1, 2, 3)] == [2, 5, 6]
-    assert delay._first(alarms, 4) == 7
+    assert [delay.first_alarm(alarms, n) for n in (1, 2, 3)] == [2, 5, 6]
+    assert delay.first_alarm(alarms, 4) == 7
 
 
 def test_detection_delays_of_two_scales_are_the_shorter():
@@ -44,20 +44,22 @@ def test_detection_delays_of_two_scales_are_the_shorter():
         return {"a": a, "loud": 1e9}, True
 
     quiet = [score(float(np.exp(0.1 * i))) for i in range(10)]
-    assert delay._soonest([*quiet, *map(score, (1.0, 1e3, 1.0, 1e3))], 10, 2, 1) == [2, 2]
+    assert delay.detection_delays([*quiet, *map(score, (1.0, 1e3, 1.0, 1e3))], 10, 2, 1) == [2, 2]
 
 
 def test_score_windows_of_a_peer_that_cannot_run_has_the_reason(monkeypatch):
     def refuse(*_: object) -> None:
         raise InstallFailed("no such package")
 
-    monkeypatch.setattr(detection, "ask", refuse)
-    assert detection.judged("whylogs", 50, NOTHING, 2, print) == Found([], "could not be run: no such package")
+    monkeypatch.setattr(detection, "run_peer", refuse)
+    assert detection.score_windows("whylogs", 50, NO_CHANGE, 2, print) == WindowScores(
+        [], "could not be run: no such package"
+    )
 
 
 def test_score_windows_of_rayloop_detects_a_large_change(monkeypatch):
     monkeypatch.setattr(detection, "REFERENCE_ROWS", 2_000)
-    changed = detection.judged("rayloop", 200, Change("mean", 1.0, 1.0), 2, print)
+    changed = detection.score_windows("rayloop", 200, Change("mean", 1.0, 1.0), 2, print)
     assert changed.alarmed == 1.0
     assert {max(found, key=found.__getitem__) for found, _ in changed.scores} == {"n0"}
 

@@ -1,4 +1,4 @@
-"""Of a log that is longer than memory the newest rows are replayed."""
+"""The newest rows of a log that exceeds memory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def test_newest_rows_of_an_unordered_log_are_sorted_and_bounded_in_memory(
     draw = np.random.default_rng(count)
     log = pl.DataFrame({"at": draw.integers(0, 300, 2_000), "row": np.arange(2_000)})
     sizes: list[int] = []
-    prune = skew_check._latest
+    concat = pl.concat
     monkeypatch.setattr(
-        skew_check, "_latest", lambda held, n: sizes.append(sum(rows.height for rows in held)) or prune(held, n)
+        pl, "concat", lambda frames: sizes.append(sum(frame.height for frame in frames)) or concat(frames)
     )
-    found = skew_check.newest_rows(log.iter_slices(20), count)
-    assert found.equals(log.sort("at", maintain_order=True).tail(count))
+    newest = skew_check.newest_rows(log.iter_slices(20), count)
+    assert newest.equals(log.sort("at", maintain_order=True).tail(count))
     assert max(sizes) <= 2 * count + 20

@@ -1,4 +1,4 @@
-"""One visit to a running server: is it right, and how fast is it?"""
+"""Measurements of a running server: correctness first, then speed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import psutil
 
 from benchmarks.serving import measures as m
 from benchmarks.serving import model, samples
-from benchmarks.serving.client import ask, load, loading
-from benchmarks.serving.measures import Measures
+from benchmarks.serving.client import load, loading, send_request
+from benchmarks.serving.measures import Measurements
 from benchmarks.serving.plan import Plan, Report
 from benchmarks.serving.processes import ServerFailed
 from benchmarks.serving.rayloop import NAME, SHARE, VERSION, Rayloop
@@ -32,7 +32,7 @@ MODEL, ENCODED = "the model alone in a loop, one thread", "encoding and model in
 
 _WARM_UP_S = 2.0
 _IDLE_PERCENT = 15.0
-"""Of all cores; a cluster at rest takes some 10."""
+"""Percent of all cores below which the machine counts as idle; an idle cluster takes some 10."""
 _QUIET_SECONDS = 3
 _SETTLE_WITHIN_S = 30.0
 _CHECKED = 64
@@ -44,7 +44,7 @@ _OK = 200
 
 
 class Work(NamedTuple):
-    """What is asked for, the same of every server: sections, seconds a measurement, the model and its rows."""
+    """The work, the same for every server: sections, seconds per measurement, the model's folder and rows."""
 
     sections: frozenset[str]
     seconds: float
@@ -59,61 +59,61 @@ class Work(NamedTuple):
         return not self.sections.isdisjoint(sections)
 
 
-def visit(subject: Subject, work: Work, found: Measures) -> int:
+def measure_server(subject: Subject, work: Work, measurements: Measurements) -> int:
     """Check and measure a server with one row a request. Returns the requests answered."""
     answered = check(subject, work)
-    _settle()
+    _wait_until_idle()
     if work.wants("one_row", "canary"):
-        answered += _closed(subject, work, found, m.RATE).total
+        answered += _closed(subject, work, measurements, m.RATE).total
     if work.wants("open_loop") and subject.name != EMPTY:
-        answered += _open(subject, work, found)
+        answered += _open(subject, work, measurements)
     return answered
 
 
-def visit_rayloop(rayloop: Rayloop, subject: Subject, work: Work, found: Measures) -> None:
-    """All of it for rayloop; the log is checked against the answers before anything is switched off."""
-    answered = visit(subject, work, found)
+def measure_rayloop(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measurements) -> None:
+    """Measure rayloop in all sections; check the log against the responses before reporting is switched off."""
+    answered = measure_server(subject, work, measurements)
     if work.wants("canary", "changes"):
         rayloop.start_rollout()
-        _settle()
+        _wait_until_idle()
         if work.wants("canary"):
-            answered += _canary(rayloop, subject, work, found)
+            answered += _canary(rayloop, subject, work, measurements)
         if work.wants("changes"):
-            answered += _changes(rayloop, subject, work, found)
+            answered += _changes(rayloop, subject, work, measurements)
         else:
             rayloop.abort_rollout()
     if work.wants("shadow"):
-        answered += _shadow(rayloop, subject, work, found)
+        answered += _shadow(rayloop, subject, work, measurements)
     logged, profiled = rayloop.reported(answered)
-    found.add(NAME, m.LOGGED, logged / answered)
-    found.add(NAME, m.PROFILED, profiled / answered)
+    measurements.add(NAME, m.LOGGED, logged / answered)
+    measurements.add(NAME, m.PROFILED, profiled / answered)
     if work.wants("tensors"):
-        with found.measuring(NAME, m.TENSORS):
-            _tensors(rayloop, subject, work, found, logged)
+        with measurements.measuring(NAME, m.TENSORS):
+            _tensors(rayloop, subject, work, measurements, logged)
     if work.wants("reporting"):
-        _reporting(rayloop, subject, work, found)
+        _reporting(rayloop, subject, work, measurements)
 
 
-def _settle() -> None:
-    """Wait until what starts beside a server has started: the machine is idle for a while, or will not be."""
+def _wait_until_idle() -> None:
+    """Wait until background startup work is done: the machine is idle for a while, or a deadline passes."""
     deadline, quiet = time.monotonic() + _SETTLE_WITHIN_S, 0
     while quiet < _QUIET_SECONDS and time.monotonic() < deadline:
         quiet = quiet + 1 if psutil.cpu_percent(1.0) < _IDLE_PERCENT else 0
 
 
 def check(subject: Subject, work: Work) -> int:
-    """Whether the server gives the model's scores, before its speed means anything. Raises ServerFailed."""
+    """Check that the server returns the model's scores. Returns the requests sent. Raises ServerFailed."""
     parts = samples.split({name: values[:_CHECKED] for name, values in work.rows.items()}, 1)
     for part in parts:
         _check(subject, part, subject.encode, subject.scores, work)
     return len(parts)
 
 
-def model_alone(work: Work, found: Measures) -> None:
-    """The yardsticks of the tensors: the same rows, no server."""
+def model_alone(work: Work, measurements: Measurements) -> None:
+    """Measure the same rows without a server, as the reference of the tensor section."""
     columns = samples.sample(TENSOR_ROWS, 2)
-    found.add(MODEL, m.TENSORS, model.alone(work.folder, columns, work.seconds))
-    found.add(ENCODED, m.TENSORS, model.encoded(work.folder, columns, work.seconds))
+    measurements.add(MODEL, m.TENSORS, model.alone(work.folder, columns, work.seconds))
+    measurements.add(ENCODED, m.TENSORS, model.encoded(work.folder, columns, work.seconds))
 
 
 def closed_plan(subject: Subject, requests: list[bytes], seconds: float) -> Plan:
@@ -129,55 +129,55 @@ def _requests(subject: Subject, work: Work) -> list[bytes]:
     return [subject.encode(subject.path, part) for part in samples.split(work.rows, 1)]
 
 
-def _closed(subject: Subject, work: Work, found: Measures, measure: str) -> Report:
+def _closed(subject: Subject, work: Work, measurements: Measurements, measure: str) -> Report:
     report = load(closed_plan(subject, _requests(subject, work), work.seconds))
-    found.add(subject.name, measure, report.per_second)
-    _note_failures(report, subject, measure, found)
+    measurements.add(subject.name, measure, report.per_second)
+    _note_failures(report, subject, measure, measurements)
     return report
 
 
-def _open(subject: Subject, work: Work, found: Measures) -> int:
+def _open(subject: Subject, work: Work, measurements: Measurements) -> int:
     report = load(_open_plan(subject, work))
-    found.add(subject.name, m.P50, report.p50_ms)
-    found.add(subject.name, m.P99, report.p99_ms)
-    found.add(subject.name, m.LATE, report.late_ms)
+    measurements.add(subject.name, m.P50, report.p50_ms)
+    measurements.add(subject.name, m.P99, report.p99_ms)
+    measurements.add(subject.name, m.LATE, report.late_ms)
     for measure in (m.P50, m.P99):
-        _note_failures(report, subject, measure, found)
+        _note_failures(report, subject, measure, measurements)
     return report.total
 
 
-def _canary(rayloop: Rayloop, subject: Subject, work: Work, found: Measures) -> int:
-    report = _closed(subject, work, found, m.CANARY)
-    found.add(NAME, m.CHALLENGED, report.seen.get(CHALLENGER, (0, 0.0))[0] / max(1, report.total))
+def _canary(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measurements) -> int:
+    report = _closed(subject, work, measurements, m.CANARY)
+    measurements.add(NAME, m.CHALLENGED, report.seen.get(CHALLENGER, (0, 0.0))[0] / max(1, report.total))
     if rayloop.share() != SHARE:
-        found.note(NAME, m.CANARY, f"the challenger's share became {rayloop.share():g}")
+        measurements.note(NAME, m.CANARY, f"the challenger's share became {rayloop.share():g}")
     return report.total
 
 
-def _shadow(rayloop: Rayloop, subject: Subject, work: Work, found: Measures) -> int:
+def _shadow(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measurements) -> int:
     """The open load without a shadow and with one, by turns."""
     answered = 0
     for shadowed in (False, True, True, False):
         if shadowed:
             rayloop.start_rollout(shadow=True)
-        _settle()
+        _wait_until_idle()
         report = load(_open_plan(subject, work))
         if shadowed:
             rayloop.abort_rollout()
         measure = m.SHADOWED if shadowed else m.UNSHADOWED
-        found.add(NAME, measure, report.p99_ms)
-        _note_failures(report, subject, measure, found)
+        measurements.add(NAME, measure, report.p99_ms)
+        _note_failures(report, subject, measure, measurements)
         answered += report.total
     return answered
 
 
-def _changes(rayloop: Rayloop, subject: Subject, work: Work, found: Measures) -> int:
+def _changes(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measurements) -> int:
     """Abort, then a weight change there and back, each under load of its own."""
-    answered = _change(subject, work, found, m.ABORT, CHALLENGER, rayloop.abort_rollout)
+    answered = _change(subject, work, measurements, m.ABORT, CHALLENGER, rayloop.abort_rollout)
     by_version = subject._replace(header=VERSION)
     there, back = rayloop.challenger, rayloop.champion
     for old, new in ((back, there), (there, back)):
-        answered += _change(by_version, work, found, m.WEIGHTS, old.version, _setting(rayloop, new))
+        answered += _change(by_version, work, measurements, m.WEIGHTS, old.version, _setting(rayloop, new))
     return answered
 
 
@@ -185,7 +185,9 @@ def _setting(rayloop: Rayloop, version: ModelVersion) -> Callable[[], None]:
     return lambda: rayloop.set_champion(version)
 
 
-def _change(subject: Subject, work: Work, found: Measures, measure: str, old: str, change: Callable[[], None]) -> int:
+def _change(
+    subject: Subject, work: Work, measurements: Measurements, measure: str, old: str, change: Callable[[], None]
+) -> int:
     """Milliseconds from the call until the last answer of ``old``, as the load's header tells it."""
     with loading(closed_plan(subject, _requests(subject, work), _CHANGE_S)) as running:
         running.wait_for_first()
@@ -195,46 +197,46 @@ def _change(subject: Subject, work: Work, found: Measures, measure: str, old: st
         report = running.report()
     if old not in report.seen:
         raise ServerFailed(f"no answer came from {old} before it was to change")
-    found.add(NAME, measure, max(0.0, report.seen[old][1] - called) * 1e3)
-    _note_failures(report, subject, measure, found)
+    measurements.add(NAME, measure, max(0.0, report.seen[old][1] - called) * 1e3)
+    _note_failures(report, subject, measure, measurements)
     return report.total
 
 
-def _tensors(rayloop: Rayloop, subject: Subject, work: Work, found: Measures, logged: int) -> None:
+def _tensors(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measurements, logged: int) -> None:
     columns = samples.sample(_TENSOR_REQUESTS * TENSOR_ROWS, 2)
     parts = samples.split(columns, TENSOR_ROWS)
     _check(subject, parts[0], samples.binary_tensors, samples.open_inference_scores, work)
     requests = [samples.binary_tensors(subject.path, part) for part in parts]
     report = load(closed_plan(subject, requests, work.seconds))
-    found.add(NAME, m.TENSORS, report.per_second * TENSOR_ROWS)
-    _note_failures(report, subject, m.TENSORS, found)
+    measurements.add(NAME, m.TENSORS, report.per_second * TENSOR_ROWS)
+    _note_failures(report, subject, m.TENSORS, measurements)
     sent = (1 + report.total) * TENSOR_ROWS
-    found.add(NAME, m.LOST, 1.0 - (rayloop.reported(logged + sent)[0] - logged) / sent)
+    measurements.add(NAME, m.LOST, 1.0 - (rayloop.reported(logged + sent)[0] - logged) / sent)
 
 
-def _reporting(rayloop: Rayloop, subject: Subject, work: Work, found: Measures) -> None:
+def _reporting(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measurements) -> None:
     """On and off by turns, so that the machine's drift meets all."""
     turns = ((m.REPORTING, True, True), (m.LOGGING, True, False), (m.SILENT, False, False))
     for measure, report, profile in (*turns, *reversed(turns)):
         rayloop.deploy(report, profile)
-        _closed(subject, work, found, measure)
+        _closed(subject, work, measurements, measure)
 
 
 def _check(subject: Subject, columns: Columns, encode: Encode, scores: Scores, work: Work) -> None:
-    response = ask(subject.port, encode(subject.path, columns))
+    response = send_request(subject.port, encode(subject.path, columns))
     if response.status != _OK:
         raise ServerFailed(f"status {response.status}: {response.body[:300].decode(errors='replace')}")
     if subject.name == EMPTY:
         return
     try:
-        said = np.array(scores(response), np.float64)
+        actual = np.array(scores(response), np.float64)
     except (LookupError, TypeError, ValueError) as error:
         raise ServerFailed(f"an answer of another shape: {response.body[:300]!r}") from error
     expected = model.scores(work.folder, columns)
-    if said.shape != expected.shape or not np.allclose(said, expected, rtol=0.0, atol=TOLERANCE):
-        raise ServerFailed(f"it scores {said[:3].tolist()}, the model says {expected[:3].tolist()}")
+    if actual.shape != expected.shape or not np.allclose(actual, expected, rtol=0.0, atol=TOLERANCE):
+        raise ServerFailed(f"it scores {actual[:3].tolist()}, the model says {expected[:3].tolist()}")
 
 
-def _note_failures(report: Report, subject: Subject, measure: str, found: Measures) -> None:
+def _note_failures(report: Report, subject: Subject, measure: str, measurements: Measurements) -> None:
     for what, count in report.failures.items():
-        found.note(subject.name, measure, f"{count} x {what}")
+        measurements.note(subject.name, measure, f"{count} x {what}")
