@@ -38,11 +38,11 @@ def test_evidence_counts_requests_not_rows() -> None:
             "b",
         )
     )
-    seen = log.evidence(BINARY)["2"].total
-    assert (seen.champion.requests, seen.champion.errors) == (2, 1)
+    evidence = log.evidence(BINARY)["2"].total
+    assert (evidence.champion.requests, evidence.champion.errors) == (2, 1)
     # The challenger's failure on a request that the champion fails as well is not held against it.
-    assert (seen.challenger.requests, seen.challenger.errors, seen.challenger.failures) == (3, 1, 2)
-    assert (seen.champion.keys, seen.challenger.keys) == (2, 3)
+    assert (evidence.challenger.requests, evidence.challenger.errors, evidence.challenger.failures) == (3, 1, 2)
+    assert (evidence.champion.keys, evidence.challenger.keys) == (2, 3)
 
 
 @settings(max_examples=25)
@@ -135,22 +135,22 @@ def test_evidence_counts_keys_once_per_share_and_overall() -> None:
     log = EvidenceCollector("r", ("2",))
     log.add_predictions(prediction_rows(answers, "b"))
     log.add_labels(label_table(dict.fromkeys(("q0", "q1", "q2"), 1.0)))
-    seen = log.evidence(BINARY)["2"]
-    assert [(seen.at_share(s).champion.keys, seen.at_share(s).challenger.keys) for s in (0.05, 0.25)] == [
+    evidence = log.evidence(BINARY)["2"]
+    assert [(evidence.at_share(s).champion.keys, evidence.at_share(s).challenger.keys) for s in (0.05, 0.25)] == [
         (1, 1),
         (1, 1),
     ]
     assert (
-        seen.at_share(0.05).challenger.key_clusters.pairs,
-        seen.total.challenger.key_clusters.pairs,
-        seen.total.challenger.keys,
+        evidence.at_share(0.05).challenger.key_clusters.pairs,
+        evidence.total.challenger.key_clusters.pairs,
+        evidence.total.challenger.keys,
     ) == (
         2,
         6,
         1,
     )
-    assert (seen.at_share(0.05).paired.effective_n, seen.total.paired.effective_n) == (1.0, 1.0)
-    assert seen.total.paired.n == 3
+    assert (evidence.at_share(0.05).paired.effective_n, evidence.total.paired.effective_n) == (1.0, 1.0)
+    assert evidence.total.paired.n == 3
 
 
 def test_evidence_by_accuracy_counts_errors() -> None:
@@ -171,9 +171,9 @@ def test_evidence_is_separate_by_share() -> None:
         prediction_rows([prediction_batch("a", 0.5, 0.9, share=0.05), prediction_batch("b", 0.5, 0.9, share=1.0)], "b")
     )
     log.add_labels(label_table({"b": 1.0}))
-    seen = log.evidence(BINARY)["2"]
-    assert (seen.at_share(0.05).challenger.requests, seen.at_share(0.05).paired.n) == (1, 0)
-    assert (seen.at_share(1.0).challenger.requests, seen.at_share(1.0).paired.n) == (1, 1)
+    evidence = log.evidence(BINARY)["2"]
+    assert (evidence.at_share(0.05).challenger.requests, evidence.at_share(0.05).paired.n) == (1, 0)
+    assert (evidence.at_share(1.0).challenger.requests, evidence.at_share(1.0).paired.n) == (1, 1)
 
 
 def test_evidence_columns_are_in_the_log() -> None:

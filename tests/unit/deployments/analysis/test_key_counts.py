@@ -85,8 +85,8 @@ def test_compare_quality_of_sticky_traffic_finds_a_worse_challenger() -> None:
 def test_compare_quality_with_a_single_key_decides_nothing() -> None:
     chance = np.random.default_rng(0)
     champion = chance.exponential(0.5, 5_000)
-    answer = compare_quality(of_pairs(PairedMoments.from_losses(champion, champion + 1.0, np.zeros(5_000))), POLICY)
-    assert (answer.regression, "as much as 1 of keys" in answer.missing_evidence) == ("", True)
+    result = compare_quality(of_pairs(PairedMoments.from_losses(champion, champion + 1.0, np.zeros(5_000))), POLICY)
+    assert (result.regression, "count as 1 independent rows" in result.missing_evidence) == ("", True)
 
 
 def test_lower_bound_widens_with_the_design_effect() -> None:
@@ -160,13 +160,13 @@ def test_check_error_rate_with_constant_keys_keeps_alpha() -> None:
     chance, aborts, advances = np.random.default_rng(1), 0, 0
     for _ in range(ROLLOUTS):
         failing = chance.random(300) < POLICY.max_error_rate
-        seen = [constant_keys(failing[:n], 10) for n in range(50, 301, 50)]
-        answers = [
+        variants = [constant_keys(failing[:n], 10) for n in range(50, 301, 50)]
+        results = [
             check_error_rate(RolloutEvidence(by_share={0.5: ComparisonEvidence(challenger=arm)}), POLICY)
-            for arm in seen
+            for arm in variants
         ]
-        aborts += any(answer.regression for answer in answers)
-        advances += any(not answer.missing_evidence for answer in answers)
+        aborts += any(result.regression for result in results)
+        advances += any(not result.missing_evidence for result in results)
     assert aborts <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.test_alpha)
     assert advances <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.alpha)
 
@@ -176,9 +176,9 @@ def regressions(failing: np.ndarray, batch: int) -> list[str]:
     clusters, results = KeyCounter(), []
     for at in range(0, len(failing), batch):
         clusters.add("challenger", [(str(at), bool(fails)) for fails in failing[at : at + batch]])
-        seen, failures = at + batch, int(failing[: at + batch].sum())
+        requests, failures = at + batch, int(failing[: at + batch].sum())
         arm = VariantStats(
-            requests=seen, errors=failures, failures=failures, time_clusters=clusters.cluster_stats("challenger")
+            requests=requests, errors=failures, failures=failures, time_clusters=clusters.cluster_stats("challenger")
         )
         results.append(
             check_error_rate(RolloutEvidence(by_share={0.5: ComparisonEvidence(challenger=arm)}), POLICY).regression

@@ -28,9 +28,9 @@ def test_quantile_is_exact_to_the_width_of_a_bin(values: list[float], probabilit
 
 
 def test_latency_histogram_beyond_the_bins_counts_in_the_outermost() -> None:
-    seen = LatencyHistogram.from_values(np.array([1e-9, 0.0, 1e12]))
-    assert (seen.n, len(seen.counts)) == (3, 2)
-    assert seen.quantile(0.99) == math.inf
+    histogram = LatencyHistogram.from_values(np.array([1e-9, 0.0, 1e12]))
+    assert (histogram.n, len(histogram.counts)) == (3, 2)
+    assert histogram.quantile(0.99) == math.inf
     assert upper_edge(-10_000) == 0.0
 
 
@@ -45,10 +45,10 @@ def test_bounds_of_a_quantile_keep_alpha_over_time(probability: float) -> None:
     true = float(stats.lognorm(0.7).ppf(probability))
     below = above = 0
     for _ in range(runs):
-        seen, looks = LatencyHistogram(), []
+        histogram, looks = LatencyHistogram(), []
         for _ in range(30):
-            seen += LatencyHistogram.from_values(chance.lognormal(0.0, 0.7, 50))
-            looks.append((seen.lower_bound(probability, alpha), seen.upper_bound(probability, alpha)))
+            histogram += LatencyHistogram.from_values(chance.lognormal(0.0, 0.7, 50))
+            looks.append((histogram.lower_bound(probability, alpha), histogram.upper_bound(probability, alpha)))
         below += any(lower > true for lower, _ in looks)
         above += any(upper < true for _, upper in looks)
     allowed = stats.binom.ppf(0.999, runs, alpha)

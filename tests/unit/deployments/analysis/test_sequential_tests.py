@@ -96,7 +96,7 @@ def test_log_e_rate_ratio_of_equal_varying_rates_keeps_alpha() -> None:
     chance = np.random.default_rng(3)
     alarms = 0
     for _ in range(RUNS):
-        seen: dict[float, tuple[int, int]] = {}
+        errors: dict[float, tuple[int, int]] = {}
         alarm = False
         for share in STEPS[:-1]:
             champion = challenger = 0
@@ -104,8 +104,8 @@ def test_log_e_rate_ratio_of_equal_varying_rates_keeps_alpha() -> None:
                 rate = chance.choice([0.0, 0.005, 0.05])
                 challenger += int(chance.binomial(int(100 * share), rate))
                 champion += int(chance.binomial(int(100 * (1.0 - share)), rate))
-                seen[share] = (champion, challenger)
-                alarm = alarm or log_e_rate_ratio(seen, 0.0) >= THRESHOLD
+                errors[share] = (champion, challenger)
+                alarm = alarm or log_e_rate_ratio(errors, 0.0) >= THRESHOLD
         alarms += alarm
     assert alarms <= at_most(ALPHA)
 

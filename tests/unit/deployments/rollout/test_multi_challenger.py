@@ -58,12 +58,12 @@ def verdicts_of(*kinds: str) -> dict[str, Verdict]:
 def evidence(**excess: float) -> dict[str, RolloutEvidence]:
     """By version: how much more it loses on each row than the champion."""
     chance = np.random.default_rng(0)
-    seen = {}
+    rollout_evidence = {}
     for name, more in excess.items():
         losses = chance.exponential(0.5, 2_000)
         paired = PairedMoments.from_losses(losses, losses + more + chance.normal(0.0, 0.05, 2_000))
-        seen[name.removeprefix("v")] = RolloutEvidence(by_share={0.5: ComparisonEvidence(paired=paired)})
-    return seen
+        rollout_evidence[name.removeprefix("v")] = RolloutEvidence(by_share={0.5: ComparisonEvidence(paired=paired)})
+    return rollout_evidence
 
 
 CLOSE = evidence(v2=0.0, v3=-0.001, v4=0.01)
@@ -264,15 +264,15 @@ def test_judge_with_several_challengers_divides_alpha() -> None:
 
 def test_decide_with_one_challenger_follows_its_verdict() -> None:
     state = begin_rollout(POLICY, ("2",))
-    seen = {
+    rollout_evidence = {
         "2": RolloutEvidence(
             by_share={0.1: ComparisonEvidence(paired=PairedMoments.from_losses(np.ones(60), np.full(60, 1.5)))}
         )
     }
-    verdict = judge(seen["2"], 0.1, 5.0, POLICY)
-    assert judge_all(state, seen, 5.0) == {"2": verdict}
-    ruling = decide(state, {"2": verdict}, seen)
-    assert (ruling.kind, ruling.reason, ruling.figures) == (verdict.kind, verdict.reason, verdict.figures)
+    verdict = judge(rollout_evidence["2"], 0.1, 5.0, POLICY)
+    assert judge_all(state, rollout_evidence, 5.0) == {"2": verdict}
+    decision = decide(state, {"2": verdict}, rollout_evidence)
+    assert (decision.kind, decision.reason, decision.figures) == (verdict.kind, verdict.reason, verdict.figures)
 
 
 def test_split_test_with_dropped_challengers_accepts_a_sound_split_and_finds_a_broken_one() -> None:
@@ -291,13 +291,13 @@ def test_split_test_with_dropped_challengers_accepts_a_sound_split_and_finds_a_b
         log.add_predictions(prediction_rows(answers, "b"))
         sent += 3_000
         state = apply_command(state, "abort", "", 101.0, dropped)[0] if dropped else state
-    seen, possible = log.evidence(BINARY), possible_shares(POLICY.steps, 3)
-    assert len(seen["4"].by_share) == 3
-    assert all(any(math.isclose(share, one) for one in possible) for share in seen["4"].by_share)
-    assert log_e_split(seen["4"], possible) < math.log(1.0 / POLICY.divide_alpha(3).test_alpha)
+    rollout_evidence, possible = log.evidence(BINARY), possible_shares(POLICY.steps, 3)
+    assert len(rollout_evidence["4"].by_share) == 3
+    assert all(any(math.isclose(share, one) for one in possible) for share in rollout_evidence["4"].by_share)
+    assert log_e_split(rollout_evidence["4"], possible) < math.log(1.0 / POLICY.divide_alpha(3).test_alpha)
     broken = {
         share: one.model_copy(update={"champion": VariantStats(keys=3_000)})
-        for share, one in seen["4"].by_share.items()
+        for share, one in rollout_evidence["4"].by_share.items()
     }
     assert log_e_split(RolloutEvidence(by_share=broken), possible) > math.log(1.0 / POLICY.divide_alpha(3).test_alpha)
 
@@ -313,15 +313,19 @@ def test_evidence_of_each_challenger_counts_its_own_requests_and_the_champions()
     ]
     log.add_predictions(prediction_rows(mine, "batch"))
     log.add_labels(label_table({"a": 1.0, "b": 1.0, "c": 1.0}))
-    seen = log.evidence(BINARY)
-    (share,) = seen["2"].by_share
+    rollout_evidence = log.evidence(BINARY)
+    (share,) = rollout_evidence["2"].by_share
     assert share == pytest.approx(1 / 3)
-    assert [(seen[v].total.champion.requests, seen[v].total.challenger.requests) for v in ("2", "3")] == [
+    assert [
+        (rollout_evidence[v].total.champion.requests, rollout_evidence[v].total.challenger.requests) for v in ("2", "3")
+    ] == [
         (1, 1),
         (1, 2),
     ]
-    assert [seen[v].total.challenger.errors for v in ("2", "3")] == [0, 1]
-    assert [seen[v].total.paired.challenger for v in ("2", "3")] == pytest.approx([-np.log(0.9), -np.log(0.1)])
+    assert [rollout_evidence[v].total.challenger.errors for v in ("2", "3")] == [0, 1]
+    assert [rollout_evidence[v].total.paired.challenger for v in ("2", "3")] == pytest.approx(
+        [-np.log(0.9), -np.log(0.1)]
+    )
 
 
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
