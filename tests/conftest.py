@@ -32,7 +32,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings of a home and of ports that nobody else uses.
+    """Settings with a home and ports of their own.
 
     Models stay served while others train: with fewer CPUs a fit's workers would leave none to the tasks that feed them.
     """

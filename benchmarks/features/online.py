@@ -114,8 +114,8 @@ def _beside(place: _StoreCase, folder: Path, small: bool, progress: Progress) ->
     python, why = _python(progress)
     with ExitStack() as running:
         feast = running.enter_context(_feast(python, folder, place.online, VIEWS)) if python else None
-        yield from _materialised(place, store, feast, events, rounds, why)
-        progress(f"{place.peer}: materialised")
+        yield from _materialized(place, store, feast, events, rounds, why)
+        progress(f"{place.peer}: materialized")
         reader = FeatureReader(FEATURES, store)
         for size in SIZES:
             timed = _read(reader, feast, events, size, rounds, max(5, READS[size] // share))
@@ -132,7 +132,7 @@ def _python(progress: Progress) -> tuple[Path | None, str]:
         return None, str(error)
 
 
-def _materialised(
+def _materialized(
     place: _StoreCase, store: OnlineStore, feast: _Feast | None, events: pl.DataFrame, rounds: int, why: str
 ) -> Iterator[Row]:
     ours, counted = _timed(store, VIEWS, events, rounds)

@@ -30,7 +30,7 @@ def columns(numbers: int, strings: int) -> tuple[Column, ...]:
 COLUMNS = columns(NUMBERS, STRINGS)
 _NAMES = np.array([f"v{i}" for i in range(max(LEVELS) + 1)])
 _SHARED = 0.3
-"""Share of variance that neighbouring numbers have in common."""
+"""Share of variance that neighboring numbers have in common."""
 
 _MIXED_FROM = 0.5
 """Rows with a latent factor above this (31 % of all) form a cluster: their first four numbers are larger together."""

@@ -91,7 +91,7 @@ def _theirs(progress: Callable[[str], None]) -> tuple[float, float]:
 
 
 def _alone(count: int) -> dict[str, Any]:
-    """Measured in a new process, whose memory is nobody else's."""
+    """Measure in a new process, whose memory is its own."""
     command = [sys.executable, "-m", "benchmarks.monitoring.wide", str(count)]
     done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -1,7 +1,7 @@
 """Connections, and the two ways to drive them.
 
 closed   each connection sends its next request when it has the answer to the last: how much a server can do
-open     requests leave at random times (Poisson) that are drawn beforehand, whatever the server does. Latency counts
+open     requests leave at random times (Poisson) that are drawn in advance, whatever the server does. Latency counts
          from the time a request was meant to leave, so that a server that stalls is charged for all who came meanwhile
 """
 
@@ -187,7 +187,7 @@ class Closed(_Load):
 
 
 class Open(_Load):
-    """Requests leave at the times drawn beforehand, or as soon after as a connection is free."""
+    """Send requests at the pre-drawn times, or as soon after as a connection is free."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)

@@ -32,7 +32,7 @@ _BATCHES_A_LOOK = 10
 
 @dataclass(frozen=True)
 class Plan:
-    """How often a rollout is looked at, after how many labelled rows each time."""
+    """Number of looks at a rollout, and labeled rows between two of them."""
 
     looks: int
     rows: int
@@ -45,7 +45,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a rollout, after how many labelled rows, and what its rows cost: losses [2, rows]."""
+    """Outcome of a rollout, the labeled rows until then, and their losses [2, rows]."""
 
     kind: str
     rows: int

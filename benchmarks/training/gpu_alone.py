@@ -30,10 +30,10 @@ def main() -> None:
     torch.manual_seed(0)
     spec, inputs = ModelSpec.model_validate(plan["spec"]), InputSpec.model_validate(plan["inputs"])
     module = registry.build(spec, inputs, Task.model_validate(plan["task"])).to(device)
-    optimiser = _adamw(module, config)
+    optimizer = _adamw(module, config)
     count, batch = len(labels), config.batch_size
     steps = -(-count // batch) * config.epochs
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=config.lr, total_steps=steps + 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps + 1)
     cast = torch.autocast("cuda", torch.bfloat16, enabled=config.precision == "bf16")
     rates = []
     for _ in range(config.epochs):
@@ -41,13 +41,13 @@ def main() -> None:
         order, total = torch.randperm(count, device=device), torch.zeros((), device=device)
         for start in range(0, count, batch):
             chosen = order[start : start + batch]
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             with cast:
                 logits = module(numbers[chosen], codes[chosen])
             loss = nn.functional.binary_cross_entropy_with_logits(logits[:, 0].float(), labels[chosen])
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
-            optimiser.step()
+            optimizer.step()
             schedule.step()
             total += loss.detach()
         total.item()

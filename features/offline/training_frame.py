@@ -77,8 +77,8 @@ def build_frame(
     label = partial(_label_block, features=features, examples=examples, task=task, split=split, until=until)
     # Few blocks, since each view is joined with each block; but large blocks do not get larger.
     blocks = max(default_parallelism(), -(-snapshots[examples.source].rows // _BLOCK_ROWS))
-    labelled = rows.repartition(blocks).map_batches(label, batch_size=None, batch_format="pyarrow").materialize()
-    if not labelled.count():
+    labeled = rows.repartition(blocks).map_batches(label, batch_size=None, batch_format="pyarrow").materialize()
+    if not labeled.count():
         raise DataError(
             f"no example of source {examples.source!r} has a label and is inside the split",
             "check Examples(label=...) and the split",
@@ -86,7 +86,7 @@ def build_frame(
             source=examples.source,
         )
     sources = {view.source: tables.parts(snapshots[view.source])[1] for view in features.views}
-    joined = point_in_time_join(features.views, labelled.to_arrow_refs(), sources, default_parallelism())
+    joined = point_in_time_join(features.views, labeled.to_arrow_refs(), sources, default_parallelism())
     schema = frame_schema(features)
     typed = ray.data.from_arrow_refs(joined).map_batches(partial(_cast_block, schema=schema), **_WHOLE_BLOCKS)
     return tables.write(name, typed, schema, key, replace=True)
@@ -225,8 +225,8 @@ def build_examples(
     request = rows if features.as_of is not None else rows.with_columns(dated)
     named = request_features(features, request)
     clash = [c for c in head.columns if c in named.columns]
-    labelled = pl.concat([head, named.drop(clash)], how="horizontal").drop_nulls([LABEL, LABEL_KNOWN_AT])
-    return labelled if until is None else labelled.filter(pl.col(LABEL_KNOWN_AT) <= pl.lit(until).cast(INSTANT))
+    labeled = pl.concat([head, named.drop(clash)], how="horizontal").drop_nulls([LABEL, LABEL_KNOWN_AT])
+    return labeled if until is None else labeled.filter(pl.col(LABEL_KNOWN_AT) <= pl.lit(until).cast(INSTANT))
 
 
 @ray.remote(num_cpus=0.5)

@@ -45,7 +45,7 @@ class TrafficReplay:
         self._store = store
         self._client = client
         self._step = step
-        self._unlabelled = self._rows.clear()
+        self._unlabeled = self._rows.clear()
         self.now: datetime | None = None
         self.answered = 0
         """Prediction requests that were answered so far; failed ones may never reach the log."""
@@ -84,15 +84,15 @@ class TrafficReplay:
 
     def _requests(self, start: datetime, end: datetime) -> LoadStats:
         rows = self._rows.filter((pl.col(AS_OF) >= start) & (pl.col(AS_OF) < end))
-        self._unlabelled = pl.concat([self._unlabelled, rows.drop_nulls([LABEL, LABEL_KNOWN_AT])])
+        self._unlabeled = pl.concat([self._unlabeled, rows.drop_nulls([LABEL, LABEL_KNOWN_AT])])
         tally = self._client.predict(self._features, rows.get_column(ID).to_list(), rows)
         self.answered += tally.requests - tally.failed
         return tally
 
     def _labels(self, until: datetime) -> LoadStats:
         known = pl.col(LABEL_KNOWN_AT) <= until
-        due = self._unlabelled.filter(known)
-        self._unlabelled = self._unlabelled.filter(~known)
+        due = self._unlabeled.filter(known)
+        self._unlabeled = self._unlabeled.filter(~known)
         times = due.get_column(LABEL_KNOWN_AT).dt.epoch("us").to_list()
         labels = [_label_value(self._task, label) for label in due.get_column(LABEL).to_list()]
         return self._client.label(due.get_column(ID).to_list(), labels, times)

@@ -27,5 +27,5 @@ def cluster(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Sett
         ray.shutdown()
         local_cluster.stop(settings)
         if not request.session.testsfailed:
-            # Ray's logs; of a failed run somebody will want to read them.
+            # Keep Ray's logs of a failed run.
             shutil.rmtree(settings.scratch, ignore_errors=True)

@@ -43,8 +43,8 @@ def save(folder: Path, model: onnx.ModelProto) -> None:
     onnx.save(model, str(folder / MODEL_FILE))
 
 
-def _graph(misbehaviour: list[onnx.NodeProto]) -> onnx.ModelProto:
-    """scores = 0.5 for each row; ``misbehaviour`` makes ``extra`` [1], which depends on whether a number is nonzero."""
+def _graph(misbehavior: list[onnx.NodeProto]) -> onnx.ModelProto:
+    """scores = 0.5 for each row; ``misbehavior`` makes ``extra`` [1], which depends on whether a number is nonzero."""
     first = [
         helper.make_node("ReduceSumSquare", ["numbers"], ["squares"], keepdims=0),
         helper.make_node("Greater", ["squares", "zero"], ["asked"]),
@@ -64,7 +64,7 @@ def _graph(misbehaviour: list[onnx.NodeProto]) -> onnx.ModelProto:
         "axis": np.array([1], np.int64),
     }
     graph = helper.make_graph(
-        [*first, *misbehaviour, *last],
+        [*first, *misbehavior, *last],
         "misbehaves",
         [helper.make_tensor_value_info("numbers", TensorProto.FLOAT, ["rows", None])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])],

@@ -1,4 +1,4 @@
-"""A small project on the cluster: landed, served, replayed, backfilled, catalogued, with its people's names hashed."""
+"""The feature layer of a small project on the cluster: ingestion, serving, replay, backfill, catalog, pseudonyms."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def project(name: str) -> Project:
 
 @pytest.fixture
 def context(cluster: Settings, tmp_path: Path) -> Iterator[ProjectContext]:
-    """Landed and materialised."""
+    """An ingested and materialized project."""
     (tmp_path / "key").write_text("s" * 64)
     settings = cluster.model_copy(update={"personal_key_file": str(tmp_path / "key")})
     made = ProjectContext(project(f"visits{uuid4().hex[:6]}"), Location(tmp_path, "p"), settings, ProgressConsole())

@@ -253,7 +253,7 @@ def test_rollback_restores_the_previous_champion(
         ProjectContext(load_project(location), location, cluster, ProgressConsole()), champion.version, "asked again"
     )
     assert "nothing to roll back" in capsys.readouterr().out
-    # A controller that begins anew serves what its journal says last.
+    # A restarted controller resumes from its journal.
     controller = ray.get_actor(rollout_actor("digits"), namespace=ACTOR_NAMESPACE)
     ray.kill(controller, no_restart=False)
     status = until(

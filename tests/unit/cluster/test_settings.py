@@ -1,4 +1,4 @@
-"""Settings on their way to other processes: whole on one machine, what was set for another cluster."""
+"""Settings as environment variables of other processes, local or on a remote cluster."""
 
 import pytest
 
@@ -8,8 +8,11 @@ from cluster.settings import load_settings
 def test_environment_for_the_local_cluster_has_all_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAYLOOP_ADDRESS", raising=False)
     monkeypatch.setenv("RAYLOOP_ACCESS", "on")
-    told = load_settings().environment()
-    assert (told["RAYLOOP_ACCESS"], told["RAYLOOP_SERVE_PORT"]) == ("True", str(load_settings().serve_port))
+    variables = load_settings().environment()
+    assert (variables["RAYLOOP_ACCESS"], variables["RAYLOOP_SERVE_PORT"]) == (
+        "True",
+        str(load_settings().serve_port),
+    )
 
 
 def test_environment_for_a_remote_cluster_has_only_explicit_settings(monkeypatch: pytest.MonkeyPatch) -> None:

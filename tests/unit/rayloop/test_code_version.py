@@ -1,4 +1,4 @@
-"""A version names the code that made it."""
+"""The code version of a project folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rayloop.code_version import COMMIT, code_version, current_commit
 
 
 @pytest.fixture(autouse=True)
-def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_commit_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(COMMIT, raising=False)
 
 

@@ -1,6 +1,6 @@
 """Feast's online store by its own documentation, in a process that is told what to do line by line, and answers so.
 
-``python online.py FOLDER SPEC ONLINE``: FOLDER/NAME.parquet has a view's features beforehand, for SPEC = [[name, keys,
+``python online.py FOLDER SPEC ONLINE``: FOLDER/NAME.parquet has a view's precomputed features, for SPEC = [[name, keys,
 features], ...]; ONLINE is the online store's configuration. A line {"materialize": null}, {"push": rows} or
 {"read": [entity row, ...]} is answered by {"seconds", ...} as JSON.
 """

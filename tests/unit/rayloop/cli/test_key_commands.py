@@ -1,4 +1,4 @@
-"""`rayloop keys`: what a person sees, and what is stored."""
+"""`rayloop keys`: its output, and the stored keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a fitted model to a smaller version, or to the same one: no cluster, fits are made in this process."""
+"""Compression between fit and registration, without a cluster: this process fits the models."""
 
 from __future__ import annotations
 
@@ -32,75 +32,77 @@ SPEC = ModelSpec(parameters={"hidden": (32, 16)})
 STEPS = (Prune(share=0.5, epochs=2), Distill(student=ModelSpec(parameters={"hidden": (8,)}), epochs=6))
 
 
-class Known:
-    """Stands for TrainingData: what its encoded rows are known by."""
+class EncodedData:
+    """Replaces TrainingData; has its input spec."""
 
     def __init__(self, inputs: InputSpec) -> None:
         self.inputs = inputs
 
-    def encode(self, *_: object) -> Known:
+    def encode(self, *_: object) -> EncodedData:
         return self
 
 
-def _made(folder: Path, monkeypatch: pytest.MonkeyPatch, gate: GatePolicy, steps: tuple[Compression, ...]) -> Candidate:
+def _build(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, gate: GatePolicy, steps: tuple[Compression, ...]
+) -> Candidate:
     fits: list[FitResult] = []
 
     def fit(request: FitRequest, *_: object, **__: object) -> FitResult:
-        found = trained(spec=request.spec, config=request.config, start=request.start, teacher=request.teacher)
-        found.train_metrics.update(found.metrics)
-        fits.append(found)
-        return found
+        result = trained(spec=request.spec, config=request.config, start=request.start, teacher=request.teacher)
+        result.train_metrics.update(result.metrics)
+        fits.append(result)
+        return result
 
     monkeypatch.setattr(train_version, "fit", fit)
     project = replace(late_project(gate), compress=steps)
     context = ProjectContext(project, Location(Path(__file__).parent, "late"), Settings(home=folder), ProgressConsole())
     frame = InMemoryFrame()
-    frame.data = Known(trained(spec=SPEC).inputs)  # type: ignore[assignment]
+    frame.data = EncodedData(trained(spec=SPEC).inputs)  # type: ignore[assignment]
     return build_version(context, frame, Recipe(SPEC, CONFIG), "small")
 
 
-def _tag(folder: Path, made: Candidate) -> str:
-    """What run, version and model card say in one voice."""
+def _tag(folder: Path, candidate: Candidate) -> str:
+    """Return the compression tag, which run, version and model card share."""
     client = MlflowClient(tracking_uri=Settings(home=folder).mlflow_uri)
-    card = Path(client.download_artifacts(made.version.run_id, "card/card.json")).read_text()
-    said = {
-        client.get_run(made.version.run_id).data.tags[train_version.COMPRESSION],
-        made.version.tags[train_version.COMPRESSION],
+    card = Path(client.download_artifacts(candidate.version.run_id, "card/card.json")).read_text()
+    tags = {
+        client.get_run(candidate.version.run_id).data.tags[train_version.COMPRESSION],
+        candidate.version.tags[train_version.COMPRESSION],
         ModelCard.model_validate_json(card).compression,
     }
-    assert len(said) == 1
-    return said.pop()
+    assert len(tags) == 1
+    return tags.pop()
 
 
-def _size(made: Candidate) -> int:
-    assert made.version.local_folder is not None
-    return (made.version.local_folder / "weights.safetensors").stat().st_size
+def _size(candidate: Candidate) -> int:
+    assert candidate.version.local_folder is not None
+    return (candidate.version.local_folder / "weights.safetensors").stat().st_size
 
 
 def test_compress_applies_steps_that_pass_the_gate_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = _made(tmp_path, monkeypatch, GatePolicy(max_compression_loss=0.2), STEPS)
-    assert _tag(tmp_path, made) == "pruned by 50%; distilled into mlp"
-    names = [check.name for check in made.report.checks]
+    candidate = _build(tmp_path, monkeypatch, GatePolicy(max_compression_loss=0.2), STEPS)
+    assert _tag(tmp_path, candidate) == "pruned by 50%; distilled into mlp"
+    names = [check.name for check in candidate.report.checks]
     assert [name for name in names if "whole" in name] == [
         "pruned by 50% as good as whole",
         "distilled into mlp as good as whole",
     ]
-    plain = _made(tmp_path, monkeypatch, GatePolicy(max_compression_loss=0.2), ())
+    plain = _build(tmp_path, monkeypatch, GatePolicy(max_compression_loss=0.2), ())
     assert plain.version.version == "2", "the steps are part of what a version is"
     assert train_version.COMPRESSION not in plain.version.tags
-    assert _size(made) < _size(plain) / 2
+    assert _size(candidate) < _size(plain) / 2
 
 
 def test_compress_skips_a_step_that_costs_quality_and_keeps_the_uncompressed_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ruin = Distill(student=ModelSpec(parameters={"hidden": (4,)}), epochs=1, lr=1e-9)
-    made = _made(tmp_path, monkeypatch, GatePolicy(max_compression_loss=0.1), (ruin, STEPS[0]))
-    told = _tag(tmp_path, made)
-    assert told.startswith("not distilled into mlp: ")
-    assert told.endswith("; pruned by 50%")
-    assert made.report.passed
-    recipe = Manifest.load(made.version.local_folder or tmp_path).recipe
+    candidate = _build(tmp_path, monkeypatch, GatePolicy(max_compression_loss=0.1), (ruin, STEPS[0]))
+    tag = _tag(tmp_path, candidate)
+    assert tag.startswith("not distilled into mlp: ")
+    assert tag.endswith("; pruned by 50%")
+    assert candidate.report.passed
+    recipe = Manifest.load(candidate.version.local_folder or tmp_path).recipe
     assert recipe["model"] == {"hidden": [32, 16]}
     assert (recipe["train"]["epochs"], recipe["train"]["lr"]) == (CONFIG.epochs, CONFIG.lr)
 
@@ -109,4 +111,4 @@ def test_compress_of_a_model_that_is_not_prunable_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with raises(ProjectError, "project.model_not_prunable", model="linear"):
-        _made(tmp_path, monkeypatch, GatePolicy(), (Distill(student=ModelSpec(build="linear")), Prune(share=0.5)))
+        _build(tmp_path, monkeypatch, GatePolicy(), (Distill(student=ModelSpec(build="linear")), Prune(share=0.5)))

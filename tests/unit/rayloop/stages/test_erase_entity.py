@@ -1,4 +1,4 @@
-"""Who is forgotten is in no table, no state and no file any more, and nobody else is missing."""
+"""Erasure deletes an entity from tables, states and files, and keeps all other rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events pushed from a file are read online, checked as landing checks them, and once however often they come."""
+"""Events pushed from a file: validated like ingested rows, counted once, available online."""
 
 from __future__ import annotations
 

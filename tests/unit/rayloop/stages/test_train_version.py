@@ -1,4 +1,4 @@
-"""From a fitted model to a version or a refusal: no cluster, the model is fitted in this process."""
+"""From a fitted model to a registered or refused version, without a cluster: this process fits the model."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def test_build_version_of_a_failing_candidate_logs_its_card_and_no_version(
 
 def test_build_version_with_override_records_it_on_the_card(context: Callable[[GatePolicy], ProjectContext]) -> None:
     at_work = context(GatePolicy(thresholds=(Threshold(metric="auc", min=1.0),)))
-    made = build_version(
+    forced = build_version(
         at_work, InMemoryFrame(), Recipe(SPEC, CONFIG), "forced", override_gate="we want to see it fail"
     )
-    card = _card(at_work, made.version.run_id)
+    card = _card(at_work, forced.version.run_id)
     assert (card.passed, card.override) == (False, "we want to see it fail")

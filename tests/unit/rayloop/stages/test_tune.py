@@ -62,8 +62,8 @@ def test_resumed_search_has_the_same_run_and_logs_each_trial_once(tmp_path: Path
         for trial in TRIALS:
             nested(trial)
     assert registry.child_run_names("p", again) == {"trial 1", "trial 2", "trial 3"}
-    with registry.run("p", "search", key="k") as afresh:
-        assert afresh.id != first.id
+    with registry.run("p", "search", key="k") as new:
+        assert new.id != first.id
 
 
 def test_run_of_a_killed_driver_is_marked_killed(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_run_of_a_killed_driver_is_marked_killed(tmp_path: Path) -> None:
             runs[key] = run.id
         # As a killed driver leaves it.
         client.update_run(runs[key], status="RUNNING")
-    with registry.run("p", "trained", key="k") as afresh:
+    with registry.run("p", "trained", key="k") as new:
         assert client.get_run(runs["k"]).info.status == "KILLED"
-        assert [client.get_run(run).info.status for run in (runs["other"], afresh.id)] == ["RUNNING", "RUNNING"]
-    assert client.get_run(afresh.id).info.status == "FINISHED"
+        assert [client.get_run(run).info.status for run in (runs["other"], new.id)] == ["RUNNING", "RUNNING"]
+    assert client.get_run(new.id).info.status == "FINISHED"
