@@ -34,16 +34,16 @@ class _Run:
         self.failed = False
         self.told: dict[str, Any] = {"parameters": {}, "metrics": set(), "tags": set()}
 
-    def parameters(self, values: Mapping[str, object]) -> None:
+    def log_parameters(self, values: Mapping[str, object]) -> None:
         self.told["parameters"] |= {name: str(value) for name, value in values.items()}
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         self.told["metrics"] |= set(values)
 
-    def courses(self, values: Mapping[str, Mapping[int, float]]) -> None:
+    def log_metric_series(self, values: Mapping[str, Mapping[int, float]]) -> None:
         self.told["metrics"] |= set(values)
 
-    def tags(self, values: Mapping[str, str]) -> None:
+    def set_tags(self, values: Mapping[str, str]) -> None:
         self.told["tags"] |= set(values)
 
     @property
@@ -62,16 +62,19 @@ class _Registry:
 
 
 def _tags() -> list[str]:
-    """Every text of the product's code that reads like one of its tags."""
+    """Every text of the product's code that reads like one of its tags and is no error code."""
     found: set[str] = set()
+    codes: set[str] = set()
     for package in PRODUCT:
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found |= {node.value} if re.fullmatch(r"rayloop\.[a-z_]+", node.value) else set()
+                if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):
+                    codes.add(str(node.value.value))
     # Modules of a package of that name are no tags.
     modules = {path.stem for path in (ROOT / "rayloop").glob("*")}
-    return sorted(tag for tag in found if tag.partition(".")[2] not in modules)
+    return sorted(tag for tag in found - codes if tag.partition(".")[2] not in modules)
 
 
 def test_tags_of_versions_and_runs_stay() -> None:
