@@ -15,7 +15,7 @@ from cluster.log_suppression import suppress_logs
 from cluster.settings import Settings
 
 # Ray logs each step of a submission; a failure is raised anyway.
-_TALKATIVE = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
+_NOISY_LOGGERS = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 
 # What a project folder may hold besides code; none of it is needed on the cluster.
 _EXCLUDES = [".git", ".venv", "**/__pycache__", ".rayloop", "*.egg-info", ".*_cache", ".hypothesis"]
@@ -37,7 +37,7 @@ def client(settings: Settings) -> JobSubmissionClient:
 
 def submit(
     settings: Settings,
-    words: Sequence[str],
+    arguments: Sequence[str],
     folder: Path | str,
     name: str = "",
     variables: Mapping[str, str] | None = None,
@@ -46,7 +46,7 @@ def submit(
 
     Args:
         settings: Which cluster; the job gets them in its environment.
-        words: The command and its arguments.
+        arguments: The command and its arguments.
         folder: The job's working directory: a local folder, which is uploaded, or a package URI.
         name: Id of the job. When a job of this id exists, nothing is submitted. Default: a new id.
         variables: Further environment variables.
@@ -62,8 +62,8 @@ def submit(
         "working_dir": str(folder),
         "excludes": _EXCLUDES,
     }
-    with suppress_logs(*_TALKATIVE):
-        return str(jobs.submit_job(entrypoint=join(words), runtime_env=runtime, submission_id=name or None))
+    with suppress_logs(*_NOISY_LOGGERS):
+        return str(jobs.submit_job(entrypoint=join(arguments), runtime_env=runtime, submission_id=name or None))
 
 
 def follow(settings: Settings, job: str, write: Callable[[str], None]) -> bool:
@@ -74,7 +74,7 @@ def follow(settings: Settings, job: str, write: Callable[[str], None]) -> bool:
         async for lines in jobs.tail_job_logs(job):
             write(lines)
 
-    with suppress_logs(*_TALKATIVE):
+    with suppress_logs(*_NOISY_LOGGERS):
         asyncio.run(tail())
     return bool(jobs.get_job_status(job) == JobStatus.SUCCEEDED)
 

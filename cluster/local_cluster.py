@@ -132,7 +132,7 @@ def stop(settings: Settings) -> int:
     if survivors:
         pids = ", ".join(str(p.pid) for p in survivors)
         raise ClusterUnavailable(
-            f"processes {pids} of the cluster do not end", "end them by hand", code="cluster.not_stopped", pids=pids
+            f"processes {pids} of the cluster did not exit", "kill them manually", code="cluster.not_stopped", pids=pids
         )
     _session_file(settings).unlink(missing_ok=True)
     return len(started)
@@ -143,11 +143,11 @@ def processes(settings: Settings) -> list[psutil.Process]:
     if (stored := _session(settings)) is None:
         return []
     running = list(psutil.process_iter(["ppid"]))
-    ours = {p.pid for p in running if _belongs(p, stored.session)}
+    own_pids = {p.pid for p in running if _belongs(p, stored.session)}
     # Ray's agents write their titles over their environment, the variable included; their parents still have it.
-    while children := {p.pid for p in running if p.info["ppid"] in ours} - ours:
-        ours |= children
-    return [p for p in running if p.pid in ours and p.pid != os.getpid()]
+    while children := {p.pid for p in running if p.info["ppid"] in own_pids} - own_pids:
+        own_pids |= children
+    return [p for p in running if p.pid in own_pids and p.pid != os.getpid()]
 
 
 def metrics_folder(settings: Settings) -> Path:

@@ -80,7 +80,7 @@ class Entity(Frozen):
     def _check_keys(self) -> Self:
         if not self.keys or duplicates(self.keys):
             raise ProjectError(
-                f"entity {self.name!r} needs at least one key, and each key once; it has {self.keys}",
+                f"entity {self.name!r} needs at least one key and no duplicates; it has {self.keys}",
                 code="project.entity_keys",
                 entity=self.name,
                 keys=self.keys,

@@ -28,7 +28,7 @@ def require_compatible_cluster(settings: Settings) -> None:
         name, module = next(iter(outdated.items()))
         raise ClusterUnavailable(
             f"the cluster at {settings.dashboard} serves {name!r} from module {module}, which this release lacks",
-            "an earlier release deployed it: restart that cluster, then deploy again",
+            "an earlier release deployed this model; restart the cluster, then deploy again",
             code="cluster.earlier_release",
             address=settings.dashboard,
             application=name,

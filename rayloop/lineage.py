@@ -27,7 +27,9 @@ def load_lineages(registry: Registry, models: Iterable[str]) -> list[VersionLine
 
 def collect_views(lineages: Iterable[VersionLineage], declared: Iterable[FeatureView]) -> list[FeatureView]:
     """Return the declared views and those of registered versions, each definition once."""
-    views = {view.content_hash: view for one in lineages if one.manifest for view in one.manifest.features.views}
+    views = {
+        view.content_hash: view for lineage in lineages if lineage.manifest for view in lineage.manifest.features.views
+    }
     return list((views | {view.content_hash: view for view in declared}).values())
 
 

@@ -142,7 +142,7 @@ class Project:
             )
         if self.task.kind == "multilabel":
             raise ProjectError(
-                f"project {self.name!r} is multilabel, which can be trained by trainers.fit but not served",
+                f"project {self.name!r} is multilabel: `trainers.fit` can train it, but rayloop cannot serve it",
                 "declare a binary project for each label, or train without a project",
                 code="project.multilabel",
                 project=self.name,
@@ -210,7 +210,7 @@ class Project:
             )
 
     def _require_parameters(self) -> None:
-        """Refuse parameters that the model does not have, before any data are landed."""
+        """Refuse parameters that the model does not have, before any data is ingested."""
         registry.check_parameters(self.model, self.model.parameters)
         space = self.tune.space if self.tune else {}
         registry.check_parameters(self.model, [name for name in space if name not in TrainConfig.model_fields])

@@ -78,10 +78,10 @@ def merge_skews(skews: Iterable[FeatureSkew]) -> list[FeatureSkew]:
     return list(merged.values())
 
 
-def _skew(column: Column, origin: str, served: pl.DataFrame, offline: pl.Series) -> FeatureSkew:
-    ours, theirs = served.get_column(column.name), offline
-    wrong = _differs(ours, theirs)
-    here, there = ours.is_not_null().to_numpy(), theirs.is_not_null().to_numpy()
+def _skew(column: Column, origin: str, frame: pl.DataFrame, offline: pl.Series) -> FeatureSkew:
+    served = frame.get_column(column.name)
+    wrong = _differs(served, offline)
+    here, there = served.is_not_null().to_numpy(), offline.is_not_null().to_numpy()
     return FeatureSkew(
         feature=column.name,
         origin=origin,
@@ -89,34 +89,34 @@ def _skew(column: Column, origin: str, served: pl.DataFrame, offline: pl.Series)
         mismatches=int(wrong.sum()),
         only_offline=int((wrong & ~here & there).sum()),
         only_served=int((wrong & here & ~there).sum()),
-        largest_difference=_largest(ours, theirs, wrong & here & there),
-        example=_example(served, ours, theirs, wrong),
+        largest_difference=_largest(served, offline, wrong & here & there),
+        example=_example(frame, served, offline, wrong),
     )
 
 
-def _differs(ours: pl.Series, theirs: pl.Series) -> np.ndarray:
+def _differs(served: pl.Series, offline: pl.Series) -> np.ndarray:
     """Whether cells differ: null equals only null, and numbers are equal when all 64 bits are, so -0.0 is not 0.0."""
-    if not ours.dtype.is_float():
-        return np.asarray(ours.cast(theirs.dtype).ne_missing(theirs).to_numpy())
-    bits = [values.fill_null(0.0).cast(pl.Float64).to_numpy().view(np.int64) for values in (ours, theirs)]
-    return np.asarray((bits[0] != bits[1]) | (ours.is_null().to_numpy() != theirs.is_null().to_numpy()))
+    if not served.dtype.is_float():
+        return np.asarray(served.cast(offline.dtype).ne_missing(offline).to_numpy())
+    bits = [values.fill_null(0.0).cast(pl.Float64).to_numpy().view(np.int64) for values in (served, offline)]
+    return np.asarray((bits[0] != bits[1]) | (served.is_null().to_numpy() != offline.is_null().to_numpy()))
 
 
-def _largest(ours: pl.Series, theirs: pl.Series, where: np.ndarray) -> float:
-    if not ours.dtype.is_float() or not where.any():
+def _largest(served: pl.Series, offline: pl.Series, where: np.ndarray) -> float:
+    if not served.dtype.is_float() or not where.any():
         return 0.0
-    gaps = np.abs(ours.fill_null(0.0).to_numpy() - theirs.fill_null(0.0).to_numpy())[where]
+    gaps = np.abs(served.fill_null(0.0).to_numpy() - offline.fill_null(0.0).to_numpy())[where]
     return float(np.nanmax(gaps, initial=0.0))
 
 
-def _example(served: pl.DataFrame, ours: pl.Series, theirs: pl.Series, wrong: np.ndarray) -> SkewExample | None:
+def _example(frame: pl.DataFrame, served: pl.Series, offline: pl.Series, wrong: np.ndarray) -> SkewExample | None:
     if not wrong.any():
         return None
     row = int(np.argmax(wrong))
-    as_of = served.get_column(AS_OF)[row]
+    as_of = frame.get_column(AS_OF)[row]
     return SkewExample(
-        id=str(served.get_column(ID)[row]),
+        id=str(frame.get_column(ID)[row]),
         as_of=f"{as_of:%Y-%m-%d %H:%M:%S.%f}",
-        served=str(ours[row]),
-        offline=str(theirs[row]),
+        served=str(served[row]),
+        offline=str(offline[row]),
     )

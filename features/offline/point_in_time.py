@@ -68,9 +68,9 @@ def build_index(view: FeatureView, history: pl.DataFrame) -> EventIndex:
     coded = history.join(entities, on=keys, how="left", maintain_order="left").drop(keys)
     merged, first, span = merge_timeline(coded.get_column(_CODE), coded.get_column(KNOWN_AT), entities.height)
     by = [_CODE, KNOWN_AT] if merged is None else [_MERGED]
-    placed = coded if merged is None else coded.with_columns(merged.alias(_MERGED))
+    with_position = coded if merged is None else coded.with_columns(merged.alias(_MERGED))
     # Equal events keep the order of the source, which decides last.
-    ordered = placed.sort(*by, *([TIE_BREAKER] if view.ties else []), maintain_order=True)
+    ordered = with_position.sort(*by, *([TIE_BREAKER] if view.ties else []), maintain_order=True)
     # One more entity without events, for rows whose entity is unknown.
     starts = np.searchsorted(ordered.get_column(_CODE).to_numpy(), np.arange(entities.height + 2))
     positions = None if merged is None else ordered.get_column(_MERGED).to_numpy()
@@ -147,11 +147,11 @@ def _queries(view: FeatureView, index: EventIndex, rows: pl.DataFrame) -> _Queri
             columns=missing,
         )
     at = epoch_us(rows.schema, AS_OF, where, up=False)
-    named = rows.select(*(key_as_text(rows.schema, key, where) for key in keys), at.alias(KNOWN_AT))
-    coded = named.join(index.entities, on=keys, how="left", maintain_order="left")
+    key_columns = rows.select(*(key_as_text(rows.schema, key, where) for key in keys), at.alias(KNOWN_AT))
+    coded = key_columns.join(index.entities, on=keys, how="left", maintain_order="left")
     codes = coded.get_column(_CODE).fill_null(index.entities.height).cast(pl.Int64).to_numpy()
     times = coded.get_column(KNOWN_AT).fill_null(0).to_numpy() - int(view.strict)
-    usable = named.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy()
+    usable = key_columns.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy()
     timeline = index.timeline
     order = timeline.sort_order(codes, times)
     codes, times = codes[order], times[order]

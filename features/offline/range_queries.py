@@ -76,9 +76,9 @@ def count_distinct(previous: np.ndarray, low: np.ndarray, high: np.ndarray) -> n
         zero = (values >> bit) & 1 == 0
         zeros = prefix_sums(zero)
         low_zeros, high_zeros = zeros[low], zeros[high]
-        one = (limit >> bit) & 1 == 1
-        counts += np.where(one, high_zeros - low_zeros, 0)
-        low = np.where(one, zeros[-1] + low - low_zeros, low_zeros)
-        high = np.where(one, zeros[-1] + high - high_zeros, high_zeros)
+        bit_is_one = (limit >> bit) & 1 == 1
+        counts += np.where(bit_is_one, high_zeros - low_zeros, 0)
+        low = np.where(bit_is_one, zeros[-1] + low - low_zeros, low_zeros)
+        high = np.where(bit_is_one, zeros[-1] + high - high_zeros, high_zeros)
         values = np.concatenate([values[zero], values[~zero]])
     return counts

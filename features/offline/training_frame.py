@@ -133,8 +133,8 @@ class OfflineFeatureReader:
         request = request_features(self._features, rows)
         indexes: list[EventIndex] = ray.get(self._indexes) if self._indexes else []
         views = zip(self._features.views, indexes, strict=True)
-        found = [look_up_features(view, index, request) for view, index in views]
-        return pl.concat([request, *found], how="horizontal").to_arrow()
+        view_features = [look_up_features(view, index, request) for view, index in views]
+        return pl.concat([request, *view_features], how="horizontal").to_arrow()
 
     def is_passthrough(self, schema: pa.Schema) -> bool:
         """Whether the request columns are all features and need no cast, so that blocks are returned as they are."""
@@ -223,9 +223,9 @@ def build_examples(
     )
     dated = pl.col(examples.event_time or examples.label_known_at).cast(INSTANT).alias(AS_OF)
     request = rows if features.as_of is not None else rows.with_columns(dated)
-    named = request_features(features, request)
-    clash = [c for c in head.columns if c in named.columns]
-    labeled = pl.concat([head, named.drop(clash)], how="horizontal").drop_nulls([LABEL, LABEL_KNOWN_AT])
+    request_columns = request_features(features, request)
+    clash = [c for c in head.columns if c in request_columns.columns]
+    labeled = pl.concat([head, request_columns.drop(clash)], how="horizontal").drop_nulls([LABEL, LABEL_KNOWN_AT])
     return labeled if until is None else labeled.filter(pl.col(LABEL_KNOWN_AT) <= pl.lit(until).cast(INSTANT))
 
 

@@ -114,8 +114,8 @@ def _previous(code: pl.Series, cells: pl.Series) -> np.ndarray:
 
 
 def _difference(totals: pl.Series | None, low: np.ndarray, high: np.ndarray) -> pl.Series:
-    gathered = pl.DataFrame({"high": _require(totals).gather(high), "low": _require(totals).gather(low)})
-    return gathered.select(pl.col("high") - pl.col("low")).to_series()
+    sums_at_bounds = pl.DataFrame({"high": _require(totals).gather(high), "low": _require(totals).gather(low)})
+    return sums_at_bounds.select(pl.col("high") - pl.col("low")).to_series()
 
 
 def _std(n: np.ndarray, total: np.ndarray, square_sums: pl.Series, resolution: float) -> np.ndarray:

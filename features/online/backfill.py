@@ -65,7 +65,7 @@ def backfill(
     with TemporaryDirectory(prefix="rayloop-") as folder:
         files, newest = _spill(view, histories, max(1, -(-rows // MAX_EVENTS)), Path(folder))
         _require_reach(store, view, newest)
-        parts = (_changed(view, pl.read_ipc_stream(file), since_us) for file in files)
+        parts = (_select_changed(view, pl.read_ipc_stream(file), since_us) for file in files)
         written, events = _replace(store, view, parts)
     stale = set(store.keys(state_prefix(view))) - written if since_us is None else set()
     store.delete(stale)
@@ -127,7 +127,7 @@ def _replace(store: OnlineStore, view: FeatureView, parts: Iterable[pl.DataFrame
     Each of ``parts`` is a history with all events of some entities.
     """
     prefix, written, events = state_prefix(view), set[bytes](), 0
-    reached, mark = watermark(store, view), dict[bytes, bytes]()
+    newest_us, mark = watermark(store, view), dict[bytes, bytes]()
     for part in parts:
         staging = _StagingStore()
         events += apply_events(staging, view, part)
@@ -135,8 +135,8 @@ def _replace(store: OnlineStore, view: FeatureView, parts: Iterable[pl.DataFrame
         store.put_many(states)
         written |= set(states)
         newest = watermark(staging, view)
-        if newest is not None and (reached is None or newest > reached):
-            reached, mark = newest, {key: staging.values[key] for key in staging.values if key not in states}
+        if newest is not None and (newest_us is None or newest > newest_us):
+            newest_us, mark = newest, {key: staging.values[key] for key in staging.values if key not in states}
     # Last, so that an interrupted backfill is not mistaken for a complete one.
     store.put_many(mark)
     return written, events
@@ -158,7 +158,7 @@ def _spill(
     return files.paths, newest
 
 
-def _changed(view: FeatureView, part: pl.DataFrame, since_us: int | None) -> pl.DataFrame:
+def _select_changed(view: FeatureView, part: pl.DataFrame, since_us: int | None) -> pl.DataFrame:
     """The events of entities that have one that counts from ``since_us`` on."""
     if since_us is None:
         return part

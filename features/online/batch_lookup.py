@@ -77,18 +77,21 @@ class BatchLookup:
 
     def _plan_latest(self, views: Sequence[FeatureView]) -> None:
         latest = [(v, f) for v, view in enumerate(views) for f in view.latest]
-        self._led = sorted({v for v, _ in latest})
-        slot = {v: i for i, v in enumerate(self._led)}
+        self._views_with_latest = sorted({v for v, _ in latest})
+        slot = {v: i for i, v in enumerate(self._views_with_latest)}
         words = [layout.words for layout in self.layouts]
-        self._led_point = np.array([self._point[v, 0] for v in self._led], np.intp)
-        self._led_width = _column([self.layouts[v].width for v in self._led])
-        self._event_word = _column([words[v]["event", ""] for v in self._led])
-        self._lead_word = _column([words[v]["lead", ""] for v in self._led])
+        self._latest_point = np.array([self._point[v, 0] for v in self._views_with_latest], np.intp)
+        self._latest_width = _column([self.layouts[v].width for v in self._views_with_latest])
+        self._event_word = _column([words[v]["event", ""] for v in self._views_with_latest])
+        self._lead_word = _column([words[v]["lead", ""] for v in self._views_with_latest])
         # How long before the time of a row the newest event may have happened.
         self._ttl = _column(
-            [view.strict + view.ttl_us if view.ttl_us is not None else 0 for view in (views[v] for v in self._led)]
+            [
+                view.strict + view.ttl_us if view.ttl_us is not None else 0
+                for view in (views[v] for v in self._views_with_latest)
+            ]
         )
-        self._expires = _column([views[v].ttl is not None for v in self._led], bool)
+        self._expires = _column([views[v].ttl is not None for v in self._views_with_latest], bool)
         numbers = [(v, f) for v, f in latest if f.kind == "number"]
         self._last = np.array([self._at[f.name] for _, f in numbers], np.intp)
         self._last_slot = np.array([slot[v] for v, _ in numbers], np.intp)
@@ -115,7 +118,7 @@ class BatchLookup:
         numbers = np.zeros((len(self.number_columns), at.size))
         if self._has_windows:
             self._windows(words, index, row, base, numbers)
-        texts = self._latest(words, index, row, base, at, numbers) if self._led else []
+        texts = self._latest(words, index, row, base, at, numbers) if self._views_with_latest else []
         return LookupResult(numbers, texts)
 
     def _check(self, words: np.ndarray, base: np.ndarray, at: np.ndarray) -> None:
@@ -142,13 +145,13 @@ class BatchLookup:
     ) -> None:
         upto, since = row[self._upto], row[self._since]
 
-        def grown(what: str, of: np.ndarray) -> np.ndarray:
+        def window_totals(what: str, of: np.ndarray) -> np.ndarray:
             word = self._word[what][of]
-            grew: np.ndarray = words[upto[of] + word] - words[since[of] + word]
-            return grew
+            totals: np.ndarray = words[upto[of] + word] - words[since[of] + word]
+            return totals
 
         for op, (features, of) in self._ops.items():
-            n = grown("count", of)
+            n = window_totals("count", of)
             if op == "count":
                 numbers[features] = n
             elif op == "distinct":
@@ -156,19 +159,19 @@ class BatchLookup:
             elif op in ("min", "max"):
                 numbers[features] = np.where(n > 0, self._between(words, op, of, index, since), np.nan)
             elif op == "std":
-                numbers[features] = np.where(n > 1, self._std(words, upto, since, base, of, n, grown), np.nan)
+                numbers[features] = np.where(n > 1, self._std(words, upto, since, base, of, n, window_totals), np.nan)
             else:
-                total = grown("sum", of).astype(np.float64) * self._resolution[of]
+                total = window_totals("sum", of).astype(np.float64) * self._resolution[of]
                 mean = op == "mean"
                 numbers[features] = np.where(n > 0, total / np.maximum(n, 1), np.nan) if mean else total
 
     def _std(
         self, words: np.ndarray, upto: np.ndarray, since: np.ndarray, base: np.ndarray, of: np.ndarray, n: np.ndarray,
-        grown: Callable[[str, np.ndarray], np.ndarray],
+        window_totals: Callable[[str, np.ndarray], np.ndarray],
     ) -> np.ndarray:  # fmt: skip
         """Sample standard deviation by exact integers: sqrt((n s2 - s1²) / (n (n - 1))), each rounded once."""
         peak = words[base[self._of[of]] + _PEAK].astype(np.float64)
-        s1, s2 = grown("sum", of), grown("square", of)
+        s1, s2 = window_totals("sum", of), window_totals("square", of)
         top, bottom = (n * s2 - s1 * s1).astype(np.float64), np.maximum(n * (n - 1), 1).astype(np.float64)
         # Larger integers wrapped around: these few are computed one by one, with integers of any size.
         for w, r in np.argwhere(np.square(n * peak) > _EXACT_LIMIT):
@@ -213,15 +216,15 @@ class BatchLookup:
         at: np.ndarray,
         numbers: np.ndarray,
     ) -> list[list[str | None]]:
-        upto = row[self._led_point]
+        upto = row[self._latest_point]
         back = words[upto + self._lead_word]
-        lead = upto - back * self._led_width
+        lead = upto - back * self._latest_width
         fresh = ~self._expires | (words[lead + self._event_word] > at - self._ttl)
         if self._last.size:
             values = words[lead[self._last_slot] + self._last_word].view(np.float64)
             numbers[self._last] = np.where(fresh[self._last_slot], values, np.nan)
         return [
-            self._text(words, lead[s], index[self._led_point[s]] - back[s], base[v], fresh[s], v, name)
+            self._text(words, lead[s], index[self._latest_point[s]] - back[s], base[v], fresh[s], v, name)
             for s, v, name in self._last_texts
         ]
 

@@ -157,20 +157,20 @@ def _binary(op: str, left: CompiledExpression, right: CompiledExpression) -> Com
     raise _Unsupported
 
 
-def _supertype(one: CompiledExpression, other: CompiledExpression) -> CompiledExpression:
-    """Cast ``one`` to the common type that Polars chooses for it and ``other``."""
-    if one.literal is not None and other.literal is not None:
+def _supertype(left: CompiledExpression, right: CompiledExpression) -> CompiledExpression:
+    """Cast ``left`` to the common type that Polars chooses for it and ``right``."""
+    if left.literal is not None and right.literal is not None:
         raise _Unsupported
-    if one.literal is not None and other.kind in _INTEGERS and one.kind == "Int":
-        if not -(1 << _INTEGERS[other.kind]) <= one.literal < 1 << _INTEGERS[other.kind]:
+    if left.literal is not None and right.kind in _INTEGERS and left.kind == "Int":
+        if not -(1 << _INTEGERS[right.kind]) <= left.literal < 1 << _INTEGERS[right.kind]:
             raise _Unsupported
-        return CompiledExpression(other.kind, one.run)
-    if one.literal is not None and other.kind == "Float64":
-        value = float(one.literal)
+        return CompiledExpression(right.kind, left.run)
+    if left.literal is not None and right.kind == "Float64":
+        value = float(left.literal)
         return CompiledExpression("Float64", lambda row: value)
-    if one.kind in _INTEGERS and other.kind in _INTEGERS:
-        return CompiledExpression(max(one.kind, other.kind, key=_INTEGERS.__getitem__), one.run)
-    return one
+    if left.kind in _INTEGERS and right.kind in _INTEGERS:
+        return CompiledExpression(max(left.kind, right.kind, key=_INTEGERS.__getitem__), left.run)
+    return left
 
 
 def _lift(

@@ -167,9 +167,9 @@ class ViewReader:
             return {name: pa.array([], pa.float64()) for name in self._lookup.number_columns} | {
                 name: pa.array([], pa.string()) for name in self._lookup.text_columns
             }
-        found = self._look_up_rows(rows, size) if size <= _FEW_LOOKUPS else self._look_up_batch(rows)
-        columns = dict(zip(self._lookup.number_columns, _slices(found.numbers), strict=True))
-        for name, cells in zip(self._lookup.text_columns, found.texts, strict=True):
+        lookup = self._look_up_rows(rows, size) if size <= _FEW_LOOKUPS else self._look_up_batch(rows)
+        columns = dict(zip(self._lookup.number_columns, _slices(lookup.numbers), strict=True))
+        for name, cells in zip(self._lookup.text_columns, lookup.texts, strict=True):
             columns[name] = _cells(cells, pa.string())
         return columns
 
@@ -184,13 +184,13 @@ class ViewReader:
                 queries.append((view, at if usable else None))
                 keys += [state_key(prefix, values)] if usable else []
         states = iter(self._store.get_many(keys))
-        found = [
+        lookups = [
             self._row_lookups[view](next(states) or self._empty[view], at) if at is not None else self._blanks[view]
             for view, at in queries
         ]
         # Of each row, the values of all views.
-        numbers = [list(chain.from_iterable(some for some, _ in found[row::size])) for row in range(size)]
-        texts = [chain.from_iterable(some for _, some in found[row::size]) for row in range(size)]
+        numbers = [list(chain.from_iterable(some for some, _ in lookups[row::size])) for row in range(size)]
+        texts = [chain.from_iterable(some for _, some in lookups[row::size]) for row in range(size)]
         return LookupResult(
             np.ascontiguousarray(np.array(numbers).T), [list(cells) for cells in zip(*texts, strict=True)]
         )
@@ -202,8 +202,8 @@ class ViewReader:
             times = times.fill_null(_MAX_TIME)
         which, unique, views = self._unique_states({key: _texts(cells) for key, cells in keys.items()})
         states = [state or self._empty[view] for state, view in zip(self._store.get_many(unique), views, strict=True)]
-        found = self._lookup(states, which, np.asarray(times))
-        return found if usable is None else self._mask(found, usable)
+        lookup = self._lookup(states, which, np.asarray(times))
+        return lookup if usable is None else self._mask(lookup, usable)
 
     def _usable(self, times: ArrowColumn, keys: Mapping[str, ArrowColumn]) -> np.ndarray | None:
         """Which rows have all keys and the time that each view needs, [views, rows]; None when all have."""
@@ -227,9 +227,9 @@ class ViewReader:
             views += [view] * len(numbers)
         return np.array(which, np.intp), unique, views
 
-    def _mask(self, found: LookupResult, usable: np.ndarray) -> LookupResult:
-        numbers = np.where(usable[self._view_of_number], found.numbers, np.nan)
-        texts = zip(self._view_of_text, found.texts, strict=True)
+    def _mask(self, lookup: LookupResult, usable: np.ndarray) -> LookupResult:
+        numbers = np.where(usable[self._view_of_number], lookup.numbers, np.nan)
+        texts = zip(self._view_of_text, lookup.texts, strict=True)
         return LookupResult(numbers, [_where(usable[view], cells) for view, cells in texts])
 
 

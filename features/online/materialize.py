@@ -180,9 +180,10 @@ def _updates(store: OnlineStore, view: FeatureView, chunk: pl.DataFrame) -> dict
     entity, names = _entities(view, chunk)
     keys = view_state_keys(view, names)
     *states, stored = store.get_many([*keys, mark])
-    kept = _kept_events(view, chunk, entity)
+    retained_events = _kept_events(view, chunk, entity)
     extended = layout.extend(
-        [state or layout.empty for state in states], layout.encode_events(chunk[kept], entity[kept])
+        [state or layout.empty for state in states],
+        layout.encode_events(chunk[retained_events], entity[retained_events]),
     )
     newest = int(chunk.item(-1, KNOWN_AT))
     newest = newest if stored is None else max(newest, int(stored))
@@ -200,12 +201,12 @@ def _kept_events(view: FeatureView, chunk: pl.DataFrame, entity: np.ndarray) -> 
     # In the order of time, so that the newest is written last.
     newest[entity] = at
     old = at <= (newest - view.max_window_us - MAX_LATENESS_US)[entity]
-    gone = np.flatnonzero(old)
+    dropped_index = np.flatnonzero(old)
     stays = ~old
-    stays[_last_of_each(gone, entity)] = True
+    stays[_last_of_each(dropped_index, entity)] = True
     if view.latest:
-        by_event = np.argsort(chunk.get_column(EVENT_TIME).to_numpy()[gone], kind="stable")
-        stays[_last_of_each(gone[by_event], entity)] = True
+        by_event = np.argsort(chunk.get_column(EVENT_TIME).to_numpy()[dropped_index], kind="stable")
+        stays[_last_of_each(dropped_index[by_event], entity)] = True
     return np.flatnonzero(stays)
 
 

@@ -82,7 +82,7 @@ class StateLayout:
         running = ("count", "sum", "square", "text", "last text")
         self._running = np.array([word for kind, word in self.words.items() if kind[0] in running], np.intp)
         of_latest = ("event", "tie", "last", "last text")
-        self._kept = np.array([word for (what, _), word in self.words.items() if what in of_latest], np.intp)
+        self._latest_words = np.array([word for (what, _), word in self.words.items() if what in of_latest], np.intp)
         self._sums = {column: self.words[what, column] for what, column in kinds if what == "sum"}
         self.empty = self._empty_state()
 
@@ -229,32 +229,32 @@ class StateLayout:
         first = np.flatnonzero(np.diff(entity, prepend=-1))
         newest = at[np.append(first[1:], len(at)) - 1]
         oldest = newest - self.view.max_window_us - MAX_LATENESS_US
-        gone = at <= oldest[entity]
-        gone[first] = False
-        if not gone.any():
+        dropped_mask = at <= oldest[entity]
+        dropped_mask[first] = False
+        if not dropped_mask.any():
             return cut, left, events
-        last_gone = first + np.add.reduceat(gone.astype(np.int64), first)
-        some = last_gone > first
+        last_dropped = first + np.add.reduceat(dropped_mask.astype(np.int64), first)
+        some = last_dropped > first
         source = np.arange(len(at))
         if self.view.latest:
-            source[first], left = self._newest(events, gone, first, left)
+            source[first], left = self._newest(events, dropped_mask, first, left)
         matrix = events.matrix.copy()
-        matrix[:, self._kept] = events.matrix[np.ix_(source, self._kept)]
+        matrix[:, self._latest_words] = events.matrix[np.ix_(source, self._latest_words)]
         texts = [
             text.take(pa.array(source if what == "last text" else np.arange(len(at))))
             for (what, _), text in zip(self.texts, events.texts, strict=True)
         ]
-        cut = np.where(some, np.maximum(cut, at[last_gone]), cut)
-        return cut, left, EventMatrix(entity, matrix, texts).take(np.flatnonzero(~gone))
+        cut = np.where(some, np.maximum(cut, at[last_dropped]), cut)
+        return cut, left, EventMatrix(entity, matrix, texts).take(np.flatnonzero(~dropped_mask))
 
     def _newest(
-        self, events: EventMatrix, gone: np.ndarray, first: np.ndarray, left: np.ndarray
+        self, events: EventMatrix, dropped_mask: np.ndarray, first: np.ndarray, left: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """For each entity, the row with the newest of the events that are gone, and from when it counts.
 
         A late event may count from earlier than the dropped event of row 0.
         """
-        counts, old = events.matrix[:, 0].copy(), gone.copy()
+        counts, old = events.matrix[:, 0].copy(), dropped_mask.copy()
         counts[first], old[first] = left, True
         rows = np.flatnonzero(old)
         keys = [counts[rows], events.matrix[rows, self.words["event", ""]], events.entity[rows]]

@@ -58,7 +58,7 @@ class ErasureRegistry:
             return cls()
         rows = pl.DataFrame(tables.read(name, columns=["columns", "digest", "keyed"]))
         groups = rows.group_by("columns", "keyed", maintain_order=True).agg("digest")
-        return cls(tuple((tuple(json.loads(c)), keyed, frozenset(found)) for c, keyed, found in groups.iter_rows()))
+        return cls(tuple((tuple(json.loads(c)), keyed, frozenset(digests)) for c, keyed, digests in groups.iter_rows()))
 
     def drop_erased(self, rows: pl.DataFrame, key: PseudonymKey | None) -> pl.DataFrame:
         """Leave out the rows of erased entities; ``rows`` are as stored, in the stored types."""

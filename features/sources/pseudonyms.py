@@ -144,7 +144,7 @@ class Pseudonymizer:
 def _require(key: PseudonymKey | None) -> PseudonymKey:
     if key is None:
         raise SettingsError(
-            "personal data must be hashed, but no key was given",
+            "personal data must be hashed, but no key is set",
             f"set {_VARIABLE}",
             code="settings.personal_key_missing",
             variable=_VARIABLE,

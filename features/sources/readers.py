@@ -201,8 +201,8 @@ def _connect(url: str) -> Any:
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
-    named = [name.strip("{}") for name in re.findall(r"\$(\w+|{\w+})", url)]
-    if unset := [name for name in named if name not in os.environ]:
+    variables = [name.strip("{}") for name in re.findall(r"\$(\w+|{\w+})", url)]
+    if unset := [name for name in variables if name not in os.environ]:
         raise DataError(
             f"the URL of a source uses ${unset[0]}, which is not set on the machine that reads it",
             "set it on every machine before the cluster starts (`rayloop up`)",

@@ -67,8 +67,8 @@ class Source:
 
     def __post_init__(self) -> None:
         kinds = {c.name: c.kind for c in self.columns}
-        ruled = [name for rule in self.rules.values() for name in rule.meta.root_names()]
-        for name in (*self.key, self.event_time, self.known_at, *self.required, *ruled):
+        rule_columns = [name for rule in self.rules.values() for name in rule.meta.root_names()]
+        for name in (*self.key, self.event_time, self.known_at, *self.required, *rule_columns):
             self._require_declared(name, kinds)
         for name in (self.event_time, self.known_at):
             self._require_kind(name, "timestamp", kinds)

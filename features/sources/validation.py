@@ -78,11 +78,11 @@ def deduplicate(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
     good = pl.col(REASON).is_null()
     repeated = good & ~pl.struct(*source.key, good.alias("good")).is_first_distinct()
     why = pl.lit(f"repeats the key {', '.join(source.key)}")
-    marked = ordered.with_columns(pl.when(repeated).then(why).otherwise(REASON).alias(REASON))
+    with_reasons = ordered.with_columns(pl.when(repeated).then(why).otherwise(REASON).alias(REASON))
     # Repeated rows were valid until now, so that their stored columns are what was read.
-    repeats = marked.get_column(REASON).is_not_null() & marked.get_column(RAW).is_null()
-    cells = _json(marked.select(c.name for c in source.stored_columns), repeats)
-    return marked.with_columns(pl.coalesce(RAW, cells).alias(RAW))
+    repeats = with_reasons.get_column(REASON).is_not_null() & with_reasons.get_column(RAW).is_null()
+    cells = _json(with_reasons.select(c.name for c in source.stored_columns), repeats)
+    return with_reasons.with_columns(pl.coalesce(RAW, cells).alias(RAW))
 
 
 def exclude_known(source: Source, rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
@@ -125,13 +125,13 @@ def _reasons(source: Source, raw: pl.DataFrame, typed: pl.DataFrame) -> pl.DataF
 
 
 def _type_failures(source: Source, raw: pl.DataFrame, typed: pl.DataFrame) -> pl.DataFrame:
-    found = []
+    violations = []
     for column in source.columns:
         values = raw.get_column(column.name)
-        given = values.is_not_null() & (values.is_not_nan() if values.dtype.is_float() else True)
-        rows = (given & typed.get_column(column.name).is_null()).arg_true().cast(pl.UInt32)
-        found.append(_failures(rows, column.name, f"{column.name} is not a {column.kind}"))
-    return pl.concat(found)
+        present = values.is_not_null() & (values.is_not_nan() if values.dtype.is_float() else True)
+        rows = (present & typed.get_column(column.name).is_null()).arg_true().cast(pl.UInt32)
+        violations.append(_failures(rows, column.name, f"{column.name} is not a {column.kind}"))
+    return pl.concat(violations)
 
 
 def _rule_failures(source: Source, typed: pl.DataFrame) -> pl.DataFrame:

@@ -6,7 +6,7 @@
     estimate       performance without labels, window by window, beside the observed one once labels have arrived
     quality        the labeled loss of each window and segment, with bounds that hold at every analysis
 
-It takes values and returns a value; a Ray task runs it (rayloop/stages/log_analysis_job.py), never a request.
+It takes values and returns a value; a Ray task runs it (rayloop/stages/log_analysis_task.py), never a request.
 """
 
 from __future__ import annotations

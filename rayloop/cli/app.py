@@ -128,7 +128,7 @@ def run(
     simulate: Annotated[bool, typer.Option(help="Replay history as live traffic once a version is served")] = False,
     fresh: Annotated[bool, typer.Option(help="Delete this project's tables, versions and state first")] = False,
 ) -> None:
-    """Run the whole loop: land data, join, tune, train, gate, register, serve, report."""
+    """Run the whole loop: ingest data, join, tune, train, gate, register, serve, report."""
     flags = ["--simulate"] * simulate + ["--fresh"] * fresh
     run_or_submit("run", project, *flags, action=lambda ws: _commands().run(ws, simulate=simulate, fresh=fresh))
 
@@ -149,8 +149,8 @@ def train(project: ProjectArgument) -> None:
 def retrain(project: ProjectArgument, until: Until = "", reason: Reason = "by hand") -> None:
     """Train the champion's recipe on newer data and roll the result out."""
     moment = _moment(until, "--until")
-    words = ["retrain", project, "--until", moment.isoformat(), "--reason", reason]
-    run_or_submit(*words, action=lambda ws: _commands().retrain(ws, moment, reason))
+    arguments = ["retrain", project, "--until", moment.isoformat(), "--reason", reason]
+    run_or_submit(*arguments, action=lambda ws: _commands().retrain(ws, moment, reason))
 
 
 @app.command()
@@ -160,8 +160,8 @@ def rollback(
     reason: Reason = "by hand",
 ) -> None:
     """Restore the previous champion for all requests, at once."""
-    words = ["rollback", project, *(["--version", version] if version else []), "--reason", reason]
-    run_or_submit(*words, action=lambda ws: _commands().rollback(ws, version, reason))
+    arguments = ["rollback", project, *(["--version", version] if version else []), "--reason", reason]
+    run_or_submit(*arguments, action=lambda ws: _commands().rollback(ws, version, reason))
 
 
 @app.command()
@@ -171,10 +171,10 @@ def deploy(
         list[str] | None, typer.Option(help="Version; default: the newest. Repeat it to roll out several at once")
     ] = None,
 ) -> None:
-    """Serve a version: the first one directly, later ones, one or several, by a rollout."""
+    """Serve a version. The first is served directly; later ones go through a rollout."""
     versions = version or []
-    words = [word for number in versions for word in ("--version", number)]
-    run_or_submit("deploy", project, *words, action=lambda ws: _commands().deploy(ws, versions))
+    arguments = [word for number in versions for word in ("--version", number)]
+    run_or_submit("deploy", project, *arguments, action=lambda ws: _commands().deploy(ws, versions))
 
 
 @app.command()
@@ -189,10 +189,12 @@ def predict(
 ) -> None:
     """Score a table with a registered version."""
     place = str(Path(table).absolute()) if Path(table).exists() else table
-    words = ["predict", project, place, str(Path(out).absolute())]
+    arguments = ["predict", project, place, str(Path(out).absolute())]
     columns = keep or []
     options = (["--version", version] if version else []) + [word for name in columns for word in ("--keep", name)]
-    run_or_submit(*words, *options, action=lambda ws: _commands().predict(ws, words[2], words[3], version, columns))
+    run_or_submit(
+        *arguments, *options, action=lambda ws: _commands().predict(ws, arguments[2], arguments[3], version, columns)
+    )
 
 
 @app.command()
@@ -254,12 +256,12 @@ def backfill(
     since: Annotated[str, typer.Option(help="Only entities with events since this time (ISO 8601)")] = "",
 ) -> None:
     """Land new rows of a view's source and rebuild the view's online state from the whole table."""
-    words = ["--view", view, *(["--since", _moment(since, "--since").isoformat()] if since else [])]
+    arguments = ["--view", view, *(["--since", _moment(since, "--since").isoformat()] if since else [])]
     start = _moment(since, "--since") if since else None
     run_or_submit(
         "backfill",
         project,
-        *words,
+        *arguments,
         action=lambda ws: _commands().backfill(ws, view, start),
         check=lambda declared: declared.view(view),
     )
@@ -298,7 +300,7 @@ def _flush_logs(settings: Settings) -> None:
         flush_logs(settings, typer.echo)
     except Exception as error:
         # A cluster that answers only in part must still be stopped.
-        typer.echo(f"the prediction log could not be committed: {error}", err=True)
+        typer.echo(f"cannot commit the prediction log: {error}", err=True)
 
 
 def _commands() -> Any:

@@ -19,23 +19,23 @@ _GIB = 1024**3
 _MIN_DISK_GIB = 5
 
 
-def run_checks(settings: Settings, tell: Callable[[str], None]) -> bool:
+def run_checks(settings: Settings, print_line: Callable[[str], None]) -> bool:
     """Print a line for each check.
 
     Returns:
         Whether all checks pass.
     """
     checks = (_versions, _memory, _disk, _mlflow, _tables, _cluster)
-    passed = [_passes(check, settings, tell) for check in checks]
+    passed = [_passes(check, settings, print_line) for check in checks]
     return all(passed)
 
 
-def _passes(check: Callable[[Settings], str], settings: Settings, tell: Callable[[str], None]) -> bool:
+def _passes(check: Callable[[Settings], str], settings: Settings, print_line: Callable[[str], None]) -> bool:
     name = check.__name__.strip("_")
     try:
-        tell(f"ok    {name}: {check(settings)}")
+        print_line(f"ok    {name}: {check(settings)}")
     except RayloopError as error:
-        tell(f"FAIL  {name}: {error} [{error.code}]")
+        print_line(f"FAIL  {name}: {error} [{error.code}]")
         return False
     return True
 

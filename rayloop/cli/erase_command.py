@@ -17,14 +17,14 @@ from rayloop.stages.deploy import require_same_stores
 from rayloop.stages.erase_entity import erase_entity
 
 
-def erase(settings: Settings, project: str, entity: Sequence[str], tell: Callable[[str], None]) -> None:
+def erase(settings: Settings, project: str, entity: Sequence[str], print_line: Callable[[str], None]) -> None:
     """Erase an entity's rows and print what was deleted where.
 
     Args:
         settings: Where the stores are.
         project: Path or module name of the project.
         entity: Words ``column=value``; together they name the entity.
-        tell: Called with each line.
+        print_line: Called with each line.
 
     Raises:
         ProjectError: A word is not of this form, or names a column that cannot identify an entity.
@@ -45,6 +45,6 @@ def erase(settings: Settings, project: str, entity: Sequence[str], tell: Callabl
         require_same_stores(context)
     report = erase_entity(context, {name: value for name, _, value in pairs}, datetime.now(UTC))
     for deletion in report.deleted:
-        tell(str(deletion))
+        print_line(str(deletion))
     for place in report.remains:
-        tell(f"remains: {place}")
+        print_line(f"remains: {place}")

@@ -27,10 +27,10 @@ def create(
     name: Annotated[str, typer.Argument(help="Who uses it; shown in the list")],
     model: Annotated[list[str], typer.Option(help="Model that it gives access to, repeatable; '*' for every model")],
     scope: Annotated[list[str] | None, typer.Option(help="infer, feedback or read, repeatable; default: all")] = None,
-    expires: Annotated[str, typer.Option(help="Lifetime: 30m, 12h, 90d; default: no end")] = "",
+    expires: Annotated[str, typer.Option(help="Lifetime: 30m, 12h, 90d; default: never expires")] = "",
     rate: Annotated[str, typer.Option(help="Rate limit: 100/minute; default: RAYLOOP_ACCESS_RATE")] = "",
 ) -> None:
-    """Create a key. Only the key goes to standard output, and only now: KEY=$(rayloop keys create …)."""
+    """Create a key. Only the key goes to standard output: KEY=$(rayloop keys create …). It is not shown again."""
     from deployments.auth.authenticator import KEY_EFFECTIVE_WITHIN_S
     from deployments.auth.rate_limits import parse_rate
 
@@ -43,7 +43,7 @@ def create(
     typer.echo(text)
     typer.echo(
         f"key {key.id} of {name}: {', '.join(key.models)} ({', '.join(key.scopes)}), expires {_day(expires_at)}.\n"
-        f"It is shown only now, and valid within {KEY_EFFECTIVE_WITHIN_S:g} s. With it in KEY:\n"
+        f"It is shown once and takes effect within {KEY_EFFECTIVE_WITHIN_S:g} s. If KEY holds it:\n"
         f'curl -H "Authorization: Bearer $KEY" {settings.endpoint}/v2/models/{_example(key)}',
         err=True,
     )

@@ -38,13 +38,13 @@ def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:
         delete_project.delete_project(context)
     elif simulate and context.registry.versions(context.project.name):
         raise ProjectError(
-            f"project {context.project.name!r} has registered versions, which a simulation would mix with",
+            f"project {context.project.name!r} already has registered versions; a simulation would add to them",
             "add --fresh to delete them, or simulate under another project name",
             code="project.has_versions",
             project=context.project.name,
         )
-    landed = steps.ingest_sources(context)
-    snapshots = steps.snapshots_of(landed)
+    ingestion_results = steps.ingest_sources(context)
+    snapshots = steps.snapshots_of(ingestion_results)
     frame = steps.training_frame(context, snapshots)
     comparison = baselines.start(context, frame)
     first, recipe = steps.build_first_version(context, frame)
@@ -55,7 +55,7 @@ def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:
     with context.progress.stage("report"):
         results = baselines.collect(context, comparison)
         page = report_data.write_report(context, results)
-    print_summary(context, landed, first, results, story, page)
+    print_summary(context, ingestion_results, first, results, story, page)
 
 
 def tune(context: ProjectContext) -> None:
@@ -114,8 +114,8 @@ def deploy(context: ProjectContext, numbers: Sequence[str]) -> None:
             f"model {name!r} has no version", "train one: rayloop run PROJECT", code="registry.no_version", model=name
         )
     chosen = [context.registry.version(name, number) for number in numbers] or versions[-1:]
-    landed = steps.snapshots_of(steps.ingest_sources(context))
-    steps.materialize_online(context, landed, datetime.now(UTC), chosen)
+    snapshots = steps.snapshots_of(steps.ingest_sources(context))
+    steps.materialize_online(context, snapshots, datetime.now(UTC), chosen)
     steps.release(context, *chosen)
 
 

@@ -17,7 +17,7 @@ def send_command(
     model: str,
     command: str,
     reason: str,
-    tell: Callable[[str], None],
+    print_line: Callable[[str], None],
     version: str = "",
     rollout: str = "",
 ) -> None:
@@ -28,7 +28,7 @@ def send_command(
         model: Name of the model.
         command: "promote", "abort", "pause" or "resume".
         reason: For the rollout journal.
-        tell: Called with the line to print.
+        print_line: Called with the line to print.
         version: The challenger that the command is about; empty for the only one.
         rollout: Id of the rollout that the command is for; empty for the current one.
 
@@ -46,7 +46,7 @@ def send_command(
         )
     about = [version] if version else []
     state = get_result(getattr(actor, command).remote(reason, *about, rollout=rollout)).state
-    tell(f"{model}: rollout {state.id} {rollout_summary(state)}: {state.reason}")
+    print_line(f"{model}: rollout {state.id} {rollout_summary(state)}: {state.reason}")
 
 
 def rollout_summary(state: RolloutState) -> str:

@@ -22,12 +22,12 @@ def list_models() -> list[str]:
     return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
 
-def flush_logs(settings: Settings, tell: Callable[[str], None]) -> None:
+def flush_logs(settings: Settings, print_line: Callable[[str], None]) -> None:
     """Commit the rows that the prediction logs still hold in memory, and disconnect."""
     connection.connect(settings)
     for model in list_models():
         actor = find_actor(log_writer_actor(model))
         if actor is not None:
             counts = ray.get(actor.flush.remote(), timeout=_FLUSH_S)
-            tell(f"{model}: log committed, {counts['predictions']:,} predictions and {counts['labels']:,} labels")
+            print_line(f"{model}: log committed, {counts['predictions']:,} predictions and {counts['labels']:,} labels")
     ray.shutdown()

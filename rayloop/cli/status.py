@@ -22,44 +22,44 @@ from rayloop.cli.rollout_commands import rollout_summary
 from rayloop.cli.served_models import list_models
 from rayloop.stages.deploy import JOB_ACTIONS, describe_job
 
-Tell = Callable[[str], None]
+PrintLine = Callable[[str], None]
 
 _RECENT_ALARMS = 3
 
 
-def show_status(settings: Settings, tell: Tell) -> None:
+def show_status(settings: Settings, print_line: PrintLine) -> None:
     """Print the cluster's resources, and for each model its version, rollout, drift and cost."""
     connection.connect(settings)
     resources, free = ray.cluster_resources(), ray.available_resources()
     cpus = f"{free.get('CPU', 0):g} of {resources.get('CPU', 0):g} CPUs free"
-    tell(f"cluster {settings.dashboard}: {len(ray.nodes())} nodes, {cpus}, {resources.get('GPU', 0):g} GPUs")
+    print_line(f"cluster {settings.dashboard}: {len(ray.nodes())} nodes, {cpus}, {resources.get('GPU', 0):g} GPUs")
     models = list_models()
     health = deployment_statuses(settings, models) if models else {}
     for model in models:
-        _show_model(settings, model, health.get(model), tell)
+        _show_model(settings, model, health.get(model), print_line)
     if not models:
-        tell("no model is served; `rayloop run <project>` serves one")
+        print_line("no model is served; `rayloop run <project>` serves one")
 
 
-def _show_model(settings: Settings, model: str, health: DeploymentStatus | None, tell: Tell) -> None:
+def _show_model(settings: Settings, model: str, health: DeploymentStatus | None, print_line: PrintLine) -> None:
     served = get_result(serve_config(settings).current_config.remote(model))
-    tell(f"\n{model}: " + (f"champion v{served.champion.version}{_replicas(health)}" if served else "not served"))
+    print_line(f"\n{model}: " + (f"champion v{served.champion.version}{_replicas(health)}" if served else "not served"))
     lost = get_result(find_actor(log_writer_actor(model)).lost_rows.remote())
     if lost["replicas"]:
         rows = f"{lost['predictions']:,} predictions and {lost['labels']:,} labels"
-        tell(f"  log: {rows} were lost with {lost['replicas']} killed replica(s)")
+        print_line(f"  log: {rows} were lost with {lost['replicas']} killed replica(s)")
     rollout = find_actor(rollout_actor(model))
     status = get_result(rollout.status.remote()) if rollout is not None else None
     if served and served.trial:
         for challenger in served.trial.challengers:
-            tell(f"  challenger v{challenger.version} at {100 * served.trial.share:.3g}%")
+            print_line(f"  challenger v{challenger.version} at {100 * served.trial.share:.3g}%")
     for line in describe_rollout(status, time.time()) if status is not None else ():
-        tell(line)
+        print_line(line)
     monitor = find_actor(monitor_actor(model))
     if monitor is not None:
         for line in describe_monitor(settings, get_result(monitor.status.remote())):
-            tell(line)
-    tell(f"  {settings.endpoint}/v2/models/{model}")
+            print_line(line)
+    print_line(f"  {settings.endpoint}/v2/models/{model}")
 
 
 def _replicas(health: DeploymentStatus | None) -> str:
@@ -141,7 +141,9 @@ def _describe_step(state: RolloutState, now: float) -> str:
 
 def _describe_evidence(champion: str, challenger: str, evidence: ComparisonEvidence) -> str:
     variants = ((challenger, evidence.challenger), (champion, evidence.champion))
-    counts = ", ".join(f"v{version} {one.requests:,} requests ({one.failures:,} failed)" for version, one in variants)
+    counts = ", ".join(
+        f"v{version} {stats.requests:,} requests ({stats.failures:,} failed)" for version, stats in variants
+    )
     if not evidence.paired.n:
         return f"{counts}; no labeled rows yet"
     losses = f"mean loss {evidence.paired.challenger:.4f} against {evidence.paired.champion:.4f}"

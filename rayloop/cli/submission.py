@@ -47,14 +47,16 @@ def run_or_submit(
     _submit(settings, [command, location.module, *options], location.folder)
 
 
-def _submit(settings: Settings, words: list[str], folder: Path) -> None:
+def _submit(settings: Settings, arguments: list[str], folder: Path) -> None:
     from cluster import jobs
     from rayloop.code_version import COMMIT, current_commit
     from rayloop.compatibility import require_compatible_cluster
 
     require_compatible_cluster(settings)
     python = sys.executable if not settings.address else "python"
-    job = jobs.submit(settings, [python, "-m", "rayloop", *words], folder, variables={COMMIT: current_commit(folder)})
+    job = jobs.submit(
+        settings, [python, "-m", "rayloop", *arguments], folder, variables={COMMIT: current_commit(folder)}
+    )
     typer.echo(f"Ray job {job} (dashboard: {settings.dashboard}/#/jobs/{job})")
     try:
         succeeded = jobs.follow(settings, job, lambda text: typer.echo(text, nl=False))

@@ -14,7 +14,7 @@ from cluster.storage.tables import Tables
 _TAGS = (("snapshot", "rayloop.snapshot"), ("features", "rayloop.features"), ("code", "rayloop.code"))
 
 
-def show_trace(settings: Settings, model: str, request: str, tell: Callable[[str], None]) -> None:
+def show_trace(settings: Settings, model: str, request: str, print_line: Callable[[str], None]) -> None:
     """Print a request's answer with its features, and the version, run, snapshot and code behind it.
 
     Raises:
@@ -31,15 +31,15 @@ def show_trace(settings: Settings, model: str, request: str, tell: Callable[[str
         )
     for row in rows.to_pylist():
         for line in describe_answer(row):
-            tell(line)
+            print_line(line)
     registry = Registry(settings)
     for number in sorted(set(rows["version"].to_pylist())):
         version = registry.version(model, number)
-        tell(f"version   {version}")
-        tell(f"run       {settings.mlflow_server}/#/runs/{version.run_id}")
+        print_line(f"version   {version}")
+        print_line(f"run       {settings.mlflow_server}/#/runs/{version.run_id}")
         for label, tag in _TAGS:
-            tell(f"{label:<9} {version.tags.get(tag, 'unknown')}")
-        tell(f"bundle    {version.bundle_uri}")
+            print_line(f"{label:<9} {version.tags.get(tag, 'unknown')}")
+        print_line(f"bundle    {version.bundle_uri}")
 
 
 def describe_answer(row: dict[str, Any]) -> list[str]:

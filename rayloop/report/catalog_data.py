@@ -35,7 +35,7 @@ def build_catalog(context: ProjectContext, now: datetime) -> FeatureCatalog:
         at=now,
         frame=frame,
         views=tuple(_entry(context, view, profile, versions, now) for view in context.project.features.views),
-        faults=tuple(f"{one.version}: {one.error}" for one in lineages if one.manifest is None),
+        faults=tuple(f"{lineage.version}: {lineage.error}" for lineage in lineages if lineage.manifest is None),
     )
 
 
@@ -92,15 +92,16 @@ def _statistics(context: ProjectContext) -> tuple[Profile | None, str]:
 def _views_by_version(context: ProjectContext, lineages: list[VersionLineage]) -> dict[str, tuple[FeatureView, ...]]:
     """Return views by the version that uses them; champions are marked."""
     champions = {
-        model: context.registry.version_by_alias(model, CHAMPION) for model in {one.version.model for one in lineages}
+        model: context.registry.version_by_alias(model, CHAMPION)
+        for model in {lineage.version.model for lineage in lineages}
     }
-    named = {}
+    views_by_version = {}
     for version, manifest, _ in lineages:
         champion = champions[version.model]
         mark = " (champion)" if champion and champion.version == version.version else ""
         if manifest is not None:
-            named[f"{version}{mark}"] = manifest.features.views
-    return named
+            views_by_version[f"{version}{mark}"] = manifest.features.views
+    return views_by_version
 
 
 def _entry(

@@ -236,10 +236,10 @@ def _actions(settings: Settings, monitor: ray.actor.ActorHandle | None) -> tuple
     if monitor is None:
         return ()
     entries = get_result(monitor.journal.remote())
-    return tuple(AlarmOutcome(at=e.at, alarm=e.alarm, outcome=_done(settings, e)) for e in entries)
+    return tuple(AlarmOutcome(at=e.at, alarm=e.alarm, outcome=_action_outcome(settings, e)) for e in entries)
 
 
-def _done(settings: Settings, entry: AlarmEntry) -> str:
+def _action_outcome(settings: Settings, entry: AlarmEntry) -> str:
     done = describe_job(settings, entry.action, entry.outcome, entry.failed)
     notifications = [f"{url} {outcome or 'pending'}" for url, outcome in entry.notices.items()]
     return "; ".join([f"{entry.action}: {done}", *notifications])

@@ -24,7 +24,7 @@ _WIDTH = 110
 
 def print_summary(
     context: ProjectContext,
-    landed: Mapping[str, IngestionResult],
+    ingestion_results: Mapping[str, IngestionResult],
     first: Candidate,
     baselines: BaselineResults,
     result: ScenarioResult | None,
@@ -33,7 +33,7 @@ def print_summary(
     """Print data, quality, rollouts, drift, time, and where to look next."""
     console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
     console.rule(f"{context.project.name}: summary", align="left")
-    console.print(_data(landed))
+    console.print(_data(ingestion_results))
     console.print(_quality(context, first, baselines))
     if result is not None:
         for phase in result.phases:
@@ -46,11 +46,11 @@ def print_summary(
     _next(console, context, page)
 
 
-def _data(landed: Mapping[str, IngestionResult]) -> Table:
+def _data(ingestion_results: Mapping[str, IngestionResult]) -> Table:
     table = _table("Data", "source", "rows", "in quarantine", "why")
-    for name, one in landed.items():
-        why = "; ".join(f"{count} x {reason}" for reason, count in one.quarantine_reasons.items())
-        table.add_row(name, f"{one.snapshot.rows:,}", f"{one.quarantined_rows:,}", why or "-")
+    for name, result in ingestion_results.items():
+        why = "; ".join(f"{count} x {reason}" for reason, count in result.quarantine_reasons.items())
+        table.add_row(name, f"{result.snapshot.rows:,}", f"{result.quarantined_rows:,}", why or "-")
     return table
 
 
@@ -61,14 +61,16 @@ def _quality(context: ProjectContext, first: Candidate, baselines: BaselineResul
         "model",
         *metrics,
     )
-    named = {f"this model ({first.version})": first.quality} | {name: b["metrics"] for name, b in baselines.items()}
-    for name, values in named.items():
+    metrics_by_model = {f"this model ({first.version})": first.quality} | {
+        name: b["metrics"] for name, b in baselines.items()
+    }
+    for name, values in metrics_by_model.items():
         table.add_row(name, *(f"{values[m]:.4f}" if m in values else "-" for m in metrics))
     return table
 
 
 def _print_phase(console: Console, phase: Phase) -> None:
-    stats = phase.tally
+    stats = phase.load_stats
     latency = f"p50 {stats.percentile_ms(50):.1f} ms, p99 {stats.percentile_ms(99):.1f} ms"
     console.print(f"[bold]{phase.name}[/bold]: {stats.requests:,} requests, {stats.failed} failed, {latency}")
     for decision in phase.decisions:
@@ -83,7 +85,7 @@ def _print_phase(console: Console, phase: Phase) -> None:
 
 def _time(context: ProjectContext) -> Table:
     total = context.progress.elapsed_s
-    table = _table(f"Where {total:.0f} s went", "stage", "seconds", "share")
+    table = _table(f"Time by stage ({total:.0f} s)", "stage", "seconds", "share")
     for name, seconds in sorted(context.progress.seconds.items(), key=lambda item: -item[1]):
         table.add_row(name, f"{seconds:.1f}", f"{seconds / total:.0%}")
     return table
@@ -93,16 +95,17 @@ def _next(console: Console, context: ProjectContext, page: Path) -> None:
     settings, name = context.settings, context.project.name
     ray = Path(sys.executable).with_name("ray")
     console.rule("Where to look next", align="left")
-    console.print(f"Report         {page.as_uri()}", soft_wrap=True)
+    console.print(f"Report           {page.as_uri()}", soft_wrap=True)
     if (search := context.folder / PAGE).exists():
-        console.print(f"Search         {search.as_uri()}", soft_wrap=True)
-    console.print(f"MLflow         {settings.mlflow_server}/#/models/{name}", soft_wrap=True)
+        console.print(f"Search           {search.as_uri()}", soft_wrap=True)
+    console.print(f"MLflow           {settings.mlflow_server}/#/models/{name}", soft_wrap=True)
     console.print(
-        f"Ray dashboard  {settings.dashboard}   (asks for the token that `{ray} get-auth-token` prints)", soft_wrap=True
+        f"Ray dashboard    {settings.dashboard}   (asks for the token that `{ray} get-auth-token` prints)",
+        soft_wrap=True,
     )
-    console.print(f"Endpoint       {settings.endpoint}/v2/models/{name}")
+    console.print(f"Endpoint         {settings.endpoint}/v2/models/{name}")
     console.print(_curl(context), soft_wrap=True, markup=False)
-    console.print("Stop it all    make down   (or: rayloop down)")
+    console.print("Stop everything  make down   (or: rayloop down)")
 
 
 def _curl(context: ProjectContext) -> str:

@@ -49,7 +49,7 @@ class Phase:
     """A phase and its outcome."""
 
     name: str
-    tally: LoadStats
+    load_stats: LoadStats
     decisions: tuple[Decision, ...] = ()
     alarms: tuple[Alarm, ...] = ()
     note: str = ""
@@ -67,29 +67,31 @@ class ScenarioResult:
 
 
 def run_scenario(
-    context: ProjectContext, plan: Simulation, landed: Mapping[str, Snapshot], recipe: Recipe
+    context: ProjectContext, plan: Simulation, snapshots: Mapping[str, Snapshot], recipe: Recipe
 ) -> ScenarioResult:
     """Run all phases. Raises RolloutError when one does not end as it must."""
     with temporary_key(context.settings, context.project.name, "simulation") as headers:
-        return _run_phases(context, plan, landed, recipe, headers)
+        return _run_phases(context, plan, snapshots, recipe, headers)
 
 
 def _run_phases(
     context: ProjectContext,
     plan: Simulation,
-    landed: Mapping[str, Snapshot],
+    snapshots: Mapping[str, Snapshot],
     recipe: Recipe,
     headers: Mapping[str, str],
 ) -> ScenarioResult:
     result = ScenarioResult()
     with context.progress.stage("replay"):
-        runner = ScenarioRunner(context, plan, landed, headers)
+        runner = ScenarioRunner(context, plan, snapshots, headers)
         runner.replay.push(plan.quiet.start)
     result.phases.append(_quiet(runner, plan.quiet))
-    frame, sound = _sound_challenger(context, landed, plan, recipe)
+    frame, sound = _sound_challenger(context, snapshots, plan, recipe)
     result.phases.append(_rollout(runner, "sound challenger", sound, plan.sound, "promoted"))
     result.phases.append(
-        _rollout(runner, "sabotaged challenger", _sabotage(context, frame, recipe), plan.sabotage, "aborted")
+        _rollout(
+            runner, "sabotaged challenger", _train_bad_challenger(context, frame, recipe), plan.sabotage, "aborted"
+        )
     )
     _drift(runner, plan.drift, result)
     result.log_rows = deploy.flush_log(context)
@@ -101,11 +103,11 @@ class ScenarioRunner:
     """The replay, and the actors that the phases observe."""
 
     def __init__(
-        self, context: ProjectContext, plan: Simulation, landed: Mapping[str, Snapshot], headers: Mapping[str, str]
+        self, context: ProjectContext, plan: Simulation, snapshots: Mapping[str, Snapshot], headers: Mapping[str, str]
     ) -> None:
         self.context = context
         project = context.project
-        sources = {name: pl.DataFrame(context.tables.read(s.table, s.id)) for name, s in landed.items()}
+        sources = {name: pl.DataFrame(context.tables.read(s.table, s.id)) for name, s in snapshots.items()}
         rows = _traffic_rows(context, sources[project.examples.source])
         client = LoadClient(context.settings.endpoint, project.name, plan.connections, headers)
         self.replay = TrafficReplay(project.task, project.features, rows, sources, context.store, client, plan.step)
@@ -121,21 +123,21 @@ class ScenarioRunner:
                 processed the step, so that the outcome depends on the data and not on the speed of this machine.
             what: Name of the traffic, for the console.
         """
-        tell = self.context.progress
+        report_progress = self.context.progress
         start = max(period.start, self.replay.now or period.start)
         self.replay.push(start)
         reported = [0, 0]
 
-        def tick(now: datetime, tally: LoadStats) -> None:
-            for failure in tally.failures[reported[1] :]:
-                tell(f"a request failed: {failure}")
-            reported[1] = len(tally.failures)
+        def tick(now: datetime, load_stats: LoadStats) -> None:
+            for failure in load_stats.failures[reported[1] :]:
+                report_progress(f"a request failed: {failure}")
+            reported[1] = len(load_stats.failures)
             tenth = int(10 * (now - start) / (period.end - start))
             if tenth > reported[0]:
                 reported[0] = tenth
-                rate = tally.requests / max(tally.seconds, 1e-9)
-                tell(
-                    f"{what} at {now:%d %b %H:%M}: {tally.requests:,} requests, {tally.failed} failed,"
+                rate = load_stats.requests / max(load_stats.seconds, 1e-9)
+                report_progress(
+                    f"{what} at {now:%d %b %H:%M}: {load_stats.requests:,} requests, {load_stats.failed} failed,"
                     f" {rate:,.0f} req/s"
                 )
 
@@ -146,13 +148,13 @@ class ScenarioRunner:
         answered = self._rows_before + self.replay.answered
         self.wait_until(self._monitored_rows, lambda rows: rows >= answered, "the monitor")
 
-    def wait_until(self, ask: Callable[[], _T], holds: Callable[[_T], bool], who: str) -> _T:
+    def wait_until(self, poll: Callable[[], _T], condition: Callable[[_T], bool], waiting_for: str) -> _T:
         """Poll until the condition holds. At the deadline, report it and continue: the rest was lost with a process."""
         deadline = time.monotonic() + _PROCESSED_S
-        while not holds(answer := ask()):
+        while not condition(answer := poll()):
             if time.monotonic() > deadline:
                 self.context.progress(
-                    f"{who} has not processed every answer within {_PROCESSED_S:.0f} s; the replay continues"
+                    f"{waiting_for} has not processed every answer within {_PROCESSED_S:.0f} s; the replay continues"
                 )
                 break
             time.sleep(_POLL_S)
@@ -192,30 +194,30 @@ def _quiet(runner: ScenarioRunner, period: Period) -> Phase:
             runner.wait_for_monitor()
             return False
 
-        tally = runner.play(period, enough, "quiet traffic")
+        load_stats = runner.play(period, enough, "quiet traffic")
         alarms = tuple(runner.alarms())
-        runner.context.progress(f"{len(alarms)} alarms on traffic like the training data")
-        return Phase("quiet traffic", tally, alarms=alarms)
+        runner.context.progress(f"{len(alarms)} false alarms on traffic that resembles the training data")
+        return Phase("quiet traffic", load_stats, alarms=alarms)
 
 
 def _sound_challenger(
-    context: ProjectContext, landed: Mapping[str, Snapshot], plan: Simulation, recipe: Recipe
+    context: ProjectContext, snapshots: Mapping[str, Snapshot], plan: Simulation, recipe: Recipe
 ) -> tuple[FrameView, str]:
     """Train on all that was known when the rollout begins."""
     now = plan.sound.start
     split = context.project.split.for_retrain(now, context.project.retrain.holdout)
-    frame = steps.training_frame(context, landed, split, now)
+    frame = steps.training_frame(context, snapshots, split, now)
     with context.progress.stage("train"):
         candidate = build_version(context, frame, recipe, f"all data until {now:%Y-%m-%d}")
     return frame, candidate.version.version
 
 
-def _sabotage(context: ProjectContext, frame: FrameView, recipe: Recipe) -> str:
+def _train_bad_challenger(context: ProjectContext, frame: FrameView, recipe: Recipe) -> str:
     config = recipe.config.model_copy(update={"epochs": _SABOTAGE_EPOCHS, "workers": 1})
     with context.progress.stage("train"):
-        spoilt = Recipe(recipe.spec, config, shuffle_labels=True)
+        shuffled_recipe = Recipe(recipe.spec, config, shuffle_labels=True)
         why = "simulation: the rollout, not the gate, must stop it"
-        return build_version(context, frame, spoilt, "shuffled labels", override_gate=why).version.version
+        return build_version(context, frame, shuffled_recipe, "shuffled labels", override_gate=why).version.version
 
 
 def _rollout(runner: ScenarioRunner, name: str, version: str, period: Period, expected: str) -> Phase:
@@ -223,10 +225,10 @@ def _rollout(runner: ScenarioRunner, name: str, version: str, period: Period, ex
     context = runner.context
     with context.progress.stage("rollout"):
         deploy.start_rollout(context, [context.registry.version(context.project.name, version)])
-        tally = _under_traffic(runner, name, period)
-        status = _ended(runner, name, period)
+        load_stats = _under_traffic(runner, name, period)
+        status = _wait_for_end(runner, name, period)
         _expect(status, expected, name)
-        return Phase(name, tally, decisions=status.decisions)
+        return Phase(name, load_stats, decisions=status.decisions)
 
 
 def _under_traffic(runner: ScenarioRunner, name: str, period: Period) -> LoadStats:
@@ -236,7 +238,7 @@ def _under_traffic(runner: ScenarioRunner, name: str, period: Period) -> LoadSta
         sent = runner.replay.answered - before
         status = runner.wait_until(
             lambda: deploy.rollout_status(runner.context),
-            lambda found: found.finished or found.requests >= sent,
+            lambda status: status.finished or status.requests >= sent,
             "the rollout's evidence",
         )
         for decision in status.decisions[reported[0] :]:
@@ -247,11 +249,11 @@ def _under_traffic(runner: ScenarioRunner, name: str, period: Period) -> LoadSta
     return runner.play(period, ended, name)
 
 
-def _ended(runner: ScenarioRunner, name: str, period: Period) -> RolloutStatus:
+def _wait_for_end(runner: ScenarioRunner, name: str, period: Period) -> RolloutStatus:
     try:
         return deploy.wait_for_rollout(runner.context, _SETTLE_S)
     except RolloutError as error:
-        why = f"the traffic until {period.end:%d %B} is used up"
+        why = f"the replay reached {period.end:%d %B}"
         deploy.abort_rollout(runner.context, why)
         raise RolloutError(
             f"{name}: {error.what}, and {why}; it was aborted",
@@ -284,12 +286,12 @@ def _drift(runner: ScenarioRunner, period: Period, result: ScenarioResult) -> No
     """Replay until the alarm; let its retrain job finish; replay on until its challenger's rollout has ended."""
     context, known = runner.context, len(runner.alarms())
 
-    def alarmed() -> bool:
+    def has_alarm() -> bool:
         runner.wait_for_monitor()
         return len(runner.alarms()) > known
 
     with context.progress.stage("drift"):
-        tally = runner.play(period, alarmed, "drifting traffic")
+        load_stats = runner.play(period, has_alarm, "drifting traffic")
         alarms = tuple(runner.alarms()[known:])
         if not alarms:
             raise RolloutError(
@@ -298,22 +300,22 @@ def _drift(runner: ScenarioRunner, period: Period, result: ScenarioResult) -> No
                 code="rollout.simulation_no_alarm",
             )
         context.progress(f"ALARM {alarms[0].reason}")
-        result.phases.append(Phase("drift", tally, alarms=alarms))
+        result.phases.append(Phase("drift", load_stats, alarms=alarms))
     with context.progress.stage("retrain"):
         began = time.monotonic()
-        result.retrain_job = _retrained(runner)
+        result.retrain_job = _wait_for_retrain(runner)
         result.retrain_seconds = time.monotonic() - began
     with context.progress.stage("rollout"):
-        tally = _under_traffic(runner, "retrained challenger", period)
-        status = _ended(runner, "retrained challenger", period)
+        load_stats = _under_traffic(runner, "retrained challenger", period)
+        status = _wait_for_end(runner, "retrained challenger", period)
         _expect(status, "promoted", "retrained challenger")
-        result.phases.append(Phase("retrained challenger", tally, decisions=status.decisions))
+        result.phases.append(Phase("retrained challenger", load_stats, decisions=status.decisions))
 
 
-def _retrained(runner: ScenarioRunner) -> str:
+def _wait_for_retrain(runner: ScenarioRunner) -> str:
     """Wait for the retrain job that the alarm submitted, and pass on its output."""
     entry = runner.drift_journal()[-1]
-    settings, tell = runner.context.settings, runner.context.progress
+    settings, report_progress = runner.context.settings, runner.context.progress
     job = entry.outcome
     if entry.failed or entry.action != "retrain":
         raise RayloopError(
@@ -322,12 +324,12 @@ def _retrained(runner: ScenarioRunner) -> str:
             code="rayloop.simulation_without_retrain_job",
             action=entry.action,
         )
-    tell(f"the monitor submitted job {job}")
+    report_progress(f"the monitor submitted job {job}")
 
     def pass_on(text: str) -> None:
         for line in text.splitlines():
             if line.strip():
-                tell(f"| {line}")
+                report_progress(f"| {line}")
 
     if not jobs.follow(settings, job, pass_on):
         raise RayloopError(

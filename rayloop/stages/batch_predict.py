@@ -84,7 +84,7 @@ def predict(
         )
     columns = columns_to_write(rows, manifest, keep)
     with output_folder(Path(out)) as folder:
-        frame = OfflineFeatureReader(manifest.features, _landed(context, manifest), context.settings)
+        frame = OfflineFeatureReader(manifest.features, _source_snapshots(context, manifest), context.settings)
         model = (bundle / MODEL_FILE).read_bytes()
         pseudonymizer = Pseudonymizer.for_columns(manifest.features.request, context.settings)
         job = BatchJob(
@@ -170,7 +170,7 @@ def columns_to_write(rows: ScanPlan, manifest: Manifest, keep: Sequence[str]) ->
     return columns
 
 
-def _landed(context: ProjectContext, manifest: Manifest) -> dict[str, Snapshot]:
+def _source_snapshots(context: ProjectContext, manifest: Manifest) -> dict[str, Snapshot]:
     return steps.latest_snapshots(context) if manifest.features.views else {}
 
 

@@ -29,7 +29,7 @@ from monitoring.runtime.monitor_actor import start_monitor
 from rayloop.code_version import COMMIT, current_commit
 from rayloop.context import ProjectContext
 from rayloop.project import Location
-from rayloop.stages.log_analysis_job import LogAnalysisJob
+from rayloop.stages.log_analysis_task import LogAnalysisJob
 from rayloop.stages.train_version import load_reference_profile
 
 ROLLED_BACK = "rayloop.rolled_back_because"
@@ -51,18 +51,18 @@ def require_same_settings(context: ProjectContext) -> None:
     Raises:
         SettingsError: Stores, the pseudonym key or access control differ.
     """
-    if (served := _served(context)) is not None:
+    if (served := _serving_settings(context)) is not None:
         _check_stores(context.settings, served)
         serve_client.check_access(context.settings, served)
 
 
 def require_same_stores(context: ProjectContext) -> None:
     """Refuse another online store or pseudonym key than that of the running deployments. Raises SettingsError."""
-    if (served := _served(context)) is not None:
+    if (served := _serving_settings(context)) is not None:
         _check_stores(context.settings, served)
 
 
-def _served(context: ProjectContext) -> Settings | None:
+def _serving_settings(context: ProjectContext) -> Settings | None:
     """Return the settings of the running deployments; None when nothing was served yet."""
     if not actor_exists(serve_client.ACTOR):
         return None
@@ -70,16 +70,16 @@ def _served(context: ProjectContext) -> Settings | None:
     return settings
 
 
-def _check_stores(ours: Settings, theirs: Settings) -> None:
+def _check_stores(local: Settings, deployed: Settings) -> None:
     for variable, here, there in (
-        ("RAYLOOP_ONLINE_STORE", ours.online_store_uri, theirs.online_store_uri),
-        ("RAYLOOP_PERSONAL_KEY_FILE", ours.personal_key_file, theirs.personal_key_file),
+        ("RAYLOOP_ONLINE_STORE", local.online_store_uri, deployed.online_store_uri),
+        ("RAYLOOP_PERSONAL_KEY_FILE", local.personal_key_file, deployed.personal_key_file),
     ):
         if here != there:
             # Without the values: an address may contain a password.
             raise SettingsError(
                 f"{variable} differs from the value that the running deployments use",
-                "set it as it was, or restart the cluster with it: `rayloop down`, `rayloop up`",
+                "restore its previous value, or restart the cluster with it: `rayloop down`, `rayloop up`",
                 code="settings.differ",
                 variable=variable,
             )
@@ -131,12 +131,12 @@ def retrain_job(settings: Settings, location: Location, window_s: float, folder:
 
     def act(alarm: Alarm) -> str:
         until = datetime.fromtimestamp(alarm.window, UTC) + timedelta(seconds=window_s)
-        words = [sys.executable, "-m", "rayloop", "retrain", location.module, "--until", until.isoformat()]
+        arguments = [sys.executable, "-m", "rayloop", "retrain", location.module, "--until", until.isoformat()]
         # After a crash the monitor may repeat an action; a job of the same name is not submitted twice. The run id
         # distinguishes two versions with one number, of which the first was deleted.
         run = Registry(settings).version(alarm.model, alarm.version).run_id
         name = f"retrain-{alarm.model}-v{alarm.version}-{run[:8]}-{until:%Y%m%dT%H%M}"
-        return jobs.submit(settings, [*words, "--reason", alarm.reason], folder, name, variables)
+        return jobs.submit(settings, [*arguments, "--reason", alarm.reason], folder, name, variables)
 
     return act
 
@@ -148,8 +148,8 @@ def rollback_job(settings: Settings, location: Location, folder: str) -> Callabl
     def act(alarm: Alarm) -> str:
         run = Registry(settings).version(alarm.model, alarm.version).run_id
         name = f"rollback-{alarm.model}-v{alarm.version}-{run[:8]}-{alarm.window:.0f}"
-        words = [sys.executable, "-m", "rayloop", "rollback", location.module, "--version", alarm.version]
-        return jobs.submit(settings, [*words, "--reason", alarm.reason], folder, name, variables)
+        arguments = [sys.executable, "-m", "rayloop", "rollback", location.module, "--version", alarm.version]
+        return jobs.submit(settings, [*arguments, "--reason", alarm.reason], folder, name, variables)
 
     return act
 

@@ -131,9 +131,9 @@ def _from_source(context: ProjectContext, source: Source, views: list[FeatureVie
     if not set(where) <= set(tables.columns(name)):
         return [Deletion(name, 0, f"no column {', '.join(sorted(set(where) - set(tables.columns(name))))}")]
     keys = sorted({key for view in views for key in view.entity.keys})
-    gone = pl.DataFrame(find_rows(tables, name, where, keys)) if keys else pl.DataFrame()
+    deleted_keys = pl.DataFrame(find_rows(tables, name, where, keys)) if keys else pl.DataFrame()
     deleted = [_from_table(context, name, where)]
-    return deleted + [_from_view(context, view, name, gone, where) for view in views]
+    return deleted + [_from_view(context, view, name, deleted_keys, where) for view in views]
 
 
 def _from_table(context: ProjectContext, name: str, where: Where) -> Deletion:
@@ -143,9 +143,11 @@ def _from_table(context: ProjectContext, name: str, where: Where) -> Deletion:
     return Deletion(name, count, f"{len(expired)} older snapshots expired" if expired else "")
 
 
-def _from_view(context: ProjectContext, view: FeatureView, table: str, gone: pl.DataFrame, where: Where) -> Deletion:
+def _from_view(
+    context: ProjectContext, view: FeatureView, table: str, deleted_keys: pl.DataFrame, where: Where
+) -> Deletion:
     keys = list(view.entity.keys)
-    entities = [gone.select(keys)] if gone.width else []
+    entities = [deleted_keys.select(keys)] if deleted_keys.width else []
     if set(keys) == set(where):
         # Also when no ingested row contains it: it may have been pushed.
         spellings = list(product(*(where[key] for key in keys)))
@@ -156,8 +158,8 @@ def _from_view(context: ProjectContext, view: FeatureView, table: str, gone: pl.
     left = context.tables.latest(table)
     parts = context.tables.parts(left)[1] if left else []
     batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
-    done = rebuild_entities(context.store, view, batches, affected)
-    return Deletion(f"online view {view.name}", done.removed, f"{done.entities:,} states rebuilt")
+    rebuild = rebuild_entities(context.store, view, batches, affected)
+    return Deletion(f"online view {view.name}", rebuild.removed, f"{rebuild.entities:,} states rebuilt")
 
 
 def _from_quarantine(context: ProjectContext, where: Where) -> Deletion:
@@ -182,11 +184,13 @@ def _from_frames(context: ProjectContext, where: Where) -> list[Deletion]:
             continue
         present = context.tables.columns(name)
         # Frames store the examples' id under a name of their own.
-        named = {c: ID if c == context.project.examples.id and c not in present else c for c in where}
-        if set(named.values()) <= set(present):
-            deleted.append(_from_table(context, name, {named[c]: values for c, values in where.items()}))
+        frame_columns = {c: ID if c == context.project.examples.id and c not in present else c for c in where}
+        if set(frame_columns.values()) <= set(present):
+            deleted.append(_from_table(context, name, {frame_columns[c]: values for c, values in where.items()}))
         else:
-            deleted.append(Deletion(name, 0, f"no column {', '.join(sorted(set(named.values()) - set(present)))}"))
+            deleted.append(
+                Deletion(name, 0, f"no column {', '.join(sorted(set(frame_columns.values()) - set(present)))}")
+            )
     return deleted
 
 
@@ -206,8 +210,8 @@ def _from_log(context: ProjectContext, where: Where) -> list[Deletion]:
         ]
     matches = pl.all_horizontal(pl.col(column).is_in(list(values)) for column, values in where.items())
     ids = rows.get_column("id").filter(features.select(matches).to_series().fill_null(False)).unique().to_list()
-    touched = [answers, *(name for name in (labels, label_candidates_table(project)) if tables.exists(name))]
-    return [_from_table(context, name, {"id": ids}) if ids else Deletion(name, 0) for name in touched]
+    log_tables = [answers, *(name for name in (labels, label_candidates_table(project)) if tables.exists(name))]
+    return [_from_table(context, name, {"id": ids}) if ids else Deletion(name, 0) for name in log_tables]
 
 
 def _in_versions(context: ProjectContext, lineages: list[VersionLineage], where: Where) -> list[str]:
@@ -217,8 +221,8 @@ def _in_versions(context: ProjectContext, lineages: list[VersionLineage], where:
         if manifest is None:
             notes.append(f"{version} could not be checked: {error}")
             continue
-        words = manifest.encoder.vocabularies
-        listed = [c for c, values in where.items() if set(values) & set(words.get(c, ()))]
+        vocabularies = manifest.encoder.vocabularies
+        listed = [c for c, values in where.items() if set(values) & set(vocabularies.get(c, ()))]
         if listed:
             notes.append(
                 f"{version} has it in the vocabulary of {', '.join(listed)};"
@@ -251,7 +255,7 @@ def _note(folder: Path, entity: str, report: ErasureReport, at: datetime) -> Non
     body = {
         "entity": entity,
         "at": at.isoformat(),
-        "deleted": [one._asdict() for one in report.deleted],
+        "deleted": [deletion._asdict() for deletion in report.deleted],
         "remains": list(report.remains),
     }
     (folder / f"{at:%Y%m%dT%H%M%S%f}.json").write_text(json.dumps(body, indent=1))

@@ -69,7 +69,7 @@ def push_events(
     Raises:
         ProjectError: The project has no such source.
     """
-    declared = {one.name: one for one in project.sources}
+    declared = {declared_source.name: declared_source for declared_source in project.sources}
     if source not in declared:
         raise ProjectError(
             f"project {project.name!r} has no source {source!r}",
@@ -78,10 +78,14 @@ def push_events(
             project=project.name,
             source=source,
         )
-    forgotten = ErasureRegistry.read(Tables(settings), project.name)
-    names = load_pseudonym_key(settings) if needs_key(declared[source].columns) or forgotten.has_keyed_entries else None
+    erasure_registry = ErasureRegistry.read(Tables(settings), project.name)
+    names = (
+        load_pseudonym_key(settings)
+        if needs_key(declared[source].columns) or erasure_registry.has_keyed_entries
+        else None
+    )
     checked = check_rows(declared[source], rows, names)
-    good = forgotten.drop_erased(checked.filter(pl.col(REASON).is_null()), names)
+    good = erasure_registry.drop_erased(checked.filter(pl.col(REASON).is_null()), names)
     store = open_store(settings.online_store_uri)
     views = [view for view in project.features.views if view.source == source]
     until = round((datetime.now(UTC) + _AHEAD).timestamp() * 1e6)

@@ -45,19 +45,19 @@ def replay(context: ProjectContext) -> SkewReplay:
     """Replay the newest log rows and compare. Raises DataError when the log is empty."""
     log = _log(context)
     sets = _feature_sets(context)
-    landed = steps.latest_snapshots(context)
+    snapshots = steps.latest_snapshots(context)
     left_out: dict[str, int] = {}
     skews: list[FeatureSkew] = []
     rows = 0
     for (version, variant), part in log.partition_by("version", "variant", as_dict=True, maintain_order=True).items():
         features = sets.get(str(version))
         why = _obstacle(
-            features, str(variant), part, sets, set(log.filter(pl.col("variant") == CHAMPION)["version"]), landed
+            features, str(variant), part, sets, set(log.filter(pl.col("variant") == CHAMPION)["version"]), snapshots
         )
         if why or features is None:
             left_out[why] = left_out.get(why, 0) + part.height
             continue
-        offline = OfflineFeatureReader(features, landed, context.settings)
+        offline = OfflineFeatureReader(features, snapshots, context.settings)
         for block in part.iter_slices(_BLOCK_ROWS):
             served = block.select(ID, AS_OF, pl.col("features").struct.unnest())
             skews += compare_frames(features, served, pl.DataFrame(offline(served.to_arrow())))
@@ -95,7 +95,7 @@ def _latest(newest: list[pl.DataFrame], count: int) -> pl.DataFrame:
 
 def _feature_sets(context: ProjectContext) -> dict[str, FeatureSet]:
     lineages = load_lineages(context.registry, [context.project.name])
-    return {one.version.version: one.manifest.features for one in lineages if one.manifest}
+    return {lineage.version.version: lineage.manifest.features for lineage in lineages if lineage.manifest}
 
 
 def _obstacle(
@@ -104,15 +104,15 @@ def _obstacle(
     part: pl.DataFrame,
     sets: Mapping[str, FeatureSet],
     champions: set[str],
-    landed: Mapping[str, object],
+    snapshots: Mapping[str, object],
 ) -> str:
     """Say why rows cannot be replayed; empty when they can. The log has the champion's features for all variants."""
     if features is None:
         return "answered by a version that is no longer registered"
-    theirs = {sets[version].content_hash for version in champions if version in sets}
-    if variant == CHALLENGER and theirs != {features.content_hash}:
+    hashes = {sets[version].content_hash for version in champions if version in sets}
+    if variant == CHALLENGER and hashes != {features.content_hash}:
         return "answered by a challenger, with features of a champion that is not in the log"
-    if missing := [view.source for view in features.views if view.source not in landed]:
+    if missing := [view.source for view in features.views if view.source not in snapshots]:
         return f"from a source that the project no longer has: {', '.join(missing)}"
     fields = {field.name for field in part.schema["features"].fields}  # type: ignore[attr-defined]
     return "" if {c.name for c in features.available_columns} <= fields else "logged without some of the features"
@@ -124,17 +124,17 @@ def describe_replay(replayed: SkewReplay) -> Iterator[str]:
         f"{replayed.rows:,} served rows replayed, {len(replayed.features)} features compared bit for bit:"
         f" {len(replayed.mismatched_features)} with mismatches"
     )
-    for one in replayed.mismatched_features:
-        yield f"{one.origin}.{one.feature}: {one.mismatches:,} of {one.rows:,} rows differ{_kind(one)}"
-        if one.example is not None:
-            example = one.example
+    for skew in replayed.mismatched_features:
+        yield f"{skew.origin}.{skew.feature}: {skew.mismatches:,} of {skew.rows:,} rows differ{_kind(skew)}"
+        if skew.example is not None:
+            example = skew.example
             yield f"  row {example.id} as of {example.as_of}: served {example.served}, offline {example.offline}"
     for why, rows in replayed.left_out.items():
         yield f"{rows:,} rows skipped: {why}"
 
 
-def _kind(one: FeatureSkew) -> str:
-    parts = [f"{one.only_offline:,} had no value when served"] if one.only_offline else []
-    parts += [f"{one.only_served:,} have none offline"] if one.only_served else []
-    parts += [f"by {one.largest_difference:g} at most"] if one.largest_difference else []
+def _kind(skew: FeatureSkew) -> str:
+    parts = [f"{skew.only_offline:,} had no value when served"] if skew.only_offline else []
+    parts += [f"{skew.only_served:,} have none offline"] if skew.only_served else []
+    parts += [f"by {skew.largest_difference:g} at most"] if skew.largest_difference else []
     return f" ({', '.join(parts)})" if parts else ""

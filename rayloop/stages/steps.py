@@ -43,25 +43,25 @@ def ingest_sources(context: ProjectContext, sources: Sequence[Source] | None = N
     tables, name, now = context.tables, context.project.name, datetime.now(UTC)
     with context.progress.stage("data"), ThreadPoolExecutor(len(sources)) as pool:
         results = pool.map(lambda source: ingest(source, tables, name, context.settings, now), sources)
-        landed = {source.name: one for source, one in zip(sources, results, strict=True)}
-        for source, result in landed.items():
+        ingestion_results = {source.name: result for source, result in zip(sources, results, strict=True)}
+        for source, result in ingestion_results.items():
             counts = (
                 f"{result.new_rows:,} new rows, {result.known_rows:,} known, {result.quarantined_rows:,} quarantined"
             )
             context.progress(f"{source}: {counts}")
             if result.staleness:
                 context.progress(f"WARNING: {result.staleness}")
-    return landed
+    return ingestion_results
 
 
 def training_frame(
-    context: ProjectContext, landed: Snapshots, split: Split | None = None, until: datetime | None = None
+    context: ProjectContext, snapshots: Snapshots, split: Split | None = None, until: datetime | None = None
 ) -> FrameView:
     """Join examples with features as of their own times.
 
     Args:
         context: The project.
-        landed: Snapshots of its sources.
+        snapshots: Snapshots of its sources.
         split: Which rows train, validate and test; default: the project's.
         until: Use only what was known at this time.
     """
@@ -73,7 +73,7 @@ def training_frame(
                 project.examples,
                 project.task,
                 split or project.split,
-                landed,
+                snapshots,
                 context.tables,
                 context.frame_table,
                 until,
@@ -85,36 +85,36 @@ def training_frame(
 
 
 def materialize_online(
-    context: ProjectContext, landed: Snapshots, until: datetime, versions: Sequence[ModelVersion] = ()
+    context: ProjectContext, snapshots: Snapshots, until: datetime, versions: Sequence[ModelVersion] = ()
 ) -> None:
     """Bring the online store up to date, for the declared views and for those of served versions.
 
     Args:
         context: The project.
-        landed: Snapshots of its sources.
+        snapshots: Snapshots of its sources.
         until: Store what was known at this time.
         versions: Versions about to be served. They and the champion may use earlier definitions of views.
     """
-    views = _looked_up(context, landed, versions)
+    views = _looked_up(context, snapshots, versions)
     with context.progress.stage("online"):
         for view in views:
-            load_snapshot(context.store, view, context.tables, landed[view.source], _us(until))
+            load_snapshot(context.store, view, context.tables, snapshots[view.source], _us(until))
         if views:
             context.progress(f"{len(views)} views materialized until {until:%Y-%m-%d %H:%M}")
 
 
-def _looked_up(context: ProjectContext, landed: Snapshots, versions: Sequence[ModelVersion]) -> list[FeatureView]:
+def _looked_up(context: ProjectContext, snapshots: Snapshots, versions: Sequence[ModelVersion]) -> list[FeatureView]:
     """Return the declared views, and those of the champion and ``versions`` whose columns the tables still have."""
     champion = context.registry.version_by_alias(context.project.name, CHAMPION)
     served = [*([champion] if champion else []), *versions]
     declared = context.project.features.views
     known = {view.content_hash for view in declared}
     views = collect_views((load_lineage(context.registry, version) for version in served), declared)
-    return [view for view in views if view.content_hash in known or _can_be_filled(context, view, landed)]
+    return [view for view in views if view.content_hash in known or _can_be_filled(context, view, snapshots)]
 
 
-def _can_be_filled(context: ProjectContext, view: FeatureView, landed: Snapshots) -> bool:
-    snapshot = landed.get(view.source)
+def _can_be_filled(context: ProjectContext, view: FeatureView, snapshots: Snapshots) -> bool:
+    snapshot = snapshots.get(view.source)
     return snapshot is not None and set(view.source_columns) <= set(context.tables.columns(snapshot.table))
 
 
@@ -123,11 +123,11 @@ def backfill_view(context: ProjectContext, name: str, until: datetime, since: da
     project = context.project
     view = project.view(name)
     source = next(source for source in project.sources if source.name == view.source)
-    landed = ingest_sources(context, [source])[source.name]
+    ingestion = ingest_sources(context, [source])[source.name]
     with context.progress.stage("online"):
-        parts = context.tables.parts(landed.snapshot)[1]
+        parts = context.tables.parts(ingestion.snapshot)[1]
         batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
-        rows, start = landed.snapshot.rows, _us(since) if since else None
+        rows, start = ingestion.snapshot.rows, _us(since) if since else None
         done = backfill(context.store, view, batches, rows, _us(until), start)
         context.progress(
             f"{name}: rebuilt {done.entities:,} states from {done.events:,} events, removed {done.removed:,}"
@@ -150,9 +150,9 @@ def latest_snapshots(context: ProjectContext) -> dict[str, Snapshot]:
     return {source: snapshot for source, snapshot in newest.items() if snapshot is not None}
 
 
-def snapshots_of(landed: Mapping[str, IngestionResult]) -> dict[str, Snapshot]:
+def snapshots_of(ingestion_results: Mapping[str, IngestionResult]) -> dict[str, Snapshot]:
     """Return the snapshot of each ingested source."""
-    return {name: result.snapshot for name, result in landed.items()}
+    return {name: result.snapshot for name, result in ingestion_results.items()}
 
 
 def build_first_version(context: ProjectContext, frame: FrameView) -> tuple[Candidate, Recipe]:
@@ -181,7 +181,7 @@ def release(context: ProjectContext, *versions: ModelVersion) -> str:
         if champion is None:
             deploy(context, version)
             done = f"{version} is served as the first champion"
-        elif (champion.version,) == tuple(one.version for one in versions):
+        elif (champion.version,) == tuple(v.version for v in versions):
             deploy(context, version)
             done = f"{version} is already the champion"
         else:
@@ -204,9 +204,9 @@ def retrain(context: ProjectContext, until: datetime) -> Candidate:
             code="project.no_champion",
             project=project.name,
         )
-    landed = snapshots_of(ingest_sources(context))
-    materialize_online(context, landed, until)
-    frame = training_frame(context, landed, project.split.for_retrain(until, project.retrain.holdout), until)
+    snapshots = snapshots_of(ingest_sources(context))
+    materialize_online(context, snapshots, until)
+    frame = training_frame(context, snapshots, project.split.for_retrain(until, project.retrain.holdout), until)
     with context.progress.stage("train"):
         return build_version(context, frame, load_recipe(context, champion), f"retrained {until:%Y-%m-%d}")
 

@@ -61,7 +61,7 @@ def simulated(cluster: Settings, folder: Path) -> str:
 
 @pytest.mark.cluster
 def test_simulation_phases_end_as_expected(simulated: str) -> None:
-    assert "0 alarms on traffic like the training data" in simulated
+    assert "0 false alarms on traffic that resembles the training data" in simulated
     assert "promote: " in simulated
     assert "abort: " in simulated
     assert "ALARM" in simulated

@@ -24,7 +24,7 @@ from features.sources.erasure_registry import ERASURE_TABLE, record_erasure
 from features.sources.ingestion import columns_schema
 from features.sources.source import Source
 from features.sources.validation import quarantine_rows
-from rayloop.stages import log_analysis_job as looking
+from rayloop.stages import log_analysis_task as looking
 from tests.unit.golden import samples
 from tests.unit.golden.golden import columns, golden
 

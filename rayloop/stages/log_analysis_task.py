@@ -112,7 +112,7 @@ def live_rows(tables: Tables, task: Task, request: AnalysisRequest) -> LoggedRow
             model=request.model,
             version=request.version,
         )
-    rows = pa.concat_tables([one.rows for one in samples.values()]).combine_chunks()
+    rows = pa.concat_tables([sample.rows for sample in samples.values()]).combine_chunks()
     return _of_log(rows, output, _labels(tables, request.model, rows))
 
 

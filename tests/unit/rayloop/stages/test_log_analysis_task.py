@@ -20,7 +20,7 @@ from features.split import TEST, TRAIN
 from monitoring.analysis.log_analysis import AnalysisRequest
 from monitoring.drift_policy import DAY_S, DriftPolicy, LogAnalysisPolicy
 from rayloop.stages.deploy import predecessor
-from rayloop.stages.log_analysis_job import LogAnalysisJob, live_rows, reference_rows
+from rayloop.stages.log_analysis_task import LogAnalysisJob, live_rows, reference_rows
 from tests.factories.deployments.bundles import BINARY, Slope, register, write_bundle
 from tests.factories.errors import raises
 
