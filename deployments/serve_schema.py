@@ -62,7 +62,7 @@ class RolloutTrial(Frozen):
 class ServerConfig(Stored):
     """What a ``ModelServer`` replica serves."""
 
-    stored_as: ClassVar[str] = "configuration of a model server"
+    stored_as: ClassVar[str] = "model server configuration"
 
     champion: ModelVersion
     trial: RolloutTrial | None = None

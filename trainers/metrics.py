@@ -192,11 +192,11 @@ def _macro_auc(scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:
     return _mean_auc([auc(scores[:, k], labels == k) for k in range(scores.shape[1]) if np.any(labels == k)])
 
 
-def _mean_auc(each: list[WeightedMetric]) -> WeightedMetric:
+def _mean_auc(metrics: list[WeightedMetric]) -> WeightedMetric:
     """Mean of the defined values."""
 
     def weighted(weights: np.ndarray | None) -> float:
-        values = np.array([one(weights) for one in each])
+        values = np.array([metric(weights) for metric in metrics])
         known = values[~np.isnan(values)]
         return float(known.mean()) if len(known) else float("nan")
 

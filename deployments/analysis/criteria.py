@@ -109,11 +109,12 @@ def compare_latency(evidence: RolloutEvidence, policy: RolloutPolicy) -> Criteri
         f"{figures['champion_latency_ms']:.1f} ms"
     )
     slower = figures["challenger_latency_lower_ms"] > _allowed_ms(figures["champion_latency_upper_ms"], policy)
-    regressed = slower and total.challenger.requests >= policy.min_requests
-    unshown = policy.latency_to_advance and not _latency_within_margin(evidence, policy)
+    is_regression = slower and total.challenger.requests >= policy.min_requests
+    lacks_evidence = policy.latency_to_advance and not _latency_within_margin(evidence, policy)
+    missing = f"{summary}, and not yet shown to be within {policy.latency_margin:.0%}"
     return CriterionResult(
-        regression=f"the challenger is slower: {summary}" if regressed else "",
-        missing_evidence=f"{summary}, and not yet shown to be within {policy.latency_margin:.0%}" if unshown else "",
+        regression=f"the challenger is slower: {summary}" if is_regression else "",
+        missing_evidence=missing if lacks_evidence else "",
         figures=figures,
     )
 

@@ -55,9 +55,9 @@ class EvidenceCollector:
 
     def add_predictions(self, rows: pa.Table) -> None:
         """Add rows of the prediction log; rows of other rollouts and of testers are ignored."""
-        own = _without_forced(rows.filter(pc.fill_null(pc.equal(rows.column("rollout"), self.rollout), False)))
+        rollout_rows = _without_forced(rows.filter(pc.fill_null(pc.equal(rows.column("rollout"), self.rollout), False)))
         for version, collector in self._collectors.items():
-            collector.add(_pairwise_shares(_with_keys(_for_challenger(own, version))), self._labels)
+            collector.add(_pairwise_shares(_with_keys(_for_challenger(rollout_rows, version))), self._labels)
 
     def add_labels(self, rows: pa.Table) -> None:
         """Add rows of the label log."""
@@ -85,9 +85,9 @@ class _PairwiseCollector:
         self._latency = LatencyCollector()
         self.pairs = PairedPredictions()
 
-    def add(self, own: pa.Table, labels: Mapping[str, Label]) -> None:
+    def add(self, rollout_rows: pa.Table, labels: Mapping[str, Label]) -> None:
         """Add rows that were assigned to one of the two, and the labels that arrived before them."""
-        firsts = own.filter(pc.equal(own.column("row"), 0))
+        firsts = rollout_rows.filter(pc.equal(rollout_rows.column("row"), 0))
         for share in pc.unique(firsts.column("share")).to_pylist():
             at_share = firsts.filter(pc.equal(firsts.column("share"), share))
             for variant in (CHAMPION, CHALLENGER):
@@ -95,17 +95,17 @@ class _PairwiseCollector:
                 latency = self._latency.collect(at_share, variant)
                 self._stats[share, variant] += _variant_stats(assigned, variant).model_copy(update={"latency": latency})
                 self._add_clusters(share, variant, assigned)
-        self._add_pairs(own, labels)
+        self._add_pairs(rollout_rows, labels)
 
     def evidence(self, task: Task, metric: Metric) -> RolloutEvidence:
         labeled: dict[float, list[tuple[PairedPrediction, float]]] = defaultdict(list)
         for pair, label in self.pairs.labeled_pairs():
             labeled[pair.share].append((pair, label))
         shares = sorted({share for share, _ in self._stats})
-        by_share = {share: self._at(share, _paired(task, metric, labeled[share])) for share in shares}
-        joined = [one for share in shares for one in labeled[share]]
+        by_share = {share: self._at(share, _paired_moments(task, metric, labeled[share])) for share in shares}
+        joined = [pair for share in shares for pair in labeled[share]]
         whole = sum(by_share.values(), ComparisonEvidence())
-        whole = self._overall(whole, _paired(task, metric, joined))
+        whole = self._overall(whole, _paired_moments(task, metric, joined))
         return RolloutEvidence(by_share=by_share, overall=whole, expired_rows=self.pairs.expired_rows)
 
     def _at(self, share: float, paired: PairedMoments) -> ComparisonEvidence:
@@ -122,15 +122,15 @@ class _PairwiseCollector:
 
     def _with_clusters(self, stats: VariantStats, scope: float, variant: str) -> VariantStats:
         keys, moments = self._keys[scope], self._time_buckets[scope]
-        found = {
+        clusters = {
             "keys": keys.key_count(variant),
             "key_clusters": keys.cluster_stats(variant),
             "time_clusters": moments.cluster_stats(variant),
         }
-        return stats.model_copy(update=found)
+        return stats.model_copy(update=clusters)
 
     def _add_clusters(self, share: float, variant: str, assigned: pa.Table) -> None:
-        failed, keys = _failed(assigned, variant).to_pylist(), assigned["key"].to_pylist()
+        failed, keys = _failure_mask(assigned, variant).to_pylist(), assigned["key"].to_pylist()
         moments = [str(at // TIME_BUCKET_US) for at in assigned["at"].cast(pa.int64()).to_pylist()]
         for scope in (share, _ALL_SHARES):
             self._keys[scope].add(variant, zip(keys, failed, strict=True))
@@ -145,7 +145,7 @@ class _PairwiseCollector:
             self.pairs.add(id, PairedPrediction(share, key_hash(key), a, b, at), labels.get(id))
 
 
-def _paired(task: Task, metric: Metric, labeled: list[tuple[PairedPrediction, float]]) -> PairedMoments:
+def _paired_moments(task: Task, metric: Metric, labeled: list[tuple[PairedPrediction, float]]) -> PairedMoments:
     if not labeled:
         return PairedMoments()
     truth = np.array([label for _, label in labeled])
@@ -186,13 +186,13 @@ def _with_keys(rows: pa.Table) -> pa.Table:
     return rows.set_column(at, "key", pc.coalesce(rows.column("key"), ids))
 
 
-def _failed(assigned: pa.Table, variant: str) -> pa.ChunkedArray:
+def _failure_mask(assigned: pa.Table, variant: str) -> pa.ChunkedArray:
     return assigned.column("error" if variant == CHALLENGER else "champion_error").is_valid()
 
 
 def _variant_stats(assigned: pa.Table, variant: str) -> VariantStats:
     """Counts of the requests assigned to one variant, given the first row of each."""
-    failed, champion_failed = _failed(assigned, variant), assigned.column("champion_error").is_valid()
+    failed, champion_failed = _failure_mask(assigned, variant), assigned.column("champion_error").is_valid()
     errors = pc.and_not(failed, champion_failed) if variant == CHALLENGER else failed
     return VariantStats(
         requests=assigned.num_rows, errors=pc.sum(errors).as_py() or 0, failures=pc.sum(failed).as_py() or 0

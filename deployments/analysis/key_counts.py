@@ -45,10 +45,10 @@ class KeyCounter:
             if self._limit < _HASHES and key_hash(key) >= self._limit:
                 continue
             self._key_counts[variant] += key not in counts
-            one = counts.setdefault(key, [0, 0])
-            _add_pairs(sums, one, failed)
-            one[0] += 1
-            one[1] += failed
+            totals = counts.setdefault(key, [0, 0])
+            _add_pairs(sums, totals, failed)
+            totals[0] += 1
+            totals[1] += failed
         while len(self) > self._most:
             self._thin()
 
@@ -65,13 +65,13 @@ class KeyCounter:
     def _thin(self) -> None:
         self._limit //= 2
         for variant, counts in self._counts.items():
-            remembered = {key: one for key, one in counts.items() if key_hash(key) < self._limit}
-            self._counts[variant] = remembered
+            remaining_counts = {key: totals for key, totals in counts.items() if key_hash(key) < self._limit}
+            self._counts[variant] = remaining_counts
             self._sums[variant] = [
-                sum(n * (n - 1) for n, _ in remembered.values()),
-                sum(f * (n - 1) for n, f in remembered.values()),
-                sum(f * (f - 1) for _, f in remembered.values()),
-                sum(f > 0 for _, f in remembered.values()),
+                sum(n * (n - 1) for n, _ in remaining_counts.values()),
+                sum(f * (n - 1) for n, f in remaining_counts.values()),
+                sum(f * (f - 1) for _, f in remaining_counts.values()),
+                sum(f > 0 for _, f in remaining_counts.values()),
             ]
 
 

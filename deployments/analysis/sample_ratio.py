@@ -42,7 +42,7 @@ def log_e_split(evidence: RolloutEvidence, steps: tuple[float, ...]) -> float:
 
 def keys_by_share(evidence: RolloutEvidence) -> dict[float, tuple[int, int]]:
     """Keys assigned to the champion and to the challenger, by configured share."""
-    return {share: (one.champion.keys, one.challenger.keys) for share, one in evidence.by_share.items()}
+    return {share: (counts.champion.keys, counts.challenger.keys) for share, counts in evidence.by_share.items()}
 
 
 def _log_e(evidence: RolloutEvidence, share: float) -> float:

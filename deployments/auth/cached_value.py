@@ -56,9 +56,9 @@ class CachedValue(Generic[T]):
             self.value = self._read()
         except Exception as error:
             if not self._failing:
-                _log.error("%s cannot be read, the last known stay: %s", self._name, error)
+                _log.error("cannot read %s; using the last known values: %s", self._name, error)
             self._failing = True
             return
         if self._failing:
-            _log.warning("%s can be read again", self._name)
+            _log.warning("reading %s works again", self._name)
         self._failing = False

@@ -92,7 +92,7 @@ def _guard_memory(config: ChallengerConfig) -> MemoryGuard | None:
             ray.get(report(growth_mib), timeout=_LAST_REPORT_TIMEOUT_S)
         except Exception:
             # The next replica grows as well, and may get its report through.
-            _log.exception("the log writer was not reached")
+            _log.exception("cannot reach the log writer")
         os._exit(OUT_OF_MEMORY_EXIT_CODE)
 
     return MemoryGuard(config.max_growth_mib, report, terminate)

@@ -24,8 +24,8 @@ class ChallengerServer:
     """Answers score requests over a Unix socket, one at a time on each connection.
 
     Args:
-        folder: Folder of the socket, created if missing and readable by this user only: whoever cannot reach Serve's
-            handle must not reach the socket either.
+        folder: Folder of the socket, created if missing and readable by this user only: a user who cannot reach
+            Serve's handle must not reach the socket either.
         score: Scores a request.
     """
 

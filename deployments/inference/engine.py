@@ -1,8 +1,8 @@
 """Inference by champion and challenger, in batches, and the report of each answer.
 
 The champion scores in this process. During a rollout, a challenger's share of the requests also goes to that
-challenger's application, while the champion scores the same rows here: that gives paired evidence, and an answer in
-reserve when the challenger fails, is late or is missing. A caller never sees a challenger's error.
+challenger's application, while the champion scores the same rows here: that gives paired evidence, and a fallback
+when the challenger fails, is late or is missing. A caller never sees a challenger's error.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Predictor:
             row = int(np.argmin(np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)))
             raise RequestError(
                 f"the model's score for row {row} is not finite",
-                "check that the row's values are in a sane range",
+                "check that the row's values are in a plausible range",
                 field="inputs",
                 code="request.score_not_finite",
                 row=row,
@@ -152,9 +152,7 @@ class Scorer:
             ) from error
         if frame.column("as_of").null_count:
             row = pc.index(frame.column("as_of").is_null(), True).as_py()
-            raise RequestError(
-                f"row {row} has no time to look features up at", field="inputs", code="request.time_missing", row=row
-            )
+            raise RequestError(f"row {row} has no lookup time", field="inputs", code="request.time_missing", row=row)
         for name in self._computed_times:
             # The prediction log could not hold such a time.
             if (row := find_unsupported_time(frame.column(name).to_numpy())) is not None:

@@ -68,7 +68,7 @@ def attach_tensors(tensors: Sequence[Mapping[str, Any]], tail: memoryview) -> li
         attached.append({**tensor, "data": data})
         at += size
     if at != len(tail):
-        raise _wrong_size(f"{len(tail) - at} bytes that no input announces", "body")
+        raise _wrong_size(f"{len(tail) - at} bytes that belong to no input", "body")
     return attached
 
 
@@ -151,11 +151,11 @@ def _split_texts(data: memoryview, field: str) -> tuple[np.ndarray, bytes]:
     parts, offsets, at, size = [], [0], 0, len(data)
     while at < size:
         if at + _LENGTH.size > size:
-            raise _wrong_size("the bytes end within a length", field)
+            raise _wrong_size("the bytes are truncated inside a length", field)
         start = at + _LENGTH.size
         at = start + _LENGTH.unpack_from(data, at)[0]
         parts.append(data[start:at])
         offsets.append(offsets[-1] + at - start)
     if at != size:
-        raise _wrong_size("the bytes end within a text", field)
+        raise _wrong_size("the bytes are truncated inside a string", field)
     return np.array(offsets, np.int32), b"".join(parts)

@@ -1,4 +1,7 @@
-"""True labels of answered rows: ``{"labels": [{"id": row id, "label": …, "time": …}, …]}`` to typed rows. Pure."""
+"""True labels of answered rows: ``{"labels": [{"id": row id, "label": …, "time": …}, …]}`` to typed rows. Pure.
+
+Next stops of a label: ingress/rest_handlers, telemetry/reporter, telemetry/log_writer, analysis/evidence_collector.
+"""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ _ERRORS = {
     405: "wrong method; `Allow` names the right one",
     408: f"no answer within {REQUEST_TIMEOUT_S:g} s",
     413: "more rows, or a longer body, than one request may have",
-    429: "the credential's rate limit is exceeded",
+    429: "the caller exceeded its rate limit",
     500: "the model failed",
     503: "too many requests at once, or the online store does not answer",
 }

@@ -31,7 +31,7 @@ def apply_guards(
         return decision
     if bake_left_s > 0.0:
         return _hold(
-            decision, f"bakes at {share:.0%}, {bake_left_s:.0f} s more; {decision.reason}", f"bakes at {share:.0%}"
+            decision, f"baking at {share:.0%}: {bake_left_s:.0f} s left; {decision.reason}", f"baking at {share:.0%}"
         )
     for window in policy.freezes:
         if window.contains(now):

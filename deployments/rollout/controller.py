@@ -73,9 +73,9 @@ class RolloutStatus(Frozen):
     @property
     def requests(self) -> int:
         """Requests of all variants in the evidence."""
-        totals = [one.total for one in self.evidence.values()]
-        return max((one.champion.requests for one in totals), default=0) + sum(
-            one.challenger.requests for one in totals
+        totals = [evidence.total for evidence in self.evidence.values()]
+        return max((total.champion.requests for total in totals), default=0) + sum(
+            total.challenger.requests for total in totals
         )
 
 
@@ -101,7 +101,7 @@ class RolloutController:
         self._verdicts: dict[str, Verdict] = {}
         self._options = ServingOptions()
         self._task: Task | None = None
-        self._unnotified: list[Decision] = []
+        self._pending_notifications: list[Decision] = []
         self._state = await asyncio.to_thread(self._journal.last_state)
         # Also after a rollout that ended: its last step may not have been applied.
         self._applied = self._state is None
@@ -225,7 +225,7 @@ class RolloutController:
 
     def _not_found(self, todo: str) -> RolloutError:
         return RolloutError(
-            f"model {self._model!r} has had no rollout", todo, code="rollout.not_found", model=self._model
+            f"model {self._model!r} has no rollout history", todo, code="rollout.not_found", model=self._model
         )
 
     async def _command(self, command: Command, reason: str, version: str = "", rollout: str = "") -> RolloutStatus:
@@ -247,7 +247,7 @@ class RolloutController:
         await self._refresh_evidence(before, 0.0)
         if self._approvals.aborting:
             raise RolloutError(
-                f"an abort of rollout {before.id} of {self._model} was requested as well, and goes first",
+                f"an abort of rollout {before.id} of {self._model} was also requested and takes precedence",
                 "see `rayloop status`",
                 code="rollout.abort_requested",
                 rollout=before.id,
@@ -318,7 +318,7 @@ class RolloutController:
         """Journal a step; from here on its state is the desired one."""
         await asyncio.to_thread(self._journal.record, decision, state.policy)
         self._state, self._applied = state, False
-        self._unnotified.append(decision)
+        self._pending_notifications.append(decision)
 
     async def _reconcile(self) -> None:
         """Bring Serve and the aliases to the desired state, then notify the webhooks. Safe to repeat."""
@@ -327,7 +327,7 @@ class RolloutController:
             for version, refusal in refusals.items():
                 await self._record(*drop_challenger(self._state, version, refusal, time.time(), {}))
         self._applied = True
-        decisions, self._unnotified = self._unnotified, []
+        decisions, self._pending_notifications = self._pending_notifications, []
         for decision in decisions:
             self._approvals.notify(self._state, decision)
 

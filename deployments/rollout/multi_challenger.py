@@ -68,7 +68,9 @@ def _combine(kind: Literal["advance", "hold", "drop", "abort"], verdicts: Verdic
         kind=kind,
         versions=tuple(verdicts),
         reason="; ".join(f"v{version}: {verdict.reason}" for version, verdict in verdicts.items()),
-        figures={f"v{version}_{name}": x for version, one in verdicts.items() for name, x in one.figures.items()},
+        figures={
+            f"v{version}_{name}": x for version, verdict in verdicts.items() for name, x in verdict.figures.items()
+        },
         remark="; ".join(f"v{version}: {verdict.remark}" for version, verdict in verdicts.items() if verdict.remark),
     )
 
@@ -77,12 +79,12 @@ def _choose_best(state: RolloutState, verdicts: VerdictByVersion, evidence: Evid
     """Advance the best by estimate. The limits hold for all challengers at once, hence for any two of them."""
     policy = state.policy.divide_alpha(len(state.initial_challengers))
     paired = {version: evidence[version].total.paired for version in verdicts}
-    mean = {version: one.challenger - one.champion for version, one in paired.items()}
+    mean = {version: moments.challenger - moments.champion for version, moments in paired.items()}
     best, next_best = sorted(mean, key=lambda version: mean[version])[:2]
     (low, high), (next_low, next_high) = (difference_bounds(paired[version], policy) for version in (best, next_best))
     limits = {"lower": low - next_high, "upper": high - next_low}
     all_passed = _combine("advance", verdicts)
-    shown = "shown to be less" if limits["upper"] < 0.0 else "not shown to be less: by estimate alone"
+    shown = "significantly lower" if limits["upper"] < 0.0 else "not significantly lower; selected by point estimate"
     reason = (
         f"v{best} continues: its mean {policy.metric} cost is lowest, {mean[best]:+.4f} against the champion's, "
         f"v{next_best} {mean[next_best]:+.4f}; the difference is between {limits['lower']:+.4f} and "

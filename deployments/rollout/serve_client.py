@@ -51,7 +51,7 @@ def check_access(settings: Settings, served: Settings) -> None:
         if here.get(variable) != there.get(variable):
             raise SettingsError(
                 f"{variable} differs from the value that the running deployments use",
-                "set it as it was, or restart the cluster with it: `rayloop down`, `rayloop up`",
+                "restore its previous value, or restart the cluster with it: `rayloop down`, `rayloop up`",
                 code="settings.differ",
                 variable=variable,
             )

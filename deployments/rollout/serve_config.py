@@ -231,7 +231,7 @@ class ServeConfigWriter:
         config = _server_config(serve_details.declared_applications(details), model)
         if config is None:
             raise RayloopError(
-                f"model {model!r} was removed while its change was applied",
+                f"model {model!r} was removed during the update",
                 "deploy it again",
                 code="rayloop.model_not_deployed",
                 model=model,

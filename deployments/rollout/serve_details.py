@@ -78,4 +78,4 @@ def failure_message(app: dict[str, Any]) -> str:
     texts: list[str] = [app.get("message", "")] + [d.get("message", "") for d in app.get("deployments", {}).values()]
     lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line or "Exception" in line]
-    return (errors or lines or ["Serve gives no reason"])[-1][:400]
+    return (errors or lines or ["Serve reports no reason"])[-1][:400]

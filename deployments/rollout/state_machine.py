@@ -401,7 +401,7 @@ def _advance(state: RolloutState, versions: tuple[str, ...], reason: str, now: f
 
 
 def _remove_challenger(state: RolloutState, version: str, reason: str, now: float) -> RolloutState:
-    remaining = tuple(one for one in state.challengers if one != version)
+    remaining = tuple(challenger for challenger in state.challengers if challenger != version)
     # The reason for a pause, or for waiting, stays readable.
     update = {"reason": reason} if state.status == "running" else {}
     return state.model_copy(update={"challengers": remaining, "since": now, "remark": ""} | update)

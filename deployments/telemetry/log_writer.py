@@ -42,7 +42,7 @@ CommitFuture = asyncio.Future[None]
 class _PendingBatch(NamedTuple):
     kind: str
     rows: pa.Table
-    done: CommitFuture
+    commit_future: CommitFuture
 
     @property
     def group(self) -> tuple[str, str]:
@@ -82,14 +82,14 @@ class LogWriter:
             DataError: The rows do not fit the table.
         """
         if batch in self._batches:
-            done = self._batches[batch]
+            commit_future = self._batches[batch]
         else:
-            done = self._batches[batch] = asyncio.get_running_loop().create_future()
-            self._pending.append(_PendingBatch(kind, from_ipc(data), done))
+            commit_future = self._batches[batch] = asyncio.get_running_loop().create_future()
+            self._pending.append(_PendingBatch(kind, from_ipc(data), commit_future))
             if self._rollout is not None:
                 _add_batch(self._rollout, self._pending[-1])
-        if done is not None:
-            await asyncio.shield(done)
+        if commit_future is not None:
+            await asyncio.shield(commit_future)
 
     async def evidence(
         self, rollout: str, challengers: tuple[str, ...], task: Task, metric: Metric = "loss"
@@ -113,8 +113,8 @@ class LogWriter:
                     _add_batch(collector, batch)
                 self._rollout = collector
         return {
-            version: one.model_copy(update={"memory_growth_mib": self._memory_growth.get((rollout, version), 0.0)})
-            for version, one in self._rollout.evidence(task, metric).items()
+            version: evidence.model_copy(update={"memory_growth_mib": self._memory_growth.get((rollout, version), 0.0)})
+            for version, evidence in self._rollout.evidence(task, metric).items()
         }
 
     async def record_memory_growth(self, rollout: str, version: str, mib: float) -> None:
@@ -163,10 +163,10 @@ class LogWriter:
             for batch in batches:
                 await self._commit_together(kind, [batch])
             return
-        futures = {id(batch.done) for batch in batches}
-        self._pending = [batch for batch in self._pending if id(batch.done) not in futures]
+        futures = {id(batch.commit_future) for batch in batches}
+        self._pending = [batch for batch in self._pending if id(batch.commit_future) not in futures]
         for batch in batches:
-            _settle(batch.done, refusal)
+            _settle(batch.commit_future, refusal)
 
     async def _write(self, kind: str, rows: pa.Table) -> DataError | None:
         """Append rows. Returns the error if the table refuses the rows themselves."""
@@ -191,13 +191,13 @@ class LogWriter:
 
     def _committed_batches(self) -> dict[str, CommitFuture | None]:
         """Ids of the batches in the tables; the oldest beyond the bound are left out."""
-        known: dict[str, CommitFuture | None] = {}
+        batch_futures: dict[str, CommitFuture | None] = {}
         for kind, name in self._names.items():
             if self._tables.exists(name):
                 column = self._tables.read(name, columns=("batch",)).column("batch")
                 self._lost.record_written(kind, column)
-                known |= dict.fromkeys(column.unique().to_pylist()[-MAX_KNOWN_BATCHES:])
-        return known
+                batch_futures |= dict.fromkeys(column.unique().to_pylist()[-MAX_KNOWN_BATCHES:])
+        return batch_futures
 
     def _count_rows(self) -> dict[str, int]:
         latest = {kind: self._tables.latest(name) for kind, name in self._names.items()}
@@ -215,10 +215,10 @@ def _add_batch(collector: EvidenceCollector, batch: _PendingBatch) -> None:
         collector.add_labels(batch.rows)
 
 
-def _settle(done: CommitFuture, refusal: DataError | None) -> None:
+def _settle(commit_future: CommitFuture, refusal: DataError | None) -> None:
     if refusal is None:
-        done.set_result(None)
+        commit_future.set_result(None)
     else:
-        done.set_exception(refusal)
+        commit_future.set_exception(refusal)
         # Marks the exception as retrieved: a replica that died in the meantime never retrieves it.
-        done.exception()
+        commit_future.exception()

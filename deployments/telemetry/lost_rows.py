@@ -31,10 +31,10 @@ class LostRows:
     def __init__(self, model: str, tables: Tables) -> None:
         self._model, self._tables = model, tables
         self._gauge = PersistentGauge(
-            "rayloop_log_lost_rows", "Rows that killed replicas took with them.", ("model", "kind")
+            "rayloop_log_lost_rows", "Rows lost when replicas were killed.", ("model", "kind")
         )
-        self._written: Counter[tuple[str, str]] = Counter()
-        self._lost = self._read()
+        self._written_counts: Counter[tuple[str, str]] = Counter()
+        self._lost_counts = self._read()
         self._export()
 
     def record_written(self, kind: str, batches: pa.ChunkedArray) -> None:
@@ -46,7 +46,7 @@ class LostRows:
         """
         counts = pc.value_counts(batches)
         for batch, rows in zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True):
-            self._written[kind, batch_replica(batch)] += rows
+            self._written_counts[kind, batch_replica(batch)] += rows
 
     def record_lost_rows(self, replica: str, unshipped: Mapping[str, int]) -> None:
         """Count the rows that a dead replica had not shipped and the log lacks. Repeated calls count once.
@@ -55,19 +55,21 @@ class LostRows:
             replica: Name of the replica.
             unshipped: Its unshipped rows by kind (unshipped_rows.py); some may be in the log.
         """
-        lost = {kind: max(unshipped[kind] - self._written[kind, replica], 0) for kind in KINDS}
-        if replica in self._lost or not any(lost.values()):
+        lost = {kind: max(unshipped[kind] - self._written_counts[kind, replica], 0) for kind in KINDS}
+        if replica in self._lost_counts or not any(lost.values()):
             return
         _log.warning("replica %s of %s was killed before it shipped these rows: %s", replica, self._model, lost)
         at = pa.array([time.time_ns() // 1000], TIMESTAMP)
         row = pa.table({"replica": [replica], "at": at} | {kind: [rows] for kind, rows in lost.items()})
         self._tables.append(lost_rows_table(self._model), row, key=replica)
-        self._lost[replica] = lost
+        self._lost_counts[replica] = lost
         self._export()
 
     def counts(self) -> dict[str, int]:
         """Return the number of ``replicas`` that lost rows, and of lost rows: ``predictions``, ``labels``."""
-        return {"replicas": len(self._lost)} | {kind: sum(lost[kind] for lost in self._lost.values()) for kind in KINDS}
+        return {"replicas": len(self._lost_counts)} | {
+            kind: sum(lost[kind] for lost in self._lost_counts.values()) for kind in KINDS
+        }
 
     def _read(self) -> dict[str, dict[str, int]]:
         name = lost_rows_table(self._model)

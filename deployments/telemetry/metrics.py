@@ -106,11 +106,11 @@ class ReplicaMetrics:
         self._serve_metrics = _ServeMetrics(model)
         self._errors = metrics.Counter("rayloop_errors", "Requests that the variant failed.", tags)
         self._buckets = metrics.Counter(
-            "rayloop_latency_ms_bucket", "Requests whose features and model took at most so long.", (*tags, "le")
+            "rayloop_latency_ms_bucket", "Requests whose features and model took at most `le` ms.", (*tags, "le")
         )
         self._latency = metrics.Counter("rayloop_latency_ms_sum", "Milliseconds for features and model.", tags)
         self._dropped_rows = metrics.Counter(
-            "rayloop_log_dropped_rows", "Log rows given up, buffers being full.", ("model",)
+            "rayloop_log_dropped_rows", "Log rows dropped because buffers were full.", ("model",)
         )
         self._dropped_shadows = metrics.Counter(
             "rayloop_shadow_dropped", "Requests not copied to the challenger.", ("model",)

@@ -255,7 +255,7 @@ class Reporter:
         log_writer = self._log_writer.get()
         if log_writer is None:
             return
-        for remainder in unshipped_rows.unsettled(self._counter_folder):
+        for remainder in unshipped_rows.read_remainders(self._counter_folder):
             ray.get(log_writer.record_lost_rows.remote(remainder.replica, remainder.rows), timeout=_SETTLE_WITHIN_S)
             remainder.forget()
 

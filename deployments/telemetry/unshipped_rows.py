@@ -81,7 +81,7 @@ def counter_folder(settings: Settings, model: str) -> Path:
     return settings.home / "tallies" / model
 
 
-def unsettled(folder: Path) -> Iterator[Remainder]:
+def read_remainders(folder: Path) -> Iterator[Remainder]:
     """Yield the remainder of each dead replica; it is locked against other replicas while the caller handles it.
 
     Files of a newer format version are left to replicas that know it.

@@ -83,7 +83,11 @@ class AnalysisScheduler:
             quality=_with_estimates(ordered, self.state.quality),
             ordinary=result.multivariate.ordinary if result.multivariate else request.ordinary,
         )
-        return [one for one in sorted(result.findings, key=lambda f: f.window) if self._is_new(one, request.policy)]
+        return [
+            finding
+            for finding in sorted(result.findings, key=lambda f: f.window)
+            if self._is_new(finding, request.policy)
+        ]
 
     def record_failure(self, request: AnalysisRequest) -> None:
         """A failed analysis is not repeated."""

@@ -273,7 +273,7 @@ def _findings(result: AnalysisResult) -> Iterator[Finding]:
         yield Finding(
             kind="multivariate",
             window=result.window,
-            reason=f"{when}: a classifier separates these rows from training rows with {auc}, by {by}",
+            reason=f"{when}: a classifier separates these rows from training rows with {auc}, mainly by {by}",
             features=ranked,
         )
     for name, segment in result.segments.items():
@@ -281,9 +281,9 @@ def _findings(result: AnalysisResult) -> Iterator[Finding]:
             yield _drift_finding("segment", name, segment, f"{when}, {segment.rows:,} rows of {name}")
     if result.labels is not None and result.labels.drifted:
         yield _drift_finding("labels", "", result.labels, f"{when}, {result.labels.rows:,} labels")
-    for one in result.quality:
-        if one.worse and one.limits is not None and one.reference:
-            yield _quality_finding(one, one.limits, one.reference)
+    for quality in result.quality:
+        if quality.worse and quality.limits is not None and quality.reference:
+            yield _quality_finding(quality, quality.limits, quality.reference)
 
 
 def _quality_finding(quality: WindowQuality, bounds: LossBounds, reference: float) -> Finding:
@@ -302,8 +302,8 @@ def _quality_finding(quality: WindowQuality, bounds: LossBounds, reference: floa
 def _drift_finding(kind: AlarmKind, name: str, result: WindowResult, where: str) -> Finding:
     columns = {column: result.columns[column] for column in result.drifted}
     moved = "; ".join(
-        f"{column}: {found.distances.statistic:.2f} of rows moved, p = {found.p_value:.2g}"
-        for column, found in list(columns.items())[:MAX_NAMED_COLUMNS]
+        f"{column}: {column_result.distances.statistic:.2f} of rows moved, p = {column_result.p_value:.2g}"
+        for column, column_result in list(columns.items())[:MAX_NAMED_COLUMNS]
     )
-    ratios = {column: found.ratio for column, found in columns.items()}
+    ratios = {column: column_result.ratio for column, column_result in columns.items()}
     return Finding(kind=kind, window=result.window, name=name, reason=f"{where}: {moved}", features=ratios)

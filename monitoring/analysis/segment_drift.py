@@ -82,14 +82,14 @@ def evaluate_segments(
     segments = segment_values(past, settings)
     results = {}
     for column, value in segments:
-        ours, theirs = past.train.with_value(column, value), run.with_value(column, value)
-        if len(theirs) >= policy.min_rows and len(ours) >= policy.min_rows:
+        reference, live = past.train.with_value(column, value), run.with_value(column, value)
+        if len(live) >= policy.min_rows and len(reference) >= policy.min_rows:
             level = settings.alpha / len(segments)
             strict = policy.model_copy(update={"alpha": level, "false_alarms": None, "watch": watched})
             # The segment's own column has one value there.
             others = tuple(c for c in profiled if c.name != column)
-            frames = [_with_output(rows, task, output) for rows in (ours, theirs)]
-            results[f"{column} = {value}"] = _evaluate(frames[0], frames[1], ours, theirs, others, strict)
+            frames = [_with_output(rows, task, output) for rows in (reference, live)]
+            results[f"{column} = {value}"] = _evaluate(frames[0], frames[1], reference, live, others, strict)
     return results
 
 
@@ -97,13 +97,13 @@ def evaluate_labels(
     past: ReferenceRows, run: LoggedRows, task: Task, policy: DriftPolicy, settings: LogAnalysisPolicy
 ) -> WindowResult | None:
     """Compare the run's labels with those of training rows; None while too few have arrived."""
-    ours, theirs = past.train.labeled, run.labeled
-    if len(theirs) < policy.min_rows or len(ours) < policy.min_rows:
+    reference, live = past.train.labeled, run.labeled
+    if len(live) < policy.min_rows or len(reference) < policy.min_rows:
         return None
     column = Column(name=LABEL, kind="number" if task.kind == "regression" else "category")
     strict = policy.model_copy(update={"alpha": settings.alpha, "false_alarms": None, "watch": ()})
-    frames = [pa.table({LABEL: _label_values(task, rows.labels)}) for rows in (ours, theirs)]
-    return _evaluate(frames[0], frames[1], ours, theirs, (column,), strict)
+    frames = [pa.table({LABEL: _label_values(task, rows.labels)}) for rows in (reference, live)]
+    return _evaluate(frames[0], frames[1], reference, live, (column,), strict)
 
 
 def output_column(task: Task) -> Column:
@@ -113,21 +113,21 @@ def output_column(task: Task) -> Column:
 
 
 def _evaluate(
-    ours: pa.Table,
-    theirs: pa.Table,
+    reference: pa.Table,
+    live: pa.Table,
     past: LoggedRows,
     run: LoggedRows,
     columns: tuple[Column, ...],
     policy: DriftPolicy,
 ) -> WindowResult:
-    windows = profile_windows(_with_time(ours, past.times), columns, policy.window_s, TIME)
-    reference = ReferenceProfile.build(windows, policy.window_s)
-    live = Profile.empty(columns)
-    live.update(theirs)
+    windows = profile_windows(_with_time(reference, past.times), columns, policy.window_s, TIME)
+    reference_profile = ReferenceProfile.build(windows, policy.window_s)
+    live_profile = Profile.empty(columns)
+    live_profile.update(live)
     starts = tuple(float(s) for s in np.unique(np.floor(run.times / policy.window_s) * policy.window_s))
     # A run that lacks some window is still a run.
     span = policy.model_copy(update={"span": len(starts), "window_rows": None})
-    return evaluate_run(Calibration(reference, len(starts), policy.watch), span, "", starts, live)
+    return evaluate_run(Calibration(reference_profile, len(starts), policy.watch), span, "", starts, live_profile)
 
 
 def _with_time(frame: pa.Table, times: np.ndarray) -> pa.Table:

@@ -43,7 +43,7 @@ def suppression_reason(policy: DriftPolicy, past: tuple[ActionRecord, ...], acti
     """
     if past and window < past[-1].window + policy.cooldown_s:
         return f"cooling down until {format_day(past[-1].window + policy.cooldown_s)}"
-    retrains = sum(one.action == "retrain" and one.window > window - policy.budget_s for one in past)
+    retrains = sum(record.action == "retrain" and record.window > window - policy.budget_s for record in past)
     if action == "retrain" and retrains >= policy.budget:
         return f"budget of {policy.budget} retrains per {policy.budget_s / DAY_S:g} days is spent"
     return ""
@@ -54,5 +54,5 @@ def record_action(
 ) -> tuple[ActionRecord, ...]:
     """``past`` with the action added, and without those too old to suppress another one."""
     horizon_s = max(policy.budget_s, policy.cooldown_s)
-    recent = (one for one in past if one.window > window - horizon_s)
+    recent = (record for record in past if record.window > window - horizon_s)
     return (*recent, ActionRecord(action=action, window=window))

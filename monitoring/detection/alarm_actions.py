@@ -62,8 +62,8 @@ class AlarmResponder:
     def respond(self, policy: DriftPolicy, alarm: Alarm) -> None:
         """Journal the alarm, then act on it as the policy says and its limits allow."""
         self._count("alarms")
-        wanted = policy.action_on(alarm.kind)
-        action: Action = wanted if wanted in self._handlers else "notify"
+        configured_action = policy.action_on(alarm.kind)
+        action: Action = configured_action if configured_action in self._handlers else "notify"
         suppressed = "" if action == "notify" else suppression_reason(policy, self.actions, action, alarm.window)
         if action != "notify" and not suppressed:
             self.actions = record_action(policy, self.actions, action, alarm.window)
@@ -112,14 +112,14 @@ class AlarmResponder:
             return entry
         self._count("actions")
         try:
-            done = entry.model_copy(update={"outcome": handler(entry.alarm) or "done"})
+            finished_entry = entry.model_copy(update={"outcome": handler(entry.alarm) or "done"})
         except Exception as error:
             # A project's action may raise anything; monitoring continues, and the journal has the error.
-            done = entry.model_copy(update={"outcome": f"{type(error).__name__}: {error}", "failed": True})
-            self._count("failures", done.outcome)
-        self.journal[self.journal.index(entry)] = done
+            finished_entry = entry.model_copy(update={"outcome": f"{type(error).__name__}: {error}", "failed": True})
+            self._count("failures", finished_entry.outcome)
+        self.journal[self.journal.index(entry)] = finished_entry
         self._save()
-        return done
+        return finished_entry
 
     def _send(self, policy: DriftPolicy, entry: AlarmEntry) -> None:
         if self._sink is None:

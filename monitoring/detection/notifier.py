@@ -31,8 +31,8 @@ class Notifier:
 
     def poll(self) -> list[tuple[Notification, NotificationTarget, str]]:
         """Deliveries that ended since the last call, each with SENT or the reason of its failure."""
-        ended = [one for one in self._in_flight if one[2].done()]
-        self._in_flight = [one for one in self._in_flight if one not in ended]
+        ended = [delivery for delivery in self._in_flight if delivery[2].done()]
+        self._in_flight = [delivery for delivery in self._in_flight if delivery not in ended]
         return [(notification, target, future.result()) for notification, target, future in ended]
 
     def close(self) -> None:

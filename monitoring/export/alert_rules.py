@@ -23,11 +23,11 @@ class AlertRule(Frozen):
     """Heading of docs/monitoring.md, as its anchor."""
 
 
-_JUDGED = "max by (model) (ray_rayloop_drift_window_start_seconds)"
-_JUDGED_BEFORE = "max by (model) (ray_rayloop_drift_window_start_seconds offset 3d)"
+_WINDOW_START = "max by (model) (ray_rayloop_drift_window_start_seconds)"
+_WINDOW_START_BEFORE = "max by (model) (ray_rayloop_drift_window_start_seconds offset 3d)"
 
 
-def _counted(counter: str, within: str) -> str:
+def _increased(counter: str, within: str) -> str:
     """Whether an event was counted lately. A counter is exported from its first event on, which ``increase`` misses."""
     first = f"({counter} unless {counter} offset {within})"
     return f"sum by (model) ({first} or increase({counter}[{within}])) > 0"
@@ -39,7 +39,7 @@ RULES = (
         expr="max by (model, version) (ray_rayloop_drift_drifting) == 1",
         duration="0m",
         severity="warning",
-        summary="Traffic of {{ $labels.model }} v{{ $labels.version }} no longer looks like its training data",
+        summary="Traffic of {{ $labels.model }} v{{ $labels.version }} no longer resembles its training data",
         runbook="what-moved-and-what-to-do",
     ),
     AlertRule(
@@ -56,8 +56,8 @@ RULES = (
         # a new model has had no time for a second window.
         expr="(sum by (model) (rate(ray_rayloop_requests_total[1d])) > 0"
         " and on (model) sum by (model) (ray_rayloop_requests_total offset 3d))"
-        f" unless on (model) ({_JUDGED} > {_JUDGED_BEFORE})"
-        f" unless on (model) ({_JUDGED} unless on (model) {_JUDGED_BEFORE})",
+        f" unless on (model) ({_WINDOW_START} > {_WINDOW_START_BEFORE})"
+        f" unless on (model) ({_WINDOW_START} unless on (model) {_WINDOW_START_BEFORE})",
         duration="1h",
         severity="warning",
         summary="{{ $labels.model }} receives requests, and no window has closed for three days",
@@ -65,10 +65,10 @@ RULES = (
     ),
     AlertRule(
         name="RayloopMonitorFails",
-        expr=_counted("ray_rayloop_drift_failures_total", "30m"),
+        expr=_increased("ray_rayloop_drift_failures_total", "30m"),
         duration="15m",
         severity="warning",
-        summary="The monitor of {{ $labels.model }} has failures: analyses, actions, notifications or the registry",
+        summary="The monitor of {{ $labels.model }} fails: see analyses, actions, notifications and the registry",
         runbook="alerts-of-prometheus",
     ),
     AlertRule(
@@ -114,7 +114,7 @@ RULES = (
     ),
     AlertRule(
         name="RayloopLogLosesRows",
-        expr=_counted("ray_rayloop_log_dropped_rows_total", "15m"),
+        expr=_increased("ray_rayloop_log_dropped_rows_total", "15m"),
         duration="0m",
         severity="warning",
         summary="The prediction log of {{ $labels.model }} lacks rows: the log writer does not keep up, or is gone",

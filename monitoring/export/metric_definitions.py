@@ -85,8 +85,8 @@ def window_metrics(model: str, result: WindowResult, drifting: bool) -> Iterator
     yield MetricValue("rayloop_drift_window_start_seconds", at, result.window)
     yield MetricValue("rayloop_drift_drifting", at, float(drifting))
     for name, (_, read) in _COLUMNS.items():
-        for column, found in result.columns.items():
-            yield MetricValue(name, (*at, column), read(found))
+        for column, column_result in result.columns.items():
+            yield MetricValue(name, (*at, column), read(column_result))
 
 
 def analysis_metrics(model: str, result: AnalysisResult) -> Iterator[MetricValue]:

@@ -117,17 +117,19 @@ def fit_adapted_calibrator(
 
 def _performance(scores: np.ndarray, positive: np.ndarray, threshold: float) -> ClassifierPerformance:
     predicted, n = scores >= threshold, len(scores)
-    hits, called, there = float(positive[predicted].sum()), float(predicted.sum()), float(positive.sum())
-    misses = float((1.0 - positive)[~predicted].sum())
+    predicted_positives, actual_positives = float(predicted.sum()), float(positive.sum())
+    true_positives = float(positive[predicted].sum())
+    true_negatives = float((1.0 - positive)[~predicted].sum())
+    positives = predicted_positives + actual_positives
     clipped = np.clip(scores, _CLIP, 1.0 - _CLIP)
     odds = np.log(clipped / (1.0 - clipped))
     spread = positive * (1.0 - positive)
     return ClassifierPerformance(
         rows=n,
-        accuracy=(hits + misses) / n,
-        precision=hits / called if called else None,
-        recall=hits / there if there else None,
-        f1=2.0 * hits / (called + there) if called + there else None,
+        accuracy=(true_positives + true_negatives) / n,
+        precision=true_positives / predicted_positives if predicted_positives else None,
+        recall=true_positives / actual_positives if actual_positives else None,
+        f1=2.0 * true_positives / positives if positives else None,
         auc=_area(scores, positive),
         log_loss=float(-(positive * odds + np.log(1.0 - clipped)).mean()),
         brier=float((spread + (scores - positive) ** 2).mean()),

@@ -105,11 +105,13 @@ class PerformanceEstimator:
             live: Rows of the window.
             sample: Rows of each side that train the domain classifier.
         """
-        ours, theirs = self._reference.sample(sample), live.sample(sample)
-        inputs, theirs_inputs, names = build_matrices(ours.frame, theirs.frame, self._columns)
+        reference_sample, live_sample = self._reference.sample(sample), live.sample(sample)
+        reference_inputs, live_inputs, names = build_matrices(reference_sample.frame, live_sample.frame, self._columns)
         if self._task.kind == "regression" or not names:
             return {}
-        calibrator = fit_adapted_calibrator(inputs, theirs_inputs, self._probabilities(ours), self._positives(ours))
+        calibrator = fit_adapted_calibrator(
+            reference_inputs, live_inputs, self._probabilities(reference_sample), self._positives(reference_sample)
+        )
         return {"PAPE": self._expected_metrics(live, calibrator)}
 
     def expected_losses(self, live: LoggedRows) -> np.ndarray:

@@ -27,15 +27,15 @@ def render_skew(
     project: str, made_at: float, rows: int, skews: Sequence[FeatureSkew], left_out: Mapping[str, int]
 ) -> str:
     """Render a row for each feature, those that differ first."""
-    wrong = sum(bool(one.mismatches) for one in skews)
+    wrong = sum(bool(skew.mismatches) for skew in skews)
     boxes = [("rows replayed", f"{rows:,}"), ("features compared", str(len(skews))), ("with mismatches", str(wrong))]
     caption = (
         "Each served request is recomputed from the ingested tables, as of its own time. A mismatch is a value that"
         " differs in any bit: a null in place of a value, another number, another text."
     )
-    ordered = sorted(skews, key=lambda one: -one.mismatches)
+    ordered = sorted(skews, key=lambda skew: -skew.mismatches)
     head = ("from", "feature", "mismatches", "no value served", "no value offline", "largest gap", "example")
-    body = table(head, [_skew(one) for one in ordered]) or empty_note("These requests have no computed features.")
+    body = table(head, [_skew(skew) for skew in ordered]) or empty_note("These requests have no computed features.")
     gone = table(("rows left out", "why"), [(f"{n:,}", why) for why, n in left_out.items()])
     parts = [fact_boxes(boxes), section("Served against offline", caption, body)]
     return render_page(
@@ -65,20 +65,20 @@ def _feature(feature: FeatureEntry) -> tuple[str, ...]:
     return (feature.name, feature.definition, missing, *figures, ", ".join(feature.most_common))
 
 
-def _skew(one: FeatureSkew) -> tuple[str, ...]:
+def _skew(skew: FeatureSkew) -> tuple[str, ...]:
     example = ""
-    if one.example is not None:
-        values = f"served {one.example.served}, offline {one.example.offline}"
-        example = f"row {one.example.id} as of {one.example.as_of}: {values}"
-    share = f"{one.mismatches:,} of {one.rows:,}"
-    count = tag("tag " + ("alarm" if one.mismatches else "hold"), share)
-    gap = f"{one.largest_difference:g}" if one.largest_difference else "-"
+    if skew.example is not None:
+        values = f"served {skew.example.served}, offline {skew.example.offline}"
+        example = f"row {skew.example.id} as of {skew.example.as_of}: {values}"
+    share = f"{skew.mismatches:,} of {skew.rows:,}"
+    count = tag("tag " + ("alarm" if skew.mismatches else "hold"), share)
+    gap = f"{skew.largest_difference:g}" if skew.largest_difference else "-"
     return (
-        one.origin,
-        one.feature,
+        skew.origin,
+        skew.feature,
         count,
-        f"{one.only_offline:,}",
-        f"{one.only_served:,}",
+        f"{skew.only_offline:,}",
+        f"{skew.only_served:,}",
         gap,
         example,
     )

@@ -18,13 +18,15 @@ MAX_SEGMENTS = 12
 
 def performance_section(report: MonitoringReport) -> str:
     """Loss by labels with its bounds, estimates beside observed metrics, and the segments with the largest losses."""
-    whole = [q for q in report.performance if not q.segment]
-    if not whole:
+    qualities = [q for q in report.performance if not q.segment]
+    if not qualities:
         return section("Performance by window", "", empty_note("No window has been analyzed yet."))
-    body = plot(plots.plot_performance(whole))
-    if (metric := shared_metric(whole)) is not None:
-        body += plot(plots.plot_estimates(whole, metric))
-    return section("Performance by window", _performance_caption(whole, metric), body + _segments(report.performance))
+    body = plot(plots.plot_performance(qualities))
+    if (metric := shared_metric(qualities)) is not None:
+        body += plot(plots.plot_estimates(qualities, metric))
+    return section(
+        "Performance by window", _performance_caption(qualities, metric), body + _segments(report.performance)
+    )
 
 
 def traffic_section(report: MonitoringReport) -> str:
@@ -60,9 +62,9 @@ def cost_section(report: MonitoringReport) -> str:
     return section("Cost", caption, table(("", "amount", ""), rows))
 
 
-def quality_cost(window: float, version: str, found: Sequence[WindowQuality]) -> str:
+def quality_cost(window: float, version: str, qualities: Sequence[WindowQuality]) -> str:
     """Loss by labels of an alarm's window and the next two, against held-out rows."""
-    after = [q for q in found if not q.segment and q.version == version and q.window >= window and q.labeled.n][:3]
+    after = [q for q in qualities if not q.segment and q.version == version and q.window >= window and q.labeled.n][:3]
     known = [q for q in after if q.reference]
     if not known:
         return "no labels yet"
@@ -71,38 +73,41 @@ def quality_cost(window: float, version: str, found: Sequence[WindowQuality]) ->
     return f"loss {loss:.3g}, {change:+.0%} against held-out rows ({sum(q.labeled.n for q in known):,} labels)"
 
 
-def shared_metric(whole: Sequence[WindowQuality]) -> str | None:
+def shared_metric(qualities: Sequence[WindowQuality]) -> str | None:
     """The metric to compare estimates by: accuracy or mean absolute error; None when neither is estimated."""
-    estimated = {m for q in whole for metrics in q.estimated.values() for m in metrics}
+    estimated = {m for q in qualities for metrics in q.estimated.values() for m in metrics}
     for name in ("accuracy", "mae"):
         if name in estimated:
             return name
     return None
 
 
-def estimate_errors(whole: Sequence[WindowQuality], metric: str) -> dict[str, tuple[float, int]]:
+def estimate_errors(qualities: Sequence[WindowQuality], metric: str) -> dict[str, tuple[float, int]]:
     """Mean absolute error of each method against the observed metric, and the windows with enough labels for it."""
     errors: dict[str, list[float]] = {}
-    for q in whole:
+    for q in qualities:
         for method, metrics in q.estimated.items():
             if q.labeled.share >= MIN_LABEL_SHARE and metric in metrics and metric in q.observed:
                 errors.setdefault(method, []).append(abs(metrics[metric] - q.observed[metric]))
-    return {method: (sum(found) / len(found), len(found)) for method, found in errors.items()}
+    return {
+        method: (sum(method_errors) / len(method_errors), len(method_errors))
+        for method, method_errors in errors.items()
+    }
 
 
-def _performance_caption(whole: Sequence[WindowQuality], metric: str | None) -> str:
-    worse = sum(q.worse for q in whole)
+def _performance_caption(qualities: Sequence[WindowQuality], metric: str | None) -> str:
+    worse = sum(q.worse for q in qualities)
     caption = (
         "Mean loss of the rows whose labels have arrived, window by window; the band covers the true mean at every "
-        f"analysis, however few labels there are. {worse} of {len(whole)} windows are worse than held-out rows."
+        f"analysis, however few labels there are. {worse} of {len(qualities)} windows are worse than held-out rows."
     )
-    for method, (error, windows) in estimate_errors(whole, metric).items() if metric else ():
+    for method, (error, windows) in estimate_errors(qualities, metric).items() if metric else ():
         caption += f" On average over {windows} windows, {method} misses {metric} by {error:.3g}."
     return caption
 
 
-def _segments(found: Sequence[WindowQuality]) -> str:
-    newest = {(q.version, q.segment): q for q in found if q.segment and q.labeled.n and q.reference}
+def _segments(qualities: Sequence[WindowQuality]) -> str:
+    newest = {(q.version, q.segment): q for q in qualities if q.segment and q.labeled.n and q.reference}
     ordered = sorted(newest.values(), key=lambda q: -(q.labeled.mean / (q.reference or 1.0)))[:MAX_SEGMENTS]
     rows = [
         (
@@ -119,28 +124,30 @@ def _segments(found: Sequence[WindowQuality]) -> str:
 
 
 def _multivariate_rows(analyses: Sequence[AnalysisResult]) -> Iterable[Sequence[str]]:
-    measured = [one for one in analyses if one.multivariate is not None]
+    measured = [analysis for analysis in analyses if analysis.multivariate is not None]
     if not measured:
         return
     newest = measured[-1].multivariate
     assert newest is not None
-    since = _since([(one.window, bool(one.multivariate and one.multivariate.drifted)) for one in measured])
+    since = _since(
+        [(analysis.window, bool(analysis.multivariate and analysis.multivariate.drifted)) for analysis in measured]
+    )
     by = ", ".join(f"{name} {share:.0%}" for name, share in newest.separation.ranked[:5])
-    found = newest.separation
-    much = f"AUC {found.auc:.3f} ({found.low:.3f} to {found.high:.3f}), p = {newest.p_value:.2g}"
+    separation = newest.separation
+    much = f"AUC {separation.auc:.3f} ({separation.low:.3f} to {separation.high:.3f}), p = {newest.p_value:.2g}"
     yield ("all columns together", since, format_day(measured[-1].window), much, by)
 
 
 def _segment_rows(analyses: Sequence[AnalysisResult]) -> Iterable[Sequence[str]]:
     series: dict[str, list[tuple[float, WindowResult]]] = {}
-    for one in analyses:
-        parts = {**one.segments, **({"labels": one.labels} if one.labels is not None else {})}
+    for analysis in analyses:
+        parts = {**analysis.segments, **({"labels": analysis.labels} if analysis.labels is not None else {})}
         for name, result in parts.items():
-            series.setdefault(name, []).append((one.window, result))
-    for name, found in series.items():
-        window, result = found[-1]
+            series.setdefault(name, []).append((analysis.window, result))
+    for name, results in series.items():
+        window, result = results[-1]
         if result.drifted:
-            since = _since([(at, bool(r.drifted)) for at, r in found])
+            since = _since([(at, bool(r.drifted)) for at, r in results])
             much = f"{result.columns[result.drifted[0]].ratio:.1f} x its threshold"
             yield (name, since, format_day(window), much, ", ".join(result.drifted[:5]))
 

@@ -43,17 +43,17 @@ def render_report(report: MonitoringReport) -> str:
 def _quality(report: MonitoringReport) -> str:
     if not report.quality:
         return section("Quality over time", "", empty_note("No labeled periods."))
-    drawn = join(plot(plots.plot_quality(found)) for found in report.quality)
+    drawn = join(plot(plots.plot_quality(history)) for history in report.quality)
     return section("Quality over time", " ".join(map(_quality_caption, report.quality)), drawn)
 
 
-def _quality_caption(found: MetricHistory) -> str:
-    metric = f"{found.metric} by period, {found.better} is better."
-    values = [(v, p) for v, p in zip(found.series[0].values, found.periods, strict=True) if v is not None]
+def _quality_caption(history: MetricHistory) -> str:
+    metric = f"{history.metric} by period, {history.better} is better."
+    values = [(v, p) for v, p in zip(history.series[0].values, history.periods, strict=True) if v is not None]
     if len(values) < 2:
         return metric
-    (best, best_at), *_, (worst, worst_at) = sorted(values, reverse=found.better == "higher")
-    name = found.series[0].name
+    (best, best_at), *_, (worst, worst_at) = sorted(values, reverse=history.better == "higher")
+    name = history.series[0].name
     return f"{metric} {name} was best in {best_at} ({best:.3f}) and worst in {worst_at} ({worst:.3f})."
 
 
@@ -78,8 +78,9 @@ def _drift(report: MonitoringReport) -> str:
     drifted = sum(bool(result.drifted) for result in evaluated)
     caption = (
         f"Each square is one column in one window of live traffic: its distance from the training data, divided by its "
-        f"threshold. Blue is ordinary; amber to red is beyond the threshold. Columns in bold can raise an alarm (▼). "
-        f"{drifted} of {len(evaluated)} windows drifted; alarms raised: {len(report.actions)}. {_since(evaluated)}"
+        f"threshold. Blue squares are within the threshold; amber to red squares exceed it. "
+        f"Columns in bold can raise an alarm (▼). {drifted} of {len(evaluated)} windows drifted; "
+        f"alarms raised: {len(report.actions)}. {_since(evaluated)}"
     )
     alarms = [action.alarm for action in report.actions if action.alarm.kind == "drift"]
     rows = [

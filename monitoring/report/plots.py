@@ -39,23 +39,23 @@ _MARKERS = {
 
 
 @matplotlib.rc_context(STYLE)
-def plot_quality(found: MetricHistory) -> str:
+def plot_quality(history: MetricHistory) -> str:
     """A line for each model over the periods, named at its end; the first one stands out."""
     figure, axes = _figure(8.6, 3.4)
-    x = np.arange(len(found.periods))
+    x = np.arange(len(history.periods))
     ends = []
-    for i, series in enumerate(found.series):
+    for i, series in enumerate(history.series):
         y = np.array([np.nan if v is None else v for v in series.values], float)
         color = SERIES[i % len(SERIES)]
         axes.plot(x, y, color=color, lw=2.6 if i == 0 else 1.5, marker="o", ms=5 if i == 0 else 3.5, zorder=9 - i)
         present = np.flatnonzero(~np.isnan(y))
         if present.size:
             ends.append((float(y[present[-1]]), float(x[present[-1]]), series.name, color))
-    axes.set_xticks(x, found.periods)
+    axes.set_xticks(x, history.periods)
     axes.set_xlim(-0.3, max(0.7, len(x) - 0.7))
     axes.grid(axis="y")
     _label_ends(axes, ends)
-    return to_svg(figure, f"quality {found.metric}")
+    return to_svg(figure, f"quality {history.metric}")
 
 
 @matplotlib.rc_context(STYLE)

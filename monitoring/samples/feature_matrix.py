@@ -32,8 +32,10 @@ def build_matrices(
     present = set(reference.column_names) | set(live.column_names)
     used = [c for c in columns if c.kind in ("number", "category") and c.name in present]
     pairs = [(_numbers if c.kind == "number" else _ranks)(_cells(reference, c), _cells(live, c)) for c in used]
-    ours, theirs = (_stack([pair[side] for pair in pairs], frame) for side, frame in enumerate((reference, live)))
-    return ours, theirs, tuple(c.name for c in used)
+    reference_matrix, live_matrix = (
+        _stack([pair[side] for pair in pairs], frame) for side, frame in enumerate((reference, live))
+    )
+    return reference_matrix, live_matrix, tuple(c.name for c in used)
 
 
 def _stack(cells: list[np.ndarray], frame: pa.Table) -> np.ndarray:

@@ -149,13 +149,13 @@ class ColumnStatistics:
     @cached_property
     def statistics(self) -> tuple[DriftStatistic, ...]:
         """The statistics that fit, in the order of STATISTICS."""
-        fitting = [one for one in STATISTICS if one.directed or self.direction == "both"]
-        return tuple(one for one in fitting if not (one.ordered and self.categorical))
+        fitting = [statistic for statistic in STATISTICS if statistic.directed or self.direction == "both"]
+        return tuple(statistic for statistic in fitting if not (statistic.ordered and self.categorical))
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the statistics that fit."""
-        return tuple(one.name for one in self.statistics)
+        return tuple(statistic.name for statistic in self.statistics)
 
     @cached_property
     def tenths(self) -> np.ndarray:
@@ -191,7 +191,7 @@ class ColumnStatistics:
             Statistics, [pairs, names].
         """
         pairs = SamplePairs(self, reference, live)
-        return np.stack([one.measure(pairs) for one in self.statistics], axis=1)
+        return np.stack([statistic.measure(pairs) for statistic in self.statistics], axis=1)
 
 
 @dataclass(frozen=True)

@@ -206,8 +206,8 @@ def reference_runs_test(
     rows = int(live.sum())
     if not len(runs) or not rows:
         return Significance(1.0, {})
-    thinned = np.stack([draw_rows(run, rows, 1, rng)[0] if run.sum() > rows else run for run in runs])
-    return _combine(column, (reference[None], live[None]), (reference - runs, thinned), exact=False)
+    subsampled_runs = np.stack([draw_rows(run, rows, 1, rng)[0] if run.sum() > rows else run for run in runs])
+    return _combine(column, (reference[None], live[None]), (reference - runs, subsampled_runs), exact=False)
 
 
 def draw_rows(cells: np.ndarray, rows: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -242,8 +242,8 @@ def _add_sketch_error(cells: np.ndarray, error: float, rng: np.random.Generator)
     shared, own = rng.normal(size=(len(cells), 1)), rng.normal(size=(len(cells), edges))
     ranks = values.cumsum(axis=1)[:, :-1] + error * count * (shared + own) / np.sqrt(2.0)
     ranks = np.maximum.accumulate(np.clip(ranks, 0, count), axis=1)
-    blurred = np.diff(ranks, axis=1, prepend=0.0, append=count)
-    return np.hstack([blurred, cells[:, -TRAILING_CELLS:]])
+    noisy_counts = np.diff(ranks, axis=1, prepend=0.0, append=count)
+    return np.hstack([noisy_counts, cells[:, -TRAILING_CELLS:]])
 
 
 def _combine(

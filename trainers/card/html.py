@@ -130,7 +130,7 @@ def _robustness(card: ModelCard) -> str:
 
 
 def _importance(card: ModelCard) -> str:
-    skills = {one.feature: one.skill for one in card.assessment.single_feature_skills}
+    skills = {skill.feature: skill.skill for skill in card.assessment.single_feature_skills}
     caption = (
         "Loss of the primary metric when a feature is shuffled. Skill alone is how well a feature predicts the label "
         "without the others: 1 is the label itself."

@@ -39,7 +39,7 @@ def single_feature_skills(
 def check(skills: tuple[SingleFeatureSkill, ...], limit: float | None) -> Iterator[Check]:
     """One check, on the feature with the largest skill."""
     if skills:
-        what = f"{skills[0].feature} (is it known when the prediction is made?) alone has skill"
+        what = f"skill of {skills[0].feature} alone (is it known when the prediction is made?)"
         yield from check_builders.at_most_if_limited("no feature is the label", skills[0].skill, limit, what)
 
 
@@ -70,9 +70,9 @@ def _skill(task: Task, codes: np.ndarray, labels: np.ndarray) -> float:
         return np.asarray((sums / (counts + 1))[codes[test]])
 
     if task.kind == "regression":
-        return _defined(metrics.prepare(task, "r2", predict(labels), labels[test])(None))
+        return _skill_or_zero(metrics.prepare(task, "r2", predict(labels), labels[test])(None))
     aucs = [metrics.auc(predict(target), target[test])(None) for target in _targets(task, labels)]
-    return _defined(2 * float(np.nanmean(aucs)) - 1 if not np.isnan(aucs).all() else 0.0)
+    return _skill_or_zero(2 * float(np.nanmean(aucs)) - 1 if not np.isnan(aucs).all() else 0.0)
 
 
 def _targets(task: Task, labels: np.ndarray) -> list[np.ndarray]:
@@ -83,6 +83,6 @@ def _targets(task: Task, labels: np.ndarray) -> list[np.ndarray]:
     return [(labels == k).astype(float) for k in classes]
 
 
-def _defined(skill: float) -> float:
-    """Labels that are all the same leave nothing to predict: skill 0."""
+def _skill_or_zero(skill: float) -> float:
+    """Skill of 0 where it is undefined, because all labels are the same, or negative."""
     return 0.0 if np.isnan(skill) else max(0.0, skill)

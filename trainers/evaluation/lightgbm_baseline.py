@@ -81,8 +81,8 @@ def baseline_scores(
 
     if task.kind == "multilabel":
         each = [
-            baseline_scores(one, encoder, rows, test, columns=columns, trees=trees, threads=threads, seed=seed)
-            for one, rows in _binary_tasks(task, train)
+            baseline_scores(binary_task, encoder, rows, test, columns=columns, trees=trees, threads=threads, seed=seed)
+            for binary_task, rows in _binary_tasks(task, train)
         ]
         return np.column_stack(each)
     chosen = encoder if columns is None else select_columns(encoder, columns)
@@ -114,8 +114,8 @@ def _binary_tasks(task: Task, train: pa.Table) -> Iterator[tuple[Task, pa.Table]
     """Each label as a binary task of its own."""
     labels = label_array(train[LABEL])
     for k, name in enumerate(task.classes):
-        one = train.set_column(train.column_names.index(LABEL), LABEL, pa.array(labels[:, k]))
-        yield Task(kind="binary", label=name), one
+        binary_frame = train.set_column(train.column_names.index(LABEL), LABEL, pa.array(labels[:, k]))
+        yield Task(kind="binary", label=name), binary_frame
 
 
 def _labels(frame: pa.Table) -> np.ndarray:

@@ -142,7 +142,7 @@ def _gap(policy: GatePolicy, candidate: ScoredCandidate) -> Iterator[Check]:
 def _against_champion(policy: GatePolicy, margin: float, candidate: ScoredCandidate, champion: np.ndarray) -> Check:
     difference = _difference(policy, candidate, champion)
     metric = metrics.primary_metric(candidate.task).name
-    what = f"{metric} differs from the champion's by {difference.value:+.4f}, lower bound"
+    what = f"lower bound of the difference in {metric} from the champion ({difference.value:+.4f})"
     return check_builders.at_least("not worse than the champion", difference.low, -margin, what)
 
 
@@ -153,7 +153,7 @@ def _against_original(policy: GatePolicy, candidate: ScoredCandidate, original: 
     metric = metrics.primary_metric(candidate.task).name
     allowed = share * abs(metrics.prepare(candidate.task, metric, original, candidate.labels)(None))
     step = "quantization" if quantized else "compression"
-    what = f"{metric} differs from that of the same model before {step} by {difference.value:+.4g}, lower bound"
+    what = f"lower bound of the difference in {metric} from the same model before {step} ({difference.value:+.4g})"
     name = f"{candidate.compression} as good as {'float' if quantized else 'whole'}"
     return check_builders.at_least(name, difference.low, -allowed, what)
 

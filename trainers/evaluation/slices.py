@@ -159,8 +159,8 @@ def check(policy: SlicePolicy, results: Sequence[SliceResult]) -> Iterator[Check
     """
     for column in sorted(set(policy.columns) - {result.column for result in results}):
         what = (
-            f"no slice of {column} has min_rows={policy.min_rows} held-out rows, and as many others: "
-            "loss over that of other rows"
+            f"no slice of {column} has min_rows={policy.min_rows} held-out rows with as many rows outside it: "
+            "loss relative to other rows"
         )
         yield from check_builders.at_most_if_limited(f"slices of {column}", float("nan"), policy.max_ratio, what)
     by_column = itertools.groupby(sorted(results, key=lambda result: result.column), key=lambda result: result.column)
@@ -168,11 +168,14 @@ def check(policy: SlicePolicy, results: Sequence[SliceResult]) -> Iterator[Check
         slices = list(group)
         name = f"slices of {column}" if column else "slices found by search"
         worst = max(slices, key=lambda result: _nan_as_worst(result.low))
-        what = f"{worst.name} ({worst.rows:,} rows): loss over that of other rows {worst.ratio:.3g}, lower bound"
+        what = f"lower bound of the loss ratio of {worst.name} ({worst.rows:,} rows, ratio {worst.ratio:.3g})"
         yield from check_builders.at_most_if_limited(name, worst.low, policy.max_ratio, what)
         if compared := [result for result in slices if result.regression_low is not None]:
             worst = max(compared, key=lambda result: _nan_as_worst(result.regression_low))
-            what = f"{worst.name} ({worst.rows:,} rows): loss over the champion's {worst.regression:.3g}, lower bound"
+            what = (
+                f"lower bound of the loss ratio to the champion of {worst.name} "
+                f"({worst.rows:,} rows, ratio {worst.regression:.3g})"
+            )
             yield from check_builders.at_most_if_limited(
                 f"{name} against the champion", worst.regression_low or 0.0, policy.max_regression, what
             )
@@ -195,14 +198,14 @@ def _candidates(
     if policy.depth < 2:
         return
     pairable = sorted(best, key=lambda name: -best[name])[:MAX_PAIRED_COLUMNS]
-    for one, other in itertools.combinations(pairable, 2):
+    for column, other in itertools.combinations(pairable, 2):
         width = len(binnings[other].labels)
-        inside = (codes[one] >= 0) & (codes[other] >= 0)
-        joint = np.where(inside, codes[one] * width + codes[other], -1)
-        t = _statistics(policy, joint, len(binnings[one].labels) * width, losses, total)
+        inside = (codes[column] >= 0) & (codes[other] >= 0)
+        joint = np.where(inside, codes[column] * width + codes[other], -1)
+        t = _statistics(policy, joint, len(binnings[column].labels) * width, losses, total)
         for code in np.flatnonzero(t > 0):
             first, second = divmod(int(code), width)
-            yield float(t[code]), (Condition(binnings[one], first), Condition(binnings[other], second))
+            yield float(t[code]), (Condition(binnings[column], first), Condition(binnings[other], second))
 
 
 class _Sums(NamedTuple):

@@ -74,9 +74,9 @@ def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
     save_file({name: value.copy(order="C") for name, value in result.state.items()}, folder / WEIGHTS_FILE)
     arrays = result.encoder.encode(sample)
     with torch.inference_mode():
-        ours = scored(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
-    theirs = onnx_scorer.score(onnx_scorer.open_session(folder / MODEL_FILE), arrays)
-    return max(_difference(result, ours, theirs), export_portable(result, folder, sample))
+        torch_scores = scored(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
+    onnx_scores = onnx_scorer.score(onnx_scorer.open_session(folder / MODEL_FILE), arrays)
+    return max(_difference(result, torch_scores, onnx_scores), export_portable(result, folder, sample))
 
 
 def export_portable(result: FitResult, folder: Path, sample: pa.Table) -> float:
@@ -98,8 +98,8 @@ def export_portable(result: FitResult, folder: Path, sample: pa.Table) -> float:
     return _difference(result, served, portable)
 
 
-def _difference(result: FitResult, ours: np.ndarray, theirs: np.ndarray) -> float:
-    return float(np.abs(ours.astype(np.float64) - theirs).max()) / result.inputs.label_std
+def _difference(result: FitResult, expected: np.ndarray, actual: np.ndarray) -> float:
+    return float(np.abs(expected.astype(np.float64) - actual).max()) / result.inputs.label_std
 
 
 def save_onnx(scored: nn.Module, inputs: InputSpec, path: Path) -> None:

@@ -168,7 +168,7 @@ def capacity_warning(workers: int, cpus_each: float) -> str:
         return ""
     return (
         f"WARNING: waiting for nodes: {workers} workers need {required:g} CPUs, the cluster has {available:g}; "
-        "lower workers, or stop the training"
+        "lower workers, or cancel the run"
     )
 
 

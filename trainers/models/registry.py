@@ -180,7 +180,7 @@ def check(spec: ModelSpec, inputs: InputSpec, task: Task) -> None:
     except Exception as error:
         origin = error_origin("".join(traceback.format_exception(error)))
         raise ProjectError(
-            f"model {spec.name!r} fails to score two rows of zeros: {origin}",
+            f"model {spec.name!r} cannot score two rows of zeros: {origin}",
             "fix its forward method",
             code="project.model_fails",
             model=spec.name,

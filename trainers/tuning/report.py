@@ -41,8 +41,8 @@ def _finalists(result: TuneResult) -> str:
         text = f"No repeats: trial {result.best.number} wins by a single seed, which may be luck. Set finalist_seeds."
         return section("Finalists", "", empty_note(text))
     caption = (
-        "The best settings under new seeds; the best mean wins. A trial's result in the search is left out of its "
-        "mean, because it was selected for being good. ± is the standard deviation over seeds."
+        "The best settings under new seeds; the best mean wins. A trial's result in the search is excluded from "
+        "its mean, because selection biases it upward. ± is the standard deviation over seeds."
     )
     by_number = {trial.number: trial for trial in result.trials}
     rows = [_finalist_row(s, by_number[s.trial]) for s in result.finalists]

@@ -188,7 +188,7 @@ def _select(run: SearchRun) -> list[Trial]:
     """The finalists, or the best trial if none are requested."""
     trials = [trial for trial in run.store.ended() if trial.stage == "search"]
     if not rank_trials(trials, run.metric):
-        reason = next((trial.error for trial in trials if trial.error), "none completed an epoch")
+        reason = next((trial.error for trial in trials if trial.error), "no trial completed an epoch")
         raise RayloopError(
             f"no trial of the search has a result: {reason}",
             "fix the model or the settings, or raise the time budget",

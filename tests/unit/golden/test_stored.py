@@ -22,7 +22,7 @@ from cluster.values import GateReport
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout_policy import RolloutPolicy, Webhook
 from deployments.serve_schema import ChallengerConfig, ServerConfig
-from deployments.telemetry.unshipped_rows import UnshippedCounter, unsettled
+from deployments.telemetry.unshipped_rows import UnshippedCounter, read_remainders
 from features.manifest import MANIFEST_FILE, Manifest
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
@@ -378,7 +378,9 @@ def test_a_tally_of_rows_is_written_as_it_was(tmp_path: Path) -> None:
 
 def test_a_tally_of_the_first_format_is_read(tmp_path: Path) -> None:
     (tmp_path / "dead").write_bytes(np.array([7, 2], np.int64).tobytes())
-    assert [(debt.replica, debt.rows) for debt in unsettled(tmp_path)] == [("dead", {"predictions": 7, "labels": 2})]
+    assert [(debt.replica, debt.rows) for debt in read_remainders(tmp_path)] == [
+        ("dead", {"predictions": 7, "labels": 2})
+    ]
 
 
 # The session.
@@ -510,7 +512,7 @@ def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
 def test_a_tally_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "newer").write_bytes(np.array([7, 2, 99, 5], np.int64).tobytes())
     (tmp_path / "same").write_bytes(np.array([7, 2, 2], np.int64).tobytes())
-    assert [debt.replica for debt in unsettled(tmp_path)] == ["same"]
+    assert [debt.replica for debt in read_remainders(tmp_path)] == ["same"]
 
 
 def test_what_users_declare_still_refuses_unknown_fields() -> None:

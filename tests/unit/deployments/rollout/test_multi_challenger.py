@@ -129,11 +129,11 @@ def test_choice_reports_the_difference_and_its_significance() -> None:
     near = decide(state, verdicts_of("advance", "advance", "advance"), CLOSE)
     assert near.versions == ("3",)
     assert near.figures["best_less_next_lower"] < 0.0 < near.figures["best_less_next_upper"]
-    assert "not shown to be less: by estimate alone" in near.reason
+    assert "selected by point estimate" in near.reason
     far = decide(state, verdicts_of("advance", "advance", "advance"), evidence(v2=-0.2, v3=0.0, v4=0.1))
     assert far.versions == ("2",)
     assert far.figures["best_less_next_upper"] < 0.0
-    assert "by estimate alone" not in far.reason
+    assert "selected by point estimate" not in far.reason
 
 
 def test_gate_with_several_challengers_opens_for_the_choice_and_again_for_the_chosen() -> None:
@@ -147,7 +147,7 @@ def test_gate_with_several_challengers_opens_for_the_choice_and_again_for_the_ch
     state, decision = step(state, *all_advance, now=111.0)
     assert (decision.action, decision.challengers, state.share) == ("advance", ("3",), 0.5)
     # A single challenger bakes and waits again.
-    assert step(state, *all_advance, now=112.0)[0].remark == "bakes at 50%"
+    assert step(state, *all_advance, now=112.0)[0].remark == "baking at 50%"
     assert step(state, *all_advance, now=117.0)[0].status == "waiting"
 
 

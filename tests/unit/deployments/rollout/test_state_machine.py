@@ -129,10 +129,10 @@ def test_bake_time_applies_to_every_step() -> None:
         state, decision = apply_decision(state, decision_of("advance"), now)
         steps.append((decision.action, state.remark))
     assert steps == [
-        ("hold", "bakes at 50%"),
-        ("hold", "bakes at 50%"),
+        ("hold", "baking at 50%"),
+        ("hold", "baking at 50%"),
         ("advance", ""),
-        ("hold", "bakes at 100%"),
+        ("hold", "baking at 100%"),
         ("promote", ""),
     ]
     assert apply_decision(begin_rollout(RolloutPolicy(bake_s=60.0)), decision_of("abort"), 101.0)[0].status == "aborted"

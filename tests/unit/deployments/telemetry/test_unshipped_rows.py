@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deployments.telemetry.unshipped_rows import UnshippedCounter, unsettled
+from deployments.telemetry.unshipped_rows import UnshippedCounter, read_remainders
 
 REPLICA = """
 import os, signal, sys
@@ -24,10 +24,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def unshipped(folder: Path) -> dict[str, dict[str, int]]:
-    return {remainder.replica: remainder.rows for remainder in unsettled(folder)}
+    return {remainder.replica: remainder.rows for remainder in read_remainders(folder)}
 
 
-def test_unsettled_after_a_kill_yields_the_unshipped_rows(tmp_path: Path) -> None:
+def test_read_remainders_after_a_kill_yields_the_unshipped_rows(tmp_path: Path) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [sys.executable, "-c", REPLICA, str(tmp_path)], stdin=pipe, stdout=pipe, text=True
@@ -38,13 +38,13 @@ def test_unsettled_after_a_kill_yields_the_unshipped_rows(tmp_path: Path) -> Non
         replica.communicate("go\n")
     assert replica.returncode == -signal.SIGKILL
     assert unshipped(tmp_path) == {"killed": {"predictions": 55, "labels": 3}}
-    for remainder in unsettled(tmp_path):
+    for remainder in read_remainders(tmp_path):
         assert unshipped(tmp_path) == {}, "locked while it is handled"
         remainder.forget()
     assert unshipped(tmp_path) == {}
 
 
-def test_unsettled_after_close_is_empty(tmp_path: Path) -> None:
+def test_read_remainders_after_close_is_empty(tmp_path: Path) -> None:
     counter = UnshippedCounter(tmp_path / "counters", "closed")
     counter.add("labels", 1)
     assert unshipped(tmp_path / "counters") == {}
@@ -53,5 +53,5 @@ def test_unsettled_after_close_is_empty(tmp_path: Path) -> None:
     assert list((tmp_path / "counters").iterdir()) == []
 
 
-def test_unsettled_without_a_folder_is_empty(tmp_path: Path) -> None:
+def test_read_remainders_without_a_folder_is_empty(tmp_path: Path) -> None:
     assert unshipped(tmp_path / "none") == {}

@@ -34,7 +34,7 @@ def test_check_flags_leak_and_passes_useful_feature(kind: TaskKind) -> None:
         leakage.single_feature_skills(TASKS[kind], inputs, {**arrays, "numbers": leaky}, labels), 0.95
     )
     assert not check.passed
-    assert check.reason.startswith("heavy (is it known when the prediction is made?) alone has skill")
+    assert check.reason.startswith("skill of heavy alone")
 
 
 def test_skill_of_informative_missing_values_is_one() -> None:
