@@ -14,12 +14,12 @@ demo: $(STAMP)
 down: $(STAMP)
 	$(BIN)/rayloop down
 
-test: $(STAMP)
-	$(BIN)/python -m pytest
+test: test-unit
+	$(BIN)/python -m pytest tests/integration
 
-# Without a cluster, in under two minutes.
+# Without a cluster, one process a core.
 test-unit: $(STAMP)
-	$(BIN)/python -m pytest tests/unit tests/benchmarks
+	$(BIN)/python -m pytest -n auto tests/unit tests/benchmarks
 
 # Kills, hangs, scaling, several models under load.
 test-slow: $(STAMP)
