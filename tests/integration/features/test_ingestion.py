@@ -87,7 +87,7 @@ def test_ingest_quarantines_invalid_rows_once(tables: Tables, shop: str) -> None
 @pytest.mark.parametrize(
     ("frame", "code", "fields"),
     [
-        (visits(0), "data.source_empty", {}),
+        (visits(0), "data.source_without_valid_rows", {"reasons": {}}),
         (visits(5).drop("spent"), "data.missing_columns", {"columns": ["spent"]}),
         (
             visits(3, spent=[500.0, 500.0, 500.0]),
@@ -132,7 +132,7 @@ def test_ingest_leaves_out_erased_entities(tables: Tables, shop: str) -> None:
 
 def test_ingest_of_stale_source_warns_or_refuses(tables: Tables, shop: str) -> None:
     old = visits(5)
-    assert put(source(old, fresh_within=timedelta(days=2)), tables, shop).stalenessness == ""
+    assert put(source(old, fresh_within=timedelta(days=2)), tables, shop).staleness == ""
     landed = put(source(old, fresh_within=timedelta(hours=1)), tables, shop)
     assert landed.newest_known_at == START + timedelta(minutes=4)
     assert landed.staleness
