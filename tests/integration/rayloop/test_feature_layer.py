@@ -161,7 +161,7 @@ def test_served_features_equal_offline_features(context: ProjectContext, tmp_pat
         skew_check.replay(context)
     serve(context, register(context, tmp_path), requests())
     found = skew_check.replay(context)
-    assert (found.rows, found.mismatched, found.left_out) == (200, [], {})
+    assert (found.rows, found.mismatched_features, found.left_out) == (200, [], {})
     assert {one.feature for one in found.features} == {"hour", "spent_3d_mean", "spent_3d_count", "last_spent"}
 
 
@@ -175,9 +175,9 @@ def test_skew_check_of_stale_state_finds_feature_and_row(context: ProjectContext
     materialize(context.store, person, stale, 10**18)
     serve(context, version, asked)
     found = skew_check.replay(context)
-    assert {one.feature for one in found.mismatched} == {"spent_3d_mean", "spent_3d_count"}
-    count = next(one for one in found.mismatched if one.feature == "spent_3d_count")
-    mails = load_pseudonym_key(context.settings).series(asked.get_column("mail"))
+    assert {one.feature for one in found.mismatched_features} == {"spent_3d_mean", "spent_3d_count"}
+    count = next(one for one in found.mismatched_features if one.feature == "spent_3d_count")
+    mails = load_pseudonym_key(context.settings).tokenize_series(asked.get_column("mail"))
     late = rows.filter(pl.col("at") >= START + timedelta(hours=HOURS - 11))
     affected = sum(
         late.filter((pl.col("mail") == mail) & (pl.col("at") <= when)).height > 0
@@ -236,8 +236,8 @@ def test_catalog_lists_views_and_their_users(context: ProjectContext, tmp_path: 
     person, _ = found.views
     assert (person.name, person.owner, person.keys) == ("person", "till team", ("mail",))
     assert person.users == (f"{context.project.name} v{version} (champion)",)
-    assert person.landed == visits().get_column("at").max()
-    assert person.online == visits().drop_nulls("mail").get_column("at").max()
+    assert person.ingested_until == visits().get_column("at").max()
+    assert person.online_until == visits().drop_nulls("mail").get_column("at").max()
     assert "till team" in write_catalog(context).read_text()
 
 
