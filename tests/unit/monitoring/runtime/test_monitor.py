@@ -182,7 +182,7 @@ def test_cooldown_outlives_a_promotion(store):
         (math.nan, streams.profile(streams.rows(np.random.default_rng(0), 9)).to_bytes()),
         (math.inf, Profile.empty(streams.COLUMNS).to_bytes()),
         (-1e12, Profile.empty(streams.COLUMNS).to_bytes()),
-        (time.time() + 10 * DAY_S, Profile.empty(streams.COLUMNS).to_bytes()),
+        pytest.param(time.time() + 10 * DAY_S, Profile.empty(streams.COLUMNS).to_bytes(), id="in the future"),
         (100 * DAY_S, Profile.empty((Column(name="other", kind="number"),)).to_bytes()),
         (100 * DAY_S, Profile.empty((Column(name="x", kind="category"),)).to_bytes()),
         ("soon", Profile.empty(streams.COLUMNS).to_bytes()),
