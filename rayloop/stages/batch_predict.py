@@ -134,6 +134,9 @@ def _task_results(job: BatchJob) -> Iterator[BatchTaskResult]:
             (done,), waiting = ray.wait(waiting)
             yield ray.get(done)
     except RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, RayloopError):
+            raise cause from error
         unexpected = RayloopError(
             f"a part could not be scored: {error_origin(str(error))}",
             "see the task's log in the Ray dashboard",
