@@ -70,7 +70,7 @@ def test_export_of_int8_that_loses_quality_stays_float(tmp_path: Path) -> None:
     served = _served(result, tmp_path, GatePolicy())
     assert served.precision == "float32"
     assert "before quantization" in served.int8_refusal
-    assert str(served).startswith("float32 (int8 refused: auc differs from that of the same model")
+    assert str(served).startswith("float32 (int8 refused: ")
     assert served.report.passed
     assert "MatMulInteger" not in _operators(tmp_path / MODEL_FILE) | _operators(tmp_path / PORTABLE_FILE)
     model = onnx_scorer.open_session(tmp_path / MODEL_FILE)
