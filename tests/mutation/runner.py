@@ -38,7 +38,7 @@ _HEAVY = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a fault: who noticed it ("own tests", "other tests", "time limit"), or "" for nobody."""
+    """What became of a fault: who noticed it ("own tests", "other tests", "time limit"), or "" if none did."""
 
     fault: Fault
     noticed_by: str
