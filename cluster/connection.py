@@ -24,19 +24,12 @@ def connect(settings: Settings) -> None:
     if ray.is_initialized():
         return
     if not in_job() and not is_running(settings):
-        raise ClusterUnavailable(
-            "no Ray cluster is running on this machine", "start one with `rayloop up`", code="cluster.not_running"
-        )
+        raise ClusterUnavailable("cluster.not_running")
     address = os.environ.get("RAY_ADDRESS") or f"127.0.0.1:{settings.gcs_port}"
     try:
         ray.init(address=address, namespace=ACTOR_NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
     except ConnectionError as error:
-        raise ClusterUnavailable(
-            f"the Ray cluster at {address} does not answer",
-            "check it with `rayloop doctor`",
-            code="cluster.no_answer",
-            address=address,
-        ) from error
+        raise ClusterUnavailable("cluster.no_answer", address=address) from error
 
 
 def in_job() -> bool:

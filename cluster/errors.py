@@ -15,35 +15,68 @@
     ├── RolloutError              a rollout that cannot be started or controlled
     └── RequestError              a request that cannot be answered (HTTP 4xx)
 
-A message says what is wrong, where, and what to do about it. Its code is stable; the documentation lists all of them.
+A raise names a code and the values of its message: ``DataError("data.table_empty", table=name)``. The messages are in
+errors.toml, by code: what is wrong, where, and what to do about it. Codes are stable; the documentation lists all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 
 class RayloopError(Exception):
     """Base of all deliberate errors.
 
     Args:
-        what: What is wrong, and where.
-        todo: What the user can do about it.
         code: Stable name of this failure, "area.what_is_wrong". Scripts and tests rely on it; sentences may change.
-        fields: The values that the sentence mentions, by name.
+        fields: The values that its message mentions, by name, and others that a script needs.
     """
 
     area = "rayloop"
 
-    def __init__(self, what: str, todo: str = "", *, code: str = "", **fields: object) -> None:
-        super().__init__(what, todo)
-        self.what = what
-        self.todo = todo
-        self.code = code or f"{self.area}.error"
+    def __init__(self, code: str, /, **fields: object) -> None:
+        super().__init__(code)
+        self.code = code
         self.fields = fields
 
+    @property
+    def what(self) -> str:
+        """What is wrong, and where."""
+        return self._render("what")
+
+    @property
+    def todo(self) -> str:
+        """What the user can do about it."""
+        return self._render("todo")
+
+    def _render(self, part: str) -> str:
+        template: str = messages()[self.code].get(part, "")
+        lists = {name: _Items(value) for name, value in self.fields.items() if isinstance(value, list | tuple)}
+        return template.format_map(self.fields | lists)
+
     def __str__(self) -> str:
-        return f"{self.what}; {self.todo}" if self.todo else self.what
+        return f"{self.what}; {todo}" if (todo := self.todo) else self.what
+
+
+@cache
+def messages() -> Mapping[str, Mapping[str, Any]]:
+    """Return the messages of errors.toml by code; they are read on the first error."""
+    import tomllib
+
+    return tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+
+
+class _Items(list):
+    """A list as messages write it: its items, separated by commas; ``!r`` quotes each."""
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self)) or "none"
+
+    def __repr__(self) -> str:
+        return ", ".join(map(repr, self)) or "none"
 
 
 class ProjectError(RayloopError):
@@ -116,29 +149,23 @@ class RequestError(RayloopError):
     """A request that cannot be answered as it stands.
 
     Args:
-        what: What is wrong, and where.
-        todo: What the caller can do about it.
-        field: The part of the request at fault.
-        status: HTTP status, 4xx.
-        headers: Headers of the answer, such as ``Retry-After``.
         code: As in RayloopError.
+        field: The part of the request at fault.
+        headers: Headers of the answer, such as ``Retry-After``.
         fields: As in RayloopError.
     """
 
     area = "request"
 
     def __init__(
-        self,
-        what: str,
-        todo: str = "",
-        *,
-        field: str = "",
-        status: int = 400,
-        headers: Mapping[str, str] | None = None,
-        code: str = "",
-        **fields: object,
+        self, code: str, /, *, field: str = "", headers: Mapping[str, str] | None = None, **fields: object
     ) -> None:
-        super().__init__(what, todo, code=code, **fields)
+        super().__init__(code, **fields)
         self.field = field
-        self.status = status
         self.headers = dict(headers or {})
+
+    @property
+    def status(self) -> int:
+        """HTTP status, 400 unless errors.toml has another."""
+        status: int = messages()[self.code].get("status", 400)
+        return status

@@ -27,12 +27,7 @@ def client(settings: Settings) -> JobSubmissionClient:
     try:
         return JobSubmissionClient(settings.dashboard)
     except (ConnectionError, RuntimeError) as error:
-        raise ClusterUnavailable(
-            f"no Ray cluster answers at {settings.dashboard}",
-            "start one with `rayloop up`, or set RAYLOOP_ADDRESS",
-            code="cluster.no_answer",
-            address=settings.dashboard,
-        ) from error
+        raise ClusterUnavailable("cluster.no_answer", address=settings.dashboard) from error
 
 
 def submit(

@@ -102,13 +102,7 @@ def require_current_layout(settings: Settings) -> None:
     stored = _session(settings)
     if stored is not None and stored.layout != LAYOUT and is_running(settings):
         release = "an earlier" if stored.layout < LAYOUT else "a later"
-        raise ClusterUnavailable(
-            f"{release} release of rayloop started the running cluster, whose actors and applications name modules that"
-            " this release does not have",
-            "stop it first: `rayloop down`, then `rayloop up`",
-            code="cluster.other_release",
-            layout=stored.layout,
-        )
+        raise ClusterUnavailable("cluster.other_release", release=release, layout=stored.layout)
 
 
 def stop(settings: Settings) -> int:
@@ -131,9 +125,7 @@ def stop(settings: Settings) -> int:
     _, survivors = psutil.wait_procs(list(rest.values()), timeout=_KILL_SECONDS)
     if survivors:
         pids = ", ".join(str(p.pid) for p in survivors)
-        raise ClusterUnavailable(
-            f"processes {pids} of the cluster did not exit", "kill them manually", code="cluster.not_stopped", pids=pids
-        )
+        raise ClusterUnavailable("cluster.not_stopped", pids=pids)
     _session_file(settings).unlink(missing_ok=True)
     return len(started)
 
@@ -236,13 +228,11 @@ def _ray_start(settings: Settings, environment: dict[str, str]) -> None:
         except subprocess.TimeoutExpired as error:
             stop(settings)
             raise ClusterUnavailable(
-                f"Ray did not start within {_START_SECONDS} s", f"see {log}", code="cluster.not_started", log=str(log)
+                "cluster.not_started", reason=f"no answer within {_START_SECONDS} s", log=str(log)
             ) from error
     if code:
         stop(settings)
-        raise ClusterUnavailable(
-            f"`ray start` failed with exit code {code}", f"see {log}", code="cluster.not_started", log=str(log)
-        )
+        raise ClusterUnavailable("cluster.not_started", reason=f"`ray start` exited with code {code}", log=str(log))
 
 
 def _start_mlflow(settings: Settings, environment: dict[str, str]) -> subprocess.Popen[bytes] | None:
@@ -272,9 +262,7 @@ def _await_mlflow(settings: Settings, server: subprocess.Popen[bytes] | None) ->
         if server.poll() is not None or time.monotonic() > deadline:
             stop(settings)
             log = settings.home / "mlflow.log"
-            raise ClusterUnavailable(
-                "MLflow's server did not start", f"see {log}", code="cluster.mlflow_not_started", log=str(log)
-            )
+            raise ClusterUnavailable("cluster.mlflow_not_started", log=str(log))
         time.sleep(_POLL_SECONDS)
 
 
@@ -291,12 +279,7 @@ def _ensure_token(environment: dict[str, str]) -> None:
 def _check_memory() -> None:
     available = psutil.virtual_memory().available / _GIB
     if available < MIN_MEMORY_GIB:
-        raise OutOfMemory(
-            f"only {available:.1f} GiB of memory are free, a cluster needs {MIN_MEMORY_GIB}",
-            "close other programs",
-            code="memory.too_little",
-            available_gib=available,
-        )
+        raise OutOfMemory("memory.too_little", available_gib=available, minimum_gib=MIN_MEMORY_GIB)
 
 
 def _check_ports(settings: Settings) -> None:
@@ -308,10 +291,10 @@ def _check_ports(settings: Settings) -> None:
         port = getattr(settings, name)
         if _listens(port):
             raise PortInUse(
-                f"port {port} ({name.replace('_', ' ')}) is in use{_holder(port)}",
-                f"free it, or set RAYLOOP_{name.upper()} to another port",
-                code="cluster.port_in_use",
+                "cluster.port_in_use",
                 port=port,
+                service=name.replace("_", " "),
+                holder=_holder(port),
                 variable=f"RAYLOOP_{name.upper()}",
             )
 

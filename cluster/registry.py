@@ -87,12 +87,7 @@ class Registry:
         try:
             client.search_experiments(max_results=1)
         except MlflowException as error:
-            raise RegistryUnavailable(
-                f"MLflow at {uri} does not answer",
-                "start it, or set RAYLOOP_TRACKING_URI",
-                code="registry.no_answer",
-                uri=uri,
-            ) from error
+            raise RegistryUnavailable("registry.no_answer", uri=uri) from error
         return client
 
     def check(self) -> None:
@@ -156,13 +151,11 @@ class Registry:
         try:
             return _version(self._client.get_model_version(model, version))
         except MlflowException as error:
-            known = ", ".join(v.version for v in self.versions(model)) or "none"
             raise VersionNotFound(
-                f"model {model!r} has no version {version!r}",
-                f"registered are: {known}",
-                code="registry.version_not_found",
+                "registry.version_not_found",
                 model=model,
                 version=version,
+                known=[v.version for v in self.versions(model)],
             ) from error
 
     def version_by_alias(self, model: str, alias: str) -> ModelVersion | None:
@@ -173,11 +166,7 @@ class Registry:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise RegistryUnavailable(
-                f"MLflow cannot look up alias {alias!r} of model {model!r}: {error.message}",
-                "check MLflow's server and its database",
-                code="registry.lookup_failed",
-                model=model,
-                alias=alias,
+                "registry.lookup_failed", model=model, alias=alias, reason=error.message
             ) from error
 
     def set_alias(self, version: ModelVersion, alias: str) -> None:

@@ -51,13 +51,7 @@ def check_metric(task: Task, metric: Metric) -> None:
         RolloutError: Accuracy of a regression.
     """
     if metric == "accuracy" and task.kind == "regression":
-        raise RolloutError(
-            "metric 'accuracy' is not defined for a regression",
-            'set metric="loss" in the rollout policy',
-            code="rollout.metric_not_defined",
-            metric=metric,
-            task=task.kind,
-        )
+        raise RolloutError("rollout.metric_not_defined", metric=metric, task=task.kind)
 
 
 def _mistakes(task: Task, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

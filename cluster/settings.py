@@ -156,10 +156,4 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         variable = f"RAYLOOP_{str(first['loc'][0]).upper()}"
-        raise SettingsError(
-            f"{variable}={first['input']!r}: {first['msg']}",
-            "correct or unset it",
-            code="settings.invalid",
-            variable=variable,
-            value=first["input"],
-        ) from error
+        raise SettingsError("settings.invalid", variable=variable, value=first["input"], reason=first["msg"]) from error

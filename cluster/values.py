@@ -55,14 +55,7 @@ class Stored(Frozen):
 def readable_version(version: int, newest: int, what: str) -> int:
     """The version in which a stored value is held in memory, the newest. Raises DataError when ``version`` is newer."""
     if version > newest:
-        raise DataError(
-            f"{what} has schema version {version}, but this release reads at most {newest}",
-            "upgrade rayloop",
-            code="data.stored_too_new",
-            kind=what,
-            version=version,
-            newest=newest,
-        )
+        raise DataError("data.stored_too_new", kind=what, version=version, newest=newest)
     return newest
 
 

@@ -50,20 +50,16 @@ class HttpRequest(NamedTuple):
         """
         declared = self.header("content-length") or ""
         if declared.isdecimal() and int(declared) > limit:
-            raise _body_too_large(limit)
+            raise RequestError("request.body_too_large", field="body", limit=limit)
         chunks, size, more = [], 0, True
         while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
-                raise RequestError(
-                    "the caller disconnected before the body was complete",
-                    field="body",
-                    code="request.disconnected",
-                )
+                raise RequestError("request.disconnected", field="body")
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             if size > limit:
-                raise _body_too_large(limit)
+                raise RequestError("request.body_too_large", field="body", limit=limit)
             more = message.get("more_body", False)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -122,14 +118,3 @@ def _headers(response: HttpResponse) -> list[tuple[bytes, bytes]]:
         for name, value in response.headers.items()
         if name != REQUEST_ID_HEADER
     ]
-
-
-def _body_too_large(limit: int) -> RequestError:
-    return RequestError(
-        f"the body exceeds {limit} bytes",
-        "send fewer rows at once",
-        field="body",
-        status=413,
-        code="request.body_too_large",
-        limit=limit,
-    )

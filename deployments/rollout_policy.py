@@ -99,31 +99,16 @@ class RolloutPolicy(Frozen):
     def _steps_rise_to_one(self) -> Self:
         rising = all(a < b for a, b in zip(self.steps, self.steps[1:], strict=False))
         if not self.steps or not rising or self.steps[0] <= 0.0 or self.steps[-1] != 1.0:
-            raise RolloutError(
-                f"rollout steps {self.steps} do not rise to 1",
-                "declare rising shares that end with 1, such as (0.05, 0.5, 1.0)",
-                code="rollout.steps_not_rising_to_one",
-                steps=self.steps,
-            )
+            raise RolloutError("rollout.steps_not_rising_to_one", steps=self.steps)
         unknown = tuple(gate for gate in self.gates if not any(math.isclose(gate, step) for step in self.steps))
         if unknown:
-            raise RolloutError(
-                f"rollout gates {unknown} are not among the steps {self.steps}",
-                "place each gate at a step",
-                code="rollout.gate_without_step",
-                gates=unknown,
-                steps=self.steps,
-            )
+            raise RolloutError("rollout.gate_without_step", gates=unknown, steps=self.steps)
         return self
 
     @model_validator(mode="after")
     def _latency_has_quantile(self) -> Self:
         if self.latency_to_advance and self.latency_quantile is None:
-            raise RolloutError(
-                "latency_to_advance requires a latency_quantile",
-                "set the quantile, such as 0.95",
-                code="rollout.latency_quantile_missing",
-            )
+            raise RolloutError("rollout.latency_quantile_missing")
         return self
 
     def divide_alpha(self, initial_challengers: int) -> RolloutPolicy:

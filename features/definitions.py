@@ -49,24 +49,13 @@ class Column(Frozen):
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
         if (self.kind == "tensor") != bool(self.shape):
-            raise ProjectError(
-                f"column {self.name!r}: tensor columns need a shape, and other columns have none",
-                code="project.column_shape",
-                column=self.name,
-                kind=self.kind,
-            )
+            raise ProjectError("project.column_shape", column=self.name, kind=self.kind)
         return self
 
     @model_validator(mode="after")
     def _check_hashed_kind(self) -> Self:
         if self.personal == "hash" and self.kind != "category":
-            raise ProjectError(
-                f"column {self.name!r}: only categories can be hashed, not a {self.kind}",
-                "declare it as a category, or drop it",
-                code="project.hashed_column_kind",
-                column=self.name,
-                kind=self.kind,
-            )
+            raise ProjectError("project.hashed_column_kind", column=self.name, kind=self.kind)
         return self
 
 
@@ -79,12 +68,7 @@ class Entity(Frozen):
     @model_validator(mode="after")
     def _check_keys(self) -> Self:
         if not self.keys or duplicates(self.keys):
-            raise ProjectError(
-                f"entity {self.name!r} needs at least one key and no duplicates; it has {self.keys}",
-                code="project.entity_keys",
-                entity=self.name,
-                keys=self.keys,
-            )
+            raise ProjectError("project.entity_keys", entity=self.name, keys=self.keys)
         return self
 
 
@@ -113,27 +97,16 @@ class Aggregate(Frozen):
     @model_validator(mode="after")
     def _check_parameters(self) -> Self:
         if self.window < _MICROSECOND:
-            raise ProjectError(
-                f"aggregate {self.name!r}: the window must be at least a microsecond, not {self.window}",
-                code="project.aggregate_window",
-                aggregate=self.name,
-                window=self.window,
-            )
+            raise ProjectError("project.aggregate_window", aggregate=self.name, window=self.window)
         if not (math.isfinite(self.resolution) and self.resolution > 0):
-            raise ProjectError(
-                f"aggregate {self.name!r}: the resolution must be a positive number, not {self.resolution}",
-                code="project.aggregate_resolution",
-                aggregate=self.name,
-                resolution=self.resolution,
-            )
+            raise ProjectError("project.aggregate_resolution", aggregate=self.name, resolution=self.resolution)
         if self.kind == "category" and self.op not in _CATEGORY_OPERATIONS:
             raise ProjectError(
-                f"aggregate {self.name!r}: {self.op} needs numbers, but {self.column!r} is declared as a category",
-                f"use {' or '.join(_CATEGORY_OPERATIONS)} for categories",
-                code="project.aggregate_kind",
+                "project.aggregate_kind",
                 aggregate=self.name,
                 column=self.column,
                 op=self.op,
+                operations=" or ".join(_CATEGORY_OPERATIONS),
             )
         return self
 
@@ -165,11 +138,7 @@ class Derived(Frozen):
     @classmethod
     def _refuse_python(cls, expression: str) -> str:
         if _calls_python(json.loads(expression)):
-            raise ProjectError(
-                "a derived feature calls a Python function",
-                "use Polars expressions only (no map_elements, map_batches)",
-                code="project.derived_calls_python",
-            )
+            raise ProjectError("project.derived_calls_python")
         return expression
 
     @cached_property
@@ -221,41 +190,21 @@ class FeatureView(Frozen):
     @model_validator(mode="after")
     def _check_features(self) -> Self:
         if not self.aggregates and not self.latest:
-            raise ProjectError(
-                f"feature view {self.name!r} declares neither aggregates nor latest columns",
-                code="project.view_without_features",
-                view=self.name,
-            )
+            raise ProjectError("project.view_without_features", view=self.name)
         return self
 
     @model_validator(mode="after")
     def _check_derived(self) -> Self:
         if repeated := duplicates(d.name for d in self.derived):
-            raise ProjectError(
-                f"feature view {self.name!r} derives {', '.join(repeated)} more than once",
-                code="project.duplicate_names",
-                view=self.name,
-                names=repeated,
-            )
+            raise ProjectError("project.duplicate_names", owner=f"feature view {self.name!r}", names=repeated)
         return self
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:
         if self.known_at and self.delay:
-            raise ProjectError(
-                f"feature view {self.name!r} declares both a known-at column and a delay",
-                "remove one of them: the delay replaces the column",
-                code="project.view_known_at_and_delay",
-                view=self.name,
-            )
+            raise ProjectError("project.view_known_at_and_delay", view=self.name)
         if self.delay < timedelta(0) or (self.ttl is not None and self.ttl < _MICROSECOND):
-            raise ProjectError(
-                f"feature view {self.name!r}: delay must not be negative, and ttl must be at least a microsecond",
-                code="project.view_times",
-                view=self.name,
-                delay=self.delay,
-                ttl=self.ttl,
-            )
+            raise ProjectError("project.view_times", view=self.name, delay=self.delay, ttl=self.ttl)
         return self
 
     @model_validator(mode="after")
@@ -263,13 +212,7 @@ class FeatureView(Frozen):
         for column in {a.column for a in self.aggregates}:
             uses = {(a.resolution, a.kind) for a in self.aggregates if a.column == column}
             if len(uses) > 1:
-                raise ProjectError(
-                    f"feature view {self.name!r} aggregates {column!r} in several resolutions or kinds: {sorted(uses)}",
-                    "use one resolution and kind for each column, or declare several views",
-                    code="project.view_resolutions",
-                    view=self.name,
-                    column=column,
-                )
+                raise ProjectError("project.view_resolutions", view=self.name, column=column, uses=sorted(uses))
         return self
 
     @property
@@ -330,20 +273,10 @@ class FeatureSet(Frozen):
         names = [c.name for c in self.available_columns]
         views = [f"view {view.name}" for view in self.views]
         if repeated := duplicates(names) or duplicates(self.features) or duplicates(views):
-            raise ProjectError(
-                f"feature set {self.name!r} names {', '.join(repeated)} more than once",
-                code="project.duplicate_names",
-                feature_set=self.name,
-                names=repeated,
-            )
+            raise ProjectError("project.duplicate_names", owner=f"feature set {self.name!r}", names=repeated)
         unknown = [name for name in self.features if name not in names]
         if unknown:
-            raise ProjectError(
-                f"feature set {self.name!r} lists undeclared features: {', '.join(unknown)}",
-                code="project.unknown_feature",
-                feature_set=self.name,
-                features=unknown,
-            )
+            raise ProjectError("project.unknown_feature", feature_set=self.name, features=unknown)
         return self
 
     @model_validator(mode="after")
@@ -352,19 +285,13 @@ class FeatureSet(Frozen):
         for derived in (*self.derived, *([self.as_of] if self.as_of else [])):
             if unknown := sorted({*derived.input_columns} - names):
                 raise ProjectError(
-                    f"derived feature {derived.name!r} reads {', '.join(unknown)}, which is not a request column",
-                    f"add it to the request columns of feature set {self.name!r}, or inline it in the expression",
-                    code="project.unknown_request_column",
-                    feature=derived.name,
+                    "project.unknown_request_column",
+                    user=f"derived feature {derived.name!r}",
                     columns=unknown,
+                    feature_set=self.name,
                 )
         if self.as_of and self.as_of.kind != "timestamp":
-            raise ProjectError(
-                f"as_of of feature set {self.name!r} must be a timestamp, not a {self.as_of.kind}",
-                code="project.as_of_kind",
-                feature_set=self.name,
-                kind=self.as_of.kind,
-            )
+            raise ProjectError("project.as_of_kind", feature_set=self.name, kind=self.as_of.kind)
         return self
 
     @model_validator(mode="after")
@@ -374,21 +301,13 @@ class FeatureSet(Frozen):
             for key in view.entity.keys:
                 if key not in kinds:
                     raise ProjectError(
-                        f"feature view {view.name!r} is keyed by {key}, which is not a request column",
-                        f"add it to the request columns of feature set {self.name!r}",
-                        code="project.unknown_request_column",
-                        view=view.name,
+                        "project.unknown_request_column",
+                        user=f"feature view {view.name!r}",
                         columns=[key],
+                        feature_set=self.name,
                     )
                 if kinds[key] != "category":
-                    raise ProjectError(
-                        f"feature view {view.name!r} is keyed by {key}, which is declared as a {kinds[key]}",
-                        "declare it as a category: keys are compared as text",
-                        code="project.key_kind",
-                        view=view.name,
-                        column=key,
-                        kind=kinds[key],
-                    )
+                    raise ProjectError("project.key_kind", view=view.name, column=key, kind=kinds[key])
         return self
 
     @cached_property

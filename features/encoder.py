@@ -166,12 +166,7 @@ def _fill(rows: np.ndarray, columns: list[np.ndarray]) -> None:
 
 def _column(present: Mapping[str, pa.ChunkedArray], name: str) -> pa.ChunkedArray:
     if name not in present:
-        raise DataError(
-            f"column {name!r} is missing",
-            f"the frame has {', '.join(present)}",
-            code="data.missing_columns",
-            columns=[name],
-        )
+        raise DataError("data.missing_columns", table="the frame", columns=[name], present=list(present))
     return present[name]
 
 
@@ -192,22 +187,12 @@ def _floats(values: pa.ChunkedArray, name: str) -> np.ndarray:
     try:
         return np.asarray(values.cast(pa.float32(), safe=False).to_numpy())
     except pa.ArrowInvalid as error:
-        raise DataError(
-            f"column {name!r} is {values.type}, not a number",
-            code="data.not_a_number",
-            column=name,
-            type=str(values.type),
-        ) from error
+        raise DataError("data.not_a_number", where="the frame", column=name, type=str(values.type)) from error
 
 
 def _flat(values: pa.ChunkedArray, column: Column, size: int) -> np.ndarray:
     joined = values.combine_chunks()
     flat = joined.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
     if joined.null_count or flat.size != len(joined) * size:
-        raise DataError(
-            f"column {column.name!r} is not a tensor of shape {column.shape} in every row",
-            code="data.tensor_shape",
-            column=column.name,
-            shape=column.shape,
-        )
+        raise DataError("data.tensor_shape", column=column.name, shape=column.shape)
     return np.asarray(flat.reshape(len(joined), size))

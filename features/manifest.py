@@ -62,23 +62,9 @@ class Manifest(Stored):
         try:
             manifest = cls.from_stored(path.read_bytes())
         except FileNotFoundError as error:
-            raise DataError(
-                f"there is no model bundle at {folder}",
-                "check whether the artifact store was moved or cleaned",
-                code="data.bundle_missing",
-                path=str(folder),
-            ) from error
+            raise DataError("data.bundle_missing", path=str(folder)) from error
         except ValidationError as error:
-            raise DataError(
-                f"{path} is not a valid manifest: {error.errors()[0]['msg']}",
-                code="data.bundle_invalid",
-                path=str(path),
-            ) from error
+            raise DataError("data.bundle_invalid", path=str(path), reason=error.errors()[0]["msg"]) from error
         if manifest.features.content_hash != manifest.feature_hash:
-            raise DataError(
-                f"{path}: the feature set is not the one that the model was trained on (hash differs)",
-                "register the version again",
-                code="data.bundle_features_changed",
-                path=str(path),
-            )
+            raise DataError("data.bundle_features_changed", path=str(path))
         return manifest

@@ -28,10 +28,7 @@ class TimeSplit(Frozen):
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         if not self.start < self.validate_from < self.test_from < self.end:
-            raise ProjectError(
-                "time split: start, validate_from, test_from and end must be in ascending order",
-                code="project.split_order",
-            )
+            raise ProjectError("project.split_order")
         return self
 
     def split_expr(self) -> pl.Expr:

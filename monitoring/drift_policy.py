@@ -106,13 +106,7 @@ class DriftPolicy(Frozen):
     @model_validator(mode="after")
     def _persistence_is_possible(self) -> Self:
         if self.needed > self.of:
-            raise ProjectError(
-                f"the drift policy needs {self.needed} drifted windows out of {self.of}",
-                "lower 'needed' or raise 'of'",
-                code="project.impossible_persistence",
-                needed=self.needed,
-                of=self.of,
-            )
+            raise ProjectError("project.impossible_persistence", needed=self.needed, of=self.of)
         return self
 
     @property

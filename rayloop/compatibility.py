@@ -26,14 +26,7 @@ def require_compatible_cluster(settings: Settings) -> None:
         return
     if outdated := outdated_applications(serve_details(settings)):
         name, module = next(iter(outdated.items()))
-        raise ClusterUnavailable(
-            f"the cluster at {settings.dashboard} serves {name!r} from module {module}, which this release lacks",
-            "an earlier release deployed this model; restart the cluster, then deploy again",
-            code="cluster.earlier_release",
-            address=settings.dashboard,
-            application=name,
-            module=module,
-        )
+        raise ClusterUnavailable("cluster.earlier_release", address=settings.dashboard, application=name, module=module)
 
 
 def outdated_applications(details: Mapping[str, Any]) -> dict[str, str]:
@@ -65,10 +58,5 @@ def serve_details(settings: Settings) -> Mapping[str, Any]:
     try:
         details: Mapping[str, Any] = ServeSubmissionClient(settings.dashboard).get_serve_details()
     except (OSError, RuntimeError) as error:
-        raise ClusterUnavailable(
-            f"no Ray cluster answers at {settings.dashboard}",
-            "start one with `rayloop up`, or set RAYLOOP_ADDRESS",
-            code="cluster.no_answer",
-            address=settings.dashboard,
-        ) from error
+        raise ClusterUnavailable("cluster.no_answer", address=settings.dashboard) from error
     return details

@@ -25,12 +25,7 @@ class FrameView:
         self.encoder = Encoder.fit(context.project.features.columns, self.rows_of(TRAIN), MIN_CATEGORY_ROWS)
         for name in (TRAIN, VALIDATION, TEST):
             if not self.rows_of(name).num_rows:
-                raise DataError(
-                    f"the training frame has no {name} rows",
-                    "widen the split, or ingest more data",
-                    code="data.empty_split",
-                    split=name,
-                )
+                raise DataError("data.empty_split", split=name)
         self.data = TrainingData.from_frame(context.tables.dataset(snapshot))
 
     def rows_of(self, split: str) -> pa.Table:

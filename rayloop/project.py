@@ -117,36 +117,14 @@ class Project:
 
     def __post_init__(self) -> None:
         if not self.name or not set(self.name) <= set(_NAME) or self.name[0] not in _NAME[:26]:
-            raise ProjectError(
-                f"project name {self.name!r} cannot name tables and routes",
-                "use lower-case letters, digits and _, beginning with a letter",
-                code="project.invalid_name",
-                project=self.name,
-            )
+            raise ProjectError("project.invalid_name", project=self.name)
         repeated = {s.name for s in self.sources if [t.name for t in self.sources].count(s.name) > 1}
         if repeated:
-            raise ProjectError(
-                f"project {self.name!r} declares source {', '.join(sorted(repeated))} twice",
-                "rename one of them",
-                code="project.source_repeated",
-                project=self.name,
-                sources=sorted(repeated),
-            )
+            raise ProjectError("project.source_repeated", project=self.name, sources=sorted(repeated))
         if self.task.kind == "multiclass" and len(self.task.classes) < 2:
-            raise ProjectError(
-                f"project {self.name!r} is multiclass, and its task names {len(self.task.classes)} classes",
-                "name two classes or more in Task(classes=...)",
-                code="project.too_few_classes",
-                project=self.name,
-                classes=self.task.classes,
-            )
+            raise ProjectError("project.too_few_classes", project=self.name, classes=self.task.classes)
         if self.task.kind == "multilabel":
-            raise ProjectError(
-                f"project {self.name!r} is multilabel: `trainers.fit` can train it, but rayloop cannot serve it",
-                "declare a binary project for each label, or train without a project",
-                code="project.multilabel",
-                project=self.name,
-            )
+            raise ProjectError("project.multilabel", project=self.name)
         require_columns(self.features, self.examples, self.sources)
         self._require_gate_columns()
         self._require_metrics()
@@ -158,40 +136,22 @@ class Project:
         for view in self.features.views:
             if view.name == name:
                 return view
-        known = ", ".join(view.name for view in self.features.views) or "none"
         raise ProjectError(
-            f"project {self.name!r} has no feature view {name!r}",
-            f"declared are: {known}",
-            code="project.unknown_view",
-            project=self.name,
-            view=name,
+            "project.unknown_view", project=self.name, view=name, declared=[view.name for view in self.features.views]
         )
 
     def _require_segments(self) -> None:
         segments = self.drift.log_analysis.segments if self.drift.log_analysis else ()
         unknown = sorted(set(segments) - {c.name for c in self.features.available_columns if c.kind == "category"})
         if unknown:
-            raise ProjectError(
-                f"drift policy segment {', '.join(unknown)} of project {self.name!r} is not a category feature",
-                "name categories of the request, of views, or derived ones",
-                code="project.unknown_segment",
-                project=self.name,
-                columns=unknown,
-            )
+            raise ProjectError("project.unknown_segment", project=self.name, columns=unknown)
 
     def _require_gate_columns(self) -> None:
         """Refuse slices and groups that are not in the training frame, before anything is trained."""
         known = {c.name for c in self.features.available_columns if c.kind in ("number", "category")}
         unknown = sorted({*self.gate.slices.columns, *self.gate.fairness.groups} - known)
         if unknown:
-            names = ", ".join(map(repr, unknown))
-            raise ProjectError(
-                f"gate slice column {names} is not in the training frame of project {self.name!r}",
-                "name numbers and categories of the request, of views, or derived ones",
-                code="project.slice_column_missing",
-                project=self.name,
-                columns=unknown,
-            )
+            raise ProjectError("project.slice_column_missing", project=self.name, columns=unknown)
 
     def _require_metrics(self) -> None:
         """Refuse metrics that the task does not have; otherwise the gate would fail after hours of training."""
@@ -201,13 +161,7 @@ class Project:
         fair = self.gate.fairness
         limits = (fair.max_parity_difference, fair.max_odds_difference)
         if self.task.kind != "binary" and any(limit is not None for limit in limits):
-            raise ProjectError(
-                f"parity and equalized odds need a binary task, and project {self.name!r} is {self.task.kind}",
-                "use max_error_difference",
-                code="project.fairness_needs_binary",
-                project=self.name,
-                task_kind=self.task.kind,
-            )
+            raise ProjectError("project.fairness_needs_binary", project=self.name, task_kind=self.task.kind)
 
     def _require_parameters(self) -> None:
         """Refuse parameters that the model does not have, before any data is ingested."""
@@ -241,23 +195,13 @@ def locate_project(reference: str) -> Location:
     path = Path(reference)
     if path.suffix == ".py" or path.exists():
         if not path.is_file():
-            raise ProjectError(
-                f"{reference} is not a Python file",
-                "name a project module by path or by module name",
-                code="project.not_a_file",
-                reference=reference,
-            )
+            raise ProjectError("project.not_a_file", reference=reference)
         return _outermost(path.resolve())
     parts = reference.split(".")
     for folder in (Path.cwd(), *map(Path, sys.path)):
         if folder.joinpath(*parts).with_suffix(".py").is_file():
             return Location(folder.resolve(), reference)
-    raise ProjectError(
-        f"project module {reference!r} is neither in this folder nor on the Python path",
-        "name it by its path: folder/project.py",
-        code="project.not_found",
-        reference=reference,
-    )
+    raise ProjectError("project.not_found", reference=reference)
 
 
 def load_project(location: Location) -> Project:
@@ -275,15 +219,11 @@ def load_project(location: Location) -> Project:
         raise
     except ValidationError as error:
         line = _line(error, location)
-        raise ProjectError(
-            f"{line}: {_describe_invalid(error)}", "fix the project module", code="project.invalid", line=line
-        ) from error
+        raise ProjectError("project.invalid", line=line, reason=_describe_invalid(error)) from error
     # A user's module may fail in any way: the user gets the line at fault.
     except Exception as error:
         line = _line(error, location)
-        raise ProjectError(
-            f"{line}: {type(error).__name__}: {error}", "fix the project module", code="project.failed", line=line
-        ) from error
+        raise ProjectError("project.failed", line=line, kind=type(error).__name__, reason=str(error)) from error
     return _project_of(module, location)
 
 
@@ -291,13 +231,7 @@ def _project_of(module: ModuleType, location: Location) -> Project:
     project = getattr(module, "project", None)
     if not isinstance(project, Project):
         what = f"defines `project` as {type(project).__name__}" if project is not None else "defines no `project`"
-        raise ProjectError(
-            f"{location.path} {what}",
-            "assign project = rayloop.Project(...)",
-            code="project.not_defined",
-            path=location.path,
-            defined_as=type(project).__name__,
-        )
+        raise ProjectError("project.not_defined", path=location.path, problem=what, defined_as=type(project).__name__)
     return project
 
 
@@ -311,12 +245,7 @@ def _outermost(path: Path) -> Location:
 
 def _require_nothing_hidden(folder: Path) -> None:
     if path := hiding_module(folder):
-        raise ProjectError(
-            f"{path} hides rayloop's own package",
-            "rename it or move the project to another folder",
-            code="project.hides_package",
-            path=str(path),
-        )
+        raise ProjectError("project.hides_package", path=str(path))
 
 
 def _line(error: Exception, location: Location) -> str:

@@ -104,29 +104,11 @@ class TrainConfig(Frozen):
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
         if self.strategy == "fsdp" and self.precision == "fp16":
-            raise ProjectError(
-                "precision='fp16' needs loss scaling, which strategy='fsdp' does not support",
-                "use precision='bf16'",
-                code="project.unsupported_precision",
-                precision=self.precision,
-                strategy=self.strategy,
-            )
+            raise ProjectError("project.unsupported_precision", precision=self.precision, strategy=self.strategy)
         if self.min_workers > self.workers:
-            raise ProjectError(
-                f"min_workers={self.min_workers} exceeds workers={self.workers}",
-                "lower min_workers or raise workers",
-                code="project.min_workers_above_workers",
-                min_workers=self.min_workers,
-                workers=self.workers,
-            )
+            raise ProjectError("project.min_workers_above_workers", min_workers=self.min_workers, workers=self.workers)
         if self.batch_size < self.workers:
-            raise ProjectError(
-                f"batch_size={self.batch_size} is smaller than workers={self.workers}: each worker needs a row",
-                "raise batch_size or lower workers",
-                code="project.batch_smaller_than_workers",
-                batch_size=self.batch_size,
-                workers=self.workers,
-            )
+            raise ProjectError("project.batch_smaller_than_workers", batch_size=self.batch_size, workers=self.workers)
         return self
 
 
@@ -216,29 +198,16 @@ class TuneConfig(Frozen):
         if self.method != "pbt":
             return self
         if fixed := sorted(set(self.space) - set(MUTABLE_FIELDS)):
-            raise ProjectError(
-                f"method='pbt' cannot search {', '.join(fixed)}, which cannot change during training",
-                f"search {', '.join(MUTABLE_FIELDS)}, or use method='tpe'",
-                code="project.pbt_fixed_setting",
-                names=fixed,
-            )
+            raise ProjectError("project.pbt_fixed_setting", names=fixed, choices=MUTABLE_FIELDS)
         if self.trials < 2:
-            raise ProjectError(
-                "method='pbt' needs a population of at least two", "raise trials", code="project.pbt_too_few_trials"
-            )
+            raise ProjectError("project.pbt_too_few_trials")
         return self
 
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
         for name, space in self.space.items():
             if not isinstance(space, Choice) and space.low >= space.high:
-                raise ProjectError(
-                    f"search space {name!r}: low={space.low} is not below high={space.high}",
-                    code="project.empty_search_range",
-                    name=name,
-                    low=space.low,
-                    high=space.high,
-                )
+                raise ProjectError("project.empty_search_range", name=name, low=space.low, high=space.high)
         return self
 
 
@@ -267,9 +236,5 @@ def apply_settings(spec: ModelSpec, config: TrainConfig, settings: Mapping[str, 
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise ProjectError(
-            f"search space: {name}={first['input']!r}: {first['msg']}",
-            "adjust the space",
-            code="project.setting_out_of_bounds",
-            name=name,
-            value=first["input"],
+            "project.setting_out_of_bounds", name=name, value=first["input"], reason=first["msg"]
         ) from error

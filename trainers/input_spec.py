@@ -59,13 +59,9 @@ class InputSpec(Frozen):
             DataError: There are no rows, no columns, or not as many labels per row as declared.
         """
         if not len(labels):
-            raise DataError(
-                "the training frame has no 'train' rows", "check its 'split' column", code="data.no_rows", part="train"
-            )
+            raise DataError("data.no_rows", part="train")
         if not encoder.width and not encoder.categories:
-            raise DataError(
-                "the feature set has no input columns", "add features to the project", code="data.no_input_columns"
-            )
+            raise DataError("data.no_input_columns")
         mean, std = _moments(arrays["numbers"])
         label_mean, label_std = (labels.mean(), labels.std()) if task.kind == "regression" else (0.0, 1.0)
         return cls(
@@ -87,13 +83,7 @@ def _class_shares(task: Task, labels: np.ndarray) -> tuple[float, ...]:
         return ()
     if task.kind == "multilabel":
         if labels.shape[1:] != (task.outputs,):
-            raise DataError(
-                f"labels of a row have shape {labels.shape[1:]}, but the task declares {task.outputs} classes",
-                "make 'classes' match the label lists",
-                code="data.label_count",
-                shape=labels.shape[1:],
-                classes=task.outputs,
-            )
+            raise DataError("data.label_count", shape=labels.shape[1:], classes=task.outputs)
         return tuple(labels.mean(axis=0, dtype=np.float64).tolist())
     classes = 2 if task.kind == "binary" else task.outputs
     return tuple((np.bincount(labels.astype(int), minlength=classes) / len(labels)).tolist())

@@ -84,11 +84,7 @@ def class_weights(task: Task, config: TrainConfig, inputs: InputSpec) -> torch.T
     if setting == "none":
         return None
     if task.kind == "regression":
-        raise ProjectError(
-            f"class_weights={setting!r} is set for a regression, which has no classes",
-            "remove class_weights",
-            code="project.class_weights_of_regression",
-        )
+        raise ProjectError("project.class_weights_of_regression", setting=setting)
     if setting != "balanced":
         _check_weights(setting, len(inputs.class_shares))
         return torch.tensor(setting, dtype=torch.float32)
@@ -109,10 +105,4 @@ def activate(task: Task, logits: torch.Tensor) -> torch.Tensor:
 
 def _check_weights(weights: tuple[float, ...], classes: int) -> None:
     if len(weights) != classes or min(weights) < 0:
-        raise ProjectError(
-            f"class_weights={weights} must have {classes} non-negative values, one per class",
-            "correct class_weights",
-            code="project.invalid_class_weights",
-            weights=weights,
-            classes=classes,
-        )
+        raise ProjectError("project.invalid_class_weights", weights=weights, classes=classes)

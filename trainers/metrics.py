@@ -85,13 +85,7 @@ def check_metric(task: Task, metric: str) -> None:
         ProjectError: It does not.
     """
     if metric not in METRICS[task.kind]:
-        raise ProjectError(
-            f"metric {metric!r} is not defined for a {task.kind} task",
-            f"use one of {', '.join(METRICS[task.kind])}",
-            code="project.unknown_metric",
-            metric=metric,
-            task=task.kind,
-        )
+        raise ProjectError("project.unknown_metric", metric=metric, task=task.kind, choices=list(METRICS[task.kind]))
 
 
 def prepare(task: Task, metric: str, scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:

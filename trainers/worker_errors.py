@@ -1,7 +1,7 @@
 """Errors of other processes, read from tracebacks.
 
 Ray passes an exception on as the text of its traceback; on several paths the object, and with it the class, is lost.
-``attach_details`` adds code and fields of a RayloopError to that text.
+``attach_details`` adds class, code and fields of a RayloopError to that text.
 """
 
 from __future__ import annotations
@@ -15,32 +15,34 @@ from cluster import errors
 from cluster.errors import RayloopError
 
 _DETAILS = "rayloop error: "
-_RAYLOOP_ERROR = re.compile(rf"^cluster\.errors\.(\w+): (.+)$(?:\n{_DETAILS}(.+)$)?", re.MULTILINE)
+_RAYLOOP_ERROR = re.compile(rf"^{_DETAILS}(.+)$", re.MULTILINE)
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
 @contextmanager
 def attach_details() -> Iterator[None]:
-    """Add code and fields of a RayloopError to its traceback, for ``unwrap_error`` in another process."""
+    """Add class, code and fields of a RayloopError to its traceback, for ``unwrap_error`` in another process."""
     try:
         yield
     except RayloopError as error:
-        error.add_note(f"{_DETAILS}{json.dumps([error.code, error.fields], default=str)}")
+        details = [type(error).__name__, error.code, error.fields]
+        error.add_note(f"{_DETAILS}{json.dumps(details, default=_to_json)}")
         raise
 
 
-def unwrap_error(text: str) -> RayloopError | None:
-    """The last RayloopError in the text of a traceback; None if it has none.
+def _to_json(value: object) -> object:
+    """A NumPy scalar as a number, which a message may format; anything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
 
-    Code and fields are those that ``attach_details`` added, else the default ones of the class.
-    """
+
+def unwrap_error(text: str) -> RayloopError | None:
+    """The last RayloopError that ``attach_details`` added to the text of a traceback; None if there is none."""
     matches = _RAYLOOP_ERROR.findall(text)
     if not matches:
         return None
-    name, message, details = matches[-1]
-    code, fields = json.loads(details) if details else ("", {})
-    error: RayloopError = getattr(errors, name, RayloopError)(message, code=code, **fields)
+    name, code, fields = json.loads(matches[-1])
+    error: RayloopError = getattr(errors, name, RayloopError)(code, **fields)
     return error
 
 

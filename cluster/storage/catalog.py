@@ -34,12 +34,7 @@ class TableCatalog:
         try:
             return load_catalog(**options)
         except OperationalError as error:
-            raise DataError(
-                f"the table catalog at {options['uri']} does not answer",
-                "check RAYLOOP_CATALOG_URI",
-                code="data.catalog_no_answer",
-                uri=options["uri"],
-            ) from error
+            raise DataError("data.catalog_no_answer", uri=options["uri"]) from error
 
     def check(self) -> None:
         """Raises DataError when the catalog does not answer."""
@@ -60,23 +55,13 @@ class TableCatalog:
         try:
             return self.catalog.load_table(name)
         except NoSuchTableError as error:
-            raise SnapshotNotFound(
-                f"table {name!r} does not exist",
-                "run the stage that writes it first",
-                code="data.table_not_found",
-                table=name,
-            ) from error
+            raise SnapshotNotFound("data.table_not_found", table=name) from error
 
     def load_or_create(self, name: str, schema: pa.Schema) -> Table:
         """Return pyiceberg's table, created with ``schema`` when it does not exist."""
         namespace = name.rpartition(".")[0]
         if not namespace:
-            raise DataError(
-                f"table name {name!r} has no namespace",
-                "write it as namespace.table",
-                code="data.no_namespace",
-                table=name,
-            )
+            raise DataError("data.no_namespace", table=name)
         if self.exists(name):
             return self.load(name)
         # Two processes may do this at once; the process that loses the race loads the winner's table. An SQL catalog

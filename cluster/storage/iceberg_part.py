@@ -49,12 +49,7 @@ class IcebergPart:
             yield from self._streamed(chosen, dictionary_columns) if self._is_plain() else self._adapted(chosen)
         except (pa.ArrowException, OSError) as error:
             path = self.task.file.file_path
-            raise DataError(
-                f"{path} cannot be read: {str(error).splitlines()[0]}",
-                "restore the file",
-                code="data.unreadable_file",
-                path=path,
-            ) from error
+            raise DataError("data.unreadable_file", path=path, reason=str(error).splitlines()[0]) from error
 
     def _is_plain(self) -> bool:
         """Whether it is Parquet without deleted rows."""

@@ -38,12 +38,7 @@ class ParquetPart:
             with open_parquet(self.path, dictionary_columns, self.filesystem) as file:
                 yield from read_row_groups(file, self.schema, columns, self.groups, constants)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{self.path} cannot be read: {str(error).splitlines()[0]}",
-                "restore or remove the file",
-                code="data.unreadable_file",
-                path=self.path,
-            ) from error
+            raise DataError("data.unreadable_file", path=self.path, reason=str(error).splitlines()[0]) from error
 
 
 def open_parquet(

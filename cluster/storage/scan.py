@@ -68,7 +68,7 @@ def plan_scan(table: str, tables: Tables, cpus: int) -> ScanPlan:
     if Path(table).exists():
         return plan_parquet_scan(table, cpus)
     if "/" in table or "." not in table:
-        raise _not_found(table)
+        raise DataError("data.table_not_found", table=table)
     return _plan_snapshot(_snapshot(table, tables), tables)
 
 
@@ -79,19 +79,9 @@ def plan_parquet_scan(path: str, cpus: int) -> ScanPlan:
         fragments = list(dataset.get_fragments())
         rows = sum(fragment.count_rows() for fragment in fragments)
     except pa.ArrowInvalid as error:
-        raise DataError(
-            f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}",
-            "name Parquet files",
-            code="data.not_parquet",
-            path=path,
-        ) from error
+        raise DataError("data.not_parquet", path=path, reason=str(error).splitlines()[0]) from error
     if not fragments:
-        raise DataError(
-            f"{path} contains no Parquet file",
-            "name a Parquet file or a folder of them",
-            code="data.no_parquet_file",
-            path=path,
-        )
+        raise DataError("data.no_parquet_file", path=path)
     size = min(MAX_PART_ROWS, max(READ_ROWS, rows // (cpus * _PARTS_PER_CPU)))
     return ScanPlan(path, dataset.schema, [p for f in fragments for p in _file_parts(f, dataset.schema, size)])
 
@@ -114,28 +104,13 @@ def row_group_bounds(counts: Sequence[int], size: int) -> list[int]:
     return ends
 
 
-def _not_found(table: str) -> DataError:
-    return DataError(
-        f"there is no table {table}",
-        "name a Parquet file, a folder of them, or a table of the catalog",
-        code="data.table_not_found",
-        table=table,
-    )
-
-
 def _snapshot(table: str, tables: Tables) -> Snapshot:
     name, at, number = table.partition("@")
     newest = tables.latest(name)
     if newest is None:
-        raise _not_found(name)
+        raise DataError("data.table_not_found", table=name)
     if at and not number.isdigit():
-        raise DataError(
-            f"{number!r} is not a snapshot id of table {name!r}",
-            f"the newest is {newest.id}",
-            code="data.invalid_snapshot",
-            table=name,
-            snapshot=number,
-        )
+        raise DataError("data.invalid_snapshot", table=name, snapshot=number, newest=newest.id)
     return newest.model_copy(update={"id": int(number)}) if at else newest
 
 

@@ -55,12 +55,7 @@ class Tables(TableCatalog):
             table.append(_align(rows, table, name), snapshot_properties={_KEY: key} if key else {})
         except OverflowError as error:
             # Iceberg keeps statistics as Python's datetime.
-            raise DataError(
-                f"rows for table {name!r} have a time outside of the years 1 to 9999: {error}",
-                "correct or remove these rows",
-                code="data.time_out_of_range",
-                table=name,
-            ) from error
+            raise DataError("data.time_out_of_range", table=name, reason=str(error)) from error
         return _current(table, name)
 
     def write(
@@ -190,13 +185,7 @@ class Tables(TableCatalog):
         field = table.schema().find_field(column)
         bounds = [(task.file.upper_bounds or {}).get(field.field_id) for task in table.scan().plan_files()]
         if not isinstance(field.field_type, TimestamptzType):
-            raise DataError(
-                f"column {column!r} of table {name!r} is not a timestamp",
-                "name a timestamp column",
-                code="data.not_a_timestamp",
-                table=name,
-                column=column,
-            )
+            raise DataError("data.not_a_timestamp", where=f"table {name!r}", column=column, type=str(field.field_type))
         values = [int(from_bytes(field.field_type, bound)) for bound in bounds if bound is not None]
         return micros_to_timestamptz(max(values)) if values else None
 
@@ -204,13 +193,8 @@ class Tables(TableCatalog):
     def _check(table: Table, name: str, snapshot: int | None) -> None:
         if snapshot is not None and table.snapshot_by_id(snapshot) is None:
             newest = table.current_snapshot()
-            hint = f"the newest is {newest.snapshot_id}" if newest else "the table is empty"
             raise SnapshotNotFound(
-                f"table {name!r} has no snapshot {snapshot}",
-                hint,
-                code="data.snapshot_not_found",
-                table=name,
-                snapshot=snapshot,
+                "data.snapshot_not_found", table=name, snapshot=snapshot, newest=newest.snapshot_id if newest else None
             )
 
 
@@ -233,9 +217,7 @@ def _find_by_key(table: Table, key: str) -> Snapshot | None:
 def _current(table: Table, name: str) -> Snapshot:
     snapshot = table.current_snapshot()
     if snapshot is None:
-        raise SnapshotNotFound(
-            f"table {name!r} is empty", "run the stage that writes it first", code="data.table_empty", table=name
-        )
+        raise SnapshotNotFound("data.table_empty", table=name)
     return _snapshot(snapshot, name)
 
 
@@ -253,12 +235,7 @@ def _evolve(rows: pa.Table, table: Table, name: str) -> pa.Table:
         with table.update_schema() as update:
             update.union_by_name(rows.schema)
     except (ValidationError, ResolveError) as error:
-        raise DataError(
-            f"rows for table {name!r} have a column of another type than the table: {error}",
-            "convert the column, or use a new table",
-            code="data.type_mismatch",
-            table=name,
-        ) from error
+        raise DataError("data.type_mismatch", table=name, reason=str(error)) from error
     for field in table.schema().as_arrow():
         if field.name not in rows.column_names:
             rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
@@ -271,12 +248,5 @@ def _align(rows: pa.Table, table: Table, name: str) -> pa.Table:
     missing = [field.name for field in schema if field.name not in rows.column_names]
     extra = [column for column in rows.column_names if column not in schema.names]
     if missing or extra:
-        raise DataError(
-            f"rows for table {name!r} do not have its columns: missing {missing or 'none'}, unknown {extra or 'none'}",
-            "append rows of the table's schema, or use a new table",
-            code="data.columns_mismatch",
-            table=name,
-            missing=missing,
-            unknown=extra,
-        )
+        raise DataError("data.columns_mismatch", table=name, missing=missing, unknown=extra)
     return rows.select(schema.names).cast(schema)

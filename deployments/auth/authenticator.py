@@ -99,11 +99,7 @@ class Authenticator:
             raise missing_credential()
         if not is_api_key(credential):
             if self._tokens is None:
-                raise invalid_credential(
-                    "the credential is not an API key",
-                    "API keys begin with rayloop_",
-                    code="request.not_an_api_key",
-                )
+                raise invalid_credential("request.not_an_api_key")
             return self._tokens.authenticate(credential, self._clock())
         if (keys := self._keys.value) is None:
             raise credentials_unavailable("the API keys")
@@ -149,19 +145,11 @@ def _issuer(settings: Settings) -> Issuer | None:
     for name in ("jwt_issuer", "jwt_audience"):
         if not getattr(settings, name):
             variable = f"RAYLOOP_{name.upper()}"
-            raise SettingsError(
-                f"RAYLOOP_JWKS_URL is set, {variable} is not",
-                "set both, or neither",
-                code="settings.jwt_incomplete",
-                variable=variable,
-            )
+            raise SettingsError("settings.jwt_incomplete", variable=variable)
     algorithms = tuple(name.strip() for name in settings.jwt_algorithms.split(","))
     if not set(algorithms) <= set(ALGORITHMS):
         raise SettingsError(
-            f"unsupported algorithm in RAYLOOP_JWT_ALGORITHMS={settings.jwt_algorithms!r}",
-            f"choose from {', '.join(ALGORITHMS)}",
-            code="settings.invalid_jwt_algorithms",
-            algorithms=algorithms,
+            "settings.invalid_jwt_algorithms", algorithms=algorithms, value=settings.jwt_algorithms, choices=ALGORITHMS
         )
     _check_transport(settings.jwks_url)
     return Issuer(
@@ -178,12 +166,7 @@ def _check_transport(url: str) -> None:
     """Without TLS, anyone on the network path could put keys into the JWKS."""
     parsed = urlsplit(url)
     if parsed.scheme != "https" and not (parsed.scheme == "http" and _is_loopback(parsed.hostname or "")):
-        raise SettingsError(
-            f"RAYLOOP_JWKS_URL={url!r} is not protected by TLS",
-            "use an https:// address",
-            code="settings.insecure_jwks_url",
-            url=url,
-        )
+        raise SettingsError("settings.insecure_jwks_url", url=url)
 
 
 def _is_loopback(host: str) -> bool:

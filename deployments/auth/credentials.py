@@ -75,11 +75,7 @@ class ApiKey(Frozen):
     @classmethod
     def _require_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if not names or "" in names:
-            raise RayloopError(
-                "an API key needs at least one model and one scope",
-                f"{ANY_MODEL} stands for every model",
-                code="rayloop.api_key_without_grant",
-            )
+            raise RayloopError("rayloop.api_key_without_grant")
         return names
 
     @cached_property
@@ -133,19 +129,11 @@ def authenticate(credential: str, keys: Mapping[str, ApiKey], now: float) -> Gra
     key = keys.get(id)
     # How long this takes reveals nothing about the secret. It may reveal that an id exists, which is not secret.
     if key is None or not hmac.compare_digest(hash_key(credential), key.digest):
-        raise invalid_credential(
-            "unknown API key",
-            "check that the whole key is sent; a new key takes effect within seconds",
-            code="request.api_key_unknown",
-        )
+        raise invalid_credential("request.api_key_unknown")
     if key.revoked_at is not None and now >= key.revoked_at:
-        raise invalid_credential(
-            f"API key {key.id} has been revoked", "ask for a new one", code="request.api_key_revoked", key=key.id
-        )
+        raise invalid_credential("request.api_key_revoked", key=key.id)
     if key.expires_at is not None and now >= key.expires_at:
-        raise invalid_credential(
-            f"API key {key.id} has expired", "ask for a new one", code="request.api_key_expired", key=key.id
-        )
+        raise invalid_credential("request.api_key_expired", key=key.id)
     return key.grant
 
 
@@ -156,42 +144,25 @@ def authorize(grant: Grant, model: str, scope: Scope) -> None:
         RequestError: 403, when it does not.
     """
     if scope not in grant.scopes:
-        raise _forbidden(
-            f"the credential lacks scope {scope!r}",
-            f"its scopes: {', '.join(sorted(grant.scopes)) or 'none'}",
-            code="request.scope_not_granted",
-            scope=scope,
-        )
+        raise _forbidden("request.scope_not_granted", scope=scope, scopes=sorted(grant.scopes))
     if model not in grant.models and ANY_MODEL not in grant.models:
-        raise _forbidden(
-            f"the credential does not cover model {model[:100]!r}",
-            "ask for one that names it",
-            code="request.model_not_granted",
-            model=model[:100],
-        )
+        raise _forbidden("request.model_not_granted", model=model[:100])
 
 
-def invalid_credential(what: str, todo: str = "", *, code: str, **fields: object) -> RequestError:
+def invalid_credential(code: str, /, **fields: object) -> RequestError:
     """The 401 for a credential that is wrong."""
     headers = {"www-authenticate": f'{_REALM}, error="invalid_token"'}
-    return RequestError(what, todo, field=_FIELD, status=401, headers=headers, code=code, **fields)
+    return RequestError(code, field=_FIELD, headers=headers, **fields)
 
 
 def missing_credential() -> RequestError:
     """The 401 for a request without a credential."""
-    return RequestError(
-        "this model requires an API key or a token",
-        "send `Authorization: Bearer <key or token>`, or `x-api-key: <key>`",
-        field=_FIELD,
-        status=401,
-        headers={"www-authenticate": _REALM},
-        code="request.credential_missing",
-    )
+    return RequestError("request.credential_missing", field=_FIELD, headers={"www-authenticate": _REALM})
 
 
-def _forbidden(what: str, todo: str, *, code: str, **fields: object) -> RequestError:
+def _forbidden(code: str, /, **fields: object) -> RequestError:
     headers = {"www-authenticate": f'{_REALM}, error="insufficient_scope"'}
-    return RequestError(what, todo, field=_FIELD, status=403, headers=headers, code=code, **fields)
+    return RequestError(code, field=_FIELD, headers=headers, **fields)
 
 
 def _text(value: bytes | str) -> str:

@@ -90,15 +90,11 @@ class JwtVerifier:
         try:
             id = jwt.get_unverified_header(token).get("kid")
         except jwt.InvalidTokenError as error:
-            raise invalid_credential(
-                "the credential is neither an API key nor a token (JWT)", code="request.token_malformed"
-            ) from error
+            raise invalid_credential("request.token_malformed") from error
         key = keys.get(id) if isinstance(id, str) else None
         if key is None:
             self._on_unknown_key()
-            raise invalid_credential(
-                "the token is signed with a key that its issuer has not published", code="request.token_key_unknown"
-            )
+            raise invalid_credential("request.token_key_unknown")
         return key
 
     def _store(self, token: str, claims: Mapping[str, Any]) -> Grant:
@@ -120,19 +116,14 @@ def parse_jwks(body: bytes, algorithms: tuple[str, ...]) -> dict[str, PyJWK]:
     try:
         jwks = PyJWKSet.from_json(body.decode())
     except (jwt.PyJWTError, ValueError, AttributeError) as error:
-        raise DataError(f"malformed JWKS: {error}", "check RAYLOOP_JWKS_URL", code="data.jwks_malformed") from error
+        raise DataError("data.jwks_malformed", reason=str(error)) from error
     keys = {
         key.key_id: key
         for key in jwks
         if key.key_id and key.algorithm_name in algorithms and key.public_key_use in (None, "sig")
     }
     if not keys:
-        raise DataError(
-            f"the JWKS has no key with an id for {' or '.join(algorithms)}",
-            "check RAYLOOP_JWKS_URL",
-            code="data.jwks_without_keys",
-            algorithms=algorithms,
-        )
+        raise DataError("data.jwks_without_keys", algorithms=algorithms)
     return keys
 
 
@@ -148,34 +139,19 @@ def fetch_jwks(url: str) -> bytes:
             for part in response.iter_bytes():
                 body += part
                 if len(body) > _MAX_JWKS_BYTES:
-                    raise DataError(
-                        f"the JWKS at {url} exceeds {_MAX_JWKS_BYTES:,} bytes",
-                        "check RAYLOOP_JWKS_URL",
-                        code="data.jwks_too_large",
-                        url=url,
-                    )
+                    raise DataError("data.jwks_too_large", url=url, limit=_MAX_JWKS_BYTES)
             if response.status_code != httpx.codes.OK:
-                raise _unavailable(url, f"status {response.status_code}", response.status_code)
+                status = response.status_code
+                raise DataError("data.jwks_unavailable", url=url, status=status, reason=f"status {status}")
             return bytes(body)
     except httpx.HTTPError as error:
-        raise _unavailable(url, str(error) or type(error).__name__) from error
+        reason = str(error) or type(error).__name__
+        raise DataError("data.jwks_unavailable", url=url, status=None, reason=reason) from error
 
 
-def credentials_unavailable(what: str) -> RequestError:
+def credentials_unavailable(keys: str) -> RequestError:
     """The 503 for a credential that cannot be checked, through no fault of its bearer."""
-    return RequestError(
-        f"{what} could not be read yet",
-        "try again in a moment",
-        status=503,
-        headers={"retry-after": "2"},
-        code="request.credentials_unavailable",
-    )
-
-
-def _unavailable(url: str, reason: str, status: int | None = None) -> DataError:
-    return DataError(
-        f"no JWKS from {url}: {reason}", "check RAYLOOP_JWKS_URL", code="data.jwks_unavailable", url=url, status=status
-    )
+    return RequestError("request.credentials_unavailable", keys=keys, headers={"retry-after": "2"})
 
 
 def _verify(token: str, key: PyJWK, issuer: Issuer) -> dict[str, Any]:
@@ -192,7 +168,7 @@ def _verify(token: str, key: PyJWK, issuer: Issuer) -> dict[str, Any]:
         )
     except jwt.PyJWTError as error:
         reason = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), str(error))
-        raise invalid_credential(f"invalid token: {reason}", code="request.token_invalid", reason=reason) from error
+        raise invalid_credential("request.token_invalid", reason=reason) from error
 
 
 _REASONS: dict[type[Exception], str] = {

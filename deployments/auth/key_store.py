@@ -120,9 +120,7 @@ class KeyStore:
             connection.execute(unrevoked.values(revoked_at=now))
         key = self.read().get(id)
         if key is None:
-            raise DataError(
-                f"no API key has the id {id!r}", "see `rayloop keys list`", code="data.api_key_not_found", id=id
-            )
+            raise DataError("data.api_key_not_found", id=id)
         return key
 
     def read(self) -> dict[str, ApiKey]:
@@ -156,12 +154,7 @@ class KeyStore:
         except DBAPIError as error:
             reason = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
             where = self._url.render_as_string(hide_password=True)
-            raise DataError(
-                f"the API key store {where} does not answer: {reason[0]}",
-                "check RAYLOOP_ACCESS_STORE",
-                code="data.key_store_unavailable",
-                store=where,
-            ) from error
+            raise DataError("data.key_store_unavailable", store=where, reason=reason[0]) from error
 
 
 def _engine(uri: str) -> tuple[URL, Engine]:
@@ -171,18 +164,9 @@ def _engine(uri: str) -> tuple[URL, Engine]:
         # No pool: a replica reads every few seconds, and a new connection survives a restart of the store.
         return url, create_engine(url, poolclass=NullPool, connect_args=options)
     except (ArgumentError, NoSuchModuleError) as error:
-        raise SettingsError(
-            f"unusable address of the API key store: {error}",
-            "set RAYLOOP_ACCESS_STORE to an SQLAlchemy URI such as postgresql+psycopg2://user:password@host/database",
-            code="settings.invalid_key_store",
-        ) from error
+        raise SettingsError("settings.invalid_key_store", reason=str(error)) from error
     except ModuleNotFoundError as error:
-        raise SettingsError(
-            f"the API key store needs the Python package {error.name}",
-            "install it; postgresql+psycopg2:// needs psycopg2-binary",
-            code="settings.key_store_driver_missing",
-            package=error.name,
-        ) from error
+        raise SettingsError("settings.key_store_driver_missing", package=error.name) from error
 
 
 def _key(row: Row[Any]) -> ApiKey | None:

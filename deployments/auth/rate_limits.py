@@ -131,12 +131,9 @@ async def enforce_rate(limiter: RateLimiter, rate: str, subject: str) -> None:
     if wait_s > 0.0:
         seconds = max(1, math.ceil(wait_s))
         raise RequestError(
-            f"rate limit of {rate} exceeded",
-            f"retry in {seconds} s",
+            "request.rate_limited",
             field="authorization",
-            status=429,
             headers={"retry-after": str(seconds)},
-            code="request.rate_limited",
             rate=rate,
             wait_s=seconds,
         )
@@ -148,31 +145,16 @@ def parse_rate(text: str) -> RateLimitItem:
     try:
         rate = parse(text)
     except ValueError as error:
-        raise SettingsError(
-            f"{text!r} is not a rate limit",
-            "write it as 100/minute or 20 per 10 second",
-            code="settings.invalid_rate",
-            rate=text,
-        ) from error
+        raise SettingsError("settings.invalid_rate", rate=text) from error
     if not 1 <= rate.amount <= MAX_REQUESTS_PER_WINDOW:
-        raise SettingsError(
-            f"rate limit {text!r} allows {rate.amount:,} requests in a window; 1 to {MAX_REQUESTS_PER_WINDOW:,} work",
-            "choose a shorter window: 1000/second instead of 60000/minute",
-            code="settings.rate_out_of_range",
-            rate=text,
-        )
+        raise SettingsError("settings.rate_out_of_range", rate=text, amount=rate.amount, limit=MAX_REQUESTS_PER_WINDOW)
     return rate
 
 
 def _open_storage(uri: str) -> Any:
-    todo = "set RAYLOOP_RATE_STORE to redis://host:6379, rediss:// or redis+cluster://"
     if not uri.startswith("redis"):
-        raise SettingsError(
-            f"unsupported rate limit store {uri!r}", todo, code="settings.invalid_rate_store", reason="scheme"
-        )
+        raise SettingsError("settings.invalid_rate_store", reason="its scheme is not redis")
     try:
         return storage_from_string(f"async+{uri}", implementation="redispy")
     except (ConfigurationError, ValueError) as error:
-        raise SettingsError(
-            f"unusable rate limit store: {error}", todo, code="settings.invalid_rate_store", reason=str(error)
-        ) from error
+        raise SettingsError("settings.invalid_rate_store", reason=str(error)) from error

@@ -86,7 +86,7 @@ def decode_results(message: bytes) -> list[ScoreResult]:
     head, _, data = message.partition(b"\n")
     heads = from_json(head)
     if isinstance(heads, dict):
-        raise RayloopError(heads["error"], code="rayloop.challenger_failed", error=heads["error"])
+        raise RayloopError("rayloop.challenger_failed", error=heads["error"])
     results, at = list[ScoreResult](), 0
     for version, latency_ms, error, shape in heads:
         scores = None

@@ -173,7 +173,7 @@ class Engine:
 
 def model_failed(error: str | None) -> RequestError:
     """The 500 for a model that could not answer."""
-    return RequestError(f"the model failed: {error}", status=500, code="request.model_failed", error=error)
+    return RequestError("request.model_failed", error=error)
 
 
 def _row_count(request: RoutedRequest) -> int:

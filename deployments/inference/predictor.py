@@ -20,7 +20,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, Inva
 from cluster.errors import DataError, RequestError, StoreUnavailable
 from cluster.settings import Settings
 from cluster.values import ModelVersion
-from deployments.protocol.arrow_columns import find_unsupported_time, time_out_of_range
+from deployments.protocol.arrow_columns import find_unsupported_time
 from deployments.protocol.request_rows import RequestRows, RowAssembler
 from features.encoder import Arrays
 from features.manifest import MODEL_FILE, Manifest
@@ -80,13 +80,7 @@ class Predictor:
         scores = self._run(self.manifest.encoder.encode(frame))
         if not np.isfinite(scores).all():
             row = int(np.argmin(np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)))
-            raise RequestError(
-                f"the model's score for row {row} is not finite",
-                "check that the row's values are in a plausible range",
-                field="inputs",
-                code="request.score_not_finite",
-                row=row,
-            )
+            raise RequestError("request.score_not_finite", field="inputs", row=row)
         return scores
 
     def _run(self, arrays: Arrays) -> np.ndarray:
@@ -135,28 +129,22 @@ class Scorer:
         try:
             frame = self._reader.read(rows, now_us)
         except (DataError, pl.exceptions.PolarsError, pa.ArrowInvalid, OverflowError, KeyError) as error:
-            raise RequestError(
-                f"the features cannot be computed: {str(error).splitlines()[0]}",
-                field="inputs",
-                code="request.features_failed",
-            ) from error
+            raise RequestError("request.features_failed", field="inputs", reason=str(error).splitlines()[0]) from error
         except StoreUnavailable as error:
             _log.warning("%s", error)
             # Without the store's address, which callers must not see.
             raise RequestError(
-                "the features cannot be looked up: the online store does not answer",
-                f"retry in {_STORE_RETRY_AFTER_S} s",
-                status=503,
+                "request.store_unavailable",
                 headers={"retry-after": str(_STORE_RETRY_AFTER_S)},
-                code="request.store_unavailable",
+                wait_s=_STORE_RETRY_AFTER_S,
             ) from error
         if frame.column("as_of").null_count:
             row = pc.index(frame.column("as_of").is_null(), True).as_py()
-            raise RequestError(f"row {row} has no lookup time", field="inputs", code="request.time_missing", row=row)
+            raise RequestError("request.time_missing", field="inputs", row=row)
         for name in self._computed_times:
             # The prediction log could not hold such a time.
             if (row := find_unsupported_time(frame.column(name).to_numpy())) is not None:
-                raise time_out_of_range(f"{name} of row {row}", "inputs")
+                raise RequestError("request.time_out_of_range", field="inputs", time=f"{name} of row {row}")
         return frame
 
     def predict(self, frame: pa.Table) -> np.ndarray:
@@ -232,9 +220,4 @@ def _session(path: Path) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except (Fail, InvalidGraph, InvalidProtobuf, NoSuchFile) as error:
-        raise DataError(
-            f"{path} is not a usable ONNX model: {str(error).splitlines()[0]}",
-            "export the model again",
-            code="data.unusable_model",
-            path=str(path),
-        ) from error
+        raise DataError("data.unusable_model", path=str(path), reason=str(error).splitlines()[0]) from error

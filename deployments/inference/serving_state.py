@@ -47,26 +47,14 @@ class ServingState(NamedTuple):
         if version is None and variant is None:
             return None
         if variant not in (None, CHAMPION, CHALLENGER):
-            raise RequestError(
-                f"expected {CHAMPION} or {CHALLENGER}", field=VARIANT_HEADER, code="request.unknown_variant"
-            )
+            raise RequestError("request.unknown_variant", field=VARIANT_HEADER)
         if version is None:
             return self._version_of(variant)
         if version not in self.versions:
-            raise RequestError(
-                f"v{version[:20]} is not served",
-                f"served versions: {', '.join(self.versions)}",
-                status=404,
-                code="request.version_not_served",
-                version=version[:20],
-            )
+            raise RequestError("request.version_not_served", version=version[:20], served=list(self.versions))
         if variant not in (None, self.versions[version]):
             raise RequestError(
-                f"v{version} is the {self.versions[version]}",
-                field=VARIANT_HEADER,
-                code="request.variant_mismatch",
-                version=version,
-                variant=self.versions[version],
+                "request.variant_mismatch", field=VARIANT_HEADER, version=version, variant=self.versions[version]
             )
         return version
 
@@ -74,11 +62,5 @@ class ServingState(NamedTuple):
         if variant == CHAMPION or not self.challengers:
             return self.champion.version
         if len(self.challengers) > 1:
-            raise RequestError(
-                f"{len(self.challengers)} challengers are on trial",
-                f"name a version in the path: {', '.join(self.challengers)}",
-                field=VARIANT_HEADER,
-                code="request.ambiguous_variant",
-                versions=list(self.challengers),
-            )
+            raise RequestError("request.ambiguous_variant", field=VARIANT_HEADER, versions=list(self.challengers))
         return next(iter(self.challengers))

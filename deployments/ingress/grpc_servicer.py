@@ -109,10 +109,4 @@ class GrpcServicer:
 
 def _check_model(state: ServingState, name: str) -> None:
     if name != state.config.champion.model:
-        raise RequestError(
-            f"this application does not serve model {name[:100]!r}",
-            field="model_name",
-            status=404,
-            code="request.model_not_found",
-            model=name[:100],
-        )
+        raise RequestError("request.model_not_found", field="model_name", model=name[:100])

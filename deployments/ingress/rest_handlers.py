@@ -109,7 +109,7 @@ class RestHandlers:
             version, slash, rest = tail.removeprefix("/versions/").partition("/")
             tail = slash + rest
         if tail not in self._routes:
-            raise path_not_found(path, f"paths of the model: {', '.join(route for route in self._routes if route)}")
+            raise RequestError("request.path_not_found", path=path[:100], paths=[each for each in self._routes if each])
         return tail, version
 
     async def _metadata(self, call: _Call) -> HttpResponse:
@@ -159,18 +159,7 @@ class RestHandlers:
 
 def method_not_allowed(method: str) -> RequestError:
     """The 405 for a path that takes another method."""
-    return RequestError(
-        f"this path takes {method} only",
-        status=405,
-        headers={"allow": method},
-        code="request.method_not_allowed",
-        method=method,
-    )
-
-
-def path_not_found(path: str, todo: str = "") -> RequestError:
-    """The 404 for a path that does not exist."""
-    return RequestError(f"no such path: {path[:100]}", todo, status=404, code="request.path_not_found", path=path[:100])
+    return RequestError("request.method_not_allowed", headers={"allow": method}, method=method)
 
 
 def _variant_headers(result: InferenceResult) -> dict[str, str]:

@@ -12,7 +12,7 @@ from ray.serve.schema import ApplicationStatus
 from cluster.errors import RequestError
 from cluster.settings import load_settings
 from deployments.http_messages import AsgiApp, HttpRequest, HttpResponse, error_response, json_response
-from deployments.ingress.rest_handlers import method_not_allowed, path_not_found
+from deployments.ingress.rest_handlers import method_not_allowed
 from deployments.protocol.open_inference import PLATFORM
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ROOT_ROUTE = "/v2"
 ROOT_APP = "rayloop-front"
+_PATHS = ("", "/health/live", "/health/ready")
 _SERVER = {"name": "rayloop", "extensions": ["binary_tensor_data"], "version": "2", "platform": PLATFORM}
 
 
@@ -41,7 +42,7 @@ class RootApp:
 
     async def _respond(self, request: HttpRequest) -> HttpResponse:
         path = request.path.removeprefix(ROOT_ROUTE).rstrip("/")
-        if path not in ("", "/health/live", "/health/ready"):
+        if path not in _PATHS:
             return error_response(await self._refusal(request, path))
         if request.method != "GET":
             return error_response(method_not_allowed("GET"))
@@ -57,10 +58,9 @@ class RootApp:
             except RequestError as error:
                 return error
         if model := _model(path):
-            return RequestError(
-                f"no model {model[:100]!r} is deployed", status=404, code="request.model_not_found", model=model[:100]
-            )
-        return path_not_found(f"{ROOT_ROUTE}{path}")
+            return RequestError("request.model_not_found", model=model[:100])
+        paths = [f"{ROOT_ROUTE}{each}" for each in _PATHS]
+        return RequestError("request.path_not_found", path=f"{ROOT_ROUTE}{path}"[:100], paths=paths)
 
 
 def _ready() -> bool:

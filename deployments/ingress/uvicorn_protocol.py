@@ -89,7 +89,7 @@ class ConcurrencyLimiter:
             if task not in self._late:
                 raise
             task.uncancel()
-            return error_response(_timed_out(route.timeout_s))
+            return error_response(RequestError("request.timed_out", timeout_s=route.timeout_s))
         finally:
             del self._since[task]
             self._late.discard(task)
@@ -232,14 +232,4 @@ class RequestCycle:
 
 
 def _overloaded(retry_after_s: int) -> RequestError:
-    return RequestError(
-        "too many requests at once",
-        f"retry in {retry_after_s} s",
-        status=503,
-        headers={"retry-after": str(retry_after_s)},
-        code="request.overloaded",
-    )
-
-
-def _timed_out(timeout_s: float) -> RequestError:
-    return RequestError(f"no answer within {timeout_s:g} s", status=408, code="request.timed_out", timeout_s=timeout_s)
+    return RequestError("request.overloaded", headers={"retry-after": str(retry_after_s)}, retry_after_s=retry_after_s)

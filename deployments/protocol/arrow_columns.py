@@ -109,19 +109,13 @@ def parse_timestamp(value: object, field: str) -> int:
             moment = datetime.fromisoformat(value)
             at = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
         except (ValueError, OverflowError) as error:
-            raise RequestError(
-                f"{value[:40]!r} is not an ISO 8601 time", field=field, code="request.malformed_time"
-            ) from error
+            raise RequestError("request.malformed_time", field=field, value=_abbreviate(value)) from error
     elif isinstance(value, int) and not isinstance(value, bool):
         at = value
     else:
-        raise RequestError(
-            "expected ISO 8601 text or integer microseconds since 1970, UTC",
-            field=field,
-            code="request.malformed_time",
-        )
+        raise RequestError("request.malformed_time", field=field, value=_abbreviate(value))
     if not _FIRST_US <= at <= _LAST_US:
-        raise time_out_of_range("the time", field)
+        raise RequestError("request.time_out_of_range", field=field, time="the time")
     return at
 
 
@@ -146,11 +140,7 @@ def _clean_floats(values: pa.Array) -> pa.Array | None:
 def _check_range(array: pa.Array, field: str) -> None:
     beyond = _beyond(array)
     if beyond.any():
-        raise RequestError(
-            f"number outside of ±{MAX_NUMBER:.4g}",
-            field=f"{field}[{int(np.argmax(beyond))}]",
-            code="request.number_out_of_range",
-        )
+        raise RequestError("request.number_out_of_range", field=f"{field}[{int(np.argmax(beyond))}]", limit=MAX_NUMBER)
 
 
 def _beyond(numbers: pa.Array) -> np.ndarray:
@@ -161,12 +151,7 @@ def _beyond(numbers: pa.Array) -> np.ndarray:
 
 def _check_nulls(column: Column, array: pa.Array, field: str) -> pa.Array:
     if array.null_count:
-        raise RequestError(
-            f"{column.name!r} may not be null: the features' time is computed from it",
-            field=field,
-            code="request.null_not_allowed",
-            column=column.name,
-        )
+        raise RequestError("request.null_not_allowed", field=field, column=column.name)
     return array
 
 
@@ -174,13 +159,8 @@ def _instants(values: pa.Array, field: str) -> pa.Array:
     moments = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
     beyond = (moments < _FIRST_US) | (moments > _LAST_US)
     if beyond.any():
-        raise time_out_of_range("the time", f"{field}[{int(np.argmax(beyond))}]")
+        raise RequestError("request.time_out_of_range", field=f"{field}[{int(np.argmax(beyond))}]", time="the time")
     return pa.array(moments, TIMESTAMP)
-
-
-def time_out_of_range(what: str, field: str) -> RequestError:
-    """The refusal of a time that neither datetime nor Iceberg's statistics can represent."""
-    return RequestError(f"{what} is outside of the years 1 to 9999, UTC", field=field, code="request.time_out_of_range")
 
 
 def find_unsupported_time(moments: np.ndarray) -> int | None:
@@ -195,10 +175,7 @@ def _typed(values: Sequence[Any], kind: pa.DataType, field: str, expected: str) 
     except _MISTYPED as error:
         at = next((i for i, value in enumerate(values) if not _converts(value, kind)), 0)
         raise RequestError(
-            f"expected {expected}, got {_abbreviate(values[at])}",
-            field=f"{field}[{at}]",
-            code="request.wrong_type",
-            expected=expected,
+            "request.wrong_type", field=f"{field}[{at}]", expected=expected, value=_abbreviate(values[at])
         ) from error
     return array
 
@@ -225,21 +202,21 @@ def _tensors(column: Column, values: Sequence[Any], field: str) -> pa.Array:
 
 def _tensor_array(column: Column, numbers: pa.Array, field: str) -> pa.Array:
     if numbers.null_count or not np.isfinite(numbers.to_numpy(zero_copy_only=False)).all():
-        raise RequestError("tensors must hold finite numbers", field=field, code="request.tensor_not_finite")
+        raise RequestError("request.tensor_not_finite", field=field)
     return pa.FixedSizeListArray.from_arrays(numbers, math.prod(column.shape)).cast(pa.list_(pa.float32()))
 
 
 def _flatten(row: object, shape: tuple[int, ...], field: str) -> list[Any]:
     """One row's values as a flat list, from a flat list or one nested according to ``shape``."""
-    expected = f"expected an array of shape {list(shape)}"
+    expected = f"an array of shape {list(shape)}"
     if not isinstance(row, list):
-        raise RequestError(expected, field=field, code="request.wrong_shape")
+        raise RequestError("request.wrong_shape", field=field, expected=expected)
     if len(shape) == 1 or (len(row) == math.prod(shape) and not isinstance(row[0], list)):
         if len(row) != math.prod(shape):
-            raise RequestError(f"{expected}, got {len(row)} values", field=field, code="request.wrong_shape")
+            raise RequestError("request.wrong_shape", field=field, expected=f"{expected}, got {len(row)} values")
         return row
     if len(row) != shape[0]:
-        raise RequestError(f"{expected}, got {len(row)} entries", field=field, code="request.wrong_shape")
+        raise RequestError("request.wrong_shape", field=field, expected=f"{expected}, got {len(row)} entries")
     return list(chain.from_iterable(_flatten(part, shape[1:], f"{field}[{i}]") for i, part in enumerate(row)))
 
 

@@ -42,11 +42,7 @@ def split_body(body: bytes, header: str | None) -> tuple[memoryview, memoryview 
     if header is None:
         return view, None
     if not header.isdecimal() or int(header) > len(body):
-        raise RequestError(
-            f"expected the length of the JSON part, at most {len(body)}",
-            field=JSON_LENGTH_HEADER,
-            code="request.invalid_json_length",
-        )
+        raise RequestError("request.invalid_json_length", field=JSON_LENGTH_HEADER, limit=len(body))
     return view[: int(header)], view[int(header) :]
 
 
@@ -63,12 +59,18 @@ def attach_tensors(tensors: Sequence[Mapping[str, Any]], tail: memoryview) -> li
             attached.append(tensor)
             continue
         if at + size > len(tail):
-            raise _wrong_size(f"{size} bytes announced, {len(tail) - at} left", f"inputs[{i}]")
+            raise RequestError(
+                "request.wrong_binary_size",
+                field=f"inputs[{i}]",
+                reason=f"{size} bytes announced, {len(tail) - at} left",
+            )
         data = decode_tensor(tail[at : at + size], tensor.get("datatype"), f"inputs[{i}]")
         attached.append({**tensor, "data": data})
         at += size
     if at != len(tail):
-        raise _wrong_size(f"{len(tail) - at} bytes that belong to no input", "body")
+        raise RequestError(
+            "request.wrong_binary_size", field="body", reason=f"{len(tail) - at} bytes that belong to no input"
+        )
     return attached
 
 
@@ -79,12 +81,17 @@ def decode_tensor(data: memoryview, datatype: object, field: str) -> pa.Array:
     dtype = DTYPES.get(datatype) if isinstance(datatype, str) else None
     if dtype is None:
         raise RequestError(
-            f"datatype {str(datatype)[:20]!r} has no binary form",
+            "request.wrong_datatype",
             field=f"{field}.datatype",
-            code="request.wrong_datatype",
+            expected=["BYTES", *DTYPES],
+            datatype=str(datatype)[:20],
         )
     if len(data) % dtype.itemsize:
-        raise _wrong_size(f"{len(data)} bytes are not a multiple of the size of {datatype}", field)
+        raise RequestError(
+            "request.wrong_binary_size",
+            field=field,
+            reason=f"{len(data)} bytes are not a multiple of the size of {datatype}",
+        )
     return pa.array(np.frombuffer(data, dtype))
 
 
@@ -106,9 +113,9 @@ def _size(tensor: Mapping[str, Any], field: str) -> int | None:
     parameters = tensor.get("parameters") if isinstance(tensor, dict) else None
     size = parameters.get(BINARY_DATA_SIZE) if isinstance(parameters, dict) else None
     if size is not None and (type(size) is not int or size < 0):
-        raise _wrong_size("expected a number of bytes", field)
+        raise RequestError("request.wrong_binary_size", field=field, reason="expected a number of bytes")
     if size is not None and "data" in tensor:
-        raise RequestError("data is given in both JSON and binary form", field=field, code="request.duplicate_data")
+        raise RequestError("request.duplicate_data", field=field)
     return size
 
 
@@ -118,17 +125,8 @@ def _texts(data: memoryview, field: str) -> pa.Array:
     try:
         array.validate(full=True)
     except pa.ArrowInvalid as error:
-        raise not_utf8(field) from error
+        raise RequestError("request.not_utf8", field=field) from error
     return array
-
-
-def not_utf8(field: str) -> RequestError:
-    """The refusal of bytes that are not text."""
-    return RequestError("text must be UTF-8", field=field, code="request.not_utf8")
-
-
-def _wrong_size(what: str, field: str) -> RequestError:
-    return RequestError(what, field=field, code="request.wrong_binary_size")
 
 
 def _split_equal_lengths(data: memoryview) -> tuple[np.ndarray, bytes] | None:
@@ -151,11 +149,13 @@ def _split_texts(data: memoryview, field: str) -> tuple[np.ndarray, bytes]:
     parts, offsets, at, size = [], [0], 0, len(data)
     while at < size:
         if at + _LENGTH.size > size:
-            raise _wrong_size("the bytes are truncated inside a length", field)
+            raise RequestError(
+                "request.wrong_binary_size", field=field, reason="the bytes are truncated inside a length"
+            )
         start = at + _LENGTH.size
         at = start + _LENGTH.unpack_from(data, at)[0]
         parts.append(data[start:at])
         offsets.append(offsets[-1] + at - start)
     if at != size:
-        raise _wrong_size("the bytes are truncated inside a string", field)
+        raise RequestError("request.wrong_binary_size", field=field, reason="the bytes are truncated inside a string")
     return np.array(offsets, np.int32), b"".join(parts)

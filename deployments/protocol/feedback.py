@@ -36,21 +36,9 @@ def parse_feedback(body: Mapping[str, Any], task: Task, max_rows: int) -> pa.Tab
     """
     labels = body.get("labels")
     if not isinstance(labels, list) or not labels:
-        raise RequestError(
-            'expected {"labels": [{"id": …, "label": …}, …]} with at least one label',
-            field="labels",
-            code="request.labels_missing",
-        )
+        raise RequestError("request.labels_missing", field="labels")
     if len(labels) > max_rows:
-        raise RequestError(
-            f"{len(labels)} labels in one request, the limit is {max_rows}",
-            "send several requests",
-            field="labels",
-            status=413,
-            code="request.too_many_rows",
-            rows=len(labels),
-            limit=max_rows,
-        )
+        raise RequestError("request.too_many_rows", field="labels", rows=len(labels), limit=max_rows)
     rows = [_label(entry, task, f"labels[{i}]") for i, entry in enumerate(labels)]
     return pa.table(
         {
@@ -63,10 +51,10 @@ def parse_feedback(body: Mapping[str, Any], task: Task, max_rows: int) -> pa.Tab
 
 def _label(entry: object, task: Task, field: str) -> tuple[str, float, int | None]:
     if not isinstance(entry, dict):
-        raise RequestError("expected an object with id and label", field=field, code="request.malformed_label")
+        raise RequestError("request.malformed_label", field=field, expected="an object with id and label")
     row = entry.get("id")
     if not isinstance(row, str) or not 0 < len(row) <= _MAX_ID_CHARS:
-        raise RequestError("expected the row id of a prediction", field=f"{field}.id", code="request.malformed_label")
+        raise RequestError("request.malformed_label", field=f"{field}.id", expected="the row id of a prediction")
     time = entry.get("time")
     return (
         row,
@@ -80,9 +68,9 @@ def _label_value(value: object, task: Task, field: str) -> float:
         if isinstance(value, str) and value in task.classes:
             return float(task.classes.index(value))
         expected = f"a class: one of {', '.join(task.classes)}"
-        raise RequestError(f"expected {expected}", field=field, code="request.wrong_label", expected=expected)
+        raise RequestError("request.wrong_label", field=field, expected=expected)
     number = value if isinstance(value, bool | int | float) and abs(value) <= MAX_NUMBER else math.nan
     if number in (0, 1) or (task.kind == "regression" and not math.isnan(number)):
         return float(number)
     expected = "0, 1, false or true" if task.kind == "binary" else "a number"
-    raise RequestError(f"expected {expected}", field=field, code="request.wrong_label", expected=expected)
+    raise RequestError("request.wrong_label", field=field, expected=expected)

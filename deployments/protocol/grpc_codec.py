@@ -28,9 +28,7 @@ def to_rest_body(request: inference_pb2.ModelInferRequest) -> dict[str, Any]:
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise RequestError(
-            f"{len(raw)} tensors for {len(request.inputs)} inputs",
-            field="raw_input_contents",
-            code="request.wrong_tensor_count",
+            "request.wrong_tensor_count", field="raw_input_contents", tensors=len(raw), inputs=len(request.inputs)
         )
     inputs = []
     for i, tensor in enumerate(request.inputs):
@@ -78,7 +76,7 @@ def _contents(tensor: Any, field: str) -> list[Any]:
     name = _CONTENTS.get(tensor.datatype)
     if name is None:
         raise RequestError(
-            f"unknown datatype {tensor.datatype[:20]!r}", field=f"{field}.datatype", code="request.wrong_datatype"
+            "request.wrong_datatype", field=f"{field}.datatype", expected=list(_CONTENTS), datatype=tensor.datatype[:20]
         )
     values = getattr(tensor.contents, name)
     if tensor.datatype != "BYTES":
@@ -86,4 +84,4 @@ def _contents(tensor: Any, field: str) -> list[Any]:
     try:
         return [value.decode() for value in values]
     except UnicodeDecodeError as error:
-        raise binary_tensors.not_utf8(f"{field}.contents") from error
+        raise RequestError("request.not_utf8", field=f"{field}.contents") from error

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 
 from cluster.errors import RequestError
 from cluster.values import Task
-from deployments.protocol.open_inference import predicted_classes, too_many_rows
+from deployments.protocol.open_inference import predicted_classes
 from deployments.protocol.request_rows import RequestRows
 from features.definitions import FeatureSet
 
@@ -36,7 +36,7 @@ def parse_invocation(body: Mapping[str, Any], features: FeatureSet, max_rows: in
     """
     shapes = [shape for shape in _SHAPES if shape in body]
     if len(shapes) != 1:
-        raise RequestError(f"expected exactly one of {', '.join(_SHAPES)}", field="body", code="request.wrong_shape")
+        raise RequestError("request.wrong_shape", field="body", expected=f"exactly one of {', '.join(_SHAPES)}")
     shape = shapes[0]
     names = [column.name for column in features.request]
     values = _SHAPES[shape](body[shape], names, shape)
@@ -61,39 +61,34 @@ def _check_columns(values: ColumnLists, names: list[str], shape: str, max_rows: 
         raise _wrong_columns(missing, unknown, shape)
     lengths = {len(column) for column in values.values()}
     if len(lengths) != 1 or 0 in lengths:
-        raise RequestError(
-            "expected columns of equal length with at least one row", field=shape, code="request.unequal_columns"
-        )
+        raise RequestError("request.unequal_columns", field=shape, rows=sorted(lengths))
     if max(lengths) > max_rows:
-        raise too_many_rows(max(lengths), max_rows, shape)
+        raise RequestError("request.too_many_rows", field=shape, rows=max(lengths), limit=max_rows)
 
 
 def _wrong_columns(missing: list[str], unknown: list[str], field: str) -> RequestError:
     unknown = [name[:40] for name in unknown]
-    faults = (("missing", missing), ("unknown", unknown))
-    what = "; ".join(f"{fault} columns: {', '.join(names)[:200]}" for fault, names in faults if names)
-    todo = "null stands for an unknown value" if missing else ""
-    return RequestError(what, todo, field=field, code="request.wrong_columns", missing=missing, unknown=unknown)
+    return RequestError("request.wrong_columns", field=field, missing=missing, unknown=unknown)
 
 
 def _split(value: object, names: list[str], field: str) -> ColumnLists:
     columns = value.get("columns") if isinstance(value, dict) else None
     data = value.get("data") if isinstance(value, dict) else None
     if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
-        raise RequestError("expected a list of column names", field=f"{field}.columns", code="request.wrong_shape")
+        raise RequestError("request.wrong_shape", field=f"{field}.columns", expected="a list of column names")
     if not isinstance(data, list):
-        raise RequestError("expected a list of rows", field=f"{field}.data", code="request.wrong_shape")
+        raise RequestError("request.wrong_shape", field=f"{field}.data", expected="a list of rows")
     for i, row in enumerate(data):
         if not isinstance(row, list) or len(row) != len(columns):
             raise RequestError(
-                f"expected a list of {len(columns)} values", field=f"{field}.data[{i}]", code="request.wrong_shape"
+                "request.wrong_shape", field=f"{field}.data[{i}]", expected=f"a list of {len(columns)} values"
             )
     return {name: [row[i] for row in data] for i, name in enumerate(columns)}
 
 
 def _records(value: object, names: list[str], field: str) -> ColumnLists:
     if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
-        raise RequestError("expected a list of at least one object", field=field, code="request.wrong_shape")
+        raise RequestError("request.wrong_shape", field=field, expected="a list of at least one object")
     for i, row in enumerate(value):
         missing = [name for name in names if name not in row]
         if missing or len(row) != len(names):
@@ -112,15 +107,13 @@ def _inputs(value: object, names: list[str], field: str) -> ColumnLists:
         return _only_column(value, names, field)
     for name, column in value.items():
         if not isinstance(column, list):
-            raise RequestError("expected a list of values", field=f"{field}.{name[:40]}", code="request.wrong_shape")
+            raise RequestError("request.wrong_shape", field=f"{field}.{name[:40]}", expected="a list of values")
     return value
 
 
 def _only_column(value: object, names: list[str], field: str) -> ColumnLists:
     if len(names) != 1 or not isinstance(value, list):
-        raise RequestError(
-            f"expected values by column name: {', '.join(names)}", field=field, code="request.wrong_shape"
-        )
+        raise RequestError("request.wrong_shape", field=field, expected=f"values by column name: {', '.join(names)}")
     return {names[0]: value}
 
 

@@ -85,9 +85,9 @@ def parse_json_object(body: bytes | memoryview) -> dict[str, Any]:
     try:
         value = from_json(bytes(body), cache_strings=False)
     except ValueError as error:
-        raise RequestError(f"the body is not JSON: {error}", field="body", code="request.malformed_json") from error
+        raise RequestError("request.malformed_json", field="body", reason=str(error)) from error
     if not isinstance(value, dict):
-        raise RequestError("the body must be a JSON object", field="body", code="request.malformed_json")
+        raise RequestError("request.malformed_json", field="body", reason=f"it is a {type(value).__name__}")
     return value
 
 
@@ -99,22 +99,7 @@ def validate_request_id(value: object, field: str = "id") -> str:
     """
     if isinstance(value, str) and _ID.fullmatch(value):
         return value
-    raise RequestError(
-        "an id is 1 to 200 printable ASCII characters without spaces", field=field, code="request.malformed_id"
-    )
-
-
-def too_many_rows(rows: int, limit: int, field: str) -> RequestError:
-    """The 413 for a request with more rows than the model answers at once."""
-    return RequestError(
-        f"{rows} rows in one request, the limit is {limit}",
-        "send several requests",
-        field=field,
-        status=413,
-        code="request.too_many_rows",
-        rows=rows,
-        limit=limit,
-    )
+    raise RequestError("request.malformed_id", field=field)
 
 
 class InferRequestParser:
@@ -154,7 +139,7 @@ class InferRequestParser:
         request = validate_request_id(body["id"]) if body.get("id") is not None else default_id
         inputs = body.get("inputs")
         if not isinstance(inputs, list) or not inputs:
-            raise RequestError("expected a list of input tensors", field="inputs", code="request.inputs_missing")
+            raise RequestError("request.inputs_missing", field="inputs")
         rows = self._rows_by_cached_layout(inputs) if tail is None and self._scalar else None
         if rows is None:
             rows = self._check_inputs(inputs if tail is None else binary_tensors.attach_tensors(inputs, tail))
@@ -204,28 +189,14 @@ class InferRequestParser:
             name = tensor.get("name") if isinstance(tensor, dict) else None
             at = self._index.get(name) if isinstance(name, str) else None
             if at is None:
-                known = ", ".join(sorted(self._index))
-                raise RequestError(
-                    "unknown input",
-                    f"the model's inputs: {known}",
-                    field=f"inputs[{i}].name",
-                    code="request.unknown_input",
-                )
+                raise RequestError("request.unknown_input", field=f"inputs[{i}].name", inputs=sorted(self._index))
             if indices[at] is not None:
-                raise RequestError(
-                    f"duplicate input {name!r}", field=f"inputs[{i}].name", code="request.duplicate_input", input=name
-                )
+                raise RequestError("request.duplicate_input", field=f"inputs[{i}].name", input=name)
             indices[at] = i
         order = [index for index in indices if index is not None]
         if len(order) < len(indices):
             missing = [c.name for c, index in zip(self._columns, indices, strict=True) if index is None]
-            raise RequestError(
-                f"missing inputs: {', '.join(missing)}",
-                "null stands for an unknown value",
-                field="inputs",
-                code="request.input_missing",
-                missing=missing,
-            )
+            raise RequestError("request.input_missing", field="inputs", missing=missing)
         return [inputs[i] for i in order], order
 
     def _row_count(self, tensors: Sequence[Mapping[str, Any]], order: Sequence[int]) -> int:
@@ -233,29 +204,24 @@ class InferRequestParser:
         rows = max(counts)
         if min(counts) != rows:
             field = f"inputs[{order[counts.index(rows)]}].shape"
-            what = f"inputs have different numbers of rows: {sorted(set(counts))}"
-            raise RequestError(what, field=field, code="request.unequal_columns")
+            raise RequestError("request.unequal_columns", field=field, rows=sorted(set(counts)))
         if rows > self._max_rows:
-            raise too_many_rows(rows, self._max_rows, "inputs")
+            raise RequestError("request.too_many_rows", field="inputs", rows=rows, limit=self._max_rows)
         if rows < 1:
-            raise RequestError("no rows", field=f"inputs[{order[0]}].shape", code="request.no_rows")
+            raise RequestError("request.no_rows", field=f"inputs[{order[0]}].shape")
         return rows
 
     def _column_values(self, column: Column, tensor: Mapping[str, Any], field: str, rows: int) -> ColumnValues:
         shape = tensor["shape"]
         if shape != [rows, *column.shape] and (column.shape or shape != [rows, 1]):
             raise RequestError(
-                f"expected shape {[rows, *column.shape]}, got {shape}",
-                field=f"{field}.shape",
-                code="request.wrong_shape",
+                "request.wrong_shape", field=f"{field}.shape", expected=f"shape {[rows, *column.shape]}, got {shape}"
             )
         datatype = tensor.get("datatype")
         if datatype not in _DATATYPES[column.kind]:
             expected = " or ".join(_DATATYPES[column.kind])
             raise RequestError(
-                f"expected datatype {expected}, got {str(datatype)[:20]!r}",
-                field=f"{field}.datatype",
-                code="request.wrong_datatype",
+                "request.wrong_datatype", field=f"{field}.datatype", expected=expected, datatype=str(datatype)[:20]
             )
         values = _values_by_row(tensor.get("data"), rows, column, f"{field}.data")
         if isinstance(values, pa.Array):
@@ -273,15 +239,12 @@ class InferRequestParser:
         if outputs is None:
             return (), frozenset(self._outputs) if all_binary else frozenset()
         if not isinstance(outputs, list):
-            raise RequestError("expected a list of outputs", field="outputs", code="request.wrong_type")
+            raise RequestError(
+                "request.wrong_type", field="outputs", expected="a list of outputs", value=type(outputs).__name__
+            )
         for i, output in enumerate(outputs):
             if not isinstance(output, dict) or output.get("name") not in self._outputs:
-                raise RequestError(
-                    "unknown output",
-                    f"the model's outputs: {', '.join(self._outputs)}",
-                    field=f"outputs[{i}].name",
-                    code="request.unknown_output",
-                )
+                raise RequestError("request.unknown_output", field=f"outputs[{i}].name", outputs=list(self._outputs))
         binary = (output["name"] for output in outputs if _flag(output, "binary_data", all_binary))
         return tuple(output["name"] for output in outputs), frozenset(binary)
 
@@ -366,7 +329,7 @@ def _first_axis(tensor: Mapping[str, Any], index: int) -> int:
     shape = tensor.get("shape")
     if not isinstance(shape, list) or not shape or not all(type(axis) is int and axis >= 0 for axis in shape):
         raise RequestError(
-            "expected a list of sizes, rows first", field=f"inputs[{index}].shape", code="request.wrong_shape"
+            "request.wrong_shape", field=f"inputs[{index}].shape", expected="a list of sizes, rows first"
         )
     rows: int = shape[0]
     return rows
@@ -377,14 +340,14 @@ def _values_by_row(data: object, rows: int, column: Column, field: str) -> Colum
     if isinstance(data, pa.Array):
         return _check_count(data, rows, column, field)
     if not isinstance(data, list):
-        raise RequestError("expected a list of values", field=field, code="request.wrong_type")
+        raise RequestError("request.wrong_type", field=field, expected="a list of values", value=type(data).__name__)
     if not column.shape:
         nested = bool(data) and all(isinstance(value, list) for value in data)
         return _check_count(list(chain.from_iterable(data)) if nested else data, rows, column, field)
     if len(data) == rows and all(isinstance(row, list) for row in data):
         return data
     if any(isinstance(value, list) for value in data):
-        raise RequestError(f"{len(data)} entries for {rows} rows", field=field, code="request.wrong_shape")
+        raise RequestError("request.wrong_shape", field=field, expected=f"{rows} rows, got {len(data)} entries")
     size = len(_check_count(data, rows, column, field)) // rows
     return [data[row * size : (row + 1) * size] for row in range(rows)]
 
@@ -393,7 +356,7 @@ def _check_count(values: ColumnValues, rows: int, column: Column, field: str) ->
     expected = rows * int(np.prod(column.shape, dtype=np.int64)) if column.shape else rows
     if len(values) != expected:
         shape = f" of shape {list(column.shape)}" if column.shape else ""
-        raise RequestError(f"{len(values)} values for {rows} rows{shape}", field=field, code="request.wrong_shape")
+        raise RequestError("request.wrong_shape", field=field, expected=f"{rows} rows{shape}, got {len(values)} values")
     return values
 
 

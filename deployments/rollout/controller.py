@@ -138,25 +138,13 @@ class RolloutController:
             decision = journal_entry(state, "start", state.since, {})
             self._approvals.reset()
             if refusal := await self._approvals.objection(state, decision):
-                raise RolloutError(
-                    f"the rollout of {self._model} was not approved: {refusal}",
-                    "see the webhooks of its policy",
-                    code="rollout.not_approved",
-                    model=self._model,
-                    refusal=refusal,
-                )
+                raise RolloutError("rollout.not_approved", model=self._model, refusal=refusal)
             self._options, self._task = options or ServingOptions(), task
             self._evidence, self._verdicts = {}, {}
             await self._record(state, decision)
             await self._reconcile()
         if self._state is not None and self._state.status == "aborted":
-            raise RolloutError(
-                self._state.reason,
-                "fix or replace the version, then start another rollout",
-                code="rollout.challengers_not_served",
-                rollout=self._state.id,
-                reason=self._state.reason,
-            )
+            raise RolloutError("rollout.challengers_not_served", rollout=self._state.id, reason=self._state.reason)
         return await self.status()
 
     async def status(self) -> RolloutStatus:
@@ -199,7 +187,7 @@ class RolloutController:
         status = await self._command("promote", reason, version, rollout)
         if status.state is not None and status.state.status != "promoted":
             reason = status.decisions[-1].reason
-            raise RolloutError(reason, code="rollout.promotion_refused", rollout=status.state.id, reason=reason)
+            raise RolloutError("rollout.promotion_refused", rollout=status.state.id, reason=reason)
         return status
 
     async def roll_back(self, champion: str, reason: str) -> RolloutStatus:
@@ -214,7 +202,7 @@ class RolloutController:
         """
         async with self._turn:
             if self._state is None:
-                raise self._not_found("there is no earlier champion to restore")
+                raise RolloutError("rollout.not_found", model=self._model)
             await self._record(*roll_back(self._state, champion, reason, time.time()))
             await self._reconcile()
         return await self.status()
@@ -223,15 +211,10 @@ class RolloutController:
         """Return this process's id."""
         return os.getpid()
 
-    def _not_found(self, todo: str) -> RolloutError:
-        return RolloutError(
-            f"model {self._model!r} has no rollout history", todo, code="rollout.not_found", model=self._model
-        )
-
     async def _command(self, command: Command, reason: str, version: str = "", rollout: str = "") -> RolloutStatus:
         async with self._turn:
             if self._state is None:
-                raise self._not_found("start one first")
+                raise RolloutError("rollout.not_found", model=self._model)
             state, decision = apply_command(self._state, command, reason, time.time(), version, rollout)
             if command == "promote":
                 state, decision = await self._promote_unless_worse(self._state, state, decision)
@@ -246,12 +229,7 @@ class RolloutController:
         # With age 0 no deadline is over: only a challenger that is worse aborts.
         await self._refresh_evidence(before, 0.0)
         if self._approvals.aborting:
-            raise RolloutError(
-                f"an abort of rollout {before.id} of {self._model} was also requested and takes precedence",
-                "see `rayloop status`",
-                code="rollout.abort_requested",
-                rollout=before.id,
-            )
+            raise RolloutError("rollout.abort_requested", rollout=before.id, model=self._model)
         (version,) = state.challengers
         verdict = self._verdicts[version]
         if verdict.kind != "abort":

@@ -36,12 +36,7 @@ class Reconciler:
         """
         config: ServerConfig | None = await self._config.current_config.remote(self._model)
         if config is None:
-            raise RolloutError(
-                f"model {self._model!r} is not deployed",
-                "deploy a version first",
-                code="rollout.no_champion",
-                model=self._model,
-            )
+            raise RolloutError("rollout.no_champion", model=self._model)
         return config.champion
 
     async def task(self, champion: str) -> Task:

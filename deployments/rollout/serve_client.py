@@ -49,12 +49,7 @@ def check_access(settings: Settings, served: Settings) -> None:
     here, there = _access_settings(settings), _access_settings(served)
     for variable in sorted(here.keys() | there.keys()):
         if here.get(variable) != there.get(variable):
-            raise SettingsError(
-                f"{variable} differs from the value that the running deployments use",
-                "restore its previous value, or restart the cluster with it: `rayloop down`, `rayloop up`",
-                code="settings.differ",
-                variable=variable,
-            )
+            raise SettingsError("settings.differ", variable=variable)
 
 
 def deployment_statuses(settings: Settings, models: Sequence[str]) -> dict[str, DeploymentStatus]:

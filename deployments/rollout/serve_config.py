@@ -180,12 +180,7 @@ class ServeConfigWriter:
         def change(apps: Applications) -> None:
             current = _server_config(apps, model)
             if current is None:
-                raise RayloopError(
-                    f"model {model!r} is not deployed",
-                    "deploy a version first",
-                    code="rayloop.model_not_deployed",
-                    model=model,
-                )
+                raise RayloopError("rayloop.model_not_deployed", model=model)
             config = ServerConfig.model_validate(current.model_dump() | _dump_values(update))
             apps[model_app_name(model)]["deployments"][0]["user_config"] = config.model_dump(mode="json")
 
@@ -230,12 +225,7 @@ class ServeConfigWriter:
         details = await asyncio.to_thread(self._details)
         config = _server_config(serve_details.declared_applications(details), model)
         if config is None:
-            raise RayloopError(
-                f"model {model!r} was removed during the update",
-                "deploy it again",
-                code="rayloop.model_not_deployed",
-                model=model,
-            )
+            raise RayloopError("rayloop.model_not_deployed", model=model)
         replicas = len(serve_details.running_replicas(details, app))
         trial = config.trial.model_dump_json() if config.trial else ""
         handle = serve.get_deployment_handle(serve_details.MODEL_DEPLOYMENT, app)
@@ -244,23 +234,13 @@ class ServeConfigWriter:
             state = await handle.state.remote()
             if state["failure"]:
                 raise RayloopError(
-                    f"{model} stays at v{state['version']}: {state['failure']}",
-                    "fix the version, or deploy another one",
-                    code="rayloop.change_not_applied",
-                    model=model,
-                    version=state["version"],
-                    failure=state["failure"],
+                    "rayloop.change_not_applied", model=model, version=state["version"], failure=state["failure"]
                 )
             if (state["version"], state["trial"]) == (config.champion.version, trial):
                 confirmed.add(state["replica"])
             elif time.monotonic() > deadline:
                 raise RayloopError(
-                    f"a replica of {model} still serves v{state['version']}, not v{config.champion.version}",
-                    "see `rayloop status` and the log of the replica",
-                    code="rayloop.replica_late",
-                    model=model,
-                    version=state["version"],
-                    expected=config.champion.version,
+                    "rayloop.replica_late", model=model, version=state["version"], expected=config.champion.version
                 )
             else:
                 await asyncio.sleep(_POLL_S)
@@ -274,14 +254,7 @@ class ServeConfigWriter:
             if time.monotonic() > deadline:
                 report = details["applications"].get(app, {})
                 status, message = report.get("status", "absent"), serve_details.failure_message(report)
-                raise RayloopError(
-                    f"application {app} is {status} after {limit_s:.0f} s: {message}",
-                    "check that the cluster has the CPUs and memory that it requires",
-                    code="rayloop.deployment_late",
-                    app=app,
-                    status=status,
-                    message=message,
-                )
+                raise RayloopError("rayloop.deployment_late", app=app, status=status, message=message, limit_s=limit_s)
             await asyncio.sleep(_POLL_S)
 
     def _application(self, name: str, route: str | None, module: str, deployment: dict[str, Any]) -> dict[str, Any]:

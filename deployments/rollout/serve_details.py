@@ -27,12 +27,7 @@ def connect(settings: Settings) -> ServeSubmissionClient:
     try:
         return ServeSubmissionClient(settings.dashboard)
     except (ConnectionError, requests.exceptions.ConnectionError) as error:
-        raise ClusterUnavailable(
-            f"no Ray dashboard answers at {settings.dashboard}",
-            "start a cluster with `rayloop up`, or set RAYLOOP_ADDRESS",
-            code="cluster.no_answer",
-            address=settings.dashboard,
-        ) from error
+        raise ClusterUnavailable("cluster.no_answer", address=settings.dashboard) from error
 
 
 def declared_applications(details: dict[str, Any]) -> Applications:
@@ -59,13 +54,7 @@ def is_running(details: dict[str, Any], app: str) -> bool:
     report = details["applications"].get(app, {})
     if report.get("status") == "DEPLOY_FAILED":
         message = failure_message(report)
-        raise RayloopError(
-            f"application {app} could not be deployed: {message}",
-            "see the log of its replicas in Ray's dashboard",
-            code="rayloop.deployment_failed",
-            app=app,
-            message=message,
-        )
+        raise RayloopError("rayloop.deployment_failed", app=app, message=message)
     if report.get("status") != "RUNNING":
         return False
     config = report["deployed_app_config"]["deployments"][0].get("user_config")

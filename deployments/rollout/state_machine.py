@@ -132,29 +132,11 @@ def begin(
         RolloutError: These versions cannot compete under this policy.
     """
     if champion in challengers:
-        raise RolloutError(
-            f"{model} v{champion} is already the champion",
-            "choose another version",
-            code="rollout.challenger_is_champion",
-            model=model,
-            version=champion,
-        )
+        raise RolloutError("rollout.challenger_is_champion", model=model, version=champion)
     if not challengers or len(set(challengers)) < len(challengers):
-        raise RolloutError(
-            f"challenger versions of {model} must be non-empty and unique: {format_versions(challengers) or 'none'}",
-            "name each version once",
-            code="rollout.challengers_not_unique",
-            model=model,
-            challengers=tuple(challengers),
-        )
+        raise RolloutError("rollout.challengers_not_unique", model=model, challengers=tuple(challengers))
     if len(challengers) > 1 and len(policy.steps) == 1:
-        raise RolloutError(
-            f"several challengers of {model} need a step at which the champion answers too",
-            "declare a step below 1, such as (0.5, 1.0)",
-            code="rollout.no_step_below_one",
-            model=model,
-            steps=policy.steps,
-        )
+        raise RolloutError("rollout.no_step_below_one", model=model, steps=policy.steps)
     reason = f"{format_versions(challengers)} on trial against v{champion}" + (
         ", in a dry run" if policy.dry_run else ""
     )
@@ -253,26 +235,21 @@ def apply_command(
     """
     if rollout and rollout != state.id:
         raise RolloutError(
-            f"{command} is for rollout {rollout} of {state.model}, but the newest is {state.id} ({state.status})",
-            "see `rayloop status`",
-            code="rollout.not_the_newest",
+            "rollout.not_the_newest",
             rollout=rollout,
             newest=state.id,
+            command=command,
+            model=state.model,
+            status=state.status,
         )
     if not state.active or (command, state.status) in (("pause", "paused"), ("resume", "running")):
         raise RolloutError(
-            f"cannot {command} rollout {state.id} of {state.model}: it is {state.status}",
-            "see `rayloop status`",
-            code="rollout.command_not_applicable",
-            command=command,
-            rollout=state.id,
-            status=state.status,
+            "rollout.command_not_applicable", command=command, rollout=state.id, status=state.status, model=state.model
         )
     if version and (command not in ("abort", "promote") or version not in state.challengers):
         raise RolloutError(
-            f"cannot {command} v{version} of {state.model}, on trial: {format_versions(state.challengers)}",
-            "abort or promote a version that is on trial; pause and resume apply to all",
-            code="rollout.version_not_applicable",
+            "rollout.version_not_applicable",
+            model=state.model,
             command=command,
             version=version,
             challengers=state.challengers,
@@ -281,12 +258,7 @@ def apply_command(
         return drop_challenger(state, version, reason, now, {}) if version else _end(state, "aborted", reason, now, {})
     if command == "promote":
         if len(state.challengers) > 1 and not version:
-            raise RolloutError(
-                f"{state.model} has several challengers on trial: {format_versions(state.challengers)}",
-                "choose one with --version",
-                code="rollout.version_ambiguous",
-                challengers=state.challengers,
-            )
+            raise RolloutError("rollout.version_ambiguous", model=state.model, challengers=state.challengers)
         chosen = state.model_copy(update={"challengers": (version,) if version else state.challengers})
         return _end(chosen, "promoted", reason, now, {})
     after = _pause_or_resume(state, command, now).model_copy(update={"reason": reason})
@@ -325,13 +297,7 @@ def roll_back(state: RolloutState, champion: str, reason: str, now: float) -> tu
 
 def in_progress(model: str, rollout: str) -> RolloutError:
     """The error for an action that must wait for the end of a rollout."""
-    return RolloutError(
-        f"{model} has a rollout in progress: {rollout}",
-        "abort it or wait for its end",
-        code="rollout.in_progress",
-        model=model,
-        rollout=rollout,
-    )
+    return RolloutError("rollout.in_progress", model=model, rollout=rollout)
 
 
 def format_versions(versions: Sequence[str]) -> str:

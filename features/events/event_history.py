@@ -43,11 +43,10 @@ def build_history(view: FeatureView, rows: pl.DataFrame) -> pl.DataFrame:
     """
     if missing := [c for c in view.source_columns if c not in rows.columns]:
         raise DataError(
-            f"source {view.source!r} lacks columns {', '.join(missing)}, which feature view {view.name!r} needs",
-            code="data.missing_columns",
-            view=view.name,
-            source=view.source,
+            "data.missing_columns",
+            table=f"source {view.source!r} of feature view {view.name!r}",
             columns=missing,
+            present=rows.columns,
         )
     rows = rows.with_columns(d.expr for d in view.derived)
     where = f"feature view {view.name!r}"
@@ -84,13 +83,7 @@ def to_units(view: FeatureView, aggregate: Aggregate, values: pl.Series) -> pl.S
     largest = scaled.abs().max()
     if isinstance(largest, float) and largest > MAX_UNITS:
         raise DataError(
-            f"feature view {view.name!r}: a value of {aggregate.column!r} is too large for the resolution"
-            f" {aggregate.resolution}",
-            "declare a coarser resolution for its aggregates",
-            code="data.value_exceeds_resolution",
-            view=view.name,
-            column=aggregate.column,
-            resolution=aggregate.resolution,
+            "data.value_exceeds_resolution", view=view.name, column=aggregate.column, resolution=aggregate.resolution
         )
     return scaled.cast(pl.Int64)
 
@@ -111,20 +104,9 @@ def epoch_us(schema: pl.Schema, column: str, where: str, *, up: bool) -> pl.Expr
     if kind == pl.Null:
         return pl.lit(None, pl.Int64)
     if not isinstance(kind, pl.Datetime):
-        raise DataError(
-            f"{where}: column {column!r} must be a timestamp, not {kind}",
-            "convert it to a timestamp with a time zone",
-            code="data.not_a_timestamp",
-            column=column,
-            type=str(kind),
-        )
+        raise DataError("data.not_a_timestamp", column=column, type=str(kind), where=where)
     if kind.time_zone is None:
-        raise DataError(
-            f"{where}: the times of {column!r} have no time zone",
-            f'set it where the source is read, such as pl.col("{column}").dt.replace_time_zone("UTC")',
-            code="data.timestamp_without_zone",
-            column=column,
-        )
+        raise DataError("data.timestamp_without_zone", column=column, where=where)
     ticks = pl.col(column).to_physical()
     if kind.time_unit in _US_IN:
         return ticks * _US_IN[kind.time_unit]
@@ -138,13 +120,7 @@ def key_as_text(schema: pl.Schema, key: str, where: str) -> pl.Expr:
         DataError: The keys are floats, which have no unique text form.
     """
     if schema[key].is_float():
-        raise DataError(
-            f"{where}: key {key!r} is {schema[key]}",
-            "convert it to integers or text",
-            code="data.float_key",
-            column=key,
-            type=str(schema[key]),
-        )
+        raise DataError("data.float_key", column=key, type=str(schema[key]), where=where)
     return pl.col(key).cast(pl.String)
 
 
@@ -178,12 +154,5 @@ def _without_negative_zero(number: pl.Expr) -> pl.Expr:
 def _number(view: FeatureView, column: str, schema: pl.Schema) -> pl.Expr:
     kind = schema[column]
     if not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)):
-        raise DataError(
-            f"feature view {view.name!r} uses {column!r} as a number, but it is {kind}",
-            'declare its kind as "category", or derive a number from it',
-            code="data.not_a_number",
-            view=view.name,
-            column=column,
-            type=str(kind),
-        )
+        raise DataError("data.not_a_number", where=f"feature view {view.name!r}", column=column, type=str(kind))
     return pl.col(column).cast(pl.Float64)

@@ -95,13 +95,7 @@ class _TaskPool:
 def _event_count(view: FeatureView, sources: Mapping[str, Sequence[IcebergPart]]) -> int:
     files = sources[view.source]
     if not files:
-        raise DataError(
-            f"feature view {view.name!r}: source {view.source!r} has no rows",
-            "ingest it first",
-            code="data.source_empty",
-            view=view.name,
-            source=view.source,
-        )
+        raise DataError("data.source_empty", view=view.name, source=view.source)
     return sum(file.rows for file in files)
 
 

@@ -79,12 +79,7 @@ def build_frame(
     blocks = max(default_parallelism(), -(-snapshots[examples.source].rows // _BLOCK_ROWS))
     labeled = rows.repartition(blocks).map_batches(label, batch_size=None, batch_format="pyarrow").materialize()
     if not labeled.count():
-        raise DataError(
-            f"no example of source {examples.source!r} has a label and is inside the split",
-            "check Examples(label=...) and the split",
-            code="data.no_examples",
-            source=examples.source,
-        )
+        raise DataError("data.no_examples", source=examples.source)
     sources = {view.source: tables.parts(snapshots[view.source])[1] for view in features.views}
     joined = point_in_time_join(features.views, labeled.to_arrow_refs(), sources, default_parallelism())
     schema = frame_schema(features)
@@ -117,12 +112,7 @@ class OfflineFeatureReader:
         if self._features.as_of is not None or not self._indexes:
             return columns
         if AS_OF not in present:
-            raise DataError(
-                f"the table has no column {AS_OF!r}, and features are looked up as of each row's time",
-                f"add a timestamp column {AS_OF!r}",
-                code="data.rows_without_time",
-                column=AS_OF,
-            )
+            raise DataError("data.rows_without_time", rows="all", column=AS_OF)
         return [*columns, AS_OF]
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -177,21 +167,11 @@ def _require_labels(task: Task, labels: pl.Series, source: str) -> None:
         expected = "0 or 1" if task.kind == "binary" else f"a position in {len(allowed)} classes"
     else:
         raise DataError(
-            f"the label of source {source!r} is {labels.dtype}, but a {task.kind} task needs numbers",
-            code="data.label_type",
-            source=source,
-            type=str(labels.dtype),
-            task=task.kind,
+            "data.label_type", label=f"the label of source {source!r}", type=str(labels.dtype), task=task.kind
         )
     unknown = known.filter(~known.is_in(allowed))
     if len(unknown):
-        raise DataError(
-            f"source {source!r} has rows with the label {unknown[0]!r}, which is not {expected}",
-            "fix Task or Examples(label=...); rows whose label is null are left out",
-            code="data.unknown_label",
-            source=source,
-            label=unknown[0],
-        )
+        raise DataError("data.unknown_label", source=source, label=unknown[0], expected=expected)
 
 
 def _label_block(

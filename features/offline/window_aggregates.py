@@ -60,13 +60,7 @@ class ColumnIndex:
         if aggregate.op == "count":
             return np.asarray(n, np.float64)
         if int(n.max(initial=0)) * self.max_unit > _MAX_SUM:
-            raise DataError(
-                f"sums of {aggregate.column!r} may exceed 64 bits at the resolution {aggregate.resolution}",
-                f"declare a coarser resolution for aggregate {aggregate.name!r}",
-                code="data.sum_exceeds_resolution",
-                column=aggregate.column,
-                resolution=aggregate.resolution,
-            )
+            raise DataError("data.sum_exceeds_resolution", column=aggregate.column)
         sums = _require(self.unit_sums)
         total = sums[high] - sums[low]
         if aggregate.op == "std":

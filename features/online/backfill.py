@@ -169,9 +169,4 @@ def _select_changed(view: FeatureView, part: pl.DataFrame, since_us: int | None)
 def _require_reach(store: OnlineStore, view: FeatureView, newest: int | None) -> None:
     mark = watermark(store, view)
     if mark is not None and (newest is None or newest < mark):
-        raise DataError(
-            f"the online store has newer events of feature view {view.name!r} than its table",
-            "ingest the source first: events that were pushed but not yet ingested would be lost",
-            code="data.online_ahead_of_table",
-            view=view.name,
-        )
+        raise DataError("data.online_ahead_of_table", view=view.name)

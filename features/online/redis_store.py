@@ -13,11 +13,7 @@ from cluster.errors import SettingsError, StoreUnavailable
 try:
     import redis
 except ImportError as error:
-    raise SettingsError(
-        "the online store is Redis, but the client is not installed",
-        "install rayloop[redis]",
-        code="settings.redis_client_missing",
-    ) from error
+    raise SettingsError("settings.redis_client_missing") from error
 
 _CONNECT_TIMEOUT_S = 2.0
 # One chunk of a first load is a transaction of tens of megabytes.
@@ -40,11 +36,7 @@ class RedisStore:
                 decode_responses=False,
             )
         except ValueError as error:
-            raise SettingsError(
-                f"RAYLOOP_ONLINE_STORE is not a valid Redis address: {error}",
-                code="settings.online_store",
-                variable="RAYLOOP_ONLINE_STORE",
-            ) from error
+            raise SettingsError("settings.online_store", variable="RAYLOOP_ONLINE_STORE", reason=str(error)) from error
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         if not keys:
@@ -75,19 +67,9 @@ class RedisStore:
         try:
             yield
         except redis.ConnectionError as error:
-            raise StoreUnavailable(
-                f"the online store at {self._address} does not answer: {error}",
-                "check RAYLOOP_ONLINE_STORE and the server",
-                code="store.unreachable",
-                address=self._address,
-            ) from error
+            raise StoreUnavailable("store.unreachable", address=self._address, reason=str(error)) from error
         except redis.TimeoutError as error:
-            raise StoreUnavailable(
-                f"the online store at {self._address} did not answer in time: {error}",
-                "check the load of the server and the network",
-                code="store.timeout",
-                address=self._address,
-            ) from error
+            raise StoreUnavailable("store.timeout", address=self._address, reason=str(error)) from error
 
 
 def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:

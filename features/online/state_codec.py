@@ -319,24 +319,12 @@ class StateLayout:
 
     def _check_sums(self, column: str, rows: np.ndarray, largest: np.ndarray) -> None:
         if float((rows.astype(np.float64) * largest).max()) > _MAX_SUM:
-            raise DataError(
-                f"feature view {self.view.name!r}: sums of {column!r} may exceed 64 bits at its resolution",
-                "declare a coarser resolution for its aggregates",
-                code="data.sum_exceeds_resolution",
-                view=self.view.name,
-                column=column,
-            )
+            raise DataError("data.sum_exceeds_resolution", column=column, view=self.view.name)
 
 
 def lookup_too_old(view: FeatureView) -> DataError:
     """Return the error of a lookup that needs events which a state no longer has."""
-    return DataError(
-        f"the lookup in feature view {view.name!r} is more than {MAX_LATENESS_US // 3_600_000_000} h behind the newest"
-        " event, and the online store no longer has the events that it needs",
-        "use the offline join for past times",
-        code="data.lookup_too_old",
-        view=view.name,
-    )
+    return DataError("data.lookup_too_old", view=view.name, limit_h=MAX_LATENESS_US // 3_600_000_000)
 
 
 def concat_states(states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:

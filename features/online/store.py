@@ -84,12 +84,7 @@ def open_store(uri: str) -> OnlineStore:
     """
     scheme = urlsplit(uri).scheme
     if scheme not in _OPENERS:
-        raise SettingsError(
-            f"RAYLOOP_ONLINE_STORE={uri} has an unknown scheme",
-            "use lmdb://<folder> or redis://<host>",
-            code="settings.online_store",
-            variable="RAYLOOP_ONLINE_STORE",
-        )
+        raise SettingsError("settings.online_store", variable="RAYLOOP_ONLINE_STORE", reason=f"unknown scheme of {uri}")
     with _lock:
         return _OPENERS[scheme](uri)
 

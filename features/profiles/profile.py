@@ -88,9 +88,7 @@ class Profile:
         """
         if other.columns != self.columns:
             raise DataError(
-                f"profiles have different columns: {_names(self.columns)} and {_names(other.columns)}",
-                "merge only profiles of one model version",
-                code="data.profile_columns_differ",
+                "data.profile_columns_differ", columns=_names(self.columns), other_columns=_names(other.columns)
             )
         for name, number in self.numbers.items():
             number.merge(other.numbers[name])
@@ -134,17 +132,9 @@ class Profile:
             numbers = {name: NumberSummary.from_record(w) for name, w in record.numbers.items()}
             categories = {name: CategorySummary.from_record(w) for name, w in record.categories.items()}
         except (ValidationError, ValueError, RuntimeError, IndexError) as error:
-            raise DataError(
-                f"{len(data)} bytes are not a valid profile: {str(error).splitlines()[0]}",
-                code="data.invalid_profile",
-                size=len(data),
-            ) from error
+            raise DataError("data.invalid_profile", size=len(data), reason=str(error).splitlines()[0]) from error
         if record.format != _FORMAT or (tuple(numbers), tuple(categories)) != _series(record.columns):
-            raise DataError(
-                f"the summaries of a profile of format {record.format} do not match its columns",
-                code="data.invalid_profile",
-                size=len(data),
-            )
+            raise DataError("data.invalid_profile", size=len(data), reason="the summaries do not match the columns")
         return cls(record.columns, numbers, categories, record.rows)
 
     def _add(self, column: Column, values: pa.ChunkedArray) -> None:

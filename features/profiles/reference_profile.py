@@ -119,11 +119,7 @@ class ReferenceProfile:
             DataError: There are no windows.
         """
         if not windows:
-            raise DataError(
-                "a reference profile needs at least one row",
-                "check that the training frame is not empty",
-                code="data.profile_without_rows",
-            )
+            raise DataError("data.profile_without_rows")
         starts = tuple(sorted(windows))
         total = Profile.empty(windows[starts[0]].columns)
         for start in starts:
@@ -157,16 +153,9 @@ class ReferenceProfile:
             record = _ReferenceRecord.from_stored(data)
             cells = {name: np.array(counts, np.int64) for name, counts in record.cells.items()}
         except (ValidationError, ValueError, OverflowError) as error:
-            what = str(error).splitlines()[0]
-            raise DataError(
-                f"{len(data)} bytes are not a reference profile: {what}",
-                code="data.invalid_profile",
-                size=len(data),
-            ) from error
+            raise DataError("data.invalid_profile", size=len(data), reason=str(error).splitlines()[0]) from error
         if set(cells) != set(record.bins) or any(len(counts) != len(record.starts) for counts in cells.values()):
-            raise DataError(
-                "the windows of a reference profile do not match its bins", code="data.invalid_profile", size=len(data)
-            )
+            raise DataError("data.invalid_profile", size=len(data), reason="the windows do not match the bins")
         return cls(Profile.from_bytes(record.total.encode()), record.window_s, record.starts, record.bins, cells)
 
 
@@ -184,10 +173,10 @@ def count_cells(bins: Mapping[str, Bins], profile: Profile) -> dict[str, np.ndar
             counted[name] = binning.count_category(profile.categories[name])
         else:
             raise DataError(
-                f"the profile lacks column {name!r}",
-                "profile the same columns as the reference",
-                code="data.missing_columns",
+                "data.missing_columns",
+                table="the profile",
                 columns=[name],
+                present=[*profile.numbers, *profile.categories],
             )
     return counted
 
@@ -211,13 +200,7 @@ def profile_windows(
     """
     when = frame.column(time)
     if when.null_count:
-        raise DataError(
-            f"{when.null_count} rows have no {time!r}",
-            "give every row a time",
-            code="data.rows_without_time",
-            column=time,
-            rows=when.null_count,
-        )
+        raise DataError("data.rows_without_time", column=time, rows=when.null_count)
     micros = when.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     starts = np.floor_divide(micros.to_numpy(), round(window_s * _MICROSECONDS)) * window_s
     windows = {}

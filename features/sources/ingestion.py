@@ -84,23 +84,11 @@ def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, n
         snapshot = latest
     else:
         why = "; ".join(f"{n} rows: {reason}" for reason, n in reasons.items()) or "it is empty"
-        raise DataError(
-            f"source {source.name!r} has no valid row ({why})",
-            "check what its read function returns",
-            code="data.source_without_valid_rows",
-            source=source.name,
-            reasons=reasons,
-        )
+        raise DataError("data.source_without_valid_rows", source=source.name, reasons=reasons, why=why)
     newest = tables.latest_timestamp(table, source.known_at)
     stale = staleness(source, newest, now)
     if stale and source.stale == "refuse":
-        raise DataError(
-            stale,
-            "fix the process that feeds it, or declare stale='warn'",
-            code="data.source_stale",
-            source=source.name,
-            newest=newest,
-        )
+        raise DataError("data.source_stale", source=source.name, staleness=stale, newest=newest)
     return IngestionResult(snapshot, new, snapshot.rows - new, len(quarantined), reasons, newest, stale)
 
 
@@ -161,21 +149,10 @@ def _validated_rows(source: Source, tables: Tables, namespace: str, settings: Se
 def _read(source: Source) -> ray.data.Dataset:
     rows = source.open()
     if not isinstance(rows, ray.data.Dataset):
-        raise DataError(
-            f"the read function of source {source.name!r} returned a {type(rows).__name__}",
-            "return a Ray Dataset, such as ray.data.from_arrow(table)",
-            code="data.not_a_dataset",
-            source=source.name,
-            type=type(rows).__name__,
-        )
+        raise DataError("data.not_a_dataset", source=source.name, type=type(rows).__name__)
     names = rows.columns() or []
     if not names:
-        raise DataError(
-            f"source {source.name!r} is empty",
-            "check what its read function returns",
-            code="data.source_empty",
-            source=source.name,
-        )
+        raise DataError("data.source_empty", source=source.name)
     source.require_columns(names)
     return rows.select_columns(source.column_names)
 

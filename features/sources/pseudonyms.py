@@ -67,22 +67,12 @@ def load_pseudonym_key(settings: Settings) -> PseudonymKey:
         SettingsError: No key is configured, it cannot be read, it is too short, or it is stored next to the data.
     """
     if not settings.personal_key_file:
-        raise SettingsError(
-            f"columns are declared as hashed personal data, but {_VARIABLE} names no key file",
-            "create one with `openssl rand -hex 32 > FILE`, make it readable on every machine, and set the variable",
-            code="settings.personal_key_missing",
-            variable=_VARIABLE,
-        )
+        raise SettingsError("settings.personal_key_missing", variable=_VARIABLE)
     path = Path(settings.personal_key_file).absolute()
     for folder in _data_folders(settings):
         if path.is_relative_to(folder):
             raise SettingsError(
-                f"{_VARIABLE}={path} is inside {folder}, where rayloop stores data",
-                "move the key where people who can read the data cannot read it",
-                code="settings.personal_key_beside_data",
-                variable=_VARIABLE,
-                path=str(path),
-                folder=str(folder),
+                "settings.personal_key_beside_data", variable=_VARIABLE, path=str(path), folder=str(folder)
             )
     return _load(path)
 
@@ -143,12 +133,7 @@ class Pseudonymizer:
 
 def _require(key: PseudonymKey | None) -> PseudonymKey:
     if key is None:
-        raise SettingsError(
-            "personal data must be hashed, but no key is set",
-            f"set {_VARIABLE}",
-            code="settings.personal_key_missing",
-            variable=_VARIABLE,
-        )
+        raise SettingsError("settings.personal_key_missing", variable=_VARIABLE)
     return key
 
 
@@ -163,19 +148,10 @@ def _load(path: Path) -> PseudonymKey:
         key = path.read_bytes().strip()
     except OSError as error:
         raise SettingsError(
-            f"{_VARIABLE}={path} cannot be read: {error.strerror}",
-            code="settings.personal_key_unreadable",
-            variable=_VARIABLE,
-            path=str(path),
+            "settings.personal_key_unreadable", variable=_VARIABLE, path=str(path), reason=error.strerror
         ) from error
     if len(key) < MIN_KEY_BYTES:
         raise SettingsError(
-            f"{_VARIABLE}={path} contains {len(key)} bytes, but at least {MIN_KEY_BYTES} are needed",
-            "create a key of 64 characters with `openssl rand -hex 32`",
-            code="settings.personal_key_too_short",
-            variable=_VARIABLE,
-            path=str(path),
-            size=len(key),
-            minimum=MIN_KEY_BYTES,
+            "settings.personal_key_too_short", variable=_VARIABLE, path=str(path), size=len(key), minimum=MIN_KEY_BYTES
         )
     return PseudonymKey(key)

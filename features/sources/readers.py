@@ -61,14 +61,7 @@ def read_error(location: str, error: Exception) -> DataError:
     # Ray wraps the cause in a traceback, and Ray Data appends text of its own.
     cause = error.cause if isinstance(error, RayTaskError) else error
     lines = str(cause).strip().splitlines() or [""]
-    todo = "install it" if isinstance(cause, ModuleNotFoundError) else "check that it exists and that access is granted"
-    return DataError(
-        f"{location} cannot be read: {type(cause).__name__}: {lines[0].strip()}",
-        todo,
-        code="data.source_unreadable",
-        location=location,
-        cause=type(cause).__name__,
-    )
+    return DataError("data.source_unreadable", location=location, cause=type(cause).__name__, reason=lines[0].strip())
 
 
 def parquet(paths: str | Sequence[str], **options: Any) -> SourceReader:
@@ -203,12 +196,7 @@ def _connect(url: str) -> Any:
 
     variables = [name.strip("{}") for name in re.findall(r"\$(\w+|{\w+})", url)]
     if unset := [name for name in variables if name not in os.environ]:
-        raise DataError(
-            f"the URL of a source uses ${unset[0]}, which is not set on the machine that reads it",
-            "set it on every machine before the cluster starts (`rayloop up`)",
-            code="data.variable_not_set",
-            variable=unset[0],
-        )
+        raise DataError("data.variable_not_set", variable=unset[0])
     return create_engine(os.path.expandvars(url), poolclass=NullPool).raw_connection()
 
 
@@ -236,8 +224,4 @@ def _without_password(url: str) -> str:
     try:
         return make_url(url).render_as_string(hide_password=True)
     except ArgumentError as error:
-        raise DataError(
-            f"{url.partition('://')[0]!r} is not the scheme of a database URL",
-            "write sqlite:///file or postgresql://...",
-            code="data.invalid_database_url",
-        ) from error
+        raise DataError("data.invalid_database_url", scheme=url.partition("://")[0]) from error

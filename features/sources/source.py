@@ -80,70 +80,40 @@ class Source:
         self._check_rules()
         stored = {c.name for c in self.stored_columns}
         if dropped := [name for name in (*self.key, self.event_time, self.known_at) if name not in stored]:
-            raise ProjectError(
-                f"source {self.name!r} drops {', '.join(dropped)}, which is part of its key or one of its times",
-                "hash it instead",
-                code="project.source_drops_key",
-                source=self.name,
-                columns=dropped,
-            )
+            raise ProjectError("project.source_drops_key", source=self.name, columns=dropped)
 
     def _check_reader_and_key(self) -> None:
         if not (isinstance(self.read, SourceReader) or callable(self.read)):
-            raise ProjectError(
-                f"source {self.name!r}: read is {self.read!r}",
-                "use rl.parquet(...), rl.csv(...), or a function",
-                code="project.source_read_not_callable",
-                source=self.name,
-            )
+            raise ProjectError("project.source_read_not_callable", source=self.name, read=repr(self.read))
         if repeated := duplicates(self.column_names):
-            raise ProjectError(
-                f"source {self.name!r} declares column {', '.join(repeated)} twice",
-                code="project.duplicate_names",
-                source=self.name,
-                names=repeated,
-            )
+            raise ProjectError("project.duplicate_names", owner=f"source {self.name!r}", names=repeated)
         if not self.key:
-            raise ProjectError(
-                f"source {self.name!r} has no key",
-                "name the columns that identify a row",
-                code="project.source_without_key",
-                source=self.name,
-            )
+            raise ProjectError("project.source_without_key", source=self.name)
 
     def _check_rules(self) -> None:
         """Refuse a rule that would fail, or refuse every row, once rows are read."""
         for name, (low, high) in self.ranges.items():
             if not low <= high:
-                raise self._rule_error(f"the range of {name!r} is empty: {low:g} to {high:g}", name)
+                raise self._rule_error(name, f"its range is empty: {low:g} to {high:g}")
         for name, values in self.categories.items():
             if isinstance(values, str):
-                raise self._rule_error(f"the categories of {name!r} are one string", name, f"write ({values!r},)")
+                raise self._rule_error(name, f"its categories are one string; write ({values!r},)")
         for name, pattern in self.patterns.items():
             if fault := _pattern_error(pattern):
-                raise self._rule_error(f"the pattern of {name!r} is invalid: {fault}", name)
+                raise self._rule_error(name, f"its pattern is invalid: {fault}")
         no_rows = pl.DataFrame(schema={column.name: POLARS_TYPES[column.kind] for column in self.columns})
         for reason, rule in self.rules.items():
             try:
                 result = no_rows.select(rule).to_series()
             except pl.exceptions.PolarsError as error:
-                raise self._rule_error(f"the rule {reason!r} fails: {_first_line(error)}", reason) from error
+                raise self._rule_error(reason, f"its expression fails: {_first_line(error)}") from error
             if result.dtype != pl.Boolean or result.len():
-                raise self._rule_error(
-                    f"the rule {reason!r} is not a Boolean for each row", reason, "use an expression over single rows"
-                )
+                raise self._rule_error(reason, "it is not a Boolean for each row; use an expression over single rows")
         if self.stale not in ("warn", "refuse"):
-            raise ProjectError(
-                f"source {self.name!r}: stale must be 'warn' or 'refuse', not {self.stale!r}",
-                code="project.source_stale_action",
-                source=self.name,
-                value=self.stale,
-            )
+            raise ProjectError("project.source_stale_action", source=self.name, value=self.stale)
 
-    def _rule_error(self, what: str, rule: str, todo: str = "") -> ProjectError:
-        return ProjectError(
-            f"source {self.name!r}: {what}", todo, code="project.source_rule_invalid", source=self.name, rule=rule
-        )
+    def _rule_error(self, rule: str, reason: str) -> ProjectError:
+        return ProjectError("project.source_rule_invalid", source=self.name, rule=rule, reason=reason)
 
     @property
     def column_names(self) -> list[str]:
@@ -169,32 +139,17 @@ class Source:
     def require_columns(self, names: Sequence[str]) -> None:
         """Raise DataError when a declared column is not among ``names``."""
         if missing := [name for name in self.column_names if name not in names]:
-            raise DataError(
-                f"source {self.name!r} lacks column{'s' * (len(missing) > 1)} {', '.join(missing)}",
-                f"it has {', '.join(names)}",
-                code="data.missing_columns",
-                source=self.name,
-                columns=missing,
-            )
+            raise DataError("data.missing_columns", table=f"source {self.name!r}", columns=missing, present=list(names))
 
     def _require_declared(self, name: str, kinds: Mapping[str, Kind]) -> None:
         if name not in kinds:
-            raise ProjectError(
-                f"source {self.name!r} uses column {name!r}, which it does not declare",
-                code="project.unknown_column",
-                source=self.name,
-                columns=[name],
-            )
+            raise ProjectError("project.unknown_column", user=f"source {self.name!r}", source=self.name, columns=[name])
 
     def _require_kind(self, name: str, kind: Kind, kinds: Mapping[str, Kind]) -> None:
         self._require_declared(name, kinds)
         if kinds[name] != kind:
             raise ProjectError(
-                f"source {self.name!r}: column {name!r} must be a {kind}, not a {kinds[name]}",
-                code="project.column_kind",
-                source=self.name,
-                column=name,
-                kind=kinds[name],
+                "project.column_kind", user=f"source {self.name!r}", column=name, kind=kinds[name], expected=kind
             )
 
 
@@ -244,19 +199,9 @@ def require_columns(features: FeatureSet, examples: Examples, sources: tuple[Sou
     used["examples"] = (examples.source, columns_of_examples)
     for user, (source, columns) in used.items():
         if source not in declared:
-            raise ProjectError(
-                f"{user}: there is no source {source!r}",
-                f"the project declares {', '.join(sorted(declared))}",
-                code="project.unknown_source",
-                source=source,
-            )
+            raise ProjectError("project.unknown_source", user=user, source=source, declared=sorted(declared))
         if missing := [c for c in columns if c not in declared[source]]:
-            raise ProjectError(
-                f"{user}: source {source!r} does not declare column {', '.join(missing)}, or drops it",
-                code="project.unknown_column",
-                source=source,
-                columns=missing,
-            )
+            raise ProjectError("project.unknown_column", user=user, source=source, columns=missing)
     _require_equal_protection(features, examples, declared)
     kinds = {source.name: {c.name: c.kind for c in source.stored_columns} for source in sources}
     for view in features.views:
@@ -274,13 +219,7 @@ def _require_equal_protection(
         if request[name] != declared[source][name]:
             sides = [f"source {source!r}", "the request"]
             hashed, clear = sides if declared[source][name] else sides[::-1]
-            raise ProjectError(
-                f"column {name!r} is hashed in {hashed} but not in {clear}, so keys would never match",
-                "declare it hashed(...) in both",
-                code="project.column_hashed_once",
-                column=name,
-                source=source,
-            )
+            raise ProjectError("project.column_hashed_once", column=name, source=source, hashed=hashed, clear=clear)
 
 
 def _require_kinds(view: FeatureView, kinds: Mapping[str, Kind]) -> None:
@@ -294,14 +233,11 @@ def _require_kinds(view: FeatureView, kinds: Mapping[str, Kind]) -> None:
     for name, allowed in used:
         if name not in derived and kinds[name] not in allowed:
             raise ProjectError(
-                f"feature view {view.name!r} needs {name!r} as a {' or '.join(allowed)}, but source {view.source!r}"
-                f" declares it as a {kinds[name]}",
-                "change the declaration, or use another column",
-                code="project.column_kind",
-                view=view.name,
-                source=view.source,
+                "project.column_kind",
+                user=f"feature view {view.name!r} of source {view.source!r}",
                 column=name,
                 kind=kinds[name],
+                expected=" or ".join(allowed),
             )
 
 
@@ -310,27 +246,20 @@ def _require_example_kinds(features: FeatureSet, examples: Examples, kinds: Mapp
     for name in (examples.label_known_at, examples.event_time):
         if name and kinds[name] != "timestamp":
             raise ProjectError(
-                f"examples: column {name!r} of source {examples.source!r} must be a timestamp, not a {kinds[name]}",
-                code="project.column_kind",
-                source=examples.source,
+                "project.column_kind",
+                user=f"examples of source {examples.source!r}",
                 column=name,
                 kind=kinds[name],
+                expected="timestamp",
             )
     for column in features.request:
         if column.kind != kinds[column.name]:
             raise ProjectError(
-                f"column {column.name!r} is a {column.kind} in the request but a {kinds[column.name]} in source"
-                f" {examples.source!r}, so training and serving would see different values",
-                "declare the same kind in both",
-                code="project.column_kind",
-                source=examples.source,
+                "project.column_kind",
+                user=f"source {examples.source!r}",
                 column=column.name,
                 kind=kinds[column.name],
+                expected=f"{column.kind} as in the request",
             )
     if features.views and features.as_of is None and not examples.event_time:
-        raise ProjectError(
-            "the examples have no time: the feature set has no as_of, and Examples has no event_time",
-            "set event_time to the column with the time at which the prediction would have been requested",
-            code="project.examples_without_time",
-            source=examples.source,
-        )
+        raise ProjectError("project.examples_without_time", source=examples.source)

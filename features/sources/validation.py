@@ -164,13 +164,7 @@ def _require_evaluated(source: Source, cases: pl.DataFrame) -> None:
     if failed.height:
         # Only the name of the error: its text may quote a cell, even of a personal column.
         fault = str(failed["failure_case"][0]).partition("(")[0]
-        raise DataError(
-            f"source {source.name!r}: the rule {failed['check'][0]!r} could not be evaluated: {fault}",
-            "fix its expression",
-            code="data.rule_failed",
-            source=source.name,
-            rule=str(failed["check"][0]),
-        )
+        raise DataError("data.rule_failed", source=source.name, rule=str(failed["check"][0]), fault=fault)
 
 
 def _schema(source: Source) -> pandera.DataFrameSchema:

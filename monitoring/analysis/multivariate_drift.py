@@ -96,9 +96,5 @@ def _ordinary_aucs(train: LoggedRows, columns: Sequence[Column], policy: DriftPo
 def _compare(reference: LoggedRows, live: LoggedRows, columns: Sequence[Column]) -> Separability:
     reference_matrix, live_matrix, names = build_matrices(reference.frame, live.frame, columns)
     if not names:
-        raise DataError(
-            "the features contain no number and no category",
-            "a domain classifier needs at least one",
-            code="data.no_comparable_column",
-        )
+        raise DataError("data.no_comparable_column")
     return DomainClassifier(reference_matrix, live_matrix).test(names)

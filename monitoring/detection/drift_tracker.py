@@ -74,13 +74,7 @@ class DriftTracker:
         """
         profile = ReferenceProfile.from_bytes(reference)
         if profile.window_s != policy.window_s:
-            raise DataError(
-                f"the reference profile has windows of {profile.window_s:g} s, the policy of {policy.window_s:g} s",
-                "train the version again with the policy's windows",
-                code="data.window_mismatch",
-                reference_s=profile.window_s,
-                policy_s=policy.window_s,
-            )
+            raise DataError("data.window_mismatch", reference_s=profile.window_s, policy_s=policy.window_s)
         self.calibration = Calibration(profile, policy.span, policy.watch, policy.window_rows)
         self.detector = DriftDetector(self.model, version, policy, state)
         self.policy = policy

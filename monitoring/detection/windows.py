@@ -43,32 +43,17 @@ class LiveWindows:
                 and no coming run needs it.
         """
         if not math.isfinite(start):
-            raise DataError(
-                f"a live profile of version {version} has window start {start}",
-                "send the window's start in seconds since the epoch",
-                code="data.impossible_window",
-                window=start,
-            )
+            raise DataError("data.impossible_window", window=start)
         columns = self._columns.get(version)
         if columns is not None:
             if not set(columns) & set(profile.columns):
-                raise DataError(
-                    f"a live profile of version {version} has no column of its reference profile",
-                    code="data.unknown_columns",
-                    version=version,
-                )
+                raise DataError("data.unknown_columns", version=version)
             profile = profile.select_columns(columns)
         windows = self.profiles.setdefault(version, {})
         if start in windows:
             windows[start].merge(profile)
         elif version in self._columns and start <= self.closed_until:
-            raise DataError(
-                f"a live profile of version {version} is for a window that is already closed",
-                "raise the drift policy's 'lateness_s' if this happens often",
-                code="data.closed_window",
-                version=version,
-                window=start,
-            )
+            raise DataError("data.closed_window", version=version, window=start)
         else:
             windows[start] = profile
         self._enforce_limits()

@@ -60,11 +60,7 @@ class Calibrator:
         """
         scores, labels = _require_finite(scores, "scores"), _require_finite(labels, "labels")
         if not np.isin(labels, (0, 1)).all():
-            raise DataError(
-                "the labels contain values other than 0 and 1",
-                "only the performance of binary classifiers can be estimated",
-                code="data.not_binary",
-            )
+            raise DataError("data.not_binary")
         self._isotonic = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
         self._isotonic.fit(scores, labels, sample_weight=weights)
 
@@ -150,10 +146,5 @@ def _area(scores: np.ndarray, positive: np.ndarray) -> float | None:
 
 def _require_finite(values: np.ndarray, name: str) -> np.ndarray:
     if not len(values) or not np.isfinite(values).all():
-        raise DataError(
-            f"{name}: {len(values)} values, which are empty or not all finite",
-            "remove rows without a number",
-            code="data.not_finite",
-            column=name,
-        )
+        raise DataError("data.not_finite", column=name, values=len(values))
     return np.asarray(values)

@@ -43,12 +43,7 @@ class LossModel:
             DataError: There are fewer than MIN_ROWS rows.
         """
         if len(labels) < MIN_ROWS:
-            raise DataError(
-                f"{len(labels)} labeled rows are too few to learn losses from",
-                f"at least {MIN_ROWS} are needed",
-                code="data.too_few_labeled_rows",
-                rows=len(labels),
-            )
+            raise DataError("data.too_few_labeled_rows", rows=len(labels), minimum=MIN_ROWS)
         inputs, errors = np.column_stack([features, predictions]), np.abs(labels - predictions)
         self._absolute = _fit(inputs, errors, seed)
         self._squared = _fit(inputs, errors**2, seed)
@@ -64,7 +59,7 @@ class LossModel:
             DataError: There are no rows.
         """
         if not len(predictions):
-            raise DataError("a window has no rows", code="data.empty_window")
+            raise DataError("data.empty_window")
         squared = _predict(self._squared, features, predictions)
         absolute = self.expected_errors(features, predictions)
         return RegressionLoss(rows=len(predictions), mae=float(absolute.mean()), rmse=math.sqrt(float(squared.mean())))

@@ -80,12 +80,7 @@ class PerformanceEstimator:
         self._columns = columns
         rows = len(self._reference)
         if rows < MIN_LABELED_ROWS:
-            raise DataError(
-                f"{rows} labeled held-out rows are too few to learn from",
-                f"at least {MIN_LABELED_ROWS} are needed",
-                code="data.too_few_labeled_rows",
-                rows=rows,
-            )
+            raise DataError("data.too_few_labeled_rows", rows=rows, minimum=MIN_LABELED_ROWS)
         if task.kind == "regression":
             inputs, _, _ = build_matrices(self._reference.frame, self._reference.frame, columns)
             self._losses = LossModel(inputs, self._reference.scores, self._reference.labels)

@@ -341,9 +341,4 @@ class DriftMonitor:
 def _check_window(start: float, policy: DriftPolicy) -> None:
     # One window of the far future would close every window before it, forever.
     if not EARLIEST_S <= start <= time.time() + policy.window_s:
-        raise DataError(
-            f"a live profile has window start {start:g}, which is not a plausible event time",
-            "send the window's start in seconds since the epoch",
-            code="data.impossible_window",
-            window=start,
-        )
+        raise DataError("data.impossible_window", window=start)

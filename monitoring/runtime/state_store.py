@@ -72,11 +72,7 @@ class MonitorStore:
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            raise DataError(
-                f"{path} is not a monitor's state: {error.errors()[0]['msg']}",
-                code="data.damaged_monitor_state",
-                path=str(path),
-            ) from error
+            raise DataError("data.damaged_monitor_state", path=str(path), reason=error.errors()[0]["msg"]) from error
 
     def set_aside(self) -> None:
         """Rename an unreadable state, which keeps it for inspection."""
@@ -96,12 +92,7 @@ class MonitorStore:
         try:
             return path.read_bytes()
         except FileNotFoundError as error:
-            raise DataError(
-                f"there is no reference profile at {path}",
-                "deploy the version again",
-                code="data.reference_missing",
-                path=str(path),
-            ) from error
+            raise DataError("data.reference_missing", path=str(path)) from error
 
     def delete_other_references(self, version: str) -> None:
         """Delete the reference profiles of all other versions."""

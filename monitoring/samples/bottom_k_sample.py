@@ -34,7 +34,7 @@ class Reservoir:
             DataError: ``size`` is below 1.
         """
         if size < 1:
-            raise DataError(f"a sample of {size} rows", "keep at least one", code="data.empty_sample", size=size)
+            raise DataError("data.empty_sample", size=size)
         self.size = size
         self.schema = schema
         self._sample = schema.append(pa.field(PRIORITY, pa.uint64())).empty_table()
@@ -56,10 +56,11 @@ class Reservoir:
         """
         if not frame.schema.equals(self.schema) or len(ids) != frame.num_rows:
             raise DataError(
-                f"{frame.num_rows} rows of {', '.join(frame.schema.names)} with {len(ids)} ids",
-                f"offer rows of {', '.join(self.schema.names)}, each with its id",
-                code="data.sample_columns",
+                "data.sample_columns",
                 columns=frame.schema.names,
+                rows=frame.num_rows,
+                ids=len(ids),
+                expected=self.schema.names,
             )
         priority = pl.Series(ids).cast(pl.String).hash(_SEED).to_numpy()
         # Most rows of a long stream are rejected here, without being copied.
@@ -74,11 +75,7 @@ class Reservoir:
             DataError: The other sample has other columns or another size.
         """
         if other.size != self.size or not other.schema.equals(self.schema):
-            raise DataError(
-                "two samples differ in size or columns",
-                "merge samples of one model version",
-                code="data.incompatible_samples",
-            )
+            raise DataError("data.incompatible_samples")
         self._add(other._sample)
 
     def to_bytes(self) -> bytes:
@@ -98,13 +95,9 @@ class Reservoir:
         try:
             sample = pa.ipc.open_stream(data).read_all()
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{len(data)} bytes are not a sample: {error}", code="data.damaged_sample") from error
+            raise DataError("data.damaged_sample", reason=str(error)) from error
         if sample.schema.names[-1:] != [PRIORITY]:
-            raise DataError(
-                f"a table of {', '.join(sample.schema.names)} is not a sample",
-                code="data.damaged_sample",
-                columns=sample.schema.names,
-            )
+            raise DataError("data.damaged_sample", reason=f"its columns are {', '.join(sample.schema.names)}")
         reservoir = cls(size, sample.drop_columns([PRIORITY]).schema)
         reservoir._add(sample)
         return reservoir

@@ -53,13 +53,7 @@ class DomainClassifier:
             DataError: A sample has fewer rows than there are folds.
         """
         if min(len(reference), len(live)) < FOLDS:
-            raise DataError(
-                f"{len(reference)} reference rows and {len(live)} live rows are too few for a domain classifier",
-                f"it needs {FOLDS} of each",
-                code="data.too_few_rows_to_compare",
-                reference=len(reference),
-                live=len(live),
-            )
+            raise DataError("data.too_few_rows_to_compare", reference=len(reference), live=len(live), minimum=FOLDS)
         inputs = np.vstack([reference, live]).astype(float)
         self._inputs = np.where(np.isfinite(inputs), inputs, np.nan)
         self._labels = np.repeat([0, 1], [len(reference), len(live)])

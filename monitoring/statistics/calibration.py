@@ -148,17 +148,7 @@ def _window_rows(reference: ReferenceProfile) -> np.ndarray:
 def _directions(reference: ReferenceProfile, watch: Sequence[MonitoredColumn]) -> dict[str, Direction]:
     for each in watch:
         if each.column not in reference.bins:
-            raise ProjectError(
-                f"the drift policy watches column {each.column!r}, which is not profiled",
-                f"watch one of {', '.join(reference.bins)}",
-                code="project.unknown_watched_column",
-                column=each.column,
-            )
+            raise ProjectError("project.unknown_watched_column", column=each.column, choices=list(reference.bins))
         if each.direction != "both" and each.column in reference.total.categories:
-            raise ProjectError(
-                f"the drift policy gives a direction to column {each.column!r}, which is a category",
-                "remove the direction",
-                code="project.directed_category",
-                column=each.column,
-            )
+            raise ProjectError("project.directed_category", column=each.column)
     return {each.column: each.direction for each in watch}

@@ -315,13 +315,7 @@ def _moment(text: str, option: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise RayloopError(
-            f"{option} {text!r} is not a time",
-            "write it like 2013-12-10T00:00:00+00:00",
-            code="rayloop.invalid_time",
-            option=option,
-            value=text,
-        ) from error
+        raise RayloopError("rayloop.invalid_time", option=option, value=text) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -329,10 +323,12 @@ def _find_rayloop_error(error: BaseException | None) -> RayloopError | None:
     """Return the RayloopError that Ray wrapped on its way from a worker; None when there is none."""
     visited: set[int] = set()
     while error is not None and id(error) not in visited:
-        if isinstance(error, RayloopError):
+        # Ray's own class for it is a RayloopError as well, whose text is a traceback.
+        cause: BaseException | None = getattr(error, "cause", None)
+        if isinstance(error, RayloopError) and cause is None:
             return error
         visited.add(id(error))
-        error = getattr(error, "cause", None) or error.__cause__
+        error = cause or error.__cause__
     return None
 
 

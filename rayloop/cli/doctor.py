@@ -47,12 +47,7 @@ def _versions(settings: Settings) -> str:
 def _memory(settings: Settings) -> str:
     available = psutil.virtual_memory().available / _GIB
     if available < local_cluster.MIN_MEMORY_GIB:
-        raise OutOfMemory(
-            f"only {available:.1f} GiB of memory are free, a cluster needs {local_cluster.MIN_MEMORY_GIB}",
-            "close other programs",
-            code="memory.too_little",
-            available_gib=available,
-        )
+        raise OutOfMemory("memory.too_little", available_gib=available, minimum_gib=local_cluster.MIN_MEMORY_GIB)
     return f"{available:.1f} GiB free"
 
 
@@ -60,13 +55,7 @@ def _disk(settings: Settings) -> str:
     folder = next(p for p in (settings.home, *settings.home.parents) if p.exists())
     free = shutil.disk_usage(folder).free / _GIB
     if free < _MIN_DISK_GIB:
-        raise RayloopError(
-            f"only {free:.1f} GiB of disk are free at {folder}, rayloop needs {_MIN_DISK_GIB}",
-            "delete files, or set RAYLOOP_HOME to another disk",
-            code="rayloop.disk_space_low",
-            free_gib=free,
-            folder=str(folder),
-        )
+        raise RayloopError("rayloop.disk_space_low", free_gib=free, folder=str(folder), minimum_gib=_MIN_DISK_GIB)
     return f"{free:.0f} GiB free at {folder}"
 
 

@@ -31,12 +31,7 @@ def erase(settings: Settings, project: str, entity: Sequence[str], print_line: C
     """
     pairs = [pair.partition("=") for pair in entity]
     if not all(name and equals and value for name, equals, value in pairs):
-        raise ProjectError(
-            f"--entity {' '.join(entity)!r} is not of the form column=value",
-            "write it like --entity tailnum=N14228",
-            code="project.invalid_entity",
-            entity=list(entity),
-        )
+        raise ProjectError("project.invalid_entity", entity=list(entity))
     location = locate_project(project)
     if local_cluster.is_running(settings):
         connection.connect(settings)

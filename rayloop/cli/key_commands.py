@@ -81,24 +81,14 @@ def _scopes(names: list[str] | None) -> tuple[Scope, ...]:
 
     unknown = [name for name in names or () if name not in SCOPES]
     if unknown:
-        raise RayloopError(
-            f"unknown --scope {unknown[0]!r}",
-            f"scopes are {', '.join(SCOPES)}",
-            code="rayloop.unknown_scope",
-            scope=unknown[0],
-        )
+        raise RayloopError("rayloop.unknown_scope", scope=unknown[0], choices=SCOPES)
     return cast("tuple[Scope, ...]", tuple(names)) if names else SCOPES
 
 
 def _seconds(text: str) -> int:
     match = re.fullmatch(r"(\d{1,6})([mhd])", text)
     if not match:
-        raise RayloopError(
-            f"--expires {text!r} is not a duration",
-            "write it like 30m, 12h or 90d",
-            code="rayloop.invalid_duration",
-            value=text,
-        )
+        raise RayloopError("rayloop.invalid_duration", value=text)
     return int(match[1]) * _UNITS_S[match[2]]
 
 

@@ -26,23 +26,13 @@ def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:
     """
     plan = context.project.simulation
     if simulate and plan is None:
-        raise ProjectError(
-            f"project {context.project.name!r} declares no simulation",
-            "add Project(simulation=...) or omit --simulate",
-            code="project.no_simulation",
-            project=context.project.name,
-        )
+        raise ProjectError("project.no_simulation", project=context.project.name)
     context.registry.check()
     serving.require_same_settings(context)
     if fresh:
         delete_project.delete_project(context)
     elif simulate and context.registry.versions(context.project.name):
-        raise ProjectError(
-            f"project {context.project.name!r} already has registered versions; a simulation would add to them",
-            "add --fresh to delete them, or simulate under another project name",
-            code="project.has_versions",
-            project=context.project.name,
-        )
+        raise ProjectError("project.has_versions", project=context.project.name)
     ingestion_results = steps.ingest_sources(context)
     snapshots = steps.snapshots_of(ingestion_results)
     frame = steps.training_frame(context, snapshots)
@@ -63,12 +53,7 @@ def tune(context: ProjectContext) -> None:
     with context.progress.stage("tune"):
         recipe, result = search(context, frame)
         if result is None:
-            raise ProjectError(
-                f"project {context.project.name!r} declares no search",
-                "add Project(tune=TuneConfig(...))",
-                code="project.no_search",
-                project=context.project.name,
-            )
+            raise ProjectError("project.no_search", project=context.project.name)
         for trial in sorted(result.trials, key=lambda t: t.number):
             chosen = "  ".join(f"{name}={value}" for name, value in trial.parameters.items())
             outcome = f"{trial.status:<8}  {trial.epochs} epochs  {trial.metric:.4f}"
@@ -110,9 +95,7 @@ def deploy(context: ProjectContext, numbers: Sequence[str]) -> None:
     serving.require_same_settings(context)
     versions = context.registry.versions(name)
     if not versions:
-        raise VersionNotFound(
-            f"model {name!r} has no version", "train one: rayloop run PROJECT", code="registry.no_version", model=name
-        )
+        raise VersionNotFound("registry.no_version", model=name)
     chosen = [context.registry.version(name, number) for number in numbers] or versions[-1:]
     snapshots = steps.snapshots_of(steps.ingest_sources(context))
     steps.materialize_online(context, snapshots, datetime.now(UTC), chosen)
@@ -125,12 +108,7 @@ def predict(context: ProjectContext, table: str, out: str, version: str, keep: S
     name = context.project.name
     chosen = context.registry.version(name, version) if version else context.registry.version_by_alias(name, CHAMPION)
     if chosen is None:
-        raise VersionNotFound(
-            f"model {name!r} has no champion",
-            "name a version with --version, or deploy one",
-            code="registry.no_champion",
-            model=name,
-        )
+        raise VersionNotFound("registry.no_champion", model=name)
     with context.progress.stage("predict"):
         batch_predict.predict(context, chosen, table, out, keep)
 

@@ -38,12 +38,7 @@ def send_command(
     connection.connect(settings)
     actor = find_actor(rollout_actor(model))
     if actor is None:
-        raise RolloutError(
-            f"model {model!r} has no rollout on this cluster",
-            "see `rayloop status`",
-            code="rollout.not_found",
-            model=model,
-        )
+        raise RolloutError("rollout.not_found", model=model)
     about = [version] if version else []
     state = get_result(getattr(actor, command).remote(reason, *about, rollout=rollout)).state
     print_line(f"{model}: rollout {state.id} {rollout_summary(state)}: {state.reason}")

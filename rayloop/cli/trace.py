@@ -22,13 +22,7 @@ def show_trace(settings: Settings, model: str, request: str, print_line: Callabl
     """
     rows = Tables(settings).read(predictions_table(model), where=("request", request))
     if not rows.num_rows:
-        raise DataError(
-            f"the prediction log of {model!r} has no request {request!r}",
-            "check the id, or wait: rows reach the log within seconds",
-            code="data.request_not_logged",
-            model=model,
-            request=request,
-        )
+        raise DataError("data.request_not_logged", model=model, request=request)
     for row in rows.to_pylist():
         for line in describe_answer(row):
             print_line(line)

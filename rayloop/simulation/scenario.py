@@ -255,25 +255,14 @@ def _wait_for_end(runner: ScenarioRunner, name: str, period: Period) -> RolloutS
     except RolloutError as error:
         why = f"the replay reached {period.end:%d %B}"
         deploy.abort_rollout(runner.context, why)
-        raise RolloutError(
-            f"{name}: {error.what}, and {why}; it was aborted",
-            "see the evidence in `rayloop report`, or widen the period",
-            code="rollout.simulation_undecided",
-            phase=name,
-        ) from error
+        raise RolloutError("rollout.simulation_undecided", phase=name, reason=error.what, why=why) from error
 
 
 def _expect(status: RolloutStatus, expected: str, name: str) -> None:
     state = status.state
     if state is None or state.status != expected:
         outcome = f"{state.status}: {state.reason}" if state else "not started"
-        raise RolloutError(
-            f"the {name} should have been {expected}, but is {outcome}",
-            "see the evidence in `rayloop report`",
-            code="rollout.simulation_unexpected_outcome",
-            phase=name,
-            expected=expected,
-        )
+        raise RolloutError("rollout.simulation_unexpected_outcome", phase=name, expected=expected, outcome=outcome)
 
 
 def describe_decision(decision: Decision) -> str:
@@ -294,11 +283,7 @@ def _drift(runner: ScenarioRunner, period: Period, result: ScenarioResult) -> No
         load_stats = runner.play(period, has_alarm, "drifting traffic")
         alarms = tuple(runner.alarms()[known:])
         if not alarms:
-            raise RolloutError(
-                "the drifting period raised no alarm",
-                "check the drift policy; `rayloop report` shows the windows",
-                code="rollout.simulation_no_alarm",
-            )
+            raise RolloutError("rollout.simulation_no_alarm")
         context.progress(f"ALARM {alarms[0].reason}")
         result.phases.append(Phase("drift", load_stats, alarms=alarms))
     with context.progress.stage("retrain"):
@@ -318,12 +303,7 @@ def _wait_for_retrain(runner: ScenarioRunner) -> str:
     settings, report_progress = runner.context.settings, runner.context.progress
     job = entry.outcome
     if entry.failed or entry.action != "retrain":
-        raise RayloopError(
-            f"the alarm submitted no retrain job: {entry.action}, {entry.outcome}",
-            "see `rayloop status`",
-            code="rayloop.simulation_without_retrain_job",
-            action=entry.action,
-        )
+        raise RayloopError("rayloop.simulation_without_retrain_job", action=entry.action, outcome=entry.outcome)
     report_progress(f"the monitor submitted job {job}")
 
     def pass_on(text: str) -> None:
@@ -332,10 +312,5 @@ def _wait_for_retrain(runner: ScenarioRunner) -> str:
                 report_progress(f"| {line}")
 
     if not jobs.follow(settings, job, pass_on):
-        raise RayloopError(
-            f"retrain job {job} failed: {jobs.outcome(settings, job)[1]}",
-            f"see its log: ray job logs {job}",
-            code="rayloop.simulation_retrain_failed",
-            job=job,
-        )
+        raise RayloopError("rayloop.simulation_retrain_failed", job=job, reason=jobs.outcome(settings, job)[1])
     return job

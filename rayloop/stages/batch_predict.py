@@ -79,9 +79,7 @@ def predict(
     manifest = Manifest.load(bundle)
     rows = plan_scan(table, context.tables, int(ray.cluster_resources().get("CPU", 1)))
     if not rows.parts:
-        raise DataError(
-            f"table {rows.name} has no rows", "name a table with rows", code="data.empty_table", table=rows.name
-        )
+        raise DataError("data.empty_table", table=rows.name)
     columns = columns_to_write(rows, manifest, keep)
     with output_folder(Path(out)) as folder:
         frame = OfflineFeatureReader(manifest.features, _source_snapshots(context, manifest), context.settings)
@@ -137,11 +135,7 @@ def _task_results(job: BatchJob) -> Iterator[BatchTaskResult]:
         cause = getattr(error, "cause", None)
         if isinstance(cause, RayloopError):
             raise cause from error
-        unexpected = RayloopError(
-            f"a part could not be scored: {error_origin(str(error))}",
-            "see the task's log in the Ray dashboard",
-            code="rayloop.batch_task_failed",
-        )
+        unexpected = RayloopError("rayloop.batch_task_failed", origin=error_origin(str(error)))
         raise unwrap_error(str(error)) or unexpected from error
     finally:
         for task_left in waiting:
@@ -153,23 +147,11 @@ def columns_to_write(rows: ScanPlan, manifest: Manifest, keep: Sequence[str]) ->
     present = rows.schema.names
     missing = [name for name in (*(c.name for c in manifest.features.request), *keep) if name not in present]
     if missing:
-        raise DataError(
-            f"table {rows.name} has no column {', '.join(map(repr, missing))}",
-            f"its columns are {', '.join(present)}",
-            code="data.column_missing",
-            table=rows.name,
-            columns=missing,
-        )
+        raise DataError("data.column_missing", table=rows.name, columns=missing, present=list(present))
     columns = tuple(keep) or tuple(present)
     hidden = [name for name in output_names(manifest.task) if name in columns]
     if hidden:
-        raise DataError(
-            f"table {rows.name} has a column {hidden[0]!r}, which is the name of the model's output",
-            "name the other columns with --keep",
-            code="data.column_conflict",
-            table=rows.name,
-            column=hidden[0],
-        )
+        raise DataError("data.column_conflict", table=rows.name, column=hidden[0])
     return columns
 
 
@@ -181,12 +163,7 @@ def _source_snapshots(context: ProjectContext, manifest: Manifest) -> dict[str, 
 def output_folder(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that is renamed to ``out`` when the block ends, and deleted when it fails."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(
-            f"{out} is not an empty folder",
-            "name another one, or delete it",
-            code="data.folder_not_empty",
-            folder=str(out),
-        )
+        raise DataError("data.folder_not_empty", folder=str(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
     partial.mkdir()
@@ -204,11 +181,6 @@ def keep_only(folder: Path, files: set[str]) -> None:
     """Delete files of tasks that died before they reported; their retries wrote the parts again."""
     present = {path.name for path in folder.iterdir()}
     if absent := files - present:
-        raise DataError(
-            f"{len(absent)} files of {folder} are not visible on this machine",
-            "write to a folder that all machines share",
-            code="data.folder_not_shared",
-            folder=str(folder),
-        )
+        raise DataError("data.folder_not_shared", folder=str(folder), files=len(absent))
     for name in present - files:
         (folder / name).unlink()

@@ -77,12 +77,7 @@ def _check_stores(local: Settings, deployed: Settings) -> None:
     ):
         if here != there:
             # Without the values: an address may contain a password.
-            raise SettingsError(
-                f"{variable} differs from the value that the running deployments use",
-                "restore its previous value, or restart the cluster with it: `rayloop down`, `rayloop up`",
-                code="settings.differ",
-                variable=variable,
-            )
+            raise SettingsError("settings.differ", variable=variable)
 
 
 def deploy(context: ProjectContext, version: ModelVersion) -> None:
@@ -184,20 +179,12 @@ def roll_back(context: ProjectContext, version: str, reason: str) -> ModelVersio
     name = context.project.name
     champion = context.registry.version_by_alias(name, CHAMPION)
     if champion is None:
-        raise RolloutError(
-            f"model {name!r} has no champion", "deploy a version", code="rollout.no_champion", model=name
-        )
+        raise RolloutError("rollout.no_champion", model=name)
     if champion.version != version:
         return champion
     before = predecessor(RolloutJournal(name, context.tables).decisions(), version)
     if before is None:
-        raise RolloutError(
-            f"{name} v{version} is the first champion, there is no earlier one to restore",
-            "retrain instead",
-            code="rollout.no_predecessor",
-            model=name,
-            version=version,
-        )
+        raise RolloutError("rollout.no_predecessor", model=name, version=version)
     status = rollout_status(context)
     if status.state is not None and status.state.active:
         abort_rollout(context, f"v{version} is rolled back: {reason}")
@@ -236,12 +223,10 @@ def wait_for_rollout(context: ProjectContext, limit_s: float) -> RolloutStatus:
             return status
         if time.monotonic() > deadline:
             raise RolloutError(
-                f"the rollout of {context.project.name} {format_versions(status.state.challengers)} is undecided"
-                f" after {limit_s:.0f} s",
-                "see `rayloop status`; abort or promote it",
-                code="rollout.undecided",
+                "rollout.undecided",
                 model=context.project.name,
                 limit_s=limit_s,
+                versions=format_versions(status.state.challengers),
             )
         time.sleep(_POLL_S)
 

@@ -102,11 +102,7 @@ def _columns(context: ProjectContext, entity: Entity) -> list[Column]:
     unknown = [name for name in entity if name not in texts]
     if unknown or not entity:
         raise ProjectError(
-            f"project {context.project.name!r} has no entity column {', '.join(map(repr, unknown)) or '(none named)'}",
-            f"name one of {', '.join(texts)}",
-            code="project.unknown_entity_column",
-            project=context.project.name,
-            columns=unknown,
+            "project.unknown_entity_column", project=context.project.name, columns=unknown, choices=list(texts)
         )
     return [c for c in declared if c.name in entity]
 

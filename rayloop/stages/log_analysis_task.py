@@ -75,13 +75,7 @@ def reference_rows(tables: Tables, folder: Path, manifest: Manifest, request: An
     """Sample the training frame of a version, training rows and held-out rows apart, with the version's scores."""
     snapshot = manifest.snapshot
     if not tables.has_snapshot(snapshot):
-        raise DataError(
-            f"training frame {snapshot.table}@{snapshot.id} has expired",
-            "retrain the model",
-            code="data.frame_expired",
-            table=snapshot.table,
-            snapshot=snapshot.id,
-        )
+        raise DataError("data.frame_expired", table=snapshot.table, snapshot=snapshot.id)
     samples: dict[bool, Reservoir] = {}
     for part in tables.stream(snapshot.table, snapshot.id):
         training = pc.equal(part[SPLIT], TRAIN)
@@ -105,13 +99,7 @@ def live_rows(tables: Tables, task: Task, request: AnalysisRequest) -> LoggedRow
             size = request.settings.rows if start >= request.since else share
             _offer(samples, float(start), answered.filter(pa.array(starts == start)), size)
     if not samples:
-        raise DataError(
-            f"the prediction log of {request.model!r} has no row of v{request.version} in the windows that closed",
-            "send requests to this version",
-            code="data.no_logged_rows",
-            model=request.model,
-            version=request.version,
-        )
+        raise DataError("data.no_logged_rows", model=request.model, version=request.version)
     rows = pa.concat_tables([sample.rows for sample in samples.values()]).combine_chunks()
     return _of_log(rows, output, _labels(tables, request.model, rows))
 

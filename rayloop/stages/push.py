@@ -72,11 +72,7 @@ def push_events(
     declared = {declared_source.name: declared_source for declared_source in project.sources}
     if source not in declared:
         raise ProjectError(
-            f"project {project.name!r} has no source {source!r}",
-            f"its sources are {', '.join(sorted(declared))}",
-            code="project.unknown_source",
-            project=project.name,
-            source=source,
+            "project.unknown_source", user=f"project {project.name!r}", source=source, declared=sorted(declared)
         )
     erasure_registry = ErasureRegistry.read(Tables(settings), project.name)
     names = (
@@ -96,12 +92,7 @@ def push_events(
 def push_file(project: Project, settings: Settings, source: str, path: Path) -> PushResult:
     """Push a file's rows as one batch; the same file again changes nothing. Raises DataError for an unreadable file."""
     if path.suffix not in _READERS or not path.is_file():
-        raise DataError(
-            f"{path} is not a file of events",
-            f"name a file that ends in {', '.join(_READERS)}",
-            code="data.not_an_event_file",
-            path=str(path),
-        )
+        raise DataError("data.not_an_event_file", path=str(path), endings=list(_READERS))
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
         rows = _READERS[path.suffix](path)

@@ -71,9 +71,7 @@ def _log(context: ProjectContext) -> pl.DataFrame:
         flush_log(context)
     log = context.tables.latest(predictions_table(name))
     if log is None or not log.rows:
-        raise DataError(
-            f"the prediction log of {name!r} is empty", "send requests first", code="data.log_empty", model=name
-        )
+        raise DataError("data.log_empty", model=name)
     columns = [ID, "version", "variant", "at", AS_OF, "features"]
     parts = context.tables.parts(log)[1]
     return newest_rows((pl.DataFrame(batch) for part in parts for batch in part.read(columns)), MAX_ROWS)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import polars as pl
 from ray.exceptions import RayTaskError
 
-from cluster.errors import ProjectError, RolloutError, SnapshotNotFound
+from cluster.errors import ProjectError, RayloopError, RolloutError, SnapshotNotFound
 from cluster.names import CHAMPION
 from cluster.values import ModelVersion, Snapshot
 from features.definitions import FeatureView
@@ -27,7 +27,6 @@ from rayloop.stages.candidate import Candidate, Recipe
 from rayloop.stages.deploy import deploy, is_serving, start_rollout
 from rayloop.stages.train_version import build_version, choose_recipe
 from trainers.config import ModelSpec, TrainConfig
-from trainers.worker_errors import unwrap_error
 
 Snapshots = Mapping[str, Snapshot]
 
@@ -79,7 +78,7 @@ def training_frame(
                 until,
             )
         except RayTaskError as error:
-            raise unwrap_error(str(error)) or error from error
+            raise (error.cause if isinstance(error.cause, RayloopError) else error) from error
         context.progress(f"training frame: {snapshot.rows:,} rows, snapshot {snapshot.id}")
         return FrameView(context, snapshot)
 
@@ -140,13 +139,7 @@ def latest_snapshots(context: ProjectContext) -> dict[str, Snapshot]:
     newest = {source.name: context.tables.latest(f"{name}.{source.name}") for source in context.project.sources}
     missing = [source for source, snapshot in newest.items() if snapshot is None]
     if missing:
-        raise SnapshotNotFound(
-            f"source {', '.join(missing)} of project {name!r} was never ingested",
-            "run the project first: rayloop run PROJECT",
-            code="data.source_not_ingested",
-            project=name,
-            sources=missing,
-        )
+        raise SnapshotNotFound("data.source_not_ingested", project=name, sources=missing)
     return {source: snapshot for source, snapshot in newest.items() if snapshot is not None}
 
 
@@ -171,12 +164,7 @@ def release(context: ProjectContext, *versions: ModelVersion) -> str:
     """
     champion, version = context.registry.version_by_alias(context.project.name, CHAMPION), versions[0]
     if champion is None and len(versions) > 1:
-        raise RolloutError(
-            f"model {context.project.name!r} has no champion to compare several versions with",
-            "deploy one version first",
-            code="rollout.no_champion",
-            model=context.project.name,
-        )
+        raise RolloutError("rollout.no_champion", model=context.project.name)
     with context.progress.stage("serve"):
         if champion is None:
             deploy(context, version)
@@ -198,12 +186,7 @@ def retrain(context: ProjectContext, until: datetime) -> Candidate:
     project = context.project
     champion = context.registry.version_by_alias(project.name, CHAMPION)
     if champion is None:
-        raise ProjectError(
-            f"project {project.name!r} has no champion to retrain",
-            "run the project first: rayloop run PROJECT",
-            code="project.no_champion",
-            project=project.name,
-        )
+        raise ProjectError("project.no_champion", project=project.name)
     snapshots = snapshots_of(ingest_sources(context))
     materialize_online(context, snapshots, until)
     frame = training_frame(context, snapshots, project.split.for_retrain(until, project.retrain.holdout), until)

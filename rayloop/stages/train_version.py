@@ -154,13 +154,11 @@ def _refuse_unless_overridden(build: CandidateBuild, run: Run, evaluation: Candi
     model_cards.log_card(run, build, evaluation)
     url = f"{context.settings.mlflow_server}/#/runs/{run.id}"
     raise GateFailed(
-        f"candidate {name!r} of {context.project.name} fails its gate and is not registered: "
-        + "; ".join(check.reason for check in evaluation.report.failures),
-        f"see its metrics and model card: {url}",
-        code="gate.failed",
+        "gate.failed",
         model=context.project.name,
         candidate=name,
         checks=[check.name for check in evaluation.report.failures],
+        reasons="; ".join(check.reason for check in evaluation.report.failures),
         url=url,
     )
 

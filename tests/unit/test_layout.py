@@ -8,16 +8,18 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from string import Formatter
 
 from cluster import errors
-from cluster.errors import RayloopError
+from cluster.errors import RayloopError, messages
 from tests.unit.golden.golden import golden
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("cluster", "features", "trainers", "deployments", "monitoring", "rayloop", "examples")
 MAX_MODULES = 20
 PASS_CODE_THROUGH = {"deployments/auth/credentials.py"}
-"""Modules with a helper that passes its caller's code on."""
+"""Modules with functions that pass their caller's code on: BUILDERS."""
+BUILDERS = {"invalid_credential": "request", "_forbidden": "request"}
 GENERATED = "_pb2.py"
 AREAS = {
     name: kind.area for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RayloopError)
@@ -31,27 +33,25 @@ def product() -> dict[Path, ast.Module]:
     return {path.relative_to(ROOT): ast.parse(path.read_text()) for path in paths if not path.name.endswith(GENERATED)}
 
 
-def error_calls() -> Iterator[tuple[str, str, ast.expr | None]]:
-    """Yield the place, class name and ``code`` argument of each RayloopError that the product creates."""
+def error_calls() -> Iterator[tuple[str, str, ast.Call]]:
+    """Yield the place, area and call of each RayloopError that the product creates."""
+    areas = AREAS | BUILDERS
     for path, tree in product().items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in AREAS:
-                code = next((keyword.value for keyword in node.keywords if keyword.arg == "code"), None)
-                yield f"{path}:{node.lineno}", node.func.id, code
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in areas:
+                yield f"{path}:{node.lineno}", areas[node.func.id], node
 
 
-def literal_codes() -> set[str]:
-    """Return every literal ``code="area.name"`` argument in the product."""
-    areas = set(AREAS.values())
-    values = (
-        keyword.value.value
-        for tree in product().values()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        for keyword in node.keywords
-        if keyword.arg == "code" and isinstance(keyword.value, ast.Constant)
-    )
-    return {value for value in values if isinstance(value, str) and value.partition(".")[0] in areas}
+def literal_code(call: ast.Call) -> str:
+    """Return the code that a call passes as a literal; empty when it passes none."""
+    return str(call.args[0].value) if call.args and isinstance(call.args[0], ast.Constant) else ""
+
+
+def message_fields(code: str) -> set[str]:
+    """Return the names of the fields that the message of ``code`` mentions."""
+    message = messages()[code]
+    parts = [*Formatter().parse(message["what"]), *Formatter().parse(message.get("todo", ""))]
+    return {name for _, name, _, _ in parts if name is not None}
 
 
 def test_folder_of_product_code_has_at_most_twenty_modules() -> None:
@@ -67,21 +67,36 @@ def test_class_name_occurs_once_in_the_product() -> None:
 def test_error_has_a_literal_code_with_the_prefix_of_its_class() -> None:
     problems = []
     passed_through = set()
-    for place, kind, code in error_calls():
-        if isinstance(code, ast.Constant):
-            if not str(code.value).startswith(f"{AREAS[kind]}."):
-                problems.append(f"{place}: {kind} has code {code.value!r}")
-        elif isinstance(code, ast.Name):
-            passed_through.add(place.rpartition(":")[0])
+    for place, area, call in error_calls():
+        if code := literal_code(call):
+            if not code.startswith(f"{area}."):
+                problems.append(f"{place}: an error of area {area!r} has code {code!r}")
         else:
-            problems.append(f"{place}: {kind} has no code")
+            passed_through.add(place.rpartition(":")[0])
     assert problems == []
     assert passed_through == PASS_CODE_THROUGH
 
 
+def test_error_passes_the_fields_of_its_message() -> None:
+    problems = []
+    for place, _, call in error_calls():
+        if code := literal_code(call):
+            missing = message_fields(code) - {keyword.arg for keyword in call.keywords}
+            problems += [f"{place}: {code} lacks {', '.join(sorted(missing))}"] if missing else []
+    assert problems == []
+
+
+def test_messages_of_errors_are_those_of_raised_codes_in_order() -> None:
+    assert list(messages()) == sorted({code for _, _, call in error_calls() if (code := literal_code(call))})
+
+
+def test_message_of_an_error_has_no_other_parts() -> None:
+    assert {part for message in messages().values() for part in message} == {"what", "todo", "status"}
+
+
 def test_error_codes_are_those_on_record() -> None:
     # Scripts rely on codes. After an addition: UPDATE_GOLDEN=1, as tests/unit/golden/golden.py explains.
-    golden("error_codes", sorted(literal_codes()))
+    golden("error_codes", sorted(messages()))
 
 
 def test_test_module_imports_no_other_test_module() -> None:

@@ -159,9 +159,7 @@ def _stream_part(encoded: Dataset, encoder: Encoder, name: str) -> EncodedPart:
 
 def _check_rows(rows: int, name: str) -> None:
     if not rows:
-        raise DataError(
-            f"the training frame has no {name!r} rows", "check its 'split' column", code="data.no_rows", part=name
-        )
+        raise DataError("data.no_rows", part=name)
 
 
 def _slice_table(frame: pa.Table) -> list[pa.Table]:

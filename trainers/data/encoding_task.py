@@ -29,10 +29,7 @@ class EncodeRows:
     def __call__(self, frame: pa.Table) -> dict[str, np.ndarray]:
         if missing := [column for column in ("split", "label") if column not in frame.column_names]:
             raise DataError(
-                f"the training frame has no column {', '.join(missing)}; it has {', '.join(frame.column_names)}",
-                "add the missing columns",
-                code="data.missing_columns",
-                columns=missing,
+                "data.missing_columns", table="the training frame", columns=missing, present=frame.column_names
             )
         part = pc.index_in(frame["split"], value_set=pa.array(PARTS))
         frame, part = frame.filter(part.is_valid()), part.drop_null()
@@ -69,17 +66,8 @@ def label_array(column: pa.ChunkedArray) -> np.ndarray:
         flat = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
         return label_array(flat).reshape(-1, column.type.list_size)
     if not pa.types.is_floating(column.type) and not pa.types.is_integer(column.type):
-        raise DataError(
-            f"column 'label' is {column.type}, not a number",
-            "use positions in 'classes' as multiclass labels, and lists of 0 and 1 of equal length as multilabel ones",
-            code="data.label_type",
-            type=str(column.type),
-        )
+        raise DataError("data.label_type", label="column 'label' of the training frame", type=str(column.type))
     labels = np.asarray(column.cast(pa.float64()), np.float32)
     if not np.isfinite(labels).all():
-        raise DataError(
-            "column 'label' of the training frame has missing or infinite values",
-            "remove those rows",
-            code="data.label_not_finite",
-        )
+        raise DataError("data.label_not_finite")
     return labels

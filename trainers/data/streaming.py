@@ -53,13 +53,7 @@ class StreamLoader:
 
     def __init__(self, shard: DataIterator, part: EncodedPart, config: TrainConfig, rank: int, workers: int) -> None:
         if part.rows < workers:
-            raise DataError(
-                f"{part.rows} training rows are too few for {workers} workers",
-                "lower workers",
-                code="data.fewer_rows_than_workers",
-                rows=part.rows,
-                workers=workers,
-            )
+            raise DataError("data.fewer_rows_than_workers", rows=part.rows, workers=workers)
         self._shard = shard
         self._part = part
         self._config = config

@@ -40,22 +40,12 @@ class Binning(Frozen):
             ProjectError: The column does not exist, or is a date or a tensor.
         """
         if column not in table.column_names:
-            names = ", ".join(table.column_names)
             raise ProjectError(
-                f"gate slice column {column!r} is not in the training frame",
-                f"use one of its columns: {names}",
-                code="project.unknown_gate_column",
-                column=column,
+                "project.unknown_gate_column", use="gate slice column", column=column, present=table.column_names
             )
         values = table[column]
         if pa.types.is_nested(values.type) or pa.types.is_temporal(values.type):
-            raise ProjectError(
-                f"gate slice column {column!r} has type {values.type}, which has no bins",
-                "slice by numbers and categories",
-                code="project.gate_column_type",
-                column=column,
-                type=str(values.type),
-            )
+            raise ProjectError("project.gate_column_type", column=column, type=str(values.type))
         if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
             return cls(column=column, edges=_edges(_floats(values), bins))
         counts = pc.value_counts(values.drop_null().cast(pa.string())).to_pylist()

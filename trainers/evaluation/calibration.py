@@ -44,12 +44,7 @@ def require_probabilities(task: Task, calibrate: str) -> None:
         ProjectError: The task is a regression, and ``calibrate`` is not "none".
     """
     if calibrate != "none" and task.kind == "regression":
-        raise ProjectError(
-            f"calibrate={calibrate!r}, but a regression predicts no probabilities",
-            "remove calibrate from TrainConfig",
-            code="project.regression_calibration",
-            calibrate=calibrate,
-        )
+        raise ProjectError("project.regression_calibration", calibrate=calibrate)
 
 
 def fit_temperature(task: Task, scores: np.ndarray, labels: np.ndarray) -> float:

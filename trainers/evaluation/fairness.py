@@ -90,10 +90,7 @@ def check(policy: FairnessPolicy, comparisons: tuple[GroupComparison, ...]) -> I
 def _groups(table: pa.Table, name: str) -> np.ndarray:
     if name not in table.column_names:
         raise ProjectError(
-            f"fairness group column {name!r} is not in the training frame",
-            f"use one of its columns: {', '.join(table.column_names)}",
-            code="project.unknown_gate_column",
-            column=name,
+            "project.unknown_gate_column", use="fairness group column", column=name, present=table.column_names
         )
     return np.asarray(table[name].cast(pa.string()).fill_null(MISSING).to_numpy(), dtype=object)
 

@@ -121,12 +121,7 @@ def check_steps(steps: tuple[Compression, ...], spec: ModelSpec, inputs: InputSp
 
 def _prunable(module: torch.nn.Module, spec: ModelSpec) -> Prunable:
     if not isinstance(module, Prunable):
-        raise ProjectError(
-            f"model {spec.name!r} cannot be pruned",
-            "give it a method prune(share), or distill it into a smaller model",
-            code="project.model_not_prunable",
-            model=spec.name,
-        )
+        raise ProjectError("project.model_not_prunable", model=spec.name)
     return module
 
 

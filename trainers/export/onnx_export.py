@@ -66,9 +66,7 @@ def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
         DataError: ``sample`` has no row.
     """
     if not sample.num_rows:
-        raise DataError(
-            "no rows to compare the exported model on", "pass a sample of real rows", code="data.empty_export_sample"
-        )
+        raise DataError("data.empty_export_sample")
     scored = result.build_scorer()
     save_onnx(scored, result.inputs, folder / MODEL_FILE)
     save_file({name: value.copy(order="C") for name, value in result.state.items()}, folder / WEIGHTS_FILE)

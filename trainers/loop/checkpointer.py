@@ -74,12 +74,7 @@ class Checkpointer:
             self._writer = None
         if self._failure is not None:
             failure, self._failure = self._failure, None
-            raise RayloopError(
-                f"cannot write a checkpoint to {self._folder}: {failure}",
-                "free space there, or set another folder",
-                code="rayloop.checkpoint_not_written",
-                folder=self._folder,
-            ) from failure
+            raise RayloopError("rayloop.checkpoint_not_written", folder=self._folder, reason=str(failure)) from failure
 
     def clear(self) -> None:
         """Delete the folder with its content, if it exists."""

@@ -146,9 +146,4 @@ def _check_same_training(stored: str, current: str) -> None:
         return
     then, now = json.loads(stored), json.loads(current)
     parts = [name for name in now if then.get(name) != now[name]]
-    raise DataError(
-        f"the checkpoint belongs to a different training: {' and '.join(parts)} differ",
-        "remove it, or set another folder",
-        code="data.checkpoint_of_other_training",
-        parts=parts,
-    )
+    raise DataError("data.checkpoint_of_other_training", parts=parts)

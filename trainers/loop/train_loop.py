@@ -251,20 +251,9 @@ def _distill(spec: TrainSpec, teacher: Teacher, group: ProcessGroup, label_loss:
 
 def _check_loss(loss: float, number: int) -> None:
     if not np.isfinite(loss):
-        raise DataError(
-            f"the training loss of epoch {number} is {loss}",
-            "lower lr, or check the features for infinite values and missing values that the model does not handle",
-            code="data.loss_not_finite",
-            epoch=number,
-            loss=loss,
-        )
+        raise DataError("data.loss_not_finite", epoch=number, loss=loss)
 
 
 def _check_defined(value: float, metric: str) -> None:
     if np.isnan(value):
-        raise DataError(
-            f"the validation rows do not define {metric}",
-            "use validation rows of more than one class",
-            code="data.metric_undefined",
-            metric=metric,
-        )
+        raise DataError("data.metric_undefined", metric=metric)

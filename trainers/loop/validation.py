@@ -32,12 +32,7 @@ def validate(scored: ScoringModule, task: Task, held_out: ValidationLoader, grou
     """
     scores, labels = gather_scores(scored, task, held_out, group)
     if invalid := int(np.isnan(scores).reshape(len(scores), -1).any(axis=1).sum()):
-        raise DataError(
-            f"the model's scores are NaN for {invalid:,} of {len(scores):,} held-out rows",
-            "lower lr, or check the features for infinite values and missing values that the model does not handle",
-            code="data.score_not_a_number",
-            rows=invalid,
-        )
+        raise DataError("data.score_not_a_number", rows=invalid, total=len(scores))
     return metrics.evaluate(task, scores, labels)
 
 

@@ -190,12 +190,7 @@ def _scaling(config: TrainConfig) -> ScalingConfig:
 def _worker_error(error: TrainingFailedError) -> RayloopError:
     """The RayloopError that a worker raised, or one that names the cause."""
     text = str(error)
-    return unwrap_error(text) or RayloopError(
-        f"a training worker failed: {error_origin(text)}",
-        "read its log in the Ray dashboard",
-        code="rayloop.training_worker_failed",
-        origin=error_origin(text),
-    )
+    return unwrap_error(text) or RayloopError("rayloop.training_worker_failed", origin=error_origin(text))
 
 
 @contextmanager

@@ -87,13 +87,7 @@ class FtTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if width % heads:
-            raise ProjectError(
-                f"ft_transformer: width={width} is not a multiple of heads={heads}",
-                "change width or heads",
-                code="project.width_not_divisible",
-                width=width,
-                heads=heads,
-            )
+            raise ProjectError("project.width_not_divisible", width=width, heads=heads)
         self.tokens = FeatureTokens(inputs, width, unknown)
         self.blocks = nn.ModuleList(
             TransformerBlock(width, heads, attention_dropout, dropout, not i) for i in range(blocks)

@@ -147,21 +147,10 @@ def build(spec: ModelSpec, inputs: InputSpec, task: Task) -> nn.Module:
     try:
         inspect.signature(builder).bind(inputs, task, **spec.parameters)
     except TypeError as error:
-        raise ProjectError(
-            f"model {spec.name!r} does not accept its parameters: {error}",
-            "correct the parameters of the ModelSpec",
-            code="project.model_parameters",
-            model=spec.name,
-        ) from error
+        raise ProjectError("project.model_parameters", model=spec.name, reason=str(error)) from error
     module = builder(inputs, task, **spec.parameters)
     if not isinstance(module, nn.Module):
-        raise ProjectError(
-            f"model builder {spec.name!r} returned {type(module).__name__}",
-            "return a torch.nn.Module",
-            code="project.not_a_module",
-            model=spec.name,
-            type=type(module).__name__,
-        )
+        raise ProjectError("project.not_a_module", model=spec.name, type=type(module).__name__)
     return module
 
 
@@ -179,22 +168,10 @@ def check(spec: ModelSpec, inputs: InputSpec, task: Task) -> None:
     # A user's module may fail in any way.
     except Exception as error:
         origin = error_origin("".join(traceback.format_exception(error)))
-        raise ProjectError(
-            f"model {spec.name!r} cannot score two rows of zeros: {origin}",
-            "fix its forward method",
-            code="project.model_fails",
-            model=spec.name,
-        ) from error
+        raise ProjectError("project.model_fails", model=spec.name, origin=origin) from error
     expected, shape = (2, task.outputs), tuple(getattr(logits, "shape", ()))
     if shape != expected:
-        raise ProjectError(
-            f"model {spec.name!r} returns logits of shape {shape} for two rows",
-            f"return shape {expected}: [n, task.outputs]",
-            code="project.logits_shape",
-            model=spec.name,
-            shape=shape,
-            expected=expected,
-        )
+        raise ProjectError("project.logits_shape", model=spec.name, shape=shape, expected=expected)
 
 
 def check_parameters(spec: ModelSpec, names: Iterable[str]) -> None:
@@ -209,13 +186,7 @@ def check_parameters(spec: ModelSpec, names: Iterable[str]) -> None:
     offered = list(accepted)[2:]
     for name in names:
         if name not in offered:
-            raise ProjectError(
-                f"model {spec.name!r} has no parameter {name!r}",
-                f"use one of its parameters: {', '.join(offered) or 'none'}",
-                code="project.unknown_model_parameter",
-                model=spec.name,
-                name=name,
-            )
+            raise ProjectError("project.unknown_model_parameter", model=spec.name, name=name, choices=offered)
 
 
 def effective_parameters(spec: ModelSpec) -> dict[str, Any]:
@@ -236,7 +207,5 @@ def _norm(kind: str, size: int) -> nn.Module:
         "none": lambda _: nn.Identity(),
     }
     if kind not in kinds:
-        raise ProjectError(
-            f"mlp: norm={kind!r} is unknown", f"use one of {', '.join(kinds)}", code="project.unknown_norm", norm=kind
-        )
+        raise ProjectError("project.unknown_norm", norm=kind, choices=list(kinds))
     return kinds[kind](size)

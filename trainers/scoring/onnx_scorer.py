@@ -39,12 +39,7 @@ def open_session(model: Path | bytes, threads: int = 1) -> ort.InferenceSession:
         DataError: The file does not exist.
     """
     if isinstance(model, Path) and not model.exists():
-        raise DataError(
-            f"no model file at {model}",
-            "check whether the artifact store was moved or cleaned",
-            code="data.model_file_missing",
-            path=str(model),
-        )
+        raise DataError("data.model_file_missing", path=str(model))
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -99,7 +94,7 @@ def calibration_curve(task: Task, scores: np.ndarray, labels: np.ndarray, bins: 
         DataError: The task is a regression.
     """
     if task.kind == "regression":
-        raise DataError("a regression has no calibration curve", code="data.regression_calibration_curve")
+        raise DataError("data.regression_calibration_curve")
     multiclass = task.kind == "multiclass"
     probabilities = scores.max(axis=1) if multiclass else scores.ravel()
     hits = scores.argmax(axis=1) == labels if multiclass else labels.ravel()

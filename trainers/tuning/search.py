@@ -189,12 +189,7 @@ def _select(run: SearchRun) -> list[Trial]:
     trials = [trial for trial in run.store.ended() if trial.stage == "search"]
     if not rank_trials(trials, run.metric):
         reason = next((trial.error for trial in trials if trial.error), "no trial completed an epoch")
-        raise RayloopError(
-            f"no trial of the search has a result: {reason}",
-            "fix the model or the settings, or raise the time budget",
-            code="rayloop.search_without_result",
-            reason=reason,
-        )
+        raise RayloopError("rayloop.search_without_result", reason=reason)
     if run.tuning.method == "pbt":
         # Only members that trained to the end can be repeated.
         furthest = max(trial.epochs for trial in trials if trial.has_result)

@@ -30,7 +30,7 @@ from trainers.metrics import PrimaryMetric
 from trainers.tuning.search_spaces import decode
 from trainers.tuning.trial import Trial, format_value
 from trainers.tuning.trial_store import TrialStore
-from trainers.worker_errors import last_line, unwrap_error
+from trainers.worker_errors import attach_details, last_line, unwrap_error
 
 OBJECTIVE = "best_so_far"
 """Key of the reported metric that trials are compared by."""
@@ -142,6 +142,7 @@ class SearchRun:
             ).fit()
 
 
+@attach_details()
 def _run_trial(
     proposal: dict[str, Any], spec: TrainSpec, tuning: TuneConfig, encoded: EncodedData, plans: tuple[TrialPlan, ...]
 ) -> None:

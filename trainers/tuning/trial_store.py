@@ -63,11 +63,7 @@ class _Files:
             atomic_write(self._fs, self._folder, f"{trial.number:06d}{_SUFFIX}", [trial.model_dump_json().encode()])
         except (OSError, pa.ArrowException) as error:
             raise RayloopError(
-                f"cannot write trial {trial.number} to {self._folder}: {error}",
-                "free space there, or set another folder",
-                code="rayloop.trial_not_written",
-                trial=trial.number,
-                folder=self._folder,
+                "rayloop.trial_not_written", trial=trial.number, folder=self._folder, reason=str(error)
             ) from error
 
     def _trial(self, path: str) -> Trial:

@@ -57,7 +57,7 @@ def find_loss(request: AnalysisRequest) -> AnalysisResult:
 
 
 def fail(request: AnalysisRequest) -> AnalysisResult:
-    raise DataError("the log is gone")
+    raise DataError("data.log_empty", model="shop")
 
 
 def die(request: AnalysisRequest) -> AnalysisResult:
@@ -151,7 +151,7 @@ def test_monitor_actor_turns_the_finding_of_an_analysis_task_into_an_alarm(clust
         ray.kill(handle, no_restart=True)
 
 
-@pytest.mark.parametrize(("analyze", "error"), [(fail, "the log is gone"), (die, "")])
+@pytest.mark.parametrize(("analyze", "error"), [(fail, "the prediction log of 'shop' is empty"), (die, "")])
 def test_monitor_actor_survives_an_analysis_that_fails_or_dies(cluster, analyze, error):
     handle = start_analyzing(cluster, f"analysis_{analyze.__name__}", analyze)
     try:

@@ -13,8 +13,8 @@ from trainers.worker_errors import attach_details, error_origin, last_line, unwr
 @pytest.mark.parametrize(
     "error",
     [
-        DataError("column 'a' is missing", "add it", code="data.missing_columns", columns=["a"]),
-        GateFailed("auc too low"),
+        DataError("data.missing_columns", table="the frame", columns=["a"], present=["b", "c"]),
+        GateFailed("gate.failed", candidate="c", model="m", reasons="auc\nis too low", url="http://127.0.0.1"),
     ],
 )
 def test_unwrap_error_restores_a_chained_error(error: RayloopError) -> None:

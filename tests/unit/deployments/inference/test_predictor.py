@@ -91,7 +91,7 @@ def test_score_when_the_store_is_down_tries_once_and_gives_503(scorer: Scorer, m
 
     def unavailable(self: FeatureReader, rows: pa.Table, now_us: int) -> pa.Table:
         calls.append(rows.num_rows)
-        raise StoreUnavailable("the online store at redis.internal:6379 does not answer")
+        raise StoreUnavailable("store.timeout", address="redis.internal:6379", reason="timeout")
 
     monkeypatch.setattr(FeatureReader, "read", unavailable)
     batches = scorer.score([request(0.0), request(1.0, 2.0)], 0)

@@ -60,7 +60,7 @@ def parse(model: str, path: str, body: Any) -> Any:
     """What the path's parser makes of a body. Raises RequestError."""
     features, task = MODELS[model]
     if not isinstance(body, dict):
-        raise RequestError("the body must be a JSON object")
+        raise RequestError("request.malformed_json", reason="it is not an object")
     if path == "/feedback":
         return parse_feedback(body, task, LIMITS.rows)
     if path == "/infer":
@@ -184,7 +184,7 @@ def test_responses_match_their_schemas(model: str) -> None:
     assert not schema(model, "InferResponse").is_valid(answer | {"outputs": [{"name": "other"}]})
     schema(model, "InvocationResponse").validate(json.loads(encode_invocation_response("7", task, scores)))
     schema(model, "Metadata").validate(describe_model(model, ["7"], features, task))
-    error = error_response(RequestError("no", field="body", status=413))
+    error = error_response(RequestError("request.body_too_large", field="body", limit=1))
     schema(model, "Error").validate(json.loads(error.body))
 
 
