@@ -67,7 +67,7 @@ def _check_columns(values: ColumnLists, names: list[str], shape: str, max_rows: 
 
 
 def _wrong_columns(missing: list[str], unknown: list[str], field: str) -> RequestError:
-    unknown = [name[:40] for name in unknown]
+    unknown = [name[:40] for name in unknown[:5]]
     return RequestError("request.wrong_columns", field=field, missing=missing, unknown=unknown)
 
 

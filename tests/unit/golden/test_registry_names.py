@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cluster
+from cluster.errors import messages
 from cluster.registry import BUNDLE_PATH, FINGERPRINT_TAG, GATE_TAG, KEY_TAG
 from cluster.values import TaskKind
 from rayloop.stages.mlflow_callback import CurveLogger
@@ -64,17 +65,14 @@ class _Registry:
 def _tags() -> list[str]:
     """Every text of the product's code that reads like one of its tags and is no error code."""
     found: set[str] = set()
-    codes: set[str] = set()
     for package in PRODUCT:
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found |= {node.value} if re.fullmatch(r"rayloop\.[a-z_]+", node.value) else set()
-                if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):
-                    codes.add(str(node.value.value))
     # Modules of a package of that name are no tags.
     modules = {path.stem for path in (ROOT / "rayloop").glob("*")}
-    return sorted(tag for tag in found - codes if tag.partition(".")[2] not in modules)
+    return sorted(tag for tag in found - set(messages()) if tag.partition(".")[2] not in modules)
 
 
 def test_tags_of_versions_and_runs_stay() -> None:
