@@ -196,7 +196,9 @@ class FeatureView(Frozen):
     @model_validator(mode="after")
     def _check_derived(self) -> Self:
         if repeated := duplicates(d.name for d in self.derived):
-            raise ProjectError("project.duplicate_names", owner=f"feature view {self.name!r}", names=repeated)
+            raise ProjectError(
+                "project.duplicate_names", owner=f"feature view {self.name!r}", names=repeated, view=self.name
+            )
         return self
 
     @model_validator(mode="after")
@@ -273,7 +275,9 @@ class FeatureSet(Frozen):
         names = [c.name for c in self.available_columns]
         views = [f"view {view.name}" for view in self.views]
         if repeated := duplicates(names) or duplicates(self.features) or duplicates(views):
-            raise ProjectError("project.duplicate_names", owner=f"feature set {self.name!r}", names=repeated)
+            raise ProjectError(
+                "project.duplicate_names", owner=f"feature set {self.name!r}", names=repeated, feature_set=self.name
+            )
         unknown = [name for name in self.features if name not in names]
         if unknown:
             raise ProjectError("project.unknown_feature", feature_set=self.name, features=unknown)
@@ -289,6 +293,7 @@ class FeatureSet(Frozen):
                     user=f"derived feature {derived.name!r}",
                     columns=unknown,
                     feature_set=self.name,
+                    feature=derived.name,
                 )
         if self.as_of and self.as_of.kind != "timestamp":
             raise ProjectError("project.as_of_kind", feature_set=self.name, kind=self.as_of.kind)
@@ -305,6 +310,7 @@ class FeatureSet(Frozen):
                         user=f"feature view {view.name!r}",
                         columns=[key],
                         feature_set=self.name,
+                        view=view.name,
                     )
                 if kinds[key] != "category":
                     raise ProjectError("project.key_kind", view=view.name, column=key, kind=kinds[key])

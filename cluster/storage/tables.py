@@ -185,7 +185,9 @@ class Tables(TableCatalog):
         field = table.schema().find_field(column)
         bounds = [(task.file.upper_bounds or {}).get(field.field_id) for task in table.scan().plan_files()]
         if not isinstance(field.field_type, TimestamptzType):
-            raise DataError("data.not_a_timestamp", where=f"table {name!r}", column=column, type=str(field.field_type))
+            raise DataError(
+                "data.not_a_timestamp", where=f"table {name!r}", column=column, type=str(field.field_type), table=name
+            )
         values = [int(from_bytes(field.field_type, bound)) for bound in bounds if bound is not None]
         return micros_to_timestamptz(max(values)) if values else None
 

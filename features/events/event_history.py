@@ -47,6 +47,8 @@ def build_history(view: FeatureView, rows: pl.DataFrame) -> pl.DataFrame:
             table=f"source {view.source!r} of feature view {view.name!r}",
             columns=missing,
             present=rows.columns,
+            view=view.name,
+            source=view.source,
         )
     rows = rows.with_columns(d.expr for d in view.derived)
     where = f"feature view {view.name!r}"
@@ -154,5 +156,7 @@ def _without_negative_zero(number: pl.Expr) -> pl.Expr:
 def _number(view: FeatureView, column: str, schema: pl.Schema) -> pl.Expr:
     kind = schema[column]
     if not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)):
-        raise DataError("data.not_a_number", where=f"feature view {view.name!r}", column=column, type=str(kind))
+        raise DataError(
+            "data.not_a_number", where=f"feature view {view.name!r}", column=column, type=str(kind), view=view.name
+        )
     return pl.col(column).cast(pl.Float64)

@@ -140,7 +140,7 @@ class _Queries:
 def _queries(view: FeatureView, index: EventIndex, rows: pl.DataFrame) -> _Queries:
     where, keys = f"rows for feature view {view.name!r}", list(view.entity.keys)
     if missing := [column for column in (*keys, AS_OF) if column not in rows.columns]:
-        raise DataError("data.missing_columns", table=where, columns=missing, present=rows.columns)
+        raise DataError("data.missing_columns", table=where, columns=missing, present=rows.columns, view=view.name)
     at = epoch_us(rows.schema, AS_OF, where, up=False)
     key_columns = rows.select(*(key_as_text(rows.schema, key, where) for key in keys), at.alias(KNOWN_AT))
     coded = key_columns.join(index.entities, on=keys, how="left", maintain_order="left")

@@ -167,7 +167,11 @@ def _require_labels(task: Task, labels: pl.Series, source: str) -> None:
         expected = "0 or 1" if task.kind == "binary" else f"a position in {len(allowed)} classes"
     else:
         raise DataError(
-            "data.label_type", label=f"the label of source {source!r}", type=str(labels.dtype), task=task.kind
+            "data.label_type",
+            label=f"the label of source {source!r}",
+            type=str(labels.dtype),
+            task=task.kind,
+            source=source,
         )
     unknown = known.filter(~known.is_in(allowed))
     if len(unknown):

@@ -60,7 +60,7 @@ class ColumnIndex:
         if aggregate.op == "count":
             return np.asarray(n, np.float64)
         if int(n.max(initial=0)) * self.max_unit > _MAX_SUM:
-            raise DataError("data.sum_exceeds_resolution", column=aggregate.column)
+            raise DataError("data.sum_exceeds_resolution", column=aggregate.column, resolution=aggregate.resolution)
         sums = _require(self.unit_sums)
         total = sums[high] - sums[low]
         if aggregate.op == "std":

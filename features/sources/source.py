@@ -86,7 +86,9 @@ class Source:
         if not (isinstance(self.read, SourceReader) or callable(self.read)):
             raise ProjectError("project.source_read_not_callable", source=self.name, read=repr(self.read))
         if repeated := duplicates(self.column_names):
-            raise ProjectError("project.duplicate_names", owner=f"source {self.name!r}", names=repeated)
+            raise ProjectError(
+                "project.duplicate_names", owner=f"source {self.name!r}", names=repeated, source=self.name
+            )
         if not self.key:
             raise ProjectError("project.source_without_key", source=self.name)
 
@@ -139,7 +141,13 @@ class Source:
     def require_columns(self, names: Sequence[str]) -> None:
         """Raise DataError when a declared column is not among ``names``."""
         if missing := [name for name in self.column_names if name not in names]:
-            raise DataError("data.missing_columns", table=f"source {self.name!r}", columns=missing, present=list(names))
+            raise DataError(
+                "data.missing_columns",
+                table=f"source {self.name!r}",
+                columns=missing,
+                present=list(names),
+                source=self.name,
+            )
 
     def _require_declared(self, name: str, kinds: Mapping[str, Kind]) -> None:
         if name not in kinds:
@@ -149,7 +157,12 @@ class Source:
         self._require_declared(name, kinds)
         if kinds[name] != kind:
             raise ProjectError(
-                "project.column_kind", user=f"source {self.name!r}", column=name, kind=kinds[name], expected=kind
+                "project.column_kind",
+                user=f"source {self.name!r}",
+                column=name,
+                kind=kinds[name],
+                expected=kind,
+                source=self.name,
             )
 
 
@@ -238,6 +251,8 @@ def _require_kinds(view: FeatureView, kinds: Mapping[str, Kind]) -> None:
                 column=name,
                 kind=kinds[name],
                 expected=" or ".join(allowed),
+                view=view.name,
+                source=view.source,
             )
 
 
@@ -251,6 +266,7 @@ def _require_example_kinds(features: FeatureSet, examples: Examples, kinds: Mapp
                 column=name,
                 kind=kinds[name],
                 expected="timestamp",
+                source=examples.source,
             )
     for column in features.request:
         if column.kind != kinds[column.name]:
@@ -260,6 +276,7 @@ def _require_example_kinds(features: FeatureSet, examples: Examples, kinds: Mapp
                 column=column.name,
                 kind=kinds[column.name],
                 expected=f"{column.kind} as in the request",
+                source=examples.source,
             )
     if features.views and features.as_of is None and not examples.event_time:
         raise ProjectError("project.examples_without_time", source=examples.source)

@@ -97,7 +97,11 @@ class Reservoir:
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError("data.damaged_sample", reason=str(error)) from error
         if sample.schema.names[-1:] != [PRIORITY]:
-            raise DataError("data.damaged_sample", reason=f"its columns are {', '.join(sample.schema.names)}")
+            raise DataError(
+                "data.damaged_sample",
+                reason=f"its columns are {', '.join(sample.schema.names)}",
+                columns=sample.schema.names,
+            )
         reservoir = cls(size, sample.drop_columns([PRIORITY]).schema)
         reservoir._add(sample)
         return reservoir

@@ -72,7 +72,11 @@ def push_events(
     declared = {declared_source.name: declared_source for declared_source in project.sources}
     if source not in declared:
         raise ProjectError(
-            "project.unknown_source", user=f"project {project.name!r}", source=source, declared=sorted(declared)
+            "project.unknown_source",
+            user=f"project {project.name!r}",
+            source=source,
+            declared=sorted(declared),
+            project=project.name,
         )
     erasure_registry = ErasureRegistry.read(Tables(settings), project.name)
     names = (

@@ -73,7 +73,7 @@ def test_score_table_equals_score(scorer: Scorer) -> None:
         (request(1.0, 101.0), "request.score_not_finite", {"row": 1}),
         (request(1.0, departs=None), "request.time_missing", {"row": 0}),
         # Features are as of two hours before: in the year 0.
-        (request(1.0, departs=datetime(1, 1, 1, tzinfo=UTC)), "request.time_out_of_range", {}),
+        (request(1.0, departs=datetime(1, 1, 1, tzinfo=UTC)), "request.time_out_of_range", {"time": "as_of of row 0"}),
     ],
 )
 def test_score_with_a_bad_request_fails_it_alone(scorer: Scorer, bad: RequestRows, code: str, fields: dict) -> None:
