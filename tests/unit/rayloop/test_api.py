@@ -10,7 +10,7 @@ from pathlib import Path
 
 import rayloop
 
-SOURCE = Path(rayloop.__file__).read_text()
+STUB = Path(rayloop.__file__).with_suffix(".pyi").read_text()
 
 
 def test_every_exported_name_loads() -> None:
@@ -19,10 +19,13 @@ def test_every_exported_name_loads() -> None:
 
 
 def test_exported_names_equal_those_for_type_checkers() -> None:
-    (block,) = (n for n in ast.parse(SOURCE).body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
-    imports = [(n.module, a.name) for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names]
-    assert sorted(name for _, name in imports) == rayloop.__all__
-    assert all(getattr(rayloop, name).__module__ == module for module, name in imports)
+    imports = [
+        (n.module, a.name, a.asname) for n in ast.parse(STUB).body if isinstance(n, ast.ImportFrom) for a in n.names
+    ]
+    assert sorted(name for _, name, _ in imports) == rayloop.__all__
+    # Type checkers take only ``import Name as Name`` for a public name of a typed package.
+    assert all(name == public for _, name, public in imports)
+    assert all(getattr(rayloop, name).__module__ == module for module, name, _ in imports)
 
 
 def test_every_exported_name_is_documented_once() -> None:

@@ -1,0 +1,56 @@
+# The names of the public API and the modules that define them: for type checkers, and for `__init__.py` at run time.
+from cluster.values import Task as Task
+from deployments.freeze_windows import FreezeWindow as FreezeWindow
+from deployments.rollout_policy import RolloutPolicy as RolloutPolicy
+from deployments.rollout_policy import Webhook as Webhook
+from deployments.serve_schema import RequestLimits as RequestLimits
+from deployments.serve_schema import Serving as Serving
+from features.builders import category as category
+from features.builders import derive as derive
+from features.builders import dropped as dropped
+from features.builders import hashed as hashed
+from features.builders import number as number
+from features.builders import rolling as rolling
+from features.builders import tensor as tensor
+from features.builders import timestamp as timestamp
+from features.definitions import Aggregate as Aggregate
+from features.definitions import Column as Column
+from features.definitions import Entity as Entity
+from features.definitions import FeatureSet as FeatureSet
+from features.definitions import FeatureView as FeatureView
+from features.definitions import Latest as Latest
+from features.sources.readers import csv as csv
+from features.sources.readers import iceberg as iceberg
+from features.sources.readers import kafka as kafka
+from features.sources.readers import parquet as parquet
+from features.sources.readers import sql as sql
+from features.sources.source import Examples as Examples
+from features.sources.source import Source as Source
+from features.split import HashSplit as HashSplit
+from features.split import TimeSplit as TimeSplit
+from monitoring.drift_policy import DriftPolicy as DriftPolicy
+from monitoring.drift_policy import LogAnalysisPolicy as LogAnalysisPolicy
+from monitoring.drift_policy import NotificationTarget as NotificationTarget
+from monitoring.statistics.calibration import MonitoredColumn as MonitoredColumn
+from rayloop.project import Period as Period
+from rayloop.project import Project as Project
+from rayloop.project import Retrain as Retrain
+from rayloop.project import Simulation as Simulation
+from trainers.config import Choice as Choice
+from trainers.config import IntRange as IntRange
+from trainers.config import LogUniform as LogUniform
+from trainers.config import ModelSpec as ModelSpec
+from trainers.config import TrainConfig as TrainConfig
+from trainers.config import TuneConfig as TuneConfig
+from trainers.config import Uniform as Uniform
+from trainers.evaluation.fairness import FairnessPolicy as FairnessPolicy
+from trainers.evaluation.quality_gate import GatePolicy as GatePolicy
+from trainers.evaluation.quality_gate import Threshold as Threshold
+from trainers.evaluation.robustness import RobustnessPolicy as RobustnessPolicy
+from trainers.evaluation.serving_budget import Budget as Budget
+from trainers.evaluation.slices import SlicePolicy as SlicePolicy
+from trainers.export.compression import Distill as Distill
+from trainers.export.compression import Prune as Prune
+
+__version__: str
+__all__: list[str]
