@@ -27,13 +27,12 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.names import ACTOR_NAMESPACE, log_writer_actor, monitor_actor
 from cluster.settings import load_settings
-from deployments.protocol.open_inference import predicted_classes
 from deployments.telemetry import unshipped_rows
 from deployments.telemetry.metrics import ReplicaMetrics, ResponseKey
 from deployments.telemetry.prediction_log import PredictionBatch, batch_id, label_rows, prediction_rows, to_ipc
 from deployments.telemetry.resource_usage import UsageMeter
 from features.definitions import Column
-from features.profiles.profile import Profile
+from features.profiles.profile import Profile, append_output, output_column
 
 FLUSH_EVERY_S = 0.5
 MAX_BUFFERED_ROWS = 50_000
@@ -116,12 +115,12 @@ class Reporter:
             window_s: Width of the windows of live profiles, seconds; None: no profiles.
         """
         rows = predictions.frame.num_rows
-        if self._buffer.add_predictions(_Predictions(predictions, columns, window_s), rows):
+        if self._buffer.add(_Predictions(predictions, columns, window_s), rows):
             self._counter.add("predictions", rows)
 
     def record_labels(self, rows: pa.Table) -> None:
         """Report labels (feedback.parse_feedback)."""
-        if self._buffer.add_labels(_Labels(rows, time.time_ns() // 1000)):
+        if self._buffer.add(_Labels(rows, time.time_ns() // 1000), rows.num_rows):
             self._counter.add("labels", rows.num_rows)
 
     def record_response(self, method: str, status: int, seconds: float) -> None:
@@ -273,30 +272,21 @@ def window_profiles(
     Returns:
         Profiles by start of the window, seconds since the epoch.
     """
-    is_multiclass = batches[0].task.kind == "multiclass"
-    output = Column(name="predicted", kind="category") if is_multiclass else Column(name="score", kind="number")
-    scored = [batch for batch in batches if batch.champion is not None]
-    if not scored:
+    task, scores = batches[0].task, [batch.champion for batch in batches if batch.champion is not None]
+    if not scores:
         return {}
     # In one piece: Arrow's kernels take a chunk at a time, and there is one for each batch.
-    frame = pa.concat_tables([batch.frame for batch in scored]).combine_chunks()
-    frame = frame.append_column(output.name, _output(scored))
+    frame = pa.concat_tables([batch.frame for batch in batches if batch.champion is not None]).combine_chunks()
+    frame = append_output(frame, task, np.concatenate(scores))
     width_us = int(window_s * 1e6)
     # Not a safe cast: the year 1, which a client without a clock sends, has more microseconds than a float can resolve.
     at_us = frame["as_of"].cast(pa.int64()).cast(pa.float64(), safe=False)
     starts = pc.multiply(pc.floor(pc.divide(at_us, width_us)), window_s)
     distinct = pc.unique(starts).to_pylist()
-    profiles: dict[float, Profile] = defaultdict(lambda: Profile.empty((*columns, output)))
+    profiles: dict[float, Profile] = defaultdict(lambda: Profile.empty((*columns, output_column(task))))
     for start in distinct:
         profiles[start].update(frame if len(distinct) == 1 else frame.filter(pc.equal(starts, start)))
     return dict(profiles)
-
-
-def _output(scored: Sequence[PredictionBatch]) -> pa.Array:
-    """The champion's outputs: classes, or numbers."""
-    scores = np.concatenate([batch.champion for batch in scored if batch.champion is not None])
-    task = scored[0].task
-    return pa.array(predicted_classes(task, scores) if task.kind == "multiclass" else scores.astype(np.float64))
 
 
 class _Buffer:
@@ -309,28 +299,18 @@ class _Buffer:
         self._rows = 0
         self._dropped = 0
 
-    def add_predictions(self, item: _Predictions, rows: int) -> bool:
-        """Add predictions. Returns False when there is no room for their rows."""
+    def add(self, item: _Predictions | _Labels, rows: int) -> bool:
+        """Add predictions or labels. Returns False when there is no room for their rows."""
         with self._lock:
-            has_room = self._reserve(rows)
-            if has_room:
-                self._predictions.append(item)
-            return has_room
-
-    def add_labels(self, item: _Labels) -> bool:
-        """Add labels. Returns False when there is no room for their rows."""
-        with self._lock:
-            has_room = self._reserve(item.rows.num_rows)
-            if has_room:
+            if self._rows + rows > MAX_BUFFERED_ROWS:
+                self._dropped += rows
+                return False
+            self._rows += rows
+            if isinstance(item, _Labels):
                 self._labels.append(item)
-            return has_room
-
-    def _reserve(self, rows: int) -> bool:
-        if self._rows + rows > MAX_BUFFERED_ROWS:
-            self._dropped += rows
-            return False
-        self._rows += rows
-        return True
+            else:
+                self._predictions.append(item)
+            return True
 
     def drain(self) -> tuple[list[_Predictions], list[_Labels]]:
         """Take all predictions and labels, in the order of arrival."""

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from cluster.errors import DataError
-from cluster.values import Frozen
+from cluster.values import Frozen, Task
 from features.definitions import Column
 from features.profiles.column_sketches import (
     MAX_MAGNITUDE,
@@ -157,6 +157,25 @@ def _series(columns: tuple[Column, ...]) -> tuple[tuple[str, ...], tuple[str, ..
         elif column.kind == "tensor":
             numbers += [f"{column.name}.mean", f"{column.name}.std"]
     return tuple(numbers), tuple(c.name for c in columns if c.kind == "category")
+
+
+def output_column(task: Task) -> Column:
+    """Return the column under which a model's output is profiled."""
+    multiclass = task.kind == "multiclass"
+    return Column(name="predicted", kind="category") if multiclass else Column(name="score", kind="number")
+
+
+def append_output(frame: pa.Table, task: Task, scores: np.ndarray) -> pa.Table:
+    """Append a model's output to its rows, for a profile: predicted classes, or scores.
+
+    Args:
+        frame: Rows.
+        task: Task of the model.
+        scores: Scores of the rows, as ``cluster.values.Task`` describes them.
+    """
+    multiclass = task.kind == "multiclass"
+    output = np.asarray(task.classes)[scores.argmax(axis=1)] if multiclass else scores.astype(np.float64)
+    return frame.append_column(output_column(task).name, pa.array(output))
 
 
 def _add_numbers(summary: NumberSummary, values: pa.ChunkedArray) -> None:

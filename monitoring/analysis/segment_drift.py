@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from cluster.values import Task
 from features.definitions import Column
-from features.profiles.profile import Profile
+from features.profiles.profile import Profile, append_output, output_column
 from features.profiles.reference_profile import ReferenceProfile, profile_windows
 from monitoring.detection.detector import WindowResult, evaluate_run
 from monitoring.drift_policy import DriftPolicy, LogAnalysisPolicy
@@ -76,8 +76,7 @@ def evaluate_segments(
     Returns:
         Results by segment ("carrier = AA").
     """
-    output = output_column(task)
-    profiled = (*columns, output)
+    profiled = (*columns, output_column(task))
     watched = tuple(w for w in policy.watch if w.column in {c.name for c in profiled})
     segments = segment_values(past, settings)
     results = {}
@@ -88,8 +87,9 @@ def evaluate_segments(
             strict = policy.model_copy(update={"alpha": level, "false_alarms": None, "watch": watched})
             # The segment's own column has one value there.
             others = tuple(c for c in profiled if c.name != column)
-            frames = [_with_output(rows, task, output) for rows in (reference, live)]
-            results[f"{column} = {value}"] = _evaluate(frames[0], frames[1], reference, live, others, strict)
+            results[f"{column} = {value}"] = _evaluate(
+                lambda rows: append_output(rows.frame, task, rows.scores), reference, live, others, strict
+            )
     return results
 
 
@@ -102,28 +102,23 @@ def evaluate_labels(
         return None
     column = Column(name=LABEL, kind="number" if task.kind == "regression" else "category")
     strict = policy.model_copy(update={"alpha": settings.alpha, "false_alarms": None, "watch": ()})
-    frames = [pa.table({LABEL: _label_values(task, rows.labels)}) for rows in (reference, live)]
-    return _evaluate(frames[0], frames[1], reference, live, (column,), strict)
-
-
-def output_column(task: Task) -> Column:
-    """The model's output, as replicas profile it."""
-    multiclass = task.kind == "multiclass"
-    return Column(name="predicted", kind="category") if multiclass else Column(name="score", kind="number")
+    return _evaluate(
+        lambda rows: pa.table({LABEL: _label_values(task, rows.labels)}), reference, live, (column,), strict
+    )
 
 
 def _evaluate(
-    reference: pa.Table,
-    live: pa.Table,
+    frame: Callable[[LoggedRows], pa.Table],
     past: LoggedRows,
     run: LoggedRows,
     columns: tuple[Column, ...],
     policy: DriftPolicy,
 ) -> WindowResult:
-    windows = profile_windows(_with_time(reference, past.times), columns, policy.window_s, TIME)
+    """Compare the columns of ``frame`` of a run with those of the past."""
+    windows = profile_windows(_with_time(frame(past), past.times), columns, policy.window_s, TIME)
     reference_profile = ReferenceProfile.build(windows, policy.window_s)
     live_profile = Profile.empty(columns)
-    live_profile.update(live)
+    live_profile.update(frame(run))
     starts = tuple(float(s) for s in np.unique(np.floor(run.times / policy.window_s) * policy.window_s))
     # A run that lacks some window is still a run.
     span = policy.model_copy(update={"span": len(starts), "window_rows": None})
@@ -134,12 +129,6 @@ def _with_time(frame: pa.Table, times: np.ndarray) -> pa.Table:
     stamps = pa.array((times * 1e6).astype(np.int64)).cast(pa.timestamp("us", "UTC"))
     rest = frame.drop_columns([TIME]) if TIME in frame.column_names else frame
     return rest.append_column(TIME, stamps)
-
-
-def _with_output(rows: LoggedRows, task: Task, output: Column) -> pa.Table:
-    if task.kind != "multiclass":
-        return rows.frame.append_column(output.name, pa.array(rows.scores, pa.float64()))
-    return rows.frame.append_column(output.name, pa.array(np.asarray(task.classes)[rows.scores.argmax(axis=1)]))
 
 
 def _label_values(task: Task, labels: np.ndarray) -> pa.Array:
