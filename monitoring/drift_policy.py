@@ -93,9 +93,7 @@ class DriftPolicy(Frozen):
     lateness_s: float = Field(default=0.0, ge=0)
     """A window closes when one that starts at least this many seconds after its end has ``min_rows`` rows."""
     log_analysis: LogAnalysisPolicy | None = Field(
-        default=LogAnalysisPolicy(),
-        validation_alias=AliasChoices("log_analysis", "look"),
-        serialization_alias="look",
+        default=LogAnalysisPolicy(), validation_alias=AliasChoices("log_analysis", "look"), serialization_alias="look"
     )
     """What is analyzed in the logged rows; None: nothing."""
     notify: tuple[NotificationTarget, ...] = Field(

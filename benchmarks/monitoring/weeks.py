@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,12 +13,7 @@ from benchmarks.monitoring.flights import FEATURES, Part
 from benchmarks.monitoring.programs import ProgramFailed, run_peer
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
-from monitoring.performance.cbpe import (
-    Calibrator,
-    expected_performance,
-    fit_adapted_calibrator,
-    observed_performance,
-)
+from monitoring.performance.cbpe import Calibrator, classifier_performance, fit_adapted_calibrator
 from monitoring.performance.dle import LossModel, observed_loss
 
 PEER = "nannyml"
@@ -48,9 +42,9 @@ def _classifier(
         progress(f"week of {monday}")
         scores = live.scores[at]
         adaptive = fit_adapted_calibrator(reference.features, live.features[at], reference.scores, reference.late)
-        truth.append(observed_performance(scores, live.late[at]))
-        cbpe.append(expected_performance(scores, plain(scores)))
-        pape.append(expected_performance(scores, adaptive(scores)))
+        truth.append(classifier_performance(scores, live.late[at]))
+        cbpe.append(classifier_performance(scores, plain(scores)))
+        pape.append(classifier_performance(scores, adaptive(scores)))
     return _series(truth, CLASSIFIER), {"CBPE": _series(cbpe, CLASSIFIER), "PAPE": _series(pape, CLASSIFIER)}
 
 
@@ -61,8 +55,8 @@ def _regressor(reference: Part, live: Part, weeks: dict[str, np.ndarray]) -> tup
     return _series(truth, REGRESSOR), {"DLE": _series(told, REGRESSOR)}
 
 
-def _series(found: list[Any], metrics: dict[str, str]) -> Series:
-    return {metric: [getattr(one, metric) for one in found] for metric in metrics}
+def _series(found: list[dict[str, float]], metrics: dict[str, str]) -> Series:
+    return {metric: [one[metric] for one in found] for metric in metrics}
 
 
 def _compared(

@@ -75,7 +75,7 @@ class AnalysisScheduler:
 
     def record(self, request: AnalysisRequest, result: AnalysisResult) -> list[Finding]:
         """Record an analysis. Returns the findings that start an episode, by window."""
-        self._finish(request)
+        self.finish(request)
         newest = {(q.version, q.window, q.segment): q for q in (*self.state.quality, *result.quality)}
         ordered = sorted(newest.values(), key=lambda q: q.window)[-MAX_QUALITY:]
         self._set(
@@ -83,17 +83,11 @@ class AnalysisScheduler:
             quality=_with_estimates(ordered, self.state.quality),
             ordinary=result.multivariate.ordinary if result.multivariate else request.ordinary,
         )
-        return [
-            finding
-            for finding in sorted(result.findings, key=lambda f: f.window)
-            if self._is_new(finding, request.policy)
-        ]
+        findings = sorted(result.findings, key=lambda finding: finding.window)
+        return [finding for finding in findings if self._is_new(finding, request.policy)]
 
-    def record_failure(self, request: AnalysisRequest) -> None:
-        """A failed analysis is not repeated."""
-        self._finish(request)
-
-    def _finish(self, request: AnalysisRequest) -> None:
+    def finish(self, request: AnalysisRequest) -> None:
+        """An analysis has ended. One that failed is not repeated."""
         if self.state.due == request:
             self._set(due=None)
 

@@ -24,14 +24,8 @@ from monitoring.analysis.multivariate_drift import MultivariateDrift, measure_mu
 from monitoring.analysis.segment_drift import ReferenceRows, evaluate_labels, evaluate_segments, segment_values
 from monitoring.detection.detector import WindowResult, format_day, format_span
 from monitoring.drift_policy import DriftPolicy, LogAnalysisPolicy
-from monitoring.performance.estimator import (
-    MIN_LABELED_ROWS,
-    Metrics,
-    PerformanceEstimator,
-    loss_name,
-    observed_metrics,
-    row_losses,
-)
+from monitoring.performance import estimator as performance
+from monitoring.performance.estimator import Metrics, PerformanceEstimator
 from monitoring.performance.loss_bounds import LabeledLoss, LossBounds, bound_loss, is_worse
 from monitoring.samples.logged_rows import LoggedRows
 
@@ -169,11 +163,7 @@ def analyze(
 
 
 def _measure_quality(
-    request: AnalysisRequest,
-    task: Task,
-    past: ReferenceRows,
-    live: LoggedRows,
-    estimator: PerformanceEstimator | None,
+    request: AnalysisRequest, task: Task, past: ReferenceRows, live: LoggedRows, estimator: PerformanceEstimator | None
 ) -> Iterator[WindowQuality]:
     segments = [(f"{column} = {value}", column, value) for column, value in segment_values(past, request.settings)]
     parts = [(ALL_TRAFFIC, "", ""), *segments]
@@ -185,7 +175,7 @@ def _measure_quality(
             rows = window_rows.with_value(column, value) if name else window_rows
             if not len(rows):
                 continue
-            labeled = LabeledLoss.from_losses(row_losses(task, rows), len(rows))
+            labeled = LabeledLoss.from_losses(performance.row_losses(task, rows), len(rows))
             bounds = bound_loss(labeled, alpha)
             yield WindowQuality(
                 version=request.version,
@@ -195,14 +185,14 @@ def _measure_quality(
                 limits=bounds if math.isfinite(bounds.low) else None,
                 reference=reference,
                 worse=reference is not None and is_worse(labeled, reference, alpha, request.settings.margin),
-                observed=observed_metrics(task, rows),
+                observed=performance.observed_metrics(task, rows),
                 estimated={} if name or estimator is None else _estimates(request, start, rows, estimator),
             )
 
 
 def _reference_loss(task: Task, rows: LoggedRows) -> float | None:
     labeled = rows.labeled
-    return float(row_losses(task, labeled).mean()) if len(labeled) >= MIN_LABELED_ROWS else None
+    return float(performance.row_losses(task, labeled).mean()) if len(labeled) >= performance.MIN_LABELED_ROWS else None
 
 
 def _estimates(
@@ -235,7 +225,7 @@ def _estimate_findings(
     method, metrics = list(newest.estimated.items())[-1]
     now, usual = _metric_loss(task, metrics), float(np.mean(before))
     if now > max(max(before), usual * (1.0 + request.settings.margin)):
-        name = "error rate" if task.kind == "multiclass" else loss_name(task)
+        name = "error rate" if task.kind == "multiclass" else performance.loss_name(task)
         comparison = f"the mean of {len(before)} held-out windows is {usual:.3g}, their maximum {max(before):.3g}"
         yield Finding(
             kind="estimate",
@@ -249,7 +239,7 @@ def _estimate_findings(
 
 
 def _metric_loss(task: Task, metrics: Metrics) -> float:
-    return 1.0 - metrics["accuracy"] if task.kind == "multiclass" else metrics[loss_name(task)]
+    return 1.0 - metrics["accuracy"] if task.kind == "multiclass" else metrics[performance.loss_name(task)]
 
 
 def _label_candidates(

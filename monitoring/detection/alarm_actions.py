@@ -1,4 +1,7 @@
-"""Act on alarms: within limits, journaled before and after, with notifications to the policy's receivers."""
+"""Act on alarms: within limits, journaled before and after, with notifications to the policy's receivers. Pure.
+
+The limits are a cool-down after any action, and a budget of retrains.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from cluster.values import Alarm
-from monitoring.detection.action_limits import ActionRecord, AlarmEntry, record_action, suppression_reason
+from pydantic import Field
+
+from cluster.values import Alarm, Frozen
+from monitoring.detection.detector import format_day
 from monitoring.detection.notification_payloads import Notification
-from monitoring.drift_policy import Action, DriftPolicy, NotificationTarget
+from monitoring.drift_policy import DAY_S, Action, DriftPolicy, NotificationTarget
 
 AlarmAction = Callable[[Alarm], str]
 """Acts on an alarm and returns the name of what it started (a job id). After a crash it may be called again for the
@@ -17,6 +22,29 @@ same alarm: model, version and window identify the alarm, so that an action can 
 
 MAX_ENTRIES = 200
 """Journal entries that are kept."""
+
+
+class ActionRecord(Frozen):
+    """An action that was taken."""
+
+    action: Action
+    window: float
+    """Start of the window whose alarm it answered, seconds since the epoch, event time."""
+
+
+class AlarmEntry(Frozen):
+    """A journal entry: an alarm and what was done about it."""
+
+    at: float
+    """Wall-clock seconds since the epoch."""
+    alarm: Alarm
+    action: str
+    """"retrain", "rollback", "notify", or "held" for an action that was suppressed."""
+    outcome: str = ""
+    """What the action returned, why it was suppressed, or how it failed; empty while it is in progress."""
+    failed: bool = False
+    notices: dict[str, str] = Field(default_factory=dict)
+    """For each receiver's address "sent", or why it was not; empty while it is in progress."""
 
 
 class NotificationSink(Protocol):
@@ -130,3 +158,29 @@ class AlarmResponder:
         for target in policy.notify:
             if entry.notices.get(target.url) == "":
                 self._sink.send(notification, target)
+
+
+def suppression_reason(policy: DriftPolicy, past: tuple[ActionRecord, ...], action: Action, window: float) -> str:
+    """Why an action must not start now; "" when it may.
+
+    Args:
+        policy: Cool-down and budget.
+        past: Actions so far, oldest first.
+        action: The action in question.
+        window: Start of the alarm's window, seconds since the epoch.
+    """
+    if past and window < past[-1].window + policy.cooldown_s:
+        return f"cooling down until {format_day(past[-1].window + policy.cooldown_s)}"
+    retrains = sum(record.action == "retrain" and record.window > window - policy.budget_s for record in past)
+    if action == "retrain" and retrains >= policy.budget:
+        return f"budget of {policy.budget} retrains per {policy.budget_s / DAY_S:g} days is spent"
+    return ""
+
+
+def record_action(
+    policy: DriftPolicy, past: tuple[ActionRecord, ...], action: Action, window: float
+) -> tuple[ActionRecord, ...]:
+    """``past`` with the action added, and without those too old to suppress another one."""
+    horizon_s = max(policy.budget_s, policy.cooldown_s)
+    recent = (record for record in past if record.window > window - horizon_s)
+    return (*recent, ActionRecord(action=action, window=window))

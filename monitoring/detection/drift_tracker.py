@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from cluster.errors import DataError
@@ -80,14 +79,6 @@ class DriftTracker:
         self.policy = policy
         self.windows.follow(version, profile.total.columns)
 
-    def closable(self) -> list[float]:
-        """Starts of the followed version's windows that can close; ascending."""
-        return self.windows.closable(self.version, self.policy) if self.detector else []
-
-    def ending_by(self, time_s: float) -> list[float]:
-        """Starts of the followed version's open windows that end at ``time_s`` or earlier; ascending."""
-        return self.windows.ending_by(self.version, time_s, self.policy) if self.detector else []
-
     def close(self, start: float) -> ClosedWindow:
         """Close a window of the followed version and evaluate the run that ends with it."""
         detector, calibration = self.detector, self.calibration
@@ -101,17 +92,6 @@ class DriftTracker:
             result = evaluate_run(calibration, self.policy, detector.version, starts, run)
         was_drifting = detector.state.drifting
         alarm = detector.update(result).alarm
-        self.results = [*self.results, result][-_max_results(len(calibration.reference.bins)) :]
+        most = max(MIN_RESULTS, min(MAX_RESULTS, MAX_CELLS // max(1, len(calibration.reference.bins))))
+        self.results = [*self.results, result][-most:]
         return ClosedWindow(result, alarm, ended_episode=was_drifting and not detector.state.drifting)
-
-    def restore_windows(self, text: dict[str, dict[str, str]], closed_until: float | None) -> None:
-        """Restore open windows from their text; ``closed_until`` is None before the first closed one.
-
-        Raises:
-            DataError: A profile is damaged.
-        """
-        self.windows.restore(text, -math.inf if closed_until is None else closed_until)
-
-
-def _max_results(columns: int) -> int:
-    return max(MIN_RESULTS, min(MAX_RESULTS, MAX_CELLS // max(1, columns)))

@@ -17,9 +17,9 @@ class AlertRule(Frozen):
     name: str
     expr: str
     duration: str
-    severity: str
     summary: str
-    runbook: str
+    severity: str = "warning"
+    runbook: str = "alerts-of-prometheus"
     """Heading of docs/monitoring.md, as its anchor."""
 
 
@@ -38,7 +38,6 @@ RULES = (
         name="RayloopDrift",
         expr="max by (model, version) (ray_rayloop_drift_drifting) == 1",
         duration="0m",
-        severity="warning",
         summary="Traffic of {{ $labels.model }} v{{ $labels.version }} no longer resembles its training data",
         runbook="what-moved-and-what-to-do",
     ),
@@ -59,23 +58,18 @@ RULES = (
         f" unless on (model) ({_WINDOW_START} > {_WINDOW_START_BEFORE})"
         f" unless on (model) ({_WINDOW_START} unless on (model) {_WINDOW_START_BEFORE})",
         duration="1h",
-        severity="warning",
         summary="{{ $labels.model }} receives requests, and no window has closed for three days",
-        runbook="alerts-of-prometheus",
     ),
     AlertRule(
         name="RayloopMonitorFails",
         expr=_increased("ray_rayloop_drift_failures_total", "30m"),
         duration="15m",
-        severity="warning",
         summary="The monitor of {{ $labels.model }} fails: see analyses, actions, notifications and the registry",
-        runbook="alerts-of-prometheus",
     ),
     AlertRule(
         name="RayloopProfilesRejected",
         expr="increase(ray_rayloop_drift_rejected_profiles_total[15m]) > 10",
         duration="15m",
-        severity="warning",
         summary="Replicas of {{ $labels.model }} send profiles that the monitor rejects",
         runbook="what-moved-and-what-to-do",
     ),
@@ -86,23 +80,18 @@ RULES = (
         duration="5m",
         severity="critical",
         summary="{{ $value | humanizePercentage }} of requests to {{ $labels.model }} are answered with 5xx",
-        runbook="alerts-of-prometheus",
     ),
     AlertRule(
         name="RayloopSlow",
         expr="histogram_quantile(0.99, sum by (model, le) (rate(ray_rayloop_latency_ms_bucket_total[5m]))) > 250",
         duration="10m",
-        severity="warning",
         summary="1 % of requests to {{ $labels.model }} take over {{ $value | humanize }} ms for features and model",
-        runbook="alerts-of-prometheus",
     ),
     AlertRule(
         name="RayloopQueue",
         expr="max by (model) (ray_rayloop_requests_under_way) > 128",
         duration="5m",
-        severity="warning",
         summary="{{ $value }} requests wait in one replica of {{ $labels.model }}; beyond 512 they are refused",
-        runbook="alerts-of-prometheus",
     ),
     AlertRule(
         name="RayloopNoReplica",
@@ -110,15 +99,12 @@ RULES = (
         duration="1m",
         severity="critical",
         summary="{{ $labels.application }} has no healthy replica",
-        runbook="alerts-of-prometheus",
     ),
     AlertRule(
         name="RayloopLogLosesRows",
         expr=_increased("ray_rayloop_log_dropped_rows_total", "15m"),
         duration="0m",
-        severity="warning",
         summary="The prediction log of {{ $labels.model }} lacks rows: the log writer does not keep up, or is gone",
-        runbook="alerts-of-prometheus",
     ),
 )
 COST = {

@@ -14,15 +14,12 @@ HOUR_S = 3600.0
 class ResourcePrices(Frozen):
     """Prices per hour, in any currency."""
 
-    cpu: float
+    cpu: float = 0.0
     """Of a CPU."""
-    gpu: float
+    gpu: float = 0.0
     """Of a GPU."""
-    gib: float
+    gib: float = 0.0
     """Of a GiB of memory."""
-
-
-FREE = ResourcePrices(cpu=0.0, gpu=0.0, gib=0.0)
 
 
 class UsageTotals(Frozen):

@@ -7,23 +7,22 @@ Grafana that Ray's dashboard embeds finds it in the folder that Ray provisions.
 from __future__ import annotations
 
 import json
-from typing import Any
-
-from cluster.values import Frozen
+from typing import Any, NamedTuple
 
 UID = "rayloopModels"
 FILE = "rayloop_grafana_dashboard.json"
 WIDTH, HEIGHT = 12, 8
-_OF_MODEL = 'model=~"$Model",SessionName=~"$SessionName"'
+_OF_SESSION = 'SessionName=~"$SessionName"'
+_OF_MODEL = f'model=~"$Model",{_OF_SESSION}'
 
 
-class Panel(Frozen):
+class Panel(NamedTuple):
     """A plot."""
 
     title: str
-    unit: str
     targets: dict[str, str]
-    """Expressions by legend; ``$m`` stands for the dashboard's filters."""
+    """Expressions by legend; ``$m`` stands for the filters by model and session, ``$s`` for that by session."""
+    unit: str = "none"
     description: str = ""
     limit: float | None = None
     """Where a line is drawn."""
@@ -32,32 +31,25 @@ class Panel(Frozen):
 SECTIONS: dict[str, tuple[Panel, ...]] = {
     "Drift": (
         Panel(
-            title="Distance over threshold, by column",
-            unit="none",
-            targets={"{{model}} v{{version}} {{column}}": "topk(10, ray_rayloop_drift_ratio{$m})"},
+            "Distance over threshold, by column",
+            {"{{model}} v{{version}} {{column}}": "topk(10, ray_rayloop_drift_ratio{$m})"},
             description="From 1 on a column is too far from its training data.",
             limit=1.0,
         ),
         Panel(
-            title="Segments: largest distance over threshold",
-            unit="none",
-            targets={
-                "{{segment}}": "ray_rayloop_segment_ratio{$m}",
-                "labels": "ray_rayloop_label_drift_ratio{$m}",
-            },
+            "Segments: largest distance over threshold",
+            {"{{segment}}": "ray_rayloop_segment_ratio{$m}", "labels": "ray_rayloop_label_drift_ratio{$m}"},
             limit=1.0,
         ),
         Panel(
-            title="Domain classifier",
-            unit="none",
-            targets={"{{model}} AUC": "ray_rayloop_look_auc{$m}"},
+            "Domain classifier",
+            {"{{model}} AUC": "ray_rayloop_look_auc{$m}"},
             description="0.5: live rows do not differ from training rows.",
             limit=0.6,
         ),
         Panel(
-            title="Alarms, actions, failures",
-            unit="none",
-            targets={
+            "Alarms, actions, failures",
+            {
                 "alarms": "increase(ray_rayloop_drift_alarms_total{$m}[1h])",
                 "actions": "increase(ray_rayloop_drift_actions_total{$m}[1h])",
                 "failures": "increase(ray_rayloop_drift_failures_total{$m}[1h])",
@@ -66,9 +58,8 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
     ),
     "Performance": (
         Panel(
-            title="Loss by labels, with bounds",
-            unit="none",
-            targets={
+            "Loss by labels, with bounds",
+            {
                 "loss {{segment}}": "ray_rayloop_loss{$m}",
                 "low {{segment}}": "ray_rayloop_loss_low{$m}",
                 "high {{segment}}": "ray_rayloop_loss_high{$m}",
@@ -77,99 +68,73 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             description="Bounds hold at every analysis, however many labels have arrived.",
         ),
         Panel(
-            title="Estimated and observed",
-            unit="none",
-            targets={
-                "{{method}} {{metric}}": "ray_rayloop_estimated{$m}",
-                "observed {{metric}}": "ray_rayloop_observed{$m}",
-            },
+            "Estimated and observed",
+            {"{{method}} {{metric}}": "ray_rayloop_estimated{$m}", "observed {{metric}}": "ray_rayloop_observed{$m}"},
         ),
-        Panel(
-            title="Labels that have arrived",
-            unit="percentunit",
-            targets={"{{model}}": 'ray_rayloop_label_share{segment="",$m}'},
-        ),
+        Panel("Labels that have arrived", {"{{model}}": 'ray_rayloop_label_share{segment="",$m}'}, unit="percentunit"),
     ),
     "Serving": (
         Panel(
-            title="Requests per second",
-            unit="reqps",
-            targets={
+            "Requests per second",
+            {
                 "{{model}} v{{version}} {{variant}}": (
                     "sum by (model, version, variant) (rate(ray_rayloop_requests_total{$m}[1m]))"
                 )
             },
+            unit="reqps",
         ),
         Panel(
-            title="Latency, features and model",
-            unit="ms",
-            targets={
+            "Latency, features and model",
+            {
                 f"p{q}": (
                     f"histogram_quantile(0.{q},"
                     " sum by (le, model) (rate(ray_rayloop_latency_ms_bucket_total{$m}[5m])))"
                 )
                 for q in (50, 95, 99)
             },
+            unit="ms",
         ),
         Panel(
-            title="Errors per second",
-            unit="reqps",
-            targets={
+            "Errors per second",
+            {
                 "HTTP {{status}}": (
                     'sum by (model, status) (rate(ray_rayloop_http_requests_total{status!~"2..",$m}[1m]))'
                 ),
                 "{{variant}} failed": "sum by (model, variant) (rate(ray_rayloop_errors_total{$m}[1m]))",
             },
+            unit="reqps",
         ),
         Panel(
-            title="Requests queued, and under way in replicas",
-            unit="none",
-            targets={
+            "Requests queued, and under way in replicas",
+            {
                 "{{model}} {{replica}}": "ray_rayloop_requests_under_way{$m}",
-                "{{application}}": (
-                    'sum by (application) (ray_serve_replica_processing_queries{SessionName=~"$SessionName"})'
-                ),
+                "{{application}}": "sum by (application) (ray_serve_replica_processing_queries{$s})",
             },
         ),
         Panel(
-            title="Replicas",
-            unit="none",
-            targets={
+            "Replicas",
+            {
                 "{{model}} reporting": "ray_rayloop_replicas{$m}",
-                "{{application}} healthy": (
-                    'sum by (application) (ray_serve_deployment_replica_healthy{SessionName=~"$SessionName"})'
-                ),
+                "{{application}} healthy": "sum by (application) (ray_serve_deployment_replica_healthy{$s})",
             },
         ),
     ),
     "Resources and cost": (
+        Panel("CPUs of a model: reserved and used", {"{{model}} {{kind}}": "rate(ray_rayloop_cpu_seconds{$m}[5m])"}),
         Panel(
-            title="CPUs of a model: reserved and used",
-            unit="none",
-            targets={"{{model}} {{kind}}": "rate(ray_rayloop_cpu_seconds{$m}[5m])"},
-        ),
-        Panel(
-            title="GPUs",
-            unit="none",
-            targets={
+            "GPUs",
+            {
                 "{{model}} reserved": "rate(ray_rayloop_gpu_seconds{$m}[5m])",
-                "{{instance}} utilization": 'ray_node_gpus_utilization{SessionName=~"$SessionName"} / 100',
+                "{{instance}} utilization": "ray_node_gpus_utilization{$s} / 100",
             },
         ),
+        Panel("CPU of nodes", {"{{instance}}": "ray_node_cpu_utilization{$s}"}, unit="percent"),
         Panel(
-            title="CPU of nodes",
-            unit="percent",
-            targets={"{{instance}}": 'ray_node_cpu_utilization{SessionName=~"$SessionName"}'},
+            "Cost per hour, by model", {"{{model}}": 'sum by (model) (rate(ray_rayloop_cost{tag="",$m}[1h])) * 3600'}
         ),
         Panel(
-            title="Cost per hour, by model",
-            unit="none",
-            targets={"{{model}}": 'sum by (model) (rate(ray_rayloop_cost{tag="",$m}[1h])) * 3600'},
-        ),
-        Panel(
-            title="Cost per hour, by tag",
-            unit="none",
-            targets={"{{tag}} {{value}}": 'sum by (tag, value) (rate(ray_rayloop_cost{tag!="",$m}[1h])) * 3600'},
+            "Cost per hour, by tag",
+            {"{{tag}} {{value}}": 'sum by (tag, value) (rate(ray_rayloop_cost{tag!="",$m}[1h])) * 3600'},
         ),
     ),
 }
@@ -209,7 +174,7 @@ def list_expressions() -> list[str]:
 
 
 def _filled(expression: str) -> str:
-    return expression.replace("$m", _OF_MODEL)
+    return expression.replace("$m", _OF_MODEL).replace("$s", _OF_SESSION)
 
 
 def _panel(panel: Panel, number: int, at: dict[str, int]) -> dict[str, Any]:

@@ -13,35 +13,14 @@ Neither detects a change of P(y | x): only labels do, late as they are (monitori
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
 from cluster.errors import DataError
-from cluster.values import Frozen
 from monitoring.samples.domain_classifier import DomainClassifier
 
 _CLIP = 1e-7
 """Keeps logarithms finite: a calibrated probability may be exactly 0 or 1."""
-
-
-class ClassifierPerformance(Frozen):
-    """Metrics of a binary classifier over ``rows``, expected or observed; None where they are undefined."""
-
-    rows: int
-    accuracy: float
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    auc: float | None
-    log_loss: float
-    brier: float
-    accuracy_error: float = 0.0
-    """Standard deviation of the observed accuracy around the expected one, from the noise of labels alone, if the
-    probabilities are exact; 0 for an observed one."""
-    log_loss_error: float = 0.0
-    """The same for the log loss."""
 
 
 class Calibrator:
@@ -69,32 +48,35 @@ class Calibrator:
         return np.asarray(self._isotonic.predict(_require_finite(scores, "scores")))
 
 
-def expected_performance(
-    scores: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5
-) -> ClassifierPerformance:
-    """Expected performance, by CBPE.
+def classifier_performance(scores: np.ndarray, positive: np.ndarray) -> dict[str, float]:
+    """Performance of a binary classifier: expected, by CBPE, or observed.
 
     Args:
         scores: Scores, [rows].
-        probabilities: Probability that each row is positive, [rows].
-        threshold: Scores from it on predict the positive class.
+        positive: Probability that each row is positive, [rows]; or its label, for the observed performance.
+
+    Returns:
+        ``accuracy``, ``auc``, ``f1``, ``log_loss`` and ``brier``, those that are defined.
     """
-    return _performance(_require_finite(scores, "scores"), _require_finite(probabilities, "probabilities"), threshold)
-
-
-def observed_performance(scores: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> ClassifierPerformance:
-    """Performance by labels, with the formulas of the expected one.
-
-    Args:
-        scores: Scores, [rows].
-        labels: 0 or 1, [rows].
-        threshold: Scores from it on predict the positive class.
-    """
-    return _performance(_require_finite(scores, "scores"), _require_finite(labels, "labels").astype(float), threshold)
+    scores, positive = _require_finite(scores, "scores"), _require_finite(positive, "labels").astype(float)
+    predicted, n = scores >= 0.5, len(scores)
+    true_positives = float(positive[predicted].sum())
+    true_negatives = float((1.0 - positive)[~predicted].sum())
+    positives = float(predicted.sum()) + float(positive.sum())
+    clipped = np.clip(scores, _CLIP, 1.0 - _CLIP)
+    odds = np.log(clipped / (1.0 - clipped))
+    metrics = {
+        "accuracy": (true_positives + true_negatives) / n,
+        "auc": _area(scores, positive),
+        "f1": 2.0 * true_positives / positives if positives else None,
+        "log_loss": float(-(positive * odds + np.log(1.0 - clipped)).mean()),
+        "brier": float((positive * (1.0 - positive) + (scores - positive) ** 2).mean()),
+    }
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def fit_adapted_calibrator(
-    reference: np.ndarray, live: np.ndarray, scores: np.ndarray, labels: np.ndarray, seed: int = 0
+    reference: np.ndarray, live: np.ndarray, scores: np.ndarray, labels: np.ndarray
 ) -> Calibrator:
     """Fit a calibrator for one window, by PAPE.
 
@@ -103,35 +85,11 @@ def fit_adapted_calibrator(
         live: Features of the window's rows, [m, features].
         scores: Scores of the reference rows, [n].
         labels: Labels of the reference rows, 0 or 1, [n].
-        seed: Seed of the domain classifier.
 
     Raises:
         DataError: The rows are too few, a value is not finite, or a label is not 0 or 1.
     """
-    return Calibrator(scores, labels, DomainClassifier(reference, live, seed).density_ratio())
-
-
-def _performance(scores: np.ndarray, positive: np.ndarray, threshold: float) -> ClassifierPerformance:
-    predicted, n = scores >= threshold, len(scores)
-    predicted_positives, actual_positives = float(predicted.sum()), float(positive.sum())
-    true_positives = float(positive[predicted].sum())
-    true_negatives = float((1.0 - positive)[~predicted].sum())
-    positives = predicted_positives + actual_positives
-    clipped = np.clip(scores, _CLIP, 1.0 - _CLIP)
-    odds = np.log(clipped / (1.0 - clipped))
-    spread = positive * (1.0 - positive)
-    return ClassifierPerformance(
-        rows=n,
-        accuracy=(true_positives + true_negatives) / n,
-        precision=true_positives / predicted_positives if predicted_positives else None,
-        recall=true_positives / actual_positives if actual_positives else None,
-        f1=2.0 * true_positives / positives if positives else None,
-        auc=_area(scores, positive),
-        log_loss=float(-(positive * odds + np.log(1.0 - clipped)).mean()),
-        brier=float((spread + (scores - positive) ** 2).mean()),
-        accuracy_error=math.sqrt(float(spread.sum())) / n,
-        log_loss_error=math.sqrt(float((spread * odds**2).sum())) / n,
-    )
+    return Calibrator(scores, labels, DomainClassifier(reference, live).density_ratio())
 
 
 def _area(scores: np.ndarray, positive: np.ndarray) -> float | None:

@@ -7,37 +7,26 @@ error's distribution given the features does, and the reference must be rows tha
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from lightgbm import LGBMRegressor
 
 from cluster.errors import DataError
-from cluster.values import Frozen
 
 MIN_ROWS = 100
-
-
-class RegressionLoss(Frozen):
-    """Mean absolute error and root mean squared error over ``rows``, estimated or observed."""
-
-    rows: int
-    mae: float
-    rmse: float
 
 
 class LossModel:
     """Predicts absolute and squared errors."""
 
-    def __init__(self, features: np.ndarray, predictions: np.ndarray, labels: np.ndarray, seed: int = 0) -> None:
+    def __init__(self, features: np.ndarray, predictions: np.ndarray, labels: np.ndarray) -> None:
         """Fit.
 
         Args:
             features: Features, [rows, features], NaN for missing.
             predictions: Predictions, [rows].
             labels: Labels, [rows].
-            seed: Seed of the models.
 
         Raises:
             DataError: There are fewer than MIN_ROWS rows.
@@ -45,11 +34,11 @@ class LossModel:
         if len(labels) < MIN_ROWS:
             raise DataError("data.too_few_labeled_rows", rows=len(labels), minimum=MIN_ROWS)
         inputs, errors = np.column_stack([features, predictions]), np.abs(labels - predictions)
-        self._absolute = _fit(inputs, errors, seed)
-        self._squared = _fit(inputs, errors**2, seed)
+        self._absolute = _fit(inputs, errors)
+        self._squared = _fit(inputs, errors**2)
 
-    def estimate(self, features: np.ndarray, predictions: np.ndarray) -> RegressionLoss:
-        """Estimate the loss over a window.
+    def estimate(self, features: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+        """Estimate the mean absolute error, ``mae``, and the root mean squared error, ``rmse``, over a window.
 
         Args:
             features: Features, [rows, features], NaN for missing.
@@ -62,22 +51,22 @@ class LossModel:
             raise DataError("data.empty_window")
         squared = _predict(self._squared, features, predictions)
         absolute = self.expected_errors(features, predictions)
-        return RegressionLoss(rows=len(predictions), mae=float(absolute.mean()), rmse=math.sqrt(float(squared.mean())))
+        return {"mae": float(absolute.mean()), "rmse": float(np.sqrt(squared.mean()))}
 
     def expected_errors(self, features: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         """Expected absolute error of each row, [rows]."""
         return _predict(self._absolute, features, predictions)
 
 
-def observed_loss(predictions: np.ndarray, labels: np.ndarray) -> RegressionLoss:
-    """The loss by labels.
+def observed_loss(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """``mae`` and ``rmse`` by labels.
 
     Args:
         predictions: Predictions, [rows].
         labels: Labels, [rows].
     """
     errors = labels - predictions
-    return RegressionLoss(rows=len(errors), mae=float(np.abs(errors).mean()), rmse=math.sqrt(float((errors**2).mean())))
+    return {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean()))}
 
 
 def _predict(model: Any, features: np.ndarray, predictions: np.ndarray) -> np.ndarray:
@@ -85,6 +74,6 @@ def _predict(model: Any, features: np.ndarray, predictions: np.ndarray) -> np.nd
     return np.asarray(np.maximum(model.predict(np.column_stack([features, predictions])), 0.0))
 
 
-def _fit(inputs: np.ndarray, losses: np.ndarray, seed: int) -> Any:
-    model = LGBMRegressor(n_estimators=100, num_leaves=15, learning_rate=0.1, n_jobs=1, random_state=seed, verbose=-1)
+def _fit(inputs: np.ndarray, losses: np.ndarray) -> Any:
+    model = LGBMRegressor(n_estimators=100, num_leaves=15, learning_rate=0.1, n_jobs=1, random_state=0, verbose=-1)
     return model.fit(inputs, losses)

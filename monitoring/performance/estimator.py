@@ -16,14 +16,8 @@ import numpy as np
 from cluster.errors import DataError
 from cluster.values import Task
 from features.definitions import Column
-from monitoring.performance.cbpe import (
-    Calibrator,
-    ClassifierPerformance,
-    expected_performance,
-    fit_adapted_calibrator,
-    observed_performance,
-)
-from monitoring.performance.dle import LossModel, RegressionLoss, observed_loss
+from monitoring.performance.cbpe import Calibrator, classifier_performance, fit_adapted_calibrator
+from monitoring.performance.dle import LossModel, observed_loss
 from monitoring.samples.feature_matrix import build_matrices
 from monitoring.samples.logged_rows import LoggedRows
 
@@ -55,9 +49,9 @@ def observed_metrics(task: Task, rows: LoggedRows) -> Metrics:
     if not len(rows):
         return {}
     if task.kind == "regression":
-        return _regression_metrics(observed_loss(rows.scores, rows.labels))
+        return observed_loss(rows.scores, rows.labels)
     if task.kind == "binary":
-        return _classifier_metrics(observed_performance(rows.scores, rows.labels))
+        return classifier_performance(rows.scores, rows.labels)
     return {"accuracy": float(_hits(rows).mean()), "brier": float(row_losses(task, rows).mean())}
 
 
@@ -75,9 +69,7 @@ class PerformanceEstimator:
         Raises:
             DataError: There are fewer than MIN_LABELED_ROWS labeled rows, or their values are not usable.
         """
-        self._task = task
-        self._reference = reference.labeled
-        self._columns = columns
+        self._task, self._reference, self._columns = task, reference.labeled, columns
         rows = len(self._reference)
         if rows < MIN_LABELED_ROWS:
             raise DataError("data.too_few_labeled_rows", rows=rows, minimum=MIN_LABELED_ROWS)
@@ -90,7 +82,7 @@ class PerformanceEstimator:
     def estimate(self, live: LoggedRows) -> dict[str, Metrics]:
         """Metrics by method: CBPE or DLE."""
         if self._task.kind == "regression":
-            return {"DLE": _regression_metrics(self._losses.estimate(self._inputs(live), live.scores))}
+            return {"DLE": self._losses.estimate(self._inputs(live), live.scores)}
         return {"CBPE": self._expected_metrics(live, self._calibrator)}
 
     def estimate_adapted(self, live: LoggedRows, sample: int) -> dict[str, Metrics]:
@@ -123,7 +115,7 @@ class PerformanceEstimator:
     def _expected_metrics(self, live: LoggedRows, calibrator: Calibrator) -> Metrics:
         predicted = self._probabilities(live)
         if self._task.kind == "binary":
-            return _classifier_metrics(expected_performance(predicted, calibrator(predicted)))
+            return classifier_performance(predicted, calibrator(predicted))
         return {"accuracy": float(calibrator(predicted).mean())}
 
     def _probabilities(self, rows: LoggedRows) -> np.ndarray:
@@ -137,12 +129,3 @@ class PerformanceEstimator:
 
 def _hits(rows: LoggedRows) -> np.ndarray:
     return np.asarray((rows.scores.argmax(axis=1) == rows.labels).astype(float))
-
-
-def _classifier_metrics(performance: ClassifierPerformance) -> Metrics:
-    values = {name: getattr(performance, name) for name in ("accuracy", "auc", "f1", "log_loss", "brier")}
-    return {name: float(value) for name, value in values.items() if value is not None}
-
-
-def _regression_metrics(loss: RegressionLoss) -> Metrics:
-    return {"mae": loss.mae, "rmse": loss.rmse}

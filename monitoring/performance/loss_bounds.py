@@ -26,7 +26,7 @@ MIN_LABELS = 30
 
 
 class LabeledLoss(Frozen):
-    """Losses of the labeled rows of one window and segment; merges by addition."""
+    """Losses of the labeled rows of one window and segment."""
 
     rows: int = 0
     """Predictions in the window, labeled or not."""
@@ -52,16 +52,6 @@ class LabeledLoss(Frozen):
         mean = float(finite.mean())
         m2 = float(np.square(finite - mean).sum())
         return cls(rows=rows, n=finite.size, mean=mean, m2=m2, binary=bool(np.isin(finite, (0, 1)).all()))
-
-    def __add__(self, other: LabeledLoss) -> LabeledLoss:
-        """Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm", 1979, eq. 2.1."""
-        n, rows, binary = self.n + other.n, self.rows + other.rows, self.binary and other.binary
-        if not n:
-            return LabeledLoss(rows=rows, binary=binary)
-        delta = other.mean - self.mean
-        mean = self.mean + delta * other.n / n
-        m2 = self.m2 + other.m2 + delta**2 * self.n * other.n / n
-        return LabeledLoss(rows=rows, n=n, mean=mean, m2=m2, binary=binary)
 
     @property
     def share(self) -> float:

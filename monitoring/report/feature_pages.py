@@ -52,8 +52,7 @@ def _view(view: ViewEntry) -> str:
     ]  # fmt: skip
     if view.staleness:
         state.insert(0, ("stale", view.staleness))
-    rows = [(name, value) for name, value in state]
-    body = table(_FEATURE_HEAD, [_feature(feature) for feature in view.features]) + table(("", ""), rows)
+    body = table(_FEATURE_HEAD, [_feature(feature) for feature in view.features]) + table(("", ""), state)
     return section(view.name, " ".join(caption), body)
 
 
@@ -73,15 +72,7 @@ def _skew(skew: FeatureSkew) -> tuple[str, ...]:
     share = f"{skew.mismatches:,} of {skew.rows:,}"
     count = tag("tag " + ("alarm" if skew.mismatches else "hold"), share)
     gap = f"{skew.largest_difference:g}" if skew.largest_difference else "-"
-    return (
-        skew.origin,
-        skew.feature,
-        count,
-        f"{skew.only_offline:,}",
-        f"{skew.only_served:,}",
-        gap,
-        example,
-    )
+    return (skew.origin, skew.feature, count, f"{skew.only_offline:,}", f"{skew.only_served:,}", gap, example)
 
 
 def _time(at: object) -> str:

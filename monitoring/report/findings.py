@@ -24,9 +24,8 @@ def performance_section(report: MonitoringReport) -> str:
     body = plot(plots.plot_performance(qualities))
     if (metric := shared_metric(qualities)) is not None:
         body += plot(plots.plot_estimates(qualities, metric))
-    return section(
-        "Performance by window", _performance_caption(qualities, metric), body + _segments(report.performance)
-    )
+    body += _segments(report.performance)
+    return section("Performance by window", _performance_caption(qualities, metric), body)
 
 
 def traffic_section(report: MonitoringReport) -> str:
@@ -76,10 +75,7 @@ def quality_cost(window: float, version: str, qualities: Sequence[WindowQuality]
 def shared_metric(qualities: Sequence[WindowQuality]) -> str | None:
     """The metric to compare estimates by: accuracy or mean absolute error; None when neither is estimated."""
     estimated = {m for q in qualities for metrics in q.estimated.values() for m in metrics}
-    for name in ("accuracy", "mae"):
-        if name in estimated:
-            return name
-    return None
+    return next((name for name in ("accuracy", "mae") if name in estimated), None)
 
 
 def estimate_errors(qualities: Sequence[WindowQuality], metric: str) -> dict[str, tuple[float, int]]:
@@ -89,10 +85,7 @@ def estimate_errors(qualities: Sequence[WindowQuality], metric: str) -> dict[str
         for method, metrics in q.estimated.items():
             if q.labeled.share >= MIN_LABEL_SHARE and metric in metrics and metric in q.observed:
                 errors.setdefault(method, []).append(abs(metrics[metric] - q.observed[metric]))
-    return {
-        method: (sum(method_errors) / len(method_errors), len(method_errors))
-        for method, method_errors in errors.items()
-    }
+    return {method: (sum(gaps) / len(gaps), len(gaps)) for method, gaps in errors.items()}
 
 
 def _performance_caption(qualities: Sequence[WindowQuality], metric: str | None) -> str:
@@ -124,24 +117,20 @@ def _segments(qualities: Sequence[WindowQuality]) -> str:
 
 
 def _multivariate_rows(analyses: Sequence[AnalysisResult]) -> Iterable[Sequence[str]]:
-    measured = [analysis for analysis in analyses if analysis.multivariate is not None]
+    measured = [(analysis.window, analysis.multivariate) for analysis in analyses if analysis.multivariate is not None]
     if not measured:
         return
-    newest = measured[-1].multivariate
-    assert newest is not None
-    since = _since(
-        [(analysis.window, bool(analysis.multivariate and analysis.multivariate.drifted)) for analysis in measured]
-    )
-    by = ", ".join(f"{name} {share:.0%}" for name, share in newest.separation.ranked[:5])
-    separation = newest.separation
+    window, newest = measured[-1]
+    since, separation = _since([(at, drift.drifted) for at, drift in measured]), newest.separation
+    by = ", ".join(f"{name} {share:.0%}" for name, share in separation.ranked[:5])
     much = f"AUC {separation.auc:.3f} ({separation.low:.3f} to {separation.high:.3f}), p = {newest.p_value:.2g}"
-    yield ("all columns together", since, format_day(measured[-1].window), much, by)
+    yield ("all columns together", since, format_day(window), much, by)
 
 
 def _segment_rows(analyses: Sequence[AnalysisResult]) -> Iterable[Sequence[str]]:
     series: dict[str, list[tuple[float, WindowResult]]] = {}
     for analysis in analyses:
-        parts = {**analysis.segments, **({"labels": analysis.labels} if analysis.labels is not None else {})}
+        parts = analysis.segments | ({"labels": analysis.labels} if analysis.labels is not None else {})
         for name, result in parts.items():
             series.setdefault(name, []).append((analysis.window, result))
     for name, results in series.items():

@@ -49,11 +49,11 @@ def _quality(report: MonitoringReport) -> str:
 
 def _quality_caption(history: MetricHistory) -> str:
     metric = f"{history.metric} by period, {history.better} is better."
-    values = [(v, p) for v, p in zip(history.series[0].values, history.periods, strict=True) if v is not None]
+    name, series = next(iter(history.series.items()))
+    values = [(value, period) for value, period in zip(series, history.periods, strict=True) if value is not None]
     if len(values) < 2:
         return metric
     (best, best_at), *_, (worst, worst_at) = sorted(values, reverse=history.better == "higher")
-    name = history.series[0].name
     return f"{metric} {name} was best in {best_at} ({best:.3f}) and worst in {worst_at} ({worst:.3f})."
 
 
@@ -83,22 +83,13 @@ def _drift(report: MonitoringReport) -> str:
         f"alarms raised: {len(report.actions)}. {_since(evaluated)}"
     )
     alarms = [action.alarm for action in report.actions if action.alarm.kind == "drift"]
+    costs = [findings.quality_cost(a.alarm.window, a.alarm.version, report.performance) for a in report.actions]
     rows = [
-        (
-            _moment(a.at),
-            tag("tag alarm", a.alarm.kind),
-            a.alarm.reason,
-            findings.quality_cost(a.alarm.window, a.alarm.version, report.performance),
-            a.outcome,
-        )
-        for a in report.actions
+        (_moment(a.at), tag("tag alarm", a.alarm.kind), a.alarm.reason, cost, a.outcome)
+        for a, cost in zip(report.actions, costs, strict=True)
     ]
-    return section(
-        "Drift",
-        caption,
-        plot(plots.plot_drift(evaluated, alarms))
-        + table(("at", "alarm", "reason", "effect on quality", "action"), rows),
-    )
+    listed = table(("at", "alarm", "reason", "effect on quality", "action"), rows)
+    return section("Drift", caption, plot(plots.plot_drift(evaluated, alarms)) + listed)
 
 
 def _since(results: Sequence[WindowResult]) -> str:
@@ -121,22 +112,13 @@ def _rollouts(report: MonitoringReport) -> str:
         "The table omits decisions to hold."
     )
     rows = [
-        (
-            _moment(d.at),
-            rollout.name,
-            tag(f"tag {d.action}", d.action),
-            _share(d),
-            d.reason,
-        )
+        (_moment(d.at), rollout.name, tag(f"tag {d.action}", d.action), _share(d), d.reason)
         for rollout in report.rollouts
         for d in rollout.decisions
         if d.action != "hold"
     ]
-    return section(
-        "Rollouts",
-        caption,
-        plot(plots.plot_rollouts(report.rollouts)) + table(("at", "rollout", "decision", "share", "reason"), rows),
-    )
+    listed = table(("at", "rollout", "decision", "share", "reason"), rows)
+    return section("Rollouts", caption, plot(plots.plot_rollouts(report.rollouts)) + listed)
 
 
 def _events(report: MonitoringReport) -> str:
@@ -175,22 +157,13 @@ def _versions(report: MonitoringReport) -> str:
 def _timings(report: MonitoringReport) -> str:
     if not report.timings:
         return section("Time by stage", "", empty_note("Not measured."))
-    total = max(1e-9, sum(t.seconds for t in report.timings))
-    most = max(t.seconds for t in report.timings)
+    total, most = max(1e-9, sum(report.timings.values())), max(report.timings.values())
     rows = [
-        (
-            t.stage,
-            f"{t.seconds:,.1f} s",
-            f"{t.seconds / total:.0%}",
-            bar(t.seconds / most),
-        )
-        for t in sorted(report.timings, key=lambda t: -t.seconds)
+        (stage, f"{seconds:,.1f} s", f"{seconds / total:.0%}", bar(seconds / most))
+        for stage, seconds in sorted(report.timings.items(), key=lambda item: -item[1])
     ]
-    return section(
-        "Time by stage",
-        f"{total:,.0f} seconds in total.",
-        table(("stage", "time", "share", ""), rows, wide_last=True),
-    )
+    listed = table(("stage", "time", "share", ""), rows, wide_last=True)
+    return section("Time by stage", f"{total:,.0f} seconds in total.", listed)
 
 
 def _share(decision: Decision) -> str:

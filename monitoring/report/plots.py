@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -44,13 +45,13 @@ def plot_quality(history: MetricHistory) -> str:
     figure, axes = _figure(8.6, 3.4)
     x = np.arange(len(history.periods))
     ends = []
-    for i, series in enumerate(history.series):
-        y = np.array([np.nan if v is None else v for v in series.values], float)
+    for i, (name, values) in enumerate(history.series.items()):
+        y = np.array([np.nan if v is None else v for v in values], float)
         color = SERIES[i % len(SERIES)]
         axes.plot(x, y, color=color, lw=2.6 if i == 0 else 1.5, marker="o", ms=5 if i == 0 else 3.5, zorder=9 - i)
         present = np.flatnonzero(~np.isnan(y))
         if present.size:
-            ends.append((float(y[present[-1]]), float(x[present[-1]]), series.name, color))
+            ends.append((float(y[present[-1]]), float(x[present[-1]]), name, color))
     axes.set_xticks(x, history.periods)
     axes.set_xlim(-0.3, max(0.7, len(x) - 0.7))
     axes.grid(axis="y")
@@ -123,9 +124,7 @@ def plot_performance(found: Sequence[WindowQuality]) -> str:
     axes.fill_between(x, low, high, color=SERIES[0], alpha=0.15, lw=0)
     axes.plot(x, mean, color=SERIES[0], lw=2, marker="o", ms=3.5, label="loss by labels")
     axes.step(x, [q.reference or np.nan for q in known], where="mid", color=SERIES[4], lw=1.3, label="held-out rows")
-    axes.plot(
-        [_date(q.window) for q in known if q.worse], [q.labeled.mean for q in known if q.worse], "v", color=BAD, ms=8
-    )
+    _plot_points(axes, [(q.window, q.labeled.mean) for q in known if q.worse], "v", color=BAD, ms=8)
     axes.set_ylim(0)
     axes.grid(axis="y")
     axes.legend(frameon=False, loc="upper left", ncols=2)
@@ -140,21 +139,18 @@ def plot_estimates(found: Sequence[WindowQuality], metric: str) -> str:
     for i, method in enumerate(methods):
         points = [(q.window, q.estimated[method][metric]) for q in found if metric in q.estimated.get(method, {})]
         style = "o" if len(points) < len(found) / 2 else "-"
-        axes.plot(
-            [_date(w) for w, _ in points],
-            [v for _, v in points],
-            style,
-            color=SERIES[1 + i],
-            lw=1.5,
-            ms=4,
-            label=method,
-        )
+        _plot_points(axes, points, style, color=SERIES[1 + i], lw=1.5, ms=4, label=method)
     labeled = [(q.window, q.observed[metric]) for q in found if metric in q.observed]
-    axes.plot([_date(w) for w, _ in labeled], [v for _, v in labeled], color=SERIES[0], lw=2.2, label="by labels")
+    _plot_points(axes, labeled, color=SERIES[0], lw=2.2, label="by labels")
     axes.set_ylabel(metric)
     axes.grid(axis="y")
     axes.legend(frameon=False, loc="best", ncols=3)
     return to_svg(figure, f"estimated {metric}")
+
+
+def _plot_points(axes: Axes, points: Sequence[tuple[float, float]], *style: str, **options: Any) -> None:
+    """Plot values by their time, in seconds since the epoch."""
+    axes.plot([_date(at) for at, _ in points], [value for _, value in points], *style, **options)
 
 
 def _date(seconds: float) -> np.datetime64:
@@ -198,12 +194,10 @@ def _decision(axes: Axes, gid: str, x: float, y: float, decision: Decision) -> d
 
 def _heat_rows(results: Sequence[WindowResult]) -> tuple[list[str], set[str]]:
     farthest: dict[str, float] = {}
-    watched = set()
     for result in results:
         for name, column in result.columns.items():
             farthest[name] = max(farthest.get(name, 0.0), column.ratio)
-            if column.watched:
-                watched.add(name)
+    watched = {name for result in results for name, column in result.columns.items() if column.watched}
     ordered = sorted(farthest, key=lambda name: (name not in watched, -farthest[name]))[:MAX_HEAT_ROWS]
     return ordered, watched & set(ordered)
 

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from cluster.values import Alarm, Decision, Frozen
 from monitoring.analysis.log_analysis import AnalysisResult, WindowQuality
 from monitoring.detection.detector import WindowResult
 from monitoring.export.cost import UsageTotals
 
 
-class Series(Frozen):
-    """A value per period; None where there is none."""
-
-    name: str
-    values: tuple[float | None, ...]
-
-
 class MetricHistory(Frozen):
-    """A metric over periods such as months: the model first, then what it is compared with."""
+    """A metric over periods such as months."""
 
     metric: str
     better: Literal["higher", "lower"]
     periods: tuple[str, ...]
-    series: tuple[Series, ...]
+    series: dict[str, tuple[float | None, ...]]
+    """A value per period, None where there is none: of the model first, then of what it is compared with."""
 
 
 class CalibrationCurve(Frozen):
@@ -60,13 +56,6 @@ class VersionRow(Frozen):
     metrics: dict[str, float]
 
 
-class StageTiming(Frozen):
-    """Wall-clock time of a stage."""
-
-    stage: str
-    seconds: float
-
-
 class ModelCost(Frozen):
     """Resources that a model's replicas reserved and used, their cost, and the tags that the project declares."""
 
@@ -90,4 +79,5 @@ class MonitoringReport(Frozen):
     cost: ModelCost | None = None
     rollouts: tuple[RolloutHistory, ...] = ()
     versions: tuple[VersionRow, ...] = ()
-    timings: tuple[StageTiming, ...] = ()
+    timings: dict[str, float] = Field(default_factory=dict)
+    """Wall-clock seconds of each stage."""

@@ -17,19 +17,13 @@ from cluster.values import Alarm, Usage
 from features.profiles.profile import Profile
 from monitoring.analysis.analysis_scheduler import AnalysisScheduler, SchedulerState
 from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult
-from monitoring.detection.action_limits import AlarmEntry
-from monitoring.detection.alarm_actions import AlarmAction, AlarmResponder, NotificationSink
+from monitoring.detection.alarm_actions import AlarmAction, AlarmEntry, AlarmResponder, NotificationSink
 from monitoring.detection.detector import DetectorState, WindowResult
 from monitoring.detection.drift_tracker import DriftTracker
 from monitoring.drift_policy import Action, DriftPolicy
-from monitoring.export.cost import FREE, ResourcePrices, UsageTotals, total_cost
-from monitoring.export.metric_definitions import (
-    MetricValue,
-    analysis_metrics,
-    usage_metrics,
-    version_metrics,
-    window_metrics,
-)
+from monitoring.export import metric_definitions as metrics
+from monitoring.export.cost import ResourcePrices, UsageTotals, total_cost
+from monitoring.export.metric_definitions import MetricValue
 from monitoring.export.prometheus import MetricsExporter
 from monitoring.runtime.state_store import MonitorState, MonitorStore
 
@@ -83,7 +77,7 @@ class DriftMonitor:
         self._store = store
         self._exporters = exporters
         self._runner = runner
-        self._prices = prices or FREE
+        self._prices = prices or ResourcePrices()
         self._tracker = DriftTracker(model)
         self._scheduler = AnalysisScheduler()
         self._responder = AlarmResponder(handlers or {}, sink, self._save, self._count)
@@ -125,7 +119,7 @@ class DriftMonitor:
             self._count("rejected", str(error))
         else:
             if version == self.version:
-                self._close(self._tracker.closable())
+                self._close(self._tracker.windows.closable(version, self.policy))
         # Also those of a rejected profile.
         self._rows += rows
         self._collect()
@@ -136,7 +130,7 @@ class DriftMonitor:
         """Add the resources that a replica reserved and used."""
         self._usage = self._usage.add(usage)
         self._reported_at[usage.replica] = time.monotonic()
-        self._show(usage_metrics(self.model, self._usage, self._replicas(), self._tags, self._prices))
+        self._show(metrics.usage_metrics(self.model, self._usage, self._replicas(), self._tags, self._prices))
         # Replicas report without traffic too: the result of an analysis waits for no request.
         self._collect()
 
@@ -159,16 +153,16 @@ class DriftMonitor:
             return
         self._tracker.follow(version, reference, policy)
         if before != version:
-            self._show(version_metrics(self.model, version))
+            self._show(metrics.version_metrics(self.model, version))
         self._scheduler.reset()
         self._store.save_reference(version, reference)
-        self._close(self._tracker.closable())
+        self._close(self._tracker.windows.closable(version, self.policy))
         self._save()
         self._store.delete_other_references(version)
 
     def close(self, before_s: float) -> int:
         """Close every window that ends at ``before_s`` or earlier. Returns how many closed."""
-        return self._close(self._tracker.ending_by(before_s))
+        return self._close(self._tracker.windows.ending_by(self.version, before_s, self.policy))
 
     def status(self) -> dict[str, Any]:
         """What is monitored, what was observed, what was done. Plain JSON values, for people."""
@@ -218,7 +212,7 @@ class DriftMonitor:
             result, alarm, ended_episode = self._tracker.close(start)
             self._scheduler.schedule(self.model, self.policy, self._tracker.results)
             self._count("windows")
-            self._show(window_metrics(self.model, result, self._tracker.drifting))
+            self._show(metrics.window_metrics(self.model, result, self._tracker.drifting))
             if alarm is not None:
                 self._responder.respond(self.policy, alarm)
             if ended_episode:
@@ -244,22 +238,15 @@ class DriftMonitor:
 
     def _record_analysis(self, request: AnalysisRequest, outcome: AnalysisResult | str) -> None:
         if isinstance(outcome, str):
-            self._scheduler.record_failure(request)
+            self._scheduler.finish(request)
             self._count("failures", f"a log analysis failed: {outcome}")
         elif request.version == self.version:
             findings = self._scheduler.record(request, outcome)
             self._count("looks", *outcome.faults[:1])
-            self._show(analysis_metrics(self.model, outcome))
+            self._show(metrics.analysis_metrics(self.model, outcome))
             for finding in findings:
-                alarm = Alarm(
-                    model=self.model,
-                    version=outcome.version,
-                    window=finding.window,
-                    reason=finding.reason,
-                    features=finding.features,
-                    kind=finding.kind,
-                )
-                self._responder.respond(self.policy, alarm)
+                fields = finding.model_dump(exclude={"name"})
+                self._responder.respond(self.policy, Alarm(model=self.model, version=outcome.version, **fields))
         self._save()
 
     def _replicas(self) -> int:
@@ -278,13 +265,13 @@ class DriftMonitor:
         version = self.version
         if not version:
             return
-        self._show(version_metrics(self.model, version))
+        self._show(metrics.version_metrics(self.model, version))
         results = [result for result in self._tracker.results if result.version == version]
         if results:
-            self._show(window_metrics(self.model, results[-1], self._tracker.drifting))
+            self._show(metrics.window_metrics(self.model, results[-1], self._tracker.drifting))
         analysis = self._scheduler.latest(version)
         if analysis is not None:
-            self._show(analysis_metrics(self.model, analysis))
+            self._show(metrics.analysis_metrics(self.model, analysis))
 
     def _count(self, event: str, error: str = "") -> None:
         self._counters[event] = self._counters.get(event, 0) + 1
@@ -328,7 +315,7 @@ class DriftMonitor:
         tracker = DriftTracker(self.model)
         if state.version and state.policy is not None:
             tracker.follow(state.version, self._store.load_reference(state.version), state.policy, state.detector)
-        tracker.restore_windows(state.windows, state.closed)
+        tracker.windows.restore(state.windows, -math.inf if state.closed is None else state.closed)
         tracker.results = list(state.results)
         self._tracker, self._scheduler = tracker, AnalysisScheduler(state.scheduler)
         self._counters = dict(state.counters)

@@ -18,8 +18,7 @@ from cluster.values import Usage
 from features.manifest import PROFILE_FILE
 from monitoring.analysis.analysis_scheduler import SchedulerState
 from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult
-from monitoring.detection.action_limits import AlarmEntry
-from monitoring.detection.alarm_actions import AlarmAction
+from monitoring.detection.alarm_actions import AlarmAction, AlarmEntry
 from monitoring.detection.detector import WindowResult
 from monitoring.detection.notifier import Notifier
 from monitoring.drift_policy import Action, DriftPolicy

@@ -12,7 +12,7 @@ from pydantic import AliasChoices, Field, ValidationError
 from cluster.errors import DataError
 from cluster.values import Stored
 from monitoring.analysis.analysis_scheduler import SchedulerState
-from monitoring.detection.action_limits import ActionRecord, AlarmEntry
+from monitoring.detection.alarm_actions import ActionRecord, AlarmEntry
 from monitoring.detection.detector import DetectorState, WindowResult
 from monitoring.drift_policy import DriftPolicy
 from monitoring.export.cost import UsageTotals

@@ -1,14 +1,12 @@
-"""A uniform sample of rows that merges exactly: any order, any split into parts gives the same sample. Pure.
+"""A uniform sample of rows that come in parts: any order, any split into parts gives the same sample. Pure.
 
 Bottom-k sampling (Cohen and Kaplan, "Summarizing data using bottom-k sketches", PODC 2007): a row's priority is a hash
 of its id, and the k rows with the lowest priorities are kept. Which rows these are does not depend on when or where
-they came, and a row that comes twice (a retry, a repeated log entry) counts once. Parts that are merged must come from
-one version of polars, which provides the hash.
+they came, and a row that comes twice (a retry, a repeated log entry) counts once. Equal samples need equal
+versions of polars, which provides the hash.
 """
 
 from __future__ import annotations
-
-from typing import Self
 
 import numpy as np
 import polars as pl
@@ -66,51 +64,10 @@ class Reservoir:
         # Most rows of a long stream are rejected here, without being copied.
         chosen = np.flatnonzero(priority <= self._limit())
         rows = frame.take(pa.array(chosen)).append_column(PRIORITY, pa.array(priority[chosen], pa.uint64()))
-        self._add(rows)
-
-    def merge(self, other: Self) -> None:
-        """Add another sample.
-
-        Raises:
-            DataError: The other sample has other columns or another size.
-        """
-        if other.size != self.size or not other.schema.equals(self.schema):
-            raise DataError("data.incompatible_samples")
-        self._add(other._sample)
-
-    def to_bytes(self) -> bytes:
-        """The sample as an Arrow stream."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, self._sample.schema) as writer:
-            writer.write_table(self._sample)
-        return bytes(sink.getvalue())
-
-    @classmethod
-    def from_bytes(cls, data: bytes, size: int) -> Self:
-        """Read what ``to_bytes`` returned.
-
-        Raises:
-            DataError: ``data`` is not a sample.
-        """
-        try:
-            sample = pa.ipc.open_stream(data).read_all()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError("data.damaged_sample", reason=str(error)) from error
-        if sample.schema.names[-1:] != [PRIORITY]:
-            raise DataError(
-                "data.damaged_sample",
-                reason=f"its columns are {', '.join(sample.schema.names)}",
-                columns=sample.schema.names,
-            )
-        reservoir = cls(size, sample.drop_columns([PRIORITY]).schema)
-        reservoir._add(sample)
-        return reservoir
+        both = pa.concat_tables([self._sample, rows])
+        _, first = np.unique(both.column(PRIORITY).to_numpy(), return_index=True)
+        self._sample = both.take(pa.array(first[: self.size])).combine_chunks()
 
     def _limit(self) -> np.uint64:
         full = self._sample.num_rows == self.size
         return np.uint64(self._sample.column(PRIORITY)[-1].as_py() if full else np.iinfo(np.uint64).max)
-
-    def _add(self, more: pa.Table) -> None:
-        both = pa.concat_tables([self._sample, more])
-        _, first = np.unique(both.column(PRIORITY).to_numpy(), return_index=True)
-        self._sample = both.take(pa.array(first[: self.size])).combine_chunks()

@@ -94,15 +94,7 @@ class DomainClassifier:
         """A classifier for each fold, trained on the others, and the rows of the fold."""
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=self._seed)
         for train, held_out in folds.split(self._inputs, self._labels):
-            model = LGBMClassifier(
-                n_estimators=60,
-                num_leaves=15,
-                learning_rate=0.1,
-                min_child_samples=20,
-                n_jobs=1,
-                random_state=self._seed,
-                verbose=-1,
-            )
+            model = LGBMClassifier(n_estimators=60, num_leaves=15, n_jobs=1, random_state=self._seed, verbose=-1)
             yield model.fit(self._inputs[train], self._labels[train]), held_out
 
 

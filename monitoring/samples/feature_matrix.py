@@ -33,13 +33,10 @@ def build_matrices(
     used = [c for c in columns if c.kind in ("number", "category") and c.name in present]
     pairs = [(_numbers if c.kind == "number" else _ranks)(_cells(reference, c), _cells(live, c)) for c in used]
     reference_matrix, live_matrix = (
-        _stack([pair[side] for pair in pairs], frame) for side, frame in enumerate((reference, live))
+        np.column_stack([np.empty((frame.num_rows, 0)), *(pair[side] for pair in pairs)])
+        for side, frame in enumerate((reference, live))
     )
     return reference_matrix, live_matrix, tuple(c.name for c in used)
-
-
-def _stack(cells: list[np.ndarray], frame: pa.Table) -> np.ndarray:
-    return np.column_stack(cells) if cells else np.empty((frame.num_rows, 0))
 
 
 def _cells(frame: pa.Table, column: Column) -> pa.ChunkedArray:

@@ -58,7 +58,8 @@ class Calibration:
         """
         self.reference = reference
         self.span = span
-        self._ends = None if window_rows is None else find_run_ends(_window_rows(reference), window_rows)
+        rows = next(iter(reference.cells.values())).sum(axis=1)
+        self._ends = None if window_rows is None else find_run_ends(rows, window_rows)
         directions = _directions(reference, watch)
         self.watched = tuple(directions) if directions else tuple(reference.bins)
         self.directions: dict[str, Direction] = {name: directions.get(name, "both") for name in reference.bins}
@@ -139,10 +140,6 @@ def count_discoveries(p_values: Mapping[str, float], alpha: float) -> int:
         return 0
     adjusted = stats.false_discovery_control(list(p_values.values()), method="bh")
     return int(np.count_nonzero(adjusted <= alpha))
-
-
-def _window_rows(reference: ReferenceProfile) -> np.ndarray:
-    return np.asarray(next(iter(reference.cells.values())).sum(axis=1))
 
 
 def _directions(reference: ReferenceProfile, watch: Sequence[MonitoredColumn]) -> dict[str, Direction]:

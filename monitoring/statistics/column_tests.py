@@ -15,14 +15,9 @@ import numpy as np
 from features.profiles.column_sketches import SKETCH_K, CategorySummary, NumberSummary
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import Bins, count_cells
+from monitoring.statistics import null_distributions
 from monitoring.statistics.calibration import Calibration
-from monitoring.statistics.null_distributions import (
-    MIN_RUNS,
-    SCREENING_LEVEL,
-    Significance,
-    permutation_test,
-    reference_runs_test,
-)
+from monitoring.statistics.null_distributions import MIN_RUNS, SCREENING_LEVEL, Significance
 
 RANK_ERROR = 0.6 / SKETCH_K
 """Standard deviation of a rank in a sketch that dropped rows; measured 0.53 / k, for any number of rows."""
@@ -88,11 +83,11 @@ def _test_column(calibration: Calibration, name: str, cells: np.ndarray, summary
     runs = calibration.run_cells(name)
     ordinary = Significance(0.0, {})
     if len(runs) >= MIN_RUNS:
-        ordinary = reference_runs_test(column, whole, runs, cells, rng)
+        ordinary = null_distributions.reference_runs_test(column, whole, runs, cells, rng)
     # The larger p-value counts, and variation is the cheaper one: a run that is ordinary by it is not tested further.
     if ordinary.p_value > SCREENING_LEVEL:
         return ordinary
-    sampling = permutation_test(column, whole, cells, rng, errors)
+    sampling = null_distributions.permutation_test(column, whole, cells, rng, errors)
     return ordinary if ordinary.p_value > sampling.p_value else sampling
 
 

@@ -19,14 +19,8 @@ import numpy as np
 
 from cluster.values import Frozen
 from features.profiles.reference_profile import TRAILING_CELLS
-from monitoring.statistics.drift_statistics import (
-    ColumnStatistics,
-    SamplePairs,
-    chi_square,
-    jensen_shannon,
-    kolmogorov_smirnov,
-    psi,
-)
+from monitoring.statistics import drift_statistics
+from monitoring.statistics.drift_statistics import ColumnStatistics, SamplePairs
 
 
 class Distances(Frozen):
@@ -58,9 +52,9 @@ def measure_distances(column: ColumnStatistics, reference: np.ndarray, live: np.
         rows=rows,
         reference_rows=reference_rows,
         statistic=float(alarm_distance(pairs)[0]),
-        psi=float(psi(pairs)[0]),
-        jensen_shannon=float(jensen_shannon(pairs)[0]),
-        chi_square=float(chi_square(pairs)[0]),
+        psi=float(drift_statistics.psi(pairs)[0]),
+        jensen_shannon=float(drift_statistics.jensen_shannon(pairs)[0]),
+        chi_square=float(drift_statistics.chi_square(pairs)[0]),
         freedom=max(0, int(np.count_nonzero(np.add(*pairs.pooled_counts))) - 1) if rows and reference_rows else 0,
         nulls=float(live[missing] / max(1, rows) - reference[missing] / max(1, reference_rows)),
         new=float(live[missing - 1] / max(1, rows)) if column.categorical else 0.0,
@@ -69,7 +63,7 @@ def measure_distances(column: ColumnStatistics, reference: np.ndarray, live: np.
 
 def alarm_distance(pairs: SamplePairs) -> np.ndarray:
     """The distance that raises alarms, [pairs], in [0, 1]; 0 when either sample is empty."""
-    moved = _total_variation(pairs) if pairs.column.categorical else kolmogorov_smirnov(pairs)
+    moved = _total_variation(pairs) if pairs.column.categorical else drift_statistics.kolmogorov_smirnov(pairs)
     return np.asarray(np.maximum(moved, _trailing_change(pairs)))
 
 

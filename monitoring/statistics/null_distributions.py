@@ -62,6 +62,7 @@ _BISECTIONS = 40
 _MARGINALS_LIMIT = 10**9
 """numpy's limit for hypergeometric draws; a sample of more rows is drawn with replacement."""
 _SMALLEST = 1e-300
+_COUNTED_CELLS = {"nulls": -TRAILING_CELLS, "invalid": 1 - TRAILING_CELLS, "new": -1 - TRAILING_CELLS}
 
 
 @dataclass(frozen=True)
@@ -247,10 +248,7 @@ def _add_sketch_error(cells: np.ndarray, error: float, rng: np.random.Generator)
 
 
 def _combine(
-    column: ColumnStatistics,
-    observed: tuple[np.ndarray, np.ndarray],
-    null: tuple[np.ndarray, np.ndarray],
-    exact: bool,
+    column: ColumnStatistics, observed: tuple[np.ndarray, np.ndarray], null: tuple[np.ndarray, np.ndarray], exact: bool
 ) -> Significance:
     """``observed`` against ``null``, reference and live of each. Counts are exact where rows were permuted."""
     names = (*column.names, *_count_names(column))
@@ -272,13 +270,11 @@ def _combine(
 
 
 def _count_names(column: ColumnStatistics) -> tuple[str, ...]:
-    return ("nulls", "invalid", "new") if column.categorical else ("nulls", "invalid")
+    return tuple(_COUNTED_CELLS) if column.categorical else ("nulls", "invalid")
 
 
 def _counts(column: ColumnStatistics, cells: np.ndarray) -> np.ndarray:
-    last = -TRAILING_CELLS
-    picked = [last, last + 1, last - 1] if column.categorical else [last, last + 1]
-    return cells[:, picked]
+    return cells[:, [_COUNTED_CELLS[name] for name in _count_names(column)]]
 
 
 def _changes(column: ColumnStatistics, reference: np.ndarray, live: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from features.profiles.reference_profile import ReferenceProfile, profile_window
 from monitoring.analysis.analysis_scheduler import SchedulerState
 from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult, Finding, LabelCandidate, WindowQuality
 from monitoring.analysis.multivariate_drift import MultivariateDrift
-from monitoring.detection.action_limits import ActionRecord, AlarmEntry
+from monitoring.detection.alarm_actions import ActionRecord, AlarmEntry
 from monitoring.detection.detector import ColumnResult, DetectorState, WindowResult
 from monitoring.drift_policy import DriftPolicy, LogAnalysisPolicy, NotificationTarget
 from monitoring.export.cost import UsageTotals

@@ -16,11 +16,7 @@ from monitoring.analysis.segment_drift import ReferenceRows
 from monitoring.drift_policy import DAY_S, DriftPolicy, LogAnalysisPolicy
 from monitoring.samples.logged_rows import LoggedRows
 
-COLUMNS = (
-    Column(name="a", kind="number"),
-    Column(name="b", kind="number"),
-    Column(name="shop", kind="category"),
-)
+COLUMNS = (Column(name="a", kind="number"), Column(name="b", kind="number"), Column(name="shop", kind="category"))
 BINARY = Task(kind="binary", label="late")
 TASKS = (BINARY, Task(kind="multiclass", label="kind", classes=("x", "y", "z")), Task(kind="regression", label="sold"))
 POLICY = DriftPolicy(span=2, min_rows=100, log_analysis=LogAnalysisPolicy(segments=("shop",), sample=1_500, to_label=5))

@@ -9,7 +9,7 @@ import pytest
 from cluster.errors import ProjectError
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
-from monitoring.detection.action_limits import ActionRecord, record_action, suppression_reason
+from monitoring.detection.alarm_actions import ActionRecord, record_action, suppression_reason
 from monitoring.detection.detector import DetectorState, DriftDetector, WindowResult, evaluate_run, skipped_window
 from monitoring.drift_policy import DAY_S, DriftPolicy
 from monitoring.statistics.calibration import Calibration, MonitoredColumn

@@ -25,8 +25,6 @@ from monitoring.report.schema import (
     ModelCost,
     MonitoringReport,
     RolloutHistory,
-    Series,
-    StageTiming,
     VersionRow,
 )
 from monitoring.samples.domain_classifier import Separability
@@ -126,10 +124,7 @@ def report() -> MonitoringReport:
                 metric="AUC",
                 better="higher",
                 periods=("Oct", "Nov", "Dec"),
-                series=(
-                    Series(name="this model", values=(0.75, None, 0.73)),
-                    Series(name="baseline", values=(0.7, 0.69, 0.68)),
-                ),
+                series={"this model": (0.75, None, 0.73), "baseline": (0.7, 0.69, 0.68)},
             ),
         ),
         calibration=(CalibrationCurve(name="v1", predicted=(0.1, 0.5), observed=(0.2, 0.5), counts=(300, 100)),),
@@ -145,7 +140,7 @@ def report() -> MonitoringReport:
             RolloutHistory(name="sabotaged", decisions=decisions("start", "pause", "resume", "abort")),
         ),
         versions=(VersionRow(version="1", role="champion", trained_on=NASTY, metrics={"auc": 0.75}),),
-        timings=(StageTiming(stage="tune", seconds=70.0), StageTiming(stage="land", seconds=6.0)),
+        timings={"tune": 70.0, "land": 6.0},
     )
 
 
