@@ -115,12 +115,10 @@ def predict(context: ProjectContext, table: str, out: str, version: str, keep: S
 
 def report(context: ProjectContext, *, features: bool = False, skew: bool = False) -> None:
     with context.progress.stage("report"):
-        if features:
-            report_data.write_catalog(context)
-        if skew:
-            report_data.write_skew(context)
-        if not (features or skew):
-            context.progress(f"written to {report_data.write_report(context, baselines.load(context))}")
+        pages = [report_data.write_catalog(context)] if features else []
+        pages += [report_data.write_skew(context)] if skew else []
+        for page in pages or [report_data.write_report(context, baselines.load(context))]:
+            context.progress(f"written to {page}")
 
 
 def backfill(context: ProjectContext, view: str, since: datetime | None) -> None:

@@ -15,15 +15,9 @@ import pyarrow as pa
 import ray
 from rich.console import Console
 
-from cluster.actors import get_result
-from cluster.names import (
-    ACTOR_NAMESPACE,
-    CHAMPION,
-    label_candidates_table,
-    labels_table,
-    monitor_actor,
-    predictions_table,
-)
+from cluster import names
+from cluster.actors import find_actor, get_result
+from cluster.names import CHAMPION
 from cluster.settings import Settings
 from cluster.values import Decision, ModelVersion
 from deployments.rollout.journal import RolloutJournal
@@ -33,21 +27,11 @@ from features.offline.training_frame import LABEL
 from features.split import SPLIT, TEST, TRAIN
 from features.types import AS_OF
 from monitoring.analysis.analysis_scheduler import SchedulerState
-from monitoring.detection.action_limits import AlarmEntry
+from monitoring.detection.alarm_actions import AlarmEntry
 from monitoring.export.cost import UsageTotals
+from monitoring.report import schema
 from monitoring.report.feature_pages import render_catalog, render_skew
 from monitoring.report.page import render_report
-from monitoring.report.schema import (
-    AlarmOutcome,
-    CalibrationCurve,
-    MetricHistory,
-    ModelCost,
-    MonitoringReport,
-    RolloutHistory,
-    Series,
-    StageTiming,
-    VersionRow,
-)
 from rayloop.context import ProjectContext
 from rayloop.report import catalog_data
 from rayloop.stages import skew_check
@@ -65,10 +49,7 @@ Months = dict[str, dict[str, float]]
 
 def write_report(context: ProjectContext, baselines: BaselineResults) -> Path:
     """Write report.html into the project's folder; returns its path."""
-    context.folder.mkdir(parents=True, exist_ok=True)
-    page = context.folder / "report.html"
-    page.write_text(render_report(build_report(context, baselines)))
-    return page
+    return _put(context, "report.html", render_report(build_report(context, baselines)))
 
 
 def write_catalog(context: ProjectContext) -> Path:
@@ -93,19 +74,18 @@ def _put(context: ProjectContext, name: str, html: str) -> Path:
     context.folder.mkdir(parents=True, exist_ok=True)
     path = context.folder / name
     path.write_text(html)
-    context.progress(f"written to {path}")
     return path
 
 
-def build_report(context: ProjectContext, baselines: BaselineResults) -> MonitoringReport:
+def build_report(context: ProjectContext, baselines: BaselineResults) -> schema.MonitoringReport:
     """Collect everything on the page."""
     name = context.project.name
     versions = context.registry.versions(name)
     held_out = _held_out(context, versions)
     live = _live_quality(context)
-    monitor = _monitor(name)
+    monitor = find_actor(names.monitor_actor(name))
     analyses: SchedulerState = get_result(monitor.analyses.remote()) if monitor else SchedulerState()
-    return MonitoringReport(
+    return schema.MonitoringReport(
         model=name,
         made_at=time.time(),
         facts=_facts(context, versions, held_out),
@@ -118,7 +98,7 @@ def build_report(context: ProjectContext, baselines: BaselineResults) -> Monitor
         cost=_cost(monitor),
         rollouts=_rollouts(context),
         versions=tuple(_version(context, v) for v in versions),
-        timings=tuple(StageTiming(stage=s, seconds=t) for s, t in context.progress.seconds.items()),
+        timings=context.progress.seconds,
     )
 
 
@@ -158,13 +138,15 @@ def _facts(
             context.project.task, held_out.scores[held_out.test], held_out.labels[held_out.test]
         )[metric]
         facts.append((f"{metric} of v{held_out.version.version} on held-out rows", f"{value:.4f}"))
-    queued = context.tables.latest(label_candidates_table(context.project.name))
+    queued = context.tables.latest(names.label_candidates_table(context.project.name))
     if queued is not None:
         facts.append(("rows worth labeling", f"{queued.rows:,}"))
     return tuple(facts)
 
 
-def _quality(context: ProjectContext, held_out: _HeldOut, baselines: BaselineResults, live: Months) -> MetricHistory:
+def _quality(
+    context: ProjectContext, held_out: _HeldOut, baselines: BaselineResults, live: Months
+) -> schema.MetricHistory:
     metric = task_metrics.primary_metric(context.project.task)
     months_by_name = {f"v{held_out.version.version}, held out": held_out.months, "as answered live": live}
     months_by_name |= {name: result["months"] for name, result in baselines.items()}
@@ -172,13 +154,13 @@ def _quality(context: ProjectContext, held_out: _HeldOut, baselines: BaselineRes
         period for months in months_by_name.values() for period, values in months.items() if values["rows"] >= MIN_ROWS
     }
     periods = tuple(sorted(enough))
-    series = tuple(
-        Series(name=name, values=tuple(_figure(months, period, metric.name) for period in periods))
+    series = {
+        name: tuple(_figure(months, period, metric.name) for period in periods)
         for name, months in months_by_name.items()
         if months
-    )
+    }
     better: Literal["higher", "lower"] = "higher" if metric.direction == "max" else "lower"
-    return MetricHistory(metric=metric.name, better=better, periods=periods, series=series)
+    return schema.MetricHistory(metric=metric.name, better=better, periods=periods, series=series)
 
 
 def _figure(months: Months, period: str, metric: str) -> float | None:
@@ -186,13 +168,13 @@ def _figure(months: Months, period: str, metric: str) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def _calibration(context: ProjectContext, held_out: _HeldOut) -> tuple[CalibrationCurve, ...]:
+def _calibration(context: ProjectContext, held_out: _HeldOut) -> tuple[schema.CalibrationCurve, ...]:
     if context.project.task.kind == "regression":
         return ()
     here = held_out.test
     bins = onnx_scorer.calibration_curve(context.project.task, held_out.scores[here], held_out.labels[here])
     return (
-        CalibrationCurve(
+        schema.CalibrationCurve(
             name=f"v{held_out.version.version}",
             predicted=tuple(b.score for b in bins),
             observed=tuple(b.share for b in bins),
@@ -204,12 +186,12 @@ def _calibration(context: ProjectContext, held_out: _HeldOut) -> tuple[Calibrati
 def _live_quality(context: ProjectContext) -> Months:
     """Metrics of what was answered, by month of the features' time, for the rows whose labels have come."""
     name, task = context.project.name, context.project.task
-    if not (context.tables.exists(predictions_table(name)) and context.tables.exists(labels_table(name))):
+    if not (context.tables.exists(names.predictions_table(name)) and context.tables.exists(names.labels_table(name))):
         return {}
     output = "probabilities" if task.kind == "multiclass" else "score"
-    answers = pl.DataFrame(context.tables.read(predictions_table(name), columns=["id", output, AS_OF]))
+    answers = pl.DataFrame(context.tables.read(names.predictions_table(name), columns=["id", output, AS_OF]))
     answers = answers.drop_nulls(output)
-    labels = pl.DataFrame(context.tables.read(labels_table(name), columns=["id", "label", "received"]))
+    labels = pl.DataFrame(context.tables.read(names.labels_table(name), columns=["id", "label", "received"]))
     newest = labels.sort("received").unique("id", keep="last")
     both = answers.unique("id", keep="last").join(newest, on="id")
     if not both.height:
@@ -220,23 +202,23 @@ def _live_quality(context: ProjectContext) -> Months:
     )
 
 
-def _rollouts(context: ProjectContext) -> tuple[RolloutHistory, ...]:
+def _rollouts(context: ProjectContext) -> tuple[schema.RolloutHistory, ...]:
     by_rollout: dict[str, list[Decision]] = {}
     for decision in RolloutJournal(context.project.name, context.tables).decisions():
         by_rollout.setdefault(decision.rollout, []).append(decision)
     return tuple(
-        RolloutHistory(
+        schema.RolloutHistory(
             name=f"{format_versions(entries[0].challengers)} against v{entries[0].champion}", decisions=tuple(entries)
         )
         for entries in by_rollout.values()
     )
 
 
-def _actions(settings: Settings, monitor: ray.actor.ActorHandle | None) -> tuple[AlarmOutcome, ...]:
+def _actions(settings: Settings, monitor: ray.actor.ActorHandle | None) -> tuple[schema.AlarmOutcome, ...]:
     if monitor is None:
         return ()
     entries = get_result(monitor.journal.remote())
-    return tuple(AlarmOutcome(at=e.at, alarm=e.alarm, outcome=_action_outcome(settings, e)) for e in entries)
+    return tuple(schema.AlarmOutcome(at=e.at, alarm=e.alarm, outcome=_action_outcome(settings, e)) for e in entries)
 
 
 def _action_outcome(settings: Settings, entry: AlarmEntry) -> str:
@@ -245,27 +227,22 @@ def _action_outcome(settings: Settings, entry: AlarmEntry) -> str:
     return "; ".join([f"{entry.action}: {done}", *notifications])
 
 
-def _cost(monitor: ray.actor.ActorHandle | None) -> ModelCost | None:
+def _cost(monitor: ray.actor.ActorHandle | None) -> schema.ModelCost | None:
     if monitor is None:
         return None
     status = get_result(monitor.status.remote())
     used = UsageTotals.model_validate(status["used"])
     return (
-        ModelCost(total=status["cost"], used=used, tags=status["tags"]) if used.reserved_cpu_s or used.cpu_s else None
+        schema.ModelCost(total=status["cost"], used=used, tags=status["tags"])
+        if used.reserved_cpu_s or used.cpu_s
+        else None
     )
 
 
-def _version(context: ProjectContext, version: ModelVersion) -> VersionRow:
+def _version(context: ProjectContext, version: ModelVersion) -> schema.VersionRow:
     champion = context.registry.version_by_alias(context.project.name, CHAMPION)
     metrics = json.loads(version.tags.get("rayloop.summary", "{}"))
     role = "champion" if champion and champion.version == version.version else ""
-    return VersionRow(
+    return schema.VersionRow(
         version=version.version, role=role, trained_on=version.tags.get("rayloop.snapshot", ""), metrics=metrics
     )
-
-
-def _monitor(name: str) -> ray.actor.ActorHandle | None:
-    try:
-        return ray.get_actor(monitor_actor(name), namespace=ACTOR_NAMESPACE)
-    except ValueError:
-        return None

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
+from operator import add
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -32,13 +33,7 @@ class LoadStats(NamedTuple):
 
     def __add__(self, other: object) -> LoadStats:
         assert isinstance(other, LoadStats)
-        return LoadStats(
-            self.requests + other.requests,
-            self.failed + other.failed,
-            self.seconds + other.seconds,
-            self.latencies_ms + other.latencies_ms,
-            self.failures + other.failures,
-        )
+        return LoadStats(*map(add, self, other))
 
     def percentile_ms(self, q: float) -> float:
         """Return a percentile of the latencies; NaN without requests."""

@@ -24,7 +24,7 @@ from deployments.rollout.controller import RolloutStatus
 from features.offline.training_frame import LABEL, LABEL_KNOWN_AT, label_values
 from features.online.feature_reader import request_features
 from features.types import AS_OF, ID, INSTANT
-from monitoring.detection.action_limits import AlarmEntry
+from monitoring.detection.alarm_actions import AlarmEntry
 from monitoring.detection.detector import WindowResult
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
@@ -88,11 +88,8 @@ def _run_phases(
     result.phases.append(_quiet(runner, plan.quiet))
     frame, sound = _sound_challenger(context, snapshots, plan, recipe)
     result.phases.append(_rollout(runner, "sound challenger", sound, plan.sound, "promoted"))
-    result.phases.append(
-        _rollout(
-            runner, "sabotaged challenger", _train_bad_challenger(context, frame, recipe), plan.sabotage, "aborted"
-        )
-    )
+    bad = _train_bad_challenger(context, frame, recipe)
+    result.phases.append(_rollout(runner, "sabotaged challenger", bad, plan.sabotage, "aborted"))
     _drift(runner, plan.drift, result)
     result.log_rows = deploy.flush_log(context)
     result.windows = tuple(get_result(runner.monitor.history.remote()))
@@ -225,10 +222,14 @@ def _rollout(runner: ScenarioRunner, name: str, version: str, period: Period, ex
     context = runner.context
     with context.progress.stage("rollout"):
         deploy.start_rollout(context, [context.registry.version(context.project.name, version)])
-        load_stats = _under_traffic(runner, name, period)
-        status = _wait_for_end(runner, name, period)
-        _expect(status, expected, name)
-        return Phase(name, load_stats, decisions=status.decisions)
+        return _finish_rollout(runner, name, period, expected)
+
+
+def _finish_rollout(runner: ScenarioRunner, name: str, period: Period, expected: str) -> Phase:
+    load_stats = _under_traffic(runner, name, period)
+    status = _wait_for_end(runner, name, period)
+    _expect(status, expected, name)
+    return Phase(name, load_stats, decisions=status.decisions)
 
 
 def _under_traffic(runner: ScenarioRunner, name: str, period: Period) -> LoadStats:
@@ -291,10 +292,7 @@ def _drift(runner: ScenarioRunner, period: Period, result: ScenarioResult) -> No
         result.retrain_job = _wait_for_retrain(runner)
         result.retrain_seconds = time.monotonic() - began
     with context.progress.stage("rollout"):
-        load_stats = _under_traffic(runner, "retrained challenger", period)
-        status = _wait_for_end(runner, "retrained challenger", period)
-        _expect(status, "promoted", "retrained challenger")
-        result.phases.append(Phase("retrained challenger", load_stats, decisions=status.decisions))
+        result.phases.append(_finish_rollout(runner, "retrained challenger", period, "promoted"))
 
 
 def _wait_for_retrain(runner: ScenarioRunner) -> str:

@@ -29,8 +29,6 @@ class CandidateBuild(NamedTuple):
     """Name of its MLflow run."""
     fingerprint: str
     """Hash of everything that determines the candidate."""
-    compare: bool = True
-    """Whether it is compared with the champion, when there is one."""
     override_gate: str = ""
     """Reason to register it although it fails its gate; empty to refuse it."""
 

@@ -9,15 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cluster.names import CHAMPION
 from cluster.values import Check, GateReport
 from features.manifest import MODEL_FILE
-from features.split import TEST
 from rayloop.stages.candidate import CandidateBuild
-from rayloop.stages.evaluate_candidate import champion_scores
+from rayloop.stages.evaluate_candidate import gate_rows
 from trainers.config import ModelSpec, TrainConfig
 from trainers.export.compression import Compression, compression_job
-from trainers.export.precision_selection import GateRows, export_and_check
+from trainers.export.precision_selection import export_and_check
 from trainers.loop.train_events import Weights
 from trainers.loop.train_spec import Teacher, TrainSpec
 from trainers.loop.trainer import FitResult
@@ -90,10 +88,8 @@ class _Gate:
     """Scores a model as it would be served on the held-out rows, and checks it."""
 
     def __init__(self, build: CandidateBuild) -> None:
-        context = build.context
-        self._policy, test = context.project.gate, build.frame.rows_of(TEST)
-        champion = context.registry.version_by_alias(context.project.name, CHAMPION) if build.compare else None
-        self._rows = GateRows(test, champion_scores(context, champion, test))
+        self._policy = build.context.project.gate
+        self._rows, _ = gate_rows(build)
 
     def check(
         self, fitted: FitResult, original_scores: np.ndarray | None = None, step: Compression | None = None

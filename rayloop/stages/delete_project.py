@@ -6,17 +6,8 @@ import shutil
 
 import ray
 
+from cluster import names
 from cluster.actors import actor_exists, find_actor, get_result
-from cluster.names import (
-    journal_table,
-    label_candidates_table,
-    labels_table,
-    log_writer_actor,
-    lost_rows_table,
-    monitor_actor,
-    predictions_table,
-    rollout_actor,
-)
 from deployments.rollout import serve_client
 from deployments.telemetry import unshipped_rows
 from features.online.materialize import delete_view_state as forget_view
@@ -32,16 +23,12 @@ def delete_project(context: ProjectContext) -> None:
         # Without the actor that writes Serve's configuration, nothing was ever served.
         if actor_exists(serve_client.ACTOR):
             get_result(serve_client.connect(context.settings).remove.remote(name))
-        for actor in (rollout_actor(name), monitor_actor(name), log_writer_actor(name)):
-            _end(actor)
+        for actor in (names.rollout_actor(name), names.monitor_actor(name), names.log_writer_actor(name)):
+            if (handle := find_actor(actor)) is not None:
+                ray.kill(handle)
         sources = [f"{name}.{source.name}" for source in context.project.sources]
-        logs = [
-            predictions_table(name),
-            labels_table(name),
-            lost_rows_table(name),
-            journal_table(name),
-            label_candidates_table(name),
-        ]
+        logs = [names.predictions_table(name), names.labels_table(name), names.lost_rows_table(name)]
+        logs += [names.journal_table(name), names.label_candidates_table(name)]
         # The registry of erased entities is kept: a fresh start must not ingest them again.
         for table in [*sources, *logs, f"{name}.{QUARANTINE}", context.frame_table]:
             context.tables.drop(table)
@@ -53,8 +40,3 @@ def delete_project(context: ProjectContext) -> None:
         Checkpointer(context.checkpoints).clear()
         shutil.rmtree(unshipped_rows.counter_folder(context.settings, name), ignore_errors=True)
         context.progress(f"deleted the state of {name}")
-
-
-def _end(actor: str) -> None:
-    if (handle := find_actor(actor)) is not None:
-        ray.kill(handle)

@@ -120,33 +120,36 @@ def _monitor(context: ProjectContext) -> ActorHandle:
     return start_monitor(settings, context.project.name, acts, LogAnalysisJob(settings))
 
 
-def retrain_job(settings: Settings, location: Location, window_s: float, folder: str) -> Callable[[Alarm], str]:
+def retrain_job(settings: Settings, location: Location, window_s: float, folder: str) -> AlarmAction:
     """Return the alarm action that submits a Ray job to retrain on what was known when the alarm's window ended."""
-    variables = {COMMIT: current_commit(location.folder)}
+    submit = _job_submitter("retrain", settings, location, folder)
 
     def act(alarm: Alarm) -> str:
         until = datetime.fromtimestamp(alarm.window, UTC) + timedelta(seconds=window_s)
-        arguments = [sys.executable, "-m", "rayloop", "retrain", location.module, "--until", until.isoformat()]
+        return submit(alarm, f"{until:%Y%m%dT%H%M}", "--until", until.isoformat())
+
+    return act
+
+
+def rollback_job(settings: Settings, location: Location, folder: str) -> AlarmAction:
+    """Return the alarm action that submits a Ray job to roll back: that takes longer than an actor call may."""
+    submit = _job_submitter("rollback", settings, location, folder)
+    return lambda alarm: submit(alarm, f"{alarm.window:.0f}", "--version", alarm.version)
+
+
+def _job_submitter(command: str, settings: Settings, location: Location, folder: str) -> Callable[..., str]:
+    """Return a function that submits a command as a job, given the alarm, the end of its name, and its options."""
+    variables = {COMMIT: current_commit(location.folder)}
+
+    def submit(alarm: Alarm, ending: str, *options: str) -> str:
         # After a crash the monitor may repeat an action; a job of the same name is not submitted twice. The run id
         # distinguishes two versions with one number, of which the first was deleted.
         run = Registry(settings).version(alarm.model, alarm.version).run_id
-        name = f"retrain-{alarm.model}-v{alarm.version}-{run[:8]}-{until:%Y%m%dT%H%M}"
-        return jobs.submit(settings, [*arguments, "--reason", alarm.reason], folder, name, variables)
+        name = f"{command}-{alarm.model}-v{alarm.version}-{run[:8]}-{ending}"
+        words = [sys.executable, "-m", "rayloop", command, location.module, *options, "--reason", alarm.reason]
+        return jobs.submit(settings, words, folder, name, variables)
 
-    return act
-
-
-def rollback_job(settings: Settings, location: Location, folder: str) -> Callable[[Alarm], str]:
-    """Return the alarm action that submits a Ray job to roll back: that takes longer than an actor call may."""
-    variables = {COMMIT: current_commit(location.folder)}
-
-    def act(alarm: Alarm) -> str:
-        run = Registry(settings).version(alarm.model, alarm.version).run_id
-        name = f"rollback-{alarm.model}-v{alarm.version}-{run[:8]}-{alarm.window:.0f}"
-        arguments = [sys.executable, "-m", "rayloop", "rollback", location.module, "--version", alarm.version]
-        return jobs.submit(settings, [*arguments, "--reason", alarm.reason], folder, name, variables)
-
-    return act
+    return submit
 
 
 def shipped_package() -> str:

@@ -124,8 +124,8 @@ def _from_source(context: ProjectContext, source: Source, views: list[FeatureVie
     name, tables = f"{context.project.name}.{source.name}", context.tables
     if not tables.exists(name):
         return []
-    if not set(where) <= set(tables.columns(name)):
-        return [Deletion(name, 0, f"no column {', '.join(sorted(set(where) - set(tables.columns(name))))}")]
+    if missing := set(where) - set(tables.columns(name)):
+        return [Deletion(name, 0, f"no column {', '.join(sorted(missing))}")]
     keys = sorted({key for view in views for key in view.entity.keys})
     deleted_keys = pl.DataFrame(find_rows(tables, name, where, keys)) if keys else pl.DataFrame()
     deleted = [_from_table(context, name, where)]
@@ -181,12 +181,10 @@ def _from_frames(context: ProjectContext, where: Where) -> list[Deletion]:
         present = context.tables.columns(name)
         # Frames store the examples' id under a name of their own.
         frame_columns = {c: ID if c == context.project.examples.id and c not in present else c for c in where}
-        if set(frame_columns.values()) <= set(present):
-            deleted.append(_from_table(context, name, {frame_columns[c]: values for c, values in where.items()}))
+        if missing := set(frame_columns.values()) - set(present):
+            deleted.append(Deletion(name, 0, f"no column {', '.join(sorted(missing))}"))
         else:
-            deleted.append(
-                Deletion(name, 0, f"no column {', '.join(sorted(set(frame_columns.values()) - set(present)))}")
-            )
+            deleted.append(_from_table(context, name, {frame_columns[c]: values for c, values in where.items()}))
     return deleted
 
 
@@ -200,10 +198,8 @@ def _from_log(context: ProjectContext, where: Where) -> list[Deletion]:
         return []
     rows = pl.DataFrame(tables.read(answers, columns=["id", "features"]))
     features = rows.get_column("features").struct.unnest()
-    if not set(where) <= set(features.columns):
-        return [
-            Deletion(answers, 0, f"requests have no column {', '.join(sorted(set(where) - set(features.columns)))}")
-        ]
+    if missing := set(where) - set(features.columns):
+        return [Deletion(answers, 0, f"requests have no column {', '.join(sorted(missing))}")]
     matches = pl.all_horizontal(pl.col(column).is_in(list(values)) for column, values in where.items())
     ids = rows.get_column("id").filter(features.select(matches).to_series().fill_null(False)).unique().to_list()
     log_tables = [answers, *(name for name in (labels, label_candidates_table(project)) if tables.exists(name))]

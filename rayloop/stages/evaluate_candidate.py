@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.names import CHAMPION
-from cluster.values import Check, GateReport, ModelVersion
+from cluster.values import Check, GateReport
 from features.manifest import MODEL_FILE
 from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
-from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from rayloop.stages.candidate import CandidateBuild
 from trainers import metrics
@@ -58,15 +57,13 @@ def evaluate_candidate(
         folder: Where the model file goes.
         compression_checks: Checks of the compression steps, which become part of the report.
     """
-    context, frame = build.context, build.frame
-    gate, test = context.project.gate, frame.rows_of(TEST)
-    champion = context.registry.version_by_alias(context.project.name, CHAMPION) if build.compare else None
-    rows = GateRows(test, champion_scores(context, champion, test))
+    gate = build.context.project.gate
+    rows, champion = gate_rows(build)
     served = export_best_precision(gate, fitted, folder, rows)
     latency = measure_latencies(
         onnx_scorer.open_session(folder / MODEL_FILE), fitted.build_scorer(), fitted.encoder.encode(rows.sample)
     )
-    evidence = _evidence(frame, fitted, folder, served.scores, rows.champion_scores)
+    evidence = _evidence(build.frame, fitted, folder, served.scores, rows.champion_scores)
     assessed, size = assessment.assess(gate, evidence), (folder / MODEL_FILE).stat().st_size
     more = (*assessment.check(gate, fitted.task, assessed), *serving_budget.check(gate.budget, latency, size))
     return CandidateEvaluation(
@@ -78,13 +75,16 @@ def evaluate_candidate(
         quality=metrics.evaluate(fitted.task, served.scores, rows.labels),
         latency=latency,
         size=size,
-        champion=str(champion or ""),
+        champion=champion,
     )
 
 
-def champion_scores(context: ProjectContext, champion: ModelVersion | None, test: pa.Table) -> np.ndarray | None:
-    """Score rows with the champion; None when there is none."""
-    return onnx_scorer.score_table(context.registry.fetch(champion), test) if champion else None
+def gate_rows(build: CandidateBuild) -> tuple[GateRows, str]:
+    """Return the held-out rows with the champion's scores of them, and the champion; empty when there is none."""
+    registry, test = build.context.registry, build.frame.rows_of(TEST)
+    champion = registry.version_by_alias(build.context.project.name, CHAMPION)
+    scores = onnx_scorer.score_table(registry.fetch(champion), test) if champion else None
+    return GateRows(test, scores), str(champion or "")
 
 
 def _evidence(

@@ -15,16 +15,8 @@ from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from rayloop.stages.candidate import CandidateBuild
 from rayloop.stages.evaluate_candidate import CandidateEvaluation
+from trainers.card import model_card
 from trainers.card.html import render_card
-from trainers.card.model_card import (
-    CARD_JSON,
-    CARD_PAGE,
-    CardLineage,
-    FeatureFacts,
-    ModelCard,
-    SplitFacts,
-    derive_limits,
-)
 from trainers.evaluation.assessment import CandidateEvidence
 from trainers.scoring import onnx_scorer
 
@@ -34,19 +26,18 @@ CARD_PATH = "card"
 def log_card(run: Run, build: CandidateBuild, evaluation: CandidateEvaluation) -> None:
     """Store card.html and card.json with the run."""
     card = make_card(run.id, build, evaluation)
-    run.log_texts(
-        {f"{CARD_PATH}/{CARD_JSON}": card.model_dump_json(indent=1), f"{CARD_PATH}/{CARD_PAGE}": render_card(card)}
-    )
+    texts = {model_card.CARD_JSON: card.model_dump_json(indent=1), model_card.CARD_PAGE: render_card(card)}
+    run.log_texts({f"{CARD_PATH}/{name}": text for name, text in texts.items()})
 
 
-def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluation) -> ModelCard:
+def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluation) -> model_card.ModelCard:
     """Collect the facts of a model card."""
     context, frame = build.context, build.frame
     project, fitted = context.project, evaluation.fitted
     parts = tuple(_part_facts(frame, split, project.task.kind != "multiclass") for split in (TRAIN, VALIDATION, TEST))
     features = _feature_facts(context, frame)
     model = {"kind": fitted.spec.name, "temperature": fitted.temperature, **fitted.spec.parameters}
-    return ModelCard(
+    return model_card.ModelCard(
         model=project.name,
         name=build.name,
         made_at=time.time(),
@@ -64,8 +55,8 @@ def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluatio
         checks=evaluation.report.checks,
         assessment=evaluation.assessment,
         curve=_curve(evaluation.evidence),
-        limits=(*project.limits, *derive_limits(parts, features, evaluation.assessment)),
-        lineage=CardLineage(
+        limits=(*project.limits, *model_card.derive_limits(parts, features, evaluation.assessment)),
+        lineage=model_card.CardLineage(
             run_id=run_id,
             snapshot=frame.snapshot,
             feature_hash=project.features.content_hash,
@@ -77,10 +68,10 @@ def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluatio
     )
 
 
-def _part_facts(frame: FrameView, split: str, mean: bool) -> SplitFacts:
+def _part_facts(frame: FrameView, split: str, mean: bool) -> model_card.SplitFacts:
     rows = frame.rows_of(split)
     when = pa.compute.min_max(rows[AS_OF].cast(pa.timestamp("us", "UTC")).cast(pa.int64())).as_py()
-    return SplitFacts(
+    return model_card.SplitFacts(
         name=split,
         rows=rows.num_rows,
         start=_moment(when["min"]),
@@ -93,12 +84,14 @@ def _moment(microseconds: int) -> str:
     return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _feature_facts(context: ProjectContext, frame: FrameView) -> tuple[FeatureFacts, ...]:
+def _feature_facts(context: ProjectContext, frame: FrameView) -> tuple[model_card.FeatureFacts, ...]:
     features, train = context.project.features, frame.rows_of(TRAIN)
     origins = {c.name: "request" for c in features.request}
     origins |= {c.name: f"view {view.name} of {view.source}" for view in features.views for c in view.columns}
     return tuple(
-        FeatureFacts(name=c.name, kind=c.kind, origin=origins.get(c.name, "derived"), missing=_missing(train[c.name]))
+        model_card.FeatureFacts(
+            name=c.name, kind=c.kind, origin=origins.get(c.name, "derived"), missing=_missing(train[c.name])
+        )
         for c in features.columns
     )
 

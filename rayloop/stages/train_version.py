@@ -6,15 +6,12 @@ import json
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-
 from cluster.errors import GateFailed
 from cluster.fingerprint import json_fingerprint
 from cluster.registry import FINGERPRINT_TAG, GATE_TAG, Run
 from cluster.values import GateReport, ModelVersion, Snapshot
-from features.definitions import Column
 from features.manifest import PROFILE_FILE, Manifest
+from features.profiles.profile import append_output, output_column
 from features.profiles.reference_profile import ReferenceProfile, profile_windows
 from features.split import TRAIN, VALIDATION
 from features.types import AS_OF
@@ -41,8 +38,6 @@ SUMMARY = "rayloop.summary"
 PRECISION = "rayloop.precision"
 COMPRESSION = "rayloop.compression"
 RUNTIME = "rayloop.runtime"
-_SCORE_COLUMN = "score"
-_PREDICTED_COLUMN = "predicted"
 
 
 def choose_recipe(context: ProjectContext, frame: FrameView) -> tuple[Recipe, TuneResult | None]:
@@ -55,12 +50,7 @@ def choose_recipe(context: ProjectContext, frame: FrameView) -> tuple[Recipe, Tu
 
 
 def build_version(
-    context: ProjectContext,
-    frame: FrameView,
-    recipe: Recipe,
-    name: str,
-    override_gate: str = "",
-    compare: bool = True,
+    context: ProjectContext, frame: FrameView, recipe: Recipe, name: str, override_gate: str = ""
 ) -> Candidate:
     """Fit, evaluate on the held-out rows, gate, register.
 
@@ -72,7 +62,6 @@ def build_version(
         recipe: What to train and how.
         name: Name of the MLflow run.
         override_gate: Reason to register a candidate that fails the gate.
-        compare: Whether to compare with the champion.
 
     Raises:
         GateFailed: The candidate fails the gate, and there is no ``override_gate``.
@@ -82,7 +71,7 @@ def build_version(
         context.progress(f"reusing {version}: same data, code and settings")
         report = GateReport.from_stored(version.tags[GATE_TAG])
         return Candidate(version, report, json.loads(version.tags[SUMMARY]), True)
-    build = CandidateBuild(context, frame, recipe, name, fingerprint, compare, override_gate)
+    build = CandidateBuild(context, frame, recipe, name, fingerprint, override_gate)
     with (
         context.registry.run(context.project.name, name, key=fingerprint) as run,
         tempfile.TemporaryDirectory() as temporary,
@@ -168,12 +157,6 @@ def load_reference_profile(context: ProjectContext, version: ModelVersion) -> by
     return (context.registry.fetch(version) / PROFILE_FILE).read_bytes()
 
 
-def output_column(context: ProjectContext) -> Column:
-    """Return the column under which a model's output is profiled."""
-    multiclass = context.project.task.kind == "multiclass"
-    return Column(name=_PREDICTED_COLUMN, kind="category") if multiclass else Column(name=_SCORE_COLUMN, kind="number")
-
-
 def _write_bundle(build: CandidateBuild, evaluation: CandidateEvaluation, folder: Path) -> None:
     """Write manifest and reference profile beside the model. The manifest has the recipe before compression: a
     retraining starts from it."""
@@ -195,18 +178,11 @@ def _write_bundle(build: CandidateBuild, evaluation: CandidateEvaluation, folder
 
 def _reference(context: ProjectContext, frame: FrameView, folder: Path) -> ReferenceProfile:
     """Profile the training rows, and the model's output on them, by the windows of the drift policy."""
-    window_s = context.project.drift.window_s
-    output, train = output_column(context), frame.rows_of(TRAIN)
-    scored = train.append_column(output.name, _output(context, onnx_scorer.score_table(folder, train)))
-    columns = (*context.project.features.columns, output)
+    project, train = context.project, frame.rows_of(TRAIN)
+    scored = append_output(train, project.task, onnx_scorer.score_table(folder, train))
+    columns = (*project.features.columns, output_column(project.task))
+    window_s = project.drift.window_s
     return ReferenceProfile.build(profile_windows(scored, columns, window_s, AS_OF), window_s)
-
-
-def _output(context: ProjectContext, scores: np.ndarray) -> pa.Array:
-    task = context.project.task
-    if task.kind == "multiclass":
-        return pa.array(np.asarray(task.classes)[scores.argmax(axis=1)])
-    return pa.array(scores, pa.float64())
 
 
 def _fingerprint(context: ProjectContext, snapshot: Snapshot, recipe: Recipe) -> str:
