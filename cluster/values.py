@@ -20,6 +20,13 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
 
 
+class Additive(Frozen):
+    """A value whose fields add up one by one."""
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
+
+
 class Stored(Frozen):
     """A value that outlives the process that wrote it: a later version reads it, and so may an earlier one.
 

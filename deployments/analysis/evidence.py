@@ -6,12 +6,12 @@ import math
 
 from pydantic import Field
 
-from cluster.values import Frozen
+from cluster.values import Additive, Frozen
 from deployments.analysis.latency_histogram import LatencyHistogram
 from deployments.analysis.paired_moments import PairedMoments
 
 
-class ClusterStats(Frozen):
+class ClusterStats(Additive):
     """Sums over clusters of dependent requests; a pair is an ordered pair of different requests of one cluster."""
 
     pairs: int = 0
@@ -22,9 +22,6 @@ class ClusterStats(Frozen):
     """Pairs of which both requests failed."""
     failing_clusters: int = 0
     """Clusters with at least one failed request."""
-
-    def __add__(self, other: ClusterStats) -> ClusterStats:
-        return ClusterStats(**{name: getattr(self, name) + getattr(other, name) for name in ClusterStats.model_fields})
 
     def excess_variance(self, requests: int, failures: int) -> float:
         """Variance of the number of failures beyond that of independent requests, as a fraction of the latter.
@@ -43,8 +40,8 @@ class ClusterStats(Frozen):
         return self.pairs / requests if requests else 0.0
 
 
-class VariantStats(Frozen):
-    """Requests that the split assigned to a variant, and how they ended."""
+class VariantStats(Additive):
+    """Requests that the split assigned to a variant, and how they ended. A sum is exact if no key is in both parts."""
 
     requests: int = 0
     errors: int = 0
@@ -86,12 +83,8 @@ class VariantStats(Frozen):
         """Upper bound of the design effect of repeated keys alone: all requests of a key end alike."""
         return 1.0 + self.key_clusters.max_excess_variance(self.requests)
 
-    def __add__(self, other: VariantStats) -> VariantStats:
-        """Add two disjoint parts; exact when no key is in both."""
-        return VariantStats(**{name: getattr(self, name) + getattr(other, name) for name in VariantStats.model_fields})
 
-
-class ComparisonEvidence(Frozen):
+class ComparisonEvidence(Additive):
     """Statistics of champion and challenger over a part of a rollout."""
 
     champion: VariantStats = Field(default_factory=VariantStats)
@@ -101,13 +94,6 @@ class ComparisonEvidence(Frozen):
     @property
     def requests(self) -> int:
         return self.champion.requests + self.challenger.requests
-
-    def __add__(self, other: ComparisonEvidence) -> ComparisonEvidence:
-        return ComparisonEvidence(
-            champion=self.champion + other.champion,
-            challenger=self.challenger + other.challenger,
-            paired=self.paired + other.paired,
-        )
 
 
 def pairwise_share(share: float, champion: float) -> float:

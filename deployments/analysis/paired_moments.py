@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from cluster.values import Frozen
+from cluster.values import Additive, Frozen
 
 
 class Moments(Frozen):
@@ -41,7 +41,7 @@ class Moments(Frozen):
         return 1.0 + max(self.cross_products, 0.0) / self.m2 if self.m2 else 1.0
 
 
-class ClusterMoments(Frozen):
+class ClusterMoments(Additive):
     """Sums over ordered pairs of different rows of one key."""
 
     pairs: float = 0.0
@@ -80,11 +80,6 @@ class ClusterMoments(Frozen):
         squares = self.challenger2 - 2.0 * factor * self.product + factor**2 * self.champion2
         return squares - 2.0 * mean * (self.challenger - factor * self.champion) + mean**2 * self.pairs
 
-    def __add__(self, other: ClusterMoments) -> ClusterMoments:
-        return ClusterMoments(
-            **{name: getattr(self, name) + getattr(other, name) for name in ClusterMoments.model_fields}
-        )
-
 
 class PairedMoments(Frozen):
     """Losses of both variants on the same labeled rows: two means, and all second moments about them."""
@@ -103,6 +98,7 @@ class PairedMoments(Frozen):
         if not champion.size:
             return cls()
         a, b = float(champion.mean()), float(challenger.mean())
+        clusters = ClusterMoments() if keys is None else ClusterMoments.from_losses(champion, challenger, keys)
         return cls(
             n=champion.size,
             champion=a,
@@ -110,9 +106,7 @@ class PairedMoments(Frozen):
             m2_champion=float(np.square(champion - a).sum()),
             m2_challenger=float(np.square(challenger - b).sum()),
             comoment=float(((champion - a) * (challenger - b)).sum()),
-            cluster_moments=ClusterMoments()
-            if keys is None
-            else ClusterMoments.from_losses(champion, challenger, keys),
+            cluster_moments=clusters,
         )
 
     @property

@@ -10,23 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Engine,
-    Float,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    Text,
-    create_engine,
-    func,
-    insert,
-    inspect,
-    select,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.engine import URL, Row, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
@@ -44,22 +28,22 @@ _POSTGRESQL = {
     "tcp_user_timeout": _TIMEOUT_S * 1000,
 }
 
-_KEYS = Table(
+_KEYS = sa.Table(
     "rayloop_keys",
-    MetaData(),
-    Column("id", String(24), primary_key=True),
-    Column("name", String(200), nullable=False),
-    Column("digest", LargeBinary(32), nullable=False),
-    Column("models", Text, nullable=False),
-    Column("scopes", Text, nullable=False),
-    Column("rate", String(100), nullable=False),
-    Column("created_at", Float(53), nullable=False),
-    Column("expires_at", Float(53)),
-    Column("revoked_at", Float(53)),
+    sa.MetaData(),
+    sa.Column("id", sa.String(24), primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("digest", sa.LargeBinary(32), nullable=False),
+    sa.Column("models", sa.Text, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("rate", sa.String(100), nullable=False),
+    sa.Column("created_at", sa.Float(53), nullable=False),
+    sa.Column("expires_at", sa.Float(53)),
+    sa.Column("revoked_at", sa.Float(53)),
 )
 
 # A new key raises the first count, a revocation the second: a reader detects a change without reading all keys.
-_COUNTS = select(func.count(), func.count(_KEYS.c.revoked_at)).select_from(_KEYS)
+_COUNTS = sa.select(sa.func.count(), sa.func.count(_KEYS.c.revoked_at)).select_from(_KEYS)
 
 
 class KeyStore:
@@ -110,13 +94,13 @@ class KeyStore:
         )
         row = key.model_dump() | {"models": json.dumps(models), "scopes": json.dumps(scopes)}
         with self._writing() as connection:
-            connection.execute(insert(_KEYS).values(row))
+            connection.execute(sa.insert(_KEYS).values(row))
         return key, text
 
     def revoke(self, id: str, now: float) -> ApiKey:
         """Revoke a key; a key that is revoked already keeps its first time. Raises DataError for an unknown id."""
         with self._writing() as connection:
-            unrevoked = update(_KEYS).where(_KEYS.c.id == id, _KEYS.c.revoked_at.is_(None))
+            unrevoked = sa.update(_KEYS).where(_KEYS.c.id == id, _KEYS.c.revoked_at.is_(None))
             connection.execute(unrevoked.values(revoked_at=now))
         key = self.read().get(id)
         if key is None:
@@ -130,17 +114,17 @@ class KeyStore:
         """
         with self._converting_errors(), self._engine.connect() as connection:
             # The first key creates the table.
-            if not inspect(connection).has_table(_KEYS.name):
+            if not sa.inspect(connection).has_table(_KEYS.name):
                 return {}
             counts = tuple(connection.execute(_COUNTS).one())
             if counts != self._counts:
-                rows = connection.execute(select(_KEYS).order_by(_KEYS.c.created_at))
+                rows = connection.execute(sa.select(_KEYS).order_by(_KEYS.c.created_at))
                 self._keys = {key.id: key for row in rows if (key := _key(row)) is not None}
                 self._counts = counts
         return self._keys
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def _writing(self) -> Iterator[sa.Connection]:
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
         with self._converting_errors(), self._engine.begin() as connection:
@@ -157,12 +141,12 @@ class KeyStore:
             raise DataError("data.key_store_unavailable", store=where, reason=reason[0]) from error
 
 
-def _engine(uri: str) -> tuple[URL, Engine]:
+def _engine(uri: str) -> tuple[URL, sa.Engine]:
     try:
         url = make_url(uri)
         options: dict[str, Any] = _POSTGRESQL if url.get_backend_name() == "postgresql" else {}
         # No pool: a replica reads every few seconds, and a new connection survives a restart of the store.
-        return url, create_engine(url, poolclass=NullPool, connect_args=options)
+        return url, sa.create_engine(url, poolclass=NullPool, connect_args=options)
     except (ArgumentError, NoSuchModuleError) as error:
         raise SettingsError("settings.invalid_key_store", reason=str(error)) from error
     except ModuleNotFoundError as error:

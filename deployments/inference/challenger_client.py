@@ -9,13 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deployments.inference.challenger_protocol import (
-    ScoreRequest,
-    ScoreResult,
-    decode_results,
-    encode_request,
-    read_frame,
-)
+from deployments.inference import challenger_protocol
+from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -59,7 +54,8 @@ class ChallengerClient:
             results: list[ScoreResult] = await _await_response(self._handle.score.remote(*request))
             return results
         try:
-            results = decode_results(await connection.call(encode_request(request)))
+            answer = await connection.call(challenger_protocol.encode_request(request))
+            results = challenger_protocol.decode_results(answer)
         except BaseException:
             # After any failure, the next message on this connection may be the response to this request.
             connection.close()
@@ -105,7 +101,7 @@ class _ChallengerConnection:
 
     async def call(self, message: bytes) -> bytes:
         self._writer.write(message)
-        return await read_frame(self._reader)
+        return await challenger_protocol.read_frame(self._reader)
 
     @property
     def closed(self) -> bool:

@@ -8,14 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
-from deployments.inference.challenger_protocol import (
-    ScoreRequest,
-    ScoreResult,
-    decode_request,
-    encode_error,
-    encode_results,
-    read_frame,
-)
+from deployments.inference import challenger_protocol
+from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +43,7 @@ class ChallengerServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
-                writer.write(self._respond(await read_frame(reader)))
+                writer.write(self._respond(await challenger_protocol.read_frame(reader)))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             # The champion's replica has closed the connection, or is gone.
@@ -57,7 +51,7 @@ class ChallengerServer:
 
     def _respond(self, message: bytes) -> bytes:
         try:
-            return encode_results(self._score(decode_request(message)))
+            return challenger_protocol.encode_results(self._score(challenger_protocol.decode_request(message)))
         except Exception as error:
             _log.exception("a score request failed")
-            return encode_error(f"{type(error).__name__}: {error}")
+            return challenger_protocol.encode_error(f"{type(error).__name__}: {error}")

@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application
 
 from cluster.errors import RayloopError
-from cluster.settings import Settings, load_settings
+from cluster.settings import load_settings
 from deployments.http_messages import AsgiApp
 from deployments.inference.engine import Engine
 from deployments.inference.serving_state import ServingState
 from deployments.inference.state_loader import close_stale, load_state
 from deployments.ingress.grpc_servicer import GrpcServicer
-from deployments.ingress.rest_handlers import RestHandlers
+from deployments.ingress.rest_handlers import RestHandlers, open_authenticator
 from deployments.ingress.uvicorn_protocol import IngressRoute, install_route
 from deployments.serve_schema import (
     MAX_ONGOING_REQUESTS,
@@ -27,9 +26,6 @@ from deployments.serve_schema import (
     RETRY_AFTER_S,
     ServerConfig,
 )
-
-if TYPE_CHECKING:
-    from deployments.auth.authenticator import Authenticator
 
 _MODELS_PREFIX = b"/v2/models/"
 _CLOSE_WITHIN_S = 8.0
@@ -50,7 +46,7 @@ class ModelServer(GrpcServicer):
         self._state: ServingState | None = None
         self._failure = ""
         self._engine = Engine()
-        self._authenticator = _open_authenticator(self._settings)
+        self._authenticator = open_authenticator(self._settings)
         self._reconfiguring = asyncio.Lock()
         self._handlers = RestHandlers(self._engine, self._authenticator, self._serving_state)
         self._under_way = install_route(
@@ -121,12 +117,3 @@ class ModelServer(GrpcServicer):
 def build(args: dict) -> Application:
     """Serve's entry point (import_path); takes no arguments."""
     return ModelServer.bind()  # type: ignore[attr-defined, no-any-return]
-
-
-def _open_authenticator(settings: Settings) -> Authenticator | None:
-    if not settings.access:
-        return None
-    # Where access is open, its dependencies are not imported.
-    from deployments.auth.authenticator import open_authenticator
-
-    return open_authenticator(settings)

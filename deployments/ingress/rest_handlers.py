@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from cluster.errors import RequestError
 from cluster.names import CHAMPION
+from cluster.settings import Settings
 from deployments.auth.credentials import REQUIRED_SCOPES
 from deployments.http_messages import (
     BINARY,
@@ -155,6 +156,16 @@ class RestHandlers:
 
     async def _score(self, call: _Call, id: str, rows: RequestRows) -> InferenceResult:
         return await self._engine.infer(call.state, id, rows, call.request.header(ROUTING_KEY_HEADER), call.pinned)
+
+
+def open_authenticator(settings: Settings) -> Authenticator | None:
+    """Build the authenticator that the settings describe; None when access is open."""
+    if not settings.access:
+        return None
+    # Where access is open, its dependencies are not imported.
+    from deployments.auth import authenticator
+
+    return authenticator.open_authenticator(settings)
 
 
 def method_not_allowed(method: str) -> RequestError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from ray import serve
 from ray.serve import Application
@@ -12,11 +11,8 @@ from ray.serve.schema import ApplicationStatus
 from cluster.errors import RequestError
 from cluster.settings import load_settings
 from deployments.http_messages import AsgiApp, HttpRequest, HttpResponse, error_response, json_response
-from deployments.ingress.rest_handlers import method_not_allowed
+from deployments.ingress.rest_handlers import method_not_allowed, open_authenticator
 from deployments.protocol.open_inference import PLATFORM
-
-if TYPE_CHECKING:
-    from deployments.auth.authenticator import Authenticator
 
 ROOT_ROUTE = "/v2"
 ROOT_APP = "rayloop-front"
@@ -30,12 +26,7 @@ class RootApp:
     """Answers the paths outside of models. Without a valid credential, a caller does not learn which models exist."""
 
     def __init__(self) -> None:
-        self._authenticator: Authenticator | None = None
-        settings = load_settings()
-        if settings.access:
-            from deployments.auth.authenticator import open_authenticator
-
-            self._authenticator = open_authenticator(settings)
+        self._authenticator = open_authenticator(load_settings())
 
     def __serve_build_asgi_app__(self) -> AsgiApp:
         return AsgiApp(self._respond)

@@ -53,7 +53,7 @@ def infer_request_schema(features: FeatureSet, outputs: list[str], max_rows: int
                 {
                     "description": "the requested outputs; default: all",
                     "type": "array",
-                    "items": _object({"name": {"enum": outputs}}),
+                    "items": object_schema(name={"enum": outputs}),
                 }
             ),
         },
@@ -64,9 +64,9 @@ def invocation_request_schema(features: FeatureSet, max_rows: int) -> Schema:
     """Schema of an invocation: exactly one of MLflow's four shapes."""
     columns = features.request
     values = {column.name: _value(column, column.name in required_columns(features)) for column in columns}
-    row = _object(values) | {"additionalProperties": False}
+    row = object_schema(**values) | {"additionalProperties": False}
     rows = _list(row, max_rows)
-    by_name = _object({name: _list(value, max_rows) for name, value in values.items()}) | {
+    by_name = object_schema(**{name: _list(value, max_rows) for name, value in values.items()}) | {
         "additionalProperties": False
     }
     bare = [_list(value, max_rows) for value in values.values()] if len(columns) == 1 else []
@@ -76,7 +76,7 @@ def invocation_request_schema(features: FeatureSet, max_rows: int) -> Schema:
         "data": _list({"type": "array", "items": any_value, "minItems": len(columns)}, max_rows),
     }
     shapes: dict[str, Schema] = {
-        "dataframe_split": _object(split),
+        "dataframe_split": object_schema(**split),
         "dataframe_records": rows,
         "instances": {"anyOf": [rows, *bare]} if bare else rows,
         "inputs": {"anyOf": [by_name, *bare]} if bare else by_name,
@@ -91,9 +91,9 @@ def invocation_request_schema(features: FeatureSet, max_rows: int) -> Schema:
 
 def feedback_request_schema(task: Task, max_rows: int) -> Schema:
     """Schema of a feedback request: true labels of answered rows."""
-    entry = _object({"id": _ROW_ID | {"description": _ROW_ID_HELP}, "label": _label(task)})
+    entry = object_schema(id=_ROW_ID | {"description": _ROW_ID_HELP}, label=_label(task))
     entry["properties"]["time"] = _or_null(_MOMENT)
-    return _object({"labels": _list(entry, max_rows)})
+    return object_schema(labels=_list(entry, max_rows))
 
 
 _ROW_ID_HELP = "the request's id when it had one row, else `<id>/0`, `<id>/1` and so on"
@@ -116,7 +116,7 @@ def _tensor(column: Column, needed: bool, max_rows: int) -> Schema:
         datatypes = ["BYTES"] if column.kind == "category" else ["BYTES", "INT64"]
         variants = [{"datatype": {"enum": datatypes}, "data": _flat_or_nested(_value(column, needed))}]
     common = {"name": {"const": column.name}, "shape": _shape(column, max_rows)}
-    tensors = [_object(common | variant) for variant in variants]
+    tensors = [object_schema(**common, **variant) for variant in variants]
     return tensors[0] if len(tensors) == 1 else {"anyOf": tensors}
 
 
@@ -154,18 +154,15 @@ def _tensor_row(shape: tuple[int, ...]) -> Schema:
 
 
 def _flat_or_nested(value: Schema) -> Schema:
-    return {
-        "type": "array",
-        "minItems": 1,
-        "anyOf": [{"items": value}, {"items": {"type": "array", "items": value}}],
-    }
+    return {"type": "array", "minItems": 1, "anyOf": [{"items": value}, {"items": {"type": "array", "items": value}}]}
 
 
 def _list(items: Schema, max_rows: int) -> Schema:
     return {"type": "array", "items": items, "minItems": 1, "maxItems": max_rows}
 
 
-def _object(properties: dict[str, Schema]) -> Schema:
+def object_schema(**properties: Schema) -> Schema:
+    """Schema of an object in which all these properties are required."""
     return {"type": "object", "required": list(properties), "properties": properties}
 
 

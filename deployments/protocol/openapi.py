@@ -9,23 +9,11 @@ import numpy as np
 
 from cluster.names import CHALLENGER, CHAMPION
 from cluster.values import Task
+from deployments import http_messages as http
 from deployments.auth.credentials import REQUIRED_SCOPES
-from deployments.http_messages import (
-    BINARY,
-    JSON,
-    REQUEST_ID_HEADER,
-    ROUTING_KEY_HEADER,
-    VARIANT_HEADER,
-    VERSION_HEADER,
-)
+from deployments.protocol import json_schema
 from deployments.protocol.binary_tensors import JSON_LENGTH_HEADER
-from deployments.protocol.json_schema import (
-    ID_SCHEMA,
-    Schema,
-    feedback_request_schema,
-    infer_request_schema,
-    invocation_request_schema,
-)
+from deployments.protocol.json_schema import Schema, object_schema
 from deployments.protocol.open_inference import describe_model
 from deployments.serve_schema import REQUEST_TIMEOUT_S, RequestLimits
 from features.definitions import Column, FeatureSet
@@ -79,11 +67,11 @@ def build_openapi(
     at = f"/v2/models/{model}"
     infer, invocations = _infer(features, limits, access), _invocations(features, limits, access)
     schemas = {
-        "InferRequest": infer_request_schema(features, names, limits.rows),
+        "InferRequest": json_schema.infer_request_schema(features, names, limits.rows),
         "InferResponse": _infer_response(outputs, model),
-        "InvocationRequest": invocation_request_schema(features, limits.rows),
+        "InvocationRequest": json_schema.invocation_request_schema(features, limits.rows),
         "InvocationResponse": _invocation_response(task),
-        "FeedbackRequest": feedback_request_schema(task, limits.rows),
+        "FeedbackRequest": json_schema.feedback_request_schema(task, limits.rows),
         "Metadata": _METADATA,
         "Error": _ERROR,
     }
@@ -127,16 +115,20 @@ def _infer(features: FeatureSet, limits: RequestLimits, access: bool) -> Schema:
     operation = _operation("/infer", "Predictions, Open Inference Protocol v2", access, _ref("InferResponse"))
     examples = {"row": example_infer(features)} if _small(features) else {}
     body = _body("InferRequest", examples, limits)
-    body["requestBody"]["content"][BINARY] = {"schema": _BYTES}
-    operation["responses"]["200"]["content"][BINARY] = {"schema": _BYTES}
-    return operation | body | _parameters(ROUTING_KEY_HEADER, VARIANT_HEADER, JSON_LENGTH_HEADER)
+    body["requestBody"]["content"][http.BINARY] = {"schema": _BYTES}
+    operation["responses"]["200"]["content"][http.BINARY] = {"schema": _BYTES}
+    return operation | body | _parameters(http.ROUTING_KEY_HEADER, http.VARIANT_HEADER, JSON_LENGTH_HEADER)
 
 
 def _invocations(features: FeatureSet, limits: RequestLimits, access: bool) -> Schema:
     answer = _ref("InvocationResponse")
     operation = _operation("/invocations", "Predictions, MLflow's four request shapes", access, answer)
     examples = example_invocations(features) if _small(features) else {}
-    return operation | _body("InvocationRequest", examples, limits) | _parameters(ROUTING_KEY_HEADER, VARIANT_HEADER)
+    return (
+        operation
+        | _body("InvocationRequest", examples, limits)
+        | _parameters(http.ROUTING_KEY_HEADER, http.VARIANT_HEADER)
+    )
 
 
 def _feedback(task: Task, limits: RequestLimits, access: bool) -> Schema:
@@ -164,7 +156,7 @@ def _operation(path: str, summary: str, access: bool, answer: Schema) -> Schema:
 
 
 def _response(description: str, schema: Schema, headers: Schema) -> Schema:
-    response = {"description": description, "content": {JSON: {"schema": schema}}}
+    response = {"description": description, "content": {http.JSON: {"schema": schema}}}
     return response | ({"headers": headers} if headers else {})
 
 
@@ -173,11 +165,11 @@ def _body(schema: str, examples: dict[str, Any], limits: RequestLimits) -> Schem
     if examples:
         content["examples"] = {name: {"value": value} for name, value in examples.items()}
     description = f"JSON of at most {limits.body_bytes:,} bytes"
-    return {"requestBody": {"required": True, "description": description, "content": {JSON: content}}}
+    return {"requestBody": {"required": True, "description": description, "content": {http.JSON: content}}}
 
 
 def _parameters(*names: str) -> Schema:
-    return {"parameters": [_HEADERS[name] for name in (REQUEST_ID_HEADER, *names)]}
+    return {"parameters": [_HEADERS[name] for name in (http.REQUEST_ID_HEADER, *names)]}
 
 
 def _header(name: str, description: str, schema: Schema) -> Schema:
@@ -186,26 +178,28 @@ def _header(name: str, description: str, schema: Schema) -> Schema:
 
 _HEADERS = {
     # An empty header counts as none.
-    REQUEST_ID_HEADER: _header(
-        REQUEST_ID_HEADER, "id of the request; default: a new one", {"anyOf": [ID_SCHEMA, {"const": ""}]}
+    http.REQUEST_ID_HEADER: _header(
+        http.REQUEST_ID_HEADER,
+        "id of the request; default: a new one",
+        {"anyOf": [json_schema.ID_SCHEMA, {"const": ""}]},
     ),
-    ROUTING_KEY_HEADER: _header(
-        ROUTING_KEY_HEADER, "requests of one key stay with one variant; default: the id", {"type": "string"}
+    http.ROUTING_KEY_HEADER: _header(
+        http.ROUTING_KEY_HEADER, "requests of one key stay with one variant; default: the id", {"type": "string"}
     ),
-    VARIANT_HEADER: _header(
-        VARIANT_HEADER,
+    http.VARIANT_HEADER: _header(
+        http.VARIANT_HEADER,
         "for testers: the variant to answer; with several challengers, name the version in the path",
         {"enum": [CHAMPION, CHALLENGER]},
     ),
     JSON_LENGTH_HEADER: _header(
         JSON_LENGTH_HEADER,
-        "length of the JSON part when tensors follow it in binary",
+        "length of the http.JSON part when tensors follow it in binary",
         {"type": "integer", "minimum": 0},
     ),
 }
 _ANSWER_HEADERS: Schema = {
-    VERSION_HEADER: {"description": "version that answered", "schema": {"type": "string"}},
-    VARIANT_HEADER: {"description": "variant that answered", "schema": {"enum": [CHAMPION, CHALLENGER]}},
+    http.VERSION_HEADER: {"description": "version that answered", "schema": {"type": "string"}},
+    http.VARIANT_HEADER: {"description": "variant that answered", "schema": {"enum": [CHAMPION, CHALLENGER]}},
 }
 
 
@@ -227,11 +221,11 @@ def _info(model: str, version: str) -> Schema:
 
 def _infer_response(outputs: list[dict[str, Any]], model: str) -> Schema:
     tensors = [_output(output) for output in outputs]
-    return _required(
+    return object_schema(
         model_name={"const": model},
         model_version={"type": "string"},
         id={"type": "string"},
-        parameters=_required(variant={"enum": [CHAMPION, CHALLENGER]}),
+        parameters=object_schema(variant={"enum": [CHAMPION, CHALLENGER]}),
         outputs={"type": "array", "items": tensors[0] if len(tensors) == 1 else {"anyOf": tensors}},
     )
 
@@ -239,7 +233,7 @@ def _infer_response(outputs: list[dict[str, Any]], model: str) -> Schema:
 def _output(output: dict[str, Any]) -> Schema:
     values = {"type": "string"} if output["datatype"] == "BYTES" else {"type": "number"}
     sizes = {"type": "array", "items": {"type": "integer"}, "minItems": len(output["shape"])}
-    return _required(
+    return object_schema(
         name={"const": output["name"]},
         datatype={"const": output["datatype"]},
         shape=sizes,
@@ -252,28 +246,24 @@ def _invocation_response(task: Task) -> Schema:
     if task.kind == "multiclass":
         n = len(task.classes)
         probabilities = {"type": "array", "items": {"type": "number"}, "minItems": n, "maxItems": n}
-        prediction = _required(label={"enum": list(task.classes)}, probabilities=probabilities)
-    return _required(predictions={"type": "array", "items": prediction}, model_version={"type": "string"})
-
-
-def _required(**properties: Schema) -> Schema:
-    return {"type": "object", "required": list(properties), "properties": properties}
+        prediction = object_schema(label={"enum": list(task.classes)}, probabilities=probabilities)
+    return object_schema(predictions={"type": "array", "items": prediction}, model_version={"type": "string"})
 
 
 _TENSORS: Schema = {
     "type": "array",
-    "items": _required(
+    "items": object_schema(
         name={"type": "string"}, datatype={"type": "string"}, shape={"type": "array", "items": {"type": "integer"}}
     ),
 }
-_METADATA = _required(
+_METADATA = object_schema(
     name={"type": "string"},
     versions={"type": "array", "items": {"type": "string"}},
     platform={"type": "string"},
     inputs=_TENSORS,
     outputs=_TENSORS,
 )
-_READY = _required(name={"type": "string"}, ready={"type": "boolean"})
+_READY = object_schema(name={"type": "string"}, ready={"type": "boolean"})
 _ERROR: Schema = {
     "type": "object",
     "required": ["error", "code"],

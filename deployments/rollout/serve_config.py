@@ -18,23 +18,13 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from cluster.errors import RayloopError
 from cluster.settings import Settings
 from cluster.values import Frozen, ModelVersion
+from deployments import serve_schema
 from deployments.inference.predictor import Scorer
 from deployments.ingress import root_app
 from deployments.rollout import serve_details
 from deployments.rollout.serve_details import Applications
 from deployments.rollout.state_machine import in_progress
-from deployments.serve_schema import (
-    MAX_QUEUED_REQUESTS,
-    REQUEST_TIMEOUT_S,
-    RETRY_AFTER_S,
-    ChallengerConfig,
-    RequestLimits,
-    RolloutTrial,
-    ServerConfig,
-    challenger_app_name,
-    challenger_prefix,
-    model_app_name,
-)
+from deployments.serve_schema import ChallengerConfig, RequestLimits, RolloutTrial, ServerConfig
 from deployments.telemetry.log_writer import connect as connect_log_writer
 
 _POLL_S = 0.1
@@ -88,7 +78,7 @@ class ServeConfigWriter:
             RolloutError: The model has a rollout in progress.
             RayloopError: The version does not load, or its replicas do not run in time.
         """
-        await asyncio.to_thread(_check_loads, champion, self._settings)
+        await asyncio.to_thread(Scorer, champion, self._settings)
         log_writer = connect_log_writer(champion.model, self._settings)
         await log_writer.pid.remote()
 
@@ -96,18 +86,13 @@ class ServeConfigWriter:
             current = _server_config(apps, champion.model)
             if current is not None and current.trial is not None:
                 raise in_progress(champion.model, current.trial.rollout)
-            apps.setdefault(
-                root_app.ROOT_APP,
-                self._application(root_app.ROOT_APP, root_app.ROOT_ROUTE, "deployments.ingress.root_app", _FRONT),
-            )
-            config = ServerConfig(
-                champion=champion,
-                profile_window_s=options.profile_window_s,
-                limits=options.limits,
-                report=options.report,
-            )
-            apps[model_app_name(champion.model)] = self._application(
-                model_app_name(champion.model),
+            root = self._application(root_app.ROOT_APP, root_app.ROOT_ROUTE, "deployments.ingress.root_app", _FRONT)
+            apps.setdefault(root_app.ROOT_APP, root)
+            shared = options.model_dump(include={"profile_window_s", "limits", "report"})
+            config = ServerConfig(champion=champion, **shared)
+            name = serve_schema.model_app_name(champion.model)
+            apps[name] = self._application(
+                name,
                 f"{root_app.ROOT_ROUTE}/models/{champion.model}",
                 "deployments.ingress.model_app",
                 _deployment(serve_details.MODEL_DEPLOYMENT, options.replicas, options.cpus, config),
@@ -129,7 +114,7 @@ class ServeConfigWriter:
             options: Resources of the application.
             max_growth_mib: Growth of memory beyond which its replica terminates, MiB; None: no limit.
         """
-        name = challenger_app_name(challenger.model, rollout, challenger.version)
+        name = serve_schema.challenger_app_name(challenger.model, rollout, challenger.version)
         config = ChallengerConfig(challenger=challenger, rollout=rollout, max_growth_mib=max_growth_mib)
         deployment = _deployment(_CHALLENGER, 1, options.challenger_cpus, config)
 
@@ -145,7 +130,7 @@ class ServeConfigWriter:
 
     async def retain_challengers(self, model: str, rollout: str, versions: tuple[str, ...]) -> None:
         """Remove all other challengers of the model; their replicas drain in the background."""
-        retained = {challenger_app_name(model, rollout, version) for version in versions}
+        retained = {serve_schema.challenger_app_name(model, rollout, version) for version in versions}
         running = _challengers(await asyncio.to_thread(self._read), model)
         if not running <= retained:
             await self._write(lambda apps: _drop_challengers(apps, model, retained))
@@ -164,17 +149,19 @@ class ServeConfigWriter:
 
     async def has_challenger(self, model: str, rollout: str, version: str) -> bool:
         """Whether a challenger's application is declared."""
-        return challenger_app_name(model, rollout, version) in await asyncio.to_thread(self._read)
+        return serve_schema.challenger_app_name(model, rollout, version) in await asyncio.to_thread(self._read)
 
     async def remove(self, model: str) -> None:
         """Stop serving a model, if it is served."""
 
         def change(apps: Applications) -> None:
-            apps.pop(model_app_name(model), None)
+            apps.pop(serve_schema.model_app_name(model), None)
             _drop_challengers(apps, model)
 
         await self._write(change)
-        await self._wait_until(lambda details: model_app_name(model) not in details["applications"], _DRAIN_S, model)
+        await self._wait_until(
+            lambda details: serve_schema.model_app_name(model) not in details["applications"], _DRAIN_S, model
+        )
 
     async def _change_server(self, model: str, update: dict[str, Any], deadline_s: float) -> None:
         def change(apps: Applications) -> None:
@@ -182,7 +169,7 @@ class ServeConfigWriter:
             if current is None:
                 raise RayloopError("rayloop.model_not_deployed", model=model)
             config = ServerConfig.model_validate(current.model_dump() | _dump_values(update))
-            apps[model_app_name(model)]["deployments"][0]["user_config"] = config.model_dump(mode="json")
+            apps[serve_schema.model_app_name(model)]["deployments"][0]["user_config"] = config.model_dump(mode="json")
 
         await self._write(change)
         await self._wait_until_applied(model, time.monotonic() + deadline_s)
@@ -195,7 +182,11 @@ class ServeConfigWriter:
         details = self._details()
         apps = serve_details.declared_applications(details)
         change(apps)
-        defaults = {"host": "127.0.0.1", "port": self._settings.serve_port, "request_timeout_s": REQUEST_TIMEOUT_S}
+        defaults = {
+            "host": "127.0.0.1",
+            "port": self._settings.serve_port,
+            "request_timeout_s": serve_schema.REQUEST_TIMEOUT_S,
+        }
         http = defaults | _fixed_http_options(details.get("http_options"))
         grpc = {"port": self._settings.grpc_port, "grpc_servicer_functions": [_INFERENCE_SERVICE]}
         config = {
@@ -220,7 +211,7 @@ class ServeConfigWriter:
 
     async def _wait_until_applied(self, model: str, deadline: float) -> None:
         """Wait until every replica confirms that it serves what the configuration says."""
-        app = model_app_name(model)
+        app = serve_schema.model_app_name(model)
         await self._wait_until_running(app, deadline)
         details = await asyncio.to_thread(self._details)
         config = _server_config(serve_details.declared_applications(details), model)
@@ -277,8 +268,8 @@ def _deployment(name: str, replicas: int, cpus: float, config: Frozen) -> dict[s
     return {
         "name": name,
         "num_replicas": replicas,
-        "max_queued_requests": MAX_QUEUED_REQUESTS,
-        "backpressure_config": {"status_code": 503, "retry_after_s": RETRY_AFTER_S},
+        "max_queued_requests": serve_schema.MAX_QUEUED_REQUESTS,
+        "backpressure_config": {"status_code": 503, "retry_after_s": serve_schema.RETRY_AFTER_S},
         "ray_actor_options": {"num_cpus": cpus},
         "user_config": config.model_dump(mode="json"),
     }
@@ -292,7 +283,7 @@ def _runtime_env(settings: Settings) -> dict[str, Any]:
 
 
 def _challengers(apps: Applications, model: str) -> set[str]:
-    return {name for name in apps if name.startswith(challenger_prefix(model))}
+    return {name for name in apps if name.startswith(serve_schema.challenger_prefix(model))}
 
 
 def _drop_challengers(apps: Applications, model: str, retained: Set[str] = frozenset()) -> None:
@@ -301,7 +292,7 @@ def _drop_challengers(apps: Applications, model: str, retained: Set[str] = froze
 
 
 def _server_config(apps: Applications, model: str) -> ServerConfig | None:
-    app = apps.get(model_app_name(model))
+    app = apps.get(serve_schema.model_app_name(model))
     return ServerConfig.from_stored(app["deployments"][0]["user_config"]) if app else None
 
 
@@ -312,7 +303,3 @@ def _fixed_http_options(options: dict[str, Any] | None) -> dict[str, Any]:
 
 def _dump_values(update: dict[str, Any]) -> dict[str, Any]:
     return {key: value.model_dump() if isinstance(value, Frozen) else value for key, value in update.items()}
-
-
-def _check_loads(version: ModelVersion, settings: Settings) -> None:
-    Scorer(version, settings)

@@ -61,13 +61,6 @@ PREDICTION_COLUMNS: dict[str, pa.DataType] = {
     "champion_error": pa.string(),
 }
 _SCORES = ("", "champion_", "challenger_")
-LABEL_COLUMNS: dict[str, pa.DataType] = {
-    "id": pa.string(),
-    "label": pa.float64(),
-    "time": TIMESTAMP,
-    "received": TIMESTAMP,
-    "batch": pa.string(),
-}
 
 
 @dataclass(frozen=True, slots=True)
