@@ -21,7 +21,6 @@ from features.encoder import Encoder
 from features.offline.training_frame import OfflineFeatureReader, is_text
 from features.sources.pseudonyms import Pseudonymizer
 from trainers.scoring.onnx_scorer import open_session, output_arrays, score
-from trainers.worker_errors import attach_details
 
 _PAGE_BYTES = 1 << 20
 
@@ -64,7 +63,6 @@ class BatchTaskResult(NamedTuple):
 
 
 @ray.remote
-@attach_details()
 def score_part(number: int, shared: Sequence[ray.ObjectRef]) -> BatchTaskResult:
     """Score one part of a job.
 
