@@ -1,6 +1,7 @@
 """Sequential tests on counts: wrong with probability at most alpha at all times, and with enough power."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ from scipy import stats
 
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats
 from deployments.analysis.sample_ratio import CONCENTRATION, keys_by_share, log_e_split
-from deployments.analysis.sequential_tests import log_e_multinomial, log_e_rate_ratio, log_wealth
+from deployments.analysis.sequential_tests import (
+    log_e_above,
+    log_e_below,
+    log_e_multinomial,
+    log_e_rate_ratio,
+    log_wealth,
+)
 
 ALPHA = 0.05
 THRESHOLD = math.log(1.0 / ALPHA)
@@ -90,6 +97,20 @@ def test_log_e_rate_ratio_at_the_margin_is_a_martingale(errors: dict[float, tupl
         more = [(champion + 1, challenger), (champion, challenger + 1)]
         expected = [math.exp(log_e_rate_ratio(errors | {share: to}, margin) - now) for to in more]
         assert (expected[0] + odds * expected[1]) / (1.0 + odds) == pytest.approx(1.0, rel=1e-9)
+
+
+@pytest.mark.parametrize("log_e", [log_e_above, log_e_below])
+@pytest.mark.parametrize(("limit", "requests"), [(0.02, 1), (0.02, 300), (0.5, 40), (0.9, 25)])
+def test_log_e_at_the_limit_has_mean_one(log_e: Callable, limit: float, requests: int) -> None:
+    errors = np.arange(requests + 1)
+    mean = np.exp(stats.binom.logpmf(errors, requests, limit) + log_e(errors, requests, limit)).sum()
+    assert mean == pytest.approx(1.0, rel=1e-9)
+
+
+@pytest.mark.parametrize(("log_e", "rate"), [(log_e_above, 0.015), (log_e_below, 0.025)])
+def test_log_e_within_the_null_has_a_mean_below_one(log_e: Callable, rate: float) -> None:
+    errors = np.arange(301)
+    assert np.exp(stats.binom.logpmf(errors, 300, rate) + log_e(errors, 300, 0.02)).sum() < 0.95
 
 
 def test_log_e_rate_ratio_of_equal_varying_rates_keeps_alpha() -> None:
