@@ -31,19 +31,16 @@ from __future__ import annotations
 from typing import Literal
 
 from cluster.values import Frozen
-from deployments.analysis.criteria import (
-    check_error_rate,
-    check_memory_growth,
-    check_split,
-    compare_error_rates,
-    compare_latency,
-)
+from deployments.analysis import criteria
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, pairwise_share
 from deployments.analysis.quality_test import compare_quality, format_costs
 from deployments.analysis.sample_ratio import possible_shares
 from deployments.rollout_policy import RolloutPolicy
 
-_CRITERIA = (check_memory_growth, check_error_rate, compare_error_rates, compare_quality, compare_latency)
+_CRITERIA = (
+    criteria.check_memory_growth, criteria.check_error_rate, criteria.compare_error_rates, compare_quality,
+    criteria.compare_latency,
+)  # fmt: skip
 
 
 class Verdict(Frozen):
@@ -90,7 +87,7 @@ def judge(
     policy, at_share = policy.divide_alpha(n_initial), pairwise_share(share, 1.0 - n_active * share)
     total, step = evidence.total, evidence.at_share(at_share)
     evidence = evidence.model_copy(update={"overall": total})
-    split = check_split(evidence, policy, possible_shares(policy.steps, n_initial))
+    split = criteria.check_split(evidence, policy, possible_shares(policy.steps, n_initial))
     results = [split, *(check(evidence, policy) for check in _CRITERIA)]
     figures = _count_figures(total, step) | {"given_up": float(evidence.expired_rows)}
     for result in results:

@@ -13,28 +13,10 @@ from urllib.parse import urlsplit
 
 from cluster.errors import SettingsError
 from cluster.settings import Settings
+from deployments.auth import credentials, jwt_verifier
 from deployments.auth.cached_value import CachedValue
-from deployments.auth.credentials import (
-    ApiKey,
-    Grant,
-    HeaderPairs,
-    Scope,
-    authenticate,
-    authorize,
-    extract_credential,
-    invalid_credential,
-    is_api_key,
-    missing_credential,
-)
-from deployments.auth.jwt_verifier import (
-    ALGORITHMS,
-    Issuer,
-    JwtVerifier,
-    PublicKeys,
-    credentials_unavailable,
-    fetch_jwks,
-    parse_jwks,
-)
+from deployments.auth.credentials import ApiKey, Grant, HeaderPairs, Scope, invalid_credential
+from deployments.auth.jwt_verifier import ALGORITHMS, Issuer, JwtVerifier, PublicKeys
 from deployments.auth.key_store import KeyStore
 from deployments.auth.rate_limits import RateLimiter, enforce_rate, open_rate_limiter, parse_rate
 
@@ -84,8 +66,8 @@ class Authenticator:
         Raises:
             RequestError: 401, 403, 429, or 503 while keys are unknown. Its ``headers`` belong in the answer.
         """
-        grant = self._find_grant(extract_credential(headers))
-        authorize(grant, model, scope)
+        grant = self._find_grant(credentials.extract_credential(headers))
+        credentials.authorize(grant, model, scope)
         if rate := grant.rate or self._rate:
             await enforce_rate(self._rate_limiter, rate, grant.subject)
         return grant.subject
@@ -96,14 +78,14 @@ class Authenticator:
 
     def _find_grant(self, credential: str) -> Grant:
         if not credential:
-            raise missing_credential()
-        if not is_api_key(credential):
+            raise credentials.missing_credential()
+        if not credentials.is_api_key(credential):
             if self._tokens is None:
                 raise invalid_credential("request.not_an_api_key")
             return self._tokens.authenticate(credential, self._clock())
         if (keys := self._keys.value) is None:
-            raise credentials_unavailable("the API keys")
-        return authenticate(credential, keys, self._clock())
+            raise jwt_verifier.credentials_unavailable("the API keys")
+        return credentials.authenticate(credential, keys, self._clock())
 
 
 def open_authenticator(settings: Settings) -> Authenticator | None:
@@ -136,7 +118,7 @@ def open_authenticator(settings: Settings) -> Authenticator | None:
 
 
 def _jwks_reader(url: str, issuer: Issuer) -> Callable[[], PublicKeys]:
-    return lambda: parse_jwks(fetch_jwks(url), issuer.algorithms)
+    return lambda: jwt_verifier.parse_jwks(jwt_verifier.fetch_jwks(url), issuer.algorithms)
 
 
 def _issuer(settings: Settings) -> Issuer | None:

@@ -88,7 +88,7 @@ class Engine:
         answer = dispatch.build_answer([request], scored, await result)
         self._report(state, answer)
         if answer.scores is None:
-            raise model_failed(scored.error)
+            raise RequestError("request.model_failed", error=scored.error)
         return InferenceResult(answer.scores, answer.version, answer.variant)
 
     def start_telemetry(self, model: str, under_way: Callable[[], int]) -> None:
@@ -171,16 +171,11 @@ class Engine:
             self.telemetry.record_predictions(answer, columns, state.config.profile_window_s)
 
 
-def model_failed(error: str | None) -> RequestError:
-    """The 500 for a model that could not answer."""
-    return RequestError("request.model_failed", error=error)
-
-
 def _row_count(request: RoutedRequest) -> int:
     return request.rows.size
 
 
 def _champion_result(state: ServingState, scored: ScoredBatch) -> InferenceResult:
     if scored.scores is None:
-        raise model_failed(scored.error)
+        raise RequestError("request.model_failed", error=scored.error)
     return InferenceResult(scored.scores, state.champion.version, "champion")

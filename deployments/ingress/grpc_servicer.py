@@ -13,7 +13,7 @@ from ray.serve.grpc_util import RayServegRPCContext
 from cluster.errors import RequestError
 from deployments.auth.credentials import Scope
 from deployments.http_messages import ROUTING_KEY_HEADER, VARIANT_HEADER
-from deployments.inference.engine import Engine, model_failed
+from deployments.inference.engine import Engine
 from deployments.inference.serving_state import ServingState
 from deployments.protocol import inference_pb2
 from deployments.protocol.grpc_codec import build_infer_response, build_metadata_response, to_rest_body
@@ -101,7 +101,7 @@ class GrpcServicer:
             failure = error
         except Exception as error:
             _log.exception("request failed")
-            failure = model_failed(type(error).__name__)
+            failure = RequestError("request.model_failed", error=type(error).__name__)
         context.set_code(_CODES.get(failure.status, grpc.StatusCode.INVALID_ARGUMENT))
         context.set_details(f"{failure.field}: {failure}" if failure.field else str(failure))
         return response()

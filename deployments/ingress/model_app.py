@@ -12,6 +12,7 @@ from ray.serve import Application
 
 from cluster.errors import RayloopError
 from cluster.settings import load_settings
+from deployments import serve_schema
 from deployments.http_messages import AsgiApp
 from deployments.inference.engine import Engine
 from deployments.inference.serving_state import ServingState
@@ -19,13 +20,7 @@ from deployments.inference.state_loader import close_stale, load_state
 from deployments.ingress.grpc_servicer import GrpcServicer
 from deployments.ingress.rest_handlers import RestHandlers, open_authenticator
 from deployments.ingress.uvicorn_protocol import IngressRoute, install_route
-from deployments.serve_schema import (
-    MAX_ONGOING_REQUESTS,
-    MAX_QUEUED_REQUESTS,
-    REQUEST_TIMEOUT_S,
-    RETRY_AFTER_S,
-    ServerConfig,
-)
+from deployments.serve_schema import ServerConfig
 
 _MODELS_PREFIX = b"/v2/models/"
 _CLOSE_WITHIN_S = 8.0
@@ -33,7 +28,7 @@ _CLOSE_WITHIN_S = 8.0
 _log = logging.getLogger(__name__)
 
 
-@serve.deployment(name="ModelServer", max_ongoing_requests=MAX_ONGOING_REQUESTS)
+@serve.deployment(name="ModelServer", max_ongoing_requests=serve_schema.MAX_ONGOING_REQUESTS)
 @serve.ingress()
 class ModelServer(GrpcServicer):
     """Life cycle of a replica that serves the model its ``user_config`` (ServerConfig) names.
@@ -54,9 +49,9 @@ class ModelServer(GrpcServicer):
                 handle=self._handlers.handle,
                 prefix=_MODELS_PREFIX,
                 body_bytes=lambda: self._serving_state().config.limits.body_bytes,
-                max_requests=MAX_ONGOING_REQUESTS + MAX_QUEUED_REQUESTS,
-                retry_after_s=RETRY_AFTER_S,
-                timeout_s=REQUEST_TIMEOUT_S,
+                max_requests=serve_schema.MAX_ONGOING_REQUESTS + serve_schema.MAX_QUEUED_REQUESTS,
+                retry_after_s=serve_schema.RETRY_AFTER_S,
+                timeout_s=serve_schema.REQUEST_TIMEOUT_S,
             )
         )
 

@@ -24,7 +24,7 @@ from deployments.http_messages import (
     error_response,
     json_response,
 )
-from deployments.inference.engine import Engine, InferenceResult, model_failed
+from deployments.inference.engine import Engine, InferenceResult
 from deployments.inference.serving_state import ServingState
 from deployments.protocol.binary_tensors import JSON_LENGTH_HEADER
 from deployments.protocol.feedback import parse_feedback
@@ -97,7 +97,7 @@ class RestHandlers:
             response = error_response(error)
         except Exception as error:
             _log.exception("request failed")
-            response = error_response(model_failed(type(error).__name__))
+            response = error_response(RequestError("request.model_failed", error=type(error).__name__))
         self._engine.telemetry.record_response(request.method, response.status, time.perf_counter() - started)
         common = {REQUEST_ID_HEADER: id, VERSION_HEADER: state.champion.version, VARIANT_HEADER: CHAMPION}
         return response._replace(headers={**common, **response.headers})

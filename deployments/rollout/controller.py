@@ -28,23 +28,13 @@ from cluster.storage.tables import Tables
 from cluster.values import Decision, Frozen, ModelVersion, Task
 from deployments.analysis.evidence import RolloutEvidence
 from deployments.analysis.verdict import Verdict
-from deployments.rollout import webhook_client
+from deployments.rollout import state_machine, webhook_client
 from deployments.rollout.approvals import Approvals
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.multi_challenger import decide, judge_all
 from deployments.rollout.reconciler import Reconciler
 from deployments.rollout.serve_config import ServingOptions
-from deployments.rollout.state_machine import (
-    Command,
-    RolloutState,
-    apply_command,
-    apply_decision,
-    begin,
-    drop_challenger,
-    in_progress,
-    journal_entry,
-    roll_back,
-)
+from deployments.rollout.state_machine import Command, RolloutState
 from deployments.rollout_policy import RolloutPolicy
 from deployments.telemetry.log_writer import connect as connect_log_writer
 
@@ -128,14 +118,14 @@ class RolloutController:
         versions = [challenger.version for challenger in several]
         async with self._turn:
             if self._state is not None and (self._state.active or not self._applied):
-                raise in_progress(self._model, self._state.id)
+                raise RolloutError("rollout.in_progress", model=self._model, rollout=self._state.id)
             webhook_client.check_secrets(policy.webhooks)
             champion = (await self._reconciler.champion()).version
             task = await self._reconciler.task(champion)
             check_metric(task, policy.metric)
             name = f"{self._model}-{'-'.join(versions)}-{uuid4().hex[:8]}"
-            state = begin(name, self._model, champion, versions, policy, time.time())
-            decision = journal_entry(state, "start", state.since, {})
+            state = state_machine.begin(name, self._model, champion, versions, policy, time.time())
+            decision = state_machine.journal_entry(state, "start", state.since, {})
             self._approvals.reset()
             if refusal := await self._approvals.objection(state, decision):
                 raise RolloutError("rollout.not_approved", model=self._model, refusal=refusal)
@@ -152,11 +142,7 @@ class RolloutController:
         decisions = await asyncio.to_thread(self._journal.decisions)
         newest = tuple(d for d in decisions if self._state is not None and d.rollout == self._state.id)
         return RolloutStatus(
-            state=self._state,
-            applied=self._applied,
-            evidence=self._evidence,
-            verdicts=self._verdicts,
-            decisions=newest,
+            state=self._state, applied=self._applied, evidence=self._evidence, verdicts=self._verdicts, decisions=newest
         )
 
     async def pause(self, reason: str = "by hand", *, rollout: str = "") -> RolloutStatus:
@@ -203,7 +189,7 @@ class RolloutController:
         async with self._turn:
             if self._state is None:
                 raise RolloutError("rollout.not_found", model=self._model)
-            await self._record(*roll_back(self._state, champion, reason, time.time()))
+            await self._record(*state_machine.roll_back(self._state, champion, reason, time.time()))
             await self._reconcile()
         return await self.status()
 
@@ -215,7 +201,7 @@ class RolloutController:
         async with self._turn:
             if self._state is None:
                 raise RolloutError("rollout.not_found", model=self._model)
-            state, decision = apply_command(self._state, command, reason, time.time(), version, rollout)
+            state, decision = state_machine.apply_command(self._state, command, reason, time.time(), version, rollout)
             if command == "promote":
                 state, decision = await self._promote_unless_worse(self._state, state, decision)
             await self._record(state, decision)
@@ -235,7 +221,7 @@ class RolloutController:
         if verdict.kind != "abort":
             return state, decision
         reason = f"promotion was requested, but {verdict.reason}"
-        return drop_challenger(before, version, reason, time.time(), verdict.figures)
+        return state_machine.drop_challenger(before, version, reason, time.time(), verdict.figures)
 
     async def _run(self) -> None:
         while True:
@@ -260,14 +246,14 @@ class RolloutController:
     async def _step(self, before: RolloutState) -> str:
         """Take the step that the verdicts ask for. Returns the action; empty if an abort goes first."""
         decision = decide(before, self._verdicts, self._evidence)
-        state, entry = apply_decision(before, decision, time.time())
+        state, entry = state_machine.apply_decision(before, decision, time.time())
         if entry.action in ("advance", "promote") and (refusal := await self._approvals.objection(state, entry)):
             if self._approvals.aborting:
                 return ""
             hold = decision.model_copy(
                 update={"kind": "hold", "reason": f"{refusal}; {decision.reason}", "remark": refusal}
             )
-            state, entry = apply_decision(before, hold, time.time())
+            state, entry = state_machine.apply_decision(before, hold, time.time())
         if entry.action == "hold":
             await self._record_hold(state, entry)
         else:
@@ -303,7 +289,7 @@ class RolloutController:
         assert self._state is not None
         while refusals := await self._reconciler.reconcile(self._state, self._options):
             for version, refusal in refusals.items():
-                await self._record(*drop_challenger(self._state, version, refusal, time.time(), {}))
+                await self._record(*state_machine.drop_challenger(self._state, version, refusal, time.time(), {}))
         self._applied = True
         decisions, self._pending_notifications = self._pending_notifications, []
         for decision in decisions:
@@ -312,5 +298,7 @@ class RolloutController:
     async def _report(self, state: RolloutState, failure: str) -> None:
         """Journal a webhook's failure, which is no step of the rollout."""
         async with self._turn:
-            decision = journal_entry(state.model_copy(update={"reason": failure}), "hold", time.time(), {})
+            decision = state_machine.journal_entry(
+                state.model_copy(update={"reason": failure}), "hold", time.time(), {}
+            )
             await asyncio.to_thread(self._journal.record, decision, state.policy)

@@ -15,7 +15,7 @@ import ray
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-from cluster.errors import RayloopError
+from cluster.errors import RayloopError, RolloutError
 from cluster.settings import Settings
 from cluster.values import Frozen, ModelVersion
 from deployments import serve_schema
@@ -23,7 +23,6 @@ from deployments.inference.predictor import Scorer
 from deployments.ingress import root_app
 from deployments.rollout import serve_details
 from deployments.rollout.serve_details import Applications
-from deployments.rollout.state_machine import in_progress
 from deployments.serve_schema import ChallengerConfig, RequestLimits, RolloutTrial, ServerConfig
 from deployments.telemetry.log_writer import connect as connect_log_writer
 
@@ -85,7 +84,7 @@ class ServeConfigWriter:
         def change(apps: Applications) -> None:
             current = _server_config(apps, champion.model)
             if current is not None and current.trial is not None:
-                raise in_progress(champion.model, current.trial.rollout)
+                raise RolloutError("rollout.in_progress", model=champion.model, rollout=current.trial.rollout)
             root = self._application(root_app.ROOT_APP, root_app.ROOT_ROUTE, "deployments.ingress.root_app", _FRONT)
             apps.setdefault(root_app.ROOT_APP, root)
             shared = options.model_dump(include={"profile_window_s", "limits", "report"})

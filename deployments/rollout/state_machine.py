@@ -283,7 +283,7 @@ def roll_back(state: RolloutState, champion: str, reason: str, now: float) -> tu
         RolloutError: The newest rollout has not ended.
     """
     if state.active:
-        raise in_progress(state.model, state.id)
+        raise RolloutError("rollout.in_progress", model=state.model, rollout=state.id)
     update = {
         "status": "rolled back",
         "champion": champion,
@@ -293,11 +293,6 @@ def roll_back(state: RolloutState, champion: str, reason: str, now: float) -> tu
     }
     after = state.model_copy(update=update)
     return after, journal_entry(after, "rollback", now, {})
-
-
-def in_progress(model: str, rollout: str) -> RolloutError:
-    """The error for an action that must wait for the end of a rollout."""
-    return RolloutError("rollout.in_progress", model=model, rollout=rollout)
 
 
 def format_versions(versions: Sequence[str]) -> str:
