@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -116,12 +116,14 @@ def stop(settings: Settings) -> int:
     """
     started = processes(settings)
     for process in started:
-        _signal(process, signal.SIGTERM)
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
     _, alive = psutil.wait_procs(started, timeout=_STOP_SECONDS)
     # Ray's workers may have started more processes in the meantime.
     rest = {process.pid: process for process in [*alive, *processes(settings)]}
     for process in rest.values():
-        _signal(process, signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     _, survivors = psutil.wait_procs(list(rest.values()), timeout=_KILL_SECONDS)
     if survivors:
         pids = ", ".join(str(p.pid) for p in survivors)
@@ -283,11 +285,7 @@ def _check_memory() -> None:
 
 
 def _check_ports(settings: Settings) -> None:
-    names = (
-        "gcs_port", "dashboard_port", "serve_port", "grpc_port", "mlflow_port", "haproxy_stats_port",
-        "haproxy_metrics_port",
-    )  # fmt: skip
-    for name in names:
+    for name in (field for field in Settings.model_fields if field.endswith("_port")):
         port = getattr(settings, name)
         if _listens(port):
             raise PortInUse(
@@ -320,13 +318,6 @@ def _belongs(process: psutil.Process, session: str) -> bool:
         return bool(process.environ().get(SESSION_VARIABLE) == session)
     except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
         return False
-
-
-def _signal(process: psutil.Process, number: int) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return
 
 
 def _session_file(settings: Settings) -> Path:

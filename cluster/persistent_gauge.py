@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Mapping
+from functools import cache
 
 from ray.util.metrics import Gauge
 
@@ -28,7 +30,9 @@ class PersistentGauge:
         self._gauge = Gauge(name, description, tag_keys)
         self._values: dict[frozenset[tuple[str, str]], float] = {}
         self._lock = threading.Lock()
-        _republisher.register(self)
+        with _lock:
+            _gauges.add(self)
+            _start_thread()
 
     def set(self, value: float, tags: Mapping[str, str]) -> None:
         """Export a value from now on."""
@@ -49,28 +53,20 @@ class PersistentGauge:
             self._gauge.set(value, dict(tags))
 
 
-class _Republisher:
-    """One thread per process, started by its first gauge."""
-
-    def __init__(self) -> None:
-        self._gauges: weakref.WeakSet[PersistentGauge] = weakref.WeakSet()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def register(self, gauge: PersistentGauge) -> None:
-        with self._lock:
-            self._gauges.add(gauge)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="gauges", daemon=True)
-                self._thread.start()
-
-    def _run(self) -> None:
-        never = threading.Event()
-        while not never.wait(REPUBLISH_S):
-            with self._lock:
-                gauges = list(self._gauges)
-            for gauge in gauges:
-                gauge.republish()
+def _republish_all() -> None:
+    while True:
+        time.sleep(REPUBLISH_S)
+        with _lock:
+            gauges = list(_gauges)
+        for gauge in gauges:
+            gauge.republish()
 
 
-_republisher = _Republisher()
+@cache
+def _start_thread() -> None:
+    """Start the one thread of this process, with its first gauge."""
+    threading.Thread(target=_republish_all, name="gauges", daemon=True).start()
+
+
+_gauges: weakref.WeakSet[PersistentGauge] = weakref.WeakSet()
+_lock = threading.Lock()

@@ -136,10 +136,7 @@ class Registry:
 
     def find_version(self, model: str, fingerprint: str) -> ModelVersion | None:
         """Return the version with this fingerprint, if there is one: equal work is not registered twice."""
-        for version in self.versions(model):
-            if version.fingerprint == fingerprint:
-                return version
-        return None
+        return next((version for version in self.versions(model) if version.fingerprint == fingerprint), None)
 
     def versions(self, model: str) -> list[ModelVersion]:
         """Return all versions of a model, oldest first."""
@@ -184,16 +181,11 @@ class Registry:
 
     def fetch(self, version: ModelVersion) -> Path:
         """Return a folder on this machine that holds the version's bundle; it is downloaded when it is elsewhere."""
-        return version.local_folder or Path(
-            mlflow.artifacts.download_artifacts(version.bundle_uri, tracking_uri=self._settings.mlflow_uri)
-        )
+        return version.local_folder or self._download(version.bundle_uri)
 
     def fetch_file(self, version: ModelVersion, name: str) -> Path:
         """Return a folder on this machine that holds one file of the bundle; only that file is downloaded."""
-        if version.local_folder is not None:
-            return version.local_folder
-        uri = f"{version.bundle_uri}/{name}"
-        return Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=self._settings.mlflow_uri)).parent
+        return version.local_folder or self._download(f"{version.bundle_uri}/{name}").parent
 
     def model_names(self) -> list[str]:
         """Names of all registered models, in order."""
@@ -203,6 +195,9 @@ class Registry:
         """Delete a registered model with all its versions, if it exists."""
         if self._has(model):
             self._client.delete_registered_model(model)
+
+    def _download(self, uri: str) -> Path:
+        return Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=self._settings.mlflow_uri))
 
     def _newest_run(self, experiment: str, key: str) -> str:
         """Id of the newest run of a key; empty when there is none."""

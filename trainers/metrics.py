@@ -32,9 +32,14 @@ class PrimaryMetric(NamedTuple):
         return value > than if self.direction == "max" else value < than
 
     @property
+    def sign(self) -> float:
+        """1.0 when larger values are better, otherwise -1.0."""
+        return 1.0 if self.direction == "max" else -1.0
+
+    @property
     def worst(self) -> float:
         """A value that no other is worse than."""
-        return -np.inf if self.direction == "max" else np.inf
+        return -self.sign * np.inf
 
 
 _PRIMARY: dict[TaskKind, PrimaryMetric] = {
@@ -51,17 +56,10 @@ METRICS: dict[TaskKind, tuple[str, ...]] = {
     "multilabel": ("auc", "log_loss", "accuracy", "ece"),
 }
 
-_LARGER_IS_BETTER = frozenset({"auc", "accuracy", "r2"})
-
 
 def primary_metric(task: Task) -> PrimaryMetric:
     """The metric that ranks models of this task."""
     return _PRIMARY[task.kind]
-
-
-def metric_direction(metric: str) -> Direction:
-    """Whether larger ("max") or smaller ("min") values of ``metric`` are better."""
-    return "max" if metric in _LARGER_IS_BETTER else "min"
 
 
 def evaluate(task: Task, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -128,7 +126,8 @@ def _binary(metric: str, scores: np.ndarray, labels: np.ndarray) -> WeightedMetr
 
 def _multiclass(metric: str, scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:
     if metric == "auc":
-        return _macro_auc(scores, labels)
+        # One-vs-rest, over the classes that occur (Hand & Till 2001 discuss the alternatives).
+        return _mean_auc([auc(scores[:, k], labels == k) for k in range(scores.shape[1]) if np.any(labels == k)])
     hits = scores.argmax(axis=1) == labels
     if metric == "ece":
         return calibration_error(scores.max(axis=1), hits)
@@ -179,11 +178,6 @@ def calibration_error(scores: np.ndarray, hits: np.ndarray) -> WeightedMetric:
         return float(np.abs(np.bincount(bins, weight * gaps, minlength=CALIBRATION_BINS)).sum() / weight.sum())
 
     return weighted
-
-
-def _macro_auc(scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:
-    """Mean one-vs-rest AUC of the classes that occur (Hand & Till 2001 discuss the alternatives)."""
-    return _mean_auc([auc(scores[:, k], labels == k) for k in range(scores.shape[1]) if np.any(labels == k)])
 
 
 def _mean_auc(metrics: list[WeightedMetric]) -> WeightedMetric:

@@ -46,14 +46,11 @@ class IcebergPart:
         """
         chosen = self.schema.select(*columns)
         try:
-            yield from self._streamed(chosen, dictionary_columns) if self._is_plain() else self._adapted(chosen)
+            is_plain = self.task.file.file_format == FileFormat.PARQUET and not self.task.delete_files
+            yield from self._streamed(chosen, dictionary_columns) if is_plain else self._adapted(chosen)
         except (pa.ArrowException, OSError) as error:
             path = self.task.file.file_path
             raise DataError("data.unreadable_file", path=path, reason=str(error).splitlines()[0]) from error
-
-    def _is_plain(self) -> bool:
-        """Whether it is Parquet without deleted rows."""
-        return self.task.file.file_format == FileFormat.PARQUET and not self.task.delete_files
 
     def _streamed(self, chosen: Schema, coded: Sequence[str]) -> Iterator[pa.Table]:
         with self.io.new_input(self.task.file.file_path).open() as stored, open_parquet(stored, coded) as file:

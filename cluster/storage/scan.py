@@ -69,7 +69,8 @@ def plan_scan(table: str, tables: Tables, cpus: int) -> ScanPlan:
         return plan_parquet_scan(table, cpus)
     if "/" in table or "." not in table:
         raise DataError("data.table_not_found", table=table)
-    return _plan_snapshot(_snapshot(table, tables), tables)
+    snapshot = _snapshot(table, tables)
+    return ScanPlan(f"{snapshot.table}@{snapshot.id}", *tables.parts(snapshot))
 
 
 def plan_parquet_scan(path: str, cpus: int) -> ScanPlan:
@@ -112,8 +113,3 @@ def _snapshot(table: str, tables: Tables) -> Snapshot:
     if at and not number.isdigit():
         raise DataError("data.invalid_snapshot", table=name, snapshot=number, newest=newest.id)
     return newest.model_copy(update={"id": int(number)}) if at else newest
-
-
-def _plan_snapshot(snapshot: Snapshot, tables: Tables) -> ScanPlan:
-    schema, parts = tables.parts(snapshot)
-    return ScanPlan(f"{snapshot.table}@{snapshot.id}", schema, parts)

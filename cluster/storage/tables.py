@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyiceberg.conversions import from_bytes
 from pyiceberg.exceptions import ResolveError, ValidationError
 from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan
-from pyiceberg.table import Table
+from pyiceberg.table import DataScan, Table
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from pyiceberg.types import TimestamptzType
 from pyiceberg.utils.datetime import micros_to_timestamptz
@@ -112,11 +112,8 @@ class Tables(TableCatalog):
         Raises:
             SnapshotNotFound: The table or the snapshot does not exist.
         """
-        table = self.load(name)
-        self._check(table, name, snapshot)
-        fields = tuple(columns) if columns else ("*",)
-        rows: BooleanExpression = EqualTo(term=where[0], value=where[1]) if where else AlwaysTrue()  # type: ignore[arg-type]
-        return table.scan(row_filter=rows, snapshot_id=snapshot, selected_fields=fields).to_arrow()
+        rows = EqualTo(term=where[0], value=where[1]) if where else AlwaysTrue()  # type: ignore[arg-type]
+        return self._scan(name, snapshot, columns, rows).to_arrow()
 
     def stream(
         self,
@@ -137,11 +134,8 @@ class Tables(TableCatalog):
         Raises:
             SnapshotNotFound: The table or the snapshot does not exist.
         """
-        table = self.load(name)
-        self._check(table, name, snapshot)
         rows = _within(*between) if between else AlwaysTrue()
-        scan = table.scan(row_filter=rows, snapshot_id=snapshot, selected_fields=tuple(columns) if columns else ("*",))
-        for batch in scan.to_arrow_batch_reader():
+        for batch in self._scan(name, snapshot, columns, rows).to_arrow_batch_reader():
             yield pa.Table.from_batches([batch])
 
     def columns(self, name: str) -> tuple[str, ...]:
@@ -152,7 +146,7 @@ class Tables(TableCatalog):
         """Return a snapshot as a Ray Dataset. Raises SnapshotNotFound before any work starts."""
         import ray.data
 
-        self._check(self.load(snapshot.table), snapshot.table, snapshot.id)
+        self._load_with(snapshot.table, snapshot.id)
         rows = ray.data.read_iceberg(
             table_identifier=snapshot.table,
             snapshot_id=snapshot.id,
@@ -164,8 +158,7 @@ class Tables(TableCatalog):
 
     def parts(self, snapshot: Snapshot) -> tuple[pa.Schema, list[IcebergPart]]:
         """Return a snapshot's schema and its data files, which are read independently. Raises SnapshotNotFound."""
-        table = self.load(snapshot.table)
-        self._check(table, snapshot.table, snapshot.id)
+        table = self._load_with(snapshot.table, snapshot.id)
         scan = table.scan(snapshot_id=snapshot.id)
         files = [IcebergPart(table.metadata, table.io, scan.projection(), task) for task in scan.plan_files()]
         return arrow_schema(scan.projection()), files
@@ -191,29 +184,31 @@ class Tables(TableCatalog):
         values = [int(from_bytes(field.field_type, bound)) for bound in bounds if bound is not None]
         return micros_to_timestamptz(max(values)) if values else None
 
-    @staticmethod
-    def _check(table: Table, name: str, snapshot: int | None) -> None:
+    def _scan(
+        self, name: str, snapshot: int | None, columns: Sequence[str] | None, rows: BooleanExpression
+    ) -> DataScan:
+        fields = tuple(columns) if columns else ("*",)
+        return self._load_with(name, snapshot).scan(row_filter=rows, snapshot_id=snapshot, selected_fields=fields)
+
+    def _load_with(self, name: str, snapshot: int | None) -> Table:
+        """Load a table, which must have the snapshot."""
+        table = self.load(name)
         if snapshot is not None and table.snapshot_by_id(snapshot) is None:
             newest = table.current_snapshot()
             raise SnapshotNotFound(
                 "data.snapshot_not_found", table=name, snapshot=snapshot, newest=newest.snapshot_id if newest else None
             )
+        return table
 
 
 def _within(column: str, since: float, until: float) -> BooleanExpression:
-    start = GreaterThanOrEqual(term=column, value=_isoformat(since))  # type: ignore[arg-type]
-    return And(start, LessThan(term=column, value=_isoformat(until)))  # type: ignore[arg-type]
-
-
-def _isoformat(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+    start, end = (datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds") for at in (since, until))
+    return And(GreaterThanOrEqual(term=column, value=start), LessThan(term=column, value=end))  # type: ignore[arg-type]
 
 
 def _find_by_key(table: Table, key: str) -> Snapshot | None:
-    for snapshot in reversed(table.snapshots()):
-        if _properties(snapshot).get(_KEY) == key:
-            return _snapshot(snapshot, ".".join(table.name()))
-    return None
+    found = (snapshot for snapshot in reversed(table.snapshots()) if _properties(snapshot).get(_KEY) == key)
+    return next((_snapshot(snapshot, ".".join(table.name())) for snapshot in found), None)
 
 
 def _current(table: Table, name: str) -> Snapshot:

@@ -41,16 +41,11 @@ class FeatureSkew(Frozen):
 
     def merge(self, other: FeatureSkew) -> FeatureSkew:
         """Combine with the result of other rows."""
-        return FeatureSkew(
-            feature=self.feature,
-            origin=self.origin,
-            rows=self.rows + other.rows,
-            mismatches=self.mismatches + other.mismatches,
-            only_offline=self.only_offline + other.only_offline,
-            only_served=self.only_served + other.only_served,
-            largest_difference=max(self.largest_difference, other.largest_difference),
-            example=self.example or other.example,
-        )
+        counts = ("rows", "mismatches", "only_offline", "only_served")
+        merged: dict[str, object] = {name: getattr(self, name) + getattr(other, name) for name in counts}
+        merged["largest_difference"] = max(self.largest_difference, other.largest_difference)
+        merged["example"] = self.example or other.example
+        return self.model_copy(update=merged)
 
 
 def compare_frames(features: FeatureSet, served: pl.DataFrame, offline: pl.DataFrame) -> list[FeatureSkew]:

@@ -35,9 +35,8 @@ _WHOLE_BLOCKS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", 
 
 def frame_schema(features: FeatureSet) -> pa.Schema:
     """Return the schema of a training frame: id, as_of, label, label_known_at, split, and every available feature."""
-    moment = Column(name=AS_OF, kind="timestamp")
-    head = [(ID, pa.string()), (AS_OF, columns_schema((moment,)).field(0).type), (LABEL, pa.float64())]
-    head += [(LABEL_KNOWN_AT, head[1][1]), (SPLIT, pa.string())]
+    time = arrow_type(Column(name=AS_OF, kind="timestamp"))
+    head = [(ID, pa.string()), (AS_OF, time), (LABEL, pa.float64()), (LABEL_KNOWN_AT, time), (SPLIT, pa.string())]
     return pa.schema(head + list(columns_schema(features.available_columns)))
 
 

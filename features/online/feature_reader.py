@@ -145,12 +145,9 @@ class ViewReader:
         view_of = {c.name: v for v, view in enumerate(views) for c in view.columns}
         self._view_of_number = np.array([view_of[name] for name in self._lookup.number_columns], np.intp)
         self._view_of_text = [view_of[name] for name in self._lookup.text_columns]
-        blanks = [
-            ([c.kind for c in view.columns].count("number"), [c.kind for c in view.columns].count("category"))
-            for view in views
-        ]
+        kinds = [[column.kind for column in view.columns] for view in views]
         self._blanks: list[tuple[list[float], list[str | None]]] = [
-            ([math.nan] * numbers, [None] * texts) for numbers, texts in blanks
+            ([math.nan] * of_view.count("number"), [None] * of_view.count("category")) for of_view in kinds
         ]
 
     def read(self, rows: Mapping[str, ArrowColumn], size: int) -> dict[str, pa.Array]:

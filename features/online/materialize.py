@@ -115,11 +115,6 @@ def delete_view_state(store: OnlineStore, view: FeatureView) -> None:
     store.delete([*store.keys(prefix), *positions, _WATERMARK + prefix])
 
 
-def delete_entity_states(store: OnlineStore, view: FeatureView, entities: Sequence[tuple[str, ...]]) -> None:
-    """Delete the state of entities, each given as the values of its keys."""
-    store.delete(view_state_keys(view, list(zip(*entities, strict=True))))
-
-
 def _prune(view: FeatureView, history: pl.DataFrame) -> pl.DataFrame:
     """Leave out most events that a state does not keep: to find them costs a quarter of sorting them.
 

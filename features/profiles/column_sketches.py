@@ -8,16 +8,15 @@ category    counts, exact up to MAX_CATEGORIES distinct values, then a Misra-Gri
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Self
+from typing import Annotated
 
 import numpy as np
 from datasketches import kll_doubles_sketch
-from pydantic import ConfigDict, Field
-
-from cluster.values import Frozen
+from pydantic import Field, PlainSerializer, PlainValidator
 
 SKETCH_K = 400
 """Size of the KLL sketch: rank error of 0.7 % (99 % confidence), none below k values; about 8 KB when full."""
@@ -30,38 +29,30 @@ MAX_MAGNITUDE = 1e100
 Count = Annotated[int, Field(ge=0)]
 
 
-class NumberRecord(Frozen):
-    """Stored form of a NumberSummary."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
-
-    nulls: Count
-    infinite: Count
-    mistyped: Count
-    mean: float
-    m2: float
-    sketch: bytes
+def _read_sketch(stored: bytes | str | kll_doubles_sketch) -> kll_doubles_sketch:
+    if isinstance(stored, kll_doubles_sketch):
+        return stored
+    return kll_doubles_sketch.deserialize(base64.urlsafe_b64decode(stored))
 
 
-class CategoryRecord(Frozen):
-    """Stored form of a CategorySummary."""
-
-    count: Count
-    nulls: Count
-    mistyped: Count
-    counts: dict[str, Count]
+Sketch = Annotated[
+    kll_doubles_sketch,
+    PlainValidator(_read_sketch),
+    PlainSerializer(lambda sketch: base64.urlsafe_b64encode(sketch.serialize()).decode()),
+]
+"""A KLL sketch, stored in base64."""
 
 
 @dataclass(slots=True)
 class NumberSummary:
     """Summary of a number column. Missing (null or NaN), infinite and mistyped cells are counted separately."""
 
-    sketch: kll_doubles_sketch = field(default_factory=lambda: kll_doubles_sketch(SKETCH_K))
-    nulls: int = 0
-    infinite: int = 0
-    mistyped: int = 0
+    nulls: Count = 0
+    infinite: Count = 0
+    mistyped: Count = 0
     mean: float = 0.0
     m2: float = 0.0
+    sketch: Sketch = field(default_factory=lambda: kll_doubles_sketch(SKETCH_K))
 
     @property
     def count(self) -> int:
@@ -113,16 +104,9 @@ class NumberSummary:
 
     def cdf(self, points: np.ndarray) -> np.ndarray:
         """Return the share of values <= each of strictly increasing points, shape [points]; zeros without values."""
-        return self._cumulative(points)[:-1]
-
-    def pmf(self, edges: np.ndarray) -> np.ndarray:
-        """Return the shares of (-inf, e0], (e0, e1], ..., (ek, inf), shape [edges + 1]; zeros without values."""
-        return np.diff(self._cumulative(edges), prepend=0.0)
-
-    def _cumulative(self, points: np.ndarray) -> np.ndarray:
         if not self.count:
-            return np.zeros(len(points) + 1)
-        return np.array(self.sketch.get_cdf([float(x) for x in points], inclusive=True))
+            return np.zeros(len(points))
+        return np.array(self.sketch.get_cdf([float(x) for x in points], inclusive=True))[:-1]
 
     def _add_moments(self, count: int, mean: float, m2: float) -> None:
         if not count:
@@ -130,23 +114,6 @@ class NumberSummary:
         before, delta = self.count, mean - self.mean
         self.mean += delta * count / (before + count)
         self.m2 += m2 + delta * delta * before * count / (before + count)
-
-    def to_record(self) -> NumberRecord:
-        """Convert to the stored form."""
-        return NumberRecord(
-            nulls=self.nulls,
-            infinite=self.infinite,
-            mistyped=self.mistyped,
-            mean=self.mean,
-            m2=self.m2,
-            sketch=self.sketch.serialize(),
-        )
-
-    @classmethod
-    def from_record(cls, record: NumberRecord) -> Self:
-        """Convert from the stored form."""
-        sketch = kll_doubles_sketch.deserialize(record.sketch)
-        return cls(sketch, record.nulls, record.infinite, record.mistyped, record.mean, record.m2)
 
 
 @dataclass(slots=True)
@@ -157,10 +124,10 @@ class CategorySummary:
     ``shortfall``, whatever was merged in which order, and values that are not listed occurred at most that often.
     """
 
-    counts: dict[str, int] = field(default_factory=dict)
-    count: int = 0
-    nulls: int = 0
-    mistyped: int = 0
+    count: Count = 0
+    nulls: Count = 0
+    mistyped: Count = 0
+    counts: dict[str, Count] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -198,18 +165,3 @@ class CategorySummary:
             return
         cut = sorted(self.counts.values(), reverse=True)[MAX_CATEGORIES]
         self.counts = {value: count - cut for value, count in self.counts.items() if count > cut}
-
-    def to_record(self) -> CategoryRecord:
-        """Convert to the stored form."""
-        return CategoryRecord(count=self.count, nulls=self.nulls, mistyped=self.mistyped, counts=self.counts)
-
-    @classmethod
-    def from_record(cls, record: CategoryRecord) -> Self:
-        """Convert from the stored form.
-
-        Raises:
-            ValueError: The counts contradict each other.
-        """
-        if sum(record.counts.values()) > record.count:
-            raise ValueError("the listed counts exceed the total")
-        return cls(dict(record.counts), record.count, record.nulls, record.mistyped)

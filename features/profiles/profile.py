@@ -9,6 +9,7 @@ timestamps are not profiled.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
 
@@ -23,10 +24,8 @@ from features.definitions import Column
 from features.profiles.column_sketches import (
     MAX_MAGNITUDE,
     MAX_VALUE_CHARS,
-    CategoryRecord,
     CategorySummary,
     Count,
-    NumberRecord,
     NumberSummary,
 )
 
@@ -39,10 +38,11 @@ class _ProfileRecord(Frozen):
     format: int
     rows: Count
     columns: tuple[Column, ...]
-    numbers: dict[str, NumberRecord]
-    categories: dict[str, CategoryRecord]
+    numbers: dict[str, NumberSummary]
+    categories: dict[str, CategorySummary]
 
 
+@dataclass(eq=False)
 class Profile:
     """Summaries of the columns of a frame.
 
@@ -53,17 +53,10 @@ class Profile:
         rows: Number of rows.
     """
 
-    def __init__(
-        self,
-        columns: tuple[Column, ...],
-        numbers: dict[str, NumberSummary],
-        categories: dict[str, CategorySummary],
-        rows: int = 0,
-    ) -> None:
-        self.columns = columns
-        self.numbers = numbers
-        self.categories = categories
-        self.rows = rows
+    columns: tuple[Column, ...]
+    numbers: dict[str, NumberSummary]
+    categories: dict[str, CategorySummary]
+    rows: int = 0
 
     @classmethod
     def empty(cls, columns: tuple[Column, ...]) -> Self:
@@ -111,14 +104,7 @@ class Profile:
 
     def to_bytes(self) -> bytes:
         """Serialize as JSON, sketches in base64."""
-        record = _ProfileRecord(
-            format=_FORMAT,
-            rows=self.rows,
-            columns=self.columns,
-            numbers={name: s.to_record() for name, s in self.numbers.items()},
-            categories={name: s.to_record() for name, s in self.categories.items()},
-        )
-        return record.model_dump_json().encode()
+        return _ProfileRecord(format=_FORMAT, **vars(self)).model_dump_json().encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -129,13 +115,13 @@ class Profile:
         """
         try:
             record = _ProfileRecord.model_validate_json(data, extra="ignore")
-            numbers = {name: NumberSummary.from_record(w) for name, w in record.numbers.items()}
-            categories = {name: CategorySummary.from_record(w) for name, w in record.categories.items()}
+            if any(category.other < 0 for category in record.categories.values()):
+                raise ValueError("the listed counts exceed the total")
         except (ValidationError, ValueError, RuntimeError, IndexError) as error:
             raise DataError("data.invalid_profile", size=len(data), reason=str(error).splitlines()[0]) from error
-        if record.format != _FORMAT or (tuple(numbers), tuple(categories)) != _series(record.columns):
+        if record.format != _FORMAT or (tuple(record.numbers), tuple(record.categories)) != _series(record.columns):
             raise DataError("data.invalid_profile", size=len(data), reason="the summaries do not match the columns")
-        return cls(record.columns, numbers, categories, record.rows)
+        return cls(record.columns, record.numbers, record.categories, record.rows)
 
     def _add(self, column: Column, values: pa.ChunkedArray) -> None:
         if column.kind == "number":

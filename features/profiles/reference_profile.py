@@ -7,6 +7,7 @@ hundred bytes for each column, so that a monitor knows how far ordinary windows 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
@@ -82,6 +83,7 @@ class _ReferenceRecord(Stored):
     total: str
 
 
+@dataclass(eq=False)
 class ReferenceProfile:
     """Profile of the training data, and counts of its windows.
 
@@ -93,19 +95,11 @@ class ReferenceProfile:
         cells: Counts of each window in the bins of a column, int64 [windows, cells].
     """
 
-    def __init__(
-        self,
-        total: Profile,
-        window_s: float,
-        starts: tuple[float, ...],
-        bins: dict[str, Bins],
-        cells: dict[str, np.ndarray],
-    ) -> None:
-        self.total = total
-        self.window_s = window_s
-        self.starts = starts
-        self.bins = bins
-        self.cells = cells
+    total: Profile
+    window_s: float
+    starts: tuple[float, ...]
+    bins: dict[str, Bins]
+    cells: dict[str, np.ndarray]
 
     @classmethod
     def build(cls, windows: Mapping[float, Profile], window_s: float) -> Self:
@@ -208,12 +202,3 @@ def profile_windows(
         windows[float(start)] = Profile.empty(columns)
         windows[float(start)].update(frame.filter(pa.array(starts == start)))
     return windows
-
-
-def merge_windows(into: dict[float, Profile], more: Mapping[float, Profile]) -> None:
-    """Add the window profiles of another part of the same data to ``into``."""
-    for start, profile in more.items():
-        if start in into:
-            into[start].merge(profile)
-        else:
-            into[start] = profile

@@ -96,12 +96,6 @@ class _Gate:
     ) -> _GateResult:
         with tempfile.TemporaryDirectory(prefix="rayloop-compress-") as temporary:
             path = Path(temporary) / MODEL_FILE
-            exported = export_and_check(
-                self._policy,
-                fitted,
-                path.parent,
-                self._rows,
-                original_scores=original_scores,
-                compression=step.description if step else "",
-            )
+            rows = self._rows._replace(original_scores=original_scores, compression=step.description if step else "")
+            exported = export_and_check(self._policy, fitted, path.parent, rows)
             return _GateResult(exported.scores, exported.report, path.stat().st_size / (1 << 20))

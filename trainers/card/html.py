@@ -15,20 +15,8 @@ _MAX_SLICES = 15
 
 def render_card(card: ModelCard) -> str:
     """The page as text; it loads nothing."""
-    parts = [
-        _gate(card),
-        _purpose(card),
-        _metrics(card),
-        _slices(card),
-        _fairness(card),
-        _calibration(card),
-        _robustness(card),
-        _importance(card),
-        _attributions(card),
-        _data(card),
-        _features(card),
-        _lineage(card),
-    ]
+    results = _gate, _purpose, _metrics, _slices, _fairness, _calibration, _robustness, _importance, _attributions
+    parts = (part(card) for part in (*results, _data, _features, _lineage))
     return render_page(f"{card.model}: {card.name}", card.made_at, parts)
 
 
@@ -50,13 +38,9 @@ def _purpose(card: ModelCard) -> str:
 
 
 def _metrics(card: ModelCard) -> str:
+    others = card.validation_metrics, card.train_metrics
     rows = [
-        (
-            name,
-            plots.format_interval(interval),
-            _figure(card.validation_metrics.get(name)),
-            _figure(card.train_metrics.get(name)),
-        )
+        (name, plots.format_interval(interval), *(_figure(values.get(name)) for values in others))
         for name, interval in card.assessment.metrics.items()
     ]
     primary = metrics.primary_metric(card.task).name

@@ -33,8 +33,7 @@ class Batch(NamedTuple):
         """Split into at most ``count`` batches of about equal size."""
         if count == 1:
             return [self]
-        chunks = zip(*(torch.chunk(tensor, count) for tensor in self), strict=True)
-        return [Batch(*tensors) for tensors in chunks]
+        return [Batch(*tensors) for tensors in zip(*(torch.chunk(part, count) for part in self), strict=True)]
 
 
 class BatchLoader(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pyarrow as pa
 import ray
@@ -20,7 +21,7 @@ from cluster.values import Task
 from features.encoder import Encoder
 from trainers.config import MEBIBYTE, TrainConfig
 from trainers.data.batches import BatchLoader, EncodedRows, MemoryLoader, MemoryValidationLoader, ValidationLoader
-from trainers.data.encoding_task import PARTS, EncodeRows, SelectPart
+from trainers.data.encoding_task import PARTS, EncodeRows, select_part
 from trainers.data.streaming import EncodedPart, StreamLoader, StreamValidationLoader, concat_rows
 from trainers.input_spec import InputSpec
 from trainers.worker_errors import unwrap_error
@@ -143,7 +144,7 @@ def _encode(frame: Dataset, encoder: Encoder, cache_mib: int) -> dict[str, Encod
 
 
 def _load_part(encoded: Dataset, encoder: Encoder, name: str) -> EncodedPart:
-    batches = [SelectPart(name)(batch) for batch in encoded.iter_batches(batch_size=None, batch_format="numpy")]
+    batches = [select_part(batch, name) for batch in encoded.iter_batches(batch_size=None, batch_format="numpy")]
     count = sum(len(batch["labels"]) for batch in batches)
     _check_rows(count, name)
     width, codes = encoder.width, len(encoder.categories)
@@ -151,7 +152,7 @@ def _load_part(encoded: Dataset, encoder: Encoder, name: str) -> EncodedPart:
 
 
 def _stream_part(encoded: Dataset, encoder: Encoder, name: str) -> EncodedPart:
-    part = encoded.map_batches(SelectPart(name), batch_format="numpy", batch_size=None).materialize()
+    part = encoded.map_batches(partial(select_part, part=name), batch_format="numpy", batch_size=None).materialize()
     count = part.count()
     _check_rows(count, name)
     return EncodedPart(count, len(encoder.categories), encoder.width, dataset=part)

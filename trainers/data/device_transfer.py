@@ -106,10 +106,6 @@ def _prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
     finally:
         stopped.set()
         while thread.is_alive():
-            _drain(ready)
+            while not ready.empty():
+                ready.get_nowait()
             thread.join(timeout=0.01)
-
-
-def _drain(queue: Queue[tuple[Batch, torch.cuda.Event] | BaseException | None]) -> None:
-    while not queue.empty():
-        queue.get_nowait()

@@ -39,15 +39,10 @@ class EncodeRows:
         return {**inputs, "labels": label_array(frame["label"]), PART: np.asarray(part, np.int8)}
 
 
-class SelectPart:
-    """Selects the encoded rows of one part."""
-
-    def __init__(self, name: str) -> None:
-        self._part = PARTS.index(name)
-
-    def __call__(self, encoded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        selected = encoded[PART] == self._part
-        return {name: values[selected] for name, values in encoded.items() if name != PART}
+def select_part(encoded: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    """Select the encoded rows of one part."""
+    selected = encoded[PART] == PARTS.index(part)
+    return {name: values[selected] for name, values in encoded.items() if name != PART}
 
 
 def label_array(column: pa.ChunkedArray) -> np.ndarray:

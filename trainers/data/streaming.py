@@ -112,22 +112,16 @@ class StreamValidationLoader:
 
 def concat_rows(batches: list[dict[str, np.ndarray]], width: int, codes: int) -> EncodedRows:
     """The rows of all ``batches``; ``width`` and ``codes`` are the columns of "numbers" and "codes", which may be 0."""
-    labels = np.concatenate([batch["labels"] for batch in batches])
-    return EncodedRows(
-        numbers=np.concatenate([_numbers(batch, width) for batch in batches]),
-        codes=np.concatenate([_codes(batch, codes) for batch in batches]),
-        labels=labels,
-    )
+    parts = zip(*(_complete(batch, width, codes) for batch in batches), strict=True)
+    return EncodedRows(*(np.concatenate(part) for part in parts))
 
 
 def _batch(arrays: dict[str, np.ndarray], part: EncodedPart) -> Batch:
-    tensors = _numbers(arrays, part.width), _codes(arrays, part.codes), arrays["labels"]
-    return Batch(*(torch.from_numpy(np.array(values)) for values in tensors))
+    return Batch(*(torch.from_numpy(np.array(values)) for values in _complete(arrays, part.width, part.codes)))
 
 
-def _numbers(arrays: dict[str, np.ndarray], width: int) -> np.ndarray:
-    return arrays["numbers"] if width else np.empty((len(arrays["labels"]), 0), np.float32)
-
-
-def _codes(arrays: dict[str, np.ndarray], codes: int) -> np.ndarray:
-    return arrays["codes"] if codes else np.empty((len(arrays["labels"]), 0), np.int64)
+def _complete(arrays: dict[str, np.ndarray], width: int, codes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers, codes and labels; of the first two, those without columns are absent in ``arrays``."""
+    labels = arrays["labels"]
+    numbers = arrays["numbers"] if width else np.empty((len(labels), 0), np.float32)
+    return numbers, arrays["codes"] if codes else np.empty((len(labels), 0), np.int64), labels

@@ -62,13 +62,12 @@ def paired_difference(
         seed: Seed of the bootstrap.
     """
     metric = task_metrics.primary_metric(task)
-    sign = 1.0 if metric.direction == "max" else -1.0
     candidate_metric, reference_metric = (
         task_metrics.prepare(task, metric.name, scores, labels) for scores in (candidate, reference)
     )
 
     def improvement(weights: np.ndarray | None) -> float:
-        return sign * (candidate_metric(weights) - reference_metric(weights))
+        return metric.sign * (candidate_metric(weights) - reference_metric(weights))
 
     samples = resample({"difference": improvement}, len(labels), resamples, seed)["difference"]
     return PairedDifference(value=improvement(None), low=_quantile(samples, alpha))

@@ -76,19 +76,13 @@ def measure(task: Task, raw: np.ndarray, labels: np.ndarray, temperature: float,
         temperature: The temperature to measure.
         applied: Whether the exported model contains it.
     """
-    before, after = raw, apply_temperature(task, raw, temperature)
-    ece, loss = (
-        {k: metrics.prepare(task, name, s, labels)(None) for k, s in ((0, before), (1, after))}
-        for name in ("ece", "log_loss")
-    )
-    return CalibrationResult(
-        temperature=temperature,
-        applied=applied,
-        ece_before=ece[0],
-        ece_after=ece[1],
-        log_loss_before=loss[0],
-        log_loss_after=loss[1],
-    )
+    scores = {"before": raw, "after": apply_temperature(task, raw, temperature)}
+    figures = {
+        f"{metric}_{when}": metrics.prepare(task, metric, of_model, labels)(None)
+        for metric in ("ece", "log_loss")
+        for when, of_model in scores.items()
+    }
+    return CalibrationResult(temperature=temperature, applied=applied, **figures)
 
 
 def check(result: CalibrationResult | None, limit: float) -> Iterator[Check]:
@@ -98,7 +92,7 @@ def check(result: CalibrationResult | None, limit: float) -> Iterator[Check]:
             f"calibration error is {result.ece_after:.4f} with temperature {result.temperature:.3g} and "
             f"{result.ece_before:.4f} without: the increase of"
         )
-        yield check_builders.at_most("calibration", result.ece_after - result.ece_before, limit, what)
+        yield from check_builders.at_most("calibration", result.ece_after - result.ece_before, limit, what)
 
 
 def _logits(task: Task, scores: np.ndarray) -> np.ndarray:

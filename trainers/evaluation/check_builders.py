@@ -1,4 +1,4 @@
-"""Builders of gate checks: value, limit, verdict and reason."""
+"""Builders of gate checks: value, limit, verdict and reason. A limit of None is no limit, and gives no check."""
 
 from __future__ import annotations
 
@@ -7,28 +7,18 @@ from collections.abc import Iterator
 from cluster.values import Check
 
 
-def at_least(name: str, value: float, limit: float, what: str) -> Check:
+def at_least(name: str, value: float, limit: float | None, what: str) -> Iterator[Check]:
     """Passes when ``value`` >= ``limit``; NaN fails. ``what`` describes the value at the start of the reason."""
-    return _check(name, value, limit, value >= limit, "at least", what)
-
-
-def at_most(name: str, value: float, limit: float, what: str) -> Check:
-    """Passes when ``value`` <= ``limit``; NaN fails. ``what`` describes the value at the start of the reason."""
-    return _check(name, value, limit, value <= limit, "at most", what)
-
-
-def at_most_if_limited(name: str, value: float, limit: float | None, what: str) -> Iterator[Check]:
-    """``at_most`` when there is a limit, otherwise no check."""
     if limit is not None:
-        yield at_most(name, value, limit, what)
+        yield _check(name, value, limit, value >= limit, "at least", what)
+
+
+def at_most(name: str, value: float, limit: float | None, what: str) -> Iterator[Check]:
+    """Passes when ``value`` <= ``limit``; NaN fails. ``what`` describes the value at the start of the reason."""
+    if limit is not None:
+        yield _check(name, value, limit, value <= limit, "at most", what)
 
 
 def _check(name: str, value: float, limit: float, passed: bool, relation: str, what: str) -> Check:
-    outcome = "" if passed else "not "
-    return Check(
-        name=name,
-        value=value,
-        limit=limit,
-        passed=bool(passed),
-        reason=f"{what} {value:.4g} is {outcome}{relation} {limit:.4g}",
-    )
+    reason = f"{what} {value:.4g} is {'' if passed else 'not '}{relation} {limit:.4g}"
+    return Check(name=name, value=value, limit=limit, passed=bool(passed), reason=reason)

@@ -85,10 +85,9 @@ def permutation_importance(
         seed: Seed of the shuffles.
     """
     metric, generator = metrics.primary_metric(task), np.random.default_rng(seed)
-    sign = 1.0 if metric.direction == "max" else -1.0
 
     def quality(rows: Arrays) -> float:
-        return sign * metrics.prepare(task, metric.name, score(rows), labels)(None)
+        return metric.sign * metrics.prepare(task, metric.name, score(rows), labels)(None)
 
     whole = quality(arrays)
     importances = []

@@ -82,7 +82,7 @@ def check(policy: FairnessPolicy, comparisons: tuple[GroupComparison, ...]) -> I
         ):
             large = "" if count > 1 else f" of min_rows={policy.min_rows} rows"
             what = f"difference of {name} between {count} groups of {comparison.column}{large}"
-            yield from check_builders.at_most_if_limited(
+            yield from check_builders.at_most(
                 f"{name} by {comparison.column}", float("nan") if value is None else value, limit, what
             )
 
@@ -103,7 +103,8 @@ def _compare(
     here = np.isin(groups, sorted(large))
     predictions, truth = _predictions(policy, task, scores[here], labels[here])
     by_group = _by_group(task, groups[here], predictions, truth)
-    odds = _with_both_classes(by_group) if task.kind == "binary" else {}
+    # Rates of true and false positives need rows of both classes.
+    odds = {group: rates for group, rates in by_group.items() if 0 < rates.get("base_rate", 0.0) < 1}
     return GroupComparison(
         column=name,
         by_group=by_group,
@@ -158,11 +159,6 @@ def _metrics(task: Task) -> dict[str, Any]:
         "true_positive": true_positive_rate,
         "false_positive": false_positive_rate,
     }
-
-
-def _with_both_classes(by_group: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Rates of true and false positives need rows of both classes."""
-    return {group: values for group, values in by_group.items() if 0 < values["base_rate"] < 1}
 
 
 def _difference(by_group: dict[str, dict[str, float]], metric: str) -> float | None:

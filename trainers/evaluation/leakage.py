@@ -40,7 +40,7 @@ def check(skills: tuple[SingleFeatureSkill, ...], limit: float | None) -> Iterat
     """One check, on the feature with the largest skill."""
     if skills:
         what = f"skill of {skills[0].feature} alone (is it known when the prediction is made?)"
-        yield from check_builders.at_most_if_limited("no feature is the label", skills[0].skill, limit, what)
+        yield from check_builders.at_most("no feature is the label", skills[0].skill, limit, what)
 
 
 def _columns(inputs: InputSpec, arrays: Arrays) -> Iterator[tuple[str, np.ndarray]]:

@@ -86,8 +86,11 @@ def baseline_scores(
         ]
         return np.column_stack(each)
     chosen = encoder if columns is None else select_columns(encoder, columns)
-    options = {**PARAMETERS, **_objective(task), "num_threads": threads, "seed": seed}
-    rows = lgb.Dataset(_matrix(chosen, train), _labels(train), categorical_feature=_categorical(chosen))
+    options = {**PARAMETERS, "objective": task.kind, "num_threads": threads, "seed": seed}
+    if task.kind == "multiclass":
+        options["num_class"] = task.outputs
+    categorical = list(range(chosen.width, chosen.width + len(chosen.categories)))
+    rows = lgb.Dataset(_matrix(chosen, train), np.asarray(train[LABEL]), categorical_feature=categorical)
     model = lgb.train(options, rows, num_boost_round=trees)
     return np.asarray(model.predict(_matrix(chosen, test), num_threads=threads))
 
@@ -106,23 +109,9 @@ def _matrix(encoder: Encoder, frame: pa.Table) -> np.ndarray:
     return np.hstack([arrays["numbers"], codes.astype(np.float32)])
 
 
-def _categorical(encoder: Encoder) -> list[int]:
-    return list(range(encoder.width, encoder.width + len(encoder.categories)))
-
-
 def _binary_tasks(task: Task, train: pa.Table) -> Iterator[tuple[Task, pa.Table]]:
     """Each label as a binary task of its own."""
     labels = label_array(train[LABEL])
     for k, name in enumerate(task.classes):
         binary_frame = train.set_column(train.column_names.index(LABEL), LABEL, pa.array(labels[:, k]))
         yield Task(kind="binary", label=name), binary_frame
-
-
-def _labels(frame: pa.Table) -> np.ndarray:
-    return np.asarray(frame[LABEL])
-
-
-def _objective(task: Task) -> dict[str, Any]:
-    if task.kind == "multiclass":
-        return {"objective": "multiclass", "num_class": task.outputs}
-    return {"objective": task.kind}

@@ -109,44 +109,43 @@ def check_candidate(policy: GatePolicy, candidate: ScoredCandidate) -> GateRepor
     checks = [
         *(check for threshold in policy.thresholds for check in _thresholds(threshold, candidate)),
         *_gap(policy, candidate),
-        check_builders.at_most(
+        *check_builders.at_most(
             "export parity", candidate.parity, policy.max_parity, "difference of the exported model's scores"
         ),
+        *_against_champion(policy, candidate),
+        *_against_original(policy, candidate),
     ]
-    if policy.margin is not None and candidate.champion_scores is not None:
-        checks.append(_against_champion(policy, policy.margin, candidate, candidate.champion_scores))
-    if candidate.original_scores is not None:
-        checks.append(_against_original(policy, candidate, candidate.original_scores))
     return GateReport(checks=tuple(checks))
 
 
 def _thresholds(threshold: Threshold, candidate: ScoredCandidate) -> Iterator[Check]:
     name = threshold.metric
     value = metrics.prepare(candidate.task, name, candidate.scores, candidate.labels)(None)
-    if threshold.min is not None:
-        yield check_builders.at_least(name, value, threshold.min, f"held-out {name}")
-    if threshold.max is not None:
-        yield check_builders.at_most(name, value, threshold.max, f"held-out {name}")
+    yield from check_builders.at_least(name, value, threshold.min, f"held-out {name}")
+    yield from check_builders.at_most(name, value, threshold.max, f"held-out {name}")
 
 
 def _gap(policy: GatePolicy, candidate: ScoredCandidate) -> Iterator[Check]:
     if policy.max_gap is None:
         return
     metric = metrics.primary_metric(candidate.task)
-    sign = 1.0 if metric.direction == "max" else -1.0
-    value = sign * (candidate.train_metrics[metric.name] - candidate.validation_metrics[metric.name])
+    value = metric.sign * (candidate.train_metrics[metric.name] - candidate.validation_metrics[metric.name])
     what = f"loss of {metric.name} from training to validation rows"
-    yield check_builders.at_most("train/validation gap", value, policy.max_gap, what)
+    yield from check_builders.at_most("train/validation gap", value, policy.max_gap, what)
 
 
-def _against_champion(policy: GatePolicy, margin: float, candidate: ScoredCandidate, champion: np.ndarray) -> Check:
-    difference = _difference(policy, candidate, champion)
+def _against_champion(policy: GatePolicy, candidate: ScoredCandidate) -> Iterator[Check]:
+    if policy.margin is None or candidate.champion_scores is None:
+        return
+    difference = _difference(policy, candidate, candidate.champion_scores)
     metric = metrics.primary_metric(candidate.task).name
     what = f"lower bound of the difference in {metric} from the champion ({difference.value:+.4f})"
-    return check_builders.at_least("not worse than the champion", difference.low, -margin, what)
+    yield from check_builders.at_least("not worse than the champion", difference.low, -policy.margin, what)
 
 
-def _against_original(policy: GatePolicy, candidate: ScoredCandidate, original: np.ndarray) -> Check:
+def _against_original(policy: GatePolicy, candidate: ScoredCandidate) -> Iterator[Check]:
+    if (original := candidate.original_scores) is None:
+        return
     difference = _difference(policy, candidate, original)
     quantized = candidate.compression == INT8
     share = policy.max_quantization_loss if quantized else policy.max_compression_loss
@@ -155,7 +154,7 @@ def _against_original(policy: GatePolicy, candidate: ScoredCandidate, original: 
     step = "quantization" if quantized else "compression"
     what = f"lower bound of the difference in {metric} from the same model before {step} ({difference.value:+.4g})"
     name = f"{candidate.compression} as good as {'float' if quantized else 'whole'}"
-    return check_builders.at_least(name, difference.low, -allowed, what)
+    yield from check_builders.at_least(name, difference.low, -allowed, what)
 
 
 def _difference(policy: GatePolicy, candidate: ScoredCandidate, reference: np.ndarray) -> PairedDifference:

@@ -162,21 +162,21 @@ def check(policy: SlicePolicy, results: Sequence[SliceResult]) -> Iterator[Check
             f"no slice of {column} has min_rows={policy.min_rows} held-out rows with as many rows outside it: "
             "loss relative to other rows"
         )
-        yield from check_builders.at_most_if_limited(f"slices of {column}", float("nan"), policy.max_ratio, what)
+        yield from check_builders.at_most(f"slices of {column}", float("nan"), policy.max_ratio, what)
     by_column = itertools.groupby(sorted(results, key=lambda result: result.column), key=lambda result: result.column)
     for column, group in by_column:
         slices = list(group)
         name = f"slices of {column}" if column else "slices found by search"
         worst = max(slices, key=lambda result: _nan_as_worst(result.low))
         what = f"lower bound of the loss ratio of {worst.name} ({worst.rows:,} rows, ratio {worst.ratio:.3g})"
-        yield from check_builders.at_most_if_limited(name, worst.low, policy.max_ratio, what)
+        yield from check_builders.at_most(name, worst.low, policy.max_ratio, what)
         if compared := [result for result in slices if result.regression_low is not None]:
             worst = max(compared, key=lambda result: _nan_as_worst(result.regression_low))
             what = (
                 f"lower bound of the loss ratio to the champion of {worst.name} "
                 f"({worst.rows:,} rows, ratio {worst.regression:.3g})"
             )
-            yield from check_builders.at_most_if_limited(
+            yield from check_builders.at_most(
                 f"{name} against the champion", worst.regression_low or 0.0, policy.max_regression, what
             )
 

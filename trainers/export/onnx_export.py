@@ -26,27 +26,17 @@ from trainers.scoring import onnx_scorer
 TRACE_ROWS = 2
 
 
-class _NumbersOnly(nn.Module):
-    """A model without categories, as a function of numbers only."""
+class _OneInput(nn.Module):
+    """A model without numbers or without categories, as a function of the other input only."""
 
     def __init__(self, scored: nn.Module) -> None:
         super().__init__()
         self.scored = scored
 
-    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self.scored(numbers, numbers.new_zeros((numbers.shape[0], 0), dtype=torch.int64))
-        return scores
-
-
-class _CodesOnly(nn.Module):
-    """A model without numbers, as a function of codes only."""
-
-    def __init__(self, scored: nn.Module) -> None:
-        super().__init__()
-        self.scored = scored
-
-    def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self.scored(codes.new_zeros((codes.shape[0], 0), dtype=torch.float32), codes)
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        is_codes = values.dtype == torch.int64
+        empty = values.new_zeros((values.shape[0], 0), dtype=torch.float32 if is_codes else torch.int64)
+        scores: torch.Tensor = self.scored(empty, values) if is_codes else self.scored(values, empty)
         return scores
 
 
@@ -117,7 +107,7 @@ def save_onnx(scored: nn.Module, inputs: InputSpec, path: Path) -> None:
             tuple(torch.from_numpy(value) for value in arguments.values()),
             input_names=list(arguments),
             output_names=["scores"],
-            dynamic_shapes={name: {0: batch} for name in arguments},
+            dynamic_shapes=tuple({0: batch} for _ in arguments),
             dynamo=True,
             verbose=False,
         )
@@ -145,8 +135,5 @@ def _trace_inputs(scored: nn.Module, inputs: InputSpec) -> tuple[nn.Module, Arra
     """The module as a function of the inputs that have columns, and example values for them."""
     numbers = np.zeros((TRACE_ROWS, inputs.width), np.float32)
     codes = np.zeros((TRACE_ROWS, len(inputs.cardinalities)), np.int64)
-    if not inputs.cardinalities:
-        return _NumbersOnly(scored), {"numbers": numbers}
-    if not inputs.width:
-        return _CodesOnly(scored), {"codes": codes}
-    return scored, {"numbers": numbers, "codes": codes}
+    present = {name: values for name, values in (("numbers", numbers), ("codes", codes)) if values.size}
+    return scored if len(present) > 1 else _OneInput(scored), present

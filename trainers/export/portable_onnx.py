@@ -85,7 +85,7 @@ def score_portable(model: ort.InferenceSession, encoder: Encoder, frame: pa.Tabl
 def _encoders(encoder: Encoder, names: list[str], model: onnx.ModelProto) -> onnx.ModelProto:
     """The encoders as a separate model of the same ONNX version as ``model``."""
     parts = {
-        "numbers": [_floats(c) for c in (*_numbers(encoder), *encoder.tensors)],
+        "numbers": [_floats(c) for kind in ("number", "tensor") for c in encoder.columns if c.kind == kind],
         "codes": [_lookup(name, encoder.vocabularies[name], missing_text(encoder)) for name in encoder.categories],
     }
     used = [part for name in names for part in parts[name]]
@@ -103,10 +103,6 @@ def _encoders(encoder: Encoder, names: list[str], model: onnx.ModelProto) -> onn
     )
     opsets = [*model.opset_import, helper.make_opsetid(_ML_DOMAIN, _ML_OPSET)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
-
-
-def _numbers(encoder: Encoder) -> list[Column]:
-    return [c for c in encoder.columns if c.kind == "number"]
 
 
 def _floats(column: Column) -> _ColumnGraph:

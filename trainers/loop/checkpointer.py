@@ -60,7 +60,7 @@ class Checkpointer:
             RayloopError: The previous write failed.
         """
         self.wait()
-        self._writer = threading.Thread(target=self._write_guarded, args=(step, state), daemon=True)
+        self._writer = threading.Thread(target=self._write, args=(step, state), daemon=True)
         self._writer.start()
 
     def wait(self) -> None:
@@ -82,21 +82,18 @@ class Checkpointer:
         if self._fs.get_file_info(self._folder).type != fs.FileType.NotFound:
             self._fs.delete_dir(self._folder)
 
-    def _write_guarded(self, step: int, state: Mapping[str, Any]) -> None:
-        # The next ``wait`` raises the failure, in the training thread.
-        try:
-            self._write(step, state)
-        except (OSError, pa.ArrowException) as error:
-            self._failure = error
-
     def _write(self, step: int, state: Mapping[str, Any]) -> None:
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         body = buffer.getbuffer()
-        # Atomic, because a worker that Ray has given up may still write the same file.
-        atomic_write(self._fs, self._folder, f"{step:012d}{_SUFFIX}", (hashlib.sha256(body).digest(), body))
-        for old in self._paths()[:-KEEP_CHECKPOINTS]:
-            self._fs.delete_file(old)
+        try:
+            # Atomic, because a worker that Ray has given up may still write the same file.
+            atomic_write(self._fs, self._folder, f"{step:012d}{_SUFFIX}", (hashlib.sha256(body).digest(), body))
+            for old in self._paths()[:-KEEP_CHECKPOINTS]:
+                self._fs.delete_file(old)
+        # The next ``wait`` raises the failure, in the training thread.
+        except (OSError, pa.ArrowException) as error:
+            self._failure = error
 
     def _paths(self) -> list[str]:
         """Complete checkpoints, oldest first."""

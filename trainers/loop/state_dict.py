@@ -38,7 +38,6 @@ def capture_state(
     module: nn.Module,
     step: Stepper,
     state: TrainState,
-    steps: int,
     seconds: dict[str, float],
 ) -> StateDict:
     """The complete state of a training, in memory of its own; complete on the first worker only.
@@ -49,7 +48,6 @@ def capture_state(
         module: The module.
         step: Optimizer and step count.
         state: Epochs and position.
-        steps: Steps of an epoch.
         seconds: Seconds of the current epoch by stage.
     """
     module_state, optimizer_state = group.state_dicts(module, step.optimizer)
@@ -65,19 +63,13 @@ def capture_state(
         "best": {"value": best.value, "weights": best.weights, "stale": best.stale},
         "epochs": [epoch.model_dump() for epoch in state.epochs],
         "at": state.at,
-        "steps": steps,
+        "steps": state.steps,
         "spent": seconds if state.at else {},
     }
 
 
 def restore_state(
-    stored: StateDict,
-    spec: TrainSpec,
-    group: ProcessGroup,
-    module: nn.Module,
-    step: Stepper,
-    state: TrainState,
-    steps: int,
+    stored: StateDict, spec: TrainSpec, group: ProcessGroup, module: nn.Module, step: Stepper, state: TrainState
 ) -> None:
     """Restore a training to the state that ``capture_state`` returned.
 
@@ -91,7 +83,6 @@ def restore_state(
         module: The module to restore.
         step: Optimizer and step count to restore.
         state: Epochs and position to restore.
-        steps: Steps of an epoch.
 
     Raises:
         DataError: The state belongs to a different training, or was written by a newer version of rayloop.
@@ -108,8 +99,8 @@ def restore_state(
         state.loss.fill_(stored["losses"][group.rank])
         rng_state.restore(stored["chance"][group.rank], group.device)
         return
-    state.at = stored["at"] * steps // stored["steps"]
-    step.done = len(state.epochs) * steps + state.at
+    state.at = stored["at"] * state.steps // stored["steps"]
+    step.done = len(state.epochs) * state.steps + state.at
     mean = sum(stored["losses"]) / len(stored["losses"])
     state.loss.fill_(mean * state.at / stored["at"] if stored["at"] else 0.0)
     rng_state.seed(group.worker_seed(spec.config.seed) + step.done)

@@ -58,14 +58,8 @@ class StepProgress(Frozen):
 
     def as_metrics(self) -> dict[str, float]:
         """Values by name, for metric stores."""
-        return {
-            "loss": self.loss,
-            "lr": self.lr,
-            "rows_per_second": self.rows_per_second,
-            "left_seconds": self.left_seconds,
-            "workers": float(self.workers),
-            **{f"share_{stage}": share for stage, share in stage_shares(self.seconds).items()},
-        }
+        values = self.model_dump(include={"loss", "lr", "rows_per_second", "left_seconds", "workers"})
+        return values | {f"share_{stage}": share for stage, share in stage_shares(self.seconds).items()}
 
 
 class EpochResult(Frozen):
@@ -105,13 +99,8 @@ class EpochResult(Frozen):
 
     def as_report(self) -> dict[str, float]:
         """Values by name, for the report functions of Ray Train and Ray Tune."""
-        return {
-            "epoch": self.number,
-            "epochs": self.of,
-            "loss": self.loss,
-            "best_so_far": self.best_so_far,
-            **self.metrics,
-        }
+        progress = {"epoch": self.number, "epochs": self.of, "loss": self.loss, "best_so_far": self.best_so_far}
+        return progress | self.metrics
 
 
 @dataclass(frozen=True)

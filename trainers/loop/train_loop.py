@@ -91,7 +91,8 @@ class _Training:
         steps = spec.config.epochs * loader.steps
         self._step = Stepper(group.wrap(self._module), spec.config, loss, steps, group, self._timer)
         self._metric = metrics.primary_metric(spec.task)
-        self._state = TrainState(BestWeights(self._metric.worst), torch.zeros((), device=group.device))
+        best, no_loss = BestWeights(self._metric.worst), torch.zeros((), device=group.device)
+        self._state = TrainState(best, no_loss, loader.steps)
         self._last_progress = 0.0
 
     @property
@@ -150,7 +151,7 @@ class _Training:
             return
         self._form_buckets()
         stored = load_checkpoint(body)
-        state_dict.restore_state(stored, self._spec, group, self._module, self._step, state, self._loader.steps)
+        state_dict.restore_state(stored, self._spec, group, self._module, self._step, state)
         if not group.rank:
             self._on_progress(self._progress(state.spent).model_copy(update={"resumed": True}))
 
@@ -178,10 +179,8 @@ class _Training:
         if self._checkpointer is None:
             return
         with self._timer.measure("checkpoint"):
-            steps, seconds = self._loader.steps, self._timer.seconds
-            stored = state_dict.capture_state(
-                self._spec, self._group, self._module, self._step, self._state, steps, seconds
-            )
+            seconds = self._timer.seconds
+            stored = state_dict.capture_state(self._spec, self._group, self._module, self._step, self._state, seconds)
             if not self._group.rank:
                 self._checkpointer.save(self._step.done, stored)
 
@@ -203,8 +202,7 @@ class _Training:
         self._on_progress(self._progress(self._timer.seconds))
 
     def _progress(self, seconds: dict[str, float]) -> StepProgress:
-        loader, config = self._loader, self._spec.config
-        return self._state.progress(config, loader.steps, loader.rows, self._group.size, self._step.lr, seconds)
+        return self._state.progress(self._spec.config, self._loader.rows, self._group.size, self._step.lr, seconds)
 
 
 def _build_module(spec: TrainSpec, group: ProcessGroup) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -30,6 +30,8 @@ class TrainState:
     best: BestWeights
     loss: torch.Tensor
     """Sum of the losses of the current epoch's steps."""
+    steps: int
+    """Steps of an epoch."""
     epochs: list[EpochResult] = field(default_factory=list)
     at: int = 0
     """Steps done in the current epoch."""
@@ -44,11 +46,7 @@ class TrainState:
     def offer(self, metric: PrimaryMetric, value: float, weights: dict[str, torch.Tensor]) -> bool:
         """Keep ``weights`` if ``value`` is the best so far, as the first is; returns whether it is."""
         better = not self.epochs or metric.is_better(value, self.best.value)
-        self.best = (
-            BestWeights(value, weights)
-            if better
-            else BestWeights(self.best.value, self.best.weights, self.best.stale + 1)
-        )
+        self.best = BestWeights(value, weights) if better else replace(self.best, stale=self.best.stale + 1)
         return better
 
     def end(self, epoch: EpochResult) -> None:
@@ -62,13 +60,12 @@ class TrainState:
         return TrainResult({name: value.numpy() for name, value in self.best.weights.items()}, tuple(self.epochs))
 
     def progress(
-        self, config: TrainConfig, steps: int, rows: int, workers: int, lr: float, seconds: dict[str, float]
+        self, config: TrainConfig, rows: int, workers: int, lr: float, seconds: dict[str, float]
     ) -> StepProgress:
         """Progress within the current epoch.
 
         Args:
             config: Settings of the training.
-            steps: Steps of an epoch.
             rows: Rows of an epoch.
             workers: Number of workers.
             lr: Current learning rate.
@@ -76,15 +73,15 @@ class TrainState:
         """
         spent = sum(seconds.values())
         rate = self.at / spent if spent else 0.0
-        left = (config.epochs - len(self.epochs)) * steps - self.at
+        left = (config.epochs - len(self.epochs)) * self.steps - self.at
         return StepProgress(
             epoch=min(len(self.epochs) + 1, config.epochs),
             epochs=config.epochs,
             step=self.at,
-            steps=steps,
+            steps=self.steps,
             loss=float(self.loss) / self.at if self.at else 0.0,
             lr=lr,
-            rows_per_second=rate * rows / steps,
+            rows_per_second=rate * rows / self.steps,
             left_seconds=left / rate if rate else 0.0,
             workers=workers,
             seconds=seconds,

@@ -158,13 +158,8 @@ def calibrate(result: FitResult, validation: pa.Table) -> FitResult:
 def _split_seconds(trained: TrainResult, encode: float, total: float) -> dict[str, float]:
     train = sum(epoch.train_seconds for epoch in trained.epochs)
     validation = sum(epoch.validation_seconds for epoch in trained.epochs)
-    return {
-        "encode": encode,
-        "train": train,
-        "validate": validation,
-        "start and end": total - encode - train - validation,
-        "total": total,
-    }
+    parts = {"encode": encode, "train": train, "validate": validation}
+    return parts | {"start and end": total - sum(parts.values()), "total": total}
 
 
 class _ProgressReporter:

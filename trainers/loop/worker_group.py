@@ -18,6 +18,7 @@ from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
+from ray.util.metrics import Gauge
 from ray.util.queue import Queue
 
 from cluster.env import environment_defaults
@@ -28,7 +29,6 @@ from trainers.data.datasets import EncodedData, make_loaders
 from trainers.loop import train_loop
 from trainers.loop.checkpointer import Checkpointer
 from trainers.loop.process_group import DDPGroup, ProcessGroup
-from trainers.loop.ray_metrics import TrainGauges
 from trainers.loop.train_events import EpochResult, StepProgress, TrainResult
 from trainers.loop.train_spec import TrainSpec
 from trainers.worker_errors import attach_details, error_origin, unwrap_error
@@ -39,6 +39,15 @@ RAY_TRAIN_ENV = {
     # It requests a checkpoint before a node leaves, for which all workers must stop; periodic ones suffice.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
+
+_GAUGES = {
+    "loss": "Mean training loss of the epoch so far",
+    "rows_per_second": "Training rows per second, over all workers",
+    "left_seconds": "Seconds until the last epoch ends, without validation",
+    "workers": "Workers that train together",
+    "lr": "Learning rate",
+}
+"""Help texts of the gauges, by the name of the value."""
 
 
 def run_worker_group(
@@ -141,6 +150,28 @@ def _train(arguments: dict[str, Any], group: ProcessGroup, checkpointer: Checkpo
     return train_loop.train(
         spec, loader, held_out, group, on_epoch, on_progress, checkpointer, arguments["pause_after"]
     )
+
+
+class TrainGauges:
+    """Gauges ``rayloop_train_*`` of one model."""
+
+    def __init__(self, model: str) -> None:
+        self._tags = {"model": model}
+        self._gauges = {
+            name: Gauge(f"rayloop_train_{name}", description, tag_keys=("model",))
+            for name, description in _GAUGES.items()
+        }
+        self._stages = Gauge(
+            "rayloop_train_stage_seconds", "Seconds of the present epoch by stage", tag_keys=("model", "stage")
+        )
+
+    def record(self, progress: StepProgress) -> None:
+        """Set all gauges."""
+        values = progress.as_metrics()
+        for name, gauge in self._gauges.items():
+            gauge.set(values[name], tags=self._tags)
+        for stage, seconds in progress.seconds.items():
+            self._stages.set(seconds, tags={**self._tags, "stage": stage})
 
 
 def _process_group(config: TrainConfig) -> ProcessGroup:

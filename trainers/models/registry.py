@@ -201,11 +201,7 @@ def _builder(spec: ModelSpec) -> Callable[..., nn.Module]:
 
 
 def _norm(kind: str, size: int) -> nn.Module:
-    kinds: dict[str, Callable[[int], nn.Module]] = {
-        "batch": nn.BatchNorm1d,
-        "layer": nn.LayerNorm,
-        "none": lambda _: nn.Identity(),
-    }
+    kinds: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}
     if kind not in kinds:
         raise ProjectError("project.unknown_norm", norm=kind, choices=list(kinds))
     return kinds[kind](size)

@@ -22,12 +22,9 @@ class StandardizedInput(nn.Module):
 
     def __init__(self, inputs: InputSpec, unknown: float) -> None:
         super().__init__()
-        self.mean: torch.Tensor
-        self.std: torch.Tensor
-        self.missing: torch.Tensor
-        self.register_buffer("mean", torch.tensor(inputs.mean, dtype=torch.float32))
-        self.register_buffer("std", torch.tensor(inputs.std, dtype=torch.float32))
-        self.register_buffer("missing", torch.tensor(inputs.missing, dtype=torch.int64))
+        self.mean = nn.Buffer(torch.tensor(inputs.mean, dtype=torch.float32))
+        self.std = nn.Buffer(torch.tensor(inputs.std, dtype=torch.float32))
+        self.missing = nn.Buffer(torch.tensor(inputs.missing, dtype=torch.int64))
         self.unknown = unknown
 
     def standardize(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

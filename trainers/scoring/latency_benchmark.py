@@ -6,8 +6,7 @@ It is CPU time of the thread, so that other work on the machine does not change 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import onnxruntime as ort
@@ -38,11 +37,15 @@ def measure_latencies(model: ort.InferenceSession, scored: nn.Module, arrays: Ar
         Median microseconds of a call: "onnxruntime_us_1", "torch_us_1", "onnxruntime_us_1024", "torch_us_1024".
     """
     latency: dict[str, float] = {}
-    with _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
         for rows in ROWS:
             batch = {name: np.resize(value, (rows, value.shape[1])) for name, value in arrays.items()}
             calls = {"onnxruntime": _onnx_call(model, batch), "torch": _torch_call(scored, batch)}
             latency |= {f"{name}_us_{rows}": value for name, value in _medians(calls).items()}
+    finally:
+        torch.set_num_threads(threads)
     return latency
 
 
@@ -93,13 +96,3 @@ def _seconds(call: Callable[[], object], count: int) -> float:
     for _ in range(count):
         call()
     return time.thread_time() - start
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cluster.web.page import empty_note, fact_boxes, plot, render_page, section, table
 from trainers.tuning import report_plots as plots
-from trainers.tuning.trial import FinalistResult, Trial, TuneResult, format_value
+from trainers.tuning.trial import FinalistResult, Trial, TuneResult, format_settings
 
 
 def render_search(project: str, result: TuneResult, made_at: float) -> str:
@@ -54,7 +54,7 @@ def _finalists(result: TuneResult) -> str:
 def _finalist_row(finalist: FinalistResult, trial: Trial) -> tuple[str, ...]:
     spread = "" if math.isnan(finalist.spread) else f" ± {finalist.spread:.4f}"
     values = " ".join(f"{value:.4f}" for value in finalist.values)
-    return (str(finalist.trial), f"{finalist.mean:.4f}{spread}", values, f"{trial.metric:.4f}", _format_settings(trial))
+    return (str(finalist.trial), f"{finalist.mean:.4f}{spread}", values, f"{trial.metric:.4f}", format_settings(trial))
 
 
 def _parallel(result: TuneResult) -> str:
@@ -84,12 +84,7 @@ def _rows(trials: Sequence[Trial]) -> list[tuple[str, ...]]:
             f"{trial.seconds:.1f}",
             str(trial.parent or "-"),
             str(trial.seed),
-            f"{_format_settings(trial)} {trial.error}".rstrip(),
+            f"{format_settings(trial)} {trial.error}".rstrip(),
         )
         for trial in trials
     ]
-
-
-def _format_settings(trial: Trial) -> str:
-    """As text."""
-    return ", ".join(f"{name} {format_value(value)}" for name, value in trial.parameters.items())

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cluster.web.drawing import FAINT, INK, STYLE, to_svg
 from trainers.config import Parameter
-from trainers.tuning.trial import FinalistResult, Trial, format_value
+from trainers.tuning.trial import FinalistResult, Trial, format_settings
 
 BLUE, AMBER = "#3b82c4", "#d98324"
 LOG_RANGE = 10.0
@@ -89,8 +89,7 @@ def _draw_axes(axes: Axes, columns: Sequence[PlotAxis]) -> None:
 
 
 def _tip(trial: Trial, metric: str) -> str:
-    settings = ", ".join(f"{name} {format_value(value)}" for name, value in trial.parameters.items())
-    return f"trial {trial.number} ({trial.status}): {metric} {trial.metric:.4f}; {settings}"
+    return f"trial {trial.number} ({trial.status}): {metric} {trial.metric:.4f}; {format_settings(trial)}"
 
 
 @matplotlib.rc_context(STYLE)

@@ -107,10 +107,14 @@ def format_value(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def format_settings(trial: Trial) -> str:
+    """A trial's settings for people."""
+    return ", ".join(f"{name} {format_value(value)}" for name, value in trial.parameters.items())
+
+
 def rank_trials(trials: Iterable[Trial], metric: PrimaryMetric) -> list[Trial]:
     """Trials with a result, the best first; ties go to the earlier trial."""
-    sign = -1.0 if metric.direction == "max" else 1.0
-    return sorted((t for t in trials if t.has_result), key=lambda t: (sign * t.metric, t.number))
+    return sorted((t for t in trials if t.has_result), key=lambda t: (-metric.sign * t.metric, t.number))
 
 
 def select_finalists(trials: Iterable[Trial], metric: PrimaryMetric, count: int) -> list[Trial]:
@@ -133,11 +137,10 @@ def rank_finalists(
     for repeat in repeats:
         if repeat.has_result and repeat.parent in values:
             values[repeat.parent].append(repeat.metric)
-    sign = -1.0 if metric.direction == "max" else 1.0
     results = [
         FinalistResult(trial=t.number, parameters=t.parameters, values=tuple(values[t.number])) for t in selected
     ]
-    return tuple(sorted((s for s in results if s.values), key=lambda s: sign * s.mean))
+    return tuple(sorted((s for s in results if s.values), key=lambda s: -metric.sign * s.mean))
 
 
 def trace_changes(trials: Sequence[Trial], last: Trial) -> tuple[dict[str, Parameter], tuple[ConfigChange, ...]]:

@@ -39,6 +39,9 @@ COORDINATOR_CPUS = 0.01
 # Only the old reporter can be silenced; the loggers write files that nothing reads.
 RAY_TUNE_ENV = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 
+TrialOf = Callable[[int, dict[str, Any]], Trial]
+"""From the index of Ray Tune's trial and its proposal, the trial before it ran."""
+
 _PLAN = "plan"
 
 
@@ -89,36 +92,22 @@ class SearchRun:
         """Run a trial for each of ``numbers``, with settings that ``searcher`` proposes."""
         if not numbers or self.remaining <= 0:
             return
-        spaces = self.tuning.space
 
-        def trial_of(index: int, config: dict[str, Any]) -> Trial:
-            return Trial(number=numbers[index], parameters=decode(spaces, config), seed=self.spec.config.seed)
+        def trial_of(index: int, proposal: dict[str, Any]) -> Trial:
+            parameters = decode(self.tuning.space, proposal)
+            return Trial(number=numbers[index], parameters=parameters, seed=self.spec.config.seed)
 
         settings = {"search_alg": searcher, "scheduler": scheduler, "num_samples": len(numbers)}
-        self._run((), trial_of, {}, settings, self.remaining)
+        self._run((), trial_of, self.remaining, **settings)
 
     def run_plans(self, plans: Sequence[TrialPlan], seconds: float = math.inf) -> None:
         """Run the trials of ``plans`` that have not ended yet, within ``seconds``."""
         ended = {trial.number for trial in self.store.ended()}
-        pending = [plan for plan in plans if plan.trial.number not in ended]
-        if not pending or seconds <= 0:
-            return
+        pending = tuple(plan for plan in plans if plan.trial.number not in ended)
+        if pending and seconds > 0:
+            self._run(pending, lambda index, proposal: pending[int(proposal[_PLAN])].trial, seconds)
 
-        def trial_of(index: int, config: dict[str, Any]) -> Trial:
-            plan: TrialPlan = pending[config[_PLAN]]
-            return plan.trial
-
-        space = {_PLAN: tune.grid_search(list(range(len(pending))))}
-        self._run(tuple(pending), trial_of, space, {}, seconds)
-
-    def _run(
-        self,
-        plans: tuple[TrialPlan, ...],
-        trial_of: Callable[[int, dict[str, Any]], Trial],
-        space: dict[str, Any],
-        settings: dict[str, Any],
-        seconds: float,
-    ) -> None:
+    def _run(self, plans: tuple[TrialPlan, ...], trial_of: TrialOf, seconds: float, **settings: Any) -> None:
         trainable = tune.with_parameters(
             _run_trial, spec=self.spec, tuning=self.tuning, encoded=self.encoded, plans=plans
         )
@@ -130,7 +119,7 @@ class SearchRun:
         ):
             tune.Tuner(
                 tune.with_resources(trainable, _resources(self.spec, self.tuning)),
-                param_space=space,
+                param_space={_PLAN: tune.grid_search(list(range(len(plans))))} if plans else {},
                 tune_config=tune.TuneConfig(
                     **settings,
                     max_concurrent_trials=self.tuning.max_concurrent,
@@ -188,9 +177,7 @@ def _report(epoch: EpochResult) -> None:
 class _TrialRecorder(tune.Callback):
     """Stores trials when they start and end, and reports those that end."""
 
-    def __init__(
-        self, run: SearchRun, trial_of: Callable[[int, dict[str, Any]], Trial], pauses: dict[int, int]
-    ) -> None:
+    def __init__(self, run: SearchRun, trial_of: TrialOf, pauses: dict[int, int]) -> None:
         self._run, self._trial_of, self._pauses = run, trial_of, pauses
         self._curves: dict[str, dict[int, float]] = {}
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pyarrow as pa
 from pyarrow import fs
 
@@ -20,8 +23,9 @@ class TrialStore:
     """
 
     def __init__(self, folder: str = "") -> None:
-        self._files = _Files(folder) if folder else None
-        self._trials = {trial.number: trial for trial in self._files.read()} if self._files else {}
+        location: tuple[Any, str] = fs.FileSystem.from_uri(folder) if folder else (None, "")
+        self._fs, self._folder = location
+        self._trials = {trial.number: trial for trial in self._read()}
 
     @property
     def has_trials(self) -> bool:
@@ -43,22 +47,8 @@ class TrialStore:
             RayloopError: It cannot be written.
         """
         self._trials[trial.number] = trial
-        if self._files:
-            self._files.write(trial)
-
-    def _sorted(self) -> list[Trial]:
-        return [self._trials[number] for number in sorted(self._trials)]
-
-
-class _Files:
-    def __init__(self, folder: str) -> None:
-        self._fs, self._folder = fs.FileSystem.from_uri(folder)
-
-    def read(self) -> list[Trial]:
-        files = self._fs.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
-        return [self._trial(info.path) for info in files if info.path.endswith(_SUFFIX)]
-
-    def write(self, trial: Trial) -> None:
+        if self._fs is None:
+            return
         try:
             atomic_write(self._fs, self._folder, f"{trial.number:06d}{_SUFFIX}", [trial.model_dump_json().encode()])
         except (OSError, pa.ArrowException) as error:
@@ -66,6 +56,12 @@ class _Files:
                 "rayloop.trial_not_written", trial=trial.number, folder=self._folder, reason=str(error)
             ) from error
 
-    def _trial(self, path: str) -> Trial:
-        with self._fs.open_input_stream(path) as file:
-            return Trial.from_stored(file.read())
+    def _sorted(self) -> list[Trial]:
+        return [self._trials[number] for number in sorted(self._trials)]
+
+    def _read(self) -> Iterator[Trial]:
+        if self._fs is not None:
+            for info in self._fs.get_file_info(fs.FileSelector(self._folder, allow_not_found=True)):
+                if info.path.endswith(_SUFFIX):
+                    with self._fs.open_input_stream(info.path) as file:
+                        yield Trial.from_stored(file.read())

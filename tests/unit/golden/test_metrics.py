@@ -20,7 +20,7 @@ from monitoring.export.metric_definitions import COUNTERS, GAUGES
 from monitoring.export.prometheus import PrometheusExporter
 from rayloop.report.dashboards import RULES
 from tests.unit.golden.golden import golden
-from trainers.loop import ray_metrics as training_gauges
+from trainers.loop import worker_group as training_gauges
 
 KINDS = ("Counter", "Gauge", "Histogram")
 

@@ -22,7 +22,7 @@ from features.definitions import FeatureSet
 from features.offline import point_in_time
 from features.online.feature_reader import FeatureReader
 from features.online.keys import state_key, state_keys
-from features.online.materialize import delete_entity_states, delete_view_state, materialize, push, watermark
+from features.online.materialize import delete_view_state, materialize, push, watermark
 from features.online.store import OnlineStore, open_store
 from features.types import AS_OF, INSTANT
 from tests.factories.errors import raises
@@ -134,11 +134,8 @@ def test_materialize_after_push_adds_only_later_events(store: OnlineStore, hourl
     assert read(store, asked(40)).equals(point_in_time.join(VIEW, hourly_events, asked(40)))
 
 
-def test_delete_entity_states_and_view_state_remove_state(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
-    other = hourly_events.with_columns(pl.lit("other").alias("b"))
-    push(store, VIEW, pl.concat([hourly_events, other]), "producer", 1)
-    delete_entity_states(store, VIEW, [("p", "q"), ("never", "seen")])
-    assert read(store, asked(4)).equals(point_in_time.join(VIEW, other, asked(4)))
+def test_delete_view_state_removes_state(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
+    push(store, VIEW, hourly_events, "producer", 1)
     assert watermark(store, VIEW) is not None
     delete_view_state(store, VIEW)
     assert list(store.keys(b"")) == []

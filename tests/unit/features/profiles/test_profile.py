@@ -103,7 +103,6 @@ def test_small_columns_have_exact_distributions():
     summary = profile(pa.table({"x": data}), (NUMBER,)).numbers["x"]
     edges = np.array([9.0, 99.0])
     assert summary.cdf(edges) == pytest.approx([10 / SKETCH_K, 100 / SKETCH_K])
-    assert summary.pmf(edges) == pytest.approx([10 / SKETCH_K, 90 / SKETCH_K, 1 - 100 / SKETCH_K])
 
 
 def test_empty_summary_gives_zeros():

@@ -9,7 +9,7 @@ import pytest
 from cluster.errors import DataError
 from features.definitions import Column
 from features.profiles.profile import Profile
-from features.profiles.reference_profile import FINE_BINS, ReferenceProfile, count_cells, merge_windows, profile_windows
+from features.profiles.reference_profile import FINE_BINS, ReferenceProfile, count_cells, profile_windows
 from tests.factories.errors import raises
 
 COLUMNS = (Column(name="x", kind="number"), Column(name="c", kind="category"))
@@ -48,18 +48,6 @@ def test_count_cells_separates_rare_new_missing_and_invalid():
     assert cells["c"].tolist() == [1, 0, 1, 1, 1, 0]
     assert cells["x"][-2:].tolist() == [1, 1]
     assert cells["x"].sum() == 3
-
-
-def test_merge_windows_of_parts_equals_windows_of_all_rows():
-    parts = [frame(seed, 150) for seed in range(4)]
-    merged: dict[float, Profile] = {}
-    for part in parts:
-        merge_windows(merged, profile_windows(part, COLUMNS, HOUR_S))
-    whole = profile_windows(pa.concat_tables(parts), COLUMNS, HOUR_S)
-    assert sorted(merged) == sorted(whole)
-    for start in merged:
-        assert merged[start].rows == whole[start].rows
-        assert merged[start].categories == whole[start].categories
 
 
 def test_reference_profile_bytes_round_trip():
