@@ -16,9 +16,8 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ValidationError
 
-from cluster.errors import DataError
+from cluster.errors import DataError, ProjectError
 from cluster.values import Frozen, Task
 from features.definitions import Column
 from features.profiles.column_sketches import (
@@ -117,7 +116,7 @@ class Profile:
             record = _ProfileRecord.model_validate_json(data, extra="ignore")
             if any(category.other < 0 for category in record.categories.values()):
                 raise ValueError("the listed counts exceed the total")
-        except (ValidationError, ValueError, RuntimeError, IndexError) as error:
+        except (ProjectError, ValueError, RuntimeError, IndexError) as error:
             raise DataError("data.invalid_profile", size=len(data), reason=str(error).splitlines()[0]) from error
         if record.format != _FORMAT or (tuple(record.numbers), tuple(record.categories)) != _series(record.columns):
             raise DataError("data.invalid_profile", size=len(data), reason="the summaries do not match the columns")

@@ -12,7 +12,6 @@ from typing import ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ValidationError
 
 from cluster.errors import DataError
 from cluster.values import Frozen, Stored
@@ -146,7 +145,7 @@ class ReferenceProfile:
         try:
             record = _ReferenceRecord.from_stored(data)
             cells = {name: np.array(counts, np.int64) for name, counts in record.cells.items()}
-        except (ValidationError, ValueError, OverflowError) as error:
+        except (ValueError, OverflowError) as error:
             raise DataError("data.invalid_profile", size=len(data), reason=str(error).splitlines()[0]) from error
         if set(cells) != set(record.bins) or any(len(counts) != len(record.starts) for counts in cells.values()):
             raise DataError("data.invalid_profile", size=len(data), reason="the windows do not match the bins")
