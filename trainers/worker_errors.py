@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from cluster import errors
 from cluster.errors import RayloopError
@@ -17,18 +18,28 @@ from cluster.errors import RayloopError
 _DETAILS = "rayloop error: "
 _RAYLOOP_ERROR = re.compile(rf"^{_DETAILS}(.+)$", re.MULTILINE)
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
-@contextmanager
-def attach_details() -> Iterator[None]:
-    """Add class, code and fields of a RayloopError to its traceback, for ``unwrap_error`` in another process."""
-    try:
-        yield
-    except RayloopError as error:
-        details = [type(error).__name__, error.code, error.fields]
-        error.add_note(f"{_DETAILS}{json.dumps(details, default=_to_json)}")
-        raise
+def attach_details(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorate a function so that a RayloopError's traceback has its class, code and fields, for ``unwrap_error``.
+
+    Ray pickles what it runs, so this cannot be a context manager of ``contextlib``, which holds a generator.
+    """
+
+    @wraps(function)
+    def attached(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except RayloopError as error:
+            details = [type(error).__name__, error.code, error.fields]
+            error.add_note(f"{_DETAILS}{json.dumps(details, default=_to_json)}")
+            raise
+
+    return attached
 
 
 def _to_json(value: object) -> object:

@@ -25,7 +25,7 @@ class EncodeRows:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
-    @attach_details()
+    @attach_details
     def __call__(self, frame: pa.Table) -> dict[str, np.ndarray]:
         if missing := [column for column in ("split", "label") if column not in frame.column_names]:
             raise DataError(

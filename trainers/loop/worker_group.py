@@ -111,7 +111,7 @@ def run_worker_group(
     return trained
 
 
-@attach_details()
+@attach_details
 def _run_worker(arguments: dict[str, Any]) -> TrainResult | RayloopError | None:
     """Returns errors of the user's data or project, which are the same on all workers: Ray would retry raised ones."""
     spec = arguments["spec"]

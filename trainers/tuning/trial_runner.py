@@ -131,7 +131,7 @@ class SearchRun:
             ).fit()
 
 
-@attach_details()
+@attach_details
 def _run_trial(
     proposal: dict[str, Any], spec: TrainSpec, tuning: TuneConfig, encoded: EncodedData, plans: tuple[TrialPlan, ...]
 ) -> None:

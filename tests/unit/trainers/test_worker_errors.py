@@ -5,9 +5,14 @@ from __future__ import annotations
 import traceback
 
 import pytest
+from ray import cloudpickle
 
 from cluster.errors import DataError, GateFailed, RayloopError
 from trainers.worker_errors import attach_details, error_origin, last_line, unwrap_error
+
+
+def _raise(error: RayloopError) -> None:
+    raise error
 
 
 @pytest.mark.parametrize(
@@ -20,8 +25,7 @@ from trainers.worker_errors import attach_details, error_origin, last_line, unwr
 def test_unwrap_error_restores_a_chained_error(error: RayloopError) -> None:
     try:
         try:
-            with attach_details():
-                raise error
+            cloudpickle.loads(cloudpickle.dumps(attach_details(_raise)))(error)
         except RayloopError as inner:
             raise RuntimeError("a task failed") from inner
     except RuntimeError as outer:
