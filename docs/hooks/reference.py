@@ -61,15 +61,15 @@ def _api() -> str:
 
     They are loaded lazily, so mkdocstrings, which reads the source, does not find them in the package itself.
     """
-    tree = ast.parse((ROOT / "rayloop" / "__init__.py").read_text())
+    package = ROOT / "rayloop" / "__init__.py"
     origin = {
         alias.asname or alias.name: f"{node.module}.{alias.name}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in PACKAGES
+        for node in ast.parse(package.with_suffix(".pyi").read_text()).body
+        if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
     lines = ["# Project API", "", "A project module imports these names: `import rayloop as rl`.", ""]
-    for line in (ast.get_docstring(tree) or "").splitlines():
+    for line in (ast.get_docstring(ast.parse(package.read_text())) or "").splitlines():
         if group := re.fullmatch(r"(\w[\w ]+):", line):
             lines += [f"## {group[1]}", ""]
         elif entry := re.match(r" +(\w+): ", line):
