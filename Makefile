@@ -14,10 +14,12 @@ demo: $(STAMP)
 down: $(STAMP)
 	$(BIN)/rayloop down
 
-test: test-unit
+# Without a cluster one process a core, then what needs one.
+test: $(STAMP)
+	$(BIN)/python -m pytest -n auto --long tests/unit tests/benchmarks
 	$(BIN)/python -m pytest tests/integration
 
-# Without a cluster, one process a core.
+# What answers within two minutes: no long test, a tenth of each property's examples.
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest -n auto tests/unit tests/benchmarks
 

@@ -10,9 +10,32 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.factories import effort
+
 if TYPE_CHECKING:
     from cluster.settings import Settings
     from tests.factories.deployments.endpoint import Endpoint
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many processes as cores: threads of two would wait for each other, and spin.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run long tests too, and properties with all their examples")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    effort.use_full(config.getoption("--long"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
 
 
 def pytest_pycollect_makemodule(module_path: Path) -> None:

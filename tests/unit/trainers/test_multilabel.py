@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 
 from cluster.errors import DataError
@@ -37,6 +38,7 @@ def _result() -> FitResult:
     return trained("multilabel", config=TrainConfig(epochs=10, batch_size=64, lr=1e-2, workers=1))
 
 
+@pytest.mark.long
 def test_multilabel_export_scores_each_label(tmp_path: Path) -> None:
     rows = frame("multilabel", rows=80, seed=2)
     assert export(_result(), tmp_path, rows) < 1e-5

@@ -62,6 +62,7 @@ def sticky(chance: np.random.Generator, keys: int, visits: int) -> tuple[np.ndar
     return champion, champion + user[key] + chance.normal(0.0, 0.2, visits), key
 
 
+@pytest.mark.long
 def test_compare_quality_of_sticky_traffic_keeps_alpha_by_key_only() -> None:
     by_key = by_request = 0
     for seed in range(ROLLOUTS):
@@ -156,6 +157,7 @@ def test_design_effect_of_constant_keys_is_the_number_of_visits() -> None:
     assert constant_keys(np.zeros(50, bool), 20).design_effect == pytest.approx(20.0)
 
 
+@pytest.mark.long
 def test_check_error_rate_with_constant_keys_keeps_alpha() -> None:
     chance, aborts, advances = np.random.default_rng(1), 0, 0
     for _ in range(ROLLOUTS):

@@ -39,6 +39,7 @@ def test_latency_histogram_without_values_has_trivial_bounds() -> None:
     assert LatencyHistogram().quantile(0.5) == 0.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("probability", [0.5, 0.95])
 def test_bounds_of_a_quantile_keep_alpha_over_time(probability: float) -> None:
     chance, alpha, runs = np.random.default_rng(0), 0.05, 400

@@ -34,6 +34,7 @@ def key_counts(champion: int, challenger: int, share: float) -> ComparisonEviden
     return ComparisonEvidence(champion=VariantStats(keys=champion), challenger=VariantStats(keys=challenger))
 
 
+@pytest.mark.long
 def test_log_e_split_of_a_sound_split_keeps_alpha() -> None:
     chance = np.random.default_rng(0)
     alarms = 0
@@ -50,6 +51,7 @@ def test_log_e_split_of_a_sound_split_keeps_alpha() -> None:
     assert alarms <= at_most(ALPHA)
 
 
+@pytest.mark.long
 def test_log_e_multinomial_of_a_sound_split_keeps_alpha() -> None:
     chance = np.random.default_rng(1)
     challenger = (chance.random((RUNS, 1_000)) < 0.25).cumsum(axis=1)
@@ -113,6 +115,7 @@ def test_log_e_within_the_null_has_a_mean_below_one(log_e: Callable, rate: float
     assert np.exp(stats.binom.logpmf(errors, 300, rate) + log_e(errors, 300, 0.02)).sum() < 0.95
 
 
+@pytest.mark.long
 def test_log_e_rate_ratio_of_equal_varying_rates_keeps_alpha() -> None:
     chance = np.random.default_rng(3)
     alarms = 0

@@ -69,6 +69,7 @@ def verdicts(harm: float, error_rate: float, policy: RolloutPolicy, rollouts: in
     return [rollout(seed, harm, error_rate, policy)[0] for seed in range(rollouts)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
 def test_judge_of_equal_variants_after_every_batch_keeps_alpha(metric: Metric) -> None:
     at_the_limit = POLICY.model_copy(update={"margin": 0.0, "error_margin": 0.0, "metric": metric})
@@ -78,6 +79,7 @@ def test_judge_of_equal_variants_after_every_batch_keeps_alpha(metric: Metric) -
     assert outcomes.count("advance") <= at_most(POLICY.alpha, ROLLOUTS)
 
 
+@pytest.mark.long
 def test_fixed_horizon_test_after_every_batch_exceeds_alpha() -> None:
     looks = np.arange(BATCH, LOOKS * BATCH + 1, BATCH)
     costs = np.array(
@@ -90,6 +92,7 @@ def test_fixed_horizon_test_after_every_batch_exceeds_alpha() -> None:
     assert beyond.any(axis=1).mean() >= 2.0 * POLICY.alpha
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("metric", "margin"), [("loss", 0.05), ("accuracy", 0.3)])
 def test_judge_of_equal_variants_advances_within_the_margin(metric: Metric, margin: float) -> None:
     policy = POLICY.model_copy(update={"metric": metric, "margin": margin})
@@ -99,6 +102,7 @@ def test_judge_of_equal_variants_advances_within_the_margin(metric: Metric, marg
     assert outcomes.count("abort") <= at_most(policy.test_alpha, 100)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
 def test_compare_quality_at_the_margin_keeps_alpha(metric: Metric) -> None:
     costs = simulate_costs(np.random.default_rng(10**6), 10**6, 1.0, metric)

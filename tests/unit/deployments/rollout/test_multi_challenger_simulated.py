@@ -1,5 +1,6 @@
 """Simulated rollouts of several challengers: the probability of a wrong verdict on any of them is bounded."""
 
+import pytest
 from scipy import stats
 
 from deployments.rollout_policy import RolloutPolicy
@@ -17,6 +18,7 @@ def at_most(rollouts: int) -> int:
     return int(stats.binom.ppf(0.999, rollouts, POLICY.alpha))
 
 
+@pytest.mark.long
 def test_rollout_of_equal_challengers_keeps_alpha() -> None:
     # Without margins only a wrong verdict ends a trial.
     simulations = [RolloutSimulation(seed, EQUAL, AA) for seed in range(ROLLOUTS)]
@@ -25,6 +27,7 @@ def test_rollout_of_equal_challengers_keeps_alpha() -> None:
     assert sum(bool(one.dropped) for one in simulations) <= at_most(ROLLOUTS)
 
 
+@pytest.mark.long
 def test_rollout_with_a_worse_challenger_drops_it_and_promotes_the_best() -> None:
     # Version 4 is better than the champion, version 2 equal, version 3 much worse.
     simulations = [RolloutSimulation(seed, {"1": 0.5, "2": 0.5, "3": 2.0, "4": 0.0}, POLICY) for seed in range(20)]
@@ -38,6 +41,7 @@ def test_rollout_with_a_worse_challenger_drops_it_and_promotes_the_best() -> Non
     assert ["drop", "advance", "advance", "promote"] in actions
 
 
+@pytest.mark.long
 def test_rollout_with_all_challengers_worse_keeps_the_champion() -> None:
     for seed in range(5):
         one = RolloutSimulation(seed, {"1": 0.0, "2": 2.0, "3": 3.0, "4": 2.5}, POLICY)
@@ -45,6 +49,7 @@ def test_rollout_with_all_challengers_worse_keeps_the_champion() -> None:
         assert sorted(one.dropped) == ["2", "3", "4"]
 
 
+@pytest.mark.long
 def test_choice_among_equal_challengers_states_valid_limits() -> None:
     """The limits of the difference between the best and the next contain the true difference, 0."""
     chosen, wrong = [], 0

@@ -15,6 +15,7 @@ from features.definitions import Aggregate, Entity, FeatureView, Latest
 from features.events import entity_partition
 from features.events.event_history import EVENT_TIME, KNOWN_AT, build_history
 from features.offline import point_in_time
+from tests.factories.effort import examples
 from tests.factories.features.cases import Case, cases
 from tests.factories.features.oracle import bits
 
@@ -23,7 +24,7 @@ FEW = 3
 
 
 @given(cases(2), st.integers(1, 3), st.integers(1, 4))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_join_by_partitions_equals_join(case: Case, count: int, files: int) -> None:
     view, events, rows = case
     size = max(1, -(-events.height // files))

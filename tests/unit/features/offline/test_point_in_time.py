@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from features.definitions import Entity, FeatureView, Latest
 from features.offline import entity_timeline, point_in_time
 from features.types import AS_OF, INSTANT
+from tests.factories.effort import examples
 from tests.factories.features.cases import Case, cases, since
 from tests.factories.features.oracle import bits, expected
 
-CASES, TOGETHER = 2_200, 10
+TOGETHER = 10
 
 
 def check(case: Case) -> None:
@@ -25,26 +26,26 @@ def check(case: Case) -> None:
 
 
 @given(cases(TOGETHER))
-@settings(max_examples=CASES // TOGETHER, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(220), suppress_health_check=list(HealthCheck))
 def test_join_equals_oracle_bit_for_bit(case: Case) -> None:
     check(case)
 
 
 @given(cases(1))
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_join_of_few_events_and_rows_equals_oracle(case: Case) -> None:
     check(case)
 
 
 @given(cases(3))
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_join_without_merged_timeline_equals_oracle(case: Case) -> None:
     with patch.object(entity_timeline, "MAX_BITS", 30):
         check(case)
 
 
 @given(cases(1), st.integers(0, 2**32 - 1))
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_join_ignores_events_known_after_a_row(case: Case, seed: int) -> None:
     view, events, rows = case
     found = point_in_time.join(*case)

@@ -16,6 +16,7 @@ from features.definitions import Derived, FeatureSet
 from features.online.expression_compiler import FallbackRequired, compile_derived
 from features.online.feature_reader import FeatureReader, request_features
 from features.types import INSTANT
+from tests.factories.effort import examples
 from tests.factories.features.stores import MemoryStore
 
 COLUMNS = (*timestamp("t", "u"), *number("x", "y"), *category("c"))
@@ -93,7 +94,7 @@ def same(one: object, other: object) -> bool:
 
 
 @given(features, rows)
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=examples(1500), deadline=None)
 @example(
     derive("f", (T.dt.hour() * 60).cast(pl.Int32), "number"),
     {"t": at(2020, 1, 1, 20), "u": 0, "x": 1.0, "y": 1.0, "c": ""},

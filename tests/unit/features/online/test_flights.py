@@ -80,6 +80,7 @@ def schema(feature_set: FeatureSet) -> pa.Schema:
     return pa.schema([(column.name, arrow_type(column)) for column in feature_set.request])
 
 
+@pytest.mark.long
 def test_online_features_of_flights_equal_the_join(sources: dict[str, pl.DataFrame]) -> None:
     feature_set = features.model_copy(update={"views": (*features.views, *MORE)})
     feature_set = FeatureSet.model_validate(
@@ -102,6 +103,7 @@ def test_online_features_of_flights_equal_the_join(sources: dict[str, pl.DataFra
 CUTS = (0.1, 0.8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", CUTS)
 def test_join_of_flights_ignores_later_events(sources: dict[str, pl.DataFrame], share: float) -> None:
     """All that is known after a moment is exchanged among its rows: nothing changes for the rows before it."""

@@ -19,10 +19,10 @@ from features.online import row_lookup, state_codec
 from features.online.feature_reader import FeatureReader
 from features.online.materialize import materialize, push
 from features.types import AS_OF, INSTANT
+from tests.factories.effort import examples
 from tests.factories.features.cases import MINUTE_US, Case, cases, since, views
 from tests.factories.features.stores import MemoryStore
 
-CASES = 200
 END_US = 1 << 60
 # value, category, sequence
 VALUES = (
@@ -125,7 +125,7 @@ def displaced(arrived: tuple[Case, pl.DataFrame]) -> bool:
 
 
 @given(histories, st.integers(1, 20))
-@settings(max_examples=CASES, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200), suppress_health_check=[HealthCheck.too_slow])
 def test_materialized_features_equal_the_join(case: Case, chunk: int) -> None:
     store = MemoryStore()
     with patch.object(materializing, "CHUNK_EVENTS", chunk), patch.object(materializing, "MAX_CODES", chunk):
@@ -135,7 +135,7 @@ def test_materialized_features_equal_the_join(case: Case, chunk: int) -> None:
 
 
 @given(histories, st.integers(1, 5), st.randoms(use_true_random=False))
-@settings(max_examples=CASES, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200), suppress_health_check=[HealthCheck.too_slow])
 def test_features_pushed_in_any_order_equal_the_join(case: Case, size: int, random: Random) -> None:
     store = MemoryStore()
     for part in arriving(case, random).iter_slices(size):
@@ -145,12 +145,12 @@ def test_features_pushed_in_any_order_equal_the_join(case: Case, size: int, rand
 
 def test_generated_histories_have_late_events() -> None:
     tried = st.builds(lambda case, random: (case, arriving(case, random)), crowded(), st.randoms(use_true_random=False))
-    generated = settings(max_examples=CASES, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
+    generated = settings(max_examples=200, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
     assert displaced(find(tried, displaced, settings=generated))
 
 
 @given(histories, st.integers(1, 5), st.randoms(use_true_random=False), st.integers(1, 30))
-@settings(max_examples=CASES // 2, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow])
 def test_lookup_after_very_late_events_is_right_or_refused(case: Case, size: int, random: Random, minutes: int) -> None:
     """What is read is right or refused, and refused only for times that lie further back."""
     store, lateness = MemoryStore(), minutes * MINUTE_US

@@ -141,6 +141,7 @@ def test_delete_view_state_removes_state(store: OnlineStore, hourly_events: pl.D
     assert list(store.keys(b"")) == []
 
 
+@pytest.mark.long
 def test_materialize_killed_and_run_again_gives_equal_bytes(store: OnlineStore, uri: str, tmp_path: Path) -> None:
     """The process dies after some chunks, at a moment it does not choose."""
     script = [sys.executable, "-m", "tests.factories.features.killed_materialize", uri]

@@ -14,6 +14,7 @@ from cluster.errors import DataError
 from features.definitions import Column
 from features.profiles.column_sketches import MAX_CATEGORIES, MAX_VALUE_CHARS, SKETCH_K, CategorySummary, NumberSummary
 from features.profiles.profile import Profile
+from tests.factories.effort import examples
 from tests.factories.errors import raises
 
 NUMBER = Column(name="x", kind="number")
@@ -191,7 +192,7 @@ def test_profile_from_garbage_is_refused(data):
         Profile.from_bytes(data)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
 def test_profile_from_damaged_bytes_is_refused_or_read(at, byte):
     data = bytearray(profile(frame([(float(i), "a") for i in range(50)])).to_bytes())

@@ -73,6 +73,7 @@ def run_analysis(live: LoggedRows, task: Task = BINARY) -> AnalysisResult:
     return analyze(request, task, COLUMNS, past, live)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.kind)
 def test_ordinary_days_have_no_findings(task):
     found = run_analysis(rows(3, 100, 4, 400, task), task)
@@ -102,6 +103,7 @@ def test_columns_that_lost_their_correlation_are_found_and_named():
     assert not [f for f in found.findings if f.kind == "segment"]
 
 
+@pytest.mark.long
 def test_ordinary_variation_of_days_is_not_multivariate_drift():
     """Each day has its own weather, by which a classifier recognizes it: the live one too."""
 

@@ -52,6 +52,7 @@ def test_seeded_stream_raises_an_alarm_at_a_known_window(span, needed, of, index
     assert fired(policy, results(policy, stream(20, 8))) == [index]
 
 
+@pytest.mark.long
 def test_quiet_streams_keep_the_rate_of_false_alarms():
     policy = DriftPolicy(span=3, alpha=0.02, effect=0.0, watch=WATCH, release=1)
     alarms = windows = 0
@@ -63,6 +64,7 @@ def test_quiet_streams_keep_the_rate_of_false_alarms():
     assert alarms / windows <= policy.alpha + 4 * (policy.alpha / windows) ** 0.5
 
 
+@pytest.mark.long
 def test_training_rows_in_random_windows_raise_no_alarm():
     rng = np.random.default_rng(17)
     days = [streams.rows(rng, 300) for _ in range(100)]

@@ -11,6 +11,7 @@ from monitoring.performance.loss_bounds import MIN_LABELS, LabeledLoss, bound_lo
 ALPHA = 0.1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["rate", "loss"])
 def test_bounds_after_every_batch_cover_the_truth(kind):
     missed, runs = 0, 150
@@ -22,6 +23,7 @@ def test_bounds_after_every_batch_cover_the_truth(kind):
     assert missed <= stats.binom.ppf(1 - 1e-4, runs, ALPHA)
 
 
+@pytest.mark.long
 def test_bounds_of_losses_hold_from_the_first_label_on():
     missed, runs = 0, 300
     for seed in range(runs):

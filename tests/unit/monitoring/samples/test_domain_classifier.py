@@ -13,6 +13,7 @@ from tests.factories.errors import raises
 NAMES = ("a", "b", "c")
 
 
+@pytest.mark.long
 def test_classifier_keeps_the_rate_of_false_alarms():
     found = []
     for seed in range(40):

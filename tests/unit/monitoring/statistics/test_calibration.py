@@ -32,6 +32,7 @@ def flagged(calibration: Calibration, policy: DriftPolicy, windows: dict[float, 
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("count", "day_sd"), [(60, 0.0), (60, 0.3), (300, 0.3), (900, 0.3)])
 def test_thresholds_keep_the_rate_of_false_alarms_at_any_window_size(count, day_sd):
     policy = DriftPolicy(span=1, alpha=ALPHA, effect=0.0, min_rows=1)

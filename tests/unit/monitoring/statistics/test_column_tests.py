@@ -53,6 +53,7 @@ def test_reason_names_the_strongest_statistic():
     assert f"most in {result.columns['x'].strongest.replace('_', ' ')}" in alarm.reason
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("day_sd", [0.0, 0.3])
 def test_tests_keep_the_rate_of_false_alarms(day_sd):
     """3 in 30 days: 0.1 a window."""

@@ -62,6 +62,7 @@ def test_direction_counts_one_way_only(direction):
         assert (permutation_test(column, cells, live, rng).p_value < 0.001) == (way == direction)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rows", [100, 1_000])
 def test_permutation_test_keeps_the_rate_of_false_alarms(rows):
     p_values = []
@@ -76,6 +77,7 @@ def test_permutation_test_keeps_the_rate_of_false_alarms(rows):
     assert np.mean([p <= 0.2 for p in p_values]) >= 0.05, "a test that never alarms is none"
 
 
+@pytest.mark.long
 def test_permutation_test_tolerates_sketch_errors():
     """A million rows by their expected cells, and errors as large as those of sketches."""
     rng, edges = np.random.default_rng(1), 39

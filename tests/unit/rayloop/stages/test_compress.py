@@ -79,6 +79,7 @@ def _size(candidate: Candidate) -> int:
     return (candidate.version.local_folder / "weights.safetensors").stat().st_size
 
 
+@pytest.mark.long
 def test_compress_applies_steps_that_pass_the_gate_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     candidate = _build(tmp_path, monkeypatch, GatePolicy(max_compression_loss=0.2), STEPS)
     assert _tag(tmp_path, candidate) == "pruned by 50%; distilled into mlp"
@@ -93,6 +94,7 @@ def test_compress_applies_steps_that_pass_the_gate_in_order(tmp_path: Path, monk
     assert _size(candidate) < _size(plain) / 2
 
 
+@pytest.mark.long
 def test_compress_skips_a_step_that_costs_quality_and_keeps_the_uncompressed_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

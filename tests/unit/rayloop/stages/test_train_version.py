@@ -53,6 +53,7 @@ def _runs(context: ProjectContext) -> dict[str, str]:
     return {run.info.run_name: run.info.run_id for run in found}
 
 
+@pytest.mark.long
 def test_build_version_logs_a_card_with_checks_and_lineage(
     context: Callable[[GatePolicy], ProjectContext],
 ) -> None:
@@ -81,6 +82,7 @@ def test_build_version_logs_a_card_with_checks_and_lineage(
     assert _card(at_work, first.version.run_id).lineage.champion == ""
 
 
+@pytest.mark.long
 def test_build_version_of_a_failing_candidate_logs_its_card_and_no_version(
     context: Callable[[GatePolicy], ProjectContext],
 ) -> None:
@@ -94,6 +96,7 @@ def test_build_version_of_a_failing_candidate_logs_its_card_and_no_version(
     assert {c.name for c in card.checks if not c.passed} == {"auc", "no feature is the label"}
 
 
+@pytest.mark.long
 def test_build_version_with_override_records_it_on_the_card(context: Callable[[GatePolicy], ProjectContext]) -> None:
     at_work = context(GatePolicy(thresholds=(Threshold(metric="auc", min=1.0),)))
     forced = build_version(

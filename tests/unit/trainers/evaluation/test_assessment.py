@@ -166,6 +166,7 @@ def test_assess_unknown_slice_column_raises() -> None:
         assessment.assess(GatePolicy(slices=SlicePolicy(columns=("color",))), given)
 
 
+@pytest.mark.long
 def test_temperature_is_fitted_exported_and_assessed(tmp_path: Path) -> None:
     """Two epochs leave a model less sure than it could be."""
     raw = trained(config=TrainConfig(epochs=2, batch_size=64, workers=1, calibrate="temperature"))

@@ -64,6 +64,7 @@ def test_check_candidate_with_undefined_metric_fails() -> None:
     assert len(report.failures) == 2
 
 
+@pytest.mark.long
 def test_paired_difference_bound_covers_at_error_rate() -> None:
     """One-sided error 0.1 over 200 repetitions: at most 0.1 plus four standard errors of that share."""
     true = _difference(2.0, 2.3, rows=200_000, seed=10_000, resamples=1)[0]

@@ -85,6 +85,7 @@ def test_prune_keeps_at_least_one_unit(hidden: tuple[int, ...], share: float, le
     assert module.prune(share)[0] == {"hidden": left}
 
 
+@pytest.mark.long
 def test_pruned_model_is_smaller_and_nearly_as_good(tmp_path: Path) -> None:
     whole = trained(spec=WHOLE, config=CONFIG.model_copy(update={"changes": (ConfigChange(after=1, lr=2e-2),)}))
     job = _next(Prune(share=0.5, epochs=3), whole)
@@ -106,6 +107,7 @@ def test_training_starts_from_initial_weights() -> None:
     assert all(np.allclose(again.state[name], whole.state[name], atol=1e-6) for name in weights)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression", "multilabel"])
 def test_student_with_teacher_is_closer_to_it_than_without(kind: TaskKind) -> None:
     teacher = trained(kind, WHOLE, CONFIG)
@@ -130,6 +132,7 @@ def test_distillation_loss_of_teacher_itself_is_zero(kind: TaskKind) -> None:
     assert float(losses.distillation_loss(TASKS[kind], taught + 0.5 * torch.randn_like(taught), taught, 3.0)) > 1e-3
 
 
+@pytest.mark.long
 def test_student_of_blank_teacher_learns_from_labels() -> None:
     """With a teacher that knows nothing, only they can teach."""
     teacher = trained(spec=WHOLE)

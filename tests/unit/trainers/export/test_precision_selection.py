@@ -47,6 +47,7 @@ def _operators(path: Path) -> set[str]:
     return {node.op_type for node in onnx.load(path).graph.node}
 
 
+@pytest.mark.long
 def test_export_of_int8_that_passes_gate_is_int8(tmp_path: Path) -> None:
     result = trained(spec=ModelSpec(parameters={"hidden": (64, 32)}), config=INT8)
     served = _served(result, tmp_path, GatePolicy(thresholds=(Threshold(metric="auc", min=0.85),)))
@@ -65,6 +66,7 @@ def test_export_of_int8_that_passes_gate_is_int8(tmp_path: Path) -> None:
     assert np.allclose(portable, onnx_scorer.score(model, result.encoder.encode(few)), atol=1e-6)
 
 
+@pytest.mark.long
 def test_export_of_int8_that_loses_quality_stays_float(tmp_path: Path) -> None:
     result = trained(spec=ModelSpec(build=Powers), config=INT8, columns=COLUMNS[:1])
     served = _served(result, tmp_path, GatePolicy())
@@ -77,6 +79,7 @@ def test_export_of_int8_that_loses_quality_stays_float(tmp_path: Path) -> None:
     assert np.array_equal(onnx_scorer.score(model, result.encoder.encode(HELD_OUT)), served.scores)
 
 
+@pytest.mark.long
 def test_export_of_int8_below_threshold_stays_float(tmp_path: Path) -> None:
     result = trained(spec=ModelSpec(build=Powers), config=INT8, columns=COLUMNS[:1])
     lenient = GatePolicy(max_quantization_loss=1.0)
@@ -87,6 +90,7 @@ def test_export_of_int8_below_threshold_stays_float(tmp_path: Path) -> None:
     assert "held-out auc" in _served(result, tmp_path, strict).int8_refusal
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", [INT8, INT8.model_copy(update={"quantize": "none"})])
 def test_export_that_fails_in_float_or_without_int8_stays_float(config: TrainConfig, tmp_path: Path) -> None:
     result = trained(spec=ModelSpec(parameters={"hidden": (64, 32)}), config=config)

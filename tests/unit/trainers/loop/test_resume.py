@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import DataError, RayloopError
+from tests.factories.effort import examples
 from tests.factories.errors import raises
 from tests.factories.trainers.frames import TASKS
 from tests.factories.trainers.resumable import NoisyModel, Stopped, StoppingLoader, encoded_parts
@@ -78,7 +79,7 @@ def _same(left: TrainResult, right: TrainResult) -> bool:
     ]
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.too_slow])
 @given(
     stops=st.lists(st.integers(0, 3 * STEPS - 1), min_size=1, max_size=3),
     every=st.integers(0, 4),

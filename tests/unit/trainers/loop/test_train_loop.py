@@ -22,6 +22,7 @@ from trainers.input_spec import InputSpec
 from trainers.loop.train_step import schedule_factor
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "bound"),
     [
@@ -39,6 +40,7 @@ def test_training_learns(kind: TaskKind, bound: tuple[str, float], build: object
     assert result.epochs[-1].loss < result.epochs[0].loss
 
 
+@pytest.mark.long
 def test_training_overfits_a_few_rows() -> None:
     table = frame(rows=40)
     random_labels = np.random.default_rng(1).integers(2, size=40).astype(float)

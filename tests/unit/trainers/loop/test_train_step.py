@@ -75,6 +75,7 @@ def test_half_precision_is_close_and_keeps_float32_weights(precision: str) -> No
     assert not torch.equal(half, _gradient(_batch(64)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_training_in_half_precision_learns(precision: str) -> None:
     result = trained(config=TrainConfig(epochs=25, batch_size=64, lr=1e-2, workers=1, precision=precision))  # type: ignore[arg-type]
@@ -83,6 +84,7 @@ def test_training_in_half_precision_learns(precision: str) -> None:
 
 
 # The compiler uses old names of torch's own.
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_compiled_module_learns_the_same() -> None:
     spec = ModelSpec(build="linear", parameters={"unknown": 0.0})
@@ -122,6 +124,7 @@ def test_balanced_multilabel_weight_is_negatives_over_positives() -> None:
     assert weights.tolist() == pytest.approx([3.0, 1.0])
 
 
+@pytest.mark.long
 def test_balanced_weights_help_a_rare_class() -> None:
     rare = np.r_[np.zeros(95), np.ones(5)].astype(np.float32)
     weights = losses.class_weights(

@@ -51,6 +51,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainResult
     return dict(zip([*three, *two], found, strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", STRATEGIES)
 def test_workers_that_resume_end_with_the_same_bits(trainings: dict[str, TrainResult | None], kind: Strategy) -> None:
     whole, resumed = trainings[f"{kind} whole"], trainings[f"{kind} resumed"]
@@ -61,6 +62,7 @@ def test_workers_that_resume_end_with_the_same_bits(trainings: dict[str, TrainRe
     assert whole.best.metrics["auc"] > 0.8
 
 
+@pytest.mark.long
 def test_fsdp_learns_the_same_as_ddp(trainings: dict[str, TrainResult | None]) -> None:
     ddp, fsdp = trainings["ddp plain"], trainings["fsdp plain"]
     assert ddp is not None
@@ -70,6 +72,7 @@ def test_fsdp_learns_the_same_as_ddp(trainings: dict[str, TrainResult | None]) -
     assert [epoch.loss for epoch in ddp.epochs] == pytest.approx([epoch.loss for epoch in fsdp.epochs], abs=1e-4)
 
 
+@pytest.mark.long
 def test_training_of_three_workers_resumes_with_two(trainings: dict[str, TrainResult | None]) -> None:
     fewer = trainings["fewer"]
     assert trainings["more"] is None

@@ -20,6 +20,7 @@ SPEC = ModelSpec(build="ft_transformer", parameters={"width": 16, "blocks": 2, "
 CONFIG = TrainConfig(epochs=15, batch_size=64, lr=5e-3, workers=1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "metric"), [("binary", "auc"), ("regression", "r2"), ("multilabel", "auc")])
 def test_ft_transformer_learns_and_exports_the_same_scores(kind: TaskKind, metric: str, tmp_path: Path) -> None:
     result = trained(kind, SPEC, CONFIG)

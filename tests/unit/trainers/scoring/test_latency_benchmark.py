@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
 import torch
 
 from features.manifest import MODEL_FILE
@@ -15,6 +16,7 @@ from trainers.scoring import onnx_scorer
 from trainers.scoring.latency_benchmark import ROWS, format_latencies, measure_latencies
 
 
+@pytest.mark.long
 def test_measure_latencies_restores_threads(tmp_path: Path) -> None:
     result = trained(spec=ModelSpec(parameters={"hidden": (256, 128)}))
     sample = frame(rows=2000, seed=7)
