@@ -167,5 +167,4 @@ class RequestError(RayloopError):
     @property
     def status(self) -> int:
         """HTTP status, 400 unless errors.toml has another."""
-        status: int = messages()[self.code].get("status", 400)
-        return status
+        return int(messages()[self.code].get("status", 400))

@@ -47,13 +47,9 @@ class Column(Frozen):
     """What happens to personal data before anything is stored or logged (features/sources/pseudonyms.py)."""
 
     @model_validator(mode="after")
-    def _check_shape(self) -> Self:
+    def _check_kind(self) -> Self:
         if (self.kind == "tensor") != bool(self.shape):
             raise ProjectError("project.column_shape", column=self.name, kind=self.kind)
-        return self
-
-    @model_validator(mode="after")
-    def _check_hashed_kind(self) -> Self:
         if self.personal == "hash" and self.kind != "category":
             raise ProjectError("project.hashed_column_kind", column=self.name, kind=self.kind)
         return self
@@ -188,21 +184,13 @@ class FeatureView(Frozen):
     """For people; not part of the content hash."""
 
     @model_validator(mode="after")
-    def _check_features(self) -> Self:
+    def _check_declaration(self) -> Self:
         if not self.aggregates and not self.latest:
             raise ProjectError("project.view_without_features", view=self.name)
-        return self
-
-    @model_validator(mode="after")
-    def _check_derived(self) -> Self:
         if repeated := duplicates(d.name for d in self.derived):
             raise ProjectError(
                 "project.duplicate_names", owner=f"feature view {self.name!r}", names=repeated, view=self.name
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_times(self) -> Self:
         if self.known_at and self.delay:
             raise ProjectError("project.view_known_at_and_delay", view=self.name)
         if self.delay < timedelta(0) or (self.ttl is not None and self.ttl < _MICROSECOND):

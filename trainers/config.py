@@ -194,17 +194,12 @@ class TuneConfig(Frozen):
     """Seed of the search."""
 
     @model_validator(mode="after")
-    def _check_population(self) -> Self:
-        if self.method != "pbt":
-            return self
-        if fixed := sorted(set(self.space) - set(MUTABLE_FIELDS)):
+    def _check_space(self) -> Self:
+        fixed = sorted(set(self.space) - set(MUTABLE_FIELDS))
+        if self.method == "pbt" and fixed:
             raise ProjectError("project.pbt_fixed_setting", names=fixed, choices=MUTABLE_FIELDS)
-        if self.trials < 2:
+        if self.method == "pbt" and self.trials < 2:
             raise ProjectError("project.pbt_too_few_trials")
-        return self
-
-    @model_validator(mode="after")
-    def _check_ranges(self) -> Self:
         for name, space in self.space.items():
             if not isinstance(space, Choice) and space.low >= space.high:
                 raise ProjectError("project.empty_search_range", name=name, low=space.low, high=space.high)

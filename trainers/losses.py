@@ -55,9 +55,8 @@ def distillation_loss(
         return functional.mse_loss(logits, teacher_logits)
     teacher, student, scale = teacher_logits / temperature, logits / temperature, temperature**2
     if task.kind == "multiclass":
-        target = torch.log_softmax(teacher, dim=1)
-        log_student = torch.log_softmax(student, dim=1)
-        return scale * functional.kl_div(log_student, target, reduction="batchmean", log_target=True)
+        logs = [torch.log_softmax(logits_of, dim=1) for logits_of in (student, teacher)]
+        return scale * functional.kl_div(*logs, reduction="batchmean", log_target=True)
     target = torch.sigmoid(teacher)
     entropy = functional.binary_cross_entropy_with_logits(teacher, target)
     return scale * (functional.binary_cross_entropy_with_logits(student, target) - entropy)
@@ -86,7 +85,9 @@ def class_weights(task: Task, config: TrainConfig, inputs: InputSpec) -> torch.T
     if task.kind == "regression":
         raise ProjectError("project.class_weights_of_regression", setting=setting)
     if setting != "balanced":
-        _check_weights(setting, len(inputs.class_shares))
+        classes = len(inputs.class_shares)
+        if len(setting) != classes or min(setting) < 0:
+            raise ProjectError("project.invalid_class_weights", weights=setting, classes=classes)
         return torch.tensor(setting, dtype=torch.float32)
     shares = torch.tensor(inputs.class_shares, dtype=torch.float32)
     positive = shares.clamp(min=torch.finfo(torch.float32).tiny)
@@ -101,8 +102,3 @@ def activate(task: Task, logits: torch.Tensor) -> torch.Tensor:
     if task.kind == "multilabel":
         return torch.sigmoid(logits)
     return torch.sigmoid(logits[:, 0]) if task.kind == "binary" else logits[:, 0]
-
-
-def _check_weights(weights: tuple[float, ...], classes: int) -> None:
-    if len(weights) != classes or min(weights) < 0:
-        raise ProjectError("project.invalid_class_weights", weights=weights, classes=classes)

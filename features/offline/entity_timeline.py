@@ -45,13 +45,11 @@ class Timeline:
         """Return for each row the first position of entity ``codes`` with a later time, or the end of the entity."""
         if self.merged is None:
             return range_ends(self.times, self.starts[codes], self.starts[codes + 1], times)
-        ends: np.ndarray = np.searchsorted(self.merged, self._merge(codes, times), side="right")
-        return ends
+        return np.asarray(np.searchsorted(self.merged, self._merge(codes, times), side="right"))
 
     def _merge(self, codes: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Times before all others fall into the gap before the entity's first."""
-        merged: np.ndarray = codes * self.span + np.clip(times - (self.first - 1), 0, self.span - 1)
-        return merged
+        return np.asarray(codes * self.span + np.clip(times - (self.first - 1), 0, self.span - 1))
 
 
 def merge_timeline(codes: pl.Series, times: pl.Series, entities: int) -> tuple[pl.Series | None, int, int]:

@@ -21,7 +21,7 @@ from features.definitions import Column, FeatureSet, FeatureView
 from features.offline.distributed_join import point_in_time_join
 from features.offline.point_in_time import EventIndex, index_events, look_up_features
 from features.online.feature_reader import request_features
-from features.sources.ingestion import columns_schema, default_parallelism
+from features.sources.ingestion import WHOLE_BLOCKS, columns_schema, default_parallelism
 from features.sources.source import Examples
 from features.split import SPLIT, Split
 from features.types import AS_OF, ID, INSTANT, arrow_type
@@ -30,7 +30,6 @@ LABEL = "label"
 LABEL_KNOWN_AT = "label_known_at"
 
 _BLOCK_ROWS = 1 << 19
-_WHOLE_BLOCKS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
 
 
 def frame_schema(features: FeatureSet) -> pa.Schema:
@@ -82,7 +81,7 @@ def build_frame(
     sources = {view.source: tables.parts(snapshots[view.source])[1] for view in features.views}
     joined = point_in_time_join(features.views, labeled.to_arrow_refs(), sources, default_parallelism())
     schema = frame_schema(features)
-    typed = ray.data.from_arrow_refs(joined).map_batches(partial(_cast_block, schema=schema), **_WHOLE_BLOCKS)
+    typed = ray.data.from_arrow_refs(joined).map_batches(partial(_cast_block, schema=schema), **WHOLE_BLOCKS)
     return tables.write(name, typed, schema, key, replace=True)
 
 

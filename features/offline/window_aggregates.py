@@ -116,8 +116,7 @@ def _std(n: np.ndarray, total: np.ndarray, square_sums: pl.Series, resolution: f
     wide = pl.DataFrame({"n": n, "sum": total, "squares": square_sums}).cast(pl.Int128)
     spread = pl.col("n") * pl.col("squares") - pl.col("sum") * pl.col("sum")
     spreads = wide.select(spread.cast(pl.Float64)).to_series().to_numpy()
-    deviations: np.ndarray = np.sqrt(_divide(spreads, n * (n - 1), n > 1)) * resolution
-    return deviations
+    return np.asarray(np.sqrt(_divide(spreads, n * (n - 1), n > 1)) * resolution)
 
 
 def _divide(total: np.ndarray, by: np.ndarray, where: np.ndarray) -> np.ndarray:

@@ -83,8 +83,7 @@ def _range_ends(histories: Iterator[pl.DataFrame]) -> np.ndarray:
     starts = np.array(sorted(counts), np.int64)
     ranges = np.cumsum([counts[start] for start in starts.tolist()]) // MAX_EVENTS
     last = np.flatnonzero(np.diff(ranges, append=ranges[-1] + 1))
-    ends: np.ndarray = (starts[last] + 1) * interval - 1
-    return ends
+    return np.asarray((starts[last] + 1) * interval - 1)
 
 
 def _halve(counts: dict[int, int]) -> dict[int, int]:

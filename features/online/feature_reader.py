@@ -43,14 +43,11 @@ def request_features(features: FeatureSet, request: pl.DataFrame, now_us: int | 
     Returns:
         Request columns in their declared types, derived features, and ``as_of``.
     """
-    return request.select(_request_expressions(features, AS_OF in request.columns, now_us))
-
-
-def _request_expressions(features: FeatureSet, dated: bool, now_us: int | None) -> list[pl.Expr]:
     columns, computed = [_cast(column) for column in features.request], _computed_expressions(features)
     if features.as_of is None:
-        computed.append((pl.col(AS_OF) if dated else pl.lit(now_us)).cast(INSTANT).alias(AS_OF))
-    return columns + computed
+        time = pl.col(AS_OF) if AS_OF in request.columns else pl.lit(now_us)
+        computed.append(time.cast(INSTANT).alias(AS_OF))
+    return request.select(columns + computed)
 
 
 def _computed_expressions(features: FeatureSet) -> list[pl.Expr]:

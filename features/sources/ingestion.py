@@ -40,7 +40,8 @@ from features.types import arrow_type
 
 QUARANTINE = "quarantine"
 
-_WHOLE_BLOCKS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+WHOLE_BLOCKS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+"""Arguments of ``map_batches`` that pass blocks on as they are, as Arrow tables."""
 
 
 class IngestionResult(NamedTuple):
@@ -138,9 +139,9 @@ def _validated_rows(source: Source, tables: Tables, namespace: str, settings: Se
 
     def run() -> ray.data.Dataset:
         # Later ingestions mostly read known rows; the shuffle must not carry them.
-        new = _read(source).map_batches(validator, **_WHOLE_BLOCKS)
+        new = _read(source).map_batches(validator, **WHOLE_BLOCKS)
         shuffled = new.repartition(default_parallelism(), keys=list(source.key))
-        rows: ray.data.Dataset = shuffled.map_batches(drop_repeats, **_WHOLE_BLOCKS).materialize()
+        rows: ray.data.Dataset = shuffled.map_batches(drop_repeats, **WHOLE_BLOCKS).materialize()
         return rows
 
     return _name_location(source, run)

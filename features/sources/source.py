@@ -156,14 +156,7 @@ class Source:
     def _require_kind(self, name: str, kind: Kind, kinds: Mapping[str, Kind]) -> None:
         self._require_declared(name, kinds)
         if kinds[name] != kind:
-            raise ProjectError(
-                "project.column_kind",
-                user=f"source {self.name!r}",
-                column=name,
-                kind=kinds[name],
-                expected=kind,
-                source=self.name,
-            )
+            raise _kind_error(f"source {self.name!r}", self.name, name, kinds[name], kind)
 
 
 def _pattern_error(pattern: str) -> str:
@@ -245,38 +238,24 @@ def _require_kinds(view: FeatureView, kinds: Mapping[str, Kind]) -> None:
     used += [(view.ties, ("number", "timestamp"))] if view.ties else []
     for name, allowed in used:
         if name not in derived and kinds[name] not in allowed:
-            raise ProjectError(
-                "project.column_kind",
-                user=f"feature view {view.name!r} of source {view.source!r}",
-                column=name,
-                kind=kinds[name],
-                expected=" or ".join(allowed),
-                view=view.name,
-                source=view.source,
-            )
+            user = f"feature view {view.name!r} of source {view.source!r}"
+            raise _kind_error(user, view.source, name, kinds[name], " or ".join(allowed), view=view.name)
 
 
 def _require_example_kinds(features: FeatureSet, examples: Examples, kinds: Mapping[str, Kind]) -> None:
     """In training, request columns come from the source: of another kind, a value would be encoded differently."""
+    source = examples.source
     for name in (examples.label_known_at, examples.event_time):
         if name and kinds[name] != "timestamp":
-            raise ProjectError(
-                "project.column_kind",
-                user=f"examples of source {examples.source!r}",
-                column=name,
-                kind=kinds[name],
-                expected="timestamp",
-                source=examples.source,
-            )
+            raise _kind_error(f"examples of source {source!r}", source, name, kinds[name], "timestamp")
     for column in features.request:
         if column.kind != kinds[column.name]:
-            raise ProjectError(
-                "project.column_kind",
-                user=f"source {examples.source!r}",
-                column=column.name,
-                kind=kinds[column.name],
-                expected=f"{column.kind} as in the request",
-                source=examples.source,
-            )
+            expected = f"{column.kind} as in the request"
+            raise _kind_error(f"source {source!r}", source, column.name, kinds[column.name], expected)
     if features.views and features.as_of is None and not examples.event_time:
-        raise ProjectError("project.examples_without_time", source=examples.source)
+        raise ProjectError("project.examples_without_time", source=source)
+
+
+def _kind_error(user: str, source: str, column: str, kind: Kind, expected: str, **fields: str) -> ProjectError:
+    fields |= {"user": user, "source": source, "column": column, "kind": kind, "expected": expected}
+    return ProjectError("project.column_kind", **fields)

@@ -158,12 +158,5 @@ def _against_original(policy: GatePolicy, candidate: ScoredCandidate) -> Iterato
 
 
 def _difference(policy: GatePolicy, candidate: ScoredCandidate, reference: np.ndarray) -> PairedDifference:
-    return paired_difference(
-        candidate.task,
-        candidate.scores,
-        reference,
-        candidate.labels,
-        alpha=policy.alpha,
-        resamples=policy.resamples,
-        seed=policy.seed,
-    )
+    bootstrap = policy.model_dump(include={"alpha", "resamples", "seed"})
+    return paired_difference(candidate.task, candidate.scores, reference, candidate.labels, **bootstrap)

@@ -46,8 +46,7 @@ class GateRows(NamedTuple):
     @property
     def labels(self) -> np.ndarray:
         """Labels of the rows."""
-        labels: np.ndarray = self.table[LABEL].to_numpy()
-        return labels
+        return np.asarray(self.table[LABEL].to_numpy())
 
     @property
     def sample(self) -> pa.Table:

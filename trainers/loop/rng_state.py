@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-RngState = dict[str, Any]
 
-
-def capture(device: torch.device) -> RngState:
+def capture(device: torch.device) -> dict[str, Any]:
     """State of the generators of torch, NumPy and Python, as values that torch.load accepts."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
@@ -22,7 +20,7 @@ def capture(device: torch.device) -> RngState:
     }
 
 
-def restore(state: RngState, device: torch.device) -> None:
+def restore(state: dict[str, Any], device: torch.device) -> None:
     """Set all generators to a captured ``state``."""
     torch.set_rng_state(state["torch"])
     if device.type == "cuda" and state["device"] is not None:

@@ -116,11 +116,13 @@ class _Training:
         lr = self._step.lr
         timer.start_epoch(self._state.spent)
         loss = self._run_steps(number)
-        _check_loss(loss, number)
+        if not np.isfinite(loss):
+            raise DataError("data.loss_not_finite", epoch=number, loss=loss)
         train_seconds, stage_seconds = timer.elapsed, timer.seconds
         validation = self._validate()
         value = validation[self._metric.name]
-        _check_defined(value, self._metric.name)
+        if np.isnan(value):
+            raise DataError("data.metric_undefined", metric=self._metric.name)
         best = self._state.offer(self._metric, value, self._group.module_state(self._module))
         epoch = EpochResult(
             number=number,
@@ -245,13 +247,3 @@ def _distill(spec: TrainSpec, teacher: Teacher, group: ProcessGroup, label_loss:
         return teacher.weight * distillation + (1 - teacher.weight) * label_loss(logits, batch)
 
     return loss
-
-
-def _check_loss(loss: float, number: int) -> None:
-    if not np.isfinite(loss):
-        raise DataError("data.loss_not_finite", epoch=number, loss=loss)
-
-
-def _check_defined(value: float, metric: str) -> None:
-    if np.isnan(value):
-        raise DataError("data.metric_undefined", metric=metric)

@@ -72,5 +72,4 @@ def _max_calls(held_out: ValidationLoader, group: ProcessGroup) -> int:
 
 
 def _to_array(table: torch.Tensor, wide: bool) -> np.ndarray:
-    array: np.ndarray = (table if wide else table[:, 0]).numpy()
-    return array
+    return np.asarray((table if wide else table[:, 0]).numpy())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from timeit import Timer
 
 import numpy as np
 import onnxruntime as ort
@@ -92,7 +93,4 @@ def _calls_per_round(call: Callable[[], object]) -> int:
 
 
 def _seconds(call: Callable[[], object], count: int) -> float:
-    start = time.thread_time()
-    for _ in range(count):
-        call()
-    return time.thread_time() - start
+    return Timer(call, timer=time.thread_time).timeit(count)
