@@ -55,8 +55,8 @@ def distillation_loss(
         return functional.mse_loss(logits, teacher_logits)
     teacher, student, scale = teacher_logits / temperature, logits / temperature, temperature**2
     if task.kind == "multiclass":
-        logs = [torch.log_softmax(logits_of, dim=1) for logits_of in (student, teacher)]
-        return scale * functional.kl_div(*logs, reduction="batchmean", log_target=True)
+        log_student, target = (torch.log_softmax(softened, dim=1) for softened in (student, teacher))
+        return scale * functional.kl_div(log_student, target, reduction="batchmean", log_target=True)
     target = torch.sigmoid(teacher)
     entropy = functional.binary_cross_entropy_with_logits(teacher, target)
     return scale * (functional.binary_cross_entropy_with_logits(student, target) - entropy)

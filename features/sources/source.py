@@ -257,5 +257,5 @@ def _require_example_kinds(features: FeatureSet, examples: Examples, kinds: Mapp
 
 
 def _kind_error(user: str, source: str, column: str, kind: Kind, expected: str, **fields: str) -> ProjectError:
-    fields |= {"user": user, "source": source, "column": column, "kind": kind, "expected": expected}
-    return ProjectError("project.column_kind", **fields)
+    fields["source"] = source
+    return ProjectError("project.column_kind", user=user, column=column, kind=kind, expected=expected, **fields)
