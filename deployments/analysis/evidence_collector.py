@@ -102,21 +102,20 @@ class _PairwiseCollector:
         for pair, label in self.pairs.labeled_pairs():
             labeled[pair.share].append((pair, label))
         shares = sorted({share for share, _ in self._stats})
-        by_share = {share: self._at(share, _paired_moments(task, metric, labeled[share])) for share in shares}
+        by_share = {}
+        for share in shares:
+            stats = ComparisonEvidence(champion=self._stats[share, CHAMPION], challenger=self._stats[share, CHALLENGER])
+            by_share[share] = self._complete(stats, share, _paired_moments(task, metric, labeled[share]))
         joined = [pair for share in shares for pair in labeled[share]]
-        whole = sum(by_share.values(), ComparisonEvidence())
-        whole = self._overall(whole, _paired_moments(task, metric, joined))
-        return RolloutEvidence(by_share=by_share, overall=whole, expired_rows=self.pairs.expired_rows)
+        # In the sum over the shares, each key that came at several of them is counted once.
+        total = sum(by_share.values(), ComparisonEvidence())
+        overall = self._complete(total, _ALL_SHARES, _paired_moments(task, metric, joined))
+        return RolloutEvidence(by_share=by_share, overall=overall, expired_rows=self.pairs.expired_rows)
 
-    def _at(self, share: float, paired: PairedMoments) -> ComparisonEvidence:
-        champion, challenger = (self._with_clusters(self._stats[share, v], share, v) for v in (CHAMPION, CHALLENGER))
-        return ComparisonEvidence(champion=champion, challenger=challenger, paired=paired)
-
-    def _overall(self, total: ComparisonEvidence, paired: PairedMoments) -> ComparisonEvidence:
-        """The sum over the shares, with each key that came at several of them counted once."""
+    def _complete(self, total: ComparisonEvidence, scope: float, paired: PairedMoments) -> ComparisonEvidence:
         return ComparisonEvidence(
-            champion=self._with_clusters(total.champion, _ALL_SHARES, CHAMPION),
-            challenger=self._with_clusters(total.challenger, _ALL_SHARES, CHALLENGER),
+            champion=self._with_clusters(total.champion, scope, CHAMPION),
+            challenger=self._with_clusters(total.challenger, scope, CHALLENGER),
             paired=paired,
         )
 
