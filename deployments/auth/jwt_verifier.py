@@ -61,11 +61,6 @@ class JwtVerifier:
         self._cache: dict[str, tuple[Grant, float]] = {}
         self._cache_keys: PublicKeys | None = None
 
-    @property
-    def cached_subjects(self) -> list[str]:
-        """Subjects of the cached tokens, oldest first."""
-        return [grant.subject for grant, _ in self._cache.values()]
-
     def authenticate(self, token: str, now: float) -> Grant:
         """Verify a token and return what it grants.
 

@@ -22,20 +22,12 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot
 from features.definitions import Column
+from features.sources import validation
 from features.sources.erasure_registry import ErasureRegistry
 from features.sources.pseudonyms import load_pseudonym_key, needs_key
 from features.sources.readers import SourceReader, read_error
 from features.sources.source import Source
-from features.sources.validation import (
-    RAW,
-    REASON,
-    count_reasons,
-    deduplicate,
-    exclude_known,
-    quarantine_rows,
-    staleness,
-    validate_rows,
-)
+from features.sources.validation import RAW, REASON
 from features.types import arrow_type
 
 QUARANTINE = "quarantine"
@@ -55,8 +47,6 @@ class IngestionResult(NamedTuple):
     quarantined_rows: int
     quarantine_reasons: dict[str, int]
     """Quarantined rows by reason; a row may have several reasons."""
-    newest_known_at: datetime | None = None
-    """Known-at time of the newest row."""
     staleness: str = ""
     """A sentence that says how stale the source is; empty when it is fresh."""
 
@@ -78,7 +68,7 @@ def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, n
     # that are dropped there.
     good = rows.filter(expr=col(REASON).is_null()).drop_columns([REASON, RAW]).materialize()
     new, quarantined = good.count(), _quarantine(source, pl.DataFrame(_collect(bad, source)), tables, namespace)
-    reasons = count_reasons(quarantined)
+    reasons = validation.count_reasons(quarantined)
     if new:
         snapshot = tables.write(table, good, columns_schema(source.stored_columns))
     elif (latest := tables.latest(table)) is not None:
@@ -87,10 +77,10 @@ def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, n
         why = "; ".join(f"{n} rows: {reason}" for reason, n in reasons.items()) or "it is empty"
         raise DataError("data.source_without_valid_rows", source=source.name, reasons=reasons, why=why)
     newest = tables.latest_timestamp(table, source.known_at)
-    stale = staleness(source, newest, now)
+    stale = validation.staleness(source, newest, now)
     if stale and source.stale == "refuse":
         raise DataError("data.source_stale", source=source.name, staleness=stale, newest=newest)
-    return IngestionResult(snapshot, new, snapshot.rows - new, len(quarantined), reasons, newest, stale)
+    return IngestionResult(snapshot, new, snapshot.rows - new, len(quarantined), reasons, stale)
 
 
 def default_parallelism() -> int:
@@ -122,8 +112,8 @@ class _BlockValidator:
     def __call__(self, block: pa.Table) -> pa.Table:
         hashes = needs_key(self.source.columns) or self.erasures.has_keyed_entries
         key = load_pseudonym_key(self.settings) if hashes else None
-        rows = validate_rows(self.source, pl.DataFrame(block), key)
-        new = exclude_known(self.source, rows, ray.get(self.known_keys))
+        rows = validation.validate_rows(self.source, pl.DataFrame(block), key)
+        new = validation.exclude_known(self.source, rows, ray.get(self.known_keys))
         return _typed(self.source, self.erasures.drop_erased(new, key))
 
 
@@ -135,14 +125,13 @@ def _validated_rows(source: Source, tables: Tables, namespace: str, settings: Se
     validator = _BlockValidator(source, settings, _known_keys(source, tables, namespace), erasures)
 
     def drop_repeats(block: pa.Table) -> pa.Table:
-        return _typed(source, deduplicate(source, pl.DataFrame(block)))
+        return _typed(source, validation.deduplicate(source, pl.DataFrame(block)))
 
     def run() -> ray.data.Dataset:
         # Later ingestions mostly read known rows; the shuffle must not carry them.
         new = _read(source).map_batches(validator, **WHOLE_BLOCKS)
         shuffled = new.repartition(default_parallelism(), keys=list(source.key))
-        rows: ray.data.Dataset = shuffled.map_batches(drop_repeats, **WHOLE_BLOCKS).materialize()
-        return rows
+        return shuffled.map_batches(drop_repeats, **WHOLE_BLOCKS).materialize()
 
     return _name_location(source, run)
 
@@ -195,7 +184,7 @@ def _collect(dataset: ray.data.Dataset, source: Source) -> pa.Table:
 
 def _quarantine(source: Source, bad: pl.DataFrame, tables: Tables, namespace: str) -> list[str]:
     """Append the rows that are not quarantined yet; returns the reasons of all."""
-    rows = quarantine_rows(source, bad)
+    rows = validation.quarantine_rows(source, bad)
     name = f"{namespace}.{QUARANTINE}"
     new = rows
     if tables.exists(name):

@@ -168,11 +168,6 @@ def render_dashboard() -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
-def list_expressions() -> list[str]:
-    """Every expression of the dashboard, with filters filled in."""
-    return [_filled(e) for panels in SECTIONS.values() for panel in panels for e in panel.targets.values()]
-
-
 def _filled(expression: str) -> str:
     return expression.replace("$m", _OF_MODEL).replace("$s", _OF_SESSION)
 

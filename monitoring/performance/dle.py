@@ -14,8 +14,6 @@ from lightgbm import LGBMRegressor
 
 from cluster.errors import DataError
 
-MIN_ROWS = 100
-
 
 class LossModel:
     """Predicts absolute and squared errors."""
@@ -27,12 +25,7 @@ class LossModel:
             features: Features, [rows, features], NaN for missing.
             predictions: Predictions, [rows].
             labels: Labels, [rows].
-
-        Raises:
-            DataError: There are fewer than MIN_ROWS rows.
         """
-        if len(labels) < MIN_ROWS:
-            raise DataError("data.too_few_labeled_rows", rows=len(labels), minimum=MIN_ROWS)
         inputs, errors = np.column_stack([features, predictions]), np.abs(labels - predictions)
         self._absolute = _fit(inputs, errors)
         self._squared = _fit(inputs, errors**2)

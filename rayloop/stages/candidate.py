@@ -40,5 +40,3 @@ class Candidate(NamedTuple):
     report: GateReport
     quality: dict[str, float]
     """Metrics on the held-out rows."""
-    reused: bool
-    """Whether an equal version had been registered before."""

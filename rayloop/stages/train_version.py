@@ -70,7 +70,7 @@ def build_version(
     if version := context.registry.find_version(context.project.name, fingerprint):
         context.progress(f"reusing {version}: same data, code and settings")
         report = GateReport.from_stored(version.tags[GATE_TAG])
-        return Candidate(version, report, json.loads(version.tags[SUMMARY]), True)
+        return Candidate(version, report, json.loads(version.tags[SUMMARY]))
     build = CandidateBuild(context, frame, recipe, name, fingerprint, override_gate)
     with (
         context.registry.run(context.project.name, name, key=fingerprint) as run,
@@ -86,7 +86,7 @@ def build_version(
         version = context.registry.register(context.project.name, run, folder, _tags(build, evaluation))
     figures = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.quality.items())
     context.progress(f"registered {version}: {figures} on the held-out rows")
-    return Candidate(version, evaluation.report, evaluation.quality, False)
+    return Candidate(version, evaluation.report, evaluation.quality)
 
 
 def _train_and_evaluate(build: CandidateBuild, run: Run, folder: Path) -> CandidateEvaluation:

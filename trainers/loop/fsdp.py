@@ -7,13 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint import state_dict as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -22,8 +16,8 @@ from trainers.loop.process_group import DDPGroup, StateDict, copy_to_cpu
 MIN_UNIT_PARAMETERS = 1 << 20
 """Modules with at least so many parameters are gathered separately, so that no device ever holds the whole model."""
 
-_GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
-_BROADCAST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+_GATHER = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
+_BROADCAST = dcp.StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
 class FSDPGroup(DDPGroup):
@@ -46,18 +40,17 @@ class FSDPGroup(DDPGroup):
 
     def state_dicts(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[StateDict, StateDict]:
         self.sync_buffers(module)
-        state = get_optimizer_state_dict(module, optimizer, options=_GATHER)
+        state = dcp.get_optimizer_state_dict(module, optimizer, options=_GATHER)
         return self.module_state(module), copy_to_cpu(state)
 
     def module_state(self, module: nn.Module) -> dict[str, torch.Tensor]:
-        state: dict[str, torch.Tensor] = copy_to_cpu(get_model_state_dict(module, options=_GATHER))
-        return state
+        return copy_to_cpu(dcp.get_model_state_dict(module, options=_GATHER))
 
     def load_state_dicts(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, states: tuple[StateDict, StateDict]
     ) -> None:
-        set_model_state_dict(module, states[0], options=_BROADCAST)
-        set_optimizer_state_dict(module, optimizer, states[1], options=_BROADCAST)
+        dcp.set_model_state_dict(module, states[0], options=_BROADCAST)
+        dcp.set_optimizer_state_dict(module, optimizer, states[1], options=_BROADCAST)
 
 
 def shard_units(module: nn.Module) -> list[nn.Module]:

@@ -153,10 +153,12 @@ def test_authenticate_verifies_a_cached_token_again_when_it_expires_or_keys_chan
     published = [PUBLISHED]
     tokens = JwtVerifier(ISSUER, lambda: published[0], lambda: None)
     token, now = EC.token(), time.time()
-    assert tokens.authenticate(token, now) is tokens.authenticate(token, now)
+    first = tokens.authenticate(token, now)
+    assert tokens.authenticate(token, now) is first
     # PyJWT judges by the real clock, by which the token is still good: what is checked is that it is asked again.
-    assert tokens.authenticate(token, now + 3600) is not None
-    assert len(tokens.cached_subjects) == 1
+    again = tokens.authenticate(token, now + 3600)
+    assert again is not first
+    assert tokens.authenticate(token, now) is again
     published[0] = parse_jwks(jwks(RSA), ISSUER.algorithms)
     with raises(RequestError, "request.token_key_unknown"):
         tokens.authenticate(token, now)
@@ -165,9 +167,11 @@ def test_authenticate_verifies_a_cached_token_again_when_it_expires_or_keys_chan
 def test_cache_beyond_its_size_drops_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deployments.auth.jwt_verifier.MAX_CACHED_TOKENS", 3)
     tokens = checker()
-    for i in range(5):
-        tokens.authenticate(EC.token(sub=str(i)), time.time())
-    assert tokens.cached_subjects == ["jwt:2", "jwt:3", "jwt:4"]
+    texts = [EC.token(sub=str(i)) for i in range(5)]
+    grants = [tokens.authenticate(text, time.time()) for text in texts]
+    for text, grant in zip(texts[2:], grants[2:], strict=True):
+        assert tokens.authenticate(text, time.time()) is grant
+    assert tokens.authenticate(texts[0], time.time()) is not grants[0]
     assert MAX_CACHED_TOKENS > 3
 
 

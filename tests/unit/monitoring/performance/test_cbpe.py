@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +11,11 @@ from scipy.special import expit
 from sklearn import metrics
 
 from cluster.errors import DataError
+from cluster.values import Task
 from monitoring.performance.cbpe import Calibrator, classifier_performance, fit_adapted_calibrator
 from monitoring.performance.dle import LossModel, observed_loss
+from monitoring.performance.estimator import PerformanceEstimator
+from monitoring.samples.logged_rows import LoggedRows
 from tests.factories.errors import raises
 
 
@@ -95,5 +99,10 @@ def test_loss_model_estimates_losses_that_depend_on_the_features():
         estimate, truth = model.estimate(features, predictions), observed_loss(predictions, labels)
         assert estimate["mae"] == pytest.approx(truth["mae"], rel=0.06)
         assert estimate["rmse"] == pytest.approx(truth["rmse"], rel=0.06)
+
+
+def test_estimator_of_too_few_labeled_rows_is_refused():
+    zeros = np.zeros(9)
+    rows = LoggedRows(pa.table({"a": zeros}), zeros.astype(str), zeros, zeros, zeros)
     with raises(DataError, "data.too_few_labeled_rows", rows=9):
-        LossModel(np.zeros((9, 1)), np.zeros(9), np.zeros(9))
+        PerformanceEstimator(Task(kind="regression", label="sold"), rows, ())
