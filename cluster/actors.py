@@ -24,7 +24,7 @@ def get_or_create(name: str, actor_class: type, *arguments: object, **options: o
         options: Ray actor options beyond those above, such as ``max_concurrency``.
     """
     actor: Any = ray.remote(actor_class)
-    handle: ActorHandle = actor.options(
+    return actor.options(
         name=name,
         namespace=ACTOR_NAMESPACE,
         lifetime="detached",
@@ -33,7 +33,6 @@ def get_or_create(name: str, actor_class: type, *arguments: object, **options: o
         num_cpus=0,
         **options,
     ).remote(*arguments)
-    return handle
 
 
 def actor_exists(actor: str) -> bool:

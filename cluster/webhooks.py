@@ -40,8 +40,7 @@ async def send(
         retry=retry_if_result(bool),
         retry_error_callback=lambda state: state.outcome.result() if state.outcome else "",
     )
-    failure: str = await retrying(_attempt, url, body, timeout_s, secret_env)
-    return failure
+    return await retrying(_attempt, url, body, timeout_s, secret_env)
 
 
 async def _attempt(url: str, body: bytes, timeout_s: float, secret_env: str) -> str:

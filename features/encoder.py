@@ -152,8 +152,7 @@ class Encoder(Frozen):
         encoded = _dictionary(values)
         table = [known.get(value, UNKNOWN_CODE) for value in encoded.dictionary.to_pylist()]
         # Null has no index; -1 selects the last entry.
-        codes: np.ndarray = np.array([*table, MISSING_CODE], np.int64)[encoded.indices.fill_null(-1).to_numpy()]
-        return codes
+        return np.array([*table, MISSING_CODE], np.int64)[encoded.indices.fill_null(-1).to_numpy()]
 
 
 def _fill(rows: np.ndarray, columns: list[np.ndarray]) -> None:

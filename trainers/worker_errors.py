@@ -53,8 +53,7 @@ def unwrap_error(text: str) -> RayloopError | None:
     if not matches:
         return None
     name, code, fields = json.loads(matches[-1])
-    error: RayloopError = getattr(errors, name, RayloopError)(code, **fields)
-    return error
+    return getattr(errors, name, RayloopError)(code, **fields)
 
 
 def last_line(text: str) -> str:

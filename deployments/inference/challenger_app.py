@@ -107,4 +107,4 @@ def _split(version: str, batch: ScoredBatch) -> list[ScoreResult]:
 
 def build(args: dict) -> Application:
     """Serve's entry point (import_path); takes no arguments."""
-    return Challenger.bind()  # type: ignore[attr-defined, no-any-return]
+    return Challenger.bind()  # type: ignore[attr-defined]

@@ -51,8 +51,7 @@ class ChallengerClient:
         """Score requests with the challenger. Raises any failure of the call; may be cancelled."""
         connection = self._take_idle() or await self._connect()
         if connection is None:
-            results: list[ScoreResult] = await _await_response(self._handle.score.remote(*request))
-            return results
+            return await _await_response(self._handle.score.remote(*request))
         try:
             answer = await connection.call(challenger_protocol.encode_request(request))
             results = challenger_protocol.decode_results(answer)

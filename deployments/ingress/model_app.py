@@ -111,4 +111,4 @@ class ModelServer(GrpcServicer):
 
 def build(args: dict) -> Application:
     """Serve's entry point (import_path); takes no arguments."""
-    return ModelServer.bind()  # type: ignore[attr-defined, no-any-return]
+    return ModelServer.bind()  # type: ignore[attr-defined]

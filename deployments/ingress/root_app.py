@@ -68,4 +68,4 @@ def _model(path: str) -> str:
 
 def build(args: dict) -> Application:
     """Serve's entry point (import_path); takes no arguments."""
-    return RootApp.bind()  # type: ignore[attr-defined, no-any-return]
+    return RootApp.bind()  # type: ignore[attr-defined]

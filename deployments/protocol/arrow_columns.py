@@ -145,8 +145,7 @@ def _check_range(array: pa.Array, field: str) -> None:
 
 def _beyond(numbers: pa.Array) -> np.ndarray:
     """Mask of the float64 numbers that float32 cannot hold."""
-    beyond: np.ndarray = np.abs(numbers.to_numpy(zero_copy_only=False)) > MAX_NUMBER
-    return beyond
+    return np.abs(numbers.to_numpy(zero_copy_only=False)) > MAX_NUMBER
 
 
 def _check_nulls(column: Column, array: pa.Array, field: str) -> pa.Array:

@@ -331,8 +331,7 @@ def _first_axis(tensor: Mapping[str, Any], index: int) -> int:
         raise RequestError(
             "request.wrong_shape", field=f"inputs[{index}].shape", expected="a list of sizes, rows first"
         )
-    rows: int = shape[0]
-    return rows
+    return shape[0]
 
 
 def _values_by_row(data: object, rows: int, column: Column, field: str) -> ColumnValues:

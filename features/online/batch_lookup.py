@@ -147,8 +147,7 @@ class BatchLookup:
 
         def window_totals(what: str, of: np.ndarray) -> np.ndarray:
             word = self._word[what][of]
-            totals: np.ndarray = words[upto[of] + word] - words[since[of] + word]
-            return totals
+            return words[upto[of] + word] - words[since[of] + word]
 
         for op, (features, of) in self._ops.items():
             n = window_totals("count", of)
@@ -181,8 +180,7 @@ class BatchLookup:
             values = np.diff(running).tolist()
             k, total = int(n[w, r]), sum(values)
             top[w, r] = float(k * sum(value * value for value in values) - total * total)
-        deviations: np.ndarray = np.sqrt(top / bottom) * self._resolution[of]
-        return deviations
+        return np.sqrt(top / bottom) * self._resolution[of]
 
     def _between(self, words: np.ndarray, op: str, of: np.ndarray, index: np.ndarray, since: np.ndarray) -> np.ndarray:
         """min, max or distinct over the rows of each window, [windows, rows]; 0 where there is no row."""

@@ -42,8 +42,7 @@ class RedisStore:
         if not keys:
             return []
         with self._translate_errors():
-            values: list[bytes | None] = self._redis.mget(keys)
-            return values
+            return self._redis.mget(keys)
 
     def put_many(self, values: Mapping[bytes, bytes]) -> None:
         with self._translate_errors(), self._redis.pipeline(transaction=True) as transaction:

@@ -49,10 +49,9 @@ class RayAnalysisRunner:
         if ray.wait([running], timeout=0)[0]:
             self._running = None
             try:
-                result: AnalysisResult = ray.get(running)
+                return ray.get(running)
             except RayError as error:
                 return str(error).strip().splitlines()[-1]
-            return result
         if time.monotonic() - self._started_at > self._limit_s:
             self._running = None
             ray.cancel(running, force=True)

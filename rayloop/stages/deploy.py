@@ -66,8 +66,7 @@ def _serving_settings(context: ProjectContext) -> Settings | None:
     """Return the settings of the running deployments; None when nothing was served yet."""
     if not actor_exists(serve_client.ACTOR):
         return None
-    settings: Settings = get_result(serve_client.connect(context.settings).served_settings.remote())
-    return settings
+    return get_result(serve_client.connect(context.settings).served_settings.remote())
 
 
 def _check_stores(local: Settings, deployed: Settings) -> None:
@@ -161,8 +160,7 @@ def start_rollout(context: ProjectContext, challengers: Sequence[ModelVersion]) 
     """Start a rollout of one or several challengers. Raises RolloutError when the controller refuses it."""
     actor = controller.connect(context.project.name, context.settings)
     started: ray.ObjectRef = actor.start.remote(challengers, context.project.rollout, serving_options(context))
-    status: RolloutStatus = get_result(started)
-    return status
+    return get_result(started)
 
 
 def roll_back(context: ProjectContext, version: str, reason: str) -> ModelVersion:
@@ -213,8 +211,7 @@ def abort_rollout(context: ProjectContext, reason: str) -> None:
 
 def rollout_status(context: ProjectContext) -> RolloutStatus:
     """Return the status of the newest rollout."""
-    status: RolloutStatus = get_result(controller.connect(context.project.name, context.settings).status.remote())
-    return status
+    return get_result(controller.connect(context.project.name, context.settings).status.remote())
 
 
 def wait_for_rollout(context: ProjectContext, limit_s: float) -> RolloutStatus:
@@ -236,5 +233,4 @@ def wait_for_rollout(context: ProjectContext, limit_s: float) -> RolloutStatus:
 
 def flush_log(context: ProjectContext) -> dict[str, int]:
     """Commit the rows that the prediction and label log has received. Returns the number of rows of each table."""
-    counts: dict[str, int] = get_result(log_writer.connect(context.project.name, context.settings).flush.remote())
-    return counts
+    return get_result(log_writer.connect(context.project.name, context.settings).flush.remote())

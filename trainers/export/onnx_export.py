@@ -36,8 +36,7 @@ class _OneInput(nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         is_codes = values.dtype == torch.int64
         empty = values.new_zeros((values.shape[0], 0), dtype=torch.float32 if is_codes else torch.int64)
-        scores: torch.Tensor = self.scored(empty, values) if is_codes else self.scored(values, empty)
-        return scores
+        return self.scored(empty, values) if is_codes else self.scored(values, empty)
 
 
 def export(result: FitResult, folder: Path, sample: pa.Table) -> float:

@@ -103,5 +103,4 @@ class Checkpointer:
 
 def load_checkpoint(body: bytes) -> dict[str, Any]:
     """The state in a checkpoint's body."""
-    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    return state
+    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)

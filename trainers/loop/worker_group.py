@@ -107,8 +107,7 @@ def run_worker_group(
             raise _worker_error(error) from error
     if isinstance(result.return_value, RayloopError):
         raise result.return_value
-    trained: TrainResult = result.return_value
-    return trained
+    return result.return_value
 
 
 @attach_details

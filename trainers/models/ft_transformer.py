@@ -64,8 +64,7 @@ class TransformerBlock(nn.Module):
         qkv = self.mixed(tokens).reshape(rows, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         rate = self.dropout if self.training else 0.0
         heads = functional.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], dropout_p=rate)
-        attended: torch.Tensor = self.out(heads.transpose(1, 2).reshape(rows, count, width))
-        return attended
+        return self.out(heads.transpose(1, 2).reshape(rows, count, width))
 
 
 class FtTransformer(nn.Module):
@@ -98,8 +97,7 @@ class FtTransformer(nn.Module):
         tokens = self.tokens(numbers, codes)
         for block in self.blocks:
             tokens = block(tokens)
-        logits: torch.Tensor = self.head(tokens[:, 0])
-        return logits
+        return self.head(tokens[:, 0])
 
 
 def _uniform(rows: int, width: int) -> torch.Tensor:

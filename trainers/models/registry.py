@@ -37,8 +37,7 @@ class Linear(nn.Module):
         self.head = nn.Linear(self.inputs.width, task.outputs)
 
     def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(self.inputs(numbers, codes))
-        return logits
+        return self.head(self.inputs(numbers, codes))
 
 
 class Mlp(nn.Module):
@@ -65,8 +64,7 @@ class Mlp(nn.Module):
         self.head = nn.Linear(width, task.outputs)
 
     def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(self.body(self.inputs(numbers, codes)))
-        return logits
+        return self.head(self.body(self.inputs(numbers, codes)))
 
     def prune(self, share: float) -> tuple[dict[str, Parameter], dict[str, torch.Tensor]]:
         """Remove the least important units of each layer.
