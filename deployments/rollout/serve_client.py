@@ -1,4 +1,4 @@
-"""What other packages use of Serve's configuration: its writer, the state of deployments, and checks against them."""
+"""What other packages use of Serve's configuration: its writer, and the state of deployments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from cluster.actors import get_or_create
-from cluster.errors import SettingsError
 from cluster.settings import Settings
 from cluster.values import Frozen
 from deployments.rollout import serve_details
@@ -17,7 +16,6 @@ from deployments.serve_schema import model_app_name
 
 ACTOR = "serve-config"
 """Name of the writer's actor."""
-_ACCESS_VARIABLES = ("RAYLOOP_ACCESS", "RAYLOOP_RATE_STORE", "RAYLOOP_JWKS", "RAYLOOP_JWT")
 
 
 class DeploymentStatus(Frozen):
@@ -34,22 +32,6 @@ class DeploymentStatus(Frozen):
 def connect(settings: Settings) -> ActorHandle:
     """Connect to the configuration writer of this cluster, started when absent."""
     return get_or_create(ACTOR, ServeConfigWriter, settings, max_task_retries=2)
-
-
-def check_access(settings: Settings, served: Settings) -> None:
-    """Check that access control is configured here as it is for the running deployments.
-
-    Args:
-        settings: Settings of this process.
-        served: Settings of the running deployments.
-
-    Raises:
-        SettingsError: They differ in who may call models.
-    """
-    here, there = _access_settings(settings), _access_settings(served)
-    for variable in sorted(here.keys() | there.keys()):
-        if here.get(variable) != there.get(variable):
-            raise SettingsError("settings.differ", variable=variable)
 
 
 def deployment_statuses(settings: Settings, models: Sequence[str]) -> dict[str, DeploymentStatus]:
@@ -70,7 +52,3 @@ def _deployment_status(details: dict[str, Any], app: str, declared: dict[str, An
     is_healthy = running >= desired and report["status"] == "RUNNING"
     problem = "" if is_healthy else f"{report['status']}: {serve_details.failure_message(report)}"
     return DeploymentStatus(running=running, desired=desired, problem=problem)
-
-
-def _access_settings(settings: Settings) -> dict[str, str]:
-    return {name: value for name, value in settings.environment().items() if name.startswith(_ACCESS_VARIABLES)}

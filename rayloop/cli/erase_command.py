@@ -13,7 +13,7 @@ from cluster.settings import Settings
 from rayloop.console import ProgressConsole
 from rayloop.context import ProjectContext
 from rayloop.project import load_project, locate_project
-from rayloop.stages.deploy import require_same_stores
+from rayloop.stages.deploy import STORE_VARIABLES, require_same_settings
 from rayloop.stages.erase_entity import erase_entity
 
 
@@ -37,7 +37,7 @@ def erase(settings: Settings, project: str, entity: Sequence[str], print_line: C
         connection.connect(settings)
     context = ProjectContext(load_project(location), location, settings, ProgressConsole())
     if ray.is_initialized():
-        require_same_stores(context)
+        require_same_settings(context, STORE_VARIABLES)
     report = erase_entity(context, {name: value for name, _, value in pairs}, datetime.now(UTC))
     for deletion in report.deleted:
         print_line(str(deletion))

@@ -35,6 +35,8 @@ from rayloop.stages.train_version import load_reference_profile
 ROLLED_BACK = "rayloop.rolled_back_because"
 JOB_ACTIONS = ("retrain", "rollback")
 """Alarm actions whose outcome in the monitor's journal is the id of a job."""
+STORE_VARIABLES = ("RAYLOOP_ONLINE_STORE", "RAYLOOP_PERSONAL_KEY_FILE")
+ACCESS_VARIABLES = ("RAYLOOP_ACCESS", "RAYLOOP_RATE_STORE", "RAYLOOP_JWKS", "RAYLOOP_JWT")
 _POLL_S = 0.25
 _ABORT_S = 120.0
 
@@ -45,36 +47,39 @@ def describe_job(settings: Settings, action: str, outcome: str, failed: bool) ->
     return f"{outcome} ({job})" if job else outcome
 
 
-def require_same_settings(context: ProjectContext) -> None:
+def require_same_settings(
+    context: ProjectContext, prefixes: tuple[str, ...] = (*STORE_VARIABLES, *ACCESS_VARIABLES)
+) -> None:
     """Refuse settings that differ from those of the running deployments, before any work is done.
 
+    Args:
+        context: The project.
+        prefixes: How the names of the compared environment variables begin; by default, those of the stores, the
+            pseudonym key and access control.
+
     Raises:
-        SettingsError: Stores, the pseudonym key or access control differ.
+        SettingsError: They differ.
     """
-    if (served := _serving_settings(context)) is not None:
-        _check_stores(context.settings, served)
-        serve_client.check_access(context.settings, served)
+    if actor_exists(serve_client.ACTOR):
+        served = get_result(serve_client.connect(context.settings).served_settings.remote())
+        check_settings(context.settings, served, prefixes)
 
 
-def require_same_stores(context: ProjectContext) -> None:
-    """Refuse another online store or pseudonym key than that of the running deployments. Raises SettingsError."""
-    if (served := _serving_settings(context)) is not None:
-        _check_stores(context.settings, served)
+def check_settings(local: Settings, served: Settings, prefixes: tuple[str, ...]) -> None:
+    """Check that settings are equal.
 
+    Args:
+        local: Settings of this process.
+        served: Settings of the running deployments.
+        prefixes: How the names of the compared environment variables begin.
 
-def _serving_settings(context: ProjectContext) -> Settings | None:
-    """Return the settings of the running deployments; None when nothing was served yet."""
-    if not actor_exists(serve_client.ACTOR):
-        return None
-    return get_result(serve_client.connect(context.settings).served_settings.remote())
-
-
-def _check_stores(local: Settings, deployed: Settings) -> None:
-    for variable, here, there in (
-        ("RAYLOOP_ONLINE_STORE", local.online_store_uri, deployed.online_store_uri),
-        ("RAYLOOP_PERSONAL_KEY_FILE", local.personal_key_file, deployed.personal_key_file),
-    ):
-        if here != there:
+    Raises:
+        SettingsError: They differ.
+    """
+    # The online store by its address, whose default depends on the home.
+    here, there = (each.environment() | {"RAYLOOP_ONLINE_STORE": each.online_store_uri} for each in (local, served))
+    for variable in sorted(here.keys() | there.keys()):
+        if variable.startswith(prefixes) and here.get(variable) != there.get(variable):
             # Without the values: an address may contain a password.
             raise SettingsError("settings.differ", variable=variable)
 
@@ -159,8 +164,7 @@ def shipped_package() -> str:
 def start_rollout(context: ProjectContext, challengers: Sequence[ModelVersion]) -> RolloutStatus:
     """Start a rollout of one or several challengers. Raises RolloutError when the controller refuses it."""
     actor = controller.connect(context.project.name, context.settings)
-    started: ray.ObjectRef = actor.start.remote(challengers, context.project.rollout, serving_options(context))
-    return get_result(started)
+    return get_result(actor.start.remote(challengers, context.project.rollout, serving_options(context)))
 
 
 def roll_back(context: ProjectContext, version: str, reason: str) -> ModelVersion:

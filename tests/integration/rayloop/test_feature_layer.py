@@ -218,7 +218,7 @@ def test_job_with_another_online_store_is_refused(cluster: Settings, tmp_path: P
     guarded = dataclasses.replace(made, settings=cluster.model_copy(update={"access": True}))
     with raises(SettingsError, "settings.differ", variable="RAYLOOP_ACCESS"):
         deploy.require_same_settings(guarded)
-    deploy.require_same_stores(guarded)
+    deploy.require_same_settings(guarded, deploy.STORE_VARIABLES)
 
 
 def test_personal_data_in_tables_log_and_store_is_hashed(context: ProjectContext, tmp_path: Path) -> None:

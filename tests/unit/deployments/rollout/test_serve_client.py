@@ -1,14 +1,12 @@
-"""Health of deployments and differences of settings, as Serve's REST API reports them."""
+"""Health of deployments, as Serve's REST API reports it."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from cluster.errors import SettingsError
 from cluster.settings import Settings
 from deployments.rollout import serve_client, serve_details
 from deployments.rollout.serve_client import DeploymentStatus
-from tests.factories.errors import raises
 
 
 @pytest.mark.parametrize(
@@ -29,10 +27,3 @@ def test_deployment_statuses_count_replicas_and_report_problems(
     details = {"applications": {"trips": app | {"deployments": deployments}}}
     monkeypatch.setattr(serve_details, "connect", lambda settings: SimpleNamespace(get_serve_details=lambda: details))
     assert serve_client.deployment_statuses(settings, ["trips", "others"]) == {"trips": expected}
-
-
-def test_check_access_with_other_access_settings_is_refused(settings: Settings) -> None:
-    serve_client.check_access(settings, settings)
-    guarded = settings.model_copy(update={"access": True})
-    with raises(SettingsError, "settings.differ", variable="RAYLOOP_ACCESS"):
-        serve_client.check_access(guarded, settings)
