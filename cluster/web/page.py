@@ -80,6 +80,11 @@ def join(parts: Iterable[str]) -> Markup:
     return Markup().join(parts)
 
 
+def figure(value: float | None) -> str:
+    """A figure with four decimals, or a dash for none."""
+    return "-" if value is None else f"{value:.4f}"
+
+
 def _component(name: str, *values: object) -> Markup:
     return Markup(getattr(_environment().get_template("components.html.j2").module, name)(*values))
 

@@ -29,6 +29,12 @@ class FeatureEntry(Frozen):
     high: float | None = None
     most_common: tuple[str, ...] = ()
 
+    def cells(self) -> tuple[str, ...]:
+        """Its cells in a table: name, definition, missing share, mean, std, low, high, most frequent values."""
+        missing = "-" if self.missing is None else f"{self.missing:.1%}"
+        figures = ("-" if figure is None else f"{figure:.4g}" for figure in (self.mean, self.std, self.low, self.high))
+        return (self.name, self.definition, missing, *figures, ", ".join(self.most_common))
+
 
 class ViewEntry(Frozen):
     """One view, its freshness, and the models that use it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cluster.web.page import empty_note, fact_boxes, render_page, section, table, tag
-from features.inspection.catalog import FeatureCatalog, FeatureEntry, ViewEntry
+from features.inspection.catalog import FeatureCatalog, ViewEntry
 from features.inspection.training_serving_skew import FeatureSkew
 
 _FEATURE_HEAD = ("feature", "computed", "missing", "mean", "std", "low", "high", "most frequent")
@@ -52,16 +52,8 @@ def _view(view: ViewEntry) -> str:
     ]  # fmt: skip
     if view.staleness:
         state.insert(0, ("stale", view.staleness))
-    body = table(_FEATURE_HEAD, [_feature(feature) for feature in view.features]) + table(("", ""), state)
+    body = table(_FEATURE_HEAD, [feature.cells() for feature in view.features]) + table(("", ""), state)
     return section(view.name, " ".join(caption), body)
-
-
-def _feature(feature: FeatureEntry) -> tuple[str, ...]:
-    missing = "-" if feature.missing is None else f"{feature.missing:.1%}"
-    figures = [
-        "-" if value is None else f"{value:.4g}" for value in (feature.mean, feature.std, feature.low, feature.high)
-    ]
-    return (feature.name, feature.definition, missing, *figures, ", ".join(feature.most_common))
 
 
 def _skew(skew: FeatureSkew) -> tuple[str, ...]:
@@ -69,8 +61,7 @@ def _skew(skew: FeatureSkew) -> tuple[str, ...]:
     if skew.example is not None:
         values = f"served {skew.example.served}, offline {skew.example.offline}"
         example = f"row {skew.example.id} as of {skew.example.as_of}: {values}"
-    share = f"{skew.mismatches:,} of {skew.rows:,}"
-    count = tag("tag " + ("alarm" if skew.mismatches else "hold"), share)
+    count = tag("tag " + ("alarm" if skew.mismatches else "hold"), f"{skew.mismatches:,} of {skew.rows:,}")
     gap = f"{skew.largest_difference:g}" if skew.largest_difference else "-"
     return (skew.origin, skew.feature, count, f"{skew.only_offline:,}", f"{skew.only_served:,}", gap, example)
 

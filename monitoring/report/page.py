@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from cluster.values import Decision
-from cluster.web.page import bar, empty_note, fact_boxes, join, plot, render_page, section, table, tag
+from cluster.web.page import bar, empty_note, fact_boxes, figure, join, plot, render_page, section, table, tag
 from monitoring.detection.detector import WindowResult, format_day
 from monitoring.report import findings, plots
 from monitoring.report.schema import AlarmOutcome, MetricHistory, MonitoringReport
@@ -148,7 +148,7 @@ def _versions(report: MonitoringReport) -> str:
         return section("Versions", "", empty_note("No version is registered."))
     metrics = list(dict.fromkeys(name for row in report.versions for name in row.metrics))
     rows = [
-        (f"v{v.version}", v.role, v.trained_on, *(_figure(v.metrics.get(m)) for m in metrics)) for v in report.versions
+        (f"v{v.version}", v.role, v.trained_on, *(figure(v.metrics.get(m)) for m in metrics)) for v in report.versions
     ]
     caption = "Each version on its own held-out rows: metrics compare only where these are the same."
     return section("Versions", caption, table(("version", "role", "trained on", *metrics), rows))
@@ -169,10 +169,6 @@ def _timings(report: MonitoringReport) -> str:
 def _share(decision: Decision) -> str:
     # The journal has the challengers' share; a promoted version is no longer one, and has all traffic.
     return "100%" if decision.action == "promote" else f"{decision.share:.0%}"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _moment(at: float) -> str:

@@ -12,7 +12,6 @@ from cluster.names import CHAMPION
 from features.definitions import FeatureView
 from features.inspection.catalog import (
     FeatureCatalog,
-    FeatureEntry,
     ViewEntry,
     feature_entries,
     profile_columns,
@@ -49,35 +48,18 @@ def catalog_tables(catalog: FeatureCatalog) -> Iterator[Table]:
         for i, column in enumerate(("feature", "made", "missing", "mean", "std", "low", "high")):
             table.add_column(column, justify="left" if i < 2 else "right")
         for feature in view.features:
-            table.add_row(*feature_cells(feature))
-        table.caption = "; ".join(line for line in view_facts(view) if line)
+            cells = feature.cells()
+            table.add_row(*((*cells[:3], cells[-1]) if feature.most_common else cells[:-1]))
+        facts = (
+            view.description,
+            f"landed until {_moment(view.ingested_until)}",
+            f"online until {_moment(view.online_until)}",
+            view.staleness,
+            f"used by {', '.join(view.users)}" if view.users else "used by no registered version",
+        )
+        table.caption = "; ".join(fact for fact in facts if fact)
         table.caption_justify = "left"
         yield table
-
-
-def feature_cells(feature: FeatureEntry) -> tuple[str, ...]:
-    """Return the cells of a feature: name, definition, missing share, mean, std, low, high; or its commonest values."""
-    missing = "-" if feature.missing is None else f"{feature.missing:.1%}"
-    if feature.most_common:
-        return (feature.name, feature.definition, missing, ", ".join(feature.most_common), "", "", "")
-    figures = (feature.mean, feature.std, feature.low, feature.high)
-    return (
-        feature.name,
-        feature.definition,
-        missing,
-        *("-" if figure is None else f"{figure:.4g}" for figure in figures),
-    )
-
-
-def view_facts(view: ViewEntry) -> tuple[str, ...]:
-    """Return lines about a view: its description, how current it is, and who uses it."""
-    return (
-        view.description,
-        f"landed until {_moment(view.ingested_until)}",
-        f"online until {_moment(view.online_until)}",
-        view.staleness,
-        f"used by {', '.join(view.users)}" if view.users else "used by no registered version",
-    )
 
 
 def _statistics(context: ProjectContext) -> tuple[Profile | None, str]:

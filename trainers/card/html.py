@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cluster.web.page import bullets, empty_note, join, plot, render_page, section, subsection, table, tag
+from cluster.web.page import bullets, empty_note, figure, join, plot, render_page, section, subsection, table, tag
 from trainers import metrics
 from trainers.card import plots
 from trainers.card.model_card import ModelCard
@@ -27,7 +27,7 @@ def _gate(card: ModelCard) -> str:
     if card.override:
         caption += f" Registered nevertheless: {card.override}."
     rows = [
-        (_verdict(c.passed), c.name, f"{c.value:.4g}", f"{c.limit:.4g}", c.reason)
+        (tag("pass", "pass") if c.passed else tag("fail", "FAIL"), c.name, f"{c.value:.4g}", f"{c.limit:.4g}", c.reason)
         for c in sorted(card.checks, key=lambda check: check.passed)
     ]
     return section("Gate", caption, table(("", "check", "value", "limit", "reason"), rows))
@@ -40,7 +40,7 @@ def _purpose(card: ModelCard) -> str:
 def _metrics(card: ModelCard) -> str:
     others = card.validation_metrics, card.train_metrics
     rows = [
-        (name, plots.format_interval(interval), *(_figure(values.get(name)) for values in others))
+        (name, plots.format_interval(interval), *(figure(values.get(name)) for values in others))
         for name, interval in card.assessment.metrics.items()
     ]
     primary = metrics.primary_metric(card.task).name
@@ -69,7 +69,7 @@ def _slice_table(slices: Sequence[SliceResult]) -> str:
             f"{s.loss:.4f}",
             f"{s.ratio:.3f}",
             f"{s.low:.3f}",
-            _figure(s.regression),
+            figure(s.regression),
         )
         for s in slices
     ]
@@ -87,8 +87,8 @@ def _fairness(card: ModelCard) -> str:
             for group, values in groups.by_group.items()
         ]
         differences = (
-            f"Differences: parity {_figure(groups.parity_difference)}, "
-            f"equalized odds {_figure(groups.odds_difference)}, error {_figure(groups.error_difference)}."
+            f"Differences: parity {figure(groups.parity_difference)}, "
+            f"equalized odds {figure(groups.odds_difference)}, error {figure(groups.error_difference)}."
         )
         tables.append(subsection(groups.column, differences, table((groups.column, *names), rows)))
     return section("Groups", "Rates in each group of at least the declared number of rows.", join(tables))
@@ -120,7 +120,7 @@ def _importance(card: ModelCard) -> str:
         "without the others: 1 is the label itself."
     )
     importance = card.assessment.importance
-    rows = [(i.feature, f"{i.loss:.5f}", f"{i.spread:.5f}", _figure(skills.get(i.feature))) for i in importance]
+    rows = [(i.feature, f"{i.loss:.5f}", f"{i.spread:.5f}", figure(skills.get(i.feature))) for i in importance]
     bars = plot(plots.importance(importance, metrics.primary_metric(card.task).name))
     return section("Importance", caption, bars + table(("feature", "loss", "spread", "skill alone"), rows))
 
@@ -132,7 +132,7 @@ def _attributions(card: ModelCard) -> str:
 
 
 def _data(card: ModelCard) -> str:
-    rows = [(p.name, f"{p.rows:,}", p.start, p.end, _figure(p.label_mean)) for p in card.parts]
+    rows = [(p.name, f"{p.rows:,}", p.start, p.end, figure(p.label_mean)) for p in card.parts]
     caption = f"{card.task.kind.capitalize()}; the label is {card.task.label}."
     return section("Data", caption, table(("part", "rows", "from", "to", "mean label"), rows))
 
@@ -159,13 +159,5 @@ def _lineage(card: ModelCard) -> str:
     return section("Lineage", "", table(("", ""), list(facts.items())))
 
 
-def _verdict(passed: bool) -> str:
-    return tag("pass", "pass") if passed else tag("fail", "FAIL")
-
-
 def _group_figure(name: str, value: float | None) -> str:
-    return f"{value:,.0f}" if name == "rows" and value is not None else _figure(value)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return f"{value:,.0f}" if name == "rows" and value is not None else figure(value)
