@@ -56,7 +56,6 @@ def serve_details(settings: Settings) -> Mapping[str, Any]:
 
     use_token()
     try:
-        details: Mapping[str, Any] = ServeSubmissionClient(settings.dashboard).get_serve_details()
+        return ServeSubmissionClient(settings.dashboard).get_serve_details()
     except (OSError, RuntimeError) as error:
         raise ClusterUnavailable("cluster.no_answer", address=settings.dashboard) from error
-    return details

@@ -210,7 +210,8 @@ def load_project(location: Location) -> Project:
     Raises:
         ProjectError: The module fails, defines no project, or stands beside a module that hides a package of rayloop.
     """
-    _require_nothing_hidden(location.folder)
+    if path := hiding_module(location.folder):
+        raise ProjectError("project.hides_package", path=str(path))
     if str(location.folder) not in sys.path:
         sys.path.insert(0, str(location.folder))
     try:
@@ -218,8 +219,8 @@ def load_project(location: Location) -> Project:
     except RayloopError:
         raise
     except ValidationError as error:
-        line = _line(error, location)
-        raise ProjectError("project.invalid", line=line, reason=_describe_invalid(error)) from error
+        line, reason = _line(error, location), f"{error.title}: " + "; ".join(map(_describe_field, error.errors()))
+        raise ProjectError("project.invalid", line=line, reason=reason) from error
     # A user's module may fail in any way: the user gets the line at fault.
     except Exception as error:
         line = _line(error, location)
@@ -243,11 +244,6 @@ def _outermost(path: Path) -> Location:
     return Location(folder, ".".join(parts))
 
 
-def _require_nothing_hidden(folder: Path) -> None:
-    if path := hiding_module(folder):
-        raise ProjectError("project.hides_package", path=str(path))
-
-
 def _line(error: Exception, location: Location) -> str:
     """Return file and line of the innermost frame in the project's folder."""
     if isinstance(error, SyntaxError) and error.filename:
@@ -259,10 +255,6 @@ def _line(error: Exception, location: Location) -> str:
             place = f"{name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place
-
-
-def _describe_invalid(error: ValidationError) -> str:
-    return f"{error.title}: " + "; ".join(_describe_field(each) for each in error.errors())
 
 
 def _describe_field(detail: Mapping[str, Any]) -> str:

@@ -197,6 +197,5 @@ def _mean(values: np.ndarray) -> WeightedMetric:
 
 
 def _r2(squared_error: float, labels: np.ndarray, weights: np.ndarray | None) -> float:
-    mean = np.average(labels, weights=weights)
-    variance = float(np.average((labels - mean) ** 2, weights=weights))
+    variance = float(np.average((labels - np.average(labels, weights=weights)) ** 2, weights=weights))
     return 1 - squared_error / variance if variance > 0 else float("nan")

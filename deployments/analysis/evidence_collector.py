@@ -181,8 +181,7 @@ def _with_keys(rows: pa.Table) -> pa.Table:
     ids = rows.column("id")
     if "key" not in rows.column_names:
         return rows.append_column("key", ids)
-    at = rows.column_names.index("key")
-    return rows.set_column(at, "key", pc.coalesce(rows.column("key"), ids))
+    return rows.set_column(rows.column_names.index("key"), "key", pc.coalesce(rows.column("key"), ids))
 
 
 def _failure_mask(assigned: pa.Table, variant: str) -> pa.ChunkedArray:

@@ -43,5 +43,4 @@ def _batches(rows: pa.Table, variant: str) -> list[tuple[int, float]]:
         own = "latency_ms"
         answered = pc.and_(pc.equal(rows["variant"], variant), pc.equal(rows["assigned"], variant))
         timed = rows.filter(pc.and_(answered, rows["latency_ms"].is_valid()))
-    at = timed["at"].cast(pa.int64()).to_pylist()
-    return list(zip(at, timed[own].to_pylist(), strict=True))
+    return list(zip(timed["at"].cast(pa.int64()).to_pylist(), timed[own].to_pylist(), strict=True))

@@ -59,11 +59,6 @@ class PairedPredictions:
             pair, known = self._labeled[id]
             self._labeled[id] = (pair, label if label[0] >= known[0] else known)
 
-    @property
-    def waiting_rows(self) -> int:
-        """Rows that wait for their labels."""
-        return len(self._waiting)
-
     def labeled_pairs(self) -> Iterator[tuple[PairedPrediction, float]]:
         """Labeled rows, each with the value of its label."""
         for pair, (_, value) in self._labeled.values():

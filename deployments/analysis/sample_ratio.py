@@ -36,8 +36,7 @@ def log_e_split(evidence: RolloutEvidence, steps: tuple[float, ...]) -> float:
     step is assigned by the same hash, so steps depend on one another, and the union bound still holds. By Ville's
     inequality it ever reaches log(1/alpha) with probability <= alpha.
     """
-    by_step = [_log_e(evidence, share) for share in steps]
-    return max(by_step) - math.log(len(steps))
+    return max(_log_e(evidence, share) for share in steps) - math.log(len(steps))
 
 
 def keys_by_share(evidence: RolloutEvidence) -> dict[float, tuple[int, int]]:

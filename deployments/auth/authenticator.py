@@ -105,9 +105,11 @@ def open_authenticator(settings: Settings) -> Authenticator | None:
     keys = CachedValue("API keys", store.read, KEY_REFRESH_INTERVAL_S, KEY_REFRESH_INTERVAL_S)
     if issuer is None:
         return Authenticator(keys, rate_limiter, rate=settings.access_rate, close=keys.close)
-    jwks = CachedValue(
-        "JWKS", _jwks_reader(settings.jwks_url, issuer), JWKS_REFRESH_INTERVAL_S, MIN_JWKS_REFRESH_INTERVAL_S
-    )
+
+    def read_jwks() -> PublicKeys:
+        return jwt_verifier.parse_jwks(jwt_verifier.fetch_jwks(settings.jwks_url), issuer.algorithms)
+
+    jwks = CachedValue("JWKS", read_jwks, JWKS_REFRESH_INTERVAL_S, MIN_JWKS_REFRESH_INTERVAL_S)
 
     def close() -> None:
         keys.close()
@@ -115,10 +117,6 @@ def open_authenticator(settings: Settings) -> Authenticator | None:
 
     tokens = JwtVerifier(issuer, lambda: jwks.value, jwks.request_refresh)
     return Authenticator(keys, rate_limiter, tokens=tokens, rate=settings.access_rate, close=close)
-
-
-def _jwks_reader(url: str, issuer: Issuer) -> Callable[[], PublicKeys]:
-    return lambda: jwt_verifier.parse_jwks(jwt_verifier.fetch_jwks(url), issuer.algorithms)
 
 
 def _issuer(settings: Settings) -> Issuer | None:

@@ -86,8 +86,7 @@ class RedisRateLimiter:
     """Counts in Redis. While Redis is down each replica counts on its own, and retries every REDIS_RETRY_S seconds."""
 
     def __init__(self, uri: str, local: RateLimiter, clock: Callable[[], float] = time.monotonic) -> None:
-        storage: Any = _open_storage(uri)
-        self._limiter, self._local, self._clock = MovingWindowRateLimiter(storage), local, clock
+        self._limiter, self._local, self._clock = MovingWindowRateLimiter(_open_storage(uri)), local, clock
         self._host = urlsplit(uri).hostname
         self._down_until = -math.inf
 

@@ -22,12 +22,8 @@ def add_inference_service(servicer: Any, server: Any) -> None:
         method: grpc.unary_unary_rpc_method_handler(
             getattr(servicer, method),
             request_deserializer=getattr(inference_pb2, f"{method}Request").FromString,
-            response_serializer=_serialize,
+            response_serializer=getattr(inference_pb2, f"{method}Response").SerializeToString,
         )
         for method in METHODS
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-
-
-def _serialize(message: Any) -> bytes:
-    return bytes(message.SerializeToString())

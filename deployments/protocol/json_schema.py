@@ -64,8 +64,7 @@ def invocation_request_schema(features: FeatureSet, max_rows: int) -> Schema:
     """Schema of an invocation: exactly one of MLflow's four shapes."""
     columns = features.request
     values = {column.name: _value(column, column.name in required_columns(features)) for column in columns}
-    row = object_schema(**values) | {"additionalProperties": False}
-    rows = _list(row, max_rows)
+    rows = _list(object_schema(**values) | {"additionalProperties": False}, max_rows)
     by_name = object_schema(**{name: _list(value, max_rows) for name, value in values.items()}) | {
         "additionalProperties": False
     }

@@ -86,7 +86,8 @@ def build_openapi(
         f"{at}/feedback": {"post": _feedback(task, limits, access)},
     }
     components: dict[str, Any] = {"schemas": schemas} | ({"securitySchemes": _SECURITY} if access else {})
-    return {"openapi": OPENAPI_VERSION, "info": _info(model, version), "paths": paths, "components": components}
+    info = {"title": model, "version": version, "description": f"Predictions of {model}, served by rayloop."}
+    return {"openapi": OPENAPI_VERSION, "info": info, "paths": paths, "components": components}
 
 
 def example_infer(features: FeatureSet) -> dict[str, Any]:
@@ -113,8 +114,7 @@ def example_feedback(task: Task) -> dict[str, Any]:
 
 def _infer(features: FeatureSet, limits: RequestLimits, access: bool) -> Schema:
     operation = _operation("/infer", "Predictions, Open Inference Protocol v2", access, _ref("InferResponse"))
-    examples = {"row": example_infer(features)} if _small(features) else {}
-    body = _body("InferRequest", examples, limits)
+    body = _body("InferRequest", {"row": example_infer(features)} if _small(features) else {}, limits)
     body["requestBody"]["content"][http.BINARY] = {"schema": _BYTES}
     operation["responses"]["200"]["content"][http.BINARY] = {"schema": _BYTES}
     return operation | body | _parameters(http.ROUTING_KEY_HEADER, http.VARIANT_HEADER, JSON_LENGTH_HEADER)
@@ -213,10 +213,6 @@ _BYTES: Schema = {
 
 def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _info(model: str, version: str) -> Schema:
-    return {"title": model, "version": version, "description": f"Predictions of {model}, served by rayloop."}
 
 
 def _infer_response(outputs: list[dict[str, Any]], model: str) -> Schema:

@@ -102,5 +102,4 @@ class Reconciler:
         await asyncio.to_thread(self._registry.clear_alias, self._model, CHALLENGER)
 
     def _read_task(self, champion: str) -> Task:
-        version = self._registry.version(self._model, champion)
-        return Manifest.load(fetch_bundle(version, self._settings)).task
+        return Manifest.load(fetch_bundle(self._registry.version(self._model, champion), self._settings)).task

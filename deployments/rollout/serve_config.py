@@ -78,8 +78,7 @@ class ServeConfigWriter:
             RayloopError: The version does not load, or its replicas do not run in time.
         """
         await asyncio.to_thread(Scorer, champion, self._settings)
-        log_writer = connect_log_writer(champion.model, self._settings)
-        await log_writer.pid.remote()
+        await connect_log_writer(champion.model, self._settings).pid.remote()
 
         def change(apps: Applications) -> None:
             current = _server_config(apps, champion.model)
@@ -167,7 +166,7 @@ class ServeConfigWriter:
             current = _server_config(apps, model)
             if current is None:
                 raise RayloopError("rayloop.model_not_deployed", model=model)
-            config = ServerConfig.model_validate(current.model_dump() | _dump_values(update))
+            config = ServerConfig.model_validate(dict(current) | update)
             apps[serve_schema.model_app_name(model)]["deployments"][0]["user_config"] = config.model_dump(mode="json")
 
         await self._write(change)
@@ -298,7 +297,3 @@ def _server_config(apps: Applications, model: str) -> ServerConfig | None:
 def _fixed_http_options(options: dict[str, Any] | None) -> dict[str, Any]:
     """Current HTTP options: Serve cannot change them while it runs, and refuses the attempt."""
     return {key: options[key] for key in ("host", "port", "request_timeout_s") if key in options} if options else {}
-
-
-def _dump_values(update: dict[str, Any]) -> dict[str, Any]:
-    return {key: value.model_dump() if isinstance(value, Frozen) else value for key, value in update.items()}

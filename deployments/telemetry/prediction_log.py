@@ -240,6 +240,5 @@ def _block(task: Task, scores: np.ndarray | None, size: int) -> np.ndarray:
 
 
 def _struct(frame: pa.Table) -> pa.Array:
-    features = frame.drop_columns(["as_of"])
-    struct = features.to_struct_array()
+    struct = frame.drop_columns(["as_of"]).to_struct_array()
     return struct.combine_chunks() if isinstance(struct, pa.ChunkedArray) else struct

@@ -119,8 +119,7 @@ def _plan(view: FeatureView, files: list[list[Any]]) -> Partitioning:
     statistics = [of_file for of_file, *_ in files]
     if statistics[0] is None:
         return Partitioning(view.entity.keys, 1, (Partition(0),))
-    by_file: list[_BucketStats] = ray.get(statistics)
-    buckets = list(zip(*by_file, strict=True))
+    buckets = list(zip(*ray.get(statistics), strict=True))
     events = [sum(n for n, _ in bucket) for bucket in buckets]
     samples = {b: np.concatenate([times for _, times in bucket]) for b, bucket in enumerate(buckets)}
     return entity_partition.plan_partitions(view.entity.keys, events, samples)

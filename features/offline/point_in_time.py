@@ -168,6 +168,5 @@ def _latest(view: FeatureView, index: EventIndex, queries: _Queries) -> list[pl.
     positions[present] = index.latest_index[queries.end[present] - 1]
     if view.ttl_us is not None:
         present[present] = index.event_times[positions[present]] > queries.times[present] - view.ttl_us
-    missing = pl.Series(queries.in_row_order(~present))
-    rows = pl.Series(queries.in_row_order(positions)).set(missing, None)
+    rows = pl.Series(queries.in_row_order(positions)).set(pl.Series(queries.in_row_order(~present)), None)
     return [index.latest_values.get_column(latest_column(f)).gather(rows).alias(f.name) for f in view.latest]

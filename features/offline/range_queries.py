@@ -50,8 +50,7 @@ def range_extremes(values: np.ndarray, low: np.ndarray, high: np.ndarray, of: Li
     """
     best = np.fmin if of == "min" else np.fmax
     extremes = np.full(low.size, np.nan)
-    lengths = high - low
-    level = np.frexp(lengths.astype(np.float64))[1] - 1
+    level = np.frexp((high - low).astype(np.float64))[1] - 1
     for k in range(int(level.max(initial=-1)) + 1):
         of_level = np.flatnonzero(level == k)
         extremes[of_level] = best(values[low[of_level]], values[high[of_level] - (1 << k)])

@@ -119,8 +119,7 @@ class OfflineFeatureReader:
             return block
         rows = pl.DataFrame(block.select(self.required_columns(block.column_names)))
         request = request_features(self._features, rows)
-        indexes: list[EventIndex] = ray.get(self._indexes) if self._indexes else []
-        views = zip(self._features.views, indexes, strict=True)
+        views = zip(self._features.views, ray.get(self._indexes) if self._indexes else [], strict=True)
         view_features = [look_up_features(view, index, request) for view, index in views]
         return pl.concat([request, *view_features], how="horizontal").to_arrow()
 

@@ -161,8 +161,7 @@ class BatchLookup:
                 numbers[features] = np.where(n > 1, self._std(words, upto, since, base, of, n, window_totals), np.nan)
             else:
                 total = window_totals("sum", of).astype(np.float64) * self._resolution[of]
-                mean = op == "mean"
-                numbers[features] = np.where(n > 0, total / np.maximum(n, 1), np.nan) if mean else total
+                numbers[features] = np.where(n > 0, total / np.maximum(n, 1), np.nan) if op == "mean" else total
 
     def _std(
         self, words: np.ndarray, upto: np.ndarray, since: np.ndarray, base: np.ndarray, of: np.ndarray, n: np.ndarray,

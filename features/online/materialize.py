@@ -111,8 +111,7 @@ def _between(history: pl.DataFrame, since_us: int | None, until_us: int) -> pl.D
 def delete_view_state(store: OnlineStore, view: FeatureView) -> None:
     """Delete all state of a view."""
     prefix = state_prefix(view)
-    positions = store.keys(_POSITION + prefix)
-    store.delete([*store.keys(prefix), *positions, _WATERMARK + prefix])
+    store.delete([*store.keys(prefix), *store.keys(_POSITION + prefix), _WATERMARK + prefix])
 
 
 def _prune(view: FeatureView, history: pl.DataFrame) -> pl.DataFrame:

@@ -112,8 +112,7 @@ class StateLayout:
         """The state of an entity without events."""
         row = np.zeros((1, self.width), np.int64)
         row[0, 0] = NEVER
-        nan = np.array(np.nan).view(np.int64)
-        blanks = {"event": NEVER, "last": int(nan), "last text": len(NULL_TEXT)}
+        blanks = {"event": NEVER, "last": int(np.array(np.nan).view(np.int64)), "last text": len(NULL_TEXT)}
         for (what, _), word in self.words.items():
             row[0, word] = blanks.get(what, int(row[0, word]))
         if "tie" in (what for what, _ in self.words):
@@ -335,8 +334,7 @@ def concat_states(states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 def _split(words: np.ndarray, starts: np.ndarray, first: np.ndarray, texts: list[pa.LargeBinaryArray]) -> list[bytes]:
     data = words.data.cast("B")
-    ends = (starts * WORD_BYTES).tolist()
-    states = [bytes(data[a:b]) for a, b in pairwise(ends)]
+    states = [bytes(data[a:b]) for a, b in pairwise((starts * WORD_BYTES).tolist())]
     if not texts:
         return states
     tails = []

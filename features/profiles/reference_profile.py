@@ -45,8 +45,7 @@ class Bins(Frozen):
     @classmethod
     def for_number(cls, summary: NumberSummary) -> Self:
         """Define bins of equal mass."""
-        ranks = np.arange(1, FINE_BINS) / FINE_BINS
-        edges = np.unique(summary.quantiles(ranks))
+        edges = np.unique(summary.quantiles(np.arange(1, FINE_BINS) / FINE_BINS))
         return cls(edges=tuple(float(e) for e in edges if e < summary.max))
 
     @classmethod

@@ -88,8 +88,7 @@ def default_parallelism() -> int:
 
     That is enough to use the cores, and few enough not to start a worker process for each.
     """
-    resources: dict[str, float] = ray.cluster_resources()
-    return max(2, int(resources.get("CPU", 2)) // 2)
+    return max(2, int(ray.cluster_resources().get("CPU", 2)) // 2)
 
 
 def columns_schema(columns: tuple[Column, ...]) -> pa.Schema:

@@ -148,11 +148,7 @@ def decode_json(messages: pa.Table, columns: Columns) -> pa.Table:
         None if value is None else value.decode(errors="replace") for value in messages.column("value").to_pylist()
     ]
     values = pl.Series(texts, dtype=pl.String)
-    return pl.DataFrame([_field(values, column.name) for column in columns]).to_arrow()
-
-
-def _field(values: pl.Series, name: str) -> pl.Series:
-    return values.str.json_path_match(f"$['{name}']").alias(name)
+    return pl.DataFrame({c.name: values.str.json_path_match(f"$['{c.name}']") for c in columns}).to_arrow()
 
 
 def _parquet(paths: str | Sequence[str], options: dict[str, Any], columns: Columns) -> ray.data.Dataset:

@@ -189,8 +189,7 @@ def _schema(source: Source) -> pandera.DataFrameSchema:
 
 def _holds(rule: pl.Expr, data: Any) -> pl.LazyFrame:
     """Whether each row keeps a rule; null counts as yes."""
-    rows: pl.LazyFrame = data.lazyframe
-    return rows.select(rule.fill_null(True))
+    return data.lazyframe.select(rule.fill_null(True))
 
 
 def _cast(column: Column, stored: pl.DataType) -> pl.Expr:

@@ -134,5 +134,4 @@ def _with_time(frame: pa.Table, times: np.ndarray) -> pa.Table:
 def _label_values(task: Task, labels: np.ndarray) -> pa.Array:
     if task.kind == "regression":
         return pa.array(labels, pa.float64())
-    names = np.asarray(task.classes or ("0", "1"))
-    return pa.array(names[labels.astype(np.int64)])
+    return pa.array(np.asarray(task.classes or ("0", "1"))[labels.astype(np.int64)])

@@ -98,8 +98,7 @@ def _area(scores: np.ndarray, positive: np.ndarray) -> float | None:
     ups, downs = (np.bincount(place, weights, len(values)) for weights in (positive, 1.0 - positive))
     if not ups.sum() or not downs.sum():
         return None
-    below = downs.cumsum() - downs / 2.0
-    return float(ups @ below / (ups.sum() * downs.sum()))
+    return float(ups @ (downs.cumsum() - downs / 2.0) / (ups.sum() * downs.sum()))
 
 
 def _require_finite(values: np.ndarray, name: str) -> np.ndarray:

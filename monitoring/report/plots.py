@@ -162,8 +162,7 @@ def plot_rollouts(found: Sequence[RolloutHistory]) -> str:
     """Each challenger's share over time, a step line for each rollout, a marker for each decision."""
     figure, axes = _figure(8.6, 3.3)
     begin = min((d.at for r in found for d in r.decisions), default=0.0)
-    latest = max((d.at for r in found for d in r.decisions), default=1.0)
-    unit, name = _unit(latest - begin)
+    unit, name = _unit(max((d.at for r in found for d in r.decisions), default=1.0) - begin)
     tips: dict[str, str] = {}
     for i, rollout in enumerate(r for r in found if r.decisions):
         # A rollback may come weeks later, and is no step of the trial.
@@ -216,10 +215,8 @@ def _gaps(results: Sequence[WindowResult]) -> list[int]:
 
 def _dates(results: Sequence[WindowResult]) -> tuple[list[float], list[str]]:
     """At most eight labels in window time."""
-    every = max(1, -(-len(results) // 8))
-    places = range(0, len(results), every)
-    whole_days = all(r.window % 86_400 == 0 for r in results)
-    style = "%-d %b" if whole_days else "%-d %b %H:%M"
+    places = range(0, len(results), max(1, -(-len(results) // 8)))
+    style = "%-d %b" if all(r.window % 86_400 == 0 for r in results) else "%-d %b %H:%M"
     return [i + 0.5 for i in places], [datetime.fromtimestamp(results[i].window, UTC).strftime(style) for i in places]
 
 

@@ -113,7 +113,9 @@ class DriftMonitor:
         try:
             live = Profile.from_bytes(profile)
             rows = live.rows
-            _check_window(window_s, self.policy)
+            # One window of the far future would close every window before it, forever.
+            if not EARLIEST_S <= window_s <= time.time() + self.policy.window_s:
+                raise DataError("data.impossible_window", window=window_s)
             self._tracker.windows.observe(version, window_s, live)
         except (DataError, TypeError, ValueError) as error:
             self._count("rejected", str(error))
@@ -265,8 +267,7 @@ class DriftMonitor:
         results = [result for result in self._tracker.results if result.version == version]
         if results:
             self._show(metrics.window_metrics(self.model, results[-1], self._tracker.drifting))
-        analysis = self._scheduler.latest(version)
-        if analysis is not None:
+        if (analysis := self._scheduler.latest(version)) is not None:
             self._show(metrics.analysis_metrics(self.model, analysis))
 
     def _count(self, event: str, error: str = "") -> None:
@@ -299,8 +300,7 @@ class DriftMonitor:
 
     def _resume(self) -> None:
         try:
-            state = self._store.load()
-            if state is not None:
+            if (state := self._store.load()) is not None:
                 self._restore(state)
         except DataError as error:
             # Otherwise a damaged file would make the actor die and restart forever.
@@ -319,9 +319,3 @@ class DriftMonitor:
         self._responder.journal, self._responder.actions = list(state.journal), state.actions
         self._responder.resume(self.policy)
         self._show_again()
-
-
-def _check_window(start: float, policy: DriftPolicy) -> None:
-    # One window of the far future would close every window before it, forever.
-    if not EARLIEST_S <= start <= time.time() + policy.window_s:
-        raise DataError("data.impossible_window", window=start)

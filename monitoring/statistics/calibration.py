@@ -138,8 +138,7 @@ def count_discoveries(p_values: Mapping[str, float], alpha: float) -> int:
     """How many hypotheses Benjamini and Hochberg (1995) reject at false discovery rate ``alpha``."""
     if not p_values:
         return 0
-    adjusted = stats.false_discovery_control(list(p_values.values()), method="bh")
-    return int(np.count_nonzero(adjusted <= alpha))
+    return int(np.count_nonzero(stats.false_discovery_control(list(p_values.values()), method="bh") <= alpha))
 
 
 def _directions(reference: ReferenceProfile, watch: Sequence[MonitoredColumn]) -> dict[str, Direction]:

@@ -81,5 +81,4 @@ def _trailing_change(pairs: SamplePairs) -> np.ndarray:
 def _share_change(reference: np.ndarray, live: np.ndarray) -> np.ndarray:
     """Absolute differences of shares, [pairs, cells]; 0 when either sample is empty."""
     n, m = (cells.sum(axis=1, keepdims=True) for cells in (reference, live))
-    change = np.abs(reference / np.maximum(n, 1) - live / np.maximum(m, 1))
-    return np.where((n > 0) & (m > 0), change, 0.0)
+    return np.where((n > 0) & (m > 0), np.abs(reference / np.maximum(n, 1) - live / np.maximum(m, 1)), 0.0)

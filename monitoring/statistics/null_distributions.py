@@ -243,8 +243,7 @@ def _add_sketch_error(cells: np.ndarray, error: float, rng: np.random.Generator)
     shared, own = rng.normal(size=(len(cells), 1)), rng.normal(size=(len(cells), edges))
     ranks = values.cumsum(axis=1)[:, :-1] + error * count * (shared + own) / np.sqrt(2.0)
     ranks = np.maximum.accumulate(np.clip(ranks, 0, count), axis=1)
-    noisy_counts = np.diff(ranks, axis=1, prepend=0.0, append=count)
-    return np.hstack([noisy_counts, cells[:, -TRAILING_CELLS:]])
+    return np.hstack([np.diff(ranks, axis=1, prepend=0.0, append=count), cells[:, -TRAILING_CELLS:]])
 
 
 def _combine(

@@ -15,7 +15,7 @@ import typer
 
 from cluster import local_cluster
 from cluster.errors import RayloopError
-from cluster.settings import Settings, load_settings
+from cluster.settings import load_settings
 from rayloop import __version__
 from rayloop.cli.key_commands import app as keys
 from rayloop.cli.submission import run_or_submit
@@ -77,8 +77,7 @@ def up() -> None:
     from rayloop.report import dashboards
 
     settings = load_settings()
-    started = local_cluster.start(settings, typer.echo)
-    state = "started" if started else "already running"
+    state = "started" if local_cluster.start(settings, typer.echo) else "already running"
     typer.echo(f"{state}: dashboard {settings.dashboard}, MLflow {settings.mlflow_server}")
     typer.echo(f"for Prometheus and Grafana: {dashboards.write(settings)}")
 
@@ -86,9 +85,15 @@ def up() -> None:
 @app.command()
 def down() -> None:
     """Stop every process of the local cluster, HAProxy and MLflow included."""
+    from rayloop.cli.served_models import flush_logs
+
     settings = load_settings()
     if local_cluster.is_running(settings):
-        _flush_logs(settings)
+        try:
+            flush_logs(settings, typer.echo)
+        except Exception as error:
+            # A cluster that answers only in part must still be stopped.
+            typer.echo(f"cannot commit the prediction log: {error}", err=True)
     count = local_cluster.stop(settings)
     typer.echo(f"stopped {count} processes" if count else "nothing was running")
 
@@ -291,16 +296,6 @@ def _send(model: str, command: str, reason: str, version: str = "", rollout: str
     from rayloop.cli.rollout_commands import send_command
 
     send_command(load_settings(), model, command, reason, typer.echo, version, rollout)
-
-
-def _flush_logs(settings: Settings) -> None:
-    from rayloop.cli.served_models import flush_logs
-
-    try:
-        flush_logs(settings, typer.echo)
-    except Exception as error:
-        # A cluster that answers only in part must still be stopped.
-        typer.echo(f"cannot commit the prediction log: {error}", err=True)
 
 
 def _commands() -> Any:

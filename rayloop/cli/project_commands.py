@@ -81,8 +81,7 @@ def retrain(context: ProjectContext, until: datetime, reason: str) -> None:
 
 
 def rollback(context: ProjectContext, version: str, reason: str) -> None:
-    name = context.project.name
-    champion = context.registry.version_by_alias(name, CHAMPION)
+    champion = context.registry.version_by_alias(context.project.name, CHAMPION)
     restored = serving.roll_back(context, version or (champion.version if champion else ""), reason)
     if champion and restored.version == champion.version:
         context.progress(f"nothing to roll back: v{version} is not the champion, {restored} is")

@@ -26,8 +26,7 @@ def flush_logs(settings: Settings, print_line: Callable[[str], None]) -> None:
     """Commit the rows that the prediction logs still hold in memory, and disconnect."""
     connection.connect(settings)
     for model in list_models():
-        actor = find_actor(log_writer_actor(model))
-        if actor is not None:
+        if (actor := find_actor(log_writer_actor(model))) is not None:
             counts = ray.get(actor.flush.remote(), timeout=_FLUSH_S)
             print_line(f"{model}: log committed, {counts['predictions']:,} predictions and {counts['labels']:,} labels")
     ray.shutdown()

@@ -81,9 +81,8 @@ def describe_monitor(settings: Settings, status: dict[str, Any]) -> Iterator[str
     skipped = f" (no verdict on the last one: {last['note']})" if last and not last["judged"] else ""
     yield f"  drift: {drifting}, {status['windows']} windows closed{skipped}, {len(status['alarms'])} alarms"
     for entry in recent_alarms(status["alarms"]):
-        yield f"    {_minute(entry['at'])} {_describe_alarm(settings, entry)}"
-    analysis = status["last_look"]
-    if analysis is not None:
+        yield f"    {datetime.fromtimestamp(entry['at'], UTC):%Y-%m-%d %H:%M} {_describe_alarm(settings, entry)}"
+    if (analysis := status["last_look"]) is not None:
         kinds = sorted({finding["kind"] for finding in analysis["findings"]})
         multivariate = analysis["multivariate"]
         auc = f", AUC against training {multivariate['separation']['auc']:.2f}" if multivariate else ""
@@ -148,7 +147,3 @@ def _describe_evidence(champion: str, challenger: str, evidence: ComparisonEvide
         return f"{counts}; no labeled rows yet"
     losses = f"mean loss {evidence.paired.challenger:.4f} against {evidence.paired.champion:.4f}"
     return f"{counts}; {evidence.paired.n:,} labeled rows, {losses}"
-
-
-def _minute(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"

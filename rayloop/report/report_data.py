@@ -192,8 +192,7 @@ def _live_quality(context: ProjectContext) -> Months:
     answers = pl.DataFrame(context.tables.read(names.predictions_table(name), columns=["id", output, AS_OF]))
     answers = answers.drop_nulls(output)
     labels = pl.DataFrame(context.tables.read(names.labels_table(name), columns=["id", "label", "received"]))
-    newest = labels.sort("received").unique("id", keep="last")
-    both = answers.unique("id", keep="last").join(newest, on="id")
+    both = answers.unique("id", keep="last").join(labels.sort("received").unique("id", keep="last"), on="id")
     if not both.height:
         return {}
     scores = np.asarray(both.get_column(output).to_list(), np.float64)
@@ -232,11 +231,9 @@ def _cost(monitor: ray.actor.ActorHandle | None) -> schema.ModelCost | None:
         return None
     status = get_result(monitor.status.remote())
     used = UsageTotals.model_validate(status["used"])
-    return (
-        schema.ModelCost(total=status["cost"], used=used, tags=status["tags"])
-        if used.reserved_cpu_s or used.cpu_s
-        else None
-    )
+    if not (used.reserved_cpu_s or used.cpu_s):
+        return None
+    return schema.ModelCost(total=status["cost"], used=used, tags=status["tags"])
 
 
 def _version(context: ProjectContext, version: ModelVersion) -> schema.VersionRow:

@@ -70,29 +70,19 @@ def run_scenario(
     context: ProjectContext, plan: Simulation, snapshots: Mapping[str, Snapshot], recipe: Recipe
 ) -> ScenarioResult:
     """Run all phases. Raises RolloutError when one does not end as it must."""
-    with temporary_key(context.settings, context.project.name, "simulation") as headers:
-        return _run_phases(context, plan, snapshots, recipe, headers)
-
-
-def _run_phases(
-    context: ProjectContext,
-    plan: Simulation,
-    snapshots: Mapping[str, Snapshot],
-    recipe: Recipe,
-    headers: Mapping[str, str],
-) -> ScenarioResult:
     result = ScenarioResult()
-    with context.progress.stage("replay"):
-        runner = ScenarioRunner(context, plan, snapshots, headers)
-        runner.replay.push(plan.quiet.start)
-    result.phases.append(_quiet(runner, plan.quiet))
-    frame, sound = _sound_challenger(context, snapshots, plan, recipe)
-    result.phases.append(_rollout(runner, "sound challenger", sound, plan.sound, "promoted"))
-    bad = _train_bad_challenger(context, frame, recipe)
-    result.phases.append(_rollout(runner, "sabotaged challenger", bad, plan.sabotage, "aborted"))
-    _drift(runner, plan.drift, result)
-    result.log_rows = deploy.flush_log(context)
-    result.windows = tuple(get_result(runner.monitor.history.remote()))
+    with temporary_key(context.settings, context.project.name, "simulation") as headers:
+        with context.progress.stage("replay"):
+            runner = ScenarioRunner(context, plan, snapshots, headers)
+            runner.replay.push(plan.quiet.start)
+        result.phases.append(_quiet(runner, plan.quiet))
+        frame, sound = _sound_challenger(context, snapshots, plan, recipe)
+        result.phases.append(_rollout(runner, "sound challenger", sound, plan.sound, "promoted"))
+        bad = _train_bad_challenger(context, frame, recipe)
+        result.phases.append(_rollout(runner, "sabotaged challenger", bad, plan.sabotage, "aborted"))
+        _drift(runner, plan.drift, result)
+        result.log_rows = deploy.flush_log(context)
+        result.windows = tuple(get_result(runner.monitor.history.remote()))
     return result
 
 

@@ -21,7 +21,7 @@ from ray.exceptions import RayError, RaySystemError
 
 from cluster.errors import DataError, RayloopError
 from cluster.storage.scan import ScanPlan, plan_scan
-from cluster.values import ModelVersion, Snapshot
+from cluster.values import ModelVersion
 from features.manifest import MODEL_FILE, Manifest
 from features.offline.training_frame import OfflineFeatureReader
 from features.sources.pseudonyms import Pseudonymizer
@@ -82,7 +82,8 @@ def predict(
         raise DataError("data.empty_table", table=rows.name)
     columns = columns_to_write(rows, manifest, keep)
     with output_folder(Path(out)) as folder:
-        frame = OfflineFeatureReader(manifest.features, _source_snapshots(context, manifest), context.settings)
+        snapshots = steps.latest_snapshots(context) if manifest.features.views else {}
+        frame = OfflineFeatureReader(manifest.features, snapshots, context.settings)
         model = (bundle / MODEL_FILE).read_bytes()
         pseudonymizer = Pseudonymizer.for_columns(manifest.features.request, context.settings)
         job = BatchJob(
@@ -153,10 +154,6 @@ def columns_to_write(rows: ScanPlan, manifest: Manifest, keep: Sequence[str]) ->
     if hidden:
         raise DataError("data.column_conflict", table=rows.name, column=hidden[0])
     return columns
-
-
-def _source_snapshots(context: ProjectContext, manifest: Manifest) -> dict[str, Snapshot]:
-    return steps.latest_snapshots(context) if manifest.features.views else {}
 
 
 @contextmanager

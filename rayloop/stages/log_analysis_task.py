@@ -129,8 +129,7 @@ def _labels(tables: Tables, model: str, answered: pa.Table) -> pl.DataFrame:
         span = ("received", since, _END_OF_TIME)
         parts: Iterator[pa.Table] = tables.stream(labels_table(model), columns=[ID, LABEL, "received"], between=span)
         labels += [pl.DataFrame(part).join(ids, on=ID, how="semi") for part in parts]
-    both = pl.concat(labels, how="vertical_relaxed")
-    return both.sort("received").unique(ID, keep="last").select(ID, LABEL)
+    return pl.concat(labels, how="vertical_relaxed").sort("received").unique(ID, keep="last").select(ID, LABEL)
 
 
 def _queue(tables: Tables, request: AnalysisRequest, result: AnalysisResult) -> None:
@@ -156,5 +155,4 @@ def _ids(rows: pa.Table) -> np.ndarray:
 
 
 def _seconds(when: pa.ChunkedArray) -> np.ndarray:
-    micros = when.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
-    return np.asarray(micros / 1e6)
+    return np.asarray(when.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy() / 1e6)

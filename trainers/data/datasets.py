@@ -138,8 +138,7 @@ def _encode(frame: Dataset, encoder: Encoder, cache_mib: int) -> dict[str, Encod
         encoded = ordered.map_batches(EncodeRows(encoder), batch_format="pyarrow", batch_size=None).materialize()
     except RayTaskError as error:
         raise unwrap_error(str(error)) or error from error
-    in_memory = encoded.size_bytes() <= cache_mib * MEBIBYTE
-    load_part = _load_part if in_memory else _stream_part
+    load_part = _load_part if encoded.size_bytes() <= cache_mib * MEBIBYTE else _stream_part
     return {name: load_part(encoded, encoder, name) for name in PARTS}
 
 

@@ -105,5 +105,4 @@ def _loss(task: Task, scores: np.ndarray, labels: np.ndarray, temperature: float
     logits = _logits(task, scores) / temperature
     if task.kind != "multiclass":
         return float(np.mean(np.logaddexp(0.0, np.where(labels == 1, -logits, logits))))
-    label_logs = log_softmax(logits, axis=1)[np.arange(len(labels)), labels.astype(int)]
-    return float(-label_logs.mean())
+    return -float(log_softmax(logits, axis=1)[np.arange(len(labels)), labels.astype(int)].mean())

@@ -79,8 +79,7 @@ def _targets(task: Task, labels: np.ndarray) -> list[np.ndarray]:
     """Each class against the rest as 0.0 and 1.0."""
     if task.kind == "multilabel":
         return list(labels.T.astype(float))
-    classes = (1,) if task.kind == "binary" else tuple(range(task.outputs))
-    return [(labels == k).astype(float) for k in classes]
+    return [(labels == k).astype(float) for k in ((1,) if task.kind == "binary" else range(task.outputs))]
 
 
 def _skill_or_zero(skill: float) -> float:

@@ -200,8 +200,7 @@ def _candidates(
     pairable = sorted(best, key=lambda name: -best[name])[:MAX_PAIRED_COLUMNS]
     for column, other in itertools.combinations(pairable, 2):
         width = len(binnings[other].labels)
-        inside = (codes[column] >= 0) & (codes[other] >= 0)
-        joint = np.where(inside, codes[column] * width + codes[other], -1)
+        joint = np.where((codes[column] >= 0) & (codes[other] >= 0), codes[column] * width + codes[other], -1)
         t = _statistics(policy, joint, len(binnings[column].labels) * width, losses, total)
         for code in np.flatnonzero(t > 0):
             first, second = divmod(int(code), width)
@@ -220,8 +219,7 @@ class _Sums(NamedTuple):
     @property
     def squared_error(self) -> np.ndarray:
         """Variance of the mean."""
-        variance = np.maximum(self.squares / self.rows - self.mean**2, 0.0)
-        return np.asarray(variance / self.rows)
+        return np.asarray(np.maximum(self.squares / self.rows - self.mean**2, 0.0) / self.rows)
 
 
 def _statistics(policy: SlicePolicy, codes: np.ndarray, values: int, losses: np.ndarray, total: _Sums) -> np.ndarray:

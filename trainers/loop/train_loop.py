@@ -152,8 +152,7 @@ class _Training:
         if (body := group.broadcast(body)) is None:
             return
         self._form_buckets()
-        stored = load_checkpoint(body)
-        state_dict.restore_state(stored, self._spec, group, self._module, self._step, state)
+        state_dict.restore_state(load_checkpoint(body), self._spec, group, self._module, self._step, state)
         if not group.rank:
             self._on_progress(self._progress(state.spent).model_copy(update={"resumed": True}))
 

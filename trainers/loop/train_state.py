@@ -40,8 +40,7 @@ class TrainState:
 
     def is_over(self, config: TrainConfig) -> bool:
         """Whether all epochs are done, or patience has run out."""
-        stale = config.patience and self.best.stale >= config.patience
-        return len(self.epochs) >= config.epochs or bool(stale)
+        return len(self.epochs) >= config.epochs or bool(config.patience and self.best.stale >= config.patience)
 
     def offer(self, metric: PrimaryMetric, value: float, weights: dict[str, torch.Tensor]) -> bool:
         """Keep ``weights`` if ``value`` is the best so far, as the first is; returns whether it is."""

@@ -31,8 +31,7 @@ class FeatureTokens(StandardizedInput):
         scaled, absent = self.standardize(numbers)
         number_tokens = scaled[:, :, None] * self.weight + self.bias + absent[:, :, None].to(scaled.dtype) * self.gap
         category_tokens = [embed(codes[:, i])[:, None] for i, embed in enumerate(self.embeddings)]
-        cls_token = self.answer.expand(numbers.shape[0], 1, -1)
-        return torch.cat([cls_token, number_tokens, *category_tokens], dim=1)
+        return torch.cat([self.answer.expand(numbers.shape[0], 1, -1), number_tokens, *category_tokens], dim=1)
 
 
 class TransformerBlock(nn.Module):
@@ -56,8 +55,7 @@ class TransformerBlock(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         tokens = tokens + self._attend(self.before(tokens))
         value, gate = self.wide(self.between(tokens)).chunk(2, dim=-1)
-        narrow: torch.Tensor = self.narrow(value * functional.relu(gate))
-        return tokens + narrow
+        return tokens + self.narrow(value * functional.relu(gate))
 
     def _attend(self, tokens: torch.Tensor) -> torch.Tensor:
         rows, count, width = tokens.shape

@@ -100,8 +100,7 @@ def _select_units(norm: nn.Module, into: torch.Tensor, out: torch.Tensor, share:
     gain = norm.weight if isinstance(norm, nn.BatchNorm1d | nn.LayerNorm) else None
     scale = torch.linalg.vector_norm(into, dim=1) if gain is None else gain.detach().abs()
     count = max(1, round((1 - share) * len(scale)))
-    units: torch.Tensor = (scale * torch.linalg.vector_norm(out, dim=0)).topk(count).indices
-    return units.sort().values
+    return (scale * torch.linalg.vector_norm(out, dim=0)).topk(count).indices.sort().values
 
 
 class ScoringModule(nn.Module):

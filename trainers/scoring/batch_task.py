@@ -100,8 +100,7 @@ class BatchWorker:
         with _writer(Path(self._job.folder) / name, schema) as writer:
             blocks = self._job.parts[number].read(self._columns, self._dictionary_columns)
             while (block := timer.measure("read", next, blocks, None)) is not None:
-                scored = self._score(block, timer)
-                timer.measure("write", writer.write_table, scored.cast(schema))
+                timer.measure("write", writer.write_table, self._score(block, timer).cast(schema))
                 rows += block.num_rows
         return BatchTaskResult(name, rows, timer.seconds)
 

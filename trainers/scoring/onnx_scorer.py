@@ -50,8 +50,7 @@ def open_session(model: Path | bytes, threads: int = 1) -> ort.InferenceSession:
 def score(model: ort.InferenceSession, arrays: Arrays) -> np.ndarray:
     """Scores of encoded rows, float32 (cluster.values.Task)."""
     names = [node.name for node in model.get_inputs()]
-    rows = len(arrays["numbers"])
-    starts = range(0, max(1, rows), CALL_ROWS)
+    starts = range(0, max(1, len(arrays["numbers"])), CALL_ROWS)
     parts = [model.run(None, {name: arrays[name][at : at + CALL_ROWS] for name in names})[0] for at in starts]
     return np.concatenate(parts)
 

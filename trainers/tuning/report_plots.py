@@ -70,7 +70,8 @@ def parallel(trials: Sequence[Trial], best: int, metric: str, direction: str) ->
             zorder=3 if is_best else 2,
         )
         line.set_gid(f"trial-{trial.number}")
-        tips[f"trial-{trial.number}"] = _tip(trial, metric)
+        figures = f"{metric} {trial.metric:.4f}; {format_settings(trial)}"
+        tips[f"trial-{trial.number}"] = f"trial {trial.number} ({trial.status}): {figures}"
         axes.add_collection(line)
     _draw_axes(axes, columns)
     return to_svg(figure, "settings and results", tips)
@@ -86,10 +87,6 @@ def _draw_axes(axes: Axes, columns: Sequence[PlotAxis]) -> None:
     axes.set_xlim(-0.1, len(columns) - 0.6)
     axes.set_ylim(-0.06, 1.06)
     axes.spines[:].set_visible(False)
-
-
-def _tip(trial: Trial, metric: str) -> str:
-    return f"trial {trial.number} ({trial.status}): {metric} {trial.metric:.4f}; {format_settings(trial)}"
 
 
 @matplotlib.rc_context(STYLE)
