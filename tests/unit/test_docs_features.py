@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import typer
 
 from rayloop.cli.app import app
@@ -16,6 +17,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.long
 def test_python_blocks_of_the_docs_run() -> None:
     code = "\n".join(blocks("python"))
     exec(compile(code, "docs/features.md", "exec"), {"__name__": "docs"})

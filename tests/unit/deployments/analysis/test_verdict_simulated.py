@@ -7,6 +7,8 @@ from scipy import stats
 from benchmarks.serving.simulated import SHARE, Plan, costs, noise_for, rollouts
 from deployments.rollout_policy import RolloutPolicy
 
+pytestmark = pytest.mark.long
+
 POLICY = RolloutPolicy(steps=(SHARE, 1.0), margin=0.0, error_margin=0.0)
 
 

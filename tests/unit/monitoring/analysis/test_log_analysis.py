@@ -92,6 +92,7 @@ def test_ordinary_days_have_no_findings(task):
     assert all(len(q.estimated) == 1 for q in whole[:-1])
 
 
+@pytest.mark.long
 def test_columns_that_lost_their_correlation_are_found_and_named():
     live = rows(3, 100, 4, 400)
     shuffled = np.random.default_rng(0).permutation(live.frame["b"].to_numpy())

@@ -148,6 +148,7 @@ def test_every_rule_has_a_case_that_fires():
 
 
 @needs_promtool
+@pytest.mark.long
 def test_rules_are_well_formed_and_fire_exactly_when_they_must(tmp_path: Path) -> None:
     rules = tmp_path / "rules.yml"
     rules.write_text(render_rules())
@@ -310,6 +311,7 @@ def answered(ask: Callable[[], Any], what: str) -> Any:
     return until(ask, what, LIMIT_S, (httpx.TransportError,))
 
 
+@pytest.mark.long
 @needs_prometheus
 def test_prometheus_server_scrapes_and_fires(scraped: tuple[PrometheusExporter, str]) -> None:
     exporter, address = scraped

@@ -109,6 +109,7 @@ def test_compress_skips_a_step_that_costs_quality_and_keeps_the_uncompressed_rec
     assert (recipe["train"]["epochs"], recipe["train"]["lr"]) == (CONFIG.epochs, CONFIG.lr)
 
 
+@pytest.mark.long
 def test_compress_of_a_model_that_is_not_prunable_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,8 @@ from tests.factories.errors import raises
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy
 
+pytestmark = pytest.mark.long
+
 NOW = datetime(2024, 2, 1, tzinfo=UTC)
 END = round(NOW.timestamp() * 1e6)
 MAILS = [f"{name}-subject@home" for name in ("anna", "bert", "carl")]

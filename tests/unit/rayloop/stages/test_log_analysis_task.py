@@ -24,6 +24,8 @@ from rayloop.stages.log_analysis_task import LogAnalysisJob, live_rows, referenc
 from tests.factories.deployments.bundles import BINARY, Slope, register, write_bundle
 from tests.factories.errors import raises
 
+pytestmark = pytest.mark.long
+
 MODEL = "trips"
 POLICY = DriftPolicy(
     span=1, min_rows=100, log_analysis=LogAnalysisPolicy(segments=("carrier",), sample=500, to_label=7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from cluster.registry import Registry
@@ -13,6 +14,8 @@ from rayloop.stages.mlflow_callback import CurveLogger
 from tests.factories.trainers.frames import trained
 from trainers.config import TrainConfig
 from trainers.loop.train_events import STAGES, StepProgress
+
+pytestmark = pytest.mark.long
 
 
 def _progress(step: int) -> StepProgress:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from cluster.registry import Registry
 from cluster.settings import Settings
 from rayloop.stages.tune import TrialRunLogger
 from trainers.tuning.trial import Trial
+
+pytestmark = pytest.mark.long
 
 TRIALS = [
     Trial(

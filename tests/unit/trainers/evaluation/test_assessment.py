@@ -98,6 +98,7 @@ def _card(kind: TaskKind, found: Assessment, report: GateReport) -> ModelCard:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 def test_assess_any_task_has_checks_and_card(kind: TaskKind) -> None:
     given = _evidence(trained(kind), kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tests.factories.trainers.frames import TASKS
 from trainers import metrics
@@ -15,6 +16,7 @@ def _rows(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return chance, (random.random(rows) < chance).astype(float)
 
 
+@pytest.mark.long
 def test_confidence_intervals_cover_at_error_rate() -> None:
     """Confidence 0.9 over 150 samples: no metric that is a mean misses more than 0.1 and four standard errors."""
     task = TASKS["binary"]

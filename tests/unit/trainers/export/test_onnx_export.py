@@ -26,6 +26,8 @@ from trainers.export.portable_onnx import MISSING_KEY, missing_text, score_porta
 from trainers.loop.trainer import FitResult
 from trainers.scoring import onnx_scorer
 
+pytestmark = pytest.mark.long
+
 PARITY = 1e-5
 
 

@@ -24,6 +24,8 @@ from trainers.loop.trainer import FitResult
 from trainers.scoring import onnx_scorer
 from trainers.scoring.batch_task import STAGES, BatchJob, BatchTaskResult, BatchWorker, dictionary_columns
 
+pytestmark = pytest.mark.long
+
 REQUESTS = frame(rows=1000, seed=3).drop(["label", "split"])
 
 
