@@ -205,6 +205,10 @@ class DriftMonitor:
         self._collect()
         return self._scheduler.state
 
+    def record_failure(self, error: Exception) -> None:
+        """Count a failure that the monitor recovers from."""
+        self._count("failures", str(error))
+
     def _close(self, starts: list[float]) -> int:
         for start in starts:
             result, alarm, ended_episode = self._tracker.close(start)

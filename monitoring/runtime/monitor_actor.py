@@ -14,11 +14,14 @@ from cluster.errors import RayloopError
 from cluster.names import CHAMPION, monitor_actor
 from cluster.registry import Registry
 from cluster.settings import Settings
+from cluster.values import Usage
 from features.manifest import PROFILE_FILE
+from monitoring.analysis.analysis_scheduler import SchedulerState
 from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult
-from monitoring.detection.alarm_actions import AlarmAction
+from monitoring.detection.alarm_actions import AlarmAction, AlarmEntry
+from monitoring.detection.detector import WindowResult
 from monitoring.detection.notifier import Notifier
-from monitoring.drift_policy import Action
+from monitoring.drift_policy import Action, DriftPolicy
 from monitoring.export.cost import ResourcePrices
 from monitoring.export.prometheus import PrometheusExporter
 from monitoring.export.ray_metrics import RayMetricsExporter
@@ -30,8 +33,11 @@ FOLLOW_S = 2.0
 """Seconds between two requests to the registry for the champion, at least."""
 
 
-class DriftMonitorActor(DriftMonitor):
-    """A drift monitor in an actor: files under the settings' home, metrics exported, and the champion followed."""
+class DriftMonitorActor:
+    """A drift monitor in an actor: files under the settings' home, metrics exported, and the champion followed.
+
+    Methods without a docstring here are those of DriftMonitor.
+    """
 
     def __init__(
         self,
@@ -46,7 +52,7 @@ class DriftMonitorActor(DriftMonitor):
         self._champion_checked_at = -math.inf
         prometheus = PrometheusExporter()
         self._metrics_address = prometheus.serve(metrics_port) if metrics_port is not None else ""
-        super().__init__(
+        self._monitor = DriftMonitor(
             model,
             MonitorStore(settings.home / "monitors" / model),
             handlers,
@@ -58,27 +64,46 @@ class DriftMonitorActor(DriftMonitor):
 
     def observe(self, version: str, window_s: float, profile: bytes) -> None:
         """Add a live profile. Traffic of another version than the monitored one may mean that it was promoted."""
-        if version != self.version:
+        if version != self._monitor.version:
             self._follow_champion()
-        super().observe(version, window_s, profile)
+        self._monitor.observe(version, window_s, profile)
+
+    def record_usage(self, usage: Usage) -> None:
+        self._monitor.record_usage(usage)
+
+    def watch(self, version: str, reference: bytes, policy: DriftPolicy, tags: Mapping[str, str] | None = None) -> None:
+        self._monitor.watch(version, reference, policy, tags)
+
+    def close(self, before_s: float) -> int:
+        return self._monitor.close(before_s)
 
     def status(self) -> dict[str, Any]:
         """The monitor's status, with the address of its metrics."""
-        return {**super().status(), "metrics": self._metrics_address}
+        return {**self._monitor.status(), "metrics": self._metrics_address}
+
+    def history(self) -> list[WindowResult]:
+        return self._monitor.history()
+
+    def journal(self) -> list[AlarmEntry]:
+        return self._monitor.journal()
+
+    def analyses(self) -> SchedulerState:
+        return self._monitor.analyses()
 
     def _follow_champion(self) -> None:
         """Monitor the champion, whichever process promoted it."""
-        if not self.version or time.monotonic() - self._champion_checked_at < FOLLOW_S:
+        monitored = self._monitor.version
+        if not monitored or time.monotonic() - self._champion_checked_at < FOLLOW_S:
             return
         self._champion_checked_at = time.monotonic()
         try:
-            champion = self._registry.version_by_alias(self.model, CHAMPION)
-            if champion is not None and champion.version != self.version:
+            champion = self._registry.version_by_alias(self._monitor.model, CHAMPION)
+            if champion is not None and champion.version != monitored:
                 reference = (self._registry.fetch(champion) / PROFILE_FILE).read_bytes()
-                self.watch(champion.version, reference, self.policy)
+                self._monitor.watch(champion.version, reference, self._monitor.policy)
         except (RayloopError, OSError) as error:
             # The registry may be unavailable for a while; the next profile tries again.
-            self._count("failures", str(error))
+            self._monitor.record_failure(error)
 
 
 def start_monitor(
