@@ -20,7 +20,7 @@ from tests.unit.golden.golden import columns, golden
 pytestmark = pytest.mark.cluster
 
 
-def test_landed_tables_stay(cluster: Settings, tmp_path: Path) -> None:
+def test_landed_tables_are_unchanged(cluster: Settings, tmp_path: Path) -> None:
     moment = datetime(2024, 5, 1, tzinfo=UTC)
     rows = pl.DataFrame(
         {

@@ -34,7 +34,7 @@ def _command(command: Any) -> dict[str, Any]:
     return found
 
 
-def test_commands_and_their_parameters_stay() -> None:
+def test_commands_and_their_parameters_are_unchanged() -> None:
     golden("command_line", _command(get_command(app)))
 
 
@@ -49,9 +49,9 @@ def test_commands_and_their_parameters_stay() -> None:
     ],
     ids=" ".join,
 )
-def test_a_bad_call_exits_with_2(words: list[str]) -> None:
+def test_bad_call_exits_with_2(words: list[str]) -> None:
     assert CliRunner().invoke(app, words).exit_code == 2
 
 
-def test_a_deliberate_error_exits_with_2() -> None:
+def test_deliberate_error_exits_with_2() -> None:
     assert EXIT_USER_ERROR == 2

@@ -25,7 +25,7 @@ from tests.unit.golden.golden import golden
 KEYS = [f"key-{i}" for i in range(200)]
 
 
-def test_hashes_of_feature_sets_and_views_stay() -> None:
+def test_hashes_of_feature_sets_and_views_are_unchanged() -> None:
     golden(
         "hashes",
         {
@@ -43,7 +43,7 @@ def test_hashes_of_feature_sets_and_views_stay() -> None:
     )
 
 
-def test_names_owners_and_descriptions_do_not_change_a_hash() -> None:
+def test_hash_ignores_names_owners_and_descriptions() -> None:
     view = samples.VIEW.model_copy(update={"owner": "me", "description": "else"})
     renamed = samples.FLIGHTS.model_copy(update={"name": "other", "views": (view,)})
     assert renamed.content_hash == samples.FLIGHTS.content_hash
@@ -51,7 +51,7 @@ def test_names_owners_and_descriptions_do_not_change_a_hash() -> None:
     assert other.content_hash != samples.VIEW.content_hash
 
 
-def test_encoded_rows_stay() -> None:
+def test_encoded_rows_are_unchanged() -> None:
     encoder = Encoder(columns=(*samples.TRIPS.columns, *samples.IMAGES.columns), vocabularies={"carrier": ("AA", "UA")})
     few = encoder.encode(samples.rows())
     many = encoder.encode(pa.concat_tables([samples.rows()] * 50))
@@ -68,7 +68,7 @@ def test_encoded_rows_stay() -> None:
     assert fitted.vocabularies == {"carrier": ("AA", "UA", "ZZ")}
 
 
-def test_parts_by_hash_and_by_time_stay() -> None:
+def test_split_by_hash_and_by_time_is_unchanged() -> None:
     ids = pl.DataFrame({"id": KEYS})
     parts = ids.select(HashSplit(validation=0.2, test=0.3).split_expr().alias("split")).get_column("split").to_list()
     moments = [datetime(2024, month, 1, tzinfo=UTC) for month in range(1, 13)]
@@ -86,7 +86,7 @@ def _assigned(salt: str, share: float, starts: tuple[float, ...]) -> str:
     return "".join("-" if index is None else str(index) for index in found)
 
 
-def test_which_keys_a_challenger_gets_stays() -> None:
+def test_challenger_keys_are_unchanged() -> None:
     starts = tuple(slice_start(i, 3) for i in range(3))
     golden(
         "traffic_split",
@@ -98,7 +98,7 @@ def test_which_keys_a_challenger_gets_stays() -> None:
     )
 
 
-def test_ids_of_rows_batches_keys_and_entities_stay() -> None:
+def test_ids_of_rows_batches_keys_and_entities_are_unchanged() -> None:
     id, text = format_key(bytes(range(ID_BYTES)), bytes(range(SECRET_BYTES)))
     names = PseudonymKey(b"k" * 32)
     entity = {"passenger": "anna", "carrier": "AA"}
@@ -116,7 +116,7 @@ def test_ids_of_rows_batches_keys_and_entities_stay() -> None:
     )
 
 
-def test_which_rows_are_sampled_stays() -> None:
+def test_sampled_rows_are_unchanged() -> None:
     table = pa.table({"id": KEYS, "n": np.arange(len(KEYS))})
     kept = Reservoir(10, table.schema)
     kept.update(table, table["id"])

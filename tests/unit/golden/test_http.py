@@ -221,7 +221,7 @@ async def _send(client: httpx.AsyncClient, name: str, headers: dict[str, str] | 
     return await client.request(method, path, headers=headers, **sent)
 
 
-def test_answers_of_a_model_stay(home: Path) -> None:
+def test_responses_of_a_model_are_unchanged(home: Path) -> None:
     async def run() -> dict[str, Any]:
         server = await _model_server(home)
         async with _listening(server.__serve_build_asgi_app__()) as client:
@@ -231,7 +231,7 @@ def test_answers_of_a_model_stay(home: Path) -> None:
     golden("http", asyncio.run(run()))
 
 
-def test_answers_without_uvicorn_are_the_same(home: Path) -> None:
+def test_responses_without_uvicorn_are_equal(home: Path) -> None:
     """The way of requests that come through Serve's own proxy, which puts the request's id on."""
 
     async def run() -> None:
@@ -250,7 +250,7 @@ def test_answers_without_uvicorn_are_the_same(home: Path) -> None:
     asyncio.run(run())
 
 
-def test_refusals_of_callers_stay(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_of_requests_are_unchanged(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYLOOP_ACCESS", "on")
     store = KeyStore(f"sqlite:///{home / 'access.db'}")
     issued = {
@@ -286,7 +286,7 @@ def test_refusals_of_callers_stay(home: Path, monkeypatch: pytest.MonkeyPatch) -
     golden("http_access", asyncio.run(run()))
 
 
-def test_refusals_of_a_full_or_slow_replica_stay() -> None:
+def test_refusals_of_a_full_or_slow_replica_are_unchanged() -> None:
     async def never(call: HttpRequest) -> HttpResponse:
         await asyncio.Event().wait()
         raise AssertionError
@@ -305,7 +305,7 @@ def test_refusals_of_a_full_or_slow_replica_stay() -> None:
     golden("http_door", asyncio.run(run()))
 
 
-def test_answers_of_the_front_stay(home: Path) -> None:
+def test_responses_of_the_root_app_are_unchanged(home: Path) -> None:
     asked = {
         "server": ("GET", "/v2"),
         "live": ("GET", "/v2/health/live"),
@@ -343,12 +343,12 @@ def _without_prose(node: Any, in_names: bool = False) -> Any:
         (samples.IMAGES, samples.MULTICLASS, False),
     ],
 )
-def test_the_openapi_document_stays(features: FeatureSet, task: Task, access: bool) -> None:
+def test_openapi_document_is_unchanged(features: FeatureSet, task: Task, access: bool) -> None:
     made = build_openapi(features, task, features.name, "7", LIMITS, access=access)
     golden(f"openapi_{task.kind}", _without_prose(json.loads(json.dumps(made))))
 
 
-def test_messages_and_methods_of_grpc_stay() -> None:
+def test_grpc_messages_and_methods_are_unchanged() -> None:
     messages = {
         name: {
             field.name: [
@@ -397,7 +397,7 @@ def _grpc_request(**change: Any) -> Any:
     return made
 
 
-def test_answers_over_grpc_stay(home: Path) -> None:
+def test_grpc_responses_are_unchanged(home: Path) -> None:
     too_many = _grpc_request()
     for tensor in too_many.inputs:
         tensor.shape[0] = 5

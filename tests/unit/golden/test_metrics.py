@@ -62,7 +62,7 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return found
 
 
-def test_metrics_of_ray_and_their_labels_stay(declared: dict[str, Any]) -> None:
+def test_metrics_of_ray_and_their_labels_are_unchanged(declared: dict[str, Any]) -> None:
     serving_metrics.ReplicaMetrics("trips", "replica")
     ray_exporter.RayMetricsExporter()
     training_gauges.TrainGauges("trips")
@@ -70,7 +70,7 @@ def test_metrics_of_ray_and_their_labels_stay(declared: dict[str, Any]) -> None:
     golden("metrics", declared)
 
 
-def test_metrics_of_the_monitor_s_own_endpoint_stay() -> None:
+def test_metrics_of_the_monitor_endpoint_are_unchanged() -> None:
     exporter = PrometheusExporter()
     for event in COUNTERS:
         exporter.count("trips", event)
@@ -80,7 +80,7 @@ def test_metrics_of_the_monitor_s_own_endpoint_stay() -> None:
     golden("metrics_of_monitor", {name: [kind, labels.get(name, ["model"])] for name, kind in found.items()})
 
 
-def test_alerts_and_their_expressions_stay() -> None:
+def test_alerts_and_their_expressions_are_unchanged() -> None:
     rules = json.loads(render_rules())
     for group in rules["groups"]:
         for rule in group["rules"]:
@@ -92,7 +92,7 @@ def test_alerts_and_their_expressions_stay() -> None:
     )
 
 
-def test_what_grafana_asks_stays() -> None:
+def test_grafana_queries_are_unchanged() -> None:
     made = json.loads(render_dashboard())
     panels = [
         [panel["type"], *(target["expr"] for target in panel.get("targets", []))]

@@ -33,7 +33,7 @@ from tests.unit.golden import samples
 from tests.unit.golden.golden import golden
 
 
-def test_names_stay() -> None:
+def test_names_are_unchanged() -> None:
 
     golden(
         "names",

@@ -76,7 +76,7 @@ def _values(store: LmdbStore) -> list[list[str]]:
     return found
 
 
-def test_keys_stay() -> None:
+def test_keys_are_unchanged() -> None:
     prefix = state_prefix(samples.PAIR)
     golden(
         "online_keys",
@@ -97,13 +97,13 @@ def _fill(store: LmdbStore) -> None:
         push(store, view, _events().tail(2), producer="log", position=7)
 
 
-def test_states_stay_and_are_read(tmp_path: Path) -> None:
+def test_states_are_unchanged_and_read(tmp_path: Path) -> None:
     store = LmdbStore(tmp_path / "written")
     _fill(store)
     golden("online_states", {"stored": _stored(store), "values": _values(store)})
 
 
-def test_states_that_were_written_before_are_read_and_go_on(tmp_path: Path) -> None:
+def test_stored_states_are_read_and_continued(tmp_path: Path) -> None:
     kept = json.loads((DATA / "online_states.json").read_text())
     store = LmdbStore(tmp_path / "kept")
     store.put_many({bytes.fromhex(key): bytes.fromhex(value) for key, value in kept["stored"].items()})
@@ -113,5 +113,5 @@ def test_states_that_were_written_before_are_read_and_go_on(tmp_path: Path) -> N
     assert push(store, view, _events().tail(1), producer="log", position=8) == 1
 
 
-def test_the_layout_is_of_little_endian_words() -> None:
+def test_layout_consists_of_little_endian_words() -> None:
     assert np.array([1], np.int64).tobytes() == b"\x01" + bytes(7)

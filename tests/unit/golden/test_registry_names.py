@@ -75,22 +75,22 @@ def _tags() -> list[str]:
     return sorted(tag for tag in found - set(messages()) if tag.partition(".")[2] not in modules)
 
 
-def test_tags_of_versions_and_runs_stay() -> None:
+def test_tags_of_versions_and_runs_are_unchanged() -> None:
     found = _tags()
     assert {FINGERPRINT_TAG, GATE_TAG, KEY_TAG} <= set(found)
     golden("mlflow_tags", found)
 
 
-def test_parameters_of_a_training_stay() -> None:
+def test_parameters_of_a_training_are_unchanged() -> None:
     golden("mlflow_parameters", {"model": ModelSpec().name, **TrainConfig().model_dump(mode="json")})
 
 
-def test_metrics_of_tasks_stay() -> None:
+def test_metrics_of_tasks_are_unchanged() -> None:
     kinds: tuple[TaskKind, ...] = ("binary", "multiclass", "regression", "multilabel")
     golden("mlflow_metrics", {kind: sorted(METRICS[kind]) for kind in kinds})
 
 
-def test_what_a_training_tells_as_it_goes_stays() -> None:
+def test_training_progress_is_unchanged() -> None:
     run = _Run()
     curves = CurveLogger(run)  # type: ignore[arg-type]
     seconds = dict.fromkeys(STAGES, 1.0)
@@ -126,7 +126,7 @@ def test_what_a_training_tells_as_it_goes_stays() -> None:
     golden("mlflow_curves", run.names)
 
 
-def test_what_a_trial_tells_stays() -> None:
+def test_trial_report_is_unchanged() -> None:
     registry = _Registry()
     nested = TrialRunLogger(registry, "trips", _Run(), "auc", set())  # type: ignore[arg-type]
     nested(Trial(number=1, parameters={"lr": 0.1}, metric=0.5, epochs=2, curve=(0.25, 0.5), status="finished"))
@@ -134,5 +134,5 @@ def test_what_a_trial_tells_stays() -> None:
     golden("mlflow_trials", [run.names for run in registry.runs])
 
 
-def test_names_of_artifacts_stay() -> None:
+def test_names_of_artifacts_are_unchanged() -> None:
     golden("mlflow_artifacts", {"bundle": BUNDLE_PATH, "card": [CARD_PATH, CARD_JSON, CARD_PAGE], "search": PAGE})

@@ -26,12 +26,12 @@ def _described(name: str) -> dict[str, Any]:
     return {"type": field.annotation.__name__, "default": default, "limits": limits}
 
 
-def test_variables_types_and_defaults_stay() -> None:
+def test_variables_types_and_defaults_are_unchanged() -> None:
     described = {f"RAYLOOP_{name.upper()}": _described(name) for name in Settings.model_fields}
     golden("settings", {**described, "of the processes": [SESSION_VARIABLE, COMMIT]})
 
 
-def test_each_variable_is_read_and_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variable_is_read_and_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"home": "/h", "cpus": "3", "access": "True", "price_cpu_hour": "0.5", "jwt_leeway_s": "7.0"}
     for name, value in values.items():
         monkeypatch.setenv(f"RAYLOOP_{name.upper()}", value)
@@ -39,7 +39,7 @@ def test_each_variable_is_read_and_passed_on(monkeypatch: pytest.MonkeyPatch) ->
     assert {name: passed[f"RAYLOOP_{name.upper()}"] for name in values} == values
 
 
-def test_places_under_the_home_stay() -> None:
+def test_paths_under_home_are_unchanged() -> None:
     settings = Settings(home=Path("/home"))
     golden(
         "places",

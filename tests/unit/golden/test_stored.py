@@ -71,51 +71,51 @@ def _put(path: Path, folder: Path, name: str = "") -> Path:
 # Manifests.
 
 
-def test_a_manifest_is_written_as_it_was(tmp_path: Path) -> None:
+def test_manifest_is_written_unchanged(tmp_path: Path) -> None:
     samples.MANIFEST.save(tmp_path)
     stored(MANIFEST_FILE, (tmp_path / MANIFEST_FILE).read_bytes())
 
 
 @pytest.mark.parametrize("path", formats(MANIFEST_FILE))
-def test_a_manifest_is_read(path: Path, tmp_path: Path) -> None:
+def test_stored_manifest_is_read(path: Path, tmp_path: Path) -> None:
     assert Manifest.load(_put(path, tmp_path)) == samples.MANIFEST
 
 
 # Profiles.
 
 
-def test_profiles_are_written_as_they_were() -> None:
+def test_profiles_are_written_unchanged() -> None:
     stored("profile.json", samples.profile().to_bytes())
     stored("reference.json", samples.reference().to_bytes())
 
 
 @pytest.mark.parametrize("path", formats("profile.json"))
-def test_a_profile_is_read(path: Path) -> None:
+def test_stored_profile_is_read(path: Path) -> None:
     read = Profile.from_bytes(path.read_bytes())
     assert (read.rows, read.columns) == (6, samples.profile().columns)
     assert read.to_bytes() == samples.profile().to_bytes()
 
 
 @pytest.mark.parametrize("path", formats("reference.json"))
-def test_a_reference_profile_is_read(path: Path) -> None:
+def test_stored_reference_profile_is_read(path: Path) -> None:
     assert ReferenceProfile.from_bytes(path.read_bytes()).to_bytes() == samples.reference().to_bytes()
 
 
 # Drift monitors.
 
 
-def test_a_monitor_s_state_is_written_as_it_was(tmp_path: Path) -> None:
+def test_monitor_state_is_written_unchanged(tmp_path: Path) -> None:
     MonitorStore(tmp_path).save(samples.STATE)
     stored(STATE, (tmp_path / STATE).read_bytes())
 
 
 @pytest.mark.parametrize("path", formats(STATE))
-def test_a_monitor_s_state_is_read(path: Path, tmp_path: Path) -> None:
+def test_stored_monitor_state_is_read(path: Path, tmp_path: Path) -> None:
     assert MonitorStore(_put(path, tmp_path)).load() == samples.STATE
 
 
 @pytest.mark.parametrize("path", formats(STATE))
-def test_a_monitor_goes_on_from_its_files(path: Path, tmp_path: Path) -> None:
+def test_monitor_continues_from_stored_files(path: Path, tmp_path: Path) -> None:
     _put(path, tmp_path)
     _put(path.with_name("reference.json"), tmp_path, "reference-7.json")
     status = DriftMonitor("trips", MonitorStore(tmp_path)).status()
@@ -135,7 +135,7 @@ def _rows_of(path: Path) -> pa.Table:
     return pa.Table.from_pylist(kept["rows"], schema)
 
 
-def test_a_rollout_s_journal_is_written_as_it_was(tmp_path: Path) -> None:
+def test_rollout_journal_is_written_unchanged(tmp_path: Path) -> None:
     tables = Tables(Settings(home=tmp_path))
     journal = RolloutJournal("trips", tables)
     for decision in samples.decisions():
@@ -147,7 +147,7 @@ def test_a_rollout_s_journal_is_written_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", formats("journal.json"))
-def test_a_rollout_s_journal_is_read(path: Path, tmp_path: Path) -> None:
+def test_stored_rollout_journal_is_read(path: Path, tmp_path: Path) -> None:
     tables = Tables(Settings(home=tmp_path))
     tables.append(journal_table("trips"), _rows_of(path))
     journal = RolloutJournal("trips", tables)
@@ -181,7 +181,7 @@ TRIALS = (
 )
 
 
-def test_a_search_is_written_as_it_was(tmp_path: Path) -> None:
+def test_search_is_written_unchanged(tmp_path: Path) -> None:
     journal = TrialStore(str(tmp_path))
     for trial in TRIALS:
         journal.put(trial)
@@ -191,7 +191,7 @@ def test_a_search_is_written_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", formats("trials"))
-def test_a_search_is_read(folder: Path, tmp_path: Path) -> None:
+def test_stored_search_is_read(folder: Path, tmp_path: Path) -> None:
     for path in folder.iterdir():
         _put(path, tmp_path)
     journal = TrialStore(str(tmp_path))
@@ -237,7 +237,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_a_checkpoint_is_written_as_it_was(tmp_path: Path) -> None:
+def test_checkpoint_is_written_unchanged(tmp_path: Path) -> None:
     _training(tmp_path, until=2)
     newest = sorted(tmp_path.iterdir())[-1]
     kept = kept_file("training.checkpoint", newest.read_bytes())
@@ -248,7 +248,7 @@ def test_a_checkpoint_is_written_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("path", formats("training.checkpoint"))
-def test_a_training_goes_on_from_its_checkpoint(path: Path, tmp_path: Path) -> None:
+def test_training_continues_from_stored_checkpoint(path: Path, tmp_path: Path) -> None:
     before = load_checkpoint(path.read_bytes()[32:])["epochs"]
     outcome = _training(_put(path, tmp_path, "000000000004.checkpoint"))
     assert [epoch.model_dump() for epoch in outcome.epochs[:2]] == before
@@ -334,41 +334,41 @@ CARD = ModelCard(
 )
 
 
-def test_a_model_card_is_written_as_it_was() -> None:
+def test_model_card_is_written_unchanged() -> None:
     stored("card.json", CARD.model_dump_json(indent=1).encode())
 
 
 @pytest.mark.parametrize("path", formats("card.json"))
-def test_a_model_card_is_read(path: Path) -> None:
+def test_stored_model_card_is_read(path: Path) -> None:
     assert ModelCard.from_stored(path.read_bytes()) == CARD
 
 
-def test_a_gate_s_report_is_written_as_it_was() -> None:
+def test_gate_report_is_written_unchanged() -> None:
     stored("gate.json", samples.REPORT.model_dump_json().encode())
 
 
 @pytest.mark.parametrize("path", formats("gate.json"))
-def test_a_gate_s_report_is_read(path: Path) -> None:
+def test_stored_gate_report_is_read(path: Path) -> None:
     assert GateReport.from_stored(path.read_bytes()) == samples.REPORT
 
 
 # Replicas.
 
 
-def test_what_serve_is_told_is_written_as_it_was() -> None:
+def test_serve_config_is_written_unchanged() -> None:
     for name, config in samples.USER_CONFIG.items():
         stored(f"user_config/{name}.json", json.dumps(config).encode())
 
 
 @pytest.mark.parametrize("folder", formats("user_config"))
-def test_what_serve_was_told_is_read(folder: Path) -> None:
+def test_stored_serve_config_is_read(folder: Path) -> None:
     for kind in (ServerConfig, ChallengerConfig):
         name = {ServerConfig: "ModelServer", ChallengerConfig: "Challenger"}[kind]
         read = kind.from_stored(json.loads((folder / f"{name}.json").read_text()))
         assert read.model_dump(mode="json") == samples.USER_CONFIG[name]
 
 
-def test_a_tally_of_rows_is_written_as_it_was(tmp_path: Path) -> None:
+def test_unshipped_rows_are_written_unchanged(tmp_path: Path) -> None:
     tally = UnshippedCounter(tmp_path, "replica")
     tally.add("predictions", 7)
     tally.add("labels", 2)
@@ -376,7 +376,7 @@ def test_a_tally_of_rows_is_written_as_it_was(tmp_path: Path) -> None:
     tally.close()
 
 
-def test_a_tally_of_the_first_format_is_read(tmp_path: Path) -> None:
+def test_unshipped_rows_of_the_first_format_are_read(tmp_path: Path) -> None:
     (tmp_path / "dead").write_bytes(np.array([7, 2], np.int64).tobytes())
     assert [(debt.replica, debt.rows) for debt in read_remainders(tmp_path)] == [
         ("dead", {"predictions": 7, "labels": 2})
@@ -387,7 +387,7 @@ def test_a_tally_of_the_first_format_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", formats("cluster.json"))
-def test_a_session_is_read(path: Path, tmp_path: Path) -> None:
+def test_stored_session_is_read(path: Path, tmp_path: Path) -> None:
     # Nothing runs under this session's id: what counts is that the file is understood.
     assert processes(Settings(home=_put(path, tmp_path))) == []
 
@@ -452,7 +452,7 @@ def _journal_with(column: str, kind: str, cell: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_unknown_fields_are_ignored_nested_ones_too(name: str, tmp_path: Path) -> None:
+def test_unknown_fields_at_any_depth_are_ignored(name: str, tmp_path: Path) -> None:
     if name == "journal.json":
         value, change = _journal_with("mood", "string", "good"), {}
     else:
@@ -464,7 +464,7 @@ def test_unknown_fields_are_ignored_nested_ones_too(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_newer_version_is_refused_as_such(name: str, tmp_path: Path) -> None:
+def test_newer_schema_version_is_refused(name: str, tmp_path: Path) -> None:
     if name == "journal.json":
         value, change = _journal_with("schema_version", "int64", 99), {}
     else:
@@ -476,7 +476,7 @@ def test_a_newer_version_is_refused_as_such(name: str, tmp_path: Path) -> None:
         READERS[name](path, tmp_path / "home")
 
 
-def test_a_journal_s_policy_with_an_unknown_field_is_read(tmp_path: Path) -> None:
+def test_journal_policy_with_unknown_field_is_read(tmp_path: Path) -> None:
     kept = _newest("journal.json")
     kept["rows"][0]["policy"] = json.dumps(json.loads(kept["rows"][0]["policy"]) | {"mood": "good"})
     path = _changed(kept, {}, "journal.json", tmp_path / "changed")
@@ -497,7 +497,7 @@ def _checkpoint(change: dict[str, Any], folder: Path) -> Path:
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
+def test_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
     body = load_checkpoint((DATA / "stored" / str(FORMAT) / "training.checkpoint").read_bytes()[32:])
     unknown = {
         "mood": "good",
@@ -509,13 +509,13 @@ def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
         _training(_checkpoint({"schema_version": 99}, tmp_path / "newer"))
 
 
-def test_a_tally_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+def test_unshipped_rows_of_a_newer_version_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "newer").write_bytes(np.array([7, 2, 99, 5], np.int64).tobytes())
     (tmp_path / "same").write_bytes(np.array([7, 2, 2], np.int64).tobytes())
     assert [debt.replica for debt in read_remainders(tmp_path)] == ["same"]
 
 
-def test_what_users_declare_still_refuses_unknown_fields() -> None:
+def test_declarations_refuse_unknown_fields() -> None:
     with pytest.raises(ValidationError):
         RolloutPolicy.model_validate({"mood": "good"})
     with pytest.raises(ValidationError):
@@ -525,7 +525,7 @@ def test_what_users_declare_still_refuses_unknown_fields() -> None:
 # What is sent to others.
 
 
-def test_what_webhooks_are_sent_stays() -> None:
+def test_webhook_body_is_unchanged() -> None:
     notice = Notification(moment="alarm", alarm=samples.ALARM, action="retrain", outcome="job-1", at=1.7e9)
     quiet = notice.model_copy(update={"moment": "quiet"})
     sent: dict[str, Any] = {

@@ -52,7 +52,7 @@ def _answer(task: Task, scores: np.ndarray) -> PredictionBatch:
         (samples.MULTICLASS, np.array([[0.5, 0.25, 0.25], [0.125, 0.75, 0.125]])),
     ],
 )
-def test_the_prediction_log_stays(tables: Tables, task: Task, scores: np.ndarray) -> None:
+def test_prediction_log_is_unchanged(tables: Tables, task: Task, scores: np.ndarray) -> None:
     rows = from_ipc(to_ipc(prediction_rows([_answer(task, scores)], "replica:1")))
     tables.append("trips.predictions", rows)
     written = tables.read("trips.predictions")
@@ -60,7 +60,7 @@ def test_the_prediction_log_stays(tables: Tables, task: Task, scores: np.ndarray
     golden(f"table_predictions_{task.kind}", {"columns": columns(written.schema), "rows": _texts(written)})
 
 
-def test_labels_stay(tables: Tables) -> None:
+def test_labels_are_unchanged(tables: Tables) -> None:
     body = {"labels": [{"id": "a", "label": 1, "time": "2024-05-01T12:00:00Z"}, {"id": "b", "label": 0}]}
     tables.append(
         "trips.labels", label_rows(parse_feedback(body, samples.BINARY, 10), 1_700_000_000_000_000, "replica:1")
@@ -69,7 +69,7 @@ def test_labels_stay(tables: Tables) -> None:
     golden("table_labels", {"columns": columns(written.schema), "rows": _texts(written)})
 
 
-def test_lost_rows_stay(tables: Tables) -> None:
+def test_lost_rows_are_unchanged(tables: Tables) -> None:
     lost = LostRows("trips", tables)
     lost.record_lost_rows("dead", {"predictions": 7, "labels": 2})
     written = tables.read(lost_rows_table("trips"))
@@ -77,7 +77,7 @@ def test_lost_rows_stay(tables: Tables) -> None:
     assert LostRows("trips", tables).counts() == {"replicas": 1, "predictions": 7, "labels": 2}
 
 
-def test_the_journal_stays(tables: Tables) -> None:
+def test_journal_is_unchanged(tables: Tables) -> None:
     journal = RolloutJournal("trips", tables)
     for decision in samples.decisions()[:2]:
         journal.record(decision, RolloutPolicy())
@@ -85,18 +85,18 @@ def test_the_journal_stays(tables: Tables) -> None:
     golden("table_journal", {"columns": columns(written.schema), "rows": _texts(written.sort_by("at"))})
 
 
-def test_who_is_forgotten_stays(tables: Tables) -> None:
+def test_erasure_registry_is_unchanged(tables: Tables) -> None:
     record_erasure(tables, "trips", {"carrier": "AA"}, None, datetime(2024, 5, 1, tzinfo=UTC))
     written = tables.read(f"trips.{ERASURE_TABLE}")
     golden("table_forgotten", {"columns": columns(written.schema), "rows": _texts(written)})
 
 
-def test_rows_to_label_stay() -> None:
+def test_label_candidates_are_unchanged() -> None:
     # A look that queues them needs a registered model: only the schema that it appends with is looked at.
     golden("table_to_label", columns(looking._QUEUE))
 
 
-def test_frames_and_landed_sources_stay() -> None:
+def test_frames_and_landed_sources_are_unchanged() -> None:
     golden(
         "table_frame",
         {
@@ -107,7 +107,7 @@ def test_frames_and_landed_sources_stay() -> None:
     )
 
 
-def test_the_quarantine_stays() -> None:
+def test_quarantine_is_unchanged() -> None:
     source = Source(
         name="flights", read=lambda: None, key=("carrier",), event_time="departs", known_at="departs",
         columns=samples.REQUEST[:3],
