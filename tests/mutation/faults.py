@@ -8,7 +8,9 @@ import random
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
@@ -22,7 +24,9 @@ PRESENTATION = (
     "monitoring.export.grafana",
     "trainers.card",
     "trainers.tuning.report",
+    "trainers.tuning.report_plots",
 )
+GENERATED = "_pb2"
 KINDS = (
     "Binary",
     "Comparison",
@@ -70,17 +74,31 @@ def sample(count: int, seed: int, only: str = "") -> list[Fault]:
 
 
 def modules() -> list[str]:
-    """Modules that the import contract calls pure, but for presentation."""
-    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    (contract,) = (each for each in tool["contracts"] if each["type"] == "pure")
-    names = (
-        ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for package in tool["root_packages"]
-        for path in (ROOT / package).rglob("*.py")
-        if path.name != "__init__.py"
-    )
+    """Modules that the import contract calls pure, but for presentation and generated code."""
+    (contract,) = (each for each in _importlinter()["contracts"] if each["type"] == "pure")
     apart = (*contract["edge"], *PRESENTATION)
-    return sorted(name for name in names if not any(name == each or name.startswith(f"{each}.") for each in apart))
+    return [
+        name
+        for name in modules_of_product()
+        if not name.endswith(GENERATED) and not any(name == each or name.startswith(f"{each}.") for each in apart)
+    ]
+
+
+@cache
+def modules_of_product() -> tuple[str, ...]:
+    """Return all modules of the product, by dotted name."""
+    return tuple(
+        sorted(
+            ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            for package in _importlinter()["root_packages"]
+            for path in (ROOT / package).rglob("*.py")
+            if path.name != "__init__.py"
+        )
+    )
+
+
+def _importlinter() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 
 
 def path_of(module: str) -> Path:
@@ -117,10 +135,19 @@ def _annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 def _fault(module: str, operator: str, occurrence: int) -> Fault | None:
     source = path_of(module).read_text()
     changed = mutate_code(source, get_operator(operator)(), occurrence)
-    if changed is None or ast.dump(ast.parse(changed)) == ast.dump(ast.parse(source)):
+    if changed is None or not _is_change(source, changed):
         return None
     before, after = source.splitlines(), changed.splitlines()
     for tag, i, _, j, _ in difflib.SequenceMatcher(a=before, b=after, autojunk=False).get_opcodes():
         if tag == "replace":
             return Fault(module, i + 1, before[i].strip(), after[j].strip(), changed)
     return None
+
+
+def _is_change(source: str, changed: str) -> bool:
+    """Whether the changed source is valid Python that does something else."""
+    try:
+        return ast.dump(ast.parse(changed)) != ast.dump(ast.parse(source))
+    except SyntaxError:
+        # cosmic-ray negates an assignment expression without parentheses.
+        return False

@@ -17,10 +17,11 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from tests.mutation.faults import ROOT, Fault, path_of
+from tests.mutation.faults import ROOT, Fault, modules_of_product, path_of
 
 UNIT = ROOT / "tests" / "unit"
-TIME_LIMIT_S = 240.0
+TIME_LIMIT_S = 300.0
+MAX_OTHER_TESTS = 12
 _POLL_S = 0.02
 # Imported once, before the forks. Imports start no threads of these; the first computation would.
 _HEAVY = (
@@ -114,14 +115,39 @@ def _fails(tests: Sequence[Path]) -> bool:
 
 @cache
 def tests_of(module: str) -> tuple[list[Path], list[Path]]:
-    """Test files of the module itself, and the other unit tests that import it."""
-    parts = module.split(".")
-    own = UNIT.joinpath(*parts[:-1], f"test_{parts[-1]}.py")
-    used = re.compile(
-        rf"from {re.escape(module)} import|from {re.escape('.'.join(parts[:-1]))} import .*\b{parts[-1]}\b"
+    """Return test files of the module itself, then those that use it or test a module that does, the nearest first."""
+    own = _own_tests(module)
+    importers = _importers(module)
+    users = {path for path in UNIT.rglob("test_*.py") if _imports(path, module)}
+    users.update(*(_own_tests(name) for name in importers))
+    # A module behind a facade, such as one of the online lookup, is tested with the facade.
+    users.update(
+        *(_own_tests(name) for near in importers for name in modules_of_product() if _imports(path_of(name), near))
     )
-    other = [path for path in sorted(UNIT.rglob("test_*.py")) if path != own and used.search(path.read_text())]
-    return [own] * own.exists(), other
+    folder = UNIT.joinpath(*module.split(".")[:-1])
+    near = sorted(users - {*own}, key=lambda path: (-_common_parts(path, folder), path))
+    return own, near[:MAX_OTHER_TESTS]
+
+
+def _own_tests(module: str) -> list[Path]:
+    *folders, name = module.split(".")
+    path = UNIT.joinpath(*folders, f"test_{name}.py")
+    return [path] * path.exists()
+
+
+def _importers(module: str) -> list[str]:
+    return [name for name in modules_of_product() if _imports(path_of(name), module)]
+
+
+@cache
+def _imports(path: Path, module: str) -> bool:
+    package, _, name = module.rpartition(".")
+    pattern = rf"from {re.escape(module)} import|from {re.escape(package)} import .*\b{name}\b"
+    return re.search(pattern, path.read_text()) is not None
+
+
+def _common_parts(path: Path, folder: Path) -> int:
+    return sum(one == other for one, other in zip(path.parts, folder.parts, strict=False))
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
