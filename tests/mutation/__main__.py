@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.mutation.faults import Fault, sample
 from tests.mutation.harmless import reasons
-from tests.mutation.runner import Outcome, run
+from tests.mutation.runner import TIME_LIMIT, Outcome, run
 
 REQUIRED_SHARE = 0.9
 
@@ -28,8 +28,8 @@ def main() -> int:
     for outcome in run(faults, arguments.jobs):
         outcomes.append(outcome)
         noticed = sum(each.noticed for each in outcomes)
-        if not outcome.noticed:
-            print(f"NOT NOTICED  {outcome.fault}", flush=True)
+        if not outcome.noticed or outcome.noticed_by == TIME_LIMIT:
+            print(f"{outcome.noticed_by or 'NOT NOTICED'}  {outcome.fault}", flush=True)
         if len(outcomes) % 20 == 0:
             print(f"{len(outcomes)}/{len(faults)}: {noticed} noticed, {time.monotonic() - started:.0f} s", flush=True)
     _save(arguments.out, outcomes)
