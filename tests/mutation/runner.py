@@ -93,7 +93,8 @@ def _require_sound_tests(parts: Sequence[Sequence[Path]]) -> None:
         processes.append(os.fork())
         if not processes[-1]:
             os._exit(int(_fails(tests)))
-    if any([os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]):
+    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+    if any(codes):
         raise SystemExit("the unit tests fail without a fault: see above")
 
 
