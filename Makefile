@@ -37,7 +37,7 @@ check: $(STAMP)
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-# ARGS="--only features --faults 50" for less.
+# ARGS="--only features" for a part.
 mutate: $(STAMP)
 	$(BIN)/python -m tests.mutation $(ARGS)
 

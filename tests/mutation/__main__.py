@@ -2,7 +2,7 @@
 
 A fault changes one operator, number or condition of one line. Each is tried in a process of its own, forked from one
 that has imported the heavy libraries: first by the tests of the module itself, then by the other unit tests that import
-it. The run fails when fewer than 90 % of the faults are noticed, or when a surviving one is missing from harmless.toml,
+it. The run fails when fewer than 90 % of the faults are noticed, or when a surviving one is missing from harmless/*.toml,
 which says why no test can notice it.
 """
 
@@ -40,7 +40,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.mutation", description=__doc__)
     parser.add_argument("--faults", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="modules whose dotted name starts with this")
+    parser.add_argument("--only", default="", help="of the sample, the modules whose dotted name starts with this")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("build/mutation.json"))
     return parser.parse_args()
@@ -52,7 +52,7 @@ def _judge(outcomes: list[Outcome]) -> int:
     unexplained = [fault for fault in survivors if fault.key not in known]
     share = 1.0 - len(survivors) / len(outcomes)
     print(
-        f"\n{len(outcomes)} faults, {share:.1%} noticed, {len(survivors) - len(unexplained)} harmless by harmless.toml"
+        f"\n{len(outcomes)} faults, {share:.1%} noticed, {len(survivors) - len(unexplained)} harmless by their reasons"
     )
     for fault in unexplained:
         print(f"unexplained: {fault}")

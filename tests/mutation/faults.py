@@ -60,9 +60,15 @@ class Fault:
 
 
 def sample(count: int, seed: int, only: str = "") -> list[Fault]:
-    """``count`` faults of the pure modules, each place with the same chance, and one change for a place."""
+    """Return ``count`` faults of the pure modules, each place with the same chance, and one change for a place.
+
+    Args:
+        count: Size of the sample.
+        seed: Seed of the sample.
+        only: Return those of the sample whose module's dotted name starts with this.
+    """
     generator = random.Random(seed)
-    places = [(module, place) for module in modules() if module.startswith(only) for place in _places(module)]
+    places = [(module, place) for module in modules() for place in _places(module)]
     generator.shuffle(places)
     faults: list[Fault] = []
     for module, choices in places:
@@ -70,7 +76,7 @@ def sample(count: int, seed: int, only: str = "") -> list[Fault]:
             break
         if (fault := _fault(module, *generator.choice(choices))) is not None:
             faults.append(fault)
-    return faults
+    return [fault for fault in faults if fault.module.startswith(only)]
 
 
 def modules() -> list[str]:

@@ -1,4 +1,4 @@
-"""Faults that change nothing which a test could see, each with its reason (harmless.toml)."""
+"""Faults that change nothing which a test could see, each with its reason (harmless/PACKAGE.toml)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 def reasons() -> dict[tuple[str, str, str], str]:
     """Reason by module, line before, line after."""
-    path = Path(__file__).with_name("harmless.toml")
-    entries = tomllib.loads(path.read_text()).get("fault", []) if path.exists() else []
-    return {(each["module"], each["before"], each["after"]): each["reason"] for each in entries}
+    return {
+        (fault["module"], fault["before"], fault["after"]): fault["reason"]
+        for path in sorted(Path(__file__).with_name("harmless").glob("*.toml"))
+        for fault in tomllib.loads(path.read_text())["fault"]
+    }
