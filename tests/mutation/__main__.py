@@ -2,7 +2,7 @@
 
 A fault changes one operator, number or condition of one line. Each is tried in a process of its own, forked from one
 that has imported the heavy libraries: first by the tests of the module itself, then by the other unit tests that import
-it. The run fails when fewer than 90 % of the faults are noticed, or when a surviving one is missing from harmless/*.toml,
+it. The run fails when fewer than 90 % of the faults are noticed, or when a surviving one is missing from harmless/,
 which says why no test can notice it.
 """
 
