@@ -153,6 +153,14 @@ def test_evidence_counts_keys_once_per_share_and_overall() -> None:
     assert evidence.total.paired.n == 3
 
 
+def test_evidence_counts_requests_of_one_time_bucket_as_a_cluster() -> None:
+    times = (0, 1_999_999, 2_000_000, 3_999_999, 4_000_000)
+    log = EvidenceCollector("r", ("2",))
+    log.add_predictions(prediction_rows([prediction_batch(f"q{at}", at_us=at) for at in times], "b"))
+    # Two buckets of two seconds have two requests, hence two ordered pairs, each.
+    assert log.evidence(BINARY)["2"].total.champion.time_clusters.pairs == 4
+
+
 def test_evidence_by_accuracy_counts_errors() -> None:
     log = EvidenceCollector("r", ("2",))
     log.add_predictions(

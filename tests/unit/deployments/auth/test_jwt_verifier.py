@@ -3,7 +3,9 @@
 import base64
 import json
 import time
+from typing import NoReturn
 
+import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -216,3 +218,17 @@ def test_fetch_jwks_reports_what_is_wrong() -> None:
         gone = publisher.url
     with raises(DataError, "data.jwks_unavailable", url=gone):
         fetch_jwks(gone)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(httpx.ConnectError("refused"), "refused"), (httpx.ReadTimeout(""), "ReadTimeout")]
+)
+def test_fetch_jwks_from_a_silent_issuer_says_why(
+    monkeypatch: pytest.MonkeyPatch, error: httpx.HTTPError, reason: str
+) -> None:
+    def fail(*args: object, **options: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(httpx, "stream", fail)
+    with raises(DataError, "data.jwks_unavailable", status=None, reason=reason):
+        fetch_jwks("https://issuer.example/jwks.json")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import IntegrityError
 
 from cluster.errors import DataError, SettingsError
 from deployments.auth import credentials
@@ -68,6 +69,15 @@ def test_read_with_a_corrupt_row_skips_it_alone(uri: str, caplog: pytest.LogCapt
     with caplog.at_level(logging.ERROR):
         assert set(store.read()) == {intact.id}
     assert corrupt.id in caplog.text
+
+
+@pytest.mark.parametrize("column", ["name", "digest", "models", "scopes", "rate", "created_at"])
+def test_table_of_keys_refuses_a_row_without(uri: str, column: str) -> None:
+    KeyStore(uri).issue("shop", ("trips",), ("infer",), NOW)
+    engine = create_engine(uri)
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        connection.execute(text(f"update rayloop_keys set {column} = null"))
+    engine.dispose()
 
 
 def test_read_of_unchanged_table_returns_the_same_dict(uri: str) -> None:

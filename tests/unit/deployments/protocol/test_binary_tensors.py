@@ -18,6 +18,7 @@ from deployments.protocol import binary_tensors
 from deployments.protocol.open_inference import InferRequestParser, encode_infer_response
 from deployments.protocol.request_rows import RowAssembler
 from tests.factories.deployments.bundles import BINARY, FEATURES, IMAGES, MULTICLASS
+from tests.factories.errors import raises
 
 MAX_ROWS = 2000
 PARSER = InferRequestParser(FEATURES, BINARY, MAX_ROWS)
@@ -125,6 +126,31 @@ def test_parse_bytes_with_wrong_sizes_names_the_field(change, field: str) -> Non
     with pytest.raises(RequestError) as caught:
         PARSER.parse_bytes(*change(*request(trip(np.zeros(1), ["a"], np.zeros(1)))), "id")
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("size", [-1, True, 8.0, "8", [8]])
+def test_attach_tensors_with_a_size_that_is_no_number_of_bytes_names_it(size: object) -> None:
+    tensor = {"name": "distance", "datatype": "FP64", "shape": [1], "parameters": {"binary_data_size": size}}
+    with raises(RequestError, "request.wrong_binary_size") as caught:
+        binary_tensors.attach_tensors([tensor], memoryview(bytes(8)))
+    assert caught.value.field == "inputs[0].parameters.binary_data_size"
+
+
+def test_attach_tensors_leaves_tensors_without_a_size_as_they_are() -> None:
+    plain = {"name": "carrier", "datatype": "BYTES", "shape": [1], "data": ["AA"]}
+    empty = {"name": "tags", "datatype": "BYTES", "shape": [0], "parameters": {"binary_data_size": 0}}
+    sized = {"name": "distance", "datatype": "FP64", "shape": [1], "parameters": {"binary_data_size": 8}}
+    attached = binary_tensors.attach_tensors([plain, empty, sized], memoryview(struct.pack("<d", 2.5)))
+    assert attached[0] is plain
+    assert [list(one["data"].to_pylist()) for one in attached[1:]] == [[], [2.5]]
+
+
+@pytest.mark.parametrize("encoded", [[b"\xff"], [b"ok", b"\xff\xfe"], [b"\xc3", b"\xa4"]])
+def test_decode_tensor_of_texts_that_are_not_utf8_is_refused(encoded: list[bytes]) -> None:
+    data = b"".join(struct.pack("<I", len(one)) + one for one in encoded)
+    with raises(RequestError, "request.not_utf8") as caught:
+        binary_tensors.decode_tensor(memoryview(data), "BYTES", "inputs[1]")
+    assert caught.value.field == "inputs[1]"
 
 
 def test_encode_infer_response_in_binary_form_appends_tensors() -> None:

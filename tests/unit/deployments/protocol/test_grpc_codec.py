@@ -64,6 +64,20 @@ def test_to_rest_body_of_wrong_messages_is_refused() -> None:
         to_rest_body(garbled)
 
 
+def test_to_rest_body_with_a_long_datatype_quotes_its_first_20_characters() -> None:
+    odd = message(["a"], False)
+    odd.inputs[0].datatype = "abcdefghijklmnopqrstuvwxyz"
+    with raises(RequestError, "request.wrong_datatype", datatype="abcdefghijklmnopqrst"):
+        to_rest_body(odd)
+
+
+def test_build_infer_response_without_requested_outputs_has_all() -> None:
+    scores = np.array([[0.1, 0.7, 0.2]], np.float32)
+    request = InferRequest("q", RequestRows(1, (), ()))
+    response = build_infer_response(request, "trees", "7", "champion", MULTICLASS, scores)
+    assert [output.name for output in response.outputs] == ["probabilities", "label"]
+
+
 def test_build_infer_response_has_raw_tensors_of_the_requested_outputs() -> None:
     scores = np.array([[0.1, 0.7, 0.2]], np.float32)
     request = InferRequest("q", RequestRows(1, (), ()), ("label",))

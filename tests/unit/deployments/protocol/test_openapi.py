@@ -71,6 +71,8 @@ def parse(model: str, path: str, body: Any) -> Any:
 
 
 PATHS = {"/infer": "InferRequest", "/invocations": "InvocationRequest", "/feedback": "FeedbackRequest"}
+PIXELS = {"name": "pixels", "shape": [1, 2, 3], "datatype": "FP32"}
+ROW = {"distance": 1.0, "carrier": "AA", "departs": "2024-05-01T10:00:00Z"}
 EVERY_BODY = [(model, path, name) for model in MODELS for path in PATHS for name in examples(model, path)]
 
 
@@ -156,6 +158,10 @@ def test_schema_agrees_with_parser_on_datatypes(datatype: str, values: list, fin
         ("trips", "/invocations", {"instances": [{"distance": 1}]}),
         ("trips", "/invocations", examples("trips", "/invocations")["inputs"] | {"instances": []}),
         ("lone", "/invocations", {"inputs": [1]}),
+        ("trips", "/invocations", {"instances": []}),
+        ("trips", "/invocations", {"inputs": {"distance": [], "carrier": [], "departs": []}}),
+        ("trips", "/invocations", {"dataframe_records": [ROW | {"other": 1}]}),
+        ("trips", "/feedback", {"labels": []}),
         ("trips", "/feedback", {"labels": [{"id": "a", "label": 2}]}),
         ("trees", "/feedback", {"labels": [{"id": "a", "label": "oak"}]}),
         ("lone", "/feedback", {"labels": [{"id": "", "label": 1}]}),
@@ -166,6 +172,23 @@ def test_schema_and_parser_refuse_plainly_wrong_bodies(model: str, path: str, bo
     assert not schema(model, PATHS[path]).is_valid(body)
     with pytest.raises(RequestError):
         parse(model, path, body)
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "body"),
+    [
+        ("trips", "/invocations", {"instances": [ROW]}),
+        ("trips", "/feedback", {"labels": [{"id": "a", "label": label} for label in (0, 1, False, True)]}),
+        ("lone", "/feedback", {"labels": [{"id": "a", "label": label} for label in (-3.5, 12, True)]}),
+        ("trees", "/infer", {"inputs": [PIXELS | {"data": [1, 2, 3, 4, 5, 6]}]}),
+        ("trees", "/infer", {"inputs": [PIXELS | {"data": [[1, 2, 3, 4, 5, 6]]}]}),
+        ("trees", "/infer", {"inputs": [PIXELS | {"data": [[[1, 2, 3], [4, 5, 6]]]}]}),
+        ("trees", "/invocations", {"instances": [[[1, 2, 3], [4, 5, 6]]]}),
+    ],
+)
+def test_schema_and_parser_accept_each_form_of_a_body(model: str, path: str, body: dict) -> None:
+    schema(model, PATHS[path]).validate(body)
+    assert parse(model, path, body)
 
 
 def test_schema_of_a_model_with_one_input_allows_bare_values() -> None:
@@ -196,6 +219,24 @@ def test_build_openapi_with_access_secures_each_path_but_ready() -> None:
     open_ = build("trips", access=False)
     assert "securitySchemes" not in open_["components"]
     assert not {"401", "403", "429"} & set(open_["paths"]["/v2/models/trips/infer"]["post"]["responses"])
+
+
+def test_build_openapi_gives_the_headers_of_each_error() -> None:
+    responses = DOCUMENTS["trips"]["paths"]["/v2/models/trips/infer"]["post"]["responses"]
+    named = {status: set(response["headers"]) for status, response in responses.items() if "headers" in response}
+    assert named.pop("200") == {"x-rayloop-version", "x-rayloop-variant"}
+    assert named == {
+        "401": {"WWW-Authenticate"},
+        "405": {"Allow"},
+        "429": {"Retry-After"},
+        "503": {"Retry-After"},
+    }
+
+
+def test_build_openapi_allows_no_negative_json_length() -> None:
+    parameters = DOCUMENTS["trips"]["paths"]["/v2/models/trips/infer"]["post"]["parameters"]
+    (length,) = (one["schema"] for one in parameters if one["name"] == "inference-header-content-length")
+    assert [jsonschema.Draft202012Validator(length).is_valid(value) for value in (-1, 0, 1)] == [False, True, True]
 
 
 def test_build_openapi_with_large_tensors_has_no_example() -> None:

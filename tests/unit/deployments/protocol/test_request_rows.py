@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import RequestError
-from deployments.protocol.arrow_columns import MAX_NUMBER
+from deployments.protocol.arrow_columns import MAX_NUMBER, TIMESTAMP
 from deployments.protocol.open_inference import InferRequestParser
 from deployments.protocol.request_rows import RequestRows, RowAssembler
 from tests.factories.deployments.bundles import BINARY, FEATURES
@@ -41,3 +41,20 @@ def test_build_table_with_a_bad_value_names_it_when_alone(bad: list) -> None:
     with pytest.raises(RequestError) as caught:
         assembler.build_table([rows(bad)])
     assert caught.value.field.startswith("inputs[0].data[")
+
+
+def test_build_table_of_nulls_alone_keeps_the_types_of_its_columns() -> None:
+    body = infer_body([None, None])
+    body["inputs"][1]["data"] = [None, None]
+    table = RowAssembler(FEATURES).build_table([InferRequestParser(FEATURES, BINARY, 100).parse(body, "id").rows])
+    assert table.schema.types == [pa.float64(), pa.string(), TIMESTAMP]
+    assert [table[name].null_count for name in ("distance", "carrier")] == [2, 2]
+
+
+def test_build_table_of_lists_beside_arrays_types_both() -> None:
+    body = infer_body([7])
+    body["inputs"][0]["datatype"] = "INT32"
+    typed, plain = (
+        InferRequestParser(FEATURES, BINARY, 100).parse(one, "id").rows for one in (body, infer_body([2.5]))
+    )
+    assert RowAssembler(FEATURES).build_table([typed, plain])["distance"].to_pylist() == [7.0, 2.5]

@@ -1,7 +1,11 @@
+import dataclasses
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.telemetry.prediction_log import feature_frame, from_ipc, prediction_rows, to_ipc
+from deployments.telemetry.prediction_log import feature_frame, from_ipc, prediction_rows, row_ids, to_ipc
+from tests.factories.deployments.bundles import CLASSES, MULTICLASS
 from tests.factories.deployments.predictions import feature_rows, prediction_batch
 
 
@@ -40,3 +44,21 @@ def test_prediction_rows_after_ipc_have_ids_scores_and_features() -> None:
     assert table.column("challenger_score").to_pylist() == [0.75, 0.75, None]
     assert table.column("champion_score").to_pylist() == [0.25, 0.25, 0.5]
     assert feature_frame(table).column("distance").to_pylist() == [0.0, 1.0, 0.0]
+
+
+def test_prediction_rows_of_multiclass_without_scores_have_nulls() -> None:
+    scores = np.array([[0.2, 0.5, 0.3]])
+    answers = [
+        dataclasses.replace(prediction_batch("a", task=MULTICLASS), champion=scores),
+        prediction_batch("b", None, rows=2, task=MULTICLASS, champion_error="ValueError"),
+    ]
+    rows = prediction_rows(answers, "b")
+    assert rows["probabilities"].to_pylist() == [[0.2, 0.5, 0.3], None, None]
+    assert rows["predicted"].to_pylist() == [CLASSES[1], None, None]
+    assert rows["champion_probabilities"].to_pylist() == [[0.2, 0.5, 0.3], None, None]
+    assert rows["challenger_probabilities"].to_pylist() == [None] * 3
+
+
+def test_row_ids_number_the_rows_of_requests_with_several() -> None:
+    assert row_ids(["a", "b"], [1, 1]).to_pylist() == ["a", "b"]
+    assert row_ids(["a", "b", "c"], [2, 1, 2]).to_pylist() == ["a/0", "a/1", "b", "c/0", "c/1"]

@@ -1,9 +1,12 @@
 """The unshipped rows of a replica are known once it is dead, and only then."""
 
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from deployments.telemetry.unshipped_rows import UnshippedCounter, read_remainders
 
@@ -55,3 +58,35 @@ def test_read_remainders_after_close_is_empty(tmp_path: Path) -> None:
 
 def test_read_remainders_without_a_folder_is_empty(tmp_path: Path) -> None:
     assert unshipped(tmp_path / "none") == {}
+
+
+def test_unshipped_counters_of_one_folder_are_apart(tmp_path: Path) -> None:
+    first, second = UnshippedCounter(tmp_path, "first"), UnshippedCounter(tmp_path, "second")
+    second.add("labels", 1)
+    first.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["second"]
+    second.close()
+
+
+def test_close_after_the_file_was_removed_does_nothing(tmp_path: Path) -> None:
+    counter = UnshippedCounter(tmp_path, "removed")
+    (tmp_path / "removed").unlink()
+    counter.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        # Version 1 ends with the counts; a version beyond 2 is left to replicas that know it.
+        ((5, 7), {"predictions": 5, "labels": 7}),
+        ((5, 7, 2), {"predictions": 5, "labels": 7}),
+        ((5, 7, 3), None),
+        ((5, 7, 3, 9), None),
+    ],
+)
+def test_read_remainders_follows_the_version_behind_the_counts(
+    tmp_path: Path, words: tuple[int, ...], rows: dict[str, int] | None
+) -> None:
+    (tmp_path / "dead").write_bytes(struct.pack(f"={len(words)}q", *words))
+    assert unshipped(tmp_path) == ({} if rows is None else {"dead": rows})
