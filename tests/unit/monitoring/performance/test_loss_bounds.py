@@ -60,3 +60,31 @@ def test_is_worse_needs_evidence_and_has_it_at_a_known_label():
 def test_missing_labels_are_left_out_and_lower_the_share():
     found = LabeledLoss.from_losses(np.array([0.0, np.nan, np.inf, 1.0]), rows=8)
     assert (found.n, found.mean, found.share) == (2, 0.5, 0.25)
+
+
+def test_loss_without_labels_has_no_bounds():
+    assert LabeledLoss.from_losses(np.empty(0)) == LabeledLoss()
+    none = LabeledLoss.from_losses(np.full(3, np.nan), rows=3)
+    assert (none.rows, none.n, none.share) == (3, 0, 0.0)
+    bounds = bound_loss(none, 0.05)
+    assert (bounds.low, bounds.high) == (-np.inf, np.inf)
+
+
+def test_loss_of_an_unknown_number_of_rows_has_share_zero():
+    found = LabeledLoss.from_losses(np.array([0.0, 1.0]))
+    assert (found.rows, found.n, found.share) == (0, 2, 0.0)
+
+
+@pytest.mark.parametrize("n", [1, 7, 60])
+def test_bounds_of_a_rate_miss_it_at_most_as_often_as_alpha_by_summation(n):
+    for p in (0.03, 0.3, 0.5, 0.9):
+        missed = mixture = 0.0
+        for hits in range(n + 1):
+            bounds = bound_loss(LabeledLoss.from_losses(np.repeat([0, 1], [n - hits, hits])), ALPHA)
+            # The mixture of the likelihood over that at p: an e-value, with mean 1 at p.
+            e_value = stats.betabinom.pmf(hits, n, 1, 1) / stats.binom.pmf(hits, n, p)
+            assert (bounds.low <= p <= bounds.high) == (e_value <= 1 / ALPHA)
+            mixture += stats.binom.pmf(hits, n, p) * e_value
+            missed += stats.binom.pmf(hits, n, p) * (not bounds.low <= p <= bounds.high)
+        assert mixture == pytest.approx(1.0)
+        assert missed <= ALPHA

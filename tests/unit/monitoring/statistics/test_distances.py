@@ -105,3 +105,9 @@ def test_empty_sample_has_no_distance():
     none = np.zeros(5, np.int64)
     found = compare_numbers(np.array([5, 5, 5, 0, 0]), none)
     assert (found.statistic, found.rows, found.chi_square, found.freedom) == (0, 0, 0, 0)
+
+
+def test_sample_of_one_row_has_its_distance():
+    assert compare_numbers(np.array([5, 5, 0, 0]), np.array([0, 1, 0, 0])).statistic == pytest.approx(0.5)
+    found = compare_categories(np.array([0, 0, 0, 1, 0]), np.array([1, 0, 0, 1, 0]))
+    assert (found.nulls, found.statistic) == (-0.5, 0.5)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
-from monitoring.statistics.drift_statistics import SMOOTHING, STATISTICS
+from features.profiles.reference_profile import Bins
+from monitoring.statistics.drift_statistics import SMOOTHING, STATISTICS, ColumnStatistics
 from tests.factories.monitoring.cells import CATEGORY, measure_one, number_column, sampled_column, summarize
 
 counts = st.lists(st.integers(0, 300), min_size=7, max_size=7).map(lambda x: np.array(x, np.int64))
@@ -79,3 +80,36 @@ def test_normal_scores_are_those_of_the_reference_quantiles():
     widened = bins.count_number(summarize(np.exp(rng.normal(0.0, 1.3, 4_000))))
     found = measure_one(column, cells, widened)
     assert found["klotz"] > 0.3 > 0.1 > found["van_der_waerden"]
+
+
+def test_psi_adds_half_a_row_to_each_cell():
+    # Shares of 3/4 and 1/4 against 1/4 and 3/4.
+    assert measure_one(CATEGORY, np.array([1, 0]), np.array([0, 1]))["psi"] == pytest.approx(np.log(3))
+
+
+@pytest.mark.parametrize(("direction", "expected"), [("both", 1.0), ("up", 1.0), ("down", 0.0)])
+def test_ordered_statistics_of_larger_values_are_zero_downward(direction, expected):
+    reference, live = np.array([8, 0, 0, 0, 0]), np.array([0, 0, 8, 0, 0])
+    found = measure_one(number_column(np.array([8, 8, 8, 0, 0]), direction), reference, live)
+    # From below the first of two edges to above the second, one standard deviation apart.
+    assert found["wasserstein"] == found["kolmogorov_smirnov"] == expected
+    assert (found["van_der_waerden"] > 0) == bool(expected)
+
+
+@pytest.mark.parametrize("std", [0.0, np.nan, np.inf])
+def test_widths_without_a_spread_are_those_of_the_edges(std):
+    bins, cells = Bins(edges=(1.0, 3.0, 7.0)), np.array([5, 5, 5, 5, 0, 0])
+    assert ColumnStatistics.of_number(bins, cells, std).widths.tolist() == [2, 4, 0]
+    assert ColumnStatistics.of_number(bins, cells, 2.0).widths.tolist() == [1, 2, 0]
+
+
+def test_sample_without_values_has_no_ordered_statistic():
+    cells, bare = np.array([5, 5, 5, 0, 0]), np.array([0, 0, 0, 5, 0])
+    for pair in ((cells, bare), (bare, cells)):
+        found = measure_one(number_column(cells), *pair)
+        assert [found[one.name] for one in STATISTICS if one.ordered] == [0, 0, 0, 0]
+
+
+def test_normal_scores_of_two_halves_are_the_half_normal_mean():
+    found = number_column(np.array([7, 7, 0, 0])).scores
+    assert found == pytest.approx(np.array([[-np.sqrt(2 / np.pi), 1], [np.sqrt(2 / np.pi), 1]]))

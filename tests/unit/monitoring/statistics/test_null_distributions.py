@@ -13,6 +13,9 @@ from monitoring.statistics.column_tests import RANK_ERROR, rank_error
 from monitoring.statistics.drift_statistics import ColumnStatistics
 from monitoring.statistics.null_distributions import (
     DRAWS,
+    MIN_RUNS,
+    MIN_TAIL_SCALE,
+    DistanceNull,
     EmpiricalNull,
     draw_rows,
     permutation_test,
@@ -156,3 +159,89 @@ def test_draw_rows_draws_as_many_rows_without_replacement(rows, seed):
 def test_empty_live_sample_has_p_value_one():
     none = np.zeros(7, np.int64)
     assert permutation_test(CATEGORY, np.arange(7), none, np.random.default_rng(0)).p_value == 1.0
+
+
+NO_RUNS = np.empty(0)
+HUGE = 10**9
+"""So many rows that sampling moves no distance."""
+
+
+@pytest.mark.parametrize(("direction", "sides"), [("up", 1), ("down", 1), ("both", 2)])
+def test_distance_by_sampling_has_massarts_p_value(direction, sides):
+    null = DistanceNull(NO_RUNS, NO_RUNS, np.empty(0), direction)
+    # n m / (n + m) = 75: c exp(-2 s^2 75).
+    assert null.p_value(0.2, 100, 300) == pytest.approx(sides * np.exp(-6))
+    assert null.p_value(0.0, 100, 300) == 1.0
+    assert null.threshold(0.01, 100, 300) == pytest.approx(np.sqrt(np.log(sides / 0.01) / 150))
+
+
+def test_total_variation_by_sampling_is_measured_from_the_bound_of_its_mean():
+    null = DistanceNull(NO_RUNS, NO_RUNS, np.array([0.5, 0.5]), "both")
+    mean = 0.5 / np.sqrt(75)
+    assert null.p_value(mean, 100, 300) == 1.0
+    assert null.p_value(mean + 0.2, 100, 300) == pytest.approx(np.exp(-6))
+
+
+def test_distance_without_rows_has_p_value_one():
+    null = DistanceNull(np.full(MIN_RUNS, 0.1), np.full(MIN_RUNS, 50), np.empty(0), "up")
+    assert null.p_value(1.0, 0, 100) == null.p_value(1.0, 100, 0) == 1.0
+
+
+def test_distance_among_the_runs_has_a_conformal_p_value_and_an_exponential_beyond():
+    null = DistanceNull(np.arange(1, 20) / 20, np.full(19, 10**8), np.empty(0), "up")
+    # The run at 0.5 is as far, with the nine beyond it.
+    assert null.p_value(0.5, HUGE, HUGE) == pytest.approx(11 / 20)
+    assert null.p_value(0.95, HUGE, HUGE) == pytest.approx(2 / 20)
+    # The upper tenth is 0.9 and 0.95: a mean excess of 0.025.
+    assert null.p_value(0.975, HUGE, HUGE) == pytest.approx(np.exp(-1) / 20)
+
+
+def test_equal_runs_have_a_tail_of_the_smallest_scale():
+    null = DistanceNull(np.full(19, 0.3), np.full(19, 10**8), np.empty(0), "up")
+    assert null.p_value(0.3 + MIN_TAIL_SCALE, HUGE, HUGE) == pytest.approx(np.exp(-1) / 20)
+    assert pytest.approx(0.01) == MIN_TAIL_SCALE
+
+
+def test_too_few_runs_leave_sampling():
+    few, enough = (DistanceNull(np.full(n, 0.9), np.full(n, 10**8), np.empty(0), "up") for n in (11, 12))
+    assert few.p_value(0.5, HUGE, HUGE) < 1e-100
+    assert enough.p_value(0.5, HUGE, HUGE) == 1.0
+
+
+def test_runs_with_more_rows_get_the_noise_of_the_live_run():
+    null = DistanceNull(np.full(19, 0.3), np.full(19, 400), np.empty(0), "up")
+    sigma = np.sqrt(1 / 100 - 1 / 400) / 2
+    assert null.p_value(0.3, 100, HUGE) == pytest.approx((1 + 19 / 2) / 20)
+    decay = np.exp(-sigma / (MIN_TAIL_SCALE + sigma))
+    assert null.p_value(0.3 + sigma, 100, HUGE) == pytest.approx((decay + 19 * stats.norm.sf(1)) / 20)
+    # A total variation also grows: its bound from 0.5 / sqrt(400) to 0.5 / sqrt(100).
+    null = DistanceNull(np.full(19, 0.3), np.full(19, 400), np.array([0.5, 0.5]), "both")
+    assert null.p_value(0.3 + 0.05 - 0.025, 100, HUGE) == pytest.approx((1 + 19 / 2) / 20)
+
+
+def test_p_values_among_draws_are_ranks_and_exponential_in_the_tail():
+    # The upper tenth starts at 90, with 11 of 100 and a mean excess of 4.5.
+    null = EmpiricalNull(np.arange(1.0, 100.0)[:, None])
+    found = null.p_values(np.array([[0.0], [50.0], [90.0], [90.5], [94.5], [99.0]]))[:, 0]
+    tail = 0.11 * np.exp(-np.array([0.5, 4.5, 9.0]) / 4.5)
+    assert found == pytest.approx([1.0, 0.51, 0.11, *tail])
+
+
+def test_reference_runs_test_without_runs_or_rows_rejects_nothing():
+    whole, none = np.arange(7), np.zeros(7, np.int64)
+    for runs, live in ((np.empty((0, 7), np.int64), whole), (whole[None], none)):
+        found = reference_runs_test(CATEGORY, whole, runs, live, np.random.default_rng(0))
+        assert (found.p_value, found.by_statistic, found.strongest) == (1.0, {}, "")
+
+
+@pytest.mark.parametrize("errors", [(0.01, 0.0), (0.0, 0.01), (0.006, 0.008)])
+def test_rank_error_of_either_sketch_has_its_variance(errors):
+    """Of two bins, so many rows that sampling is small: the difference at the one edge is normal with this variance."""
+    reference = np.array([10**8, 10**8, 0, 0])
+    column = ColumnStatistics.of_number(Bins(edges=(0.0,)), reference, 1.0)
+    live = reference + np.array([3 * 10**6, -3 * 10**6, 0, 0])
+    found = permutation_test(column, reference, live, np.random.default_rng(1), errors)
+    # 1.5 standard deviations; three of the mean of 1,999 draws are 0.023.
+    assert found.by_statistic["kolmogorov_smirnov"] == pytest.approx(2 * stats.norm.sf(1.5), abs=0.023)
+    exact = permutation_test(column, reference, live, np.random.default_rng(1))
+    assert exact.p_value < 1e-6
