@@ -188,3 +188,26 @@ def test_damaged_rows_do_not_stop_an_analysis():
     found = run_analysis(poison)
     assert [f for f in found.findings if f.kind == "multivariate"]
     assert AnalysisResult.model_validate_json(found.model_dump_json()) == found
+
+
+def estimate_findings(live: LoggedRows, *days: int) -> list[float]:
+    """Days with a finding about the estimate, by scores alone."""
+    policy = POLICY.model_copy(update={"log_analysis": LogAnalysisPolicy()})
+    windows = tuple(day * DAY_S for day in days)
+    request = AnalysisRequest(model="m", version="1", windows=windows, since=windows[-1], policy=policy)
+    past = ReferenceRows(rows(1, 0, 2), rows(2, DAYS, 10))
+    findings = analyze(request, BINARY, (), past, live).findings
+    return [finding.window / DAY_S for finding in findings if finding.kind == "estimate"]
+
+
+@pytest.mark.parametrize(("count", "days"), [(POLICY.min_rows - 1, []), (POLICY.min_rows, [100])])
+def test_estimate_of_too_few_rows_is_no_finding(count, days):
+    live = rows(3, 100, 1, count)
+    assert estimate_findings(changed(live, scores=0.5 + 0.02 * (live.scores - 0.5)), 100) == days
+
+
+@pytest.mark.parametrize(("unsure_day", "days"), [(100, []), (101, [101])])
+def test_estimate_is_a_finding_only_in_the_newest_window(unsure_day, days):
+    live = rows(3, 100, 2, 200)
+    inside = np.floor(live.times / DAY_S) == unsure_day
+    assert estimate_findings(changed(live, scores=np.where(inside, 0.5, live.scores)), 100, 101) == days

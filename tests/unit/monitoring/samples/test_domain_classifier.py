@@ -68,3 +68,12 @@ def test_density_ratio_moves_the_reference_to_the_live_rows():
 def test_too_few_rows_are_refused():
     with raises(DataError, "data.too_few_rows_to_compare", reference=4, live=9):
         DomainClassifier(np.zeros((4, 1)), np.zeros((9, 1)))
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0, 1], [1, 1, 1, 0]])
+def test_single_row_of_a_sample_adds_no_variance(labels):
+    auc, null, variance = auc_with_variances(np.array([1.0, 2.0, 4.0, 3.0]), np.array(labels))
+    # Two of three rows are below the single one; its rank is uniform on 0 to 3 of 3 when labels say nothing.
+    assert auc == pytest.approx(2 / 3 if labels[3] else 1 / 3)
+    assert null == pytest.approx(5 / 36)
+    assert variance == pytest.approx(np.var([1, 1, 0], ddof=1) / 3)

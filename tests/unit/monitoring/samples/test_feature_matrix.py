@@ -45,3 +45,12 @@ def test_matrices_let_a_classifier_find_a_changed_category():
     found = DomainClassifier(reference, live).test(names)
     assert found.ranked[0][0] == "c"
     assert found.p_value < 1e-6
+
+
+def test_categories_that_are_lists_or_bytes_become_missing():
+    reference = pa.table({"c": [["a"], ["b"]]})
+    live = pa.table({"c": [b"a", b"b", b"c"]})
+    before, after, _ = build_matrices(reference, live, COLUMNS[1:2])
+    assert (before.shape, after.shape) == ((2, 1), (3, 1))
+    assert np.isnan(before).all()
+    assert np.isnan(after).all()
