@@ -8,7 +8,7 @@ from tests.factories.monitoring.notifications import notification
 
 
 def test_deliver_to_an_absent_receiver_returns_the_reason():
-    target = NotificationTarget(url="http://127.0.0.1:9/none", timeout_s=1)
+    target = NotificationTarget(url="http://127.0.0.1:9/none")
     assert "ConnectError" in deliver(notification(), target, pause_s=0.0)
 
 

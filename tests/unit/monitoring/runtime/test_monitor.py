@@ -298,3 +298,19 @@ def test_prometheus_text_parses_and_has_the_newest_window(store):
     assert totals["rayloop_drift_windows_total"] == 3
     assert totals["rayloop_drift_alarms_total"] == 1
     assert totals["rayloop_drift_rejected_profiles_total"] == 1
+
+
+def test_status_shows_the_newest_window(store):
+    watching = monitor(store)
+    assert watching.status()["last_window"] is None
+    send(watching, quiet(3))
+    assert watching.status()["last_window"]["window"] == 101 * DAY_S
+
+
+def test_episode_outlives_a_restart(store):
+    act = Recorder()
+    send(monitor(store, act, POLICY.model_copy(update={"cooldown_s": 0.0})), moved(3, first=100))
+    resumed = DriftMonitor("m", store, {"retrain": act})
+    assert resumed.status()["drifting"] is True
+    send(resumed, moved(2, first=103))
+    assert [alarm.window / DAY_S for alarm in act.alarms] == [100]

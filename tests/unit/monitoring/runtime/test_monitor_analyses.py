@@ -264,3 +264,13 @@ def test_interrupted_notifications_are_sent_again(store, endpoint):
     notifier.close()
     assert [list(e.notices.values()) for e in resumed.journal()] == [[SENT]]
     assert len(endpoint.heard) == 1
+
+
+def test_status_has_the_last_analysis_under_its_stored_names(store):
+    runner = ManualRunner()
+    monitor = start_monitor(store, runner)
+    send(monitor, 100, 3)
+    runner.outcome = analysis_result(101 * DAY_S)
+    last = monitor.status()["last_look"]
+    assert (last["window"], last["wanted"]) == (101 * DAY_S, [])
+    assert "label_candidates" not in last
