@@ -1,7 +1,11 @@
-"""A cluster that cannot start is refused before any process is started."""
+"""The local cluster without Ray: which processes are its own, what it starts, and what it refuses."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +13,7 @@ import psutil
 import pytest
 
 from cluster import local_cluster
-from cluster.errors import OutOfMemory
+from cluster.errors import ClusterUnavailable, OutOfMemory
 from cluster.settings import Settings
 from tests.factories.errors import raises
 
@@ -22,3 +26,107 @@ def test_start_with_too_little_memory_is_refused_before_anything_starts(
     with raises(OutOfMemory, "memory.too_little", available_gib=1.0):
         local_cluster.start(settings)
     assert not settings.home.exists()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    ports = {name: local_cluster.free_port() for name in Settings.model_fields if name.endswith("_port")}
+    return Settings(home=tmp_path / "missing" / "home", **ports)
+
+
+@pytest.fixture
+def session(settings: Settings) -> str:
+    """The session of a cluster of this layout, which has no process yet."""
+    settings.home.mkdir(parents=True)
+    (settings.home / "cluster.json").write_text('{"session": "one", "layout": 2}')
+    return "one"
+
+
+def test_processes_are_those_of_the_session_and_their_children(settings: Settings, session: str) -> None:
+    shell = ["sh", "-c", f"env -u {local_cluster.SESSION_VARIABLE} sleep 60 & echo $!; wait"]
+    own, other = (
+        subprocess.Popen(shell, env=os.environ | {local_cluster.SESSION_VARIABLE: name}, stdout=subprocess.PIPE)
+        for name in (session, "another")
+    )
+    children = [int(each.stdout.readline()) for each in (own, other)]
+    try:
+        assert {process.pid for process in local_cluster.processes(settings)} == {own.pid, children[0]}
+    finally:
+        for pid in (own.pid, other.pid, *children):
+            psutil.Process(pid).kill()
+        for each in (own, other):
+            each.communicate()
+
+
+def test_processes_of_a_home_without_cluster_are_none(settings: Settings) -> None:
+    assert local_cluster.processes(settings) == []
+
+
+@pytest.mark.parametrize(
+    ("stored", "release", "layout"),
+    [('{"session": "one"}', "an earlier", 1), ('{"session": "one", "layout": 1000}', "a later", 1000)],
+)
+def test_running_cluster_of_another_release_is_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stored: str, release: str, layout: int
+) -> None:
+    settings.home.mkdir(parents=True)
+    (settings.home / "cluster.json").write_text(stored)
+    monkeypatch.setattr(local_cluster, "is_running", lambda settings: True)
+    with raises(ClusterUnavailable, "cluster.other_release", release=release, layout=layout):
+        local_cluster.require_current_layout(settings)
+
+
+def test_ports_of_replicas_are_disjoint_ranges_without_gaps(settings: Settings) -> None:
+    variables = local_cluster.cluster_environment(settings)
+
+    def port(name: str) -> int:
+        return int(variables[f"RAY_SERVE_{name}_PORT"]) - settings.replica_ports_from
+
+    http, grpc = (
+        range(port(f"DIRECT_INGRESS_MIN_{kind}"), port(f"DIRECT_INGRESS_MAX_{kind}") + 1) for kind in ("HTTP", "GRPC")
+    )
+    proxies = [port(f"FALLBACK_PROXY_{kind}") for kind in ("HTTP", "GRPC")]
+    assert [*http, *grpc, *proxies] == list(range(1002))
+    assert len(http) == len(grpc)
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with programs in place of Ray and of MLflow's server, which listens."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    listen = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(60)"
+    _write_program(folder / "python", f'exec {sys.executable} -S -c "{listen}" "$7"')
+    _write_program(folder / "ray", "exit 0")
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 40))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    # Ends nothing: these tests end the one server themselves.
+    monkeypatch.setattr(local_cluster, "stop", lambda settings: 0)
+    servers: list[subprocess.Popen[bytes]] = []
+    monkeypatch.setattr(local_cluster, "_servers", servers)
+    yield folder
+    for server in servers:
+        server.kill()
+        server.wait()
+
+
+def _write_program(path: Path, line: str) -> None:
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
+
+
+def test_start_creates_the_home_and_a_server_that_outlives_the_terminal(settings: Settings, programs: Path) -> None:
+    assert local_cluster.start(settings)
+    (server,) = local_cluster._servers
+    assert os.getsid(server.pid) == server.pid, "a session of its own: Ctrl-C in the terminal does not reach it"
+    assert (settings.home / "cluster.json").exists()
+
+
+def test_start_without_token_fails_when_ray_generates_none(settings: Settings, programs: Path) -> None:
+    _write_program(programs / "ray", '[ "$1" != get-auth-token ]')
+    with pytest.raises(subprocess.CalledProcessError):
+        local_cluster.start(settings)
+    assert local_cluster._servers == []

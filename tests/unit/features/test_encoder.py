@@ -76,3 +76,17 @@ def test_encode_of_dictionaries_equals_encode_of_their_values() -> None:
     codes = encoder.encode(pa.table({"c": coded}))["codes"][:, 0]
     assert codes.tolist() == [2, 0, 1, 3, 2]
     assert codes.tolist() == encoder.encode(pa.table({"c": coded.cast(pa.int64())}))["codes"][:, 0].tolist()
+
+
+def test_encode_rounds_integers_to_float32() -> None:
+    encoder = Encoder(columns=number("n"), vocabularies={})
+    numbers = encoder.encode(pa.table({"n": [2**24 + 1, None, -3]}))["numbers"][:, 0]
+    assert numbers[[0, 2]].tolist() == [2.0**24, -3.0]
+    assert np.isnan(numbers[1])
+
+
+def test_encode_of_tensor_with_missing_element_gives_nan() -> None:
+    encoder = Encoder(columns=tensor("image", 2), vocabularies={})
+    images = pa.array([[1.0, None], [3.0, 4.0]], pa.list_(pa.float32()))
+    numbers = encoder.encode(pa.table({"image": images}))["numbers"]
+    assert np.array_equal(numbers, [[1.0, np.nan], [3.0, 4.0]], equal_nan=True)

@@ -98,3 +98,8 @@ def test_a_key_is_in_one_bucket_whatever_its_type() -> None:
         entity_partition.assign_buckets(numbers, ["k"], 7) == entity_partition.assign_buckets(texts, ["k"], 7)
     ).all()
     assert len(set(entity_partition.assign_buckets(pl.DataFrame({"k": range(500)}), ["k"], 7))) == 7
+
+
+def test_bucket_is_large_above_twice_a_comfortable_partition() -> None:
+    assert not entity_partition.is_large(2 * entity_partition.PARTITION_EVENTS)
+    assert entity_partition.is_large(2 * entity_partition.PARTITION_EVENTS + 1)

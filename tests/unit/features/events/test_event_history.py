@@ -11,7 +11,7 @@ import pytest
 from cluster.errors import DataError, ProjectError
 from features.builders import derive
 from features.definitions import Aggregate, Derived, Entity, FeatureView, Latest
-from features.events.event_history import EVENT_TIME, KNOWN_AT, build_history
+from features.events.event_history import EVENT_TIME, KNOWN_AT, TIE_BREAKER, build_history
 from features.offline import point_in_time
 from features.types import AS_OF
 from tests.factories.errors import raises
@@ -137,6 +137,9 @@ def test_feature_view_with_several_resolutions_of_a_column_is_refused() -> None:
     [
         ({"window": timedelta(0)}, "aggregate_window"),
         ({"resolution": 0.0}, "aggregate_resolution"),
+        ({"resolution": -1.0}, "aggregate_resolution"),
+        ({"resolution": float("inf")}, "aggregate_resolution"),
+        ({"resolution": float("nan")}, "aggregate_resolution"),
         ({"kind": "category", "op": "mean"}, "aggregate_kind"),
     ],
 )
@@ -148,3 +151,31 @@ def test_aggregate_that_cannot_be_computed_is_refused(changes: dict, code: str) 
 def test_content_hash_ignores_owner_and_description() -> None:
     assert view(owner="me", description="text").content_hash == view().content_hash
     assert view(strict=True).content_hash != view().content_hash
+
+
+def test_ties_by_time_are_microseconds_rounded_up_and_missing_is_smallest() -> None:
+    ticks = pl.Series([1_000_001, 1_000_000, None], dtype=pl.Int64).cast(pl.Datetime("ns", "UTC"))
+    rows = pl.DataFrame({"k": ["a"] * 3, "at": [NOON] * 3, "x": [1.0] * 3, "revised": ticks})
+    history = build_history(view(ties="revised"), rows)
+    assert history.get_column(TIE_BREAKER).to_list() == [1001.0, 1000.0, float("-inf")]
+
+
+def test_aggregate_rounds_values_to_its_resolution_half_to_even() -> None:
+    aggregates = tuple(
+        Aggregate(column=column, op="sum", window=timedelta(hours=1), name=column, **resolution)
+        for column, resolution in (("x", {}), ("y", {"resolution": 0.5}))
+    )
+    half = 2.0**-17
+    rows = pl.concat([events(x=[1.0 + half], y=[0.25]), events(x=[2.0 + 3.0 * half], y=[0.75])])
+    found = point_in_time.join(view(aggregates=aggregates), rows, asked(NOON))
+    assert found.rows() == [(3.0 + 4.0 * half, 1.0)]
+
+
+def test_join_with_sum_of_63_bits_is_exact_and_with_a_larger_one_is_refused() -> None:
+    # 2**63 - 1 = 3577 * 2578550750308017, below the largest value of 2**52 units.
+    count, unit = 3577, (2**63 - 1) // 3577
+    exact = (Aggregate(column="x", op="sum", window=timedelta(hours=1), name="sum", resolution=1.0),)
+    many = pl.concat([events(x=[float(unit)])] * count)
+    assert point_in_time.join(view(aggregates=exact), many, asked(NOON))["sum"].to_list() == [2.0**63]
+    with raises(DataError, "data.sum_exceeds_resolution", column="x"):
+        point_in_time.join(view(aggregates=exact), pl.concat([many, events(x=[1.0])]), asked(NOON))

@@ -87,3 +87,27 @@ def test_skew_page_shows_mismatched_features_first() -> None:
     assert html.index("wrong") < html.index("fine")
     assert "served &lt;0.1&gt;, offline None" in html
     assert "of another version" in html
+
+
+def test_feature_entries_list_the_three_most_common_values_in_order() -> None:
+    frame = pl.DataFrame({"mood": ["d", "c", "c", "b", "b", "a", "a", "a"]})
+    mood = feature_entries(view(), profile_columns(view().columns, frame))[-1]
+    assert mood.most_common == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("window", "text"),
+    [
+        (timedelta(days=1), "1 d"),
+        (timedelta(hours=36), "36 h"),
+        (timedelta(hours=1), "1 h"),
+        (timedelta(minutes=90), "90 min"),
+        (timedelta(minutes=1), "1 min"),
+        (timedelta(seconds=90), "90 s"),
+        (timedelta(seconds=1.5), "1.5 s"),
+    ],
+)
+def test_feature_entries_give_a_window_in_its_largest_whole_unit(window: timedelta, text: str) -> None:
+    declared = view(aggregates=rolling("spent", window, "spent", ["mean"]), latest=(), ttl=None)
+    (entry,) = feature_entries(declared, None)
+    assert entry.definition == f"mean of spent over {text}"

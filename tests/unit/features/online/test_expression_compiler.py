@@ -143,3 +143,25 @@ def test_row_with_overflow_is_left_to_polars() -> None:
     reader = FeatureReader(FeatureSet(name="set", request=COLUMNS, derived=(derived,)), MemoryStore())
     table = pl.DataFrame([row]).with_columns(pl.col("t", "u").cast(INSTANT)).to_arrow()
     assert reader.read(table, 0).column("f").to_pylist() == [by_polars(derived, row)]
+
+
+@pytest.mark.parametrize("expression", ["{}", '"Len"', "[1]", '{"Column": "x", "Alias": "y"}', '{"Column": "other"}'])
+def test_expression_of_unknown_form_is_left_to_polars(expression: str) -> None:
+    assert compile_derived(Derived(name="f", kind="number", expression=expression), COLUMNS) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "literal", "compiled"),
+    [
+        (pl.Int16, 2**15 - 1, True),
+        (pl.Int16, 2**15, False),
+        (pl.Int16, -(2**15), True),
+        (pl.Int16, -(2**15) - 1, False),
+    ],
+)
+def test_integer_literal_is_compiled_where_the_other_side_holds_it(kind: type, literal: int, compiled: bool) -> None:
+    derived = derive("f", T.dt.hour().cast(kind) + pl.lit(literal), "number")
+    run = compile_derived(derived, COLUMNS)
+    assert (run is not None) is compiled
+    if run is not None:
+        assert run({"t": 0}) == float(literal)

@@ -17,6 +17,7 @@ from features.online.store import LmdbStore, open_store
 from features.types import AS_OF
 from tests.factories.errors import raises
 from tests.factories.features.shops import FEATURES, START, VIEWS, requests, visits
+from tests.factories.features.stores import MemoryStore
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -70,3 +71,35 @@ def test_open_store_with_unknown_scheme_is_refused(tmp_path) -> None:
     with raises(SettingsError, "settings.online_store"):
         open_store("oracle://nowhere")
     assert open_store(f"lmdb://{tmp_path}") is open_store(f"lmdb://{tmp_path}")
+
+
+@pytest.mark.parametrize("at_once", [1, 20])
+@pytest.mark.parametrize("missing", ["shop", "when"])
+def test_row_without_key_or_time_has_null_features_and_changes_no_other_row(missing: str, at_once: int) -> None:
+    store = MemoryStore()
+    for view in VIEWS:
+        # The store has dropped the events that a lookup at the epoch would need.
+        materialize(store, view, visits(500, 0), round((START + timedelta(days=2)).timestamp() * 1e6))
+    reader = FeatureReader(FEATURES, store)
+    asked = requests(20, 0).with_columns(shop=pl.lit("a"))
+    gap = asked.with_columns(pl.when(pl.int_range(pl.len()) != 3).then(pl.col(missing)).alias(missing))
+    complete, found = (
+        pl.concat([pl.DataFrame(reader.read(part.to_arrow(), 0)) for part in rows.iter_slices(at_once)])
+        for rows in (asked, gap)
+    )
+    names = [column.name for view in VIEWS for column in view.columns]
+    assert found.select(names).row(3) == (None,) * len(names)
+    assert (
+        found.with_row_index()
+        .filter(pl.col("index") != 3)
+        .select(names)
+        .equals(complete.with_row_index().filter(pl.col("index") != 3).select(names))
+    )
+    assert complete.get_column("spent_2h_count").null_count() == 0
+
+
+def test_read_of_no_rows_has_every_column_in_its_type() -> None:
+    frame = FeatureReader(FEATURES, MemoryStore()).read(requests(1, 0).head(0).to_arrow(), 0)
+    assert frame.num_rows == 0
+    one = FeatureReader(FEATURES, MemoryStore()).read(requests(1, 0).to_arrow(), 0)
+    assert frame.schema == one.schema

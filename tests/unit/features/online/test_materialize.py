@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from random import Random
 from unittest.mock import patch
 
@@ -176,19 +177,63 @@ def test_lookup_after_very_late_events_is_right_or_refused(case: Case, size: int
         assert bits(found).equals(bits(point_in_time.join(case.view, case.events, row)))
 
 
-def test_correction_after_its_original_was_dropped_is_the_newest() -> None:
-    """Of two events of one time the one that became known later is the newest, also when the other one arrives last."""
-    declared = FeatureView(
-        name="view", entity=Entity(name="a", keys=("a", "b")), source="s", event_time="happened", known_at="known",
+def newest_value(*keys: str) -> FeatureView:
+    return FeatureView(
+        name="view", entity=Entity(name="entity", keys=keys), source="s", event_time="happened", known_at="known",
         latest=(Latest(column="x", name="x"),),
     )  # fmt: skip
-    hours = pl.DataFrame({"happened": [10, 10, 5], "known": [12, 11, 40], "x": [1.0, 2.0, 3.0]})
-    events = hours.select(
-        pl.col("happened", "known").cast(pl.Int64) * 60 * MINUTE_US, "x", a=pl.lit("p"), b=pl.lit("r")
-    )
-    events = events.with_columns(pl.col("happened", "known").cast(INSTANT))
-    store = MemoryStore()
+
+
+def hourly(happened: list[int], known: list[int]) -> pl.DataFrame:
+    """Events of one entity at hours since the epoch, numbered from 0."""
+    hours = pl.DataFrame({"happened": happened, "known": known, "x": [float(i) for i in range(len(known))]})
+    at = pl.col("happened", "known").cast(pl.Int64) * 60 * MINUTE_US
+    return hours.select(at, "x", a=pl.lit("p"), b=pl.lit("r")).with_columns(pl.col("happened", "known").cast(INSTANT))
+
+
+def test_correction_after_its_original_was_dropped_is_the_newest() -> None:
+    """Of two events of one time the one that became known later is the newest, also when the other one arrives last."""
+    store, view = MemoryStore(), newest_value("a", "b")
+    events = hourly(happened=[10, 10, 5], known=[12, 11, 40])
     for row in (0, 2, 1):
-        push(store, declared, events[row : row + 1])
+        push(store, view, events[row : row + 1])
     asked = events.tail(1).select("a", "b", pl.col("known").alias(AS_OF))
-    assert online(declared, store, asked, 1).rows() == point_in_time.join(declared, events, asked).rows() == [(1.0,)]
+    assert online(view, store, asked, 1).rows() == point_in_time.join(view, events, asked).rows() == [(0.0,)]
+
+
+class CountingStore(MemoryStore):
+    """Counts its transactions."""
+
+    transactions = 0
+
+    def put_many(self, values: Mapping[bytes, bytes]) -> None:
+        self.transactions += 1
+        super().put_many(values)
+
+
+def test_materialize_leaves_out_events_that_no_lookup_needs_before_it_writes() -> None:
+    store, view = CountingStore(), newest_value("a", "b")
+    hours = [*range(50), 200]
+    with patch.object(materializing, "CHUNK_EVENTS", 1):
+        assert materialize(store, view, hourly(hours, hours), END_US) == 51
+    assert store.transactions == 2, "of the 50 events of more than a day ago only the last one"
+
+
+def test_materialize_keeps_the_newest_event_though_a_later_known_one_is_old_too() -> None:
+    store, view = MemoryStore(), newest_value("a", "b")
+    events = hourly(happened=[3, 10, 5, 4], known=[3, 11, 12, 60])
+    materialize(store, view, events, END_US)
+    asked = events.tail(1).select("a", "b", pl.col("known").alias(AS_OF))
+    assert online(view, store, asked, 1).rows() == point_in_time.join(view, events, asked).rows() == [(1.0,)]
+
+
+def test_memory_of_materialize_depends_on_entities_not_on_combinations_of_keys() -> None:
+    """An array by combination of four keys of 3,000 values each would have 8e13 cells."""
+    count, keys = 3_000, ("a", "b", "c", "d")
+    names = [f"{i}" for i in range(count)]
+    events = pl.DataFrame({**dict.fromkeys(keys, names), "x": range(count)}).with_columns(
+        happened=pl.lit(0).cast(INSTANT), known=pl.lit(0).cast(INSTANT)
+    )
+    store = MemoryStore()
+    assert materialize(store, newest_value(*keys), events, END_US) == count
+    assert len(store.held) == count + 1, "one state for each entity, and the watermark"

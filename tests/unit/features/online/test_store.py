@@ -184,3 +184,9 @@ def test_state_keys_of_different_entities_differ_and_fit_lmdb(entities: list[tup
     assert len(set(keys)) == len(keys)
     assert max(map(len, keys), default=0) <= 511
     assert keys == state_keys(b"view/", [list(part) for part in zip(*entities, strict=True)])
+
+
+def test_open_store_creates_missing_folders(tmp_path: Path) -> None:
+    store = open_store(f"lmdb://{tmp_path}/several/missing/folders")
+    store.put_many({b"a": b"1"})
+    assert store.get_many([b"a"]) == [b"1"]

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import DataError
+from cluster.values import Task
 from features.definitions import Column
 from features.profiles.column_sketches import MAX_CATEGORIES, MAX_VALUE_CHARS, SKETCH_K, CategorySummary, NumberSummary
-from features.profiles.profile import Profile
+from features.profiles.profile import Profile, append_output
 from tests.factories.effort import examples
 from tests.factories.errors import raises
 
@@ -209,3 +210,18 @@ def test_profile_with_mismatched_summaries_is_refused():
     data = Profile.empty((NUMBER,)).to_bytes().replace(b'"kind":"number"', b'"kind":"category"')
     with raises(DataError, "data.invalid_profile"):
         Profile.from_bytes(data)
+
+
+def test_profile_of_another_format_is_refused():
+    data = profile(frame([(1.0, "a")])).to_bytes()
+    assert Profile.from_bytes(data).rows == 1
+    with raises(DataError, "data.invalid_profile"):
+        Profile.from_bytes(data.replace(b'"format":1', b'"format":2'))
+
+
+def test_append_output_adds_the_likeliest_class_or_the_score():
+    task = Task(kind="multiclass", label="y", classes=("low", "mid", "high"))
+    scores = np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
+    assert append_output(pa.table({"x": [1, 2]}), task, scores)["predicted"].to_pylist() == ["high", "low"]
+    binary = append_output(pa.table({"x": [1, 2]}), Task(kind="binary", label="y"), np.array([0.25, 0.5], np.float32))
+    assert binary["score"].to_pylist() == [0.25, 0.5]
