@@ -88,3 +88,11 @@ def test_bounds_of_a_rate_miss_it_at_most_as_often_as_alpha_by_summation(n):
             missed += stats.binom.pmf(hits, n, p) * (not bounds.low <= p <= bounds.high)
         assert mixture == pytest.approx(1.0)
         assert missed <= ALPHA
+
+
+def test_bound_of_a_rate_within_rounding_of_its_end_is_the_end():
+    """With one exception among four million, the root is closer to the end than 1e-15."""
+    n = 4_000_000
+    for hits, end in ((1, "low"), (n - 1, "high")):
+        bounds = bound_loss(LabeledLoss(rows=n, n=n, mean=hits / n, m2=hits * (n - hits) / n), 0.01)
+        assert getattr(bounds, end) == (end == "high")
