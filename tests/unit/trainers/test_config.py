@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.errors import ProjectError
+from cluster.values import Frozen
 from tests.factories.errors import raises
 from tests.factories.trainers.frames import Small
 from trainers.config import Choice, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform, apply_settings
@@ -50,3 +51,42 @@ def test_search_spaces_convert_to_optuna_and_back() -> None:
     assert forms["lr"].log
     assert (forms["n"].low, forms["n"].high) == (1, 3)
     assert decode(spaces, {"hidden": 1, "lr": 0.5, "n": 2}) == {"hidden": (16, 8), "lr": 0.5, "n": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "required", "name", "allowed", "refused"),
+    [
+        (TrainConfig, {}, "patience", 0, -1),
+        (TrainConfig, {}, "seed", 0, -1),
+        (TrainConfig, {}, "cpus_per_worker", 0.5, 0.0),
+        (TrainConfig, {}, "checkpoint_epochs", 0, -1),
+        (TrainConfig, {}, "restarts", 0, -1),
+        (TuneConfig, {"space": {}}, "reduction", 2, 1),
+        (TuneConfig, {"space": {}}, "seed", 0, -1),
+        (LogUniform, {"high": 1.0}, "low", 1e-9, 0.0),
+    ],
+)
+def test_setting_is_refused_just_outside_its_bound(
+    kind: type[Frozen], required: dict[str, object], name: str, allowed: float, refused: float
+) -> None:
+    assert getattr(kind.model_validate({**required, name: allowed}), name) == allowed
+    with pytest.raises(ValidationError, match=name):
+        kind.model_validate({**required, name: refused})
+
+
+def test_default_settings_are_within_their_bounds() -> None:
+    assert TrainConfig.model_validate(TrainConfig().model_dump()) == TrainConfig()
+    tune = TuneConfig(space={})
+    assert TuneConfig.model_validate(tune.model_dump()) == tune
+
+
+def test_training_by_default_checkpoints_each_epoch_restarts_twice_and_keeps_its_workers() -> None:
+    config = TrainConfig()
+    assert (config.checkpoint_epochs, config.restarts, config.min_workers) == (1, 2, 0)
+
+
+def test_only_fsdp_with_fp16_is_refused() -> None:
+    assert TrainConfig(strategy="fsdp", precision="bf16").strategy == "fsdp"
+    assert TrainConfig(strategy="ddp", precision="fp16").precision == "fp16"
+    with raises(ProjectError, "project.unsupported_precision", precision="fp16", strategy="fsdp"):
+        TrainConfig(strategy="fsdp", precision="fp16")

@@ -148,3 +148,26 @@ def test_gradient_step_lowers_the_loss(kind: TaskKind) -> None:
     assert torch.isfinite(gradient).all()
     assert gradient.abs().max() > 0
     assert losses.batch_loss(task, logits - gradient, labels) < before
+
+
+def test_calibration_error_has_fifteen_bins() -> None:
+    """0.066 and 0.067 are on both sides of 1/15: their gaps of -0.934 and 0.067 do not cancel."""
+    error = metrics.calibration_error(np.array([0.066, 0.067]), np.array([1.0, 0.0]))(None)
+    assert error == pytest.approx((0.934 + 0.067) / 2)
+
+
+def test_sign_and_worst_value_follow_the_direction() -> None:
+    up, down = metrics.PrimaryMetric("auc", "max"), metrics.PrimaryMetric("rmse", "min")
+    assert (up.sign, up.worst) == (1.0, -np.inf)
+    assert (down.sign, down.worst) == (-1.0, np.inf)
+
+
+def test_r2_of_constant_labels_is_nan() -> None:
+    assert np.isnan(metrics.prepare(TASKS["regression"], "r2", np.array([1.0, 2.0]), np.full(2, 3.0))(None))
+
+
+def test_weighted_auc_matches_hand_computation() -> None:
+    """Positives 0.8 (weight 2) and 0.4, negatives 0.4 (weight 3) and 0.1: 2 * 4 pairs won, 3 tied, 1 won; of 12."""
+    scores, labels = np.array([0.8, 0.4, 0.4, 0.1]), np.array([1.0, 1.0, 0.0, 0.0])
+    auc = metrics.auc(scores, labels)(np.array([2.0, 1.0, 3.0, 1.0]))
+    assert auc == pytest.approx((8 + 1.5 + 1) / 12)

@@ -91,3 +91,11 @@ def test_thin_returns_at_most_count_rows(count: int, asked: int) -> None:
     sample = _numbered(count).thin(asked)
     assert 1 <= len(sample) <= asked
     assert sample.labels[0] == 0
+
+
+def test_loader_by_default_is_that_of_the_first_worker() -> None:
+    default, first, second = (
+        [batch.labels.tolist() for batch in MemoryLoader(_numbered(8), 4, 0, *rank, workers=2).epoch(1)]
+        for rank in ((), (0,), (1,))
+    )
+    assert default == first != second

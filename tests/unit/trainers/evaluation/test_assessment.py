@@ -193,3 +193,15 @@ def test_fit_calibrated_regression_raises_before_training() -> None:
     encoder = Encoder.fit(COLUMNS, frame("regression"))
     with raises(ProjectError, "project.regression_calibration"):
         fit(FitRequest(ModelSpec(), config, TASKS["regression"], encoder), None)  # type: ignore[arg-type]
+
+
+def test_attributions_explain_rows_with_highest_middle_and_lowest_score() -> None:
+    given = _evidence(trained("multiclass", columns=COLUMNS[4:]), "multiclass")
+    likeliest = given.test.scores.max(axis=1)
+    ordered = np.sort(likeliest)
+    found = assessment.assess(GatePolicy(slices=SlicePolicy(search=False)), given).attributions
+    assert [each.row for each in found] == ["highest score", "middle score", "lowest score"]
+    assert [each.score for each in found] == pytest.approx([ordered[-1], ordered[750], ordered[0]], abs=1e-5)
+    for each in found:
+        at = int(np.abs(likeliest - each.score).argmin())
+        assert each.output == TASKS["multiclass"].classes[given.test.scores[at].argmax()]

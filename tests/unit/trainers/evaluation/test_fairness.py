@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from cluster.errors import ProjectError
 from tests.factories.errors import raises
@@ -76,3 +77,24 @@ def test_measure_without_large_group_has_no_difference() -> None:
 def test_measure_unknown_column_raises() -> None:
     with raises(ProjectError, "project.unknown_gate_column", column="age"):
         fairness.measure(FairnessPolicy(groups=("age",)), TASKS["binary"], TABLE, SCORES, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("limit", "largest"), [("max_parity_difference", 1), ("max_odds_difference", 1), ("max_error_difference", 10)]
+)
+def test_limit_may_be_zero_but_not_negative(limit: str, largest: float) -> None:
+    for allowed in (0.0, largest):
+        assert getattr(FairnessPolicy.model_validate({limit: allowed}), limit) == allowed
+    with pytest.raises(ValidationError, match=limit):
+        FairnessPolicy.model_validate({limit: -0.01})
+
+
+def test_multiclass_error_is_that_of_the_likeliest_class() -> None:
+    """Class 0 is likeliest in each row; group a has label 0 in three of four rows, group b in one of four."""
+    labels = np.array([0, 0, 0, 1, 0, 1, 2, 2], float)
+    scores = np.tile([0.5, 0.3, 0.2], (8, 1)) + np.linspace(0, 0.07, 8)[:, None]
+    (comparison,) = fairness.measure(
+        POLICY, TASKS["multiclass"], pa.table({"sex": ["a"] * 4 + ["b"] * 4}), scores, labels
+    )
+    assert {group: rates["error"] for group, rates in comparison.by_group.items()} == {"a": 0.25, "b": 0.75}
+    assert (comparison.error_difference, comparison.odds_difference) == (0.5, None)

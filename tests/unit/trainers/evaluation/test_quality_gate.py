@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from cluster.values import GateReport, Task
 from tests.factories.trainers.frames import TASKS
@@ -97,3 +98,24 @@ def test_paired_difference_of_loss_metric_is_positive_when_better(task: Task) ->
         good, bad = labels + 0.1 * random.normal(size=500), labels + random.normal(size=500)
     found = paired_difference(task, good, bad, labels, alpha=0.05, resamples=100, seed=0)
     assert 0 < found.low < found.value
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "refused"), [("alpha", 1e-6, 0.0), ("alpha", 0.49, 0.5), ("seed", 0, -1), ("margin", 0.0, -0.1)]
+)
+def test_gate_setting_is_refused_just_outside_its_bound(name: str, allowed: float, refused: float) -> None:
+    assert getattr(GatePolicy.model_validate({name: allowed}), name) == allowed
+    with pytest.raises(ValidationError, match=name):
+        GatePolicy.model_validate({name: refused})
+
+
+def test_default_policy_and_its_parts_are_within_their_bounds() -> None:
+    assert GatePolicy.model_validate(GatePolicy().model_dump()) == GatePolicy()
+
+
+@pytest.mark.parametrize(
+    ("compression", "name"), [("int8", "int8 as good as float"), ("pruned by 50%", "pruned by 50% as good as whole")]
+)
+def test_check_against_original_names_what_it_replaces(compression: str, name: str) -> None:
+    report = _judge(GatePolicy(), original_scores=_rows(2.0)[0], compression=compression)
+    assert report.checks[-1].name == name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from features.encoder import MISSING_CODE, Arrays, Encoder
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame
@@ -77,3 +78,13 @@ def test_measure_without_numbers_skips_noise() -> None:
     inputs = InputSpec.fit(encoder, TASKS["binary"], arrays, LABELS)
     results = robustness.measure(RobustnessPolicy(), TASKS["binary"], inputs, _by_colour, arrays, LABELS, seed=0)
     assert [s.perturbation for s in results] == ["10% of values missing", "10% of categories shuffled"]
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "refused"),
+    [("max_loss", 0.0, -0.01), ("rows", 100, 99), ("shuffled", 1.0, 1.01), ("missing", 0.0, -0.01)],
+)
+def test_robustness_setting_is_refused_just_outside_its_bound(name: str, allowed: float, refused: float) -> None:
+    assert getattr(RobustnessPolicy.model_validate({name: allowed}), name) == allowed
+    with pytest.raises(ValidationError, match=name):
+        RobustnessPolicy.model_validate({name: refused})

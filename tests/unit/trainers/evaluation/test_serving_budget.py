@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from pydantic import ValidationError
+
 from trainers.evaluation import serving_budget
 from trainers.evaluation.serving_budget import Budget
 
@@ -15,3 +18,10 @@ def test_check_budget_compares_latency_and_size() -> None:
         ("latency of 1024", 900.0, False),
         ("size", 1.0, True),
     ]
+
+
+@pytest.mark.parametrize("limit", ["max_us_1", "max_us_1024", "max_mib"])
+def test_limit_of_zero_is_refused(limit: str) -> None:
+    assert getattr(Budget.model_validate({limit: 1e-6}), limit) == 1e-6
+    with pytest.raises(ValidationError, match=limit):
+        Budget.model_validate({limit: 0.0})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from trainers.evaluation import slices
 from trainers.evaluation.slices import SlicePolicy, SliceResult
@@ -128,3 +129,51 @@ def test_check_of_nan_loss_fails() -> None:
     broken = np.where(table["carrier"].to_numpy() == "B6", np.nan, losses)
     found = slices.measure(policy, slices.column_slices(binnings["carrier"]), table, broken, losses, "carrier")
     assert [check.passed for check in slices.check(policy, found)] == [False, False]
+
+
+def test_propose_ignores_rows_without_a_bin() -> None:
+    """Only the rare carrier, which has no bin, has a high loss; each hour has the same share of it."""
+    rare = np.repeat([False, True], [400, 40])
+    table = pa.table(
+        {"carrier": np.where(rare, "XX", np.tile(["AA", "B6"], 220)), "hour": ["7", "7", "12", "12"] * 110}
+    )
+    binnings = slices.fit_binnings(POLICY, table, ("carrier", "hour"))
+    assert slices.propose(POLICY.model_copy(update={"min_rows": 50}), binnings, table, np.where(rare, 100.0, 1.0)) == ()
+
+
+def test_propose_slice_with_constant_loss_is_uncertain_only_outside() -> None:
+    """Loss 3 in the slice, 0 or 2 outside: Welch's t is 2 / sqrt(0 + 1 / 400)."""
+    table = pa.table({"carrier": np.repeat(["AA", "UA"], [400, 200])})
+    losses = np.concatenate([np.tile([0.0, 2.0], 200), np.full(200, 3.0)])
+    chosen = slices.propose(POLICY, slices.fit_binnings(POLICY, table, ("carrier",)), table, losses)
+    assert [str(condition) for (condition,) in chosen] == ["carrier = UA"]
+
+
+def test_propose_leaves_out_slice_half_inside_a_better_one() -> None:
+    """Of 200 late rows 100 are also far: half of the smaller slice is inside the other."""
+    late, far = np.arange(1000) < 200, (np.arange(1000) >= 100) & (np.arange(1000) < 300)
+    losses = np.where(late, 3.0, 1.0) + np.where(far, 1.0, 0.0) + np.tile([0.0, 0.1], 500)
+    table = pa.table({"late": np.where(late, "yes", "no"), "far": np.where(far, "yes", "no")})
+    policy = POLICY.model_copy(update={"depth": 1})
+    chosen = slices.propose(policy, slices.fit_binnings(policy, table, ("late", "far")), table, losses)
+    assert [str(condition) for (condition,) in chosen] == ["late = yes"]
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_check_names_slice_with_nan_bound_at_any_position(position: int) -> None:
+    results = [
+        SliceResult(
+            name=name, column="carrier", rows=100, loss=1.0, ratio=1.0, low=low, regression=1.0, regression_low=low
+        )
+        for name, low in (("carrier = AA", 2.0), ("carrier = B6", 3.0))
+    ]
+    results.insert(position, results[0].model_copy(update={"name": "broken", "low": np.nan, "regression_low": np.nan}))
+    checks = list(slices.check(SlicePolicy(columns=("carrier",), max_ratio=9, max_regression=9), results))
+    assert [(check.passed, "broken" in check.reason) for check in checks] == [(False, True)] * 2
+
+
+@pytest.mark.parametrize(("name", "allowed", "refused"), [("bins", 2, 1), ("min_rows", 30, 29), ("depth", 2, 3)])
+def test_slice_setting_is_refused_just_outside_its_bound(name: str, allowed: int, refused: int) -> None:
+    assert getattr(SlicePolicy.model_validate({name: allowed}), name) == allowed
+    with pytest.raises(ValidationError, match=name):
+        SlicePolicy.model_validate({name: refused})

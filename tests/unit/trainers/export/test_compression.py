@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from cluster.errors import DataError, ProjectError
 from cluster.values import TaskKind
@@ -21,6 +23,7 @@ from trainers.data.batches import MemoryLoader, MemoryValidationLoader
 from trainers.evaluation.quality_gate import GatePolicy, ScoredCandidate, check_candidate
 from trainers.export.compression import Compression, Distill, Prune, check_steps, compression_job
 from trainers.export.onnx_export import export
+from trainers.input_spec import InputSpec
 from trainers.loop import train_loop
 from trainers.loop.checkpointer import Checkpointer
 from trainers.loop.process_group import ProcessGroup
@@ -198,3 +201,29 @@ def test_step_keys_differ_and_contain_no_address() -> None:
     keys = [repr(step.key) for step in steps]
     assert len(set(keys)) == 4
     assert not any("0x" in key for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("kind", "required"), [(Prune, {"share": 0.5}), (Distill, {"student": ModelSpec()})], ids=["prune", "distill"]
+)
+def test_compression_trains_at_least_one_epoch(kind: type[Prune | Distill], required: dict[str, Any]) -> None:
+    assert kind(**required, epochs=1).epochs == 1
+    with pytest.raises(ValidationError, match="epochs"):
+        kind(**required, epochs=0)
+
+
+def test_compression_job_takes_epochs_and_learning_rate_of_the_step_or_the_training() -> None:
+    inputs = InputSpec(numbers=("x",), tensors=(), categories=(), cardinalities=(), mean=(0.0,), std=(1.0,), missing=())
+    job = TrainSpec(ModelSpec(), TrainConfig(epochs=5, lr=0.5), TASKS["binary"], inputs)
+    module = registry.build(job.model, inputs, job.task)
+    student = ModelSpec(build="linear")
+    taken = [
+        compression_job(step, job, module).config
+        for step in (
+            Distill(student=student),
+            Distill(student=student, epochs=2, lr=0.1),
+            Prune(share=0.5),
+            Prune(share=0.5, epochs=1, lr=0.2),
+        )
+    ]
+    assert [(config.epochs, config.lr) for config in taken] == [(5, 0.5), (2, 0.1), (2, pytest.approx(0.05)), (1, 0.2)]

@@ -120,3 +120,18 @@ def test_schedule_rises_to_one_and_falls(steps: int, warmup: float, kind: Schedu
     peak = math.ceil(warmup * steps)
     assert all(left <= right + 1e-12 for left, right in pairwise(factors[:peak]))
     assert all(left >= right - 1e-12 for left, right in pairwise(factors[peak:]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "warmup", "factors"),
+    [
+        ("cosine", 0.5, [0.5, 1.0, 1.0, 0.5, 0.0]),
+        ("onecycle", 0.5, [0.55, 1.0, 1.0, 0.5005, 0.001]),
+        ("constant", 0.5, [1.0] * 5),
+        ("cosine", 0.75, [1 / 3, 2 / 3, 1.0, 1.0, 0.0]),
+        ("onecycle", 0.75, [0.325, 0.775, 1.0, 1.0, 0.001]),
+    ],
+)
+def test_schedule_of_four_steps_matches_hand_computation(kind: Schedule, warmup: float, factors: list[float]) -> None:
+    config = TrainConfig(schedule=kind, warmup=warmup)
+    assert [schedule_factor(config, step, 4) for step in range(5)] == pytest.approx(factors)

@@ -154,3 +154,16 @@ def test_contradictory_settings_are_refused() -> None:
         TrainConfig(strategy="fsdp", precision="fp16")
     with raises(ProjectError, "project.min_workers_above_workers", min_workers=3, workers=2):
         TrainConfig(min_workers=3, workers=2)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_step_returns_mean_loss_and_counts_itself_once(parts: int) -> None:
+    """The zero module is a fair guess: its loss is log 2, and its learning rate that of the steps done."""
+    module, config = _Plain(), TrainConfig(workers=1, accumulate=parts, warmup=0.0, schedule="cosine", lr=0.1)
+    nn.init.zeros_(module.body.weight)
+    nn.init.zeros_(module.body.bias)
+    step = Stepper(
+        module, config, lambda logits, part: losses.batch_loss(TASKS["binary"], logits, part.labels), 2, ProcessGroup()
+    )
+    assert step(_batch(8)).item() == pytest.approx(np.log(2))
+    assert (step.done, step.state()["done"], step.lr) == (1, 1, pytest.approx(0.05))

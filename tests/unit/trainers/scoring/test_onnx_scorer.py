@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from cluster.errors import DataError
 from cluster.values import TaskKind
@@ -47,3 +51,28 @@ def test_calibration_curve_of_calibrated_scores_is_diagonal(kind: TaskKind) -> N
 def test_calibration_curve_of_regression_raises() -> None:
     with raises(DataError, "data.regression_calibration_curve"):
         onnx_scorer.calibration_curve(TASKS["regression"], np.zeros(3), np.zeros(3))
+
+
+def _doubling_model() -> onnx.ModelProto:
+    shape = ["rows", 1]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["numbers", "numbers"], ["scores"])],
+        "doubling",
+        [helper.make_tensor_value_info("numbers", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, shape)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, onnx_scorer.CALL_ROWS, onnx_scorer.CALL_ROWS + 1])
+def test_score_covers_each_row_once_from_content_or_file(rows: int, tmp_path: Path) -> None:
+    model, file = _doubling_model(), tmp_path / "doubling.onnx"
+    onnx.save(model, file)
+    numbers = np.arange(rows, dtype=np.float32)[:, None]
+    for source in (model.SerializeToString(), file):
+        assert np.array_equal(onnx_scorer.score(onnx_scorer.open_session(source), {"numbers": numbers}), 2 * numbers)
+
+
+def test_open_session_of_absent_file_raises(tmp_path: Path) -> None:
+    with raises(DataError, "data.model_file_missing", path=str(tmp_path / "none.onnx")):
+        onnx_scorer.open_session(tmp_path / "none.onnx")
