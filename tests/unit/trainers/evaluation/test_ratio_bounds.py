@@ -46,3 +46,10 @@ def test_bound_exceeds_true_ratio_at_error_rate(pairs: bool) -> None:
         missed += lows[-1] > 2
     assert 0.05 < missed / 400 < 0.16
     assert np.median(lows) > (1.9 if pairs else 1.7)
+
+
+def test_paired_bound_of_proportional_rows_is_their_ratio() -> None:
+    """The covariance cancels all variance; without it the bound is lower."""
+    below = np.array([1.0, 2.0, 3.0])
+    assert paired_lower_bound(2 * below, below, 0.05) == pytest.approx(2.0, abs=1e-6)
+    assert unpaired_lower_bound(2 * below, below, 0.05) < 1.0
