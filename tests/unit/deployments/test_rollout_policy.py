@@ -1,6 +1,9 @@
 """Rollout policies: refusal of contradictions, and the JSON of the journal."""
 
+import json
+
 import pytest
+from pydantic import ValidationError
 
 from cluster.errors import RolloutError
 from deployments.freeze_windows import FreezeWindow
@@ -25,3 +28,51 @@ def test_policy_survives_a_json_round_trip() -> None:
     hook = Webhook(url="https://ops.example/hook", moment="before", secret_env="SECRET")
     policy = RolloutPolicy(freezes=(FreezeWindow(start="fri 16:00", end="mon 08:00"),), webhooks=(hook,), gates=(0.5,))
     assert RolloutPolicy.model_validate_json(policy.model_dump_json()) == policy
+
+
+def test_policy_in_json_keeps_the_name_of_the_first_release() -> None:
+    fields = json.loads(RolloutPolicy(min_labeled=7).model_dump_json())
+    assert (fields["min_labelled"], "min_labeled" in fields) == (7, False)
+    assert RolloutPolicy.model_validate({"min_labelled": 7}).min_labeled == 7
+    assert RolloutPolicy.model_validate({"min_labeled": 7}).min_labeled == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "smallest", "refused"),
+    [
+        ("min_requests", 1, 0),
+        ("min_labeled", 1, 0),
+        ("margin", 0.0, -0.01),
+        ("max_error_rate", 1e-6, 0.0),
+        ("max_growth_mib", 1e-6, 0.0),
+        ("latency_margin", 0.0, -0.01),
+        ("alpha", 1e-6, 0.0),
+        ("deadline_s", 1e-3, 0.0),
+        ("poll_s", 1e-3, 0.0),
+    ],
+)
+def test_policy_with_a_number_below_its_bound_is_refused(name: str, smallest: float, refused: float) -> None:
+    assert getattr(RolloutPolicy.model_validate({name: smallest}), name) == smallest
+    with pytest.raises(ValidationError):
+        RolloutPolicy.model_validate({name: refused})
+
+
+@pytest.mark.parametrize(("name", "largest", "refused"), [("alpha", 0.499, 0.5), ("max_error_rate", 0.999, 1.0)])
+def test_policy_with_a_probability_beyond_its_bound_is_refused(name: str, largest: float, refused: float) -> None:
+    assert RolloutPolicy.model_validate({name: largest})
+    with pytest.raises(ValidationError):
+        RolloutPolicy.model_validate({name: refused})
+
+
+def test_divide_alpha_gives_each_challenger_an_equal_part() -> None:
+    policy = RolloutPolicy(alpha=0.06)
+    assert policy.divide_alpha(1) is policy
+    assert policy.divide_alpha(3).alpha == pytest.approx(0.02)
+
+
+def test_loss_may_abort_from_fifty_rows_at_the_earliest() -> None:
+    assert [(RolloutPolicy(min_labeled=n).min_pairs, RolloutPolicy(min_labeled=n).sharpest_n) for n in (1, 50, 80)] == [
+        (50, 200),
+        (50, 200),
+        (80, 320),
+    ]

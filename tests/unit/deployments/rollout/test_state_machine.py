@@ -110,6 +110,39 @@ def test_replay_of_the_journal_restores_the_state(policy: RolloutPolicy, history
     assert journal[-1].share == again.share
 
 
+def test_replay_of_a_gate_waits_until_a_person_opened_it() -> None:
+    state = begin_rollout(GATED)
+    waiting, gate = apply_decision(state, decision_of("advance"), 106.0)
+    opened, resumed = apply_command(waiting, "resume", "looks fine", 300.0)
+    journal = [journal_entry(state, "start", 100.0, {}), gate, resumed]
+    at_gate, after = (replay("trips", journal[:n], GATED) for n in (2, 3))
+    assert (at_gate.status, at_gate.since, at_gate.challengers) == ("waiting", 106.0, ("2",))
+    assert (
+        (after.status, after.since, after.opened_step)
+        == ("running", 300.0, 0)
+        == (
+            opened.status,
+            opened.since,
+            opened.opened_step,
+        )
+    )
+
+
+def test_replay_of_a_pause_without_a_gate_is_paused() -> None:
+    state = begin_rollout()
+    _, pause = apply_command(state, "pause", "night", 110.0)
+    again = replay("trips", [journal_entry(state, "start", 100.0, {}), pause], POLICY)
+    assert (again.status, again.since, again.reason, again.share) == ("paused", 110.0, "night", 0.1)
+
+
+@pytest.mark.parametrize(("command", "version"), [("pause", "2"), ("resume", "2"), ("abort", "3"), ("promote", "3")])
+def test_apply_command_for_a_version_that_it_cannot_name_is_refused(command: str, version: str) -> None:
+    state = begin_rollout().model_copy(update={"status": "waiting"})
+    with raises(RolloutError, "rollout.version_not_applicable", command=command, version=version):
+        apply_command(state, command, "", 102.0, version=version)
+    assert apply_command(state, command, "", 102.0)[1].action == command
+
+
 @given(events)
 def test_share_during_a_rollout_never_shrinks(history: list[str]) -> None:
     state, shares = begin_rollout(), [0.1]
