@@ -11,7 +11,7 @@ from cluster.errors import RequestError
 from deployments.protocol.arrow_columns import MAX_NUMBER, TIMESTAMP
 from deployments.protocol.open_inference import InferRequestParser
 from deployments.protocol.request_rows import RequestRows, RowAssembler
-from tests.factories.deployments.bundles import BINARY, FEATURES
+from tests.factories.deployments.bundles import BINARY, FEATURES, IMAGES
 from tests.factories.deployments.traffic import infer_body
 
 numbers = st.none() | st.floats(-MAX_NUMBER, MAX_NUMBER) | st.integers(-1000, 1000)
@@ -58,3 +58,11 @@ def test_build_table_of_lists_beside_arrays_types_both() -> None:
         InferRequestParser(FEATURES, BINARY, 100).parse(one, "id").rows for one in (body, infer_body([2.5]))
     )
     assert RowAssembler(FEATURES).build_table([typed, plain])["distance"].to_pylist() == [7.0, 2.5]
+
+
+def test_build_table_of_typed_tensors_joins_them() -> None:
+    images = [pa.array([[float(i)] * 6], pa.list_(pa.float32())) for i in range(3)]
+    requests = [RequestRows(1, (image,), ("inputs[0].data",)) for image in images]
+    assembler = RowAssembler(IMAGES)
+    assert assembler.build_table(requests[:1])["pixels"].to_pylist() == [[0.0] * 6]
+    assert assembler.build_table(requests)["pixels"].to_pylist() == [[0.0] * 6, [1.0] * 6, [2.0] * 6]
