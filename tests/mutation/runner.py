@@ -118,6 +118,8 @@ def _fails(tests: Sequence[Path]) -> bool:
     options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
     # pytest runs twice in a process, and finds its plugins imported.
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    # Else pytest's own importer takes a product module named *_test.py, such as quality_test, from the disk.
+    options += ["-o", "python_files=test_*.py"]
     return pytest.main([*options, *map(str, tests)]) not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
