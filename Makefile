@@ -19,7 +19,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --long tests/unit tests/benchmarks
 	$(BIN)/python -m pytest tests/integration
 
-# What answers within two minutes: no long test, a tenth of each property's examples.
+# What answers in about two minutes: no long test, a tenth of each property's examples.
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest -n auto tests/unit tests/benchmarks
 

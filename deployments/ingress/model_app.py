@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application
 
+from cluster import errors
 from cluster.errors import RayloopError
 from cluster.settings import load_settings
 from deployments import serve_schema
@@ -37,6 +38,8 @@ class ModelServer(GrpcServicer):
     """
 
     def __init__(self) -> None:
+        # Read now: the first refused request would wait for them.
+        errors.messages()
         self._settings = load_settings()
         self._state: ServingState | None = None
         self._failure = ""

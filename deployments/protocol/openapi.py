@@ -193,7 +193,7 @@ _HEADERS = {
     ),
     JSON_LENGTH_HEADER: _header(
         JSON_LENGTH_HEADER,
-        "length of the http.JSON part when tensors follow it in binary",
+        "length of the JSON part when tensors follow it in binary",
         {"type": "integer", "minimum": 0},
     ),
 }

@@ -1,4 +1,4 @@
-"""How much a run tries: everything, or what answers within two minutes.
+"""How much a run tries: everything, or what answers in about two minutes.
 
 ``pytest --long`` runs tests marked ``long`` and tries every example of a property; `make test` does. Without the option
 long tests are left out and a property tries a tenth of its examples; `make test-unit` does that.

@@ -58,8 +58,8 @@ def run(faults: Sequence[Fault], jobs: int) -> Iterator[Outcome]:
     """Try each fault, ``jobs`` at a time, in the order in which they end."""
     for name in _HEAVY:
         importlib.import_module(name)
-    own = sorted({test for fault in faults for test in tests_of(fault.module)[0]})
-    _require_sound_tests([own[part::jobs] for part in range(jobs)])
+    tests = sorted({test for fault in faults for kind in tests_of(fault.module) for test in kind})
+    _require_sound_tests([tests[part::jobs] for part in range(jobs)])
     waiting, running = list(reversed(faults)), {}
     while waiting or running:
         while waiting and len(running) < jobs:
@@ -131,9 +131,7 @@ def tests_of(module: str) -> tuple[list[Path], list[Path]]:
     users = {path for path in UNIT.rglob("test_*.py") if _imports(path, module)}
     users.update(*(_own_tests(name) for name in importers))
     # A module behind a facade, such as one of the online lookup, is tested with the facade.
-    users.update(
-        *(_own_tests(name) for near in importers for name in modules_of_product() if _imports(path_of(name), near))
-    )
+    users.update(*(_own_tests(name) for importer in importers for name in _importers(importer)))
     folder = UNIT.joinpath(*module.split(".")[:-1])
     near = sorted(users - {*own}, key=lambda path: (-_common_parts(path, folder), path))
     return own, near[:MAX_OTHER_TESTS]
