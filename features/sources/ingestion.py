@@ -5,7 +5,7 @@ The task that reads a block also validates it and hashes or drops its personal d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -31,6 +31,8 @@ from features.sources.validation import RAW, REASON
 from features.types import arrow_type
 
 QUARANTINE = "quarantine"
+SHUFFLE_FROM_BYTES = 128 * 1024**2
+"""Fewer new rows are grouped by key in one task: starting the actors of a shuffle would take longer."""
 
 WHOLE_BLOCKS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
 """Arguments of ``map_batches`` that pass blocks on as they are, as Arrow tables."""
@@ -128,11 +130,17 @@ def _validated_rows(source: Source, tables: Tables, namespace: str, settings: Se
 
     def run() -> ray.data.Dataset:
         # Later ingestions mostly read known rows; the shuffle must not carry them.
-        new = _read(source).map_batches(validator, **WHOLE_BLOCKS)
-        shuffled = new.repartition(default_parallelism(), keys=list(source.key))
-        return shuffled.map_batches(drop_repeats, **WHOLE_BLOCKS).materialize()
+        new = _read(source).map_batches(validator, **WHOLE_BLOCKS).materialize()
+        return _group_by_key(new, source.key).map_batches(drop_repeats, **WHOLE_BLOCKS).materialize()
 
     return _name_location(source, run)
+
+
+def _group_by_key(rows: ray.data.MaterializedDataset, key: Sequence[str]) -> ray.data.Dataset:
+    """Bring all rows of a key into one block."""
+    if rows.size_bytes() < SHUFFLE_FROM_BYTES:
+        return rows.repartition(1)
+    return rows.repartition(default_parallelism(), keys=list(key))
 
 
 def _read(source: Source) -> ray.data.Dataset:

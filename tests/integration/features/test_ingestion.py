@@ -15,6 +15,7 @@ from cluster.errors import DataError
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from features.builders import category, dropped, hashed, number, timestamp
+from features.sources import ingestion
 from features.sources.erasure_registry import ERASURE_TABLE, record_erasure
 from features.sources.ingestion import QUARANTINE, IngestionResult, ingest
 from features.sources.pseudonyms import load_pseudonym_key
@@ -71,6 +72,20 @@ def test_ingest_again_adds_only_new_rows(tables: Tables, shop: str) -> None:
     assert (grown.new_rows, grown.known_rows) == (50, 200)
     ids = tables.read(f"{shop}.visits")["id"].to_pylist()
     assert sorted(ids) == sorted(f"v{i}" for i in range(250))
+
+
+@pytest.mark.parametrize("shuffle_from", [0, ingestion.SHUFFLE_FROM_BYTES])
+def test_ingest_of_repeated_keys_keeps_the_first_of_each(
+    tables: Tables, shop: str, shuffle_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "SHUFFLE_FROM_BYTES", shuffle_from)
+    whole = visits(60)
+    later = whole.with_columns(pl.col("known") + timedelta(days=1), spent=pl.lit(99.0))
+    blocks = [part.to_arrow() for part in (*later.iter_slices(20), *whole.iter_slices(20))]
+    landed = put(source(whole, read=lambda: ray.data.from_arrow(blocks)), tables, shop)
+    assert (landed.new_rows, landed.quarantine_reasons) == (60, {"repeats the key id": 60})
+    rows = pl.DataFrame(tables.read(f"{shop}.visits")).sort("at")
+    assert rows.equals(whole.select(rows.columns).cast(rows.schema))
 
 
 def test_ingest_quarantines_invalid_rows_once(tables: Tables, shop: str) -> None:
