@@ -12,7 +12,7 @@ from rayloop.report import report_data
 from rayloop.report.run_summary import print_summary
 from rayloop.simulation import scenario
 from rayloop.stages import baselines, delete_project, steps
-from rayloop.stages import deploy as serving
+from rayloop.stages.deploy import require_same_settings, roll_back
 from rayloop.stages.train_version import choose_recipe as search
 
 
@@ -28,7 +28,7 @@ def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:
     if simulate and plan is None:
         raise ProjectError("project.no_simulation", project=context.project.name)
     context.registry.check()
-    serving.require_same_settings(context)
+    require_same_settings(context)
     if fresh:
         delete_project.delete_project(context)
     elif simulate and context.registry.versions(context.project.name):
@@ -73,7 +73,7 @@ def train(context: ProjectContext) -> None:
 
 
 def retrain(context: ProjectContext, until: datetime, reason: str) -> None:
-    serving.require_same_settings(context)
+    require_same_settings(context)
     context.progress(f"retraining {context.project.name} on the data known at {until:%Y-%m-%d %H:%M}: {reason}")
     candidate = steps.retrain(context, until)
     context.registry.set_tag(candidate.version, "rayloop.retrained_because", reason)
@@ -82,7 +82,7 @@ def retrain(context: ProjectContext, until: datetime, reason: str) -> None:
 
 def rollback(context: ProjectContext, version: str, reason: str) -> None:
     champion = context.registry.version_by_alias(context.project.name, CHAMPION)
-    restored = serving.roll_back(context, version or (champion.version if champion else ""), reason)
+    restored = roll_back(context, version or (champion.version if champion else ""), reason)
     if champion and restored.version == champion.version:
         context.progress(f"nothing to roll back: v{version} is not the champion, {restored} is")
     else:
@@ -91,7 +91,7 @@ def rollback(context: ProjectContext, version: str, reason: str) -> None:
 
 def deploy(context: ProjectContext, numbers: Sequence[str]) -> None:
     name = context.project.name
-    serving.require_same_settings(context)
+    require_same_settings(context)
     versions = context.registry.versions(name)
     if not versions:
         raise VersionNotFound("registry.no_version", model=name)

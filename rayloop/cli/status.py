@@ -20,7 +20,7 @@ from deployments.rollout.serve_client import connect as serve_config
 from deployments.rollout.state_machine import RolloutState, format_versions
 from rayloop.cli.rollout_commands import rollout_summary
 from rayloop.cli.served_models import list_models
-from rayloop.stages.deploy import JOB_ACTIONS, describe_job
+from rayloop.stages.alarm_jobs import JOB_ACTIONS, describe_job
 
 PrintLine = Callable[[str], None]
 

@@ -35,8 +35,8 @@ from monitoring.report.page import render_report
 from rayloop.context import ProjectContext
 from rayloop.report import catalog_data
 from rayloop.stages import skew_check
+from rayloop.stages.alarm_jobs import describe_job
 from rayloop.stages.baselines import BaselineResults
-from rayloop.stages.deploy import describe_job
 from trainers import metrics as task_metrics
 from trainers.scoring import onnx_scorer
 

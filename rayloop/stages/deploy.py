@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
 
-import ray
 from ray.actor import ActorHandle
 
-from cluster import jobs
 from cluster.actors import actor_exists, get_result
 from cluster.errors import RolloutError, SettingsError
 from cluster.names import CHAMPION
-from cluster.registry import Registry
 from cluster.settings import Settings
-from cluster.values import Alarm, Decision, ModelVersion
+from cluster.values import Decision, ModelVersion
 from deployments.rollout import controller, serve_client
 from deployments.rollout.controller import RolloutStatus
 from deployments.rollout.journal import RolloutJournal
@@ -26,25 +21,16 @@ from deployments.telemetry import log_writer
 from monitoring.detection.alarm_actions import AlarmAction
 from monitoring.drift_policy import Action
 from monitoring.runtime.monitor_actor import start_monitor
-from rayloop.code_version import COMMIT, current_commit
 from rayloop.context import ProjectContext
-from rayloop.project import Location
+from rayloop.stages.alarm_jobs import retrain_job, rollback_job, shipped_package
 from rayloop.stages.log_analysis_task import LogAnalysisJob
 from rayloop.stages.train_version import load_reference_profile
 
 ROLLED_BACK = "rayloop.rolled_back_because"
-JOB_ACTIONS = ("retrain", "rollback")
-"""Alarm actions whose outcome in the monitor's journal is the id of a job."""
 STORE_VARIABLES = ("RAYLOOP_ONLINE_STORE", "RAYLOOP_PERSONAL_KEY_FILE")
 ACCESS_VARIABLES = ("RAYLOOP_ACCESS", "RAYLOOP_RATE_STORE", "RAYLOOP_JWKS", "RAYLOOP_JWT")
 _POLL_S = 0.25
 _ABORT_S = 120.0
-
-
-def describe_job(settings: Settings, action: str, outcome: str, failed: bool) -> str:
-    """Describe an alarm action's outcome; of a job with its state."""
-    job = jobs.job_state(settings, outcome) if action in JOB_ACTIONS and not failed else ""
-    return f"{outcome} ({job})" if job else outcome
 
 
 def require_same_settings(
@@ -122,43 +108,6 @@ def _monitor(context: ProjectContext) -> ActorHandle:
     retrain = retrain_job(settings, place, context.project.drift.window_s, folder)
     acts: dict[Action, AlarmAction] = {"retrain": retrain, "rollback": rollback_job(settings, place, folder)}
     return start_monitor(settings, context.project.name, acts, LogAnalysisJob(settings))
-
-
-def retrain_job(settings: Settings, location: Location, window_s: float, folder: str) -> AlarmAction:
-    """Return the alarm action that submits a Ray job to retrain on what was known when the alarm's window ended."""
-    submit = _job_submitter("retrain", settings, location, folder)
-
-    def act(alarm: Alarm) -> str:
-        until = datetime.fromtimestamp(alarm.window, UTC) + timedelta(seconds=window_s)
-        return submit(alarm, f"{until:%Y%m%dT%H%M}", "--until", until.isoformat())
-
-    return act
-
-
-def rollback_job(settings: Settings, location: Location, folder: str) -> AlarmAction:
-    """Return the alarm action that submits a Ray job to roll back: that takes longer than an actor call may."""
-    submit = _job_submitter("rollback", settings, location, folder)
-    return lambda alarm: submit(alarm, f"{alarm.window:.0f}", "--version", alarm.version)
-
-
-def _job_submitter(command: str, settings: Settings, location: Location, folder: str) -> Callable[..., str]:
-    """Return a function that submits a command as a job, given the alarm, the end of its name, and its options."""
-    variables = {COMMIT: current_commit(location.folder)}
-
-    def submit(alarm: Alarm, ending: str, *options: str) -> str:
-        # After a crash the monitor may repeat an action; a job of the same name is not submitted twice. The run id
-        # distinguishes two versions with one number, of which the first was deleted.
-        run = Registry(settings).version(alarm.model, alarm.version).run_id
-        name = f"{command}-{alarm.model}-v{alarm.version}-{run[:8]}-{ending}"
-        words = [sys.executable, "-m", "rayloop", command, location.module, *options, "--reason", alarm.reason]
-        return jobs.submit(settings, words, folder, name, variables)
-
-    return submit
-
-
-def shipped_package() -> str:
-    """Return the URI of the package with this job's project, for processes that outlive the job."""
-    return str(ray.get_runtime_context().runtime_env.get("working_dir", ""))
 
 
 def start_rollout(context: ProjectContext, challengers: Sequence[ModelVersion]) -> RolloutStatus:

@@ -13,13 +13,12 @@ from cluster.names import label_candidates_table, labels_table, predictions_tabl
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from cluster.values import Decision, ModelVersion, Snapshot
+from cluster.values import ModelVersion, Snapshot
 from deployments.telemetry.prediction_log import PredictionBatch, prediction_rows
 from features.manifest import Manifest
 from features.split import TEST, TRAIN
 from monitoring.analysis.log_analysis import AnalysisRequest
 from monitoring.drift_policy import DAY_S, DriftPolicy, LogAnalysisPolicy
-from rayloop.stages.deploy import predecessor
 from rayloop.stages.log_analysis_task import LogAnalysisJob, live_rows, reference_rows
 from tests.factories.deployments.bundles import BINARY, Slope, register, write_bundle
 from tests.factories.errors import raises
@@ -172,15 +171,3 @@ def test_log_analysis_of_deleted_data_is_refused(world):
     gone = Manifest.load(folder).model_copy(update={"snapshot": Snapshot(table=f"{MODEL}.frame", id=1, rows=1)})
     with raises(DataError, "data.frame_expired"):
         reference_rows(world.tables, folder, gone, world.asked(FIRST + 50))
-
-
-def test_predecessor_is_the_version_that_was_replaced():
-    def promoted(version: str, champion: str, action: str = "promote") -> Decision:
-        return Decision(
-            rollout="r", at=0.0, action=action, share=1.0, reason="", champion=champion, challengers=(version,)
-        )
-
-    decisions = [promoted("2", "1"), promoted("3", "2", "abort"), promoted("4", "2")]
-    assert predecessor(decisions, "4") == "2"
-    assert predecessor(decisions, "3") is None
-    assert predecessor(decisions, "1") is None
