@@ -11,9 +11,11 @@ from rayloop.context import ProjectContext
 from rayloop.report import report_data
 from rayloop.report.run_summary import print_summary
 from rayloop.simulation import scenario
-from rayloop.stages import baselines, delete_project, steps
+from rayloop.stages import baselines, delete_project, feature_data
 from rayloop.stages.deploy import require_same_settings, roll_back
-from rayloop.stages.train_version import choose_recipe as search
+from rayloop.stages.release import release
+from rayloop.stages.retrain import retrain_champion
+from rayloop.stages.train_version import build_first_version, choose_recipe
 
 
 def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:
@@ -33,14 +35,14 @@ def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:
         delete_project.delete_project(context)
     elif simulate and context.registry.versions(context.project.name):
         raise ProjectError("project.has_versions", project=context.project.name)
-    ingestion_results = steps.ingest_sources(context)
-    snapshots = steps.snapshots_of(ingestion_results)
-    frame = steps.training_frame(context, snapshots)
+    ingestion_results = feature_data.ingest_sources(context)
+    snapshots = feature_data.snapshots_of(ingestion_results)
+    frame = feature_data.training_frame(context, snapshots)
     comparison = baselines.start(context, frame)
-    first, recipe = steps.build_first_version(context, frame)
+    first, recipe = build_first_version(context, frame)
     if not simulate:
-        steps.materialize_online(context, snapshots, datetime.now(UTC))
-    steps.release(context, first.version)
+        feature_data.materialize_online(context, snapshots, datetime.now(UTC))
+    release(context, first.version)
     story = scenario.run_scenario(context, plan, snapshots, recipe) if simulate and plan else None
     with context.progress.stage("report"):
         results = baselines.collect(context, comparison)
@@ -49,9 +51,9 @@ def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:
 
 
 def tune(context: ProjectContext) -> None:
-    frame = steps.training_frame(context, steps.snapshots_of(steps.ingest_sources(context)))
+    frame = feature_data.training_frame(context, feature_data.snapshots_of(feature_data.ingest_sources(context)))
     with context.progress.stage("tune"):
-        recipe, result = search(context, frame)
+        recipe, result = choose_recipe(context, frame)
         if result is None:
             raise ProjectError("project.no_search", project=context.project.name)
         for trial in sorted(result.trials, key=lambda t: t.number):
@@ -65,7 +67,7 @@ def train(context: ProjectContext) -> None:
     from rayloop.stages.candidate import Recipe
     from rayloop.stages.train_version import build_version
 
-    frame = steps.training_frame(context, steps.snapshots_of(steps.ingest_sources(context)))
+    frame = feature_data.training_frame(context, feature_data.snapshots_of(feature_data.ingest_sources(context)))
     with context.progress.stage("train"):
         recipe = Recipe(context.project.model, context.project.train)
         version = build_version(context, frame, recipe, "trained by hand").version
@@ -75,9 +77,9 @@ def train(context: ProjectContext) -> None:
 def retrain(context: ProjectContext, until: datetime, reason: str) -> None:
     require_same_settings(context)
     context.progress(f"retraining {context.project.name} on the data known at {until:%Y-%m-%d %H:%M}: {reason}")
-    candidate = steps.retrain(context, until)
+    candidate = retrain_champion(context, until)
     context.registry.set_tag(candidate.version, "rayloop.retrained_because", reason)
-    steps.release(context, candidate.version)
+    release(context, candidate.version)
 
 
 def rollback(context: ProjectContext, version: str, reason: str) -> None:
@@ -96,9 +98,9 @@ def deploy(context: ProjectContext, numbers: Sequence[str]) -> None:
     if not versions:
         raise VersionNotFound("registry.no_version", model=name)
     chosen = [context.registry.version(name, number) for number in numbers] or versions[-1:]
-    snapshots = steps.snapshots_of(steps.ingest_sources(context))
-    steps.materialize_online(context, snapshots, datetime.now(UTC), chosen)
-    steps.release(context, *chosen)
+    snapshots = feature_data.snapshots_of(feature_data.ingest_sources(context))
+    feature_data.materialize_online(context, snapshots, datetime.now(UTC), chosen)
+    release(context, *chosen)
 
 
 def predict(context: ProjectContext, table: str, out: str, version: str, keep: Sequence[str] = ()) -> None:
@@ -121,4 +123,4 @@ def report(context: ProjectContext, *, features: bool = False, skew: bool = Fals
 
 
 def backfill(context: ProjectContext, view: str, since: datetime | None) -> None:
-    steps.backfill_view(context, view, datetime.now(UTC), since)
+    feature_data.backfill_view(context, view, datetime.now(UTC), since)

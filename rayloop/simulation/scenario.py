@@ -32,7 +32,7 @@ from rayloop.project import Period, Simulation
 from rayloop.simulation.api_key import temporary_key
 from rayloop.simulation.load_client import LoadClient, LoadStats
 from rayloop.simulation.traffic_replay import TrafficReplay
-from rayloop.stages import deploy, steps
+from rayloop.stages import deploy, feature_data
 from rayloop.stages.candidate import Recipe
 from rayloop.stages.train_version import build_version
 
@@ -193,7 +193,7 @@ def _sound_challenger(
     """Train on all that was known when the rollout begins."""
     now = plan.sound.start
     split = context.project.split.for_retrain(now, context.project.retrain.holdout)
-    frame = steps.training_frame(context, snapshots, split, now)
+    frame = feature_data.training_frame(context, snapshots, split, now)
     with context.progress.stage("train"):
         candidate = build_version(context, frame, recipe, f"all data until {now:%Y-%m-%d}")
     return frame, candidate.version.version

@@ -26,7 +26,7 @@ from features.manifest import MODEL_FILE, Manifest
 from features.offline.training_frame import OfflineFeatureReader
 from features.sources.pseudonyms import Pseudonymizer
 from rayloop.context import ProjectContext
-from rayloop.stages import steps
+from rayloop.stages import feature_data
 from trainers.scoring.batch_task import STAGES, BatchJob, BatchTaskResult, score_part
 from trainers.scoring.onnx_scorer import output_names
 from trainers.worker_errors import error_origin, unwrap_error
@@ -82,7 +82,7 @@ def predict(
         raise DataError("data.empty_table", table=rows.name)
     columns = columns_to_write(rows, manifest, keep)
     with output_folder(Path(out)) as folder:
-        snapshots = steps.latest_snapshots(context) if manifest.features.views else {}
+        snapshots = feature_data.latest_snapshots(context) if manifest.features.views else {}
         frame = OfflineFeatureReader(manifest.features, snapshots, context.settings)
         model = (bundle / MODEL_FILE).read_bytes()
         pseudonymizer = Pseudonymizer.for_columns(manifest.features.request, context.settings)

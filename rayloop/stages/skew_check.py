@@ -17,7 +17,7 @@ from features.offline.training_frame import OfflineFeatureReader
 from features.types import AS_OF, ID
 from rayloop.context import ProjectContext
 from rayloop.lineage import load_lineages
-from rayloop.stages import steps
+from rayloop.stages import feature_data
 from rayloop.stages.deploy import flush_log
 
 MAX_ROWS = 200_000
@@ -45,7 +45,7 @@ def replay(context: ProjectContext) -> SkewReplay:
     """Replay the newest log rows and compare. Raises DataError when the log is empty."""
     log = _log(context)
     sets = _feature_sets(context)
-    snapshots = steps.latest_snapshots(context)
+    snapshots = feature_data.latest_snapshots(context)
     left_out: dict[str, int] = {}
     skews: list[FeatureSkew] = []
     rows = 0

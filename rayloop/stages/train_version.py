@@ -49,6 +49,14 @@ def choose_recipe(context: ProjectContext, frame: FrameView) -> tuple[Recipe, Tu
     return Recipe(result.spec, result.config.model_copy(update={"workers": project.train.workers})), result
 
 
+def build_first_version(context: ProjectContext, frame: FrameView) -> tuple[Candidate, Recipe]:
+    """Search, train with the best settings, gate and register."""
+    with context.progress.stage("tune"):
+        recipe, _ = choose_recipe(context, frame)
+    with context.progress.stage("train"):
+        return build_version(context, frame, recipe, "winner"), recipe
+
+
 def build_version(
     context: ProjectContext, frame: FrameView, recipe: Recipe, name: str, override_gate: str = ""
 ) -> Candidate:

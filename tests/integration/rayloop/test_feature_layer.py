@@ -35,7 +35,7 @@ from rayloop.context import ProjectContext
 from rayloop.project import Location, Project
 from rayloop.report import catalog_data
 from rayloop.report.report_data import write_catalog, write_skew
-from rayloop.stages import delete_project, deploy, skew_check, steps
+from rayloop.stages import delete_project, deploy, feature_data, skew_check
 from tests.factories.errors import raises
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy
@@ -110,11 +110,11 @@ def context(cluster: Settings, tmp_path: Path) -> Iterator[ProjectContext]:
     (tmp_path / "key").write_text("s" * 64)
     settings = cluster.model_copy(update={"personal_key_file": str(tmp_path / "key")})
     made = ProjectContext(project(f"visits{uuid4().hex[:6]}"), Location(tmp_path, "p"), settings, ProgressConsole())
-    landed = steps.ingest_sources(made, made.project.sources[:1])
+    landed = feature_data.ingest_sources(made, made.project.sources[:1])
     made.tables.append(
         f"{made.project.name}.whens", visits().select("shop", "mail", pl.col("at").alias("when")).head(1).to_arrow()
     )
-    steps.materialize_online(made, steps.snapshots_of(landed), START + timedelta(hours=HOURS))
+    feature_data.materialize_online(made, feature_data.snapshots_of(landed), START + timedelta(hours=HOURS))
     yield made
     delete_project.delete_project(made)
 
@@ -188,7 +188,7 @@ def test_skew_check_of_stale_state_finds_feature_and_row(context: ProjectContext
     assert 0 < count.mismatches <= affected
     assert count.example is not None
     assert write_skew(context).read_text().count("spent_3d_count") >= 1
-    steps.backfill_view(context, "person", START + timedelta(hours=HOURS))
+    feature_data.backfill_view(context, "person", START + timedelta(hours=HOURS))
     assert context.store.get_many(keys) == before
     assert shop.name == "shop"
 
@@ -202,7 +202,7 @@ def test_materialize_fills_views_of_an_earlier_champion(context: ProjectContext,
     changed = dataclasses.replace(context, project=after)
     for view in (person, shop):
         delete_view_state(context.store, view)
-    steps.materialize_online(changed, steps.latest_snapshots(changed), START + timedelta(hours=HOURS))
+    feature_data.materialize_online(changed, feature_data.latest_snapshots(changed), START + timedelta(hours=HOURS))
     marks = {watermark(changed.store, view) for view in (person, wider)}
     assert len(marks) == 1
     assert None not in marks
@@ -243,4 +243,4 @@ def test_catalog_lists_views_and_their_users(context: ProjectContext, tmp_path: 
 
 def test_backfill_of_an_undeclared_view_is_refused(context: ProjectContext) -> None:
     with raises(ProjectError, "project.unknown_view", view="nobody"):
-        steps.backfill_view(context, "nobody", START)
+        feature_data.backfill_view(context, "nobody", START)

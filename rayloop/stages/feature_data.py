@@ -1,4 +1,7 @@
-"""The stages of the loop. Each can be repeated: work that is done is not done again."""
+"""The data of a project: its sources, the training frame and the online store.
+
+Each stage can be repeated: work that is done is not done again.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,10 @@ from datetime import UTC, datetime
 import polars as pl
 from ray.exceptions import RayTaskError
 
-from cluster.errors import ProjectError, RayloopError, RolloutError, SnapshotNotFound
+from cluster.errors import RayloopError, SnapshotNotFound
 from cluster.names import CHAMPION
 from cluster.values import ModelVersion, Snapshot
 from features.definitions import FeatureView
-from features.manifest import Manifest
 from features.offline.training_frame import build_frame
 from features.online.backfill import backfill
 from features.online.bulk_load import load_snapshot
@@ -23,10 +25,6 @@ from features.split import Split
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from rayloop.lineage import collect_views, load_lineage
-from rayloop.stages.candidate import Candidate, Recipe
-from rayloop.stages.deploy import deploy, is_serving, start_rollout
-from rayloop.stages.train_version import build_version, choose_recipe
-from trainers.config import ModelSpec, TrainConfig
 
 Snapshots = Mapping[str, Snapshot]
 
@@ -94,7 +92,7 @@ def materialize_online(
         until: Store what was known at this time.
         versions: Versions about to be served. They and the champion may use earlier definitions of views.
     """
-    views = _looked_up(context, snapshots, versions)
+    views = _list_views(context, snapshots, versions)
     with context.progress.stage("online"):
         for view in views:
             load_snapshot(context.store, view, context.tables, snapshots[view.source], _us(until))
@@ -102,17 +100,17 @@ def materialize_online(
             context.progress(f"{len(views)} views materialized until {until:%Y-%m-%d %H:%M}")
 
 
-def _looked_up(context: ProjectContext, snapshots: Snapshots, versions: Sequence[ModelVersion]) -> list[FeatureView]:
+def _list_views(context: ProjectContext, snapshots: Snapshots, versions: Sequence[ModelVersion]) -> list[FeatureView]:
     """Return the declared views, and those of the champion and ``versions`` whose columns the tables still have."""
     champion = context.registry.version_by_alias(context.project.name, CHAMPION)
     served = [*([champion] if champion else []), *versions]
     declared = context.project.features.views
     known = {view.content_hash for view in declared}
     views = collect_views((load_lineage(context.registry, version) for version in served), declared)
-    return [view for view in views if view.content_hash in known or _can_be_filled(context, view, snapshots)]
+    return [view for view in views if view.content_hash in known or _can_fill(context, view, snapshots)]
 
 
-def _can_be_filled(context: ProjectContext, view: FeatureView, snapshots: Snapshots) -> bool:
+def _can_fill(context: ProjectContext, view: FeatureView, snapshots: Snapshots) -> bool:
     snapshot = snapshots.get(view.source)
     return snapshot is not None and set(view.source_columns) <= set(context.tables.columns(snapshot.table))
 
@@ -146,59 +144,6 @@ def latest_snapshots(context: ProjectContext) -> dict[str, Snapshot]:
 def snapshots_of(ingestion_results: Mapping[str, IngestionResult]) -> dict[str, Snapshot]:
     """Return the snapshot of each ingested source."""
     return {name: result.snapshot for name, result in ingestion_results.items()}
-
-
-def build_first_version(context: ProjectContext, frame: FrameView) -> tuple[Candidate, Recipe]:
-    """Search, train with the best settings, gate and register."""
-    with context.progress.stage("tune"):
-        recipe, _ = choose_recipe(context, frame)
-    with context.progress.stage("train"):
-        return build_version(context, frame, recipe, "winner"), recipe
-
-
-def release(context: ProjectContext, *versions: ModelVersion) -> str:
-    """Serve the first version directly; roll out later ones, one or several, against the champion.
-
-    Returns:
-        What was done, as a line.
-    """
-    champion, version = context.registry.version_by_alias(context.project.name, CHAMPION), versions[0]
-    if champion is None and len(versions) > 1:
-        raise RolloutError("rollout.no_champion", model=context.project.name)
-    with context.progress.stage("serve"):
-        if champion is None:
-            deploy(context, version)
-            done = f"{version} is served as the first champion"
-        elif (champion.version,) == tuple(v.version for v in versions):
-            deploy(context, version)
-            done = f"{version} is already the champion"
-        else:
-            if not is_serving(context, champion):
-                deploy(context, champion)
-            start_rollout(context, versions)
-            done = f"rollout of {' and '.join(map(str, versions))} against v{champion.version} started"
-        context.progress(done)
-    return done
-
-
-def retrain(context: ProjectContext, until: datetime) -> Candidate:
-    """Train the champion's recipe on what was known at ``until``; register the result when it passes the gate."""
-    project = context.project
-    champion = context.registry.version_by_alias(project.name, CHAMPION)
-    if champion is None:
-        raise ProjectError("project.no_champion", project=project.name)
-    snapshots = snapshots_of(ingest_sources(context))
-    materialize_online(context, snapshots, until)
-    frame = training_frame(context, snapshots, project.split.for_retrain(until, project.retrain.holdout), until)
-    with context.progress.stage("train"):
-        return build_version(context, frame, load_recipe(context, champion), f"retrained {until:%Y-%m-%d}")
-
-
-def load_recipe(context: ProjectContext, version: ModelVersion) -> Recipe:
-    """Return the model and settings that a version was trained with."""
-    recipe = Manifest.load(context.registry.fetch(version)).recipe
-    spec = ModelSpec(build=context.project.model.build, parameters=recipe["model"])
-    return Recipe(spec, TrainConfig.model_validate(recipe["train"], extra="ignore"))
 
 
 def _us(moment: datetime) -> int:
