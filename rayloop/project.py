@@ -28,7 +28,7 @@ from trainers.config import ModelSpec, TrainConfig, TuneConfig
 from trainers.evaluation import calibration
 from trainers.evaluation.quality_gate import GatePolicy
 from trainers.export.compression import Compression, Distill
-from trainers.models import registry
+from trainers.models import model_builder
 
 _NAME = "abcdefghijklmnopqrstuvwxyz0123456789_"
 
@@ -165,12 +165,12 @@ class Project:
 
     def _require_parameters(self) -> None:
         """Refuse parameters that the model does not have, before any data is ingested."""
-        registry.check_parameters(self.model, self.model.parameters)
+        model_builder.check_parameters(self.model, self.model.parameters)
         space = self.tune.space if self.tune else {}
-        registry.check_parameters(self.model, [name for name in space if name not in TrainConfig.model_fields])
+        model_builder.check_parameters(self.model, [name for name in space if name not in TrainConfig.model_fields])
         for step in self.compress:
             if isinstance(step, Distill):
-                registry.check_parameters(step.student, step.student.parameters)
+                model_builder.check_parameters(step.student, step.student.parameters)
 
 
 class Location(NamedTuple):

@@ -88,7 +88,8 @@ def bundle(case: Case, folder: Path) -> ModelVersion:
     from trainers.config import ModelSpec
     from trainers.export.onnx_export import save_onnx
     from trainers.input_spec import InputSpec
-    from trainers.models import registry
+    from trainers.models import model_builder
+    from trainers.models.scoring_module import ScoringModule
 
     table, task = case.table(CHUNK_ROWS, seed=0), Task(kind="binary", label="y")
     encoder = Encoder.fit(case.columns, table)
@@ -96,8 +97,8 @@ def bundle(case: Case, folder: Path) -> ModelVersion:
     labels = np.random.default_rng(0).integers(2, size=CHUNK_ROWS).astype(float)
     inputs = InputSpec.fit(encoder, task, arrays, labels)
     torch.manual_seed(0)
-    module = registry.build(ModelSpec(parameters={"hidden": case.hidden}), inputs, task).eval()
-    save_onnx(registry.ScoringModule(module, task, inputs).eval(), inputs, folder / MODEL_FILE)
+    module = model_builder.build(ModelSpec(parameters={"hidden": case.hidden}), inputs, task).eval()
+    save_onnx(ScoringModule(module, task, inputs).eval(), inputs, folder / MODEL_FILE)
     np.savez(folder / ENCODED, **arrays)  # type: ignore[arg-type]
     features = FeatureSet(name="all", request=case.columns)
     Manifest(

@@ -20,7 +20,7 @@ from torch import nn
 from cluster.values import Task
 from trainers.config import ModelSpec, TrainConfig
 from trainers.input_spec import InputSpec
-from trainers.models import registry
+from trainers.models import model_builder
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     numbers, codes, labels = (part.to(device) for part in _rows(plan))
     torch.manual_seed(0)
     spec, inputs = ModelSpec.model_validate(plan["spec"]), InputSpec.model_validate(plan["inputs"])
-    module = registry.build(spec, inputs, Task.model_validate(plan["task"])).to(device)
+    module = model_builder.build(spec, inputs, Task.model_validate(plan["task"])).to(device)
     optimizer = _adamw(module, config)
     count, batch = len(labels), config.batch_size
     steps = -(-count // batch) * config.epochs

@@ -31,7 +31,8 @@ from trainers.loop import train_loop
 from trainers.loop.process_group import ProcessGroup
 from trainers.loop.train_spec import TrainSpec
 from trainers.loop.validation import gather_scores
-from trainers.models.registry import ScoringModule, build
+from trainers.models.model_builder import build
+from trainers.models.scoring_module import ScoringModule
 
 SPLITS = 5
 LIGHTGBM = "LightGBM"

@@ -16,7 +16,7 @@ from trainers.config import ModelSpec, Parameter, TrainConfig
 from trainers.input_spec import InputSpec
 from trainers.loop.train_events import Weights
 from trainers.loop.train_spec import Teacher, TrainSpec
-from trainers.models import registry
+from trainers.models import model_builder
 
 FINE_TUNING = 0.1
 """Share of the learning rate with which a pruned model is trained, unless ``Prune.lr`` is set."""
@@ -114,7 +114,7 @@ def check_steps(steps: tuple[Compression, ...], spec: ModelSpec, inputs: InputSp
     for step in steps:
         if isinstance(step, Distill):
             spec = step.student
-        module = registry.build(spec, inputs, task)
+        module = model_builder.build(spec, inputs, task)
         if isinstance(step, Prune):
             _prunable(module, spec)
 

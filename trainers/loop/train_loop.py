@@ -25,7 +25,8 @@ from trainers.loop.train_spec import Teacher, TrainSpec
 from trainers.loop.train_state import BestWeights, TrainState
 from trainers.loop.train_step import Loss, Stepper
 from trainers.loop.validation import validate
-from trainers.models import registry
+from trainers.models import model_builder
+from trainers.models.scoring_module import ScoringModule
 
 PROGRESS_INTERVAL_S = 1.0
 """Seconds between progress events."""
@@ -86,7 +87,7 @@ class _Training:
         # Building a teacher draws random numbers: it comes before the student's generators are seeded.
         loss = _make_loss(spec, group)
         self._module = _build_module(spec, group)
-        self._scored = registry.ScoringModule(self._module, spec.task, spec.inputs)
+        self._scored = ScoringModule(self._module, spec.task, spec.inputs)
         self._timer = StageTimer(group.device)
         steps = spec.config.epochs * loader.steps
         self._step = Stepper(group.wrap(self._module), spec.config, loss, steps, group, self._timer)
@@ -209,7 +210,7 @@ class _Training:
 def _build_module(spec: TrainSpec, group: ProcessGroup) -> nn.Module:
     """Same weights on all workers; afterwards each draws dropout from a generator of its own."""
     rng_state.seed(spec.config.seed)
-    module = _load_weights(registry.build(spec.model, spec.inputs, spec.task), spec.start).to(group.device)
+    module = _load_weights(model_builder.build(spec.model, spec.inputs, spec.task), spec.start).to(group.device)
     if spec.config.compile:
         module.compile()
     rng_state.seed(group.worker_seed(spec.config.seed))
@@ -236,7 +237,7 @@ def _make_loss(spec: TrainSpec, group: ProcessGroup) -> Loss:
 
 def _distill(spec: TrainSpec, teacher: Teacher, group: ProcessGroup, label_loss: Loss) -> Loss:
     """A student's loss: the weighted mean of the distillation loss and ``label_loss``."""
-    module = _load_weights(registry.build(teacher.model, spec.inputs, spec.task), teacher.state)
+    module = _load_weights(model_builder.build(teacher.model, spec.inputs, spec.task), teacher.state)
     module = module.to(group.device).eval()
 
     def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -28,7 +28,8 @@ from trainers.loop.train_events import EpochResult, StepProgress, TrainResult, W
 from trainers.loop.train_spec import Teacher, TrainSpec
 from trainers.loop.validation import gather_scores, validate
 from trainers.loop.worker_group import capacity_warning, run_worker_group
-from trainers.models import registry
+from trainers.models import model_builder
+from trainers.models.scoring_module import ScoringModule
 
 TRAIN_SAMPLE_ROWS = 50_000
 """Training rows on which the trained model is measured."""
@@ -76,13 +77,13 @@ class FitResult:
 
     def build_module(self) -> nn.Module:
         """The trained module, in evaluation mode."""
-        module = registry.build(self.spec, self.inputs, self.task)
+        module = model_builder.build(self.spec, self.inputs, self.task)
         module.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in self.state.items()})
         return module.eval()
 
-    def build_scorer(self) -> registry.ScoringModule:
+    def build_scorer(self) -> ScoringModule:
         """The trained module with scores as its output, in evaluation mode."""
-        return registry.ScoringModule(self.build_module(), self.task, self.inputs, self.temperature).eval()
+        return ScoringModule(self.build_module(), self.task, self.inputs, self.temperature).eval()
 
 
 def fit(
@@ -117,7 +118,7 @@ def fit(
     calibration.require_probabilities(task, config.calibrate)
     started = time.perf_counter()
     encoded = data.encode(request.encoder, task, config.cache_mib)
-    registry.check(request.spec, encoded.inputs, task)
+    model_builder.check(request.spec, encoded.inputs, task)
     encode_seconds = time.perf_counter() - started
     losses.class_weights(task, config, encoded.inputs)
     if warning := capacity_warning(config.min_workers or config.workers, config.cpus_per_worker):

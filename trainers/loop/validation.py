@@ -12,7 +12,7 @@ from trainers.config import SCORE_BATCH_ROWS
 from trainers.data.batches import ValidationLoader
 from trainers.data.sharding import shard_bounds
 from trainers.loop.process_group import ProcessGroup
-from trainers.models.registry import ScoringModule
+from trainers.models.scoring_module import ScoringModule
 
 
 def validate(scored: ScoringModule, task: Task, held_out: ValidationLoader, group: ProcessGroup) -> dict[str, float]:

@@ -25,7 +25,7 @@ from trainers.loop.checkpointer import Checkpointer
 from trainers.loop.train_spec import TrainSpec
 from trainers.loop.trainer import FitRequest
 from trainers.loop.worker_group import capacity_warning
-from trainers.models import registry
+from trainers.models import model_builder
 from trainers.tuning import pbt, search_spaces
 from trainers.tuning.trial import Trial, TuneResult, rank_finalists, rank_trials, select_finalists, trace_changes
 from trainers.tuning.trial_runner import OBJECTIVE, SearchRun, TrialPlan
@@ -64,9 +64,11 @@ def search(
         RayloopError: No trial had a result.
     """
     started, task, config = time.perf_counter(), request.task, request.config
-    registry.check_parameters(request.spec, [name for name in tuning.space if name not in TrainConfig.model_fields])
+    model_builder.check_parameters(
+        request.spec, [name for name in tuning.space if name not in TrainConfig.model_fields]
+    )
     encoded = data.encode(request.encoder, task, config.cache_mib)
-    registry.check(request.spec, encoded.inputs, task)
+    model_builder.check(request.spec, encoded.inputs, task)
     with ExitStack() as stack:
         root = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="rayloop-search-"))
         spec, metric = TrainSpec(request.spec, config, task, encoded.inputs), metrics.primary_metric(task)

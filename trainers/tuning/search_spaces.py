@@ -8,7 +8,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from trainers.config import Choice, IntRange, LogUniform, ModelSpec, Parameter, Space, TrainConfig
-from trainers.models import registry
+from trainers.models import model_builder
 
 Spaces = Mapping[str, Space]
 
@@ -42,7 +42,7 @@ def encode(spaces: Spaces, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def base_point(spaces: Spaces, spec: ModelSpec, config: TrainConfig) -> dict[str, Parameter]:
     """The base values of a search; empty unless all are present and within their space."""
-    base = {**registry.effective_parameters(spec), **config.model_dump()}
+    base = {**model_builder.effective_parameters(spec), **config.model_dump()}
     return decode(spaces, point) if (point := encode(spaces, base)) else {}
 
 

@@ -80,6 +80,15 @@ def rows(table: pa.Table, encoder: Encoder) -> EncodedRows:
     return EncodedRows(arrays["numbers"], arrays["codes"], label_array(table["label"]))
 
 
+def fitted_inputs(task: Task) -> tuple[InputSpec, torch.Tensor, torch.Tensor]:
+    """The input spec of the training rows of a frame, and their numbers and codes."""
+    table = part(frame(task.kind), "train")
+    encoder = Encoder.fit(COLUMNS, table)
+    encoded = rows(table, encoder)
+    inputs = InputSpec.fit(encoder, task, {"numbers": encoded.numbers, "codes": encoded.codes}, encoded.labels)
+    return inputs, torch.from_numpy(encoded.numbers), torch.from_numpy(encoded.codes)
+
+
 def trained(
     kind: TaskKind = "binary",
     spec: ModelSpec | None = None,

@@ -47,3 +47,8 @@ def test_fit_needs_a_number_or_a_category() -> None:
     assert _fit("binary", [0.0, 1.0]).numbers == ("plain",)
     with raises(DataError, "data.no_input_columns"):
         InputSpec.fit(Encoder(columns=(), vocabularies={}), TASKS["binary"], arrays, np.array([0.0, 1.0]))
+
+
+def test_fit_without_rows_is_refused() -> None:
+    with raises(DataError, "data.no_rows", part="train"):
+        _fit("binary", [])

@@ -30,8 +30,8 @@ from trainers.loop.process_group import ProcessGroup
 from trainers.loop.train_events import TrainResult
 from trainers.loop.train_spec import TrainSpec
 from trainers.loop.trainer import FitResult
-from trainers.models import registry
-from trainers.models.registry import Mlp
+from trainers.models import model_builder
+from trainers.models.mlp import Mlp
 
 WHOLE = ModelSpec(parameters={"hidden": (32, 16)})
 CONFIG = TrainConfig(epochs=6, batch_size=64, workers=1, lr=1e-2)
@@ -57,7 +57,7 @@ def test_compression_job_prunes_weakest_units(norm: str) -> None:
     job = compression_job(Prune(share=0.5), TrainSpec(result.spec, CONFIG, result.task, result.inputs), module)
     assert job.model.parameters["hidden"] == (4, 2)
     assert job.start is not None
-    smaller = registry.build(job.model, job.inputs, job.task)
+    smaller = model_builder.build(job.model, job.inputs, job.task)
     smaller.load_state_dict({name: torch.from_numpy(value) for name, value in job.start.items()})
     assert np.array_equal(job.start["head.weight"], module.head.weight[:, [0, 2]].detach().numpy())
     assert any(np.array_equal(row, module.body[0].weight[3].detach().numpy()) for row in job.start["body.0.weight"])
@@ -215,7 +215,7 @@ def test_compression_trains_at_least_one_epoch(kind: type[Prune | Distill], requ
 def test_compression_job_takes_epochs_and_learning_rate_of_the_step_or_the_training() -> None:
     inputs = InputSpec(numbers=("x",), tensors=(), categories=(), cardinalities=(), mean=(0.0,), std=(1.0,), missing=())
     job = TrainSpec(ModelSpec(), TrainConfig(epochs=5, lr=0.5), TASKS["binary"], inputs)
-    module = registry.build(job.model, inputs, job.task)
+    module = model_builder.build(job.model, inputs, job.task)
     student = ModelSpec(build="linear")
     taken = [
         compression_job(step, job, module).config

@@ -14,7 +14,7 @@ from tests.factories.errors import raises
 from tests.factories.trainers.frames import TASKS, frame, trained
 from trainers.config import ModelSpec, TrainConfig
 from trainers.export.onnx_export import export
-from trainers.models import ft_transformer, registry
+from trainers.models import ft_transformer, model_builder
 
 SPEC = ModelSpec(build="ft_transformer", parameters={"width": 16, "blocks": 2, "heads": 4})
 CONFIG = TrainConfig(epochs=15, batch_size=64, lr=5e-3, workers=1)
@@ -44,7 +44,9 @@ def test_tokens_cover_all_columns_and_distinguish_missing_from_mean() -> None:
 def test_width_not_divisible_by_heads_is_refused() -> None:
     inputs = trained(config=CONFIG.model_copy(update={"epochs": 1})).inputs
     with raises(ProjectError, "project.width_not_divisible", width=10, heads=4):
-        registry.build(ModelSpec(build="ft_transformer", parameters={"width": 10, "heads": 4}), inputs, TASKS["binary"])
+        model_builder.build(
+            ModelSpec(build="ft_transformer", parameters={"width": 10, "heads": 4}), inputs, TASKS["binary"]
+        )
 
 
 def test_initial_tokens_are_uniform_within_one_over_the_root_of_the_width() -> None:

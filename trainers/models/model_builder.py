@@ -1,0 +1,88 @@
+"""Build a model from its spec, and check that a spec gives a working model.
+
+A model is a module with ``forward(numbers, codes) -> logits``: numbers float32 [n, k], codes int64 [n, c], logits
+[n, outputs]. It takes the arrays of features/encoder.py unchanged: NaN marks a missing value, and the module scales its
+inputs itself; trainers/models/tabular_input.py covers the usual cases.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from cluster.errors import ProjectError
+from cluster.values import Task
+from trainers.config import ModelSpec
+from trainers.input_spec import InputSpec
+from trainers.models.ft_transformer import FtTransformer
+from trainers.models.linear import Linear
+from trainers.models.mlp import Mlp
+from trainers.worker_errors import error_origin
+
+
+def build(spec: ModelSpec, inputs: InputSpec, task: Task) -> nn.Module:
+    """Build the model that ``spec`` describes, with weights drawn from torch's global generator.
+
+    Raises:
+        ProjectError: The builder does not accept the parameters, or does not return a module.
+    """
+    builder = _builder(spec)
+    try:
+        inspect.signature(builder).bind(inputs, task, **spec.parameters)
+    except TypeError as error:
+        raise ProjectError("project.model_parameters", model=spec.name, reason=str(error)) from error
+    module = builder(inputs, task, **spec.parameters)
+    if not isinstance(module, nn.Module):
+        raise ProjectError("project.not_a_module", model=spec.name, type=type(module).__name__)
+    return module
+
+
+def check(spec: ModelSpec, inputs: InputSpec, task: Task) -> None:
+    """Build the model and score two rows of zeros, so that a fault shows before workers start and retry.
+
+    Raises:
+        ProjectError: The model cannot be built, fails, or returns logits of the wrong shape.
+    """
+    module = build(spec, inputs, task).eval()
+    rows = torch.zeros(2, inputs.width), torch.zeros(2, len(inputs.cardinalities), dtype=torch.int64)
+    try:
+        with torch.no_grad():
+            logits = module(*rows)
+    # A user's module may fail in any way.
+    except Exception as error:
+        origin = error_origin("".join(traceback.format_exception(error)))
+        raise ProjectError("project.model_fails", model=spec.name, origin=origin) from error
+    expected, shape = (2, task.outputs), tuple(getattr(logits, "shape", ()))
+    if shape != expected:
+        raise ProjectError("project.logits_shape", model=spec.name, shape=shape, expected=expected)
+
+
+def check_parameters(spec: ModelSpec, names: Iterable[str]) -> None:
+    """Check that the model's builder accepts all parameters in ``names``.
+
+    Raises:
+        ProjectError: It does not accept one of them.
+    """
+    accepted = inspect.signature(_builder(spec)).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
+        return
+    offered = list(accepted)[2:]
+    for name in names:
+        if name not in offered:
+            raise ProjectError("project.unknown_model_parameter", model=spec.name, name=name, choices=offered)
+
+
+def effective_parameters(spec: ModelSpec) -> dict[str, Any]:
+    """Parameters of the model: those of ``spec``, and the builder's defaults for the others."""
+    accepted = inspect.signature(_builder(spec)).parameters.values()
+    return {p.name: p.default for p in accepted if p.default is not inspect.Parameter.empty} | spec.parameters
+
+
+def _builder(spec: ModelSpec) -> Callable[..., nn.Module]:
+    built_in: dict[str, Callable[..., nn.Module]] = {"linear": Linear, "mlp": Mlp, "ft_transformer": FtTransformer}
+    return built_in[spec.build] if isinstance(spec.build, str) else spec.build
