@@ -16,7 +16,8 @@ from cluster.errors import DataError
 from trainers import losses, metrics
 from trainers.data.batches import Batch, BatchLoader, ValidationLoader
 from trainers.data.device_transfer import to_device
-from trainers.loop import rng_state, state_dict
+from trainers.loop import rng_state
+from trainers.loop.checkpoint_state import capture_state, restore_state
 from trainers.loop.checkpointer import Checkpointer, load_checkpoint
 from trainers.loop.process_group import ProcessGroup
 from trainers.loop.stage_timer import StageTimer
@@ -153,7 +154,7 @@ class _Training:
         if (body := group.broadcast(body)) is None:
             return
         self._form_buckets()
-        state_dict.restore_state(load_checkpoint(body), self._spec, group, self._module, self._step, state)
+        restore_state(load_checkpoint(body), self._spec, group, self._module, self._step, state)
         if not group.rank:
             self._on_progress(self._progress(state.spent).model_copy(update={"resumed": True}))
 
@@ -182,7 +183,7 @@ class _Training:
             return
         with self._timer.measure("checkpoint"):
             seconds = self._timer.seconds
-            stored = state_dict.capture_state(self._spec, self._group, self._module, self._step, self._state, seconds)
+            stored = capture_state(self._spec, self._group, self._module, self._step, self._state, seconds)
             if not self._group.rank:
                 self._checkpointer.save(self._step.done, stored)
 

@@ -1,4 +1,4 @@
-"""The state of a training as stored in a checkpoint, and its restoration.
+"""The state of a whole training as a checkpoint stores it: capture and restore it.
 
 The keys of the dictionaries here are the format of stored checkpoints.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -14,7 +15,7 @@ from torch import nn
 from cluster.errors import DataError
 from cluster.values import readable_version
 from trainers.loop import rng_state
-from trainers.loop.process_group import ProcessGroup, StateDict
+from trainers.loop.process_group import ProcessGroup
 from trainers.loop.train_events import EpochResult, Weights
 from trainers.loop.train_spec import TrainSpec
 from trainers.loop.train_state import BestWeights, TrainState
@@ -22,6 +23,8 @@ from trainers.loop.train_step import Stepper
 
 SCHEMA_VERSION = 2
 """Version of the format; a checkpoint without one has version 1."""
+
+CheckpointState = dict[str, Any]
 
 # Settings that may differ between the run that wrote a checkpoint and the run that resumes from it.
 _IGNORED_SETTINGS = {
@@ -39,7 +42,7 @@ def capture_state(
     step: Stepper,
     state: TrainState,
     seconds: dict[str, float],
-) -> StateDict:
+) -> CheckpointState:
     """The complete state of a training, in memory of its own; complete on the first worker only.
 
     Args:
@@ -69,7 +72,7 @@ def capture_state(
 
 
 def restore_state(
-    stored: StateDict, spec: TrainSpec, group: ProcessGroup, module: nn.Module, step: Stepper, state: TrainState
+    stored: CheckpointState, spec: TrainSpec, group: ProcessGroup, module: nn.Module, step: Stepper, state: TrainState
 ) -> None:
     """Restore a training to the state that ``capture_state`` returned.
 
