@@ -1,4 +1,7 @@
-"""The command line: commands, arguments, options, types and defaults. Not the sentences of its help."""
+"""The command line: commands, arguments, options, types and defaults, and the text of its help.
+
+Help texts are prose: one that is improved on purpose changes ``command_line_help.json`` in the same commit.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,19 @@ def _command(command: Any) -> dict[str, Any]:
     return found
 
 
+def _help(command: Any) -> dict[str, Any]:
+    texts: dict[str, Any] = {"help": command.help, "parameters": {p.name: p.help for p in command.params}}
+    if hasattr(command, "commands"):
+        texts["commands"] = {name: _help(inner) for name, inner in command.commands.items()}
+    return texts
+
+
 def test_commands_and_their_parameters_are_unchanged() -> None:
     golden("command_line", _command(get_command(app)))
+
+
+def test_help_of_commands_and_parameters_is_unchanged() -> None:
+    golden("command_line_help", _help(get_command(app)))
 
 
 @pytest.mark.parametrize(
