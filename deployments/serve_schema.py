@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import AliasChoices, ConfigDict, Field
 
 from cluster.values import Frozen, ModelVersion, Stored
 
@@ -38,8 +38,8 @@ class Serving(Frozen):
     """The largest request."""
 
 
-class RolloutTrial(Frozen):
-    """The challengers on trial, and how requests are split between them and the champion."""
+class TrafficSplit(Frozen):
+    """How requests are split between the champion and the challengers of a rollout."""
 
     rollout: str
     """Id of the rollout, which also salts the split."""
@@ -62,10 +62,15 @@ class RolloutTrial(Frozen):
 class ServerConfig(Stored):
     """What a ``ModelServer`` replica serves."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
     stored_as: ClassVar[str] = "model server configuration"
 
     champion: ModelVersion
-    trial: RolloutTrial | None = None
+    split: TrafficSplit | None = Field(
+        default=None, validation_alias=AliasChoices("split", "trial"), serialization_alias="trial"
+    )
+    """None outside of a rollout."""
     profile_window_s: float | None = Field(default=3600.0, gt=0.0)
     """Width of a live profile's window in seconds; None: no profiles."""
     report: bool = True

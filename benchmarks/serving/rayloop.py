@@ -103,7 +103,7 @@ class Rayloop:
     def share(self) -> float:
         """The challenger's share as Serve is told now."""
         current: ServerConfig | None = get_result(serve_client.connect(self.settings).current_config.remote(model.NAME))
-        return current.trial.share if current is not None and current.trial is not None else 0.0
+        return current.split.share if current is not None and current.split is not None else 0.0
 
     def reported(self, expected: int) -> tuple[int, int]:
         """Return the rows in prediction log and monitor since the start; wait for ``expected`` while more arrive."""

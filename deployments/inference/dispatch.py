@@ -15,7 +15,7 @@ from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
 from deployments.inference.predictor import ScoredBatch, summarize_error
 from deployments.inference.serving_state import ServingState
 from deployments.protocol.request_rows import RequestRows
-from deployments.serve_schema import RolloutTrial
+from deployments.serve_schema import TrafficSplit
 from deployments.telemetry.prediction_log import PredictionBatch, to_ipc
 
 
@@ -65,8 +65,8 @@ def build_answer(
 ) -> PredictionBatch:
     """Record what was answered to requests that were scored together; with a challenger, to one request."""
     first = requests[0]
-    trial, version = first.state.config.trial, first.state.champion.version
-    by_challenger = challenger is not None and challenger.scores is not None and not (trial and trial.shadow)
+    split, version = first.state.config.split, first.state.champion.version
+    by_challenger = challenger is not None and challenger.scores is not None and not (split and split.shadow)
     assert champion.frame is not None
     return PredictionBatch(
         requests=[request.id for request in requests],
@@ -82,9 +82,9 @@ def build_answer(
         at_us=first.at_us,
         champion_latency_ms=None if champion.scores is None else champion.latency_ms,
         challenger_latency_ms=challenger.latency_ms if challenger and challenger.scores is not None else None,
-        rollout=trial.rollout if trial else None,
-        share=trial.share if trial else None,
-        champion_share=trial.champion_share if trial else None,
+        rollout=split.rollout if split else None,
+        share=split.share if split else None,
+        champion_share=split.champion_share if split else None,
         challenger_version=first.challenger,
         champion=champion.scores,
         challenger=challenger.scores if challenger else None,
@@ -105,22 +105,22 @@ async def score_with_challenger(requests: Sequence[RoutedRequest]) -> list[Score
     return results
 
 
-def failure_result(trial: RolloutTrial, version: str, error: Exception) -> ScoreResult:
+def failure_result(split: TrafficSplit, version: str, error: Exception) -> ScoreResult:
     """A challenger's failure as a result."""
     timed_out = isinstance(error, TimeoutError)
-    what = f"no answer within {trial.timeout_s:g} s" if timed_out else summarize_error(error)
+    what = f"no answer within {split.timeout_s:g} s" if timed_out else summarize_error(error)
     return ScoreResult(version, None, None, what)
 
 
 async def _call_challenger(requests: Sequence[RoutedRequest]) -> list[ScoreResult]:
     """Raises the failure of the call, or TimeoutError."""
     first = requests[0]
-    assert first.state.config.trial is not None
+    assert first.state.config.split is not None
     assert first.challenger is not None
     rows = first.state.champion.build_table([request.rows for request in requests])
     call = ScoreRequest(to_ipc(rows), [request.rows.size for request in requests], first.at_us)
     return await asyncio.wait_for(
-        first.state.challengers[first.challenger].score(call), first.state.config.trial.timeout_s
+        first.state.challengers[first.challenger].score(call), first.state.config.split.timeout_s
     )
 
 

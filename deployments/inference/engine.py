@@ -55,7 +55,7 @@ class Engine:
             lambda: Batcher(dispatch.score_with_challenger, _row_count, MAX_BATCH_ROWS, _CONCURRENT_CHALLENGER_CALLS)
         )
         self._shadows: set[asyncio.Task[None]] = set()
-        self._state_without_trial: tuple[ServingState, ServingState] | None = None
+        self._state_without_split: tuple[ServingState, ServingState] | None = None
         self._telemetry: Reporter | None = None
 
     async def infer(
@@ -82,7 +82,7 @@ class Engine:
         except BaseException:
             result.cancel()
             raise
-        if state.config.trial is not None and state.config.trial.shadow:
+        if state.config.split is not None and state.config.split.shadow:
             self._report_shadow(request, scored, result)
             return _champion_result(state, scored)
         answer = dispatch.build_answer([request], scored, await result)
@@ -117,23 +117,23 @@ class Engine:
             self._telemetry.close(within_s)
 
     def _route(self, state: ServingState, id: str, rows: RequestRows, key: str, pinned: str | None) -> RoutedRequest:
-        trial = state.config.trial
-        challenger = assign_variant(trial, key, pinned)
-        if len(self._shadows) >= MAX_SHADOW_REQUESTS and trial is not None and trial.shadow:
+        split = state.config.split
+        challenger = assign_variant(split, key, pinned)
+        if len(self._shadows) >= MAX_SHADOW_REQUESTS and split is not None and split.shadow:
             if challenger is not None:
                 self.telemetry.record_dropped_shadow()
-            state, challenger = self._without_trial(state), None
+            state, challenger = self._without_split(state), None
         return RoutedRequest(state, id, key, pinned is not None, rows, challenger, time.time_ns() // 1000)
 
-    def _without_trial(self, state: ServingState) -> ServingState:
-        """The state without its trial: while no request is copied, none is evidence, whichever variant it was assigned.
+    def _without_split(self, state: ServingState) -> ServingState:
+        """The state without its split: while no request is copied, none is evidence, whichever variant it was assigned.
 
         Leaving out only the challenger's requests would bias the split.
         """
-        if self._state_without_trial is None or self._state_without_trial[0] is not state:
-            plain = state._replace(config=state.config.model_copy(update={"trial": None}))
-            self._state_without_trial = state, plain
-        return self._state_without_trial[1]
+        if self._state_without_split is None or self._state_without_split[0] is not state:
+            plain = state._replace(config=state.config.model_copy(update={"split": None}))
+            self._state_without_split = state, plain
+        return self._state_without_split[1]
 
     async def _score(self, requests: Sequence[RoutedRequest]) -> list[ScoredBatch | Exception]:
         """Score a batch, state by state: a swap may fall between two of its requests."""
@@ -148,12 +148,12 @@ class Engine:
 
     async def _score_with_challenger(self, request: RoutedRequest, challenger: str) -> ScoreResult:
         """The challenger's result within its time limit; any failure is a result, not an exception."""
-        trial = request.state.config.trial
-        assert trial is not None
+        split = request.state.config.split
+        assert split is not None
         try:
-            return await asyncio.wait_for(self._challengers[challenger](request), trial.timeout_s)
+            return await asyncio.wait_for(self._challengers[challenger](request), split.timeout_s)
         except Exception as error:
-            return dispatch.failure_result(trial, challenger, error)
+            return dispatch.failure_result(split, challenger, error)
 
     def _report_shadow(self, request: RoutedRequest, scored: ScoredBatch, result: asyncio.Future[ScoreResult]) -> None:
         """Report a shadowed request once the challenger's result is there."""

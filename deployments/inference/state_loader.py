@@ -47,12 +47,12 @@ def close_stale(before: ServingState, now: ServingState) -> None:
 
 async def _connect_challengers(config: ServerConfig, before: ServingState | None) -> dict[str, ChallengerClient]:
     """A client for each challenger on trial, by version; keeps those of the same rollout."""
-    if config.trial is None:
+    if config.split is None:
         return {}
-    same_rollout = before is not None and before.config.trial and before.config.trial.rollout == config.trial.rollout
+    same_rollout = before is not None and before.config.split and before.config.split.rollout == config.split.rollout
     known = before.challengers if before is not None and same_rollout else {}
-    versions = [challenger.version for challenger in config.trial.challengers]
-    names = [challenger_app_name(config.champion.model, config.trial.rollout, version) for version in versions]
+    versions = [challenger.version for challenger in config.split.challengers]
+    names = [challenger_app_name(config.champion.model, config.split.rollout, version) for version in versions]
     connecting = {v: _connect(name) for v, name in zip(versions, names, strict=True) if v not in known}
     new = dict(zip(connecting, await asyncio.gather(*connecting.values()), strict=True))
     return {version: new.get(version) or known[version] for version in versions}

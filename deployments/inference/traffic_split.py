@@ -12,29 +12,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from deployments.serve_schema import RolloutTrial
+from deployments.serve_schema import TrafficSplit
 
 # A float64 holds 53 bits exactly: with more, the largest hashes would round up to 1.0.
 _BITS = 53
 
 
-def assign_variant(trial: RolloutTrial | None, key: str, pinned: str | None = None) -> str | None:
+def assign_variant(split: TrafficSplit | None, key: str, pinned: str | None = None) -> str | None:
     """Choose the variant that serves a request.
 
     Args:
-        trial: The challengers on trial and their shares; None outside of a rollout.
+        split: The challengers and their shares; None outside of a rollout.
         key: The request's routing key.
         pinned: Version that a tester has pinned; it overrides the split.
 
     Returns:
         The challenger's version, or None for the champion.
     """
-    if trial is None:
+    if split is None:
         return None
     if pinned is not None:
-        return pinned if any(challenger.version == pinned for challenger in trial.challengers) else None
-    index = find_slice(trial.rollout, key, trial.share, trial.starts)
-    return None if index is None else trial.challengers[index].version
+        return pinned if any(challenger.version == pinned for challenger in split.challengers) else None
+    index = find_slice(split.rollout, key, split.share, split.starts)
+    return None if index is None else split.challengers[index].version
 
 
 def hash_position(salt: str, key: str) -> float:

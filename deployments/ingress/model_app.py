@@ -85,12 +85,12 @@ class ModelServer(GrpcServicer):
                 _log.error("v%s stays: %s", self._state.champion.version, error)
 
     async def state(self) -> dict[str, str]:
-        """The version served, the trial in effect, and why the newest configuration failed to load, if it did."""
+        """The version served, the split in effect, and why the newest configuration failed to load, if it did."""
         state = self._serving_state()
         return {
             "replica": serve.get_replica_context().replica_id.unique_id,
             "version": state.champion.version,
-            "trial": state.config.trial.model_dump_json() if state.config.trial else "",
+            "trial": state.config.split.model_dump_json() if state.config.split else "",
             "failure": self._failure,
         }
 

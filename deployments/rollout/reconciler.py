@@ -15,7 +15,7 @@ from deployments.inference.predictor import fetch_bundle
 from deployments.rollout.serve_client import connect
 from deployments.rollout.serve_config import ServingOptions
 from deployments.rollout.state_machine import RolloutState
-from deployments.serve_schema import RolloutTrial, ServerConfig
+from deployments.serve_schema import ServerConfig, TrafficSplit
 from features.manifest import Manifest
 
 
@@ -65,7 +65,7 @@ class Reconciler:
         refusals = await asyncio.gather(*(self._start(state, version, options) for version in versions))
         if any(refusals):
             return {v.version: refusal for v, refusal in zip(versions, refusals, strict=True) if refusal}
-        trial = RolloutTrial(
+        split = TrafficSplit(
             rollout=state.id,
             challengers=tuple(versions),
             starts=state.starts,
@@ -73,7 +73,7 @@ class Reconciler:
             timeout_s=state.policy.challenger_timeout_s,
             shadow=state.policy.shadow,
         )
-        await self._config.set_rollout.remote(self._model, trial)
+        await self._config.set_rollout.remote(self._model, split)
         await self._config.retain_challengers.remote(self._model, state.id, state.challengers)
         if len(versions) == 1:
             # An alias names one version.

@@ -23,7 +23,7 @@ from deployments.inference.predictor import Scorer
 from deployments.ingress import root_app
 from deployments.rollout import serve_details
 from deployments.rollout.serve_details import Applications
-from deployments.serve_schema import ChallengerConfig, RequestLimits, RolloutTrial, ServerConfig
+from deployments.serve_schema import ChallengerConfig, RequestLimits, ServerConfig, TrafficSplit
 from deployments.telemetry.log_writer import connect as connect_log_writer
 
 _POLL_S = 0.1
@@ -82,8 +82,8 @@ class ServeConfigWriter:
 
         def change(apps: Applications) -> None:
             current = _server_config(apps, champion.model)
-            if current is not None and current.trial is not None:
-                raise RolloutError("rollout.in_progress", model=champion.model, rollout=current.trial.rollout)
+            if current is not None and current.split is not None:
+                raise RolloutError("rollout.in_progress", model=champion.model, rollout=current.split.rollout)
             root = self._application(root_app.ROOT_APP, root_app.ROOT_ROUTE, "deployments.ingress.root_app", _FRONT)
             apps.setdefault(root_app.ROOT_APP, root)
             shared = options.model_dump(include={"profile_window_s", "limits", "report"})
@@ -133,13 +133,13 @@ class ServeConfigWriter:
         if not running <= retained:
             await self._write(lambda apps: _drop_challengers(apps, model, retained))
 
-    async def set_rollout(self, model: str, trial: RolloutTrial | None, deadline_s: float = 30.0) -> None:
+    async def set_rollout(self, model: str, split: TrafficSplit | None, deadline_s: float = 30.0) -> None:
         """Set the challengers and their share of requests; None sends all requests to the champion."""
-        await self._change_server(model, {"trial": trial}, deadline_s)
+        await self._change_server(model, {"split": split}, deadline_s)
 
     async def set_champion(self, champion: ModelVersion, deadline_s: float = 30.0) -> None:
-        """Change the champion and end the trial, in one change."""
-        await self._change_server(champion.model, {"champion": champion, "trial": None}, deadline_s)
+        """Change the champion and end the traffic split, in one change."""
+        await self._change_server(champion.model, {"champion": champion, "split": None}, deadline_s)
 
     async def current_config(self, model: str) -> ServerConfig | None:
         """Return the configuration of a model's server; None when it is not deployed."""
@@ -216,7 +216,7 @@ class ServeConfigWriter:
         if config is None:
             raise RayloopError("rayloop.model_not_deployed", model=model)
         replicas = len(serve_details.running_replicas(details, app))
-        trial = config.trial.model_dump_json() if config.trial else ""
+        split = config.split.model_dump_json() if config.split else ""
         handle = serve.get_deployment_handle(serve_details.MODEL_DEPLOYMENT, app)
         confirmed: set[str] = set()
         while len(confirmed) < replicas:
@@ -225,7 +225,7 @@ class ServeConfigWriter:
                 raise RayloopError(
                     "rayloop.change_not_applied", model=model, version=state["version"], failure=state["failure"]
                 )
-            if (state["version"], state["trial"]) == (config.champion.version, trial):
+            if (state["version"], state["trial"]) == (config.champion.version, split):
                 confirmed.add(state["replica"])
             elif time.monotonic() > deadline:
                 raise RayloopError(

@@ -50,9 +50,9 @@ def _show_model(settings: Settings, model: str, health: DeploymentStatus | None,
         print_line(f"  log: {rows} were lost with {lost['replicas']} killed replica(s)")
     rollout = find_actor(rollout_actor(model))
     status = get_result(rollout.status.remote()) if rollout is not None else None
-    if served and served.trial:
-        for challenger in served.trial.challengers:
-            print_line(f"  challenger v{challenger.version} at {100 * served.trial.share:.3g}%")
+    if served and served.split:
+        for challenger in served.split.challengers:
+            print_line(f"  challenger v{challenger.version} at {100 * served.split.share:.3g}%")
     for line in describe_rollout(status, time.time()) if status is not None else ():
         print_line(line)
     monitor = find_actor(monitor_actor(model))

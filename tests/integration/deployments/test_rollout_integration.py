@@ -148,12 +148,12 @@ def test_controller_resumes_after_a_kill_and_obeys_orders(
         ray.get(rollout.pause.remote("night"))
         os.kill(ray.get(rollout.pid.remote()), signal.SIGKILL)
         until(lambda: _status(rollout) == "paused", "the controller is back")
-        assert ray.get(serve_client.connect(cluster).current_config.remote(MODEL)).trial.share == FROZEN.steps[0]
+        assert ray.get(serve_client.connect(cluster).current_config.remote(MODEL)).split.share == FROZEN.steps[0]
         ray.get(rollout.resume.remote())
         answered = load.outcomes[200, "challenger"]
         until(lambda: load.outcomes[200, "challenger"] > answered, "the challenger answers its share")
         status: RolloutStatus = ray.get(rollout.abort.remote("enough"))
-        assert ray.get(serve_client.connect(cluster).current_config.remote(MODEL)).trial is None
+        assert ray.get(serve_client.connect(cluster).current_config.remote(MODEL)).split is None
     assert [d.action for d in status.decisions] == ["start", "pause", "resume", "abort"]
     assert load.failed == []
 

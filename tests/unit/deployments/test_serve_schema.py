@@ -8,9 +8,9 @@ from pydantic import ValidationError
 from cluster.values import ModelVersion
 from deployments.serve_schema import (
     RequestLimits,
-    RolloutTrial,
     ServerConfig,
     Serving,
+    TrafficSplit,
     challenger_app_name,
     challenger_prefix,
     model_app_name,
@@ -21,9 +21,9 @@ def version(number: str) -> ModelVersion:
     return ModelVersion(model="trips", version=number, run_id="run", bundle_uri="/bundles")
 
 
-def trial(**change: object) -> RolloutTrial:
+def split(**change: object) -> TrafficSplit:
     fields = {"rollout": "r", "challengers": (version("2"),), "share": 0.25, "timeout_s": 1.0}
-    return RolloutTrial.model_validate(fields | change)
+    return TrafficSplit.model_validate(fields | change)
 
 
 def test_serving_by_default_is_one_replica_with_the_documented_limits() -> None:
@@ -49,20 +49,20 @@ def test_request_limits_admit_at_least_one(name: str) -> None:
 @pytest.mark.parametrize(
     "change", [{"timeout_s": 0.0}, {"timeout_s": -0.5}, {"share": -0.01}, {"share": 1.01}, {"challengers": ()}]
 )
-def test_rollout_trial_that_cannot_run_is_refused(change: dict) -> None:
+def test_traffic_split_that_cannot_run_is_refused(change: dict) -> None:
     with pytest.raises(ValidationError):
-        trial(**change)
-    assert trial(timeout_s=0.001, share=0.0)
-    assert trial(share=1.0)
+        split(**change)
+    assert split(timeout_s=0.001, share=0.0)
+    assert split(share=1.0)
 
 
 def test_champion_share_is_what_the_challengers_leave() -> None:
-    assert trial().champion_share == 0.75
-    assert trial(challengers=(version("2"), version("3"), version("4"))).champion_share == 0.25
+    assert split().champion_share == 0.75
+    assert split(challengers=(version("2"), version("3"), version("4"))).champion_share == 0.25
 
 
 def test_server_config_of_a_newer_release_is_read_without_its_new_fields() -> None:
-    config = ServerConfig(champion=version("1"), trial=trial())
+    config = ServerConfig(champion=version("1"), split=split())
     assert ServerConfig.from_stored(config.model_dump() | {"later": 1}) == config
 
 

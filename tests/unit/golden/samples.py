@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 
 from cluster.values import Alarm, Check, Decision, GateReport, ModelVersion, Snapshot, Task
-from deployments.serve_schema import ChallengerConfig, RolloutTrial, ServerConfig
+from deployments.serve_schema import ChallengerConfig, ServerConfig, TrafficSplit
 from deployments.serve_schema import RequestLimits as RequestLimits
 from features.definitions import Aggregate, Column, Derived, Entity, FeatureSet, FeatureView, Latest
 from features.encoder import Encoder
@@ -91,7 +91,7 @@ VERSION = ModelVersion(
 USER_CONFIG = {
     "ModelServer": ServerConfig(
         champion=VERSION,
-        trial=RolloutTrial(rollout="r1", challengers=(VERSION,), starts=(0.0,), share=0.25, timeout_s=1.0, shadow=True),
+        split=TrafficSplit(rollout="r1", challengers=(VERSION,), starts=(0.0,), share=0.25, timeout_s=1.0, shadow=True),
         limits=RequestLimits(body_bytes=1000, rows=8),
     ).model_dump(mode="json"),
     "Challenger": ChallengerConfig(challenger=VERSION, rollout="r1", max_growth_mib=64.0).model_dump(mode="json"),

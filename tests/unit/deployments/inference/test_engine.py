@@ -16,7 +16,7 @@ from deployments.inference.engine import MAX_SHADOW_REQUESTS, Engine
 from deployments.inference.predictor import ScoredBatch
 from deployments.inference.serving_state import ServingState
 from deployments.protocol.request_rows import RequestRows
-from deployments.serve_schema import RolloutTrial
+from deployments.serve_schema import TrafficSplit
 from deployments.telemetry.prediction_log import PredictionBatch, prediction_rows
 from tests.factories.deployments.bundles import BINARY
 from tests.factories.deployments.predictions import feature_rows
@@ -71,9 +71,9 @@ class RecordingReporter:
 
 def shadow_state(share: float) -> ServingState:
     plain = build_state("2", share=share)
-    assert plain.config.trial is not None
-    trial: RolloutTrial = plain.config.trial.model_copy(update={"shadow": True, "timeout_s": 60.0})
-    config = plain.config.model_copy(update={"trial": trial})
+    assert plain.config.split is not None
+    split: TrafficSplit = plain.config.split.model_copy(update={"shadow": True, "timeout_s": 60.0})
+    config = plain.config.model_copy(update={"split": split})
     return plain._replace(config=config, champion=cast(Any, Champion()), challengers={"2": cast(Any, SlowChallenger())})
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.errors import RequestError
-from tests.factories.deployments.serving_state import build_state, build_trial
+from tests.factories.deployments.serving_state import build_split, build_state
 from tests.factories.errors import raises
 
 
@@ -47,6 +47,6 @@ def test_pinned_version_of_the_challenger_is_the_only_one_or_else_the_champion()
 
 
 def test_champion_share_is_what_challengers_leave() -> None:
-    trial = build_trial("2", "3", share=0.2)
-    assert trial is not None
-    assert trial.champion_share == pytest.approx(0.6)
+    split = build_split("2", "3", share=0.2)
+    assert split is not None
+    assert split.champion_share == pytest.approx(0.6)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.inference.traffic_split import assign_variant, find_slice, hash_position, slice_start
-from tests.factories.deployments.serving_state import build_trial
+from tests.factories.deployments.serving_state import build_split
 
 PLACE = 0.6624169971365433
 keys = st.text(st.characters(codec="utf-8"))
@@ -80,8 +80,8 @@ def test_hash_position_of_another_salt_is_independent() -> None:
 
 
 def test_assign_variant_follows_split_and_pin() -> None:
-    trial = build_trial("2", "3", share=0.5)
-    assert {assign_variant(trial, f"user-{i}") for i in range(50)} == {"2", "3"}
-    assert (assign_variant(trial, "user", "3"), assign_variant(trial, "user", "1")) == ("3", None)
-    assert assign_variant(build_trial("2", "3", share=0.0), "user") is None
+    split = build_split("2", "3", share=0.5)
+    assert {assign_variant(split, f"user-{i}") for i in range(50)} == {"2", "3"}
+    assert (assign_variant(split, "user", "3"), assign_variant(split, "user", "1")) == ("3", None)
+    assert assign_variant(build_split("2", "3", share=0.0), "user") is None
     assert assign_variant(None, "user") is None
