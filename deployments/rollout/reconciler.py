@@ -54,11 +54,11 @@ class Reconciler:
             By version, why a challenger cannot be served. If it is not empty, only the other challengers were started.
         """
         if state.active:
-            return await self._apply_trial(state, options)
+            return await self._apply_split(state, options)
         await self._end(state, state.answering_version)
         return {}
 
-    async def _apply_trial(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
+    async def _apply_split(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
         versions = [
             await asyncio.to_thread(self._registry.version, self._model, version) for version in state.challengers
         ]
