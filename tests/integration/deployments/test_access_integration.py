@@ -19,7 +19,7 @@ from deployments.auth.key_store import KeyStore
 from deployments.rollout import serve_config
 from tests.factories.deployments.bundles import Slope, register, write_bundle
 from tests.factories.deployments.issuer import AUDIENCE, NAME, Publisher, SigningKey
-from tests.factories.deployments.traffic import infer_body
+from tests.factories.deployments.request_load import infer_body
 from tests.factories.until import until
 
 pytestmark = pytest.mark.cluster

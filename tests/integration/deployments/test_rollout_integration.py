@@ -20,7 +20,7 @@ from deployments.rollout.controller import RolloutStatus
 from deployments.rollout_policy import RolloutPolicy, Webhook
 from deployments.serve_schema import challenger_prefix
 from tests.factories.deployments.endpoint import Endpoint
-from tests.factories.deployments.traffic import Load, infer_body
+from tests.factories.deployments.request_load import Load, infer_body
 from tests.factories.deployments.versions import MODEL, TRUE_SLOPE, Versions
 from tests.factories.errors import raises
 from tests.factories.until import until

@@ -21,7 +21,7 @@ from deployments.serve_schema import DEFAULT_ROWS
 from deployments.telemetry import log_writer, unshipped_rows
 from deployments.telemetry.prediction_log import feature_frame, label_rows, to_ipc
 from rayloop.cli.status import show_status
-from tests.factories.deployments.traffic import Load, infer_body, sigmoid
+from tests.factories.deployments.request_load import Load, infer_body, sigmoid
 from tests.factories.deployments.versions import MODEL, TRUE_SLOPE, Versions
 from tests.factories.errors import raises
 from tests.factories.until import until

@@ -12,7 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from cluster.settings import Settings
 from cluster.values import ModelVersion
-from tests.factories.deployments.traffic import sigmoid
+from tests.factories.deployments.request_load import sigmoid
 from tests.factories.deployments.versions import MODEL, TRUE_SLOPE
 
 pytestmark = pytest.mark.cluster

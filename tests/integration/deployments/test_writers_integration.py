@@ -19,7 +19,7 @@ from cluster.settings import Settings
 from cluster.values import ModelVersion
 from deployments.rollout import serve_client, serve_config
 from tests.factories.deployments.bundles import Slope, register, write_bundle
-from tests.factories.deployments.traffic import Load, infer_body, sigmoid
+from tests.factories.deployments.request_load import Load, infer_body, sigmoid
 from tests.factories.until import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -25,7 +25,7 @@ from deployments.protocol.open_inference import (
 )
 from deployments.protocol.request_rows import RowAssembler
 from tests.factories.deployments.bundles import BINARY, CLASSES, FEATURES, IMAGES, MULTICLASS
-from tests.factories.deployments.traffic import infer_body
+from tests.factories.deployments.request_load import infer_body
 from tests.factories.errors import raises
 
 MAX_ROWS = 100
