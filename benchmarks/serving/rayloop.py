@@ -18,11 +18,11 @@ from cluster.actors import get_result
 from cluster.names import CHAMPION
 from cluster.registry import Registry
 from cluster.values import ModelVersion
-from deployments.rollout import controller, serve_client
-from deployments.rollout.serve_config import ServingOptions
+from deployments.rollout.controller import connect_controller
+from deployments.rollout.serve_config import ServingOptions, connect_config_writer
 from deployments.rollout_policy import RolloutPolicy
 from deployments.serve_schema import ServerConfig
-from deployments.telemetry import log_writer
+from deployments.telemetry.log_writer import connect_log_writer
 from features.manifest import PROFILE_FILE
 from monitoring.drift_policy import DriftPolicy
 from monitoring.runtime.monitor_actor import start_monitor
@@ -85,11 +85,11 @@ class Rayloop:
     def deploy(self, report: bool, profile: bool = True) -> None:
         """Serve the champion, reporting or not, or with a log alone."""
         options = ServingOptions(profile_window_s=model.WINDOW_S if profile else None, report=report)
-        get_result(serve_client.connect(self.settings).deploy.remote(self.champion, options))
+        get_result(connect_config_writer(self.settings).deploy.remote(self.champion, options))
 
     def set_champion(self, version: ModelVersion) -> None:
         """Returns when every replica serves ``version``."""
-        get_result(serve_client.connect(self.settings).set_champion.remote(version))
+        get_result(connect_config_writer(self.settings).set_champion.remote(version))
 
     def start_rollout(self, shadow: bool = False) -> None:
         """Put the second version on a share of the requests, for good; as a shadow it gets a copy of half of them."""
@@ -102,7 +102,9 @@ class Rayloop:
 
     def share(self) -> float:
         """The challenger's share as Serve is told now."""
-        current: ServerConfig | None = get_result(serve_client.connect(self.settings).current_config.remote(model.NAME))
+        current: ServerConfig | None = get_result(
+            connect_config_writer(self.settings).current_config.remote(model.NAME)
+        )
         return current.split.share if current is not None and current.split is not None else 0.0
 
     def reported(self, expected: int) -> tuple[int, int]:
@@ -125,7 +127,7 @@ class Rayloop:
         registry.set_alias(self.champion, CHAMPION)
 
     def _logged(self) -> int:
-        counts: dict[str, int] = get_result(log_writer.connect(model.NAME, self.settings).flush.remote())
+        counts: dict[str, int] = get_result(connect_log_writer(model.NAME, self.settings).flush.remote())
         return counts["predictions"]
 
     def _profiled(self) -> int:
@@ -135,4 +137,4 @@ class Rayloop:
         return int(status["rows_since_start"])
 
     def _controller(self) -> Any:
-        return controller.connect(model.NAME, self.settings)
+        return connect_controller(model.NAME, self.settings)

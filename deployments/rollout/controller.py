@@ -36,7 +36,7 @@ from deployments.rollout.reconciler import Reconciler
 from deployments.rollout.serve_config import ServingOptions
 from deployments.rollout.state_machine import Command, RolloutState
 from deployments.rollout_policy import RolloutPolicy
-from deployments.telemetry.log_writer import connect as connect_log_writer
+from deployments.telemetry.log_writer import connect_log_writer
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class RolloutStatus(Frozen):
         )
 
 
-def connect(model: str, settings: Settings) -> ActorHandle:
+def connect_controller(model: str, settings: Settings) -> ActorHandle:
     """Connect to the rollout controller of a model, started when absent."""
     return get_or_create(rollout_actor(model), RolloutController, model, settings)
 

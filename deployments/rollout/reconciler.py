@@ -12,8 +12,7 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import ModelVersion, Task
 from deployments.inference.predictor import fetch_bundle
-from deployments.rollout.serve_client import connect
-from deployments.rollout.serve_config import ServingOptions
+from deployments.rollout.serve_config import ServingOptions, connect_config_writer
 from deployments.rollout.state_machine import RolloutState
 from deployments.serve_schema import ServerConfig, TrafficSplit
 from features.manifest import Manifest
@@ -26,7 +25,7 @@ class Reconciler:
         self._model = model
         self._settings = settings
         self._registry = Registry(settings)
-        self._config = connect(settings)
+        self._config = connect_config_writer(settings)
 
     async def champion(self) -> ModelVersion:
         """Return the version that is served.

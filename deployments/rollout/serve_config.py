@@ -13,8 +13,10 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.actor import ActorHandle
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
+from cluster.actors import get_or_create
 from cluster.errors import RayloopError, RolloutError
 from cluster.settings import Settings
 from cluster.values import Frozen, ModelVersion
@@ -24,8 +26,10 @@ from deployments.ingress import root_app
 from deployments.rollout import serve_details
 from deployments.rollout.serve_details import Applications
 from deployments.serve_schema import ChallengerConfig, RequestLimits, ServerConfig, TrafficSplit
-from deployments.telemetry.log_writer import connect as connect_log_writer
+from deployments.telemetry.log_writer import connect_log_writer
 
+ACTOR = "serve-config"
+"""Name of the writer's actor."""
 _POLL_S = 0.1
 _INFERENCE_SERVICE = "deployments.protocol.inference_pb.add_inference_service"
 _CHALLENGER = "Challenger"
@@ -49,6 +53,11 @@ class ServingOptions(Frozen):
     """Whether replicas write the prediction log, metrics and profiles."""
     deadline_s: float = 90.0
     """Seconds within which an application must run."""
+
+
+def connect_config_writer(settings: Settings) -> ActorHandle:
+    """Connect to the configuration writer of this cluster, started when absent."""
+    return get_or_create(ACTOR, ServeConfigWriter, settings, max_task_retries=2)
 
 
 class ServeConfigWriter:
@@ -201,7 +210,7 @@ class ServeConfigWriter:
         return self._client().get_serve_details()
 
     def _client(self) -> ServeSubmissionClient:
-        return serve_details.connect(self._settings)
+        return serve_details.connect_serve_api(self._settings)
 
     async def _wait_until_running(self, app: str, deadline: float) -> None:
         """Wait until an application runs. Raises RayloopError when it fails, or is late."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import requests
@@ -9,6 +10,8 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from cluster.errors import ClusterUnavailable, RayloopError
 from cluster.settings import Settings
+from cluster.values import Frozen
+from deployments.serve_schema import model_app_name
 
 MODEL_DEPLOYMENT = "ModelServer"
 """Name of the deployment in a model's application."""
@@ -18,7 +21,18 @@ Applications = dict[str, dict[str, Any]]
 """Configurations of applications, by name."""
 
 
-def connect(settings: Settings) -> ServeSubmissionClient:
+class DeploymentStatus(Frozen):
+    """Health of a model's application."""
+
+    running: int
+    """Replicas that run."""
+    desired: int
+    """Replicas that should run."""
+    problem: str = ""
+    """Serve's message if fewer run; empty otherwise."""
+
+
+def connect_serve_api(settings: Settings) -> ServeSubmissionClient:
     """Connect to Serve's REST API.
 
     Raises:
@@ -68,3 +82,23 @@ def failure_message(app: dict[str, Any]) -> str:
     lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line or "Exception" in line]
     return (errors or lines or ["Serve reports no reason"])[-1][:400]
+
+
+def deployment_statuses(settings: Settings, models: Sequence[str]) -> dict[str, DeploymentStatus]:
+    """Return the health of each model's application; models that are not deployed are left out."""
+    details = connect_serve_api(settings).get_serve_details()
+    declared = declared_applications(details)
+    return {
+        model: _deployment_status(details, app, declared[app])
+        for model in models
+        if (app := model_app_name(model)) in declared
+    }
+
+
+def _deployment_status(details: dict[str, Any], app: str, declared: dict[str, Any]) -> DeploymentStatus:
+    report, desired = details["applications"][app], int(declared["deployments"][0]["num_replicas"])
+    has_replicas = MODEL_DEPLOYMENT in report["deployments"]
+    running = len(running_replicas(details, app)) if has_replicas else 0
+    is_healthy = running >= desired and report["status"] == "RUNNING"
+    problem = "" if is_healthy else f"{report['status']}: {failure_message(report)}"
+    return DeploymentStatus(running=running, desired=desired, problem=problem)

@@ -50,7 +50,7 @@ class _PendingBatch(NamedTuple):
         return self.kind, str(self.rows.schema)
 
 
-def connect(model: str, settings: Settings) -> ActorHandle:
+def connect_log_writer(model: str, settings: Settings) -> ActorHandle:
     """Connect to the log writer of a model, started when absent."""
     return get_or_create(log_writer_actor(model), LogWriter, model, settings, max_concurrency=_CONCURRENT_CALLS)
 

@@ -15,8 +15,8 @@ from cluster.names import log_writer_actor, monitor_actor, rollout_actor
 from cluster.settings import Settings
 from deployments.analysis.evidence import ComparisonEvidence
 from deployments.rollout.controller import RolloutStatus
-from deployments.rollout.serve_client import DeploymentStatus, deployment_statuses
-from deployments.rollout.serve_client import connect as serve_config
+from deployments.rollout.serve_config import connect_config_writer
+from deployments.rollout.serve_details import DeploymentStatus, deployment_statuses
 from deployments.rollout.state_machine import RolloutState, format_versions
 from rayloop.cli.rollout_commands import rollout_summary
 from rayloop.cli.served_models import list_models
@@ -42,7 +42,7 @@ def show_status(settings: Settings, print_line: PrintLine) -> None:
 
 
 def _show_model(settings: Settings, model: str, health: DeploymentStatus | None, print_line: PrintLine) -> None:
-    served = get_result(serve_config(settings).current_config.remote(model))
+    served = get_result(connect_config_writer(settings).current_config.remote(model))
     print_line(f"\n{model}: " + (f"champion v{served.champion.version}{_replicas(health)}" if served else "not served"))
     lost = get_result(find_actor(log_writer_actor(model)).lost_rows.remote())
     if lost["replicas"]:

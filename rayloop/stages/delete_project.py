@@ -8,7 +8,8 @@ import ray
 
 from cluster import names
 from cluster.actors import actor_exists, find_actor, get_result
-from deployments.rollout import serve_client
+from deployments.rollout import serve_config
+from deployments.rollout.serve_config import connect_config_writer
 from deployments.telemetry import unshipped_rows
 from features.online.materialize import delete_view_state as forget_view
 from features.sources.ingestion import QUARANTINE
@@ -21,8 +22,8 @@ def delete_project(context: ProjectContext) -> None:
     name = context.project.name
     with context.progress.stage("reset"):
         # Without the actor that writes Serve's configuration, nothing was ever served.
-        if actor_exists(serve_client.ACTOR):
-            get_result(serve_client.connect(context.settings).remove.remote(name))
+        if actor_exists(serve_config.ACTOR):
+            get_result(connect_config_writer(context.settings).remove.remote(name))
         for actor in (names.rollout_actor(name), names.monitor_actor(name), names.log_writer_actor(name)):
             if (handle := find_actor(actor)) is not None:
                 ray.kill(handle)

@@ -12,12 +12,12 @@ from cluster.errors import RolloutError, SettingsError
 from cluster.names import CHAMPION
 from cluster.settings import Settings
 from cluster.values import Decision, ModelVersion
-from deployments.rollout import controller, serve_client
-from deployments.rollout.controller import RolloutStatus
+from deployments.rollout import serve_config
+from deployments.rollout.controller import RolloutStatus, connect_controller
 from deployments.rollout.journal import RolloutJournal
-from deployments.rollout.serve_config import ServingOptions
+from deployments.rollout.serve_config import ServingOptions, connect_config_writer
 from deployments.rollout.state_machine import format_versions
-from deployments.telemetry import log_writer
+from deployments.telemetry.log_writer import connect_log_writer
 from monitoring.detection.alarm_actions import AlarmAction
 from monitoring.drift_policy import Action
 from monitoring.runtime.monitor_actor import start_monitor
@@ -46,8 +46,8 @@ def require_same_settings(
     Raises:
         SettingsError: They differ.
     """
-    if actor_exists(serve_client.ACTOR):
-        served = get_result(serve_client.connect(context.settings).served_settings.remote())
+    if actor_exists(serve_config.ACTOR):
+        served = get_result(connect_config_writer(context.settings).served_settings.remote())
         check_settings(context.settings, served, prefixes)
 
 
@@ -74,14 +74,14 @@ def deploy(context: ProjectContext, version: ModelVersion) -> None:
     """Serve a version as champion, monitor it, and move the alias."""
     # Before anything else, so that replicas find the monitor when they start.
     _monitor(context)
-    get_result(serve_client.connect(context.settings).deploy.remote(version, serving_options(context)))
+    get_result(connect_config_writer(context.settings).deploy.remote(version, serving_options(context)))
     context.registry.set_alias(version, CHAMPION)
     monitor_version(context, version)
 
 
 def is_serving(context: ProjectContext, version: ModelVersion) -> bool:
     """Return whether a version is the champion that Serve serves now."""
-    served = get_result(serve_client.connect(context.settings).current_config.remote(version.model))
+    served = get_result(connect_config_writer(context.settings).current_config.remote(version.model))
     return served is not None and bool(served.champion.version == version.version)
 
 
@@ -112,7 +112,7 @@ def _monitor(context: ProjectContext) -> ActorHandle:
 
 def start_rollout(context: ProjectContext, challengers: Sequence[ModelVersion]) -> RolloutStatus:
     """Start a rollout of one or several challengers. Raises RolloutError when the controller refuses it."""
-    actor = controller.connect(context.project.name, context.settings)
+    actor = connect_controller(context.project.name, context.settings)
     return get_result(actor.start.remote(challengers, context.project.rollout, serving_options(context)))
 
 
@@ -145,7 +145,7 @@ def roll_back(context: ProjectContext, version: str, reason: str) -> ModelVersio
         wait_for_rollout(context, _ABORT_S)
     restored = context.registry.version(name, before)
     # The journal first: a controller that restarts serves what its last entry says.
-    get_result(controller.connect(name, context.settings).roll_back.remote(before, reason))
+    get_result(connect_controller(name, context.settings).roll_back.remote(before, reason))
     deploy(context, restored)
     context.registry.set_tag(champion, ROLLED_BACK, reason)
     return restored
@@ -159,12 +159,12 @@ def predecessor(decisions: Sequence[Decision], version: str) -> str | None:
 
 def abort_rollout(context: ProjectContext, reason: str) -> None:
     """Abort the current rollout."""
-    get_result(controller.connect(context.project.name, context.settings).abort.remote(reason))
+    get_result(connect_controller(context.project.name, context.settings).abort.remote(reason))
 
 
 def rollout_status(context: ProjectContext) -> RolloutStatus:
     """Return the status of the newest rollout."""
-    return get_result(controller.connect(context.project.name, context.settings).status.remote())
+    return get_result(connect_controller(context.project.name, context.settings).status.remote())
 
 
 def wait_for_rollout(context: ProjectContext, limit_s: float) -> RolloutStatus:
@@ -186,4 +186,4 @@ def wait_for_rollout(context: ProjectContext, limit_s: float) -> RolloutStatus:
 
 def flush_log(context: ProjectContext) -> dict[str, int]:
     """Commit the rows that the prediction and label log has received. Returns the number of rows of each table."""
-    return get_result(log_writer.connect(context.project.name, context.settings).flush.remote())
+    return get_result(connect_log_writer(context.project.name, context.settings).flush.remote())

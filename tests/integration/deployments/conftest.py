@@ -27,9 +27,10 @@ def served(cluster: Settings, registry: Registry, versions: Versions) -> Iterato
     """The champion, answering; taken down at the end."""
     import ray
 
-    from deployments.rollout import serve_client, serve_config
+    from deployments.rollout import serve_config
+    from deployments.rollout.serve_config import connect_config_writer
 
-    writer = serve_client.connect(cluster)
+    writer = connect_config_writer(cluster)
     ray.get(writer.deploy.remote(versions.champion, serve_config.ServingOptions(profile_window_s=86400.0)))
     registry.set_alias(versions.champion, CHAMPION)
     yield versions.champion

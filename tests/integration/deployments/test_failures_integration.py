@@ -18,11 +18,12 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import ModelVersion
-from deployments.rollout import controller, serve_client, serve_config
-from deployments.rollout.controller import RolloutStatus
+from deployments.rollout import serve_config
+from deployments.rollout.controller import RolloutStatus, connect_controller
+from deployments.rollout.serve_config import connect_config_writer
 from deployments.rollout_policy import RolloutPolicy
 from deployments.serve_schema import challenger_app_name
-from deployments.telemetry.log_writer import connect as connect_ledger
+from deployments.telemetry.log_writer import connect_log_writer
 from tests.factories.deployments.bundles import Slope, register, write_bundle
 from tests.factories.deployments.misbehaving import hanging, leaking, raising
 from tests.factories.deployments.request_load import Load, infer_body
@@ -46,7 +47,7 @@ POLICY = RolloutPolicy(
 def champion(cluster: Settings, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelVersion]:
     folder = tmp_path_factory.mktemp("fragile")
     version = register(registry, MODEL, write_bundle(folder / "champion", Slope(SLOPE)))
-    writer = serve_client.connect(cluster)
+    writer = connect_config_writer(cluster)
     ray.get(writer.deploy.remote(version, serve_config.ServingOptions(profile_window_s=86400.0, cpus=0.25)))
     yield version
     ray.get(writer.remove.remote(MODEL))
@@ -54,7 +55,7 @@ def champion(cluster: Settings, registry: Registry, tmp_path_factory: pytest.Tem
 
 @pytest.fixture
 def rollout(cluster: Settings, champion: ModelVersion) -> Iterator[ActorHandle]:
-    actor = controller.connect(MODEL, cluster)
+    actor = connect_controller(MODEL, cluster)
     yield actor
     status: RolloutStatus = ray.get(actor.status.remote())
     if status.state is not None and status.state.active:
@@ -152,7 +153,7 @@ def test_killed_challenger_replica_is_replaced_without_failed_requests(
 
 def scale(settings: Settings, champion: ModelVersion, count: int) -> None:
     options = serve_config.ServingOptions(replicas=count, profile_window_s=86400.0, cpus=0.25)
-    ray.get(serve_client.connect(settings).deploy.remote(champion, options))
+    ray.get(connect_config_writer(settings).deploy.remote(champion, options))
     until(lambda: len(replicas(settings, MODEL)) == count, f"{count} replicas run")
 
 
@@ -173,7 +174,7 @@ def test_killed_champion_replica_of_two_fails_no_request(
     cluster: Settings, champion: ModelVersion, endpoint: str
 ) -> None:
     scale(cluster, champion, 2)
-    ledger = connect_ledger(MODEL, cluster)
+    ledger = connect_log_writer(MODEL, cluster)
     before = ray.get(ledger.lost_rows.remote())
     with Load(endpoint, SLOPE, rate=100.0, name="kill") as load:
         until(lambda: load.answered > 200, "two replicas answer")
@@ -202,7 +203,7 @@ def test_change_under_load_takes_effect_within_a_second(
     cluster: Settings, registry: Registry, champion: ModelVersion, endpoint: str, tmp_path: Path
 ) -> None:
     other = register(registry, MODEL, write_bundle(tmp_path / "other", Slope(SLOPE)))
-    writer = serve_client.connect(cluster)
+    writer = connect_config_writer(cluster)
     with Load(endpoint, SLOPE, name="swap") as load, httpx.Client(base_url=endpoint) as client:
         until(lambda: load.answered > 50, "load runs")
         ray.get(writer.set_champion.remote(other))

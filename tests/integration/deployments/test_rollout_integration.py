@@ -15,8 +15,9 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import ModelVersion
 from deployments.analysis.evidence import ComparisonEvidence
-from deployments.rollout import controller, serve_client, serve_config
-from deployments.rollout.controller import RolloutStatus
+from deployments.rollout import serve_config
+from deployments.rollout.controller import RolloutStatus, connect_controller
+from deployments.rollout.serve_config import connect_config_writer
 from deployments.rollout_policy import RolloutPolicy, Webhook
 from deployments.serve_schema import challenger_prefix
 from tests.factories.deployments.endpoint import Endpoint
@@ -36,12 +37,12 @@ FROZEN = POLICY.model_copy(update={"min_labelled": 10**6, "min_requests": 10**6}
 @pytest.fixture
 def rollout(cluster: Settings, registry: Registry, served: ModelVersion, versions: Versions):
     """The controller, with the champion as it was when the test began and after it ends."""
-    actor = controller.connect(MODEL, cluster)
+    actor = connect_controller(MODEL, cluster)
     yield actor
     status: RolloutStatus = ray.get(actor.status.remote())
     if status.state is not None and status.state.active:
         ray.get(actor.abort.remote("end of test"))
-    ray.get(serve_client.connect(cluster).set_champion.remote(versions.champion))
+    ray.get(connect_config_writer(cluster).set_champion.remote(versions.champion))
     registry.set_alias(versions.champion, CHAMPION)
 
 
@@ -148,12 +149,12 @@ def test_controller_resumes_after_a_kill_and_obeys_orders(
         ray.get(rollout.pause.remote("night"))
         os.kill(ray.get(rollout.pid.remote()), signal.SIGKILL)
         until(lambda: _status(rollout) == "paused", "the controller is back")
-        assert ray.get(serve_client.connect(cluster).current_config.remote(MODEL)).split.share == FROZEN.steps[0]
+        assert ray.get(connect_config_writer(cluster).current_config.remote(MODEL)).split.share == FROZEN.steps[0]
         ray.get(rollout.resume.remote())
         answered = load.outcomes[200, "challenger"]
         until(lambda: load.outcomes[200, "challenger"] > answered, "the challenger answers its share")
         status: RolloutStatus = ray.get(rollout.abort.remote("enough"))
-        assert ray.get(serve_client.connect(cluster).current_config.remote(MODEL)).split is None
+        assert ray.get(connect_config_writer(cluster).current_config.remote(MODEL)).split is None
     assert [d.action for d in status.decisions] == ["start", "pause", "resume", "abort"]
     assert load.failed == []
 

@@ -16,9 +16,11 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import ModelVersion
 from deployments.protocol.arrow_columns import TIMESTAMP
-from deployments.rollout import serve_client, serve_config
+from deployments.rollout import serve_config
+from deployments.rollout.serve_config import connect_config_writer
 from deployments.serve_schema import DEFAULT_ROWS
-from deployments.telemetry import log_writer, unshipped_rows
+from deployments.telemetry import unshipped_rows
+from deployments.telemetry.log_writer import connect_log_writer
 from deployments.telemetry.prediction_log import feature_frame, label_rows, to_ipc
 from rayloop.cli.status import show_status
 from tests.factories.deployments.request_load import Load, infer_body, sigmoid
@@ -168,14 +170,14 @@ def test_deploy_of_a_version_that_does_not_load_keeps_the_old_one(
     cluster: Settings, http: httpx.Client, served: ModelVersion, versions: Versions
 ) -> None:
     with raises(RayloopError, "data.unusable_model"):
-        ray.get(serve_client.connect(cluster).deploy.remote(versions.broken, serve_config.ServingOptions()))
+        ray.get(connect_config_writer(cluster).deploy.remote(versions.broken, serve_config.ServingOptions()))
     assert http.post("/infer", json=infer_body([0.5])).json()["model_version"] == served.version
 
 
 def test_log_after_the_writer_is_killed_has_each_row_once(
     cluster: Settings, http: httpx.Client, served: ModelVersion
 ) -> None:
-    actor = log_writer.connect(MODEL, cluster)
+    actor = connect_log_writer(MODEL, cluster)
     tables = Tables(cluster)
 
     def logged() -> list[str]:
@@ -196,7 +198,7 @@ def test_log_after_the_writer_is_killed_has_each_row_once(
 
 def test_log_with_a_batch_that_does_not_fit_keeps_the_others(cluster: Settings, served: ModelVersion) -> None:
     """One that is sent again and again would keep all later rows out of the log."""
-    actor, tables = log_writer.connect(MODEL, cluster), Tables(cluster)
+    actor, tables = connect_log_writer(MODEL, cluster), Tables(cluster)
 
     def batch(name: str, time_us: int) -> bytes:
         label = {"id": pa.array([name]), "label": pa.array([1.0]), "time": pa.array([time_us], TIMESTAMP)}
@@ -215,7 +217,7 @@ def test_log_with_a_batch_that_does_not_fit_keeps_the_others(cluster: Settings, 
 def test_rows_lost_with_a_killed_replica_are_counted_once(
     cluster: Settings, http: httpx.Client, served: ModelVersion
 ) -> None:
-    actor = log_writer.connect(MODEL, cluster)
+    actor = connect_log_writer(MODEL, cluster)
     before = ray.get(actor.lost_rows.remote())
     left = unshipped_rows.counter_folder(cluster, MODEL)
     # No process holds its lock: whoever wrote it is dead.

@@ -17,7 +17,8 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import ModelVersion
-from deployments.rollout import serve_client, serve_config
+from deployments.rollout import serve_config
+from deployments.rollout.serve_config import connect_config_writer
 from tests.factories.deployments.bundles import Slope, register, write_bundle
 from tests.factories.deployments.request_load import Load, infer_body, sigmoid
 from tests.factories.until import until
@@ -86,7 +87,7 @@ def at_once(calls: Sequence[tuple[str, tuple]], settings: Settings) -> None:
     """Give orders to the writer from as many callers, none of which waits for another."""
 
     def call(order: str, args: tuple) -> None:
-        writer: ActorHandle = serve_client.connect(settings)
+        writer: ActorHandle = connect_config_writer(settings)
         ray.get(getattr(writer, order).remote(*args))
 
     with ThreadPoolExecutor(len(calls)) as callers:

@@ -18,7 +18,7 @@ from cluster.errors import DataError, ProjectError, SettingsError
 from cluster.names import CHAMPION, predictions_table
 from cluster.settings import Settings
 from cluster.values import Snapshot, Task
-from deployments.rollout import serve_client
+from deployments.rollout.serve_config import connect_config_writer
 from deployments.telemetry.prediction_log import PredictionBatch, prediction_rows
 from features.builders import category, derive, hashed, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
@@ -209,7 +209,7 @@ def test_materialize_fills_views_of_an_earlier_champion(context: ProjectContext,
 
 
 def test_job_with_another_online_store_is_refused(cluster: Settings, tmp_path: Path) -> None:
-    get_result(serve_client.connect(cluster).served_settings.remote())
+    get_result(connect_config_writer(cluster).served_settings.remote())
     made = ProjectContext(project("elsewhere"), Location(tmp_path, "p"), cluster, ProgressConsole())
     deploy.require_same_settings(made)
     other = cluster.model_copy(update={"online_store": "redis://127.0.0.1:6390"})

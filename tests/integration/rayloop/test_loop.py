@@ -21,7 +21,7 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from deployments.rollout.controller import RolloutStatus
 from deployments.rollout.journal import RolloutJournal
-from deployments.rollout.serve_client import connect as serve_config
+from deployments.rollout.serve_config import connect_config_writer
 from monitoring.export.alert_rules import RULES
 from monitoring.export.grafana import FILE, render_dashboard
 from rayloop.cli import project_commands
@@ -263,4 +263,4 @@ def test_rollback_restores_the_previous_champion(
     )
     assert (status.state.status, status.decisions[-1].action) == ("rolled back", "rollback")
     assert registry.version_by_alias("digits", CHAMPION).version == before
-    assert ray.get(serve_config(cluster).current_config.remote("digits")).champion.version == before
+    assert ray.get(connect_config_writer(cluster).current_config.remote("digits")).champion.version == before

@@ -20,11 +20,11 @@ from cluster.names import (
 from cluster.settings import Settings
 from deployments.http_messages import REQUEST_ID_HEADER, ROUTING_KEY_HEADER, VARIANT_HEADER, VERSION_HEADER
 from deployments.inference.challenger_app import Challenger
-from deployments.ingress import root_app as front
+from deployments.ingress import root_app
 from deployments.ingress.model_app import ModelServer
-from deployments.rollout import serve_client as config
+from deployments.rollout import serve_config
 from deployments.serve_schema import challenger_app_name, challenger_prefix, model_app_name
-from deployments.telemetry import unshipped_rows as tally
+from deployments.telemetry import unshipped_rows
 from features.manifest import MANIFEST_FILE, MODEL_FILE, PORTABLE_FILE, PROFILE_FILE, WEIGHTS_FILE
 from features.sources.erasure_registry import ERASURE_TABLE
 from features.sources.ingestion import QUARANTINE
@@ -39,15 +39,15 @@ def test_names_are_unchanged() -> None:
         "names",
         {
             "namespace": ACTOR_NAMESPACE,
-            "actors": [config.ACTOR, *(of("trips") for of in (log_writer_actor, monitor_actor, rollout_actor))],
+            "actors": [serve_config.ACTOR, *(of("trips") for of in (log_writer_actor, monitor_actor, rollout_actor))],
             "applications": [
-                front.ROOT_APP,
+                root_app.ROOT_APP,
                 model_app_name("trips"),
                 challenger_app_name("trips", "r1", "7"),
                 challenger_prefix("trips"),
             ],
-            "deployments": [front.RootApp.name, ModelServer.name, Challenger.name],
-            "route": front.ROOT_ROUTE,
+            "deployments": [root_app.RootApp.name, ModelServer.name, Challenger.name],
+            "route": root_app.ROOT_ROUTE,
             "variants": [CHAMPION, CHALLENGER],
             "headers": [REQUEST_ID_HEADER, VERSION_HEADER, VARIANT_HEADER, ROUTING_KEY_HEADER],
             "tables": [
@@ -60,7 +60,7 @@ def test_names_are_unchanged() -> None:
             ],
             "bundle": [MANIFEST_FILE, MODEL_FILE, PORTABLE_FILE, WEIGHTS_FILE, PROFILE_FILE],
             "monitor": [STATE, UNREADABLE],
-            "tallies": str(tally.counter_folder(Settings(home=Path("/home")), "trips")),
+            "tallies": str(unshipped_rows.counter_folder(Settings(home=Path("/home")), "trips")),
             "user config": samples.USER_CONFIG,
         },
     )

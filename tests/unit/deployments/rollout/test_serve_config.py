@@ -36,7 +36,7 @@ class Serve:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     serve = Serve()
-    monkeypatch.setattr(serve_details, "connect", lambda settings: serve)
+    monkeypatch.setattr(serve_details, "connect_serve_api", lambda settings: serve)
     return serve
 
 

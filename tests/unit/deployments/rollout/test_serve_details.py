@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.settings import Settings
-from deployments.rollout import serve_client, serve_details
-from deployments.rollout.serve_client import DeploymentStatus
+from deployments.rollout import serve_details
+from deployments.rollout.serve_details import DeploymentStatus
 
 
 @pytest.mark.parametrize(
@@ -25,5 +25,7 @@ def test_deployment_statuses_count_replicas_and_report_problems(
     deployments = {"ModelServer": {"message": "out of memory", "replicas": replicas}} if states else {}
     app = {"status": status, "message": "" if states else "out of memory", "deployed_app_config": declared}
     details = {"applications": {"trips": app | {"deployments": deployments}}}
-    monkeypatch.setattr(serve_details, "connect", lambda settings: SimpleNamespace(get_serve_details=lambda: details))
-    assert serve_client.deployment_statuses(settings, ["trips", "others"]) == {"trips": expected}
+    monkeypatch.setattr(
+        serve_details, "connect_serve_api", lambda settings: SimpleNamespace(get_serve_details=lambda: details)
+    )
+    assert serve_details.deployment_statuses(settings, ["trips", "others"]) == {"trips": expected}
