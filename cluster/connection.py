@@ -6,25 +6,33 @@ import logging
 import os
 from pathlib import Path
 
+from cluster import local_cluster
 from cluster.errors import ClusterUnavailable
-from cluster.local_cluster import is_running
 from cluster.names import ACTOR_NAMESPACE
 from cluster.settings import Settings
 
 
-def connect(settings: Settings) -> None:
+def connect(settings: Settings, any_release: bool = False) -> None:
     """Connect this process to the cluster that it runs in, or to this home's cluster.
 
+    Args:
+        settings: Ports of this home's cluster.
+        any_release: Connect even to a cluster of another release. Its actors return objects whose modules may not
+            exist here, so call only methods that return plain values.
+
     Raises:
-        ClusterUnavailable: No cluster is running, or it does not answer.
+        ClusterUnavailable: No cluster is running, another release started it, or it does not answer.
     """
     import ray
 
     use_token()
     if ray.is_initialized():
         return
-    if not in_job() and not is_running(settings):
-        raise ClusterUnavailable("cluster.not_running")
+    if not in_job():
+        if not local_cluster.is_running(settings):
+            raise ClusterUnavailable("cluster.not_running")
+        if not any_release:
+            local_cluster.require_current_layout(settings)
     address = os.environ.get("RAY_ADDRESS") or f"127.0.0.1:{settings.gcs_port}"
     try:
         ray.init(address=address, namespace=ACTOR_NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)

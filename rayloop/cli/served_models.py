@@ -24,7 +24,8 @@ def list_models() -> list[str]:
 
 def flush_logs(settings: Settings, print_line: Callable[[str], None]) -> None:
     """Commit the rows that the prediction logs still hold in memory, and disconnect."""
-    connection.connect(settings)
+    # `rayloop down` stops a cluster of another release too; without this flush its log would lose rows.
+    connection.connect(settings, any_release=True)
     for model in list_models():
         if (actor := find_actor(log_writer_actor(model))) is not None:
             counts = ray.get(actor.flush.remote(), timeout=_FLUSH_S)

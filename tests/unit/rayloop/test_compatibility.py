@@ -1,17 +1,21 @@
-"""A cluster that an earlier release started is refused before any work is submitted."""
+"""A cluster that another release started is refused before any work is submitted, by functions and by commands."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+import ray
 
-from cluster import local_cluster
+from cluster import jobs, local_cluster
 from cluster.errors import ClusterUnavailable
 from cluster.settings import Settings
 from rayloop import compatibility
+from rayloop.cli.app import main
+from rayloop.cli.served_models import flush_logs
 from rayloop.compatibility import outdated_applications, require_compatible_cluster
 from tests.factories.errors import raises
 
@@ -84,3 +88,74 @@ def test_outdated_applications_are_ours_whose_module_does_not_exist() -> None:
     assert outdated_applications(details(CURRENT)) == {}
     assert outdated_applications({"applications": {"going": {"deployed_app_config": None}}}) == {}
     assert outdated_applications({}) == {}
+
+
+PROJECT = "examples.flights.project"
+
+
+def unexpected(*arguments: object, **options: object) -> NoReturn:
+    pytest.fail("nothing is sent to a cluster of another release")
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+    """The one line with which a command ends."""
+    monkeypatch.setattr(jobs, "submit", unexpected)
+    monkeypatch.setattr(ray, "init", unexpected)
+    monkeypatch.setattr(sys, "argv", ["rayloop", *words])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    return line
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["up"],
+        ["demo"],
+        ["deploy", PROJECT],
+        ["run", PROJECT],
+        ["report", PROJECT],
+        ["status"],
+        ["promote", "trips"],
+        ["abort", "trips"],
+        ["pause", "trips"],
+        ["resume", "trips"],
+        ["forget", PROJECT, "--entity", "carrier=UA"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_command_on_a_cluster_of_the_previous_release_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    session(tmp_path)
+    monkeypatch.setenv("RAYLOOP_HOME", str(tmp_path))
+    line = refusal(monkeypatch, capsys, words)
+    assert line.startswith("error: an earlier release")
+    assert line.endswith("[cluster.other_release]")
+
+
+def test_deploy_on_a_remote_cluster_of_the_previous_release_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAYLOOP_HOME", str(tmp_path))
+    monkeypatch.setenv("RAYLOOP_ADDRESS", "http://cluster:8265")
+    monkeypatch.setattr(compatibility, "serve_details", lambda settings: details(EARLIER))
+    line = refusal(monkeypatch, capsys, ["deploy", PROJECT])
+    assert line.endswith("[cluster.earlier_release]")
+
+
+@pytest.mark.usefixtures("running")
+def test_down_connects_to_a_cluster_of_the_previous_release_to_commit_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, addresses = session(tmp_path), []
+    monkeypatch.setattr(ray, "init", lambda address, **options: addresses.append(address))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray.util, "list_named_actors", lambda all_namespaces: [])
+    flush_logs(settings, print)
+    assert addresses == [f"127.0.0.1:{settings.gcs_port}"]
