@@ -40,10 +40,10 @@ def infer_request_schema(features: FeatureSet, outputs: list[str], max_rows: int
         "required": ["inputs"],
         "properties": {
             "id": _or_null(
-                ID_SCHEMA | {"description": "the request's id; default: the x-request-id header, else a new one"}
+                ID_SCHEMA | {"description": "the request's id; default: the x-request-id header, otherwise a new one"}
             ),
             "inputs": {
-                "description": f"each input once, in any order; the same 1 to {max_rows:,} rows in all",
+                "description": f"each input once, in any order; all with the same number of rows, 1 to {max_rows:,}",
                 "type": "array",
                 "minItems": len(tensors),
                 "maxItems": len(tensors),
@@ -95,7 +95,7 @@ def feedback_request_schema(task: Task, max_rows: int) -> Schema:
     return object_schema(labels=_list(entry, max_rows))
 
 
-_ROW_ID_HELP = "the request's id when it had one row, else `<id>/0`, `<id>/1` and so on"
+_ROW_ID_HELP = "the request's id if it had one row, otherwise `<id>/0`, `<id>/1` and so on"
 
 
 def _label(task: Task) -> Schema:

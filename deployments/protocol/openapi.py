@@ -35,12 +35,14 @@ _ERRORS = {
     404: "the model is no longer served",
     405: "wrong method; `Allow` names the right one",
     408: f"no answer within {REQUEST_TIMEOUT_S:g} s",
-    413: "more rows, or a longer body, than one request may have",
+    413: "more rows or a larger body than one request may have",
     429: "the caller exceeded its rate limit",
     500: "the model failed",
     503: "too many requests at once, or the online store does not answer",
 }
-_WAIT = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
+_WAIT = {
+    "Retry-After": {"description": "seconds to wait before the next try", "schema": {"type": "integer", "minimum": 1}}
+}
 _ERROR_HEADERS: dict[int, Schema] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
     405: {"Allow": {"schema": {"type": "string"}}},
@@ -77,7 +79,7 @@ def build_openapi(
     }
     paths = {
         at: {"get": _operation("", "The model's inputs and outputs", access, _ref("Metadata"))},
-        f"{at}/ready": {"get": _operation("/ready", "Whether the model answers", access, _READY)},
+        f"{at}/ready": {"get": _operation("/ready", "Whether the model is ready to answer", access, _READY)},
         f"{at}/openapi.json": {"get": _operation("/openapi.json", "This document", access, {"type": "object"})},
         f"{at}/infer": {"post": infer},
         f"{at}/versions/{version}/infer": {"post": _by_version(infer)},
@@ -113,7 +115,9 @@ def example_feedback(task: Task) -> dict[str, Any]:
 
 
 def _infer(features: FeatureSet, limits: RequestLimits, access: bool) -> Schema:
-    operation = _operation("/infer", "Predictions, Open Inference Protocol v2", access, _ref("InferResponse"))
+    operation = _operation(
+        "/infer", "Predictions in the format of the Open Inference Protocol v2", access, _ref("InferResponse")
+    )
     body = _body("InferRequest", {"row": example_infer(features)} if _small(features) else {}, limits)
     body["requestBody"]["content"][http.BINARY] = {"schema": _BYTES}
     operation["responses"]["200"]["content"][http.BINARY] = {"schema": _BYTES}
@@ -122,7 +126,7 @@ def _infer(features: FeatureSet, limits: RequestLimits, access: bool) -> Schema:
 
 def _invocations(features: FeatureSet, limits: RequestLimits, access: bool) -> Schema:
     answer = _ref("InvocationResponse")
-    operation = _operation("/invocations", "Predictions, MLflow's four request shapes", access, answer)
+    operation = _operation("/invocations", "Predictions for any of MLflow's four request shapes", access, answer)
     examples = example_invocations(features) if _small(features) else {}
     return (
         operation
@@ -133,7 +137,7 @@ def _invocations(features: FeatureSet, limits: RequestLimits, access: bool) -> S
 
 def _feedback(task: Task, limits: RequestLimits, access: bool) -> Schema:
     accepted = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}}}
-    operation = _operation("/feedback", "True labels of answered rows", access, accepted)
+    operation = _operation("/feedback", "True labels of predicted rows", access, accepted)
     return operation | _body("FeedbackRequest", {"label": example_feedback(task)}, limits)
 
 
@@ -146,7 +150,7 @@ def _operation(path: str, summary: str, access: bool, answer: Schema) -> Schema:
     scope = REQUIRED_SCOPES[path]
     guarded = access and scope is not None
     statuses = [s for s in _ERRORS if guarded or s not in (401, 403, 429)]
-    responses = {"200": _response("answered", answer, _ANSWER_HEADERS)}
+    responses = {"200": _response("success", answer, _ANSWER_HEADERS)}
     responses |= {str(s): _response(_ERRORS[s], _ref("Error"), _ERROR_HEADERS.get(s, {})) for s in statuses}
     name = path.strip("/").removesuffix(".json") or "metadata"
     operation = {"operationId": name, "summary": summary, "responses": responses} | _parameters()
@@ -184,16 +188,18 @@ _HEADERS = {
         {"anyOf": [json_schema.ID_SCHEMA, {"const": ""}]},
     ),
     http.ROUTING_KEY_HEADER: _header(
-        http.ROUTING_KEY_HEADER, "requests of one key stay with one variant; default: the id", {"type": "string"}
+        http.ROUTING_KEY_HEADER,
+        "requests with the same key get the same variant; default: the request id",
+        {"type": "string"},
     ),
     http.VARIANT_HEADER: _header(
         http.VARIANT_HEADER,
-        "for testers: the variant to answer; with several challengers, name the version in the path",
+        "for testing: the variant that answers; with several challengers, name the version in the path instead",
         {"enum": [CHAMPION, CHALLENGER]},
     ),
     JSON_LENGTH_HEADER: _header(
         JSON_LENGTH_HEADER,
-        "length of the JSON part when tensors follow it in binary",
+        "length of the JSON part in bytes, when binary tensors follow it",
         {"type": "integer", "minimum": 0},
     ),
 }
