@@ -8,8 +8,8 @@ from pydantic import AliasChoices, Field, model_validator
 
 from cluster.errors import ProjectError
 from cluster.values import AlarmKind, Frozen
-from monitoring.statistics.calibration import MonitoredColumn
 from monitoring.statistics.column_tests import alpha_per_window
+from monitoring.statistics.drift_reference import MonitoredColumn
 
 DAY_S = 86_400.0
 

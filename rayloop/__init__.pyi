@@ -31,7 +31,7 @@ from features.split import TimeSplit as TimeSplit
 from monitoring.drift_policy import DriftPolicy as DriftPolicy
 from monitoring.drift_policy import LogAnalysisPolicy as LogAnalysisPolicy
 from monitoring.drift_policy import NotificationTarget as NotificationTarget
-from monitoring.statistics.calibration import MonitoredColumn as MonitoredColumn
+from monitoring.statistics.drift_reference import MonitoredColumn as MonitoredColumn
 from rayloop.project import Period as Period
 from rayloop.project import Project as Project
 from rayloop.project import Retrain as Retrain

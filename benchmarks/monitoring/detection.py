@@ -25,7 +25,7 @@ from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
 from monitoring.detection.detector import evaluate_run
 from monitoring.drift_policy import DAY_S, DriftPolicy
-from monitoring.statistics.calibration import Calibration
+from monitoring.statistics.drift_reference import DriftReference
 
 Progress = Callable[[str], None]
 Scores = list[tuple[dict[str, float], bool]]
@@ -191,16 +191,16 @@ def score_frames(name: str, reference: Sequence[Frame], windows: Iterable[Frame]
     """Score each window. rayloop gets the reference by days, as it stores one; peers get all of it at once."""
     if name in OURS:
         days = {DAY_S * i: _profile(day) for i, day in enumerate(reference)}
-        calibration = Calibration(ReferenceProfile.build(days, DAY_S), 1, ())
-        return [_score(calibration, OURS[name], window) for window in windows]
+        drift_reference = DriftReference(ReferenceProfile.build(days, DAY_S), 1, ())
+        return [_score(drift_reference, OURS[name], window) for window in windows]
     with tempfile.TemporaryDirectory() as room:
         paths = [str(window.save(Path(room) / f"{i}.npz")) for i, window in enumerate(windows)]
         plan = {"reference": str(joined(reference).save(Path(room) / "reference.npz")), "windows": paths}
         return [(score, alarmed) for score, alarmed in run_peer(name, "alarms", plan, progress)]
 
 
-def _score(calibration: Calibration, policy: DriftPolicy, window: Frame) -> tuple[dict[str, float], bool]:
-    result = evaluate_run(calibration, policy, "1", (DAY_S,), _profile(window))
+def _score(drift_reference: DriftReference, policy: DriftPolicy, window: Frame) -> tuple[dict[str, float], bool]:
+    result = evaluate_run(drift_reference, policy, "1", (DAY_S,), _profile(window))
     return {name: 1.0 / column.p_value for name, column in result.columns.items()}, bool(result.drifted)
 
 

@@ -28,7 +28,7 @@ from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
 from monitoring.detection.detector import evaluate_run
 from monitoring.drift_policy import DAY_S, DriftPolicy
-from monitoring.statistics.calibration import Calibration
+from monitoring.statistics.drift_reference import DriftReference
 
 TIMES = 20
 """Fifty columns each."""
@@ -103,7 +103,7 @@ def measure(count: int) -> dict[str, float]:
     pa.set_cpu_count(1)
     reference = Profile.empty(COLUMNS)
     reference.update(wide(0, REFERENCE_ROWS, TIMES).table())
-    calibration = Calibration(ReferenceProfile.build({0.0: reference}, DAY_S), 1, ())
+    drift_reference = DriftReference(ReferenceProfile.build({0.0: reference}, DAY_S), 1, ())
     live, spent = Profile.empty(COLUMNS), 0.0
     for turn in range(max(1, count // BATCH)):
         # Four batches in turn: rows that differ cost what rows cost, and drawing them would take most of the time.
@@ -111,15 +111,17 @@ def measure(count: int) -> dict[str, float]:
         started = time.perf_counter()
         live.update(batch)
         spent += time.perf_counter() - started
-    score_windows = {test: _judged(calibration, live, DriftPolicy(span=1, test=test)) for test in ("distance", "all")}
+    score_windows = {
+        test: _judged(drift_reference, live, DriftPolicy(span=1, test=test)) for test in ("distance", "all")
+    }
     done = spent + score_windows["distance"] * live.rows / WHOLE
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     return {"row_s": done / live.rows, "gib": peak, "judge_s": score_windows["distance"], "all_s": score_windows["all"]}
 
 
-def _judged(calibration: Calibration, live: Profile, policy: DriftPolicy) -> float:
+def _judged(drift_reference: DriftReference, live: Profile, policy: DriftPolicy) -> float:
     started = time.perf_counter()
-    evaluate_run(calibration, policy, "1", (DAY_S,), live)
+    evaluate_run(drift_reference, policy, "1", (DAY_S,), live)
     return time.perf_counter() - started
 
 

@@ -16,7 +16,7 @@ from features.profiles.reference_profile import ReferenceProfile, profile_window
 from monitoring.detection.detector import WindowResult, evaluate_run
 from monitoring.drift_policy import DriftPolicy, LogAnalysisPolicy
 from monitoring.samples.logged_rows import LoggedRows
-from monitoring.statistics.calibration import Calibration
+from monitoring.statistics.drift_reference import DriftReference
 
 LABEL = "label"
 TIME = "as_of"
@@ -122,7 +122,7 @@ def _evaluate(
     starts = tuple(float(s) for s in np.unique(np.floor(run.times / policy.window_s) * policy.window_s))
     # A run that lacks some window is still a run.
     span = policy.model_copy(update={"span": len(starts), "window_rows": None})
-    return evaluate_run(Calibration(reference_profile, len(starts), policy.watch), span, "", starts, live_profile)
+    return evaluate_run(DriftReference(reference_profile, len(starts), policy.watch), span, "", starts, live_profile)
 
 
 def _with_time(frame: pa.Table, times: np.ndarray) -> pa.Table:

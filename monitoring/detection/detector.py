@@ -16,9 +16,9 @@ from pydantic import Field
 from cluster.values import Alarm, Frozen
 from features.profiles.profile import Profile
 from monitoring.drift_policy import DAY_S, DriftPolicy
-from monitoring.statistics.calibration import Calibration, count_discoveries
 from monitoring.statistics.column_tests import p_values
 from monitoring.statistics.distances import Distances
+from monitoring.statistics.drift_reference import DriftReference, count_discoveries
 from monitoring.statistics.drift_statistics import Direction
 from monitoring.statistics.null_distributions import MIN_RUNS, Significance
 
@@ -117,7 +117,7 @@ class DriftDetector:
 
 
 def evaluate_run(
-    calibration: Calibration, policy: DriftPolicy, version: str, starts: tuple[float, ...], run: Profile
+    drift_reference: DriftReference, policy: DriftPolicy, version: str, starts: tuple[float, ...], run: Profile
 ) -> WindowResult:
     """Compare a live run with the reference.
 
@@ -125,7 +125,7 @@ def evaluate_run(
     for information, and never drift.
 
     Args:
-        calibration: The reference and its null distributions.
+        drift_reference: The reference and its null distributions.
         policy: Level, effect and windows.
         version: Version that served the run.
         starts: Starts of the run's windows, ascending, seconds since the epoch.
@@ -138,12 +138,13 @@ def evaluate_run(
         return skipped_window(version, starts, run.rows, f"{run.rows:,} of {policy.window_rows:,} rows so far")
     if policy.window_rows is None and len(starts) < policy.span:
         return skipped_window(version, starts, run.rows, f"{len(starts)} of {policy.span} windows so far")
-    distances = calibration.distances(run)
-    tests = _test_columns(calibration, policy, distances, run)
-    count = max(1, count_discoveries({name: tests[name].p_value for name in calibration.watched}, policy.level))
-    level = policy.level * count / len(calibration.watched)
+    distances = drift_reference.distances(run)
+    tests = _test_columns(drift_reference, policy, distances, run)
+    count = max(1, count_discoveries({name: tests[name].p_value for name in drift_reference.monitored}, policy.level))
+    level = policy.level * count / len(drift_reference.monitored)
     columns = {
-        name: _column_result(calibration, policy, name, distances[name], tests[name], level, run) for name in distances
+        name: _column_result(drift_reference, policy, name, distances[name], tests[name], level, run)
+        for name in distances
     }
     return WindowResult(
         version=version,
@@ -151,7 +152,7 @@ def evaluate_run(
         since=starts[0],
         rows=run.rows,
         judged=True,
-        note=_note(calibration, distances),
+        note=_note(drift_reference, distances),
         columns=columns,
     )
 
@@ -187,22 +188,22 @@ def format_day(seconds: float) -> str:
     return f"{when:%Y-%m-%d}" if seconds % DAY_S == 0 else f"{when:%Y-%m-%d %H:%M}"
 
 
-def _note(calibration: Calibration, distances: Mapping[str, Distances]) -> str:
+def _note(drift_reference: DriftReference, distances: Mapping[str, Distances]) -> str:
     notes = []
-    if calibration.runs < MIN_RUNS:
-        notes.append(f"the reference contains {calibration.runs} runs of windows: only sampling noise is tested")
-    absent = [name for name in calibration.watched if not distances[name].rows]
+    if drift_reference.runs < MIN_RUNS:
+        notes.append(f"the reference contains {drift_reference.runs} runs of windows: only sampling noise is tested")
+    absent = [name for name in drift_reference.monitored if not distances[name].rows]
     if absent:
         notes.append(f"watched, but not in the traffic: {', '.join(absent)}")
     return "; ".join(notes)
 
 
 def _test_columns(
-    calibration: Calibration, policy: DriftPolicy, distances: Mapping[str, Distances], run: Profile
+    drift_reference: DriftReference, policy: DriftPolicy, distances: Mapping[str, Distances], run: Profile
 ) -> dict[str, Significance]:
     if policy.test == "all":
-        return p_values(calibration, run)
-    nulls = calibration.nulls
+        return p_values(drift_reference, run)
+    nulls = drift_reference.nulls
     return {
         name: Significance(nulls[name].p_value(d.statistic, d.rows, d.reference_rows), {})
         for name, d in distances.items()
@@ -210,7 +211,7 @@ def _test_columns(
 
 
 def _column_result(
-    calibration: Calibration,
+    drift_reference: DriftReference,
     policy: DriftPolicy,
     name: str,
     distances: Distances,
@@ -221,13 +222,13 @@ def _column_result(
     if policy.test == "all":
         threshold = _equivalent_threshold(distances.statistic, test.p_value, level, policy.effect)
     else:
-        null = calibration.nulls[name]
+        null = drift_reference.nulls[name]
         threshold = max(policy.effect, null.threshold(level, distances.rows, distances.reference_rows))
-    watched = name in calibration.watched
+    watched = name in drift_reference.monitored
     too_far = test.p_value <= level and distances.statistic >= policy.effect
     return ColumnResult(
         distances=distances,
-        direction=calibration.directions[name],
+        direction=drift_reference.directions[name],
         threshold=threshold,
         ratio=distances.statistic / threshold if threshold else 0.0,
         p_value=test.p_value,
@@ -235,7 +236,7 @@ def _column_result(
         drifted=watched and too_far,
         strongest=test.strongest,
         mean=_mean(run, name),
-        reference_mean=_mean(calibration.reference.total, name),
+        reference_mean=_mean(drift_reference.profile.total, name),
     )
 
 

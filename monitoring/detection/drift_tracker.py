@@ -10,7 +10,7 @@ from features.profiles.reference_profile import ReferenceProfile
 from monitoring.detection.detector import DetectorState, DriftDetector, WindowResult, evaluate_run, skipped_window
 from monitoring.detection.windows import LiveWindows
 from monitoring.drift_policy import DriftPolicy
-from monitoring.statistics.calibration import Calibration
+from monitoring.statistics.drift_reference import DriftReference
 
 MAX_RESULTS = 200
 """Closed windows that are kept, for a model with few columns."""
@@ -33,7 +33,7 @@ class DriftTracker:
 
     Attributes:
         policy: The policy in force.
-        calibration: The followed version's reference; None before the first.
+        drift_reference: The followed version's reference; None before the first.
         detector: The followed version's detector; None before the first.
         windows: Open windows.
         results: Closed windows of every version, oldest first.
@@ -43,7 +43,7 @@ class DriftTracker:
         """Start without a version."""
         self.model = model
         self.policy = DriftPolicy()
-        self.calibration: Calibration | None = None
+        self.drift_reference: DriftReference | None = None
         self.detector: DriftDetector | None = None
         self.windows = LiveWindows()
         self.results: list[WindowResult] = []
@@ -74,24 +74,24 @@ class DriftTracker:
         profile = ReferenceProfile.from_bytes(reference)
         if profile.window_s != policy.window_s:
             raise DataError("data.window_mismatch", reference_s=profile.window_s, policy_s=policy.window_s)
-        self.calibration = Calibration(profile, policy.span, policy.watch, policy.window_rows)
+        self.drift_reference = DriftReference(profile, policy.span, policy.watch, policy.window_rows)
         self.detector = DriftDetector(self.model, version, policy, state)
         self.policy = policy
         self.windows.follow(version, profile.total.columns)
 
     def close(self, start: float) -> ClosedWindow:
         """Close a window of the followed version and evaluate the run that ends with it."""
-        detector, calibration = self.detector, self.calibration
+        detector, drift_reference = self.detector, self.drift_reference
         assert detector is not None
-        assert calibration is not None
+        assert drift_reference is not None
         starts, run = self.windows.close(detector.version, start, self.policy)
         if self.policy.window_rows is None and run.rows < self.policy.min_rows:
             note = f"{run.rows} rows, {self.policy.min_rows} are needed"
             result = skipped_window(detector.version, starts, run.rows, note)
         else:
-            result = evaluate_run(calibration, self.policy, detector.version, starts, run)
+            result = evaluate_run(drift_reference, self.policy, detector.version, starts, run)
         was_drifting = detector.state.drifting
         alarm = detector.update(result).alarm
-        most = max(MIN_RESULTS, min(MAX_RESULTS, MAX_CELLS // max(1, len(calibration.reference.bins))))
+        most = max(MIN_RESULTS, min(MAX_RESULTS, MAX_CELLS // max(1, len(drift_reference.profile.bins))))
         self.results = [*self.results, result][-most:]
         return ClosedWindow(result, alarm, ended_episode=was_drifting and not detector.state.drifting)

@@ -16,7 +16,7 @@ from features.profiles.column_sketches import SKETCH_K, CategorySummary, NumberS
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import Bins, count_cells
 from monitoring.statistics import null_distributions
-from monitoring.statistics.calibration import Calibration
+from monitoring.statistics.drift_reference import DriftReference
 from monitoring.statistics.null_distributions import MIN_RUNS, SCREENING_LEVEL, Significance
 
 RANK_ERROR = 0.6 / SKETCH_K
@@ -24,18 +24,18 @@ RANK_ERROR = 0.6 / SKETCH_K
 MONTH_S = 30 * 86_400.0
 
 
-def p_values(calibration: Calibration, live: Profile) -> dict[str, Significance]:
+def p_values(drift_reference: DriftReference, live: Profile) -> dict[str, Significance]:
     """Test each column of a live run against the reference.
 
     Raises:
         DataError: ``live`` lacks a column.
     """
     tested = {}
-    for name, cells in count_cells(calibration.reference.bins, live).items():
+    for name, cells in count_cells(drift_reference.profile.bins, live).items():
         summary = live.categories.get(name)
         if summary is not None:
-            cells = drop_doubtful_values(cells, calibration.reference.bins[name], summary)
-        tested[name] = _test_column(calibration, name, cells, live.numbers.get(name))
+            cells = drop_doubtful_values(cells, drift_reference.profile.bins[name], summary)
+        tested[name] = _test_column(drift_reference, name, cells, live.numbers.get(name))
     return tested
 
 
@@ -74,13 +74,15 @@ def rank_error(summary: NumberSummary) -> float:
     return RANK_ERROR if summary.sketch.is_estimation_mode() else 0.0
 
 
-def _test_column(calibration: Calibration, name: str, cells: np.ndarray, summary: NumberSummary | None) -> Significance:
-    whole, column = calibration.whole[name], calibration.statistics[name]
+def _test_column(
+    drift_reference: DriftReference, name: str, cells: np.ndarray, summary: NumberSummary | None
+) -> Significance:
+    whole, column = drift_reference.total_cells[name], drift_reference.statistics[name]
     rng = np.random.default_rng(crc32(name.encode()))
     errors = (0.0, 0.0)
     if summary is not None:
-        errors = _reference_rank_error(calibration.reference.cells[name]), rank_error(summary)
-    runs = calibration.run_cells(name)
+        errors = _reference_rank_error(drift_reference.profile.cells[name]), rank_error(summary)
+    runs = drift_reference.run_cells(name)
     ordinary = Significance(0.0, {})
     if len(runs) >= MIN_RUNS:
         ordinary = null_distributions.reference_runs_test(column, whole, runs, cells, rng)

@@ -21,7 +21,7 @@ from cluster.values import Alarm
 from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult, Finding
 from monitoring.drift_policy import DriftPolicy
 from monitoring.runtime.monitor_actor import start_monitor
-from monitoring.statistics.calibration import MonitoredColumn
+from monitoring.statistics.drift_reference import MonitoredColumn
 from tests.factories.monitoring import streams
 from tests.factories.until import until
 

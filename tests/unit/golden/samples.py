@@ -24,8 +24,8 @@ from monitoring.export.cost import UsageTotals
 from monitoring.performance.loss_bounds import LabeledLoss, LossBounds
 from monitoring.runtime.state_store import MonitorState
 from monitoring.samples.domain_classifier import Separability
-from monitoring.statistics.calibration import MonitoredColumn
 from monitoring.statistics.distances import Distances
+from monitoring.statistics.drift_reference import MonitoredColumn
 
 BINARY = Task(kind="binary", label="late")
 MULTICLASS = Task(kind="multiclass", label="tree", classes=("ash", "birch", "cedar"))

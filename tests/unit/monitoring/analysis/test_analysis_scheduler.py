@@ -8,7 +8,7 @@ from monitoring.analysis.multivariate_drift import MultivariateDrift
 from monitoring.detection.detector import evaluate_run
 from monitoring.drift_policy import DAY_S, DriftPolicy
 from monitoring.samples.domain_classifier import Separability
-from monitoring.statistics.calibration import Calibration
+from monitoring.statistics.drift_reference import DriftReference
 from tests.factories.monitoring import streams
 from tests.factories.monitoring.analyses import analysis_result, quality_finding
 
@@ -32,9 +32,9 @@ def test_record_returns_findings_once_per_episode():
 
 
 def test_record_keeps_little_of_a_wide_model():
-    calibration = Calibration(streams.reference(0), 1, ())
+    drift_reference = DriftReference(streams.reference(0), 1, ())
     live = streams.windows(1, 1, 300, first=100, shift=2.0)[100 * DAY_S]
-    result = evaluate_run(calibration, POLICY.model_copy(update={"span": 1}), "1", (100 * DAY_S,), live)
+    result = evaluate_run(drift_reference, POLICY.model_copy(update={"span": 1}), "1", (100 * DAY_S,), live)
     ranked = tuple((f"x{i}", 0.001) for i in range(1_000))
     separability = Separability(auc=0.7, low=0.6, high=0.8, p_value=0.1, ranked=ranked)
     found = analysis_result(DAY_S).model_copy(

@@ -12,7 +12,7 @@ from features.profiles.reference_profile import ReferenceProfile
 from monitoring.detection.alarm_actions import ActionRecord, record_action, suppression_reason
 from monitoring.detection.detector import DetectorState, DriftDetector, WindowResult, evaluate_run, skipped_window
 from monitoring.drift_policy import DAY_S, DriftPolicy
-from monitoring.statistics.calibration import Calibration, MonitoredColumn
+from monitoring.statistics.drift_reference import DriftReference, MonitoredColumn
 from tests.factories.errors import raises
 from tests.factories.monitoring import streams
 
@@ -20,16 +20,19 @@ WATCH = (MonitoredColumn(column="x", direction="up"), MonitoredColumn(column="sc
 
 
 def results(
-    policy: DriftPolicy, windows: dict[float, Profile], calibration: Calibration | None = None, reference_seed: int = 0
+    policy: DriftPolicy,
+    windows: dict[float, Profile],
+    drift_reference: DriftReference | None = None,
+    reference_seed: int = 0,
 ) -> list[WindowResult]:
-    calibration = calibration or Calibration(streams.reference(reference_seed), policy.span, policy.watch)
+    drift_reference = drift_reference or DriftReference(streams.reference(reference_seed), policy.span, policy.watch)
     starts, found = sorted(windows), []
     for i in range(len(starts)):
         run_starts = tuple(starts[max(0, i - policy.span + 1) : i + 1])
         run = Profile.empty(streams.COLUMNS)
         for start in run_starts:
             run.merge(windows[start])
-        found.append(evaluate_run(calibration, policy, "1", run_starts, run))
+        found.append(evaluate_run(drift_reference, policy, "1", run_starts, run))
     return found
 
 
@@ -74,7 +77,7 @@ def test_training_rows_in_random_windows_raise_no_alarm():
     replay = {i * DAY_S: streams.profile(rows.take(pa.array(part))) for i, part in enumerate(parts)}
     for span, watch in ((1, ()), (3, ()), (3, WATCH)):
         policy = DriftPolicy(span=span, watch=watch)
-        assert fired(policy, results(policy, replay, Calibration(reference, span, watch))) == []
+        assert fired(policy, results(policy, replay, DriftReference(reference, span, watch))) == []
 
 
 def test_detector_raises_the_next_alarm_only_after_quiet_windows():
@@ -132,8 +135,8 @@ def test_watched_column_without_traffic_is_noted():
     policy = DriftPolicy(span=1, watch=WATCH)
     bare = Profile.empty(streams.COLUMNS)
     bare.update(streams.rows(np.random.default_rng(0), 300).select(["x"]))
-    calibration = Calibration(streams.reference(), 1, policy.watch)
-    assert evaluate_run(calibration, policy, "1", (0.0,), bare).note == "watched, but not in the traffic: score"
+    drift_reference = DriftReference(streams.reference(), 1, policy.watch)
+    assert evaluate_run(drift_reference, policy, "1", (0.0,), bare).note == "watched, but not in the traffic: score"
 
 
 def test_skipped_window_changes_nothing():

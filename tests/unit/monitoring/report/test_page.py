@@ -28,7 +28,7 @@ from monitoring.report.schema import (
     VersionRow,
 )
 from monitoring.samples.domain_classifier import Separability
-from monitoring.statistics.calibration import Calibration, MonitoredColumn
+from monitoring.statistics.drift_reference import DriftReference, MonitoredColumn
 from tests.factories.monitoring import streams
 
 SECTIONS = (
@@ -63,12 +63,12 @@ def decisions(*actions: str) -> tuple[Decision, ...]:
 
 def drift() -> tuple[tuple, tuple[AlarmOutcome, ...]]:
     policy = DriftPolicy(span=1, watch=(MonitoredColumn(column="x", direction="up"),))
-    calibration = Calibration(streams.reference(0), 1, policy.watch)
+    drift_reference = DriftReference(streams.reference(0), 1, policy.watch)
     detector = DriftDetector("m", "1", policy)
     live = streams.windows(1, 6, 300, first=100) | streams.windows(2, 3, 300, first=120, shift=2.0)
     results, actions = [], []
     for start in sorted(live):
-        results.append(evaluate_run(calibration, policy, "1", (start,), live[start]))
+        results.append(evaluate_run(drift_reference, policy, "1", (start,), live[start]))
         if detector.update(results[-1]).alarm is not None:
             actions.append(AlarmOutcome(at=1_700_000_100.0, alarm=detector.alarm, outcome=f"job {NASTY}"))
     return tuple(results), tuple(actions)

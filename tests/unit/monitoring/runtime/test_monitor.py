@@ -18,7 +18,7 @@ from monitoring.drift_policy import DriftPolicy
 from monitoring.export.prometheus import PrometheusExporter
 from monitoring.runtime.monitor import DriftMonitor
 from monitoring.runtime.state_store import STATE, UNREADABLE, MonitorStore
-from monitoring.statistics.calibration import MonitoredColumn
+from monitoring.statistics.drift_reference import MonitoredColumn
 from tests.factories.errors import raises
 from tests.factories.monitoring import streams
 

@@ -13,25 +13,25 @@ from features.profiles.profile import Profile
 from features.profiles.reference_profile import Bins, ReferenceProfile
 from monitoring.detection.detector import DriftDetector, WindowResult, evaluate_run
 from monitoring.drift_policy import DAY_S, DriftPolicy
-from monitoring.statistics.calibration import Calibration
 from monitoring.statistics.column_tests import alpha_per_window, drop_doubtful_values, p_values
+from monitoring.statistics.drift_reference import DriftReference
 from tests.factories.monitoring import streams
 
 ALL = DriftPolicy(span=1, test="all", false_alarms=1.0)
 
 
-def results(policy: DriftPolicy, calibration: Calibration, windows: dict[float, Profile]) -> list[WindowResult]:
-    return [evaluate_run(calibration, policy, "1", (start,), windows[start]) for start in sorted(windows)]
+def results(policy: DriftPolicy, drift_reference: DriftReference, windows: dict[float, Profile]) -> list[WindowResult]:
+    return [evaluate_run(drift_reference, policy, "1", (start,), windows[start]) for start in sorted(windows)]
 
 
 def test_seeded_stream_raises_an_alarm_at_a_known_window():
-    calibration = Calibration(streams.reference(0), 1, ())
+    drift_reference = DriftReference(streams.reference(0), 1, ())
     live = streams.windows(42, 12, 300, first=100)
     live |= {(112 + i) * DAY_S: streams.profile(wider(i)) for i in range(6)}
     # Sketches draw at random themselves: at this rate no quiet window is close to an alarm, so that the seed decides.
     rare = ALL.model_copy(update={"false_alarms": 0.01})
     detector = DriftDetector("m", "1", rare)
-    fired = [i for i, result in enumerate(results(rare, calibration, live)) if detector.update(result).alarm]
+    fired = [i for i, result in enumerate(results(rare, drift_reference, live)) if detector.update(result).alarm]
     assert fired == [12]
 
 
@@ -43,9 +43,9 @@ def wider(seed: int) -> pa.Table:
 
 
 def test_reason_names_the_strongest_statistic():
-    calibration = Calibration(streams.reference(0), 1, ())
+    drift_reference = DriftReference(streams.reference(0), 1, ())
     detector = DriftDetector("m", "1", ALL)
-    (result,) = results(ALL, calibration, {200 * DAY_S: streams.profile(wider(1))})
+    (result,) = results(ALL, drift_reference, {200 * DAY_S: streams.profile(wider(1))})
     alarm = detector.update(result).alarm
     assert result.drifted == ("x",)
     assert result.columns["x"].ratio >= 1
@@ -61,8 +61,8 @@ def test_tests_keep_the_rate_of_false_alarms(day_sd):
     assert policy.level == pytest.approx(0.1)
     hits = windows = 0
     for seed in range(2):
-        calibration = Calibration(streams.reference(seed, days=40, day_sd=day_sd), 1, ())
-        found = results(policy, calibration, streams.windows(500 + seed, 30, 300, first=100, day_sd=day_sd))
+        drift_reference = DriftReference(streams.reference(seed, days=40, day_sd=day_sd), 1, ())
+        found = results(policy, drift_reference, streams.windows(500 + seed, 30, 300, first=100, day_sd=day_sd))
         hits += sum(bool(result.drifted) for result in found)
         windows += len(found)
     assert hits <= stats.binom.ppf(1 - 1e-4, windows, policy.level)
@@ -76,19 +76,19 @@ def test_alpha_per_window_divides_the_month_evenly():
 
 
 def test_default_policy_tests_only_the_distance():
-    policy, calibration = DriftPolicy(span=1), Calibration(streams.reference(1), 1, ())
-    (result,) = results(policy, calibration, {200 * DAY_S: streams.profile(wider(2))})
+    policy, drift_reference = DriftPolicy(span=1), DriftReference(streams.reference(1), 1, ())
+    (result,) = results(policy, drift_reference, {200 * DAY_S: streams.profile(wider(2))})
     for name, column in result.columns.items():
         distances = column.distances
-        null = calibration.nulls[name]
+        null = drift_reference.nulls[name]
         assert column.p_value == null.p_value(distances.statistic, distances.rows, distances.reference_rows)
         assert column.strongest == ""
     assert policy.level == 0.01
 
 
 def test_p_values_of_the_same_profile_are_equal():
-    calibration, live = Calibration(streams.reference(1), 1, ()), streams.profile(wider(2))
-    assert p_values(calibration, live) == p_values(calibration, Profile.from_bytes(live.to_bytes()))
+    drift_reference, live = DriftReference(streams.reference(1), 1, ()), streams.profile(wider(2))
+    assert p_values(drift_reference, live) == p_values(drift_reference, Profile.from_bytes(live.to_bytes()))
 
 
 COLUMNS = (Column(name="x", kind="number"), Column(name="c", kind="category"))
@@ -101,10 +101,10 @@ def profile(x: list | np.ndarray, c: list) -> Profile:
 
 
 @pytest.fixture(scope="module")
-def calm() -> Calibration:
+def calm() -> DriftReference:
     rng = np.random.default_rng(5)
     days = {i * DAY_S: profile(rng.normal(size=300), rng.choice(["a", "b"], 300).tolist()) for i in range(20)}
-    return Calibration(ReferenceProfile.build(days, DAY_S), 1, ())
+    return DriftReference(ReferenceProfile.build(days, DAY_S), 1, ())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,13 @@ from cluster.errors import ProjectError
 from features.profiles.profile import Profile
 from monitoring.detection.detector import evaluate_run
 from monitoring.drift_policy import DriftPolicy
-from monitoring.statistics.calibration import Calibration, MonitoredColumn, count_discoveries, find_run_ends, sum_runs
+from monitoring.statistics.drift_reference import (
+    DriftReference,
+    MonitoredColumn,
+    count_discoveries,
+    find_run_ends,
+    sum_runs,
+)
 from monitoring.statistics.null_distributions import MIN_RUNS, DistanceNull
 from tests.factories.errors import raises
 from tests.factories.monitoring import streams
@@ -19,7 +25,7 @@ from tests.factories.monitoring import streams
 ALPHA = 0.05
 
 
-def flagged(calibration: Calibration, policy: DriftPolicy, windows: dict[float, Profile]) -> list[bool]:
+def flagged(drift_reference: DriftReference, policy: DriftPolicy, windows: dict[float, Profile]) -> list[bool]:
     """Whether each run of windows drifts."""
     starts = sorted(windows)
     found = []
@@ -28,7 +34,7 @@ def flagged(calibration: Calibration, policy: DriftPolicy, windows: dict[float, 
         run = Profile.empty(streams.COLUMNS)
         for start in run_starts:
             run.merge(windows[start])
-        found.append(bool(evaluate_run(calibration, policy, "1", run_starts, run).drifted))
+        found.append(bool(evaluate_run(drift_reference, policy, "1", run_starts, run).drifted))
     return found
 
 
@@ -38,9 +44,9 @@ def test_thresholds_keep_the_rate_of_false_alarms_at_any_window_size(count, day_
     policy = DriftPolicy(span=1, alpha=ALPHA, effect=0.0, min_rows=1)
     found = []
     for seed in range(8):
-        calibration = Calibration(streams.reference(seed, days=80, day_sd=day_sd), 1, ())
+        drift_reference = DriftReference(streams.reference(seed, days=80, day_sd=day_sd), 1, ())
         live = streams.windows(1000 + seed, days=60, count=count, first=80, day_sd=day_sd)
-        found += flagged(calibration, policy, live)
+        found += flagged(drift_reference, policy, live)
     # 480 windows; three standard deviations of the count above the requested rate.
     slack = 3 * np.sqrt(ALPHA * (1 - ALPHA) / len(found))
     assert np.mean(found) <= ALPHA + slack
@@ -49,36 +55,36 @@ def test_thresholds_keep_the_rate_of_false_alarms_at_any_window_size(count, day_
 @pytest.mark.parametrize(("shift", "least"), [(0.5, 0.3), (1.0, 0.9)])
 def test_real_changes_are_detected(shift, least):
     policy = DriftPolicy(span=1, alpha=ALPHA, effect=0.1, min_rows=1)
-    calibration = Calibration(streams.reference(3), 1, ())
+    drift_reference = DriftReference(streams.reference(3), 1, ())
     live = streams.windows(77, days=50, count=300, first=100, shift=shift)
-    assert np.mean(flagged(calibration, policy, live)) >= least
+    assert np.mean(flagged(drift_reference, policy, live)) >= least
 
 
 def test_significant_change_below_the_effect_raises_no_alarm():
-    calibration = Calibration(streams.reference(4, days=40, count=2000, day_sd=0.0), 1, ())
+    drift_reference = DriftReference(streams.reference(4, days=40, count=2000, day_sd=0.0), 1, ())
     live = streams.windows(5, days=10, count=5000, first=40, day_sd=0.0, shift=0.15)
-    assert all(flagged(calibration, DriftPolicy(span=1, effect=0.0), live))
-    assert not any(flagged(calibration, DriftPolicy(span=1, effect=0.15), live))
+    assert all(flagged(drift_reference, DriftPolicy(span=1, effect=0.0), live))
+    assert not any(flagged(drift_reference, DriftPolicy(span=1, effect=0.15), live))
 
 
 def test_direction_ignores_the_other_one():
     reference = streams.reference(6)
     down = streams.windows(8, days=10, count=300, first=100, shift=-2.0)
     policy = DriftPolicy(span=1, watch=(MonitoredColumn(column="x", direction="up"),))
-    assert not any(flagged(Calibration(reference, 1, policy.watch), policy, down))
+    assert not any(flagged(DriftReference(reference, 1, policy.watch), policy, down))
     policy = DriftPolicy(span=1, watch=(MonitoredColumn(column="x", direction="down"),))
-    assert all(flagged(Calibration(reference, 1, policy.watch), policy, down))
+    assert all(flagged(DriftReference(reference, 1, policy.watch), policy, down))
 
 
 def test_few_reference_windows_leave_sampling_noise_as_the_null():
     reference = streams.reference(9, days=2, count=2000, day_sd=0.0)
-    calibration = Calibration(reference, 1, ())
-    assert calibration.runs < MIN_RUNS
+    drift_reference = DriftReference(reference, 1, ())
+    assert drift_reference.runs < MIN_RUNS
     policy = DriftPolicy(span=1, alpha=ALPHA)
     quiet = streams.windows(10, days=50, count=300, first=2, day_sd=0.0)
     moved = streams.windows(11, days=20, count=300, first=2, day_sd=0.0, shift=1.0)
-    assert np.mean(flagged(calibration, policy, quiet)) <= ALPHA
-    assert all(flagged(calibration, policy, moved))
+    assert np.mean(flagged(drift_reference, policy, quiet)) <= ALPHA
+    assert all(flagged(drift_reference, policy, moved))
 
 
 def test_count_discoveries_matches_a_worked_example():
@@ -121,12 +127,13 @@ def test_sum_runs_sums_successive_windows(span, windows):
 
 def test_runs_by_count_have_enough_rows_and_do_not_overlap():
     reference = streams.reference(0, days=40, count=300)
-    calibration = Calibration(reference, 1, (), window_rows=1_000)
-    runs = calibration.run_cells("x")
-    assert calibration.runs == len(runs) == 10
+    drift_reference = DriftReference(reference, 1, (), window_rows=1_000)
+    runs = drift_reference.run_cells("x")
+    assert drift_reference.runs == len(runs) == 10
     assert (runs.sum(axis=1) == 1_200).all()
     assert runs.sum(axis=0).tolist() == reference.cells["x"].sum(axis=0).tolist()
-    assert Calibration(reference, 1, (), window_rows=10**9).run_cells("c").shape == (0, reference.cells["c"].shape[1])
+    too_few_rows = DriftReference(reference, 1, (), window_rows=10**9)
+    assert too_few_rows.run_cells("c").shape == (0, reference.cells["c"].shape[1])
 
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 100))
@@ -144,6 +151,6 @@ def test_find_run_ends_finds_the_shortest_full_runs(rows, window_rows):
         (MonitoredColumn(column="c", direction="up"), "project.directed_category"),
     ],
 )
-def test_calibration_refuses_impossible_watched_columns(watch, code):
+def test_drift_reference_refuses_impossible_monitored_columns(watch, code):
     with raises(ProjectError, code, column=watch.column):
-        Calibration(streams.reference(1, days=3, count=20), 1, (watch,))
+        DriftReference(streams.reference(1, days=3, count=20), 1, (watch,))

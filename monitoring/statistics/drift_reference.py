@@ -1,4 +1,4 @@
-"""Calibrate a reference profile: what is ordinary for each column, for runs of as many windows or rows as are compared.
+"""What live windows are compared with: a reference profile and the null distribution of each of its columns.
 
 Pure. The null distributions and their assumption: monitoring/statistics/null_distributions.py.
 """
@@ -29,14 +29,14 @@ class MonitoredColumn(Frozen):
     count either way. A category has no direction."""
 
 
-class Calibration:
-    """The null distribution of every column of a reference, for runs of windows.
+class DriftReference:
+    """A reference profile with the null distribution of every column, for runs of windows.
 
     Attributes:
-        reference: The reference profile.
-        watched: Columns that can raise an alarm.
+        profile: The reference profile.
+        monitored: Columns that can raise an alarm.
         directions: Direction of each column.
-        whole: Counts of each column over the whole reference, [cells].
+        total_cells: Counts of each column over the whole reference, [cells].
         statistics: Statistics that fit each column.
         nulls: Null distribution of each column's distance.
     """
@@ -44,7 +44,7 @@ class Calibration:
     def __init__(
         self, reference: ReferenceProfile, span: int, watch: Sequence[MonitoredColumn], window_rows: int | None = None
     ) -> None:
-        """Calibrate every column.
+        """Fit the null distribution of every column.
 
         Args:
             reference: The reference profile.
@@ -56,25 +56,25 @@ class Calibration:
         Raises:
             ProjectError: A watched column is not profiled, or a category has a direction.
         """
-        self.reference = reference
+        self.profile = reference
         self.span = span
         rows = next(iter(reference.cells.values())).sum(axis=1)
         self._ends = None if window_rows is None else find_run_ends(rows, window_rows)
         directions = _directions(reference, watch)
-        self.watched = tuple(directions) if directions else tuple(reference.bins)
+        self.monitored = tuple(directions) if directions else tuple(reference.bins)
         self.directions: dict[str, Direction] = {name: directions.get(name, "both") for name in reference.bins}
-        self.whole = {name: cells.sum(axis=0) for name, cells in reference.cells.items()}
+        self.total_cells = {name: cells.sum(axis=0) for name, cells in reference.cells.items()}
         self.statistics = {name: self._statistics(name) for name in reference.bins}
         self.nulls = {name: self._null(name) for name in reference.bins}
 
     @property
     def runs(self) -> int:
         """Runs that the reference contains."""
-        return max(0, len(self.reference.starts) - self.span + 1) if self._ends is None else len(self._ends)
+        return max(0, len(self.profile.starts) - self.span + 1) if self._ends is None else len(self._ends)
 
     def run_cells(self, name: str) -> np.ndarray:
         """Counts of a column in each of the reference's own runs that has rows, [runs, cells]."""
-        cells = self.reference.cells[name]
+        cells = self.profile.cells[name]
         if self._ends is None:
             runs = sum_runs(cells, self.span)
         else:
@@ -89,18 +89,18 @@ class Calibration:
             DataError: ``live`` lacks a column.
         """
         return {
-            name: measure_distances(self.statistics[name], self.whole[name], cells)
-            for name, cells in count_cells(self.reference.bins, live).items()
+            name: measure_distances(self.statistics[name], self.total_cells[name], cells)
+            for name, cells in count_cells(self.profile.bins, live).items()
         }
 
     def _statistics(self, name: str) -> ColumnStatistics:
-        if name in self.reference.total.categories:
+        if name in self.profile.total.categories:
             return ColumnStatistics()
-        std = self.reference.total.numbers[name].std
-        return ColumnStatistics.of_number(self.reference.bins[name], self.whole[name], std, self.directions[name])
+        std = self.profile.total.numbers[name].std
+        return ColumnStatistics.of_number(self.profile.bins[name], self.total_cells[name], std, self.directions[name])
 
     def _null(self, name: str) -> DistanceNull:
-        whole, runs, column = self.whole[name], self.run_cells(name), self.statistics[name]
+        whole, runs, column = self.total_cells[name], self.run_cells(name), self.statistics[name]
         distances = alarm_distance(SamplePairs(column, whole - runs, runs))
         shares = whole[:-TRAILING_CELLS] / max(1, whole.sum()) if column.categorical else np.empty(0)
         return DistanceNull(distances, runs.sum(axis=1), shares, column.direction)
