@@ -18,7 +18,7 @@ PRIORITY = "__priority__"
 _SEED = 0x72_61_79
 
 
-class Reservoir:
+class BottomKSample:
     """At most ``size`` rows of equal columns: a uniform sample, without replacement, of all distinct ids."""
 
     def __init__(self, size: int, schema: pa.Schema) -> None:

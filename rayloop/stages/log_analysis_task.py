@@ -31,7 +31,7 @@ from features.split import SPLIT, TRAIN
 from features.types import AS_OF, ID
 from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult, analyze
 from monitoring.analysis.segment_drift import ReferenceRows
-from monitoring.samples.bottom_k_sample import Reservoir
+from monitoring.samples.bottom_k_sample import BottomKSample
 from monitoring.samples.logged_rows import LoggedRows
 from trainers.scoring import onnx_scorer
 
@@ -76,7 +76,7 @@ def reference_rows(tables: Tables, folder: Path, manifest: Manifest, request: An
     snapshot = manifest.snapshot
     if not tables.has_snapshot(snapshot):
         raise DataError("data.frame_expired", table=snapshot.table, snapshot=snapshot.id)
-    samples: dict[bool, Reservoir] = {}
+    samples: dict[bool, BottomKSample] = {}
     for part in tables.stream(snapshot.table, snapshot.id):
         training = pc.equal(part[SPLIT], TRAIN)
         for side, rows in ((True, part.filter(training)), (False, part.filter(pc.invert(training)))):
@@ -89,7 +89,7 @@ def live_rows(tables: Tables, task: Task, request: AnalysisRequest) -> LoggedRow
     table, width = predictions_table(request.model), request.policy.window_s
     output = "probabilities" if task.kind == "multiclass" else "score"
     share = max(LEAST_PER_WINDOW, request.settings.rows // len(request.windows))
-    samples: dict[float, Reservoir] = {}
+    samples: dict[float, BottomKSample] = {}
     span = (AS_OF, request.windows[0], request.until)
     columns = [ID, "version", AS_OF, "at", output, "features"]
     for part in tables.stream(table, columns=columns, between=span):
@@ -106,7 +106,7 @@ def live_rows(tables: Tables, task: Task, request: AnalysisRequest) -> LoggedRow
 
 def _offer(samples: dict, key: object, rows: pa.Table, size: int) -> None:
     if rows.num_rows:
-        samples.setdefault(key, Reservoir(size, rows.schema)).update(rows, rows[ID])
+        samples.setdefault(key, BottomKSample(size, rows.schema)).update(rows, rows[ID])
 
 
 def _of_frame(rows: pa.Table, folder: Path) -> LoggedRows:

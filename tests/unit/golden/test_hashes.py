@@ -18,7 +18,7 @@ from features.encoder import Encoder
 from features.sources.erasure_registry import entity_digest
 from features.sources.pseudonyms import PseudonymKey
 from features.split import HashSplit, TimeSplit
-from monitoring.samples.bottom_k_sample import Reservoir
+from monitoring.samples.bottom_k_sample import BottomKSample
 from tests.unit.golden import samples
 from tests.unit.golden.golden import golden
 
@@ -118,6 +118,6 @@ def test_ids_of_rows_batches_keys_and_entities_are_unchanged() -> None:
 
 def test_sampled_rows_are_unchanged() -> None:
     table = pa.table({"id": KEYS, "n": np.arange(len(KEYS))})
-    kept = Reservoir(10, table.schema)
+    kept = BottomKSample(10, table.schema)
     kept.update(table, table["id"])
     golden("sampled", sorted(kept.rows["n"].to_pylist()))

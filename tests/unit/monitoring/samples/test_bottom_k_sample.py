@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cluster.errors import DataError
-from monitoring.samples.bottom_k_sample import Reservoir
+from monitoring.samples.bottom_k_sample import BottomKSample
 from tests.factories.errors import raises
 
 SCHEMA = pa.schema([("x", pa.float64()), ("c", pa.string())])
@@ -19,11 +19,11 @@ def table(ids: list[int]) -> pa.Table:
     return pa.table({"x": [float(i) for i in ids], "c": [f"v{i % 3}" for i in ids]}, SCHEMA)
 
 
-def sample(*parts: list[int], size: int = 8) -> Reservoir:
-    reservoir = Reservoir(size, SCHEMA)
+def sample(*parts: list[int], size: int = 8) -> BottomKSample:
+    bottom_k = BottomKSample(size, SCHEMA)
     for ids in parts:
-        reservoir.update(table(ids), pa.array([f"request-{i}" for i in ids], pa.string()))
-    return reservoir
+        bottom_k.update(table(ids), pa.array([f"request-{i}" for i in ids], pa.string()))
+    return bottom_k
 
 
 @given(st.lists(st.integers(0, 60), max_size=60), st.data())
@@ -50,4 +50,4 @@ def test_rows_of_other_columns_and_empty_samples_are_refused():
     with raises(DataError, "data.sample_columns"):
         sample([1]).update(table([2, 3]), pa.array(["one"]))
     with raises(DataError, "data.empty_sample", size=0):
-        Reservoir(0, SCHEMA)
+        BottomKSample(0, SCHEMA)
