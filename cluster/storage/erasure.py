@@ -13,7 +13,7 @@ from pyiceberg.manifest import ManifestFile
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot
 
-from cluster.storage.catalog import TableCatalog
+from cluster.storage.table_catalog import TableCatalog
 
 Where = Mapping[str, Collection[str]]
 """For each of some text columns the values that match; a row matches when all of these columns do."""

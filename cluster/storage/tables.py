@@ -16,8 +16,8 @@ from pyiceberg.types import TimestamptzType
 from pyiceberg.utils.datetime import micros_to_timestamptz
 
 from cluster.errors import DataError, SnapshotNotFound
-from cluster.storage.catalog import TableCatalog
 from cluster.storage.iceberg_part import IcebergPart, arrow_schema
+from cluster.storage.table_catalog import TableCatalog
 from cluster.values import Snapshot
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cluster.web.page import empty_note, fact_boxes, render_page, section, table, tag
-from features.inspection.catalog import FeatureCatalog, ViewEntry
+from features.inspection.feature_catalog import FeatureCatalog, ViewEntry
 from features.inspection.training_serving_skew import FeatureSkew
 
 _FEATURE_HEAD = ("feature", "computed", "missing", "mean", "std", "low", "high", "most frequent")

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from cluster.names import CHAMPION
 from features.definitions import FeatureView
-from features.inspection.catalog import (
+from features.inspection.feature_catalog import (
     FeatureCatalog,
     ViewEntry,
     feature_entries,

@@ -9,7 +9,7 @@ import pytest
 
 from features.builders import rolling
 from features.definitions import Entity, FeatureView, Latest
-from features.inspection.catalog import FeatureCatalog, ViewEntry, feature_entries, profile_columns, view_users
+from features.inspection.feature_catalog import FeatureCatalog, ViewEntry, feature_entries, profile_columns, view_users
 from features.inspection.training_serving_skew import FeatureSkew, SkewExample
 from monitoring.report.feature_pages import render_catalog, render_skew
 

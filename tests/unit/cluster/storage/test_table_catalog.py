@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.settings import Settings
-from cluster.storage.catalog import TableCatalog
+from cluster.storage.table_catalog import TableCatalog
 
 
 def test_catalog_creates_the_folders_of_a_local_warehouse(tmp_path: Path) -> None:
