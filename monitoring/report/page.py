@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from cluster.values import Decision
 from cluster.web.page import bar, empty_note, fact_boxes, figure, join, plot, render_page, section, table, tag
 from monitoring.detection.detector import WindowResult, format_day
-from monitoring.report import findings, plots
-from monitoring.report.schema import AlarmOutcome, MetricHistory, MonitoringReport
+from monitoring.report import plots
+from monitoring.report.log_analysis_sections import performance_section, quality_cost, traffic_section
+from monitoring.report.schema import AlarmOutcome, MetricHistory, ModelCost, MonitoringReport
 
 _DECISIONS = {
     "start": "version {new} starts beside version {old}",
@@ -29,12 +30,12 @@ def render_report(report: MonitoringReport) -> str:
         _quality(report),
         _calibration(report),
         _drift(report),
-        findings.performance_section(report),
-        findings.traffic_section(report),
+        performance_section(report),
+        traffic_section(report),
         _rollouts(report),
         _events(report),
         _versions(report),
-        findings.cost_section(report),
+        _cost(report),
         _timings(report),
     ]
     return render_page(report.model, report.made_at, parts)
@@ -83,7 +84,7 @@ def _drift(report: MonitoringReport) -> str:
         f"alarms raised: {len(report.actions)}. {_since(evaluated)}"
     )
     alarms = [action.alarm for action in report.actions if action.alarm.kind == "drift"]
-    costs = [findings.quality_cost(a.alarm.window, a.alarm.version, report.performance) for a in report.actions]
+    costs = [quality_cost(a.alarm.window, a.alarm.version, report.performance) for a in report.actions]
     rows = [
         (_moment(a.at), tag("tag alarm", a.alarm.kind), a.alarm.reason, cost, a.outcome)
         for a, cost in zip(report.actions, costs, strict=True)
@@ -152,6 +153,26 @@ def _versions(report: MonitoringReport) -> str:
     ]
     caption = "Each version on its own held-out rows: metrics compare only where these are the same."
     return section("Versions", caption, table(("version", "role", "trained on", *metrics), rows))
+
+
+def _cost(report: MonitoringReport) -> str:
+    if report.cost is None:
+        return section("Cost", "", empty_note("No replica has reported yet."))
+    cost, used = report.cost, report.cost.used
+    busy = used.cpu_s / used.reserved_cpu_s if used.reserved_cpu_s else 0.0
+    rows = [
+        ("CPU, reserved", f"{used.reserved_cpu_s / 3600:,.2f} h", f"{busy:.0%} of it used"),
+        ("GPU, reserved", f"{used.reserved_gpu_s / 3600:,.2f} h", ""),
+        ("memory", f"{used.gib_s / 3600:,.2f} GiB h", ""),
+        ("requests", f"{used.requests:,}", _per_request(cost)),
+    ]
+    tags = ", ".join(f"{name} {value}" for name, value in cost.tags.items()) or "the project declares no tags"
+    caption = f"{cost.total:,.4g} in total, at the prices in the settings; {tags}."
+    return section("Cost", caption, table(("", "amount", ""), rows))
+
+
+def _per_request(cost: ModelCost) -> str:
+    return f"{1e6 * cost.total / cost.used.requests:,.4g} per million" if cost.used.requests else ""
 
 
 def _timings(report: MonitoringReport) -> str:

@@ -112,10 +112,10 @@ def plot_drift(results: Sequence[WindowResult], alarms: Sequence[Alarm]) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def plot_performance(found: Sequence[WindowQuality]) -> str:
+def plot_performance(qualities: Sequence[WindowQuality]) -> str:
     """Mean labeled loss by window in a band of its bounds; windows that are worse than the reference are marked."""
     figure, axes = _figure(8.6, 3.2)
-    known = [q for q in found if q.limits is not None]
+    known = [q for q in qualities if q.limits is not None]
     x = [_date(q.window) for q in known]
     mean = [q.labeled.mean for q in known]
     top = 2 * max(mean, default=1.0)
@@ -132,15 +132,15 @@ def plot_performance(found: Sequence[WindowQuality]) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def plot_estimates(found: Sequence[WindowQuality], metric: str) -> str:
+def plot_estimates(qualities: Sequence[WindowQuality], metric: str) -> str:
     """A metric as each method estimates it, and by labels."""
     figure, axes = _figure(8.6, 2.8)
-    methods = list(dict.fromkeys(method for q in found for method in q.estimated))
+    methods = list(dict.fromkeys(method for q in qualities for method in q.estimated))
     for i, method in enumerate(methods):
-        points = [(q.window, q.estimated[method][metric]) for q in found if metric in q.estimated.get(method, {})]
-        style = "o" if len(points) < len(found) / 2 else "-"
+        points = [(q.window, q.estimated[method][metric]) for q in qualities if metric in q.estimated.get(method, {})]
+        style = "o" if len(points) < len(qualities) / 2 else "-"
         _plot_points(axes, points, style, color=SERIES[1 + i], lw=1.5, ms=4, label=method)
-    labeled = [(q.window, q.observed[metric]) for q in found if metric in q.observed]
+    labeled = [(q.window, q.observed[metric]) for q in qualities if metric in q.observed]
     _plot_points(axes, labeled, color=SERIES[0], lw=2.2, label="by labels")
     axes.set_ylabel(metric)
     axes.grid(axis="y")
@@ -158,13 +158,13 @@ def _date(seconds: float) -> np.datetime64:
 
 
 @matplotlib.rc_context(STYLE)
-def plot_rollouts(found: Sequence[RolloutHistory]) -> str:
+def plot_rollouts(histories: Sequence[RolloutHistory]) -> str:
     """Each challenger's share over time, a step line for each rollout, a marker for each decision."""
     figure, axes = _figure(8.6, 3.3)
-    begin = min((d.at for r in found for d in r.decisions), default=0.0)
-    unit, name = _unit(max((d.at for r in found for d in r.decisions), default=1.0) - begin)
+    begin = min((d.at for r in histories for d in r.decisions), default=0.0)
+    unit, name = _unit(max((d.at for r in histories for d in r.decisions), default=1.0) - begin)
     tips: dict[str, str] = {}
-    for i, rollout in enumerate(r for r in found if r.decisions):
+    for i, rollout in enumerate(r for r in histories if r.decisions):
         # A rollback may come weeks later, and is no step of the trial.
         steps = [d for d in rollout.decisions if d.action != "rollback"]
         x = [(d.at - begin) / unit for d in steps]

@@ -16,7 +16,7 @@ from monitoring.detection.detector import DriftDetector, WindowResult, evaluate_
 from monitoring.drift_policy import DAY_S, DriftPolicy
 from monitoring.export.cost import UsageTotals
 from monitoring.performance.loss_bounds import LabeledLoss, bound_loss
-from monitoring.report.findings import quality_cost
+from monitoring.report.log_analysis_sections import quality_cost
 from monitoring.report.page import render_report
 from monitoring.report.schema import (
     AlarmOutcome,

@@ -1,4 +1,4 @@
-"""Report sections about log analyses: performance with and without labels, segments of the traffic, cost. Pure."""
+"""Report sections about log analyses: performance with and without labels, and drift in logged rows. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cluster.web.page import empty_note, join, plot, section, table, tag
 from monitoring.analysis.log_analysis import AnalysisResult, WindowQuality
 from monitoring.detection.detector import WindowResult, format_day
 from monitoring.report import plots
-from monitoring.report.schema import ModelCost, MonitoringReport
+from monitoring.report.schema import MonitoringReport
 
 MIN_LABEL_SHARE = 0.5
 """Share of labels from which an estimate is compared with the observed metric."""
@@ -42,23 +42,6 @@ def traffic_section(report: MonitoringReport) -> str:
     )
     faults = dict.fromkeys(fault for result in report.analyses[-3:] for fault in result.faults)
     return section("Drift in logged rows", caption, body + join(empty_note(fault) for fault in faults))
-
-
-def cost_section(report: MonitoringReport) -> str:
-    """What the model's replicas reserve, and its cost."""
-    if report.cost is None:
-        return section("Cost", "", empty_note("No replica has reported yet."))
-    cost, used = report.cost, report.cost.used
-    busy = used.cpu_s / used.reserved_cpu_s if used.reserved_cpu_s else 0.0
-    rows = [
-        ("CPU, reserved", f"{used.reserved_cpu_s / 3600:,.2f} h", f"{busy:.0%} of it used"),
-        ("GPU, reserved", f"{used.reserved_gpu_s / 3600:,.2f} h", ""),
-        ("memory", f"{used.gib_s / 3600:,.2f} GiB h", ""),
-        ("requests", f"{used.requests:,}", _per_request(cost)),
-    ]
-    tags = ", ".join(f"{name} {value}" for name, value in cost.tags.items()) or "the project declares no tags"
-    caption = f"{cost.total:,.4g} in total, at the prices in the settings; {tags}."
-    return section("Cost", caption, table(("", "amount", ""), rows))
 
 
 def quality_cost(window: float, version: str, qualities: Sequence[WindowQuality]) -> str:
@@ -149,7 +132,3 @@ def _since(series: Sequence[tuple[float, bool]]) -> str:
             break
         began = format_day(window)
     return began
-
-
-def _per_request(cost: ModelCost) -> str:
-    return f"{1e6 * cost.total / cost.used.requests:,.4g} per million" if cost.used.requests else ""
