@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from rayloop.shadowing import hiding_module_on
+from rayloop.module_shadowing import hiding_module_on
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from cluster import local_cluster
 from cluster.connection import use_token
 from cluster.errors import ClusterUnavailable
 from cluster.settings import Settings
-from rayloop.shadowing import PACKAGES
+from rayloop.module_shadowing import PACKAGES
 
 
 def require_compatible_cluster(settings: Settings) -> None:

@@ -22,7 +22,7 @@ from features.definitions import FeatureSet, FeatureView
 from features.sources.source import Examples, Source, require_columns
 from features.split import Split
 from monitoring.drift_policy import DriftPolicy
-from rayloop.shadowing import hiding_module
+from rayloop.module_shadowing import hiding_module
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig, TuneConfig
 from trainers.evaluation import calibration

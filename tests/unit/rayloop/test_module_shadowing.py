@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cluster.errors import ProjectError
 from rayloop.cli.app import app
-from rayloop.shadowing import PACKAGES, hiding_module
+from rayloop.module_shadowing import PACKAGES, hiding_module
 
 ROOT = Path(__file__).parents[3]
 
