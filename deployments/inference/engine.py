@@ -18,13 +18,13 @@ import numpy as np
 
 from cluster.errors import RequestError
 from cluster.names import Variant
-from deployments.inference import dispatch
+from deployments.inference import variant_scoring
 from deployments.inference.batcher import Batcher
 from deployments.inference.challenger_protocol import ScoreResult
-from deployments.inference.dispatch import RoutedRequest
 from deployments.inference.predictor import ScoredBatch
 from deployments.inference.serving_state import ServingState
 from deployments.inference.traffic_split import assign_variant
+from deployments.inference.variant_scoring import RoutedRequest
 from deployments.protocol.request_rows import RequestRows
 from deployments.telemetry.prediction_log import PredictionBatch
 from deployments.telemetry.reporter import Reporter
@@ -52,7 +52,9 @@ class Engine:
         self._champion: Batcher[RoutedRequest, ScoredBatch] = Batcher(self._score, _row_count, MAX_BATCH_ROWS)
         # By version: a challenger that hangs must not delay the others.
         self._challengers: defaultdict[str, Batcher[RoutedRequest, ScoreResult]] = defaultdict(
-            lambda: Batcher(dispatch.score_with_challenger, _row_count, MAX_BATCH_ROWS, _CONCURRENT_CHALLENGER_CALLS)
+            lambda: Batcher(
+                variant_scoring.score_with_challenger, _row_count, MAX_BATCH_ROWS, _CONCURRENT_CHALLENGER_CALLS
+            )
         )
         self._shadows: set[asyncio.Task[None]] = set()
         self._state_without_split: tuple[ServingState, ServingState] | None = None
@@ -85,7 +87,7 @@ class Engine:
         if state.config.split is not None and state.config.split.shadow:
             self._report_shadow(request, scored, result)
             return _champion_result(state, scored)
-        answer = dispatch.build_answer([request], scored, await result)
+        answer = variant_scoring.build_answer([request], scored, await result)
         self._report(state, answer)
         if answer.scores is None:
             raise RequestError("request.model_failed", error=scored.error)
@@ -140,7 +142,7 @@ class Engine:
         results: list[ScoredBatch | Exception] = []
         for _, together in groupby(requests, key=lambda request: id(request.state)):
             group = list(together)
-            answers, scored = dispatch.score_with_champion(group)
+            answers, scored = variant_scoring.score_with_champion(group)
             results += scored
             for answer in answers:
                 self._report(group[0].state, answer)
@@ -153,13 +155,13 @@ class Engine:
         try:
             return await asyncio.wait_for(self._challengers[challenger](request), split.timeout_s)
         except Exception as error:
-            return dispatch.failure_result(split, challenger, error)
+            return variant_scoring.failure_result(split, challenger, error)
 
     def _report_shadow(self, request: RoutedRequest, scored: ScoredBatch, result: asyncio.Future[ScoreResult]) -> None:
         """Report a shadowed request once the challenger's result is there."""
 
         async def report() -> None:
-            self._report(request.state, dispatch.build_answer([request], scored, await result))
+            self._report(request.state, variant_scoring.build_answer([request], scored, await result))
 
         task = asyncio.get_running_loop().create_task(report())
         self._shadows.add(task)
