@@ -23,7 +23,7 @@ from monitoring.drift_policy import Action
 from monitoring.runtime.monitor_actor import start_monitor
 from rayloop.context import ProjectContext
 from rayloop.stages.alarm_jobs import retrain_job, rollback_job, shipped_package
-from rayloop.stages.log_analysis_task import LogAnalysisJob
+from rayloop.stages.log_analysis_task import LogAnalysisTask
 from rayloop.stages.train_version import load_reference_profile
 
 ROLLED_BACK = "rayloop.rolled_back_because"
@@ -107,7 +107,7 @@ def _monitor(context: ProjectContext) -> ActorHandle:
     settings, place, folder = context.settings, context.location, shipped_package()
     retrain = retrain_job(settings, place, context.project.drift.window_s, folder)
     acts: dict[Action, AlarmAction] = {"retrain": retrain, "rollback": rollback_job(settings, place, folder)}
-    return start_monitor(settings, context.project.name, acts, LogAnalysisJob(settings))
+    return start_monitor(settings, context.project.name, acts, LogAnalysisTask(settings))
 
 
 def start_rollout(context: ProjectContext, challengers: Sequence[ModelVersion]) -> RolloutStatus:

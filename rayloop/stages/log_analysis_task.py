@@ -52,7 +52,7 @@ _QUEUE = pa.schema(
 
 
 @dataclass(frozen=True)
-class LogAnalysisJob:
+class LogAnalysisTask:
     """The task that the monitor runs: it reads the stores where it runs, and stores the label candidates."""
 
     settings: Settings

@@ -19,7 +19,7 @@ from features.manifest import Manifest
 from features.split import TEST, TRAIN
 from monitoring.analysis.log_analysis import AnalysisRequest
 from monitoring.drift_policy import DAY_S, DriftPolicy, LogAnalysisPolicy
-from rayloop.stages.log_analysis_task import LogAnalysisJob, live_rows, reference_rows
+from rayloop.stages.log_analysis_task import LogAnalysisTask, live_rows, reference_rows
 from tests.factories.deployments.bundles import BINARY, Slope, register, write_bundle
 from tests.factories.errors import raises
 
@@ -152,7 +152,7 @@ def test_sample_of_the_same_log_is_the_same(world):
 def test_log_analysis_finds_drift_and_queues_label_candidates_once(world):
     ids = world.answer(FIRST + 50, 1, shift=1.5)
     world.label(ids[:150], [1.0 - world.told[i] for i in ids[:150]])
-    look = LogAnalysisJob(world.settings)
+    look = LogAnalysisTask(world.settings)
     found = look(world.asked(FIRST + 50))
     assert {"multivariate", "segment", "quality"} <= {f.kind for f in found.findings}
     assert {f.name for f in found.findings if f.kind == "segment"} == {"carrier = AA", "carrier = UA"}
