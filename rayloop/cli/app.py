@@ -74,12 +74,12 @@ def main() -> None:
 @app.command()
 def up() -> None:
     """Start a Ray cluster and MLflow on this machine; write the configuration of Prometheus and Grafana."""
-    from rayloop.report import dashboards
+    from rayloop.cli.metrics_config import write_metrics_config
 
     settings = load_settings()
     state = "started" if local_cluster.start(settings, typer.echo) else "already running"
     typer.echo(f"{state}: dashboard {settings.dashboard}, MLflow {settings.mlflow_server}")
-    typer.echo(f"for Prometheus and Grafana: {dashboards.write(settings)}")
+    typer.echo(f"for Prometheus and Grafana: {write_metrics_config(settings)}")
 
 
 @app.command()
@@ -119,11 +119,11 @@ def doctor() -> None:
 def demo() -> None:
     """Start a cluster and simulate the whole loop on the flights of 2013; an earlier demo is deleted."""
     from rayloop.cli.demo import demo_project
-    from rayloop.report import dashboards
+    from rayloop.cli.metrics_config import write_metrics_config
 
     settings = load_settings()
     local_cluster.start(settings, typer.echo)
-    dashboards.write(settings)
+    write_metrics_config(settings)
     run_or_submit("run", demo_project(settings.home), "--simulate", "--fresh")
 
 

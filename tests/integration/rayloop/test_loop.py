@@ -25,10 +25,10 @@ from deployments.rollout.serve_config import connect_config_writer
 from monitoring.export.alert_rules import RULES
 from monitoring.export.grafana import FILE, render_dashboard
 from rayloop.cli import project_commands
+from rayloop.cli.metrics_config import write_metrics_config
 from rayloop.console import ProgressConsole
 from rayloop.context import ProjectContext
 from rayloop.project import load_project, locate_project
-from rayloop.report import dashboards
 from rayloop.stages.deploy import predecessor
 from tests.factories.until import until
 
@@ -217,7 +217,7 @@ def test_metrics_of_alerts_and_dashboards_are_exported_by_ray(simulated: str, cl
 
 @pytest.mark.cluster
 def test_dashboard_is_in_the_folder_that_ray_provisions(simulated: str, cluster: Settings) -> None:
-    folder = dashboards.write(cluster)
+    folder = write_metrics_config(cluster)
     provisioned = local_cluster.metrics_folder(cluster) / "grafana" / "dashboards" / FILE
     assert provisioned.read_text() == (folder / FILE).read_text()
     config = json.loads((folder / "prometheus.yml").read_text())

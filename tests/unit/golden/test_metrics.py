@@ -18,7 +18,7 @@ from monitoring.export.alert_rules import render_prometheus_config, render_rules
 from monitoring.export.grafana import FILE, render_dashboard
 from monitoring.export.metric_definitions import COUNTERS, GAUGES
 from monitoring.export.prometheus import PrometheusExporter
-from rayloop.report.dashboards import RULES
+from rayloop.cli.metrics_config import RULES
 from tests.unit.golden.golden import golden
 from trainers.loop import worker_group as training_gauges
 

@@ -15,7 +15,7 @@ _WAIT_S = 15.0
 _POLL_S = 0.2
 
 
-def write(settings: Settings) -> Path:
+def write_metrics_config(settings: Settings) -> Path:
     """Write them into ``metrics`` of the home, and the dashboard also where Ray provisions Grafana from.
 
     Returns:
@@ -28,13 +28,13 @@ def write(settings: Settings) -> Path:
         str(local_cluster.discovery_file(settings)), str(folder / RULES), settings.alertmanager
     )
     (folder / "prometheus.yml").write_text(configuration)
-    provisioned = _provisioned(settings)
-    for place in (folder, provisioned) if provisioned else (folder,):
+    provisioning_folder = _find_provisioning_folder(settings)
+    for place in (folder, provisioning_folder) if provisioning_folder else (folder,):
         (place / FILE).write_text(render_dashboard())
     return folder
 
 
-def _provisioned(settings: Settings) -> Path | None:
+def _find_provisioning_folder(settings: Settings) -> Path | None:
     """Return Ray's folder of dashboards, which its dashboard creates while it starts; None after the deadline."""
     folder, deadline = local_cluster.metrics_folder(settings) / "grafana" / "dashboards", time.monotonic() + _WAIT_S
     while not any(folder.glob("*.json")):
