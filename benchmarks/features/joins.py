@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from benchmarks.features.tables import CHUNK, Case, views
+from benchmarks.features.tables import CHUNK, JoinCase, views
 from benchmarks.memory import peak_mib
 from benchmarks.serving.environments import VENVS
 from cluster import connection, local_cluster
@@ -47,14 +47,14 @@ class IngestedCase(NamedTuple):
     rows: Snapshot
 
 
-class Rayloop:
+class JoinCluster:
     """rayloop on a cluster of its own."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._tables = Tables(settings)
 
-    def ingest(self, case: Case) -> IngestedCase:
+    def ingest(self, case: JoinCase) -> IngestedCase:
         """Write the case into catalog tables, in data files of at most a million rows; not timed."""
         name = f"bench.t{case.events}"
         for file in case.event_files:
@@ -67,7 +67,7 @@ class Rayloop:
         return IngestedCase(ingested, rows_snapshot)
 
     def join(
-        self, case: Case, ingested: IngestedCase, keep: pl.Series | None = None, watch: bool = False
+        self, case: JoinCase, ingested: IngestedCase, keep: pl.Series | None = None, watch: bool = False
     ) -> JoinResult:
         """Join tables into blocks in the object store; return the features of the rows in ``keep``.
 
@@ -88,7 +88,7 @@ class Rayloop:
             features.append(table if keep is None else table.filter(pl.col(_ROW).is_in(keep.implode())))
         return JoinResult(seconds, peak, rows, pl.concat(features))
 
-    def _blocks(self, case: Case, ingested: IngestedCase) -> list:
+    def _blocks(self, case: JoinCase, ingested: IngestedCase) -> list:
         import ray
 
         from features.offline.distributed_join import point_in_time_join
@@ -116,7 +116,7 @@ def _plain(frame: pl.DataFrame):  # type: ignore[no-untyped-def]
 
 
 @contextmanager
-def rayloop(home: Path) -> Iterator[Rayloop]:
+def rayloop(home: Path) -> Iterator[JoinCluster]:
     """A cluster as ``rayloop up`` starts it."""
     ports = {port: local_cluster.free_port() for port in _PORTS}
     settings = Settings(home=home, replica_ports_from=38000, **ports)  # type: ignore[arg-type]
@@ -127,13 +127,13 @@ def rayloop(home: Path) -> Iterator[Rayloop]:
 
     try:
         connection.connect(settings)
-        yield Rayloop(settings)
+        yield JoinCluster(settings)
     finally:
         ray.shutdown()
         local_cluster.stop(settings)
 
 
-def polars_alone(case: Case) -> JoinResult:
+def polars_alone(case: JoinCase) -> JoinResult:
     """Join by Polars alone. Raises JoinFailed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.parquet"
@@ -143,7 +143,7 @@ def polars_alone(case: Case) -> JoinResult:
         return JoinResult(report["seconds"], report["peak_mib"], int(report["rows"]), features)
 
 
-def feast(case: Case, count: int, store: str, timeout_s: float) -> JoinResult:
+def feast(case: JoinCase, count: int, store: str, timeout_s: float) -> JoinResult:
     """Join by Feast, with features precomputed by ``prepare_feast``. Raises JoinFailed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.parquet"
@@ -154,7 +154,7 @@ def feast(case: Case, count: int, store: str, timeout_s: float) -> JoinResult:
         return JoinResult(report["seconds"], report["peak_mib"], int(report["rows"]), features)
 
 
-def prepare_feast(case: Case) -> None:
+def prepare_feast(case: JoinCase) -> None:
     """Precompute each window's mean and count as of each event for Feast, which only looks values up.
 
     Its Ray store expects the rows' time under the name of the view's time.
@@ -171,7 +171,7 @@ def prepare_feast(case: Case) -> None:
         renamed.collect().write_parquet(case.folder / "feast" / f"{window.name}.parquet")
 
 
-def _spec(case: Case) -> str:
+def _spec(case: JoinCase) -> str:
     return json.dumps([list(window) for window in case.windows])
 
 

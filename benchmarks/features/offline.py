@@ -15,8 +15,8 @@ from statistics import median
 import polars as pl
 
 from benchmarks.features import joins, oracle, tables
-from benchmarks.features.joins import JoinFailed, JoinResult, Rayloop
-from benchmarks.features.tables import Case
+from benchmarks.features.joins import JoinCluster, JoinFailed, JoinResult
+from benchmarks.features.tables import JoinCase
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed, environment
 
@@ -80,7 +80,7 @@ def _feast_rows(store: str, small: bool, progress: Progress) -> list[Row]:
 
 
 def _feast_row(
-    cluster: Rayloop, case: Case, ingested: joins.IngestedCase, feast: tuple[str, str],
+    cluster: JoinCluster, case: JoinCase, ingested: joins.IngestedCase, feast: tuple[str, str],
     counts: Sequence[int], progress: Progress,
 ) -> Row:  # fmt: skip
     """Feast at the largest number of rows it finishes; rayloop joins all of them in the time it is charged for."""
@@ -129,7 +129,7 @@ def _sizes(sizes: Sequence[int], progress: Progress) -> list[Row]:
     return [*features, row(work, "µs", per_event[1] * 1e6, f"rayloop at {before}", per_event[0] * 1e6, target)]
 
 
-def _size_rows(case: Case, truth: pl.DataFrame, ours: JoinResult, progress: Progress) -> Iterator[Row]:
+def _size_rows(case: JoinCase, truth: pl.DataFrame, ours: JoinResult, progress: Progress) -> Iterator[Row]:
     work = f"point-in-time join, generated, {case.name}, {case.rows:,} rows, {len(case.columns)} windowed features"
     target, rate = Target(of="ratio", sign="≥", limit=0.7), case.rows / ours.seconds
     try:
@@ -144,11 +144,11 @@ def _size_rows(case: Case, truth: pl.DataFrame, ours: JoinResult, progress: Prog
     yield row(f"peak memory of workers and object store, {case.name}", "GiB", ours.peak_mib / _GIB, target=limit)
 
 
-def _both(case: Case, truth: pl.DataFrame, ours: JoinResult, theirs: JoinResult) -> str:
+def _both(case: JoinCase, truth: pl.DataFrame, ours: JoinResult, theirs: JoinResult) -> str:
     return f"rayloop: {_errors(case, truth, ours)}; the peer: {_errors(case, truth, theirs)}"
 
 
-def _warm(cluster: Rayloop, case: Case, ingested: joins.IngestedCase) -> None:
+def _warm(cluster: JoinCluster, case: JoinCase, ingested: joins.IngestedCase) -> None:
     """Ray starts a worker process when it is first needed, which takes seconds."""
     for _ in range(_WARM_JOINS):
         cluster.join(case, ingested)
@@ -159,13 +159,13 @@ def _range(joined: Sequence[JoinResult]) -> str:
     return f"{min(seconds):.2f} to {max(seconds):.2f}"
 
 
-def _errors(case: Case, truth: pl.DataFrame, joined: JoinResult) -> str:
+def _errors(case: JoinCase, truth: pl.DataFrame, joined: JoinResult) -> str:
     count_errors, of = oracle.count_errors(case, truth, joined.features)
     return f"{count_errors} of {of} sampled rows wrong"
 
 
 @contextmanager
-def _case(home: Path, size: int, progress: Progress) -> Iterator[Case]:
+def _case(home: Path, size: int, progress: Progress) -> Iterator[JoinCase]:
     folder = home / f"generated-{size}"
     try:
         case = tables.generated(folder, size)

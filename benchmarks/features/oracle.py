@@ -5,7 +5,7 @@ from __future__ import annotations
 import duckdb
 import polars as pl
 
-from benchmarks.features.tables import Case, Window
+from benchmarks.features.tables import JoinCase, Window
 
 SAMPLE = 1_000
 ROW = "row"
@@ -13,7 +13,7 @@ _RELATIVE, _ABSOLUTE = 1e-6, 2.0**-17
 """Tolerances: sums in another order, and rounding to half of rayloop's resolution."""
 
 
-def expected(case: Case, count: int | None = None) -> pl.DataFrame:
+def expected(case: JoinCase, count: int | None = None) -> pl.DataFrame:
     """Return ``row`` and the true features of a sample of the rows that a peer which joins ``count`` rows gets."""
     rows = pl.read_parquet(case.row_file).with_row_index(ROW).cast({ROW: pl.Int64})
     sample = _sample_rows(_sample_rows(rows, count or case.rows), SAMPLE)
@@ -28,7 +28,7 @@ def _sample_rows(rows: pl.DataFrame, count: int) -> pl.DataFrame:
     return rows.gather_every(max(1, rows.height // count)).head(count)
 
 
-def _window(case: Case, window: Window, sample: pl.DataFrame) -> pl.DataFrame:
+def _window(case: JoinCase, window: Window, sample: pl.DataFrame) -> pl.DataFrame:
     connection = duckdb.connect()
     connection.register("sample_rows", sample.to_arrow())
     keys = " AND ".join(f"e.{key} = sample_rows.{key}" for key in window.keys)
@@ -43,7 +43,7 @@ def _window(case: Case, window: Window, sample: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(found.to_arrow_table())
 
 
-def count_errors(case: Case, truth: pl.DataFrame, actual: pl.DataFrame) -> tuple[int, int]:
+def count_errors(case: JoinCase, truth: pl.DataFrame, actual: pl.DataFrame) -> tuple[int, int]:
     """Return the number of rows that are missing from ``actual`` or differ in a feature, and the number compared.
 
     ``actual`` has ``row`` and the features. ``truth`` has only rows that were requested.

@@ -35,7 +35,7 @@ class Window(NamedTuple):
     hours: int
 
 
-class Case(NamedTuple):
+class JoinCase(NamedTuple):
     """A table and what is asked of it. ``events`` and ``rows`` are the numbers of rows."""
 
     name: str
@@ -58,7 +58,7 @@ class Case(NamedTuple):
         return [f"{window.name}_{op}" for window in self.windows for op in ("mean", "count")]
 
 
-def views(case: Case) -> tuple[FeatureView, ...]:
+def views(case: JoinCase) -> tuple[FeatureView, ...]:
     """The windows as feature views of rayloop; windows of one entity and time make one view."""
     grouped: dict[tuple, list[Window]] = {}
     for window in case.windows:
@@ -89,7 +89,7 @@ FLIGHT_WINDOWS = (
 GENERATED_WINDOWS = tuple(Window(f"h{h}", ("user",), "amount", "known", h) for h in (1, 24, 7 * 24, 30 * 24))
 
 
-def flights(folder: Path) -> Case:
+def flights(folder: Path) -> JoinCase:
     """All flights as events, and each as a row that asks two hours before it is due to leave."""
     from examples.flights.data import flights_frame
 
@@ -101,10 +101,10 @@ def flights(folder: Path) -> Case:
     (folder / "events").mkdir(parents=True)
     events.write_parquet(folder / "events" / "0.parquet")
     rows.drop_nulls().write_parquet(folder / "rows.parquet")
-    return Case("flights", FLIGHT_WINDOWS, events.height, rows.drop_nulls().height, folder)
+    return JoinCase("flights", FLIGHT_WINDOWS, events.height, rows.drop_nulls().height, folder)
 
 
-def generated(folder: Path, events: int) -> Case:
+def generated(folder: Path, events: int) -> JoinCase:
     """Generate ``events`` events of a year, a hundred per user but a tenth of all for one, and a tenth as many rows."""
     (folder / "events").mkdir(parents=True)
     users = events // _EVENTS_PER_KEY
@@ -114,7 +114,7 @@ def generated(folder: Path, events: int) -> Case:
     count = events // 10
     asked = {"user": _users(draw, count, users), AS_OF: _START_US + draw.integers(0, _YEAR_US, count)}
     pl.DataFrame(asked).with_columns(pl.col(AS_OF).cast(INSTANT)).write_parquet(folder / "rows.parquet")
-    return Case(f"{events / 1e6:g} million events", GENERATED_WINDOWS, events, count, folder)
+    return JoinCase(f"{events / 1e6:g} million events", GENERATED_WINDOWS, events, count, folder)
 
 
 def _sizes(events: int) -> Iterator[int]:

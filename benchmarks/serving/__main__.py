@@ -20,8 +20,14 @@ from benchmarks.serving.client import ROOT, load
 from benchmarks.serving.environments import environment, pinned
 from benchmarks.serving.measures import Measurements
 from benchmarks.serving.processes import server
-from benchmarks.serving.rayloop import NAME, Rayloop
-from benchmarks.serving.server_measurements import Work, closed_plan, measure_rayloop, measure_server, model_alone
+from benchmarks.serving.rayloop import NAME, ServingCluster
+from benchmarks.serving.server_measurements import (
+    ServingWorkload,
+    closed_plan,
+    measure_rayloop,
+    measure_server,
+    model_alone,
+)
 from benchmarks.serving.subjects import EMPTY, PEERS_ALL, Peer, Subject, answers, running
 from cluster import local_cluster
 
@@ -79,8 +85,8 @@ def _measure_servers(sections: frozenset[str], arguments: argparse.Namespace) ->
     measurements = Measurements(progress)
     try:
         bundles = (model.write_bundle(home / "champion", 1), model.write_bundle(home / "challenger", 2))
-        work = Work.of(sections, arguments.seconds, bundles[0])
-        rayloop = Rayloop(home / "rayloop", bundles)
+        work = ServingWorkload.of(sections, arguments.seconds, bundles[0])
+        rayloop = ServingCluster(home / "rayloop", bundles)
         peers = [peer for peer in _required_peers(work) if peer.folder in arguments.peers]
         for peer in [peer for peer in peers if not peer.ray]:
             with measurements.running(peer.name):
@@ -97,7 +103,12 @@ def _measure_servers(sections: frozenset[str], arguments: argparse.Namespace) ->
 
 
 def _round(
-    turn: int, rayloop: Rayloop, peers: list[Peer], work: Work, measurements: Measurements, progress: ProgressPrinter
+    turn: int,
+    rayloop: ServingCluster,
+    peers: list[Peer],
+    work: ServingWorkload,
+    measurements: Measurements,
+    progress: ProgressPrinter,
 ) -> None:
     """Measure each server once; every other round in reverse, so that machine drift affects all alike."""
     if work.wants("one_row", "canary"):
@@ -116,14 +127,14 @@ def _round(
                 measure_server(subject, work, measurements)
 
 
-def _required_peers(work: Work) -> list[Peer]:
+def _required_peers(work: ServingWorkload) -> list[Peer]:
     """The peers that the sections compare with."""
     if work.wants("one_row", "canary"):
         return list(PEERS_ALL)
     return [peer for peer in PEERS_ALL if peer.name != EMPTY] if work.wants("open_loop") else []
 
 
-def _measure_load_generator(work: Work, measurements: Measurements) -> None:
+def _measure_load_generator(work: ServingWorkload, measurements: Measurements) -> None:
     port = local_cluster.free_port()
     subject = Subject(comparisons.GENERATOR, port, "/", samples.record, samples.record_scores)
     requests = [samples.record("/", part) for part in samples.split(work.rows, 1)]

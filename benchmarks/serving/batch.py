@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmarks.serving import batch_cases, batch_memory
-from benchmarks.serving.batch_cases import CHUNK_ROWS, ENCODED, ID, NARROW, WIDE, Case
+from benchmarks.serving.batch_cases import CHUNK_ROWS, ENCODED, ID, NARROW, WIDE, BatchCase
 from cluster import connection, local_cluster
 from cluster.settings import Settings
 from cluster.values import ModelVersion
@@ -75,7 +75,9 @@ def _first_s(workspace: Any, base: Path) -> float:
     return first - second
 
 
-def _speed_rows(workspace: Any, base: Path, case: Case, keep: tuple[str, ...], catalog: bool) -> list[dict[str, Any]]:
+def _speed_rows(
+    workspace: Any, base: Path, case: BatchCase, keep: tuple[str, ...], catalog: bool
+) -> list[dict[str, Any]]:
     """Measure a Parquet table with ``keep`` written, a larger one, Iceberg, and all columns written."""
     with _scratch(base) as folder:
         version, source = batch_cases.bundle(case, folder), batch_cases.parquet(case, TABLE_ROWS, folder / "in")

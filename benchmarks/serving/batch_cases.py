@@ -26,7 +26,7 @@ _FILE_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
-class Case:
+class BatchCase:
     """A table and a model.
 
     ``nulls`` is the share of nulls in every third number, and a tenth of it in each category; ``vocabularies`` are the
@@ -66,8 +66,8 @@ class Case:
         return "-".join(str(width) for width in (*self.hidden, 1))
 
 
-NARROW = Case("32 float32 numbers", 32, np.float32, (256, 256))
-WIDE = Case(
+NARROW = BatchCase("32 float32 numbers", 32, np.float32, (256, 256))
+WIDE = BatchCase(
     "30 float64 numbers with nulls and 6 categories",
     30,
     np.float64,
@@ -77,11 +77,11 @@ WIDE = Case(
     named=True,
 )
 """As many numbers and categories as examples/flights, with vocabularies of the same sizes and its model's layers."""
-LIGHT = Case("32 float32 numbers", 32, np.float32, (8,))
+LIGHT = BatchCase("32 float32 numbers", 32, np.float32, (8,))
 """A model of next to no time, for what does not depend on it."""
 
 
-def bundle(case: Case, folder: Path) -> ModelVersion:
+def bundle(case: BatchCase, folder: Path) -> ModelVersion:
     """A bundle of the case's model with random weights: how good it is does not change how long it takes."""
     import torch
 
@@ -108,7 +108,7 @@ def bundle(case: Case, folder: Path) -> ModelVersion:
     return ModelVersion(model="bench", version="1", run_id="", bundle_uri=str(folder))
 
 
-def parquet(case: Case, count: int, path: Path) -> str:
+def parquet(case: BatchCase, count: int, path: Path) -> str:
     """Write one file of ``count`` rows with pyarrow's defaults (Snappy), except that only text has dictionaries."""
     pieces = [case.table(CHUNK_ROWS, seed) for seed in (1, 2)]
     text = [c.name for c in case.columns if c.kind == "category"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.serving.drivers import DRAIN_S
 from benchmarks.serving.http import Response, parse_response
-from benchmarks.serving.plan import Plan, Report
+from benchmarks.serving.plan import LoadPlan, Report
 
 ROOT = Path(__file__).parents[2]
 _START_S = 30.0
@@ -22,7 +22,7 @@ _RECEIVE_BYTES = 1 << 16
 class Running:
     """A running load generator."""
 
-    def __init__(self, plan: Plan, process: subprocess.Popen[str]) -> None:
+    def __init__(self, plan: LoadPlan, process: subprocess.Popen[str]) -> None:
         self._plan, self._process = plan, process
         self._first = ""
 
@@ -42,7 +42,7 @@ class Running:
 
 
 @contextmanager
-def loading(plan: Plan) -> Iterator[Running]:
+def loading(plan: LoadPlan) -> Iterator[Running]:
     """Run a load during the block, which gets its report from the yielded object."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.serving.load"],
@@ -61,7 +61,7 @@ def loading(plan: Plan) -> Iterator[Running]:
             process.wait()
 
 
-def load(plan: Plan) -> Report:
+def load(plan: LoadPlan) -> Report:
     """Run a plan and return its report."""
     with loading(plan) as running:
         return running.report()

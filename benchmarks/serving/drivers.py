@@ -13,7 +13,7 @@ from collections import Counter, deque
 from typing import Protocol, cast
 
 from benchmarks.serving.http import Response, parse_response
-from benchmarks.serving.plan import Plan, Report, arrivals, quantile
+from benchmarks.serving.plan import LoadPlan, Report, arrivals, quantile
 
 DRAIN_S = 5.0
 """How long the last answers are waited for."""
@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
 class _Load:
     """What both kinds share: the clock, the tally and the end."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: LoadPlan) -> None:
         self.plan = plan
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sent = 0
@@ -189,7 +189,7 @@ class Closed(_Load):
 class Open(_Load):
     """Send requests at the pre-drawn times, or as soon after as a connection is free."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: LoadPlan) -> None:
         super().__init__(plan)
         self._idle: deque[Connection] = deque()
         self._waiting: deque[float] = deque()

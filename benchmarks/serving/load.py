@@ -16,23 +16,23 @@ from typing import Any
 import uvloop
 
 from benchmarks.serving.drivers import Closed, Open
-from benchmarks.serving.plan import Plan, Report
+from benchmarks.serving.plan import LoadPlan, Report
 
 
-def _loop(plan: Plan) -> asyncio.AbstractEventLoop:
+def _loop(plan: LoadPlan) -> asyncio.AbstractEventLoop:
     # Timers of epoll, uvloop's too, are whole milliseconds; those of select are exact, and its cost is nothing at such
     # rates.
     return asyncio.SelectorEventLoop(selectors.SelectSelector()) if plan.rate else uvloop.new_event_loop()
 
 
-async def _run(plan: Plan) -> Report:
+async def _run(plan: LoadPlan) -> Report:
     load = Open(plan) if plan.rate else Closed(plan)
     return await load.run()
 
 
 def main(lines: str) -> Mapping[str, Any]:
     """Run a plan given as JSON."""
-    plan = Plan.from_json(lines)
+    plan = LoadPlan.from_json(lines)
     loop = _loop(plan)
     report = loop.run_until_complete(_run(plan))
     return report._asdict()

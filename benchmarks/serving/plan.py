@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 
-class Plan(NamedTuple):
+class LoadPlan(NamedTuple):
     """``rate`` requests per second make an open load, 0 a closed one. The warm-up does not count.
 
     ``header`` names a response header by whose values answers are counted and timed.
@@ -29,7 +29,7 @@ class Plan(NamedTuple):
         return json.dumps(self._replace(requests=encoded)._asdict())  # type: ignore[arg-type]
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
+    def from_json(cls, text: str) -> LoadPlan:
         plan = cls(**json.loads(text))
         return plan._replace(requests=[base64.b64decode(request) for request in plan.requests])
 

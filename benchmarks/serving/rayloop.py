@@ -44,7 +44,7 @@ _POLICY = RolloutPolicy(
 _DRIFT = DriftPolicy(window_s=model.WINDOW_S, action="notify")
 
 
-class Rayloop:
+class ServingCluster:
     """A cluster with the benchmark's model served, all of it on. Used again for each round: the home stays."""
 
     def __init__(self, folder: Path, bundles: tuple[Path, Path]) -> None:

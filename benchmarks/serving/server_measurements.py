@@ -14,9 +14,9 @@ from benchmarks.serving import measures as m
 from benchmarks.serving import model, samples
 from benchmarks.serving.client import load, loading, send_request
 from benchmarks.serving.measures import Measurements
-from benchmarks.serving.plan import Plan, Report
+from benchmarks.serving.plan import LoadPlan, Report
 from benchmarks.serving.processes import ServerFailed
-from benchmarks.serving.rayloop import NAME, SHARE, VERSION, Rayloop
+from benchmarks.serving.rayloop import NAME, SHARE, VERSION, ServingCluster
 from benchmarks.serving.samples import Columns
 from benchmarks.serving.subjects import EMPTY, Encode, Scores, Subject
 from cluster.names import CHALLENGER
@@ -43,7 +43,7 @@ _CHANGE_S = 4.0
 _OK = 200
 
 
-class Work(NamedTuple):
+class ServingWorkload(NamedTuple):
     """The work, the same for every server: sections, seconds per measurement, the model's folder and rows."""
 
     sections: frozenset[str]
@@ -52,14 +52,14 @@ class Work(NamedTuple):
     rows: Columns
 
     @classmethod
-    def of(cls, sections: frozenset[str], seconds: float, folder: Path) -> Work:
+    def of(cls, sections: frozenset[str], seconds: float, folder: Path) -> ServingWorkload:
         return cls(sections, seconds, folder, samples.sample(_DISTINCT, 1))
 
     def wants(self, *sections: str) -> bool:
         return not self.sections.isdisjoint(sections)
 
 
-def measure_server(subject: Subject, work: Work, measurements: Measurements) -> int:
+def measure_server(subject: Subject, work: ServingWorkload, measurements: Measurements) -> int:
     """Check and measure a server with one row a request. Returns the requests answered."""
     answered = check(subject, work)
     _wait_until_idle()
@@ -70,7 +70,9 @@ def measure_server(subject: Subject, work: Work, measurements: Measurements) -> 
     return answered
 
 
-def measure_rayloop(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measurements) -> None:
+def measure_rayloop(
+    rayloop: ServingCluster, subject: Subject, work: ServingWorkload, measurements: Measurements
+) -> None:
     """Measure rayloop in all sections; check the log against the responses before reporting is switched off."""
     answered = measure_server(subject, work, measurements)
     if work.wants("canary", "changes"):
@@ -101,7 +103,7 @@ def _wait_until_idle() -> None:
         quiet = quiet + 1 if psutil.cpu_percent(1.0) < _IDLE_PERCENT else 0
 
 
-def check(subject: Subject, work: Work) -> int:
+def check(subject: Subject, work: ServingWorkload) -> int:
     """Check that the server returns the model's scores. Returns the requests sent. Raises ServerFailed."""
     parts = samples.split({name: values[:_CHECKED] for name, values in work.rows.items()}, 1)
     for part in parts:
@@ -109,34 +111,34 @@ def check(subject: Subject, work: Work) -> int:
     return len(parts)
 
 
-def model_alone(work: Work, measurements: Measurements) -> None:
+def model_alone(work: ServingWorkload, measurements: Measurements) -> None:
     """Measure the same rows without a server, as the reference of the tensor section."""
     columns = samples.sample(TENSOR_ROWS, 2)
     measurements.add(MODEL, m.TENSORS, model.alone(work.folder, columns, work.seconds))
     measurements.add(ENCODED, m.TENSORS, model.encoded(work.folder, columns, work.seconds))
 
 
-def closed_plan(subject: Subject, requests: list[bytes], seconds: float) -> Plan:
-    return Plan(subject.port, requests, CONNECTIONS, _WARM_UP_S, seconds, header=subject.header)
+def closed_plan(subject: Subject, requests: list[bytes], seconds: float) -> LoadPlan:
+    return LoadPlan(subject.port, requests, CONNECTIONS, _WARM_UP_S, seconds, header=subject.header)
 
 
-def _open_plan(subject: Subject, work: Work) -> Plan:
+def _open_plan(subject: Subject, work: ServingWorkload) -> LoadPlan:
     plan = closed_plan(subject, _requests(subject, work), 2.0 * work.seconds)
     return plan._replace(connections=OPEN_CONNECTIONS, rate=OPEN_RATE)
 
 
-def _requests(subject: Subject, work: Work) -> list[bytes]:
+def _requests(subject: Subject, work: ServingWorkload) -> list[bytes]:
     return [subject.encode(subject.path, part) for part in samples.split(work.rows, 1)]
 
 
-def _closed(subject: Subject, work: Work, measurements: Measurements, measure: str) -> Report:
+def _closed(subject: Subject, work: ServingWorkload, measurements: Measurements, measure: str) -> Report:
     report = load(closed_plan(subject, _requests(subject, work), work.seconds))
     measurements.add(subject.name, measure, report.per_second)
     _note_failures(report, subject, measure, measurements)
     return report
 
 
-def _open(subject: Subject, work: Work, measurements: Measurements) -> int:
+def _open(subject: Subject, work: ServingWorkload, measurements: Measurements) -> int:
     report = load(_open_plan(subject, work))
     measurements.add(subject.name, m.P50, report.p50_ms)
     measurements.add(subject.name, m.P99, report.p99_ms)
@@ -146,7 +148,7 @@ def _open(subject: Subject, work: Work, measurements: Measurements) -> int:
     return report.total
 
 
-def _canary(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measurements) -> int:
+def _canary(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, measurements: Measurements) -> int:
     report = _closed(subject, work, measurements, m.CANARY)
     measurements.add(NAME, m.CHALLENGED, report.seen.get(CHALLENGER, (0, 0.0))[0] / max(1, report.total))
     if rayloop.share() != SHARE:
@@ -154,7 +156,7 @@ def _canary(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measur
     return report.total
 
 
-def _shadow(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measurements) -> int:
+def _shadow(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, measurements: Measurements) -> int:
     """The open load without a shadow and with one, by turns."""
     answered = 0
     for shadowed in (False, True, True, False):
@@ -171,7 +173,7 @@ def _shadow(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measur
     return answered
 
 
-def _changes(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measurements) -> int:
+def _changes(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, measurements: Measurements) -> int:
     """Abort, then a weight change there and back, each under load of its own."""
     answered = _change(subject, work, measurements, m.ABORT, CHALLENGER, rayloop.abort_rollout)
     by_version = subject._replace(header=VERSION)
@@ -181,12 +183,17 @@ def _changes(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measu
     return answered
 
 
-def _setting(rayloop: Rayloop, version: ModelVersion) -> Callable[[], None]:
+def _setting(rayloop: ServingCluster, version: ModelVersion) -> Callable[[], None]:
     return lambda: rayloop.set_champion(version)
 
 
 def _change(
-    subject: Subject, work: Work, measurements: Measurements, measure: str, old: str, change: Callable[[], None]
+    subject: Subject,
+    work: ServingWorkload,
+    measurements: Measurements,
+    measure: str,
+    old: str,
+    change: Callable[[], None],
 ) -> int:
     """Milliseconds from the call until the last answer of ``old``, as the load's header tells it."""
     with loading(closed_plan(subject, _requests(subject, work), _CHANGE_S)) as running:
@@ -202,7 +209,9 @@ def _change(
     return report.total
 
 
-def _tensors(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measurements, logged: int) -> None:
+def _tensors(
+    rayloop: ServingCluster, subject: Subject, work: ServingWorkload, measurements: Measurements, logged: int
+) -> None:
     columns = samples.sample(_TENSOR_REQUESTS * TENSOR_ROWS, 2)
     parts = samples.split(columns, TENSOR_ROWS)
     _check(subject, parts[0], samples.binary_tensors, samples.open_inference_scores, work)
@@ -214,7 +223,7 @@ def _tensors(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measu
     measurements.add(NAME, m.LOST, 1.0 - (rayloop.reported(logged + sent)[0] - logged) / sent)
 
 
-def _reporting(rayloop: Rayloop, subject: Subject, work: Work, measurements: Measurements) -> None:
+def _reporting(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, measurements: Measurements) -> None:
     """On and off by turns, so that the machine's drift meets all."""
     turns = ((m.REPORTING, True, True), (m.LOGGING, True, False), (m.SILENT, False, False))
     for measure, report, profile in (*turns, *reversed(turns)):
@@ -222,7 +231,7 @@ def _reporting(rayloop: Rayloop, subject: Subject, work: Work, measurements: Mea
         _closed(subject, work, measurements, measure)
 
 
-def _check(subject: Subject, columns: Columns, encode: Encode, scores: Scores, work: Work) -> None:
+def _check(subject: Subject, columns: Columns, encode: Encode, scores: Scores, work: ServingWorkload) -> None:
     response = send_request(subject.port, encode(subject.path, columns))
     if response.status != _OK:
         raise ServerFailed(f"status {response.status}: {response.body[:300].decode(errors='replace')}")

@@ -31,7 +31,7 @@ _BATCHES_A_LOOK = 10
 
 
 @dataclass(frozen=True)
-class Plan:
+class RolloutPlan:
     """Number of looks at a rollout, and labeled rows between two of them."""
 
     looks: int
@@ -74,14 +74,14 @@ def noise_for(points: float) -> float:
     return low
 
 
-def rollouts(count: int, points: float, plan: Plan) -> Iterator[Outcome]:
+def rollouts(count: int, points: float, plan: RolloutPlan) -> Iterator[Outcome]:
     """Rollouts of a challenger that is ``points`` worse, judged after each batch until a verdict or the last row."""
     noise = noise_for(points) if points else 0.0
     for seed in range(count):
         yield _rollout(np.random.default_rng(seed), noise, plan)
 
 
-def _rollout(chance: np.random.Generator, noise: float, plan: Plan) -> Outcome:
+def _rollout(chance: np.random.Generator, noise: float, plan: RolloutPlan) -> Outcome:
     drawn = costs(chance, plan.horizon, noise, plan.policy.metric)
     seen = ComparisonEvidence()
     for look in range(1, plan.looks + 1):

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from benchmarks.serving.simulated import SHARE, Plan, costs, rollouts
+from benchmarks.serving.simulated import SHARE, RolloutPlan, costs, rollouts
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats
 from deployments.analysis.paired_moments import PairedMoments
 from deployments.analysis.quality_test import compare_quality
@@ -24,8 +24,8 @@ from deployments.rollout_policy import RolloutPolicy
 ALPHA = 0.05
 ROLLOUTS, POWER_ROLLOUTS, STICKY_ROLLOUTS = 2_000, 200, 300
 POINTS = (1.0, 2.0, 5.0)
-_AA = Plan(30, 100, RolloutPolicy(steps=(SHARE, 1.0), alpha=ALPHA, margin=0.0, error_margin=0.0))
-_POWER = Plan(100, 100, _AA.policy)
+_AA = RolloutPlan(30, 100, RolloutPolicy(steps=(SHARE, 1.0), alpha=ALPHA, margin=0.0, error_margin=0.0))
+_POWER = RolloutPlan(100, 100, _AA.policy)
 _STEPS = (0.05, 0.25, 0.5, 1.0)
 _LOOKED = "looked at after each batch"
 _AA_NOTE = f"{ROLLOUTS:,} rollouts of {_AA.looks} looks, {_AA.rows} labelled rows each; alpha {ALPHA:g}"
@@ -147,7 +147,7 @@ def _first_chi_square(challenger: np.ndarray, looks: np.ndarray, share: float) -
     return _first(np.abs(z) > stats.norm.ppf(1.0 - ALPHA / 2.0), looks)
 
 
-def _paired_t(drawn: np.ndarray, plan: Plan) -> tuple[float, float]:
+def _paired_t(drawn: np.ndarray, plan: RolloutPlan) -> tuple[float, float]:
     """Share of rollouts that a one-sided paired t-test stops, at any look; and at the last alone."""
     difference = drawn[:, 1] - drawn[:, 0]
     looks = np.arange(1, plan.looks + 1) * plan.rows

@@ -13,14 +13,14 @@ from benchmarks.progress import ProgressPrinter
 from benchmarks.results import Row
 from benchmarks.serving.environments import pinned
 from benchmarks.training import checkpoints, quality, speed, sweep
-from benchmarks.training.case import Case, arguments, cluster, flights
+from benchmarks.training.case import TrainingCase, arguments, cluster, flights
 from benchmarks.training.runs import PEERS
 from trainers.data.datasets import TrainingData
 
 AREA = "training"
 SECTIONS = ("steady", "first_epoch", "fit_overhead", "checkpoint", "sweep", "quality")
 
-Work = Callable[[Callable[[str], None]], list[Row]]
+Section = Callable[[Callable[[str], None]], list[Row]]
 _ABOUT = """\
 One row of the table is one comparison: rayloop's value, the peer's, their ratio, the target, and whether it is met.
 docs/benchmarks.md describes the method and what makes it fair."""
@@ -35,7 +35,7 @@ def main() -> None:
         progress(f"written to {results.write(AREA, work(progress), _versions(), _ABOUT, arguments.out, host)}")
 
 
-def _works(case: Case, arguments: Sequence[str], rounds: int, folder: Path) -> Iterator[Work]:
+def _works(case: TrainingCase, arguments: Sequence[str], rounds: int, folder: Path) -> Iterator[Section]:
     """Three sections come from the same runs; only quality needs no cluster."""
     of_runs = {*arguments} & {"steady", "first_epoch", "fit_overhead"}
     if of_runs or {*arguments} & {"checkpoint", "sweep"}:

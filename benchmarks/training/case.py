@@ -43,7 +43,7 @@ _FRAME = "frame.parquet"
 
 
 @dataclass(frozen=True)
-class Case:
+class TrainingCase:
     """The training frame of the flights project; ``folder`` holds it, and what peers get of it."""
 
     table: pa.Table
@@ -112,7 +112,7 @@ def cluster(folder: Path) -> Iterator[None]:
         local_cluster.stop(settings)
 
 
-def flights(folder: Path, progress: Callable[[str], None]) -> Case:
+def flights(folder: Path, progress: Callable[[str], None]) -> TrainingCase:
     """The examples of the flights project with its point-in-time features, made once for each ``folder``."""
     from examples.flights.project import project
 
@@ -123,7 +123,7 @@ def flights(folder: Path, progress: Callable[[str], None]) -> Case:
     table = pq.read_table(path)
     train = table.filter(pc.equal(table[SPLIT], TRAIN))
     encoder = Encoder.fit(project.features.columns, train, MIN_CATEGORY_ROWS)
-    return Case(table, encoder, project.task, folder)
+    return TrainingCase(table, encoder, project.task, folder)
 
 
 def _frame(project: Project) -> pa.Table:

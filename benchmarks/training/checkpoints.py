@@ -6,7 +6,7 @@ from collections.abc import Callable
 from statistics import median
 
 from benchmarks.results import Row, Target, row
-from benchmarks.training.case import CONFIG, Case
+from benchmarks.training.case import CONFIG, TrainingCase
 from benchmarks.training.runs import rayloop
 from trainers.data.datasets import TrainingData
 
@@ -14,7 +14,7 @@ EVERY = 100
 WORKERS = 2
 
 
-def rows(case: Case, data: TrainingData, rounds: int, progress: Callable[[str], None]) -> list[Row]:
+def rows(case: TrainingCase, data: TrainingData, rounds: int, progress: Callable[[str], None]) -> list[Row]:
     rayloop(case, data, workers=WORKERS, epochs=1)
     rates: dict[int, list[float]] = {0: [], EVERY: []}
     shares = []

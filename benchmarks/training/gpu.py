@@ -21,7 +21,7 @@ import torch
 from benchmarks import results
 from benchmarks.progress import ProgressPrinter
 from benchmarks.results import Row, Target, row
-from benchmarks.training.case import CONFIG, SPEC, Case, arguments, cluster, flights
+from benchmarks.training.case import CONFIG, SPEC, TrainingCase, arguments, cluster, flights
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.datasets import TrainingData
 from trainers.loop.train_events import EpochResult, StepProgress
@@ -37,7 +37,7 @@ Both train the same module.
 docs/benchmarks.md describes the method."""
 
 
-class Work(NamedTuple):
+class GpuWork(NamedTuple):
     """A model and how it is trained; ``peer`` is whether plain torch trains it too."""
 
     words: str
@@ -49,19 +49,19 @@ class Work(NamedTuple):
 _FT = ModelSpec(build="ft_transformer", parameters={"width": 192, "blocks": 3, "heads": 8})
 _GPU = CONFIG.model_copy(update={"gpu": True, "epochs": 60})
 WORKS = (
-    Work("MLP 256-128, batches of 2,048, float32", SPEC, _GPU),
-    Work(
+    GpuWork("MLP 256-128, batches of 2,048, float32", SPEC, _GPU),
+    GpuWork(
         "FT-Transformer of width 192, batches of 4,096, bf16",
         _FT,
         _GPU.model_copy(update={"batch_size": 4096, "precision": "bf16", "epochs": 12}),
     ),
-    Work(
+    GpuWork(
         "MLP 256-128, batches of 2,048, float32, rows streamed by Ray Data",
         SPEC,
         _GPU.model_copy(update={"cache_mib": 0, "epochs": 4}),
         peer=False,
     ),
-    Work(
+    GpuWork(
         "FT-Transformer of width 192, batches of 4,096, bf16, rows streamed by Ray Data",
         _FT,
         _GPU.model_copy(update={"batch_size": 4096, "precision": "bf16", "cache_mib": 0, "epochs": 4}),
@@ -70,7 +70,7 @@ WORKS = (
 )
 
 
-class TrainingRun(NamedTuple):
+class GpuRun(NamedTuple):
     """Rows per second of each epoch, GPU utilization in percent, and the share of the steps' time spent on data."""
 
     rates: list[float]
@@ -101,9 +101,11 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("rayloop", "ray", "torch")} | {"cuda": str(torch.version.cuda)}
 
 
-def _rows(work: Work, case: Case, data: TrainingData, rounds: int, progress: Callable[[str], None]) -> list[Row]:
+def _rows(
+    work: GpuWork, case: TrainingCase, data: TrainingData, rounds: int, progress: Callable[[str], None]
+) -> list[Row]:
     """Both take turns, every other round in reverse."""
-    runs: dict[str, list[TrainingRun]] = {"ours": [], "peer": []}
+    runs: dict[str, list[GpuRun]] = {"ours": [], "peer": []}
     turns = ("ours", "peer") if work.peer else ("ours",)
     for number in range(rounds):
         for name in turns if number % 2 == 0 else reversed(turns):
@@ -112,10 +114,10 @@ def _rows(work: Work, case: Case, data: TrainingData, rounds: int, progress: Cal
             progress(f"{work.words}, {name}: {ran.steady:,.0f} rows/s, GPU {ran.busy:.0f}%, data {ran.data:.1%}")
     ours, peer = runs["ours"], runs["peer"]
 
-    def median_or_none(of: Callable[[TrainingRun], float], found: list[TrainingRun]) -> float | None:
+    def median_or_none(of: Callable[[GpuRun], float], found: list[GpuRun]) -> float | None:
         return results.median_or_none([of(ran) for ran in found])
 
-    def compared(what: str, unit: str, of: Callable[[TrainingRun], float], target: Target | None = None) -> Row:
+    def compared(what: str, unit: str, of: Callable[[GpuRun], float], target: Target | None = None) -> Row:
         value = median_or_none(of, peer)
         return row(f"{what}: {work.words}", unit, median_or_none(of, ours), ALONE if work.peer else "", value, target)
 
@@ -127,7 +129,7 @@ def _rows(work: Work, case: Case, data: TrainingData, rounds: int, progress: Cal
     ]
 
 
-def _ours(work: Work, case: Case, data: TrainingData) -> TrainingRun:
+def _ours(work: GpuWork, case: TrainingCase, data: TrainingData) -> GpuRun:
     """How busy the GPU is from the first epoch's end to the last's, validation left in."""
     with _watched() as busy:
 
@@ -138,10 +140,10 @@ def _ours(work: Work, case: Case, data: TrainingData) -> TrainingRun:
         done = fit(FitRequest(work.spec, work.config, case.task, case.encoder), data, lambda line: None, on_event=watch)
     spent = {stage: sum(epoch.seconds[stage] for epoch in done.epochs[1:]) for stage in done.epochs[0].seconds}
     rates = [epoch.rows_per_second for epoch in done.epochs]
-    return TrainingRun(rates, busy.share(), spent["data"] / sum(spent.values()))
+    return GpuRun(rates, busy.share(), spent["data"] / sum(spent.values()))
 
 
-def _alone(work: Work, case: Case) -> TrainingRun:
+def _alone(work: GpuWork, case: TrainingCase) -> GpuRun:
     plan, told = case.folder / "gpu-plan.json", case.folder / "gpu-told.json"
     given: dict[str, Any] = {
         "spec": work.spec.model_dump(),
@@ -159,7 +161,7 @@ def _alone(work: Work, case: Case) -> TrainingRun:
                 busy.mark()
         if process.returncode:
             sys.exit(f"{ALONE}: it ended with code {process.returncode}")
-    return TrainingRun(json.loads(told.read_text())["rates"], busy.share(), 0.0)
+    return GpuRun(json.loads(told.read_text())["rates"], busy.share(), 0.0)
 
 
 class _Busy:

@@ -17,7 +17,7 @@ from sklearn import datasets
 from sklearn.utils import Bunch
 
 from benchmarks.results import Row, Target, row
-from benchmarks.training.case import Case
+from benchmarks.training.case import TrainingCase
 from cluster.values import Task
 from features.definitions import Column
 from features.encoder import Encoder
@@ -53,7 +53,7 @@ class Table(NamedTuple):
     data: Bunch
 
 
-def rows(case: Case, progress: Callable[[str], None]) -> list[Row]:
+def rows(case: TrainingCase, progress: Callable[[str], None]) -> list[Row]:
     """All of it on one thread, in this process."""
     torch.set_num_threads(1)
     made = [_flights(case)]
@@ -69,7 +69,7 @@ def rows(case: Case, progress: Callable[[str], None]) -> list[Row]:
 _TWO = Target(of="value", sign="≥", limit=2)
 
 
-def _flights(case: Case) -> Row:
+def _flights(case: TrainingCase) -> Row:
     parts = {name: case.part(name) for name in ("train", "validation", "test")}
     scores = _fitted(FLIGHTS, FLIGHTS_CONFIG, case.task, case.encoder, parts)
     labels = parts["test"][LABEL].to_numpy()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.serving.environments import environment
-from benchmarks.training.case import CONFIG, SPEC, Case
+from benchmarks.training.case import CONFIG, SPEC, TrainingCase
 from trainers.data.datasets import TrainingData
 from trainers.loop.trainer import FitRequest, fit
 
@@ -40,7 +40,7 @@ class PeerFailed(Exception):
     """A peer that could not train; the message says why."""
 
 
-def rayloop(case: Case, data: TrainingData, **changes: Any) -> TrainingRun:
+def rayloop(case: TrainingCase, data: TrainingData, **changes: Any) -> TrainingRun:
     """A fit on the warm cluster; the encoded rows are at hand after the first."""
     done = fit(FitRequest(SPEC, CONFIG.model_copy(update=changes), case.task, case.encoder), data, lambda line: None)
     spent = {stage: sum(epoch.seconds[stage] for epoch in done.epochs) for stage in done.epochs[0].seconds}
@@ -49,7 +49,7 @@ def rayloop(case: Case, data: TrainingData, **changes: Any) -> TrainingRun:
 
 
 def peer(
-    name: str, case: Case, workers: int, epochs: int, progress: Callable[[str], None], label: str = "peer"
+    name: str, case: TrainingCase, workers: int, epochs: int, progress: Callable[[str], None], label: str = "peer"
 ) -> TrainingRun:
     """Those that run at the same time have different labels. Raises PeerFailed, InstallFailed."""
     folder = environment("torch", progress, PEERS)

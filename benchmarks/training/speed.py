@@ -7,7 +7,7 @@ from statistics import median
 
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
-from benchmarks.training.case import CONFIG, Case
+from benchmarks.training.case import CONFIG, TrainingCase
 from benchmarks.training.runs import LIGHTNING, MEMORY, TORCHRUN, PeerFailed, TrainingRun, peer, rayloop
 from trainers.data.datasets import TrainingData
 
@@ -24,7 +24,7 @@ _AROUND = Target(of="value", sign="≤", limit=8)
 Runs = dict[tuple[str, int], list[TrainingRun]]
 
 
-def rows(case: Case, data: TrainingData, rounds: int, progress: Callable[[str], None]) -> list[Row]:
+def rows(case: TrainingCase, data: TrainingData, rounds: int, progress: Callable[[str], None]) -> list[Row]:
     """All take turns, every other round in reverse."""
     rayloop(case, data, epochs=1)  # starts the workers' processes and encodes
     runs: Runs = {}
@@ -42,7 +42,9 @@ def rows(case: Case, data: TrainingData, rounds: int, progress: Callable[[str], 
     return [*_rates(runs, why), *_firsts(runs), *_arounds(runs)]
 
 
-def _one(name: str, workers: int, case: Case, data: TrainingData, progress: Callable[[str], None]) -> TrainingRun:
+def _one(
+    name: str, workers: int, case: TrainingCase, data: TrainingData, progress: Callable[[str], None]
+) -> TrainingRun:
     if name == OURS:
         return rayloop(case, data, workers=workers)
     return peer(name, case, workers, CONFIG.epochs, progress)

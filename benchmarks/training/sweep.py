@@ -8,7 +8,7 @@ from statistics import median
 from typing import NamedTuple
 
 from benchmarks.results import Row, Target, row
-from benchmarks.training.case import CONFIG, SPEC, Case
+from benchmarks.training.case import CONFIG, SPEC, TrainingCase
 from benchmarks.training.runs import MEMORY, peer
 from trainers.config import LogUniform, Space, TrainConfig, TuneConfig
 from trainers.data.datasets import TrainingData
@@ -34,7 +34,7 @@ class _SweepRound(NamedTuple):
         return self.seconds / self.bare
 
 
-def rows(case: Case, data: TrainingData, rounds: int, progress: Callable[[str], None]) -> list[Row]:
+def rows(case: TrainingCase, data: TrainingData, rounds: int, progress: Callable[[str], None]) -> list[Row]:
     """The search and the bare epochs by turns."""
     config = CONFIG.model_copy(update={"epochs": EPOCHS})
     data.encode(case.encoder, case.task, config.cache_mib)
@@ -53,7 +53,7 @@ def rows(case: Case, data: TrainingData, rounds: int, progress: Callable[[str], 
 
 
 def _round(
-    case: Case, data: TrainingData, config: TrainConfig, number: int, progress: Callable[[str], None]
+    case: TrainingCase, data: TrainingData, config: TrainConfig, number: int, progress: Callable[[str], None]
 ) -> _SweepRound:
     rate = _rate(case, progress)
     # Another seed proposes other trials; how many epochs they get is up to ASHA.
@@ -65,7 +65,7 @@ def _round(
     return swept
 
 
-def _rate(case: Case, progress: Callable[[str], None]) -> float:
+def _rate(case: TrainingCase, progress: Callable[[str], None]) -> float:
     """Rows per second of as many plain processes as there are trials at a time, together."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         runs = [pool.submit(peer, MEMORY, case, 1, EPOCHS, progress, f"at-once-{number}") for number in range(AT_ONCE)]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from benchmarks.serving.drivers import Closed, Open
 from benchmarks.serving.http import encode_request
-from benchmarks.serving.plan import Plan, Report, arrivals, quantile
+from benchmarks.serving.plan import LoadPlan, Report, arrivals, quantile
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Version: %d\r\n\r\nok"
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
@@ -36,7 +36,7 @@ def run(answer: Callable[[], bytes], **plan: object) -> Report:
     async def both() -> Report:
         server = await asyncio.get_running_loop().create_server(lambda: Server(answer), "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        made = Plan(
+        made = LoadPlan(
             **({"port": port, "requests": [REQUEST], "connections": 4, "warm_up_s": 0.0, "seconds": 0.2} | plan)
         )
         load = Open(made) if made.rate else Closed(made)

@@ -92,11 +92,11 @@ class BatchWorker:
 
     def run(self, number: int) -> BatchTaskResult:
         """Score part ``number`` of the job."""
-        timer = _StageTimer()
+        timer = _TaskTimer()
         # A retried task must not write into the file of an attempt that may still be running.
         name = f"part-{number:06d}-{uuid.uuid4().hex[:8]}.parquet"
         empty = pa.schema([self._job.schema.field(c) for c in self._columns]).empty_table()
-        schema, rows = self._score(empty, _StageTimer()).schema, 0
+        schema, rows = self._score(empty, _TaskTimer()).schema, 0
         with _writer(Path(self._job.folder) / name, schema) as writer:
             blocks = self._job.parts[number].read(self._columns, self._dictionary_columns)
             while (block := timer.measure("read", next, blocks, None)) is not None:
@@ -104,7 +104,7 @@ class BatchWorker:
                 rows += block.num_rows
         return BatchTaskResult(name, rows, timer.seconds)
 
-    def _score(self, block: pa.Table, timer: _StageTimer) -> pa.Table:
+    def _score(self, block: pa.Table, timer: _TaskTimer) -> pa.Table:
         job = self._job
         block = job.pseudonymize(block)
         frame = timer.measure("features", job.frame, block)
@@ -116,7 +116,7 @@ class BatchWorker:
         return output
 
 
-class _StageTimer:
+class _TaskTimer:
     """Seconds of each stage of a task."""
 
     def __init__(self) -> None:
