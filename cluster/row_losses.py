@@ -1,4 +1,8 @@
-"""Loss of each prediction once its label is known, for model metrics, the gate, and rollout analysis. Pure."""
+"""Loss of each prediction once its label is known, for model metrics, the gate, and rollout analysis. Pure.
+
+The floor and the threshold below are the only ones: ``log_loss`` and ``accuracy`` must be the same numbers in training,
+in the gate, in a rollout and in monitoring, because people compare them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,12 @@ Metric = Literal["loss", "accuracy"]
 """loss: log loss in nats, or squared error for regression. accuracy: 0/1 loss, 1 for a wrong class."""
 
 PROBABILITY_FLOOR = 1e-6
-"""Probabilities are clipped to [floor, 1 - floor]: one confident mistake costs 13.8 nats, not infinitely many."""
+"""Probabilities are clipped to [floor, 1 - floor]: one confident mistake costs 13.8 nats, not infinitely many.
+
+Well above float32's resolution at 1 (6e-8), in which models answer: 1 - floor is a number of its own there.
+"""
+DECISION_THRESHOLD = 0.5
+"""Binary and multi-label: a score of at least this predicts the label, the boundary included."""
 
 
 def row_loss(task: Task, scores: np.ndarray, labels: np.ndarray, metric: Metric = "loss") -> np.ndarray:
@@ -55,5 +64,6 @@ def check_metric(task: Task, metric: Metric) -> None:
 
 
 def _mistakes(task: Task, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    predicted = scores.argmax(axis=1) if task.kind == "multiclass" else scores > 0.5
-    return np.asarray((predicted != labels.astype(np.int64)).astype(np.float64))
+    predicted = scores.argmax(axis=1) if task.kind == "multiclass" else scores >= DECISION_THRESHOLD
+    mistakes = np.asarray((predicted != labels.astype(np.int64)).astype(np.float64))
+    return np.asarray(mistakes.mean(axis=1)) if task.kind == "multilabel" else mistakes

@@ -96,7 +96,8 @@ def prepare(task: Task, metric: str, scores: np.ndarray, labels: np.ndarray) -> 
         labels: Labels of the same rows.
 
     Returns:
-        A function of weights [n] or None. It returns NaN if any score is NaN.
+        A function of weights [n] or None. It returns NaN if any score is NaN. Multi-label accuracy is the share of
+        correct labels (1 - Hamming loss).
 
     Raises:
         ProjectError: The task has no such metric.
@@ -107,6 +108,8 @@ def prepare(task: Task, metric: str, scores: np.ndarray, labels: np.ndarray) -> 
         return lambda weights: float("nan")
     if metric == "log_loss":
         return _mean(row_loss(task, scores, labels))
+    if metric == "accuracy":
+        return _mean(1.0 - row_loss(task, scores, labels, "accuracy"))
     if task.kind == "regression":
         return _regression(metric, scores, labels)
     if task.kind == "multilabel":
@@ -119,29 +122,22 @@ def _binary(metric: str, scores: np.ndarray, labels: np.ndarray) -> WeightedMetr
         return auc(scores, labels)
     if metric == "ece":
         return calibration_error(scores, labels)
-    if metric == "brier":
-        return _mean((scores - labels) ** 2)
-    return _mean((scores >= 0.5) == (labels == 1))
+    return _mean((scores - labels) ** 2)
 
 
 def _multiclass(metric: str, scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:
     if metric == "auc":
         # One-vs-rest, over the classes that occur (Hand & Till 2001 discuss the alternatives).
         return _mean_auc([auc(scores[:, k], labels == k) for k in range(scores.shape[1]) if np.any(labels == k)])
-    hits = scores.argmax(axis=1) == labels
-    if metric == "ece":
-        return calibration_error(scores.max(axis=1), hits)
-    return _mean(hits)
+    return calibration_error(scores.max(axis=1), scores.argmax(axis=1) == labels)
 
 
 def _multilabel(metric: str, scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:
-    """Means over labels; accuracy is the share of correct labels (1 - Hamming loss)."""
+    """Means over labels."""
     if metric == "auc":
         return _mean_auc([auc(scores[:, k], labels[:, k]) for k in range(scores.shape[1])])
-    if metric == "ece":
-        error = calibration_error(scores.ravel(), labels.ravel())
-        return lambda weights: error(None if weights is None else np.repeat(weights, scores.shape[1]))
-    return _mean(((scores >= 0.5) == (labels == 1)).mean(axis=1))
+    error = calibration_error(scores.ravel(), labels.ravel())
+    return lambda weights: error(None if weights is None else np.repeat(weights, scores.shape[1]))
 
 
 def _regression(metric: str, scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:

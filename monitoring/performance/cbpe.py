@@ -17,10 +17,8 @@ import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
 from cluster.errors import DataError
+from cluster.row_losses import DECISION_THRESHOLD, PROBABILITY_FLOOR
 from monitoring.samples.domain_classifier import DomainClassifier
-
-_CLIP = 1e-7
-"""Keeps logarithms finite: a calibrated probability may be exactly 0 or 1."""
 
 
 class Calibrator:
@@ -59,11 +57,11 @@ def classifier_performance(scores: np.ndarray, positive: np.ndarray) -> dict[str
         ``accuracy``, ``auc``, ``f1``, ``log_loss`` and ``brier``, those that are defined.
     """
     scores, positive = _require_finite(scores, "scores"), _require_finite(positive, "labels").astype(float)
-    predicted, n = scores >= 0.5, len(scores)
+    predicted, n = scores >= DECISION_THRESHOLD, len(scores)
     true_positives = float(positive[predicted].sum())
     true_negatives = float((1.0 - positive)[~predicted].sum())
     positives = float(predicted.sum()) + float(positive.sum())
-    clipped = np.clip(scores, _CLIP, 1.0 - _CLIP)
+    clipped = np.clip(scores, PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
     odds = np.log(clipped / (1.0 - clipped))
     metrics = {
         "accuracy": (true_positives + true_negatives) / n,

@@ -20,7 +20,11 @@ from trainers.evaluation import check_builders
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 LOGIT_FLOOR = 1e-7
-"""Probabilities are clipped to [floor, 1 - floor] before their logits are taken."""
+"""Probabilities are clipped to [floor, 1 - floor] before their logits are taken.
+
+Lower than cluster.row_losses.PROBABILITY_FLOOR: this bounds no loss, and a temperature must not change scores that the
+loss can tell apart.
+"""
 
 
 class CalibrationResult(Frozen):

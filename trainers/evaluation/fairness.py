@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from cluster.errors import ProjectError
+from cluster.row_losses import DECISION_THRESHOLD
 from cluster.values import Check, Frozen, Task
 from trainers.evaluation import check_builders
 
@@ -26,7 +27,7 @@ class FairnessPolicy(Frozen):
 
     groups: tuple[str, ...] = ()
     """Columns of the training frame whose values are the groups. They need not be features."""
-    threshold: float = Field(default=0.5, gt=0, lt=1)
+    threshold: float = Field(default=DECISION_THRESHOLD, gt=0, lt=1)
     """Score from which a binary prediction is positive."""
     min_rows: int = Field(default=200, ge=2)
     """Held-out rows that a group needs to be compared."""

@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pyarrow as pa
 
 from cluster.errors import DataError
+from cluster.row_losses import DECISION_THRESHOLD
 from cluster.values import Frozen, Task
 from features.encoder import Arrays
 from features.manifest import MODEL_FILE, Manifest
@@ -69,14 +70,16 @@ def output_arrays(task: Task, scores: np.ndarray) -> dict[str, pa.Array]:
     """Scores as columns of a table, by name.
 
     Binary and regression: "score". Multiclass: "scores", a list in the order of the classes, and "predicted", the
-    likeliest class. Multilabel: the same, but "predicted" lists the labels with a score of at least 0.5.
+    likeliest class. Multilabel: the same, but "predicted" lists the labels with a score of at least
+    DECISION_THRESHOLD.
     """
     if not task.wide:
         return {"score": pa.array(scores, pa.float64())}
     classes = np.asarray(task.classes)
     lists = pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel(), pa.float64()), len(classes))
     if task.kind == "multilabel":
-        return {"scores": lists, "predicted": pa.array([classes[row >= 0.5] for row in scores], pa.list_(pa.string()))}
+        predicted = [classes[row >= DECISION_THRESHOLD] for row in scores]
+        return {"scores": lists, "predicted": pa.array(predicted, pa.list_(pa.string()))}
     return {"scores": lists, "predicted": pa.array(classes[scores.argmax(axis=1)], pa.string())}
 
 

@@ -34,7 +34,10 @@ def test_log_or_squared_loss_of_each_row(task: Task, scores: list, labels: list,
 @pytest.mark.parametrize(
     ("task", "scores", "labels", "expected"),
     [
-        (BINARY, [0.5, 0.51, 0.51], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]),
+        (BINARY, [0.49, 0.51, 0.51], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]),
+        # A score of exactly the threshold predicts the label.
+        (BINARY, [0.5, 0.5, np.nextafter(0.5, 0.0)], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0]),
+        (MULTILABEL, [[0.5, 0.5], [0.4, 0.6]], [[1.0, 0.0], [0.0, 1.0]], [0.5, 0.0]),
         (MULTICLASS, [[0.5, 0.25, 0.25], [0.7, 0.2, 0.1]], [0.0, 2.0], [0.0, 1.0]),
     ],
 )

@@ -32,11 +32,12 @@ def test_binary_metrics_match_scikit_learn(seed: int) -> None:
     for weight in (None, weights):
         found = {
             name: metrics.prepare(TASKS["binary"], name, scores, labels)(weight)
-            for name in ("auc", "log_loss", "brier")
+            for name in ("auc", "log_loss", "brier", "accuracy")
         }
         clipped = np.clip(scores, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
         assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, scores, sample_weight=weight))
         assert found["log_loss"] == pytest.approx(sk.log_loss(labels, clipped, sample_weight=weight), rel=1e-5)
+        assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, scores >= 0.5, sample_weight=weight))
         assert found["brier"] == pytest.approx(sk.brier_score_loss(labels, scores, sample_weight=weight))
 
 

@@ -11,6 +11,7 @@ from scipy.special import expit
 from sklearn import metrics
 
 from cluster.errors import DataError
+from cluster.row_losses import row_loss
 from cluster.values import Task
 from monitoring.performance.cbpe import Calibrator, classifier_performance, fit_adapted_calibrator
 from monitoring.performance.dle import LossModel, observed_loss
@@ -38,6 +39,13 @@ def test_observed_metrics_agree_with_scikit_learn():
             "brier": metrics.brier_score_loss(labels, scores),
         }
     )
+
+
+def test_observed_metrics_are_the_losses_of_the_gate_and_of_rollouts_at_the_limits():
+    scores, labels = np.array([0.0, 1.0, 0.0, 1.0, 0.5, 0.5]), np.array([0.0, 1.0, 1.0, 0.0, 0.0, 1.0])
+    found, task = classifier_performance(scores, labels), Task(kind="binary", label="y")
+    assert found["log_loss"] == pytest.approx(row_loss(task, scores, labels).mean(), rel=1e-9)
+    assert found["accuracy"] == 1 - row_loss(task, scores, labels, "accuracy").mean() == 0.5
 
 
 def test_calibrated_probabilities_estimate_performance_better_than_raw_scores():
