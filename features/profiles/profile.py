@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.errors import DataError, ProjectError
-from cluster.values import Frozen, Task
+from cluster.values import Stored, Task
 from features.definitions import Column
 from features.profiles.column_sketches import (
     MAX_MAGNITUDE,
@@ -28,13 +28,13 @@ from features.profiles.column_sketches import (
     NumberSummary,
 )
 
-_FORMAT = 1
 _NUMBER_TYPES = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean, pa.types.is_null)
 _CATEGORY_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
 
 
-class _ProfileRecord(Frozen):
-    format: int
+class _ProfileRecord(Stored):
+    stored_as: ClassVar[str] = "profile"
+
     rows: Count
     columns: tuple[Column, ...]
     numbers: dict[str, NumberSummary]
@@ -103,22 +103,22 @@ class Profile:
 
     def to_bytes(self) -> bytes:
         """Serialize as JSON, sketches in base64."""
-        return _ProfileRecord(format=_FORMAT, **vars(self)).model_dump_json().encode()
+        return _ProfileRecord(**vars(self)).model_dump_json().encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Read what ``to_bytes`` wrote.
 
         Raises:
-            DataError: ``data`` is not a profile that this version can read.
+            DataError: ``data`` is no profile, or a newer version wrote it.
         """
         try:
-            record = _ProfileRecord.model_validate_json(data, extra="ignore")
+            record = _ProfileRecord.from_stored(data)
             if any(category.other < 0 for category in record.categories.values()):
                 raise ValueError("the listed counts exceed the total")
         except (ProjectError, ValueError, RuntimeError, IndexError) as error:
             raise DataError("data.invalid_profile", size=len(data), reason=str(error).splitlines()[0]) from error
-        if record.format != _FORMAT or (tuple(record.numbers), tuple(record.categories)) != _series(record.columns):
+        if (tuple(record.numbers), tuple(record.categories)) != _series(record.columns):
             raise DataError("data.invalid_profile", size=len(data), reason="the summaries do not match the columns")
         return cls(record.columns, record.numbers, record.categories, record.rows)
 

@@ -8,16 +8,18 @@
 and say in the CHANGELOG what changed for users. The first command rewrites every file that differs; the second shows
 what you are about to change for them.
 
-Files under ``data/stored/<format>/`` are what that format of the code has written. They are never rewritten: today's
-readers must read all of them. ``stored(name, written)`` compares a fresh write with the newest format's file. When a
-stored format changes, raise the schema version of its class and ``FORMAT`` here; with UPDATE_GOLDEN the new files are
-then written into a new folder beside the old ones.
+Files under ``data/stored/<format>/`` are what that format of the code has written; each folder has only the files that
+differ from the format before. They are never rewritten: today's readers must read all of them.
+``stored(name, written)`` compares a fresh write with the newest file of its name. When a stored format changes, raise
+the schema version of its class and ``FORMAT`` here; with UPDATE_GOLDEN the files that differ are then written into a
+new folder beside the old ones.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ import pyarrow as pa
 import pytest
 
 DATA = Path(__file__).parent / "data"
-FORMAT = 2
-"""Of what today's code stores: the folder of its files under ``data/stored``."""
+FORMAT = 3
+"""Of what today's code stores: the folder of new files under ``data/stored``."""
 
 _UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
 
@@ -42,26 +44,28 @@ def golden(name: str, value: Any) -> None:
     assert json.loads(text) == json.loads(path.read_text())
 
 
-def stored(name: str, written: bytes) -> None:
-    """Assert that a fresh write, as JSON, is the newest format's file; with UPDATE_GOLDEN, write a missing one."""
-    assert json.loads(written) == json.loads(kept_file(name, written).read_bytes())
-
-
-def kept_file(name: str, written: bytes) -> Path:
-    """Return the newest format's file of this name; with UPDATE_GOLDEN, create a missing one from ``written``."""
+def stored(name: str, written: bytes, read: Callable[[bytes], Any] = json.loads) -> None:
+    """Assert that a fresh write reads like the newest file; with UPDATE_GOLDEN, write one of this format."""
     path = DATA / "stored" / str(FORMAT) / name
-    if _UPDATE and not path.exists():
+    if _UPDATE and not path.exists() and not (_files(name) and read(newest(name).read_bytes()) == read(written)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(written)
-    return path
+    assert read(newest(name).read_bytes()) == read(written)
+
+
+def newest(name: str) -> Path:
+    """Return the newest format's file or folder of this name."""
+    return _files(name)[-1]
 
 
 def formats(name: str) -> list[Any]:
     """Every format's file of this name, as parameters of a test."""
-    paths = [folder / name for folder in sorted((DATA / "stored").iterdir())]
-    return [
-        pytest.param(path, id=f"format {path.relative_to(DATA).parts[1]}") for path in paths if path.exists() or _UPDATE
-    ]
+    return [pytest.param(path, id=f"format {path.relative_to(DATA).parts[1]}") for path in _files(name)]
+
+
+def _files(name: str) -> list[Path]:
+    folders = sorted((DATA / "stored").iterdir(), key=lambda folder: int(folder.name))
+    return [folder / name for folder in folders if (folder / name).exists()]
 
 
 def columns(schema: pa.Schema) -> dict[str, str]:

@@ -212,11 +212,13 @@ def test_profile_with_mismatched_summaries_is_refused():
         Profile.from_bytes(data)
 
 
-def test_profile_of_another_format_is_refused():
+def test_profile_of_the_previous_release_is_read_and_a_newer_one_refused():
     data = profile(frame([(1.0, "a")])).to_bytes()
-    assert Profile.from_bytes(data).rows == 1
-    with raises(DataError, "data.invalid_profile"):
-        Profile.from_bytes(data.replace(b'"format":1', b'"format":2'))
+    before = data.replace(b'"schema_version":2', b'"format":1')
+    assert before != data
+    assert Profile.from_bytes(before).to_bytes() == data
+    with raises(DataError, "data.stored_too_new", kind="profile", version=3, newest=2):
+        Profile.from_bytes(data.replace(b'"schema_version":2', b'"schema_version":3'))
 
 
 def test_append_output_adds_the_likeliest_class_or_the_score():

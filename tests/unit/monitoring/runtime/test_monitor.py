@@ -178,7 +178,7 @@ def test_cooldown_outlives_a_promotion(store):
     ("start", "data"),
     [
         (100 * DAY_S, b"\x00garbage"),
-        (100 * DAY_S, b'{"format": 1}'),
+        (100 * DAY_S, b'{"schema_version": 2}'),
         (math.nan, streams.profile(streams.rows(np.random.default_rng(0), 9)).to_bytes()),
         (math.inf, Profile.empty(streams.COLUMNS).to_bytes()),
         (-1e12, Profile.empty(streams.COLUMNS).to_bytes()),
