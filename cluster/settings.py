@@ -19,29 +19,29 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RAYLOOP_", frozen=True, extra="ignore")
 
     home: Path = Field(default_factory=lambda: Path.home() / ".rayloop")
-    """Folder of all state that has no address below; default: ``~/.rayloop``."""
+    """Folder for all state that has no address below; default: ``~/.rayloop``."""
     tracking_uri: str = ""
     """MLflow's tracking and registry store; default: SQLite in ``home``."""
     artifact_root: str = ""
-    """Where MLflow keeps artifacts, and trainings their checkpoints; default: ``home``."""
+    """Where MLflow keeps artifacts and training runs keep checkpoints; default: ``home``."""
     catalog_uri: str = ""
-    """Iceberg catalog: a REST catalog (``http…``) or a database by SQLAlchemy URI; default: SQLite in ``home``."""
+    """Iceberg catalog: a REST catalog (``http…``) or a database as a SQLAlchemy URI; default: SQLite in ``home``."""
     warehouse: str = ""
     """Where Iceberg keeps the files of tables; default: ``home``."""
     online_store: str = ""
     """Online store, ``lmdb://folder`` or ``redis://host:port/number``; default: LMDB in ``home``."""
     address: str = ""
-    """Dashboard address of another cluster, which commands then work with; default: the cluster of this machine."""
+    """Dashboard address of the cluster that commands work with; default: the cluster of this machine."""
     personal_key_file: str = ""
-    """File with the key that hashes personal columns; needed by projects that have such columns."""
+    """File with the key that hashes personal columns; required for projects that have such columns."""
     access: bool = False
-    """Whether requests to models need an API key or a token."""
+    """Whether requests to models require an API key or a token."""
     access_store: str = ""
-    """Database of API keys by SQLAlchemy URI; default: SQLite in ``home``."""
+    """Database of API keys, as a SQLAlchemy URI; default: SQLite in ``home``."""
     access_rate: str = ""
-    """Rate limit of a key that has none of its own, such as ``100/minute``; default: no limit."""
+    """Rate limit for keys without their own limit, such as ``100/minute``; default: no limit."""
     rate_store: str = ""
-    """Redis that counts requests for all replicas, ``redis://``; default: each replica counts its own."""
+    """Redis that counts requests for all replicas, ``redis://``; default: each replica counts its own requests."""
     jwks_url: str = ""
     """JSON Web Key Set of the issuer whose tokens are accepted; default: no tokens."""
     jwt_issuer: str = ""
@@ -55,11 +55,11 @@ class Settings(BaseSettings):
     jwt_scopes_claim: str = "scope"
     """Claim that lists the scopes of a token."""
     jwt_leeway_s: float = Field(default=30.0, ge=0.0, le=300.0)
-    """Clock difference that is tolerated when a token's times are checked, in seconds."""
+    """Tolerated clock difference when a token's times are checked, in seconds."""
     alertmanager: str = ""
     """Address ``host:port`` of the Alertmanager, for the generated Prometheus configuration; default: none."""
     price_cpu_hour: float = Field(default=0.04, ge=0.0)
-    """Price of a CPU for an hour, in any currency; a model's cost is computed with it."""
+    """Price of a CPU for an hour, in any currency; used to compute a model's cost."""
     price_gpu_hour: float = Field(default=2.0, ge=0.0)
     """Price of a GPU for an hour."""
     price_gib_hour: float = Field(default=0.005, ge=0.0)
@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     grpc_port: int = Field(default=9000, ge=1, le=65535)
     """gRPC port of served models."""
     gcs_port: int = Field(default=6379, ge=1, le=65535)
-    """Port by which drivers and workers join the cluster."""
+    """Port through which drivers and workers join the cluster."""
     mlflow_port: int = Field(default=5000, ge=1, le=65535)
     """Port of MLflow's web pages."""
     haproxy_stats_port: int = Field(default=8404, ge=1, le=65535)

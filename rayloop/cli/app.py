@@ -1,7 +1,7 @@
 """The commands of ``rayloop`` with their arguments and options.
 
 A command that works on a project runs as a Ray job: see submission.py. Modules that take seconds to import are imported
-inside the commands that need them.
+inside the commands that use them.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ ProjectArgument = Annotated[str, typer.Argument(help="Path or module name of the
 Until = Annotated[str, typer.Option(help="Use only what was known at this time (ISO 8601)")]
 Reason = Annotated[str, typer.Option(help="Reason for the rollout journal")]
 Only = Annotated[
-    str, typer.Option("--rollout", help="Only if this is the current rollout; `rayloop status` shows its id")
+    str, typer.Option("--rollout", help="Apply only if this is the current rollout; `rayloop status` shows its id")
 ]
-OneOf = Annotated[str, typer.Option("--version", help="Challenger version, when there are several")]
+OneOf = Annotated[str, typer.Option("--version", help="Challenger version, if there are several")]
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def main() -> None:
 
 @app.command()
 def up() -> None:
-    """Start a Ray cluster and MLflow on this machine; write the configuration of Prometheus and Grafana."""
+    """Start a Ray cluster and MLflow on this machine, and write configuration for Prometheus and Grafana."""
     from rayloop.cli.metrics_config import write_metrics_config
 
     settings = load_settings()
@@ -84,7 +84,7 @@ def up() -> None:
 
 @app.command()
 def down() -> None:
-    """Stop every process of the local cluster, HAProxy and MLflow included."""
+    """Stop every process of the local cluster, including HAProxy and MLflow."""
     from rayloop.cli.served_models import flush_logs
 
     settings = load_settings()
@@ -108,7 +108,7 @@ def status() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Diagnose problems of the machine, the stores and the cluster."""
+    """Diagnose problems with the machine, the stores and the cluster."""
     from rayloop.cli.doctor import run_checks
 
     if not run_checks(load_settings(), typer.echo):
@@ -117,7 +117,7 @@ def doctor() -> None:
 
 @app.command()
 def demo() -> None:
-    """Start a cluster and simulate the whole loop on the flights of 2013; an earlier demo is deleted."""
+    """Start a cluster and simulate the whole loop on flights from 2013; deletes any earlier demo."""
     from rayloop.cli.demo import demo_project
     from rayloop.cli.metrics_config import write_metrics_config
 
@@ -146,13 +146,13 @@ def tune(project: ProjectArgument) -> None:
 
 @app.command()
 def train(project: ProjectArgument) -> None:
-    """Train the project's model with its declared settings; register it when it passes the gate."""
+    """Train the project's model with its declared settings; register it if it passes the gate."""
     run_or_submit("train", project, action=lambda ws: _commands().train(ws))
 
 
 @app.command()
 def retrain(project: ProjectArgument, until: Until = "", reason: Reason = "by hand") -> None:
-    """Train the champion's recipe on newer data and roll the result out."""
+    """Train the champion's recipe on newer data and roll out the result."""
     moment = _moment(until, "--until")
     arguments = ["retrain", project, "--until", moment.isoformat(), "--reason", reason]
     run_or_submit(*arguments, action=lambda ws: _commands().retrain(ws, moment, reason))
@@ -161,10 +161,12 @@ def retrain(project: ProjectArgument, until: Until = "", reason: Reason = "by ha
 @app.command()
 def rollback(
     project: ProjectArgument,
-    version: Annotated[str, typer.Option(help="Only if this version is the champion; default: any")] = "",
+    version: Annotated[
+        str, typer.Option(help="Roll back only if this version is the champion; default: any version")
+    ] = "",
     reason: Reason = "by hand",
 ) -> None:
-    """Restore the previous champion for all requests, at once."""
+    """Restore the previous champion for all requests immediately."""
     arguments = ["rollback", project, *(["--version", version] if version else []), "--reason", reason]
     run_or_submit(*arguments, action=lambda ws: _commands().rollback(ws, version, reason))
 
@@ -173,7 +175,8 @@ def rollback(
 def deploy(
     project: ProjectArgument,
     version: Annotated[
-        list[str] | None, typer.Option(help="Version; default: the newest. Repeat it to roll out several at once")
+        list[str] | None,
+        typer.Option(help="Version; default: the newest. Repeat to roll out several versions together"),
     ] = None,
 ) -> None:
     """Serve a version. The first is served directly; later ones go through a rollout."""
@@ -189,7 +192,7 @@ def predict(
     out: Annotated[str, typer.Argument(help="Folder for the scored Parquet files; must be empty or absent")],
     version: Annotated[str, typer.Option(help="Version; default: the champion")] = "",
     keep: Annotated[
-        list[str] | None, typer.Option(help="Column to keep beside the scores, repeatable; default: all")
+        list[str] | None, typer.Option(help="Input column to keep next to the scores, repeatable; default: all")
     ] = None,
 ) -> None:
     """Score a table with a registered version."""
@@ -260,7 +263,7 @@ def backfill(
     view: Annotated[str, typer.Option(help="Feature view to rebuild online")],
     since: Annotated[str, typer.Option(help="Only entities with events since this time (ISO 8601)")] = "",
 ) -> None:
-    """Land new rows of a view's source and rebuild the view's online state from the whole table."""
+    """Ingest new rows of a view's source and rebuild the view's online state from the whole table."""
     arguments = ["--view", view, *(["--since", _moment(since, "--since").isoformat()] if since else [])]
     start = _moment(since, "--since") if since else None
     run_or_submit(
@@ -275,7 +278,7 @@ def backfill(
 @app.command()
 def forget(
     project: ProjectArgument,
-    entity: Annotated[list[str], typer.Option(help="column=value; repeat it for a key of several columns")],
+    entity: Annotated[list[str], typer.Option(help="column=value; repeat for a key of several columns")],
 ) -> None:
     """Erase an entity's rows from tables, quarantine, frames, online store and log; print what was deleted where."""
     from rayloop.cli.erase_command import erase
@@ -318,7 +321,7 @@ def _find_rayloop_error(error: BaseException | None) -> RayloopError | None:
     """Return the RayloopError that Ray wrapped on its way from a worker; None when there is none."""
     visited: set[int] = set()
     while error is not None and id(error) not in visited:
-        # Ray's own class for it is a RayloopError as well, whose text is a traceback.
+        # Ray's wrapper class is also a RayloopError, but its text is a traceback.
         cause: BaseException | None = getattr(error, "cause", None)
         if isinstance(error, RayloopError) and cause is None:
             return error

@@ -24,8 +24,10 @@ app = typer.Typer(help="API keys of the served models.", no_args_is_help=True)
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Who uses it; shown in the list")],
-    model: Annotated[list[str], typer.Option(help="Model that it gives access to, repeatable; '*' for every model")],
+    name: Annotated[str, typer.Argument(help="Who uses the key; shown in the list")],
+    model: Annotated[
+        list[str], typer.Option(help="Model that the key gives access to, repeatable; '*' for every model")
+    ],
     scope: Annotated[list[str] | None, typer.Option(help="infer, feedback or read, repeatable; default: all")] = None,
     expires: Annotated[str, typer.Option(help="Lifetime: 30m, 12h, 90d; default: never expires")] = "",
     rate: Annotated[str, typer.Option(help="Rate limit: 100/minute; default: RAYLOOP_ACCESS_RATE")] = "",
