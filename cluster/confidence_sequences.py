@@ -1,4 +1,4 @@
-"""Asymptotic confidence sequences for a mean: limits that hold at all times, however often they are read. Pure.
+"""Asymptotic confidence sequences for a mean: limits that hold at all times, no matter how often they are read. Pure.
 
 Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory and asymptotic confidence sequences",
 Annals of Statistics 52(6), 2024: Robbins' normal mixture, two-sided (theorem 2.2) or one-sided (proposition B.1),

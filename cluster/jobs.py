@@ -17,7 +17,7 @@ from cluster.settings import Settings
 # Ray logs each step of a submission; a failure is raised anyway.
 _NOISY_LOGGERS = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 
-# What a project folder may hold besides code; none of it is needed on the cluster.
+# What a project folder may contain in addition to code; the cluster needs none of it.
 _EXCLUDES = [".git", ".venv", "**/__pycache__", ".rayloop", "*.egg-info", ".*_cache", ".hypothesis"]
 
 

@@ -69,7 +69,7 @@ def start(settings: Settings, report: Callable[[str], None] = lambda line: None)
     if is_running(settings):
         require_current_layout(settings)
         return False
-    # A cluster that died in part may have left processes, which hold its ports.
+    # A cluster that partly died may have left processes that hold its ports.
     stop(settings)
     _check_memory()
     _check_ports(settings)
@@ -199,7 +199,7 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
     }
     # RAY_ADDRESS of another cluster would make `ray start` and the workers look there.
     base = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    # A job's `python` is the first in the head's PATH: it should be this one, also when no environment is activated.
+    # A job's `python` is the first in the head's PATH: it should be this one, even when no environment is activated.
     base["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", os.defpath)])
     return base | ray | {f"RAY_SERVE_HAPROXY_{k}": v for k, v in haproxy.items()} | settings.environment()
 

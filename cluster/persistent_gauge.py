@@ -17,7 +17,7 @@ REPUBLISH_S = 5.0
 class PersistentGauge:
     """A gauge of this process whose values stay exported until they are cleared or the process ends.
 
-    It is for values that change seldom. A value that is set every few seconds needs only Ray's own gauge, which
+    It is for values that rarely change. A value that is set every few seconds needs only Ray's own gauge, which
     vanishes with its source.
 
     Args:

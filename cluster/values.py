@@ -43,7 +43,7 @@ class Stored(Frozen):
     @field_validator("schema_version")
     @classmethod
     def _not_newer(cls, version: int) -> int:
-        # This field comes first: a newer format is refused as such before its other fields are looked at.
+        # This field comes first: a newer format is refused as such before its other fields are read.
         return readable_version(version, cls.model_fields["schema_version"].default, cls.stored_as)
 
     @classmethod

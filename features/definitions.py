@@ -153,8 +153,8 @@ class FeatureView(Frozen):
     """Features of one entity from one source.
 
     A row of the source counts at time t when its event time and its known-at time are both <= t. ``latest`` takes,
-    among the rows that count, the one with the newest event time; of equal ones, the one known last; then the one with
-    the largest ``ties``; then the last one in the source.
+    among the rows that count, the one with the newest event time; among equal ones, the one known last; then the one
+    with the largest ``ties``; then the last one in the source.
     """
 
     name: str
@@ -174,8 +174,8 @@ class FeatureView(Frozen):
     ttl: timedelta | None = None
     """``latest`` is null when the newest row is this old or older: event time <= t - ttl (< with ``strict``)."""
     strict: bool = False
-    """Count rows whose times are < t, not <= t. Keeps a row that is itself an event out of its own features; windows
-    are then [t - window, t)."""
+    """Count rows whose times are < t, not <= t. This keeps a row that is itself an event out of its own features;
+    windows are then [t - window, t)."""
     ties: str = ""
     """Number or timestamp column that decides between rows of equal times; missing is smallest."""
     owner: str = ""

@@ -64,7 +64,7 @@ class Encoder(Frozen):
 
     @cached_property
     def numbers(self) -> tuple[str, ...]:
-        """Names of the number columns, the first ones of ``numbers``."""
+        """Names of the number columns, which come first in ``numbers``."""
         return tuple(c.name for c in self.columns if c.kind == "number")
 
     @cached_property

@@ -66,8 +66,8 @@ class DriftPolicy(Frozen):
     min_rows: int = Field(default=200, ge=1)
     """A window with fewer rows is skipped."""
     window_rows: int | None = Field(default=None, ge=1)
-    """Windows by count: successive windows of ``window_s`` are merged until they contain so many rows. Each row is then
-    in one run, and ``span`` has no effect."""
+    """Windows by count: successive windows of ``window_s`` are merged until they contain this many rows. Each row is
+    then in one run, and ``span`` has no effect."""
     alpha: float = Field(default=0.01, gt=0, lt=1)
     """False alarms per window, over all watched columns."""
     false_alarms: float | None = Field(default=None, gt=0)
@@ -77,7 +77,7 @@ class DriftPolicy(Frozen):
     effect: float = Field(default=0.1, ge=0, le=1)
     """Smallest distance worth an alarm, as a share of rows moved."""
     needed: int = Field(default=1, ge=1)
-    """Drifted windows among the last ``of`` that an alarm takes."""
+    """Drifted windows among the last ``of`` that an alarm requires."""
     of: int = Field(default=1, ge=1)
     release: int = Field(default=3, ge=1)
     """Quiet windows in a row before the next alarm."""

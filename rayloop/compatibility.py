@@ -1,4 +1,4 @@
-"""Refuse a cluster that an earlier release started: its actors and applications name modules that do not exist here."""
+"""Refuse a cluster that an earlier release started: its actors refer to modules that do not exist here."""
 
 from __future__ import annotations
 

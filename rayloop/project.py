@@ -51,9 +51,9 @@ class Period:
 
 @dataclass(frozen=True)
 class Simulation:
-    """History replayed as live traffic, to see the whole loop before real traffic does.
+    """History replayed as live traffic, to see the whole loop before real traffic arrives.
 
-    A phase begins where the previous one ended, when that is later than its own start.
+    A phase begins where the previous one ended if that is later than the phase's own start.
     """
 
     quiet: Period
@@ -208,7 +208,7 @@ def load_project(location: Location) -> Project:
     """Import the project's module and return its ``project``.
 
     Raises:
-        ProjectError: The module fails, defines no project, or stands beside a module that hides a package of rayloop.
+        ProjectError: The module fails, defines no project, or is next to a module that hides one of rayloop's packages.
     """
     if path := hiding_module(location.folder):
         raise ProjectError("project.hides_package", path=str(path))

@@ -27,7 +27,7 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 def attach_details(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Decorate a function so that a RayloopError's traceback has its class, code and fields, for ``unwrap_error``.
 
-    Ray pickles what it runs, so this cannot be a context manager of ``contextlib``, which holds a generator.
+    Ray pickles what it runs, so this cannot be a ``contextlib`` context manager, which holds a generator.
     """
 
     @wraps(function)

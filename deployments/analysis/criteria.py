@@ -1,4 +1,4 @@
-"""Criteria that a challenger must meet, each checked by tests that stay valid however often one looks. Pure.
+"""Criteria that a challenger must meet, each checked by tests that stay valid no matter how often you look. Pure.
 
 Every test that may stop a challenger spends ``policy.test_alpha``. Every test that must pass before an advance spends
 ``policy.alpha``: all of them must pass, so the chance of a wrong pass is that of the one test whose null holds.

@@ -70,8 +70,8 @@ class VariantStats(Additive):
     def _stall_excess(self) -> float:
         """Excess variance from time buckets.
 
-        Failures in a single bucket cannot tell a stall from a bad model, and those in a few hardly can. The largest
-        possible excess therefore counts at first, and less of it the more buckets had failures.
+        Failures in a single bucket cannot tell a stall from a bad model, and those in a few hardly can. So the largest
+        possible excess counts at first, and the more buckets had failures, the less of it counts.
         """
         if not self.time_clusters.failing_clusters:
             return 0.0
@@ -99,8 +99,8 @@ class ComparisonEvidence(Additive):
 def pairwise_share(share: float, champion: float) -> float:
     """A challenger's share of the requests that go to it or to the champion.
 
-    Given that a request, or an error, belongs to one of the two, it is the challenger's with this probability, whatever
-    other challengers get.
+    Given that a request, or an error, belongs to one of the two, it is the challenger's with this probability,
+    regardless of what other challengers get.
 
     Args:
         share: The challenger's share of all requests.

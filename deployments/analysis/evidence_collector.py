@@ -107,7 +107,7 @@ class _PairwiseCollector:
             stats = ComparisonEvidence(champion=self._stats[share, CHAMPION], challenger=self._stats[share, CHALLENGER])
             by_share[share] = self._complete(stats, share, _paired_moments(task, metric, labeled[share]))
         joined = [pair for share in shares for pair in labeled[share]]
-        # In the sum over the shares, each key that came at several of them is counted once.
+        # In the sum over the shares, each key that occurred at several of them counts once.
         total = sum(by_share.values(), ComparisonEvidence())
         overall = self._complete(total, _ALL_SHARES, _paired_moments(task, metric, joined))
         return RolloutEvidence(by_share=by_share, overall=overall, expired_rows=self.pairs.expired_rows)
@@ -161,7 +161,7 @@ def _without_forced(rows: pa.Table) -> pa.Table:
 
 
 def _for_challenger(rows: pa.Table, version: str) -> pa.Table:
-    """Drop requests that another challenger scored. A log from before several challengers names none: there was one."""
+    """Drop requests that another challenger scored. A log from before rollouts with several challengers names none."""
     if "challenger_version" not in rows.column_names:
         return rows
     return rows.filter(pc.fill_null(pc.equal(rows.column("challenger_version"), version), True))

@@ -2,7 +2,7 @@
 
 Time buckets are counted by the same class (evidence_collector.py): a bucket is a key of the requests that came in it.
 
-Memory is bounded: beyond MAX_KEYS only keys whose hash lies below a limit are remembered, and the limit is halved as
+Memory is bounded: beyond MAX_KEYS only keys whose hash is below a limit are remembered, and the limit is halved as
 often as needed (Gibbons, "Distinct sampling for highly-accurate answers to distinct values queries", VLDB 2001). The
 hash is not that of the split, so the remembered keys are assigned to variants as all keys are. A key that was counted
 stays counted when it is forgotten, and is ignored when it returns: whether a key counts is determined before it comes,

@@ -1,7 +1,7 @@
 """Latencies as a histogram that merges by addition, and time-uniform bounds on their quantiles. Pure.
 
-Bins are log-spaced, 16 to an octave: a bound is known to within 4.4 % and errs on the safe side, and 512 counts cover
-a microsecond to an hour.
+Bins are log-spaced, 16 to an octave: a bound is known to within 4.4% and errs on the safe side, and 512 counts cover a
+microsecond to an hour.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from deployments.analysis.sequential_tests import log_wealth
 from deployments.rollout_policy import RolloutPolicy
 
 MIN_EFFECTIVE_ROWS = 30
-"""Below it the standard deviation is too uncertain for the asymptotic sequence, whatever the policy says."""
+"""Below it the standard deviation is too uncertain for the asymptotic sequence, regardless of the policy."""
 
 
 def compare_quality(evidence: RolloutEvidence, policy: RolloutPolicy) -> CriterionResult:
@@ -67,7 +67,7 @@ def _betting_bound(cells: list[tuple[float, float]], alpha: float) -> float:
     low, high = -1.0, 1.0
     for _ in range(21):
         middle = (low + high) / 2.0
-        # Halving keeps every value at -1 or above, whatever the mean; the larger the mean, the smaller the wealth.
+        # Halving keeps every value at -1 or above for any mean; the larger the mean, the smaller the wealth.
         wealth = log_wealth([((value - middle) / 2.0, count) for value, count in cells])
         low, high = (middle, high) if wealth >= math.log(1.0 / alpha) else (low, middle)
     return low

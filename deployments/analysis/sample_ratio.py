@@ -15,7 +15,7 @@ from deployments.analysis.evidence import RolloutEvidence, pairwise_share
 from deployments.analysis.sequential_tests import log_e_multinomial
 
 CONCENTRATION = 100.0
-"""Of the Dirichlet prior on the real share: within some 2 points of a configured 5 %, 5 points of 50 %."""
+"""Of the Dirichlet prior on the real share: within about 2 points of a configured 5%, 5 points of 50%."""
 
 
 def possible_shares(steps: tuple[float, ...], n_initial: int) -> tuple[float, ...]:

@@ -1,9 +1,10 @@
 """Sequential tests on counts, valid at every look, and exact at any sample size. Pure.
 
 Each is the log of an e-process: a bet against the null whose expected gain is at most zero while the null holds,
-whatever happened before. By Ville's inequality it ever reaches log(1/alpha) with probability <= alpha. Ramdas,
-Grünwald, Vovk, Shafer, "Game-theoretic statistics and safe anytime-valid inference", Statistical Science 38(4), 2023,
-section 3.
+regardless of what happened before. By Ville's inequality it ever reaches log(1/alpha) with probability <= alpha.
+Ramdas, Grünwald, Vovk, Shafer, "Game-theoretic statistics and safe anytime-valid inference", Statistical Science 38(4),
+2023, section 3.
+
 Counts need not be whole numbers: those of dependent requests are divided by their design effect.
 """
 

@@ -14,8 +14,8 @@ memory   Did the memory of a replica grow beyond its limit?
 *Worse* (a regression by any criterion): abort. *Not worse* (quality within the margin and errors below their limit,
 both shown; the step has its minimum counts; the split is sound): advance. A challenger that is a little worse, within
 the margin, gets whichever is shown first. Otherwise *undecided*: hold until the step's deadline, then act as the policy
-declares. Absence of evidence of harm never advances a rollout; evidence of absence does. Latency advances nothing and,
-unless the policy says so, need not be shown either: see docs/decisions/0013.
+declares. Absence of evidence of harm never advances a rollout; evidence of absence does. Latency alone advances
+nothing, and need not be shown unless the policy says so: see docs/decisions/0013.
 
 Error probabilities of the verdict, over all looks together. A challenger that is no worse than the champion, and within
 the limits, is aborted or held for a broken split with probability <= alpha: each of the (at most five) tests spends an
@@ -79,7 +79,7 @@ def judge(
     Args:
         evidence: All evidence on this challenger.
         share: Share of requests that each active challenger gets now.
-        step_age_s: Seconds since the present step began.
+        step_age_s: Seconds since the current step began.
         policy: The rollout's policy.
         n_initial: Challengers that the rollout began with; alpha is divided among them.
         n_active: Challengers that are still on trial.

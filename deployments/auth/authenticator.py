@@ -34,7 +34,7 @@ class Authenticator:
         keys: API keys by id.
         rate_limiter: Counts the requests of each caller.
         tokens: Verifies JWTs; None when no issuer is configured.
-        rate: Limit of callers without one of their own; empty: none.
+        rate: Limit of callers without their own limit; empty: none.
         clock: Returns seconds since the epoch.
         close: Ends the threads behind ``keys`` and ``tokens``.
     """

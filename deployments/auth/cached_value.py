@@ -21,8 +21,8 @@ class CachedValue(Generic[T]):
         name: Name of the value in logs.
         read: Reads the value from its owner; any exception counts as a failed read.
         interval_s: Seconds between reads.
-        min_interval_s: Fewest seconds between reads, whatever the number of refresh requests: a flood of requests must
-            not become a flood of reads.
+        min_interval_s: Minimum seconds between reads, regardless of the number of refresh requests: a flood of requests
+            must not become a flood of reads.
     """
 
     def __init__(self, name: str, read: Callable[[], T], interval_s: float, min_interval_s: float) -> None:
@@ -35,7 +35,7 @@ class CachedValue(Generic[T]):
         self._thread.start()
 
     def request_refresh(self) -> None:
-        """Ask for a read before the interval ends; returns at once."""
+        """Request a read before the interval ends; returns immediately."""
         self._refresh_requested.set()
 
     def close(self) -> None:

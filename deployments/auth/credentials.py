@@ -127,7 +127,7 @@ def authenticate(credential: str, keys: Mapping[str, ApiKey], now: float) -> Gra
     """
     id, _, _ = credential[len(KEY_PREFIX) :].partition("_")
     key = keys.get(id)
-    # How long this takes reveals nothing about the secret. It may reveal that an id exists, which is not secret.
+    # The time that this takes reveals nothing about the secret. It may reveal that an id exists, which is not secret.
     if key is None or not hmac.compare_digest(hash_key(credential), key.digest):
         raise invalid_credential("request.api_key_unknown")
     if key.revoked_at is not None and now >= key.revoked_at:

@@ -94,11 +94,11 @@ class RedisRateLimiter:
         if self._clock() < self._down_until:
             return await self._local.hit(rate, subject)
         try:
-            # Redis's client has time limits of its own, and retries within them.
+            # Redis's client has its own time limits, and retries within them.
             async with asyncio.timeout(REDIS_TIMEOUT_S):
                 return await self._hit_redis(rate, subject)
         except Exception as error:
-            # Sockets, timeouts and Redis's own kinds. None of them is a reason to leave a caller without an answer.
+            # Sockets, timeouts and Redis's own kinds. None of them is a reason not to answer a caller.
             if self._clock() >= self._down_until:
                 _log.error("Redis at %s is unavailable, this replica counts on its own: %r", self._host, error)
             self._down_until = self._clock() + REDIS_RETRY_S

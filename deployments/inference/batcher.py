@@ -1,6 +1,6 @@
 """Adaptive batching without a timer. Pure asyncio, no Ray.
 
-A lone request starts at once. Requests that arrive while a batch runs form the next batch. So batches grow with the
+A lone request starts immediately. Requests that arrive while a batch runs form the next batch. So batches grow with the
 load, and the requests of a batch share the fixed cost of a pass through features and model.
 """
 
@@ -24,7 +24,7 @@ class Batcher(Generic[Item, Result]):
     Args:
         run: Returns a result, or an exception to raise, for each item in order.
         size: Size of an item.
-        limit: Largest total size of a batch; a larger item forms a batch of its own.
+        limit: Largest total size of a batch; a larger item forms its own batch.
         max_concurrent: Most batches in progress; further items wait.
     """
 

@@ -1,4 +1,4 @@
-"""The challenger's deployment: an application of its own that exists only while there is a challenger.
+"""The challenger's deployment: a separate application that exists only while there is a challenger.
 
 It receives request rows instead of features, because its feature set may differ from the champion's. A replica that
 grows beyond what the policy allows reports it to the log writer, as evidence for the verdict, and ends itself: the
@@ -29,7 +29,7 @@ from deployments.telemetry.prediction_log import from_ipc
 
 MAX_ONGOING_REQUESTS = 64
 OUT_OF_MEMORY_EXIT_CODE = 137
-"""Exit code of a replica that grew too far; the one of a container out of memory."""
+"""Exit code of a replica that grew too far; the same as that of a container out of memory."""
 _LAST_REPORT_TIMEOUT_S = 2.0
 
 _log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def _guard_memory(config: ChallengerConfig) -> MemoryGuard | None:
         try:
             ray.get(report(growth_mib), timeout=_LAST_REPORT_TIMEOUT_S)
         except Exception:
-            # The next replica grows as well, and may get its report through.
+            # The next replica will also grow, and may get its report through.
             _log.exception("cannot reach the log writer")
         os._exit(OUT_OF_MEMORY_EXIT_CODE)
 

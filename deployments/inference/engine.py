@@ -128,7 +128,7 @@ class Engine:
         return RoutedRequest(state, id, key, pinned is not None, rows, challenger, time.time_ns() // 1000)
 
     def _without_split(self, state: ServingState) -> ServingState:
-        """The state without its split: while no request is copied, none is evidence, whichever variant it was assigned.
+        """The state without its split: while no request is copied, none is evidence, for either variant.
 
         Leaving out only the challenger's requests would bias the split.
         """

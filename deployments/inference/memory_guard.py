@@ -1,8 +1,8 @@
-"""Bounds how far a process grows after its model is loaded, from a thread, because a call that hangs grows as well.
+"""Bounds how far a process grows after its model is loaded, from a thread, because a call that hangs can also grow.
 
 Memory that native code leaks returns only when the process ends. So a process that grows too far reports it and ends,
-as a container does at its limit. Ray's own monitor waits until the node has 5 % of its memory left, and then kills the
-newest workers, whichever of them grew.
+as a container does at its limit. Ray's own monitor waits until the node has 5% of its memory left, and then kills the
+newest workers, regardless of which one grew.
 """
 
 from __future__ import annotations

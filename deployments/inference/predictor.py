@@ -124,7 +124,7 @@ class Scorer:
         Raises:
             RequestError: 400 when the rows are at fault, 503 when the online store does not answer.
         """
-        # First of all: no feature, log or error may see personal data in clear.
+        # This comes first: no feature, log or error may see personal data in plain text.
         rows = self._pseudonymize(rows)
         try:
             frame = self._reader.read(rows, now_us)
@@ -178,7 +178,7 @@ class Scorer:
         if batch.failure is None or len(sizes) == 1:
             return [batch]
         if isinstance(batch.failure.__cause__, StoreUnavailable):
-            # Another try for each request would fail as well, and make all wait again.
+            # Retrying each request would also fail, and make all of them wait again.
             return [batch._replace(sizes=(size,)) for size in sizes]
         return [self._score((size,), partial(table, i, i + 1), now_us) for i, size in enumerate(sizes)]
 

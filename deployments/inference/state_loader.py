@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 async def load_state(config: ServerConfig, settings: Settings, before: ServingState | None) -> ServingState:
-    """Load what ``config`` names, beside what is served, and reuse what both have in common.
+    """Load what ``config`` names while the old state is served, and reuse what both have in common.
 
     Args:
         config: What to serve.

@@ -31,7 +31,7 @@ class RoutedRequest(NamedTuple):
     """Whether a tester chose the variant; else the split did."""
     rows: RequestRows
     challenger: str | None
-    """Version of the challenger to score it as well; None: the champion alone."""
+    """Version of the challenger that also scores it; None: only the champion."""
     at_us: int
     """Arrival, microseconds since the epoch."""
 
@@ -125,7 +125,7 @@ async def _call_challenger(requests: Sequence[RoutedRequest]) -> list[ScoreResul
 
 
 def _split(requests: Sequence[RoutedRequest], batch: ScoredBatch) -> list[ScoredBatch | Exception]:
-    """Each request's part of a batch; with the frame only where the challenger scores the request as well."""
+    """Each request's part of a batch; with the frame only where the challenger also scores the request."""
     if len(requests) == 1:
         return [batch]
     assert batch.scores is not None

@@ -62,7 +62,7 @@ class ModelServer(GrpcServicer):
         return AsgiApp(self._handlers.handle)
 
     async def reconfigure(self, user_config: dict) -> None:
-        """Load what is new beside what is served, then swap.
+        """Load what is new while the old is still served, then swap.
 
         When the new version fails to load, the old one stays and ``state`` says why: Serve would respond to an
         exception by killing the replica. Without an old one, the exception fails the deployment.
@@ -75,7 +75,7 @@ class ModelServer(GrpcServicer):
                 if before is not None:
                     close_stale(before, self._state)
                 else:
-                    # What is loaded by now stays; the garbage collector need not visit it while requests wait.
+                    # What is loaded by now stays loaded; the garbage collector need not visit it while requests wait.
                     gc.collect()
                     gc.freeze()
             except (RayloopError, OSError, ValidationError) as error:

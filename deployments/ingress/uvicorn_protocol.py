@@ -1,10 +1,10 @@
 """The bypass around Serve: from uvicorn's connection to a handler, and the response back in one write.
 
-Behind HAProxy a replica runs an HTTP server of its own, uvicorn, and Serve wraps each of its requests in two tasks, a
+Behind HAProxy a replica runs its own HTTP server, uvicorn, and Serve wraps each of its requests in two tasks, a
 semaphore, contexts, a log record and metrics: together more work than a small model. ``install_route`` makes uvicorn
 create connections that pass the paths of an IngressRoute to its handler and leave all others, among them Serve's health
-checks, to Serve. Keep-alive, pipelining and the graceful end of a connection remain uvicorn's. What Serve would do for
-these requests happens here: a bound on concurrent requests (503) and a time limit (408).
+checks, to Serve. uvicorn still handles keep-alive, pipelining and the graceful end of a connection. What Serve would do
+for these requests happens here: a bound on concurrent requests (503) and a time limit (408).
 
 A response is one write: a replica that is killed has sent all of it or nothing, and HAProxy repeats the request.
 """
@@ -25,7 +25,7 @@ from deployments.http_messages import HttpRequest, HttpResponse, error_response
 
 CHECK_INTERVAL_S = 1.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-# For uvicorn to set when no one waits.
+# For uvicorn to set when nothing waits.
 _UNUSED_EVENT = asyncio.Event()
 
 
@@ -197,7 +197,7 @@ class RequestCycle:
             request = HttpRequest(self.method, self._path(), self.headers, self._receive)
             self._send(await self.connection.limiter.handle(request))
         except BaseException:
-            # No byte of the response is sent: the caller can retry at another replica.
+            # No byte of the response has been sent: the caller can retry on another replica.
             self.connection.transport.close()
             raise
 

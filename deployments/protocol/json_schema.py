@@ -1,7 +1,7 @@
 """JSON Schema (2020-12) of the requests that open_inference, mlflow_invocations and feedback parse. Pure.
 
 A schema is never stricter than the parser: what it refuses, the parser refuses. It may be looser, because JSON Schema
-cannot say that all columns have the same number of rows, or that an integer fits the datatype beside it.
+cannot say that all columns have the same number of rows, or that an integer fits the datatype next to it.
 """
 
 from __future__ import annotations

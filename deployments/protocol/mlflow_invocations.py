@@ -3,7 +3,7 @@
 {"dataframe_split": {"columns": ["a", "b"], "data": [[1, "x"], …]}}
 {"dataframe_records": [{"a": 1, "b": "x"}, …]}
 {"instances": [{"a": 1, "b": "x"}, …]}          or a list of values, for a model with one request column
-{"inputs": {"a": [1, …], "b": ["x", …]}}        or a list of values, likewise
+{"inputs": {"a": [1, …], "b": ["x", …]}}        or a list of values, as above
 """
 
 from __future__ import annotations

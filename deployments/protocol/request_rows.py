@@ -1,4 +1,4 @@
-"""Rows of requests on their way to a model: values by column, typed for a whole batch at once. Pure.
+"""Rows of requests on their way to a model: values by column, typed for a whole batch together. Pure.
 
 Typing one row at a time costs more than scoring it. A request's values therefore stay as they came until a batch is
 assembled; only when a batch does not fit its types is each request typed alone, to find the one at fault.

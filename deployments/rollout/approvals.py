@@ -51,7 +51,7 @@ class Approvals:
     async def objection(self, state: RolloutState, decision: Decision) -> str:
         """Ask for approval of a step.
 
-        After a refusal, the webhooks are asked again only after ``retry_s``; until then the refusal stands.
+        After a refusal, the webhooks are called again only after ``retry_s``; until then the refusal stands.
 
         Args:
             state: State that the step leads to.

@@ -154,12 +154,12 @@ class RolloutController:
         return await self._command("resume", reason, rollout=rollout)
 
     async def abort(self, reason: str = "by hand", version: str = "", *, rollout: str = "") -> RolloutStatus:
-        """Send all requests to the champion at once; with ``version``, those of that challenger."""
+        """Send all requests to the champion immediately; with ``version``, those of that challenger."""
         with self._approvals:
             return await self._command("abort", reason, version, rollout)
 
     async def promote(self, reason: str = "by hand", version: str = "", *, rollout: str = "") -> RolloutStatus:
-        """Make the challenger champion at once, even if the evidence is undecided.
+        """Make the challenger champion immediately, even if the evidence is undecided.
 
         Args:
             reason: The person's reason.
@@ -167,8 +167,8 @@ class RolloutController:
             rollout: The rollout that the command is for; empty: the newest.
 
         Raises:
-            RolloutError: An abort was requested as well, or the challenger is shown to be worse: it is then dropped,
-                and the rollout aborted if it was the last one.
+            RolloutError: An abort was also requested, or the challenger is shown to be worse: it is then dropped, and
+                the rollout aborted if it was the last one.
         """
         status = await self._command("promote", reason, version, rollout)
         if status.state is not None and status.state.status != "promoted":

@@ -1,7 +1,7 @@
 """Several challengers: a verdict on each, and one decision on the rollout. Pure.
 
 Each is judged by itself, on its own requests and the champion's. One that is worse is dropped alone. The others advance
-together, once all of them may. At the last step before 100 % one of them continues: the one with the lowest mean cost
+together, once all of them may. At the last step before 100% one of them continues: the one with the lowest mean cost
 relative to the champion's, on the rows that both scored. All of them have been shown to be within the margin by then,
 so the choice needs no test; the decision states the difference to the next best with its confidence limits, and whether
 it is significant. See docs/decisions/0019.
@@ -27,7 +27,7 @@ def judge_all(state: RolloutState, evidence: EvidenceByVersion, step_age_s: floa
     Args:
         state: State of the rollout.
         evidence: Evidence by version; a missing version has none yet.
-        step_age_s: Seconds at the current step, towards its deadline.
+        step_age_s: Seconds at the current step, toward its deadline.
 
     Returns:
         VerdictByVersion by version.
@@ -76,7 +76,7 @@ def _combine(kind: Literal["advance", "hold", "drop", "abort"], verdicts: Verdic
 
 
 def _choose_best(state: RolloutState, verdicts: VerdictByVersion, evidence: EvidenceByVersion) -> RolloutDecision:
-    """Advance the best by estimate. The limits hold for all challengers at once, hence for any two of them."""
+    """Advance the best by estimate. The limits hold for all challengers together, and so for any two of them."""
     policy = state.policy.divide_alpha(len(state.initial_challengers))
     paired = {version: evidence[version].total.paired for version in verdicts}
     mean = {version: moments.challenger - moments.champion for version, moments in paired.items()}

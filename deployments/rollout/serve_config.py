@@ -262,7 +262,7 @@ class ServeConfigWriter:
             "import_path": f"{module}:build",
             "args": {},
             "runtime_env": _runtime_env(self._settings),
-            # The prediction log has every prediction already; Serve would still create a record of each, and drop it.
+            # The prediction log already has every prediction; Serve would still create a record of each and drop it.
             "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
             "deployments": [deployment],
         }

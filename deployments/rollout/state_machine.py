@@ -10,7 +10,7 @@ running ──advance──▶ running at the next share … ──advance at 10
 promoted, aborted ──roll back──▶ rolled back: an earlier champion answers again
 
 Several challengers share a step equally, and advance together. One that is worse is dropped: its part goes to the
-champion, and the step restarts for the others. At the last step before 100 % one is chosen. An advance that leaves a
+champion, and the step restarts for the others. At the last step before 100% one is chosen. An advance that leaves a
 single challenger gives it the whole share of the current step; from then on the rollout has one challenger.
 """
 
@@ -80,7 +80,7 @@ class RolloutState(Frozen):
         return self.challengers[0] if self.status == "promoted" else self.champion
 
     def step_age_s(self, now: float) -> float:
-        """Seconds at this step that count towards its deadline: 0 while the rollout is paused or waits at a gate."""
+        """Seconds at this step that count toward its deadline: 0 while the rollout is paused or waits at a gate."""
         return now - self.since if self.status == "running" else 0.0
 
     def bake_left_s(self, now: float) -> float:
@@ -369,7 +369,7 @@ def _remove_challenger(state: RolloutState, version: str, reason: str, now: floa
 
 
 def _pause_or_resume(state: RolloutState, command: str, now: float) -> RolloutState:
-    """Pause or resume. The step's time towards its deadline restarts."""
+    """Pause or resume. The step's time toward its deadline restarts."""
     if command == "pause":
         return state.model_copy(update={"status": "paused", "since": now})
     opened_step = state.step if state.status == "waiting" else state.opened_step

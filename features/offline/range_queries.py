@@ -1,7 +1,7 @@
 """Queries over many ranges of one array at once: where they end, their extremes, their distinct values. Pure.
 
 A range is [low, high), positions in the array; ``low`` and ``high`` are int64 [queries]. Everything is exact and costs
-O((n + queries) log n), however long the ranges are and however much they overlap.
+O((n + queries) log n), regardless of how long the ranges are and how much they overlap.
 """
 
 from __future__ import annotations

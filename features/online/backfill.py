@@ -1,10 +1,10 @@
-"""Rebuild a view's online state from its table: all of it, or that of some entities. Other views do not change.
+"""Rebuild a view's online state from its table, for all or some of its entities. Other views do not change.
 
-New states are built in memory and replace the old ones, a few entities at a time: a reader finds the old state of an
-entity or its new one, never none. A second run gives the same states.
+New states are built in memory and replace the old ones, a few entities at a time: a reader always finds either the old
+or the new state of an entity. A second run gives the same states.
 
-All events of an entity are needed at once, and a table has them anywhere. A table larger than what is kept in memory
-is read once, and partitioned into files by entity.
+All events of an entity are needed together, but they may be anywhere in the table. A table that does not fit in memory
+is read once and partitioned into files by entity.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from features.online.materialize import apply_events, watermark
 from features.online.spill import SpillFiles
 from features.online.store import OnlineStore
 
-# Events that are kept in memory at once.
+# Events that are kept in memory at a time.
 MAX_EVENTS = 1_000_000
 
 

@@ -24,7 +24,7 @@ from features.online.materialize import apply_events, new_events, watermark
 from features.online.spill import SpillFiles
 from features.online.store import OnlineStore
 
-# Events that are kept in memory at once.
+# Events that are kept in memory at a time.
 MAX_EVENTS = 1_000_000
 _INTERVAL_US = 60_000_000
 # Intervals are merged in pairs when there are more.

@@ -13,7 +13,7 @@ import pyarrow as pa
 class SpillFiles:
     """Numbered Arrow IPC files in a folder; each is created when its first rows are added.
 
-    Used as a context manager; the files can be read afterwards.
+    Used as a context manager; the files can be read afterward.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -52,7 +52,7 @@ class LmdbStore:
 
     def put_many(self, values: Mapping[bytes, bytes]) -> None:
         with self._env.begin(write=True) as transaction, transaction.cursor() as cursor:
-            # In the order of the pages, so that each is written once.
+            # In page order, so that each page is written once.
             cursor.putmulti(sorted(values.items(), key=itemgetter(0)))
 
     def keys(self, prefix: bytes) -> list[bytes]:

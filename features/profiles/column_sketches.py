@@ -19,7 +19,7 @@ from datasketches import kll_doubles_sketch
 from pydantic import Field, PlainSerializer, PlainValidator
 
 SKETCH_K = 400
-"""Size of the KLL sketch: rank error of 0.7 % (99 % confidence), none below k values; about 8 KB when full."""
+"""Size of the KLL sketch: rank error of 0.7% (99% confidence), none below k values; about 8 KB when full."""
 MAX_CATEGORIES = 1024
 MAX_VALUE_CHARS = 128
 """Longer category values are truncated, so that they cannot inflate a profile."""
@@ -121,7 +121,8 @@ class CategorySummary:
     """Summary of a category column.
 
     ``counts`` are exact up to MAX_CATEGORIES distinct values. Beyond that, each count is too low by at most
-    ``shortfall``, whatever was merged in which order, and values that are not listed occurred at most that often.
+    ``shortfall``, regardless of what was merged and in which order, and values that are not listed occurred at most
+    that often.
     """
 
     count: Count = 0

@@ -1,9 +1,9 @@
 """Mergeable profiles of a frame, of training data or of live traffic.
 
-A profile is small whatever the traffic, and merges in any order: counts are exact, moments are exact up to rounding,
-quantiles and category counts keep the error bounds of their sketches (features/profiles/column_sketches.py). Number
-and category columns have one summary each; a tensor has two, of the mean and of the standard deviation of each row;
-timestamps are not profiled.
+A profile is small regardless of the traffic, and merges in any order: counts are exact, moments are exact up to
+rounding, quantiles and category counts keep the error bounds of their sketches (features/profiles/column_sketches.py).
+Number and category columns have one summary each; a tensor has two, of the mean and of the standard deviation of each
+row; timestamps are not profiled.
 """
 
 from __future__ import annotations

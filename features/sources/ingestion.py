@@ -1,6 +1,7 @@
 """Ingestion: sources become Iceberg tables, invalid rows go to quarantine, and no row is ingested twice.
 
-The task that reads a block also validates it and hashes or drops its personal data, which so never leaves the task.
+The task that reads a block also validates it and hashes or drops its personal data, so personal data never leaves the
+task.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class IngestionResult(NamedTuple):
     """What an ingestion did."""
 
     snapshot: Snapshot
-    """The table afterwards."""
+    """The table afterward."""
     new_rows: int
     known_rows: int
     """Rows that the table had before."""
@@ -56,11 +57,11 @@ class IngestionResult(NamedTuple):
 def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, now: datetime) -> IngestionResult:
     """Validate the rows of ``source`` and append those that its table does not have yet.
 
-    Run again, it adds only new rows.
+    A second run adds only new rows.
 
     Raises:
         DataError: A column is missing, the source is empty, or it is stale and declared ``stale="refuse"``. In the
-            last case, the rows are ingested nevertheless.
+            last case, the rows are still ingested.
         SettingsError: A column must be hashed, and there is no usable key.
     """
     table = f"{namespace}.{source.name}"

@@ -58,7 +58,7 @@ def read_error(location: str, error: Exception) -> DataError:
     """Return an error that names the location and the cause in one line."""
     from ray.exceptions import RayTaskError
 
-    # Ray wraps the cause in a traceback, and Ray Data appends text of its own.
+    # Ray wraps the cause in a traceback, and Ray Data appends its own text.
     cause = error.cause if isinstance(error, RayTaskError) else error
     lines = str(cause).strip().splitlines() or [""]
     return DataError("data.source_unreadable", location=location, cause=type(cause).__name__, reason=lines[0].strip())

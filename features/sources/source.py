@@ -192,7 +192,7 @@ class Examples:
 def require_columns(features: FeatureSet, examples: Examples, sources: tuple[Source, ...]) -> None:
     """Check that the sources declare every column that views and examples use, with the same kind and protection.
 
-    A column that is hashed in its source must be hashed in the request as well, or keys would not match.
+    A column that is hashed in its source must also be hashed in the request, or keys would not match.
 
     Raises:
         ProjectError: A source or column is unknown, dropped, of another kind, or hashed on one side only.

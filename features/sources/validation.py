@@ -119,7 +119,7 @@ def staleness(source: Source, newest: datetime | None, now: datetime) -> str:
 def _reasons(source: Source, raw: pl.DataFrame, typed: pl.DataFrame) -> pl.DataFrame:
     """Row number and reason of each invalid row."""
     failures = pl.concat([_type_failures(source, raw, typed), _rule_failures(source, typed)])
-    # A mistyped cell became null: that it is missing as well says nothing.
+    # A mistyped cell became null: reporting it as missing, too, would add nothing.
     single = failures.unique([_ROW, "column"], keep="first", maintain_order=True)
     return single.group_by(_ROW, maintain_order=True).agg(pl.col(REASON).str.join(REASON_SEPARATOR))
 

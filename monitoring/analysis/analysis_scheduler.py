@@ -117,7 +117,7 @@ def _compact(result: AnalysisResult) -> AnalysisResult:
 
 
 def _with_estimates(quality: Sequence[WindowQuality], before: Sequence[WindowQuality]) -> tuple[WindowQuality, ...]:
-    """PAPE is estimated once, while a window is the newest: it stays beside later estimates."""
+    """PAPE is estimated once, while a window is the newest: it is kept along with later estimates."""
     known = {(q.version, q.window, q.segment): q.estimated for q in before}
     return tuple(
         q.model_copy(update={"estimated": {**known.get((q.version, q.window, q.segment), {}), **q.estimated}})

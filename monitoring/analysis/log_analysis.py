@@ -3,7 +3,7 @@
     multivariate   a classifier that separates the newest run from training rows, and the features it uses
     segment        drift within declared segments of the traffic, each against its own past
     labels         drift of the labels
-    estimate       performance without labels, window by window, beside the observed one once labels have arrived
+    estimate       performance without labels, window by window, next to the observed one once labels have arrived
     quality        the labeled loss of each window and segment, with bounds that hold at every analysis
 
 It takes values and returns a value; a Ray task runs it (rayloop/stages/log_analysis_task.py), never a request.

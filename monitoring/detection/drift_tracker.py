@@ -15,7 +15,7 @@ from monitoring.statistics.drift_reference import DriftReference
 MAX_RESULTS = 200
 """Closed windows that are kept, for a model with few columns."""
 MAX_CELLS, MIN_RESULTS = 20_000, 10
-"""For a model with a thousand columns, as many windows as have so many column results: each save writes all of them."""
+"""For a model with many columns, as many windows as hold this many column results: each save writes all of them."""
 
 
 class ClosedWindow(NamedTuple):

@@ -12,7 +12,7 @@ from monitoring.drift_policy import DriftPolicy
 
 MAX_VERSIONS = 4
 MAX_WINDOWS = 64
-"""Windows kept of one version; beyond, the one with the fewest rows goes. Stray event times make tiny windows."""
+"""Windows kept per version; beyond that, the one with the fewest rows is dropped. Stray times make tiny windows."""
 
 
 class LiveWindows:

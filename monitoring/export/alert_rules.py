@@ -51,8 +51,8 @@ RULES = (
     ),
     AlertRule(
         name="RayloopMonitorStandsStill",
-        # By model: a restarted actor, or another version, is a series of its own. Only with requests three days ago:
-        # a new model has had no time for a second window.
+        # By model: a restarted actor or another version is a separate series. Only if there were requests three days
+        # ago: a new model has not had time for a second window.
         expr="(sum by (model) (rate(ray_rayloop_requests_total[1d])) > 0"
         " and on (model) sum by (model) (ray_rayloop_requests_total offset 3d))"
         f" unless on (model) ({_WINDOW_START} > {_WINDOW_START_BEFORE})"

@@ -1,7 +1,7 @@
 """A Grafana dashboard of the metrics that rayloop exports. Pure.
 
-It has the form of Ray's own dashboards (same variables, numbered panels, no data source of its own), so that the
-Grafana that Ray's dashboard embeds finds it in the folder that Ray provisions.
+It has the form of Ray's own dashboards (same variables, numbered panels, no separate data source), so that the Grafana
+that Ray's dashboard embeds finds it in the folder that Ray provisions.
 """
 
 from __future__ import annotations

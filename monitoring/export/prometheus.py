@@ -24,7 +24,7 @@ class MetricsExporter(Protocol):
 
 
 class PrometheusExporter:
-    """Metrics in a registry of their own, with one model's newest values: older versions leave no series."""
+    """Metrics in a separate registry, with one model's newest values: older versions leave no series."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -1,7 +1,7 @@
 """Quality by labels that arrive late: the loss of a window or segment, with bounds that hold at every analysis. Pure.
 
 A window's labels arrive over days, and its loss is read all the while: bounds for a fixed sample size would be wrong
-sooner or later. Both kinds here are confidence sequences, valid at every number of labels at once.
+sooner or later. Both kinds here are confidence sequences, valid for all numbers of labels simultaneously.
 
 rates (0 or 1)  exact: the beta-binomial mixture, {p : B(s + a, n - s + b) / B(a, b) < p^s (1 - p)^(n - s) / alpha}
                 (Robbins, "Statistical methods related to the law of the iterated logarithm", 1970; by Ville)

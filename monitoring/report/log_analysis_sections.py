@@ -17,7 +17,7 @@ MAX_SEGMENTS = 12
 
 
 def performance_section(report: MonitoringReport) -> str:
-    """Loss by labels with its bounds, estimates beside observed metrics, and the segments with the largest losses."""
+    """Labeled loss with its bounds, estimates next to observed metrics, and the segments with the largest losses."""
     qualities = [q for q in report.performance if not q.segment]
     if not qualities:
         return section("Performance by window", "", empty_note("No window has been analyzed yet."))

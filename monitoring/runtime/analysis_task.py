@@ -1,7 +1,7 @@
 """Run log analyses as Ray tasks: one at a time, cancelled when one takes too long.
 
 An analysis takes seconds of a CPU that replicas of the same machine use: it runs at the system's lowest priority, in a
-process of its own that ends with it.
+separate process that ends with it.
 """
 
 from __future__ import annotations

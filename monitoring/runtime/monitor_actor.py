@@ -91,7 +91,7 @@ class DriftMonitorActor:
         return self._monitor.analyses()
 
     def _follow_champion(self) -> None:
-        """Monitor the champion, whichever process promoted it."""
+        """Monitor the champion, regardless of which process promoted it."""
         monitored = self._monitor.version
         if not monitored or time.monotonic() - self._champion_checked_at < FOLLOW_S:
             return

@@ -1,9 +1,9 @@
 """A classifier that separates live rows from reference rows: drift of several columns together. Pure.
 
 The classifier is trained on all folds but one and ranks the rows of that one; its AUC is 1/2 in expectation when both
-samples come from one source, whatever it has learned (Lopez-Paz and Oquab, "Revisiting classifier two-sample tests",
-ICLR 2017). P-value: given the classifier, a fold's AUC is a Mann-Whitney statistic with the null variance known,
-ties included; the folds' sum is taken as normal. Limits: DeLong, DeLong, Clarke-Pearson, Biometrics 44(3), 1988.
+samples come from one source, regardless of what it has learned (Lopez-Paz and Oquab, "Revisiting classifier two-sample
+tests", ICLR 2017). P-value: given the classifier, a fold's AUC is a Mann-Whitney statistic with the null variance
+known, ties included; the folds' sum is taken as normal. Limits: DeLong, DeLong, Clarke-Pearson, Biometrics 44(3), 1988.
 """
 
 from __future__ import annotations

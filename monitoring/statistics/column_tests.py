@@ -42,7 +42,7 @@ def p_values(drift_reference: DriftReference, live: Profile) -> dict[str, Signif
 def alpha_per_window(false_alarms: float, window_s: float) -> float:
     """The level of a window at which ``false_alarms`` are expected in 30 days without drift; at most 0.5.
 
-    Expectations add up however much windows overlap, so that overlapping runs need no correction: each of the month's
+    Expectations add up no matter how much windows overlap, so overlapping runs need no correction: each of the month's
     windows may spend the same part.
     """
     return min(0.5, false_alarms * window_s / MONTH_S)

@@ -1,7 +1,7 @@
 """How far a live sample of a column is from its reference, in the distance that raises alarms. Pure.
 
 The distance is the largest difference in the share of rows, sup |P(A) - Q(A)|, over a class of sets A that fits the
-column. It reads alike for all columns: 0.2 means that a fifth of the rows moved.
+column. It has the same meaning for all columns: 0.2 means that a fifth of the rows moved.
 
     number, both     A = {x <= t} for any t      Kolmogorov-Smirnov, D
     number, up       A = {x > t}, live - ref     one-sided, D+: live values are larger
@@ -9,7 +9,7 @@ column. It reads alike for all columns: 0.2 means that a fifth of the rows moved
     category         A = any set of values       total variation
     any              A = {missing}, {invalid}    the larger of these and the above counts
 
-PSI, Jensen-Shannon and chi-square are reported beside it, because users know them
+PSI, Jensen-Shannon and chi-square are also reported, because users know them
 (monitoring/statistics/drift_statistics.py).
 """
 

@@ -50,8 +50,8 @@ class DriftReference:
             reference: The reference profile.
             span: Windows in a run.
             watch: Columns that can raise an alarm; empty for all.
-            window_rows: Rows in a run: runs then consist of as many successive windows as they need for it, in place
-                of ``span``.
+            window_rows: Rows in a run: a run then consists of as many successive windows as it needs to reach
+                this number, instead of ``span``.
 
         Raises:
             ProjectError: A watched column is not profiled, or a category has a direction.

@@ -158,7 +158,7 @@ class EmpiricalNull:
     def p_values(self, observed: np.ndarray) -> np.ndarray:
         """P-values of statistics [rows, statistics]; larger statistics are farther. Never 0."""
         columns = range(self._sorted.shape[1])
-        # A draw that equals the observed value up to rounding is as far.
+        # A draw that equals the observed value up to rounding counts as equally far.
         near = observed - 1e-9 * np.abs(observed) - 1e-12
         as_far = [self._count - np.searchsorted(self._sorted[:, j], near[:, j]) for j in columns]
         ranked = (1 + np.stack(as_far, axis=1)) / (1 + self._count)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from cluster.settings import Settings
 
-# The default rate limit is not meant for rayloop's own traffic.
+# The default rate limit is not intended for rayloop's own traffic.
 _OWN_RATE = "100000/second"
 
 

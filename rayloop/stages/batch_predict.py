@@ -69,7 +69,7 @@ def predict(
         table: A Parquet file, a folder of them, or a table of the catalog: "namespace.table" or
             "namespace.table@snapshot".
         out: Folder for the scored Parquet files; it appears when all of them are complete.
-        keep: Columns that are written beside the scores; default: all.
+        keep: Columns that are written next to the scores; default: all.
 
     Raises:
         DataError: The table does not exist or is empty, a column is missing, or ``out`` is not empty.
@@ -158,7 +158,7 @@ def columns_to_write(rows: ScanPlan, manifest: Manifest, keep: Sequence[str]) ->
 
 @contextmanager
 def output_folder(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that is renamed to ``out`` when the block ends, and deleted when it fails."""
+    """A folder next to ``out`` that is renamed to ``out`` when the block ends, and deleted when it fails."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError("data.folder_not_empty", folder=str(out))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -125,7 +125,7 @@ def roll_back(context: ProjectContext, version: str, reason: str) -> ModelVersio
         reason: For the journal and the version's tags.
 
     Returns:
-        The champion afterwards.
+        The champion afterward.
 
     Raises:
         RolloutError: There is no champion, or none before ``version``.

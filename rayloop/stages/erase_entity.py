@@ -1,4 +1,4 @@
-"""Erase an entity, as a data subject may request: delete its rows wherever rayloop keeps rows, and report them.
+"""Erase an entity, as a data subject may request: delete and report its rows everywhere that rayloop stores rows.
 
 First the rows are deleted, then the snapshots that still contain them expire with their files, then the online states
 computed from them are rebuilt from the remaining rows. An erasure that was interrupted continues when it is run again.
@@ -108,12 +108,12 @@ def _columns(context: ProjectContext, entity: Entity) -> list[Column]:
 
 
 def _spellings(entity: Entity, names: PseudonymKey | None) -> dict[str, tuple[str, ...]]:
-    """Each value in clear and as its token: a column may have been marked personal after its first rows were stored."""
+    """Each value in plain text and as a token: a column may have been marked personal after rows were stored."""
     return {name: (value, names.token(value)) if names else (value,) for name, value in entity.items()}
 
 
 def _stored_forms(entity: Entity, columns: Iterable[Column], names: PseudonymKey | None) -> list[dict[str, str]]:
-    """The entity as its sources store it: in clear, or with tokens."""
+    """The entity as its sources store it: in plain text, or as tokens."""
     hashed = {column.name for column in columns if column.personal == "hash"}
     tokens = {name: names.token(value) if names and name in hashed else value for name, value in entity.items()}
     return [tokens] if tokens == dict(entity) else [tokens, dict(entity)]
@@ -179,7 +179,7 @@ def _from_frames(context: ProjectContext, where: Where) -> list[Deletion]:
         if not name.startswith(prefix):
             continue
         present = context.tables.columns(name)
-        # Frames store the examples' id under a name of their own.
+        # Frames store the examples' id under their own name for it.
         frame_columns = {c: ID if c == context.project.examples.id and c not in present else c for c in where}
         if missing := set(frame_columns.values()) - set(present):
             deleted.append(Deletion(name, 0, f"no column {', '.join(sorted(missing))}"))

@@ -37,7 +37,7 @@ from trainers.scoring import onnx_scorer
 
 LEAST_PER_WINDOW = 1_000
 _FLUSH_S = 60.0
-# A label may arrive before its row is answered, but not a day before.
+# A label may arrive before its row is answered, but not a day earlier.
 _EARLY_S = 86_400.0
 # The year 9999, the last that ISO 8601 can write.
 _END_OF_TIME = 253_402_300_799.0

@@ -1,7 +1,7 @@
-"""Loaders of a worker's batches: the interface that the training loop uses, and those over rows in memory.
+"""Loaders of a worker's batches: the interface that the training loop uses, and the loaders of rows in memory.
 
-Every worker takes the same number of steps with batches of the same size. The last batch of an epoch is filled up with
-the epoch's first rows: some rows count twice in an epoch, none is left out.
+Every worker takes the same number of steps with batches of the same size. The last batch of an epoch is filled with the
+epoch's first rows, so some rows count twice in an epoch and none is left out.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Binning(Frozen):
             table: The rows.
             column: The column to bin.
             bins: Number of quantile ranges of a number.
-            min_rows: A category has a bin of its own from this many rows, for at most ``MAX_VALUES`` categories.
+            min_rows: A category with at least this many rows has its own bin, for at most ``MAX_VALUES`` categories.
 
         Raises:
             ProjectError: The column does not exist, or is a date or a tensor.
@@ -68,7 +68,7 @@ class Binning(Frozen):
         values, last = table[self.column], len(self.labels) - 1
         if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
             numbers = _floats(values)
-            # Without an edge all known values are alike: only missing values differ from them.
+            # Without an edge all known values share a bin: only missing values differ from them.
             known = np.searchsorted(self.edges, numbers, side="right") if self.edges else np.full(len(numbers), NO_BIN)
             return np.where(np.isnan(numbers), last, known)
         text = values.cast(pa.string())

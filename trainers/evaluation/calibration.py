@@ -42,7 +42,7 @@ class CalibrationResult(Frozen):
 
 
 def require_probabilities(task: Task, calibrate: str) -> None:
-    """Check that the task has probabilities when its training asks for calibration.
+    """Check that the task has probabilities if its training settings request calibration.
 
     Raises:
         ProjectError: The task is a regression, and ``calibrate`` is not "none".

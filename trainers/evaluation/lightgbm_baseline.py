@@ -110,7 +110,7 @@ def _matrix(encoder: Encoder, frame: pa.Table) -> np.ndarray:
 
 
 def _binary_tasks(task: Task, train: pa.Table) -> Iterator[tuple[Task, pa.Table]]:
-    """Each label as a binary task of its own."""
+    """Each label as a separate binary task."""
     labels = label_array(train[LABEL])
     for k, name in enumerate(task.classes):
         binary_frame = train.set_column(train.column_names.index(LABEL), LABEL, pa.array(labels[:, k]))

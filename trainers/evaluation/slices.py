@@ -3,8 +3,8 @@
 The search proposes on one set of rows and tests on another. On validation rows, all slices of one and of two conditions
 are ranked by the evidence that their mean loss is above that of all other rows (Chung et al. 2019, "Slice Finder";
 Sagadeeva & Boehm 2021, "SliceLine", whose joint counts this uses). Only a few proposals are tested on the held-out
-rows: however many slices the search compared, the bound is corrected for the proposals alone (Bonferroni), and holds.
-See docs/decisions/0030.
+rows: regardless of how many slices the search compared, the bound is corrected only for the proposals (Bonferroni), and
+holds. See docs/decisions/0030.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def capture_state(
     state: TrainState,
     seconds: dict[str, float],
 ) -> CheckpointState:
-    """The complete state of a training, in memory of its own; complete on the first worker only.
+    """The complete state of a training run, in separate memory; complete on the first worker only.
 
     Args:
         spec: What is trained.

@@ -1,4 +1,4 @@
-"""Fully sharded data parallelism. A module of its own, because importing it takes half as long as importing torch."""
+"""Fully sharded data parallelism. A separate module, because importing it takes half as long as importing torch."""
 
 from __future__ import annotations
 

@@ -60,11 +60,11 @@ class ProcessGroup:
         """Copy the first worker's buffers, such as the running means of batch norm, to all workers."""
 
     def state_dicts(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[StateDict, StateDict]:
-        """Complete state of module and optimizer on the first worker, in memory of its own; empty on the others."""
+        """Complete state of module and optimizer on the first worker, in separate memory; empty on the others."""
         return ({}, {}) if self.rank else (copy_to_cpu(module.state_dict()), copy_to_cpu(optimizer.state_dict()))
 
     def module_state(self, module: nn.Module) -> dict[str, torch.Tensor]:
-        """Complete state of the module on the first worker, in memory of its own; empty on the others."""
+        """Complete state of the module on the first worker, in separate memory; empty on the others."""
         return {} if self.rank else copy_to_cpu(module.state_dict())
 
     def load_state_dicts(
@@ -117,7 +117,7 @@ class DDPGroup(ProcessGroup):
 
 
 def copy_to_cpu(value: Any) -> Any:
-    """Copy nested dictionaries, lists and tuples; their tensors get memory of their own on the CPU."""
+    """Copy nested dictionaries, lists and tuples; tensors are copied to separate memory on the CPU."""
     if isinstance(value, torch.Tensor):
         return torch.empty_like(value, device="cpu", memory_format=torch.contiguous_format).copy_(value.detach())
     if isinstance(value, dict):

@@ -209,7 +209,7 @@ class _Training:
 
 
 def _build_module(spec: TrainSpec, group: ProcessGroup) -> nn.Module:
-    """Same weights on all workers; afterwards each draws dropout from a generator of its own."""
+    """Give all workers the same weights; then each draws dropout from its own generator."""
     rng_state.seed(spec.config.seed)
     module = _load_weights(model_builder.build(spec.model, spec.inputs, spec.task), spec.start).to(group.device)
     if spec.config.compile:

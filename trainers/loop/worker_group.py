@@ -225,7 +225,7 @@ def _worker_error(error: TrainingFailedError) -> RayloopError:
 
 @contextmanager
 def _preserve_sigint_handler() -> Iterator[None]:
-    """Restore the handler afterwards: Ray Train leaves its own, which turns a later Ctrl-C into exit code 0."""
+    """Restore the handler afterward: Ray Train leaves its own, which turns a later Ctrl-C into exit code 0."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -38,7 +38,7 @@ class BatchJob:
         pseudonymize: Replaces personal values of the input.
         frame: Computes the features.
         schema: Columns of the input.
-        passthrough: Columns of the input that the output contains beside the scores.
+        passthrough: Columns of the input that the output contains in addition to the scores.
         folder: Where the tasks write their files.
         parts: Parts of the input, one for each task.
     """

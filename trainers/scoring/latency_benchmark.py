@@ -21,7 +21,7 @@ ROWS = (1, 1024)
 ROUNDS = 30
 _MIN_ROUNDS = 3
 _MIN_ROUND_S = 1e-3
-# An export must not wait long for the figures of a large model.
+# An export must not wait long for the measurements of a large model.
 _MAX_S = 1.0
 _MICROSECONDS = 1e6
 

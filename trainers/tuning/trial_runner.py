@@ -36,7 +36,7 @@ OBJECTIVE = "best_so_far"
 """Key of the reported metric that trials are compared by."""
 # A trial that only waits for its workers; Ray Tune requires more than 0.
 COORDINATOR_CPUS = 0.01
-# Only the old reporter can be silenced; the loggers write files that nothing reads.
+# Only the old reporter can be silenced, and the loggers write files that nothing reads.
 RAY_TUNE_ENV = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 
 TrialOf = Callable[[int, dict[str, Any]], Trial]
@@ -135,7 +135,7 @@ class SearchRun:
 def _run_trial(
     proposal: dict[str, Any], spec: TrainSpec, tuning: TuneConfig, encoded: EncodedData, plans: tuple[TrialPlan, ...]
 ) -> None:
-    """Train one trial, in this process or on workers of its own."""
+    """Train one trial, in this process or on its own workers."""
     if plans:
         plan = plans[proposal[_PLAN]]
     else:
