@@ -81,7 +81,7 @@ def outcome(settings: Settings, job: str) -> tuple[str, str]:
 
 
 def job_state(settings: Settings, job: str) -> str:
-    """Return the job's status in lower case; empty when the cluster does not know the job, as after a restart."""
+    """Return the job's status in lowercase; empty when the cluster does not know the job, as after a restart."""
     try:
         return outcome(settings, job)[0].lower()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Less log output of libraries: for the duration of a block, or of a whole job."""
+"""Suppress log output of libraries for the duration of a block or of a whole job."""
 
 from __future__ import annotations
 

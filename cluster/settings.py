@@ -101,7 +101,7 @@ class Settings(BaseSettings):
 
     @property
     def checkpoints(self) -> str:
-        """Where running trainings keep checkpoints; every node must reach it."""
+        """Where training runs in progress keep checkpoints; every node must be able to reach it."""
         return f"{self.artifact_root}/checkpoints" if self.artifact_root else str(self.home / "checkpoints")
 
     @property

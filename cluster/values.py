@@ -31,8 +31,8 @@ class Stored(Frozen):
     """A value that outlives the process that wrote it: a later version reads it, and so may an earlier one.
 
     ``schema_version`` is the version of its format; a value without the field is of version 1. A class whose format
-    changes declares a higher default, and converts older values in a validator of its own. In memory every value is of
-    the newest format. A value that is part of a hash or fingerprint must not be one of these.
+    changes declares a higher default, and converts older values in its own validator. In memory every value is of the
+    newest format. A value that is part of a hash or fingerprint must not be one of these.
     """
 
     stored_as: ClassVar[str] = "stored value"

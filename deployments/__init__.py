@@ -1,1 +1,1 @@
-"""Serving: the champion answers, a challenger is tried on a share of the traffic and judged by evidence."""
+"""Serving: the champion answers; a challenger is tried on a share of the traffic and judged by evidence."""

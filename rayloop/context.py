@@ -51,7 +51,7 @@ class ProjectContext:
 
     @property
     def checkpoints(self) -> str:
-        """Folder of the checkpoints from which the project's trainings resume."""
+        """Folder of the checkpoints from which the project's training runs resume."""
         return f"{self.settings.checkpoints}/{self.project.name}"
 
     @cached_property

@@ -62,6 +62,6 @@ def last_line(text: str) -> str:
 
 
 def error_origin(text: str) -> str:
-    """The exception at the end of a traceback, preceded by the innermost line of code outside installed packages."""
+    """The exception at the end of a traceback, preceded by the innermost line outside installed packages."""
     own = [f"{path}:{line}: " for path, line in _FRAME.findall(text) if "/lib/python" not in path]
     return (own[-1] if own else "") + last_line(text)

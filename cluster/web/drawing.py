@@ -1,6 +1,6 @@
 """Plots as inline SVG that take their colors from the page, so that they are readable in light and dark mode.
 
-``STYLE`` is for matplotlib's ``rc_context``; the page replaces the colors INK, FAINT and PAPER by its own.
+``STYLE`` is for matplotlib's ``rc_context``; the page replaces the colors INK, FAINT and PAPER with its own.
 """
 
 from __future__ import annotations

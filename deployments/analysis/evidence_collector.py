@@ -168,7 +168,7 @@ def _for_challenger(rows: pa.Table, version: str) -> pa.Table:
 
 
 def _pairwise_shares(rows: pa.Table) -> pa.Table:
-    """Replace shares by pairwise shares; in a log from before several challengers the two get all requests."""
+    """Replace shares with pairwise shares; in an older log without champion shares, the two get all requests."""
     if "champion_share" not in rows.column_names:
         return rows
     share, at = rows.column("share"), rows.column_names.index("share")

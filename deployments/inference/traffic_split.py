@@ -3,8 +3,9 @@
 Each challenger owns a slice of the circle. Of n challengers the i-th slice starts at i/n and grows from there; the
 champion owns what no slice covers. Sticky: a key keeps its variant as long as the shares stay. Monotone: as a
 challenger's share grows, none of its keys moves to the champion or to another challenger, because a slice's start never
-moves. While all grow alike and none beyond 1/n, slices do not overlap; a challenger that is left alone grows on, past
-the end of the circle into what the others have left. Each rollout has its own salt, which assigns keys independently.
+moves. While all grow alike and none beyond 1/n, slices do not overlap; a challenger that is left alone keeps growing,
+past the end of the circle into what the others have left. Each rollout has its own salt, which assigns keys
+independently.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class ModelServer(GrpcServicer):
                 if before is not None:
                     close_stale(before, self._state)
                 else:
-                    # What is loaded by now stays loaded; the garbage collector need not visit it while requests wait.
+                    # Objects loaded so far stay loaded; the garbage collector need not visit it while requests wait.
                     gc.collect()
                     gc.freeze()
             except (RayloopError, OSError, ValidationError) as error:

@@ -46,7 +46,7 @@ def parse_invocation(body: Mapping[str, Any], features: FeatureSet, max_rows: in
 
 
 def encode_invocation_response(version: str, task: Task, scores: np.ndarray) -> bytes:
-    """Encode the response body: one number a row, or for multiclass the class and its probabilities."""
+    """Encode the response body: one number per row, or for multiclass the class and its probabilities."""
     predictions: list[Any] = scores.tolist()
     if task.kind == "multiclass":
         labels = predicted_classes(task, scores)

@@ -81,7 +81,7 @@ class EncodedBody(NamedTuple):
 
 
 def parse_json_object(body: bytes | memoryview) -> dict[str, Any]:
-    """Parse a body as a JSON object. Raises RequestError when it is none."""
+    """Parse a body as a JSON object. Raises RequestError if it is not one."""
     try:
         value = from_json(bytes(body), cache_strings=False)
     except ValueError as error:

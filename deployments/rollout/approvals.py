@@ -1,4 +1,4 @@
-"""Approval of rollout steps by webhooks, and notifications after them. An abort waits for no approval."""
+"""Approval of rollout steps by webhooks, and notifications after them. An abort does not wait for approval."""
 
 from __future__ import annotations
 

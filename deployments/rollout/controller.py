@@ -70,7 +70,7 @@ class RolloutStatus(Frozen):
 
 
 def connect_controller(model: str, settings: Settings) -> ActorHandle:
-    """Connect to the rollout controller of a model, started when absent."""
+    """Connect to the rollout controller of a model; start it if absent."""
     return get_or_create(rollout_actor(model), RolloutController, model, settings)
 
 
@@ -296,7 +296,7 @@ class RolloutController:
             self._approvals.notify(self._state, decision)
 
     async def _report(self, state: RolloutState, failure: str) -> None:
-        """Journal a webhook's failure, which is no step of the rollout."""
+        """Journal a webhook's failure, which is not a step of the rollout."""
         async with self._turn:
             decision = state_machine.journal_entry(
                 state.model_copy(update={"reason": failure}), "hold", time.time(), {}

@@ -51,7 +51,7 @@ class _PendingBatch(NamedTuple):
 
 
 def connect_log_writer(model: str, settings: Settings) -> ActorHandle:
-    """Connect to the log writer of a model, started when absent."""
+    """Connect to the log writer of a model; start it if absent."""
     return get_or_create(log_writer_actor(model), LogWriter, model, settings, max_concurrency=_CONCURRENT_CALLS)
 
 

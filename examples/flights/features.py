@@ -1,4 +1,4 @@
-"""What is known of a flight two hours before it is due to leave."""
+"""What is known about a flight two hours before its scheduled departure."""
 
 from __future__ import annotations
 

@@ -56,7 +56,8 @@ def backfill(
         batches: Rows of the view's source, in order.
         rows: Number of rows in all batches.
         until_us: Leave out events that count later, microseconds since the epoch.
-        since_us: Rebuild only entities with an event that counts from then on, which adds events that came late.
+        since_us: Rebuild only entities with an event that counts at or after this time, which adds events that came
+        late.
 
     Raises:
         DataError: The store has newer events than the table; they would be lost.

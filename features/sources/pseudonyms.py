@@ -50,7 +50,7 @@ class PseudonymKey:
         return f"~{self.key_id}~{digest}"
 
     def tokenize_series(self, values: pl.Series) -> pl.Series:
-        """Replace the values of a text column by their tokens; null stays null."""
+        """Replace the values of a text column with their tokens; null stays null."""
         distinct = values.drop_nulls().unique()
         tokens = pl.Series([self.token(value) for value in distinct], dtype=pl.String)
         return values.replace_strict(distinct, tokens, default=None, return_dtype=pl.String)
@@ -106,7 +106,7 @@ def protect_rows(columns: Iterable[Column], rows: pl.DataFrame, key: PseudonymKe
 
 @dataclass(frozen=True)
 class Pseudonymizer:
-    """Replaces personal values in requests by tokens. When pickled, it contains the path of the key, not the key."""
+    """Replaces personal values in requests with tokens. When pickled, it contains the path of the key, not the key."""
 
     columns: tuple[Column, ...]
     settings: Settings

@@ -121,7 +121,7 @@ def kafka(
     config: Mapping[str, Any] | None = None,
     timeout_s: float = 60.0,
 ) -> SourceReader:
-    """Read the messages of topics up to now, each a JSON object with the source's columns.
+    """Read all current messages of topics, each a JSON object with the source's columns.
 
     Messages that were ingested before are not ingested again.
 

@@ -79,7 +79,7 @@ def deduplicate(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
     repeated = good & ~pl.struct(*source.key, good.alias("good")).is_first_distinct()
     why = pl.lit(f"repeats the key {', '.join(source.key)}")
     with_reasons = ordered.with_columns(pl.when(repeated).then(why).otherwise(REASON).alias(REASON))
-    # Repeated rows were valid until now, so that their stored columns are what was read.
+    # Repeated rows have passed all other checks, so their stored columns are what was read.
     repeats = with_reasons.get_column(REASON).is_not_null() & with_reasons.get_column(RAW).is_null()
     cells = _json(with_reasons.select(c.name for c in source.stored_columns), repeats)
     return with_reasons.with_columns(pl.coalesce(RAW, cells).alias(RAW))

@@ -1,4 +1,4 @@
-"""Which analysis of logged rows is due, what analyses have found, and which of it is new. Pure."""
+"""Which analysis of logged rows is due, what analyses have found, and which findings are new. Pure."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class AnalysisScheduler:
         self.state = state or SchedulerState()
 
     def reset(self) -> None:
-        """Another version is monitored from now on: results stay, what is due and running episodes end."""
+        """Follow another version: results stay; due analyses and running episodes end."""
         self._set(due=None, episodes={}, ordinary=())
 
     def latest(self, version: str) -> AnalysisResult | None:
-        """The last analysis of a version, with the quality of its windows that is known by now."""
+        """The last analysis of a version, with the quality of its windows as far as it is known."""
         analyses = [result for result in self.state.analyses if result.version == version]
         quality = tuple(q for q in self.state.quality if q.version == version)
         return analyses[-1].model_copy(update={"quality": quality}) if analyses else None

@@ -1,7 +1,7 @@
 """Act on alarms: within limits, journaled before and after, with notifications to the policy's receivers. Pure.
 
-The limits are a cool-down after any action, and a budget of retrains. The actions themselves are submitted as Ray jobs
-by rayloop/stages/alarm_jobs.py.
+The limits are a cooldown after any action and a budget of retrains. The actions themselves are submitted as Ray jobs by
+rayloop/stages/alarm_jobs.py.
 """
 
 from __future__ import annotations

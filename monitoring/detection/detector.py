@@ -1,7 +1,7 @@
 """From windows to alarms: how far each column moved, and whether that raises an alarm. Pure.
 
-A detector in river's manner: ``update`` with a window's result, then read ``alarm``. It raises one alarm per episode:
-after an alarm it stays silent until ``release`` windows in a row were quiet.
+A detector in the style of river: ``update`` with a window's result, then read ``alarm``. It raises one alarm per
+episode: after an alarm it stays silent until ``release`` windows in a row were quiet.
 """
 
 from __future__ import annotations

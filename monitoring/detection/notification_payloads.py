@@ -1,4 +1,4 @@
-"""Notifications about alarms as bytes, for a webhook and for Prometheus' Alertmanager. Pure.
+"""Notifications about alarms as bytes, for a webhook and for the Prometheus Alertmanager. Pure.
 
 webhook       {"moment": "alarm" | "quiet", "alarm": Alarm, "action": …, "outcome": …, "at": seconds}; with a secret,
               signed like rollout webhooks (cluster/webhooks.py)

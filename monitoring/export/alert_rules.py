@@ -1,4 +1,4 @@
-"""Prometheus' alert rules and configuration for the metrics that rayloop exports. Pure.
+"""Prometheus alert rules and configuration for the metrics that rayloop exports. Pure.
 
 Names are those of Ray's metrics agent, with the prefix ``ray_``. JSON is valid YAML: the files contain JSON.
 """
@@ -28,7 +28,7 @@ _WINDOW_START_BEFORE = "max by (model) (ray_rayloop_drift_window_start_seconds o
 
 
 def _increased(counter: str, within: str) -> str:
-    """Whether an event was counted lately. A counter is exported from its first event on, which ``increase`` misses."""
+    """Whether an event was counted recently. A counter starts with its first event, which ``increase`` misses."""
     first = f"({counter} unless {counter} offset {within})"
     return f"sum by (model) ({first} or increase({counter}[{within}])) > 0"
 

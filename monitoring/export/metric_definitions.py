@@ -119,7 +119,7 @@ def usage_metrics(
     Args:
         model: Name of the model.
         usage: Sums so far.
-        replicas: Replicas that reported lately.
+        replicas: Replicas that reported recently.
         tags: Tags that the cost is also reported by.
         prices: Prices of resources.
     """

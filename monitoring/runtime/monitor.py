@@ -252,7 +252,7 @@ class DriftMonitor:
         self._save()
 
     def _replicas(self) -> int:
-        """How many replicas have reported lately."""
+        """How many replicas have reported recently."""
         since = time.monotonic() - REPLICA_TIMEOUT_S
         self._reported_at = {replica: at for replica, at in self._reported_at.items() if at > since}
         return len(self._reported_at)

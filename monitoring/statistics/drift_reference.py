@@ -123,7 +123,7 @@ def find_run_ends(rows: np.ndarray, window_rows: int) -> list[int]:
         window_rows: Rows in a run.
 
     Returns:
-        The index after each run's last window. The remainder at the end is no run.
+        The index after each run's last window. The remainder at the end is not a run.
     """
     ends, rows_in_run = [], 0
     for i, count in enumerate(rows):

@@ -136,7 +136,7 @@ class ScenarioRunner:
         self.wait_until(self._monitored_rows, lambda rows: rows >= answered, "the monitor")
 
     def wait_until(self, poll: Callable[[], _T], condition: Callable[[_T], bool], waiting_for: str) -> _T:
-        """Poll until the condition holds. At the deadline, report it and continue: the rest was lost with a process."""
+        """Poll until the condition holds. At the deadline, report and continue: the rest was lost with a process."""
         deadline = time.monotonic() + _PROCESSED_S
         while not condition(answer := poll()):
             if time.monotonic() > deadline:

@@ -32,7 +32,7 @@ def retrain_job(settings: Settings, location: Location, window_s: float, folder:
 
 
 def rollback_job(settings: Settings, location: Location, folder: str) -> AlarmAction:
-    """Return the alarm action that submits a Ray job to roll back: that takes longer than an actor call may."""
+    """Return the alarm action that submits a Ray job to roll back: a rollback takes longer than an actor call may."""
     submit = _job_submitter("rollback", settings, location, folder)
     return lambda alarm: submit(alarm, f"{alarm.window:.0f}", "--version", alarm.version)
 

@@ -110,7 +110,7 @@ def _train_and_evaluate(build: CandidateBuild, run: Run, folder: Path) -> Candid
 
 
 def _train(build: CandidateBuild, run: Run) -> CompressionResult:
-    """Train with curves in ``run``, then compress. A training of the same fingerprint that was killed is resumed."""
+    """Train with curves in ``run``, then compress. A killed training run with the same fingerprint is resumed."""
     context, frame, recipe = build.context, build.frame, build.recipe
     project, curves = context.project, CurveLogger(run)
     folder = f"{context.checkpoints}/{build.fingerprint[:16]}"

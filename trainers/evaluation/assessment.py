@@ -82,7 +82,7 @@ class Assessment(Frozen):
 
 
 def assess(policy: GatePolicy, evidence: CandidateEvidence) -> Assessment:
-    """Measure a candidate in every respect.
+    """Run every check and measurement on a candidate.
 
     Raises:
         ProjectError: The frame does not have a column that the policy names.

@@ -74,10 +74,10 @@ def capture_state(
 def restore_state(
     stored: CheckpointState, spec: TrainSpec, group: ProcessGroup, module: nn.Module, step: Stepper, state: TrainState
 ) -> None:
-    """Restore a training to the state that ``capture_state`` returned.
+    """Restore a training run to the state that ``capture_state`` returned.
 
-    With the same number of workers the training continues bit for bit. With another, it continues at the last position
-    before which no row of the epoch is left out.
+    With the same number of workers the training run continues bit for bit. With a different number, it continues at the
+    last position before which no row of the epoch is left out.
 
     Args:
         stored: The stored state.
@@ -110,7 +110,7 @@ def restore_state(
 
 
 def describe_training(spec: TrainSpec) -> str:
-    """JSON that is equal for two trainings if one may resume from the other's checkpoint."""
+    """JSON that is equal for two training runs if one may resume from the other's checkpoint."""
     return json.dumps(
         {
             **dict(zip(("model", "parameters"), spec.model.key, strict=True)),

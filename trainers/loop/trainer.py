@@ -57,7 +57,7 @@ class FitRequest:
 
 @dataclass(frozen=True)
 class FitResult:
-    """A trained model: the weights of its best epoch, and the course of its training."""
+    """A trained model: the weights of its best epoch, and its training history."""
 
     spec: ModelSpec
     config: TrainConfig

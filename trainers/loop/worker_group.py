@@ -73,7 +73,7 @@ def run_worker_group(
         pause_after: As in train_loop.train.
 
     Raises:
-        RayloopError: A worker failed for good.
+        RayloopError: A worker failed permanently.
     """
     with tempfile.TemporaryDirectory(prefix="rayloop-fit-") as folder, _preserve_sigint_handler():
         trainer = TorchTrainer(
@@ -192,7 +192,7 @@ def gpus_per_worker(config: TrainConfig, workers: int) -> float:
 
 
 def capacity_warning(workers: int, cpus_each: float) -> str:
-    """A warning for a training that must wait for nodes, which may never come; empty if the cluster is large enough."""
+    """A warning that training must wait for nodes, which may never come; empty if the cluster is large enough."""
     required, available = workers * cpus_each, float(ray.cluster_resources().get("CPU", 0.0))
     if required <= available:
         return ""

@@ -51,7 +51,7 @@ def measure_latencies(model: ort.InferenceSession, scored: nn.Module, arrays: Ar
 
 
 def format_latencies(latency: dict[str, float]) -> str:
-    """The result of measure_latencies in one line; torch's time as a multiple of ONNX Runtime's."""
+    """The result of measure_latencies on one line; torch's time as a multiple of ONNX Runtime's."""
     shares = [
         f"{latency[f'torch_us_{rows}'] / latency[f'onnxruntime_us_{rows}']:.1f} times at {rows:,}" for rows in ROWS
     ]
