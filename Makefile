@@ -1,4 +1,4 @@
-# Two commands do all the set-up: `make demo` and `make test`.
+# `make demo` and `make test` do all the setup.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,12 +14,12 @@ demo: $(STAMP)
 down: $(STAMP)
 	$(BIN)/rayloop down
 
-# Without a cluster one process a core, then what needs one.
+# First the tests without a cluster, one process per core, then those that need one.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --long tests/unit tests/benchmarks
 	$(BIN)/python -m pytest tests/integration
 
-# What answers in about two minutes: no long test, a tenth of each property's examples.
+# The fast tests, in about two minutes: no long tests, a tenth of each property's examples.
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest -n auto tests/unit tests/benchmarks
 
@@ -37,7 +37,7 @@ check: $(STAMP)
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-# ARGS="--only features" for a part.
+# ARGS="--only features" runs a part.
 mutate: $(STAMP)
 	$(BIN)/python -m tests.mutation $(ARGS)
 

@@ -22,9 +22,9 @@ class RequestLimits(Frozen):
     """The largest request; beyond it, HTTP 413."""
 
     body_bytes: int = Field(default=DEFAULT_BODY_BYTES, ge=1)
-    """Most bytes of a body; 16 MiB by default."""
+    """Maximum size of a body in bytes; 16 MiB by default."""
     rows: int = Field(default=DEFAULT_ROWS, ge=1)
-    """Most rows of a request."""
+    """Maximum rows of a request."""
 
 
 class Serving(Frozen):

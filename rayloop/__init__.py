@@ -8,7 +8,7 @@ Project:
     Task: What the model predicts: its kind, its label, its classes.
     Period: A span of time, ``[start, end)``.
     Retrain: How a model is trained again on newer data.
-    Simulation: History replayed as live traffic, to see the whole loop before real traffic does.
+    Simulation: History replayed as live traffic, to see the whole loop before real traffic arrives.
 
 Data:
     Source: A table of rows with columns, time columns and checks.
@@ -16,7 +16,7 @@ Data:
     parquet: Read Parquet files.
     csv: Read CSV files.
     iceberg: Read a table of another Iceberg catalog.
-    sql: Read the result of an SQL query.
+    sql: Read the result of a SQL query.
     kafka: Read the messages of Kafka topics.
 
 Columns:
@@ -44,26 +44,26 @@ Training:
     TrainConfig: How it is trained.
     TuneConfig: The search for better settings.
     Choice: Search space: one of several options.
-    IntRange: Search space: an integer of a range.
-    Uniform: Search space: a number of a range.
-    LogUniform: Search space: a number of a range, uniform in its logarithm.
+    IntRange: Search space: an integer in a range.
+    Uniform: Search space: a number in a range.
+    LogUniform: Search space: a number in a range, uniform in its logarithm.
     Prune: Compression step: remove weights.
     Distill: Compression step: train a smaller model on a larger model's scores.
 
 Quality gate:
-    GatePolicy: What a candidate must reach before it is registered.
-    Threshold: A limit of one metric.
+    GatePolicy: What a candidate must achieve before it is registered.
+    Threshold: A limit on one metric.
     SlicePolicy: How much worse the model may be on parts of the data.
     FairnessPolicy: How much groups may differ.
-    RobustnessPolicy: How much damaged inputs may cost.
-    Budget: Limits of latency and size.
+    RobustnessPolicy: How much perturbed inputs may cost.
+    Budget: Limits on latency and size.
 
 Serving and rollouts:
     Serving: Replicas, CPUs and limits of the endpoint.
-    RequestLimits: Largest request, and how many requests may wait.
+    RequestLimits: The largest request.
     RolloutPolicy: Steps of a canary rollout and the criteria that advance or abort it.
     FreezeWindow: A time in which no rollout advances.
-    Webhook: An approval asked of another system.
+    Webhook: A request for approval, or a notification, sent to another system.
 
 Monitoring:
     DriftPolicy: When the drift monitor alerts, and what an alarm does.
@@ -71,7 +71,7 @@ Monitoring:
     LogAnalysisPolicy: How logged rows are analyzed when a window closes.
     NotificationTarget: Where notifications go.
 
-Names are loaded at their first use: torch and scipy take seconds, which `rayloop abort` does not have.
+Names are loaded at their first use: importing torch and scipy takes seconds, which `rayloop abort` cannot spare.
 """
 
 from __future__ import annotations

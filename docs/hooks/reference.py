@@ -1,4 +1,4 @@
-"""Pages that the site makes from the code, so that each fact is written once.
+"""Pages that the site generates from the code, so that each fact is written once.
 
 The start page is the README; command line, settings, error codes and packages are read from the source.
 """
@@ -115,7 +115,7 @@ def _settings() -> str:
     lines = [
         "# Settings",
         "",
-        "Each is an environment variable; unset, its default holds.",
+        "Each setting is an environment variable. If it is unset, the default applies.",
         "",
         "| variable | default | meaning |",
         "|---|---|---|",
