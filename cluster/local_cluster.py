@@ -138,7 +138,7 @@ def processes(settings: Settings) -> list[psutil.Process]:
         return []
     running = list(psutil.process_iter(["ppid"]))
     own_pids = {p.pid for p in running if _belongs(p, stored.session)}
-    # Ray's agents write their titles over their environment, the variable included; their parents still have it.
+    # Ray's agents write their titles over their environment, including the variable; their parents still have it.
     while children := {p.pid for p in running if p.info["ppid"] in own_pids} - own_pids:
         own_pids |= children
     return [p for p in running if p.pid in own_pids and p.pid != os.getpid()]
@@ -167,7 +167,7 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
         "METRICS_PORT": str(settings.haproxy_metrics_port),
     }
     ray = {
-        # Ray's job manager finds "its" cluster by a file in this folder; two clusters must not share it.
+        # Ray's job manager finds "its" cluster through a file in this folder; two clusters must not share the folder.
         "RAY_TMPDIR": scratch,
         "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -186,9 +186,8 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_RETRIES": "3",
         # RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S stays unset. HAProxy restarts when replicas come and go, and its old
         # process asks each caller to reconnect with the next answer. With that window it also cuts idle connections at
-        # random moments: a caller who sends just then loses a request.
-        # For these metrics Serve reads a log line of HAProxy for each request, which costs more than HAProxy itself.
-        # Replicas count requests instead.
+        # random moments: a caller who sends at that moment loses a request. For these metrics Serve reads a log line of
+        # HAProxy for each request, which costs more than HAProxy itself. Replicas count requests instead.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # HAProxy notices within six seconds that a replica is leaving; by default Serve drains it for thirty.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",

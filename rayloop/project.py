@@ -221,7 +221,7 @@ def load_project(location: Location) -> Project:
     except ValidationError as error:
         line, reason = _line(error, location), f"{error.title}: " + "; ".join(map(_describe_field, error.errors()))
         raise ProjectError("project.invalid", line=line, reason=reason) from error
-    # A user's module may fail in any way: the user gets the line at fault.
+    # A user's module may fail in any way; the error names the line at fault.
     except Exception as error:
         line = _line(error, location)
         raise ProjectError("project.failed", line=line, kind=type(error).__name__, reason=str(error)) from error

@@ -65,7 +65,7 @@ def expire_snapshots(tables: TableCatalog, name: str) -> tuple[int, ...]:
     unused = set().union(*(_files(snapshot, table.io) for snapshot in old)) - _files(newest, table.io)
     ids = [snapshot.snapshot_id for snapshot in old]
     table.maintenance.expire_snapshots().by_ids(ids).commit()
-    # After the commit, so that no snapshot ever lacks its files.
+    # After the commit, so that no snapshot is ever missing its files.
     for path in unused:
         with suppress(FileNotFoundError):
             table.io.delete(path)

@@ -64,7 +64,7 @@ class TableCatalog:
             raise DataError("data.no_namespace", table=name)
         if self.exists(name):
             return self.load(name)
-        # Two processes may do this at once; the process that loses the race loads the winner's table. An SQL catalog
+        # Two processes may do this at once; the process that loses the race loads the winner's table. A SQL catalog
         # checks that the namespace does not exist, and then the database refuses the second one.
         with suppress(NamespaceAlreadyExistsError, IntegrityError):
             self.catalog.create_namespace(namespace)

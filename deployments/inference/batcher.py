@@ -78,7 +78,7 @@ class Batcher(Generic[Item, Result]):
         size = 0
         while self._waiting:
             item, future = self._waiting[0]
-            # The caller may have cancelled while the item waited.
+            # The caller may have canceled while the item waited.
             if not future.done():
                 size += self._size(item)
                 if batch and size > self._limit:

@@ -48,7 +48,7 @@ class ChallengerClient:
         return any(not connection.closed for connection in self._idle)
 
     async def score(self, request: ScoreRequest) -> list[ScoreResult]:
-        """Score requests with the challenger. Raises any failure of the call; may be cancelled."""
+        """Score requests with the challenger. Raises any failure of the call; may be canceled."""
         connection = self._take_idle() or await self._connect()
         if connection is None:
             return await _await_response(self._handle.score.remote(*request))
@@ -112,7 +112,7 @@ class _ChallengerConnection:
 
 
 async def _await_response(response: Any) -> Any:
-    """The result of a call over Serve's handle; cancelling the wait cancels the call."""
+    """The result of a call over Serve's handle; canceling the wait cancels the call."""
     try:
         return await response
     except asyncio.CancelledError:

@@ -42,7 +42,7 @@ class IngressRoute(NamedTuple):
     retry_after_s: int
     """``Retry-After`` of a 503."""
     timeout_s: float
-    """A request that takes longer is cancelled and gets 408."""
+    """A request that takes longer is canceled and gets a 408."""
 
 
 def install_route(route: IngressRoute) -> Callable[[], int]:

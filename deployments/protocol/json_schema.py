@@ -19,7 +19,7 @@ ID_SCHEMA: Schema = {"type": "string", "pattern": "^[!-~]{1,200}$"}
 _ROW_ID: Schema = {"type": "string", "minLength": 1, "maxLength": 220}
 _NULL: Schema = {"type": "null"}
 _BOOLEAN: Schema = {"type": "boolean"}
-# Frames send columns of true and false as such; they count as 1 and 0.
+# Data frames send boolean columns as true and false; they count as 1 and 0.
 _NUMBER: Schema = {"type": ["number", "boolean"], "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
 _INTEGER: Schema = {"type": ["integer", "boolean"]}
 _TEXT: Schema = {"type": "string"}

@@ -19,7 +19,7 @@ from deployments.serve_schema import REQUEST_TIMEOUT_S, RequestLimits
 from features.definitions import Column, FeatureSet
 
 OPENAPI_VERSION = "3.1.0"
-# A longer example helps no reader, and bloats the document.
+# A longer example does not help the reader and bloats the document.
 _MAX_EXAMPLE_VALUES = 1024
 _EXAMPLE_ID = "order-17"
 _EXAMPLES = {"number": 0.5, "category": "a", "timestamp": "2024-05-01T10:00:00Z"}
@@ -181,7 +181,7 @@ def _header(name: str, description: str, schema: Schema) -> Schema:
 
 
 _HEADERS = {
-    # An empty header counts as none.
+    # An empty header counts as absent.
     http.REQUEST_ID_HEADER: _header(
         http.REQUEST_ID_HEADER,
         "id of the request; default: a new one",

@@ -267,7 +267,7 @@ class RolloutController:
         evidence = await self._log_writer.evidence.remote(
             state.id, state.initial_challengers, self._task, state.policy.metric
         )
-        # What arrives after a challenger was dropped is no evidence about it.
+        # What arrives after a challenger was dropped is not evidence about it.
         self._evidence |= {version: evidence[version] for version in state.challengers}
         self._verdicts |= judge_all(state, self._evidence, step_age_s)
 

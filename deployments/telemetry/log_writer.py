@@ -31,7 +31,7 @@ from deployments.telemetry.prediction_log import from_ipc
 
 COMMIT_EVERY_S = 2.0
 MAX_KNOWN_BATCHES = 100_000
-# Replicas wait for a commit with each batch in flight; requests for evidence must not wait behind them.
+# Each batch in flight waits for a commit; requests for evidence must not wait behind it.
 _CONCURRENT_CALLS = 1000
 
 _log = logging.getLogger(__name__)

@@ -126,7 +126,7 @@ class ReplicaMetrics:
         ]
         for counter, values in by_variant:
             for key, value in values.items():
-                # Ray accepts no zero.
+                # Ray does not accept zero.
                 if value > 0:
                     counter.inc(value, tags=self._tags(key))
         for key, bound, count in cumulative_buckets(sums.buckets):

@@ -22,7 +22,7 @@ from cluster.errors import DataError
 from features.types import INSTANT
 
 _DAY_MINUTES = 24 * 60
-# Destinations that the airports table lacks lie in Puerto Rico and the Virgin Islands.
+# Destinations missing from the airports table are in Puerto Rico and the Virgin Islands.
 _UNLISTED_ZONE = "America/Puerto_Rico"
 _BLOCKS = 2
 
@@ -44,7 +44,7 @@ def flights_frame() -> pl.DataFrame:
     departed = pl.col("scheduled_at") + pl.duration(minutes=pl.col("dep_delay"))
     timed = timed.with_columns(departed.alias("departed_at"))
     timed = pl.concat(_with_landing(group) for group in timed.partition_by("tzone"))
-    # The record is complete once the flight has landed, or else has left, or else was due.
+    # The record is complete when the flight has landed; without a landing, when it has left; otherwise when it was due.
     known = pl.coalesce("landed_at", "departed_at", "scheduled_at")
     complete = pl.max_horizontal(known, "scheduled_at").alias("recorded_at")
     number = [pl.col(c).cast(pl.String) for c in ("year", "month", "day", "flight")]

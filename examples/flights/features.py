@@ -38,7 +38,7 @@ weather = Source(
     columns=(*category("origin"), *number(*_WEATHER), *timestamp("observed_at", "published_at")),
     event_time="observed_at",
     known_at="published_at",
-    # The strongest gust ever measured near the ground was 253 mph; 1,048 is a typing error.
+    # The strongest gust ever measured near the ground was 253 mph; 1,048 is a typo.
     ranges={"wind_speed": (0, 253), "wind_gust": (0, 253), "humid": (0, 100.5), "visib": (0, 20)},
     read=read_weather,
 )

@@ -57,7 +57,7 @@ project = Project(
         thresholds=(Threshold(metric="auc", min=0.68), Threshold(metric="ece", max=0.06)),
         margin=0.02,
         max_gap=0.1,
-        # No airline and no airport is to be much worse off than the others, or than it was with the champion.
+        # No airline and no airport should be much worse off than the others, or than with the champion.
         slices=SlicePolicy(columns=("carrier", "origin"), max_ratio=2.5, max_regression=1.25),
         fairness=FairnessPolicy(groups=("origin",), max_error_difference=0.1),
         robustness=RobustnessPolicy(max_loss=0.1),
@@ -66,7 +66,7 @@ project = Project(
     rollout=RolloutPolicy(
         steps=(0.05, 0.25, 0.5, 1.0), margin=0.08, max_error_rate=0.03, latency_floor_ms=50.0, poll_s=0.5
     ),
-    # Calmer days than in training are no reason to retrain: only more delay than usual is.
+    # Days calmer than in training are no reason to retrain; only more delay than usual is.
     drift=DriftPolicy(
         watch=(
             MonitoredColumn(column="score", direction="up"),
@@ -81,7 +81,7 @@ project = Project(
         "Two hours before departure, tell passengers and gates which flights will probably arrive more than 15 minutes"
         " late."
     ),
-    limits=("Flights out of New York only; cancelled and diverted flights are not predicted.",),
+    limits=("Flights out of New York only; canceled and diverted flights are not predicted.",),
     simulation=Simulation(
         quiet=Period(_day(8, 24), _day(8, 28)),
         sound=Period(_day(10), _day(11)),

@@ -27,7 +27,7 @@ def _bisect(times: np.ndarray, low: np.ndarray, high: np.ndarray, limits: np.nda
     """Step by falling powers of two: a step is taken when it stays in the range and skips no later time."""
     for k in reversed(range(int((high - low).max(initial=0)).bit_length())):
         ahead = low + (1 << k)
-        # A step too far may lead beyond the end of the array.
+        # A step too far may go beyond the end of the array.
         low = np.where((ahead <= high) & (times.take(ahead - 1, mode="clip") <= limits), ahead, low)
     return low
 

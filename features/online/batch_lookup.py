@@ -84,7 +84,7 @@ class BatchLookup:
         self._latest_width = _column([self.layouts[v].width for v in self._views_with_latest])
         self._event_word = _column([words[v]["event", ""] for v in self._views_with_latest])
         self._lead_word = _column([words[v]["lead", ""] for v in self._views_with_latest])
-        # How long before the time of a row the newest event may have happened.
+        # How old the newest event may be at the time of a row.
         self._ttl = _column(
             [
                 view.strict + view.ttl_us if view.ttl_us is not None else 0

@@ -24,7 +24,7 @@ from features.types import AS_OF, INSTANT, arrow_type
 _POLARS_TYPE: dict[str, pl.DataType] = {"number": pl.Float64(), "category": pl.String(), "timestamp": INSTANT}
 # Later than any time: replaces null, so that the lookup cannot fail; its result is masked.
 _MAX_TIME = 1 << 62
-# More rows are faster as a batch: to compute derived features, and to look up views.
+# Beyond these numbers of rows a batch is faster, for derived features and for lookups.
 _FEW_ROWS = 4
 _FEW_LOOKUPS = 16
 
@@ -182,7 +182,7 @@ class ViewReader:
             self._row_lookups[view](next(states) or self._empty[view], at) if at is not None else self._blanks[view]
             for view, at in queries
         ]
-        # Of each row, the values of all views.
+        # The values of all views, by row.
         numbers = [list(chain.from_iterable(some for some, _ in lookups[row::size])) for row in range(size)]
         texts = [chain.from_iterable(some for _, some in lookups[row::size]) for row in range(size)]
         return LookupResult(

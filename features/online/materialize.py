@@ -192,7 +192,7 @@ def _kept_events(view: FeatureView, chunk: pl.DataFrame, entity: np.ndarray) -> 
     """
     at = chunk.get_column(KNOWN_AT).to_numpy()
     newest = np.empty(int(entity.max()) + 1, np.int64)
-    # In the order of time, so that the newest is written last.
+    # In time order, so that the newest is written last.
     newest[entity] = at
     old = at <= (newest - view.max_window_us - MAX_LATENESS_US)[entity]
     dropped_index = np.flatnonzero(old)

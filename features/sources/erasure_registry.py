@@ -86,7 +86,7 @@ def _drop(
         entity_digest(dict(zip(entities.columns, values, strict=True)), key) in digests
         for values in entities.iter_rows()
     ]
-    # Columns may be of other types than text: the join is on copies of them.
+    # Columns may have types other than text: the join uses copies of them.
     copies = [f"__{name}" for name in columns]
     erased = entities.filter(pl.Series(is_erased, dtype=pl.Boolean)).rename(dict(zip(columns, copies, strict=True)))
     if erased.is_empty():

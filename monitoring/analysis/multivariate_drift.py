@@ -59,7 +59,7 @@ def measure_multivariate_drift(
     """
     separation = _compare(train.sample(settings.sample), run.sample(settings.sample), columns)
     ordinary = ordinary or _ordinary_aucs(train, columns, policy)
-    # Both with as many rows: a larger run is always easier to separate than the ordinary ones.
+    # Both with equally many rows: a larger run is always easier to separate than the ordinary ones.
     small = _compare(train.sample(4 * RUN_ROWS), run.sample(RUN_ROWS), columns).auc if ordinary else 0.0
     p_value = max(separation.p_value, auc_p_value(small, ordinary))
     return MultivariateDrift(

@@ -120,7 +120,7 @@ def _evaluate(
     live_profile = Profile.empty(columns)
     live_profile.update(frame(run))
     starts = tuple(float(s) for s in np.unique(np.floor(run.times / policy.window_s) * policy.window_s))
-    # A run that lacks some window is still a run.
+    # A run with a missing window is still a run.
     span = policy.model_copy(update={"span": len(starts), "window_rows": None})
     return evaluate_run(DriftReference(reference_profile, len(starts), policy.watch), span, "", starts, live_profile)
 

@@ -21,7 +21,7 @@ from monitoring.report.schema import CalibrationCurve, MetricHistory, RolloutHis
 SERIES = ("#3b82c4", "#d98324", "#6a9f58", "#a874b8", "#8a8f98")
 GOOD, BAD, WAIT = "#4c9f70", "#d1495b", "#d98324"
 
-# Blue while ordinary, warm from the threshold on: a smooth gradient would hide the threshold.
+# Blue below the threshold, warm colors above it: a smooth gradient would hide the threshold.
 _RATIO = LinearSegmentedColormap.from_list(
     "ratio", [(0, "#8fb8d822"), (0.5, "#6f9dc2"), (0.5, "#efb93f"), (0.75, "#d1495b"), (1, "#7d1d3f")]
 )

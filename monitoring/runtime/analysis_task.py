@@ -1,4 +1,4 @@
-"""Run log analyses as Ray tasks: one at a time, cancelled when one takes too long.
+"""Run log analyses as Ray tasks: one at a time, canceled if it takes too long.
 
 An analysis takes seconds of a CPU that replicas of the same machine use: it runs at the system's lowest priority, in a
 separate process that ends with it.
@@ -28,7 +28,7 @@ class RayAnalysisRunner:
 
         Args:
             analyze: The analysis; it is pickled with each task and reads what it needs where it runs.
-            limit_s: Seconds after which a task is cancelled.
+            limit_s: Seconds after which a task is canceled.
         """
         self._task: Any = ray.remote(num_cpus=1, max_retries=1, max_calls=1)(_run)
         self._analyze = analyze

@@ -113,7 +113,7 @@ class DriftMonitor:
         try:
             live = Profile.from_bytes(profile)
             rows = live.rows
-            # One window of the far future would close every window before it, forever.
+            # A single window in the far future would permanently close every window before it.
             if not EARLIEST_S <= window_s <= time.time() + self.policy.window_s:
                 raise DataError("data.impossible_window", window=window_s)
             self._tracker.windows.observe(version, window_s, live)
@@ -133,7 +133,7 @@ class DriftMonitor:
         self._usage = self._usage.add(usage)
         self._reported_at[usage.replica] = time.monotonic()
         self._show(metrics.usage_metrics(self.model, self._usage, self._replicas(), self._tags, self._prices))
-        # Replicas report without traffic too: the result of an analysis waits for no request.
+        # Replicas report even without traffic, so the result of an analysis does not wait for a request.
         self._collect()
 
     def watch(self, version: str, reference: bytes, policy: DriftPolicy, tags: Mapping[str, str] | None = None) -> None:

@@ -168,7 +168,7 @@ def output_folder(out: Path) -> Iterator[Path]:
         yield partial
         partial.rename(out)
     except BaseException:
-        # Tasks that are not cancelled yet may still add a file.
+        # Tasks that are not yet canceled may still add a file.
         for _ in range(_REMOVALS):
             shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -62,7 +62,7 @@ def compress(build: CandidateBuild, fitted: FitResult, train: Train) -> Compress
     original = gate.check(fitted)
     for number, step in enumerate(steps if original.report.passed else (), start=1):
         before = result.fitted
-        # Epochs and learning rate of a step are not those of the next one.
+        # One step's epochs and learning rate do not carry over to the next.
         job = compression_job(
             step, TrainSpec(before.spec, fitted.config, before.task, before.inputs), before.build_module()
         )

@@ -39,7 +39,7 @@ LEAST_PER_WINDOW = 1_000
 _FLUSH_S = 60.0
 # A label may arrive before its row is answered, but not a day earlier.
 _EARLY_S = 86_400.0
-# The year 9999, the last that ISO 8601 can write.
+# The year 9999, the last one that ISO 8601 can express.
 _END_OF_TIME = 253_402_300_799.0
 _QUEUE = pa.schema(
     [

@@ -65,7 +65,7 @@ def _skill(task: Task, codes: np.ndarray, labels: np.ndarray) -> float:
     counts = np.bincount(codes[learn], minlength=size)
 
     def predict(target: np.ndarray) -> np.ndarray:
-        # One pseudo-row at the overall mean: values without a row to learn from get that mean.
+        # One pseudo-row with the overall mean: values without a row to learn from get that mean.
         sums = np.bincount(codes[learn], target[learn], minlength=size) + target[learn].mean()
         return np.asarray((sums / (counts + 1))[codes[test]])
 

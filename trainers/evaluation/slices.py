@@ -224,7 +224,7 @@ class _Sums(NamedTuple):
 
 def _statistics(policy: SlicePolicy, codes: np.ndarray, values: int, losses: np.ndarray, total: _Sums) -> np.ndarray:
     """Welch's t of each value's mean loss against that of all other rows; 0 for those with too few rows."""
-    # Code -1 goes to a bin in front.
+    # Code -1 goes to a bin at the front.
     counts = [np.bincount(codes + 1, weights, minlength=values + 1)[1:] for weights in (None, losses, losses**2)]
     inside = _Sums(*(np.asarray(part, np.float64) for part in counts))
     outside = _Sums(*(whole - part for whole, part in zip(total, inside, strict=True)))

@@ -126,7 +126,7 @@ def _prunable(module: torch.nn.Module, spec: ModelSpec) -> Prunable:
 
 
 def _config(config: TrainConfig, epochs: int, lr: float) -> TrainConfig:
-    # Changes during a training belong to that training.
+    # Changes during a training run belong to that run.
     return config.model_copy(update={"epochs": epochs, "lr": lr, "changes": ()})
 
 

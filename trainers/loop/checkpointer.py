@@ -87,7 +87,7 @@ class Checkpointer:
         torch.save(dict(state), buffer)
         body = buffer.getbuffer()
         try:
-            # Atomic, because a worker that Ray has given up may still write the same file.
+            # Atomic, because a worker that Ray has given up on may still write the same file.
             atomic_write(self._fs, self._folder, f"{step:012d}{_SUFFIX}", (hashlib.sha256(body).digest(), body))
             for old in self._paths()[:-KEEP_CHECKPOINTS]:
                 self._fs.delete_file(old)

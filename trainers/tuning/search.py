@@ -193,7 +193,7 @@ def _select(run: SearchRun) -> list[Trial]:
         reason = next((trial.error for trial in trials if trial.error), "no trial completed an epoch")
         raise RayloopError("rayloop.search_without_result", reason=reason)
     if run.tuning.method == "pbt":
-        # Only members that trained to the end can be repeated.
+        # Only members that finished training can be repeated.
         furthest = max(trial.epochs for trial in trials if trial.has_result)
         trials = [trial for trial in trials if trial.epochs == furthest]
     return select_finalists(trials, run.metric, run.tuning.finalists if run.tuning.finalist_seeds else 1)
