@@ -154,8 +154,8 @@ def _queries(view: FeatureView, index: EventIndex, rows: pl.DataFrame) -> _Queri
 
 
 def _latest_index(ordered: pl.DataFrame) -> np.ndarray:
-    # Among equal times the last one leads, by the sort. The first event of an entity always leads, so no event of another
-    # entity is carried over.
+    # Among equal times the last one leads, by the sort. The first event of an entity always leads, so no event of
+    # another entity is carried over.
     leads = ordered.select(pl.col(EVENT_TIME) >= pl.col(EVENT_TIME).cum_max().over(_CODE)).to_series().to_numpy()
     return np.maximum.accumulate(np.where(leads, np.arange(leads.size), 0))
 
