@@ -43,9 +43,18 @@ def actor_exists(actor: str) -> bool:
 def find_actor(actor: str) -> Any:
     """Return the named actor of this cluster; None when it does not exist."""
     try:
-        return ray.get_actor(actor, namespace=ACTOR_NAMESPACE)
+        return get_actor(actor)
     except ValueError:
         return None
+
+
+def get_actor(actor: str) -> Any:
+    """Return the named actor of this cluster, which must exist.
+
+    Raises:
+        ValueError: It does not.
+    """
+    return ray.get_actor(actor, namespace=ACTOR_NAMESPACE)
 
 
 def get_result(reference: ray.ObjectRef) -> Any:

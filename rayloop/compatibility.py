@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from cluster import local_cluster
-from cluster.connection import use_token
 from cluster.errors import ClusterUnavailable
 from cluster.settings import Settings
 from rayloop.module_shadowing import PACKAGES
@@ -24,7 +23,9 @@ def require_compatible_cluster(settings: Settings) -> None:
     if not settings.address:
         local_cluster.require_current_layout(settings)
         return
-    if outdated := outdated_applications(serve_details(settings)):
+    from deployments.rollout.serve_details import fetch_serve_details
+
+    if outdated := outdated_applications(fetch_serve_details(settings)):
         name, module = next(iter(outdated.items()))
         raise ClusterUnavailable("cluster.earlier_release", address=settings.dashboard, application=name, module=module)
 
@@ -48,14 +49,3 @@ def _exists(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:
         return False
-
-
-def serve_details(settings: Settings) -> Mapping[str, Any]:
-    """Ask Serve for its applications. Raises ClusterUnavailable when the cluster does not answer."""
-    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-
-    use_token()
-    try:
-        return ServeSubmissionClient(settings.dashboard).get_serve_details()
-    except (OSError, RuntimeError) as error:
-        raise ClusterUnavailable("cluster.no_answer", address=settings.dashboard) from error

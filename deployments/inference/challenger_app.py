@@ -17,7 +17,8 @@ from ray import serve
 from ray.actor import ActorHandle
 from ray.serve import Application
 
-from cluster.names import ACTOR_NAMESPACE, log_writer_actor
+from cluster.actors import get_actor
+from cluster.names import log_writer_actor
 from cluster.settings import load_settings
 from deployments.inference.challenger_client import ChallengerAddress
 from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
@@ -78,7 +79,7 @@ def _guard_memory(config: ChallengerConfig) -> MemoryGuard | None:
     if config.max_growth_mib is None:
         return None
     # The handle's first use imports the log writer's module, which must not count as the model's growth.
-    log_writer: ActorHandle = ray.get_actor(log_writer_actor(config.challenger.model), ACTOR_NAMESPACE)
+    log_writer: ActorHandle = get_actor(log_writer_actor(config.challenger.model))
 
     def report(growth_mib: float) -> ray.ObjectRef:
         return log_writer.record_memory_growth.remote(config.rollout, config.challenger.version, growth_mib)

@@ -207,7 +207,7 @@ class ServeConfigWriter:
         return serve_details.declared_applications(self._details())
 
     def _details(self) -> dict[str, Any]:
-        return self._client().get_serve_details()
+        return serve_details.fetch_serve_details(self._settings)
 
     def _client(self) -> ServeSubmissionClient:
         return serve_details.connect_serve_api(self._settings)

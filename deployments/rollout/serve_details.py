@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import requests
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
+from cluster.connection import use_token
 from cluster.errors import ClusterUnavailable, RayloopError
 from cluster.settings import Settings
 from cluster.values import Frozen
@@ -38,9 +38,26 @@ def connect_serve_api(settings: Settings) -> ServeSubmissionClient:
     Raises:
         ClusterUnavailable: No Ray dashboard answers.
     """
+    use_token()
     try:
         return ServeSubmissionClient(settings.dashboard)
-    except (ConnectionError, requests.exceptions.ConnectionError) as error:
+    except (OSError, RuntimeError) as error:
+        raise ClusterUnavailable("cluster.no_answer", address=settings.dashboard) from error
+
+
+def fetch_serve_details(settings: Settings) -> dict[str, Any]:
+    """Ask Serve for its applications.
+
+    Returns:
+        The answer of ``GET /api/serve/applications/``.
+
+    Raises:
+        ClusterUnavailable: Serve does not answer.
+    """
+    client = connect_serve_api(settings)
+    try:
+        return client.get_serve_details()
+    except (OSError, RuntimeError) as error:
         raise ClusterUnavailable("cluster.no_answer", address=settings.dashboard) from error
 
 
@@ -86,7 +103,7 @@ def failure_message(app: dict[str, Any]) -> str:
 
 def deployment_statuses(settings: Settings, models: Sequence[str]) -> dict[str, DeploymentStatus]:
     """Return the health of each model's application; models that are not deployed are left out."""
-    details = connect_serve_api(settings).get_serve_details()
+    details = fetch_serve_details(settings)
     declared = declared_applications(details)
     return {
         model: _deployment_status(details, app, declared[app])

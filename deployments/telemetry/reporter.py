@@ -25,7 +25,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from cluster.names import ACTOR_NAMESPACE, log_writer_actor, monitor_actor
+from cluster.actors import find_actor
+from cluster.names import log_writer_actor, monitor_actor
 from cluster.settings import load_settings
 from deployments.telemetry import unshipped_rows
 from deployments.telemetry.metrics import ReplicaMetrics, ResponseKey
@@ -337,11 +338,8 @@ class _NamedActor:
     def get(self) -> ActorHandle | None:
         if self._handle is None and time.monotonic() >= self._next_lookup:
             self._next_lookup = time.monotonic() + _RETRY_LOOKUP_S
-            try:
-                self._handle = ray.get_actor(self._name, ACTOR_NAMESPACE)
-            except ValueError:
-                # Ray raises this if there is no such actor: a model can be served without a monitor.
-                self._handle = None
+            # A model can be served without a monitor.
+            self._handle = find_actor(self._name)
         return self._handle
 
     def forget(self) -> None:

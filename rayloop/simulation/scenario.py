@@ -13,10 +13,9 @@ from datetime import datetime
 from typing import TypeVar
 
 import polars as pl
-import ray
 
 from cluster import jobs
-from cluster.actors import get_result
+from cluster.actors import get_actor, get_result
 from cluster.errors import RayloopError, RolloutError
 from cluster.names import monitor_actor
 from cluster.values import Alarm, Decision, Snapshot
@@ -98,7 +97,7 @@ class ScenarioRunner:
         rows = _traffic_rows(context, sources[project.examples.source])
         client = LoadClient(context.settings.endpoint, project.name, plan.connections, headers)
         self.replay = TrafficReplay(project.task, project.features, rows, sources, context.store, client, plan.step)
-        self.monitor = ray.get_actor(monitor_actor(project.name))
+        self.monitor = get_actor(monitor_actor(project.name))
         self._rows_before = self._monitored_rows()
 
     def play(self, period: Period, enough: Callable[[], bool], what: str) -> LoadStats:

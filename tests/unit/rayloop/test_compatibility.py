@@ -13,7 +13,7 @@ import ray
 from cluster import jobs, local_cluster
 from cluster.errors import ClusterUnavailable
 from cluster.settings import Settings
-from rayloop import compatibility
+from deployments.rollout import serve_details
 from rayloop.cli.app import main
 from rayloop.cli.served_models import flush_logs
 from rayloop.compatibility import outdated_applications, require_compatible_cluster
@@ -76,10 +76,10 @@ def test_session_of_a_cluster_that_does_not_run_is_accepted(tmp_path: Path) -> N
 
 def test_remote_cluster_with_applications_of_the_previous_release_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(address="http://cluster:8265")
-    monkeypatch.setattr(compatibility, "serve_details", lambda settings: details(EARLIER))
+    monkeypatch.setattr(serve_details, "fetch_serve_details", lambda settings: details(EARLIER))
     with raises(ClusterUnavailable, "cluster.earlier_release", application="front", module="deployments.front"):
         require_compatible_cluster(settings)
-    monkeypatch.setattr(compatibility, "serve_details", lambda settings: details(CURRENT))
+    monkeypatch.setattr(serve_details, "fetch_serve_details", lambda settings: details(CURRENT))
     require_compatible_cluster(settings)
 
 
@@ -144,7 +144,7 @@ def test_deploy_on_a_remote_cluster_of_the_previous_release_is_refused_in_one_li
 ) -> None:
     monkeypatch.setenv("RAYLOOP_HOME", str(tmp_path))
     monkeypatch.setenv("RAYLOOP_ADDRESS", "http://cluster:8265")
-    monkeypatch.setattr(compatibility, "serve_details", lambda settings: details(EARLIER))
+    monkeypatch.setattr(serve_details, "fetch_serve_details", lambda settings: details(EARLIER))
     line = refusal(monkeypatch, capsys, ["deploy", PROJECT])
     assert line.endswith("[cluster.earlier_release]")
 
