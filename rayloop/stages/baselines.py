@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
+from pydantic import model_validator
 
+from cluster.values import Stored
 from features.split import TEST, TRAIN
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
@@ -18,6 +20,18 @@ _FILE = "baselines.json"
 
 BaselineResults = dict[str, dict[str, Any]]
 """By baseline: its ``metrics`` on the test rows, and the same by month as ``months``."""
+
+
+class _StoredBaselines(Stored):
+    stored_as: ClassVar[str] = "baselines"
+
+    baselines: BaselineResults
+
+    @model_validator(mode="before")
+    @classmethod
+    def _convert(cls, data: dict[str, Any]) -> dict[str, Any]:
+        # The first format is the results by themselves.
+        return data if {"schema_version", "baselines"} & data.keys() else {"baselines": data}
 
 
 def start(context: ProjectContext, frame: FrameView) -> Mapping[str, ray.ObjectRef]:
@@ -42,11 +56,15 @@ def collect(context: ProjectContext, running: Mapping[str, ray.ObjectRef]) -> Ba
     """Wait for the baselines and store their metrics for later reports."""
     results: BaselineResults = {name: ray.get(reference) for name, reference in running.items()}
     context.folder.mkdir(parents=True, exist_ok=True)
-    (context.folder / _FILE).write_text(json.dumps(results, indent=1))
+    (context.folder / _FILE).write_text(json.dumps(_StoredBaselines(baselines=results).model_dump(), indent=1))
     return results
 
 
 def load(context: ProjectContext) -> BaselineResults:
-    """Return the metrics of the last run; empty when there was none."""
+    """Return the metrics of the last run; empty when there was none.
+
+    Raises:
+        DataError: A newer version wrote them.
+    """
     path = context.folder / _FILE
-    return json.loads(path.read_text()) if path.exists() else {}
+    return _StoredBaselines.from_stored(json.loads(path.read_text())).baselines if path.exists() else {}

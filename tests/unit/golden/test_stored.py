@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 import torch
 from pydantic import ValidationError
 
@@ -29,6 +31,7 @@ from features.profiles.reference_profile import ReferenceProfile
 from monitoring.detection.notification_payloads import Notification, alertmanager_body, webhook_body
 from monitoring.runtime.monitor import DriftMonitor
 from monitoring.runtime.state_store import STATE, MonitorStore
+from rayloop.stages import baselines
 from tests.factories.errors import raises
 from tests.unit.golden import samples
 from tests.unit.golden.golden import columns, formats, golden, newest, stored, structure
@@ -358,6 +361,29 @@ def test_stored_gate_report_is_read(path: Path) -> None:
     assert GateReport.from_stored(path.read_bytes()) == samples.REPORT
 
 
+# Baselines.
+
+BASELINES = {
+    baselines.WITH: {"metrics": {"auc": 0.75, "log_loss": 0.5}, "months": {"2013-06": {"rows": 9, "auc": 0.75}}},
+    baselines.WITHOUT: {"metrics": {"auc": 0.5, "log_loss": 0.625}, "months": {"2013-06": {"rows": 9, "auc": 0.5}}},
+}
+
+
+def _context(folder: Path) -> Any:
+    return SimpleNamespace(folder=folder)
+
+
+def test_baselines_are_written_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get", lambda result: result)
+    assert baselines.collect(_context(tmp_path), BASELINES) == BASELINES  # type: ignore[arg-type]
+    stored("baselines.json", (tmp_path / "baselines.json").read_bytes())
+
+
+@pytest.mark.parametrize("path", formats("baselines.json"))
+def test_stored_baselines_are_read(path: Path, tmp_path: Path) -> None:
+    assert baselines.load(_context(_put(path, tmp_path))) == BASELINES
+
+
 # Replicas.
 
 
@@ -417,6 +443,7 @@ READERS: dict[str, Callable[[Path, Path], object]] = {
     "profile.json": lambda path, folder: Profile.from_bytes(path.read_bytes()).to_bytes(),
     "reference.json": lambda path, folder: ReferenceProfile.from_bytes(path.read_bytes()).to_bytes(),
     "card.json": lambda path, folder: ModelCard.from_stored(path.read_bytes()),
+    "baselines.json": lambda path, folder: baselines.load(_context(_put(path, folder))),
     "gate.json": lambda path, folder: GateReport.from_stored(path.read_bytes()),
     "cluster.json": lambda path, folder: processes(Settings(home=_put(path, folder))),
     "trials/000001.json": _read_trial,
