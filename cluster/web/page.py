@@ -7,11 +7,12 @@ these functions and ``drawing.to_svg``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
+
+from cluster.times import format_utc
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -25,7 +26,7 @@ def render_page(title: str, made_at: float, parts: Iterable[str]) -> str:
         made_at: When the page was made, in seconds since the epoch.
         parts: Sections and fact boxes.
     """
-    time = f"{datetime.fromtimestamp(made_at, UTC):%d %B %Y, %H:%M} UTC"
+    time = format_utc(made_at, "%d %B %Y, %H:%M UTC")
     return _environment().get_template("page.html.j2").render(title=title, time=time, parts=parts)
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Self
 
 from pydantic import Field
 
+from cluster.times import format_utc
 from cluster.values import Alarm, Frozen
 from features.profiles.profile import Profile
 from monitoring.drift_policy import DAY_S, DriftPolicy
@@ -184,8 +184,7 @@ def format_span(since: float, window: float) -> str:
 
 def format_day(seconds: float) -> str:
     """An event time in UTC: the date, with hours and minutes unless it is midnight."""
-    when = datetime.fromtimestamp(seconds, UTC)
-    return f"{when:%Y-%m-%d}" if seconds % DAY_S == 0 else f"{when:%Y-%m-%d %H:%M}"
+    return format_utc(seconds, "%Y-%m-%d") if seconds % DAY_S == 0 else format_utc(seconds)
 
 
 def _note(drift_reference: DriftReference, distances: Mapping[str, Distances]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cluster.times import format_utc
 from cluster.web.page import empty_note, fact_boxes, render_page, section, table, tag
 from features.inspection.feature_catalog import FeatureCatalog, ViewEntry
 from features.inspection.training_serving_skew import FeatureSkew
 
+_SECONDS = "%d %b %Y, %H:%M:%S UTC"
 _FEATURE_HEAD = ("feature", "computed", "missing", "mean", "std", "low", "high", "most frequent")
 
 
@@ -47,7 +49,8 @@ def _view(view: ViewEntry) -> str:
     caption = [view.description] if view.description else []
     caption.append(f"By {', '.join(view.keys)}, from {view.source}." + (f" Owner: {view.owner}." if view.owner else ""))
     state = [
-        ("ingested until", _time(view.ingested_until)), ("online until", _time(view.online_until)),
+        ("ingested until", format_utc(view.ingested_until, _SECONDS)),
+        ("online until", format_utc(view.online_until, _SECONDS)),
         ("used by", ", ".join(view.users) or "no registered version"), ("definition", view.hash[:16]),
     ]  # fmt: skip
     if view.staleness:
@@ -64,7 +67,3 @@ def _skew(skew: FeatureSkew) -> tuple[str, ...]:
     count = tag("tag " + ("alarm" if skew.mismatches else "hold"), f"{skew.mismatches:,} of {skew.rows:,}")
     gap = f"{skew.largest_difference:g}" if skew.largest_difference else "-"
     return (skew.origin, skew.feature, count, f"{skew.only_offline:,}", f"{skew.only_served:,}", gap, example)
-
-
-def _time(at: object) -> str:
-    return "never" if at is None else f"{at:%d %b %Y, %H:%M:%S} UTC"

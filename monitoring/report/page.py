@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
+from cluster.times import format_utc
 from cluster.values import Decision
 from cluster.web.page import bar, empty_note, fact_boxes, figure, join, plot, render_page, section, table, tag
 from monitoring.detection.detector import WindowResult, format_day
@@ -12,6 +12,7 @@ from monitoring.report import plots
 from monitoring.report.log_analysis_sections import performance_section, quality_cost, traffic_section
 from monitoring.report.schema import AlarmOutcome, MetricHistory, ModelCost, MonitoringReport
 
+_SECONDS = "%d %b %H:%M:%S"
 _DECISIONS = {
     "start": "version {new} starts beside version {old}",
     "promote": "version {new} replaces version {old}",
@@ -86,7 +87,7 @@ def _drift(report: MonitoringReport) -> str:
     alarms = [action.alarm for action in report.actions if action.alarm.kind == "drift"]
     costs = [quality_cost(a.alarm.window, a.alarm.version, report.performance) for a in report.actions]
     rows = [
-        (_moment(a.at), tag("tag alarm", a.alarm.kind), a.alarm.reason, cost, a.outcome)
+        (format_utc(a.at, _SECONDS), tag("tag alarm", a.alarm.kind), a.alarm.reason, cost, a.outcome)
         for a, cost in zip(report.actions, costs, strict=True)
     ]
     listed = table(("at", "alarm", "reason", "effect on quality", "action"), rows)
@@ -113,7 +114,7 @@ def _rollouts(report: MonitoringReport) -> str:
         "The table omits decisions to hold."
     )
     rows = [
-        (_moment(d.at), rollout.name, tag(f"tag {d.action}", d.action), _share(d), d.reason)
+        (format_utc(d.at, _SECONDS), rollout.name, tag(f"tag {d.action}", d.action), _share(d), d.reason)
         for rollout in report.rollouts
         for d in rollout.decisions
         if d.action != "hold"
@@ -127,7 +128,7 @@ def _events(report: MonitoringReport) -> str:
     events += [
         (d.at, d.action, r.name, _describe(d)) for r in report.rollouts for d in r.decisions if d.action in _DECISIONS
     ]
-    rows = [(_moment(at), tag(f"tag {kind}", kind), what, then) for at, kind, what, then in sorted(events)]
+    rows = [(format_utc(at, _SECONDS), tag(f"tag {kind}", kind), what, then) for at, kind, what, then in sorted(events)]
     body = table(("at", "", "event", "outcome"), rows) if rows else empty_note("There was no rollout and no alarm.")
     return section("Events in order", "Times are UTC, by the clock of the cluster.", body)
 
@@ -190,7 +191,3 @@ def _timings(report: MonitoringReport) -> str:
 def _share(decision: Decision) -> str:
     # The journal has the challengers' share; a promoted version is no longer one, and has all traffic.
     return "100%" if decision.action == "promote" else f"{decision.share:.0%}"
-
-
-def _moment(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%d %b %H:%M:%S}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from cluster.errors import RayloopError
 from cluster.settings import load_settings
+from cluster.times import format_utc
 
 if TYPE_CHECKING:
     from deployments.auth.credentials import ApiKey, Scope
@@ -102,7 +102,7 @@ def _row(key: ApiKey, now: float) -> tuple[str, ...]:
 
 
 def _day(at: float | None) -> str:
-    return "never" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%MZ")
+    return format_utc(at, "%Y-%m-%dT%H:%MZ")
 
 
 def _example(key: ApiKey) -> str:

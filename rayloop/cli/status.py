@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import ray
@@ -13,6 +12,7 @@ from cluster import connection
 from cluster.actors import find_actor, get_result
 from cluster.names import log_writer_actor, monitor_actor, rollout_actor
 from cluster.settings import Settings
+from cluster.times import format_utc
 from deployments.analysis.evidence import ComparisonEvidence
 from deployments.rollout.controller import RolloutStatus
 from deployments.rollout.serve_config import connect_config_writer
@@ -81,7 +81,7 @@ def describe_monitor(settings: Settings, status: dict[str, Any]) -> Iterator[str
     skipped = f" (no verdict on the last one: {last['note']})" if last and not last["judged"] else ""
     yield f"  drift: {drifting}, {status['windows']} windows closed{skipped}, {len(status['alarms'])} alarms"
     for entry in recent_alarms(status["alarms"]):
-        yield f"    {datetime.fromtimestamp(entry['at'], UTC):%Y-%m-%d %H:%M} {_describe_alarm(settings, entry)}"
+        yield f"    {format_utc(entry['at'])} {_describe_alarm(settings, entry)}"
     if (analysis := status["last_look"]) is not None:
         kinds = sorted({finding["kind"] for finding in analysis["findings"]})
         multivariate = analysis["multivariate"]

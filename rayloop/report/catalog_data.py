@@ -9,6 +9,7 @@ import polars as pl
 from rich.table import Table
 
 from cluster.names import CHAMPION
+from cluster.times import format_utc
 from features.definitions import FeatureView
 from features.inspection.feature_catalog import (
     FeatureCatalog,
@@ -22,6 +23,8 @@ from features.profiles.profile import Profile
 from features.sources.validation import staleness
 from rayloop.context import ProjectContext
 from rayloop.lineage import VersionLineage, load_lineages
+
+_SECONDS = "%Y-%m-%d %H:%M:%S UTC"
 
 
 def build_catalog(context: ProjectContext, now: datetime) -> FeatureCatalog:
@@ -52,8 +55,8 @@ def catalog_tables(catalog: FeatureCatalog) -> Iterator[Table]:
             table.add_row(*((*cells[:3], cells[-1]) if feature.most_common else cells[:-1]))
         facts = (
             view.description,
-            f"landed until {_moment(view.ingested_until)}",
-            f"online until {_moment(view.online_until)}",
+            f"landed until {format_utc(view.ingested_until, _SECONDS)}",
+            f"online until {format_utc(view.online_until, _SECONDS)}",
             view.staleness,
             f"used by {', '.join(view.users)}" if view.users else "used by no registered version",
         )
@@ -118,7 +121,3 @@ def _counts(context: ProjectContext, view: FeatureView, table: str) -> datetime 
     times = [context.tables.latest_timestamp(table, column) for column in (view.event_time, view.known_at) if column]
     known = [at for at in times if at is not None]
     return max(known) + view.delay if known else None
-
-
-def _moment(at: datetime | None) -> str:
-    return "never" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 
 import pyarrow as pa
 
 from cluster.registry import Run
+from cluster.times import format_utc
 from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
 from features.types import AS_OF
@@ -74,14 +74,10 @@ def _part_facts(frame: FrameView, split: str, mean: bool) -> model_card.SplitFac
     return model_card.SplitFacts(
         name=split,
         rows=rows.num_rows,
-        start=_moment(when["min"]),
-        end=_moment(when["max"]),
+        start=format_utc(when["min"] / 1e6),
+        end=format_utc(when["max"] / 1e6),
         label_mean=float(rows[LABEL].to_numpy().mean()) if mean else None,
     )
-
-
-def _moment(microseconds: int) -> str:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _feature_facts(context: ProjectContext, frame: FrameView) -> tuple[model_card.FeatureFacts, ...]:
