@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import ray
 import torch
 from pydantic import ValidationError
 
+from cluster import webhooks
 from cluster.errors import DataError
 from cluster.local_cluster import processes
 from cluster.names import journal_table
@@ -22,6 +24,8 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import GateReport
 from deployments.rollout.journal import RolloutJournal
+from deployments.rollout.state_machine import begin
+from deployments.rollout.webhook_client import post_step
 from deployments.rollout_policy import RolloutPolicy, Webhook
 from deployments.serve_schema import ChallengerConfig, ServerConfig
 from deployments.telemetry.unshipped_rows import UnshippedCounter, read_remainders
@@ -558,6 +562,19 @@ def test_declarations_refuse_unknown_fields() -> None:
 
 
 # What is sent to others.
+
+
+def test_webhook_body_of_a_rollout_step_is_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies: list[bytes] = []
+
+    async def send(url: str, body: bytes, **options: object) -> str:
+        bodies.append(body)
+        return ""
+
+    monkeypatch.setattr(webhooks, "send", send)
+    state = begin("r1", "trips", "1", ("2", "3"), POLICY, 100.0).model_copy(update={"reason": "because"})
+    assert asyncio.run(post_step(POLICY.webhooks, "before", state, samples.decisions()[1])) == []
+    golden("webhook_step", json.loads(bodies[0]))
 
 
 def test_webhook_body_is_unchanged() -> None:

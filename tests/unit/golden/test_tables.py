@@ -1,4 +1,4 @@
-"""Tables of the catalog: their columns and types, as the code that writes them makes them."""
+"""Tables of the catalog and of API keys: their columns and types, as the code that writes them makes them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 
 from cluster.names import journal_table, lost_rows_table
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Task
+from deployments.auth.key_store import KeyStore
 from deployments.protocol.feedback import parse_feedback
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout_policy import RolloutPolicy
@@ -114,6 +116,25 @@ def test_quarantine_is_unchanged() -> None:
     )  # fmt: skip
     bad = quarantine_rows(source, pl.DataFrame({"__reason": ["why"], "__raw": ['{"carrier": "AA"}']}))
     golden("table_quarantine", {"columns": columns(bad.to_arrow().schema), "rows": bad.to_dicts()})
+
+
+def test_api_keys_are_unchanged(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'keys.db'}"
+    store = KeyStore(uri)
+    key, _ = store.issue("shop", ("trips", "*"), ("infer", "read"), 1.0, rate="3/minute", expires_at=9.0)
+    store.revoke(key.id, 2.0)
+    engine = sa.create_engine(uri)
+    tables = {
+        name: {
+            column["name"]: [str(column["type"]), "null" if column["nullable"] else "not null", column["primary_key"]]
+            for column in sa.inspect(engine).get_columns(name)
+        }
+        for name in sa.inspect(engine).get_table_names()
+    }
+    with engine.connect() as connection:
+        row = dict(connection.execute(sa.text("SELECT * FROM rayloop_keys")).mappings().one())
+    assert (row.pop("id"), row.pop("digest")) == (key.id, key.digest)
+    golden("table_api_keys", {"tables": tables, "row": row})
 
 
 def _texts(table: pa.Table) -> list[dict[str, str]]:
