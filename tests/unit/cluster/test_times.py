@@ -13,7 +13,7 @@ NEPAL = timezone(timedelta(hours=5, minutes=45))
     ("at", "expected"),
     [
         (0, "1970-01-01 00:00"),
-        (1_719_792_059.9, "2024-06-30 23:59"),
+        (1_719_791_999.9, "2024-06-30 23:59"),
         (datetime(2024, 7, 1, 5, 44, tzinfo=NEPAL), "2024-06-30 23:59"),
         (None, "never"),
     ],
@@ -23,4 +23,4 @@ def test_moment_is_formatted_in_utc_to_the_minute(at: datetime | float | None, e
 
 
 def test_moment_takes_another_style() -> None:
-    assert format_utc(1_719_792_059.9, "%d %b %H:%M:%S") == "30 Jun 23:59:59"
+    assert format_utc(1_719_791_999.9, "%d %b %H:%M:%S") == "30 Jun 23:59:59"
