@@ -42,11 +42,6 @@ class ChallengerClient:
         if (connection := await self._connect()) is not None:
             self._release(connection)
 
-    @property
-    def has_open_connection(self) -> bool:
-        """Whether an idle connection is still open at the other end."""
-        return any(not connection.closed for connection in self._idle)
-
     async def score(self, request: ScoreRequest) -> list[ScoreResult]:
         """Score requests with the challenger. Raises any failure of the call; may be canceled."""
         connection = self._take_idle() or await self._connect()

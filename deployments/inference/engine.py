@@ -109,10 +109,6 @@ class Engine:
         assert self._telemetry is not None
         return self._telemetry
 
-    async def join_shadows(self) -> None:
-        """Wait for the shadow requests in progress."""
-        await asyncio.gather(*self._shadows)
-
     def close(self, within_s: float) -> None:
         """Send the remaining reports."""
         if self._telemetry is not None:

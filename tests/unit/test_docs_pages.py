@@ -1,4 +1,4 @@
-"""What the pages name exists: files, commands and their options, settings."""
+"""What the pages name exists: files, commands and their options, settings. Examples run."""
 
 from __future__ import annotations
 
@@ -38,6 +38,14 @@ def test_commands_and_options_named_in_a_page_exist(page: Path) -> None:
             command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         assert set(re.findall(r"(?<=\s)--[a-z-]+", line)) <= known, line
+
+
+@pytest.mark.long
+def test_python_blocks_of_the_features_page_run_one_after_the_other() -> None:
+    page = "docs/features.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    assert blocks
+    exec(compile("\n".join(blocks), page, "exec"), {"__name__": "docs"})
 
 
 def test_every_setting_is_in_the_guide() -> None:
