@@ -13,9 +13,9 @@ def main() -> None:
         # No part of rayloop can be imported before this check: the import itself would fail with a traceback.
         sys.stderr.write(f"error: {path} hides rayloop's own package; rename it [project.hides_package]\n")
         sys.exit(2)
-    from rayloop.cli.app import main as run
+    from rayloop.cli import app
 
-    run()
+    app.main()
 
 
 if __name__ == "__main__":

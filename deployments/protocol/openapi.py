@@ -9,7 +9,7 @@ import numpy as np
 
 from cluster.names import CHALLENGER, CHAMPION
 from cluster.values import Task
-from deployments import http_messages as http
+from deployments import http_messages
 from deployments.auth.credentials import REQUIRED_SCOPES
 from deployments.protocol import json_schema
 from deployments.protocol.binary_tensors import JSON_LENGTH_HEADER
@@ -119,9 +119,13 @@ def _infer(features: FeatureSet, limits: RequestLimits, access: bool) -> Schema:
         "/infer", "Predictions in the format of the Open Inference Protocol v2", access, _ref("InferResponse")
     )
     body = _body("InferRequest", {"row": example_infer(features)} if _small(features) else {}, limits)
-    body["requestBody"]["content"][http.BINARY] = {"schema": _BYTES}
-    operation["responses"]["200"]["content"][http.BINARY] = {"schema": _BYTES}
-    return operation | body | _parameters(http.ROUTING_KEY_HEADER, http.VARIANT_HEADER, JSON_LENGTH_HEADER)
+    body["requestBody"]["content"][http_messages.BINARY] = {"schema": _BYTES}
+    operation["responses"]["200"]["content"][http_messages.BINARY] = {"schema": _BYTES}
+    return (
+        operation
+        | body
+        | _parameters(http_messages.ROUTING_KEY_HEADER, http_messages.VARIANT_HEADER, JSON_LENGTH_HEADER)
+    )
 
 
 def _invocations(features: FeatureSet, limits: RequestLimits, access: bool) -> Schema:
@@ -131,7 +135,7 @@ def _invocations(features: FeatureSet, limits: RequestLimits, access: bool) -> S
     return (
         operation
         | _body("InvocationRequest", examples, limits)
-        | _parameters(http.ROUTING_KEY_HEADER, http.VARIANT_HEADER)
+        | _parameters(http_messages.ROUTING_KEY_HEADER, http_messages.VARIANT_HEADER)
     )
 
 
@@ -160,7 +164,7 @@ def _operation(path: str, summary: str, access: bool, answer: Schema) -> Schema:
 
 
 def _response(description: str, schema: Schema, headers: Schema) -> Schema:
-    response = {"description": description, "content": {http.JSON: {"schema": schema}}}
+    response = {"description": description, "content": {http_messages.JSON: {"schema": schema}}}
     return response | ({"headers": headers} if headers else {})
 
 
@@ -169,11 +173,11 @@ def _body(schema: str, examples: dict[str, Any], limits: RequestLimits) -> Schem
     if examples:
         content["examples"] = {name: {"value": value} for name, value in examples.items()}
     description = f"JSON of at most {limits.body_bytes:,} bytes"
-    return {"requestBody": {"required": True, "description": description, "content": {http.JSON: content}}}
+    return {"requestBody": {"required": True, "description": description, "content": {http_messages.JSON: content}}}
 
 
 def _parameters(*names: str) -> Schema:
-    return {"parameters": [_HEADERS[name] for name in (http.REQUEST_ID_HEADER, *names)]}
+    return {"parameters": [_HEADERS[name] for name in (http_messages.REQUEST_ID_HEADER, *names)]}
 
 
 def _header(name: str, description: str, schema: Schema) -> Schema:
@@ -182,18 +186,18 @@ def _header(name: str, description: str, schema: Schema) -> Schema:
 
 _HEADERS = {
     # An empty header counts as absent.
-    http.REQUEST_ID_HEADER: _header(
-        http.REQUEST_ID_HEADER,
+    http_messages.REQUEST_ID_HEADER: _header(
+        http_messages.REQUEST_ID_HEADER,
         "id of the request; default: a new one",
         {"anyOf": [json_schema.ID_SCHEMA, {"const": ""}]},
     ),
-    http.ROUTING_KEY_HEADER: _header(
-        http.ROUTING_KEY_HEADER,
+    http_messages.ROUTING_KEY_HEADER: _header(
+        http_messages.ROUTING_KEY_HEADER,
         "requests with the same key get the same variant; default: the request id",
         {"type": "string"},
     ),
-    http.VARIANT_HEADER: _header(
-        http.VARIANT_HEADER,
+    http_messages.VARIANT_HEADER: _header(
+        http_messages.VARIANT_HEADER,
         "for testing: the variant that answers; with several challengers, name the version in the path instead",
         {"enum": [CHAMPION, CHALLENGER]},
     ),
@@ -204,8 +208,8 @@ _HEADERS = {
     ),
 }
 _ANSWER_HEADERS: Schema = {
-    http.VERSION_HEADER: {"description": "version that answered", "schema": {"type": "string"}},
-    http.VARIANT_HEADER: {"description": "variant that answered", "schema": {"enum": [CHAMPION, CHALLENGER]}},
+    http_messages.VERSION_HEADER: {"description": "version that answered", "schema": {"type": "string"}},
+    http_messages.VARIANT_HEADER: {"description": "variant that answered", "schema": {"enum": [CHAMPION, CHALLENGER]}},
 }
 
 

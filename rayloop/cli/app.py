@@ -17,7 +17,7 @@ from cluster import local_cluster
 from cluster.errors import RayloopError
 from cluster.settings import load_settings
 from rayloop import __version__
-from rayloop.cli.key_commands import app as keys
+from rayloop.cli import key_commands
 from rayloop.cli.submission import run_or_submit
 
 EXIT_USER_ERROR = 2
@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.add_typer(keys, name="keys")
+app.add_typer(key_commands.app, name="keys")
 
 
 def _print_version(requested: bool) -> None:

@@ -11,7 +11,7 @@ from cluster.actors import actor_exists, find_actor, get_result
 from deployments.rollout import serve_config
 from deployments.rollout.serve_config import connect_config_writer
 from deployments.telemetry import unshipped_rows
-from features.online.materialize import delete_view_state as forget_view
+from features.online.materialize import delete_view_state
 from features.sources.ingestion import QUARANTINE
 from rayloop.context import ProjectContext
 from trainers.loop.checkpointer import Checkpointer
@@ -35,7 +35,7 @@ def delete_project(context: ProjectContext) -> None:
             context.tables.drop(table)
         context.registry.delete_model(name)
         for view in context.project.features.views:
-            forget_view(context.store, view)
+            delete_view_state(context.store, view)
         shutil.rmtree(context.folder, ignore_errors=True)
         shutil.rmtree(context.settings.home / "monitors" / name, ignore_errors=True)
         Checkpointer(context.checkpoints).clear()

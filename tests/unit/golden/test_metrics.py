@@ -8,19 +8,19 @@ from typing import Any
 
 import prometheus_client
 import pytest
-from ray.util import metrics as ray_metrics
+from ray.util import metrics
 
-from cluster import persistent_gauge as cluster_gauges
-from deployments.telemetry import metrics as serving_metrics
+from cluster import persistent_gauge
 from deployments.telemetry.lost_rows import LostRows
-from monitoring.export import ray_metrics as ray_exporter
+from deployments.telemetry.metrics import ReplicaMetrics
+from monitoring.export import ray_metrics
 from monitoring.export.alert_rules import render_prometheus_config, render_rules
 from monitoring.export.grafana import FILE, render_dashboard
 from monitoring.export.metric_definitions import COUNTERS, GAUGES
 from monitoring.export.prometheus import PrometheusExporter
 from rayloop.cli.metrics_config import RULES
 from tests.unit.golden.golden import golden
-from trainers.loop import worker_group as training_gauges
+from trainers.loop import worker_group
 
 KINDS = ("Counter", "Gauge", "Histogram")
 
@@ -56,16 +56,16 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     for kind in KINDS:
         made = recorder(kind)
-        for module in (ray_metrics, cluster_gauges, ray_exporter, training_gauges):
+        for module in (metrics, persistent_gauge, ray_metrics, worker_group):
             if hasattr(module, kind):
                 monkeypatch.setattr(module, kind, made)
     return found
 
 
 def test_metrics_of_ray_and_their_labels_are_unchanged(declared: dict[str, Any]) -> None:
-    serving_metrics.ReplicaMetrics("trips", "replica")
-    ray_exporter.RayMetricsExporter()
-    training_gauges.TrainGauges("trips")
+    ReplicaMetrics("trips", "replica")
+    ray_metrics.RayMetricsExporter()
+    worker_group.TrainGauges("trips")
     LostRows("trips", _NoTables())  # type: ignore[arg-type]
     golden("metrics", declared)
 

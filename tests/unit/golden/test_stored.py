@@ -51,7 +51,7 @@ from trainers.evaluation.leakage import SingleFeatureSkill
 from trainers.evaluation.robustness import PerturbationResult
 from trainers.evaluation.slices import SliceResult
 from trainers.input_spec import InputSpec
-from trainers.loop import train_loop as loop
+from trainers.loop import train_loop
 from trainers.loop.checkpointer import Checkpointer, load_checkpoint
 from trainers.loop.process_group import ProcessGroup
 from trainers.loop.train_events import TrainResult
@@ -229,7 +229,7 @@ def _training(folder: Path, until: int = 0) -> TrainResult:
     checkpoints = Checkpointer(str(folder))
     feed = MemoryLoader(data, CONFIG.batch_size, CONFIG.seed)
     try:
-        return loop.train(
+        return train_loop.train(
             job,
             feed,
             MemoryValidationLoader(data),

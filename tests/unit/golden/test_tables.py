@@ -26,7 +26,7 @@ from features.sources.erasure_registry import ERASURE_TABLE, record_erasure
 from features.sources.ingestion import columns_schema
 from features.sources.source import Source
 from features.sources.validation import quarantine_rows
-from rayloop.stages import log_analysis_task as looking
+from rayloop.stages import log_analysis_task
 from tests.unit.golden import samples
 from tests.unit.golden.golden import columns, golden
 
@@ -95,7 +95,7 @@ def test_erasure_registry_is_unchanged(tables: Tables) -> None:
 
 def test_label_candidates_are_unchanged() -> None:
     # A look that queues them needs a registered model: only the schema that it appends with is looked at.
-    golden("table_to_label", columns(looking._QUEUE))
+    golden("table_to_label", columns(log_analysis_task._QUEUE))
 
 
 def test_frames_and_landed_sources_are_unchanged() -> None:

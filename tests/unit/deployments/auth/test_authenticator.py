@@ -10,7 +10,6 @@ import pytest
 from cluster.errors import RequestError, SettingsError
 from cluster.local_cluster import free_port
 from cluster.settings import Settings
-from deployments.auth import authenticator as module
 from deployments.auth.authenticator import Authenticator, open_authenticator
 from deployments.auth.credentials import ApiKey, Scope
 from deployments.auth.key_store import KeyStore
@@ -23,8 +22,8 @@ QUICK_S = 0.05
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KEY_REFRESH_INTERVAL_S", QUICK_S)
-    monkeypatch.setattr(module, "MIN_JWKS_REFRESH_INTERVAL_S", QUICK_S)
+    monkeypatch.setattr("deployments.auth.authenticator.KEY_REFRESH_INTERVAL_S", QUICK_S)
+    monkeypatch.setattr("deployments.auth.authenticator.MIN_JWKS_REFRESH_INTERVAL_S", QUICK_S)
 
 
 @pytest.fixture
@@ -142,7 +141,7 @@ def test_admit_with_tokens_follows_new_keys_of_the_issuer(settings: Settings) ->
 def test_admit_with_tokens_of_unknown_keys_does_not_flood_the_issuer(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MIN_JWKS_REFRESH_INTERVAL_S", 3600.0)
+    monkeypatch.setattr("deployments.auth.authenticator.MIN_JWKS_REFRESH_INTERVAL_S", 3600.0)
     with Publisher(SigningKey("first")) as publisher:
         jwt = {"jwks_url": publisher.url, "jwt_issuer": NAME, "jwt_audience": AUDIENCE}
         opened = open_authenticator(settings.model_copy(update=jwt))

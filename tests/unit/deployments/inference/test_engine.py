@@ -10,7 +10,6 @@ import pytest
 
 from deployments.analysis.evidence_collector import EvidenceCollector
 from deployments.analysis.sample_ratio import log_e_split
-from deployments.inference import engine as engine_module
 from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
 from deployments.inference.engine import MAX_SHADOW_REQUESTS, Engine
 from deployments.inference.predictor import ScoredBatch
@@ -82,7 +81,7 @@ def test_infer_with_too_many_shadows_leaves_the_split_as_configured(
     share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     telemetry = RecordingReporter()
-    monkeypatch.setattr(engine_module, "Reporter", lambda model, count_in_flight: telemetry)
+    monkeypatch.setattr("deployments.inference.engine.Reporter", lambda model, count_in_flight: telemetry)
 
     async def call_all() -> set[str]:
         engine, state = Engine(), shadow_state(share)
