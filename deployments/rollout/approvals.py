@@ -1,4 +1,7 @@
-"""Approval of rollout steps by webhooks, and notifications after them. An abort does not wait for approval."""
+"""Approval of rollout steps by webhooks, and notifications after them. An abort does not wait for approval.
+
+The journal (journal.py) records the decisions.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Schema and rows of the prediction log and the label log. Pure.
 
+The reporter (reporter.py) buffers rows in each replica; the log writer (log_writer.py) writes them to the tables.
+
 The prediction log has one row for each predicted row. ``features`` is a struct of the feature frame, so that no
 feature's name can collide with the log's own columns; ``feature_frame`` restores the frame.
 
