@@ -22,6 +22,8 @@ from deployments.protocol.open_inference import validate_request_id
 if TYPE_CHECKING:
     from deployments.auth.authenticator import Authenticator
 
+# Trailing metadata of an error: its stable code, and the part of the request at fault, if any.
+_CODE_KEY, _FIELD_KEY = "rayloop-code", "rayloop-field"
 _EXTENSIONS = ("binary_tensor_data",)
 _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -93,7 +95,7 @@ class GrpcServicer:
     async def _respond(
         self, work: Callable[[ServingState], Awaitable[Any]], context: RayServegRPCContext, response: Callable[[], Any]
     ) -> Any:
-        """The message that ``work`` returns, or an empty ``response`` with a status that says what failed."""
+        """The message that ``work`` returns, or an empty ``response`` with status and metadata that say what failed."""
         assert self._state is not None
         try:
             return await work(self._state)
@@ -104,6 +106,9 @@ class GrpcServicer:
             failure = RequestError("request.model_failed", error=type(error).__name__)
         context.set_code(_CODES.get(failure.status, grpc.StatusCode.INVALID_ARGUMENT))
         context.set_details(f"{failure.field}: {failure}" if failure.field else str(failure))
+        # Metadata must be ASCII: a field is a header, or a path into the request by index; never a caller's text.
+        field = [(_FIELD_KEY, failure.field)] if failure.field else []
+        context.set_trailing_metadata([(_CODE_KEY, failure.code), *field])
         return response()
 
 

@@ -362,6 +362,7 @@ class _Context:
     def __init__(self, metadata: dict[str, str]) -> None:
         self._metadata = metadata
         self.code, self.details = "OK", ""
+        self.trailing: list[tuple[str, str]] = []
 
     def invocation_metadata(self) -> list[tuple[str, str]]:
         return list(self._metadata.items())
@@ -374,6 +375,9 @@ class _Context:
 
     def set_details(self, details: str) -> None:
         self.details = details
+
+    def set_trailing_metadata(self, metadata: list[tuple[str, str]]) -> None:
+        self.trailing = metadata
 
 
 def _grpc_request(**change: Any) -> Any:
@@ -416,7 +420,7 @@ def test_grpc_responses_are_unchanged(home: Path) -> None:
             answer = _message(await getattr(server, method)(request, context))
             # Details begin with the field at fault, which has no spaces.
             field, colon, _ = context.details.partition(": ")
-            found[name] = [context.code, field if colon and " " not in field else "", answer]
+            found[name] = [context.code, field if colon and " " not in field else "", dict(context.trailing), answer]
         return found
 
     golden("grpc", asyncio.run(run()))
