@@ -24,7 +24,7 @@ from trainers.metrics import METRICS
 from trainers.tuning.trial import Trial
 
 ROOT = Path(cluster.__file__).parents[1]
-PRODUCT = ("cluster", "features", "trainers", "deployments", "monitoring", "pipelines", "rayloop")
+PRODUCT = ("cluster", "features", "trainers", "deployments", "monitoring", "rayloop")
 
 
 class _Run:

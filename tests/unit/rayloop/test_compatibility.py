@@ -21,14 +21,14 @@ from tests.factories.errors import raises
 
 # As release 0.1.0 declared them.
 EARLIER = {
-    "front": "deployments.front:build",
+    "rayloop-front": "deployments.front:build",
     "trips": "deployments.server:build",
-    "trips-challenger-r1-2": "deployments.challenger:build",
+    "trips.challenger.r1.2": "deployments.challenger:build",
 }
 CURRENT = {
-    "front": "deployments.ingress.root_app:build",
+    "rayloop-front": "deployments.ingress.root_app:build",
     "trips": "deployments.ingress.model_app:build",
-    "trips-challenger-r1-2": "deployments.inference.challenger_app:build",
+    "trips.challenger.r1.2": "deployments.inference.challenger_app:build",
     "theirs": "shop.service:app",
 }
 
@@ -77,7 +77,7 @@ def test_session_of_a_cluster_that_does_not_run_is_accepted(tmp_path: Path) -> N
 def test_remote_cluster_with_applications_of_the_previous_release_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(address="http://cluster:8265")
     monkeypatch.setattr(serve_details, "fetch_serve_details", lambda settings: details(EARLIER))
-    with raises(ClusterUnavailable, "cluster.earlier_release", application="front", module="deployments.front"):
+    with raises(ClusterUnavailable, "cluster.earlier_release", application="rayloop-front", module="deployments.front"):
         require_compatible_cluster(settings)
     monkeypatch.setattr(serve_details, "fetch_serve_details", lambda settings: details(CURRENT))
     require_compatible_cluster(settings)
