@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
-from cluster.errors import RayloopError
+from cluster.errors import DataError, RayloopError
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import ModelVersion
@@ -208,7 +208,7 @@ def test_log_with_a_batch_that_does_not_fit_keeps_the_others(cluster: Settings, 
     sent = {name: actor.append.remote("labels", name, batch(name, at)) for name, at in
             (("before:1", 0), ("year 0:1", year_0), ("after:1", 1))}  # fmt: skip
     ray.get([sent["before:1"], sent["after:1"]], timeout=60)
-    with pytest.raises(RayTaskError, match="outside of the years 1 to 9999"):
+    with raises(DataError, "data.time_out_of_range", table=f"{MODEL}.labels"):
         ray.get(sent["year 0:1"], timeout=60)
     kept = tables.read(f"{MODEL}.labels", columns=["id"]).column("id").to_pylist()
     assert [name for name in sent if name in kept] == ["before:1", "after:1"]
