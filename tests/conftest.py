@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,10 +38,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in long]
 
 
-def pytest_pycollect_makemodule(module_path: Path) -> None:
+def pytest_collectstart(collector: pytest.Collector) -> None:
     """Set Hypothesis up before the first module that uses it; the import is half of what a pure test needs to start."""
-    if b"hypothesis" in module_path.read_bytes():
+    if isinstance(collector, pytest.Module) and b"hypothesis" in collector.path.read_bytes():
         import tests.factories.hypothesis_profile  # noqa: F401
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave out Hypothesis where no test uses it: the summary of its plugin would import it, which takes 2 s."""
+    plugins = session.config.pluginmanager
+    if "hypothesis" not in sys.modules and plugins.has_plugin("hypothesispytest"):
+        plugins.unregister(name="hypothesispytest")
 
 
 @pytest.fixture
