@@ -27,6 +27,8 @@ PARAMETERS: dict[str, Any] = {
     "deterministic": True,
     "force_row_wise": True,
     "verbosity": -1,
+    "num_threads": 1,
+    "seed": 0,
 }
 
 
@@ -58,8 +60,6 @@ def baseline_scores(
     *,
     columns: Sequence[str] | None = None,
     trees: int = TREES,
-    threads: int = 1,
-    seed: int = 0,
 ) -> np.ndarray:
     """Fit gradient-boosted trees and score rows with them.
 
@@ -70,8 +70,6 @@ def baseline_scores(
         test: Rows to score.
         columns: Features to use; None uses all.
         trees: Boosting rounds.
-        threads: Threads of LightGBM.
-        seed: Seed of the row and feature samples.
 
     Returns:
         Scores of ``test`` (cluster.values.Task).
@@ -81,18 +79,18 @@ def baseline_scores(
 
     if task.kind == "multilabel":
         each = [
-            baseline_scores(binary_task, encoder, rows, test, columns=columns, trees=trees, threads=threads, seed=seed)
+            baseline_scores(binary_task, encoder, rows, test, columns=columns, trees=trees)
             for binary_task, rows in _binary_tasks(task, train)
         ]
         return np.column_stack(each)
     chosen = encoder if columns is None else select_columns(encoder, columns)
-    options = {**PARAMETERS, "objective": task.kind, "num_threads": threads, "seed": seed}
+    options = {**PARAMETERS, "objective": task.kind}
     if task.kind == "multiclass":
         options["num_class"] = task.outputs
     categorical = list(range(chosen.width, chosen.width + len(chosen.categories)))
     rows = lgb.Dataset(_matrix(chosen, train), np.asarray(train[LABEL]), categorical_feature=categorical)
     model = lgb.train(options, rows, num_boost_round=trees)
-    return np.asarray(model.predict(_matrix(chosen, test), num_threads=threads))
+    return np.asarray(model.predict(_matrix(chosen, test), num_threads=PARAMETERS["num_threads"]))
 
 
 def select_columns(encoder: Encoder, columns: Sequence[str]) -> Encoder:
