@@ -51,6 +51,11 @@ def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:
 
 
 def tune(context: ProjectContext) -> None:
+    """Search for better settings and print the trials and the best settings.
+
+    Raises:
+        ProjectError: The project declares no search.
+    """
     frame = feature_data.training_frame(context, feature_data.snapshots_of(feature_data.ingest_sources(context)))
     with context.progress.stage("tune"):
         recipe, result = choose_recipe(context, frame)
@@ -64,6 +69,7 @@ def tune(context: ProjectContext) -> None:
 
 
 def train(context: ProjectContext) -> None:
+    """Train the model with the settings that the project declares, and register it if it passes the gate."""
     from rayloop.stages.candidate import Recipe
     from rayloop.stages.train_version import build_version
 
@@ -75,6 +81,13 @@ def train(context: ProjectContext) -> None:
 
 
 def retrain(context: ProjectContext, until: datetime, reason: str) -> None:
+    """Train the champion's recipe on newer data and roll the result out.
+
+    Args:
+        context: The project.
+        until: Use only what was known at this time.
+        reason: Why; stored as a tag of the new version.
+    """
     require_same_settings(context)
     context.progress(f"retraining {context.project.name} on the data known at {until:%Y-%m-%d %H:%M}: {reason}")
     candidate = retrain_champion(context, until)
@@ -83,6 +96,13 @@ def retrain(context: ProjectContext, until: datetime, reason: str) -> None:
 
 
 def rollback(context: ProjectContext, version: str, reason: str) -> None:
+    """Restore the previous champion for all requests.
+
+    Args:
+        context: The project.
+        version: Do so only if this version is the champion; empty: any.
+        reason: Why; written to the rollout journal.
+    """
     champion = context.registry.version_by_alias(context.project.name, CHAMPION)
     restored = roll_back(context, version or (champion.version if champion else ""), reason)
     if champion and restored.version == champion.version:
@@ -92,6 +112,15 @@ def rollback(context: ProjectContext, version: str, reason: str) -> None:
 
 
 def deploy(context: ProjectContext, numbers: Sequence[str]) -> None:
+    """Serve versions: the first one directly, later ones through a rollout.
+
+    Args:
+        context: The project.
+        numbers: The versions, several for a rollout with several challengers; empty: the newest.
+
+    Raises:
+        VersionNotFound: There is no such version.
+    """
     name = context.project.name
     require_same_settings(context)
     versions = context.registry.versions(name)
@@ -104,6 +133,18 @@ def deploy(context: ProjectContext, numbers: Sequence[str]) -> None:
 
 
 def predict(context: ProjectContext, table: str, out: str, version: str, keep: Sequence[str] = ()) -> None:
+    """Score a table with a registered version.
+
+    Args:
+        context: The project.
+        table: Parquet file or folder, or a table of the catalog: ``namespace.table``.
+        out: Folder for the scored Parquet files; must be empty or absent.
+        version: The version; empty: the champion.
+        keep: Columns to keep beside the scores; empty: all.
+
+    Raises:
+        VersionNotFound: There is no such version, or no champion.
+    """
     from rayloop.stages import batch_predict
 
     name = context.project.name
@@ -115,6 +156,13 @@ def predict(context: ProjectContext, table: str, out: str, version: str, keep: S
 
 
 def report(context: ProjectContext, *, features: bool = False, skew: bool = False) -> None:
+    """Write the HTML report of the model, or the pages that are chosen instead.
+
+    Args:
+        context: The project.
+        features: Write the catalog of views and of the versions that use them.
+        skew: Write the comparison of served features with those of an offline replay.
+    """
     with context.progress.stage("report"):
         pages = [report_data.write_catalog(context)] if features else []
         pages += [report_data.write_skew(context)] if skew else []
@@ -123,4 +171,11 @@ def report(context: ProjectContext, *, features: bool = False, skew: bool = Fals
 
 
 def backfill(context: ProjectContext, view: str, since: datetime | None) -> None:
+    """Ingest new rows of a view's source and rebuild the view's online state from the whole table.
+
+    Args:
+        context: The project.
+        view: Name of the view.
+        since: Rebuild only entities with events since this time; None: all.
+    """
     feature_data.backfill_view(context, view, datetime.now(UTC), since)
