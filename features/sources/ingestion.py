@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data.dataset import MaterializedDataset
 from ray.data.expressions import col
 from ray.exceptions import RayTaskError
 
@@ -137,7 +138,7 @@ def _validated_rows(source: Source, tables: Tables, namespace: str, settings: Se
     return _name_location(source, run)
 
 
-def _group_by_key(rows: ray.data.MaterializedDataset, key: Sequence[str]) -> ray.data.Dataset:
+def _group_by_key(rows: MaterializedDataset, key: Sequence[str]) -> ray.data.Dataset:
     """Bring all rows of a key into one block."""
     if rows.size_bytes() < SHUFFLE_FROM_BYTES:
         return rows.repartition(1)
