@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -41,7 +42,7 @@ _FLUSH_S = 60.0
 _EARLY_S = 86_400.0
 # The year 9999, the last one that ISO 8601 can express.
 _END_OF_TIME = 253_402_300_799.0
-_QUEUE = pa.schema(
+LABEL_CANDIDATES_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("version", pa.string()),
@@ -49,6 +50,7 @@ _QUEUE = pa.schema(
         ("worth", pa.float64()),
     ]
 )
+"""Schema of the table of predictions that are worth a label."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def live_rows(tables: Tables, task: Task, request: AnalysisRequest) -> LoggedRow
     return _of_log(rows, output, _labels(tables, request.model, rows))
 
 
-def _offer(samples: dict, key: object, rows: pa.Table, size: int) -> None:
+def _offer(samples: dict[Any, BottomKSample], key: object, rows: pa.Table, size: int) -> None:
     if rows.num_rows:
         samples.setdefault(key, BottomKSample(size, rows.schema)).update(rows, rows[ID])
 
@@ -141,7 +143,7 @@ def _queue(tables: Tables, request: AnalysisRequest, result: AnalysisResult) -> 
         for w in result.label_candidates
     ]
     key = f"{request.version}@{request.window:.0f}"
-    tables.append(label_candidates_table(request.model), pa.Table.from_pylist(rows, _QUEUE), key)
+    tables.append(label_candidates_table(request.model), pa.Table.from_pylist(rows, LABEL_CANDIDATES_SCHEMA), key)
 
 
 def _commit_log(model: str) -> None:

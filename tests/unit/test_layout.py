@@ -54,6 +54,30 @@ def message_fields(code: str) -> set[str]:
     return {name for _, name, _, _ in parts if name is not None}
 
 
+def is_private(name: str) -> bool:
+    """Return whether a name starts with an underscore; ``__version__`` and its like are public."""
+    return name.startswith("_") and not name.startswith("__")
+
+
+def product_imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield the full name of each import from the product, and the name that it has in the module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in (*PACKAGES, "benchmarks"):
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", alias.asname or alias.name
+
+
+def accessed_names(node: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yield owner and attribute of ``owner.attribute`` and of ``monkeypatch.setattr(owner, "attribute", value)``."""
+    match node:
+        case ast.Attribute(value=ast.Name(id=owner), attr=name):
+            yield owner, name
+        case ast.Call(
+            func=ast.Attribute(attr="setattr" | "delattr"), args=[ast.Name(id=owner), ast.Constant(value=str(name)), *_]
+        ):
+            yield owner, name
+
+
 def test_folder_of_product_code_has_at_most_twenty_modules() -> None:
     sizes = Counter(path.parent for path in product() if path.name != "__init__.py")
     assert {str(folder): size for folder, size in sizes.items() if size > MAX_MODULES} == {}
@@ -113,3 +137,16 @@ def test_test_module_imports_no_other_test_module() -> None:
             if any(part.startswith("test_") or part == "conftest" for part in parts):
                 imports.append(f"{path.relative_to(ROOT)}:{node.lineno}: {', '.join(modules)}")
     assert imports == []
+
+
+def test_test_module_uses_no_private_name_of_the_product() -> None:
+    uses = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        imported = {alias: name for name, alias in product_imports(tree)}
+        uses += [f"{path.relative_to(ROOT)}: {name}" for name in imported.values() if is_private(name.split(".")[-1])]
+        for node in ast.walk(tree):
+            for owner, name in accessed_names(node):
+                if is_private(name) and owner in imported:
+                    uses.append(f"{path.relative_to(ROOT)}:{node.lineno}: {imported[owner]}.{name}")
+    assert uses == []

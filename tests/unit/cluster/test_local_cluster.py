@@ -91,7 +91,7 @@ def test_ports_of_replicas_are_disjoint_ranges_without_gaps(settings: Settings) 
 
 
 @pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def programs(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with programs in place of Ray and of MLflow's server, which listens."""
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -105,10 +105,8 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     # Ends nothing: these tests end the one server themselves.
     monkeypatch.setattr(local_cluster, "stop", lambda settings: 0)
-    servers: list[subprocess.Popen[bytes]] = []
-    monkeypatch.setattr(local_cluster, "_servers", servers)
     yield folder
-    for server in servers:
+    for server in local_cluster.processes(settings):
         server.kill()
         server.wait()
 
@@ -120,7 +118,7 @@ def _write_program(path: Path, line: str) -> None:
 
 def test_start_creates_the_home_and_a_server_that_outlives_the_terminal(settings: Settings, programs: Path) -> None:
     assert local_cluster.start(settings)
-    (server,) = local_cluster._servers
+    (server,) = local_cluster.processes(settings)
     assert os.getsid(server.pid) == server.pid, "a session of its own: Ctrl-C in the terminal does not reach it"
     assert (settings.home / "cluster.json").exists()
 
@@ -129,4 +127,4 @@ def test_start_without_token_fails_when_ray_generates_none(settings: Settings, p
     _write_program(programs / "ray", '[ "$1" != get-auth-token ]')
     with pytest.raises(subprocess.CalledProcessError):
         local_cluster.start(settings)
-    assert local_cluster._servers == []
+    assert local_cluster.processes(settings) == []

@@ -26,7 +26,7 @@ from features.sources.erasure_registry import ERASURE_TABLE, record_erasure
 from features.sources.ingestion import columns_schema
 from features.sources.source import Source
 from features.sources.validation import quarantine_rows
-from rayloop.stages import log_analysis_task
+from rayloop.stages.log_analysis_task import LABEL_CANDIDATES_SCHEMA
 from tests.unit.golden import samples
 from tests.unit.golden.golden import columns, golden
 
@@ -94,8 +94,8 @@ def test_erasure_registry_is_unchanged(tables: Tables) -> None:
 
 
 def test_label_candidates_are_unchanged() -> None:
-    # A look that queues them needs a registered model: only the schema that it appends with is looked at.
-    golden("table_to_label", columns(log_analysis_task._QUEUE))
+    # An analysis that appends them needs a registered model, so only its schema is compared.
+    golden("table_to_label", columns(LABEL_CANDIDATES_SCHEMA))
 
 
 def test_frames_and_landed_sources_are_unchanged() -> None:

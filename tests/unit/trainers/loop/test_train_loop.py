@@ -33,7 +33,9 @@ from trainers.loop.train_step import schedule_factor
     ],
 )
 @pytest.mark.parametrize("build", ["linear", "mlp", Small])
-def test_training_learns(kind: TaskKind, bound: tuple[str, float], build: object) -> None:
+def test_training_lowers_the_loss_and_reaches_the_metric(
+    kind: TaskKind, bound: tuple[str, float], build: object
+) -> None:
     config = TrainConfig(epochs=25, batch_size=64, lr=1e-2, workers=1)
     result = trained(kind, ModelSpec(build=build), config)
     assert result.metrics[bound[0]] > bound[1]

@@ -14,7 +14,9 @@ from tests.factories.errors import raises
 from tests.factories.trainers.frames import TASKS, frame, trained
 from trainers.config import ModelSpec, TrainConfig
 from trainers.export.onnx_export import export
-from trainers.models import ft_transformer, model_builder
+from trainers.input_spec import InputSpec
+from trainers.models import model_builder
+from trainers.models.ft_transformer import FeatureTokens
 
 SPEC = ModelSpec(build="ft_transformer", parameters={"width": 16, "blocks": 2, "heads": 4})
 CONFIG = TrainConfig(epochs=15, batch_size=64, lr=5e-3, workers=1)
@@ -51,7 +53,10 @@ def test_width_not_divisible_by_heads_is_refused() -> None:
 
 def test_initial_tokens_are_uniform_within_one_over_the_root_of_the_width() -> None:
     torch.manual_seed(0)
-    drawn = ft_transformer._uniform(1000, 16)
+    names = tuple(map(str, range(1000)))
+    zeros, ones = (0.0,) * 1000, (1.0,) * 1000
+    inputs = InputSpec(numbers=names, tensors=(), categories=(), cardinalities=(), mean=zeros, std=ones, missing=())
+    drawn = FeatureTokens(inputs, 16, 0.0).weight
     assert drawn.shape == (1000, 16)
     assert 0.249 < drawn.max() <= 0.25
     assert -0.25 <= drawn.min() < -0.249
