@@ -12,7 +12,7 @@ from cluster.errors import RayloopError
 from cluster.names import ACTOR_NAMESPACE
 
 
-def get_or_create(name: str, actor_class: type, *arguments: object, **options: object) -> ActorHandle:
+def get_or_create(name: str, actor_class: type, *arguments: object, **options: object) -> ActorHandle[Any]:
     """Return the named actor of this cluster; create it when it is absent.
 
     The actor outlives its creator, restarts without limit and reserves no CPU.
@@ -57,7 +57,7 @@ def get_actor(actor: str) -> Any:
     return ray.get_actor(actor, namespace=ACTOR_NAMESPACE)
 
 
-def get_result(reference: ray.ObjectRef) -> Any:
+def get_result(reference: ray.ObjectRef[Any]) -> Any:
     """Wait for the result of an actor's method; a RayloopError is raised as itself, without Ray's RayTaskError."""
     try:
         return ray.get(reference)

@@ -69,7 +69,7 @@ def messages() -> Mapping[str, Mapping[str, Any]]:
     return tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 
 
-class _Items(list):
+class _Items(list[Any]):
     """A list as messages write it: its items, separated by commas; ``!r`` quotes each."""
 
     def __str__(self) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -75,7 +75,7 @@ class JoinCluster:
         """
         import ray
 
-        def timed() -> tuple[list, float]:
+        def timed() -> tuple[list[Any], float]:
             began = time.perf_counter()
             return self._blocks(case, ingested), time.perf_counter() - began
 
@@ -88,7 +88,7 @@ class JoinCluster:
             features.append(table if keep is None else table.filter(pl.col(_ROW).is_in(keep.implode())))
         return JoinResult(seconds, peak, rows, pl.concat(features))
 
-    def _blocks(self, case: JoinCase, ingested: IngestedCase) -> list:
+    def _blocks(self, case: JoinCase, ingested: IngestedCase) -> list[Any]:
         import ray
 
         from features.offline.distributed_join import point_in_time_join

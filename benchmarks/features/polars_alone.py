@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -27,9 +28,9 @@ def main() -> None:
     print(json.dumps({"seconds": seconds, "peak_mib": peak, "rows": made.height}))
 
 
-def joined(folder: Path, spec: list[list]) -> pl.DataFrame:
+def joined(folder: Path, spec: list[list[Any]]) -> pl.DataFrame:
     rows = pl.read_parquet(folder / "rows.parquet").with_row_index("row")
-    totals: dict[tuple, pl.DataFrame] = {}
+    totals: dict[tuple[Any, ...], pl.DataFrame] = {}
     features = []
     for name, keys, column, known_at, hours in spec:
         key = (tuple(keys), column, known_at)

@@ -60,7 +60,7 @@ class JoinCase(NamedTuple):
 
 def views(case: JoinCase) -> tuple[FeatureView, ...]:
     """The windows as feature views of rayloop; windows of one entity and time make one view."""
-    grouped: dict[tuple, list[Window]] = {}
+    grouped: dict[tuple[tuple[str, ...], str], list[Window]] = {}
     for window in case.windows:
         grouped.setdefault((window.keys, window.known_at), []).append(window)
     return tuple(

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 from itertools import accumulate, pairwise
+from typing import Any
 
 import ray
 from ray import serve
@@ -46,7 +47,7 @@ class Challenger:
         self._memory_guard: MemoryGuard | None = None
         self._server = ChallengerServer(self._settings.scratch, self._score)
 
-    async def reconfigure(self, user_config: dict) -> None:
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Load a version. An exception fails the deployment, which the rollout's controller sees."""
         config = ChallengerConfig.from_stored(user_config)
         self._scorer = await asyncio.to_thread(Scorer, config.challenger, self._settings)
@@ -79,9 +80,9 @@ def _guard_memory(config: ChallengerConfig) -> MemoryGuard | None:
     if config.max_growth_mib is None:
         return None
     # The handle's first use imports the log writer's module, which must not count as the model's growth.
-    log_writer: ActorHandle = get_actor(log_writer_actor(config.challenger.model))
+    log_writer: ActorHandle[Any] = get_actor(log_writer_actor(config.challenger.model))
 
-    def report(growth_mib: float) -> ray.ObjectRef:
+    def report(growth_mib: float) -> ray.ObjectRef[Any]:
         return log_writer.record_memory_growth.remote(config.rollout, config.challenger.version, growth_mib)
 
     def terminate(growth_mib: float) -> None:
@@ -106,6 +107,6 @@ def _split(version: str, batch: ScoredBatch) -> list[ScoreResult]:
     return [ScoreResult(version, part, batch.latency_ms, batch.error) for part in scores]
 
 
-def build(args: dict) -> Application:
+def build(args: dict[str, Any]) -> Application:
     """Serve's entry point (import_path); takes no arguments."""
     return Challenger.bind()  # type: ignore[attr-defined]

@@ -31,7 +31,7 @@ class ChallengerClient:
         node: Ray's id of the node that the champion runs on.
     """
 
-    def __init__(self, handle: DeploymentHandle, node: str) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], node: str) -> None:
         self._handle: Any = handle
         self._node = node
         self._idle: list[_ChallengerConnection] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from typing import Any
 
 from pydantic import ValidationError
 from ray import serve
@@ -61,7 +62,7 @@ class ModelServer(GrpcServicer):
     def __serve_build_asgi_app__(self) -> AsgiApp:
         return AsgiApp(self._handlers.handle)
 
-    async def reconfigure(self, user_config: dict) -> None:
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Load what is new while the old is still served, then swap.
 
         When the new version fails to load, the old one stays and ``state`` says why: Serve would respond to an
@@ -112,6 +113,6 @@ class ModelServer(GrpcServicer):
             authenticator.close()
 
 
-def build(args: dict) -> Application:
+def build(args: dict[str, Any]) -> Application:
     """Serve's entry point (import_path); takes no arguments."""
     return ModelServer.bind()  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from ray import serve
 from ray.serve import Application
@@ -66,6 +67,6 @@ def _model(path: str) -> str:
     return parts[2] if len(parts) > 2 and parts[1] == "models" else ""
 
 
-def build(args: dict) -> Application:
+def build(args: dict[str, Any]) -> Application:
     """Serve's entry point (import_path); takes no arguments."""
     return RootApp.bind()  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from typing import Any
 from uuid import uuid4
 
 from ray.actor import ActorHandle
@@ -69,7 +70,7 @@ class RolloutStatus(Frozen):
         )
 
 
-def connect_controller(model: str, settings: Settings) -> ActorHandle:
+def connect_controller(model: str, settings: Settings) -> ActorHandle[Any]:
     """Connect to the rollout controller of a model; start it if absent."""
     return get_or_create(rollout_actor(model), RolloutController, model, settings)
 

@@ -55,7 +55,7 @@ class ServingOptions(Frozen):
     """Seconds within which an application must run."""
 
 
-def connect_config_writer(settings: Settings) -> ActorHandle:
+def connect_config_writer(settings: Settings) -> ActorHandle[Any]:
     """Connect to the configuration writer of this cluster, started when absent."""
     return get_or_create(ACTOR, ServeConfigWriter, settings, max_task_retries=2)
 

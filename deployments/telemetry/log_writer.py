@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from ray.actor import ActorHandle
@@ -50,7 +50,7 @@ class _PendingBatch(NamedTuple):
         return self.kind, str(self.rows.schema)
 
 
-def connect_log_writer(model: str, settings: Settings) -> ActorHandle:
+def connect_log_writer(model: str, settings: Settings) -> ActorHandle[Any]:
     """Connect to the log writer of a model; start it if absent."""
     return get_or_create(log_writer_actor(model), LogWriter, model, settings, max_concurrency=_CONCURRENT_CALLS)
 

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -55,7 +55,7 @@ class _OutgoingBatch:
     id: str
     rows: int
     data: bytes
-    sent: ray.ObjectRef | None = field(default=None)
+    sent: ray.ObjectRef[Any] | None = field(default=None)
 
 
 class _Predictions(NamedTuple):
@@ -332,10 +332,10 @@ class _NamedActor:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._handle: ActorHandle | None = None
+        self._handle: ActorHandle[Any] | None = None
         self._next_lookup = 0.0
 
-    def get(self) -> ActorHandle | None:
+    def get(self) -> ActorHandle[Any] | None:
         if self._handle is None and time.monotonic() >= self._next_lookup:
             self._next_lookup = time.monotonic() + _RETRY_LOOKUP_S
             # A model can be served without a monitor.

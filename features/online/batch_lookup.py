@@ -11,7 +11,7 @@ implementation for both would slow down requests of one row.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -246,6 +246,6 @@ class BatchLookup:
         ]
 
 
-def _column(values: Sequence, kind: type = np.int64) -> np.ndarray:
+def _column(values: Sequence[Any], kind: type = np.int64) -> np.ndarray:
     """Values as an array [n, 1], which broadcasts over rows."""
     return np.array(values, kind).reshape(-1, 1)

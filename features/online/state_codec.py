@@ -46,6 +46,9 @@ _COUNT, _CUT, _PEAK, _LEFT = range(HEAD_WORDS)
 _MAX_SUM = 2.0**62
 _SUMMED = ("sum", "mean", "std")
 
+_TextColumns = dict[tuple[str, str], pa.LargeBinaryArray]
+"""Texts of a history by kind and column; see ``Layout.texts``."""
+
 
 class EventMatrix(NamedTuple):
     """Events as rows of words: new ones, or decoded states."""
@@ -131,7 +134,7 @@ class StateLayout:
         """
         matrix = np.zeros((rows.height, self.width), np.int64)
         matrix[:, 0] = rows.get_column(KNOWN_AT)
-        texts: dict[tuple[str, str], pa.LargeBinaryArray] = {}
+        texts: _TextColumns = {}
         for column, aggregates in self._columns.items():
             self._fill_aggregates(matrix, texts, column, aggregates[0], rows.get_column(value_column(aggregates[0])))
         if self.view.latest:
@@ -143,7 +146,7 @@ class StateLayout:
         return EventMatrix(entity, matrix, [texts[kind] for kind in self.texts])
 
     def _fill_aggregates(
-        self, matrix: np.ndarray, texts: dict, column: str, aggregate: Aggregate, values: pl.Series
+        self, matrix: np.ndarray, texts: _TextColumns, column: str, aggregate: Aggregate, values: pl.Series
     ) -> None:
         words = self.words
         matrix[:, words["count", column]] = values.is_not_null()
@@ -156,7 +159,7 @@ class StateLayout:
         if ("text", column) in words:
             texts["text", column], matrix[:, words["text", column]] = _texts(values)
 
-    def _fill_latest(self, matrix: np.ndarray, texts: dict, latest: Latest, values: pl.Series) -> None:
+    def _fill_latest(self, matrix: np.ndarray, texts: _TextColumns, latest: Latest, values: pl.Series) -> None:
         if latest.kind == "number":
             matrix[:, self.words["last", latest.name]] = _bits(values)
         else:

@@ -109,7 +109,7 @@ class _BlockValidator:
 
     source: Source
     settings: Settings
-    known_keys: ray.ObjectRef
+    known_keys: ray.ObjectRef[Any]
     erasures: ErasureRegistry
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -138,7 +138,7 @@ def _validated_rows(source: Source, tables: Tables, namespace: str, settings: Se
     return _name_location(source, run)
 
 
-def _group_by_key(rows: MaterializedDataset, key: Sequence[str]) -> ray.data.Dataset:
+def _group_by_key(rows: MaterializedDataset[Any], key: Sequence[str]) -> ray.data.Dataset:
     """Bring all rows of a key into one block."""
     if rows.size_bytes() < SHUFFLE_FROM_BYTES:
         return rows.repartition(1)
@@ -168,7 +168,7 @@ def _name_location(source: Source, run: Callable[[], ray.data.Dataset]) -> ray.d
         raise read_error(location, error) from error
 
 
-def _known_keys(source: Source, tables: Tables, namespace: str) -> ray.ObjectRef:
+def _known_keys(source: Source, tables: Tables, namespace: str) -> ray.ObjectRef[Any]:
     table = f"{namespace}.{source.name}"
     empty = columns_schema(tuple(c for c in source.columns if c.name in source.key)).empty_table()
     keys = tables.read(table, columns=source.key) if tables.exists(table) else empty

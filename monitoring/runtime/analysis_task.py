@@ -33,7 +33,7 @@ class RayAnalysisRunner:
         self._task: Any = ray.remote(num_cpus=1, max_retries=1, max_calls=1)(_run)
         self._analyze = analyze
         self._limit_s = limit_s
-        self._running: ray.ObjectRef | None = None
+        self._running: ray.ObjectRef[Any] | None = None
         self._started_at = 0.0
 
     def start(self, request: AnalysisRequest) -> None:

@@ -112,7 +112,7 @@ def start_monitor(
     handlers: Mapping[Action, AlarmAction] | None = None,
     analyze: Callable[[AnalysisRequest], AnalysisResult] | None = None,
     metrics_port: int | None = 0,
-) -> ActorHandle:
+) -> ActorHandle[Any]:
     """Return the model's monitor; start it when there is none. It outlives its creator and restarts when it dies.
 
     Args:

@@ -7,7 +7,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -213,7 +213,7 @@ def _rollouts(context: ProjectContext) -> tuple[schema.RolloutHistory, ...]:
     )
 
 
-def _actions(settings: Settings, monitor: ray.actor.ActorHandle | None) -> tuple[schema.AlarmOutcome, ...]:
+def _actions(settings: Settings, monitor: ray.actor.ActorHandle[Any] | None) -> tuple[schema.AlarmOutcome, ...]:
     if monitor is None:
         return ()
     entries = get_result(monitor.journal.remote())
@@ -226,7 +226,7 @@ def _action_outcome(settings: Settings, entry: AlarmEntry) -> str:
     return "; ".join([f"{entry.action}: {done}", *notifications])
 
 
-def _cost(monitor: ray.actor.ActorHandle | None) -> schema.ModelCost | None:
+def _cost(monitor: ray.actor.ActorHandle[Any] | None) -> schema.ModelCost | None:
     if monitor is None:
         return None
     status = get_result(monitor.status.remote())

@@ -34,7 +34,7 @@ class _StoredBaselines(Stored):
         return data if {"schema_version", "baselines"} & data.keys() else {"baselines": data}
 
 
-def start(context: ProjectContext, frame: FrameView) -> Mapping[str, ray.ObjectRef]:
+def start(context: ProjectContext, frame: FrameView) -> Mapping[str, ray.ObjectRef[Any]]:
     """Start training the baselines as Ray tasks, in parallel with other stages; ``collect`` waits for them."""
     project = context.project
     if not project.baseline:
@@ -52,7 +52,7 @@ def start(context: ProjectContext, frame: FrameView) -> Mapping[str, ray.ObjectR
     }
 
 
-def collect(context: ProjectContext, running: Mapping[str, ray.ObjectRef]) -> BaselineResults:
+def collect(context: ProjectContext, running: Mapping[str, ray.ObjectRef[Any]]) -> BaselineResults:
     """Wait for the baselines and store their metrics for later reports."""
     results: BaselineResults = {name: ray.get(reference) for name, reference in running.items()}
     context.folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayError, RaySystemError
@@ -124,7 +124,7 @@ def _task_results(job: BatchJob) -> Iterator[BatchTaskResult]:
     """
     shared, numbers = [ray.put(job)], iter(range(len(job.parts)))
     task = score_part.options(max_retries=RETRIES, retry_exceptions=[RaySystemError], scheduling_strategy="SPREAD")
-    waiting: list[ray.ObjectRef] = []
+    waiting: list[ray.ObjectRef[Any]] = []
     try:
         while True:
             waiting += [task.remote(number, shared) for number in islice(numbers, MAX_TASKS - len(waiting))]

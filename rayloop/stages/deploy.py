@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from ray.actor import ActorHandle
 
@@ -103,7 +104,7 @@ def monitor_version(context: ProjectContext, version: ModelVersion) -> None:
     get_result(_monitor(context).watch.remote(version.version, reference, project.drift, dict(project.tags)))
 
 
-def _monitor(context: ProjectContext) -> ActorHandle:
+def _monitor(context: ProjectContext) -> ActorHandle[Any]:
     settings, place, folder = context.settings, context.location, shipped_package()
     retrain = retrain_job(settings, place, context.project.drift.window_s, folder)
     acts: dict[Action, AlarmAction] = {"retrain": retrain, "rollback": rollback_job(settings, place, folder)}

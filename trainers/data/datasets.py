@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -75,7 +76,7 @@ class EncodedData:
     train: EncodedPart
     validation: EncodedPart
     inputs: InputSpec
-    sample_ref: ray.ObjectRef
+    sample_ref: ray.ObjectRef[Any]
 
     def sample(self) -> EncodedRows:
         """At most 200,000 evenly spaced training rows."""

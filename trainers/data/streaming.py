@@ -26,7 +26,7 @@ class EncodedPart:
     codes: int
     width: int
     dataset: Dataset | None = None
-    rows_ref: ray.ObjectRef | None = None
+    rows_ref: ray.ObjectRef[Any] | None = None
 
     def load(self) -> EncodedRows:
         """The rows in memory, without a copy on the node that stores them."""

@@ -63,7 +63,7 @@ class BatchTaskResult(NamedTuple):
 
 
 @ray.remote
-def score_part(number: int, shared: Sequence[ray.ObjectRef]) -> BatchTaskResult:
+def score_part(number: int, shared: Sequence[ray.ObjectRef[Any]]) -> BatchTaskResult:
     """Score one part of a job.
 
     Args:
@@ -76,7 +76,7 @@ def score_part(number: int, shared: Sequence[ray.ObjectRef]) -> BatchTaskResult:
 
 # A worker process runs one job at a time and keeps its session between tasks.
 @lru_cache(maxsize=1)
-def _worker(reference: ray.ObjectRef) -> BatchWorker:
+def _worker(reference: ray.ObjectRef[Any]) -> BatchWorker:
     return BatchWorker(ray.get(reference))
 
 
