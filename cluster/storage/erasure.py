@@ -20,7 +20,14 @@ Where = Mapping[str, Collection[str]]
 
 
 def find_rows(tables: TableCatalog, name: str, where: Where, columns: Sequence[str]) -> pa.Table:
-    """Return columns of the newest snapshot's matching rows."""
+    """Return columns of the newest snapshot's matching rows.
+
+    Args:
+        tables: The catalog.
+        name: Name of the table.
+        where: Which rows match.
+        columns: Columns to return.
+    """
     return tables.load(name).scan(row_filter=_filter(where), selected_fields=tuple(columns)).to_arrow()
 
 

@@ -50,7 +50,14 @@ def slice_start(index: int, challengers: int) -> float:
 
 
 def find_slice(salt: str, key: str, share: float, starts: Sequence[float] = (0.0,)) -> int | None:
-    """Index of the slice that holds ``key``, each slice covering ``share`` in [0, 1]; None: the champion's part."""
+    """Index of the slice that holds a key; None: the champion's part.
+
+    Args:
+        salt: Makes the positions of one rollout independent of those of others.
+        key: Key of the request.
+        share: Length of each slice, in [0, 1].
+        starts: Start of each slice, in [0, 1); a slice may wrap around.
+    """
     at = hash_position(salt, key)
     for index, begin in enumerate(starts):
         if (at - begin) % 1.0 < share:

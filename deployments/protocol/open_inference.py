@@ -296,7 +296,14 @@ def predicted_classes(task: Task, scores: np.ndarray) -> list[str]:
 
 
 def describe_model(model: str, versions: Sequence[str], features: FeatureSet, task: Task) -> dict[str, Any]:
-    """The model's metadata, with the request columns as inputs; -1 stands for the row axis."""
+    """The model's metadata, with the request columns as inputs; -1 stands for the row axis.
+
+    Args:
+        model: Name of the model.
+        versions: The versions that answer requests.
+        features: Feature set of the champion.
+        task: Task of the model, which sets the outputs.
+    """
     example = output_tensors(task, np.zeros((1, task.outputs) if task.kind == "multiclass" else 1, np.float32))
     return {
         "name": model,

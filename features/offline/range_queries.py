@@ -15,7 +15,14 @@ _CACHED_RANGES = 1 << 14
 
 
 def range_ends(times: np.ndarray, low: np.ndarray, high: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Return the first position of each range whose time is > ``limits``, or its end; times ascend within a range."""
+    """Return the first position of each range whose time exceeds the range's limit, or its end; int64 [queries].
+
+    Args:
+        times: Times, int64 [n]; they ascend within each range.
+        low: Starts of the ranges, [queries].
+        high: Ends of the ranges, exclusive, [queries].
+        limits: Limit of each range, [queries].
+    """
     ends = low.copy()
     for start in range(0, low.size, _CACHED_RANGES):
         some = slice(start, start + _CACHED_RANGES)
@@ -47,6 +54,12 @@ def range_extremes(values: np.ndarray, low: np.ndarray, high: np.ndarray, of: Li
 
     A range is covered by two overlapping ones whose length is a power of two (Bender, Farach-Colton, "The LCA problem
     revisited", 2000). The lengths are processed one after another, so that memory stays linear.
+
+    Args:
+        values: Values, float64 [n].
+        low: Starts of the ranges, [queries].
+        high: Ends of the ranges, exclusive, [queries].
+        of: Which extreme.
     """
     best = np.fmin if of == "min" else np.fmax
     extremes = np.full(low.size, np.nan)

@@ -191,6 +191,13 @@ def build_examples(
 ) -> pl.DataFrame:
     """Return the examples among the rows of a source, with id, as_of, label, label_known_at and request-time features.
 
+    Args:
+        rows: Rows of the examples' source.
+        features: The feature set.
+        examples: Which columns hold id, label and times.
+        task: What the model predicts.
+        until: Leave out examples whose label became known later; None: none.
+
     Raises:
         DataError: A label does not fit the task.
     """

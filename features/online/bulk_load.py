@@ -34,7 +34,18 @@ Batches = Callable[[], Iterator[pa.Table]]
 
 
 def load_snapshot(store: OnlineStore, view: FeatureView, tables: Tables, snapshot: Snapshot, until_us: int) -> int:
-    """``materialize.materialize`` for a snapshot of the view's source; returns the number of new events."""
+    """Bring a view's online state up to date with a snapshot of its source, as ``materialize.materialize`` does.
+
+    Args:
+        store: The online store.
+        view: The view.
+        tables: The catalog.
+        snapshot: Snapshot of the view's source.
+        until_us: Add events that count at this time at the latest, microseconds since the epoch.
+
+    Returns:
+        The number of new events.
+    """
 
     def batches() -> Iterator[pa.Table]:
         for part in tables.parts(snapshot)[1]:

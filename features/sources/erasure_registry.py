@@ -71,7 +71,15 @@ class ErasureRegistry:
 def record_erasure(
     tables: Tables, namespace: str, entity: Mapping[str, str], key: PseudonymKey | None, at: datetime
 ) -> None:
-    """Add an entity to the registry; does nothing if it is there already."""
+    """Add an entity to the registry; does nothing if it is there already.
+
+    Args:
+        tables: The catalog.
+        namespace: Name of the project.
+        entity: The entity's key: values by column. Only their digest is stored.
+        key: Key of the digest; None: the digest is not keyed.
+        at: When the entity was erased.
+    """
     digest = entity_digest(entity, key)
     row = {"columns": json.dumps(sorted(entity)), "digest": digest, "keyed": key is not None, "at": at}
     tables.append(f"{namespace}.{ERASURE_TABLE}", pa.Table.from_pylist([row], _SCHEMA), key=digest)

@@ -60,6 +60,13 @@ def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, n
 
     A second run adds only new rows.
 
+    Args:
+        source: The source.
+        tables: The catalog.
+        namespace: Name of the project, whose tables share it.
+        settings: Where the key for hashed columns is.
+        now: The present, for the check of staleness.
+
     Raises:
         DataError: A column is missing, the source is empty, or it is stale and declared ``stale="refuse"``. In the
             last case, the rows are still ingested.

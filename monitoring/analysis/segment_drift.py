@@ -96,7 +96,15 @@ def evaluate_segments(
 def evaluate_labels(
     past: ReferenceRows, run: LoggedRows, task: Task, policy: DriftPolicy, settings: LogAnalysisPolicy
 ) -> WindowResult | None:
-    """Compare the run's labels with those of training rows; None while too few have arrived."""
+    """Compare the run's labels with those of training rows; None while too few have arrived.
+
+    Args:
+        past: Rows of the training frame.
+        run: Rows of the windows that are analyzed.
+        task: Task of the model.
+        policy: Drift policy of the model.
+        settings: Settings of the analysis, which set the level.
+    """
     reference, live = past.train.labeled, run.labeled
     if len(live) < policy.min_rows or len(reference) < policy.min_rows:
         return None

@@ -181,7 +181,14 @@ def suppression_reason(policy: DriftPolicy, past: tuple[ActionRecord, ...], acti
 def record_action(
     policy: DriftPolicy, past: tuple[ActionRecord, ...], action: Action, window: float
 ) -> tuple[ActionRecord, ...]:
-    """``past`` with the action added, and without those too old to suppress another one."""
+    """``past`` with the action added, and without those too old to suppress another one.
+
+    Args:
+        policy: Sets how long an action can suppress others.
+        past: Earlier actions.
+        action: The action that was taken.
+        window: Start of the alarm's window, seconds since the epoch.
+    """
     horizon_s = max(policy.budget_s, policy.cooldown_s)
     recent = (record for record in past if record.window > window - horizon_s)
     return (*recent, ActionRecord(action=action, window=window))

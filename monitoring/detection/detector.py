@@ -158,7 +158,14 @@ def evaluate_run(
 
 
 def skipped_window(version: str, starts: tuple[float, ...], rows: int, note: str) -> WindowResult:
-    """The result of a run that is not evaluated; ``note`` says why."""
+    """The result of a run that is not evaluated.
+
+    Args:
+        version: Version that answered.
+        starts: Starts of the run's windows, ascending, seconds since the epoch.
+        rows: Rows of the run.
+        note: Why it is not evaluated.
+    """
     return WindowResult(version=version, window=starts[-1], since=starts[0], rows=rows, judged=False, note=note)
 
 

@@ -28,7 +28,15 @@ def render_catalog(catalog: FeatureCatalog) -> str:
 def render_skew(
     project: str, made_at: float, rows: int, skews: Sequence[FeatureSkew], left_out: Mapping[str, int]
 ) -> str:
-    """Render a row for each feature, those that differ first."""
+    """Render a row for each feature, those that differ first.
+
+    Args:
+        project: Name of the project.
+        made_at: When the page was made, seconds since the epoch.
+        rows: Number of rows that were replayed.
+        skews: Result for each feature.
+        left_out: Number of rows that were not replayed, by reason.
+    """
     wrong = sum(bool(skew.mismatches) for skew in skews)
     boxes = [("rows replayed", f"{rows:,}"), ("features compared", str(len(skews))), ("with mismatches", str(wrong))]
     caption = (

@@ -212,7 +212,17 @@ def reference_runs_test(
 
 
 def draw_rows(cells: np.ndarray, rows: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw ``count`` samples of ``rows`` rows out of ``cells``, [count, cells]."""
+    """Draw samples of rows; without replacement, except from more rows than NumPy supports for that.
+
+    Args:
+        cells: Number of rows in each cell, [cells].
+        rows: Rows of each sample.
+        count: Number of samples.
+        rng: Source of randomness.
+
+    Returns:
+        Rows of each sample in each cell, [count, cells].
+    """
     if cells.sum() < _MARGINALS_LIMIT:
         return np.asarray(rng.multivariate_hypergeometric(cells, rows, size=count, method="marginals"))
     return np.asarray(rng.multinomial(rows, cells / cells.sum(), size=count))

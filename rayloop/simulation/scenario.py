@@ -68,7 +68,17 @@ class ScenarioResult:
 def run_scenario(
     context: ProjectContext, plan: Simulation, snapshots: Mapping[str, Snapshot], recipe: Recipe
 ) -> ScenarioResult:
-    """Run all phases. Raises RolloutError when one does not end as it must."""
+    """Run all phases against the served model.
+
+    Args:
+        context: The project.
+        plan: The project's simulation.
+        snapshots: Snapshot of each source's table.
+        recipe: What the first version was trained with; the challengers are trained with the same.
+
+    Raises:
+        RolloutError: A phase does not end as it must.
+    """
     result = ScenarioResult()
     with temporary_key(context.settings, context.project.name, "simulation") as headers:
         with context.progress.stage("replay"):

@@ -21,7 +21,14 @@ JOB_ACTIONS = ("retrain", "rollback")
 
 
 def retrain_job(settings: Settings, location: Location, window_s: float, folder: str) -> AlarmAction:
-    """Return the alarm action that submits a Ray job to retrain on what was known when the alarm's window ended."""
+    """Return the alarm action that submits a Ray job to retrain on what was known when the alarm's window ended.
+
+    Args:
+        settings: Which cluster.
+        location: Where the project is.
+        window_s: Width of the monitor's windows, seconds.
+        folder: URI of the package with the project; see ``shipped_package``.
+    """
     submit = _job_submitter("retrain", settings, location, folder)
 
     def act(alarm: Alarm) -> str:

@@ -116,7 +116,14 @@ def _can_fill(context: ProjectContext, view: FeatureView, snapshots: Snapshots) 
 
 
 def backfill_view(context: ProjectContext, name: str, until: datetime, since: datetime | None = None) -> None:
-    """Ingest the source of a view and rebuild its online state, or only that of entities with events since a time."""
+    """Ingest the source of a view and rebuild the view's online state.
+
+    Args:
+        context: The project.
+        name: Name of the view.
+        until: Use events that count at this time at the latest.
+        since: Rebuild only entities with events since this time; None: all.
+    """
     project = context.project
     view = project.view(name)
     source = next(source for source in project.sources if source.name == view.source)

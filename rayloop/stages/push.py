@@ -94,7 +94,17 @@ def push_events(
 
 
 def push_file(project: Project, settings: Settings, source: str, path: Path) -> PushResult:
-    """Push a file's rows as one batch; the same file again changes nothing. Raises DataError for an unreadable file."""
+    """Push a file's rows as one batch; the same file again changes nothing.
+
+    Args:
+        project: The project.
+        settings: Where the online store is.
+        source: Name of the source that the rows belong to.
+        path: Parquet, CSV or NDJSON, by its suffix.
+
+    Raises:
+        DataError: The file is missing, has another suffix or cannot be read.
+    """
     if path.suffix not in _READERS or not path.is_file():
         raise DataError("data.not_an_event_file", path=str(path), endings=list(_READERS))
     content = hashlib.sha256(path.read_bytes()).hexdigest()

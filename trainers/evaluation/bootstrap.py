@@ -29,7 +29,16 @@ class PairedDifference(Frozen):
 def confidence_intervals(
     task: Task, scores: np.ndarray, labels: np.ndarray, *, alpha: float, resamples: int, seed: int
 ) -> dict[str, Interval]:
-    """Every metric of the task with its two-sided interval of confidence 1 - ``alpha``."""
+    """Every metric of the task with its two-sided interval of confidence 1 - ``alpha``.
+
+    Args:
+        task: The task.
+        scores: Scores of n rows (cluster.values.Task).
+        labels: Labels of the same rows.
+        alpha: Probability that an interval misses the metric.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the samples.
+    """
     metrics = {name: task_metrics.prepare(task, name, scores, labels) for name in task_metrics.METRICS[task.kind]}
     samples = resample(metrics, len(labels), resamples, seed)
     return {
