@@ -132,7 +132,7 @@ class Registry:
         if not self._has(model):
             self._client.create_registered_model(model)
         source = f"{self._client.get_run(run.id).info.artifact_uri}/{BUNDLE_PATH}"
-        return _version(self._client.create_model_version(model, source, run_id=run.id, tags=dict(tags)))
+        return _to_model_version(self._client.create_model_version(model, source, run_id=run.id, tags=dict(tags)))
 
     def find_version(self, model: str, fingerprint: str) -> ModelVersion | None:
         """Return the version with this fingerprint, if there is one: equal work is not registered twice."""
@@ -141,12 +141,12 @@ class Registry:
     def versions(self, model: str) -> list[ModelVersion]:
         """Return all versions of a model, oldest first."""
         versions = self._client.search_model_versions(f"name = '{model}'", max_results=1000)
-        return sorted((_version(v) for v in versions), key=lambda v: int(v.version))
+        return sorted((_to_model_version(v) for v in versions), key=lambda v: int(v.version))
 
     def version(self, model: str, version: str) -> ModelVersion:
         """Return a version by its number. Raises VersionNotFound."""
         try:
-            return _version(self._client.get_model_version(model, version))
+            return _to_model_version(self._client.get_model_version(model, version))
         except MlflowException as error:
             raise VersionNotFound(
                 "registry.version_not_found",
@@ -158,7 +158,7 @@ class Registry:
     def version_by_alias(self, model: str, alias: str) -> ModelVersion | None:
         """Return the version that an alias points to; None when the model has no such alias."""
         try:
-            return _version(self._client.get_model_version_by_alias(model, alias))
+            return _to_model_version(self._client.get_model_version_by_alias(model, alias))
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
@@ -225,11 +225,11 @@ class Registry:
         return str(self._client.create_experiment(name, artifact_location=f"{self._settings.mlflow_artifacts}/{name}"))
 
 
-def _version(stored: MlflowVersion) -> ModelVersion:
+def _to_model_version(mlflow_version: MlflowVersion) -> ModelVersion:
     return ModelVersion(
-        model=stored.name,
-        version=str(stored.version),
-        run_id=stored.run_id or "",
-        bundle_uri=stored.source or "",
-        tags=dict(stored.tags),
+        model=mlflow_version.name,
+        version=str(mlflow_version.version),
+        run_id=mlflow_version.run_id or "",
+        bundle_uri=mlflow_version.source or "",
+        tags=dict(mlflow_version.tags),
     )

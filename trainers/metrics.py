@@ -154,14 +154,14 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> WeightedMetric:
     values, group = np.unique(scores, return_inverse=True)
     positive = np.asarray(labels == 1, np.float64)
 
-    def weighted(weights: np.ndarray | None) -> float:
+    def weighted_auc(weights: np.ndarray | None) -> float:
         weight = np.ones_like(positive) if weights is None else weights
         up = np.bincount(group, weight * positive, minlength=len(values))
         down = np.bincount(group, weight * (1 - positive), minlength=len(values))
         pairs = up.sum() * down.sum()
         return float(up @ (np.cumsum(down) - down / 2) / pairs) if pairs else float("nan")
 
-    return weighted
+    return weighted_auc
 
 
 def calibration_error(scores: np.ndarray, hits: np.ndarray) -> WeightedMetric:
@@ -169,22 +169,22 @@ def calibration_error(scores: np.ndarray, hits: np.ndarray) -> WeightedMetric:
     bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = scores - hits
 
-    def weighted(weights: np.ndarray | None) -> float:
+    def weighted_error(weights: np.ndarray | None) -> float:
         weight = np.ones_like(gaps) if weights is None else weights
         return float(np.abs(np.bincount(bins, weight * gaps, minlength=CALIBRATION_BINS)).sum() / weight.sum())
 
-    return weighted
+    return weighted_error
 
 
 def _mean_auc(metrics: list[WeightedMetric]) -> WeightedMetric:
     """Mean of the defined values."""
 
-    def weighted(weights: np.ndarray | None) -> float:
+    def weighted_mean(weights: np.ndarray | None) -> float:
         values = np.array([metric(weights) for metric in metrics])
         known = values[~np.isnan(values)]
         return float(known.mean()) if len(known) else float("nan")
 
-    return weighted
+    return weighted_mean
 
 
 def _mean(values: np.ndarray) -> WeightedMetric:

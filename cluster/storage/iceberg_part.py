@@ -34,8 +34,8 @@ class IcebergPart:
 
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Read all rows at once."""
-        chosen = self.schema.select(*columns)
-        whole = ArrowScan(self.metadata, self.io, chosen, AlwaysTrue()).to_table([self.task])
+        selection = self.schema.select(*columns)
+        whole = ArrowScan(self.metadata, self.io, selection, AlwaysTrue()).to_table([self.task])
         return whole.select(list(columns))
 
     def read(self, columns: Sequence[str], dictionary_columns: Sequence[str] = ()) -> Iterator[pa.Table]:
@@ -44,25 +44,28 @@ class IcebergPart:
         A file with the table's columns and without deleted rows is read ``READ_ROWS`` at a time, like any Parquet file;
         others by pyiceberg, which reads far ahead. Raises DataError for a damaged file.
         """
-        chosen = self.schema.select(*columns)
+        selection = self.schema.select(*columns)
         try:
             is_plain = self.task.file.file_format == FileFormat.PARQUET and not self.task.delete_files
-            yield from self._streamed(chosen, dictionary_columns) if is_plain else self._adapted(chosen)
+            yield from (self._read_row_groups(selection, dictionary_columns) if is_plain else self._scan(selection))
         except (pa.ArrowException, OSError) as error:
             path = self.task.file.file_path
             raise DataError("data.unreadable_file", path=path, reason=str(error).splitlines()[0]) from error
 
-    def _streamed(self, chosen: Schema, coded: Sequence[str]) -> Iterator[pa.Table]:
-        with self.io.new_input(self.task.file.file_path).open() as stored, open_parquet(stored, coded) as file:
-            if _holds(file.schema_arrow, chosen):
-                arrow = arrow_schema(chosen)
+    def _read_row_groups(self, selection: Schema, dictionary_columns: Sequence[str]) -> Iterator[pa.Table]:
+        with (
+            self.io.new_input(self.task.file.file_path).open() as stored,
+            open_parquet(stored, dictionary_columns) as file,
+        ):
+            if _has_columns(file.schema_arrow, selection):
+                arrow = arrow_schema(selection)
                 yield from read_row_groups(file, arrow, arrow.names, range(file.num_row_groups))
             else:
-                yield from self._adapted(chosen)
+                yield from self._scan(selection)
 
-    def _adapted(self, chosen: Schema) -> Iterator[pa.Table]:
-        schema = arrow_schema(chosen)
-        for batch in ArrowScan(self.metadata, self.io, chosen, AlwaysTrue()).to_record_batches([self.task]):
+    def _scan(self, selection: Schema) -> Iterator[pa.Table]:
+        schema = arrow_schema(selection)
+        for batch in ArrowScan(self.metadata, self.io, selection, AlwaysTrue()).to_record_batches([self.task]):
             yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
 
 
@@ -71,11 +74,11 @@ def arrow_schema(schema: Schema) -> pa.Schema:
     return schema_to_pyarrow(schema, include_field_ids=False)
 
 
-def _holds(physical: pa.Schema, chosen: Schema) -> bool:
-    """Whether a data file has the columns of ``chosen`` with the same names, ids and types."""
+def _has_columns(physical: pa.Schema, selection: Schema) -> bool:
+    """Whether a data file has the columns of ``selection`` with the same names, ids and types."""
     return all(
         field.name in physical.names and _is(physical.field(field.name), field.field_id, arrow.type)
-        for field, arrow in zip(chosen.fields, arrow_schema(chosen), strict=True)
+        for field, arrow in zip(selection.fields, arrow_schema(selection), strict=True)
     )
 
 

@@ -56,7 +56,7 @@ def build_column(
     if column.kind == "number":
         array = _numbers(values, field, kind)
     elif column.kind == "category":
-        array = _typed(values, pa.string(), field, "text or null")
+        array = _build_array(values, pa.string(), field, "text or null")
     elif column.kind == "timestamp":
         return pa.array([parse_timestamp(value, f"{field}[{i}]") for i, value in enumerate(values)], TIMESTAMP)
     else:
@@ -120,7 +120,7 @@ def parse_timestamp(value: object, field: str) -> int:
 
 
 def _numbers(values: Sequence[Any], field: str, kind: pa.DataType | None) -> pa.Array:
-    array = _typed(values, kind or pa.float64(), field, f"{kind or 'a number'} or null")
+    array = _build_array(values, kind or pa.float64(), field, f"{kind or 'a number'} or null")
     if kind is not None and kind != pa.float64():
         # Booleans have no direct cast to float64.
         array = (array.cast(pa.int8()) if kind == pa.bool_() else array).cast(pa.float64(), safe=False)
@@ -168,7 +168,7 @@ def find_unsupported_time(moments: np.ndarray) -> int | None:
     return int(np.argmax(beyond)) if beyond.any() else None
 
 
-def _typed(values: Sequence[Any], kind: pa.DataType, field: str, expected: str) -> pa.Array:
+def _build_array(values: Sequence[Any], kind: pa.DataType, field: str, expected: str) -> pa.Array:
     try:
         array = _array(values, kind)
     except _MISTYPED as error:
@@ -196,7 +196,7 @@ def _converts(value: object, kind: pa.DataType) -> bool:
 
 def _tensors(column: Column, values: Sequence[Any], field: str) -> pa.Array:
     flat = [value for i, row in enumerate(values) for value in _flatten(row, column.shape, f"{field}[{i}]")]
-    return _tensor_array(column, _typed(flat, pa.float32(), field, "a finite number"), field)
+    return _tensor_array(column, _build_array(flat, pa.float32(), field, "a finite number"), field)
 
 
 def _tensor_array(column: Column, numbers: pa.Array, field: str) -> pa.Array:

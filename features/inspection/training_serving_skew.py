@@ -17,8 +17,8 @@ class SkewExample(Frozen):
 
     id: str
     as_of: str
-    served: str
-    offline: str
+    served_value: str
+    offline_value: str
 
 
 class FeatureSkew(Frozen):
@@ -48,20 +48,20 @@ class FeatureSkew(Frozen):
         return self.model_copy(update=merged)
 
 
-def compare_frames(features: FeatureSet, served: pl.DataFrame, offline: pl.DataFrame) -> list[FeatureSkew]:
+def compare_frames(features: FeatureSet, served_frame: pl.DataFrame, offline_frame: pl.DataFrame) -> list[FeatureSkew]:
     """Compare each computed feature. Request columns are inputs, and not compared.
 
     Args:
         features: The feature set.
-        served: Served features, ``id`` and ``as_of``.
-        offline: Offline features of the same requests in the same order.
+        served_frame: Served features, ``id`` and ``as_of``.
+        offline_frame: Offline features of the same requests in the same order.
 
     Returns:
         One result for each derived feature and view column, in the order of the feature set.
     """
     origins = [(Column(name=d.name, kind=d.kind), "request") for d in features.derived]
     origins += [(column, view.name) for view in features.views for column in view.columns]
-    return [_skew(column, origin, served, offline.get_column(column.name)) for column, origin in origins]
+    return [_skew(column, origin, served_frame, offline_frame.get_column(column.name)) for column, origin in origins]
 
 
 def merge_skews(skews: Iterable[FeatureSkew]) -> list[FeatureSkew]:
@@ -112,6 +112,6 @@ def _example(frame: pl.DataFrame, served: pl.Series, offline: pl.Series, wrong: 
     return SkewExample(
         id=str(frame.get_column(ID)[row]),
         as_of=f"{as_of:%Y-%m-%d %H:%M:%S.%f}",
-        served=str(served[row]),
-        offline=str(offline[row]),
+        served_value=str(served[row]),
+        offline_value=str(offline[row]),
     )

@@ -28,24 +28,24 @@ class Timeline:
     """Entity c has the positions ``starts[c]`` to ``starts[c + 1]``. int64 [entities + 1]."""
     times: np.ndarray
     """int64 microseconds [events]."""
-    merged: np.ndarray | None
+    merged_keys: np.ndarray | None
     """Entity and time as one number, int64 [events]; None where it would not fit."""
     first: int
     """The earliest time."""
     span: int
-    """Numbers that each entity takes in ``merged``."""
+    """Numbers that each entity takes in ``merged_keys``."""
 
     def sort_order(self, codes: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Return an order of rows in which ``range_ends`` is faster, even if all times are shifted."""
-        if self.merged is None:
+        if self.merged_keys is None:
             return np.arange(codes.size)
         return pl.Series(self._merge(codes, times)).arg_sort().to_numpy()
 
     def range_ends(self, codes: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Return for each row the first position of entity ``codes`` with a later time, or the end of the entity."""
-        if self.merged is None:
+        if self.merged_keys is None:
             return range_ends(self.times, self.starts[codes], self.starts[codes + 1], times)
-        return np.asarray(np.searchsorted(self.merged, self._merge(codes, times), side="right"))
+        return np.asarray(np.searchsorted(self.merged_keys, self._merge(codes, times), side="right"))
 
     def _merge(self, codes: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Times before all others fall into the gap before the entity's first."""

@@ -70,17 +70,17 @@ def build_index(view: FeatureView, history: pl.DataFrame) -> EventIndex:
     by = [_CODE, KNOWN_AT] if merged is None else [_MERGED]
     with_position = coded if merged is None else coded.with_columns(merged.alias(_MERGED))
     # Equal events keep the order of the source, which decides last.
-    ordered = with_position.sort(*by, *([TIE_BREAKER] if view.ties else []), maintain_order=True)
+    events = with_position.sort(*by, *([TIE_BREAKER] if view.ties else []), maintain_order=True)
     # One more entity without events, for rows whose entity is unknown.
-    starts = np.searchsorted(ordered.get_column(_CODE).to_numpy(), np.arange(entities.height + 2))
-    positions = None if merged is None else ordered.get_column(_MERGED).to_numpy()
+    starts = np.searchsorted(events.get_column(_CODE).to_numpy(), np.arange(entities.height + 2))
+    positions = None if merged is None else events.get_column(_MERGED).to_numpy()
     return EventIndex(
         entities=entities,
-        timeline=Timeline(starts, ordered.get_column(KNOWN_AT).to_numpy(), positions, first, span),
-        columns={column: index_column(view, column, ordered, _CODE) for column in {a.column for a in view.aggregates}},
-        latest_index=_latest_index(ordered) if view.latest else np.empty(0, np.int64),
-        event_times=ordered.get_column(EVENT_TIME).to_numpy() if view.latest else np.empty(0, np.int64),
-        latest_values=ordered.select(latest_column(f) for f in view.latest),
+        timeline=Timeline(starts, events.get_column(KNOWN_AT).to_numpy(), positions, first, span),
+        columns={column: index_column(view, column, events, _CODE) for column in {a.column for a in view.aggregates}},
+        latest_index=_latest_index(events) if view.latest else np.empty(0, np.int64),
+        event_times=events.get_column(EVENT_TIME).to_numpy() if view.latest else np.empty(0, np.int64),
+        latest_values=events.select(latest_column(f) for f in view.latest),
     )
 
 
@@ -153,10 +153,10 @@ def _queries(view: FeatureView, index: EventIndex, rows: pl.DataFrame) -> _Queri
     return _Queries(order, codes, timeline.starts[codes], timeline.range_ends(codes, times), times, usable[order])
 
 
-def _latest_index(ordered: pl.DataFrame) -> np.ndarray:
+def _latest_index(history: pl.DataFrame) -> np.ndarray:
     # Among equal times the last one leads, by the sort. The first event of an entity always leads, so no event of
     # another entity is carried over.
-    leads = ordered.select(pl.col(EVENT_TIME) >= pl.col(EVENT_TIME).cum_max().over(_CODE)).to_series().to_numpy()
+    leads = history.select(pl.col(EVENT_TIME) >= pl.col(EVENT_TIME).cum_max().over(_CODE)).to_series().to_numpy()
     return np.maximum.accumulate(np.where(leads, np.arange(leads.size), 0))
 
 

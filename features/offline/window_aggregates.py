@@ -69,21 +69,21 @@ class ColumnIndex:
         return _divide(scaled, n, n > 0) if aggregate.op == "mean" else scaled
 
 
-def index_column(view: FeatureView, column: str, ordered: pl.DataFrame, code: str) -> ColumnIndex:
+def index_column(view: FeatureView, column: str, history: pl.DataFrame, code: str) -> ColumnIndex:
     """Prepare a column for range queries.
 
     Args:
         view: The view.
         column: Its aggregated column.
-        ordered: A history, sorted by entity and time.
-        code: The column of ``ordered`` that numbers entities.
+        history: A history, sorted by entity and time.
+        code: The column of ``history`` that numbers entities.
 
     Raises:
         DataError: A value is too large for its resolution.
     """
     aggregates = [a for a in view.aggregates if a.column == column]
     ops = {a.op for a in aggregates}
-    cells = ordered.get_column(value_column(aggregates[0]))
+    cells = history.get_column(value_column(aggregates[0]))
     whole = to_units(view, aggregates[0], cells).fill_null(0) if ops & _SUM_OPERATIONS else None
     return ColumnIndex(
         count_sums=prefix_sums(cells.is_not_null().to_numpy()),
@@ -91,7 +91,7 @@ def index_column(view: FeatureView, column: str, ordered: pl.DataFrame, code: st
         square_sums=_square_sums(whole) if whole is not None and "std" in ops else None,
         max_unit=0 if whole is None else int(np.abs(whole.to_numpy()).max(initial=0)),
         numbers=cells.fill_null(float("nan")).to_numpy() if ops & _EXTREME_OPERATIONS else None,
-        previous=_previous(ordered.get_column(code), cells) if "distinct" in ops else None,
+        previous=_previous(history.get_column(code), cells) if "distinct" in ops else None,
     )
 
 
@@ -125,6 +125,6 @@ def _divide(total: np.ndarray, by: np.ndarray, where: np.ndarray) -> np.ndarray:
     return quotients
 
 
-def _require(prepared: T | None) -> T:
-    assert prepared is not None, "the column was not prepared for this aggregate"
-    return prepared
+def _require(array: T | None) -> T:
+    assert array is not None, "the column was not prepared for this aggregate"
+    return array

@@ -34,7 +34,7 @@ class BackfillResult(NamedTuple):
 
     entities: int
     """Entities whose state was rebuilt."""
-    removed: int
+    removed_entities: int
     """Entities without events, whose state was deleted."""
     events: int
     """Events that were read for them."""

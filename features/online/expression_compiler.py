@@ -53,19 +53,19 @@ class CompiledExpression(NamedTuple):
     """The value of an untyped literal."""
 
 
-def compile_derived(derived: Derived, columns: tuple[Column, ...]) -> Callable[[Row], Value] | None:
+def compile_derived(feature: Derived, columns: tuple[Column, ...]) -> Callable[[Row], Value] | None:
     """Compile a feature.
 
     Args:
-        derived: The feature.
+        feature: The feature.
         columns: Request columns.
 
     Returns:
         A function of a row, which may raise ``FallbackRequired``; None when the expression is not supported.
     """
     try:
-        expression = _compile(json.loads(derived.expression), {column.name: column.kind for column in columns})
-        return _cast_to_kind(expression, derived.kind)
+        expression = _compile(json.loads(feature.expression), {column.name: column.kind for column in columns})
+        return _cast_to_kind(expression, feature.kind)
     except _Unsupported:
         return None
 

@@ -73,10 +73,10 @@ class FeatureReader:
     def __init__(self, features: FeatureSet, store: OnlineStore) -> None:
         self._features = features
         # Building expressions costs more than running them on one row.
-        self._computed = _computed_expressions(features)
-        self._inputs = sorted({name for expr in self._computed for name in expr.meta.root_names()})
+        self._expressions = _computed_expressions(features)
+        self._inputs = sorted({name for expr in self._expressions for name in expr.meta.root_names()})
         derived = [*features.derived, *([features.as_of.model_copy(update={"name": AS_OF})] if features.as_of else [])]
-        self._compiled = {d.name: compile_derived(d, features.request) for d in derived}
+        self._functions = {d.name: compile_derived(d, features.request) for d in derived}
         self._views = ViewReader(features, store) if features.views else None
         clock = Column(name=AS_OF, kind="timestamp")
         self._types = {c.name: arrow_type(c) for c in (*features.available_columns, clock)}
@@ -97,8 +97,8 @@ class FeatureReader:
             DataError: A row's time is too far behind the newest event.
             StoreUnavailable: The online store does not answer.
         """
-        columns = {name: self._typed(name, request.column(name)) for name in self._request_names}
-        if self._computed:
+        columns = {name: self._cast_values(name, request.column(name)) for name in self._request_names}
+        if self._expressions:
             columns |= self._compute_rows(columns, request.num_rows) or self._compute_batch(request)
         if AS_OF not in columns:
             columns[AS_OF] = pa.repeat(pa.scalar(now_us, self._types[AS_OF]), request.num_rows)
@@ -107,24 +107,24 @@ class FeatureReader:
         return pa.Table.from_arrays([columns[name] for name in self._names], self._names)
 
     def _compute_batch(self, request: pa.Table) -> dict[str, ArrowColumn]:
-        computed = pl.DataFrame(request.select(self._inputs)).select(self._computed)
-        return {name: self._typed(name, computed.get_column(name).to_arrow()) for name in computed.columns}
+        computed = pl.DataFrame(request.select(self._inputs)).select(self._expressions)
+        return {name: self._cast_values(name, computed.get_column(name).to_arrow()) for name in computed.columns}
 
     def _compute_rows(self, columns: Mapping[str, ArrowColumn], size: int) -> dict[str, ArrowColumn] | None:
         """Compute a few rows without the fixed cost of Polars; None where Polars must be used."""
-        if size > _FEW_ROWS or not self._inputs or None in self._compiled.values():
+        if size > _FEW_ROWS or not self._inputs or None in self._functions.values():
             return None
         cells = [_plain(columns[name], self._types[name]) for name in self._inputs]
         rows: list[Row] = [dict(zip(self._inputs, values, strict=True)) for values in zip(*cells, strict=True)]
         try:
             return {
                 name: _cells([run(row) for row in rows], self._types[name])
-                for name, run in self._compiled.items() if run is not None
+                for name, run in self._functions.items() if run is not None
             }  # fmt: skip
         except FallbackRequired:
             return None
 
-    def _typed(self, name: str, values: ArrowColumn) -> ArrowColumn:
+    def _cast_values(self, name: str, values: ArrowColumn) -> ArrowColumn:
         kind = self._types[name]
         return values if values.type == kind else values.cast(kind)
 

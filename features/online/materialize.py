@@ -154,13 +154,13 @@ def _sort(view: FeatureView, history: pl.DataFrame) -> pl.DataFrame:
     return history.sort([KNOWN_AT, TIE_BREAKER] if view.ties else [KNOWN_AT], maintain_order=True)
 
 
-def _chunks(ordered: pl.DataFrame) -> Iterator[pl.DataFrame]:
+def _chunks(history: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Split into chunks of about CHUNK_EVENTS events; events of one time stay together, for the watermark."""
-    at, start = ordered.get_column(KNOWN_AT).to_numpy(), 0
+    at, start = history.get_column(KNOWN_AT).to_numpy(), 0
     while start < len(at):
         last = at[min(start + CHUNK_EVENTS, len(at)) - 1]
         end = int(np.searchsorted(at, last, side="right"))
-        yield ordered.slice(start, end - start)
+        yield history.slice(start, end - start)
         start = end
 
 

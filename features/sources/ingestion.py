@@ -124,7 +124,7 @@ class _BlockValidator:
         key = load_pseudonym_key(self.settings) if hashes else None
         rows = validation.validate_rows(self.source, pl.DataFrame(block), key)
         new = validation.exclude_known(self.source, rows, ray.get(self.known_keys))
-        return _typed(self.source, self.erasures.drop_erased(new, key))
+        return _to_arrow_table(self.source, self.erasures.drop_erased(new, key))
 
 
 def _validated_rows(source: Source, tables: Tables, namespace: str, settings: Settings) -> ray.data.Dataset:
@@ -135,7 +135,7 @@ def _validated_rows(source: Source, tables: Tables, namespace: str, settings: Se
     validator = _BlockValidator(source, settings, _known_keys(source, tables, namespace), erasures)
 
     def drop_repeats(block: pa.Table) -> pa.Table:
-        return _typed(source, validation.deduplicate(source, pl.DataFrame(block)))
+        return _to_arrow_table(source, validation.deduplicate(source, pl.DataFrame(block)))
 
     def run() -> ray.data.Dataset:
         # Later ingestions mostly read known rows; the shuffle must not carry them.
@@ -187,7 +187,7 @@ def _validated_schema(source: Source) -> pa.Schema:
     return schema.append(pa.field(REASON, pa.string())).append(pa.field(RAW, pa.string()))
 
 
-def _typed(source: Source, rows: pl.DataFrame) -> pa.Table:
+def _to_arrow_table(source: Source, rows: pl.DataFrame) -> pa.Table:
     schema = _validated_schema(source)
     return rows.select(schema.names).to_arrow().cast(schema)
 

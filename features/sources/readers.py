@@ -71,7 +71,7 @@ def parquet(paths: str | Sequence[str], **options: Any) -> SourceReader:
         paths: A path, or several.
         **options: Options of ``ray.data.read_parquet``.
     """
-    return SourceReader(f"Parquet at {_joined(paths)}", partial(_parquet, paths, options))
+    return SourceReader(f"Parquet at {_join_names(paths)}", partial(_parquet, paths, options))
 
 
 def csv(
@@ -85,7 +85,7 @@ def csv(
         nulls: Cells that mean missing.
         **options: Options of ``ray.data.read_csv``.
     """
-    return SourceReader(f"CSV at {_joined(paths)}", partial(_csv, paths, delimiter, tuple(nulls), options))
+    return SourceReader(f"CSV at {_join_names(paths)}", partial(_csv, paths, delimiter, tuple(nulls), options))
 
 
 def iceberg(table: str, catalog: Mapping[str, str], snapshot: int | None = None) -> SourceReader:
@@ -138,7 +138,7 @@ def kafka(
     options = {"bootstrap_servers": servers, "start_offset": start, "end_offset": end}
     options |= {"consumer_config": dict(config) if config else None, "timeout_ms": round(timeout_s * 1000)}
     return SourceReader(
-        f"Kafka topic {_joined(topics)} at {servers}", partial(_kafka, topics, options, decode or decode_json)
+        f"Kafka topic {_join_names(topics)} at {servers}", partial(_kafka, topics, options, decode or decode_json)
     )
 
 
@@ -209,7 +209,7 @@ def _kafka(topics: str | Sequence[str], options: dict[str, Any], decode: Decode,
     return selected.map_batches(decode_block, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
 
 
-def _joined(names: str | Sequence[str]) -> str:
+def _join_names(names: str | Sequence[str]) -> str:
     return names if isinstance(names, str) else ", ".join(names)
 
 

@@ -85,9 +85,9 @@ def deduplicate(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
     return with_reasons.with_columns(pl.coalesce(RAW, cells).alias(RAW))
 
 
-def exclude_known(source: Source, rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """Leave out the rows whose key is in ``known``."""
-    return rows.join(known, on=list(source.key), how="anti", nulls_equal=True, maintain_order="left")
+def exclude_known(source: Source, rows: pl.DataFrame, known_keys: pl.DataFrame) -> pl.DataFrame:
+    """Leave out the rows whose key is in ``known_keys``."""
+    return rows.join(known_keys, on=list(source.key), how="anti", nulls_equal=True, maintain_order="left")
 
 
 def quarantine_rows(source: Source, bad: pl.DataFrame) -> pl.DataFrame:
@@ -192,9 +192,9 @@ def _holds(rule: pl.Expr, data: Any) -> pl.LazyFrame:
     return data.lazyframe.select(rule.fill_null(True))
 
 
-def _cast(column: Column, stored: pl.DataType) -> pl.Expr:
+def _cast(column: Column, source_type: pl.DataType) -> pl.Expr:
     value, target = pl.col(column.name), POLARS_TYPES[column.kind]
-    if column.kind == "timestamp" and stored == pl.String:
+    if column.kind == "timestamp" and source_type == pl.String:
         parsed = [_parse_time(value, form, zoned) for form, zoned in _TIME_FORMATS]
         return pl.coalesce(parsed).alias(column.name)
     if column.kind == "number":
@@ -215,10 +215,10 @@ def _raw_json(source: Source, raw: pl.DataFrame, reasons: pl.Series, key: Pseudo
     return _json(protect_rows(source.columns, text, key), reasons.is_not_null())
 
 
-def _json(rows: pl.DataFrame, selected: pl.Series) -> pl.Series:
-    """The rows where ``selected`` as JSON, null for the others."""
-    cells = [json.dumps(row, default=str, sort_keys=True) for row in rows.filter(selected).iter_rows(named=True)]
-    return pl.Series(RAW, [None], dtype=pl.String).new_from_index(0, rows.height).scatter(selected.arg_true(), cells)
+def _json(rows: pl.DataFrame, mask: pl.Series) -> pl.Series:
+    """The rows where ``mask`` as JSON, null for the others."""
+    cells = [json.dumps(row, default=str, sort_keys=True) for row in rows.filter(mask).iter_rows(named=True)]
+    return pl.Series(RAW, [None], dtype=pl.String).new_from_index(0, rows.height).scatter(mask.arg_true(), cells)
 
 
 def _failures(rows: pl.Series, column: str, reason: str) -> pl.DataFrame:

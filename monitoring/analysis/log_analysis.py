@@ -191,7 +191,7 @@ def _measure_quality(
 
 
 def _reference_loss(task: Task, rows: LoggedRows) -> float | None:
-    labeled = rows.labeled
+    labeled = rows.labeled_rows
     return float(performance.row_losses(task, labeled).mean()) if len(labeled) >= performance.MIN_LABELED_ROWS else None
 
 

@@ -105,7 +105,7 @@ def evaluate_labels(
         policy: Drift policy of the model.
         settings: Settings of the analysis, which set the level.
     """
-    reference, live = past.train.labeled, run.labeled
+    reference, live = past.train.labeled_rows, run.labeled_rows
     if len(live) < policy.min_rows or len(reference) < policy.min_rows:
         return None
     column = Column(name=LABEL, kind="number" if task.kind == "regression" else "category")

@@ -140,8 +140,10 @@ def evaluate_run(
         return skipped_window(version, starts, run.rows, f"{len(starts)} of {policy.span} windows so far")
     distances = drift_reference.distances(run)
     tests = _test_columns(drift_reference, policy, distances, run)
-    count = max(1, count_discoveries({name: tests[name].p_value for name in drift_reference.monitored}, policy.level))
-    level = policy.level * count / len(drift_reference.monitored)
+    count = max(
+        1, count_discoveries({name: tests[name].p_value for name in drift_reference.monitored_columns}, policy.level)
+    )
+    level = policy.level * count / len(drift_reference.monitored_columns)
     columns = {
         name: _column_result(drift_reference, policy, name, distances[name], tests[name], level, run)
         for name in distances
@@ -198,7 +200,7 @@ def _note(drift_reference: DriftReference, distances: Mapping[str, Distances]) -
     notes = []
     if drift_reference.runs < MIN_RUNS:
         notes.append(f"the reference contains {drift_reference.runs} runs of windows: only sampling noise is tested")
-    absent = [name for name in drift_reference.monitored if not distances[name].rows]
+    absent = [name for name in drift_reference.monitored_columns if not distances[name].rows]
     if absent:
         notes.append(f"watched, but not in the traffic: {', '.join(absent)}")
     return "; ".join(notes)
@@ -230,7 +232,7 @@ def _column_result(
     else:
         null = drift_reference.nulls[name]
         threshold = max(policy.effect, null.threshold(level, distances.rows, distances.reference_rows))
-    watched = name in drift_reference.monitored
+    watched = name in drift_reference.monitored_columns
     too_far = test.p_value <= level and distances.statistic >= policy.effect
     return ColumnResult(
         distances=distances,

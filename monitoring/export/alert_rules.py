@@ -27,7 +27,7 @@ _WINDOW_START = "max by (model) (ray_rayloop_drift_window_start_seconds)"
 _WINDOW_START_BEFORE = "max by (model) (ray_rayloop_drift_window_start_seconds offset 3d)"
 
 
-def _increased(counter: str, within: str) -> str:
+def _increase_expr(counter: str, within: str) -> str:
     """Whether an event was counted recently. A counter starts with its first event, which ``increase`` misses."""
     first = f"({counter} unless {counter} offset {within})"
     return f"sum by (model) ({first} or increase({counter}[{within}])) > 0"
@@ -62,7 +62,7 @@ RULES = (
     ),
     AlertRule(
         name="RayloopMonitorFails",
-        expr=_increased("ray_rayloop_drift_failures_total", "30m"),
+        expr=_increase_expr("ray_rayloop_drift_failures_total", "30m"),
         duration="15m",
         summary="The monitor of {{ $labels.model }} fails: see analyses, actions, notifications and the registry",
     ),
@@ -102,7 +102,7 @@ RULES = (
     ),
     AlertRule(
         name="RayloopLogLosesRows",
-        expr=_increased("ray_rayloop_log_dropped_rows_total", "15m"),
+        expr=_increase_expr("ray_rayloop_log_dropped_rows_total", "15m"),
         duration="0m",
         summary="The prediction log of {{ $labels.model }} lacks rows: the log writer does not keep up, or is gone",
     ),

@@ -168,7 +168,7 @@ def render_dashboard() -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
-def _filled(expression: str) -> str:
+def _expand(expression: str) -> str:
     return expression.replace("$m", _OF_MODEL).replace("$s", _OF_SESSION)
 
 
@@ -179,7 +179,13 @@ def _panel(panel: Panel, number: int, at: dict[str, int]) -> dict[str, Any]:
     style = {"lineWidth": 1, "fillOpacity": 10, "thresholdsStyle": {"mode": "line" if panel.limit else "off"}}
     defaults = {"unit": panel.unit, "custom": style, "thresholds": {"mode": "absolute", "steps": steps}}
     targets = [
-        {"expr": _filled(expr), "legendFormat": legend, "refId": chr(ord("A") + i), "exemplar": True, "interval": ""}
+        {
+            "expr": _expand(expr),
+            "legendFormat": legend,
+            "refId": chr(ord("A") + i),
+            "exemplar": True,
+            "interval": "",
+        }
         for i, (legend, expr) in enumerate(panel.targets.items())
     ]
     return {

@@ -27,8 +27,8 @@ class LossModel:
             labels: Labels, [rows].
         """
         inputs, errors = np.column_stack([features, predictions]), np.abs(labels - predictions)
-        self._absolute = _fit(inputs, errors)
-        self._squared = _fit(inputs, errors**2)
+        self._absolute_model = _fit(inputs, errors)
+        self._squared_model = _fit(inputs, errors**2)
 
     def estimate(self, features: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
         """Estimate the mean absolute error, ``mae``, and the root mean squared error, ``rmse``, over a window.
@@ -42,13 +42,13 @@ class LossModel:
         """
         if not len(predictions):
             raise DataError("data.empty_window")
-        squared = _predict(self._squared, features, predictions)
+        squared = _predict(self._squared_model, features, predictions)
         absolute = self.expected_errors(features, predictions)
         return {"mae": float(absolute.mean()), "rmse": float(np.sqrt(squared.mean()))}
 
     def expected_errors(self, features: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         """Expected absolute error of each row, [rows]."""
-        return _predict(self._absolute, features, predictions)
+        return _predict(self._absolute_model, features, predictions)
 
 
 def observed_loss(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:

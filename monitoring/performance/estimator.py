@@ -45,7 +45,7 @@ def row_losses(task: Task, rows: LoggedRows) -> np.ndarray:
 
 def observed_metrics(task: Task, rows: LoggedRows) -> Metrics:
     """Metrics by labels; empty without any."""
-    rows = rows.labeled
+    rows = rows.labeled_rows
     if not len(rows):
         return {}
     if task.kind == "regression":
@@ -69,7 +69,7 @@ class PerformanceEstimator:
         Raises:
             DataError: There are fewer than MIN_LABELED_ROWS labeled rows, or their values are not usable.
         """
-        self._task, self._reference, self._columns = task, reference.labeled, columns
+        self._task, self._reference, self._columns = task, reference.labeled_rows, columns
         rows = len(self._reference)
         if rows < MIN_LABELED_ROWS:
             raise DataError("data.too_few_labeled_rows", rows=rows, minimum=MIN_LABELED_ROWS)

@@ -159,7 +159,7 @@ def _versions(report: MonitoringReport) -> str:
 def _cost(report: MonitoringReport) -> str:
     if report.cost is None:
         return section("Cost", "", empty_note("No replica has reported yet."))
-    cost, used = report.cost, report.cost.used
+    cost, used = report.cost, report.cost.usage
     busy = used.cpu_s / used.reserved_cpu_s if used.reserved_cpu_s else 0.0
     rows = [
         ("CPU, reserved", f"{used.reserved_cpu_s / 3600:,.2f} h", f"{busy:.0%} of it used"),
@@ -173,7 +173,7 @@ def _cost(report: MonitoringReport) -> str:
 
 
 def _per_request(cost: ModelCost) -> str:
-    return f"{1e6 * cost.total / cost.used.requests:,.4g} per million" if cost.used.requests else ""
+    return f"{1e6 * cost.total / cost.usage.requests:,.4g} per million" if cost.usage.requests else ""
 
 
 def _timings(report: MonitoringReport) -> str:

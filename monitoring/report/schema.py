@@ -60,7 +60,7 @@ class ModelCost(Frozen):
     """Resources that a model's replicas reserved and used, their cost, and the tags that the project declares."""
 
     total: float
-    used: UsageTotals
+    usage: UsageTotals
     tags: dict[str, str]
 
 

@@ -175,7 +175,7 @@ class DriftMonitor:
             "model": self.model,
             "version": tracker.version,
             "drifting": tracker.drifting,
-            "watched": list(tracker.drift_reference.monitored) if tracker.drift_reference else [],
+            "watched": list(tracker.drift_reference.monitored_columns) if tracker.drift_reference else [],
             "open_windows": {v: {str(s): p.rows for s, p in windows.items()} for v, windows in open_windows},
             "windows": len(tracker.results),
             "last_window": tracker.results[-1].model_dump() if tracker.results else None,

@@ -30,13 +30,13 @@ class LoggedRows:
         return len(self.ids)
 
     @property
-    def labeled(self) -> LoggedRows:
+    def labeled_rows(self) -> LoggedRows:
         """Rows whose labels have arrived."""
         return self.select(np.isfinite(self.labels))
 
-    def select(self, chosen: np.ndarray) -> LoggedRows:
+    def select(self, where: np.ndarray) -> LoggedRows:
         """Rows by mask or by index."""
-        index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+        index = np.flatnonzero(where) if where.dtype == bool else where
         frame = self.frame.take(pa.array(index))
         return LoggedRows(frame, self.ids[index], self.times[index], self.scores[index], self.labels[index])
 

@@ -34,7 +34,7 @@ class DriftReference:
 
     Attributes:
         profile: The reference profile.
-        monitored: Columns that can raise an alarm.
+        monitored_columns: Columns that can raise an alarm.
         directions: Direction of each column.
         total_cells: Counts of each column over the whole reference, [cells].
         statistics: Statistics that fit each column.
@@ -61,7 +61,7 @@ class DriftReference:
         rows = next(iter(reference.cells.values())).sum(axis=1)
         self._ends = None if window_rows is None else find_run_ends(rows, window_rows)
         directions = _directions(reference, watch)
-        self.monitored = tuple(directions) if directions else tuple(reference.bins)
+        self.monitored_columns = tuple(directions) if directions else tuple(reference.bins)
         self.directions: dict[str, Direction] = {name: directions.get(name, "both") for name in reference.bins}
         self.total_cells = {name: cells.sum(axis=0) for name, cells in reference.cells.items()}
         self.statistics = {name: self._statistics(name) for name in reference.bins}

@@ -208,14 +208,14 @@ class SamplePairs:
 
         Absolute, or positive where the values moved in the column's direction; 0 where a sample has no values.
         """
-        return np.where(self._valued, self._oriented(self._cdf(self.reference) - self._cdf(self.live)), 0.0)
+        return np.where(self._has_values, self._orient(self._cdf(self.reference) - self._cdf(self.live)), 0.0)
 
     @cached_property
     def score_change(self) -> np.ndarray:
         """Live less reference mean of the normal scores and of their squares, [pairs, 2], oriented like cdf_change."""
         values = slice(None, -TRAILING_CELLS)
-        change = np.where(self._valued, _shares(self.live[:, values]) - _shares(self.reference[:, values]), 0.0)
-        return self._oriented(change @ self.column.scores)
+        change = np.where(self._has_values, _shares(self.live[:, values]) - _shares(self.reference[:, values]), 0.0)
+        return self._orient(change @ self.column.scores)
 
     @cached_property
     def pooled_counts(self) -> tuple[np.ndarray, np.ndarray]:
@@ -236,12 +236,12 @@ class SamplePairs:
         return _shares(reference + SMOOTHING), _shares(live + SMOOTHING)
 
     @cached_property
-    def _valued(self) -> np.ndarray:
+    def _has_values(self) -> np.ndarray:
         """Whether both samples have values, [pairs, 1]. That values are missing shows in their own count."""
         rows = [cells[:, :-TRAILING_CELLS].sum(axis=1, keepdims=True) for cells in (self.reference, self.live)]
         return np.asarray((rows[0] > 0) & (rows[1] > 0))
 
-    def _oriented(self, change: np.ndarray) -> np.ndarray:
+    def _orient(self, change: np.ndarray) -> np.ndarray:
         """A change as the column's direction counts it: absolute, as it is, or negated."""
         if self.column.direction == "both":
             return np.asarray(np.abs(change))

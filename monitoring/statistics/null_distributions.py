@@ -148,21 +148,21 @@ class EmpiricalNull:
             draws: Statistics drawn from the null distribution, [draws, statistics].
             least_scale: Smallest scale of the exponential tail.
         """
-        self._sorted = np.sort(draws, axis=0)
+        self._sorted_draws = np.sort(draws, axis=0)
         self._count = len(draws)
         beyond = max(1, int(np.ceil(TAIL_SHARE * self._count)))
-        self._from = self._sorted[-beyond]
-        excess = (self._sorted[-beyond:] - self._from).mean(axis=0)
+        self._from = self._sorted_draws[-beyond]
+        excess = (self._sorted_draws[-beyond:] - self._from).mean(axis=0)
         self._scale = np.maximum(excess, max(least_scale, 1e-12))
 
     def p_values(self, observed: np.ndarray) -> np.ndarray:
         """P-values of statistics [rows, statistics]; larger statistics are farther. Never 0."""
-        columns = range(self._sorted.shape[1])
+        columns = range(self._sorted_draws.shape[1])
         # A draw that equals the observed value up to rounding counts as equally far.
         near = observed - 1e-9 * np.abs(observed) - 1e-12
-        as_far = [self._count - np.searchsorted(self._sorted[:, j], near[:, j]) for j in columns]
+        as_far = [self._count - np.searchsorted(self._sorted_draws[:, j], near[:, j]) for j in columns]
         ranked = (1 + np.stack(as_far, axis=1)) / (1 + self._count)
-        start = (1 + (self._sorted >= self._from).sum(axis=0)) / (1 + self._count)
+        start = (1 + (self._sorted_draws >= self._from).sum(axis=0)) / (1 + self._count)
         fitted = start * np.exp(-np.maximum(observed - self._from, 0.0) / self._scale)
         sparse = (ranked * (1 + self._count) <= MIN_EXCEEDANCES) & (observed > self._from)
         return np.maximum(np.where(sparse, np.minimum(fitted, ranked), ranked), _SMALLEST)

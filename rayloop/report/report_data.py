@@ -233,7 +233,7 @@ def _cost(monitor: ray.actor.ActorHandle[Any] | None) -> schema.ModelCost | None
     used = UsageTotals.model_validate(status["used"])
     if not (used.reserved_cpu_s or used.cpu_s):
         return None
-    return schema.ModelCost(total=status["cost"], used=used, tags=status["tags"])
+    return schema.ModelCost(total=status["cost"], usage=used, tags=status["tags"])
 
 
 def _version(context: ProjectContext, version: ModelVersion) -> schema.VersionRow:

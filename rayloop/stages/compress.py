@@ -27,7 +27,7 @@ Train = Callable[[ModelSpec, TrainConfig, int, Weights | None, Teacher | None], 
 class CompressionResult(NamedTuple):
     """The model after the steps that were accepted."""
 
-    fitted: FitResult
+    fit_result: FitResult
     checks: tuple[Check, ...] = ()
     """Checks of the accepted steps against the model before compression."""
     steps: tuple[str, ...] = ()
@@ -43,28 +43,28 @@ class _GateResult(NamedTuple):
     mib: float
 
 
-def compress(build: CandidateBuild, fitted: FitResult, train: Train) -> CompressionResult:
+def compress(build: CandidateBuild, fit_result: FitResult, train: Train) -> CompressionResult:
     """Run the project's compression steps in order.
 
-    Each result is compared with ``fitted``, not with the step before it: small losses would add up unnoticed. A model
-    that fails the gate as it is stays as it is: compression cannot repair it.
+    Each result is compared with ``fit_result``, not with the step before it: small losses would add up unnoticed. A
+    model that fails the gate as it is stays as it is: compression cannot repair it.
 
     Args:
         build: The candidate.
-        fitted: Its trained model.
+        fit_result: Its trained model.
         train: Trains a smaller model.
     """
-    result = CompressionResult(fitted)
+    result = CompressionResult(fit_result)
     steps = build.context.project.compress
     if not steps:
         return result
     gate = _Gate(build)
-    original = gate.check(fitted)
+    original = gate.check(fit_result)
     for number, step in enumerate(steps if original.report.passed else (), start=1):
-        before = result.fitted
+        before = result.fit_result
         # One step's epochs and learning rate do not carry over to the next.
         job = compression_job(
-            step, TrainSpec(before.spec, fitted.config, before.task, before.inputs), before.build_module()
+            step, TrainSpec(before.spec, fit_result.config, before.task, before.inputs), before.build_module()
         )
         build.context.progress(f"compression step {number}: {step.description}")
         smaller = train(job.model, job.config, number, job.start, job.teacher)
@@ -92,10 +92,10 @@ class _Gate:
         self._rows, _ = gate_rows(build)
 
     def check(
-        self, fitted: FitResult, original_scores: np.ndarray | None = None, step: Compression | None = None
+        self, fit_result: FitResult, original_scores: np.ndarray | None = None, step: Compression | None = None
     ) -> _GateResult:
         with tempfile.TemporaryDirectory(prefix="rayloop-compress-") as temporary:
             path = Path(temporary) / MODEL_FILE
             rows = self._rows._replace(original_scores=original_scores, compression=step.description if step else "")
-            exported = export_and_check(self._policy, fitted, path.parent, rows)
+            exported = export_and_check(self._policy, fit_result, path.parent, rows)
             return _GateResult(exported.scores, exported.report, path.stat().st_size / (1 << 20))

@@ -155,7 +155,7 @@ def _from_view(
     parts = context.tables.parts(left)[1] if left else []
     batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
     rebuild = rebuild_entities(context.store, view, batches, affected)
-    return Deletion(f"online view {view.name}", rebuild.removed, f"{rebuild.entities:,} states rebuilt")
+    return Deletion(f"online view {view.name}", rebuild.removed_entities, f"{rebuild.entities:,} states rebuilt")
 
 
 def _from_quarantine(context: ProjectContext, where: Where) -> Deletion:

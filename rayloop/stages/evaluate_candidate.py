@@ -29,8 +29,8 @@ TRAIN_SAMPLE_ROWS = 20_000
 class CandidateEvaluation(NamedTuple):
     """A candidate's model, the file of it that is served, and all results."""
 
-    fitted: FitResult
-    served: ExportedModel
+    fit_result: FitResult
+    exported_model: ExportedModel
     evidence: CandidateEvidence
     assessment: Assessment
     report: GateReport
@@ -47,32 +47,32 @@ class CandidateEvaluation(NamedTuple):
 
 
 def evaluate_candidate(
-    build: CandidateBuild, fitted: FitResult, folder: Path, compression_checks: tuple[Check, ...] = ()
+    build: CandidateBuild, fit_result: FitResult, folder: Path, compression_checks: tuple[Check, ...] = ()
 ) -> CandidateEvaluation:
     """Export a model, choose its precision, assess and gate it.
 
     Args:
         build: The candidate.
-        fitted: Its model.
+        fit_result: Its model.
         folder: Where the model file goes.
         compression_checks: Checks of the compression steps, which become part of the report.
     """
     gate = build.context.project.gate
     rows, champion = gate_rows(build)
-    served = export_best_precision(gate, fitted, folder, rows)
+    exported_model = export_best_precision(gate, fit_result, folder, rows)
     latency = measure_latencies(
-        onnx_scorer.open_session(folder / MODEL_FILE), fitted.build_scorer(), fitted.encoder.encode(rows.sample)
+        onnx_scorer.open_session(folder / MODEL_FILE), fit_result.build_scorer(), fit_result.encoder.encode(rows.sample)
     )
-    evidence = _evidence(build.frame, fitted, folder, served.scores, rows.champion_scores)
+    evidence = _evidence(build.frame, fit_result, folder, exported_model.scores, rows.champion_scores)
     assessed, size = assessment.assess(gate, evidence), (folder / MODEL_FILE).stat().st_size
-    more = (*assessment.check(gate, fitted.task, assessed), *serving_budget.check(gate.budget, latency, size))
+    more = (*assessment.check(gate, fit_result.task, assessed), *serving_budget.check(gate.budget, latency, size))
     return CandidateEvaluation(
-        fitted=fitted,
-        served=served,
+        fit_result=fit_result,
+        exported_model=exported_model,
         evidence=evidence,
         assessment=assessed,
-        report=GateReport(checks=(*served.report.checks, *compression_checks, *more)),
-        quality=metrics.evaluate(fitted.task, served.scores, rows.labels),
+        report=GateReport(checks=(*exported_model.report.checks, *compression_checks, *more)),
+        quality=metrics.evaluate(fit_result.task, exported_model.scores, rows.labels),
         latency=latency,
         size=size,
         champion=champion,
@@ -88,13 +88,13 @@ def gate_rows(build: CandidateBuild) -> tuple[GateRows, str]:
 
 
 def _evidence(
-    frame: FrameView, fitted: FitResult, folder: Path, scores: np.ndarray, champion_scores: np.ndarray | None
+    frame: FrameView, fit_result: FitResult, folder: Path, scores: np.ndarray, champion_scores: np.ndarray | None
 ) -> CandidateEvidence:
     """Score the rows of the frame with the model.onnx in ``folder``; of the training rows a sample, without scores."""
     model = onnx_scorer.open_session(folder / MODEL_FILE)
 
     def scored_split(table: pa.Table, scores: np.ndarray | None) -> ScoredSplit:
-        arrays = fitted.encoder.encode(table)
+        arrays = fit_result.encoder.encode(table)
         return ScoredSplit(
             table, arrays, table[LABEL].to_numpy(), onnx_scorer.score(model, arrays) if scores is None else scores
         )
@@ -102,12 +102,12 @@ def _evidence(
     train = frame.rows_of(TRAIN)
     sample = train.take(np.arange(0, train.num_rows, max(1, -(-train.num_rows // TRAIN_SAMPLE_ROWS))))
     return CandidateEvidence(
-        task=fitted.task,
-        inputs=fitted.inputs,
+        task=fit_result.task,
+        inputs=fit_result.inputs,
         score=lambda arrays: onnx_scorer.score(model, arrays),
         train=scored_split(sample, np.empty(0, np.float32)),
         validation=scored_split(frame.rows_of(VALIDATION), None),
         test=scored_split(frame.rows_of(TEST), scores),
-        temperature=fitted.temperature,
+        temperature=fit_result.temperature,
         champion_scores=champion_scores,
     )

@@ -134,7 +134,7 @@ def backfill_view(context: ProjectContext, name: str, until: datetime, since: da
         rows, start = ingestion.snapshot.rows, _us(since) if since else None
         done = backfill(context.store, view, batches, rows, _us(until), start)
         context.progress(
-            f"{name}: rebuilt {done.entities:,} states from {done.events:,} events, removed {done.removed:,}"
+            f"{name}: rebuilt {done.entities:,} states from {done.events:,} events, removed {done.removed_entities:,}"
         )
 
 

@@ -16,15 +16,15 @@ class CurveLogger:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._pulses = 0
+        self._step_events = 0
         self._epochs: set[int] = set()
 
     def __call__(self, event: EpochResult | StepProgress) -> None:
         if isinstance(event, EpochResult):
             self._epoch(event)
             return
-        self._pulses += 1
-        if self._pulses % EVERY == 1:
+        self._step_events += 1
+        if self._step_events % EVERY == 1:
             step = (event.epoch - 1) * event.steps + event.step
             self._run.log_metrics({f"step_{name}": value for name, value in event.as_metrics().items()}, step=step)
 

@@ -33,7 +33,7 @@ def log_card(run: Run, build: CandidateBuild, evaluation: CandidateEvaluation) -
 def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluation) -> model_card.ModelCard:
     """Collect the facts of a model card."""
     context, frame = build.context, build.frame
-    project, fitted = context.project, evaluation.fitted
+    project, fitted = context.project, evaluation.fit_result
     parts = tuple(_part_facts(frame, split, project.task.kind != "multiclass") for split in (TRAIN, VALIDATION, TEST))
     features = _feature_facts(context, frame)
     model = {"kind": fitted.spec.name, "temperature": fitted.temperature, **fitted.spec.parameters}
@@ -46,7 +46,7 @@ def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluatio
         parts=parts,
         features=features,
         recipe={"model": model, "train": fitted.config.model_dump(mode="json")},
-        precision=str(evaluation.served),
+        precision=str(evaluation.exported_model),
         compression=evaluation.compression,
         latency=evaluation.latency,
         size=evaluation.size,

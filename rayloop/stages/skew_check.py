@@ -126,7 +126,8 @@ def describe_replay(replayed: SkewReplay) -> Iterator[str]:
         yield f"{skew.origin}.{skew.feature}: {skew.mismatches:,} of {skew.rows:,} rows differ{_kind(skew)}"
         if skew.example is not None:
             example = skew.example
-            yield f"  row {example.id} as of {example.as_of}: served {example.served}, offline {example.offline}"
+            values = f"served {example.served_value}, offline {example.offline_value}"
+            yield f"  row {example.id} as of {example.as_of}: {values}"
     for why, rows in replayed.left_out.items():
         yield f"{rows:,} rows skipped: {why}"
 

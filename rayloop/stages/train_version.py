@@ -99,11 +99,11 @@ def build_version(
 
 def _train_and_evaluate(build: CandidateBuild, run: Run, folder: Path) -> CandidateEvaluation:
     compressed = _train(build, run)
-    evaluation = evaluate_candidate(build, compressed.fitted, folder, compressed.checks)
+    evaluation = evaluate_candidate(build, compressed.fit_result, folder, compressed.checks)
     evaluation = evaluation._replace(compression=str(compressed))
     run.set_tags(_compression(evaluation))
     progress = build.context.progress
-    progress(f"exported in {evaluation.served}; {format_latencies(evaluation.latency)}")
+    progress(f"exported in {evaluation.exported_model}; {format_latencies(evaluation.latency)}")
     for check in evaluation.report.checks:
         progress(f"gate {'pass' if check.passed else 'FAIL'}: {check.name}: {check.reason}")
     return evaluation
@@ -178,8 +178,8 @@ def _write_bundle(build: CandidateBuild, evaluation: CandidateEvaluation, folder
         snapshot=frame.snapshot,
         code_version=build.context.code_version,
         recipe={"model": recipe.spec.parameters, "train": recipe.config.model_dump(mode="json")},
-        metrics=evaluation.fitted.metrics,
-        precision=evaluation.served.precision,
+        metrics=evaluation.fit_result.metrics,
+        precision=evaluation.exported_model.precision,
     ).save(folder)
     (folder / PROFILE_FILE).write_bytes(_reference(build.context, frame, folder).to_bytes())
 
@@ -220,7 +220,7 @@ def _tags(build: CandidateBuild, evaluation: CandidateEvaluation) -> dict[str, s
         FINGERPRINT_TAG: build.fingerprint,
         GATE_TAG: evaluation.report.model_dump_json(),
         SUMMARY: json.dumps(evaluation.quality),
-        PRECISION: str(evaluation.served),
+        PRECISION: str(evaluation.exported_model),
         RUNTIME: format_latencies(evaluation.latency),
         **_origin(build),
         **_compression(evaluation),
@@ -241,7 +241,7 @@ def _origin(build: CandidateBuild) -> dict[str, str]:
 
 
 def _log(run: Run, build: CandidateBuild, evaluation: CandidateEvaluation) -> None:
-    fitted = evaluation.fitted
+    fitted = evaluation.fit_result
     run.log_parameters(_flat(build.recipe))
     run.log_metrics({f"test_{name}": value for name, value in evaluation.quality.items()})
     run.log_metrics({f"validation_{name}": value for name, value in fitted.metrics.items()})

@@ -41,7 +41,7 @@ class TrainingData:
 
     def __init__(self, frame: Dataset) -> None:
         self._frame = frame
-        self._encoded: dict[tuple[str, str, int], EncodedData] = {}
+        self._cache: dict[tuple[str, str, int], EncodedData] = {}
 
     @classmethod
     def from_frame(cls, frame: Dataset | pa.Table) -> TrainingData:
@@ -60,13 +60,13 @@ class TrainingData:
             DataError: Columns differ from their declaration, or a part is empty.
         """
         key = (encoder.model_dump_json(), task.model_dump_json(), cache_mib)
-        if key not in self._encoded:
+        if key not in self._cache:
             with suppress_logs("ray.data"):
                 parts = _encode(self._frame, encoder, cache_mib)
             sample = parts["train"].sample(SAMPLE_ROWS)
             inputs = InputSpec.fit(encoder, task, {"numbers": sample.numbers, "codes": sample.codes}, sample.labels)
-            self._encoded[key] = EncodedData(parts["train"], parts["validation"], inputs, ray.put(vars(sample)))
-        return self._encoded[key]
+            self._cache[key] = EncodedData(parts["train"], parts["validation"], inputs, ray.put(vars(sample)))
+        return self._cache[key]
 
 
 @dataclass(frozen=True)

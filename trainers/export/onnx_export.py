@@ -29,14 +29,14 @@ TRACE_ROWS = 2
 class _OneInput(nn.Module):
     """A model without numbers or without categories, as a function of the other input only."""
 
-    def __init__(self, scored: nn.Module) -> None:
+    def __init__(self, scorer: nn.Module) -> None:
         super().__init__()
-        self.scored = scored
+        self.scorer = scorer
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         is_codes = values.dtype == torch.int64
         empty = values.new_zeros((values.shape[0], 0), dtype=torch.float32 if is_codes else torch.int64)
-        return self.scored(empty, values) if is_codes else self.scored(values, empty)
+        return self.scorer(empty, values) if is_codes else self.scorer(values, empty)
 
 
 def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
@@ -56,12 +56,12 @@ def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
     """
     if not sample.num_rows:
         raise DataError("data.empty_export_sample")
-    scored = result.build_scorer()
-    save_onnx(scored, result.inputs, folder / MODEL_FILE)
+    scorer = result.build_scorer()
+    save_onnx(scorer, result.inputs, folder / MODEL_FILE)
     save_file({name: value.copy(order="C") for name, value in result.state.items()}, folder / WEIGHTS_FILE)
     arrays = result.encoder.encode(sample)
     with torch.inference_mode():
-        torch_scores = scored(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
+        torch_scores = scorer(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
     onnx_scores = onnx_scorer.score(onnx_scorer.open_session(folder / MODEL_FILE), arrays)
     return max(_difference(result, torch_scores, onnx_scores), export_portable(result, folder, sample))
 
@@ -89,15 +89,15 @@ def _difference(result: FitResult, expected: np.ndarray, actual: np.ndarray) -> 
     return float(np.abs(expected.astype(np.float64) - actual).max()) / result.inputs.label_std
 
 
-def save_onnx(scored: nn.Module, inputs: InputSpec, path: Path) -> None:
+def save_onnx(scorer: nn.Module, inputs: InputSpec, path: Path) -> None:
     """Write a module as one self-contained ONNX file.
 
     Args:
-        scored: The module, with scores as its output.
+        scorer: The module, with scores as its output.
         inputs: Its inputs. "numbers" and "codes" become inputs of the graph when they have columns.
         path: The file. Its output is "scores"; the batch size is dynamic.
     """
-    module, arguments = _trace_inputs(scored, inputs)
+    module, arguments = _trace_inputs(scorer, inputs)
     batch = torch.export.Dim("batch")
     # The exporter warns about the absence of torchvision and about its own internals; neither concerns a caller.
     with suppress_logs("torch.onnx"), warnings.catch_warnings(action="ignore"), _without_gc():
@@ -130,9 +130,9 @@ def _without_gc() -> Iterator[None]:
             gc.enable()
 
 
-def _trace_inputs(scored: nn.Module, inputs: InputSpec) -> tuple[nn.Module, Arrays]:
+def _trace_inputs(scorer: nn.Module, inputs: InputSpec) -> tuple[nn.Module, Arrays]:
     """The module as a function of the inputs that have columns, and example values for them."""
     numbers = np.zeros((TRACE_ROWS, inputs.width), np.float32)
     codes = np.zeros((TRACE_ROWS, len(inputs.cardinalities)), np.int64)
     present = {name: values for name, values in (("numbers", numbers), ("codes", codes)) if values.size}
-    return scored if len(present) > 1 else _OneInput(scored), present
+    return scorer if len(present) > 1 else _OneInput(scorer), present

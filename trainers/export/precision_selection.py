@@ -97,48 +97,48 @@ def quantize(model: bytes, target: Path) -> None:
         )
 
 
-def export_and_check(policy: GatePolicy, fitted: FitResult, folder: Path, rows: GateRows) -> ExportedModel:
+def export_and_check(policy: GatePolicy, fit_result: FitResult, folder: Path, rows: GateRows) -> ExportedModel:
     """Export a model in float32 and check its scores.
 
     Args:
         policy: Limits of the gate.
-        fitted: The model.
+        fit_result: The model.
         folder: Where its files go.
         rows: Rows to score, and the scores to compare with.
     """
-    return _check(policy, fitted, folder, rows, export(fitted, folder, rows.sample))
+    return _check(policy, fit_result, folder, rows, export(fit_result, folder, rows.sample))
 
 
-def export_best_precision(policy: GatePolicy, fitted: FitResult, folder: Path, rows: GateRows) -> ExportedModel:
+def export_best_precision(policy: GatePolicy, fit_result: FitResult, folder: Path, rows: GateRows) -> ExportedModel:
     """Export a model, with int8 weights where ``TrainConfig.quantize`` asks for them and the gate accepts them.
 
     A model that fails the gate in float32 is not tried in int8.
 
     Args:
         policy: Limits of the gate.
-        fitted: The model.
+        fit_result: The model.
         folder: Where its files go.
         rows: Rows to score.
     """
-    exact = export_and_check(policy, fitted, folder, rows)
-    if fitted.config.quantize == "none":
+    exact = export_and_check(policy, fit_result, folder, rows)
+    if fit_result.config.quantize == "none":
         return exact
     if not exact.report.passed:
         return exact._replace(int8_refusal="it already fails in float32")
     original = (folder / MODEL_FILE).read_bytes()
     quantize(original, folder / MODEL_FILE)
-    parity = max(exact.parity, export_portable(fitted, folder, rows.table))
+    parity = max(exact.parity, export_portable(fit_result, folder, rows.table))
     compared = rows._replace(original_scores=exact.scores, compression=INT8)
-    quantized = _check(policy, fitted, folder, compared, parity)
+    quantized = _check(policy, fit_result, folder, compared, parity)
     if quantized.report.passed:
         return quantized._replace(precision="int8")
     (folder / MODEL_FILE).write_bytes(original)
-    export_portable(fitted, folder, rows.table)
+    export_portable(fit_result, folder, rows.table)
     return exact._replace(int8_refusal="; ".join(check.reason for check in quantized.report.failures))
 
 
-def _check(policy: GatePolicy, fitted: FitResult, folder: Path, rows: GateRows, parity: float) -> ExportedModel:
-    scores = onnx_scorer.score(onnx_scorer.open_session(folder / MODEL_FILE), fitted.encoder.encode(rows.table))
-    measured = fitted.task, scores, rows.labels, parity, fitted.train_metrics, fitted.metrics
+def _check(policy: GatePolicy, fit_result: FitResult, folder: Path, rows: GateRows, parity: float) -> ExportedModel:
+    scores = onnx_scorer.score(onnx_scorer.open_session(folder / MODEL_FILE), fit_result.encoder.encode(rows.table))
+    measured = fit_result.task, scores, rows.labels, parity, fit_result.train_metrics, fit_result.metrics
     candidate = ScoredCandidate(*measured, rows.champion_scores, rows.original_scores, rows.compression)
     return ExportedModel(scores, check_candidate(policy, candidate), parity)

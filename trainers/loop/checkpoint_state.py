@@ -96,17 +96,17 @@ def restore_state(
     step.restore(stored["step"])
     state.best = BestWeights(**{name: stored["best"][name] for name in ("value", "weights", "stale")})
     state.epochs = [EpochResult.model_validate(epoch, extra="ignore") for epoch in stored["epochs"]]
-    state.spent = stored["spent"]
+    state.earlier_seconds = stored["spent"]
     if len(stored["chance"]) == group.size:
         state.at = stored["at"]
         state.loss.fill_(stored["losses"][group.rank])
         rng_state.restore(stored["chance"][group.rank], group.device)
         return
     state.at = stored["at"] * state.steps // stored["steps"]
-    step.done = len(state.epochs) * state.steps + state.at
+    step.steps_done = len(state.epochs) * state.steps + state.at
     mean = sum(stored["losses"]) / len(stored["losses"])
     state.loss.fill_(mean * state.at / stored["at"] if stored["at"] else 0.0)
-    rng_state.seed(group.worker_seed(spec.config.seed) + step.done)
+    rng_state.seed(group.worker_seed(spec.config.seed) + step.steps_done)
 
 
 def describe_training(spec: TrainSpec) -> str:

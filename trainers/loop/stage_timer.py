@@ -23,41 +23,41 @@ class StageTimer:
     def __init__(self, device: torch.device) -> None:
         self._every = GPU_SAMPLE_EVERY if device.type == "cuda" else 1
         self._steps = -1
-        self._last = self._started = time.perf_counter()
+        self._last = self._epoch_start = time.perf_counter()
         self._sampled_seconds: dict[str, float] = {}
-        self._unsampled: dict[str, float] = {}
+        self._full_seconds: dict[str, float] = {}
 
-    def start_epoch(self, spent: Mapping[str, float] | None = None) -> None:
-        """Start an epoch; ``spent`` are its seconds by stage before a resume."""
+    def start_epoch(self, earlier_seconds: Mapping[str, float] | None = None) -> None:
+        """Start an epoch; ``earlier_seconds`` are its seconds by stage before a resume."""
         self._sampled_seconds = {}
-        self._unsampled = dict.fromkeys(STAGES, 0.0) | dict(spent or {})
-        self._last = self._started = time.perf_counter()
-        self._started -= sum(self._unsampled.values())
+        self._full_seconds = dict.fromkeys(STAGES, 0.0) | dict(earlier_seconds or {})
+        self._last = self._epoch_start = time.perf_counter()
+        self._epoch_start -= sum(self._full_seconds.values())
 
     @property
     def elapsed(self) -> float:
         """Wall-clock seconds of the epoch, including those before a resume."""
-        return time.perf_counter() - self._started
+        return time.perf_counter() - self._epoch_start
 
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds of the epoch by stage."""
         return {
             stage: seconds + self._every * self._sampled_seconds.get(stage, 0.0)
-            for stage, seconds in self._unsampled.items()
+            for stage, seconds in self._full_seconds.items()
         }
 
     def step(self) -> None:
         """Start a step, which begins with the wait for its rows."""
         self._steps += 1
-        if self._every > 1 and self._sampled:
+        if self._every > 1 and self._is_sampled:
             torch.cuda.synchronize()
             self._last = time.perf_counter()
 
     def mark(self, stage: str) -> None:
         """End ``stage`` of this step."""
         if self._every > 1:
-            if not self._sampled:
+            if not self._is_sampled:
                 return
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -70,9 +70,9 @@ class StageTimer:
         before = time.perf_counter()
         yield
         spent = time.perf_counter() - before
-        self._unsampled[stage] += spent
+        self._full_seconds[stage] += spent
         self._last += spent
 
     @property
-    def _sampled(self) -> bool:
+    def _is_sampled(self) -> bool:
         return self._steps % self._every == 0

@@ -88,7 +88,7 @@ class _Training:
         # Building a teacher draws random numbers: it comes before the student's generators are seeded.
         loss = _make_loss(spec, group)
         self._module = _build_module(spec, group)
-        self._scored = ScoringModule(self._module, spec.task, spec.inputs)
+        self._scorer = ScoringModule(self._module, spec.task, spec.inputs)
         self._timer = StageTimer(group.device)
         steps = spec.config.epochs * loader.steps
         self._step = Stepper(group.wrap(self._module), spec.config, loss, steps, group, self._timer)
@@ -116,7 +116,7 @@ class _Training:
         number, timer = self.epochs_done + 1, self._timer
         self._step.use(self._spec.config.for_epoch(number))
         lr = self._step.lr
-        timer.start_epoch(self._state.spent)
+        timer.start_epoch(self._state.earlier_seconds)
         loss = self._run_steps(number)
         if not np.isfinite(loss):
             raise DataError("data.loss_not_finite", epoch=number, loss=loss)
@@ -156,26 +156,26 @@ class _Training:
         self._form_buckets()
         restore_state(load_checkpoint(body), self._spec, group, self._module, self._step, state)
         if not group.rank:
-            self._on_progress(self._progress(state.spent).model_copy(update={"resumed": True}))
+            self._on_progress(self._progress(state.earlier_seconds).model_copy(update={"resumed": True}))
 
     def _run_steps(self, number: int) -> float:
         """Returns the mean loss of the epoch over all workers."""
-        self._scored.train()
+        self._scorer.train()
         state, every = self._state, self._spec.config.checkpoint_steps
         for batch in self._loader.epoch(number, state.at):
             self._timer.mark("data")
             state.loss += self._step(batch)
             state.at += 1
-            if every and self._step.done % every == 0:
+            if every and self._step.steps_done % every == 0:
                 self._save()
             self._report_progress()
             self._timer.step()
         return float(self._group.all_reduce(state.loss)) / (self._loader.steps * self._group.size)
 
     def _validate(self) -> dict[str, float]:
-        self._scored.eval()
+        self._scorer.eval()
         self._group.sync_buffers(self._module)
-        return validate(self._scored, self._spec.task, self._held_out, self._group)
+        return validate(self._scorer, self._spec.task, self._held_out, self._group)
 
     def _save(self) -> None:
         """Copy the state; it is written while training continues."""
@@ -185,7 +185,7 @@ class _Training:
             seconds = self._timer.seconds
             stored = capture_state(self._spec, self._group, self._module, self._step, self._state, seconds)
             if not self._group.rank:
-                self._checkpointer.save(self._step.done, stored)
+                self._checkpointer.save(self._step.steps_done, stored)
 
     def _form_buckets(self) -> None:
         """Run one backward pass whose gradients are discarded.
@@ -193,7 +193,7 @@ class _Training:
         DDP fixes the order in which it sums gradients in its first backward pass; without this, a resumed training
         would differ in the last bits.
         """
-        self._scored.train()
+        self._scorer.train()
         self._step.gradients(next(iter(self._loader.epoch(1))))
         self._step.optimizer.zero_grad(set_to_none=True)
 

@@ -35,7 +35,7 @@ class TrainState:
     epochs: list[EpochResult] = field(default_factory=list)
     at: int = 0
     """Steps done in the current epoch."""
-    spent: dict[str, float] = field(default_factory=dict)
+    earlier_seconds: dict[str, float] = field(default_factory=dict)
     """Seconds by stage of the current epoch before a resume."""
 
     def is_over(self, config: TrainConfig) -> bool:
@@ -51,7 +51,7 @@ class TrainState:
     def end(self, epoch: EpochResult) -> None:
         """End the current epoch."""
         self.epochs.append(epoch)
-        self.at, self.spent = 0, {}
+        self.at, self.earlier_seconds = 0, {}
         self.loss.zero_()
 
     def result(self) -> TrainResult:

@@ -41,9 +41,9 @@ def schedule_factor(config: TrainConfig, step: int, steps: int) -> float:
     return end + (1.0 - end) * _half_cosine((step - rising) / max(1.0, steps - rising))
 
 
-def _half_cosine(done: float) -> float:
-    """Falls from 1 to 0 as ``done`` goes from 0 to 1."""
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+def _half_cosine(share: float) -> float:
+    """Falls from 1 to 0 as ``share`` goes from 0 to 1."""
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
 
 
 class Stepper:
@@ -59,7 +59,7 @@ class Stepper:
 
     Attributes:
         optimizer: The optimizer.
-        done: Steps done so far; the learning rate depends on it alone.
+        steps_done: Steps done so far; the learning rate depends on it alone.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Stepper:
         self._cast = _AUTOCAST.get(config.precision)
         self._scaler = torch.amp.GradScaler(group.device.type, enabled=config.precision == "fp16")
         self.optimizer = _adamw(module, config)
-        self.done = 0
+        self.steps_done = 0
 
     def use(self, config: TrainConfig) -> None:
         """Apply those settings of ``config`` that may change during training."""
@@ -91,7 +91,7 @@ class Stepper:
     @property
     def lr(self) -> float:
         """Learning rate of the next step."""
-        return self._config.lr * schedule_factor(self._config, self.done, self._steps)
+        return self._config.lr * schedule_factor(self._config, self.steps_done, self._steps)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Take one step on ``batch``; returns its mean loss, detached from the graph."""
@@ -103,7 +103,7 @@ class Stepper:
             nn.utils.clip_grad_norm_(self._module.parameters(), self._config.clip_norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        self.done += 1
+        self.steps_done += 1
         self._timer.mark("optimiser")
         return loss
 
@@ -129,11 +129,11 @@ class Stepper:
 
     def state(self) -> dict[str, Any]:
         """State in addition to that of the optimizer."""
-        return {"done": self.done, "scaler": self._scaler.state_dict()}
+        return {"done": self.steps_done, "scaler": self._scaler.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore what ``state`` returned."""
-        self.done = state["done"]
+        self.steps_done = state["done"]
         self._scaler.load_state_dict(state["scaler"])
 
     def _part_loss(self, part: Batch) -> torch.Tensor:

@@ -117,31 +117,31 @@ def fit(
     task, config = request.task, request.config
     calibration.require_probabilities(task, config.calibrate)
     started = time.perf_counter()
-    encoded = data.encode(request.encoder, task, config.cache_mib)
-    model_builder.check(request.spec, encoded.inputs, task)
+    encoded_data = data.encode(request.encoder, task, config.cache_mib)
+    model_builder.check(request.spec, encoded_data.inputs, task)
     encode_seconds = time.perf_counter() - started
-    losses.class_weights(task, config, encoded.inputs)
+    losses.class_weights(task, config, encoded_data.inputs)
     if warning := capacity_warning(config.min_workers or config.workers, config.cpus_per_worker):
         print_line(warning)
-    spec = TrainSpec(request.spec, config, task, encoded.inputs, request.start, request.teacher)
+    spec = TrainSpec(request.spec, config, task, encoded_data.inputs, request.start, request.teacher)
     reporter = _ProgressReporter(print_line, metrics.primary_metric(task).name, on_event)
     with _event_queue(reporter) as queue:
-        trained = run_worker_group(spec, encoded, queue=queue, name=name, checkpoints=checkpoints)
-    if (done := len(trained.epochs)) < config.epochs:
+        outcome = run_worker_group(spec, encoded_data, queue=queue, name=name, checkpoints=checkpoints)
+    if (done := len(outcome.epochs)) < config.epochs:
         print_line(f"stopped early after {done} of {config.epochs} epochs: no improvement in {config.patience} epochs")
     result = FitResult(
         spec=request.spec,
         config=config,
         task=task,
         encoder=request.encoder,
-        inputs=encoded.inputs,
-        state=trained.state,
-        epochs=trained.epochs,
-        metrics=trained.best.metrics,
+        inputs=encoded_data.inputs,
+        state=outcome.state,
+        epochs=outcome.epochs,
+        metrics=outcome.best.metrics,
         train_metrics={},
-        seconds=_split_seconds(trained, encode_seconds, time.perf_counter() - started),
+        seconds=_split_seconds(outcome, encode_seconds, time.perf_counter() - started),
     )
-    rows = encoded.sample().thin(TRAIN_SAMPLE_ROWS)
+    rows = encoded_data.sample().thin(TRAIN_SAMPLE_ROWS)
     train_metrics = validate(result.build_scorer(), task, MemoryValidationLoader(rows), ProcessGroup())
     return replace(result, train_metrics=train_metrics)
 
@@ -156,9 +156,9 @@ def calibrate(result: FitResult, validation: pa.Table) -> FitResult:
     return replace(result, temperature=calibration.fit_temperature(result.task, scores, labels))
 
 
-def _split_seconds(trained: TrainResult, encode: float, total: float) -> dict[str, float]:
-    train = sum(epoch.train_seconds for epoch in trained.epochs)
-    validation = sum(epoch.validation_seconds for epoch in trained.epochs)
+def _split_seconds(result: TrainResult, encode: float, total: float) -> dict[str, float]:
+    train = sum(epoch.train_seconds for epoch in result.epochs)
+    validation = sum(epoch.validation_seconds for epoch in result.epochs)
     parts = {"encode": encode, "train": train, "validate": validation}
     return parts | {"start and end": total - sum(parts.values()), "total": total}
 

@@ -15,11 +15,11 @@ from trainers.loop.process_group import ProcessGroup
 from trainers.models.scoring_module import ScoringModule
 
 
-def validate(scored: ScoringModule, task: Task, held_out: ValidationLoader, group: ProcessGroup) -> dict[str, float]:
+def validate(scorer: ScoringModule, task: Task, held_out: ValidationLoader, group: ProcessGroup) -> dict[str, float]:
     """Exact metrics over the held-out rows of all workers, not averages over shards.
 
     Args:
-        scored: The model with scores as its output.
+        scorer: The model with scores as its output.
         task: The task.
         held_out: This worker's share of the held-out rows.
         group: The worker's process group.
@@ -30,7 +30,7 @@ def validate(scored: ScoringModule, task: Task, held_out: ValidationLoader, grou
     Raises:
         DataError: A score is NaN.
     """
-    scores, labels = gather_scores(scored, task, held_out, group)
+    scores, labels = gather_scores(scorer, task, held_out, group)
     if invalid := int(np.isnan(scores).reshape(len(scores), -1).any(axis=1).sum()):
         raise DataError("data.score_not_a_number", rows=invalid, total=len(scores))
     return metrics.evaluate(task, scores, labels)
@@ -38,12 +38,12 @@ def validate(scored: ScoringModule, task: Task, held_out: ValidationLoader, grou
 
 @torch.no_grad()
 def gather_scores(
-    scored: ScoringModule, task: Task, held_out: ValidationLoader, group: ProcessGroup
+    scorer: ScoringModule, task: Task, held_out: ValidationLoader, group: ProcessGroup
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and labels of the held-out rows of all workers, in order, on every worker.
 
     Args:
-        scored: The model with scores as its output.
+        scorer: The model with scores as its output.
         task: The task.
         held_out: This worker's share of the held-out rows.
         group: The worker's process group.
@@ -54,11 +54,11 @@ def gather_scores(
     for first, batch in held_out.batches():
         at = slice(first, first + len(batch.labels))
         batch = batch.to(group.device)
-        table[at, :width] = scored(batch.numbers, batch.codes).reshape(-1, width)
+        table[at, :width] = scorer(batch.numbers, batch.codes).reshape(-1, width)
         table[at, width:] = batch.labels.reshape(-1, task.label_width)
         calls += 1
     for _ in range(calls, _max_calls(held_out, group)):
-        scored(*scored.zero_row(group.device))
+        scorer(*scorer.zero_row(group.device))
     table = group.all_reduce(table).cpu()
     return _to_array(table[:, :width], task.wide), _to_array(table[:, width:], task.label_width > 1)
 

@@ -52,7 +52,7 @@ _GAUGES = {
 
 def run_worker_group(
     spec: TrainSpec,
-    encoded: EncodedData,
+    encoded_data: EncodedData,
     queue: Queue | None = None,
     callbacks: Sequence[UserCallback] = (),
     name: str = "fit",
@@ -64,7 +64,7 @@ def run_worker_group(
 
     Args:
         spec: What to train.
-        encoded: Training and validation rows.
+        encoded_data: Training and validation rows.
         queue: Receives epochs and progress of the first worker.
         callbacks: Callbacks of Ray Train; epochs are also reported to Ray Train.
         name: Label of the training's metrics.
@@ -80,7 +80,7 @@ def run_worker_group(
             _run_worker,
             train_loop_config={
                 "spec": spec,
-                "parts": encoded.without_datasets(),
+                "parts": encoded_data.without_datasets(),
                 "queue": queue,
                 "name": name,
                 "checkpoints": checkpoints or f"{folder}/checkpoints",
@@ -97,7 +97,7 @@ def run_worker_group(
                 failure_config=FailureConfig(max_failures=spec.config.restarts),
                 logging_config=LoggingConfig("WARNING"),
             ),
-            datasets=dict(encoded.streamed_datasets),
+            datasets=dict(encoded_data.streamed_datasets),
             dataset_config=ExactShards(),
         )
         try:

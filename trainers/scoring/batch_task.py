@@ -63,14 +63,14 @@ class BatchTaskResult(NamedTuple):
 
 
 @ray.remote
-def score_part(number: int, shared: Sequence[ray.ObjectRef[Any]]) -> BatchTaskResult:
+def score_part(number: int, references: Sequence[ray.ObjectRef[Any]]) -> BatchTaskResult:
     """Score one part of a job.
 
     Args:
         number: Index of the part.
-        shared: A list with the reference of the BatchJob. Ray would fetch a bare reference again for each task.
+        references: A list with the reference of the BatchJob. Ray would fetch a bare reference again for each task.
     """
-    (reference,) = shared
+    (reference,) = references
     return _worker(reference).run(number)
 
 

@@ -26,12 +26,12 @@ _MAX_S = 1.0
 _MICROSECONDS = 1e6
 
 
-def measure_latencies(model: ort.InferenceSession, scored: nn.Module, arrays: Arrays) -> dict[str, float]:
+def measure_latencies(model: ort.InferenceSession, scorer: nn.Module, arrays: Arrays) -> dict[str, float]:
     """Measure both runtimes, in alternating rounds, so that a change of the core's clock rate affects both.
 
     Args:
         model: The exported model.
-        scored: The training module, with scores as its output.
+        scorer: The training module, with scores as its output.
         arrays: Encoded rows, repeated as often as a batch needs them.
 
     Returns:
@@ -43,7 +43,7 @@ def measure_latencies(model: ort.InferenceSession, scored: nn.Module, arrays: Ar
     try:
         for rows in ROWS:
             batch = {name: np.resize(value, (rows, value.shape[1])) for name, value in arrays.items()}
-            calls = {"onnxruntime": _onnx_call(model, batch), "torch": _torch_call(scored, batch)}
+            calls = {"onnxruntime": _onnx_call(model, batch), "torch": _torch_call(scorer, batch)}
             latency |= {f"{name}_us_{rows}": value for name, value in _medians(calls).items()}
     finally:
         torch.set_num_threads(threads)
@@ -64,10 +64,10 @@ def _onnx_call(model: ort.InferenceSession, batch: Arrays) -> Callable[[], objec
     return lambda: model.run(None, inputs)
 
 
-def _torch_call(scored: nn.Module, batch: Arrays) -> Callable[[], object]:
+def _torch_call(scorer: nn.Module, batch: Arrays) -> Callable[[], object]:
     def call() -> object:
         with torch.inference_mode():
-            return scored(torch.from_numpy(batch["numbers"]), torch.from_numpy(batch["codes"])).numpy()
+            return scorer(torch.from_numpy(batch["numbers"]), torch.from_numpy(batch["codes"])).numpy()
 
     return call
 

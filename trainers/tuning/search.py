@@ -67,27 +67,27 @@ def search(
     model_builder.check_parameters(
         request.spec, [name for name in tuning.space if name not in TrainConfig.model_fields]
     )
-    encoded = data.encode(request.encoder, task, config.cache_mib)
-    model_builder.check(request.spec, encoded.inputs, task)
+    encoded_data = data.encode(request.encoder, task, config.cache_mib)
+    model_builder.check(request.spec, encoded_data.inputs, task)
     with ExitStack() as stack:
         root = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="rayloop-search-"))
-        spec, metric = TrainSpec(request.spec, config, task, encoded.inputs), metrics.primary_metric(task)
-        run = SearchRun(spec, tuning, encoded, metric, TrialStore(folder), print_line, on_trial)
+        spec, metric = TrainSpec(request.spec, config, task, encoded_data.inputs), metrics.primary_metric(task)
+        run = SearchRun(spec, tuning, encoded_data, metric, TrialStore(folder), print_line, on_trial)
         cpus = config.cpus_per_worker if tuning.workers_per_trial > 1 else tuning.cpus_per_trial
         if warning := capacity_warning(tuning.workers_per_trial, cpus):
             print_line(warning)
         _report_earlier_trials(run)
         (_train_population if tuning.method == "pbt" else _run_tpe)(run, f"{root}/weights")
-        selected = _select(run)
-        run.run_plans(_plan_repeats(run, selected))
+        finalists = _select(run)
+        run.run_plans(_plan_repeats(run, finalists))
         # The checkpoints of a population are no longer needed.
         Checkpointer(f"{root}/weights").clear()
-    return _result(run, selected, time.perf_counter() - started)
+    return _result(run, finalists, time.perf_counter() - started)
 
 
 def _report_earlier_trials(run: SearchRun) -> None:
     """Report the trials that ended before an interruption."""
-    ended = run.store.ended()
+    ended = run.store.ended_trials()
     if ended:
         run.print_line(f"resuming a search: {len(ended)} trials have ended")
     for trial in ended:
@@ -96,7 +96,7 @@ def _report_earlier_trials(run: SearchRun) -> None:
 
 def _run_tpe(run: SearchRun, weights: str) -> None:
     """Trials that TPE proposes from the results so far."""
-    ended = {trial.number for trial in run.store.ended()}
+    ended = {trial.number for trial in run.store.ended_trials()}
     numbers = [number for number in range(1, run.tuning.trials + 1) if number not in ended]
     config, tuning = run.spec.config, run.tuning
     asha = ASHAScheduler(
@@ -112,8 +112,8 @@ def _run_tpe(run: SearchRun, weights: str) -> None:
 def _searcher(run: SearchRun) -> OptunaSearch:
     """Knows the results of ended trials; proposes interrupted trials first, or the base values in a new search."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    tuning, ended = run.tuning, run.store.ended()
-    first = [trial.parameters for trial in run.store.interrupted() if trial.stage == "search"]
+    tuning, ended = run.tuning, run.store.ended_trials()
+    first = [trial.parameters for trial in run.store.interrupted_trials() if trial.stage == "search"]
     if not ended and not first:
         first = [search_spaces.base_point(tuning.space, run.spec.model, run.spec.config)]
     searcher = OptunaSearch(
@@ -132,9 +132,9 @@ def _searcher(run: SearchRun) -> OptunaSearch:
     return searcher
 
 
-def _seed(seed: int, ended: int) -> int:
+def _seed(seed: int, trials: int) -> int:
     """A new seed after an interruption: the same one would repeat the first proposals."""
-    return int(np.random.SeedSequence([seed, ended]).generate_state(1)[0]) if ended else seed
+    return int(np.random.SeedSequence([seed, trials]).generate_state(1)[0]) if trials else seed
 
 
 def _train_population(run: SearchRun, weights: str) -> None:
@@ -149,7 +149,7 @@ def _train_population(run: SearchRun, weights: str) -> None:
             for number, (parent, settings) in zip(numbers, members, strict=True)
         ]
         run.run_plans(plans, run.remaining)
-        trials = [trial for trial in run.store.ended() if trial.number in numbers]
+        trials = [trial for trial in run.store.ended_trials() if trial.number in numbers]
         if len(trials) < size or run.remaining <= 0:
             return
         members = pbt.exploit(trials, tuning.space, run.metric, tuning.seed, generation + 1)
@@ -182,13 +182,13 @@ def _trial_settings(run: SearchRun, trial: Trial) -> tuple[ModelSpec, TrainConfi
     spec = run.spec
     if run.tuning.method != "pbt":
         return apply_settings(spec.model, spec.config, trial.parameters)
-    first, changes = trace_changes(run.store.ended(), trial)
+    first, changes = trace_changes(run.store.ended_trials(), trial)
     return apply_settings(spec.model, spec.config, {**first, "changes": changes})
 
 
 def _select(run: SearchRun) -> list[Trial]:
     """The finalists, or the best trial if none are requested."""
-    trials = [trial for trial in run.store.ended() if trial.stage == "search"]
+    trials = [trial for trial in run.store.ended_trials() if trial.stage == "search"]
     if not rank_trials(trials, run.metric):
         reason = next((trial.error for trial in trials if trial.error), "no trial completed an epoch")
         raise RayloopError("rayloop.search_without_result", reason=reason)
@@ -199,11 +199,11 @@ def _select(run: SearchRun) -> list[Trial]:
     return select_finalists(trials, run.metric, run.tuning.finalists if run.tuning.finalist_seeds else 1)
 
 
-def _plan_repeats(run: SearchRun, selected: Sequence[Trial]) -> list[TrialPlan]:
+def _plan_repeats(run: SearchRun, finalists: Sequence[Trial]) -> list[TrialPlan]:
     """Each finalist under each new seed."""
     tuning, plans = run.tuning, list[TrialPlan]()
     rounds = len(_pauses(run.spec.config.epochs, tuning.exchange_epochs)) if tuning.method == "pbt" else 1
-    for trial in selected:
+    for trial in finalists:
         model, config = _trial_settings(run, trial)
         for seed in range(config.seed + 1, config.seed + 1 + tuning.finalist_seeds):
             number = tuning.trials * rounds + len(plans) + 1
@@ -212,9 +212,9 @@ def _plan_repeats(run: SearchRun, selected: Sequence[Trial]) -> list[TrialPlan]:
     return plans
 
 
-def _result(run: SearchRun, selected: Sequence[Trial], seconds: float) -> TuneResult:
-    trials, metric = run.store.ended(), run.metric
-    results = rank_finalists(selected, (trial for trial in trials if trial.stage == "finalist"), metric)
-    best = next((t for t in selected if results and t.number == results[0].trial), selected[0])
+def _result(run: SearchRun, finalists: Sequence[Trial], seconds: float) -> TuneResult:
+    trials, metric = run.store.ended_trials(), run.metric
+    results = rank_finalists(finalists, (trial for trial in trials if trial.stage == "finalist"), metric)
+    best = next((t for t in finalists if results and t.number == results[0].trial), finalists[0])
     model, config = _trial_settings(run, best)
     return TuneResult(tuple(trials), best, model, config, metric.name, seconds, results, metric.direction)

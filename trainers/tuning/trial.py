@@ -119,26 +119,26 @@ def rank_trials(trials: Iterable[Trial], metric: PrimaryMetric) -> list[Trial]:
 
 def select_finalists(trials: Iterable[Trial], metric: PrimaryMetric, count: int) -> list[Trial]:
     """The best ``count`` trials of the search with distinct settings."""
-    selected: list[Trial] = []
+    finalists: list[Trial] = []
     for trial in rank_trials((t for t in trials if t.stage == "search"), metric):
-        if all(trial.parameters != other.parameters for other in selected):
-            selected.append(trial)
-    return selected[:count]
+        if all(trial.parameters != other.parameters for other in finalists):
+            finalists.append(trial)
+    return finalists[:count]
 
 
 def rank_finalists(
-    selected: Sequence[Trial], repeats: Iterable[Trial], metric: PrimaryMetric
+    finalists: Sequence[Trial], repeats: Iterable[Trial], metric: PrimaryMetric
 ) -> tuple[FinalistResult, ...]:
     """Finalists by their mean over ``repeats``, the best first.
 
     The result in the search is left out of the mean: it was selected for being good, which biases it.
     """
-    values: dict[int, list[float]] = {trial.number: [] for trial in selected}
+    values: dict[int, list[float]] = {trial.number: [] for trial in finalists}
     for repeat in repeats:
         if repeat.has_result and repeat.parent in values:
             values[repeat.parent].append(repeat.metric)
     results = [
-        FinalistResult(trial=t.number, parameters=t.parameters, values=tuple(values[t.number])) for t in selected
+        FinalistResult(trial=t.number, parameters=t.parameters, values=tuple(values[t.number])) for t in finalists
     ]
     return tuple(sorted((s for s in results if s.values), key=lambda s: -metric.sign * s.mean))
 

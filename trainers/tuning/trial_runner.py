@@ -66,22 +66,22 @@ class SearchRun:
 
     spec: TrainSpec
     tuning: TuneConfig
-    encoded: EncodedData
+    encoded_data: EncodedData
     metric: PrimaryMetric
     store: TrialStore
     print_line: Callable[[str], None]
     on_trial: Callable[[Trial], None]
-    started: float = field(default_factory=time.monotonic)
+    start_time: float = field(default_factory=time.monotonic)
     """Start on the monotonic clock, moved back by the time spent before an interruption."""
 
     def __post_init__(self) -> None:
-        spent = max((trial.at for trial in self.store.ended()), default=0.0)
-        object.__setattr__(self, "started", self.started - spent)
+        spent = max((trial.at for trial in self.store.ended_trials()), default=0.0)
+        object.__setattr__(self, "start_time", self.start_time - spent)
 
     @property
     def elapsed(self) -> float:
         """Seconds of this search, over interruptions."""
-        return time.monotonic() - self.started
+        return time.monotonic() - self.start_time
 
     @property
     def remaining(self) -> float:
@@ -102,14 +102,14 @@ class SearchRun:
 
     def run_plans(self, plans: Sequence[TrialPlan], seconds: float = math.inf) -> None:
         """Run the trials of ``plans`` that have not ended yet, within ``seconds``."""
-        ended = {trial.number for trial in self.store.ended()}
+        ended = {trial.number for trial in self.store.ended_trials()}
         pending = tuple(plan for plan in plans if plan.trial.number not in ended)
         if pending and seconds > 0:
             self._run(pending, lambda index, proposal: pending[int(proposal[_PLAN])].trial, seconds)
 
     def _run(self, plans: tuple[TrialPlan, ...], trial_of: TrialOf, seconds: float, **settings: Any) -> None:
         trainable = tune.with_parameters(
-            _run_trial, spec=self.spec, tuning=self.tuning, encoded=self.encoded, plans=plans
+            _run_trial, spec=self.spec, tuning=self.tuning, encoded_data=self.encoded_data, plans=plans
         )
         recorder = _TrialRecorder(self, trial_of, {plan.trial.number: plan.pause_after for plan in plans})
         with (
@@ -133,7 +133,11 @@ class SearchRun:
 
 @attach_details
 def _run_trial(
-    proposal: dict[str, Any], spec: TrainSpec, tuning: TuneConfig, encoded: EncodedData, plans: tuple[TrialPlan, ...]
+    proposal: dict[str, Any],
+    spec: TrainSpec,
+    tuning: TuneConfig,
+    encoded_data: EncodedData,
+    plans: tuple[TrialPlan, ...],
 ) -> None:
     """Train one trial, in this process or on its own workers."""
     if plans:
@@ -143,16 +147,16 @@ def _run_trial(
         plan = TrialPlan(Trial(number=0, parameters={}), model, config)
     config = plan.config.model_copy(update={"workers": tuning.workers_per_trial, "min_workers": 0})
     spec = TrainSpec(plan.spec, config, spec.task, spec.inputs)
-    result = (_train_on_workers if tuning.workers_per_trial > 1 else _train_here)(spec, encoded, plan)
+    result = (_train_on_workers if tuning.workers_per_trial > 1 else _train_here)(spec, encoded_data, plan)
     if plan.pause_after:
         # A trial that resumes after its last checkpoint trains nothing, and would report nothing.
         _report(result.epochs[-1])
 
 
-def _train_on_workers(spec: TrainSpec, encoded: EncodedData, plan: TrialPlan) -> TrainResult:
+def _train_on_workers(spec: TrainSpec, encoded_data: EncodedData, plan: TrialPlan) -> TrainResult:
     return run_worker_group(
         spec,
-        encoded,
+        encoded_data,
         callbacks=[TuneReportCallback()],
         checkpoints=plan.checkpoints,
         origin=plan.origin,
@@ -160,11 +164,11 @@ def _train_on_workers(spec: TrainSpec, encoded: EncodedData, plan: TrialPlan) ->
     )
 
 
-def _train_here(spec: TrainSpec, encoded: EncodedData, plan: TrialPlan) -> TrainResult:
+def _train_here(spec: TrainSpec, encoded_data: EncodedData, plan: TrialPlan) -> TrainResult:
     torch.set_num_threads(spec.config.threads)
     group = ProcessGroup(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     checkpointer = Checkpointer(plan.checkpoints, plan.origin) if plan.checkpoints else None
-    loader, held_out = encoded.local_loaders(spec.config)
+    loader, held_out = encoded_data.local_loaders(spec.config)
     return train_loop.train(
         spec, loader, held_out, group, _report, checkpointer=checkpointer, pause_after=plan.pause_after
     )
@@ -186,7 +190,7 @@ class _TrialRecorder(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._run.store.put(self._planned(trials, trial))
+        self._run.store.put(self._find_trial(trials, trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -194,19 +198,19 @@ class _TrialRecorder(tune.Callback):
         self._curves.setdefault(trial.trial_id, {})[result["epoch"]] = result[OBJECTIVE]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(self._planned(trials, trial), trial, "")
+        self._end(self._find_trial(trials, trial), trial, "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(self._planned(trials, trial), trial, Path(trial.error_file).read_text())
+        self._end(self._find_trial(trials, trial), trial, Path(trial.error_file).read_text())
 
-    def _planned(self, trials: list[Any], trial: Any) -> Trial:
+    def _find_trial(self, trials: list[Any], trial: Any) -> Trial:
         return self._trial_of(trials.index(trial), trial.config)
 
-    def _end(self, planned: Trial, trial: Any, error: str) -> None:
+    def _end(self, record: Trial, trial: Any, error: str) -> None:
         last, run = trial.last_result or {}, self._run
-        expected_epochs = self._pauses.get(planned.number) or last.get("epochs", 0)
+        expected_epochs = self._pauses.get(record.number) or last.get("epochs", 0)
         is_complete = last.get("epoch", -1) >= expected_epochs
-        ended = planned.model_copy(
+        ended = record.model_copy(
             update={
                 "metric": last.get(OBJECTIVE, math.nan),
                 "epochs": last.get("epoch", 0),

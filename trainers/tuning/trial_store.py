@@ -32,13 +32,13 @@ class TrialStore:
         """Whether a trial has started."""
         return bool(self._trials)
 
-    def ended(self) -> list[Trial]:
+    def ended_trials(self) -> list[Trial]:
         """Trials that have ended, by number."""
-        return [trial for trial in self._sorted() if trial.status != "running"]
+        return [trial for trial in self._sort_trials() if trial.status != "running"]
 
-    def interrupted(self) -> list[Trial]:
+    def interrupted_trials(self) -> list[Trial]:
         """Trials that started and have not ended, by number."""
-        return [trial for trial in self._sorted() if trial.status == "running"]
+        return [trial for trial in self._sort_trials() if trial.status == "running"]
 
     def put(self, trial: Trial) -> None:
         """Store the current state of a trial.
@@ -56,7 +56,7 @@ class TrialStore:
                 "rayloop.trial_not_written", trial=trial.number, folder=self._folder, reason=str(error)
             ) from error
 
-    def _sorted(self) -> list[Trial]:
+    def _sort_trials(self) -> list[Trial]:
         return [self._trials[number] for number in sorted(self._trials)]
 
     def _read(self) -> Iterator[Trial]:

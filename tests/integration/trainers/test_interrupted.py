@@ -38,9 +38,9 @@ def test_killed_search_does_not_repeat_ended_trials(cluster: Settings, tmp_path:
     finally:
         driver.kill()
         driver.wait()
-    before, built = TrialStore(journal).ended(), waiting.builds(str(tmp_path))
+    before, built = TrialStore(journal).ended_trials(), waiting.builds(str(tmp_path))
     assert [trial.number for trial in before] == [1, 2]
-    [interrupted] = TrialStore(journal).interrupted()
+    [interrupted] = TrialStore(journal).interrupted_trials()
     (tmp_path / "go").touch()
 
     heard: list[Trial] = []
@@ -63,7 +63,7 @@ def test_killed_search_does_not_repeat_ended_trials(cluster: Settings, tmp_path:
 def _until_third_trial(driver: subprocess.Popen, journal: str, folder: str) -> None:
     def begun() -> bool:
         assert driver.poll() is None, "the search ended by itself"
-        return len(waiting.builds(folder)) >= 4 and bool(TrialStore(journal).interrupted())
+        return len(waiting.builds(folder)) >= 4 and bool(TrialStore(journal).interrupted_trials())
 
     until(begun, "the third trial begins")
 

@@ -209,7 +209,7 @@ def test_stored_search_is_read(folder: Path, tmp_path: Path) -> None:
     for path in folder.iterdir():
         _put(path, tmp_path)
     journal = TrialStore(str(tmp_path))
-    assert [trial.model_dump_json() for trial in (*journal.ended(), *journal.interrupted())] == [
+    assert [trial.model_dump_json() for trial in (*journal.ended_trials(), *journal.interrupted_trials())] == [
         trial.model_dump_json() for trial in TRIALS
     ]
 
@@ -438,7 +438,7 @@ def _read_journal(path: Path, folder: Path) -> object:
 
 
 def _read_trial(path: Path, folder: Path) -> object:
-    return [trial.model_dump_json() for trial in TrialStore(str(_put(path, folder))).ended()]
+    return [trial.model_dump_json() for trial in TrialStore(str(_put(path, folder))).ended_trials()]
 
 
 READERS: dict[str, Callable[[Path, Path], object]] = {

@@ -77,7 +77,7 @@ def test_catalog_page_shows_all_values_escaped(stale: str) -> None:
 
 
 def test_skew_page_shows_mismatched_features_first() -> None:
-    example = SkewExample(id="r:1", as_of="2024-01-01", served="<0.1>", offline="None")
+    example = SkewExample(id="r:1", as_of="2024-01-01", served_value="<0.1>", offline_value="None")
     common = {"origin": "spending", "rows": 10, "only_offline": 0, "only_served": 0, "largest_difference": 0.0}
     skews = [
         FeatureSkew(feature="fine", mismatches=0, example=None, **common),

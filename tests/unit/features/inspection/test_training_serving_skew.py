@@ -67,7 +67,7 @@ def test_compare_frames_of_categories_has_an_example() -> None:
     mood = compare_frames(FEATURES, frame(mood=["x", "u", "y"]), frame(mood=["x", "w", None]))[2]
     assert (mood.mismatches, mood.only_served, mood.largest_difference) == (2, 1, 0)
     assert mood.example is not None
-    assert (mood.example.id, mood.example.served, mood.example.offline) == ("b", "u", "w")
+    assert (mood.example.id, mood.example.served_value, mood.example.offline_value) == ("b", "u", "w")
 
 
 def test_merge_skews_adds_up_parts() -> None:

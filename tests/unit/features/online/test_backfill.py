@@ -54,7 +54,7 @@ def test_backfill_gives_features_of_the_join(store: LmdbStore, part: int, monkey
     events = visits(2000, 0)
     for view in VIEWS:
         done = rebuild(store, view, events, END)
-        assert (done.events, done.removed) == (2000, 0)
+        assert (done.events, done.removed_entities) == (2000, 0)
         assert watermark(store, view) is not None
     assert_as_joined(store, events)
     before = contents(store, b"")
@@ -104,9 +104,9 @@ def test_backfill_since_a_time_rebuilds_only_entities_with_later_events(store: L
     )
     since = round(events.get_column("at")[200].timestamp() * 1e6)
     assert rebuild(store, SPENDING, events, END, since).entities == 1
-    assert rebuild(store, SPENDING, events.filter(pl.col("shop") == "b"), END).removed == 0
+    assert rebuild(store, SPENDING, events.filter(pl.col("shop") == "b"), END).removed_entities == 0
     assert rebuild(store, SPENDING, events, END).entities == 2
-    assert rebuild(store, SPENDING, events.filter(pl.col("shop") == "b"), END).removed == 1
+    assert rebuild(store, SPENDING, events.filter(pl.col("shop") == "b"), END).removed_entities == 1
 
 
 def test_backfill_with_pushed_events_missing_in_table_is_refused(store: LmdbStore) -> None:
@@ -125,7 +125,7 @@ def test_rebuild_entities_gives_features_of_remaining_events(store: LmdbStore) -
     gone = events.join(left, on=events.columns, how="anti")
     for view in VIEWS:
         mark = watermark(store, view)
-        assert rebuild_entities(store, view, left.iter_slices(300), gone.select(view.entity.keys)).removed > 0
+        assert rebuild_entities(store, view, left.iter_slices(300), gone.select(view.entity.keys)).removed_entities > 0
         assert watermark(store, view) == mark
     assert_as_joined(store, left)
 

@@ -133,7 +133,7 @@ def report() -> MonitoringReport:
         performance=performance(),
         analyses=analyses(results),
         cost=ModelCost(
-            total=1.5, used=UsageTotals(cpu_s=900, reserved_cpu_s=3600, requests=1000), tags={"team": NASTY}
+            total=1.5, usage=UsageTotals(cpu_s=900, reserved_cpu_s=3600, requests=1000), tags={"team": NASTY}
         ),
         rollouts=(
             RolloutHistory(name="sound", decisions=decisions("start", "hold", "advance", "promote")),

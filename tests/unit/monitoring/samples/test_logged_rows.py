@@ -43,7 +43,7 @@ def test_between_includes_its_start_and_excludes_its_end():
 
 
 def test_rows_are_selected_by_label_and_by_value():
-    assert ids(ROWS.labeled) == [0, 1, 2, 3]
+    assert ids(ROWS.labeled_rows) == [0, 1, 2, 3]
     assert ids(ROWS.with_value("shop", "s1")) == [1, 3, 5, 7, 9]
     assert ids(ROWS.with_value("n", "3")) == [3]
     assert len(ROWS.with_value("nothing", "s1")) == 0

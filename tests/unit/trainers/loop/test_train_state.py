@@ -64,10 +64,10 @@ def test_training_is_over_after_all_epochs_or_without_patience() -> None:
 
 def test_end_of_epoch_starts_the_next_one_at_its_first_step() -> None:
     state = _state()
-    state.at, state.spent = 10, {"forward": 2.0}
+    state.at, state.earlier_seconds = 10, {"forward": 2.0}
     state.loss += 5.0
     state.end(_epoch(1))
-    assert (state.at, state.spent, state.loss.item()) == (0, {}, 0.0)
+    assert (state.at, state.earlier_seconds, state.loss.item()) == (0, {}, 0.0)
 
 
 def test_progress_extrapolates_the_time_left() -> None:

@@ -166,4 +166,4 @@ def test_step_returns_mean_loss_and_counts_itself_once(parts: int) -> None:
         module, config, lambda logits, part: losses.batch_loss(TASKS["binary"], logits, part.labels), 2, ProcessGroup()
     )
     assert step(_batch(8)).item() == pytest.approx(np.log(2))
-    assert (step.done, step.state()["done"], step.lr) == (1, 1, pytest.approx(0.05))
+    assert (step.steps_done, step.state()["done"], step.lr) == (1, 1, pytest.approx(0.05))

@@ -129,15 +129,15 @@ def test_trial_store_is_read_by_the_next_process(tmp_path: Path) -> None:
     (Path(folder) / "000003.json.12345678").write_text("{half")
     again = TrialStore(folder)
     assert again.has_trials
-    assert [t.number for t in again.ended()] == [1]
-    assert [t.number for t in again.interrupted()] == [2]
-    assert again.ended() == store.ended() == [_trial(1, 0.5)]
+    assert [t.number for t in again.ended_trials()] == [1]
+    assert [t.number for t in again.interrupted_trials()] == [2]
+    assert again.ended_trials() == store.ended_trials() == [_trial(1, 0.5)]
 
 
 def test_trial_store_without_a_folder_is_in_memory() -> None:
     store = TrialStore()
     store.put(_trial(1, 0.5))
-    assert store.ended() == [_trial(1, 0.5)]
+    assert store.ended_trials() == [_trial(1, 0.5)]
     assert not TrialStore().has_trials
 
 
