@@ -138,7 +138,7 @@ def _materialized(
     ours, counted = _timed(store, VIEWS, events, rounds)
     theirs = [counted / feast.ask("materialize", None)["seconds"] for _ in range(rounds)] if feast else []
     note = f"{counted:,} events of three views, {_entities(events):,} entities; {_PRECOMPUTED}"
-    work = f"materialisation of flights, {place.where}"
+    work = f"materialization of flights, {place.where}"
     yield row(work, "events/s", ours, place.peer, _median(theirs), _MATERIALIZED, why or note)
     view = VIEWS[0].model_copy(update={"name": "pushed", "ttl": timedelta(days=999)})
     began = time.perf_counter()
@@ -167,7 +167,7 @@ def _many_entities(
         with _feast(python, folder, place.online, (view,)) as feast:
             theirs = counted / feast.ask("materialize", None)["seconds"]
     note = f"{counted:,} events of {users.n_unique():,} entities, one view of two features; {_PRECOMPUTED}"
-    work = f"materialisation of a table with many entities, {place.where}"
+    work = f"materialization of a table with many entities, {place.where}"
     yield row(work, "events/s", ours, place.peer, theirs, _MATERIALIZED, why or note)
     delete_view_state(store, view)
 

@@ -8,7 +8,7 @@ class Endpoint:
     """Answers each path with the status in ``answers``, else the one it names, such as /204; /hang when all is over."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, dict[str, str], bytes]] = []
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.answers: dict[str, int] = {}
         self.over = threading.Event()
         endpoint = self
@@ -16,7 +16,7 @@ class Endpoint:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                endpoint.heard.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+                endpoint.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
                 if self.path == "/hang":
                     endpoint.over.wait(60.0)
                 self.send_response(endpoint.status(self.path))

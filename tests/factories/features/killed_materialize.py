@@ -1,4 +1,4 @@
-"""A process that materialises a view in many chunks, and dies in the middle of the one it is told (0: of none)."""
+"""A process that materializes a view in many chunks, and is killed in the middle of a given one (0: of none)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import polars as pl
 from features.online import materialize
 from features.online.store import OnlineStore, open_store
 from features.types import INSTANT
-from tests.factories.features.strategies import EPOCH, VIEW
+from tests.factories.features.views import EPOCH, VIEW
 
 EVENTS = 4_000
 
@@ -27,8 +27,8 @@ def events() -> pl.DataFrame:
     )
 
 
-class Mortal:
-    """Another store's gets and puts; the process is killed when the ``last`` put has been handed over in part."""
+class KillingStore:
+    """Wraps a store; kills the process when the ``last`` put is half done."""
 
     def __init__(self, store: OnlineStore, last: int) -> None:
         self._store, self._left = store, last
@@ -36,11 +36,11 @@ class Mortal:
 
     def put_many(self, values: Mapping[bytes, bytes]) -> None:
         self._left -= 1
-        self._store.put_many(Dying(values) if self._left == 0 else values)
+        self._store.put_many(KillingDict(values) if self._left == 0 else values)
 
 
-class Dying(dict):
-    """Kills the process at its second half."""
+class KillingDict(dict):
+    """A dict whose iteration kills the process after the first half."""
 
     def items(self):
         for i, item in enumerate(super().items()):
@@ -51,5 +51,5 @@ class Dying(dict):
 
 if __name__ == "__main__":
     materialize.CHUNK_EVENTS = 500
-    store = Mortal(open_store(sys.argv[1]), int(sys.argv[2]))
+    store = KillingStore(open_store(sys.argv[1]), int(sys.argv[2]))
     materialize.materialize(store, VIEW, events(), 1 << 60)

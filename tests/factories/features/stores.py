@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 class MemoryStore:
     def __init__(self) -> None:
-        self.held: dict[bytes, bytes] = {}
+        self.values: dict[bytes, bytes] = {}
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return [self.held.get(key) for key in keys]
+        return [self.values.get(key) for key in keys]
 
     def put_many(self, values: Mapping[bytes, bytes]) -> None:
-        self.held |= values
+        self.values |= values
 
     def keys(self, prefix: bytes) -> list[bytes]:
-        return [key for key in self.held if key.startswith(prefix)]
+        return [key for key in self.values if key.startswith(prefix)]
 
     def delete(self, keys: Iterable[bytes]) -> None:
         for key in keys:
-            self.held.pop(key, None)
+            self.values.pop(key, None)

@@ -46,7 +46,7 @@ def late_project(gate: GatePolicy) -> Project:
         sources=(
             Source(
                 name="rows",
-                key=("colour",),
+                key=("color",),
                 columns=(*COLUMNS, AT),
                 event_time="at",
                 known_at="at",
@@ -54,7 +54,7 @@ def late_project(gate: GatePolicy) -> Project:
             ),
         ),
         features=FeatureSet(name="late", request=(*COLUMNS, AT), as_of=derive("as_of", pl.col("at"), "timestamp")),
-        examples=Examples(source="rows", id="colour", label=pl.col("plain") > 0, label_known_at="at"),
+        examples=Examples(source="rows", id="color", label=pl.col("plain") > 0, label_known_at="at"),
         split=TimeSplit(start=start, validate_from=validate, test_from=test, end=end),
         model=SPEC,
         train=CONFIG,

@@ -25,10 +25,10 @@ COLUMNS = (
     Column(name="plain", kind="number"),
     Column(name="heavy", kind="number"),
     Column(name="gappy", kind="number"),
-    Column(name="colour", kind="category"),
+    Column(name="color", kind="category"),
     Column(name="pixels", kind="tensor", shape=(2, 2)),
 )
-COLOURS = ("blue", "green", "red")
+COLORS = ("blue", "green", "red")
 TASKS: dict[TaskKind, Task] = {
     "binary": Task(kind="binary", label="late"),
     "multiclass": Task(kind="multiclass", label="which", classes=("low", "middle", "high")),
@@ -38,26 +38,26 @@ TASKS: dict[TaskKind, Task] = {
 
 
 def frame(kind: TaskKind = "binary", rows: int = 600, seed: int = 0) -> pa.Table:
-    """Labels follow from "plain", "colour" and "pixels"; the last fifth is for validation."""
+    """Labels follow from "plain", "color" and "pixels"; the last fifth is for validation."""
     random = np.random.default_rng(seed)
     plain, heavy = random.normal(size=rows), random.standard_cauchy(size=rows)
     gappy = np.where(random.random(rows) < 0.3, np.nan, random.normal(size=rows))
-    colour = random.integers(4, size=rows)
+    color = random.integers(4, size=rows)
     pixels = random.normal(size=(rows, 4)).astype(np.float32)
-    signal = plain + (colour == 1) - (colour == 2) + pixels.sum(axis=1) / 2 + 0.3 * random.normal(size=rows)
+    signal = plain + (color == 1) - (color == 2) + pixels.sum(axis=1) / 2 + 0.3 * random.normal(size=rows)
     labels = {
         "binary": (signal > 0).astype(float),
         "multiclass": np.digitize(signal, [-0.7, 0.7]).astype(float),
         "regression": 1000 + 50 * signal,
-        "multilabel": _lists(np.column_stack([signal > 0, colour == 0]).astype(float)),
+        "multilabel": _lists(np.column_stack([signal > 0, color == 0]).astype(float)),
     }[kind]
-    names = [*COLOURS, None]
+    names = [*COLORS, None]
     return pa.table(
         {
             "plain": plain,
             "heavy": heavy,
             "gappy": pa.array(gappy, from_pandas=True),
-            "colour": pa.array([names[i] for i in colour], pa.string()),
+            "color": pa.array([names[i] for i in color], pa.string()),
             "pixels": pa.FixedSizeListArray.from_arrays(pa.array(pixels.ravel()), 4),
             "label": labels,
             "split": np.where(np.arange(rows) < rows * 4 // 5, "train", "validation"),

@@ -25,7 +25,7 @@ from deployments.rollout_policy import RolloutPolicy
 from deployments.serve_schema import challenger_app_name
 from deployments.telemetry.log_writer import connect_log_writer
 from tests.factories.deployments.bundles import Slope, register, write_bundle
-from tests.factories.deployments.misbehaving import hanging, leaking, raising
+from tests.factories.deployments.faulty_bundles import hanging, leaking, raising
 from tests.factories.deployments.request_load import Load, infer_body
 from tests.factories.until import until
 

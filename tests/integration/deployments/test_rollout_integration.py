@@ -174,9 +174,9 @@ def test_gate_waits_for_an_approval_and_a_webhook(
         assert ray.get(rollout.status.remote()).state.share == 0.3
         endpoint.answers["/before"] = 200
         status = finished(rollout)
-        until(lambda: told(endpoint)[-1:] == ["promote"], "the webhook hears of the promotion")
+        until(lambda: notified_actions(endpoint)[-1:] == ["promote"], "the webhook receives the promotion")
     assert [d.action for d in status.decisions] == ["start", "pause", "resume", "hold", "advance", "promote"]
-    assert told(endpoint) == ["start", "pause", "resume", "advance", "promote"]
+    assert notified_actions(endpoint) == ["start", "pause", "resume", "advance", "promote"]
     assert registry.version_by_alias(MODEL, CHAMPION).version == versions.good.version
     assert load.failed == []
 
@@ -211,9 +211,9 @@ def test_abort_overrides_a_concurrent_promotion(
     assert registry.version_by_alias(MODEL, CHAMPION).version == versions.champion.version
 
 
-def told(endpoint: Endpoint) -> list[str]:
-    """Actions that the webhook after each step was told of."""
-    return [json.loads(body)["decision"]["action"] for path, _, body in endpoint.heard if path == "/after"]
+def notified_actions(endpoint: Endpoint) -> list[str]:
+    """Actions that the webhook after each step received."""
+    return [json.loads(body)["decision"]["action"] for path, _, body in endpoint.requests if path == "/after"]
 
 
 def test_variant_header_forces_the_variant(http: httpx.Client, versions: Versions, rollout) -> None:

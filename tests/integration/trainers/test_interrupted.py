@@ -43,11 +43,11 @@ def test_killed_search_does_not_repeat_ended_trials(cluster: Settings, tmp_path:
     [interrupted] = TrialStore(journal).interrupted_trials()
     (tmp_path / "go").touch()
 
-    heard: list[Trial] = []
-    found = waiting.run(str(tmp_path), heard)
+    reported: list[Trial] = []
+    found = waiting.run(str(tmp_path), reported)
     assert len(waiting.builds(str(tmp_path))) - len(built) == 1 + 2 + 4, "the search, two trials, four repeats"
-    assert heard[:2] == before == list(found.trials[:2])
-    assert [trial.number for trial in heard] == list(range(1, 9))
+    assert reported[:2] == before == list(found.trials[:2])
+    assert [trial.number for trial in reported] == list(range(1, 9))
     assert found.trials[2].parameters == interrupted.parameters
     assert len({trial.parameters["lr"] for trial in found.trials[:4]}) == 4
     assert [len(s.values) for s in found.finalists] == [2, 2]

@@ -33,16 +33,16 @@ def _present(inputs: InputSpec, task: Task, folder: str) -> Small:
 
 
 class _Killer:
-    """Kills a worker, once, when the third epoch is over; keeps what it heard."""
+    """Kills a worker, once, when the third epoch is over; keeps the events."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.heard: list[EpochResult | StepProgress] = []
+        self.events: list[EpochResult | StepProgress] = []
         self.killed = 0
 
-    def __call__(self, seen: EpochResult | StepProgress) -> None:
-        self.heard.append(seen)
-        if isinstance(seen, EpochResult) and seen.number == 3 and not self.killed:
+    def __call__(self, event: EpochResult | StepProgress) -> None:
+        self.events.append(event)
+        if isinstance(event, EpochResult) and event.number == 3 and not self.killed:
             workers = [int(path.name) for path in self._folder.iterdir() if path.name != str(os.getpid())]
             self.killed = max(workers)
             os.kill(self.killed, signal.SIGKILL)
@@ -72,7 +72,7 @@ def test_killed_worker_changes_no_bit(cluster: Settings, tmp_path: Path, restart
             run(on_event=killer, checkpoints=folder)
         result = run(on_event=killer, checkpoints=folder)
     assert killer.killed
-    assert any(isinstance(seen, StepProgress) and seen.resumed for seen in killer.heard)
+    assert any(isinstance(event, StepProgress) and event.resumed for event in killer.events)
     assert _same(result, run())
 
 

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from features.types import INSTANT
-from tests.factories.features.strategies import EPOCH
+from tests.factories.features.views import EPOCH
 
 
 @pytest.fixture

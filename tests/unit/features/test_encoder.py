@@ -12,20 +12,20 @@ from features.builders import category, number, tensor
 from features.encoder import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Encoder
 from tests.factories.errors import raises
 
-COLUMNS = (*category("colour"), *number("weight"), *tensor("image", 2, 2))
+COLUMNS = (*category("color"), *number("weight"), *tensor("image", 2, 2))
 TRAINING = pa.table({
-    "colour": ["red", "blue", "red", None],
+    "color": ["red", "blue", "red", None],
     "weight": [1.0, 2.0, None, 4.0],
     "image": pa.array([[0.0] * 4] * 4, pa.list_(pa.float32())),
 })  # fmt: skip
 ENCODER = Encoder.fit(COLUMNS, TRAINING)
 
 
-def frame(colours: list[str | None], weights: list[float | None]) -> pa.Table:
-    images = [[float(i)] * 4 for i in range(len(colours))]
+def frame(colors: list[str | None], weights: list[float | None]) -> pa.Table:
+    images = [[float(i)] * 4 for i in range(len(colors))]
     kinds = [pa.string(), pa.float64(), pa.list_(pa.float32())]
     return pa.table(
-        [pa.array(v, k) for v, k in zip((colours, weights, images), kinds, strict=True)], ["colour", "weight", "image"]
+        [pa.array(v, k) for v, k in zip((colors, weights, images), kinds, strict=True)], ["color", "weight", "image"]
     )
 
 
@@ -53,7 +53,7 @@ def test_encode_of_batch_equals_encode_of_its_rows(cells: list[tuple]) -> None:
 
 
 def test_fit_leaves_out_rare_values() -> None:
-    assert Encoder.fit(COLUMNS, TRAINING, min_count=2).vocabularies == {"colour": ("red",)}
+    assert Encoder.fit(COLUMNS, TRAINING, min_count=2).vocabularies == {"color": ("red",)}
 
 
 def test_encode_of_missing_or_mistyped_column_is_refused() -> None:

@@ -137,7 +137,7 @@ def test_project_with_an_unknown_model_parameter_is_refused(changes: dict[str, A
 
 def test_project_with_a_multilabel_task_is_refused() -> None:
     project = load_project(locate_project("examples/flights/project.py"))
-    task = Task(kind="multilabel", label="tags", classes=("late", "cancelled"))
+    task = Task(kind="multilabel", label="tags", classes=("late", "canceled"))
     with raises(ProjectError, "project.multilabel", project="flights"):
         dataclasses.replace(project, task=task)
 

@@ -42,8 +42,8 @@ def test_class_label_is_not_standardized(kind: TaskKind) -> None:
 
 def test_fit_needs_a_number_or_a_category() -> None:
     arrays = {"numbers": np.empty((2, 0), np.float32), "codes": np.zeros((2, 1), np.int64)}
-    categories = Encoder(columns=(CATEGORY,), vocabularies={"colour": ("blue",)})
-    assert InputSpec.fit(categories, TASKS["binary"], arrays, np.array([0.0, 1.0])).categories == ("colour",)
+    categories = Encoder(columns=(CATEGORY,), vocabularies={"color": ("blue",)})
+    assert InputSpec.fit(categories, TASKS["binary"], arrays, np.array([0.0, 1.0])).categories == ("color",)
     assert _fit("binary", [0.0, 1.0]).numbers == ("plain",)
     with raises(DataError, "data.no_input_columns"):
         InputSpec.fit(Encoder(columns=(), vocabularies={}), TASKS["binary"], arrays, np.array([0.0, 1.0]))

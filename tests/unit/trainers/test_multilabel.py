@@ -65,8 +65,8 @@ def test_multilabel_temperature_lowers_the_log_loss() -> None:
 
 def test_gate_assesses_multilabel() -> None:
     policy = GatePolicy(
-        slices=SlicePolicy(columns=("colour",), min_rows=60, max_ratio=10.0),
-        fairness=FairnessPolicy(groups=("colour",), min_rows=30, max_error_difference=0.9),
+        slices=SlicePolicy(columns=("color",), min_rows=60, max_ratio=10.0),
+        fairness=FairnessPolicy(groups=("color",), min_rows=30, max_error_difference=0.9),
         robustness=RobustnessPolicy(max_loss=10.0),
         resamples=100,
     )
@@ -84,9 +84,9 @@ def test_gate_assesses_multilabel() -> None:
     parts = [of(frame("multilabel", rows=600, seed=seed)) for seed in (0, 8, 9)]
     found = assessment.assess(policy, CandidateEvidence(TASK, result.inputs, score, *parts))
     assert set(found.metrics) == set(metrics.METRICS["multilabel"])
-    assert {one.feature for one in found.importance[:2]} <= {"plain", "pixels", "colour"}
-    # "blue" is the colour itself, and one label of two.
-    assert found.single_feature_skills[0].feature == "colour"
+    assert {one.feature for one in found.importance[:2]} <= {"plain", "pixels", "color"}
+    # "blue" is the color itself, and one label of two.
+    assert found.single_feature_skills[0].feature == "color"
     assert found.fairness[0].error_difference is not None
     assert all(attribution.output in TASK.classes for attribution in found.attributions)
     assert all(check.passed for check in assessment.check(policy.model_copy(update={"max_alone": None}), TASK, found))

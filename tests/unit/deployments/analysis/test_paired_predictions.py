@@ -34,7 +34,7 @@ def test_pairs_beyond_the_wait_expire() -> None:
     assert (labeled_count(pairs), pairs.expired_rows) == (0, 1)
 
 
-def test_labeled_pairs_stay_and_count_towards_the_limit() -> None:
+def test_labeled_pairs_stay_and_count_toward_the_limit() -> None:
     pairs = PairedPredictions(most=2, wait_s=60.0)
     for id in "ab":
         pairs.add(id, pair(0.0), (0, 1.0))

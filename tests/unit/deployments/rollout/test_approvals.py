@@ -19,7 +19,7 @@ def test_objection_after_a_refusal_stands_until_the_retry(endpoint: Endpoint) ->
         refused = webhook_step(Webhook(url=f"{endpoint.url}/409", moment="before", retry_s=3600.0))
         first, second = [await approvals.objection(*refused) for _ in range(2)]
         assert first == second == f"webhook {endpoint.url}/409: HTTP 409"
-        assert len(endpoint.heard) == 1
+        assert len(endpoint.requests) == 1
         approvals.reset()
         assert await approvals.objection(*webhook_step(Webhook(url=f"{endpoint.url}/200", moment="before"))) == ""
 
@@ -31,7 +31,7 @@ def test_objection_during_an_abort_returns_at_once(endpoint: Endpoint) -> None:
         approvals = Approvals(refuse_reports)
         hanging = webhook_step(Webhook(url=f"{endpoint.url}/hang", moment="before", timeout_s=60.0))
         request = asyncio.ensure_future(approvals.objection(*hanging))
-        while not endpoint.heard:
+        while not endpoint.requests:
             await asyncio.sleep(0.01)
         with approvals:
             assert approvals.aborting

@@ -25,7 +25,7 @@ def test_post_step_sends_a_signed_body_with_state_and_decision(
     hook = Webhook(url=f"{endpoint.url}/200", moment="before", secret_env=SECRET)
     state, decision = webhook_step(hook, Webhook(url=f"{endpoint.url}/204"))
     assert asyncio.run(post_step(state.policy.webhooks, "before", state, decision)) == []
-    ((path, headers, body),) = endpoint.heard
+    ((path, headers, body),) = endpoint.requests
     content = json.loads(body)
     assert (path, content["moment"]) == ("/200", "before")
     assert RolloutState.model_validate(content["state"]) == state

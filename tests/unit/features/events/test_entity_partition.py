@@ -16,7 +16,7 @@ from features.events import entity_partition
 from features.events.event_history import EVENT_TIME, KNOWN_AT, build_history
 from features.offline import point_in_time
 from tests.factories.effort import examples
-from tests.factories.features.cases import Case, cases
+from tests.factories.features.join_cases import Case, cases
 from tests.factories.features.oracle import bits
 
 FEW = 3

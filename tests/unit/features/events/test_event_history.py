@@ -1,4 +1,4 @@
-"""A view's events in one form: what is refused, what is normalised, and when an event begins to count."""
+"""A view's events in one form: what is refused, what is normalized, and when an event begins to count."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from features.builders import category, derive, number, timestamp
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Latest
 from features.inspection.training_serving_skew import compare_frames, merge_skews
-from tests.factories.features.strategies import EPOCH
+from tests.factories.features.views import EPOCH
 
 FEATURES = FeatureSet(
     name="f",

@@ -13,7 +13,7 @@ from features.definitions import Entity, FeatureView, Latest
 from features.offline import entity_timeline, point_in_time
 from features.types import AS_OF, INSTANT
 from tests.factories.effort import examples
-from tests.factories.features.cases import Case, cases, since
+from tests.factories.features.join_cases import Case, cases, since
 from tests.factories.features.oracle import bits, expected
 
 TOGETHER = 10

@@ -10,7 +10,7 @@ from features.online import bulk_load, materialize
 from features.online.bulk_load import load_batches
 from tests.factories.features.killed_materialize import events
 from tests.factories.features.stores import MemoryStore
-from tests.factories.features.strategies import VIEW
+from tests.factories.features.views import VIEW
 
 END_US = 1 << 60
 
@@ -39,7 +39,7 @@ def test_load_batches_in_ranges_equals_materialize(
         return (part.to_arrow() for part in shuffled.iter_slices(70))
 
     assert load_batches(ranges, VIEW, batches, END_US) == materialize.materialize(whole, VIEW, events(), END_US) == 4000
-    assert ranges.held == whole.held
+    assert ranges.values == whole.values
     assert len(reads) == 3
     assert load_batches(ranges, VIEW, batches, END_US) == 0
 
@@ -64,7 +64,7 @@ def test_load_batches_continues_after_interruption(shuffled: pl.DataFrame) -> No
     with pytest.raises(OSError, match="space"):
         load_batches(resumed, VIEW, batches, END_US)
     assert 0 < load_batches(resumed, VIEW, batches, END_US) < 4000
-    assert resumed.held == whole.held
+    assert resumed.values == whole.values
 
 
 @pytest.mark.usefixtures("small")

@@ -21,7 +21,7 @@ from features.online.feature_reader import FeatureReader
 from features.online.materialize import materialize, push
 from features.types import AS_OF, INSTANT
 from tests.factories.effort import examples
-from tests.factories.features.cases import MINUTE_US, Case, cases, since, views
+from tests.factories.features.join_cases import MINUTE_US, Case, cases, since, views
 from tests.factories.features.stores import MemoryStore
 
 END_US = 1 << 60
@@ -236,4 +236,4 @@ def test_memory_of_materialize_depends_on_entities_not_on_combinations_of_keys()
     )
     store = MemoryStore()
     assert materialize(store, newest_value(*keys), events, END_US) == count
-    assert len(store.held) == count + 1, "one state for each entity, and the watermark"
+    assert len(store.values) == count + 1, "one state for each entity, and the watermark"

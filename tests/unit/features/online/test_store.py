@@ -26,7 +26,7 @@ from features.online.materialize import delete_view_state, materialize, push, wa
 from features.online.store import OnlineStore, open_store
 from features.types import AS_OF, INSTANT
 from tests.factories.errors import raises
-from tests.factories.features.strategies import EPOCH, VIEW
+from tests.factories.features.views import EPOCH, VIEW
 
 HOUR_US = 3_600_000_000
 START_US = round(EPOCH.timestamp() * 1e6)

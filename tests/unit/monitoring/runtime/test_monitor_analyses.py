@@ -236,10 +236,10 @@ def test_targets_receive_signed_notifications_and_failures_are_journaled(store, 
     notifier.close()
     (entry,) = monitor.journal()
     assert list(entry.notices.values()) == [SENT, SENT, "HTTP 500"]
-    heard = {path: (headers, json.loads(body)) for path, headers, body in endpoint.heard}
-    assert heard["/hook"][0]["x-rayloop-signature"].startswith("sha256=")
-    assert heard["/hook"][1]["alarm"]["reason"] == "day 101"
-    assert heard["/api/v2/alerts"][1][0]["labels"]["alertname"] == "RayloopQuality"
+    requests = {path: (headers, json.loads(body)) for path, headers, body in endpoint.requests}
+    assert requests["/hook"][0]["x-rayloop-signature"].startswith("sha256=")
+    assert requests["/hook"][1]["alarm"]["reason"] == "day 101"
+    assert requests["/api/v2/alerts"][1][0]["labels"]["alertname"] == "RayloopQuality"
     assert monitor.status()["counters"]["failures"] == 1
 
 
@@ -263,7 +263,7 @@ def test_interrupted_notifications_are_sent_again(store, endpoint):
     resumed = DriftMonitor("m", store, runner=ManualRunner(), sink=notifier)
     notifier.close()
     assert [list(e.notices.values()) for e in resumed.journal()] == [[SENT]]
-    assert len(endpoint.heard) == 1
+    assert len(endpoint.requests) == 1
 
 
 def test_status_has_the_last_analysis_under_its_stored_names(store):

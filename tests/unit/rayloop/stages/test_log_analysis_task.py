@@ -89,7 +89,7 @@ class World:
         )
         logged = prediction_rows([said], f"r:{first}")
         self.tables.append(predictions_table(MODEL), logged)
-        self.told = dict(zip(logged["id"].to_pylist(), truth(self.rng, rows), strict=True))
+        self.truths = dict(zip(logged["id"].to_pylist(), truth(self.rng, rows), strict=True))
         return logged["id"].to_pylist()
 
     def label(self, ids: list[str], values: list[float], received: int = 0) -> None:
@@ -97,7 +97,7 @@ class World:
         rows = pa.table({"id": ids, "label": pa.array(values, pa.float64()), "time": stamp, "received": stamp})
         self.tables.append(labels_table(MODEL), rows.append_column("batch", pa.array(["b"] * len(ids))))
 
-    def asked(self, *days: int) -> AnalysisRequest:
+    def analysis_request(self, *days: int) -> AnalysisRequest:
         windows = tuple(day * DAY_S for day in days)
         return AnalysisRequest(
             model=MODEL, version=self.version.version, windows=windows, since=windows[-1], policy=POLICY
@@ -105,21 +105,21 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> World:
+def shared_world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture
-def world(made: World) -> World:
+def world(shared_world: World) -> World:
     """With nothing answered yet."""
     for name in (predictions_table(MODEL), labels_table(MODEL), label_candidates_table(MODEL)):
-        made.tables.drop(name)
-    return made
+        shared_world.tables.drop(name)
+    return shared_world
 
 
 def test_reference_rows_are_those_of_the_version_with_its_scores(world):
     folder = Registry(world.settings).fetch(world.version)
-    past = reference_rows(world.tables, folder, Manifest.load(folder), world.asked(FIRST + 50))
+    past = reference_rows(world.tables, folder, Manifest.load(folder), world.analysis_request(FIRST + 50))
     assert (len(past.train), len(past.held_out)) == (30 * PER_DAY, 10 * PER_DAY)
     assert np.isfinite(past.held_out.labels).all()
     distance = past.train.frame["distance"].to_numpy()
@@ -134,7 +134,7 @@ def test_live_rows_are_those_of_the_windows_and_version_with_newest_labels(world
     world.label(ids[:50], [0.0] * 50)
     world.label(ids[:20], [1.0] * 20, received=9)
     world.label(["nobody"], [1.0])
-    live = live_rows(world.tables, BINARY, world.asked(FIRST + 50, FIRST + 51))
+    live = live_rows(world.tables, BINARY, world.analysis_request(FIRST + 50, FIRST + 51))
     assert sorted(live.ids) == sorted(ids)
     assert (np.nansum(live.labels), np.isfinite(live.labels).sum()) == (20, 50)
     assert set(live.frame.column_names) >= {"distance", "carrier", "hour"}
@@ -143,21 +143,21 @@ def test_live_rows_are_those_of_the_windows_and_version_with_newest_labels(world
 def test_sample_of_the_same_log_is_the_same(world):
     world.answer(FIRST + 50, 1)
     few = POLICY.model_copy(update={"log_analysis": LogAnalysisPolicy(rows=1_000)})
-    asked = world.asked(FIRST + 50).model_copy(update={"policy": few})
+    request = world.analysis_request(FIRST + 50).model_copy(update={"policy": few})
     world.answer(FIRST + 50, 1, version="1")
-    first, second = (live_rows(world.tables, BINARY, asked) for _ in range(2))
+    first, second = (live_rows(world.tables, BINARY, request) for _ in range(2))
     assert list(first.ids) == list(second.ids)
 
 
 def test_log_analysis_finds_drift_and_queues_label_candidates_once(world):
     ids = world.answer(FIRST + 50, 1, shift=1.5)
-    world.label(ids[:150], [1.0 - world.told[i] for i in ids[:150]])
-    look = LogAnalysisTask(world.settings)
-    found = look(world.asked(FIRST + 50))
+    world.label(ids[:150], [1.0 - world.truths[i] for i in ids[:150]])
+    analyze = LogAnalysisTask(world.settings)
+    found = analyze(world.analysis_request(FIRST + 50))
     assert {"multivariate", "segment", "quality"} <= {f.kind for f in found.findings}
     assert {f.name for f in found.findings if f.kind == "segment"} == {"carrier = AA", "carrier = UA"}
     assert next(iter(found.multivariate.separation.ranked))[0] == "distance"
-    look(world.asked(FIRST + 50))
+    analyze(world.analysis_request(FIRST + 50))
     queued = world.tables.read(label_candidates_table(MODEL))
     assert queued.num_rows == 7
     assert set(queued["id"].to_pylist()) <= set(ids[150:])
@@ -166,8 +166,8 @@ def test_log_analysis_finds_drift_and_queues_label_candidates_once(world):
 def test_log_analysis_of_deleted_data_is_refused(world):
     world.answer(FIRST + 50, 1)
     with raises(DataError, "data.no_logged_rows", version="1"):
-        live_rows(world.tables, BINARY, world.asked(FIRST + 60))
+        live_rows(world.tables, BINARY, world.analysis_request(FIRST + 60))
     folder = Registry(world.settings).fetch(world.version)
     gone = Manifest.load(folder).model_copy(update={"snapshot": Snapshot(table=f"{MODEL}.frame", id=1, rows=1)})
     with raises(DataError, "data.frame_expired"):
-        reference_rows(world.tables, folder, gone, world.asked(FIRST + 50))
+        reference_rows(world.tables, folder, gone, world.analysis_request(FIRST + 50))

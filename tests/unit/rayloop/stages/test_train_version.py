@@ -59,8 +59,8 @@ def test_build_version_logs_a_card_with_checks_and_lineage(
 ) -> None:
     gate = GatePolicy(
         margin=0.05,
-        slices=SlicePolicy(columns=("colour",), min_rows=60, max_regression=1.5),
-        fairness=FairnessPolicy(groups=("colour",), min_rows=60, max_error_difference=0.5),
+        slices=SlicePolicy(columns=("color",), min_rows=60, max_regression=1.5),
+        fairness=FairnessPolicy(groups=("color",), min_rows=60, max_error_difference=0.5),
         resamples=100,
     )
     at_work = context(gate)
@@ -70,7 +70,7 @@ def test_build_version_logs_a_card_with_checks_and_lineage(
     card = _card(at_work, second.version.run_id)
     assert card.checks == second.report.checks
     assert json.loads(second.version.tags[GATE_TAG])["checks"] == [c.model_dump() for c in card.checks]
-    assert {"not worse than the champion", "slices of colour against the champion", "error by colour"} <= {
+    assert {"not worse than the champion", "slices of color against the champion", "error by color"} <= {
         c.name for c in card.checks
     }
     assert (card.lineage.champion, card.lineage.run_id) == ("late v1", second.version.run_id)

@@ -31,8 +31,8 @@ from trainers.loop.trainer import FitRequest, FitResult, calibrate, fit
 from trainers.scoring import onnx_scorer
 
 POLICY = GatePolicy(
-    slices=SlicePolicy(columns=("colour",), min_rows=60, max_ratio=10.0, max_regression=1.1),
-    fairness=FairnessPolicy(groups=("colour",), min_rows=30, max_error_difference=5.0),
+    slices=SlicePolicy(columns=("color",), min_rows=60, max_ratio=10.0, max_regression=1.1),
+    fairness=FairnessPolicy(groups=("color",), min_rows=30, max_error_difference=5.0),
     robustness=RobustnessPolicy(max_loss=10.0),
     resamples=100,
 )
@@ -108,10 +108,10 @@ def test_assess_any_task_has_checks_and_card(kind: TaskKind) -> None:
     assert names[:4] == [
         "slices found by search",
         "slices found by search against the champion",
-        "slices of colour",
-        "slices of colour against the champion",
+        "slices of color",
+        "slices of color against the champion",
     ]
-    assert {"error by colour", "no feature is the label", "robust to 10% of values missing"} <= set(names)
+    assert {"error by color", "no feature is the label", "robust to 10% of values missing"} <= set(names)
     assert all(check.passed for check in checks)
     assert (found.calibration is None) == (kind == "regression")
     assert {i.feature for i in found.importance} == {c.name for c in COLUMNS}

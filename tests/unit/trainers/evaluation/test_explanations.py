@@ -21,9 +21,9 @@ INPUTS = InputSpec.fit(ENCODER, TASKS["binary"], ARRAYS, LABELS)
 
 
 def _linear(arrays: Arrays) -> np.ndarray:
-    """Known: 2 * plain + 3 * (colour code 3) + the sum of pixels; the others do nothing."""
-    colour = (arrays["codes"][:, 0] == 3).astype(float)
-    return 2 * arrays["numbers"][:, 0].astype(float) + 3 * colour + arrays["numbers"][:, 3:].sum(axis=1)
+    """Known: 2 * plain + 3 * (color code 3) + the sum of pixels; the others do nothing."""
+    color = (arrays["codes"][:, 0] == 3).astype(float)
+    return 2 * arrays["numbers"][:, 0].astype(float) + 3 * color + arrays["numbers"][:, 3:].sum(axis=1)
 
 
 def test_feature_locations_match_encoder() -> None:
@@ -32,7 +32,7 @@ def test_feature_locations_match_encoder() -> None:
         "heavy": FeatureLocation("numbers", slice(1, 2)),
         "gappy": FeatureLocation("numbers", slice(2, 3)),
         "pixels": FeatureLocation("numbers", slice(3, 7)),
-        "colour": FeatureLocation("codes", slice(0, 1)),
+        "color": FeatureLocation("codes", slice(0, 1)),
     }
 
 

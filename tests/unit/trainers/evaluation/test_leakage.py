@@ -24,8 +24,8 @@ def _rows(kind: TaskKind, rows: int = 3000) -> tuple[InputSpec, Arrays, np.ndarr
 def test_check_flags_leak_and_passes_useful_feature(kind: TaskKind) -> None:
     inputs, arrays, labels = _rows(kind)
     honest = leakage.single_feature_skills(TASKS[kind], inputs, arrays, labels)
-    assert [one.feature for one in honest[:2]] == ["plain", "colour"]
-    assert {one.feature for one in honest} == {"plain", "heavy", "gappy", "colour"}
+    assert [one.feature for one in honest[:2]] == ["plain", "color"]
+    assert {one.feature for one in honest} == {"plain", "heavy", "gappy", "color"}
     assert all(check.passed for check in leakage.check(honest, 0.95))
     assert honest[-1].skill < 0.1
     leaky = arrays["numbers"].copy()
@@ -50,7 +50,7 @@ def test_skill_of_unique_identifier_is_low() -> None:
     inputs, arrays, labels = _rows("binary")
     codes = np.arange(len(labels), dtype=np.int64)[:, None]
     skills = leakage.single_feature_skills(TASKS["binary"], inputs, {**arrays, "codes": codes}, labels)
-    assert next(one.skill for one in skills if one.feature == "colour") < 0.1
+    assert next(one.skill for one in skills if one.feature == "color") < 0.1
 
 
 @pytest.mark.parametrize("kind", ["binary", "regression"])

@@ -21,7 +21,7 @@ def test_baseline_scores_learn_any_task_and_less_from_fewer_columns(kind: TaskKi
     encoder = Encoder.fit(COLUMNS, train)
     labels = test["label"].to_numpy()
     full = baseline_scores(TASKS[kind], encoder, train, test, trees=80)
-    less = baseline_scores(TASKS[kind], encoder, train, test, trees=80, columns=["heavy", "colour"])
+    less = baseline_scores(TASKS[kind], encoder, train, test, trees=80, columns=["heavy", "color"])
     value = metrics.evaluate(TASKS[kind], full, labels)[metric]
     assert value > bound
     assert metrics.evaluate(TASKS[kind], less, labels)[metric] < value
@@ -30,6 +30,6 @@ def test_baseline_scores_learn_any_task_and_less_from_fewer_columns(kind: TaskKi
 
 def test_select_columns_keeps_order_and_vocabulary() -> None:
     encoder = Encoder.fit(COLUMNS, frame())
-    assert [c.name for c in select_columns(encoder, ["colour", "plain"]).columns] == ["plain", "colour"]
-    assert select_columns(encoder, ["colour"]).vocabularies == encoder.vocabularies
+    assert [c.name for c in select_columns(encoder, ["color", "plain"]).columns] == ["plain", "color"]
+    assert select_columns(encoder, ["color"]).vocabularies == encoder.vocabularies
     assert select_columns(encoder, ["plain"]).vocabularies == {}

@@ -23,13 +23,13 @@ def _by_number(arrays: Arrays) -> np.ndarray:
     return np.nan_to_num(1 / (1 + np.exp(-arrays["numbers"][:, 0])), nan=0.5)
 
 
-def _by_colour(arrays: Arrays) -> np.ndarray:
+def _by_color(arrays: Arrays) -> np.ndarray:
     return np.array([0.5, 0.5, 0.4, 0.9, 0.1])[arrays["codes"][:, 0]]
 
 
 @pytest.mark.parametrize(
     ("score", "hurt", "unhurt"),
-    [(_by_number, (0, 1), 2), (_by_colour, (1, 2), 0)],
+    [(_by_number, (0, 1), 2), (_by_color, (1, 2), 0)],
 )
 def test_measure_finds_loss_of_used_inputs_only(
     score: robustness.ScoreFunction, hurt: tuple[int, ...], unhurt: int
@@ -76,7 +76,7 @@ def test_measure_without_numbers_skips_noise() -> None:
     encoder = Encoder.fit(COLUMNS[3:4], TABLE)
     arrays = encoder.encode(TABLE)
     inputs = InputSpec.fit(encoder, TASKS["binary"], arrays, LABELS)
-    results = robustness.measure(RobustnessPolicy(), TASKS["binary"], inputs, _by_colour, arrays, LABELS, seed=0)
+    results = robustness.measure(RobustnessPolicy(), TASKS["binary"], inputs, _by_color, arrays, LABELS, seed=0)
     assert [s.perturbation for s in results] == ["10% of values missing", "10% of categories shuffled"]
 
 

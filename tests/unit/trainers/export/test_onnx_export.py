@@ -85,11 +85,11 @@ row = st.tuples(number, number, number, st.one_of(st.none(), st.text(max_size=5)
 @given(st.lists(row, min_size=1, max_size=5))
 def test_exported_model_scores_any_row_like_module(exported: tuple[FitResult, Path], given_rows: list[tuple]) -> None:
     result, folder = exported
-    plain, heavy, gappy, colour = zip(*given_rows, strict=True)
+    plain, heavy, gappy, color = zip(*given_rows, strict=True)
     table = pa.table(
         {
             **{n: pa.array(v, pa.float64()) for n, v in (("plain", plain), ("heavy", heavy), ("gappy", gappy))},
-            "colour": pa.array(colour, pa.string()),
+            "color": pa.array(color, pa.string()),
             "pixels": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4 * len(plain), np.float32)), 4),
         }
     )
@@ -101,13 +101,13 @@ def test_exported_model_scores_any_row_like_module(exported: tuple[FitResult, Pa
 @given(st.lists(row, min_size=1, max_size=5))
 def test_portable_model_scores_any_row_like_module(exported: tuple[FitResult, Path], given_rows: list[tuple]) -> None:
     result, folder = exported
-    plain, heavy, gappy, colour = zip(*given_rows, strict=True)
+    plain, heavy, gappy, color = zip(*given_rows, strict=True)
     # The empty text stands for missing there.
-    colour = [text or None for text in colour]
+    color = [text or None for text in color]
     pixels = np.zeros((len(plain), 2, 2), np.float32)
     numbers = {n: pa.array(v, pa.float64()) for n, v in (("plain", plain), ("heavy", heavy), ("gappy", gappy))}
     flat = pa.FixedSizeListArray.from_arrays(pa.array(pixels.ravel()), 4)
-    table = pa.table({**numbers, "colour": pa.array(colour, pa.string()), "pixels": flat})
+    table = pa.table({**numbers, "color": pa.array(color, pa.string()), "pixels": flat})
     model = onnx_scorer.open_session(folder / PORTABLE_FILE)
     missing = model.get_modelmeta().custom_metadata_map[MISSING_KEY]
     fed = {
@@ -115,7 +115,7 @@ def test_portable_model_scores_any_row_like_module(exported: tuple[FitResult, Pa
         for n, c in zip(numbers, (plain, heavy, gappy), strict=True)
     }
     (theirs,) = model.run(
-        ["scores"], fed | {"colour": np.array([missing if t is None else t for t in colour], object), "pixels": pixels}
+        ["scores"], fed | {"color": np.array([missing if t is None else t for t in color], object), "pixels": pixels}
     )
     ours, _ = _both(result, folder, table)
     assert np.abs(ours - theirs).max() < PARITY
@@ -124,8 +124,8 @@ def test_portable_model_scores_any_row_like_module(exported: tuple[FitResult, Pa
 
 def test_missing_text_with_empty_string_in_vocabulary_differs(tmp_path: Path) -> None:
     table = frame()
-    colours = ["" if c == "red" else c for c in table["colour"].to_pylist()]
-    table = table.set_column(table.column_names.index("colour"), "colour", pa.array(colours, pa.string()))
+    colors = ["" if c == "red" else c for c in table["color"].to_pylist()]
+    table = table.set_column(table.column_names.index("color"), "color", pa.array(colors, pa.string()))
     result = trained(table=table)
     assert missing_text(result.encoder) == "?"
     assert export(result, tmp_path, table) < PARITY

@@ -42,7 +42,7 @@ def test_portable_model_encodes_columns_like_the_encoder(rows: int, tmp_path: Pa
     write_portable(tmp_path, encoder)
     table = frame(rows=rows, seed=1)
     table = table.set_column(
-        table.column_names.index("colour"), "colour", pa.array(["violet", None, "red", "blue", "green"] * 2)[:rows]
+        table.column_names.index("color"), "color", pa.array(["violet", None, "red", "blue", "green"] * 2)[:rows]
     )
     arrays = encoder.encode(table)
     scores = score_portable(onnx_scorer.open_session(tmp_path / PORTABLE_FILE), encoder, table)

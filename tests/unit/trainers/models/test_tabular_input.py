@@ -46,7 +46,7 @@ def test_infinity_is_clipped() -> None:
 def test_unseen_category_uses_a_trained_unknown_embedding() -> None:
     inputs, numbers, codes = fitted_inputs(TASKS["binary"])
     encoder = Encoder.fit(COLUMNS, frame())
-    unseen = frame(rows=1).set_column(3, "colour", pa.array(["violet"]))
+    unseen = frame(rows=1).set_column(3, "color", pa.array(["violet"]))
     assert encoder.encode(unseen)["codes"].tolist() == [[UNKNOWN_CODE]]
     torch.manual_seed(0)
     module = model_builder.build(ModelSpec(parameters={"unknown": 0.2}), inputs, TASKS["binary"])

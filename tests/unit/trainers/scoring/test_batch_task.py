@@ -74,12 +74,12 @@ def test_run_reads_text_as_dictionary_and_writes_text(binary: tuple[FitResult, P
     at = REQUESTS.column_names.index("pixels")
     plain = REQUESTS.set_column(at, "pixels", REQUESTS["pixels"].cast(pa.list_(pa.float32())))
     job = _job(*binary, plain, tmp_path)
-    assert dictionary_columns(job) == ["colour"]
-    block = next(job.parts[0].read(["colour"], dictionary_columns(job)))
-    assert pa.types.is_dictionary(block["colour"].type)
+    assert dictionary_columns(job) == ["color"]
+    block = next(job.parts[0].read(["color"], dictionary_columns(job)))
+    assert pa.types.is_dictionary(block["color"].type)
     _, scored = _run(job)
-    assert scored["colour"].type == pa.string()
-    assert scored["colour"].to_pylist() == REQUESTS["colour"].to_pylist()
+    assert scored["color"].type == pa.string()
+    assert scored["color"].to_pylist() == REQUESTS["color"].to_pylist()
     expected = onnx_scorer.score(onnx_scorer.open_session(binary[1] / MODEL_FILE), binary[0].encoder.encode(REQUESTS))
     assert np.allclose(scored["score"], expected, atol=1e-6)
 
@@ -115,8 +115,8 @@ def test_encode_with_and_without_cast_is_equal(tmp_path: Path) -> None:
     features = FeatureSet(name="all", request=COLUMNS)
     narrow = REQUESTS.set_column(0, "plain", REQUESTS["plain"].cast(pa.float32()))
     wide = narrow.set_column(0, "plain", narrow["plain"].cast(pa.float64()))
-    text = REQUESTS.column_names.index("colour")
-    coded = wide.set_column(text, "colour", wide["colour"].dictionary_encode())
+    text = REQUESTS.column_names.index("color")
+    coded = wide.set_column(text, "color", wide["color"].dictionary_encode())
     first, *others = (_encoded(COLUMNS, table, features, tmp_path) for table in (wide, narrow, coded))
     for other in others:
         assert all(np.array_equal(first[name], other[name], equal_nan=True) for name in first)

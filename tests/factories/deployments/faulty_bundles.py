@@ -1,4 +1,4 @@
-"""Models that misbehave, as bundles: one that does not come back, one that always fails, one that eats memory."""
+"""Bundles of faulty models: one that does not return, one that always fails, one that leaks memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from onnx import TensorProto, helper, numpy_helper
 from features.manifest import MODEL_FILE
 from tests.factories.deployments.bundles import Slope, write_bundle
 
-TURNS = 10_000_000
+CPU_ITERATIONS = 10_000_000
 """Of an empty loop within the graph: half a minute."""
-MEALS = 4_000
+MEMORY_ITERATIONS = 4_000
 """Half a MiB each."""
 
 
 def hanging(folder: Path) -> Path:
-    """A bundle that loads and warms up, and does not come back from a row whose distance is below 1e6 and not zero."""
+    """A bundle that loads and warms up, and does not return for a row whose distance is below 1e6 and not zero."""
     write_bundle(folder, Slope(1.0))
-    save(folder, _graph(_turns()))
+    save(folder, _graph(_cpu_loop()))
     return folder
 
 
@@ -32,9 +32,9 @@ def raising(folder: Path) -> Path:
 
 
 def leaking(folder: Path) -> Path:
-    """A bundle that loads and warms up, and takes 2 GiB, bit by bit, for any row whose distance is not zero."""
+    """A bundle that loads and warms up, and allocates 2 GiB, step by step, for any row whose distance is not zero."""
     write_bundle(folder, Slope(1.0))
-    save(folder, _graph(_meals()))
+    save(folder, _graph(_memory_loop()))
     return folder
 
 
@@ -43,11 +43,11 @@ def save(folder: Path, model: onnx.ModelProto) -> None:
     onnx.save(model, str(folder / MODEL_FILE))
 
 
-def _graph(misbehavior: list[onnx.NodeProto]) -> onnx.ModelProto:
-    """scores = 0.5 for each row; ``misbehavior`` makes ``extra`` [1], which depends on whether a number is nonzero."""
+def _graph(fault: list[onnx.NodeProto]) -> onnx.ModelProto:
+    """scores = 0.5 for each row; ``fault`` makes ``extra`` [1], which depends on whether a number is nonzero."""
     first = [
         helper.make_node("ReduceSumSquare", ["numbers"], ["squares"], keepdims=0),
-        helper.make_node("Greater", ["squares", "zero"], ["asked"]),
+        helper.make_node("Greater", ["squares", "zero"], ["nonzero"]),
     ]
     last = [
         helper.make_node("Slice", ["numbers", "start", "stop", "axis"], ["first"]),
@@ -64,8 +64,8 @@ def _graph(misbehavior: list[onnx.NodeProto]) -> onnx.ModelProto:
         "axis": np.array([1], np.int64),
     }
     graph = helper.make_graph(
-        [*first, *misbehavior, *last],
-        "misbehaves",
+        [*first, *fault, *last],
+        "faulty",
         [helper.make_tensor_value_info("numbers", TensorProto.FLOAT, ["rows", None])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
@@ -73,14 +73,14 @@ def _graph(misbehavior: list[onnx.NodeProto]) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def _turns() -> list[onnx.NodeProto]:
-    """A loop of TURNS turns when asked, of none otherwise."""
+def _cpu_loop() -> list[onnx.NodeProto]:
+    """A loop of CPU_ITERATIONS when a number is nonzero, else of none."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go"], ["on"]),
             helper.make_node("Identity", ["sum_in"], ["sum_out"]),
         ],
-        "turn",
+        "iteration",
         [
             helper.make_tensor_value_info("i", TensorProto.INT64, []),
             helper.make_tensor_value_info("go", TensorProto.BOOL, []),
@@ -91,45 +91,45 @@ def _turns() -> list[onnx.NodeProto]:
             helper.make_tensor_value_info("sum_out", TensorProto.FLOAT, []),
         ],
     )
-    most = numpy_helper.from_array(np.asarray(TURNS, np.int64))
+    most = numpy_helper.from_array(np.asarray(CPU_ITERATIONS, np.int64))
     return [
         helper.make_node("Constant", [], ["most"], value=most),
-        helper.make_node("Loop", ["most", "asked", "zero"], ["extra"], body=body),
+        helper.make_node("Loop", ["most", "nonzero", "zero"], ["extra"], body=body),
     ]
 
 
-def _meals() -> list[onnx.NodeProto]:
-    """A loop of MEALS turns when asked, of none otherwise; it keeps what each turn makes until the last."""
+def _memory_loop() -> list[onnx.NodeProto]:
+    """A loop of MEMORY_ITERATIONS when a number is nonzero, else of none; every iteration's output stays in memory."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go"], ["on"]),
-            helper.make_node("Cast", ["i"], ["turn"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", ["i"], ["iteration"], to=TensorProto.FLOAT),
             helper.make_node("Constant", [], ["size"], value=numpy_helper.from_array(np.array([128 * 1024], np.int64))),
-            helper.make_node("Expand", ["turn", "size"], ["meal"]),
+            helper.make_node("Expand", ["iteration", "size"], ["output"]),
         ],
-        "turn",
+        "iteration",
         [
             helper.make_tensor_value_info("i", TensorProto.INT64, []),
             helper.make_tensor_value_info("go", TensorProto.BOOL, []),
         ],
         [
             helper.make_tensor_value_info("on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("meal", TensorProto.FLOAT, [128 * 1024]),
+            helper.make_tensor_value_info("output", TensorProto.FLOAT, [128 * 1024]),
         ],
     )
-    most = numpy_helper.from_array(np.asarray(MEALS, np.int64))
+    most = numpy_helper.from_array(np.asarray(MEMORY_ITERATIONS, np.int64))
     return [
         helper.make_node("Constant", [], ["most"], value=most),
-        helper.make_node("Loop", ["most", "asked"], ["meals"], body=body),
-        helper.make_node("ReduceSum", ["meals"], ["eaten"], keepdims=0),
-        helper.make_node("Mul", ["eaten", "zero"], ["extra"]),
+        helper.make_node("Loop", ["most", "nonzero"], ["outputs"], body=body),
+        helper.make_node("ReduceSum", ["outputs"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "zero"], ["extra"]),
     ]
 
 
 def _out_of_range() -> list[onnx.NodeProto]:
-    """An index that exists only when not asked."""
+    """An index that is out of range when a number is nonzero."""
     return [
-        helper.make_node("Cast", ["asked"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Cast", ["nonzero"], ["index"], to=TensorProto.INT64),
         helper.make_node("Constant", [], ["list"], value=numpy_helper.from_array(np.zeros(1, np.float32))),
         helper.make_node("Gather", ["list", "index"], ["extra"]),
     ]

@@ -1,4 +1,4 @@
-"""Feature views, histories and rows to try the join on, the nastier the likelier.
+"""Hypothesis strategies of feature views, event histories and rows for the point-in-time join, edge cases first.
 
 Everything happens within two hours around an hour that daylight saving repeats or skips, on a grid of minutes, so that
 times tie often. Each time column is in a zone and unit of its own.
@@ -50,14 +50,14 @@ _ROW = (KEYS, KEYS, MINUTES)
 def _of(choices: tuple[tuple, ...]) -> st.SearchStrategy[list]:
     """One of each of the choices, by a single number: drawing is what most of the time goes to."""
 
-    def chosen(number: int) -> list:
+    def choose(number: int) -> list:
         cells = []
         for choice in choices:
             number, place = divmod(number, len(choice))
             cells.append(choice[place])
         return cells
 
-    return st.integers(0, math.prod(map(len, choices)) - 1).map(chosen)
+    return st.integers(0, math.prod(map(len, choices)) - 1).map(choose)
 
 
 _history = st.tuples(st.lists(_of(_EVENT), max_size=12), st.lists(_of(_ROW), max_size=6))
@@ -65,16 +65,16 @@ _window = st.sampled_from([timedelta(microseconds=1), timedelta(minutes=1), time
 
 
 def _aggregates(column: str, ops: tuple[str, ...], kind: str) -> st.SearchStrategy[list[Aggregate]]:
-    def named(resolution: float, chosen: list[tuple[str, timedelta]]) -> list[Aggregate]:
+    def build_aggregates(resolution: float, choices: list[tuple[str, timedelta]]) -> list[Aggregate]:
         return [
             Aggregate(
                 column=column, op=op, window=window, name=f"{column}_{op}_{window}", kind=kind, resolution=resolution
             )
-            for op, window in chosen
+            for op, window in choices
         ]  # fmt: skip
 
-    chosen = st.lists(st.tuples(st.sampled_from(ops), _window), max_size=5, unique=True)
-    return st.builds(named, st.sampled_from([2.0**-16, 0.01, 0.25]), chosen)
+    choices = st.lists(st.tuples(st.sampled_from(ops), _window), max_size=5, unique=True)
+    return st.builds(build_aggregates, st.sampled_from([2.0**-16, 0.01, 0.25]), choices)
 
 
 @st.composite
@@ -107,12 +107,12 @@ def _times(minutes: list[int | None], around: datetime, zone: str, unit: str) ->
 
 @st.composite
 def cases(draw: st.DrawFn, histories: int) -> Case:
-    """One view over histories that share no key, and so do not know of each other: as many cases in one."""
+    """A view over ``histories`` histories that share no key: as many independent cases in one."""
     around = draw(st.sampled_from(CHANGES))
     zones = draw(st.lists(st.sampled_from(ZONES), min_size=4, max_size=4))
     units = draw(st.lists(st.sampled_from(["us", "us", "ms", "ns"]), min_size=4, max_size=4))
-    drawn = draw(st.lists(_history, min_size=histories, max_size=histories))
-    cells = [_apart(i, event) for i, (events, _) in enumerate(drawn) for event in events for _ in range(event[-1])]
+    examples = draw(st.lists(_history, min_size=histories, max_size=histories))
+    cells = [_isolate(i, event) for i, (events, _) in enumerate(examples) for event in events for _ in range(event[-1])]
     known = [None if None in cell[2:4] else cell[2] + cell[3] for cell in cells]
     events = pl.DataFrame({
         "a": pl.Series([cell[0] for cell in cells], dtype=pl.String),
@@ -124,11 +124,11 @@ def cases(draw: st.DrawFn, histories: int) -> Case:
         "sequence": pl.Series([cell[6] for cell in cells], dtype=pl.Int64),
         "revised": _times([cell[6] for cell in cells], around, zones[2], units[2]),
     })  # fmt: skip
-    asked = [_apart(i, row) for i, (_, rows) in enumerate(drawn) for row in rows]
+    requests = [_isolate(i, row) for i, (_, rows) in enumerate(examples) for row in rows]
     rows = pl.DataFrame({
-        "a": pl.Series([row[0] for row in asked], dtype=pl.String),
-        "b": pl.Series([row[1] for row in asked], dtype=pl.String),
-        AS_OF: _times([row[2] for row in asked], around, zones[3], units[3]),
+        "a": pl.Series([row[0] for row in requests], dtype=pl.String),
+        "b": pl.Series([row[1] for row in requests], dtype=pl.String),
+        AS_OF: _times([row[2] for row in requests], around, zones[3], units[3]),
     })  # fmt: skip
     return Case(draw(views()), events, rows)
 
@@ -140,5 +140,5 @@ def since(view: FeatureView) -> pl.Expr:
     return pl.when(happened > known).then(happened).otherwise(known)
 
 
-def _apart(number: int, cells: list) -> list:
+def _isolate(number: int, cells: list) -> list:
     return [None if cells[0] is None else f"{number}{cells[0]}", *cells[1:]]
