@@ -14,8 +14,8 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from features.sources.ingestion import QUARANTINE, ingest
 from features.sources.source import Source
-from tests.unit.golden import samples
-from tests.unit.golden.golden import columns, golden
+from tests.factories.golden import samples
+from tests.factories.golden.files import columns, golden
 
 pytestmark = pytest.mark.cluster
 

@@ -12,7 +12,7 @@ from string import Formatter
 
 from cluster import errors
 from cluster.errors import RayloopError, messages
-from tests.unit.golden.golden import golden
+from tests.factories.golden.files import golden
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("cluster", "features", "trainers", "deployments", "monitoring", "rayloop", "examples")
@@ -119,7 +119,7 @@ def test_message_of_an_error_has_no_other_parts() -> None:
 
 
 def test_error_codes_are_those_on_record() -> None:
-    # Scripts rely on codes. After an addition: UPDATE_GOLDEN=1, as tests/unit/golden/golden.py explains.
+    # Scripts rely on codes. After an addition: UPDATE_GOLDEN=1, as tests/factories/golden/files.py explains.
     golden("error_codes", sorted(messages()))
 
 

@@ -13,7 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from rayloop.cli.app import EXIT_USER_ERROR, app
-from tests.unit.golden.golden import golden
+from tests.factories.golden.files import golden
 
 
 def _parameter(parameter: Any) -> dict[str, Any]:

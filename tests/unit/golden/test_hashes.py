@@ -19,8 +19,8 @@ from features.sources.erasure_registry import entity_digest
 from features.sources.pseudonyms import PseudonymKey
 from features.split import HashSplit, TimeSplit
 from monitoring.samples.bottom_k_sample import BottomKSample
-from tests.unit.golden import samples
-from tests.unit.golden.golden import golden
+from tests.factories.golden import samples
+from tests.factories.golden.files import golden
 
 KEYS = [f"key-{i}" for i in range(200)]
 

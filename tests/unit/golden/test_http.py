@@ -40,8 +40,8 @@ from deployments.serve_schema import RequestLimits, ServerConfig
 from deployments.telemetry.reporter import Reporter
 from features.definitions import FeatureSet
 from features.manifest import MODEL_FILE
-from tests.unit.golden import samples
-from tests.unit.golden.golden import golden
+from tests.factories.golden import samples
+from tests.factories.golden.files import golden
 
 LIMITS = RequestLimits(body_bytes=4000, rows=4)
 ROW = {"distance": 0.0, "carrier": "AA", "departs": "2024-05-01T10:00:00Z"}

@@ -19,7 +19,7 @@ from monitoring.export.grafana import FILE, render_dashboard
 from monitoring.export.metric_definitions import COUNTERS, GAUGES
 from monitoring.export.prometheus import PrometheusExporter
 from rayloop.cli.metrics_config import RULES
-from tests.unit.golden.golden import golden
+from tests.factories.golden.files import golden
 from trainers.loop import worker_group
 
 KINDS = ("Counter", "Gauge", "Histogram")

@@ -29,8 +29,8 @@ from features.manifest import MANIFEST_FILE, MODEL_FILE, PORTABLE_FILE, PROFILE_
 from features.sources.erasure_registry import ERASURE_TABLE
 from features.sources.ingestion import QUARANTINE
 from monitoring.runtime.state_store import STATE, UNREADABLE
-from tests.unit.golden import samples
-from tests.unit.golden.golden import golden
+from tests.factories.golden import samples
+from tests.factories.golden.files import golden
 
 
 def test_names_are_unchanged() -> None:

@@ -15,8 +15,8 @@ from features.online.feature_reader import FeatureReader
 from features.online.keys import state_key, state_keys, state_prefix
 from features.online.materialize import materialize, push
 from features.online.store import LmdbStore
-from tests.unit.golden import samples
-from tests.unit.golden.golden import DATA, golden
+from tests.factories.golden import samples
+from tests.factories.golden.files import DATA, golden
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 SET = FeatureSet(

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import rayloop
-from tests.unit.golden.golden import golden
+from tests.factories.golden.files import golden
 
 
 def _parameters(public: Callable[..., Any]) -> dict[str, str]:

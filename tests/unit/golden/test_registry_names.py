@@ -16,7 +16,7 @@ from cluster.values import TaskKind
 from rayloop.stages.mlflow_callback import CurveLogger
 from rayloop.stages.model_cards import CARD_PATH
 from rayloop.stages.tune import PAGE, TrialRunLogger
-from tests.unit.golden.golden import golden
+from tests.factories.golden.files import golden
 from trainers.card.model_card import CARD_JSON, CARD_PAGE
 from trainers.config import ModelSpec, TrainConfig
 from trainers.loop.train_events import STAGES, EpochResult, StepProgress

@@ -10,7 +10,7 @@ import pytest
 from cluster.local_cluster import SESSION_VARIABLE
 from cluster.settings import Settings, load_settings
 from rayloop.code_version import COMMIT
-from tests.unit.golden.golden import golden
+from tests.factories.golden.files import golden
 
 
 @pytest.fixture(autouse=True)

@@ -37,8 +37,8 @@ from monitoring.runtime.monitor import DriftMonitor
 from monitoring.runtime.state_store import STATE, MonitorStore
 from rayloop.stages import baselines
 from tests.factories.errors import raises
-from tests.unit.golden import samples
-from tests.unit.golden.golden import columns, formats, golden, newest, stored, structure
+from tests.factories.golden import samples
+from tests.factories.golden.files import columns, formats, golden, newest, stored, structure
 from trainers.card.model_card import CardLineage, FeatureFacts, ModelCard, SplitFacts
 from trainers.config import ConfigChange, ModelSpec, TrainConfig
 from trainers.data.batches import EncodedRows, MemoryLoader, MemoryValidationLoader

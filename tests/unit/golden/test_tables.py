@@ -27,8 +27,8 @@ from features.sources.ingestion import columns_schema
 from features.sources.source import Source
 from features.sources.validation import quarantine_rows
 from rayloop.stages.log_analysis_task import LABEL_CANDIDATES_SCHEMA
-from tests.unit.golden import samples
-from tests.unit.golden.golden import columns, golden
+from tests.factories.golden import samples
+from tests.factories.golden.files import columns, golden
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""Golden values: what users, stores and dashboards depend on, as files under ``data/``.
+"""Golden values: what users, stores and dashboards depend on, as files under ``tests/unit/golden/data``.
 
-``golden(name, value)`` compares a test's value with ``data/<name>.json``. After an intended change:
+``golden(name, value)`` compares a test's value with ``<name>.json`` there. After an intended change:
 
     UPDATE_GOLDEN=1 python -m pytest tests/unit/golden
     git diff tests/unit/golden/data
@@ -8,7 +8,7 @@
 and say in the CHANGELOG what changed for users. The first command rewrites every file that differs; the second shows
 what you are about to change for them.
 
-Files under ``data/stored/<format>/`` are what that format of the code has written; each folder has only the files that
+Files under ``stored/<format>`` there are what that format of the code has written; each folder has only the files that
 differ from the format before. They are never rewritten: today's readers must read all of them.
 ``stored(name, written)`` compares a fresh write with the newest file of its name. When a stored format changes, raise
 the schema version of its class and ``FORMAT`` here; with UPDATE_GOLDEN the files that differ are then written into a
@@ -26,15 +26,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[2] / "unit/golden/data"
 FORMAT = 3
-"""Of what today's code stores: the folder of new files under ``data/stored``."""
+"""Of what today's code stores: the folder of new files below ``DATA / "stored"``."""
 
 _UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
 
 
 def golden(name: str, value: Any) -> None:
-    """Assert that a value of JSON's types is the one in ``data/<name>.json``; with UPDATE_GOLDEN, write it."""
+    """Assert that a value of JSON's types is that of the golden file ``<name>.json``; with UPDATE_GOLDEN, write it."""
     path = DATA / f"{name}.json"
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if _UPDATE:
