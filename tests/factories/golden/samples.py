@@ -180,9 +180,9 @@ LOOKED = AnalysisResult(
 
 def profile() -> Profile:
     """Of few rows: its sketches hold every value, and draw nothing."""
-    made = Profile.empty((*TRIPS.columns, *IMAGES.columns))
-    made.update(rows())
-    return made
+    result = Profile.empty((*TRIPS.columns, *IMAGES.columns))
+    result.update(rows())
+    return result
 
 
 def reference() -> ReferenceProfile:

@@ -31,10 +31,10 @@ def _parameter(parameter: Any) -> dict[str, Any]:
 
 def _command(command: Any) -> dict[str, Any]:
     # Arguments in their order, which counts.
-    found: dict[str, Any] = {"parameters": [_parameter(parameter) for parameter in command.params]}
+    description: dict[str, Any] = {"parameters": [_parameter(parameter) for parameter in command.params]}
     if hasattr(command, "commands"):
-        found["commands"] = {name: _command(inner) for name, inner in command.commands.items()}
-    return found
+        description["commands"] = {name: _command(inner) for name, inner in command.commands.items()}
+    return description
 
 
 def _help(command: Any) -> dict[str, Any]:

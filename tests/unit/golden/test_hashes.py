@@ -82,8 +82,8 @@ def test_split_by_hash_and_by_time_is_unchanged() -> None:
 
 def _assigned(salt: str, share: float, starts: tuple[float, ...]) -> str:
     """A character for each key: the number of its challenger, or - for the champion."""
-    found = [find_slice(salt, key, share, starts) for key in KEYS]
-    return "".join("-" if index is None else str(index) for index in found)
+    indexes = [find_slice(salt, key, share, starts) for key in KEYS]
+    return "".join("-" if index is None else str(index) for index in indexes)
 
 
 def test_challenger_keys_are_unchanged() -> None:
@@ -118,6 +118,6 @@ def test_ids_of_rows_batches_keys_and_entities_are_unchanged() -> None:
 
 def test_sampled_rows_are_unchanged() -> None:
     table = pa.table({"id": KEYS, "n": np.arange(len(KEYS))})
-    kept = BottomKSample(10, table.schema)
-    kept.update(table, table["id"])
-    golden("sampled", sorted(kept.rows["n"].to_pylist()))
+    sample = BottomKSample(10, table.schema)
+    sample.update(table, table["id"])
+    golden("sampled", sorted(sample.rows["n"].to_pylist()))

@@ -115,7 +115,7 @@ class _Silent:
 
     def __init__(self, model: str, under_way: Callable[[], int]) -> None: ...
 
-    def record_predictions(self, *told: object) -> None: ...
+    def record_predictions(self, *columns: object) -> None: ...
 
     def record_labels(self, rows: object) -> None: ...
 
@@ -142,8 +142,8 @@ def write_bundle(folder: Path) -> Path:
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows"])],
         [first],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(made, folder / MODEL_FILE)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / MODEL_FILE)
     return folder
 
 
@@ -228,8 +228,8 @@ def test_responses_of_a_model_are_unchanged(home: Path) -> None:
     async def run() -> dict[str, Any]:
         server = await _model_server(home)
         async with _listening(server.__serve_build_asgi_app__()) as client:
-            found = {name: _answer(await _send(client, name)) for name in REQUESTS}
-            return found | {name: _answer(await _send(client, "infer", sent)) for name, sent in HEADERS.items()}
+            responses = {name: _answer(await _send(client, name)) for name in REQUESTS}
+            return responses | {name: _answer(await _send(client, "infer", sent)) for name, sent in HEADERS.items()}
 
     golden("http", asyncio.run(run()))
 
@@ -274,7 +274,7 @@ def test_refusals_of_requests_are_unchanged(home: Path, monkeypatch: pytest.Monk
 
             while (await ask("metadata", issued["all"])).status_code != 200:
                 await asyncio.sleep(0.01)
-            found = {
+            responses = {
                 "401": _answer(await ask("infer", "")),
                 "401 unknown": _answer(await ask("infer", issued["all"][:-1])),
                 "401 no key": _answer(await ask("infer", "ey.ey.ey")),
@@ -283,8 +283,8 @@ def test_refusals_of_requests_are_unchanged(home: Path, monkeypatch: pytest.Monk
             }
             await ask("infer", issued["429"])
             for name in ("401 expired", "403 a model", "403 a scope", "429"):
-                found[name] = _answer(await ask("infer", issued[name]))
-            return found
+                responses[name] = _answer(await ask("infer", issued[name]))
+            return responses
 
     golden("http_access", asyncio.run(run()))
 
@@ -298,18 +298,18 @@ def test_refusals_of_a_full_or_slow_replica_are_unchanged() -> None:
         raise AssertionError
 
     async def run() -> dict[str, Any]:
-        found = {}
+        responses = {}
         for name, most in (("503", 0), ("408", 1)):
             install_route(IngressRoute(never, b"/v2/models/", lambda: 1000, most, 1, 0.01))
             async with _listening(no_app) as client:
-                found[name] = _answer(await client.get(BASE))
-        return found
+                responses[name] = _answer(await client.get(BASE))
+        return responses
 
-    golden("http_door", asyncio.run(run()))
+    golden("http_replica_refusals", asyncio.run(run()))
 
 
 def test_responses_of_the_root_app_are_unchanged(home: Path) -> None:
-    asked = {
+    requests = {
         "server": ("GET", "/v2"),
         "live": ("GET", "/v2/health/live"),
         "405": ("POST", "/v2/health/live"),
@@ -321,9 +321,9 @@ def test_responses_of_the_root_app_are_unchanged(home: Path) -> None:
         front = _own_class(RootApp)()
         transport = httpx.ASGITransport(app=front.__serve_build_asgi_app__())
         async with httpx.AsyncClient(transport=transport, base_url="http://serve") as client:
-            return {name: _answer(await client.request(*asked[name])) for name in asked}
+            return {name: _answer(await client.request(*requests[name])) for name in requests}
 
-    golden("http_front", asyncio.run(run()))
+    golden("http_root_app", asyncio.run(run()))
 
 
 @pytest.mark.parametrize(
@@ -335,8 +335,8 @@ def test_responses_of_the_root_app_are_unchanged(home: Path) -> None:
     ],
 )
 def test_openapi_document_is_unchanged(features: FeatureSet, task: Task, access: bool) -> None:
-    made = build_openapi(features, task, features.name, "7", LIMITS, access=access)
-    golden(f"openapi_{task.kind}", made)
+    document = build_openapi(features, task, features.name, "7", LIMITS, access=access)
+    golden(f"openapi_{task.kind}", document)
 
 
 def test_grpc_messages_and_methods_are_unchanged() -> None:
@@ -349,9 +349,9 @@ def test_grpc_messages_and_methods_are_unchanged() -> None:
                 # The package does not show on the wire.
                 field.message_type and field.message_type.full_name.removeprefix("rayloop."),
             ]
-            for field in made.fields
+            for field in message.fields
         }
-        for name, made in inference_pb2.DESCRIPTOR.message_types_by_name.items()
+        for name, message in inference_pb2.DESCRIPTOR.message_types_by_name.items()
     }
     golden("grpc_messages", {"service": SERVICE, "methods": list(METHODS), "messages": messages})
 
@@ -381,15 +381,15 @@ class _Context:
 
 
 def _grpc_request(**change: Any) -> Any:
-    made = inference_pb2.ModelInferRequest(**{"model_name": "trips", "id": "mine", **change})
+    request = inference_pb2.ModelInferRequest(**{"model_name": "trips", "id": "mine", **change})
     for tensor in infer_body()["inputs"]:
-        added = made.inputs.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
+        added = request.inputs.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
         values = tensor["data"]
         if tensor["datatype"] == "BYTES":
             added.contents.bytes_contents.extend(value.encode() for value in values)
         else:
             added.contents.fp64_contents.extend(values)
-    return made
+    return request
 
 
 def test_grpc_responses_are_unchanged(home: Path) -> None:
@@ -398,7 +398,7 @@ def test_grpc_responses_are_unchanged(home: Path) -> None:
         tensor.shape[0] = 5
         for values in (tensor.contents.bytes_contents, tensor.contents.fp64_contents):
             values.extend(list(values) * 4)
-    asked: dict[str, tuple[str, Any, dict[str, str]]] = {
+    requests: dict[str, tuple[str, Any, dict[str, str]]] = {
         "ModelReady": ("ModelReady", inference_pb2.ModelReadyRequest(name="trips"), {}),
         "ModelMetadata": ("ModelMetadata", inference_pb2.ModelMetadataRequest(name="trips"), {}),
         "ModelInfer": ("ModelInfer", _grpc_request(), {}),
@@ -412,16 +412,21 @@ def test_grpc_responses_are_unchanged(home: Path) -> None:
 
     async def run() -> dict[str, Any]:
         server = await _model_server(home)
-        found: dict[str, Any] = {}
+        responses: dict[str, Any] = {}
         for method in ("ServerLive", "ServerReady", "ServerMetadata"):
-            found[method] = _message(await getattr(server, method)(getattr(inference_pb2, f"{method}Request")()))
-        for name, (method, request, metadata) in asked.items():
+            responses[method] = _message(await getattr(server, method)(getattr(inference_pb2, f"{method}Request")()))
+        for name, (method, request, metadata) in requests.items():
             context = _Context(metadata)
             answer = _message(await getattr(server, method)(request, context))
             # Details begin with the field at fault, which has no spaces.
             field, colon, _ = context.details.partition(": ")
-            found[name] = [context.code, field if colon and " " not in field else "", dict(context.trailing), answer]
-        return found
+            responses[name] = [
+                context.code,
+                field if colon and " " not in field else "",
+                dict(context.trailing),
+                answer,
+            ]
+        return responses
 
     golden("grpc", asyncio.run(run()))
 

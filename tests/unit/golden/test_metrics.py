@@ -35,7 +35,7 @@ class _NoTables:
 @pytest.fixture
 def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What is declared to Ray, by name."""
-    found: dict[str, Any] = {}
+    declarations: dict[str, Any] = {}
 
     def recorder(kind: str) -> type:
         class Recorder:
@@ -48,18 +48,18 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             ) -> None:
                 # A histogram has its boundaries third, the others their labels.
                 labels = tag_keys or tuple(boundaries)
-                found[name] = {"type": kind, "labels": sorted(str(label) for label in labels)}
+                declarations[name] = {"type": kind, "labels": sorted(str(label) for label in labels)}
 
             def set(self, value: float, tags: dict[str, str]) -> None: ...
 
         return Recorder
 
     for kind in KINDS:
-        made = recorder(kind)
+        replacement = recorder(kind)
         for module in (metrics, persistent_gauge, ray_metrics, worker_group):
             if hasattr(module, kind):
-                monkeypatch.setattr(module, kind, made)
-    return found
+                monkeypatch.setattr(module, kind, replacement)
+    return declarations
 
 
 def test_metrics_of_ray_and_their_labels_are_unchanged(declared: dict[str, Any]) -> None:
@@ -74,10 +74,10 @@ def test_metrics_of_the_monitor_endpoint_are_unchanged() -> None:
     exporter = PrometheusExporter()
     for event in COUNTERS:
         exporter.count("trips", event)
-    found = {family.name: family.type for family in exporter.registry.collect()}
+    families = {family.name: family.type for family in exporter.registry.collect()}
     labels = {name: sorted(labels) for name, (_, labels) in GAUGES.items()}
     assert isinstance(exporter.registry, prometheus_client.CollectorRegistry)
-    golden("metrics_of_monitor", {name: [kind, labels.get(name, ["model"])] for name, kind in found.items()})
+    golden("metrics_of_monitor", {name: [kind, labels.get(name, ["model"])] for name, kind in families.items()})
 
 
 def test_alerts_and_their_expressions_are_unchanged() -> None:
@@ -93,11 +93,11 @@ def test_alerts_and_their_expressions_are_unchanged() -> None:
 
 
 def test_grafana_queries_are_unchanged() -> None:
-    made = json.loads(render_dashboard())
+    dashboard = json.loads(render_dashboard())
     panels = [
         [panel["type"], *(target["expr"] for target in panel.get("targets", []))]
-        for panel in made["panels"]
+        for panel in dashboard["panels"]
         if panel["type"] != "row"
     ]
-    variables = {variable["name"]: variable.get("definition", "") for variable in made["templating"]["list"]}
-    golden("grafana", {"file": FILE, "uid": made["uid"], "panels": panels, "variables": variables})
+    variables = {variable["name"]: variable.get("definition", "") for variable in dashboard["templating"]["list"]}
+    golden("grafana", {"file": FILE, "uid": dashboard["uid"], "panels": panels, "variables": variables})

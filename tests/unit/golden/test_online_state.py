@@ -71,9 +71,9 @@ def _values(store: LmdbStore) -> list[list[str]]:
     names = [column.name for view in SET.views for column in view.columns]
     alone = pa.concat_tables([reader.read(requests.slice(i, 1), 0).select(names) for i in range(8)])
     together = reader.read(pa.concat_tables([requests] * 4), 0).select(names).slice(0, 8)
-    found = [[str(value) for value in row.values()] for row in together.to_pylist()]
-    assert [[str(value) for value in row.values()] for row in alone.to_pylist()] == found
-    return found
+    values = [[str(value) for value in row.values()] for row in together.to_pylist()]
+    assert [[str(value) for value in row.values()] for row in alone.to_pylist()] == values
+    return values
 
 
 def test_keys_are_unchanged() -> None:
@@ -104,10 +104,10 @@ def test_states_are_unchanged_and_read(tmp_path: Path) -> None:
 
 
 def test_stored_states_are_read_and_continued(tmp_path: Path) -> None:
-    kept = json.loads((DATA / "online_states.json").read_text())
+    states = json.loads((DATA / "online_states.json").read_text())
     store = LmdbStore(tmp_path / "kept")
-    store.put_many({bytes.fromhex(key): bytes.fromhex(value) for key, value in kept["stored"].items()})
-    assert _values(store) == kept["values"]
+    store.put_many({bytes.fromhex(key): bytes.fromhex(value) for key, value in states["stored"].items()})
+    assert _values(store) == states["values"]
     view: FeatureView = samples.VIEW
     assert push(store, view, _events().tail(1), producer="log", position=7) == 0, "this position is known"
     assert push(store, view, _events().tail(1), producer="log", position=8) == 1

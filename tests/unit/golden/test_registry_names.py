@@ -33,23 +33,23 @@ class _Run:
     def __init__(self) -> None:
         self.id = "run"
         self.failed = False
-        self.told: dict[str, Any] = {"parameters": {}, "metrics": set(), "tags": set()}
+        self.records: dict[str, Any] = {"parameters": {}, "metrics": set(), "tags": set()}
 
     def log_parameters(self, values: Mapping[str, object]) -> None:
-        self.told["parameters"] |= {name: str(value) for name, value in values.items()}
+        self.records["parameters"] |= {name: str(value) for name, value in values.items()}
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        self.told["metrics"] |= set(values)
+        self.records["metrics"] |= set(values)
 
     def log_metric_series(self, values: Mapping[str, Mapping[int, float]]) -> None:
-        self.told["metrics"] |= set(values)
+        self.records["metrics"] |= set(values)
 
     def set_tags(self, values: Mapping[str, str]) -> None:
-        self.told["tags"] |= set(values)
+        self.records["tags"] |= set(values)
 
     @property
     def names(self) -> dict[str, Any]:
-        return {kind: values if isinstance(values, dict) else sorted(values) for kind, values in self.told.items()}
+        return {kind: values if isinstance(values, dict) else sorted(values) for kind, values in self.records.items()}
 
 
 class _Registry:
@@ -64,21 +64,21 @@ class _Registry:
 
 def _tags() -> list[str]:
     """Every text of the product's code that reads like one of its tags and is no error code."""
-    found: set[str] = set()
+    tags: set[str] = set()
     for package in PRODUCT:
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found |= {node.value} if re.fullmatch(r"rayloop\.[a-z_]+", node.value) else set()
+                    tags |= {node.value} if re.fullmatch(r"rayloop\.[a-z_]+", node.value) else set()
     # Modules of a package of that name are no tags.
     modules = {path.stem for path in (ROOT / "rayloop").glob("*")}
-    return sorted(tag for tag in found - set(messages()) if tag.partition(".")[2] not in modules)
+    return sorted(tag for tag in tags - set(messages()) if tag.partition(".")[2] not in modules)
 
 
 def test_tags_of_versions_and_runs_are_unchanged() -> None:
-    found = _tags()
-    assert {FINGERPRINT_TAG, GATE_TAG, KEY_TAG} <= set(found)
-    golden("mlflow_tags", found)
+    tags = _tags()
+    assert {FINGERPRINT_TAG, GATE_TAG, KEY_TAG} <= set(tags)
+    golden("mlflow_tags", tags)
 
 
 def test_parameters_of_a_training_are_unchanged() -> None:

@@ -42,7 +42,7 @@ def test_variable_is_read_and_passed_on(monkeypatch: pytest.MonkeyPatch) -> None
 def test_paths_under_home_are_unchanged() -> None:
     settings = Settings(home=Path("/home"))
     golden(
-        "places",
+        "home_paths",
         {
             "mlflow": settings.mlflow_uri,
             "artifacts": settings.mlflow_artifacts,

@@ -142,11 +142,11 @@ def test_monitor_continues_from_stored_files(path: Path, tmp_path: Path) -> None
 
 
 def _rows_of(path: Path) -> pa.Table:
-    kept = json.loads(path.read_text())
+    content = json.loads(path.read_text())
     kinds = {"string": pa.string(), "double": pa.float64(), "timestamp[us, tz=UTC]": pa.timestamp("us", "UTC")}
     kinds |= {"int64": pa.int64()}
-    schema = pa.schema([(name, kinds[kind.removeprefix("large_")]) for name, kind in kept["columns"].items()])
-    return pa.Table.from_pylist(kept["rows"], schema)
+    schema = pa.schema([(name, kinds[kind.removeprefix("large_")]) for name, kind in content["columns"].items()])
+    return pa.Table.from_pylist(content["rows"], schema)
 
 
 def test_rollout_journal_is_written_unchanged(tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_unshipped_rows_are_written_unchanged(tmp_path: Path) -> None:
     tally = UnshippedCounter(tmp_path, "replica")
     tally.add("predictions", 7)
     tally.add("labels", 2)
-    golden("tally", [path.read_bytes().hex() for path in tmp_path.iterdir()])
+    golden("unshipped_rows", [path.read_bytes().hex() for path in tmp_path.iterdir()])
     tally.close()
 
 
@@ -486,8 +486,8 @@ def _changed(value: Any, change: dict[str, Any], name: str, folder: Path) -> Pat
 
 
 def _journal_with(column: str, kind: str, cell: Any) -> Any:
-    kept = _newest("journal.json")
-    return {"columns": {**kept["columns"], column: kind}, "rows": [{**row, column: cell} for row in kept["rows"]]}
+    content = _newest("journal.json")
+    return {"columns": {**content["columns"], column: kind}, "rows": [{**row, column: cell} for row in content["rows"]]}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -516,9 +516,9 @@ def test_newer_schema_version_is_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_journal_policy_with_unknown_field_is_read(tmp_path: Path) -> None:
-    kept = _newest("journal.json")
-    kept["rows"][0]["policy"] = json.dumps(json.loads(kept["rows"][0]["policy"]) | {"mood": "good"})
-    path = _changed(kept, {}, "journal.json", tmp_path / "changed")
+    content = _newest("journal.json")
+    content["rows"][0]["policy"] = json.dumps(json.loads(content["rows"][0]["policy"]) | {"mood": "good"})
+    path = _changed(content, {}, "journal.json", tmp_path / "changed")
     tables = Tables(Settings(home=tmp_path / "home"))
     tables.append(journal_table("trips"), _rows_of(path))
     last = RolloutJournal("trips", tables).last_state()
@@ -585,4 +585,4 @@ def test_webhook_body_is_unchanged() -> None:
         for name, make in (("webhook", webhook_body), ("alertmanager", alertmanager_body))
         for one in (notice, quiet)
     }
-    golden("notices", sent)
+    golden("notification_payloads", sent)
