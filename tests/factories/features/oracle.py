@@ -22,11 +22,11 @@ def expected(view: FeatureView, events: pl.DataFrame, rows: pl.DataFrame) -> lis
     """The view's features for each row, in the order of the rows."""
     connection = duckdb.connect()
     connection.register("source", events.with_row_index("place").to_arrow())
-    connection.register("asked", rows.with_row_index("row").to_arrow())
+    connection.register("request", rows.with_row_index("row").to_arrow())
     connection.execute(f"CREATE TABLE known AS {_known(view)}")
-    found = connection.execute(_query(view))
-    names = [column[0] for column in found.description]
-    return [_finished(view, dict(zip(names, values, strict=True))) for values in found.fetchall()]
+    cursor = connection.execute(_query(view))
+    names = [column[0] for column in cursor.description]
+    return [_finished(view, dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
 
 
 def bits(cells: list[dict[str, Cell]]) -> list[dict[str, object]]:
@@ -51,17 +51,17 @@ def _us(column: str) -> str:
 
 
 def _query(view: FeatureView) -> str:
-    keys = " AND ".join(f"known.{key} = asked.{key}" for key in view.entity.keys)
-    usable = " AND ".join(f"asked.{column} IS NOT NULL" for column in (*view.entity.keys, AS_OF))
-    now = _us(f"asked.{AS_OF}")
+    keys = " AND ".join(f"known.{key} = request.{key}" for key in view.entity.keys)
+    usable = " AND ".join(f"request.{column} IS NOT NULL" for column in (*view.entity.keys, AS_OF))
+    now = _us(f"request.{AS_OF}")
     counts = f"since {'<' if view.strict else '<='} {now}"
-    asked = [f"{sql} AS {name}" for a, i in _numbered(view) for name, sql in _exact(view, a, f"a{i}", now).items()]
+    aggregates = [f"{sql} AS {name}" for a, i in _numbered(view) for name, sql in _exact(view, a, f"a{i}", now).items()]
     order = "struct_pack(event := event, since := since, tie := tie, place := place)"
     latest = f"arg_max(struct_pack(x := x, c := c, event := event), {order}) FILTER (WHERE since IS NOT NULL)"
     return f"""
-        SELECT asked.row, {usable} AS usable, {now} AS now, {", ".join([*asked, f"{latest} AS newest"])}
-        FROM asked LEFT JOIN known ON {keys} AND {counts}
-        GROUP BY asked.row, usable, now ORDER BY asked.row"""
+        SELECT request.row, {usable} AS usable, {now} AS now, {", ".join([*aggregates, f"{latest} AS newest"])}
+        FROM request LEFT JOIN known ON {keys} AND {counts}
+        GROUP BY request.row, usable, now ORDER BY request.row"""
 
 
 def _numbered(view: FeatureView) -> list[tuple[Aggregate, int]]:

@@ -29,11 +29,11 @@ def test_join_by_partitions_equals_join(case: Case, count: int, files: int) -> N
     view, events, rows = case
     size = max(1, -(-events.height // files))
     with patch.object(entity_partition, "PARTITION_EVENTS", FEW):
-        found = joined(view, list(events.iter_slices(size)) or [events], rows, count)
-    assert bits(found.to_dicts()) == bits(point_in_time.join(*case).to_dicts())
+        result = join_by_partitions(view, list(events.iter_slices(size)) or [events], rows, count)
+    assert bits(result.to_dicts()) == bits(point_in_time.join(*case).to_dicts())
 
 
-def joined(view: FeatureView, files: list[pl.DataFrame], rows: pl.DataFrame, count: int) -> pl.DataFrame:
+def join_by_partitions(view: FeatureView, files: list[pl.DataFrame], rows: pl.DataFrame, count: int) -> pl.DataFrame:
     """What features/offline/distributed_join.py does, without Ray."""
     keys = view.entity.keys
     dealt_files = [
@@ -45,27 +45,27 @@ def joined(view: FeatureView, files: list[pl.DataFrame], rows: pl.DataFrame, cou
         b: np.concatenate([entity_partition.sample_known_times(p) for p in pieces])
         for b, pieces in enumerate(by_bucket)
     }
-    dealt = entity_partition.plan_partitions(keys, [sum(p.height for p in pieces) for pieces in by_bucket], samples)
-    asked = entity_partition.split_rows(rows, entity_partition.assign_buckets(rows, keys, count), count)
+    plan = entity_partition.plan_partitions(keys, [sum(p.height for p in pieces) for pieces in by_bucket], samples)
+    buckets = entity_partition.split_rows(rows, entity_partition.assign_buckets(rows, keys, count), count)
     answers = []
-    for part in dealt.partitions:
+    for part in plan.partitions:
         prepared = point_in_time.build_index(
             view, entity_partition.select_events(view, part, iter(by_bucket[part.bucket]))
         )
         answers.append(
-            point_in_time.look_up_features(view, prepared, entity_partition.select_rows(part, asked[part.bucket]))
+            point_in_time.look_up_features(view, prepared, entity_partition.select_rows(part, buckets[part.bucket]))
         )
-    return entity_partition.concat(answers, entity_partition.assign_partitions(dealt, rows))
+    return entity_partition.concat(answers, entity_partition.assign_partitions(plan, rows))
 
 
 def test_hot_key_is_partitioned_by_time(hot: pl.DataFrame) -> None:
     with patch.object(entity_partition, "PARTITION_EVENTS", 100):
-        dealt = entity_partition.plan_partitions(("a",), [hot.height], {0: entity_partition.sample_known_times(hot)})
-    assert len(dealt.partitions) == 10
+        plan = entity_partition.plan_partitions(("a",), [hot.height], {0: entity_partition.sample_known_times(hot)})
+    assert len(plan.partitions) == 10
     view = _view()
-    taken = [entity_partition.select_events(view, part, iter([hot])).height for part in dealt.partitions]
-    assert max(taken) <= 100 + 60 + 5, "a part has its stretch, one look-back, and what is carried over"
-    assert sum(taken) >= hot.height
+    heights = [entity_partition.select_events(view, part, iter([hot])).height for part in plan.partitions]
+    assert max(heights) <= 100 + 60 + 5, "a part has its stretch, one look-back, and what is carried over"
+    assert sum(heights) >= hot.height
 
 
 @pytest.fixture

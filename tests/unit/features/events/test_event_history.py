@@ -34,7 +34,7 @@ def events(**columns: object) -> pl.DataFrame:
     return pl.DataFrame({"k": ["a"], "at": [NOON], "x": [1.0], **columns})
 
 
-def asked(*times: datetime) -> pl.DataFrame:
+def request_rows(*times: datetime) -> pl.DataFrame:
     return pl.DataFrame({"k": ["a"] * len(times), AS_OF: list(times)})
 
 
@@ -54,15 +54,15 @@ def test_build_history_of_ambiguous_column_is_refused(columns: dict, code: str, 
 
 def test_join_of_rows_without_time_zone_is_refused() -> None:
     with raises(DataError, "data.timestamp_without_zone", column=AS_OF):
-        point_in_time.join(view(), events(), asked(NOON.replace(tzinfo=None)))
+        point_in_time.join(view(), events(), request_rows(NOON.replace(tzinfo=None)))
 
 
 def test_window_of_a_day_is_24_hours_when_clocks_change() -> None:
     zone = ZoneInfo("America/New_York")
     before = datetime(2013, 3, 9, 12, tzinfo=zone)
-    rows = asked(datetime(2013, 3, 10, 12, tzinfo=zone), datetime(2013, 3, 10, 13, tzinfo=zone))
-    found = point_in_time.join(view(), events(at=[before]), rows)
-    assert found["sum"].to_list() == [1.0, 0.0], "by the clock 24 hours later is 23 hours later"
+    rows = request_rows(datetime(2013, 3, 10, 12, tzinfo=zone), datetime(2013, 3, 10, 13, tzinfo=zone))
+    features = point_in_time.join(view(), events(at=[before]), rows)
+    assert features["sum"].to_list() == [1.0, 0.0], "by the clock 24 hours later is 23 hours later"
 
 
 def test_join_rounds_nanoseconds_so_that_no_event_is_known_early() -> None:
@@ -76,7 +76,7 @@ def test_join_rounds_nanoseconds_so_that_no_event_is_known_early() -> None:
 def test_event_counts_from_the_later_of_known_at_and_event_time() -> None:
     hour = timedelta(hours=1)
     late, early = events(known=[NOON + hour]), events(known=[NOON - hour])
-    rows = asked(NOON - hour, NOON, NOON + hour)
+    rows = request_rows(NOON - hour, NOON, NOON + hour)
     assert point_in_time.join(view(known_at="known"), late, rows)["sum"].to_list() == [0.0, 0.0, 1.0]
     assert point_in_time.join(view(known_at="known"), early, rows)["sum"].to_list() == [0.0, 1.0, 1.0]
     assert point_in_time.join(view(delay=hour), events(), rows)["sum"].to_list() == [0.0, 0.0, 1.0]
@@ -95,20 +95,20 @@ def test_derived_columns_can_be_aggregated() -> None:
     aggregate = Aggregate(column="twice", op="max", window=timedelta(hours=1), name="largest")
     declared = view(derived=(double,), aggregates=(aggregate,))
     assert declared.source_columns == ("k", "at", "x")
-    assert point_in_time.join(declared, events(), asked(NOON))["largest"].to_list() == [2.0]
+    assert point_in_time.join(declared, events(), request_rows(NOON))["largest"].to_list() == [2.0]
 
 
 def test_latest_of_equal_times_is_decided_by_ties() -> None:
     rows = pl.DataFrame({"k": ["a"] * 3, "at": [NOON] * 3, "x": [1.0, 2.0, 3.0], "version": [2, 3, None]})
     latest = {"aggregates": (), "latest": (Latest(column="x", name="x"),)}
-    assert point_in_time.join(view(**latest, ties="version"), rows, asked(NOON))["x"].to_list() == [2.0]
-    assert point_in_time.join(view(**latest), rows, asked(NOON))["x"].to_list() == [3.0]
+    assert point_in_time.join(view(**latest, ties="version"), rows, request_rows(NOON))["x"].to_list() == [2.0]
+    assert point_in_time.join(view(**latest), rows, request_rows(NOON))["x"].to_list() == [3.0]
 
 
 def test_join_with_sum_beyond_64_bits_is_refused() -> None:
     many = pl.concat([events(x=[2.0**35])] * 5000)
     with raises(DataError, "data.sum_exceeds_resolution", column="x"):
-        point_in_time.join(view(), many, asked(NOON))
+        point_in_time.join(view(), many, request_rows(NOON))
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_aggregate_rounds_values_to_its_resolution_half_to_even() -> None:
     )
     half = 2.0**-17
     rows = pl.concat([events(x=[1.0 + half], y=[0.25]), events(x=[2.0 + 3.0 * half], y=[0.75])])
-    found = point_in_time.join(view(aggregates=aggregates), rows, asked(NOON))
-    assert found.rows() == [(3.0 + 4.0 * half, 1.0)]
+    features = point_in_time.join(view(aggregates=aggregates), rows, request_rows(NOON))
+    assert features.rows() == [(3.0 + 4.0 * half, 1.0)]
 
 
 def test_join_with_sum_of_63_bits_is_exact_and_with_a_larger_one_is_refused() -> None:
@@ -176,6 +176,6 @@ def test_join_with_sum_of_63_bits_is_exact_and_with_a_larger_one_is_refused() ->
     count, unit = 3577, (2**63 - 1) // 3577
     exact = (Aggregate(column="x", op="sum", window=timedelta(hours=1), name="sum", resolution=1.0),)
     many = pl.concat([events(x=[float(unit)])] * count)
-    assert point_in_time.join(view(aggregates=exact), many, asked(NOON))["sum"].to_list() == [2.0**63]
+    assert point_in_time.join(view(aggregates=exact), many, request_rows(NOON))["sum"].to_list() == [2.0**63]
     with raises(DataError, "data.sum_exceeds_resolution", column="x"):
-        point_in_time.join(view(aggregates=exact), pl.concat([many, events(x=[1.0])]), asked(NOON))
+        point_in_time.join(view(aggregates=exact), pl.concat([many, events(x=[1.0])]), request_rows(NOON))

@@ -40,11 +40,11 @@ def frame(**changes: list) -> pl.DataFrame:
 
 
 def test_compare_frames_of_equal_frames_has_no_mismatch() -> None:
-    found = compare_frames(FEATURES, frame(), frame())
-    assert [(one.origin, one.feature, one.rows, one.mismatches) for one in found] == [
+    comparisons = compare_frames(FEATURES, frame(), frame())
+    assert [(one.origin, one.feature, one.rows, one.mismatches) for one in comparisons] == [
         ("request", "double", 3, 0), ("v", "mean", 3, 0), ("v", "mood", 3, 0),
     ]  # fmt: skip
-    assert all(one.example is None and one.largest_difference == 0 for one in found)
+    assert all(one.example is None and one.largest_difference == 0 for one in comparisons)
 
 
 @pytest.mark.parametrize(

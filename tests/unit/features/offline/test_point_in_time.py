@@ -20,9 +20,9 @@ TOGETHER = 10
 
 
 def check(case: Case) -> None:
-    found = point_in_time.join(*case)
-    assert found.columns == [column.name for column in case.view.columns]
-    assert bits(found.to_dicts()) == bits(expected(*case))
+    features = point_in_time.join(*case)
+    assert features.columns == [column.name for column in case.view.columns]
+    assert bits(features.to_dicts()) == bits(expected(*case))
 
 
 @given(cases(TOGETHER))
@@ -48,11 +48,11 @@ def test_join_without_merged_timeline_equals_oracle(case: Case) -> None:
 @settings(max_examples=examples(100))
 def test_join_ignores_events_known_after_a_row(case: Case, seed: int) -> None:
     view, events, rows = case
-    found = point_in_time.join(*case)
+    features = point_in_time.join(*case)
     for place, at in enumerate(rows.get_column(AS_OF).dt.epoch("us")):
         row = rows.slice(place, 1)
         for history in (shuffled(events, later(view, at), seed), events.filter(~later(view, at))):
-            assert bits(point_in_time.join(view, history, row).to_dicts()) == bits(found.slice(place, 1).to_dicts())
+            assert bits(point_in_time.join(view, history, row).to_dicts()) == bits(features.slice(place, 1).to_dicts())
 
 
 def later(view: FeatureView, at: int | None) -> pl.Expr:

@@ -25,8 +25,8 @@ CLASSES = Task(kind="multiclass", label="y", classes=("low", "high"))
 def _labels(task: Task, values: list[object]) -> list[float]:
     at = [datetime(2024, 1, 1, tzinfo=UTC)] * len(values)
     rows = pl.DataFrame({"n": range(len(values)), "x": [0.5] * len(values), "y": values, "at": at})
-    found: list[float] = training_frame.build_examples(rows, FEATURES, EXAMPLES, task, None)["label"].to_list()
-    return found
+    labels: list[float] = training_frame.build_examples(rows, FEATURES, EXAMPLES, task, None)["label"].to_list()
+    return labels
 
 
 def test_build_examples_converts_classes_to_positions_and_drops_null() -> None:

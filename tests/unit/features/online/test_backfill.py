@@ -35,9 +35,9 @@ def rebuild(
 
 
 def assert_as_joined(store: OnlineStore, events: pl.DataFrame) -> None:
-    asked = requests(300, 1)
-    rows = request_features(FEATURES, asked)
-    online = pl.DataFrame(FeatureReader(FEATURES, store).read(asked.to_arrow(), 0))
+    request = requests(300, 1)
+    rows = request_features(FEATURES, request)
+    online = pl.DataFrame(FeatureReader(FEATURES, store).read(request.to_arrow(), 0))
     for view in VIEWS:
         offline = join(view, events, rows)
         assert online.select(offline.columns).equals(offline, null_equal=True)

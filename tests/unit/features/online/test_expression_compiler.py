@@ -83,8 +83,8 @@ features = st.one_of(
 def by_polars(derived: Derived, row: dict) -> object:
     schema = {"t": pl.Int64, "u": pl.Int64, "x": pl.Float64, "y": pl.Float64, "c": pl.String}
     frame = pl.DataFrame([row], schema=schema).with_columns(pl.col("t", "u").cast(INSTANT))
-    made = request_features(FeatureSet(name="set", request=COLUMNS, derived=(derived,)), frame, 0).get_column("f")
-    return (made.to_physical() if derived.kind == "timestamp" else made).item()
+    column = request_features(FeatureSet(name="set", request=COLUMNS, derived=(derived,)), frame, 0).get_column("f")
+    return (column.to_physical() if derived.kind == "timestamp" else column).item()
 
 
 def same(one: object, other: object) -> bool:
@@ -104,10 +104,10 @@ def test_compiled_expression_equals_polars_bit_for_bit(derived: Derived, row: di
     if run is None:
         return
     try:
-        made = run(row)
+        value = run(row)
     except FallbackRequired:
         return
-    assert same(made, by_polars(derived, row))
+    assert same(value, by_polars(derived, row))
 
 
 @pytest.mark.parametrize("derived", [*flights.derived, flights.as_of], ids=lambda derived: derived.name)

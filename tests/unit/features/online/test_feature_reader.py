@@ -22,14 +22,14 @@ from tests.factories.features.stores import MemoryStore
 
 @pytest.mark.parametrize("seed", range(5))
 def test_feature_reader_gives_offline_features_bit_for_bit(tmp_path, seed: int) -> None:
-    events, asked = visits(2000, seed), requests(300, seed)
+    events, request = visits(2000, seed), requests(300, seed)
     store = LmdbStore(tmp_path)
     for hour in range(24, 49, 3):
         for view in VIEWS:
             materialize(store, view, events, round((START + timedelta(hours=hour)).timestamp() * 1e6))
-    rows = request_features(FEATURES, asked)
+    rows = request_features(FEATURES, request)
     offline = pl.concat([rows, *(point_in_time.join(view, events, rows) for view in VIEWS)], how="horizontal")
-    online = pl.DataFrame(FeatureReader(FEATURES, store).read(asked.to_arrow(), 0))
+    online = pl.DataFrame(FeatureReader(FEATURES, store).read(request.to_arrow(), 0))
     # The store holds a day behind the newest event; every request lies within.
     assert online.equals(offline.select(online.columns))
 
@@ -44,8 +44,8 @@ def test_event_delivered_after_a_later_run_is_not_lost(tmp_path) -> None:
         materialize(late, view, yesterday, now)
         materialize(late, view, everything, later)
         materialize(prompt, view, everything, later)
-    asked = requests(200, 3).filter(pl.col("when") < START + timedelta(hours=47)).to_arrow()
-    assert FeatureReader(FEATURES, late).read(asked, 0).equals(FeatureReader(FEATURES, prompt).read(asked, 0))
+    request = requests(200, 3).filter(pl.col("when") < START + timedelta(hours=47)).to_arrow()
+    assert FeatureReader(FEATURES, late).read(request, 0).equals(FeatureReader(FEATURES, prompt).read(request, 0))
 
 
 def test_watermark_is_newest_event_and_is_deleted_with_the_view(tmp_path) -> None:
@@ -81,16 +81,16 @@ def test_row_without_key_or_time_has_null_features_and_changes_no_other_row(miss
         # The store has dropped the events that a lookup at the epoch would need.
         materialize(store, view, visits(500, 0), round((START + timedelta(days=2)).timestamp() * 1e6))
     reader = FeatureReader(FEATURES, store)
-    asked = requests(20, 0).with_columns(shop=pl.lit("a"))
-    gap = asked.with_columns(pl.when(pl.int_range(pl.len()) != 3).then(pl.col(missing)).alias(missing))
-    complete, found = (
+    request = requests(20, 0).with_columns(shop=pl.lit("a"))
+    gap = request.with_columns(pl.when(pl.int_range(pl.len()) != 3).then(pl.col(missing)).alias(missing))
+    complete, incomplete = (
         pl.concat([pl.DataFrame(reader.read(part.to_arrow(), 0)) for part in rows.iter_slices(at_once)])
-        for rows in (asked, gap)
+        for rows in (request, gap)
     )
     names = [column.name for view in VIEWS for column in view.columns]
-    assert found.select(names).row(3) == (None,) * len(names)
+    assert incomplete.select(names).row(3) == (None,) * len(names)
     assert (
-        found.with_row_index()
+        incomplete.with_row_index()
         .filter(pl.col("index") != 3)
         .select(names)
         .equals(complete.with_row_index().filter(pl.col("index") != 3).select(names))

@@ -52,7 +52,7 @@ def sources() -> dict[str, pl.DataFrame]:
 
 
 def online(
-    feature_set: FeatureSet, sources: dict[str, pl.DataFrame], asked: pl.DataFrame, times: pl.Series
+    feature_set: FeatureSet, sources: dict[str, pl.DataFrame], request: pl.DataFrame, times: pl.Series
 ) -> pl.DataFrame:
     """Steps of time: first the events known by a step's end are pushed, then its rows are read, each as of its time."""
     store = MemoryStore()
@@ -72,7 +72,7 @@ def online(
             materialize_history(store, view, events.head(upto), until)
             known[view.name] = events.slice(upto)
         if high > low:
-            parts.append(reader.read(asked[order.slice(low, high - low)].to_arrow().cast(schema(feature_set)), 0))
+            parts.append(reader.read(request[order.slice(low, high - low)].to_arrow().cast(schema(feature_set)), 0))
     return pl.DataFrame(pa.concat_tables(parts)).with_columns(order.alias("place")).sort("place")
 
 
@@ -86,14 +86,14 @@ def test_online_features_of_flights_equal_the_join(sources: dict[str, pl.DataFra
     feature_set = FeatureSet.model_validate(
         feature_set.model_dump(include={"name", "request", "derived", "as_of", "views"})
     )
-    asked = sources["flights"].select(c.name for c in feature_set.request)
-    rows = request_features(feature_set, asked)
-    found = online(feature_set, sources, asked, rows.get_column(AS_OF).to_physical())
-    assert found.height == sources["flights"].height
+    request = sources["flights"].select(c.name for c in feature_set.request)
+    rows = request_features(feature_set, request)
+    actual = online(feature_set, sources, request, rows.get_column(AS_OF).to_physical())
+    assert actual.height == sources["flights"].height
     for view in feature_set.views:
         expected = point_in_time.join(view, sources[view.source], rows)
         for name in expected.columns:
-            one, other = found.get_column(name), expected.get_column(name)
+            one, other = actual.get_column(name), expected.get_column(name)
             differing = one.ne_missing(other).sum()
             assert not differing, f"{view.name}.{name}: {differing} rows"
             if one.dtype == pl.Float64:
@@ -109,15 +109,15 @@ def test_join_of_flights_ignores_later_events(sources: dict[str, pl.DataFrame], 
     """All that is known after a moment is exchanged among its rows: nothing changes for the rows before it."""
     rows = request_features(features, sources["flights"].select(c.name for c in features.request))
     cut = int(rows.get_column(AS_OF).to_physical().quantile(share, "nearest"))
-    asked = rows.filter(pl.col(AS_OF).to_physical() <= cut)
+    early_rows = rows.filter(pl.col(AS_OF).to_physical() <= cut)
     for view in (*features.views, *MORE):
         events = sources[view.source].with_row_index("place")
         late = pl.max_horizontal(view.event_time, view.known_at or view.event_time).to_physical() > cut
         later = events.filter(late)
-        kept = {"place", view.event_time, view.known_at or view.event_time}
-        exchanged = later.with_columns(pl.exclude(kept).shuffle(seed=1))
+        fixed = {"place", view.event_time, view.known_at or view.event_time}
+        exchanged = later.with_columns(pl.exclude(fixed).shuffle(seed=1))
         other = pl.concat([events.filter(~late.fill_null(False)), exchanged]).sort("place").drop("place")
         assert not exchanged.equals(later)
-        assert point_in_time.join(view, other, asked).equals(
-            point_in_time.join(view, events, asked), null_equal=True
+        assert point_in_time.join(view, other, early_rows).equals(
+            point_in_time.join(view, events, early_rows), null_equal=True
         ), view.name

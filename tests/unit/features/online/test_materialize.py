@@ -45,8 +45,8 @@ def online(view: FeatureView, store: MemoryStore, rows: pl.DataFrame, at_once: i
         as_of={"name": AS_OF, "kind": "timestamp", "expression": pl.col("when").meta.serialize(format="json")},
     )  # fmt: skip
     reader = FeatureReader(features, store)
-    asked = rows.select("a", "b", as_of.alias("when"))
-    parts = [pl.DataFrame(reader.read(part.to_arrow(), 0)) for part in asked.iter_slices(at_once)]
+    request = rows.select("a", "b", as_of.alias("when"))
+    parts = [pl.DataFrame(reader.read(part.to_arrow(), 0)) for part in request.iter_slices(at_once)]
     names = [column.name for column in view.columns]
     return pl.concat([part.select(names) for part in parts])
 
@@ -163,18 +163,18 @@ def test_lookup_after_very_late_events_is_right_or_refused(case: Case, size: int
             push(store, case.view, part)
     rows = edges(case).sample(fraction=0.2, seed=1)
     newest = build_history(case.view, case.events).group_by(case.view.entity.keys).agg(pl.col(KNOWN_AT).max())
-    kept = rows.join(newest, on=case.view.entity.keys).filter(
+    answerable = rows.join(newest, on=case.view.entity.keys).filter(
         pl.col(AS_OF).dt.epoch("us") > pl.col(KNOWN_AT) - lateness
     )
-    if kept.height:
-        found = online(case.view, store, kept, 1000)
-        assert bits(found).equals(bits(point_in_time.join(case.view, case.events, kept)))
+    if answerable.height:
+        result = online(case.view, store, answerable, 1000)
+        assert bits(result).equals(bits(point_in_time.join(case.view, case.events, answerable)))
     for row in rows.head(20).iter_slices(1):
         try:
-            found = online(case.view, store, row, 1)
+            result = online(case.view, store, row, 1)
         except DataError:
             continue
-        assert bits(found).equals(bits(point_in_time.join(case.view, case.events, row)))
+        assert bits(result).equals(bits(point_in_time.join(case.view, case.events, row)))
 
 
 def newest_value(*keys: str) -> FeatureView:
@@ -197,8 +197,8 @@ def test_correction_after_its_original_was_dropped_is_the_newest() -> None:
     events = hourly(happened=[10, 10, 5], known=[12, 11, 40])
     for row in (0, 2, 1):
         push(store, view, events[row : row + 1])
-    asked = events.tail(1).select("a", "b", pl.col("known").alias(AS_OF))
-    assert online(view, store, asked, 1).rows() == point_in_time.join(view, events, asked).rows() == [(0.0,)]
+    request = events.tail(1).select("a", "b", pl.col("known").alias(AS_OF))
+    assert online(view, store, request, 1).rows() == point_in_time.join(view, events, request).rows() == [(0.0,)]
 
 
 class CountingStore(MemoryStore):
@@ -223,8 +223,8 @@ def test_materialize_keeps_the_newest_event_though_a_later_known_one_is_old_too(
     store, view = MemoryStore(), newest_value("a", "b")
     events = hourly(happened=[3, 10, 5, 4], known=[3, 11, 12, 60])
     materialize(store, view, events, END_US)
-    asked = events.tail(1).select("a", "b", pl.col("known").alias(AS_OF))
-    assert online(view, store, asked, 1).rows() == point_in_time.join(view, events, asked).rows() == [(1.0,)]
+    request = events.tail(1).select("a", "b", pl.col("known").alias(AS_OF))
+    assert online(view, store, request, 1).rows() == point_in_time.join(view, events, request).rows() == [(1.0,)]
 
 
 def test_memory_of_materialize_depends_on_entities_not_on_combinations_of_keys() -> None:

@@ -83,7 +83,7 @@ def test_open_store_twice_returns_the_same_store(uri: str) -> None:
     assert open_store(uri) is open_store(uri)
 
 
-def asked(times: int) -> pl.DataFrame:
+def request_rows(times: int) -> pl.DataFrame:
     when = [EPOCH + timedelta(hours=100, minutes=7 * i) for i in range(times)]
     return pl.DataFrame({"a": "p", "b": ["q", "nobody"] * (times // 2), AS_OF: when}).with_columns(
         pl.col(AS_OF).cast(INSTANT)
@@ -102,7 +102,7 @@ def read(store: OnlineStore, rows: pl.DataFrame) -> pl.DataFrame:
 
 def test_materialized_features_equal_the_join(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
     materialize(store, VIEW, hourly_events, START_US + 200 * HOUR_US)
-    assert read(store, asked(40)).equals(point_in_time.join(VIEW, hourly_events, asked(40)))
+    assert read(store, request_rows(40)).equals(point_in_time.join(VIEW, hourly_events, request_rows(40)))
 
 
 def test_push_drops_only_events_that_no_exact_lookup_needs(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
@@ -125,13 +125,13 @@ def test_push_of_known_position_is_ignored(store: OnlineStore, hourly_events: pl
     assert push(store, VIEW, second, "partition 1", 7) == 0
     assert push(store, VIEW, second, "partition 1", 3) == 0
     assert push(store, VIEW, first, "partition 2", 3) == 60
-    assert read(store, asked(40)).equals(point_in_time.join(VIEW, hourly_events, asked(40)))
+    assert read(store, request_rows(40)).equals(point_in_time.join(VIEW, hourly_events, request_rows(40)))
 
 
 def test_materialize_after_push_adds_only_later_events(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
     push(store, VIEW, hourly_events.head(80))
     assert materialize(store, VIEW, hourly_events, START_US + 200 * HOUR_US) == 40
-    assert read(store, asked(40)).equals(point_in_time.join(VIEW, hourly_events, asked(40)))
+    assert read(store, request_rows(40)).equals(point_in_time.join(VIEW, hourly_events, request_rows(40)))
 
 
 def test_delete_view_state_removes_state(store: OnlineStore, hourly_events: pl.DataFrame) -> None:

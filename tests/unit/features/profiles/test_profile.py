@@ -34,9 +34,9 @@ def frame(rows: list[tuple[float | None, str | None]]) -> pa.Table:
 
 
 def profile(table: pa.Table, columns: tuple[Column, ...] = COLUMNS) -> Profile:
-    made = Profile.empty(columns)
-    made.update(table)
-    return made
+    result = Profile.empty(columns)
+    result.update(table)
+    return result
 
 
 def merged(profiles: list[Profile]) -> Profile:
@@ -81,11 +81,11 @@ def test_merge_is_associative_and_keeps_its_arguments(parts):
 @settings(deadline=None)
 @given(parts=parts)
 def test_profile_bytes_round_trip(parts):
-    made = profile(frame([row for part in parts for row in part]))
-    again = Profile.from_bytes(made.to_bytes())
-    assert_same(again, made)
-    assert again.columns == made.columns
-    assert again.to_bytes() == made.to_bytes()
+    original = profile(frame([row for part in parts for row in part]))
+    again = Profile.from_bytes(original.to_bytes())
+    assert_same(again, original)
+    assert again.columns == original.columns
+    assert again.to_bytes() == original.to_bytes()
 
 
 def test_quantiles_of_merged_profiles_are_within_sketch_error():
@@ -150,8 +150,8 @@ def test_category_cells_are_counted_by_type(cell, counted):
 
 def test_tensor_rows_are_summarized_by_mean_and_std():
     rows = pa.array([[1, 2, 3, 4], [1], None, [0, 0, 0, 0]], pa.list_(pa.float32()))
-    made = profile(pa.table({"t": rows}), (TENSOR,))
-    mean, std = made.numbers["t.mean"], made.numbers["t.std"]
+    summary = profile(pa.table({"t": rows}), (TENSOR,))
+    mean, std = summary.numbers["t.mean"], summary.numbers["t.std"]
     assert (mean.count, mean.nulls, mean.mistyped) == (std.count, std.nulls, std.mistyped) == (2, 1, 1)
     assert mean.max == 2.5
     assert std.max == pytest.approx(math.sqrt(1.25))
@@ -159,10 +159,10 @@ def test_tensor_rows_are_summarized_by_mean_and_std():
 
 def test_absent_and_timestamp_columns_are_skipped():
     when = Column(name="at", kind="timestamp")
-    made = profile(pa.table({"y": [1.0]}), (*COLUMNS, when))
-    assert made.rows == 1
-    assert made.columns == COLUMNS
-    assert made.numbers["x"].total == 0
+    summary = profile(pa.table({"y": [1.0]}), (*COLUMNS, when))
+    assert summary.rows == 1
+    assert summary.columns == COLUMNS
+    assert summary.numbers["x"].total == 0
 
 
 @settings(deadline=None, max_examples=20)

@@ -36,8 +36,8 @@ def test_protect_rows_and_tokenize_array_give_equal_tokens(values: list[str | No
         {"id": values, "mail": values, "age": [1.0] * len(values)},
         schema_overrides={"id": pl.String, "mail": pl.String},
     )
-    kept = protect_rows(COLUMNS, frame, KEY)
-    assert kept.to_dict(as_series=False) == {"id": values, "mail": expected}
+    rows = protect_rows(COLUMNS, frame, KEY)
+    assert rows.to_dict(as_series=False) == {"id": values, "mail": expected}
     assert KEY.tokenize_array(pa.array(values, pa.string())).to_pylist() == expected
 
 

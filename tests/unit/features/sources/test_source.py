@@ -43,8 +43,8 @@ def test_check_rows_gives_reason_of_violated_rule(row: tuple, reason: str | None
 
 def test_check_rows_keeps_first_known_row_of_a_repeated_key() -> None:
     checked = check_rows(source(), rows(("a", "late", 1.0, NOON, LATER), ("a", "early", 1.0, NOON, NOON)))
-    kept = checked.filter(pl.col(REASON).is_null())
-    assert kept.get_column("shop").to_list() == ["early"]
+    accepted = checked.filter(pl.col(REASON).is_null())
+    assert accepted.get_column("shop").to_list() == ["early"]
     assert checked.get_column(REASON).drop_nulls().to_list() == ["repeats the key id"]
 
 
@@ -69,12 +69,12 @@ def test_check_rows_returns_every_row(cells: list[tuple]) -> None:
 @given(st.lists(st.tuples(st.sampled_from(["1", "2", None]), st.sampled_from([1, 2.0, None])), max_size=12))
 def test_exclude_known_removes_rows_of_known_keys_only(cells: list[tuple]) -> None:
     keyed = source(key=("id", "spent"))
-    found = validate_rows(keyed, rows(*((a, "x", b, NOON, LATER) for a, b in cells)))
+    valid = validate_rows(keyed, rows(*((a, "x", b, NOON, LATER) for a, b in cells)))
     known = pl.DataFrame({"id": ["1", None], "spent": [1.0, 2.0]})
-    left = exclude_known(keyed, found, known)
-    expected = [cell for cell in found.rows() if (cell[0], cell[2]) not in set(known.rows())]
-    assert left.rows() == expected
-    assert left.schema == found.schema
+    remainder = exclude_known(keyed, valid, known)
+    expected = [cell for cell in valid.rows() if (cell[0], cell[2]) not in set(known.rows())]
+    assert remainder.rows() == expected
+    assert remainder.schema == valid.schema
 
 
 def test_check_rows_with_missing_column_is_refused() -> None:
@@ -130,7 +130,7 @@ def examples(**changes: str) -> Examples:
     return Examples(**{"source": "visits", "id": "id", "label": pl.col("spent"), "label_known_at": "known", **changes})
 
 
-def asked(**changes: object) -> FeatureSet:
+def feature_set(**changes: object) -> FeatureSet:
     declared = {
         "name": "set",
         "request": (*category("shop"), *timestamp("at")),
@@ -143,35 +143,40 @@ def asked(**changes: object) -> FeatureSet:
 @pytest.mark.parametrize(
     ("features", "about", "code", "fields"),
     [
-        (asked(views=(spending(source="shops"),)), examples(), "unknown_source", {"source": "shops"}),
+        (feature_set(views=(spending(source="shops"),)), examples(), "unknown_source", {"source": "shops"}),
         (
-            asked(views=(spending(aggregates=rolling("id", timedelta(hours=1), "ids")),)),
+            feature_set(views=(spending(aggregates=rolling("id", timedelta(hours=1), "ids")),)),
             examples(),
             "column_kind",
             {"view": "spending", "column": "id"},
         ),
         (
-            asked(views=(spending(aggregates=(), latest=(Latest(column="shop", name="last"),)),)),
+            feature_set(views=(spending(aggregates=(), latest=(Latest(column="shop", name="last"),)),)),
             examples(),
             "column_kind",
             {"view": "spending", "column": "shop"},
         ),
         (
-            asked(views=(spending(known_at="spent"),)),
+            feature_set(views=(spending(known_at="spent"),)),
             examples(),
             "column_kind",
             {"view": "spending", "column": "spent"},
         ),
-        (asked(views=(spending(ties="shop"),)), examples(), "column_kind", {"view": "spending", "column": "shop"}),
         (
-            asked(request=(*category("spent"), *timestamp("at")), views=()),
+            feature_set(views=(spending(ties="shop"),)),
+            examples(),
+            "column_kind",
+            {"view": "spending", "column": "shop"},
+        ),
+        (
+            feature_set(request=(*category("spent"), *timestamp("at")), views=()),
             examples(),
             "column_kind",
             {"source": "visits", "column": "spent", "kind": "number"},
         ),
-        (asked(), examples(label_known_at="spent"), "column_kind", {"column": "spent", "kind": "number"}),
-        (asked(), examples(event_time="then"), "unknown_column", {"columns": ["then"]}),
-        (asked(as_of=None), examples(), "examples_without_time", {"source": "visits"}),
+        (feature_set(), examples(label_known_at="spent"), "column_kind", {"column": "spent", "kind": "number"}),
+        (feature_set(), examples(event_time="then"), "unknown_column", {"columns": ["then"]}),
+        (feature_set(as_of=None), examples(), "examples_without_time", {"source": "visits"}),
     ],
 )
 def test_require_columns_of_mismatched_features_is_refused(
@@ -187,5 +192,5 @@ def test_require_columns_accepts_columns_read_as_text_and_derived_ones() -> None
     derived = spending(
         name="derived", derived=(derive("n", pl.col("id").str.len_bytes()),), aggregates=rolling("n", hour, "n")
     )
-    require_columns(asked(views=(texts, derived)), examples(), (source(),))
-    require_columns(asked(as_of=None), examples(event_time="at"), (source(),))
+    require_columns(feature_set(views=(texts, derived)), examples(), (source(),))
+    require_columns(feature_set(as_of=None), examples(event_time="at"), (source(),))

@@ -64,11 +64,11 @@ def test_check_rows_gives_reason_and_raw_row(cells: dict, reason: str | None) ->
 def test_check_rows_gives_all_reasons_of_a_row() -> None:
     worst = row(shop="east", spent=-1.0, tip=7.0)
     reasons = check_rows(source(), pl.concat([worst, row(), row(id="b", spent=-1.0)], how="vertical_relaxed"))
-    found = reasons.get_column(REASON).drop_nulls().to_list()
-    assert sorted(found[0].split("; ")) == sorted(
+    texts = reasons.get_column(REASON).drop_nulls().to_list()
+    assert sorted(texts[0].split("; ")) == sorted(
         ["shop is none of north, south", "spent is outside 0 to 100", "tip is more than was spent"]
     )
-    assert count_reasons(found)["spent is outside 0 to 100"] == 2
+    assert count_reasons(texts)["spent is outside 0 to 100"] == 2
 
 
 def test_check_rows_gives_raw_cells_before_the_cast() -> None:
@@ -102,11 +102,11 @@ def test_check_rows_protects_personal_data_after_validation() -> None:
             *timestamp("at", "known"),
         )
     )
-    found = check_rows(private, pl.concat([row(), row(id="b", tip=9.0, shop="south")]), KEY)
-    assert found.columns == ["id", "shop", "spent", "at", "known", REASON, RAW]
-    assert found.get_column("shop").to_list() == [KEY.token("north"), KEY.token("south")]
-    assert found.get_column(REASON).to_list() == [None, "tip is more than was spent"]
-    assert not any(word in found.write_json() for word in ("north", "south", "9.0"))
+    checked = check_rows(private, pl.concat([row(), row(id="b", tip=9.0, shop="south")]), KEY)
+    assert checked.columns == ["id", "shop", "spent", "at", "known", REASON, RAW]
+    assert checked.get_column("shop").to_list() == [KEY.token("north"), KEY.token("south")]
+    assert checked.get_column(REASON).to_list() == [None, "tip is more than was spent"]
+    assert not any(word in checked.write_json() for word in ("north", "south", "9.0"))
 
 
 def test_source_with_dropped_key_or_mistyped_rule_is_refused() -> None:
