@@ -42,13 +42,13 @@ def read() -> ray.data.Dataset:
     quarter = len(digits.data)
     images[-quarter:] = images[-quarter:] * 0.4 + 6
     rows = len(images)
-    taken = [START + timedelta(seconds=SECONDS_APART * i) for i in range(rows)]
+    scan_times = [START + timedelta(seconds=SECONDS_APART * i) for i in range(rows)]
     frame = pl.DataFrame({
         "scan": [f"s{i:05d}" for i in range(rows)],
         "image": pl.Series(images.tolist(), dtype=pl.List(pl.Float32)),
         "digit": digits.target[order].astype(str),
-        "taken_at": taken,
-        "read_at": [t + timedelta(minutes=5) for t in taken],
+        "taken_at": scan_times,
+        "read_at": [t + timedelta(minutes=5) for t in scan_times],
     })  # fmt: skip
     return ray.data.from_arrow(frame.to_arrow())
 

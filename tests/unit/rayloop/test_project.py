@@ -41,18 +41,18 @@ def module(folder: Path, text: str) -> str:
 
 
 def test_locate_project_in_a_package_returns_the_folder_above_it() -> None:
-    found = locate_project("examples/flights/project.py")
-    assert found.module == "examples.flights.project"
-    assert found == locate_project("examples.flights.project")
-    assert load_project(found).name == "flights"
+    location = locate_project("examples/flights/project.py")
+    assert location.module == "examples.flights.project"
+    assert location == locate_project("examples.flights.project")
+    assert load_project(location).name == "flights"
 
 
 def test_locate_project_outside_of_packages_returns_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "digits.py"
     path.write_text((FACTORIES / "digits.py").read_text())
-    found = locate_project(str(path))
-    assert (found.folder, found.module) == (tmp_path, "digits")
-    assert load_project(found).task.outputs == 10
+    location = locate_project(str(path))
+    assert (location.folder, location.module) == (tmp_path, "digits")
+    assert load_project(location).task.outputs == 10
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_project_in_the_readme_is_short_and_loads(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     (text,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert len(text.splitlines()) < 60
-    found = load_project(locate_project(module(tmp_path, text)))
-    assert (found.name, found.task.kind) == ("demand", "regression")
+    project = load_project(locate_project(module(tmp_path, text)))
+    assert (project.name, project.task.kind) == ("demand", "regression")
 
 
 @pytest.mark.parametrize(
@@ -101,11 +101,11 @@ def test_project_in_the_readme_is_short_and_loads(tmp_path: Path) -> None:
 )
 def test_project_with_an_unknown_gate_column_is_refused(tmp_path: Path, policy: str) -> None:
     (text,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    asked, found = re.subn(r"gate=rl\.GatePolicy\(.*\),\n", f"gate=rl.GatePolicy({policy}),\n", text)
-    assert found == 1
+    module_text, count = re.subn(r"gate=rl\.GatePolicy\(.*\),\n", f"gate=rl.GatePolicy({policy}),\n", text)
+    assert count == 1
     with raises(ProjectError, "project.slice_column_missing", columns=["color"]):
-        load_project(locate_project(module(tmp_path, asked)))
-    assert load_project(locate_project(module(tmp_path, asked.replace("color", "shop")))) is not None
+        load_project(locate_project(module(tmp_path, module_text)))
+    assert load_project(locate_project(module(tmp_path, module_text.replace("color", "shop")))) is not None
 
 
 def test_project_with_metrics_of_another_task_is_refused() -> None:
@@ -143,8 +143,8 @@ def test_project_with_a_multilabel_task_is_refused() -> None:
 
 
 def test_serving_options_are_those_of_the_project() -> None:
-    asked = Serving(replicas=2, cpus=1.0, limits=RequestLimits(rows=10))
-    project = dataclasses.replace(load_project(locate_project("examples.flights.project")), serving=asked)
+    serving = Serving(replicas=2, cpus=1.0, limits=RequestLimits(rows=10))
+    project = dataclasses.replace(load_project(locate_project("examples.flights.project")), serving=serving)
     options = serving_options(cast(Any, SimpleNamespace(project=project)))
     assert (options.replicas, options.cpus, options.limits.rows) == (2, 1.0, 10)
     assert options.profile_window_s == project.drift.window_s

@@ -83,10 +83,10 @@ def lines(status: RolloutStatus) -> list[str]:
 
 
 def test_rollout_with_several_challengers_shows_each_and_those_dropped() -> None:
-    found = lines(rollout_status("3"))
-    assert found[0] == "rollout r1: running at 3.33% each, v2, v4"
-    assert found[1].startswith("step 1 of 2 for 1.5 of 60.0 min")
-    assert found[2:] == [
+    status_lines = lines(rollout_status("3"))
+    assert status_lines[0] == "rollout r1: running at 3.33% each, v2, v4"
+    assert status_lines[1].startswith("step 1 of 2 for 1.5 of 60.0 min")
+    assert status_lines[2:] == [
         "v2: hold: undecided on 2",
         "v4: hold: undecided on 4",
         "v3 was dropped: v3: the challenger is worse",

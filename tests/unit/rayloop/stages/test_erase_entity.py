@@ -191,9 +191,9 @@ def test_online_state_after_erasure_equals_one_without_the_rows(tmp_path: Path, 
     name = visits(private).get_column("mail")[0]
     left = visits(private).filter(pl.col("mail") != name)
     features = context.project.features
-    asked = visits(private).with_columns(pl.lit(NOW).cast(INSTANT).alias("at"))
-    rows = request_features(features, asked)
-    online = pl.DataFrame(FeatureReader(features, context.store).read(asked.to_arrow(), 0))
+    request = visits(private).with_columns(pl.lit(NOW).cast(INSTANT).alias("at"))
+    rows = request_features(features, request)
+    online = pl.DataFrame(FeatureReader(features, context.store).read(request.to_arrow(), 0))
     for view in features.views:
         offline = join(view, left, rows)
         assert online.select(offline.columns).equals(offline, null_equal=True)
@@ -205,22 +205,22 @@ def test_ingestion_after_erasure_skips_the_entity(tmp_path: Path) -> None:
     context = filled(tmp_path, private=True)
     erase_entity(context, ANNA, NOW)
     names = PseudonymKey(KEY.encode())
-    kept = ErasureRegistry.read(context.tables, "p").drop_erased(visits(True), names)
-    assert set(kept.get_column("mail")) == {names.token(mail) for mail in MAILS[1:]}
+    remainder = ErasureRegistry.read(context.tables, "p").drop_erased(visits(True), names)
+    assert set(remainder.get_column("mail")) == {names.token(mail) for mail in MAILS[1:]}
 
 
 def test_erasure_report_lists_what_remains_without_the_entity(tmp_path: Path) -> None:
     context = filled(tmp_path, private=False)
     register(context, tmp_path)
     account = erase_entity(context, ANNA, NOW)
-    told = "\n".join(account.remains)
-    assert "p v1 has it in the vocabulary of mail" in told
-    assert "the reference profile of p v1, and the drift monitor's copy, count its value of mail" in told
-    assert "p v1 was trained on" in told
-    assert "which has expired" in told
-    (kept,) = (context.folder / "forgotten").iterdir()
-    assert "anna" not in kept.read_text()
-    assert json.loads(kept.read_text())["deleted"][0]["number"] == 30
+    remains = "\n".join(account.remains)
+    assert "p v1 has it in the vocabulary of mail" in remains
+    assert "the reference profile of p v1, and the drift monitor's copy, count its value of mail" in remains
+    assert "p v1 was trained on" in remains
+    assert "which has expired" in remains
+    (record,) = (context.folder / "forgotten").iterdir()
+    assert "anna" not in record.read_text()
+    assert json.loads(record.read_text())["deleted"][0]["number"] == 30
 
 
 def test_erase_entity_twice_changes_nothing(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ def test_push_file_twice_counts_its_events_once(settings: Settings, tmp_path: Pa
     assert set(pushed.events.values()) == {3}
     assert pushed.refused == {"dep_delay is outside -120 to 2880": 1, "arr_delay is outside -240 to 2880": 1}
     assert set(push_file(project, settings, "flights", file).events.values()) == {0}
-    found = read(settings)
-    assert (found["dest_arrivals_6h_mean"], found["dest_arrivals_6h_count"]) == (30.0, 3.0)
+    values = read(settings)
+    assert (values["dest_arrivals_6h_mean"], values["dest_arrivals_6h_count"]) == (30.0, 3.0)
 
 
 def test_push_file_of_csv_parses_like_ingestion(settings: Settings, tmp_path: Path) -> None:

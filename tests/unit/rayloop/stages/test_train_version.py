@@ -49,8 +49,8 @@ def _card(context: ProjectContext, run_id: str) -> ModelCard:
 
 def _runs(context: ProjectContext) -> dict[str, str]:
     client = MlflowClient(tracking_uri=context.settings.mlflow_uri)
-    found = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    return {run.info.run_name: run.info.run_id for run in found}
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    return {run.info.run_name: run.info.run_id for run in runs}
 
 
 @pytest.mark.long

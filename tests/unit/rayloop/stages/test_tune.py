@@ -40,16 +40,16 @@ def test_trial_logger_logs_each_trial_as_nested_run_with_its_curve(tmp_path: Pat
             nested(trial)
     assert registry.child_run_names("p", parent) == {"trial 1", "trial 2", "trial 3"}
     experiment = client.get_experiment_by_name("p").experiment_id
-    found = client.search_runs(
+    runs = client.search_runs(
         [experiment], f"tags.`mlflow.parentRunId` = '{parent.id}'", order_by=["attributes.start_time"]
     )
-    assert [run.info.status for run in found] == ["FINISHED", "FAILED", "FINISHED"]
-    assert found[0].data.params == {"lr": "0.1", "hidden": "(8,)", "seed": "0"}
-    assert found[0].data.metrics["auc"] == 0.8
-    assert "auc" not in found[1].data.metrics
-    assert found[1].data.tags["rayloop.error"] == "DataError: no"
-    assert found[2].data.tags["rayloop.from"] == "trial 1"
-    course = client.get_metric_history(found[2].info.run_id, "best_auc")
+    assert [run.info.status for run in runs] == ["FINISHED", "FAILED", "FINISHED"]
+    assert runs[0].data.params == {"lr": "0.1", "hidden": "(8,)", "seed": "0"}
+    assert runs[0].data.metrics["auc"] == 0.8
+    assert "auc" not in runs[1].data.metrics
+    assert runs[1].data.tags["rayloop.error"] == "DataError: no"
+    assert runs[2].data.tags["rayloop.from"] == "trial 1"
+    course = client.get_metric_history(runs[2].info.run_id, "best_auc")
     assert {one.step: one.value for one in course} == {4: 0.65, 5: 0.7}
 
 
