@@ -36,10 +36,10 @@ def run(answer: Callable[[], bytes], **plan: object) -> Report:
     async def both() -> Report:
         server = await asyncio.get_running_loop().create_server(lambda: Server(answer), "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        made = LoadPlan(
+        load_plan = LoadPlan(
             **({"port": port, "requests": [REQUEST], "connections": 4, "warm_up_s": 0.0, "seconds": 0.2} | plan)
         )
-        load = Open(made) if made.rate else Closed(made)
+        load = Open(load_plan) if load_plan.rate else Closed(load_plan)
         report = await load.run()
         for connection in load.connections:
             connection.close()

@@ -61,7 +61,7 @@ def test_score_windows_of_rayloop_detects_a_large_change(monkeypatch):
     monkeypatch.setattr(detection, "REFERENCE_ROWS", 2_000)
     changed = detection.score_windows("rayloop", 200, Change("mean", 1.0, 1.0), 2, print)
     assert changed.alarmed == 1.0
-    assert {max(found, key=found.__getitem__) for found, _ in changed.scores} == {"n0"}
+    assert {max(scores, key=scores.__getitem__) for scores, _ in changed.scores} == {"n0"}
 
 
 def test_measure_of_a_wide_window_has_time_and_memory(monkeypatch):
@@ -69,6 +69,6 @@ def test_measure_of_a_wide_window_has_time_and_memory(monkeypatch):
     monkeypatch.setattr(wide, "COLUMNS", columns(2 * NUMBERS, 2 * STRINGS))
     monkeypatch.setattr(wide, "BATCH", 500)
     monkeypatch.setattr(wide, "REFERENCE_ROWS", 500)
-    found = wide.measure(1_000)
-    assert found["row_s"] > 0
-    assert found["gib"] < 8
+    costs = wide.measure(1_000)
+    assert costs["row_s"] > 0
+    assert costs["gib"] < 8

@@ -20,8 +20,8 @@ def until(
     end, pause = time.monotonic() + deadline_s, threading.Event()
     while True:
         try:
-            if found := ask():
-                return found
+            if result := ask():
+                return result
         except not_yet:
             """Not up yet, or on its way back."""
         assert time.monotonic() < end, f"not within {deadline_s:.0f} s: {what}"

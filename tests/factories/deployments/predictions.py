@@ -18,7 +18,7 @@ def prediction_batch(
     id: str, champion: float | None = 0.5, challenger: float | None = None, rows: int = 1, **rest
 ) -> PredictionBatch:
     """An answer dealt to the challenger when that has a score or an error."""
-    dealt = challenger is not None or rest.get("error") is not None
+    to_challenger = challenger is not None or rest.get("error") is not None
     values = {
         "requests": [id],
         "keys": [id],
@@ -28,7 +28,7 @@ def prediction_batch(
         "task": BINARY,
         "champion_version": "1",
         "version": "2" if challenger is not None else "1",
-        "assigned": "challenger" if dealt else "champion",
+        "assigned": "challenger" if to_challenger else "champion",
         "variant": "challenger" if challenger is not None else "champion",
         "at_us": 0,
         "champion_latency_ms": None if champion is None else 2.0,
@@ -36,7 +36,7 @@ def prediction_batch(
         "rollout": "r",
         "share": 0.5,
         "champion_share": 1.0 - rest.get("share", 0.5) if rest.get("share", 0.5) is not None else None,
-        "challenger_version": "2" if dealt else None,
+        "challenger_version": "2" if to_challenger else None,
         "champion": None if champion is None else np.full(rows, champion, np.float32),
         "challenger": None if challenger is None else np.full(rows, challenger, np.float32),
     }

@@ -28,9 +28,9 @@ def tables(tmp_path: Path) -> Tables:
     return Tables(Settings(home=tmp_path / "home"))
 
 
-def _read(found: ScanPlan, columns: list[str]) -> pa.Table:
+def _read(plan: ScanPlan, columns: list[str]) -> pa.Table:
     # A part travels to the worker that reads it.
-    sent = [pickle.loads(pickle.dumps(part)) for part in found.parts]
+    sent = [pickle.loads(pickle.dumps(part)) for part in plan.parts]
     return pa.concat_tables([table for part in sent for table in part.read(columns)])
 
 
@@ -48,32 +48,32 @@ def test_row_group_ranges_cover_all_groups_once(counts: list[int], size: int) ->
 def test_plan_scan_of_a_large_file_splits_by_row_groups(tmp_path: Path) -> None:
     rows = pa.table({"n": pa.array(range(4 * READ_ROWS + 1), pa.int64())})
     pq.write_table(rows, tmp_path / "a.parquet", row_group_size=READ_ROWS // 2)
-    found = plan_parquet_scan(str(tmp_path / "a.parquet"), cpus=2)
-    assert [part.rows for part in found.parts] == [READ_ROWS] * 4 + [1]
-    assert found.rows == rows.num_rows
-    assert _read(found, ["n"]).equals(rows)
-    assert all(table.num_rows <= READ_ROWS for part in found.parts for table in part.read(["n"]))
+    plan = plan_parquet_scan(str(tmp_path / "a.parquet"), cpus=2)
+    assert [part.rows for part in plan.parts] == [READ_ROWS] * 4 + [1]
+    assert plan.rows == rows.num_rows
+    assert _read(plan, ["n"]).equals(rows)
+    assert all(table.num_rows <= READ_ROWS for part in plan.parts for table in part.read(["n"]))
 
 
 def test_plan_scan_of_a_folder_keeps_file_order_and_partition_columns(tmp_path: Path) -> None:
     for day, at in ((1, 0), (2, 500)):
         (tmp_path / f"day={day}").mkdir()
         pq.write_table(ROWS.slice(at, 500), tmp_path / f"day={day}" / "a.parquet")
-    found = plan_scan(str(tmp_path), Tables(Settings(home=tmp_path / "home")), cpus=2)
-    assert found.schema.names == ["n", "text", "day"]
-    read = _read(found, ["day", "n"])
-    assert read["n"].to_pylist() == list(range(1000))
-    assert read["day"].to_pylist() == [1] * 500 + [2] * 500
+    plan = plan_scan(str(tmp_path), Tables(Settings(home=tmp_path / "home")), cpus=2)
+    assert plan.schema.names == ["n", "text", "day"]
+    result = _read(plan, ["day", "n"])
+    assert result["n"].to_pylist() == list(range(1000))
+    assert result["day"].to_pylist() == [1] * 500 + [2] * 500
 
 
 def test_plan_scan_of_a_catalog_table_splits_by_data_files(tables: Tables) -> None:
     first = tables.append("shop.sales", ROWS.slice(0, 400))
     tables.append("shop.sales", ROWS.slice(400))
-    found = plan_scan("shop.sales", tables, cpus=2)
-    assert (len(found.parts), found.rows) == (2, 1000)
-    read = _read(found, ["text", "n"]).select(["n", "text"])
-    assert read.schema == found.schema
-    assert read.cast(ROWS.schema).sort_by("n").equals(ROWS)
+    plan = plan_scan("shop.sales", tables, cpus=2)
+    assert (len(plan.parts), plan.rows) == (2, 1000)
+    result = _read(plan, ["text", "n"]).select(["n", "text"])
+    assert result.schema == plan.schema
+    assert result.cast(ROWS.schema).sort_by("n").equals(ROWS)
     older = plan_scan(f"shop.sales@{first.id}", tables, cpus=2)
     assert older.name == f"shop.sales@{first.id}"
     assert _read(older, ["n"])["n"].to_pylist() == list(range(400))
@@ -82,8 +82,8 @@ def test_plan_scan_of_a_catalog_table_splits_by_data_files(tables: Tables) -> No
 def test_read_of_a_later_column_is_null_in_older_files(tables: Tables) -> None:
     tables.append("shop.sales", ROWS.select(["n"]).slice(0, 2))
     tables.append("shop.sales", ROWS.slice(2, 2), evolve=True)
-    read = _read(plan_scan("shop.sales", tables, cpus=2), ["n", "text"]).sort_by("n")
-    assert read["text"].to_pylist() == [None, None, "t2", "t3"]
+    result = _read(plan_scan("shop.sales", tables, cpus=2), ["n", "text"]).sort_by("n")
+    assert result["text"].to_pylist() == [None, None, "t2", "t3"]
 
 
 def test_read_of_dictionary_columns_from_parquet_and_catalog_is_encoded(
@@ -95,11 +95,11 @@ def test_read_of_dictionary_columns_from_parquet_and_catalog_is_encoded(
     # pyiceberg's reader is only for files whose schema differs from the table's.
     monkeypatch.setattr(iceberg_part, "ArrowScan", None)
     for source, names in ((str(tmp_path / "in"), ["text", "day", "n"]), ("shop.sales", ["text", "n"])):
-        found = plan_scan(source, tables, cpus=2)
-        read = pa.concat_tables([t for part in found.parts for t in part.read(names, ["text", "day"])])
-        assert pa.types.is_dictionary(read["text"].type)
-        assert read["text"].to_pylist() == ROWS["text"].to_pylist()
-        assert read["n"].to_pylist() == ROWS["n"].to_pylist()
+        plan = plan_scan(source, tables, cpus=2)
+        result = pa.concat_tables([t for part in plan.parts for t in part.read(names, ["text", "day"])])
+        assert pa.types.is_dictionary(result["text"].type)
+        assert result["text"].to_pylist() == ROWS["text"].to_pylist()
+        assert result["n"].to_pylist() == ROWS["n"].to_pylist()
 
 
 def test_plan_scan_of_a_larger_table_has_no_larger_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,10 +134,10 @@ def test_read_of_large_row_groups_has_bounded_memory(where: str, tables: Tables,
 def test_read_of_files_with_other_types_or_missing_columns_casts_them(tmp_path: Path) -> None:
     pq.write_table(ROWS.slice(0, 2), tmp_path / "a.parquet")
     pq.write_table(pa.table({"n": pa.array([2, 3], pa.int16())}), tmp_path / "b.parquet")
-    found = plan_parquet_scan(str(tmp_path), cpus=2)
-    read = pa.concat_tables([table for part in found.parts for table in part.read(["text", "n"], ["text"])][1:])
-    assert read.to_pydict() == {"text": [None, None], "n": [2, 3]}
-    assert read.schema.field("n").type == pa.int64()
+    plan = plan_parquet_scan(str(tmp_path), cpus=2)
+    result = pa.concat_tables([table for part in plan.parts for table in part.read(["text", "n"], ["text"])][1:])
+    assert result.to_pydict() == {"text": [None, None], "n": [2, 3]}
+    assert result.schema.field("n").type == pa.int64()
 
 
 @pytest.mark.parametrize("name", ["nowhere", "no/where.parquet", "shop.nothing", "shop.nothing@5"])

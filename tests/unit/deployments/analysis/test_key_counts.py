@@ -26,8 +26,8 @@ def of_pairs(paired: PairedMoments) -> RolloutEvidence:
 
 
 @given(rows, st.floats(0, 1))
-def test_excess_variance_equals_that_of_the_sums_by_key(drawn: list[tuple[float, float, int]], margin: float) -> None:
-    array = np.array(drawn).reshape(-1, 3)
+def test_excess_variance_equals_that_of_the_sums_by_key(losses: list[tuple[float, float, int]], margin: float) -> None:
+    array = np.array(losses).reshape(-1, 3)
     excess = PairedMoments.from_losses(array[:, 0], array[:, 1], array[:, 2]).excess(margin)
     deviations = array[:, 1] - (1.0 + margin) * array[:, 0]
     deviations = deviations - deviations.mean() if deviations.size else deviations
@@ -36,8 +36,8 @@ def test_excess_variance_equals_that_of_the_sums_by_key(drawn: list[tuple[float,
 
 
 @given(rows, st.integers(0, 40))
-def test_paired_moments_without_common_keys_merge(drawn: list[tuple[float, float, int]], cut: int) -> None:
-    array = np.array(drawn).reshape(-1, 3)
+def test_paired_moments_without_common_keys_merge(losses: list[tuple[float, float, int]], cut: int) -> None:
+    array = np.array(losses).reshape(-1, 3)
     first, second = array[array[:, 2] < cut], array[array[:, 2] >= cut]
     merged = PairedMoments.from_losses(*first.T) + PairedMoments.from_losses(*second.T)
     whole = PairedMoments.from_losses(*array.T)
@@ -46,12 +46,12 @@ def test_paired_moments_without_common_keys_merge(drawn: list[tuple[float, float
 
 
 @given(st.lists(st.tuples(st.floats(0, 14), st.floats(0, 14)), min_size=1, max_size=40))
-def test_paired_moments_with_unique_keys_equal_those_without(drawn: list[tuple[float, float]]) -> None:
-    champion, challenger = np.array(drawn).T
-    keyed = PairedMoments.from_losses(champion, challenger, np.arange(len(drawn)))
+def test_paired_moments_with_unique_keys_equal_those_without(losses: list[tuple[float, float]]) -> None:
+    champion, challenger = np.array(losses).T
+    keyed = PairedMoments.from_losses(champion, challenger, np.arange(len(losses)))
     assert keyed == PairedMoments.from_losses(champion, challenger)
     assert keyed.excess(0.1).design_effect == 1.0
-    assert keyed.effective_n == len(drawn)
+    assert keyed.effective_n == len(losses)
 
 
 def sticky(chance: np.random.Generator, keys: int, visits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -103,11 +103,11 @@ requests = st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=60)
 
 
 @given(requests)
-def test_cluster_stats_equal_a_direct_count(drawn: list[tuple[int, bool]]) -> None:
+def test_cluster_stats_equal_a_direct_count(rows: list[tuple[int, bool]]) -> None:
     keys = KeyCounter()
-    for key, failed in drawn:
+    for key, failed in rows:
         keys.add("challenger", [(str(key), failed)])
-    counts = [(sum(k == key for k, _ in drawn), sum(f for k, f in drawn if k == key)) for key in {k for k, _ in drawn}]
+    counts = [(sum(k == key for k, _ in rows), sum(f for k, f in rows if k == key)) for key in {k for k, _ in rows}]
     assert keys.key_count("challenger") == len(counts)
     assert keys.cluster_stats("challenger") == ClusterStats(
         pairs=sum(n * (n - 1) for n, _ in counts),

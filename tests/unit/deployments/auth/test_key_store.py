@@ -129,10 +129,10 @@ def test_cached_value_during_an_outage_keeps_the_last_value(caplog: pytest.LogCa
     source = Source("first", OSError("gone"), OSError("gone"), "second")
     with caplog.at_level(logging.WARNING):
         cached = CachedValue("keys", source, interval_s=0.01, min_interval_s=0.01)
-        seen = {cached.value}
-        until(lambda: bool(seen.add(cached.value)) or cached.value == "second", "read again")
+        values = {cached.value}
+        until(lambda: bool(values.add(cached.value)) or cached.value == "second", "read again")
         cached.close()
-    assert seen == {"first", "second"}
+    assert values == {"first", "second"}
     # Once an outage, not once a try; then that it is over.
     levels = [record.levelno for record in caplog.records if record.name == CachedValue.__module__]
     assert levels == [logging.ERROR, logging.WARNING]

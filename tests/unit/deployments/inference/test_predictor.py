@@ -130,8 +130,8 @@ def version(tmp_path: Path, settings: Settings) -> ModelVersion:
 def test_score_with_personal_data_replaces_it_by_tokens(version: ModelVersion, settings: Settings) -> None:
     scorer = Scorer(version, settings)
     names = load_pseudonym_key(settings)
-    given = ["AA", "Anna Blume", None, names.token("AA")]
-    rows = RequestRows(4, ([1.0] * 4, given, pa.array([NOON] * 4, TIMESTAMP)), ("distance", "carrier", "departs"))
+    carriers = ["AA", "Anna Blume", None, names.token("AA")]
+    rows = RequestRows(4, ([1.0] * 4, carriers, pa.array([NOON] * 4, TIMESTAMP)), ("distance", "carrier", "departs"))
     (scored,) = scorer.score([rows], 0)
     assert scored.frame is not None
     tokens = [names.token("AA"), names.token("Anna Blume"), None, names.token("AA")]

@@ -241,7 +241,7 @@ def test_build_openapi_allows_no_negative_json_length() -> None:
 
 def test_build_openapi_with_large_tensors_has_no_example() -> None:
     large = FeatureSet(name="large", request=(Column(name="pixels", kind="tensor", shape=(64, 64)),))
-    made = build_openapi(large, MULTICLASS, "large", "1", LIMITS, access=False)
-    validate(made, cls=OpenAPIV31SpecValidator)
-    assert "examples" not in json.dumps(made["paths"]["/v2/models/large/infer"])
-    assert len(json.dumps(made)) < 30_000
+    document = build_openapi(large, MULTICLASS, "large", "1", LIMITS, access=False)
+    validate(document, cls=OpenAPIV31SpecValidator)
+    assert "examples" not in json.dumps(document["paths"]["/v2/models/large/infer"])
+    assert len(json.dumps(document)) < 30_000
