@@ -30,15 +30,15 @@ def _binary(seed: int, rows: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndar
 def test_binary_metrics_match_scikit_learn(seed: int) -> None:
     scores, labels, weights = _binary(seed)
     for weight in (None, weights):
-        found = {
+        values = {
             name: metrics.prepare(TASKS["binary"], name, scores, labels)(weight)
             for name in ("auc", "log_loss", "brier", "accuracy")
         }
         clipped = np.clip(scores, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
-        assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, scores, sample_weight=weight))
-        assert found["log_loss"] == pytest.approx(sk.log_loss(labels, clipped, sample_weight=weight), rel=1e-5)
-        assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, scores >= 0.5, sample_weight=weight))
-        assert found["brier"] == pytest.approx(sk.brier_score_loss(labels, scores, sample_weight=weight))
+        assert values["auc"] == pytest.approx(sk.roc_auc_score(labels, scores, sample_weight=weight))
+        assert values["log_loss"] == pytest.approx(sk.log_loss(labels, clipped, sample_weight=weight), rel=1e-5)
+        assert values["accuracy"] == pytest.approx(sk.accuracy_score(labels, scores >= 0.5, sample_weight=weight))
+        assert values["brier"] == pytest.approx(sk.brier_score_loss(labels, scores, sample_weight=weight))
 
 
 @given(SEEDS)
@@ -54,10 +54,10 @@ def test_multiclass_metrics_match_scikit_learn(seed: int) -> None:
     random = np.random.default_rng(seed)
     labels = np.concatenate([[0, 1, 2], random.integers(3, size=100)]).astype(float)
     scores = random.dirichlet(np.ones(3), size=len(labels))
-    found = metrics.evaluate(TASKS["multiclass"], scores, labels)
-    assert found["log_loss"] == pytest.approx(sk.log_loss(labels, scores), rel=1e-5)
-    assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, scores.argmax(axis=1)))
-    assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, scores, multi_class="ovr"))
+    values = metrics.evaluate(TASKS["multiclass"], scores, labels)
+    assert values["log_loss"] == pytest.approx(sk.log_loss(labels, scores), rel=1e-5)
+    assert values["accuracy"] == pytest.approx(sk.accuracy_score(labels, scores.argmax(axis=1)))
+    assert values["auc"] == pytest.approx(sk.roc_auc_score(labels, scores, multi_class="ovr"))
 
 
 @given(SEEDS)
@@ -66,14 +66,14 @@ def test_multilabel_metrics_match_scikit_learn(seed: int) -> None:
     labels = np.vstack([[0, 0], [1, 1], random.integers(2, size=(80, 2))]).astype(float)
     scores, weights = random.random((82, 2)), random.integers(1, 4, size=82).astype(float)
     for weight in (None, weights):
-        found = {
+        values = {
             name: metrics.prepare(TASKS["multilabel"], name, scores, labels)(weight)
             for name in ("auc", "log_loss", "accuracy")
         }
         each = [sk.log_loss(labels[:, k], scores[:, k], sample_weight=weight) for k in range(2)]
-        assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, scores, sample_weight=weight))
-        assert found["log_loss"] == pytest.approx(np.mean(each), rel=1e-5)
-        assert found["accuracy"] == pytest.approx(1 - sk.hamming_loss(labels, scores >= 0.5, sample_weight=weight))
+        assert values["auc"] == pytest.approx(sk.roc_auc_score(labels, scores, sample_weight=weight))
+        assert values["log_loss"] == pytest.approx(np.mean(each), rel=1e-5)
+        assert values["accuracy"] == pytest.approx(1 - sk.hamming_loss(labels, scores >= 0.5, sample_weight=weight))
     assert metrics.prepare(TASKS["multilabel"], "ece", scores, labels)(weights) == pytest.approx(
         metrics.calibration_error(
             np.repeat(scores, weights.astype(int), axis=0).ravel(),
@@ -87,12 +87,12 @@ def test_regression_metrics_match_scikit_learn(seed: int) -> None:
     random = np.random.default_rng(seed)
     labels, scores, weights = random.normal(size=50), random.normal(size=50), random.random(50) + 0.1
     for weight in (None, weights):
-        found = {
+        values = {
             name: metrics.prepare(TASKS["regression"], name, scores, labels)(weight) for name in ("rmse", "mae", "r2")
         }
-        assert found["rmse"] == pytest.approx(sk.root_mean_squared_error(labels, scores, sample_weight=weight))
-        assert found["mae"] == pytest.approx(sk.mean_absolute_error(labels, scores, sample_weight=weight))
-        assert found["r2"] == pytest.approx(sk.r2_score(labels, scores, sample_weight=weight))
+        assert values["rmse"] == pytest.approx(sk.root_mean_squared_error(labels, scores, sample_weight=weight))
+        assert values["mae"] == pytest.approx(sk.mean_absolute_error(labels, scores, sample_weight=weight))
+        assert values["r2"] == pytest.approx(sk.r2_score(labels, scores, sample_weight=weight))
 
 
 def test_calibration_error_measures_a_shift() -> None:
@@ -111,7 +111,7 @@ def test_auc_of_one_class_is_nan() -> None:
 def test_primary_metric_of_better_scores_is_better(kind: TaskKind) -> None:
     good, bad = _good_and_bad(kind)
     assert metrics.primary_metric(TASKS[kind]).is_better(
-        *(found[metrics.primary_metric(TASKS[kind]).name] for found in (good, bad))
+        *(values[metrics.primary_metric(TASKS[kind]).name] for values in (good, bad))
     )
 
 

@@ -30,11 +30,11 @@ def test_unwrap_error_restores_a_chained_error(error: RayloopError) -> None:
             raise RuntimeError("a task failed") from inner
     except RuntimeError as outer:
         text = "\x1b[36mray::task()\x1b[39m\n" + "".join(traceback.format_exception(outer))
-    found = unwrap_error(text)
-    assert type(found) is type(error)
-    assert str(found) == str(error)
-    assert found is not None
-    assert (found.code, found.fields) == (error.code, error.fields)
+    unwrapped = unwrap_error(text)
+    assert type(unwrapped) is type(error)
+    assert str(unwrapped) == str(error)
+    assert unwrapped is not None
+    assert (unwrapped.code, unwrapped.fields) == (error.code, error.fields)
     assert last_line(text) == "RuntimeError: a task failed"
 
 

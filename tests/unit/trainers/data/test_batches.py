@@ -37,9 +37,9 @@ def test_epoch_covers_all_rows_in_equal_batches(count: int, batch: int, workers:
     sizes = {len(labels) for worker in shown for labels in worker}
     assert len(sizes) == 1
     assert len({len(worker) for worker in shown}) == 1
-    seen = [row for worker in shown for labels in worker for row in labels]
-    assert set(seen) == set(range(count))
-    assert len(seen) - count < sizes.pop() * workers or count < workers
+    rows = [row for worker in shown for labels in worker for row in labels]
+    assert set(rows) == set(range(count))
+    assert len(rows) - count < sizes.pop() * workers or count < workers
 
 
 @given(st.integers(1, 8), WORKERS)
@@ -87,9 +87,9 @@ def test_validation_loader_yields_each_row_once_in_place(count: int, workers: in
 
 
 @given(st.integers(1, 500), st.integers(1, 50))
-def test_thin_returns_at_most_count_rows(count: int, asked: int) -> None:
-    sample = _numbered(count).thin(asked)
-    assert 1 <= len(sample) <= asked
+def test_thin_returns_at_most_count_rows(count: int, most: int) -> None:
+    sample = _numbered(count).thin(most)
+    assert 1 <= len(sample) <= most
     assert sample.labels[0] == 0
 
 

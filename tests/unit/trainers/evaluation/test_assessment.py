@@ -69,7 +69,7 @@ def _evidence(result: FitResult, kind: TaskKind, champion: bool = True) -> Candi
     )
 
 
-def _card(kind: TaskKind, found: Assessment, report: GateReport) -> ModelCard:
+def _card(kind: TaskKind, result: Assessment, report: GateReport) -> ModelCard:
     parts = (SplitFacts(name="test", rows=1500, start="2013-10-01 00:00", end="2013-12-31 00:00", label_mean=0.5),)
     features = tuple(
         FeatureFacts(name=c.name, kind=c.kind, origin="request", missing=0.6 * (c.name == "gappy")) for c in COLUMNS
@@ -89,9 +89,9 @@ def _card(kind: TaskKind, found: Assessment, report: GateReport) -> ModelCard:
         train_metrics={},
         validation_metrics={},
         checks=report.checks,
-        assessment=found,
+        assessment=result,
         curve=((0.1, 0.2, 10), (0.9, 0.8, 10)),
-        limits=derive_limits(parts, features, found),
+        limits=derive_limits(parts, features, result),
         lineage=CardLineage(
             run_id="r", snapshot=Snapshot(table="t", id=1, rows=2), feature_hash="h", code_version="c", fingerprint="f"
         ),
@@ -101,9 +101,9 @@ def _card(kind: TaskKind, found: Assessment, report: GateReport) -> ModelCard:
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 def test_assess_any_task_has_checks_and_card(kind: TaskKind) -> None:
-    given = _evidence(trained(kind), kind)
-    found = assessment.assess(POLICY, given)
-    checks = assessment.check(POLICY, TASKS[kind], found)
+    evidence = _evidence(trained(kind), kind)
+    result = assessment.assess(POLICY, evidence)
+    checks = assessment.check(POLICY, TASKS[kind], result)
     names = [check.name for check in checks]
     assert names[:4] == [
         "slices found by search",
@@ -113,12 +113,12 @@ def test_assess_any_task_has_checks_and_card(kind: TaskKind) -> None:
     ]
     assert {"error by color", "no feature is the label", "robust to 10% of values missing"} <= set(names)
     assert all(check.passed for check in checks)
-    assert (found.calibration is None) == (kind == "regression")
-    assert {i.feature for i in found.importance} == {c.name for c in COLUMNS}
-    assert all(interval.low <= interval.value <= interval.high for interval in found.metrics.values())
-    for attribution in found.attributions:
+    assert (result.calibration is None) == (kind == "regression")
+    assert {i.feature for i in result.importance} == {c.name for c in COLUMNS}
+    assert all(interval.low <= interval.value <= interval.high for interval in result.metrics.values())
+    for attribution in result.attributions:
         assert attribution.score == pytest.approx(attribution.base + sum(attribution.parts.values()))
-    card = _card(kind, found, GateReport(checks=checks))
+    card = _card(kind, result, GateReport(checks=checks))
     assert ModelCard.model_validate_json(card.model_dump_json()) == card
     assert json.loads(card.model_dump_json())["assessment"]["importance"]
     _page_is_whole(render_card(card))
@@ -146,25 +146,25 @@ def _page_is_whole(page: str) -> None:
 
 
 def test_check_without_limits_checks_leakage_only() -> None:
-    given = _evidence(trained(), "binary", champion=False)
+    evidence = _evidence(trained(), "binary", champion=False)
     quiet = GatePolicy(slices=SlicePolicy(search=False))
-    found = assessment.assess(quiet, given)
-    assert [check.name for check in assessment.check(quiet, given.task, found)] == ["no feature is the label"]
-    assert (found.slices, found.discovered_slices, found.fairness) == ((), (), ())
+    result = assessment.assess(quiet, evidence)
+    assert [check.name for check in assessment.check(quiet, evidence.task, result)] == ["no feature is the label"]
+    assert (result.slices, result.discovered_slices, result.fairness) == ((), (), ())
 
 
 def test_assess_tensor_only_model_has_no_slices_or_skills() -> None:
-    given = _evidence(trained("multiclass", columns=COLUMNS[4:]), "multiclass")
-    found = assessment.assess(GatePolicy(), given)
-    assert (found.discovered_slices, found.single_feature_skills) == ((), ())
-    assert [i.feature for i in found.importance] == ["pixels"]
-    assert assessment.check(GatePolicy(), given.task, found) == ()
+    evidence = _evidence(trained("multiclass", columns=COLUMNS[4:]), "multiclass")
+    result = assessment.assess(GatePolicy(), evidence)
+    assert (result.discovered_slices, result.single_feature_skills) == ((), ())
+    assert [i.feature for i in result.importance] == ["pixels"]
+    assert assessment.check(GatePolicy(), evidence.task, result) == ()
 
 
 def test_assess_unknown_slice_column_raises() -> None:
-    given = _evidence(trained(), "binary")
+    evidence = _evidence(trained(), "binary")
     with raises(ProjectError, "project.unknown_gate_column", column="color"):
-        assessment.assess(GatePolicy(slices=SlicePolicy(columns=("color",))), given)
+        assessment.assess(GatePolicy(slices=SlicePolicy(columns=("color",))), evidence)
 
 
 @pytest.mark.long
@@ -175,15 +175,15 @@ def test_temperature_is_fitted_exported_and_assessed(tmp_path: Path) -> None:
     result = calibrate(raw, held_out)
     assert result.temperature < 0.9
     assert export(result, tmp_path, held_out) < 1e-5
-    given = _evidence(result, "binary")
-    found = assessment.assess(POLICY, given).calibration
-    assert found is not None
-    assert (found.applied, found.temperature) == (True, result.temperature)
-    arrays, labels = given.test.arrays, given.test.labels
+    evidence = _evidence(result, "binary")
+    calibration = assessment.assess(POLICY, evidence).calibration
+    assert calibration is not None
+    assert (calibration.applied, calibration.temperature) == (True, result.temperature)
+    arrays, labels = evidence.test.arrays, evidence.test.labels
     before, after = _scorer(raw)(arrays), onnx_scorer.score(onnx_scorer.open_session(tmp_path / MODEL_FILE), arrays)
-    assert found.ece_before == pytest.approx(metrics.evaluate(TASKS["binary"], before, labels)["ece"], abs=2e-3)
-    assert found.ece_after == pytest.approx(metrics.evaluate(TASKS["binary"], after, labels)["ece"], abs=2e-3)
-    assert found.log_loss_after < found.log_loss_before
+    assert calibration.ece_before == pytest.approx(metrics.evaluate(TASKS["binary"], before, labels)["ece"], abs=2e-3)
+    assert calibration.ece_after == pytest.approx(metrics.evaluate(TASKS["binary"], after, labels)["ece"], abs=2e-3)
+    assert calibration.log_loss_after < calibration.log_loss_before
     assert np.array_equal(np.argsort(before[:50]), np.argsort(after[:50]))
     assert calibrate(trained(), held_out).temperature == 1.0
 
@@ -196,12 +196,12 @@ def test_fit_calibrated_regression_raises_before_training() -> None:
 
 
 def test_attributions_explain_rows_with_highest_middle_and_lowest_score() -> None:
-    given = _evidence(trained("multiclass", columns=COLUMNS[4:]), "multiclass")
-    likeliest = given.test.scores.max(axis=1)
+    evidence = _evidence(trained("multiclass", columns=COLUMNS[4:]), "multiclass")
+    likeliest = evidence.test.scores.max(axis=1)
     ordered = np.sort(likeliest)
-    found = assessment.assess(GatePolicy(slices=SlicePolicy(search=False)), given).attributions
-    assert [each.row for each in found] == ["highest score", "middle score", "lowest score"]
-    assert [each.score for each in found] == pytest.approx([ordered[-1], ordered[750], ordered[0]], abs=1e-5)
-    for each in found:
+    attributions = assessment.assess(GatePolicy(slices=SlicePolicy(search=False)), evidence).attributions
+    assert [each.row for each in attributions] == ["highest score", "middle score", "lowest score"]
+    assert [each.score for each in attributions] == pytest.approx([ordered[-1], ordered[750], ordered[0]], abs=1e-5)
+    for each in attributions:
         at = int(np.abs(likeliest - each.score).argmin())
-        assert each.output == TASKS["multiclass"].classes[given.test.scores[at].argmax()]
+        assert each.output == TASKS["multiclass"].classes[evidence.test.scores[at].argmax()]

@@ -23,13 +23,13 @@ def test_confidence_intervals_cover_at_error_rate() -> None:
     true = metrics.evaluate(task, *_rows(400_000, 1_000))
     missed = dict.fromkeys(("auc", "log_loss", "brier", "accuracy"), 0)
     for seed in range(150):
-        found = bootstrap.confidence_intervals(task, *_rows(300, seed), alpha=0.1, resamples=100, seed=1)
+        intervals = bootstrap.confidence_intervals(task, *_rows(300, seed), alpha=0.1, resamples=100, seed=1)
         for name in missed:
-            missed[name] += not found[name].low <= true[name] <= found[name].high
+            missed[name] += not intervals[name].low <= true[name] <= intervals[name].high
     assert all(0 < count / 150 <= 0.1 + 4 * np.sqrt(0.1 * 0.9 / 150) for count in missed.values()), missed
 
 
 def test_resample_gives_all_metrics_same_rows() -> None:
-    drawn = bootstrap.resample({"one": lambda w: float(w[0]), "same": lambda w: float(w[0])}, 50, 30, 0)  # type: ignore[index]
-    assert np.array_equal(drawn["one"], drawn["same"])
-    assert len(np.unique(drawn["one"])) > 2
+    samples = bootstrap.resample({"one": lambda w: float(w[0]), "same": lambda w: float(w[0])}, 50, 30, 0)  # type: ignore[index]
+    assert np.array_equal(samples["one"], samples["same"])
+    assert len(np.unique(samples["one"])) > 2

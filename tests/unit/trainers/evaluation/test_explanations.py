@@ -37,12 +37,14 @@ def test_feature_locations_match_encoder() -> None:
 
 
 def test_permutation_importance_of_ignored_feature_is_zero() -> None:
-    found = explanations.permutation_importance(TASKS["binary"], INPUTS, _linear, ARRAYS, LABELS, repeats=3, seed=0)
-    lost = {i.feature: i.loss for i in found}
-    assert [i.feature for i in found[-2:]] == ["heavy", "gappy"]
-    assert lost["heavy"] == lost["gappy"] == 0
-    assert min(lost["plain"], lost["pixels"]) > 0.05
-    assert [i.loss for i in found] == sorted(lost.values(), reverse=True)
+    importances = explanations.permutation_importance(
+        TASKS["binary"], INPUTS, _linear, ARRAYS, LABELS, repeats=3, seed=0
+    )
+    losses = {i.feature: i.loss for i in importances}
+    assert [i.feature for i in importances[-2:]] == ["heavy", "gappy"]
+    assert losses["heavy"] == losses["gappy"] == 0
+    assert min(losses["plain"], losses["pixels"]) > 0.05
+    assert [i.loss for i in importances] == sorted(losses.values(), reverse=True)
 
 
 def test_shapley_values_of_linear_model_are_its_terms() -> None:

@@ -21,14 +21,14 @@ def _rows(skill: float, rows: int = 4000, seed: int = 0) -> tuple[np.ndarray, np
     return 1 / (1 + np.exp(-(skill * (labels - 0.3) + noise))), labels
 
 
-def _judge(policy: GatePolicy, skill: float = 2.0, **given: object) -> GateReport:
+def _judge(policy: GatePolicy, skill: float = 2.0, **inputs: object) -> GateReport:
     scores, labels = _rows(skill)
     candidate = ScoredCandidate(TASK, scores, labels, 1e-7, {"auc": 0.9}, {"auc": 0.88})
-    return check_candidate(policy, candidate._replace(**given))
+    return check_candidate(policy, candidate._replace(**inputs))
 
 
 @pytest.mark.parametrize(
-    ("policy", "given", "failed"),
+    ("policy", "inputs", "failed"),
     [
         (GatePolicy(), {}, []),
         (GatePolicy(thresholds=(Threshold(metric="auc", min=0.8),)), {}, []),
@@ -49,9 +49,9 @@ def _judge(policy: GatePolicy, skill: float = 2.0, **given: object) -> GateRepor
     ],
 )
 def test_check_candidate_fails_only_violated_limits(
-    policy: GatePolicy, given: dict[str, object], failed: list[str]
+    policy: GatePolicy, inputs: dict[str, object], failed: list[str]
 ) -> None:
-    report = _judge(policy, **given)
+    report = _judge(policy, **inputs)
     assert [check.name for check in report.failures] == failed
     assert report.passed == (not failed)
     for check in report.checks:
@@ -76,7 +76,7 @@ def test_paired_difference_bound_covers_at_error_rate() -> None:
 
 def _difference(champion: float, candidate: float, rows: int, seed: int, resamples: int) -> tuple[float, float]:
     labels = _rows(champion, rows, seed)[1]
-    found = paired_difference(
+    difference = paired_difference(
         TASK,
         _rows(candidate, rows, seed)[0],
         _rows(champion, rows, seed)[0],
@@ -85,7 +85,7 @@ def _difference(champion: float, candidate: float, rows: int, seed: int, resampl
         resamples=resamples,
         seed=1,
     )
-    return found.value, found.low
+    return difference.value, difference.low
 
 
 @pytest.mark.parametrize("task", [TASKS["multiclass"], TASKS["regression"]])
@@ -96,8 +96,8 @@ def test_paired_difference_of_loss_metric_is_positive_when_better(task: Task) ->
         good, bad = (np.eye(3)[labels.astype(int)] * share + (1 - share) / 3 for share in (0.9, 0.2))
     else:
         good, bad = labels + 0.1 * random.normal(size=500), labels + random.normal(size=500)
-    found = paired_difference(task, good, bad, labels, alpha=0.05, resamples=100, seed=0)
-    assert 0 < found.low < found.value
+    difference = paired_difference(task, good, bad, labels, alpha=0.05, resamples=100, seed=0)
+    assert 0 < difference.low < difference.value
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ def _table(rows: int, seed: int) -> pa.Table:
 
 def _losses(table: pa.Table, seed: int, worse: np.ndarray | None = None) -> np.ndarray:
     """Skewed, as log losses are; three times as large where ``worse``."""
-    drawn = np.random.default_rng(seed + 1).exponential(size=table.num_rows)
-    return drawn if worse is None else np.where(worse, 3 * drawn, drawn)
+    losses = np.random.default_rng(seed + 1).exponential(size=table.num_rows)
+    return losses if worse is None else np.where(worse, 3 * losses, losses)
 
 
 def _search(rows: int, seed: int, plant: str = "") -> tuple[SliceResult, ...]:
@@ -66,7 +66,7 @@ def test_propose_on_noise_keeps_error_rate() -> None:
     """All slices of a search together have error 0.05: 60 searches, at most that plus three standard errors."""
     searches = [_search(2000, seed) for seed in range(60)]
     assert all(searches)
-    wrong = np.mean([any(m.low > 1 for m in found) for found in searches])
+    wrong = np.mean([any(m.low > 1 for m in measured_slices) for measured_slices in searches])
     assert wrong <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
 
 
@@ -83,20 +83,20 @@ def test_measure_column_returns_each_large_value() -> None:
     policy = SlicePolicy(columns=("carrier",), min_rows=100)
     binnings = slices.fit_binnings(policy, table, policy.columns)
     losses = np.where(table["x"].to_numpy() < 500, 1.0, 2.0) + np.linspace(0, 0.01, 1000)
-    found = slices.measure(policy, slices.column_slices(binnings["carrier"]), table, losses, column="carrier")
-    assert {m.name: m.rows for m in found} == {"carrier = AA": 500, "carrier = B6": 300, "carrier missing": 180}
-    assert [m.ratio for m in found] == sorted((m.ratio for m in found), reverse=True)
-    assert next(m for m in found if m.name == "carrier = AA").ratio == pytest.approx(0.5, rel=0.01)
+    measures = slices.measure(policy, slices.column_slices(binnings["carrier"]), table, losses, column="carrier")
+    assert {m.name: m.rows for m in measures} == {"carrier = AA": 500, "carrier = B6": 300, "carrier missing": 180}
+    assert [m.ratio for m in measures] == sorted((m.ratio for m in measures), reverse=True)
+    assert next(m for m in measures if m.name == "carrier = AA").ratio == pytest.approx(0.5, rel=0.01)
 
 
 @pytest.mark.parametrize(("limit", "passed"), [(1.2, False), (4.0, True)])
 def test_check_compares_lower_bound_and_names_slice(limit: float, passed: bool) -> None:
-    found = _search(8000, seed=3, plant="yes")
-    (check,) = slices.check(POLICY.model_copy(update={"max_ratio": limit}), found)
+    measures = _search(8000, seed=3, plant="yes")
+    (check,) = slices.check(POLICY.model_copy(update={"max_ratio": limit}), measures)
     assert (check.name, check.passed, check.limit) == ("slices found by search", passed, limit)
-    assert check.value == max(m.low for m in found)
+    assert check.value == max(m.low for m in measures)
     assert "carrier = UA and hour = 17" in check.reason
-    assert not list(slices.check(POLICY, found))
+    assert not list(slices.check(POLICY, measures))
 
 
 def test_check_of_column_without_large_slice_fails() -> None:
@@ -127,8 +127,8 @@ def test_check_of_nan_loss_fails() -> None:
     policy = SlicePolicy(columns=("carrier",), min_rows=100, max_ratio=5, max_regression=5)
     binnings, losses = slices.fit_binnings(policy, table, policy.columns), _losses(table, 0)
     broken = np.where(table["carrier"].to_numpy() == "B6", np.nan, losses)
-    found = slices.measure(policy, slices.column_slices(binnings["carrier"]), table, broken, losses, "carrier")
-    assert [check.passed for check in slices.check(policy, found)] == [False, False]
+    measures = slices.measure(policy, slices.column_slices(binnings["carrier"]), table, broken, losses, "carrier")
+    assert [check.passed for check in slices.check(policy, measures)] == [False, False]
 
 
 def test_propose_ignores_rows_without_a_bin() -> None:

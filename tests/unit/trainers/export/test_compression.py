@@ -190,10 +190,10 @@ def test_check_candidate_bounds_compression_loss(limit: float, passed: bool) -> 
             TASKS["binary"], worse, labels, 0.0, {}, {}, original_scores=whole, compression="pruned by 50%"
         ),
     )
-    [found] = [c for c in report.checks if c.name == "pruned by 50% as good as whole"]
-    assert (found.passed, report.passed) == (passed, passed)
-    assert "before compression" in found.reason
-    assert not math.isnan(found.value)
+    [check] = [c for c in report.checks if c.name == "pruned by 50% as good as whole"]
+    assert (check.passed, report.passed) == (passed, passed)
+    assert "before compression" in check.reason
+    assert not math.isnan(check.value)
 
 
 def test_step_keys_differ_and_contain_no_address() -> None:
@@ -217,7 +217,7 @@ def test_compression_job_takes_epochs_and_learning_rate_of_the_step_or_the_train
     job = TrainSpec(ModelSpec(), TrainConfig(epochs=5, lr=0.5), TASKS["binary"], inputs)
     module = model_builder.build(job.model, inputs, job.task)
     student = ModelSpec(build="linear")
-    taken = [
+    configs = [
         compression_job(step, job, module).config
         for step in (
             Distill(student=student),
@@ -226,4 +226,9 @@ def test_compression_job_takes_epochs_and_learning_rate_of_the_step_or_the_train
             Prune(share=0.5, epochs=1, lr=0.2),
         )
     ]
-    assert [(config.epochs, config.lr) for config in taken] == [(5, 0.5), (2, 0.1), (2, pytest.approx(0.05)), (1, 0.2)]
+    assert [(config.epochs, config.lr) for config in configs] == [
+        (5, 0.5),
+        (2, 0.1),
+        (2, pytest.approx(0.05)),
+        (1, 0.2),
+    ]

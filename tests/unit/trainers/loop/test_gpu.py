@@ -62,10 +62,10 @@ def test_closed_iterator_ends_the_copy_thread() -> None:
 def test_batches_are_the_same_with_and_without_resident_rows(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_transfer, "RESIDENT_SHARE", share)
     table = frame()
-    held = rows(part(table, "train"), Encoder.fit(COLUMNS, part(table, "train")))
-    for array in (held.numbers, held.codes, held.labels):
+    train_rows = rows(part(table, "train"), Encoder.fit(COLUMNS, part(table, "train")))
+    for array in (train_rows.numbers, train_rows.codes, train_rows.labels):
         array.flags.writeable = False
-    feed = MemoryLoader(held, 64, 3, rank=1, workers=2)
+    feed = MemoryLoader(train_rows, 64, 3, rank=1, workers=2)
     there = to_device(feed, DEVICE)
     assert isinstance(there, PrefetchLoader) == (share == 0.0)
     assert (there.steps, there.rows) == (feed.steps, feed.rows)
@@ -79,12 +79,12 @@ def test_batches_are_the_same_with_and_without_resident_rows(share: float, monke
 def test_training_on_gpu_learns(precision: Precision) -> None:
     table = frame()
     encoder = Encoder.fit(COLUMNS, part(table, "train"))
-    train, held = rows(part(table, "train"), encoder), rows(part(table, "validation"), encoder)
+    train, validation = rows(part(table, "train"), encoder), rows(part(table, "validation"), encoder)
     arrays = {"numbers": train.numbers, "codes": train.codes}
     inputs = InputSpec.fit(encoder, TASKS["binary"], arrays, train.labels)
     config = TrainConfig(epochs=25, batch_size=64, lr=1e-2, workers=1, precision=precision)
     job, feed = TrainSpec(ModelSpec(), config, TASKS["binary"], inputs), MemoryLoader(train, 64, 0)
-    outcome = train_loop.train(job, feed, MemoryValidationLoader(held), ProcessGroup(DEVICE), lambda epoch: None)
+    outcome = train_loop.train(job, feed, MemoryValidationLoader(validation), ProcessGroup(DEVICE), lambda epoch: None)
     assert outcome.best.metrics["auc"] > 0.9
     assert all(isinstance(value, np.ndarray) for value in outcome.state.values())
     assert sum(outcome.epochs[-1].seconds.values()) > 0
@@ -93,7 +93,7 @@ def test_training_on_gpu_learns(precision: Precision) -> None:
 def test_training_on_gpu_resumes_from_a_checkpoint(tmp_path: Path) -> None:
     table = frame()
     encoder = Encoder.fit(COLUMNS, part(table, "train"))
-    train, held = rows(part(table, "train"), encoder), rows(part(table, "validation"), encoder)
+    train, validation = rows(part(table, "train"), encoder), rows(part(table, "validation"), encoder)
     inputs = InputSpec.fit(encoder, TASKS["binary"], {"numbers": train.numbers, "codes": train.codes}, train.labels)
     job = TrainSpec(ModelSpec(), TrainConfig(epochs=4, batch_size=64, workers=1), TASKS["binary"], inputs)
 
@@ -103,7 +103,7 @@ def test_training_on_gpu_resumes_from_a_checkpoint(tmp_path: Path) -> None:
         return train_loop.train(
             job,
             feed,
-            MemoryValidationLoader(held),
+            MemoryValidationLoader(validation),
             world,
             lambda epoch: None,
             checkpointer=checkpoints,

@@ -68,10 +68,10 @@ def test_training_keeps_the_best_epoch_and_stops_early() -> None:
     assert result.metrics["auc"] == max(values)
     assert [epoch.best_so_far for epoch in result.epochs] == np.maximum.accumulate(values).tolist()
     with torch.inference_mode():
-        arrays = result.encoder.encode(held := frame().slice(480))
+        arrays = result.encoder.encode(validation := frame().slice(480))
         scores = result.build_scorer()(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
-    found = metrics.evaluate(TASKS["binary"], scores, held["label"].to_numpy())["auc"]
-    assert found == pytest.approx(max(values), abs=1e-6)
+    auc = metrics.evaluate(TASKS["binary"], scores, validation["label"].to_numpy())["auc"]
+    assert auc == pytest.approx(max(values), abs=1e-6)
 
 
 def test_infinite_loss_is_refused() -> None:

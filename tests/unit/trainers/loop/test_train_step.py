@@ -94,9 +94,9 @@ def test_compiled_module_learns_the_same() -> None:
     assert all(np.allclose(plain.state[name], compiled.state[name], atol=1e-4) for name in plain.state)
 
 
-@given(st.lists(st.integers(0, 2), min_size=3, max_size=60).filter(lambda drawn: len(set(drawn)) == 3))
-def test_balanced_weights_match_scikit_learn(drawn: list[int]) -> None:
-    labels = np.array(drawn, np.float32)
+@given(st.lists(st.integers(0, 2), min_size=3, max_size=60).filter(lambda classes: len(set(classes)) == 3))
+def test_balanced_weights_match_scikit_learn(classes: list[int]) -> None:
+    labels = np.array(classes, np.float32)
     weights = losses.class_weights(
         TASKS["multiclass"], TrainConfig(class_weights="balanced"), _inputs(TASKS["multiclass"], labels)
     )
@@ -109,12 +109,12 @@ def test_class_weights_multiply_the_loss_of_their_class() -> None:
     logits, weights = torch.tensor([[0.3], [-0.2], [1.0]]), torch.tensor([1.0, 3.0])
     labels = torch.tensor([0.0, 1.0, 1.0])
     each = functional.binary_cross_entropy_with_logits(logits[:, 0], labels, reduction="none")
-    found = losses.batch_loss(TASKS["binary"], logits, labels, weights)
-    assert found.item() == pytest.approx((each * torch.tensor([1.0, 3.0, 3.0])).mean().item())
+    loss = losses.batch_loss(TASKS["binary"], logits, labels, weights)
+    assert loss.item() == pytest.approx((each * torch.tensor([1.0, 3.0, 3.0])).mean().item())
     three, classes = torch.randn(4, 3), torch.tensor([0.0, 2.0, 1.0, 2.0])
     each = functional.cross_entropy(three, classes.long(), reduction="none")
-    found = losses.batch_loss(TASKS["multiclass"], three, classes, torch.tensor([1.0, 2.0, 5.0]))
-    assert found.item() == pytest.approx((each * torch.tensor([1.0, 5.0, 2.0, 5.0])).mean().item())
+    loss = losses.batch_loss(TASKS["multiclass"], three, classes, torch.tensor([1.0, 2.0, 5.0]))
+    assert loss.item() == pytest.approx((each * torch.tensor([1.0, 5.0, 2.0, 5.0])).mean().item())
 
 
 def test_balanced_multilabel_weight_is_negatives_over_positives() -> None:

@@ -37,9 +37,9 @@ def test_gather_scores_keeps_order_and_shape_of_the_task(kind: TaskKind) -> None
     task = TASKS[kind]
     scores = np.random.default_rng(0).random((5, task.outputs)).astype(np.float32)
     labels = np.arange(5.0 * task.label_width).reshape(5, -1) if task.label_width > 1 else np.arange(5.0)
-    found = gather_scores(_Echo(task.wide), task, _held_out(scores, labels), ProcessGroup())  # type: ignore[arg-type]
-    assert np.array_equal(found[0], scores if task.wide else scores[:, 0])
-    assert np.array_equal(found[1], labels)
+    gathered_scores = gather_scores(_Echo(task.wide), task, _held_out(scores, labels), ProcessGroup())  # type: ignore[arg-type]
+    assert np.array_equal(gathered_scores[0], scores if task.wide else scores[:, 0])
+    assert np.array_equal(gathered_scores[1], labels)
 
 
 def test_validate_counts_rows_with_a_nan_score() -> None:

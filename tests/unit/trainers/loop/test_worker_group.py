@@ -47,8 +47,8 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainResult
     three["more"] = WorkerPlan(_config("ddp"), fewer, SPEC, stop=9)
     two = {f"{kind} plain": WorkerPlan(_config(kind), str(folder / f"{kind} plain"), plain) for kind in STRATEGIES}
     two["fewer"] = WorkerPlan(_config("ddp"), fewer, SPEC)
-    found = [*train_together([*three.values()], 3, folder), *train_together([*two.values()], 2, folder)]
-    return dict(zip([*three, *two], found, strict=True))
+    results = [*train_together([*three.values()], 3, folder), *train_together([*two.values()], 2, folder)]
+    return dict(zip([*three, *two], results, strict=True))
 
 
 @pytest.mark.long

@@ -56,7 +56,7 @@ def test_initial_tokens_are_uniform_within_one_over_the_root_of_the_width() -> N
     names = tuple(map(str, range(1000)))
     zeros, ones = (0.0,) * 1000, (1.0,) * 1000
     inputs = InputSpec(numbers=names, tensors=(), categories=(), cardinalities=(), mean=zeros, std=ones, missing=())
-    drawn = FeatureTokens(inputs, 16, 0.0).weight
-    assert drawn.shape == (1000, 16)
-    assert 0.249 < drawn.max() <= 0.25
-    assert -0.25 <= drawn.min() < -0.249
+    weight = FeatureTokens(inputs, 16, 0.0).weight
+    assert weight.shape == (1000, 16)
+    assert 0.249 < weight.max() <= 0.25
+    assert -0.25 <= weight.min() < -0.249

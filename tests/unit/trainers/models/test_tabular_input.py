@@ -30,17 +30,17 @@ def test_missing_number_becomes_the_mean_and_an_indicator() -> None:
     inputs, numbers, codes = fitted_inputs(TASKS["binary"])
     assert inputs.missing == (2,)
     tabular = TabularInput(inputs).eval()
-    given = numbers[:1].clone()
-    given[0, :] = math.nan
-    out = tabular(given, codes[:1])[0]
+    row = numbers[:1].clone()
+    row[0, :] = math.nan
+    out = tabular(row, codes[:1])[0]
     assert out[: inputs.width].tolist() == [0.0] * inputs.width
     assert out[inputs.width].item() == 1.0
 
 
 def test_infinity_is_clipped() -> None:
     inputs, numbers, codes = fitted_inputs(TASKS["binary"])
-    given = torch.full_like(numbers[:1], math.inf)
-    assert TabularInput(inputs).eval()(given, codes[:1])[0, : inputs.width].tolist() == [5.0] * inputs.width
+    row = torch.full_like(numbers[:1], math.inf)
+    assert TabularInput(inputs).eval()(row, codes[:1])[0, : inputs.width].tolist() == [5.0] * inputs.width
 
 
 def test_unseen_category_uses_a_trained_unknown_embedding() -> None:

@@ -36,7 +36,7 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> tuple[FitResult, Path]:
     return result, folder
 
 
-def _job(result: FitResult, bundle: Path, table: pa.Table, folder: Path, kept: tuple[str, ...] = ()) -> BatchJob:
+def _job(result: FitResult, bundle: Path, table: pa.Table, folder: Path, columns: tuple[str, ...] = ()) -> BatchJob:
     """Two files of two row groups each."""
     source = folder / "in"
     source.mkdir()
@@ -45,11 +45,19 @@ def _job(result: FitResult, bundle: Path, table: pa.Table, folder: Path, kept: t
     features = FeatureSet(name="all", request=result.encoder.columns)
     requests = OfflineFeatureReader(features, {}, Settings(home=folder))
     rows = plan_parquet_scan(str(source), cpus=1)
-    kept = kept or tuple(table.column_names)
+    columns = columns or tuple(table.column_names)
     model = (bundle / MODEL_FILE).read_bytes()
     pseudonymizer = Pseudonymizer.for_columns(features.request, Settings(home=folder))
     return BatchJob(
-        result.task, result.encoder, model, pseudonymizer, requests, rows.schema, kept, str(folder), tuple(rows.parts)
+        result.task,
+        result.encoder,
+        model,
+        pseudonymizer,
+        requests,
+        rows.schema,
+        columns,
+        str(folder),
+        tuple(rows.parts),
     )
 
 
@@ -85,7 +93,7 @@ def test_run_reads_text_as_dictionary_and_writes_text(binary: tuple[FitResult, P
 
 
 def test_run_writes_passthrough_columns_only(binary: tuple[FitResult, Path], tmp_path: Path) -> None:
-    _, scored = _run(_job(*binary, REQUESTS, tmp_path, kept=("id",)))
+    _, scored = _run(_job(*binary, REQUESTS, tmp_path, columns=("id",)))
     assert scored.column_names == ["id", "score"]
     assert scored["id"].to_pylist() == list(range(1000))
 

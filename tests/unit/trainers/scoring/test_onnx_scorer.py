@@ -21,19 +21,23 @@ def test_metrics_by_group_cover_all_rows() -> None:
     labels, scores = random.integers(2, size=400).astype(float), random.random(400)
     groups = random.choice(["a", "b"], size=400)
     scores = np.where(groups == "a", labels * 0.8 + 0.1, scores)
-    found = onnx_scorer.metrics_by_group(TASKS["binary"], scores, labels, groups)
-    assert list(found) == ["a", "b"]
-    assert found["a"]["auc"] == 1.0
-    assert found["b"]["auc"] < 0.6
-    assert sum(values["rows"] for values in found.values()) == 400
+    by_group = onnx_scorer.metrics_by_group(TASKS["binary"], scores, labels, groups)
+    assert list(by_group) == ["a", "b"]
+    assert by_group["a"]["auc"] == 1.0
+    assert by_group["b"]["auc"] < 0.6
+    assert sum(values["rows"] for values in by_group.values()) == 400
 
 
 def test_metrics_by_time_use_calendar_months() -> None:
     table = frame(rows=90)
-    found = onnx_scorer.metrics_by_time(
+    by_month = onnx_scorer.metrics_by_time(
         TASKS["binary"], np.random.default_rng(0).random(90), table["label"].to_numpy(), table["as_of"]
     )
-    assert {month: values["rows"] for month, values in found.items()} == {"1970-01": 31, "1970-02": 28, "1970-03": 31}
+    assert {month: values["rows"] for month, values in by_month.items()} == {
+        "1970-01": 31,
+        "1970-02": 28,
+        "1970-03": 31,
+    }
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass"])

@@ -109,18 +109,18 @@ def _train(
     config: TrainConfig, checkpoints: Checkpointer | None = None, until: int = 0
 ) -> tuple[TrainResult, list[EpochResult]]:
     train, validation, inputs = encoded_parts()
-    feed, told = MemoryLoader(train, config.batch_size, config.seed), list[EpochResult]()
+    feed, epochs = MemoryLoader(train, config.batch_size, config.seed), list[EpochResult]()
     job = TrainSpec(ModelSpec(build=NoisyModel), config, TASKS["binary"], inputs)
     out = train_loop.train(
         job,
         feed,
         MemoryValidationLoader(validation),
         ProcessGroup(),
-        told.append,
+        epochs.append,
         checkpointer=checkpoints,
         pause_after=until,
     )
-    return out, told
+    return out, epochs
 
 
 def test_chain_of_checkpoints_equals_one_training_with_changes(tmp_path: Path) -> None:
@@ -129,12 +129,12 @@ def test_chain_of_checkpoints_equals_one_training_with_changes(tmp_path: Path) -
     folders = [str(tmp_path / name) for name in ("founder", "child", "grandchild")]
     first = (ConfigChange(after=1, lr=3e-2, weight_decay=0.5, clip_norm=0.1),)
     both = (*first, ConfigChange(after=3, lr=1e-3))
-    _, told = _train(base, Checkpointer(folders[0]), until=1)
-    assert [epoch.number for epoch in told] == [1]
-    _, told = _train(base.model_copy(update={"changes": first}), Checkpointer(folders[1], folders[0]), until=3)
-    assert [epoch.number for epoch in told] == [2, 3]
-    line, told = _train(base.model_copy(update={"changes": both}), Checkpointer(folders[2], folders[1]))
-    assert [epoch.number for epoch in told] == [4]
+    _, epochs = _train(base, Checkpointer(folders[0]), until=1)
+    assert [epoch.number for epoch in epochs] == [1]
+    _, epochs = _train(base.model_copy(update={"changes": first}), Checkpointer(folders[1], folders[0]), until=3)
+    assert [epoch.number for epoch in epochs] == [2, 3]
+    line, epochs = _train(base.model_copy(update={"changes": both}), Checkpointer(folders[2], folders[1]))
+    assert [epoch.number for epoch in epochs] == [4]
     whole, _ = _train(base.model_copy(update={"changes": both}))
     plain, _ = _train(base)
     assert all(np.array_equal(line.state[name], whole.state[name]) for name in whole.state)
@@ -151,7 +151,7 @@ def test_interrupted_member_resumes_from_its_own_checkpoint(
     _train(base, Checkpointer(origin), until=1)
     before = sorted(path.name for path in Path(origin).iterdir())
     _train(base, Checkpointer(own, origin), until=2)
-    out, told = _train(base, Checkpointer(own, origin), until=2)
-    assert told == []
+    out, epochs = _train(base, Checkpointer(own, origin), until=2)
+    assert epochs == []
     assert [epoch.number for epoch in out.epochs] == [1, 2]
     assert sorted(path.name for path in Path(origin).iterdir()) == before

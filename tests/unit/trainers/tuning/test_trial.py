@@ -58,10 +58,10 @@ def test_rank_finalists_by_mean() -> None:
         _trial(6, math.nan, stage="finalist", parent=2),
         _trial(7, 0.90, stage="finalist", parent=2),
     ]
-    found = rank_finalists([lucky, steady], repeats, AUC)
-    assert [s.trial for s in found] == [2, 1]
-    assert found[0].values == (0.88, 0.90)
-    assert (found[1].mean, found[1].spread) == (pytest.approx(0.75), pytest.approx(0.0707, abs=1e-4))
+    finalists = rank_finalists([lucky, steady], repeats, AUC)
+    assert [s.trial for s in finalists] == [2, 1]
+    assert finalists[0].values == (0.88, 0.90)
+    assert (finalists[1].mean, finalists[1].spread) == (pytest.approx(0.75), pytest.approx(0.0707, abs=1e-4))
     assert [s.trial for s in rank_finalists([lucky, steady], repeats, RMSE)] == [1, 2]
 
 
@@ -80,8 +80,8 @@ def test_summary_has_mean_spread_and_search_result() -> None:
     best, standing = _trial(2, 0.9), FinalistResult(trial=2, parameters={}, values=(0.8, 0.84))
     alone = TuneResult((best,), best, ModelSpec(), TrainConfig(), "auc", 1.0)
     assert alone.summary == "trial 2 wins with validation auc 0.9000"
-    told = TuneResult((best,), best, ModelSpec(), TrainConfig(), "auc", 1.0, (standing,)).summary
-    assert told == "trial 2 wins with validation auc 0.8200 ± 0.0283 over 2 new seeds (0.9000 in the search)"
+    summary = TuneResult((best,), best, ModelSpec(), TrainConfig(), "auc", 1.0, (standing,)).summary
+    assert summary == "trial 2 wins with validation auc 0.8200 ± 0.0283 over 2 new seeds (0.9000 in the search)"
 
 
 def test_trace_changes_follows_parents() -> None:
