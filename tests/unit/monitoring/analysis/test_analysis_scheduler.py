@@ -37,14 +37,14 @@ def test_record_keeps_little_of_a_wide_model():
     result = evaluate_run(drift_reference, POLICY.model_copy(update={"span": 1}), "1", (100 * DAY_S,), live)
     ranked = tuple((f"x{i}", 0.001) for i in range(1_000))
     separability = Separability(auc=0.7, low=0.6, high=0.8, p_value=0.1, ranked=ranked)
-    found = analysis_result(DAY_S).model_copy(
+    analysis = analysis_result(DAY_S).model_copy(
         update={
             "segments": {"shop = a": result},
             "multivariate": MultivariateDrift(separation=separability, p_value=0.1, drifted=False, ordinary=(0.5,)),
         }
     )
     scheduler = AnalysisScheduler()
-    scheduler.record(AnalysisRequest(model="m", version="1", windows=(DAY_S,), since=DAY_S, policy=POLICY), found)
+    scheduler.record(AnalysisRequest(model="m", version="1", windows=(DAY_S,), since=DAY_S, policy=POLICY), analysis)
     (stored,) = scheduler.state.analyses
     assert set(stored.segments["shop = a"].columns) == set(result.drifted) < set(result.columns)
     assert len(stored.multivariate.separation.ranked) == 20

@@ -46,13 +46,13 @@ def rows(
     return LoggedRows(pa.table({"a": a, "b": b, "shop": shop}), ids, when, scores, truth)
 
 
-def changed(found: LoggedRows, **columns: np.ndarray) -> LoggedRows:
-    frame = found.frame
+def changed(logged: LoggedRows, **columns: np.ndarray) -> LoggedRows:
+    frame = logged.frame
     for name, values in columns.items():
         if name in frame.column_names:
             frame = frame.set_column(frame.column_names.index(name), name, pa.array(values))
     return LoggedRows(
-        frame, found.ids, found.times, columns.get("scores", found.scores), columns.get("labels", found.labels)
+        frame, logged.ids, logged.times, columns.get("scores", logged.scores), columns.get("labels", logged.labels)
     )
 
 
@@ -76,11 +76,11 @@ def run_analysis(live: LoggedRows, task: Task = BINARY) -> AnalysisResult:
 @pytest.mark.long
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.kind)
 def test_ordinary_days_have_no_findings(task):
-    found = run_analysis(rows(3, 100, 4, 400, task), task)
-    assert found.findings == ()
-    assert found.faults == ()
-    assert found.rows == 800
-    whole = [q for q in found.quality if not q.segment]
+    analysis = run_analysis(rows(3, 100, 4, 400, task), task)
+    assert analysis.findings == ()
+    assert analysis.faults == ()
+    assert analysis.rows == 800
+    whole = [q for q in analysis.quality if not q.segment]
     assert [q.window / DAY_S for q in whole] == [100, 101, 102, 103]
     method = "DLE" if task.kind == "regression" else "CBPE"
     for q in whole:
@@ -96,40 +96,40 @@ def test_ordinary_days_have_no_findings(task):
 def test_columns_that_lost_their_correlation_are_found_and_named():
     live = rows(3, 100, 4, 400)
     shuffled = np.random.default_rng(0).permutation(live.frame["b"].to_numpy())
-    found = run_analysis(changed(live, b=shuffled))
-    (finding,) = [f for f in found.findings if f.kind == "multivariate"]
+    analysis = run_analysis(changed(live, b=shuffled))
+    (finding,) = [f for f in analysis.findings if f.kind == "multivariate"]
     assert set(list(finding.features)[:2]) == {"a", "b"}
-    assert found.multivariate.separation.auc > 0.7
+    assert analysis.multivariate.separation.auc > 0.7
     # No single column moved, in all traffic or in a segment.
-    assert not [f for f in found.findings if f.kind == "segment"]
+    assert not [f for f in analysis.findings if f.kind == "segment"]
 
 
 @pytest.mark.long
 def test_ordinary_variation_of_days_is_not_multivariate_drift():
     """Each day has its own weather, by which a classifier recognizes it: the live one too."""
 
-    def weather(found: LoggedRows, seed: int) -> LoggedRows:
-        day = np.floor(found.times / DAY_S).astype(int)
+    def weather(logged: LoggedRows, seed: int) -> LoggedRows:
+        day = np.floor(logged.times / DAY_S).astype(int)
         effect = np.random.default_rng(seed).normal(0, 1.5, 200)
-        return changed(found, b=found.frame["b"].to_numpy() + effect[day])
+        return changed(logged, b=logged.frame["b"].to_numpy() + effect[day])
 
     past = ReferenceRows(weather(rows(1, 0, DAYS), 7), weather(rows(2, DAYS, 10), 7))
     request = AnalysisRequest(
         model="m", version="1", windows=(100 * DAY_S, 101 * DAY_S), since=100 * DAY_S, policy=POLICY
     )
-    found = analyze(request, BINARY, COLUMNS, past, weather(rows(3, 100, 2, 400), 7))
-    assert found.multivariate.separation.p_value < 1e-6
-    assert not found.multivariate.drifted
-    assert len(found.multivariate.ordinary) >= 12
+    analysis = analyze(request, BINARY, COLUMNS, past, weather(rows(3, 100, 2, 400), 7))
+    assert analysis.multivariate.separation.p_value < 1e-6
+    assert not analysis.multivariate.drifted
+    assert len(analysis.multivariate.ordinary) >= 12
 
 
 def test_drift_in_one_segment_is_found_only_there():
     live = rows(3, 100, 4, 400)
     south = np.asarray(live.frame["shop"].to_pylist()) == "south"
-    found = run_analysis(changed(live, a=live.frame["a"].to_numpy() + 1.5 * south))
-    assert [f.name for f in found.findings if f.kind == "segment"] == ["shop = south"]
-    assert found.segments["shop = south"].drifted == ("a",)
-    assert "shop = tiny" not in found.segments
+    analysis = run_analysis(changed(live, a=live.frame["a"].to_numpy() + 1.5 * south))
+    assert [f.name for f in analysis.findings if f.kind == "segment"] == ["shop = south"]
+    assert analysis.segments["shop = south"].drifted == ("a",)
+    assert "shop = tiny" not in analysis.segments
 
 
 def test_label_drift_and_larger_loss_are_found_by_window_and_segment():
@@ -137,11 +137,11 @@ def test_label_drift_and_larger_loss_are_found_by_window_and_segment():
     south = np.asarray(live.frame["shop"].to_pylist()) == "south"
     late = live.times >= 102 * DAY_S
     labels = np.where(south & late, 1.0 - np.round(live.scores), live.labels)
-    found = run_analysis(changed(live, labels=labels))
-    worse = {(q.window / DAY_S, q.segment) for q in found.quality if q.worse}
+    analysis = run_analysis(changed(live, labels=labels))
+    worse = {(q.window / DAY_S, q.segment) for q in analysis.quality if q.worse}
     assert {(102, "shop = south"), (103, "shop = south")} <= worse
     assert not [w for w in worse if w[0] < 102 or w[1] == "shop = north"]
-    finding = next(f for f in found.findings if f.kind == "quality" and f.name == "shop = south")
+    finding = next(f for f in analysis.findings if f.kind == "quality" and f.name == "shop = south")
     assert "on held-out rows" in finding.reason
     ones = changed(live, labels=np.ones(len(live)))
     assert [f.kind for f in run_analysis(ones).findings if f.kind == "labels"] == ["labels"]
@@ -150,33 +150,33 @@ def test_label_drift_and_larger_loss_are_found_by_window_and_segment():
 def test_unsure_model_has_lower_estimated_performance():
     live = rows(3, 100, 4, 400)
     unsure = changed(live, scores=0.5 + 0.02 * (live.scores - 0.5), labels=np.full(len(live), np.nan))
-    found = run_analysis(unsure)
-    (finding,) = [f for f in found.findings if f.kind == "estimate"]
+    analysis = run_analysis(unsure)
+    (finding,) = [f for f in analysis.findings if f.kind == "estimate"]
     assert "estimates a brier of" in finding.reason
-    assert all(q.labeled.n == 0 and q.limits is None and not q.worse for q in found.quality)
+    assert all(q.labeled.n == 0 and q.limits is None and not q.worse for q in analysis.quality)
 
 
 def test_label_candidates_are_unlabeled_rows_of_which_the_model_is_least_sure():
     live = rows(3, 100, 4, 400, labels=0.5)
-    found = run_analysis(live)
-    assert len(found.label_candidates) == 5
+    analysis = run_analysis(live)
+    assert len(analysis.label_candidates) == 5
     scores = {i: s for i, s, y in zip(live.ids, live.scores, live.labels, strict=True) if np.isnan(y)}
-    assert all(abs(scores[w.id] - 0.5) < 0.25 for w in found.label_candidates)
-    assert [w.expected_loss for w in found.label_candidates] == sorted(
-        (w.expected_loss for w in found.label_candidates), reverse=True
+    assert all(abs(scores[w.id] - 0.5) < 0.25 for w in analysis.label_candidates)
+    assert [w.expected_loss for w in analysis.label_candidates] == sorted(
+        (w.expected_loss for w in analysis.label_candidates), reverse=True
     )
 
 
 def test_parts_that_cannot_be_analyzed_are_reported_as_faults():
     past = ReferenceRows(rows(1, 0, DAYS), rows(2, DAYS, 1, 1))
     request = AnalysisRequest(model="m", version="1", windows=(100 * DAY_S,), since=100 * DAY_S, policy=POLICY)
-    found = analyze(request, BINARY, COLUMNS[:0], past, rows(3, 100, 1, 300))
-    assert [fault.partition(":")[0] for fault in found.faults] == [
+    analysis = analyze(request, BINARY, COLUMNS[:0], past, rows(3, 100, 1, 300))
+    assert [fault.partition(":")[0] for fault in analysis.faults] == [
         "performance is not estimated",
         "multivariate drift is not measured",
     ]
-    assert found.quality[0].reference is None
-    assert found.quality[0].observed["accuracy"] > 0.5
+    assert analysis.quality[0].reference is None
+    assert analysis.quality[0].observed["accuracy"] > 0.5
 
 
 def test_damaged_rows_do_not_stop_an_analysis():
@@ -185,9 +185,9 @@ def test_damaged_rows_do_not_stop_an_analysis():
     poison = changed(
         live, a=np.where(np.arange(n) % 3 == 0, np.inf, np.nan), shop=np.array([f"v{i}" for i in range(n)])
     )
-    found = run_analysis(poison)
-    assert [f for f in found.findings if f.kind == "multivariate"]
-    assert AnalysisResult.model_validate_json(found.model_dump_json()) == found
+    analysis = run_analysis(poison)
+    assert [f for f in analysis.findings if f.kind == "multivariate"]
+    assert AnalysisResult.model_validate_json(analysis.model_dump_json()) == analysis
 
 
 def estimate_findings(live: LoggedRows, *days: int) -> list[float]:

@@ -44,26 +44,26 @@ def compared(monkeypatch) -> list[tuple[int, int]]:
 
 
 def test_live_run_is_compared_with_as_many_rows_as_the_ordinary_ones(compared):
-    found = measure_multivariate_drift(rows(30, 600), rows(1, 2_000), COLUMNS, POLICY, SETTINGS)
+    drift = measure_multivariate_drift(rows(30, 600), rows(1, 2_000), COLUMNS, POLICY, SETTINGS)
     assert compared[0] == (3_000, 2_000)
     assert set(compared[1:]) == {(4 * RUN_ROWS, RUN_ROWS)}
     assert len(compared) == 1 + MAX_RUNS + 1
-    assert found.ordinary == (0.7,) * MAX_RUNS
+    assert drift.ordinary == (0.7,) * MAX_RUNS
     # It is as separable as each ordinary run.
-    assert (found.p_value, found.drifted) == (1.0, False)
+    assert (drift.p_value, drift.drifted) == (1.0, False)
 
 
 def test_ordinary_runs_are_compared_once(compared):
     ordinary = (0.5,) * 19
-    found = measure_multivariate_drift(rows(30, 600), rows(1, 2_000), COLUMNS, POLICY, SETTINGS, ordinary)
-    assert (len(compared), found.ordinary) == (2, ordinary)
-    assert (found.p_value, found.drifted) == (0.001, True)
+    drift = measure_multivariate_drift(rows(30, 600), rows(1, 2_000), COLUMNS, POLICY, SETTINGS, ordinary)
+    assert (len(compared), drift.ordinary) == (2, ordinary)
+    assert (drift.p_value, drift.drifted) == (0.001, True)
 
 
 def test_too_few_training_windows_leave_sampling(compared):
     policy = POLICY.model_copy(update={"span": 4})
-    found = measure_multivariate_drift(rows(3, 600), rows(1, 2_000), COLUMNS, policy, SETTINGS)
-    assert (len(compared), found.ordinary, found.p_value) == (1, (), 0.001)
+    drift = measure_multivariate_drift(rows(3, 600), rows(1, 2_000), COLUMNS, policy, SETTINGS)
+    assert (len(compared), drift.ordinary, drift.p_value) == (1, (), 0.001)
 
 
 def test_rows_without_a_comparable_column_are_refused():

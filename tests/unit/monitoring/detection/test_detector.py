@@ -26,19 +26,19 @@ def results(
     reference_seed: int = 0,
 ) -> list[WindowResult]:
     drift_reference = drift_reference or DriftReference(streams.reference(reference_seed), policy.span, policy.watch)
-    starts, found = sorted(windows), []
+    starts, window_results = sorted(windows), []
     for i in range(len(starts)):
         run_starts = tuple(starts[max(0, i - policy.span + 1) : i + 1])
         run = Profile.empty(streams.COLUMNS)
         for start in run_starts:
             run.merge(windows[start])
-        found.append(evaluate_run(drift_reference, policy, "1", run_starts, run))
-    return found
+        window_results.append(evaluate_run(drift_reference, policy, "1", run_starts, run))
+    return window_results
 
 
-def fired(policy: DriftPolicy, found: list[WindowResult]) -> list[int]:
+def fired(policy: DriftPolicy, window_results: list[WindowResult]) -> list[int]:
     detector = DriftDetector("m", "1", policy)
-    return [i for i, result in enumerate(found) if detector.update(result).alarm is not None]
+    return [i for i, result in enumerate(window_results) if detector.update(result).alarm is not None]
 
 
 def stream(quiet: int, moved: int, then: int = 0, seed: int = 42) -> dict[float, Profile]:
@@ -60,9 +60,9 @@ def test_quiet_streams_keep_the_rate_of_false_alarms():
     policy = DriftPolicy(span=3, alpha=0.02, effect=0.0, watch=WATCH, release=1)
     alarms = windows = 0
     for seed in range(15):
-        found = results(policy, streams.windows(900 + seed, 60, 300, first=100), reference_seed=seed)
-        alarms += len(fired(policy, found))
-        windows += sum(result.judged for result in found)
+        window_results = results(policy, streams.windows(900 + seed, 60, 300, first=100), reference_seed=seed)
+        alarms += len(fired(policy, window_results))
+        windows += sum(result.judged for result in window_results)
     # Neighboring runs share windows, so that false alarms cluster: four standard deviations, not three.
     assert alarms / windows <= policy.alpha + 4 * (policy.alpha / windows) ** 0.5
 
@@ -92,9 +92,9 @@ def test_detector_raises_the_next_alarm_only_after_quiet_windows():
 
 def test_detector_continues_from_its_saved_state():
     policy = DriftPolicy(span=1, needed=3, of=5, watch=WATCH)
-    found = results(policy, stream(10, 8))
-    whole, state, restarted = fired(policy, found), DetectorState(), []
-    for i, result in enumerate(found):
+    window_results = results(policy, stream(10, 8))
+    whole, state, restarted = fired(policy, window_results), DetectorState(), []
+    for i, result in enumerate(window_results):
         detector = DriftDetector("m", "1", policy, DetectorState.model_validate_json(state.model_dump_json()))
         if detector.update(result).alarm is not None:
             restarted.append(i)
@@ -119,16 +119,16 @@ def test_alarm_contains_its_evidence():
 
 def test_unwatched_columns_are_measured_and_raise_no_alarm():
     policy = DriftPolicy(span=1, watch=(MonitoredColumn(column="c"),))
-    found = results(policy, stream(0, 4))
-    assert all(result.columns["x"].ratio > 1 and not result.columns["x"].watched for result in found)
-    assert not any(result.drifted for result in found)
+    window_results = results(policy, stream(0, 4))
+    assert all(result.columns["x"].ratio > 1 and not result.columns["x"].watched for result in window_results)
+    assert not any(result.drifted for result in window_results)
 
 
 def test_run_with_too_few_windows_is_skipped():
     policy = DriftPolicy(span=3, watch=WATCH)
-    found = results(policy, stream(0, 4))
-    assert [result.judged for result in found] == [False, False, True, True]
-    assert found[0].note == "1 of 3 windows so far"
+    window_results = results(policy, stream(0, 4))
+    assert [result.judged for result in window_results] == [False, False, True, True]
+    assert window_results[0].note == "1 of 3 windows so far"
 
 
 def test_watched_column_without_traffic_is_noted():

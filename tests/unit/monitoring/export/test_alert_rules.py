@@ -155,12 +155,12 @@ def test_rules_are_well_formed_and_fire_exactly_when_they_must(tmp_path: Path) -
     assert f"{len(RULES) + 2} rules found" in promtool("check", "rules", str(rules))
     severities = {rule.name: rule.severity for rule in RULES}
     tests = []
-    for name, given, at, labels in CASES:
+    for name, input_series, at, labels in CASES:
         want = [] if labels is None else [{"exp_labels": {**labels, "severity": severities[name]}}]
         tests.append(
             {
                 "interval": "1m",
-                "input_series": [{"series": s, "values": values} for s, values in given.items()],
+                "input_series": [{"series": s, "values": values} for s, values in input_series.items()],
                 "promql_expr_test": [
                     {
                         "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}})',
@@ -196,7 +196,7 @@ def test_rules_are_well_formed_and_fire_exactly_when_they_must(tmp_path: Path) -
 @needs_promtool
 def test_cost_per_hour_is_recorded_by_model_and_by_tag(tmp_path: Path) -> None:
     (tmp_path / "rules.yml").write_text(render_rules())
-    given = {
+    input_series = {
         series("ray_rayloop_cost", model="a", tag="", value=""): "0+1x120",
         series("ray_rayloop_cost", model="a", tag="team", value="fares"): "0+1x120",
         series("ray_rayloop_cost", model="b", tag="team", value="fares"): "0+2x120",
@@ -207,7 +207,7 @@ def test_cost_per_hour_is_recorded_by_model_and_by_tag(tmp_path: Path) -> None:
     ]
     test = {
         "interval": "1m",
-        "input_series": [{"series": s, "values": values} for s, values in given.items()],
+        "input_series": [{"series": s, "values": values} for s, values in input_series.items()],
         "promql_expr_test": [
             {"expr": e, "eval_time": "90m", "exp_samples": [{"labels": labels, "value": value}]}
             for e, labels, value in queries
@@ -321,8 +321,8 @@ def test_prometheus_server_scrapes_and_fires(scraped: tuple[PrometheusExporter, 
         return [alert for alert in alerts if alert["state"] == "firing"]
 
     def value(query: str) -> list[Any]:
-        found = httpx.get(f"{address}/api/v1/query", params={"query": query}, timeout=10).json()["data"]["result"]
-        return [one["value"][1] for one in found]
+        samples = httpx.get(f"{address}/api/v1/query", params={"query": query}, timeout=10).json()["data"]["result"]
+        return [one["value"][1] for one in samples]
 
     exporter.show(
         [

@@ -29,8 +29,8 @@ def world(rng: np.random.Generator, rows: int, shift: float = 0.0) -> tuple[np.n
 
 def test_observed_metrics_agree_with_scikit_learn():
     _, scores, labels = world(np.random.default_rng(0), 500)
-    found, called = classifier_performance(scores, labels), scores >= 0.5
-    assert found == pytest.approx(
+    performance, called = classifier_performance(scores, labels), scores >= 0.5
+    assert performance == pytest.approx(
         {
             "accuracy": metrics.accuracy_score(labels, called),
             "f1": metrics.f1_score(labels, called),
@@ -43,9 +43,9 @@ def test_observed_metrics_agree_with_scikit_learn():
 
 def test_observed_metrics_are_the_losses_of_the_gate_and_of_rollouts_at_the_limits():
     scores, labels = np.array([0.0, 1.0, 0.0, 1.0, 0.5, 0.5]), np.array([0.0, 1.0, 1.0, 0.0, 0.0, 1.0])
-    found, task = classifier_performance(scores, labels), Task(kind="binary", label="y")
-    assert found["log_loss"] == pytest.approx(row_loss(task, scores, labels).mean(), rel=1e-9)
-    assert found["accuracy"] == 1 - row_loss(task, scores, labels, "accuracy").mean() == 0.5
+    performance, task = classifier_performance(scores, labels), Task(kind="binary", label="y")
+    assert performance["log_loss"] == pytest.approx(row_loss(task, scores, labels).mean(), rel=1e-9)
+    assert performance["accuracy"] == 1 - row_loss(task, scores, labels, "accuracy").mean() == 0.5
 
 
 def test_calibrated_probabilities_estimate_performance_better_than_raw_scores():
@@ -78,9 +78,9 @@ def test_pape_follows_covariate_shift_better_than_cbpe():
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30))
 def test_performance_is_defined_or_left_out_for_any_scores(rows):
     scores, probabilities = np.array(rows).T
-    found = classifier_performance(scores, probabilities)
-    assert all(-1e-9 <= found.get(metric, 0.0) <= 1 + 1e-9 for metric in ("accuracy", "f1", "auc"))
-    assert np.isfinite([found["log_loss"], found["brier"]]).all()
+    performance = classifier_performance(scores, probabilities)
+    assert all(-1e-9 <= performance.get(metric, 0.0) <= 1 + 1e-9 for metric in ("accuracy", "f1", "auc"))
+    assert np.isfinite([performance["log_loss"], performance["brier"]]).all()
 
 
 @pytest.mark.parametrize(

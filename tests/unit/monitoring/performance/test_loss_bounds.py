@@ -17,8 +17,8 @@ def test_bounds_after_every_batch_cover_the_truth(kind):
     missed, runs = 0, 150
     for seed in range(runs):
         rng = np.random.default_rng(seed)
-        drawn = (rng.random(3_000) < 0.2).astype(float) if kind == "rate" else rng.exponential(0.2, 3_000)
-        batches = (bound_loss(LabeledLoss.from_losses(drawn[:n]), ALPHA) for n in range(100, 3_001, 100))
+        losses = (rng.random(3_000) < 0.2).astype(float) if kind == "rate" else rng.exponential(0.2, 3_000)
+        batches = (bound_loss(LabeledLoss.from_losses(losses[:n]), ALPHA) for n in range(100, 3_001, 100))
         missed += any(not bounds.low <= 0.2 <= bounds.high for bounds in batches)
     assert missed <= stats.binom.ppf(1 - 1e-4, runs, ALPHA)
 
@@ -27,8 +27,8 @@ def test_bounds_after_every_batch_cover_the_truth(kind):
 def test_bounds_of_losses_hold_from_the_first_label_on():
     missed, runs = 0, 300
     for seed in range(runs):
-        drawn = np.random.default_rng(seed).exponential(0.2, 200)
-        missed += any(is_worse(LabeledLoss.from_losses(drawn[:n]), 0.2, 0.01) for n in range(1, 201))
+        losses = np.random.default_rng(seed).exponential(0.2, 200)
+        missed += any(is_worse(LabeledLoss.from_losses(losses[:n]), 0.2, 0.01) for n in range(1, 201))
     assert missed <= stats.binom.ppf(1 - 1e-4, runs, 0.01)
 
 
@@ -39,8 +39,8 @@ def test_few_losses_have_no_bounds():
 
 
 def test_bounds_of_a_rate_are_the_roots_of_the_mixture():
-    found = bound_loss(LabeledLoss.from_losses(np.repeat([0, 1], [70, 30])), 0.05)
-    for p in (found.low, found.high):
+    bounds = bound_loss(LabeledLoss.from_losses(np.repeat([0, 1], [70, 30])), 0.05)
+    for p in (bounds.low, bounds.high):
         mixture = np.exp(stats.beta(31, 71).logpdf(p))
         # The mixture of the likelihood is 1 / (posterior density) under a flat prior.
         assert 1 / mixture == pytest.approx(1 / 0.05, rel=1e-6)
@@ -50,16 +50,16 @@ def test_bounds_of_a_rate_are_the_roots_of_the_mixture():
 
 def test_is_worse_needs_evidence_and_has_it_at_a_known_label():
     rng = np.random.default_rng(7)
-    drawn = (rng.random(2_000) < 0.3).astype(float)
-    first = next(n for n in range(1, 2_001) if is_worse(LabeledLoss.from_losses(drawn[:n]), 0.2, 0.05))
+    losses = (rng.random(2_000) < 0.3).astype(float)
+    first = next(n for n in range(1, 2_001) if is_worse(LabeledLoss.from_losses(losses[:n]), 0.2, 0.05))
     assert first == 254
-    assert not is_worse(LabeledLoss.from_losses(drawn), 0.2, 0.05, margin=0.8)
+    assert not is_worse(LabeledLoss.from_losses(losses), 0.2, 0.05, margin=0.8)
     assert not is_worse(LabeledLoss(), 0.2, 0.05)
 
 
 def test_missing_labels_are_left_out_and_lower_the_share():
-    found = LabeledLoss.from_losses(np.array([0.0, np.nan, np.inf, 1.0]), rows=8)
-    assert (found.n, found.mean, found.share) == (2, 0.5, 0.25)
+    loss = LabeledLoss.from_losses(np.array([0.0, np.nan, np.inf, 1.0]), rows=8)
+    assert (loss.n, loss.mean, loss.share) == (2, 0.5, 0.25)
 
 
 def test_loss_without_labels_has_no_bounds():
@@ -71,8 +71,8 @@ def test_loss_without_labels_has_no_bounds():
 
 
 def test_loss_of_an_unknown_number_of_rows_has_share_zero():
-    found = LabeledLoss.from_losses(np.array([0.0, 1.0]))
-    assert (found.rows, found.n, found.share) == (0, 2, 0.0)
+    loss = LabeledLoss.from_losses(np.array([0.0, 1.0]))
+    assert (loss.rows, loss.n, loss.share) == (0, 2, 0.0)
 
 
 @pytest.mark.parametrize("n", [1, 7, 60])

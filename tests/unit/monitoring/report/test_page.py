@@ -76,10 +76,10 @@ def drift() -> tuple[tuple, tuple[AlarmOutcome, ...]]:
 
 def performance() -> tuple[WindowQuality, ...]:
     rng = np.random.default_rng(0)
-    found = []
+    entries = []
     for i, segment in ((i, s) for i in range(8) for s in ("", f"shop = {NASTY}")):
         labeled = LabeledLoss.from_losses(np.square(rng.normal(0, 0.3 + 0.1 * i, 200)), 300)
-        found.append(
+        entries.append(
             WindowQuality(
                 version="1",
                 window=(100 + i) * DAY_S,
@@ -92,7 +92,7 @@ def performance() -> tuple[WindowQuality, ...]:
                 estimated={} if segment else {"CBPE": {"accuracy": 0.85}},
             )
         )
-    return tuple(found)
+    return tuple(entries)
 
 
 def analyses(results: tuple[WindowResult, ...]) -> tuple[AnalysisResult, ...]:
@@ -153,14 +153,14 @@ def text_of(page: str) -> str:
     class Text(HTMLParser):
         def __init__(self) -> None:
             super().__init__()
-            self.seen: list[str] = []
+            self.texts: list[str] = []
 
         def handle_data(self, data: str) -> None:
-            self.seen.append(data)
+            self.texts.append(data)
 
     parser = Text()
     parser.feed(page)
-    return " ".join(parser.seen)
+    return " ".join(parser.texts)
 
 
 def test_report_has_a_plot_or_table_in_every_section(page):
@@ -182,8 +182,8 @@ def test_report_escapes_values(page):
 
 
 def test_plots_are_well_formed_and_carry_reasons(page):
-    drawn = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)]
-    tips = [tip.text for svg in drawn for tip in svg.iter("{http://www.w3.org/2000/svg}title") if tip.text]
+    plots = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)]
+    tips = [tip.text for svg in plots for tip in svg.iter("{http://www.w3.org/2000/svg}title") if tip.text]
     assert sum(tip.startswith("abort at 0%: because") for tip in tips) == 1
     assert any("x its threshold" in tip for tip in tips)
 
@@ -213,10 +213,10 @@ def test_captions_contain_figures(page):
 
 
 def test_quality_cost_compares_labels_with_held_out_rows():
-    found = performance()
-    assert quality_cost(106 * DAY_S, "1", found).startswith("loss 0.")
-    assert "% against held-out rows (400 labels)" in quality_cost(106 * DAY_S, "1", found)
-    assert quality_cost(200 * DAY_S, "1", found) == quality_cost(106 * DAY_S, "2", found) == "no labels yet"
+    entries = performance()
+    assert quality_cost(106 * DAY_S, "1", entries).startswith("loss 0.")
+    assert "% against held-out rows (400 labels)" in quality_cost(106 * DAY_S, "1", entries)
+    assert quality_cost(200 * DAY_S, "1", entries) == quality_cost(106 * DAY_S, "2", entries) == "no labels yet"
 
 
 def test_empty_report_says_so_in_every_section():

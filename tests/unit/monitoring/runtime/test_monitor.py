@@ -89,8 +89,8 @@ def test_windows_by_count_merge_until_they_are_full(store):
     act = Recorder()
     watching = monitor(store, act, policy)
     send(watching, quiet(6) | moved(7, first=106))
-    found = [(r.window / DAY_S, r.rows, r.judged) for r in watching.history()]
-    assert found[:3] == [(100, 300, False), (101, 600, False), (102, 900, True)]
+    windows = [(r.window / DAY_S, r.rows, r.judged) for r in watching.history()]
+    assert windows[:3] == [(100, 300, False), (101, 600, False), (102, 900, True)]
     judged = [r for r in watching.history() if r.judged]
     # Each row is in one run: three days each, of the fourth one is still open.
     assert [(r.since / DAY_S, r.window / DAY_S) for r in judged] == [(100, 102), (103, 105), (106, 108), (109, 111)]

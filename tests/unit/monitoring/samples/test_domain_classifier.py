@@ -15,23 +15,25 @@ NAMES = ("a", "b", "c")
 
 @pytest.mark.long
 def test_classifier_keeps_the_rate_of_false_alarms():
-    found = []
+    p_values = []
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        found.append(DomainClassifier(rng.normal(size=(120, 3)), rng.normal(size=(100, 3)), seed).test(NAMES).p_value)
-    assert sum(p <= 0.05 for p in found) <= stats.binom.ppf(1 - 1e-4, len(found), 0.05)
-    assert np.median(found) < 0.9
+        p_values.append(
+            DomainClassifier(rng.normal(size=(120, 3)), rng.normal(size=(100, 3)), seed).test(NAMES).p_value
+        )
+    assert sum(p <= 0.05 for p in p_values) <= stats.binom.ppf(1 - 1e-4, len(p_values), 0.05)
+    assert np.median(p_values) < 0.9
 
 
 def test_change_of_two_columns_together_is_found_and_they_rank_first():
     rng = np.random.default_rng(1)
     reference, live = rng.normal(size=(1_500, 3)), rng.normal(size=(1_500, 3))
     live[:, 2] = np.sign(live[:, 0]) * np.abs(live[:, 2])
-    found = DomainClassifier(reference, live).test(NAMES)
-    assert found.p_value < 1e-6
-    assert found.low > 0.6
-    assert {name for name, _ in found.ranked[:2]} == {"a", "c"}
-    assert sum(share for _, share in found.ranked) == pytest.approx(1)
+    result = DomainClassifier(reference, live).test(NAMES)
+    assert result.p_value < 1e-6
+    assert result.low > 0.6
+    assert {name for name, _ in result.ranked[:2]} == {"a", "c"}
+    assert sum(share for _, share in result.ranked) == pytest.approx(1)
 
 
 def test_missing_and_infinite_values_are_accepted():
@@ -39,9 +41,9 @@ def test_missing_and_infinite_values_are_accepted():
     reference, live = rng.normal(size=(300, 3)), rng.normal(size=(300, 3))
     live[:150, 1] = np.nan
     live[150:200, 1] = np.inf
-    found = DomainClassifier(reference, live).test(NAMES)
-    assert found.ranked[0][0] == "b"
-    assert found.p_value < 1e-6
+    result = DomainClassifier(reference, live).test(NAMES)
+    assert result.ranked[0][0] == "b"
+    assert result.p_value < 1e-6
 
 
 def test_auc_and_variances_agree_with_mann_whitney_and_delong():

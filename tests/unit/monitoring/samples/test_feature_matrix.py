@@ -42,9 +42,9 @@ def test_matrices_let_a_classifier_find_a_changed_category():
         for odds in ([0.6, 0.3, 0.1], [0.2, 0.3, 0.5])
     ]
     reference, live, names = build_matrices(*frames, COLUMNS)
-    found = DomainClassifier(reference, live).test(names)
-    assert found.ranked[0][0] == "c"
-    assert found.p_value < 1e-6
+    result = DomainClassifier(reference, live).test(names)
+    assert result.ranked[0][0] == "c"
+    assert result.p_value < 1e-6
 
 
 def test_categories_that_are_lists_or_bytes_become_missing():

@@ -18,18 +18,18 @@ ROWS = LoggedRows(
 
 def ids(rows: LoggedRows) -> list[int]:
     """Indices of the rows, the same in each part."""
-    found = rows.frame["n"].to_pylist()
-    assert rows.ids.tolist() == [f"id-{i}" for i in found]
-    assert rows.times.tolist() == found
-    assert (rows.scores * 10).round().tolist() == found
-    return found
+    numbers = rows.frame["n"].to_pylist()
+    assert rows.ids.tolist() == [f"id-{i}" for i in numbers]
+    assert rows.times.tolist() == numbers
+    assert (rows.scores * 10).round().tolist() == numbers
+    return numbers
 
 
 def test_sample_is_reproducible_and_keeps_the_order():
-    found = ids(ROWS.sample(4))
-    assert found == sorted(set(found))
-    assert len(found) == 4
-    assert ids(ROWS.sample(4)) == ids(ROWS.sample(4, seed=0)) == found
+    sample = ids(ROWS.sample(4))
+    assert sample == sorted(set(sample))
+    assert len(sample) == 4
+    assert ids(ROWS.sample(4)) == ids(ROWS.sample(4, seed=0)) == sample
     assert len({tuple(ids(ROWS.sample(4, seed))) for seed in range(9)}) > 1
 
 

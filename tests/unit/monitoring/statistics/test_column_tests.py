@@ -62,9 +62,11 @@ def test_tests_keep_the_rate_of_false_alarms(day_sd):
     hits = windows = 0
     for seed in range(2):
         drift_reference = DriftReference(streams.reference(seed, days=40, day_sd=day_sd), 1, ())
-        found = results(policy, drift_reference, streams.windows(500 + seed, 30, 300, first=100, day_sd=day_sd))
-        hits += sum(bool(result.drifted) for result in found)
-        windows += len(found)
+        window_results = results(
+            policy, drift_reference, streams.windows(500 + seed, 30, 300, first=100, day_sd=day_sd)
+        )
+        hits += sum(bool(result.drifted) for result in window_results)
+        windows += len(window_results)
     assert hits <= stats.binom.ppf(1 - 1e-4, windows, policy.level)
 
 

@@ -30,8 +30,8 @@ def test_psi_of_worked_example_matches():
 
 
 def test_jensen_shannon_of_disjoint_samples_is_one():
-    found = compare_categories(np.array([10**9, 0, 0, 0, 0, 0]), np.array([0, 10**9, 0, 0, 0, 0]))
-    assert found.jensen_shannon == pytest.approx(1, abs=1e-6)
+    distances = compare_categories(np.array([10**9, 0, 0, 0, 0, 0]), np.array([0, 10**9, 0, 0, 0, 0]))
+    assert distances.jensen_shannon == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize(("direction", "alternative"), [("both", "two-sided"), ("up", "greater"), ("down", "less")])
@@ -46,8 +46,8 @@ def test_distance_of_numbers_agrees_with_scipy(direction, alternative):
 def test_chi_square_agrees_with_scipy():
     reference, live = np.array([120, 30, 50, 0, 0, 0]), np.array([20, 15, 9, 0, 0, 0])
     expected = stats.chi2_contingency(np.stack([reference, live])[:, :3], correction=False)
-    found = compare_categories(reference, live)
-    assert (found.chi_square, found.freedom) == (pytest.approx(expected.statistic), expected.dof)
+    distances = compare_categories(reference, live)
+    assert (distances.chi_square, distances.freedom) == (pytest.approx(expected.statistic), expected.dof)
 
 
 def test_direction_separates_larger_from_smaller():
@@ -61,26 +61,26 @@ def test_direction_separates_larger_from_smaller():
 @pytest.mark.parametrize("direction", ["both", "up", "down"])
 def test_missing_cells_count_in_every_direction(direction):
     before, after = np.array([50, 50, 0, 0]), np.array([25, 25, 50, 0])
-    found = compare_numbers(before, after, direction)
-    assert found.statistic == pytest.approx(0.5)
-    assert found.nulls == pytest.approx(0.5)
+    distances = compare_numbers(before, after, direction)
+    assert distances.statistic == pytest.approx(0.5)
+    assert distances.nulls == pytest.approx(0.5)
 
 
 def test_new_values_have_their_own_share():
     before, after = np.array([90, 10, 0, 0, 0, 0]), np.array([60, 10, 0, 30, 0, 0])
-    found = compare_categories(before, after)
-    assert found.new == pytest.approx(0.3)
-    assert found.statistic == pytest.approx(0.3)
+    distances = compare_categories(before, after)
+    assert distances.new == pytest.approx(0.3)
+    assert distances.statistic == pytest.approx(0.3)
 
 
 @given(categories, categories)
 def test_distances_of_categories_are_bounded_and_symmetric(a, b):
-    found, reverse = compare_categories(a, b), compare_categories(b, a)
-    assert 0 <= found.statistic <= 1 + 1e-12
-    assert found.statistic == pytest.approx(reverse.statistic)
-    assert found.jensen_shannon == pytest.approx(reverse.jensen_shannon)
-    assert 0 <= found.jensen_shannon <= 1
-    assert found.psi >= -1e-12
+    distances, reverse = compare_categories(a, b), compare_categories(b, a)
+    assert 0 <= distances.statistic <= 1 + 1e-12
+    assert distances.statistic == pytest.approx(reverse.statistic)
+    assert distances.jensen_shannon == pytest.approx(reverse.jensen_shannon)
+    assert 0 <= distances.jensen_shannon <= 1
+    assert distances.psi >= -1e-12
 
 
 @given(counts, counts)
@@ -95,19 +95,19 @@ def test_distance_of_numbers_is_the_larger_direction_and_at_most_total_variation
 
 @given(counts)
 def test_distance_to_the_same_sample_is_zero(a):
-    found = compare_numbers(a, a)
-    assert (found.statistic, found.nulls) == (0, 0)
-    assert found.psi == pytest.approx(0)
-    assert found.chi_square == pytest.approx(0)
+    distances = compare_numbers(a, a)
+    assert (distances.statistic, distances.nulls) == (0, 0)
+    assert distances.psi == pytest.approx(0)
+    assert distances.chi_square == pytest.approx(0)
 
 
 def test_empty_sample_has_no_distance():
     none = np.zeros(5, np.int64)
-    found = compare_numbers(np.array([5, 5, 5, 0, 0]), none)
-    assert (found.statistic, found.rows, found.chi_square, found.freedom) == (0, 0, 0, 0)
+    distances = compare_numbers(np.array([5, 5, 5, 0, 0]), none)
+    assert (distances.statistic, distances.rows, distances.chi_square, distances.freedom) == (0, 0, 0, 0)
 
 
 def test_sample_of_one_row_has_its_distance():
     assert compare_numbers(np.array([5, 5, 0, 0]), np.array([0, 1, 0, 0])).statistic == pytest.approx(0.5)
-    found = compare_categories(np.array([0, 0, 0, 1, 0]), np.array([1, 0, 0, 1, 0]))
-    assert (found.nulls, found.statistic) == (-0.5, 0.5)
+    distances = compare_categories(np.array([0, 0, 0, 1, 0]), np.array([1, 0, 0, 1, 0]))
+    assert (distances.nulls, distances.statistic) == (-0.5, 0.5)

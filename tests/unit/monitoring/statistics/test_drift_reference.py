@@ -28,28 +28,28 @@ ALPHA = 0.05
 def flagged(drift_reference: DriftReference, policy: DriftPolicy, windows: dict[float, Profile]) -> list[bool]:
     """Whether each run of windows drifts."""
     starts = sorted(windows)
-    found = []
+    flags = []
     for i in range(policy.span - 1, len(starts)):
         run_starts = tuple(starts[i - policy.span + 1 : i + 1])
         run = Profile.empty(streams.COLUMNS)
         for start in run_starts:
             run.merge(windows[start])
-        found.append(bool(evaluate_run(drift_reference, policy, "1", run_starts, run).drifted))
-    return found
+        flags.append(bool(evaluate_run(drift_reference, policy, "1", run_starts, run).drifted))
+    return flags
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("count", "day_sd"), [(60, 0.0), (60, 0.3), (300, 0.3), (900, 0.3)])
 def test_thresholds_keep_the_rate_of_false_alarms_at_any_window_size(count, day_sd):
     policy = DriftPolicy(span=1, alpha=ALPHA, effect=0.0, min_rows=1)
-    found = []
+    flags = []
     for seed in range(8):
         drift_reference = DriftReference(streams.reference(seed, days=80, day_sd=day_sd), 1, ())
         live = streams.windows(1000 + seed, days=60, count=count, first=80, day_sd=day_sd)
-        found += flagged(drift_reference, policy, live)
+        flags += flagged(drift_reference, policy, live)
     # 480 windows; three standard deviations of the count above the requested rate.
-    slack = 3 * np.sqrt(ALPHA * (1 - ALPHA) / len(found))
-    assert np.mean(found) <= ALPHA + slack
+    slack = 3 * np.sqrt(ALPHA * (1 - ALPHA) / len(flags))
+    assert np.mean(flags) <= ALPHA + slack
 
 
 @pytest.mark.parametrize(("shift", "least"), [(0.5, 0.3), (1.0, 0.9)])
@@ -88,8 +88,8 @@ def test_few_reference_windows_leave_sampling_noise_as_the_null():
 
 
 def test_count_discoveries_matches_a_worked_example():
-    found = dict(enumerate((0.01, 0.04, 0.03, 0.005, 0.2)))
-    assert count_discoveries({str(k): v for k, v in found.items()}, 0.05) == 4
+    p_values = dict(enumerate((0.01, 0.04, 0.03, 0.005, 0.2)))
+    assert count_discoveries({str(k): v for k, v in p_values.items()}, 0.05) == 4
     assert count_discoveries({"a": 0.06, "b": 0.9}, 0.05) == 0
 
 

@@ -78,8 +78,8 @@ def test_normal_scores_are_those_of_the_reference_quantiles():
     live = bins.count_number(summarize(np.exp(rng.normal(0.5, 1.0, 4_000))))
     assert measure_one(column, cells, live)["van_der_waerden"] == pytest.approx(0.5, abs=0.05)
     widened = bins.count_number(summarize(np.exp(rng.normal(0.0, 1.3, 4_000))))
-    found = measure_one(column, cells, widened)
-    assert found["klotz"] > 0.3 > 0.1 > found["van_der_waerden"]
+    statistics = measure_one(column, cells, widened)
+    assert statistics["klotz"] > 0.3 > 0.1 > statistics["van_der_waerden"]
 
 
 def test_psi_adds_half_a_row_to_each_cell():
@@ -90,10 +90,10 @@ def test_psi_adds_half_a_row_to_each_cell():
 @pytest.mark.parametrize(("direction", "expected"), [("both", 1.0), ("up", 1.0), ("down", 0.0)])
 def test_ordered_statistics_of_larger_values_are_zero_downward(direction, expected):
     reference, live = np.array([8, 0, 0, 0, 0]), np.array([0, 0, 8, 0, 0])
-    found = measure_one(number_column(np.array([8, 8, 8, 0, 0]), direction), reference, live)
+    statistics = measure_one(number_column(np.array([8, 8, 8, 0, 0]), direction), reference, live)
     # From below the first of two edges to above the second, one standard deviation apart.
-    assert found["wasserstein"] == found["kolmogorov_smirnov"] == expected
-    assert (found["van_der_waerden"] > 0) == bool(expected)
+    assert statistics["wasserstein"] == statistics["kolmogorov_smirnov"] == expected
+    assert (statistics["van_der_waerden"] > 0) == bool(expected)
 
 
 @pytest.mark.parametrize("std", [0.0, np.nan, np.inf])
@@ -106,10 +106,10 @@ def test_widths_without_a_spread_are_those_of_the_edges(std):
 def test_sample_without_values_has_no_ordered_statistic():
     cells, bare = np.array([5, 5, 5, 0, 0]), np.array([0, 0, 0, 5, 0])
     for pair in ((cells, bare), (bare, cells)):
-        found = measure_one(number_column(cells), *pair)
-        assert [found[one.name] for one in STATISTICS if one.ordered] == [0, 0, 0, 0]
+        statistics = measure_one(number_column(cells), *pair)
+        assert [statistics[one.name] for one in STATISTICS if one.ordered] == [0, 0, 0, 0]
 
 
 def test_normal_scores_of_two_halves_are_the_half_normal_mean():
-    found = number_column(np.array([7, 7, 0, 0])).scores
-    assert found == pytest.approx(np.array([[-np.sqrt(2 / np.pi), 1], [np.sqrt(2 / np.pi), 1]]))
+    scores = number_column(np.array([7, 7, 0, 0])).scores
+    assert scores == pytest.approx(np.array([[-np.sqrt(2 / np.pi), 1], [np.sqrt(2 / np.pi), 1]]))

@@ -36,10 +36,10 @@ def test_spread_that_grew_on_some_rows_is_detected():
         rng = np.random.default_rng(seed)
         bins, cells, column, _ = sampled_column(rng.normal(size=20_000))
         values = rng.normal(size=1_000) * np.where(rng.random(1_000) < 0.3, 1.5, 1.0)
-        found = permutation_test(column, cells, bins.count_number(summarize(values)), rng)
-        strongest.append(found.strongest)
-        assert found.p_value < 0.01
-        assert found.by_statistic["kolmogorov_smirnov"] > found.by_statistic["klotz"]
+        result = permutation_test(column, cells, bins.count_number(summarize(values)), rng)
+        strongest.append(result.strongest)
+        assert result.p_value < 0.01
+        assert result.by_statistic["kolmogorov_smirnov"] > result.by_statistic["klotz"]
     assert strongest.count("klotz") >= 6
 
 
@@ -48,9 +48,9 @@ def test_window_without_values_is_detected_by_missing_cells(values):
     bins, cells, column, _ = sampled_column(values)
     live = np.append(np.zeros(len(bins.edges) + 1, np.int64), [20, 0])
     cells = cells + np.append(np.zeros(len(bins.edges) + 1, np.int64), [500, 0])
-    found = permutation_test(column, cells, live, np.random.default_rng(0))
-    assert found.by_statistic["nulls"] < 1e-10
-    assert all(found.by_statistic[name] > 0.5 for name in ("kolmogorov_smirnov", "van_der_waerden", "klotz"))
+    result = permutation_test(column, cells, live, np.random.default_rng(0))
+    assert result.by_statistic["nulls"] < 1e-10
+    assert all(result.by_statistic[name] > 0.5 for name in ("kolmogorov_smirnov", "van_der_waerden", "klotz"))
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
@@ -73,8 +73,10 @@ def test_permutation_test_keeps_the_rate_of_false_alarms(rows):
         rng = np.random.default_rng(seed)
         bins, cells, column, reference = sampled_column(rng.gamma(2.0, size=3_000))
         live = summarize(rng.gamma(2.0, size=rows))
-        found = permutation_test(column, cells, bins.count_number(live), rng, (rank_error(reference), rank_error(live)))
-        p_values.append(found.p_value)
+        result = permutation_test(
+            column, cells, bins.count_number(live), rng, (rank_error(reference), rank_error(live))
+        )
+        p_values.append(result.p_value)
     for alpha in (0.01, 0.05, 0.2):
         assert sum(p <= alpha for p in p_values) <= most_false_alarms(len(p_values), alpha)
     assert np.mean([p <= 0.2 for p in p_values]) >= 0.05, "a test that never alarms is none"
@@ -118,8 +120,8 @@ def test_sketch_errors_do_not_exceed_the_assumed_ones():
     ],
 )
 def test_counts_have_fishers_p_values(before, after, expected):
-    found = permutation_test(CATEGORY, np.array(before), np.array(after), np.random.default_rng(0))
-    assert min(found.by_statistic["nulls"], found.by_statistic["new"]) == pytest.approx(expected, rel=1e-6)
+    result = permutation_test(CATEGORY, np.array(before), np.array(after), np.random.default_rng(0))
+    assert min(result.by_statistic["nulls"], result.by_statistic["new"]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_tail_extrapolates_conservatively_beyond_the_draws():
@@ -131,8 +133,8 @@ def test_tail_extrapolates_conservatively_beyond_the_draws():
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=30), st.lists(st.integers(0, 40), min_size=2, max_size=9))
-def test_p_values_are_in_range_and_fall_with_the_statistic(draws, found):
-    p = EmpiricalNull(np.array(draws, float)[:, None]).p_values(np.sort(np.array(found, float))[:, None])[:, 0]
+def test_p_values_are_in_range_and_fall_with_the_statistic(draws, statistics):
+    p = EmpiricalNull(np.array(draws, float)[:, None]).p_values(np.sort(np.array(statistics, float))[:, None])[:, 0]
     assert ((p > 0) & (p <= 1)).all()
     assert (np.diff(p) <= 1e-12).all()
 
@@ -151,9 +153,9 @@ def test_reference_runs_test_tolerates_ordinary_variation():
 @given(st.integers(1, 200), st.integers(0, 9))
 def test_draw_rows_draws_as_many_rows_without_replacement(rows, seed):
     cells = np.array([200, 0, 7, 90])
-    taken = draw_rows(cells, rows, 5, np.random.default_rng(seed))
-    assert (taken.sum(axis=1) == rows).all()
-    assert ((taken >= 0) & (taken <= cells)).all()
+    counts = draw_rows(cells, rows, 5, np.random.default_rng(seed))
+    assert (counts.sum(axis=1) == rows).all()
+    assert ((counts >= 0) & (counts <= cells)).all()
 
 
 def test_empty_live_sample_has_p_value_one():
@@ -222,16 +224,16 @@ def test_runs_with_more_rows_get_the_noise_of_the_live_run():
 def test_p_values_among_draws_are_ranks_and_exponential_in_the_tail():
     # The upper tenth starts at 90, with 11 of 100 and a mean excess of 4.5.
     null = EmpiricalNull(np.arange(1.0, 100.0)[:, None])
-    found = null.p_values(np.array([[0.0], [50.0], [90.0], [90.5], [94.5], [99.0]]))[:, 0]
+    p_values = null.p_values(np.array([[0.0], [50.0], [90.0], [90.5], [94.5], [99.0]]))[:, 0]
     tail = 0.11 * np.exp(-np.array([0.5, 4.5, 9.0]) / 4.5)
-    assert found == pytest.approx([1.0, 0.51, 0.11, *tail])
+    assert p_values == pytest.approx([1.0, 0.51, 0.11, *tail])
 
 
 def test_reference_runs_test_without_runs_or_rows_rejects_nothing():
     whole, none = np.arange(7), np.zeros(7, np.int64)
     for runs, live in ((np.empty((0, 7), np.int64), whole), (whole[None], none)):
-        found = reference_runs_test(CATEGORY, whole, runs, live, np.random.default_rng(0))
-        assert (found.p_value, found.by_statistic, found.strongest) == (1.0, {}, "")
+        result = reference_runs_test(CATEGORY, whole, runs, live, np.random.default_rng(0))
+        assert (result.p_value, result.by_statistic, result.strongest) == (1.0, {}, "")
 
 
 @pytest.mark.parametrize("errors", [(0.01, 0.0), (0.0, 0.01), (0.006, 0.008)])
@@ -240,8 +242,8 @@ def test_rank_error_of_either_sketch_has_its_variance(errors):
     reference = np.array([10**8, 10**8, 0, 0])
     column = ColumnStatistics.of_number(Bins(edges=(0.0,)), reference, 1.0)
     live = reference + np.array([3 * 10**6, -3 * 10**6, 0, 0])
-    found = permutation_test(column, reference, live, np.random.default_rng(1), errors)
+    result = permutation_test(column, reference, live, np.random.default_rng(1), errors)
     # 1.5 standard deviations; three of the mean of 1,999 draws are 0.023.
-    assert found.by_statistic["kolmogorov_smirnov"] == pytest.approx(2 * stats.norm.sf(1.5), abs=0.023)
+    assert result.by_statistic["kolmogorov_smirnov"] == pytest.approx(2 * stats.norm.sf(1.5), abs=0.023)
     exact = permutation_test(column, reference, live, np.random.default_rng(1))
     assert exact.p_value < 1e-6
