@@ -77,17 +77,17 @@ def store(guarded: Settings) -> KeyStore:
 def keys(store: KeyStore, caller: httpx.Client) -> dict[str, str]:
     """Keys by what they are for; all of them count already, or count no longer."""
     now = time.time()
-    made = {scope: store.issue(scope, (GUARDED,), (scope,), now)[1] for scope in SCOPES}
-    made["stranger"] = store.issue("stranger", ("other",), SCOPES, now)[1]
-    made["expired"] = store.issue("expired", (GUARDED,), SCOPES, now - 10, expires_at=now - 5)[1]
-    made["slow"] = store.issue("slow", (GUARDED,), SCOPES, now, rate="3/hour")[1]
-    made["spent"] = store.issue("spent", (GUARDED,), SCOPES, now, rate="1/hour")[1]
-    revoked, made["revoked"] = store.issue("revoked", (GUARDED,), SCOPES, now)
+    issued = {scope: store.issue(scope, (GUARDED,), (scope,), now)[1] for scope in SCOPES}
+    issued["stranger"] = store.issue("stranger", ("other",), SCOPES, now)[1]
+    issued["expired"] = store.issue("expired", (GUARDED,), SCOPES, now - 10, expires_at=now - 5)[1]
+    issued["slow"] = store.issue("slow", (GUARDED,), SCOPES, now, rate="3/hour")[1]
+    issued["spent"] = store.issue("spent", (GUARDED,), SCOPES, now, rate="1/hour")[1]
+    revoked, issued["revoked"] = store.issue("revoked", (GUARDED,), SCOPES, now)
     store.revoke(revoked.id, now)
     last = store.issue("last", ("*",), SCOPES, now)[1]
-    made["all"] = last
+    issued["all"] = last
     until(lambda: send(caller, "metadata", last).status_code == 200, "the newest key counts")
-    return made
+    return issued
 
 
 def send(caller: httpx.Client, kind: str, credential: str, id: str = "") -> httpx.Response:

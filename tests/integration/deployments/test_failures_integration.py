@@ -76,8 +76,8 @@ def aborted(actor: ActorHandle) -> RolloutStatus:
 
 def replicas(settings: Settings, app: str) -> dict[str, int]:
     """Running replicas of an application's only deployment: id and process."""
-    found = ServeSubmissionClient(settings.dashboard).get_serve_details()["applications"][app]
-    (deployment,) = found["deployments"].values()
+    application = ServeSubmissionClient(settings.dashboard).get_serve_details()["applications"][app]
+    (deployment,) = application["deployments"].values()
     return {r["replica_id"]: r["pid"] for r in deployment["replicas"] if r["state"] == "RUNNING"}
 
 
@@ -208,7 +208,7 @@ def test_change_under_load_takes_effect_within_a_second(
         until(lambda: load.answered > 50, "load runs")
         ray.get(writer.set_champion.remote(other))
         # From the moment the change is confirmed on, nobody gets the old version any more.
-        seen = {client.post("/infer", json=infer_body([0.5])).json()["model_version"] for _ in range(50)}
-    assert seen == {other.version}
+        versions = {client.post("/infer", json=infer_body([0.5])).json()["model_version"] for _ in range(50)}
+    assert versions == {other.version}
     assert load.failed == []
     ray.get(writer.set_champion.remote(champion))

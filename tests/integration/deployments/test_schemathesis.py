@@ -38,8 +38,8 @@ def api(http: httpx.Client) -> BaseSchema:
 
 
 def operation(api: BaseSchema, id: str) -> APIOperation:
-    found = [result.ok() for result in api.get_all_operations()]
-    [one] = [each for each in found if each.definition.raw["operationId"] == id]
+    operations = [result.ok() for result in api.get_all_operations()]
+    [one] = [each for each in operations if each.definition.raw["operationId"] == id]
     return one
 
 
@@ -67,28 +67,28 @@ def test_served_document_is_valid_and_describes_every_path(http: httpx.Client, a
 @pytest.mark.parametrize("id", OPERATIONS)
 def test_responses_match_the_document(api: BaseSchema, id: str, mode: GenerationMode) -> None:
     """No 5xx, no status, header, type or body that the document does not know; what it forbids is refused."""
-    seen: Counter[int] = Counter()
+    statuses: Counter[int] = Counter()
 
     def check(case: Case) -> None:
-        seen[case.call_and_validate(excluded_checks=LOOSER, timeout=TIMEOUT_S).status_code] += 1
+        statuses[case.call_and_validate(excluded_checks=LOOSER, timeout=TIMEOUT_S).status_code] += 1
 
     for_each(operation(api, id).as_strategy(generation_mode=mode), check)
-    assert seen.total() > 0
-    assert not any(status >= 500 for status in seen)
+    assert statuses.total() > 0
+    assert not any(status >= 500 for status in statuses)
 
 
 @pytest.mark.parametrize("id", ["infer", "invocations", "feedback"])
 def test_valid_requests_reach_the_model(api: BaseSchema, id: str) -> None:
     """As above, with bodies made to agree in what a schema cannot say: many of them must be answered with 200."""
-    seen: Counter[int] = Counter()
+    statuses: Counter[int] = Counter()
 
     def check(case: Case) -> None:
         case.body = agreeing(id, case.body)
         case.headers.pop(JSON_LENGTH_HEADER, None)
-        seen[case.call_and_validate(excluded_checks=LOOSER, timeout=TIMEOUT_S).status_code] += 1
+        statuses[case.call_and_validate(excluded_checks=LOOSER, timeout=TIMEOUT_S).status_code] += 1
 
     for_each(operation(api, id).as_strategy(generation_mode=GenerationMode.POSITIVE).filter(_is_json), check)
-    assert seen[200] >= seen.total() / 5, seen
+    assert statuses[200] >= statuses.total() / 5, statuses
 
 
 def _is_json(case: Case) -> bool:

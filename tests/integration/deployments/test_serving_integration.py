@@ -210,8 +210,8 @@ def test_log_with_a_batch_that_does_not_fit_keeps_the_others(cluster: Settings, 
     ray.get([sent["before:1"], sent["after:1"]], timeout=60)
     with raises(DataError, "data.time_out_of_range", table=f"{MODEL}.labels"):
         ray.get(sent["year 0:1"], timeout=60)
-    kept = tables.read(f"{MODEL}.labels", columns=["id"]).column("id").to_pylist()
-    assert [name for name in sent if name in kept] == ["before:1", "after:1"]
+    logged_ids = tables.read(f"{MODEL}.labels", columns=["id"]).column("id").to_pylist()
+    assert [name for name in sent if name in logged_ids] == ["before:1", "after:1"]
 
 
 def test_rows_lost_with_a_killed_replica_are_counted_once(
@@ -228,12 +228,13 @@ def test_rows_lost_with_a_killed_replica_are_counted_once(
     after = {"replicas": 1, "predictions": 7, "labels": 2}
     assert {key: count - before[key] for key, count in ray.get(actor.lost_rows.remote()).items()} == after
     os.kill(ray.get(actor.pid.remote()), signal.SIGKILL)
-    told: list[str] = []
+    output: list[str] = []
     until(lambda: ledger_answers(actor), "the ledger is back")
-    show_status(cluster, told.append)
+    show_status(cluster, output.append)
     assert {key: count - before[key] for key, count in ray.get(actor.lost_rows.remote()).items()} == after
     assert any(
-        f"{before['predictions'] + 7} predictions and {before['labels'] + 2} labels were lost" in line for line in told
+        f"{before['predictions'] + 7} predictions and {before['labels'] + 2} labels were lost" in line
+        for line in output
     )
 
 
@@ -250,8 +251,8 @@ def test_log_has_features_scores_and_labels(cluster: Settings, http: httpx.Clien
     tables = Tables(cluster)
 
     def rows() -> list[dict]:
-        found = tables.read(f"{MODEL}.predictions")
-        return [row for row in found.to_pylist() if row["request"] == "kept"]
+        log = tables.read(f"{MODEL}.predictions")
+        return [row for row in log.to_pylist() if row["request"] == "kept"]
 
     def labels() -> list[dict]:
         if not tables.exists(f"{MODEL}.labels"):

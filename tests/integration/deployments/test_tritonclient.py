@@ -40,12 +40,12 @@ def inputs(kind, binary: bool | None = None) -> list:
         "carrier": ("BYTES", np.array(["AA", "UA", "nobody"], np.object_)),
         "departs": ("BYTES", np.array(["2024-05-01T10:00:00Z"] * 3, np.object_)),
     }
-    made = []
+    tensors = []
     for name, (datatype, values) in columns.items():
         tensor = kind.InferInput(name, [3], datatype)
         tensor.set_data_from_numpy(values, **({} if binary is None else {"binary_data": binary}))
-        made.append(tensor)
-    return made
+        tensors.append(tensor)
+    return tensors
 
 
 @pytest.mark.parametrize("binary_out", [True, False])

@@ -40,9 +40,11 @@ class Model(NamedTuple):
 @pytest.fixture(scope="module")
 def models(cluster: Settings, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Model]]:
     folder = tmp_path_factory.mktemp("writers")
-    made = [_model(registry, folder, name, first) for name, first in (("red", 0.5), ("green", 1.5), ("blue", 2.5))]
-    yield made
-    at_once([("remove", (model.name,)) for model in made], cluster)
+    served_models = [
+        _model(registry, folder, name, first) for name, first in (("red", 0.5), ("green", 1.5), ("blue", 2.5))
+    ]
+    yield served_models
+    at_once([("remove", (model.name,)) for model in served_models], cluster)
 
 
 def _model(registry: Registry, folder: Path, name: str, first: float) -> Model:
@@ -74,9 +76,9 @@ def _declared(client: ServeSubmissionClient) -> list[dict]:
 
 def _put(client: ServeSubmissionClient, apps: list[dict]) -> None:
     details = client.get_serve_details()
-    kept = {key: details[key] for key in ("proxy_location", "grpc_options")}
+    settings = {key: details[key] for key in ("proxy_location", "grpc_options")}
     http = {key: details["http_options"][key] for key in ("host", "port", "request_timeout_s")}
-    client.deploy_applications(kept | {"http_options": http, "applications": apps})
+    client.deploy_applications(settings | {"http_options": http, "applications": apps})
 
 
 def _state(client: ServeSubmissionClient, name: str) -> str:

@@ -62,8 +62,8 @@ def events(rows: int) -> pl.DataFrame:
 
 def rows(count: int) -> pl.DataFrame:
     draw = np.random.default_rng(1)
-    asked = events(count).select("a", "b", pl.col("known").alias(AS_OF)).with_row_index("id")
-    return asked.with_columns(
+    request = events(count).select("a", "b", pl.col("known").alias(AS_OF)).with_row_index("id")
+    return request.with_columns(
         pl.when(pl.Series(draw.random(count) < 0.9)).then(pl.col("a")).alias("a"),
         pl.when(pl.Series(draw.random(count) < 0.9)).then(pl.col(AS_OF)).alias(AS_OF),
     )
@@ -75,21 +75,21 @@ def test_point_in_time_join_on_cluster_equals_join_in_process(cluster: Settings,
 
     from features.offline.distributed_join import point_in_time_join
 
-    history, asked = events(3000), rows(500)
+    history, request = events(3000), rows(500)
     tables = Tables(cluster)
     for part in history.iter_slices(1100):
         snapshot = tables.append(f"join{comfortable}.events", part.to_arrow().cast(_plain(part)))
-    blocks = [ray.put(asked.slice(start, 200).to_arrow()) for start in (0, 200, 400)]
+    blocks = [ray.put(request.slice(start, 200).to_arrow()) for start in (0, 200, 400)]
     with patch.object(entity_partition, "PARTITION_EVENTS", comfortable):
         files = {"events": tables.parts(snapshot)[1]}
-        found = pl.concat(
-            [pl.DataFrame(ray.get(made)) for made in point_in_time_join(VIEWS, blocks, files, max_tasks=3)]
+        result = pl.concat(
+            [pl.DataFrame(ray.get(block)) for block in point_in_time_join(VIEWS, blocks, files, max_tasks=3)]
         )
     stored = pl.concat([pl.DataFrame(file.table(history.columns)) for file in files["events"]])
-    assert found.select(asked.columns).equals(asked)
+    assert result.select(request.columns).equals(request)
     for one in VIEWS:
-        whole = point_in_time.join(one, stored, asked)
-        assert found.select(whole.columns).equals(whole, null_equal=True), one.name
+        whole = point_in_time.join(one, stored, request)
+        assert result.select(whole.columns).equals(whole, null_equal=True), one.name
 
 
 def test_point_in_time_join_with_too_large_value_raises_when_read(cluster: Settings) -> None:
@@ -99,11 +99,11 @@ def test_point_in_time_join_with_too_large_value_raises_when_read(cluster: Setti
 
     tables, huge = Tables(cluster), events(10).with_columns(pl.lit(1e13).alias("x"))
     snapshot = tables.append("join.huge", huge.to_arrow().cast(_plain(huge)))
-    (made,) = point_in_time_join(
+    (block,) = point_in_time_join(
         VIEWS[:1], [ray.put(rows(5).to_arrow())], {"events": tables.parts(snapshot)[1]}, max_tasks=2
     )
     with raises(DataError, "data.value_exceeds_resolution", column="x"):
-        ray.get(made)
+        ray.get(block)
 
 
 def test_point_in_time_join_of_source_without_rows_is_refused(cluster: Settings) -> None:
@@ -121,13 +121,13 @@ def test_build_frame_has_every_example_with_its_features(cluster: Settings) -> N
     features = FeatureSet(name="set", request=category("a", "b"), views=VIEWS)
     examples = Examples(source="events", id="n", label=pl.col("x"), label_known_at="known", event_time="at")
     task = Task(kind="regression", label="x")
-    made = build_frame(features, examples, task, HashSplit(), landed, tables, "frame.frame")
-    assert made == build_frame(features, examples, task, HashSplit(), landed, tables, "frame.frame")
-    frame = pl.DataFrame(tables.read(made.table, made.id)).sort(pl.col("id").cast(pl.Int64))
+    snapshot = build_frame(features, examples, task, HashSplit(), landed, tables, "frame.frame")
+    assert snapshot == build_frame(features, examples, task, HashSplit(), landed, tables, "frame.frame")
+    frame = pl.DataFrame(tables.read(snapshot.table, snapshot.id)).sort(pl.col("id").cast(pl.Int64))
     assert frame.get_column("id").to_list() == history.get_column("n").to_list()
-    asked = history.select("a", "b", pl.col("at").alias(AS_OF))
+    request = history.select("a", "b", pl.col("at").alias(AS_OF))
     for one in VIEWS:
-        whole = point_in_time.join(one, history, asked)
+        whole = point_in_time.join(one, history, request)
         assert frame.select(whole.columns).equals(whole), one.name
 
 
@@ -142,8 +142,8 @@ def test_build_frame_with_other_classes_or_event_time_is_another_frame(cluster: 
         label = pl.when(pl.col("x") > 0).then(pl.lit("more")).otherwise(pl.lit("less"))
         examples = Examples(source="events", id="n", label=label, label_known_at="known", event_time=dated)
         task = Task(kind="multiclass", label="x", classes=classes)
-        made = build_frame(features, examples, task, HashSplit(), landed, tables, "frame.classes")
-        return pl.DataFrame(tables.read(made.table, made.id, ["id", "label", AS_OF])).sort("id")
+        snapshot = build_frame(features, examples, task, HashSplit(), landed, tables, "frame.classes")
+        return pl.DataFrame(tables.read(snapshot.table, snapshot.id, ["id", "label", AS_OF])).sort("id")
 
     first, turned, later = (
         labels(("less", "more"), "at"),

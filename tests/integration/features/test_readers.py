@@ -64,9 +64,9 @@ def csv(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> SourceR
 
 
 def iceberg(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> SourceReader:
-    made = tables.append(f"{shop}.elsewhere", frame.to_arrow())
+    snapshot = tables.append(f"{shop}.elsewhere", frame.to_arrow())
     tables.append(f"{shop}.elsewhere", frame.with_columns(pl.format("later {}", "id").alias("id")).to_arrow())
-    return readers.iceberg(f"{shop}.elsewhere", Settings().iceberg, made.id)
+    return readers.iceberg(f"{shop}.elsewhere", Settings().iceberg, snapshot.id)
 
 
 def sqlite(frame: pl.DataFrame, folder: Path, tables: Tables, shop: str) -> SourceReader:

@@ -92,13 +92,13 @@ def test_monitor_actor_resumes_after_a_kill(monitor, cluster, tmp_path, request)
     os.kill(killed, signal.SIGKILL)
     answered(lambda: pid(monitor) != killed, "it is back")
     after = ray.get(monitor.status.remote())
-    for kept in ("version", "drifting", "windows", "alarms", "open_windows"):
-        assert after[kept] == before[kept]
+    for field in ("version", "drifting", "windows", "alarms", "open_windows"):
+        assert after[field] == before[field]
     send(monitor, 106, 3, shift=2.0)
     assert ray.get(monitor.status.remote())["windows"] == before["windows"] + 3
     assert (tmp_path / "acted").read_text() == f"1 {103 * streams.DAY_S}\n"
-    found = ray.get_actor(monitor_actor(request.node.name), namespace=ACTOR_NAMESPACE)
-    assert ray.get(found.status.remote())["version"] == "1"
+    restarted = ray.get_actor(monitor_actor(request.node.name), namespace=ACTOR_NAMESPACE)
+    assert ray.get(restarted.status.remote())["version"] == "1"
 
 
 def test_monitor_actor_survives_damaged_profiles(monitor):

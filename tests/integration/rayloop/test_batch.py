@@ -251,7 +251,7 @@ def test_batch_predict_looks_features_up_as_of_each_row(cluster: Settings) -> No
     rows = pl.DataFrame({"shop": ["a", "b", "c"], "as_of": [hours[5], hours[5], hours[5]], "more": [1, 2, 3]})
     requests = OfflineFeatureReader(features, landed, cluster)
     assert requests.required_columns(rows.columns) == ["shop", "as_of"]
-    found = requests(rows.to_arrow())
-    assert found["newest"].to_pylist() == join(view, events, rows)["newest"].to_list() == [4.0, 5.0, None]
+    result = requests(rows.to_arrow())
+    assert result["newest"].to_pylist() == join(view, events, rows)["newest"].to_list() == [4.0, 5.0, None]
     with raises(DataError, "data.rows_without_time", column="as_of"):
         requests.required_columns(["shop"])

@@ -109,14 +109,17 @@ def context(cluster: Settings, tmp_path: Path) -> Iterator[ProjectContext]:
     """An ingested and materialized project."""
     (tmp_path / "key").write_text("s" * 64)
     settings = cluster.model_copy(update={"personal_key_file": str(tmp_path / "key")})
-    made = ProjectContext(project(f"visits{uuid4().hex[:6]}"), Location(tmp_path, "p"), settings, ProgressConsole())
-    landed = feature_data.ingest_sources(made, made.project.sources[:1])
-    made.tables.append(
-        f"{made.project.name}.whens", visits().select("shop", "mail", pl.col("at").alias("when")).head(1).to_arrow()
+    project_context = ProjectContext(
+        project(f"visits{uuid4().hex[:6]}"), Location(tmp_path, "p"), settings, ProgressConsole()
     )
-    feature_data.materialize_online(made, feature_data.snapshots_of(landed), START + timedelta(hours=HOURS))
-    yield made
-    delete_project.delete_project(made)
+    landed = feature_data.ingest_sources(project_context, project_context.project.sources[:1])
+    project_context.tables.append(
+        f"{project_context.project.name}.whens",
+        visits().select("shop", "mail", pl.col("at").alias("when")).head(1).to_arrow(),
+    )
+    feature_data.materialize_online(project_context, feature_data.snapshots_of(landed), START + timedelta(hours=HOURS))
+    yield project_context
+    delete_project.delete_project(project_context)
 
 
 def requests(rows: int = 200) -> pl.DataFrame:
@@ -143,15 +146,15 @@ def register(context: ProjectContext, folder: Path) -> str:
     return version.version
 
 
-def serve(context: ProjectContext, version: str, asked: pl.DataFrame) -> None:
+def serve(context: ProjectContext, version: str, request: pl.DataFrame) -> None:
     """Answer requests as a replica does, and log them."""
     features = context.project.features
-    rows = Pseudonymizer.for_columns(features.request, context.settings)(asked.to_arrow())
+    rows = Pseudonymizer.for_columns(features.request, context.settings)(request.to_arrow())
     frame = FeatureReader(features, context.store).read(rows, 0)
     answer = PredictionBatch(
-        requests=["r"], keys=["r"], forced=[False], sizes=[asked.height], frame=frame, task=context.project.task,
+        requests=["r"], keys=["r"], forced=[False], sizes=[request.height], frame=frame, task=context.project.task,
         champion_version=version, version=version, assigned="champion", variant="champion", at_us=0,
-        champion_latency_ms=1.0, champion=np.zeros(asked.height),
+        champion_latency_ms=1.0, champion=np.zeros(request.height),
     )  # fmt: skip
     context.tables.append(predictions_table(context.project.name), prediction_rows([answer], "b"), evolve=True)
 
@@ -160,28 +163,28 @@ def test_served_features_equal_offline_features(context: ProjectContext, tmp_pat
     with raises(DataError, "data.log_empty"):
         skew_check.replay(context)
     serve(context, register(context, tmp_path), requests())
-    found = skew_check.replay(context)
-    assert (found.rows, found.mismatched_features, found.left_out) == (200, [], {})
-    assert {one.feature for one in found.features} == {"hour", "spent_3d_mean", "spent_3d_count", "last_spent"}
+    comparison = skew_check.replay(context)
+    assert (comparison.rows, comparison.mismatched_features, comparison.left_out) == (200, [], {})
+    assert {one.feature for one in comparison.features} == {"hour", "spent_3d_mean", "spent_3d_count", "last_spent"}
 
 
 def test_skew_check_of_stale_state_finds_feature_and_row(context: ProjectContext, tmp_path: Path) -> None:
-    version, asked = register(context, tmp_path), requests()
+    version, request = register(context, tmp_path), requests()
     person, shop = context.project.features.views
     rows = pl.DataFrame(context.tables.read(f"{context.project.name}.visits"))
     stale = rows.filter(pl.col("at") < START + timedelta(hours=HOURS - 11))
     before = context.store.get_many(keys := list(context.store.keys(b"")))
     delete_view_state(context.store, person)
     materialize(context.store, person, stale, 10**18)
-    serve(context, version, asked)
-    found = skew_check.replay(context)
-    assert {one.feature for one in found.mismatched_features} == {"spent_3d_mean", "spent_3d_count"}
-    count = next(one for one in found.mismatched_features if one.feature == "spent_3d_count")
-    mails = load_pseudonym_key(context.settings).tokenize_series(asked.get_column("mail"))
+    serve(context, version, request)
+    comparison = skew_check.replay(context)
+    assert {one.feature for one in comparison.mismatched_features} == {"spent_3d_mean", "spent_3d_count"}
+    count = next(one for one in comparison.mismatched_features if one.feature == "spent_3d_count")
+    mails = load_pseudonym_key(context.settings).tokenize_series(request.get_column("mail"))
     late = rows.filter(pl.col("at") >= START + timedelta(hours=HOURS - 11))
     affected = sum(
         late.filter((pl.col("mail") == mail) & (pl.col("at") <= when)).height > 0
-        for mail, when in zip(mails, asked.get_column("when"), strict=True)
+        for mail, when in zip(mails, request.get_column("when"), strict=True)
         if mail is not None
     )
     # Hours from the far end of the window leave both alike.
@@ -210,12 +213,12 @@ def test_materialize_fills_views_of_an_earlier_champion(context: ProjectContext,
 
 def test_job_with_another_online_store_is_refused(cluster: Settings, tmp_path: Path) -> None:
     get_result(connect_config_writer(cluster).served_settings.remote())
-    made = ProjectContext(project("elsewhere"), Location(tmp_path, "p"), cluster, ProgressConsole())
-    deploy.require_same_settings(made)
+    other_context = ProjectContext(project("elsewhere"), Location(tmp_path, "p"), cluster, ProgressConsole())
+    deploy.require_same_settings(other_context)
     other = cluster.model_copy(update={"online_store": "redis://127.0.0.1:6390"})
     with raises(SettingsError, "settings.differ", variable="RAYLOOP_ONLINE_STORE"):
-        deploy.require_same_settings(dataclasses.replace(made, settings=other))
-    guarded = dataclasses.replace(made, settings=cluster.model_copy(update={"access": True}))
+        deploy.require_same_settings(dataclasses.replace(other_context, settings=other))
+    guarded = dataclasses.replace(other_context, settings=cluster.model_copy(update={"access": True}))
     with raises(SettingsError, "settings.differ", variable="RAYLOOP_ACCESS"):
         deploy.require_same_settings(guarded)
     deploy.require_same_settings(guarded, deploy.STORE_VARIABLES)
@@ -232,8 +235,8 @@ def test_personal_data_in_tables_log_and_store_is_hashed(context: ProjectContext
 
 def test_catalog_lists_views_and_their_users(context: ProjectContext, tmp_path: Path) -> None:
     version = register(context, tmp_path)
-    found = catalog_data.build_catalog(context, START + timedelta(hours=HOURS))
-    person, _ = found.views
+    catalog = catalog_data.build_catalog(context, START + timedelta(hours=HOURS))
+    person, _ = catalog.views
     assert (person.name, person.owner, person.keys) == ("person", "till team", ("mail",))
     assert person.users == (f"{context.project.name} v{version} (champion)",)
     assert person.ingested_until == visits().get_column("at").max()

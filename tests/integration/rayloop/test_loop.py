@@ -190,8 +190,8 @@ def test_predict_of_a_catalog_table_scores_it(simulated: str, cluster: Settings,
 
 def exported(ports: set[int]) -> set[str]:
     """Names of rayloop's metrics that Ray's agents export now."""
-    told = "".join(httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text for port in ports)
-    return set(re.findall(r"ray_rayloop_\w+", told))
+    text = "".join(httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text for port in ports)
+    return set(re.findall(r"ray_rayloop_\w+", text))
 
 
 @pytest.mark.cluster
@@ -199,7 +199,7 @@ def test_metrics_of_alerts_and_dashboards_are_exported_by_ray(simulated: str, cl
     import ray
 
     ports = {node["MetricsExportPort"] for node in ray.nodes() if node["Alive"]}
-    asked = set(re.findall(r"ray_rayloop_\w+", " ".join([render_dashboard(), *(rule.expr for rule in RULES)])))
+    required = set(re.findall(r"ray_rayloop_\w+", " ".join([render_dashboard(), *(rule.expr for rule in RULES)])))
     # Nothing of this happened here: a counter that was never raised is not exported.
     silent = {
         "ray_rayloop_errors_total",
@@ -210,7 +210,7 @@ def test_metrics_of_alerts_and_dashboards_are_exported_by_ray(simulated: str, cl
         "ray_rayloop_look_auc",
     }
     # Some of them were set minutes ago: Ray forgets a gauge that it is not told again.
-    assert asked - silent <= exported(ports)
+    assert required - silent <= exported(ports)
     discovery = json.loads(local_cluster.discovery_file(cluster).read_text())
     assert {target.rpartition(":")[2] for one in discovery for target in one["targets"]} >= {str(p) for p in ports}
 

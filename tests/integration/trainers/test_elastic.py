@@ -51,17 +51,17 @@ class _Story:
     def __init__(self, settings: Settings, enough: Path) -> None:
         self._settings, self._enough = settings, enough
         self._node: subprocess.Popen[bytes] | None = None
-        self.seen: list[int] = []
+        self.worker_counts: list[int] = []
 
-    def __call__(self, seen: EpochResult | StepProgress) -> None:
-        if isinstance(seen, EpochResult) or (self.seen and self.seen[-1] == seen.workers):
+    def __call__(self, progress: EpochResult | StepProgress) -> None:
+        if isinstance(progress, EpochResult) or (self.worker_counts and self.worker_counts[-1] == progress.workers):
             return
-        self.seen.append(seen.workers)
-        if self.seen == [1]:
+        self.worker_counts.append(progress.workers)
+        if self.worker_counts == [1]:
             threading.Thread(target=self._come, daemon=True).start()
-        elif self.seen == [1, 2]:
+        elif self.worker_counts == [1, 2]:
             self.leave()
-        elif self.seen == [1, 2, 1]:
+        elif self.worker_counts == [1, 2, 1]:
             self._enough.touch()
 
     def _come(self) -> None:
@@ -91,5 +91,5 @@ def test_elastic_training_follows_joining_and_leaving_nodes(cluster: Settings, t
         result = fit(FitRequest(spec, config, TASKS["binary"], encoder), data, lambda line: None, on_event=story)
     finally:
         story.leave()
-    assert story.seen == [1, 2, 1]
+    assert story.worker_counts == [1, 2, 1]
     assert [epoch.number for epoch in result.epochs] == list(range(1, len(result.epochs) + 1))

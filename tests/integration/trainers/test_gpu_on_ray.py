@@ -56,12 +56,12 @@ def test_fit_uses_the_gpus_of_the_cluster(cluster: Settings, changes: dict[str, 
     table = frame()
     config = TrainConfig(epochs=10, batch_size=64, lr=1e-2, workers=1, checkpoint_steps=5).model_copy(update=changes)
     encoder = Encoder.fit(COLUMNS, part(table, "train"))
-    found = fit(
+    result = fit(
         FitRequest(ModelSpec(build=build), config, TASKS["binary"], encoder),
         TrainingData.from_frame(table),
         lambda line: None,
     )
-    assert found.metrics["auc"] > 0.8
+    assert result.metrics["auc"] > 0.8
 
 
 def test_trials_share_a_gpu(cluster: Settings) -> None:
@@ -70,5 +70,5 @@ def test_trials_share_a_gpu(cluster: Settings) -> None:
     config = TrainConfig(epochs=6, batch_size=64)
     encoder = Encoder.fit(COLUMNS, part(table, "train"))
     model, data = ModelSpec(build=build), TrainingData.from_frame(table)
-    found = search(FitRequest(model, config, TASKS["binary"], encoder), tuning, data, lambda line: None)
-    assert found.best.metric > 0.7
+    result = search(FitRequest(model, config, TASKS["binary"], encoder), tuning, data, lambda line: None)
+    assert result.best.metric > 0.7
