@@ -1,1 +1,1 @@
-"""The feature layer beside Feast and Polars alone: ``make bench-features``."""
+"""The feature layer compared with Feast and Polars alone: ``make bench-features``."""

@@ -48,7 +48,7 @@ class IngestedCase(NamedTuple):
 
 
 class JoinCluster:
-    """rayloop on a cluster of its own."""
+    """rayloop on its own cluster."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -1,6 +1,6 @@
-"""The point-in-time join: flights, and a generated table of growing size, beside Feast and beside Polars alone.
+"""The point-in-time join: flights, and a generated table of growing size, compared with Feast and with Polars alone.
 
-Timed is the way from files to features in memory; a cluster is up, tables are landed, and Feast's features are made.
+The time runs from files to features in memory; the cluster, the ingested tables and Feast's features exist before.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _GIB = 1024.0
 
 
 def flights_rows(small: bool, progress: Progress) -> list[Row]:
-    """All of flights, beside Polars alone; ``small`` is for trials, here as below."""
+    """All flights, compared with Polars alone; ``small`` is for trials, here and below."""
     with _folder() as home, joins.rayloop(home / "rayloop") as cluster:
         case = tables.flights(home / "flights")
         ingested, truth = cluster.ingest(case), oracle.expected(case)
@@ -65,7 +65,7 @@ def generated_rows(small: bool, progress: Progress) -> list[Row]:
 
 
 def large_rows(small: bool, progress: Progress) -> list[Row]:
-    """The largest size, and the one before it, with which it is compared."""
+    """The largest size, and the previous size, with which it is compared."""
     return _sizes((SMALL_SIZES if small else SIZES)[1:], progress)
 
 
@@ -83,7 +83,7 @@ def _feast_row(
     cluster: JoinCluster, case: JoinCase, ingested: joins.IngestedCase, feast: tuple[str, str],
     counts: Sequence[int], progress: Progress,
 ) -> Row:  # fmt: skip
-    """Feast at the largest number of rows it finishes; rayloop joins all of them in the time it is charged for."""
+    """Feast at the largest number of rows it finishes; rayloop's time covers all rows."""
     store, peer = feast
     work, target = f"point-in-time join, flights, rows that {peer} finishes", Target(of="ratio", sign="≥", limit=100)
     best: tuple[int, JoinResult] | None = None
@@ -102,7 +102,7 @@ def _feast_row(
     count, theirs = best
     truth = oracle.expected(case, count)
     note = (
-        f"{count:,} rows asked for in {theirs.seconds:.1f} s, {theirs.rows:,} came back, {_errors(case, truth, theirs)}"
+        f"{count:,} rows requested in {theirs.seconds:.1f} s, {theirs.rows:,} came back, {_errors(case, truth, theirs)}"
     )
     note += f"; {why}. rayloop's rate is of all {case.rows:,} rows"
     return row(work, "rows/s", rate, peer, count / theirs.seconds, target, note)

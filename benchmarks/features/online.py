@@ -83,14 +83,14 @@ class _StoreCase(NamedTuple):
 
 
 def embedded_rows(small: bool, progress: Progress) -> list[Row]:
-    """LMDB beside Feast on SQLite; ``small`` is for trials."""
+    """LMDB compared with Feast on SQLite; ``small`` is for trials."""
     with tempfile.TemporaryDirectory() as home:
         place = _StoreCase("embedded", "Feast, SQLite", f"lmdb://{home}/online", {"type": "sqlite"}, 0.1)
         return list(_beside(place, Path(home), small, progress))
 
 
 def redis_rows(small: bool, progress: Progress) -> list[Row]:
-    """Both on one Redis, in databases of their own."""
+    """Both on one Redis, in separate databases."""
     with tempfile.TemporaryDirectory() as home, redis_server(Path(home)) as redis:
         theirs = {"type": "redis", "connection_string": f"{redis.removeprefix('redis://')},db=2"}
         return list(
@@ -98,19 +98,20 @@ def redis_rows(small: bool, progress: Progress) -> list[Row]:
         )
 
 
-def _features_beforehand(views: Sequence[FeatureView], events: pl.DataFrame, folder: Path) -> None:
+def _precompute_features(views: Sequence[FeatureView], events: pl.DataFrame, folder: Path) -> None:
     for view in views:
-        asked = events.select(*view.entity.keys, pl.col(view.known_at).alias(AS_OF)).drop_nulls()
-        found = pl.concat(
-            [asked.rename({AS_OF: "event_timestamp"}), point_in_time.join(view, events, asked)], how="horizontal"
+        request_rows = events.select(*view.entity.keys, pl.col(view.known_at).alias(AS_OF)).drop_nulls()
+        features = pl.concat(
+            [request_rows.rename({AS_OF: "event_timestamp"}), point_in_time.join(view, events, request_rows)],
+            how="horizontal",
         )
-        found.write_parquet(folder / f"{view.name}.parquet")
+        features.write_parquet(folder / f"{view.name}.parquet")
 
 
 def _beside(place: _StoreCase, folder: Path, small: bool, progress: Progress) -> Iterator[Row]:
     store, rounds, share = open_store(place.uri), *((1, 10) if small else (ROUNDS, 1))
     events = flights_frame().drop_nulls(["tailnum"])
-    _features_beforehand(VIEWS, events, folder)
+    _precompute_features(VIEWS, events, folder)
     python, why = _python(progress)
     with ExitStack() as running:
         feast = running.enter_context(_feast(python, folder, place.online, VIEWS)) if python else None
@@ -153,14 +154,14 @@ def _materialized(
 def _many_entities(
     place: _StoreCase, store: OnlineStore, python: Path | None, folder: Path, small: bool, why: str
 ) -> Iterator[Row]:
-    """A table of which most is written: each entity has a few recent events."""
+    """A table of which most is written, because each entity has a few recent events."""
     draw, entities = np.random.default_rng(0), 10_000 if small else 100_000
     count = 5 * entities
     at = pl.Series(_END_US - draw.integers(0, 5 * 3_600_000_000, count)).cast(types.INSTANT)
     users = pl.Series(draw.integers(0, entities, count)).cast(pl.String)
     events = pl.DataFrame({"user": users, "at": at, "amount": draw.gamma(2.0, 20.0, count)})
     view = _view("user", ("user",), "at", "amount", (6, ("mean", "count")))
-    _features_beforehand((view,), events, folder)
+    _precompute_features((view,), events, folder)
     ours, counted = _timed(store, (view,), events, 1 if small else 3)
     theirs = None
     if python is not None:
@@ -174,8 +175,7 @@ def _many_entities(
 
 _MATERIALIZED = Target(of="ratio", sign="≥", limit=20)
 _PRECOMPUTED = (
-    "rayloop from a table in memory, Feast from Parquet and values made beforehand,"
-    " of which it writes each entity's last"
+    "rayloop from a table in memory, Feast from Parquet and precomputed values, of which it writes each entity's last"
 )
 
 
@@ -207,30 +207,30 @@ class _ReadTimes(NamedTuple):
 def _read(
     reader: FeatureReader, feast: _Feast | None, events: pl.DataFrame, size: int, rounds: int, reads: int
 ) -> _ReadTimes:
-    asked = events.tail(20_000).select(_KEYS)
+    keys = events.tail(20_000).select(_KEYS)
     draw = np.random.default_rng(size)
     ours: list[float] = []
     theirs: list[float] = []
     differing = ""
     for _ in range(rounds * reads):
-        table = asked[draw.integers(0, asked.height, size)].to_arrow().cast(_SCHEMA)
+        table = keys[draw.integers(0, keys.height, size)].to_arrow().cast(_SCHEMA)
         began = time.perf_counter()
-        found = reader.read(table, _END_US)
+        result = reader.read(table, _END_US)
         ours.append(time.perf_counter() - began)
-        # By turns, so that each wakes up for a read, and what else the machine does meets both.
+        # Alternate, so that each wakes up for a read and other load on the machine affects both.
         if feast is not None:
             answer = feast.ask("read", table.to_pylist())
             theirs.append(answer["seconds"])
             if answer["values"]:
-                differing = _differing(found, answer["values"])
+                differing = _differing(result, answer["values"])
     return _ReadTimes(_percentiles(ours), _percentiles(theirs), differing)
 
 
-def _differing(found: pa.Table, values: dict[str, list[Any]]) -> str:
+def _differing(result: pa.Table, values: dict[str, list[Any]]) -> str:
     names = [column.name for view in VIEWS for column in view.columns]
-    pairs = [pair for name in names for pair in zip(found.column(name).to_pylist(), values[name], strict=True)]
+    pairs = [pair for name in names for pair in zip(result.column(name).to_pylist(), values[name], strict=True)]
     stale = sum(one != other for one, other in pairs)
-    return f"Feast's values are not those as of the time asked for in {stale:,} of {len(pairs):,} cells"
+    return f"Feast's values are not those as of the requested time in {stale:,} of {len(pairs):,} cells"
 
 
 def _read_rows(place: _StoreCase, size: int, timed: _ReadTimes, why: str) -> Iterator[Row]:

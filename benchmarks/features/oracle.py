@@ -32,15 +32,15 @@ def _window(case: JoinCase, window: Window, sample: pl.DataFrame) -> pl.DataFram
     connection = duckdb.connect()
     connection.register("sample_rows", sample.to_arrow())
     keys = " AND ".join(f"e.{key} = sample_rows.{key}" for key in window.keys)
-    known = f"epoch_us(e.{window.known_at}::TIMESTAMPTZ)"
+    known_us = f"epoch_us(e.{window.known_at}::TIMESTAMPTZ)"
     now = "epoch_us(as_of::TIMESTAMPTZ)"
-    within = f"{known} <= {now} AND {known} > {now} - {window.hours * 3_600_000_000}"
-    found = connection.sql(f"""
+    within = f"{known_us} <= {now} AND {known_us} > {now} - {window.hours * 3_600_000_000}"
+    features = connection.sql(f"""
         SELECT {ROW}, avg(e.{window.column}) AS {window.name}_mean,
                count(e.{window.column})::DOUBLE AS {window.name}_count
         FROM sample_rows LEFT JOIN read_parquet('{case.folder}/events/*.parquet') e ON {keys} AND {within}
         GROUP BY {ROW}""")
-    return pl.DataFrame(found.to_arrow_table())
+    return pl.DataFrame(features.to_arrow_table())
 
 
 def count_errors(case: JoinCase, truth: pl.DataFrame, actual: pl.DataFrame) -> tuple[int, int]:

@@ -58,7 +58,7 @@ def _microseconds(work: Callable[[], object], repeats: int) -> float:
 
 
 class _Nothing:
-    """A store that holds nothing, and keeps nothing."""
+    """An empty store that ignores writes."""
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [None] * len(keys)

@@ -1,6 +1,6 @@
 """The tables of the benchmark: flights of 2013, and a generated one of any size; events and rows that ask for features.
 
-As Parquet files, which everybody reads: ``events/*.parquet`` and ``rows.parquet`` of a folder. A row asks for eight
+As Parquet files, which all peers read: ``events/*.parquet`` and ``rows.parquet`` of a folder. A row asks for eight
 features: mean and count of a column over windows, by ``Window``.
 """
 
@@ -36,7 +36,7 @@ class Window(NamedTuple):
 
 
 class JoinCase(NamedTuple):
-    """A table and what is asked of it. ``events`` and ``rows`` are the numbers of rows."""
+    """A table and the requested features. ``events`` and ``rows`` are the numbers of rows."""
 
     name: str
     windows: tuple[Window, ...]
@@ -90,7 +90,7 @@ GENERATED_WINDOWS = tuple(Window(f"h{h}", ("user",), "amount", "known", h) for h
 
 
 def flights(folder: Path) -> JoinCase:
-    """All flights as events, and each as a row that asks two hours before it is due to leave."""
+    """All flights as events, and each as a row two hours before its scheduled departure."""
     from examples.flights.data import flights_frame
 
     frame = flights_frame()
@@ -105,15 +105,18 @@ def flights(folder: Path) -> JoinCase:
 
 
 def generated(folder: Path, events: int) -> JoinCase:
-    """Generate ``events`` events of a year, a hundred per user but a tenth of all for one, and a tenth as many rows."""
+    """Generate ``events`` events of a year and a tenth as many rows.
+
+    Each user has a hundred events, except one user with a tenth of all.
+    """
     (folder / "events").mkdir(parents=True)
     users = events // _EVENTS_PER_KEY
     for i, size in enumerate(_sizes(events)):
         _chunk(size, users, i, events).write_parquet(folder / "events" / f"{i:04d}.parquet")
     draw = np.random.default_rng(events)
     count = events // 10
-    asked = {"user": _users(draw, count, users), AS_OF: _START_US + draw.integers(0, _YEAR_US, count)}
-    pl.DataFrame(asked).with_columns(pl.col(AS_OF).cast(INSTANT)).write_parquet(folder / "rows.parquet")
+    columns = {"user": _users(draw, count, users), AS_OF: _START_US + draw.integers(0, _YEAR_US, count)}
+    pl.DataFrame(columns).with_columns(pl.col(AS_OF).cast(INSTANT)).write_parquet(folder / "rows.parquet")
     return JoinCase(f"{events / 1e6:g} million events", GENERATED_WINDOWS, events, count, folder)
 
 
@@ -123,7 +126,7 @@ def _sizes(events: int) -> Iterator[int]:
 
 
 def _chunk(size: int, users: int, number: int, events: int) -> pl.DataFrame:
-    """A stretch of time, in order of what happened, as a log is written; known up to an hour later."""
+    """A range of time in event order, as a log is written; events are known up to an hour later."""
     draw = np.random.default_rng((events, number))
     stretch = _YEAR_US * size // events
     at = np.sort(_START_US + number * (_YEAR_US * CHUNK // events) + draw.integers(0, max(stretch, 1), size))

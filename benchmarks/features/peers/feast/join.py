@@ -1,4 +1,4 @@
-"""Feast by its own documentation: historical features from Parquet files, in a process of its own.
+"""Feast by its own documentation: historical features from Parquet files, in its own process.
 
 ``python join.py FOLDER OUT COUNT STORE SPEC`` joins COUNT evenly sampled rows, and prints {"seconds", "peak_mib",
 "rows"} as JSON. FOLDER contains the windows' precomputed features (``feast/NAME.parquet``): Feast looks values up, it
@@ -37,16 +37,16 @@ def main() -> None:
         # which reserves large address ranges.
         resource.setrlimit(resource.RLIMIT_AS, (_LIMIT_GIB * _GIB, _LIMIT_GIB * _GIB))
     rows = pd.read_parquet(folder / "rows.parquet").reset_index(names="row")
-    asked = rows.iloc[:: max(1, len(rows) // count)].head(count).rename(columns={"as_of": "event_timestamp"})
+    entities = rows.iloc[:: max(1, len(rows) // count)].head(count).rename(columns={"as_of": "event_timestamp"})
     with tempfile.TemporaryDirectory() as repo:
         store = _store(Path(repo), kind)
         names = _apply(store, folder, spec)
         began = time.perf_counter()
-        found = store.get_historical_features(entity_df=asked, features=names).to_df()
+        features = store.get_historical_features(entity_df=entities, features=names).to_df()
         seconds = time.perf_counter() - began
-    found.to_parquet(out)
+    features.to_parquet(out)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "peak_mib": peak, "rows": len(found)}))
+    print(json.dumps({"seconds": seconds, "peak_mib": peak, "rows": len(features)}))
 
 
 def _store(repo: Path, kind: str) -> FeatureStore:

@@ -1,4 +1,4 @@
-"""Feast's online store by its own documentation, in a process that is told what to do line by line, and answers so.
+"""Feast's online store by its own documentation, in a process that reads commands and writes responses line by line.
 
 ``python online.py FOLDER SPEC ONLINE``: FOLDER/NAME.parquet has a view's precomputed features, for SPEC = [[name, keys,
 features], ...]; ONLINE is the online store's configuration. A line {"materialize": null}, {"push": rows} or
@@ -40,9 +40,9 @@ def main() -> None:
 def _answer(store: FeatureStore, folder: Path, spec: list, names: list[str], what: str, of: Any) -> dict:
     if what == "read":
         began = time.perf_counter()
-        found = store.get_online_features(features=names, entity_rows=of)
+        response = store.get_online_features(features=names, entity_rows=of)
         seconds = time.perf_counter() - began
-        return {"seconds": seconds, "values": found.to_dict() if len(of) > 100 else None}
+        return {"seconds": seconds, "values": response.to_dict() if len(of) > 100 else None}
     if what == "push":
         rows = pd.read_parquet(folder / f"{spec[0][0]}.parquet").head(of)
         began = time.perf_counter()
