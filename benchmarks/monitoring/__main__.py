@@ -61,8 +61,8 @@ def main() -> None:
     """Run the chosen sections and write the results of each when it ends."""
     arguments, host, progress = _arguments(sys.argv[1:]), results.machine(), ProgressPrinter()
     for name in arguments.only:
-        found = list(SECTIONS[name](arguments, progress))
-        progress(f"{name} written to {results.write(AREA, found, _versions(), _ABOUT, arguments.out, host)}")
+        rows = list(SECTIONS[name](arguments, progress))
+        progress(f"{name} written to {results.write(AREA, rows, _versions(), _ABOUT, arguments.out, host)}")
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:

@@ -43,19 +43,19 @@ def rows(progress: Progress) -> Iterator[Row]:
 
 
 def _compared(work: str, delays: Callable[[str, Progress], Delays], progress: Progress) -> Iterator[Row]:
-    found: dict[str, Delays] = {}
+    delays_by_name: dict[str, Delays] = {}
     why: dict[str, str] = {}
     for name in (*OURS, *NAMES):
         progress(f"{name}: {work}")
         try:
-            found[name] = delays(name, progress)
+            delays_by_name[name] = delays(name, progress)
         except (ProgramFailed, InstallFailed) as error:
             why[name] = f"could not be run: {error}"
     for name, policy in OURS.items():
         for peer in NAMES:
-            theirs = float(np.mean(found[peer])) if peer in found else None
-            ours = found[name][: len(found.get(peer, ())) or None]
-            note = why.get(peer) or f"rayloop: {_format_values(ours)}; the peer: {_format_values(found[peer])}"
+            theirs = float(np.mean(delays_by_name[peer])) if peer in delays_by_name else None
+            ours = delays_by_name[name][: len(delays_by_name.get(peer, ())) or None]
+            note = why.get(peer) or f"rayloop: {_format_values(ours)}; the peer: {_format_values(delays_by_name[peer])}"
             label = f"{work}, test={policy.test!r}"
             yield row(label, "windows, mean", float(np.mean(ours)), peer, theirs, _EARLIER, note)
 
@@ -99,7 +99,7 @@ def detection_delays(scores: Scores, unchanged: int, streams: int, in_a_row: int
     """Return the delays under the faster scale; the first scores are those of unchanged windows."""
     scales = ScoreScale.both(scores[:unchanged])
     alarms = [np.array_split(scale.alarms(scores[unchanged:]), streams) for scale in scales]
-    return min(([first_alarm(stream, in_a_row) for stream in found] for found in alarms), key=sum)
+    return min(([first_alarm(stream, in_a_row) for stream in by_stream] for by_stream in alarms), key=sum)
 
 
 def first_alarm(alarms: np.ndarray, in_a_row: int) -> int:

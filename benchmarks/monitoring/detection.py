@@ -3,8 +3,8 @@
 A window alarms when any of its 50 columns does. Each competitor scores a window; false alarm rates are those of its own
 thresholds. For power, the threshold comes from each competitor's own unchanged windows, such that the same share of
 them alarms for all. Columns count as the competitor scores them, or are standardized by their scores in unchanged
-windows, so that one noisy column does not mask the others; whichever finds more counts. That calibrates peers better
-than their users can, who have no windows known to be unchanged.
+windows, so that one noisy column does not mask the others; the one that detects more counts. That calibrates peers
+better than their users can, who do not know which windows are unchanged.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class WindowScores:
-    """Scores of one competitor, or the reason for none."""
+    """Scores of one competitor, or the reason why there are none."""
 
     scores: Scores
     failure: str = ""
@@ -114,27 +114,27 @@ class ScoreScale:
 
 
 def _logs(scores: Scores, columns: tuple[str, ...]) -> np.ndarray:
-    return np.log(np.maximum([[found.get(name, 0.0) for name in columns] for found, _ in scores], 1e-300))
+    return np.log(np.maximum([[ratios.get(name, 0.0) for name in columns] for ratios, _ in scores], 1e-300))
 
 
 def false_alarms(scale: Workload, progress: Progress) -> Iterator[Row]:
     for n, (ours, theirs) in scale.rows.items():
-        found = {
+        results = {
             name: score_windows(name, n, NO_CHANGE, ours if name == "rayloop" else theirs, progress)
             for name in competitors()
         }
         work = f"false alarms, 50 columns, windows of {n:,} rows, nothing changed"
-        rayloop, count = found["rayloop"].alarmed or 0.0, len(found["rayloop"].scores)
-        # Beyond what chance adds to the asked rate in so many windows, in 1 of 1,000 runs of this benchmark.
+        rayloop, count = results["rayloop"].alarmed or 0.0, len(results["rayloop"].scores)
+        # Chance alone exceeds this bound in 1 of 1,000 runs of this benchmark.
         most = ALPHA + 3.1 * math.sqrt(ALPHA * (1 - ALPHA) / count)
         for peer in NAMES:
             note = (
-                f"asked {ALPHA:g} a window; {count} windows, {len(found[peer].scores)} of the peer's;"
+                f"nominal rate {ALPHA:g} per window; {count} windows, {len(results[peer].scores)} of the peer's;"
                 " the bound allows for chance"
             )
             yield row(
-                work, "windows that alarm, share", rayloop, peer, found[peer].alarmed,
-                Target(of="value", sign="≤", limit=round(most, 3)), found[peer].failure or note,
+                work, "windows that alarm, share", rayloop, peer, results[peer].alarmed,
+                Target(of="value", sign="≤", limit=round(most, 3)), results[peer].failure or note,
             )  # fmt: skip
 
 
@@ -142,16 +142,16 @@ def power(scale: Workload, changes: Sequence[Change], progress: Progress) -> Ite
     unchanged = {
         name: score_windows(name, POWER_ROWS, NO_CHANGE, QUIET * scale.power, progress) for name in competitors()
     }
-    scales = {name: ScoreScale.both(found.scores) for name, found in unchanged.items() if found.scores}
+    scales = {name: ScoreScale.both(scores.scores) for name, scores in unchanged.items() if scores.scores}
     for change in changes:
-        found = {name: score_windows(name, POWER_ROWS, change, scale.power, progress) for name in scales}
+        scores = {name: score_windows(name, POWER_ROWS, change, scale.power, progress) for name in scales}
         shares = {
             name: max(float(np.mean(scale.alarms(one.scores))) for scale in scales[name])
-            for name, one in found.items()
+            for name, one in scores.items()
             if one.scores
         }
         work = f"power at {ALPHA:.0%} false alarms, windows of {POWER_ROWS:,} rows: {change}"
-        own = found["rayloop"].alarmed or 0.0
+        own = scores["rayloop"].alarmed or 0.0
         for peer in NAMES:
             note = (
                 unchanged[peer].failure
@@ -205,6 +205,6 @@ def _score(drift_reference: DriftReference, policy: DriftPolicy, window: Frame) 
 
 
 def _profile(window: Frame) -> Profile:
-    made = Profile.empty(columns(window.numbers.shape[1], window.codes.shape[1]))
-    made.update(window.table())
-    return made
+    profile = Profile.empty(columns(window.numbers.shape[1], window.codes.shape[1]))
+    profile.update(window.table())
+    return profile

@@ -1,4 +1,4 @@
-"""Flights of 2013 for estimated performance: a classifier and a regressor, and what they said week by week.
+"""Flights of 2013 for estimated performance: a classifier and a regressor, and their predictions by week.
 
 Trained on January to July; the reference, on which estimators learn, is August and September; weeks of October to
 December are estimated. Columns are known two hours before departure.
@@ -69,11 +69,11 @@ def parts() -> tuple[Part, Part]:
 
 
 def days(first: datetime, end: datetime) -> list[Frame]:
-    """What is asked about flights on each day from ``first`` to before ``end``, by which no label is known."""
-    # A day has one day of the week: no two days are alike in it.
+    """Requests for the flights of each day from ``first`` to before ``end``; no label is known then."""
+    # The day of the week is constant within a day, so it would differ between any two days.
     numbers = [name for name in FEATURES if name not in (*CODED, "weekday")]
-    found = _frame().filter(pl.col("when").is_between(first, end, closed="left")).sort("when")
-    by_day = found.with_columns(pl.col("when").dt.date().alias("day")).partition_by("day", maintain_order=True)
+    rows = _frame().filter(pl.col("when").is_between(first, end, closed="left")).sort("when")
+    by_day = rows.with_columns(pl.col("when").dt.date().alias("day")).partition_by("day", maintain_order=True)
     return [Frame(d.select(numbers).to_numpy(), d.select(pl.col(CODED).cast(pl.Int16)).to_numpy()) for d in by_day]
 
 
@@ -82,8 +82,8 @@ def _frame() -> pl.DataFrame:
     flights = flights_frame().filter(pl.col("arr_delay").is_not_null())
     known = weather_frame().select("origin", pl.col("published_at"), *WEATHER).sort("published_at")
     when = pl.col("scheduled_at")
-    asked = flights.with_columns((when - pl.duration(hours=2)).alias("asked_at")).sort("asked_at")
-    joined = asked.join_asof(known, left_on="asked_at", right_on="published_at", by="origin", check_sortedness=False)
+    requests = flights.with_columns((when - pl.duration(hours=2)).alias("asked_at")).sort("asked_at")
+    joined = requests.join_asof(known, left_on="asked_at", right_on="published_at", by="origin", check_sortedness=False)
     coded = [pl.col(name).cast(pl.Categorical).to_physical().cast(pl.Float64) for name in CODED]
     local = when.dt.convert_time_zone("America/New_York")
     numbers = [pl.col(name).cast(pl.Float64, strict=False) for name in ("distance", *WEATHER)]

@@ -1,4 +1,4 @@
-"""Seeded streams of windows with 40 numbers and 10 strings, and what can happen to them.
+"""Seeded streams of windows with 40 numbers and 10 strings, and changes to them.
 
 A frame travels to peers as an ``.npz`` file, which every environment reads: ``numbers`` float64 [rows, 40], ``codes``
 int16 [rows, 10], where code c of a column stands for the string ``v<c>`` and -1 for a missing value.
@@ -44,7 +44,7 @@ class Change:
 
     mean: it moves by ``size`` standard deviations. variance: its deviations grow by the factor 1 + ``size``. missing:
     it is missing. category: it takes a value never seen before. mix: the row is of a kind that was rarer before, and
-    has the first four numbers of that kind, each of them within what was seen before.
+    has the first four numbers of that kind, each of them within its previous range.
     """
 
     kind: Kind = "none"
@@ -91,7 +91,7 @@ def joined(frames: Sequence[Frame]) -> Frame:
 
 
 def wide(seed: int, rows: int, times: int) -> Frame:
-    """``times`` such windows side by side: 40 numbers and 10 strings each, columns numbered through."""
+    """``times`` such windows joined by columns: 40 numbers and 10 strings each, columns numbered through."""
     parts = [frame(1_000 * seed + i, rows) for i in range(times)]
     return Frame(np.hstack([p.numbers for p in parts]), np.hstack([p.codes for p in parts]))
 

@@ -51,12 +51,12 @@ def _classifier(
 def _regressor(reference: Part, live: Part, weeks: dict[str, np.ndarray]) -> tuple[Series, dict[str, Series]]:
     model = LossModel(reference.features, reference.predictions, reference.delay)
     truth = [observed_loss(live.predictions[at], live.delay[at]) for at in weeks.values()]
-    told = [model.estimate(live.features[at], live.predictions[at]) for at in weeks.values()]
-    return _series(truth, REGRESSOR), {"DLE": _series(told, REGRESSOR)}
+    estimates = [model.estimate(live.features[at], live.predictions[at]) for at in weeks.values()]
+    return _series(truth, REGRESSOR), {"DLE": _series(estimates, REGRESSOR)}
 
 
-def _series(found: list[dict[str, float]], metrics: dict[str, str]) -> Series:
-    return {metric: [one[metric] for one in found] for metric in metrics}
+def _series(records: list[dict[str, float]], metrics: dict[str, str]) -> Series:
+    return {metric: [one[metric] for one in records] for metric in metrics}
 
 
 def _compared(
@@ -74,14 +74,14 @@ def _compared(
         theirs = _peer(kind, list(metrics.values()), reference, live, progress)
     except (ProgramFailed, InstallFailed) as error:
         note = f"{PEER} could not be run: {error}"
-    for metric, named in metrics.items():
-        peer_error = _error(theirs[named], truth[metric]) if theirs else None
-        for method, told in methods.items():
+    for metric, peer_metric in metrics.items():
+        peer_error = _error(theirs[peer_metric], truth[metric]) if theirs else None
+        for method, estimates in methods.items():
             work = f"estimated {metric} of the {kind}, {len(truth[metric])} weeks of flights: {method}"
             spread = f"the truth's standard deviation over weeks is {np.std(truth[metric]):.3g}"
             unit = "mean absolute error" + (" (minutes)" if kind == "regressor" else "")
             limit = Target(of="ratio", sign="≤", limit=1.0)
-            yield row(work, unit, _error(told[metric], truth[metric]), PEER, peer_error, limit, note or spread)
+            yield row(work, unit, _error(estimates[metric], truth[metric]), PEER, peer_error, limit, note or spread)
 
 
 def _peer(kind: str, metrics: list[str], reference: Part, live: Part, progress: Callable[[str], None]) -> Series:
@@ -91,11 +91,11 @@ def _peer(kind: str, metrics: list[str], reference: Part, live: Part, progress: 
         reference.frame(kind).write_csv(paths["reference"])
         live.frame(kind).write_csv(paths["live"])
         plan = {"metrics": metrics, "features": list(FEATURES)} | {name: str(path) for name, path in paths.items()}
-        found: Series = run_peer(PEER, kind, plan, progress)
-    if len(found["weeks"]) != len(live.weeks()):
-        raise ProgramFailed(f"it cut the rows into {len(found['weeks'])} weeks, not {len(live.weeks())}")
-    return found
+        estimates: Series = run_peer(PEER, kind, plan, progress)
+    if len(estimates["weeks"]) != len(live.weeks()):
+        raise ProgramFailed(f"it cut the rows into {len(estimates['weeks'])} weeks, not {len(live.weeks())}")
+    return estimates
 
 
-def _error(told: list[float], truth: list[float]) -> float:
-    return float(np.mean(np.abs(np.array(told) - np.array(truth))))
+def _error(estimates: list[float], truth: list[float]) -> float:
+    return float(np.mean(np.abs(np.array(estimates) - np.array(truth))))

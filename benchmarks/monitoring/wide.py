@@ -1,4 +1,4 @@
-"""A thousand columns against a reference: memory, and time a row, in a process of its own.
+"""A thousand columns against a reference: memory and time per row, in its own process.
 
 The goal is 10 million rows. rayloop's memory does not depend on the number of rows and its time is proportional to it,
 so a part of them is measured, in batches. Evidently loads all rows at once, some 80 GB, so it gets as many as take it
@@ -58,7 +58,7 @@ def rows(count: int, progress: Callable[[str], None]) -> Iterator[Row]:
         note = f"{PEER} could not be run: {error}"
     ratio = Target(of="ratio", sign="≤", limit=1 / 50)
     test_all = "the default test; with test='all' judging takes "
-    told = f"{part}; judging the window takes {ours['judge_s']:.2f} s, {test_all}{ours['all_s']:.1f} s"
+    timing_note = f"{part}; judging the window takes {ours['judge_s']:.2f} s, {test_all}{ours['all_s']:.1f} s"
     yield row(
         f"{WORK}: a whole report",
         "s a row",
@@ -66,7 +66,7 @@ def rows(count: int, progress: Callable[[str], None]) -> Iterator[Row]:
         PEER,
         whole,
         ratio,
-        note or f"{told}; the peer has {PEER_ROWS[1]:,} rows",
+        note or f"{timing_note}; the peer has {PEER_ROWS[1]:,} rows",
     )
     yield row(
         f"{WORK}: one row more",
@@ -94,19 +94,19 @@ def _alone(count: int) -> dict[str, Any]:
     """Measure in a new process, whose memory is its own."""
     command = [sys.executable, "-m", "benchmarks.monitoring.wide", str(count)]
     done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    costs: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return costs
 
 
 def measure(count: int) -> dict[str, float]:
-    """Profile ``count`` rows a batch at a time on one core, then judge them: seconds a row, and peak memory."""
+    """Profile ``count`` rows a batch at a time on one core, then judge them: seconds per row, and peak memory."""
     pa.set_cpu_count(1)
     reference = Profile.empty(COLUMNS)
     reference.update(wide(0, REFERENCE_ROWS, TIMES).table())
     drift_reference = DriftReference(ReferenceProfile.build({0.0: reference}, DAY_S), 1, ())
     live, spent = Profile.empty(COLUMNS), 0.0
     for turn in range(max(1, count // BATCH)):
-        # Four batches in turn: rows that differ cost what rows cost, and drawing them would take most of the time.
+        # Four batches repeat: sampling new ones would take most of the time, and they would cost the same.
         batch = wide(1 + turn % 4, BATCH, TIMES).table()
         started = time.perf_counter()
         live.update(batch)

@@ -1,4 +1,4 @@
-"""What every peer's program shares: it reads a plan, and writes what it found. No package of rayloop is imported."""
+"""What every peer's program shares: it reads a plan and writes its result. No package of rayloop is imported."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def main(works: dict[str, Callable[[dict[str, Any]], Any]]) -> None:
     """``program.py WORK plan.json result.json``."""
     work, plan, result = sys.argv[1:]
     with open(plan) as source:
-        found = works[work](json.load(source))
+        content = works[work](json.load(source))
     with open(result, "w") as target:
-        json.dump(found, target)
+        json.dump(content, target)
 
 
 def timed(work: Callable[[], Any]) -> float:

@@ -18,12 +18,12 @@ def alarms(plan: dict[str, Any]) -> list[Score]:
 
 
 def seconds(plan: dict[str, Any]) -> list[float]:
-    """Of a whole report for each window, once the data frames are there."""
-    reference, found = _dataset(plan["reference"]), []
+    """Seconds of a whole report for each window, without building the data frames."""
+    reference, durations = _dataset(plan["reference"]), []
     for path in plan["windows"]:
         window = _dataset(path)
-        found.append(timed(lambda window=window: Report([DataDriftPreset()]).run(window, reference).dict()))
-    return found
+        durations.append(timed(lambda window=window: Report([DataDriftPreset()]).run(window, reference).dict()))
+    return durations
 
 
 def _dataset(path: str) -> Dataset:
@@ -33,17 +33,19 @@ def _dataset(path: str) -> Dataset:
     return Dataset.from_pandas(frame, DataDefinition(numerical_columns=numbers, categorical_columns=strings))
 
 
-def _score(found: dict[str, Any]) -> Score:
-    ratios = dict(_ratio(metric) for metric in found["metrics"] if metric["metric_name"].startswith("ValueDrift"))
+def _score(report: dict[str, Any]) -> Score:
+    ratios = dict(_ratio(metric) for metric in report["metrics"] if metric["metric_name"].startswith("ValueDrift"))
     return ratios, max(ratios.values()) > 1.0
 
 
 def _ratio(metric: dict[str, Any]) -> tuple[str, float]:
     """A column's name, and a figure above 1 when it drifted: a p-value does below its threshold, a distance above."""
-    told = dict(part.split("=", 1) for part in metric["metric_name"][:-1].split("(", 1)[1].split(",") if "=" in part)
-    value, threshold = float(metric["value"]), float(told["threshold"])
-    by_p = "p_value" in told["method"]
-    return told["column"], threshold / max(value, 1e-300) if by_p else value / threshold
+    settings = dict(
+        part.split("=", 1) for part in metric["metric_name"][:-1].split("(", 1)[1].split(",") if "=" in part
+    )
+    value, threshold = float(metric["value"]), float(settings["threshold"])
+    by_p = "p_value" in settings["method"]
+    return settings["column"], threshold / max(value, 1e-300) if by_p else value / threshold
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ logging.disable(logging.WARNING)
 
 def alarms(plan: dict[str, Any]) -> list[Score]:
     reference, windows = table(plan["reference"]), [table(path) for path in plan["windows"]]
-    made = nml.UnivariateDriftCalculator(column_names=list(reference.columns), chunk_size=len(windows[0]))
-    found = made.fit(reference).calculate(pd.concat(windows, ignore_index=True)).filter(period="analysis").to_df()
-    values = found.xs("value", axis=1, level=2).to_numpy()
-    limits = found.xs("upper_threshold", axis=1, level=2).to_numpy().astype(float)
-    alerts = found.xs("alert", axis=1, level=2).to_numpy().astype(bool)
-    names = found.xs("value", axis=1, level=2).columns.get_level_values(0)
+    calculator = nml.UnivariateDriftCalculator(column_names=list(reference.columns), chunk_size=len(windows[0]))
+    drift = calculator.fit(reference).calculate(pd.concat(windows, ignore_index=True)).filter(period="analysis").to_df()
+    values = drift.xs("value", axis=1, level=2).to_numpy()
+    limits = drift.xs("upper_threshold", axis=1, level=2).to_numpy().astype(float)
+    alerts = drift.xs("alert", axis=1, level=2).to_numpy().astype(bool)
+    names = drift.xs("value", axis=1, level=2).columns.get_level_values(0)
     ratios = (values / np.maximum(limits, 1e-12)).tolist()
     return [(dict(zip(names, one, strict=True)), bool(a.any())) for one, a in zip(ratios, alerts, strict=True)]
 
@@ -34,26 +34,26 @@ def classifier(plan: dict[str, Any]) -> dict[str, list[float]]:
     """Estimated metrics of each week."""
     reference, live = pd.read_csv(plan["reference"]), pd.read_csv(plan["live"], parse_dates=["when"])
     reference["when"] = pd.to_datetime(reference["when"])
-    made = nml.CBPE(
+    estimator = nml.CBPE(
         y_pred_proba="score", y_pred="called", y_true="label", timestamp_column_name="when", chunk_period="W",
         problem_type="classification_binary", metrics=plan["metrics"],
     )  # fmt: skip
-    return _weeks(made.fit(reference).estimate(live.drop(columns="label")), plan["metrics"])
+    return _weeks(estimator.fit(reference).estimate(live.drop(columns="label")), plan["metrics"])
 
 
 def regressor(plan: dict[str, Any]) -> dict[str, list[float]]:
     """Estimated losses of each week."""
     reference, live = pd.read_csv(plan["reference"]), pd.read_csv(plan["live"], parse_dates=["when"])
     reference["when"] = pd.to_datetime(reference["when"])
-    made = nml.DLE(
+    estimator = nml.DLE(
         feature_column_names=plan["features"], y_pred="prediction", y_true="label", timestamp_column_name="when",
         chunk_period="W", metrics=plan["metrics"],
     )  # fmt: skip
-    return _weeks(made.fit(reference).estimate(live.drop(columns="label")), plan["metrics"])
+    return _weeks(estimator.fit(reference).estimate(live.drop(columns="label")), plan["metrics"])
 
 
-def _weeks(found: Any, metrics: list[str]) -> dict[str, list[float]]:
-    weeks = found.filter(period="analysis").to_df()
+def _weeks(estimates: Any, metrics: list[str]) -> dict[str, list[float]]:
+    weeks = estimates.filter(period="analysis").to_df()
     starts = [str(start)[:10] for start in weeks[("chunk", "start_date")]]
     return {"weeks": starts} | {metric: weeks[(metric, "value")].astype(float).tolist() for metric in metrics}
 

@@ -26,8 +26,8 @@ def profile(plan: dict[str, Any]) -> list[float]:
 
 
 def _score(live: Any, reference: Any) -> Score:
-    found = calculate_drift_scores(live, reference, with_thresholds=True)
-    scores = {name: one for name, one in found.items() if one}
+    drift = calculate_drift_scores(live, reference, with_thresholds=True)
+    scores = {name: one for name, one in drift.items() if one}
     ratios = {name: _ratio(one) for name, one in scores.items()}
     return ratios, any(one["drift_category"] == "DRIFT" for one in scores.values())
 
