@@ -151,7 +151,7 @@ def _own(name: str, arguments: argparse.Namespace) -> None:
     if importlib.util.find_spec(module) is None:
         print(f"no section {name} yet", flush=True)
         return
-    rows = [results.Row.model_validate(made) for made in importlib.import_module(module).rows()]
+    rows = [results.Row.model_validate(record) for record in importlib.import_module(module).rows()]
     print(f"written to {results.write(AREA, rows, _versions(), _ABOUT, arguments.out, arguments.host)}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Batch prediction beside the model alone on all cores, and its memory as the table grows.
+"""Batch prediction compared with the model alone on all cores, and its memory as the table grows.
 
 The model alone: one process per core, each with a single-threaded ONNX session, scores rows that are already encoded in
 its memory, in calls of 512 rows as batch prediction does. Nothing is read, encoded or written. Batch prediction is
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 TABLE_ROWS = 1 << 22
 LARGER = 4
-"""How many times as large the second table is: what a prediction takes to begin and end counts for less in it."""
+"""How many times as large the second table is: a prediction's fixed costs count for less in it."""
 TURNS = 3
 SPEED_TARGET = 0.85
 _PORTS = ("dashboard_port", "serve_port", "gcs_port", "mlflow_port", "haproxy_stats_port", "haproxy_metrics_port")
 
 
 class Way(NamedTuple):
-    """A table, and the columns of it that are written, all if none is named."""
+    """A table and the columns that are written; all columns if none is named."""
 
     source: str
     keep: tuple[str, ...]
@@ -51,7 +51,7 @@ class Way(NamedTuple):
 
 
 def rows() -> list[dict[str, Any]]:
-    """Run it all: a row for each table, place and choice of columns, and two for memory."""
+    """Return a row for each table, place and choice of columns, and two for memory."""
     with _cluster() as (workspace, base):
         start_s = _first_s(workspace, base)
         measured = [
@@ -103,7 +103,7 @@ def _speed_rows(
 def _turns(
     workspace: Any, version: ModelVersion, ways: list[Way], folder: Path
 ) -> tuple[list[list[BatchPrediction]], list[float]]:
-    """Each way once a turn, and the model alone before, between and after the turns."""
+    """Run each way once per round, and the model alone before, between and after the rounds."""
     turns, alone = [], [_alone(folder)]
     for _ in range(TURNS):
         turns.append([_scored(workspace, version, way, folder) for way in ways])
@@ -144,7 +144,7 @@ def _profile(turns: list[BatchPrediction], alone: float) -> str:
 
 
 def _alone(folder: Path) -> float:
-    """Rows a second of the model alone, in as many processes as there are cores."""
+    """Rows per second of the model alone, in one process per core."""
     context, count = multiprocessing.get_context("spawn"), os.cpu_count() or 1
     start, done = context.Barrier(count + 1), context.Barrier(count + 1)
     each = TABLE_ROWS // count
@@ -174,7 +174,7 @@ def _score_alone(folder: Path, count: int, start: Barrier, done: Barrier) -> Non
 
 @contextmanager
 def _cluster() -> Iterator[tuple[Any, Path]]:
-    """Yield a project context on a warmed-up cluster of all cores, with ports and a home of its own."""
+    """Yield a project context on a warmed-up cluster of all cores, with its own ports and home."""
     with _scratch(None) as base:
         ports = {port: local_cluster.free_port() for port in _PORTS}
         settings = Settings(home=base / "home", cpus=max(2, os.cpu_count() or 2), replica_ports_from=37000, **ports)  # type: ignore[arg-type]

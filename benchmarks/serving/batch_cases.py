@@ -18,7 +18,7 @@ from features.manifest import MODEL_FILE, Manifest
 
 CHUNK_ROWS = 1 << 18
 ENCODED = "encoded.npz"
-"""Beside a case's model: its first ``CHUNK_ROWS`` rows, encoded."""
+"""A file next to a case's model: its first ``CHUNK_ROWS`` rows, encoded."""
 ID = "id"
 TABLE = "bench.requests"
 _ROW_GROUP_ROWS = 1 << 17
@@ -78,11 +78,11 @@ WIDE = BatchCase(
 )
 """As many numbers and categories as examples/flights, with vocabularies of the same sizes and its model's layers."""
 LIGHT = BatchCase("32 float32 numbers", 32, np.float32, (8,))
-"""A model of next to no time, for what does not depend on it."""
+"""A model that takes almost no time, for measurements that do not depend on it."""
 
 
 def bundle(case: BatchCase, folder: Path) -> ModelVersion:
-    """A bundle of the case's model with random weights: how good it is does not change how long it takes."""
+    """A bundle of the case's model with random weights: quality does not affect the time."""
     import torch
 
     from trainers.config import ModelSpec
@@ -119,7 +119,7 @@ def parquet(case: BatchCase, count: int, path: Path) -> str:
 
 
 def repeated(file: str, times: int, folder: Path) -> str:
-    """A folder that holds ``file`` ``times``: a large table that takes the disk of a small one."""
+    """A folder with ``times`` links to ``file``: a large table in the disk space of a small one."""
     folder.mkdir()
     for i in range(times):
         os.link(file, folder / f"{i:04d}.parquet")

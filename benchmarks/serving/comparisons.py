@@ -1,4 +1,4 @@
-"""Measures as rows of the results, each held to its target."""
+"""Measures as rows of the results, each compared with its target."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _NOT_RUN = "could not be run: "
 
 
 def rows(measurements: Measurements, sections: frozenset[str]) -> list[Row]:
-    """Rows of the sections that were measured, in the order of the issue's table."""
-    made = {
+    """Return the rows of the measured sections, in the order of the results page."""
+    builders = {
         "one_row": _one_row, "canary": _canary, "open_loop": _open_loop, "shadow": _shadow, "reporting": _reporting,
         "tensors": _tensors, "changes": _changes,
     }  # fmt: skip
-    asked = [each for section, make in made.items() if section in sections for each in make(measurements)]
+    table = [each for section, make in builders.items() if section in sections for each in make(measurements)]
     if sections & {"one_row", "canary"}:
-        asked += [*_everything_on(measurements), _measure_load_generator(measurements)]
-    return asked
+        table += [*_everything_on(measurements), _measure_load_generator(measurements)]
+    return table
 
 
 def _one_row(measurements: Measurements) -> Iterator[Row]:
@@ -57,7 +57,7 @@ def _open_loop(measurements: Measurements) -> Iterator[Row]:
 
 
 def _shadow(measurements: Measurements) -> Iterator[Row]:
-    yield _held(measurements, m.SHADOWED, row(
+    yield _mark_failed(measurements, m.SHADOWED, row(
         f"{_OPEN}: p99 while a challenger gets copies of {SHADOW_SHARE:.0%}", "ms",
         measurements.median(NAME, m.SHADOWED),
         "rayloop without it", measurements.median(NAME, m.UNSHADOWED), Target(of="ratio", sign="≤", limit=1.1),
@@ -65,11 +65,11 @@ def _shadow(measurements: Measurements) -> Iterator[Row]:
 
 
 def _reporting(measurements: Measurements) -> Iterator[Row]:
-    yield _held(measurements, m.REPORTING, row(
+    yield _mark_failed(measurements, m.REPORTING, row(
         "cost of prediction log and live profile", "requests/s", measurements.median(NAME, m.REPORTING),
         "rayloop without them", measurements.median(NAME, m.SILENT), _least(0.9),
     ))  # fmt: skip
-    yield _held(measurements, m.REPORTING, row(
+    yield _mark_failed(measurements, m.REPORTING, row(
         "cost of the live profile", "requests/s", measurements.median(NAME, m.REPORTING),
         "rayloop with its log alone", measurements.median(NAME, m.LOGGING), _least(0.95),
     ))  # fmt: skip
@@ -81,7 +81,7 @@ def _tensors(measurements: Measurements) -> Iterator[Row]:
     work, ours = f"{TENSOR_ROWS} rows a request, OIP binary tensors", measurements.median(NAME, m.TENSORS)
     for yardstick, target in ((MODEL, _least(0.8)), (ENCODED, None)):
         value = measurements.median(yardstick, m.TENSORS)
-        yield _held(measurements, m.TENSORS, row(work, "rows/s", ours, yardstick, value, target, note))
+        yield _mark_failed(measurements, m.TENSORS, row(work, "rows/s", ours, yardstick, value, target, note))
 
 
 def _changes(measurements: Measurements) -> Iterator[Row]:
@@ -90,11 +90,13 @@ def _changes(measurements: Measurements) -> Iterator[Row]:
         values = measurements.values(NAME, measure)
         note = f"of {len(values)}, the worst {max(values):,.0f} ms" if values else "not measured"
         limit = Target(of="value", sign="≤", limit=1000.0)
-        yield _held(measurements, measure, row(work, "ms", measurements.median(NAME, measure), target=limit, note=note))
+        yield _mark_failed(
+            measurements, measure, row(work, "ms", measurements.median(NAME, measure), target=limit, note=note)
+        )
 
 
 def _everything_on(measurements: Measurements) -> Iterator[Row]:
-    """That the log and the profile were on is shown, not said: the worst round counts."""
+    """Show that the log and the profile were on, by the worst round."""
     works = {
         m.LOGGED: "prediction log, rows per answered request",
         m.PROFILED: "live profile, rows per answered request",
@@ -106,7 +108,7 @@ def _everything_on(measurements: Measurements) -> Iterator[Row]:
 
 
 def _measure_load_generator(measurements: Measurements) -> Row:
-    """The load must be able to go much faster than what it measures."""
+    """Show that the load generator is much faster than the servers it measures."""
     names = [NAME, *(peer.name for peer in PEERS_ALL)]
     rates = {name: rate for name in names if (rate := measurements.median(name, m.RATE)) is not None}
     fastest = max(rates, key=rates.__getitem__, default="")
@@ -136,16 +138,16 @@ def _compared(
         note = f"{_NOT_RUN}{measurements.failure(peer) or 'not measured'}"
     elif wrong := measurements.notes(peer, theirs) or measurements.failure(peer):
         note = f"{note}; {peer}: {wrong}".removeprefix("; ")
-    return _held(measurements, ours, row(work, unit, measurements.median(NAME, ours), peer, value, target, note))
+    return _mark_failed(measurements, ours, row(work, unit, measurements.median(NAME, ours), peer, value, target, note))
 
 
-def _held(measurements: Measurements, measure: str, made: Row) -> Row:
-    """A row in which rayloop failed requests is not met, whatever its speed."""
+def _mark_failed(measurements: Measurements, measure: str, comparison: Row) -> Row:
+    """Mark a row as not met if rayloop failed requests, regardless of its speed."""
     wrong = measurements.failure(NAME) or measurements.notes(NAME, measure)
     if not wrong:
-        return made
-    note = f"{made.note}; rayloop: {wrong}".removeprefix("; ")
-    return made.model_copy(update={"met": False if made.met is not None else None, "note": note})
+        return comparison
+    note = f"{comparison.note}; rayloop: {wrong}".removeprefix("; ")
+    return comparison.model_copy(update={"met": False if comparison.met is not None else None, "note": note})
 
 
 def _least(ratio: float) -> Target:

@@ -1,8 +1,8 @@
 """Connections, and the two ways to drive them.
 
-closed   each connection sends its next request when it has the answer to the last: how much a server can do
-open     requests leave at random times (Poisson) that are drawn in advance, whatever the server does. Latency counts
-         from the time a request was meant to leave, so that a server that stalls is charged for all who came meanwhile
+closed   each connection sends its next request when the last response arrives: the server's throughput
+open     requests leave at random times (Poisson), drawn in advance, independent of the server. Latency counts
+         from the time a request was meant to leave, so that a stall counts for every request due meanwhile
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from benchmarks.serving.http import Response, parse_response
 from benchmarks.serving.plan import LoadPlan, Report, arrivals, quantile
 
 DRAIN_S = 5.0
-"""How long the last answers are waited for."""
+"""Seconds to wait for the last responses."""
 _RECONNECT_S = 0.05
 _OK = 200
 
 
 class Driver(Protocol):
-    """Who decides what a connection does next."""
+    """Decides what a connection does next."""
 
     def ready(self, connection: Connection) -> None: ...
     def answered(self, connection: Connection, response: Response) -> None: ...
@@ -41,7 +41,7 @@ class Connection(asyncio.Protocol):
         self.meant = 0.0
 
     async def connect(self) -> None:
-        """Connect; says ``ready`` to the driver when it is."""
+        """Connect, then call the driver's ``ready``."""
         loop = asyncio.get_running_loop()
         while not self.open:
             try:
@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
                 await asyncio.sleep(_RECONNECT_S)
 
     def send(self, request: bytes, meant: float) -> None:
-        """Send; ``meant`` is when it was to leave."""
+        """Send; ``meant`` is when the request was due."""
         assert self._transport is not None
         self.busy, self.meant = True, meant
         self._transport.write(request)
@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
         if response is not None:
             self._buffer, self.busy = b"", False
             if response.header(b"connection") == b"close":
-                # The server says that it will take nothing more here; connection_lost opens another.
+                # The server accepts no more requests on this connection; connection_lost opens another.
                 self.open = False
                 self.close()
             self._driver.answered(self, response)
@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
 
 
 class _Load:
-    """What both kinds share: the clock, the tally and the end."""
+    """What both kinds share: the clock, the counts and the end."""
 
     def __init__(self, plan: LoadPlan) -> None:
         self.plan = plan
@@ -100,7 +100,7 @@ class _Load:
         self.connections = [Connection(self, plan.port) for _ in range(plan.connections)]
 
     async def run(self) -> Report:
-        """Connect, load, wait for the last answers."""
+        """Connect, run the load, wait for the last responses."""
         self.begin = time.monotonic() + self.plan.warm_up_s
         self.end = self.begin + self.plan.seconds
         connecting = asyncio.gather(*(connection.connect() for connection in self.connections))
@@ -126,7 +126,7 @@ class _Load:
         raise NotImplementedError
 
     def unanswered(self, now: float) -> list[float]:
-        """Seconds waited so far by those who were not answered in time."""
+        """Seconds that the unanswered requests have waited so far."""
         return []
 
     def report(self) -> Report:
@@ -144,7 +144,7 @@ class _Load:
             p50_ms=quantile(latencies, 0.5) * 1e3,
             p99_ms=quantile(latencies, 0.99) * 1e3,
             late_ms=quantile(sorted(self._late), 0.99) * 1e3,
-            seen={value.decode(): (count, self._last[value]) for value, count in self._counts.items()},
+            by_header={value.decode(): (count, self._last[value]) for value, count in self._counts.items()},
         )
 
     def take(self) -> bytes:
@@ -165,12 +165,12 @@ class _Load:
             self._last[value] = now
 
     def measures(self, meant: float, now: float) -> bool:
-        """Whether an answer counts."""
+        """Whether a response counts."""
         raise NotImplementedError
 
 
 class Closed(_Load):
-    """Each connection has one request under way, always."""
+    """Each connection always has one request in flight."""
 
     def ready(self, connection: Connection) -> None:
         self.next(connection, time.monotonic())

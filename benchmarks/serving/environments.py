@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, made when it is first needed and again when its pins change."""
+"""A virtual environment for each peer, created when first needed, and again when its pins change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def requirements(peer: str, peers: Path = PEERS) -> Path:
 
 
 def pinned(peer: str, peers: Path = PEERS) -> tuple[str, str]:
-    """Name and version of the peer itself, the first line of its requirements."""
+    """Name and version of the peer itself, from the first line of its requirements."""
     name, _, version = requirements(peer, peers).read_text().splitlines()[0].partition("==")
     return name, version
 
@@ -40,7 +40,7 @@ def environment(peer: str, note: Callable[[str], None], peers: Path = PEERS) -> 
         shutil.rmtree(folder, ignore_errors=True)
         _run([sys.executable, "-m", "venv", str(folder)])
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        # The pins are the whole environment: nothing is left for pip to choose.
+        # The pins cover the whole environment, so pip resolves nothing.
         _run([*pip, "--no-deps", "-r", str(requirements(peer, peers))])
         stamp.write_text(wanted)
     return folder / "bin"

@@ -20,8 +20,8 @@ class Response(NamedTuple):
 
     def header(self, name: bytes) -> bytes:
         """A header's value; empty when there is none. ``name`` in lower case."""
-        _, found, rest = self.head.partition(b"\r\n" + name + b":")
-        return rest.partition(b"\r\n")[0].strip() if found else b""
+        _, separator, rest = self.head.partition(b"\r\n" + name + b":")
+        return rest.partition(b"\r\n")[0].strip() if separator else b""
 
 
 def encode_request(path: str, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:

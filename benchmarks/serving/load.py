@@ -1,4 +1,4 @@
-"""The load generator, in a process of its own: pre-encoded requests over persistent connections.
+"""The load generator, in its own process: pre-encoded requests over persistent connections.
 
 ``python -m benchmarks.serving.load`` reads a plan as JSON from standard input, prints ``started`` after the first
 response, and a report as JSON at the end.
@@ -20,8 +20,8 @@ from benchmarks.serving.plan import LoadPlan, Report
 
 
 def _loop(plan: LoadPlan) -> asyncio.AbstractEventLoop:
-    # Timers of epoll, uvloop's too, are whole milliseconds; those of select are exact, and its cost is nothing at such
-    # rates.
+    # Timers of epoll, uvloop's too, are whole milliseconds; those of select are exact, and its cost is negligible at
+    # such rates.
     return asyncio.SelectorEventLoop(selectors.SelectSelector()) if plan.rate else uvloop.new_event_loop()
 
 

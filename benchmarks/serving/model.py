@@ -41,7 +41,7 @@ _REFERENCE_ROWS, _REFERENCE_WINDOWS = 24_000, 24
 
 
 class Mlp(torch.nn.Module):
-    """Embeddings of the categories beside the numbers, two hidden layers, one probability."""
+    """Embeddings of the categories and the numbers, two hidden layers, one probability."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,18 +98,18 @@ def session(folder: Path) -> ort.InferenceSession:
 
 
 def scores(folder: Path, columns: Columns) -> np.ndarray:
-    """What every server must say of these rows."""
+    """The scores that every server must return for these rows."""
     return np.asarray(session(folder).run(["scores"], arrays(columns))[0])
 
 
 def alone(folder: Path, columns: Columns, seconds: float) -> float:
-    """Rows per second of the model alone: the same encoded rows again and again."""
+    """Rows per second of the model alone: the same encoded rows repeatedly."""
     run, fed = session(folder).run, arrays(columns)
     return _rows_per_second(lambda: run(["scores"], fed), len(fed["numbers"]), seconds)
 
 
 def encoded(folder: Path, columns: Columns, seconds: float) -> float:
-    """Rows per second of encoding and model: the same typed columns again and again."""
+    """Rows per second of encoding and model: the same typed columns repeatedly."""
     run, typed = session(folder).run, table(columns)
     return _rows_per_second(lambda: run(["scores"], ENCODER.encode(typed)), typed.num_rows, seconds)
 
@@ -137,7 +137,7 @@ def _export(module: torch.nn.Module, path: Path) -> None:
 
 
 def _reference(folder: Path, seed: int) -> bytes:
-    """The profile of made training rows with their scores, in hourly windows."""
+    """The profile of generated training rows with their scores, in hourly windows."""
     columns = sample(_REFERENCE_ROWS, seed)
     windows = np.repeat(np.arange(_REFERENCE_WINDOWS), _REFERENCE_ROWS // _REFERENCE_WINDOWS)
     when = pa.array((windows * WINDOW_S * 1e6).astype(np.int64)).cast(pa.timestamp("us", "UTC"))

@@ -1,4 +1,4 @@
-"""What a load is to do, and what it found. Standard library only: the load starts fast and carries nothing along."""
+"""The plan and the report of a load. Standard library only, so that the load generator starts fast and stays small."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 class LoadPlan(NamedTuple):
     """``rate`` requests per second make an open load, 0 a closed one. The warm-up does not count.
 
-    ``header`` names a response header by whose values answers are counted and timed.
+    ``header`` names a response header by whose values responses are counted and timed.
     """
 
     port: int
@@ -37,9 +37,10 @@ class LoadPlan(NamedTuple):
 class Report(NamedTuple):
     """``answered`` and the latencies are those of responses (HTTP 200) in the measured time; ``total`` counts all.
 
-    ``failures`` counts the others by cause: a status, a lost connection, no response. ``late_ms`` is the 99th
-    percentile of how late the load generator itself sends a request: the machine is too busy, not the server. ``seen``
-    maps each value of the plan's header to its count and the time of the last one (CLOCK_MONOTONIC, seconds).
+        ``failures`` counts the others by cause: a status, a lost connection, no response. ``late_ms`` is the 99th
+    percentile of how late the load generator itself sends a request: large when the machine is too busy.
+        ``by_header`` maps each value of the plan's header to its count and the time of the last one (CLOCK_MONOTONIC,
+    seconds).
     """
 
     answered: int
@@ -49,7 +50,7 @@ class Report(NamedTuple):
     p50_ms: float
     p99_ms: float
     late_ms: float
-    seen: dict[str, tuple[int, float]]
+    by_header: dict[str, tuple[int, float]]
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
@@ -63,5 +64,5 @@ def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that at least ``share`` of ``ordered`` do not exceed; 0 of none."""
+    """The smallest value that at least ``share`` of ``ordered`` do not exceed; 0 if ``ordered`` is empty."""
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0

@@ -21,7 +21,7 @@ _ERROR_CHARS = 600
 
 
 class ServerFailed(Exception):
-    """A server that did not start, or does not do what it is asked; the message says why."""
+    """A server that did not start or does not respond correctly; the message says why."""
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def server(
 ) -> Iterator[None]:
     """A server that ``answers``, until the block ends. Raises ServerFailed with the end of its log.
 
-    It is told to stop with SIGTERM; what of it is still there ``_STOP_S`` seconds later is killed.
+    It gets SIGTERM; processes that remain ``_STOP_S`` seconds later are killed.
     """
     mark = uuid.uuid4().hex
     with log.open("w") as out:

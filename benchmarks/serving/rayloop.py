@@ -33,7 +33,7 @@ SHADOW_SHARE = 0.5
 VARIANT, VERSION = "x-rayloop-variant", "x-rayloop-version"
 
 _PATH = f"/v2/models/{model.NAME}/infer"
-# Replicas report twice a second, the ledger commits every two.
+# Replicas report twice a second; the log writer commits every two seconds.
 _QUIET_S = 8.0
 _POLL_S = 0.5
 _NEVER = 10**9
@@ -45,7 +45,7 @@ _DRIFT = DriftPolicy(window_s=model.WINDOW_S, action="notify")
 
 
 class ServingCluster:
-    """A cluster with the benchmark's model served, all of it on. Used again for each round: the home stays."""
+    """A cluster with the benchmark's model served, everything on. Each round uses the same home again."""
 
     def __init__(self, folder: Path, bundles: tuple[Path, Path]) -> None:
         self.settings = own_settings(folder)
@@ -56,7 +56,7 @@ class ServingCluster:
 
     @contextmanager
     def running(self) -> Iterator[Subject]:
-        """The champion answers, is logged and watched, until the block ends."""
+        """Serve, log and monitor the champion until the block ends."""
         local_cluster.start(self.settings)
         connection.use_token()
         try:
@@ -88,11 +88,11 @@ class ServingCluster:
         get_result(connect_config_writer(self.settings).deploy.remote(self.champion, options))
 
     def set_champion(self, version: ModelVersion) -> None:
-        """Returns when every replica serves ``version``."""
+        """Wait until every replica serves ``version``."""
         get_result(connect_config_writer(self.settings).set_champion.remote(version))
 
     def start_rollout(self, shadow: bool = False) -> None:
-        """Put the second version on a share of the requests, for good; as a shadow it gets a copy of half of them."""
+        """Route a share of the requests to the second version permanently; a shadow gets a copy of half of them."""
         options = ServingOptions(profile_window_s=model.WINDOW_S)
         policy = _POLICY.model_copy(update={"shadow": True, "steps": (SHADOW_SHARE, 1.0)}) if shadow else _POLICY
         get_result(self._controller().start.remote(self.challenger, policy, options))
@@ -101,7 +101,7 @@ class ServingCluster:
         get_result(self._controller().abort.remote("measured"))
 
     def share(self) -> float:
-        """The challenger's share as Serve is told now."""
+        """The challenger's share in Serve's current configuration."""
         current: ServerConfig | None = get_result(
             connect_config_writer(self.settings).current_config.remote(model.NAME)
         )
@@ -109,13 +109,13 @@ class ServingCluster:
 
     def reported(self, expected: int) -> tuple[int, int]:
         """Return the rows in prediction log and monitor since the start; wait for ``expected`` while more arrive."""
-        found, since = (0, 0), time.monotonic()
-        while min(found) < expected and time.monotonic() < since + _QUIET_S:
+        counts, since = (0, 0), time.monotonic()
+        while min(counts) < expected and time.monotonic() < since + _QUIET_S:
             now = self._logged() - self._logged_before, self._profiled()
-            if now != found:
-                found, since = now, time.monotonic()
+            if now != counts:
+                counts, since = now, time.monotonic()
             time.sleep(_POLL_S)
-        return found
+        return counts
 
     def _register(self) -> None:
         if self._versions:

@@ -13,7 +13,7 @@ _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:
 
 
 class Responder(asyncio.Protocol):
-    """Answers each piece of data: the load's requests are small, and come one at a time."""
+    """Answers each piece of data: the load's requests are small and arrive one at a time."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

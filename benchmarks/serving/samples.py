@@ -1,4 +1,4 @@
-"""The rows that every server is asked about, in the shapes that servers take. Pure, from a seed."""
+"""The rows that every server scores, in the formats that servers accept. Pure, from a seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VOCABULARIES = {
     "origin": tuple(f"origin-{i:03d}" for i in range(100)),
 }
 UNKNOWN = "never-seen"
-"""A value that no vocabulary holds: every server must cope with it."""
+"""A value in no vocabulary, which every server must accept."""
 
 _UNKNOWN_SHARE = 0.02
 _DIGITS = 4
@@ -69,7 +69,7 @@ def open_inference(path: str, columns: Columns) -> bytes:
 
 
 def binary_tensors(path: str, columns: Columns) -> bytes:
-    """The Open Inference Protocol with its binary tensor extension, for the answer too.
+    """The Open Inference Protocol with its binary tensor extension, for the response too.
 
     The JSON header comes first, then each tensor's bytes in the order of the inputs: numbers little-endian, BYTES
     elements each after their length (uint32, little-endian).
@@ -91,17 +91,17 @@ def tensor(name: str, values: Sequence[Any]) -> dict[str, Any]:
 
 
 def record_scores(response: Response) -> list[float]:
-    """Of ``{"score": 0.5}``."""
+    """Scores from ``{"score": 0.5}``."""
     return [json.loads(response.body)["score"]]
 
 
 def predictions_scores(response: Response) -> list[float]:
-    """Of ``{"predictions": [0.5]}``."""
+    """Scores from ``{"predictions": [0.5]}``."""
     return list(json.loads(response.body)["predictions"])
 
 
 def open_inference_scores(response: Response) -> list[float]:
-    """Of the first output tensor, JSON or binary."""
+    """Scores from the first output tensor, JSON or binary."""
     length = response.header(_BINARY.lower().encode())
     head = response.body[: int(length)] if length else response.body
     output: Mapping[str, Any] = json.loads(head)["outputs"][0]
@@ -114,7 +114,7 @@ def open_inference_scores(response: Response) -> list[float]:
 
 
 def no_scores(response: Response) -> list[float]:
-    """Of the empty handler."""
+    """Scores from the empty handler's response."""
     return []
 
 

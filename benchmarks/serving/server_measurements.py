@@ -60,7 +60,7 @@ class ServingWorkload(NamedTuple):
 
 
 def measure_server(subject: Subject, work: ServingWorkload, measurements: Measurements) -> int:
-    """Check and measure a server with one row a request. Returns the requests answered."""
+    """Check and measure a server with one row per request. Returns the number of answered requests."""
     answered = check(subject, work)
     _wait_until_idle()
     if work.wants("one_row", "canary"):
@@ -104,7 +104,7 @@ def _wait_until_idle() -> None:
 
 
 def check(subject: Subject, work: ServingWorkload) -> int:
-    """Check that the server returns the model's scores. Returns the requests sent. Raises ServerFailed."""
+    """Check that the server returns the model's scores. Returns the number of requests. Raises ServerFailed."""
     parts = samples.split({name: values[:_CHECKED] for name, values in work.rows.items()}, 1)
     for part in parts:
         _check(subject, part, subject.encode, subject.scores, work)
@@ -150,14 +150,14 @@ def _open(subject: Subject, work: ServingWorkload, measurements: Measurements) -
 
 def _canary(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, measurements: Measurements) -> int:
     report = _closed(subject, work, measurements, m.CANARY)
-    measurements.add(NAME, m.CHALLENGED, report.seen.get(CHALLENGER, (0, 0.0))[0] / max(1, report.total))
+    measurements.add(NAME, m.CHALLENGED, report.by_header.get(CHALLENGER, (0, 0.0))[0] / max(1, report.total))
     if rayloop.share() != SHARE:
         measurements.note(NAME, m.CANARY, f"the challenger's share became {rayloop.share():g}")
     return report.total
 
 
 def _shadow(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, measurements: Measurements) -> int:
-    """The open load without a shadow and with one, by turns."""
+    """Alternate the open load without and with a shadow."""
     answered = 0
     for shadowed in (False, True, True, False):
         if shadowed:
@@ -174,7 +174,7 @@ def _shadow(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, me
 
 
 def _changes(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, measurements: Measurements) -> int:
-    """Abort, then a weight change there and back, each under load of its own."""
+    """Abort, then change a weight and back, each under its own load."""
     answered = _change(subject, work, measurements, m.ABORT, CHALLENGER, rayloop.abort_rollout)
     by_version = subject._replace(header=VERSION)
     there, back = rayloop.challenger, rayloop.champion
@@ -195,16 +195,16 @@ def _change(
     old: str,
     change: Callable[[], None],
 ) -> int:
-    """Milliseconds from the call until the last answer of ``old``, as the load's header tells it."""
+    """Milliseconds from the call until the last response of ``old``, by the load's header."""
     with loading(closed_plan(subject, _requests(subject, work), _CHANGE_S)) as running:
         running.wait_for_first()
         time.sleep(_CHANGE_AT_S)
         called = time.monotonic()
         change()
         report = running.report()
-    if old not in report.seen:
+    if old not in report.by_header:
         raise ServerFailed(f"no answer came from {old} before it was to change")
-    measurements.add(NAME, measure, max(0.0, report.seen[old][1] - called) * 1e3)
+    measurements.add(NAME, measure, max(0.0, report.by_header[old][1] - called) * 1e3)
     _note_failures(report, subject, measure, measurements)
     return report.total
 
@@ -224,7 +224,7 @@ def _tensors(
 
 
 def _reporting(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, measurements: Measurements) -> None:
-    """On and off by turns, so that the machine's drift meets all."""
+    """Alternate on and off, so that machine drift affects both."""
     turns = ((m.REPORTING, True, True), (m.LOGGING, True, False), (m.SILENT, False, False))
     for measure, report, profile in (*turns, *reversed(turns)):
         rayloop.deploy(report, profile)

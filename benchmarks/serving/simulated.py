@@ -1,7 +1,7 @@
-"""Simulated rollouts of variants of known quality, judged by the very judge that steers real ones. Pure, seeded.
+"""Simulated rollouts of variants of known quality, judged by the production verdict. Pure, seeded.
 
-A row has a true log-odds; a variant knows it up to noise. Equal variants have noise of their own of the same spread; a
-challenger that is so many points worse has that much more that its accuracy is lower by so many points.
+A row has a true log-odds; a variant knows it up to noise. Equal variants have independent noise of the same spread; a
+challenger that is some points worse has as much more noise as lowers its accuracy by those points.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def costs(chance: np.random.Generator, rows: int, noise: float, metric: Metric) 
 
 @cache
 def noise_for(points: float) -> float:
-    """How much noise lowers the accuracy by so many points of a hundred, to a tenth of a point."""
+    """Noise that lowers the accuracy by ``points`` percentage points, to a tenth of a point."""
     low, high = 0.0, _MOST_NOISE
     for _ in range(12):
         median_or_none = (low + high) / 2.0
@@ -82,22 +82,22 @@ def rollouts(count: int, points: float, plan: RolloutPlan) -> Iterator[Outcome]:
 
 
 def _rollout(chance: np.random.Generator, noise: float, plan: RolloutPlan) -> Outcome:
-    drawn = costs(chance, plan.horizon, noise, plan.policy.metric)
-    seen = ComparisonEvidence()
+    losses = costs(chance, plan.horizon, noise, plan.policy.metric)
+    evidence = ComparisonEvidence()
     for look in range(1, plan.looks + 1):
         end = look * plan.rows
-        paired = PairedMoments.from_losses(*drawn[:, end - plan.rows : end])
+        paired = PairedMoments.from_losses(*losses[:, end - plan.rows : end])
         challenger = int(chance.binomial(2 * plan.rows, SHARE))
         arms = [_arm(chance, requests) for requests in (2 * plan.rows - challenger, challenger)]
-        seen += ComparisonEvidence(champion=arms[0], challenger=arms[1], paired=paired)
-        verdict = judge(RolloutEvidence(by_share={SHARE: seen}), SHARE, 0.0, plan.policy)
+        evidence += ComparisonEvidence(champion=arms[0], challenger=arms[1], paired=paired)
+        verdict = judge(RolloutEvidence(by_share={SHARE: evidence}), SHARE, 0.0, plan.policy)
         if verdict.kind != "hold":
-            return Outcome(verdict.kind, end, drawn)
-    return Outcome("hold", plan.horizon, drawn)
+            return Outcome(verdict.kind, end, losses)
+    return Outcome("hold", plan.horizon, losses)
 
 
 def _arm(chance: np.random.Generator, requests: int) -> VariantStats:
-    """Requests of one variant since the last look: both fail as seldom, and are as quick."""
+    """Requests of one variant since the last look: both have the same error rate and latency."""
     failures = int(chance.binomial(requests, _ERROR_RATE))
     latency = LatencyHistogram.from_values(20.0 * chance.lognormal(0.0, _LATENCY_SPREAD, _BATCHES_A_LOOK))
     return VariantStats(requests=requests, errors=failures, failures=failures, keys=requests, latency=latency)

@@ -1,4 +1,4 @@
-"""What is measured besides rayloop: how each peer is started, asked and understood."""
+"""The peers: how to start each server, build its requests and read its responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.serving.samples import Columns
 from cluster import local_cluster
 from cluster.settings import Settings
 
-# Some thousand that no other cluster of this machine is likely to use, below those that the system gives out.
+# Ports that another cluster on this machine is unlikely to use, below the system's ephemeral ports.
 _REPLICA_PORTS_FROM = 10_800
 _START_S = 120.0
 _OK = 200
@@ -46,7 +46,7 @@ class Peer(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A server that runs, and how to talk to it."""
+    """A running server, and how to call it."""
 
     name: str
     port: int
@@ -96,7 +96,7 @@ PEERS_ALL = (
 
 @contextmanager
 def running(peer: Peer, model: Path, note: Callable[[str], None]) -> Iterator[Subject]:
-    """The peer's server, until the block ends. Raises InstallFailed or ServerFailed."""
+    """Run the peer's server until the block ends. Raises InstallFailed or ServerFailed."""
     binaries = Path(sys.executable).parent if peer.ray else environment(peer.folder, note)
     ports = [local_cluster.free_port() for _ in range(3)]
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:

@@ -66,9 +66,9 @@ def test_closed_load_counts_every_response_and_failure() -> None:
 def test_load_with_a_header_counts_responses_by_its_value() -> None:
     turns = itertools.count()
     report = run(lambda: OK % (2 if next(turns) >= 50 else 1), header="x-version")
-    assert report.seen["1"][0] == 50
-    assert report.seen["1"][1] <= report.seen["2"][1]
-    assert report.seen["2"][0] == report.total - 50
+    assert report.by_header["1"][0] == 50
+    assert report.by_header["1"][1] <= report.by_header["2"][1]
+    assert report.by_header["2"][0] == report.total - 50
 
 
 def test_load_with_connections_closed_by_the_server_has_no_failures() -> None:

@@ -1,4 +1,4 @@
-"""The model as a careful user calls it, the same for all peers: dicts for categories, one ONNX session, one thread."""
+"""The model as a careful user calls it, shared by all peers: dicts for categories, one ONNX session, one thread."""
 
 from __future__ import annotations
 

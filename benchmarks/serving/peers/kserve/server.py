@@ -27,7 +27,7 @@ class MlpModel(Model):
 
 
 if __name__ == "__main__":
-    # Three lines for each request otherwise, which no other server here writes.
+    # By default it logs three lines per request; no other server here does.
     for name in ("kserve.trace", "uvicorn.access"):
         logging.getLogger(name).addFilter(lambda record: False)
     model = MlpModel("mlp")

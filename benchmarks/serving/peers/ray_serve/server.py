@@ -1,6 +1,6 @@
-"""Ray Serve by its own documentation, on a cluster of its own. ``server.py plain|empty|composed PORT FOLDER``.
+"""Ray Serve by its own documentation, on its own cluster. ``server.py plain|empty|composed PORT FOLDER``.
 
-Behind HAProxy or not: that is for the environment to say.
+Environment variables decide whether it runs behind HAProxy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 
 SHARE = 0.1
-"""Of requests that the second model answers."""
+"""Share of requests that the second model answers."""
 LOGICAL_CPUS = 4
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 # The default of 5 would make callers wait for no reason.
@@ -39,7 +39,7 @@ class Plain:
 
 @serve.deployment(**WIDE)
 class Empty:
-    """Answers without looking."""
+    """Returns a constant response."""
 
     async def __call__(self, request: Request) -> dict[str, float]:
         return {"score": 0.5}
@@ -58,7 +58,7 @@ class Version:
 
 @serve.deployment(**WIDE)
 class Router:
-    """Deals requests out to two versions."""
+    """Routes requests to two versions."""
 
     def __init__(self, champion: DeploymentHandle, challenger: DeploymentHandle) -> None:
         self._champion, self._challenger = champion, challenger
@@ -77,7 +77,7 @@ def application(kind: str) -> Application:
 
 
 def main(kind: str, port: int, folder: str) -> None:
-    """Serve until a signal ends this process; who started it ends HAProxy, which Ray would leave behind."""
+    """Serve until a signal ends this process; the parent process ends HAProxy, which Ray would leave running."""
     ray.init(num_cpus=LOGICAL_CPUS, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port), logging_config=QUIET)
     serve.run(application(kind), logging_config=QUIET)
