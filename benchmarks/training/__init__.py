@@ -1,1 +1,1 @@
-"""Training beside plain torch, torchrun and Lightning."""
+"""Training compared with plain torch, torchrun and Lightning."""

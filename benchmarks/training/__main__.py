@@ -27,7 +27,7 @@ docs/benchmarks.md describes the method and what makes it fair."""
 
 
 def main() -> None:
-    """Run the sections that were asked for; results are written after each."""
+    """Run the chosen sections and write the results after each."""
     arguments, host, progress = _arguments(sys.argv[1:]), results.machine(), ProgressPrinter()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     case = flights(arguments.folder, progress)

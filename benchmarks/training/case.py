@@ -44,7 +44,7 @@ _FRAME = "frame.parquet"
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """The training frame of the flights project; ``folder`` holds it, and what peers get of it."""
+    """The training frame of the flights project; ``folder`` holds it and the peers' files."""
 
     table: pa.Table
     encoder: Encoder
@@ -61,7 +61,7 @@ class TrainingCase:
 
     @cached_property
     def plan(self) -> dict[str, Any]:
-        """What the peers are told; the training rows lie beside, encoded, as Parquet."""
+        """The plan for the peers; the encoded training rows are in Parquet files in the same folder."""
         train, path = self.part(TRAIN), self.folder / "train.parquet"
         arrays = self.encoder.encode(train)
         numbers = {f"n{i}": values for i, values in enumerate(arrays["numbers"].T)}
@@ -83,18 +83,20 @@ class TrainingCase:
 
 
 def arguments(program: str, about: str) -> argparse.ArgumentParser:
-    """What every program of this benchmark can be told."""
+    """Return a parser with the arguments that every program of this benchmark has."""
     parser = argparse.ArgumentParser(prog=program, description=about)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
-    kept = Path(tempfile.gettempdir()) / "rayloop-bench-training"
-    parser.add_argument("--folder", type=Path, default=kept, help="where the training frame is kept between runs")
+    default_folder = Path(tempfile.gettempdir()) / "rayloop-bench-training"
+    parser.add_argument(
+        "--folder", type=Path, default=default_folder, help="where the training frame is kept between runs"
+    )
     return parser
 
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[None]:
-    """A cluster of this machine, and this process connected to it."""
+    """Start a cluster on this machine and connect this process to it."""
     import ray
 
     shutil.rmtree(folder / "home", ignore_errors=True)
@@ -104,7 +106,7 @@ def cluster(folder: Path) -> Iterator[None]:
     os.environ.update(settings.environment())
     try:
         connection.connect(settings)
-        # Told to end, it ends its cluster first; Ray's own handler, which connecting sets, would not.
+        # On SIGTERM, stop the cluster first; Ray's own handler, installed when connecting, would not.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         yield
     finally:
@@ -113,7 +115,7 @@ def cluster(folder: Path) -> Iterator[None]:
 
 
 def flights(folder: Path, progress: Callable[[str], None]) -> TrainingCase:
-    """The examples of the flights project with its point-in-time features, made once for each ``folder``."""
+    """The examples of the flights project with its point-in-time features, built once per ``folder``."""
     from examples.flights.project import project
 
     path = folder / _FRAME
@@ -127,9 +129,11 @@ def flights(folder: Path, progress: Callable[[str], None]) -> TrainingCase:
 
 
 def _frame(project: Project) -> pa.Table:
-    """What features/offline/training_frame.py makes on the cluster, in this process."""
+    """Build in this process what features/offline/training_frame.py builds on the cluster."""
     sources = {"flights": flights_frame(), "weather": weather_frame()}
     rows = build_examples(sources["flights"], project.features, project.examples, project.task, None)
     rows = rows.with_columns(project.split.split_expr().alias(SPLIT)).drop_nulls(SPLIT)
-    found = [look_up_features(view, index_events(view, sources[view.source]), rows) for view in project.features.views]
-    return pl.concat([rows, *found], how="horizontal").to_arrow()
+    features = [
+        look_up_features(view, index_events(view, sources[view.source]), rows) for view in project.features.views
+    ]
+    return pl.concat([rows, *features], how="horizontal").to_arrow()

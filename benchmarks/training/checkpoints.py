@@ -1,4 +1,4 @@
-"""What checkpoints cost: one every 100 steps, written while training goes on, and none, by turns."""
+"""Cost of checkpoints: training with one every 100 steps, written in the background, compared with none."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Plain torch on a GPU: one process, all rows in the GPU's memory, shuffled there by a permutation.
 
-``python -m benchmarks.training.gpu_alone PLAN RESULT`` prints a line at the end of each epoch. The module is rayloop's
-own, so that only the code around it is compared.
+``python -m benchmarks.training.gpu_alone PLAN RESULT`` prints a line at the end of each epoch. The module is rayloop's,
+so that only the code around it is compared.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Held-out quality beside LightGBM: flights on the same features, and three tables of scikit-learn.
+"""Held-out quality compared with LightGBM: flights on the same features, and three tables of scikit-learn.
 
-Of the tables each is split five times by a seed into 60 % to train, 20 % to choose the epoch by, and 20 % to judge.
+Each table is split five times by a seed into 60 % for training, 20 % for choosing the epoch, and 20 % for testing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TABLE_CONFIG = TrainConfig(epochs=60, batch_size=64, lr=3e-3, workers=1, patienc
 
 
 class Table(NamedTuple):
-    """A table of scikit-learn, and the metric by which it is judged."""
+    """A table of scikit-learn, and its metric."""
 
     name: str
     task: Task
@@ -54,16 +54,16 @@ class Table(NamedTuple):
 
 
 def rows(case: TrainingCase, progress: Callable[[str], None]) -> list[Row]:
-    """All of it on one thread, in this process."""
+    """Run everything on one thread, in this process."""
     torch.set_num_threads(1)
-    made = [_flights(case)]
-    progress(f"flights: {made[0].rayloop} beside {made[0].peer_value}")
+    table_rows = [_flights(case)]
+    progress(f"flights: {table_rows[0].rayloop} beside {table_rows[0].peer_value}")
     for table in _tables():
-        made.append(_table(table))
-        progress(f"{table.name}: {made[-1].rayloop} beside {made[-1].peer_value}")
-    won = sum(one.met is True for one in made[1:])
+        table_rows.append(_table(table))
+        progress(f"{table.name}: {table_rows[-1].rayloop} beside {table_rows[-1].peer_value}")
+    won = sum(one.met is True for one in table_rows[1:])
     note = "those of this page, at or above"
-    return [*made, row("quality: tables of three at or above LightGBM", "tables", won, target=_TWO, note=note)]
+    return [*table_rows, row("quality: tables of three at or above LightGBM", "tables", won, target=_TWO, note=note)]
 
 
 _TWO = Target(of="value", sign="≥", limit=2)
@@ -74,7 +74,7 @@ def _flights(case: TrainingCase) -> Row:
     scores = _fitted(FLIGHTS, FLIGHTS_CONFIG, case.task, case.encoder, parts)
     labels = parts["test"][LABEL].to_numpy()
     trees = baseline_scores(case.task, case.encoder, parts["train"], parts["test"])
-    ours, theirs = (metrics.evaluate(case.task, found, labels)["auc"] for found in (scores, trees))
+    ours, theirs = (metrics.evaluate(case.task, predictions, labels)["auc"] for predictions in (scores, trees))
     note = f"{FLIGHTS.name} {FLIGHTS.parameters}, {FLIGHTS_CONFIG.epochs} epochs; 400 trees on the same features"
     return row("quality: flights, AUC of the test rows", "AUC", ours, LIGHTGBM, theirs, _ABOVE, note)
 
@@ -98,7 +98,7 @@ def _split(table: Table, seed: int) -> tuple[float, float]:
     config = TABLE_CONFIG.model_copy(update={"seed": seed})
     labels, metric = frames["test"][LABEL].to_numpy(), metrics.primary_metric(table.task).name
     scores = _fitted(TABLE, config, table.task, encoder, frames), _trees(table, cuts, seed)
-    ours, theirs = (metrics.evaluate(table.task, found, labels)[metric] for found in scores)
+    ours, theirs = (metrics.evaluate(table.task, predictions, labels)[metric] for predictions in scores)
     return ours, theirs
 
 
@@ -135,12 +135,12 @@ def _tensor(value: np.ndarray) -> torch.Tensor:
 
 
 def _trees(table: Table, cuts: dict[str, np.ndarray], seed: int) -> np.ndarray:
-    """LightGBM with its own defaults, stopped when the validation rows say so."""
+    """LightGBM with its own defaults, with early stopping on the validation rows."""
     kinds = {"binary": lgb.LGBMClassifier, "multiclass": lgb.LGBMClassifier, "regression": lgb.LGBMRegressor}
     model = kinds[table.task.kind](n_estimators=1000, learning_rate=0.05, random_state=seed, n_jobs=1, verbosity=-1)
     x, y = np.asarray(table.data.data, float), table.data.target
-    held, stop = cuts["validation"], lgb.early_stopping(50, verbose=False)
-    model.fit(x[cuts["train"]], y[cuts["train"]], eval_X=x[held], eval_y=y[held], callbacks=[stop])
+    validation, stop = cuts["validation"], lgb.early_stopping(50, verbose=False)
+    model.fit(x[cuts["train"]], y[cuts["train"]], eval_X=x[validation], eval_y=y[validation], callbacks=[stop])
     if table.task.kind == "regression":
         return np.asarray(model.predict(x[cuts["test"]]))
     chances = np.asarray(model.predict_proba(x[cuts["test"]]))

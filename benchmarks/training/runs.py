@@ -19,16 +19,16 @@ PEERS = Path(__file__).parent / "peers"
 MEMORY, TORCHRUN, LIGHTNING = "torch, in memory", "torchrun DDP, DataLoader", "Lightning"
 LIMIT_S = 300.0
 
-# Ray starts its workers with this niceness: on a machine that is not quite idle the peers shall not come first.
+# Ray starts its workers with this niceness: peers get the same, so that no side has priority on a busy machine.
 _NICE = ("nice", "-n", "15")
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _ERROR_CHARS = 400
 
 
 class TrainingRun(NamedTuple):
-    """``rates`` are rows per second of each epoch's steps; ``around_s`` all that a fit takes beside its epochs.
+    """``rates`` are rows per second of each epoch's steps; ``around_s`` the rest of a fit's time.
 
-    ``shares`` are parts of the training time by stage; of rayloop only.
+    ``shares`` are shares of the training time by stage; for rayloop only.
     """
 
     rates: list[float]
@@ -41,7 +41,7 @@ class PeerFailed(Exception):
 
 
 def rayloop(case: TrainingCase, data: TrainingData, **changes: Any) -> TrainingRun:
-    """A fit on the warm cluster; the encoded rows are at hand after the first."""
+    """Fit on the warm cluster; after the first fit the encoded rows are cached."""
     done = fit(FitRequest(SPEC, CONFIG.model_copy(update=changes), case.task, case.encoder), data, lambda line: None)
     spent = {stage: sum(epoch.seconds[stage] for epoch in done.epochs) for stage in done.epochs[0].seconds}
     shares = {stage: seconds / sum(spent.values()) for stage, seconds in spent.items()}
@@ -51,16 +51,16 @@ def rayloop(case: TrainingCase, data: TrainingData, **changes: Any) -> TrainingR
 def peer(
     name: str, case: TrainingCase, workers: int, epochs: int, progress: Callable[[str], None], label: str = "peer"
 ) -> TrainingRun:
-    """Those that run at the same time have different labels. Raises PeerFailed, InstallFailed."""
+    """Train with a peer; concurrent runs need different labels. Raises PeerFailed, InstallFailed."""
     folder = environment("torch", progress, PEERS)
-    plan, told = case.folder / f"{label}-plan.json", case.folder / f"{label}-told.json"
+    plan, result_file = case.folder / f"{label}-plan.json", case.folder / f"{label}-result.json"
     plan.write_text(json.dumps(case.plan | {"workers": workers, "epochs": epochs}))
-    told.unlink(missing_ok=True)
+    result_file.unlink(missing_ok=True)
     began = time.perf_counter()
-    _run([*_NICE, *_command(name, folder, workers), str(plan), str(told)])
+    _run([*_NICE, *_command(name, folder, workers), str(plan), str(result_file)])
     whole = time.perf_counter() - began
-    found: Mapping[str, Any] = json.loads(told.read_text())
-    return TrainingRun(found["rates"], whole - found["seconds"], {})
+    result: Mapping[str, Any] = json.loads(result_file.read_text())
+    return TrainingRun(result["rates"], whole - result["seconds"], {})
 
 
 def _command(name: str, folder: Path, workers: int) -> list[str]:
@@ -76,10 +76,10 @@ def _command(name: str, folder: Path, workers: int) -> list[str]:
 
 
 def _run(command: list[str]) -> None:
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
         done = subprocess.run(
-            command, env=kept | _ONE_THREAD, capture_output=True, text=True, timeout=LIMIT_S, check=False
+            command, env=environ | _ONE_THREAD, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise PeerFailed(f"it took more than {LIMIT_S:.0f} s") from error

@@ -1,4 +1,4 @@
-"""Rows per second in the steady state and in the first epoch, and what a fit takes beside its epochs."""
+"""Rows per second in the steady state and in the first epoch, and the time of a fit outside its epochs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Runs = dict[tuple[str, int], list[TrainingRun]]
 
 
 def rows(case: TrainingCase, data: TrainingData, rounds: int, progress: Callable[[str], None]) -> list[Row]:
-    """All take turns, every other round in reverse."""
+    """All alternate, every other round in reverse."""
     rayloop(case, data, epochs=1)  # starts the workers' processes and encodes
     runs: Runs = {}
     why: dict[str, str] = {}
@@ -51,7 +51,7 @@ def _one(
 
 
 def _rates(runs: Runs, why: dict[str, str]) -> list[Row]:
-    made = []
+    rows = []
     for workers in WORKERS:
         ours = runs[OURS, workers]
         work = f"steady: training rows per second, {_workers(workers)}"
@@ -59,31 +59,31 @@ def _rates(runs: Runs, why: dict[str, str]) -> list[Row]:
             theirs = runs.get((name, workers if name != MEMORY else 1))
             if name != MEMORY or workers == 1:
                 value = _steady(theirs) if theirs else None
-                made.append(
+                rows.append(
                     row(work, "rows/s", _steady(ours), name, value, target, why.get(name, _format_values(ours)))
                 )
-    return made
+    return rows
 
 
 def _firsts(runs: Runs) -> list[Row]:
-    made = []
+    rows = []
     for workers in WORKERS:
         first = median(ran.rates[0] for ran in runs[OURS, workers])
         work = f"first_epoch: rows per second of the first epoch, {_workers(workers)}"
-        made.append(row(work, "rows/s", first, "rayloop, later epochs", _steady(runs[OURS, workers]), _FIRST))
-    return made
+        rows.append(row(work, "rows/s", first, "rayloop, later epochs", _steady(runs[OURS, workers]), _FIRST))
+    return rows
 
 
 def _arounds(runs: Runs) -> list[Row]:
-    made = []
+    rows = []
     for workers in WORKERS:
         ours = median(ran.around_s for ran in runs[OURS, workers])
         work = f"fit_overhead: start and end of a fit on a warm cluster, {_workers(workers)}"
-        theirs = {name: found for (name, n), found in runs.items() if n == workers and name != OURS}
-        for number, (name, found) in enumerate(theirs.items()):
-            value = median(ran.around_s for ran in found)
-            made.append(row(work, "s", ours, name, value, None if number else _AROUND, "" if number else _NOTE))
-    return made
+        theirs = {name: peer_runs for (name, n), peer_runs in runs.items() if n == workers and name != OURS}
+        for number, (name, peer_runs) in enumerate(theirs.items()):
+            value = median(ran.around_s for ran in peer_runs)
+            rows.append(row(work, "s", ours, name, value, None if number else _AROUND, "" if number else _NOTE))
+    return rows
 
 
 _NOTE = "all but encoding, training and validation; the peers': start of their processes and reading of Parquet"

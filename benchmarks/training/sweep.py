@@ -35,17 +35,17 @@ class _SweepRound(NamedTuple):
 
 
 def rows(case: TrainingCase, data: TrainingData, rounds: int, progress: Callable[[str], None]) -> list[Row]:
-    """The search and the bare epochs by turns."""
+    """Alternate the search and the bare epochs."""
     config = CONFIG.model_copy(update={"epochs": EPOCHS})
     data.encode(case.encoder, case.task, config.cache_mib)
     peer(MEMORY, case, 1, 1, progress)  # installs it, and writes its rows
-    found = [_round(case, data, config, number, progress) for number in range(rounds)]
-    found.sort(key=lambda one: one.ratio)
-    median_round = found[rounds // 2]
+    sweep_rounds = [_round(case, data, config, number, progress) for number in range(rounds)]
+    sweep_rounds.sort(key=lambda one: one.ratio)
+    median_round = sweep_rounds[rounds // 2]
     note = (
         f"{median_round.epochs} epochs of up to {TUNING.trials * EPOCHS}, {AT_ONCE} trials at a time; with the start"
         f" of their processes and a validation after each epoch, which the bare epochs are without;"
-        f" ratios of {rounds} rounds: " + ", ".join(f"{one.ratio:.2f}" for one in found)
+        f" ratios of {rounds} rounds: " + ", ".join(f"{one.ratio:.2f}" for one in sweep_rounds)
     )
     target = Target(of="ratio", sign="≤", limit=1.4)
     peers = f"{MEMORY}, as many epochs"
@@ -56,17 +56,17 @@ def _round(
     case: TrainingCase, data: TrainingData, config: TrainConfig, number: int, progress: Callable[[str], None]
 ) -> _SweepRound:
     rate = _rate(case, progress)
-    # Another seed proposes other trials; how many epochs they get is up to ASHA.
+    # Each seed proposes different trials; ASHA decides how many epochs they get.
     tuning = TUNING.model_copy(update={"seed": number})
-    found = search(FitRequest(SPEC, config, case.task, case.encoder), tuning, data, lambda line: None)
-    epochs = sum(trial.epochs for trial in found.trials)
-    swept = _SweepRound(found.seconds, epochs * case.part("train").num_rows / rate, epochs)
+    result = search(FitRequest(SPEC, config, case.task, case.encoder), tuning, data, lambda line: None)
+    epochs = sum(trial.epochs for trial in result.trials)
+    swept = _SweepRound(result.seconds, epochs * case.part("train").num_rows / rate, epochs)
     progress(f"sweep: {swept.seconds:.1f} s for {epochs} epochs, which take {swept.bare:.1f} s bare")
     return swept
 
 
 def _rate(case: TrainingCase, progress: Callable[[str], None]) -> float:
-    """Rows per second of as many plain processes as there are trials at a time, together."""
+    """Total rows per second of as many plain processes as there are concurrent trials."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         runs = [pool.submit(peer, MEMORY, case, 1, EPOCHS, progress, f"at-once-{number}") for number in range(AT_ONCE)]
         return sum(median(run.result().rates[1:]) for run in runs)
