@@ -110,8 +110,8 @@ def write(
     today = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     data = folder / f"{area}.json"
     before = json.loads(data.read_text()) if data.exists() else {"rows": [], "versions": {}}
-    kept = [Row.model_validate(one) for one in before["rows"]]
-    merged = _merged(kept, [one.model_copy(update={"date": today}) for one in rows])
+    stored_rows = [Row.model_validate(one) for one in before["rows"]]
+    merged = _merged(stored_rows, [one.model_copy(update={"date": today}) for one in rows])
     content = {
         "machine": dict(host or machine()),
         "versions": before["versions"] | dict(versions),
@@ -126,7 +126,7 @@ def write(
 
 
 def machine() -> dict[str, Any]:
-    """Describe this machine and its load: other work distorts measurements."""
+    """Describe this machine and its load: other load distorts measurements."""
     info = Path("/proc/cpuinfo")
     models = [line.partition(":")[2].strip() for line in info.read_text().splitlines()] if info.exists() else []
     named = [model for model in models if "CPU" in model or "Processor" in model]
