@@ -1,4 +1,4 @@
-"""The same features by Polars alone, in a process of its own: running totals, and two as-of joins a window.
+"""The same features by Polars alone, in its own process: running totals, and two as-of joins per window.
 
 ``python -m benchmarks.features.polars_alone FOLDER OUT SPEC`` prints {"seconds", "peak_mib"} as JSON. SPEC is a JSON
 list of windows: name, keys, column, known_at, hours.
@@ -21,14 +21,14 @@ _AS_OF = "as_of"
 def main() -> None:
     folder, out, spec = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     began = time.perf_counter()
-    made = joined(folder, spec)
+    features = join_windows(folder, spec)
     seconds = time.perf_counter() - began
-    made.write_parquet(out)
+    features.write_parquet(out)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "peak_mib": peak, "rows": made.height}))
+    print(json.dumps({"seconds": seconds, "peak_mib": peak, "rows": features.height}))
 
 
-def joined(folder: Path, spec: list[list[Any]]) -> pl.DataFrame:
+def join_windows(folder: Path, spec: list[list[Any]]) -> pl.DataFrame:
     rows = pl.read_parquet(folder / "rows.parquet").with_row_index("row")
     totals: dict[tuple[Any, ...], pl.DataFrame] = {}
     features = []
@@ -55,9 +55,9 @@ def _window(
     rows: pl.DataFrame, totals: pl.DataFrame, name: str, keys: list[str], known_at: str, hours: int
 ) -> pl.DataFrame:
     def as_of(at: pl.Expr) -> pl.DataFrame:
-        asked = rows.select("row", *keys, at.alias("t")).sort("t")
-        found = asked.join_asof(totals, left_on="t", right_on=known_at, by=keys, check_sortedness=False)
-        return found.sort("row").select(pl.col("sum", "n").fill_null(0))
+        times = rows.select("row", *keys, at.alias("t")).sort("t")
+        totals_then = times.join_asof(totals, left_on="t", right_on=known_at, by=keys, check_sortedness=False)
+        return totals_then.sort("row").select(pl.col("sum", "n").fill_null(0))
 
     now, before = as_of(pl.col(_AS_OF)), as_of(pl.col(_AS_OF) - pl.duration(hours=hours))
     pair = pl.concat([now, before.rename({"sum": "sum0", "n": "n0"})], how="horizontal")

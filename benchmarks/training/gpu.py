@@ -1,6 +1,6 @@
-"""Training on a GPU beside plain torch in one process, how busy the GPU is, and how long it waits for rows.
+"""Training on a GPU compared with plain torch in one process, how busy the GPU is, and how long it waits for rows.
 
-``python -m benchmarks.training.gpu`` writes a page of its own, which names the GPU: benchmarks/results/training-gpu.md.
+``python -m benchmarks.training.gpu`` writes its own page, which names the GPU: benchmarks/results/training-gpu.md.
 """
 
 from __future__ import annotations
@@ -84,17 +84,17 @@ class GpuRun(NamedTuple):
 
 def main() -> None:
     """Measure all works and write the page."""
-    asked = arguments("python -m benchmarks.training.gpu", str(__doc__)).parse_args()
+    options = arguments("python -m benchmarks.training.gpu", str(__doc__)).parse_args()
     if not torch.cuda.is_available():
         sys.exit("there is no GPU that torch can use")
     host, progress = results.machine(), ProgressPrinter()
-    asked.folder.mkdir(parents=True, exist_ok=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
     host["gpu"] = torch.cuda.get_device_name()
-    case = flights(asked.folder, progress)
-    with cluster(asked.folder):
+    case = flights(options.folder, progress)
+    with cluster(options.folder):
         for work in WORKS:
-            found = _rows(work, case, TrainingData.from_frame(case.table), asked.rounds, progress)
-            progress(f"written to {results.write(AREA, found, _versions(), _ABOUT, asked.out, host)}")
+            rows = _rows(work, case, TrainingData.from_frame(case.table), options.rounds, progress)
+            progress(f"written to {results.write(AREA, rows, _versions(), _ABOUT, options.out, host)}")
 
 
 def _versions() -> dict[str, str]:
@@ -104,7 +104,7 @@ def _versions() -> dict[str, str]:
 def _rows(
     work: GpuWork, case: TrainingCase, data: TrainingData, rounds: int, progress: Callable[[str], None]
 ) -> list[Row]:
-    """Both take turns, every other round in reverse."""
+    """Both alternate, every other round in reverse."""
     runs: dict[str, list[GpuRun]] = {"ours": [], "peer": []}
     turns = ("ours", "peer") if work.peer else ("ours",)
     for number in range(rounds):
@@ -114,8 +114,8 @@ def _rows(
             progress(f"{work.words}, {name}: {ran.steady:,.0f} rows/s, GPU {ran.busy:.0f}%, data {ran.data:.1%}")
     ours, peer = runs["ours"], runs["peer"]
 
-    def median_or_none(of: Callable[[GpuRun], float], found: list[GpuRun]) -> float | None:
-        return results.median_or_none([of(ran) for ran in found])
+    def median_or_none(of: Callable[[GpuRun], float], runs: list[GpuRun]) -> float | None:
+        return results.median_or_none([of(ran) for ran in runs])
 
     def compared(what: str, unit: str, of: Callable[[GpuRun], float], target: Target | None = None) -> Row:
         value = median_or_none(of, peer)
@@ -133,8 +133,8 @@ def _ours(work: GpuWork, case: TrainingCase, data: TrainingData) -> GpuRun:
     """How busy the GPU is from the first epoch's end to the last's, validation left in."""
     with _watched() as busy:
 
-        def watch(seen: EpochResult | StepProgress) -> None:
-            if isinstance(seen, EpochResult):
+        def watch(event: EpochResult | StepProgress) -> None:
+            if isinstance(event, EpochResult):
                 busy.mark()
 
         done = fit(FitRequest(work.spec, work.config, case.task, case.encoder), data, lambda line: None, on_event=watch)
@@ -144,24 +144,24 @@ def _ours(work: GpuWork, case: TrainingCase, data: TrainingData) -> GpuRun:
 
 
 def _alone(work: GpuWork, case: TrainingCase) -> GpuRun:
-    plan, told = case.folder / "gpu-plan.json", case.folder / "gpu-told.json"
-    given: dict[str, Any] = {
+    plan, result = case.folder / "gpu-plan.json", case.folder / "gpu-result.json"
+    settings: dict[str, Any] = {
         "spec": work.spec.model_dump(),
         "config": work.config.model_dump(),
         "task": case.task.model_dump(),
         "inputs": case.inputs.model_dump(mode="json"),
         **{name: case.plan[name] for name in ("parquet", "numbers", "codes")},
     }
-    plan.write_text(json.dumps(given))
+    plan.write_text(json.dumps(settings))
     with _watched() as busy:
-        command = [sys.executable, "-m", "benchmarks.training.gpu_alone", str(plan), str(told)]
+        command = [sys.executable, "-m", "benchmarks.training.gpu_alone", str(plan), str(result)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for _ in process.stdout:
                 busy.mark()
         if process.returncode:
             sys.exit(f"{ALONE}: it ended with code {process.returncode}")
-    return GpuRun(json.loads(told.read_text())["rates"], busy.share(), 0.0)
+    return GpuRun(json.loads(result.read_text())["rates"], busy.share(), 0.0)
 
 
 class _Busy:
@@ -175,14 +175,14 @@ class _Busy:
         self._marks.append(len(self.samples))
 
     def share(self) -> float:
-        """NaN where the driver does not tell."""
-        seen = self.samples[self._marks[0] : self._marks[-1]] or self.samples[-1:]
-        return mean(seen) if seen else math.nan
+        """NaN where the driver does not report it."""
+        samples = self.samples[self._marks[0] : self._marks[-1]] or self.samples[-1:]
+        return mean(samples) if samples else math.nan
 
 
 @contextmanager
 def _watched() -> Iterator[_Busy]:
-    """The driver's own count: per cent of the last fraction of a second in which some kernel ran."""
+    """The driver's own measure: percent of the last fraction of a second in which some kernel ran."""
     command = [
         "nvidia-smi",
         "--query-gpu=utilization.gpu",

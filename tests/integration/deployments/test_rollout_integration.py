@@ -58,8 +58,10 @@ def finished(actor) -> RolloutStatus:
 
 
 def has_challenger(settings: Settings) -> bool:
-    found = ServeSubmissionClient(settings.dashboard).get_serve_details()["applications"]
-    return any(name.startswith(challenger_prefix(MODEL)) and app["status"] != "DELETING" for name, app in found.items())
+    applications = ServeSubmissionClient(settings.dashboard).get_serve_details()["applications"]
+    return any(
+        name.startswith(challenger_prefix(MODEL)) and app["status"] != "DELETING" for name, app in applications.items()
+    )
 
 
 def version_served(http: httpx.Client) -> str:
@@ -232,8 +234,8 @@ def test_rollout_of_two_challengers_drops_the_bad_and_promotes_the_good(
     with Load(str(http.base_url), TRUE_SLOPE, name="several") as load:
         policy = POLICY.model_copy(update={"steps": (0.6, 1.0), "gates": (0.6,)})
         ray.get(rollout.start.remote([versions.bad, versions.good], policy))
-        told = http.get("").json()["versions"]
-        assert set(told) >= {versions.champion.version, good, bad}
+        listed_versions = http.get("").json()["versions"]
+        assert set(listed_versions) >= {versions.champion.version, good, bad}
         for version in (bad, good):
             response = http.post(f"/versions/{version}/infer", json=infer_body([0.5]))
             assert (response.headers["x-rayloop-version"], response.status_code) == (version, 200)
@@ -265,8 +267,8 @@ def _status(actor) -> str:
 
 
 def _evidence(actor, version: ModelVersion) -> ComparisonEvidence:
-    found = ray.get(actor.status.remote()).evidence
-    return found[version.version].total if version.version in found else ComparisonEvidence()
+    evidence = ray.get(actor.status.remote()).evidence
+    return evidence[version.version].total if version.version in evidence else ComparisonEvidence()
 
 
 def _actions(actor) -> list[str]:

@@ -44,19 +44,19 @@ def test_killed_search_does_not_repeat_ended_trials(cluster: Settings, tmp_path:
     (tmp_path / "go").touch()
 
     reported: list[Trial] = []
-    found = waiting.run(str(tmp_path), reported)
+    result = waiting.run(str(tmp_path), reported)
     assert len(waiting.builds(str(tmp_path))) - len(built) == 1 + 2 + 4, "the search, two trials, four repeats"
-    assert reported[:2] == before == list(found.trials[:2])
+    assert reported[:2] == before == list(result.trials[:2])
     assert [trial.number for trial in reported] == list(range(1, 9))
-    assert found.trials[2].parameters == interrupted.parameters
-    assert len({trial.parameters["lr"] for trial in found.trials[:4]}) == 4
-    assert [len(s.values) for s in found.finalists] == [2, 2]
-    assert found.best.number == found.finalists[0].trial
-    assert found.finalists[0].mean >= found.finalists[1].mean
-    assert {trial.seed for trial in found.trials[4:]} == {1, 2}
+    assert result.trials[2].parameters == interrupted.parameters
+    assert len({trial.parameters["lr"] for trial in result.trials[:4]}) == 4
+    assert [len(s.values) for s in result.finalists] == [2, 2]
+    assert result.best.number == result.finalists[0].trial
+    assert result.finalists[0].mean >= result.finalists[1].mean
+    assert {trial.seed for trial in result.trials[4:]} == {1, 2}
 
     built = waiting.builds(str(tmp_path))
-    assert waiting.run(str(tmp_path), []).best == found.best
+    assert waiting.run(str(tmp_path), []).best == result.best
     assert len(waiting.builds(str(tmp_path))) - len(built) == 1, "nothing is left to train"
 
 
@@ -89,18 +89,18 @@ def test_resumed_population_ends_the_same_and_its_winner_can_be_fitted(cluster: 
             folder=str(tmp_path),
         )
 
-    found = run()
-    assert [trial.epochs for trial in found.trials] == [1, 1, 2, 2, 3, 3]
-    assert all(trial.status == "finished" for trial in found.trials)
-    assert found.config.changes or found.best.parameters == {"lr": found.config.lr}
-    assert any(trial.parent for trial in found.trials)
+    result = run()
+    assert [trial.epochs for trial in result.trials] == [1, 1, 2, 2, 3, 3]
+    assert all(trial.status == "finished" for trial in result.trials)
+    assert result.config.changes or result.best.parameters == {"lr": result.config.lr}
+    assert any(trial.parent for trial in result.trials)
     assert not (tmp_path / "weights").exists()
     # As if the driver had been killed in its second generation.
     for path in sorted(tmp_path.glob("*.json"))[3:]:
         path.unlink()
     again = run()
     assert [(t.number, t.parent, t.parameters, t.metric) for t in again.trials] == [
-        (t.number, t.parent, t.parameters, t.metric) for t in found.trials
+        (t.number, t.parent, t.parameters, t.metric) for t in result.trials
     ]
-    fitted = fit(FitRequest(ModelSpec(build=Small), found.config, TASKS["binary"], encoder), data, lambda line: None)
-    assert fitted.epochs[-1].best_so_far == found.best.metric
+    fitted = fit(FitRequest(ModelSpec(build=Small), result.config, TASKS["binary"], encoder), data, lambda line: None)
+    assert fitted.epochs[-1].best_so_far == result.best.metric

@@ -50,16 +50,16 @@ def test_multilabel_export_scores_each_label(tmp_path: Path) -> None:
 
 
 def test_multilabel_temperature_lowers_the_log_loss() -> None:
-    asked = _result().config.model_copy(update={"calibrate": "temperature"})
+    config = _result().config.model_copy(update={"calibrate": "temperature"})
     rows = part(frame("multilabel"), "validation")
-    found = calibrate(FitResult(**{**vars(_result()), "config": asked}), rows)
-    assert found.temperature != 1.0
+    fitted_result = calibrate(FitResult(**{**vars(_result()), "config": config}), rows)
+    assert fitted_result.temperature != 1.0
     arrays, labels = _result().encoder.encode(rows), label_array(rows["label"])
     losses = []
-    for result in (_result(), found):
+    for result in (_result(), fitted_result):
         with torch.inference_mode():
-            given = torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])
-            losses.append(metrics.evaluate(TASK, result.build_scorer()(*given).numpy(), labels)["log_loss"])
+            inputs = torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])
+            losses.append(metrics.evaluate(TASK, result.build_scorer()(*inputs).numpy(), labels)["log_loss"])
     assert losses[1] <= losses[0]
 
 
@@ -82,14 +82,17 @@ def test_gate_assesses_multilabel() -> None:
         return ScoredSplit(table, arrays, label_array(table["label"]), score(arrays))
 
     parts = [of(frame("multilabel", rows=600, seed=seed)) for seed in (0, 8, 9)]
-    found = assessment.assess(policy, CandidateEvidence(TASK, result.inputs, score, *parts))
-    assert set(found.metrics) == set(metrics.METRICS["multilabel"])
-    assert {one.feature for one in found.importance[:2]} <= {"plain", "pixels", "color"}
+    result_assessment = assessment.assess(policy, CandidateEvidence(TASK, result.inputs, score, *parts))
+    assert set(result_assessment.metrics) == set(metrics.METRICS["multilabel"])
+    assert {one.feature for one in result_assessment.importance[:2]} <= {"plain", "pixels", "color"}
     # "blue" is the color itself, and one label of two.
-    assert found.single_feature_skills[0].feature == "color"
-    assert found.fairness[0].error_difference is not None
-    assert all(attribution.output in TASK.classes for attribution in found.attributions)
-    assert all(check.passed for check in assessment.check(policy.model_copy(update={"max_alone": None}), TASK, found))
+    assert result_assessment.single_feature_skills[0].feature == "color"
+    assert result_assessment.fairness[0].error_difference is not None
+    assert all(attribution.output in TASK.classes for attribution in result_assessment.attributions)
+    assert all(
+        check.passed
+        for check in assessment.check(policy.model_copy(update={"max_alone": None}), TASK, result_assessment)
+    )
 
 
 def test_baseline_fits_each_label() -> None:

@@ -153,10 +153,10 @@ def test_log_analysis_finds_drift_and_queues_label_candidates_once(world):
     ids = world.answer(FIRST + 50, 1, shift=1.5)
     world.label(ids[:150], [1.0 - world.truths[i] for i in ids[:150]])
     analyze = LogAnalysisTask(world.settings)
-    found = analyze(world.analysis_request(FIRST + 50))
-    assert {"multivariate", "segment", "quality"} <= {f.kind for f in found.findings}
-    assert {f.name for f in found.findings if f.kind == "segment"} == {"carrier = AA", "carrier = UA"}
-    assert next(iter(found.multivariate.separation.ranked))[0] == "distance"
+    result = analyze(world.analysis_request(FIRST + 50))
+    assert {"multivariate", "segment", "quality"} <= {f.kind for f in result.findings}
+    assert {f.name for f in result.findings if f.kind == "segment"} == {"carrier = AA", "carrier = UA"}
+    assert next(iter(result.multivariate.separation.ranked))[0] == "distance"
     analyze(world.analysis_request(FIRST + 50))
     queued = world.tables.read(label_candidates_table(MODEL))
     assert queued.num_rows == 7
