@@ -62,7 +62,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings with a home and ports of their own.
+    """Settings with their own home and ports.
 
     Models stay served while others train: with fewer CPUs a fit's workers would leave none to the tasks that feed them.
     """

@@ -165,7 +165,7 @@ def _alone(work: GpuWork, case: TrainingCase) -> GpuRun:
 
 
 class _Busy:
-    """Samples of the GPU's utilization, of which those between the first and the last mark count."""
+    """Samples of the GPU's utilization; those between the first and the last mark count."""
 
     def __init__(self) -> None:
         self.samples: list[float] = []

@@ -1,4 +1,4 @@
-"""Where a response ends, however its bytes arrive; what a request says."""
+"""Parsing of responses that arrive in any pieces; encoding of requests."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""The load counts what is answered, and charges a stall to all who came meanwhile."""
+"""The load counts responses, and counts a stall for every request due meanwhile."""
 
 import asyncio
 import itertools
@@ -17,7 +17,7 @@ STALL_S = 0.3
 
 
 class Server(asyncio.Protocol):
-    """Answers the n-th request with what ``answer`` says; it may block the loop, as a stalled server does."""
+    """Answers the n-th request with ``answer(n)``, which may block the loop as a stalled server does."""
 
     def __init__(self, answer: Callable[[], bytes]) -> None:
         self._answer = answer

@@ -1,4 +1,4 @@
-"""Streams change what they say they change, and competitors are put on one scale."""
+"""Streams change exactly what they document, and competitors are put on one scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long one example takes says nothing on a machine that also runs a cluster: no deadline."""
+"""No deadline: the time of one example means nothing on a machine that also runs a cluster."""
 
 import hypothesis
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("wheel")
-    # Built from a copy, since setuptools leaves its build folder beside the sources.
+    # Built from a copy, since setuptools leaves its build folder next to the sources.
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in tracked.splitlines():
         if (ROOT / name).is_file():

@@ -1,4 +1,4 @@
-"""A token issuer with keys of its own, and a server that publishes them."""
+"""A token issuer with its own keys, and a server that publishes them."""
 
 import json
 import threading

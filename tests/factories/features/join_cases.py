@@ -1,7 +1,7 @@
 """Hypothesis strategies of feature views, event histories and rows for the point-in-time join, edge cases first.
 
 Everything happens within two hours around an hour that daylight saving repeats or skips, on a grid of minutes, so that
-times tie often. Each time column is in a zone and unit of its own.
+times tie often. Each time column is in its own zone and unit.
 """
 
 from __future__ import annotations

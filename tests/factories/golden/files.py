@@ -5,14 +5,14 @@
     UPDATE_GOLDEN=1 python -m pytest tests/unit/golden
     git diff tests/unit/golden/data
 
-and say in the CHANGELOG what changed for users. The first command rewrites every file that differs; the second shows
+and describe the change for users in the CHANGELOG. The first command rewrites every file that differs; the second shows
 what you are about to change for them.
 
 Files under ``stored/<format>`` there are what that format of the code has written; each folder has only the files that
 differ from the format before. They are never rewritten: today's readers must read all of them.
 ``stored(name, written)`` compares a fresh write with the newest file of its name. When a stored format changes, raise
 the schema version of its class and ``FORMAT`` here; with UPDATE_GOLDEN the files that differ are then written into a
-new folder beside the old ones.
+new folder next to the old ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model behind the gate, over real HTTP: who is answered, who is refused, and that no refusal reaches the model."""
+"""Access to a model over real HTTP: accepted and refused requests; no refused request reaches the model."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ NEEDED: dict[str, Scope] = {
 def guarded(
     cluster: Settings, served: ModelVersion, registry: Registry, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Settings]:
-    """An application with access on, beside those of other tests with access off. ``served`` comes up first: it
+    """An application with access on, next to those of other tests with access off. ``served`` comes up first: it
     brings the front, which these settings are not for."""
     with Publisher(SIGNING) as publisher:
         jwt = {"jwks_url": publisher.url, "jwt_issuer": NAME, "jwt_audience": AUDIENCE}
         settings = cluster.model_copy(update={"access": True, **jwt})
         version = register(registry, GUARDED, write_bundle(tmp_path_factory.mktemp("guarded") / "bundle", Slope(1.0)))
-        # Not the cluster's writer, whose settings leave access open; nobody else writes while this module's tests run.
+        # Not the cluster's writer, whose settings leave access open; nothing else writes during this module's tests.
         writer = ray.remote(serve_config.ServeConfigWriter).options(num_cpus=0).remote(settings)
         ray.get(writer.deploy.remote(version, serve_config.ServingOptions()))
         yield settings

@@ -1,4 +1,4 @@
-"""Whatever breaks under load, no request fails, and no acknowledged row of the log is lost."""
+"""Failures under load: no request fails, and no acknowledged row of the log is lost."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_change_under_load_takes_effect_within_a_second(
     with Load(endpoint, SLOPE, name="swap") as load, httpx.Client(base_url=endpoint) as client:
         until(lambda: load.answered > 50, "load runs")
         ray.get(writer.set_champion.remote(other))
-        # From the moment the change is confirmed on, nobody gets the old version any more.
+        # Once the change is confirmed, no response comes from the old version.
         versions = {client.post("/infer", json=infer_body([0.5])).json()["model_version"] for _ in range(50)}
     assert versions == {other.version}
     assert load.failed == []

@@ -1,4 +1,4 @@
-"""Rollouts on a real cluster, under load: no request fails, whatever becomes of the challenger."""
+"""Rollouts on a real cluster, under load: no request fails, whether the challenger is promoted or aborted."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A served model against its own OpenAPI document: whatever is sent, the answer is one that the document describes."""
+"""A served model against its own OpenAPI document: the document describes the response to every request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.cluster
 OPERATIONS = (
     "metadata", "ready", "infer", "infer_by_version", "invocations", "invocations_by_version", "feedback"
 )  # fmt: skip
-# A schema cannot say that columns have the same number of rows, so that what it allows may be refused.
+# A schema cannot require columns of equal length, so the server may refuse a request that the schema allows.
 LOOSER = [positive_data_acceptance]
 # What is forbidden must be refused with one of these: 413 for more rows than are answered at once.
 REFUSALS = [400, 404, 405, 413]
@@ -79,7 +79,7 @@ def test_responses_match_the_document(api: BaseSchema, id: str, mode: Generation
 
 @pytest.mark.parametrize("id", ["infer", "invocations", "feedback"])
 def test_valid_requests_reach_the_model(api: BaseSchema, id: str) -> None:
-    """As above, with bodies made to agree in what a schema cannot say: many of them must be answered with 200."""
+    """As above, with bodies that also satisfy the constraints that a schema cannot express: many must get 200."""
     statuses: Counter[int] = Counter()
 
     def check(case: Case) -> None:

@@ -220,7 +220,7 @@ def test_rows_lost_with_a_killed_replica_are_counted_once(
     actor = connect_log_writer(MODEL, cluster)
     before = ray.get(actor.lost_rows.remote())
     left = unshipped_rows.counter_folder(cluster, MODEL)
-    # No process holds its lock: whoever wrote it is dead.
+    # No process holds its lock: its writer is dead.
     (left / ".dead").write_bytes(np.array([7, 2], np.int64).tobytes())
     (left / ".dead").rename(left / "dead")
     until(lambda: not (left / "dead").exists(), "a living replica has found it")

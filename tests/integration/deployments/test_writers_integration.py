@@ -1,4 +1,4 @@
-"""Several models at once: whoever changes what is served leaves the others' applications as they are."""
+"""Several models at once: a change of one model leaves the applications of the others unchanged."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def requests(rows: int = 200) -> pl.DataFrame:
 
 
 def register(context: ProjectContext, folder: Path) -> str:
-    """A version that has no model, only what it says of itself."""
+    """A version without a model, with its manifest only."""
     features, task = context.project.features, context.project.task
     bundle = folder / "bundle"
     bundle.mkdir()

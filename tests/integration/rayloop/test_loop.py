@@ -144,7 +144,7 @@ def test_log_analysis_and_cost_are_in_the_status(simulated: str, cluster: Settin
     status = ray.get(monitor.status.remote())
     looks = ray.get(monitor.analyses.remote())
     assert 0 < status["counters"]["looks"] <= len(looks.analyses)
-    # Images are neither numbers nor categories: a domain classifier has nothing to go by, and says so.
+    # Images are neither numbers nor categories: a domain classifier has no features, and reports it.
     assert any("no number and no category" in fault for fault in looks.analyses[-1].faults)
     labeled = [q for q in looks.quality if q.labeled.n]
     assert any(q.estimated.get("CBPE") and q.observed for q in labeled)
@@ -209,7 +209,7 @@ def test_metrics_of_alerts_and_dashboards_are_exported_by_ray(simulated: str, cl
         "ray_rayloop_segment_ratio",
         "ray_rayloop_look_auc",
     }
-    # Some of them were set minutes ago: Ray forgets a gauge that it is not told again.
+    # Some of them were set minutes ago, and Ray's agent drops idle gauges.
     assert required - silent <= exported(ports)
     discovery = json.loads(local_cluster.discovery_file(cluster).read_text())
     assert {target.rpartition(":")[2] for one in discovery for target in one["targets"]} >= {str(p) for p in ports}
@@ -225,7 +225,7 @@ def test_dashboard_is_in_the_folder_that_ray_provisions(simulated: str, cluster:
 
 
 def settled(controller: Any) -> RolloutStatus | None:
-    """The controller's status once it has made Serve what its journal says."""
+    """The controller's status once Serve matches its journal."""
     import ray
 
     status: RolloutStatus = ray.get(controller.status.remote(), timeout=30)

@@ -1,4 +1,4 @@
-"""Training grows when a node comes and goes on when it leaves, on a real Ray cluster."""
+"""Training grows when a node joins and continues when it leaves, on a real Ray cluster."""
 
 from __future__ import annotations
 

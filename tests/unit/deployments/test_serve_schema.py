@@ -1,4 +1,4 @@
-"""Configuration of replicas: what it may say, and what a project gets that says nothing."""
+"""Configuration of replicas: valid values, and the defaults of a project."""
 
 from __future__ import annotations
 

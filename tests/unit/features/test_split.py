@@ -100,11 +100,11 @@ def test_hash_part_of_an_id_depends_on_nothing_else(ids: list[str]) -> None:
 @pytest.mark.parametrize(("validation", "test"), [(0.2, 0.2), (0.05, 0.3), (0.0, 0.5)])
 def test_hash_parts_have_their_shares(validation: float, test: float) -> None:
     count = 20_000
-    found = hash_parts([f"row-{i}" for i in range(count)], HashSplit(validation=validation, test=test))
+    parts_of_rows = hash_parts([f"row-{i}" for i in range(count)], HashSplit(validation=validation, test=test))
     shares = {TRAIN: 1 - validation - test, VALIDATION: validation, TEST: test}
-    assert sum(found.count(part) for part in shares) == count
+    assert sum(parts_of_rows.count(part) for part in shares) == count
     for part, share in shares.items():
-        assert stats.binomtest(found.count(part), count, share).pvalue > 1e-4
+        assert stats.binomtest(parts_of_rows.count(part), count, share).pvalue > 1e-4
 
 
 @pytest.mark.parametrize(

@@ -357,7 +357,7 @@ def test_grpc_messages_and_methods_are_unchanged() -> None:
 
 
 class _Context:
-    """What Serve hands to a method beside the request."""
+    """The context that Serve passes to a method along with the request."""
 
     def __init__(self, metadata: dict[str, str]) -> None:
         self._metadata = metadata

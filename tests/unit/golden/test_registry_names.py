@@ -1,4 +1,4 @@
-"""What MLflow is told: tags, parameters, metrics, and the names of artifacts."""
+"""What MLflow receives: tags, parameters, metrics, and the names of artifacts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PRODUCT = ("cluster", "features", "trainers", "deployments", "monitoring", "rayl
 
 
 class _Run:
-    """Notes the names that it is told."""
+    """Records the names that it receives."""
 
     def __init__(self) -> None:
         self.id = "run"

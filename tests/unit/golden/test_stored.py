@@ -169,7 +169,7 @@ def test_stored_rollout_journal_is_read(path: Path, tmp_path: Path) -> None:
     last = journal.last_state()
     assert last is not None
     assert (last.status, last.challengers, last.policy) == ("promoted", ("2",), POLICY)
-    # And it goes on.
+    # New decisions can be appended.
     journal.record(samples.decisions()[0].model_copy(update={"at": 1.8e9, "rollout": "r2"}), POLICY)
     assert [one.rollout for one in journal.decisions()] == ["r1"] * 6 + ["r2"]
 

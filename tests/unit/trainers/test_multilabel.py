@@ -1,4 +1,4 @@
-"""Several labels a row: from the fit to the file, the gate's checks, and trees beside it."""
+"""Several labels per row: fit, export, the gate's checks, and the LightGBM baseline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of other processes come back as what they were."""
+"""Errors of other processes are restored with their type, message and fields."""
 
 from __future__ import annotations
 

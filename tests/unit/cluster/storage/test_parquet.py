@@ -1,4 +1,4 @@
-"""A table cut into parts is the table, in its order, whatever its files look like."""
+"""The parts of a table add up to the table, in its order, for any layout of its files."""
 
 from __future__ import annotations
 

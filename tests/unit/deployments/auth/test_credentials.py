@@ -1,4 +1,4 @@
-"""Who gets in: keys, grants, headers, refusals."""
+"""Credentials: keys, grants, headers, refusals."""
 
 import hmac
 import secrets

@@ -157,7 +157,7 @@ def test_authenticate_verifies_a_cached_token_again_when_it_expires_or_keys_chan
     token, now = EC.token(), time.time()
     first = tokens.authenticate(token, now)
     assert tokens.authenticate(token, now) is first
-    # PyJWT judges by the real clock, by which the token is still good: what is checked is that it is asked again.
+    # PyJWT uses the real clock, by which the token is still valid: this checks only that it verifies again.
     again = tokens.authenticate(token, now + 3600)
     assert again is not first
     assert tokens.authenticate(token, now) is again

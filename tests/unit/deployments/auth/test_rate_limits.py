@@ -29,7 +29,7 @@ from tests.factories.errors import raises
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that the test advances, in seconds."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""A champion's client of a challenger, over a real socket; a fake with the same calls stands for Serve's handle."""
+"""A champion's client of a challenger, over a real socket; a fake with the same calls replaces Serve's handle."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -24,7 +24,7 @@ def double_scores(request: ScoreRequest) -> list[ScoreResult]:
 
 
 class Response:
-    """What a handle's call returns: can be awaited or cancelled."""
+    """The response of a handle's call, which can be awaited or canceled."""
 
     def __init__(self, value: Any) -> None:
         self.value = value

@@ -1,4 +1,4 @@
-"""gRPC messages say what the REST body says."""
+"""gRPC messages have the same content as the REST body."""
 
 from __future__ import annotations
 

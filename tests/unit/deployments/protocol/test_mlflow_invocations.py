@@ -1,4 +1,4 @@
-"""MLflow's four shapes of a request say the same; a wrong one is refused by the part at fault."""
+"""MLflow's four formats of a request are equivalent; a refusal names the part at fault."""
 
 from __future__ import annotations
 

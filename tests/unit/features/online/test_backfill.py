@@ -1,4 +1,4 @@
-"""A rebuilt view gives what the join gives, whatever the store contained, and no other view changes."""
+"""A rebuilt view equals the join for any earlier content of the store, and no other view changes."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def at(*parts: int) -> int:
 _instant = st.one_of(
     st.none(),
     st.integers(at(1901, 1, 1), at(2200, 1, 1)),
-    # Clocks change in here, at microseconds of their own.
+    # Around a clock change, to the microsecond.
     st.builds(
         lambda day, us: at(2013, 11, 3, 4) + day * 86_400_000_000 + us,
         st.integers(-250, 250), st.integers(0, 4 * 3_600_000_000),

@@ -30,7 +30,7 @@ def test_feature_reader_gives_offline_features_bit_for_bit(tmp_path, seed: int) 
     rows = request_features(FEATURES, request)
     offline = pl.concat([rows, *(point_in_time.join(view, events, rows) for view in VIEWS)], how="horizontal")
     online = pl.DataFrame(FeatureReader(FEATURES, store).read(request.to_arrow(), 0))
-    # The store holds a day behind the newest event; every request lies within.
+    # The store keeps the day before the newest event; every request is within it.
     assert online.equals(offline.select(online.columns))
 
 

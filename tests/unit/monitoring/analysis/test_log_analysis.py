@@ -58,7 +58,7 @@ def changed(logged: LoggedRows, **columns: np.ndarray) -> LoggedRows:
 
 @cache
 def ordinary() -> tuple[float, ...]:
-    """AUCs among ordinary runs; features are the same whatever the task."""
+    """AUCs among ordinary runs; features are the same for every task."""
     return measure_multivariate_drift(
         rows(1, 0, DAYS), rows(3, 100, 2, 400), COLUMNS, POLICY, POLICY.log_analysis
     ).ordinary

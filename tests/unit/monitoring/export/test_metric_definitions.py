@@ -1,4 +1,4 @@
-"""Values of metrics from a new version, a window and used resources, each beside its gauge's labels."""
+"""Values of metrics from a new version, a window and used resources, each with its gauge's labels."""
 
 from __future__ import annotations
 

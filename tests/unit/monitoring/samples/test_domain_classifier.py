@@ -75,7 +75,7 @@ def test_too_few_rows_are_refused():
 @pytest.mark.parametrize("labels", [[0, 0, 0, 1], [1, 1, 1, 0]])
 def test_single_row_of_a_sample_adds_no_variance(labels):
     auc, null, variance = auc_with_variances(np.array([1.0, 2.0, 4.0, 3.0]), np.array(labels))
-    # Two of three rows are below the single one; its rank is uniform on 0 to 3 of 3 when labels say nothing.
+    # Two of three rows are below the single one; its rank is uniform on 0 to 3 of 3 when labels carry no information.
     assert auc == pytest.approx(2 / 3 if labels[3] else 1 / 3)
     assert null == pytest.approx(5 / 36)
     assert variance == pytest.approx(np.var([1, 1, 0], ddof=1) / 3)

@@ -1,4 +1,4 @@
-"""What MLflow is told of a fit while it goes on."""
+"""What MLflow receives during a fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trials in MLflow: nested, each once, whatever happens to the driver."""
+"""Trials in MLflow: nested, each logged once, even if the driver restarts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feeds: every row is seen, in the same order whatever the number of workers."""
+"""Loaders: an epoch has every row, in the same order for any number of workers."""
 
 from __future__ import annotations
 

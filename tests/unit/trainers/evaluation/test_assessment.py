@@ -39,7 +39,7 @@ POLICY = GatePolicy(
 
 
 def _scorer(result: FitResult) -> assessment.ScoreFunction:
-    """The module in torch: what the exported one says is compared elsewhere."""
+    """The module in torch; other tests compare it with the exported model."""
     scored = result.build_scorer()
 
     def score(arrays: Arrays) -> np.ndarray:

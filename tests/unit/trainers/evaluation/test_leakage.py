@@ -46,7 +46,7 @@ def test_skill_of_informative_missing_values_is_one() -> None:
 
 
 def test_skill_of_unique_identifier_is_low() -> None:
-    """Values that occur once say nothing about other rows: memorizing them gives no skill."""
+    """Values that occur once carry no information about other rows: memorizing them gives no skill."""
     inputs, arrays, labels = _rows("binary")
     codes = np.arange(len(labels), dtype=np.int64)[:, None]
     skills = leakage.single_feature_skills(TASKS["binary"], inputs, {**arrays, "codes": codes}, labels)

@@ -1,4 +1,4 @@
-"""Exported models give the training module's scores, whatever comes in."""
+"""Exported models give the training module's scores for any input."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_exported_model_scores_any_row_like_module(exported: tuple[FitResult, Pa
 def test_portable_model_scores_any_row_like_module(exported: tuple[FitResult, Path], given_rows: list[tuple]) -> None:
     result, folder = exported
     plain, heavy, gappy, color = zip(*given_rows, strict=True)
-    # The empty text stands for missing there.
+    # There, the empty text means missing.
     color = [text or None for text in color]
     pixels = np.zeros((len(plain), 2, 2), np.float32)
     numbers = {n: pa.array(v, pa.float64()) for n, v in (("plain", plain), ("heavy", heavy), ("gappy", gappy))}

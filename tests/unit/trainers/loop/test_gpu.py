@@ -28,7 +28,7 @@ DEVICE = torch.device("cuda")
 
 
 class _Counted:
-    """Batches of four rows that say which they are; after ``count`` of them it ends, or ``fails``."""
+    """Batches of four rows with their numbers; after ``count`` batches it ends, or ``fails``."""
 
     def __init__(self, count: int, fails: bool = False) -> None:
         self.steps, self.rows, self._fails = count, 4 * count, fails

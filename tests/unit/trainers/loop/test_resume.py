@@ -1,4 +1,4 @@
-"""A training that is stopped at any step and goes on ends with the same weights, bit for bit, as one that was not."""
+"""A training stopped at any step and resumed ends with the same weights, bit for bit, as an uninterrupted one."""
 
 from __future__ import annotations
 

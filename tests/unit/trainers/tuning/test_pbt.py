@@ -1,4 +1,4 @@
-"""Who goes on from whom; and that a line of checkpoints with changed settings is one training that changes them."""
+"""Exploitation in a population; a chain of checkpoints with changed settings equals one training with the changes."""
 
 from __future__ import annotations
 

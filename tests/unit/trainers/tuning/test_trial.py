@@ -1,4 +1,4 @@
-"""Who is a finalist, who wins, and what a search keeps of its trials."""
+"""The finalists, the winner, and the records that a search keeps of its trials."""
 
 from __future__ import annotations
 
