@@ -1,4 +1,4 @@
-"""What the pages name exists: files, commands and their options, settings. Examples run."""
+"""Files, commands, options and settings named in the pages exist, and examples run."""
 
 from __future__ import annotations
 

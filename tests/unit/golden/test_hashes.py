@@ -1,4 +1,4 @@
-"""Content hashes, fingerprints, splits and ids: equal things keep equal names, also across versions."""
+"""Content hashes, fingerprints, splits and ids: the same input has the same value in every version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of metrics with their labels and types, alerts with their expressions, and what Grafana asks."""
+"""Names of metrics with their labels and types, alerts with their expressions, and Grafana's queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The online store: bytes of keys and of states, and that today's readers read them."""
+"""The online store: bytes of keys and states, which current code must read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that is stored: each format's files are read by today's code, and today's code writes what it wrote."""
+"""Stored formats: current code reads the files of every format and writes the current one unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of the catalog and of API keys: their columns and types, as the code that writes them makes them."""
+"""Tables of the catalog and of API keys: the columns and types that the code writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Declared settings: what is refused before work starts, and where a chosen value goes."""
+"""Training settings: invalid ones are refused before work starts, and chosen values are applied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens: which count, which do not, and how the issuer's keys come and go."""
+"""Tokens: valid and invalid ones, and rotation of the issuer's keys."""
 
 import base64
 import json

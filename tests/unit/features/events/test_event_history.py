@@ -1,4 +1,4 @@
-"""A view's events in one form: what is refused, what is normalized, and when an event begins to count."""
+"""A view's events: invalid ones are refused, others normalized, and each counts from its known-at time."""
 
 from __future__ import annotations
 

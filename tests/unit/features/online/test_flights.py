@@ -1,4 +1,4 @@
-"""Every row of flights: pushed in the order of time and read as of each row's own time, the features are the join's."""
+"""Every row of flights: features pushed in time order and read as of each row's time equal the join's."""
 
 from __future__ import annotations
 

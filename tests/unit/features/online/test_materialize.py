@@ -1,4 +1,4 @@
-"""What is read online at a time is what the join gives for it, bit for bit: on any history, fed in any way."""
+"""Features read online as of a time equal the join's, bit for bit, for any history materialized in any order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every online store promises, on LMDB and on a real server of Redis's protocol."""
+"""The contract of online stores, on LMDB and on a real Redis server."""
 
 from __future__ import annotations
 

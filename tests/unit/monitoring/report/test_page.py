@@ -1,4 +1,4 @@
-"""The page: every section is there, nothing is loaded, nothing breaks out of its text."""
+"""The page has every section, is self-contained, and escapes text."""
 
 from __future__ import annotations
 

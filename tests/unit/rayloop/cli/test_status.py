@@ -1,4 +1,4 @@
-"""The status: alarms with what was done about them, windows, and the evidence of a rollout."""
+"""The status: alarms with their actions, windows, and the evidence of a rollout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a look reads: the version's frame, the log of its windows, the labels that have come; and what it queues."""
+"""A log analysis: it reads frame, log and labels of its version and windows, and queues label candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On a GPU: batches arrive as they were, and it learns in every precision."""
+"""On a GPU: batches arrive unchanged, and training learns in every precision."""
 
 from __future__ import annotations
 

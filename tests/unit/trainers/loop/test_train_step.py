@@ -1,4 +1,4 @@
-"""One step under each setting: parts add up to the whole, weights weigh, precision and compilation change little."""
+"""One step under each setting: micro-batches add up, class weights apply, precision and compilation change little."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FT-Transformer: it learns, goes out as a file, and treats columns as the others do."""
+"""FT-Transformer: it learns, exports, and treats columns like the other models."""
 
 from __future__ import annotations
 

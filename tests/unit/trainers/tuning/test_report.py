@@ -1,4 +1,4 @@
-"""The page of a search: all of it there, nothing loaded from anywhere."""
+"""The page of a search is complete and self-contained."""
 
 from __future__ import annotations
 
