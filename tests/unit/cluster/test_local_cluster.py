@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -91,7 +92,7 @@ def test_ports_of_replicas_are_disjoint_ranges_without_gaps(settings: Settings) 
 
 
 @pytest.fixture
-def programs(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with programs in place of Ray and of MLflow's server, which listens."""
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -105,10 +106,18 @@ def programs(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     # Ends nothing: these tests end the one server themselves.
     monkeypatch.setattr(local_cluster, "stop", lambda settings: 0)
+    children: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def record(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        children.append(popen(*arguments, **options))
+        return children[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", record)
     yield folder
-    for server in local_cluster.processes(settings):
-        server.kill()
-        server.wait()
+    for child in children:
+        child.kill()
+        child.wait()
 
 
 def _write_program(path: Path, line: str) -> None:
