@@ -182,13 +182,13 @@ def _environment() -> dict[str, str]:
 
 def _run(command: list[str], timeout_s: float) -> dict[str, float]:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=timeout_s, env=_environment()
         )
     except subprocess.TimeoutExpired as error:
         raise JoinFailed(f"not finished after {timeout_s:.0f} s") from error
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no output"]
-        raise JoinFailed(f"it ended with code {done.returncode}: {lines[-1][-_ERROR_CHARS:]}")
-    report: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or ["no output"]
+        raise JoinFailed(f"it ended with code {process.returncode}: {lines[-1][-_ERROR_CHARS:]}")
+    report: dict[str, float] = json.loads(process.stdout.strip().splitlines()[-1])
     return report

@@ -93,8 +93,8 @@ def _theirs(progress: Callable[[str], None]) -> tuple[float, float]:
 def _alone(count: int) -> dict[str, Any]:
     """Measure in a new process, whose memory is its own."""
     command = [sys.executable, "-m", "benchmarks.monitoring.wide", str(count)]
-    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=True)
-    costs: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=True)
+    costs: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return costs
 
 
@@ -104,19 +104,24 @@ def measure(count: int) -> dict[str, float]:
     reference = Profile.empty(COLUMNS)
     reference.update(wide(0, REFERENCE_ROWS, TIMES).table())
     drift_reference = DriftReference(ReferenceProfile.build({0.0: reference}, DAY_S), 1, ())
-    live, spent = Profile.empty(COLUMNS), 0.0
+    live, profile_s = Profile.empty(COLUMNS), 0.0
     for turn in range(max(1, count // BATCH)):
         # Four batches repeat: sampling new ones would take most of the time, and they would cost the same.
         batch = wide(1 + turn % 4, BATCH, TIMES).table()
         started = time.perf_counter()
         live.update(batch)
-        spent += time.perf_counter() - started
+        profile_s += time.perf_counter() - started
     score_windows = {
         test: _judged(drift_reference, live, DriftPolicy(span=1, test=test)) for test in ("distance", "all")
     }
-    done = spent + score_windows["distance"] * live.rows / WHOLE
+    total_s = profile_s + score_windows["distance"] * live.rows / WHOLE
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    return {"row_s": done / live.rows, "gib": peak, "judge_s": score_windows["distance"], "all_s": score_windows["all"]}
+    return {
+        "row_s": total_s / live.rows,
+        "gib": peak,
+        "judge_s": score_windows["distance"],
+        "all_s": score_windows["all"],
+    }
 
 
 def _judged(drift_reference: DriftReference, live: Profile, policy: DriftPolicy) -> float:

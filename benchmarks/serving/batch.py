@@ -135,10 +135,10 @@ def _profile(turns: list[BatchPrediction], alone: float) -> str:
         stage: median(turn.stage_seconds[stage] / turn.rows for turn in turns) for stage in turns[0].stage_seconds
     }
     whole = median(cores / turn.rows_per_second for turn in turns)
-    spent = stages | {"around the tasks": whole - sum(stages.values())}
-    shown = ", ".join(f"{stage} {seconds * 1e9:,.0f}" for stage, seconds in spent.items())
+    by_stage = stages | {"around the tasks": whole - sum(stages.values())}
+    text = ", ".join(f"{stage} {seconds * 1e9:,.0f}" for stage, seconds in by_stage.items())
     return (
-        f"{turns[0].rows:,} rows, {cores} cores, median of {len(turns)} turns; ns a row and core: {shown}, "
+        f"{turns[0].rows:,} rows, {cores} cores, median of {len(turns)} turns; ns a row and core: {text}, "
         f"in all {whole * 1e9:,.0f}; the model alone {cores / alone * 1e9:,.0f}"
     )
 

@@ -24,10 +24,10 @@ def rows(workspace: Any, folder: Path) -> list[dict[str, Any]]:
     version = batch_cases.bundle(LIGHT, folder)
     file = batch_cases.parquet(LIGHT, ROWS, folder / "table.parquet")
     peaks = [_peak_of(workspace, version, file, times, folder) for times in GROWTH]
-    shown = ", ".join(f"{times}x {peak:,.0f} MiB" for times, peak in zip(GROWTH, peaks, strict=True))
+    text = ", ".join(f"{times}x {peak:,.0f} MiB" for times, peak in zip(GROWTH, peaks, strict=True))
     note = (
         f"peak of Ray's workers and the object store, 1x = {ROWS:,} rows of {LIGHT.name},"
-        f" one after another on one cluster: {shown}"
+        f" one after another on one cluster: {text}"
     )
     first, large, largest = peaks
     return [

@@ -33,20 +33,20 @@ def pinned(peer: str, peers: Path = PEERS) -> tuple[str, str]:
 def environment(peer: str, note: Callable[[str], None], peers: Path = PEERS) -> Path:
     """The ``bin`` folder of the environment of a peer in the folder ``peers``. Raises InstallFailed."""
     folder = VENVS / peer
-    wanted = hashlib.sha256(requirements(peer, peers).read_bytes()).hexdigest()
+    digest = hashlib.sha256(requirements(peer, peers).read_bytes()).hexdigest()
     stamp = folder / _STAMP
-    if not stamp.exists() or stamp.read_text() != wanted:
+    if not stamp.exists() or stamp.read_text() != digest:
         note(f"installing {peer}")
         shutil.rmtree(folder, ignore_errors=True)
         _run([sys.executable, "-m", "venv", str(folder)])
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         # The pins cover the whole environment, so pip resolves nothing.
         _run([*pip, "--no-deps", "-r", str(requirements(peer, peers))])
-        stamp.write_text(wanted)
+        stamp.write_text(digest)
     return folder / "bin"
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InstallFailed(f"{' '.join(command[:4])} ... failed: {done.stderr.strip()[-_ERROR_CHARS:]}")
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise InstallFailed(f"{' '.join(command[:4])} ... failed: {process.stderr.strip()[-_ERROR_CHARS:]}")

@@ -104,8 +104,8 @@ def scores(folder: Path, columns: Columns) -> np.ndarray:
 
 def alone(folder: Path, columns: Columns, seconds: float) -> float:
     """Rows per second of the model alone: the same encoded rows repeatedly."""
-    run, fed = session(folder).run, arrays(columns)
-    return _rows_per_second(lambda: run(["scores"], fed), len(fed["numbers"]), seconds)
+    run, inputs = session(folder).run, arrays(columns)
+    return _rows_per_second(lambda: run(["scores"], inputs), len(inputs["numbers"]), seconds)
 
 
 def encoded(folder: Path, columns: Columns, seconds: float) -> float:
@@ -116,11 +116,11 @@ def encoded(folder: Path, columns: Columns, seconds: float) -> float:
 
 def _rows_per_second(work: Callable[[], object], rows: int, seconds: float) -> float:
     work()
-    started, done = time.perf_counter(), 0
+    started, count = time.perf_counter(), 0
     while time.perf_counter() < started + seconds:
         work()
-        done += rows
-    return done / (time.perf_counter() - started)
+        count += rows
+    return count / (time.perf_counter() - started)
 
 
 def _export(module: torch.nn.Module, path: Path) -> None:

@@ -199,12 +199,12 @@ def _change(
     with loading(closed_plan(subject, _requests(subject, work), _CHANGE_S)) as running:
         running.wait_for_first()
         time.sleep(_CHANGE_AT_S)
-        called = time.monotonic()
+        call_time = time.monotonic()
         change()
         report = running.report()
     if old not in report.by_header:
         raise ServerFailed(f"no answer came from {old} before it was to change")
-    measurements.add(NAME, measure, max(0.0, report.by_header[old][1] - called) * 1e3)
+    measurements.add(NAME, measure, max(0.0, report.by_header[old][1] - call_time) * 1e3)
     _note_failures(report, subject, measure, measurements)
     return report.total
 

@@ -144,6 +144,6 @@ def _environment(peer: Peer, binaries: Path, folder: Path) -> dict[str, str]:
     if peer.ray != "haproxy":
         return base
     settings = own_settings(folder / "home")
-    wanted = local_cluster.cluster_environment(settings)
-    Path(wanted["RAY_TMPDIR"]).mkdir(exist_ok=True)
-    return base | {name: value for name, value in wanted.items() if name.startswith("RAY_")}
+    variables = local_cluster.cluster_environment(settings)
+    Path(variables["RAY_TMPDIR"]).mkdir(exist_ok=True)
+    return base | {name: value for name, value in variables.items() if name.startswith("RAY_")}

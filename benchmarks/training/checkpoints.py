@@ -20,10 +20,10 @@ def rows(case: TrainingCase, data: TrainingData, rounds: int, progress: Callable
     shares = []
     for number in range(rounds):
         for every in (0, EVERY) if number % 2 == 0 else (EVERY, 0):
-            ran = rayloop(case, data, workers=WORKERS, checkpoint_steps=every)
-            rates[every] += ran.rates[1:]
-            shares += [ran.shares["checkpoint"]] if every else []
-            progress(f"a checkpoint every {every} steps: {median(ran.rates[1:]):,.0f} rows/s")
+            training_run = rayloop(case, data, workers=WORKERS, checkpoint_steps=every)
+            rates[every] += training_run.rates[1:]
+            shares += [training_run.shares["checkpoint"]] if every else []
+            progress(f"a checkpoint every {every} steps: {median(training_run.rates[1:]):,.0f} rows/s")
     steps = CONFIG.epochs * -(-case.part("train").num_rows // CONFIG.batch_size)
     note = f"{steps // EVERY} checkpoints a fit, {WORKERS} workers"
     return [

@@ -109,22 +109,26 @@ def _rows(
     turns = ("ours", "peer") if work.peer else ("ours",)
     for number in range(rounds):
         for name in turns if number % 2 == 0 else reversed(turns):
-            ran = _ours(work, case, data) if name == "ours" else _alone(work, case)
-            runs[name].append(ran)
-            progress(f"{work.words}, {name}: {ran.steady:,.0f} rows/s, GPU {ran.busy:.0f}%, data {ran.data:.1%}")
+            gpu_run = _ours(work, case, data) if name == "ours" else _alone(work, case)
+            runs[name].append(gpu_run)
+            progress(
+                f"{work.words}, {name}: {gpu_run.steady:,.0f} rows/s, GPU {gpu_run.busy:.0f}%, data {gpu_run.data:.1%}"
+            )
     ours, peer = runs["ours"], runs["peer"]
 
     def median_or_none(of: Callable[[GpuRun], float], runs: list[GpuRun]) -> float | None:
-        return results.median_or_none([of(ran) for ran in runs])
+        return results.median_or_none([of(gpu_run) for gpu_run in runs])
 
     def compared(what: str, unit: str, of: Callable[[GpuRun], float], target: Target | None = None) -> Row:
         value = median_or_none(of, peer)
         return row(f"{what}: {work.words}", unit, median_or_none(of, ours), ALONE if work.peer else "", value, target)
 
-    lost = row(f"lost on data: {work.words}", "% of the steps' time", median_or_none(lambda ran: 100 * ran.data, ours))
+    lost = row(
+        f"lost on data: {work.words}", "% of the steps' time", median_or_none(lambda gpu_run: 100 * gpu_run.data, ours)
+    )
     return [
-        compared("training rows per second", "rows/s", lambda ran: ran.steady, _TARGET if work.peer else None),
-        compared("the GPU had work", "% of the time", lambda ran: ran.busy),
+        compared("training rows per second", "rows/s", lambda gpu_run: gpu_run.steady, _TARGET if work.peer else None),
+        compared("the GPU had work", "% of the time", lambda gpu_run: gpu_run.busy),
         lost,
     ]
 
@@ -137,10 +141,12 @@ def _ours(work: GpuWork, case: TrainingCase, data: TrainingData) -> GpuRun:
             if isinstance(event, EpochResult):
                 busy.mark()
 
-        done = fit(FitRequest(work.spec, work.config, case.task, case.encoder), data, lambda line: None, on_event=watch)
-    spent = {stage: sum(epoch.seconds[stage] for epoch in done.epochs[1:]) for stage in done.epochs[0].seconds}
-    rates = [epoch.rows_per_second for epoch in done.epochs]
-    return GpuRun(rates, busy.share(), spent["data"] / sum(spent.values()))
+        result = fit(
+            FitRequest(work.spec, work.config, case.task, case.encoder), data, lambda line: None, on_event=watch
+        )
+    seconds = {stage: sum(epoch.seconds[stage] for epoch in result.epochs[1:]) for stage in result.epochs[0].seconds}
+    rates = [epoch.rows_per_second for epoch in result.epochs]
+    return GpuRun(rates, busy.share(), seconds["data"] / sum(seconds.values()))
 
 
 def _alone(work: GpuWork, case: TrainingCase) -> GpuRun:

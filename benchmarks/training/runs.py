@@ -42,10 +42,10 @@ class PeerFailed(Exception):
 
 def rayloop(case: TrainingCase, data: TrainingData, **changes: Any) -> TrainingRun:
     """Fit on the warm cluster; after the first fit the encoded rows are cached."""
-    done = fit(FitRequest(SPEC, CONFIG.model_copy(update=changes), case.task, case.encoder), data, lambda line: None)
-    spent = {stage: sum(epoch.seconds[stage] for epoch in done.epochs) for stage in done.epochs[0].seconds}
-    shares = {stage: seconds / sum(spent.values()) for stage, seconds in spent.items()}
-    return TrainingRun([epoch.rows_per_second for epoch in done.epochs], done.seconds["start and end"], shares)
+    result = fit(FitRequest(SPEC, CONFIG.model_copy(update=changes), case.task, case.encoder), data, lambda line: None)
+    by_stage = {stage: sum(epoch.seconds[stage] for epoch in result.epochs) for stage in result.epochs[0].seconds}
+    shares = {stage: seconds / sum(by_stage.values()) for stage, seconds in by_stage.items()}
+    return TrainingRun([epoch.rows_per_second for epoch in result.epochs], result.seconds["start and end"], shares)
 
 
 def peer(
@@ -78,10 +78,10 @@ def _command(name: str, folder: Path, workers: int) -> list[str]:
 def _run(command: list[str]) -> None:
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, env=environ | _ONE_THREAD, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise PeerFailed(f"it took more than {LIMIT_S:.0f} s") from error
-    if done.returncode:
-        raise PeerFailed(f"it ended with code {done.returncode}: {done.stderr.strip()[-_ERROR_CHARS:]}")
+    if process.returncode:
+        raise PeerFailed(f"it ended with code {process.returncode}: {process.stderr.strip()[-_ERROR_CHARS:]}")

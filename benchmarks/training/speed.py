@@ -33,12 +33,12 @@ def rows(case: TrainingCase, data: TrainingData, rounds: int, progress: Callable
     for number in range(rounds):
         for name, workers in turns if number % 2 == 0 else reversed(turns):
             try:
-                ran = _one(name, workers, case, data, progress)
+                latest = _one(name, workers, case, data, progress)
             except (PeerFailed, InstallFailed) as error:
                 why[name] = str(error)
                 continue
-            runs.setdefault((name, workers), []).append(ran)
-            progress(f"{name}, {workers} workers: {_steady([ran]):,.0f} rows/s, {ran.around_s:.1f} s around")
+            runs.setdefault((name, workers), []).append(latest)
+            progress(f"{name}, {workers} workers: {_steady([latest]):,.0f} rows/s, {latest.around_s:.1f} s around")
     return [*_rates(runs, why), *_firsts(runs), *_arounds(runs)]
 
 
@@ -68,7 +68,7 @@ def _rates(runs: Runs, why: dict[str, str]) -> list[Row]:
 def _firsts(runs: Runs) -> list[Row]:
     rows = []
     for workers in WORKERS:
-        first = median(ran.rates[0] for ran in runs[OURS, workers])
+        first = median(training_run.rates[0] for training_run in runs[OURS, workers])
         work = f"first_epoch: rows per second of the first epoch, {_workers(workers)}"
         rows.append(row(work, "rows/s", first, "rayloop, later epochs", _steady(runs[OURS, workers]), _FIRST))
     return rows
@@ -77,11 +77,11 @@ def _firsts(runs: Runs) -> list[Row]:
 def _arounds(runs: Runs) -> list[Row]:
     rows = []
     for workers in WORKERS:
-        ours = median(ran.around_s for ran in runs[OURS, workers])
+        ours = median(training_run.around_s for training_run in runs[OURS, workers])
         work = f"fit_overhead: start and end of a fit on a warm cluster, {_workers(workers)}"
         theirs = {name: peer_runs for (name, n), peer_runs in runs.items() if n == workers and name != OURS}
         for number, (name, peer_runs) in enumerate(theirs.items()):
-            value = median(ran.around_s for ran in peer_runs)
+            value = median(training_run.around_s for training_run in peer_runs)
             rows.append(row(work, "s", ours, name, value, None if number else _AROUND, "" if number else _NOTE))
     return rows
 
@@ -91,7 +91,7 @@ _NOTE = "all but encoding, training and validation; the peers': start of their p
 
 def _steady(runs: list[TrainingRun]) -> float:
     """The median epoch after the first, of all rounds."""
-    return median(rate for ran in runs for rate in ran.rates[1:])
+    return median(rate for training_run in runs for rate in training_run.rates[1:])
 
 
 def _format_values(ours: list[TrainingRun]) -> str:

@@ -29,8 +29,8 @@ def test_parse_response_with_a_length_ends_with_its_last_byte(body: bytes, decoy
 
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=5))
 def test_parse_response_with_chunks_ends_with_the_empty_chunk(chunks: list[bytes]) -> None:
-    sent = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in [*chunks, b""])
-    whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + sent
+    content = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in [*chunks, b""])
+    whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + content
     for end in range(len(whole)):
         assert parse_response(whole[:end]) is None
     response = parse_response(whole)

@@ -51,15 +51,15 @@ def run(answer: Callable[[], bytes], **plan: object) -> Report:
 
 def test_closed_load_counts_every_response_and_failure() -> None:
     turns = itertools.count()
-    sent: list[bytes] = []
+    requests: list[bytes] = []
 
     def answer() -> bytes:
-        sent.append(BUSY if next(turns) % 10 == 3 else OK % 1)
-        return sent[-1]
+        requests.append(BUSY if next(turns) % 10 == 3 else OK % 1)
+        return requests[-1]
 
     report = run(answer)
-    assert report.total == sent.count(OK % 1)
-    assert report.failures == {"status 503": sent.count(BUSY)}
+    assert report.total == requests.count(OK % 1)
+    assert report.failures == {"status 503": requests.count(BUSY)}
     assert 0 < report.answered <= report.total
 
 

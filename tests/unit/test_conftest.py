@@ -15,6 +15,6 @@ print("imported:", *{"ray", "torch", "mlflow", "hypothesis"} & set(sys.modules))
 
 
 def test_file_of_pure_tests_starts_without_heavy_libraries() -> None:
-    done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert " passed" in done.stdout
-    assert done.stdout.splitlines()[-1] == "imported:"
+    process = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert " passed" in process.stdout
+    assert process.stdout.splitlines()[-1] == "imported:"

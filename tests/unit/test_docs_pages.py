@@ -21,8 +21,8 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 @every_page
 def test_files_named_in_a_page_exist(page: Path) -> None:
-    named = set(FILE.findall(page.read_text())) - BUILT
-    assert {name for name in named if not (ROOT / name).exists()} == set()
+    paths = set(FILE.findall(page.read_text())) - BUILT
+    assert {name for name in paths if not (ROOT / name).exists()} == set()
 
 
 @every_page
@@ -50,9 +50,9 @@ def test_python_blocks_of_the_features_page_run_one_after_the_other() -> None:
 
 def test_every_setting_is_in_the_guide() -> None:
     text = "".join((ROOT / "docs" / name).read_text() for name in ("operations.md", "access.md"))
-    named = {name.removeprefix("RAYLOOP").lstrip("_").lower() for name in re.findall(r"`([A-Z_]+)`", text)}
+    names = {name.removeprefix("RAYLOOP").lstrip("_").lower() for name in re.findall(r"`([A-Z_]+)`", text)}
     exported = {name.lower() for name in re.findall(r"export RAYLOOP_([A-Z_]+)=", text)}
-    assert set(Settings.model_fields) - named - exported == set()
+    assert set(Settings.model_fields) - names - exported == set()
 
 
 def test_decisions_have_distinct_numbers() -> None:

@@ -127,8 +127,8 @@ def test_challenger_that_leaks_memory_is_stopped_before_the_node_runs_out(
         until(lambda: not psutil.pid_exists(eater), "its replica is gone")
         status = aborted(rollout)
     assert "the challenger's memory grew by" in status.state.reason
-    grown = status.decisions[-1].evidence["challenger_grown_mib"]
-    assert GROWTH_MIB < grown < GROWTH_MIB + SLACK_MIB
+    growth_mib = status.decisions[-1].evidence["challenger_grown_mib"]
+    assert GROWTH_MIB < growth_mib < GROWTH_MIB + SLACK_MIB
     assert replicas(cluster, MODEL) == champions
     assert load.failed == []
     assert set(load.outcomes) == {(200, "champion")}

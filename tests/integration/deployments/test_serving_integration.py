@@ -59,7 +59,7 @@ def test_request_metrics_are_exported(http: httpx.Client, served: ModelVersion) 
     agent = f"http://{ray.nodes()[0]['NodeManagerAddress']}:{ray.nodes()[0]['MetricsExportPort']}/metrics"
     mine = f'application="{MODEL}"', 'method="POST"', f'route="/v2/models/{MODEL}"'
     ours = f'model="{MODEL}"', f'version="{served.version}"', 'variant="champion"'
-    wanted = {
+    names = {
         "ray_serve_num_http_requests_total": (*mine, 'status_code="200"'),
         "ray_serve_num_http_error_requests_total": (*mine, 'error_code="400"'),
         "ray_serve_http_request_latency_ms_count": (*mine, 'status_code="200"'),
@@ -72,7 +72,7 @@ def test_request_metrics_are_exported(http: httpx.Client, served: ModelVersion) 
         lines = httpx.get(agent).text.splitlines()
         return all(
             any(line.startswith(f"{name}{{") and all(tag in line for tag in tags) for line in lines)
-            for name, tags in wanted.items()
+            for name, tags in names.items()
         )
 
     until(exported, "all counters are exported", 30.0)
@@ -136,8 +136,8 @@ def test_metadata_describes_the_request(http: httpx.Client) -> None:
 def test_bad_requests_are_refused_with_field_and_code(
     http: httpx.Client, path: str, body: object, status: int, field: str
 ) -> None:
-    sent = {"content": body} if isinstance(body, bytes) else {"json": body}
-    response = http.post(path, **sent)
+    content = {"content": body} if isinstance(body, bytes) else {"json": body}
+    response = http.post(path, **content)
     assert response.status_code == status
     assert response.json()["field"] == field
     assert response.json()["code"].startswith("request.")

@@ -52,8 +52,8 @@ def inputs(kind, binary: bool | None = None) -> list:
 def test_http_infer_in_binary_form(
     http: triton_http.InferenceServerClient, served: ModelVersion, binary_out: bool
 ) -> None:
-    wanted = [triton_http.InferRequestedOutput("score", binary_data=binary_out)]
-    result = http.infer(MODEL, inputs(triton_http, True), outputs=wanted, request_id=f"triton-{binary_out}")
+    outputs = [triton_http.InferRequestedOutput("score", binary_data=binary_out)]
+    result = http.infer(MODEL, inputs(triton_http, True), outputs=outputs, request_id=f"triton-{binary_out}")
     np.testing.assert_allclose(result.as_numpy("score"), EXPECTED, atol=1e-4)
     assert result.get_response()["model_version"] == served.version
     assert result.get_response()["id"] == f"triton-{binary_out}"
@@ -100,7 +100,7 @@ def test_grpc_health_and_metadata(grpc: triton_grpc.InferenceServerClient, serve
 
 
 @pytest.mark.parametrize(
-    ("model", "version", "tensors", "status", "named"),
+    ("model", "version", "tensors", "status", "field"),
     [
         ("nobody", "", slice(None), "NOT_FOUND", "nobody"),
         (MODEL, "999", slice(None), "NOT_FOUND", "v999"),
@@ -108,8 +108,8 @@ def test_grpc_health_and_metadata(grpc: triton_grpc.InferenceServerClient, serve
     ],
 )
 def test_grpc_infer_of_bad_requests_gives_status(
-    grpc: triton_grpc.InferenceServerClient, model: str, version: str, tensors: slice, status: str, named: str
+    grpc: triton_grpc.InferenceServerClient, model: str, version: str, tensors: slice, status: str, field: str
 ) -> None:
-    with pytest.raises(InferenceServerException, match=named) as caught:
+    with pytest.raises(InferenceServerException, match=field) as caught:
         grpc.infer(model, inputs(triton_grpc)[tensors], model_version=version, headers=APPLICATION)
     assert status in caught.value.status()

@@ -93,8 +93,8 @@ def at_once(calls: Sequence[tuple[str, tuple]], settings: Settings) -> None:
         ray.get(getattr(writer, order).remote(*args))
 
     with ThreadPoolExecutor(len(calls)) as callers:
-        for done in [callers.submit(call, *one) for one in calls]:
-            done.result()
+        for future in [callers.submit(call, *one) for one in calls]:
+            future.result()
 
 
 def score(settings: Settings, model: str) -> float:

@@ -68,8 +68,8 @@ def test_ingest_again_adds_only_new_rows(tables: Tables, shop: str) -> None:
     assert (first.new_rows, first.known_rows, first.quarantine_reasons) == (200, 0, {})
     again = put(source(visits(200)), tables, shop)
     assert (again.new_rows, again.known_rows, again.snapshot) == (0, 200, first.snapshot)
-    grown = put(source(visits(250)), tables, shop)
-    assert (grown.new_rows, grown.known_rows) == (50, 200)
+    snapshot = put(source(visits(250)), tables, shop)
+    assert (snapshot.new_rows, snapshot.known_rows) == (50, 200)
     ids = tables.read(f"{shop}.visits")["id"].to_pylist()
     assert sorted(ids) == sorted(f"v{i}" for i in range(250))
 

@@ -127,10 +127,10 @@ def test_stuck_monitor_actor_does_not_block_its_callers(monitor):
     try:
         began = time.monotonic()
         send(monitor, 100, 50)
-        sent = time.monotonic() - began
+        send_s = time.monotonic() - began
     finally:
         os.kill(stuck, signal.SIGCONT)
-    assert sent < 5
+    assert send_s < 5
     assert answered(lambda: ray.get(monitor.status.remote())["windows"] == 49, "all windows are closed")
 
 

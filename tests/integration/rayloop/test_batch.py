@@ -130,13 +130,13 @@ def test_batch_predict_of_parquet_keeps_row_order(cluster: Settings, version: Mo
     source.mkdir()
     for at in range(0, 900, 300):
         pq.write_table(REQUESTS.slice(at, 300), source / f"{at:04d}.parquet", row_group_size=100)
-    done = batch_predict.predict(_workspace(cluster), version, str(source), str(tmp_path / "out"))
+    prediction = batch_predict.predict(_workspace(cluster), version, str(source), str(tmp_path / "out"))
     scored = pq.read_table(tmp_path / "out")
     assert scored.drop(["score"]).equals(REQUESTS)
     assert np.allclose(scored["score"], _expected(version, REQUESTS), atol=1e-6)
-    assert done.rows == 900
-    assert done.rows_per_second == pytest.approx(900 / done.seconds)
-    assert "900 rows" in str(done)
+    assert prediction.rows == 900
+    assert prediction.rows_per_second == pytest.approx(900 / prediction.seconds)
+    assert "900 rows" in str(prediction)
     with raises(DataError, "data.folder_not_empty"):
         batch_predict.predict(_workspace(cluster), version, str(source), str(tmp_path / "out"))
 

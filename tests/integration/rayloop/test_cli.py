@@ -26,10 +26,10 @@ def rayloop(*words: str, home: Path, **variables: str) -> subprocess.CompletedPr
     )
 
 
-def assert_one_line(done: subprocess.CompletedProcess[str], code: str, *parts: str) -> None:
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2, done.stderr
-    assert len(lines) == 1, done.stderr
+def assert_one_line(process: subprocess.CompletedProcess[str], code: str, *parts: str) -> None:
+    lines = process.stderr.strip().splitlines()
+    assert process.returncode == 2, process.stderr
+    assert len(lines) == 1, process.stderr
     assert lines[0].startswith("error: ")
     assert lines[0].endswith(f" [{code}]")
     for part in parts:
@@ -45,38 +45,38 @@ def taken_port() -> str:
 
 
 def test_command_without_a_cluster_is_one_line(tmp_path: Path) -> None:
-    done = rayloop("run", "examples.flights.project", home=tmp_path)
-    assert_one_line(done, "cluster.no_answer", "rayloop up")
+    process = rayloop("run", "examples.flights.project", home=tmp_path)
+    assert_one_line(process, "cluster.no_answer", "rayloop up")
     assert_one_line(rayloop("status", home=tmp_path), "cluster.not_running", "rayloop up")
 
 
 def test_command_with_an_unknown_project_is_one_line(tmp_path: Path) -> None:
-    done = rayloop("run", "nowhere/project.py", home=tmp_path)
-    assert_one_line(done, "project.not_a_file", "nowhere/project.py")
+    process = rayloop("run", "nowhere/project.py", home=tmp_path)
+    assert_one_line(process, "project.not_a_file", "nowhere/project.py")
 
 
 def test_up_with_a_port_in_use_names_port_variable_and_process(tmp_path: Path, taken_port: str) -> None:
-    done = rayloop("up", home=tmp_path, RAYLOOP_SERVE_PORT=taken_port)
-    assert_one_line(done, "cluster.port_in_use", taken_port, "RAYLOOP_SERVE_PORT", str(os.getpid()))
+    process = rayloop("up", home=tmp_path, RAYLOOP_SERVE_PORT=taken_port)
+    assert_one_line(process, "cluster.port_in_use", taken_port, "RAYLOOP_SERVE_PORT", str(os.getpid()))
     assert not (tmp_path / "cluster.json").exists()
 
 
 def test_up_with_an_invalid_setting_is_one_line(tmp_path: Path) -> None:
-    done = rayloop("up", home=tmp_path, RAYLOOP_SERVE_PORT="eighty")
-    assert_one_line(done, "settings.invalid", "RAYLOOP_SERVE_PORT='eighty'")
+    process = rayloop("up", home=tmp_path, RAYLOOP_SERVE_PORT="eighty")
+    assert_one_line(process, "settings.invalid", "RAYLOOP_SERVE_PORT='eighty'")
 
 
 def test_doctor_without_mlflow_fails_that_check(tmp_path: Path) -> None:
-    done = rayloop("doctor", home=tmp_path, RAYLOOP_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
-    assert done.returncode == 2
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("FAIL  mlflow: "))
+    process = rayloop("doctor", home=tmp_path, RAYLOOP_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
+    assert process.returncode == 2
+    (line,) = (line for line in process.stdout.splitlines() if line.startswith("FAIL  mlflow: "))
     assert line.endswith("[registry.no_answer]")
-    assert "Traceback" not in done.stdout + done.stderr
+    assert "Traceback" not in process.stdout + process.stderr
 
 
 def test_down_without_a_cluster_succeeds(tmp_path: Path) -> None:
-    done = rayloop("down", home=tmp_path)
-    assert (done.returncode, done.stdout.strip()) == (0, "nothing was running")
+    process = rayloop("down", home=tmp_path)
+    assert (process.returncode, process.stdout.strip()) == (0, "nothing was running")
 
 
 @pytest.mark.parametrize(

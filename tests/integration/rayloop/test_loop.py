@@ -54,9 +54,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def simulated(cluster: Settings, folder: Path) -> str:
-    done = rayloop(cluster, folder, "run", "digits.py", "--simulate")
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    return done.stdout
+    process = rayloop(cluster, folder, "run", "digits.py", "--simulate")
+    assert process.returncode == 0, process.stdout[-6000:] + process.stderr[-2000:]
+    return process.stdout
 
 
 @pytest.mark.cluster
@@ -121,11 +121,11 @@ def test_response_can_be_traced(simulated: str, cluster: Settings, folder: Path)
 def _traced(cluster: Settings, folder: Path) -> str:
     """The log is committed every few seconds; asking again is waiting for a condition."""
     for _ in range(10):
-        done = rayloop(cluster, folder, "trace", "digits", "look-me-up")
-        if done.returncode == 0:
-            return done.stdout
-        assert "[data.request_not_logged]" in done.stderr
-    raise AssertionError(done.stderr)
+        process = rayloop(cluster, folder, "trace", "digits", "look-me-up")
+        if process.returncode == 0:
+            return process.stdout
+        assert "[data.request_not_logged]" in process.stderr
+    raise AssertionError(process.stderr)
 
 
 @pytest.mark.cluster
@@ -154,9 +154,9 @@ def test_log_analysis_and_cost_are_in_the_status(simulated: str, cluster: Settin
 
 @pytest.mark.cluster
 def test_second_simulation_without_fresh_is_refused(simulated: str, cluster: Settings, folder: Path) -> None:
-    done = rayloop(cluster, folder, "run", "digits.py", "--simulate")
-    assert done.returncode == 2
-    assert "[project.has_versions]" in done.stdout
+    process = rayloop(cluster, folder, "run", "digits.py", "--simulate")
+    assert process.returncode == 2
+    assert "[project.has_versions]" in process.stdout
 
 
 @pytest.mark.cluster
@@ -165,8 +165,8 @@ def test_predict_of_a_file_scores_it(simulated: str, cluster: Settings, folder: 
 
     rows = Tables(cluster).read("digits.scans").slice(0, 50)
     pq.write_table(rows, folder / "in.parquet")
-    done = rayloop(cluster, folder, "predict", "digits.py", "in.parquet", "out")
-    assert done.returncode == 0, done.stdout
+    process = rayloop(cluster, folder, "predict", "digits.py", "in.parquet", "out")
+    assert process.returncode == 0, process.stdout
     scored = pq.read_table(folder / "out")
     assert scored.num_rows == 50
     right = [p == d for p, d in zip(scored["predicted"].to_pylist(), scored["digit"].to_pylist(), strict=True)]
@@ -178,14 +178,14 @@ def test_predict_of_a_file_scores_it(simulated: str, cluster: Settings, folder: 
 def test_predict_of_a_catalog_table_scores_it(simulated: str, cluster: Settings, folder: Path) -> None:
     import pyarrow.parquet as pq
 
-    done = rayloop(
+    process = rayloop(
         cluster, folder, "predict", "digits.py", "digits.scans", "scans", "--keep", "scan", "--keep", "digit"
     )
-    assert done.returncode == 0, done.stdout
+    assert process.returncode == 0, process.stdout
     scored = pq.read_table(folder / "scans")
     assert scored.column_names == ["scan", "digit", "scores", "predicted"]
     assert sorted(scored["scan"].to_pylist()) == sorted(Tables(cluster).read("digits.scans")["scan"].to_pylist())
-    assert f"{scored.num_rows:,} rows in " in done.stdout
+    assert f"{scored.num_rows:,} rows in " in process.stdout
 
 
 def exported(ports: set[int]) -> set[str]:
@@ -241,9 +241,9 @@ def test_rollback_restores_the_previous_champion(
     registry = Registry(cluster)
     champion = registry.version_by_alias("digits", CHAMPION)
     before = predecessor(RolloutJournal("digits", Tables(cluster)).decisions(), champion.version)
-    done = rayloop(cluster, folder, "rollback", "digits.py", "--version", champion.version, "--reason", "a test")
-    assert done.returncode == 0, done.stdout
-    assert f"digits v{before} is champion again: a test" in done.stdout
+    process = rayloop(cluster, folder, "rollback", "digits.py", "--version", champion.version, "--reason", "a test")
+    assert process.returncode == 0, process.stdout
+    assert f"digits v{before} is champion again: a test" in process.stdout
     assert registry.version_by_alias("digits", CHAMPION).version == before
     assert registry.version("digits", champion.version).tags["rayloop.rolled_back_because"] == "a test"
     monitor = ray.get_actor(monitor_actor("digits"), namespace=ACTOR_NAMESPACE)

@@ -220,8 +220,10 @@ def _body(response: httpx.Response) -> Any:
 
 async def _send(client: httpx.AsyncClient, name: str, headers: dict[str, str] | None = None) -> httpx.Response:
     method, path, body = REQUESTS[name]
-    sent: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body} if body is not None else {}
-    return await client.request(method, path, headers=headers, **sent)
+    content: dict[str, Any] = (
+        {"content": body} if isinstance(body, bytes) else {"json": body} if body is not None else {}
+    )
+    return await client.request(method, path, headers=headers, **content)
 
 
 def test_responses_of_a_model_are_unchanged(home: Path) -> None:
@@ -229,7 +231,9 @@ def test_responses_of_a_model_are_unchanged(home: Path) -> None:
         server = await _model_server(home)
         async with _listening(server.__serve_build_asgi_app__()) as client:
             responses = {name: _answer(await _send(client, name)) for name in REQUESTS}
-            return responses | {name: _answer(await _send(client, "infer", sent)) for name, sent in HEADERS.items()}
+            return responses | {
+                name: _answer(await _send(client, "infer", headers)) for name, headers in HEADERS.items()
+            }
 
     golden("http", asyncio.run(run()))
 
@@ -269,8 +273,8 @@ def test_refusals_of_requests_are_unchanged(home: Path, monkeypatch: pytest.Monk
         async with _listening(server.__serve_build_asgi_app__()) as client:
 
             async def ask(name: str, credential: str) -> httpx.Response:
-                sent = {"authorization": f"Bearer {credential}"} if credential else {}
-                return await _send(client, name, sent)
+                headers = {"authorization": f"Bearer {credential}"} if credential else {}
+                return await _send(client, name, headers)
 
             while (await ask("metadata", issued["all"])).status_code != 200:
                 await asyncio.sleep(0.01)

@@ -580,9 +580,9 @@ def test_webhook_body_of_a_rollout_step_is_unchanged(monkeypatch: pytest.MonkeyP
 def test_webhook_body_is_unchanged() -> None:
     notice = Notification(moment="alarm", alarm=samples.ALARM, action="retrain", outcome="job-1", at=1.7e9)
     quiet = notice.model_copy(update={"moment": "quiet"})
-    sent: dict[str, Any] = {
+    payloads: dict[str, Any] = {
         f"{name} {one.moment}": json.loads(make(one))
         for name, make in (("webhook", webhook_body), ("alertmanager", alertmanager_body))
         for one in (notice, quiet)
     }
-    golden("notification_payloads", sent)
+    golden("notification_payloads", payloads)

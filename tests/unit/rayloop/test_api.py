@@ -39,5 +39,5 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 def test_import_and_command_line_load_no_heavy_library() -> None:
     code = "import sys, rayloop, rayloop.cli.app; print(*{'torch', 'scipy', 'polars', 'mlflow'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == []

@@ -52,7 +52,7 @@ def test_project_command_refuses_a_folder_that_hides_a_package(folder: Path, wor
 
 @pytest.mark.parametrize("words", [["run", "shop.py"], ["status"], ["up"], ["--version"]], ids=" ".join)
 def test_python_m_rayloop_inside_such_a_folder_is_refused_with_one_line(folder: Path, words: list[str]) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "rayloop", *words],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "RAYLOOP_HOME": str(folder / "home")},
@@ -60,8 +60,8 @@ def test_python_m_rayloop_inside_such_a_folder_is_refused_with_one_line(folder: 
         text=True,
         check=False,
     )
-    assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
+    assert process.returncode == 2
+    (line,) = process.stderr.strip().splitlines()
     assert line.startswith(f"error: {folder}/")
     assert line.endswith("[project.hides_package]")
 

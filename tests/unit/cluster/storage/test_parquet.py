@@ -30,8 +30,8 @@ def tables(tmp_path: Path) -> Tables:
 
 def _read(plan: ScanPlan, columns: list[str]) -> pa.Table:
     # A part travels to the worker that reads it.
-    sent = [pickle.loads(pickle.dumps(part)) for part in plan.parts]
-    return pa.concat_tables([table for part in sent for table in part.read(columns)])
+    copies = [pickle.loads(pickle.dumps(part)) for part in plan.parts]
+    return pa.concat_tables([table for part in copies for table in part.read(columns)])
 
 
 @given(st.lists(st.integers(0, 50), max_size=20), st.integers(1, 60))

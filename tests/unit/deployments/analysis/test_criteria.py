@@ -40,12 +40,12 @@ def test_check_error_rate_of_failures_alone_needs_two(requests: int, regression:
     assert (bool(result.regression), e >= 100.0) == (regression, regression)
 
 
-@pytest.mark.parametrize(("requests", "shown"), [(223, False), (224, True)])
-def test_check_error_rate_without_failures_needs_224_requests(requests: int, shown: bool) -> None:
+@pytest.mark.parametrize(("requests", "sufficient"), [(223, False), (224, True)])
+def test_check_error_rate_without_failures_needs_224_requests(requests: int, sufficient: bool) -> None:
     result = check_error_rate(failing(requests, 0), POLICY)
     e = (1.0 - 0.98 ** (requests + 1)) / ((requests + 1) * 0.02 * 0.98**requests)
     assert result.figures["log_e_errors_below"] == pytest.approx(math.log(e))
-    assert (not result.missing_evidence, e >= 20.0) == (shown, shown)
+    assert (not result.missing_evidence, e >= 20.0) == (sufficient, sufficient)
 
 
 def test_compare_error_rates_without_a_margin_compares_nothing() -> None:
@@ -88,11 +88,11 @@ def test_compare_latency_beyond_margin_and_floor_is_a_regression(
     assert result.missing_evidence == ""
 
 
-@pytest.mark.parametrize(("n", "challenger_ms", "shown"), [(11, 16.0, True), (11, 37.0, False), (7, 16.0, False)])
-def test_compare_latency_to_advance_requires_evidence(n: int, challenger_ms: float, shown: bool) -> None:
+@pytest.mark.parametrize(("n", "challenger_ms", "sufficient"), [(11, 16.0, True), (11, 37.0, False), (7, 16.0, False)])
+def test_compare_latency_to_advance_requires_evidence(n: int, challenger_ms: float, sufficient: bool) -> None:
     # To advance, each bound spends 0.025: 8 latencies suffice.
     policy = BY_MEDIAN.model_copy(update={"latency_to_advance": True})
-    assert (compare_latency(latencies(n, 16.0, challenger_ms), policy).missing_evidence == "") == shown
+    assert (compare_latency(latencies(n, 16.0, challenger_ms), policy).missing_evidence == "") == sufficient
 
 
 def test_compare_latency_without_a_quantile_compares_nothing() -> None:

@@ -65,9 +65,9 @@ def test_bounds_of_a_quantile_narrow() -> None:
     assert 0.85 * true < many.lower_bound(0.95, 0.01) < true < many.upper_bound(0.95, 0.01) < 1.15 * true
 
 
-@pytest.mark.parametrize(("n", "shown"), [(6, False), (7, True)])
-def test_bounds_of_the_median_need_seven_equal_observations(n: int, shown: bool) -> None:
+@pytest.mark.parametrize(("n", "bounded"), [(6, False), (7, True)])
+def test_bounds_of_the_median_need_seven_equal_observations(n: int, bounded: bool) -> None:
     # All n above the median: the e-value is (2**(n + 1) - 1) / (n + 1), first beyond 20 at n = 7.
     histogram = LatencyHistogram.from_values(np.full(n, 8.0))
     bounds = (histogram.lower_bound(0.5, 0.05), histogram.upper_bound(0.5, 0.05))
-    assert bounds == ((pytest.approx(8.0 * 2.0 ** (-1 / 16)), 8.0) if shown else (0.0, math.inf))
+    assert bounds == ((pytest.approx(8.0 * 2.0 ** (-1 / 16)), 8.0) if bounded else (0.0, math.inf))

@@ -223,9 +223,9 @@ def test_build_openapi_with_access_secures_each_path_but_ready() -> None:
 
 def test_build_openapi_gives_the_headers_of_each_error() -> None:
     responses = DOCUMENTS["trips"]["paths"]["/v2/models/trips/infer"]["post"]["responses"]
-    named = {status: set(response["headers"]) for status, response in responses.items() if "headers" in response}
-    assert named.pop("200") == {"x-rayloop-version", "x-rayloop-variant"}
-    assert named == {
+    header_names = {status: set(response["headers"]) for status, response in responses.items() if "headers" in response}
+    assert header_names.pop("200") == {"x-rayloop-version", "x-rayloop-variant"}
+    assert header_names == {
         "401": {"WWW-Authenticate"},
         "405": {"Allow"},
         "429": {"Retry-After"},

@@ -53,8 +53,8 @@ def test_backfill_gives_features_of_the_join(store: LmdbStore, part: int, monkey
     monkeypatch.setattr(backfilling, "MAX_EVENTS", part)
     events = visits(2000, 0)
     for view in VIEWS:
-        done = rebuild(store, view, events, END)
-        assert (done.events, done.removed_entities) == (2000, 0)
+        progress = rebuild(store, view, events, END)
+        assert (progress.events, progress.removed_entities) == (2000, 0)
         assert watermark(store, view) is not None
     assert_as_joined(store, events)
     before = contents(store, b"")

@@ -25,9 +25,9 @@ LIMIT_S = 60.0
 
 
 def promtool(*words: str) -> str:
-    done = subprocess.run(["promtool", *words], capture_output=True, text=True, timeout=LIMIT_S, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    process = subprocess.run(["promtool", *words], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 def series(name: str, **labels: str) -> str:
@@ -284,14 +284,14 @@ def scraped(tmp_path: Path, free_port: int) -> Iterator[tuple[PrometheusExporter
     rules.write_text(render_rules())
     settings = json.loads(render_prometheus_config(str(tmp_path / "none.json"), str(rules)))
     settings["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    named = {
+    relabel_rule = {
         "source_labels": ["__name__"],
         "regex": "(rayloop_.*)",
         "target_label": "__name__",
         "replacement": "ray_$1",
     }
     settings["scrape_configs"] = [
-        {"job_name": "monitor", "static_configs": [{"targets": [target]}], "metric_relabel_configs": [named]}
+        {"job_name": "monitor", "static_configs": [{"targets": [target]}], "metric_relabel_configs": [relabel_rule]}
     ]
     config.write_text(json.dumps(settings))
     address = f"127.0.0.1:{free_port}"

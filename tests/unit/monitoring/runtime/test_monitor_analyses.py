@@ -70,8 +70,8 @@ def test_closed_run_is_analyzed_with_all_windows_that_may_get_labels(store):
 
 
 def test_finding_is_journaled_and_acted_on_by_kind(store):
-    runner, done = ManualRunner(), []
-    acts = {"rollback": lambda a: f"back {a.kind}", "retrain": lambda a: done.append(a) or "job"}
+    runner, alarms = ManualRunner(), []
+    acts = {"rollback": lambda a: f"back {a.kind}", "retrain": lambda a: alarms.append(a) or "job"}
     monitor = start_monitor(store, runner, acts)
     send(monitor, 100, 3)
     runner.outcome = analysis_result(

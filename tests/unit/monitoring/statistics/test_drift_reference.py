@@ -95,8 +95,8 @@ def test_count_discoveries_matches_a_worked_example():
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.001, 0.2))
 def test_count_discoveries_is_between_bonferroni_and_no_correction(values, alpha):
-    named = {str(i): p for i, p in enumerate(values)}
-    count = count_discoveries(named, alpha)
+    p_values = {str(i): p for i, p in enumerate(values)}
+    count = count_discoveries(p_values, alpha)
     assert count >= sum(p <= alpha / len(values) for p in values)
     assert count <= sum(p <= alpha for p in values)
 

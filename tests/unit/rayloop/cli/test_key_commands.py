@@ -36,14 +36,14 @@ def rayloop(*words: str) -> Result:
 
 
 def create(*words: str) -> str:
-    done = rayloop("create", "shop", *words)
-    assert done.exit_code == 0, done.output
-    return done.stdout.strip()
+    process = rayloop("create", "shop", *words)
+    assert process.exit_code == 0, process.output
+    return process.stdout.strip()
 
 
 def test_create_key_prints_only_the_key_on_standard_output() -> None:
     now = time.time()
-    done = rayloop(
+    process = rayloop(
         *[
             "create",
             "shop",
@@ -59,15 +59,15 @@ def test_create_key_prints_only_the_key_on_standard_output() -> None:
             "3/minute",
         ]
     )
-    [text] = done.stdout.splitlines()
+    [text] = process.stdout.splitlines()
     keys = KeyStore(load_settings().access_uri).read()
     [key] = keys.values()
     assert authenticate(text, keys, now) == key.grant
     assert (key.name, key.models, key.scopes, key.rate) == ("shop", ("trips", "flights"), ("infer",), "3/minute")
     assert key.expires_at == pytest.approx(now + 2 * DAY_S, abs=60)
-    assert text not in done.stderr
-    assert f"key {key.id} of shop: trips, flights (infer)" in done.stderr
-    assert "RAYLOOP_ACCESS=on" in done.stderr
+    assert text not in process.stderr
+    assert f"key {key.id} of shop: trips, flights (infer)" in process.stderr
+    assert "RAYLOOP_ACCESS=on" in process.stderr
 
 
 def test_create_key_without_options_has_all_scopes_and_no_expiry() -> None:
@@ -80,13 +80,13 @@ def test_list_keys_shows_state_and_no_secret() -> None:
     texts = [create("--model", "trips") for _ in range(2)]
     first = texts[0].split("_")[1]
     assert f"key {first} of shop is revoked" in rayloop("revoke", first).stdout
-    shown = rayloop("list").stdout
-    assert [line.split()[:3] for line in shown.splitlines()] == [
+    output = rayloop("list").stdout
+    assert [line.split()[:3] for line in output.splitlines()] == [
         ["id", "state", "name"],
         [first, "revoked", "shop"],
         [texts[1].split("_")[1], "active", "shop"],
     ]
-    assert not any(text.split("_", 2)[2] in shown for text in texts)
+    assert not any(text.split("_", 2)[2] in output for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_list_keys_shows_state_and_no_secret() -> None:
     ],
 )
 def test_key_command_with_invalid_words_is_refused_and_stores_nothing(words: str, code: str) -> None:
-    done = rayloop(*words.split())
-    assert isinstance(done.exception, RayloopError)
-    assert done.exception.code == code
+    process = rayloop(*words.split())
+    assert isinstance(process.exception, RayloopError)
+    assert process.exception.code == code
     assert KeyStore(load_settings().access_uri).read() == {}
 
 
@@ -127,11 +127,11 @@ def test_temporary_key_with_open_access_creates_none(home: Path) -> None:
 
 
 def test_load_client_sends_its_headers() -> None:
-    brought: list[str | None] = []
+    credentials: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            brought.append(self.headers["authorization"])
+            credentials.append(self.headers["authorization"])
             self.rfile.read(int(self.headers["content-length"]))
             self.send_response(200)
             self.send_header("content-length", "0")
@@ -146,4 +146,4 @@ def test_load_client_sends_its_headers() -> None:
         endpoint = f"http://127.0.0.1:{server.server_port}"
         sent = LoadClient(endpoint, "trips", 1, {"authorization": "Bearer abc"}).label(["a"], [1], [0])
         thread.join()
-    assert (sent.requests, sent.failed, brought) == (1, 0, ["Bearer abc"])
+    assert (sent.requests, sent.failed, credentials) == (1, 0, ["Bearer abc"])

@@ -53,11 +53,11 @@ DAY_S = 86_400.0
 
 def views() -> tuple[FeatureView, ...]:
     common = {"source": "visits", "event_time": "at", "known_at": "at"}
-    spent = rolling("spent", timedelta(days=400), "spent")
+    aggregates = rolling("spent", timedelta(days=400), "spent")
     shop = rolling("spent", timedelta(days=400), "shop_spent")
     last = Latest(column="spent", name="last_spent")
     return (
-        FeatureView(name="person", entity=Entity(name="mail", keys=("mail",)), aggregates=spent, **common),
+        FeatureView(name="person", entity=Entity(name="mail", keys=("mail",)), aggregates=aggregates, **common),
         FeatureView(name="shops", entity=Entity(name="shop", keys=("shop",)), aggregates=shop, **common),
         FeatureView(name="pair", entity=Entity(name="pair", keys=("mail", "shop")), latest=(last,), **common),
     )

@@ -72,7 +72,7 @@ class World:
         rows = frame(self.rng, first, days, shift=shift)
         scores = 1 / (1 + np.exp(-2 * rows["distance"].to_numpy()))
         names = [f"{version}-{first}-{i}" for i in range(rows.num_rows)]
-        said = PredictionBatch(
+        batch = PredictionBatch(
             requests=names,
             keys=names,
             forced=[False] * len(names),
@@ -87,7 +87,7 @@ class World:
             champion_latency_ms=1.0,
             champion=scores,
         )
-        logged = prediction_rows([said], f"r:{first}")
+        logged = prediction_rows([batch], f"r:{first}")
         self.tables.append(predictions_table(MODEL), logged)
         self.truths = dict(zip(logged["id"].to_pylist(), truth(self.rng, rows), strict=True))
         return logged["id"].to_pylist()
@@ -168,6 +168,6 @@ def test_log_analysis_of_deleted_data_is_refused(world):
     with raises(DataError, "data.no_logged_rows", version="1"):
         live_rows(world.tables, BINARY, world.analysis_request(FIRST + 60))
     folder = Registry(world.settings).fetch(world.version)
-    gone = Manifest.load(folder).model_copy(update={"snapshot": Snapshot(table=f"{MODEL}.frame", id=1, rows=1)})
+    manifest = Manifest.load(folder).model_copy(update={"snapshot": Snapshot(table=f"{MODEL}.frame", id=1, rows=1)})
     with raises(DataError, "data.frame_expired"):
-        reference_rows(world.tables, folder, gone, world.analysis_request(FIRST + 50))
+        reference_rows(world.tables, folder, manifest, world.analysis_request(FIRST + 50))

@@ -62,8 +62,8 @@ def test_shapley_values_add_up_for_any_model(at: int, seed: int) -> None:
     """Missing values and products of features too."""
 
     def score(arrays: Arrays) -> np.ndarray:
-        gone = np.isnan(arrays["numbers"][:, 2])
-        return np.where(gone, 0.3, _linear(arrays) * arrays["codes"][:, 0])
+        missing = np.isnan(arrays["numbers"][:, 2])
+        return np.where(missing, 0.3, _linear(arrays) * arrays["codes"][:, 0])
 
     row = {name: values[at : at + 1] for name, values in ARRAYS.items()}
     start, parts = explanations.shapley_values(INPUTS, score, row, ARRAYS, orders=4, seed=seed)

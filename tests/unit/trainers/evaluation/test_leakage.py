@@ -39,9 +39,9 @@ def test_check_flags_leak_and_passes_useful_feature(kind: TaskKind) -> None:
 
 def test_skill_of_informative_missing_values_is_one() -> None:
     inputs, arrays, labels = _rows("binary")
-    gone = arrays["numbers"].copy()
-    gone[:, 1] = np.where(labels == 1, np.nan, 7.0)
-    first = leakage.single_feature_skills(TASKS["binary"], inputs, {**arrays, "numbers": gone}, labels)[0]
+    incomplete = arrays["numbers"].copy()
+    incomplete[:, 1] = np.where(labels == 1, np.nan, 7.0)
+    first = leakage.single_feature_skills(TASKS["binary"], inputs, {**arrays, "numbers": incomplete}, labels)[0]
     assert first == SingleFeatureSkill(feature="heavy", skill=1.0)
 
 

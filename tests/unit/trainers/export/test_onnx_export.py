@@ -110,12 +110,12 @@ def test_portable_model_scores_any_row_like_module(exported: tuple[FitResult, Pa
     table = pa.table({**numbers, "color": pa.array(color, pa.string()), "pixels": flat})
     model = onnx_scorer.open_session(folder / PORTABLE_FILE)
     missing = model.get_modelmeta().custom_metadata_map[MISSING_KEY]
-    fed = {
+    feed = {
         n: np.array([math.nan if v is None else v for v in c], np.float32)
         for n, c in zip(numbers, (plain, heavy, gappy), strict=True)
     }
     (theirs,) = model.run(
-        ["scores"], fed | {"color": np.array([missing if t is None else t for t in color], object), "pixels": pixels}
+        ["scores"], feed | {"color": np.array([missing if t is None else t for t in color], object), "pixels": pixels}
     )
     ours, _ = _both(result, folder, table)
     assert np.abs(ours - theirs).max() < PARITY
