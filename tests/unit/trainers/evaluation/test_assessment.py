@@ -163,8 +163,8 @@ def test_assess_tensor_only_model_has_no_slices_or_skills() -> None:
 
 def test_assess_unknown_slice_column_raises() -> None:
     evidence = _evidence(trained(), "binary")
-    with raises(ProjectError, "project.unknown_gate_column", column="color"):
-        assessment.assess(GatePolicy(slices=SlicePolicy(columns=("color",))), evidence)
+    with raises(ProjectError, "project.unknown_gate_column", column="hue"):
+        assessment.assess(GatePolicy(slices=SlicePolicy(columns=("hue",))), evidence)
 
 
 @pytest.mark.long
