@@ -107,6 +107,12 @@ def test_auc_of_one_class_is_nan() -> None:
     assert np.isnan(metrics.auc(np.array([0.1, 0.9]), np.array([1.0, 1.0]))(None))
 
 
+def test_multiclass_auc_counts_every_class_that_occurs() -> None:
+    """Class 0: the row of class 0 has the lower score, AUC 0; class 2: its row has the higher one, AUC 1."""
+    scores, labels = np.array([[0.1, 0.6, 0.3], [0.2, 0.1, 0.7]]), np.array([0.0, 2.0])
+    assert metrics.prepare(TASKS["multiclass"], "auc", scores, labels)(None) == 0.5
+
+
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 def test_primary_metric_of_better_scores_is_better(kind: TaskKind) -> None:
     good, bad = _good_and_bad(kind)
