@@ -6,6 +6,7 @@ import ast
 import difflib
 import random
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -61,25 +62,29 @@ class Fault:
         return f"{self.module}:{self.line}\n    - {self.before}\n    + {self.after}"
 
 
-def sample(count: int, seed: int, only: str = "") -> list[Fault]:
-    """Return ``count`` faults of the pure modules, each place with the same chance, and one change for a place.
-
-    Args:
-        count: Size of the sample.
-        seed: Seed of the sample.
-        only: Return those of the sample whose module's dotted name starts with this.
-    """
+def draw(seed: int) -> Iterator[Fault]:
+    """Yield faults of the pure modules at random, each place with the same chance, and one change for a place."""
     generator = random.Random(seed)
-    places = [(module, place) for module in modules() for place in _places(module)]
+    places = [(module, place) for module in modules() for place in _places(module).values()]
     generator.shuffle(places)
-    faults: list[Fault] = []
     for module, choices in places:
-        if len(faults) == count:
-            break
         fault = _fault(module, *generator.choice(choices))
         if fault is not None and module not in DANGEROUS:
-            faults.append(fault)
-    return [fault for fault in faults if fault.module.startswith(only)]
+            yield fault
+
+
+def find(module: str, lines: Counter[tuple[str, str]]) -> Iterator[Fault]:
+    """Yield the faults of a module that change ``lines``, pairs of a line before and after, each with its count."""
+    source, missing = path_of(module).read_text().splitlines(), lines.copy()
+    befores = {before for before, _ in lines}
+    for (row, _), choices in _places(module).items():
+        if source[row - 1].strip() not in befores:
+            continue
+        for choice in choices:
+            fault = _fault(module, *choice)
+            if fault is not None and missing[fault.before, fault.after] > 0:
+                missing[fault.before, fault.after] -= 1
+                yield fault
 
 
 def modules() -> list[str]:
@@ -114,10 +119,11 @@ def path_of(module: str) -> Path:
     return ROOT / f"{module.replace('.', '/')}.py"
 
 
-def _places(module: str) -> Iterator[list[tuple[str, int]]]:
-    """For each place of the module, the changes that can be made there: operator and its occurrence."""
+def _places(module: str) -> dict[tuple[int, int], list[tuple[str, int]]]:
+    """By place of the module, line and column, the changes that can be made there: operator and its occurrence."""
     source = path_of(module).read_text()
-    never_run, places = _annotations(source), {}
+    spans = _unobservable(source)
+    places: dict[tuple[int, int], list[tuple[str, int]]] = {}
     nodes = list(ast_nodes(get_ast(source)))
     for name in operator_names():
         if not name.rpartition("/")[2].startswith(KINDS):
@@ -125,20 +131,25 @@ def _places(module: str) -> Iterator[list[tuple[str, int]]]:
         operator = get_operator(name)()
         positions = [position for node in nodes for position in operator.mutation_positions(node)]
         for occurrence, (start, _) in enumerate(positions):
-            if not any(first <= start < last for first, last in never_run):
+            if not any(first <= start < last for first, last in spans):
                 places.setdefault(start, []).append((name, occurrence))
-    yield from (places[start] for start in sorted(places))
+    return dict(sorted(places.items()))
 
 
-def _annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Spans of type annotations: none is evaluated, so no test can notice a change in one."""
-    spans = []
+def _unobservable(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Spans where no test can notice a change, since they only annotate or forbid.
+
+    Type annotations are never evaluated; ``strict`` of ``zip`` and the options of a dataclass refuse what correct code
+    does not do.
+    """
+    spans: list[ast.expr | None] = []
     for node in ast.walk(ast.parse(source)):
-        notes = [getattr(node, "annotation", None), getattr(node, "returns", None)]
-        spans += [
-            ((n.lineno, n.col_offset), (n.end_lineno, n.end_col_offset)) for n in notes if isinstance(n, ast.expr)
-        ]
-    return spans
+        spans += [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        if isinstance(node, ast.ClassDef):
+            spans += node.decorator_list
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "zip":
+            spans += [keyword.value for keyword in node.keywords]
+    return [((n.lineno, n.col_offset), (n.end_lineno, n.end_col_offset)) for n in spans if isinstance(n, ast.expr)]
 
 
 def _fault(module: str, operator: str, occurrence: int) -> Fault | None:

@@ -20,8 +20,11 @@ from types import ModuleType
 from tests.mutation.faults import ROOT, Fault, modules_of_product, path_of
 
 UNIT = ROOT / "tests" / "unit"
+_PUBLIC_API = ROOT / "rayloop" / "__init__.pyi"
+_TEST_OF_PUBLIC_API = UNIT / "golden" / "test_public_api.py"
 TIME_LIMIT_S = 300.0
 TIME_LIMIT = "time limit"
+CRASH = "crash"
 MAX_OTHER_TESTS = 12
 _POLL_S = 0.02
 # Imported once, before the forks. Imports start no threads of these; the first computation would.
@@ -43,7 +46,7 @@ _HEAVY = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a fault: who noticed it ("own tests", "other tests", "time limit"), or "" if none did."""
+    """What became of a fault: who noticed it ("own tests", "other tests", "time limit", "crash"), or "" if none did."""
 
     fault: Fault
     noticed_by: str
@@ -55,11 +58,22 @@ class Outcome:
 
 
 def run(faults: Sequence[Fault], jobs: int) -> Iterator[Outcome]:
-    """Try each fault, ``jobs`` at a time, in the order in which they end."""
+    """Try each fault, ``jobs`` at a time; yield outcomes as they come. Unclear ones are tried once more, alone."""
     for name in _HEAVY:
         importlib.import_module(name)
     tests = sorted({test for fault in faults for kind in tests_of(fault.module) for test in kind})
     _require_sound_tests([tests[part::jobs] for part in range(jobs)])
+    unclear = []
+    for outcome in _try(faults, jobs):
+        # Too little processor time or memory may be the reason, and not the fault.
+        if outcome.noticed_by in (TIME_LIMIT, CRASH):
+            unclear.append(outcome.fault)
+        else:
+            yield outcome
+    yield from _try(unclear, 1)
+
+
+def _try(faults: Sequence[Fault], jobs: int) -> Iterator[Outcome]:
     waiting, running = list(reversed(faults)), {}
     while waiting or running:
         while waiting and len(running) < jobs:
@@ -70,8 +84,7 @@ def run(faults: Sequence[Fault], jobs: int) -> Iterator[Outcome]:
             seconds = time.monotonic() - started
             ended, status = os.waitpid(process, os.WNOHANG)
             if ended:
-                by = _NOTICED_BY.get(os.waitstatus_to_exitcode(status), "own tests")
-                yield Outcome(fault, by, seconds)
+                yield Outcome(fault, _noticed_by(os.waitstatus_to_exitcode(status)), seconds)
             elif seconds > TIME_LIMIT_S:
                 os.killpg(process, signal.SIGKILL)
                 os.waitpid(process, 0)
@@ -83,7 +96,12 @@ def run(faults: Sequence[Fault], jobs: int) -> Iterator[Outcome]:
 
 
 _SURVIVED, _OTHER = 77, 78
-_NOTICED_BY = {_SURVIVED: "", _OTHER: "other tests"}
+
+
+def _noticed_by(code: int) -> str:
+    if code < 0:
+        return CRASH
+    return {_SURVIVED: "", _OTHER: "other tests"}.get(code, "own tests")
 
 
 def _require_sound_tests(parts: Sequence[Sequence[Path]]) -> None:
@@ -133,8 +151,8 @@ def tests_of(module: str) -> tuple[list[Path], list[Path]]:
     # A module behind a facade, such as one of the online lookup, is tested with the facade.
     users.update(*(_own_tests(name) for importer in importers for name in _importers(importer)))
     folder = UNIT.joinpath(*module.split(".")[:-1])
-    near = sorted(users - {*own}, key=lambda path: (-_common_parts(path, folder), path))
-    return own, near[:MAX_OTHER_TESTS]
+    near = sorted(users - {*own}, key=lambda path: (-_common_parts(path, folder), path))[:MAX_OTHER_TESTS]
+    return own, [_TEST_OF_PUBLIC_API] * _imports(_PUBLIC_API, module) + near
 
 
 def _own_tests(module: str) -> list[Path]:
