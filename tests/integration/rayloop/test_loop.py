@@ -15,6 +15,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from cluster import local_cluster
+from cluster.errors import DataError
 from cluster.names import ACTOR_NAMESPACE, CHAMPION, labels_table, monitor_actor, predictions_table, rollout_actor
 from cluster.registry import GATE_TAG, Registry
 from cluster.settings import Settings
@@ -145,7 +146,7 @@ def test_log_analysis_and_cost_are_in_the_status(simulated: str, cluster: Settin
     looks = ray.get(monitor.analyses.remote())
     assert 0 < status["counters"]["looks"] <= len(looks.analyses)
     # Images are neither numbers nor categories: a domain classifier has no features, and reports it.
-    assert any("no number and no category" in fault for fault in looks.analyses[-1].faults)
+    assert any(str(DataError("data.no_comparable_column")) in fault for fault in looks.analyses[-1].faults)
     labeled = [q for q in looks.quality if q.labeled.n]
     assert any(q.estimated.get("CBPE") and q.observed for q in labeled)
     assert status["used"]["requests"] > 0
