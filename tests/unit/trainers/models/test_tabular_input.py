@@ -14,7 +14,7 @@ from tests.factories.trainers.frames import COLUMNS, TASKS, fitted_inputs, frame
 from trainers.config import ModelSpec
 from trainers.input_spec import InputSpec
 from trainers.models import model_builder
-from trainers.models.tabular_input import CLIP_STD, TabularInput
+from trainers.models.tabular_input import CLIP_STD, TabularInput, make_embedding
 
 
 def test_numbers_with_heavy_tails_are_standardized_and_clipped() -> None:
@@ -35,6 +35,13 @@ def test_missing_number_becomes_the_mean_and_an_indicator() -> None:
     out = tabular(row, codes[:1])[0]
     assert out[: inputs.width].tolist() == [0.0] * inputs.width
     assert out[inputs.width].item() == 1.0
+
+
+def test_embedding_starts_with_small_weights() -> None:
+    torch.manual_seed(0)
+    weights = make_embedding(100, 100).weight
+    assert weights.std().item() == pytest.approx(0.1, rel=0.05)
+    assert abs(weights.mean().item()) < 0.01
 
 
 def test_infinity_is_clipped() -> None:
