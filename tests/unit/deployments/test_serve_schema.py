@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from cluster.values import ModelVersion
 from deployments.serve_schema import (
+    MAX_ONGOING_REQUESTS,
+    MAX_QUEUED_REQUESTS,
     RequestLimits,
     ServerConfig,
     Serving,
@@ -70,3 +74,8 @@ def test_challenger_app_name_is_unique_to_rollout_and_version() -> None:
     assert model_app_name("trips") == "trips"
     assert challenger_app_name("trips", "r1", "2") == "trips.challenger.r1.2"
     assert challenger_app_name("trips", "r1", "2").startswith(challenger_prefix("trips"))
+
+
+def test_serving_guide_names_the_limits_of_a_replica() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
+    assert f"is processing {MAX_ONGOING_REQUESTS} requests and {MAX_QUEUED_REQUESTS} more are waiting" in guide

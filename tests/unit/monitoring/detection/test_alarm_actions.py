@@ -117,3 +117,10 @@ def test_quiet_traffic_is_notified_to_each_receiver() -> None:
         ("quiet", DAY_S, ONE),
         ("quiet", DAY_S, OTHER),
     ]
+
+
+def test_journal_keeps_the_newest_200_alarms() -> None:
+    responder = AlarmResponder({}, None, lambda: None, lambda event, error="": None)
+    for day in range(201):
+        responder.respond(POLICY, alarm(day))
+    assert [entry.alarm.window for entry in responder.journal] == [day * DAY_S for day in range(1, 201)]

@@ -38,6 +38,11 @@ def flagged(drift_reference: DriftReference, policy: DriftPolicy, windows: dict[
     return flags
 
 
+@pytest.mark.parametrize(("span", "runs"), [(1, 5), (2, 4), (5, 1), (6, 0)])
+def test_reference_has_a_run_for_each_window_that_has_enough_before_it(span: int, runs: int) -> None:
+    assert DriftReference(streams.reference(days=5, count=50), span, ()).runs == runs
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(("count", "day_sd"), [(60, 0.0), (60, 0.3), (300, 0.3), (900, 0.3)])
 def test_thresholds_keep_the_rate_of_false_alarms_at_any_window_size(count, day_sd):
