@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import random
 import tomllib
 from collections import Counter
@@ -158,9 +157,12 @@ def _fault(module: str, operator: str, occurrence: int) -> Fault | None:
     if changed is None or not _is_change(source, changed):
         return None
     before, after = source.splitlines(), changed.splitlines()
-    for tag, i, _, j, _ in difflib.SequenceMatcher(a=before, b=after, autojunk=False).get_opcodes():
-        if tag == "replace":
-            return Fault(module, i + 1, before[i].strip(), after[j].strip(), changed)
+    if len(before) != len(after):
+        # Lines were joined, and none of them names the fault.
+        return None
+    for i, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old != new:
+            return Fault(module, i + 1, old.strip(), new.strip(), changed)
     return None
 
 

@@ -199,6 +199,13 @@ def test_damaged_profile_is_counted_and_changes_nothing(store, start, data):
     assert watching.history()[0].rows == 300
 
 
+def test_rows_of_a_rejected_profile_are_counted_unless_it_is_unreadable(store):
+    watching = monitor(store)
+    watching.observe("1", math.nan, streams.profile(streams.rows(np.random.default_rng(0), 9)).to_bytes())
+    watching.observe("1", 100 * DAY_S, b"\x00garbage")
+    assert watching.status()["rows_since_start"] == 9
+
+
 def test_profile_with_other_columns_counts_for_shared_ones(store):
     watching = monitor(store)
     extra = (*streams.COLUMNS[:1], Column(name="else", kind="number"))
