@@ -186,8 +186,10 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_RETRIES": "3",
         # RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S stays unset. HAProxy restarts when replicas come and go, and its old
         # process asks each caller to reconnect with the next answer. With that window it also cuts idle connections at
-        # random moments: a caller who sends at that moment loses a request. For these metrics Serve reads a log line of
-        # HAProxy for each request, which costs more than HAProxy itself. Replicas count requests instead.
+        # random moments: a caller who sends at that moment loses a request.
+        #
+        # Without HAProxy's metrics: Serve would read a log line of HAProxy for each request, which costs more than
+        # HAProxy itself. Replicas count requests instead.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # HAProxy notices within six seconds that a replica is leaving; by default Serve drains it for thirty.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",

@@ -19,10 +19,11 @@ Metric = Literal["loss", "accuracy"]
 PROBABILITY_FLOOR = 1e-6
 """Probabilities are clipped to [floor, 1 - floor]: one confident mistake costs 13.8 nats, not infinitely many.
 
-Well above float32's resolution at 1 (6e-8), in which models answer: 1 - floor is a number of its own there.
+The floor is well above the resolution of float32 at 1 (6e-8), since models answer in float32: 1 - floor must not round
+to 1.
 """
 DECISION_THRESHOLD = 0.5
-"""Binary and multi-label: a score of at least this predicts the label, the boundary included."""
+"""Binary and multi-label: a score of at least this predicts the label."""
 
 
 def row_loss(task: Task, scores: np.ndarray, labels: np.ndarray, metric: Metric = "loss") -> np.ndarray:

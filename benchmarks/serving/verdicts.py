@@ -92,7 +92,7 @@ def _worse() -> list[Row]:
         peer = "paired t-test, one look at the end"
         rows.append(_row(work, "aborted, share", power, peer, once, note=note))
         rows.append(
-            _row(work, "labelled rows to abort, median", median_rows, peer, float(_POWER.horizon), note=note + late)
+            _row(work, "labeled rows to abort, median", median_rows, peer, float(_POWER.horizon), note=note + late)
         )
     return rows
 

@@ -56,7 +56,7 @@ class ServingOptions(Frozen):
 
 
 def connect_config_writer(settings: Settings) -> ActorHandle[Any]:
-    """Connect to the configuration writer of this cluster, started when absent."""
+    """Connect to the configuration writer of this cluster; start it if absent."""
     return get_or_create(ACTOR, ServeConfigWriter, settings, max_task_retries=2)
 
 

@@ -47,7 +47,7 @@ _MAX_SUM = 2.0**62
 _SUMMED = ("sum", "mean", "std")
 
 _TextColumns = dict[tuple[str, str], pa.LargeBinaryArray]
-"""Texts of a history by kind and column; see ``Layout.texts``."""
+"""Texts of a history by kind and column; see ``StateLayout.texts``."""
 
 
 class EventMatrix(NamedTuple):

@@ -110,7 +110,7 @@ class Profile:
         """Read what ``to_bytes`` wrote.
 
         Raises:
-            DataError: ``data`` is no profile, or a newer version wrote it.
+            DataError: ``data`` is not a profile, or a newer version wrote it.
         """
         try:
             record = _ProfileRecord.from_stored(data)

@@ -34,7 +34,7 @@ from features.types import arrow_type
 
 QUARANTINE = "quarantine"
 SHUFFLE_FROM_BYTES = 128 * 1024**2
-"""Fewer new rows are grouped by key in one task: starting the actors of a shuffle would take longer."""
+"""Below this size, new rows are grouped by key in one task: starting the actors of a shuffle would take longer."""
 
 WHOLE_BLOCKS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
 """Arguments of ``map_batches`` that pass blocks on as they are, as Arrow tables."""
@@ -65,7 +65,7 @@ def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, n
         tables: The catalog.
         namespace: Name of the project, whose tables share it.
         settings: Where the key for hashed columns is.
-        now: The present, for the check of staleness.
+        now: The current time, to check for staleness.
 
     Raises:
         DataError: A column is missing, the source is empty, or it is stale and declared ``stale="refuse"``. In the

@@ -140,10 +140,9 @@ def evaluate_run(
         return skipped_window(version, starts, run.rows, f"{len(starts)} of {policy.span} windows so far")
     distances = drift_reference.distances(run)
     tests = _test_columns(drift_reference, policy, distances, run)
-    count = max(
-        1, count_discoveries({name: tests[name].p_value for name in drift_reference.monitored_columns}, policy.level)
-    )
-    level = policy.level * count / len(drift_reference.monitored_columns)
+    monitored = drift_reference.monitored_columns
+    count = max(1, count_discoveries({name: tests[name].p_value for name in monitored}, policy.level))
+    level = policy.level * count / len(monitored)
     columns = {
         name: _column_result(drift_reference, policy, name, distances[name], tests[name], level, run)
         for name in distances

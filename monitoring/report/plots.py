@@ -165,7 +165,7 @@ def plot_rollouts(histories: Sequence[RolloutHistory]) -> str:
     unit, name = _unit(max((d.at for r in histories for d in r.decisions), default=1.0) - begin)
     tips: dict[str, str] = {}
     for i, rollout in enumerate(r for r in histories if r.decisions):
-        # A rollback may come weeks later, and is not a step of the trial.
+        # A rollback may come weeks later, and is not a step of the rollout.
         steps = [d for d in rollout.decisions if d.action != "rollback"]
         x = [(d.at - begin) / unit for d in steps]
         y = [100 * d.share for d in steps]

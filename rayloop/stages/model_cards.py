@@ -33,10 +33,10 @@ def log_card(run: Run, build: CandidateBuild, evaluation: CandidateEvaluation) -
 def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluation) -> model_card.ModelCard:
     """Collect the facts of a model card."""
     context, frame = build.context, build.frame
-    project, fitted = context.project, evaluation.fit_result
+    project, fit_result = context.project, evaluation.fit_result
     parts = tuple(_part_facts(frame, split, project.task.kind != "multiclass") for split in (TRAIN, VALIDATION, TEST))
     features = _feature_facts(context, frame)
-    model = {"kind": fitted.spec.name, "temperature": fitted.temperature, **fitted.spec.parameters}
+    model = {"kind": fit_result.spec.name, "temperature": fit_result.temperature, **fit_result.spec.parameters}
     return model_card.ModelCard(
         model=project.name,
         name=build.name,
@@ -45,13 +45,13 @@ def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluatio
         task=project.task,
         parts=parts,
         features=features,
-        recipe={"model": model, "train": fitted.config.model_dump(mode="json")},
+        recipe={"model": model, "train": fit_result.config.model_dump(mode="json")},
         precision=str(evaluation.exported_model),
         compression=evaluation.compression,
         latency=evaluation.latency,
         size=evaluation.size,
-        train_metrics=fitted.train_metrics,
-        validation_metrics=fitted.metrics,
+        train_metrics=fit_result.train_metrics,
+        validation_metrics=fit_result.metrics,
         checks=evaluation.report.checks,
         assessment=evaluation.assessment,
         curve=_curve(evaluation.evidence),

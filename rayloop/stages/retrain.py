@@ -16,7 +16,7 @@ from trainers.config import ModelSpec, TrainConfig
 
 
 def retrain_champion(context: ProjectContext, until: datetime) -> Candidate:
-    """Train the champion's recipe on what was known at ``until``; register the result when it passes the gate."""
+    """Train the champion's recipe on what was known at ``until``; register the result if it passes the gate."""
     project = context.project
     champion = context.registry.version_by_alias(project.name, CHAMPION)
     if champion is None:

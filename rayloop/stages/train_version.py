@@ -119,7 +119,7 @@ def _train(build: CandidateBuild, run: Run) -> CompressionResult:
     def train(
         spec: ModelSpec, config: TrainConfig, step: int, start: Weights | None = None, teacher: Teacher | None = None
     ) -> FitResult:
-        fitted = fit(
+        fit_result = fit(
             FitRequest(spec, config, project.task, frame.encoder, start, teacher),
             data,
             context.progress,
@@ -127,14 +127,14 @@ def _train(build: CandidateBuild, run: Run) -> CompressionResult:
             on_event=(lambda event: None) if step else curves,
             checkpoints=f"{folder}/{step}",
         )
-        return calibrate(fitted, frame.rows_of(VALIDATION))
+        return calibrate(fit_result, frame.rows_of(VALIDATION))
 
     if project.compress:
         inputs = data.encode(frame.encoder, project.task, recipe.config.cache_mib).inputs
         check_steps(project.compress, recipe.spec, inputs, project.task)
-    fitted = train(recipe.spec, recipe.config, 0)
-    curves.complete(fitted.epochs)
-    compressed = compress(build, fitted, train)
+    fit_result = train(recipe.spec, recipe.config, 0)
+    curves.complete(fit_result.epochs)
+    compressed = compress(build, fit_result, train)
     Checkpointer(folder).clear()
     return compressed
 
@@ -241,9 +241,9 @@ def _origin(build: CandidateBuild) -> dict[str, str]:
 
 
 def _log(run: Run, build: CandidateBuild, evaluation: CandidateEvaluation) -> None:
-    fitted = evaluation.fit_result
+    fit_result = evaluation.fit_result
     run.log_parameters(_flat(build.recipe))
     run.log_metrics({f"test_{name}": value for name, value in evaluation.quality.items()})
-    run.log_metrics({f"validation_{name}": value for name, value in fitted.metrics.items()})
-    run.log_metrics({**evaluation.latency, "temperature": fitted.temperature})
+    run.log_metrics({f"validation_{name}": value for name, value in fit_result.metrics.items()})
+    run.log_metrics({**evaluation.latency, "temperature": fit_result.temperature})
     run.set_tags(_origin(build))

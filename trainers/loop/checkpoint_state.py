@@ -1,4 +1,4 @@
-"""The state of a whole training as a checkpoint stores it: capture and restore it.
+"""The state of a training run as a checkpoint stores it: capture and restore it.
 
 The keys of the dictionaries here are the format of stored checkpoints.
 """
@@ -43,7 +43,7 @@ def capture_state(
     state: TrainState,
     seconds: dict[str, float],
 ) -> CheckpointState:
-    """The complete state of a training run, in separate memory; complete on the first worker only.
+    """The state of a training run, in separate memory; complete on the first worker only.
 
     Args:
         spec: What is trained.

@@ -37,7 +37,7 @@ def grpc(cluster: Settings, served: ModelVersion) -> Iterator[triton_grpc.Infere
 def inputs(kind, binary: bool | None = None) -> list:
     columns = {
         "distance": ("FP64", DISTANCES),
-        "carrier": ("BYTES", np.array(["AA", "UA", "nobody"], np.object_)),
+        "carrier": ("BYTES", np.array(["AA", "UA", "unlisted"], np.object_)),
         "departs": ("BYTES", np.array(["2024-05-01T10:00:00Z"] * 3, np.object_)),
     }
     tensors = []
@@ -70,7 +70,7 @@ def test_http_health_and_metadata(http: triton_http.InferenceServerClient, serve
     assert http.is_server_live()
     assert http.is_server_ready()
     assert http.is_model_ready(MODEL)
-    assert not http.is_model_ready("nobody")
+    assert not http.is_model_ready("unlisted")
     assert "binary_tensor_data" in http.get_server_metadata()["extensions"]
     metadata = http.get_model_metadata(MODEL)
     assert [tensor["name"] for tensor in metadata["inputs"]] == ["distance", "carrier", "departs"]
@@ -102,7 +102,7 @@ def test_grpc_health_and_metadata(grpc: triton_grpc.InferenceServerClient, serve
 @pytest.mark.parametrize(
     ("model", "version", "tensors", "status", "field"),
     [
-        ("nobody", "", slice(None), "NOT_FOUND", "nobody"),
+        ("unlisted", "", slice(None), "NOT_FOUND", "unlisted"),
         (MODEL, "999", slice(None), "NOT_FOUND", "v999"),
         (MODEL, "", slice(1, None), "INVALID_ARGUMENT", "distance"),
     ],

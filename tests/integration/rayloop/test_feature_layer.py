@@ -245,5 +245,5 @@ def test_catalog_lists_views_and_their_users(context: ProjectContext, tmp_path: 
 
 
 def test_backfill_of_an_undeclared_view_is_refused(context: ProjectContext) -> None:
-    with raises(ProjectError, "project.unknown_view", view="nobody"):
-        feature_data.backfill_view(context, "nobody", START)
+    with raises(ProjectError, "project.unknown_view", view="unlisted"):
+        feature_data.backfill_view(context, "unlisted", START)

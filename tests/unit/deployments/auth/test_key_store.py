@@ -54,8 +54,8 @@ def test_revoke_of_a_key_keeps_the_first_time(uri: str) -> None:
     assert store.revoke(key.id, NOW + 3).revoked_at == NOW + 2
     assert [k.revoked_at for k in store.read().values()] == [NOW + 2, None]
     assert list(store.read()) == [key.id, other.id]
-    with raises(DataError, "data.api_key_not_found", id="nobody"):
-        store.revoke("nobody", NOW)
+    with raises(DataError, "data.api_key_not_found", id="unlisted"):
+        store.revoke("unlisted", NOW)
 
 
 def test_read_with_a_corrupt_row_skips_it_alone(uri: str, caplog: pytest.LogCaptureFixture) -> None:

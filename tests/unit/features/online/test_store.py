@@ -85,7 +85,7 @@ def test_open_store_twice_returns_the_same_store(uri: str) -> None:
 
 def request_rows(times: int) -> pl.DataFrame:
     when = [EPOCH + timedelta(hours=100, minutes=7 * i) for i in range(times)]
-    return pl.DataFrame({"a": "p", "b": ["q", "nobody"] * (times // 2), AS_OF: when}).with_columns(
+    return pl.DataFrame({"a": "p", "b": ["q", "unlisted"] * (times // 2), AS_OF: when}).with_columns(
         pl.col(AS_OF).cast(INSTANT)
     )
 

@@ -36,14 +36,14 @@ def rayloop(*words: str) -> Result:
 
 
 def create(*words: str) -> str:
-    process = rayloop("create", "shop", *words)
-    assert process.exit_code == 0, process.output
-    return process.stdout.strip()
+    result = rayloop("create", "shop", *words)
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip()
 
 
 def test_create_key_prints_only_the_key_on_standard_output() -> None:
     now = time.time()
-    process = rayloop(
+    result = rayloop(
         *[
             "create",
             "shop",
@@ -59,15 +59,15 @@ def test_create_key_prints_only_the_key_on_standard_output() -> None:
             "3/minute",
         ]
     )
-    [text] = process.stdout.splitlines()
+    [text] = result.stdout.splitlines()
     keys = KeyStore(load_settings().access_uri).read()
     [key] = keys.values()
     assert authenticate(text, keys, now) == key.grant
     assert (key.name, key.models, key.scopes, key.rate) == ("shop", ("trips", "flights"), ("infer",), "3/minute")
     assert key.expires_at == pytest.approx(now + 2 * DAY_S, abs=60)
-    assert text not in process.stderr
-    assert f"key {key.id} of shop: trips, flights (infer)" in process.stderr
-    assert "RAYLOOP_ACCESS=on" in process.stderr
+    assert text not in result.stderr
+    assert f"key {key.id} of shop: trips, flights (infer)" in result.stderr
+    assert "RAYLOOP_ACCESS=on" in result.stderr
 
 
 def test_create_key_without_options_has_all_scopes_and_no_expiry() -> None:
@@ -99,9 +99,9 @@ def test_list_keys_shows_state_and_no_secret() -> None:
     ],
 )
 def test_key_command_with_invalid_words_is_refused_and_stores_nothing(words: str, code: str) -> None:
-    process = rayloop(*words.split())
-    assert isinstance(process.exception, RayloopError)
-    assert process.exception.code == code
+    result = rayloop(*words.split())
+    assert isinstance(result.exception, RayloopError)
+    assert result.exception.code == code
     assert KeyStore(load_settings().access_uri).read() == {}
 
 

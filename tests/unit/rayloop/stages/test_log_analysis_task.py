@@ -133,7 +133,7 @@ def test_live_rows_are_those_of_the_windows_and_version_with_newest_labels(world
     world.answer(FIRST + 51, 1, version="2")
     world.label(ids[:50], [0.0] * 50)
     world.label(ids[:20], [1.0] * 20, received=9)
-    world.label(["nobody"], [1.0])
+    world.label(["unlisted"], [1.0])
     live = live_rows(world.tables, BINARY, world.analysis_request(FIRST + 50, FIRST + 51))
     assert sorted(live.ids) == sorted(ids)
     assert (np.nansum(live.labels), np.isfinite(live.labels).sum()) == (20, 50)
