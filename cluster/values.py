@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 from urllib.parse import unquote, urlparse
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
 from cluster.errors import DataError
 
@@ -18,6 +18,16 @@ class Frozen(BaseModel):
     """Base of values: immutable, compared by content, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+
+def stored_name(name: str, stored: str) -> Any:
+    """Annotation of a field that keeps its earlier name wherever it is stored; both names are read.
+
+    Args:
+        name: The field's name.
+        stored: Its name in stored JSON.
+    """
+    return Field(validation_alias=AliasChoices(name, stored), serialization_alias=stored)
 
 
 class Additive(Frozen):

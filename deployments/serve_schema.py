@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from cluster.values import Frozen, ModelVersion, Stored
+from cluster.values import Frozen, ModelVersion, Stored, stored_name
 
 DEFAULT_BODY_BYTES = 16 * 1024 * 1024
 DEFAULT_ROWS = 4096
@@ -67,9 +67,7 @@ class ServerConfig(Stored):
     stored_as: ClassVar[str] = "model server configuration"
 
     champion: ModelVersion
-    split: TrafficSplit | None = Field(
-        default=None, validation_alias=AliasChoices("split", "trial"), serialization_alias="trial"
-    )
+    split: Annotated[TrafficSplit | None, stored_name("split", "trial")] = None
     """None outside of a rollout."""
     profile_window_s: float | None = Field(default=3600.0, gt=0.0)
     """Width of a live profile's window in seconds; None: no profiles."""

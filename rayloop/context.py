@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from cluster.names import CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
+from cluster.values import ModelVersion
 from features.online.store import OnlineStore, open_store
 from rayloop.code_version import code_version
 from rayloop.console import ProgressConsole
@@ -40,6 +42,11 @@ class ProjectContext:
         return open_store(self.settings.online_store_uri)
 
     @property
+    def champion(self) -> ModelVersion | None:
+        """The champion, as the registry has it now."""
+        return self.registry.version_by_alias(self.project.name, CHAMPION)
+
+    @property
     def frame_table(self) -> str:
         """Name of the table of training frames; each definition of the features has its own."""
         return f"{self.project.name}.frame_{self.project.features.content_hash[:8]}"
@@ -48,6 +55,17 @@ class ProjectContext:
     def folder(self) -> Path:
         """Folder of the project's reports and notes."""
         return self.settings.home / "projects" / self.project.name
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file into the project's folder.
+
+        Returns:
+            Its path.
+        """
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
 
     @property
     def checkpoints(self) -> str:

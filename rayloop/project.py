@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,8 +29,6 @@ from trainers.evaluation import calibration
 from trainers.evaluation.quality_gate import GatePolicy
 from trainers.export.compression import Compression, Distill
 from trainers.models import model_builder
-
-_NAME = "abcdefghijklmnopqrstuvwxyz0123456789_"
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class Project:
     """What the model must not be used for; printed on the model card."""
 
     def __post_init__(self) -> None:
-        if not self.name or not set(self.name) <= set(_NAME) or self.name[0] not in _NAME[:26]:
+        if not re.fullmatch("[a-z][a-z0-9_]*", self.name):
             raise ProjectError("project.invalid_name", project=self.name)
         repeated = {s.name for s in self.sources if [t.name for t in self.sources].count(s.name) > 1}
         if repeated:
@@ -133,12 +131,10 @@ class Project:
 
     def view(self, name: str) -> FeatureView:
         """Return the feature view of this name. Raises ProjectError when it is not declared."""
-        for view in self.features.views:
-            if view.name == name:
-                return view
-        raise ProjectError(
-            "project.unknown_view", project=self.name, view=name, declared=[view.name for view in self.features.views]
-        )
+        views = {view.name: view for view in self.features.views}
+        if name not in views:
+            raise ProjectError("project.unknown_view", project=self.name, view=name, declared=list(views))
+        return views[name]
 
     def _require_segments(self) -> None:
         segments = self.drift.log_analysis.segments if self.drift.log_analysis else ()

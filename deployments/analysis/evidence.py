@@ -91,10 +91,6 @@ class ComparisonEvidence(Additive):
     challenger: VariantStats = Field(default_factory=VariantStats)
     paired: PairedMoments = PairedMoments()
 
-    @property
-    def requests(self) -> int:
-        return self.champion.requests + self.challenger.requests
-
 
 def pairwise_share(share: float, champion: float) -> float:
     """A challenger's share of the requests that go to it or to the champion.

@@ -17,15 +17,15 @@ from cluster.confidence_sequences import half_width
 from deployments.analysis.paired_moments import Moments
 
 
-def lower_bound(excess: Moments, alpha: float, sharpest_n: int) -> float:
-    """Lower limit of a one-sided confidence sequence for the mean of ``excess``; -inf without observations."""
-    return excess.mean - _width(excess, alpha, sharpest_n)
+def mean_bounds(excess: Moments, alpha: float, sharpest_n: int) -> tuple[float, float]:
+    """Lower and upper limit of one-sided confidence sequences for the mean of ``excess``.
 
+    Without observations they are -inf and inf.
 
-def upper_bound(excess: Moments, alpha: float, sharpest_n: int) -> float:
-    """Upper limit of the same one-sided sequence; inf without observations."""
-    return excess.mean + _width(excess, alpha, sharpest_n)
-
-
-def _width(excess: Moments, alpha: float, sharpest_n: int) -> float:
-    return half_width(excess.variance, excess.n, alpha, sharpest_n, 1, excess.design_effect)
+    Args:
+        excess: Moments of the observations.
+        alpha: Error probability of each limit.
+        sharpest_n: Number of observations at which the limits are sharpest.
+    """
+    width = half_width(excess.variance, excess.n, alpha, sharpest_n, 1, excess.design_effect)
+    return excess.mean - width, excess.mean + width

@@ -23,13 +23,6 @@ class Moments(Frozen):
     cross_products: float = 0.0
     """Sum of the products of the deviations of different rows of one key."""
 
-    @classmethod
-    def from_values(cls, values: np.ndarray) -> Self:
-        if not values.size:
-            return cls()
-        mean = float(values.mean())
-        return cls(n=values.size, mean=mean, m2=float(np.square(values - mean).sum()))
-
     @property
     def variance(self) -> float:
         """Population variance of a row; 0 without values."""

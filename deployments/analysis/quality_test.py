@@ -10,7 +10,7 @@ import math
 
 from deployments.analysis.criteria import CriterionResult
 from deployments.analysis.evidence import RolloutEvidence
-from deployments.analysis.mean_bounds import lower_bound, upper_bound
+from deployments.analysis.mean_bounds import mean_bounds
 from deployments.analysis.paired_moments import PairedMoments
 from deployments.analysis.sequential_tests import log_wealth
 from deployments.rollout_policy import RolloutPolicy
@@ -55,7 +55,7 @@ def difference_bounds(paired: PairedMoments, policy: RolloutPolicy) -> tuple[flo
     """
     excess, half = paired.excess(0.0), policy.alpha / 2.0
     if policy.metric != "accuracy":
-        return lower_bound(excess, half, policy.sharpest_n), upper_bound(excess, half, policy.sharpest_n)
+        return mean_bounds(excess, half, policy.sharpest_n)
     _, champion, challenger = _mistake_counts(paired)
     cells = [(1.0, challenger), (-1.0, champion), (0.0, max(paired.n - champion - challenger, 0.0))]
     scaled = [(value, count / excess.design_effect) for value, count in cells]
@@ -81,12 +81,10 @@ def _has_enough_rows(paired: PairedMoments, policy: RolloutPolicy) -> bool:
 
 def _compare_means(paired: PairedMoments, policy: RolloutPolicy) -> tuple[bool, bool, dict[str, float]]:
     """Whether the challenger is shown to be worse, whether within the margin, and the bounds that show it."""
-    figures = {
-        "difference_lower": lower_bound(paired.excess(0.0), policy.test_alpha, policy.sharpest_n),
-        "excess_upper": upper_bound(paired.excess(policy.margin), policy.alpha, policy.sharpest_n),
-    }
-    worse = figures["difference_lower"] > 0.0 and paired.effective_n >= policy.min_pairs
-    return worse, figures["excess_upper"] <= 0.0, figures
+    lower, _ = mean_bounds(paired.excess(0.0), policy.test_alpha, policy.sharpest_n)
+    _, upper = mean_bounds(paired.excess(policy.margin), policy.alpha, policy.sharpest_n)
+    worse = lower > 0.0 and paired.effective_n >= policy.min_pairs
+    return worse, upper <= 0.0, {"difference_lower": lower, "excess_upper": upper}
 
 
 def _compare_mistakes(paired: PairedMoments, policy: RolloutPolicy) -> tuple[bool, bool, dict[str, float]]:

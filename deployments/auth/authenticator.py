@@ -35,7 +35,6 @@ class Authenticator:
         rate_limiter: Counts the requests of each caller.
         tokens: Verifies JWTs; None when no issuer is configured.
         rate: Limit of callers without their own limit; empty: none.
-        clock: Returns seconds since the epoch.
         close: Ends the threads behind ``keys`` and ``tokens``.
     """
 
@@ -46,11 +45,9 @@ class Authenticator:
         *,
         tokens: JwtVerifier | None = None,
         rate: str = "",
-        clock: Callable[[], float] = time.time,
-        close: Callable[[], None] = lambda: None,
+        close: Callable[[], object],
     ) -> None:
-        self._keys, self._rate_limiter, self._tokens = keys, rate_limiter, tokens
-        self._rate, self._clock, self._close = rate, clock, close
+        self._keys, self._rate_limiter, self._tokens, self._rate, self._close = keys, rate_limiter, tokens, rate, close
 
     async def admit(self, headers: HeaderPairs, model: str, scope: Scope) -> str:
         """Check one request.
@@ -82,10 +79,10 @@ class Authenticator:
         if not credentials.is_api_key(credential):
             if self._tokens is None:
                 raise invalid_credential("request.not_an_api_key")
-            return self._tokens.authenticate(credential, self._clock())
+            return self._tokens.authenticate(credential, time.time())
         if (keys := self._keys.value) is None:
             raise jwt_verifier.credentials_unavailable("the API keys")
-        return credentials.authenticate(credential, keys, self._clock())
+        return credentials.authenticate(credential, keys, time.time())
 
 
 def open_authenticator(settings: Settings) -> Authenticator | None:
@@ -124,8 +121,7 @@ def _issuer(settings: Settings) -> Issuer | None:
         return None
     for name in ("jwt_issuer", "jwt_audience"):
         if not getattr(settings, name):
-            variable = f"RAYLOOP_{name.upper()}"
-            raise SettingsError("settings.jwt_incomplete", variable=variable)
+            raise SettingsError("settings.jwt_incomplete", variable=f"RAYLOOP_{name.upper()}")
     algorithms = tuple(name.strip() for name in settings.jwt_algorithms.split(","))
     if not set(algorithms) <= set(ALGORITHMS):
         raise SettingsError(

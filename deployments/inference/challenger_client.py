@@ -86,24 +86,23 @@ class ChallengerClient:
         return _ChallengerConnection(*await asyncio.open_unix_connection(address.path))
 
 
-class _ChallengerConnection:
+class _ChallengerConnection(NamedTuple):
     """Carries one call at a time."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
 
     async def call(self, message: bytes) -> bytes:
-        self._writer.write(message)
-        return await challenger_protocol.read_frame(self._reader)
+        self.writer.write(message)
+        return await challenger_protocol.read_frame(self.reader)
 
     @property
     def closed(self) -> bool:
         """Whether the other side has closed it."""
-        return self._reader.at_eof() or self._writer.is_closing()
+        return self.reader.at_eof() or self.writer.is_closing()
 
     def close(self) -> None:
-        self._writer.close()
+        self.writer.close()
 
 
 async def _await_response(response: Any) -> Any:

@@ -14,7 +14,6 @@ from cluster.settings import Settings
 from deployments.auth.credentials import REQUIRED_SCOPES
 from deployments.http_messages import (
     BINARY,
-    JSON,
     REQUEST_ID_HEADER,
     ROUTING_KEY_HEADER,
     VARIANT_HEADER,
@@ -137,7 +136,7 @@ class RestHandlers:
         encoded = encode_infer_response(request, model, result.version, result.variant, task, result.scores)
         headers = _variant_headers(result)
         if encoded.header_length is None:
-            return HttpResponse(encoded.body, 200, headers, JSON)
+            return HttpResponse(encoded.body, 200, headers)
         return HttpResponse(encoded.body, 200, headers | {JSON_LENGTH_HEADER: str(encoded.header_length)}, BINARY)
 
     async def _invocations(self, call: _Call) -> HttpResponse:

@@ -119,6 +119,11 @@ def parse_timestamp(value: object, field: str) -> int:
     return at
 
 
+def wrong_shape(field: str, expected: str) -> RequestError:
+    """The error of a part of a request that has another shape than expected."""
+    return RequestError("request.wrong_shape", field=field, expected=expected)
+
+
 def _numbers(values: Sequence[Any], field: str, kind: pa.DataType | None) -> pa.Array:
     array = _build_array(values, kind or pa.float64(), field, f"{kind or 'a number'} or null")
     if kind is not None and kind != pa.float64():
@@ -209,13 +214,13 @@ def _flatten(row: object, shape: tuple[int, ...], field: str) -> list[Any]:
     """One row's values as a flat list, from a flat list or one nested according to ``shape``."""
     expected = f"an array of shape {list(shape)}"
     if not isinstance(row, list):
-        raise RequestError("request.wrong_shape", field=field, expected=expected)
+        raise wrong_shape(field, expected)
     if len(shape) == 1 or (len(row) == math.prod(shape) and not isinstance(row[0], list)):
         if len(row) != math.prod(shape):
-            raise RequestError("request.wrong_shape", field=field, expected=f"{expected}, got {len(row)} values")
+            raise wrong_shape(field, f"{expected}, got {len(row)} values")
         return row
     if len(row) != shape[0]:
-        raise RequestError("request.wrong_shape", field=field, expected=f"{expected}, got {len(row)} entries")
+        raise wrong_shape(field, f"{expected}, got {len(row)} entries")
     return list(chain.from_iterable(_flatten(part, shape[1:], f"{field}[{i}]") for i, part in enumerate(row)))
 
 

@@ -59,18 +59,12 @@ def attach_tensors(tensors: Sequence[Mapping[str, Any]], tail: memoryview) -> li
             attached.append(tensor)
             continue
         if at + size > len(tail):
-            raise RequestError(
-                "request.wrong_binary_size",
-                field=f"inputs[{i}]",
-                reason=f"{size} bytes announced, {len(tail) - at} left",
-            )
+            raise _wrong_size(f"inputs[{i}]", f"{size} bytes announced, {len(tail) - at} left")
         data = decode_tensor(tail[at : at + size], tensor.get("datatype"), f"inputs[{i}]")
         attached.append({**tensor, "data": data})
         at += size
     if at != len(tail):
-        raise RequestError(
-            "request.wrong_binary_size", field="body", reason=f"{len(tail) - at} bytes that belong to no input"
-        )
+        raise _wrong_size("body", f"{len(tail) - at} bytes that belong to no input")
     return attached
 
 
@@ -80,18 +74,9 @@ def decode_tensor(data: memoryview, datatype: object, field: str) -> pa.Array:
         return _texts(data, field)
     dtype = DTYPES.get(datatype) if isinstance(datatype, str) else None
     if dtype is None:
-        raise RequestError(
-            "request.wrong_datatype",
-            field=f"{field}.datatype",
-            expected=["BYTES", *DTYPES],
-            datatype=str(datatype)[:20],
-        )
+        raise wrong_datatype(field, ["BYTES", *DTYPES], datatype)
     if len(data) % dtype.itemsize:
-        raise RequestError(
-            "request.wrong_binary_size",
-            field=field,
-            reason=f"{len(data)} bytes are not a multiple of the size of {datatype}",
-        )
+        raise _wrong_size(field, f"{len(data)} bytes are not a multiple of the size of {datatype}")
     return pa.array(np.frombuffer(data, dtype))
 
 
@@ -100,6 +85,17 @@ def encode_tensor(values: np.ndarray | Sequence[str]) -> bytes:
     if isinstance(values, np.ndarray):
         return np.ascontiguousarray(values, "<f4").tobytes()
     return b"".join(_encode_texts(values))
+
+
+def wrong_datatype(field: str, expected: object, datatype: object) -> RequestError:
+    """The error of a tensor whose datatype is not among the expected ones."""
+    return RequestError(
+        "request.wrong_datatype", field=f"{field}.datatype", expected=expected, datatype=str(datatype)[:20]
+    )
+
+
+def _wrong_size(field: str, reason: str) -> RequestError:
+    return RequestError("request.wrong_binary_size", field=field, reason=reason)
 
 
 def _encode_texts(texts: Iterable[str]) -> Iterable[bytes]:
@@ -113,7 +109,7 @@ def _size(tensor: Mapping[str, Any], field: str) -> int | None:
     parameters = tensor.get("parameters") if isinstance(tensor, dict) else None
     size = parameters.get(BINARY_DATA_SIZE) if isinstance(parameters, dict) else None
     if size is not None and (type(size) is not int or size < 0):
-        raise RequestError("request.wrong_binary_size", field=field, reason="expected a number of bytes")
+        raise _wrong_size(field, "expected a number of bytes")
     if size is not None and "data" in tensor:
         raise RequestError("request.duplicate_data", field=field)
     return size
@@ -149,13 +145,11 @@ def _split_texts(data: memoryview, field: str) -> tuple[np.ndarray, bytes]:
     parts, offsets, at, size = [], [0], 0, len(data)
     while at < size:
         if at + _LENGTH.size > size:
-            raise RequestError(
-                "request.wrong_binary_size", field=field, reason="the bytes are truncated inside a length"
-            )
+            raise _wrong_size(field, "the bytes are truncated inside a length")
         start = at + _LENGTH.size
         at = start + _LENGTH.unpack_from(data, at)[0]
         parts.append(data[start:at])
         offsets.append(offsets[-1] + at - start)
     if at != size:
-        raise RequestError("request.wrong_binary_size", field=field, reason="the bytes are truncated inside a string")
+        raise _wrong_size(field, "the bytes are truncated inside a string")
     return np.array(offsets, np.int32), b"".join(parts)

@@ -75,9 +75,7 @@ def build_metadata_response(model: str, versions: Sequence[str], features: Featu
 def _contents(tensor: Any, field: str) -> list[Any]:
     name = _CONTENTS.get(tensor.datatype)
     if name is None:
-        raise RequestError(
-            "request.wrong_datatype", field=f"{field}.datatype", expected=list(_CONTENTS), datatype=tensor.datatype[:20]
-        )
+        raise binary_tensors.wrong_datatype(field, list(_CONTENTS), tensor.datatype)
     values = getattr(tensor.contents, name)
     if tensor.datatype != "BYTES":
         return list(values)

@@ -16,6 +16,7 @@ from pydantic_core import to_json
 
 from cluster.errors import RequestError
 from cluster.values import Task
+from deployments.protocol.arrow_columns import wrong_shape
 from deployments.protocol.open_inference import predicted_classes
 from deployments.protocol.request_rows import RequestRows
 from features.definitions import FeatureSet
@@ -36,7 +37,7 @@ def parse_invocation(body: Mapping[str, Any], features: FeatureSet, max_rows: in
     """
     shapes = [shape for shape in _SHAPES if shape in body]
     if len(shapes) != 1:
-        raise RequestError("request.wrong_shape", field="body", expected=f"exactly one of {', '.join(_SHAPES)}")
+        raise wrong_shape("body", f"exactly one of {', '.join(_SHAPES)}")
     shape = shapes[0]
     names = [column.name for column in features.request]
     values = _SHAPES[shape](body[shape], names, shape)
@@ -75,20 +76,18 @@ def _split(value: object, names: list[str], field: str) -> ColumnLists:
     columns = value.get("columns") if isinstance(value, dict) else None
     data = value.get("data") if isinstance(value, dict) else None
     if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
-        raise RequestError("request.wrong_shape", field=f"{field}.columns", expected="a list of column names")
+        raise wrong_shape(f"{field}.columns", "a list of column names")
     if not isinstance(data, list):
-        raise RequestError("request.wrong_shape", field=f"{field}.data", expected="a list of rows")
+        raise wrong_shape(f"{field}.data", "a list of rows")
     for i, row in enumerate(data):
         if not isinstance(row, list) or len(row) != len(columns):
-            raise RequestError(
-                "request.wrong_shape", field=f"{field}.data[{i}]", expected=f"a list of {len(columns)} values"
-            )
+            raise wrong_shape(f"{field}.data[{i}]", f"a list of {len(columns)} values")
     return {name: [row[i] for row in data] for i, name in enumerate(columns)}
 
 
 def _records(value: object, names: list[str], field: str) -> ColumnLists:
     if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
-        raise RequestError("request.wrong_shape", field=field, expected="a list of at least one object")
+        raise wrong_shape(field, "a list of at least one object")
     for i, row in enumerate(value):
         missing = [name for name in names if name not in row]
         if missing or len(row) != len(names):
@@ -107,13 +106,13 @@ def _inputs(value: object, names: list[str], field: str) -> ColumnLists:
         return _only_column(value, names, field)
     for name, column in value.items():
         if not isinstance(column, list):
-            raise RequestError("request.wrong_shape", field=f"{field}.{name[:40]}", expected="a list of values")
+            raise wrong_shape(f"{field}.{name[:40]}", "a list of values")
     return value
 
 
 def _only_column(value: object, names: list[str], field: str) -> ColumnLists:
     if len(names) != 1 or not isinstance(value, list):
-        raise RequestError("request.wrong_shape", field=field, expected=f"values by column name: {', '.join(names)}")
+        raise wrong_shape(field, f"values by column name: {', '.join(names)}")
     return {names[0]: value}
 
 

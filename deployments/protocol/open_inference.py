@@ -20,7 +20,7 @@ from cluster.errors import RequestError
 from cluster.names import Variant
 from cluster.values import Task
 from deployments.protocol import binary_tensors
-from deployments.protocol.arrow_columns import build_column, convert_column, required_columns
+from deployments.protocol.arrow_columns import build_column, convert_column, required_columns, wrong_shape
 from deployments.protocol.request_rows import ColumnValues, RequestRows
 from features.definitions import Column, FeatureSet
 
@@ -39,7 +39,7 @@ _DATATYPES: dict[str, tuple[str, ...]] = {
 }
 _OUTPUTS = {"binary": ("score",), "multiclass": ("probabilities", "label"), "regression": ("value",)}
 _MAX_LAYOUTS = 256
-_DECLARED = {"number": "FP64", "category": "BYTES", "timestamp": "BYTES", "tensor": "FP32"}
+DECLARED = {"number": "FP64", "category": "BYTES", "timestamp": "BYTES", "tensor": "FP32"}
 
 
 class OutputTensor(NamedTuple):
@@ -214,15 +214,10 @@ class InferRequestParser:
     def _column_values(self, column: Column, tensor: Mapping[str, Any], field: str, rows: int) -> ColumnValues:
         shape = tensor["shape"]
         if shape != [rows, *column.shape] and (column.shape or shape != [rows, 1]):
-            raise RequestError(
-                "request.wrong_shape", field=f"{field}.shape", expected=f"shape {[rows, *column.shape]}, got {shape}"
-            )
+            raise wrong_shape(f"{field}.shape", f"shape {[rows, *column.shape]}, got {shape}")
         datatype = tensor.get("datatype")
         if datatype not in _DATATYPES[column.kind]:
-            expected = " or ".join(_DATATYPES[column.kind])
-            raise RequestError(
-                "request.wrong_datatype", field=f"{field}.datatype", expected=expected, datatype=str(datatype)[:20]
-            )
+            raise binary_tensors.wrong_datatype(field, " or ".join(_DATATYPES[column.kind]), datatype)
         values = _values_by_row(tensor.get("data"), rows, column, f"{field}.data")
         if isinstance(values, pa.Array):
             return convert_column(column, values, f"{field}.data", required=column.name in self._required)
@@ -309,9 +304,21 @@ def describe_model(model: str, versions: Sequence[str], features: FeatureSet, ta
         "name": model,
         "versions": list(versions),
         "platform": PLATFORM,
-        "inputs": [{"name": c.name, "datatype": _DECLARED[c.kind], "shape": [-1, *c.shape]} for c in features.request],
+        "inputs": [{"name": c.name, "datatype": DECLARED[c.kind], "shape": [-1, *c.shape]} for c in features.request],
         "outputs": [{"name": o.name, "datatype": o.datatype, "shape": [-1, *o.shape[1:]]} for o in example],
     }
+
+
+def row_tensor(column: Column, value: Any, datatype: str) -> dict[str, Any]:
+    """Build the input tensor of a request with one row.
+
+    Args:
+        column: The request column.
+        value: Its value; a tensor's as a flat list.
+        datatype: The protocol's datatype.
+    """
+    data = value if column.kind == "tensor" else [value]
+    return {"name": column.name, "shape": [1, *column.shape], "datatype": datatype, "data": data}
 
 
 def _layout_key(inputs: Sequence[Any]) -> tuple[tuple[str, str, int], ...]:
@@ -335,9 +342,7 @@ def _tensor_head(tensor: OutputTensor, tail: bytes | None) -> dict[str, Any]:
 def _first_axis(tensor: Mapping[str, Any], index: int) -> int:
     shape = tensor.get("shape")
     if not isinstance(shape, list) or not shape or not all(type(axis) is int and axis >= 0 for axis in shape):
-        raise RequestError(
-            "request.wrong_shape", field=f"inputs[{index}].shape", expected="a list of sizes, rows first"
-        )
+        raise wrong_shape(f"inputs[{index}].shape", "a list of sizes, rows first")
     return shape[0]
 
 
@@ -353,7 +358,7 @@ def _values_by_row(data: object, rows: int, column: Column, field: str) -> Colum
     if len(data) == rows and all(isinstance(row, list) for row in data):
         return data
     if any(isinstance(value, list) for value in data):
-        raise RequestError("request.wrong_shape", field=field, expected=f"{rows} rows, got {len(data)} entries")
+        raise wrong_shape(field, f"{rows} rows, got {len(data)} entries")
     size = len(_check_count(data, rows, column, field)) // rows
     return [data[row * size : (row + 1) * size] for row in range(rows)]
 
@@ -362,7 +367,7 @@ def _check_count(values: ColumnValues, rows: int, column: Column, field: str) ->
     expected = rows * int(np.prod(column.shape, dtype=np.int64)) if column.shape else rows
     if len(values) != expected:
         shape = f" of shape {list(column.shape)}" if column.shape else ""
-        raise RequestError("request.wrong_shape", field=field, expected=f"{rows} rows{shape}, got {len(values)} values")
+        raise wrong_shape(field, f"{rows} rows{shape}, got {len(values)} values")
     return values
 
 

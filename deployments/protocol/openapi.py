@@ -14,7 +14,7 @@ from deployments.auth.credentials import REQUIRED_SCOPES
 from deployments.protocol import json_schema
 from deployments.protocol.binary_tensors import JSON_LENGTH_HEADER
 from deployments.protocol.json_schema import Schema, object_schema
-from deployments.protocol.open_inference import describe_model
+from deployments.protocol.open_inference import DECLARED, describe_model, row_tensor
 from deployments.serve_schema import REQUEST_TIMEOUT_S, RequestLimits
 from features.definitions import Column, FeatureSet
 
@@ -94,7 +94,7 @@ def build_openapi(
 
 def example_infer(features: FeatureSet) -> dict[str, Any]:
     """An example request of one row."""
-    return {"id": _EXAMPLE_ID, "inputs": [_example_tensor(column) for column in features.request]}
+    return {"id": _EXAMPLE_ID, "inputs": [row_tensor(c, _example_value(c), DECLARED[c.kind]) for c in features.request]}
 
 
 def example_invocations(features: FeatureSet) -> dict[str, dict[str, Any]]:
@@ -279,13 +279,6 @@ _ERROR: Schema = {
 
 def _small(features: FeatureSet) -> bool:
     return sum(math.prod(column.shape) for column in features.request) <= _MAX_EXAMPLE_VALUES
-
-
-def _example_tensor(column: Column) -> dict[str, Any]:
-    value = _example_value(column)
-    datatype = {"number": "FP64", "tensor": "FP32"}.get(column.kind, "BYTES")
-    data = value if column.kind == "tensor" else [value]
-    return {"name": column.name, "shape": [1, *column.shape], "datatype": datatype, "data": data}
 
 
 def _example_value(column: Column) -> Any:

@@ -49,8 +49,9 @@ class RowAssembler:
         arrays = numbers | self._build_together(requests, self._categories, text_array)
         for i, (column, needed) in enumerate(self._columns):
             if i not in arrays:
-                parts = [r.values[i] for r in requests]
-                arrays[i] = _column(column, parts, _field(column, i, requests), needed)
+                parts = [request.values[i] for request in requests]
+                field = requests[0].fields[i] if len(requests) == 1 else column.name
+                arrays[i] = _column(column, parts, field, needed)
         return pa.Table.from_arrays([arrays[i] for i in range(len(self._columns))], self._names)
 
     def _optional(self, kind: str, needed: frozenset[str]) -> list[int]:
@@ -72,10 +73,6 @@ class RowAssembler:
             return {}
         size = sum(request.size for request in requests)
         return {i: array.slice(at * size, size) for at, i in enumerate(indices)}
-
-
-def _field(column: Column, index: int, requests: Sequence[RequestRows]) -> str:
-    return requests[0].fields[index] if len(requests) == 1 else column.name
 
 
 def _column(column: Column, parts: list[ColumnValues], field: str, required: bool) -> pa.Array:

@@ -26,16 +26,16 @@ def apply_guards(
     """
     if policy.dry_run and decision.kind != "hold":
         action = _intended_action(decision, policy, share)
-        return _hold(decision, f"dry run, would {action}: {decision.reason}", f"dry run: {action}")
+        return hold_decision(decision, f"dry run, would {action}: {decision.reason}", f"dry run: {action}")
     if decision.kind != "advance":
         return decision
     if bake_left_s > 0.0:
-        return _hold(
+        return hold_decision(
             decision, f"baking at {share:.0%}: {bake_left_s:.0f} s left; {decision.reason}", f"baking at {share:.0%}"
         )
     for window in policy.freezes:
         if window.contains(now):
-            return _hold(decision, f"frozen from {window}; {decision.reason}", f"frozen from {window}")
+            return hold_decision(decision, f"frozen from {window}; {decision.reason}", f"frozen from {window}")
     return decision
 
 
@@ -45,5 +45,12 @@ def _intended_action(decision: RolloutDecision, policy: RolloutPolicy, share: fl
     return f"drop v{decision.versions[0]}" if decision.kind == "drop" else "abort"
 
 
-def _hold(decision: RolloutDecision, reason: str, remark: str) -> RolloutDecision:
+def hold_decision(decision: RolloutDecision, reason: str, remark: str) -> RolloutDecision:
+    """Turn a decision into a hold.
+
+    Args:
+        decision: The decision; its figures and versions stay.
+        reason: Why the rollout holds, with the reason of the decision.
+        remark: Why, in short.
+    """
     return decision.model_copy(update={"kind": "hold", "reason": reason, "remark": remark})

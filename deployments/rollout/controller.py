@@ -30,6 +30,7 @@ from cluster.values import Decision, Frozen, ModelVersion, Task
 from deployments.analysis.evidence import RolloutEvidence
 from deployments.analysis.verdict import Verdict
 from deployments.rollout import state_machine, webhook_client
+from deployments.rollout.advance_guards import hold_decision
 from deployments.rollout.approvals import Approvals
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.multi_challenger import decide, judge_all
@@ -251,9 +252,7 @@ class RolloutController:
         if entry.action in ("advance", "promote") and (refusal := await self._approvals.objection(state, entry)):
             if self._approvals.aborting:
                 return ""
-            hold = decision.model_copy(
-                update={"kind": "hold", "reason": f"{refusal}; {decision.reason}", "remark": refusal}
-            )
+            hold = hold_decision(decision, f"{refusal}; {decision.reason}", refusal)
             state, entry = state_machine.apply_decision(before, hold, time.time())
         if entry.action == "hold":
             await self._record_hold(state, entry)

@@ -15,18 +15,14 @@ from deployments.rollout.state_machine import RolloutState, replay
 from deployments.rollout_policy import RolloutPolicy
 
 _SCHEMA = pa.schema(
-    [
-        ("rollout", pa.string()),
-        ("at", TIMESTAMP),
-        ("action", pa.string()),
-        ("share", pa.float64()),
-        ("reason", pa.string()),
-        ("champion", pa.string()),
-        ("challenger", pa.string()),
-        ("evidence", pa.string()),
-        ("policy", pa.string()),
-        ("schema_version", pa.int64()),
-    ]
+    {
+        "rollout": pa.string(),
+        "at": TIMESTAMP,
+        "action": pa.string(),
+        "share": pa.float64(),
+        **dict.fromkeys(("reason", "champion", "challenger", "evidence", "policy"), pa.string()),
+        "schema_version": pa.int64(),
+    }
 )
 
 

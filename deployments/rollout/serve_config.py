@@ -14,7 +14,6 @@ from typing import Any
 import ray
 from ray import serve
 from ray.actor import ActorHandle
-from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from cluster.actors import get_or_create
 from cluster.errors import RayloopError, RolloutError
@@ -25,7 +24,7 @@ from deployments.inference.predictor import Scorer
 from deployments.ingress import root_app
 from deployments.rollout import serve_details
 from deployments.rollout.serve_details import Applications
-from deployments.serve_schema import ChallengerConfig, RequestLimits, ServerConfig, TrafficSplit
+from deployments.serve_schema import ChallengerConfig, ServerConfig, Serving, TrafficSplit
 from deployments.telemetry.log_writer import connect_log_writer
 
 ACTOR = "serve-config"
@@ -36,19 +35,13 @@ _CHALLENGER = "Challenger"
 _DRAIN_S = 120.0
 
 
-class ServingOptions(Frozen):
+class ServingOptions(Serving):
     """Resources and limits of a model's application."""
 
-    replicas: int = 1
-    """Replicas of the model's server."""
-    cpus: float = 0.5
-    """CPUs of each replica."""
     challenger_cpus: float = 0.25
     """CPUs of each challenger's replica."""
     profile_window_s: float | None = 3600.0
     """Width, seconds of event time, of the windows of live profiles; None: no profiles."""
-    limits: RequestLimits = RequestLimits()
-    """Limits on requests."""
     report: bool = True
     """Whether replicas write the prediction log, metrics and profiles."""
     deadline_s: float = 90.0
@@ -194,23 +187,22 @@ class ServeConfigWriter:
             "port": self._settings.serve_port,
             "request_timeout_s": serve_schema.REQUEST_TIMEOUT_S,
         }
-        http = defaults | _fixed_http_options(details.get("http_options"))
+        # Serve cannot change these options while it runs, and refuses the attempt.
+        fixed = details.get("http_options") or {}
         grpc = {"port": self._settings.grpc_port, "grpc_servicer_functions": [_INFERENCE_SERVICE]}
         config = {
             "proxy_location": details.get("proxy_location") or "HeadOnly",
-            "http_options": http,
+            "http_options": {name: fixed.get(name, default) for name, default in defaults.items()},
             "grpc_options": details.get("grpc_options") or grpc,
         }
-        self._client().deploy_applications(config | {"applications": list(apps.values())})
+        client = serve_details.connect_serve_api(self._settings)
+        client.deploy_applications(config | {"applications": list(apps.values())})
 
     def _read(self) -> Applications:
         return serve_details.declared_applications(self._details())
 
     def _details(self) -> dict[str, Any]:
         return serve_details.fetch_serve_details(self._settings)
-
-    def _client(self) -> ServeSubmissionClient:
-        return serve_details.connect_serve_api(self._settings)
 
     async def _wait_until_running(self, app: str, deadline: float) -> None:
         """Wait until an application runs. Raises RayloopError when it fails, or is late."""
@@ -301,8 +293,3 @@ def _drop_challengers(apps: Applications, model: str, retained: Set[str] = froze
 def _server_config(apps: Applications, model: str) -> ServerConfig | None:
     app = apps.get(serve_schema.model_app_name(model))
     return ServerConfig.from_stored(app["deployments"][0]["user_config"]) if app else None
-
-
-def _fixed_http_options(options: dict[str, Any] | None) -> dict[str, Any]:
-    """Current HTTP options: Serve cannot change them while it runs, and refuses the attempt."""
-    return {key: options[key] for key in ("host", "port", "request_timeout_s") if key in options} if options else {}

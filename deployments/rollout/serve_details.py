@@ -54,9 +54,8 @@ def fetch_serve_details(settings: Settings) -> dict[str, Any]:
     Raises:
         ClusterUnavailable: Serve does not answer.
     """
-    client = connect_serve_api(settings)
     try:
-        return client.get_serve_details()
+        return connect_serve_api(settings).get_serve_details()
     except (OSError, RuntimeError) as error:
         raise ClusterUnavailable("cluster.no_answer", address=settings.dashboard) from error
 

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import ConfigDict
 
 from cluster.errors import RolloutError
-from cluster.values import Decision, Frozen
+from cluster.values import Decision, Frozen, stored_name
 from deployments.analysis.verdict import RolloutDecision
 from deployments.inference.traffic_split import slice_start
 from deployments.rollout.advance_guards import apply_guards
@@ -46,9 +46,7 @@ class RolloutState(Frozen):
     model: str
     champion: str
     """Version that answers the requests that no challenger answers."""
-    initial_challengers: tuple[str, ...] = Field(
-        validation_alias=AliasChoices("initial_challengers", "entrants"), serialization_alias="entrants"
-    )
+    initial_challengers: Annotated[tuple[str, ...], stored_name("initial_challengers", "entrants")]
     """Versions that the rollout started with."""
     challengers: tuple[str, ...]
     """Versions on trial; after the end those that were on trial then."""
@@ -62,9 +60,7 @@ class RolloutState(Frozen):
     status: Status
     reason: str
     """Why the rollout is in this state."""
-    opened_step: int = Field(
-        default=-1, validation_alias=AliasChoices("opened_step", "opened"), serialization_alias="opened"
-    )
+    opened_step: Annotated[int, stored_name("opened_step", "opened")] = -1
     """Step whose gate a person has opened; -1 for none."""
     remark: str = ""
     """Why the rollout holds, as last journaled."""
@@ -137,9 +133,7 @@ def begin(
         raise RolloutError("rollout.challengers_not_unique", model=model, challengers=tuple(challengers))
     if len(challengers) > 1 and len(policy.steps) == 1:
         raise RolloutError("rollout.no_step_below_one", model=model, steps=policy.steps)
-    reason = f"{format_versions(challengers)} on trial against v{champion}" + (
-        ", in a dry run" if policy.dry_run else ""
-    )
+    mode = ", in a dry run" if policy.dry_run else ""
     return RolloutState(
         id=id,
         model=model,
@@ -151,7 +145,7 @@ def begin(
         step=0,
         since=now,
         status="running",
-        reason=reason,
+        reason=f"{format_versions(challengers)} on trial against v{champion}{mode}",
     )
 
 
@@ -346,11 +340,9 @@ def _replay_entry(state: RolloutState, entry: Decision) -> RolloutState:
         update |= {"status": "waiting", "since": entry.at}
     elif entry.action in ("pause", "resume"):
         state = _pause_or_resume(state, entry.action, entry.at)
-    elif entry.action in ("promote", "abort"):
-        update |= {"status": "promoted" if entry.action == "promote" else "aborted"}
-        update |= {"challengers": entry.challengers}
-    elif entry.action == "rollback":
-        update |= {"status": "rolled back", "champion": entry.champion, "challengers": entry.challengers}
+    else:
+        status = {"promote": "promoted", "abort": "aborted", "rollback": "rolled back"}[entry.action]
+        update |= {"status": status, "champion": entry.champion, "challengers": entry.challengers}
     return state.model_copy(update=update)
 
 

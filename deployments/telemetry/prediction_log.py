@@ -62,7 +62,7 @@ PREDICTION_COLUMNS: dict[str, pa.DataType] = {
     "error": pa.string(),
     "champion_error": pa.string(),
 }
-_SCORES = ("", "champion_", "challenger_")
+_SCORES = {"": "scores", "champion_": "champion", "challenger_": "challenger"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def prediction_rows(batches: Sequence[PredictionBatch], batch: str) -> pa.Table:
         if name not in columns:
             columns[name] = _spread([getattr(item, name) for item in batches], rows, kind)
     task = batches[0].task
-    for prefix, of in zip(_SCORES, ("scores", "champion", "challenger"), strict=True):
+    for prefix, of in _SCORES.items():
         columns |= _scores(task, prefix, [getattr(item, of) for item in batches], rows)
     return pa.table(columns | {"features": _struct(frame)})
 

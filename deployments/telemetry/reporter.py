@@ -295,8 +295,7 @@ class _Buffer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._predictions: list[_Predictions] = []
-        self._labels: list[_Labels] = []
+        self._items: list[_Predictions | _Labels] = []
         self._rows = 0
         self._dropped = 0
 
@@ -307,18 +306,15 @@ class _Buffer:
                 self._dropped += rows
                 return False
             self._rows += rows
-            if isinstance(item, _Labels):
-                self._labels.append(item)
-            else:
-                self._predictions.append(item)
+            self._items.append(item)
             return True
 
     def drain(self) -> tuple[list[_Predictions], list[_Labels]]:
         """Take all predictions and labels, in the order of arrival."""
         with self._lock:
-            predictions, labels = self._predictions, self._labels
-            self._predictions, self._labels, self._rows = [], [], 0
-            return predictions, labels
+            items, self._items, self._rows = self._items, [], 0
+        predictions = [item for item in items if isinstance(item, _Predictions)]
+        return predictions, [item for item in items if isinstance(item, _Labels)]
 
     def take_dropped(self) -> int:
         """Return and reset the number of rows that had no room."""

@@ -20,6 +20,9 @@ class SkewExample(Frozen):
     served_value: str
     offline_value: str
 
+    def __str__(self) -> str:
+        return f"row {self.id} as of {self.as_of}: served {self.served_value}, offline {self.offline_value}"
+
 
 class FeatureSkew(Frozen):
     """How served and offline values of one feature differ."""

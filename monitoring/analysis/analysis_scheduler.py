@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
-from cluster.values import Frozen
+from cluster.values import Frozen, stored_name
 from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult, Finding, WindowQuality
 from monitoring.detection.detector import WindowResult
 from monitoring.drift_policy import DriftPolicy
@@ -24,15 +25,11 @@ class SchedulerState(Frozen):
 
     due: AnalysisRequest | None = None
     """The next analysis."""
-    analyses: tuple[AnalysisResult, ...] = Field(
-        default=(), validation_alias=AliasChoices("analyses", "looks"), serialization_alias="looks"
-    )
+    analyses: Annotated[tuple[AnalysisResult, ...], stored_name("analyses", "looks")] = ()
     """Results, oldest first, without what takes much space."""
     quality: tuple[WindowQuality, ...] = ()
     """Newest quality of each window and segment."""
-    episodes: dict[str, float] = Field(
-        default_factory=dict, validation_alias=AliasChoices("episodes", "spells"), serialization_alias="spells"
-    )
+    episodes: Annotated[dict[str, float], stored_name("episodes", "spells")] = Field(default_factory=dict)
     """Newest window of each kind of finding, seconds since the epoch."""
     ordinary: tuple[float, ...] = ()
     """AUCs of the reference's own runs."""
@@ -62,16 +59,15 @@ class AnalysisScheduler:
             return
         since = newest.window - policy.log_analysis.label_wait_s
         windows = {r.window for r in results if r.version == newest.version and r.window > since}
-        self._set(
-            due=AnalysisRequest(
-                model=model,
-                version=newest.version,
-                windows=tuple(sorted(windows)),
-                since=newest.since,
-                policy=policy,
-                ordinary=self.state.ordinary,
-            )
+        due = AnalysisRequest(
+            model=model,
+            version=newest.version,
+            windows=tuple(sorted(windows)),
+            since=newest.since,
+            policy=policy,
+            ordinary=self.state.ordinary,
         )
+        self._set(due=due)
 
     def record(self, request: AnalysisRequest, result: AnalysisResult) -> list[Finding]:
         """Record an analysis. Returns the findings that start an episode, by window."""

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 from cluster.errors import DataError
-from cluster.values import AlarmKind, Frozen, Task
+from cluster.values import AlarmKind, Frozen, Task, stored_name
 from features.definitions import Column
 from monitoring.analysis.multivariate_drift import MultivariateDrift, measure_multivariate_drift
 from monitoring.analysis.segment_drift import ReferenceRows, evaluate_labels, evaluate_segments, segment_values
@@ -70,7 +71,7 @@ class WindowQuality(Frozen):
     version: str
     window: float
     segment: str = ALL_TRAFFIC
-    labeled: LabeledLoss = Field(validation_alias=AliasChoices("labeled", "labelled"), serialization_alias="labelled")
+    labeled: Annotated[LabeledLoss, stored_name("labeled", "labelled")]
     """Loss of the rows whose labels have arrived."""
     limits: LossBounds | None = None
     """Bounds of the loss; None with too few labels."""
@@ -98,7 +99,7 @@ class LabelCandidate(Frozen):
     """A logged row whose label would be informative."""
 
     id: str
-    expected_loss: float = Field(validation_alias=AliasChoices("expected_loss", "worth"), serialization_alias="worth")
+    expected_loss: Annotated[float, stored_name("expected_loss", "worth")]
 
 
 class AnalysisResult(Frozen):
@@ -112,9 +113,7 @@ class AnalysisResult(Frozen):
     segments: dict[str, WindowResult] = Field(default_factory=dict)
     labels: WindowResult | None = None
     quality: tuple[WindowQuality, ...] = ()
-    label_candidates: tuple[LabelCandidate, ...] = Field(
-        default=(), validation_alias=AliasChoices("label_candidates", "wanted"), serialization_alias="wanted"
-    )
+    label_candidates: Annotated[tuple[LabelCandidate, ...], stored_name("label_candidates", "wanted")] = ()
     findings: tuple[Finding, ...] = ()
     faults: tuple[str, ...] = ()
     """Parts that could not be analyzed, and why."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -79,17 +79,16 @@ def evaluate_segments(
     profiled = (*columns, output_column(task))
     watched = tuple(w for w in policy.watch if w.column in {c.name for c in profiled})
     segments = segment_values(past, settings)
+    train, run = _with_output(past.train, task), _with_output(run, task)
     results = {}
     for column, value in segments:
-        reference, live = past.train.with_value(column, value), run.with_value(column, value)
+        reference, live = train.with_value(column, value), run.with_value(column, value)
         if len(live) >= policy.min_rows and len(reference) >= policy.min_rows:
             level = settings.alpha / len(segments)
             strict = policy.model_copy(update={"alpha": level, "false_alarms": None, "watch": watched})
             # The segment's own column has one value there.
             others = tuple(c for c in profiled if c.name != column)
-            results[f"{column} = {value}"] = _evaluate(
-                lambda rows: append_output(rows.frame, task, rows.scores), reference, live, others, strict
-            )
+            results[f"{column} = {value}"] = _evaluate(reference, live, others, strict)
     return results
 
 
@@ -110,27 +109,27 @@ def evaluate_labels(
         return None
     column = Column(name=LABEL, kind="number" if task.kind == "regression" else "category")
     strict = policy.model_copy(update={"alpha": settings.alpha, "false_alarms": None, "watch": ()})
-    return _evaluate(
-        lambda rows: pa.table({LABEL: _label_values(task, rows.labels)}), reference, live, (column,), strict
-    )
+    return _evaluate(_with_labels(reference, task), _with_labels(live, task), (column,), strict)
 
 
-def _evaluate(
-    frame: Callable[[LoggedRows], pa.Table],
-    past: LoggedRows,
-    run: LoggedRows,
-    columns: tuple[Column, ...],
-    policy: DriftPolicy,
-) -> WindowResult:
-    """Compare the columns of ``frame`` of a run with those of the past."""
-    windows = profile_windows(_with_time(frame(past), past.times), columns, policy.window_s, TIME)
+def _evaluate(past: LoggedRows, run: LoggedRows, columns: tuple[Column, ...], policy: DriftPolicy) -> WindowResult:
+    """Compare columns of a run's frame with those of the past."""
+    windows = profile_windows(_with_time(past.frame, past.times), columns, policy.window_s, TIME)
     reference_profile = ReferenceProfile.build(windows, policy.window_s)
     live_profile = Profile.empty(columns)
-    live_profile.update(frame(run))
+    live_profile.update(run.frame)
     starts = tuple(float(s) for s in np.unique(np.floor(run.times / policy.window_s) * policy.window_s))
     # A run with a missing window is still a run.
     span = policy.model_copy(update={"span": len(starts), "window_rows": None})
     return evaluate_run(DriftReference(reference_profile, len(starts), policy.watch), span, "", starts, live_profile)
+
+
+def _with_output(rows: LoggedRows, task: Task) -> LoggedRows:
+    return replace(rows, frame=append_output(rows.frame, task, rows.scores))
+
+
+def _with_labels(rows: LoggedRows, task: Task) -> LoggedRows:
+    return replace(rows, frame=pa.table({LABEL: _label_values(task, rows.labels)}))
 
 
 def _with_time(frame: pa.Table, times: np.ndarray) -> pa.Table:

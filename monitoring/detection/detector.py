@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Self
 
 from pydantic import Field
 
@@ -81,7 +80,6 @@ class DriftDetector:
     """Raises alarms about drift of one model version.
 
     Attributes:
-        alarm: The alarm that the last ``update`` raised, or None.
         state: What the detector remembers.
     """
 
@@ -91,29 +89,27 @@ class DriftDetector:
         self.version = version
         self.policy = policy
         self.state = state or DetectorState()
-        self.alarm: Alarm | None = None
 
-    def update(self, result: WindowResult) -> Self:
-        """Add the result of a closed window, and set ``alarm``. A skipped window changes nothing."""
-        self.alarm = None
+    def update(self, result: WindowResult) -> Alarm | None:
+        """Add the result of a closed window, and return the alarm that it raises. A skipped window changes nothing."""
         if not result.judged:
-            return self
+            return None
         hit = bool(result.drifted)
         recent = (*self.state.recent, hit)[-self.policy.of :]
         quiet = 0 if hit else self.state.quiet + 1
         starts = hit and not self.state.drifting and sum(recent) >= self.policy.needed
         drifting = starts or (self.state.drifting and quiet < self.policy.release)
         self.state = self.state.model_copy(update={"recent": recent, "quiet": quiet, "drifting": drifting})
-        if starts:
-            ratios = {name: column.ratio for name, column in result.columns.items() if column.watched}
-            self.alarm = Alarm(
-                model=self.model,
-                version=self.version,
-                window=result.window,
-                reason=describe_drift(result, sum(recent), len(recent)),
-                features=dict(sorted(ratios.items(), key=lambda item: -item[1])),
-            )
-        return self
+        if not starts:
+            return None
+        ratios = {name: column.ratio for name, column in result.columns.items() if column.watched}
+        return Alarm(
+            model=self.model,
+            version=self.version,
+            window=result.window,
+            reason=describe_drift(result, sum(recent), len(recent)),
+            features=dict(sorted(ratios.items(), key=lambda item: -item[1])),
+        )
 
 
 def evaluate_run(
@@ -227,7 +223,9 @@ def _column_result(
     run: Profile,
 ) -> ColumnResult:
     if policy.test == "all":
-        threshold = _equivalent_threshold(distances.statistic, test.p_value, level, policy.effect)
+        # As far from the distance as log p is from its level: other statistics were tested too.
+        equivalent = distances.statistic * math.log(level) / min(math.log(test.p_value), -1e-9)
+        threshold = max(policy.effect, equivalent)
     else:
         null = drift_reference.nulls[name]
         threshold = max(policy.effect, null.threshold(level, distances.rows, distances.reference_rows))
@@ -245,11 +243,6 @@ def _column_result(
         mean=_mean(run, name),
         reference_mean=_mean(drift_reference.profile.total, name),
     )
-
-
-def _equivalent_threshold(statistic: float, p_value: float, level: float, effect: float) -> float:
-    """A threshold of the distance where other statistics were tested: as far from it as log p is from its level."""
-    return max(effect, statistic * math.log(level) / min(math.log(p_value), -1e-9))
 
 
 def _mean(profile: Profile, name: str) -> float | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from cluster.errors import DataError
 from cluster.values import Alarm
 from features.profiles.reference_profile import ReferenceProfile
@@ -16,16 +14,6 @@ MAX_RESULTS = 200
 """Closed windows that are kept, for a model with few columns."""
 MAX_CELLS, MIN_RESULTS = 20_000, 10
 """For a model with many columns, as many windows as hold this many column results: each save writes all of them."""
-
-
-class ClosedWindow(NamedTuple):
-    """A window that has just closed."""
-
-    result: WindowResult
-    alarm: Alarm | None
-    """The alarm that it raised."""
-    ended_episode: bool
-    """With it, traffic has been quiet for long enough."""
 
 
 class DriftTracker:
@@ -79,8 +67,12 @@ class DriftTracker:
         self.policy = policy
         self.windows.follow(version, profile.total.columns)
 
-    def close(self, start: float) -> ClosedWindow:
-        """Close a window of the followed version and evaluate the run that ends with it."""
+    def close(self, start: float) -> tuple[WindowResult, Alarm | None, bool]:
+        """Close a window of the followed version and evaluate the run that ends with it.
+
+        Returns:
+            The result, the alarm that it raised, and whether traffic has now been quiet for long enough to end one.
+        """
         detector, drift_reference = self.detector, self.drift_reference
         assert detector is not None
         assert drift_reference is not None
@@ -91,7 +83,7 @@ class DriftTracker:
         else:
             result = evaluate_run(drift_reference, self.policy, detector.version, starts, run)
         was_drifting = detector.state.drifting
-        alarm = detector.update(result).alarm
+        alarm = detector.update(result)
         most = max(MIN_RESULTS, min(MAX_RESULTS, MAX_CELLS // max(1, len(drift_reference.profile.bins))))
         self.results = [*self.results, result][-most:]
-        return ClosedWindow(result, alarm, ended_episode=was_drifting and not detector.state.drifting)
+        return result, alarm, was_drifting and not detector.state.drifting

@@ -16,8 +16,8 @@ class AlertRule(Frozen):
 
     name: str
     expr: str
-    duration: str
     summary: str
+    duration: str = "0m"
     severity: str = "warning"
     runbook: str = "alerts-of-prometheus"
     """Heading of docs/monitoring.md, as its anchor."""
@@ -37,14 +37,12 @@ RULES = (
     AlertRule(
         name="RayloopDrift",
         expr="max by (model, version) (ray_rayloop_drift_drifting) == 1",
-        duration="0m",
         summary="Traffic of {{ $labels.model }} v{{ $labels.version }} no longer resembles its training data",
         runbook="what-moved-and-what-to-do",
     ),
     AlertRule(
         name="RayloopQualityWorse",
         expr="max by (model, version, segment) (ray_rayloop_loss_worse) == 1",
-        duration="0m",
         severity="critical",
         summary="{{ $labels.model }} v{{ $labels.version }} {{ $labels.segment }} is worse than on held-out rows",
         runbook="what-each-alarm-means",
@@ -103,7 +101,6 @@ RULES = (
     AlertRule(
         name="RayloopLogLosesRows",
         expr=_increase_expr("ray_rayloop_log_dropped_rows_total", "15m"),
-        duration="0m",
         summary="The prediction log of {{ $labels.model }} lacks rows: the log writer does not keep up, or is gone",
     ),
 )

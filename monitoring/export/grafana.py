@@ -28,6 +28,14 @@ class Panel(NamedTuple):
     """Where a line is drawn."""
 
 
+def _rate(labels: str, series: str, within: str) -> str:
+    return f"sum by ({labels}) (rate({series}[{within}]))"
+
+
+_REQUESTS = _rate("model, version, variant", "ray_rayloop_requests_total{$m}", "1m")
+_LATENCY = _rate("le, model", "ray_rayloop_latency_ms_bucket_total{$m}", "5m")
+_MODEL_COST, _TAG_COST = 'ray_rayloop_cost{tag="",$m}', 'ray_rayloop_cost{tag!="",$m}'
+
 SECTIONS: dict[str, tuple[Panel, ...]] = {
     "Drift": (
         Panel(
@@ -77,30 +85,22 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Requests per second",
             {
-                "{{model}} v{{version}} {{variant}}": (
-                    "sum by (model, version, variant) (rate(ray_rayloop_requests_total{$m}[1m]))"
+                "{{model}} v{{version}} {{variant}}": _rate(
+                    "model, version, variant", "ray_rayloop_requests_total{$m}", "1m"
                 )
             },
             unit="reqps",
         ),
         Panel(
             "Latency, features and model",
-            {
-                f"p{q}": (
-                    f"histogram_quantile(0.{q},"
-                    " sum by (le, model) (rate(ray_rayloop_latency_ms_bucket_total{$m}[5m])))"
-                )
-                for q in (50, 95, 99)
-            },
+            {f"p{q}": f"histogram_quantile(0.{q}, {_LATENCY})" for q in (50, 95, 99)},
             unit="ms",
         ),
         Panel(
             "Errors per second",
             {
-                "HTTP {{status}}": (
-                    'sum by (model, status) (rate(ray_rayloop_http_requests_total{status!~"2..",$m}[1m]))'
-                ),
-                "{{variant}} failed": "sum by (model, variant) (rate(ray_rayloop_errors_total{$m}[1m]))",
+                "HTTP {{status}}": _rate("model, status", 'ray_rayloop_http_requests_total{status!~"2..",$m}', "1m"),
+                "{{variant}} failed": _rate("model, variant", "ray_rayloop_errors_total{$m}", "1m"),
             },
             unit="reqps",
         ),
@@ -129,13 +129,8 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             },
         ),
         Panel("CPU of nodes", {"{{instance}}": "ray_node_cpu_utilization{$s}"}, unit="percent"),
-        Panel(
-            "Cost per hour, by model", {"{{model}}": 'sum by (model) (rate(ray_rayloop_cost{tag="",$m}[1h])) * 3600'}
-        ),
-        Panel(
-            "Cost per hour, by tag",
-            {"{{tag}} {{value}}": 'sum by (tag, value) (rate(ray_rayloop_cost{tag!="",$m}[1h])) * 3600'},
-        ),
+        Panel("Cost per hour, by model", {"{{model}}": f"{_rate('model', _MODEL_COST, '1h')} * 3600"}),
+        Panel("Cost per hour, by tag", {"{{tag}} {{value}}": f"{_rate('tag, value', _TAG_COST, '1h')} * 3600"}),
     ),
 }
 
@@ -168,10 +163,6 @@ def render_dashboard() -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
-def _expand(expression: str) -> str:
-    return expression.replace("$m", _OF_MODEL).replace("$s", _OF_SESSION)
-
-
 def _panel(panel: Panel, number: int, at: dict[str, int]) -> dict[str, Any]:
     steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
     if panel.limit is not None:
@@ -180,7 +171,7 @@ def _panel(panel: Panel, number: int, at: dict[str, int]) -> dict[str, Any]:
     defaults = {"unit": panel.unit, "custom": style, "thresholds": {"mode": "absolute", "steps": steps}}
     targets = [
         {
-            "expr": _expand(expr),
+            "expr": expr.replace("$m", _OF_MODEL).replace("$s", _OF_SESSION),
             "legendFormat": legend,
             "refId": chr(ord("A") + i),
             "exemplar": True,

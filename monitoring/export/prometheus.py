@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from monitoring.export.metric_definitions import COUNTERS, GAUGES, MetricValue
 
@@ -48,10 +48,6 @@ class PrometheusExporter:
     def count(self, model: str, event: str) -> None:
         """Add one to the counter of an event."""
         self._counters[event].labels(model).inc()
-
-    def text(self) -> str:
-        """The exposition format, as scraped."""
-        return generate_latest(self.registry).decode()
 
     def serve(self, port: int = 0) -> str:
         """Answer scrapes from a thread of this process; port 0 takes a free one. Returns the address."""

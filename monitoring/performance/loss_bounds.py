@@ -70,7 +70,10 @@ def bound_loss(loss: LabeledLoss, alpha: float) -> LossBounds:
     """Bounds that cover the mean at all times with probability 1 - alpha."""
     if loss.n < (1 if loss.binary else MIN_LABELS):
         return LossBounds(low=-math.inf, high=math.inf)
-    return _bound_rate(loss.n, round(loss.mean * loss.n), alpha) if loss.binary else _bound_mean(loss, alpha)
+    if loss.binary:
+        return _bound_rate(loss.n, round(loss.mean * loss.n), alpha)
+    reach = half_width(loss.m2 / loss.n, loss.n, alpha, OPTIMAL_LABELS, 2)
+    return LossBounds(low=loss.mean - reach, high=loss.mean + reach)
 
 
 def is_worse(loss: LabeledLoss, reference: float, alpha: float, margin: float = 0.0) -> bool:
@@ -98,8 +101,3 @@ def _bound_rate(n: int, hits: int, alpha: float) -> LossBounds:
     low = brentq(beyond, tiny, middle) if hits and beyond(tiny) > 0 else 0.0
     high = brentq(beyond, middle, 1 - tiny) if hits < n and beyond(1 - tiny) > 0 else 1.0
     return LossBounds(low=float(low), high=float(high))
-
-
-def _bound_mean(loss: LabeledLoss, alpha: float) -> LossBounds:
-    reach = half_width(loss.m2 / loss.n, loss.n, alpha, OPTIMAL_LABELS, 2)
-    return LossBounds(low=loss.mean - reach, high=loss.mean + reach)

@@ -68,10 +68,7 @@ def _view(view: ViewEntry) -> str:
 
 
 def _skew(skew: FeatureSkew) -> tuple[str, ...]:
-    example = ""
-    if skew.example is not None:
-        values = f"served {skew.example.served_value}, offline {skew.example.offline_value}"
-        example = f"row {skew.example.id} as of {skew.example.as_of}: {values}"
     count = tag("tag " + ("alarm" if skew.mismatches else "hold"), f"{skew.mismatches:,} of {skew.rows:,}")
     gap = f"{skew.largest_difference:g}" if skew.largest_difference else "-"
-    return (skew.origin, skew.feature, count, f"{skew.only_offline:,}", f"{skew.only_served:,}", gap, example)
+    counts = (count, f"{skew.only_offline:,}", f"{skew.only_served:,}")
+    return (skew.origin, skew.feature, *counts, gap, str(skew.example or ""))

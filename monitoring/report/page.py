@@ -10,7 +10,7 @@ from cluster.web.page import bar, empty_note, fact_boxes, figure, join, plot, re
 from monitoring.detection.detector import WindowResult, format_day
 from monitoring.report import plots
 from monitoring.report.log_analysis_sections import performance_section, quality_cost, traffic_section
-from monitoring.report.schema import AlarmOutcome, MetricHistory, ModelCost, MonitoringReport
+from monitoring.report.schema import AlarmOutcome, MetricHistory, MonitoringReport
 
 _SECONDS = "%d %b %H:%M:%S"
 _DECISIONS = {
@@ -161,19 +161,16 @@ def _cost(report: MonitoringReport) -> str:
         return section("Cost", "", empty_note("No replica has reported yet."))
     cost, used = report.cost, report.cost.usage
     busy = used.cpu_s / used.reserved_cpu_s if used.reserved_cpu_s else 0.0
+    per_million = f"{1e6 * cost.total / used.requests:,.4g} per million" if used.requests else ""
     rows = [
         ("CPU, reserved", f"{used.reserved_cpu_s / 3600:,.2f} h", f"{busy:.0%} of it used"),
         ("GPU, reserved", f"{used.reserved_gpu_s / 3600:,.2f} h", ""),
         ("memory", f"{used.gib_s / 3600:,.2f} GiB h", ""),
-        ("requests", f"{used.requests:,}", _per_request(cost)),
+        ("requests", f"{used.requests:,}", per_million),
     ]
     tags = ", ".join(f"{name} {value}" for name, value in cost.tags.items()) or "the project declares no tags"
     caption = f"{cost.total:,.4g} in total, at the prices in the settings; {tags}."
     return section("Cost", caption, table(("", "amount", ""), rows))
-
-
-def _per_request(cost: ModelCost) -> str:
-    return f"{1e6 * cost.total / cost.usage.requests:,.4g} per million" if cost.usage.requests else ""
 
 
 def _timings(report: MonitoringReport) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 from urllib.parse import quote
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from cluster.errors import DataError
-from cluster.values import Stored
+from cluster.values import Stored, stored_name
 from monitoring.analysis.analysis_scheduler import SchedulerState
 from monitoring.detection.alarm_actions import ActionRecord, AlarmEntry
 from monitoring.detection.detector import DetectorState, WindowResult
@@ -36,15 +36,9 @@ class MonitorState(Stored):
     """Open windows, as LiveWindows.to_text returns them."""
     results: tuple[WindowResult, ...] = ()
     journal: tuple[AlarmEntry, ...] = ()
-    actions: tuple[ActionRecord, ...] = Field(
-        default=(), validation_alias=AliasChoices("actions", "acted"), serialization_alias="acted"
-    )
-    scheduler: SchedulerState = Field(
-        default=SchedulerState(), validation_alias=AliasChoices("scheduler", "look"), serialization_alias="look"
-    )
-    usage: UsageTotals = Field(
-        default=UsageTotals(), validation_alias=AliasChoices("usage", "used"), serialization_alias="used"
-    )
+    actions: Annotated[tuple[ActionRecord, ...], stored_name("actions", "acted")] = ()
+    scheduler: Annotated[SchedulerState, stored_name("scheduler", "look")] = SchedulerState()
+    usage: Annotated[UsageTotals, stored_name("usage", "used")] = UsageTotals()
     tags: dict[str, str] = Field(default_factory=dict)
     counters: dict[str, int] = Field(default_factory=dict)
 

@@ -64,18 +64,14 @@ def measure_distances(column: ColumnStatistics, reference: np.ndarray, live: np.
 def alarm_distance(pairs: SamplePairs) -> np.ndarray:
     """The distance that raises alarms, [pairs], in [0, 1]; 0 when either sample is empty."""
     moved = _total_variation(pairs) if pairs.column.categorical else drift_statistics.kolmogorov_smirnov(pairs)
-    return np.asarray(np.maximum(moved, _trailing_change(pairs)))
+    missing_or_invalid = _share_change(pairs.reference, pairs.live)[:, -TRAILING_CELLS:].max(axis=1)
+    return np.asarray(np.maximum(moved, missing_or_invalid))
 
 
 def _total_variation(pairs: SamplePairs) -> np.ndarray:
     """Half the sum of absolute differences of shares of values; 0 when either sample has none."""
     values = slice(None, -TRAILING_CELLS)
     return np.asarray(_share_change(pairs.reference[:, values], pairs.live[:, values]).sum(axis=1) / 2)
-
-
-def _trailing_change(pairs: SamplePairs) -> np.ndarray:
-    """The largest change in the share of missing or invalid cells."""
-    return np.asarray(_share_change(pairs.reference, pairs.live)[:, -TRAILING_CELLS:].max(axis=1))
 
 
 def _share_change(reference: np.ndarray, live: np.ndarray) -> np.ndarray:

@@ -186,8 +186,16 @@ def permutation_test(
     """
     if not reference.sum() or not live.sum():
         return Significance(1.0, {})
-    first = _permute(column, reference, live, FIRST_DRAWS, rng, errors)
-    return first if first.p_value > SCREENING_LEVEL else _permute(column, reference, live, DRAWS, rng, errors)
+    both = (reference + live).astype(np.int64)
+    for count in (FIRST_DRAWS, DRAWS):
+        sample = draw_rows(both, int(live.sum()), count, rng)
+        rest = both - sample if both.sum() < _MARGINALS_LIMIT else draw_rows(both, int(reference.sum()), count, rng)
+        if not column.categorical:
+            rest, sample = _add_sketch_error(rest, errors[0], rng), _add_sketch_error(sample, errors[1], rng)
+        result = _combine(column, (reference[None], live[None]), (rest, sample), exact=True)
+        if result.p_value > SCREENING_LEVEL:
+            break
+    return result
 
 
 def reference_runs_test(
@@ -226,22 +234,6 @@ def draw_rows(cells: np.ndarray, rows: int, count: int, rng: np.random.Generator
     if cells.sum() < _MARGINALS_LIMIT:
         return np.asarray(rng.multivariate_hypergeometric(cells, rows, size=count, method="marginals"))
     return np.asarray(rng.multinomial(rows, cells / cells.sum(), size=count))
-
-
-def _permute(
-    column: ColumnStatistics,
-    reference: np.ndarray,
-    live: np.ndarray,
-    count: int,
-    rng: np.random.Generator,
-    errors: tuple[float, float],
-) -> Significance:
-    both = (reference + live).astype(np.int64)
-    sample = draw_rows(both, int(live.sum()), count, rng)
-    rest = both - sample if both.sum() < _MARGINALS_LIMIT else draw_rows(both, int(reference.sum()), count, rng)
-    if not column.categorical:
-        rest, sample = _add_sketch_error(rest, errors[0], rng), _add_sketch_error(sample, errors[1], rng)
-    return _combine(column, (reference[None], live[None]), (rest, sample), exact=True)
 
 
 def _add_sketch_error(cells: np.ndarray, error: float, rng: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -124,7 +124,7 @@ def demo() -> None:
     settings = load_settings()
     local_cluster.start(settings, typer.echo)
     write_metrics_config(settings)
-    run_or_submit("run", demo_project(settings.home), "--simulate", "--fresh")
+    run_or_submit("run", demo_project(settings.home), simulate=True, fresh=True)
 
 
 @app.command()
@@ -134,28 +134,25 @@ def run(
     fresh: Annotated[bool, typer.Option(help="Delete this project's tables, versions and state first")] = False,
 ) -> None:
     """Run the whole loop: ingest data, join, tune, train, gate, register, serve, report."""
-    flags = ["--simulate"] * simulate + ["--fresh"] * fresh
-    run_or_submit("run", project, *flags, action=lambda ws: _commands().run(ws, simulate=simulate, fresh=fresh))
+    run_or_submit("run", project, simulate=simulate, fresh=fresh)
 
 
 @app.command()
 def tune(project: ProjectArgument) -> None:
     """Search for better settings and show the trials."""
-    run_or_submit("tune", project, action=lambda ws: _commands().tune(ws))
+    run_or_submit("tune", project)
 
 
 @app.command()
 def train(project: ProjectArgument) -> None:
     """Train the project's model with its declared settings; register it if it passes the gate."""
-    run_or_submit("train", project, action=lambda ws: _commands().train(ws))
+    run_or_submit("train", project)
 
 
 @app.command()
 def retrain(project: ProjectArgument, until: Until = "", reason: Reason = "by hand") -> None:
     """Train the champion's recipe on newer data and roll out the result."""
-    moment = _moment(until, "--until")
-    arguments = ["retrain", project, "--until", moment.isoformat(), "--reason", reason]
-    run_or_submit(*arguments, action=lambda ws: _commands().retrain(ws, moment, reason))
+    run_or_submit("retrain", project, until=_moment(until, "--until"), reason=reason)
 
 
 @app.command()
@@ -167,8 +164,7 @@ def rollback(
     reason: Reason = "by hand",
 ) -> None:
     """Restore the previous champion for all requests immediately."""
-    arguments = ["rollback", project, *(["--version", version] if version else []), "--reason", reason]
-    run_or_submit(*arguments, action=lambda ws: _commands().rollback(ws, version, reason))
+    run_or_submit("rollback", project, version=version or None, reason=reason)
 
 
 @app.command()
@@ -180,9 +176,7 @@ def deploy(
     ] = None,
 ) -> None:
     """Serve a version. The first is served directly; later ones go through a rollout."""
-    versions = version or []
-    arguments = [word for number in versions for word in ("--version", number)]
-    run_or_submit("deploy", project, *arguments, action=lambda ws: _commands().deploy(ws, versions))
+    run_or_submit("deploy", project, version=version or [])
 
 
 @app.command()
@@ -197,12 +191,7 @@ def predict(
 ) -> None:
     """Score a table with a registered version."""
     place = str(Path(table).absolute()) if Path(table).exists() else table
-    arguments = ["predict", project, place, str(Path(out).absolute())]
-    columns = keep or []
-    options = (["--version", version] if version else []) + [word for name in columns for word in ("--keep", name)]
-    run_or_submit(
-        *arguments, *options, action=lambda ws: _commands().predict(ws, arguments[2], arguments[3], version, columns)
-    )
+    run_or_submit("predict", project, place, str(Path(out).absolute()), version=version or None, keep=keep or [])
 
 
 @app.command()
@@ -253,8 +242,7 @@ def report(
     ] = False,
 ) -> None:
     """Write the HTML report of a model or of its features."""
-    flags = ["--features"] * features + ["--skew"] * skew
-    run_or_submit("report", project, *flags, action=lambda ws: _commands().report(ws, features=features, skew=skew))
+    run_or_submit("report", project, features=features, skew=skew)
 
 
 @app.command()
@@ -264,15 +252,8 @@ def backfill(
     since: Annotated[str, typer.Option(help="Only entities with events since this time (ISO 8601)")] = "",
 ) -> None:
     """Ingest new rows of a view's source and rebuild the view's online state from the whole table."""
-    arguments = ["--view", view, *(["--since", _moment(since, "--since").isoformat()] if since else [])]
     start = _moment(since, "--since") if since else None
-    run_or_submit(
-        "backfill",
-        project,
-        *arguments,
-        action=lambda ws: _commands().backfill(ws, view, start),
-        check=lambda declared: declared.view(view),
-    )
+    run_or_submit("backfill", project, check=lambda declared: declared.view(view), view=view, since=start)
 
 
 @app.command()
@@ -298,13 +279,7 @@ def trace(model: str, request: Annotated[str, typer.Argument(help="Request id of
 def _send(model: str, command: str, reason: str, version: str = "", rollout: str = "") -> None:
     from rayloop.cli.rollout_commands import send_command
 
-    send_command(load_settings(), model, command, reason, typer.echo, version, rollout)
-
-
-def _commands() -> Any:
-    from rayloop.cli import project_commands
-
-    return project_commands
+    send_command(load_settings(), model, command, reason, version, rollout)
 
 
 def _moment(text: str, option: str) -> datetime:

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from cluster.errors import ProjectError, VersionNotFound
-from cluster.names import CHAMPION
 from rayloop.context import ProjectContext
 from rayloop.report import report_data
 from rayloop.report.run_summary import print_summary
 from rayloop.simulation import scenario
 from rayloop.stages import baselines, delete_project, feature_data
-from rayloop.stages.deploy import require_same_settings, roll_back
-from rayloop.stages.release import release
+from rayloop.stages.candidate import Recipe
+from rayloop.stages.deploy import release, require_same_settings, roll_back
 from rayloop.stages.retrain import retrain_champion
-from rayloop.stages.train_version import build_first_version, choose_recipe
+from rayloop.stages.train_version import build_first_version, build_version, choose_recipe
 
 
 def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:
@@ -70,8 +69,6 @@ def tune(context: ProjectContext) -> None:
 
 def train(context: ProjectContext) -> None:
     """Train the model with the settings that the project declares, and register it if it passes the gate."""
-    from rayloop.stages.candidate import Recipe
-    from rayloop.stages.train_version import build_version
 
     frame = feature_data.training_frame(context, feature_data.snapshots_of(feature_data.ingest_sources(context)))
     with context.progress.stage("train"):
@@ -95,15 +92,15 @@ def retrain(context: ProjectContext, until: datetime, reason: str) -> None:
     release(context, candidate.version)
 
 
-def rollback(context: ProjectContext, version: str, reason: str) -> None:
+def rollback(context: ProjectContext, version: str | None, reason: str) -> None:
     """Restore the previous champion for all requests.
 
     Args:
         context: The project.
-        version: Do so only if this version is the champion; empty: any.
+        version: Do so only if this version is the champion; None: any.
         reason: Why; written to the rollout journal.
     """
-    champion = context.registry.version_by_alias(context.project.name, CHAMPION)
+    champion = context.champion
     restored = roll_back(context, version or (champion.version if champion else ""), reason)
     if champion and restored.version == champion.version:
         context.progress(f"nothing to roll back: v{version} is not the champion, {restored} is")
@@ -111,12 +108,12 @@ def rollback(context: ProjectContext, version: str, reason: str) -> None:
         context.progress(f"{restored} is champion again: {reason}")
 
 
-def deploy(context: ProjectContext, numbers: Sequence[str]) -> None:
+def deploy(context: ProjectContext, version: Sequence[str]) -> None:
     """Serve versions: the first one directly, later ones through a rollout.
 
     Args:
         context: The project.
-        numbers: The versions, several for a rollout with several challengers; empty: the newest.
+        version: The versions, several for a rollout with several challengers; empty: the newest.
 
     Raises:
         VersionNotFound: There is no such version.
@@ -126,20 +123,20 @@ def deploy(context: ProjectContext, numbers: Sequence[str]) -> None:
     versions = context.registry.versions(name)
     if not versions:
         raise VersionNotFound("registry.no_version", model=name)
-    chosen = [context.registry.version(name, number) for number in numbers] or versions[-1:]
+    chosen = [context.registry.version(name, number) for number in version] or versions[-1:]
     snapshots = feature_data.snapshots_of(feature_data.ingest_sources(context))
     feature_data.materialize_online(context, snapshots, datetime.now(UTC), chosen)
     release(context, *chosen)
 
 
-def predict(context: ProjectContext, table: str, out: str, version: str, keep: Sequence[str] = ()) -> None:
+def predict(context: ProjectContext, table: str, out: str, version: str | None, keep: Sequence[str]) -> None:
     """Score a table with a registered version.
 
     Args:
         context: The project.
         table: Parquet file or folder, or a table of the catalog: ``namespace.table``.
         out: Folder for the scored Parquet files; must be empty or absent.
-        version: The version; empty: the champion.
+        version: The version; None: the champion.
         keep: Columns to keep beside the scores; empty: all.
 
     Raises:
@@ -148,7 +145,7 @@ def predict(context: ProjectContext, table: str, out: str, version: str, keep: S
     from rayloop.stages import batch_predict
 
     name = context.project.name
-    chosen = context.registry.version(name, version) if version else context.registry.version_by_alias(name, CHAMPION)
+    chosen = context.registry.version(name, version) if version else context.champion
     if chosen is None:
         raise VersionNotFound("registry.no_champion", model=name)
     with context.progress.stage("predict"):

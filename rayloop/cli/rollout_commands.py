@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import typer
 
 from cluster import connection
 from cluster.actors import find_actor, get_result
@@ -12,15 +12,7 @@ from cluster.settings import Settings
 from deployments.rollout.state_machine import RolloutState, format_versions
 
 
-def send_command(
-    settings: Settings,
-    model: str,
-    command: str,
-    reason: str,
-    print_line: Callable[[str], None],
-    version: str = "",
-    rollout: str = "",
-) -> None:
+def send_command(settings: Settings, model: str, command: str, reason: str, version: str, rollout: str) -> None:
     """Send a command to the model's rollout and print the state that follows.
 
     Args:
@@ -28,7 +20,6 @@ def send_command(
         model: Name of the model.
         command: "promote", "abort", "pause" or "resume".
         reason: For the rollout journal.
-        print_line: Called with the line to print.
         version: The challenger that the command is about; empty for the only one.
         rollout: Id of the rollout that the command is for; empty for the current one.
 
@@ -41,7 +32,7 @@ def send_command(
         raise RolloutError("rollout.not_found", model=model)
     about = [version] if version else []
     state = get_result(getattr(actor, command).remote(reason, *about, rollout=rollout)).state
-    print_line(f"{model}: rollout {state.id} {rollout_summary(state)}: {state.reason}")
+    typer.echo(f"{model}: rollout {state.id} {rollout_summary(state)}: {state.reason}")
 
 
 def rollout_summary(state: RolloutState) -> str:

@@ -22,12 +22,10 @@ from rayloop.cli.rollout_commands import rollout_summary
 from rayloop.cli.served_models import list_models
 from rayloop.stages.alarm_jobs import JOB_ACTIONS, describe_job
 
-PrintLine = Callable[[str], None]
-
 _RECENT_ALARMS = 3
 
 
-def show_status(settings: Settings, print_line: PrintLine) -> None:
+def show_status(settings: Settings, print_line: Callable[[str], None]) -> None:
     """Print the cluster's resources, and for each model its version, rollout, drift and cost."""
     connection.connect(settings)
     resources, free = ray.cluster_resources(), ray.available_resources()
@@ -36,30 +34,27 @@ def show_status(settings: Settings, print_line: PrintLine) -> None:
     models = list_models()
     health = deployment_statuses(settings, models) if models else {}
     for model in models:
-        _show_model(settings, model, health.get(model), print_line)
+        for line in _describe_model(settings, model, health.get(model)):
+            print_line(line)
     if not models:
         print_line("no model is served; `rayloop run <project>` serves one")
 
 
-def _show_model(settings: Settings, model: str, health: DeploymentStatus | None, print_line: PrintLine) -> None:
+def _describe_model(settings: Settings, model: str, health: DeploymentStatus | None) -> Iterator[str]:
     served = get_result(connect_config_writer(settings).current_config.remote(model))
-    print_line(f"\n{model}: " + (f"champion v{served.champion.version}{_replicas(health)}" if served else "not served"))
+    yield f"\n{model}: " + (f"champion v{served.champion.version}{_replicas(health)}" if served else "not served")
     lost = get_result(find_actor(log_writer_actor(model)).lost_rows.remote())
     if lost["replicas"]:
         rows = f"{lost['predictions']:,} predictions and {lost['labels']:,} labels"
-        print_line(f"  log: {rows} were lost with {lost['replicas']} killed replica(s)")
-    rollout = find_actor(rollout_actor(model))
-    status = get_result(rollout.status.remote()) if rollout is not None else None
+        yield f"  log: {rows} were lost with {lost['replicas']} killed replica(s)"
     if served and served.split:
         for challenger in served.split.challengers:
-            print_line(f"  challenger v{challenger.version} at {100 * served.split.share:.3g}%")
-    for line in describe_rollout(status, time.time()) if status is not None else ():
-        print_line(line)
-    monitor = find_actor(monitor_actor(model))
-    if monitor is not None:
-        for line in describe_monitor(settings, get_result(monitor.status.remote())):
-            print_line(line)
-    print_line(f"  {settings.endpoint}/v2/models/{model}")
+            yield f"  challenger v{challenger.version} at {100 * served.split.share:.3g}%"
+    if (rollout := find_actor(rollout_actor(model))) is not None:
+        yield from describe_rollout(get_result(rollout.status.remote()), time.time())
+    if (monitor := find_actor(monitor_actor(model))) is not None:
+        yield from describe_monitor(settings, get_result(monitor.status.remote()))
+    yield f"  {settings.endpoint}/v2/models/{model}"
 
 
 def _replicas(health: DeploymentStatus | None) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,24 @@ import typer
 from cluster import connection
 from cluster.settings import Settings, load_settings
 
+Option = str | datetime | Sequence[str] | None
+
 
 def run_or_submit(
     command: str,
     project: str,
-    *options: str,
-    action: Callable[[Any], None] | None = None,
+    *arguments: str,
     check: Callable[[Any], object] = lambda declared: None,
+    **options: Option,
 ) -> None:
-    """Run ``action`` on the project when this process is a Ray job; otherwise submit the same command as one.
+    """Run a command on the project when this process is a Ray job; otherwise submit the same command as one.
 
     Args:
-        command: Name of the command.
+        command: Name of the command, and of its function in rayloop.cli.project_commands.
         project: Path or module name of the project.
-        options: Further words of the command.
-        action: What the command does, given the project's context.
+        *arguments: Arguments after the project.
         check: Called with the project before a job is submitted; raises for options that do not fit the project.
+        **options: Options by name, as ``option_words`` takes them.
     """
     from rayloop.project import load_project, locate_project
 
@@ -35,16 +38,35 @@ def run_or_submit(
     loaded = load_project(location)
     check(loaded)
     settings = load_settings()
-    if connection.in_job() and action is not None:
+    if connection.in_job():
         from cluster.log_suppression import suppress_ray_data_logs
+        from rayloop.cli import project_commands
         from rayloop.console import ProgressConsole
         from rayloop.context import ProjectContext
 
         connection.connect(settings)
         suppress_ray_data_logs()
-        action(ProjectContext(loaded, location, settings, ProgressConsole()))
+        context = ProjectContext(loaded, location, settings, ProgressConsole())
+        getattr(project_commands, command)(context, *arguments, **options)
         return
-    _submit(settings, [command, location.module, *options], location.folder)
+    _submit(settings, [command, location.module, *arguments, *option_words(options)], location.folder)
+
+
+def option_words(options: Mapping[str, Option]) -> list[str]:
+    """Write options as words of a command line.
+
+    Args:
+        options: Values by the option's name: a flag, a text, a time, or the texts of a repeated option. None and False
+            are left out.
+    """
+    words = []
+    for name, value in options.items():
+        if isinstance(value, bool):
+            words += [f"--{name}"] * value
+        elif value is not None:
+            texts = [value.isoformat()] if isinstance(value, datetime) else [value] if isinstance(value, str) else value
+            words += [word for text in texts for word in (f"--{name}", text)]
+    return words
 
 
 def _submit(settings: Settings, arguments: list[str], folder: Path) -> None:

@@ -11,13 +11,8 @@ from rich.table import Table
 from cluster.names import CHAMPION
 from cluster.times import format_utc
 from features.definitions import FeatureView
-from features.inspection.feature_catalog import (
-    FeatureCatalog,
-    ViewEntry,
-    feature_entries,
-    profile_columns,
-    view_users,
-)
+from features.inspection import feature_catalog
+from features.inspection.feature_catalog import FeatureCatalog, ViewEntry
 from features.online.materialize import watermark
 from features.profiles.profile import Profile
 from features.sources.validation import staleness
@@ -44,9 +39,8 @@ def build_catalog(context: ProjectContext, now: datetime) -> FeatureCatalog:
 def catalog_tables(catalog: FeatureCatalog) -> Iterator[Table]:
     """Yield a table for each view."""
     for view in catalog.views:
-        title = f"{view.name}  by {', '.join(view.keys)}  from {view.source}" + (
-            f"  owner {view.owner}" if view.owner else ""
-        )
+        owner = f"  owner {view.owner}" if view.owner else ""
+        title = f"{view.name}  by {', '.join(view.keys)}  from {view.source}{owner}"
         table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
         for i, column in enumerate(("feature", "made", "missing", "mean", "std", "low", "high")):
             table.add_column(column, justify="left" if i < 2 else "right")
@@ -71,15 +65,13 @@ def _statistics(context: ProjectContext) -> tuple[Profile | None, str]:
         return None, ""
     columns = tuple(c for view in context.project.features.views for c in view.columns)
     frame = pl.DataFrame(context.tables.read(snapshot.table, snapshot.id, [c.name for c in columns]))
-    return profile_columns(columns, frame), f"{snapshot.table}@{snapshot.id}, {snapshot.rows:,} rows"
+    return feature_catalog.profile_columns(columns, frame), f"{snapshot.table}@{snapshot.id}, {snapshot.rows:,} rows"
 
 
 def _views_by_version(context: ProjectContext, lineages: list[VersionLineage]) -> dict[str, tuple[FeatureView, ...]]:
     """Return views by the version that uses them; champions are marked."""
-    champions = {
-        model: context.registry.version_by_alias(model, CHAMPION)
-        for model in {lineage.version.model for lineage in lineages}
-    }
+    models = {lineage.version.model for lineage in lineages}
+    champions = {model: context.registry.version_by_alias(model, CHAMPION) for model in models}
     views_by_version = {}
     for version, manifest, _ in lineages:
         champion = champions[version.model]
@@ -111,8 +103,8 @@ def _entry(
         ingested_until=_counts(context, view, table) if there else None,
         online_until=None if online is None else datetime.fromtimestamp(online / 1e6, UTC),
         staleness=staleness(source, newest, now),
-        users=view_users(view, versions),
-        features=feature_entries(view, profile),
+        users=feature_catalog.view_users(view, versions),
+        features=feature_catalog.feature_entries(view, profile),
     )
 
 

@@ -17,7 +17,6 @@ from rich.console import Console
 
 from cluster import names
 from cluster.actors import find_actor, get_result
-from cluster.names import CHAMPION
 from cluster.settings import Settings
 from cluster.values import Decision, ModelVersion
 from deployments.rollout.journal import RolloutJournal
@@ -44,12 +43,13 @@ from trainers.scoring import onnx_scorer
 MIN_ROWS = 200
 _WIDTH = 110
 
+
 Months = dict[str, dict[str, float]]
 
 
 def write_report(context: ProjectContext, baselines: BaselineResults) -> Path:
     """Write report.html into the project's folder; returns its path."""
-    return _put(context, "report.html", render_report(build_report(context, baselines)))
+    return context.write("report.html", render_report(build_report(context, baselines)))
 
 
 def write_catalog(context: ProjectContext) -> Path:
@@ -58,7 +58,7 @@ def write_catalog(context: ProjectContext) -> Path:
     console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
     for table in catalog_data.catalog_tables(catalog):
         console.print(table, "")
-    return _put(context, "features.html", render_catalog(catalog))
+    return context.write("features.html", render_catalog(catalog))
 
 
 def write_skew(context: ProjectContext) -> Path:
@@ -67,14 +67,7 @@ def write_skew(context: ProjectContext) -> Path:
     for line in skew_check.describe_replay(replay):
         context.progress(line)
     html = render_skew(context.project.name, time.time(), replay.rows, replay.features, replay.left_out)
-    return _put(context, "skew.html", html)
-
-
-def _put(context: ProjectContext, name: str, html: str) -> Path:
-    context.folder.mkdir(parents=True, exist_ok=True)
-    path = context.folder / name
-    path.write_text(html)
-    return path
+    return context.write("skew.html", html)
 
 
 def build_report(context: ProjectContext, baselines: BaselineResults) -> schema.MonitoringReport:
@@ -130,7 +123,7 @@ class _HeldOut:
 def _facts(
     context: ProjectContext, versions: list[ModelVersion], held_out: _HeldOut | None
 ) -> tuple[tuple[str, str], ...]:
-    champion = context.registry.version_by_alias(context.project.name, CHAMPION)
+    champion = context.champion
     facts = [("champion", f"v{champion.version}" if champion else "none"), ("versions", str(len(versions)))]
     if held_out is not None:
         metric = task_metrics.primary_metric(context.project.task).name
@@ -237,7 +230,7 @@ def _cost(monitor: ray.actor.ActorHandle[Any] | None) -> schema.ModelCost | None
 
 
 def _version(context: ProjectContext, version: ModelVersion) -> schema.VersionRow:
-    champion = context.registry.version_by_alias(context.project.name, CHAMPION)
+    champion = context.champion
     metrics = json.loads(version.tags.get("rayloop.summary", "{}"))
     role = "champion" if champion and champion.version == version.version else ""
     return schema.VersionRow(

@@ -13,6 +13,7 @@ import aiohttp
 import numpy as np
 import polars as pl
 
+from deployments.protocol.open_inference import row_tensor
 from features.definitions import Column, FeatureSet
 
 _DATATYPE = {"number": "FP64", "category": "BYTES", "timestamp": "INT64", "tensor": "FP32"}
@@ -96,16 +97,7 @@ async def _post(http: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> 
 
 
 def _infer_body(id: str, cells: list[tuple[Column, Any]]) -> dict[str, Any]:
-    inputs = [
-        {
-            "name": c.name,
-            "shape": [1, *c.shape],
-            "datatype": _DATATYPE[c.kind],
-            "data": v if c.kind == "tensor" else [v],
-        }
-        for c, v in cells
-    ]
-    return {"id": id, "inputs": inputs}
+    return {"id": id, "inputs": [row_tensor(column, value, _DATATYPE[column.kind]) for column, value in cells]}
 
 
 def _cells(values: pl.Series, column: Column) -> list[Any]:

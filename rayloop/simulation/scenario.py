@@ -24,7 +24,6 @@ from features.offline.training_frame import LABEL, LABEL_KNOWN_AT, label_values
 from features.online.feature_reader import request_features
 from features.types import AS_OF, ID, INSTANT
 from monitoring.detection.alarm_actions import AlarmEntry
-from monitoring.detection.detector import WindowResult
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from rayloop.project import Period, Simulation
@@ -51,7 +50,6 @@ class Phase:
     load_stats: LoadStats
     decisions: tuple[Decision, ...] = ()
     alarms: tuple[Alarm, ...] = ()
-    note: str = ""
 
 
 @dataclass
@@ -59,7 +57,7 @@ class ScenarioResult:
     """The outcome of a simulation."""
 
     phases: list[Phase] = field(default_factory=list)
-    windows: tuple[WindowResult, ...] = ()
+
     retrain_job: str = ""
     retrain_seconds: float = 0.0
     log_rows: Mapping[str, int] = field(default_factory=dict)
@@ -91,7 +89,7 @@ def run_scenario(
         result.phases.append(_rollout(runner, "sabotaged challenger", bad, plan.sabotage, "aborted"))
         _drift(runner, plan.drift, result)
         result.log_rows = deploy.flush_log(context)
-        result.windows = tuple(get_result(runner.monitor.history.remote()))
+
     return result
 
 

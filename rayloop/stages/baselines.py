@@ -55,8 +55,7 @@ def start(context: ProjectContext, frame: FrameView) -> Mapping[str, ray.ObjectR
 def collect(context: ProjectContext, running: Mapping[str, ray.ObjectRef[Any]]) -> BaselineResults:
     """Wait for the baselines and store their metrics for later reports."""
     results: BaselineResults = {name: ray.get(reference) for name, reference in running.items()}
-    context.folder.mkdir(parents=True, exist_ok=True)
-    (context.folder / _FILE).write_text(json.dumps(_StoredBaselines(baselines=results).model_dump(), indent=1))
+    context.write(_FILE, json.dumps(_StoredBaselines(baselines=results).model_dump(), indent=1))
     return results
 
 

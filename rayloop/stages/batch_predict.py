@@ -83,15 +83,12 @@ def predict(
     columns = columns_to_write(rows, manifest, keep)
     with output_folder(Path(out)) as folder:
         snapshots = feature_data.latest_snapshots(context) if manifest.features.views else {}
-        frame = OfflineFeatureReader(manifest.features, snapshots, context.settings)
-        model = (bundle / MODEL_FILE).read_bytes()
-        pseudonymizer = Pseudonymizer.for_columns(manifest.features.request, context.settings)
         job = BatchJob(
             manifest.task,
             manifest.encoder,
-            model,
-            pseudonymizer,
-            frame,
+            (bundle / MODEL_FILE).read_bytes(),
+            Pseudonymizer.for_columns(manifest.features.request, context.settings),
+            OfflineFeatureReader(manifest.features, snapshots, context.settings),
             rows.schema,
             columns,
             str(folder),

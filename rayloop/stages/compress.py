@@ -7,15 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from cluster.values import Check, GateReport
 from features.manifest import MODEL_FILE
 from rayloop.stages.candidate import CandidateBuild
 from rayloop.stages.evaluate_candidate import gate_rows
 from trainers.config import ModelSpec, TrainConfig
 from trainers.export.compression import Compression, compression_job
-from trainers.export.precision_selection import export_and_check
+from trainers.export.precision_selection import ExportedModel, GateRows, export_and_check
 from trainers.loop.train_events import Weights
 from trainers.loop.train_spec import Teacher, TrainSpec
 from trainers.loop.trainer import FitResult
@@ -37,12 +35,6 @@ class CompressionResult(NamedTuple):
         return "; ".join(self.steps)
 
 
-class _GateResult(NamedTuple):
-    scores: np.ndarray
-    report: GateReport
-    mib: float
-
-
 def compress(build: CandidateBuild, fit_result: FitResult, train: Train) -> CompressionResult:
     """Run the project's compression steps in order.
 
@@ -58,8 +50,8 @@ def compress(build: CandidateBuild, fit_result: FitResult, train: Train) -> Comp
     steps = build.context.project.compress
     if not steps:
         return result
-    gate = _Gate(build)
-    original = gate.check(fit_result)
+    rows, _ = gate_rows(build)
+    original, original_mib = _check(build, fit_result, rows)
     for number, step in enumerate(steps if original.report.passed else (), start=1):
         before = result.fit_result
         # One step's epochs and learning rate do not carry over to the next.
@@ -68,9 +60,10 @@ def compress(build: CandidateBuild, fit_result: FitResult, train: Train) -> Comp
         )
         build.context.progress(f"compression step {number}: {step.description}")
         smaller = train(job.model, job.config, number, job.start, job.teacher)
-        checked = gate.check(smaller, original.scores, step)
+        compressed_rows = rows._replace(original_scores=original.scores, compression=step.description)
+        checked, mib = _check(build, smaller, compressed_rows)
         result = _accept_or_skip(result, step, smaller, checked.report)
-        build.context.progress(f"{result.steps[-1]} ({original.mib:.2f} MiB before, {checked.mib:.2f} MiB after)")
+        build.context.progress(f"{result.steps[-1]} ({original_mib:.2f} MiB before, {mib:.2f} MiB after)")
     return result
 
 
@@ -84,18 +77,9 @@ def _accept_or_skip(
     return CompressionResult(smaller, (*result.checks, *checks), (*result.steps, step.description))
 
 
-class _Gate:
-    """Scores a model as it would be served on the held-out rows, and checks it."""
-
-    def __init__(self, build: CandidateBuild) -> None:
-        self._policy = build.context.project.gate
-        self._rows, _ = gate_rows(build)
-
-    def check(
-        self, fit_result: FitResult, original_scores: np.ndarray | None = None, step: Compression | None = None
-    ) -> _GateResult:
-        with tempfile.TemporaryDirectory(prefix="rayloop-compress-") as temporary:
-            path = Path(temporary) / MODEL_FILE
-            rows = self._rows._replace(original_scores=original_scores, compression=step.description if step else "")
-            exported = export_and_check(self._policy, fit_result, path.parent, rows)
-            return _GateResult(exported.scores, exported.report, path.stat().st_size / (1 << 20))
+def _check(build: CandidateBuild, fit_result: FitResult, rows: GateRows) -> tuple[ExportedModel, float]:
+    """Score a model as it would be served on the held-out rows, and check it; return the export and its MiB."""
+    with tempfile.TemporaryDirectory(prefix="rayloop-compress-") as temporary:
+        path = Path(temporary) / MODEL_FILE
+        exported = export_and_check(build.context.project.gate, fit_result, path.parent, rows)
+        return exported, path.stat().st_size / (1 << 20)

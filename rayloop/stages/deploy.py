@@ -1,4 +1,4 @@
-"""Calls to the actors that own serving, rollouts and monitoring."""
+"""Calls to the actors that own serving, rollouts and monitoring; the release of versions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import ray
 from ray.actor import ActorHandle
 
 from cluster.actors import actor_exists, get_result
 from cluster.errors import RolloutError, SettingsError
-from cluster.names import CHAMPION
+from cluster.names import CHAMPION, log_writer_actor
 from cluster.settings import Settings
 from cluster.values import Decision, ModelVersion
 from deployments.rollout import serve_config
@@ -80,6 +81,31 @@ def deploy(context: ProjectContext, version: ModelVersion) -> None:
     monitor_version(context, version)
 
 
+def release(context: ProjectContext, *versions: ModelVersion) -> str:
+    """Serve the first version directly; roll out later ones, one or several, against the champion.
+
+    Returns:
+        What was done, as a line.
+    """
+    champion, version = context.champion, versions[0]
+    if champion is None and len(versions) > 1:
+        raise RolloutError("rollout.no_champion", model=context.project.name)
+    with context.progress.stage("serve"):
+        if champion is None:
+            deploy(context, version)
+            done = f"{version} is served as the first champion"
+        elif (champion.version,) == tuple(v.version for v in versions):
+            deploy(context, version)
+            done = f"{version} is already the champion"
+        else:
+            if not is_serving(context, champion):
+                deploy(context, champion)
+            start_rollout(context, versions)
+            done = f"rollout of {' and '.join(map(str, versions))} against v{champion.version} started"
+        context.progress(done)
+    return done
+
+
 def is_serving(context: ProjectContext, version: ModelVersion) -> bool:
     """Return whether a version is the champion that Serve serves now."""
     served = get_result(connect_config_writer(context.settings).current_config.remote(version.model))
@@ -88,13 +114,7 @@ def is_serving(context: ProjectContext, version: ModelVersion) -> bool:
 
 def serving_options(context: ProjectContext) -> ServingOptions:
     """Return the resources that the project declares for its application."""
-    serving = context.project.serving
-    return ServingOptions(
-        replicas=serving.replicas,
-        cpus=serving.cpus,
-        limits=serving.limits,
-        profile_window_s=context.project.drift.window_s,
-    )
+    return ServingOptions(**dict(context.project.serving), profile_window_s=context.project.drift.window_s)
 
 
 def monitor_version(context: ProjectContext, version: ModelVersion) -> None:
@@ -131,8 +151,7 @@ def roll_back(context: ProjectContext, version: str, reason: str) -> ModelVersio
     Raises:
         RolloutError: There is no champion, or none before ``version``.
     """
-    name = context.project.name
-    champion = context.registry.version_by_alias(name, CHAMPION)
+    name, champion = context.project.name, context.champion
     if champion is None:
         raise RolloutError("rollout.no_champion", model=name)
     if champion.version != version:
@@ -188,3 +207,9 @@ def wait_for_rollout(context: ProjectContext, limit_s: float) -> RolloutStatus:
 def flush_log(context: ProjectContext) -> dict[str, int]:
     """Commit the rows that the prediction and label log has received. Returns the number of rows of each table."""
     return get_result(connect_log_writer(context.project.name, context.settings).flush.remote())
+
+
+def flush_log_if_served(context: ProjectContext) -> None:
+    """Commit the prediction log if the project's log writer runs."""
+    if ray.is_initialized() and actor_exists(log_writer_actor(context.project.name)):
+        flush_log(context)

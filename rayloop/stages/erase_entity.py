@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
-import ray
 
-from cluster.actors import actor_exists
 from cluster.errors import ProjectError
-from cluster.names import label_candidates_table, labels_table, log_writer_actor, predictions_table
+from cluster.names import label_candidates_table, labels_table, predictions_table
 from cluster.storage.erasure import Where, delete_rows, expire_snapshots, find_rows, in_history
 from features.definitions import Column, FeatureView
 from features.manifest import PROFILE_FILE
@@ -32,7 +30,7 @@ from features.sources.source import Source
 from features.types import ID
 from rayloop.context import ProjectContext
 from rayloop.lineage import VersionLineage, collect_views, load_lineages
-from rayloop.stages.deploy import flush_log
+from rayloop.stages.deploy import flush_log_if_served
 
 Entity = Mapping[str, str]
 
@@ -90,7 +88,7 @@ def erase_entity(context: ProjectContext, entity: Entity, at: datetime) -> Erasu
         deleted += _from_source(context, source, [v for v in views if v.source == source.name], where)
     deleted += [_from_quarantine(context, where), *_from_frames(context, where), *_from_log(context, where)]
     report = ErasureReport(tuple(deleted), (*_in_versions(context, lineages, where), *_BEYOND))
-    _note(context.folder, entity_digest(entity, names), report, at)
+    _note(context, entity_digest(entity, names), report, at)
     return report
 
 
@@ -191,8 +189,7 @@ def _from_frames(context: ProjectContext, where: Where) -> list[Deletion]:
 def _from_log(context: ProjectContext, where: Where) -> list[Deletion]:
     """Delete logged predictions about the entity, and their labels."""
     project, tables = context.project.name, context.tables
-    if ray.is_initialized() and actor_exists(log_writer_actor(project)):
-        flush_log(context)
+    flush_log_if_served(context)
     answers, labels = predictions_table(project), labels_table(project)
     if not tables.exists(answers):
         return []
@@ -240,14 +237,13 @@ def _counted(profile: Path, where: Where) -> list[str]:
     return [c for c, values in where.items() if c in categories and set(values) & set(categories[c].counts)]
 
 
-def _note(folder: Path, entity: str, report: ErasureReport, at: datetime) -> None:
+def _note(context: ProjectContext, entity: str, report: ErasureReport, at: datetime) -> None:
     """Store the report as evidence that the request was met; it names the digest, not the entity."""
-    folder = folder / "forgotten"
-    folder.mkdir(parents=True, exist_ok=True)
+
     body = {
         "entity": entity,
         "at": at.isoformat(),
         "deleted": [deletion._asdict() for deletion in report.deleted],
         "remains": list(report.remains),
     }
-    (folder / f"{at:%Y%m%dT%H%M%S%f}.json").write_text(json.dumps(body, indent=1))
+    context.write(f"forgotten/{at:%Y%m%dT%H%M%S%f}.json", json.dumps(body, indent=1))

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from cluster.names import CHAMPION
 from cluster.values import Check, GateReport
 from features.manifest import MODEL_FILE
 from features.offline.training_frame import LABEL
@@ -81,9 +80,9 @@ def evaluate_candidate(
 
 def gate_rows(build: CandidateBuild) -> tuple[GateRows, str]:
     """Return the held-out rows with the champion's scores of them, and the champion; empty when there is none."""
-    registry, test = build.context.registry, build.frame.rows_of(TEST)
-    champion = registry.version_by_alias(build.context.project.name, CHAMPION)
-    scores = onnx_scorer.score_table(registry.fetch(champion), test) if champion else None
+    context, test = build.context, build.frame.rows_of(TEST)
+    champion = context.champion
+    scores = onnx_scorer.score_table(context.registry.fetch(champion), test) if champion else None
     return GateRows(test, scores), str(champion or "")
 
 

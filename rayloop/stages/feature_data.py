@@ -13,7 +13,6 @@ import polars as pl
 from ray.exceptions import RayTaskError
 
 from cluster.errors import RayloopError, SnapshotNotFound
-from cluster.names import CHAMPION
 from cluster.values import ModelVersion, Snapshot
 from features.definitions import FeatureView
 from features.offline.training_frame import build_frame
@@ -102,8 +101,7 @@ def materialize_online(
 
 def _list_views(context: ProjectContext, snapshots: Snapshots, versions: Sequence[ModelVersion]) -> list[FeatureView]:
     """Return the declared views, and those of the champion and ``versions`` whose columns the tables still have."""
-    champion = context.registry.version_by_alias(context.project.name, CHAMPION)
-    served = [*([champion] if champion else []), *versions]
+    served = [version for version in (context.champion, *versions) if version is not None]
     declared = context.project.features.views
     known = {view.content_hash for view in declared}
     views = collect_views((load_lineage(context.registry, version) for version in served), declared)

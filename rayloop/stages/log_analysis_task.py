@@ -43,12 +43,7 @@ _EARLY_S = 86_400.0
 # The year 9999, the last one that ISO 8601 can express.
 _END_OF_TIME = 253_402_300_799.0
 LABEL_CANDIDATES_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("version", pa.string()),
-        ("window", pa.timestamp("us", "UTC")),
-        ("worth", pa.float64()),
-    ]
+    {"id": pa.string(), "version": pa.string(), "window": pa.timestamp("us", "UTC"), "worth": pa.float64()}
 )
 """Schema of the table of predictions that are worth a label."""
 

@@ -44,15 +44,10 @@ class PushResult(NamedTuple):
     """Rows that were rejected, by reason."""
 
 
-def push_events(
-    project: Project,
-    settings: Settings,
-    source: str,
-    rows: pl.DataFrame,
-    producer: str = "",
-    position: int | None = None,
-) -> PushResult:
-    """Push rows of a source to all of its views, validated and pseudonymized as ingestion does.
+def push_file(project: Project, settings: Settings, source: str, path: Path) -> PushResult:
+    """Push a file's rows to all views of a source, validated and pseudonymized as ingestion does.
+
+    The rows are one batch: the same file again changes nothing (see features.online.materialize.push).
 
     Rows that break a rule of the source are skipped. Events that count only in the future are left to ingestion: a view
     whose state claims to be current until next year would take nothing from its table until then.
@@ -61,14 +56,13 @@ def push_events(
         project: The project.
         settings: Where the stores are.
         source: Name of the source.
-        rows: Its rows.
-        producer: Name of the producer; with ``position``, a batch that is delivered again changes nothing. See
-            features.online.materialize.push.
-        position: Position of the batch in the producer's stream.
+        path: Parquet, CSV or NDJSON, by its suffix.
 
     Raises:
+        DataError: The file is missing, has another suffix or cannot be read.
         ProjectError: The project has no such source.
     """
+    rows = _read_events(path)
     declared = {declared_source.name: declared_source for declared_source in project.sources}
     if source not in declared:
         raise ProjectError(
@@ -79,37 +73,22 @@ def push_events(
             project=project.name,
         )
     erasure_registry = ErasureRegistry.read(Tables(settings), project.name)
-    names = (
-        load_pseudonym_key(settings)
-        if needs_key(declared[source].columns) or erasure_registry.has_keyed_entries
-        else None
-    )
+    keyed = needs_key(declared[source].columns) or erasure_registry.has_keyed_entries
+    names = load_pseudonym_key(settings) if keyed else None
     checked = check_rows(declared[source], rows, names)
     good = erasure_registry.drop_erased(checked.filter(pl.col(REASON).is_null()), names)
     store = open_store(settings.online_store_uri)
     views = [view for view in project.features.views if view.source == source]
     until = round((datetime.now(UTC) + _AHEAD).timestamp() * 1e6)
-    events = {view.name: push(store, view, good, producer, position, until) for view in views}
+    batch = f"file/{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    events = {view.name: push(store, view, good, batch, 0, until) for view in views}
     return PushResult(events, count_reasons(checked.get_column(REASON).drop_nulls().to_list()))
 
 
-def push_file(project: Project, settings: Settings, source: str, path: Path) -> PushResult:
-    """Push a file's rows as one batch; the same file again changes nothing.
-
-    Args:
-        project: The project.
-        settings: Where the online store is.
-        source: Name of the source that the rows belong to.
-        path: Parquet, CSV or NDJSON, by its suffix.
-
-    Raises:
-        DataError: The file is missing, has another suffix or cannot be read.
-    """
+def _read_events(path: Path) -> pl.DataFrame:
     if path.suffix not in _READERS or not path.is_file():
         raise DataError("data.not_an_event_file", path=str(path), endings=list(_READERS))
-    content = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
-        rows = _READERS[path.suffix](path)
+        return _READERS[path.suffix](path)
     except pl.exceptions.PolarsError as error:
         raise read_error(str(path), error) from error
-    return push_events(project, settings, source, rows, f"file/{content}", 0)

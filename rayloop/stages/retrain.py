@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 
 from cluster.errors import ProjectError
-from cluster.names import CHAMPION
 from cluster.values import ModelVersion
 from features.manifest import Manifest
 from rayloop.context import ProjectContext
@@ -17,8 +16,7 @@ from trainers.config import ModelSpec, TrainConfig
 
 def retrain_champion(context: ProjectContext, until: datetime) -> Candidate:
     """Train the champion's recipe on what was known at ``until``; register the result if it passes the gate."""
-    project = context.project
-    champion = context.registry.version_by_alias(project.name, CHAMPION)
+    project, champion = context.project, context.champion
     if champion is None:
         raise ProjectError("project.no_champion", project=project.name)
     snapshots = snapshots_of(ingest_sources(context))

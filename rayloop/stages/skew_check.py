@@ -6,11 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import polars as pl
-import ray
 
-from cluster.actors import actor_exists
 from cluster.errors import DataError
-from cluster.names import CHALLENGER, CHAMPION, log_writer_actor, predictions_table
+from cluster.names import CHALLENGER, CHAMPION, predictions_table
 from features.definitions import FeatureSet
 from features.inspection.training_serving_skew import FeatureSkew, compare_frames, merge_skews
 from features.offline.training_frame import OfflineFeatureReader
@@ -18,7 +16,7 @@ from features.types import AS_OF, ID
 from rayloop.context import ProjectContext
 from rayloop.lineage import load_lineages
 from rayloop.stages import feature_data
-from rayloop.stages.deploy import flush_log
+from rayloop.stages.deploy import flush_log_if_served
 
 MAX_ROWS = 200_000
 """How many of the newest log rows are replayed."""
@@ -67,8 +65,7 @@ def replay(context: ProjectContext) -> SkewReplay:
 
 def _log(context: ProjectContext) -> pl.DataFrame:
     name = context.project.name
-    if ray.is_initialized() and actor_exists(log_writer_actor(name)):
-        flush_log(context)
+    flush_log_if_served(context)
     log = context.tables.latest(predictions_table(name))
     if log is None or not log.rows:
         raise DataError("data.log_empty", model=name)
@@ -125,9 +122,7 @@ def describe_replay(replayed: SkewReplay) -> Iterator[str]:
     for skew in replayed.mismatched_features:
         yield f"{skew.origin}.{skew.feature}: {skew.mismatches:,} of {skew.rows:,} rows differ{_kind(skew)}"
         if skew.example is not None:
-            example = skew.example
-            values = f"served {example.served_value}, offline {example.offline_value}"
-            yield f"  row {example.id} as of {example.as_of}: {values}"
+            yield f"  {skew.example}"
     for why, rows in replayed.left_out.items():
         yield f"{rows:,} rows skipped: {why}"
 

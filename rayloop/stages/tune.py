@@ -79,9 +79,7 @@ def _log(context: ProjectContext, run: Run, result: TuneResult) -> None:
             f"spread_{result.metric}": result.finalists[0].spread,
         }
     run.log_metrics(figures)
-    context.folder.mkdir(parents=True, exist_ok=True)
-    (context.folder / PAGE).write_text(text)
-    context.progress(f"{result.summary}; all trials: {(context.folder / PAGE).as_uri()}")
+    context.progress(f"{result.summary}; all trials: {context.write(PAGE, text).as_uri()}")
 
 
 def _origin(trial: Trial) -> dict[str, str]:

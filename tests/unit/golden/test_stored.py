@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,7 @@ from features.profiles.reference_profile import ReferenceProfile
 from monitoring.detection.notification_payloads import Notification, alertmanager_body, webhook_body
 from monitoring.runtime.monitor import DriftMonitor
 from monitoring.runtime.state_store import STATE, MonitorStore
+from rayloop.context import ProjectContext
 from rayloop.stages import baselines
 from tests.factories.errors import raises
 from tests.factories.golden import samples
@@ -374,7 +376,9 @@ BASELINES = {
 
 
 def _context(folder: Path) -> Any:
-    return SimpleNamespace(folder=folder)
+    context = SimpleNamespace(folder=folder)
+    context.write = partial(ProjectContext.write, context)
+    return context
 
 
 def test_baselines_are_written_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,6 @@ def test_total_is_the_sum_over_shares_unless_given() -> None:
         ComparisonEvidence(champion=VariantStats(requests=n), challenger=VariantStats(requests=1)) for n in (9, 1)
     )
     evidence = RolloutEvidence(by_share={0.1: low, 0.5: high})
-    assert (evidence.total.champion.requests, evidence.total.requests) == (10, 12)
+    assert (evidence.total.champion.requests, evidence.total.challenger.requests) == (10, 2)
     assert evidence.model_copy(update={"overall": low}).total == low
     assert (evidence.at_share(0.1 + 1e-12), evidence.at_share(0.2)) == (low, ComparisonEvidence())

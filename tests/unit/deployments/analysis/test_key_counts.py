@@ -11,7 +11,7 @@ from scipy import stats
 from deployments.analysis.criteria import check_error_rate
 from deployments.analysis.evidence import ClusterStats, ComparisonEvidence, RolloutEvidence, VariantStats
 from deployments.analysis.key_counts import KeyCounter
-from deployments.analysis.mean_bounds import lower_bound
+from deployments.analysis.mean_bounds import mean_bounds
 from deployments.analysis.paired_moments import Moments, PairedMoments
 from deployments.analysis.quality_test import compare_quality
 from deployments.rollout_policy import RolloutPolicy
@@ -96,7 +96,7 @@ def test_lower_bound_widens_with_the_design_effect() -> None:
         Moments(n=1_000, mean=1.0, m2=1_000.0, cross_products=3_000.0),
     )
     assert sticky.design_effect == pytest.approx(4.0)
-    assert 1.6 < (1.0 - lower_bound(sticky, 0.05, 200)) / (1.0 - lower_bound(alone, 0.05, 200)) < 2.4
+    assert 1.6 < (1.0 - mean_bounds(sticky, 0.05, 200)[0]) / (1.0 - mean_bounds(alone, 0.05, 200)[0]) < 2.4
 
 
 requests = st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=60)

@@ -38,7 +38,7 @@ def results(
 
 def fired(policy: DriftPolicy, window_results: list[WindowResult]) -> list[int]:
     detector = DriftDetector("m", "1", policy)
-    return [i for i, result in enumerate(window_results) if detector.update(result).alarm is not None]
+    return [i for i, result in enumerate(window_results) if detector.update(result) is not None]
 
 
 def stream(quiet: int, moved: int, then: int = 0, seed: int = 42) -> dict[float, Profile]:
@@ -96,7 +96,7 @@ def test_detector_continues_from_its_saved_state():
     whole, state, restarted = fired(policy, window_results), DetectorState(), []
     for i, result in enumerate(window_results):
         detector = DriftDetector("m", "1", policy, DetectorState.model_validate_json(state.model_dump_json()))
-        if detector.update(result).alarm is not None:
+        if detector.update(result) is not None:
             restarted.append(i)
         state = detector.state
     assert restarted == whole == [12]
@@ -105,7 +105,7 @@ def test_detector_continues_from_its_saved_state():
 def test_alarm_contains_its_evidence():
     policy = DriftPolicy(span=3, watch=WATCH)
     detector = DriftDetector("m", "7", policy)
-    alarms = [detector.alarm for result in results(policy, stream(10, 6)) if detector.update(result).alarm]
+    alarms = [alarm for result in results(policy, stream(10, 6)) if (alarm := detector.update(result))]
     (alarm,) = alarms
     assert alarm.model == "m"
     assert alarm.version == "7"
@@ -143,7 +143,7 @@ def test_skipped_window_changes_nothing():
     policy = DriftPolicy(span=1, watch=WATCH)
     detector = DriftDetector("m", "1", policy)
     before = detector.state
-    assert detector.update(skipped_window("1", (0.0,), 3, "3 rows")).alarm is None
+    assert detector.update(skipped_window("1", (0.0,), 3, "3 rows")) is None
     assert detector.state == before
 
 

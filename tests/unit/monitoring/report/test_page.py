@@ -69,8 +69,8 @@ def drift() -> tuple[tuple, tuple[AlarmOutcome, ...]]:
     results, actions = [], []
     for start in sorted(live):
         results.append(evaluate_run(drift_reference, policy, "1", (start,), live[start]))
-        if detector.update(results[-1]).alarm is not None:
-            actions.append(AlarmOutcome(at=1_700_000_100.0, alarm=detector.alarm, outcome=f"job {NASTY}"))
+        if (alarm := detector.update(results[-1])) is not None:
+            actions.append(AlarmOutcome(at=1_700_000_100.0, alarm=alarm, outcome=f"job {NASTY}"))
     return tuple(results), tuple(actions)
 
 

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.errors import DataError, ProjectError
@@ -295,7 +296,8 @@ def test_prometheus_text_parses_and_has_the_newest_window(store):
     watching.watch("1", REFERENCE, POLICY)
     send(watching, quiet(2) | moved(2, first=102))
     watching.observe("1", 0.0, b"poison")
-    families = {family.name: family for family in text_string_to_metric_families(exporter.text())}
+    exposition = generate_latest(exporter.registry).decode()
+    families = {family.name: family for family in text_string_to_metric_families(exposition)}
     ratios = {s.labels["column"]: s.value for s in families["rayloop_drift_ratio"].samples}
     assert set(ratios) == {"x", "score", "c"}
     assert ratios["x"] > 1

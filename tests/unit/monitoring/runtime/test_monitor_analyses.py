@@ -6,6 +6,7 @@ import json
 import time
 
 import pytest
+from prometheus_client import generate_latest
 
 from cluster.values import Usage
 from monitoring.analysis.log_analysis import Finding
@@ -51,7 +52,7 @@ def send(to: DriftMonitor, first: int, days: int) -> None:
 
 def gauges(exporter: PrometheusExporter, *without: str) -> list[str]:
     """Exported lines, without counters, which restart with a process."""
-    lines = exporter.text().splitlines()
+    lines = generate_latest(exporter.registry).decode().splitlines()
     return [line for line in lines if "_total" not in line and "_created" not in line and not line.startswith(without)]
 
 
@@ -166,7 +167,7 @@ def test_metrics_of_analysis_and_cost_are_exported(store):
         )
     status = monitor.status()
     assert (status["cost"], status["replicas"], status["used"]["requests"]) == (3.0, 2, 10)
-    text = exporter.text()
+    text = generate_latest(exporter.registry).decode()
     for line in (
         'rayloop_cost{model="m",tag="team",value="fares"} 3.0',
         'rayloop_cost{model="m",tag="",value=""} 3.0',

@@ -31,7 +31,7 @@ def test_seeded_stream_raises_an_alarm_at_a_known_window():
     # Sketches draw at random themselves: at this rate no quiet window is close to an alarm, so that the seed decides.
     rare = ALL.model_copy(update={"false_alarms": 0.01})
     detector = DriftDetector("m", "1", rare)
-    fired = [i for i, result in enumerate(results(rare, drift_reference, live)) if detector.update(result).alarm]
+    fired = [i for i, result in enumerate(results(rare, drift_reference, live)) if detector.update(result)]
     assert fired == [12]
 
 
@@ -46,7 +46,7 @@ def test_reason_names_the_strongest_statistic():
     drift_reference = DriftReference(streams.reference(0), 1, ())
     detector = DriftDetector("m", "1", ALL)
     (result,) = results(ALL, drift_reference, {200 * DAY_S: streams.profile(wider(1))})
-    alarm = detector.update(result).alarm
+    alarm = detector.update(result)
     assert result.drifted == ("x",)
     assert result.columns["x"].ratio >= 1
     assert alarm is not None

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rayloop.cli import app, rollout_commands
+from rayloop.cli.submission import option_words
 
 
 @pytest.mark.parametrize(
@@ -25,14 +26,14 @@ def test_command_passes_version_and_rollout(
     monkeypatch: pytest.MonkeyPatch, words: list[str], command: str, version: str, rollout: str
 ) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(rollout_commands, "send_command", lambda settings, *args: calls.append((*args[:3], *args[4:])))
+    monkeypatch.setattr(rollout_commands, "send_command", lambda settings, *args: calls.append(args))
     assert CliRunner().invoke(app.app, words).exit_code == 0
     assert calls == [("trips", command, "by hand", version, rollout)]
 
 
 def test_deploy_passes_several_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(app, "run_or_submit", lambda *words, action: calls.append(words))
+    monkeypatch.setattr(app, "run_or_submit", lambda *_, **options: calls.append(option_words(options)))
     for words in ([], ["--version", "3"], ["--version", "3", "--version", "4"]):
         assert CliRunner().invoke(app.app, ["deploy", "shop/project.py", *words]).exit_code == 0
-    assert [words[2:] for words in calls] == [(), ("--version", "3"), ("--version", "3", "--version", "4")]
+    assert calls == [[], ["--version", "3"], ["--version", "3", "--version", "4"]]
