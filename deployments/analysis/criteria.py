@@ -62,11 +62,8 @@ def compare_error_rates(evidence: RolloutEvidence, policy: RolloutPolicy) -> Cri
     counts = {s: (e.champion.failures / effect, e.challenger.failures / effect) for s, e in evidence.by_share.items()}
     figures = {"log_e_more_errors": log_e_rate_ratio(counts, policy.error_margin)}
     shown = figures["log_e_more_errors"] >= math.log(1.0 / policy.test_alpha)
-    if (
-        not shown
-        or challenger.requests < policy.min_requests
-        or not check_error_rate(evidence, policy).missing_evidence
-    ):
+    enough = challenger.requests >= policy.min_requests
+    if not (shown and enough and check_error_rate(evidence, policy).missing_evidence):
         return CriterionResult(figures=figures)
     regression = (
         f"the challenger failed {challenger.failures} of {challenger.requests} requests, the champion "

@@ -129,13 +129,8 @@ async def enforce_rate(limiter: RateLimiter, rate: str, subject: str) -> None:
     wait_s = await limiter.hit(parse_rate(rate), subject)
     if wait_s > 0.0:
         seconds = max(1, math.ceil(wait_s))
-        raise RequestError(
-            "request.rate_limited",
-            field="authorization",
-            headers={"retry-after": str(seconds)},
-            rate=rate,
-            wait_s=seconds,
-        )
+        headers = {"retry-after": str(seconds)}
+        raise RequestError("request.rate_limited", field="authorization", headers=headers, rate=rate, wait_s=seconds)
 
 
 @lru_cache(maxsize=1024)

@@ -133,11 +133,8 @@ class Scorer:
         except StoreUnavailable as error:
             _log.warning("%s", error)
             # Without the store's address, which callers must not see.
-            raise RequestError(
-                "request.store_unavailable",
-                headers={"retry-after": str(_STORE_RETRY_AFTER_S)},
-                wait_s=_STORE_RETRY_AFTER_S,
-            ) from error
+            headers = {"retry-after": str(_STORE_RETRY_AFTER_S)}
+            raise RequestError("request.store_unavailable", headers=headers, wait_s=_STORE_RETRY_AFTER_S) from error
         if frame.column("as_of").null_count:
             row = pc.index(frame.column("as_of").is_null(), True).as_py()
             raise RequestError("request.time_missing", field="inputs", row=row)

@@ -175,13 +175,11 @@ def find_unsupported_time(moments: np.ndarray) -> int | None:
 
 def _build_array(values: Sequence[Any], kind: pa.DataType, field: str, expected: str) -> pa.Array:
     try:
-        array = _array(values, kind)
+        return _array(values, kind)
     except _MISTYPED as error:
         at = next((i for i, value in enumerate(values) if not _converts(value, kind)), 0)
-        raise RequestError(
-            "request.wrong_type", field=f"{field}[{at}]", expected=expected, value=_abbreviate(values[at])
-        ) from error
-    return array
+        value = _abbreviate(values[at])
+        raise RequestError("request.wrong_type", field=f"{field}[{at}]", expected=expected, value=value) from error
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:

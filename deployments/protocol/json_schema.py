@@ -15,6 +15,7 @@ from features.definitions import Column, FeatureSet
 
 Schema = dict[str, Any]
 
+TEXT: Schema = {"type": "string"}
 ID_SCHEMA: Schema = {"type": "string", "pattern": "^[!-~]{1,200}$"}
 _ROW_ID: Schema = {"type": "string", "minLength": 1, "maxLength": 220}
 _NULL: Schema = {"type": "null"}
@@ -22,7 +23,6 @@ _BOOLEAN: Schema = {"type": "boolean"}
 # Data frames send boolean columns as true and false; they count as 1 and 0.
 _NUMBER: Schema = {"type": ["number", "boolean"], "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
 _INTEGER: Schema = {"type": ["integer", "boolean"]}
-_TEXT: Schema = {"type": "string"}
 _MOMENT: Schema = {
     "description": "ISO 8601 text (UTC without an offset), or integer microseconds since 1970, UTC; years 1 to 9999",
     "anyOf": [{"type": "string", "format": "date-time"}, {"type": "integer"}],
@@ -50,11 +50,8 @@ def infer_request_schema(features: FeatureSet, outputs: list[str], max_rows: int
                 "items": tensors[0] if len(tensors) == 1 else {"anyOf": tensors},
             },
             "outputs": _or_null(
-                {
-                    "description": "the requested outputs; default: all",
-                    "type": "array",
-                    "items": object_schema(name={"enum": outputs}),
-                }
+                {"description": "the requested outputs; default: all"}
+                | array_schema(object_schema(name={"enum": outputs}))
             ),
         },
     }
@@ -133,7 +130,7 @@ def _value(column: Column, needed: bool) -> Schema:
         return _tensor_row(column.shape)
     if column.kind == "timestamp":
         return _MOMENT
-    value = _NUMBER if column.kind == "number" else _TEXT
+    value = _NUMBER if column.kind == "number" else TEXT
     return value if needed else _or_null(value)
 
 
@@ -163,6 +160,11 @@ def _list(items: Schema, max_rows: int) -> Schema:
 def object_schema(**properties: Schema) -> Schema:
     """Schema of an object in which all these properties are required."""
     return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def array_schema(items: Schema) -> Schema:
+    """Schema of an array of any length."""
+    return {"type": "array", "items": items}
 
 
 def _or_null(schema: Schema) -> Schema:

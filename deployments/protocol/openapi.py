@@ -13,7 +13,7 @@ from deployments import http_messages
 from deployments.auth.credentials import REQUIRED_SCOPES
 from deployments.protocol import json_schema
 from deployments.protocol.binary_tensors import JSON_LENGTH_HEADER
-from deployments.protocol.json_schema import Schema, object_schema
+from deployments.protocol.json_schema import TEXT, Schema, array_schema, object_schema
 from deployments.protocol.open_inference import DECLARED, describe_model, row_tensor
 from deployments.serve_schema import REQUEST_TIMEOUT_S, RequestLimits
 from features.definitions import Column, FeatureSet
@@ -140,7 +140,7 @@ def _invocations(features: FeatureSet, limits: RequestLimits, access: bool) -> S
 
 
 def _feedback(task: Task, limits: RequestLimits, access: bool) -> Schema:
-    accepted = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}}}
+    accepted = object_schema(accepted=_INTEGER)
     operation = _operation("/feedback", "True labels of predicted rows", access, accepted)
     return operation | _body("FeedbackRequest", {"label": example_feedback(task)}, limits)
 
@@ -229,52 +229,35 @@ def _infer_response(outputs: list[dict[str, Any]], model: str) -> Schema:
     tensors = [_output(output) for output in outputs]
     return object_schema(
         model_name={"const": model},
-        model_version={"type": "string"},
-        id={"type": "string"},
+        model_version=TEXT,
+        id=TEXT,
         parameters=object_schema(variant={"enum": [CHAMPION, CHALLENGER]}),
-        outputs={"type": "array", "items": tensors[0] if len(tensors) == 1 else {"anyOf": tensors}},
+        outputs=array_schema(tensors[0] if len(tensors) == 1 else {"anyOf": tensors}),
     )
 
 
 def _output(output: dict[str, Any]) -> Schema:
-    values = {"type": "string"} if output["datatype"] == "BYTES" else {"type": "number"}
-    sizes = {"type": "array", "items": {"type": "integer"}, "minItems": len(output["shape"])}
-    return object_schema(
-        name={"const": output["name"]},
-        datatype={"const": output["datatype"]},
-        shape=sizes,
-        data={"type": "array", "items": values},
-    )
+    values = TEXT if output["datatype"] == "BYTES" else _NUMBER
+    constants = {name: {"const": output[name]} for name in ("name", "datatype")}
+    sizes = array_schema(_INTEGER) | {"minItems": len(output["shape"])}
+    return object_schema(**constants, shape=sizes, data=array_schema(values))
 
 
 def _invocation_response(task: Task) -> Schema:
-    prediction: Schema = {"type": "number"}
+    prediction = _NUMBER
     if task.kind == "multiclass":
         n = len(task.classes)
-        probabilities = {"type": "array", "items": {"type": "number"}, "minItems": n, "maxItems": n}
+        probabilities = array_schema(_NUMBER) | {"minItems": n, "maxItems": n}
         prediction = object_schema(label={"enum": list(task.classes)}, probabilities=probabilities)
-    return object_schema(predictions={"type": "array", "items": prediction}, model_version={"type": "string"})
+    return object_schema(predictions=array_schema(prediction), model_version=TEXT)
 
 
-_TENSORS: Schema = {
-    "type": "array",
-    "items": object_schema(
-        name={"type": "string"}, datatype={"type": "string"}, shape={"type": "array", "items": {"type": "integer"}}
-    ),
-}
-_METADATA = object_schema(
-    name={"type": "string"},
-    versions={"type": "array", "items": {"type": "string"}},
-    platform={"type": "string"},
-    inputs=_TENSORS,
-    outputs=_TENSORS,
-)
-_READY = object_schema(name={"type": "string"}, ready={"type": "boolean"})
-_ERROR: Schema = {
-    "type": "object",
-    "required": ["error", "code"],
-    "properties": {"error": {"type": "string"}, "code": {"type": "string"}, "field": {"type": "string"}},
-}
+_NUMBER: Schema = {"type": "number"}
+_INTEGER: Schema = {"type": "integer"}
+_TENSORS = array_schema(object_schema(name=TEXT, datatype=TEXT, shape=array_schema(_INTEGER)))
+_METADATA = object_schema(name=TEXT, versions=array_schema(TEXT), platform=TEXT, inputs=_TENSORS, outputs=_TENSORS)
+_READY = object_schema(name=TEXT, ready={"type": "boolean"})
+_ERROR = object_schema(error=TEXT, code=TEXT, field=TEXT) | {"required": ["error", "code"]}
 
 
 def _small(features: FeatureSet) -> bool:

@@ -227,27 +227,13 @@ def apply_command(
     Raises:
         RolloutError: The command does not apply to this state.
     """
+    request = {"model": state.model, "command": command}
     if rollout and rollout != state.id:
-        raise RolloutError(
-            "rollout.not_the_newest",
-            rollout=rollout,
-            newest=state.id,
-            command=command,
-            model=state.model,
-            status=state.status,
-        )
+        raise RolloutError("rollout.not_the_newest", rollout=rollout, newest=state.id, status=state.status, **request)
     if not state.active or (command, state.status) in (("pause", "paused"), ("resume", "running")):
-        raise RolloutError(
-            "rollout.command_not_applicable", command=command, rollout=state.id, status=state.status, model=state.model
-        )
+        raise RolloutError("rollout.command_not_applicable", rollout=state.id, status=state.status, **request)
     if version and (command not in ("abort", "promote") or version not in state.challengers):
-        raise RolloutError(
-            "rollout.version_not_applicable",
-            model=state.model,
-            command=command,
-            version=version,
-            challengers=state.challengers,
-        )
+        raise RolloutError("rollout.version_not_applicable", version=version, challengers=state.challengers, **request)
     if command == "abort":
         return drop_challenger(state, version, reason, now, {}) if version else _end(state, "aborted", reason, now, {})
     if command == "promote":

@@ -13,7 +13,7 @@ import typer
 from cluster import connection
 from cluster.settings import Settings, load_settings
 
-Option = str | datetime | Sequence[str] | None
+Option = bool | str | datetime | Sequence[str] | None
 
 
 def run_or_submit(

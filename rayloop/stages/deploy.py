@@ -195,12 +195,8 @@ def wait_for_rollout(context: ProjectContext, limit_s: float) -> RolloutStatus:
         if status.state is None or status.finished:
             return status
         if time.monotonic() > deadline:
-            raise RolloutError(
-                "rollout.undecided",
-                model=context.project.name,
-                limit_s=limit_s,
-                versions=format_versions(status.state.challengers),
-            )
+            versions = format_versions(status.state.challengers)
+            raise RolloutError("rollout.undecided", model=context.project.name, limit_s=limit_s, versions=versions)
         time.sleep(_POLL_S)
 
 

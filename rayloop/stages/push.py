@@ -63,15 +63,10 @@ def push_file(project: Project, settings: Settings, source: str, path: Path) -> 
         ProjectError: The project has no such source.
     """
     rows = _read_events(path)
-    declared = {declared_source.name: declared_source for declared_source in project.sources}
+    declared = {each.name: each for each in project.sources}
     if source not in declared:
-        raise ProjectError(
-            "project.unknown_source",
-            user=f"project {project.name!r}",
-            source=source,
-            declared=sorted(declared),
-            project=project.name,
-        )
+        name, user = project.name, f"project {project.name!r}"
+        raise ProjectError("project.unknown_source", user=user, source=source, declared=sorted(declared), project=name)
     erasure_registry = ErasureRegistry.read(Tables(settings), project.name)
     keyed = needs_key(declared[source].columns) or erasure_registry.has_keyed_entries
     names = load_pseudonym_key(settings) if keyed else None
