@@ -8,7 +8,6 @@ from pydantic import ConfigDict, Field
 
 from cluster.values import Frozen, ModelVersion, Stored, stored_name
 
-DEFAULT_BODY_BYTES = 16 * 1024 * 1024
 DEFAULT_ROWS = 4096
 MAX_ONGOING_REQUESTS = 256
 MAX_QUEUED_REQUESTS = 256
@@ -21,7 +20,7 @@ REQUEST_TIMEOUT_S = 60.0
 class RequestLimits(Frozen):
     """The largest request; beyond it, HTTP 413."""
 
-    body_bytes: int = Field(default=DEFAULT_BODY_BYTES, ge=1)
+    body_bytes: int = Field(default=16 * 1024 * 1024, ge=1)
     """Maximum size of a body in bytes; 16 MiB by default."""
     rows: int = Field(default=DEFAULT_ROWS, ge=1)
     """Maximum rows of a request."""

@@ -227,12 +227,10 @@ def _scores(task: Task, prefix: str, scores: list[np.ndarray | None], sizes: lis
     missing = np.isnan(joined if joined.ndim == 1 else joined[:, 0])
     if task.kind != "multiclass":
         return {f"{prefix}score": pa.array(joined, pa.float64(), mask=missing)}
-    names = [
-        None if is_missing else name for is_missing, name in zip(missing, predicted_classes(task, joined), strict=True)
-    ]
-    rows = [None if is_missing else row for is_missing, row in zip(missing, joined.tolist(), strict=True)]
-    columns = {f"{prefix}probabilities": pa.array(rows, _PROBABILITIES)}
-    return columns if prefix else columns | {"predicted": pa.array(names, pa.string())}
+    columns = {f"{prefix}probabilities": pa.array(joined.tolist(), _PROBABILITIES, mask=missing)}
+    if not prefix:
+        columns["predicted"] = pa.array(predicted_classes(task, joined), pa.string(), mask=missing)
+    return columns
 
 
 def _block(task: Task, scores: np.ndarray | None, size: int) -> np.ndarray:

@@ -157,7 +157,8 @@ def analyze(
         label_candidates=_label_candidates(request, live.between(request.window, request.until), estimator),
         faults=tuple(faults),
     )
-    findings = (*_findings(result), *_estimate_findings(request, task, past, estimator, quality))
+    estimate_findings = _estimate_findings(request, past, estimator, quality) if estimator else ()
+    findings = (*_findings(result), *estimate_findings)
     return result.model_copy(update={"findings": findings})
 
 
@@ -205,20 +206,14 @@ def _estimates(
 
 
 def _estimate_findings(
-    request: AnalysisRequest,
-    task: Task,
-    past: ReferenceRows,
-    estimator: PerformanceEstimator | None,
-    quality: Sequence[WindowQuality],
+    request: AnalysisRequest, past: ReferenceRows, estimator: PerformanceEstimator, quality: Sequence[WindowQuality]
 ) -> Iterator[Finding]:
     """The newest window's estimated loss, against that of every held-out window and the margin over their mean."""
     newest = next((q for q in quality if not q.segment and q.window == request.window), None)
-    if estimator is None or newest is None or not newest.estimated or newest.labeled.rows < request.policy.min_rows:
+    if newest is None or not newest.estimated or newest.labeled.rows < request.policy.min_rows:
         return
-    before = [
-        _metric_loss(task, next(iter(estimator.estimate(rows).values())))
-        for rows in past.held_out_windows(request.policy)
-    ]
+    task, windows = estimator.task, past.held_out_windows(request.policy)
+    before = [_metric_loss(task, next(iter(estimator.estimate(rows).values()))) for rows in windows]
     if len(before) < 2:
         return
     method, metrics = list(newest.estimated.items())[-1]

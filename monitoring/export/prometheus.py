@@ -5,7 +5,7 @@ The same metrics go through Ray's metrics agent (monitoring/export/ray_metrics.p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
@@ -16,7 +16,7 @@ from monitoring.export.metric_definitions import COUNTERS, GAUGES, MetricValue
 class MetricsExporter(Protocol):
     """Exports metrics."""
 
-    def show(self, values: Iterable[MetricValue]) -> None:
+    def show(self, values: Sequence[MetricValue]) -> None:
         """Replace all earlier values of these gauges."""
 
     def count(self, model: str, event: str) -> None:
@@ -37,9 +37,8 @@ class PrometheusExporter:
             for event, (name, description) in COUNTERS.items()
         }
 
-    def show(self, values: Iterable[MetricValue]) -> None:
+    def show(self, values: Sequence[MetricValue]) -> None:
         """Replace all earlier values of these gauges."""
-        values = list(values)
         for name in {value.name for value in values}:
             self._gauges[name].clear()
         for name, labels, value in values:

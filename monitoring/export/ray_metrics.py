@@ -5,7 +5,7 @@ Names get the prefix ``ray_`` there. Needs a Ray process.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from ray.util.metrics import Counter, Gauge
 
@@ -27,9 +27,8 @@ class RayMetricsExporter:
             event: Counter(name, description, ("model",)) for event, (name, description) in COUNTERS.items()
         }
 
-    def show(self, values: Iterable[MetricValue]) -> None:
+    def show(self, values: Sequence[MetricValue]) -> None:
         """Replace all earlier values of these gauges."""
-        values = list(values)
         for name in {value.name for value in values} & set(self._persistent):
             self._persistent[name].clear()
         for name, labels, value in values:

@@ -69,7 +69,7 @@ class PerformanceEstimator:
         Raises:
             DataError: There are fewer than MIN_LABELED_ROWS labeled rows, or their values are not usable.
         """
-        self._task, self._reference, self._columns = task, reference.labeled_rows, columns
+        self.task, self._reference, self._columns = task, reference.labeled_rows, columns
         rows = len(self._reference)
         if rows < MIN_LABELED_ROWS:
             raise DataError("data.too_few_labeled_rows", rows=rows, minimum=MIN_LABELED_ROWS)
@@ -81,7 +81,7 @@ class PerformanceEstimator:
 
     def estimate(self, live: LoggedRows) -> dict[str, Metrics]:
         """Metrics by method: CBPE or DLE."""
-        if self._task.kind == "regression":
+        if self.task.kind == "regression":
             return {"DLE": self._losses.estimate(self._inputs(live), live.scores)}
         return {"CBPE": self._expected_metrics(live, self._calibrator)}
 
@@ -94,7 +94,7 @@ class PerformanceEstimator:
         """
         reference_sample, live_sample = self._reference.sample(sample), live.sample(sample)
         reference_inputs, live_inputs, names = build_matrices(reference_sample.frame, live_sample.frame, self._columns)
-        if self._task.kind == "regression" or not names:
+        if self.task.kind == "regression" or not names:
             return {}
         calibrator = fit_adapted_calibrator(
             reference_inputs, live_inputs, self._probabilities(reference_sample), self._positives(reference_sample)
@@ -103,7 +103,7 @@ class PerformanceEstimator:
 
     def expected_losses(self, live: LoggedRows) -> np.ndarray:
         """Expected loss of each row, [n]: how informative its label would be."""
-        if self._task.kind == "regression":
+        if self.task.kind == "regression":
             return self._losses.expected_errors(self._inputs(live), live.scores)
         predicted = self._probabilities(live)
         calibrated = self._calibrator(predicted)
@@ -114,17 +114,17 @@ class PerformanceEstimator:
 
     def _expected_metrics(self, live: LoggedRows, calibrator: Calibrator) -> Metrics:
         predicted = self._probabilities(live)
-        if self._task.kind == "binary":
+        if self.task.kind == "binary":
             return classifier_performance(predicted, calibrator(predicted))
         return {"accuracy": float(calibrator(predicted).mean())}
 
     def _probabilities(self, rows: LoggedRows) -> np.ndarray:
         """The probability that is calibrated: of the positive class, or of the predicted one."""
-        return rows.scores if self._task.kind == "binary" else rows.scores.max(axis=1)
+        return rows.scores if self.task.kind == "binary" else rows.scores.max(axis=1)
 
     def _positives(self, rows: LoggedRows) -> np.ndarray:
         """1 where that class came true."""
-        return rows.labels if self._task.kind == "binary" else _hits(rows)
+        return rows.labels if self.task.kind == "binary" else _hits(rows)
 
 
 def _hits(rows: LoggedRows) -> np.ndarray:

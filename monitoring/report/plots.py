@@ -87,7 +87,8 @@ def plot_drift(results: Sequence[WindowResult], alarms: Sequence[Alarm]) -> str:
     """Columns by window, colored by distance over threshold; watched columns on top, alarms marked."""
     results = [r for r in results if r.columns]
     names, watched = _heat_rows(results)
-    grid = np.array([[_ratio(r, name) for r in results] for name in names], float).reshape(len(names), len(results))
+    ratios = [[r.columns[name].ratio if name in r.columns else np.nan for r in results] for name in names]
+    grid = np.array(ratios, float).reshape(len(names), len(results))
     figure, axes = _figure(8.6, 1.2 + 0.24 * len(names))
     norm = TwoSlopeNorm(1.0, 0.0, MAX_RATIO)
     drawn = axes.pcolormesh(np.ma.masked_invalid(np.minimum(grid, MAX_RATIO)), cmap=_RATIO, norm=norm, edgecolors=PAPER)
@@ -199,11 +200,6 @@ def _heat_rows(results: Sequence[WindowResult]) -> tuple[list[str], set[str]]:
     watched = {name for result in results for name, column in result.columns.items() if column.watched}
     ordered = sorted(farthest, key=lambda name: (name not in watched, -farthest[name]))[:MAX_HEAT_ROWS]
     return ordered, watched & set(ordered)
-
-
-def _ratio(result: WindowResult, name: str) -> float:
-    column = result.columns.get(name)
-    return float("nan") if column is None else column.ratio
 
 
 def _gaps(results: Sequence[WindowResult]) -> list[int]:

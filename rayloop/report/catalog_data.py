@@ -19,6 +19,8 @@ from features.sources.validation import staleness
 from rayloop.context import ProjectContext
 from rayloop.lineage import VersionLineage, load_lineages
 
+ViewsByVersion = dict[str, tuple[FeatureView, ...]]
+
 _SECONDS = "%Y-%m-%d %H:%M:%S UTC"
 
 
@@ -68,7 +70,7 @@ def _statistics(context: ProjectContext) -> tuple[Profile | None, str]:
     return feature_catalog.profile_columns(columns, frame), f"{snapshot.table}@{snapshot.id}, {snapshot.rows:,} rows"
 
 
-def _views_by_version(context: ProjectContext, lineages: list[VersionLineage]) -> dict[str, tuple[FeatureView, ...]]:
+def _views_by_version(context: ProjectContext, lineages: list[VersionLineage]) -> ViewsByVersion:
     """Return views by the version that uses them; champions are marked."""
     models = {lineage.version.model for lineage in lineages}
     champions = {model: context.registry.version_by_alias(model, CHAMPION) for model in models}
@@ -82,11 +84,7 @@ def _views_by_version(context: ProjectContext, lineages: list[VersionLineage]) -
 
 
 def _entry(
-    context: ProjectContext,
-    view: FeatureView,
-    profile: Profile | None,
-    versions: dict[str, tuple[FeatureView, ...]],
-    now: datetime,
+    context: ProjectContext, view: FeatureView, profile: Profile | None, versions: ViewsByVersion, now: datetime
 ) -> ViewEntry:
     source = next(source for source in context.project.sources if source.name == view.source)
     table = f"{context.project.name}.{source.name}"

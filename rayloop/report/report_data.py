@@ -85,10 +85,10 @@ def build_report(context: ProjectContext, baselines: BaselineResults) -> schema.
         quality=(_quality(context, held_out, baselines, live),) if held_out else (),
         calibration=_calibration(context, held_out) if held_out else (),
         drift=tuple(get_result(monitor.history.remote())) if monitor else (),
-        actions=_actions(context.settings, monitor),
+        actions=_actions(context.settings, monitor) if monitor else (),
         performance=analyses.quality,
         analyses=analyses.analyses,
-        cost=_cost(monitor),
+        cost=_cost(monitor) if monitor else None,
         rollouts=_rollouts(context),
         versions=tuple(_version(context, v) for v in versions),
         timings=context.progress.seconds,
@@ -206,9 +206,7 @@ def _rollouts(context: ProjectContext) -> tuple[schema.RolloutHistory, ...]:
     )
 
 
-def _actions(settings: Settings, monitor: ray.actor.ActorHandle[Any] | None) -> tuple[schema.AlarmOutcome, ...]:
-    if monitor is None:
-        return ()
+def _actions(settings: Settings, monitor: ray.actor.ActorHandle[Any]) -> tuple[schema.AlarmOutcome, ...]:
     entries = get_result(monitor.journal.remote())
     return tuple(schema.AlarmOutcome(at=e.at, alarm=e.alarm, outcome=_action_outcome(settings, e)) for e in entries)
 
@@ -219,9 +217,7 @@ def _action_outcome(settings: Settings, entry: AlarmEntry) -> str:
     return "; ".join([f"{entry.action}: {done}", *notifications])
 
 
-def _cost(monitor: ray.actor.ActorHandle[Any] | None) -> schema.ModelCost | None:
-    if monitor is None:
-        return None
+def _cost(monitor: ray.actor.ActorHandle[Any]) -> schema.ModelCost | None:
     status = get_result(monitor.status.remote())
     used = UsageTotals.model_validate(status["used"])
     if not (used.reserved_cpu_s or used.cpu_s):

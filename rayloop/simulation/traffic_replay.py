@@ -20,8 +20,6 @@ from features.online.store import OnlineStore
 from features.types import AS_OF, ID
 from rayloop.simulation.load_client import NO_REQUESTS, LoadClient, LoadStats
 
-Until = Callable[[], bool]
-
 
 class TrafficReplay:
     """One history, replayed forwards. Its ``rows`` have id, as_of, label, label_known_at and the request columns."""
@@ -51,7 +49,7 @@ class TrafficReplay:
         """Prediction requests that were answered so far; failed ones may never reach the log."""
 
     def run(
-        self, start: datetime, end: datetime, enough: Until, tick: Callable[[datetime, LoadStats], None]
+        self, start: datetime, end: datetime, enough: Callable[[], bool], tick: Callable[[datetime, LoadStats], None]
     ) -> LoadStats:
         """Replay [start, end), or less when ``enough`` returns True.
 

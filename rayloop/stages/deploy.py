@@ -81,12 +81,8 @@ def deploy(context: ProjectContext, version: ModelVersion) -> None:
     monitor_version(context, version)
 
 
-def release(context: ProjectContext, *versions: ModelVersion) -> str:
-    """Serve the first version directly; roll out later ones, one or several, against the champion.
-
-    Returns:
-        What was done, as a line.
-    """
+def release(context: ProjectContext, *versions: ModelVersion) -> None:
+    """Serve the first version directly; roll out later ones, one or several, against the champion."""
     champion, version = context.champion, versions[0]
     if champion is None and len(versions) > 1:
         raise RolloutError("rollout.no_champion", model=context.project.name)
@@ -103,7 +99,6 @@ def release(context: ProjectContext, *versions: ModelVersion) -> str:
             start_rollout(context, versions)
             done = f"rollout of {' and '.join(map(str, versions))} against v{champion.version} started"
         context.progress(done)
-    return done
 
 
 def is_serving(context: ProjectContext, version: ModelVersion) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from typing import NamedTuple
 
 import polars as pl
@@ -44,14 +44,14 @@ def replay(context: ProjectContext) -> SkewReplay:
     log = _log(context)
     sets = _feature_sets(context)
     snapshots = feature_data.latest_snapshots(context)
+    champions = set(log.filter(pl.col("variant") == CHAMPION)["version"])
+    champion_hashes = {sets[version].content_hash for version in champions if version in sets}
     left_out: dict[str, int] = {}
     skews: list[FeatureSkew] = []
     rows = 0
     for (version, variant), part in log.partition_by("version", "variant", as_dict=True, maintain_order=True).items():
         features = sets.get(str(version))
-        why = _obstacle(
-            features, str(variant), part, sets, set(log.filter(pl.col("variant") == CHAMPION)["version"]), snapshots
-        )
+        why = _obstacle(features, str(variant), part, champion_hashes, snapshots)
         if why or features is None:
             left_out[why] = left_out.get(why, 0) + part.height
             continue
@@ -94,20 +94,14 @@ def _feature_sets(context: ProjectContext) -> dict[str, FeatureSet]:
 
 
 def _obstacle(
-    features: FeatureSet | None,
-    variant: str,
-    part: pl.DataFrame,
-    sets: Mapping[str, FeatureSet],
-    champions: set[str],
-    snapshots: Mapping[str, object],
+    features: FeatureSet | None, variant: str, part: pl.DataFrame, champion_hashes: set[str], sources: Container[str]
 ) -> str:
     """Say why rows cannot be replayed; empty when they can. The log has the champion's features for all variants."""
     if features is None:
         return "answered by a version that is no longer registered"
-    hashes = {sets[version].content_hash for version in champions if version in sets}
-    if variant == CHALLENGER and hashes != {features.content_hash}:
+    if variant == CHALLENGER and champion_hashes != {features.content_hash}:
         return "answered by a challenger, with features of a champion that is not in the log"
-    if missing := [view.source for view in features.views if view.source not in snapshots]:
+    if missing := [view.source for view in features.views if view.source not in sources]:
         return f"from a source that the project no longer has: {', '.join(missing)}"
     fields = {field.name for field in part.schema["features"].fields}  # type: ignore[attr-defined]
     return "" if {c.name for c in features.available_columns} <= fields else "logged without some of the features"

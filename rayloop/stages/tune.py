@@ -45,7 +45,7 @@ class TrialRunLogger:
 def run_search(context: ProjectContext, frame: FrameView, tuning: TuneConfig, metric: str) -> TuneResult:
     """Run the project's search. One of the same data, code and settings is resumed if killed, reused if finished."""
     project, registry, key = context.project, context.registry, _key(context, frame, tuning)
-    folder = f"{searches_folder(context)}/{key[:16]}"
+    folder = f"{context.checkpoints}/searches/{key[:16]}"
     again = TrialStore(folder).has_trials
     with registry.run(project.name, "search", key=key, resume=again) as run:
         known = registry.child_run_names(project.name, run) if again else set()
@@ -59,11 +59,6 @@ def run_search(context: ProjectContext, frame: FrameView, tuning: TuneConfig, me
         )
         _log(context, run, result)
     return result
-
-
-def searches_folder(context: ProjectContext) -> str:
-    """Return the folder where a project's searches keep their trials."""
-    return f"{context.checkpoints}/searches"
 
 
 def _log(context: ProjectContext, run: Run, result: TuneResult) -> None:
