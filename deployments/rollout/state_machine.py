@@ -227,19 +227,25 @@ def apply_command(
     Raises:
         RolloutError: The command does not apply to this state.
     """
-    request = {"model": state.model, "command": command}
+    model, status, challengers = state.model, state.status, state.challengers
     if rollout and rollout != state.id:
-        raise RolloutError("rollout.not_the_newest", rollout=rollout, newest=state.id, status=state.status, **request)
-    if not state.active or (command, state.status) in (("pause", "paused"), ("resume", "running")):
-        raise RolloutError("rollout.command_not_applicable", rollout=state.id, status=state.status, **request)
-    if version and (command not in ("abort", "promote") or version not in state.challengers):
-        raise RolloutError("rollout.version_not_applicable", version=version, challengers=state.challengers, **request)
+        raise RolloutError(
+            "rollout.not_the_newest", rollout=rollout, newest=state.id, command=command, model=model, status=status
+        )
+    if not state.active or (command, status) in (("pause", "paused"), ("resume", "running")):
+        raise RolloutError(
+            "rollout.command_not_applicable", command=command, rollout=state.id, status=status, model=model
+        )
+    if version and (command not in ("abort", "promote") or version not in challengers):
+        raise RolloutError(
+            "rollout.version_not_applicable", model=model, command=command, version=version, challengers=challengers
+        )
     if command == "abort":
         return drop_challenger(state, version, reason, now, {}) if version else _end(state, "aborted", reason, now, {})
     if command == "promote":
-        if len(state.challengers) > 1 and not version:
-            raise RolloutError("rollout.version_ambiguous", model=state.model, challengers=state.challengers)
-        chosen = state.model_copy(update={"challengers": (version,) if version else state.challengers})
+        if len(challengers) > 1 and not version:
+            raise RolloutError("rollout.version_ambiguous", model=model, challengers=challengers)
+        chosen = state.model_copy(update={"challengers": (version,) if version else challengers})
         return _end(chosen, "promoted", reason, now, {})
     after = _pause_or_resume(state, command, now).model_copy(update={"reason": reason})
     return after, journal_entry(after, command, now, {})
