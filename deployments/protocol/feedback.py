@@ -40,13 +40,8 @@ def parse_feedback(body: Mapping[str, Any], task: Task, max_rows: int) -> pa.Tab
     if len(labels) > max_rows:
         raise RequestError("request.too_many_rows", field="labels", rows=len(labels), limit=max_rows)
     rows = [_label(entry, task, f"labels[{i}]") for i, entry in enumerate(labels)]
-    return pa.table(
-        {
-            "id": pa.array([row[0] for row in rows], pa.string()),
-            "label": pa.array([row[1] for row in rows], pa.float64()),
-            "time": pa.array([row[2] for row in rows], TIMESTAMP),
-        }
-    )
+    ids, values, times = zip(*rows, strict=True)
+    return pa.table({"id": pa.array(ids), "label": pa.array(values, pa.float64()), "time": pa.array(times, TIMESTAMP)})
 
 
 def _label(entry: object, task: Task, field: str) -> tuple[str, float, int | None]:

@@ -61,10 +61,9 @@ def invocation_request_schema(features: FeatureSet, max_rows: int) -> Schema:
     """Schema of an invocation: exactly one of MLflow's four shapes."""
     columns = features.request
     values = {column.name: _value(column, column.name in required_columns(features)) for column in columns}
-    rows = _list(object_schema(**values) | {"additionalProperties": False}, max_rows)
-    by_name = object_schema(**{name: _list(value, max_rows) for name, value in values.items()}) | {
-        "additionalProperties": False
-    }
+    closed = {"additionalProperties": False}
+    rows = _list(object_schema(**values) | closed, max_rows)
+    by_name = object_schema(**{name: _list(value, max_rows) for name, value in values.items()}) | closed
     bare = [_list(value, max_rows) for value in values.values()] if len(columns) == 1 else []
     any_value = next(iter(values.values())) if len(columns) == 1 else {"anyOf": _distinct(list(values.values()))}
     split = {

@@ -115,28 +115,21 @@ def example_feedback(task: Task) -> dict[str, Any]:
 
 
 def _infer(features: FeatureSet, limits: RequestLimits, access: bool) -> Schema:
-    operation = _operation(
-        "/infer", "Predictions in the format of the Open Inference Protocol v2", access, _ref("InferResponse")
-    )
+    answer = _ref("InferResponse")
+    operation = _operation("/infer", "Predictions in the format of the Open Inference Protocol v2", access, answer)
     body = _body("InferRequest", {"row": example_infer(features)} if _small(features) else {}, limits)
     body["requestBody"]["content"][http_messages.BINARY] = {"schema": _BYTES}
     operation["responses"]["200"]["content"][http_messages.BINARY] = {"schema": _BYTES}
-    return (
-        operation
-        | body
-        | _parameters(http_messages.ROUTING_KEY_HEADER, http_messages.VARIANT_HEADER, JSON_LENGTH_HEADER)
-    )
+    headers = _parameters(http_messages.ROUTING_KEY_HEADER, http_messages.VARIANT_HEADER, JSON_LENGTH_HEADER)
+    return operation | body | headers
 
 
 def _invocations(features: FeatureSet, limits: RequestLimits, access: bool) -> Schema:
     answer = _ref("InvocationResponse")
     operation = _operation("/invocations", "Predictions for any of MLflow's four request shapes", access, answer)
     examples = example_invocations(features) if _small(features) else {}
-    return (
-        operation
-        | _body("InvocationRequest", examples, limits)
-        | _parameters(http_messages.ROUTING_KEY_HEADER, http_messages.VARIANT_HEADER)
-    )
+    headers = _parameters(http_messages.ROUTING_KEY_HEADER, http_messages.VARIANT_HEADER)
+    return operation | _body("InvocationRequest", examples, limits) | headers
 
 
 def _feedback(task: Task, limits: RequestLimits, access: bool) -> Schema:

@@ -47,10 +47,9 @@ def render_skew(
     head = ("from", "feature", "mismatches", "no value served", "no value offline", "largest gap", "example")
     body = table(head, [_skew(skew) for skew in ordered]) or empty_note("These requests have no computed features.")
     gone = table(("rows left out", "why"), [(f"{n:,}", why) for why, n in left_out.items()])
-    parts = [fact_boxes(boxes), section("Served against offline", caption, body)]
-    return render_page(
-        f"{project}: skew", made_at, [*parts, section("Left out", "", gone or empty_note("No row is left out."))]
-    )
+    rest = section("Left out", "", gone or empty_note("No row is left out."))
+    parts = [fact_boxes(boxes), section("Served against offline", caption, body), rest]
+    return render_page(f"{project}: skew", made_at, parts)
 
 
 def _view(view: ViewEntry) -> str:

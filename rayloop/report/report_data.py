@@ -127,9 +127,8 @@ def _facts(
     facts = [("champion", f"v{champion.version}" if champion else "none"), ("versions", str(len(versions)))]
     if held_out is not None:
         metric = task_metrics.primary_metric(context.project.task).name
-        value = task_metrics.evaluate(
-            context.project.task, held_out.scores[held_out.test], held_out.labels[held_out.test]
-        )[metric]
+        scores, labels = held_out.scores[held_out.test], held_out.labels[held_out.test]
+        value = task_metrics.evaluate(context.project.task, scores, labels)[metric]
         facts.append((f"{metric} of v{held_out.version.version} on held-out rows", f"{value:.4f}"))
     queued = context.tables.latest(names.label_candidates_table(context.project.name))
     if queued is not None:
@@ -189,9 +188,8 @@ def _live_quality(context: ProjectContext) -> Months:
     if not both.height:
         return {}
     scores = np.asarray(both.get_column(output).to_list(), np.float64)
-    return onnx_scorer.metrics_by_time(
-        task, scores, both.get_column("label").to_numpy(), both.get_column(AS_OF).to_arrow()
-    )
+    truth, times = both.get_column("label").to_numpy(), both.get_column(AS_OF).to_arrow()
+    return onnx_scorer.metrics_by_time(task, scores, truth, times)
 
 
 def _rollouts(context: ProjectContext) -> tuple[schema.RolloutHistory, ...]:

@@ -55,9 +55,8 @@ def compress(build: CandidateBuild, fit_result: FitResult, train: Train) -> Comp
     for number, step in enumerate(steps if original.report.passed else (), start=1):
         before = result.fit_result
         # One step's epochs and learning rate do not carry over to the next.
-        job = compression_job(
-            step, TrainSpec(before.spec, fit_result.config, before.task, before.inputs), before.build_module()
-        )
+        spec = TrainSpec(before.spec, fit_result.config, before.task, before.inputs)
+        job = compression_job(step, spec, before.build_module())
         build.context.progress(f"compression step {number}: {step.description}")
         smaller = train(job.model, job.config, number, job.start, job.teacher)
         compressed_rows = rows._replace(original_scores=original.scores, compression=step.description)

@@ -61,9 +61,8 @@ class LogAnalysisTask:
         manifest = Manifest.load(folder)
         _commit_log(request.model)
         past = reference_rows(tables, folder, manifest, request)
-        result = analyze(
-            request, manifest.task, manifest.features.columns, past, live_rows(tables, manifest.task, request)
-        )
+        live = live_rows(tables, manifest.task, request)
+        result = analyze(request, manifest.task, manifest.features.columns, past, live)
         _queue(tables, request, result)
         return result
 

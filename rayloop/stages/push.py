@@ -62,7 +62,7 @@ def push_file(project: Project, settings: Settings, source: str, path: Path) -> 
         DataError: The file is missing, has another suffix or cannot be read.
         ProjectError: The project has no such source.
     """
-    rows = _read_events(path)
+    batch, rows = _read_events(path)
     declared = {each.name: each for each in project.sources}
     if source not in declared:
         name, user = project.name, f"project {project.name!r}"
@@ -75,15 +75,16 @@ def push_file(project: Project, settings: Settings, source: str, path: Path) -> 
     store = open_store(settings.online_store_uri)
     views = [view for view in project.features.views if view.source == source]
     until = round((datetime.now(UTC) + _AHEAD).timestamp() * 1e6)
-    batch = f"file/{hashlib.sha256(path.read_bytes()).hexdigest()}"
     events = {view.name: push(store, view, good, batch, 0, until) for view in views}
     return PushResult(events, count_reasons(checked.get_column(REASON).drop_nulls().to_list()))
 
 
-def _read_events(path: Path) -> pl.DataFrame:
+def _read_events(path: Path) -> tuple[str, pl.DataFrame]:
+    """Return a name of the file's content, and its rows."""
     if path.suffix not in _READERS or not path.is_file():
         raise DataError("data.not_an_event_file", path=str(path), endings=list(_READERS))
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
-        return _READERS[path.suffix](path)
+        return f"file/{content}", _READERS[path.suffix](path)
     except pl.exceptions.PolarsError as error:
         raise read_error(str(path), error) from error
