@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 
 from cluster import local_cluster
 from cluster.errors import ClusterUnavailable
@@ -47,8 +46,7 @@ def in_job() -> bool:
 
 def use_token() -> None:
     """Make Ray's clients in this process send the cluster's token, when there is one."""
-    has_token = (Path.home() / ".ray" / "auth_token").exists() or "RAY_AUTH_TOKEN" in os.environ
-    if "RAY_AUTH_MODE" in os.environ or not has_token:
+    if "RAY_AUTH_MODE" in os.environ or not local_cluster.has_token():
         return
     os.environ["RAY_AUTH_MODE"] = "token"
     from ray._raylet import Config  # type: ignore[attr-defined]

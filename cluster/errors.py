@@ -35,8 +35,6 @@ class RayloopError(Exception):
         fields: The values that its message mentions, by name, and others that a script needs.
     """
 
-    area = "rayloop"
-
     def __init__(self, code: str, /, **fields: object) -> None:
         super().__init__(code)
         self.code = code
@@ -82,19 +80,13 @@ class _Items(list[Any]):
 class ProjectError(RayloopError):
     """A project module that cannot be loaded, or contradicts itself."""
 
-    area = "project"
-
 
 class SettingsError(RayloopError):
     """A setting with a value that cannot be used."""
 
-    area = "settings"
-
 
 class DataError(RayloopError):
     """Rows or columns that are not what was declared."""
-
-    area = "data"
 
 
 class SnapshotNotFound(DataError):
@@ -104,13 +96,9 @@ class SnapshotNotFound(DataError):
 class OutOfMemory(RayloopError):
     """The machine has less memory than the work needs."""
 
-    area = "memory"
-
 
 class ClusterUnavailable(RayloopError):
     """No Ray cluster answers."""
-
-    area = "cluster"
 
 
 class PortInUse(ClusterUnavailable):
@@ -120,8 +108,6 @@ class PortInUse(ClusterUnavailable):
 class RegistryUnavailable(RayloopError):
     """MLflow does not answer."""
 
-    area = "registry"
-
 
 class VersionNotFound(RegistryUnavailable):
     """A model or version that is not registered."""
@@ -130,19 +116,13 @@ class VersionNotFound(RegistryUnavailable):
 class StoreUnavailable(RayloopError):
     """The online store does not answer."""
 
-    area = "store"
-
 
 class GateFailed(RayloopError):
     """A candidate did not pass its gate."""
 
-    area = "gate"
-
 
 class RolloutError(RayloopError):
     """A rollout that cannot be started or controlled."""
-
-    area = "rollout"
 
 
 class RequestError(RayloopError):
@@ -154,8 +134,6 @@ class RequestError(RayloopError):
         headers: Headers of the answer, such as ``Retry-After``.
         fields: As in RayloopError.
     """
-
-    area = "request"
 
     def __init__(
         self, code: str, /, *, field: str = "", headers: Mapping[str, str] | None = None, **fields: object

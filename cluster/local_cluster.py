@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -32,7 +33,6 @@ _GIB = 1024**3
 MIN_MEMORY_GIB = 4
 _START_SECONDS = 120
 _STOP_SECONDS = 5
-_KILL_SECONDS = 5
 _POLL_SECONDS = 0.1
 
 
@@ -115,21 +115,20 @@ def stop(settings: Settings) -> int:
         ClusterUnavailable: A process survives SIGKILL.
     """
     started = processes(settings)
-    for process in started:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, alive = psutil.wait_procs(started, timeout=_STOP_SECONDS)
+    alive = _end(started, signal.SIGTERM)
     # Ray's workers may have started more processes in the meantime.
-    rest = {process.pid: process for process in [*alive, *processes(settings)]}
-    for process in rest.values():
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    _, survivors = psutil.wait_procs(list(rest.values()), timeout=_KILL_SECONDS)
-    if survivors:
-        pids = ", ".join(str(p.pid) for p in survivors)
-        raise ClusterUnavailable("cluster.not_stopped", pids=pids)
+    if survivors := _end({*alive, *processes(settings)}, signal.SIGKILL):
+        raise ClusterUnavailable("cluster.not_stopped", pids=", ".join(str(p.pid) for p in survivors))
     _session_file(settings).unlink(missing_ok=True)
     return len(started)
+
+
+def _end(running: Collection[psutil.Process], number: signal.Signals) -> list[psutil.Process]:
+    """Send processes a signal; returns those that are still alive after a few seconds."""
+    for process in running:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+    return psutil.wait_procs(running, timeout=_STOP_SECONDS)[1]
 
 
 def processes(settings: Settings) -> list[psutil.Process]:
@@ -205,6 +204,11 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
     return base | ray | {f"RAY_SERVE_HAPROXY_{k}": v for k, v in haproxy.items()} | settings.environment()
 
 
+def has_token() -> bool:
+    """Whether this user has a token that Ray's clients send."""
+    return (Path.home() / ".ray" / "auth_token").exists() or "RAY_AUTH_TOKEN" in os.environ
+
+
 def free_port() -> int:
     """Return a port of the loopback address that is free at this moment."""
     with socket.socket() as probe:
@@ -222,20 +226,17 @@ def _ray_start(settings: Settings, environment: dict[str, str]) -> None:
         "--min-worker-port=0", "--max-worker-port=0", f"--num-cpus={settings.cpus}",
     ]  # fmt: skip
     log = settings.home / "ray-start.log"
-    with log.open("w") as out:
-        try:
-            code = subprocess.run(
+    try:
+        with log.open("w") as out:
+            subprocess.run(
                 command, env=environment, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                timeout=_START_SECONDS, check=False,
-            ).returncode  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            stop(settings)
-            raise ClusterUnavailable(
-                "cluster.not_started", reason=f"no answer within {_START_SECONDS} s", log=str(log)
-            ) from error
-    if code:
+                timeout=_START_SECONDS, check=True,
+            )  # fmt: skip
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
         stop(settings)
-        raise ClusterUnavailable("cluster.not_started", reason=f"`ray start` exited with code {code}", log=str(log))
+        code = getattr(error, "returncode", None)
+        reason = f"`ray start` exited with code {code}" if code else f"no answer within {_START_SECONDS} s"
+        raise ClusterUnavailable("cluster.not_started", reason=reason, log=str(log)) from error
 
 
 def _start_mlflow(settings: Settings, environment: dict[str, str]) -> subprocess.Popen[bytes] | None:
@@ -264,16 +265,12 @@ def _await_mlflow(settings: Settings, server: subprocess.Popen[bytes] | None) ->
     while server is not None and not _listens(settings.mlflow_port):
         if server.poll() is not None or time.monotonic() > deadline:
             stop(settings)
-            log = settings.home / "mlflow.log"
-            raise ClusterUnavailable("cluster.mlflow_not_started", log=str(log))
+            raise ClusterUnavailable("cluster.mlflow_not_started", log=str(settings.home / "mlflow.log"))
         time.sleep(_POLL_SECONDS)
 
 
 def _ensure_token(environment: dict[str, str]) -> None:
-    if environment["RAY_AUTH_MODE"] != "token":
-        return
-    token = Path.home() / ".ray" / "auth_token"
-    if token.exists() or "RAY_AUTH_TOKEN" in os.environ:
+    if environment["RAY_AUTH_MODE"] != "token" or has_token():
         return
     ray = str(Path(sys.executable).with_name("ray"))
     subprocess.run([ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)

@@ -65,10 +65,6 @@ class Run:
         for path, text in files.items():
             self._client.log_text(self.id, text, path)
 
-    def log_artifacts(self, folder: Path, path: str) -> None:
-        """Store a local folder under ``path`` among the run's artifacts."""
-        self._client.log_artifacts(self.id, str(folder), path)
-
 
 class Registry:
     """Runs and model versions of one MLflow store."""
@@ -128,7 +124,7 @@ class Registry:
 
     def register(self, model: str, run: Run, bundle: Path, tags: Mapping[str, str]) -> ModelVersion:
         """Store ``bundle`` with the run and register it as the model's next version."""
-        run.log_artifacts(bundle, BUNDLE_PATH)
+        self._client.log_artifacts(run.id, str(bundle), BUNDLE_PATH)
         if not self._has(model):
             self._client.create_registered_model(model)
         source = f"{self._client.get_run(run.id).info.artifact_uri}/{BUNDLE_PATH}"

@@ -9,8 +9,6 @@ from functools import reduce
 import pyarrow as pa
 from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, In
 from pyiceberg.io import FileIO
-from pyiceberg.manifest import ManifestFile
-from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot
 
 from cluster.storage.table_catalog import TableCatalog
@@ -62,10 +60,11 @@ def expire_snapshots(tables: TableCatalog, name: str) -> tuple[int, ...]:
         Ids of the expired snapshots.
     """
     table = tables.load(name)
-    if any(manifest.deleted_files_count != 0 for manifest in _manifests(table)):
+    newest = table.current_snapshot()
+    if newest and any(manifest.deleted_files_count != 0 for manifest in newest.manifests(table.io)):
         # A snapshot that deletes files still lists their bounds, which are values; the next snapshot does not.
         table.append(table.schema().as_arrow().empty_table())
-    newest = table.current_snapshot()
+        newest = table.current_snapshot()
     old = [snapshot for snapshot in table.snapshots() if newest and snapshot.snapshot_id != newest.snapshot_id]
     if not old or newest is None:
         return ()
@@ -81,11 +80,6 @@ def expire_snapshots(tables: TableCatalog, name: str) -> tuple[int, ...]:
 
 def _filter(where: Where) -> BooleanExpression:
     return reduce(And, (In(term=column, values=set(values)) for column, values in where.items()), AlwaysTrue())  # type: ignore[arg-type]
-
-
-def _manifests(table: Table) -> list[ManifestFile]:
-    newest = table.current_snapshot()
-    return newest.manifests(table.io) if newest else []
 
 
 def _files(snapshot: Snapshot, io: FileIO) -> set[str]:

@@ -36,7 +36,6 @@ class ScanPart(Protocol):
             columns: Columns to read.
             dictionary_columns: Text columns that are returned dictionary-encoded, when the file allows it.
         """
-        ...
 
 
 class ScanPlan(NamedTuple):

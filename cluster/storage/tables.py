@@ -89,10 +89,8 @@ class Tables(TableCatalog):
 
     def latest(self, name: str) -> Snapshot | None:
         """Return the newest snapshot; None when the table does not exist or is empty."""
-        if not self.exists(name):
-            return None
-        table = self.load(name)
-        return _current(table, name) if table.current_snapshot() else None
+        snapshot = self.load(name).current_snapshot() if self.exists(name) else None
+        return _snapshot(snapshot, name) if snapshot else None
 
     def read(
         self,

@@ -13,11 +13,13 @@ from typing import Any
 
 import matplotlib
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Placeholders: matplotlib requires real colors.
 INK, FAINT, PAPER = "#010203", "#040506", "#070809"
 _PAGE_COLORS = {INK: "currentColor", FAINT: "var(--faint)", PAPER: "var(--paper)"}
+BLUE, AMBER = "#3b82c4", "#d98324"
 _XMLNS = "http://www.w3.org/2000/svg"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -38,6 +40,12 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
 }
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of a size in inches, and its axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
 
 
 def to_svg(figure: Figure, name: str, tips: Mapping[str, str] | None = None) -> Markup:

@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from cluster.values import Alarm, Decision
-from cluster.web.drawing import FAINT, INK, PAPER, STYLE, to_svg
+from cluster.web.drawing import FAINT, INK, PAPER, STYLE, new_figure, to_svg
 from monitoring.analysis.log_analysis import WindowQuality
 from monitoring.detection.detector import WindowResult
 from monitoring.report.schema import CalibrationCurve, MetricHistory, RolloutHistory
@@ -42,7 +42,7 @@ _MARKERS = {
 @matplotlib.rc_context(STYLE)
 def plot_quality(history: MetricHistory) -> str:
     """A line for each model over the periods, named at its end; the first one stands out."""
-    figure, axes = _figure(8.6, 3.4)
+    figure, axes = new_figure(8.6, 3.4)
     x = np.arange(len(history.periods))
     ends = []
     for i, (name, values) in enumerate(history.series.items()):
@@ -89,7 +89,7 @@ def plot_drift(results: Sequence[WindowResult], alarms: Sequence[Alarm]) -> str:
     names, watched = _heat_rows(results)
     ratios = [[r.columns[name].ratio if name in r.columns else np.nan for r in results] for name in names]
     grid = np.array(ratios, float).reshape(len(names), len(results))
-    figure, axes = _figure(8.6, 1.2 + 0.24 * len(names))
+    figure, axes = new_figure(8.6, 1.2 + 0.24 * len(names))
     norm = TwoSlopeNorm(1.0, 0.0, MAX_RATIO)
     drawn = axes.pcolormesh(np.ma.masked_invalid(np.minimum(grid, MAX_RATIO)), cmap=_RATIO, norm=norm, edgecolors=PAPER)
     drawn.set_linewidth(0.7)
@@ -115,7 +115,7 @@ def plot_drift(results: Sequence[WindowResult], alarms: Sequence[Alarm]) -> str:
 @matplotlib.rc_context(STYLE)
 def plot_performance(qualities: Sequence[WindowQuality]) -> str:
     """Mean labeled loss by window in a band of its bounds; windows that are worse than the reference are marked."""
-    figure, axes = _figure(8.6, 3.2)
+    figure, axes = new_figure(8.6, 3.2)
     known = [q for q in qualities if q.limits is not None]
     x = [_date(q.window) for q in known]
     mean = [q.labeled.mean for q in known]
@@ -135,7 +135,7 @@ def plot_performance(qualities: Sequence[WindowQuality]) -> str:
 @matplotlib.rc_context(STYLE)
 def plot_estimates(qualities: Sequence[WindowQuality], metric: str) -> str:
     """A metric as each method estimates it, and by labels."""
-    figure, axes = _figure(8.6, 2.8)
+    figure, axes = new_figure(8.6, 2.8)
     methods = list(dict.fromkeys(method for q in qualities for method in q.estimated))
     for i, method in enumerate(methods):
         points = [(q.window, q.estimated[method][metric]) for q in qualities if metric in q.estimated.get(method, {})]
@@ -161,7 +161,7 @@ def _date(seconds: float) -> np.datetime64:
 @matplotlib.rc_context(STYLE)
 def plot_rollouts(histories: Sequence[RolloutHistory]) -> str:
     """Each challenger's share over time, a step line for each rollout, a marker for each decision."""
-    figure, axes = _figure(8.6, 3.3)
+    figure, axes = new_figure(8.6, 3.3)
     begin = min((d.at for r in histories for d in r.decisions), default=0.0)
     unit, name = _unit(max((d.at for r in histories for d in r.decisions), default=1.0) - begin)
     tips: dict[str, str] = {}
@@ -251,8 +251,3 @@ def _unit(seconds: float) -> tuple[float, str]:
         if seconds >= 3 * size:
             return size, f"{name} since the first rollout began"
     return 1.0, "seconds since the first rollout began"
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()

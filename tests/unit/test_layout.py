@@ -22,8 +22,22 @@ PASS_CODE_THROUGH = {"deployments/auth/credentials.py"}
 BUILDERS = {"invalid_credential": "request", "_forbidden": "request"}
 GENERATED = "_pb2.py"
 AREAS = {
-    name: kind.area for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RayloopError)
+    "RayloopError": "rayloop",
+    "ProjectError": "project",
+    "SettingsError": "settings",
+    "DataError": "data",
+    "SnapshotNotFound": "data",
+    "OutOfMemory": "memory",
+    "ClusterUnavailable": "cluster",
+    "PortInUse": "cluster",
+    "RegistryUnavailable": "registry",
+    "VersionNotFound": "registry",
+    "StoreUnavailable": "store",
+    "GateFailed": "gate",
+    "RolloutError": "rollout",
+    "RequestError": "request",
 }
+"""First part of the codes of each class of error."""
 
 
 @cache
@@ -89,6 +103,8 @@ def test_class_name_occurs_once_in_the_product() -> None:
 
 
 def test_error_has_a_literal_code_with_the_prefix_of_its_class() -> None:
+    classes = inspect.getmembers(errors, inspect.isclass)
+    assert set(AREAS) == {name for name, kind in classes if issubclass(kind, RayloopError)}
     problems = []
     passed_through = set()
     for place, area, call in error_calls():

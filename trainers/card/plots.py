@@ -8,12 +8,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cluster.web.drawing import FAINT, INK, STYLE, to_svg
+from cluster.web.drawing import AMBER, BLUE, FAINT, INK, STYLE, new_figure, to_svg
 from trainers.evaluation.bootstrap import Interval
 from trainers.evaluation.explanations import Attribution, Importance
 from trainers.evaluation.slices import SliceResult
 
-BLUE, AMBER = "#3b82c4", "#d98324"
 MAX_BARS = 15
 
 
@@ -45,8 +44,7 @@ def slices(results: Sequence[SliceResult]) -> str:
 @matplotlib.rc_context(STYLE)
 def calibration(curve: Sequence[tuple[float, float, int]]) -> str:
     """Predicted against observed rates. ``curve`` has (predicted, observed, rows) for each bin."""
-    figure = Figure(figsize=(5.0, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(5.0, 4.2)
     axes.plot([0, 1], [0, 1], color=FAINT, lw=1.2, ls=(0, (4, 3)))
     axes.plot([p for p, _, _ in curve], [o for _, o, _ in curve], color=BLUE, lw=2, marker="o", ms=4.5)
     axes.set_xlabel("predicted")
@@ -73,7 +71,6 @@ def format_interval(interval: Interval) -> str:
 
 
 def _bars(count: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8.6, 0.9 + 0.27 * max(1, count)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(8.6, 0.9 + 0.27 * max(1, count))
     axes.grid(axis="x")
     return figure, axes

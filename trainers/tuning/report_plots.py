@@ -8,13 +8,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 
-from cluster.web.drawing import FAINT, INK, STYLE, to_svg
+from cluster.web.drawing import AMBER, BLUE, FAINT, INK, STYLE, new_figure, to_svg
 from trainers.config import Parameter
 from trainers.tuning.trial import FinalistResult, Trial, format_settings
 
-BLUE, AMBER = "#3b82c4", "#d98324"
 LOG_RANGE = 10.0
 """Positive numbers get a logarithmic axis if the largest is at least this many times the smallest."""
 
@@ -55,8 +53,7 @@ def parallel(trials: Sequence[Trial], best: int, metric: str, direction: str) ->
     """Parallel coordinates (Inselberg 1985): a line per trial over its settings and the metric, the best one thick."""
     columns = [PlotAxis(name, [t.parameters[name] for t in trials]) for name in trials[0].parameters]
     columns.append(PlotAxis(metric, [t.metric for t in trials]))
-    figure = Figure(figsize=(max(6.0, 1.7 * len(columns)), 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(max(6.0, 1.7 * len(columns)), 4.2)
     points = np.column_stack([column.at for column in columns])
     goodness = points[:, -1] if direction == "max" else 1.0 - points[:, -1]
     tips = {}
@@ -93,8 +90,7 @@ def _draw_axes(axes: Axes, columns: Sequence[PlotAxis]) -> None:
 def spread(finalists: Sequence[FinalistResult], metric: str) -> str:
     """A dot for each seed of each finalist, the best at the top; the bar marks the mean."""
     rows = list(finalists)[::-1]
-    figure = Figure(figsize=(8.6, 0.9 + 0.34 * len(rows)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(8.6, 0.9 + 0.34 * len(rows))
     for y, finalist in enumerate(rows):
         axes.plot(finalist.values, [y] * len(finalist.values), "o", color=BLUE, ms=6, alpha=0.7)
         axes.plot([finalist.mean] * 2, [y - 0.28, y + 0.28], color=AMBER, lw=2.4)
