@@ -10,7 +10,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 import polars as pl
 from pydantic import field_validator, model_validator
 
-from cluster.errors import ProjectError
+from cluster.errors import DataError, ProjectError
 from cluster.fingerprint import json_fingerprint
 from cluster.values import Frozen
 
@@ -187,10 +187,7 @@ class FeatureView(Frozen):
     def _check_declaration(self) -> Self:
         if not self.aggregates and not self.latest:
             raise ProjectError("project.view_without_features", view=self.name)
-        if repeated := duplicates(d.name for d in self.derived):
-            raise ProjectError(
-                "project.duplicate_names", owner=f"feature view {self.name!r}", names=repeated, view=self.name
-            )
+        require_unique((d.name for d in self.derived), f"feature view {self.name!r}", view=self.name)
         if self.known_at and self.delay:
             raise ProjectError("project.view_known_at_and_delay", view=self.name)
         if self.delay < timedelta(0) or (self.ttl is not None and self.ttl < _MICROSECOND):
@@ -261,11 +258,8 @@ class FeatureSet(Frozen):
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         names = [c.name for c in self.available_columns]
-        views = [f"view {view.name}" for view in self.views]
-        if repeated := duplicates(names) or duplicates(self.features) or duplicates(views):
-            raise ProjectError(
-                "project.duplicate_names", owner=f"feature set {self.name!r}", names=repeated, feature_set=self.name
-            )
+        for unique in (names, self.features, [f"view {view.name}" for view in self.views]):
+            require_unique(unique, f"feature set {self.name!r}", feature_set=self.name)
         unknown = [name for name in self.features if name not in names]
         if unknown:
             raise ProjectError("project.unknown_feature", feature_set=self.name, features=unknown)
@@ -273,16 +267,8 @@ class FeatureSet(Frozen):
 
     @model_validator(mode="after")
     def _check_derived(self) -> Self:
-        names = {c.name for c in self.request}
         for derived in (*self.derived, *([self.as_of] if self.as_of else [])):
-            if unknown := sorted({*derived.input_columns} - names):
-                raise ProjectError(
-                    "project.unknown_request_column",
-                    user=f"derived feature {derived.name!r}",
-                    columns=unknown,
-                    feature_set=self.name,
-                    feature=derived.name,
-                )
+            self._require_request(derived.input_columns, f"derived feature {derived.name!r}", feature=derived.name)
         if self.as_of and self.as_of.kind != "timestamp":
             raise ProjectError("project.as_of_kind", feature_set=self.name, kind=self.as_of.kind)
         return self
@@ -292,17 +278,16 @@ class FeatureSet(Frozen):
         kinds = {c.name: c.kind for c in self.request}
         for view in self.views:
             for key in view.entity.keys:
-                if key not in kinds:
-                    raise ProjectError(
-                        "project.unknown_request_column",
-                        user=f"feature view {view.name!r}",
-                        columns=[key],
-                        feature_set=self.name,
-                        view=view.name,
-                    )
+                self._require_request([key], f"feature view {view.name!r}", view=view.name)
                 if kinds[key] != "category":
                     raise ProjectError("project.key_kind", view=view.name, column=key, kind=kinds[key])
         return self
+
+    def _require_request(self, columns: Iterable[str], user: str, **fields: str) -> None:
+        if unknown := sorted({*columns} - {c.name for c in self.request}):
+            raise ProjectError(
+                "project.unknown_request_column", user=user, columns=unknown, feature_set=self.name, **fields
+            )
 
     @cached_property
     def available_columns(self) -> tuple[Column, ...]:
@@ -331,6 +316,37 @@ def _parse(expression: str) -> pl.Expr:
 def duplicates(names: Iterable[str]) -> list[str]:
     """Return the names that occur more than once, sorted."""
     return sorted(name for name, times in Counter(names).items() if times > 1)
+
+
+def require_unique(names: Iterable[str], owner: str, **fields: str) -> None:
+    """Check that no name occurs twice.
+
+    Args:
+        names: The names.
+        owner: What has them, for the message.
+        fields: Further fields of the error.
+
+    Raises:
+        ProjectError: A name does.
+    """
+    if repeated := duplicates(names):
+        raise ProjectError("project.duplicate_names", owner=owner, names=repeated, **fields)
+
+
+def require_present(columns: Iterable[str], present: Sequence[str], table: str, **fields: str) -> None:
+    """Check that a table has columns.
+
+    Args:
+        columns: The columns that it must have.
+        present: The columns that it has.
+        table: The table, for the message.
+        fields: Further fields of the error.
+
+    Raises:
+        DataError: A column is missing.
+    """
+    if missing := [name for name in columns if name not in present]:
+        raise DataError("data.missing_columns", table=table, columns=missing, present=list(present), **fields)
 
 
 def _content_hash(definition: Frozen, exclude: Any) -> str:

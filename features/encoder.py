@@ -9,7 +9,7 @@ Scaling and missing-value indicators are part of the model graph: this mapping d
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Self
 
@@ -53,11 +53,10 @@ class Encoder(Frozen):
             DataError: A category column is missing.
         """
         vocabularies = {}
-        present = dict(zip(frame.column_names, frame.columns, strict=True))
         for column in columns:
             if column.kind != "category":
                 continue
-            counts = pc.value_counts(_column(present, column.name).drop_null().cast(pa.string()))
+            counts = pc.value_counts(_column(frame, column.name).drop_null().cast(pa.string()))
             values = [str(row["values"]) for row in counts.to_pylist() if row["counts"] >= min_count]
             vocabularies[column.name] = tuple(sorted(values))
         return cls(columns=columns, vocabularies=vocabularies)
@@ -102,17 +101,13 @@ class Encoder(Frozen):
         """
         if frame.num_rows <= _FEW_ROWS and (few := self._encode_few(frame)) is not None:
             return few
-        present = dict(zip(frame.column_names, frame.columns, strict=True))
         numbers = np.empty((frame.num_rows, self.width), np.float32)
-        _fill(numbers, [_floats(_column(present, name), name) for name in self.numbers])
-        at = len(self.numbers)
-        for column in self.tensors:
-            size = math.prod(column.shape)
-            numbers[:, at : at + size] = _flat(_column(present, column.name), column, size)
-            at += size
+        _fill(numbers, [_floats(_column(frame, name), name) for name in self.numbers])
+        for column, place in tensor_slices(self.tensors, len(self.numbers)):
+            numbers[:, place] = _flat(_column(frame, column.name), column)
         codes = np.empty((frame.num_rows, len(self.categories)), np.int64)
         for i, name in enumerate(self.categories):
-            codes[:, i] = self._codes(_column(present, name), name)
+            codes[:, i] = self._codes(_column(frame, name), name)
         return {"numbers": numbers, "codes": codes}
 
     def _encode_few(self, frame: pa.Table) -> Arrays | None:
@@ -163,10 +158,23 @@ def _fill(rows: np.ndarray, columns: list[np.ndarray]) -> None:
             column[:] = values[part]
 
 
-def _column(present: Mapping[str, pa.ChunkedArray], name: str) -> pa.ChunkedArray:
-    if name not in present:
-        raise DataError("data.missing_columns", table="the frame", columns=[name], present=list(present))
-    return present[name]
+def tensor_slices(tensors: Iterable[Column], numbers: int) -> Iterator[tuple[Column, slice]]:
+    """Yield each tensor, and the columns of the array ``numbers`` that it fills.
+
+    Args:
+        tensors: The tensor columns, in order.
+        numbers: How many number columns come first.
+    """
+    at = numbers
+    for column in tensors:
+        start, at = at, at + math.prod(column.shape)
+        yield column, slice(start, at)
+
+
+def _column(frame: pa.Table, name: str) -> pa.ChunkedArray:
+    if frame.schema.get_field_index(name) < 0:
+        raise DataError("data.missing_columns", table="the frame", columns=[name], present=frame.column_names)
+    return frame.column(name)
 
 
 def _dictionary(values: pa.ChunkedArray) -> pa.DictionaryArray:
@@ -189,8 +197,8 @@ def _floats(values: pa.ChunkedArray, name: str) -> np.ndarray:
         raise DataError("data.not_a_number", where="the frame", column=name, type=str(values.type)) from error
 
 
-def _flat(values: pa.ChunkedArray, column: Column, size: int) -> np.ndarray:
-    joined = values.combine_chunks()
+def _flat(values: pa.ChunkedArray, column: Column) -> np.ndarray:
+    joined, size = values.combine_chunks(), math.prod(column.shape)
     flat = joined.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
     if joined.null_count or flat.size != len(joined) * size:
         raise DataError("data.tensor_shape", column=column.name, shape=column.shape)

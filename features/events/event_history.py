@@ -10,7 +10,7 @@ from __future__ import annotations
 import polars as pl
 
 from cluster.errors import DataError
-from features.definitions import Aggregate, FeatureView, Latest
+from features.definitions import Aggregate, FeatureView, Latest, require_present
 
 KNOWN_AT, EVENT_TIME, TIE_BREAKER = "__at", "__event", "__tie"
 """Columns of a history: from when an event counts, when it happened, and what decides between equal times."""
@@ -41,17 +41,10 @@ def build_history(view: FeatureView, rows: pl.DataFrame) -> pl.DataFrame:
     Raises:
         DataError: A column is missing, a time has no zone, or a key or value has an unsuitable type.
     """
-    if missing := [c for c in view.source_columns if c not in rows.columns]:
-        raise DataError(
-            "data.missing_columns",
-            table=f"source {view.source!r} of feature view {view.name!r}",
-            columns=missing,
-            present=rows.columns,
-            view=view.name,
-            source=view.source,
-        )
-    rows = rows.with_columns(d.expr for d in view.derived)
     where = f"feature view {view.name!r}"
+    table = f"source {view.source!r} of {where}"
+    require_present(view.source_columns, rows.columns, table, view=view.name, source=view.source)
+    rows = rows.with_columns(d.expr for d in view.derived)
     event = epoch_us(rows.schema, view.event_time, where, up=True)
     known = epoch_us(rows.schema, view.known_at, where, up=True) if view.known_at else event + view.delay_us
     # max_horizontal skips nulls: a missing known-at must stay missing.
@@ -127,9 +120,8 @@ def key_as_text(schema: pl.Schema, key: str, where: str) -> pl.Expr:
 
 
 def _value(view: FeatureView, aggregate: Aggregate, schema: pl.Schema) -> pl.Expr:
-    value = pl.col(aggregate.column)
     if aggregate.kind == "category":
-        return value.cast(pl.String)
+        return pl.col(aggregate.column).cast(pl.String)
     number = _number(view, aggregate.column, schema)
     return pl.when(number.is_finite()).then(_without_negative_zero(number))
 

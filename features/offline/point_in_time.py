@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from cluster.errors import DataError
-from features.definitions import FeatureView
+from features.definitions import FeatureView, require_present
 from features.events.event_history import (
     EVENT_TIME,
     KNOWN_AT,
@@ -139,8 +138,7 @@ class _Queries:
 
 def _queries(view: FeatureView, index: EventIndex, rows: pl.DataFrame) -> _Queries:
     where, keys = f"rows for feature view {view.name!r}", list(view.entity.keys)
-    if missing := [column for column in (*keys, AS_OF) if column not in rows.columns]:
-        raise DataError("data.missing_columns", table=where, columns=missing, present=rows.columns, view=view.name)
+    require_present((*keys, AS_OF), rows.columns, where, view=view.name)
     at = epoch_us(rows.schema, AS_OF, where, up=False)
     key_columns = rows.select(*(key_as_text(rows.schema, key, where) for key in keys), at.alias(KNOWN_AT))
     coded = key_columns.join(index.entities, on=keys, how="left", maintain_order="left")

@@ -203,11 +203,10 @@ def build_examples(
     """
     labels = rows.select(examples.label.alias(LABEL))[LABEL]
     _require_labels(task, labels, examples.source)
-    known = pl.col(examples.label_known_at).cast(INSTANT)
     head = rows.select(
         pl.col(examples.id).cast(pl.String).alias(ID),
         label_values(task, examples.label, labels.dtype).alias(LABEL),
-        known.alias(LABEL_KNOWN_AT),
+        pl.col(examples.label_known_at).cast(INSTANT).alias(LABEL_KNOWN_AT),
     )
     dated = pl.col(examples.event_time or examples.label_known_at).cast(INSTANT).alias(AS_OF)
     request = rows if features.as_of is not None else rows.with_columns(dated)

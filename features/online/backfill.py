@@ -19,9 +19,9 @@ import polars as pl
 from cluster.errors import DataError
 from features.definitions import FeatureView
 from features.events.entity_partition import assign_buckets, split_rows
-from features.events.event_history import KNOWN_AT, build_history
-from features.online.keys import state_prefix, view_state_keys
-from features.online.materialize import apply_events, watermark
+from features.events.event_history import KNOWN_AT
+from features.online.keys import state_keys, state_prefix
+from features.online.materialize import apply_events, new_events, watermark
 from features.online.spill import SpillFiles
 from features.online.store import OnlineStore
 
@@ -62,7 +62,7 @@ def backfill(
     Raises:
         DataError: The store has newer events than the table; they would be lost.
     """
-    histories = (build_history(view, batch).filter(pl.col(KNOWN_AT) <= until_us) for batch in batches)
+    histories = (new_events(view, batch, None, until_us) for batch in batches)
     with TemporaryDirectory(prefix="rayloop-") as folder:
         files, newest = _spill(view, histories, max(1, -(-rows // MAX_EVENTS)), Path(folder))
         _require_reach(store, view, newest)
@@ -91,35 +91,25 @@ def rebuild_entities(
         return BackfillResult(0, 0, 0)
     keys = list(view.entity.keys)
     selected = entities.select(pl.col(keys).cast(pl.String)).drop_nulls().unique()
-    histories = (build_history(view, batch).filter(pl.col(KNOWN_AT) <= until) for batch in batches)
+    histories = (new_events(view, batch, None, until) for batch in batches)
     parts = [history.join(selected, on=keys, how="semi", maintain_order="left") for history in histories]
     remaining = pl.concat(parts) if parts else selected.clear()
     written, _ = _replace(store, view, [remaining] if remaining.height else [])
     without_events = selected.join(remaining.select(keys), on=keys, how="anti")
-    empty = view_state_keys(view, list(without_events.to_dict(as_series=False).values()))
+    empty = state_keys(state_prefix(view), list(without_events.to_dict(as_series=False).values()))
     stale = [key for key, state in zip(empty, store.get_many(empty), strict=True) if state is not None]
     store.delete(stale)
     return BackfillResult(len(written), len(stale), remaining.height)
 
 
-class _StagingStore:
-    """A store in memory, in which states are built before they replace others."""
-
-    def __init__(self) -> None:
-        self.values: dict[bytes, bytes] = {}
+class _StagedStates(dict[bytes, bytes]):
+    """States in memory, which are built before they replace others."""
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return [self.values.get(key) for key in keys]
+        return [self.get(key) for key in keys]
 
     def put_many(self, values: Mapping[bytes, bytes]) -> None:
-        self.values.update(values)
-
-    def keys(self, prefix: bytes) -> Iterable[bytes]:
-        return [key for key in self.values if key.startswith(prefix)]
-
-    def delete(self, keys: Iterable[bytes]) -> None:
-        for key in keys:
-            self.values.pop(key, None)
+        self.update(values)
 
 
 def _replace(store: OnlineStore, view: FeatureView, parts: Iterable[pl.DataFrame]) -> tuple[set[bytes], int]:
@@ -130,14 +120,14 @@ def _replace(store: OnlineStore, view: FeatureView, parts: Iterable[pl.DataFrame
     prefix, written, events = state_prefix(view), set[bytes](), 0
     newest_us, mark = watermark(store, view), dict[bytes, bytes]()
     for part in parts:
-        staging = _StagingStore()
-        events += apply_events(staging, view, part)
-        states = {key: staging.values[key] for key in staging.keys(prefix)}
+        staged = _StagedStates()
+        events += apply_events(staged, view, part)
+        states = {key: state for key, state in staged.items() if key.startswith(prefix)}
         store.put_many(states)
         written |= set(states)
-        newest = watermark(staging, view)
+        newest = watermark(staged, view)
         if newest is not None and (newest_us is None or newest > newest_us):
-            newest_us, mark = newest, {key: staging.values[key] for key in staging.values if key not in states}
+            newest_us, mark = newest, {key: value for key, value in staged.items() if key not in states}
     # Last, so that an interrupted backfill is not mistaken for a complete one.
     store.put_many(mark)
     return written, events

@@ -84,14 +84,10 @@ class BatchLookup:
         self._latest_width = _column([self.layouts[v].width for v in self._views_with_latest])
         self._event_word = _column([words[v]["event", ""] for v in self._views_with_latest])
         self._lead_word = _column([words[v]["lead", ""] for v in self._views_with_latest])
-        # How old the newest event may be at the time of a row.
-        self._ttl = _column(
-            [
-                view.strict + view.ttl_us if view.ttl_us is not None else 0
-                for view in (views[v] for v in self._views_with_latest)
-            ]
-        )
-        self._expires = _column([views[v].ttl is not None for v in self._views_with_latest], bool)
+        with_latest = [views[v] for v in self._views_with_latest]
+        # How old the newest event may be at the time of a row, where it expires.
+        self._ttl = _column([view.strict + (view.ttl_us or 0) for view in with_latest])
+        self._expires = _column([view.ttl is not None for view in with_latest], bool)
         numbers = [(v, f) for v, f in latest if f.kind == "number"]
         self._last = np.array([self._at[f.name] for _, f in numbers], np.intp)
         self._last_slot = np.array([slot[v] for v, _ in numbers], np.intp)
@@ -122,8 +118,7 @@ class BatchLookup:
         return LookupResult(numbers, texts)
 
     def _check(self, words: np.ndarray, base: np.ndarray, at: np.ndarray) -> None:
-        cut = words[base + _CUT]
-        beyond = at - self._oldest < cut
+        beyond = at - self._oldest < words[base + _CUT]
         if beyond.any():
             raise lookup_too_old(self.layouts[int(np.argmax(beyond.any(axis=1)))].view)
 

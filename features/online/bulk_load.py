@@ -8,6 +8,7 @@ watermark. An interrupted load continues where it stopped.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,9 +58,8 @@ def load_snapshot(store: OnlineStore, view: FeatureView, tables: Tables, snapsho
 def load_batches(store: OnlineStore, view: FeatureView, batches: Batches, until_us: int) -> int:
     """``load_snapshot`` for rows in batches that can be read several times."""
     since = watermark(store, view)
-    histories = _histories(view, batches, since, until_us)
     parts: list[pl.DataFrame] = []
-    for history in histories:
+    for history in _histories(view, batches, since, until_us):
         parts.append(history)
         if sum(part.height for part in parts) > MAX_EVENTS:
             del parts
@@ -75,20 +75,18 @@ def _histories(view: FeatureView, batches: Batches, since: int | None, until_us:
 
 
 def _load_ranges(store: OnlineStore, view: FeatureView, histories: Callable[[], Iterator[pl.DataFrame]]) -> int:
-    ends = _range_ends(histories())
     with TemporaryDirectory(prefix="rayloop-") as folder:
-        files = _spill(histories(), ends, Path(folder))
+        files = _spill(histories(), _range_ends(histories()), Path(folder))
         return sum(apply_events(store, view, pl.read_ipc_stream(path)) for path in files.paths)
 
 
 def _range_ends(histories: Iterator[pl.DataFrame]) -> np.ndarray:
     """Last microsecond of each range of about _IN_MEMORY events."""
-    counts: dict[int, int] = {}
+    counts = Counter[int]()
     interval = _INTERVAL_US
     for history in histories:
         starts, sizes = np.unique(history.get_column(KNOWN_AT).to_numpy() // interval, return_counts=True)
-        for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
-            counts[start] = counts.get(start, 0) + size
+        counts.update(dict(zip(starts.tolist(), sizes.tolist(), strict=True)))
         while len(counts) > MAX_INTERVALS:
             counts, interval = _halve(counts), interval * 2
     starts = np.array(sorted(counts), np.int64)
@@ -97,10 +95,10 @@ def _range_ends(histories: Iterator[pl.DataFrame]) -> np.ndarray:
     return np.asarray((starts[last] + 1) * interval - 1)
 
 
-def _halve(counts: dict[int, int]) -> dict[int, int]:
-    halved: dict[int, int] = {}
+def _halve(counts: Counter[int]) -> Counter[int]:
+    halved = Counter[int]()
     for start, size in counts.items():
-        halved[start // 2] = halved.get(start // 2, 0) + size
+        halved[start // 2] += size
     return halved
 
 

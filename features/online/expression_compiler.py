@@ -74,7 +74,7 @@ def _cast_to_kind(expression: CompiledExpression, kind: str) -> Callable[[Row], 
     """The same cast as in feature_reader.request_features."""
     run, integer = expression.run, expression.kind in _INTEGERS
     if kind == "number" and (integer or expression.kind == "Float64"):
-        return lambda row: None if (value := run(row)) is None else float(value)
+        return _float(run)
     if kind == "category" and (integer or expression.kind == "String"):
         return lambda row: None if (value := run(row)) is None else str(value)
     if kind == "timestamp" and expression.kind == "Datetime":
@@ -132,12 +132,11 @@ def _parse_float(body: Any) -> float:
 
 def _cast(expression: CompiledExpression, to: Any) -> CompiledExpression:
     kind = to.get("Literal") if isinstance(to, dict) else None
-    if expression.kind not in _INTEGERS or not isinstance(kind, str):
-        raise _Unsupported
-    if kind in _INTEGERS:
-        return CompiledExpression(kind, _within(kind, expression.run))
-    if kind == "Float64":
-        return CompiledExpression(kind, _float(expression.run))
+    if expression.kind in _INTEGERS and isinstance(kind, str):
+        if kind in _INTEGERS:
+            return CompiledExpression(kind, _within(kind, expression.run))
+        if kind == "Float64":
+            return CompiledExpression(kind, _float(expression.run))
     raise _Unsupported
 
 

@@ -19,11 +19,6 @@ def state_prefix(view: FeatureView) -> bytes:
     return view.content_hash[:16].encode() + b"." + _LAYOUT + b"/"
 
 
-def view_state_keys(view: FeatureView, columns: Sequence[Sequence[str]]) -> list[bytes]:
-    """Return the key of each entity's state; ``columns`` are the entities' key values, column by column."""
-    return state_keys(state_prefix(view), columns)
-
-
 def state_key(prefix: bytes, values: tuple[str, ...]) -> bytes:
     """Return the key of one entity's state."""
     key = prefix + (values[0].encode() if len(values) == 1 else _join(values))
@@ -31,7 +26,7 @@ def state_key(prefix: bytes, values: tuple[str, ...]) -> bytes:
 
 
 def state_keys(prefix: bytes, columns: Sequence[Sequence[str]]) -> list[bytes]:
-    """Return the keys of several entities' states.
+    """Return the key of each entity's state; ``columns`` are the entities' key values, column by column.
 
     All texts but the last are preceded by their lengths, which distinguishes ("a", "bc") from ("ab", "c").
     """

@@ -9,9 +9,9 @@ import polars as pl
 
 from features.definitions import FeatureView
 from features.events.event_history import EVENT_TIME, KNOWN_AT, TIE_BREAKER, build_history
-from features.online.keys import state_prefix, view_state_keys
+from features.online.keys import state_keys, state_prefix
 from features.online.state_codec import MAX_LATENESS_US, NEVER, StateLayout
-from features.online.store import OnlineStore
+from features.online.store import OnlineStore, StateMap
 
 _WATERMARK = b"watermark/"
 _POSITION = b"position/"
@@ -22,7 +22,7 @@ CHUNK_EVENTS = 1 << 19
 MAX_CODES = 1 << 22
 
 
-def watermark(store: OnlineStore, view: FeatureView) -> int | None:
+def watermark(store: StateMap, view: FeatureView) -> int | None:
     """Return from when the newest event in the view's state counts, in epoch microseconds; None without state."""
     (stored,) = store.get_many([_WATERMARK + state_prefix(view)])
     return int(stored) if stored else None
@@ -79,10 +79,8 @@ def push(
     history = _sort(view, build_history(view, events))
     if until_us is not None:
         history = history.filter(pl.col(KNOWN_AT) <= until_us)
-    if history.is_empty():
-        store.put_many(marks)
-        return 0
-    store.put_many(_updates(store, view, history) | marks)
+    updates = {} if history.is_empty() else _updates(store, view, history)
+    store.put_many(updates | marks)
     return history.height
 
 
@@ -96,7 +94,7 @@ def materialize_history(store: OnlineStore, view: FeatureView, history: pl.DataF
     return apply_events(store, view, _between(history, watermark(store, view), until_us))
 
 
-def apply_events(store: OnlineStore, view: FeatureView, history: pl.DataFrame) -> int:
+def apply_events(store: StateMap, view: FeatureView, history: pl.DataFrame) -> int:
     """Add a history of events later than all in the store, chunk by chunk; returns their number."""
     for chunk in _chunks(_sort(view, _prune(view, history))):
         store.put_many(_updates(store, view, chunk))
@@ -164,15 +162,16 @@ def _chunks(history: pl.DataFrame) -> Iterator[pl.DataFrame]:
         start = end
 
 
-def _updates(store: OnlineStore, view: FeatureView, chunk: pl.DataFrame) -> dict[bytes, bytes]:
+def _updates(store: StateMap, view: FeatureView, chunk: pl.DataFrame) -> dict[bytes, bytes]:
     """The states that the chunk's events change, and the watermark.
 
     The watermark is the newest event's time, not ``until_us``: events before that may still arrive.
     """
     layout = StateLayout(view)
-    mark = _WATERMARK + state_prefix(view)
+    prefix = state_prefix(view)
+    mark = _WATERMARK + prefix
     entity, names = _entities(view, chunk)
-    keys = view_state_keys(view, names)
+    keys = state_keys(prefix, names)
     *states, stored = store.get_many([*keys, mark])
     retained_events = _kept_events(view, chunk, entity)
     extended = layout.extend(

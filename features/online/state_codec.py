@@ -113,14 +113,12 @@ class StateLayout:
 
     def _empty_state(self) -> bytes:
         """The state of an entity without events."""
-        row = np.zeros((1, self.width), np.int64)
-        row[0, 0] = NEVER
-        blanks = {"event": NEVER, "last": int(np.array(np.nan).view(np.int64)), "last text": len(NULL_TEXT)}
-        for (what, _), word in self.words.items():
-            row[0, word] = blanks.get(what, int(row[0, word]))
-        if "tie" in (what for what, _ in self.words):
-            row[0, self.words["tie", ""]] = np.array(-np.inf).view(np.int64)
-        return _pack([0, NEVER, 0, NEVER], row, [NULL_TEXT * (what == "last text") for what, _ in self.texts])
+        lowest, nan = np.array([-np.inf, np.nan]).view(np.int64).tolist()
+        blanks = {"at": NEVER, "event": NEVER, "tie": lowest, "last": nan, "last text": len(NULL_TEXT)}
+        row = np.array([blanks.get(what, 0) for what, _ in self.words], np.int64)
+        head = np.array([0, NEVER, 0, NEVER], np.int64)
+        texts = b"".join(NULL_TEXT for what, _ in self.texts if what == "last text")
+        return _pad(head.tobytes() + row.tobytes() + texts)
 
     def encode_events(self, rows: pl.DataFrame, entity: np.ndarray) -> EventMatrix:
         """Encode rows of a history (features/events/event_history.py).
@@ -186,10 +184,11 @@ class StateLayout:
 
     def _order(self, events: EventMatrix) -> np.ndarray:
         """Order by entity, time and tie breaker; equal events keep their order."""
-        keys = [events.matrix[:, 0], events.entity]
-        if ("tie", "") in self.words:
-            keys = [_floats(events.matrix[:, self.words["tie", ""]]), *keys]
-        return np.lexsort(keys)
+        return np.lexsort([*self._tie_breakers(events, slice(None)), events.matrix[:, 0], events.entity])
+
+    def _tie_breakers(self, events: EventMatrix, rows: np.ndarray | slice) -> list[np.ndarray]:
+        """The sort key of the rows' tie breakers; none without ``ties``."""
+        return [_floats(events.matrix[rows, self.words["tie", ""]])] if ("tie", "") in self.words else []
 
     def _decode(self, states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, EventMatrix]:
         """``cut`` of each state; from when its row 0 counts; and all rows, including rows 0."""
@@ -203,8 +202,7 @@ class StateLayout:
         before = np.vstack([np.zeros_like(running[:1]), running[:-1]])
         before[first] = 0
         matrix[:, self._running] = running - before
-        ends = first + rows - 1
-        texts = self._texts_of(states, rows, running[ends], matrix)
+        texts = self._texts_of(states, rows, running[first + rows - 1], matrix)
         return words[starts + _CUT], words[starts + _LEFT], EventMatrix(entity, matrix, texts)
 
     def _texts_of(
@@ -260,9 +258,7 @@ class StateLayout:
         counts[first], old[first] = left, True
         rows = np.flatnonzero(old)
         keys = [counts[rows], events.matrix[rows, self.words["event", ""]], events.entity[rows]]
-        if ("tie", "") in self.words:
-            keys = [_floats(events.matrix[rows, self.words["tie", ""]]), *keys]
-        ordered = rows[np.lexsort(keys)]
+        ordered = rows[np.lexsort([*self._tie_breakers(events, rows), *keys])]
         newest = ordered[np.flatnonzero(np.diff(events.entity[ordered], append=-1))]
         return newest, counts[newest]
 
@@ -346,10 +342,6 @@ def _split(words: np.ndarray, starts: np.ndarray, first: np.ndarray, texts: list
         bounds, characters = offsets[np.append(first, len(text))].tolist(), memoryview(text.buffers()[2] or b"")
         tails.append([bytes(characters[a:b]) for a, b in pairwise(bounds)])
     return [_pad(b"".join(parts)) for parts in zip(states, *tails, strict=True)]
-
-
-def _pack(head: list[int], row: np.ndarray, texts: list[bytes]) -> bytes:
-    return _pad(np.array(head, np.int64).tobytes() + row.tobytes() + b"".join(texts))
 
 
 def _pad(data: bytes) -> bytes:

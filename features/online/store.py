@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
@@ -18,24 +19,24 @@ _MAP_BYTES = 1 << 36
 _MAX_READERS = 512
 
 
-class OnlineStore(Protocol):
-    """A map from bytes to bytes with multi-get and atomic multi-put. One process writes at a time."""
+class StateMap(Protocol):
+    """A map from bytes to bytes with multi-get and atomic multi-put."""
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return values in the order of the keys, None where there is none; all from one point in time."""
-        ...
 
     def put_many(self, values: Mapping[bytes, bytes]) -> None:
         """Write all values or none."""
-        ...
+
+
+class OnlineStore(StateMap, Protocol):
+    """A map that also lists and deletes keys. One process writes at a time."""
 
     def keys(self, prefix: bytes) -> Iterable[bytes]:
         """Return the keys that begin with ``prefix``, in any order."""
-        ...
 
     def delete(self, keys: Iterable[bytes]) -> None:
         """Delete the keys; missing ones are ignored."""
-        ...
 
 
 class LmdbStore:
@@ -71,8 +72,6 @@ class LmdbStore:
                 transaction.delete(key)
 
 
-# LMDB must not open an environment twice in one process.
-_stores: dict[str, OnlineStore] = {}
 _lock = threading.Lock()
 
 
@@ -82,30 +81,22 @@ def open_store(uri: str) -> OnlineStore:
     Raises:
         SettingsError: The scheme is unknown, or the client of Redis is not installed.
     """
-    scheme = urlsplit(uri).scheme
-    if scheme not in _OPENERS:
-        raise SettingsError("settings.online_store", variable="RAYLOOP_ONLINE_STORE", reason=f"unknown scheme of {uri}")
-    with _lock:
-        return _OPENERS[scheme](uri)
-
-
-def _open_lmdb(uri: str) -> OnlineStore:
     parsed = urlsplit(uri)
-    folder = str(Path(parsed.netloc + parsed.path).absolute())
-    if folder not in _stores:
-        _stores[folder] = LmdbStore(Path(folder))
-    return _stores[folder]
+    with _lock:
+        if parsed.scheme == "lmdb":
+            return _open_lmdb(Path(parsed.netloc + parsed.path).absolute())
+        if parsed.scheme in ("redis", "rediss", "unix"):
+            return _open_redis(uri)
+    raise SettingsError("settings.online_store", variable="RAYLOOP_ONLINE_STORE", reason=f"unknown scheme of {uri}")
 
 
+# LMDB must not open an environment twice in one process.
+_open_lmdb = cache(LmdbStore)
+
+
+@cache
 def _open_redis(uri: str) -> OnlineStore:
     # The client is an optional dependency, rayloop[redis].
     from features.online.redis_store import RedisStore
 
-    if uri not in _stores:
-        _stores[uri] = RedisStore(uri)
-    return _stores[uri]
-
-
-_OPENERS: dict[str, Callable[[str], OnlineStore]] = {
-    "lmdb": _open_lmdb, "redis": _open_redis, "rediss": _open_redis, "unix": _open_redis,
-}  # fmt: skip
+    return RedisStore(uri)

@@ -164,8 +164,7 @@ def append_output(frame: pa.Table, task: Task, scores: np.ndarray) -> pa.Table:
 
 
 def _add_numbers(summary: NumberSummary, values: pa.ChunkedArray) -> None:
-    kind = values.type
-    if any(is_type(kind) for is_type in _NUMBER_TYPES):
+    if any(is_type(values.type) for is_type in _NUMBER_TYPES):
         summary.add(values.cast(pa.float64(), safe=False).to_numpy())
     else:
         summary.nulls += values.null_count
@@ -197,9 +196,8 @@ def _tensor_rows(values: pa.ChunkedArray, size: int) -> np.ndarray:
     """Rows that are lists of ``size`` numbers, float64 [rows, size]; other rows are left out."""
     joined = values.combine_chunks()
     kind = joined.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        return np.empty((0, size))
-    if not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not (is_list and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))):
         return np.empty((0, size))
     fitting = joined.filter(pc.equal(pc.list_value_length(joined), size))
     flat = fitting.flatten().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)

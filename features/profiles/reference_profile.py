@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from cluster.errors import DataError
 from cluster.values import Frozen, Stored
-from features.definitions import Column
+from features.definitions import Column, require_present
 from features.profiles.column_sketches import CategorySummary, NumberSummary
 from features.profiles.profile import Profile
 
@@ -124,15 +124,9 @@ class ReferenceProfile:
 
     def to_bytes(self) -> bytes:
         """Serialize as JSON."""
-        cells = {name: tuple(map(tuple, counts.tolist())) for name, counts in self.cells.items()}
-        record = _ReferenceRecord(
-            window_s=self.window_s,
-            starts=self.starts,
-            bins=self.bins,
-            cells=cells,
-            total=self.total.to_bytes().decode(),
-        )
-        return record.model_dump_json().encode()
+        cells = {name: counts.tolist() for name, counts in self.cells.items()}
+        stored = vars(self) | {"cells": cells, "total": self.total.to_bytes().decode()}
+        return _ReferenceRecord(**stored).model_dump_json().encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -157,20 +151,13 @@ def count_cells(bins: Mapping[str, Bins], profile: Profile) -> dict[str, np.ndar
     Raises:
         DataError: The profile lacks a column.
     """
-    counted = {}
-    for name, binning in bins.items():
-        if name in profile.numbers:
-            counted[name] = binning.count_number(profile.numbers[name])
-        elif name in profile.categories:
-            counted[name] = binning.count_category(profile.categories[name])
-        else:
-            raise DataError(
-                "data.missing_columns",
-                table="the profile",
-                columns=[name],
-                present=[*profile.numbers, *profile.categories],
-            )
-    return counted
+    require_present(bins, [*profile.numbers, *profile.categories], "the profile")
+    return {
+        name: binning.count_number(profile.numbers[name])
+        if name in profile.numbers
+        else binning.count_category(profile.categories[name])
+        for name, binning in bins.items()
+    }
 
 
 def profile_windows(

@@ -19,6 +19,7 @@ from cluster.storage.tables import Tables
 from features.sources.pseudonyms import PseudonymKey
 
 ERASURE_TABLE = "forgotten"
+_ROW = "__row"
 
 _SCHEMA = pa.schema(
     [("columns", pa.string()), ("digest", pa.string()), ("keyed", pa.bool_()), ("at", pa.timestamp("us", tz="UTC"))]
@@ -94,13 +95,9 @@ def _drop(
         entity_digest(dict(zip(entities.columns, values, strict=True)), key) in digests
         for values in entities.iter_rows()
     ]
-    # Columns may have types other than text: the join uses copies of them.
-    copies = [f"__{name}" for name in columns]
-    erased = entities.filter(pl.Series(is_erased, dtype=pl.Boolean)).rename(dict(zip(columns, copies, strict=True)))
+    erased = entities.filter(pl.Series(is_erased, dtype=pl.Boolean))
     if erased.is_empty():
         return rows
-    return (
-        rows.with_columns(texts.get_column(name).alias(copy) for name, copy in zip(columns, copies, strict=True))
-        .join(erased, on=copies, how="anti", maintain_order="left")
-        .drop(copies)
-    )
+    # By row number, because columns may have types other than text.
+    kept = texts.with_row_index(_ROW).join(erased, on=list(columns), how="anti", maintain_order="left")
+    return rows[kept.get_column(_ROW)]

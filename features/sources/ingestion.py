@@ -27,7 +27,7 @@ from features.definitions import Column
 from features.sources import validation
 from features.sources.erasure_registry import ErasureRegistry
 from features.sources.pseudonyms import load_pseudonym_key, needs_key
-from features.sources.readers import SourceReader, read_error
+from features.sources.readers import read_error
 from features.sources.source import Source
 from features.sources.validation import RAW, REASON
 from features.types import arrow_type
@@ -153,7 +153,7 @@ def _group_by_key(rows: MaterializedDataset[Any], key: Sequence[str]) -> ray.dat
 
 
 def _read(source: Source) -> ray.data.Dataset:
-    rows = source.open()
+    rows = source.reader.open(source.columns)
     if not isinstance(rows, ray.data.Dataset):
         raise DataError("data.not_a_dataset", source=source.name, type=type(rows).__name__)
     names = rows.columns() or []
@@ -171,8 +171,7 @@ def _name_location(source: Source, run: Callable[[], ray.data.Dataset]) -> ray.d
         cause = error.cause
         if isinstance(cause, RayloopError):
             raise cause from error
-        location = source.read.location if isinstance(source.read, SourceReader) else f"source {source.name!r}"
-        raise read_error(location, error) from error
+        raise read_error(source.reader.location, error) from error
 
 
 def _known_keys(source: Source, tables: Tables, namespace: str) -> ray.ObjectRef[Any]:

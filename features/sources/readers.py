@@ -71,7 +71,13 @@ def parquet(paths: str | Sequence[str], **options: Any) -> SourceReader:
         paths: A path, or several.
         **options: Options of ``ray.data.read_parquet``.
     """
-    return SourceReader(f"Parquet at {_join_names(paths)}", partial(_parquet, paths, options))
+
+    def read(columns: Columns) -> ray.data.Dataset:
+        import ray.data
+
+        return ray.data.read_parquet(paths, **options)  # type: ignore[arg-type]
+
+    return SourceReader(f"Parquet at {_join_names(paths)}", read)
 
 
 def csv(
@@ -85,7 +91,17 @@ def csv(
         nulls: Cells that mean missing.
         **options: Options of ``ray.data.read_csv``.
     """
-    return SourceReader(f"CSV at {_join_names(paths)}", partial(_csv, paths, delimiter, tuple(nulls), options))
+
+    def read(columns: Columns) -> ray.data.Dataset:
+        import ray.data
+        from pyarrow import csv as arrow_csv
+
+        text = {column.name: pa.string() for column in columns}
+        convert = arrow_csv.ConvertOptions(column_types=text, null_values=list(nulls), strings_can_be_null=True)
+        parse = arrow_csv.ParseOptions(delimiter=delimiter)
+        return ray.data.read_csv(paths, convert_options=convert, parse_options=parse, **options)  # type: ignore[arg-type]
+
+    return SourceReader(f"CSV at {_join_names(paths)}", read)
 
 
 def iceberg(table: str, catalog: Mapping[str, str], snapshot: int | None = None) -> SourceReader:
@@ -96,7 +112,13 @@ def iceberg(table: str, catalog: Mapping[str, str], snapshot: int | None = None)
         catalog: Options of pyiceberg's ``load_catalog``.
         snapshot: Id of a snapshot; None means the newest one at the time of reading.
     """
-    return SourceReader(f"Iceberg table {table}", partial(_iceberg, table, dict(catalog), snapshot))
+
+    def read(columns: Columns) -> ray.data.Dataset:
+        import ray.data
+
+        return ray.data.read_iceberg(table_identifier=table, catalog_kwargs=dict(catalog), snapshot_id=snapshot)
+
+    return SourceReader(f"Iceberg table {table}", read)
 
 
 def sql(query: str, url: str, *, shard_keys: Sequence[str] = (), blocks: int = 1) -> SourceReader:
@@ -108,7 +130,17 @@ def sql(query: str, url: str, *, shard_keys: Sequence[str] = (), blocks: int = 1
         shard_keys: Columns by whose MD5 the database can split the result; without them, one task reads all of it.
         blocks: Number of parts to split the result into.
     """
-    return SourceReader(f"SQL at {_without_password(url)}", partial(_sql, query, url, list(shard_keys), blocks))
+
+    def read(columns: Columns) -> ray.data.Dataset:
+        import ray.data
+
+        connect = partial(_connect, url)
+        connect().close()  # An unreachable database fails here, and not inside a task.
+        if not shard_keys:
+            return ray.data.read_sql(query, connect, override_num_blocks=1)
+        return ray.data.read_sql(query, connect, shard_keys=list(shard_keys), override_num_blocks=blocks)
+
+    return SourceReader(f"SQL at {_without_password(url)}", read)
 
 
 def kafka(
@@ -135,11 +167,26 @@ def kafka(
         config: Options of librdkafka, such as credentials.
         timeout_s: Seconds to wait for messages.
     """
-    options = {"bootstrap_servers": servers, "start_offset": start, "end_offset": end}
-    options |= {"consumer_config": dict(config) if config else None, "timeout_ms": round(timeout_s * 1000)}
-    return SourceReader(
-        f"Kafka topic {_join_names(topics)} at {servers}", partial(_kafka, topics, options, decode or decode_json)
-    )
+
+    def read(columns: Columns) -> ray.data.Dataset:
+        import ray.data
+
+        messages = ray.data.read_kafka(
+            topics if isinstance(topics, str) else list(topics),
+            bootstrap_servers=servers,
+            start_offset=start,
+            end_offset=end,
+            consumer_config=dict(config) if config else None,
+            timeout_ms=round(timeout_s * 1000),
+        )
+        # Headers are left out, because their type differs from message to message.
+        selected = messages.select_columns(["key", "value", "topic", "partition", "offset", "timestamp"])
+        to_columns = decode or decode_json
+        return selected.map_batches(
+            lambda block: to_columns(block, columns), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+        )
+
+    return SourceReader(f"Kafka topic {_join_names(topics)} at {servers}", read)
 
 
 def decode_json(messages: pa.Table, columns: Columns) -> pa.Table:
@@ -151,40 +198,6 @@ def decode_json(messages: pa.Table, columns: Columns) -> pa.Table:
     return pl.DataFrame({c.name: values.str.json_path_match(f"$['{c.name}']") for c in columns}).to_arrow()
 
 
-def _parquet(paths: str | Sequence[str], options: dict[str, Any], columns: Columns) -> ray.data.Dataset:
-    import ray.data
-
-    return ray.data.read_parquet(paths, **options)  # type: ignore[arg-type]
-
-
-def _csv(
-    paths: str | Sequence[str], delimiter: str, nulls: tuple[str, ...], options: dict[str, Any], columns: Columns
-) -> ray.data.Dataset:
-    import ray.data
-    from pyarrow import csv as arrow_csv
-
-    text = {column.name: pa.string() for column in columns}
-    convert = arrow_csv.ConvertOptions(column_types=text, null_values=list(nulls), strings_can_be_null=True)
-    parse = arrow_csv.ParseOptions(delimiter=delimiter)
-    return ray.data.read_csv(paths, convert_options=convert, parse_options=parse, **options)  # type: ignore[arg-type]
-
-
-def _iceberg(table: str, catalog: dict[str, str], snapshot: int | None, columns: Columns) -> ray.data.Dataset:
-    import ray.data
-
-    return ray.data.read_iceberg(table_identifier=table, catalog_kwargs=catalog, snapshot_id=snapshot)
-
-
-def _sql(query: str, url: str, shard_keys: list[str], blocks: int, columns: Columns) -> ray.data.Dataset:
-    import ray.data
-
-    connect = partial(_connect, url)
-    connect().close()  # An unreachable database fails here, and not inside a task.
-    if not shard_keys:
-        return ray.data.read_sql(query, connect, override_num_blocks=1)
-    return ray.data.read_sql(query, connect, shard_keys=shard_keys, override_num_blocks=blocks)
-
-
 def _connect(url: str) -> Any:
     """A connection of the database's own driver; variables are expanded where it is opened."""
     from sqlalchemy import create_engine
@@ -194,19 +207,6 @@ def _connect(url: str) -> Any:
     if unset := [name for name in variables if name not in os.environ]:
         raise DataError("data.variable_not_set", variable=unset[0])
     return create_engine(os.path.expandvars(url), poolclass=NullPool).raw_connection()
-
-
-def _kafka(topics: str | Sequence[str], options: dict[str, Any], decode: Decode, columns: Columns) -> ray.data.Dataset:
-    import ray.data
-
-    messages = ray.data.read_kafka(topics if isinstance(topics, str) else list(topics), **options)
-    # Headers are left out, because their type differs from message to message.
-    selected = messages.select_columns(["key", "value", "topic", "partition", "offset", "timestamp"])
-
-    def decode_block(block: pa.Table) -> pa.Table:
-        return decode(block, columns)
-
-    return selected.map_batches(decode_block, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
 
 
 def _join_names(names: str | Sequence[str]) -> str:

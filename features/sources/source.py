@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from cluster.errors import DataError, ProjectError
-from features.definitions import Column, FeatureSet, FeatureView, Kind, duplicates
+from cluster.errors import ProjectError
+from features.definitions import Column, FeatureSet, FeatureView, Kind, require_present, require_unique
 from features.sources.pseudonyms import stored_columns
 from features.sources.readers import SourceReader
 from features.types import INSTANT
@@ -70,12 +70,9 @@ class Source:
         rule_columns = [name for rule in self.rules.values() for name in rule.meta.root_names()]
         for name in (*self.key, self.event_time, self.known_at, *self.required, *rule_columns):
             self._require_declared(name, kinds)
-        for name in (self.event_time, self.known_at):
-            self._require_kind(name, "timestamp", kinds)
-        for name in self.ranges:
-            self._require_kind(name, "number", kinds)
-        for name in (*self.categories, *self.patterns):
-            self._require_kind(name, "category", kinds)
+        self._require_kind((self.event_time, self.known_at), "timestamp", kinds)
+        self._require_kind(self.ranges, "number", kinds)
+        self._require_kind((*self.categories, *self.patterns), "category", kinds)
         self._check_reader_and_key()
         self._check_rules()
         stored = {c.name for c in self.stored_columns}
@@ -85,10 +82,7 @@ class Source:
     def _check_reader_and_key(self) -> None:
         if not (isinstance(self.read, SourceReader) or callable(self.read)):
             raise ProjectError("project.source_read_not_callable", source=self.name, read=repr(self.read))
-        if repeated := duplicates(self.column_names):
-            raise ProjectError(
-                "project.duplicate_names", owner=f"source {self.name!r}", names=repeated, source=self.name
-            )
+        require_unique(self.column_names, f"source {self.name!r}", source=self.name)
         if not self.key:
             raise ProjectError("project.source_without_key", source=self.name)
 
@@ -127,36 +121,25 @@ class Source:
         """The columns that are ingested: those that are not dropped as personal data."""
         return stored_columns(self.columns)
 
-    def open(self) -> ray.data.Dataset:
-        """Open the table as a Ray Dataset.
-
-        Raises:
-            DataError: It cannot be read.
-        """
+    @property
+    def reader(self) -> SourceReader:
+        """What reads the rows; a function is wrapped."""
         read = self.read
-        if not isinstance(read, SourceReader):
-            return SourceReader(f"source {self.name!r}", lambda columns: read()).open(self.columns)
-        return read.open(self.columns)
+        return read if isinstance(read, SourceReader) else SourceReader(f"source {self.name!r}", lambda _: read())
 
     def require_columns(self, names: Sequence[str]) -> None:
         """Raise DataError when a declared column is not among ``names``."""
-        if missing := [name for name in self.column_names if name not in names]:
-            raise DataError(
-                "data.missing_columns",
-                table=f"source {self.name!r}",
-                columns=missing,
-                present=list(names),
-                source=self.name,
-            )
+        require_present(self.column_names, names, f"source {self.name!r}", source=self.name)
 
     def _require_declared(self, name: str, kinds: Mapping[str, Kind]) -> None:
         if name not in kinds:
             raise ProjectError("project.unknown_column", user=f"source {self.name!r}", source=self.name, columns=[name])
 
-    def _require_kind(self, name: str, kind: Kind, kinds: Mapping[str, Kind]) -> None:
-        self._require_declared(name, kinds)
-        if kinds[name] != kind:
-            raise _kind_error(f"source {self.name!r}", self.name, name, kinds[name], kind)
+    def _require_kind(self, names: Iterable[str], kind: Kind, kinds: Mapping[str, Kind]) -> None:
+        for name in names:
+            self._require_declared(name, kinds)
+            if kinds[name] != kind:
+                raise _kind_error(f"source {self.name!r}", self.name, name, kinds[name], kind)
 
 
 def _pattern_error(pattern: str) -> str:

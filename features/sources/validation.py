@@ -31,7 +31,7 @@ REASON_SEPARATOR = "; "
 _ROW = "__row"
 _NULLS = "not_nullable"
 # Times without an offset are read as UTC, as in requests.
-_TIME_FORMATS = (("%+", True), ("%Y-%m-%dT%H:%M:%S%.f", False), ("%Y-%m-%d %H:%M:%S%.f", False), ("%Y-%m-%d", False))
+_TIME_FORMATS = ("%+", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d")
 
 
 def check_rows(source: Source, rows: pl.DataFrame, key: PseudonymKey | None = None) -> pl.DataFrame:
@@ -195,17 +195,11 @@ def _holds(rule: pl.Expr, data: Any) -> pl.LazyFrame:
 def _cast(column: Column, source_type: pl.DataType) -> pl.Expr:
     value, target = pl.col(column.name), POLARS_TYPES[column.kind]
     if column.kind == "timestamp" and source_type == pl.String:
-        parsed = [_parse_time(value, form, zoned) for form, zoned in _TIME_FORMATS]
-        return pl.coalesce(parsed).alias(column.name)
+        options: dict[str, Any] = {"time_unit": "us", "time_zone": "UTC", "strict": False}
+        return pl.coalesce(value.str.to_datetime(form, **options) for form in _TIME_FORMATS).alias(column.name)
     if column.kind == "number":
         return value.cast(target, strict=False).fill_nan(None)
     return value.cast(target, strict=False)
-
-
-def _parse_time(text: pl.Expr, form: str, zoned: bool) -> pl.Expr:
-    if zoned:
-        return text.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False)
-    return text.str.to_datetime(form, time_unit="us", strict=False, exact=True).dt.replace_time_zone("UTC")
 
 
 def _raw_json(source: Source, raw: pl.DataFrame, reasons: pl.Series, key: PseudonymKey | None) -> pl.Series:
