@@ -26,7 +26,7 @@ class FrameView:
         for name in (TRAIN, VALIDATION, TEST):
             if not self.rows_of(name).num_rows:
                 raise DataError("data.empty_split", split=name)
-        self.data = TrainingData.from_frame(context.tables.dataset(snapshot))
+        self.data = TrainingData(context.tables.dataset(snapshot))
 
     def rows_of(self, split: str) -> pa.Table:
         """Return the rows of a split."""
@@ -36,4 +36,4 @@ class FrameView:
         """Return the same rows with the training labels shuffled."""
         rows = pl.DataFrame(self.rows)
         shuffled = rows.filter(pl.col(SPLIT) == TRAIN).with_columns(pl.col(LABEL).shuffle(seed=seed))
-        return TrainingData.from_frame(pl.concat([shuffled, rows.filter(pl.col(SPLIT) != TRAIN)]).to_arrow())
+        return TrainingData(pl.concat([shuffled, rows.filter(pl.col(SPLIT) != TRAIN)]).to_arrow())

@@ -40,7 +40,7 @@ def _works(case: TrainingCase, arguments: Sequence[str], rounds: int, folder: Pa
     of_runs = {*arguments} & {"steady", "first_epoch", "fit_overhead"}
     if of_runs or {*arguments} & {"checkpoint", "sweep"}:
         with cluster(folder):
-            data = TrainingData.from_frame(case.table)
+            data = TrainingData(case.table)
             if of_runs:
                 yield lambda progress: [
                     one for one in speed.rows(case, data, rounds, progress) if _section(one) in of_runs

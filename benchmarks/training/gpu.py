@@ -93,7 +93,7 @@ def main() -> None:
     case = flights(options.folder, progress)
     with cluster(options.folder):
         for work in WORKS:
-            rows = _rows(work, case, TrainingData.from_frame(case.table), options.rounds, progress)
+            rows = _rows(work, case, TrainingData(case.table), options.rounds, progress)
             progress(f"written to {results.write(AREA, rows, _versions(), _ABOUT, options.out, host)}")
 
 

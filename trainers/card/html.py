@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from cluster.web.page import bullets, empty_note, figure, join, plot, render_page, section, subsection, table, tag
 from trainers import metrics
 from trainers.card import plots
 from trainers.card.model_card import ModelCard
-from trainers.evaluation.slices import SliceResult
 
 _MAX_SLICES = 15
 
@@ -57,10 +54,6 @@ def _slices(card: ModelCard) -> str:
     slices = sorted((*card.assessment.slices, *card.assessment.discovered_slices), key=lambda result: -result.ratio)
     if not slices:
         return section("Slices", caption, empty_note("No slice is large enough, declared or found."))
-    return section("Slices", caption, plot(plots.slices(slices)) + _slice_table(slices[:_MAX_SLICES]))
-
-
-def _slice_table(slices: Sequence[SliceResult]) -> str:
     rows = [
         (
             s.name,
@@ -71,9 +64,10 @@ def _slice_table(slices: Sequence[SliceResult]) -> str:
             f"{s.low:.3f}",
             figure(s.regression),
         )
-        for s in slices
+        for s in slices[:_MAX_SLICES]
     ]
-    return table(("slice", "", "rows", "loss", "ratio", "lower bound", "ratio to the champion's"), rows)
+    head = ("slice", "", "rows", "loss", "ratio", "lower bound", "ratio to the champion's")
+    return section("Slices", caption, plot(plots.slices(slices)) + table(head, rows))
 
 
 def _fairness(card: ModelCard) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from trainers.config import SCORE_BATCH_ROWS
-from trainers.data.sharding import local_batch_rows, shard_bounds
+from trainers.data.sharding import epoch_steps, local_batch_rows, shard_bounds
 
 
 class Batch(NamedTuple):
@@ -109,22 +109,16 @@ class MemoryLoader:
 
     def __init__(self, rows: EncodedRows, batch_size: int, seed: int, rank: int = 0, workers: int = 1) -> None:
         self.source: RowSource = rows
+        self.rows = len(rows)
         self._seed = seed
         self._rank = rank
-        self._local = local_batch_rows(len(rows), batch_size, workers)
-        self._global = self._local * workers
-
-    @property
-    def rows(self) -> int:
-        return len(self.source)
-
-    @property
-    def steps(self) -> int:
-        return -(-self.rows // self._global)
+        self._workers = workers
+        self._local = local_batch_rows(self.rows, batch_size, workers)
+        self.steps = epoch_steps(self.rows, self._local, workers)
 
     def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
         order = np.random.default_rng([self._seed, number]).permutation(self.rows)
-        steps = np.resize(order, self.steps * self._global).reshape(self.steps, -1, self._local)
+        steps = np.resize(order, (self.steps, self._workers, self._local))
         return self.source.select(steps[first:, self._rank])
 
     def with_source(self, rows: RowSource) -> Self:
@@ -138,14 +132,11 @@ class MemoryValidationLoader:
     """Loader over one worker's share of held-out rows that every worker has in memory."""
 
     def __init__(self, rows: EncodedRows, rank: int = 0, workers: int = 1) -> None:
-        self._rows = rows
-        self._bounds = shard_bounds(len(rows), rank, workers)
-
-    @property
-    def rows(self) -> int:
-        return len(self._rows)
+        self._source = rows
+        self.rows = len(rows)
+        self._bounds = shard_bounds(self.rows, rank, workers)
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
         first, end = self._bounds
         for start in range(first, end, SCORE_BATCH_ROWS):
-            yield start, self._rows.take(np.arange(start, min(start + SCORE_BATCH_ROWS, end)))
+            yield start, self._source.take(np.arange(start, min(start + SCORE_BATCH_ROWS, end)))

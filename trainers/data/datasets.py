@@ -37,16 +37,14 @@ class TrainingData:
     """The "train" and "validation" rows of a training frame.
 
     Rows keep the order of the Dataset, so that the same frame trains the same weights.
+
+    Args:
+        frame: The frame, whose column "split" assigns each row to a part.
     """
 
-    def __init__(self, frame: Dataset) -> None:
-        self._frame = frame
+    def __init__(self, frame: Dataset | pa.Table) -> None:
+        self._frame = ray.data.from_arrow(_slice_table(frame)) if isinstance(frame, pa.Table) else frame
         self._cache: dict[tuple[str, str, int], EncodedData] = {}
-
-    @classmethod
-    def from_frame(cls, frame: Dataset | pa.Table) -> TrainingData:
-        """Training data of a frame, whose column "split" assigns each row to a part."""
-        return cls(ray.data.from_arrow(_slice_table(frame)) if isinstance(frame, pa.Table) else frame)
 
     def encode(self, encoder: Encoder, task: Task, cache_mib: int) -> EncodedData:
         """Encode both parts; equal arguments reuse the result.

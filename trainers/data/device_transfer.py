@@ -61,14 +61,7 @@ class PrefetchLoader:
 
     def __init__(self, loader: BatchLoader, device: torch.device) -> None:
         self._loader, self._device = loader, device
-
-    @property
-    def steps(self) -> int:
-        return self._loader.steps
-
-    @property
-    def rows(self) -> int:
-        return self._loader.rows
+        self.steps, self.rows = loader.steps, loader.rows
 
     def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
         return _prefetch(self._loader.epoch(number, first), self._device)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.errors import DataError
+from features.definitions import require_present
 from features.encoder import Encoder
 from trainers.worker_errors import attach_details
 
@@ -27,15 +28,11 @@ class EncodeRows:
 
     @attach_details
     def __call__(self, frame: pa.Table) -> dict[str, np.ndarray]:
-        if missing := [column for column in ("split", "label") if column not in frame.column_names]:
-            raise DataError(
-                "data.missing_columns", table="the training frame", columns=missing, present=frame.column_names
-            )
+        require_present(("split", "label"), frame.column_names, "the training frame")
         part = pc.index_in(frame["split"], value_set=pa.array(PARTS))
         frame, part = frame.filter(part.is_valid()), part.drop_null()
-        arrays = self._encoder.encode(frame)
         # Arrow has no tensors of width 0.
-        inputs = {name: values for name, values in arrays.items() if values.shape[1]}
+        inputs = {name: values for name, values in self._encoder.encode(frame).items() if values.shape[1]}
         return {**inputs, "labels": label_array(frame["label"]), PART: np.asarray(part, np.int8)}
 
 

@@ -11,3 +11,8 @@ def shard_bounds(rows: int, rank: int, workers: int) -> tuple[int, int]:
 def local_batch_rows(rows: int, batch_size: int, workers: int) -> int:
     """Rows of one worker's batch: its part of ``batch_size``, or of all rows if there are fewer."""
     return -(-min(rows, batch_size) // workers)
+
+
+def epoch_steps(rows: int, local_rows: int, workers: int) -> int:
+    """Steps of an epoch of ``rows``, each with ``local_rows`` of every worker."""
+    return -(-rows // (local_rows * workers))

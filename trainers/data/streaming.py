@@ -15,7 +15,7 @@ from ray.data import DataIterator, Dataset
 from cluster.errors import DataError
 from trainers.config import SCORE_BATCH_ROWS, TrainConfig
 from trainers.data.batches import Batch, EncodedRows
-from trainers.data.sharding import local_batch_rows, shard_bounds
+from trainers.data.sharding import epoch_steps, local_batch_rows, shard_bounds
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,9 @@ class StreamLoader:
         self._part = part
         self._config = config
         self._rank = rank
-        self._local = local_batch_rows(part.rows, config.batch_size, workers)
-        self._global = self._local * workers
-
-    @property
-    def rows(self) -> int:
-        return self._part.rows
-
-    @property
-    def steps(self) -> int:
-        return -(-self.rows // self._global)
+        self.rows = part.rows
+        self._local = local_batch_rows(self.rows, config.batch_size, workers)
+        self.steps = epoch_steps(self.rows, self._local, workers)
 
     def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
         """Reads and drops the steps before ``first``, so that the others keep their order."""
@@ -97,11 +90,8 @@ class StreamValidationLoader:
     def __init__(self, shard: DataIterator, part: EncodedPart, rank: int, workers: int) -> None:
         self._shard = shard
         self._part = part
+        self.rows = part.rows
         self._first = shard_bounds(part.rows, rank, workers)[0]
-
-    @property
-    def rows(self) -> int:
-        return self._part.rows
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
         at = self._first

@@ -39,11 +39,7 @@ class Binning(Frozen):
         Raises:
             ProjectError: The column does not exist, or is a date or a tensor.
         """
-        if column not in table.column_names:
-            raise ProjectError(
-                "project.unknown_gate_column", use="gate slice column", column=column, present=table.column_names
-            )
-        values = table[column]
+        values = gate_column(table, column, "gate slice column")
         if pa.types.is_nested(values.type) or pa.types.is_temporal(values.type):
             raise ProjectError("project.gate_column_type", column=column, type=str(values.type))
         if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
@@ -74,6 +70,22 @@ class Binning(Frozen):
         text = values.cast(pa.string())
         bins = pc.index_in(text, pa.array(self.values, pa.string())).fill_null(NO_BIN)
         return np.where(np.asarray(pc.is_null(text)), last, np.asarray(bins)).astype(np.int64)
+
+
+def gate_column(table: pa.Table, column: str, use: str) -> pa.ChunkedArray:
+    """Return a column of the training frame that the gate's policy names.
+
+    Args:
+        table: Rows of the frame.
+        column: The column.
+        use: What the policy names it for, for the message.
+
+    Raises:
+        ProjectError: The column does not exist.
+    """
+    if column not in table.column_names:
+        raise ProjectError("project.unknown_gate_column", use=use, column=column, present=table.column_names)
+    return table[column]
 
 
 def _floats(values: pa.ChunkedArray) -> np.ndarray:

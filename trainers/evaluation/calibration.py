@@ -55,7 +55,7 @@ def fit_temperature(task: Task, scores: np.ndarray, labels: np.ndarray) -> float
     """The temperature with the least log loss, between 0.05 and 20; above 1 when ``scores`` are overconfident."""
 
     def loss(log_temperature: float) -> float:
-        return float(_loss(task, scores, labels, float(np.exp(log_temperature))))
+        return _loss(task, scores, labels, float(np.exp(log_temperature)))
 
     best = minimize_scalar(loss, bounds=(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)), method="bounded")
     return float(np.exp(best.x))

@@ -9,7 +9,6 @@ why not captum.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from cluster.values import Frozen, Task
-from features.encoder import Arrays
+from features.encoder import Arrays, tensor_slices
 from trainers import metrics
 from trainers.input_spec import InputSpec
 
@@ -61,11 +60,8 @@ class Attribution(Frozen):
 def feature_locations(inputs: InputSpec) -> dict[str, FeatureLocation]:
     """Where the encoded arrays hold each feature."""
     numbers = {name: FeatureLocation("numbers", slice(i, i + 1)) for i, name in enumerate(inputs.numbers)}
-    at, tensors = len(inputs.numbers), {}
-    for column in inputs.tensors:
-        size = math.prod(column.shape)
-        tensors[column.name] = FeatureLocation("numbers", slice(at, at + size))
-        at += size
+    slices = tensor_slices(inputs.tensors, len(inputs.numbers))
+    tensors = {column.name: FeatureLocation("numbers", place) for column, place in slices}
     codes = {name: FeatureLocation("codes", slice(i, i + 1)) for i, name in enumerate(inputs.categories)}
     return numbers | tensors | codes
 

@@ -14,12 +14,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from cluster.errors import ProjectError
 from cluster.row_losses import DECISION_THRESHOLD
 from cluster.values import Check, Frozen, Task
 from trainers.evaluation import check_builders
-
-MISSING = "missing"
+from trainers.evaluation.binning import MISSING, gate_column
 
 
 class FairnessPolicy(Frozen):
@@ -89,11 +87,8 @@ def check(policy: FairnessPolicy, comparisons: tuple[GroupComparison, ...]) -> I
 
 
 def _groups(table: pa.Table, name: str) -> np.ndarray:
-    if name not in table.column_names:
-        raise ProjectError(
-            "project.unknown_gate_column", use="fairness group column", column=name, present=table.column_names
-        )
-    return np.asarray(table[name].cast(pa.string()).fill_null(MISSING).to_numpy(), dtype=object)
+    groups = gate_column(table, name, "fairness group column").cast(pa.string()).fill_null(MISSING)
+    return np.asarray(groups.to_numpy(), dtype=object)
 
 
 def _compare(

@@ -163,9 +163,8 @@ def check(policy: SlicePolicy, results: Sequence[SliceResult]) -> Iterator[Check
             "loss relative to other rows"
         )
         yield from check_builders.at_most(f"slices of {column}", float("nan"), policy.max_ratio, what)
-    by_column = itertools.groupby(sorted(results, key=lambda result: result.column), key=lambda result: result.column)
-    for column, group in by_column:
-        slices = list(group)
+    for column in sorted({result.column for result in results}):
+        slices = [result for result in results if result.column == column]
         name = f"slices of {column}" if column else "slices found by search"
         worst = max(slices, key=lambda result: _nan_as_worst(result.low))
         what = f"lower bound of the loss ratio of {worst.name} ({worst.rows:,} rows, ratio {worst.ratio:.3g})"

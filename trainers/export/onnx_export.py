@@ -60,10 +60,8 @@ def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
     save_onnx(scorer, result.inputs, folder / MODEL_FILE)
     save_file({name: value.copy(order="C") for name, value in result.state.items()}, folder / WEIGHTS_FILE)
     arrays = result.encoder.encode(sample)
-    with torch.inference_mode():
-        torch_scores = scorer(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy()
     onnx_scores = onnx_scorer.score(onnx_scorer.open_session(folder / MODEL_FILE), arrays)
-    return max(_difference(result, torch_scores, onnx_scores), export_portable(result, folder, sample))
+    return max(_difference(result, scorer.score(arrays), onnx_scores), export_portable(result, folder, sample))
 
 
 def export_portable(result: FitResult, folder: Path, sample: pa.Table) -> float:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from onnx import TensorProto, compose, helper
 
 from features.definitions import Column
-from features.encoder import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Encoder
+from features.encoder import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Encoder, tensor_slices
 from features.manifest import MODEL_FILE, PORTABLE_FILE
 
 MISSING_KEY = "missing_category"
@@ -65,11 +65,8 @@ def portable_inputs(encoder: Encoder, frame: pa.Table) -> dict[str, np.ndarray]:
     missing, rows = missing_text(encoder), frame.num_rows
     numbers = encoder.encode(frame)["numbers"]
     inputs: dict[str, np.ndarray] = {name: numbers[:, i] for i, name in enumerate(encoder.numbers)}
-    at = len(inputs)
-    for column in encoder.tensors:
-        size = int(np.prod(column.shape))
-        inputs[column.name] = numbers[:, at : at + size].reshape(rows, *column.shape)
-        at += size
+    for column, place in tensor_slices(encoder.tensors, len(inputs)):
+        inputs[column.name] = numbers[:, place].reshape(rows, *column.shape)
     for name in encoder.categories:
         inputs[name] = frame[name].cast(pa.string()).fill_null(missing).to_numpy().astype(object)
     return inputs

@@ -63,12 +63,7 @@ def train(
     Raises:
         DataError: Loss or metric is not a number, or the checkpoint belongs to a different training.
     """
-    training = _Training(spec, loader, held_out, group, on_progress, checkpointer)
-    training.resume()
-    while not training.is_over and not 0 < pause_after <= training.epochs_done:
-        on_epoch(training.run_epoch())
-        training.save_after_epoch()
-    return training.finish()
+    return _Training(spec, loader, held_out, group, on_progress, checkpointer).run(on_epoch, pause_after)
 
 
 class _Training:
@@ -97,23 +92,20 @@ class _Training:
         self._state = TrainState(best, no_loss, loader.steps)
         self._last_progress = 0.0
 
-    @property
-    def is_over(self) -> bool:
-        return self._state.is_over(self._spec.config)
-
-    @property
-    def epochs_done(self) -> int:
-        return len(self._state.epochs)
-
-    def finish(self) -> TrainResult:
-        """Wait for the last checkpoint, and return the result."""
+    def run(self, on_epoch: Callable[[EpochResult], None], pause_after: int) -> TrainResult:
+        self._resume()
+        config, epochs = self._spec.config, self._state.epochs
+        while not self._state.is_over(config) and not 0 < pause_after <= len(epochs):
+            on_epoch(self._run_epoch())
+            if config.checkpoint_epochs and len(epochs) % config.checkpoint_epochs == 0:
+                self._save()
         if self._checkpointer is not None:
             self._checkpointer.wait()
         return self._state.result()
 
-    def run_epoch(self) -> EpochResult:
+    def _run_epoch(self) -> EpochResult:
         """Take the remaining steps of an epoch, then validate."""
-        number, timer = self.epochs_done + 1, self._timer
+        number, timer = len(self._state.epochs) + 1, self._timer
         self._step.use(self._spec.config.for_epoch(number))
         lr = self._step.lr
         timer.start_epoch(self._state.earlier_seconds)
@@ -142,12 +134,7 @@ class _Training:
         self._state.end(epoch)
         return epoch
 
-    def save_after_epoch(self) -> None:
-        every = self._spec.config.checkpoint_epochs
-        if every and self.epochs_done % every == 0:
-            self._save()
-
-    def resume(self) -> None:
+    def _resume(self) -> None:
         """Continue from the newest checkpoint that the first worker reads."""
         group, state = self._group, self._state
         body = self._checkpointer.read_newest() if self._checkpointer is not None and not group.rank else None

@@ -150,8 +150,8 @@ def calibrate(result: FitResult, validation: pa.Table) -> FitResult:
     """The same model with a temperature fitted on ``validation``, if its settings request calibration."""
     if result.config.calibrate == "none":
         return result
-    arrays, labels = result.encoder.encode(validation), label_array(validation[LABEL])
-    rows = EncodedRows(arrays["numbers"], arrays["codes"], labels)
+    labels = label_array(validation[LABEL])
+    rows = EncodedRows(**result.encoder.encode(validation), labels=labels)
     scores, _ = gather_scores(result.build_scorer(), result.task, MemoryValidationLoader(rows), ProcessGroup())
     return replace(result, temperature=calibration.fit_temperature(result.task, scores, labels))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
 from cluster.values import Task
+from features.encoder import Arrays
 from trainers import losses
 from trainers.input_spec import InputSpec
 
@@ -33,6 +35,11 @@ class ScoringModule(nn.Module):
         """Inputs of a single row of zeros."""
         width, codes = self._shape
         return torch.zeros(1, width, device=device), torch.zeros(1, codes, dtype=torch.int64, device=device)
+
+    @torch.inference_mode()
+    def score(self, arrays: Arrays) -> np.ndarray:
+        """Scores of encoded rows, in this process and on the CPU."""
+        return np.asarray(self(torch.from_numpy(arrays["numbers"]), torch.from_numpy(arrays["codes"])).numpy())
 
     def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         logits = self.module(numbers, codes)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from timeit import Timer
 
 import numpy as np
 import onnxruntime as ort
 import torch
-from torch import nn
 
 from features.encoder import Arrays
+from trainers.models.scoring_module import ScoringModule
 
 ROWS = (1, 1024)
 """Rows of a call: the smallest request, and the largest batch that serving forms."""
@@ -26,7 +27,7 @@ _MAX_S = 1.0
 _MICROSECONDS = 1e6
 
 
-def measure_latencies(model: ort.InferenceSession, scorer: nn.Module, arrays: Arrays) -> dict[str, float]:
+def measure_latencies(model: ort.InferenceSession, scorer: ScoringModule, arrays: Arrays) -> dict[str, float]:
     """Measure both runtimes, in alternating rounds, so that a change of the core's clock rate affects both.
 
     Args:
@@ -43,7 +44,7 @@ def measure_latencies(model: ort.InferenceSession, scorer: nn.Module, arrays: Ar
     try:
         for rows in ROWS:
             batch = {name: np.resize(value, (rows, value.shape[1])) for name, value in arrays.items()}
-            calls = {"onnxruntime": _onnx_call(model, batch), "torch": _torch_call(scorer, batch)}
+            calls = {"onnxruntime": _onnx_call(model, batch), "torch": partial(scorer.score, batch)}
             latency |= {f"{name}_us_{rows}": value for name, value in _medians(calls).items()}
     finally:
         torch.set_num_threads(threads)
@@ -62,14 +63,6 @@ def format_latencies(latency: dict[str, float]) -> str:
 def _onnx_call(model: ort.InferenceSession, batch: Arrays) -> Callable[[], object]:
     inputs = {node.name: batch[node.name] for node in model.get_inputs()}
     return lambda: model.run(None, inputs)
-
-
-def _torch_call(scorer: nn.Module, batch: Arrays) -> Callable[[], object]:
-    def call() -> object:
-        with torch.inference_mode():
-            return scorer(torch.from_numpy(batch["numbers"]), torch.from_numpy(batch["codes"])).numpy()
-
-    return call
 
 
 def _medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:

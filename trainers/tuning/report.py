@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from cluster.web.page import empty_note, fact_boxes, plot, render_page, section, table
 from trainers.tuning import report_plots as plots
@@ -25,11 +24,10 @@ def render_search(project: str, result: TuneResult, made_at: float) -> str:
 
 def _facts(result: TuneResult) -> str:
     search_trials = [trial for trial in result.trials if trial.stage == "search"]
-    stopped = sum(trial.status == "stopped" for trial in search_trials)
     boxes = [
         (f"best validation {result.metric}", f"{result.best.metric:.4f}"),
         ("trials", str(len(search_trials))),
-        ("stopped early", str(stopped)),
+        ("stopped early", str(sum(trial.status == "stopped" for trial in search_trials))),
         ("failed", str(sum(trial.status == "failed" for trial in search_trials))),
         ("seconds of training", f"{sum(trial.seconds for trial in result.trials):,.0f}"),
     ]
@@ -69,13 +67,7 @@ def _parallel(result: TuneResult) -> str:
 
 def _trials(result: TuneResult) -> str:
     head = ("trial", result.metric, "status", "epochs", "seconds", "from", "seed", "settings")
-    return section(
-        "Trials", "In the order in which they were proposed.", table(head, _rows(result.trials), wide_last=True)
-    )
-
-
-def _rows(trials: Sequence[Trial]) -> list[tuple[str, ...]]:
-    return [
+    rows = [
         (
             str(trial.number),
             f"{trial.metric:.4f}" if trial.has_result else "-",
@@ -86,5 +78,6 @@ def _rows(trials: Sequence[Trial]) -> list[tuple[str, ...]]:
             str(trial.seed),
             f"{format_settings(trial)} {trial.error}".rstrip(),
         )
-        for trial in trials
+        for trial in result.trials
     ]
+    return section("Trials", "In the order in which they were proposed.", table(head, rows, wide_last=True))

@@ -133,13 +133,11 @@ def rank_finalists(
 
     The result in the search is left out of the mean: it was selected for being good, which biases it.
     """
-    values: dict[int, list[float]] = {trial.number: [] for trial in finalists}
-    for repeat in repeats:
-        if repeat.has_result and repeat.parent in values:
-            values[repeat.parent].append(repeat.metric)
-    results = [
-        FinalistResult(trial=t.number, parameters=t.parameters, values=tuple(values[t.number])) for t in finalists
-    ]
+    scored = [repeat for repeat in repeats if repeat.has_result]
+    results = []
+    for trial in finalists:
+        values = tuple(repeat.metric for repeat in scored if repeat.parent == trial.number)
+        results.append(FinalistResult(trial=trial.number, parameters=trial.parameters, values=values))
     return tuple(sorted((s for s in results if s.values), key=lambda s: -metric.sign * s.mean))
 
 

@@ -60,7 +60,7 @@ class TrialPlan:
     """Epoch after which it pauses; 0 trains to the end."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class SearchRun:
     """Runs the trials of one search, and stores and reports each."""
 
@@ -71,12 +71,12 @@ class SearchRun:
     store: TrialStore
     print_line: Callable[[str], None]
     on_trial: Callable[[Trial], None]
-    start_time: float = field(default_factory=time.monotonic)
+    start_time: float = field(init=False)
     """Start on the monotonic clock, moved back by the time spent before an interruption."""
 
     def __post_init__(self) -> None:
         spent = max((trial.at for trial in self.store.ended_trials()), default=0.0)
-        object.__setattr__(self, "start_time", self.start_time - spent)
+        self.start_time = time.monotonic() - spent
 
     @property
     def elapsed(self) -> float:
@@ -97,8 +97,7 @@ class SearchRun:
             parameters = decode(self.tuning.space, proposal)
             return Trial(number=numbers[index], parameters=parameters, seed=self.spec.config.seed)
 
-        settings = {"search_alg": searcher, "scheduler": scheduler, "num_samples": len(numbers)}
-        self._run((), trial_of, self.remaining, **settings)
+        self._run((), trial_of, self.remaining, search_alg=searcher, scheduler=scheduler, num_samples=len(numbers))
 
     def run_plans(self, plans: Sequence[TrialPlan], seconds: float = math.inf) -> None:
         """Run the trials of ``plans`` that have not ended yet, within ``seconds``."""

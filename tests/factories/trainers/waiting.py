@@ -54,7 +54,7 @@ def run(folder: str, ended: list[Trial]) -> TuneResult:
             Encoder.fit(COLUMNS, part(table, "train")),
         ),
         TUNING,
-        TrainingData.from_frame(table),
+        TrainingData(table),
         lambda line: None,
         on_trial=ended.append,
         folder=f"{folder}/journal",

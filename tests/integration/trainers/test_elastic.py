@@ -87,7 +87,7 @@ def test_elastic_training_follows_joining_and_leaving_nodes(cluster: Settings, t
     spec = ModelSpec(build=_UntilEnough, parameters={"enough": str(enough)})
     story = _Story(cluster, enough)
     try:
-        data, encoder = TrainingData.from_frame(table), Encoder.fit(COLUMNS, part(table, "train"))
+        data, encoder = TrainingData(table), Encoder.fit(COLUMNS, part(table, "train"))
         result = fit(FitRequest(spec, config, TASKS["binary"], encoder), data, lambda line: None, on_event=story)
     finally:
         story.leave()

@@ -58,7 +58,7 @@ def test_fit_uses_the_gpus_of_the_cluster(cluster: Settings, changes: dict[str, 
     encoder = Encoder.fit(COLUMNS, part(table, "train"))
     result = fit(
         FitRequest(ModelSpec(build=build), config, TASKS["binary"], encoder),
-        TrainingData.from_frame(table),
+        TrainingData(table),
         lambda line: None,
     )
     assert result.metrics["auc"] > 0.8
@@ -69,6 +69,6 @@ def test_trials_share_a_gpu(cluster: Settings) -> None:
     tuning = TuneConfig(space={"lr": LogUniform(low=3e-3, high=3e-2)}, trials=4, max_concurrent=2, cpus_per_trial=0.5)
     config = TrainConfig(epochs=6, batch_size=64)
     encoder = Encoder.fit(COLUMNS, part(table, "train"))
-    model, data = ModelSpec(build=build), TrainingData.from_frame(table)
+    model, data = ModelSpec(build=build), TrainingData(table)
     result = search(FitRequest(model, config, TASKS["binary"], encoder), tuning, data, lambda line: None)
     assert result.best.metric > 0.7

@@ -71,7 +71,7 @@ def _until_third_trial(driver: subprocess.Popen, journal: str, folder: str) -> N
 @pytest.mark.slow
 def test_resumed_population_ends_the_same_and_its_winner_can_be_fitted(cluster: Settings, tmp_path: Path) -> None:
     table = frame(rows=300)
-    encoder, data = Encoder.fit(COLUMNS, part(table, "train")), TrainingData.from_frame(table)
+    encoder, data = Encoder.fit(COLUMNS, part(table, "train")), TrainingData(table)
     base = TrainConfig(epochs=3, batch_size=64, workers=1, schedule="constant", lr=1e-4)
     tuning = TuneConfig(
         space={"lr": LogUniform(low=1e-4, high=3e-2)},

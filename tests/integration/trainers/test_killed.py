@@ -51,7 +51,7 @@ class _Killer:
 @pytest.mark.parametrize(("restarts", "cache_mib"), [(1, 64), pytest.param(0, 0, marks=pytest.mark.slow)])
 def test_killed_worker_changes_no_bit(cluster: Settings, tmp_path: Path, restarts: int, cache_mib: int) -> None:
     table = frame(rows=700)
-    encoder, data = Encoder.fit(COLUMNS, part(table, "train")), TrainingData.from_frame(table)
+    encoder, data = Encoder.fit(COLUMNS, part(table, "train")), TrainingData(table)
     config = TrainConfig(
         epochs=60,
         batch_size=64,

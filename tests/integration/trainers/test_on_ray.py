@@ -43,8 +43,8 @@ def test_fit_on_two_workers_repeats_and_keeps_the_sigint_handler(cluster: Settin
     config = TrainConfig(epochs=3, batch_size=64, workers=2, seed=5)
     request = FitRequest(TINY, config, TASKS["binary"], _encoder(table))
     lines: list[str] = []
-    first = fit(request, TrainingData.from_frame(table), lines.append)
-    again = fit(request, TrainingData.from_frame(ray.data.from_arrow(table)), lines.append)
+    first = fit(request, TrainingData(table), lines.append)
+    again = fit(request, TrainingData(ray.data.from_arrow(table)), lines.append)
     assert all(np.array_equal(first.state[name], again.state[name]) for name in first.state)
     ends = [line for line in lines if "validation" in line]
     assert [line.partition("  ")[0] for line in ends] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"] * 2
@@ -57,7 +57,7 @@ def test_fit_on_two_workers_repeats_and_keeps_the_sigint_handler(cluster: Settin
 def test_fit_streams_rows_that_exceed_the_cache(cluster: Settings, tmp_path: Path) -> None:
     table = frame("regression", rows=1501)
     config = TrainConfig(epochs=10, batch_size=64, lr=1e-2, workers=2, cache_mib=0, shuffle_rows=500)
-    data = TrainingData.from_frame(table)
+    data = TrainingData(table)
     result = fit(
         FitRequest(ModelSpec(build=Small), config, TASKS["regression"], _encoder(table)), data, lambda line: None
     )
@@ -76,7 +76,7 @@ def test_search_runs_trials_and_selects_a_winner(cluster: Settings) -> None:
         cpus_per_trial=0.5,
     )
     base, lines, lock = TrainConfig(epochs=4, batch_size=64), list[str](), threading.Lock()
-    data = TrainingData.from_frame(table)
+    data = TrainingData(table)
 
     def unpicklable(line: str) -> None:
         with lock:
@@ -97,7 +97,7 @@ def test_worker_error_is_raised_with_its_class_and_code(cluster: Settings) -> No
     with raises(DataError, "data.loss_not_finite"):
         fit(
             FitRequest(TINY, config, TASKS["regression"], _encoder(table)),
-            TrainingData.from_frame(table),
+            TrainingData(table),
             lambda line: None,
         )
 
@@ -119,7 +119,7 @@ def test_search_without_a_result_names_the_reason(cluster: Settings) -> None:
 
     table = frame()
     tuning = TuneConfig(space={"width": Choice(options=(1, 2))}, trials=1)
-    encoder, data, config = _encoder(table), TrainingData.from_frame(table), TrainConfig(epochs=1)
+    encoder, data, config = _encoder(table), TrainingData(table), TrainConfig(epochs=1)
 
     def run(spec: ModelSpec) -> None:
         search(FitRequest(spec, config, TASKS["binary"], encoder), tuning, data, lambda line: None)
@@ -148,7 +148,7 @@ def test_frame_unlike_its_declaration_is_refused(
 ) -> None:
     table = frame()
     with raises(DataError, code, **fields):
-        TrainingData.from_frame(change(table)).encode(_encoder(table), TASKS["binary"], 64)
+        TrainingData(change(table)).encode(_encoder(table), TASKS["binary"], 64)
 
 
 def test_trial_trains_on_workers_of_its_own(cluster: Settings) -> None:
@@ -157,7 +157,7 @@ def test_trial_trains_on_workers_of_its_own(cluster: Settings) -> None:
     result = search(
         FitRequest(TINY, TrainConfig(epochs=2, batch_size=64), TASKS["binary"], _encoder(table)),
         tuning,
-        TrainingData.from_frame(table),
+        TrainingData(table),
     )
     assert all(0.5 < trial.metric <= 1 for trial in result.trials)
     assert result.trials[0].status == "finished"
