@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
 
 import psutil
 
@@ -36,10 +35,8 @@ _STOP_SECONDS = 5
 _POLL_SECONDS = 0.1
 
 
-class _Session(Stored):
+class _Session(Stored, stored_as="cluster session"):
     """The content of ``cluster.json``."""
-
-    stored_as: ClassVar[str] = "cluster session"
 
     session: str
     """Value of ``RAYLOOP_SESSION`` in the environment of the cluster's processes."""

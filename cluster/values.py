@@ -46,9 +46,13 @@ class Stored(Frozen):
     """
 
     stored_as: ClassVar[str] = "stored value"
-    """What an error calls it."""
+    """What an error calls it; an argument of the class."""
 
     schema_version: int = Field(default=2, ge=1)
+
+    def __init_subclass__(cls, stored_as: str = "", **config: Any) -> None:
+        super().__init_subclass__(**config)
+        cls.stored_as = stored_as or cls.stored_as
 
     @field_validator("schema_version")
     @classmethod
@@ -149,10 +153,8 @@ class Check(Frozen):
     reason: str
 
 
-class GateReport(Stored):
+class GateReport(Stored, stored_as="gate report"):
     """The result of a gate. It passes when every check does."""
-
-    stored_as: ClassVar[str] = "gate report"
 
     checks: tuple[Check, ...]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
@@ -58,12 +58,10 @@ class TrafficSplit(Frozen):
         return 1.0 - len(self.challengers) * self.share
 
 
-class ServerConfig(Stored):
+class ServerConfig(Stored, stored_as="model server configuration"):
     """What a ``ModelServer`` replica serves."""
 
     model_config = ConfigDict(serialize_by_alias=True)
-
-    stored_as: ClassVar[str] = "model server configuration"
 
     champion: ModelVersion
     split: Annotated[TrafficSplit | None, stored_name("split", "trial")] = None
@@ -75,10 +73,8 @@ class ServerConfig(Stored):
     limits: RequestLimits = RequestLimits()
 
 
-class ChallengerConfig(Stored):
+class ChallengerConfig(Stored, stored_as="configuration of a challenger"):
     """What a ``Challenger`` replica serves."""
-
-    stored_as: ClassVar[str] = "configuration of a challenger"
 
     challenger: ModelVersion
     rollout: str

@@ -11,7 +11,7 @@ profile.json          reference profile (features/profiles/reference_profile.py)
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
@@ -29,10 +29,8 @@ PROFILE_FILE = "profile.json"
 Precision = Literal["float32", "int8"]
 
 
-class Manifest(Stored):
+class Manifest(Stored, stored_as="model manifest"):
     """Everything about a model version except its weights."""
-
-    stored_as: ClassVar[str] = "model manifest"
 
     model: str
     task: Task

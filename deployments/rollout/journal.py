@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import ClassVar
 
 import pyarrow as pa
 
@@ -26,10 +25,8 @@ _SCHEMA = pa.schema(
 )
 
 
-class _Row(Stored):
+class _Row(Stored, stored_as="rollout journal entry"):
     """A row of the table. A null means that the table lacked the column when the row was written."""
-
-    stored_as: ClassVar[str] = "rollout journal entry"
 
     rollout: str
     at: int

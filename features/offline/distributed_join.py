@@ -34,9 +34,6 @@ Reference = Any
 
 _CPUS = 0.5
 
-_BucketStats = list[tuple[int, np.ndarray]]
-"""For each bucket of a data file: number of events, and a sample of their known-at times."""
-
 
 def point_in_time_join(
     views: Sequence[FeatureView],
@@ -137,7 +134,7 @@ def _join(
 
 @ray.remote(num_cpus=_CPUS)
 def _partition_events(file: IcebergPart, view: FeatureView, count: int) -> Any:
-    """Statistics, and the history of each bucket."""
+    """For each bucket the number of events and a sample of their known-at times; and the history of each bucket."""
     history = _history(view, file)
     numbers = entity_partition.assign_buckets(history, view.entity.keys, count)
     pieces = entity_partition.split_rows(history, numbers, count)

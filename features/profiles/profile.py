@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -32,9 +32,7 @@ _NUMBER_TYPES = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean,
 _CATEGORY_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
 
 
-class _ProfileRecord(Stored):
-    stored_as: ClassVar[str] = "profile"
-
+class _ProfileRecord(Stored, stored_as="profile"):
     rows: Count
     columns: tuple[Column, ...]
     numbers: dict[str, NumberSummary]

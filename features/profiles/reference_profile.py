@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -71,9 +71,7 @@ class Bins(Frozen):
         return np.array([*listed, *pooled, summary.nulls, summary.mistyped], np.int64)
 
 
-class _ReferenceRecord(Stored):
-    stored_as: ClassVar[str] = "reference profile"
-
+class _ReferenceRecord(Stored, stored_as="reference profile"):
     window_s: float
     starts: tuple[float, ...]
     bins: dict[str, Bins]

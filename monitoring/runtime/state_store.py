@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 from urllib.parse import quote
 
 from pydantic import Field, ValidationError
@@ -21,10 +21,8 @@ STATE = "state.json"
 UNREADABLE = "state.json.unreadable"
 
 
-class MonitorState(Stored):
+class MonitorState(Stored, stored_as="monitor state"):
     """Everything a monitor needs to continue. Serialization aliases are the names on disk, which do not change."""
-
-    stored_as: ClassVar[str] = "monitor state"
 
     model: str
     version: str = ""

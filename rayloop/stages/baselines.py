@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import ray
 from pydantic import model_validator
@@ -22,9 +22,7 @@ BaselineResults = dict[str, dict[str, Any]]
 """By baseline: its ``metrics`` on the test rows, and the same by month as ``months``."""
 
 
-class _StoredBaselines(Stored):
-    stored_as: ClassVar[str] = "baselines"
-
+class _StoredBaselines(Stored, stored_as="baselines"):
     baselines: BaselineResults
 
     @model_validator(mode="before")

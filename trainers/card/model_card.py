@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from cluster.values import Check, Frozen, Snapshot, Stored, Task
 from trainers.evaluation.assessment import Assessment
@@ -43,14 +43,12 @@ class CardLineage(Frozen):
     champion: str = ""
 
 
-class ModelCard(Stored):
+class ModelCard(Stored, stored_as="model card"):
     """Everything on the card.
 
     ``latency`` is in microseconds, ``size`` in bytes. ``override`` is the reason for registering a version that failed
     its gate; ``compression`` lists the compression steps that were applied, and those that were not, with the reason.
     """
-
-    stored_as: ClassVar[str] = "model card"
 
     model: str
     name: str

@@ -54,8 +54,6 @@ class BatchLoader(Protocol):
 class RowSource(Protocol):
     """Rows from which batches are selected."""
 
-    def __len__(self) -> int: ...
-
     def select(self, order: np.ndarray) -> Iterator[Batch]:
         """One batch for each row of ``order`` [batches, n], which holds the positions of its rows."""
 

@@ -48,9 +48,6 @@ class DeviceRows:
         # Not from_numpy: arrays in Ray's object store are read-only, and torch would warn.
         self._rows = Batch(*(torch.tensor(part, device=device) for part in (rows.numbers, rows.codes, rows.labels)))
 
-    def __len__(self) -> int:
-        return len(self._rows.labels)
-
     def select(self, order: np.ndarray) -> Iterator[Batch]:
         for positions in torch.tensor(order, device=self._rows.labels.device):
             yield Batch(*(part.index_select(0, positions) for part in self._rows))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from cluster.row_losses import row_loss
 from cluster.values import Check, Frozen, Task
@@ -64,10 +64,8 @@ class CandidateEvidence(NamedTuple):
     champion_scores: np.ndarray | None = None
 
 
-class Assessment(Frozen):
+class Assessment(Frozen, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True):
     """Results on the held-out rows. ``slices`` are the declared ones, ``discovered_slices`` those found by search."""
-
-    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     metrics: dict[str, Interval]
     slices: tuple[SliceResult, ...]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from cluster.values import Frozen, Task
 from features.encoder import Arrays, tensor_slices
@@ -31,10 +31,8 @@ class FeatureLocation(NamedTuple):
     columns: slice
 
 
-class Importance(Frozen):
+class Importance(Frozen, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True):
     """A feature and the loss of the primary metric without it: mean and standard deviation over repeats."""
-
-    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     feature: str
     # Cards have stored it as "lost" from the first version on.

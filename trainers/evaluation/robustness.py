@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from cluster.values import Check, Frozen, Task
 from features.encoder import MISSING_CODE, Arrays
@@ -30,10 +30,8 @@ class RobustnessPolicy(Frozen):
     """Largest loss of the primary metric. None is no limit."""
 
 
-class PerturbationResult(Frozen):
+class PerturbationResult(Frozen, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True):
     """The primary metric before and after a perturbation, and its loss (negative: a gain)."""
-
-    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     # Cards have stored these as "what" and "lost" from the first version on.
     perturbation: str = Field(validation_alias="what", serialization_alias="what")

@@ -7,21 +7,15 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-from pydantic import ConfigDict
+from typing import Literal
 
 from cluster.values import Frozen, Stored
 from trainers.config import ConfigChange, ModelSpec, Parameter, TrainConfig
 from trainers.metrics import PrimaryMetric
 
 
-class Trial(Stored):
+class Trial(Stored, stored_as="trial", ser_json_inf_nan="strings"):
     """One trial of a search."""
-
-    stored_as: ClassVar[str] = "trial"
-
-    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     number: int
     """Number in the search; the first is 1."""
