@@ -6,7 +6,7 @@ It is CPU time of the thread, so that other work on the machine does not change 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from timeit import Timer
 
@@ -44,7 +44,8 @@ def measure_latencies(model: ort.InferenceSession, scorer: ScoringModule, arrays
     try:
         for rows in ROWS:
             batch = {name: np.resize(value, (rows, value.shape[1])) for name, value in arrays.items()}
-            calls = {"onnxruntime": _onnx_call(model, batch), "torch": partial(scorer.score, batch)}
+            inputs = {node.name: batch[node.name] for node in model.get_inputs()}
+            calls = {"onnxruntime": partial(model.run, None, inputs), "torch": partial(scorer.score, batch)}
             latency |= {f"{name}_us_{rows}": value for name, value in _medians(calls).items()}
     finally:
         torch.set_num_threads(threads)
@@ -60,12 +61,7 @@ def format_latencies(latency: dict[str, float]) -> str:
     return f"ONNX Runtime {microseconds}; torch takes {', '.join(shares)}"
 
 
-def _onnx_call(model: ort.InferenceSession, batch: Arrays) -> Callable[[], object]:
-    inputs = {node.name: batch[node.name] for node in model.get_inputs()}
-    return lambda: model.run(None, inputs)
-
-
-def _medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+def _medians(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     """Median microseconds of a call; a round has enough calls to fill a millisecond."""
     counts = {name: _calls_per_round(call) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
