@@ -15,7 +15,6 @@ import onnxruntime as ort
 import torch
 
 from features.encoder import Arrays
-from trainers.models.scoring_module import ScoringModule
 
 ROWS = (1, 1024)
 """Rows of a call: the smallest request, and the largest batch that serving forms."""
@@ -27,12 +26,14 @@ _MAX_S = 1.0
 _MICROSECONDS = 1e6
 
 
-def measure_latencies(model: ort.InferenceSession, scorer: ScoringModule, arrays: Arrays) -> dict[str, float]:
+def measure_latencies(
+    model: ort.InferenceSession, score: Callable[[Arrays], np.ndarray], arrays: Arrays
+) -> dict[str, float]:
     """Measure both runtimes, in alternating rounds, so that a change of the core's clock rate affects both.
 
     Args:
         model: The exported model.
-        scorer: The training module, with scores as its output.
+        score: The training module's scores of encoded rows.
         arrays: Encoded rows, repeated as often as a batch needs them.
 
     Returns:
@@ -45,7 +46,7 @@ def measure_latencies(model: ort.InferenceSession, scorer: ScoringModule, arrays
         for rows in ROWS:
             batch = {name: np.resize(value, (rows, value.shape[1])) for name, value in arrays.items()}
             inputs = {node.name: batch[node.name] for node in model.get_inputs()}
-            calls = {"onnxruntime": partial(model.run, None, inputs), "torch": partial(scorer.score, batch)}
+            calls = {"onnxruntime": partial(model.run, None, inputs), "torch": partial(score, batch)}
             latency |= {f"{name}_us_{rows}": value for name, value in _medians(calls).items()}
     finally:
         torch.set_num_threads(threads)

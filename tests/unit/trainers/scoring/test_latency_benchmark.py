@@ -24,7 +24,7 @@ def test_measure_latencies_restores_threads(tmp_path: Path) -> None:
     threads, alive = torch.get_num_threads(), threading.active_count()
     latency = measure_latencies(
         onnx_scorer.open_session(tmp_path / MODEL_FILE),
-        result.build_scorer(),
+        result.build_scorer().score,
         result.encoder.encode(sample.slice(0, 100)),
     )
     assert (torch.get_num_threads(), threading.active_count()) == (threads, alive)
