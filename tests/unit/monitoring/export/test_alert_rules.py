@@ -6,7 +6,8 @@ import json
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -299,16 +300,14 @@ def scraped(tmp_path: Path, free_port: int) -> Iterator[tuple[PrometheusExporter
     log = (tmp_path / "log").open("w")
     server = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
     try:
+        # A server that loads its storage still answers 503 to every query.
+        ready = partial(httpx.get, f"http://{address}/-/ready", timeout=10)
+        until(lambda: ready().is_success, "Prometheus is ready", LIMIT_S, (httpx.TransportError,))
         yield exporter, f"http://{address}"
     finally:
         server.terminate()
         server.wait(timeout=LIMIT_S)
         log.close()
-
-
-def answered(ask: Callable[[], Any], what: str) -> Any:
-    """The first true answer; a server that is not up yet gives none."""
-    return until(ask, what, LIMIT_S, (httpx.TransportError,))
 
 
 @pytest.mark.long
@@ -330,11 +329,11 @@ def test_prometheus_server_scrapes_and_fires(scraped: tuple[PrometheusExporter, 
             MetricValue("rayloop_drift_drifting", ("m", "1"), 0),
         ]
     )
-    answered(lambda: value('ray_rayloop_drift_ratio{column="price"}') == ["0.5"], "it is scraped")
+    until(lambda: value('ray_rayloop_drift_ratio{column="price"}') == ["0.5"], "it is scraped", LIMIT_S)
     assert firing() == []
     exporter.show([MetricValue("rayloop_drift_drifting", ("m", "1"), 1)])
-    (alert,) = answered(firing, "it fires")
+    (alert,) = until(firing, "it fires", LIMIT_S)
     assert alert["labels"] == {"alertname": "RayloopDrift", "model": "m", "version": "1", "severity": "warning"}
     assert alert["annotations"]["runbook"] == "docs/monitoring.md#what-moved-and-what-to-do"
     exporter.show([MetricValue("rayloop_drift_drifting", ("m", "1"), 0)])
-    answered(lambda: not firing(), "it is quiet again")
+    until(lambda: not firing(), "it is quiet again", LIMIT_S)
