@@ -8,10 +8,10 @@ from pydantic import AliasChoices, Field, model_validator
 
 from cluster.errors import ProjectError
 from cluster.values import AlarmKind, Frozen
-from monitoring.statistics.column_tests import alpha_per_window
 from monitoring.statistics.drift_reference import MonitoredColumn
 
 DAY_S = 86_400.0
+MONTH_S = 30 * DAY_S
 
 Action = Literal["retrain", "rollback", "notify"]
 """retrain: a job retrains the champion's recipe. rollback: a job restores the previous champion."""
@@ -117,3 +117,12 @@ class DriftPolicy(Frozen):
         if kind == "drift":
             return self.action
         return self.log_analysis.actions.get(kind, "notify") if self.log_analysis else "notify"
+
+
+def alpha_per_window(false_alarms: float, window_s: float) -> float:
+    """The level of a window at which ``false_alarms`` are expected in 30 days without drift; at most 0.5.
+
+    Expectations add up no matter how much windows overlap, so overlapping runs need no correction: each of the month's
+    windows may spend the same part.
+    """
+    return min(0.5, false_alarms * window_s / MONTH_S)

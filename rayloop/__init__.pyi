@@ -37,9 +37,11 @@ from rayloop.project import Project as Project
 from rayloop.project import Retrain as Retrain
 from rayloop.project import Simulation as Simulation
 from trainers.config import Choice as Choice
+from trainers.config import Distill as Distill
 from trainers.config import IntRange as IntRange
 from trainers.config import LogUniform as LogUniform
 from trainers.config import ModelSpec as ModelSpec
+from trainers.config import Prune as Prune
 from trainers.config import TrainConfig as TrainConfig
 from trainers.config import TuneConfig as TuneConfig
 from trainers.config import Uniform as Uniform
@@ -49,8 +51,6 @@ from trainers.evaluation.quality_gate import Threshold as Threshold
 from trainers.evaluation.robustness import RobustnessPolicy as RobustnessPolicy
 from trainers.evaluation.serving_budget import Budget as Budget
 from trainers.evaluation.slices import SlicePolicy as SlicePolicy
-from trainers.export.compression import Distill as Distill
-from trainers.export.compression import Prune as Prune
 
 __version__: str
 __all__: list[str]

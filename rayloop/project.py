@@ -24,11 +24,9 @@ from features.split import Split
 from monitoring.drift_policy import DriftPolicy
 from rayloop.module_shadowing import hiding_module
 from trainers import metrics
-from trainers.config import ModelSpec, TrainConfig, TuneConfig
+from trainers.config import Compression, Distill, ModelSpec, TrainConfig, TuneConfig
 from trainers.evaluation import calibration
 from trainers.evaluation.quality_gate import GatePolicy
-from trainers.export.compression import Compression, Distill
-from trainers.models import model_builder
 
 
 @dataclass(frozen=True)
@@ -161,6 +159,9 @@ class Project:
 
     def _require_parameters(self) -> None:
         """Refuse parameters that the model does not have, before any data is ingested."""
+        # Imports PyTorch, which takes seconds: most commands and workers load a project's declarations only.
+        from trainers.models import model_builder
+
         model_builder.check_parameters(self.model, self.model.parameters)
         space = self.tune.space if self.tune else {}
         model_builder.check_parameters(self.model, [name for name in space if name not in TrainConfig.model_fields])

@@ -21,7 +21,6 @@ from monitoring.statistics.null_distributions import MIN_RUNS, SCREENING_LEVEL, 
 
 RANK_ERROR = 0.6 / SKETCH_K
 """Standard deviation of a rank in a sketch that dropped rows; measured 0.53 / k, for any number of rows."""
-MONTH_S = 30 * 86_400.0
 
 
 def p_values(drift_reference: DriftReference, live: Profile) -> dict[str, Significance]:
@@ -37,15 +36,6 @@ def p_values(drift_reference: DriftReference, live: Profile) -> dict[str, Signif
             cells = drop_doubtful_values(cells, drift_reference.profile.bins[name], summary)
         tested[name] = _test_column(drift_reference, name, cells, live.numbers.get(name))
     return tested
-
-
-def alpha_per_window(false_alarms: float, window_s: float) -> float:
-    """The level of a window at which ``false_alarms`` are expected in 30 days without drift; at most 0.5.
-
-    Expectations add up no matter how much windows overlap, so overlapping runs need no correction: each of the month's
-    windows may spend the same part.
-    """
-    return min(0.5, false_alarms * window_s / MONTH_S)
 
 
 def drop_doubtful_values(cells: np.ndarray, bins: Bins, summary: CategorySummary) -> np.ndarray:

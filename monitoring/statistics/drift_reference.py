@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
 from cluster.errors import ProjectError
 from cluster.values import Frozen
@@ -138,6 +137,9 @@ def count_discoveries(p_values: Mapping[str, float], alpha: float) -> int:
     """How many hypotheses Benjamini and Hochberg (1995) reject at false discovery rate ``alpha``."""
     if not p_values:
         return 0
+    # scipy.stats takes more than a second to import, and whatever loads a project's drift policy loads this module.
+    from scipy import stats
+
     return int(np.count_nonzero(stats.false_discovery_control(list(p_values.values()), method="bh") <= alpha))
 
 

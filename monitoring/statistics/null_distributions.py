@@ -41,7 +41,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 from scipy.special import ndtr
 
 from features.profiles.reference_profile import TRAILING_CELLS
@@ -287,6 +286,9 @@ def _changes(column: ColumnStatistics, reference: np.ndarray, live: np.ndarray) 
 
 
 def _count_p_values(column: ColumnStatistics, reference: np.ndarray, live: np.ndarray) -> np.ndarray:
+    # scipy.stats takes more than a second to import, and whatever loads a project's drift policy loads this module.
+    from scipy import stats
+
     n, m = (np.rint(cells.sum(axis=1, keepdims=True)) for cells in (reference, live))
     hits, before = _counts(column, live), _counts(column, reference)
     null = stats.hypergeom(n + m, hits + before, m)

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cluster import local_cluster
-from cluster.errors import RayloopError
+from cluster.errors import ProjectError, RayloopError
 from cluster.settings import load_settings
 from rayloop import __version__
 from rayloop.cli import key_commands
@@ -262,10 +262,13 @@ def forget(
     entity: Annotated[list[str], typer.Option(help="column=value; repeat for a key of several columns")],
 ) -> None:
     """Erase an entity's rows from tables, quarantine, frames, online store and log; print what was deleted where."""
+    pairs = [pair.partition("=") for pair in entity]
+    if not all(name and equals and value for name, equals, value in pairs):
+        raise ProjectError("project.invalid_entity", entity=entity)
     from rayloop.cli.erase_command import erase
 
     # Not as a job: the entity's name would stay in Ray's list of jobs.
-    erase(load_settings(), project, entity, typer.echo)
+    erase(load_settings(), project, {name: value for name, _, value in pairs}, typer.echo)
 
 
 @app.command()

@@ -11,8 +11,8 @@ from cluster.values import Check, GateReport
 from features.manifest import MODEL_FILE
 from rayloop.stages.candidate import CandidateBuild
 from rayloop.stages.evaluate_candidate import gate_rows
-from trainers.config import ModelSpec, TrainConfig
-from trainers.export.compression import Compression, compression_job
+from trainers.config import Compression, ModelSpec, TrainConfig
+from trainers.export.compression import compression_job
 from trainers.export.precision_selection import ExportedModel, GateRows, export_and_check
 from trainers.loop.train_events import Weights
 from trainers.loop.train_spec import Teacher, TrainSpec

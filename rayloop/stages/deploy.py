@@ -20,13 +20,13 @@ from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.serve_config import ServingOptions, connect_config_writer
 from deployments.rollout.state_machine import format_versions
 from deployments.telemetry.log_writer import connect_log_writer
+from features.manifest import PROFILE_FILE
 from monitoring.detection.alarm_actions import AlarmAction
 from monitoring.drift_policy import Action
 from monitoring.runtime.monitor_actor import start_monitor
 from rayloop.context import ProjectContext
 from rayloop.stages.alarm_jobs import retrain_job, rollback_job, shipped_package
 from rayloop.stages.log_analysis_task import LogAnalysisTask
-from rayloop.stages.train_version import load_reference_profile
 
 ROLLED_BACK = "rayloop.rolled_back_because"
 STORE_VARIABLES = ("RAYLOOP_ONLINE_STORE", "RAYLOOP_PERSONAL_KEY_FILE")
@@ -114,7 +114,7 @@ def serving_options(context: ProjectContext) -> ServingOptions:
 
 def monitor_version(context: ProjectContext, version: ModelVersion) -> None:
     """Give the drift monitor a version's reference profile."""
-    reference = load_reference_profile(context, version)
+    reference = (context.registry.fetch(version) / PROFILE_FILE).read_bytes()
     project = context.project
     get_result(_monitor(context).watch.remote(version.version, reference, project.drift, dict(project.tags)))
 

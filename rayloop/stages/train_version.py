@@ -10,7 +10,7 @@ from pathlib import Path
 from cluster.errors import GateFailed, ProjectError
 from cluster.fingerprint import json_fingerprint
 from cluster.registry import FINGERPRINT_TAG, GATE_TAG, Run
-from cluster.values import GateReport, ModelVersion, Snapshot
+from cluster.values import GateReport, Snapshot
 from features.manifest import PROFILE_FILE, Manifest
 from features.profiles.profile import append_output, output_column
 from features.profiles.reference_profile import ReferenceProfile, profile_windows
@@ -179,11 +179,6 @@ def _refuse_unless_overridden(build: CandidateBuild, run: Run, evaluation: Candi
         reasons="; ".join(check.reason for check in evaluation.report.failures),
         url=url,
     )
-
-
-def load_reference_profile(context: ProjectContext, version: ModelVersion) -> bytes:
-    """Return the reference profile in a version's bundle."""
-    return (context.registry.fetch(version) / PROFILE_FILE).read_bytes()
 
 
 def _write_bundle(build: CandidateBuild, evaluation: CandidateEvaluation, folder: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 
 from cluster.errors import ProjectError
@@ -53,6 +52,8 @@ def require_probabilities(task: Task, calibrate: str) -> None:
 
 def fit_temperature(task: Task, scores: np.ndarray, labels: np.ndarray) -> float:
     """The temperature with the least log loss, between 0.05 and 20; above 1 when ``scores`` are overconfident."""
+    # Takes half a second to import, and projects import this module to check their declarations.
+    from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
         return _loss(task, scores, labels, float(np.exp(log_temperature)))

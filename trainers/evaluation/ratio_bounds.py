@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 
 class MeanEstimate(NamedTuple):
@@ -38,7 +38,7 @@ def ratio_lower_bound(above: MeanEstimate, below: MeanEstimate, alpha: float, co
     rows = min(above.rows, below.rows)
     if rows < 2:
         return 0.0
-    z2 = float(stats.t.ppf(1 - alpha, rows - 1)) ** 2
+    z2 = float(stdtrit(rows - 1, 1 - alpha)) ** 2
     a = below.value**2 - z2 * below.variance
     b = above.value * below.value - z2 * covariance
     c = above.value**2 - z2 * above.variance

@@ -1,4 +1,4 @@
-"""Compression by pruning or distillation: the settings, initial weights and teacher of the next training.
+"""Compression by pruning or distillation: the initial weights and teacher of the next training.
 
 The quality gate decides whether the result is good enough.
 """
@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 import torch
-from pydantic import Field
 
 from cluster.errors import ProjectError
-from cluster.values import Frozen, Task
-from trainers.config import ModelSpec, Parameter, TrainConfig
+from cluster.values import Task
+from trainers.config import Compression, Distill, ModelSpec, Parameter, Prune, TrainConfig
 from trainers.input_spec import InputSpec
 from trainers.loop.train_events import Weights
 from trainers.loop.train_spec import Teacher, TrainSpec
@@ -22,58 +21,6 @@ FINE_TUNING = 0.1
 """Share of the learning rate with which a pruned model is trained, unless ``Prune.lr`` is set."""
 
 Tensors = dict[str, torch.Tensor]
-
-
-class Prune(Frozen):
-    """Remove the hidden units that contribute least, then train the smaller model.
-
-    Whole units are removed, so that the model is smaller and faster on any hardware.
-    """
-
-    share: float = Field(gt=0, lt=1)
-    """Share of the hidden units to remove."""
-    epochs: int = Field(default=2, ge=1)
-    """Epochs of the training that follows."""
-    lr: float | None = Field(default=None, gt=0)
-    """Learning rate of the training that follows; None is a tenth of the original one."""
-
-    @property
-    def description(self) -> str:
-        """What the step does, for checks and progress lines."""
-        return f"pruned by {self.share:.0%}"
-
-    @property
-    def key(self) -> list[object]:
-        """What determines the result, as JSON."""
-        return ["prune", self.model_dump(mode="json")]
-
-
-class Distill(Frozen):
-    """Train a smaller model on the trained model's outputs (Hinton et al. 2015, arXiv:1503.02531)."""
-
-    student: ModelSpec
-    """The smaller model."""
-    weight: float = Field(default=0.7, gt=0, le=1)
-    """Share of the loss that compares with the trained model's outputs; the rest compares with the labels."""
-    temperature: float = Field(default=2.0, gt=0)
-    """Softens the outputs of both models."""
-    epochs: int | None = Field(default=None, ge=1)
-    """Epochs of the student's training; None is those of the original training."""
-    lr: float | None = Field(default=None, gt=0)
-    """Learning rate of the student's training; None is that of the original training."""
-
-    @property
-    def description(self) -> str:
-        """What the step does, for checks and progress lines."""
-        return f"distilled into {self.student.name}"
-
-    @property
-    def key(self) -> list[object]:
-        """What determines the result, as JSON."""
-        return ["distill", self.student.key, self.model_dump(mode="json", exclude={"student"})]
-
-
-Compression = Prune | Distill
 
 
 @runtime_checkable

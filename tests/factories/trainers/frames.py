@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import nn
 
 from cluster.values import Task, TaskKind
 from features.definitions import Column
@@ -19,7 +18,6 @@ from trainers.loop.process_group import ProcessGroup
 from trainers.loop.train_events import Weights
 from trainers.loop.train_spec import Teacher, TrainSpec
 from trainers.loop.trainer import FitResult
-from trainers.models.tabular_input import TabularInput
 
 COLUMNS = (
     Column(name="plain", kind="number"),
@@ -116,16 +114,3 @@ def trained(
     return FitResult(
         spec, config, task, encoder, inputs, outcome.state, outcome.epochs, outcome.best.metrics, {}, {"total": 0.0}
     )
-
-
-class Small(nn.Module):
-    """A user's own module."""
-
-    def __init__(self, inputs: InputSpec, task: Task, width: int = 8) -> None:
-        super().__init__()
-        self.inputs = TabularInput(inputs)
-        self.body = nn.Sequential(nn.Linear(self.inputs.width, width), nn.ReLU(), nn.Linear(width, task.outputs))
-
-    def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.body(self.inputs(numbers, codes))
-        return logits

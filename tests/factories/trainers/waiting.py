@@ -13,7 +13,8 @@ from cluster import connection
 from cluster.settings import load_settings
 from cluster.values import Task
 from features.encoder import Encoder
-from tests.factories.trainers.frames import COLUMNS, TASKS, Small, frame, part
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
+from tests.factories.trainers.small_module import Small
 from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig
 from trainers.data.datasets import TrainingData
 from trainers.input_spec import InputSpec

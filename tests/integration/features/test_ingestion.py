@@ -79,6 +79,8 @@ def test_ingest_of_repeated_keys_keeps_the_first_of_each(
     tables: Tables, shop: str, shuffle_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingestion, "SHUFFLE_FROM_BYTES", shuffle_from)
+    # One process for each block of a shuffle.
+    monkeypatch.setattr(ingestion, "default_parallelism", lambda: 2)
     whole = visits(60)
     later = whole.with_columns(pl.col("known") + timedelta(days=1), spent=pl.lit(99.0))
     blocks = [part.to_arrow() for part in (*later.iter_slices(20), *whole.iter_slices(20))]

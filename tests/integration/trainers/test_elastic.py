@@ -15,7 +15,8 @@ import torch
 from cluster.settings import Settings
 from cluster.values import Task
 from features.encoder import Encoder
-from tests.factories.trainers.frames import COLUMNS, TASKS, Small, frame, part
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
+from tests.factories.trainers.small_module import Small
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.datasets import TrainingData
 from trainers.input_spec import InputSpec

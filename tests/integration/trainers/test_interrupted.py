@@ -12,7 +12,8 @@ import pytest
 from cluster.settings import Settings
 from features.encoder import Encoder
 from tests.factories.trainers import waiting
-from tests.factories.trainers.frames import COLUMNS, TASKS, Small, frame, part
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
+from tests.factories.trainers.small_module import Small
 from tests.factories.until import until
 from trainers.config import LogUniform, ModelSpec, TrainConfig, TuneConfig
 from trainers.data.datasets import TrainingData

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from monitoring.drift_policy import DriftPolicy, LogAnalysisPolicy
+from monitoring.drift_policy import DAY_S, DriftPolicy, LogAnalysisPolicy, alpha_per_window
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,10 @@ def test_action_on_an_alarm_depends_on_its_kind():
     policy = DriftPolicy(action="rollback", log_analysis=LogAnalysisPolicy(actions={"quality": "retrain"}))
     assert [policy.action_on(kind) for kind in ("drift", "quality", "labels")] == ["rollback", "retrain", "notify"]
     assert policy.model_copy(update={"log_analysis": None}).action_on("quality") == "notify"
+
+
+def test_alpha_per_window_divides_the_month_evenly():
+    assert alpha_per_window(1.0, DAY_S) == pytest.approx(1 / 30)
+    assert alpha_per_window(2.0, 3600.0) == pytest.approx(2 / 720)
+    assert alpha_per_window(99.0, DAY_S) == 0.5
+    assert DriftPolicy(alpha=0.02).level == 0.02

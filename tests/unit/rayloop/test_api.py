@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import rayloop
 
 STUB = Path(rayloop.__file__).with_suffix(".pyi").read_text()
@@ -37,7 +39,15 @@ def test_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(rayloop, "Projekt")
 
 
-def test_import_and_command_line_load_no_heavy_library() -> None:
-    code = "import sys, rayloop, rayloop.cli.app; print(*{'torch', 'scipy', 'polars', 'mlflow'} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("rayloop, rayloop.cli.app", {"torch", "scipy", "polars", "mlflow"}),
+        # Every command and worker that loads a project's declarations pays for this one.
+        ("rayloop.project", {"torch", "scipy.stats", "scipy.optimize", "ray", "mlflow"}),
+    ],
+)
+def test_import_loads_no_heavy_library(modules: str, heavy: set[str]) -> None:
+    code = f"import sys, {modules}; print(*{heavy} & set(sys.modules))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.split() == []

@@ -18,10 +18,9 @@ from rayloop.cli import app
 from rayloop.project import load_project, locate_project
 from rayloop.stages.deploy import serving_options
 from tests.factories.errors import raises
-from trainers.config import Choice, ModelSpec, TrainConfig, TuneConfig
+from trainers.config import Choice, Distill, ModelSpec, TrainConfig, TuneConfig
 from trainers.evaluation.fairness import FairnessPolicy
 from trainers.evaluation.quality_gate import GatePolicy, Threshold
-from trainers.export.compression import Distill
 
 ROOT = Path(__file__).parents[3]
 FACTORIES = ROOT / "tests" / "factories" / "rayloop"

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from cluster.errors import ProjectError
 from cluster.values import Frozen
 from tests.factories.errors import raises
-from tests.factories.trainers.frames import Small
+from tests.factories.trainers.small_module import Small
 from trainers.config import Choice, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform, apply_settings
 from trainers.tuning.search_spaces import decode, to_distribution
 

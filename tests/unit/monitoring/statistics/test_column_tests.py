@@ -13,7 +13,7 @@ from features.profiles.profile import Profile
 from features.profiles.reference_profile import Bins, ReferenceProfile
 from monitoring.detection.detector import DriftDetector, WindowResult, evaluate_run
 from monitoring.drift_policy import DAY_S, DriftPolicy
-from monitoring.statistics.column_tests import alpha_per_window, drop_doubtful_values, p_values
+from monitoring.statistics.column_tests import drop_doubtful_values, p_values
 from monitoring.statistics.drift_reference import DriftReference
 from tests.factories.monitoring import streams
 
@@ -68,13 +68,6 @@ def test_tests_keep_the_rate_of_false_alarms(day_sd):
         hits += sum(bool(result.drifted) for result in window_results)
         windows += len(window_results)
     assert hits <= stats.binom.ppf(1 - 1e-4, windows, policy.level)
-
-
-def test_alpha_per_window_divides_the_month_evenly():
-    assert alpha_per_window(1.0, DAY_S) == pytest.approx(1 / 30)
-    assert alpha_per_window(2.0, 3600.0) == pytest.approx(2 / 720)
-    assert alpha_per_window(99.0, DAY_S) == 0.5
-    assert DriftPolicy(alpha=0.02).level == 0.02
 
 
 def test_default_policy_tests_only_the_distance():

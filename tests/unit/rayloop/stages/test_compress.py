@@ -21,9 +21,8 @@ from tests.factories.errors import raises
 from tests.factories.rayloop.projects import InMemoryFrame, late_project
 from tests.factories.trainers.frames import trained
 from trainers.card.model_card import ModelCard
-from trainers.config import ModelSpec, TrainConfig
+from trainers.config import Compression, Distill, ModelSpec, Prune, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy
-from trainers.export.compression import Compression, Distill, Prune
 from trainers.input_spec import InputSpec
 from trainers.loop.trainer import FitRequest, FitResult
 

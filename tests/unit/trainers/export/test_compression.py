@@ -15,13 +15,14 @@ from pydantic import ValidationError
 from cluster.errors import DataError, ProjectError
 from cluster.values import TaskKind
 from tests.factories.errors import raises
-from tests.factories.trainers.frames import TASKS, Small, frame, trained
+from tests.factories.trainers.frames import TASKS, frame, trained
 from tests.factories.trainers.resumable import NoisyModel, encoded_parts
+from tests.factories.trainers.small_module import Small
 from trainers import losses
-from trainers.config import ConfigChange, ModelSpec, TrainConfig
+from trainers.config import Compression, ConfigChange, Distill, ModelSpec, Prune, TrainConfig
 from trainers.data.batches import MemoryLoader, MemoryValidationLoader
 from trainers.evaluation.quality_gate import GatePolicy, ScoredCandidate, check_candidate
-from trainers.export.compression import Compression, Distill, Prune, check_steps, compression_job
+from trainers.export.compression import check_steps, compression_job
 from trainers.export.onnx_export import export
 from trainers.input_spec import InputSpec
 from trainers.loop import train_loop
