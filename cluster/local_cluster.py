@@ -190,8 +190,8 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
         # HAProxy notices within six seconds that a replica is leaving; by default Serve drains it for thirty.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
         "RAY_USAGE_STATS_ENABLED": "0",
-        # By default Ray ends a process that idles for a second when a node has more processes than CPUs; those that serve
-        # are more already. The next task would start a new one: one to four seconds of imports.
+        # By default Ray ends a process that idles for a second when a node has more processes than CPUs, and the ones
+        # that serve are more already. The next task would start a new one: one to four seconds of imports.
         "RAY_idle_worker_killing_time_threshold_ms": "30000",
         "RAY_TRAIN_V2_ENABLED": "1",
         # Each trial and worker of a training run would print its own progress into the job's log.
