@@ -32,6 +32,7 @@ from deployments.rollout_policy import RolloutPolicy
 Status = Literal["running", "paused", "waiting", "promoted", "aborted", "rolled back"]
 Command = Literal["pause", "resume", "abort", "promote"]
 
+_END_STATUS: dict[str, Status] = {"promote": "promoted", "abort": "aborted", "rollback": "rolled back"}
 _GATE = "gate"
 """Key, in a journal entry's figures, of the share at which a gate paused the rollout."""
 
@@ -332,8 +333,7 @@ def _replay_entry(state: RolloutState, entry: Decision) -> RolloutState:
         update |= {"status": "waiting", "since": entry.at}
     elif entry.action in ("pause", "resume"):
         state = _pause_or_resume(state, entry.action, entry.at)
-    else:
-        status = {"promote": "promoted", "abort": "aborted", "rollback": "rolled back"}[entry.action]
+    elif status := _END_STATUS.get(entry.action):
         update |= {"status": status, "champion": entry.champion, "challengers": entry.challengers}
     return state.model_copy(update=update)
 

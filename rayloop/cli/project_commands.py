@@ -13,7 +13,8 @@ from rayloop.simulation import scenario
 from rayloop.stages import baselines, delete_project, feature_data
 from rayloop.stages.candidate import Recipe
 from rayloop.stages.deploy import release, require_same_settings, roll_back
-from rayloop.stages.train_version import build_first_version, build_version, choose_recipe, retrain_champion
+from rayloop.stages.retrain import retrain_champion
+from rayloop.stages.train_version import build_first_version, build_version, choose_recipe
 
 
 def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:

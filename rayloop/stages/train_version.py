@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from datetime import datetime
 from pathlib import Path
 
-from cluster.errors import GateFailed, ProjectError
+from cluster.errors import GateFailed
 from cluster.fingerprint import json_fingerprint
 from cluster.registry import FINGERPRINT_TAG, GATE_TAG, Run
 from cluster.values import GateReport, Snapshot
@@ -22,7 +21,6 @@ from rayloop.stages import model_cards
 from rayloop.stages.candidate import Candidate, CandidateBuild, Recipe
 from rayloop.stages.compress import CompressionResult, compress
 from rayloop.stages.evaluate_candidate import CandidateEvaluation, evaluate_candidate
-from rayloop.stages.feature_data import ingest_sources, materialize_online, snapshots_of, training_frame
 from rayloop.stages.mlflow_callback import CurveLogger
 from rayloop.stages.tune import run_search
 from trainers import metrics
@@ -57,18 +55,6 @@ def build_first_version(context: ProjectContext, frame: FrameView) -> tuple[Cand
         recipe, _ = choose_recipe(context, frame)
     with context.progress.stage("train"):
         return build_version(context, frame, recipe, "winner"), recipe
-
-
-def retrain_champion(context: ProjectContext, until: datetime) -> Candidate:
-    """Train the champion's recipe on what was known at ``until``; register the result if it passes the gate."""
-    project, champion = context.project, context.champion
-    if champion is None:
-        raise ProjectError("project.no_champion", project=project.name)
-    snapshots = snapshots_of(ingest_sources(context))
-    materialize_online(context, snapshots, until)
-    frame = training_frame(context, snapshots, project.split.for_retrain(until, project.retrain.holdout), until)
-    with context.progress.stage("train"):
-        return build_version(context, frame, _load_recipe(context, champion), f"retrained {until:%Y-%m-%d}")
 
 
 def build_version(
@@ -109,13 +95,6 @@ def build_version(
     figures = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.quality.items())
     context.progress(f"registered {version}: {figures} on the held-out rows")
     return Candidate(version, evaluation.report, evaluation.quality)
-
-
-def _load_recipe(context: ProjectContext, version: ModelVersion) -> Recipe:
-    """Return the model and settings that a version was trained with."""
-    recipe = Manifest.load(context.registry.fetch(version)).recipe
-    spec = ModelSpec(build=context.project.model.build, parameters=recipe["model"])
-    return Recipe(spec, TrainConfig.model_validate(recipe["train"], extra="ignore"))
 
 
 def _train_and_evaluate(build: CandidateBuild, run: Run, folder: Path) -> CandidateEvaluation:

@@ -1,0 +1,33 @@
+"""Retrain the champion on newer data."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from cluster.errors import ProjectError
+from cluster.values import ModelVersion
+from features.manifest import Manifest
+from rayloop.context import ProjectContext
+from rayloop.stages.candidate import Candidate, Recipe
+from rayloop.stages.feature_data import ingest_sources, materialize_online, snapshots_of, training_frame
+from rayloop.stages.train_version import build_version
+from trainers.config import ModelSpec, TrainConfig
+
+
+def retrain_champion(context: ProjectContext, until: datetime) -> Candidate:
+    """Train the champion's recipe on what was known at ``until``; register the result if it passes the gate."""
+    project, champion = context.project, context.champion
+    if champion is None:
+        raise ProjectError("project.no_champion", project=project.name)
+    snapshots = snapshots_of(ingest_sources(context))
+    materialize_online(context, snapshots, until)
+    frame = training_frame(context, snapshots, project.split.for_retrain(until, project.retrain.holdout), until)
+    with context.progress.stage("train"):
+        return build_version(context, frame, _load_recipe(context, champion), f"retrained {until:%Y-%m-%d}")
+
+
+def _load_recipe(context: ProjectContext, version: ModelVersion) -> Recipe:
+    """Return the model and settings that a version was trained with."""
+    recipe = Manifest.load(context.registry.fetch(version)).recipe
+    spec = ModelSpec(build=context.project.model.build, parameters=recipe["model"])
+    return Recipe(spec, TrainConfig.model_validate(recipe["train"], extra="ignore"))
