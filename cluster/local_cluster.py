@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from cluster.errors import ClusterUnavailable, OutOfMemory, PortInUse
+from cluster.permissions import PRIVATE_UMASK, close_to_others
 from cluster.settings import Settings
 from cluster.values import Stored
 
@@ -71,6 +72,7 @@ def start(settings: Settings, report: Callable[[str], None] = lambda line: None)
     _check_memory()
     _check_ports(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
+    close_to_others([settings.home])
     # Ray's logs are kept after a stop, to diagnose it, until the next start.
     shutil.rmtree(settings.scratch, ignore_errors=True)
     settings.scratch.mkdir(mode=0o700)
@@ -206,7 +208,12 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
 
 def has_token() -> bool:
     """Whether this user has a token that Ray's clients send."""
-    return (Path.home() / ".ray" / "auth_token").exists() or "RAY_AUTH_TOKEN" in os.environ
+    return token_file().exists() or "RAY_AUTH_TOKEN" in os.environ
+
+
+def token_file() -> Path:
+    """Where Ray keeps this user's token."""
+    return Path.home() / ".ray" / "auth_token"
 
 
 def free_port() -> int:
@@ -230,7 +237,7 @@ def _ray_start(settings: Settings, environment: dict[str, str]) -> None:
         with log.open("w") as out:
             subprocess.run(
                 command, env=environment, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                timeout=_START_SECONDS, check=True,
+                timeout=_START_SECONDS, check=True, umask=PRIVATE_UMASK,
             )  # fmt: skip
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
         stop(settings)
@@ -253,7 +260,7 @@ def _start_mlflow(settings: Settings, environment: dict[str, str]) -> subprocess
     with (settings.home / "mlflow.log").open("w") as out:
         process = subprocess.Popen(
             command, env=environment, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            start_new_session=True, cwd=settings.home,
+            start_new_session=True, cwd=settings.home, umask=PRIVATE_UMASK,
         )  # fmt: skip
     _servers.append(process)
     return process
@@ -273,7 +280,9 @@ def _ensure_token(environment: dict[str, str]) -> None:
     if environment["RAY_AUTH_MODE"] != "token" or has_token():
         return
     ray = str(Path(sys.executable).with_name("ray"))
-    subprocess.run([ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True, umask=PRIVATE_UMASK
+    )
 
 
 def _check_memory() -> None:

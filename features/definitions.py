@@ -6,8 +6,6 @@ that JSON in training and in serving. Serving never needs the user's code.
 
 from __future__ import annotations
 
-import io
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,6 +19,7 @@ from pydantic import field_validator, model_validator
 from cluster.errors import DataError, ProjectError
 from cluster.fingerprint import json_fingerprint
 from cluster.values import Frozen
+from features.row_expressions import parse_expression, require_row_expression
 
 Kind = Literal["number", "category", "timestamp", "tensor"]
 Operation = Literal["count", "sum", "mean", "std", "min", "max", "distinct"]
@@ -123,7 +122,7 @@ class Latest(Frozen):
 class Derived(Frozen):
     """A computed column: a Polars expression over columns of the same row, stored as JSON.
 
-    Only built-in expressions are accepted; one that calls back into Python would have to be unpickled to be served.
+    Only expressions that compute each row's value from the same row are accepted (features/row_expressions.py).
     """
 
     name: str
@@ -132,21 +131,20 @@ class Derived(Frozen):
 
     @field_validator("expression")
     @classmethod
-    def _refuse_python(cls, expression: str) -> str:
-        if _calls_python(json.loads(expression)):
-            raise ProjectError("project.derived_calls_python")
+    def _computes_by_row(cls, expression: str) -> str:
+        require_row_expression(expression)
         return expression
 
     @cached_property
     def expr(self) -> pl.Expr:
         """The expression, with the column's name."""
-        return _parse(self.expression).alias(self.name)
+        return parse_expression(self.expression).alias(self.name)
 
     @property
     def input_columns(self) -> tuple[str, ...]:
         """Columns that the expression reads."""
         # Not from ``expr``: once it is cached, definitions can no longer be compared.
-        return tuple(_parse(self.expression).meta.root_names())
+        return tuple(parse_expression(self.expression).meta.root_names())
 
 
 class FeatureView(Frozen):
@@ -309,10 +307,6 @@ class FeatureSet(Frozen):
         return _content_hash(self, {"name": True, "views": {"__all__": _UNHASHED_FIELDS - {"name"}}})
 
 
-def _parse(expression: str) -> pl.Expr:
-    return pl.Expr.deserialize(io.StringIO(expression), format="json")
-
-
 def duplicates(names: Iterable[str]) -> list[str]:
     """Return the names that occur more than once, sorted."""
     return sorted(name for name, times in Counter(names).items() if times > 1)
@@ -351,9 +345,3 @@ def require_present(columns: Iterable[str], present: Sequence[str], table: str, 
 
 def _content_hash(definition: Frozen, exclude: Any) -> str:
     return json_fingerprint({"semantics": SEMANTICS_VERSION, **definition.model_dump(mode="json", exclude=exclude)})
-
-
-def _calls_python(node: object) -> bool:
-    if isinstance(node, dict):
-        return any("Anonymous" in key or "Python" in key or _calls_python(child) for key, child in node.items())
-    return isinstance(node, list) and any(_calls_python(child) for child in node)

@@ -6,6 +6,7 @@ inside the commands that use them.
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ import typer
 
 from cluster import local_cluster
 from cluster.errors import ProjectError, RayloopError
+from cluster.permissions import PRIVATE_UMASK
 from cluster.settings import load_settings
 from rayloop import __version__
 from rayloop.cli import key_commands
@@ -58,6 +60,7 @@ OneOf = Annotated[str, typer.Option("--version", help="Challenger version, if th
 
 def main() -> None:
     """Run the command line; a RayloopError is one line on standard error and exit code 2."""
+    os.umask(PRIVATE_UMASK)
     try:
         app()
     except RayloopError as error:

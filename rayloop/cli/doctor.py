@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import ray
 
 from cluster import connection, local_cluster
 from cluster.errors import OutOfMemory, RayloopError
+from cluster.permissions import close_to_others
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
@@ -25,7 +27,7 @@ def run_checks(settings: Settings, print_line: Callable[[str], None]) -> bool:
     Returns:
         Whether all checks pass.
     """
-    checks = (_versions, _memory, _disk, _mlflow, _tables, _cluster)
+    checks = (_versions, _memory, _disk, _files, _mlflow, _tables, _cluster)
     passed = [_passes(check, settings, print_line) for check in checks]
     return all(passed)
 
@@ -57,6 +59,20 @@ def _disk(settings: Settings) -> str:
     if free < _MIN_DISK_GIB:
         raise RayloopError("rayloop.disk_space_low", free_gib=free, folder=str(folder), minimum_gib=_MIN_DISK_GIB)
     return f"{free:.0f} GiB free at {folder}"
+
+
+def _files(settings: Settings) -> str:
+    try:
+        # Folders before what they hold: a home that is closed protects the rest meanwhile.
+        closed = close_to_others(path for path in _own_files(settings) if path.exists())
+    except PermissionError as error:
+        raise RayloopError("rayloop.file_open_to_others", path=error.filename) from error
+    return f"{closed} files were open to other users, and are closed now" if closed else "closed to other users"
+
+
+def _own_files(settings: Settings) -> Iterator[Path]:
+    yield from (local_cluster.token_file(), settings.home)
+    yield from settings.home.rglob("*")
 
 
 def _mlflow(settings: Settings) -> str:

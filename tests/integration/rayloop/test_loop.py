@@ -138,6 +138,13 @@ def test_report_has_all_sections(simulated: str, cluster: Settings) -> None:
 
 
 @pytest.mark.cluster
+def test_files_of_the_project_are_closed_to_other_users(simulated: str, cluster: Settings) -> None:
+    paths = [cluster.home, *(cluster.home / "projects" / "digits").rglob("*")]
+    assert (cluster.home / "projects" / "digits" / "report.html") in paths
+    assert {str(path): oct(path.stat().st_mode) for path in paths if path.stat().st_mode & 0o077} == {}
+
+
+@pytest.mark.cluster
 def test_log_analysis_and_cost_are_in_the_status(simulated: str, cluster: Settings) -> None:
     import ray
 

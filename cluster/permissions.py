@@ -1,0 +1,28 @@
+"""Local files that only their owner can open."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+PRIVATE_UMASK = 0o077
+"""Of every process of rayloop: whoever reads Ray's token can run code on the cluster, and tables hold personal data."""
+
+
+def close_to_others(paths: Iterable[Path]) -> int:
+    """Take away what other users may do with files and folders; links stay as they are.
+
+    Returns:
+        How many were open to others.
+
+    Raises:
+        PermissionError: One that is open belongs to another user.
+    """
+    closed = 0
+    for path in paths:
+        mode = path.lstat().st_mode
+        if mode & PRIVATE_UMASK and not stat.S_ISLNK(mode):
+            path.chmod(stat.S_IMODE(mode) & ~PRIVATE_UMASK)
+            closed += 1
+    return closed

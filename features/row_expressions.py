@@ -1,0 +1,103 @@
+"""Polars expressions that are stored as JSON: what they may hold, and how they are read.
+
+A manifest comes from a model registry, which many people can write to. Polars itself would load any shared object that
+an expression names (``FfiPlugin``), unpickle Python functions and read files. So the JSON is checked against a list of
+what computes a row's value from the same row, before Polars sees it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+
+from cluster.errors import ProjectError
+
+_FAMILIES = frozenset(
+    {"ArrayExpr", "Bitwise", "Boolean", "ListExpr", "Pow", "StringExpr", "TemporalExpr", "Trigonometry"}
+)
+"""Groups of functions; the name of the function is inside."""
+_FUNCTIONS = _FAMILIES | {
+    "Abs", "Ceil", "Clip", "Coalesce", "Cut", "Exp", "FillNull", "Floor", "Hash", "Log", "Log1p", "MaxHorizontal",
+    "MeanHorizontal", "MinHorizontal", "Negate", "Replace", "ReplaceStrict", "Round", "RoundSF", "Sign",
+    "SumHorizontal",
+}  # fmt: skip
+_DTYPES = frozenset({"Array", "Datetime", "Decimal", "Duration", "List", "Literal"})
+"""Names of parametrized types, which options of functions may hold."""
+_LITERALS = frozenset({"Dyn", "Scalar", "Series"})
+
+
+def parse_expression(text: str) -> pl.Expr:
+    """Read an expression that ``require_row_expression`` accepts."""
+    return pl.Expr.deserialize(io.StringIO(text), format="json")
+
+
+def require_row_expression(text: str) -> None:
+    """Refuse an expression that could run code, read files, or look at other rows.
+
+    Raises:
+        ProjectError: It calls a Python function, or holds a part that is not on the list.
+    """
+    for part in _disallowed(json.loads(text)):
+        if part.startswith(("AnonymousFunction", "Python")):
+            raise ProjectError("project.derived_calls_python")
+        raise ProjectError("project.derived_not_by_row", part=part)
+
+
+def _disallowed(node: Any) -> Iterator[str]:
+    """Names of the parts of an expression that are not on the list, outermost first."""
+    match node:
+        case {"Column": str()} if len(node) == 1:
+            return
+        case {"Literal": dict(value)} if len(node) == 1:
+            yield from value.keys() - _LITERALS
+        case {"Alias": [child, str()]} if len(node) == 1:
+            yield from _disallowed(child)
+        case {"Cast": {"expr": child, **options}} if len(node) == 1:
+            yield from _disallowed(child)
+            yield from _disallowed_options(options)
+        case {"BinaryExpr": {"left": left, "op": str(), "right": right}} if len(node) == 1:
+            yield from _disallowed(left)
+            yield from _disallowed(right)
+        case {"Ternary": {"predicate": condition, "truthy": yes, "falsy": no}} if len(node) == 1:
+            for child in (condition, yes, no):
+                yield from _disallowed(child)
+        case {"Function": {"input": [*children], "function": function, **rest}} if len(node) == 1 and not rest:
+            yield from _disallowed_function(function)
+            for child in children:
+                yield from _disallowed(child)
+        case dict():
+            yield from node
+        case _:
+            yield str(node)
+
+
+def _disallowed_function(function: Any) -> Iterator[str]:
+    name, options = _split(function)
+    if name not in _FUNCTIONS:
+        yield name
+    elif name in _FAMILIES:
+        member, options = _split(options)
+        # It may name its fields by a function.
+        if member == "ToStruct":
+            yield member
+    yield from _disallowed_options(options)
+
+
+def _split(function: Any) -> tuple[str, Any]:
+    """Name and options of a function: ``"Abs"``, or ``{"Round": {"decimals": 1}}``."""
+    if isinstance(function, dict) and len(function) == 1:
+        return next(iter(function.items()))
+    return str(function), None
+
+
+def _disallowed_options(options: Any) -> Iterator[str]:
+    """Names that are neither fields of options nor types: an expression could be inside."""
+    if isinstance(options, dict):
+        yield from (name for name in options if not name.islower() and name not in _DTYPES)
+    if isinstance(options, dict | list):
+        for child in options.values() if isinstance(options, dict) else options:
+            yield from _disallowed_options(child)
