@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     """Price of a GiB of memory for an hour."""
     dashboard_port: int = Field(default=8265, ge=1, le=65535)
     """Port of Ray's dashboard and of its Jobs and Serve APIs."""
+    serve_host: str = "127.0.0.1"
+    """Address at which models are served. The default admits callers on this machine only; ``0.0.0.0`` admits others,
+    and every node with a replica answers."""
     serve_port: int = Field(default=8000, ge=1, le=65535)
     """HTTP port of served models."""
     grpc_port: int = Field(default=9000, ge=1, le=65535)

@@ -183,7 +183,7 @@ class ServeConfigWriter:
         apps = serve_details.declared_applications(details)
         change(apps)
         defaults = {
-            "host": "127.0.0.1",
+            "host": self._settings.serve_host,
             "port": self._settings.serve_port,
             "request_timeout_s": serve_schema.REQUEST_TIMEOUT_S,
         }
@@ -191,7 +191,7 @@ class ServeConfigWriter:
         fixed = details.get("http_options") or {}
         grpc = {"port": self._settings.grpc_port, "grpc_servicer_functions": [_INFERENCE_SERVICE]}
         config = {
-            "proxy_location": details.get("proxy_location") or "HeadOnly",
+            "proxy_location": details.get("proxy_location") or _proxy_location(self._settings),
             "http_options": {name: fixed.get(name, default) for name, default in defaults.items()},
             "grpc_options": details.get("grpc_options") or grpc,
         }
@@ -258,6 +258,11 @@ class ServeConfigWriter:
             "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
             "deployments": [deployment],
         }
+
+
+def _proxy_location(settings: Settings) -> str:
+    """Where Serve's proxies run: others than the head's are of no use when only their own machine reaches them."""
+    return "HeadOnly" if settings.serve_host in ("127.0.0.1", "localhost", "::1") else "EveryNode"
 
 
 _FRONT: dict[str, Any] = {"name": "Front", "num_replicas": 1, "ray_actor_options": {"num_cpus": 0.1}}

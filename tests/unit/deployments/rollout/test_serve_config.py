@@ -22,6 +22,7 @@ class Serve:
 
     def __init__(self) -> None:
         self.applications: dict[str, dict[str, Any]] = {}
+        self.config: dict[str, Any] = {}
         self._pause = threading.Event()
 
     def get_serve_details(self) -> dict[str, Any]:
@@ -30,6 +31,7 @@ class Serve:
         return {"applications": apps}
 
     def deploy_applications(self, config: dict[str, Any]) -> None:
+        self.config = config
         self.applications = {app["name"]: app for app in config["applications"]}
 
 
@@ -54,3 +56,12 @@ def test_remove_of_models_concurrently_keeps_the_others(serve: Serve, settings: 
     remaining = {model_app_name(f"model-{i}") for i in range(1, MODELS, 2)}
     assert set(serve.applications) == remaining | {"foreign"}
     assert serve.applications["foreign"]["import_path"] == "other:app"
+
+
+@pytest.mark.parametrize(("host", "location"), [("127.0.0.1", "HeadOnly"), ("0.0.0.0", "EveryNode")])
+def test_first_write_of_a_host_starts_proxies_where_callers_reach_them(
+    serve: Serve, settings: Settings, host: str, location: str
+) -> None:
+    asyncio.run(remove_concurrently(settings.model_copy(update={"serve_host": host})))
+    assert serve.config["http_options"]["host"] == host
+    assert serve.config["proxy_location"] == location
