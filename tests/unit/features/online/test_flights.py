@@ -1,4 +1,4 @@
-"""Every row of flights: features pushed in time order and read as of each row's time equal the join's."""
+"""Rows of flights from the whole year: features pushed in time order and read as of each row equal the join's."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ def schema(feature_set: FeatureSet) -> pa.Schema:
 
 
 @pytest.mark.long
-def test_online_features_of_flights_equal_the_join(sources: dict[str, pl.DataFrame]) -> None:
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_online_features_of_flights_equal_the_join(sources: dict[str, pl.DataFrame], every: int) -> None:
+    sources = sources | {"flights": sources["flights"].gather_every(every)}
     feature_set = features.model_copy(update={"views": (*features.views, *MORE)})
     feature_set = FeatureSet.model_validate(
         feature_set.model_dump(include={"name", "request", "derived", "as_of", "views"})
