@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo down test test-unit test-slow check docs mutate clean
+.PHONY: demo down test test-unit test-slow test-hosts check docs mutate clean
 .PHONY: bench-serving bench-features bench-training bench-monitoring
 
 demo: $(STAMP)
@@ -14,10 +14,11 @@ demo: $(STAMP)
 down: $(STAMP)
 	$(BIN)/rayloop down
 
-# First the tests without a cluster, one process per core, then those that need one.
+# First the tests without a cluster, one process per core, then those that need one, then the short ones on hosts.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --long tests/unit tests/benchmarks
 	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest -rs tests/hosts
 
 # The fast tests, in about two minutes: no long tests, a tenth of each property's examples.
 test-unit: $(STAMP)
@@ -25,7 +26,11 @@ test-unit: $(STAMP)
 
 # Kills, hangs, scaling, several models under load.
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not hosts"
+
+# Several hosts made of namespaces, their stores and their faults: needs root, and skips with a reason without.
+test-hosts: $(STAMP)
+	$(BIN)/python -m pytest -rs -m hosts tests/hosts
 
 check: $(STAMP)
 	$(BIN)/ruff check .
