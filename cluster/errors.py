@@ -114,7 +114,7 @@ class VersionNotFound(RegistryUnavailable):
 
 
 class StoreUnavailable(RayloopError):
-    """The online store does not answer."""
+    """The online store does not answer, or cannot be used."""
 
 
 class GateFailed(RayloopError):

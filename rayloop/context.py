@@ -11,7 +11,7 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import ModelVersion
-from features.online.store import OnlineStore, open_store
+from features.online.store import ProjectStore, open_store
 from rayloop.code_version import code_version
 from rayloop.console import ProgressConsole
 from rayloop.project import Location, Project
@@ -37,9 +37,9 @@ class ProjectContext:
         return Registry(self.settings)
 
     @cached_property
-    def store(self) -> OnlineStore:
-        """The online store."""
-        return open_store(self.settings.online_store_uri)
+    def store(self) -> ProjectStore:
+        """The project's part of the online store."""
+        return open_store(self.settings.online_store_uri, self.project.name)
 
     @property
     def champion(self) -> ModelVersion | None:

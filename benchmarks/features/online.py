@@ -29,12 +29,14 @@ from features.builders import category, rolling
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Operation
 from features.offline import point_in_time
 from features.online.feature_reader import FeatureReader
+from features.online.layout_upgrade import ServingStates
 from features.online.materialize import delete_view_state, materialize, push
-from features.online.store import OnlineStore, open_store
+from features.online.store import OnlineStore, open_serving_store, open_store
 from features.types import AS_OF
 
 Progress = Callable[[str], None]
 
+_PROJECT = "benchmark"
 SIZES = (1, 10, 100, 500)
 READS = {1: 400, 10: 200, 100: 60, 500: 30}
 ROUNDS = 5
@@ -109,7 +111,7 @@ def _precompute_features(views: Sequence[FeatureView], events: pl.DataFrame, fol
 
 
 def _beside(place: _StoreCase, folder: Path, small: bool, progress: Progress) -> Iterator[Row]:
-    store, rounds, share = open_store(place.uri), *((1, 10) if small else (ROUNDS, 1))
+    store, rounds, share = open_store(place.uri, _PROJECT), *((1, 10) if small else (ROUNDS, 1))
     events = flights_frame().drop_nulls(["tailnum"])
     _precompute_features(VIEWS, events, folder)
     python, why = _python(progress)
@@ -117,7 +119,8 @@ def _beside(place: _StoreCase, folder: Path, small: bool, progress: Progress) ->
         feast = running.enter_context(_feast(python, folder, place.online, VIEWS)) if python else None
         yield from _materialized(place, store, feast, events, rounds, why)
         progress(f"{place.peer}: materialized")
-        reader = FeatureReader(FEATURES, store)
+        serving_store = open_serving_store(place.uri, _PROJECT)
+        reader = FeatureReader(FEATURES, ServingStates(serving_store, VIEWS))
         for size in SIZES:
             timed = _read(reader, feast, events, size, rounds, max(5, READS[size] // share))
             yield from _read_rows(place, size, timed, why)

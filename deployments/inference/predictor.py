@@ -25,7 +25,8 @@ from deployments.protocol.request_rows import RequestRows, RowAssembler
 from features.encoder import Arrays
 from features.manifest import MODEL_FILE, Manifest
 from features.online.feature_reader import FeatureReader
-from features.online.store import open_store
+from features.online.layout_upgrade import ServingStates
+from features.online.store import open_serving_store
 from features.sources.pseudonyms import Pseudonymizer
 
 _WARM_UP_ROWS = (1, 1, 8)
@@ -109,7 +110,8 @@ class Scorer:
         self._predictor = Predictor(fetch_bundle(version, settings))
         self.manifest = self._predictor.manifest
         self._assembler = RowAssembler(self.manifest.features)
-        self._reader = FeatureReader(self.manifest.features, open_store(settings.online_store_uri))
+        features, store = self.manifest.features, open_serving_store(settings.online_store_uri, self.manifest.model)
+        self._reader = FeatureReader(features, ServingStates(store, features.views))
         computed = [column.name for column in self.manifest.features.derived if column.kind == "timestamp"]
         self._computed_times = ("as_of", *computed)
         self._pseudonymize = Pseudonymizer.for_columns(self.manifest.features.request, settings)

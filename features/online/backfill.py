@@ -21,9 +21,10 @@ from features.definitions import FeatureView
 from features.events.entity_partition import assign_buckets, split_rows
 from features.events.event_history import KNOWN_AT
 from features.online.keys import state_keys, state_prefix
-from features.online.materialize import apply_events, new_events, watermark
+from features.online.materialize import apply_events, new_events, table_position_key, watermark, watermark_key
 from features.online.spill import SpillFiles
-from features.online.store import OnlineStore
+from features.online.state_codec import NEVER
+from features.online.store import Change, OnlineStore
 
 # Events that are kept in memory at a time.
 MAX_EVENTS = 1_000_000
@@ -60,14 +61,16 @@ def backfill(
         late.
 
     Raises:
-        DataError: The store has newer events than the table; they would be lost.
+        DataError: The store has newer events than the table, which would be lost; or the view was materialized
+            meanwhile.
     """
+    write = _Writer(store, view)
     histories = (new_events(view, batch, None, until_us) for batch in batches)
     with TemporaryDirectory(prefix="rayloop-") as folder:
         files, newest = _spill(view, histories, max(1, -(-rows // MAX_EVENTS)), Path(folder))
         _require_reach(store, view, newest)
         parts = (_select_changed(view, pl.read_ipc_stream(file), since_us) for file in files)
-        written, events = _replace(store, view, parts)
+        written, events = _replace(store, view, parts, write)
     stale = set(store.keys(state_prefix(view))) - written if since_us is None else set()
     store.delete(stale)
     return BackfillResult(len(written), len(stale), events)
@@ -85,8 +88,11 @@ def rebuild_entities(
         view: The view.
         batches: Rows of the view's source, in order.
         entities: Key columns of the entities.
+
+    Raises:
+        DataError: The view was materialized meanwhile.
     """
-    until = watermark(store, view)
+    write, until = _Writer(store, view), watermark(store, view)
     if until is None or entities.is_empty():
         return BackfillResult(0, 0, 0)
     keys = list(view.entity.keys)
@@ -94,7 +100,7 @@ def rebuild_entities(
     histories = (new_events(view, batch, None, until) for batch in batches)
     parts = [history.join(selected, on=keys, how="semi", maintain_order="left") for history in histories]
     remaining = pl.concat(parts) if parts else selected.clear()
-    written, _ = _replace(store, view, [remaining] if remaining.height else [])
+    written, _ = _replace(store, view, [remaining] if remaining.height else [], write)
     without_events = selected.join(remaining.select(keys), on=keys, how="anti")
     empty = state_keys(state_prefix(view), list(without_events.to_dict(as_series=False).values()))
     stale = [key for key, state in zip(empty, store.get_many(empty), strict=True) if state is not None]
@@ -102,17 +108,25 @@ def rebuild_entities(
     return BackfillResult(len(written), len(stale), remaining.height)
 
 
-class _StagedStates(dict[bytes, bytes]):
+class _StagedStates:
     """States in memory, which are built before they replace others."""
 
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return [self.get(key) for key in keys]
+        return [self.values.get(key) for key in keys]
 
     def put_many(self, values: Mapping[bytes, bytes]) -> None:
-        self.update(values)
+        self.values |= values
+
+    def update(self, name: bytes, keys: Sequence[bytes], change: Change) -> None:
+        self.put_many(change(self.get_many(keys)))
 
 
-def _replace(store: OnlineStore, view: FeatureView, parts: Iterable[pl.DataFrame]) -> tuple[set[bytes], int]:
+def _replace(
+    store: OnlineStore, view: FeatureView, parts: Iterable[pl.DataFrame], write: _Writer
+) -> tuple[set[bytes], int]:
     """Replace the states of entities, and then the watermark; returns the keys of the states, and the number of events.
 
     Each of ``parts`` is a history with all events of some entities.
@@ -122,15 +136,37 @@ def _replace(store: OnlineStore, view: FeatureView, parts: Iterable[pl.DataFrame
     for part in parts:
         staged = _StagedStates()
         events += apply_events(staged, view, part)
-        states = {key: state for key, state in staged.items() if key.startswith(prefix)}
-        store.put_many(states)
+        states = {key: state for key, state in staged.values.items() if key.startswith(prefix)}
+        write(states)
         written |= set(states)
         newest = watermark(staged, view)
         if newest is not None and (newest_us is None or newest > newest_us):
-            newest_us, mark = newest, {key: value for key, value in staged.items() if key not in states}
+            newest_us, mark = newest, {key: value for key, value in staged.values.items() if key not in states}
     # Last, so that an interrupted backfill is not mistaken for a complete one.
-    store.put_many(mark)
+    write(mark)
     return written, events
+
+
+class _Writer:
+    """Writes values, unless the view's table was applied since the writer was created.
+
+    Events that were applied meanwhile would be lost or count twice.
+    """
+
+    def __init__(self, store: OnlineStore, view: FeatureView) -> None:
+        self._store, self._view = store, view
+        self._watermark, self._position = watermark_key(view), table_position_key(view)
+        (self._expected,) = store.get_many([self._position])
+
+    def __call__(self, values: Mapping[bytes, bytes]) -> None:
+        def change(stored: list[bytes | None]) -> Mapping[bytes, bytes]:
+            if stored[0] != self._expected:
+                raise DataError("data.online_state_changed", view=self._view.name)
+            # A push may have moved the watermark further.
+            newest = max(values.get(self._watermark, b""), stored[1] or b"", key=lambda mark: int(mark or NEVER))
+            return {**values, self._watermark: newest} if self._watermark in values else values
+
+        self._store.update(self._watermark, [self._position, self._watermark], change)
 
 
 def _spill(

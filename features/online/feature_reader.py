@@ -18,7 +18,7 @@ from features.online.batch_lookup import BatchLookup, LookupResult
 from features.online.expression_compiler import FallbackRequired, Row, compile_derived
 from features.online.keys import state_key, state_keys, state_prefix
 from features.online.row_lookup import RowLookup
-from features.online.store import OnlineStore
+from features.online.store import StateReader
 from features.types import AS_OF, INSTANT, arrow_type
 
 _POLARS_TYPE: dict[str, pl.DataType] = {"number": pl.Float64(), "category": pl.String(), "timestamp": INSTANT}
@@ -70,7 +70,7 @@ class FeatureReader:
         store: The online store.
     """
 
-    def __init__(self, features: FeatureSet, store: OnlineStore) -> None:
+    def __init__(self, features: FeatureSet, store: StateReader) -> None:
         self._features = features
         # Building expressions costs more than running them on one row.
         self._expressions = _computed_expressions(features)
@@ -132,7 +132,7 @@ class FeatureReader:
 class ViewReader:
     """Looks up the views of a feature set online."""
 
-    def __init__(self, features: FeatureSet, store: OnlineStore) -> None:
+    def __init__(self, features: FeatureSet, store: StateReader) -> None:
         views = features.views
         self._store = store
         self._lookup, self._row_lookups = BatchLookup(views), [RowLookup(view) for view in views]

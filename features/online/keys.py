@@ -10,13 +10,26 @@ from features.definitions import FeatureView
 _LAYOUT = b"3"
 """Increase it when features/online/state_codec.py changes the layout, so that states of different layouts never mix."""
 
-# LMDB allows keys of at most 511 bytes.
+_HASH_BYTES = 16
+PREFIX_BYTES = _HASH_BYTES + len(_LAYOUT) + 2
+"""Bytes of a view's prefix."""
+
+# LMDB allows keys of at most 511 bytes: these, and the project's prefix.
 _MAX_BYTES = 480
+_MAX_PROJECT_BYTES = 31
+
+
+def project_prefix(project: str) -> bytes:
+    """Return the prefix of all keys of a project; it is no prefix of a key of another project, whatever their names."""
+    name = project.encode()
+    prefix = b"%d:%b/" % (len(name), name)
+    # No length begins with this byte, and all digests have one length.
+    return prefix if len(prefix) <= _MAX_PROJECT_BYTES else b"\xff" + hashlib.sha256(name).digest()[:30]
 
 
 def state_prefix(view: FeatureView) -> bytes:
     """Return the prefix of the view's keys; it contains the hash of the definition."""
-    return view.content_hash[:16].encode() + b"." + _LAYOUT + b"/"
+    return view.content_hash[:_HASH_BYTES].encode() + b"." + _LAYOUT + b"/"
 
 
 def state_key(prefix: bytes, values: tuple[str, ...]) -> bytes:

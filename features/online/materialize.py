@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,10 @@ from features.online.store import OnlineStore, StateMap
 
 _WATERMARK = b"watermark/"
 _POSITION = b"position/"
+_TABLE_POSITION = b"table/"
+
+Stored = Mapping[bytes, bytes | None]
+"""Values of the store by key."""
 
 # Events of one transaction. An entity with events in several chunks is written several times.
 CHUNK_EVENTS = 1 << 19
@@ -24,15 +29,25 @@ MAX_CODES = 1 << 22
 
 def watermark(store: StateMap, view: FeatureView) -> int | None:
     """Return from when the newest event in the view's state counts, in epoch microseconds; None without state."""
-    (stored,) = store.get_many([_WATERMARK + state_prefix(view)])
+    (stored,) = store.get_many([watermark_key(view)])
     return int(stored) if stored else None
+
+
+def watermark_key(view: FeatureView) -> bytes:
+    """Return the key of a view's watermark."""
+    return _WATERMARK + state_prefix(view)
+
+
+def table_position_key(view: FeatureView) -> bytes:
+    """Return the key under which is stored until when the view's table was applied; pushed events do not move it."""
+    return _TABLE_POSITION + state_prefix(view)
 
 
 def materialize(store: OnlineStore, view: FeatureView, events: pl.DataFrame, until_us: int) -> int:
     """Update the view's state with events of its source.
 
-    Events up to the watermark count as known, so that a second run, after a failure or with a longer table, applies
-    no event twice. A chunk and its watermark are written in one transaction.
+    Events up to the watermark count as known, so that a second run, after a failure, at the same time or with a longer
+    table, applies no event twice. A chunk and its watermark are written in one transaction.
 
     Args:
         store: The online store.
@@ -71,17 +86,22 @@ def push(
     Returns:
         The number of events that were added.
     """
-    mark = _POSITION + state_prefix(view) + producer.encode()
-    (stored,) = store.get_many([mark])
-    if position is not None and stored is not None and position <= int(stored):
-        return 0
-    marks = {} if position is None else {mark: b"%d" % position}
     history = _sort(view, build_history(view, events))
     if until_us is not None:
         history = history.filter(pl.col(KNOWN_AT) <= until_us)
-    updates = {} if history.is_empty() else _updates(store, view, history)
-    store.put_many(updates | marks)
-    return history.height
+    events_by_key, added = _EventsByKey.build(view, history), 0
+    mark = _POSITION + state_prefix(view) + producer.encode()
+
+    def change(values: Stored) -> dict[bytes, bytes]:
+        nonlocal added
+        known = values[mark]
+        is_known = position is not None and known is not None and position <= int(known)
+        added = 0 if is_known else history.height
+        return {} if is_known else events_by_key.updates(values) | marks
+
+    marks = {} if position is None else {mark: b"%d" % position}
+    _update(store, view, [*events_by_key.keys, mark], change)
+    return added
 
 
 def new_events(view: FeatureView, events: pl.DataFrame, since_us: int | None, until_us: int) -> pl.DataFrame:
@@ -95,10 +115,29 @@ def materialize_history(store: OnlineStore, view: FeatureView, history: pl.DataF
 
 
 def apply_events(store: StateMap, view: FeatureView, history: pl.DataFrame) -> int:
-    """Add a history of events later than all in the store, chunk by chunk; returns their number."""
-    for chunk in _chunks(_sort(view, _prune(view, history))):
-        store.put_many(_updates(store, view, chunk))
-    return history.height
+    """Add a history of events later than all in the store, chunk by chunk; returns their number.
+
+    A chunk that another process adds at the same time counts once.
+    """
+    known = sum(_apply_chunk(store, view, chunk) for chunk in _chunks(_sort(view, _prune(view, history))))
+    return history.height - known
+
+
+def _apply_chunk(store: StateMap, view: FeatureView, chunk: pl.DataFrame) -> int:
+    """Add a chunk, and return how many of its events another process had added meanwhile."""
+    events_by_key, known = _EventsByKey.build(view, chunk), 0
+    first, last, mark = int(chunk.item(0, KNOWN_AT)), int(chunk.item(-1, KNOWN_AT)), table_position_key(view)
+
+    def change(values: Stored) -> dict[bytes, bytes]:
+        nonlocal known
+        stored, new = values[mark], events_by_key
+        if stored is not None and int(stored) >= first:
+            new = _EventsByKey.build(view, chunk.filter(pl.col(KNOWN_AT) > int(stored)))
+        known = chunk.height - new.rows.height
+        return new.updates(values) | ({mark: b"%d" % last} if new.rows.height else {})
+
+    _update(store, view, [*events_by_key.keys, mark], change)
+    return known
 
 
 def _between(history: pl.DataFrame, since_us: int | None, until_us: int) -> pl.DataFrame:
@@ -109,7 +148,7 @@ def _between(history: pl.DataFrame, since_us: int | None, until_us: int) -> pl.D
 def delete_view_state(store: OnlineStore, view: FeatureView) -> None:
     """Delete all state of a view."""
     prefix = state_prefix(view)
-    store.delete([*store.keys(prefix), *store.keys(_POSITION + prefix), _WATERMARK + prefix])
+    store.delete([*store.keys(prefix), *store.keys(_POSITION + prefix), watermark_key(view), table_position_key(view)])
 
 
 def _prune(view: FeatureView, history: pl.DataFrame) -> pl.DataFrame:
@@ -162,25 +201,44 @@ def _chunks(history: pl.DataFrame) -> Iterator[pl.DataFrame]:
         start = end
 
 
-def _updates(store: StateMap, view: FeatureView, chunk: pl.DataFrame) -> dict[bytes, bytes]:
-    """The states that the chunk's events change, and the watermark.
+def _update(
+    store: StateMap, view: FeatureView, keys: Sequence[bytes], change: Callable[[Stored], dict[bytes, bytes]]
+) -> None:
+    """Update the view; ``change`` gets the values of the keys and of the watermark by key."""
+    wanted = [*keys, watermark_key(view)]
+    store.update(watermark_key(view), wanted, lambda values: change(dict(zip(wanted, values, strict=True))))
 
-    The watermark is the newest event's time, not ``until_us``: events before that may still arrive.
-    """
-    layout = StateLayout(view)
-    prefix = state_prefix(view)
-    mark = _WATERMARK + prefix
-    entity, names = _entities(view, chunk)
-    keys = state_keys(prefix, names)
-    *states, stored = store.get_many([*keys, mark])
-    retained_events = _kept_events(view, chunk, entity)
-    extended = layout.extend(
-        [state or layout.empty for state in states],
-        layout.encode_events(chunk[retained_events], entity[retained_events]),
-    )
-    newest = int(chunk.item(-1, KNOWN_AT))
-    newest = newest if stored is None else max(newest, int(stored))
-    return dict(zip(keys, extended, strict=True)) | {mark: b"%d" % newest}
+
+class _EventsByKey(NamedTuple):
+    """Sorted events, and the keys of their entities' states."""
+
+    view: FeatureView
+    rows: pl.DataFrame
+    entity: np.ndarray
+    """Number of each event's entity."""
+    keys: list[bytes]
+    """Key of each entity's state."""
+
+    @classmethod
+    def build(cls, view: FeatureView, rows: pl.DataFrame) -> Self:
+        entity, names = _entities(view, rows)
+        return cls(view, rows, entity, state_keys(state_prefix(view), names))
+
+    def updates(self, stored: Stored) -> dict[bytes, bytes]:
+        """Return the states that the events change, and the watermark.
+
+        The watermark is the newest event's time, not the end of the period: events before that may still arrive.
+        """
+        if self.rows.is_empty():
+            return {}
+        layout, kept = StateLayout(self.view), _kept_events(self.view, self.rows, self.entity)
+        states = layout.extend(
+            [stored[key] or layout.empty for key in self.keys],
+            layout.encode_events(self.rows[kept], self.entity[kept]),
+        )
+        mark = watermark_key(self.view)
+        newest = max(int(self.rows.item(-1, KNOWN_AT)), int(stored[mark] or NEVER))
+        return dict(zip(self.keys, states, strict=True)) | {mark: b"%d" % newest}
 
 
 def _kept_events(view: FeatureView, chunk: pl.DataFrame, entity: np.ndarray) -> np.ndarray:

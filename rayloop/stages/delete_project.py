@@ -11,7 +11,6 @@ from cluster.actors import actor_exists, find_actor, get_result
 from deployments.rollout import serve_config
 from deployments.rollout.serve_config import connect_config_writer
 from deployments.telemetry import unshipped_rows
-from features.online.materialize import delete_view_state
 from features.sources.ingestion import QUARANTINE
 from rayloop.context import ProjectContext
 from trainers.loop.checkpointer import Checkpointer
@@ -34,8 +33,7 @@ def delete_project(context: ProjectContext) -> None:
         for table in [*sources, *logs, f"{name}.{QUARANTINE}", context.frame_table]:
             context.tables.drop(table)
         context.registry.delete_model(name)
-        for view in context.project.features.views:
-            delete_view_state(context.store, view)
+        context.store.delete(context.store.keys(b""))
         shutil.rmtree(context.folder, ignore_errors=True)
         shutil.rmtree(context.settings.home / "monitors" / name, ignore_errors=True)
         Checkpointer(context.checkpoints).clear()

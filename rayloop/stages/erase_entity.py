@@ -8,7 +8,7 @@ Afterwards no table, log or file contains the entity's name, only a digest of it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import product
 from pathlib import Path
@@ -151,8 +151,13 @@ def _from_view(
     affected = pl.concat(entities).unique()
     left = context.tables.latest(table)
     parts = context.tables.parts(left)[1] if left else []
-    batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
-    rebuild = rebuild_entities(context.store, view, batches, affected)
+
+    def batches() -> Iterator[pl.DataFrame]:
+        return (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
+
+    # Also what rayloop 0.1 stored for all projects together.
+    rebuild_entities(context.store.shared, view, batches(), affected)
+    rebuild = rebuild_entities(context.store, view, batches(), affected)
     return Deletion(f"online view {view.name}", rebuild.removed_entities, f"{rebuild.entities:,} states rebuilt")
 
 

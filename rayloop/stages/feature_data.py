@@ -18,6 +18,7 @@ from features.definitions import FeatureView
 from features.offline.training_frame import build_frame
 from features.online.backfill import backfill
 from features.online.bulk_load import load_snapshot
+from features.online.layout_upgrade import record_load
 from features.sources.ingestion import IngestionResult, ingest
 from features.sources.source import Source
 from features.split import Split
@@ -95,6 +96,7 @@ def materialize_online(
     with context.progress.stage("online"):
         for view in views:
             load_snapshot(context.store, view, context.tables, snapshots[view.source], _us(until))
+            record_load(context.store, view)
         if views:
             context.progress(f"{len(views)} views materialized until {until:%Y-%m-%d %H:%M}")
 
@@ -131,6 +133,8 @@ def backfill_view(context: ProjectContext, name: str, until: datetime, since: da
         batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
         rows, start = ingestion.snapshot.rows, _us(since) if since else None
         done = backfill(context.store, view, batches, rows, _us(until), start)
+        if since is None:
+            record_load(context.store, view)
         context.progress(
             f"{name}: rebuilt {done.entities:,} states from {done.events:,} events, removed {done.removed_entities:,}"
         )

@@ -14,6 +14,7 @@ import polars as pl
 from cluster.errors import DataError, ProjectError
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
+from features.online.layout_upgrade import require_loaded
 from features.online.materialize import push
 from features.online.store import open_store
 from features.sources.erasure_registry import ErasureRegistry
@@ -59,7 +60,8 @@ def push_file(project: Project, settings: Settings, source: str, path: Path) -> 
         path: Parquet, CSV or NDJSON, by its suffix.
 
     Raises:
-        DataError: The file is missing, has another suffix or cannot be read.
+        DataError: The file is missing, has another suffix or cannot be read; or the project's views must be loaded
+            first, after an upgrade.
         ProjectError: The project has no such source.
     """
     batch, rows = _read_events(path)
@@ -72,8 +74,9 @@ def push_file(project: Project, settings: Settings, source: str, path: Path) -> 
     names = load_pseudonym_key(settings) if keyed else None
     checked = check_rows(declared[source], rows, names)
     good = erasure_registry.drop_erased(checked.filter(pl.col(REASON).is_null()), names)
-    store = open_store(settings.online_store_uri)
+    store = open_store(settings.online_store_uri, project.name)
     views = [view for view in project.features.views if view.source == source]
+    require_loaded(store, project.name, views)
     until = round((datetime.now(UTC) + _AHEAD).timestamp() * 1e6)
     events = {view.name: push(store, view, good, batch, 0, until) for view in views}
     return PushResult(events, count_reasons(checked.get_column(REASON).drop_nulls().to_list()))

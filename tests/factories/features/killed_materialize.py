@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import timedelta
 
 import polars as pl
 
 from features.online import materialize
-from features.online.store import OnlineStore, open_store
+from features.online.store import Change, OnlineStore, open_store
 from features.types import INSTANT
 from tests.factories.features.views import EPOCH, VIEW
 
@@ -28,15 +28,17 @@ def events() -> pl.DataFrame:
 
 
 class KillingStore:
-    """Wraps a store; kills the process when the ``last`` put is half done."""
+    """Wraps a store; kills the process when the ``last`` update is half done."""
 
     def __init__(self, store: OnlineStore, last: int) -> None:
         self._store, self._left = store, last
         self.get_many = store.get_many
 
-    def put_many(self, values: Mapping[bytes, bytes]) -> None:
+    def update(self, name: bytes, keys: Sequence[bytes], change: Change) -> None:
         self._left -= 1
-        self._store.put_many(KillingDict(values) if self._left == 0 else values)
+        self._store.update(
+            name, keys, lambda values: KillingDict(change(values)) if self._left == 0 else change(values)
+        )
 
 
 class KillingDict(dict):
@@ -51,5 +53,5 @@ class KillingDict(dict):
 
 if __name__ == "__main__":
     materialize.CHUNK_EVENTS = 500
-    store = KillingStore(open_store(sys.argv[1]), int(sys.argv[2]))
+    store = KillingStore(open_store(sys.argv[1], "shop"), int(sys.argv[2]))
     materialize.materialize(store, VIEW, events(), 1 << 60)

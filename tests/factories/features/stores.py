@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from features.online.store import Change
+
 
 class MemoryStore:
     def __init__(self) -> None:
@@ -14,6 +16,9 @@ class MemoryStore:
 
     def put_many(self, values: Mapping[bytes, bytes]) -> None:
         self.values |= values
+
+    def update(self, name: bytes, keys: Sequence[bytes], change: Change) -> None:
+        self.put_many(change(self.get_many(keys)))
 
     def keys(self, prefix: bytes) -> list[bytes]:
         return [key for key in self.values if key.startswith(prefix)]

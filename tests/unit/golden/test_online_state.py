@@ -12,9 +12,11 @@ import pyarrow as pa
 
 from features.definitions import Column, FeatureSet, FeatureView
 from features.online.feature_reader import FeatureReader
-from features.online.keys import state_key, state_keys, state_prefix
+from features.online.keys import project_prefix, state_key, state_keys, state_prefix
+from features.online.layout_upgrade import ServingStates, record_load
+from features.online.lmdb_store import LmdbStore
 from features.online.materialize import materialize, push
-from features.online.store import LmdbStore
+from features.online.store import OnlineStore, ProjectStore, StateReader
 from tests.factories.golden import samples
 from tests.factories.golden.files import DATA, golden
 
@@ -47,12 +49,12 @@ def _events() -> pl.DataFrame:
     )
 
 
-def _stored(store: LmdbStore) -> dict[str, str]:
+def _stored(store: OnlineStore) -> dict[str, str]:
     keys = sorted(store.keys(b""))
     return {key.hex(): value.hex() for key, value in zip(keys, store.get_many(keys), strict=True) if value is not None}
 
 
-def _values(store: LmdbStore) -> list[list[str]]:
+def _values(store: StateReader) -> list[list[str]]:
     """Features of four entities at two times: a row at a time, and all together as for many."""
     rows = [("AA", "JFK"), ("AA", "EWR"), ("ÜÄ", "LGA"), ("none", "none")]
     requests = pl.DataFrame(
@@ -90,24 +92,56 @@ def test_keys_are_unchanged() -> None:
     )
 
 
-def _fill(store: LmdbStore) -> None:
+def test_project_prefixes_are_unchanged() -> None:
+    golden("online_projects", {name: project_prefix(name).hex() for name in ("shop", "1:a/", "", "Ü", "x" * 40)})
+
+
+def _fill(store: OnlineStore) -> None:
     end = _us(START + timedelta(days=1))
     for view in (samples.VIEW, samples.PAIR):
         materialize(store, view, _events().head(4), end)
         push(store, view, _events().tail(2), producer="log", position=7)
 
 
+def _kept(name: str, folder: Path) -> tuple[LmdbStore, list[list[str]]]:
+    """A store with the keys and states of a golden file, and the values that they must give."""
+    states = json.loads((DATA / f"{name}.json").read_text())
+    store = LmdbStore(folder)
+    store.put_many({bytes.fromhex(key): bytes.fromhex(value) for key, value in states["stored"].items()})
+    return store, states["values"]
+
+
 def test_states_are_unchanged_and_read(tmp_path: Path) -> None:
-    store = LmdbStore(tmp_path / "written")
+    shared = LmdbStore(tmp_path / "written")
+    store = ProjectStore(shared, "shop")
     _fill(store)
-    golden("online_states", {"stored": _stored(store), "values": _values(store)})
+    golden("online_project_states", {"stored": _stored(shared), "values": _values(store)})
+
+
+def test_states_of_projects_are_those_of_release_0_1_with_a_prefix(tmp_path: Path) -> None:
+    """``online_states.json`` is what rayloop 0.1 wrote; nothing writes it today."""
+    store, _ = _kept("online_project_states", tmp_path / "new")
+    old, _ = _kept("online_states", tmp_path / "old")
+    assert _stored(old).items() <= _stored(ProjectStore(store, "shop")).items()
+
+
+def test_states_of_release_0_1_are_read_until_the_project_has_loaded_its_own(tmp_path: Path) -> None:
+    shared, values = _kept("online_states", tmp_path / "kept")
+    own = ProjectStore(shared, "shop")
+    served = ServingStates(own, SET.views)
+    assert _values(served) == values
+    _fill(own)
+    for view in SET.views:
+        record_load(own, view)
+    assert _values(served) == values
+    shared.delete(key for key in shared.keys(b"") if not key.startswith(own.prefix))
+    assert _values(served) == values
 
 
 def test_stored_states_are_read_and_continued(tmp_path: Path) -> None:
-    states = json.loads((DATA / "online_states.json").read_text())
-    store = LmdbStore(tmp_path / "kept")
-    store.put_many({bytes.fromhex(key): bytes.fromhex(value) for key, value in states["stored"].items()})
-    assert _values(store) == states["values"]
+    shared, values = _kept("online_project_states", tmp_path / "kept")
+    store = ProjectStore(shared, "shop")
+    assert _values(store) == values
     view: FeatureView = samples.VIEW
     assert push(store, view, _events().tail(1), producer="log", position=7) == 0, "this position is known"
     assert push(store, view, _events().tail(1), producer="log", position=8) == 1

@@ -14,8 +14,9 @@ from features.online import backfill as backfilling
 from features.online.backfill import BackfillResult, backfill, rebuild_entities
 from features.online.feature_reader import FeatureReader, request_features
 from features.online.keys import state_prefix
+from features.online.lmdb_store import LmdbStore
 from features.online.materialize import materialize, push, watermark
-from features.online.store import LmdbStore, OnlineStore
+from features.online.store import OnlineStore
 from tests.factories.errors import raises
 from tests.factories.features.shops import FEATURES, VIEWS, requests, visits
 

@@ -12,8 +12,9 @@ from features.builders import number
 from features.definitions import FeatureSet
 from features.offline import point_in_time
 from features.online.feature_reader import FeatureReader, request_features
+from features.online.lmdb_store import LmdbStore
 from features.online.materialize import delete_view_state, materialize, watermark
-from features.online.store import LmdbStore, open_store
+from features.online.store import open_store
 from features.types import AS_OF
 from tests.factories.errors import raises
 from tests.factories.features.shops import FEATURES, START, VIEWS, requests, visits
@@ -69,8 +70,8 @@ def test_request_without_as_of_is_dated_by_the_clock() -> None:
 
 def test_open_store_with_unknown_scheme_is_refused(tmp_path) -> None:
     with raises(SettingsError, "settings.online_store"):
-        open_store("oracle://nowhere")
-    assert open_store(f"lmdb://{tmp_path}") is open_store(f"lmdb://{tmp_path}")
+        open_store("oracle://nowhere", "shop")
+    assert open_store(f"lmdb://{tmp_path}", "shop").shared is open_store(f"lmdb://{tmp_path}", "shop").shared
 
 
 @pytest.mark.parametrize("at_once", [1, 20])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from features.online.keys import state_key, state_keys
+from features.online.keys import project_prefix, state_key, state_keys
 
 PREFIX = b"view/"
 LONGEST = 480
@@ -33,3 +36,18 @@ def test_state_keys_equal_the_key_of_each_entity(lengths: tuple[int, ...]) -> No
 
 def test_state_keys_of_no_entity_are_none() -> None:
     assert state_keys(PREFIX, [[]]) == []
+
+
+@given(st.text(max_size=60), st.text(max_size=60), st.binary(max_size=30))
+@example("a", "a/1:b", b"")
+@example("a", "a.b", b"")
+@example("1:a", "a", b"")
+def test_project_prefixes_are_no_prefix_of_another_project_and_leave_room(one: str, other: str, rest: bytes) -> None:
+    assert len(project_prefix(one)) <= 511 - LONGEST
+    assert one == other or not (project_prefix(one) + rest).startswith(project_prefix(other))
+
+
+@given(st.text(max_size=60))
+def test_project_prefixes_begin_no_key_of_release_0_1(project: str) -> None:
+    """Its keys began with 16 hexadecimal digits, or with the name of a mark."""
+    assert not re.match(rb"[0-9a-f]{16}|watermark/|position/", project_prefix(project))

@@ -236,4 +236,4 @@ def test_memory_of_materialize_depends_on_entities_not_on_combinations_of_keys()
     )
     store = MemoryStore()
     assert materialize(store, newest_value(*keys), events, END_US) == count
-    assert len(store.values) == count + 1, "one state for each entity, and the watermark"
+    assert len(store.values) == count + 2, "one state for each entity, the watermark and the table's position"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,14 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.redis_server import redis_server
 from cluster.errors import DataError, SettingsError, StoreUnavailable
 from cluster.local_cluster import free_port
 from features.builders import category
 from features.definitions import FeatureSet
 from features.offline import point_in_time
 from features.online.feature_reader import FeatureReader
-from features.online.keys import state_key, state_keys
+from features.online.keys import state_key, state_keys, state_prefix
 from features.online.materialize import delete_view_state, materialize, push, watermark
 from features.online.store import OnlineStore, open_store
 from features.types import AS_OF, INSTANT
@@ -30,24 +28,6 @@ from tests.factories.features.views import EPOCH, VIEW
 
 HOUR_US = 3_600_000_000
 START_US = round(EPOCH.timestamp() * 1e6)
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as address:
-        yield address
-
-
-@pytest.fixture(params=["lmdb", "redis"])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"lmdb://{tmp_path / 'online'}" if request.param == "lmdb" else f"{request.getfixturevalue('redis')}/0"
-
-
-@pytest.fixture
-def store(uri: str) -> OnlineStore:
-    opened = open_store(uri)
-    opened.delete(opened.keys(b""))
-    return opened
 
 
 def test_get_many_returns_values_in_order_of_keys(store: OnlineStore) -> None:
@@ -80,7 +60,7 @@ def test_delete_removes_keys_and_ignores_missing_ones(store: OnlineStore) -> Non
 
 
 def test_open_store_twice_returns_the_same_store(uri: str) -> None:
-    assert open_store(uri) is open_store(uri)
+    assert open_store(uri, "shop").shared is open_store(uri, "other").shared
 
 
 def request_rows(times: int) -> pl.DataFrame:
@@ -108,7 +88,7 @@ def test_materialized_features_equal_the_join(store: OnlineStore, hourly_events:
 def test_push_drops_only_events_that_no_exact_lookup_needs(store: OnlineStore, hourly_events: pl.DataFrame) -> None:
     for rows in hourly_events.iter_slices(5):
         push(store, VIEW, rows)
-    [key] = [key for key in store.keys(b"") if b"watermark" not in key]
+    [key] = store.keys(state_prefix(VIEW))
     assert int.from_bytes(store.get_many([key])[0][:8], "little") < hourly_events.height / 3
     rows = hourly_events.tail(20).select("a", "b", pl.col("known").alias(AS_OF))
     assert read(store, rows).equals(point_in_time.join(VIEW, hourly_events, rows))
@@ -158,7 +138,7 @@ def test_materialize_killed_and_run_again_gives_equal_bytes(store: OnlineStore, 
 
 
 def test_unreachable_store_is_named() -> None:
-    away = open_store(f"redis://127.0.0.1:{free_port()}")
+    away = open_store(f"redis://127.0.0.1:{free_port()}", "shop")
     with raises(StoreUnavailable, "store.unreachable", address="127.0.0.1"):
         away.get_many([b"a"])
     with pytest.raises(StoreUnavailable):
@@ -168,7 +148,7 @@ def test_unreachable_store_is_named() -> None:
 @pytest.mark.parametrize("address", ["oracle://nowhere", "/a/path", "redis://host:port"])
 def test_open_store_with_invalid_address_is_refused(address: str) -> None:
     with raises(SettingsError, "settings.online_store"):
-        open_store(address)
+        open_store(address, "shop")
 
 
 def test_read_of_empty_request_has_all_columns(store: OnlineStore) -> None:
@@ -187,6 +167,6 @@ def test_state_keys_of_different_entities_differ_and_fit_lmdb(entities: list[tup
 
 
 def test_open_store_creates_missing_folders(tmp_path: Path) -> None:
-    store = open_store(f"lmdb://{tmp_path}/several/missing/folders")
+    store = open_store(f"lmdb://{tmp_path}/several/missing/folders", "shop")
     store.put_many({b"a": b"1"})
     assert store.get_many([b"a"]) == [b"1"]

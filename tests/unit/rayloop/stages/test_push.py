@@ -42,7 +42,7 @@ def read(settings: Settings) -> dict:
     when = NOON + timedelta(hours=3)
     row = {"carrier": "AA", "origin": "JFK", "dest": "LAX", "tailnum": "N1", "distance": 2475.0, "scheduled_at": when}
     schema = pa.schema([(c.name, arrow_type(c)) for c in features.request])
-    reader = FeatureReader(features, open_store(settings.online_store_uri))
+    reader = FeatureReader(features, open_store(settings.online_store_uri, project.name))
     return reader.read(pa.Table.from_pylist([row], schema), 0).to_pylist()[0]
 
 
@@ -65,7 +65,7 @@ def test_push_file_of_csv_parses_like_ingestion(settings: Settings, tmp_path: Pa
     pushed = push_file(project, settings, "flights", file)
     assert set(pushed.events.values()) == {201}
     assert pushed.refused == {"dep_delay is not a number": 1, "arr_delay is not a number": 1}
-    keys = b" ".join(open_store(settings.online_store_uri).keys(b""))
+    keys = b" ".join(open_store(settings.online_store_uri, project.name).keys(b""))
     assert b"007" in keys
 
 
