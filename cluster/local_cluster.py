@@ -17,11 +17,12 @@ import time
 import uuid
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import psutil
 
-from cluster.errors import ClusterUnavailable, OutOfMemory, PortInUse
+from cluster.errors import ClusterUnavailable, OutOfMemory, PortInUse, RayloopError
 from cluster.permissions import PRIVATE_UMASK, close_to_others
 from cluster.settings import Settings
 from cluster.values import Stored
@@ -208,11 +209,27 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
 
 def has_token() -> bool:
     """Whether this user has a token that Ray's clients send."""
-    return token_file().exists() or "RAY_AUTH_TOKEN" in os.environ
+    return _token_file().exists() or "RAY_AUTH_TOKEN" in os.environ
 
 
-def token_file() -> Path:
-    """Where Ray keeps this user's token."""
+def close_files(settings: Settings) -> int:
+    """Close Ray's token, and all files of this home, to other users of the machine.
+
+    Returns:
+        How many were open to them.
+
+    Raises:
+        RayloopError: One that is open belongs to another user.
+    """
+    # Folders before what they hold: a home that is closed protects the rest meanwhile.
+    paths = chain([_token_file(), settings.home], settings.home.rglob("*"))
+    try:
+        return close_to_others(path for path in paths if path.exists())
+    except PermissionError as error:
+        raise RayloopError("rayloop.file_open_to_others", path=error.filename) from error
+
+
+def _token_file() -> Path:
     return Path.home() / ".ray" / "auth_token"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
@@ -57,6 +58,24 @@ class TrafficSplit(Frozen):
         """Share of the requests that the champion keeps."""
         return 1.0 - len(self.challengers) * self.share
 
+    def without(self, versions: Collection[str]) -> TrafficSplit | None:
+        """The split in which the champion answers for those challengers; None when no challenger is left."""
+        kept = [pair for pair in zip(self.challengers, self.starts, strict=True) if pair[0].version not in versions]
+        if not kept:
+            return None
+        challengers, starts = zip(*kept, strict=True)
+        return self.model_copy(update={"challengers": challengers, "starts": starts})
+
+
+class Halt(Frozen):
+    """Challengers that get no more requests; the journal, which is written after that, may not say so yet."""
+
+    rollout: str
+    """Id of the rollout."""
+    versions: tuple[str, ...]
+    reason: str
+    """Why, for the journal."""
+
 
 class ServerConfig(Stored, stored_as="model server configuration"):
     """What a ``ModelServer`` replica serves."""
@@ -66,6 +85,8 @@ class ServerConfig(Stored, stored_as="model server configuration"):
     champion: ModelVersion
     split: Annotated[TrafficSplit | None, stored_name("split", "trial")] = None
     """None outside of a rollout."""
+    halt: Halt | None = None
+    """Challengers that later splits of their rollout must not contain."""
     profile_window_s: float | None = Field(default=3600.0, gt=0.0)
     """Width of a live profile's window in seconds; None: no profiles."""
     report: bool = True

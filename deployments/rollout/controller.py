@@ -19,6 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
 from cluster.actors import get_or_create
 from cluster.errors import RolloutError
@@ -41,6 +42,8 @@ from deployments.rollout_policy import RolloutPolicy
 from deployments.telemetry.log_writer import connect_log_writer
 
 _log = logging.getLogger(__name__)
+_EVIDENCE_TIMEOUT_S = 30.0
+"""Within which the log writer must answer; a pass that waits for it keeps commands waiting."""
 
 
 class RolloutStatus(Frozen):
@@ -158,7 +161,16 @@ class RolloutController:
     async def abort(self, reason: str = "by hand", version: str = "", *, rollout: str = "") -> RolloutStatus:
         """Send all requests to the champion immediately; with ``version``, those of that challenger."""
         with self._approvals:
-            return await self._command("abort", reason, version, rollout)
+            halted = await self._halt(reason, version, rollout)
+            async with self._turn:
+                state = self._require_state()
+                # A pass that had the turn may have recorded the abort already.
+                if state.active and {*halted} & {*state.challengers}:
+                    # Should the journal not answer, later passes find what was halted, and record it.
+                    self._applied = False
+                    await self._record(*state_machine.apply_command(state, "abort", reason, time.time(), version))
+                    await self._reconcile()
+        return await self.status()
 
     async def promote(self, reason: str = "by hand", version: str = "", *, rollout: str = "") -> RolloutStatus:
         """Make the challenger champion immediately, even if the evidence is undecided.
@@ -189,9 +201,8 @@ class RolloutController:
             RolloutError: The model has had no rollout, or one is in progress.
         """
         async with self._turn:
-            if self._state is None:
-                raise RolloutError("rollout.not_found", model=self._model)
-            await self._record(*state_machine.roll_back(self._state, champion, reason, time.time()))
+            state = self._require_state()
+            await self._record(*state_machine.roll_back(state, champion, reason, time.time()))
             await self._reconcile()
         return await self.status()
 
@@ -199,13 +210,39 @@ class RolloutController:
         """Return this process's id."""
         return os.getpid()
 
+    async def _halt(self, reason: str, version: str, rollout: str) -> tuple[str, ...]:
+        """Take challengers out of the traffic, without a turn: a pass may hold it while it waits for a store.
+
+        Returns:
+            Their versions.
+        """
+        state = self._require_state()
+        _, decision = state_machine.apply_command(state, "abort", reason, time.time(), version, rollout)
+        await self._halt_before(state, decision)
+        return decision.challengers
+
+    async def _halt_before(self, state: RolloutState, decision: Decision) -> None:
+        """Before a drop or an abort is journaled, take its challengers out of the traffic."""
+        if decision.action not in ("drop", "abort"):
+            return
+        try:
+            await self._reconciler.halt(state, decision.challengers, decision.reason)
+        except RayError:
+            # Serve does not answer. Once the decision is in the journal, every pass tries again.
+            _log.exception("rollout of %s: cannot halt %s", self._model, decision.challengers)
+
+    def _require_state(self) -> RolloutState:
+        if self._state is None:
+            raise RolloutError("rollout.not_found", model=self._model)
+        return self._state
+
     async def _command(self, command: Command, reason: str, version: str = "", rollout: str = "") -> RolloutStatus:
         async with self._turn:
-            if self._state is None:
-                raise RolloutError("rollout.not_found", model=self._model)
-            state, decision = state_machine.apply_command(self._state, command, reason, time.time(), version, rollout)
+            before = self._require_state()
+            state, decision = state_machine.apply_command(before, command, reason, time.time(), version, rollout)
             if command == "promote":
-                state, decision = await self._promote_unless_worse(self._state, state, decision)
+                state, decision = await self._promote_unless_worse(before, state, decision)
+            await self._halt_before(before, decision)
             await self._record(state, decision)
             await self._reconcile()
         return await self.status()
@@ -257,6 +294,7 @@ class RolloutController:
         if entry.action == "hold":
             await self._record_hold(state, entry)
         else:
+            await self._halt_before(before, entry)
             await self._record(state, entry)
             await self._reconcile()
         return entry.action
@@ -264,8 +302,9 @@ class RolloutController:
     async def _refresh_evidence(self, state: RolloutState, step_age_s: float) -> None:
         if self._task is None:
             self._task = await self._reconciler.task(state.champion)
-        evidence = await self._log_writer.evidence.remote(
-            state.id, state.initial_challengers, self._task, state.policy.metric
+        evidence = await asyncio.wait_for(
+            self._log_writer.evidence.remote(state.id, state.initial_challengers, self._task, state.policy.metric),
+            _EVIDENCE_TIMEOUT_S,
         )
         # What arrives after a challenger was dropped is not evidence about it.
         self._evidence |= {version: evidence[version] for version in state.challengers}

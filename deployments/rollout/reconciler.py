@@ -14,7 +14,7 @@ from cluster.values import ModelVersion, Task
 from deployments.inference.predictor import fetch_bundle
 from deployments.rollout.serve_config import ServingOptions, connect_config_writer
 from deployments.rollout.state_machine import RolloutState
-from deployments.serve_schema import ServerConfig, TrafficSplit
+from deployments.serve_schema import Halt, ServerConfig, TrafficSplit
 from features.manifest import Manifest
 
 
@@ -50,14 +50,25 @@ class Reconciler:
             options: Resources of the challengers.
 
         Returns:
-            By version, why a challenger cannot be served. If it is not empty, only the other challengers were started.
+            By version, why a challenger cannot be served, or was halted. If it is not empty, at most the others were
+            started.
         """
         if state.active:
             return await self._apply_split(state, options)
         await self._end(state, state.answering_version)
         return {}
 
+    async def halt(self, state: RolloutState, versions: tuple[str, ...], reason: str) -> None:
+        """Take challengers out of the traffic, before the journal is written: harm ends whatever else is broken."""
+        halt = Halt(rollout=state.id, versions=versions, reason=reason)
+        await self._config.halt_challengers.remote(self._model, halt)
+
     async def _apply_split(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
+        config: ServerConfig | None = await self._config.current_config.remote(self._model)
+        halt = config.halt if config and config.halt and config.halt.rollout == state.id else None
+        # The controller, or what it writes to, failed after the traffic was off.
+        if halt and (halted := [version for version in state.challengers if version in halt.versions]):
+            return dict.fromkeys(halted, halt.reason)
         versions = [
             await asyncio.to_thread(self._registry.version, self._model, version) for version in state.challengers
         ]

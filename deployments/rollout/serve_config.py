@@ -24,7 +24,7 @@ from deployments.inference.predictor import Scorer
 from deployments.ingress import root_app
 from deployments.rollout import serve_details
 from deployments.rollout.serve_details import Applications
-from deployments.serve_schema import ChallengerConfig, ServerConfig, Serving, TrafficSplit
+from deployments.serve_schema import ChallengerConfig, Halt, ServerConfig, Serving, TrafficSplit
 from deployments.telemetry.log_writer import connect_log_writer
 
 ACTOR = "serve-config"
@@ -89,7 +89,7 @@ class ServeConfigWriter:
             root = self._application(root_app.ROOT_APP, root_app.ROOT_ROUTE, "deployments.ingress.root_app", _FRONT)
             apps.setdefault(root_app.ROOT_APP, root)
             shared = options.model_dump(include={"profile_window_s", "limits", "report"})
-            config = ServerConfig(champion=champion, **shared)
+            config = ServerConfig(champion=champion, halt=current.halt if current else None, **shared)
             name = serve_schema.model_app_name(champion.model)
             apps[name] = self._application(
                 name,
@@ -136,12 +136,37 @@ class ServeConfigWriter:
             await self._write(lambda apps: _drop_challengers(apps, model, retained))
 
     async def set_rollout(self, model: str, split: TrafficSplit | None, deadline_s: float = 30.0) -> None:
-        """Set the challengers and their share of requests; None sends all requests to the champion."""
-        await self._change_server(model, {"split": split}, deadline_s)
+        """Set the challengers and their share of requests; None sends all requests to the champion.
+
+        Raises:
+            RolloutError: A challenger of ``split`` was halted.
+        """
+
+        def update(current: ServerConfig) -> dict[str, Any]:
+            if split and (halted := _halted(current, split.rollout) & {v.version for v in split.challengers}):
+                raise RolloutError(
+                    "rollout.challengers_halted", model=model, rollout=split.rollout, versions=sorted(halted)
+                )
+            return {"split": split}
+
+        await self._change_server(model, update, deadline_s)
+
+    async def halt_challengers(self, model: str, halt: Halt, deadline_s: float = 30.0) -> None:
+        """Take challengers out of the split, now and for the rest of their rollout.
+
+        Needs Serve only: neither a model is loaded nor a store asked.
+        """
+
+        def update(current: ServerConfig) -> dict[str, Any]:
+            versions = tuple(sorted(_halted(current, halt.rollout) | {*halt.versions}))
+            split = current.split.without(versions) if current.split else None
+            return {"split": split, "halt": halt.model_copy(update={"versions": versions})}
+
+        await self._change_server(model, update, deadline_s)
 
     async def set_champion(self, champion: ModelVersion, deadline_s: float = 30.0) -> None:
         """Change the champion and end the traffic split, in one change."""
-        await self._change_server(champion.model, {"champion": champion, "split": None}, deadline_s)
+        await self._change_server(champion.model, lambda current: {"champion": champion, "split": None}, deadline_s)
 
     async def current_config(self, model: str) -> ServerConfig | None:
         """Return the configuration of a model's server; None when it is not deployed."""
@@ -163,12 +188,14 @@ class ServeConfigWriter:
             lambda details: serve_schema.model_app_name(model) not in details["applications"], _DRAIN_S, model
         )
 
-    async def _change_server(self, model: str, update: dict[str, Any], deadline_s: float) -> None:
+    async def _change_server(
+        self, model: str, update: Callable[[ServerConfig], dict[str, Any]], deadline_s: float
+    ) -> None:
         def change(apps: Applications) -> None:
             current = _server_config(apps, model)
             if current is None:
                 raise RayloopError("rayloop.model_not_deployed", model=model)
-            config = ServerConfig.model_validate(dict(current) | update)
+            config = ServerConfig.model_validate(dict(current) | update(current))
             apps[serve_schema.model_app_name(model)]["deployments"][0]["user_config"] = config.model_dump(mode="json")
 
         await self._write(change)
@@ -293,6 +320,11 @@ def _challengers(apps: Applications, model: str) -> set[str]:
 def _drop_challengers(apps: Applications, model: str, retained: Set[str] = frozenset()) -> None:
     for name in _challengers(apps, model) - retained:
         del apps[name]
+
+
+def _halted(config: ServerConfig, rollout: str) -> set[str]:
+    """Versions of a rollout that were halted."""
+    return {*config.halt.versions} if config.halt and config.halt.rollout == rollout else set()
 
 
 def _server_config(apps: Applications, model: str) -> ServerConfig | None:

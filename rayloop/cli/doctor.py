@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import psutil
 import ray
 
 from cluster import connection, local_cluster
 from cluster.errors import OutOfMemory, RayloopError
-from cluster.permissions import close_to_others
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
@@ -62,17 +60,8 @@ def _disk(settings: Settings) -> str:
 
 
 def _files(settings: Settings) -> str:
-    try:
-        # Folders before what they hold: a home that is closed protects the rest meanwhile.
-        closed = close_to_others(path for path in _own_files(settings) if path.exists())
-    except PermissionError as error:
-        raise RayloopError("rayloop.file_open_to_others", path=error.filename) from error
+    closed = local_cluster.close_files(settings)
     return f"{closed} files were open to other users, and are closed now" if closed else "closed to other users"
-
-
-def _own_files(settings: Settings) -> Iterator[Path]:
-    yield from (local_cluster.token_file(), settings.home)
-    yield from settings.home.rglob("*")
 
 
 def _mlflow(settings: Settings) -> str:

@@ -3,6 +3,10 @@
 import json
 import os
 import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import httpx
 import pytest
@@ -20,6 +24,7 @@ from deployments.rollout.controller import RolloutStatus, connect_controller
 from deployments.rollout.serve_config import connect_config_writer
 from deployments.rollout_policy import RolloutPolicy, Webhook
 from deployments.serve_schema import challenger_prefix
+from deployments.telemetry.log_writer import connect_log_writer
 from tests.factories.deployments.endpoint import Endpoint
 from tests.factories.deployments.request_load import Load, infer_body
 from tests.factories.deployments.versions import MODEL, TRUE_SLOPE, Versions
@@ -211,6 +216,46 @@ def test_abort_overrides_a_concurrent_promotion(
     assert caught.value.code in ("rollout.abort_requested", "rollout.command_not_applicable")
     assert version_served(http) == versions.champion.version
     assert registry.version_by_alias(MODEL, CHAMPION).version == versions.champion.version
+
+
+@contextmanager
+def stores_stopped(settings: Settings) -> Iterator[None]:
+    """Nobody can read or write the catalog and MLflow's database, and the log writer stands still."""
+    writer = ray.get(connect_log_writer(MODEL, settings).pid.remote())
+    with ExitStack() as locks:
+        for uri in (settings.iceberg["uri"], settings.mlflow_uri):
+            lock = locks.enter_context(closing(sqlite3.connect(uri.removeprefix("sqlite:///"), isolation_level=None)))
+            lock.execute("PRAGMA busy_timeout = 30000")
+            lock.execute("BEGIN EXCLUSIVE")
+        os.kill(writer, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(writer, signal.SIGCONT)
+
+
+def test_abort_takes_the_traffic_off_while_no_store_answers(
+    cluster: Settings, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    with Load(str(http.base_url), TRUE_SLOPE, rate=50.0, name="dark") as load:
+        ray.get(rollout.start.remote(versions.good, FROZEN))
+        until(lambda: load.outcomes[200, "challenger"] > 0, "the challenger answers its share")
+        with stores_stopped(cluster):
+            order = rollout.abort.remote("no store answers")
+            ordered = last = time.monotonic()
+            answered, watched = load.outcomes[200, "challenger"], load.outcomes[200, "champion"] + 300
+            while load.outcomes[200, "champion"] < watched:
+                if load.outcomes[200, "challenger"] > answered:
+                    answered, last = load.outcomes[200, "challenger"], time.monotonic()
+                time.sleep(0.01)
+        assert last - ordered < 5.0
+        with suppress(ray.exceptions.RayError):
+            # It may have failed to journal the abort, which is then done by a pass.
+            ray.get(order)
+        status = finished(rollout)
+    assert (status.state.status, status.state.reason) == ("aborted", "no store answers")
+    assert [d.action for d in status.decisions] == ["start", "abort"]
+    assert load.failed == []
 
 
 def notified_actions(endpoint: Endpoint) -> list[str]:

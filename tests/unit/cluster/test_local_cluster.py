@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from cluster import local_cluster
-from cluster.errors import ClusterUnavailable, OutOfMemory
+from cluster.errors import ClusterUnavailable, OutOfMemory, RayloopError
 from cluster.settings import Settings
 from tests.factories.errors import raises
 
@@ -137,3 +137,33 @@ def test_start_without_token_fails_when_ray_generates_none(settings: Settings, p
     with pytest.raises(subprocess.CalledProcessError):
         local_cluster.start(settings)
     assert local_cluster.processes(settings) == []
+
+
+@pytest.fixture
+def open_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings whose home, state and token every user of the machine can read."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in (tmp_path / ".ray", tmp_path / ".rayloop", tmp_path / ".rayloop" / "online"):
+        folder.mkdir()
+        folder.chmod(0o755)
+    for file in (tmp_path / ".ray" / "auth_token", tmp_path / ".rayloop" / "online" / "data.mdb"):
+        file.touch()
+        file.chmod(0o644)
+    (tmp_path / ".rayloop" / "gone").symlink_to(tmp_path / "nowhere")
+    return Settings(home=tmp_path / ".rayloop")
+
+
+def test_close_files_closes_the_home_and_the_token_once(open_settings: Settings, tmp_path: Path) -> None:
+    token, state = tmp_path / ".ray" / "auth_token", open_settings.home / "online" / "data.mdb"
+    assert local_cluster.close_files(open_settings) == 4
+    assert [path.stat().st_mode & 0o777 for path in (token, state, open_settings.home)] == [0o600, 0o600, 0o700]
+    assert local_cluster.close_files(open_settings) == 0
+
+
+def test_close_files_names_a_file_of_another_user(open_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with raises(RayloopError, "rayloop.file_open_to_others"):
+        local_cluster.close_files(open_settings)

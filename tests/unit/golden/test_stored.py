@@ -404,6 +404,8 @@ def test_serve_config_is_written_unchanged() -> None:
 def test_stored_serve_config_is_read(folder: Path) -> None:
     for kind in (ServerConfig, ChallengerConfig):
         name = {ServerConfig: "ModelServer", ChallengerConfig: "Challenger"}[kind]
+        if not (folder / f"{name}.json").exists():
+            continue  # This format did not change it.
         read = kind.from_stored(json.loads((folder / f"{name}.json").read_text()))
         assert read.model_dump(mode="json") == samples.USER_CONFIG[name]
 

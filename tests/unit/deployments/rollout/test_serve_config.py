@@ -6,11 +6,15 @@ import threading
 from typing import Any
 
 import pytest
+import ray.serve
 
+from cluster.errors import RolloutError
 from cluster.settings import Settings
+from cluster.values import ModelVersion
 from deployments.rollout import serve_details
 from deployments.rollout.serve_config import ServeConfigWriter
-from deployments.serve_schema import model_app_name
+from deployments.serve_schema import Halt, ServerConfig, TrafficSplit, model_app_name
+from tests.factories.errors import raises
 
 MODELS = 20
 WINDOW_S = 0.005
@@ -65,3 +69,58 @@ def test_first_write_of_a_host_starts_proxies_where_callers_reach_them(
     asyncio.run(remove_concurrently(settings.model_copy(update={"serve_host": host})))
     assert serve.config["http_options"]["host"] == host
     assert serve.config["proxy_location"] == location
+
+
+def version(number: str) -> ModelVersion:
+    return ModelVersion(model="m", version=number, run_id="r", bundle_uri="/nowhere")
+
+
+def split(rollout: str, *numbers: str) -> TrafficSplit:
+    starts = tuple(0.3 * i for i in range(len(numbers)))
+    return TrafficSplit(
+        rollout=rollout, challengers=tuple(map(version, numbers)), starts=starts, share=0.3, timeout_s=1.0
+    )
+
+
+@pytest.fixture
+def writer(serve: Serve, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A writer without replicas to wait for; it serves version 1 of "m", and versions 2 and 3 are on trial."""
+    monkeypatch.setattr(ray.serve, "get_deployment_handle", lambda *_: None)
+    config = ServerConfig(champion=version("1"), split=split("a", "2", "3"))
+    app = {"name": model_app_name("m"), "deployments": [{"user_config": config.model_dump(mode="json")}]}
+    serve.applications = {app["name"]: app}
+    writer: Any = ServeConfigWriter.__new__(ServeConfigWriter)
+    asyncio.run(writer.__init__(settings))
+    return writer
+
+
+def current(writer: Any) -> ServerConfig:
+    return asyncio.run(writer.current_config("m"))
+
+
+def test_halted_challenger_leaves_the_split_and_the_others_keep_their_slices(writer: Any) -> None:
+    asyncio.run(writer.halt_challengers("m", Halt(rollout="a", versions=("2",), reason="worse")))
+    left = current(writer).split
+    assert left is not None
+    assert ([v.version for v in left.challengers], left.starts, left.share) == (["3"], (0.3,), 0.3)
+    asyncio.run(writer.halt_challengers("m", Halt(rollout="a", versions=("3",), reason="enough")))
+    assert current(writer).split is None
+    assert current(writer).halt == Halt(rollout="a", versions=("2", "3"), reason="enough")
+
+
+def test_split_with_a_halted_challenger_is_refused_for_the_rest_of_its_rollout(writer: Any) -> None:
+    asyncio.run(writer.halt_challengers("m", Halt(rollout="a", versions=("2",), reason="worse")))
+    with raises(RolloutError, "rollout.challengers_halted", model="m", rollout="a", versions=["2"]):
+        asyncio.run(writer.set_rollout("m", split("a", "2", "3")))
+    asyncio.run(writer.set_rollout("m", split("a", "3")))
+    asyncio.run(writer.set_champion(version("3")))
+    assert current(writer).halt is not None
+    asyncio.run(writer.set_rollout("m", split("b", "2")))
+    assert current(writer).split == split("b", "2")
+
+
+def test_halt_of_an_earlier_rollout_does_not_count_for_a_later_one(writer: Any) -> None:
+    asyncio.run(writer.halt_challengers("m", Halt(rollout="a", versions=("2", "3"), reason="worse")))
+    asyncio.run(writer.set_rollout("m", split("b", "2")))
+    asyncio.run(writer.halt_challengers("m", Halt(rollout="b", versions=("2",), reason="slow")))
+    assert current(writer).halt == Halt(rollout="b", versions=("2",), reason="slow")
