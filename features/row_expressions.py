@@ -70,7 +70,7 @@ def _disallowed(node: Any) -> Iterator[str]:
             for child in children:
                 yield from _disallowed(child)
         case dict():
-            yield from node
+            yield from node or ("{}",)
         case _:
             yield str(node)
 

@@ -96,6 +96,7 @@ TYPE_OF_CALL = {"OfExpr": CALL}
         ({"SubPlan": [{"Scan": {}}, []]}, "SubPlan"),
         ({"Literal": {"Object": []}}, "Object"),
         ("Wildcard", "Wildcard"),
+        ({}, "{}"),
     ],
     ids=lambda value: json.dumps(value)[:60],
 )

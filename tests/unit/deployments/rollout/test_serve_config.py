@@ -13,6 +13,7 @@ from cluster.settings import Settings
 from cluster.values import ModelVersion
 from deployments.rollout import serve_details
 from deployments.rollout.serve_config import ServeConfigWriter
+from deployments.rollout.serve_details import MODEL_DEPLOYMENT
 from deployments.serve_schema import Halt, ServerConfig, TrafficSplit, model_app_name
 from tests.factories.errors import raises
 
@@ -30,9 +31,17 @@ class Serve:
         self._pause = threading.Event()
 
     def get_serve_details(self) -> dict[str, Any]:
-        apps = {n: {"status": "RUNNING", "deployed_app_config": copy.deepcopy(a)} for n, a in self.applications.items()}
+        apps = {name: self._report(copy.deepcopy(declared)) for name, declared in self.applications.items()}
         self._pause.wait(WINDOW_S)
         return {"applications": apps}
+
+    @staticmethod
+    def _report(declared: dict[str, Any]) -> dict[str, Any]:
+        deployments = {
+            d["name"]: {"status": "HEALTHY", "replicas": [], "deployment_config": d}
+            for d in declared.get("deployments", [])
+        }
+        return {"status": "RUNNING", "deployments": deployments, "deployed_app_config": declared}
 
     def deploy_applications(self, config: dict[str, Any]) -> None:
         self.config = config
@@ -87,7 +96,10 @@ def writer(serve: Serve, settings: Settings, monkeypatch: pytest.MonkeyPatch) ->
     """A writer without replicas to wait for; it serves version 1 of "m", and versions 2 and 3 are on trial."""
     monkeypatch.setattr(ray.serve, "get_deployment_handle", lambda *_: None)
     config = ServerConfig(champion=version("1"), split=split("a", "2", "3"))
-    app = {"name": model_app_name("m"), "deployments": [{"user_config": config.model_dump(mode="json")}]}
+    app = {
+        "name": model_app_name("m"),
+        "deployments": [{"name": MODEL_DEPLOYMENT, "user_config": config.model_dump(mode="json")}],
+    }
     serve.applications = {app["name"]: app}
     writer: Any = ServeConfigWriter.__new__(ServeConfigWriter)
     asyncio.run(writer.__init__(settings))
