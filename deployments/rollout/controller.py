@@ -302,7 +302,7 @@ class RolloutController:
     async def _refresh_evidence(self, state: RolloutState, step_age_s: float) -> None:
         if self._task is None:
             self._task = await self._reconciler.task(state.champion)
-        evidence = await asyncio.wait_for(
+        evidence: dict[str, RolloutEvidence] = await asyncio.wait_for(
             self._log_writer.evidence.remote(state.id, state.initial_challengers, self._task, state.policy.metric),
             _EVIDENCE_TIMEOUT_S,
         )
