@@ -257,6 +257,15 @@ def test_erase_entity_that_was_only_pushed_deletes_hashed_state(tmp_path: Path) 
     assert not any(key.endswith(b"west") for key in context.store.keys(state_prefix(pair)))
 
 
+def test_erase_entity_also_deletes_what_release_0_1_stored_for_all_projects(tmp_path: Path) -> None:
+    context = filled(tmp_path, private=False)
+    for view in context.project.features.views:
+        materialize(context.store.shared, view, visits(False), END)
+    assert any(b"anna" in key for key in context.store.shared.keys(b""))
+    erase_entity(context, ANNA, NOW)
+    assert not any(b"anna" in key for key in context.store.shared.keys(b""))
+
+
 def test_erase_entity_by_a_number_column_is_refused(tmp_path: Path) -> None:
     with raises(ProjectError, "project.unknown_entity_column", columns=["spent"]):
         erase_entity(filled(tmp_path, private=False), {"spent": "1"}, NOW)

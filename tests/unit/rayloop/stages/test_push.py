@@ -14,6 +14,8 @@ from cluster.settings import Settings
 from examples.flights.features import features
 from examples.flights.project import project
 from features.online.feature_reader import FeatureReader
+from features.online.layout_upgrade import record_load
+from features.online.materialize import watermark_key
 from features.online.store import open_store
 from features.types import arrow_type
 from rayloop.stages.push import push_file
@@ -74,6 +76,18 @@ def test_push_file_with_a_future_event_leaves_it_to_ingestion(settings: Settings
     flights([10.0, 20.0]).with_columns(landed_at=pl.Series([NOON, later]), recorded_at=later).write_parquet(file)
     pushed = push_file(project, settings, "flights", file)
     assert (pushed.events["dest_arrivals"], pushed.events["tail_departures"]) == (1, 2)
+
+
+def test_push_file_after_an_upgrade_waits_for_the_first_load(settings: Settings, tmp_path: Path) -> None:
+    file, store = tmp_path / "events.parquet", open_store(settings.online_store_uri, project.name)
+    flights([10.0]).write_parquet(file)
+    for view in project.features.views:
+        store.shared.put_many({watermark_key(view): b"1"})
+    with raises(DataError, "data.online_state_not_loaded", project="flights"):
+        push_file(project, settings, "flights", file)
+    for view in project.features.views:
+        record_load(store, view)
+    assert set(push_file(project, settings, "flights", file).events.values()) == {1}
 
 
 def test_push_file_of_unknown_source_or_unreadable_file_is_refused(settings: Settings, tmp_path: Path) -> None:
