@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from tests.factories.until import until
 from tests.hosts.process import RUN_S, Process
@@ -45,10 +48,9 @@ class Host:
             "VISIBLE": "\n".join(_visible_paths()),
         }
         self._init: subprocess.Popen[bytes] | None = None
+        self._first: psutil.Process | None = None
         self.processes: list[Process] = []
         self._started = 0
-        self.pid = 0
-        """Of the first process, as the machine sees it."""
         (self._folder / "disk").mkdir(parents=True)
         if disk_mb:
             self._mount_disk(disk_mb)
@@ -84,8 +86,15 @@ class Host:
         if not pid:
             self.kill()
             raise RuntimeError(f"{self.name} does not boot: {log.read_text()}")
-        self.pid = int(pid)
+        self._first = psutil.Process(int(pid))
         self.step_clock(0)
+
+    @property
+    def pid(self) -> int:
+        """The first process, as the machine sees it."""
+        assert self.up, f"{self.name} is down"
+        assert self._first is not None
+        return self._first.pid
 
     def kill(self) -> None:
         """Take the host down as a power cut does: the others get no FIN and no RST, because the cable goes first."""
@@ -93,14 +102,18 @@ class Host:
             return
         delete = ["nsenter", f"--net=/proc/{self._switch}/ns/net", "ip", "link", "delete", "dev", self.name]
         subprocess.run(delete, stderr=subprocess.DEVNULL)
-        if self.up:
-            os.kill(self.pid or self._init.pid, signal.SIGKILL)
         for process in self.processes:
             process.resume_entry()
-        self._init.wait(BOOT_S)
+        if self.up and self._first:
+            # Not the unshare around it: that would be gone before the host's processes are.
+            with suppress(psutil.NoSuchProcess):
+                self._first.kill()
+        else:
+            self._init.kill()
         for process in self.processes:
             process.wait(BOOT_S)
-        self._init, self.processes = None, []
+        self._init.wait(BOOT_S)
+        self._init, self._first, self.processes = None, None, []
 
     def freeze(self) -> None:
         """Stop every process; the kernel still accepts connections and acknowledges data, so that peers wait."""
@@ -108,7 +121,7 @@ class Host:
 
     def thaw(self) -> None:
         for pid in self.pids():
-            os.kill(pid, signal.SIGCONT)
+            _send(pid, signal.SIGCONT)
         for process in self.processes:
             process.resume_entry()
 
@@ -120,7 +133,7 @@ class Host:
     def _all_stopped(self) -> bool:
         moving = [pid for pid in self.pids() if _state(pid) not in "TtZX"]
         for pid in moving:
-            os.kill(pid, signal.SIGSTOP)
+            _send(pid, signal.SIGSTOP)
         return not moving
 
     def step_clock(self, seconds: float) -> None:
@@ -155,7 +168,6 @@ class Host:
         return process
 
     def _enter(self, *command: str, env: Mapping[str, str] | None) -> list[str]:
-        assert self.up, f"{self.name} is down"
         variables = [f"{name}={value}" for name, value in (self.environment() | dict(env or {})).items()]
         return [
             *("nsenter", "--target", str(self.pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--wd=/root"),
@@ -219,6 +231,11 @@ def _pid_namespaces() -> Iterator[tuple[int, str]]:
                 yield int(folder.name), os.readlink(folder / "ns/pid")
             except OSError:
                 """It ended, or is none that we may look at."""
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _state(pid: int) -> str:

@@ -29,6 +29,8 @@ PROGRAMS = {
 _FIRST = 11
 _SWITCH = """
 set -e
+# A host needs these too.
+unshare --mount --pid --uts --ipc --fork mount -t proc proc /proc
 ip link set lo up
 ip link add hosts type bridge
 ip address add 10.77.0.1/24 dev hosts
