@@ -94,7 +94,7 @@ class Host:
         """The first process, as the machine sees it."""
         assert self.up, f"{self.name} is down"
         assert self._first is not None
-        return self._first.pid
+        return int(self._first.pid)
 
     def kill(self) -> None:
         """Take the host down as a power cut does: the others get no FIN and no RST, because the cable goes first."""

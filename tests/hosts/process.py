@@ -45,7 +45,7 @@ class Process:
             self.resume_entry()
             return not self.running
 
-        until(ended, f"{self.entry.args} ends", timeout_s)
+        until(ended, "the process ends", timeout_s)
         return self.entry.returncode
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
