@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,7 +99,8 @@ def _postgres_folders() -> list[str]:
 
 def _program(name: str, *folders: str) -> str:
     """Return the path of a program; the test is skipped where it is not installed."""
-    path = shutil.which(name, path=os.pathsep.join([*folders, os.environ["PATH"]]))
+    # Programs of Python packages are beside the interpreter.
+    path = shutil.which(name, path=os.pathsep.join([*folders, str(Path(sys.executable).parent), os.environ["PATH"]]))
     if path is None:
         pytest.skip(f"{name} is not installed")
     return path
