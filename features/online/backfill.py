@@ -58,7 +58,7 @@ def backfill(
         rows: Number of rows in all batches.
         until_us: Leave out events that count later, microseconds since the epoch.
         since_us: Rebuild only entities with an event that counts at or after this time, which adds events that came
-        late.
+            late.
 
     Raises:
         DataError: The store has newer events than the table, which would be lost; or the view was materialized
