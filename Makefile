@@ -14,11 +14,10 @@ demo: $(STAMP)
 down: $(STAMP)
 	$(BIN)/rayloop down
 
-# First the tests without a cluster, one process per core, then those that need one, then the short ones on hosts.
+# First the tests without a cluster, one process per core, then those that need one.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --long tests/unit tests/benchmarks
 	$(BIN)/python -m pytest tests/integration
-	$(BIN)/python -m pytest -rs tests/hosts
 
 # The fast tests, in about two minutes: no long tests, a tenth of each property's examples.
 test-unit: $(STAMP)
