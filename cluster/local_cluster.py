@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -73,7 +73,7 @@ def start(settings: Settings, report: Callable[[str], None] = lambda line: None)
     _check_memory()
     _check_ports(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
-    close_to_others([settings.home])
+    _close([settings.home])
     # Ray's logs are kept after a stop, to diagnose it, until the next start.
     shutil.rmtree(settings.scratch, ignore_errors=True)
     settings.scratch.mkdir(mode=0o700)
@@ -222,9 +222,13 @@ def close_files(settings: Settings) -> int:
         RayloopError: One that is open belongs to another user.
     """
     # Folders before what they hold: a home that is closed protects the rest meanwhile.
-    paths = chain([_token_file(), settings.home], settings.home.rglob("*"))
+    within = (Path(top, name) for top, folders, files in os.walk(settings.home) for name in (*folders, *files))
+    return _close(chain([_token_file(), settings.home], within))
+
+
+def _close(paths: Iterable[Path]) -> int:
     try:
-        return close_to_others(path for path in paths if path.exists())
+        return close_to_others(paths)
     except PermissionError as error:
         raise RayloopError("rayloop.file_open_to_others", path=error.filename) from error
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PRIVATE_UMASK = 0o077
-"""Of every process of rayloop: whoever reads Ray's token can run code on the cluster, and tables hold personal data."""
+"""Of every rayloop process: anyone with Ray's token can run code on the cluster, and tables may hold personal data."""
 
 
 def close_to_others(paths: Iterable[Path]) -> int:
@@ -21,7 +21,11 @@ def close_to_others(paths: Iterable[Path]) -> int:
     """
     closed = 0
     for path in paths:
-        mode = path.lstat().st_mode
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            # A running cluster deletes files, and a file that is gone is closed.
+            continue
         if mode & PRIVATE_UMASK and not stat.S_ISLNK(mode):
             path.chmod(stat.S_IMODE(mode) & ~PRIVATE_UMASK)
             closed += 1

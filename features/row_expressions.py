@@ -16,11 +16,19 @@ import polars as pl
 
 from cluster.errors import ProjectError
 
-_FAMILIES = frozenset(
-    {"ArrayExpr", "Bitwise", "Boolean", "ListExpr", "Pow", "StringExpr", "TemporalExpr", "Trigonometry"}
-)
-"""Groups of functions; the name of the function is inside."""
-_FUNCTIONS = _FAMILIES | {
+_REFUSED_MEMBERS: dict[str, frozenset[str]] = {
+    # ToStruct may name its fields by a Python function; the others look at other rows.
+    "ArrayExpr": frozenset({"ToStruct"}),
+    "Bitwise": frozenset({"And", "Or", "Xor"}),
+    "Boolean": frozenset({"All", "Any", "IsDuplicated", "IsFirstDistinct", "IsLastDistinct", "IsUnique"}),
+    "ListExpr": frozenset({"ToStruct"}),
+    "Pow": frozenset(),
+    "StringExpr": frozenset({"ConcatVertical"}),
+    "TemporalExpr": frozenset(),
+    "Trigonometry": frozenset(),
+}
+"""By group of functions, those that are not accepted; the name of the function is inside the group."""
+_FUNCTIONS = _REFUSED_MEMBERS.keys() | {
     "Abs", "Ceil", "Clip", "Coalesce", "Cut", "Exp", "FillNull", "Floor", "Hash", "Log", "Log1p", "MaxHorizontal",
     "MeanHorizontal", "MinHorizontal", "Negate", "Replace", "ReplaceStrict", "Round", "RoundSF", "Sign",
     "SumHorizontal",
@@ -79,10 +87,9 @@ def _disallowed_function(function: Any) -> Iterator[str]:
     name, options = _split(function)
     if name not in _FUNCTIONS:
         yield name
-    elif name in _FAMILIES:
+    elif name in _REFUSED_MEMBERS:
         member, options = _split(options)
-        # It may name its fields by a function.
-        if member == "ToStruct":
+        if member in _REFUSED_MEMBERS[name]:
             yield member
     yield from _disallowed_options(options)
 

@@ -244,10 +244,14 @@ def test_abort_takes_the_traffic_off_while_no_store_answers(
             order = rollout.abort.remote("no store answers")
             ordered = last = time.monotonic()
             answered, watched = load.outcomes[200, "challenger"], load.outcomes[200, "champion"] + 300
-            while load.outcomes[200, "champion"] < watched:
+
+            def enough_seen() -> bool:
+                nonlocal answered, last
                 if load.outcomes[200, "challenger"] > answered:
                     answered, last = load.outcomes[200, "challenger"], time.monotonic()
-                time.sleep(0.01)
+                return load.outcomes[200, "champion"] >= watched
+
+            until(enough_seen, "the champion answers 300 more")
         assert last - ordered < 5.0
         with suppress(ray.exceptions.RayError):
             # It may have failed to journal the abort, which is then done by a pass.
