@@ -64,6 +64,7 @@ def start(settings: Settings, report: Callable[[str], None] = lambda line: None)
         PortInUse: A port of the settings is taken.
         OutOfMemory: The machine has too little free memory.
         ClusterUnavailable: Another release started the running cluster, or Ray or MLflow did not start.
+        RayloopError: The home is open to other users, and belongs to one of them.
     """
     if is_running(settings):
         require_current_layout(settings)
