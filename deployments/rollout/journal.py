@@ -1,4 +1,4 @@
-"""The rollout journal: Decision rows in Iceberg, oldest first."""
+"""The rollout journal: Decision rows in Iceberg, in the order of their numbers. Clocks may step; numbers do not."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _SCHEMA = pa.schema(
         "share": pa.float64(),
         **dict.fromkeys(("reason", "champion", "challenger", "evidence", "policy"), pa.string()),
         "schema_version": pa.int64(),
+        "sequence": pa.int64(),
     }
 )
 
@@ -38,6 +39,13 @@ class _Row(Stored, stored_as="rollout journal entry"):
     challenger: str
     evidence: str
     policy: str | None = None
+    sequence: int | None = None
+    """Position in the journal, from 1. Rows of 0.1 lack it: they come first, in the order of ``at``."""
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sort key of the journal."""
+        return (0, self.at) if self.sequence is None else (1, self.sequence)
 
     @property
     def decision(self) -> Decision:
@@ -53,9 +61,14 @@ class RolloutJournal:
         self._model = model
         self._name = journal_table(model)
         self._tables = tables
+        self._newest: int | None = None
+        """Number of the newest entry; None while the table must be asked."""
 
     def record(self, decision: Decision, policy: RolloutPolicy) -> None:
         """Append an entry; one that starts a rollout contains the policy."""
+        newest, self._newest = self._newest, None
+        if newest is None:
+            newest = max((row.sequence or 0 for row in self._rows()), default=0)
         row = _Row(
             **decision.model_dump(exclude={"at", "challengers", "evidence"}),
             at=round(decision.at * 1e6),
@@ -63,9 +76,11 @@ class RolloutJournal:
             challenger=",".join(decision.challengers),
             evidence=json.dumps(decision.evidence),
             policy=policy.model_dump_json() if decision.action == "start" else None,
+            sequence=newest + 1,
         )
-        # Adds the schema_version column to tables from before it existed.
+        # Adds the columns that a table of an earlier release lacks.
         self._tables.append(self._name, pa.Table.from_pylist([row.model_dump()], _SCHEMA), evolve=True)
+        self._newest = newest + 1
 
     def decisions(self) -> list[Decision]:
         """Return all entries, oldest first."""
@@ -86,6 +101,6 @@ class RolloutJournal:
             return []
         rows = self._tables.read(self._name)
         times = rows.column("at").cast(pa.int64())
-        ordered = rows.set_column(rows.column_names.index("at"), "at", times).sort_by("at")
-        values = ({name: value for name, value in row.items() if value is not None} for row in ordered.to_pylist())
-        return [_Row.from_stored(row) for row in values]
+        counted = rows.set_column(rows.column_names.index("at"), "at", times).to_pylist()
+        values = ({name: value for name, value in row.items() if value is not None} for row in counted)
+        return sorted((_Row.from_stored(row) for row in values), key=lambda row: row.order)

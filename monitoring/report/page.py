@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import merge
 
 from cluster.times import format_utc
 from cluster.values import Decision
@@ -124,11 +125,13 @@ def _rollouts(report: MonitoringReport) -> str:
 
 
 def _events(report: MonitoringReport) -> str:
-    events = [(a.at, "alarm", f"version {a.alarm.version}: {_beyond(a)}", a.outcome) for a in report.actions]
-    events += [
+    alarms = [(a.at, "alarm", f"version {a.alarm.version}: {_beyond(a)}", a.outcome) for a in report.actions]
+    decisions = [
         (d.at, d.action, r.name, _describe(d)) for r in report.rollouts for d in r.decisions if d.action in _DECISIONS
     ]
-    rows = [(format_utc(at, _SECONDS), tag(f"tag {kind}", kind), what, then) for at, kind, what, then in sorted(events)]
+    # Each of the two keeps its own order, also where the clock was set back.
+    events = merge(alarms, decisions, key=lambda event: event[0])
+    rows = [(format_utc(at, _SECONDS), tag(f"tag {kind}", kind), what, then) for at, kind, what, then in events]
     body = table(("at", "", "event", "outcome"), rows) if rows else empty_note("There was no rollout and no alarm.")
     return section("Events in order", "Times are UTC, by the clock of the cluster.", body)
 

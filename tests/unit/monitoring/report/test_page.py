@@ -247,3 +247,12 @@ def test_windows_without_labels_are_drawn():
     page = render_report(MonitoringReport(model="m", made_at=0.0, performance=bare))
     assert "0 of 3 windows are worse" in page
     assert page.count("<svg") == 2
+
+
+def test_events_of_a_rollout_keep_their_order_when_the_clock_is_set_back(report: MonitoringReport) -> None:
+    start, pause, abort = decisions("start", "pause", "abort")
+    rollout = RolloutHistory(name="stepped", decisions=(start, pause, abort.model_copy(update={"at": start.at - 3600})))
+    page = render_report(report.model_copy(update={"rollouts": (rollout,), "actions": ()}))
+    events = page.partition("Events in order")[2]
+    found = [events.index(text) for text in ("starts beside", "pauses", "is withdrawn")]
+    assert found == sorted(found)

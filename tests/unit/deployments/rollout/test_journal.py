@@ -1,0 +1,105 @@
+"""The journal is read in the order in which it was written, whatever the clocks say."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.errors import RolloutError
+from cluster.names import journal_table
+from deployments.rollout.journal import RolloutJournal
+from deployments.rollout.state_machine import apply_command, begin, journal_entry
+from deployments.rollout_policy import RolloutPolicy
+
+POLICY = RolloutPolicy(steps=(0.1, 1.0))
+COMMANDS = st.sampled_from(["pause", "resume", "abort", "promote", "restart"])
+STEPS_S = st.sampled_from([1.0, 60.0, 3600.0, -3600.0, -1.0, 0.0])
+
+
+class MemoryTables:
+    """Tables whose rows are read in no order, as Iceberg's are."""
+
+    def __init__(self) -> None:
+        self.rows: list[pa.Table] = []
+
+    def exists(self, name: str) -> bool:
+        return bool(self.rows)
+
+    def read(self, name: str) -> pa.Table:
+        return pa.concat_tables(random.Random(len(self.rows)).sample(self.rows, len(self.rows)))
+
+    def append(self, name: str, rows: pa.Table, *unused: object, **options: object) -> None:
+        assert name == journal_table("m")
+        self.rows.append(rows)
+
+    def forget_numbers(self) -> None:
+        """Make all rows so far those of a release without numbers."""
+        nulls = pa.nulls(1, pa.int64())
+        self.rows = [
+            rows.set_column(rows.column_names.index("sequence"), rows.schema.field("sequence"), nulls)
+            for rows in self.rows
+        ]
+
+
+def record(
+    journal: RolloutJournal, history: list[tuple[str, float]], now: float, state: Any = None
+) -> tuple[Any, float]:
+    """Record what a controller would, by a clock that steps; returns its last state and time."""
+    if state is None:
+        state = begin("r0", "m", "1", ("2", "3"), POLICY, now)
+        journal.record(journal_entry(state, "start", now, {}), POLICY)
+    for number, (command, step_s) in enumerate(history, start=1):
+        now += step_s
+        version = "2" if command == "promote" else ""
+        if command == "restart" and state.active:
+            continue
+        if command == "restart":
+            state = begin(f"{state.id}.{number}", "m", "1", ("2", "3"), POLICY, now)
+            journal.record(journal_entry(state, "start", now, {}), POLICY)
+            continue
+        try:
+            state, decision = apply_command(state, command, f"{command} {number}", now, version)
+        except RolloutError:
+            continue
+        journal.record(decision, POLICY)
+    return state, now
+
+
+@given(st.lists(st.tuples(COMMANDS, STEPS_S), max_size=12))
+def test_steps_of_the_clock_do_not_change_the_state_that_is_read(history: list[tuple[str, float]]) -> None:
+    tables: Any = MemoryTables()
+    state, _ = record(RolloutJournal("m", tables), history, 1e9)
+    assert RolloutJournal("m", tables).last_state() == state
+
+
+@given(st.lists(st.tuples(COMMANDS, STEPS_S), max_size=8))
+def test_rows_without_numbers_come_first_by_their_time(history: list[tuple[str, float]]) -> None:
+    tables: Any = MemoryTables()
+    state, now = record(RolloutJournal("m", tables), [("pause", 1.0), ("resume", 1.0), ("pause", 60.0)], 1e9)
+    tables.forget_numbers()
+    state, _ = record(RolloutJournal("m", tables), history, now - 3600.0, state)
+    again = RolloutJournal("m", tables)
+    assert again.last_state() == state
+    assert [entry.action for entry in again.decisions()][:4] == ["start", "pause", "resume", "pause"]
+
+
+def test_number_after_a_failed_append_follows_what_the_table_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: Any = MemoryTables()
+    journal = RolloutJournal("m", tables)
+    append = tables.append
+
+    def lose_the_answer(*args: object, **options: object) -> None:
+        append(*args, **options)
+        raise ConnectionError
+
+    monkeypatch.setattr(tables, "append", lose_the_answer)
+    with pytest.raises(ConnectionError):
+        record(journal, [], 1e9)
+    monkeypatch.setattr(tables, "append", append)
+    record(journal, [("abort", 1.0)], 1e9)
+    assert sorted(pa.concat_tables(tables.rows)["sequence"].to_pylist()) == [1, 2, 3]
