@@ -62,7 +62,7 @@ class TableCatalog:
         namespace = name.rpartition(".")[0]
         if not namespace:
             raise DataError("data.no_namespace", table=name)
-        if self.exists(name):
+        with suppress(SnapshotNotFound):
             return self.load(name)
         # Two processes may do this at once; the process that loses the race loads the winner's table. A SQL catalog
         # checks that the namespace does not exist, and then the database refuses the second one.

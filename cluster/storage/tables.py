@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyiceberg.conversions import from_bytes
-from pyiceberg.exceptions import ResolveError, ValidationError
+from pyiceberg.exceptions import CommitFailedException, ResolveError, ValidationError
 from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan
-from pyiceberg.table import DataScan, Table
+from pyiceberg.table import DataScan, Table, TableProperties
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from pyiceberg.types import TimestamptzType
 from pyiceberg.utils.datetime import micros_to_timestamptz
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from cluster.errors import DataError, SnapshotNotFound
 from cluster.storage.iceberg_part import IcebergPart, arrow_schema
@@ -37,7 +38,8 @@ class Tables(TableCatalog):
         Args:
             name: Name of the table.
             rows: The rows.
-            key: An append under a key that the table has seen is not repeated, which makes a stage safe to run again.
+            key: An append under a key that the table has seen is not repeated, even by two callers at once: what got no
+                clear answer can be appended again.
             evolve: Add columns, and fields of structs, that the table lacks; those that the rows lack are null.
 
         Returns:
@@ -46,16 +48,28 @@ class Tables(TableCatalog):
         Raises:
             DataError: The rows do not fit the table.
         """
+        try:
+            return self._append(name, rows, key, evolve)
+        except OverflowError as error:
+            # Iceberg keeps statistics as Python's datetime.
+            raise DataError("data.time_out_of_range", table=name, reason=str(error)) from error
+
+    @retry(
+        retry=retry_if_exception_type(CommitFailedException),
+        stop=stop_after_attempt(8),
+        wait=wait_random_exponential(0.1, max=2.0),
+        reraise=True,
+    )
+    def _append(self, name: str, rows: pa.Table, key: str, evolve: bool) -> Snapshot:
+        """Append to the table as it is now, or fail because another commit came first."""
         table = self.load_or_create(name, rows.schema)
         if key and (earlier := _find_by_key(table, key)):
             return earlier
         if evolve:
             rows = _evolve(rows, table, name)
-        try:
-            table.append(_align(rows, table, name), snapshot_properties={_KEY: key} if key else {})
-        except OverflowError as error:
-            # Iceberg keeps statistics as Python's datetime.
-            raise DataError("data.time_out_of_range", table=name, reason=str(error)) from error
+        # After a conflict pyiceberg itself would append to the newer table, which may have seen the key. Not stored.
+        table.metadata.properties[TableProperties.COMMIT_NUM_RETRIES] = "0"
+        table.append(_align(rows, table, name), snapshot_properties={_KEY: key} if key else {})
         return _current(table, name)
 
     def write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from uuid import uuid4
 
 import pyarrow as pa
 
@@ -61,6 +62,7 @@ class RolloutJournal:
         self._model = model
         self._name = journal_table(model)
         self._tables = tables
+        self._writer = uuid4().hex
         self._newest: int | None = None
         """Number of the newest entry; None while the table must be asked."""
 
@@ -79,7 +81,8 @@ class RolloutJournal:
             sequence=newest + 1,
         )
         # Adds the columns that a table of an earlier release lacks.
-        self._tables.append(self._name, pa.Table.from_pylist([row.model_dump()], _SCHEMA), evolve=True)
+        rows = pa.Table.from_pylist([row.model_dump()], _SCHEMA)
+        self._tables.append(self._name, rows, key=f"{self._writer}:{row.sequence}", evolve=True)
         self._newest = newest + 1
 
     def decisions(self) -> list[Decision]:

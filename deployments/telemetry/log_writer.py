@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import pyarrow as pa
 from ray.actor import ActorHandle
@@ -50,6 +51,14 @@ class _PendingBatch(NamedTuple):
         return self.kind, str(self.rows.schema)
 
 
+class _Commit(NamedTuple):
+    """Batches that are appended together. They are held, under one key, until the answer is clear."""
+
+    kind: str
+    key: str
+    batches: Sequence[_PendingBatch]
+
+
 def connect_log_writer(model: str, settings: Settings) -> ActorHandle[Any]:
     """Connect to the log writer of a model; start it if absent."""
     return get_or_create(log_writer_actor(model), LogWriter, model, settings, max_concurrency=_CONCURRENT_CALLS)
@@ -62,6 +71,8 @@ class LogWriter:
         self._tables = Tables(settings)
         self._names = {"predictions": predictions_table(model), "labels": labels_table(model)}
         self._pending: list[_PendingBatch] = []
+        self._commits: list[_Commit] = []
+        self._writer, self._sequence = uuid4().hex, 0
         self._lost = await asyncio.to_thread(LostRows, model, self._tables)
         self._batches: dict[str, CommitFuture | None] = await asyncio.to_thread(self._committed_batches)
         self._totals = await asyncio.to_thread(self._count_rows)
@@ -108,6 +119,8 @@ class LogWriter:
         if self._rollout is None or self._rollout.rollout != rollout:
             # Between reading the tables and adding the pending batches, no batch may move from one to the other.
             async with self._commit_lock:
+                # What got no clear answer may be in the tables already.
+                await self._append_commits()
                 collector = await asyncio.to_thread(self._rebuild_evidence, rollout, challengers, task)
                 for batch in self._pending:
                     _add_batch(collector, batch)
@@ -151,32 +164,39 @@ class LogWriter:
 
     async def _commit(self) -> None:
         async with self._commit_lock:
-            batches = sorted(self._pending, key=lambda batch: batch.group)
-            for (kind, _), group in groupby(batches, key=lambda batch: batch.group):
-                await self._commit_together(kind, list(group))
+            pending, self._pending = sorted(self._pending, key=lambda batch: batch.group), []
+            for (kind, _), group in groupby(pending, key=lambda batch: batch.group):
+                self._commits.append(self._new_commit(kind, list(group)))
+            await self._append_commits()
             self._forget_old_batches()
 
-    async def _commit_together(self, kind: str, batches: Sequence[_PendingBatch]) -> None:
-        """Commit as one append; if the table refuses it, batch by batch, so that one bad batch costs no others."""
-        refusal = await self._write(kind, pa.concat_tables([batch.rows for batch in batches]))
-        if refusal is not None and len(batches) > 1:
-            for batch in batches:
-                await self._commit_together(kind, [batch])
-            return
-        futures = {id(batch.commit_future) for batch in batches}
-        self._pending = [batch for batch in self._pending if id(batch.commit_future) not in futures]
-        for batch in batches:
-            _settle(batch.commit_future, refusal)
+    def _new_commit(self, kind: str, batches: Sequence[_PendingBatch]) -> _Commit:
+        self._sequence += 1
+        return _Commit(kind, f"{self._writer}:{self._sequence}", batches)
 
-    async def _write(self, kind: str, rows: pa.Table) -> DataError | None:
-        """Append rows. Returns the error if the table refuses the rows themselves."""
+    async def _append_commits(self) -> None:
+        """Append what is held, in order; if the table refuses a commit, batch by batch: a bad one costs no others."""
+        while self._commits:
+            commit = self._commits[0]
+            refusal = await self._append(commit)
+            if refusal is not None and len(commit.batches) > 1:
+                self._commits[:1] = [self._new_commit(commit.kind, [batch]) for batch in commit.batches]
+                continue
+            del self._commits[0]
+            for batch in commit.batches:
+                _settle(batch.commit_future, refusal)
+
+    async def _append(self, commit: _Commit) -> DataError | None:
+        """Append rows. Returns the error if the table refuses the rows themselves; any other leaves it unclear."""
+        rows = pa.concat_tables([batch.rows for batch in commit.batches])
         try:
-            snapshot = await asyncio.to_thread(self._tables.append, self._names[kind], rows, evolve=True)
+            name = self._names[commit.kind]
+            snapshot = await asyncio.to_thread(self._tables.append, name, rows, commit.key, evolve=True)
         except DataError as error:
-            _log.error("%d rows of %s are refused: %s", rows.num_rows, kind, error)
+            _log.error("%d rows of %s are refused: %s", rows.num_rows, commit.kind, error)
             return error
-        self._totals[kind] = snapshot.rows
-        self._lost.record_written(kind, rows.column("batch"))
+        self._totals[commit.kind] = snapshot.rows
+        self._lost.record_written(commit.kind, rows.column("batch"))
         return None
 
     def _rebuild_evidence(self, rollout: str, challengers: tuple[str, ...], task: Task) -> EvidenceCollector:

@@ -73,6 +73,7 @@ def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, n
         SettingsError: A column must be hashed, and there is no usable key.
     """
     table = f"{namespace}.{source.name}"
+    key = _key_after(tables, table)
     rows = _validated_rows(source, tables, namespace, settings)
     bad = rows.filter(expr=col(REASON).is_not_null())
     # Materialized before it is written: Ray widens the table by the columns that go into the writing task, even those
@@ -81,7 +82,7 @@ def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, n
     new, quarantined = good.count(), _quarantine(source, pl.DataFrame(_collect(bad, source)), tables, namespace)
     reasons = validation.count_reasons(quarantined)
     if new:
-        snapshot = tables.write(table, good, columns_schema(source.stored_columns))
+        snapshot = tables.write(table, good, columns_schema(source.stored_columns), key)
     elif (latest := tables.latest(table)) is not None:
         snapshot = latest
     else:
@@ -197,14 +198,20 @@ def _collect(dataset: ray.data.Dataset, source: Source) -> pa.Table:
     return pa.concat_tables([b.select(schema.names).cast(schema) for b in blocks]) if blocks else schema.empty_table()
 
 
+def _key_after(tables: Tables, name: str) -> str:
+    """Key of the rows that a table lacks as it is now: of several appends of what it lacked, one counts."""
+    latest = tables.latest(name)
+    return f"after {latest.id if latest else 'nothing'}"
+
+
 def _quarantine(source: Source, bad: pl.DataFrame, tables: Tables, namespace: str) -> list[str]:
     """Append the rows that are not quarantined yet; returns the reasons of all."""
     rows = validation.quarantine_rows(source, bad)
     name = f"{namespace}.{QUARANTINE}"
-    new = rows
+    key, new = _key_after(tables, name), rows
     if tables.exists(name):
         new = rows.join(pl.DataFrame(tables.read(name)), on=["source", "row"], how="anti")
     if new.height:
         text = pa.schema([("source", pa.string()), ("reason", pa.string()), ("row", pa.string())])
-        tables.append(name, new.to_arrow().cast(text))
+        tables.append(name, new.to_arrow().cast(text), key)
     return rows.get_column("reason").to_list()

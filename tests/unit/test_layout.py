@@ -139,6 +139,22 @@ def test_error_codes_are_those_on_record() -> None:
     golden("error_codes", sorted(messages()))
 
 
+def test_append_to_a_table_has_a_key() -> None:
+    """Without one, an append that is repeated after an unclear answer counts twice."""
+    without = []
+    for path, tree in product().items():
+        for node in ast.walk(tree):
+            match node:
+                case ast.Call(func=ast.Attribute(value=owner, attr="append" | "write" as method)) if (
+                    ast.unparse(owner).endswith("tables")
+                    and len(node.args) < {"append": 3, "write": 4}[method]
+                    and "key" not in {keyword.arg for keyword in node.keywords}
+                ):
+                    without.append(f"{path}:{node.lineno}")
+    # The model card's list of HTML tables is no table of the catalog.
+    assert [place for place in without if not place.startswith("trainers/card/")] == []
+
+
 def test_test_module_imports_no_other_test_module() -> None:
     imports = []
     for path in sorted((ROOT / "tests").rglob("*.py")):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
-from sqlalchemy.exc import IntegrityError
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.table import Table
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cluster.errors import DataError, SnapshotNotFound
 from cluster.settings import Settings
@@ -40,6 +43,38 @@ def test_append_under_the_same_key_happens_once(tables: Tables) -> None:
     assert tables.snapshot_for_key(NAME, "january") == first
     assert tables.snapshot_for_key(NAME, "march") is None
     assert numbers(tables.read(NAME)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("other", "expected"), [("january", [1, 2]), ("february", [1, 1, 2, 2])])
+def test_append_during_another_counts_once_under_one_key(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch, other: str, expected: list[int]
+) -> None:
+    tables.append(NAME, rows(), key="empty")
+    load = tables.load_or_create
+
+    def load_and_lose_the_race(name: str, schema: pa.Schema) -> Table:
+        loaded = load(name, schema)
+        monkeypatch.setattr(tables, "load_or_create", load)
+        tables.append(NAME, rows(1, 2), key=other)
+        return loaded
+
+    monkeypatch.setattr(tables, "load_or_create", load_and_lose_the_race)
+    tables.append(NAME, rows(1, 2), key="january")
+    assert numbers(tables.read(NAME)) == expected
+
+
+def test_append_repeated_after_a_lost_answer_counts_once(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = SqlCatalog.commit_table
+
+    def commit_and_lose_the_answer(*args: Any) -> None:
+        commit(*args)
+        monkeypatch.setattr(SqlCatalog, "commit_table", commit)
+        raise OperationalError("COMMIT", None, ConnectionError())
+
+    monkeypatch.setattr(SqlCatalog, "commit_table", commit_and_lose_the_answer)
+    with pytest.raises(OperationalError):
+        tables.append(NAME, rows(1), key="january")
+    assert tables.append(NAME, rows(1), key="january").rows == 1
 
 
 def test_stream_between_times_opens_only_files_of_that_time(tables: Tables, tmp_path: Path) -> None:

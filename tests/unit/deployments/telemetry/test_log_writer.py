@@ -1,0 +1,125 @@
+"""The log writer without Ray: what is held, what counts once, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cluster.errors import DataError
+from cluster.settings import Settings
+from cluster.storage.tables import Tables
+from deployments.analysis.evidence_collector import EvidenceCollector
+from deployments.protocol.feedback import parse_feedback
+from deployments.telemetry import log_writer
+from deployments.telemetry.log_writer import LogWriter
+from deployments.telemetry.prediction_log import label_rows, to_ipc
+from tests.factories.errors import raises
+from tests.factories.golden import samples
+
+
+def labels(batch: str, *ids: str) -> bytes:
+    rows = parse_feedback({"labels": [{"id": id, "label": 1} for id in ids]}, samples.BINARY, 10)
+    return to_ipc(label_rows(rows, 1_700_000_000_000_000, batch))
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    # Commits are made by the tests alone.
+    monkeypatch.setattr(log_writer, "COMMIT_EVERY_S", 1e6)
+    return Settings(home=tmp_path)
+
+
+async def start(settings: Settings) -> Any:
+    writer: Any = LogWriter.__new__(LogWriter)
+    await writer.__init__("m", settings)
+    return writer
+
+
+def logged(settings: Settings) -> list[str]:
+    return sorted(Tables(settings).read("m.labels")["id"].to_pylist())
+
+
+@contextmanager
+def answers_lost(monkeypatch: pytest.MonkeyPatch, when: str) -> Iterator[None]:
+    """Appends fail, before they write, or after."""
+    append = Tables.append
+
+    def fail(*args: Any, **options: Any) -> None:
+        if when == "after":
+            append(*args, **options)
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tables, "append", fail)
+        yield
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_rows_without_a_clear_answer_are_held_and_count_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    async def run() -> None:
+        writer = await start(settings)
+        first = asyncio.ensure_future(writer.append("labels", "r:1", labels("r:1", "a", "b")))
+        await asyncio.sleep(0)
+        with answers_lost(monkeypatch, when), pytest.raises(ConnectionError):
+            await writer.flush()
+        assert not first.done()
+        # Sent again by its replica, and beside another.
+        again = asyncio.ensure_future(writer.append("labels", "r:1", labels("r:1", "a", "b")))
+        second = asyncio.ensure_future(writer.append("labels", "r:2", labels("r:2", "c")))
+        await asyncio.sleep(0)
+        assert await writer.flush() == {"predictions": 0, "labels": 3}
+        await asyncio.gather(first, again, second)
+        await writer.record_lost_rows("r", {"predictions": 0, "labels": 4})
+        assert await writer.lost_rows() == {"replicas": 1, "predictions": 0, "labels": 1}
+
+    asyncio.run(run())
+    assert logged(settings) == ["a", "b", "c"]
+
+
+def test_evidence_after_a_lost_answer_counts_labels_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    added: list[int] = []
+    monkeypatch.setattr(EvidenceCollector, "add_labels", lambda self, rows: added.append(rows.num_rows))
+
+    async def run() -> None:
+        writer = await start(settings)
+        first = asyncio.ensure_future(writer.append("labels", "r:1", labels("r:1", "a", "b")))
+        await asyncio.sleep(0)
+        with answers_lost(monkeypatch, "after"), pytest.raises(ConnectionError):
+            await writer.flush()
+        await writer.evidence("rollout", ("2",), samples.BINARY)
+        await first
+
+    asyncio.run(run())
+    assert added == [2]
+
+
+def test_refused_batch_costs_no_other(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = Tables.append
+
+    def refuse(tables: Tables, name: str, rows: pa.Table, *args: Any, **options: Any) -> Any:
+        if "bad" in rows["id"].to_pylist():
+            raise DataError("data.type_mismatch", table=name, reason="bad")
+        return append(tables, name, rows, *args, **options)
+
+    monkeypatch.setattr(Tables, "append", refuse)
+
+    async def run() -> None:
+        writer = await start(settings)
+        batches = [("r:1", "a"), ("r:2", "bad"), ("r:3", "c")]
+        sent = [asyncio.ensure_future(writer.append("labels", b, labels(b, id))) for b, id in batches]
+        await asyncio.sleep(0)
+        await writer.flush()
+        with raises(DataError, "data.type_mismatch"):
+            await sent[1]
+        await asyncio.gather(sent[0], sent[2])
+
+    asyncio.run(run())
+    assert logged(settings) == ["a", "c"]
