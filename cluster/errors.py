@@ -11,6 +11,7 @@
     ├── RegistryUnavailable       MLflow does not answer
     │   └── VersionNotFound       a model or version that is not registered
     ├── StoreUnavailable          the online store does not answer
+    ├── BackupError               a backup that cannot be made or restored
     ├── GateFailed                a candidate did not pass its gate
     ├── RolloutError              a rollout that cannot be started or controlled
     └── RequestError              a request that cannot be answered (HTTP 4xx)
@@ -115,6 +116,10 @@ class VersionNotFound(RegistryUnavailable):
 
 class StoreUnavailable(RayloopError):
     """The online store does not answer, or cannot be used."""
+
+
+class BackupError(RayloopError):
+    """A backup that cannot be made or restored."""
 
 
 class GateFailed(RayloopError):

@@ -183,6 +183,14 @@ class Registry:
         """Return a folder on this machine that holds one file of the bundle; only that file is downloaded."""
         return version.local_folder or self._download(f"{version.bundle_uri}/{name}").parent
 
+    def log_file(self, version: ModelVersion, path: Path, folder: str) -> None:
+        """Store a file in a folder among the artifacts of the version's run."""
+        self._client.log_artifact(version.run_id, str(path), folder)
+
+    def fetch_run_file(self, version: ModelVersion, path: str) -> Path:
+        """Return a file on this machine that holds an artifact of the version's run."""
+        return self._download(f"runs:/{version.run_id}/{path}")
+
     def model_names(self) -> list[str]:
         """Names of all registered models, in order."""
         return sorted(model.name for model in self._client.search_registered_models(max_results=1000))

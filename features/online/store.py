@@ -97,7 +97,7 @@ def open_store(uri: str, project: str) -> ProjectStore:
         SettingsError: The scheme is unknown, or the client of Redis is not installed.
         StoreUnavailable: The files are damaged, or cannot be opened.
     """
-    return ProjectStore(_open_shared(uri, False), project)
+    return ProjectStore(open_shared_store(uri), project)
 
 
 def open_serving_store(uri: str, project: str) -> ProjectStore:
@@ -108,6 +108,16 @@ def open_serving_store(uri: str, project: str) -> ProjectStore:
         StoreUnavailable: The files are damaged, or cannot be opened.
     """
     return ProjectStore(_open_shared(uri, True), project)
+
+
+def open_shared_store(uri: str) -> OnlineStore:
+    """Open the store of all projects.
+
+    Raises:
+        SettingsError: The scheme is unknown, or the client of Redis is not installed.
+        StoreUnavailable: The files are damaged, or cannot be opened.
+    """
+    return _open_shared(uri, False)
 
 
 def _open_shared(uri: str, serving: bool) -> OnlineStore:

@@ -88,7 +88,7 @@ def up() -> None:
 @app.command()
 def down() -> None:
     """Stop every process of the local cluster, including HAProxy and MLflow."""
-    from rayloop.cli.served_models import flush_logs
+    from rayloop.served_models import flush_logs
 
     settings = load_settings()
     if local_cluster.is_running(settings):
@@ -99,6 +99,24 @@ def down() -> None:
             typer.echo(f"cannot commit the prediction log: {error}", err=True)
     count = local_cluster.stop(settings)
     typer.echo(f"stopped {count} processes" if count else "nothing was running")
+
+
+@app.command()
+def backup(target: Annotated[str, typer.Argument(help="Empty folder, or URI such as s3://bucket/folder")]) -> None:
+    """Copy everything that is stored: tables, versions, online state, keys, journals, reports."""
+    from rayloop.backup.create import create_backup
+    from rayloop.console import ProgressConsole
+
+    create_backup(load_settings(), target, ProgressConsole())
+
+
+@app.command()
+def restore(source: Annotated[str, typer.Argument(help="Folder or URI of a backup")]) -> None:
+    """Restore a backup into empty stores, and serve the models again."""
+    from rayloop.backup.restore import restore_backup
+    from rayloop.console import ProgressConsole
+
+    restore_backup(load_settings(), source, ProgressConsole())
 
 
 @app.command()
@@ -180,6 +198,12 @@ def deploy(
 ) -> None:
     """Serve a version. The first is served directly; later ones go through a rollout."""
     run_or_submit("deploy", project, version=version or [])
+
+
+@app.command(hidden=True)
+def serve_again(project: ProjectArgument) -> None:
+    """Serve the champion as it was served before; part of `restore`."""
+    run_or_submit("serve_again", project)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from rayloop.report.run_summary import print_summary
 from rayloop.simulation import scenario
 from rayloop.stages import baselines, delete_project, feature_data
 from rayloop.stages.candidate import Recipe
-from rayloop.stages.deploy import release, require_same_settings, roll_back
+from rayloop.stages.deploy import release, require_same_settings, resume_serving, roll_back
 from rayloop.stages.retrain import retrain_champion
 from rayloop.stages.train_version import build_first_version, build_version, choose_recipe
 
@@ -127,6 +127,12 @@ def deploy(context: ProjectContext, version: Sequence[str]) -> None:
     snapshots = feature_data.snapshots_of(feature_data.ingest_sources(context))
     feature_data.materialize_online(context, snapshots, datetime.now(UTC), chosen)
     release(context, *chosen)
+
+
+def serve_again(context: ProjectContext) -> None:
+    """Serve the champion as it was served before, after a restore."""
+    with context.progress.stage("serve"):
+        context.progress(f"{resume_serving(context)} is served")
 
 
 def predict(context: ProjectContext, table: str, out: str, version: str | None, keep: Sequence[str]) -> None:

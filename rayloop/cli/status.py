@@ -19,7 +19,7 @@ from deployments.rollout.serve_config import connect_config_writer
 from deployments.rollout.serve_details import DeploymentStatus, deployment_statuses
 from deployments.rollout.state_machine import RolloutState, format_versions
 from rayloop.cli.rollout_commands import rollout_summary
-from rayloop.cli.served_models import list_models
+from rayloop.served_models import list_models
 from rayloop.stages.alarm_jobs import JOB_ACTIONS, describe_job
 
 _RECENT_ALARMS = 3

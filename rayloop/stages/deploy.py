@@ -27,6 +27,7 @@ from monitoring.runtime.monitor_actor import start_monitor
 from rayloop.context import ProjectContext
 from rayloop.stages.alarm_jobs import retrain_job, rollback_job, shipped_package
 from rayloop.stages.log_analysis_task import LogAnalysisTask
+from rayloop.stages.project_code import store_code
 
 ROLLED_BACK = "rayloop.rolled_back_because"
 STORE_VARIABLES = ("RAYLOOP_ONLINE_STORE", "RAYLOOP_PERSONAL_KEY_FILE")
@@ -74,11 +75,30 @@ def check_settings(local: Settings, served: Settings, prefixes: tuple[str, ...])
 
 def deploy(context: ProjectContext, version: ModelVersion) -> None:
     """Serve a version as champion, monitor it, and move the alias."""
-    # Before anything else, so that replicas find the monitor when they start.
+    store_code(context, version)
+    # Before Serve, so that replicas find the monitor when they start.
     _monitor(context)
     get_result(connect_config_writer(context.settings).deploy.remote(version, serving_options(context)))
     context.registry.set_alias(version, CHAMPION)
     monitor_version(context, version)
+
+
+def resume_serving(context: ProjectContext) -> ModelVersion:
+    """Serve the champion and go on with the rollout that the journal says is in progress, on a cluster without either.
+
+    Returns:
+        The champion.
+
+    Raises:
+        RolloutError: There is no champion.
+    """
+    champion = context.champion
+    if champion is None:
+        raise RolloutError("rollout.no_champion", model=context.project.name)
+    deploy(context, champion)
+    # A controller that starts reads the journal.
+    rollout_status(context)
+    return champion
 
 
 def release(context: ProjectContext, *versions: ModelVersion) -> None:
@@ -128,6 +148,8 @@ def _monitor(context: ProjectContext) -> ActorHandle[Any]:
 
 def start_rollout(context: ProjectContext, challengers: Sequence[ModelVersion]) -> RolloutStatus:
     """Start a rollout of one or several challengers. Raises RolloutError when the controller refuses it."""
+    for challenger in challengers:
+        store_code(context, challenger)
     actor = connect_controller(context.project.name, context.settings)
     return get_result(actor.start.remote(challengers, context.project.rollout, serving_options(context)))
 

@@ -15,8 +15,8 @@ from cluster.errors import ClusterUnavailable
 from cluster.settings import Settings
 from deployments.rollout import serve_details
 from rayloop.cli.app import main
-from rayloop.cli.served_models import flush_logs
 from rayloop.compatibility import outdated_applications, require_compatible_cluster
+from rayloop.served_models import flush_logs
 from tests.factories.errors import raises
 
 # As release 0.1.0 declared them.

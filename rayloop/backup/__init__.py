@@ -1,0 +1,1 @@
+"""Copies of everything that rayloop stores, and the way back from them."""
